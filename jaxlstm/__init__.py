@@ -1,0 +1,74 @@
+"""torch.nn.LSTM in JAX and Flax: same arguments, same names, same numbers, and a tool that proves it.
+
+The one door. Names are handed on when they are first used (PEP 562), so that ``import jaxlstm`` loads
+neither jax nor flax nor torch, and ``jaxlstm inspect`` starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxlstm._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from jaxlstm_converters import Checkpoint as Checkpoint
+    from jaxlstm_converters import CheckpointError as CheckpointError
+    from jaxlstm_converters import find_lstms as find_lstms
+    from jaxlstm_converters import from_torch as from_torch
+    from jaxlstm_converters import load as load
+    from jaxlstm_converters import read_checkpoint as read_checkpoint
+    from jaxlstm_converters import save as save
+    from jaxlstm_converters import to_torch as to_torch
+
+    from jaxlstm import check as check
+    from jaxlstm import linen as linen
+    from jaxlstm import nnx as nnx
+    from jaxlstm.cell import LSTMState as LSTMState
+    from jaxlstm.cell import lstm_cell as lstm_cell
+    from jaxlstm.config import LSTMCellConfig as LSTMCellConfig
+    from jaxlstm.config import LSTMConfig as LSTMConfig
+    from jaxlstm.packed import PackedSequence as PackedSequence
+    from jaxlstm.packed import pack_padded_sequence as pack_padded_sequence
+    from jaxlstm.packed import pad_packed_sequence as pad_packed_sequence
+    from jaxlstm.params import Params as Params
+    from jaxlstm.params import init_params as init_params
+    from jaxlstm.params import param_shapes as param_shapes
+    from jaxlstm.stack import lstm as lstm
+
+_HOME = {
+    "jaxlstm.cell": ("LSTMState", "lstm_cell"),
+    "jaxlstm.config": ("LSTMCellConfig", "LSTMConfig"),
+    "jaxlstm.packed": ("PackedSequence", "pack_padded_sequence", "pad_packed_sequence"),
+    "jaxlstm.params": ("Params", "init_params", "param_shapes"),
+    "jaxlstm.stack": ("lstm",),
+    "jaxlstm_converters": (
+        "Checkpoint",
+        "CheckpointError",
+        "find_lstms",
+        "from_torch",
+        "load",
+        "read_checkpoint",
+        "save",
+        "to_torch",
+    ),
+}
+_MODULES = ("check", "linen", "nnx")
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted((*_MODULE_OF, *_MODULES, "__version__"))  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"jaxlstm.{name}")
+    else:
+        raise AttributeError(f"module 'jaxlstm' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

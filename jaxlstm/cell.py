@@ -1,0 +1,89 @@
+r"""One time step of an LSTM: the equations of ``torch.nn.LSTMCell``.
+
+.. math::
+    \begin{aligned}
+    i   &= \sigma(W_{ii} x + b_{ii} + W_{hi} h + b_{hi}) \\
+    f   &= \sigma(W_{if} x + b_{if} + W_{hf} h + b_{hf}) \\
+    g   &= \tanh (W_{ig} x + b_{ig} + W_{hg} h + b_{hg}) \\
+    o   &= \sigma(W_{io} x + b_{io} + W_{ho} h + b_{ho}) \\
+    c'  &= f \odot c + i \odot g \\
+    h'  &= o \odot \tanh(c'), \quad\text{and } h' = W_{hr} (o \odot \tanh(c')) \text{ with a projection}
+    \end{aligned}
+
+The state is (h, c), h first, as in torch. Source: Hochreiter and Schmidhuber (1997) with the forget gate
+of Gers et al. (2000); the projection is that of Sak et al. (2014), https://arxiv.org/abs/1402.1128.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm import precision as precision_
+from jaxlstm.precision import Precision, linear
+
+
+class LSTMState(NamedTuple):
+    """The state of an LSTM, in torch's order: hidden state first, cell state second."""
+
+    h: jax.Array
+    c: jax.Array
+
+
+def input_gates(
+    params: Mapping[str, Any], x: jax.Array, *, precision: Precision = precision_.DEFAULT
+) -> jax.Array:
+    """``W_ih x + b_ih``, the half of the gates that does not wait for h: (..., in) -> (..., 4H)."""
+    return linear(x, params["weight_ih"], params.get("bias_ih"), precision=precision)
+
+
+def cell_step(
+    params: Mapping[str, Any],
+    x_gates: jax.Array,
+    state: LSTMState,
+    *,
+    precision: Precision = precision_.DEFAULT,
+) -> LSTMState:
+    """The next state from :func:`input_gates` (..., 4H) and the last (h, c): (..., h_size), (..., H)."""
+    h, c = state
+    gates = x_gates + linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    c_next = f * c.astype(gates.dtype) + i * g
+    h_next = o * jnp.tanh(c_next)
+    if "weight_hr" in params:
+        h_next = linear(h_next.astype(h.dtype), params["weight_hr"], precision=precision)
+    return LSTMState(h_next.astype(h.dtype), c_next.astype(c.dtype))
+
+
+def lstm_cell(
+    params: Mapping[str, Any],
+    x: Any,
+    state: tuple[Any, Any] | None = None,
+    *,
+    precision: Precision = precision_.DEFAULT,
+) -> LSTMState:
+    """One step: ``torch.nn.LSTMCell``, and with ``weight_hr`` among the params a projected one.
+
+    Args:
+      params: ``weight_ih`` (4H, input_size), ``weight_hh`` (4H, h_size), and ``bias_ih``, ``bias_hh``
+        (4H,) or neither; gates in the order i, f, g, o.
+      x: input, (batch, input_size) or (input_size,).
+      state: (h, c), each (batch, hidden_size) or (hidden_size,); zeros if None.
+      precision: of the matrix products, see :mod:`jaxlstm.precision`.
+
+    Returns:
+      LSTMState(h, c) of the shapes and dtype of the state that came in.
+
+    Raises:
+      TypeError, ValueError: params, x or state do not fit each other; the message says which.
+    """
+    from jaxlstm.validate import cell_arguments
+
+    params, x, state = cell_arguments(params, x, state)
+    return cell_step(
+        params, input_gates(params, x, precision=precision), state, precision=precision
+    )

@@ -1,0 +1,121 @@
+"""THE table: names, shapes and gate order of an LSTM's parameters, exactly as torch has them.
+
+Gate order in every 4H axis is i, f, g, o (input, forget, candidate, output). For layer k, with suffix
+``_l{k}``, and ``_l{k}_reverse`` for the direction that runs backwards (no suffix for an LSTMCell):
+
+=============  ==================  =============================================================
+name           shape               in the equations
+=============  ==================  =============================================================
+``weight_ih``  (4H, input of k)    W_ih: rows W_ii, W_if, W_ig, W_io
+``weight_hh``  (4H, h_size)        W_hh: rows W_hi, W_hf, W_hg, W_ho
+``bias_ih``    (4H,)               b_ih                                  if ``bias``
+``bias_hh``    (4H,)               b_hh; kept apart, since b_ih + b_hh could not be undone
+``weight_hr``  (proj_size, H)      W_hr                                  if ``proj_size > 0``
+=============  ==================  =============================================================
+
+A torch state dict *is* such a tree, so conversion is a check of names and shapes and no arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxlstm.config import LSTMCellConfig, LSTMConfig
+
+if TYPE_CHECKING:
+    import jax
+
+Params = dict[str, Any]
+"""Parameter name -> array. A dict, hence a JAX pytree."""
+
+GATES = ("i", "f", "g", "o")
+
+
+def suffix(config: LSTMConfig, layer: int, direction: int) -> str:
+    """What torch appends to a parameter's name for one layer and direction (1 is the reverse)."""
+    if isinstance(config, LSTMCellConfig):
+        return ""
+    return f"_l{layer}" + ("_reverse" if direction else "")
+
+
+def direction_shapes(config: LSTMConfig, layer: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of one direction of one layer, without suffix, in torch's order."""
+    rows = len(GATES) * config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "weight_ih": (rows, config.layer_input_size(layer)),
+        "weight_hh": (rows, config.h_size),
+    }
+    if config.bias:
+        shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+    if config.proj_size:
+        shapes |= {"weight_hr": (config.proj_size, config.hidden_size)}
+    return shapes
+
+
+def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, in the order of torch's ``state_dict``.
+
+    >>> param_shapes(LSTMConfig(3, 5))
+    {'weight_ih_l0': (20, 3), 'weight_hh_l0': (20, 5), 'bias_ih_l0': (20,), 'bias_hh_l0': (20,)}
+    """
+    return {
+        name + suffix(config, layer, direction): shape
+        for layer in range(config.num_layers)
+        for direction in range(config.num_directions)
+        for name, shape in direction_shapes(config, layer).items()
+    }
+
+
+def direction_params(
+    params: Mapping[str, Any], config: LSTMConfig, layer: int, direction: int
+) -> Params:
+    """The parameters of one direction of one layer, under the names that the equations use."""
+    end = suffix(config, layer, direction)
+    return {name: params[name + end] for name in direction_shapes(config, layer)}
+
+
+def init_bound(config: LSTMConfig) -> float:
+    """Half the width of torch's initial distribution, U(-1/sqrt(H), 1/sqrt(H))."""
+    return config.hidden_size**-0.5
+
+
+def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) -> Params:
+    """Fresh parameters from torch's default, U(-1/sqrt(H), 1/sqrt(H)), for weights and biases alike.
+
+    Args:
+      key: a JAX random key; the numbers are JAX's own, not those of ``torch.manual_seed``.
+      config: the LSTM.
+      dtype: float16, bfloat16, float32 or float64 (the last needs JAX's 64-bit mode).
+
+    Returns:
+      A dict of the names and shapes of :func:`param_shapes`.
+    """
+    import jax
+
+    from jaxlstm.precision import require_dtype
+
+    dtype = require_dtype("dtype", dtype)
+    shapes = param_shapes(config)
+    bound = init_bound(config)
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: jax.random.uniform(leaf_key, shape, dtype, -bound, bound)
+        for leaf_key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def check_params(params: Mapping[str, Any], config: LSTMConfig) -> None:
+    """Raise one ValueError that lists every missing, unexpected and misshapen parameter."""
+    wanted = param_shapes(config)
+    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in params]
+    problems += [f"unexpected {name}" for name in params if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(np.shape(params[name]))}, wanted {shape}"
+        for name, shape in wanted.items()
+        if name in params and tuple(np.shape(params[name])) != shape
+    ]
+    if problems:
+        raise ValueError(f"params do not fit {config}: " + "; ".join(problems))
