@@ -56,7 +56,7 @@ _HOME = {
 _MODULES = ("check", "linen", "nnx")
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted((*_MODULE_OF, *_MODULES, "__version__"))  # pyright: ignore[reportUnsupportedDunderAll]
+__all__: list[str] = sorted((*_MODULE_OF, *_MODULES, "__version__"))  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,6 @@ and how to mend it.
 
 from __future__ import annotations
 
-import math
 import numbers
 import operator
 import warnings
@@ -126,7 +125,7 @@ def _probability(name: str, value: object) -> float:
         raise TypeError(
             f"{name} must be a number from 0 to 1, got {value!r} of type {type(value).__name__}"
         )
-    if math.isnan(value) or not 0 <= value <= 1:
+    if not 0 <= float(value) <= 1:  # also false for NaN
         raise ValueError(
             f"{name} must be in [0, 1], the share of elements to zero; got {float(value)}"
         )

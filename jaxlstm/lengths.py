@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def valid_steps(lengths: jax.Array, time: int) -> jax.Array:
@@ -31,7 +32,7 @@ def as_lengths(value: Any, batch: int, time: int, *, name: str = "seq_lengths") 
         raise ValueError(
             f"{name} must have shape ({batch},), one length for each sequence; got {value.shape}"
         )
-    if not isinstance(value, jax.core.Tracer):
+    if not isinstance(value, Tracer):
         known = np.asarray(value)
         wrong = np.flatnonzero((known < 1) | (known > time))
         if wrong.size:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.lengths import as_lengths, valid_steps
 from jaxlstm.precision import as_float_array
@@ -76,7 +77,7 @@ class PackedSequence(NamedTuple):
         """
         if self.sorted_indices is not None:
             return self.sorted_indices.shape[0]
-        if isinstance(self.batch_sizes, jax.core.Tracer):
+        if isinstance(self.batch_sizes, Tracer):
             raise ValueError(
                 "a PackedSequence without sorted_indices does not tell its batch size under jax.jit; "
                 "pack with enforce_sorted=False, or close over batch_sizes instead of passing it in"
@@ -105,7 +106,7 @@ def pack_padded_sequence(
     Raises:
       TypeError, ValueError: lengths that are unknown under jit, out of range, or not sorted.
     """
-    if isinstance(lengths, jax.core.Tracer):
+    if isinstance(lengths, Tracer):
         raise TypeError(
             "lengths must be known to pack, since they decide the shape of the result; under jax.jit "
             "pass the padded batch with seq_lengths to lstm instead"

@@ -1,0 +1,7 @@
+"""``python -m jaxlstm``, the same as the command ``jaxlstm``."""
+
+import sys
+
+from jaxlstm.cli import main
+
+sys.exit(main())
