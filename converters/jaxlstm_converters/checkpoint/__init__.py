@@ -1,0 +1,78 @@
+"""Reads PyTorch checkpoints without torch, executing nothing that a file says.
+
+`read_checkpoint` is the door: it tells the container by the first bytes, not by the name of the
+file, and hands on to the reader of that container.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .archive import Entry, read_archive, refuse_compressed
+from .contents import Checkpoint
+from .errors import CODES, CheckpointError
+from .safetensors import is_safetensors, read_safetensors
+from .source import Source
+from .tensor import Tensor
+from .torch_zip import read_torch_zip
+
+__all__ = ["CODES", "Checkpoint", "CheckpointError", "Tensor", "read_checkpoint"]
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> Checkpoint:
+    """Every tensor of a checkpoint by name, whatever its container; tensors are read on demand.
+
+    A name is the dictionary keys on the way to the tensor, joined by ".". `docs/containers.md`
+    lists the containers.
+
+    Args:
+        path: the file; for a sharded checkpoint its index.
+        check_crc: compare the checksums of zip archives. False is for files that torch wrote
+            under `torch.serialization.set_crc32_options(False)`.
+
+    Returns:
+        A dict of lazy tensors: `numpy.asarray(checkpoint[name])` reads one.
+
+    Raises:
+        CheckpointError: the file is none that is read here, or is damaged or hostile; see its
+            `code`.
+        OSError: the file cannot be opened.
+    """
+    try:
+        source = Source(path)
+        checkpoint = _read(source, check_crc)
+        source.check_unchanged()
+    except CheckpointError as error:
+        error.path = error.path or os.fspath(path)
+        raise
+    return checkpoint
+
+
+def _read(source: Source, check_crc: bool) -> Checkpoint:
+    head = source.read(0, min(512, source.size))
+    if head.startswith(b"PK"):
+        return _read_zip(source, check_crc)
+    if is_safetensors(head, source.size):
+        return read_safetensors(source)
+    raise CheckpointError(
+        "unknown-format", f"the file starts with {head[:8]!r}, like no checkpoint that is read here"
+    )
+
+
+def _read_zip(source: Source, check_crc: bool) -> Checkpoint:
+    entries = read_archive(source)
+    prefix = _torch_prefix(entries)
+    refuse_compressed(entries.values())
+    return read_torch_zip(source, entries, prefix, check_crc=check_crc)
+
+
+def _torch_prefix(entries: dict[str, Entry]) -> str:
+    """The one folder that holds data.pkl and everything else."""
+    roots = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
+    if len(roots) != 1 or roots[0].count("/") != 1:
+        raise CheckpointError("zip-layout", f"the archive holds {len(roots)} data.pkl, not one")
+    prefix = roots[0].removesuffix("data.pkl")
+    stray = [name for name in entries if not name.startswith(prefix)]
+    if stray:
+        raise CheckpointError("zip-layout", f"{stray[0]!r} is not under {prefix!r}")
+    return prefix

@@ -1,0 +1,40 @@
+"""nn.Modules that were saved whole: their parameters and buffers, under the names of state_dict().
+
+The class need not be installed. An nn.Module keeps `_parameters`, `_buffers` and `_modules` in its
+`__dict__`, which the pickle holds as a plain dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .errors import CheckpointError
+from .values import Foreign, Global
+
+
+def module_members(value: Foreign) -> Iterator[tuple[str, Any]] | None:
+    """Parameters, persistent buffers, then submodules; None if this is no nn.Module."""
+    state = value.state
+    if not isinstance(state, dict) or "_parameters" not in state or "_modules" not in state:
+        return None
+    return _members(state)
+
+
+def _members(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    unsaved = state.get("_non_persistent_buffers_set")
+    left_out = unsaved.items if isinstance(unsaved, Foreign) else []
+    for group in ("_parameters", "_buffers", "_modules"):
+        entries = state.get(group, {})
+        if not isinstance(entries, dict):
+            raise CheckpointError("pickle-malformed", f"the {group} of a module are no dictionary")
+        for name, member in entries.items():
+            if type(name) is not str:
+                raise CheckpointError("pickle-malformed", f"one of the {group} has no name")
+            if group == "_buffers" and name in left_out:
+                continue
+            if group != "_modules" and isinstance(member, Foreign | Global):
+                raise CheckpointError(
+                    "foreign-weight", f"{name!r} is made by a call that is not made here"
+                )
+            yield name, member

@@ -1,0 +1,165 @@
+"""From the value of a pickle to named tensors: the keys on the way, joined by dots."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import CheckpointError, shown
+from .tensor import Tensor
+from .values import Foreign, Global, NumpyArray, Refused
+
+MAX_DEPTH = 200
+MAX_NAME = 4000
+SPARE_VISITS = 100_000
+
+# The last part of a parameter's name in torch's recurrent, linear and normalisation layers.
+WEIGHT = re.compile(
+    r"(weight|bias)(_(ih|hh|hr|ch|c)(_l\d+(_reverse)?)?)?(_raw|_orig|_g|_v|_scale|_zero_point)?"
+)
+
+Members = Callable[[Foreign], Iterable[tuple[str, Any]] | None]
+
+
+@dataclass
+class Named:
+    """The tensors by name, in the order of the file, and what there is to say about it."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    hints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def no_members(value: Foreign) -> None:
+    """Foreign objects hold nothing."""
+
+
+def name_tensors(root: Any, *, opcodes: int, members: Members, built: list[Tensor]) -> Named:
+    """Every tensor that dicts, lists, tuples and modules lead to.
+
+    Args:
+        root: what the pickle built.
+        opcodes: how many opcodes built it: following references may visit a few times as many
+            values, not exponentially many.
+        members: gives the named members of a foreign object, or None if it is inert.
+        built: all tensors of the pickle; one that no name leads to is reported.
+
+    Raises:
+        CheckpointError: cycle, too-deep, node-budget, duplicate-name, unsupported-tensor,
+            foreign-root or foreign-weight.
+    """
+    walk = _Walk(4 * opcodes + SPARE_VISITS, members)
+    if walk.children(root, "") is None and not isinstance(root, Tensor | NumpyArray | Refused):
+        raise CheckpointError("foreign-root", f"the file holds {_described(root)}, not tensors")
+    walk.visit_all(root)
+    reached = set(map(id, walk.named.tensors.values()))
+    lost = sum(id(tensor) not in reached for tensor in built)
+    if lost:
+        walk.named.warnings.append(
+            f"{lost} tensors are held by objects of classes that are not read; they are left out"
+        )
+    return walk.named
+
+
+class _Walk:
+    def __init__(self, visits: int, members: Members) -> None:
+        self.named = Named()
+        self._visits = visits
+        self._members = members
+
+    def visit_all(self, root: Any) -> None:
+        """Depth first without recursion; `path` holds the containers that are open."""
+        path: list[int] = []
+        stack: list[tuple[str, Iterator[tuple[str, Any]]]] = [("", iter([("", root)]))]
+        while stack:
+            prefix, pending = stack[-1]
+            item = next(pending, None)
+            if item is None:
+                stack.pop()
+                if path:
+                    path.pop()
+                continue
+            key, value = item
+            name = f"{prefix}.{key}" if len(stack) > 2 else key
+            inner = self._enter(name, value)
+            if inner is None:
+                continue
+            if id(value) in path:
+                raise CheckpointError("cycle", f"{shown(name)!r} leads back to itself")
+            if len(path) >= MAX_DEPTH or len(name) > MAX_NAME:
+                raise CheckpointError("too-deep", f"{shown(name)!r} is nested too deeply")
+            path.append(id(value))
+            stack.append((name, inner))
+
+    def _enter(self, name: str, value: Any) -> Iterator[tuple[str, Any]] | None:
+        """Take a leaf, or give the members of a container."""
+        self._visits -= 1
+        if self._visits < 0:
+            raise CheckpointError(
+                "node-budget", "references lead to many more values than the file holds"
+            )
+        if isinstance(value, NumpyArray) and value.tensor is not None:
+            value = value.tensor
+        if isinstance(value, Tensor):
+            self._take(name, value)
+        elif isinstance(value, Refused):
+            raise CheckpointError(
+                "unsupported-tensor",
+                f"{shown(name)!r} is a {value.kind}; save it as a plain dense tensor on the CPU",
+            )
+        elif isinstance(value, Foreign | Global) and WEIGHT.fullmatch(name.rpartition(".")[2]):
+            raise CheckpointError(
+                "foreign-weight", f"{shown(name)!r} is {_described(value)}, which is not called"
+            )
+        return self.children(value, name)
+
+    def _take(self, name: str, tensor: Tensor) -> None:
+        if name in self.named.tensors:
+            raise CheckpointError("duplicate-name", f"two tensors are named {shown(name)!r}")
+        self.named.tensors[name] = tensor
+        tensor.name_it(name, self.named.warnings)
+
+    def children(self, value: Any, name: str) -> Iterator[tuple[str, Any]] | None:
+        """The named members of a container; None for a leaf."""
+        if isinstance(value, dict):
+            return _named_items(value)
+        if isinstance(value, list | tuple):
+            return ((str(index), item) for index, item in enumerate(value))
+        if isinstance(value, Foreign):
+            members = self._members(value)
+            self._note(value, name)
+            return None if members is None else iter(members)
+        return None
+
+    def _note(self, module: Foreign, name: str) -> None:
+        """What an LSTM module says about itself and its parameters do not."""
+        state = module.state
+        if not isinstance(state, dict) or type(state.get("batch_first")) is not bool:
+            return
+        dropout = state.get("dropout", 0.0)
+        if type(dropout) in (int, float):
+            self.named.hints[name and f"{name}."] = {
+                "batch_first": state["batch_first"],
+                "dropout": float(dropout),
+            }
+
+
+def _named_items(value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if type(key) is str:
+            yield key, item
+        elif type(key) is int:
+            yield str(key), item
+        elif isinstance(item, Tensor | NumpyArray | Refused):
+            raise CheckpointError(
+                "unsupported-tensor",
+                f"a tensor is filed under a key of type {type(key).__name__}, not under a name",
+            )
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Foreign):
+        return f"the result of {value.cls}"
+    return str(value) if isinstance(value, Global) else f"a {type(value).__name__}"

@@ -1,0 +1,93 @@
+"""The arguments of pickle opcodes, read from a file a window at a time."""
+
+from __future__ import annotations
+
+import struct
+
+from .errors import CheckpointError
+from .source import Source
+from .values import Span
+
+WINDOW = 1 << 16
+MAX_LINE = 4096  # a dotted module name, a number: the arguments of text opcodes
+MAX_LONG = 256  # bytes of an integer; torch's magic number has 10
+
+
+class PickleStream:
+    """The bytes of one pickle, from `offset` to `end` at most, in order."""
+
+    __slots__ = ("_base", "_buffer", "_end", "_position", "source")
+
+    def __init__(self, source: Source, offset: int, end: int) -> None:
+        self.source = source
+        self._base = offset
+        self._end = end
+        self._buffer = b""
+        self._position = 0
+
+    @property
+    def offset(self) -> int:
+        """Offset in the file of the next byte."""
+        return self._base + self._position
+
+    @property
+    def remaining(self) -> int:
+        """Bytes up to the end."""
+        return self._end - self._base - self._position
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes."""
+        stop = self._position + count
+        if stop > len(self._buffer):
+            self._fill(count)
+            stop = count
+        part = self._buffer[self._position : stop]
+        self._position = stop
+        return part
+
+    def line(self) -> str:
+        """The next bytes up to a newline, as ASCII or UTF-8 text."""
+        if self._position + MAX_LINE > len(self._buffer):
+            self._fill(0)
+        stop = self._buffer.find(b"\n", self._position, self._position + MAX_LINE)
+        if stop < 0:
+            raise self.malformed("a line has no end")
+        raw = self._buffer[self._position : stop]
+        self._position = stop + 1
+        return self.decoded(raw)
+
+    def span(self, count: int) -> Span:
+        """The next `count` bytes, left where they are."""
+        if count > self.remaining:
+            raise self._short(count)
+        at = self.offset
+        if self._position + count <= len(self._buffer):
+            self._position += count
+        else:
+            self._base, self._position, self._buffer = at + count, 0, b""
+        return Span(self.source, at, count)
+
+    def number(self, layout: str) -> int:
+        """One number of fixed width."""
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+
+    def decoded(self, raw: bytes) -> str:
+        """Text as the pickle module decodes it: lone surrogates pass."""
+        try:
+            return raw.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise self.malformed("text is not UTF-8") from None
+
+    def malformed(self, message: str) -> CheckpointError:
+        """The error for opcodes that make no pickle."""
+        return CheckpointError("pickle-malformed", f"in the pickle, {message}", offset=self.offset)
+
+    def _fill(self, count: int) -> None:
+        if count > self.remaining:
+            raise self._short(count)
+        at = self.offset
+        self._buffer = self.source.read(at, min(max(count, WINDOW), self._end - at))
+        self._base, self._position = at, 0
+
+    def _short(self, count: int) -> CheckpointError:
+        return self.malformed(f"{count} bytes are announced and {self.remaining} remain")

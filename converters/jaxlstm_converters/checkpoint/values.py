@@ -1,0 +1,86 @@
+"""What the pickle machine computes with, besides the plain types of Python.
+
+None of these can do anything: they are names and slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .source import Source
+from .tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """The name of a class or function. It is never looked up."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageType:
+    """torch.FloatStorage and its kin; dtype is None for UntypedStorage."""
+
+    dtype: np.dtype[Any] | None
+
+
+class OrderedDict(dict[Any, Any]):
+    """collections.OrderedDict. Unlike a dict it takes attributes by BUILD: they are dropped."""
+
+    __slots__ = ()
+
+
+class Foreign:
+    """An instance of a class that is not known here, or the result of a call that is not made.
+
+    Attributes:
+        cls: the class or function.
+        state: what BUILD set: the `__dict__` of an nn.Module that was saved whole.
+        items: the members of a set. Other items are dropped.
+    """
+
+    __slots__ = ("cls", "items", "state")
+
+    def __init__(self, cls: Global) -> None:
+        self.cls = cls
+        self.state: Any = None
+        self.items: list[Any] = []
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refused:
+    """A tensor of a kind that cannot be read. It is an error once it has a name."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """Bytes of a pickle, left in the file."""
+
+    source: Source
+    offset: int
+    length: int
+
+
+@dataclass(slots=True, eq=False)
+class NumpyDtype:
+    """numpy.dtype(code), its byte order set by BUILD. `code` is "" for one that is not numeric."""
+
+    code: str
+    order: str = "|"
+
+
+@dataclass(slots=True, eq=False)
+class NumpyArray:
+    """A numpy array: named first, filled by BUILD. `tensor` stays None for arrays of objects."""
+
+    tensor: Tensor | None = None

@@ -1,0 +1,47 @@
+"""Bit-for-bit comparison of what we read with what torch holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxlstm_converters.checkpoint import Checkpoint, Tensor
+
+
+def assert_same_bits(ours: Tensor, theirs: Any) -> None:
+    """Shape, dtype and every bit."""
+    tensor = theirs.detach() if isinstance(theirs, torch.Tensor) else torch.from_numpy(theirs)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    array = np.asarray(ours)
+    assert (ours.dtype.name, array.dtype.name) == (dtype, dtype)
+    assert ours.shape == array.shape == tuple(tensor.shape)
+    assert array.flags.writeable
+    assert array.flags.c_contiguous
+    assert array.dtype.isnative
+    dense = tensor.contiguous().reshape(-1)
+    expected = dense.view(torch.uint8).numpy() if dense.numel() else np.empty(0, np.uint8)
+    np.testing.assert_array_equal(array.reshape(-1).view(np.uint8), expected)
+
+
+def assert_same_checkpoint(ours: Checkpoint, theirs: dict[str, Any]) -> None:
+    """The same names in the same order, with the same bits."""
+    assert list(ours) == list(theirs)
+    for name, tensor in theirs.items():
+        assert_same_bits(ours[name], tensor)
+
+
+def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The tensors of nested dicts, lists and tuples, by dotted names: a second, plain naming."""
+    if isinstance(tree, torch.Tensor | np.ndarray):
+        return {prefix: tree}
+    if isinstance(tree, dict):
+        members = list(tree.items())
+    elif isinstance(tree, list | tuple):
+        members = list(enumerate(tree))
+    else:
+        return {}
+    named = {}
+    for key, member in members:
+        named |= flattened(member, f"{prefix}.{key}" if prefix else str(key))
+    return named

@@ -1,0 +1,252 @@
+"""What torch.save writes is read bit for bit, in every form a tensor takes there."""
+
+from __future__ import annotations
+
+import collections
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
+
+from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint, flattened
+from tests.wheels import fetch_pinned
+
+DTYPES = [
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "bool"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float8_e4m3fn", "float8_e5m2"),
+]
+
+
+def random_tensor(dtype: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """Random bits; of a bool, random values."""
+    generator = torch.Generator().manual_seed(seed)
+    if dtype == "bool":
+        return torch.randint(0, 2, shape, generator=generator).bool()
+    width = torch.empty((), dtype=getattr(torch, dtype)).element_size()
+    raw = torch.randint(0, 256, (*shape, width), dtype=torch.uint8, generator=generator)
+    return raw.view(getattr(torch, dtype)).reshape(shape)
+
+
+def check(tmp_path: Path, saved: Any, **options: Any) -> None:
+    """Save, read, and compare with what torch.load gives."""
+    path = tmp_path / "saved.pt"
+    torch.save(saved, path, **options)
+    ours = read_checkpoint(path)
+    assert_same_checkpoint(ours, flattened(torch.load(path, weights_only=False)))
+    assert ours.container == "torch zip"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(tmp_path: Path, dtype: str) -> None:
+    check(tmp_path, {"a": random_tensor(dtype, (5, 3)), "b": random_tensor(dtype, (), 1)})
+
+
+def test_state_dict_with_metadata(tmp_path: Path) -> None:
+    module = torch.nn.LSTM(5, 7, 2, bidirectional=True, proj_size=3)
+    state = module.state_dict()
+    assert isinstance(state, collections.OrderedDict)
+    assert state._metadata  # type: ignore[attr-defined]
+    check(tmp_path, state)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickle_protocols(tmp_path: Path, protocol: int) -> None:
+    check(tmp_path, torch.nn.LSTM(2, 3).state_dict(), pickle_protocol=protocol)
+
+
+def test_nested_dicts_and_what_is_no_tensor(tmp_path: Path) -> None:
+    module = torch.nn.LSTM(2, 3)
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.randn(4, 2))[0].sum().backward()
+    optimizer.step()
+    saved = {
+        "epoch": 3,
+        "big": 1 << 70,
+        "loss": [0.5, 0.25, float("inf")],
+        "model_state": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "pair": (torch.arange(3), {"ünï": torch.arange(2.0)}),
+        "none": None,
+        "bytes": b"\x00\xff",
+        "set": {1, 2},
+        "rng": np.arange(4, dtype=np.uint32),
+        "scalar": np.float64(2.5),
+        "size": torch.Size([1, 2]),
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+    }
+    check(tmp_path, saved)
+
+
+def test_views_of_shared_storages(tmp_path: Path) -> None:
+    base = torch.randn(6, 8, 4)
+    check(
+        tmp_path,
+        {
+            "whole": base,
+            "transposed": base.permute(2, 0, 1),
+            "row": base[3],
+            "column": base[:, 2, 1],
+            "strided": base[1::2, ::3],
+            "expanded": base[0, 0, :1].expand(5, 3, 1),
+            "windows": base.reshape(-1).unfold(0, 5, 2),
+            "empty": base[:0],
+            "scalar": base[1, 2, 3],
+            "size one": base[2:3, :, 1:2],
+        },
+    )
+
+
+def test_a_large_strided_view_is_read_in_blocks(tmp_path: Path) -> None:
+    base = torch.randn(1500, 3000)  # 18 MB, more than a block
+    check(tmp_path, {"t": base.t(), "half": base[::2, 1::3], "column": base[:, 7]})
+
+
+def test_tied_weights_share_one_storage(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.randn(3, 2))
+    torch.save({"a": weight, "b": weight, "c": weight.detach()[1:]}, tmp_path / "tied.pt")
+    ours = read_checkpoint(tmp_path / "tied.pt")
+    assert list(ours) == ["a", "b", "c"]
+    assert ours["a"].storage is ours["b"].storage is ours["c"].storage
+    assert_same_bits(ours["c"], weight[1:])
+
+
+def test_parameters_buffers_and_tensors_with_attributes(tmp_path: Path) -> None:
+    plain = torch.nn.Parameter(torch.randn(3))
+    marked = torch.nn.Parameter(torch.randn(3), requires_grad=False)
+    marked.is_special = True  # type: ignore[attr-defined]
+    tensor = torch.randn(2)
+    tensor.note = "hello"  # type: ignore[attr-defined]
+    buffer = torch.nn.Buffer(torch.randn(4))
+    check(tmp_path, {"plain": plain, "marked": marked, "tensor": tensor, "buffer": buffer})
+
+
+def test_bare_tensor_has_the_empty_name(tmp_path: Path) -> None:
+    check(tmp_path, torch.arange(6.0).reshape(2, 3))
+
+
+def test_integer_keys_are_decimal(tmp_path: Path) -> None:
+    check(tmp_path, {0: {-12: torch.arange(2)}, 7: torch.arange(3)})
+
+
+def test_names_that_collide_are_refused(tmp_path: Path) -> None:
+    torch.save({"a.b": torch.ones(1), "a": {"b": torch.zeros(1)}}, tmp_path / "twice.pt")
+    with pytest.raises(CheckpointError, match=re.escape("'a.b'")) as caught:
+        read_checkpoint(tmp_path / "twice.pt")
+    assert caught.value.code == "duplicate-name"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "complex64", "float8_e5m2"])
+def test_big_endian_is_swapped(tmp_path: Path, dtype: str) -> None:
+    value = random_tensor(dtype, (4, 3))
+    torch.save({"w": value, "t": value.t()}, tmp_path / "little.pt")
+    part = value.element_size() // (2 if value.is_complex() else 1)
+    _rewrite(
+        tmp_path / "little.pt",
+        tmp_path / "big.pt",
+        {
+            "little/byteorder": lambda _: b"big",
+            "little/data/0": lambda raw: np.frombuffer(raw, f"u{part}").byteswap().tobytes(),
+        },
+    )
+    ours = read_checkpoint(tmp_path / "big.pt")
+    assert_same_checkpoint(ours, {"w": value, "t": value.t()})
+
+
+def test_unknown_byte_order_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
+    _rewrite(tmp_path / "a.pt", tmp_path / "b.pt", {"a/byteorder": lambda _: b"middle"})
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "b.pt")
+    assert caught.value.code == "byteorder"
+
+
+def test_no_byte_order_as_before_torch_2_1(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(5.0)}, tmp_path / "a.pt")
+    gone = {"a/byteorder", "a/.format_version", "a/.storage_alignment", "a/.data/serialization_id"}
+    _rewrite(tmp_path / "a.pt", tmp_path / "b.pt", {}, without=gone)
+    assert_same_bits(read_checkpoint(tmp_path / "b.pt")["w"], torch.arange(5.0))
+
+
+def test_files_without_checksums(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.arange(5.0)}, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with pytest.raises(CheckpointError, match="set_crc32_options") as caught:
+        read_checkpoint(tmp_path / "a.pt")
+    assert caught.value.code == "crc-mismatch"
+    unchecked = read_checkpoint(tmp_path / "a.pt", check_crc=False)
+    assert_same_bits(unchecked["w"], torch.arange(5.0))
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
+    """A wrong checksum shows when that tensor is read, each time, and in views of it too."""
+    torch.save({"good": torch.arange(4.0), "bad": torch.arange(9.0)[2:]}, tmp_path / "a.pt")
+    raw = bytearray((tmp_path / "a.pt").read_bytes())
+    raw[raw.index(torch.arange(9.0).numpy().tobytes()) + 33] ^= 1
+    (tmp_path / "a.pt").write_bytes(raw)
+    ours = read_checkpoint(tmp_path / "a.pt")
+    assert_same_bits(ours["good"], torch.arange(4.0))
+    for _ in range(2):
+        with pytest.raises(CheckpointError) as caught:
+            np.asarray(ours["bad"])
+        assert caught.value.code == "crc-mismatch"
+        assert caught.value.path == str(tmp_path / "a.pt")
+
+
+def test_array_protocol(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(6.0).reshape(2, 3)}, tmp_path / "a.pt")
+    tensor = read_checkpoint(tmp_path / "a.pt")["w"]
+    assert (tensor.ndim, tensor.size, tensor.nbytes) == (2, 6, 24)
+    assert np.asarray(tensor, dtype=np.int8).dtype == np.int8
+    first, second = np.asarray(tensor), np.array(tensor, copy=True)
+    first[:] = 0
+    assert second.sum() == np.asarray(tensor).sum() == 15
+    with pytest.raises(ValueError, match="copy=False"):
+        np.array(tensor, copy=False)
+
+
+def test_nonfinite_values_are_kept_and_told(tmp_path: Path) -> None:
+    value = torch.tensor([1.0, float("nan"), float("-inf")])
+    torch.save({"lstm": {"w": value, "v": value.bfloat16(), "n": value[:1]}}, tmp_path / "a.pt")
+    ours = read_checkpoint(tmp_path / "a.pt")
+    for name in ours:
+        assert_same_bits(ours[name], torch.load(tmp_path / "a.pt")["lstm"][name[5:]])
+    assert ours.warnings == [
+        "'lstm.w' holds 2 values that are NaN or infinite",
+        "'lstm.v' holds 2 values that are NaN or infinite",
+    ]
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_checkpoint(tmp_path / "none.pt")
+
+
+@pytest.mark.network
+def test_beatnet() -> None:
+    path = fetch_pinned("beatnet", "BeatNet/models/model_1_weights.pt")
+    ours = read_checkpoint(path)
+    assert_same_checkpoint(ours, torch.load(path, weights_only=True))
+    assert ours["lstm.weight_hh_l1"].shape == (600, 150)
+
+
+def _rewrite(
+    source: Path,
+    target: Path,
+    edits: dict[str, Any],
+    without: frozenset[str] | set[str] = frozenset(),
+) -> None:
+    """Copy an archive, some entries edited, left out, or as Python's zipfile writes them."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            if name not in without:
+                new.writestr(name, edits.get(name, lambda raw: raw)(old.read(name)))
