@@ -1,0 +1,199 @@
+"""PyTorch's own samples for nn.LSTM and nn.LSTMCell, and the inputs that it rejects, driven through ours.
+
+They are those of ``torch.testing._internal.common_modules``, from which PyTorch generates its module
+tests. Every error input of ``nn.LSTM`` and ``nn.LSTMCell`` applies. Those of the plain ``RNNCell`` and
+``GRUCell`` do not: they are the four of ``LSTMCell`` with one tensor for the state, and two about
+``nonlinearity``, which an LSTM does not have.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+import torch
+from torch.testing._internal import common_modules as suite
+
+from jaxlstm import LSTMCellConfig, LSTMConfig, PackedSequence, lstm, lstm_cell
+from tests.foreign.bounds import assert_as_exact_as_torch, assert_equal_in_float64
+
+CELL_SAMPLES, LSTM_SAMPLES, PACKED_SAMPLES = 2, 32, 16
+CELL_ERRORS, LSTM_ERRORS = 4, 14
+
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+both_modes = pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+
+jitted_lstm = jax.jit(lstm, static_argnames="config")
+jitted_cell = jax.jit(lstm_cell)
+
+
+def samples_of(
+    function: Any, name: str, dtype: torch.dtype, training: bool, **options: Any
+) -> list:
+    """The suite's samples; the draws of its ``make_tensor`` come from torch's global seed."""
+    torch.manual_seed(0)
+    info = next(info for info in suite.module_db if info.name == name)
+    return list(
+        function(info, device="cpu", dtype=dtype, requires_grad=False, training=training, **options)
+    )
+
+
+def build(module_class: type, sample: Any, dtype: torch.dtype, training: bool) -> torch.nn.Module:
+    """The sample's module with weights of a fixed seed."""
+    torch.manual_seed(1)
+    arguments = sample.constructor_input
+    module = module_class(*arguments.args, **arguments.kwargs).to(dtype)
+    return module.train(training)
+
+
+def to_jax(value: Any) -> Any:
+    """A tensor, a packed sequence, or a tuple or dict of tensors, as JAX sees it."""
+    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
+        return PackedSequence.from_torch(value)
+    if isinstance(value, torch.Tensor):
+        return jnp.asarray(value.detach().numpy())
+    return jax.tree.map(to_jax, value)
+
+
+def leaves(outputs: Any) -> list[Any]:
+    """Arrays of (outputs, (h, c)) or (h, c), nested or not; of a packed output the data."""
+    if isinstance(outputs, (torch.nn.utils.rnn.PackedSequence, PackedSequence)):
+        outputs = outputs.data
+    if isinstance(outputs, tuple):
+        return [leaf for part in outputs for leaf in leaves(part)]
+    return [outputs.detach() if isinstance(outputs, torch.Tensor) else outputs]
+
+
+def in_float64(value: Any) -> Any:
+    if hasattr(value, "double"):
+        return value.double()
+    return tuple(in_float64(part) for part in value)
+
+
+def assert_agrees(module: torch.nn.Module, sample: Any, run: Any) -> None:
+    """``run(params, *inputs)`` agrees with the module on the sample's inputs."""
+    inputs = sample.forward_input.args
+    with torch.no_grad():
+        expected = leaves(module(*inputs))
+        oracle = leaves(deepcopy(module).double()(*(in_float64(value) for value in inputs)))
+    with jax.enable_x64(True):
+        actual = leaves(run(to_jax(dict(module.state_dict())), *(to_jax(v) for v in inputs)))
+    if expected[0].dtype == torch.float64:
+        assert_equal_in_float64(actual, expected)
+    else:
+        assert_as_exact_as_torch(actual, expected, oracle)
+
+
+@both_dtypes
+@both_modes
+@pytest.mark.parametrize("index", range(LSTM_SAMPLES))
+def test_lstm(index: int, dtype: torch.dtype, training: bool) -> None:
+    samples = samples_of(suite.module_inputs_torch_nn_LSTM, "nn.LSTM", dtype, training)
+    assert len(samples) == LSTM_SAMPLES
+    sample = samples[index]
+    module = build(torch.nn.LSTM, sample, dtype, training)
+    config = LSTMConfig(**sample.constructor_input.kwargs)
+
+    assert_agrees(module, sample, partial(jitted_lstm, config=config))
+
+
+@both_dtypes
+@both_modes
+@pytest.mark.parametrize("index", range(CELL_SAMPLES))
+def test_lstm_cell(index: int, dtype: torch.dtype, training: bool) -> None:
+    samples = samples_of(suite.module_inputs_torch_nn_LSTMCell, "nn.LSTMCell", dtype, training)
+    assert len(samples) == CELL_SAMPLES
+    sample = samples[index]
+    module = build(torch.nn.LSTMCell, sample, dtype, training)
+    assert_agrees(module, sample, jitted_cell)
+
+
+@pytest.mark.parametrize("index", range(PACKED_SAMPLES))
+def test_packed(index: int) -> None:
+    """The packed sequences with which the suite tries GRU, given to an LSTM of the same arguments."""
+    samples = [
+        sample
+        for sample in samples_of(
+            suite.module_inputs_torch_nn_RNN_GRU,
+            "nn.GRU",
+            torch.float64,
+            training=False,
+            with_packed_sequence=True,
+            is_rnn=False,
+        )
+        if isinstance(sample.forward_input.args[0], torch.nn.utils.rnn.PackedSequence)
+    ]
+    assert len(samples) == PACKED_SAMPLES
+    sample = samples[index]
+    module = build(torch.nn.LSTM, sample, torch.float64, training=False)
+    config = LSTMConfig(**sample.constructor_input.kwargs)
+
+    def run(params: Any, packed: PackedSequence) -> Any:  # batch_sizes decide shapes: closed over
+        return jax.jit(lambda data: lstm(params, packed._replace(data=data), config=config))(
+            packed.data
+        )
+
+    assert_agrees(module, sample, run)
+
+
+OUR_MESSAGES = {  # what torch's starts with -> what ours does, where it is not the argument's name itself
+    "input has inconsistent input_size": r"x must have shape \(batch, 10\) or \(10,\)",
+    "hidden0 has inconsistent hidden_size": r"h must have shape \(3, 20\), got \(3, 21\)",
+    "Input batch size 3 doesn't match": r"h must have shape \(3, 20\), got \(5, 20\)",
+    "Expected hx": r"h must have shape \(3, 20\), got \(3, 1, 1, 20\)",
+    "RNN input dtype": "inputs and params must have one dtype, got inputs float(32|64)",
+}
+
+
+def our_message(torch_regex: str) -> str:
+    for start, ours in OUR_MESSAGES.items():
+        if torch_regex.startswith(start):
+            return ours
+    return torch_regex.split()[0] + " must be"  # "hidden_size must be greater than zero"
+
+
+@both_dtypes
+@pytest.mark.parametrize("index", range(CELL_ERRORS))
+def test_lstm_cell_rejects(index: int, dtype: torch.dtype) -> None:
+    errors = samples_of(suite.module_error_inputs_torch_nn_LSTMCell, "nn.LSTMCell", dtype, False)
+    assert len(errors) == CELL_ERRORS
+    error = errors[index]
+    module = build(torch.nn.LSTMCell, error.module_error_input, dtype, training=False)
+    inputs = error.module_error_input.forward_input.args
+    with pytest.raises(error.error_type, match=error.error_regex):
+        module(*inputs)
+    with jax.enable_x64(True), pytest.raises(ValueError, match=our_message(error.error_regex)):
+        lstm_cell(to_jax(dict(module.state_dict())), *to_jax(inputs))
+
+
+@both_dtypes
+@pytest.mark.parametrize("index", range(LSTM_ERRORS))
+def test_lstm_rejects(index: int, dtype: torch.dtype) -> None:
+    errors = samples_of(suite.module_error_inputs_torch_nn_RNN_GRU, "nn.LSTM", dtype, False)
+    assert len(errors) == LSTM_ERRORS
+    error = errors[index]
+    arguments = error.module_error_input.constructor_input
+    if error.error_on is suite.ModuleErrorEnum.CONSTRUCTION_ERROR:
+        with pytest.raises(error.error_type, match=error.error_regex):
+            torch.nn.LSTM(*arguments.args, **arguments.kwargs)
+        with pytest.raises(error.error_type, match=our_message(error.error_regex)):
+            LSTMConfig(*arguments.args, **arguments.kwargs)
+        return
+    module = torch.nn.LSTM(*arguments.args, **arguments.kwargs)
+    inputs = error.module_error_input.forward_input.args
+    with pytest.raises(error.error_type, match=error.error_regex):
+        module(*inputs)
+    config = LSTMConfig(*arguments.args)
+    with jax.enable_x64(True), pytest.raises(TypeError, match=our_message(error.error_regex)):
+        lstm(to_jax(dict(module.state_dict())), *to_jax(inputs), config=config)
+
+
+@pytest.mark.parametrize("sizes", [(0, 5), (-1, 5), (3.0, 5), ("10", 5), (3, 0), (3, 5.0)])
+def test_cell_config_rejects_what_the_lstm_rejects(sizes: tuple) -> None:
+    """``nn.LSTMCell`` shares no constructor check with ``nn.LSTM``; ours does."""
+    with pytest.raises((ValueError, TypeError), match=r"(input|hidden)_size must be"):
+        LSTMCellConfig(*sizes)
