@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm import precision as precision_
+from jaxlstm.activations import sigmoid, tanh
 from jaxlstm.precision import Precision, linear
 
 
@@ -51,9 +52,9 @@ def cell_step(
     h, c = state
     gates = x_gates + linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
     i, f, g, o = jnp.split(gates, 4, axis=-1)
-    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
     c_next = f * c.astype(gates.dtype) + i * g
-    h_next = o * jnp.tanh(c_next)
+    h_next = o * tanh(c_next)
     if "weight_hr" in params:
         h_next = linear(h_next.astype(h.dtype), params["weight_hr"], precision=precision)
     return LSTMState(h_next.astype(h.dtype), c_next.astype(c.dtype))

@@ -1,0 +1,108 @@
+"""Parameters -> a file, so that a crash at any moment leaves the old file or the new one, whole.
+
+A new file is written under another name in the same directory, read back, hashed, flushed to the disk and
+then renamed over the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.config import LSTMConfig
+from jaxlstm.params import check_params, param_shapes
+from jaxlstm_converters import flax_files
+from jaxlstm_converters.config_json import METADATA_KEY, saved_metadata
+from jaxlstm_converters.safetensors_bytes import safetensors_bytes
+
+FORMATS = ("safetensors", "msgpack", "orbax")
+
+
+def save(
+    path: str | os.PathLike[str],
+    params: Mapping[str, Any],
+    config: LSTMConfig,
+    *,
+    prefix: str = "",
+    metadata: Mapping[str, str] | None = None,
+    format: str | None = None,
+) -> None:
+    """Write parameters and config; ``jaxlstm.load`` of the file needs nothing more.
+
+    Args:
+      path: where to; what is there is replaced in one step.
+      params: arrays under torch's names.
+      config: the LSTM; written into the file too.
+      prefix: put before each name in a safetensors file, such as ``"encoder.lstm."``.
+      metadata: more strings for the header of a safetensors file.
+      format: "safetensors", "msgpack" (Flax's) or "orbax" (a directory). None: told by the path's end,
+        ``.safetensors`` or ``.msgpack``, else Orbax.
+
+    Raises:
+      ValueError: params that do not fit the config, an unknown format, or a prefix or metadata that the
+        format has no place for.
+      OSError: the disk is full, say; the old file is as it was.
+    """
+    path = Path(path)
+    format = format or format_of(path)
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
+    if format != "safetensors" and (prefix or metadata):
+        raise ValueError(f"prefix and metadata are for safetensors alone, not for {format}")
+    check_params(params, config)
+    arrays = {name: np.asarray(params[name]) for name in param_shapes(config)}
+    if format == "orbax":
+        flax_files.write_orbax(path, arrays, config)
+    elif format == "msgpack":
+        write_atomically(path, flax_files.msgpack_bytes(arrays, config))
+    else:
+        header = {"format": "pt", METADATA_KEY: saved_metadata(prefix, config), **(metadata or {})}
+        named = {prefix + name: array for name, array in arrays.items()}
+        write_atomically(path, safetensors_bytes(named, header))
+
+
+def format_of(path: Path) -> str:
+    """The format that the end of a path stands for."""
+    by_suffix = {".safetensors": "safetensors", ".msgpack": "msgpack"}
+    return by_suffix.get(path.suffix, "orbax")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace the file at ``path`` by one of ``data``, or leave it as it was."""
+    with _temporary_beside(path) as temporary:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if hashlib.sha256(temporary.read_bytes()).digest() != hashlib.sha256(data).digest():
+            raise OSError(f"{path}: what was written does not read back; is the disk failing?")
+        os.replace(temporary, path)
+    _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """An unused name in the directory of ``path``, removed if it is still there at the end."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Flush a rename to the disk, where the system lets a directory be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,133 @@
+"""``jaxlstm check CKPT``: does jitted JAX match torch on this checkpoint, forwards and backwards."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxlstm.cli.port import add_selection, selected
+from jaxlstm.cli.text import Progress, progress_bar
+
+BACKENDS = ("cpu", "gpu", "tpu")
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "check",
+        help="compare jitted JAX with torch on a checkpoint",
+        description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
+        "gradient, on inputs that can show faults. Status 0: they match; 1: they do not.",
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="the file to read")
+    add_selection(parser)
+    parser.add_argument(
+        "--backend",
+        choices=(*BACKENDS, "all"),
+        help="where to run JAX; default: JAX's own default; all: each that is here",
+    )
+    parser.add_argument(
+        "--dtype",
+        action="append",
+        choices=("float16", "bfloat16", "float32", "float64"),
+        help="may be given again; default: float32 and float64",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs (default 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--report", metavar="FILE.html", help="also write the report as one page")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the verdict of each backend and dtype: status 0 if all match, 1 if one does not."""
+    params, config = selected(args)
+    devices, absent = _devices(args.backend)
+    dtypes = args.dtype or ["float32", "float64"]
+    reports: dict[tuple[str, str], Any] = {}
+    with progress_bar() as progress:
+        for backend, device in devices.items():
+            for dtype in dtypes:
+                where = f"{backend} {dtype}"
+                reports[backend, dtype] = _verify(
+                    device, params, config, dtype, args.seed, _labelled(progress, where)
+                )
+    if args.report:
+        merged = _merged(args.checkpoint, reports)
+        Path(args.report).write_text(merged.to_html(), encoding="utf-8")
+    if args.json:
+        print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
+    else:
+        for (backend, _), report in reports.items():
+            print(f"{args.checkpoint} on {backend}\n{report}\n")
+        for backend in absent:
+            print(f"{backend}: not run, JAX sees no such device here")
+    return 0 if all(report.ok for report in reports.values()) else 1
+
+
+def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
+    """The JAX device of each backend asked for, and of "all" those that are not here."""
+    import jax
+
+    if backend is None:
+        device = jax.devices()[0]
+        return {device.platform: device}, []
+    present, absent = {}, []
+    for name in BACKENDS if backend == "all" else (backend,):
+        try:
+            present[name] = jax.devices(name)[0]
+        except RuntimeError as error:  # what JAX raises for a platform that it does not have
+            if backend != "all":
+                raise ValueError(f"--backend {name}: JAX sees no such device here") from error
+            absent.append(name)
+    return present, absent
+
+
+def _verify(
+    device: Any, params: Any, config: Any, dtype: str, seed: int, progress: Progress
+) -> Any:
+    import jax
+
+    from jaxlstm.check import verify
+
+    with jax.default_device(device):
+        return verify(None, params, config, dtype=dtype, seed=seed, progress=progress)
+
+
+def _labelled(progress: Progress, where: str) -> Progress:
+    return lambda done, total, what: progress(done, total, f"{where}: {what}")
+
+
+def _as_json(checkpoint: str, reports: dict[tuple[str, str], Any], absent: list[str]) -> Any:
+    return {
+        "checkpoint": str(checkpoint),
+        "ok": all(report.ok for report in reports.values()),
+        "not_run": absent,
+        "reports": [
+            {"backend": backend, "dtype": dtype, **json.loads(report.to_json())}
+            for (backend, dtype), report in reports.items()
+        ],
+    }
+
+
+def _merged(checkpoint: str, reports: dict[tuple[str, str], Any]) -> Any:
+    """One report of all runs, each item named with its backend and dtype."""
+    from jaxlstm.check import Report
+
+    return Report(
+        title=f"{checkpoint}: jitted JAX against torch",
+        items=tuple(
+            dataclasses.replace(item, name=f"{backend} {dtype}: {item.name}")
+            for (backend, dtype), report in reports.items()
+            for item in report.items
+        ),
+        diagnosis=tuple(
+            f"{backend} {dtype}: {line}"
+            for (backend, dtype), report in reports.items()
+            for line in report.diagnosis
+        ),
+        notes=tuple(dict.fromkeys(note for report in reports.values() for note in report.notes)),
+        environment={k: v for report in reports.values() for k, v in report.environment.items()},
+    )

@@ -1,0 +1,176 @@
+"""THE table of cases: bias x bidirectional x batch_first x proj_size x num_layers x ragged x state.
+
+Each is run by torch, which is the reference here, and by each of our interfaces; what is compared is the
+same everywhere: outputs, h_n, c_n, and the gradient of a random linear functional of all three with
+respect to every parameter, the inputs and both initial states.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from jaxlstm import LSTMConfig
+
+TIME, BATCH, INPUT, HIDDEN = 9, 6, 7, 16
+LENGTHS = (4, 9, 1, 7, 9, 2)  # not sorted, shortest and longest among them
+
+Results = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an LSTM."""
+
+    config: LSTMConfig
+    ragged: bool
+    with_state: bool
+
+    def __str__(self) -> str:
+        c = self.config
+        flags = {
+            "nobias": not c.bias,
+            "bi": c.bidirectional,
+            "bf": c.batch_first,
+            f"proj{c.proj_size}": c.proj_size > 0,
+            "ragged": self.ragged,
+            "state": self.with_state,
+        }
+        return "-".join([f"L{c.num_layers}", *(name for name, on in flags.items() if on)])
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        return np.array(LENGTHS) if self.ragged else None
+
+
+CASES = [
+    Case(
+        LSTMConfig(
+            INPUT,
+            HIDDEN,
+            num_layers=layers,
+            bias=bias,
+            batch_first=batch_first,
+            bidirectional=bidirectional,
+            proj_size=proj,
+        ),
+        ragged,
+        with_state,
+    )
+    for layers, bias, bidirectional, batch_first, proj, ragged, with_state in itertools.product(
+        (1, 2), (True, False), (True, False), (True, False), (0, 5), (True, False), (True, False)
+    )
+]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What goes in: drawn in float64 and rounded to ``dtype``, so that every dtype starts from its own."""
+
+    params: Results
+    inputs: np.ndarray
+    state: tuple[np.ndarray, np.ndarray] | None
+    cotangents: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def draw(case: Case, dtype: Any, seed: int = 0) -> Arrays:
+    """Random arrays for a case; torch's initial weights, made larger so that the gates leave 1/2."""
+    rng = np.random.default_rng(seed)
+    config = case.config
+    axes = (BATCH, TIME) if config.batch_first else (TIME, BATCH)
+    h_shape, c_shape = config.state_shapes(BATCH)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(dtype)
+
+    module = torch_module(config)
+    params = {
+        name: (2 * rng.uniform(-1, 1, tuple(p.shape)) / HIDDEN**0.5).astype(dtype)
+        for name, p in module.state_dict().items()
+    }
+    return Arrays(
+        params=params,
+        inputs=normal(*axes, INPUT),
+        state=(normal(*h_shape), normal(*c_shape)) if case.with_state else None,
+        cotangents=(normal(*axes, config.output_size), normal(*h_shape), normal(*c_shape)),
+    )
+
+
+def torch_module(config: LSTMConfig, dtype: torch.dtype = torch.float64) -> torch.nn.LSTM:
+    return torch.nn.LSTM(
+        config.input_size,
+        config.hidden_size,
+        num_layers=config.num_layers,
+        bias=config.bias,
+        batch_first=config.batch_first,
+        bidirectional=config.bidirectional,
+        proj_size=config.proj_size,
+        dtype=dtype,
+    )
+
+
+def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype) -> Results:
+    """torch's own answer in ``dtype``, as float64 arrays."""
+
+    def tensor(array: np.ndarray, grad: bool = True) -> torch.Tensor:
+        return torch.tensor(array.astype(np.float64)).to(dtype).requires_grad_(grad)
+
+    module = torch_module(case.config, dtype)
+    module.load_state_dict({name: tensor(p, False) for name, p in arrays.params.items()})
+    inputs = tensor(arrays.inputs)
+    state = None if arrays.state is None else tuple(tensor(s) for s in arrays.state)
+    if case.lengths is None:
+        outputs, (h_n, c_n) = module(inputs, state)
+    else:
+        batch_first = case.config.batch_first
+        packed = pack_padded_sequence(
+            inputs, torch.tensor(case.lengths), batch_first, enforce_sorted=False
+        )
+        packed_outputs, (h_n, c_n) = module(packed, state)
+        outputs, _ = pad_packed_sequence(packed_outputs, batch_first, total_length=TIME)
+    cotangents = [tensor(c, False) for c in arrays.cotangents]
+    torch.autograd.backward((outputs, h_n, c_n), cotangents)
+    results = {"outputs": outputs, "h_n": h_n, "c_n": c_n, "d inputs": inputs.grad}
+    results |= {f"d {name}": p.grad for name, p in module.named_parameters()}
+    if state is not None:
+        results |= {"d h_0": state[0].grad, "d c_0": state[1].grad}
+    return {name: t.detach().double().numpy() for name, t in results.items()}
+
+
+def rms(difference: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(difference))))
+
+
+def assert_matches(actual: Results, dtype: Any, torch_own: Results, truth: Results) -> None:
+    """The agreement that is promised.
+
+    float64: within 1e-14 of torch's values, and gradients within 1e-12 of the largest. Below it: the RMS
+    error to float64, over all values and over all gradients (each in units of its own RMS), at most twice
+    torch's own in the same dtype.
+    """
+    assert actual.keys() == truth.keys()
+    for name, array in actual.items():
+        assert array.shape == truth[name].shape, name
+        assert array.dtype == dtype, name
+    wide = {name: np.asarray(array, np.float64) for name, array in actual.items()}
+    if dtype == np.float64:
+        for name, array in wide.items():
+            scale = 1e-12 * np.abs(truth[name]).max() if name.startswith("d ") else 1e-14
+            np.testing.assert_allclose(array, truth[name], rtol=0, atol=scale, err_msg=name)
+        return
+    for gradients in (False, True):
+        ours, theirs = (
+            rms(np.concatenate([_error(r[n], truth[n]) for n in truth if n.startswith("d ") == gradients]))
+            for r in (wide, torch_own)
+        )
+        what = "gradients" if gradients else "values"
+        assert ours <= 2 * theirs, f"{what}: RMS error {ours:.2e}, torch's own {theirs:.2e}"
+
+
+def _error(array: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return (array - truth).ravel() / max(rms(truth), 1e-30)

@@ -1,0 +1,116 @@
+"""The table of cases through the core, the NNX and the Linen module, jitted, against torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import jaxlstm
+from tests.cases import CASES, Arrays, Case, Results, assert_matches, draw, run_torch
+
+TORCH_DTYPES = {
+    np.dtype(np.float16): torch.float16,
+    np.dtype(ml_dtypes.bfloat16): torch.bfloat16,
+    np.dtype(np.float32): torch.float32,
+    np.dtype(np.float64): torch.float64,
+}
+Forward = Callable[[Any, Any, Any, Any], Any]
+
+
+@functools.cache
+def reference(case: Case, dtype: np.dtype) -> tuple[Arrays, Results, Results]:
+    """What goes in, torch's own answer in this dtype, and the truth: torch's in float64."""
+    arrays = draw(case, dtype)
+    return arrays, run_torch(case, arrays, TORCH_DTYPES[dtype]), run_torch(case, arrays, torch.float64)
+
+
+def check(case: Case, dtype: Any, forward: Forward) -> None:
+    """``forward(params, inputs, state, lengths)``, its values and gradients, against torch."""
+    dtype = np.dtype(dtype)
+    arrays, torch_own, truth = reference(case, dtype)
+
+    @jax.jit
+    def values_and_gradients(params: Any, inputs: Any, state: Any, lengths: Any, cotangents: Any):
+        values, pull = jax.vjp(lambda p, x, s: forward(p, x, s, lengths), params, inputs, state)
+        outputs, (h_n, c_n) = values
+        dy, dh, dc = cotangents
+        return (outputs, h_n, c_n), pull((dy, jaxlstm.LSTMState(dh, dc)))
+
+    with jax.enable_x64(dtype == np.float64):
+        state = None if arrays.state is None else jaxlstm.LSTMState(*arrays.state)
+        (outputs, h_n, c_n), (dparams, dinputs, dstate) = values_and_gradients(
+            arrays.params, arrays.inputs, state, case.lengths, arrays.cotangents
+        )
+        results = {"outputs": outputs, "h_n": h_n, "c_n": c_n, "d inputs": dinputs}
+        results |= {f"d {name}": gradient for name, gradient in dparams.items()}
+        if dstate is not None:
+            results |= {"d h_0": dstate.h, "d c_0": dstate.c}
+        assert_matches({n: np.asarray(a) for n, a in results.items()}, dtype, torch_own, truth)
+
+
+def functional(case: Case) -> Forward:
+    return lambda params, inputs, state, lengths: jaxlstm.lstm(
+        params, inputs, state, config=case.config, seq_lengths=lengths
+    )
+
+
+def nnx_module(case: Case) -> Forward:
+    def forward(params: Any, inputs: Any, state: Any, lengths: Any) -> Any:
+        model = jaxlstm.nnx.LSTM.from_params(params, case.config)
+        graph, variables = nnx.split(model)
+        return nnx.merge(graph, variables)(inputs, state, seq_lengths=lengths)
+
+    return forward
+
+
+def linen_module(case: Case) -> Forward:
+    fields = jaxlstm.LSTMConfig.__dataclass_fields__
+    model = jaxlstm.linen.LSTM(**{name: getattr(case.config, name) for name in fields})
+    return lambda params, inputs, state, lengths: model.apply(
+        {"params": params}, inputs, state, seq_lengths=lengths
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_functional(case: Case, dtype: Any) -> None:
+    check(case, dtype, functional(case))
+
+
+# Half precision and the modules run the same core: a third of the table, still each setting of each column
+# beside each of every other, is what they get.
+SOME = CASES[::3]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_half_precision(case: Case, dtype: Any) -> None:
+    check(case, dtype, functional(case))
+
+
+@pytest.mark.parametrize("module", [nnx_module, linen_module], ids=["nnx", "linen"])
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_modules(case: Case, module: Callable[[Case], Forward]) -> None:
+    check(case, np.float32, module(case))
+
+
+def test_some_covers_every_pair_of_settings() -> None:
+    """The sub-table for modules and half precision leaves out no pair of settings of two columns."""
+
+    def columns(case: Case) -> tuple:
+        c = case.config
+        return (c.num_layers, c.bias, c.bidirectional, c.batch_first, c.proj_size, case.ragged, case.with_state)
+
+    def pairs(cases: list[Case]) -> set:
+        rows = [columns(case) for case in cases]
+        return {(a, b, row[a], row[b]) for row in rows for a in range(7) for b in range(a)}
+
+    assert pairs(SOME) == pairs(CASES)
