@@ -11,10 +11,15 @@ import os
 from .archive import Entry, read_archive, refuse_compressed
 from .contents import Checkpoint
 from .errors import CODES, CheckpointError
+from .legacy_tar import is_tar, read_legacy_tar
+from .numpy_files import NPY_MAGIC, is_npz, read_npy, read_npz, read_pickle
+from .onnx import is_onnx, read_onnx
 from .safetensors import is_safetensors, read_safetensors
+from .shards import is_index, read_sharded
 from .source import Source
 from .tensor import Tensor
 from .torch_zip import read_torch_zip
+from .torchscript import is_torchscript, read_torchscript
 
 __all__ = ["CODES", "Checkpoint", "CheckpointError", "Tensor", "read_checkpoint"]
 
@@ -50,10 +55,25 @@ def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> 
 
 def _read(source: Source, check_crc: bool) -> Checkpoint:
     head = source.read(0, min(512, source.size))
+    if is_index(head):
+        return read_sharded(source, lambda shard: _read_single(shard, check_crc))
+    return _read_single(source, check_crc)
+
+
+def _read_single(source: Source, check_crc: bool) -> Checkpoint:
+    head = source.read(0, min(512, source.size))
     if head.startswith(b"PK"):
         return _read_zip(source, check_crc)
     if is_safetensors(head, source.size):
         return read_safetensors(source)
+    if head.startswith(b"\x80"):
+        return read_pickle(source)
+    if head.startswith(NPY_MAGIC):
+        return read_npy(source)
+    if is_tar(head):
+        return read_legacy_tar(source)
+    if is_onnx(head):
+        return read_onnx(source)
     raise CheckpointError(
         "unknown-format", f"the file starts with {head[:8]!r}, like no checkpoint that is read here"
     )
@@ -61,7 +81,11 @@ def _read(source: Source, check_crc: bool) -> Checkpoint:
 
 def _read_zip(source: Source, check_crc: bool) -> Checkpoint:
     entries = read_archive(source)
+    if is_npz(entries):
+        return read_npz(source, entries, check_crc=check_crc)
     prefix = _torch_prefix(entries)
+    if is_torchscript(entries, prefix):
+        return read_torchscript(source, entries, prefix, check_crc=check_crc)
     refuse_compressed(entries.values())
     return read_torch_zip(source, entries, prefix, check_crc=check_crc)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import numpy_rebuild, rebuild
-from .tensor import DTYPES
+from .storage import DTYPES
 from .values import StorageType
 
 _STORAGES = {
@@ -34,6 +34,7 @@ _STORAGELESS = ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64")
 
 TABLE: dict[tuple[str, str], Callable[..., Any] | StorageType | np.dtype[Any]] = {
     ("collections", "OrderedDict"): rebuild.ordered_dict,
+    ("torch._utils", "_rebuild_tensor"): rebuild.tensor_v1,  # until torch 0.3
     ("torch._utils", "_rebuild_tensor_v2"): rebuild.tensor_v2,
     ("torch._utils", "_rebuild_tensor_v3"): rebuild.tensor_v3,
     ("torch._utils", "_rebuild_parameter"): rebuild.parameter,
@@ -41,6 +42,7 @@ TABLE: dict[tuple[str, str], Callable[..., Any] | StorageType | np.dtype[Any]] =
     ("torch._tensor", "_rebuild_from_type_v2"): rebuild.from_type,
     **{("torch", name): StorageType(DTYPES[dtype]) for name, dtype in _STORAGES.items()},
     ("torch.storage", "UntypedStorage"): StorageType(None),
+    ("torch.storage", "_load_from_bytes"): rebuild.load_from_bytes,
     **{("torch", name): DTYPES[name] for name in _STORAGELESS},
     ("numpy", "dtype"): numpy_rebuild.dtype,
     ("numpy.core.multiarray", "_reconstruct"): numpy_rebuild.reconstruct,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import CheckpointError
-from .tensor import Storage, make_tensor
+from .storage import Storage
+from .tensor import contiguous_strides, make_tensor
 from .values import Foreign, Global, NumpyArray, NumpyDtype, Span
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def encode(machine: PickleMachine, args: tuple[Any, ...]) -> bytes | Foreign:
 
 
 def _latin1(machine: PickleMachine, text: str) -> bytes:
-    machine.push(None, len(text))  # its price
-    machine.pop()
+    machine.charge(len(text))
     try:
         return text.encode("latin1")
     except UnicodeEncodeError:
@@ -92,11 +92,8 @@ def _fill(
     storage = _stored(machine, data)
     storage.swapped = kind.order == ">"
     strides = None
-    if fortran:
-        strides, step = [], 1
-        for n in shape:
-            strides.append(step)
-            step = step * max(n, 1) if type(n) is int else step
+    if fortran and all(type(n) is int for n in shape):
+        strides = tuple(reversed(contiguous_strides(tuple(reversed(shape)))))
     tensor = make_tensor(storage, native, shape, budget=machine.budget, strides=strides)
     if tensor.nbytes != storage.nbytes:
         raise CheckpointError(

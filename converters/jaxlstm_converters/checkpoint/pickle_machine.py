@@ -18,8 +18,9 @@ import numpy as np
 from . import numpy_rebuild
 from .errors import CheckpointError, shown
 from .globals_table import TABLE
-from .pickle_stream import MAX_LONG, PickleStream
-from .tensor import Budget, Tensor
+from .storage import Budget, Storage
+from .stream import Stream
+from .tensor import Tensor
 from .values import (
     Foreign,
     Global,
@@ -33,6 +34,7 @@ from .values import (
 
 MEMORY = 40 << 20  # bytes of values beyond the size of the file
 PRICE = 64  # a small object
+MAX_LONG = 256  # bytes of an integer; torch's magic number has 10
 ITEM_PRICE = 110  # a place in a dict or memo
 
 KEY_TYPES = (str, int, float, bool, type(None), Global, Foreign, Span, StorageType, np.dtype)
@@ -45,22 +47,27 @@ class PickleMachine:
         stream: its bytes.
         budget: what all tensors of the file may need.
         persistent: turns a persistent id (a storage, in torch's files) into a value.
+        nested: reads the storage that a plain pickle holds as the bytes of a whole file.
 
     Attributes:
         tensors: every tensor it built.
         opcodes: how many opcodes ran.
+        nested_storages: how many storages `nested` read.
     """
 
     def __init__(
         self,
-        stream: PickleStream,
+        stream: Stream,
         budget: Budget,
         persistent: Callable[[Any], Any] | None = None,
+        nested: Callable[[PickleMachine, Span], Storage] | None = None,
     ) -> None:
         self.stream = stream
         self.budget = budget
         self.tensors: list[Tensor] = []
         self.opcodes = 0
+        self.nested = nested
+        self.nested_storages = 0
         self._persistent = persistent
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -75,13 +82,17 @@ class PickleMachine:
 
     # -- the stack ---------------------------------------------------------------------------
 
-    def push(self, value: Any, price: int = 0) -> None:
-        """Put a value that costs `price` bytes on the stack."""
-        self._left -= price + 8
+    def charge(self, price: int) -> None:
+        """Take `price` bytes from what the values may need."""
+        self._left -= price
         if self._left < 0:
             raise CheckpointError(
                 "pickle-budget", "the values of the pickle need far more memory than the file has"
             )
+
+    def push(self, value: Any, price: int = 0) -> None:
+        """Put a value that costs `price` bytes on the stack."""
+        self.charge(price + 8)
         self._stack.append(value)
 
     def pop(self) -> Any:
@@ -101,21 +112,21 @@ class PickleMachine:
 
     def malformed(self, message: str) -> CheckpointError:
         """The error for opcodes that make no pickle."""
-        return self.stream.malformed(message)
+        return self.stream.malformed(f"in the pickle, {message}")
 
     # -- operations of several opcodes -------------------------------------------------------
 
     def mark(self) -> None:
         """Remember where the stack ends now."""
-        self._spend(8)
+        self.charge(8)
         self._marks.append(len(self._stack))
 
     def text(self, count: int) -> None:
         """Push the next `count` bytes as text."""
         if count > self.stream.remaining:
             raise self.malformed(f"{count} bytes of text are announced and fewer remain")
-        self.push(None, PRICE + count)
-        self._stack[-1] = self.stream.decoded(self.stream.take(count))
+        self.charge(count)
+        self.push(self.stream.decoded(self.stream.take(count)), PRICE)
 
     def tuple(self, count: int) -> None:
         """Replace the top `count` values by a tuple of them."""
@@ -133,7 +144,7 @@ class PickleMachine:
         if not self._stack:
             raise self.malformed("there is nothing to remember")
         if key not in self._memo:
-            self._spend(ITEM_PRICE)
+            self.charge(ITEM_PRICE)
         self._memo[key] = self._stack[-1]
 
     def put_next(self) -> None:
@@ -162,7 +173,7 @@ class PickleMachine:
             return
         if not isinstance(target, dict):
             raise self.malformed("items are set on what is not a dictionary")
-        self._spend(ITEM_PRICE * (len(items) // 2))
+        self.charge(ITEM_PRICE * (len(items) // 2))
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not _plain_key(key):
                 raise self.malformed(f"a dictionary has a key of type {type(key).__name__}")
@@ -177,7 +188,7 @@ class PickleMachine:
             target = target.items
         if type(target) is not list:
             raise self.malformed("values are appended to what is not a list")
-        self._spend(8 * len(values))
+        self.charge(8 * len(values))
         target.extend(values)
 
     def find_global(self, module: Any, name: Any) -> None:
@@ -236,10 +247,6 @@ class PickleMachine:
         """Refuse protocols that do not exist."""
         if self.opcodes != 1 or number > 5:
             raise self.malformed(f"protocol {number} is unknown or not stated first")
-
-    def _spend(self, price: int) -> None:
-        self.push(None, price)
-        self._stack.pop()
 
     def _top(self) -> Any:
         value = self.pop()

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import CheckpointError, shown
-from .pickle_machine import PRICE, PickleMachine
-from .pickle_stream import MAX_LONG
+from .pickle_machine import MAX_LONG, PRICE, PickleMachine
 from .values import Foreign, Global
 
 

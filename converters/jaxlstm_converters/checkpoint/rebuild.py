@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import CheckpointError
-from .tensor import Storage, Tensor, make_tensor
-from .values import Foreign, Global, OrderedDict, Refused
+from .storage import Storage
+from .tensor import Tensor, make_tensor
+from .values import Foreign, Global, OrderedDict, Refused, Span
 
 if TYPE_CHECKING:
     from .pickle_machine import PickleMachine
@@ -41,6 +42,13 @@ def ordered_dict(machine: PickleMachine, args: tuple[Any, ...]) -> OrderedDict:
     return result
 
 
+def tensor_v1(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor | Refused:
+    """(storage, storage_offset, size, stride)."""
+    if len(args) != 4:
+        raise machine.malformed(f"_rebuild_tensor is given {len(args)} arguments")
+    return _view(machine, args, None, ())
+
+
 def tensor_v2(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor | Refused:
     """(storage, storage_offset, size, stride, requires_grad, hooks, metadata=None)."""
     if len(args) not in (6, 7):
@@ -57,6 +65,14 @@ def tensor_v3(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor | Refused
     if not isinstance(args[6], np.dtype):
         raise machine.malformed("_rebuild_tensor_v3 is given no dtype")
     return _view(machine, args[:4], args[6], args[7:])
+
+
+def load_from_bytes(machine: PickleMachine, args: tuple[Any, ...]) -> Storage:
+    """(bytes,): a storage, written as a whole file into a pickle that is not torch's."""
+    if len(args) != 1 or not isinstance(args[0], Span) or machine.nested is None:
+        raise machine.malformed("a storage within a pickle is not bytes; use pickle protocol 3")
+    machine.nested_storages += 1
+    return machine.nested(machine, args[0])
 
 
 def parameter(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor | Refused:

@@ -6,7 +6,6 @@ may not occur twice.
 
 from __future__ import annotations
 
-import json
 import struct
 from typing import Any
 
@@ -17,11 +16,12 @@ from .contents import Checkpoint
 from .errors import CheckpointError, shown
 from .names import Named
 from .source import Source
-from .tensor import DTYPES, Budget, Storage, make_tensor
+from .storage import DTYPES, Budget, Storage
+from .strict_json import read_json
+from .tensor import make_tensor
 
 MAX_HEADER = 100_000_000  # the library's own limit
 MAX_ENTRIES = 100_000
-_PRICE = 8  # bytes of Python objects for each byte of a header, measured
 
 NAMES: dict[str, np.dtype[Any]] = {
     "BOOL": DTYPES["bool"],
@@ -96,35 +96,7 @@ def _read_header(source: Source) -> tuple[dict[str, Any], int]:
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > min(MAX_HEADER, source.size - 8):
         raise _bad(f"a header of {length} bytes is announced in a file of {source.size}")
-    if length * _PRICE > source.size + (40 << 20):
-        raise _bad(f"a header of {length} bytes is too large for a file of {source.size}")
-    try:
-        header = json.loads(
-            source.read(8, length).decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_float=_refuse_number,
-            parse_constant=_refuse_number,
-        )
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise _bad("the header is not JSON") from None
-    if not isinstance(header, dict):
-        raise _bad("the header is no JSON object")
-    return header, 8 + length
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise CheckpointError("duplicate-key", f"key {shown(twice)!r} is set twice", offset=8)
-    return result
-
-
-def _refuse_number(text: str) -> None:
-    raise _bad(f"{shown(text)} is no size")
+    return read_json(source, 8, length, "safetensors-header"), 8 + length
 
 
 def _byte_range(name: str, entry: Any) -> tuple[int, int]:

@@ -69,9 +69,8 @@ class Source:
             yield part
             offset += len(part)
 
-    def crc(self, offset: int, count: int) -> int:
-        """CRC-32 of the `count` bytes at `offset`."""
-        crc = 0
+    def crc(self, offset: int, count: int, crc: int = 0) -> int:
+        """CRC-32 of the `count` bytes at `offset`, continued from that of what came before."""
         for part in self.chunks(offset, count):
             crc = zlib.crc32(part, crc)
         return crc

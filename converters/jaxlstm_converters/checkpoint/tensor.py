@@ -8,114 +8,18 @@ allocated; the bytes are read, and their checksum compared, in `Tensor.__array__
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from .errors import CheckpointError, shown
-from .source import CHUNK, Source
+from .source import CHUNK
+from .storage import Budget, Storage
 
 MAX_NDIM = 64  # torch's own limit, and numpy's
-SLACK = 32 << 20  # bytes that one expanded (stride 0) tensor may need beyond the file's size
-TOTAL_SLACK, TOTAL_FACTOR = 1 << 30, 16  # the same for all tensors: views and ties repeat bytes
 MAX_OVERLAP = 16 << 20  # bytes spanned by a view that reads elements twice, such as unfold's
 BLOCK = 8 << 20  # bytes that a strided read holds beside its result
-
-# Every dtype of torch that numpy or ml_dtypes has, by torch's name.
-DTYPES: dict[str, np.dtype[Any]] = {
-    **{
-        name: np.dtype(name)
-        for name in (
-            *("float16", "float32", "float64", "complex64", "complex128", "bool"),
-            *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-        )
-    },
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
-    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
-}
-
-
-class Budget:
-    """How many bytes the tensors of one file may need, all views written out."""
-
-    def __init__(self, file_size: int) -> None:
-        self._one = file_size + SLACK
-        self._left = TOTAL_FACTOR * file_size + TOTAL_SLACK
-
-    def spend(self, nbytes: int) -> None:
-        """Take `nbytes`, or raise `tensor-budget`."""
-        self._left -= nbytes
-        if nbytes > self._one or self._left < 0:
-            raise CheckpointError(
-                "tensor-budget",
-                f"a tensor of {nbytes} bytes is far more than its file holds; "
-                "save expanded tensors after .contiguous() or .clone()",
-            )
-
-
-@dataclass(slots=True, eq=False)
-class Storage:
-    """A run of bytes in a file, which tensors are views of.
-
-    Attributes:
-        source: the file; None if `data` holds the bytes.
-        offset: first byte.
-        nbytes: length.
-        swapped: the elements are big-endian.
-        crc: the CRC-32 that the container states; None if it states none.
-        dtype: the one dtype it is used with; None until it is used.
-        data: bytes that had to be decoded to be had (text pickles), instead of a file.
-    """
-
-    source: Source | None
-    offset: int
-    nbytes: int
-    swapped: bool = False
-    crc: int | None = None
-    dtype: np.dtype[Any] | None = None
-    data: bytes | None = None
-    _verified: bool = field(default=False, repr=False)
-
-    def use_as(self, dtype: np.dtype[Any]) -> None:
-        """Fix the dtype on first use; a second one is refused."""
-        if self.dtype is not None and self.dtype != dtype:
-            raise CheckpointError(
-                "storage-dtype",
-                f"one storage is used as {self.dtype.name} and as {dtype.name}",
-                offset=self.offset,
-            )
-        self.dtype = dtype
-
-    def read_into(self, start: int, target: memoryview) -> None:
-        """Fill `target` from byte `start` on, once the checksum of the whole run holds."""
-        if self.source is None:
-            assert self.data is not None
-            target[:] = self.data[start : start + len(target)]
-            return
-        self.source.check_unchanged()
-        whole = start == 0 and len(target) == self.nbytes
-        if not whole and self.crc is not None and not self._verified:
-            self._compare(self.source.crc(self.offset, self.nbytes))
-        self.source.read_into(self.offset + start, target)
-        if whole and self.crc is not None:
-            self._compare(zlib.crc32(target))
-        self.source.check_unchanged()
-
-    def _compare(self, crc: int) -> None:
-        if crc != self.crc:
-            assert self.source is not None
-            raise CheckpointError(
-                "crc-mismatch",
-                f"the bytes of a storage have checksum {crc:08x}, not {self.crc:08x}",
-                offset=self.offset,
-                path=self.source.path,
-            )
-        self._verified = True
 
 
 class Tensor:
@@ -166,7 +70,8 @@ class Tensor:
     def name_it(self, name: str, warnings: list[str]) -> None:
         """Tell the tensor its name and where to report what its values hold."""
         if self._warnings is None:
-            self.name, self._warnings = name, warnings
+            self.name = name
+        self._warnings = warnings
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape}, dtype={self.dtype.name})"
@@ -183,14 +88,18 @@ class Tensor:
         raw = np.empty(self.nbytes, np.uint8)
         result = raw.view(self.dtype).reshape(self.shape)
         if self.size:
-            if self._is_contiguous():
-                self.storage.read_into(self._offset * self.dtype.itemsize, raw.data)
-            else:
-                self._gather(result, self._strides, self._offset)
-            if self.storage.swapped:
-                _swap_bytes(raw, self.dtype)
+            self._read(raw, result)
             self._report_nonfinite(result)
         return result if dtype is None else result.astype(dtype, copy=False)
+
+    def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
+        """Fill the array; `raw` is its bytes."""
+        if self._is_contiguous():
+            self.storage.read_into(self._offset * self.dtype.itemsize, raw.data)
+        else:
+            self._gather(result, self._strides, self._offset)
+        if self.storage.swapped:
+            _swap_bytes(raw, self.dtype)
 
     def _is_contiguous(self) -> bool:
         dense = contiguous_strides(self.shape)
@@ -225,6 +134,26 @@ class Tensor:
         text = f"{shown(self.name)!r} holds {bad} values that are NaN or infinite"
         if bad and text not in self._warnings:
             self._warnings.append(text)
+
+
+class StackedTensor(Tensor):
+    """Several tensors, one above the other on the first axis."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        first = parts[0]
+        shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+        strides = contiguous_strides(shape)
+        super().__init__(first.storage, first.dtype, shape, strides=strides, offset=0)
+        self._parts = tuple(parts)
+
+    def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
+        row = byte = 0
+        for part in self._parts:
+            part._read(raw[byte : byte + part.nbytes], result[row : row + part.shape[0]])
+            row += part.shape[0]
+            byte += part.nbytes
 
 
 def make_tensor(

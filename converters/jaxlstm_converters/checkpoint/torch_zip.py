@@ -16,10 +16,10 @@ from .errors import CheckpointError, shown
 from .modules import module_members
 from .names import name_tensors
 from .pickle_machine import PickleMachine
-from .pickle_stream import PickleStream
 from .pickle_vm import run_pickle
 from .source import Source
-from .tensor import Budget, Storage
+from .storage import Budget, Storage
+from .stream import Stream
 from .values import Global, Refused, StorageType
 
 MAX_PICKLE = 256 << 20
@@ -125,7 +125,7 @@ def run_entry(
         )
     if check_crc:
         verify_crc(source, entry)
-    stream = PickleStream(source, entry.offset, entry.offset + entry.size)
+    stream = Stream(source, entry.offset, entry.offset + entry.size)
     machine = PickleMachine(stream, budget, storages.load)
     root = run_pickle(machine)
     if stream.remaining:

@@ -1,4 +1,4 @@
-"""The arguments of pickle opcodes, read from a file a window at a time."""
+"""A run of bytes that is read in order, a window at a time: pickles, and ONNX's protobuf."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from .values import Span
 
 WINDOW = 1 << 16
 MAX_LINE = 4096  # a dotted module name, a number: the arguments of text opcodes
-MAX_LONG = 256  # bytes of an integer; torch's magic number has 10
 
 
-class PickleStream:
-    """The bytes of one pickle, from `offset` to `end` at most, in order."""
+class Stream:
+    """The bytes from `offset` to `end`, in order.
 
-    __slots__ = ("_base", "_buffer", "_end", "_position", "source")
+    Args:
+        source: the file.
+        offset: first byte.
+        end: byte after the last.
+        code: the error code for bytes that make no sense.
+    """
 
-    def __init__(self, source: Source, offset: int, end: int) -> None:
+    __slots__ = ("_base", "_buffer", "_code", "_end", "_position", "source")
+
+    def __init__(
+        self, source: Source, offset: int, end: int, code: str = "pickle-malformed"
+    ) -> None:
         self.source = source
+        self._code = code
         self._base = offset
         self._end = end
         self._buffer = b""
@@ -79,8 +88,8 @@ class PickleStream:
             raise self.malformed("text is not UTF-8") from None
 
     def malformed(self, message: str) -> CheckpointError:
-        """The error for opcodes that make no pickle."""
-        return CheckpointError("pickle-malformed", f"in the pickle, {message}", offset=self.offset)
+        """The error for bytes that make no sense here."""
+        return CheckpointError(self._code, message, offset=self.offset)
 
     def _fill(self, count: int) -> None:
         if count > self.remaining:

@@ -1,0 +1,107 @@
+"""Sharded checkpoints: an index in JSON that says which file holds which tensor.
+
+`{"metadata": {...}, "weight_map": {name: file, ...}}`, as transformers and accelerate write it
+next to safetensors or torch.save files. A shard is a file of the index's own directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from .contents import Checkpoint
+from .errors import CheckpointError, shown
+from .names import Named
+from .source import Source
+from .strict_json import read_json
+
+MAX_INDEX = 64 << 20
+MAX_SHARDS = 400  # each keeps a file open
+
+
+def is_index(head: bytes) -> bool:
+    """Whether a file that starts so can be an index."""
+    return head.lstrip(b" \t\r\n").startswith((b'{"', b"{ ", b"{\n", b"{\r", b"{\t"))
+
+
+def read_sharded(source: Source, read: Callable[[Source], Checkpoint]) -> Checkpoint:
+    """The tensors of all shards, in the order of the index.
+
+    Args:
+        source: the index.
+        read: opens one shard.
+    """
+    if source.size > MAX_INDEX:
+        raise CheckpointError("unknown-format", f"a JSON file of {source.size} bytes is no index")
+    weight_map = _weight_map(source)
+    shards: dict[str, Checkpoint] = {}
+    for file in dict.fromkeys(weight_map.values()):
+        path = _inside(source.path, file)
+        try:
+            shards[file] = read(Source(path))
+        except FileNotFoundError:
+            raise CheckpointError("shard-mismatch", f"shard {shown(file)!r} is missing") from None
+        except CheckpointError as error:
+            error.path = path
+            raise
+    named = _merge(weight_map, shards)
+    kinds = {shard.container for shard in shards.values()}
+    checkpoint = Checkpoint(source.path, f"sharded {' and '.join(sorted(kinds))}", named)
+    for shard in shards.values():
+        checkpoint.metadata |= shard.metadata
+    return checkpoint
+
+
+def _weight_map(source: Source) -> dict[str, str]:
+    index = read_json(source, 0, source.size, "unknown-format")
+    weight_map: Any = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("unknown-format", "this JSON file is no index: it has no weight_map")
+    for file in weight_map.values():
+        if type(file) is not str or file in ("", ".", "..") or set(file) & {"/", "\\", "\0"}:
+            raise CheckpointError(
+                "shard-path", f"shard {shown(repr(file))} is no file beside the index"
+            )
+    if len(set(weight_map.values())) > MAX_SHARDS:
+        raise CheckpointError("shard-mismatch", f"an index of more than {MAX_SHARDS} shards")
+    return weight_map
+
+
+def _inside(index: str, file: str) -> str:
+    """The shard's real path, once it is found to be in the index's directory."""
+    folder = os.path.realpath(os.path.dirname(index) or ".")
+    path = os.path.realpath(os.path.join(folder, file))
+    if os.path.dirname(path) != folder:
+        raise CheckpointError(
+            "shard-path",
+            f"shard {shown(file)!r} is a link that leads out of its directory; "
+            "copy the files themselves into one directory",
+        )
+    return path
+
+
+def _merge(weight_map: dict[str, str], shards: dict[str, Checkpoint]) -> Named:
+    """Refuse, all at once, what the index has and a shard lacks and the other way round."""
+    absent = [name for name, file in weight_map.items() if name not in shards[file]]
+    extra = [
+        name for file, shard in shards.items() for name in shard if weight_map.get(name) != file
+    ]
+    if absent or extra:
+        raise CheckpointError(
+            "shard-mismatch",
+            f"not where the index says: {_list(absent)}; not in the index: {_list(extra)}",
+        )
+    named = Named()
+    named.tensors = {name: shards[file][name] for name, file in weight_map.items()}
+    for shard in shards.values():
+        named.hints |= shard.hints
+        named.warnings += shard.warnings
+    for name, tensor in named.tensors.items():
+        tensor.name_it(name, named.warnings)
+    return named
+
+
+def _list(names: list[str]) -> str:
+    text = ", ".join(shown(name) for name in names[:5])
+    return f"{text} and {len(names) - 5} more" if len(names) > 5 else text or "none"
