@@ -1,0 +1,101 @@
+"""The demo checkpoint in JAX: the model of ``train_demo.py`` in PyTorch and that of ``tag.py`` agree."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = ("punctuation", "tag", "train_demo")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """The scripts, which import one another by name, as Python has it for a script's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in SCRIPTS})
+
+
+@pytest.fixture(scope="module")
+def restorer(examples: SimpleNamespace) -> torch.nn.Module:
+    model = examples.train_demo.Restorer()
+    checkpoint = torch.load(examples.train_demo.CHECKPOINT, weights_only=True)
+    model.load_state_dict(checkpoint["model_state_dict"], strict=True)
+    return model.eval()
+
+
+def test_checkpoint_is_small() -> None:
+    assert (EXAMPLES / "demo.pt").stat().st_size < 300_000
+
+
+def test_scores_are_those_of_the_readme(
+    examples: SimpleNamespace, restorer: torch.nn.Module
+) -> None:
+    """The committed figures are what the committed weights reach on the chapter held out."""
+    readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    scores = examples.train_demo.evaluate(restorer)
+    assert f"F1 of capitals {scores['capital_f1']:.3f}, of marks {scores['mark_f1']:.3f}" in readme
+
+
+def test_whole_model_equals_torch(examples: SimpleNamespace, restorer: torch.nn.Module) -> None:
+    """Every logit of the whole held-out chapter, 11,000 characters, and the text made of them."""
+    original = " ".join(examples.punctuation.read_paragraphs(examples.train_demo.TEST_CHAPTERS))
+    text = examples.punctuation.strip(original).text
+    characters = np.array([examples.punctuation.encode(text)])
+    with torch.no_grad():
+        torch_logits = restorer(torch.tensor(characters))
+        oracle = copy.deepcopy(restorer).double()(torch.tensor(characters))
+    weights, config = examples.tag.load_model()
+    for ours, theirs, exact in zip(
+        examples.tag.logits(weights, jnp.asarray(characters), config=config),
+        torch_logits,
+        oracle,
+        strict=True,
+    ):
+        assert ours.shape == theirs.shape
+        assert rms(ours - exact.numpy()) <= 2 * rms(theirs.numpy() - exact.numpy())
+    capital, mark = torch_logits
+    expected = examples.punctuation.restore(
+        text, (capital[0] > 0).tolist(), mark[0].argmax(-1).tolist()
+    )
+    assert examples.tag.punctuate(original) == expected
+    assert expected != text
+
+
+def rms(difference: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.asarray(difference, np.float64) ** 2)))
+
+
+def test_tag_runs_without_torch(examples: SimpleNamespace) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['tag.py', sys.argv[1]]; "
+        "import tag; tag.main()"
+    )
+    text = "alice opened her eyes and said the queen who is that"
+    done = subprocess.run(
+        [sys.executable, "-c", code, text],
+        cwd=EXAMPLES,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"restored:\n{examples.tag.punctuate(text)}\n" in done.stdout
+
+
+def test_strip_and_restore_are_inverse(examples: SimpleNamespace) -> None:
+    strip, restore = examples.punctuation.strip, examples.punctuation.restore
+    stripped = strip("`Oh, dear!' she said--\"it's a tea-party, isn't it?\"  Well; no.")
+    assert stripped.text == "oh dear she said it's a tea-party isn't it well no"
+    assert restore(*stripped) == "Oh, dear! she said it's a tea-party, isn't it? Well; no."
+    book = strip(" ".join(examples.punctuation.read_paragraphs(range(1, 13))))
+    assert strip(restore(*book)) == book
