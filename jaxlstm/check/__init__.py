@@ -1,0 +1,13 @@
+"""The checker: whether a port of an LSTM is right, and if not, where and why.
+
+torch is not imported here, only by a check that runs against it.
+"""
+
+# Not lazily: a function handed on later would be hidden by the module of the same name.
+from jaxlstm.check.compare import compare as compare
+from jaxlstm.check.report import CheckFailed as CheckFailed
+from jaxlstm.check.report import Item as Item
+from jaxlstm.check.report import Report as Report
+from jaxlstm.check.verify import verify as verify
+
+__all__ = ["CheckFailed", "Item", "Report", "compare", "verify"]

@@ -1,0 +1,33 @@
+"""What was in force while a check ran: versions, device, precision."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from jaxlstm._version import __version__
+from jaxlstm.check import torch_runner
+
+
+def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
+    """Names and values, as read back from the libraries themselves."""
+    device: Any = jax.devices()[0]
+    found = {
+        "jaxlstm": __version__,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": metadata.version("jaxlib"),
+        "numpy": np.__version__,
+        "ml_dtypes": ml_dtypes.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": f"{device.platform}: {device.device_kind}",
+        "jax matmul precision": precision or str(jax.config.read("jax_default_matmul_precision")),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+    return found | (torch_runner.environment() if with_torch else {})

@@ -1,0 +1,182 @@
+"""One verification under way: the port is run on each case, and what is found is gathered.
+
+Nothing is decided here: the criteria measure, and the findings come to items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jax.errors import ConcretizationTypeError, TracerArrayConversionError
+
+from jaxlstm.check import answer, criteria, residual, torch_runner
+from jaxlstm.check.answer import Answer
+from jaxlstm.check.compare import difference
+from jaxlstm.check.findings import Findings
+from jaxlstm.check.inputs import Case
+from jaxlstm.check.port import Port
+from jaxlstm.check.report import Item
+from jaxlstm.config import LSTMConfig
+
+
+@dataclass
+class Run:
+    """A port, what it should be, and by what it is judged."""
+
+    port: Port
+    params: dict[str, np.ndarray]
+    config: LSTMConfig
+    dtype: np.dtype
+    seed: int
+    gradients: bool
+    references: tuple[str, ...]
+    tolerance: tuple[float, float] | None
+    precision: str | None
+    refusal: str = ""  # why the port cannot be run in float64; empty if it can
+    opaque: str = ""  # why JAX cannot differentiate the port; empty if it can
+    findings: Findings = field(default_factory=Findings)
+
+    def try_case(self, case: Case) -> None:
+        """Judge the port on one case."""
+        case = self.port.adapt(case)
+        gradients = self.gradients and case.differentiate
+        if self.tolerance is None:
+            self._semantics(case, gradients)
+        rounded = case.astype(self.dtype)
+        params = {name: a.astype(self.dtype) for name, a in self.params.items()}
+        truth = self._truth(params, rounded, gradients)
+        ours = self._ask(rounded, self.dtype, gradients)
+        self.findings.exact("shape and dtype", case, criteria.form(ours, truth, self.dtype))
+        if criteria.form(ours, truth, ours.outputs.dtype):
+            return  # shapes that differ leave nothing to measure
+        self.findings.exact("NaN mask", case, criteria.masks(ours, truth))
+        if case.name == "ragged":
+            again = self._ask(rounded, self.dtype, gradients)
+            self.findings.exact("repeatable", case, criteria.repeats(ours, again))
+        if self.tolerance is not None:
+            self._within_tolerance(case, ours, truth, self.tolerance)
+        elif self.dtype != np.float64:
+            self._precision(params, rounded, ours, truth)
+
+    def _semantics(self, case: Case, gradients: bool) -> None:
+        """The port in float64 against each reference in float64."""
+        if self.refusal:
+            return
+        try:
+            ours = self._ask(case, np.float64, gradients)
+        except (TypeError, ValueError) as error:
+            if self.dtype == np.float64:
+                raise
+            self.refusal = f"the port refused float64 inputs: {str(error).splitlines()[0]}"
+            return
+        if ours.outputs.dtype != np.float64 and self.dtype != np.float64:
+            self.refusal = f"the port answered float64 inputs in {ours.outputs.dtype}"
+            return
+        truth = self._truth(self.params, case, gradients)
+        if criteria.form(ours, truth, ours.outputs.dtype):
+            return  # told by the working dtype's item
+        rng = np.random.default_rng([self.seed, 99])
+        condition = criteria.conditioning(self.params, self.config, case, truth, rng)
+        for reference in self.references:
+            theirs = truth if reference == "oracle" else self._torch(case, np.float64, gradients)
+            self.findings.measured(
+                f"float64 semantics against {reference}",
+                case,
+                criteria.semantics(ours, theirs, condition),
+            )
+            if ours.gradients and theirs.gradients:
+                found = criteria.gradient_semantics(ours.gradients, theirs.gradients, condition)
+                self.findings.measured(f"float64 gradients against {reference}", case, found)
+
+    def _precision(
+        self, params: Mapping[str, Any], case: Case, ours: Answer, truth: Answer
+    ) -> None:
+        """Errors to float64 beside those of torch and of the equations in NumPy."""
+        gradients = ours.gradients is not None
+        compute = np.promote_types(self.dtype, np.float32)
+        equations = answer.of_oracle(
+            params, self.config, case, dtype=compute, gradients=gradients
+        ).everything()
+        torch = {}
+        if "torch" in self.references:
+            torch = self._torch(case, self.dtype, gradients).everything()
+        true = truth.everything()
+        for name, value in ours.everything().items():
+            rounded = equations[name].astype(self.dtype)
+            ratio = criteria.rms_ratio(
+                f"{case.name}, {name}", value, true[name], rounded, torch.get(name)
+            )
+            self.findings.ratio("gradients" if name.startswith("d ") else "results", ratio)
+
+    def _within_tolerance(
+        self, case: Case, ours: Answer, truth: Answer, tolerance: tuple[float, float]
+    ) -> None:
+        """Every array against the float64 truth, by the caller's tolerance."""
+        rtol, atol = tolerance
+        true = truth.everything()
+        for name, value in ours.everything().items():
+            found = difference(value, true[name], rtol=rtol, atol=atol, equal_nan=True)
+            problem = f"{name}: {found}" if found.mismatched else ""
+            self.findings.exact("within the tolerance", case, problem)
+
+    def residual(self, chosen: Sequence[Case]) -> Iterator[Item]:
+        """The step residual, over the steps of some cases."""
+        if self.tolerance is not None:
+            return
+        name = "step residual"
+        if not self.port.takes_state:
+            yield Item(name, None, detail="the port takes no initial state")
+            return
+        found = residual.step_residual(
+            self.port, self.params, self.config, chosen, self.dtype, precision=self.precision
+        )
+        if found is None:
+            yield Item(
+                name, None, detail="the port does not tell both h_n and c_n, in their shapes"
+            )
+        else:
+            yield Item(name, found.ratio < 1, found.ratio, 1.0, f"worst: {found.where}")
+
+    def untested(self) -> Iterator[Item]:
+        """What the port cannot be asked."""
+        if not self.port.takes_lengths:
+            yield Item("ragged lengths", None, detail="the port takes no seq_lengths")
+        if not self.port.takes_state:
+            yield Item("initial state", None, detail="the port takes no initial_state")
+        if self.opaque:
+            yield Item("gradients", None, detail=self.opaque)
+        elif self.gradients and not self.port.takes_params:
+            detail = "the port holds its own weights; give it a parameter named params"
+            yield Item("gradients of parameters", None, detail=detail)
+        if self.refusal:
+            yield Item("float64 semantics", None, detail=self.refusal)
+
+    def notes(self, against: Sequence[str]) -> Iterator[str]:
+        """What a reader must know to weigh the verdict."""
+        if "torch" in against and "torch" not in self.references:
+            yield "torch is not installed: judged against the oracle alone"
+        if self.tolerance is not None:
+            rtol, atol = self.tolerance
+            yield f"tolerances were set by the caller: rtol={rtol:g}, atol={atol:g}"
+
+    def _truth(self, params: Mapping[str, Any], case: Case, gradients: bool) -> Answer:
+        """The float64 reference on given numbers: the oracle's, or torch's if the oracle is not asked."""
+        if "oracle" in self.references:
+            return answer.of_oracle(params, self.config, case, gradients=gradients)
+        return torch_runner.run(params, self.config, case, np.float64, gradients=gradients)
+
+    def _torch(self, case: Case, dtype: Any, gradients: bool) -> Answer:
+        return torch_runner.run(self.params, self.config, case, dtype, gradients=gradients)
+
+    def _ask(self, case: Case, dtype: Any, gradients: bool) -> Answer:
+        if gradients and not self.opaque:
+            try:
+                return self.port.run(
+                    self.params, case, dtype, gradients=True, precision=self.precision
+                )
+            except (TracerArrayConversionError, ConcretizationTypeError) as error:
+                self.opaque = f"JAX cannot differentiate the port: {str(error).splitlines()[0]}"
+        return self.port.run(self.params, case, dtype, precision=self.precision)

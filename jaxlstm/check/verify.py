@@ -1,0 +1,163 @@
+"""``verify``: the whole verdict on a port.
+
+For each case of :mod:`jaxlstm.check.inputs` the port runs in float64 and in the working dtype, torch and
+the oracle do the same, and the criteria of :mod:`jaxlstm.check.criteria` judge. A port is right when all
+of them hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.check import torch_runner
+from jaxlstm.check.compare import require_numbers, require_tolerances
+from jaxlstm.check.environment import environment
+from jaxlstm.check.inputs import cases
+from jaxlstm.check.port import Port, own_port
+from jaxlstm.check.report import Report
+from jaxlstm.check.run import Run
+from jaxlstm.config import LSTMConfig
+from jaxlstm.params import check_params, init_bound, param_shapes
+from jaxlstm.precision import DTYPES
+
+REFERENCES = ("torch", "oracle")
+Progress = Callable[[int, int, str], None]
+
+
+def verify(
+    port: Callable[..., Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    config: LSTMConfig | None = None,
+    *,
+    dtype: Any = "float32",
+    seed: int = 0,
+    gradients: bool = True,
+    against: Sequence[str] = REFERENCES,
+    rtol: float | None = None,
+    atol: float | None = None,
+    precision: str | None = "highest",
+    progress: Progress | None = None,
+) -> Report:
+    """Whether a port is the LSTM of ``torch.nn.LSTM``, to the last digit that rounding leaves.
+
+    Args:
+      port: ``port(inputs, initial_state, seq_lengths) -> (outputs, (h_n, c_n))`` on time-major JAX
+        arrays; see :mod:`jaxlstm.check.port` for one that takes less, or also ``params``. None: our own
+        jitted ``lstm``.
+      params: arrays under torch's names, of the shapes of :func:`jaxlstm.param_shapes`: the weights that
+        the port has. None: random ones, for a port that takes ``params``.
+      config: the LSTM; its ``batch_first`` and ``dropout`` play no part.
+      dtype: the working dtype: float16, bfloat16, float32 or float64. Semantics are judged in float64
+        whatever it is.
+      seed: of the inputs, and of the params if they are None.
+      gradients: also those of every parameter, the inputs and both states.
+      against: "torch", "oracle" or both; torch only counts if it is installed.
+      rtol, atol: judge by this tolerance in the working dtype, instead of by the criteria for rounding.
+        Both, or neither; the report says so.
+      precision: of the matrix products of a port that sets none; None leaves JAX's default.
+      progress: called as ``progress(done, total, what)``.
+
+    Returns:
+      A report: an item for each criterion and case, and what went untested.
+
+    Raises:
+      TypeError, ValueError: an argument does not fit; the message names it.
+    """
+    if config is None:
+        raise TypeError("config must be an LSTMConfig or LSTMCellConfig, got None")
+    run = Run(
+        port=own_port(config) if port is None else Port.of(port),
+        params=_params(port, params, config, seed),
+        config=config,
+        dtype=_dtype(dtype),
+        seed=seed,
+        gradients=gradients,
+        references=_references(against),
+        tolerance=_tolerance(rtol, atol),
+        precision=precision,
+    )
+    chosen = cases(config, seed)
+    steps = [case.name for case in chosen] + ["step residual", "done"]
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, len(steps) - 1, steps[done])
+
+    for done, case in enumerate(chosen):
+        tell(done)
+        run.try_case(case)
+    tell(len(chosen))
+    items = (*run.findings.items(), *run.residual(chosen[:3]), *run.untested())
+    tell(len(chosen) + 1)
+    name = "jaxlstm.lstm" if port is None else getattr(port, "__name__", type(port).__name__)
+    return Report(
+        f"{name} as {config}, {run.dtype}",
+        items,
+        notes=tuple(run.notes(against)),
+        settings={
+            "port": name,
+            "config": repr(config),
+            "dtype": str(run.dtype),
+            "seed": seed,
+            "gradients": gradients,
+            "against": ", ".join(run.references),
+            "rtol": rtol,
+            "atol": atol,
+            "precision": str(precision),
+        },
+        environment=environment(precision, with_torch="torch" in run.references),
+    )
+
+
+def _params(
+    port: Any, params: Mapping[str, Any] | None, config: LSTMConfig, seed: int
+) -> dict[str, np.ndarray]:
+    if params is not None:
+        check_params(params, config)
+        return {name: require_numbers(name, params[name]) for name in param_shapes(config)}
+    if port is not None and not Port.of(port).takes_params:
+        raise TypeError(
+            "params must be the weights that the port has, under torch's names; they may be left out "
+            "only for a port with a parameter named params"
+        )
+    rng = np.random.default_rng(seed)
+    bound = init_bound(config)
+    return {
+        name: rng.uniform(-bound, bound, shape).astype(np.float32)
+        for name, shape in param_shapes(config).items()
+    }
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    import jax.numpy as jnp
+
+    found = jnp.dtype(dtype)
+    if found not in DTYPES:
+        raise ValueError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
+    return found
+
+
+def _references(against: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(against, str):
+        against = (against,)
+    unknown = [name for name in against if name not in REFERENCES]
+    if unknown or not against:
+        raise ValueError(f"against must name some of {REFERENCES}, got {tuple(against)}")
+    found = tuple(
+        name
+        for name in REFERENCES
+        if name in against and (name != "torch" or torch_runner.is_available())
+    )
+    if not found:
+        raise ValueError(
+            "against asks for torch alone, and torch is not installed; install torch, or add 'oracle'"
+        )
+    return found
+
+
+def _tolerance(rtol: float | None, atol: float | None) -> tuple[float, float] | None:
+    require_tolerances(rtol, atol)
+    return None if rtol is None or atol is None else (rtol, atol)
