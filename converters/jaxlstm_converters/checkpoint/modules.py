@@ -22,8 +22,7 @@ def module_members(value: Foreign) -> Iterator[tuple[str, Any]] | None:
 
 
 def _members(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    unsaved = state.get("_non_persistent_buffers_set")
-    left_out = unsaved.items if isinstance(unsaved, Foreign) else []
+    left_out = _set_members(state.get("_non_persistent_buffers_set"))
     for group in ("_parameters", "_buffers", "_modules"):
         entries = state.get(group, {})
         if not isinstance(entries, dict):
@@ -38,3 +37,11 @@ def _members(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
                     "foreign-weight", f"{name!r} is made by a call that is not made here"
                 )
             yield name, member
+
+
+def _set_members(value: Any) -> list[Any]:
+    """Of a set: its items since pickle protocol 4, its one argument before."""
+    if not isinstance(value, Foreign):
+        return []
+    argument = value.args[0] if value.args else []
+    return value.items + (argument if type(argument) is list else [])

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 NUMERIC = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
 
+# Pickle protocols 0 to 2 write b"" as bytes().
+_BYTES = {Global("__builtin__", "bytes"), Global("builtins", "bytes")}
+
 
 def dtype(machine: PickleMachine, args: tuple[Any, ...]) -> NumpyDtype:
     """numpy.dtype(code, align, copy)."""
@@ -108,6 +111,8 @@ def _fill(
 def _stored(machine: PickleMachine, data: Any) -> Storage:
     if isinstance(data, Span):
         return Storage(data.source, data.offset, data.length)
+    if isinstance(data, Foreign) and data.cls in _BYTES and not data.args:
+        data = b""
     if type(data) is str:  # Python 2 wrote bytes and text alike
         data = _latin1(machine, data)
     if type(data) is not bytes:

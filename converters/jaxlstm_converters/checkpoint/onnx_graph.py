@@ -112,7 +112,8 @@ def _read_graph(model: Model, graph: Message, depth: int) -> None:
             model.lstm_nodes.append(LSTMNode(name, tuple(node.texts(1)), attributes))
         elif kind == "Constant" and "value" in attributes:
             for constant in attributes["value"].messages(5):
-                _read_tensor(model, constant, outputs[0], listed=False)
+                # Inlining a function turns its initializers into constants that keep their name.
+                _read_tensor(model, constant, outputs[0], listed=constant.text(8) != "")
         else:
             for attribute in attributes.values():
                 for inner in (*attribute.messages(6), *attribute.messages(11)):

@@ -214,7 +214,7 @@ class PickleMachine:
         elif callee.module.startswith("torch") and callee.name.startswith("_rebuild_"):
             self.push(Refused(f"{callee.name.removeprefix('_rebuild_')} ({callee})"), PRICE)
         else:
-            self.push(Foreign(callee), 3 * PRICE)
+            self.push(Foreign(callee, args), 3 * PRICE)
 
     def build(self, state: Any) -> None:
         """Give the value on top a state."""

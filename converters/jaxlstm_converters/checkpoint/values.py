@@ -43,14 +43,16 @@ class Foreign:
 
     Attributes:
         cls: the class or function.
+        args: what it was called with.
         state: what BUILD set: the `__dict__` of an nn.Module that was saved whole.
-        items: the members of a set. Other items are dropped.
+        items: the members of a set or list. Keys and their values are dropped.
     """
 
-    __slots__ = ("cls", "items", "state")
+    __slots__ = ("args", "cls", "items", "state")
 
-    def __init__(self, cls: Global) -> None:
+    def __init__(self, cls: Global, args: tuple[Any, ...] = ()) -> None:
         self.cls = cls
+        self.args = args
         self.state: Any = None
         self.items: list[Any] = []
 

@@ -1,0 +1,142 @@
+"""The stream that torch wrote before 1.6, and the tar of torch 0.1."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
+
+from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint, flattened
+from tests.checkpoint.test_torch_zip import DTYPES, random_tensor
+from tests.checkpoint.trees import TREES
+from tests.wheels import fetch_pinned
+
+
+def check(path: Path, saved: Any, **options: Any) -> None:
+    """Compared with what was saved: torch cannot load its own legacy files of uint16 or float8."""
+    torch.save(saved, path, _use_new_zipfile_serialization=False, **options)
+    ours = read_checkpoint(path)
+    assert_same_checkpoint(ours, flattened(saved))
+    assert ours.container == "torch legacy"
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_trees(tmp_path: Path, tree: str) -> None:
+    check(tmp_path / "a.pt", TREES[tree]())
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_protocols(tmp_path: Path, protocol: int) -> None:
+    check(tmp_path / "a.pt", TREES["state_dict"](), pickle_protocol=protocol)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(tmp_path: Path, dtype: str) -> None:
+    check(tmp_path / "a.pt", {"a": random_tensor(dtype, (5, 3)), "b": random_tensor(dtype, (), 1)})
+
+
+def test_whole_module_with_its_source(tmp_path: Path) -> None:
+    """The source of its class is in the file, and is passed over."""
+    module = torch.nn.Sequential(torch.nn.LSTM(2, 3), torch.nn.Linear(3, 1))
+    torch.save(module, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    assert b"class Linear(Module)" in (tmp_path / "a.pt").read_bytes()
+    assert_same_checkpoint(read_checkpoint(tmp_path / "a.pt"), module.state_dict())
+
+
+@pytest.mark.network
+def test_resemblyzer() -> None:
+    path = fetch_pinned("resemblyzer", "resemblyzer/pretrained.pt")
+    ours = read_checkpoint(path)
+    theirs = flattened(torch.load(path, map_location="cpu", weights_only=True))
+    assert_same_checkpoint(ours, theirs)
+    assert ours["model_state.lstm.weight_hh_l2"].shape == (1024, 256)
+    assert any(name.startswith("optimizer_state.state.") for name in ours)
+
+
+def test_storage_views_of_torch_0_4(tmp_path: Path) -> None:
+    """A storage that is part of another one: (key, offset, size) after the persistent id."""
+    torch.save({"w": torch.arange(8.0)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    raw = (tmp_path / "a.pt").read_bytes()
+    view = b"(X\x01\x00\x00\x007K\x02K\x05t"
+    at = raw.index(b"K\x08N") + 2  # numel, then None: the whole storage
+    raw = raw[:at] + view + raw[at + 1 :]
+    raw = raw.replace(b"K\x00K\x08\x85", b"K\x01K\x04\x85")  # offset 1, size (4,)
+    (tmp_path / "a.pt").write_bytes(raw)
+    theirs = torch.load(tmp_path / "a.pt", weights_only=True)["w"]
+    assert theirs.tolist() == [3.0, 4.0, 5.0, 6.0]
+    assert_same_bits(read_checkpoint(tmp_path / "a.pt")["w"], theirs)
+
+
+def write_tar(path: Path, arrays: dict[str, np.ndarray], edit: Any = None) -> None:
+    """What torch 0.1 wrote for a dict of float32 tensors; each a transposed view from element 1."""
+    storages, tensors = io.BytesIO(), io.BytesIO()
+    pickle.dump(len(arrays) + 1, storages, 2)
+    for key, array in enumerate([np.zeros(0, np.float32), *arrays.values()]):
+        pickle.dump((key, "cpu", torch.FloatStorage), storages, 2)
+        storages.write(struct.pack("<q", array.size) + array.tobytes())
+    # a view: storage 100 is storage 1 without its first element
+    first = next(iter(arrays.values()))
+    pickle.dump([(100, 1, 1, first.size - 1)], storages, 2)
+    pickle.dump(len(arrays) + 1, tensors, 2)
+    for key, array in enumerate(arrays.values(), 1):
+        pickle.dump((key, key, torch.FloatTensor), tensors, 2)
+        tensors.write(struct.pack("<iiqqqqq", 2, 0, *array.shape[::-1], 1, array.shape[1], 0))
+    pickle.dump((50, 100, torch.FloatTensor), tensors, 2)
+    tensors.write(struct.pack("<iiqqq", 1, 0, first.size - 2, 1, 1))
+    tree = io.BytesIO()
+    pickler = pickle.Pickler(tree, 2)
+    keys = {name: str(key) for key, name in enumerate(arrays, 1)} | {"view": "50"}
+    pickler.persistent_id = lambda value: value.key if isinstance(value, _Key) else None  # type: ignore[method-assign]
+    pickler.dump({name: _Key(key) for name, key in keys.items()})
+    system = {"protocol_version": 1000, "little_endian": True, "type_sizes": {}}
+    members = {
+        "sys_info": pickle.dumps(system, 2),
+        "pickle": tree.getvalue(),
+        "tensors": tensors.getvalue(),
+        "storages": storages.getvalue(),
+    }
+    with tarfile.open(path, "w:", format=tarfile.PAX_FORMAT) as archive:
+        for name, raw in members.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(raw), 1.5
+            archive.addfile(edit(info) if edit else info, io.BytesIO(raw))
+
+
+class _Key:
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def test_tar(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "lstm.w": rng.normal(size=(3, 4)).astype(np.float32),
+        "b": rng.normal(size=(2, 5)).astype(np.float32),
+    }
+    write_tar(tmp_path / "a.tar", arrays)
+    ours = read_checkpoint(tmp_path / "a.tar")
+    assert ours.container == "torch legacy tar"
+    assert_same_checkpoint(ours, torch.load(tmp_path / "a.tar", weights_only=False))
+    np.testing.assert_array_equal(ours["lstm.w"], arrays["lstm.w"].T)
+    np.testing.assert_array_equal(ours["view"], arrays["lstm.w"].reshape(-1)[2:])
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
+def test_tar_with_links_is_refused(tmp_path: Path, kind: bytes) -> None:
+    def edit(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        if info.name == "tensors":
+            info.type, info.linkname = kind, "storages"
+        return info
+
+    write_tar(tmp_path / "a.tar", {"w": np.ones((2, 2), np.float32)}, edit)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "a.tar")
+    assert caught.value.code == "tar-entry"

@@ -1,0 +1,115 @@
+"""Whole pickled modules whose classes are not installed, and hyper-parameters of foreign classes."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
+
+from tests.checkpoint.compare import assert_same_checkpoint
+from tests.wheels import fetch_pinned
+
+SOURCE = """
+import enum
+import torch
+
+class Mode(enum.Enum):
+    FAST = 1
+
+class Config(dict):
+    def __getattr__(self, name):
+        return self[name]
+
+class Tracker:
+    def __init__(self):
+        self.best = torch.ones(3)
+
+class Tagger(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(7, 5)
+        self.lstm = torch.nn.LSTM(5, 4, 2, batch_first=True, dropout=0.25, bidirectional=True)
+        self.cells = torch.nn.ModuleList([torch.nn.LSTMCell(8, 3, bias=False)])
+        self.head = torch.nn.Linear(3, 7)
+        self.head.register_buffer("seen", torch.arange(3))
+        self.head.register_buffer("scratch", torch.arange(4), persistent=False)
+        self.register_parameter("nothing", None)
+        self.config = Config(mode=Mode.FAST, owner=self)
+        self.register_forward_hook(print)
+"""
+
+
+@pytest.fixture
+def foreign() -> Iterator[Any]:
+    """A module that exists while files are written and is gone when they are read."""
+    module = types.ModuleType("their_project")
+    exec(SOURCE, vars(module))
+    sys.modules["their_project"] = module
+    yield module
+    sys.modules.pop("their_project", None)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+def test_whole_module(tmp_path: Path, foreign: Any, zipped: bool) -> None:
+    module = foreign.Tagger()
+    expected = module.state_dict()
+    torch.save(module, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    del sys.modules["their_project"]
+    ours = read_checkpoint(tmp_path / "a.pt")
+    assert_same_checkpoint(ours, expected)
+    assert ours.hints == {"lstm.": {"batch_first": True, "dropout": 0.25}}
+
+
+def test_module_within_a_dict(tmp_path: Path, foreign: Any) -> None:
+    wrapped = torch.nn.DataParallel(foreign.Tagger())
+    torch.save({"model": wrapped, "epoch": 1}, tmp_path / "a.pt")
+    del sys.modules["their_project"]
+    ours = read_checkpoint(tmp_path / "a.pt")
+    expected = {f"model.{name}": t for name, t in wrapped.state_dict().items()}
+    assert_same_checkpoint(ours, expected)
+    assert ours.hints == {"model.module.lstm.": {"batch_first": True, "dropout": 0.25}}
+
+
+def test_lightning_checkpoint(tmp_path: Path, foreign: Any) -> None:
+    """Hyper-parameters of foreign classes are placeholders; the weights load."""
+    module = foreign.Tagger()
+    saved = {
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": module.state_dict(),
+        "hparams_name": "config",
+        "hyper_parameters": foreign.Config(mode=foreign.Mode.FAST, rates={0.1, 0.2}),
+        "callbacks": {foreign.Tracker: {"best": foreign.Tracker()}},
+        "path": Path("somewhere"),
+    }
+    torch.save(saved, tmp_path / "a.ckpt")
+    del sys.modules["their_project"]
+    with pytest.raises(Exception, match="weights_only"):
+        torch.load(tmp_path / "a.ckpt", weights_only=True)
+    ours = read_checkpoint(tmp_path / "a.ckpt")
+    expected = {f"state_dict.{name}": t for name, t in module.state_dict().items()}
+    assert_same_checkpoint(ours, expected)
+    assert ours.warnings == [
+        "1 tensors are held by objects of classes that are not read; they are left out"
+    ]
+
+
+def test_a_foreign_object_alone_is_refused(tmp_path: Path, foreign: Any) -> None:
+    torch.save(foreign.Tracker(), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"their_project\.Tracker") as caught:
+        read_checkpoint(tmp_path / "a.pt")
+    assert caught.value.code == "foreign-root"
+
+
+@pytest.mark.network
+def test_beatnet_module_equals_its_state_dict() -> None:
+    module = read_checkpoint(fetch_pinned("beatnet", "BeatNet/models/model-1.pt"))
+    weights = fetch_pinned("beatnet", "BeatNet/models/model_1_weights.pt")
+    assert_same_checkpoint(module, torch.load(weights, weights_only=True))
+    assert module.hints["lstm."] == {"batch_first": True, "dropout": 0.0}

@@ -1,0 +1,124 @@
+"""npy, npz, pickles of numpy arrays, and pickles of tensors that torch.save did not write."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
+
+from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint, flattened
+from tests.checkpoint.trees import TREES
+from tests.wheels import fetch_pinned
+
+DTYPES = ["?", "i1", "u1", "<i2", "<u4", "<i8", "<f2", "<f4", "<f8", "<c8", "<c16", ">f4", ">i8"]
+
+
+def arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    made = {code: (rng.normal(size=(3, 5)) * 9).astype(code) for code in DTYPES}
+    made |= {f"T{code}": array.T for code, array in made.items()}
+    return made | {
+        "F3": np.asfortranarray(rng.normal(size=(2, 3, 4))),
+        "scalar": np.array(2.5),
+        "empty": np.zeros((0, 3), np.float32),
+        "strided": np.arange(20.0)[::3],
+    }
+
+
+def assert_same_arrays(ours: Any, theirs: dict[str, np.ndarray]) -> None:
+    assert list(ours) == list(theirs)
+    for name, array in theirs.items():
+        native = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+        assert_same_bits(ours[name], native)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles(tmp_path: Path, protocol: int) -> None:
+    saved = {"lstm": arrays(), "epoch": np.int64(3), "names": np.array(["a", "b"]), "n": [1, 2.0]}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, protocol))
+    ours = read_checkpoint(tmp_path / "a.pkl")
+    assert ours.container == "numpy pickle"
+    assert_same_arrays(ours, {f"lstm.{name}": array for name, array in arrays().items()})
+
+
+def test_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **arrays(), words=np.array(["no", "number"]))  # type: ignore[arg-type]
+    ours = read_checkpoint(tmp_path / "a.npz")
+    assert ours.container == "npz"
+    assert_same_arrays(ours, arrays())
+    assert ours.warnings == ["'words' holds no numbers; it is left out"]
+
+
+def test_compressed_npz_is_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", w=np.zeros(1000))
+    with pytest.raises(CheckpointError, match=r"numpy\.savez") as caught:
+        read_checkpoint(tmp_path / "a.npz")
+    assert caught.value.code == "zip-compressed"
+
+
+def test_npz_checksum(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", w=np.arange(9.0), v=np.arange(3.0))
+    raw = bytearray((tmp_path / "a.npz").read_bytes())
+    raw[raw.index(np.arange(9.0).tobytes()) + 33] ^= 1
+    (tmp_path / "a.npz").write_bytes(raw)
+    ours = read_checkpoint(tmp_path / "a.npz")
+    np.testing.assert_array_equal(ours["v"], np.arange(3.0))
+    with pytest.raises(CheckpointError) as caught:
+        np.asarray(ours["w"])
+    assert caught.value.code == "crc-mismatch"
+    with pytest.raises(CheckpointError):
+        np.asarray(read_checkpoint(tmp_path / "a.npz")["w"])
+    assert read_checkpoint(tmp_path / "a.npz", check_crc=False)["w"].shape == (9,)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_npy(tmp_path: Path, version: tuple[int, int]) -> None:
+    array = np.arange(6, dtype=">i4").reshape(2, 3)
+    with open(tmp_path / "a.npy", "wb") as file:
+        np.lib.format.write_array(file, array, version)
+    assert_same_arrays(read_checkpoint(tmp_path / "a.npy"), {"": array})
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_plain_pickles_of_tensors(tmp_path: Path, tree: str, protocol: int) -> None:
+    """pickle.dump writes each storage as a whole legacy file."""
+    saved = TREES[tree]()
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, protocol))
+    ours = read_checkpoint(tmp_path / "a.pkl")
+    assert ours.container == "torch pickle"
+    assert_same_checkpoint(ours, flattened(saved))
+
+
+def test_python_2_text_pickle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(2)}, 0))
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "a.pkl")
+    assert caught.value.code == "unknown-format"
+
+
+def test_python_2_binary_pickle(tmp_path: Path) -> None:
+    """Python 2 writes str as SHORT_BINSTRING, text and bytes alike."""
+    array = np.array([1.5, -2.0, 3e30], "<f4")
+    head = b"\x80\x02}(U\x01w"
+    raw = array.tobytes()
+    body = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x03\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89U" + bytes([len(raw)]) + raw + b"tb"
+    )
+    (tmp_path / "a.pkl").write_bytes(head + body + b"u.")
+    assert pickle.loads(head + body + b"u.", encoding="latin1")["w"].tolist() == array.tolist()
+    assert_same_arrays(read_checkpoint(tmp_path / "a.pkl"), {"w": array})
+
+
+@pytest.mark.network
+def test_g2pm() -> None:
+    path = fetch_pinned("g2pM", "g2pM/np_ckpt.pkl")
+    theirs = pickle.loads(path.read_bytes())
+    assert_same_arrays(read_checkpoint(path), theirs)
+    assert theirs["lstm.weight_hh_l0_reverse"].shape == (128, 32)

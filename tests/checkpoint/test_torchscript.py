@@ -1,0 +1,68 @@
+"""TorchScript archives: parameters and buffers under the names of state_dict()."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxlstm_converters.checkpoint import read_checkpoint
+
+from tests.checkpoint.compare import assert_same_bits
+from tests.wheels import fetch_pinned
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")
+
+
+class Tagger(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.LSTM(5, 4, 2, bidirectional=True)
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(8, 3), torch.nn.Linear(3, 2)])
+        self.register_buffer("seen", torch.arange(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.lstm(x)[0]
+        for layer in self.layers:
+            y = layer(y)
+        return y
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_names_and_bits(tmp_path: Path, how: str) -> None:
+    module = Tagger()
+    make = {"script": torch.jit.script, "trace": lambda m: torch.jit.trace(m, torch.ones(2, 3, 5))}
+    compiled = make[how](module)
+    torch.jit.save(compiled, tmp_path / "a.pt")
+    ours = read_checkpoint(tmp_path / "a.pt")
+    assert ours.container == "TorchScript"
+    constants = {name for name in ours if name.startswith("CONSTANTS.")}
+    assert ours.keys() - constants == module.state_dict().keys()
+    for name, tensor in module.state_dict().items():
+        assert_same_bits(ours[name], tensor)
+
+
+def test_a_frozen_module_keeps_its_weights_as_constants(tmp_path: Path) -> None:
+    module = torch.nn.Linear(3, 2).eval()
+    torch.jit.save(torch.jit.freeze(torch.jit.script(module)), tmp_path / "a.pt")
+    ours = read_checkpoint(tmp_path / "a.pt")
+    assert all(name.startswith("CONSTANTS.c") for name in ours)
+    arrays = [np.asarray(tensor).tolist() for tensor in ours.values()]
+    assert module.weight.tolist() in arrays
+    assert module.bias.tolist() in arrays
+
+
+@pytest.mark.network
+def test_silero() -> None:
+    path = fetch_pinned("silero-vad", "silero_vad/data/silero_vad.jit")
+    ours = read_checkpoint(path)
+    theirs = dict(torch.jit.load(path).state_dict())
+    assert theirs.keys() <= ours.keys()
+    for name, tensor in theirs.items():
+        assert_same_bits(ours[name], tensor)
+    # what is no parameter: two plain attributes and a constant of the program
+    assert ours.keys() - theirs.keys() == {"_state", "_context", "CONSTANTS.c0"}
+    assert ours["_model.decoder.rnn.weight_ih"].shape == (512, 128)
+    assert ours["_model_8k.decoder.rnn.weight_hh"].shape == (512, 128)
