@@ -28,11 +28,10 @@ def tanh(x: jax.Array) -> jax.Array:
     """The hyperbolic tangent, any shape; float32 by the formula above, other dtypes by XLA's own."""
     if x.dtype != jnp.float32:
         return jnp.tanh(x)
-    square = x * x
-    near_zero = x + x * square * jnp.polyval(jnp.array(_TANH_POLYNOMIAL, x.dtype), square)
-    magnitude = jnp.abs(x)
-    beyond = jnp.copysign(1 - 2 / (jnp.exp(2 * magnitude) + 1), x)
-    return jnp.where(magnitude < 0.625, near_zero, beyond)
+    size, square = jnp.abs(x), x * x
+    near_zero = size + size * square * jnp.polyval(jnp.array(_TANH_POLYNOMIAL, x.dtype), square)
+    beyond = 1 - 2 / (jnp.exp(2 * size) + 1)
+    return jnp.copysign(jnp.where(size < 0.625, near_zero, beyond), x)
 
 
 @tanh.defjvp

@@ -165,7 +165,11 @@ def assert_matches(actual: Results, dtype: Any, torch_own: Results, truth: Resul
         return
     for gradients in (False, True):
         ours, theirs = (
-            rms(np.concatenate([_error(r[n], truth[n]) for n in truth if n.startswith("d ") == gradients]))
+            rms(
+                np.concatenate(
+                    [_error(r[n], truth[n]) for n in truth if n.startswith("d ") == gradients]
+                )
+            )
             for r in (wide, torch_own)
         )
         what = "gradients" if gradients else "values"

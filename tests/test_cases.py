@@ -29,7 +29,11 @@ Forward = Callable[[Any, Any, Any, Any], Any]
 def reference(case: Case, dtype: np.dtype) -> tuple[Arrays, Results, Results]:
     """What goes in, torch's own answer in this dtype, and the truth: torch's in float64."""
     arrays = draw(case, dtype)
-    return arrays, run_torch(case, arrays, TORCH_DTYPES[dtype]), run_torch(case, arrays, torch.float64)
+    return (
+        arrays,
+        run_torch(case, arrays, TORCH_DTYPES[dtype]),
+        run_torch(case, arrays, torch.float64),
+    )
 
 
 def check(case: Case, dtype: Any, forward: Forward) -> None:
@@ -107,7 +111,15 @@ def test_some_covers_every_pair_of_settings() -> None:
 
     def columns(case: Case) -> tuple:
         c = case.config
-        return (c.num_layers, c.bias, c.bidirectional, c.batch_first, c.proj_size, case.ragged, case.with_state)
+        return (
+            c.num_layers,
+            c.bias,
+            c.bidirectional,
+            c.batch_first,
+            c.proj_size,
+            case.ragged,
+            case.with_state,
+        )
 
     def pairs(cases: list[Case]) -> set:
         rows = [columns(case) for case in cases]

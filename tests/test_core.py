@@ -1,0 +1,142 @@
+"""What the table of cases leaves out: single sequences, state handed on, precision, initialisation."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+import jaxlstm
+from jaxlstm import LSTMConfig, init_params, lstm, lstm_cell
+from jaxlstm.activations import sigmoid, tanh
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("with_state", [True, False])
+def test_one_sequence_alone(with_state: bool, batch_first: bool) -> None:
+    module = torch.nn.LSTM(3, 5, 2, bidirectional=True, proj_size=2, batch_first=batch_first)
+    params, config = jaxlstm.from_torch(module)
+    x = torch.randn(7, 3)
+    state = (torch.randn(4, 2), torch.randn(4, 5)) if with_state else None
+    wanted, (h_n, c_n) = module(x, state)
+    given = None if state is None else tuple(s.numpy() for s in state)
+    outputs, final = jax.jit(lambda p, x, s: lstm(p, x, s, config=config))(params, x.numpy(), given)
+    for ours, theirs in ((outputs, wanted), (final.h, h_n), (final.c, c_n)):
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
+def test_state_handed_on_is_one_long_call(dtype: type) -> None:
+    """Bit for bit, in half precision too, since the state is rounded after each step."""
+    config = LSTMConfig(3, 5, num_layers=2)
+    params = init_params(jax.random.key(0), config, dtype=dtype)
+    x = jax.random.normal(jax.random.key(1), (9, 4, 3)).astype(dtype)
+    run = jax.jit(lambda x, state: lstm(params, x, state, config=config))
+    zeros = jaxlstm.LSTMState(*(jnp.zeros(shape, dtype) for shape in config.state_shapes(4)))
+    whole, final = run(x, zeros)
+    first, state = run(x[:4], zeros)
+    second, state = run(x[4:], state)
+    np.testing.assert_array_equal(jnp.concatenate([first, second]), whole)
+    np.testing.assert_array_equal(state.c, final.c)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batched", [True, False])
+def test_lstm_cell_is_torchs(bias: bool, batched: bool) -> None:
+    cell = torch.nn.LSTMCell(3, 5, bias=bias)
+    params, config = jaxlstm.from_torch(cell)
+    assert config == jaxlstm.LSTMCellConfig(3, 5, bias=bias)
+    batch = (4,) if batched else ()
+    x, h, c = torch.randn(*batch, 3), torch.randn(*batch, 5), torch.randn(*batch, 5)
+    for state in (None, (h, c)):
+        wanted = cell(x, state)
+        given = None if state is None else tuple(s.numpy() for s in state)
+        for ours, theirs in zip(lstm_cell(params, x.numpy(), given), wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-7)
+
+
+def test_a_cells_parameters_run_over_time_too() -> None:
+    cell = torch.nn.LSTMCell(3, 5)
+    params, config = jaxlstm.from_torch(cell)
+    x, state = torch.randn(6, 4, 3), None
+    for step in x:
+        state = cell(step, state)
+    assert state is not None
+    _, final = lstm(params, x.numpy(), config=config)
+    np.testing.assert_allclose(final.c[0], state[1].detach().numpy(), rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("highest", "HIGHEST"), ("tensorfloat32", "HIGH"), ("bfloat16", "DEFAULT")],
+)
+def test_precision_reaches_every_product(setting: str, expected: str) -> None:
+    """Forwards and backwards, in the program that goes to the compiler."""
+    config = LSTMConfig(3, 5, num_layers=2, bidirectional=True, proj_size=2)
+    params = init_params(jax.random.key(0), config)
+
+    def loss(params, x):
+        return lstm(params, x, config=config, precision=setting)[0].sum()
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(params, jnp.ones((4, 2, 3))).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    found = [re.findall(r"precision = \[(\w+), (\w+)\]", line) for line in products]
+    assert len(products) >= 4 * 3 * 3  # four directions; W_ih, W_hh, W_hr; forwards and twice back
+    if expected == "DEFAULT":  # the printer leaves the default out
+        assert all(f in ([], [("DEFAULT", "DEFAULT")]) for f in found)
+    else:
+        assert all(f == [(expected, expected)] for f in found)
+
+
+def test_initialisation_is_torchs_distribution() -> None:
+    config = LSTMConfig(50, 100, num_layers=2)
+    params = init_params(jax.random.key(0), config)
+    bound = 100**-0.5
+    for name, value in params.items():
+        flat = np.asarray(value).ravel()
+        assert -bound <= flat.min() < flat.max() < bound, name
+        spread = bound / 3**0.5 / flat.size**0.5  # of the mean of a uniform distribution
+        assert abs(flat.mean()) < 5 * spread, name
+        assert flat.max() > bound * (1 - 20 / flat.size), name
+    pooled = np.concatenate([np.asarray(v).ravel() for v in params.values()])
+    np.testing.assert_allclose(pooled.std(), bound / 3**0.5, rtol=0.01)
+    assert (
+        np.abs(params["bias_ih_l0"] - params["bias_hh_l0"]).min() > 0
+    )  # each from a key of its own
+
+
+def ulp_errors(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return np.abs(ours - truth) / np.spacing(np.abs(truth).astype(np.float32)).astype(np.float64)
+
+
+def test_activations_are_as_exact_as_promised() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([s * rng.standard_normal(500_000) for s in (0.01, 0.3, 1, 4)]).astype(
+        np.float32
+    )
+    wide = x.astype(np.float64)
+    for function, truth, largest, root_mean_square in (
+        (tanh, np.tanh(wide), 1.4, 0.32),
+        (sigmoid, 1 / (1 + np.exp(-wide)), 2.1, 0.56),
+    ):
+        errors = ulp_errors(np.asarray(jax.jit(function)(x), np.float64), truth)
+        assert errors.max() <= largest
+        assert np.sqrt(np.mean(errors**2)) <= root_mean_square
+
+
+def test_tanh_at_the_edges_and_its_derivative() -> None:
+    edges = jnp.array([0.0, -0.0, jnp.inf, -jnp.inf, jnp.nan, 1e-30, 0.625, -0.625, 90.0, -1e30])
+    np.testing.assert_allclose(tanh(edges), np.tanh(np.asarray(edges)), rtol=2e-7)
+    assert np.signbit(tanh(edges))[1]
+    x = jnp.linspace(-6, 6, 101)
+    np.testing.assert_allclose(
+        jax.vmap(jax.grad(tanh))(x), 1 / np.cosh(np.asarray(x, np.float64)) ** 2, rtol=2e-3
+    )
+    np.testing.assert_allclose(
+        jax.vmap(jax.grad(tanh))(x[40:61]), 1 - np.tanh(np.asarray(x[40:61])) ** 2, rtol=1e-6
+    )

@@ -1,0 +1,182 @@
+"""The Flax modules as Flax modules: construction, transformations, cells in flax's own RNN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxlstm
+from jaxlstm import LSTMState, lstm, lstm_cell
+
+X = jax.random.normal(jax.random.key(0), (7, 4, 3))
+
+
+def close(actual: Any, wanted: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, wanted)
+
+
+def test_torchs_positional_arguments() -> None:
+    arguments = (3, 5, 2, False, True, 0.5, True, 4)
+    config = jaxlstm.LSTMConfig(*arguments)
+    assert jaxlstm.nnx.LSTM(*arguments, rngs=nnx.Rngs(0)).config == config
+    assert jaxlstm.linen.LSTM(*arguments).config == config
+    assert jaxlstm.nnx.LSTMCell(3, 5, False, rngs=nnx.Rngs(0)).config.bias is False
+    assert jaxlstm.linen.LSTMCell(3, 5, False).config.bias is False
+
+
+@pytest.mark.parametrize("bad", [{"proj_size": 5}, {"dropout": -1.0}, {"bias": 1}])
+def test_bad_arguments_raise(bad: dict) -> None:
+    with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
+        jaxlstm.nnx.LSTM(3, 5, 2, rngs=nnx.Rngs(0), **bad)
+    with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
+        jaxlstm.linen.LSTM(3, 5, 2, **bad).init(jax.random.key(0), X)
+
+
+def test_nnx_parameters_have_torchs_names_and_distribution() -> None:
+    model = jaxlstm.nnx.LSTM(3, 400, rngs=nnx.Rngs(0))
+    names = set(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    assert names == set(jaxlstm.param_shapes(model.config))
+    weights = np.asarray(model.params["weight_hh_l0"])
+    assert np.abs(weights).max() < 0.05
+    np.testing.assert_allclose(weights.std(), 0.05 / 3**0.5, rtol=0.01)
+
+
+def test_linen_parameters_have_torchs_names_and_distribution() -> None:
+    model = jaxlstm.linen.LSTM(3, 400)
+    variables = model.init(jax.random.key(0), X)
+    assert set(variables["params"]) == set(jaxlstm.param_shapes(model.config))
+    weights = np.asarray(variables["params"]["weight_hh_l0"])
+    assert np.abs(weights).max() < 0.05
+    np.testing.assert_allclose(weights.std(), 0.05 / 3**0.5, rtol=0.01)
+
+
+def test_nnx_transformations() -> None:
+    model = jaxlstm.nnx.LSTM(3, 5, 2, rngs=nnx.Rngs(0))
+    wanted = lstm(model.params, X, config=model.config)
+    close(nnx.jit(lambda m, x: m(x))(model, X), wanted)
+    close(nnx.merge(*nnx.split(model))(X), wanted)
+    gradient = nnx.grad(lambda m: (m(X)[0] ** 2).sum())(model)
+    plain = jax.grad(lambda p: (lstm(p, X, config=model.config)[0] ** 2).sum())(model.params)
+    close({name: gradient[name][...] for name in plain}, plain)
+
+
+def test_an_optimizer_step_through_nnx_changes_the_loss() -> None:
+    model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
+
+    def loss(m: Any) -> jax.Array:
+        return ((m(X)[0] - 0.1) ** 2).mean()
+
+    before, gradient = nnx.value_and_grad(loss)(model)
+    nnx.update(model, jax.tree.map(lambda p, g: p - 0.5 * g, nnx.state(model, nnx.Param), gradient))
+    assert loss(model) < before
+
+
+def test_linen_in_scan_and_remat() -> None:
+    """``nn.scan`` over chunks of time is one long call; ``nn.remat`` changes no gradient."""
+    model = jaxlstm.linen.LSTM(3, 5)
+    variables = model.init(jax.random.key(0), X)
+
+    class Chunks(nn.Module):
+        @nn.compact
+        def __call__(self, state: Any, x: Any) -> Any:
+            y, state = jaxlstm.linen.LSTM(3, 5, name="lstm")(x, state)
+            return state, y
+
+    scanned = nn.scan(Chunks, variable_broadcast="params", split_rngs={"params": False})()
+    zeros = LSTMState(jnp.zeros((1, 4, 5)), jnp.zeros((1, 4, 5)))
+    nested = {"params": {"lstm": variables["params"]}}
+    state, y = scanned.apply(nested, zeros, X[:6].reshape(3, 2, 4, 3))
+    wanted, final = model.apply(variables, X[:6])
+    close((y.reshape(6, 4, 5), state), (wanted, final))
+
+    def gradient(module: nn.Module) -> Any:
+        return jax.grad(lambda v: (module.apply(v, X)[0] ** 2).sum())(variables)
+
+    close(gradient(nn.remat(jaxlstm.linen.LSTM)(3, 5)), gradient(model))
+
+
+def test_cells_take_torchs_call_and_flaxs() -> None:
+    cell = jaxlstm.nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0))
+    h, c = jnp.full((4, 5), 0.1), jnp.full((4, 5), -0.3)
+    wanted = lstm_cell(cell.params, X[0], (h, c))
+    linen_cell = jaxlstm.linen.LSTMCell(3, 5)
+
+    def linen(*arguments: Any) -> Any:
+        return linen_cell.apply({"params": cell.params}, *arguments)
+
+    for call in (cell, linen):
+        close(call(X[0], (h, c)), wanted)
+        close(call(X[0], LSTMState(h, c)), wanted)
+        for carry in ((c, h), LSTMState(h, c)):  # Flax's order, and ours, which names its fields
+            (c_next, h_next), y = call(carry, X[0])
+            close((h_next, c_next, y), (*wanted, wanted.h))
+        close(call(X[0]), lstm_cell(cell.params, X[0]))
+
+
+def test_cells_in_flaxs_own_rnn() -> None:
+    cell = jaxlstm.nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0))
+    wanted, final = lstm(cell.params, X, config=cell.config)
+    (c, h), y = nnx.RNN(cell, time_major=True, return_carry=True)(X)
+    close((y, h, c), (wanted, final.h[0], final.c[0]))
+    carry = (jnp.full((4, 5), -0.3), jnp.full((4, 5), 0.1))
+    (c, h), y = nnx.RNN(cell, time_major=True, return_carry=True)(X, initial_carry=carry)
+    started, _ = lstm(cell.params, X, (carry[1][None], carry[0][None]), config=cell.config)
+    close(y, started)
+
+    rnn = nn.RNN(jaxlstm.linen.LSTMCell(3, 5), time_major=True, return_carry=True)
+    variables = rnn.init(jax.random.key(0), X)
+    (name,) = variables["params"]
+    (c, h), y = rnn.apply({"params": {name: cell.params}}, X)
+    close((y, h, c), (wanted, final.h[0], final.c[0]))
+
+
+def test_initialize_carry_of_nnx_draws_h_and_c_apart() -> None:
+    cell = jaxlstm.nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0))
+    c, h = cell.initialize_carry((4, 3), nnx.Rngs(carry=1), jax.nn.initializers.normal())
+    assert c.shape == h.shape == (4, 5)
+    assert np.abs(c - h).min() > 0
+    with pytest.raises(ValueError, match="rngs must be given"):
+        cell.initialize_carry((4, 3), None, jax.nn.initializers.normal())
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_dtype_computes_and_param_dtype_stores(dtype: Any) -> None:
+    config = jaxlstm.LSTMConfig(3, 5)
+    stored = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0), param_dtype=dtype)
+    assert all(p.dtype == dtype for p in stored.params.values())
+    assert stored(X)[0].dtype == jnp.float32  # the widest of inputs and parameters
+    assert stored(X.astype(dtype))[0].dtype == dtype
+    computed = jaxlstm.nnx.LSTM.from_params(
+        jaxlstm.init_params(jax.random.key(0), config), config, dtype=dtype
+    )
+    cast = {name: p.astype(dtype) for name, p in computed.params.items()}
+    wanted = lstm(cast, X.astype(dtype), config=config)[0]
+    y, state = computed(X)
+    assert y.dtype == state.c.dtype == dtype
+    np.testing.assert_array_equal(y, wanted)
+    linen = jaxlstm.linen.LSTM(3, 5, dtype=dtype).apply({"params": computed.params}, X)[0]
+    np.testing.assert_array_equal(linen, wanted)
+
+
+def test_float64_without_64_bit_mode_is_refused_by_modules_too() -> None:
+    model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="inputs is float64"):
+        model(np.ones((7, 4, 3)))
+    with pytest.raises(TypeError, match="param_dtype is float64|dtype is float64"):
+        jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0), param_dtype=np.float64)
+    with pytest.raises(TypeError, match="param_dtype is float64"):
+        jaxlstm.linen.LSTM(3, 5, param_dtype=np.float64).init(jax.random.key(0), X)
+
+
+def test_load_params_checks_names_and_shapes() -> None:
+    model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
+    other = jaxlstm.init_params(jax.random.key(1), model.config)
+    close(model.load_params(other).params, other)
+    with pytest.raises(ValueError, match="missing weight_hh_l0"):
+        model.load_params({"weight_ih_l0": other["weight_ih_l0"]})

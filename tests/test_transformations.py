@@ -1,0 +1,161 @@
+"""jit, grad, vmap, remat, scan, sharding; and a compiled size that does not depend on T."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMConfig, LSTMState, init_params, lstm, lstm_cell
+
+CONFIG = LSTMConfig(3, 8, num_layers=2, bidirectional=True, proj_size=4)
+PARAMS = init_params(jax.random.key(0), CONFIG)
+X = jax.random.normal(jax.random.key(1), (6, 5, 3))
+LENGTHS = jnp.array([3, 6, 1, 6, 4])
+
+
+def outputs(params, x, lengths=None):
+    return lstm(params, x, config=CONFIG, seq_lengths=lengths)[0]
+
+
+def close(actual, wanted) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, wanted)
+
+
+def test_vmap_over_inputs() -> None:
+    many = jax.random.normal(jax.random.key(2), (3, *X.shape))
+    close(jax.vmap(outputs, (None, 0))(PARAMS, many), jnp.stack([outputs(PARAMS, x) for x in many]))
+
+
+def test_vmap_over_parameters_is_an_ensemble() -> None:
+    ensemble = jax.vmap(lambda key: init_params(key, CONFIG))(
+        jax.random.split(jax.random.key(3), 4)
+    )
+    members = [jax.tree.map(lambda p, k=k: p[k], ensemble) for k in range(4)]
+    wanted = jnp.stack([outputs(member, X, LENGTHS) for member in members])
+    close(jax.vmap(outputs, (0, None, None))(ensemble, X, LENGTHS), wanted)
+    gradient = jax.vmap(jax.grad(lambda p: outputs(p, X).sum()))(ensemble)
+    close(
+        jax.tree.map(lambda g: g[2], gradient), jax.grad(lambda p: outputs(p, X).sum())(members[2])
+    )
+
+
+def test_vmap_over_single_sequences_with_a_length_each() -> None:
+    close(jax.vmap(outputs, (None, 1, 0), 1)(PARAMS, X, LENGTHS), outputs(PARAMS, X, LENGTHS))
+
+
+def test_remat_changes_no_gradient() -> None:
+    def loss(run):
+        return lambda params: (run(params, X, LENGTHS) ** 2).sum()
+
+    close(jax.grad(loss(jax.remat(outputs)))(PARAMS), jax.grad(loss(outputs))(PARAMS))
+
+
+def test_second_derivatives_and_forward_mode() -> None:
+    def loss(scale):
+        return (outputs(PARAMS, scale * X) ** 2).sum()
+
+    step = 1e-2
+    slope = jax.grad(loss)
+    finite = (slope(1.0 + step) - slope(1.0 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(slope)(1.0), finite, rtol=2e-3)
+    np.testing.assert_allclose(jax.jvp(loss, (1.0,), (1.0,))[1], slope(1.0), rtol=1e-5)
+
+
+def test_scan_around_it_is_one_long_call() -> None:
+    one_way = LSTMConfig(3, 8, num_layers=2)
+    params = init_params(jax.random.key(4), one_way)
+    zeros = LSTMState(jnp.zeros((2, 5, 8)), jnp.zeros((2, 5, 8)))
+
+    def chunk(state, x):
+        y, state = lstm(params, x, state, config=one_way)
+        return state, y
+
+    state, pieces = jax.lax.scan(chunk, zeros, X.reshape(3, 2, 5, 3))
+    wanted, final = lstm(params, X, config=one_way)
+    close((pieces.reshape(6, 5, 8), state), (wanted, final))
+
+
+def test_cell_steps_are_the_layer() -> None:
+    config = LSTMConfig(3, 8, proj_size=4)
+    params = init_params(jax.random.key(5), config)
+    cell = {name.removesuffix("_l0"): p for name, p in params.items()}
+    state, steps = LSTMState(jnp.zeros((5, 4)), jnp.zeros((5, 8))), []
+    for x in X:
+        state = lstm_cell(cell, x, state)
+        steps.append(state.h)
+    wanted, final = lstm(params, X, config=config)
+    close((jnp.stack(steps), state.c), (wanted, final.c[0]))
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_compiled_size_does_not_grow_with_time(gradient: bool) -> None:
+    def lines(time: int) -> int:
+        def loss(params, x):
+            return outputs(params, x, LENGTHS).sum()
+
+        run = jax.grad(loss) if gradient else outputs
+        return len(jax.jit(run).lower(PARAMS, jnp.ones((time, 5, 3))).as_text().splitlines())
+
+    assert lines(8) == lines(4096)
+
+
+def test_a_row_does_not_depend_on_the_others_nor_on_padding() -> None:
+    run = jax.jit(outputs)
+    whole = run(PARAMS, X, LENGTHS)
+    poisoned = jnp.where(jnp.arange(6)[:, None, None] < LENGTHS[:, None], X, jnp.nan)
+    np.testing.assert_array_equal(run(PARAMS, poisoned, LENGTHS), whole)
+    gradient = jax.grad(lambda p: run(p, poisoned, LENGTHS).sum())(PARAMS)
+    assert all(np.isfinite(g).all() for g in gradient.values())
+    sick = run(PARAMS, X.at[0, 1].set(jnp.nan), LENGTHS)
+    assert np.isnan(sick[:, 1]).any()
+    np.testing.assert_array_equal(np.delete(sick, 1, axis=1), np.delete(whole, 1, axis=1))
+
+
+def test_lengths_that_jit_cannot_check_are_clamped() -> None:
+    state = LSTMState(jnp.full((4, 2, 4), 0.3), jnp.full((4, 2, 8), 0.2))
+    run = jax.jit(lambda n: lstm(PARAMS, X[:, :2], state, config=CONFIG, seq_lengths=n))
+    y, final = run(jnp.array([0, 99]))
+    np.testing.assert_array_equal(y[:, 0], 0)
+    np.testing.assert_array_equal(final.h[:, 0], state.h[:, 0])
+    whole, whole_final = run(jnp.array([6, 6]))
+    close((y[:, 1], final.c[:, 1]), (whole[:, 1], whole_final.c[:, 1]))
+
+
+def test_sharded_over_the_batch_by_jit() -> None:
+    """On four simulated devices, in a process of its own, since their number is fixed at start."""
+    script = textwrap.dedent("""
+        import jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from jaxlstm import LSTMConfig, init_params, lstm
+        config = LSTMConfig(3, 8, num_layers=2, bidirectional=True)
+        params = init_params(jax.random.key(0), config)
+        x = jax.random.normal(jax.random.key(1), (6, 8, 3))
+        lengths = jnp.array([3, 6, 1, 6, 4, 2, 5, 6])
+        mesh = Mesh(np.array(jax.devices()), ("batch",))
+        run = jax.jit(lambda p, x, n: lstm(p, x, config=config, seq_lengths=n)[0])
+        rows = NamedSharding(mesh, P(None, "batch"))
+        sharded = jax.device_put(x, rows), jax.device_put(lengths, NamedSharding(mesh, P("batch")))
+        y = run(params, *sharded)
+        assert y.sharding.is_equivalent_to(rows, 3), y.sharding
+        assert "all-gather" not in run.lower(params, *sharded).compile().as_text()
+        np.testing.assert_allclose(y, run(params, x, lengths), rtol=0, atol=1e-6)
+        print(len(jax.devices()), "devices agree")
+    """)
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "4 devices agree"
