@@ -72,18 +72,19 @@ def difference(
         return Difference(0, 0)
     coarser = min((actual.dtype, expected.dtype), key=_bits_of_precision)
     a, e = actual.astype(np.float64), expected.astype(np.float64)
+    integers = not (_is_float(actual.dtype) or _is_float(expected.dtype))
+    agree = actual == expected if integers else a == e  # large integers are not exact in float64
+    if equal_nan:
+        agree = agree | (np.isnan(a) & np.isnan(e))
     with np.errstate(all="ignore"):
-        error = np.abs(a - e)
-        error[a == e] = 0.0  # inf - inf is NaN
-        if equal_nan:
-            error[np.isnan(a) & np.isnan(e)] = 0.0
-        error[np.isnan(error)] = np.inf
+        error = np.maximum(np.abs(a - e), 1.0) if integers else np.abs(a - e)
+        error = np.where(agree, 0.0, np.where(np.isnan(error), np.inf, error))
         allowed = atol + rtol * np.abs(e)
-        allowed[~np.isfinite(allowed)] = 0.0  # an infinite expected value must be met
-        relative = np.where(error == 0, 0.0, error / np.abs(e))
-        relative[np.isnan(relative)] = np.inf
-        ulp = np.where(error == 0, 0.0, error / _ulp(e, coarser))
-        ulp[np.isnan(ulp)] = np.inf
+        allowed = np.where(np.isfinite(allowed), allowed, 0.0)  # an infinite value must be met
+        relative = np.where(agree, 0.0, error / np.abs(e))
+        relative = np.where(np.isnan(relative), np.inf, relative)
+        ulp = np.where(agree, 0.0, error / _ulp(e, coarser))
+        ulp = np.where(np.isnan(ulp), np.inf, ulp)
 
     def worst(values: Array) -> Worst:
         index = np.unravel_index(int(np.argmax(values)), values.shape)

@@ -18,6 +18,7 @@ from jaxlstm.check import torch_runner
 def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
     """Names and values, as read back from the libraries themselves."""
     device: Any = jax.devices()[0]
+    config: Any = jax.config
     found = {
         "jaxlstm": __version__,
         "python": platform.python_version(),
@@ -27,7 +28,7 @@ def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
         "ml_dtypes": ml_dtypes.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "device": f"{device.platform}: {device.device_kind}",
-        "jax matmul precision": precision or str(jax.config.read("jax_default_matmul_precision")),
+        "jax matmul precision": precision or str(config.jax_default_matmul_precision),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
     return found | (torch_runner.environment() if with_torch else {})

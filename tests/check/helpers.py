@@ -1,0 +1,29 @@
+"""Random parameters, and configs that together have every feature."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.params import init_bound, param_shapes
+
+CONFIGS = {
+    "plain": LSTMConfig(3, 5),
+    "no bias": LSTMConfig(4, 3, num_layers=2, bias=False),
+    "bidirectional": LSTMConfig(3, 4, num_layers=3, bidirectional=True),
+    "projected": LSTMConfig(2, 5, num_layers=2, proj_size=3),
+    "everything": LSTMConfig(3, 5, num_layers=3, bidirectional=True, proj_size=2),
+    "cell": LSTMCellConfig(4, 3),
+}
+STRONG = CONFIGS["everything"]
+
+
+def random_params(
+    config: LSTMConfig, seed: int = 0, *, scale: float = 1.0, dtype: object = np.float32
+) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    bound = scale * init_bound(config)
+    return {
+        name: rng.uniform(-bound, bound, shape).astype(dtype)  # type: ignore[arg-type]
+        for name, shape in param_shapes(config).items()
+    }

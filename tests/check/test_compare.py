@@ -1,0 +1,111 @@
+"""compare: the decision of torch.testing.assert_close, and numbers worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from jaxlstm.check import compare
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_decides_as_torch_does(seed):
+    rng = np.random.default_rng(seed)
+    dtype = [np.float16, np.float32, np.float64][seed % 3]
+    expected = rng.standard_normal((4, 3)).astype(dtype)
+    actual = (expected * (1 + rng.standard_normal() * 2 * 10.0 ** rng.integers(-9, -2))).astype(
+        dtype
+    )
+    tolerances: dict[str, Any] = {} if seed % 2 else {"rtol": 1e-4, "atol": 0.0}
+    try:
+        torch.testing.assert_close(
+            torch.from_numpy(actual), torch.from_numpy(expected), **tolerances
+        )
+        close = True
+    except AssertionError:
+        close = False
+    assert compare(actual, expected, **tolerances).ok == close
+
+
+def test_says_how_many_how_far_and_where():
+    expected = np.array([[1.0, 2.0], [4.0, 0.5]], np.float32)
+    actual = expected.copy()
+    actual[1, 0] += 4 * 2.0**-21  # 4 ulp at 4.0
+    actual[0, 0] += 3 * 2.0**-22  # 6 ulp at 1.0
+    [item] = compare({"w": actual}, {"w": expected}, rtol=0.0, atol=1e-6).items
+    assert item.name == "['w']"
+    assert item.ok is False
+    assert item.data["mismatched"] == 1
+    assert item.data["total"] == 4
+    assert item.data["absolute"] == {"value": 2.0**-19, "index": (1, 0), "allowed": 1e-6}
+    assert item.data["ulp"]["value"] == 6
+    assert item.data["ulp"]["index"] == (0, 0)
+    assert item.data["relative"]["value"] == 3 * 2.0**-22
+    assert "1 of 4 (25 %) differ" in item.detail
+
+
+def test_ulp_is_that_of_the_coarser_dtype():
+    one = np.ones(1, ml_dtypes.bfloat16)
+    near = np.array([1 + 2.0**-7], np.float32)
+    [item] = compare(near, one, check_dtype=False, rtol=0.0, atol=1.0).items
+    assert item.data["ulp"]["value"] == 1.0
+
+
+def test_ulp_of_subnormals_and_zero():
+    tiny = np.array([0.0, 2.0**-140], np.float32)
+    [item] = compare(tiny + np.float32(2.0**-149), tiny, rtol=0.0, atol=1.0).items
+    assert item.data["ulp"]["value"] == 1.0
+
+
+def test_nan_and_infinity():
+    nan, inf = np.array([np.nan]), np.array([np.inf])
+    assert not compare(nan, nan).ok
+    assert compare(nan, nan, equal_nan=True).ok
+    assert compare(inf, inf).ok
+    assert not compare(-inf, inf).ok
+    assert not compare(np.ones(1), inf).ok
+    assert not compare(inf, np.ones(1), rtol=1.0, atol=1e9).ok
+    assert not compare(nan, np.ones(1), rtol=1.0, atol=1e9, equal_nan=True).ok
+
+
+def test_trees_of_another_structure_shape_or_dtype():
+    a = np.ones(3, np.float32)
+    report = compare({"a": a, "b": a}, {"a": a[:2], "c": a})
+    told = {item.name: item.detail for item in report.items}
+    assert not report.ok
+    assert told["['a']"] == "has shape (3,), wanted (2,)"
+    assert told["['c']"] == "is in expected but not in actual"
+    assert told["['b']"] == "is in actual but not in expected"
+    other = compare(a, a.astype(np.float64))
+    assert not other.ok
+    assert "dtype float32, wanted float64" in other.items[0].detail
+    assert compare(a, a.astype(np.float64), check_dtype=False).ok
+
+
+def test_takes_jax_and_torch_and_integers():
+    values = [0.5, -1.25]
+    assert compare(jnp.asarray(values), torch.tensor(values)).ok
+    assert compare(
+        torch.tensor(values, dtype=torch.bfloat16), np.asarray(values, ml_dtypes.bfloat16)
+    ).ok
+    assert compare(np.arange(3), np.arange(3)).ok
+    assert not compare(np.arange(3), np.arange(3)[::-1].copy()).ok
+    assert compare([1.0, (2.0,)], [1.0, (2.0,)]).ok
+    assert not compare(np.array(2**60), np.array(2**60 + 1)).ok
+    assert compare(np.ones((0, 3)), np.ones((0, 3))).ok
+
+
+def test_refuses_half_a_tolerance_and_what_is_no_number():
+    with pytest.raises(ValueError, match="rtol was given without atol"):
+        compare(np.ones(1), np.ones(1), rtol=1e-3)
+    with pytest.raises(ValueError, match="atol must be zero or more"):
+        compare(np.ones(1), np.ones(1), rtol=0.0, atol=-1.0)
+    with pytest.raises(TypeError, match=r"actual.* must be an array of real numbers"):
+        compare(np.array(["x"]), np.ones(1))
+    with pytest.raises(TypeError, match="real numbers"):
+        compare(np.ones(1) * 1j, np.ones(1))

@@ -1,0 +1,64 @@
+"""The inputs have what they promise, and follow from the seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxlstm.check import inputs
+from tests.check.helpers import CONFIGS, STRONG
+
+
+def test_reproducible_from_the_seed():
+    for a, b in zip(inputs.cases(STRONG, 7), inputs.cases(STRONG, 7), strict=True):
+        assert np.array_equal(a.inputs, b.inputs, equal_nan=True)
+        assert a.initial_state is not None
+        assert b.initial_state is not None
+        assert np.array_equal(a.initial_state[1], b.initial_state[1])
+    other = inputs.cases(STRONG, 8)[0]
+    assert not np.array_equal(inputs.cases(STRONG, 7)[0].inputs, other.inputs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ragged_lengths_are_unsorted_and_cover_the_range(seed):
+    lengths = inputs.ordinary_case(STRONG, seed).seq_lengths
+    assert lengths is not None
+    assert lengths.min() == 1
+    assert lengths.max() == inputs.RAGGED_TIME
+    assert np.any(np.diff(lengths) > 0)
+    assert lengths.dtype == np.int32
+
+
+def test_states_are_neither_zero_nor_alike_and_padding_holds_numbers():
+    for case in inputs.cases(CONFIGS["bidirectional"]):
+        assert case.initial_state is not None
+        h_0, c_0 = case.initial_state
+        assert np.all(h_0 != 0)
+        assert np.all(h_0 != c_0)
+        assert np.all(case.inputs[~case.valid] != 0)
+
+
+def test_shapes_and_magnitudes():
+    found = {case.name: case for case in inputs.cases(STRONG)}
+    assert found["batch 1"].inputs.shape[1] == 1
+    assert found["one step"].inputs.shape[0] == 1
+    assert found["long"].inputs.shape[0] > 100
+    assert np.abs(found["saturating"].inputs).max() > 10
+    assert np.abs(found["tiny"].inputs).max() < 1e-3
+    nan = found["NaN and Inf"]
+    bad = ~np.isfinite(nan.inputs).all(-1) & nan.valid
+    assert bad.any(0).sum() == 2  # two rows, the others clean
+    assert np.isnan(nan.inputs[~nan.valid]).any()
+
+
+def test_astype_rounds_every_number():
+    case = inputs.ordinary_case(STRONG).astype(np.float16)
+    assert case.initial_state is not None
+    arrays = (case.inputs, *case.initial_state, *case.cotangents)
+    assert {a.dtype for a in arrays} == {np.dtype(np.float16)}
+
+
+def test_without():
+    case = inputs.ordinary_case(STRONG).without(state=True, lengths=True)
+    assert case.initial_state is None
+    assert case.valid.all()

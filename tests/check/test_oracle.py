@@ -1,0 +1,89 @@
+"""The oracle against torch in float64, its derivative too, and its independence of the layer."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxlstm.check import answer, inputs, oracle, torch_runner
+from tests.check.helpers import CONFIGS, STRONG, random_params
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_agrees_with_torch(name):
+    config = CONFIGS[name]
+    params = random_params(config, dtype=np.float64)
+    for case in inputs.cases(config, seed=1):
+        ours = answer.of_oracle(params, config, case, gradients=case.differentiate)
+        theirs = torch_runner.run(params, config, case, np.float64, gradients=case.differentiate)
+        for (leaf, a), (_, b) in zip(ours.leaves(), theirs.leaves(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-14, err_msg=f"{case.name} {leaf}")
+        if not case.differentiate:
+            continue
+        assert ours.gradients is not None
+        assert theirs.gradients is not None
+        assert ours.gradients.keys() == theirs.gradients.keys()
+        for leaf, a in ours.gradients.items():
+            b = theirs.gradients[leaf]
+            error = np.max(np.abs(a - b)) / np.max(np.abs(b))
+            assert error <= 1e-12, f"{case.name} {leaf}"
+
+
+def test_no_initial_state_is_zeros():
+    params = random_params(STRONG)
+    case = inputs.ordinary_case(STRONG)
+    zeros = (np.zeros(STRONG.state_shapes(5)[0]), np.zeros(STRONG.state_shapes(5)[1]))
+    left_out = oracle.forward(params, case.inputs, None, case.seq_lengths, STRONG)
+    given = oracle.forward(params, case.inputs, zeros, case.seq_lengths, STRONG)
+    assert np.array_equal(left_out.outputs, given.outputs)
+    assert np.array_equal(left_out.c_n, given.c_n)
+
+
+def test_record_is_the_run():
+    """The record's h is the output, and each step starts from the state that the last one left."""
+    config = CONFIGS["bidirectional"]
+    case = inputs.ordinary_case(config)
+    run = oracle.forward(
+        random_params(config), case.inputs, case.initial_state, case.seq_lengths, config
+    )
+    forward, backward = run.record[-1]
+    assert np.array_equal(run.outputs, np.concatenate([forward.steps.h, backward.steps.h], -1))
+    assert case.initial_state is not None
+    assert case.seq_lengths is not None
+    for row, length in enumerate(case.seq_lengths):
+        assert np.array_equal(forward.h_prev[1:length, row], forward.steps.h[: length - 1, row])
+        assert np.array_equal(backward.c_prev[: length - 1, row], backward.steps.c[1:length, row])
+        assert np.array_equal(backward.c_prev[length - 1, row], case.initial_state[1][-1, row])
+        assert np.array_equal(backward.h_n[row], backward.steps.h[0, row])
+        assert not forward.steps.h[length:, row].any()
+
+
+def test_computes_in_the_dtype_it_is_told():
+    config = CONFIGS["plain"]
+    case = inputs.ordinary_case(config)
+    params = random_params(config)
+    single = answer.of_oracle(params, config, case, dtype=np.float32, gradients=True)
+    double = answer.of_oracle(params, config, case, gradients=True)
+    assert {a.dtype for a in single.everything().values()} == {np.dtype(np.float32)}
+    for name, value in double.everything().items():
+        assert np.allclose(single.everything()[name], value, rtol=1e-4, atol=1e-5)
+        assert not np.array_equal(single.everything()[name], value)
+
+
+def test_shares_no_code_with_the_layer():
+    source = Path(oracle.__file__).read_text()
+    imported = {
+        node.module
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and node.module
+    } | {
+        alias.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    ours = {name for name in imported if name.startswith(("jaxlstm", "jax"))}
+    assert ours == {"jaxlstm.config"}

@@ -1,0 +1,88 @@
+"""What a port takes is read from its signature; what it returns is checked."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlstm.check import inputs
+from jaxlstm.check.port import Port, own_port
+from tests.check.helpers import CONFIGS, random_params
+
+
+def everything(inputs, initial_state, seq_lengths): ...
+def no_lengths(inputs, initial_state=None): ...
+def inputs_only(x): ...
+def with_params(inputs, initial_state, seq_lengths, *, params): ...
+def params_first(params, inputs, initial_state): ...
+def variadic(*arguments): ...
+
+
+class Module:
+    def __call__(self, x, state, lengths): ...
+
+
+@pytest.mark.parametrize(
+    ("call", "params", "state", "lengths"),
+    [
+        (everything, False, True, True),
+        (no_lengths, False, True, False),
+        (inputs_only, False, False, False),
+        (with_params, True, True, True),
+        (params_first, True, True, False),
+        (variadic, False, True, True),
+        (Module(), False, True, True),
+        (jax.jit(no_lengths), False, True, False),
+        (functools.partial(with_params, params=1), True, True, True),
+        (lambda x, s, seq_lengths=None: None, False, True, True),
+    ],
+)
+def test_signature(call, params, state, lengths):
+    port = Port.of(call)
+    assert (port.takes_params, port.takes_state, port.takes_lengths) == (params, state, lengths)
+
+
+def test_refuses_what_cannot_be_called():
+    with pytest.raises(TypeError, match="port must be callable, got int"):
+        Port.of(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got the signature"):
+        Port.of(lambda: None)
+
+
+def test_refuses_another_kind_of_answer():
+    config = CONFIGS["plain"]
+    case = inputs.ordinary_case(config)
+    port = Port.of(lambda x, state, lengths: x)
+    with pytest.raises(TypeError, match=r"port must return \(outputs, \(h_n, c_n\)\)"):
+        port.run(random_params(config), case, np.float32)
+
+
+def test_float64_runs_in_float64_and_leaves_jax_as_it_was():
+    config = CONFIGS["everything"]
+    case = inputs.ordinary_case(config)
+    answer = own_port(config).run(random_params(config), case, np.float64, gradients=True)
+    assert {a.dtype for a in answer.everything().values()} == {np.dtype(np.float64)}
+    assert not jax.config.read("jax_enable_x64")
+
+
+def test_precision_reaches_a_port_that_sets_none():
+    seen = []
+
+    def port(x, state, lengths):
+        seen.append(jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
+        return x, (None, None)
+
+    case = inputs.ordinary_case(CONFIGS["plain"])
+    Port.of(port).run({}, case, np.float32)
+    Port.of(port).run({}, case, np.float32, precision="tensorfloat32")
+    assert seen == ["highest", "tensorfloat32"]
+
+
+def test_a_port_without_lengths_gets_dense_batches():
+    case = inputs.ordinary_case(CONFIGS["plain"])
+    assert Port.of(no_lengths).adapt(case).seq_lengths is None
+    assert Port.of(no_lengths).adapt(case).initial_state is not None
+    assert Port.of(inputs_only).adapt(case).initial_state is None

@@ -1,0 +1,84 @@
+"""The step residual: rounding stays well below 1, the smallest faults do not."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxlstm.check import inputs, oracle
+from jaxlstm.check.port import Port, own_port
+from jaxlstm.check.residual import gamma, step_residual
+from jaxlstm.config import LSTMConfig
+from tests.check.helpers import STRONG, random_params
+
+WIDE = LSTMConfig(32, 48, num_layers=2, bidirectional=True)
+
+
+def ratio(port, params, config, dtype=np.float32):
+    found = step_residual(port, params, config, inputs.cases(config)[:3], dtype)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
+@pytest.mark.parametrize("config", [STRONG, WIDE])
+def test_our_own_steps_are_rounding(config, scale):
+    assert ratio(own_port(config), random_params(config, scale=scale), config).ratio < 0.5
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_in_every_dtype(dtype):
+    assert ratio(own_port(STRONG), random_params(STRONG), STRONG, dtype).ratio < 0.7
+
+
+def numpy_port(config, equations=oracle.TRUE, change=lambda params: params):
+    """The equations in float32 NumPy, with a part of them exchanged."""
+
+    def port(x, state, lengths, *, params):
+        params = change({name: np.asarray(a) for name, a in params.items()})
+        found = oracle.forward(
+            params, x, state, lengths, config, dtype=x.dtype, equations=equations
+        )
+        return found.outputs, (found.h_n, found.c_n)
+
+    return Port.of(port)
+
+
+def tf32(a):
+    """Rounded to the 10 bits of mantissa that TF32 keeps."""
+    bits = np.asarray(a, np.float32).view(np.uint32)
+    return ((bits + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize("config", [STRONG, WIDE])
+def test_tf32_products_are_not_rounding(config):
+    equations = oracle.Equations(product=lambda x, w: tf32(x) @ tf32(w).T)
+    assert ratio(numpy_port(config), random_params(config), config).ratio < 0.5
+    assert ratio(numpy_port(config, equations), random_params(config), config).ratio > 3
+
+
+def test_a_bias_off_by_a_thousandth_is_found_and_placed():
+    def change(params):
+        return {**params, "bias_ih_l1_reverse": params["bias_ih_l1_reverse"] * 1.001}
+
+    found = ratio(numpy_port(STRONG, change=change), random_params(STRONG), STRONG)
+    assert found.ratio > 1.5
+    assert "layer 1 reverse" in found.where
+
+
+def test_none_without_states():
+    port = Port.of(jax.jit(lambda x, state, lengths: (jnp.zeros((1, x.shape[1], 4)), (None, None))))
+    assert (
+        step_residual(port, random_params(STRONG), STRONG, inputs.cases(STRONG)[:1], np.float32)
+        is None
+    )
+
+
+def test_gamma_is_the_smaller_of_two_bounds():
+    u = 2.0**-24
+    assert gamma(9, u) == pytest.approx(9 * u)
+    assert gamma(900, u) == pytest.approx(180 * u)
+    assert gamma(4000, 2.0**-8) == pytest.approx(6 * 4000**0.5 * 2.0**-8)  # n u > 1
