@@ -1,0 +1,73 @@
+"""The notebook on the inner workings runs from a clean kernel, and prints what was committed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "inner_workings.ipynb"
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def committed() -> nbformat.NotebookNode:
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def executed(committed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A cell that raises, such as one that compares with PyTorch, raises here."""
+    fresh = copy.deepcopy(committed)
+    for cell in fresh.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    client = NotebookClient(fresh, timeout=300, resources={"metadata": {"path": NOTEBOOK.parent}})
+    return client.execute()
+
+
+def printed(notebook: nbformat.NotebookNode) -> list[str]:
+    """What each code cell printed."""
+    return [
+        "".join(output.text for output in cell.outputs if output.output_type == "stream")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+
+
+def figures(notebook: nbformat.NotebookNode) -> int:
+    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def is_rounding(line: str) -> bool:
+    """A line of the tables of differences, whose last digits are the machine's."""
+    return line.split(" ")[0] in ("outputs", "h_n", "c_n") and "e-" in line
+
+
+def test_runs_and_prints_what_was_committed(
+    committed: nbformat.NotebookNode, executed: nbformat.NotebookNode
+) -> None:
+    for now, then in zip(printed(executed), printed(committed), strict=True):
+        assert [line for line in now.splitlines() if not is_rounding(line)] == [
+            line for line in then.splitlines() if not is_rounding(line)
+        ]
+    assert figures(executed) == figures(committed) == 3
+
+
+def test_prints_the_golden_numbers(executed: nbformat.NotebookNode) -> None:
+    text = " ".join("\n".join(printed(executed)).split())
+    first, second = GOLDEN["time_major"], GOLDEN["batch_first_with_initial_state"]
+    with np.printoptions(precision=4, suppress=True):
+        for numbers in (first["weight_hh_l0_gate_i"], first["output"], second["input"],
+                        second["h_0"], second["c_0"], second["output"], second["c_n"]):  # fmt: skip
+            assert " ".join(str(np.array(numbers)).split()) in text
+
+
+def test_is_small() -> None:
+    assert NOTEBOOK.stat().st_size < 300_000
