@@ -227,4 +227,3 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
     def num_feature_axes(self) -> int:
         """Axes of one input that are features: the last one."""
         return 1
-

@@ -31,7 +31,11 @@ SIZES = {"input_size": 3, "hidden_size": 5}
         ({"dropout": True}, TypeError, "dropout must be a number from 0 to 1, got True"),
         ({"dropout": "0.5"}, TypeError, "dropout must be a number"),
         ({"proj_size": -1}, ValueError, "proj_size must be positive, or zero"),
-        ({"proj_size": 5}, ValueError, "proj_size must be smaller than hidden_size, got proj_size=5"),
+        (
+            {"proj_size": 5},
+            ValueError,
+            "proj_size must be smaller than hidden_size, got proj_size=5",
+        ),
         ({"proj_size": 1.5}, TypeError, "proj_size must be an int"),
     ],
 )
@@ -53,7 +57,14 @@ def test_defaults_and_order_are_torchs() -> None:
     for field in dataclasses.fields(config):
         assert getattr(config, field.name) == getattr(module, field.name), field.name
     assert LSTMConfig(3, 5, 2, False, True, 0.5, True, 4) == LSTMConfig(
-        3, 5, num_layers=2, bias=False, batch_first=True, dropout=0.5, bidirectional=True, proj_size=4
+        3,
+        5,
+        num_layers=2,
+        bias=False,
+        batch_first=True,
+        dropout=0.5,
+        bidirectional=True,
+        proj_size=4,
     )
 
 

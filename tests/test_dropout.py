@@ -21,7 +21,9 @@ X = jax.random.normal(jax.random.key(1), (11, 8, 3))
 def test_masks_scale_and_drop_at_the_rate() -> None:
     kept = np.asarray(dropout(jax.random.key(2), jnp.ones(100_000), 0.4))
     np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.6], rtol=1e-6)
-    assert abs((kept == 0).mean() - 0.4) < 4 * (0.4 * 0.6 / kept.size) ** 0.5  # four standard deviations
+    assert (
+        abs((kept == 0).mean() - 0.4) < 4 * (0.4 * 0.6 / kept.size) ** 0.5
+    )  # four standard deviations
 
 
 def test_it_acts_on_the_outputs_of_all_layers_but_the_last() -> None:

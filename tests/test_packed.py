@@ -50,7 +50,9 @@ def test_pad_is_torchs(value: float, total: int | None, batch_first: bool) -> No
     x = torch.tensor(padded(batch_first))
     theirs = rnn.pack_padded_sequence(x, LENGTHS["unsorted"], batch_first, enforce_sorted=False)
     wanted, _ = rnn.pad_packed_sequence(theirs, batch_first, value, total)
-    ours, lengths = pad_packed_sequence(PackedSequence.from_torch(theirs), batch_first, value, total)
+    ours, lengths = pad_packed_sequence(
+        PackedSequence.from_torch(theirs), batch_first, value, total
+    )
     np.testing.assert_array_equal(ours, wanted.numpy())
     np.testing.assert_array_equal(lengths, LENGTHS["unsorted"])
 
@@ -109,11 +111,27 @@ def test_a_packed_sequence_is_a_pytree() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: pack_padded_sequence(x, [1, 2, 3, 4, 5]), ValueError, "lengths must fall .*enforce_sorted"),
-        (lambda x: pack_padded_sequence(x, [6, 5, 4, 3, 0]), ValueError, "lengths must be from 1 to"),
-        (lambda x: pack_padded_sequence(x, [7, 5, 4, 3, 1]), ValueError, "lengths must be from 1 to"),
+        (
+            lambda x: pack_padded_sequence(x, [1, 2, 3, 4, 5]),
+            ValueError,
+            "lengths must fall .*enforce_sorted",
+        ),
+        (
+            lambda x: pack_padded_sequence(x, [6, 5, 4, 3, 0]),
+            ValueError,
+            "lengths must be from 1 to",
+        ),
+        (
+            lambda x: pack_padded_sequence(x, [7, 5, 4, 3, 1]),
+            ValueError,
+            "lengths must be from 1 to",
+        ),
         (lambda x: pack_padded_sequence(x, [6, 5]), ValueError, r"lengths must have shape \(5,\)"),
-        (lambda x: pack_padded_sequence(x[0, 0], [1]), ValueError, "inputs must have a time and a batch axis"),
+        (
+            lambda x: pack_padded_sequence(x[0, 0], [1]),
+            ValueError,
+            "inputs must have a time and a batch axis",
+        ),
         (
             lambda x: pad_packed_sequence(pack_padded_sequence(x, [6] * 5), total_length=5),
             ValueError,

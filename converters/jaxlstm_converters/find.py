@@ -94,7 +94,7 @@ def group(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
 
 
 def kind(shapes: Shapes) -> str:
-    """"LSTM", "GRU" or "RNN" by the rows of the matrices; "" if they are none of these.
+    """ "LSTM", "GRU" or "RNN" by the rows of the matrices; "" if they are none of these.
 
     The first pair of matrices of which one has four, three or one times the hidden size decides, so that
     one wrong tensor does not hide an LSTM.
@@ -147,8 +147,16 @@ def misfits(shapes: Shapes, config: LSTMConfig, prefix: str = "") -> list[str]:
     """What keeps the tensors from being an LSTM of this config: missing, unexpected, misshapen."""
     wanted = param_shapes(config)
     return [
-        *(f"missing {prefix}{name} {shape}" for name, shape in wanted.items() if name not in shapes),
-        *(f"unexpected {prefix}{name} {shape}" for name, shape in shapes.items() if name not in wanted),
+        *(
+            f"missing {prefix}{name} {shape}"
+            for name, shape in wanted.items()
+            if name not in shapes
+        ),
+        *(
+            f"unexpected {prefix}{name} {shape}"
+            for name, shape in shapes.items()
+            if name not in wanted
+        ),
         *(
             f"{prefix}{name} has shape {shapes[name]}, wanted {shape}"
             for name, shape in wanted.items()

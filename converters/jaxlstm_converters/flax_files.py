@@ -42,10 +42,10 @@ def read_msgpack(path: Path) -> tuple[Arrays, LSTMConfig]:
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
     except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise CheckpointError("bad-msgpack", f"not Flax msgpack: {error}", path=path) from error
+        raise CheckpointError("flax-file", f"not Flax msgpack: {error}", path=path) from error
     if not isinstance(tree, dict) or not {"params", "config"} <= tree.keys():
         raise CheckpointError(
-            "bad-msgpack",
+            "flax-file",
             "not of jaxlstm: it must hold 'params' and 'config'; restore it with "
             "flax.serialization and pass the torch-named parameters to jaxlstm.from_torch",
             path=path,
@@ -79,15 +79,15 @@ def read_orbax(path: Path) -> tuple[Arrays, LSTMConfig]:
     saved = (metadata.get("custom_metadata") or {}).get(METADATA_KEY)
     if saved is None:
         raise CheckpointError(
-            "bad-orbax",
+            "flax-file",
             "not of jaxlstm: its metadata has no config; restore it with orbax and pass the "
             "torch-named parameters to jaxlstm.from_torch",
             path=path,
         )
     with ocp.PyTreeCheckpointer() as checkpointer:
-        params = checkpointer.restore(
-            path.absolute(), restore_args=_as_numpy(checkpointer, path)
-        )["params"]
+        params = checkpointer.restore(path.absolute(), restore_args=_as_numpy(checkpointer, path))[
+            "params"
+        ]
     return params, config_from_dict(saved)
 
 

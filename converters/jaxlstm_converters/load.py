@@ -49,7 +49,9 @@ def load(
             dtype=dtype,
         )
     if prefix:
-        raise ValueError(f"prefix must be None for {path}, which holds one LSTM alone; got {prefix!r}")
+        raise ValueError(
+            f"prefix must be None for {path}, which holds one LSTM alone; got {prefix!r}"
+        )
     params, config = flax_file
     return from_torch(
         params,

@@ -30,10 +30,11 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(path: str) -> dict[str, Any]:
     """The facts that the command prints, as JSON has them."""
-    from jaxlstm.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.config_json import config_to_dict
     from jaxlstm_converters.find import group, kind, survey
+
+    from jaxlstm.params import param_shapes
 
     checkpoint = read_checkpoint(path)
     found, broken = survey(checkpoint)

@@ -42,8 +42,9 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 def selected(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     """The parameters, as NumPy arrays, and config of the LSTM that the arguments name."""
-    from jaxlstm.config import LSTMCellConfig
     from jaxlstm_converters.load import load_numpy
+
+    from jaxlstm.config import LSTMCellConfig
 
     params, config = load_numpy(args.checkpoint, args.prefix)
     told = {

@@ -58,6 +58,8 @@ CODES: dict[str, str] = {
     "shard-mismatch": "an index and its shards disagree",
     "onnx-malformed": "the bytes are not those of an ONNX model",
     "onnx-unsupported": "an ONNX LSTM that torch.nn.LSTM cannot express",
+    # Flax's own files
+    "flax-file": "a Flax msgpack file or Orbax directory that jaxlstm.save did not write",
 }
 
 

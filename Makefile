@@ -1,0 +1,47 @@
+# What people do often. `make demo` and `make test` are all that a fresh machine needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= auto
+
+.PHONY: demo test test-slow test-oldest test-newest lint format bench clean
+
+# Installed once for each set of extras, and again when pyproject.toml changes.
+$(VENV)/.%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.flax,torch,cli  ## inspect, port and check the checkpoint that comes with the repository
+	$(BIN)/jaxlstm inspect examples/demo.pt
+	$(BIN)/jaxlstm port examples/demo.pt -o $(VENV)/demo.safetensors --batch-first
+	$(BIN)/jaxlstm check $(VENV)/demo.safetensors
+
+test: $(VENV)/.test  ## all tests but the slow ones
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+
+test-slow: $(VENV)/.test  ## the tests that take minutes
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow
+
+test-oldest: pyproject.toml  ## against the oldest releases that pyproject.toml allows
+	$(PYTHON) tests/versions.py oldest $(VENV)-oldest $(PYTHON)
+
+NEWEST_PYTHON ?= $(PYTHON)
+test-newest: pyproject.toml  ## the tests that need no torch, against the newest releases
+	$(PYTHON) tests/versions.py newest $(VENV)-newest $(NEWEST_PYTHON)
+
+lint: $(VENV)/.dev  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test  ## the layer against torch and flax; let nothing else run meanwhile
+	$(BIN)/python benchmarks/layer.py
+
+clean:
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,200 @@
+"""Files: what save writes load reads, bit for bit, and a write that fails leaves the old file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from jaxlstm_converters.load import load_numpy
+
+import jaxlstm
+from jaxlstm import LSTMCellConfig, LSTMConfig, load, save
+
+FORMATS = {"safetensors": "m.safetensors", "msgpack": "m.msgpack", "orbax": "m_orbax"}
+CONFIG = LSTMConfig(4, 5, num_layers=2, batch_first=True, dropout=0.25, proj_size=3)
+
+
+def random_params(config: LSTMConfig, dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = jaxlstm.param_shapes(config)
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    return a.keys() == b.keys() and all(
+        np.asarray(a[n]).dtype == np.asarray(b[n]).dtype
+        and np.asarray(a[n]).tobytes() == np.asarray(b[n]).tobytes()
+        for n in a
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@pytest.mark.parametrize("config", [CONFIG, LSTMCellConfig(4, 5, bias=False)], ids=["LSTM", "cell"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_save_writes_load_reads(
+    format: str, config: LSTMConfig, dtype: Any, tmp_path: Path
+) -> None:
+    params = random_params(config, dtype)
+    path = tmp_path / FORMATS[format]
+    save(path, params, config)
+    back, config_back = load_numpy(path)
+    assert config_back == config
+    assert same_bits(back, params)
+    with jax.enable_x64(dtype is np.float64):
+        back, config_back = load(path)
+        assert config_back == config
+        assert same_bits(back, params)
+        assert all(isinstance(p, jax.Array) for p in back.values())
+    save(path, random_params(config, dtype, seed=1), config)  # onto what is there
+    assert same_bits(load_numpy(path)[0], random_params(config, dtype, seed=1))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_safetensors_is_what_the_library_reads(tmp_path: Path) -> None:
+    params = random_params(CONFIG, np.float32)
+    path = tmp_path / "m.safetensors"
+    save(path, params, CONFIG, prefix="encoder.lstm.", metadata={"by": "me"})
+    theirs = safetensors.numpy.load_file(path)
+    assert same_bits(theirs, {f"encoder.lstm.{name}": p for name, p in params.items()})
+    with safetensors.safe_open(path, "numpy") as file:
+        assert file.metadata()["by"] == "me"
+    back, config = load(path)
+    assert config == CONFIG
+    assert same_bits(back, params)
+    module = torch.nn.LSTM(4, 5, 2, batch_first=True, dropout=0.25, proj_size=3)
+    module.load_state_dict(
+        {n.removeprefix("encoder.lstm."): torch.tensor(p) for n, p in theirs.items()}
+    )
+
+
+def test_msgpack_is_what_flax_reads(tmp_path: Path) -> None:
+    params = random_params(CONFIG, np.float32)
+    save(tmp_path / "m.msgpack", params, CONFIG)
+    tree = flax.serialization.msgpack_restore((tmp_path / "m.msgpack").read_bytes())
+    assert same_bits(tree["params"], params)
+    x = np.ones((2, 3, 4), np.float32)
+    fields = {k: v for k, v in tree["config"].items() if k != "type"}
+    outputs, _ = jaxlstm.linen.LSTM(**fields).apply(
+        {"params": tree["params"]}, x, deterministic=True
+    )
+    np.testing.assert_array_equal(outputs, jaxlstm.lstm(params, x, config=CONFIG)[0])
+
+
+def test_a_flax_tree_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.msgpack"
+    path.write_bytes(b"\x82\xa6config\x80\xa6params\x80")
+    with pytest.raises(ValueError, match="config type must be one of"):
+        load(path)
+    path.write_bytes(b"\x82\xa6config\x80\xa6par")
+    with pytest.raises(jaxlstm.CheckpointError, match="not Flax msgpack"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "pickle"}, "format must be one of"),
+        ({"format": "msgpack", "prefix": "a."}, "prefix and metadata are for safetensors alone"),
+        (
+            {"format": "orbax", "metadata": {"a": "b"}},
+            "prefix and metadata are for safetensors alone",
+        ),
+    ],
+)
+def test_what_save_refuses(arguments: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path / "m", random_params(CONFIG, np.float32), CONFIG, **arguments)
+    with pytest.raises(ValueError, match="params do not fit"):
+        save(tmp_path / "m.safetensors", {}, CONFIG)
+    assert not os.listdir(tmp_path)
+
+
+def test_several_lstms_need_a_prefix(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    model = {"a": torch.nn.LSTM(4, 5).state_dict(), "b": torch.nn.LSTM(3, 5).state_dict()}
+    torch.save({"model_state": model, "epoch": 3}, path)
+    assert list(jaxlstm.find_lstms(jaxlstm.read_checkpoint(path))) == [
+        "model_state.a.",
+        "model_state.b.",
+    ]
+    with pytest.raises(ValueError, match=r"'model_state.a.', 'model_state.b.'"):
+        load(path)
+    params, config = load(path, prefix="b", batch_first=True)
+    assert config == LSTMConfig(3, 5, batch_first=True)
+    np.testing.assert_array_equal(params["weight_ih_l0"], model["b"]["weight_ih_l0"].numpy())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save(path, random_params(CONFIG, np.float32), CONFIG)
+    before = path.read_bytes()
+    script = (
+        "import resource, signal, sys, numpy as np\n"
+        "from jaxlstm import LSTMConfig, param_shapes, save\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "config = LSTMConfig(200, 200)\n"
+        "params = {n: np.zeros(s, np.float32) for n, s in param_shapes(config).items()}\n"
+        "try:\n    save(sys.argv[1], params, config)\n"
+        "except OSError as error:\n    print('refused', error.errno)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("refused"), done.stderr
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+def test_kills_at_random_moments_leave_a_whole_file(tmp_path: Path) -> None:
+    """A child writes file after file and is killed; each time what is there loads and is one of them."""
+    path = tmp_path / "m.safetensors"
+    config = LSTMConfig(60, 60)
+    save(
+        path, {n: np.zeros(s, np.float32) for n, s in jaxlstm.param_shapes(config).items()}, config
+    )
+    script = (
+        "import itertools, sys, numpy as np\n"
+        "from jaxlstm import LSTMConfig, param_shapes, save\n"
+        "config = LSTMConfig(60, 60)\n"
+        "print('ready', flush=True)\n"
+        "for k in itertools.count():\n"
+        "    params = {n: np.full(s, k, np.float32) for n, s in param_shapes(config).items()}\n"
+        "    save(sys.argv[1], params, config)\n"
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, str(path)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(rng.uniform(0, 0.03))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        params, config_back = load_numpy(path)
+        assert config_back == config
+        assert (
+            len({float(v) for p in params.values() for v in np.unique(p)}) == 1
+        )  # never a mixture

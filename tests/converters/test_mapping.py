@@ -1,0 +1,194 @@
+"""State dicts into parameters and back: every config and dtype, bit for bit, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxlstm
+from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, to_torch
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+CONFIGS = [
+    {"num_layers": layers, "bias": bias, "bidirectional": bi, "proj_size": proj}
+    for layers, bias, bi, proj in itertools.product((1, 2), (True, False), (True, False), (0, 3))
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_there_and_back_is_bit_exact_and_strict(dtype: torch.dtype) -> None:
+    for arguments in CONFIGS:
+        module = torch.nn.LSTM(4, 5, **arguments, dtype=dtype)
+        with jax.enable_x64(dtype == torch.float64):
+            params, config = from_torch(module)
+            assert config == LSTMConfig(4, 5, **arguments)
+            assert {str(p.dtype) for p in params.values()} == {str(dtype).removeprefix("torch.")}
+            state_dict = to_torch(params, config)
+        assert list(state_dict) == list(module.state_dict())
+        fresh = torch.nn.LSTM(4, 5, **arguments, dtype=dtype)
+        fresh.load_state_dict(state_dict, strict=True)  # pyright: ignore[reportArgumentType]
+        for name, tensor in module.state_dict().items():
+            assert torch.equal(fresh.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_cell_there_and_back(bias: bool) -> None:
+    cell = torch.nn.LSTMCell(4, 5, bias)
+    params, config = from_torch(cell)
+    assert config == LSTMCellConfig(4, 5, bias=bias)
+    fresh = torch.nn.LSTMCell(4, 5, bias)
+    fresh.load_state_dict(to_torch(params, config))  # pyright: ignore[reportArgumentType]
+    assert all(
+        torch.equal(a, b) for a, b in zip(fresh.parameters(), cell.parameters(), strict=True)
+    )
+
+
+def test_nan_payloads_and_signed_zeros_survive() -> None:
+    module = torch.nn.LSTM(1, 1)
+    bits = torch.tensor([0x7FC12345, -0x80000000, 0x00000001, 0x7F800000], dtype=torch.int32)
+    module.load_state_dict({**module.state_dict(), "bias_ih_l0": bits.view(torch.float32)})
+    back = to_torch(*from_torch(module))["bias_ih_l0"]
+    np.testing.assert_array_equal(np.asarray(back).view(np.int32), bits.numpy())
+
+
+def test_to_torch_with_a_prefix_and_single_tensors() -> None:
+    params, config = from_torch(torch.nn.LSTM(4, 5))
+    state_dict: Any = to_torch(params, config, prefix="encoder.lstm.")
+    assert set(state_dict) == {f"encoder.lstm.{name}" for name in params}
+    tensor = state_dict["encoder.lstm.weight_hh_l0"].tensor()
+    assert isinstance(tensor, torch.Tensor)
+    tensor[:] = 0  # of its own memory
+    assert np.abs(state_dict["encoder.lstm.weight_hh_l0"]).max() > 0
+    with pytest.raises(ValueError, match="missing weight_hh_l0"):
+        to_torch({"weight_ih_l0": params["weight_ih_l0"]}, config)
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(10, 4)
+        self.encoder = torch.nn.LSTM(4, 5, 2, batch_first=True, dropout=0.25, bidirectional=True)
+        self.decoder = torch.nn.LSTMCell(10, 6)
+        self.other = torch.nn.GRU(4, 5)
+        self.plain = torch.nn.RNN(4, 5)
+        self.head = torch.nn.Linear(6, 3)
+
+
+def test_every_lstm_of_a_model_is_found() -> None:
+    model = torch.nn.DataParallel(Model())
+    assert find_lstms(model.state_dict()) == {
+        "module.encoder.": LSTMConfig(4, 5, 2, bidirectional=True),
+        "module.decoder.": LSTMCellConfig(10, 6),
+    }
+    with pytest.raises(
+        ValueError, match=r"prefix must say which.*'module.encoder.', 'module.decoder.'"
+    ):
+        from_torch(model)
+    for prefix in ("module.encoder.", "module.encoder", "encoder"):
+        params, config = from_torch(model, prefix=prefix)
+        assert config == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.25, bidirectional=True)
+        wanted = model.module.encoder.state_dict()["weight_hh_l1_reverse"].numpy()
+        np.testing.assert_array_equal(params["weight_hh_l1_reverse"], wanted)
+    with pytest.raises(ValueError, match=r"prefix 'coder' is no LSTM of.*'module.encoder.'"):
+        from_torch(model, prefix="coder")
+
+
+def test_a_state_dict_takes_batch_first_and_dropout_from_the_caller() -> None:
+    state_dict = Model().state_dict()
+    _, config = from_torch(state_dict, prefix="encoder", batch_first=True, dropout=0.5)
+    assert config == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5, bidirectional=True)
+    numpy_dict = {name: tensor.numpy() for name, tensor in state_dict.items()}
+    params, config = from_torch(numpy_dict, prefix="encoder")
+    assert config == LSTMConfig(4, 5, 2, bidirectional=True)
+    assert isinstance(params["weight_ih_l0"], jax.Array)
+
+
+def test_every_broken_key_is_told_at_once() -> None:
+    state_dict: dict[str, Any] = dict(torch.nn.LSTM(4, 5, 2).state_dict())
+    del state_dict["bias_hh_l1"]
+    state_dict["weight_ih_l1"] = torch.zeros(20, 6)
+    state_dict["weight_ih_l3"] = torch.zeros(20, 5)
+    with pytest.raises(ValueError, match="is not whole") as caught:
+        from_torch(state_dict)
+    for problem in (
+        "missing bias_hh_l1 (20,)",
+        "unexpected weight_ih_l3 (20, 5)",
+        "weight_ih_l1 has shape (20, 6), wanted (20, 5)",
+    ):
+        assert problem in str(caught.value)
+    with pytest.raises(ValueError, match="is not whole"):
+        find_lstms(state_dict)
+
+
+def test_a_broken_lstm_does_not_stand_in_the_way_of_a_whole_one() -> None:
+    state_dict: dict[str, Any] = dict(Model().state_dict())
+    del state_dict["encoder.bias_hh_l1"]
+    params, _ = from_torch(state_dict, prefix="decoder")
+    assert params["weight_hh"].shape == (24, 6)
+    with pytest.raises(ValueError, match=r"missing encoder.bias_hh_l1"):
+        from_torch(state_dict, prefix="encoder")
+
+
+@pytest.mark.parametrize(("name", "rows"), [("GRU", 15), ("RNN", 5)])
+def test_a_gru_or_rnn_is_refused_by_name(name: str, rows: int) -> None:
+    module = getattr(torch.nn, name)(4, 5)
+    assert module.state_dict()["weight_hh_l0"].shape[0] == rows
+    with pytest.raises(ValueError, match=f"the root is a {name}; jaxlstm converts LSTM"):
+        from_torch(module)
+
+
+def test_hidden_sizes_that_could_be_mistaken() -> None:
+    """Rows 12 with 3 columns are an LSTM of 3, with 4 a GRU of 4, with 12 an RNN of 12."""
+    for kind, hidden in (("LSTM", 3), ("GRU", 4), ("RNN", 12)):
+        module = getattr(torch.nn, kind)(2, hidden)
+        assert len(find_lstms(module.state_dict())) == (kind == "LSTM")
+
+
+def test_optimizer_moments_are_no_lstm() -> None:
+    moments = {f"exp_avg.lstm.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
+    weights = {f"lstm.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
+    assert list(find_lstms(moments | weights)) == ["lstm."]
+
+
+def test_nothing_of_the_kind() -> None:
+    with pytest.raises(
+        ValueError, match="no LSTM in the state dict, whose 2 names start with: weight, bias"
+    ):
+        from_torch(torch.nn.Linear(3, 4))
+    with pytest.raises(
+        TypeError, match=r"must be a torch.nn.Module or a mapping.*got str; a path is for"
+    ):
+        from_torch("model.pt")
+
+
+def test_dtype_casts_and_float64_asks_for_64_bit_mode() -> None:
+    module = torch.nn.LSTM(4, 5, dtype=torch.float64)
+    with pytest.raises(TypeError, match="weight_ih_l0 is float64"):
+        from_torch(module)
+    params, _ = from_torch(module, dtype=jnp.float32)
+    assert all(p.dtype == jnp.float32 for p in params.values())
+
+
+def test_dropout_of_one_layer_warns_as_torch_does() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.nn.LSTM(4, 5, dropout=0.5)
+    with pytest.warns(UserWarning, match="has no effect"):
+        assert from_torch(module)[1].dropout == 0.5
+
+
+def test_inputs_are_not_changed() -> None:
+    state_dict = torch.nn.LSTM(4, 5).state_dict()
+    before = {name: tensor.clone() for name, tensor in state_dict.items()}
+    params, config = from_torch(state_dict)
+    to_torch(params, config)
+    jaxlstm.lstm(params, jnp.ones((2, 1, 4)), config=config)
+    assert list(before) == list(state_dict)
+    assert all(torch.equal(before[name], state_dict[name]) for name in before)

@@ -1,0 +1,43 @@
+"""What an import loads: nothing that was not asked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import jaxlstm
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import jaxlstm", ("jax", "flax", "torch", "numpy")),
+        ("from jaxlstm import LSTMConfig", ("jax", "flax", "torch")),
+        ("from jaxlstm import lstm, init_params, PackedSequence", ("flax", "torch")),
+        ("from jaxlstm import read_checkpoint, find_lstms", ("jax", "flax", "torch", "onnx")),
+        ("from jaxlstm import load, save, from_torch, to_torch", ("flax", "torch", "orbax")),
+        ("import jaxlstm.check", ("flax", "torch", "jaxlstm_converters")),
+        ("import jaxlstm.nnx", ("torch", "jaxlstm_converters")),
+        ("import jaxlstm.cli", ("jax", "flax", "torch", "rich")),
+    ],
+)
+def test_nothing_is_loaded_that_was_not_asked_for(statement: str, absent: tuple[str, ...]) -> None:
+    script = f"{statement}\nimport sys\nprint(*(m for m in {absent!r} if m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_every_public_name_is_there() -> None:
+    for name in dir(jaxlstm):
+        assert getattr(jaxlstm, name) is not None, name
+    with pytest.raises(AttributeError, match="no attribute 'lstmm'"):
+        jaxlstm.lstmm  # noqa: B018

@@ -1,0 +1,49 @@
+"""Run the tests against the oldest or the newest releases that pyproject.toml allows.
+
+``python tests/versions.py oldest|newest VENV PYTHON``. Oldest: every lower bound of the dependencies and of
+the extras flax and orbax, installed exactly. Newest: whatever the index has, without torch, and the tests
+that need none.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ["pytest", "pytest-xdist", "hypothesis", "safetensors", "beartype", "jaxtyping", "msgpack"]
+
+
+def lower_bounds() -> list[str]:
+    """``name==version`` for each ``name>=version`` of what runs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    requirements = project["dependencies"] + extras["flax"] + extras["orbax"]
+    return [re.sub(r">=([^,;]+).*", r"==\1", requirement) for requirement in requirements]
+
+
+def main(which: str, venv: str, python: str) -> int:
+    folder = ROOT / venv
+    binary = folder / "bin" / "python"
+    if not binary.exists():
+        subprocess.run([python, "-m", "venv", folder], check=True)
+    pip = [binary, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if which == "oldest":
+        bounds = lower_bounds()
+        # jaxlib follows jax: each jax names the oldest jaxlib it takes, and the newest it was made with.
+        jax = next(bound for bound in bounds if bound.startswith("jax=="))
+        packages = [*bounds, jax.replace("jax", "jaxlib"), "torch", "expecttest", "onnx"]
+    else:
+        packages = ["--upgrade", "jax", "flax", "orbax-checkpoint", "numpy"]
+    subprocess.run([*pip, *packages, *TOOLS], check=True)
+    subprocess.run([*pip, "--no-deps", "-e", ROOT], check=True)
+    subprocess.run([binary, "-m", "pip", "list", "--format=freeze"], check=True)
+    command = [binary, "-m", "pytest", "-q", "-n", "auto", "-m", "not slow and not network"]
+    return subprocess.run([*command, *sys.argv[4:]], cwd=ROOT, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))
