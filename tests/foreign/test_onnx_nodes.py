@@ -1,0 +1,105 @@
+"""The ONNX standard's own test cases for its LSTM operator, all but peepholes, which torch has not either.
+
+ONNX stacks the gates in the order i, o, f, c (c is our g), both biases in one array, and directions on
+the first axis. Expected values come from ONNX's reference implementation in NumPy; its backends are held
+to a relative error of 1e-3, ours to float32 rounding. All gates of a case have the same weights, so what
+the cases show is layouts, directions and biases; the gate order they cannot see.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import pytest
+from onnx.backend.test.case import node as onnx_cases
+
+from jaxlstm import LSTMConfig, lstm
+
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+DIRECTIONS = {"forward": [0], "reverse": [1], "bidirectional": [0, 1]}
+
+NAMES = (
+    "test_lstm_defaults",
+    "test_lstm_with_initial_bias",
+    "test_lstm_batchwise",
+    "test_lstm_reverse",
+    "test_lstm_bidirectional",
+)
+
+
+@cache
+def lstm_cases() -> dict[str, Any]:
+    """Importing the module of the operator's cases registers them."""
+    from onnx.backend.test.case.node import lstm  # noqa: F401
+
+    cases = [case for case in onnx_cases._NodeTestCases if case.name.startswith("test_lstm")]
+    return {case.name: case for case in cases if not case.name.endswith("peepholes")}
+
+
+def torch_gate_order(stacked: np.ndarray) -> np.ndarray:
+    """Rows i, o, f, g to rows i, f, g, o."""
+    i, o, f, g = np.split(stacked, 4)
+    return np.concatenate([i, f, g, o])
+
+
+def direction_params(inputs: dict[str, np.ndarray], direction: int) -> dict[str, jax.Array]:
+    """One direction's parameters; biases are zero where ONNX gives none."""
+    weight_ih, weight_hh = inputs["W"][direction], inputs["R"][direction]
+    biases = inputs["B"][direction] if "B" in inputs else np.zeros(2 * len(weight_ih), np.float32)
+    bias_ih, bias_hh = np.split(biases, 2)
+    stacked = {
+        "weight_ih": weight_ih,
+        "weight_hh": weight_hh,
+        "bias_ih": bias_ih,
+        "bias_hh": bias_hh,
+    }
+    return {name: jnp.asarray(torch_gate_order(rows)) for name, rows in stacked.items()}
+
+
+def run(inputs: dict[str, np.ndarray], direction: str, layout: int) -> dict[str, jax.Array]:
+    """ONNX's Y (time, directions, batch, H), Y_h, Y_c (directions, batch, H); in layout 1 batch first.
+
+    ONNX's reverse direction alone is the second half of a bidirectional LSTM, whatever the first one is.
+    """
+    wanted = DIRECTIONS[direction]
+    weights = [direction_params(inputs, index) for index in range(len(wanted))]
+    hidden_size = weights[0]["weight_hh"].shape[1]
+    config = LSTMConfig(
+        inputs["X"].shape[-1], hidden_size, bidirectional=1 in wanted, batch_first=layout == 1
+    )
+    params = {f"{name}_l0": leaf for name, leaf in weights[0].items()}
+    if config.bidirectional:
+        params |= {f"{name}_l0_reverse": leaf for name, leaf in weights[-1].items()}
+    outputs, (h_n, c_n) = jax.jit(partial(lstm, config=config))(params, jnp.asarray(inputs["X"]))
+    by_direction = outputs.reshape(*outputs.shape[:2], config.num_directions, hidden_size)
+    if layout == 1:  # (batch, time, directions, H), (batch, directions, H)
+        return {"Y": by_direction, "Y_h": h_n.swapaxes(0, 1), "Y_c": c_n.swapaxes(0, 1)}
+    time_major = by_direction.swapaxes(1, 2)
+    index = jnp.array(wanted)
+    return {"Y": time_major[:, index], "Y_h": h_n[index], "Y_c": c_n[index]}
+
+
+def test_these_are_all_cases() -> None:
+    assert sorted(lstm_cases()) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_node(name: str) -> None:
+    case = lstm_cases()[name]
+    (node,) = case.model.graph.node
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    ((input_arrays, expected_arrays),) = case.data_sets
+    inputs = dict(zip(node.input, input_arrays, strict=True))
+    expected = dict(zip([name for name in node.output if name], expected_arrays, strict=True))
+
+    direction = attributes.get("direction", b"forward").decode()
+    actual = run(inputs, direction, attributes.get("layout", 0))
+    assert expected
+    for output, values in expected.items():
+        assert actual[output].shape == values.shape
+        np.testing.assert_allclose(actual[output], values, rtol=ROUNDING, atol=ROUNDING)
