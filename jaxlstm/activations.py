@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 sigmoid = jax.nn.sigmoid
 
@@ -24,7 +25,7 @@ _TANH_POLYNOMIAL = (
 
 
 @jax.custom_jvp
-def tanh(x: jax.Array) -> jax.Array:
+def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The hyperbolic tangent, any shape; float32 by the formula above, other dtypes by XLA's own."""
     if x.dtype != jnp.float32:
         return jnp.tanh(x)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxlstm import precision as precision_
 from jaxlstm.activations import sigmoid, tanh
@@ -35,16 +36,19 @@ class LSTMState(NamedTuple):
 
 
 def input_gates(
-    params: Mapping[str, Any], x: jax.Array, *, precision: Precision = precision_.DEFAULT
-) -> jax.Array:
+    params: Mapping[str, Any],
+    x: Float[Array, "*batch features"],
+    *,
+    precision: Precision = precision_.DEFAULT,
+) -> Float[Array, "*batch gates"]:
     """``W_ih x + b_ih``, the half of the gates that does not wait for h: (..., in) -> (..., 4H)."""
     return linear(x, params["weight_ih"], params.get("bias_ih"), precision=precision)
 
 
 def cell_step(
     params: Mapping[str, Any],
-    x_gates: jax.Array,
-    state: LSTMState,
+    x_gates: Float[Array, "*batch gates"],
+    state: tuple[Float[Array, "*batch h_size"], Float[Array, "*batch hidden_size"]],
     *,
     precision: Precision = precision_.DEFAULT,
 ) -> LSTMState:

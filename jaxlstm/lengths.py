@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array, Bool, Int
 
 
-def valid_steps(lengths: jax.Array, time: int) -> jax.Array:
+def valid_steps(lengths: Int[Array, "batch"], time: int) -> Bool[Array, "time batch"]:
     """Bool (time, batch): whether step t lies inside the length of its row."""
     return jnp.arange(time)[:, None] < lengths[None, :]
 

@@ -12,6 +12,7 @@ from typing import Any, overload
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlstm import _modules
 from jaxlstm import precision as precision_
@@ -76,7 +77,7 @@ class LSTM(nn.Module):
     @nn.compact
     def __call__(
         self,
-        inputs: Inputs,
+        inputs: Inputs | np.ndarray,
         initial_state: tuple[Any, Any] | None = None,
         *,
         seq_lengths: Any = None,

@@ -11,6 +11,7 @@ from typing import Any, Self, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxlstm import _modules
@@ -115,7 +116,7 @@ class LSTM(_TorchNamed):
 
     def __call__(
         self,
-        inputs: Inputs,
+        inputs: Inputs | np.ndarray,
         initial_state: tuple[Any, Any] | None = None,
         *,
         seq_lengths: Any = None,

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 Precision = str | lax.Precision | None
 DEFAULT: Precision = "highest"
@@ -57,8 +58,12 @@ def gate_dtype(dtype: Any) -> np.dtype:
 
 
 def linear(
-    x: jax.Array, weight: jax.Array, bias: jax.Array | None = None, *, precision: Precision
-) -> jax.Array:
+    x: Float[Array, "*batch inputs"],
+    weight: Float[Array, "outputs inputs"],
+    bias: Float[Array, "outputs"] | None = None,
+    *,
+    precision: Precision,
+) -> Float[Array, "*batch outputs"]:
     """``x @ weight.T + bias`` as in ``torch.nn.functional.linear``: (..., in), (out, in) -> (..., out).
 
     The result has :func:`gate_dtype` of the operands' dtype.

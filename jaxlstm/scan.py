@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState, cell_step, input_gates
@@ -25,13 +26,13 @@ from jaxlstm.precision import Precision
 
 def scan_direction(
     params: Mapping[str, Any],
-    inputs: jax.Array,
-    initial_state: LSTMState,
-    valid: jax.Array | None = None,
+    inputs: Float[Array, "time batch features"],
+    initial_state: tuple[Float[Array, "batch h_size"], Float[Array, "batch hidden_size"]],
+    valid: Bool[Array, "time batch"] | None = None,
     *,
     reverse: bool = False,
     precision: Precision = precision_.DEFAULT,
-) -> tuple[jax.Array, LSTMState]:
+) -> tuple[Float[Array, "time batch h_size"], LSTMState]:
     """Run the cell over time.
 
     Args:
@@ -55,5 +56,7 @@ def scan_direction(
         return kept, jnp.where(row, new.h, jnp.zeros_like(new.h))
 
     x_gates = input_gates(params, inputs, precision=precision)
-    final_state, outputs = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
+    final_state, outputs = lax.scan(
+        step, LSTMState(*initial_state), (x_gates, valid), reverse=reverse
+    )
     return outputs, final_state

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
@@ -27,7 +28,7 @@ Inputs = TypeVar("Inputs", jax.Array, PackedSequence)
 
 def lstm(
     params: Mapping[str, Any],
-    inputs: Inputs,
+    inputs: Inputs | np.ndarray,
     initial_state: tuple[Any, Any] | None = None,
     *,
     config: LSTMConfig,

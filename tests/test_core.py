@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def test_one_sequence_alone(with_state: bool, batch_first: bool) -> None:
     x = torch.randn(7, 3)
     state = (torch.randn(4, 2), torch.randn(4, 5)) if with_state else None
     wanted, (h_n, c_n) = module(x, state)
-    given = None if state is None else tuple(s.numpy() for s in state)
+    given: Any = None if state is None else tuple(s.numpy() for s in state)
     outputs, final = jax.jit(lambda p, x, s: lstm(p, x, s, config=config))(params, x.numpy(), given)
     for ours, theirs in ((outputs, wanted), (final.h, h_n), (final.c, c_n)):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-7)
@@ -55,7 +56,7 @@ def test_lstm_cell_is_torchs(bias: bool, batched: bool) -> None:
     x, h, c = torch.randn(*batch, 3), torch.randn(*batch, 5), torch.randn(*batch, 5)
     for state in (None, (h, c)):
         wanted = cell(x, state)
-        given = None if state is None else tuple(s.numpy() for s in state)
+        given: Any = None if state is None else tuple(s.numpy() for s in state)
         for ours, theirs in zip(lstm_cell(params, x.numpy(), given), wanted, strict=True):
             np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-7)
 
@@ -140,3 +141,18 @@ def test_tanh_at_the_edges_and_its_derivative() -> None:
     np.testing.assert_allclose(
         jax.vmap(jax.grad(tanh))(x[40:61]), 1 - np.tanh(np.asarray(x[40:61])) ** 2, rtol=1e-6
     )
+
+
+def test_shapes_in_annotations_are_checked_in_these_tests() -> None:
+    """Else the annotations of the core would be comments."""
+    from jaxtyping import TypeCheckError
+
+    from jaxlstm.lengths import valid_steps
+    from jaxlstm.scan import scan_direction
+
+    with pytest.raises(TypeCheckError, match="lengths"):
+        valid_steps(jnp.ones((2, 2), jnp.int32), 3)
+    cell = {"weight_ih": jnp.ones((8, 3)), "weight_hh": jnp.ones((8, 2))}
+    state = jaxlstm.LSTMState(jnp.ones((5, 2)), jnp.ones((4, 2)))  # two different batches
+    with pytest.raises(TypeCheckError, match="initial_state"):
+        scan_direction(cell, jnp.ones((6, 4, 3)), state)

@@ -81,7 +81,7 @@ def test_nnx_follows_train_and_eval() -> None:
         model(X, deterministic=True)[0], jaxlstm.lstm(model.params, X, config=model.config)[0]
     )
     given = [model(X, rngs=jax.random.key(7))[0] for _ in range(2)]
-    np.testing.assert_array_equal(*given)
+    np.testing.assert_array_equal(given[0], given[1])
     np.testing.assert_array_equal(
         given[0], lstm(model.params, X, config=model.config, dropout_key=jax.random.key(7))[0]
     )

@@ -91,6 +91,7 @@ def test_linen_in_scan_and_remat() -> None:
     scanned = nn.scan(Chunks, variable_broadcast="params", split_rngs={"params": False})()
     zeros = LSTMState(jnp.zeros((1, 4, 5)), jnp.zeros((1, 4, 5)))
     nested = {"params": {"lstm": variables["params"]}}
+    y: Any
     state, y = scanned.apply(nested, zeros, X[:6].reshape(3, 2, 4, 3))
     wanted, final = model.apply(variables, X[:6])
     close((y.reshape(6, 4, 5), state), (wanted, final))

@@ -23,7 +23,8 @@ def padded(batch_first: bool) -> np.ndarray:
 
 
 def to_torch(packed: PackedSequence) -> rnn.PackedSequence:
-    return rnn.PackedSequence(*(None if f is None else torch.tensor(f) for f in packed.to_numpy()))
+    fields: Any = (None if f is None else torch.tensor(f) for f in packed.to_numpy())
+    return rnn.PackedSequence(*fields)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -68,7 +69,7 @@ def test_lstm_takes_and_gives_packed_sequences(order: str, with_state: bool, jit
     state = (torch.randn(4, 5, 5), torch.randn(4, 5, 5)) if with_state else None
     wanted, (h_n, c_n) = module(theirs, state)
     packed = PackedSequence.from_torch(theirs)
-    given = None if state is None else tuple(s.numpy() for s in state)
+    given: Any = None if state is None else tuple(s.numpy() for s in state)
     if jit and order == "unsorted":
         run = jax.jit(lambda p, x, s: jaxlstm.lstm(p, x, s, config=config))
         outputs, final = run(params, packed, given)

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_state_of_one_call_fed_to_the_next_is_one_long_call(beatnet: Path) -> No
     )
     x = np.random.default_rng(0).standard_normal((1, 30, 150)).astype(np.float32)
     run = jax.jit(lambda x, state: jaxlstm.lstm(params, x, state, config=config))
-    zeros = jaxlstm.LSTMState(np.zeros((2, 1, 150), np.float32), np.zeros((2, 1, 150), np.float32))
+    zeros = jaxlstm.LSTMState(jnp.zeros((2, 1, 150)), jnp.zeros((2, 1, 150)))
     whole, final = run(x, zeros)
     state, frames = zeros, []
     for t in range(30):
@@ -64,6 +65,6 @@ def test_state_of_one_call_fed_to_the_next_is_one_long_call(beatnet: Path) -> No
     np.testing.assert_allclose(np.concatenate(frames, axis=1), whole, rtol=0, atol=1e-6)
     np.testing.assert_allclose(state.c, final.c, rtol=0, atol=2e-6)
     with torch.no_grad():
-        wanted, (h_n, c_n) = module(torch.tensor(x))
+        wanted, (_, c_n) = module(torch.tensor(x))
     np.testing.assert_allclose(whole, wanted.numpy(), rtol=0, atol=1e-6)
     np.testing.assert_allclose(final.c, c_n.numpy(), rtol=0, atol=2e-6)

@@ -82,7 +82,7 @@ def test_safetensors_is_what_the_library_reads(tmp_path: Path) -> None:
 def test_msgpack_is_what_flax_reads(tmp_path: Path) -> None:
     params = random_params(CONFIG, np.float32)
     save(tmp_path / "m.msgpack", params, CONFIG)
-    tree = flax.serialization.msgpack_restore((tmp_path / "m.msgpack").read_bytes())
+    tree: Any = flax.serialization.msgpack_restore((tmp_path / "m.msgpack").read_bytes())
     assert same_bits(tree["params"], params)
     x = np.ones((2, 3, 4), np.float32)
     fields = {k: v for k, v in tree["config"].items() if k != "type"}
