@@ -1,0 +1,122 @@
+"""Any LSTM that hypothesis can think of, against torch in float64: configs, shapes, lengths, states.
+
+Sizes are tiny, since each example compiles; what matters are the combinations and the edges: batch 0 and
+1, one time step, one feature, one unit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxlstm import LSTMConfig, lstm, param_shapes
+from tests.foreign.bounds import assert_equal_in_float64
+
+jitted_lstm = jax.jit(lstm, static_argnames="config")
+
+EXAMPLES = settings(max_examples=30, deadline=None, derandomize=True)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> LSTMConfig:
+    hidden_size = draw(st.integers(1, 4))
+    return LSTMConfig(
+        input_size=draw(st.integers(1, 3)),
+        hidden_size=hidden_size,
+        num_layers=draw(st.integers(1, 3)),
+        bias=draw(st.booleans()),
+        batch_first=draw(st.booleans()),
+        bidirectional=draw(st.booleans()),
+        proj_size=draw(st.integers(0, hidden_size - 1)),
+    )
+
+
+@st.composite
+def calls(draw: st.DrawFn, *, ragged: bool = False) -> dict[str, Any]:
+    """A config, weights, inputs (batched or not), and perhaps an initial state and lengths."""
+    config = draw(configs())
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+    time = draw(st.integers(1, 5))
+    # without a batch axis: None
+    batch = draw(st.integers(1, 4) if ragged else st.none() | st.integers(0, 4))
+    shapes = [(time, batch, config.input_size), *config.state_shapes(batch or 1)]
+    if batch is None:
+        shapes = [(rows, features) for rows, _, features in shapes]
+    elif config.batch_first:
+        shapes[0] = (batch, time, config.input_size)
+    inputs, h_0, c_0 = (random.normal(size=shape) for shape in shapes)
+    lengths = None
+    if batch and (ragged or draw(st.booleans())):
+        lengths = draw(st.lists(st.integers(1, time), min_size=batch, max_size=batch))
+    bound = config.hidden_size**-0.5
+    return {
+        "config": config,
+        "params": {n: random.uniform(-bound, bound, s) for n, s in param_shapes(config).items()},
+        "inputs": inputs,
+        "state": (h_0, c_0) if draw(st.booleans()) else None,
+        "lengths": lengths,
+    }
+
+
+def run_torch(call: dict[str, Any]) -> list[torch.Tensor]:
+    config, lengths = call["config"], call["lengths"]
+    module = torch.nn.LSTM(
+        config.input_size,
+        config.hidden_size,
+        num_layers=config.num_layers,
+        bias=config.bias,
+        batch_first=config.batch_first,
+        bidirectional=config.bidirectional,
+        proj_size=config.proj_size,
+        dtype=torch.float64,
+    )
+    module.load_state_dict({n: torch.tensor(leaf) for n, leaf in call["params"].items()})
+    state = None if call["state"] is None else tuple(torch.tensor(leaf) for leaf in call["state"])
+    inputs = torch.tensor(call["inputs"])
+    rnn = torch.nn.utils.rnn
+    with torch.no_grad():
+        if lengths is None:
+            outputs, (h_n, c_n) = module(inputs, state)
+        else:
+            packed = rnn.pack_padded_sequence(
+                inputs, torch.tensor(lengths), config.batch_first, enforce_sorted=False
+            )
+            outputs, (h_n, c_n) = module(packed, state)
+            time = inputs.shape[1 if config.batch_first else 0]
+            outputs, _ = rnn.pad_packed_sequence(outputs, config.batch_first, total_length=time)
+    return [outputs, h_n, c_n]
+
+
+def run_ours(call: dict[str, Any]) -> list[jax.Array]:
+    lengths = None if call["lengths"] is None else jnp.array(call["lengths"], jnp.int32)
+    arrays = jax.tree.map(jnp.asarray, (call["params"], call["inputs"], call["state"]))
+    outputs, (h_n, c_n) = jitted_lstm(*arrays, seq_lengths=lengths, config=call["config"])
+    return [outputs, h_n, c_n]
+
+
+@EXAMPLES
+@given(calls())
+def test_equals_torch(call: dict[str, Any]) -> None:
+    with jax.enable_x64(True):
+        assert_equal_in_float64(run_ours(call), run_torch(call))
+
+
+@EXAMPLES
+@given(calls(ragged=True))
+def test_padding_does_not_matter(call: dict[str, Any]) -> None:
+    """Whatever lies behind the end of a sequence, NaN included, the numbers are the same to the bit."""
+    time_axis = 1 if call["config"].batch_first else 0
+    inputs = np.moveaxis(call["inputs"], time_axis, 0).copy()
+    for row, length in enumerate(call["lengths"]):
+        inputs[length:, row] = np.nan
+    with jax.enable_x64(True):
+        clean = run_ours(call)
+        dirty = run_ours(call | {"inputs": np.moveaxis(inputs, 0, time_axis)})
+    for ours, expected in zip(dirty, clean, strict=True):
+        np.testing.assert_array_equal(ours, expected)
