@@ -45,7 +45,7 @@ def calls(draw: st.DrawFn, *, ragged: bool = False) -> dict[str, Any]:
     time = draw(st.integers(1, 5))
     # without a batch axis: None
     batch = draw(st.integers(1, 4) if ragged else st.none() | st.integers(0, 4))
-    shapes = [(time, batch, config.input_size), *config.state_shapes(batch or 1)]
+    shapes = [(time, batch, config.input_size), *config.state_shapes(1 if batch is None else batch)]
     if batch is None:
         shapes = [(rows, features) for rows, _, features in shapes]
     elif config.batch_first:
