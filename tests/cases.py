@@ -164,17 +164,19 @@ def assert_matches(actual: Results, dtype: Any, torch_own: Results, truth: Resul
             np.testing.assert_allclose(array, truth[name], rtol=0, atol=scale, err_msg=name)
         return
     for gradients in (False, True):
-        ours, theirs = (
-            rms(
-                np.concatenate(
-                    [_error(r[n], truth[n]) for n in truth if n.startswith("d ") == gradients]
-                )
-            )
-            for r in (wide, torch_own)
-        )
+        ours, theirs = (pooled_error(r, truth, gradients) for r in (wide, torch_own))
         what = "gradients" if gradients else "values"
         assert ours <= 2 * theirs, f"{what}: RMS error {ours:.2e}, torch's own {theirs:.2e}"
 
 
-def _error(array: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return (array - truth).ravel() / max(rms(truth), 1e-30)
+def pooled_error(results: Results, truth: Results, gradients: bool) -> float:
+    """RMS error of all values or of all gradients, each array in units of its own RMS."""
+    return rms(
+        np.concatenate(
+            [
+                (np.asarray(results[name], np.float64) - wanted).ravel() / max(rms(wanted), 1e-30)
+                for name, wanted in truth.items()
+                if name.startswith("d ") == gradients
+            ]
+        )
+    )

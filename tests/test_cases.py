@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def check(case: Case, dtype: Any, forward: Forward) -> None:
         return (outputs, h_n, c_n), pull((dy, jaxlstm.LSTMState(dh, dc)))
 
     with jax.enable_x64(dtype == np.float64):
-        state = None if arrays.state is None else jaxlstm.LSTMState(*arrays.state)
+        state = None if arrays.state is None else jaxlstm.LSTMState(*map(jnp.asarray, arrays.state))
         (outputs, h_n, c_n), (dparams, dinputs, dstate) = values_and_gradients(
             arrays.params, arrays.inputs, state, case.lengths, arrays.cotangents
         )

@@ -1,0 +1,65 @@
+"""RMS error to float64 over the table of cases, as a multiple of torch's own error in the same dtype.
+
+``python benchmarks/accuracy.py [dtype ...]`` prints a markdown table; for float64, where torch is itself
+the reference, the largest absolute difference from it. Takes some minutes: each case is compiled.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the table of cases lives with the tests
+
+import ml_dtypes
+import numpy as np
+
+from tests import test_cases
+from tests.cases import CASES, Results, pooled_error
+
+DTYPES = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float64": np.float64,
+}
+
+
+def measure(dtype: type) -> list[tuple[float, float]]:
+    """For each case: error of values and of gradients."""
+    found: list[tuple[float, float]] = []
+
+    def record(actual: Results, _: object, torch_own: Results, truth: Results) -> None:
+        errors = []
+        for gradients in (False, True):
+            if dtype is np.float64:
+                names = [name for name in truth if name.startswith("d ") == gradients]
+                errors.append(max(float(np.abs(actual[n] - truth[n]).max()) for n in names))
+            else:
+                ours, theirs = (pooled_error(r, truth, gradients) for r in (actual, torch_own))
+                errors.append(ours / theirs)
+        found.append((errors[0], errors[1]))
+
+    test_cases.assert_matches = record
+    for case in CASES:
+        test_cases.check(case, dtype, test_cases.functional(case))
+        test_cases.reference.cache_clear()
+    return found
+
+
+def main(names: list[str]) -> None:
+    """Print a row for each dtype."""
+    print("| dtype | outputs and states | gradients |\n|---|---|---|")
+    for name in names:
+        cells = []
+        for column in zip(*measure(DTYPES[name]), strict=True):
+            if name == "float64":
+                cells.append(f"at most {max(column):.1e} from torch's, absolute")
+            else:
+                cells.append(f"median {statistics.median(column):.2f}, worst {max(column):.2f}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(DTYPES))
