@@ -12,15 +12,6 @@ from typing import TYPE_CHECKING, Any
 from jaxlstm._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from jaxlstm_converters import Checkpoint as Checkpoint
-    from jaxlstm_converters import CheckpointError as CheckpointError
-    from jaxlstm_converters import find_lstms as find_lstms
-    from jaxlstm_converters import from_torch as from_torch
-    from jaxlstm_converters import load as load
-    from jaxlstm_converters import read_checkpoint as read_checkpoint
-    from jaxlstm_converters import save as save
-    from jaxlstm_converters import to_torch as to_torch
-
     from jaxlstm import check as check
     from jaxlstm import linen as linen
     from jaxlstm import nnx as nnx
@@ -35,6 +26,14 @@ if TYPE_CHECKING:
     from jaxlstm.params import init_params as init_params
     from jaxlstm.params import param_shapes as param_shapes
     from jaxlstm.stack import lstm as lstm
+    from jaxlstm_converters import Checkpoint as Checkpoint
+    from jaxlstm_converters import CheckpointError as CheckpointError
+    from jaxlstm_converters import find_lstms as find_lstms
+    from jaxlstm_converters import from_torch as from_torch
+    from jaxlstm_converters import load as load
+    from jaxlstm_converters import read_checkpoint as read_checkpoint
+    from jaxlstm_converters import save as save
+    from jaxlstm_converters import to_torch as to_torch
 
 _HOME = {
     "jaxlstm.cell": ("LSTMState", "lstm_cell"),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import param_shapes
 from jaxlstm_converters.config_json import METADATA_KEY, saved_config
+from jaxlstm_converters.fold import fold
 
 _NAME = re.compile(
     r"(?P<prefix>(?:.*\.)?)(?P<base>weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)"
@@ -42,26 +43,39 @@ def find_lstms(state_dict: Mapping[str, Any]) -> dict[str, LSTMConfig]:
       ValueError: tensors that are an LSTM but for some that are missing, unexpected or misshapen; all of
         them are named.
     """
-    found, broken = survey(state_dict)
-    for problem in broken.values():
+    found = survey(state_dict)
+    for problem in found.broken.values():
         raise ValueError(problem)
-    return found
+    return found.lstms
 
 
-def survey(state_dict: Mapping[str, Any]) -> tuple[dict[str, LSTMConfig], dict[str, str]]:
-    """As :func:`find_lstms`, and beside the LSTMs found those that are not whole: prefix -> why."""
-    found: dict[str, LSTMConfig] = {}
-    broken: dict[str, str] = {}
+class Survey(NamedTuple):
+    """What a state dict holds: its LSTMs, those that are not whole (prefix -> why), and what was folded.
+
+    ``tensors`` are those of the state dict with each folded weight under its plain name.
+    """
+
+    lstms: dict[str, LSTMConfig]
+    broken: dict[str, str]
+    tensors: Mapping[str, Any]
+    notes: list[str]
+
+
+def survey(state_dict: Mapping[str, Any]) -> Survey:
+    """As :func:`find_lstms`, but what is wrong with one LSTM does not stand in the way of the others."""
+    tensors, notes, problems = fold(state_dict)
+    found = Survey({}, {}, tensors, notes)
     told = hints(state_dict)
-    for prefix, shapes in group(state_dict).items():
-        if kind(shapes) != "LSTM":
-            continue
-        config = config_of(shapes, **told.get(prefix, {}))
-        if faults := misfits(shapes, config, prefix):
-            broken[prefix] = f"the LSTM at {prefix!r} is not whole: {'; '.join(faults)}"
-        else:
-            found[prefix] = config
-    return found, broken
+    for prefix, shapes in group(tensors).items():
+        if prefix in problems:
+            found.broken[prefix] = problems[prefix]
+        elif kind(shapes) == "LSTM":
+            config = config_of(shapes, **told.get(prefix, {}))
+            if faults := misfits(shapes, config, prefix):
+                found.broken[prefix] = f"the LSTM at {prefix!r} is not whole: {'; '.join(faults)}"
+            else:
+                found.lstms[prefix] = config
+    return found
 
 
 def hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -61,13 +61,13 @@ def select_lstm(
     hints: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[dict[str, np.ndarray], LSTMConfig]:
     """As :func:`from_torch`, from a state dict alone and to NumPy arrays, without jax."""
-    found, broken = survey(state_dict)
-    if not found and not broken:
+    found = survey(state_dict)
+    if not found.lstms and not found.broken:
         raise ValueError(_no_lstm(state_dict))
-    chosen = choose([*found, *broken], prefix)
-    if chosen in broken:
-        raise ValueError(broken[chosen])
-    config = found[chosen]
+    chosen = choose([*found.lstms, *found.broken], prefix)
+    if chosen in found.broken:
+        raise ValueError(found.broken[chosen])
+    config = found.lstms[chosen]
     if not isinstance(config, LSTMCellConfig):
         told = {**(hints or {}).get(chosen, {})}
         if batch_first is not None:
@@ -75,7 +75,7 @@ def select_lstm(
         if dropout is not None:
             told["dropout"] = dropout
         config = dataclasses.replace(config, **told)
-    return {name: as_numpy(state_dict[chosen + name]) for name in param_shapes(config)}, config
+    return {name: as_numpy(found.tensors[chosen + name]) for name in param_shapes(config)}, config
 
 
 def as_numpy(tensor: Any) -> np.ndarray:
@@ -108,6 +108,11 @@ def _state_dict(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any
 
 def _no_lstm(state_dict: Mapping[str, Any]) -> str:
     """Why no LSTM was found: a GRU or RNN by name, or nothing of the kind."""
+    if any("_all_weight_values" in name for name in state_dict):
+        return (
+            "no LSTM in the state dict but a quantized dynamic one, whose weights are packed; "
+            "convert the float model that it was made from"
+        )
     others = {prefix: found for prefix, s in group(state_dict).items() if (found := kind(s))}
     if others:
         named = ", ".join(f"{prefix or 'the root'} is a {what}" for prefix, what in others.items())

@@ -8,6 +8,8 @@ from jaxlstm.check.compare import compare as compare
 from jaxlstm.check.report import CheckFailed as CheckFailed
 from jaxlstm.check.report import Item as Item
 from jaxlstm.check.report import Report as Report
+from jaxlstm.check.trace import Divergence as Divergence
+from jaxlstm.check.trace import trace as trace
 from jaxlstm.check.verify import verify as verify
 
-__all__ = ["CheckFailed", "Item", "Report", "compare", "verify"]
+__all__ = ["CheckFailed", "Divergence", "Item", "Report", "compare", "trace", "verify"]

@@ -30,6 +30,10 @@ from jaxlstm.config import LSTMConfig
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
+class PortError(TypeError):
+    """What was given as a port is none: it cannot be called as one, or does not answer as one."""
+
+
 @dataclass(frozen=True)
 class Port:
     """A callable, and which of an LSTM's arguments it takes."""
@@ -44,10 +48,10 @@ class Port:
         """Read a callable's signature.
 
         Raises:
-          TypeError: not a callable, or one that takes no inputs.
+          PortError: not a callable, or one that takes no inputs.
         """
         if not callable(call):
-            raise TypeError(f"port must be callable, got {type(call).__name__}")
+            raise PortError(f"port must be callable, got {type(call).__name__}")
         parameters = inspect.signature(call).parameters
         if any(p.kind == inspect.Parameter.VAR_POSITIONAL for p in parameters.values()):
             return cls(call, "params" in parameters)
@@ -63,7 +67,7 @@ class Port:
             if name != "params" and parameters[name].kind != inspect.Parameter.KEYWORD_ONLY
         ]
         if not positional or required:
-            raise TypeError(
+            raise PortError(
                 "port must be callable as port(inputs, initial_state, seq_lengths), or with the first "
                 f"one or two of them, got the signature {inspect.signature(call)}"
             )
@@ -85,7 +89,7 @@ class Port:
         """The port's answer to a case in a dtype; 64-bit JAX is on for the length of a float64 run.
 
         Raises:
-          TypeError: the port does not give ``(outputs, (h_n, c_n))``.
+          PortError: the port does not give ``(outputs, (h_n, c_n))``.
         """
         with _jax_settings(dtype, precision):
             case = self.adapt(case).astype(dtype)
@@ -120,7 +124,7 @@ class Port:
         try:
             outputs, (h_n, c_n) = answer
         except (TypeError, ValueError):
-            raise TypeError(
+            raise PortError(
                 "port must return (outputs, (h_n, c_n)), each an array and the last two possibly None; "
                 f"got {jax.tree_util.tree_structure(answer)}"
             ) from None

@@ -15,9 +15,10 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 from jaxlstm.check import answer, criteria, residual, torch_runner
 from jaxlstm.check.answer import Answer
 from jaxlstm.check.compare import difference
+from jaxlstm.check.explain import Evidence
 from jaxlstm.check.findings import Findings
 from jaxlstm.check.inputs import Case
-from jaxlstm.check.port import Port
+from jaxlstm.check.port import Port, PortError
 from jaxlstm.check.report import Item
 from jaxlstm.config import LSTMConfig
 
@@ -38,20 +39,34 @@ class Run:
     refusal: str = ""  # why the port cannot be run in float64; empty if it can
     opaque: str = ""  # why JAX cannot differentiate the port; empty if it can
     findings: Findings = field(default_factory=Findings)
+    evidence: dict[str, list[Evidence]] = field(
+        default_factory=lambda: {"float64": [], "working": []}
+    )
+    nan: tuple[Case, Answer, Answer] | None = None  # the case with NaN, its answer and the true one
 
     def try_case(self, case: Case) -> None:
         """Judge the port on one case."""
         case = self.port.adapt(case)
         gradients = self.gradients and case.differentiate
-        if self.tolerance is None:
-            self._semantics(case, gradients)
         rounded = case.astype(self.dtype)
         params = {name: a.astype(self.dtype) for name, a in self.params.items()}
-        truth = self._truth(params, rounded, gradients)
-        ours = self._ask(rounded, self.dtype, gradients)
+        try:
+            ours = self._ask(rounded, self.dtype, gradients)
+        except PortError:
+            raise
+        except (TypeError, ValueError) as error:
+            self.findings.exact("runs", case, f"{type(error).__name__}: {_first_line(error)}")
+            return
+        self.findings.exact("runs", case, "")
+        if self.tolerance is None:
+            self._semantics(case, gradients)
+        truth = self.truth(params, rounded, gradients)
+        self._keep("working", rounded, params, ours)
         self.findings.exact("shape and dtype", case, criteria.form(ours, truth, self.dtype))
         if criteria.form(ours, truth, ours.outputs.dtype):
             return  # shapes that differ leave nothing to measure
+        if not np.isfinite(case.inputs).all():
+            self.nan = rounded, ours, truth
         self.findings.exact("NaN mask", case, criteria.masks(ours, truth))
         if case.name == "ragged":
             again = self._ask(rounded, self.dtype, gradients)
@@ -68,16 +83,16 @@ class Run:
         try:
             ours = self._ask(case, np.float64, gradients)
         except (TypeError, ValueError) as error:
-            if self.dtype == np.float64:
-                raise
-            self.refusal = f"the port refused float64 inputs: {str(error).splitlines()[0]}"
+            self.refusal = f"the port refused float64 inputs: {_first_line(error)}"
             return
         if ours.outputs.dtype != np.float64 and self.dtype != np.float64:
             self.refusal = f"the port answered float64 inputs in {ours.outputs.dtype}"
             return
-        truth = self._truth(self.params, case, gradients)
-        if criteria.form(ours, truth, ours.outputs.dtype):
-            return  # told by the working dtype's item
+        truth = self.truth(self.params, case, gradients)
+        self._keep("float64", case, self.params, ours)
+        if problem := criteria.form(ours, truth, np.float64):
+            self.findings.exact("shape and dtype", case, f"in float64, {problem}")
+            return
         rng = np.random.default_rng([self.seed, 99])
         condition = criteria.conditioning(self.params, self.config, case, truth, rng)
         for reference in self.references:
@@ -162,7 +177,7 @@ class Run:
             rtol, atol = self.tolerance
             yield f"tolerances were set by the caller: rtol={rtol:g}, atol={atol:g}"
 
-    def _truth(self, params: Mapping[str, Any], case: Case, gradients: bool) -> Answer:
+    def truth(self, params: Mapping[str, Any], case: Case, gradients: bool) -> Answer:
         """The float64 reference on given numbers: the oracle's, or torch's if the oracle is not asked."""
         if "oracle" in self.references:
             return answer.of_oracle(params, self.config, case, gradients=gradients)
@@ -171,6 +186,11 @@ class Run:
     def _torch(self, case: Case, dtype: Any, gradients: bool) -> Answer:
         return torch_runner.run(self.params, self.config, case, dtype, gradients=gradients)
 
+    def _keep(self, which: str, case: Case, params: Mapping[str, Any], ours: Answer) -> None:
+        """Remember an answer as evidence for a diagnosis."""
+        if np.isfinite(case.inputs).all():
+            self.evidence[which].append(Evidence(case, params, ours))
+
     def _ask(self, case: Case, dtype: Any, gradients: bool) -> Answer:
         if gradients and not self.opaque:
             try:
@@ -178,5 +198,9 @@ class Run:
                     self.params, case, dtype, gradients=True, precision=self.precision
                 )
             except (TracerArrayConversionError, ConcretizationTypeError) as error:
-                self.opaque = f"JAX cannot differentiate the port: {str(error).splitlines()[0]}"
+                self.opaque = f"JAX cannot differentiate the port: {_first_line(error)}"
         return self.port.run(self.params, case, dtype, precision=self.precision)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

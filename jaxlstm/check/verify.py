@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxlstm.check import torch_runner
 from jaxlstm.check.compare import require_numbers, require_tolerances
+from jaxlstm.check.diagnose import diagnose
 from jaxlstm.check.environment import environment
 from jaxlstm.check.inputs import cases
 from jaxlstm.check.port import Port, own_port
@@ -39,6 +40,7 @@ def verify(
     rtol: float | None = None,
     atol: float | None = None,
     precision: str | None = "highest",
+    seconds: float = 10.0,
     progress: Progress | None = None,
 ) -> Report:
     """Whether a port is the LSTM of ``torch.nn.LSTM``, to the last digit that rounding leaves.
@@ -58,6 +60,7 @@ def verify(
       rtol, atol: judge by this tolerance in the working dtype, instead of by the criteria for rounding.
         Both, or neither; the report says so.
       precision: of the matrix products of a port that sets none; None leaves JAX's default.
+      seconds: time for a diagnosis to try pairs of faults, if the verdict fails.
       progress: called as ``progress(done, total, what)``.
 
     Returns:
@@ -91,11 +94,14 @@ def verify(
         run.try_case(case)
     tell(len(chosen))
     items = (*run.findings.items(), *run.residual(chosen[:3]), *run.untested())
+    failed = {item.name for item in items if item.ok is False}
+    diagnosis = tuple(diagnose(run, failed, seconds))
     tell(len(chosen) + 1)
     name = "jaxlstm.lstm" if port is None else getattr(port, "__name__", type(port).__name__)
     return Report(
         f"{name} as {config}, {run.dtype}",
         items,
+        diagnosis,
         notes=tuple(run.notes(against)),
         settings={
             "port": name,

@@ -30,17 +30,16 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(path: str) -> dict[str, Any]:
     """The facts that the command prints, as JSON has them."""
+    from jaxlstm.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.config_json import config_to_dict
     from jaxlstm_converters.find import group, kind, survey
 
-    from jaxlstm.params import param_shapes
-
     checkpoint = read_checkpoint(path)
-    found, broken = survey(checkpoint)
+    found = survey(checkpoint)
     lstms = []
-    for prefix, config in found.items():
-        tensors = [checkpoint[prefix + name] for name in param_shapes(config)]
+    for prefix, config in found.lstms.items():
+        tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
         lstms.append(
             {
                 "prefix": prefix,
@@ -49,14 +48,15 @@ def describe(path: str) -> dict[str, Any]:
                 "parameters": sum(_count(t.shape) for t in tensors),
             }
         )
-    others = {prefix: kind(shapes) for prefix, shapes in group(checkpoint).items()}
+    others = {prefix: kind(shapes) for prefix, shapes in group(found.tensors).items()}
     return {
         "path": str(path),
         "container": checkpoint.container,
         "tensors": len(checkpoint),
         "bytes": sum(t.nbytes for t in checkpoint.values()),
         "lstms": lstms,
-        "broken": broken,
+        "broken": found.broken,
+        "folded": found.notes,
         "others": {prefix: what for prefix, what in others.items() if what in ("GRU", "RNN")},
         "warnings": list(checkpoint.warnings),
     }
@@ -87,8 +87,11 @@ def _text(found: dict[str, Any]) -> str:
         lines += ["", table(("prefix", "type", "config", "dtype", "parameters"), rows)]
     else:
         lines += ["", "No LSTM found."]
+    lines += [f"folded: {note}" for note in found["folded"]]
     lines += [f"BROKEN: {why}" for why in found["broken"].values()]
-    lines += [f"not an LSTM: {prefix or '(root)'} is a {w}" for prefix, w in found["others"].items()]
+    lines += [
+        f"not an LSTM: {prefix or '(root)'} is a {w}" for prefix, w in found["others"].items()
+    ]
     lines += [f"warning: {warning}" for warning in found["warnings"]]
     return "\n".join(lines)
 

@@ -42,9 +42,8 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 def selected(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     """The parameters, as NumPy arrays, and config of the LSTM that the arguments name."""
-    from jaxlstm_converters.load import load_numpy
-
     from jaxlstm.config import LSTMCellConfig
+    from jaxlstm_converters.load import load_numpy
 
     params, config = load_numpy(args.checkpoint, args.prefix)
     told = {

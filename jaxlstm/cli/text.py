@@ -17,7 +17,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
     right = [all(isinstance(row[k], (int, float)) for row in rows) for k in range(len(header))]
     lines = (
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        "  ".join(
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
+        )
         for row in cells
     )
     return "\n".join(line.rstrip() for line in lines)

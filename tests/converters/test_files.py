@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from jaxlstm_converters.load import load_numpy
 
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, load, save
+from jaxlstm_converters.load import load_numpy
 
 FORMATS = {"safetensors": "m.safetensors", "msgpack": "m.msgpack", "orbax": "m_orbax"}
 CONFIG = LSTMConfig(4, 5, num_layers=2, batch_first=True, dropout=0.25, proj_size=3)

@@ -1,0 +1,86 @@
+"""Weight normalisation and weight drop: folded into the weights that torch runs with, and said."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parametrizations, parametrize
+
+from jaxlstm import LSTMConfig, find_lstms, from_torch
+from jaxlstm_converters.find import survey
+
+NAMES = ("weight_hh_l0", "weight_ih_l1", "weight_hh_l0_reverse")
+
+
+def old_weight_norm(module: torch.nn.Module, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch would rather have the other one
+        torch.nn.utils.weight_norm(module, name)
+
+
+@pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
+@pytest.mark.parametrize("normalise", [old_weight_norm, parametrizations.weight_norm])
+def test_weight_norm_is_folded_as_torch_computes_it(normalise: Callable[[Any, str], Any]) -> None:
+    model = torch.nn.Sequential(torch.nn.LSTM(6, 8, 2, bidirectional=True))
+    for name in NAMES:
+        normalise(model[0], name)
+    with torch.no_grad():  # as training would: length and direction apart from where they began
+        for parameter in model.parameters():
+            parameter.mul_(1 + 0.3 * torch.rand_like(parameter))
+    x = torch.randn(5, 3, 6)
+    model(x)  # the hooks compute the weights
+    params, config = from_torch(model)
+    assert config == LSTMConfig(6, 8, 2, bidirectional=True)
+    for name, ours in params.items():
+        theirs = getattr(model[0], name).detach().numpy()
+        if (
+            name in NAMES
+        ):  # the norm's sum is rounded in another order: a unit or two in the last place
+            np.testing.assert_array_max_ulp(np.asarray(ours), theirs, maxulp=2)
+            assert any(
+                note.startswith(f"0.{name} is folded") for note in survey(model.state_dict()).notes
+            )
+        else:
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_another_parametrization_is_refused_by_name() -> None:
+    lstm = torch.nn.LSTM(6, 8)
+    parametrizations.orthogonal(lstm, "weight_hh_l0")
+    state_dict = {f"lstm.{name}": tensor for name, tensor in lstm.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"lstm.weight_hh_l0 has a parametrization that is not weight norm"
+    ):
+        from_torch(state_dict)
+    parametrize.remove_parametrizations(lstm, "weight_hh_l0")
+    assert find_lstms(lstm.state_dict()) == {"": LSTMConfig(6, 8)}
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_weight_drop_is_the_raw_weight(wrapped: bool) -> None:
+    """fastai keeps the raw weight in the wrapper, the paper's own code in the module inside it."""
+    lstm = torch.nn.LSTM(6, 8)
+    inner = {f"rnns.0.module.{name}": tensor for name, tensor in lstm.state_dict().items()}
+    raw = inner.pop("rnns.0.module.weight_hh_l0")
+    inner["rnns.0.weight_hh_l0_raw" if wrapped else "rnns.0.module.weight_hh_l0_raw"] = raw
+    assert find_lstms(inner) == {"rnns.0.module.": LSTMConfig(6, 8)}
+    params, _ = from_torch(inner)
+    np.testing.assert_array_equal(params["weight_hh_l0"], raw.numpy())
+    assert survey(inner).notes[0].startswith("rnns.0.module.weight_hh_l0 is ")
+
+
+def test_a_length_without_a_direction_is_told() -> None:
+    state_dict = dict(torch.nn.LSTM(6, 8).state_dict())
+    state_dict["weight_hh_l0_g"] = torch.ones(32, 1)
+    with pytest.raises(ValueError, match="weight_hh_l0_g has no direction weight_hh_l0_v"):
+        find_lstms(state_dict)
+
+
+def test_a_quantized_lstm_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"quantized dynamic one.*convert the float model"):
+        from_torch({"lstm._all_weight_values.0.param": torch.zeros(3)})

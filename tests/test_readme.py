@@ -1,0 +1,71 @@
+"""The README's code runs, in order, as a reader would run it, and its figures are the measured ones."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def python_blocks() -> list[str]:
+    """The fenced Python blocks outside the table that sets torch and jaxlstm side by side."""
+    text = re.sub(r"<table>.*?</table>", "", README, flags=re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_blocks_run_and_print_what_they_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    blocks = python_blocks()
+    assert len(blocks) == 3
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    promised = re.findall(r"print\(.*?\)\s+# (\(.*\))", blocks[0])
+    assert promised
+    for line in promised:
+        assert line in printed
+    assert "HOLDS" in printed
+
+
+def test_the_side_by_side_lines_run(tmp_path: Path) -> None:
+    import jax.numpy as jnp
+    import torch
+
+    path = tmp_path / "lstm.pt"
+    torch.save(torch.nn.LSTM(150, 150, 2).state_dict(), path)
+    table = re.findall(r"```python\n(.*?)```", README[: README.index("</table>")], re.DOTALL)
+    theirs, ours = table
+    x, state = torch.randn(2, 3, 150), torch.randn(2, 2, 150)
+    in_torch: dict[str, object] = {
+        "path": path,
+        "torch": torch,
+        "inputs": x,
+        "h_0": state,
+        "c_0": state,
+    }
+    exec(theirs, in_torch)
+    in_jax: dict[str, object] = {"path": path, "inputs": jnp.asarray(x), "h_0": jnp.asarray(state)}
+    in_jax["c_0"] = in_jax["h_0"]
+    exec("import jaxlstm\nfrom flax import nnx\n" + ours, in_jax)
+    wanted = in_torch["outputs"].detach().numpy()  # type: ignore[attr-defined]
+    assert abs(in_jax["outputs"] - wanted).max() < 1e-6  # type: ignore[operator]
+
+
+def test_the_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_commands_are_those_of_the_parser() -> None:
+    from jaxlstm.cli import COMMANDS
+
+    told = set(re.findall(r"^jaxlstm (\w+)", README, re.MULTILINE))
+    assert told == {command.__name__.rpartition(".")[2] for command in COMMANDS}
