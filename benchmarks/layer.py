@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from jaxlstm import LSTMConfig, from_torch, lstm  # noqa: E402
+from jaxlstm import LSTMConfig, __version__, from_torch, lstm  # noqa: E402
 
 BURST_SECONDS = 0.05  # the least that one timed burst takes, so that the clock's own noise is small
 
@@ -180,9 +180,10 @@ def measure(pass_name: str, sizes: list[Size], rounds: int, backend: str) -> lis
 
 def setting(backend: str, rounds: int) -> dict[str, Any]:
     """What a reader needs in order to compare."""
-    packages = ("jaxlstm", "jax", "jaxlib", "flax", "torch", "numpy")
+    versions = {"python": platform.python_version(), "jaxlstm": __version__}
+    packages = ("jax", "jaxlib", "flax", "torch", "numpy")
     return {
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "versions": versions | {name: version(name) for name in packages},
         "device": cpu_name(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),

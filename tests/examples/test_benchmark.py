@@ -1,4 +1,4 @@
-"""The benchmark of the layer runs; its sides compute the same numbers, or it would stop. No timing is held."""
+"""The benchmark of the layer runs, and stops unless its sides compute the same. No timing is held."""
 
 from __future__ import annotations
 
