@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.checkpoint.compare import assert_same_checkpoint
 from tests.wheels import fetch_pinned
 

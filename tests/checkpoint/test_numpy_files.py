@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint, flattened
 from tests.checkpoint.trees import TREES
 from tests.wheels import fetch_pinned

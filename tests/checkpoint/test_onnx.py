@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from onnx import TensorProto, helper, numpy_helper
 
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint
 from tests.wheels import fetch_pinned
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from safetensors.torch import save_file
 
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.checkpoint.compare import assert_same_checkpoint
 
 STATE = torch.nn.LSTM(3, 4, 2).state_dict()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint, flattened
 from tests.wheels import fetch_pinned
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jaxlstm_converters.checkpoint import read_checkpoint
 
+from jaxlstm_converters.checkpoint import read_checkpoint
 from tests.checkpoint.compare import assert_same_bits
 from tests.wheels import fetch_pinned
 

@@ -39,7 +39,7 @@ class LegacyStorages:
         self._width: dict[str, int] = {}
         self._views: dict[str, tuple[Storage, str, int]] = {}
 
-    def load(self, key: Any) -> Any:
+    def resolve(self, key: Any) -> Any:
         """What a persistent id stands for: a storage, or the class of a module with its source."""
         if type(key) is tuple and len(key) == 4 and key[0] == "module":
             return key[1]
@@ -141,13 +141,13 @@ def _read_body(stream: Stream, budget: Budget) -> tuple[Any, PickleMachine]:
             f"protocol {shown(repr(version))} is not {PROTOCOL}",
             offset=stream.offset,
         )
-    system = run_pickle(PickleMachine(stream, budget))
-    if not isinstance(system, dict) or type(system.get("little_endian")) is not bool:
+    writer = run_pickle(PickleMachine(stream, budget))
+    if not isinstance(writer, dict) or type(writer.get("little_endian")) is not bool:
         raise CheckpointError(
             "legacy-header", "the byte order of the writer is not stated", offset=stream.offset
         )
     storages = LegacyStorages(source.size)
-    machine = PickleMachine(stream, budget, storages.load)
+    machine = PickleMachine(stream, budget, storages.resolve)
     root = run_pickle(machine)
     keys = run_pickle(PickleMachine(stream, budget))
     position = storages.place(source, keys, stream.offset)

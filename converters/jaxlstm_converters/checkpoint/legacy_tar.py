@@ -24,6 +24,7 @@ from .tensor import MAX_NDIM, Tensor, make_tensor
 from .values import StorageType
 
 BLOCK = 512
+MAX_PADDING = 1 << 16  # zeros after the last member; tarfile fills up to 10,240 bytes
 MEMBERS = {"sys_info", "storages", "tensors", "pickle"}
 HARMLESS = re.compile(rb"([0-9]+ (mtime|atime|ctime)=[0-9.]+\n)*")  # of a pax header
 
@@ -40,7 +41,7 @@ def read_legacy_tar(source: Source) -> Checkpoint:
     storages = _read_storages(_stream(source, members["storages"]), budget)
     tensors = _read_tensors(_stream(source, members["tensors"]), budget, storages)
 
-    def load(key: Any) -> Any:
+    def resolve(key: Any) -> Any:
         if type(key) is tuple and key:
             return key[0]  # the class of a module, with its source
         if type(key) is not str or key not in tensors:
@@ -48,7 +49,7 @@ def read_legacy_tar(source: Source) -> Checkpoint:
         return tensors[key]
 
     stream = _stream(source, members["pickle"])
-    machine = PickleMachine(stream, budget, load)
+    machine = PickleMachine(stream, budget, resolve)
     root = run_pickle(machine)
     _refuse_rest(stream)
     built = [t for t in tensors.values() if isinstance(t, Tensor)]
@@ -80,7 +81,8 @@ def _read_members(source: Source) -> dict[str, tuple[int, int]]:
                 "tar-entry", f"member {shown(name)!r} is unknown or there twice", offset=start
             )
         members[name] = (start, start + size)
-    if any(any(part) for part in source.chunks(position, source.size - position)):
+    rest = source.size - position
+    if rest > MAX_PADDING or any(source.read(position, rest)):
         raise CheckpointError("trailing-bytes", "bytes follow the end mark", offset=position)
     if members.keys() != MEMBERS:
         missing = ", ".join(sorted(MEMBERS - members.keys()))

@@ -92,7 +92,9 @@ class PickleMachine:
 
     def push(self, value: Any, price: int = 0) -> None:
         """Put a value that costs `price` bytes on the stack."""
-        self.charge(price + 8)
+        self._left -= price + 8  # `charge`, written out: every opcode comes here
+        if self._left < 0:
+            self.charge(0)
         self._stack.append(value)
 
     def pop(self) -> Any:

@@ -23,24 +23,26 @@ def run_pickle(machine: PickleMachine) -> Any:
         CheckpointError: with the offset of the opcode at which the pickle was refused.
     """
     stream = machine.stream
-    while True:
-        at = stream.offset
-        try:
+    at = stream.offset
+    try:
+        while True:
+            at = stream.offset
             code = stream.take(1)
             machine.opcodes += 1
-            if code == b".":
-                return machine.result()
             operation = OPERATIONS.get(code)
-            if operation is None:
+            if operation is not None:
+                operation(machine)
+            elif code == b".":
+                return machine.result()
+            else:
                 raise CheckpointError(
                     "pickle-opcode",
                     f"pickle opcode {code!r} is not one that checkpoints are written with",
                 )
-            operation(machine)
-        except CheckpointError as error:
-            if error.offset is None:
-                error.offset = at
-            raise
+    except CheckpointError as error:
+        if error.offset is None:
+            error.offset = at
+        raise
 
 
 def _number(text: str, kind: type[int] | type[float], machine: PickleMachine) -> int | float:

@@ -40,8 +40,10 @@ def read_sharded(source: Source, read: Callable[[Source], Checkpoint]) -> Checkp
         path = _inside(source.path, file)
         try:
             shards[file] = read(Source(path))
-        except FileNotFoundError:
-            raise CheckpointError("shard-mismatch", f"shard {shown(file)!r} is missing") from None
+        except OSError as error:
+            raise CheckpointError(
+                "shard-mismatch", f"shard {shown(file)!r} cannot be opened: {error.strerror}"
+            ) from None
         except CheckpointError as error:
             error.path = path
             raise

@@ -22,7 +22,7 @@ class Stream:
         code: the error code for bytes that make no sense.
     """
 
-    __slots__ = ("_base", "_buffer", "_code", "_end", "_position", "source")
+    __slots__ = ("_base", "_buffer", "_code", "_end", "_filled", "_position", "source")
 
     def __init__(
         self, source: Source, offset: int, end: int, code: str = "pickle-malformed"
@@ -32,7 +32,8 @@ class Stream:
         self._base = offset
         self._end = end
         self._buffer = b""
-        self._position = 0
+        self._filled = 0  # bytes in the buffer
+        self._position = 0  # of the next byte in the buffer
 
     @property
     def offset(self) -> int:
@@ -47,7 +48,7 @@ class Stream:
     def take(self, count: int) -> bytes:
         """The next `count` bytes."""
         stop = self._position + count
-        if stop > len(self._buffer):
+        if stop > self._filled:
             self._fill(count)
             stop = count
         part = self._buffer[self._position : stop]
@@ -56,7 +57,7 @@ class Stream:
 
     def line(self) -> str:
         """The next bytes up to a newline, as ASCII or UTF-8 text."""
-        if self._position + MAX_LINE > len(self._buffer):
+        if self._position + MAX_LINE > self._filled:
             self._fill(0)
         stop = self._buffer.find(b"\n", self._position, self._position + MAX_LINE)
         if stop < 0:
@@ -70,10 +71,10 @@ class Stream:
         if count > self.remaining:
             raise self._short(count)
         at = self.offset
-        if self._position + count <= len(self._buffer):
+        if self._position + count <= self._filled:
             self._position += count
         else:
-            self._base, self._position, self._buffer = at + count, 0, b""
+            self._base, self._position, self._buffer, self._filled = at + count, 0, b"", 0
         return Span(self.source, at, count)
 
     def number(self, layout: str) -> int:
@@ -96,7 +97,7 @@ class Stream:
             raise self._short(count)
         at = self.offset
         self._buffer = self.source.read(at, min(max(count, WINDOW), self._end - at))
-        self._base, self._position = at, 0
+        self._base, self._position, self._filled = at, 0, len(self._buffer)
 
     def _short(self, count: int) -> CheckpointError:
         return self.malformed(f"{count} bytes are announced and {self.remaining} remain")

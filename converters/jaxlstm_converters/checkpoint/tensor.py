@@ -220,8 +220,8 @@ def _refuse_impossible(shape: Sequence[Any]) -> None:
         raise CheckpointError(
             "tensor-shape", f"sizes {shown(repr(tuple(shape)[:8]))} are not those of a tensor"
         )
-    # Sizes of an empty tensor count too: numpy and XLA multiply them, and overflow.
-    if math.prod(max(n, 1) for n in shape) > 1 << 48:
+    # An empty tensor needs no bytes, but numpy and XLA multiply its sizes, and overflow.
+    if 0 in shape and math.prod(max(n, 1) for n in shape) > 1 << 48:
         raise CheckpointError("tensor-shape", f"the product of sizes {tuple(shape)} is too large")
 
 

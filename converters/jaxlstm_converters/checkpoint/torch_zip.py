@@ -53,7 +53,7 @@ class ZipStorages:
         self._check_crc = check_crc
         self._by_key: dict[str, Storage] = {}
 
-    def load(self, key: Any) -> Storage | Refused:
+    def resolve(self, key: Any) -> Storage | Refused:
         """The storage that a persistent id names."""
         kind, name, numel = parse_storage_id(key)
         if isinstance(kind, Global):
@@ -126,7 +126,7 @@ def run_entry(
     if check_crc:
         verify_crc(source, entry)
     stream = Stream(source, entry.offset, entry.offset + entry.size)
-    machine = PickleMachine(stream, budget, storages.load)
+    machine = PickleMachine(stream, budget, storages.resolve)
     root = run_pickle(machine)
     if stream.remaining:
         raise CheckpointError(

@@ -1,0 +1,255 @@
+"""Every hostile file is refused with its code, or read right; nothing runs, nothing grows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlstm_converters.checkpoint import CODES, CheckpointError, read_checkpoint
+from jaxlstm_converters.find import find_lstms
+from tests.checkpoint.assemble import BOXES, WEIGHT, Box, mapping
+from tests.checkpoint.case import Case
+from tests.checkpoint.hostile import cases
+
+ROOT = Path(__file__).parents[2]
+CASES = list(cases())
+
+
+class Child:
+    """A process that reads files; started anew when one kills it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, path: Path, options: dict[str, bool]) -> dict[str, Any]:
+        """What comes of one file."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"path": str(path), "options": options}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, f"the reader died of {path} with status {self._process.wait()}"
+        return json.loads(line)
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate(timeout=60)
+
+    def _start(self) -> subprocess.Popen[str]:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "converters")]),
+            "OPENBLAS_NUM_THREADS": "1",  # threads reserve address space
+        }
+        command = ["timeout", "600", sys.executable, "-m", "tests.checkpoint.hostile_child"]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=environment,
+        )
+        self._process = process
+        self._warm_up()
+        return process
+
+    def _warm_up(self) -> None:
+        """Read good files, so that what Python loads on first use is loaded."""
+        for index, make in enumerate(BOXES):
+            box = make()
+            path = self.folder / f"warm-{index}"
+            path.write_bytes(box.file(mapping(w=box.weight())))
+            assert self.ask(path, {})["code"] is None
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    served = Child(tmp_path_factory.mktemp("child"))
+    yield served
+    served.stop()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"[^\x20-\x7e]", "?", case.id))
+def test_case(tmp_path: Path, child: Child, case: Case) -> None:
+    path = case.create(tmp_path)
+    result = child.ask(path, case.options)
+    assert not result["violations"]
+    assert not list(tmp_path.rglob("PWNED"))
+    assert not (child.folder / "PWNED").exists()
+    assert result["seconds"] <= result["limit"], result
+    if case.codes:
+        assert result["code"] in case.codes, result
+        assert result["code"] in CODES
+        assert result["stage"] == ("read" if case.at_read else "open")
+        assert "\n" not in result["line"]
+        assert str(tmp_path) in result["line"] or not str(path).startswith(str(tmp_path))
+    else:
+        assert result["code"] is None, result
+        expected = {
+            name: [a.dtype.name, list(a.shape), hashlib.sha256(a.tobytes()).hexdigest()]
+            for name, a in case.tensors.items()
+        }
+        assert result["tensors"] == expected
+        assert bool(result["warnings"]) == case.warns
+
+
+def test_the_corpus_is_whole() -> None:
+    """Every case is there (38 and 40 are below), under names of their own, 200 files and more."""
+    assert {case.number for case in CASES} == set(range(42)) - {38, 40}
+    assert len({case.id for case in CASES}) == len(CASES) >= 200
+
+
+PROBE = """
+import json, os, sys
+import tests.checkpoint.hostile_child as child
+
+sys.addaudithook(child.watch)
+child.limit(sys.argv[1])
+child.read_checkpoint = lambda path: {"a": bytearray(200 << 20)}
+print(child.read(sys.argv[1], {})["code"])
+child.allowed, child.watching = "/nowhere", True
+open("/dev/null").close()
+os.system("true")
+import colorsys
+print(json.dumps([v.split()[0] for v in child.violations]))
+"""
+
+
+def test_the_limits_bite(tmp_path: Path) -> None:
+    """What the child looks for, it would see: memory, files, processes, imports."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(1))
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'converters'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, str(path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    memory, seen = done.stdout.splitlines()
+    assert memory == "MemoryError"
+    assert {"open", "os.system", "import"} <= set(json.loads(seen))
+
+
+@pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
+def test_a_good_file_reads_right_after_hostile_ones(tmp_path: Path, make: type[Box]) -> None:
+    """4: state given to a function or class does not reach the next file."""
+    for case in CASES:
+        if case.number in (1, 3, 4) and case.label.startswith(make.label):
+            if case.codes:
+                with pytest.raises(CheckpointError):
+                    read_checkpoint(case.create(tmp_path))
+            else:
+                read_checkpoint(case.create(tmp_path))
+    box = make()
+    (tmp_path / "good").write_bytes(box.file(mapping(w=box.weight())))
+    np.testing.assert_array_equal(read_checkpoint(tmp_path / "good")["w"], WEIGHT)
+
+
+def _state(**edits: Any) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = {
+        "lstm.weight_ih_l0": (16, 3),
+        "lstm.weight_hh_l0": (16, 4),
+        "lstm.bias_ih_l0": (16,),
+        "lstm.bias_hh_l0": (16,),
+    } | edits
+    return {n: rng.normal(size=s).astype("f4") for n, s in shapes.items() if s is not None}
+
+
+@pytest.mark.parametrize(
+    ("edits", "named"),
+    [
+        ({"lstm.weight_ih_l0": None}, "lstm.weight_ih_l0"),
+        ({"lstm.bias_hh_l0": None}, "lstm.bias_hh_l0"),
+        ({"lstm.weight_ih_l0": (20, 3)}, "lstm.weight_ih_l0"),
+        ({"lstm.weight_ih_l2": (16, 4)}, "lstm.weight_ih_l2"),
+        ({"lstm.weight_hr_l0": (2, 4)}, "lstm.weight_hh_l0"),
+        ({"lstm.bias_ih_l0_reverse": (16,)}, "lstm.weight_ih_l0_reverse"),
+    ],
+)
+def test_38_an_lstm_that_is_not_whole(tmp_path: Path, edits: Any, named: str) -> None:
+    np.savez(tmp_path / "a.npz", **_state(**edits))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=re.escape(named)):
+        find_lstms(read_checkpoint(tmp_path / "a.npz"))
+    np.savez(tmp_path / "a.npz", **_state())  # type: ignore[arg-type]
+    assert list(find_lstms(read_checkpoint(tmp_path / "a.npz"))) == ["lstm."]
+
+
+def _touch(path: Path) -> None:
+    os.utime(path, ns=(0, 0))
+
+
+def _overwrite(path: Path) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw)
+    os.utime(path, ns=(1, 1))  # a clock that ticks slowly would not tell the writes apart
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 20)
+
+
+def _empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("change", [_touch, _overwrite, _cut, _empty], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
+def test_40_changed_before_a_tensor_is_read(tmp_path: Path, make: type[Box], change: Any) -> None:
+    box = make()
+    path = tmp_path / "a"
+    path.write_bytes(box.file(mapping(w=box.weight())))
+    ours = read_checkpoint(path)
+    change(path)
+    with pytest.raises(CheckpointError) as caught:
+        np.asarray(ours["w"])
+    assert caught.value.code == "file-changed"
+
+
+@pytest.mark.parametrize("change", [_touch, _overwrite, _cut, _empty], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
+def test_40_changed_while_it_is_opened(
+    tmp_path: Path, make: type[Box], change: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first read, whatever that was."""
+    box = make()
+    path = tmp_path / "a"
+    path.write_bytes(box.file(mapping(w=box.weight())))
+    original, done = os.pread, []
+
+    def pread(fd: int, count: int, offset: int) -> bytes:
+        part = original(fd, count, offset)
+        if not done:
+            done.append(change(path))
+        return part
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path)
+    assert done
+    assert caught.value.code in ("file-changed", "truncated", "pickle-malformed")
+
+
+def test_40_replaced_by_rename_is_another_file(tmp_path: Path) -> None:
+    """Writers that rename do not disturb who reads: the old bytes stay."""
+    np.save(tmp_path / "a.npy", WEIGHT)
+    ours = read_checkpoint(tmp_path / "a.npy")
+    np.save(tmp_path / "b.npy", WEIGHT * 2)
+    os.replace(tmp_path / "b.npy", tmp_path / "a.npy")
+    np.testing.assert_array_equal(ours[""], WEIGHT)

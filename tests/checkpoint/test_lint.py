@@ -1,0 +1,111 @@
+"""The reader's source holds nothing that could run what a file says."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxlstm_converters.checkpoint
+from jaxlstm_converters.checkpoint.globals_table import TABLE
+from jaxlstm_converters.checkpoint.values import StorageType
+
+FOLDER = Path(jaxlstm_converters.checkpoint.__file__).parent
+SOURCES = sorted(FOLDER.glob("*.py"))
+
+FORBIDDEN = {
+    *("pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"),
+    *("Unpickler", "find_class", "load", "loads_pickle", "allow_pickle", "fromfile", "memmap"),
+    *("getattr", "setattr", "delattr", "attrgetter", "methodcaller", "__getattribute__"),
+    *("importlib", "import_module", "__import__", "__builtins__", "builtins", "runpy", "pkgutil"),
+    *("eval", "exec", "literal_eval", "globals", "locals", "vars", "__dict__"),
+    *("system", "popen", "subprocess", "ctypes", "cffi", "torch"),
+}
+BARE = {"compile", "open", "input", "breakpoint"}  # re.compile and os.open are other things
+ALLOWED_IMPORTS = {
+    *("__future__", "collections.abc", "dataclasses", "typing"),
+    *("json", "math", "os", "re", "stat", "struct", "weakref", "zlib"),
+    *("numpy", "ml_dtypes"),
+}
+
+
+def names(path: Path) -> set[str]:
+    """Every name in the code: of variables, attributes, functions, keywords; no strings."""
+    with path.open("rb") as file:
+        return {t.string for t in tokenize.tokenize(file.readline) if t.type == tokenize.NAME}
+
+
+def forbidden(path: Path) -> set[str]:
+    """Names that must not be there."""
+    tree = ast.walk(ast.parse(path.read_text()))
+    bare = {node.id for node in tree if isinstance(node, ast.Name)}
+    return names(path) & FORBIDDEN | bare & BARE
+
+
+def imports(path: Path) -> list[str]:
+    """Every absolute import; relative ones stay in the folder."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.append(node.module or "")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 1
+    return found
+
+
+def test_there_are_sources() -> None:
+    assert len(SOURCES) > 20
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_way_to_run_anything(path: Path) -> None:
+    assert not forbidden(path)
+    assert set(imports(path)) <= ALLOWED_IMPORTS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "compile('1', '', 'eval')",
+        "open('x')",
+        "x = pickle.load(f)",
+        "class U(pickle.Unpickler): pass",
+        "getattr(a, b)",
+        "import importlib",
+        "eval('1')",
+        "exec('1')",
+        "__import__('os')",
+        "np.load(f, allow_pickle=True)",
+        "from operator import attrgetter",
+    ],
+)
+def test_the_lint_sees_what_it_looks_for(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(f"{line}\n")
+    assert forbidden(path) or set(imports(path)) - ALLOWED_IMPORTS
+
+
+def test_what_is_called_by_a_file_is_ours() -> None:
+    """At most 32 exact pairs, each a function of the reader, a storage type or a dtype."""
+    assert len(TABLE) <= 32
+    for (module, name), meaning in TABLE.items():
+        assert type(module) is type(name) is str
+        if not isinstance(meaning, StorageType | np.dtype):
+            assert Path(meaning.__code__.co_filename).parent == FOLDER  # type: ignore[attr-defined]
+
+
+def test_reading_imports_no_framework() -> None:
+    code = (
+        "import sys, jaxlstm_converters.checkpoint\n"
+        "print([m for m in ('torch', 'jax', 'flax', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
