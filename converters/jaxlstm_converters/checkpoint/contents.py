@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .names import Named
+from .names import Named, Scalar
 from .tensor import Tensor
 
 
@@ -17,6 +17,9 @@ class Checkpoint(dict[str, Tensor]):
         metadata: texts that the file carries: the `__metadata__` of safetensors.
         hints: by module prefix ("lstm."), the `batch_first` and `dropout` of modules that were
             saved whole. A state dict does not say them.
+        scalars: the plain numbers, texts, booleans and None that stand beside the tensors, by name,
+            such as "optimizer.param_groups.0.lr". Empty, with a warning, if two have one name or
+            they take more than about 16 MiB.
         warnings: lines about what is odd but no error. Reading a tensor that holds NaN or
             infinity adds one.
     """
@@ -26,5 +29,6 @@ class Checkpoint(dict[str, Tensor]):
         self.path = path
         self.container = container
         self.metadata: dict[str, str] = {}
+        self.scalars: dict[str, Scalar] = named.scalars
         self.hints: dict[str, dict[str, Any]] = named.hints
         self.warnings = named.warnings

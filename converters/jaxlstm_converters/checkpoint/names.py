@@ -14,12 +14,14 @@ from .values import Foreign, Global, NumpyArray, Refused
 MAX_DEPTH = 200
 MAX_NAME = 4000
 SPARE_VISITS = 100_000
+MAX_SCALARS = 1 << 24  # bytes that plain values and their names may take, about
 
 # The last part of a parameter's name in torch's recurrent, linear and normalisation layers.
 WEIGHT = re.compile(
     r"(weight|bias)(_(ih|hh|hr|ch|c)(_l\d+(_reverse)?)?)?(_raw|_orig|_g|_v|_scale|_zero_point)?"
 )
 
+Scalar = int | float | bool | str | None
 Members = Callable[[Foreign], Iterable[tuple[str, Any]] | None]
 
 
@@ -28,6 +30,7 @@ class Named:
     """The tensors by name, in the order of the file, and what there is to say about it."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    scalars: dict[str, Scalar] = field(default_factory=dict)
     hints: dict[str, dict[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -68,6 +71,7 @@ class _Walk:
         self.named = Named()
         self._visits = visits
         self._members = members
+        self._spare = MAX_SCALARS  # negative: scalars are not kept
 
     def visit_all(self, root: Any) -> None:
         """Depth first without recursion; `path` holds the containers that are open."""
@@ -100,6 +104,9 @@ class _Walk:
             raise CheckpointError(
                 "node-budget", "references lead to many more values than the file holds"
             )
+        if value is None or type(value) in (int, float, bool, str):
+            self._keep(name, value)
+            return None
         if isinstance(value, NumpyArray) and value.tensor is not None:
             value = value.tensor
         if isinstance(value, Tensor):
@@ -120,6 +127,19 @@ class _Walk:
             raise CheckpointError("duplicate-name", f"two tensors are named {shown(name)!r}")
         self.named.tensors[name] = tensor
         tensor.name_it(name, self.named.warnings)
+
+    def _keep(self, name: str, value: Scalar) -> None:
+        """A plain value is no reason to refuse a file: what is too much or ambiguous drops them all."""
+        if self._spare < 0:
+            return
+        self._spare -= 200 + len(name) + (len(value) if isinstance(value, str) else 0)
+        if self._spare < 0 or name in self.named.scalars:
+            reason = "take too much memory" if self._spare < 0 else f"clash at {shown(name)!r}"
+            self.named.warnings.append(f"the plain values of the file {reason}; none are kept")
+            self.named.scalars.clear()
+            self._spare = -1
+        else:
+            self.named.scalars[name] = value
 
     def children(self, value: Any, name: str) -> Iterator[tuple[str, Any]] | None:
         """The named members of a container; None for a leaf."""
