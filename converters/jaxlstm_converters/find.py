@@ -113,10 +113,13 @@ def kind(shapes: Shapes) -> str:
     The first pair of matrices of which one has four, three or one times the hidden size decides, so that
     one wrong tensor does not hide an LSTM.
     """
-    for name, shape in shapes.items():
+    recurrent = {name: shape for name, shape in shapes.items() if name.startswith("weight_hh")}
+    if not recurrent and any(name.startswith("weight_ih") for name in shapes):
+        return "LSTM"  # what it lacks is for misfits() to say
+    for name, shape in recurrent.items():
         match = _NAME.fullmatch(name)
         assert match is not None
-        if match["base"] != "weight_hh" or len(shape) != 2:
+        if len(shape) != 2:
             continue
         projection = shapes.get(f"weight_hr{match['suffix']}", (0, shape[1]))
         hidden = projection[1] if len(projection) == 2 else shape[1]
@@ -133,7 +136,10 @@ def config_of(shapes: Shapes, *, batch_first: bool = False, dropout: float = 0.0
     end = "" if cell else "_l0"
     input_size = _dim(shapes, f"weight_ih{end}", 1)
     proj_size = _dim(shapes, f"weight_hr{end}", 0, default=0)
-    hidden_size = _dim(shapes, f"weight_hr{end}", 1, default=_dim(shapes, f"weight_hh{end}", 1))
+    hidden_size = _dim(
+        shapes, f"weight_hh{end}", 1, default=_dim(shapes, f"weight_ih{end}", 0) // 4 or 1
+    )
+    hidden_size = _dim(shapes, f"weight_hr{end}", 1, default=hidden_size)
     bias = any(name.startswith("bias_") for name in shapes)
     if cell:
         return LSTMCellConfig(input_size, hidden_size, bias=bias)

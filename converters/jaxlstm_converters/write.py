@@ -21,8 +21,9 @@ from jaxlstm.params import check_params, param_shapes
 from jaxlstm_converters import flax_files
 from jaxlstm_converters.config_json import METADATA_KEY, saved_metadata
 from jaxlstm_converters.safetensors_bytes import safetensors_bytes
+from jaxlstm_converters.torch_bytes import torch_bytes
 
-FORMATS = ("safetensors", "msgpack", "orbax")
+FORMATS = ("safetensors", "torch", "msgpack", "orbax")
 
 
 def save(
@@ -40,10 +41,11 @@ def save(
       path: where to; what is there is replaced in one step.
       params: arrays under torch's names.
       config: the LSTM; written into the file too.
-      prefix: put before each name in a safetensors file, such as ``"encoder.lstm."``.
+      prefix: put before each name in a safetensors or torch file, such as ``"encoder.lstm."``.
       metadata: more strings for the header of a safetensors file.
-      format: "safetensors", "msgpack" (Flax's) or "orbax" (a directory). None: told by the path's end,
-        ``.safetensors`` or ``.msgpack``, else Orbax.
+      format: "safetensors", "torch" (what ``torch.load(weights_only=True)`` opens, written without
+        torch; it has no place for batch_first and dropout), "msgpack" (Flax's) or "orbax" (a directory).
+        None: told by the path's end, ``.safetensors``, ``.pt``, ``.pth`` or ``.msgpack``, else Orbax.
 
     Raises:
       ValueError: params that do not fit the config, an unknown format, or a prefix or metadata that the
@@ -54,8 +56,10 @@ def save(
     format = format or format_of(path)
     if format not in FORMATS:
         raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
-    if format != "safetensors" and (prefix or metadata):
-        raise ValueError(f"prefix and metadata are for safetensors alone, not for {format}")
+    if prefix and format not in ("safetensors", "torch"):
+        raise ValueError(f"prefix is for safetensors and torch files alone, not for {format}")
+    if metadata and format != "safetensors":
+        raise ValueError(f"metadata is for safetensors files alone, not for {format}")
     check_params(params, config)
     arrays = {name: np.asarray(params[name]) for name in param_shapes(config)}
     if format == "orbax":
@@ -63,14 +67,20 @@ def save(
     elif format == "msgpack":
         write_atomically(path, flax_files.msgpack_bytes(arrays, config))
     else:
-        header = {"format": "pt", METADATA_KEY: saved_metadata(prefix, config), **(metadata or {})}
         named = {prefix + name: array for name, array in arrays.items()}
-        write_atomically(path, safetensors_bytes(named, header))
+        header = {"format": "pt", METADATA_KEY: saved_metadata(prefix, config), **(metadata or {})}
+        data = torch_bytes(named) if format == "torch" else safetensors_bytes(named, header)
+        write_atomically(path, data)
 
 
 def format_of(path: Path) -> str:
     """The format that the end of a path stands for."""
-    by_suffix = {".safetensors": "safetensors", ".msgpack": "msgpack"}
+    by_suffix = {
+        ".safetensors": "safetensors",
+        ".pt": "torch",
+        ".pth": "torch",
+        ".msgpack": "msgpack",
+    }
     return by_suffix.get(path.suffix, "orbax")
 
 

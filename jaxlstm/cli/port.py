@@ -21,8 +21,8 @@ def add_parser(commands: Any) -> None:
     add_selection(parser)
     parser.add_argument(
         "--format",
-        choices=("safetensors", "msgpack", "orbax"),
-        help="default: told by the end of OUT, .safetensors or .msgpack, else an Orbax directory",
+        choices=("safetensors", "torch", "msgpack", "orbax"),
+        help="default: told by the end of OUT, .safetensors, .pt or .msgpack, else an Orbax directory",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -56,6 +56,15 @@ def selected(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     return params, dataclasses.replace(config, **told)
 
 
+def unsaid(config: Any) -> dict[str, Any]:
+    """What a state dict does not say of an LSTM; of a cell there is no such thing."""
+    from jaxlstm.config import LSTMCellConfig
+
+    if isinstance(config, LSTMCellConfig):
+        return {}
+    return {"batch_first": config.batch_first, "dropout": config.dropout}
+
+
 def run(args: argparse.Namespace) -> int:
     """Write the file, read it back, and say so: status 0 if every bit is the same, 1 if not."""
     from jaxlstm_converters.config_json import config_to_dict
@@ -67,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     form = args.format or format_of(output)
     save(output, params, config, format=form)
     again, config_again = load_numpy(output)
+    if form == "torch":  # which does not say batch_first and dropout
+        config_again = dataclasses.replace(config_again, **unsaid(config))
     same = config_again == config and all(
         again[name].dtype == array.dtype and again[name].tobytes() == array.tobytes()
         for name, array in params.items()

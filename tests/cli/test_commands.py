@@ -66,6 +66,17 @@ def test_port_writes_what_load_reads(output: str, tmp_path: Path) -> None:
     assert all(np.array_equal(params[name], wanted[name]) for name in wanted)
 
 
+def test_port_back_to_torch(tmp_path: Path) -> None:
+    output = tmp_path / "m.pt"
+    done = jaxlstm_command("port", DEMO, "-o", output, "--batch-first", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bit_exact"] is True
+    module = torch.nn.LSTM(16, 24, 2, bidirectional=True)
+    module.load_state_dict(torch.load(output, weights_only=True), strict=True)
+    wanted, _ = jaxlstm.load(DEMO)
+    assert all(np.array_equal(wanted[name], p.detach()) for name, p in module.named_parameters())
+
+
 def test_check_holds_and_reports(tmp_path: Path) -> None:
     torch.save(torch.nn.LSTM(3, 4).state_dict(), tmp_path / "m.pt")
     page = tmp_path / "report.html"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -79,6 +80,31 @@ def test_safetensors_is_what_the_library_reads(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@pytest.mark.parametrize("config", [CONFIG, LSTMCellConfig(4, 5, bias=False)], ids=["LSTM", "cell"])
+def test_a_torch_file_is_what_torch_reads(config: LSTMConfig, dtype: Any, tmp_path: Path) -> None:
+    params = random_params(config, dtype)
+    path = tmp_path / "m.pt"
+    save(path, params, config, prefix="encoder.")
+    for mmap in (False, True):
+        theirs = torch.load(path, weights_only=True, mmap=mmap)
+        assert list(theirs) == [f"encoder.{name}" for name in params]
+        for name, array in params.items():
+            tensor = theirs[f"encoder.{name}"]
+            assert str(tensor.dtype) == f"torch.{array.dtype}"
+            assert tensor.view(torch.uint8).numpy().tobytes() == array.tobytes()
+    module: Any = (
+        torch.nn.LSTMCell(4, 5, False) if config.input_size == 4 and not config.bias else None
+    )
+    module = module or torch.nn.LSTM(4, 5, 2, batch_first=True, proj_size=3)
+    module.load_state_dict({n.removeprefix("encoder."): t for n, t in theirs.items()}, strict=True)
+    back, config_back = load_numpy(path)
+    assert same_bits(back, params)
+    assert config_back == dataclasses.replace(
+        config, **({"batch_first": False, "dropout": 0.0} if config == CONFIG else {})
+    )
+
+
 def test_msgpack_is_what_flax_reads(tmp_path: Path) -> None:
     params = random_params(CONFIG, np.float32)
     save(tmp_path / "m.msgpack", params, CONFIG)
@@ -106,10 +132,10 @@ def test_a_flax_tree_of_somebody_else_is_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"format": "pickle"}, "format must be one of"),
-        ({"format": "msgpack", "prefix": "a."}, "prefix and metadata are for safetensors alone"),
+        ({"format": "msgpack", "prefix": "a."}, "prefix is for safetensors and torch files alone"),
         (
             {"format": "orbax", "metadata": {"a": "b"}},
-            "prefix and metadata are for safetensors alone",
+            "metadata is for safetensors files alone",
         ),
     ],
 )
