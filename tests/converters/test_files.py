@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,8 @@ def test_a_torch_file_is_what_torch_reads(config: LSTMConfig, dtype: Any, tmp_pa
     module.load_state_dict({n.removeprefix("encoder."): t for n, t in theirs.items()}, strict=True)
     back, config_back = load_numpy(path)
     assert same_bits(back, params)
-    assert config_back == dataclasses.replace(
-        config, **({"batch_first": False, "dropout": 0.0} if config == CONFIG else {})
-    )
+    unsaid = {"batch_first": False, "dropout": 0.0} if config == CONFIG else {}
+    assert config_back == dataclasses.replace(config, **unsaid)
 
 
 def test_msgpack_is_what_flax_reads(tmp_path: Path) -> None:
@@ -190,7 +190,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
-def test_kills_at_random_moments_leave_a_whole_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_leave_a_whole_file(kills: int, tmp_path: Path) -> None:
     """A child writes file after file and is killed; each time what is there loads and is one of them."""
     path = tmp_path / "m.safetensors"
     config = LSTMConfig(60, 60)
@@ -207,7 +208,7 @@ def test_kills_at_random_moments_leave_a_whole_file(tmp_path: Path) -> None:
         "    save(sys.argv[1], params, config)\n"
     )
     rng = np.random.default_rng(0)
-    for _ in range(40):
+    for _ in range(kills):
         child = subprocess.Popen(
             [sys.executable, "-c", script, str(path)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -224,3 +225,32 @@ def test_kills_at_random_moments_leave_a_whole_file(tmp_path: Path) -> None:
         assert (
             len({float(v) for p in params.values() for v in np.unique(p)}) == 1
         )  # never a mixture
+
+
+def test_sixteen_writers_and_sixteen_readers_at_once(tmp_path: Path) -> None:
+    """Every read is of one write, whole; nothing is left behind."""
+    path = tmp_path / "m.safetensors"
+    config = LSTMConfig(60, 60)
+    shapes = jaxlstm.param_shapes(config)
+
+    def write(value: int) -> None:
+        for _ in range(5):
+            save(path, {n: np.full(s, value, np.float32) for n, s in shapes.items()}, config)
+
+    def read(_: int) -> set[float]:
+        seen = set()
+        for _ in range(5):
+            params, _config = load_numpy(path)
+            values = {float(v) for p in params.values() for v in np.unique(p)}
+            assert len(values) == 1
+            seen |= values
+        return seen
+
+    write(0)
+    with ThreadPoolExecutor(32) as pool:
+        writers = [pool.submit(write, k) for k in range(16)]
+        readers = [pool.submit(read, k) for k in range(16)]
+        assert set().union(*(r.result() for r in readers)) <= set(range(16))
+        for writer in writers:
+            writer.result()
+    assert os.listdir(tmp_path) == [path.name]
