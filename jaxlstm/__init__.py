@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from jaxlstm.stack import lstm as lstm
     from jaxlstm_converters import Checkpoint as Checkpoint
     from jaxlstm_converters import CheckpointError as CheckpointError
+    from jaxlstm_converters import OptimizerState as OptimizerState
     from jaxlstm_converters import find_lstms as find_lstms
     from jaxlstm_converters import from_torch as from_torch
     from jaxlstm_converters import load as load
+    from jaxlstm_converters import load_optimizer as load_optimizer
     from jaxlstm_converters import read_checkpoint as read_checkpoint
     from jaxlstm_converters import save as save
     from jaxlstm_converters import to_torch as to_torch
@@ -44,9 +46,11 @@ _HOME = {
     "jaxlstm_converters": (
         "Checkpoint",
         "CheckpointError",
+        "OptimizerState",
         "find_lstms",
         "from_torch",
         "load",
+        "load_optimizer",
         "read_checkpoint",
         "save",
         "to_torch",
