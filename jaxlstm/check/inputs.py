@@ -18,7 +18,7 @@ from jaxlstm.config import LSTMConfig
 Array = np.ndarray
 
 RAGGED_TIME = 12
-LONG_TIME = 160
+LONG_TIME = 100
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,17 @@ def cases(config: LSTMConfig, seed: int = 0) -> tuple[Case, ...]:
         make_case("dense", config, rng(4), time=6, batch=6),
         make_case("batch 1", config, rng(5), time=7, batch=1, differentiate=False),
         make_case("one step", config, rng(6), time=1, batch=3, differentiate=False),
+        _from_zeros(make_case("one step from zeros", config, rng(8), time=1, batch=3)),
         make_case("long", config, rng(7), time=LONG_TIME, batch=2, differentiate=False),
     )
+
+
+def _from_zeros(case: Case) -> Case:
+    """The case from a state of zeros, where a fault of the initial state cannot hide another."""
+    assert case.initial_state is not None
+    h_0, c_0 = case.initial_state
+    zeros = (np.zeros_like(h_0), np.zeros_like(c_0))
+    return replace(case, initial_state=zeros, differentiate=False)
 
 
 def nan_case(config: LSTMConfig, rng: np.random.Generator) -> Case:

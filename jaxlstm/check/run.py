@@ -67,7 +67,10 @@ class Run:
             return  # shapes that differ leave nothing to measure
         if not np.isfinite(case.inputs).all():
             self.nan = rounded, ours, truth
-        self.findings.exact("NaN mask", case, criteria.masks(ours, truth))
+        problem = criteria.masks(ours, truth)
+        self.findings.exact("NaN mask", case, problem)
+        if problem:
+            return  # nor do NaN and numbers
         if case.name == "ragged":
             again = self._ask(rounded, self.dtype, gradients)
             self.findings.exact("repeatable", case, criteria.repeats(ours, again))
@@ -92,6 +95,9 @@ class Run:
         self._keep("float64", case, self.params, ours)
         if problem := criteria.form(ours, truth, np.float64):
             self.findings.exact("shape and dtype", case, f"in float64, {problem}")
+            return
+        if problem := criteria.masks(ours, truth):
+            self.findings.exact("NaN mask", case, f"in float64, {problem}")
             return
         rng = np.random.default_rng([self.seed, 99])
         condition = criteria.conditioning(self.params, self.config, case, truth, rng)
@@ -145,9 +151,13 @@ class Run:
         if not self.port.takes_state:
             yield Item(name, None, detail="the port takes no initial state")
             return
-        found = residual.step_residual(
-            self.port, self.params, self.config, chosen, self.dtype, precision=self.precision
-        )
+        try:
+            found = residual.step_residual(
+                self.port, self.params, self.config, chosen, self.dtype, precision=self.precision
+            )
+        except (TypeError, ValueError) as error:
+            yield Item(name, False, detail=f"{type(error).__name__}: {_first_line(error)}")
+            return
         if found is None:
             yield Item(
                 name, None, detail="the port does not tell both h_n and c_n, in their shapes"

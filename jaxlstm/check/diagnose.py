@@ -1,0 +1,138 @@
+"""The diagnosis of a verification that failed: what explains it, in words, the likeliest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxlstm.check.explain import explain
+from jaxlstm.check.gradients import explain_gradients
+from jaxlstm.check.inputs import Case, ordinary_case
+from jaxlstm.check.trace import trace_port
+
+if TYPE_CHECKING:
+    from jaxlstm.check.run import Run
+
+Array = np.ndarray
+
+
+def diagnose(run: Run, failed: set[str], seconds: float) -> Iterator[str]:
+    """Lines that say why some items failed.
+
+    Args:
+      run: a verification, with its evidence.
+      failed: the names of the items that failed.
+      seconds: for pairs of faults.
+    """
+    if "repeatable" in failed:
+        yield "the same call is answered differently the second time: state is kept between calls"
+    if "runs" in failed:
+        yield from _axes(run)
+    values = {name for name in failed if name.startswith(("float64 semantics", "shape"))}
+    precision = {name for name in failed if name.startswith(("RMS error of results", "step"))}
+    if values or (precision and not run.evidence["float64"]):
+        yield from _values(run, seconds)
+    elif precision:
+        yield from _precision(run)
+    elif any("gradients" in name for name in failed):
+        yield from _gradients(run)
+    if "NaN mask" in failed and not values:
+        yield from _masks(run)
+
+
+def _values(run: Run, seconds: float) -> Iterator[str]:
+    evidence = run.evidence["float64"] or run.evidence["working"]
+    if _is_single_inside(run):
+        yield "float64 inputs are computed in float32: the answer is that to the rounded inputs"
+        return
+    found = explain(evidence, run.config, seconds=seconds)
+    yield from map(str, found)
+    if not found:
+        yield f"no fault of the catalogue, and no pair of faults within {seconds:g} s, explains it"
+    yield from _traced(run, "float64" if run.evidence["float64"] else run.dtype)
+
+
+def _precision(run: Run) -> Iterator[str]:
+    """Semantics hold in float64, and the working dtype loses more than it should."""
+    found = explain(run.evidence["working"], run.config, seconds=0, rounding=True)
+    yield from map(str, found)
+    if not found:
+        yield "no fault of precision in the catalogue explains it"
+
+
+def _gradients(run: Run) -> Iterator[str]:
+    for evidence in (*run.evidence["float64"], *run.evidence["working"]):
+        if evidence.answer.gradients:
+            found = explain_gradients(
+                evidence.answer.gradients, evidence.params, run.config, evidence.case
+            )
+            if found:
+                yield from found
+                return
+    yield "the gradients are right to rounding, and less precise than they should be"
+
+
+def _traced(run: Run, dtype: object) -> Iterator[str]:
+    case = ordinary_case(run.config, run.seed)
+    try:
+        found = trace_port(run.port, run.params, run.config, case, dtype)
+    except (TypeError, ValueError):  # told by the item "runs"
+        return
+    if found is not None:
+        yield str(found)
+
+
+def _is_single_inside(run: Run) -> bool:
+    """Whether a port's float64 answers are what it gives to the same numbers in float32."""
+    if run.dtype != np.float32 or not run.evidence["float64"]:
+        return False
+    single = {e.case.name: e.answer for e in run.evidence["working"]}
+    pairs = [(e.answer, single.get(e.case.name)) for e in run.evidence["float64"]]
+    return all(
+        b is not None and np.allclose(a.outputs, b.outputs.astype(np.float64), rtol=1e-12, atol=0)
+        for a, b in pairs
+    )
+
+
+def _axes(run: Run) -> Iterator[str]:
+    """A port that raised on a batch that is not square may want the batch first."""
+    case = ordinary_case(run.config, run.seed)
+    truth = run.truth(run.params, case, gradients=False).outputs
+    swapped = Case(
+        case.name,
+        case.inputs.swapaxes(0, 1),
+        case.initial_state,
+        case.seq_lengths,
+        case.cotangents,
+    )
+    try:
+        answer = run.port.run(run.params, swapped, run.dtype, precision=run.precision)
+    except (TypeError, ValueError):
+        return
+    outputs = np.asarray(answer.outputs, np.float64).swapaxes(0, 1)
+    if outputs.shape == truth.shape and np.allclose(outputs, truth, atol=1e-2):
+        yield "agrees if it is given (batch, time, feature) arrays: the port is batch-first"
+
+
+def _masks(run: Run) -> Iterator[str]:
+    """Which rows are NaN that should not be, and why."""
+    if run.nan is None:
+        return
+    case, ours, truth = run.nan
+    bad = _rows(~np.isfinite(ours.outputs.astype(np.float64)) & np.isfinite(truth.outputs))
+    padded = ~case.valid & np.isnan(case.inputs).any(-1)
+    if bad and bad <= set(np.flatnonzero(padded.any(0)).tolist()):
+        yield (
+            "what stands behind a sequence's end reaches the results: it is multiplied by zero, "
+            "not left out"
+        )
+    elif bad:
+        yield f"rows {sorted(bad)} are clean and become NaN: rows of a batch are mixed"
+    elif _rows(np.isfinite(ours.outputs.astype(np.float64)) & ~np.isfinite(truth.outputs)):
+        yield "NaN or infinity in the inputs does not reach the results"
+
+
+def _rows(mask: Array) -> set[int]:
+    return set(np.flatnonzero(mask.any(axis=(0, 2))).tolist())
