@@ -14,7 +14,7 @@ Place = tuple[int, int]
 """Group, and index in it."""
 Layers = list[set[tuple[int, ...]]]
 
-MAX_POSITIONS = 300_000
+MAX_MOVES = 300_000
 
 
 def places(
@@ -49,20 +49,19 @@ def places(
 
 def _forward(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) -> Layers:
     """After each tensor, how many parameters of each group can be placed; in the end, all are."""
-    total = sum(map(len, groups))
+    left = sum(map(len, groups)) - len(shapes)  # parameters without a tensor: never above zero
     layers: Layers = [{(0,) * len(groups)}]
+    moves = 0
     for position, shape in enumerate(shapes, start=1):
-        left = len(shapes) - position
-        layers.append(
-            {
-                moved
-                for pointers in layers[-1]
-                for _, moved in _moves(pointers, shape, groups)
-                if total - sum(moved) <= left
-            }
-        )
-        if sum(map(len, layers)) > MAX_POSITIONS:
-            raise ValueError("its parameters fit the model in too many ways")
+        layer = set()
+        for pointers in layers[-1]:
+            for _, moved in _moves(pointers, shape, groups):
+                moves += 1
+                if left + position <= sum(moved):
+                    layer.add(moved)
+            if moves > MAX_MOVES:
+                raise ValueError("has parameters that fit the model in too many ways")
+        layers.append(layer)
     return layers
 
 
