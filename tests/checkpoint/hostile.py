@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import hostile_archives, hostile_others, hostile_pickles, hostile_tensors
+from . import hostile_archives, hostile_bombs, hostile_others, hostile_pickles, hostile_tensors
 from .case import Case
 
 
 def cases() -> Iterator[Case]:
     """Each with a name of its own."""
-    for part in (hostile_pickles, hostile_tensors, hostile_archives, hostile_others):
+    for part in (
+        hostile_pickles,
+        hostile_tensors,
+        hostile_archives,
+        hostile_others,
+        hostile_bombs,
+    ):
         yield from part.cases()

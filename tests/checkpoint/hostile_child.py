@@ -66,7 +66,7 @@ def limit(path: str) -> float:
         now = int(statm.read().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now + (64 << 20) + size * 5 // 4, hard))
-    return 1.0 + size / 100e6
+    return 1.0 + min(size, 8e6) / 4e6 + size / 100e6  # opcodes are scanned at some 4 MB/s
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ class Checkpoint(dict[str, Tensor]):
             saved whole. A state dict does not say them.
         scalars: the plain numbers, texts, booleans and None that stand beside the tensors, by name,
             such as "optimizer.param_groups.0.lr". Empty, with a warning, if two have one name or
-            they take more than about 16 MiB.
+            they take more than about 8 MiB.
         warnings: lines about what is odd but no error. Reading a tensor that holds NaN or
             infinity adds one.
     """

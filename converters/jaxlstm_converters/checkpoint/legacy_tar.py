@@ -25,6 +25,7 @@ from .values import StorageType
 
 BLOCK = 512
 MAX_PADDING = 1 << 16  # zeros after the last member; tarfile fills up to 10,240 bytes
+MAX_COUNT = 10_000  # of storages or tensors
 MEMBERS = {"sys_info", "storages", "tensors", "pickle"}
 HARMLESS = re.compile(rb"([0-9]+ (mtime|atime|ctime)=[0-9.]+\n)*")  # of a pax header
 
@@ -176,8 +177,8 @@ def _read_tensors(
 
 def _count(stream: Stream, budget: Budget) -> int:
     count = run_pickle(PickleMachine(stream, budget))
-    if type(count) is not int or not 0 <= count <= stream.remaining:
-        raise stream.malformed("how many there are is not stated")
+    if type(count) is not int or not 0 <= count <= MAX_COUNT:
+        raise stream.malformed("how many there are is not stated, or is more than any model has")
     return count
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from .errors import CheckpointError
+from .names import Member
 from .values import Foreign, Global
 
 
-def module_members(value: Foreign) -> Iterator[tuple[str, Any]] | None:
+def module_members(value: Foreign) -> Iterator[Member] | None:
     """Parameters, persistent buffers, then submodules; None if this is no nn.Module."""
     state = value.state
     if not isinstance(state, dict) or "_parameters" not in state or "_modules" not in state:
@@ -21,8 +22,11 @@ def module_members(value: Foreign) -> Iterator[tuple[str, Any]] | None:
     return _members(state)
 
 
-def _members(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    left_out = _set_members(state.get("_non_persistent_buffers_set"))
+def _members(state: dict[str, Any]) -> Iterator[Member]:
+    left_out = set()
+    for name in _set_members(state.get("_non_persistent_buffers_set")):
+        yield None, None  # so that it is counted
+        left_out.add(name if type(name) is str else None)
     for group in ("_parameters", "_buffers", "_modules"):
         entries = state.get(group, {})
         if not isinstance(entries, dict):
@@ -31,6 +35,7 @@ def _members(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             if type(name) is not str:
                 raise CheckpointError("pickle-malformed", f"one of the {group} has no name")
             if group == "_buffers" and name in left_out:
+                yield None, member
                 continue
             if group != "_modules" and isinstance(member, Foreign | Global):
                 raise CheckpointError(
@@ -39,9 +44,9 @@ def _members(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, member
 
 
-def _set_members(value: Any) -> list[Any]:
-    """Of a set: its items since pickle protocol 4, its one argument before."""
-    if not isinstance(value, Foreign):
-        return []
-    argument = value.args[0] if value.args else []
-    return value.items + (argument if type(argument) is list else [])
+def _set_members(value: Any) -> Iterator[Any]:
+    """Of a set: its items since pickle protocol 4, those of its one argument before."""
+    if isinstance(value, Foreign):
+        yield from value.items
+        if value.args and type(value.args[0]) is list:
+            yield from value.args[0]

@@ -14,7 +14,8 @@ from .values import Foreign, Global, NumpyArray, Refused
 MAX_DEPTH = 200
 MAX_NAME = 4000
 SPARE_VISITS = 100_000
-MAX_SCALARS = 1 << 24  # bytes that plain values and their names may take, about
+MAX_NAMES = 10 << 20  # bytes that the names of tensors and hints may take, about
+MAX_SCALARS = 8 << 20  # bytes that plain values and their names may take, about
 
 # The last part of a parameter's name in torch's recurrent, linear and normalisation layers.
 WEIGHT = re.compile(
@@ -22,7 +23,9 @@ WEIGHT = re.compile(
 )
 
 Scalar = int | float | bool | str | None
-Members = Callable[[Foreign], Iterable[tuple[str, Any]] | None]
+Member = tuple[str | None, Any]  # a name and what it holds; None for what has no name
+Members = Callable[[Foreign], Iterable[Member] | None]
+_HOLDERS = (dict, list, tuple, Foreign, Tensor, NumpyArray, Refused)
 
 
 @dataclass
@@ -44,7 +47,7 @@ def name_tensors(root: Any, *, opcodes: int, members: Members, built: list[Tenso
 
     Args:
         root: what the pickle built.
-        opcodes: how many opcodes built it: following references may visit a few times as many
+        opcodes: how many opcodes built it: following references may visit twice as many
             values, not exponentially many.
         members: gives the named members of a foreign object, or None if it is inert.
         built: all tensors of the pickle; one that no name leads to is reported.
@@ -53,7 +56,7 @@ def name_tensors(root: Any, *, opcodes: int, members: Members, built: list[Tenso
         CheckpointError: cycle, too-deep, node-budget, duplicate-name, unsupported-tensor,
             foreign-root or foreign-weight.
     """
-    walk = _Walk(4 * opcodes + SPARE_VISITS, members)
+    walk = _Walk(2 * opcodes + SPARE_VISITS, members)
     if walk.children(root, "") is None and not isinstance(root, Tensor | NumpyArray | Refused):
         raise CheckpointError("foreign-root", f"the file holds {_described(root)}, not tensors")
     walk.visit_all(root)
@@ -71,12 +74,13 @@ class _Walk:
         self.named = Named()
         self._visits = visits
         self._members = members
+        self._names = MAX_NAMES
         self._spare = MAX_SCALARS  # negative: scalars are not kept
 
     def visit_all(self, root: Any) -> None:
         """Depth first without recursion; `path` holds the containers that are open."""
         path: list[int] = []
-        stack: list[tuple[str, Iterator[tuple[str, Any]]]] = [("", iter([("", root)]))]
+        stack: list[tuple[str, Iterator[Member]]] = [("", iter([("", root)]))]
         while stack:
             prefix, pending = stack[-1]
             item = next(pending, None)
@@ -85,25 +89,34 @@ class _Walk:
                 if path:
                     path.pop()
                 continue
+            self._count()
             key, value = item
+            if key is None:
+                continue
+            if len(prefix) + len(key) > MAX_NAME:
+                if isinstance(value, _HOLDERS):
+                    raise CheckpointError("too-deep", f"{shown(key)!r} has too long a name")
+                continue
             name = f"{prefix}.{key}" if len(stack) > 2 else key
             inner = self._enter(name, value)
             if inner is None:
                 continue
             if id(value) in path:
                 raise CheckpointError("cycle", f"{shown(name)!r} leads back to itself")
-            if len(path) >= MAX_DEPTH or len(name) > MAX_NAME:
+            if len(path) >= MAX_DEPTH:
                 raise CheckpointError("too-deep", f"{shown(name)!r} is nested too deeply")
             path.append(id(value))
             stack.append((name, inner))
 
-    def _enter(self, name: str, value: Any) -> Iterator[tuple[str, Any]] | None:
-        """Take a leaf, or give the members of a container."""
+    def _count(self) -> None:
         self._visits -= 1
         if self._visits < 0:
             raise CheckpointError(
                 "node-budget", "references lead to many more values than the file holds"
             )
+
+    def _enter(self, name: str, value: Any) -> Iterator[Member] | None:
+        """Take a leaf, or give the members of a container."""
         if value is None or type(value) in (int, float, bool, str):
             self._keep(name, value)
             return None
@@ -125,8 +138,14 @@ class _Walk:
     def _take(self, name: str, tensor: Tensor) -> None:
         if name in self.named.tensors:
             raise CheckpointError("duplicate-name", f"two tensors are named {shown(name)!r}")
+        self._spend(len(name))
         self.named.tensors[name] = tensor
         tensor.name_it(name, self.named.warnings)
+
+    def _spend(self, length: int) -> None:
+        self._names -= 120 + length
+        if self._names < 0:
+            raise CheckpointError("node-budget", "the names of the tensors take too much memory")
 
     def _keep(self, name: str, value: Scalar) -> None:
         """A plain value is no reason to refuse a file: what is too much or ambiguous drops them all."""
@@ -141,7 +160,7 @@ class _Walk:
         else:
             self.named.scalars[name] = value
 
-    def children(self, value: Any, name: str) -> Iterator[tuple[str, Any]] | None:
+    def children(self, value: Any, name: str) -> Iterator[Member] | None:
         """The named members of a container; None for a leaf."""
         if isinstance(value, dict):
             return _named_items(value)
@@ -160,13 +179,14 @@ class _Walk:
             return
         dropout = state.get("dropout", 0.0)
         if type(dropout) in (int, float):
+            self._spend(300 + len(name))
             self.named.hints[name and f"{name}."] = {
                 "batch_first": state["batch_first"],
                 "dropout": float(dropout),
             }
 
 
-def _named_items(value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+def _named_items(value: dict[Any, Any]) -> Iterator[Member]:
     for key, item in value.items():
         if type(key) is str:
             yield key, item
@@ -177,6 +197,8 @@ def _named_items(value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
                 "unsupported-tensor",
                 f"a tensor is filed under a key of type {type(key).__name__}, not under a name",
             )
+        else:
+            yield None, item
 
 
 def _described(value: Any) -> str:

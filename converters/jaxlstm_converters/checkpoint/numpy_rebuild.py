@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import CheckpointError
-from .storage import Storage
+from .storage import Latin1Storage, Storage, count_latin1
 from .tensor import contiguous_strides, make_tensor
-from .values import Foreign, Global, NumpyArray, NumpyDtype, Span
+from .values import Foreign, Global, NumpyArray, NumpyDtype, Span, TextSpan
 
 if TYPE_CHECKING:
     from .pickle_machine import PickleMachine
@@ -69,11 +69,16 @@ def from_buffer(machine: PickleMachine, args: tuple[Any, ...]) -> NumpyArray:
     return array
 
 
-def encode(machine: PickleMachine, args: tuple[Any, ...]) -> bytes | Foreign:
+def encode(machine: PickleMachine, args: tuple[Any, ...]) -> bytes | TextSpan | Foreign:
     """str.encode("latin1"): how bytes are written in pickle protocols 0 to 2."""
-    if len(args) != 2 or type(args[0]) is not str or args[1] not in ("latin1", "latin-1"):
+    if len(args) != 2 or args[1] not in ("latin1", "latin-1"):
         return Foreign(Global("_codecs", "encode"))
-    return _latin1(machine, args[0])
+    text = args[0]
+    if isinstance(text, TextSpan):
+        if text.latin1 is None:
+            text.latin1 = count_latin1(text.source, text.offset, text.length)
+        return text
+    return _latin1(machine, text) if type(text) is str else Foreign(Global("_codecs", "encode"))
 
 
 def _latin1(machine: PickleMachine, text: str) -> bytes:
@@ -91,6 +96,7 @@ def _fill(
         raise machine.malformed("a numpy array has no dtype or no shape")
     if not kind.code:
         return
+    machine.charge(400 + 64 * len(shape))  # as in rebuild.py, and a storage
     native = np.dtype(kind.code)
     storage = _stored(machine, data)
     storage.swapped = kind.order == ">"
@@ -111,6 +117,8 @@ def _fill(
 def _stored(machine: PickleMachine, data: Any) -> Storage:
     if isinstance(data, Span):
         return Storage(data.source, data.offset, data.length)
+    if isinstance(data, TextSpan) and data.latin1 is not None:
+        return Latin1Storage(data.source, data.offset, data.latin1, encoded=data.length)
     if isinstance(data, Foreign) and data.cls in _BYTES and not data.args:
         data = b""
     if type(data) is str:  # Python 2 wrote bytes and text alike

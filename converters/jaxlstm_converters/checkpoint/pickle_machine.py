@@ -30,14 +30,31 @@ from .values import (
     Refused,
     Span,
     StorageType,
+    TextSpan,
 )
 
-MEMORY = 40 << 20  # bytes of values beyond the size of the file
-PRICE = 64  # a small object
+MEMORY = 42 << 20  # bytes of values beyond the size of the file
+PRICE = 80  # a small object
+MAX_TEXT = 1 << 16  # longer texts stay in the file
+MAX_KEY = 16  # elements of a tuple that is a key: it is hashed each time
 MAX_LONG = 256  # bytes of an integer; torch's magic number has 10
-ITEM_PRICE = 110  # a place in a dict or memo
+TUPLE_PRICE = 56
+ITEM_PRICE = 120  # a place in a dictionary
+MEMO_PRICE = 72  # a place in the memo
 
-KEY_TYPES = (str, int, float, bool, type(None), Global, Foreign, Span, StorageType, np.dtype)
+KEY_TYPES = (
+    str,
+    int,
+    float,
+    bool,
+    type(None),
+    Global,
+    Foreign,
+    Span,
+    TextSpan,
+    StorageType,
+    np.dtype,
+)
 
 
 class PickleMachine:
@@ -52,7 +69,7 @@ class PickleMachine:
     Attributes:
         tensors: every tensor it built.
         opcodes: how many opcodes ran.
-        nested_storages: how many storages `nested` read.
+        nested_storages: what `nested` read, each once, by the identity of the bytes.
     """
 
     def __init__(
@@ -67,12 +84,12 @@ class PickleMachine:
         self.tensors: list[Tensor] = []
         self.opcodes = 0
         self.nested = nested
-        self.nested_storages = 0
+        self.nested_storages: dict[int, tuple[Span, Storage]] = {}
         self._persistent = persistent
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
-        self._left = MEMORY + stream.source.size
+        self._left = MEMORY + stream.source.size * 5 // 4
 
     def result(self) -> Any:
         """The value that is left once STOP is reached."""
@@ -127,13 +144,18 @@ class PickleMachine:
         """Push the next `count` bytes as text."""
         if count > self.stream.remaining:
             raise self.malformed(f"{count} bytes of text are announced and fewer remain")
-        self.charge(count)
-        self.push(self.stream.decoded(self.stream.take(count)), PRICE)
+        if count > MAX_TEXT:
+            span = self.stream.span(count)
+            self.push(TextSpan(span.source, span.offset, count), 2 * PRICE)
+            return
+        raw = self.stream.take(count)
+        self.charge(count if raw.isascii() else 4 * count)  # bytes of a character in memory
+        self.push(self.stream.decoded(raw), PRICE)
 
     def tuple(self, count: int) -> None:
         """Replace the top `count` values by a tuple of them."""
         values = [self.pop() for _ in range(count)]
-        self.push(tuple(reversed(values)), PRICE + 8 * count)
+        self.push(tuple(reversed(values)), TUPLE_PRICE + 8 * count)
 
     def long(self, count: int) -> None:
         """Push the integer of the next `count` bytes."""
@@ -146,7 +168,7 @@ class PickleMachine:
         if not self._stack:
             raise self.malformed("there is nothing to remember")
         if key not in self._memo:
-            self.charge(ITEM_PRICE)
+            self.charge(MEMO_PRICE)
         self._memo[key] = self._stack[-1]
 
     def put_next(self) -> None:
@@ -204,7 +226,7 @@ class PickleMachine:
             )
         known = TABLE.get((module, name))
         noun = known is not None and not callable(known)
-        self.push(known if noun else Global(module, name), PRICE)
+        self.push(known if noun else Global(module, name), 2 * PRICE)
 
     def call(self, callee: Any, args: Any) -> None:
         """REDUCE and NEWOBJ alike: neither calls what is not in the table."""
@@ -212,9 +234,9 @@ class PickleMachine:
             raise self.malformed("a call is of what is not a global")
         known = TABLE.get((callee.module, callee.name))
         if callable(known):
-            self.push(known(self, args), 4 * PRICE)
+            self.push(known(self, args), PRICE)
         elif callee.module.startswith("torch") and callee.name.startswith("_rebuild_"):
-            self.push(Refused(f"{callee.name.removeprefix('_rebuild_')} ({callee})"), PRICE)
+            self.push(Refused(f"{callee.name.removeprefix('_rebuild_')} ({callee})"), 3 * PRICE)
         else:
             self.push(Foreign(callee, args), 3 * PRICE)
 
@@ -238,7 +260,7 @@ class PickleMachine:
         """Push what a persistent id stands for."""
         if self._persistent is None:
             raise self.malformed("a persistent id means nothing in this container")
-        self.push(self._persistent(key), 2 * PRICE)
+        self.push(self._persistent(key), 3 * PRICE)
 
     def frame(self, length: int) -> None:
         """Frames are for buffering: only their length is checked."""
@@ -258,7 +280,7 @@ class PickleMachine:
 
 def _plain_key(key: Any, depth: int = 3) -> bool:
     """Keys are hashed, and the hash of a deep tuple would overflow C's stack."""
-    if isinstance(key, tuple) and depth:
+    if isinstance(key, tuple) and depth and len(key) <= MAX_KEY:
         return all(_plain_key(k, depth - 1) for k in key)
     return isinstance(key, KEY_TYPES)
 

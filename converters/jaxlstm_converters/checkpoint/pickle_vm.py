@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import CheckpointError, shown
-from .pickle_machine import MAX_LONG, PRICE, PickleMachine
+from .pickle_machine import MAX_LONG, PRICE, TUPLE_PRICE, PickleMachine
 from .values import Foreign, Global
 
 
@@ -86,7 +86,7 @@ def _new_dict(m: PickleMachine) -> None:
 
 def _new_tuple(m: PickleMachine) -> None:
     values = m.pop_mark()
-    m.push(tuple(values), PRICE + 8 * len(values))
+    m.push(tuple(values), TUPLE_PRICE + 8 * len(values))
 
 
 def _new_list(m: PickleMachine) -> None:

@@ -17,6 +17,7 @@ from .values import Foreign, Global, OrderedDict, Refused, Span
 if TYPE_CHECKING:
     from .pickle_machine import PickleMachine
 
+TENSOR_PRICE, DIMENSION_PRICE = 150, 64  # memory, and the time that checking takes
 _PLAIN_TYPES = {
     Global("torch.nn.parameter", "Parameter"),
     Global("torch", "Tensor"),
@@ -71,8 +72,11 @@ def load_from_bytes(machine: PickleMachine, args: tuple[Any, ...]) -> Storage:
     """(bytes,): a storage, written as a whole file into a pickle that is not torch's."""
     if len(args) != 1 or not isinstance(args[0], Span) or machine.nested is None:
         raise machine.malformed("a storage within a pickle is not bytes; use pickle protocol 3")
-    machine.nested_storages += 1
-    return machine.nested(machine, args[0])
+    known = machine.nested_storages.get(id(args[0]))
+    if known is None:
+        known = (args[0], machine.nested(machine, args[0]))
+        machine.nested_storages[id(args[0])] = known
+    return known[1]
 
 
 def parameter(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor | Refused:
@@ -119,6 +123,7 @@ def _view(
         raise machine.malformed("a tensor over an untyped storage has no dtype")
     if type(size) is not tuple or type(stride) is not tuple:
         raise CheckpointError("tensor-shape", "sizes or strides are not a tuple")
+    machine.charge(TENSOR_PRICE + DIMENSION_PRICE * len(size))
     tensor = make_tensor(storage, dtype, size, budget=machine.budget, strides=stride, offset=offset)
     machine.tensors.append(tensor)
     return tensor

@@ -60,7 +60,7 @@ class Storage:
         crc: the CRC-32 that the container states; None if it states none.
         crc_start: the CRC-32 of what the container counts in before these bytes.
         dtype: the one dtype it is used with; None until it is used.
-        data: bytes that had to be decoded to be had (text pickles), instead of a file.
+        data: the bytes themselves, instead of a file: short ones that had to be decoded.
     """
 
     source: Source | None
@@ -108,3 +108,51 @@ class Storage:
                 path=self.source.path,
             )
         self._verified = True
+
+
+@dataclass(slots=True, eq=False)
+class Latin1Storage(Storage):
+    """Bytes that a pickle of protocol 0 to 2 holds as text: `encoded` bytes of UTF-8 in the file."""
+
+    encoded: int = 0
+
+    def read_into(self, start: int, target: memoryview) -> None:
+        """Fill `target` from byte `start` on; what comes before must be decoded too."""
+        assert self.source is not None
+        self.source.check_unchanged()
+        position, rest, end = 0, b"", start + len(target)
+        for part in self.source.chunks(self.offset, self.encoded):
+            raw, rest = _latin1(rest + part)
+            low, high = max(start, position), min(end, position + len(raw))
+            if low < high:
+                target[low - start : high - start] = raw[low - position : high - position]
+            position += len(raw)
+            if position >= end:
+                break
+        self.source.check_unchanged()
+
+
+def _latin1(text: bytes) -> tuple[bytes, bytes]:
+    """The bytes that UTF-8 text stands for, and the first half of a character that is cut."""
+    cut = len(text) - (text[-1] >= 0xC0)
+    return text[:cut].decode("utf-8").encode("latin1"), text[cut:]
+
+
+def count_latin1(source: Source, offset: int, length: int) -> int:
+    """How many bytes the UTF-8 text at `offset` stands for.
+
+    Raises:
+        CheckpointError: pickle-malformed, if it is not the UTF-8 of Latin-1 characters.
+    """
+    count, rest = 0, b""
+    try:
+        for part in source.chunks(offset, length):
+            raw, rest = _latin1(rest + part)
+            count += len(raw)
+    except UnicodeError:
+        rest = b"?"
+    if rest:
+        raise CheckpointError(
+            "pickle-malformed", "bytes are written as text that is not Latin-1", offset=offset
+        )
+    return count

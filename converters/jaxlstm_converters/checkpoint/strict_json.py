@@ -8,8 +8,8 @@ from typing import Any
 from .errors import CheckpointError, shown
 from .source import Source
 
-MEMORY_FACTOR = 8  # bytes of Python objects for each byte of text, measured
-MEMORY = 40 << 20
+MEMORY_FACTOR = 28  # bytes of Python objects for a byte of text at worst, that of "[[],[],...]"
+MEMORY = 56 << 20
 
 
 def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, 
     Raises:
         CheckpointError: `duplicate-key`, or `code` for everything else.
     """
-    if length * MEMORY_FACTOR > source.size + MEMORY:
+    if length * MEMORY_FACTOR > source.size * 5 // 4 + MEMORY:
         raise CheckpointError(code, f"a JSON text of {length} bytes is too large", offset=offset)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from .archive import Entry, refuse_compressed
 from .contents import Checkpoint
 from .errors import CheckpointError
-from .names import Named, name_tensors
+from .names import Member, Named, name_tensors
 from .source import Source
 from .storage import Budget
 from .torch_zip import ZipStorages, is_big_endian, run_entry
@@ -58,8 +58,8 @@ def read_torchscript(
     return Checkpoint(source.path, "TorchScript", named)
 
 
-def attributes(value: Foreign) -> Iterator[tuple[str, Any]] | None:
+def attributes(value: Foreign) -> Iterator[Member] | None:
     """The attributes of an object of a compiled class; None for anything else."""
     if not value.cls.module.startswith("__torch__") or not isinstance(value.state, dict):
         return None
-    return ((name, member) for name, member in value.state.items() if type(name) is str)
+    return ((n if type(n) is str else None, member) for n, member in value.state.items())

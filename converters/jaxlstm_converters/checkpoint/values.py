@@ -74,6 +74,19 @@ class Span:
 
 
 @dataclass(slots=True, eq=False)
+class TextSpan:
+    """A long text of a pickle, left in the file: arrays, as protocols 0 to 2 write them.
+
+    `latin1` is the number of its characters, once `_codecs.encode` asked for them as bytes.
+    """
+
+    source: Source
+    offset: int
+    length: int
+    latin1: int | None = None
+
+
+@dataclass(slots=True, eq=False)
 class NumpyDtype:
     """numpy.dtype(code), its byte order set by BUILD. `code` is "" for one that is not numeric."""
 
