@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,6 +53,8 @@ def load_optimizer(
       CheckpointError: the file is refused.
       ImportError: optax is not installed.
     """
+    if importlib.util.find_spec("optax") is None:
+        raise ImportError("load_optimizer needs optax: pip install 'jaxlstm[optax]'")
     check_params(params, config)
     checkpoint = read_checkpoint(path)
     chosen = _lstm(checkpoint, config, prefix)

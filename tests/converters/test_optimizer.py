@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import jaxlstm
 from jaxlstm import LSTMConfig, load, load_optimizer
-from jaxlstm_converters.parameter_order import places
+from tests.converters.optimizer_files import moments, reload
 from tests.wheels import fetch_pinned
 
 CONFIG = LSTMConfig(3, 4, bidirectional=True, proj_size=2)
@@ -193,123 +189,6 @@ def test_groups_of_different_hyper_parameters(how: str, tmp_path: Path) -> None:
         reload(tmp_path / "c.pt", names=names[1:])
 
 
-def test_groups_without_names(tmp_path: Path) -> None:
-    """Matrices and vectors in two groups: each is in order, and they can be laid out in one way only."""
-    path = tmp_path / "c.pt"
-    model = torch.nn.Sequential(
-        torch.nn.Linear(3, 20), torch.nn.LSTM(20, 5, 2), torch.nn.Linear(5, 20)
-    )
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    state = stepped(groups=[{"params": vectors, "weight_decay": 0.0}, {"params": matrices}])
-    torch.save({"m": model.state_dict(), "o": state}, path)
-    opt = reload(path)
-    where = {id(p): k for k, p in enumerate([*vectors, *matrices])}
-    for name, p in model[1].named_parameters():
-        ours = moments(opt, name)
-        np.testing.assert_array_equal(ours, state["state"][where[id(p)]]["exp_avg"])
-    lstm = list(model[1].parameters())  # both groups have (20,): which is whose cannot be told
-    state = stepped(groups=[{"params": lstm[::2]}, {"params": lstm[1::2], "lr": 1.0}])
-    torch.save({"m": model[1].state_dict(), "o": state}, path)
-    with pytest.raises(
-        ValueError, match=r"does not tell by order and shapes which .* 'm.bias_ih_l0'"
-    ):
-        reload(path)
-
-
-def reload(path: Path, **arguments: Any) -> Any:
-    """What load_optimizer gives for the only or the named LSTM of a file, as stored."""
-    with jax.enable_x64(True):
-        params, config = load(path, prefix=arguments.get("prefix"))
-        return load_optimizer(path, params, config, **arguments)
-
-
-def stepped(
-    modules: list[torch.nn.Module] | None = None,
-    make: Any = torch.optim.Adam,
-    groups: list[dict[str, Any]] | None = None,
-    **arguments: Any,
-) -> Any:
-    """The state dict of an optimizer that took a step with random gradients."""
-    optimizer = make(groups or [p for m in modules or [] for p in m.parameters()], **arguments)
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            p.grad = torch.randn_like(p)
-    optimizer.step()
-    return optimizer.state_dict()
-
-
-def moments(opt: Any, name: str, field: str = "mu") -> np.ndarray:
-    return np.asarray(optax.tree_utils.tree_get(opt.state, field)[name])
-
-
-def test_moments_are_the_bits_of_the_file(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    norm, lstm, head = torch.nn.BatchNorm1d(20), torch.nn.LSTM(3, 5), torch.nn.Linear(5, 20)
-    after = torch.nn.BatchNorm1d(20)
-    model = torch.nn.Sequential(norm, lstm, head, after)
-    state = stepped([model])
-    torch.save({"m": model.state_dict(), "o": state}, tmp_path / "c.pt")
-    params, config = load(tmp_path / "c.pt")
-    opt = load_optimizer(tmp_path / "c.pt", params, config)
-    for k, name in enumerate(params, start=2):
-        for ours, theirs in {"mu": "exp_avg", "nu": "exp_avg_sq"}.items():
-            np.testing.assert_array_equal(moments(opt, name, ours), state["state"][k][theirs])
-    assert int(optax.tree_utils.tree_get(opt.state, "count")) == 1
-    half, config = load(tmp_path / "c.pt", dtype=jnp.bfloat16)
-    opt = load_optimizer(tmp_path / "c.pt", half, config)
-    assert moments(opt, "weight_ih_l0").dtype == jnp.bfloat16
-
-
-def test_which_parameters_the_optimizer_has(tmp_path: Path) -> None:
-    """All, the LSTM alone, the head alone, or another LSTM of the same shapes."""
-    path = tmp_path / "c.pt"
-    model = torch.nn.ModuleDict(
-        {"head": torch.nn.Linear(5, 2), "a": torch.nn.LSTM(3, 5), "b": torch.nn.LSTM(3, 5)}
-    )
-    head, a, b = model["head"], model["a"], model["b"]
-
-    def save(*optimizers: Any) -> None:
-        torch.save({"m": model.state_dict(), "o": list(optimizers)}, path)
-
-    state = stepped([model])
-    save(state)
-    for prefix, first in {"a": 2, "b": 6}.items():
-        opt = reload(path, prefix=prefix)
-        np.testing.assert_array_equal(
-            moments(opt, "bias_hh_l0"), state["state"][first + 3]["exp_avg"]
-        )
-    save(stepped([head]))
-    with pytest.raises(ValueError, match=r"the optimizer at 'o.0' does not train this LSTM"):
-        reload(path, prefix="a")
-    save(stepped([a]))
-    with pytest.raises(ValueError, match=r"fits 'm.a.' and 'm.b.' alike; pass optimizer='o.0'"):
-        reload(path, prefix="a")
-    assert reload(path, prefix="a", optimizer="o.0")
-    save(stepped([head, a]))
-    with pytest.raises(ValueError, match="does not tell by order and shapes which of its param"):
-        reload(path, prefix="a")
-    one, other = stepped([a]), stepped([b])
-    save(one, other)
-    opt = reload(path, prefix="b", optimizer="o.1")
-    np.testing.assert_array_equal(moments(opt, "bias_ih_l0"), other["state"][2]["exp_avg"])
-    with pytest.raises(ValueError, match=r"no optimizer at 'p' in .* there are: 'o.0', 'o.1'"):
-        reload(path, prefix="b", optimizer="p")
-    save(stepped([model]), stepped([model], torch.optim.SGD, lr=0.1, momentum=0.9))
-    with pytest.raises(ValueError, match=r"which optimizer trains this LSTM: 'o.0', 'o.1' can"):
-        reload(path, prefix="b")
-
-
-def test_frozen_parameters_and_wrappers_between(tmp_path: Path) -> None:
-    """The optimizer has less than the state dict, and the order still tells."""
-    lstm, head = torch.nn.LSTM(3, 5, 2), torch.nn.Linear(5, 2)
-    model = torch.nn.Sequential(torch.nn.Embedding(7, 3), lstm, head)
-    state = stepped([lstm, head])
-    torch.save({"state_dict": model.state_dict(), "optimizer_states": [state]}, tmp_path / "c.pt")
-    opt = reload(tmp_path / "c.pt")
-    np.testing.assert_array_equal(moments(opt, "weight_hh_l1"), state["state"][5]["exp_avg"])
-
-
 def test_adam_before_torch_2_7_may_be_adamw(tmp_path: Path) -> None:
     for make in (torch.optim.Adam, torch.optim.AdamW):
         model = Model()
@@ -325,147 +204,6 @@ def test_adam_before_torch_2_7_may_be_adamw(tmp_path: Path) -> None:
         write(tmp_path / "c.pt", model, optimizer)
         with pytest.raises(ValueError, match=f"has decoupled_weight_decay={adamw} in the file"):
             reload(tmp_path / "c.pt", decoupled_weight_decay=not adamw)
-
-
-@pytest.mark.parametrize(
-    ("make", "named"),
-    [
-        (torch.optim.Adagrad, "Adagrad"),
-        (torch.optim.NAdam, "NAdam"),
-        (torch.optim.RAdam, "RAdam"),
-        (torch.optim.Adamax, "Adamax"),
-        (torch.optim.Adadelta, "Adadelta"),
-        (torch.optim.ASGD, "ASGD"),
-        (torch.optim.Rprop, "Rprop"),
-    ],
-)
-def test_other_optimizers_are_refused_by_name(make: Any, named: str, tmp_path: Path) -> None:
-    lstm = torch.nn.LSTM(3, 5)
-    torch.save({"m": lstm.state_dict(), "o": stepped([lstm], make)}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match=f"the optimizer at 'o' is .*{named}"):
-        reload(tmp_path / "c.pt")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s["param_groups"][0].update(trust=0.1), "that torch.optim has not"),
-        (lambda s: s["state"][1].update(z=torch.ones(2)), "keeps z of weight_hh_l0"),
-        (lambda s: s["state"][1].pop("exp_avg_sq"), "has no exp_avg_sq of weight_hh_l0"),
-        (
-            lambda s: s["state"][1].update(step=torch.tensor(4.0)),
-            "different numbers of steps.*weight_ih_l0 1, weight_hh_l0 4",
-        ),
-        (lambda s: s["state"].pop(3), "different numbers of steps.*bias_hh_l0 0"),
-        (lambda s: [v.update(step=1.5) for v in s["state"].values()], "wanted a whole number"),
-        (
-            lambda s: s["state"][1].update(exp_avg=torch.ones(20, 4)),
-            "has 4 parameters, which do not fit the model's in order and shape",
-        ),
-        (
-            lambda s: s["state"][1].update(exp_avg_sq=torch.ones(20, 4)),
-            r"has exp_avg_sq of weight_hh_l0 with shape \(20, 4\), wanted \(20, 5\)",
-        ),
-        (
-            lambda s: s["param_groups"][0].update(param_names=list("abcd")),
-            "do not fit the model's in names",
-        ),
-        (lambda s: s.pop("param_groups"), "no optimizer in .*there are: none"),
-    ],
-)
-def test_what_does_not_fit_is_said(change: Any, message: str, tmp_path: Path) -> None:
-    lstm = torch.nn.LSTM(3, 5)
-    state = stepped([lstm])
-    change(state)
-    torch.save({"m": lstm.state_dict(), "o": state}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match=message):
-        reload(tmp_path / "c.pt")
-
-
-def test_dampening_before_the_first_step_is_refused(tmp_path: Path) -> None:
-    lstm = torch.nn.LSTM(3, 5)
-    optimizer = torch.optim.SGD(lstm.parameters(), momentum=0.9, dampening=0.5)
-    torch.save({"m": lstm.state_dict(), "o": optimizer.state_dict()}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="has dampening and no momentum_buffer of weight_ih_l0"):
-        reload(tmp_path / "c.pt")
-
-
-def test_weight_norm_and_wrong_configs_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "c.pt"
-    lstm = torch.nn.LSTM(3, 5)
-    torch.save({"m": lstm.state_dict(), "o": stepped([lstm])}, path)
-    params, config = load(path)
-    with pytest.raises(ValueError, match="params do not fit"):
-        load_optimizer(path, params, LSTMConfig(3, 6))
-    other = LSTMConfig(3, 6)
-    with pytest.raises(ValueError, match=r"the LSTM at 'm.' has other shapes than"):
-        load_optimizer(path, jaxlstm.init_params(jax.random.key(0), other), other)
-    torch.nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
-    torch.save({"m": lstm.state_dict(), "o": stepped([lstm])}, path)
-    params, config = load(path)
-    with pytest.raises(ValueError, match=r"'m.weight_hh_l0' is computed from others"):
-        load_optimizer(path, params, config)
-
-
-@settings(deadline=None)
-@given(st.data())
-def test_places_are_those_of_all_layouts(data: st.DataObject) -> None:
-    """Against brute force: every way to give each tensor to no group or one."""
-    sizes = st.integers(1, 2)
-    shapes = [(n,) for n in data.draw(st.lists(sizes, min_size=1, max_size=6))]
-    number = data.draw(st.integers(1, 2))
-    maybe = st.one_of(st.none(), st.tuples(sizes))
-    groups = [data.draw(st.lists(maybe, max_size=3)) for _ in range(number)]
-    wanted: list[set[Any]] = [set() for _ in shapes]
-    for owners in itertools.product([None, *range(number)], repeat=len(shapes)):
-        slots: list[Any] = []
-        for position, owner in enumerate(owners):
-            slots.append(None if owner is None else (owner, owners[:position].count(owner)))
-        if all(owners.count(g) == len(group) for g, group in enumerate(groups)) and all(
-            slot is None or groups[slot[0]][slot[1]] in (None, shape)
-            for slot, shape in zip(slots, shapes, strict=True)
-        ):
-            for options, slot in zip(wanted, slots, strict=True):
-                options.add(slot)
-    assert places(shapes, groups) == wanted
-
-
-def test_too_many_layouts_are_refused() -> None:
-    with pytest.raises(ValueError, match="too many ways"):
-        places([(1,)] * 40, [[(1,)]] * 30)
-
-
-def test_schedulers_leave_notes_that_are_no_hyper_parameters(tmp_path: Path) -> None:
-    lstm = torch.nn.LSTM(3, 5)
-    optimizer = torch.optim.SGD(lstm.parameters(), lr=0.1, momentum=0.9)
-    torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=9)
-    torch.save({"m": lstm.state_dict(), "o": optimizer.state_dict()}, tmp_path / "c.pt")
-    opt = reload(tmp_path / "c.pt")
-    group = optimizer.param_groups[0]
-    assert group["initial_lr"] == pytest.approx(0.02)
-    ones = {name: jnp.ones(p.shape) for name, p in lstm.named_parameters()}
-    updates: Any = opt.transform.update(ones, opt.state, ones)[0]
-    np.testing.assert_allclose(updates["bias_ih_l0"], -group["lr"], rtol=1e-6)
-
-
-def test_plain_values_are_read_beside_the_tensors(tmp_path: Path) -> None:
-    path = tmp_path / "c.pt"
-    weight = torch.ones(2)
-    plain = {"a": [1, 2.5, (True, None)], "b": {"c": "text", 3: -1}, "weight": weight}
-    torch.save(plain, path)
-    checkpoint = jaxlstm.read_checkpoint(path)
-    assert checkpoint.scalars == {
-        "a.0": 1, "a.1": 2.5, "a.2.0": True, "a.2.1": None, "b.c": "text", "b.3": -1
-    }  # fmt: skip
-    assert list(checkpoint) == ["weight"]
-    torch.save({"a": {"b": 1}, "a.b": 2, "weight": weight}, path)
-    checkpoint = jaxlstm.read_checkpoint(path)
-    assert checkpoint.scalars == {}
-    assert checkpoint.warnings == ["the plain values of the file clash at 'a.b'; none are kept"]
-    torch.save({"a": list(range(100_000)), "weight": weight}, path)
-    checkpoint = jaxlstm.read_checkpoint(path)
-    assert checkpoint.scalars == {}
-    assert "take too much memory" in checkpoint.warnings[0]
 
 
 @pytest.mark.network
@@ -497,7 +235,7 @@ def test_resemblyzer_trains_on(tmp_path: Path) -> None:
     for name, weight in weights.items():
         weight.grad = torch.tensor(grads[name])
     adam.step()
-    updates, _ = opt.transform.update(grads, opt.state, params)
+    updates: Any = opt.transform.update(grads, opt.state, params)[0]
     for name, weight in weights.items():
         theirs = weight.detach().numpy() - np.asarray(params[name])
         spacing = np.spacing(np.abs(np.asarray(params[name])))

@@ -1,0 +1,39 @@
+"""Optimizers of a file, made in torch and loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import torch
+
+from jaxlstm import load, load_optimizer
+
+
+def reload(path: Path, **arguments: Any) -> Any:
+    """What load_optimizer gives for the only or the named LSTM of a file, as stored."""
+    with jax.enable_x64(True):
+        params, config = load(path, prefix=arguments.get("prefix"))
+        return load_optimizer(path, params, config, **arguments)
+
+
+def stepped(
+    modules: list[torch.nn.Module] | None = None,
+    make: Any = torch.optim.Adam,
+    groups: list[dict[str, Any]] | None = None,
+    **arguments: Any,
+) -> Any:
+    """The state dict of an optimizer that took a step with random gradients."""
+    optimizer = make(groups or [p for m in modules or [] for p in m.parameters()], **arguments)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.randn_like(p)
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+def moments(opt: Any, name: str, field: str = "mu") -> np.ndarray:
+    return np.asarray(optax.tree_utils.tree_get(opt.state, field)[name])
