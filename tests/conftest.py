@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-OPTIONAL = ("torch", "onnx", "nbclient", "expecttest")
+OPTIONAL = ("torch", "onnx", "nbclient", "nbformat", "expecttest")
 MISSING = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
 
 
 def _needs_missing(path: Path) -> bool:
     """Whether a test file imports a package that is not installed, itself or by a helper it imports."""
     text = path.read_text()
-    if any(re.search(rf"^(import|from) {name}\b", text, re.MULTILINE) for name in MISSING):
+    if any(re.search(rf"^\s*(import|from) {name}\b", text, re.MULTILINE) for name in MISSING):
         return True
     helpers = re.findall(r"^from (tests\.[\w.]+) import", text, re.MULTILINE)
     files = (HERE.parent / (module.replace(".", "/") + ".py") for module in helpers)

@@ -1,7 +1,7 @@
 """Run the tests against the oldest or the newest releases that pyproject.toml allows.
 
 ``python tests/versions.py oldest|newest VENV PYTHON``. Oldest: every lower bound of the dependencies and of
-the extras flax and orbax, installed exactly. Newest: whatever the index has, without torch, and the tests
+the extras flax, orbax and optax, installed exactly. Newest: whatever the index has, without torch, and the tests
 that need none.
 """
 
@@ -21,7 +21,7 @@ def lower_bounds() -> list[str]:
     """``name==version`` for each ``name>=version`` of what runs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    requirements = project["dependencies"] + extras["flax"] + extras["orbax"]
+    requirements = project["dependencies"] + extras["flax"] + extras["orbax"] + extras["optax"]
     return [re.sub(r">=([^,;]+).*", r"==\1", requirement) for requirement in requirements]
 
 
@@ -37,7 +37,7 @@ def main(which: str, venv: str, python: str) -> int:
         jax = next(bound for bound in bounds if bound.startswith("jax=="))
         packages = [*bounds, jax.replace("jax", "jaxlib"), "torch", "expecttest", "onnx"]
     else:
-        packages = ["--upgrade", "jax", "flax", "orbax-checkpoint", "numpy"]
+        packages = ["--upgrade", "jax", "flax", "orbax-checkpoint", "optax", "numpy"]
     subprocess.run([*pip, *packages, *TOOLS], check=True)
     subprocess.run([*pip, "--no-deps", "-e", ROOT], check=True)
     subprocess.run([binary, "-m", "pip", "list", "--format=freeze"], check=True)
