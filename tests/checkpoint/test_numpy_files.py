@@ -45,6 +45,18 @@ def test_pickles(tmp_path: Path, protocol: int) -> None:
     assert_same_arrays(ours, {f"lstm.{name}": array for name, array in arrays().items()})
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_long_texts_of_old_protocols_stay_in_the_file(tmp_path: Path, order: Any) -> None:
+    """Protocols 0 to 2 write bytes as text: characters are cut where chunks and blocks end."""
+    rng = np.random.default_rng(0)
+    saved = {
+        "large": np.asarray(rng.normal(size=(1100, 2100)), order=order),
+        "small": np.asarray(rng.normal(size=(120, 140)), order=order),
+    }
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, 2))
+    assert_same_arrays(read_checkpoint(tmp_path / "a.pkl"), saved)
+
+
 def test_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", allow_pickle=False, **arrays(), words=np.array(["no", "number"]))  # type: ignore[arg-type]
     ours = read_checkpoint(tmp_path / "a.npz")

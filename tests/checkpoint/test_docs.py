@@ -1,0 +1,33 @@
+"""The pages on containers and safety say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jaxlstm_converters.checkpoint import CODES
+from tests.checkpoint.hostile import cases
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_every_code_is_explained() -> None:
+    page = (DOCS / "containers.md").read_text()
+    table = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.+) \|$", page, re.MULTILINE))
+    assert {code: table.get(code) for code in CODES} == CODES
+
+
+def test_every_case_is_told() -> None:
+    page = (DOCS / "safety.md").read_text()
+    told = {int(n) for n in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert told == set(range(1, 42))
+    assert told >= {case.number for case in cases()} - {0}
+
+
+def test_every_container_is_listed() -> None:
+    """The names in the source are those in the table."""
+    page = (DOCS / "containers.md").read_text()
+    source = "".join(p.read_text() for p in sorted((DOCS.parent / "converters").rglob("*.py")))
+    names = set(re.findall(r'Checkpoint\(source\.path, "([^"]+)"', source))
+    assert len(names) >= 7
+    assert names <= set(re.findall(r"`([^`\n]+)`", page))
