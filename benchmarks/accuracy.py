@@ -1,7 +1,8 @@
 """RMS error to float64 over the table of cases, as a multiple of torch's own error in the same dtype.
 
-``python benchmarks/accuracy.py [dtype ...]`` prints a markdown table; for float64, where torch is itself
-the reference, the largest absolute difference from it. Takes some minutes: each case is compiled.
+``python benchmarks/accuracy.py [dtype[/N] ...]`` prints a markdown table, with ``/N`` of each Nth case
+alone; for float64, where torch is itself the reference, the largest absolute difference from it. Takes some
+minutes: each case is compiled.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ DTYPES = {
 }
 
 
-def measure(dtype: type) -> list[tuple[float, float]]:
+def measure(dtype: type, every: int) -> list[tuple[float, float]]:
     """For each case: error of values and of gradients."""
     found: list[tuple[float, float]] = []
 
@@ -42,7 +43,7 @@ def measure(dtype: type) -> list[tuple[float, float]]:
         found.append((errors[0], errors[1]))
 
     test_cases.assert_matches = record
-    for case in CASES:
+    for case in CASES[::every]:
         test_cases.check(case, dtype, test_cases.functional(case))
         test_cases.reference.cache_clear()
     return found
@@ -51,9 +52,10 @@ def measure(dtype: type) -> list[tuple[float, float]]:
 def main(names: list[str]) -> None:
     """Print a row for each dtype."""
     print("| dtype | outputs and states | gradients |\n|---|---|---|")
-    for name in names:
+    for request in names:
+        name, _, every = request.partition("/")
         cells = []
-        for column in zip(*measure(DTYPES[name]), strict=True):
+        for column in zip(*measure(DTYPES[name], int(every or 1)), strict=True):
             if name == "float64":
                 cells.append(f"at most {max(column):.1e} from torch's, absolute")
             else:

@@ -1,8 +1,8 @@
 """Run the tests against the oldest or the newest releases that pyproject.toml allows.
 
 ``python tests/versions.py oldest|newest VENV PYTHON``. Oldest: every lower bound of the dependencies and of
-the extras flax, orbax and optax, installed exactly. Newest: whatever the index has, without torch, and the tests
-that need none.
+the extras flax, orbax and optax, installed exactly. Newest: whatever the index has, without torch, and the
+tests that need none.
 """
 
 from __future__ import annotations
