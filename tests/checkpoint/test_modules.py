@@ -107,6 +107,23 @@ def test_a_foreign_object_alone_is_refused(tmp_path: Path, foreign: Any) -> None
     assert caught.value.code == "foreign-root"
 
 
+@pytest.mark.filterwarnings(
+    "ignore:torch.ao.quantization is deprecated", "ignore::DeprecationWarning"
+)
+@pytest.mark.filterwarnings("ignore:.*quantiz.*")
+@pytest.mark.parametrize("form", ["state dict", "module", "TorchScript"])
+def test_a_quantized_dynamic_lstm_is_refused_by_name(tmp_path: Path, form: str) -> None:
+    float_model = torch.nn.Sequential(torch.nn.LSTM(3, 4))
+    module = torch.ao.quantization.quantize_dynamic(float_model, {torch.nn.LSTM})
+    if form == "TorchScript":
+        torch.jit.save(torch.jit.script(module), tmp_path / "a.pt")
+    else:
+        torch.save(module.state_dict() if form == "state dict" else module, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"_all_weight_values.*float model") as caught:
+        read_checkpoint(tmp_path / "a.pt")
+    assert caught.value.code == "unsupported-tensor"
+
+
 @pytest.mark.network
 def test_beatnet_module_equals_its_state_dict() -> None:
     module = read_checkpoint(fetch_pinned("beatnet", "BeatNet/models/model-1.pt"))

@@ -226,6 +226,32 @@ def test_nonfinite_values_are_kept_and_told(tmp_path: Path) -> None:
     ]
 
 
+class Subclass(torch.Tensor):
+    pass
+
+
+UNSUPPORTED = {
+    "quantized": lambda: torch.quantize_per_tensor(torch.randn(4), 0.1, 0, torch.qint8),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "meta": lambda: torch.empty(2, device="meta"),
+    "subclass": lambda: torch.ones(2).as_subclass(Subclass),
+    "conjugate": lambda: torch.ones(2, dtype=torch.complex64).conj(),
+    "negative": lambda: torch._neg_view(torch.ones(2)),  # pyright: ignore[reportPrivateImportUsage]
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz.*")
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_kinds_that_are_not_read_are_named(tmp_path: Path, kind: str, zipped: bool) -> None:
+    saved = {"good": torch.ones(1), "lstm": {"w": UNSUPPORTED[kind]()}}
+    torch.save(saved, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    named = "'lstm.w'" if zipped or kind != "quantized" else "QInt8Storage"
+    with pytest.raises(CheckpointError, match=named) as caught:
+        read_checkpoint(tmp_path / "a.pt")
+    assert caught.value.code == "unsupported-tensor"
+
+
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / "none.pt")

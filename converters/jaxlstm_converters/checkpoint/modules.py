@@ -42,6 +42,9 @@ def _members(state: dict[str, Any]) -> Iterator[Member]:
                     "foreign-weight", f"{name!r} is made by a call that is not made here"
                 )
             yield name, member
+    for name, member in state.items():  # what holds a quantized LSTM is a plain attribute
+        packed = isinstance(member, Foreign) and member.packed_class
+        yield (name if packed and type(name) is str else None), member
 
 
 def _set_members(value: Any) -> Iterator[Any]:

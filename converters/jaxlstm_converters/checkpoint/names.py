@@ -22,6 +22,8 @@ WEIGHT = re.compile(
     r"(weight|bias)(_(ih|hh|hr|ch|c)(_l\d+(_reverse)?)?)?(_raw|_orig|_g|_v|_scale|_zero_point)?"
 )
 
+QUANTIZED_RNN = "__torch__.torch.classes.rnn.CellParamsBase"
+
 Scalar = int | float | bool | str | None
 Member = tuple[str | None, Any]  # a name and what it holds; None for what has no name
 Members = Callable[[Foreign], Iterable[Member] | None]
@@ -128,6 +130,12 @@ class _Walk:
             raise CheckpointError(
                 "unsupported-tensor",
                 f"{shown(name)!r} is a {value.kind}; save it as a plain dense tensor on the CPU",
+            )
+        elif isinstance(value, Foreign) and value.packed_class == QUANTIZED_RNN:
+            raise CheckpointError(
+                "unsupported-tensor",
+                f"{shown(name)!r} holds the packed weights of a quantized dynamic LSTM or GRU; "
+                "convert the float model that it was made from",
             )
         elif isinstance(value, Foreign | Global) and WEIGHT.fullmatch(name.rpartition(".")[2]):
             raise CheckpointError(

@@ -54,12 +54,10 @@ class Source:
     def read_into(self, offset: int, target: memoryview) -> None:
         """Fill `target` with the bytes at `offset`."""
         self._refuse_outside(offset, len(target))
-        while len(target):
-            count = os.preadv(self._fd, [target[: 1 << 30]], offset)
-            if count == 0:
-                raise self.changed()
-            offset += count
-            target = target[count:]
+        position = 0
+        for part in self.chunks(offset, len(target)):  # macOS has no preadv
+            target[position : position + len(part)] = part
+            position += len(part)
 
     def chunks(self, offset: int, count: int) -> Iterator[bytes]:
         """The `count` bytes at `offset`, a piece at a time."""

@@ -56,6 +56,17 @@ class Foreign:
         self.state: Any = None
         self.items: list[Any] = []
 
+    @property
+    def packed_class(self) -> str:
+        """The C++ class of weights that torch packed when it quantized them; "" for others.
+
+        Pickles have torch.ScriptObject and the class in its state, TorchScript the class itself.
+        """
+        state = self.state
+        if self.cls == Global("torch", "ScriptObject") and type(state) is tuple:
+            return state[1] if len(state) == 2 and type(state[1]) is str else ""
+        return str(self.cls) if self.cls.module.startswith("__torch__.torch.classes") else ""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refused:
