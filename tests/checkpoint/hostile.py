@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import hostile_archives, hostile_bombs, hostile_others, hostile_pickles, hostile_tensors
+from . import (
+    hostile_archives,
+    hostile_bombs,
+    hostile_contents,
+    hostile_formats,
+    hostile_legacy,
+    hostile_not_files,
+    hostile_pickles,
+    hostile_tensors,
+)
 from .case import Case
 
 
@@ -17,8 +26,11 @@ def cases() -> Iterator[Case]:
     for part in (
         hostile_pickles,
         hostile_tensors,
-        hostile_archives,
-        hostile_others,
         hostile_bombs,
+        hostile_archives,
+        hostile_contents,
+        hostile_legacy,
+        hostile_formats,
+        hostile_not_files,
     ):
         yield from part.cases()

@@ -19,7 +19,6 @@ from .assemble import (
     end_record,
     end_record64,
     mapping,
-    name,
 )
 from .case import Case
 
@@ -54,10 +53,38 @@ def cases() -> Iterator[Case]:
         yield from _places(label, source)
         yield from _headers(label, source)
         yield from _end_records(label, source, tensors)
-        yield from _contents(label, source, tensors)
-    yield from _roots()
-    yield from _byte_order()
-    yield from _code()
+        yield Case(0, f"{label} as torch writes 4 GiB", archive(_wide(source())), tensors=tensors)
+
+
+def _wide(made: list[Member]) -> list[Member]:
+    """The headers of an entry of 4 GiB and more, around a small one, and of one that follows it.
+
+    torch leaves the local sizes at 0 and puts a ZIP64 field beside them, and then the offset of
+    each entry that lies beyond 4 GiB.
+    """
+    crc, size = zlib.crc32(made[0].data), len(made[0].data)
+    first = replace(
+        made[0],
+        flags=made[0].flags | 8,
+        local={"crc": 0, "size": 0, "compressed": 0},
+        extra=struct.pack("<HHQQ", 1, 16, size, 0) + b"FB\x03\x00ZZZ",
+        after=b"PK\7\x08" + struct.pack("<IQQ", crc, size, size),
+        size=0xFFFFFFFF,
+        compressed=0xFFFFFFFF,
+        central_extra=struct.pack("<HHQQ", 1, 16, size, size),
+    )
+    at = 30 + len(first.name) + len(first.extra) + size + len(first.after)
+    crc, size = zlib.crc32(made[1].data), len(made[1].data)
+    second = replace(
+        made[1],
+        flags=made[1].flags | 8,
+        local={"crc": 0, "size": 0, "compressed": 0},
+        extra=struct.pack("<HHQ", 1, 8, at),
+        after=b"PK\7\x08" + struct.pack("<IQQ", crc, size, size),
+        offset=0xFFFFFFFF,
+        central_extra=struct.pack("<HHQ", 1, 8, at),
+    )
+    return [first, second, *made[2:]]
 
 
 def _edited(source: Callable[[], list[Member]], edit: Edit) -> list[Member]:
@@ -220,93 +247,3 @@ def _end_records(
     codes = ("zip-directory", "zip-header-mismatch", "trailing-bytes", "truncated")
     for what, end in ends.items():
         yield Case(16, f"{label} end record: {what}", archive(made, end=end), codes)
-
-
-def _contents(
-    label: str, source: Callable[[], list[Member]], tensors: dict[str, np.ndarray]
-) -> Iterator[Case]:
-    """17: checksums."""
-    made = source()
-    weight = 0 if label == "npz" else 2
-    wrong = list(made)
-    wrong[weight] = replace(made[weight], crc=zlib.crc32(made[weight].data) ^ 1)
-    yield Case(17, f"{label} of a weight", archive(wrong), ("crc-mismatch",), at_read=True)
-    unchecked = {"check_crc": False}
-    yield Case(
-        17, f"{label} of a weight, unchecked", archive(wrong), tensors=tensors, options=unchecked
-    )
-    if label == "npz":
-        return
-    for index in (0, 1):
-        wrong = list(made)
-        wrong[index] = replace(made[index], crc=0)
-        file = archive(wrong)
-        yield Case(17, f"{label} of {made[index].name}", file, ("crc-mismatch",))
-        yield Case(
-            17,
-            f"{label} of {made[index].name}, unchecked",
-            file,
-            tensors=tensors,
-            options=unchecked,
-        )
-
-
-def _roots() -> Iterator[Case]:
-    """13: whose root is it."""
-    for label in ("zip", "TorchScript"):
-        made = SOURCES[label]()
-        pickle = made[0].data
-        second = [*made, Member("n/data.pkl", pickle)]
-        yield Case(13, f"{label} two roots", archive(second), ("zip-layout",))
-        deeper = [*made, Member("m/n/data.pkl", pickle)]
-        yield Case(13, f"{label} a root within", archive(deeper), ("zip-layout",))
-        bare = [Member("data.pkl", pickle), *made]
-        yield Case(13, f"{label} a root without folder", archive(bare), ("zip-layout",))
-        stray = [*made, Member("n/data/0", b"x")]
-        yield Case(13, f"{label} a stray entry", archive(stray), ("zip-layout",))
-        yield Case(13, f"{label} no root", archive(made[1:]), ("zip-layout",))
-    yield Case(13, "zip without entries", archive([]), ("zip-layout", "unknown-format"))
-    yield Case(13, "npz and a root", archive([*npz(), *SOURCES["zip"]()]), ("zip-layout",))
-
-
-def _byte_order() -> Iterator[Case]:
-    """28."""
-    for label in ("zip", "TorchScript"):
-        made = SOURCES[label]()
-        big = list(made)
-        big[1] = replace(made[1], data=b"big")
-        big[2] = replace(made[2], data=WEIGHT.astype(">f4").tobytes())
-        yield Case(28, f"{label} big", archive(big), tensors=GOOD)
-        for order in (b"middle", b"", b"LITTLE", b"little\n", b"x" * 5000):
-            odd = [made[0], replace(made[1], data=order), *made[2:]]
-            yield Case(28, f"{label} {order[:9]!r}", archive(odd), ("byteorder",))
-    raw = io.BytesIO()
-    np.save(raw, WEIGHT.astype(">f4"))
-    yield Case(28, "npz big", archive([Member("w.npy", raw.getvalue())]), tensors=GOOD)
-
-
-def _code() -> Iterator[Case]:
-    """29: the program of a TorchScript archive is never looked at."""
-    box = ScriptBox()
-    root = name("__torch__", "Net") + b")\x81" + mapping(w=box.weight(), training=b"\x89") + b"b"
-    made = box.members(b"\x80\x02" + root + b".")
-    yield Case(29, "TorchScript an object", archive(made), tensors=GOOD)
-    programs = {
-        "that calls": b"import os\nos.system('touch PWNED')\n",
-        "that is garbage": bytes(range(256)) * 100,
-        "that nests": b"(" * 1_000_000,
-        "that inflates": bytes(30_000_000),
-    }
-    for label, program in programs.items():
-        for method in (0, 8):
-            if method == 0 and len(program) > 10**7:
-                continue
-            code = Member("m/code/__torch__/evil.py", program, method=method)
-            file = archive([*made, code])
-            yield Case(29, f"TorchScript code {label}, method {method}", file, tensors=GOOD)
-    wrong = Member("m/code/x.py", b"pass", crc=1)
-    yield Case(29, "TorchScript code of another checksum", archive([*made, wrong]), tensors=GOOD)
-    constants = [
-        replace(m, data=b"\x80\x02}.") if m.name.endswith("constants.pkl") else m for m in made
-    ]
-    yield Case(29, "TorchScript constants are no tuple", archive(constants), ("zip-layout",))

@@ -30,7 +30,7 @@ from .assemble import (
     text,
 )
 from .case import Case
-from .hostile_others import safetensors
+from .hostile_formats import safetensors
 
 BUDGET = ("pickle-budget",)
 N = 300_000
