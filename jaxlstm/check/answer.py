@@ -37,6 +37,17 @@ class Answer(NamedTuple):
         found = dict(self.leaves())
         return found | {f"d {name}": value for name, value in (self.gradients or {}).items()}
 
+    def astype(self, dtype: Any) -> Answer:
+        """The answer with every number rounded to ``dtype``."""
+        return Answer(
+            self.outputs.astype(dtype),
+            None if self.h_n is None else self.h_n.astype(dtype),
+            None if self.c_n is None else self.c_n.astype(dtype),
+            None
+            if self.gradients is None
+            else {name: a.astype(dtype) for name, a in self.gradients.items()},
+        )
+
 
 def of_oracle(
     params: Mapping[str, Any],
@@ -47,7 +58,7 @@ def of_oracle(
     gradients: bool = False,
     equations: oracle.Equations = oracle.TRUE,
 ) -> Answer:
-    """The oracle's answer to a case, computed in ``dtype``; gradients belong to the true equations."""
+    """The oracle's answer to a case, computed in ``dtype``."""
     with np.errstate(all="ignore"):  # NaN and Inf are asked for, and exp may vanish
         result = oracle.forward(
             params,

@@ -32,6 +32,7 @@ def diagnose(run: Run, failed: set[str], seconds: float) -> Iterator[str]:
         yield from _axes(run)
     values = {name for name in failed if name.startswith(("float64 semantics", "shape"))}
     precision = {name for name in failed if name.startswith(("RMS error of results", "step"))}
+    precision |= failed & {"within the tolerance"}
     if values or (precision and not run.evidence["float64"]):
         yield from _values(run, seconds)
     elif precision:
@@ -121,18 +122,23 @@ def _masks(run: Run) -> Iterator[str]:
     if run.nan is None:
         return
     case, ours, truth = run.nan
-    bad = _rows(~np.isfinite(ours.outputs.astype(np.float64)) & np.isfinite(truth.outputs))
+    spread, swallowed = set(), set()
+    for (_, a), (_, b) in zip(ours.leaves(), truth.leaves(), strict=True):
+        a_is, b_is = np.isfinite(a.astype(np.float64)), np.isfinite(b.astype(np.float64))
+        spread |= _rows(~a_is & b_is)
+        swallowed |= _rows(a_is & ~b_is)
     padded = ~case.valid & np.isnan(case.inputs).any(-1)
-    if bad and bad <= set(np.flatnonzero(padded.any(0)).tolist()):
+    if spread and spread <= set(np.flatnonzero(padded.any(0)).tolist()):
         yield (
             "what stands behind a sequence's end reaches the results: it is multiplied by zero, "
             "not left out"
         )
-    elif bad:
-        yield f"rows {sorted(bad)} are clean and become NaN: rows of a batch are mixed"
-    elif _rows(np.isfinite(ours.outputs.astype(np.float64)) & ~np.isfinite(truth.outputs)):
+    elif spread:
+        yield f"rows {sorted(spread)} are clean and become NaN: rows of a batch are mixed"
+    elif swallowed:
         yield "NaN or infinity in the inputs does not reach the results"
 
 
 def _rows(mask: Array) -> set[int]:
+    """The rows of the batch, the middle axis, in which anything is marked."""
     return set(np.flatnonzero(mask.any(axis=(0, 2))).tolist())

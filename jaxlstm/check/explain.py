@@ -31,7 +31,7 @@ CLOSER = 8.0
 """An explanation brings the oracle at least this many times closer to the port."""
 
 MOST = 3
-"""Explanations that are told."""
+"""Explanations by single faults that are told; of pairs, the first that is found."""
 
 
 class Evidence(NamedTuple):
@@ -75,7 +75,7 @@ def explain(
         found = list(search.agreeing((fault,) for fault in faults))
     if not found:
         until = time.monotonic() + seconds
-        found = list(itertools.islice(search.agreeing(search.pairs(faults), until), MOST))
+        found = list(itertools.islice(search.agreeing(search.pairs(faults), until), 1))
     return sorted(found, key=lambda e: np.floor(np.log10(e.distance + 1e-17)))[:MOST]
 
 
@@ -86,9 +86,10 @@ class _Search:
         self.calls: list[Call] = []
         self.answers: list[Answer] = []
         self.given: dict[str, None] = {}  # causes that hold whatever else does, in order
+        swapped = {name for entry in evidence for name in _swapped(entry, config)}
         for entry in sorted(evidence, key=_cost):
             call = Call.of(entry.params, config, entry.case)
-            answer, causes = _set_right(entry.answer, call)
+            answer, causes = _set_right(entry.answer, call, swapped)
             self.given |= dict.fromkeys(causes)
             self.calls.append(call)
             self.answers.append(answer)
@@ -153,7 +154,7 @@ class _Search:
         if len(meant) == len(faults):
             return min(self.tolerance, self.true / CLOSER)
         without = max(self.distance(meant, which) for which in range(len(self.calls)))
-        return without / CLOSER
+        return min(self.true, without) / CLOSER
 
     def _call(self, faults: tuple[Fault, ...], which: int) -> Call:
         call = self.calls[which]
@@ -194,22 +195,31 @@ def _cost(evidence: Evidence) -> tuple[int, bool]:
     return case.inputs.shape[0] * 100 + case.inputs.shape[1], not idle
 
 
-def _set_right(answer: Answer, call: Call) -> tuple[Answer, list[str]]:
-    """The answer with swapped axes swapped back and padding zeroed, and the words for both."""
+def _shapes(config: LSTMConfig, time_: int, batch: int) -> dict[str, tuple[int, int, int]]:
+    h_shape, c_shape = config.state_shapes(batch)
+    return {"outputs": (time_, batch, config.output_size), "h_n": h_shape, "c_n": c_shape}
+
+
+def _swapped(entry: Evidence, config: LSTMConfig) -> Iterator[str]:
+    """The arrays whose first two axes are swapped, as a case that is not square shows."""
+    for name, shape in _shapes(config, *entry.case.inputs.shape[:2]).items():
+        value = getattr(entry.answer, name)
+        turned = (shape[1], shape[0], shape[2])
+        if value is not None and value.shape != shape and value.shape == turned:
+            yield name
+
+
+def _set_right(answer: Answer, call: Call, swapped: set[str]) -> tuple[Answer, list[str]]:
+    """The answer with swapped axes swapped back, and the words for that and for what padding holds."""
     time_, batch = call.inputs.shape[:2]
-    h_shape, c_shape = call.config.state_shapes(batch)
-    wanted = {
-        "outputs": (time_, batch, call.config.output_size),
-        "h_n": h_shape,
-        "c_n": c_shape,
-    }
-    causes, leaves = [], dict.fromkeys(wanted)
-    for name, value in answer.leaves():
-        shape = wanted[name]
-        if value.shape != shape and value.shape == (shape[1], shape[0], shape[2]):
+    causes: list[str] = []
+    leaves: dict[str, Array | None] = {}
+    for name, shape in _shapes(call.config, time_, batch).items():
+        value = getattr(answer, name)
+        if value is not None and name in swapped:
             value = value.swapaxes(0, 1)
             causes.append(f"the first two axes of {name} are swapped")
-        leaves[name] = value if value.shape == shape else None
+        leaves[name] = value if value is not None and value.shape == shape else None
     outputs = leaves["outputs"]
     if outputs is not None:
         behind = np.arange(time_)[:, None] >= call.lengths[None, :]

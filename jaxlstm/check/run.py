@@ -99,8 +99,7 @@ class Run:
         if problem := criteria.masks(ours, truth):
             self.findings.exact("NaN mask", case, f"in float64, {problem}")
             return
-        rng = np.random.default_rng([self.seed, 99])
-        condition = criteria.conditioning(self.params, self.config, case, truth, rng)
+        condition = self._condition(case, truth, gradients)
         for reference in self.references:
             theirs = truth if reference == "oracle" else self._torch(case, np.float64, gradients)
             self.findings.measured(
@@ -112,24 +111,35 @@ class Run:
                 found = criteria.gradient_semantics(ours.gradients, theirs.gradients, condition)
                 self.findings.measured(f"float64 gradients against {reference}", case, found)
 
+    def _condition(self, case: Case, truth: Answer, gradients: bool) -> dict[str, float]:
+        """How far each array moves when every number moves by one ulp, of two trials the further."""
+        rng = np.random.default_rng([self.seed, 99])
+        trials = [
+            criteria.furthest(
+                criteria.moved(self.params, self.config, case, rng, gradients=gradients), truth
+            )
+            for _ in range(2)
+        ]
+        return {name: max(trial[name] for trial in trials) for name in trials[0]}
+
     def _precision(
         self, params: Mapping[str, Any], case: Case, ours: Answer, truth: Answer
     ) -> None:
         """Errors to float64 beside those of torch and of the equations in NumPy."""
         gradients = ours.gradients is not None
-        compute = np.promote_types(self.dtype, np.float32)
-        equations = answer.of_oracle(
-            params, self.config, case, dtype=compute, gradients=gradients
-        ).everything()
+        right = [
+            found.everything()
+            for found in criteria.right_answers(
+                params, self.config, case, self.dtype, gradients=gradients
+            )
+        ]
         torch = {}
         if "torch" in self.references:
             torch = self._torch(case, self.dtype, gradients).everything()
         true = truth.everything()
         for name, value in ours.everything().items():
-            rounded = equations[name].astype(self.dtype)
-            ratio = criteria.rms_ratio(
-                f"{case.name}, {name}", value, true[name], rounded, torch.get(name)
-            )
+            where, others = f"{case.name}, {name}", [found[name] for found in right]
+            ratio = criteria.rms_ratio(where, value, true[name], others, torch.get(name))
             self.findings.ratio("gradients" if name.startswith("d ") else "results", ratio)
 
     def _within_tolerance(

@@ -31,6 +31,8 @@ def test_ragged_lengths_are_unsorted_and_cover_the_range(seed):
 
 def test_states_are_neither_zero_nor_alike_and_padding_holds_numbers():
     for case in inputs.cases(CONFIGS["bidirectional"]):
+        if case.name == "one step from zeros":
+            continue
         assert case.initial_state is not None
         h_0, c_0 = case.initial_state
         assert np.all(h_0 != 0)
@@ -42,7 +44,7 @@ def test_shapes_and_magnitudes():
     found = {case.name: case for case in inputs.cases(STRONG)}
     assert found["batch 1"].inputs.shape[1] == 1
     assert found["one step"].inputs.shape[0] == 1
-    assert found["long"].inputs.shape[0] > 100
+    assert found["long"].inputs.shape[0] >= 100
     assert np.abs(found["saturating"].inputs).max() > 10
     assert np.abs(found["tiny"].inputs).max() < 1e-3
     nan = found["NaN and Inf"]

@@ -13,6 +13,7 @@ import jaxlstm
 from jaxlstm.check import torch_runner, verify
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from tests.check.helpers import STRONG, random_params
+from tests.check.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 PARAMS = random_params(CONFIG)
@@ -70,35 +71,26 @@ def state_gradient_missing(x, state, lengths, *, params):
     return own(x, jax.lax.stop_gradient(state), lengths, params=params)
 
 
-def single_precision_inside(x, state, lengths, *, params):
-    single = jax.tree.map(lambda a: a.astype(jnp.float32), (params, x, state))
-    outputs, final = own(single[1], single[2], lengths, params=single[0])
-    return outputs.astype(x.dtype), tuple(a.astype(x.dtype) for a in final)
+@pytest.mark.parametrize(
+    ("port", "cause"),
+    [
+        (layer_gradient_missing, "weight_ih_l1, weight_hh_l1, bias_ih_l1, bias_hh_l1 is zero"),
+        (state_gradient_missing, "the gradient of h_0, c_0 is zero"),
+    ],
+)
+def test_faults_of_the_derivative_are_caught_and_named(port, cause):
+    report = verify(jax.jit(port), PARAMS, CONFIG)
+    found = status(report)
+    assert found["float64 gradients against torch"] == "FAILED"
+    assert found["float64 gradients against oracle"] == "FAILED"
+    assert found["float64 semantics against oracle"] == "ok"
+    assert found["step residual"] == "ok"
+    assert cause in "; ".join(report.diagnosis)
 
 
 def always_single(x, state, lengths, *, params):
-    outputs, final = single_precision_inside(x, state, lengths, params=params)
-    return outputs.astype(jnp.float32), final
-
-
-def half_weights(x, state, lengths, *, params):
-    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(a.dtype), params)
-    return own(x, state, lengths, params=params)
-
-
-@pytest.mark.parametrize(
-    ("port", "failing"),
-    [
-        (layer_gradient_missing, "float64 gradients against torch"),
-        (state_gradient_missing, "float64 gradients against oracle"),
-        (single_precision_inside, "float64 semantics against oracle"),
-    ],
-)
-def test_planted_faults_of_gradients_and_dtypes_are_caught(port, failing):
-    report = verify(jax.jit(port), PARAMS, CONFIG)
-    assert not report.ok
-    assert status(report)[failing] == "FAILED"
-    assert status(report)["NaN mask"] == "ok"
+    single = jax.tree.map(lambda a: a.astype(jnp.float32), (params, x, state))
+    return own(single[1], single[2], lengths, params=single[0])
 
 
 def test_a_port_of_float32_alone_is_judged_in_float32():
@@ -108,20 +100,7 @@ def test_a_port_of_float32_alone_is_judged_in_float32():
     assert "answered float64 inputs in float32" in str(report)
     asked = verify(jax.jit(always_single), PARAMS, CONFIG, dtype="float64", gradients=False)
     assert status(asked)["shape and dtype"] == "FAILED"
-
-
-def test_stale_state_is_caught():
-    kept = []
-
-    def port(x, state, lengths):
-        if kept and kept[-1][0].shape == state[0].shape:
-            state = kept[-1]
-        outputs, final = own(x, state, lengths, params=PARAMS)
-        kept.append(tuple(final))
-        return outputs, final
-
-    report = verify(port, PARAMS, CONFIG, gradients=False)
-    assert status(report)["repeatable"] == "FAILED"
+    assert "wanted float64" in str(asked)
 
 
 def test_what_a_port_does_not_take_goes_untested():
@@ -142,18 +121,63 @@ def test_what_a_port_does_not_take_goes_untested():
 
 
 def test_a_port_in_numpy_has_no_gradients():
-    def through_numpy(x, state, lengths, *, params):
-        return own(np.asarray(x), state, lengths, params=params)
-
-    report = verify(through_numpy, PARAMS, CONFIG)
+    report = verify(WrongPort(CONFIG), PARAMS, CONFIG)
     assert report.ok, str(report)
     assert status(report)["gradients"] == "untested"
+
+
+def test_a_port_that_raises():
+    def port(x, state, lengths, *, params):
+        if len(x) == 1:
+            raise ValueError("one step is too few\nfor me")
+        return WrongPort(CONFIG)(x, state, lengths, params=params)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False)
+    told = {item.name: item for item in report.items}["runs"]
+    assert told.ok is False
+    assert told.detail == (
+        "one step: ValueError: one step is too few; fails in one step, one step from zeros"
+    )
+    assert status(report)["float64 semantics against torch"] == "ok"
+    assert status(report)["step residual"] == "FAILED"
+
+
+@pytest.mark.parametrize("told", ["h_n", "c_n", "neither"])
+def test_a_port_that_does_not_tell_its_state(told):
+    def port(x, state, lengths, *, params):
+        outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
+        return outputs, (h_n if told == "h_n" else None, c_n if told == "c_n" else None)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False)
+    assert report.ok, str(report)
+    assert status(report)["step residual"] == "untested"
+
+
+def test_shapes_that_differ_are_told():
+    def port(x, state, lengths, *, params):
+        outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
+        return outputs.swapaxes(0, 1), (h_n, c_n)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False)
+    assert status(report)["shape and dtype"] == "FAILED"
+    assert "outputs has shape (5, 12, 4), wanted (12, 5, 4)" in str(report)
+    assert "the first two axes of outputs are swapped" in "; ".join(report.diagnosis)
+
+
+def test_a_float64_state_in_float32_is_told():
+    def port(x, state, lengths, *, params):
+        outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
+        return outputs, (h_n.astype(np.float32), c_n)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False)
+    assert status(report)["shape and dtype"] == "FAILED"
+    assert "in float64, h_n has dtype float32, wanted float64" in str(report)
 
 
 def test_without_torch_the_oracle_judges_alone(monkeypatch):
     monkeypatch.setattr(torch_runner, "is_available", lambda: False)
     monkeypatch.setattr(torch_runner, "run", None)
-    report = verify(jax.jit(own), PARAMS, CONFIG, gradients=False)
+    report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False)
     assert report.ok, str(report)
     assert "torch is not installed" in " ".join(report.notes)
     assert "torch" not in report.environment
@@ -162,13 +186,23 @@ def test_without_torch_the_oracle_judges_alone(monkeypatch):
         verify(own, PARAMS, CONFIG, against="torch")
 
 
+def test_torch_alone():
+    report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="torch")
+    assert report.ok, str(report)
+    assert "float64 semantics against oracle" not in status(report)
+    wrong = verify(WrongPort(CONFIG, "no c_0"), PARAMS, CONFIG, gradients=False, against="torch")
+    assert status(wrong)["float64 semantics against torch"] == "FAILED"
+
+
 def test_tolerances_replace_the_criteria_and_are_told():
-    port = jax.jit(half_weights)
+    port = WrongPort(CONFIG, "bfloat16 weights")
     loose = verify(port, PARAMS, CONFIG, gradients=False, rtol=1e-1, atol=1e-1)
     assert loose.ok, str(loose)
     assert "tolerances were set by the caller" in " ".join(loose.notes)
+    assert "step residual" not in status(loose)
     tight = verify(port, PARAMS, CONFIG, gradients=False, rtol=0.0, atol=1e-7)
     assert status(tight)["within the tolerance"] == "FAILED"
+    assert "the weights are rounded to bfloat16" in "; ".join(tight.diagnosis)
     with pytest.raises(ValueError, match="without atol"):
         verify(port, PARAMS, CONFIG, rtol=1.0)
 

@@ -72,6 +72,7 @@ def _formulas() -> Iterator[Fault]:
     yield fault("the forget gate is left out", gates=lambda i, f, o: (i, np.ones_like(f), o))
     yield fault("the input gate is left out", gates=lambda i, f, o: (np.ones_like(i), f, o))
     yield fault("the output gate is left out", gates=lambda i, f, o: (i, f, np.ones_like(o)))
+    yield Fault("h and c are swapped at every step", _swapped, "formula", lambda c: not c.proj_size)
     yield fault("h is made of the c before the step", before=True)
     yield fault("c is clipped to [-1, 1]", kept=lambda c: np.clip(c, -1, 1))
     yield fault("c is clipped to [-3, 3]", kept=lambda c: np.clip(c, -3, 3))
@@ -79,6 +80,15 @@ def _formulas() -> Iterator[Fault]:
     yield fault(
         "weight_hr is ignored, and h cut to proj_size", "projection", _projected, project="cut"
     )
+
+
+def _swapped(call: Call) -> Call:
+    inner = call.equations.cell
+
+    def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
+        return inner(eq, w, x, c, h)
+
+    return call.with_equations(cell=cell)
 
 
 def cell_with(

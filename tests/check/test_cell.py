@@ -1,0 +1,66 @@
+"""verify_cell: a single step, ours and others', right and wrong."""
+
+from __future__ import annotations
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlstm
+from jaxlstm.check import verify_cell
+from jaxlstm.check.port import PortError
+from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from tests.check.helpers import random_params
+
+CONFIG = LSTMCellConfig(3, 4)
+PARAMS = random_params(CONFIG)
+
+
+def test_our_own_cell():
+    step = jax.jit(lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state))
+    report = verify_cell(step, PARAMS, CONFIG)
+    assert report.ok, str(report)
+    assert {item.name for item in report.items if item.ok is None} == {"ragged lengths"}
+
+
+def test_a_foreign_cell_with_a_foreign_tree():
+    """flax.linen's cell: kernels transposed and split by gate, one bias, and the carry is (c, h)."""
+    cell = flax.linen.LSTMCell(CONFIG.hidden_size)
+
+    def tree(params):
+        found = {}
+        for name, ih, hh, bias in zip(
+            "ifgo",
+            jnp.split(params["weight_ih"], 4),
+            jnp.split(params["weight_hh"], 4),
+            jnp.split(params["bias_ih"] + params["bias_hh"], 4),
+            strict=True,
+        ):
+            found[f"i{name}"] = {"kernel": ih.T}
+            found[f"h{name}"] = {"kernel": hh.T, "bias": bias}
+        return {"params": found}
+
+    def step(x, state, *, params):
+        (c, h), _ = cell.apply(tree(params), (state[1], state[0]), x)
+        return h, c
+
+    def wrong(x, state, *, params):
+        (c, h), _ = cell.apply(tree(params), state, x)
+        return h, c
+
+    report = verify_cell(jax.jit(step), PARAMS, CONFIG, gradients=False)
+    assert report.ok, str(report)
+    report = verify_cell(jax.jit(wrong), PARAMS, CONFIG, gradients=False)
+    assert not report.ok
+    assert "h and c are swapped at every step" in "\n".join(report.diagnosis)
+
+
+def test_refuses_what_is_no_cell():
+    with pytest.raises(ValueError, match="one layer and one direction"):
+        verify_cell(lambda x, s: s, {}, LSTMConfig(3, 4, num_layers=2))
+    with pytest.raises(PortError, match="step must be callable"):
+        verify_cell(3, PARAMS, CONFIG)  # type: ignore[arg-type]
+    with pytest.raises(PortError, match="step must return a pair"):
+        verify_cell(lambda x, s: np.float32(1), PARAMS, CONFIG, gradients=False)

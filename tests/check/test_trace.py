@@ -1,0 +1,111 @@
+"""trace: the first layer, direction, time, gate and unit that leave the oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxlstm.check import inputs, oracle, trace
+from jaxlstm.config import LSTMConfig
+from tests.check.helpers import random_params
+from tests.check.wrong_ports import WrongPort
+
+CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
+PARAMS = random_params(CONFIG)
+CASE = inputs.ordinary_case(CONFIG)
+
+
+def activations():
+    run = oracle.forward(PARAMS, CASE.inputs, CASE.initial_state, CASE.seq_lengths, CONFIG)
+    return {
+        f"l{layer}{'_reverse' if reverse else ''}": {
+            gate: a.copy() for gate, a in direction.steps._asdict().items()
+        }
+        for layer, runs in enumerate(run.record)
+        for reverse, direction in enumerate(runs)
+    }
+
+
+def traced(found, **kwargs):
+    return trace(
+        found,
+        PARAMS,
+        CONFIG,
+        inputs=CASE.inputs,
+        initial_state=CASE.initial_state,
+        seq_lengths=CASE.seq_lengths,
+        **kwargs,
+    )
+
+
+def test_right_activations_do_not_leave():
+    assert traced(activations()) is None
+    assert traced({"l1": {"g": activations()["l1"]["g"].astype(np.float32)}}) is None
+
+
+def test_the_first_in_the_order_of_computation():
+    found = activations()
+    assert CASE.seq_lengths is not None
+    row = int(np.argmax(CASE.seq_lengths))
+    found["l1"]["c"][3, row, 2] += 0.5  # later layer
+    found["l0_reverse"]["h"][4, row, 1] += 0.25
+    found["l0_reverse"]["f"][7, row, 3] += 0.125  # earlier, for the reverse direction
+    found["l0_reverse"]["o"][7, row, 0] += 0.125  # a later gate of the same step
+    divergence = traced(found)
+    assert divergence is not None
+    assert divergence[:6] == (0, "reverse", 7, row, "f", 3)
+    assert divergence.actual - divergence.expected == pytest.approx(0.125)
+    assert "layer 0, reverse, at time 7" in str(divergence)
+
+
+def test_a_tolerance_can_be_set():
+    found = activations()
+    found["l0"]["i"][0, 0, 0] += 1e-6
+    assert traced(found) is not None
+    assert traced(found, tolerance=1e-5) is None
+
+
+def test_refuses_activations_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"l0 i has shape \(2,\), wanted \(12, 5, 4\)"):
+        traced({"l0": {"i": np.zeros(2)}})
+    with pytest.raises(ValueError, match="inputs must be those of the activations"):
+        trace(activations(), PARAMS, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("bug", "place", "gate"),
+    [
+        ("order iofg", (0, "forward", 0), "f"),
+        ("order igfo", (0, "forward", 0), "f"),
+        ("g sigmoid", (0, "forward", 0), "i*g"),
+        ("no output gate", (0, "forward", 0), "o"),
+        ("no reverse bias", (0, "reverse", 0), "f"),
+        ("never reversed", (0, "reverse", 0), "c"),
+        ("output of first layer", (1, "forward", 0), "output"),
+        ("one layer for all", None, ""),
+    ],
+)
+def test_a_port(bug, place, gate):
+    found = trace(WrongPort(CONFIG, bug), PARAMS, CONFIG)
+    if place is None:  # with two layers nothing is wrong
+        assert found is None
+        return
+    assert found is not None
+    assert found[:3] == place
+    assert found.gate == gate
+    assert abs(found.actual - found.expected) > 1e-4
+
+
+def test_a_port_without_lengths_is_cut_in_time():
+    right = WrongPort(LSTMConfig(3, 4))
+
+    def port(x, state, *, params):
+        outputs, final = right(x, state, None, params=params)
+        outputs = outputs.copy()
+        outputs[5:, 1, 2] += 0.5
+        return outputs, final
+
+    config = LSTMConfig(3, 4)
+    found = trace(port, random_params(config), config)
+    assert found is not None
+    assert found[:6] == (0, "forward", 5, 1, "output", 2)
