@@ -33,7 +33,12 @@ def promote(dtype: Any, params: Any, inputs: Any, state: Any) -> tuple[Any, Any,
 
 
 def _is_float(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+    if not hasattr(leaf, "dtype"):
+        return False
+    try:
+        return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+    except TypeError:  # a dtype of another framework, which require_dtype() tells how to mend
+        return True
 
 
 def wants_dropout(config: LSTMConfig, deterministic: bool | None) -> bool:

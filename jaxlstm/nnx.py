@@ -61,7 +61,8 @@ class LSTM(_TorchNamed):
         overruled by the call. Needed only with dropout.
 
     >>> model = jaxlstm.nnx.LSTM(3, 5, num_layers=2, rngs=nnx.Rngs(0))
-    >>> outputs, (h_n, c_n) = nnx.jit(model)(jnp.ones((7, 1, 3)))
+    >>> run = nnx.jit(lambda model, x: model(x))
+    >>> outputs, (h_n, c_n) = run(model, jnp.ones((7, 1, 3)))
     >>> outputs.shape, h_n.shape
     ((7, 1, 5), (2, 1, 5))
     """
@@ -98,7 +99,8 @@ class LSTM(_TorchNamed):
         self.precision, self.backend = precision, backend
         self.deterministic = deterministic
         self._init_params(rngs, param_dtype)
-        self.rngs = rngs["dropout"].fork() if dropout > 0 else nnx.data(None)
+        has_stream = dropout > 0 and ("dropout" in rngs or "default" in rngs)
+        self.rngs = rngs["dropout"].fork() if has_stream else nnx.data(None)
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], config: LSTMConfig, **keywords: Any) -> LSTM:

@@ -42,7 +42,12 @@ class PackedSequence(NamedTuple):
         """From torch's own ``PackedSequence``, by its tensors' ``numpy()``; torch is not imported."""
 
         def array(tensor: Any) -> np.ndarray | None:
-            return None if tensor is None else tensor.detach().cpu().numpy()
+            if tensor is None:
+                return None
+            tensor = tensor.detach().cpu()
+            if str(tensor.dtype) == "torch.bfloat16":  # the one dtype that Tensor.numpy() refuses
+                return tensor.float().numpy().astype(jnp.bfloat16)  # widening and back is exact
+            return tensor.numpy()
 
         return cls(
             as_float_array("data", array(packed.data)),
@@ -55,7 +60,7 @@ class PackedSequence(NamedTuple):
         """The four fields as NumPy arrays, indices in int64 as torch wants them.
 
         ``torch.nn.utils.rnn.PackedSequence(*(None if a is None else torch.tensor(a) for a in fields))``
-        is torch's own object.
+        is torch's own object; bfloat16 data, which ``torch.tensor`` refuses, goes by way of float32.
         """
 
         def index(field: Any) -> np.ndarray | None:
@@ -116,6 +121,8 @@ def pack_padded_sequence(
         raise ValueError(f"inputs must have a time and a batch axis, got shape {x.shape}")
     x = jnp.moveaxis(x, 1, 0) if batch_first else x
     known = np.asarray(as_lengths(lengths, x.shape[1], x.shape[0], name="lengths"), np.int64)
+    if not known.size:
+        raise ValueError("lengths must not be empty: a batch of no sequences cannot be packed")
     order = None
     if enforce_sorted:
         if np.any(np.diff(known) > 0):

@@ -64,10 +64,12 @@ def lstm(
       TypeError, ValueError: an argument does not fit; the message names it and says what does.
     """
     require_backend(backend)
+    outputs: Any  # of the kind of the inputs, which a type checker cannot follow
     if isinstance(inputs, PackedSequence):
-        return _lstm_packed(
+        outputs, final = _lstm_packed(
             params, inputs, initial_state, seq_lengths, config, dropout_key, precision
         )
+        return outputs, final
     params, x, state, lengths = lstm_arguments(params, inputs, initial_state, seq_lengths, config)
     batched = inputs.ndim == 3
     time_axis = 1 if batched and config.batch_first else 0

@@ -175,6 +175,26 @@ def test_float64_without_64_bit_mode_is_refused_by_modules_too() -> None:
         jaxlstm.linen.LSTM(3, 5, param_dtype=np.float64).init(jax.random.key(0), X)
 
 
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_a_torch_tensor_is_told_how_to_become_an_array(kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    params = jaxlstm.init_params(jax.random.key(0), jaxlstm.LSTMConfig(3, 5))
+    call = {
+        "nnx": jaxlstm.nnx.LSTM.from_params(params, jaxlstm.LSTMConfig(3, 5)),
+        "linen": lambda x: jaxlstm.linen.LSTM(3, 5).apply({"params": params}, x),
+    }[kind]
+    with pytest.raises(TypeError, match=r"inputs must be float16.*\.numpy\(\)"):
+        call(torch.ones(7, 4, 3))
+
+
+def test_an_update_is_seen_by_a_jitted_call_that_takes_the_model() -> None:
+    model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
+    run = nnx.jit(lambda model, x: model(x)[0])
+    run(model, X)
+    model.load_params(jaxlstm.init_params(jax.random.key(1), model.config))
+    close(run(model, X), model(X)[0])
+
+
 def test_load_params_checks_names_and_shapes() -> None:
     model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
     other = jaxlstm.init_params(jax.random.key(1), model.config)

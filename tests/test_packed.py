@@ -45,6 +45,15 @@ def test_pack_gives_torchs_fields(order: str, batch_first: bool) -> None:
         np.testing.assert_array_equal(lengths_back, LENGTHS[order])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_comes_from_torch_bit_for_bit(dtype: torch.dtype) -> None:
+    x = torch.tensor(padded(False)).to(dtype)
+    theirs = rnn.pack_padded_sequence(x, LENGTHS["sorted"])
+    ours = PackedSequence.from_torch(theirs)
+    assert str(ours.data.dtype) == str(dtype).removeprefix("torch.")
+    np.testing.assert_array_equal(ours.data.astype(np.float32), theirs.data.float().numpy())
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize(("value", "total"), [(0.0, None), (-1.5, 6), (7.0, 9)])
 def test_pad_is_torchs(value: float, total: int | None, batch_first: bool) -> None:

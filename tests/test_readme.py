@@ -1,4 +1,4 @@
-"""The README's code runs, in order, as a reader would run it, and its figures are the measured ones."""
+"""The README's code runs, in order, as a reader would run it, and its links and tables hold."""
 
 from __future__ import annotations
 
@@ -56,6 +56,20 @@ def test_the_side_by_side_lines_run(tmp_path: Path) -> None:
     exec("import jaxlstm\nfrom flax import nnx\n" + ours, in_jax)
     wanted = in_torch["outputs"].detach().numpy()  # type: ignore[attr-defined]
     assert abs(in_jax["outputs"] - wanted).max() < 1e-6  # type: ignore[operator]
+
+
+def test_the_table_of_errors_keeps_what_is_promised() -> None:
+    """Half precision and float32 within twice torch's own error; every dtype has its row."""
+    table = README[README.index("<!-- accuracy -->") : README.index("<!-- /accuracy -->")]
+    assert re.findall(r"^\| (\w+\d+) ", table, re.MULTILINE) == [
+        "float32",
+        "float16",
+        "bfloat16",
+        "float64",
+    ]
+    ratios = [float(r) for r in re.findall(r"worst ([\d.]+)", table)]
+    assert len(ratios) == 6
+    assert max(ratios) <= 2
 
 
 def test_the_links_lead_somewhere() -> None:

@@ -24,7 +24,7 @@ _NAME = re.compile(
 _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 # An optimizer that keys its moments by parameter name holds tensors just like an LSTM's.
 _OPTIMIZER = re.compile(
-    r"(^|\.)(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg|mu|nu)\."
+    r"(^|\.)(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg)\."
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -59,12 +59,13 @@ class Survey(NamedTuple):
     broken: dict[str, str]
     tensors: Mapping[str, Any]
     notes: list[str]
+    others: dict[str, str]  # prefix -> "GRU" or "RNN"
 
 
 def survey(state_dict: Mapping[str, Any]) -> Survey:
     """As :func:`find_lstms`, but what is wrong with one LSTM does not stand in the way of the others."""
     tensors, notes, problems = fold(state_dict)
-    found = Survey({}, {}, tensors, notes)
+    found = Survey({}, {}, tensors, notes, {})
     told = hints(state_dict)
     for prefix, shapes in group(tensors).items():
         if prefix in problems:
@@ -75,6 +76,8 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
                 found.broken[prefix] = f"the LSTM at {prefix!r} is not whole: {'; '.join(faults)}"
             else:
                 found.lstms[prefix] = config
+        elif other := kind(shapes):
+            found.others[prefix] = other
     return found
 
 
@@ -86,7 +89,10 @@ def hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     told = {prefix: dict(hint) for prefix, hint in getattr(state_dict, "hints", {}).items()}
     saved = getattr(state_dict, "metadata", {}).get(METADATA_KEY)
     if saved is not None:
-        prefix, config = saved_config(saved)
+        try:
+            prefix, config = saved_config(saved)
+        except ValueError:  # somebody else's use of the name: the shapes still tell the config
+            return told
         if not isinstance(config, LSTMCellConfig):
             told[prefix] = {"batch_first": config.batch_first, "dropout": config.dropout}
     return told
@@ -127,6 +133,9 @@ def kind(shapes: Shapes) -> str:
             rows = {shape[0], *shapes.get(f"weight_ih{match['suffix']}", ())[:1]}
             if hidden and factor * hidden in rows:
                 return found
+    rows = {shape[0] for name, shape in shapes.items() if name.startswith("weight_") and shape}
+    if len(rows) == 1 and min(rows) % 4 == 0:  # a projected LSTM that lacks its projection
+        return "LSTM"
     return ""
 
 
@@ -140,6 +149,9 @@ def config_of(shapes: Shapes, *, batch_first: bool = False, dropout: float = 0.0
         shapes, f"weight_hh{end}", 1, default=_dim(shapes, f"weight_ih{end}", 0) // 4 or 1
     )
     hidden_size = _dim(shapes, f"weight_hr{end}", 1, default=hidden_size)
+    rows = _dim(shapes, f"weight_ih{end}", 0)
+    if not proj_size and hidden_size < rows // 4 and rows == _dim(shapes, f"weight_hh{end}", 0):
+        hidden_size, proj_size = rows // 4, hidden_size  # projected, but the projection is missing
     bias = any(name.startswith("bias_") for name in shapes)
     if cell:
         return LSTMCellConfig(input_size, hidden_size, bias=bias)
@@ -185,11 +197,14 @@ def misfits(shapes: Shapes, config: LSTMConfig, prefix: str = "") -> list[str]:
     ]
 
 
-def choose(found: Iterable[str], prefix: str | None, where: str = "the state dict") -> str:
+def choose(
+    found: Iterable[str], prefix: str | None, others: Mapping[str, str] | None = None
+) -> str:
     """The one prefix that is meant: given whole, by its unique end, or the only one there is.
 
     Raises:
-      ValueError: none or several could be meant; those that exist are named.
+      ValueError: none or several could be meant; those that exist are named, and what the prefix is
+        where it is one of ``others``, a GRU or RNN.
     """
     prefixes = list(found)
     there = ", ".join(repr(p) for p in prefixes)
@@ -198,11 +213,13 @@ def choose(found: Iterable[str], prefix: str | None, where: str = "the state dic
             return ""
         if len(prefixes) == 1:
             return prefixes[0]
-        raise ValueError(f"prefix must say which LSTM of {where} is meant: {there}")
+        raise ValueError(f"prefix must say which LSTM of the state dict is meant: {there}")
     ended = prefix if prefix.endswith(".") else f"{prefix}."
     candidates = [p for p in prefixes if p == ended]
     candidates = candidates or [p for p in prefixes if p.endswith(f".{ended}")]
     if len(candidates) != 1:
-        problem = "fits several LSTMs" if candidates else "is no LSTM"
-        raise ValueError(f"prefix {prefix!r} {problem} of {where}, which has {there}")
+        other = next((w for p, w in (others or {}).items() if f".{p}".endswith(f".{ended}")), "")
+        problem = f"is a {other}, not an LSTM," if other else "is no LSTM"
+        problem = "fits several LSTMs" if candidates else problem
+        raise ValueError(f"prefix {prefix!r} {problem} of the state dict, which has {there}")
     return candidates[0]

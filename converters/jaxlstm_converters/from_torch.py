@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import Params, param_shapes
-from jaxlstm_converters.find import choose, group, kind, survey
+from jaxlstm_converters.find import choose, survey
 
 
 def from_torch(
@@ -63,8 +63,8 @@ def select_lstm(
     """As :func:`from_torch`, from a state dict alone and to NumPy arrays, without jax."""
     found = survey(state_dict)
     if not found.lstms and not found.broken:
-        raise ValueError(_no_lstm(state_dict))
-    chosen = choose([*found.lstms, *found.broken], prefix)
+        raise ValueError(_no_lstm(state_dict, found.others))
+    chosen = choose([*found.lstms, *found.broken], prefix, found.others)
     if chosen in found.broken:
         raise ValueError(found.broken[chosen])
     config = found.lstms[chosen]
@@ -86,7 +86,8 @@ def as_numpy(tensor: Any) -> np.ndarray:
         if tensor.dtype == torch.bfloat16:  # the one dtype that Tensor.numpy() refuses
             return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return tensor.numpy()
-    return np.asarray(tensor)
+    array = np.asarray(tensor)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _state_dict(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:
@@ -106,14 +107,13 @@ def _state_dict(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any
     return source.state_dict(), hints
 
 
-def _no_lstm(state_dict: Mapping[str, Any]) -> str:
+def _no_lstm(state_dict: Mapping[str, Any], others: Mapping[str, str]) -> str:
     """Why no LSTM was found: a GRU or RNN by name, or nothing of the kind."""
     if any("_all_weight_values" in name for name in state_dict):
         return (
             "no LSTM in the state dict but a quantized dynamic one, whose weights are packed; "
             "convert the float model that it was made from"
         )
-    others = {prefix: found for prefix, s in group(state_dict).items() if (found := kind(s))}
     if others:
         named = ", ".join(f"{prefix or 'the root'} is a {what}" for prefix, what in others.items())
         return f"no LSTM in the state dict: {named}; jaxlstm converts LSTM and LSTMCell alone"

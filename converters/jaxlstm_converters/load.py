@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.config import LSTMConfig
-from jaxlstm.params import Params, check_params
+from jaxlstm.params import Params
 from jaxlstm_converters import flax_files
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.from_torch import from_torch, select_lstm
@@ -39,7 +39,7 @@ def load(
       ValueError: no LSTM, several without a ``prefix``, or one that is not whole.
       OSError: no such file.
     """
-    flax_file = _flax_file(path)
+    flax_file = read_flax_file(path, prefix)
     if flax_file is None:
         return from_torch(
             read_checkpoint(path),
@@ -47,10 +47,6 @@ def load(
             batch_first=batch_first,
             dropout=dropout,
             dtype=dtype,
-        )
-    if prefix:
-        raise ValueError(
-            f"prefix must be None for {path}, which holds one LSTM alone; got {prefix!r}"
         )
     params, config = flax_file
     return from_torch(
@@ -65,10 +61,12 @@ def load_numpy(
     path: str | os.PathLike[str], prefix: str | None = None
 ) -> tuple[dict[str, np.ndarray], LSTMConfig]:
     """As :func:`load`, to NumPy arrays of the file's own bits; neither jax nor its 64-bit mode is needed."""
-    return _flax_file(path) or select_lstm(read_checkpoint(path), prefix=prefix)
+    return read_flax_file(path, prefix) or select_lstm(read_checkpoint(path), prefix=prefix)
 
 
-def _flax_file(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], LSTMConfig] | None:
+def read_flax_file(
+    path: str | os.PathLike[str], prefix: str | None = None
+) -> tuple[dict[str, np.ndarray], LSTMConfig] | None:
     """What an Orbax directory or msgpack file holds; None if the path is neither."""
     path = Path(path)
     if flax_files.is_orbax(path):
@@ -77,5 +75,8 @@ def _flax_file(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], LST
         params, config = flax_files.read_msgpack(path)
     else:
         return None
-    check_params(params, config)
+    if prefix:
+        raise ValueError(
+            f"prefix must be None for {path}, which holds one LSTM alone; got {prefix!r}"
+        )
     return params, config

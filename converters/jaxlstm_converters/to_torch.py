@@ -23,7 +23,13 @@ class StateArray(np.ndarray):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func`` on tensors instead."""
-        return func(*(a.tensor() if isinstance(a, cls) else a for a in args), **(kwargs or {}))
+
+        def convert(value: Any) -> Any:
+            if isinstance(value, cls):
+                return value.tensor()
+            return type(value)(map(convert, value)) if type(value) in (list, tuple) else value
+
+        return func(*convert(args), **{key: convert(v) for key, v in (kwargs or {}).items()})
 
     def tensor(self) -> Any:
         """This array as a ``torch.Tensor`` of its own memory."""

@@ -38,14 +38,15 @@ def save(
     """Write parameters and config; ``jaxlstm.load`` of the file needs nothing more.
 
     Args:
-      path: where to; what is there is replaced in one step.
+      path: where to; a file that is there is replaced in one step, an Orbax directory by two renames.
       params: arrays under torch's names.
       config: the LSTM; written into the file too.
       prefix: put before each name in a safetensors or torch file, such as ``"encoder.lstm."``.
       metadata: more strings for the header of a safetensors file.
       format: "safetensors", "torch" (what ``torch.load(weights_only=True)`` opens, written without
         torch; it has no place for batch_first and dropout), "msgpack" (Flax's) or "orbax" (a directory).
-        None: told by the path's end, ``.safetensors``, ``.pt``, ``.pth`` or ``.msgpack``, else Orbax.
+        None: told by the path's end: ``.safetensors``, ``.pt``, ``.pth``, ``.msgpack``, or no ending for
+        Orbax.
 
     Raises:
       ValueError: params that do not fit the config, an unknown format, or a prefix or metadata that the
@@ -80,8 +81,13 @@ def format_of(path: Path) -> str:
         ".pt": "torch",
         ".pth": "torch",
         ".msgpack": "msgpack",
+        "": "orbax",
     }
-    return by_suffix.get(path.suffix, "orbax")
+    if path.suffix not in by_suffix:
+        raise ValueError(
+            f"format must be given for a path that ends in {path.suffix!r}: one of {FORMATS}"
+        )
+    return by_suffix[path.suffix]
 
 
 def write_atomically(path: Path, data: bytes) -> None:

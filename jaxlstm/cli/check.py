@@ -43,6 +43,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict of each backend and dtype: status 0 if all match, 1 if one does not."""
+    if args.report and not Path(args.report).parent.is_dir():
+        raise ValueError(f"--report {args.report}: its folder does not exist")
     params, config = selected(args)
     devices, absent = _devices(args.backend)
     dtypes = args.dtype or ["float32", "float64"]

@@ -33,10 +33,14 @@ def describe(path: str) -> dict[str, Any]:
     from jaxlstm.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.config_json import config_to_dict
-    from jaxlstm_converters.find import group, kind, survey
+    from jaxlstm_converters.find import survey
+    from jaxlstm_converters.load import read_flax_file
 
-    checkpoint = read_checkpoint(path)
+    flax_file = read_flax_file(path)
+    checkpoint: Any = read_checkpoint(path) if flax_file is None else flax_file[0]
     found = survey(checkpoint)
+    if flax_file is not None:
+        found.lstms[""] = flax_file[1]
     lstms = []
     for prefix, config in found.lstms.items():
         tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
@@ -48,17 +52,16 @@ def describe(path: str) -> dict[str, Any]:
                 "parameters": sum(_count(t.shape) for t in tensors),
             }
         )
-    others = {prefix: kind(shapes) for prefix, shapes in group(found.tensors).items()}
     return {
         "path": str(path),
-        "container": checkpoint.container,
+        "container": getattr(checkpoint, "container", "Flax, of jaxlstm.save"),
         "tensors": len(checkpoint),
         "bytes": sum(t.nbytes for t in checkpoint.values()),
         "lstms": lstms,
         "broken": found.broken,
         "folded": found.notes,
-        "others": {prefix: what for prefix, what in others.items() if what in ("GRU", "RNN")},
-        "warnings": list(checkpoint.warnings),
+        "others": found.others,
+        "warnings": list(getattr(checkpoint, "warnings", ())),
     }
 
 

@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--format",
         choices=("safetensors", "torch", "msgpack", "orbax"),
-        help="default: told by the end of OUT, .safetensors, .pt or .msgpack, else an Orbax directory",
+        help="default: told by the end of OUT, .safetensors, .pt or .msgpack, or none for an Orbax directory",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,8 @@ def test_check_holds_and_reports(tmp_path: Path) -> None:
             "prefix 'nothing' is no LSTM",
         ),
         (("port", DEMO, "-o", "/nowhere/x.safetensors"), "/nowhere"),
+        (("port", DEMO, "-o", "x.bin"), "format must be given for a path that ends in '.bin'"),
+        (("check", DEMO, "--report", "/nowhere/r.html"), "its folder does not exist"),
         (("port", DEMO), "the following arguments are required: -o/--output"),
         (("check", DEMO, "--backend", "abacus"), "invalid choice"),
         (("check", DEMO, "--backend", "tpu"), "--backend tpu: JAX sees no such device here"),
@@ -130,6 +134,32 @@ def test_bad_input_is_one_line_and_status_2(arguments: tuple, message: str) -> N
     assert done.stdout == ""
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.msgpack", "m_orbax"])
+def test_inspect_opens_what_port_writes(output: str, tmp_path: Path) -> None:
+    assert jaxlstm_command("port", DEMO, "-o", tmp_path / output).returncode == 0
+    done = jaxlstm_command("inspect", tmp_path / output)
+    assert done.returncode == 0, done.stderr
+    assert "16 -> 24, num_layers=2, bidirectional=True" in done.stdout
+
+
+def test_check_of_a_wrong_layer_is_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The candidate and the output gate change places in what is run, not in what it is held against."""
+    from jaxlstm import cli, stack
+
+    right = stack.direction_params
+
+    def wrong(*arguments: Any) -> dict[str, Any]:
+        params = right(*arguments)
+        i, f, g, o = jnp.split(params["weight_ih"], 4)
+        return {**params, "weight_ih": jnp.concatenate([i, f, o, g])}
+
+    monkeypatch.setattr(stack, "direction_params", wrong)
+    torch.save(torch.nn.LSTM(3, 4).state_dict(), tmp_path / "m.pt")
+    assert cli.main(["check", str(tmp_path / "m.pt"), "--dtype", "float32"]) == 1
 
 
 def test_debug_gives_the_traceback() -> None:

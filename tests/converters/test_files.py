@@ -118,20 +118,68 @@ def test_msgpack_is_what_flax_reads(tmp_path: Path) -> None:
     np.testing.assert_array_equal(outputs, jaxlstm.lstm(params, x, config=CONFIG)[0])
 
 
-def test_a_flax_tree_of_somebody_else_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"params": {}, "config": {}},
+        {"params": 3, "config": {}},
+        {"params": {}, "config": 3},
+        {"params": {}, "config": {"type": ["LSTM"]}},
+        {"params": {"weight_ih": np.zeros((4, 1), np.int64)}, "config": {"type": "LSTMCell"}},
+    ],
+    ids=str,
+)
+def test_a_flax_tree_of_somebody_else_is_refused(tree: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.msgpack"
-    path.write_bytes(b"\x82\xa6config\x80\xa6params\x80")
-    with pytest.raises(ValueError, match="config type must be one of"):
+    data = flax.serialization.msgpack_serialize(tree)
+    path.write_bytes(data)
+    with pytest.raises(jaxlstm.CheckpointError, match=r"not of jaxlstm|is no float array"):
         load(path)
-    path.write_bytes(b"\x82\xa6config\x80\xa6par")
+    path.write_bytes(data[:-1])
     with pytest.raises(jaxlstm.CheckpointError, match="not Flax msgpack"):
         load(path)
+
+
+def test_an_orbax_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    for metadata in ("[]", "{}", "not JSON", '{"custom_metadata": {"jaxlstm": {"type": "LSTM"}}}'):
+        (tmp_path / "_CHECKPOINT_METADATA").write_text(metadata)
+        with pytest.raises(jaxlstm.CheckpointError, match=r"not of jaxlstm|no JSON"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("precious", ["folder", "file"])
+def test_orbax_does_not_replace_what_it_did_not_write(precious: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    if precious == "folder":
+        path.mkdir()
+        (path / "precious.txt").write_text("mine")
+    else:
+        path.write_text("mine")
+    with pytest.raises(FileExistsError, match="is no Orbax directory"):
+        save(path, random_params(CONFIG, np.float32), CONFIG)
+    kept = path / "precious.txt" if precious == "folder" else path
+    assert kept.read_text() == "mine"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_metadata_of_somebody_else_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    params = random_params(LSTMConfig(4, 5), np.float32)
+    safetensors.numpy.save_file(params, tmp_path / "m.safetensors", {"jaxlstm": "hello"})
+    assert load(tmp_path / "m.safetensors")[1] == LSTMConfig(4, 5)
+
+
+def test_a_prefix_for_a_file_of_one_lstm_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "m.msgpack", random_params(CONFIG, np.float32), CONFIG)
+    for read in (load, load_numpy):
+        with pytest.raises(ValueError, match="prefix must be None"):
+            read(tmp_path / "m.msgpack", prefix="foo")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"format": "pickle"}, "format must be one of"),
+        ({"format": None}, "format must be given for a path that ends in '.bin'"),
         ({"format": "msgpack", "prefix": "a."}, "prefix is for safetensors and torch files alone"),
         (
             {"format": "orbax", "metadata": {"a": "b"}},
@@ -141,7 +189,7 @@ def test_a_flax_tree_of_somebody_else_is_refused(tmp_path: Path) -> None:
 )
 def test_what_save_refuses(arguments: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        save(tmp_path / "m", random_params(CONFIG, np.float32), CONFIG, **arguments)
+        save(tmp_path / "m.bin", random_params(CONFIG, np.float32), CONFIG, **arguments)
     with pytest.raises(ValueError, match="params do not fit"):
         save(tmp_path / "m.safetensors", {}, CONFIG)
     assert not os.listdir(tmp_path)

@@ -192,3 +192,35 @@ def test_inputs_are_not_changed() -> None:
     jaxlstm.lstm(params, jnp.ones((2, 1, 4)), config=config)
     assert list(before) == list(state_dict)
     assert all(torch.equal(before[name], state_dict[name]) for name in before)
+
+
+def test_a_gru_beside_an_lstm_is_named_when_asked_for() -> None:
+    with pytest.raises(
+        ValueError, match=r"prefix 'other' is a GRU, not an LSTM, of the state dict"
+    ):
+        from_torch(Model(), prefix="other")
+
+
+def test_a_missing_projection_or_recurrent_weight_is_named() -> None:
+    for arguments, name in (({"proj_size": 3}, "weight_hr_l0"), ({}, "weight_hh_l0")):
+        state_dict = dict(torch.nn.LSTM(4, 5, **arguments).state_dict())
+        del state_dict[name]
+        with pytest.raises(ValueError, match=f"is not whole.*{name}"):
+            from_torch(state_dict)
+
+
+def test_a_module_named_mu_is_no_moment() -> None:
+    weights = {f"mu.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
+    assert list(find_lstms(weights)) == ["mu."]
+
+
+def test_big_endian_arrays_are_read() -> None:
+    state_dict = {n: t.numpy().astype(">f4") for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
+    params, _ = from_torch(state_dict)
+    np.testing.assert_array_equal(params["weight_hh_l0"], state_dict["weight_hh_l0"])
+
+
+def test_torch_functions_take_lists_of_state_arrays() -> None:
+    state_dict: Any = to_torch(*from_torch(torch.nn.LSTM(4, 5)))
+    stacked = torch.stack([state_dict["bias_ih_l0"], state_dict["bias_hh_l0"]])
+    np.testing.assert_array_equal(stacked[1].numpy(), np.asarray(state_dict["bias_hh_l0"]))
