@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxlstm.check.port import PortError
 from jaxlstm.check.report import Report
-from jaxlstm.check.verify import verify
+from jaxlstm.check.verdict import verify
 from jaxlstm.config import LSTMConfig
 
 

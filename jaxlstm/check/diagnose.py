@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxlstm.check.divergence import trace_port
 from jaxlstm.check.explain import explain
 from jaxlstm.check.gradients import explain_gradients
 from jaxlstm.check.inputs import Case, ordinary_case
-from jaxlstm.check.trace import trace_port
 
 if TYPE_CHECKING:
     from jaxlstm.check.run import Run

@@ -17,8 +17,8 @@ from jaxlstm.check import torch_runner
 
 def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
     """Names and values, as read back from the libraries themselves."""
-    device: Any = jax.devices()[0]
     config: Any = jax.config
+    device: Any = config.jax_default_device or jax.devices()[0]
     found = {
         "jaxlstm": __version__,
         "python": platform.python_version(),

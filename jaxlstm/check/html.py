@@ -6,20 +6,25 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from jaxlstm.check.picture import picture
 from jaxlstm.check.report import Item, number
 
 if TYPE_CHECKING:
     from jaxlstm.check.report import Report
 
 _STYLE = """
-:root { color-scheme: light dark; --ok: #1a7f37; --bad: #b3261e; --none: #6b6b6b; --line: #8884; }
-@media (prefers-color-scheme: dark) { :root { --ok: #57c878; --bad: #ff8a80; --none: #a5a5a5; } }
+:root { color-scheme: light dark; --ok: #1a7f37; --bad: #b3261e; --none: #6b6b6b; --line: #8884;
+  --heat: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --ok: #57c878; --bad: #ff8a80; --none: #a5a5a5; --heat: #ff8a80; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 .verdict { font-weight: 700; padding: .6rem .9rem; border-left: .4rem solid; }
 .ok { color: var(--ok); } .failed { color: var(--bad); } .untested { color: var(--none); }
-.wide { overflow-x: auto; }
+.wide, pre { overflow-x: auto; }
+figure { margin: 1.5rem 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
+svg text { fill: currentColor; font: 11px system-ui, sans-serif; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
          vertical-align: top; overflow-wrap: anywhere; }
@@ -47,9 +52,11 @@ def page(report: Report) -> str:
         '<th class="n">Measured</th><th class="n">Limit</th><th>Detail</th></tr></thead><tbody>',
         *map(_row, items),
         "</tbody></table></div>",
+        *map(picture, report.pictures),
         _list("Notes", report.notes),
         _pairs("Settings", report.settings),
         _pairs("Environment", report.environment),
+        f"<h2>Again</h2><pre>{escape(report.again)}</pre>" if report.again else "",
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

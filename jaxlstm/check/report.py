@@ -47,6 +47,16 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """Numbers in a grid, such as errors over time and units: ``rows[y][x]``, all of them zero or more."""
+
+    title: str
+    x: str
+    y: str
+    rows: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Report:
     """A verdict and its grounds.
 
@@ -57,6 +67,8 @@ class Report:
       notes: what a reader must know to weigh the verdict: what went untested, which limits were set.
       settings: what the check was asked, enough to run it again.
       environment: versions, device and precision that were in force.
+      pictures: for the page.
+      again: the call that gives this report once more.
     """
 
     title: str
@@ -65,6 +77,8 @@ class Report:
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+    again: str = ""
 
     @property
     def ok(self) -> bool:
@@ -104,6 +118,7 @@ class Report:
         lines += _bullets("Notes", self.notes)
         for name, table in (("Settings", self.settings), ("Environment", self.environment)):
             lines += _bullets(name, (f"{key}: {value}" for key, value in table.items()))
+        lines += _bullets("Again", [self.again] if self.again else [])
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,11 +142,18 @@ class Report:
             "notes": list(self.notes),
             "settings": dict(self.settings),
             "environment": dict(self.environment),
+            "again": self.again,
         }
 
     def to_json(self) -> str:
         """:meth:`to_dict` as strict JSON; NaN and the infinities are strings there."""
         return json.dumps(_strict(self.to_dict()), indent=2, allow_nan=False)
+
+    def to_junit(self) -> str:
+        """JUnit XML, one test case for each item, for a CI server."""
+        from jaxlstm.check.junit import testsuite
+
+        return testsuite(self)
 
     def to_html(self) -> str:
         """One self-contained HTML page."""

@@ -14,12 +14,12 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from jaxlstm.check import answer, criteria, residual, torch_runner
 from jaxlstm.check.answer import Answer
-from jaxlstm.check.compare import difference
+from jaxlstm.check.comparison import difference
 from jaxlstm.check.explain import Evidence
 from jaxlstm.check.findings import Findings
 from jaxlstm.check.inputs import Case
 from jaxlstm.check.port import Port, PortError
-from jaxlstm.check.report import Item
+from jaxlstm.check.report import Item, Picture
 from jaxlstm.config import LSTMConfig
 
 
@@ -36,6 +36,7 @@ class Run:
     references: tuple[str, ...]
     tolerance: tuple[float, float] | None
     precision: str | None
+    only_working: bool = False  # leave out the run in float64
     refusal: str = ""  # why the port cannot be run in float64; empty if it can
     opaque: str = ""  # why JAX cannot differentiate the port; empty if it can
     findings: Findings = field(default_factory=Findings)
@@ -58,7 +59,7 @@ class Run:
             self.findings.exact("runs", case, f"{type(error).__name__}: {_first_line(error)}")
             return
         self.findings.exact("runs", case, "")
-        if self.tolerance is None:
+        if self.tolerance is None and not self.only_working:
             self._semantics(case, gradients)
         truth = self.truth(params, rounded, gradients)
         self._keep("working", rounded, params, ours)
@@ -174,6 +175,17 @@ class Run:
             )
         else:
             yield Item(name, found.ratio < 1, found.ratio, 1.0, f"worst: {found.where}")
+
+    def pictures(self) -> Iterator[Picture]:
+        """The error in the working dtype over time and units, in the first case and the longest."""
+        for evidence in self.evidence["working"]:
+            if evidence.case.name in ("ragged", "long"):
+                truth = self.truth(evidence.params, evidence.case, False).outputs
+                ours = evidence.answer.outputs
+                if ours.shape == truth.shape:
+                    error = np.abs(ours.astype(np.float64) - truth).max(axis=1)
+                    title = f"{evidence.case.name}: largest error of a row of the batch"
+                    yield Picture(title, "time", "unit of the output", error.T.tolist())
 
     def untested(self) -> Iterator[Item]:
         """What the port cannot be asked."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
 from jaxlstm.check import CheckFailed, Item, Report
+from jaxlstm.check.picture import picture
+from jaxlstm.check.report import Picture
 
 GOOD = Item("shape", True)
 BAD = Item(
@@ -62,7 +65,9 @@ def test_json_is_strict():
 
 
 def test_page_is_whole_and_self_contained():
-    page = Report("a < b", (GOOD, BAD), diagnosis=("x & y",), notes=("n",)).to_html()
+    grid = Picture("errors", "time", "unit", [[0.0, 1e-3], [1.0, float("nan")]])
+    report = Report("a < b", (GOOD, BAD), ("x & y",), ("n",), pictures=(grid,), again="verify(<p>)")
+    page = report.to_html()
 
     class Balance(HTMLParser):
         def __init__(self) -> None:
@@ -70,8 +75,11 @@ def test_page_is_whole_and_self_contained():
             self.open: list[str] = []
 
         def handle_starttag(self, tag, attrs):
-            if tag not in ("meta", "br"):
+            if tag != "meta":
                 self.open.append(tag)
+
+        def handle_startendtag(self, tag, attrs):
+            pass
 
         def handle_endtag(self, tag):
             assert self.open.pop() == tag
@@ -84,3 +92,30 @@ def test_page_is_whole_and_self_contained():
     assert page.index("DOES NOT HOLD") < page.index("x &amp; y") < page.index("semantics")
     assert page.index("semantics") < page.index(">shape<")  # failures first
     assert "&lt;here&gt;" in page
+    assert "<svg" in page
+    assert "verify(&lt;p&gt;)" in page
+
+
+def test_picture_is_logarithmic_and_keeps_the_largest_when_thinned():
+    rows = [[0.0] * 1000 for _ in range(3)]
+    rows[1][777] = 1e-5
+    rows[2][3] = 1e-8
+    drawn = picture(Picture("e", "time", "unit", rows))
+    opacities = sorted(float(a) for a in re.findall(r'fill-opacity="([\d.]+)"', drawn))
+    assert opacities == [0.5, 1.0]
+    assert "darkest: 1.0e-05" in drawn
+    assert picture(Picture("none", "x", "y", [])) == ""
+
+
+def test_junit():
+    suite = ElementTree.fromstring(
+        Report("r", (GOOD, BAD, UNTESTED), diagnosis=("because",)).to_junit()
+    )
+    assert suite.attrib["tests"] == "3"
+    assert suite.attrib["failures"] == "1"
+    assert suite.attrib["skipped"] == "1"
+    good, bad, untested = suite
+    assert len(good) == 0
+    assert "limit 1.0e-14" in bad[0].attrib["message"]
+    assert bad[0].text == "because"
+    assert untested[0].tag == "skipped"

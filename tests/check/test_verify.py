@@ -38,6 +38,11 @@ def test_our_own_layer_holds():
     assert report.settings["seed"] == 0
     assert [done for done, _, _ in told] == list(range(told[-1][1] + 1))
     assert json.loads(report.to_json())["ok"]
+    assert report.again == (
+        f"jaxlstm.check.verify(None, params, {STRONG}, dtype='float32', seed=0, gradients=True, "
+        "against=('torch', 'oracle'))"
+    )
+    assert [len(picture.rows[0]) for picture in report.pictures] == [12, 100]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -7,18 +7,18 @@ of them hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxlstm.check import torch_runner
-from jaxlstm.check.compare import require_numbers, require_tolerances
+from jaxlstm.check.comparison import require_numbers, require_tolerances
 from jaxlstm.check.diagnose import diagnose
 from jaxlstm.check.environment import environment
 from jaxlstm.check.inputs import cases
 from jaxlstm.check.port import Port, own_port
-from jaxlstm.check.report import Report
+from jaxlstm.check.report import Item, Report
 from jaxlstm.check.run import Run
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import check_params, init_bound, param_shapes
@@ -73,16 +73,43 @@ def verify(
         raise TypeError("config must be an LSTMConfig or LSTMCellConfig, got None")
     run = Run(
         port=own_port(config) if port is None else Port.of(port),
-        params=_params(port, params, config, seed),
+        params=require_params(port, params, config, seed),
         config=config,
-        dtype=_dtype(dtype),
+        dtype=require_dtype(dtype),
         seed=seed,
         gradients=gradients,
-        references=_references(against),
+        references=require_references(against),
         tolerance=_tolerance(rtol, atol),
         precision=precision,
     )
-    chosen = cases(config, seed)
+    items = tuple(_items(run, progress))
+    failed = {item.name for item in items if item.ok is False}
+    settings = {
+        "port": name_of(port),
+        "config": repr(config),
+        "dtype": str(run.dtype),
+        "seed": seed,
+        "gradients": gradients,
+        "against": ", ".join(run.references),
+        "rtol": rtol,
+        "atol": atol,
+        "precision": str(precision),
+    }
+    return Report(
+        f"{name_of(port)} in {run.dtype}",
+        items,
+        tuple(diagnose(run, failed, seconds)),
+        tuple(run.notes(against)),
+        settings,
+        environment(precision, with_torch="torch" in run.references),
+        tuple(run.pictures()),
+        _call_again(settings, run.references),
+    )
+
+
+def _items(run: Run, progress: Progress | None) -> Iterator[Item]:
+    """Every item, once every case has been tried."""
+    chosen = cases(run.config, run.seed)
     steps = [case.name for case in chosen] + ["step residual", "done"]
 
     def tell(done: int) -> None:
@@ -93,34 +120,38 @@ def verify(
         tell(done)
         run.try_case(case)
     tell(len(chosen))
-    items = (*run.findings.items(), *run.residual(chosen[:3]), *run.untested())
-    failed = {item.name for item in items if item.ok is False}
-    diagnosis = tuple(diagnose(run, failed, seconds))
+    yield from run.findings.items()
+    yield from run.residual(chosen[:3])
+    yield from run.untested()
     tell(len(chosen) + 1)
-    name = "jaxlstm.lstm" if port is None else getattr(port, "__name__", type(port).__name__)
-    return Report(
-        f"{name} as {config}, {run.dtype}",
-        items,
-        diagnosis,
-        notes=tuple(run.notes(against)),
-        settings={
-            "port": name,
-            "config": repr(config),
-            "dtype": str(run.dtype),
-            "seed": seed,
-            "gradients": gradients,
-            "against": ", ".join(run.references),
-            "rtol": rtol,
-            "atol": atol,
-            "precision": str(precision),
-        },
-        environment=environment(precision, with_torch="torch" in run.references),
-    )
 
 
-def _params(
+def name_of(port: Callable[..., Any] | None) -> str:
+    """What a report calls a port."""
+    return "jaxlstm.lstm" if port is None else getattr(port, "__name__", type(port).__name__)
+
+
+def _call_again(settings: Mapping[str, Any], references: Sequence[str]) -> str:
+    """The call that gives this report once more."""
+    own = settings["port"] == "jaxlstm.lstm"
+    arguments = [
+        "None" if own else settings["port"],
+        "params",
+        settings["config"],
+        f"dtype={settings['dtype']!r}",
+        f"seed={settings['seed']}",
+        f"gradients={settings['gradients']}",
+        f"against={tuple(references)!r}",
+    ]
+    if settings["rtol"] is not None:
+        arguments += [f"rtol={settings['rtol']!r}", f"atol={settings['atol']!r}"]
+    return f"jaxlstm.check.verify({', '.join(arguments)})"
+
+
+def require_params(
     port: Any, params: Mapping[str, Any] | None, config: LSTMConfig, seed: int
 ) -> dict[str, np.ndarray]:
+    """The parameters as NumPy arrays, in torch's order; random ones for a port that takes any."""
     if params is not None:
         check_params(params, config)
         return {name: require_numbers(name, params[name]) for name in param_shapes(config)}
@@ -137,7 +168,8 @@ def _params(
     }
 
 
-def _dtype(dtype: Any) -> np.dtype:
+def require_dtype(dtype: Any) -> np.dtype:
+    """A dtype that an LSTM can have."""
     import jax.numpy as jnp
 
     found = jnp.dtype(dtype)
@@ -146,7 +178,8 @@ def _dtype(dtype: Any) -> np.dtype:
     return found
 
 
-def _references(against: Sequence[str]) -> tuple[str, ...]:
+def require_references(against: Sequence[str]) -> tuple[str, ...]:
+    """The references that were asked for and are here."""
     if isinstance(against, str):
         against = (against,)
     unknown = [name for name in against if name not in REFERENCES]

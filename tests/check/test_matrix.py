@@ -1,0 +1,65 @@
+"""The matrix: every combination once, each judged alone."""
+
+from __future__ import annotations
+
+import pytest
+
+import jaxlstm
+from jaxlstm.check import verify_matrix
+from jaxlstm.check.matrix import table
+from jaxlstm.config import LSTMConfig
+from tests.check.helpers import random_params
+from tests.check.wrong_ports import WrongPort
+
+CONFIG = LSTMConfig(2, 3)
+PARAMS = random_params(CONFIG)
+
+
+def test_our_own_layer():
+    told = []
+    report = verify_matrix(
+        None,
+        PARAMS,
+        CONFIG,
+        batches=(1, 3),
+        lengths=(1, 4),
+        progress=lambda *step: told.append(step),
+    )
+    assert report.ok, str(report)
+    assert len(report.items) == 4 * 2 * 2 * 2
+    assert len({item.name for item in report.items}) == 32
+    assert [done for done, _, _ in told] == list(range(33))
+    lines = list(table(report))
+    assert len(lines) == 1 + 4 * 2
+    columns = ("1 steps, jit", "1 steps, no jit", "4 steps, jit", "4 steps, no jit")
+    assert lines[0].split() == " ".join(columns).split()
+    assert all(line.count("ok") == 4 for line in lines[1:])
+
+
+def test_a_port_that_is_wrong_in_one_dtype_and_batch():
+    def port(x, state, lengths, *, params):
+        outputs, final = jaxlstm.lstm(params, x, state, seq_lengths=lengths, config=CONFIG)
+        wrong = x.dtype == "float32" and x.shape[1] == 3
+        return outputs * (1.01 if wrong else 1.0), final
+
+    report = verify_matrix(
+        port, PARAMS, CONFIG, dtypes=("float32", "float64"), batches=(1, 3), lengths=(4,)
+    )
+    failed = {item.name for item in report.failures}
+    assert failed == {f"float32, batch 3, 4 steps, {mode}" for mode in ("jit", "no jit")}
+
+
+def test_a_port_that_cannot_be_traced_is_untested_there():
+    report = verify_matrix(
+        WrongPort(CONFIG), PARAMS, CONFIG, dtypes=("float32",), batches=(2,), lengths=(3,)
+    )
+    assert report.ok
+    assert {item.name: item.status for item in report.items} == {
+        "float32, batch 2, 3 steps, jit": "untested",
+        "float32, batch 2, 3 steps, no jit": "ok",
+    }
+
+
+def test_refuses_another_mode():
+    with pytest.raises(ValueError, match="modes must be some of"):
+        verify_matrix(None, PARAMS, CONFIG, modes=("pmap",))

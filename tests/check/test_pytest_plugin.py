@@ -1,0 +1,88 @@
+"""The plugin as a foreign project has it: in a pytest of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlstm.check.pytest_plugin import approx
+
+ROOT = Path(__file__).parents[2]
+
+FOREIGN = """
+import numpy as np
+from jaxlstm.check.pytest_plugin import approx
+from jaxlstm.config import LSTMConfig
+from tests.check.helpers import random_params
+from tests.check.wrong_ports import WrongPort
+
+CONFIG = LSTMConfig(3, 4)
+PARAMS = random_params(CONFIG)
+
+def test_right(jaxlstm_verify):
+    report = jaxlstm_verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False)
+    assert report.ok
+
+def test_wrong(jaxlstm_verify):
+    jaxlstm_verify(WrongPort(CONFIG, "order iofg"), PARAMS, CONFIG, gradients=False)
+
+def test_trees():
+    a = np.arange(10_000, dtype=np.float32).reshape(100, 100)
+    assert {"w": a} == approx({"w": a})
+    assert {"w": a + np.eye(100, dtype=np.float32)} == approx({"w": a})
+"""
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("foreign")
+    (folder / "test_foreign.py").write_text(FOREIGN)
+    installed = metadata.entry_points(group="pytest11", name="jaxlstm")
+    plugin = () if installed else ("-p", "jaxlstm.check.pytest_plugin")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *plugin, "--noconftest", "."],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_right_port_passes_and_wrong_ones_fail(foreign):
+    assert "2 failed, 1 passed" in foreign
+
+
+def test_a_failure_is_a_screen_with_a_diagnosis(foreign):
+    assert "order iofg in float32: DOES NOT HOLD" in foreign
+    assert "if the gates are read in the order i, o, f, g" in foreign
+    assert "100 of 10000 (1 %) differ" in foreign
+    assert "array(" not in foreign
+    assert len(foreign.splitlines()) < 80
+
+
+def test_loading_the_plugin_costs_nothing():
+    code = "import jaxlstm.check.pytest_plugin, sys; assert not {'jax', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_approx_stands_on_either_side_of_any_array():
+    a = np.array([1.0, 2.0], np.float32)
+    near = a * np.float32(1 + 1e-7)
+    assert near == approx(a)
+    assert approx(a) == near
+    assert jnp.asarray(near) == approx(a)
+    assert [near, (a,)] == approx([a, (a,)])
+    assert a + 1 != approx(a)
+    assert a + 1 == approx(a, rtol=0.0, atol=1.0)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(approx(a))
+    assert repr(approx(a, rtol=0.0, atol=1.0)) == "approx(ndarray, rtol=0.0, atol=1.0)"
