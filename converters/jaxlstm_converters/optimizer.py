@@ -86,7 +86,7 @@ def _lstm(checkpoint: Checkpoint, config: LSTMConfig, prefix: str | None) -> str
     wanted = param_shapes(config)
     found = {p: param_shapes(c) == wanted for p, c in survey(checkpoint).lstms.items()}
     fitting = [p for p, fits in found.items() if fits]
-    chosen = choose(found if prefix or not fitting else fitting, prefix, f"{checkpoint.path!r}")
+    chosen = choose(found if prefix or not fitting else fitting, prefix)
     if not found[chosen]:
         raise ValueError(f"the LSTM at {chosen!r} has other shapes than {config}")
     return chosen
