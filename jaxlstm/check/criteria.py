@@ -30,6 +30,9 @@ CONDITION = 32.0
 RMS_MANY, RMS_FEW, MANY = 2.0, 4.0, 1000
 """RMS error allowed, in that of right implementations, over at least MANY elements and over fewer."""
 
+CHAOTIC = 1e4
+"""Where one ulp grows this many times, RMS errors are luck, and the step residual judges alone."""
+
 RMS_ONE = 16.0
 """The same for one array of one case, where few roundings decide: right ports had up to 6."""
 
@@ -214,6 +217,16 @@ def moved(
     )
     params = {name: move(a) for name, a in params.items()}
     return answer.of_oracle(params, config, shaken, gradients=gradients)
+
+
+def amplification(condition: Mapping[str, float], truth: Answer) -> float:
+    """How many times one ulp in every number grows until the results, at most."""
+
+    def grown(name: str, value: Array) -> float:
+        largest = np.max(np.abs(value[np.isfinite(value)]), initial=0.0)
+        return condition[name] / (np.spacing(1.0) * largest) if largest else 0.0
+
+    return max(grown(name, value) for name, value in truth.leaves())
 
 
 def furthest(answer_: Answer, truth: Answer) -> dict[str, float]:

@@ -162,7 +162,7 @@ class WrongPort:
         lengths = (
             np.full(x.shape[1], x.shape[0]) if seq_lengths is None else np.asarray(seq_lengths)
         )
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             outputs, h_n, c_n = self.run(weights, x, h_0, c_0, lengths)
         if "batch first" in self.bugs:
             outputs = outputs.swapaxes(0, 1)
