@@ -24,7 +24,7 @@ h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 .ok { color: var(--ok); } .failed { color: var(--bad); } .untested { color: var(--none); }
 .wide, pre { overflow-x: auto; }
 figure { margin: 1.5rem 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
-svg text { fill: currentColor; font: 11px system-ui, sans-serif; }
+svg text { fill: currentColor; font: 7px system-ui, sans-serif; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
          vertical-align: top; overflow-wrap: anywhere; }

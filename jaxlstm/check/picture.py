@@ -1,4 +1,4 @@
-"""A grid of numbers as an SVG heat map: the darker, the larger, on a logarithmic scale."""
+"""A grid of numbers as an SVG heat map: the stronger, the larger, on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def picture(grid: Picture) -> str:
         f'<text x="{LEFT}" y="{height * CELL + 18}">{escape(grid.x)} 0 to {len(grid.rows[0]) - 1}</text>'
         f'<text transform="translate(16 {height * CELL}) rotate(-90)">{escape(grid.y)}</text>'
     )
-    caption = f"{grid.title} (darkest: {number(top)}, over {DECADES:g} orders of magnitude)"
+    caption = f"{grid.title} (strongest: {number(top)}, over {DECADES:g} orders of magnitude)"
     return (
         f"<figure><figcaption>{escape(caption)}</figcaption>"
         f'<svg viewBox="0 0 {full_width} {full_height}" style="max-width:{2 * full_width}px" '

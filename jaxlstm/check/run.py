@@ -192,7 +192,9 @@ class Run:
                 ours = evidence.answer.outputs
                 if ours.shape == truth.shape:
                     error = np.abs(ours.astype(np.float64) - truth).max(axis=1)
-                    title = f"{evidence.case.name}: largest error of a row of the batch"
+                    title = (
+                        f"{evidence.case.name}: error of the outputs, the largest over the batch"
+                    )
                     yield Picture(title, "time", "unit of the output", error.T.tolist())
 
     def untested(self) -> Iterator[Item]:

@@ -103,7 +103,7 @@ def test_picture_is_logarithmic_and_keeps_the_largest_when_thinned():
     drawn = picture(Picture("e", "time", "unit", rows))
     opacities = sorted(float(a) for a in re.findall(r'fill-opacity="([\d.]+)"', drawn))
     assert opacities == [0.5, 1.0]
-    assert "darkest: 1.0e-05" in drawn
+    assert "strongest: 1.0e-05" in drawn
     assert picture(Picture("none", "x", "y", [])) == ""
 
 
