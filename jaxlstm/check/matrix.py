@@ -83,7 +83,7 @@ def verify_matrix(
         )
         rng = np.random.default_rng([seed, batch, time])
         run.try_case(make_case(name, config, rng, time=time, batch=batch, ragged=batch > 1))
-        items.append(_item(name, list(run.findings.items())))
+        items.append(_item(name, run))
     if progress is not None:
         progress(len(cells), len(cells), "done")
     return Report(
@@ -105,8 +105,9 @@ def _in_mode(call: Callable[..., Any], mode: str) -> Callable[..., Any]:
     return without
 
 
-def _item(name: str, found: Sequence[Item]) -> Item:
+def _item(name: str, run: Run) -> Item:
     """One item that stands for all of a case: the first that fails, or the number that matters."""
+    found = list(run.findings.items())
     failed = [item for item in found if item.ok is False]
     if failed:
         first = failed[0]
@@ -114,6 +115,8 @@ def _item(name: str, found: Sequence[Item]) -> Item:
         detail = "jax.jit cannot trace the port" if cannot else f"{first.name}: {first.detail}"
         return Item(name, None if cannot else False, first.measured, first.limit, detail)
     measured = [item for item in found if item.measured is not None]
+    if not measured:
+        return Item(name, None, detail=" ".join(run.notes(())))
     worst = max(measured, key=_share)
     return Item(name, True, worst.measured, worst.limit, worst.name)
 

@@ -102,7 +102,7 @@ class Run:
         if problem := criteria.masks(ours, truth):
             self.findings.exact("NaN mask", case, f"in float64, {problem}")
             return
-        condition = self._condition(case, truth, gradients)
+        condition = self._condition(self.params, case, truth, gradients)
         for reference in self.references:
             theirs = truth if reference == "oracle" else self._torch(case, np.float64, gradients)
             self.findings.measured(
@@ -114,13 +114,15 @@ class Run:
                 found = criteria.gradient_semantics(ours.gradients, theirs.gradients, condition)
                 self.findings.measured(f"float64 gradients against {reference}", case, found)
 
-    def _condition(self, case: Case, truth: Answer, gradients: bool) -> dict[str, float]:
+    def _condition(
+        self, params: Mapping[str, Any], case: Case, truth: Answer, gradients: bool
+    ) -> dict[str, float]:
         """How far each array moves when every number moves by one ulp, of two trials the further."""
         if case.name not in self.conditions:
             rng = np.random.default_rng([self.seed, 99])
             trials = [
                 criteria.furthest(
-                    criteria.moved(self.params, self.config, case, rng, gradients=gradients), truth
+                    criteria.moved(params, self.config, case, rng, gradients=gradients), truth
                 )
                 for _ in range(2)
             ]
@@ -132,7 +134,7 @@ class Run:
     ) -> None:
         """Errors to float64 beside those of torch and of the equations in NumPy."""
         gradients = ours.gradients is not None
-        grown = criteria.amplification(self._condition(case, truth, gradients), truth)
+        grown = criteria.amplification(self._condition(params, case, truth, gradients), truth)
         if not grown <= criteria.CHAOTIC:
             self.chaotic[case.name] = grown
             return

@@ -21,16 +21,17 @@ def test_our_own_layer():
         None,
         PARAMS,
         CONFIG,
+        dtypes=("bfloat16", "float64"),
         batches=(1, 3),
         lengths=(1, 4),
         progress=lambda *step: told.append(step),
     )
     assert report.ok, str(report)
-    assert len(report.items) == 4 * 2 * 2 * 2
-    assert len({item.name for item in report.items}) == 32
-    assert [done for done, _, _ in told] == list(range(33))
+    assert len(report.items) == 2 * 2 * 2 * 2
+    assert len({item.name for item in report.items}) == 16
+    assert [done for done, _, _ in told] == list(range(17))
     lines = list(table(report))
-    assert len(lines) == 1 + 4 * 2
+    assert len(lines) == 1 + 2 * 2
     columns = ("1 steps, jit", "1 steps, no jit", "4 steps, jit", "4 steps, no jit")
     assert lines[0].split() == " ".join(columns).split()
     assert all(line.count("ok") == 4 for line in lines[1:])
@@ -58,6 +59,23 @@ def test_a_port_that_cannot_be_traced_is_untested_there():
         "float32, batch 2, 3 steps, jit": "untested",
         "float32, batch 2, 3 steps, no jit": "ok",
     }
+
+
+def test_a_chaotic_case_is_untested():
+    config = LSTMConfig(7, 4, num_layers=3, bidirectional=True, proj_size=3)
+    params = random_params(config, 2015, scale=30.0)
+    report = verify_matrix(
+        WrongPort(config),
+        params,
+        config,
+        dtypes=("float32",),
+        batches=(2,),
+        lengths=(100,),
+        modes=("no jit",),
+    )
+    assert report.items[0].ok is None
+    assert "one ulp grows" in report.items[0].detail
+    assert not report.ok  # nothing was tested
 
 
 def test_refuses_another_mode():
