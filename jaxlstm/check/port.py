@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.check.answer import Answer
@@ -93,17 +92,23 @@ class Port:
         """
         with _jax_settings(dtype, precision):
             case = self.adapt(case).astype(dtype)
-            arrays = {name: jnp.asarray(np.asarray(a).astype(dtype)) for name, a in params.items()}
-            x = jnp.asarray(case.inputs)
+            # device_put, since jnp.asarray of a NumPy array compiles a program for each new shape.
+            arrays = {
+                name: jax.device_put(np.asarray(a).astype(dtype)) for name, a in params.items()
+            }
+            x = jax.device_put(case.inputs)
             state = None
             if case.initial_state is not None:
-                state = (jnp.asarray(case.initial_state[0]), jnp.asarray(case.initial_state[1]))
+                state = (
+                    jax.device_put(case.initial_state[0]),
+                    jax.device_put(case.initial_state[1]),
+                )
             call = functools.partial(self._call, lengths=case.seq_lengths)
             if not gradients:
                 return _answer(call(arrays, x, state))
             results, pull_back = jax.vjp(call, arrays, x, state)
             cotangents = tuple(
-                None if r is None else jnp.asarray(np.asarray(a).astype(r.dtype))
+                None if r is None else jax.device_put(np.asarray(a).astype(r.dtype))
                 for a, r in zip(case.cotangents, results, strict=True)
             )
             d_params, d_x, d_state = pull_back(cotangents)
@@ -119,7 +124,9 @@ class Port:
         if self.takes_state:
             arguments.append(state)
         if self.takes_lengths:
-            arguments.append(None if lengths is None else jnp.asarray(lengths, jnp.int32))
+            arguments.append(
+                None if lengths is None else jax.device_put(np.asarray(lengths, np.int32))
+            )
         answer = self.call(*arguments, **({"params": params} if self.takes_params else {}))
         try:
             outputs, (h_n, c_n) = answer

@@ -10,7 +10,9 @@ import pytest
 
 from jaxlstm.check import inputs
 from jaxlstm.check.port import Port, own_port
+from jaxlstm.config import LSTMConfig
 from tests.check.helpers import CONFIGS, random_params
+from tests.check.wrong_ports import WrongPort
 
 
 def everything(inputs, initial_state, seq_lengths): ...
@@ -86,3 +88,21 @@ def test_a_port_without_lengths_gets_dense_batches():
     assert Port.of(no_lengths).adapt(case).seq_lengths is None
     assert Port.of(no_lengths).adapt(case).initial_state is not None
     assert Port.of(inputs_only).adapt(case).initial_state is None
+
+
+def test_handing_over_arrays_compiles_nothing():
+    compiled = []
+
+    def listen(event, duration_secs, **kwargs):
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    config = LSTMConfig(13, 7)  # shapes that no other test has
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        port = Port.of(WrongPort(config))
+        for dtype in (np.float32, np.float64):
+            port.run(random_params(config), inputs.ordinary_case(config), dtype)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []
