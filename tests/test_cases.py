@@ -86,8 +86,18 @@ def linen_module(case: Case) -> Forward:
 
 # A third of the table, still with each setting of each column beside each of every other. The whole table
 # runs in float64, which shows any wrong port; rounding, and the modules around the same core, are tried on
-# this much in each run, and the rest of float32 with the slow tests.
+# this much in each run, and on the rest with the slow tests.
 SOME = CASES[::3]
+
+each_case = pytest.mark.parametrize(
+    "case",
+    [case if case in SOME else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+    ids=str,
+)
+
+
+def dtypes(*choices: Any) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("dtype", choices, ids=lambda d: d.__name__)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -95,25 +105,17 @@ def test_functional_float64(case: Case) -> None:
     check(case, np.float64, functional(case))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [case if case in SOME else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
-    ids=str,
-)
-def test_functional_float32(case: Case) -> None:
-    check(case, np.float32, functional(case))
-
-
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=lambda d: d.__name__)
-@pytest.mark.parametrize("case", SOME, ids=str)
-def test_half_precision(case: Case, dtype: Any) -> None:
+@dtypes(np.float32, np.float16, ml_dtypes.bfloat16)
+@each_case
+def test_functional(case: Case, dtype: Any) -> None:
     check(case, dtype, functional(case))
 
 
+@dtypes(np.float64, np.float32)
 @pytest.mark.parametrize("module", [nnx_module, linen_module], ids=["nnx", "linen"])
-@pytest.mark.parametrize("case", SOME, ids=str)
-def test_modules(case: Case, module: Callable[[Case], Forward]) -> None:
-    check(case, np.float32, module(case))
+@each_case
+def test_modules(case: Case, module: Callable[[Case], Forward], dtype: Any) -> None:
+    check(case, dtype, module(case))
 
 
 def test_some_covers_every_pair_of_settings() -> None:
