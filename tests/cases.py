@@ -150,8 +150,8 @@ def assert_matches(actual: Results, dtype: Any, torch_own: Results, truth: Resul
     """The agreement that is promised.
 
     float64: within 1e-14 of torch's, absolute, and for gradients above 1 relative to the largest. Below it:
-    the RMS error to float64, over all values and over all gradients (each in units of its own RMS), at most twice
-    torch's own in the same dtype.
+    the RMS error to float64, over all values and over all gradients (each in units of its own RMS), at most
+    twice torch's own in the same dtype.
     """
     assert actual.keys() == truth.keys()
     for name, array in actual.items():

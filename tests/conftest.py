@@ -16,9 +16,14 @@ def _needs_missing(path: Path) -> bool:
     text = path.read_text()
     if any(re.search(rf"^\s*(import|from) {name}\b", text, re.MULTILINE) for name in MISSING):
         return True
-    helpers = re.findall(r"^from (tests\.[\w.]+) import", text, re.MULTILINE)
-    files = (HERE.parent / (module.replace(".", "/") + ".py") for module in helpers)
-    return any(_needs_missing(file) for file in files if file.exists())
+    files = [
+        HERE.parent / module.replace(".", "/") / name  # the module itself, or one in the package
+        for module, names in re.findall(
+            r"^from (tests[\w.]*) import (\([^)]*\)|[^\n]+)", text, re.MULTILINE
+        )
+        for name in ("", *re.findall(r"\w+", names))
+    ]
+    return any(_needs_missing(f.with_suffix(".py")) for f in files if f.with_suffix(".py").exists())
 
 
 collect_ignore = [str(path) for path in HERE.rglob("test_*.py") if MISSING and _needs_missing(path)]

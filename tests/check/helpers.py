@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from jaxlstm.check import torch_runner
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import init_bound, param_shapes
 
@@ -27,3 +29,6 @@ def random_params(
         name: rng.uniform(-bound, bound, shape).astype(dtype)  # type: ignore[arg-type]
         for name, shape in param_shapes(config).items()
     }
+
+
+needs_torch = pytest.mark.skipif(not torch_runner.is_available(), reason="torch is not installed")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import answer, inputs, oracle, torch_runner
-from tests.check.helpers import CONFIGS, STRONG, random_params
+from tests.check.helpers import CONFIGS, STRONG, needs_torch, random_params
 
 
+@needs_torch
 @pytest.mark.parametrize("name", CONFIGS)
 def test_agrees_with_torch(name):
     config = CONFIGS[name]

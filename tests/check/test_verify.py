@@ -12,7 +12,7 @@ import pytest
 import jaxlstm
 from jaxlstm.check import torch_runner, verify
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from tests.check.helpers import STRONG, random_params
+from tests.check.helpers import STRONG, needs_torch, random_params
 from tests.check.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
@@ -27,6 +27,7 @@ def status(report):
     return {item.name: item.status for item in report.items}
 
 
+@needs_torch
 def test_our_own_layer_holds():
     told = []
     report = verify(config=STRONG, progress=lambda *step: told.append(step))
@@ -76,6 +77,7 @@ def state_gradient_missing(x, state, lengths, *, params):
     return own(x, jax.lax.stop_gradient(state), lengths, params=params)
 
 
+@needs_torch
 @pytest.mark.parametrize(
     ("port", "cause"),
     [
@@ -131,6 +133,7 @@ def test_a_port_in_numpy_has_no_gradients():
     assert status(report)["gradients"] == "untested"
 
 
+@needs_torch
 def test_a_port_that_raises():
     def port(x, state, lengths, *, params):
         if len(x) == 1:
@@ -191,6 +194,7 @@ def test_without_torch_the_oracle_judges_alone(monkeypatch):
         verify(own, PARAMS, CONFIG, against="torch")
 
 
+@needs_torch
 def test_torch_alone():
     report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="torch")
     assert report.ok, str(report)
