@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow test-oldest test-newest lint format bench clean
+.PHONY: demo test test-slow test-oldest test-newest lint format bench bench-checkpoint clean
 
 # Installed once for each set of extras, and again when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
@@ -42,6 +42,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.test  ## the layer against torch and flax; let nothing else run meanwhile
 	$(BIN)/python benchmarks/layer.py
+
+bench-checkpoint: $(VENV)/.test  ## an LSTM of 20 MB out of a checkpoint of 2 GB, against torch and safetensors
+	$(BIN)/python benchmarks/checkpoint.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info

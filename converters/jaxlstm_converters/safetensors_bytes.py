@@ -7,7 +7,8 @@ without gap or overlap. Writing it ourselves lets it be written atomically, in b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -20,22 +21,31 @@ DTYPE_CODES = {
 }
 
 
-def safetensors_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """One file's bytes: the tensors, C-contiguous and little-endian, and strings for its header."""
+def safetensors_bytes(
+    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """One file's bytes, a piece at a time: the header with its strings, then each tensor.
+
+    A tensor that is C-contiguous and little-endian is not copied: memory does not grow with the file.
+
+    Raises:
+      TypeError: a tensor that is no float array, told before the first piece is handed over.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
-    blobs: list[bytes] = []
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPE_CODES:
             raise TypeError(f"{name} must be a float array, got {tensor.dtype}")
-        blob = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")).tobytes()
+        nbytes = math.prod(tensor.shape) * tensor.itemsize
         header[name] = {
             "dtype": DTYPE_CODES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + len(blob)],
+            "data_offsets": [offset, offset + nbytes],
         }
-        blobs.append(blob)
-        offset += len(blob)
+        offset += nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + b"".join(blobs)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        plain = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
+        yield plain.reshape(-1).view(np.uint8).data

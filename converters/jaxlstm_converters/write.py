@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,12 @@ def save(
     if format == "orbax":
         flax_files.write_orbax(path, arrays, config)
     elif format == "msgpack":
-        write_atomically(path, flax_files.msgpack_bytes(arrays, config))
+        write_atomically(path, [flax_files.msgpack_bytes(arrays, config)])
     else:
         named = {prefix + name: array for name, array in arrays.items()}
         header = {"format": "pt", METADATA_KEY: saved_metadata(prefix, config), **(metadata or {})}
-        data = torch_bytes(named) if format == "torch" else safetensors_bytes(named, header)
-        write_atomically(path, data)
+        parts = [torch_bytes(named)] if format == "torch" else safetensors_bytes(named, header)
+        write_atomically(path, parts)
 
 
 def format_of(path: Path) -> str:
@@ -90,14 +90,19 @@ def format_of(path: Path) -> str:
     return by_suffix[path.suffix]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file at ``path`` by one of ``data``, or leave it as it was."""
+def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Replace the file at ``path`` by one of these bytes, or leave it as it was."""
     with _temporary_beside(path) as temporary:
+        wanted = hashlib.sha256()
         with open(temporary, "xb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
+                wanted.update(part)
             file.flush()
             os.fsync(file.fileno())
-        if hashlib.sha256(temporary.read_bytes()).digest() != hashlib.sha256(data).digest():
+        with open(temporary, "rb") as file:
+            found = hashlib.file_digest(file, "sha256")
+        if found.digest() != wanted.digest():
             raise OSError(f"{path}: what was written does not read back; is the disk failing?")
         os.replace(temporary, path)
     _sync_directory(path.parent)

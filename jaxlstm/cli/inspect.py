@@ -33,14 +33,15 @@ def describe(path: str) -> dict[str, Any]:
     from jaxlstm.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.config_json import config_to_dict
-    from jaxlstm_converters.find import survey
+    from jaxlstm_converters.find import hints, survey
     from jaxlstm_converters.load import read_flax_file
 
     flax_file = read_flax_file(path)
     checkpoint: Any = read_checkpoint(path) if flax_file is None else flax_file[0]
-    found = survey(checkpoint)
+    found, told = survey(checkpoint), hints(checkpoint)
     if flax_file is not None:
         found.lstms[""] = flax_file[1]
+        told[""] = config_to_dict(flax_file[1])
     lstms = []
     for prefix, config in found.lstms.items():
         tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
@@ -50,6 +51,7 @@ def describe(path: str) -> dict[str, Any]:
                 "config": config_to_dict(config),
                 "dtype": ", ".join(sorted({str(t.dtype) for t in tensors})),
                 "parameters": sum(_count(t.shape) for t in tensors),
+                "untold": _untold(config, told.get(prefix, {})),
             }
         )
     return {
@@ -63,6 +65,14 @@ def describe(path: str) -> dict[str, Any]:
         "others": found.others,
         "warnings": list(getattr(checkpoint, "warnings", ())),
     }
+
+
+def _untold(config: Any, told: dict[str, Any]) -> list[str]:
+    """What a state dict does not say of an LSTM, and this file does not say otherwise."""
+    from jaxlstm.config import LSTMCellConfig
+
+    unsaid = () if isinstance(config, LSTMCellConfig) else ("batch_first", "dropout")
+    return [name for name in unsaid if name not in told]
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -90,6 +100,12 @@ def _text(found: dict[str, Any]) -> str:
         lines += ["", table(("prefix", "type", "config", "dtype", "parameters"), rows)]
     else:
         lines += ["", "No LSTM found."]
+    lines += [
+        f"not in the file: {' and '.join(entry['untold'])} of {entry['prefix'] or '(root)'}; "
+        "port and check take them as arguments"
+        for entry in found["lstms"]
+        if entry["untold"]
+    ]
     lines += [f"folded: {note}" for note in found["folded"]]
     lines += [f"BROKEN: {why}" for why in found["broken"].values()]
     lines += [

@@ -67,6 +67,8 @@ def unsaid(config: Any) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file, read it back, and say so: status 0 if every bit is the same, 1 if not."""
+    import numpy as np
+
     from jaxlstm_converters.config_json import config_to_dict
     from jaxlstm_converters.load import load_numpy
     from jaxlstm_converters.write import format_of, save
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if form == "torch":  # which does not say batch_first and dropout
         config_again = dataclasses.replace(config_again, **unsaid(config))
     same = config_again == config and all(
-        again[name].dtype == array.dtype and again[name].tobytes() == array.tobytes()
+        again[name].dtype == array.dtype and np.array_equal(_bits(again[name]), _bits(array))
         for name, array in params.items()
     )
     report = {
@@ -95,3 +97,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{output}: {form}, {report['parameters']} parameters of {config}")
         print("read back: every bit the same" if same else "READ BACK: NOT THE SAME")
     return 0 if same else 1
+
+
+def _bits(array: Any) -> Any:
+    """The array as whole numbers, so that NaN equals NaN and -0 is not 0."""
+    return array.view(f"u{array.itemsize}")
