@@ -58,10 +58,51 @@ def cell_step(
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
     c_next = f * c.astype(gates.dtype) + i * g
-    h_next = o * tanh(c_next)
-    if "weight_hr" in params:
-        h_next = linear(h_next.astype(h.dtype), params["weight_hr"], precision=precision)
-    return LSTMState(h_next.astype(h.dtype), c_next.astype(c.dtype))
+    h_next = project(params, o * tanh(c_next), h.dtype, precision=precision)
+    return LSTMState(h_next, c_next.astype(c.dtype))
+
+
+def project(params: Mapping[str, Any], m: Any, dtype: Any, *, precision: Precision) -> jax.Array:
+    """``W_hr m`` where there is a projection, else m: (..., H) -> (..., h_size), rounded to ``dtype``."""
+    m = m.astype(dtype)
+    if "weight_hr" not in params:
+        return m
+    return linear(m, params["weight_hr"], precision=precision).astype(dtype)
+
+
+class StepDerivative(NamedTuple):
+    """The derivative of one step, a sparse matrix: with z the gates before their nonlinearity and
+    m = o tanh(c'),
+
+    dc' = f dc + (c f(1-f) dz_f + g i(1-i) dz_i + i (1-g^2) dz_g),  dm = m_by_c dc' + tanh(c') o(1-o) dz_o
+    """
+
+    by_gates: jax.Array  # (..., 4H): what dz_i, dz_f and dz_g bring to dc', and dz_o to dm
+    f: jax.Array  # (..., H)
+    m_by_c: jax.Array  # (..., H): o (1 - tanh(c')^2)
+
+
+def differentiated_step(
+    params: Mapping[str, Any],
+    x_gates: Float[Array, "*batch gates"],
+    state: tuple[Float[Array, "*batch h_size"], Float[Array, "*batch hidden_size"]],
+    *,
+    precision: Precision = precision_.DEFAULT,
+) -> tuple[LSTMState, StepDerivative, Float[Array, "*batch hidden_size"]]:
+    """:func:`cell_step`, with its derivative and m = o tanh(c'), the h before a projection."""
+    h, c = state
+    gates = x_gates + linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    i, f, g, o, c = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o), c.astype(gates.dtype)
+    c_next = f * c + i * g
+    tanh_c = tanh(c_next)
+    by_gates = (g * i * (1 - i), c * f * (1 - f), i * (1 + g) * (1 - g), tanh_c * o * (1 - o))
+    derivative = StepDerivative(
+        jnp.concatenate(by_gates, axis=-1), f, o * (1 + tanh_c) * (1 - tanh_c)
+    )
+    m = (o * tanh_c).astype(h.dtype)
+    h_next = project(params, m, h.dtype, precision=precision)
+    return LSTMState(h_next, c_next.astype(state[1].dtype)), derivative, m
 
 
 def lstm_cell(
