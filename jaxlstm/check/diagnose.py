@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxlstm.check.divergence import trace_port
-from jaxlstm.check.explain import explain
+from jaxlstm.check.explain import Evidence, explain
 from jaxlstm.check.gradients import explain_gradients
 from jaxlstm.check.inputs import Case, ordinary_case
+from jaxlstm.check.report import number
 
 if TYPE_CHECKING:
     from jaxlstm.check.run import Run
 
 Array = np.ndarray
+
+SINGLE = 16 * float(np.finfo(np.float32).eps)
+"""Relative error that float32 somewhere inside may leave in float64: XLA's functions are off by some ulps."""
 
 
 def diagnose(run: Run, failed: set[str], seconds: float) -> Iterator[str]:
@@ -50,9 +54,15 @@ def _values(run: Run, seconds: float) -> Iterator[str]:
     if _is_single_inside(run):
         yield "float64 inputs are computed in float32: the answer is that to the rounded inputs"
         return
-    found = explain(evidence, run.config, seconds=seconds)
+    error = _error_of_single(run)
+    found = explain(evidence, run.config, seconds=seconds if error is None else 0)
     yield from map(str, found)
-    if not found:
+    if not found and error is not None:
+        yield (
+            f"agrees in float64 to {number(error)}, as float32 would: a part of it is computed in "
+            "float32, or a number in it is rounded to float32"
+        )
+    elif not found:
         yield f"no fault of the catalogue, and no pair of faults within {seconds:g} s, explains it"
     yield from _traced(run, "float64" if run.evidence["float64"] else run.dtype)
 
@@ -97,6 +107,23 @@ def _is_single_inside(run: Run) -> bool:
         b is not None and np.allclose(a.outputs, b.outputs.astype(np.float64), rtol=1e-12, atol=0)
         for a, b in pairs
     )
+
+
+def _error_of_single(run: Run) -> float | None:
+    """How far float64 answers are from the truth, if that is what rounding to float32 somewhere does."""
+
+    def errors(entry: Evidence) -> Iterator[float]:
+        truth = dict(run.truth(entry.params, entry.case, gradients=False).leaves())
+        for name, a in entry.answer.leaves():
+            if a.shape != truth[name].shape:
+                yield np.inf
+            else:
+                scale = np.maximum(np.abs(truth[name]), 1)
+                yield float(np.max(np.abs(a - truth[name]) / scale, initial=0.0))
+
+    found = [error for entry in run.evidence["float64"] for error in errors(entry)]
+    worst = float(np.max(found, initial=0.0))  # NaN if any is
+    return worst if found and worst <= SINGLE else None
 
 
 def _axes(run: Run) -> Iterator[str]:

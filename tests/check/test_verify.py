@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +149,27 @@ def test_a_port_that_raises():
     )
     assert status(report)["float64 semantics against torch"] == "ok"
     assert status(report)["step residual"] == "FAILED"
+
+
+def test_a_port_that_always_raises():
+    def port(x, state, lengths, *, params):
+        raise ValueError("not today")
+
+    report = verify(port, PARAMS, CONFIG, gradients=False)
+    assert status(report) == {"runs": "FAILED", "step residual": "FAILED"}
+    assert report.diagnosis == ()
+
+
+class SingleSigmoid(WrongPort):
+    def sigmoid(self, z):
+        return super().sigmoid(z.astype(np.float32)).astype(z.dtype)
+
+
+def test_a_function_of_float32_within_float64_is_named():
+    report = verify(SingleSigmoid(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    assert [item.name for item in report.failures] == ["float64 semantics against oracle"]
+    assert "a part of it is computed in float32" in report.diagnosis[0]
+    assert re.search("in [ifo], unit", report.diagnosis[1])
 
 
 @pytest.mark.parametrize("told", ["h_n", "c_n", "neither"])
