@@ -13,6 +13,7 @@ from jaxlstm._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from jaxlstm import check as check
+    from jaxlstm import inference as inference
     from jaxlstm import linen as linen
     from jaxlstm import nnx as nnx
     from jaxlstm.cell import LSTMState as LSTMState
@@ -56,7 +57,7 @@ _HOME = {
         "to_torch",
     ),
 }
-_MODULES = ("check", "linen", "nnx")
+_MODULES = ("check", "inference", "linen", "nnx")
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__: list[str] = sorted((*_MODULE_OF, *_MODULES, "__version__"))  # pyright: ignore[reportUnsupportedDunderAll]

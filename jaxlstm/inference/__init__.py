@@ -1,0 +1,14 @@
+"""Inference: an LSTM compiled once that runs at any length, on streams, over many sequences, and elsewhere.
+
+See docs/inference.md.
+"""
+
+from __future__ import annotations
+
+from jaxlstm.inference.buckets import Stats as Stats
+from jaxlstm.inference.runner import Runner as Runner
+from jaxlstm.inference.runner import compile as compile
+from jaxlstm.inference.slots import Slots as Slots
+from jaxlstm.inference.stream import Stream as Stream
+
+__all__ = ["Runner", "Slots", "Stats", "Stream", "compile"]

@@ -1,0 +1,101 @@
+"""What a Runner accepts, checked on the host: nothing here starts a computation or compiles one."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm.config import LSTMConfig
+
+
+def positive(name: str, value: Any) -> int:
+    """``value`` as an int above zero."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def host_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
+    """``value`` on the host, of ``dtype``; an error if it is of another, or is no more."""
+    if isinstance(value, jax.Array):
+        if value.is_deleted():
+            raise ValueError(
+                f"{name} was given away: a jitted call to which it was donated has overwritten it. "
+                "Keep a copy, as numpy.array(x) makes one, before such a call"
+            )
+        if not value.is_fully_addressable:
+            raise ValueError(
+                f"{name} lies on devices of other processes, {value.sharding}; "
+                "gather it first, or use jaxlstm.inference.shard"
+            )
+    elif not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy or JAX array, got {type(value).__name__}")
+    if value.dtype != dtype:
+        raise TypeError(
+            f"{name} must be {dtype}, the dtype of this Runner; got {value.dtype}. Cast it with "
+            f".astype, or compile a Runner with dtype={str(value.dtype)!r}"
+        )
+    return np.asarray(value)
+
+
+def time_major_inputs(inputs: Any, config: LSTMConfig, dtype: np.dtype) -> tuple[np.ndarray, bool]:
+    """The inputs as (time, batch, input_size), and whether they came without a batch axis."""
+    x = host_array("inputs", inputs, dtype)
+    axes = "(batch, time, {0})" if config.batch_first else "(time, batch, {0})"
+    if x.ndim not in (2, 3) or x.shape[-1] != config.input_size:
+        raise ValueError(
+            f"inputs must have shape {axes.format(config.input_size)}, or (time, {config.input_size}) "
+            f"for one sequence alone; got {x.shape}"
+        )
+    unbatched = x.ndim == 2
+    if unbatched:
+        x = x[:, None]
+    elif config.batch_first:
+        x = x.swapaxes(0, 1)
+    if 0 in x.shape:
+        raise ValueError(f"inputs must have at least one sequence and one step, got {inputs.shape}")
+    return x, unbatched
+
+
+def host_state(
+    state: Any, config: LSTMConfig, batch: int, dtype: np.dtype, unbatched: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """(h, c) on the host, checked, with a batch axis."""
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        raise TypeError(
+            f"the state must be a pair (h, c), as in torch; got {type(state).__name__}"
+            + (f" of {len(state)}" if isinstance(state, (tuple, list)) else "")
+        )
+    leaves = []
+    for name, leaf, shape in zip(("h_0", "c_0"), state, config.state_shapes(batch), strict=True):
+        array = host_array(name, leaf, dtype)
+        wanted = shape[::2] if unbatched else shape
+        if array.shape != wanted:
+            raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
+        leaves.append(array.reshape(shape))
+    return leaves[0], leaves[1]
+
+
+def host_lengths(lengths: Any, batch: int, time: int, least: int = 1) -> np.ndarray:
+    """int32 (batch,): ``lengths``, or ``time`` for each sequence if None."""
+    if lengths is None:
+        return np.full(batch, time, np.int32)
+    array = np.asarray(lengths)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"seq_lengths must be integers, got {array.dtype}; cast with .astype(int)")
+    array = array.reshape(-1) if array.ndim == 0 else array
+    if array.shape != (batch,):
+        raise ValueError(f"seq_lengths must have shape ({batch},), got {array.shape}")
+    if array.min() < least or array.max() > time:
+        raise ValueError(
+            f"seq_lengths must be from {least} to the time steps of the inputs, {time}; "
+            f"got from {array.min()} to {array.max()}"
+        )
+    return array.astype(np.int32)

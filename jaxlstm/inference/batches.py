@@ -1,0 +1,114 @@
+"""Many sequences of many lengths: sorted, batched, run ahead of the host, and put back in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxlstm.cell import LSTMState
+from jaxlstm.inference.arguments import host_array, positive
+
+if TYPE_CHECKING:
+    from jaxlstm.inference.runner import Runner
+
+ORDERS = ("length", "given")
+WINDOW = 64  # batches that are sorted together, and held, if the caller does not say
+IN_FLIGHT = 2  # one batch on the device while the host unpacks the last and packs the next
+
+Result = tuple[np.ndarray, LSTMState]
+
+
+def run_many(
+    runner: Runner,
+    sequences: Iterable[Any],
+    batch_size: int,
+    order: str,
+    window: int | None,
+    progress: bool,
+) -> Iterator[Result]:
+    """What ``Runner.imap`` does; see there. Arguments are checked at once, sequences when they are read."""
+    batch_size = positive("batch_size", batch_size)
+    if batch_size > runner.max_batch:
+        raise ValueError(
+            f"batch_size is {batch_size}, above the Runner's max_batch {runner.max_batch}"
+        )
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {ORDERS}, got {order!r}")
+    held = WINDOW * batch_size if window is None else positive("window", window)
+    return _windows(runner, sequences, batch_size, order, held, progress)
+
+
+def _windows(
+    runner: Runner,
+    sequences: Iterable[Any],
+    batch_size: int,
+    order: str,
+    held: int,
+    progress: bool,
+) -> Iterator[Result]:
+    from jaxlstm.cli.text import progress_bar
+
+    total = len(sequences) if hasattr(sequences, "__len__") else 0  # type: ignore[arg-type]
+    numbered = enumerate(sequences)
+    done = 0
+    with progress_bar() as bar:
+        while block := list(itertools.islice(numbered, held)):
+            arrays = [_sequence(runner, number, value) for number, value in block]
+            for result in _one_window(runner, arrays, batch_size, order):
+                yield result
+                done += 1
+                if progress:
+                    bar(done, total or done, "sequences")
+
+
+def _one_window(
+    runner: Runner, arrays: list[np.ndarray], batch_size: int, order: str
+) -> Iterator[Result]:
+    """The results of a window, in order, the host one batch behind the device."""
+    indices = list(range(len(arrays)))
+    if order == "length":
+        indices.sort(key=lambda index: -len(arrays[index]))  # the largest first: memory fails early
+    results: dict[int, Result] = {}
+    running: deque[tuple[list[int], Any]] = deque()
+    for start in range(0, len(indices), batch_size):
+        rows = indices[start : start + batch_size]
+        running.append((rows, _start(runner, [arrays[index] for index in rows])))
+        if len(running) == IN_FLIGHT:
+            _finish(*running.popleft(), arrays, results)
+    while running:
+        _finish(*running.popleft(), arrays, results)
+    for index in range(len(arrays)):
+        yield results.pop(index)
+
+
+def _start(runner: Runner, batch: list[np.ndarray]) -> Any:
+    lengths = np.array([len(array) for array in batch], np.int32)
+    x = np.zeros((lengths.max(), len(batch), runner.config.input_size), runner.dtype)
+    for row, array in enumerate(batch):
+        x[: len(array), row] = array
+    return runner._dispatch(x, lengths, None)
+
+
+def _finish(
+    rows: list[int], running: Any, arrays: list[np.ndarray], results: dict[int, Result]
+) -> None:
+    """Await a batch and cut it up; copies, so that one result does not keep its whole batch alive."""
+    outputs, h_n, c_n = (np.asarray(leaf) for leaf in running)
+    for row, index in enumerate(rows):
+        state = LSTMState(h_n[:, row].copy(), c_n[:, row].copy())  # type: ignore[arg-type]
+        results[index] = outputs[: len(arrays[index]), row].copy(), state
+
+
+def _sequence(runner: Runner, number: int, value: Any) -> np.ndarray:
+    array = host_array(f"sequence {number}", value, runner.dtype)
+    wanted = runner.config.input_size
+    if array.ndim != 2 or array.shape[1] != wanted or not 1 <= len(array) <= runner.max_length:
+        raise ValueError(
+            f"sequence {number} must have shape (time, {wanted}) with time from 1 to {runner.max_length}, "
+            f"got {array.shape}"
+        )
+    return array

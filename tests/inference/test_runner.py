@@ -1,0 +1,194 @@
+"""A Runner: the numbers of ``lstm``, from a few programs, whatever the shape."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
+from jaxlstm.inference import compile
+from jaxlstm.inference.buckets import batch_buckets, length_buckets
+from tests.inference.helpers import compilations, normal, weights
+
+CONFIGS = {
+    "one": LSTMConfig(5, 12),
+    "stack": LSTMConfig(7, 16, num_layers=2, batch_first=True, dropout=0.5),
+    "both": LSTMConfig(7, 12, num_layers=2, bidirectional=True, proj_size=5, bias=False),
+    "cell": LSTMCellConfig(5, 12),
+}
+
+
+@pytest.mark.parametrize("max_length", [1, 2, 15, 16, 17, 100, 2000, 4096])
+def test_few_length_buckets_and_none_wasteful(max_length: int) -> None:
+    found = length_buckets(max_length)
+    assert len(found) <= np.ceil(np.log2(max_length)) + 1
+    assert all(b <= 2 * a for a, b in itertools.pairwise(found))
+    assert found[-1] >= max_length > found[-1] - 16
+    assert batch_buckets(max_length)[-1] == max_length
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_numbers_are_those_of_lstm(name: str) -> None:
+    config = CONFIGS[name]
+    params = weights(config)
+    runner = compile(params, config, max_length=40, max_batch=4)
+    x = normal(3, 35, config.input_size) if config.batch_first else normal(35, 3, config.input_size)
+    h_shape, c_shape = config.state_shapes(3)
+    state = (normal(*h_shape, seed=1), normal(*c_shape, seed=2))
+    lengths = np.array([20, 35, 1])
+    for given in (None, state):
+        for n in (None, lengths):
+            outputs, (h_n, c_n) = runner(x, given, n)
+            wanted, final = lstm(params, x, given, config=config, seq_lengths=n)
+            np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(h_n, final.h, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(c_n, final.c, rtol=0, atol=2e-6)
+    alone = x[0] if config.batch_first else x[:, 0]
+    outputs, (h_n, _) = runner(alone, (state[0][:, 0], state[1][:, 0]))
+    wanted, final = lstm(params, alone, (state[0][:, 0], state[1][:, 0]), config=config)
+    np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(h_n, final.h, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["stack", "both"])
+def test_a_bucket_changes_no_bit(name: str) -> None:
+    """Each shape in a Runner of its own, whose largest program is that shape, against a large Runner.
+
+    A batch of one is a bucket of its own: XLA multiplies a single row by another routine on a CPU.
+    """
+    config = CONFIGS[name]
+    params = weights(config)
+    large = compile(params, config, max_length=256, max_batch=8, backend="scan")
+    for batch, time in ((1, 3), (1, 40), (3, 17), (5, 100)):
+        exact = compile(params, config, max_length=time, max_batch=batch, backend="scan")
+        shape = (batch, time) if config.batch_first else (time, batch)
+        x = normal(*shape, config.input_size)
+        outputs, state = exact(x)
+        again, state_again = large(x)
+        np.testing.assert_array_equal(again, outputs)
+        np.testing.assert_array_equal(state_again.h, state.h)
+        np.testing.assert_array_equal(state_again.c, state.c)
+
+
+def test_a_thousand_lengths_compile_a_few_programs() -> None:
+    config = CONFIGS["one"]
+    runner = compile(weights(config), config, max_length=500, max_batch=1)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 501, 1000)
+    x = normal(500, config.input_size)
+    before = compilations()
+    for time in lengths:
+        runner(x[:time])
+    assert compilations() - before == runner.stats().compilations == len(runner.length_buckets)
+    assert runner.stats().calls == 1000
+    assert runner.stats().valid_steps == lengths.sum()
+    assert runner.stats().computed_steps == (-(-lengths // 16) * 16).sum()
+
+
+def test_nothing_compiles_after_warmup() -> None:
+    config = CONFIGS["one"]
+    runner = compile(weights(config), config, max_length=32, max_batch=3)
+    runner.warmup()
+    assert runner.stats().compilations == 2 * 3
+    before = compilations()
+    for batch, time in ((1, 1), (2, 17), (3, 32)):
+        runner(normal(time, batch, 5), None, np.full(batch, time))
+    runner.map([normal(n, 5) for n in (3, 20, 1, 32)], batch_size=3)
+    assert compilations() == before
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(dtype: str) -> None:
+    config = CONFIGS["one"]
+    params = weights(config)
+    runner = compile(params, config, max_length=16, max_batch=2, dtype=dtype)
+    x = normal(9, 2, 5).astype(runner.dtype)
+    cast = {name: leaf.astype(dtype) for name, leaf in params.items()}
+    outputs, _ = runner(x)
+    assert outputs.dtype == runner.dtype
+    wanted = jax.jit(lambda x: lstm(cast, x, config=config)[0])(x)
+    np.testing.assert_allclose(
+        outputs.astype(np.float32), np.asarray(wanted, np.float32), atol=2e-3, rtol=0
+    )
+
+
+def test_nan_stays_in_its_row() -> None:
+    config = CONFIGS["both"]
+    runner = compile(weights(config), config, max_length=32, max_batch=4)
+    x = normal(20, 3, 7)
+    clean, clean_state = runner(x)
+    x[4, 1] = np.nan
+    outputs, state = runner(x)
+    assert np.isnan(outputs[4, 1]).all()
+    np.testing.assert_array_equal(outputs[:, [0, 2]], clean[:, [0, 2]])
+    np.testing.assert_array_equal(state.c[:, [0, 2]], clean_state.c[:, [0, 2]])
+
+
+def test_threads_share_a_runner() -> None:
+    config = CONFIGS["stack"]
+    params = weights(config)
+    runner = compile(params, config, max_length=64, max_batch=2)
+    inputs = [normal(1 + k % 2, 5 + k, 7, seed=k) for k in range(32)]
+    wanted = [compile(params, config, max_length=64, max_batch=2)(x)[0] for x in inputs[:2]]
+    found: dict[int, list[np.ndarray]] = {}
+
+    def work(k: int) -> None:
+        found[k] = [runner(inputs[k])[0] for _ in range(10)]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = [runner(x)[0] for x in inputs]
+    for k in range(32):
+        for outputs in found[k]:
+            np.testing.assert_array_equal(outputs, alone[k])
+    for k in range(2):
+        np.testing.assert_array_equal(alone[k], wanted[k])
+    assert runner.stats().compilations == 2 * 2  # 16 and 64 or 32 steps of one and of two
+    assert runner.stats().calls == 32 * 11
+
+
+def test_errors_name_the_argument() -> None:
+    config = CONFIGS["one"]
+    params = weights(config)
+    runner = compile(params, config, max_length=16, max_batch=2)
+    good = normal(4, 2, 5)
+    for call, kind, message in (
+        (lambda: runner(good.astype(np.float64)), TypeError, "inputs must be float32"),
+        (lambda: runner(good.tolist()), TypeError, "inputs must be a NumPy or JAX array"),
+        (lambda: runner(normal(4, 2, 6)), ValueError, r"\(time, batch, 5\).*got \(4, 2, 6\)"),
+        (lambda: runner(good[:0]), ValueError, "at least one sequence and one step"),
+        (lambda: runner(normal(17, 2, 5)), ValueError, "up to 16 steps of up to 2"),
+        (lambda: runner(normal(4, 3, 5)), ValueError, "got 4 of 3"),
+        (lambda: runner(good, None, np.array([1, 5])), ValueError, "from 1 to .* 4"),
+        (lambda: runner(good, None, np.array([0, 4])), ValueError, "got from 0 to 4"),
+        (lambda: runner(good, None, np.array([1.0, 4])), TypeError, "integers"),
+        (lambda: runner(good, good), TypeError, r"a pair \(h, c\)"),
+        (lambda: runner(good, (good, good)), ValueError, r"h_0 must have shape \(1, 2, 12\)"),
+        (lambda: runner.map([good[0], good]), ValueError, "batch_size is 32, above"),
+        (lambda: runner.map([good], 2), ValueError, r"sequence 0 must have shape \(time, 5\)"),
+        (lambda: runner.map([good[0]], 2, order="shuffled"), ValueError, "order must be one of"),
+        (lambda: compile(params, config, max_length=0, max_batch=1), ValueError, "max_length"),
+        (
+            lambda: compile(params, config, max_length=1, max_batch=1, weights="int4"),
+            ValueError,
+            "weights must be one of",
+        ),
+    ):
+        with pytest.raises(kind, match=message):
+            call()
+
+
+def test_a_donated_state_is_told() -> None:
+    config = CONFIGS["one"]
+    runner = compile(weights(config), config, max_length=16, max_batch=1)
+    h, c = (jax.numpy.ones(shape) for shape in config.state_shapes(1))
+    jax.jit(lambda h: h + 1, donate_argnums=0)(h)
+    with pytest.raises(ValueError, match="h_0 was given away"):
+        runner(normal(4, 1, 5), (h, c))
