@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
+import threading
 import weakref
 import zlib
 from collections.abc import Iterator
@@ -27,10 +29,10 @@ class Source:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         _refuse_special(os.stat(path), self.path)
-        # O_NONBLOCK: opening a FIFO that took the file's place must not wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = _open(path)
         self._close = weakref.finalize(self, os.close, fd)
         self._fd = fd
+        self._lock = threading.Lock()
         status = os.fstat(fd)
         _refuse_special(status, self.path)
         self.size = status.st_size
@@ -43,13 +45,21 @@ class Source:
         self._refuse_outside(offset, count)
         parts = []
         while count:
-            part = os.pread(self._fd, min(count, 1 << 30), offset)
+            part = self._read_at(offset, min(count, 1 << 30))
             if not part:
                 raise self.changed()
             parts.append(part)
             offset += len(part)
             count -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_at(self, offset: int, count: int) -> bytes:
+        """At most `count` bytes at `offset`."""
+        if sys.platform == "win32":  # has no pread, and one position for all threads
+            with self._lock:
+                os.lseek(self._fd, offset, os.SEEK_SET)
+                return os.read(self._fd, count)
+        return os.pread(self._fd, count, offset)
 
     def read_into(self, offset: int, target: memoryview) -> None:
         """Fill `target` with the bytes at `offset`."""
@@ -93,6 +103,13 @@ class Source:
                 offset=offset,
                 path=self.path,
             )
+
+
+def _open(path: str | os.PathLike[str]) -> int:
+    if sys.platform == "win32":
+        return os.open(path, os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT)
+    # O_NONBLOCK: opening a FIFO that took the file's place must not wait for a writer.
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _refuse_special(status: os.stat_result, path: str) -> None:

@@ -1,0 +1,46 @@
+"""Reading where `os` has what it has on Windows: no pread, O_NONBLOCK or O_CLOEXEC, one file position."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+SCRIPT = """
+import os, sys, numpy as np, ml_dtypes
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+sys.platform = "win32"
+for name in ("pread", "preadv", "O_NONBLOCK", "O_CLOEXEC"):
+    if hasattr(os, name):
+        delattr(os, name)
+os.O_BINARY, os.O_NOINHERIT = 0, 0
+
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
+
+checkpoint = read_checkpoint(sys.argv[1])
+with ThreadPoolExecutor(8) as pool:
+    for name, array in pool.map(lambda n: (n, np.asarray(checkpoint[n])), list(checkpoint) * 4):
+        assert (array == int(name)).all(), name
+try:
+    read_checkpoint(os.path.dirname(sys.argv[1]))
+except CheckpointError as error:
+    print(len(checkpoint), error.code)
+"""
+
+
+def test_reads_from_many_threads(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    np.savez(path, **{str(k): np.full(300_000, k, np.float32) for k in range(8)})  # type: ignore[arg-type]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["8", "not-a-file"], done.stderr
