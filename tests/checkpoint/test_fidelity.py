@@ -1,0 +1,259 @@
+"""2,000 state dicts that hypothesis makes up, in every container that torch can write: what is read
+has the bits that were put in.
+
+The expected bits never pass through torch: a tensor is sizes and strides over random bytes, which
+numpy gathers here and torch, having saved its view of them, does not touch again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
+from tests.checkpoint.test_torch_zip import DTYPES
+
+EXAMPLES = 400  # in each of five containers
+
+thorough = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    report_multiple_bugs=False,
+    phases=[Phase.explicit, Phase.generate],  # an example is small as it is
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A tensor and what it holds: its dtype's name, its shape and its bytes, row by row."""
+
+    tensor: torch.Tensor
+    dtype: str
+    shape: tuple[int, ...]
+    raw: bytes
+
+
+class Base:
+    """A storage of random bits, which tensors are views of."""
+
+    def __init__(self, dtype: str, numel: int, seed: int) -> None:
+        kind = getattr(torch, dtype)
+        width = torch.empty((), dtype=kind).element_size()
+        bits = np.random.default_rng(seed).integers(0, 256, (numel, width), np.uint8)
+        self.dtype = dtype
+        self.bits = bits % 2 if dtype == "bool" else bits
+        raw = torch.from_numpy(self.bits.reshape(-1).copy())
+        self.flat = raw.view(kind) if numel else torch.empty(0, dtype=kind)
+
+    def view(self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Leaf:
+        """Sizes and strides in elements over the storage."""
+        places = np.full(shape, offset)
+        for axis, stride in enumerate(strides):
+            along = [1] * len(shape)
+            along[axis] = shape[axis]
+            places += np.arange(shape[axis]).reshape(along) * stride
+        tensor = self.flat.as_strided(shape, strides, offset)
+        return Leaf(tensor, self.dtype, shape, self.bits[places.reshape(-1)].tobytes())
+
+
+@st.composite
+def leaves(draw: st.DrawFn, dtypes: list[str]) -> list[Leaf]:
+    """Some views of one storage: whole, transposed, strided, expanded, overlapping, empty, scalar."""
+    numel = draw(st.integers(0, 40))
+    base = Base(draw(st.sampled_from(dtypes)), numel, draw(st.integers(0, 1 << 32)))
+    return [draw(views(base, numel)) for _ in range(draw(st.integers(1, 3)))]
+
+
+@st.composite
+def views(draw: st.DrawFn, base: Base, numel: int) -> Leaf:
+    if numel == 0 or draw(st.integers(0, 9)) == 0:
+        shape = draw(st.permutations([0, draw(st.integers(0, 3)), 2]))
+        return base.view(tuple(shape), (2, 1, 1), 0)
+    offset = draw(st.integers(0, numel - 1))
+    shape, strides, room = [], [], numel - 1 - offset
+    for _ in range(draw(st.integers(0, 4))):
+        stride = draw(st.integers(0, 6))
+        most = room // stride + 1 if stride else 3
+        size = draw(st.integers(1, min(most, 6)))
+        room -= (size - 1) * stride
+        shape.append(size)
+        strides.append(stride)
+    return base.view(tuple(shape), tuple(strides), offset)
+
+
+def flat_leaves(dtypes: list[str]) -> st.SearchStrategy[list[Leaf]]:
+    """The views of several storages; of one storage, or of several."""
+    return st.lists(leaves(dtypes), min_size=1, max_size=3).map(lambda many: list(chain(*many)))
+
+
+# "." joins names, and no two tensors may end up with one name: names do not contain it here.
+KEYS = st.text(st.characters(exclude_characters=".", exclude_categories=["Cs"]), max_size=9)
+WORDS = st.from_regex(
+    r"(weight|bias)_[ih]h_l[0-9](_reverse)?|[a-zé_][a-zé0-9_]{0,6}", fullmatch=True
+)
+
+
+def as_parameter(leaf: Leaf, wanted: bool) -> torch.Tensor:
+    """The tensor itself, or a Parameter of it."""
+    kind = leaf.tensor.dtype
+    able = kind.is_floating_point or kind.is_complex
+    return torch.nn.Parameter(leaf.tensor, requires_grad=able) if wanted else leaf.tensor
+
+
+def assert_same(ours: Checkpoint, expected: dict[str, Leaf]) -> None:
+    """The names in their order, and of each the dtype, the shape and every bit."""
+    assert list(ours) == list(expected)
+    for name, leaf in expected.items():
+        array = np.asarray(ours[name])
+        assert (array.dtype.name, array.shape) == (leaf.dtype, leaf.shape)
+        assert ours[name].dtype == array.dtype
+        assert array.tobytes() == leaf.raw, name
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[dict[Any, Any], dict[str, Leaf]]:
+    """Nested dicts of tensors and Parameters with names in any script, and what must be read."""
+    tree: dict[Any, Any] = {"epoch": 3, "note": "ünï"}
+    folders: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), tree)]
+    for leaf in draw(flat_leaves(DTYPES)):
+        path, folder = draw(st.sampled_from(folders))
+        key = draw(KEYS.filter(lambda key, folder=folder: key not in folder))
+        if draw(st.booleans()):
+            path, folder = (*path, key), folder.setdefault(key, {})
+            folders.append((path, folder))
+            key = draw(KEYS)
+        folder[key] = Held(leaf, as_parameter(leaf, draw(st.booleans())))
+    return _released(tree), _in_order(tree, ())
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A leaf in a tree, and the tensor or Parameter that is saved for it."""
+
+    leaf: Leaf
+    saved: torch.Tensor
+
+
+def _in_order(tree: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Leaf]:
+    """The names that the reader must give, in the order of the dicts."""
+    found: dict[str, Leaf] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _in_order(value, (*path, key))
+        elif isinstance(value, Held):
+            found[".".join((*path, key))] = value.leaf
+    return found
+
+
+def _released(tree: dict[Any, Any]) -> dict[Any, Any]:
+    return {
+        key: _released(value)
+        if isinstance(value, dict)
+        else (value.saved if isinstance(value, Held) else value)
+        for key, value in tree.items()
+    }
+
+
+class Net(torch.nn.Module):
+    """A module of nothing but parameters, buffers and children."""
+
+
+@st.composite
+def modules(draw: st.DrawFn, dtypes: list[str]) -> tuple[Net, dict[str, Leaf]]:
+    """A module with children, and what its state dict holds."""
+    root, by_id = Net(), {}
+    places = [root]
+    for leaf in draw(flat_leaves(dtypes)):
+        place = draw(st.sampled_from(places))
+        if draw(st.booleans()):
+            child = Net()
+            place.add_module(draw(WORDS.filter(lambda n, p=place: not hasattr(p, n))), child)
+            places.append(child)
+            place = child
+        name = draw(WORDS.filter(lambda n, p=place: not hasattr(p, n)))
+        tensor = as_parameter(leaf, draw(st.booleans()))
+        if isinstance(tensor, torch.nn.Parameter):
+            place.register_parameter(name, tensor)
+        else:
+            place.register_buffer(name, tensor)
+        by_id[id(place), name] = leaf
+    names = {f"{prefix}." if prefix else "": module for prefix, module in root.named_modules()}
+    expected = {
+        f"{prefix}{name}": by_id[id(module), name]
+        for prefix, module in names.items()
+        for name in (*module._parameters, *module._buffers)
+    }
+    assert list(expected) == list(root.state_dict())
+    return root, expected
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fidelity") / "saved"
+
+
+@thorough
+@given(trees(), st.sampled_from([2, 3, 4, 5]))
+def test_zip(path: Path, made: tuple[Any, dict[str, Leaf]], protocol: int) -> None:
+    torch.save(made[0], path, pickle_protocol=protocol)
+    ours = read_checkpoint(path)
+    assert ours.container == "torch zip"
+    assert_same(ours, made[1])
+
+
+@thorough
+@given(trees(), st.sampled_from([2, 3, 4, 5]))
+def test_legacy(path: Path, made: tuple[Any, dict[str, Leaf]], protocol: int) -> None:
+    torch.save(made[0], path, _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+    ours = read_checkpoint(path)
+    assert ours.container == "torch legacy"
+    assert_same(ours, made[1])
+
+
+@thorough
+@given(modules(DTYPES), st.booleans())
+def test_whole_modules(path: Path, made: tuple[Net, dict[str, Leaf]], zipped: bool) -> None:
+    torch.save(made[0], path, _use_new_zipfile_serialization=zipped)
+    assert_same(read_checkpoint(path), made[1])
+
+
+# The others have no storage class of their own, and TorchScript makes up names for them.
+SCRIPTED = [
+    name for name in DTYPES if not name.startswith(("uint16", "uint32", "uint64", "float8"))
+]
+
+
+@thorough
+@pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")
+@given(modules(SCRIPTED))
+def test_torchscript(path: Path, made: tuple[Net, dict[str, Leaf]]) -> None:
+    torch.jit.save(torch.jit.script(made[0]), path)
+    ours = read_checkpoint(path)
+    assert ours.container == "TorchScript"
+    assert_same(ours, made[1])
+
+
+SAFE = [name for name in (*DTYPES, "float8_e8m0fnu") if name != "complex128"]
+
+
+@thorough
+@given(st.dictionaries(KEYS, leaves(SAFE).map(lambda many: many[0]), min_size=1, max_size=6))
+def test_safetensors(path: Path, made: dict[str, Leaf]) -> None:
+    """The library takes no views, and has an order of its own."""
+    saved = {name: leaf.tensor.contiguous().clone() for name, leaf in made.items()}
+    save_file(saved, path)
+    ours = read_checkpoint(path)
+    assert ours.container == "safetensors"
+    assert ours.keys() == made.keys()
+    assert_same(ours, {name: made[name] for name in ours})
