@@ -7,6 +7,8 @@ that page and this table together.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from itertools import islice
 
 CODES: dict[str, str] = {
     # the file
@@ -101,6 +103,27 @@ def _rebuild(
     code: str, message: str, offset: int | None, path: str | os.PathLike[str] | None
 ) -> CheckpointError:
     return CheckpointError(code, message, offset=offset, path=path)
+
+
+def sketch(value: object) -> str:
+    """A value of a file in one short line, whatever it is.
+
+    Only plain values are written out: the repr of a container visits all that it leads to, which may
+    be deeper than the stack or more than memory holds.
+    """
+    if type(value) is str:
+        return shown(repr(value[:100]))
+    if value is None or type(value) in (bool, int, float):
+        return shown(repr(value))
+    if type(value) in (tuple, list):
+        return f"a {type(value).__name__} of {len(value)}"  # type: ignore[arg-type]
+    return f"a {type(value).__name__}"
+
+
+def sketches(values: Iterable[object]) -> str:
+    """The first of several values, as `sketch` writes them."""
+    items = [sketch(value) for value in islice(values, 9)]
+    return f"({', '.join([*items[:8], '...'][: len(items)])})"
 
 
 def shown(name: str, limit: int = 100) -> str:

@@ -11,7 +11,7 @@ import struct
 from typing import Any
 
 from .contents import Checkpoint
-from .errors import CheckpointError, shown
+from .errors import CheckpointError, shown, sketch
 from .modules import module_members
 from .names import name_tensors
 from .pickle_machine import PickleMachine
@@ -80,7 +80,8 @@ class LegacyStorages:
 
     def place(self, source: Source, keys: Any, position: int) -> int:
         """Find the bytes of the storages from `position` on; gives where they end."""
-        if type(keys) is not list or sorted(map(str, keys)) != sorted(self._by_key):
+        texts = type(keys) is list and all(type(key) is str for key in keys)
+        if not texts or sorted(keys) != sorted(self._by_key):
             raise CheckpointError(
                 "missing-storage",
                 "the storages that the tensors need are not those of the file",
@@ -138,7 +139,7 @@ def _read_body(stream: Stream, budget: Budget) -> tuple[Any, PickleMachine]:
     if version != PROTOCOL:
         raise CheckpointError(
             "legacy-header",
-            f"protocol {shown(repr(version))} is not {PROTOCOL}",
+            f"protocol {sketch(version)} is not {PROTOCOL}",
             offset=stream.offset,
         )
     writer = run_pickle(PickleMachine(stream, budget))

@@ -12,7 +12,7 @@ import struct
 from typing import Any
 
 from .contents import Checkpoint
-from .errors import CheckpointError, shown
+from .errors import CheckpointError, shown, sketch
 from .modules import module_members
 from .names import name_tensors
 from .pickle_machine import PickleMachine
@@ -46,7 +46,7 @@ def read_legacy_tar(source: Source) -> Checkpoint:
         if type(key) is tuple and key:
             return key[0]  # the class of a module, with its source
         if type(key) is not str or key not in tensors:
-            raise CheckpointError("missing-storage", f"there is no tensor {shown(repr(key))}")
+            raise CheckpointError("missing-storage", f"there is no tensor {sketch(key)}")
         return tensors[key]
 
     stream = _stream(source, members["pickle"])
@@ -158,9 +158,7 @@ def _read_tensors(
         key, storage_key, _kind = item
         storage = storages.get(storage_key) if type(storage_key) in (int, str) else None
         if storage is None or storage.dtype is None:
-            raise CheckpointError(
-                "missing-storage", f"storage {shown(repr(storage_key))} is missing"
-            )
+            raise CheckpointError("missing-storage", f"storage {sketch(storage_key)} is missing")
         ndim = stream.number("<i")
         stream.take(4)  # ndim was once written as eight bytes
         if not 0 <= ndim <= MAX_NDIM:
@@ -185,7 +183,7 @@ def _count(stream: Stream, budget: Budget) -> int:
 def _add(target: dict[Any, Any], key: Any, value: Any, stream: Stream) -> None:
     if type(key) not in (int, str) or key in target:
         raise CheckpointError(
-            "storage-key", f"{shown(repr(key))} is no key, or is one twice", offset=stream.offset
+            "storage-key", f"{sketch(key)} is no key, or is one twice", offset=stream.offset
         )
     target[key] = value
 

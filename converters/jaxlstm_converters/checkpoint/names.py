@@ -137,11 +137,13 @@ class _Walk:
                 f"{shown(name)!r} holds the packed weights of a quantized dynamic LSTM or GRU; "
                 "convert the float model that it was made from",
             )
-        elif isinstance(value, Foreign | Global) and WEIGHT.fullmatch(name.rpartition(".")[2]):
+        members = self.children(value, name)
+        foreign = members is None and isinstance(value, Foreign | Global)  # a module has members
+        if foreign and WEIGHT.fullmatch(name.rpartition(".")[2]):
             raise CheckpointError(
                 "foreign-weight", f"{shown(name)!r} is {_described(value)}, which is not called"
             )
-        return self.children(value, name)
+        return members
 
     def _take(self, name: str, tensor: Tensor) -> None:
         if name in self.named.tensors:
@@ -186,7 +188,7 @@ class _Walk:
         if not isinstance(state, dict) or type(state.get("batch_first")) is not bool:
             return
         dropout = state.get("dropout", 0.0)
-        if type(dropout) in (int, float):
+        if type(dropout) in (int, float) and 0 <= dropout <= 1:
             self._spend(300 + len(name))
             self.named.hints[name and f"{name}."] = {
                 "batch_first": state["batch_first"],

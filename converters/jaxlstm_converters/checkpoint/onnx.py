@@ -82,6 +82,10 @@ def _weights(
     model: Model, node: LSTMNode, named: Named
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """W, R, B, their shapes checked; None if the model computes them as it runs."""
+    if "" in node.weights[:2]:
+        raise CheckpointError(
+            "onnx-malformed", f"LSTM node {shown(node.name)!r} has no W or no R among its inputs"
+        )
     missing = [name for name in node.weights if name and name not in model.tensors]
     if missing:
         named.warnings.append(

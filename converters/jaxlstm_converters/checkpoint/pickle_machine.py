@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import numpy_rebuild
-from .errors import CheckpointError, shown
+from .errors import CheckpointError, shown, sketch
 from .globals_table import TABLE
 from .storage import Budget, Storage
 from .stream import Stream
@@ -202,7 +202,7 @@ class PickleMachine:
             if not _plain_key(key):
                 raise self.malformed(f"a dictionary has a key of type {type(key).__name__}")
             if key in target:
-                raise CheckpointError("duplicate-key", f"key {shown(repr(key))} is set twice")
+                raise CheckpointError("duplicate-key", f"key {sketch(key)} is set twice")
             target[key] = value
 
     def extend(self, values: list[Any]) -> None:

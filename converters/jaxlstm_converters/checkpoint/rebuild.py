@@ -93,14 +93,16 @@ def from_type(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor | Refused
     if len(args) != 4:
         raise machine.malformed(f"_rebuild_from_type_v2 is given {len(args)} arguments")
     function, kind, inner, _state = args
+    if not isinstance(kind, Global):  # before it is hashed: that of a deep tuple ends the process
+        return Refused("subclass")
     if kind not in _PLAIN_TYPES:
-        return Refused(f"tensor of class {kind}" if isinstance(kind, Global) else "subclass")
+        return Refused(f"tensor of class {kind}")
     rebuilds = {
         Global("torch._utils", "_rebuild_tensor_v2"): tensor_v2,
         Global("torch._utils", "_rebuild_tensor_v3"): tensor_v3,
         Global("torch._utils", "_rebuild_parameter"): parameter,
     }
-    if type(inner) is not tuple or function not in rebuilds:
+    if type(inner) is not tuple or not isinstance(function, Global) or function not in rebuilds:
         raise machine.malformed("_rebuild_from_type_v2 is given no known function")
     return rebuilds[function](machine, inner)
 

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from .contents import Checkpoint
-from .errors import CheckpointError, shown
+from .errors import CheckpointError, shown, sketch, sketches
 from .names import Named
 from .source import Source
 from .storage import DTYPES, Budget, Storage
@@ -107,7 +107,7 @@ def _byte_range(name: str, entry: Any) -> tuple[int, int]:
         raise _bad(f"the data_offsets of {shown(name)!r} are not two numbers")
     start, end = offsets
     if not 0 <= start <= end < 1 << 62:
-        raise _bad(f"the data_offsets of {shown(name)!r} are {shown(str(offsets))}")
+        raise _bad(f"the data_offsets of {shown(name)!r} are {sketches(offsets)}")
     return start, end
 
 
@@ -116,7 +116,7 @@ def _dtype(name: str, entry: dict[str, Any]) -> np.dtype[Any]:
     if dtype is None:
         raise CheckpointError(
             "unsupported-tensor",
-            f"{shown(name)!r} has dtype {shown(str(entry['dtype']))}, which is not read here",
+            f"{shown(name)!r} has dtype {sketch(entry['dtype'])}, which is not read here",
         )
     return dtype
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .contents import Checkpoint
-from .errors import CheckpointError, shown
+from .errors import CheckpointError, shown, sketch
 from .names import Named
 from .source import Source
 from .strict_json import read_json
@@ -58,13 +58,19 @@ def _weight_map(source: Source) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("unknown-format", "this JSON file is no index: it has no weight_map")
     for file in weight_map.values():
-        if type(file) is not str or file in ("", ".", "..") or set(file) & {"/", "\\", "\0"}:
-            raise CheckpointError(
-                "shard-path", f"shard {shown(repr(file))} is no file beside the index"
-            )
+        if type(file) is not str or not _is_file_name(file):
+            raise CheckpointError("shard-path", f"shard {sketch(file)} is no file beside the index")
     if len(set(weight_map.values())) > MAX_SHARDS:
         raise CheckpointError("shard-mismatch", f"an index of more than {MAX_SHARDS} shards")
     return weight_map
+
+
+def _is_file_name(file: str) -> bool:
+    try:
+        os.fsencode(file)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can write
+        return False
+    return file not in ("", ".", "..") and not set(file) & {"/", "\\", "\0"}
 
 
 def _inside(index: str, file: str) -> str:

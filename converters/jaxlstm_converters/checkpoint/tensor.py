@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError, shown
+from .errors import CheckpointError, shown, sketch, sketches
 from .source import CHUNK
 from .storage import Budget, Storage
 
@@ -129,8 +129,9 @@ class Tensor:
             return
         flat = array.reshape(-1)
         bad = 0
-        for start in range(0, flat.size, CHUNK):
-            bad += int((~np.isfinite(flat[start : start + CHUNK])).sum())
+        with np.errstate(invalid="ignore"):  # signalling NaNs of narrow floats, which are widened
+            for start in range(0, flat.size, CHUNK):
+                bad += int((~np.isfinite(flat[start : start + CHUNK])).sum())
         text = f"{shown(self.name)!r} holds {bad} values that are NaN or infinite"
         if bad and text not in self._warnings:
             self._warnings.append(text)
@@ -183,7 +184,8 @@ def make_tensor(
     steps = contiguous_strides(sizes) if strides is None else tuple(strides)
     if len(steps) != len(sizes) or not all(_whole(n) for n in (*steps, offset)):
         raise CheckpointError(
-            "tensor-shape", f"sizes {sizes} with strides {steps} and offset {offset!r}"
+            "tensor-shape",
+            f"sizes {sketches(sizes)} with strides {sketches(steps)} and offset {sketch(offset)}",
         )
     storage.use_as(dtype)
     available = storage.nbytes // dtype.itemsize
@@ -217,9 +219,7 @@ def _whole(n: Any) -> bool:
 
 def _refuse_impossible(shape: Sequence[Any]) -> None:
     if len(shape) > MAX_NDIM or not all(_whole(n) for n in shape):
-        raise CheckpointError(
-            "tensor-shape", f"sizes {shown(repr(tuple(shape)[:8]))} are not those of a tensor"
-        )
+        raise CheckpointError("tensor-shape", f"sizes {sketches(shape)} are not those of a tensor")
     # An empty tensor needs no bytes, but numpy and XLA multiply its sizes, and overflow.
     if 0 in shape and math.prod(max(n, 1) for n in shape) > 1 << 48:
         raise CheckpointError("tensor-shape", f"the product of sizes {tuple(shape)} is too large")

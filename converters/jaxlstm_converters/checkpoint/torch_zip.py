@@ -12,7 +12,7 @@ from typing import Any
 
 from .archive import Entry, read_entry, verify_crc
 from .contents import Checkpoint
-from .errors import CheckpointError, shown
+from .errors import CheckpointError, shown, sketch
 from .modules import module_members
 from .names import name_tensors
 from .pickle_machine import PickleMachine
@@ -88,10 +88,10 @@ def parse_storage_id(key: Any) -> tuple[StorageType | Global, str, int]:
     if not isinstance(kind, StorageType | Global):
         raise CheckpointError("pickle-malformed", "a storage has no type")
     if type(name) is not str or not STORAGE_KEY.fullmatch(name):
-        raise CheckpointError("storage-key", f"{shown(repr(name))} is no key of a storage")
+        raise CheckpointError("storage-key", f"{sketch(name)} is no key of a storage")
     if type(numel) is not int or not 0 <= numel < 1 << 60:
         raise CheckpointError(
-            "storage-size", f"storage {name} cannot have {shown(str(numel))} elements"
+            "storage-size", f"storage {name} cannot have {sketch(numel)} elements"
         )
     return kind, name, numel
 
