@@ -71,8 +71,12 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
         if prefix in problems:
             found.broken[prefix] = problems[prefix]
         elif kind(shapes) == "LSTM":
-            config = config_of(shapes, **told.get(prefix, {}))
-            if faults := misfits(shapes, config, prefix):
+            try:
+                config = config_of(shapes, **told.get(prefix, {}))
+                faults = misfits(shapes, config, prefix)
+            except ValueError as error:  # no LSTM has such sizes: a projection to more than it has
+                faults = [f"of the shapes {shapes}, {error}"]
+            if faults:
                 found.broken[prefix] = f"the LSTM at {prefix!r} is not whole: {'; '.join(faults)}"
             else:
                 found.lstms[prefix] = config
