@@ -23,9 +23,9 @@ rather than computing nonlinearities twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,14 @@ from jaxlstm.cell import (
 from jaxlstm.precision import Precision, gate_dtype, linear
 
 
+class Recurrence(NamedTuple):
+    """One way to run a direction: the three functions below, or a kernel's of the same signatures."""
+
+    run: Callable[..., tuple[jax.Array, LSTMState]]
+    run_and_differentiate: Callable[..., tuple]
+    run_tangent: Callable[..., tuple[jax.Array, LSTMState]]
+
+
 def scan_direction(
     params: Mapping[str, Any],
     inputs: Float[Array, "time batch features"],
@@ -53,6 +61,7 @@ def scan_direction(
     *,
     reverse: bool = False,
     precision: Precision = precision_.DEFAULT,
+    recurrence: Recurrence | None = None,
 ) -> tuple[Float[Array, "time batch h_size"], LSTMState]:
     """Run the cell over time.
 
@@ -62,15 +71,29 @@ def scan_direction(
       initial_state: h (batch, h_size), c (batch, hidden_size).
       valid: bool (time, batch), or None if every step is.
       reverse: from the last step to the first; outputs stay at the time of their input.
+      recurrence: how; the plain scan if None.
 
     Returns:
       Outputs (time, batch, h_size), zero where not valid, and the state after the last step taken.
     """
-    return _run(dict(params), inputs, LSTMState(*initial_state), valid, reverse, precision)
+    how = (recurrence or PLAIN, reverse, precision)
+    return _run(dict(params), inputs, LSTMState(*initial_state), valid, *how)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
 def _run(
+    params: dict[str, Any],
+    inputs: jax.Array,
+    initial_state: LSTMState,
+    valid: jax.Array | None,
+    recurrence: Recurrence,
+    reverse: bool,
+    precision: Precision,
+) -> tuple[jax.Array, LSTMState]:
+    return recurrence.run(params, inputs, initial_state, valid, reverse, precision)
+
+
+def run(
     params: dict[str, Any],
     inputs: jax.Array,
     initial_state: LSTMState,
@@ -78,6 +101,8 @@ def _run(
     reverse: bool,
     precision: Precision,
 ) -> tuple[jax.Array, LSTMState]:
+    """Outputs and last state, see :func:`scan_direction`."""
+
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:
         x_gates, step_valid = step_inputs
         new = cell_step(params, x_gates, state, precision=precision)
@@ -95,13 +120,17 @@ def run_and_differentiate(
     valid: jax.Array | None,
     reverse: bool,
     precision: Precision,
-) -> tuple[tuple[jax.Array, LSTMState], StepDerivative, jax.Array]:
-    """The outputs and the last state; and the derivative and m of each step, zero where not valid."""
+) -> tuple[tuple[jax.Array, LSTMState], StepDerivative, jax.Array | None]:
+    """What :func:`run` gives, the derivative of each step, and with a projection each m, (T, B, H).
+
+    Both are zero where a step is not valid.
+    """
 
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, tuple]:
         x_gates, step_valid = step_inputs
-        new, *rest = differentiated_step(params, x_gates, state, precision=precision)
-        return _where(step_valid, new, state), _or_zero(step_valid, (new.h, *rest))
+        new, derivative, m = differentiated_step(params, x_gates, state, precision=precision)
+        kept = (new.h, derivative, m if "weight_hr" in params else None)
+        return _where(step_valid, new, state), _or_zero(step_valid, kept)
 
     x_gates = input_gates(params, inputs, precision=precision)
     state, (outputs, derivative, m) = lax.scan(
@@ -139,15 +168,20 @@ def run_tangent(
     return outputs, state
 
 
+PLAIN = Recurrence(run, run_and_differentiate, run_tangent)
+
+
 @partial(_run.defjvp, symbolic_zeros=True)
-def _run_jvp(reverse: bool, precision: Precision, primals: tuple, tangents: tuple) -> tuple:
+def _run_jvp(
+    recurrence: Recurrence, reverse: bool, precision: Precision, primals: tuple, tangents: tuple
+) -> tuple:
     params, inputs, initial_state, valid = primals
     dparams, dinputs, dstate, _ = tangents
-    out, derivative, m = run_and_differentiate(*primals, reverse, precision)
+    out, derivative, m = recurrence.run_and_differentiate(*primals, reverse, precision)
     h_before = states_before(out[0], initial_state.h, valid, reverse)
     dz = gates_tangent(params, dparams, inputs, dinputs, h_before, precision=precision)
     dh_projection = None
-    if "weight_hr" in params and not _is_zero(dparams["weight_hr"]):
+    if m is not None and not _is_zero(dparams["weight_hr"]):
         dh_projection = linear(m, dparams["weight_hr"], precision=precision).astype(m.dtype)
     dstate = jax.tree.map(
         lambda d, x: jnp.zeros_like(x) if _is_zero(d) else d,
@@ -155,7 +189,7 @@ def _run_jvp(reverse: bool, precision: Precision, primals: tuple, tangents: tupl
         initial_state,
         is_leaf=_is_zero,
     )
-    return out, run_tangent(
+    return out, recurrence.run_tangent(
         params, derivative, dz, dh_projection, dstate, valid, reverse, precision
     )
 

@@ -7,7 +7,7 @@ stacked as torch stacks them: layer 0 forward, layer 0 reverse, layer 1 forward,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
+from jaxlstm.kernels import recurrence
 from jaxlstm.lengths import valid_steps
 from jaxlstm.packed import PackedSequence, packed_rows, padded_rows
 from jaxlstm.params import direction_params
@@ -24,6 +25,13 @@ from jaxlstm.scan import scan_direction
 from jaxlstm.validate import lstm_arguments, require_backend
 
 Inputs = TypeVar("Inputs", jax.Array, PackedSequence)
+
+
+class How(NamedTuple):
+    """What decides how fast and how exactly, and not what."""
+
+    precision: Precision
+    backend: str
 
 
 def lstm(
@@ -54,7 +62,8 @@ def lstm(
         checked: 0 then leaves the row's state as it was, and more than T counts as T.
       dropout_key: a JAX random key: training, with ``config.dropout`` between layers. None: inference.
       precision: of every matrix product, see :mod:`jaxlstm.precision`.
-      backend: "auto" or "scan".
+      backend: "scan", the plain scan in JAX; "native", the kernel for CPUs; "auto", that kernel where it
+        was built and knows the dtype, see :mod:`jaxlstm.kernels`.
 
     Returns:
       ``(outputs, LSTMState(h_n, c_n))``. Outputs have the axes of the inputs and D*P features; the
@@ -64,17 +73,18 @@ def lstm(
       TypeError, ValueError: an argument does not fit; the message names it and says what does.
     """
     require_backend(backend)
+    how = How(precision, backend)
     outputs: Any  # of the kind of the inputs, which a type checker cannot follow
     if isinstance(inputs, PackedSequence):
         outputs, final = _lstm_packed(
-            params, inputs, initial_state, seq_lengths, config, dropout_key, precision
+            params, inputs, initial_state, seq_lengths, config, dropout_key, how
         )
         return outputs, final
     params, x, state, lengths = lstm_arguments(params, inputs, initial_state, seq_lengths, config)
     batched = inputs.ndim == 3
     time_axis = 1 if batched and config.batch_first else 0
     x = jnp.moveaxis(x, time_axis, 0)
-    outputs, final = _run_layers(params, x, state, lengths, config, dropout_key, precision)
+    outputs, final = _run_layers(params, x, state, lengths, config, dropout_key, how)
     outputs = jnp.moveaxis(outputs, 0, time_axis)
     if batched:
         return outputs, final
@@ -88,7 +98,7 @@ def _lstm_packed(
     seq_lengths: Any,
     config: LSTMConfig,
     dropout_key: jax.Array | None,
-    precision: Precision,
+    how: How,
 ) -> tuple[PackedSequence, LSTMState]:
     """A packed sequence in and out, as in torch: states are in the caller's order, not the sorted one."""
     if seq_lengths is not None:
@@ -98,7 +108,7 @@ def _lstm_packed(
     padded, lengths = padded_rows(packed)
     params, x, state, lengths = lstm_arguments(params, padded, initial_state, lengths, config, 0)
     state = LSTMState(*(packed.sort_rows(leaf, axis=1) for leaf in state))
-    outputs, final = _run_layers(params, x, state, lengths, config, dropout_key, precision)
+    outputs, final = _run_layers(params, x, state, lengths, config, dropout_key, how)
     final = LSTMState(*(packed.unsort_rows(leaf, axis=1) for leaf in final))
     return packed_rows(outputs, packed), final
 
@@ -110,13 +120,14 @@ def _run_layers(
     lengths: jax.Array | None,
     config: LSTMConfig,
     dropout_key: jax.Array | None,
-    precision: Precision,
+    how: How,
 ) -> tuple[jax.Array, LSTMState]:
     """Every layer over time-major, batched inputs (T, B, features)."""
     valid = None if lengths is None else valid_steps(lengths, x.shape[0])
     if valid is not None:
         # Padding may hold anything, and 0 * NaN in the backward pass would be NaN.
         x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
+    how_to_run = recurrence(how.backend, x.dtype)
     final: list[LSTMState] = []
     for layer in range(config.num_layers):
         outputs = []
@@ -128,7 +139,8 @@ def _run_layers(
                 LSTMState(initial_state.h[slot], initial_state.c[slot]),
                 valid,
                 reverse=direction == 1,
-                precision=precision,
+                precision=how.precision,
+                recurrence=how_to_run,
             )
             outputs.append(output)
             final.append(state)

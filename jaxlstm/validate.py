@@ -18,7 +18,8 @@ from jaxlstm.lengths import as_lengths
 from jaxlstm.params import Params, check_params
 from jaxlstm.precision import as_float_array
 
-BACKENDS = ("auto", "scan")
+
+BACKENDS = ("auto", "scan", "native")
 
 
 def require_backend(backend: str) -> None:

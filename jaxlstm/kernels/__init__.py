@@ -1,0 +1,58 @@
+"""Fast ways to run the recurrence, each with the signature and the meaning of the plain scan.
+
+``backend="auto"`` of :func:`jaxlstm.lstm` takes the native kernel where it was built and knows the dtype; in
+a program compiled for another platform than the CPU it is the plain scan. ``backend="native"`` insists,
+``backend="scan"`` declines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlstm.scan import PLAIN, Recurrence
+from jaxlstm.validate import require_backend
+
+NATIVE_DTYPES = ("float32", "float64")
+
+
+def recurrence(backend: str, dtype: Any) -> Recurrence:
+    """The recurrence that a backend means for one dtype.
+
+    Raises:
+      ValueError: there is no such backend.
+      RuntimeError: ``"native"`` is asked for and cannot be had; the message says why and what to do.
+    """
+    require_backend(backend)
+    if backend == "scan":
+        return PLAIN
+    from jaxlstm.kernels.cpu.library import library
+
+    name = jnp.dtype(dtype).name
+    if library().handle is not None and name in NATIVE_DTYPES:
+        from jaxlstm.kernels.cpu.recurrence import NATIVE
+
+        return NATIVE
+    if backend == "auto":
+        return PLAIN
+    if library().handle is None:
+        raise RuntimeError(
+            f"backend='native' cannot be had: {library().reason}; use backend='auto' or 'scan'"
+        )
+    raise RuntimeError(
+        f"backend='native' knows {' and '.join(NATIVE_DTYPES)}, got {name}; use backend='auto' or 'scan'"
+    )
+
+
+def info() -> dict[str, Any]:
+    """What is in force, and why: ``native`` (bool), ``reason``, ``instruction_set``, ``dtypes``."""
+    from jaxlstm.kernels.cpu.library import library
+
+    found = library()
+    return {
+        "native": found.handle is not None,
+        "reason": found.reason,
+        "instruction_set": None if found.handle is None else found.instruction_set,
+        "dtypes": NATIVE_DTYPES,
+    }

@@ -1,0 +1,158 @@
+// The transpose of the tangent recurrence in jaxlstm/scan.py: backwards through the steps of the forward pass,
+// from the gradients of the outputs to those of the gates. The gradients of weights and inputs are single large
+// products of these, made outside.
+//
+// A step takes grad_h = W_hh^T grad_gates of the step after it, and from that its own grad_gates.
+#pragma once
+#include "problem.h"
+#include "tile.h"
+
+namespace jaxlstm {
+namespace {
+
+template <class T>
+struct BackwardPass {
+  static constexpr long L = kLanes<T>;
+  const Backward<T>& p;
+  const PlainColumns states{p.h_size}, units{p.hidden_size};
+  const long state_panels = states.panels<T>(), unit_panels = units.panels<T>();
+  const long gate_rows = 4 * p.hidden_size;
+  T *weight_hh, *weight_hr, *grad_c, *grad_h;
+  size_t scratch_bytes;
+
+  BackwardPass(const Backward<T>& problem, void* scratch) : p(problem) {
+    Arena arena(scratch);
+    weight_hh = arena.take<T>(state_panels * gate_rows * 4 * L);
+    weight_hr = p.weight_hr ? arena.take<T>(unit_panels * p.h_size * 4 * L) : nullptr;
+    grad_c = arena.take<T>(unit_panels * p.batch * 4 * L);
+    // What reaches h past W_hh: the gradient of the last state, which rows that are not valid hand on.
+    grad_h = arena.take<T>(state_panels * p.batch * 4 * L);
+    scratch_bytes = arena.used() + kPrefetchBytes;
+  }
+
+  void run(int thread, int threads, Barrier& barrier) {
+    const Range my_states{share(state_panels, thread, threads), share(state_panels, thread + 1, threads)};
+    const Range my_units{share(unit_panels, thread, threads), share(unit_panels, thread + 1, threads)};
+    prepare(my_states, my_units);
+    for (long s = p.time - 1; s >= 0; s--) {
+      through_weights(s, my_states);
+      if (p.weight_hr) {
+        barrier.wait();
+        through_projection(s, my_units);
+      }
+      barrier.wait();
+    }
+    through_weights(-1, my_states);
+    finish(my_units);
+  }
+
+ private:
+  struct Range {
+    long begin, end;
+  };
+
+  long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
+  T* carried(T* buffer, long panel, long b) const { return buffer + (panel * p.batch + b) * 4 * L; }
+
+  void prepare(Range my_states, Range my_units) {
+    pack(p.weight_hh, gate_rows, p.h_size, 1, states, my_states.begin, my_states.end, weight_hh);
+    if (p.weight_hr) pack(p.weight_hr, p.h_size, p.hidden_size, 1, units, my_units.begin, my_units.end, weight_hr);
+    read(p.grad_h_n, p.h_size, states, my_states, grad_h);
+    read(p.grad_c_n, p.hidden_size, units, my_units, grad_c);
+  }
+  void read(const T* from, long width, PlainColumns columns, Range panels, T* to) const {
+    for (long panel = panels.begin; panel < panels.end; panel++)
+      for (long b = 0; b < p.batch; b++)
+        for (int v = 0; v < 4; v++) {
+          const long count = columns.count<T>(panel, v);
+          const Vector<T> value = count ? load(from + b * width + columns.first<T>(panel, v), count) : Vector<T>{};
+          store(carried(to, panel, b) + v * L, value);
+        }
+  }
+
+  // grad_h of step s: what the step after it brings through W_hh, the output's own, and what was carried past.
+  // Without a projection the step ends in the same breath. Step -1 is the initial state.
+  void through_weights(long s, Range panels) {
+    const bool has_next = s < p.time - 1;
+    const T* next = has_next ? p.grad_gates + time_of(s + 1) * p.batch * gate_rows : nullptr;
+    for_tiles_and_panels(0, p.batch, panels.begin, panels.end, s & 1,
+      [&](long row, auto rows, long panel, auto group) {
+        constexpr int M = decltype(rows)::count, N = decltype(group)::count;
+        Vector<T> sums[M][4 * N];
+#pragma GCC unroll 8
+        for (int r = 0; r < M; r++)
+#pragma GCC unroll 16
+          for (int v = 0; v < 4 * N; v++) sums[r][v] = load(carried(grad_h, panel + v / 4, row + r) + v % 4 * L);
+        if (has_next)
+          multiply<M, N>(next + row * gate_rows, gate_rows, weight_hh + panel * gate_rows * 4 * L, gate_rows, sums);
+        for (int r = 0; r < M; r++)
+          for (int v = 0; v < 4 * N; v++) {
+            const long count = states.count<T>(panel + v / 4, v % 4);
+            if (count) take_grad_h(s, row + r, panel + v / 4, v % 4, count, sums[r][v]);
+          }
+      });
+  }
+
+  JAXLSTM_INLINE void take_grad_h(long s, long b, long panel, int v, long count, Vector<T> value) {
+    const long column = states.first<T>(panel, v), at = b * p.h_size + column;
+    if (s < 0) return store(p.grad_h_0 + at, value, count);
+    const long t = time_of(s), at_t = t * p.batch * p.h_size + at;
+    const bool valid = !p.valid || p.valid[t * p.batch + b];
+    store(carried(grad_h, panel, b) + v * L, valid ? Vector<T>{} : value);
+    if (valid) value += load(p.grad_y + at_t, count);
+    if (p.weight_hr) {
+      store(p.grad_projected + at_t, valid ? value : Vector<T>{}, count);
+    } else {
+      through_cell(t, b, panel, v, count, valid, value);
+    }
+  }
+
+  void through_projection(long s, Range panels) {
+    const long t = time_of(s);
+    for_tiles_and_panels(0, p.batch, panels.begin, panels.end, s & 1,
+      [&](long row, auto rows, long panel, auto group) {
+        constexpr int M = decltype(rows)::count, N = decltype(group)::count;
+        Vector<T> sums[M][4 * N] = {};
+        multiply<M, N>(p.grad_projected + (t * p.batch + row) * p.h_size, p.h_size,
+                       weight_hr + panel * p.h_size * 4 * L, p.h_size, sums);
+        for (int r = 0; r < M; r++)
+          for (int v = 0; v < 4 * N; v++) {
+            const long count = units.count<T>(panel + v / 4, v % 4);
+            const bool valid = !p.valid || p.valid[t * p.batch + row + r];
+            if (count) through_cell(t, row + r, panel + v / 4, v % 4, count, valid, sums[r][v]);
+          }
+      });
+  }
+
+  // From the gradient of m = o tanh(c') to those of the gates and of c.
+  JAXLSTM_INLINE void through_cell(
+      long t, long b, long panel, int v, long count, bool valid, Vector<T> grad_m) {
+    const long unit = units.first<T>(panel, v), at = (t * p.batch + b) * p.hidden_size + unit;
+    const long gate = (t * p.batch + b) * gate_rows + unit;
+    T* to = p.grad_gates + gate;
+    if (!valid) {
+      for (int g = 0; g < 4; g++) store(to + g * p.hidden_size, Vector<T>{}, count);
+      return;
+    }
+    const T* by = p.by_gates + gate;
+    T* c = carried(grad_c, panel, b) + v * L;
+    const Vector<T> grad_c_next = load(c) + load(p.m_by_c + at, count) * grad_m;
+    for (int g = 0; g < 3; g++) store(to + g * p.hidden_size, load(by + g * p.hidden_size, count) * grad_c_next, count);
+    store(to + 3 * p.hidden_size, load(by + 3 * p.hidden_size, count) * grad_m, count);
+    store(c, load(p.f + at, count) * grad_c_next);
+  }
+
+  void finish(Range panels) {
+    for (long panel = panels.begin; panel < panels.end; panel++)
+      for (long b = 0; b < p.batch; b++)
+        for (int v = 0; v < 4; v++) {
+          const long count = units.count<T>(panel, v);
+          if (count)
+            store(p.grad_c_0 + b * p.hidden_size + units.first<T>(panel, v),
+                  load(carried(grad_c, panel, b) + v * L), count);
+        }
+  }
+};
+
+}  // namespace
+}  // namespace jaxlstm

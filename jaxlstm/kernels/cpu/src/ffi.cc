@@ -1,0 +1,276 @@
+// The door to XLA: checks every shape and dtype, picks the instruction set, and runs a kernel on XLA's threads.
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "memory.h"
+#include "problem.h"
+#include "team.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace jaxlstm {
+
+extern const Kernels kernels_baseline;
+#if defined(JAXLSTM_X86)
+extern const Kernels kernels_avx2, kernels_avx512;
+#endif
+
+namespace {
+
+namespace ffi = xla::ffi;
+using Buffer = ffi::AnyBuffer;
+using Result = ffi::Result<ffi::AnyBuffer>;
+
+const Kernels* kernels_named(const char* name) {
+  const Kernels* all[] = {
+#if defined(JAXLSTM_X86)
+      &kernels_avx512, &kernels_avx2,
+#endif
+      &kernels_baseline};
+  for (const Kernels* kernels : all)
+    if (!std::strcmp(kernels->name, name)) return kernels;
+  return nullptr;
+}
+
+bool runs_here(const Kernels& kernels) {
+#if defined(JAXLSTM_X86)
+  if (&kernels == &kernels_avx512)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma");
+  if (&kernels == &kernels_avx2)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+#endif
+  return true;
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+const Kernels& kernels() {
+  const Kernels* found = chosen.load();
+  if (found) return *found;
+  for (const char* name : {"avx512", "avx2", "baseline"}) {
+    found = kernels_named(name);
+    if (found && runs_here(*found)) break;
+  }
+  chosen.store(found);
+  return *found;
+}
+
+// How many threads one call is worth: below this many multiplications a step, meeting costs more than it saves.
+constexpr double kMultiplicationsPerThread = 40e3;
+int threads_for(double multiplications, int64_t wanted, const ffi::ThreadPool& pool) {
+  const int64_t available = wanted > 0 ? wanted : pool.num_threads();
+  return int(std::max<int64_t>(1, std::min<int64_t>(available, int64_t(multiplications / kMultiplicationsPerThread))));
+}
+
+std::string text(ffi::Span<const int64_t> dimensions) {
+  std::string out = "(";
+  for (int64_t d : dimensions) out += std::to_string(d) + ",";
+  return out + ")";
+}
+
+// Checks arrays against one dtype and their shapes; keeps the first complaint. An axis of 0 elements alone stands
+// for an array that is left out.
+class Checker {
+ public:
+  explicit Checker(ffi::DataType dtype) : dtype_(dtype) {
+    if (dtype != ffi::F32 && dtype != ffi::F64) complain("inputs must be float32 or float64");
+  }
+  void check(const char* name, const Buffer& array, std::initializer_list<int64_t> shape) {
+    check(name, array, shape, dtype_);
+  }
+  void check(const char* name, const Buffer& array, std::initializer_list<int64_t> shape, ffi::DataType dtype) {
+    const auto dimensions = array.dimensions();
+    if (array.element_type() != dtype) complain(std::string(name) + " has the wrong dtype");
+    if (!std::equal(dimensions.begin(), dimensions.end(), shape.begin(), shape.end()))
+      complain(std::string(name) + " must have shape " + text({shape.begin(), shape.size()}) + ", got " +
+               text(dimensions));
+  }
+  void complain(std::string message) {
+    if (message_.empty()) message_ = "jaxlstm: " + message;
+  }
+  bool failed() const { return !message_.empty(); }
+  ffi::Error error() const { return ffi::Error::InvalidArgument(message_); }
+
+ private:
+  ffi::DataType dtype_;
+  std::string message_;
+};
+
+bool left_out(const Buffer& array) { return array.dimensions().size() == 1 && array.element_count() == 0; }
+
+template <class T>
+T* data(const Buffer& array) {
+  return left_out(array) ? nullptr : static_cast<T*>(array.untyped_data());
+}
+template <class T>
+T* output(Result& array) {
+  T* found = data<T>(*array);
+  if (found) advise_huge_pages(found, array->size_bytes());
+  return found;
+}
+
+template <class Problem>
+ffi::Error run(const Problem& problem, size_t (*scratch_bytes)(const Problem&),
+               void (*kernel)(const Problem&, void*, int, int, Barrier&), int threads, ffi::ThreadPool& pool) {
+  Scratch scratch(scratch_bytes(problem));
+  if (!scratch.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
+  run_as_team(threads, [&](auto task) { pool.Schedule(std::move(task)); },
+              [&](int thread, int size, Barrier& barrier) { kernel(problem, scratch.data(), thread, size, barrier); });
+  return ffi::Error::Success();
+}
+
+template <class T>
+ffi::Error forward(Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias, Buffer& weight_hr, Buffer& h_0,
+                   Buffer& c_0, Buffer& valid, Result& y, Result& h_n, Result& c_n, Result* derivative, bool reverse,
+                   int64_t wanted, ffi::ThreadPool& pool) {
+  Forward<T> p{};
+  p.time = x.dimensions()[0], p.batch = x.dimensions()[1], p.input_size = x.dimensions()[2];
+  p.hidden_size = c_0.dimensions()[1], p.h_size = h_0.dimensions()[1], p.reverse = reverse;
+  p.x = data<const T>(x), p.weight_ih = data<const T>(weight_ih), p.weight_hh = data<const T>(weight_hh);
+  p.bias = data<const T>(bias), p.weight_hr = data<const T>(weight_hr);
+  p.h_0 = data<const T>(h_0), p.c_0 = data<const T>(c_0), p.valid = data<const uint8_t>(valid);
+  p.y = output<T>(y), p.h_n = output<T>(h_n), p.c_n = output<T>(c_n);
+  if (derivative) {
+    p.by_gates = output<T>(derivative[0]), p.f = output<T>(derivative[1]);
+    p.m_by_c = output<T>(derivative[2]), p.m = output<T>(derivative[3]);
+  }
+  if (p.batch == 0) return ffi::Error::Success();
+  const double multiplications = double(p.batch) * 4 * p.hidden_size * (p.input_size + p.h_size);
+  const int threads = threads_for(multiplications, wanted, pool);
+  if constexpr (sizeof(T) == 4) return run(p, kernels().forward_scratch_f32, kernels().forward_f32, threads, pool);
+  else return run(p, kernels().forward_scratch_f64, kernels().forward_f64, threads, pool);
+}
+
+ffi::Error forward_checked(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
+                           Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n,
+                           Result& c_n, Result* derivative, bool reverse, int64_t threads) {
+  Checker checker(x.element_type());
+  if (x.dimensions().size() != 3) checker.complain("x must have 3 axes");
+  if (h_0.dimensions().size() != 2 || c_0.dimensions().size() != 2) checker.complain("h_0 and c_0 must have 2 axes");
+  if (checker.failed()) return checker.error();
+  const int64_t T = x.dimensions()[0], B = x.dimensions()[1], I = x.dimensions()[2];
+  const int64_t P = h_0.dimensions()[1], H = c_0.dimensions()[1];
+  if (T < 1 || H < 1 || P < 1) checker.complain("time, hidden_size and h_size must be at least 1");
+  checker.check("weight_ih", weight_ih, {4 * H, I});
+  checker.check("weight_hh", weight_hh, {4 * H, P});
+  if (!left_out(bias)) checker.check("bias", bias, {4 * H});
+  if (!left_out(weight_hr)) checker.check("weight_hr", weight_hr, {P, H});
+  if (left_out(weight_hr) && P != H) checker.complain("h_0 must be as wide as c_0 without weight_hr");
+  checker.check("h_0", h_0, {B, P});
+  checker.check("c_0", c_0, {B, H});
+  if (!left_out(valid)) checker.check("valid", valid, {T, B}, ffi::PRED);
+  checker.check("y", *y, {T, B, P});
+  checker.check("h_n", *h_n, {B, P});
+  checker.check("c_n", *c_n, {B, H});
+  if (derivative) {
+    checker.check("by_gates", *derivative[0], {T, B, 4 * H});
+    checker.check("f", *derivative[1], {T, B, H});
+    checker.check("m_by_c", *derivative[2], {T, B, H});
+    if (!left_out(*derivative[3])) checker.check("m", *derivative[3], {T, B, H});
+  }
+  if (checker.failed()) return checker.error();
+  const auto run = x.element_type() == ffi::F32 ? forward<float> : forward<double>;
+  return run(x, weight_ih, weight_hh, bias, weight_hr, h_0, c_0, valid, y, h_n, c_n, derivative, reverse, threads, pool);
+}
+
+ffi::Error run_forward(ffi::ThreadPool pool, Buffer x, Buffer weight_ih, Buffer weight_hh, Buffer bias,
+                       Buffer weight_hr, Buffer h_0, Buffer c_0, Buffer valid, Result y, Result h_n, Result c_n,
+                       bool reverse, int64_t threads) {
+  return forward_checked(pool, x, weight_ih, weight_hh, bias, weight_hr, h_0, c_0, valid, y, h_n, c_n, nullptr,
+                         reverse, threads);
+}
+
+ffi::Error run_forward_and_differentiate(ffi::ThreadPool pool, Buffer x, Buffer weight_ih, Buffer weight_hh,
+                                         Buffer bias, Buffer weight_hr, Buffer h_0, Buffer c_0, Buffer valid,
+                                         Result y, Result h_n, Result c_n, Result by_gates, Result f, Result m_by_c,
+                                         Result m, bool reverse, int64_t threads) {
+  Result derivative[] = {by_gates, f, m_by_c, m};
+  return forward_checked(pool, x, weight_ih, weight_hh, bias, weight_hr, h_0, c_0, valid, y, h_n, c_n, derivative,
+                         reverse, threads);
+}
+
+template <class T>
+ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr, Buffer& by_gates, Buffer& f,
+                    Buffer& m_by_c, Buffer& valid, Buffer& grad_y, Buffer& grad_h_n, Buffer& grad_c_n,
+                    Result& grad_gates, Result& grad_projected, Result& grad_h_0, Result& grad_c_0, bool reverse,
+                    int64_t wanted) {
+  Backward<T> p{};
+  p.time = grad_y.dimensions()[0], p.batch = grad_y.dimensions()[1], p.h_size = grad_y.dimensions()[2];
+  p.hidden_size = grad_c_n.dimensions()[1], p.reverse = reverse;
+  p.weight_hh = data<const T>(weight_hh), p.weight_hr = data<const T>(weight_hr);
+  p.by_gates = data<const T>(by_gates), p.f = data<const T>(f), p.m_by_c = data<const T>(m_by_c);
+  p.valid = data<const uint8_t>(valid);
+  p.grad_y = data<const T>(grad_y), p.grad_h_n = data<const T>(grad_h_n), p.grad_c_n = data<const T>(grad_c_n);
+  p.grad_gates = output<T>(grad_gates), p.grad_projected = output<T>(grad_projected);
+  p.grad_h_0 = output<T>(grad_h_0), p.grad_c_0 = output<T>(grad_c_0);
+  if (p.batch == 0) return ffi::Error::Success();
+  const int threads = threads_for(double(p.batch) * 4 * p.hidden_size * p.h_size, wanted, pool);
+  if constexpr (sizeof(T) == 4) return run(p, kernels().backward_scratch_f32, kernels().backward_f32, threads, pool);
+  else return run(p, kernels().backward_scratch_f64, kernels().backward_f64, threads, pool);
+}
+
+ffi::Error run_backward(ffi::ThreadPool pool, Buffer weight_hh, Buffer weight_hr, Buffer by_gates, Buffer f,
+                        Buffer m_by_c, Buffer valid, Buffer grad_y, Buffer grad_h_n, Buffer grad_c_n,
+                        Result grad_gates, Result grad_projected, Result grad_h_0, Result grad_c_0, bool reverse,
+                        int64_t threads) {
+  Checker checker(grad_y.element_type());
+  if (grad_y.dimensions().size() != 3) checker.complain("grad_y must have 3 axes");
+  if (grad_c_n.dimensions().size() != 2) checker.complain("grad_c_n must have 2 axes");
+  if (checker.failed()) return checker.error();
+  const int64_t T = grad_y.dimensions()[0], B = grad_y.dimensions()[1], P = grad_y.dimensions()[2];
+  const int64_t H = grad_c_n.dimensions()[1];
+  if (T < 1 || H < 1 || P < 1) checker.complain("time, hidden_size and h_size must be at least 1");
+  checker.check("weight_hh", weight_hh, {4 * H, P});
+  if (!left_out(weight_hr)) checker.check("weight_hr", weight_hr, {P, H});
+  if (left_out(weight_hr) && P != H) checker.complain("grad_y must be as wide as grad_c_n without weight_hr");
+  checker.check("by_gates", by_gates, {T, B, 4 * H});
+  checker.check("f", f, {T, B, H});
+  checker.check("m_by_c", m_by_c, {T, B, H});
+  if (!left_out(valid)) checker.check("valid", valid, {T, B}, ffi::PRED);
+  checker.check("grad_h_n", grad_h_n, {B, P});
+  checker.check("grad_c_n", grad_c_n, {B, H});
+  checker.check("grad_gates", *grad_gates, {T, B, 4 * H});
+  if (!left_out(weight_hr)) checker.check("grad_projected", *grad_projected, {T, B, P});
+  checker.check("grad_h_0", *grad_h_0, {B, P});
+  checker.check("grad_c_0", *grad_c_0, {B, H});
+  if (checker.failed()) return checker.error();
+  const auto run = grad_y.element_type() == ffi::F32 ? backward<float> : backward<double>;
+  return run(pool, weight_hh, weight_hr, by_gates, f, m_by_c, valid, grad_y, grad_h_n, grad_c_n, grad_gates,
+             grad_projected, grad_h_0, grad_c_0, reverse, threads);
+}
+
+}  // namespace
+}  // namespace jaxlstm
+
+#define EIGHT_ARRAYS .Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>() \
+  .Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>() \
+  .Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>()
+#define RESULT .Ret<xla::ffi::AnyBuffer>()
+
+#pragma GCC visibility push(default)
+extern "C" {
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, jaxlstm::run_forward,
+    xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>() EIGHT_ARRAYS RESULT RESULT RESULT
+        .Attr<bool>("reverse").Attr<int64_t>("threads"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, jaxlstm::run_forward_and_differentiate,
+    xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>() EIGHT_ARRAYS RESULT RESULT RESULT RESULT RESULT RESULT RESULT
+        .Attr<bool>("reverse").Attr<int64_t>("threads"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, jaxlstm::run_backward,
+    xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>() EIGHT_ARRAYS .Arg<xla::ffi::AnyBuffer>()
+        RESULT RESULT RESULT RESULT .Attr<bool>("reverse").Attr<int64_t>("threads"));
+
+// The instruction set in force, and another one for the calls that follow; false if it cannot run here.
+const char* jaxlstm_instruction_set() { return jaxlstm::kernels().name; }
+bool jaxlstm_use_instruction_set(const char* name) {
+  const jaxlstm::Kernels* found = jaxlstm::kernels_named(name);
+  if (!found || !jaxlstm::runs_here(*found)) return false;
+  jaxlstm::chosen.store(found);
+  return true;
+}
+void jaxlstm_activations(const float* x, float* sigmoids, float* tanhs, long n) {
+  jaxlstm::kernels().activations(x, sigmoids, tanhs, n);
+}
+}
+#pragma GCC visibility pop

@@ -1,0 +1,222 @@
+// One direction of one layer, forwards in time: i, f, g, o from one product, and the cell computed while they
+// are in registers.
+//
+// The hidden units are shared out among the threads, which meet after each step; where there are many rows and
+// few units, the rows are shared out instead, and no thread ever waits.
+#pragma once
+#include "problem.h"
+#include "tile.h"
+
+namespace jaxlstm {
+namespace {
+
+// With few rows W_ih is better read once for many time steps: their half of the gates is computed ahead, for as
+// many steps as stay in the second cache.
+constexpr long kHoistedRows = 4, kHoistedBytes = 512 << 10;
+
+template <class T>
+struct ForwardPass {
+  static constexpr long L = kLanes<T>;
+  const Forward<T>& p;
+  const GateColumns gates{p.hidden_size};
+  const PlainColumns outputs{p.h_size};
+  const long panels = gates.panels<T>(), output_panels = outputs.panels<T>();
+  const bool hoisted = p.batch <= kHoistedRows;
+  T *weight_ih, *weight_hh, *weight_hr, *bias, *c, *m, *h[2], *ahead;
+  long steps_ahead = 0;
+  size_t scratch_bytes;
+
+  ForwardPass(const Forward<T>& problem, void* scratch) : p(problem) {
+    Arena arena(scratch);
+    weight_ih = arena.take<T>(panels * p.input_size * 4 * L);
+    weight_hh = arena.take<T>(panels * p.h_size * 4 * L);
+    weight_hr = p.weight_hr ? arena.take<T>(output_panels * p.hidden_size * 4 * L) : nullptr;
+    bias = arena.take<T>(panels * 4 * L);
+    c = arena.take<T>(panels * p.batch * L);
+    m = p.weight_hr ? arena.take<T>(p.batch * p.hidden_size) : nullptr;
+    for (T*& buffer : h) buffer = arena.take<T>(p.batch * p.h_size);
+    if (hoisted && p.batch) {
+      const long step_bytes = panels * 4 * L * p.batch * long(sizeof(T));
+      steps_ahead = kHoistedBytes / step_bytes < 8 ? 8 : kHoistedBytes / step_bytes;
+      if (steps_ahead > p.time) steps_ahead = p.time;
+      ahead = arena.take<T>(panels * steps_ahead * p.batch * 4 * L);
+    }
+    scratch_bytes = arena.used() + kPrefetchBytes;
+  }
+
+  void run(int thread, int threads, Barrier& barrier) {
+    const bool by_rows = share_rows(threads);
+    const int unit_threads = by_rows ? 1 : threads, unit_thread = by_rows ? 0 : thread;
+    const int row_threads = by_rows ? threads : 1, row_thread = by_rows ? thread : 0;
+    const Range units{share(panels, unit_thread, unit_threads), share(panels, unit_thread + 1, unit_threads)};
+    const Range rows{share(p.batch, row_thread, row_threads), share(p.batch, row_thread + 1, row_threads)};
+    const Range projected{share(output_panels, unit_thread, unit_threads),
+                          share(output_panels, unit_thread + 1, unit_threads)};
+    prepare(thread, threads);
+    barrier.wait();
+    for (long s = 0; s < p.time; s++) {
+      if (hoisted && s % steps_ahead == 0) project_inputs(s, units);
+      step(s, rows, units);
+      if (p.weight_hr) {
+        if (!by_rows) barrier.wait();
+        project_outputs(s, rows, projected);
+      }
+      if (!by_rows) barrier.wait();
+    }
+    finish(rows, units, by_rows ? Range{0, 1} : Range{thread, threads});
+  }
+
+ private:
+  struct Range {
+    long begin, end;
+  };
+
+  bool share_rows(int threads) const {
+    const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));
+    return !hoisted && p.batch >= 2 * kTileRows * threads && (panels < 2 * threads || weight_bytes <= 256 << 10);
+  }
+
+  long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
+
+  void prepare(int thread, int threads) {
+    const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
+    pack(p.weight_ih, p.input_size, 1, p.input_size, gates, mine.begin, mine.end, weight_ih);
+    pack(p.weight_hh, p.h_size, 1, p.h_size, gates, mine.begin, mine.end, weight_hh);
+    if (p.weight_hr)
+      pack(p.weight_hr, p.hidden_size, 1, p.hidden_size, outputs, share(output_panels, thread, threads),
+           share(output_panels, thread + 1, threads), weight_hr);
+    for (long panel = mine.begin; panel < mine.end; panel++) {
+      for (int v = 0; v < 4; v++) {
+        const long count = p.bias ? gates.count<T>(panel, v) : 0;
+        for (long l = 0; l < L; l++)
+          bias[(panel * 4 + v) * L + l] = l < count ? p.bias[gates.first<T>(panel, v) + l] : 0;
+      }
+      const long count = gates.count<T>(panel, 0);
+      for (long b = 0; b < p.batch; b++)
+        store(c + (panel * p.batch + b) * L, load(p.c_0 + b * p.hidden_size + panel * L, count));
+    }
+    if (thread == 0 && p.batch) std::memcpy(h[0], p.h_0, size_t(p.batch) * p.h_size * sizeof(T));
+  }
+
+  // W_ih x + b of the steps from s on, for as many as are computed ahead.
+  void project_inputs(long s, Range units) {
+    const long last = s + steps_ahead < p.time ? s + steps_ahead : p.time;
+    const long t = p.reverse ? p.time - last : s;
+    for_tiles_and_panels(0, (last - s) * p.batch, units.begin, units.end, false,
+      [&](long row, auto rows, long panel, auto count) {
+        constexpr int M = decltype(rows)::count, N = decltype(count)::count;
+        Vector<T> sums[M][4 * N];
+        start_from_bias(panel, sums);
+        multiply<M, N>(p.x + (t * p.batch + row) * p.input_size, p.input_size,
+                       weight_ih + panel * p.input_size * 4 * L, p.input_size, sums);
+        for (int r = 0; r < M; r++)
+          for (int v = 0; v < 4 * N; v++) store(ahead_at(panel + v / 4, row + r) + v % 4 * L, sums[r][v]);
+      });
+  }
+  T* ahead_at(long panel, long row) const { return ahead + (panel * steps_ahead * p.batch + row) * 4 * L; }
+
+  template <int M, int N4>
+  JAXLSTM_INLINE void start_from_bias(long panel, Vector<T> (&sums)[M][N4]) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < M; r++)
+#pragma GCC unroll 16
+      for (int v = 0; v < N4; v++) sums[r][v] = load(bias + (panel * 4 + v) * L);
+  }
+
+  void step(long s, Range row_range, Range units) {
+    const long t = time_of(s);
+    const long chunk = hoisted ? s - s % steps_ahead : 0;  // where the steps computed ahead begin
+    const long chunk_end = hoisted && chunk + steps_ahead > p.time ? p.time : chunk + steps_ahead;
+    const long row_ahead = (p.reverse ? chunk_end - 1 - s : s - chunk) * p.batch;
+    for_tiles_and_panels(row_range.begin, row_range.end, units.begin, units.end, s & 1,
+      [&](long row, auto rows, long panel, auto count) {
+        constexpr int M = decltype(rows)::count, N = decltype(count)::count;
+        Vector<T> sums[M][4 * N];
+        if (hoisted) {
+#pragma GCC unroll 8
+          for (int r = 0; r < M; r++)
+#pragma GCC unroll 16
+            for (int v = 0; v < 4 * N; v++)
+              sums[r][v] = load(ahead_at(panel + v / 4, row_ahead + row + r) + v % 4 * L);
+        } else {
+          start_from_bias(panel, sums);
+          multiply<M, N>(p.x + (t * p.batch + row) * p.input_size, p.input_size,
+                         weight_ih + panel * p.input_size * 4 * L, p.input_size, sums);
+        }
+        multiply<M, N>(h[s & 1] + row * p.h_size, p.h_size, weight_hh + panel * p.h_size * 4 * L, p.h_size, sums);
+#pragma GCC unroll 8
+        for (int r = 0; r < M; r++)
+#pragma GCC unroll 4
+          for (int n = 0; n < N; n++) cell(s, t, row + r, panel + n, &sums[r][4 * n]);
+      });
+  }
+
+  // c' = f c + i g, h' = o tanh(c'); a step that is not valid leaves the state as it was.
+  JAXLSTM_INLINE void cell(long s, long t, long b, long panel, const Vector<T>* sums) {
+    const long unit = panel * L, count = gates.count<T>(panel, 0);
+    const long at = (t * p.batch + b) * p.hidden_size + unit;
+    T* carried = c + (panel * p.batch + b) * L;
+    const bool valid = !p.valid || p.valid[t * p.batch + b];
+    const Vector<T> i = sigmoid(sums[0]), f = sigmoid(sums[1]), g = tanh(sums[2]), o = sigmoid(sums[3]);
+    const Vector<T> c_before = load(carried), c_next = f * c_before + i * g, tanh_c = tanh(c_next);
+    if (valid) store(carried, c_next);
+    output(s, t, b, unit, count, valid, o * tanh_c);
+    if (!p.by_gates) return;
+    const Vector<T> zero = {};
+    T* by = p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit;
+    store(by, valid ? g * (i * (1 - i)) : zero, count);
+    store(by + p.hidden_size, valid ? c_before * (f * (1 - f)) : zero, count);
+    store(by + 2 * p.hidden_size, valid ? i * ((1 + g) * (1 - g)) : zero, count);
+    store(by + 3 * p.hidden_size, valid ? tanh_c * (o * (1 - o)) : zero, count);
+    store(p.f + at, valid ? f : zero, count);
+    store(p.m_by_c + at, valid ? o * ((1 + tanh_c) * (1 - tanh_c)) : zero, count);
+    if (p.m) store(p.m + at, valid ? o * tanh_c : zero, count);
+  }
+
+  // m = o tanh(c'): the output and the next h, or with a projection what will be projected.
+  JAXLSTM_INLINE void output(long s, long t, long b, long unit, long count, bool valid, Vector<T> value) {
+    if (p.weight_hr) {
+      store(m + b * p.hidden_size + unit, value, count);
+      return;
+    }
+    const long at = b * p.h_size + unit;
+    store(p.y + t * p.batch * p.h_size + at, valid ? value : Vector<T>{}, count);
+    store(h[(s + 1) & 1] + at, valid ? value : load(h[s & 1] + at, count), count);
+  }
+
+  void project_outputs(long s, Range row_range, Range projected) {
+    const long t = time_of(s);
+    for_tiles_and_panels(row_range.begin, row_range.end, projected.begin, projected.end, s & 1,
+      [&](long row, auto rows, long panel, auto group) {
+        constexpr int M = decltype(rows)::count, N = decltype(group)::count;
+        Vector<T> sums[M][4 * N] = {};
+        multiply<M, N>(m + row * p.hidden_size, p.hidden_size, weight_hr + panel * p.hidden_size * 4 * L,
+                       p.hidden_size, sums);
+        for (int r = 0; r < M; r++) {
+          const bool valid = !p.valid || p.valid[t * p.batch + row + r];
+          for (int v = 0; v < 4 * N; v++) {
+            const long count = outputs.count<T>(panel + v / 4, v % 4);
+            if (count == 0) continue;
+            const long at = (row + r) * p.h_size + outputs.first<T>(panel + v / 4, v % 4);
+            store(p.y + t * p.batch * p.h_size + at, valid ? sums[r][v] : Vector<T>{}, count);
+            store(h[(s + 1) & 1] + at, valid ? sums[r][v] : load(h[s & 1] + at, count), count);
+          }
+        }
+      });
+  }
+
+  // The last state: c unit by unit, h by rows, of which `part` is the share.
+  void finish(Range rows, Range units, Range part) {
+    for (long panel = units.begin; panel < units.end; panel++)
+      for (long b = rows.begin; b < rows.end; b++)
+        store(p.c_n + b * p.hidden_size + panel * L, load(c + (panel * p.batch + b) * L), gates.count<T>(panel, 0));
+    const long row_begin = rows.begin + share(rows.end - rows.begin, int(part.begin), int(part.end));
+    const long row_end = rows.begin + share(rows.end - rows.begin, int(part.begin) + 1, int(part.end));
+    if (row_end > row_begin)
+      std::memcpy(p.h_n + row_begin * p.h_size, h[p.time & 1] + row_begin * p.h_size,
+                  size_t(row_end - row_begin) * p.h_size * sizeof(T));
+  }
+};
+
+}  // namespace
+}  // namespace jaxlstm

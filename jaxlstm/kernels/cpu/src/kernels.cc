@@ -1,0 +1,48 @@
+// The kernels for one instruction set: compiled once for each, with JAXLSTM_TARGET naming it.
+#include "backward.h"
+#include "forward.h"
+
+namespace jaxlstm {
+namespace {
+
+template <class Problem, class Pass>
+size_t scratch_bytes(const Problem& problem) {
+  return Pass(problem, nullptr).scratch_bytes;
+}
+
+template <class Problem, class Pass>
+void run(const Problem& problem, void* scratch, int thread, int threads, Barrier& barrier) {
+  Pass(problem, scratch).run(thread, threads, barrier);
+}
+
+void activations(const float* x, float* sigmoids, float* tanhs, long n) {
+  constexpr long L = kLanes<float>;
+  for (long i = 0; i < n; i += L) {
+    const long count = n - i < L ? n - i : L;
+    store(sigmoids + i, sigmoid(load(x + i, count)), count);
+    store(tanhs + i, tanh(load(x + i, count)), count);
+  }
+}
+
+}  // namespace
+
+#define JAXLSTM_STRING_(x) #x
+#define JAXLSTM_STRING(x) JAXLSTM_STRING_(x)
+#define JAXLSTM_JOIN_(a, b) a##b
+#define JAXLSTM_JOIN(a, b) JAXLSTM_JOIN_(a, b)
+
+extern const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET);
+const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET) = {
+    JAXLSTM_STRING(JAXLSTM_TARGET),
+    scratch_bytes<Forward<float>, ForwardPass<float>>,
+    scratch_bytes<Forward<double>, ForwardPass<double>>,
+    scratch_bytes<Backward<float>, BackwardPass<float>>,
+    scratch_bytes<Backward<double>, BackwardPass<double>>,
+    run<Forward<float>, ForwardPass<float>>,
+    run<Forward<double>, ForwardPass<double>>,
+    run<Backward<float>, BackwardPass<float>>,
+    run<Backward<double>, BackwardPass<double>>,
+    activations,
+};
+
+}  // namespace jaxlstm

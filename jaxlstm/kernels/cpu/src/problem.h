@@ -1,0 +1,61 @@
+// What one direction of one layer reads and writes: the contract between the FFI and the kernels.
+// Arrays are dense and row-major. T = time, B = batch, I = input_size, H = hidden_size, P = h_size.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "barrier.h"
+
+namespace jaxlstm {
+
+template <class T>
+struct Forward {
+  long time, batch, input_size, hidden_size, h_size;
+  bool reverse;
+  const T* x;            // [T, B, I]
+  const T* weight_ih;    // [4H, I], gates in the order i, f, g, o
+  const T* weight_hh;    // [4H, P]
+  const T* bias;         // [4H], or null
+  const T* weight_hr;    // [P, H], or null without a projection
+  const T *h_0, *c_0;    // [B, P], [B, H]
+  const uint8_t* valid;  // [T, B], or null if every step is
+  T* y;                  // [T, B, P]
+  T *h_n, *c_n;          // [B, P], [B, H]
+  // The derivative of each step, see jaxlstm/cell.py; null unless it is asked for.
+  T* by_gates;  // [T, B, 4H]
+  T* f;         // [T, B, H]
+  T* m_by_c;    // [T, B, H]
+  T* m;         // [T, B, H]: o tanh(c'), or null without a projection
+};
+
+// From the gradients of outputs and last state to those of the gates before their nonlinearity.
+template <class T>
+struct Backward {
+  long time, batch, hidden_size, h_size;
+  bool reverse;                           // of the forward pass
+  const T* weight_hh;                     // [4H, P]
+  const T* weight_hr;                     // [P, H], or null
+  const T *by_gates, *f, *m_by_c;         // as above
+  const uint8_t* valid;                   // [T, B], or null
+  const T *grad_y, *grad_h_n, *grad_c_n;  // [T, B, P], [B, P], [B, H]
+  T* grad_gates;                          // [T, B, 4H]
+  T* grad_projected;                      // [T, B, P]: of W_hr m, or null without a projection
+  T *grad_h_0, *grad_c_0;                 // [B, P], [B, H]
+};
+
+// The kernels of one instruction set. `threads` callers run the same function at once, each with its own
+// `thread`, sharing one barrier and one scratch of scratch_bytes(problem) that is aligned to 64 bytes.
+struct Kernels {
+  const char* name;
+  size_t (*forward_scratch_f32)(const Forward<float>&);
+  size_t (*forward_scratch_f64)(const Forward<double>&);
+  size_t (*backward_scratch_f32)(const Backward<float>&);
+  size_t (*backward_scratch_f64)(const Backward<double>&);
+  void (*forward_f32)(const Forward<float>&, void* scratch, int thread, int threads, Barrier&);
+  void (*forward_f64)(const Forward<double>&, void* scratch, int thread, int threads, Barrier&);
+  void (*backward_f32)(const Backward<float>&, void* scratch, int thread, int threads, Barrier&);
+  void (*backward_f64)(const Backward<double>&, void* scratch, int thread, int threads, Barrier&);
+  void (*activations)(const float* x, float* sigmoid, float* tanh, long n);
+};
+
+}  // namespace jaxlstm

@@ -1,0 +1,240 @@
+"""A JAX primitive that is a plain function in every respect but one: on a CPU it runs native code.
+
+Shapes, derivatives, transposition and every other backend come from the plain function, so that a kernel
+answers how fast and never what. ``jax.vmap`` folds the mapped axis into the batch, and where weights are
+mapped runs one after the other; a batch that is sharded over devices stays so, each device running its rows.
+``jax.export`` gets the plain function, since a custom call would tie the file to this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+class Kernel:
+    """A function ``(*arguments, **static) -> tree`` of arrays, with a native implementation for the CPU.
+
+    Args:
+      name: of the primitive, as it appears in a jaxpr.
+      plain: the function in JAX.
+      native: the same by custom calls; None where only a transpose is native.
+      shapes: the same in ``jax.ShapeDtypeStruct``.
+      batch_axes: for each argument the axis of the batch in all its arrays, or None for weights, or a
+        tuple of these.
+      result_batch_axes: for each leaf of the result.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plain: Callable[..., Any],
+        native: Callable[..., Any] | None,
+        shapes: Callable[..., Any],
+        batch_axes: tuple,
+        result_batch_axes: Callable[..., list[int]],
+    ) -> None:
+        self.plain, self.native, self.shapes = plain, native, shapes
+        self.batch_axes, self.result_batch_axes = batch_axes, result_batch_axes
+        self.primitive = primitive = Primitive(name)
+        primitive.multiple_results = True
+        primitive.def_impl(lambda *leaves, **static: _compiled(primitive, _items(static))(*leaves))
+        primitive.def_abstract_eval(self._abstract)
+        ad.primitive_jvps[primitive] = self._jvp
+        batching.primitive_batchers[primitive] = self._batch
+        mlir.register_lowering(primitive, mlir.lower_fun(self._plain_leaves, multiple_results=True))
+        if native is not None:
+            mlir.register_lowering(primitive, self._lower_cpu, platform="cpu")
+
+    def __call__(self, *arguments: Any, **static: Any) -> Any:
+        """The tree of results."""
+        leaves, tree = jax.tree.flatten(arguments)
+        out_tree = jax.tree.structure(self.shapes(*arguments, **static))
+        return jax.tree.unflatten(out_tree, self.primitive.bind(*leaves, tree=tree, **static))
+
+    def transposed_by(self, transpose: Callable[..., Any]) -> None:
+        """The last argument enters linearly; ``transpose`` gives its cotangents.
+
+        It is called as ``transpose(*other arguments, shapes of the last, cotangents, **static)``.
+        """
+
+        def rule(cotangents: list, *leaves: Any, tree: Any, **static: Any) -> list:
+            *fixed, linear = jax.tree.unflatten(tree, leaves)
+            linear_shapes = jax.tree.map(_shape, linear, is_leaf=ad.is_undefined_primal)
+            out_shapes = self.shapes(*fixed, linear_shapes, **static)
+            cotangents = [
+                jnp.zeros(shape.shape, shape.dtype) if isinstance(ct, ad.Zero) else ct
+                for ct, shape in zip(cotangents, jax.tree.leaves(out_shapes), strict=True)
+            ]
+            cotangents = jax.tree.unflatten(jax.tree.structure(out_shapes), cotangents)
+            found = jax.tree.leaves(transpose(*fixed, linear_shapes, cotangents, **static))
+            given = jax.tree.leaves(linear, is_leaf=ad.is_undefined_primal)
+            found = [
+                ct if ad.is_undefined_primal(leaf) else None
+                for ct, leaf in zip(found, given, strict=True)
+            ]
+            return [None] * (len(leaves) - len(found)) + found
+
+        ad.primitive_transposes[self.primitive] = rule
+
+    def _plain_leaves(self, *leaves: Any, tree: Any, **static: Any) -> list:
+        return jax.tree.leaves(self.plain(*jax.tree.unflatten(tree, leaves), **static))
+
+    def _native_leaves(self, *leaves: Any, tree: Any, **static: Any) -> list:
+        return jax.tree.leaves(self.native(*jax.tree.unflatten(tree, leaves), **static))
+
+    def _abstract(self, *avals: Any, tree: Any, **static: Any) -> list:
+        shapes = jax.tree.leaves(self.shapes(*jax.tree.unflatten(tree, avals), **static))
+        return [jax.core.ShapedArray(shape.shape, shape.dtype) for shape in shapes]
+
+    def _jvp(self, primals: tuple, tangents: tuple, **static: Any) -> tuple:
+        varying = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
+
+        def plain(*values: Any) -> list:
+            leaves = list(primals)
+            for i, value in zip(varying, values, strict=True):
+                leaves[i] = value
+            return self._plain_leaves(*leaves, **static)
+
+        return jax.jvp(plain, [primals[i] for i in varying], [tangents[i] for i in varying])
+
+    def _leaf_axes(self, tree: Any) -> list[int | None]:
+        arguments = jax.tree.unflatten(tree, range(tree.num_leaves))
+        return _axes_of_leaves(arguments, self.batch_axes)
+
+    def _batch(self, leaves: tuple, dims: tuple, *, tree: Any, **static: Any) -> tuple:
+        bind = partial(self.primitive.bind, tree=tree, **static)
+        axes = self._leaf_axes(tree)
+        mapped = [dim is not batching.not_mapped for dim in dims]
+        size = next(x.shape[d] for x, d, m in zip(leaves, dims, mapped, strict=True) if m)
+        if any(m and axis is None for m, axis in zip(mapped, axes, strict=True)):
+            return self._one_by_one(bind, leaves, dims, mapped)
+        folded = [
+            x if axis is None else _fold(x, dim if m else None, axis, size)
+            for x, dim, m, axis in zip(leaves, dims, mapped, axes, strict=True)
+        ]
+        out_axes = self.result_batch_axes(*jax.tree.unflatten(tree, leaves), **static)
+        outs = [_unfold(y, axis, size) for y, axis in zip(bind(*folded), out_axes, strict=True)]
+        return outs, out_axes
+
+    @staticmethod
+    def _one_by_one(bind: Callable, leaves: tuple, dims: tuple, mapped: list[bool]) -> tuple:
+        moved = [jnp.moveaxis(x, d, 0) for x, d, m in zip(leaves, dims, mapped, strict=True) if m]
+
+        def one(values: list) -> list:
+            rest = iter(values)
+            return bind(*(next(rest) if m else x for x, m in zip(leaves, mapped, strict=True)))
+
+        outs = lax.map(one, moved)
+        return outs, [0] * len(outs)
+
+    def _lower_cpu(self, ctx: Any, *leaves: Any, **static: Any) -> Any:
+        if ctx.module_context.lowering_parameters.for_export:
+            function = self._plain_leaves
+        elif _on_one_device(ctx.module_context.axis_context):
+            function = self._native_leaves
+        else:
+            function = self._partitioned
+        return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves, **static)
+
+    def _partitioned(self, *leaves: Any, tree: Any, **static: Any) -> list:
+        """The native function, of which each device runs the rows of the batch that it holds."""
+        axes = self._leaf_axes(tree)
+        out_axes = self.result_batch_axes(*jax.tree.unflatten(tree, leaves), **static)
+        native = partial(self._native_leaves, tree=tree, **static)
+        split = custom_partitioning(lambda *values: tuple(native(*values)))
+
+        def shardings(mesh: Any, arg_shapes: Any) -> tuple:
+            batch = next(
+                (
+                    shape.sharding.spec[axis]
+                    for shape, axis in zip(arg_shapes, axes, strict=True)
+                    if axis is not None and len(shape.sharding.spec) > axis
+                ),
+                None,
+            )
+
+            def by_batch(axis: int | None) -> NamedSharding:
+                spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, batch)
+                return NamedSharding(mesh, spec)
+
+            return tuple(map(by_batch, axes)), tuple(map(by_batch, out_axes))
+
+        def partition(mesh: Any, arg_shapes: Any, result_shape: Any) -> tuple:
+            del result_shape
+            arguments, results = shardings(mesh, arg_shapes)
+            return mesh, lambda *values: tuple(native(*values)), results, arguments
+
+        split.def_partition(
+            partition,
+            infer_sharding_from_operands=lambda mesh, args, result: shardings(mesh, args)[1],
+            sharding_rule=_sharding_rule(
+                [x.ndim for x in leaves], axes, out_axes, self._ranks(leaves, tree, static)
+            ),
+        )
+        return list(split(*leaves))
+
+    def _ranks(self, leaves: Any, tree: Any, static: dict) -> list[int]:
+        return [len(aval.shape) for aval in self._abstract(*leaves, tree=tree, **static)]
+
+
+def _on_one_device(context: Any) -> bool:
+    """Whether a program that is compiled in this context has nothing to share out."""
+    return getattr(context, "num_devices", None) == 1
+
+
+@lru_cache(maxsize=256)
+def _compiled(primitive: Primitive, static: tuple) -> Callable:
+    return jax.jit(partial(primitive.bind, **dict(static)))
+
+
+def _axes_of_leaves(tree: Any, axes: Any) -> list[int | None]:
+    if isinstance(axes, tuple):
+        pairs = zip(tree, axes, strict=True)
+        return [axis for part in pairs for axis in _axes_of_leaves(*part)]
+    return [axes] * len(jax.tree.leaves(tree))
+
+
+def _items(static: dict) -> tuple:
+    return tuple(sorted(static.items()))
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    aval = x.aval if ad.is_undefined_primal(x) else x
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _fold(x: jax.Array, dim: int | None, axis: int, size: int) -> jax.Array:
+    """The mapped axis ``dim``, or a new one, moved in front of the batch axis and merged with it."""
+    if dim is None:
+        x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], size, *x.shape[axis:]))
+    else:
+        x = jnp.moveaxis(x, dim, axis)
+    return x.reshape(*x.shape[:axis], size * x.shape[axis + 1], *x.shape[axis + 2 :])
+
+
+def _unfold(y: jax.Array, axis: int, size: int) -> jax.Array:
+    return y.reshape(*y.shape[:axis], size, y.shape[axis] // size, *y.shape[axis + 1 :])
+
+
+def _sharding_rule(
+    ranks: list[int], axes: list[int | None], out_axes: list[int], out_ranks: list[int]
+) -> str:
+    """Shardy's einsum-like rule: all batch axes are one factor, every other axis is its own."""
+
+    def side(ranks: list[int], axes: Any, letter: str) -> str:
+        return ", ".join(
+            " ".join("b" if d == axis else f"{letter}{n}_{d}" for d in range(rank))
+            for n, (rank, axis) in enumerate(zip(ranks, axes, strict=True))
+        )
+
+    return f"{side(ranks, axes, 'x')} -> {side(out_ranks, out_axes, 'y')}"
