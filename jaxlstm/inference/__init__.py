@@ -5,10 +5,22 @@ See docs/inference.md.
 
 from __future__ import annotations
 
+from jaxlstm.inference.artifact import Exported as Exported
+from jaxlstm.inference.artifact import export as export
+from jaxlstm.inference.artifact import load_exported as load_exported
 from jaxlstm.inference.buckets import Stats as Stats
 from jaxlstm.inference.runner import Runner as Runner
 from jaxlstm.inference.runner import compile as compile
 from jaxlstm.inference.slots import Slots as Slots
 from jaxlstm.inference.stream import Stream as Stream
 
-__all__ = ["Runner", "Slots", "Stats", "Stream", "compile"]
+__all__ = [
+    "Exported",
+    "Runner",
+    "Slots",
+    "Stats",
+    "Stream",
+    "compile",
+    "export",
+    "load_exported",
+]

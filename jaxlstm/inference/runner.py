@@ -19,8 +19,7 @@ from jaxlstm.inference import program, quantize
 from jaxlstm.inference.arguments import host_lengths, host_state, positive, time_major_inputs
 from jaxlstm.inference.buckets import Stats, batch_buckets, bucket_of, length_buckets
 from jaxlstm.params import check_params
-from jaxlstm.precision import Precision, require_dtype, resolve
-from jaxlstm.validate import require_backend
+from jaxlstm.precision import Precision, require_dtype
 
 if TYPE_CHECKING:
     from jaxlstm.inference.stream import Stream
@@ -93,8 +92,6 @@ class Runner:
         device: jax.Device | None,
     ) -> None:
         check_params(params, config)
-        require_backend(backend)
-        resolve(precision)
         self.config = config
         self.dtype = require_dtype("dtype", dtype or next(iter(params.values())).dtype)
         self.max_length = positive("max_length", max_length)
@@ -109,6 +106,7 @@ class Runner:
             "precision": precision,
             "backend": backend,
         }
+        self._check_how()
         self._programs: dict[tuple, Any] = {}
         self._compiling = threading.Lock()
         self._counting = threading.Lock()
@@ -263,6 +261,12 @@ class Runner:
                 self._stats, compilations=self._stats.compilations + 1
             )
         return compiled
+
+    def _check_how(self) -> None:
+        """Trace one step, so that a wrong backend is told now and not at the first call."""
+        run = functools.partial(_run, program.step, how=self._how)
+        x = self._shape(1, self.config.input_size)
+        jax.eval_shape(run, self._params, x, *self._state_shapes(1))
 
     def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:
         where = jax.sharding.SingleDeviceSharding(self.device)

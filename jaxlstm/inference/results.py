@@ -1,0 +1,140 @@
+"""The parts of a run put together into one file, a piece at a time and atomically."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.inference.job import Job
+from jaxlstm.inference.sequences import parquet
+
+OUTPUTS = {
+    ".npz": (".npz", ".npy", ".safetensors", ".parquet"),
+    ".safetensors": (".npz", ".npy", ".safetensors", ".parquet"),
+    ".parquet": (".npz", ".npy", ".safetensors", ".parquet"),
+    ".npy": (".npy",),
+}
+"""Suffix of the output -> those of inputs that it can hold the results of."""
+EPOCH = (
+    1980,
+    1,
+    1,
+    0,
+    0,
+    0,
+)  # the earliest time that a zip file knows: bytes must not depend on the clock
+
+
+def check_output(path: Path, source: Path) -> None:
+    """Raise, before anything is computed, if results of ``source`` cannot be written to ``path``."""
+    if source.suffix not in OUTPUTS.get(path.suffix, ()):
+        raise ValueError(
+            f"-o {path}: the suffix must be one of "
+            + ", ".join(suffix for suffix, of in OUTPUTS.items() if source.suffix in of)
+        )
+    if path.suffix == ".parquet":
+        parquet()
+
+
+def assemble(job: Job, states: bool, long: bool) -> None:
+    """Write ``job.output`` from all parts; ``states`` adds h_n and c_n."""
+    path = job.output
+    temporary = job.folder / f"whole{path.suffix}"  # in the folder: a kill leaves nothing elsewhere
+    if path.suffix == ".npy":
+        _write_npy(temporary, job)
+    elif path.suffix == ".npz":
+        _write_npz(temporary, _named(job, states, long))
+    elif path.suffix == ".parquet":
+        _write_parquet(temporary, job, states)
+    else:
+        from jaxlstm_converters.safetensors_bytes import safetensors_bytes
+        from jaxlstm_converters.write import write_atomically
+
+        tensors = dict(_named(job, states, long))
+        write_atomically(temporary, safetensors_bytes(tensors, {}))
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _named(job: Job, states: bool, long: bool) -> Iterator[tuple[str, Any]]:
+    """Name and array of each result: the input's name for outputs, with ``.h_n`` and ``.c_n`` for states."""
+    if long:
+        raise ValueError("one long sequence goes to a .npy file")
+    for part in job.parts():
+        start = int(part.metadata["start"])  # type: ignore[attr-defined]
+        for index, name in enumerate(json.loads(part.metadata["names"]), start):  # type: ignore[attr-defined]
+            yield name, np.asarray(part[f"{index}.outputs"])
+            if states:
+                for leaf in ("h_n", "c_n"):
+                    yield f"{name}.{leaf}", np.asarray(part[f"{index}.{leaf}"])
+
+
+def _write_npz(path: Path, named: Iterator[tuple[str, np.ndarray]]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in named:
+            entry = zipfile.ZipInfo(name + ".npy", EPOCH)
+            with archive.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _write_npy(path: Path, job: Job) -> None:
+    """All outputs one after another: (time, features) of one sequence, or (sequences, time, features)."""
+    shape: list[int] = []
+    for outputs, stacked in _blocks(job):
+        if not shape:
+            shape = [0, *outputs.shape[0 if stacked else 1 :]]
+        shape[0] += 1 if stacked else len(outputs)
+    with open(path, "wb") as file:
+        dtype = next(_blocks(job))[0].dtype
+        header = io.BytesIO()
+        np.lib.format.write_array_header_2_0(
+            header,
+            {
+                "descr": np.lib.format.dtype_to_descr(dtype),
+                "fortran_order": False,
+                "shape": tuple(shape),
+            },
+        )
+        file.write(header.getvalue())
+        for outputs, _ in _blocks(job):
+            file.write(np.ascontiguousarray(outputs).data)
+
+
+def _blocks(job: Job) -> Iterator[tuple[np.ndarray, bool]]:
+    """Each array of outputs, and whether it is a whole sequence of many."""
+    for part in job.parts():
+        if "outputs" in part:
+            yield np.asarray(part["outputs"]), False
+        else:
+            start, stop = (int(part.metadata[key]) for key in ("start", "stop"))  # type: ignore[attr-defined]
+            for index in range(start, stop):
+                yield np.asarray(part[f"{index}.outputs"]), True
+
+
+def _write_parquet(path: Path, job: Job, states: bool) -> None:
+    """A row for each sequence: name, length, outputs (and h_n, c_n) as flat lists, step after step."""
+    import pyarrow
+
+    leaves = ("outputs", "h_n", "c_n") if states else ("outputs",)
+    writer = None
+    for part in job.parts():
+        start = int(part.metadata["start"])  # type: ignore[attr-defined]
+        names = json.loads(part.metadata["names"])  # type: ignore[attr-defined]
+        rows = range(start, start + len(names))
+        columns: dict[str, Any] = {"name": names}
+        columns["length"] = [part[f"{index}.outputs"].shape[0] for index in rows]
+        for leaf in leaves:
+            columns[leaf] = [np.asarray(part[f"{index}.{leaf}"]).ravel() for index in rows]
+        table = pyarrow.table(columns)
+        writer = writer or parquet().ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()

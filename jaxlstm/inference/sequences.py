@@ -1,0 +1,148 @@
+"""Files of sequences, read one at a time: .npz, .safetensors and .parquet hold many, .npy one or a block."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+SUFFIXES = (".npz", ".npy", ".safetensors", ".parquet")
+
+
+class Sequences(Protocol):
+    """Sequences (time, features) in a fixed order, each with a name."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and array of each from number ``start`` on; memory holds one at a time, or a row group."""
+        ...
+
+
+def open_sequences(path: Path, column: str = "inputs", features: int = 1) -> Sequences:
+    """The sequences of a file, told by its suffix.
+
+    Args:
+      path: ``.npz`` and ``.safetensors``: an array (time, features) under each name. ``.npy``: an array
+        (sequences, time, features). ``.parquet``: in each row a list of numbers, step after step.
+      column: of a parquet file.
+      features: of a time step; a parquet list does not say it.
+
+    Raises:
+      ValueError: another suffix.
+      ModuleNotFoundError: a parquet file without pyarrow.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.suffix == ".npz":
+        return _Npz(path)
+    if path.suffix == ".npy":
+        return _Npy(path)
+    if path.suffix == ".safetensors":
+        return _Safetensors(path)
+    if path.suffix == ".parquet":
+        return _Parquet(path, column, features)
+    raise ValueError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
+
+
+class _Npz:
+    def __init__(self, path: Path) -> None:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is no .npz file")
+        self.path = path
+        with np.load(path, allow_pickle=False) as archive:
+            self.names = list(archive.files)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
+        with np.load(self.path, allow_pickle=False) as archive:
+            for name in self.names[start:]:
+                yield name, archive[name]
+
+
+class _Npy:
+    def __init__(self, path: Path) -> None:
+        self.array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if self.array.ndim != 3:
+            raise ValueError(
+                f"{path} must hold (sequences, time, features), or (time, features) for one long "
+                f"sequence of a one-directional LSTM; got shape {self.array.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
+        for index in range(start, len(self.array)):
+            yield str(index), np.array(self.array[index])
+
+
+class _Safetensors:
+    def __init__(self, path: Path) -> None:
+        from jaxlstm_converters.checkpoint import read_checkpoint
+
+        self.tensors = read_checkpoint(path)
+        self.names = sorted(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
+        for name in self.names[start:]:
+            yield name, np.asarray(self.tensors[name])
+
+
+class _Parquet:
+    def __init__(self, path: Path, column: str, features: int) -> None:
+        self.file = parquet().ParquetFile(path)
+        self.column = column
+        self.features = features
+        if column not in self.file.schema_arrow.names:
+            raise ValueError(
+                f"{path} has no column {column!r}, but {self.file.schema_arrow.names}; see --column"
+            )
+
+    def __len__(self) -> int:
+        return self.file.metadata.num_rows
+
+    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
+        index = 0
+        for group in range(self.file.num_row_groups):
+            rows = self.file.metadata.row_group(group).num_rows
+            if index + rows > start:
+                values = self.file.read_row_group(group, columns=[self.column])[self.column]
+                for offset in range(max(start - index, 0), rows):
+                    yield str(index + offset), self._array(index + offset, values[offset])
+            index += rows
+
+    def _array(self, index: int, scalar: Any) -> np.ndarray:
+        if not scalar.is_valid or scalar.values.null_count:
+            raise ValueError(f"row {index} of column {self.column!r} holds a null")
+        flat = scalar.values
+        while hasattr(flat, "flatten") and hasattr(flat.type, "value_type"):
+            flat = flat.flatten()  # lists of lists hold the same numbers in the same order
+        numbers = flat.to_numpy(zero_copy_only=False)
+        if numbers.size % self.features:
+            raise ValueError(
+                f"row {index} of column {self.column!r} holds {numbers.size} numbers, which is no multiple "
+                f"of the {self.features} features of a step"
+            )
+        return numbers.reshape(-1, self.features)
+
+
+def parquet() -> Any:
+    """``pyarrow.parquet``, asked for by name where it is missing."""
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "parquet files need pyarrow: pip install 'jaxlstm[parquet]'"
+        ) from None
+    return pyarrow.parquet

@@ -1,0 +1,221 @@
+"""``jaxlstm run``: every kind of file, and a kill at any moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMConfig, cli, init_params, lstm, read_checkpoint, save
+from jaxlstm.inference import job
+
+CONFIG = LSTMConfig(5, 8, num_layers=2)
+BOTH = LSTMConfig(5, 6, bidirectional=True)
+LENGTHS = (30, 7, 55, 1, 20, 16, 40, 3, 25)
+
+Written = Callable[[Path, dict[str, np.ndarray]], None]
+
+
+def params_of(config: LSTMConfig) -> dict[str, jax.Array]:
+    return init_params(jax.random.key(0), config)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    save(tmp_path / "m.safetensors", params_of(CONFIG), CONFIG)
+    return tmp_path / "m.safetensors"
+
+
+def sequences(dtype: type = np.float32) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {f"s{k}": rng.standard_normal((n, 5)).astype(dtype) for k, n in enumerate(LENGTHS)}
+
+
+def assert_right(
+    name: str, outputs: np.ndarray, x: np.ndarray, config: LSTMConfig = CONFIG
+) -> None:
+    wanted, _ = lstm(params_of(config), x, config=config)
+    np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-6, err_msg=name)
+
+
+def run(checkpoint: Path, source: Path, output: Path, *more: str) -> int:
+    return cli.main(["run", str(checkpoint), "--input", str(source), "-o", str(output), *more])
+
+
+def test_npz_to_npz_in_parts(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PART_STEPS", 60)  # several parts
+    given = sequences()
+    np.savez(tmp_path / "x.npz", **given)  # type: ignore[arg-type]
+    assert run(checkpoint, tmp_path / "x.npz", tmp_path / "y.npz", "--states") == 0
+    found = np.load(tmp_path / "y.npz")
+    assert sorted(found.files) == sorted(n + e for n in given for e in ("", ".h_n", ".c_n"))
+    for name, x in given.items():
+        assert_right(name, found[name], x)
+        _, state = lstm(params_of(CONFIG), x, config=CONFIG)
+        np.testing.assert_allclose(found[name + ".h_n"], state.h, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found[name + ".c_n"], state.c, rtol=0, atol=2e-6)
+    assert {p.name for p in tmp_path.iterdir()} == {"m.safetensors", "x.npz", "y.npz"}
+
+
+def test_safetensors_and_parquet(checkpoint: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow reads parquet files")
+    import pyarrow
+
+    given = sequences()
+    table = pyarrow.table({"inputs": [x.ravel() for x in given.values()], "id": list(given)})
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=4)
+    assert run(checkpoint, tmp_path / "x.parquet", tmp_path / "y.safetensors") == 0
+    found = read_checkpoint(tmp_path / "y.safetensors")
+    for index, x in enumerate(given.values()):
+        assert_right(str(index), np.asarray(found[str(index)]), x)
+    assert run(checkpoint, tmp_path / "y.safetensors", tmp_path / "z.npz") == 2  # 8 features, not 5
+    assert run(checkpoint, tmp_path / "x.parquet", tmp_path / "y.parquet", "--states") == 0
+    rows = parquet.read_table(tmp_path / "y.parquet").to_pylist()
+    for row, x in zip(rows, given.values(), strict=True):
+        assert row["length"] == len(x)
+        assert_right(row["name"], np.reshape(row["outputs"], (len(x), 8)), x)
+        assert np.shape(row["c_n"]) == (16,)
+
+
+def test_one_long_sequence_and_a_block(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PART_STEPS", 100)
+    x = np.random.default_rng(0).standard_normal((350, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    assert run(checkpoint, tmp_path / "x.npy", tmp_path / "y.npy") == 0
+    assert_right("long", np.load(tmp_path / "y.npy"), x)
+    block = x.reshape(7, 50, 5)
+    np.save(tmp_path / "block.npy", block)
+    save(tmp_path / "both.safetensors", params_of(BOTH), BOTH)
+    assert run(tmp_path / "both.safetensors", tmp_path / "block.npy", tmp_path / "z.npy") == 0
+    found = np.load(tmp_path / "z.npy")
+    assert found.shape == (7, 50, 12)
+    for k in range(7):
+        assert_right(str(k), found[k], block[k], BOTH)
+
+
+# Kills itself at the K-th rename, before or after it: a rename is what makes a part, or the output, count.
+KILLED = """
+import os, signal, sys
+from jaxlstm import cli
+from jaxlstm.inference import job
+job.PART_STEPS = int(sys.argv[1])
+left, replace = [int(sys.argv[2])], os.replace
+def counted(*arguments):
+    left[0] -= 1
+    if left[0] == 0 and sys.argv[3] == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*arguments)
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = counted
+sys.exit(cli.main(sys.argv[4:]))
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PART_STEPS", 60)
+    np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
+    assert run(checkpoint, tmp_path / "x.npz", tmp_path / "whole.npz") == 0
+    output = tmp_path / "y.npz"
+    arguments = ["run", checkpoint, "--input", tmp_path / "x.npz", "-o", output]
+    for kill, when in ((3, "before"), (2, "after"), (2, "before")):
+        done = killed(60, kill, when, arguments)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not output.exists()
+    ran = []
+    one = job.Job.add
+    monkeypatch.setattr(job.Job, "add", lambda *a: (ran.append(a[1]), one(*a)))
+    assert run(checkpoint, tmp_path / "x.npz", output) == 0
+    assert len(ran) == 1  # three of the four parts were there
+    assert output.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert not (tmp_path / "y.npz.parts").exists()
+
+
+def killed(part: int, kill: int, when: str, arguments: list) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, str(part), str(kill), when, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["x.npz", "x.npy"])
+def test_kills_at_any_moment(checkpoint: Path, tmp_path: Path, source: str) -> None:
+    """SIGKILL from outside, at 15 random moments, until a run gets through."""
+    rng = np.random.default_rng(0)
+    if source == "x.npy":
+        np.save(tmp_path / source, rng.standard_normal((30_000, 5)).astype(np.float32))
+    else:
+        arrays = {f"s{k}": rng.standard_normal((50, 5)).astype(np.float32) for k in range(600)}
+        np.savez(tmp_path / source, **arrays)  # type: ignore[arg-type]
+    suffix = source[1:]
+    arguments = ["run", checkpoint, "--input", tmp_path / source, "-o"]
+    assert killed(500, -1, "", [*arguments, tmp_path / f"whole{suffix}"]).returncode == 0
+    output = tmp_path / f"y{suffix}"
+    command = [sys.executable, "-c", KILLED, "500", "-1", "", *arguments, output]
+    moments = random.Random(0)
+    for _ in range(15):
+        child = subprocess.Popen(
+            list(map(str, command)), env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        )
+        folder, began = output.with_name(output.name + ".parts"), time.monotonic()
+        while not folder.exists() and child.poll() is None and time.monotonic() < began + 120:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.5))
+        child.kill()
+        if child.wait() == 0:
+            break
+    assert killed(500, -1, "", [*arguments, output]).returncode == 0
+    assert output.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+
+
+def test_errors_are_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "wide.npz", **sequences(np.float64))  # type: ignore[arg-type]
+    np.savez(tmp_path / "flat.npz", x=np.zeros(5, np.float32))
+    np.savez(tmp_path / "empty.npz")
+    np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
+    with zipfile.ZipFile(tmp_path / "objects.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x80\x04.")
+    y = tmp_path / "y.npz"
+    for source, output, more, message in (
+        ("missing.npz", y, (), "no such file"),
+        ("m.safetensors", y, (), "must have shape (time, 5)"),
+        ("wide.npz", y, (), "s0 is float64 and the LSTM float32; --cast"),
+        ("flat.npz", y, (), "x must have shape (time, 5), got (5,)"),
+        ("empty.npz", y, (), "holds nothing to run"),
+        ("objects.npz", y, (), "pickle"),
+        ("x.npz", tmp_path / "y.npy", (), "the suffix must be one of .npz, .safetensors, .parquet"),
+        ("x.npz", tmp_path / "nowhere" / "y.npz", (), "its folder does not exist"),
+        ("x.npz", y, ("--batch-size", "0"), "max_batch must be at least 1"),
+        ("x.npz", y, ("--dtype", "int8"), "dtype must be float16"),
+        ("x.npz", y, ("--prefix", "nothing"), "prefix"),
+    ):
+        assert run(checkpoint, tmp_path / source, output, *more) == 2
+        told = capsys.readouterr()
+        assert message in told.err, told.err
+        assert len(told.err.splitlines()) == 1
+        assert not output.exists()
+    # the parts of a run with other options are not mixed in
+    assert run(checkpoint, tmp_path / "x.npz", y, "--states", "--batch-size", "3") == 2
+    assert "holds the parts of a run with another" in capsys.readouterr().err
