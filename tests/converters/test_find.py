@@ -1,0 +1,218 @@
+"""What names and shapes alone tell: which are an LSTM, of which config, and which prefix is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, param_shapes
+from jaxlstm_converters.config_json import METADATA_KEY, saved_metadata
+from jaxlstm_converters.find import choose, config_of, group, hints, kind, misfits, survey
+
+Shapes = dict[str, tuple[int, ...]]
+PROJECTED = LSTMConfig(4, 5, num_layers=2, bidirectional=True, proj_size=3)
+CONFIGS = [
+    PROJECTED,
+    LSTMConfig(4, 5),
+    LSTMConfig(1, 1),
+    LSTMConfig(7, 2, num_layers=12, bias=False),
+    LSTMConfig(3, 8, proj_size=1),
+    LSTMCellConfig(4, 5),
+    LSTMCellConfig(2, 3, bias=False),
+]
+
+
+class StateDict(dict[str, Any]):
+    """A state dict that says more than its tensors, as a checkpoint that was read does."""
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        super().__init__(tensors)
+        self.hints: dict[str, dict[str, Any]] = {}
+        self.metadata: dict[str, str] = {}
+
+
+def state_dict(shapes: Shapes, prefix: str = "") -> StateDict:
+    return StateDict({prefix + name: np.zeros(shape) for name, shape in shapes.items()})
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=repr)
+def test_a_config_is_read_off_its_own_shapes(config: LSTMConfig) -> None:
+    shapes = param_shapes(config)
+    assert kind(shapes) == "LSTM"
+    assert config_of(shapes) == config
+    assert misfits(shapes, config) == []
+    assert find_lstms(state_dict(shapes, "a.b.")) == {"a.b.": config}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=repr)
+def test_one_tensor_too_few_and_the_lstm_is_broken_not_gone(config: LSTMConfig) -> None:
+    """Whichever is missing, it is told which; two biases at once are an LSTM without."""
+    for name in param_shapes(config):
+        shapes = param_shapes(config)
+        del shapes[name]
+        found = survey(state_dict(shapes, "x."))
+        assert not found.lstms
+        assert f"x.{name}" in found.broken["x."] or name.startswith(("weight_ih", "weight_hr"))
+        with pytest.raises(ValueError, match=r"the LSTM at 'x\.'"):
+            find_lstms(state_dict(shapes, "x."))
+
+
+def test_a_projection_that_is_missing_is_told_with_its_shape() -> None:
+    shapes = param_shapes(LSTMConfig(4, 5, proj_size=3))
+    del shapes["weight_hr_l0"]
+    assert config_of(shapes) == LSTMConfig(4, 5, proj_size=3)
+    assert "missing weight_hr_l0 (3, 5)" in survey(state_dict(shapes)).broken[""]
+
+
+def test_a_recurrent_weight_that_is_missing_is_told_with_its_shape() -> None:
+    shapes = param_shapes(LSTMConfig(4, 5))
+    del shapes["weight_hh_l0"]
+    assert config_of(shapes) == LSTMConfig(4, 5)
+    assert survey(state_dict(shapes)).broken[""].endswith("missing weight_hh_l0 (20, 5)")
+
+
+@pytest.mark.parametrize(("factor", "wanted"), [(4, "LSTM"), (3, "GRU"), (1, "RNN"), (2, "")])
+def test_the_rows_tell_the_kind(factor: int, wanted: str) -> None:
+    shapes: Shapes = {"weight_ih_l0": (factor * 7, 2), "weight_hh_l0": (factor * 7, 7)}
+    assert kind(shapes) == wanted
+    assert survey(state_dict(shapes, "m.")).others == (
+        {"m.": wanted} if wanted in ("GRU", "RNN") else {}
+    )
+    assert kind({"weight_hh": (factor * 7, 7)}) == wanted  # the cell's name, and no other matrix
+
+
+def test_one_wrong_matrix_does_not_hide_an_lstm() -> None:
+    whole = param_shapes(LSTMConfig(4, 5, num_layers=2))
+    for name, shape in (
+        ("weight_hh_l0", (21, 5)),  # its input weight still tells
+        ("weight_hh_l0", (20,)),  # the next layer's still tells
+        ("weight_ih_l0", (7, 4)),  # the recurrent one still tells
+    ):
+        assert kind(whole | {name: shape}) == "LSTM"
+        assert f"{name} has shape {shape}, wanted {whole[name]}" in misfits(
+            whole | {name: shape}, LSTMConfig(4, 5, num_layers=2)
+        )
+    projected = param_shapes(LSTMConfig(4, 5, proj_size=3))
+    assert kind(projected | {"weight_hr_l0": (3,)}) == "LSTM"  # no matrix: the columns tell instead
+
+
+def test_sizes_of_zero_are_no_recurrent_layer() -> None:
+    assert kind({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}) == "LSTM"  # rows are 4 times 0
+    assert kind({"weight_ih_l0": (5, 3), "weight_hh_l0": (5, 0)}) == ""
+    assert kind({"bias_ih_l0": (20,), "bias_hh_l0": (20,)}) == ""
+    assert find_lstms(state_dict({"bias_ih_l0": (20,), "bias_hh_l0": (20,)})) == {}
+
+
+def test_layers_and_directions_are_counted_by_name() -> None:
+    shapes = param_shapes(LSTMConfig(4, 5, num_layers=3))
+    gap = {name: shape for name, shape in shapes.items() if not name.endswith("_l1")}
+    assert config_of(gap).num_layers == 1
+    assert [p for p in misfits(gap, config_of(gap), "m.") if p.startswith("unexpected")] == [
+        f"unexpected m.{name} {shape}" for name, shape in gap.items() if name.endswith("_l2")
+    ]
+    assert config_of({"weight_ih_l1": (20, 4)}).num_layers == 1  # never none
+    assert config_of(shapes | {"weight_ih_l0_reverse": (20, 4)}).bidirectional
+
+
+def test_names_are_matched_whole() -> None:
+    shapes = param_shapes(LSTMConfig(4, 5))
+    others = {
+        "weight_ih_l00": (1,),
+        "my_weight_ih_l0": (1,),
+        "weight_ih_l0.scale": (1,),
+        "weight_hh_l0_reversed": (1,),
+        "weight": (1,),
+    }
+    assert group(state_dict(shapes | others)) == {"": shapes}
+    assert group(state_dict(shapes, "a\nb.")) == {"a\nb.": shapes}
+
+
+def test_a_cell_beside_a_layer_of_the_same_prefix_is_left_out() -> None:
+    layer, cell = param_shapes(LSTMConfig(4, 5)), param_shapes(LSTMCellConfig(4, 5))
+    assert group(state_dict(layer | cell, "m.")) == {"m.": layer}
+    assert group(state_dict(cell | layer, "m.")) == {"m.": layer}
+    assert group(state_dict(cell, "m.") | state_dict(layer, "n.")) == {"m.": cell, "n.": layer}
+
+
+@pytest.mark.parametrize("first", ["", "state."])
+@pytest.mark.parametrize(
+    "moment",
+    ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg"],
+)
+def test_every_moment_of_torchs_optimizers_is_passed_over(moment: str, first: str) -> None:
+    shapes = param_shapes(LSTMConfig(4, 5))
+    assert group(state_dict(shapes, f"{first}{moment}.lstm.")) == {}
+    assert list(group(state_dict(shapes, f"{first}my_{moment}.lstm."))) == [
+        f"{first}my_{moment}.lstm."
+    ]
+
+
+def test_hints_of_a_module_and_of_a_saved_file() -> None:
+    shapes = param_shapes(LSTMConfig(4, 5, num_layers=2))
+    told = state_dict(shapes, "a.")
+    assert hints(told) == {}
+    told.hints = {"a.": {"batch_first": True, "dropout": 0.5}}
+    assert find_lstms(told)["a."] == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5)
+    assert hints({}) == {}
+    saved = state_dict(shapes, "a.")
+    config = LSTMConfig(4, 5, 2, batch_first=True, dropout=0.25)
+    saved.metadata = {METADATA_KEY: saved_metadata("a.", config)}
+    assert hints(saved) == {"a.": {"batch_first": True, "dropout": 0.25}}
+    assert find_lstms(saved)["a."] == config
+    saved.metadata = {METADATA_KEY: saved_metadata("a.", LSTMCellConfig(4, 5))}
+    assert hints(saved) == {}  # a cell has neither
+    saved.metadata = {METADATA_KEY: "somebody else's"}
+    saved.hints = {"a.": {"dropout": 0.5}}
+    assert hints(saved) == {"a.": {"dropout": 0.5}}
+
+
+def test_sizes_that_no_lstm_has_are_told_not_raised() -> None:
+    """A projection to as many features as there are, or more: torch's own refusal is the reason."""
+    shapes: Shapes = {
+        "weight_ih_l0": (20, 4),
+        "weight_hh_l0": (20, 6),
+        "weight_hr_l0": (6, 5),
+    }
+    found = survey(state_dict(shapes) | state_dict(param_shapes(LSTMConfig(2, 3)), "b."))
+    assert "proj_size must be smaller than hidden_size" in found.broken[""]
+    assert found.lstms == {"b.": LSTMConfig(2, 3)}
+
+
+PREFIXES = ("encoder.lstm.", "decoder.lstm.", "lstm.", "x.old_head.")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "wanted"),
+    [
+        ("encoder.lstm.", "encoder.lstm."),
+        ("encoder.lstm", "encoder.lstm."),
+        ("encoder", None),
+        ("lstm", "lstm."),  # the whole of one goes before the end of three
+        ("old_head", "x.old_head."),
+        ("head", None),  # an end begins at a dot
+    ],
+)
+def test_choose(prefix: str, wanted: str | None) -> None:
+    if wanted is None:
+        with pytest.raises(ValueError, match=f"prefix '{prefix}' is no LSTM of the state dict"):
+            choose(PREFIXES, prefix)
+    else:
+        assert choose(PREFIXES, prefix) == wanted
+
+
+def test_choose_without_a_prefix_and_what_it_refuses() -> None:
+    for nothing in ("", None):
+        assert choose(["a."], nothing) == "a."
+        assert choose(["a.", ""], nothing) == ""
+        with pytest.raises(ValueError, match=r"is meant: 'a\.', 'b\.'$"):
+            choose(["a.", "b."], nothing)
+    with pytest.raises(ValueError, match=r"'lstm' fits several LSTMs of .* 'a\.lstm\.', 'b\.lstm"):
+        choose(["a.lstm.", "b.lstm."], "lstm", {"lstm.": "GRU"})
+    for asked in ("gru", "gru.", "x.gru."):
+        with pytest.raises(ValueError, match=f"prefix '{asked}' is a GRU, not an LSTM, of"):
+            choose(["a."], asked, {"x.gru.": "GRU", "x.rnn.": "RNN"})
+    with pytest.raises(ValueError, match=r"'ru' is no LSTM of"):
+        choose(["a."], "ru", {"x.gru.": "GRU"})

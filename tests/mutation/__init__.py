@@ -1,0 +1,1 @@
+"""Mutation testing: is there a test that fails when a line is wrong? See docs/mutants.md."""
