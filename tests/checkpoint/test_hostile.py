@@ -175,7 +175,8 @@ def _state(**edits: Any) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("edits", "named"),
     [
-        ({"lstm.weight_ih_l0": None}, "lstm.weight_ih_l0"),
+        ({"lstm.weight_ih_l0": None}, "missing lstm.weight_ih_l0"),
+        ({"lstm.weight_hh_l0": None}, "missing lstm.weight_hh_l0"),
         ({"lstm.bias_hh_l0": None}, "lstm.bias_hh_l0"),
         ({"lstm.weight_ih_l0": (20, 3)}, "lstm.weight_ih_l0"),
         ({"lstm.weight_ih_l2": (16, 4)}, "lstm.weight_ih_l2"),
