@@ -17,6 +17,7 @@ from .onnx import is_onnx, read_onnx
 from .safetensors import is_safetensors, read_safetensors
 from .shards import is_index, read_sharded
 from .source import Source
+from .storage import Budget
 from .tensor import Tensor
 from .torch_zip import read_torch_zip
 from .torchscript import is_torchscript, read_torchscript
@@ -56,38 +57,38 @@ def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> 
 def _read(source: Source, check_crc: bool) -> Checkpoint:
     head = source.read(0, min(512, source.size))
     if is_index(head):
-        return read_sharded(source, lambda shard: _read_single(shard, check_crc))
-    return _read_single(source, check_crc)
+        return read_sharded(source, lambda shard, budget: _read_single(shard, budget, check_crc))
+    return _read_single(source, Budget(source.size), check_crc)
 
 
-def _read_single(source: Source, check_crc: bool) -> Checkpoint:
+def _read_single(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
     head = source.read(0, min(512, source.size))
     if head.startswith(b"PK"):
-        return _read_zip(source, check_crc)
+        return _read_zip(source, budget, check_crc)
     if is_safetensors(head, source.size):
-        return read_safetensors(source)
+        return read_safetensors(source, budget)
     if head.startswith(b"\x80"):
-        return read_pickle(source)
+        return read_pickle(source, budget)
     if head.startswith(NPY_MAGIC):
-        return read_npy(source)
+        return read_npy(source, budget)
     if is_tar(head):
-        return read_legacy_tar(source)
+        return read_legacy_tar(source, budget)
     if is_onnx(head):
-        return read_onnx(source)
+        return read_onnx(source, budget)
     raise CheckpointError(
         "unknown-format", f"the file starts with {head[:8]!r}, like no checkpoint that is read here"
     )
 
 
-def _read_zip(source: Source, check_crc: bool) -> Checkpoint:
+def _read_zip(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
     entries = read_archive(source)
     if is_npz(entries):
-        return read_npz(source, entries, check_crc=check_crc)
+        return read_npz(source, entries, budget, check_crc=check_crc)
     prefix = _torch_prefix(entries)
     if is_torchscript(entries, prefix):
-        return read_torchscript(source, entries, prefix, check_crc=check_crc)
+        return read_torchscript(source, entries, prefix, budget, check_crc=check_crc)
     refuse_compressed(entries.values())
-    return read_torch_zip(source, entries, prefix, check_crc=check_crc)
+    return read_torch_zip(source, entries, prefix, budget, check_crc=check_crc)
 
 
 def _torch_prefix(entries: dict[str, Entry]) -> str:

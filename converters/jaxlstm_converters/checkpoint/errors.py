@@ -7,8 +7,7 @@ that page and this table together.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Sequence
 
 CODES: dict[str, str] = {
     # the file
@@ -120,10 +119,10 @@ def sketch(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def sketches(values: Iterable[object]) -> str:
+def sketches(values: Sequence[object]) -> str:
     """The first of several values, as `sketch` writes them."""
-    items = [sketch(value) for value in islice(values, 9)]
-    return f"({', '.join([*items[:8], '...'][: len(items)])})"
+    items = [sketch(value) for value in values[:8]]
+    return f"({', '.join([*items, '...'] if len(values) > 8 else items)})"
 
 
 def shown(name: str, limit: int = 100) -> str:

@@ -107,12 +107,12 @@ class LegacyStorages:
         return position
 
 
-def read_legacy(source: Source, position: int) -> Checkpoint:
+def read_legacy(source: Source, position: int, budget: Budget) -> Checkpoint:
     """The checkpoint whose magic number ends at `position`."""
     stream = Stream(source, position, source.size)
-    root, machine = _read_body(stream, Budget(source.size))
+    root, machine = _read_body(stream, budget)
     named = name_tensors(
-        root, opcodes=machine.opcodes, members=module_members, built=machine.tensors
+        root, budget=budget, opcodes=machine.opcodes, members=module_members, built=machine.tensors
     )
     return Checkpoint(source.path, "torch legacy", named)
 
@@ -120,10 +120,12 @@ def read_legacy(source: Source, position: int) -> Checkpoint:
 def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     """The storage that pickle.dump of a tensor writes: a whole legacy stream that holds just it."""
     stream = Stream(span.source, span.offset, span.offset + span.length)
+    memory = outer.budget.memory
     magic = run_pickle(PickleMachine(stream, outer.budget))
     if magic != MAGIC_NUMBER:
         raise CheckpointError("legacy-header", "a storage does not start with torch's magic number")
     root, machine = _read_body(stream, outer.budget)
+    outer.budget.memory = memory  # of all that was built, the storage alone is kept
     outer.charge(machine.opcodes)
     if not isinstance(root, Storage):
         raise CheckpointError(

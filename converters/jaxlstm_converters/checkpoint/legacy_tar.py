@@ -35,10 +35,9 @@ def is_tar(head: bytes) -> bool:
     return head[257:262] == b"ustar"
 
 
-def read_legacy_tar(source: Source) -> Checkpoint:
+def read_legacy_tar(source: Source, budget: Budget) -> Checkpoint:
     """The checkpoint; the state of modules too."""
     members = _read_members(source)
-    budget = Budget(source.size)
     storages = _read_storages(_stream(source, members["storages"]), budget)
     tensors = _read_tensors(_stream(source, members["tensors"]), budget, storages)
 
@@ -54,7 +53,9 @@ def read_legacy_tar(source: Source) -> Checkpoint:
     root = run_pickle(machine)
     _refuse_rest(stream)
     built = [t for t in tensors.values() if isinstance(t, Tensor)]
-    named = name_tensors(root, opcodes=machine.opcodes, members=module_members, built=built)
+    named = name_tensors(
+        root, budget=budget, opcodes=machine.opcodes, members=module_members, built=built
+    )
     return Checkpoint(source.path, "torch legacy tar", named)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import CheckpointError, shown
+from .errors import CheckpointError, shown, sketch
+from .storage import Budget
 from .tensor import Tensor
 from .values import Foreign, Global, NumpyArray, Refused
 
 MAX_DEPTH = 200
 MAX_NAME = 4000
-SPARE_VISITS = 100_000
 MAX_NAMES = 10 << 20  # bytes that the names of tensors and hints may take, about
 MAX_SCALARS = 8 << 20  # bytes that plain values and their names may take, about
 
@@ -44,11 +44,14 @@ def no_members(value: Foreign) -> None:
     """Foreign objects hold nothing."""
 
 
-def name_tensors(root: Any, *, opcodes: int, members: Members, built: list[Tensor]) -> Named:
+def name_tensors(
+    root: Any, *, budget: Budget, opcodes: int, members: Members, built: list[Tensor]
+) -> Named:
     """Every tensor that dicts, lists, tuples and modules lead to.
 
     Args:
         root: what the pickle built.
+        budget: what following references may visit beyond that.
         opcodes: how many opcodes built it: following references may visit twice as many
             values, not exponentially many.
         members: gives the named members of a foreign object, or None if it is inert.
@@ -58,7 +61,7 @@ def name_tensors(root: Any, *, opcodes: int, members: Members, built: list[Tenso
         CheckpointError: cycle, too-deep, node-budget, duplicate-name, unsupported-tensor,
             foreign-root or foreign-weight.
     """
-    walk = _Walk(2 * opcodes + SPARE_VISITS, members)
+    walk = _Walk(2 * opcodes, budget, members)
     if walk.children(root, "") is None and not isinstance(root, Tensor | NumpyArray | Refused):
         raise CheckpointError("foreign-root", f"the file holds {_described(root)}, not tensors")
     walk.visit_all(root)
@@ -72,9 +75,10 @@ def name_tensors(root: Any, *, opcodes: int, members: Members, built: list[Tenso
 
 
 class _Walk:
-    def __init__(self, visits: int, members: Members) -> None:
+    def __init__(self, visits: int, budget: Budget, members: Members) -> None:
         self.named = Named()
         self._visits = visits
+        self._budget = budget
         self._members = members
         self._names = MAX_NAMES
         self._spare = MAX_SCALARS  # negative: scalars are not kept
@@ -111,8 +115,11 @@ class _Walk:
             stack.append((name, inner))
 
     def _count(self) -> None:
-        self._visits -= 1
-        if self._visits < 0:
+        if self._visits:
+            self._visits -= 1
+            return
+        self._budget.visits -= 1
+        if self._budget.visits < 0:
             raise CheckpointError(
                 "node-budget", "references lead to many more values than the file holds"
             )
@@ -188,8 +195,15 @@ class _Walk:
         if not isinstance(state, dict) or type(state.get("batch_first")) is not bool:
             return
         dropout = state.get("dropout", 0.0)
-        if type(dropout) in (int, float) and 0 <= dropout <= 1:
-            self._spend(300 + len(name))
+        if type(dropout) not in (int, float):
+            return
+        self._spend(300 + len(name))
+        if not 0 <= dropout <= 1:
+            self.named.warnings.append(
+                f"{shown(name)!r} states a dropout of {sketch(dropout)}, which no LSTM has; what it "
+                "states is left out"
+            )
+        else:
             self.named.hints[name and f"{name}."] = {
                 "batch_first": state["batch_first"],
                 "dropout": float(dropout),

@@ -30,30 +30,31 @@ HEADER = re.compile(
 )
 
 
-def read_pickle(source: Source) -> Checkpoint:
+def read_pickle(source: Source, budget: Budget) -> Checkpoint:
     """A file that is a pickle; if that is torch's magic number, what follows."""
     stream = Stream(source, 0, source.size)
-    machine = PickleMachine(stream, Budget(source.size), nested=read_nested_storage)
+    machine = PickleMachine(stream, budget, nested=read_nested_storage)
     root = run_pickle(machine)
     if type(root) is int:
         if root != MAGIC_NUMBER:
             raise CheckpointError("legacy-header", "the magic number is not torch's", offset=0)
-        return read_legacy(source, stream.offset)
+        return read_legacy(source, stream.offset, budget)
     if stream.remaining:
         raise CheckpointError(
             "trailing-bytes", "bytes follow the end of the pickle", offset=stream.offset
         )
     named = name_tensors(
-        root, opcodes=machine.opcodes, members=module_members, built=machine.tensors
+        root, budget=budget, opcodes=machine.opcodes, members=module_members, built=machine.tensors
     )
     container = "torch pickle" if machine.nested_storages else "numpy pickle"
     return Checkpoint(source.path, container, named)
 
 
-def read_npz(source: Source, entries: dict[str, Entry], *, check_crc: bool) -> Checkpoint:
+def read_npz(
+    source: Source, entries: dict[str, Entry], budget: Budget, *, check_crc: bool
+) -> Checkpoint:
     """An archive of .npy files, each under its name without the ending."""
     refuse_compressed(entries.values())
-    budget = Budget(source.size)
     named = Named()
     for name, entry in entries.items():
         end = entry.offset + entry.size
@@ -62,10 +63,10 @@ def read_npz(source: Source, entries: dict[str, Entry], *, check_crc: bool) -> C
     return Checkpoint(source.path, "npz", named)
 
 
-def read_npy(source: Source) -> Checkpoint:
+def read_npy(source: Source, budget: Budget) -> Checkpoint:
     """One array; its name is empty, as that of a bare tensor."""
     named = Named()
-    _add(named, "", _read_array(source, 0, source.size, Budget(source.size), None))
+    _add(named, "", _read_array(source, 0, source.size, budget, None))
     return Checkpoint(source.path, "npy", named)
 
 

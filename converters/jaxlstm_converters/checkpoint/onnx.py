@@ -19,6 +19,7 @@ from .storage import Budget
 from .tensor import StackedTensor, Tensor, make_tensor
 
 GATES = (0, 2, 3, 1)  # torch's i, f, g, o among ONNX's i, o, f, c
+MAX_NODES = 1_000
 NODE = re.compile(r"(node_)?lstm(_\d+)?", re.IGNORECASE)  # as exporters number them
 
 
@@ -27,14 +28,14 @@ def is_onnx(head: bytes) -> bool:
     return len(head) > 3 and head[0] == 8 and head[1] < 32 and head[2] in b"\x12\x1a\x22\x28\x32:B"
 
 
-def read_onnx(source: Source) -> Checkpoint:
+def read_onnx(source: Source, budget: Budget) -> Checkpoint:
     """Every initializer; those of an LSTM node become `PREFIXweight_ih_l0` and so on.
 
     The prefix is the scope of the node: "/decoder/rnn/LSTM" gives "decoder.rnn.". Nodes of one
     scope that feed each other's sizes are the layers of one LSTM.
     """
     named = Named()
-    model = read_model(source, Budget(source.size), named.warnings)
+    model = read_model(source, budget, named.warnings)
     for layer in _layers(model, named):
         for name, tensor in _torch_tensors(model, layer):
             _add(named, name, tensor)
@@ -54,6 +55,11 @@ class _Layer:
 
 def _layers(model: Model, named: Named) -> list[_Layer]:
     """Each LSTM node with weights of its own, and which layer of which LSTM it is."""
+    if len(model.lstm_nodes) > MAX_NODES:
+        raise CheckpointError(
+            "onnx-unsupported",
+            f"{len(model.lstm_nodes)} LSTM nodes are more than any model has",
+        )
     layers: list[_Layer] = []
     seen: set[tuple[str, ...]] = set()
     prefixes: set[str] = set()

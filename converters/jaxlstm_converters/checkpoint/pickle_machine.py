@@ -33,7 +33,6 @@ from .values import (
     TextSpan,
 )
 
-MEMORY = 42 << 20  # bytes of values beyond the size of the file
 PRICE = 80  # a small object
 MAX_TEXT = 1 << 16  # longer texts stay in the file
 MAX_KEY = 16  # elements of a tuple that is a key: it is hashed each time
@@ -62,7 +61,7 @@ class PickleMachine:
 
     Args:
         stream: its bytes.
-        budget: what all tensors of the file may need.
+        budget: what all tensors and all pickles of the file may need.
         persistent: turns a persistent id (a storage, in torch's files) into a value.
         nested: reads the storage that a plain pickle holds as the bytes of a whole file.
 
@@ -89,7 +88,6 @@ class PickleMachine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
-        self._left = MEMORY + stream.source.size * 5 // 4
 
     def result(self) -> Any:
         """The value that is left once STOP is reached."""
@@ -101,16 +99,17 @@ class PickleMachine:
 
     def charge(self, price: int) -> None:
         """Take `price` bytes from what the values may need."""
-        self._left -= price
-        if self._left < 0:
+        self.budget.memory -= price
+        if self.budget.memory < 0:
             raise CheckpointError(
                 "pickle-budget", "the values of the pickle need far more memory than the file has"
             )
 
     def push(self, value: Any, price: int = 0) -> None:
         """Put a value that costs `price` bytes on the stack."""
-        self._left -= price + 8  # `charge`, written out: every opcode comes here
-        if self._left < 0:
+        budget = self.budget
+        budget.memory -= price + 8  # `charge`, written out: every opcode comes here
+        if budget.memory < 0:
             self.charge(0)
         self._stack.append(value)
 

@@ -49,7 +49,7 @@ def is_safetensors(head: bytes, size: int) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < size
 
 
-def read_safetensors(source: Source) -> Checkpoint:
+def read_safetensors(source: Source, budget: Budget) -> Checkpoint:
     """Every tensor, in the order of the bytes."""
     header, data_start = _read_header(source)
     metadata = header.pop("__metadata__", {})
@@ -62,7 +62,6 @@ def read_safetensors(source: Source) -> Checkpoint:
         key=lambda item: item[:2],
     )
     named = Named()
-    budget = Budget(source.size)
     position = 0
     for start, end, name, entry in placed:
         if start != position:

@@ -14,6 +14,7 @@ from .contents import Checkpoint
 from .errors import CheckpointError, shown, sketch
 from .names import Named
 from .source import Source
+from .storage import Budget
 from .strict_json import read_json
 
 MAX_SHARDS = 400  # each keeps a file open
@@ -24,25 +25,22 @@ def is_index(head: bytes) -> bool:
     return head.lstrip(b" \t\r\n").startswith((b'{"', b"{ ", b"{\n", b"{\r", b"{\t"))
 
 
-def read_sharded(source: Source, read: Callable[[Source], Checkpoint]) -> Checkpoint:
+def read_sharded(source: Source, read: Callable[[Source, Budget], Checkpoint]) -> Checkpoint:
     """The tensors of all shards, in the order of the index.
 
     Args:
         source: the index.
-        read: opens one shard.
+        read: opens one shard; all share one budget.
     """
     weight_map = _weight_map(source)
+    sources = {file: _open(source.path, file) for file in dict.fromkeys(weight_map.values())}
+    budget = Budget(source.size + sum(shard.size for shard in sources.values()))
     shards: dict[str, Checkpoint] = {}
-    for file in dict.fromkeys(weight_map.values()):
-        path = _inside(source.path, file)
+    for file, shard in sources.items():
         try:
-            shards[file] = read(Source(path))
-        except OSError as error:
-            raise CheckpointError(
-                "shard-mismatch", f"shard {shown(file)!r} cannot be opened: {error.strerror}"
-            ) from None
+            shards[file] = _slim(read(shard, budget), len(weight_map))
         except CheckpointError as error:
-            error.path = path
+            error.path = shard.path
             raise
     named = _merge(weight_map, shards)
     kinds = {shard.container for shard in shards.values()}
@@ -50,6 +48,26 @@ def read_sharded(source: Source, read: Callable[[Source], Checkpoint]) -> Checkp
     for shard in shards.values():
         checkpoint.metadata |= shard.metadata
     return checkpoint
+
+
+def _open(index: str, file: str) -> Source:
+    path = _inside(index, file)
+    try:
+        return Source(path)
+    except OSError as error:
+        raise CheckpointError(
+            "shard-mismatch", f"shard {shown(file)!r} cannot be opened: {error.strerror}"
+        ) from None
+
+
+def _slim(shard: Checkpoint, limit: int) -> Checkpoint:
+    """The shard without what a small file can have a lot of, since there may be many shards."""
+    shard.scalars.clear()
+    if max(len(shard), len(shard.hints)) > limit:
+        raise CheckpointError(
+            "shard-mismatch", f"the shard holds more tensors than the {limit} of the index"
+        )
+    return shard
 
 
 def _weight_map(source: Source) -> dict[str, str]:

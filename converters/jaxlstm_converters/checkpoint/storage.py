@@ -12,6 +12,8 @@ import numpy as np
 from .errors import CheckpointError
 from .source import Source
 
+MEMORY = 42 << 20  # bytes of pickled values beyond the size of the file
+SPARE_VISITS = 100_000
 SLACK = 32 << 20  # bytes that one expanded (stride 0) tensor may need beyond the file's size
 TOTAL_SLACK, TOTAL_FACTOR = 1 << 30, 16  # the same for all tensors: views and ties repeat bytes
 
@@ -31,9 +33,18 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class Budget:
-    """How many bytes the tensors of one file may need, all views written out."""
+    """What one file may need: bytes of its tensors, all views written out, and of other values.
+
+    Attributes:
+        memory: bytes that the values of all its pickles may still take: several are held at once.
+        visits: how many values may still be visited by one more of the references to them.
+    """
+
+    __slots__ = ("_left", "_one", "memory", "visits")
 
     def __init__(self, file_size: int) -> None:
+        self.memory = MEMORY + file_size * 5 // 4
+        self.visits = SPARE_VISITS
         self._one = file_size + SLACK
         self._left = TOTAL_FACTOR * file_size + TOTAL_SLACK
 

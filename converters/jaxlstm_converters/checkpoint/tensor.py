@@ -32,7 +32,16 @@ class Tensor:
         storage: the bytes it views; tied tensors have the same one.
     """
 
-    __slots__ = ("_offset", "_strides", "_warnings", "dtype", "name", "shape", "storage")
+    __slots__ = (
+        "_offset",
+        "_reported",
+        "_strides",
+        "_warnings",
+        "dtype",
+        "name",
+        "shape",
+        "storage",
+    )
 
     def __init__(
         self,
@@ -51,6 +60,7 @@ class Tensor:
         self._strides = strides
         self._offset = offset
         self._warnings: list[str] | None = None
+        self._reported = False
 
     @property
     def ndim(self) -> int:
@@ -125,16 +135,18 @@ class Tensor:
         self._gather(tail, strides, offset + half * strides[axis])
 
     def _report_nonfinite(self, array: np.ndarray) -> None:
-        if self._warnings is None or self.dtype.kind in "biu":
+        if self._warnings is None or self._reported or self.dtype.kind in "biu":
             return
         flat = array.reshape(-1)
         bad = 0
         with np.errstate(invalid="ignore"):  # signalling NaNs of narrow floats, which are widened
             for start in range(0, flat.size, CHUNK):
                 bad += int((~np.isfinite(flat[start : start + CHUNK])).sum())
-        text = f"{shown(self.name)!r} holds {bad} values that are NaN or infinite"
-        if bad and text not in self._warnings:
-            self._warnings.append(text)
+        if bad:
+            self._reported = True
+            self._warnings.append(
+                f"{shown(self.name)!r} holds {bad} values that are NaN or infinite"
+            )
 
 
 class StackedTensor(Tensor):

@@ -97,7 +97,7 @@ def parse_storage_id(key: Any) -> tuple[StorageType | Global, str, int]:
 
 
 def read_torch_zip(
-    source: Source, entries: dict[str, Entry], prefix: str, *, check_crc: bool
+    source: Source, entries: dict[str, Entry], prefix: str, budget: Budget, *, check_crc: bool
 ) -> Checkpoint:
     """The checkpoint under `prefix`, such as "archive/"."""
     storages = ZipStorages(
@@ -107,10 +107,9 @@ def read_torch_zip(
         swapped=is_big_endian(source, entries, prefix, check_crc),
         check_crc=check_crc,
     )
-    budget = Budget(source.size)
     root, machine = run_entry(source, entries[f"{prefix}data.pkl"], storages, budget, check_crc)
     named = name_tensors(
-        root, opcodes=machine.opcodes, members=module_members, built=machine.tensors
+        root, budget=budget, opcodes=machine.opcodes, members=module_members, built=machine.tensors
     )
     return Checkpoint(source.path, "torch zip", named)
 

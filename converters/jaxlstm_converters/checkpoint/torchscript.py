@@ -25,13 +25,12 @@ def is_torchscript(entries: dict[str, Entry], prefix: str) -> bool:
 
 
 def read_torchscript(
-    source: Source, entries: dict[str, Entry], prefix: str, *, check_crc: bool
+    source: Source, entries: dict[str, Entry], prefix: str, budget: Budget, *, check_crc: bool
 ) -> Checkpoint:
     """Tensors under the names of state_dict(); constants of the program as "CONSTANTS.c0" etc."""
     code = f"{prefix}code/"
     refuse_compressed(entry for name, entry in entries.items() if not name.startswith(code))
     swapped = is_big_endian(source, entries, prefix, check_crc)
-    budget = Budget(source.size)
 
     def read(part: str) -> tuple[Any, Named]:
         storages = ZipStorages(
@@ -46,7 +45,7 @@ def read_torchscript(
                 )
             root = {"CONSTANTS": {f"c{index}": value for index, value in enumerate(root)}}
         return root, name_tensors(
-            root, opcodes=machine.opcodes, members=attributes, built=machine.tensors
+            root, budget=budget, opcodes=machine.opcodes, members=attributes, built=machine.tensors
         )
 
     _, named = read("data")
