@@ -73,10 +73,10 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
         elif kind(shapes) == "LSTM":
             try:
                 config = config_of(shapes, **told.get(prefix, {}))
-                faults = misfits(shapes, config, prefix)
             except ValueError as error:  # no LSTM has such sizes: a projection to more than it has
-                faults = [f"of the shapes {shapes}, {error}"]
-            if faults:
+                found.broken[prefix] = f"the LSTM at {prefix!r} is none: {error}"
+                continue
+            if faults := misfits(shapes, config, prefix):
                 found.broken[prefix] = f"the LSTM at {prefix!r} is not whole: {'; '.join(faults)}"
             else:
                 found.lstms[prefix] = config
@@ -137,8 +137,9 @@ def kind(shapes: Shapes) -> str:
             rows = {shape[0], *shapes.get(f"weight_ih{match['suffix']}", ())[:1]}
             if hidden and factor * hidden in rows:
                 return found
-    rows = {shape[0] for name, shape in shapes.items() if name.startswith("weight_") and shape}
-    if len(rows) == 1 and min(rows) % 4 == 0:  # a projected LSTM that lacks its projection
+    matrices = ("weight_ih", "weight_hh")
+    rows = {shape[0] for name, shape in shapes.items() if name.startswith(matrices) and shape}
+    if len(rows) == 1 and min(rows) % 4 == 0:  # a projected LSTM whose projection is missing or odd
         return "LSTM"
     return ""
 
