@@ -1,0 +1,112 @@
+"""Findings become items: which case is told, and what a machine reads."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlstm.check.answer import Answer, of_oracle
+from jaxlstm.check.criteria import Measured, Ratio
+from jaxlstm.check.findings import Findings
+from jaxlstm.check.inputs import ordinary_case
+from tests.check.helpers import CONFIGS, random_params
+
+
+def case(name: str) -> Any:
+    return SimpleNamespace(name=name)
+
+
+def test_an_exact_criterion():
+    found = Findings()
+    found.exact("runs", case("a"), "")
+    [item] = found.items()
+    assert (item.name, item.ok, item.detail) == ("runs", True, "")
+    found.exact("runs", case("b"), "")
+    assert [item.detail for item in found.items()] == ["2 cases"]
+    found.exact("runs", case("b"), "cannot")
+    found.exact("runs", case("b"), "will not")
+    found.exact("runs", case("b"), "must not")
+    found.exact("runs", case("c"), "is late")
+    [item] = found.items()
+    assert item.ok is False
+    assert item.measured is item.limit is None
+    assert item.detail == "b: cannot, and 2 more; fails in b, c"
+    assert item.data == {
+        "cases": {"a": [], "b": ["cannot", "will not", "must not"], "c": ["is late"]}
+    }
+
+
+def test_a_measured_criterion_tells_the_case_that_is_nearest_its_limit():
+    found = Findings()
+    found.measured("steps", case("a"), Measured(5.0, 10.0, "there"))
+    found.measured("steps", case("b"), Measured(0.9, 1.0, "here"))
+    [item] = found.items()
+    assert (item.ok, item.measured, item.limit) == (True, 0.9, 1.0)
+    assert item.detail == "worst: b, here"
+    assert item.data["cases"]["a"] == {"value": 5.0, "limit": 10.0, "where": "there"}
+    found.measured("steps", case("c"), Measured(20.0, 10.0, "far"))
+    found.measured("steps", case("d"), Measured(11.0, 10.0, "near"))
+    [item] = found.items()
+    assert (item.ok, item.measured) == (False, 20.0)
+    assert item.detail == "worst: c, far; fails in c, d"
+
+
+def test_rms_errors_become_two_items_of_which_the_first_has_the_data():
+    found = Findings()
+    for where, ours in (("a", 2.0), ("b", 40.0)):
+        found.ratio("results", Ratio(where, 600, ours, 1.0, 1.0))
+    found.ratio("gradients", Ratio("c", 5, 1.0, None, 1.0))
+    together, worst, gradients, _ = found.items()
+    assert together.name == "RMS error of results"
+    assert (together.ok, together.limit) == (False, 2.0)
+    assert together.measured == pytest.approx(80**0.5)
+    assert together.data["arrays"]["b"] == {
+        "where": "b",
+        "size": 600,
+        "ours": 40.0,
+        "torch": 1.0,
+        "own": 1.0,
+        "ratio": 40.0,
+    }
+    assert worst.name == "RMS error of results, worst array"
+    assert (worst.ok, worst.measured, worst.limit) == (False, 40.0, 16.0)
+    assert worst.detail.startswith("b: ")
+    assert worst.data == {}
+    assert (gradients.name, gradients.ok, gradients.limit) == ("RMS error of gradients", True, 4.0)
+
+
+def test_an_answer_by_name_and_in_another_dtype():
+    one, two = np.ones((2, 1)), np.full(3, 1 / 3)
+    whole = Answer(one, two, None, {"w": two, "inputs": one})
+    assert [name for name, _ in whole.leaves()] == ["outputs", "h_n"]
+    everything = whole.everything()
+    assert list(everything) == ["outputs", "h_n", "d w", "d inputs"]
+    assert everything["h_n"] is two
+    assert everything["d inputs"] is one
+    half = whole.astype(np.float16)
+    assert {a.dtype for a in half.everything().values()} == {np.dtype(np.float16)}
+    assert half.c_n is None
+    assert half.everything()["d w"][0] == np.float16(1 / 3)
+    assert Answer(one, None, two).astype(np.float16).gradients is None
+    assert Answer(one, None, two).astype(np.float16).h_n is None
+    assert Answer(one, None, two).astype(np.float16).everything()["c_n"].dtype == np.float16
+
+
+def test_the_oracles_answer_has_the_gradients_that_were_asked_for():
+    config = CONFIGS["everything"]
+    params, whole = random_params(config), ordinary_case(config)
+    plain = of_oracle(params, config, whole)
+    assert plain.gradients is None
+    with_state = of_oracle(params, config, whole, gradients=True)
+    for name in ("outputs", "h_n", "c_n"):
+        np.testing.assert_array_equal(with_state.everything()[name], plain.everything()[name])
+    assert list(with_state.gradients or ()) == [*params, "inputs", "h_0", "c_0"]
+    assert whole.initial_state is not None
+    for name, state in zip(("d h_0", "d c_0"), whole.initial_state, strict=True):
+        assert with_state.everything()[name].shape == state.shape
+    without = of_oracle(params, config, whole.without(state=True), gradients=True)
+    assert list(without.gradients or ()) == [*params, "inputs"]
+    assert of_oracle(params, config, whole, dtype=np.float32).outputs.dtype == np.float32
