@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
-import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -13,17 +13,29 @@ MISSING = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
 
 def _needs_missing(path: Path) -> bool:
     """Whether a test file imports a package that is not installed, itself or by a helper it imports."""
-    text = path.read_text()
-    if any(re.search(rf"^\s*(import|from) {name}\b", text, re.MULTILINE) for name in MISSING):
-        return True
-    files = [
-        HERE.parent / module.replace(".", "/") / name  # the module itself, or one in the package
-        for module, names in re.findall(
-            r"^from (tests[\w.]*) import (\([^)]*\)|[^\n]+)", text, re.MULTILINE
-        )
-        for name in ("", *re.findall(r"\w+", names))
-    ]
-    return any(_needs_missing(f.with_suffix(".py")) for f in files if f.with_suffix(".py").exists())
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules, helpers = [alias.name for alias in node.names], []
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""] if node.level == 0 else []
+            helpers = _helpers(path, node)
+        else:
+            continue
+        if any(module.split(".")[0] in MISSING for module in modules):
+            return True
+        if any(_needs_missing(helper) for helper in helpers):
+            return True
+    return False
+
+
+def _helpers(path: Path, node: ast.ImportFrom) -> list[Path]:
+    """The files of `tests` that ``from ... import ...`` loads: the module, or those in the package."""
+    parts = (node.module or "").split(".") if node.module else []
+    if node.level == 0 and parts[0] != HERE.name:
+        return []
+    base = (path.parents[node.level - 1] if node.level else HERE.parent).joinpath(*parts)
+    files = [base, *(base / alias.name for alias in node.names)]
+    return [f.with_suffix(".py") for f in files if f.with_suffix(".py").exists()]
 
 
 collect_ignore = [str(path) for path in HERE.rglob("test_*.py") if MISSING and _needs_missing(path)]
