@@ -84,19 +84,29 @@ def test_the_rows_tell_the_kind(factor: int, wanted: str) -> None:
     assert kind({"weight_hh": (factor * 7, 7)}) == wanted  # the cell's name, and no other matrix
 
 
-def test_one_wrong_matrix_does_not_hide_an_lstm() -> None:
-    whole = param_shapes(LSTMConfig(4, 5, num_layers=2))
-    for name, shape in (
-        ("weight_hh_l0", (21, 5)),  # its input weight still tells
-        ("weight_hh_l0", (20,)),  # the next layer's still tells
-        ("weight_ih_l0", (7, 4)),  # the recurrent one still tells
-    ):
-        assert kind(whole | {name: shape}) == "LSTM"
-        assert f"{name} has shape {shape}, wanted {whole[name]}" in misfits(
-            whole | {name: shape}, LSTMConfig(4, 5, num_layers=2)
-        )
-    projected = param_shapes(LSTMConfig(4, 5, proj_size=3))
-    assert kind(projected | {"weight_hr_l0": (3,)}) == "LSTM"  # no matrix: the columns tell instead
+@pytest.mark.parametrize(
+    ("layers", "name", "shape"),
+    [
+        (1, "weight_hh_l0", (21, 5)),  # its input weight still tells
+        (2, "weight_hh_l0", (20,)),  # the next layer's still tells
+        (1, "weight_ih_l0", (7, 4)),  # the recurrent one still tells
+    ],
+)
+def test_one_wrong_matrix_does_not_hide_an_lstm(
+    layers: int, name: str, shape: tuple[int, ...]
+) -> None:
+    config = LSTMConfig(4, 5, num_layers=layers)
+    whole = param_shapes(config)
+    assert kind(whole | {name: shape}) == "LSTM"
+    assert misfits(whole | {name: shape}, config) == [
+        f"{name} has shape {shape}, wanted {whole[name]}"
+    ]
+
+
+def test_a_projection_that_is_no_matrix_does_not_hide_an_lstm() -> None:
+    for config in (LSTMConfig(4, 5, proj_size=3), LSTMConfig(4, 5, num_layers=2, proj_size=3)):
+        assert kind(param_shapes(config) | {"weight_hr_l0": (3,)}) == "LSTM"
+    assert kind({"weight_ih_l0": (20, 4), "weight_hh_l0": (20, 5), "weight_hr_l0": (3,)}) == "LSTM"
 
 
 def test_sizes_of_zero_are_no_recurrent_layer() -> None:

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from jaxlstm import LSTMConfig, find_lstms, from_torch
 from jaxlstm_converters.find import survey
+from jaxlstm_converters.fold import WeightNorm, fold
 
 NAMES = ("weight_hh_l0", "weight_ih_l1", "weight_hh_l0_reverse")
 
@@ -83,3 +84,55 @@ def test_a_length_without_a_direction_is_told() -> None:
 def test_a_quantized_lstm_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"quantized dynamic one.*convert the float model"):
         from_torch({"lstm._all_weight_values.0.param": torch.zeros(3)})
+
+
+def test_what_was_folded_replaces_its_parts_and_is_said() -> None:
+    g, v = np.ones((32, 1), np.float32), np.ones((32, 8), np.float32)
+    for names in (
+        ("a.weight_hh_l0_g", "a.weight_hh_l0_v"),
+        ("a.parametrizations.weight_hh_l0.original0", "a.parametrizations.weight_hh_l0.original1"),
+    ):
+        for order in (1, -1):  # whichever comes first in the file
+            parts = dict(list(zip(names, (g, v), strict=True))[::order])
+            found = fold({"other": g, **parts})
+            assert list(found.tensors) == ["other", "a.weight_hh_l0"]
+            assert found.tensors["a.weight_hh_l0"] == WeightNorm(g, v)
+            assert found.problems == {}
+            assert found.notes == [
+                f"a.weight_hh_l0 is folded from {names[0]} and {names[1]} (weight normalisation)"
+            ]
+
+
+def test_what_cannot_be_folded_is_a_problem_of_its_lstm() -> None:
+    g, v = np.ones(32), np.ones((32, 8))
+    found = fold({"a.weight_hh_l0_g": g, "a.weight_hh_l0_v": v})
+    told = "a.weight_hh_l0_g has no direction a.weight_hh_l0_v of as many axes beside it"
+    assert found.problems == {"a.": told}
+    assert list(found.tensors) == ["a.weight_hh_l0_g", "a.weight_hh_l0_v"]
+    stem = "a.parametrizations.bias_hh_l1_reverse."
+    for parts in (["original"], ["original0", "original1", "0.base"], ["original0"]):
+        [(prefix, problem)] = fold({stem + part: v for part in parts}).problems.items()
+        assert prefix == "a."
+        assert "a.bias_hh_l1_reverse has a parametrization that is not weight norm" in problem
+        assert f"({', '.join(sorted(stem + part for part in parts))})" in problem
+
+
+def test_names_that_only_look_like_parts_are_left() -> None:
+    left = {f"a.{name}": np.ones(1) for name in ("weight_hh_l0_v", "weight_raw", "x_g", "weight_g")}
+    assert fold(left) == (left, [], {})
+
+
+def test_a_raw_weight_goes_where_its_siblings_are() -> None:
+    raw, other = np.zeros(1), np.ones(1)
+    for sibling, weight in (
+        ("a.bias_ih_l0", "a.weight_hh_l0"),
+        ("a.weight_ih_l0", "a.weight_hh_l0"),
+        ("a.module.weight_ih_l0", "a.module.weight_hh_l0"),
+        ("b.weight_ih_l0", "a.module.weight_hh_l0"),
+        ("a.weight_ih_l0_raw", "a.module.weight_hh_l0"),
+        ("a.scale", "a.module.weight_hh_l0"),
+    ):
+        found = fold({"a.weight_hh_l0_raw": raw, sibling: other})
+        assert found.tensors[weight] is raw
+        assert "a.weight_hh_l0_raw" not in found.tensors
+        assert f"{weight} is a.weight_hh_l0_raw (weight drop, off in inference)" in found.notes
