@@ -26,6 +26,8 @@ from jaxlstm.config import LSTMConfig
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 MODES = ("jit", "no jit")
+WIDTH = 17
+"""Of a column of :func:`table`; "FAILED 1.1e+100" fits."""
 
 
 def verify_matrix(
@@ -66,7 +68,7 @@ def verify_matrix(
     cells = list(itertools.product(map(require_dtype, dtypes), batches, lengths, modes))
     items = []
     for done, (dtype, batch, time, mode) in enumerate(cells):
-        name = f"{dtype}, batch {batch}, {time} steps, {mode}"
+        name = f"{dtype}, batch {batch}, {time} step{'s' * (time != 1)}, {mode}"
         if progress is not None:
             progress(done, len(cells), name)
         run = Run(
@@ -126,15 +128,17 @@ def _share(item: Item) -> float:
 
 
 def table(report: Report) -> Iterator[str]:
-    """The items of a matrix as a grid: a line for each dtype and batch, a column for each length."""
-    cells = {tuple(item.name.split(", ", 2)): item for item in report.items}
-    columns = list(dict.fromkeys(key[2] for key in cells))
-    width = max(len(column) for column in columns) + 2
-    yield " " * 20 + "".join(column.rjust(width) for column in columns)
-    for dtype, batch in dict.fromkeys(key[:2] for key in cells):
-        shown = [cells[dtype, batch, column] for column in columns]
-        told = [
-            item.status if item.measured is None else f"{item.status} {item.measured:.2g}"
-            for item in shown
-        ]
-        yield f"{dtype}, {batch}".ljust(20) + "".join(text.rjust(width) for text in told)
+    """The items of a matrix as a grid: a line for each dtype, batch and mode, a column for each length."""
+    cells: dict[str, dict[str, Item]] = {}
+    for item in report.items:
+        dtype, batch, steps, mode = item.name.split(", ")
+        cells.setdefault(f"{dtype}, {batch}, {mode}", {})[steps] = item
+    columns = list(next(iter(cells.values()), ()))
+    left = max(map(len, cells), default=0)
+    yield " " * left + "".join(column.rjust(WIDTH) for column in columns)
+    for label, row in cells.items():
+        yield label.ljust(left) + "".join(_told(row[column]).rjust(WIDTH) for column in columns)
+
+
+def _told(item: Item) -> str:
+    return item.status if item.measured is None else f"{item.status} {item.measured:.2g}"

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxlstm.cli.port import add_selection, selected
 from jaxlstm.cli.text import Progress, progress_bar
 
+if TYPE_CHECKING:
+    from jaxlstm.check import Report
+
 BACKENDS = ("cpu", "gpu", "tpu")
+Reports = dict[tuple[str, str], "Report"]  # by backend, and dtype or "matrix"
 
 
 def add_parser(commands: Any) -> None:
@@ -33,7 +38,12 @@ def add_parser(commands: Any) -> None:
         "--dtype",
         action="append",
         choices=("float16", "bfloat16", "float32", "float64"),
-        help="may be given again; default: float32 and float64",
+        help="may be given again; default: float32 and float64, with --matrix all four",
+    )
+    parser.add_argument(
+        "--matrix",
+        action="store_true",
+        help="results alone, over dtype x batch x length x jit or not, as one table",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the inputs (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -42,20 +52,17 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the verdict of each backend and dtype: status 0 if all match, 1 if one does not."""
+    """Print the verdict of each backend and dtype, or table: status 0 if all match, 1 if one does not."""
     if args.report and not Path(args.report).parent.is_dir():
         raise ValueError(f"--report {args.report}: its folder does not exist")
     params, config = selected(args)
     devices, absent = _devices(args.backend)
-    dtypes = args.dtype or ["float32", "float64"]
-    reports: dict[tuple[str, str], Any] = {}
+    reports: Reports = {}
     with progress_bar() as progress:
         for backend, device in devices.items():
-            for dtype in dtypes:
-                where = f"{backend} {dtype}"
-                reports[backend, dtype] = _verify(
-                    device, params, config, dtype, args.seed, _labelled(progress, where)
-                )
+            check = _matrix if args.matrix else _verdicts
+            for dtype, report in check(device, params, config, args, _labelled(progress, backend)):
+                reports[backend, dtype] = report
     if args.report:
         merged = _merged(args.checkpoint, reports)
         Path(args.report).write_text(merged.to_html(), encoding="utf-8")
@@ -63,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
     else:
         for (backend, _), report in reports.items():
-            print(f"{args.checkpoint} on {backend}\n{report}\n")
+            told = _table(report) if args.matrix else str(report)
+            print(f"{args.checkpoint} on {backend}\n{told}\n")
         for backend in absent:
             print(f"{backend}: not run, JAX sees no such device here")
     return 0 if all(report.ok for report in reports.values()) else 1
@@ -87,22 +95,64 @@ def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
     return present, absent
 
 
-def _verify(
-    device: Any, params: Any, config: Any, dtype: str, seed: int, progress: Progress
-) -> Any:
+def _verdicts(
+    device: Any, params: Any, config: Any, args: argparse.Namespace, progress: Progress
+) -> Iterator[tuple[str, Report]]:
+    """The whole verdict, dtype by dtype."""
     import jax
 
     from jaxlstm.check import verify
 
+    for dtype in args.dtype or ("float32", "float64"):
+        with jax.default_device(device):
+            yield (
+                dtype,
+                verify(
+                    None,
+                    params,
+                    config,
+                    dtype=dtype,
+                    seed=args.seed,
+                    progress=_labelled(progress, dtype),
+                ),
+            )
+
+
+def _matrix(
+    device: Any, params: Any, config: Any, args: argparse.Namespace, progress: Progress
+) -> Iterator[tuple[str, Report]]:
+    """One report on every combination; it has no dtype of its own."""
+    import jax
+
+    from jaxlstm.check import verify_matrix
+    from jaxlstm.check.matrix import DTYPES
+
+    dtypes = args.dtype or DTYPES
     with jax.default_device(device):
-        return verify(None, params, config, dtype=dtype, seed=seed, progress=progress)
+        yield (
+            "matrix",
+            verify_matrix(None, params, config, dtypes=dtypes, seed=args.seed, progress=progress),
+        )
+
+
+def _table(report: Report) -> str:
+    """The verdict, the grid, what its numbers are, and what failed."""
+    from jaxlstm.check.matrix import table
+
+    lines = [report.verdict, *table(report)]
+    lines.append(
+        "float64: largest difference from torch or the oracle, absolute; else: RMS error to float64 in "
+        "units of right implementations"
+    )
+    lines += [f"FAILED {item.name}: {item.detail}" for item in report.failures]
+    return "\n".join(lines)
 
 
 def _labelled(progress: Progress, where: str) -> Progress:
     return lambda done, total, what: progress(done, total, f"{where}: {what}")
 
 
-def _as_json(checkpoint: str, reports: dict[tuple[str, str], Any], absent: list[str]) -> Any:
+def _as_json(checkpoint: str, reports: Reports, absent: list[str]) -> Any:
     return {
         "checkpoint": str(checkpoint),
         "ok": all(report.ok for report in reports.values()),
@@ -114,7 +164,7 @@ def _as_json(checkpoint: str, reports: dict[tuple[str, str], Any], absent: list[
     }
 
 
-def _merged(checkpoint: str, reports: dict[tuple[str, str], Any]) -> Any:
+def _merged(checkpoint: str, reports: Reports) -> Any:
     """One report of all runs, each item named with its backend and dtype."""
     from jaxlstm.check import Report
 
