@@ -46,11 +46,12 @@ from jaxlstm.precision import Precision, gate_dtype, linear
 
 
 class Recurrence(NamedTuple):
-    """One way to run a direction: the three functions below, or a kernel's of the same signatures."""
+    """One way to run a direction: the functions below, or a kernel's of the same signatures."""
 
     run: Callable[..., tuple[jax.Array, LSTMState]]
     run_and_differentiate: Callable[..., tuple]
     run_tangent: Callable[..., tuple[jax.Array, LSTMState]]
+    weight_tangent: Callable[..., jax.Array]
 
 
 def scan_direction(
@@ -168,7 +169,12 @@ def run_tangent(
     return outputs, state
 
 
-PLAIN = Recurrence(run, run_and_differentiate, run_tangent)
+def weight_tangent(operand: jax.Array, dweight: jax.Array, precision: Precision) -> jax.Array:
+    """dW x for all steps: (T, B, in), (4H, in) -> (T, B, 4H). Its transpose is the gradient of a weight."""
+    return linear(operand, dweight, precision=precision)
+
+
+PLAIN = Recurrence(run, run_and_differentiate, run_tangent, weight_tangent)
 
 
 @partial(_run.defjvp, symbolic_zeros=True)
@@ -179,7 +185,10 @@ def _run_jvp(
     dparams, dinputs, dstate, _ = tangents
     out, derivative, m = recurrence.run_and_differentiate(*primals, reverse, precision)
     h_before = states_before(out[0], initial_state.h, valid, reverse)
-    dz = gates_tangent(params, dparams, inputs, dinputs, h_before, precision=precision)
+    weight_tangent = partial(recurrence.weight_tangent, precision=precision)
+    dz = gates_tangent(
+        params, dparams, inputs, dinputs, h_before, weight_tangent, precision=precision
+    )
     dh_projection = None
     if m is not None and not _is_zero(dparams["weight_hr"]):
         dh_projection = linear(m, dparams["weight_hr"], precision=precision).astype(m.dtype)
@@ -200,6 +209,7 @@ def gates_tangent(
     inputs: jax.Array,
     dinputs: Any,
     h_before: jax.Array,
+    weight_tangent: Callable[..., jax.Array],
     *,
     precision: Precision,
 ) -> jax.Array:
@@ -210,7 +220,7 @@ def gates_tangent(
         dz += linear(dinputs, weight_ih, precision=precision)
     for name, operand in (("weight_ih", inputs), ("weight_hh", h_before)):
         if not _is_zero(dparams[name]):
-            dz += linear(operand, dparams[name], precision=precision)
+            dz += weight_tangent(operand, dparams[name])
     for name in ("bias_ih", "bias_hh"):
         if name in params and not _is_zero(dparams[name]):
             dz += dparams[name].astype(dtype)

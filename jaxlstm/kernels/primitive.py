@@ -31,7 +31,8 @@ class Kernel:
       shapes: the same in ``jax.ShapeDtypeStruct``.
       batch_axes: for each argument the axis of the batch in all its arrays, or None for weights, or a
         tuple of these.
-      result_batch_axes: for each leaf of the result.
+      result_batch_axes: for each leaf of the result. Where the result is a sum over the batch there is none;
+        the function is then the plain one under ``jax.vmap`` and on several devices.
     """
 
     def __init__(
@@ -40,8 +41,8 @@ class Kernel:
         plain: Callable[..., Any],
         native: Callable[..., Any] | None,
         shapes: Callable[..., Any],
-        batch_axes: tuple,
-        result_batch_axes: Callable[..., list[int]],
+        batch_axes: tuple | None = None,
+        result_batch_axes: Callable[..., list[int]] | None = None,
     ) -> None:
         self.plain, self.native, self.shapes = plain, native, shapes
         self.batch_axes, self.result_batch_axes = batch_axes, result_batch_axes
@@ -113,6 +114,10 @@ class Kernel:
 
     def _batch(self, leaves: tuple, dims: tuple, *, tree: Any, **static: Any) -> tuple:
         bind = partial(self.primitive.bind, tree=tree, **static)
+        if self.result_batch_axes is None:
+            plain = partial(self._plain_leaves, tree=tree, **static)
+            outs = jax.vmap(plain, in_axes=_in_axes(dims))(*leaves)
+            return outs, [0] * len(outs)
         axes = self._leaf_axes(tree)
         mapped = [dim is not batching.not_mapped for dim in dims]
         size = next(x.shape[d] for x, d, m in zip(leaves, dims, mapped, strict=True) if m)
@@ -142,6 +147,8 @@ class Kernel:
             function = self._plain_leaves
         elif _on_one_device(ctx.module_context.axis_context):
             function = self._native_leaves
+        elif self.result_batch_axes is None:
+            function = self._plain_leaves
         else:
             function = self._partitioned
         return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves, **static)
@@ -195,6 +202,10 @@ def _on_one_device(context: Any) -> bool:
 @lru_cache(maxsize=256)
 def _compiled(primitive: Primitive, static: tuple) -> Callable:
     return jax.jit(partial(primitive.bind, **dict(static)))
+
+
+def _in_axes(dims: tuple) -> tuple:
+    return tuple(None if dim is batching.not_mapped else dim for dim in dims)
 
 
 def _axes_of_leaves(tree: Any, axes: Any) -> list[int | None]:

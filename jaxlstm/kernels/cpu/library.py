@@ -16,7 +16,12 @@ from typing import NamedTuple
 import jax
 
 SWITCH = "JAXLSTM_NATIVE"  # 0 turns the kernel off
-TARGETS = ("jaxlstm_forward", "jaxlstm_forward_and_differentiate", "jaxlstm_backward")
+TARGETS = (
+    "jaxlstm_forward",
+    "jaxlstm_forward_and_differentiate",
+    "jaxlstm_backward",
+    "jaxlstm_weight_gradient",
+)
 
 
 class Library(NamedTuple):

@@ -15,6 +15,7 @@ from jax import ShapeDtypeStruct as Shape
 from jaxlstm import scan
 from jaxlstm.cell import LSTMState, StepDerivative
 from jaxlstm.kernels.primitive import Kernel
+from jaxlstm.precision import resolve
 
 LEFT_OUT = (0,)  # the shape of an array that is not there
 THREADS = 0  # as many as XLA's own pool has
@@ -122,7 +123,8 @@ def _native_cotangent(
     ]
     weight_hr = params["weight_hr"] if has_projection else jnp.zeros(LEFT_OUT, outputs.dtype)
     operands = (params["weight_hh"], weight_hr, *derivative, _valid(valid), outputs, *state)
-    call = jax.ffi.ffi_call("jaxlstm_backward", shapes)
+    # by_gates is read for the last time where grad_gates is written: fresh memory costs more than the step
+    call = jax.ffi.ffi_call("jaxlstm_backward", shapes, input_output_aliases={2: 0})
     dz, dh_projection, h, c = call(*operands, reverse=reverse, threads=np.int64(THREADS))
     return dz, dh_projection if projected else None, LSTMState(h, c)
 
@@ -158,6 +160,36 @@ _tangent_kernel.transposed_by(
 )
 
 
+def _weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
+    over_steps = (((0, 1), (0, 1)), ((), ()))
+    return jax.lax.dot_general(grad_gates, operand, over_steps, precision=resolve(precision))
+
+
+def _native_weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
+    shape = _weight_gradient_shape(grad_gates, operand, precision=precision)
+    call = jax.ffi.ffi_call("jaxlstm_weight_gradient", shape)
+    return call(grad_gates, operand, threads=np.int64(THREADS))
+
+
+def _weight_gradient_shape(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
+    del precision
+    return Shape((grad_gates.shape[2], operand.shape[2]), operand.dtype)
+
+
+def _weight_tangent_shape(operand: Any, dweight: Any, *, precision: Any) -> Any:
+    del precision
+    return Shape((*operand.shape[:2], dweight.shape[0]), operand.dtype)
+
+
+_weight_tangent = Kernel("lstm_weight_tangent", scan.weight_tangent, None, _weight_tangent_shape)
+_weight_gradient_kernel = Kernel(
+    "lstm_weight_gradient", _weight_gradient, _native_weight_gradient, _weight_gradient_shape
+)
+_weight_tangent.transposed_by(
+    lambda operand, dweight, dz, **static: _weight_gradient_kernel(dz, operand, **static)
+)
+
+
 def run(params: Any, inputs: Any, state: Any, valid: Any, reverse: bool, precision: Any) -> Any:
     """As :func:`jaxlstm.scan.run`."""
     return _run(params, inputs, state, valid, reverse=reverse, precision=precision)
@@ -186,4 +218,9 @@ def run_tangent(
     return _tangent_kernel(weights, derivative, valid, linear, reverse=reverse, precision=precision)
 
 
-NATIVE = scan.Recurrence(run, run_and_differentiate, run_tangent)
+def weight_tangent(operand: Any, dweight: Any, precision: Any) -> jax.Array:
+    """As :func:`jaxlstm.scan.weight_tangent`; what is native is its transpose, the gradient of the weight."""
+    return _weight_tangent(operand, dweight, precision=precision)
+
+
+NATIVE = scan.Recurrence(run, run_and_differentiate, run_tangent, weight_tangent)

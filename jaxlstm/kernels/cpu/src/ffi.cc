@@ -58,11 +58,17 @@ const Kernels& kernels() {
 }
 
 // How many threads one call is worth: below this many multiplications a step, meeting costs more than it saves.
-constexpr double kMultiplicationsPerThread = 40e3;
-int threads_for(double multiplications, int64_t wanted, const ffi::ThreadPool& pool) {
-  const int64_t available = wanted > 0 ? wanted : pool.num_threads();
-  return int(std::max<int64_t>(1, std::min<int64_t>(available, int64_t(multiplications / kMultiplicationsPerThread))));
-}
+constexpr double kMultiplicationsPerThread = 40e3, kMultiplicationsPerSecond = 40e9;
+
+// How long a call is, in multiplications: all of them, and those between two meetings of its threads.
+struct Effort {
+  double all, step;
+  int threads(int64_t wanted, const ffi::ThreadPool& pool) const {
+    const int64_t available = wanted > 0 ? wanted : pool.num_threads();
+    return int(std::max<int64_t>(1, std::min<int64_t>(available, int64_t(step / kMultiplicationsPerThread))));
+  }
+  double seconds() const { return all / kMultiplicationsPerSecond; }
+};
 
 std::string text(ffi::Span<const int64_t> dimensions) {
   std::string out = "(";
@@ -113,10 +119,11 @@ T* output(Result& array) {
 
 template <class Problem>
 ffi::Error run(const Problem& problem, size_t (*scratch_bytes)(const Problem&),
-               void (*kernel)(const Problem&, void*, int, int, Barrier&), int threads, ffi::ThreadPool& pool) {
+               void (*kernel)(const Problem&, void*, int, int, Barrier&), Effort effort, int64_t wanted,
+               ffi::ThreadPool& pool) {
   Scratch scratch(scratch_bytes(problem));
   if (!scratch.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
-  run_as_team(threads, [&](auto task) { pool.Schedule(std::move(task)); },
+  run_as_team(effort.threads(wanted, pool), effort.seconds(), [&](auto task) { pool.Schedule(std::move(task)); },
               [&](int thread, int size, Barrier& barrier) { kernel(problem, scratch.data(), thread, size, barrier); });
   return ffi::Error::Success();
 }
@@ -137,10 +144,10 @@ ffi::Error forward(Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias
     p.m_by_c = output<T>(derivative[2]), p.m = output<T>(derivative[3]);
   }
   if (p.batch == 0) return ffi::Error::Success();
-  const double multiplications = double(p.batch) * 4 * p.hidden_size * (p.input_size + p.h_size);
-  const int threads = threads_for(multiplications, wanted, pool);
-  if constexpr (sizeof(T) == 4) return run(p, kernels().forward_scratch_f32, kernels().forward_f32, threads, pool);
-  else return run(p, kernels().forward_scratch_f64, kernels().forward_f64, threads, pool);
+  const double step = double(p.batch) * 4 * p.hidden_size * (p.input_size + p.h_size);
+  const Effort effort{step * p.time, step};
+  if constexpr (sizeof(T) == 4) return run(p, kernels().forward_scratch_f32, kernels().forward_f32, effort, wanted, pool);
+  else return run(p, kernels().forward_scratch_f64, kernels().forward_f64, effort, wanted, pool);
 }
 
 ffi::Error forward_checked(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
@@ -206,9 +213,10 @@ ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr,
   p.grad_gates = output<T>(grad_gates), p.grad_projected = output<T>(grad_projected);
   p.grad_h_0 = output<T>(grad_h_0), p.grad_c_0 = output<T>(grad_c_0);
   if (p.batch == 0) return ffi::Error::Success();
-  const int threads = threads_for(double(p.batch) * 4 * p.hidden_size * p.h_size, wanted, pool);
-  if constexpr (sizeof(T) == 4) return run(p, kernels().backward_scratch_f32, kernels().backward_f32, threads, pool);
-  else return run(p, kernels().backward_scratch_f64, kernels().backward_f64, threads, pool);
+  const double step = double(p.batch) * 4 * p.hidden_size * p.h_size;
+  const Effort effort{step * p.time, step};
+  if constexpr (sizeof(T) == 4) return run(p, kernels().backward_scratch_f32, kernels().backward_f32, effort, wanted, pool);
+  else return run(p, kernels().backward_scratch_f64, kernels().backward_f64, effort, wanted, pool);
 }
 
 ffi::Error run_backward(ffi::ThreadPool pool, Buffer weight_hh, Buffer weight_hr, Buffer by_gates, Buffer f,
@@ -241,6 +249,35 @@ ffi::Error run_backward(ffi::ThreadPool pool, Buffer weight_hh, Buffer weight_hr
              grad_projected, grad_h_0, grad_c_0, reverse, threads);
 }
 
+template <class T>
+ffi::Error weight_gradient(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& operand, Result& result, int64_t wanted) {
+  const auto dimensions = grad_gates.dimensions();
+  WeightGradient<T> p{dimensions[0] * dimensions[1], dimensions[2], operand.dimensions()[2], data<const T>(grad_gates),
+                      data<const T>(operand), output<T>(result)};
+  if (p.columns == 0) return ffi::Error::Success();
+  if (p.rows == 0) {
+    std::fill_n(p.result, p.gates * p.columns, T(0));
+    return ffi::Error::Success();
+  }
+  const double row = double(p.gates) * p.columns;
+  const Effort effort{row * p.rows, row * std::min<long>(p.rows, 256)};
+  if constexpr (sizeof(T) == 4) return run(p, kernels().weight_gradient_scratch_f32, kernels().weight_gradient_f32, effort, wanted, pool);
+  else return run(p, kernels().weight_gradient_scratch_f64, kernels().weight_gradient_f64, effort, wanted, pool);
+}
+
+ffi::Error run_weight_gradient(ffi::ThreadPool pool, Buffer grad_gates, Buffer operand, Result result, int64_t threads) {
+  Checker checker(grad_gates.element_type());
+  if (grad_gates.dimensions().size() != 3 || operand.dimensions().size() != 3)
+    checker.complain("grad_gates and operand must have 3 axes");
+  if (checker.failed()) return checker.error();
+  const int64_t T = grad_gates.dimensions()[0], B = grad_gates.dimensions()[1], columns = operand.dimensions()[2];
+  checker.check("operand", operand, {T, B, columns});
+  checker.check("result", *result, {grad_gates.dimensions()[2], columns});
+  if (checker.failed()) return checker.error();
+  const auto run = grad_gates.element_type() == ffi::F32 ? weight_gradient<float> : weight_gradient<double>;
+  return run(pool, grad_gates, operand, result, threads);
+}
+
 }  // namespace
 }  // namespace jaxlstm
 
@@ -260,6 +297,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, jaxlstm::run_fo
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, jaxlstm::run_backward,
     xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>() EIGHT_ARRAYS .Arg<xla::ffi::AnyBuffer>()
         RESULT RESULT RESULT RESULT .Attr<bool>("reverse").Attr<int64_t>("threads"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_weight_gradient, jaxlstm::run_weight_gradient,
+    xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>().Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>()
+        RESULT.Attr<int64_t>("threads"));
 
 // The instruction set in force, and another one for the calls that follow; false if it cannot run here.
 const char* jaxlstm_instruction_set() { return jaxlstm::kernels().name; }

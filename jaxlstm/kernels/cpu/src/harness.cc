@@ -136,7 +136,7 @@ template <class Problem>
 static void run(const Problem& p, size_t bytes, void (*kernel)(const Problem&, void*, int, int, Barrier&), int threads) {
   void* scratch = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
   vector<std::thread> helpers;
-  run_as_team(threads, [&](auto task) { helpers.emplace_back(task); },
+  run_as_team(threads, 0.01, [&](auto task) { helpers.emplace_back(task); },
               [&](int thread, int size, Barrier& barrier) { kernel(p, scratch, thread, size, barrier); });
   for (auto& helper : helpers) helper.join();
   std::free(scratch);

@@ -1,6 +1,7 @@
 // The kernels for one instruction set: compiled once for each, with JAXLSTM_TARGET naming it.
 #include "backward.h"
 #include "forward.h"
+#include "weight_gradient.h"
 
 namespace jaxlstm {
 namespace {
@@ -38,10 +39,14 @@ const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET) = {
     scratch_bytes<Forward<double>, ForwardPass<double>>,
     scratch_bytes<Backward<float>, BackwardPass<float>>,
     scratch_bytes<Backward<double>, BackwardPass<double>>,
+    scratch_bytes<WeightGradient<float>, WeightGradientPass<float>>,
+    scratch_bytes<WeightGradient<double>, WeightGradientPass<double>>,
     run<Forward<float>, ForwardPass<float>>,
     run<Forward<double>, ForwardPass<double>>,
     run<Backward<float>, BackwardPass<float>>,
     run<Backward<double>, BackwardPass<double>>,
+    run<WeightGradient<float>, WeightGradientPass<float>>,
+    run<WeightGradient<double>, WeightGradientPass<double>>,
     activations,
 };
 

@@ -38,9 +38,18 @@ struct Backward {
   const T *by_gates, *f, *m_by_c;         // as above
   const uint8_t* valid;                   // [T, B], or null
   const T *grad_y, *grad_h_n, *grad_c_n;  // [T, B, P], [B, P], [B, H]
-  T* grad_gates;                          // [T, B, 4H]
+  T* grad_gates;                          // [T, B, 4H]; may be by_gates itself
   T* grad_projected;                      // [T, B, P]: of W_hr m, or null without a projection
   T *grad_h_0, *grad_c_0;                 // [B, P], [B, H]
+};
+
+// The gradient of a weight matrix: sum over the rows, which are T * B steps, of grad_gates^T times operand.
+template <class T>
+struct WeightGradient {
+  long rows, gates, columns;
+  const T* grad_gates;  // [rows, gates]
+  const T* operand;     // [rows, columns]
+  T* result;            // [gates, columns]
 };
 
 // The kernels of one instruction set. `threads` callers run the same function at once, each with its own
@@ -51,10 +60,14 @@ struct Kernels {
   size_t (*forward_scratch_f64)(const Forward<double>&);
   size_t (*backward_scratch_f32)(const Backward<float>&);
   size_t (*backward_scratch_f64)(const Backward<double>&);
+  size_t (*weight_gradient_scratch_f32)(const WeightGradient<float>&);
+  size_t (*weight_gradient_scratch_f64)(const WeightGradient<double>&);
   void (*forward_f32)(const Forward<float>&, void* scratch, int thread, int threads, Barrier&);
   void (*forward_f64)(const Forward<double>&, void* scratch, int thread, int threads, Barrier&);
   void (*backward_f32)(const Backward<float>&, void* scratch, int thread, int threads, Barrier&);
   void (*backward_f64)(const Backward<double>&, void* scratch, int thread, int threads, Barrier&);
+  void (*weight_gradient_f32)(const WeightGradient<float>&, void* scratch, int thread, int threads, Barrier&);
+  void (*weight_gradient_f64)(const WeightGradient<double>&, void* scratch, int thread, int threads, Barrier&);
   void (*activations)(const float* x, float* sigmoid, float* tanh, long n);
 };
 

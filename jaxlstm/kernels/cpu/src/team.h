@@ -4,6 +4,7 @@
 // invites helpers, waits for a moment, and starts with those that came; one that comes later finds the door
 // closed and goes. No thread waits for one that may never run.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -13,12 +14,14 @@
 
 namespace jaxlstm {
 
-constexpr std::chrono::microseconds kInvitation{50};
+// A thread that sleeps takes 50 microseconds to come, and now and then some milliseconds. For long work it is worth
+// waiting for: this share of the time that the caller would need alone.
+constexpr double kShortestWait = 50e-6, kLongestWait = 10e-3, kShareOfWork = 0.05;
 
 // Work is called as work(thread, threads, barrier), on each of at most `wanted` threads, and is done when this
-// returns. Schedule is called with a copyable function that takes no argument, to be run some time, anywhere.
+// returns; alone it would take about `seconds`. Schedule is called with a copyable function that takes no argument, to be run some time, anywhere.
 template <class Schedule, class Work>
-void run_as_team(int wanted, Schedule&& schedule, const Work& work) {
+void run_as_team(int wanted, double seconds, Schedule&& schedule, const Work& work) {
   struct Team {
     std::atomic<int> members{1};  // closed once negative
     std::atomic<int> size{0};     // set when it is closed
@@ -47,7 +50,8 @@ void run_as_team(int wanted, Schedule&& schedule, const Work& work) {
       team->left.fetch_add(1, std::memory_order_release);
     });
   }
-  const auto deadline = std::chrono::steady_clock::now() + kInvitation;
+  const double wait = std::min(kLongestWait, std::max(kShortestWait, kShareOfWork * seconds));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::nanoseconds(long(wait * 1e9));
   while (team->members.load() < wanted && std::chrono::steady_clock::now() < deadline) pause_briefly();
   const int size = team->members.exchange(-1);
   team->size.store(size);

@@ -16,11 +16,12 @@ constexpr long kSumLength = 128;
 // Weights are read once a step from the second cache or beyond, in order: ask for them this far ahead.
 constexpr long kPrefetchBytes = 4096;
 
-// sums[m][...] += rows[m] . weights, for M rows and N neighbouring panels. The order in which terms are added
-// does not depend on M or N, so a row's result does not depend on its batch.
+// sums[m][...] += rows[m] . weights, for M rows and N neighbouring panels; element k of row m is
+// rows[m * row_stride + k * k_stride]. The order in which terms are added does not depend on M or N, so a row's
+// result does not depend on its batch.
 template <int M, int N, class T>
-JAXLSTM_INLINE void multiply(
-    const T* rows, long row_stride, const T* weights, long K, Vector<T> (&sums)[M][4 * N]) {
+JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, long K,
+                             Vector<T> (&sums)[M][4 * N], long k_stride = 1) {
   constexpr int L = kLanes<T>;
   const long panel_stride = K * 4 * L;
   for (long begin = 0; begin < K; begin += kSumLength) {
@@ -34,7 +35,7 @@ JAXLSTM_INLINE void multiply(
         for (int v = 0; v < 4; v++) __builtin_prefetch((const char*)(w + v * L) + kPrefetchBytes);
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) {
-          const Vector<T> a = broadcast(rows[m * row_stride + k]);
+          const Vector<T> a = broadcast(rows[m * row_stride + k * k_stride]);
 #pragma GCC unroll 4
           for (int v = 0; v < 4; v++) part[m][4 * n + v] += a * load(w + v * L);
         }
