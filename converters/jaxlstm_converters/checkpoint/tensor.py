@@ -125,7 +125,9 @@ class Tensor:
         if span <= BLOCK or not any(extents):
             raw = np.empty(span, np.uint8)
             self.storage.read_into(offset * itemsize, raw.data)
-            byte_strides = tuple(s * itemsize for s in strides)
+            # The stride of one element leads nowhere, and may be any number.
+            steps = (s if n > 1 else 0 for n, s in zip(out.shape, strides, strict=True))
+            byte_strides = tuple(s * itemsize for s in steps)
             out[...] = np.ndarray(out.shape, self.dtype, raw, strides=byte_strides)
             return
         axis = extents.index(max(extents))

@@ -1,0 +1,157 @@
+"""10,000 mutated files in `make test`, what fuzzing found before, and proof that it would be seen."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxlstm_converters.checkpoint import CODES, read_checkpoint
+from jaxlstm_converters.find import find_lstms, survey
+from tests.checkpoint.case import Case
+from tests.checkpoint.fuzz import fuzz, keep
+from tests.checkpoint.fuzz_found import cases
+from tests.checkpoint.fuzz_mutate import mutant
+from tests.checkpoint.fuzz_seeds import seeds
+from tests.checkpoint.test_hostile import Child, child  # noqa: F401 (a fixture)
+
+FOUND = list(cases())
+
+
+@pytest.mark.parametrize("start", range(0, 10_000, 2_500))
+def test_mutated_files(tmp_path: Path, start: int) -> None:
+    """Tensors or a CheckpointError, in bounds; `make fuzz` goes on where this ends."""
+    report = fuzz(0, start, 2_500)
+    keep(0, report, tmp_path)
+    assert not report.findings, f"{report.findings}; the files are in {tmp_path}"
+    assert report.files == sum(report.outcomes.values()) == 2_500
+    # It reaches behind the first check: there are files of every container that are still read,
+    # and refusals of most kinds. (Flax's files, changes and budgets are others' business.)
+    read = {told.partition(" of ")[0] for told in report.outcomes} - CODES.keys()
+    assert read >= {"torch zip", "torch legacy", "torch legacy tar", "TorchScript", "ONNX"}
+    assert read >= {"safetensors", "sharded safetensors", "numpy pickle", "torch pickle", "npz"}
+    assert len(report.outcomes.keys() & CODES.keys()) >= 30
+    refused = sum(number for told, number in report.outcomes.items() if told in CODES)
+    assert 0.5 < refused / report.files < 0.9
+
+
+def test_a_number_names_one_file() -> None:
+    """The same bytes on every machine and in every version."""
+    made = hashlib.sha256()
+    for index in range(300):
+        case = mutant(1, index)
+        for name, raw in sorted(case.files.items()):
+            made.update(b"%s %s %d" % (case.seed.encode(), name.encode(), case.check_crc) + raw)
+    assert made.hexdigest() == DIGEST
+
+
+DIGEST = "ae9f9f66a39868de78c80af8b62f8fe84d06eb0ef05b89a5c7ec11ed647e8b55"
+
+
+def test_the_seeds_are_valid(tmp_path: Path) -> None:
+    """All but one, which is refused by name, are read to the last tensor."""
+    assert len(seeds()) > 30
+    for seed in seeds():
+        folder = tmp_path / seed.name
+        folder.mkdir()
+        for name, raw in seed.files.items():
+            (folder / name).write_bytes(raw)
+        if seed.name == "zip-quantized":
+            with pytest.raises(ValueError, match="quantized"):
+                read_checkpoint(folder / seed.opened)
+        else:
+            checkpoint = read_checkpoint(folder / seed.opened)
+            assert checkpoint
+            assert all(np.asarray(tensor).shape == tensor.shape for tensor in checkpoint.values())
+            find_lstms(checkpoint)
+
+
+FAULTY = """
+import os, sys, warnings
+from pathlib import Path
+from tests.checkpoint import fuzz_child, hostile_child
+from jaxlstm_converters.checkpoint import CheckpointError
+
+honest, numbers = fuzz_child.read_checkpoint, iter(range(10**9))
+warm = len(fuzz_child.seeds())
+
+def faulty(path, **options):
+    number = next(numbers) - warm
+    if number == 3: raise KeyError("a")
+    if number == 5: bytearray(80 << 20)
+    if number == 7: os.kill(os.getpid(), 11)
+    return honest(path, **options)
+
+def later(path, **options):
+    number = next(numbers) - warm
+    if number == 1: os.system("true")
+    if number == 2: warnings.warn("a warning")
+    if number == 3: sum(range(10**8))
+    if number == 4: raise CheckpointError("truncated", "two\\nlines")
+    return honest(path, **options)
+
+seed, start, count = map(int, sys.argv[1:4])
+fuzz_child.read_checkpoint = faulty if start == 0 else later
+fuzz_child.main(seed, start, count, Path(sys.argv[4]))
+"""
+
+
+def test_faults_would_be_seen() -> None:
+    """A reader that raises, allocates, dies, runs a program, warns, is slow, or says two lines."""
+    report = fuzz(0, 0, 20, child=(sys.executable, "-c", FAULTY))
+    found = report.findings
+    expected = {
+        "KeyError": 3,
+        "MemoryError": 5,
+        "the process ends with status -11": 7,
+        "forbidden: os.system": 9,
+        "UserWarning": 10,
+        "s for": 11,
+        "BrokenPromiseError": 12,
+    }
+    assert len(found) == len(expected), found
+    for start, index in expected.items():
+        assert [i for text, i in found.items() if start in text] == [[index]], (start, found)
+
+
+@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.id)
+def test_found(tmp_path: Path, child: Child, case: Case) -> None:  # noqa: F811
+    """Refused with its code, or read right, within the limits of the hostile corpus."""
+    path = case.create(tmp_path)
+    result = child.ask(path, case.options)
+    assert not result["violations"]
+    assert result["seconds"] <= result["limit"], result
+    if case.codes:
+        assert result["code"] in case.codes, result
+        assert "\n" not in result["line"]
+    else:
+        assert result["code"] is None, result
+        expected = {
+            name: [a.dtype.name, list(a.shape), hashlib.sha256(a.tobytes()).hexdigest()]
+            for name, a in case.tensors.items()
+        }
+        assert result["tensors"] == expected
+        assert bool(result["warnings"]) == case.warns
+
+
+def test_found_an_impossible_projection_is_told(tmp_path: Path) -> None:
+    """weight_hr with more rows than columns: no config has such sizes."""
+    state = {"weight_ih_l0": (4, 2), "weight_hh_l0": (4, 4), "weight_hr_l0": (4, 1)}
+    np.savez(tmp_path / "a.npz", **{name: np.ones(shape) for name, shape in state.items()})  # type: ignore[arg-type]
+    checkpoint = read_checkpoint(tmp_path / "a.npz")
+    assert "proj_size" in survey(checkpoint).broken[""]
+    with pytest.raises(ValueError, match="proj_size must be smaller"):
+        find_lstms(checkpoint)
+
+
+def test_found_signalling_nans_do_not_warn(tmp_path: Path) -> None:
+    """numpy warns when it widens them; the checkpoint tells of them once, however often they are read."""
+    raw = b"\x01\x7c" * 3  # float16
+    header = b'{"w":{"dtype":"F16","shape":[3],"data_offsets":[0,6]}}'
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + raw)
+    checkpoint = read_checkpoint(tmp_path / "a")
+    assert np.asarray(checkpoint["w"]).tobytes() == np.asarray(checkpoint["w"]).tobytes() == raw
+    assert checkpoint.warnings == ["'w' holds 3 values that are NaN or infinite"]
