@@ -22,7 +22,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; p
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 .verdict { font-weight: 700; padding: .6rem .9rem; border-left: .4rem solid; }
 .ok { color: var(--ok); } .failed { color: var(--bad); } .untested { color: var(--none); }
-.wide, pre { overflow-x: auto; }
+main.holds { --heat: var(--ok); }
+.wide, pre, figure { overflow-x: auto; }
 figure { margin: 1.5rem 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
 svg text { fill: currentColor; font: 7px system-ui, sans-serif; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -30,10 +31,12 @@ th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px soli
          vertical-align: top; overflow-wrap: anywhere; }
 th.n, td.n { text-align: right; white-space: nowrap; }
 td.s { white-space: nowrap; font-weight: 600; }
+.pairs td:first-child { white-space: nowrap; width: 1%; color: var(--none); }
 @media (max-width: 40rem) {
   thead { display: none; }
   .items tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
-  .items td { display: block; border: 0; padding: 0; text-align: left; }
+  td, td.n, .pairs td:first-child { display: block; border: 0; padding: 0; text-align: left; width: auto; }
+  .pairs td + td { padding-bottom: .4rem; }
   .items td.n:not(:empty)::before { content: attr(data-label) ": "; color: var(--none); }
 }
 """
@@ -61,7 +64,8 @@ def page(report: Report) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.verdict)}</title><style>{_STYLE}</style></head><body><main>\n"
+        f"<title>{escape(report.verdict)}</title><style>{_STYLE}</style></head>"
+        f'<body><main class="{"holds" if report.ok else "fails"}">\n'
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
     )
@@ -89,4 +93,4 @@ def _pairs(heading: str, pairs: Mapping[str, Any]) -> str:
         f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>"
         for key, value in pairs.items()
     )
-    return f'<h2>{heading}</h2><div class="wide"><table>{rows}</table></div>'
+    return f'<h2>{heading}</h2><div class="wide"><table class="pairs">{rows}</table></div>'

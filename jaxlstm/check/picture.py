@@ -38,7 +38,8 @@ def picture(grid: Picture) -> str:
     caption = f"{grid.title} (strongest: {number(top)}, over {DECADES:g} orders of magnitude)"
     return (
         f"<figure><figcaption>{escape(caption)}</figcaption>"
-        f'<svg viewBox="0 0 {full_width} {full_height}" style="max-width:{2 * full_width}px" '
+        f'<svg viewBox="0 0 {full_width} {full_height}" '
+        f'style="min-width:{full_width}px;max-width:{2 * full_width}px" '
         f'role="img" aria-label="{escape(caption)}">{"".join(cells)}{frame}{labels}</svg></figure>'
     )
 
