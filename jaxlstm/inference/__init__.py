@@ -11,16 +11,20 @@ from jaxlstm.inference.artifact import load_exported as load_exported
 from jaxlstm.inference.buckets import Stats as Stats
 from jaxlstm.inference.runner import Runner as Runner
 from jaxlstm.inference.runner import compile as compile
+from jaxlstm.inference.sharding import Sharded as Sharded
+from jaxlstm.inference.sharding import shard as shard
 from jaxlstm.inference.slots import Slots as Slots
 from jaxlstm.inference.stream import Stream as Stream
 
 __all__ = [
     "Exported",
     "Runner",
+    "Sharded",
     "Slots",
     "Stats",
     "Stream",
     "compile",
     "export",
     "load_exported",
+    "shard",
 ]

@@ -47,7 +47,10 @@ class Job:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Job]:
-        """The folder, made or found, and held by this process alone; it goes if all went well."""
+        """The folder, made or found, and held by this process alone.
+
+        It goes if all went well, and if nothing was finished.
+        """
         from jaxlstm_converters.write import write_atomically
 
         if not self.output.parent.is_dir():
@@ -64,9 +67,16 @@ class Job:
                     f"{self.folder} holds the parts of a run with another checkpoint, input or options: "
                     "finish that one, or remove the folder"
                 )
-            yield self
-            self._card.unlink()  # first, so that what is left after a kill here counts as stale
-            shutil.rmtree(self.folder)
+            try:
+                yield self
+            finally:
+                if not self._path(0).exists():
+                    self._remove()
+            self._remove()
+
+    def _remove(self) -> None:
+        self._card.unlink(missing_ok=True)  # first: what is left after a kill here counts as stale
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def parts(self) -> Iterator[Mapping[str, np.ndarray]]:
         """The finished parts in order; their arrays are read when they are asked for."""

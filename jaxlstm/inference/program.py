@@ -102,7 +102,9 @@ def step(
     """One time step: (batch, input_size) to (batch, output_size), and h and c.
 
     Where ``active``, int32 (batch,), is 0 rather than 1, the output is zero and the state stands still.
+    ``backend="auto"`` is the plain scan here: a kernel's preparations cost more than one step saves.
     """
+    backend = "scan" if backend == "auto" else backend
     outputs, state = lstm(
         params,
         inputs[None],

@@ -64,7 +64,10 @@ class _Npz:
     def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
         with np.load(self.path, allow_pickle=False) as archive:
             for name in self.names[start:]:
-                yield name, archive[name]
+                array = archive[name]
+                if not isinstance(array, np.ndarray):  # the bytes of a member that is no .npy file
+                    raise ValueError(f"{self.path}: {name} is no array of numbers")
+                yield name, array
 
 
 class _Npy:

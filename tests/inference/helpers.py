@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxlstm import LSTMConfig, init_params
+from jaxlstm import LSTMConfig, init_params, lstm
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _compilations = [0]
@@ -33,3 +34,26 @@ def weights(config: LSTMConfig, dtype: Any = np.float32, seed: int = 0) -> dict[
 
 def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _lstm(params: Any, x: Any, state: Any, lengths: Any, config: LSTMConfig) -> Any:
+    return lstm(params, x, state, config=config, seq_lengths=lengths, backend="scan")
+
+
+def reference(
+    params: Any, x: np.ndarray, state: Any = None, *, config: LSTMConfig, lengths: Any = None
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Plain ``lstm`` of a batch, padded to one shape so that the tests compile it once."""
+    axis = 1 if config.batch_first else 0
+    time, batch = x.shape[axis], x.shape[1 - axis]
+    lengths = np.full(batch, time) if lengths is None else lengths
+    state = state or tuple(np.zeros(s, x.dtype) for s in config.state_shapes(batch))
+    rows = 8 - batch
+    padding = [(0, 128 - time) if k == axis else (0, rows) if k < 2 else (0, 0) for k in range(3)]
+    padded_state = tuple(np.pad(leaf, ((0, 0), (0, rows), (0, 0))) for leaf in state)
+    outputs, (h, c) = _lstm(
+        params, np.pad(x, padding), padded_state, np.pad(lengths, (0, rows)), config
+    )
+    index = (slice(batch), slice(time)) if axis else (slice(time), slice(batch))
+    return np.asarray(outputs)[index], (np.asarray(h)[:, :batch], np.asarray(c)[:, :batch])

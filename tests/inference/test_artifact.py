@@ -41,8 +41,7 @@ np.savez(sys.argv[3], y=y, h=h, c=c)
 """
 
 
-@pytest.mark.parametrize("where", ["inside", "beside"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "where"), [("stack", "inside"), ("both", "beside")])
 def test_a_stranger_runs_it(name: str, where: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
     params = weights(config)
@@ -79,7 +78,7 @@ def test_any_batch_and_time_and_nothing_unstable(tmp_path: Path) -> None:
     assert loaded.exported.platforms == ("cpu", "cuda", "tpu")
     calls = set(re.findall(r"custom_call @([\w.]+)", loaded.exported.mlir_module()))
     assert calls <= {"shape_assertion"}  # the only one, and one that jax.export promises to keep
-    for batch, time in ((1, 1), (4, 1), (1, 30), (5, 17)):
+    for batch, time in ((1, 1), (5, 17)):
         x = normal(batch, time, 7)
         outputs, state = loaded(x)
         wanted, final = lstm(params, x, config=config, backend="scan")
