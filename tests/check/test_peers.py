@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 BY_NAME = {peer.name: peer for peer in peers.PEERS}
 FLAX = ("flax.nnx.RNN", "flax.linen.RNN")
 KERAS = "keras.layers.LSTM on JAX"
-GRADIENTS = "equinox.nn.LSTMCell"  # those of one peer; the table has those of all
+GRADIENTS = "haiku.LSTM"  # those of one peer; the table has those of all
 RIGHT = [name for name in BY_NAME if name not in (*FLAX, KERAS)]
-QUICK = {"flax.nnx.RNN", "flax.linen.RNN, nothing padded", "equinox.nn.LSTMCell", "haiku.LSTM"}
+QUICK = {"flax.nnx.RNN", "equinox.nn.LSTMCell"}
 
 
 def each(names):
