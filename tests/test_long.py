@@ -89,7 +89,9 @@ def test_memory_grows_with_the_root_of_time() -> None:
         shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
         x = jax.ShapeDtypeStruct((time, 8, 4), np.float32)
         compiled = jax.jit(jax.grad(loss)).lower(shapes, x).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     def whole(params: Any, x: Any) -> jax.Array:
         return jnp.sum(lstm(params, x, config=config, backend="scan")[0] ** 2)

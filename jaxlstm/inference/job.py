@@ -78,8 +78,8 @@ class Job:
         self._card.unlink(missing_ok=True)  # first: what is left after a kill here counts as stale
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def parts(self) -> Iterator[Mapping[str, np.ndarray]]:
-        """The finished parts in order; their arrays are read when they are asked for."""
+    def parts(self) -> Iterator[Any]:
+        """The finished parts in order, as ``read_checkpoint`` opens them: arrays are read when asked for."""
         from jaxlstm_converters.checkpoint import read_checkpoint
 
         start = 0
@@ -144,7 +144,7 @@ def run_long(
 
 def _stop(job: Job) -> int:
     """The number of the first sequence that no part holds."""
-    return max((int(part.metadata["stop"]) for part in job.parts()), default=0)  # type: ignore[attr-defined]
+    return max((int(part.metadata["stop"]) for part in job.parts()), default=0)
 
 
 def _blocks(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[list[tuple[str, np.ndarray]]]:

@@ -69,8 +69,8 @@ def _named(job: Job, states: bool, long: bool) -> Iterator[tuple[str, Any]]:
     if long:
         raise ValueError("one long sequence goes to a .npy file")
     for part in job.parts():
-        start = int(part.metadata["start"])  # type: ignore[attr-defined]
-        for index, name in enumerate(json.loads(part.metadata["names"]), start):  # type: ignore[attr-defined]
+        start = int(part.metadata["start"])
+        for index, name in enumerate(json.loads(part.metadata["names"]), start):
             yield name, np.asarray(part[f"{index}.outputs"])
             if states:
                 for leaf in ("h_n", "c_n"):
@@ -114,7 +114,7 @@ def _blocks(job: Job) -> Iterator[tuple[np.ndarray, bool]]:
         if "outputs" in part:
             yield np.asarray(part["outputs"]), False
         else:
-            start, stop = (int(part.metadata[key]) for key in ("start", "stop"))  # type: ignore[attr-defined]
+            start, stop = (int(part.metadata[key]) for key in ("start", "stop"))
             for index in range(start, stop):
                 yield np.asarray(part[f"{index}.outputs"]), True
 
@@ -126,8 +126,8 @@ def _write_parquet(path: Path, job: Job, states: bool) -> None:
     leaves = ("outputs", "h_n", "c_n") if states else ("outputs",)
     writer = None
     for part in job.parts():
-        start = int(part.metadata["start"])  # type: ignore[attr-defined]
-        names = json.loads(part.metadata["names"])  # type: ignore[attr-defined]
+        start = int(part.metadata["start"])
+        names = json.loads(part.metadata["names"])
         rows = range(start, start + len(names))
         columns: dict[str, Any] = {"name": names}
         columns["length"] = [part[f"{index}.outputs"].shape[0] for index in rows]

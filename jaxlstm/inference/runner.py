@@ -35,7 +35,7 @@ def compile(
     weights: str | None = None,
     precision: Precision = precision_.DEFAULT,
     backend: str = "auto",
-    device: jax.Device | None = None,
+    device: Any = None,
 ) -> Runner:
     """An LSTM for inference, compiled ahead of time for a few shapes that serve all others.
 
@@ -89,7 +89,7 @@ class Runner:
         weights: str | None,
         precision: Precision,
         backend: str,
-        device: jax.Device | None,
+        device: Any,
     ) -> None:
         check_params(params, config)
         self.config = config

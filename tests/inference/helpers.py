@@ -14,7 +14,7 @@ COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _compilations = [0]
 
 
-def _listen(event: str, duration: float, **details: Any) -> None:
+def _listen(event: str, duration_secs: float, **kwargs: Any) -> None:
     _compilations[0] += event == COMPILE_EVENT
 
 

@@ -50,6 +50,7 @@ def check(config: LSTMConfig, sizes: tuple[int, ...], names: tuple[str, ...]) ->
     assert_close(wanted[1][1], found[1][1])
 
     program = jax.jit(sharded).lower(placed, jnp.asarray(x)).compile().as_text()
+    assert program is not None
     collectives = re.findall(COLLECTIVES, program)
     expected = config.num_layers * config.num_directions if "hidden" in names else 0
     assert collectives == ["all-gather"] * expected, collectives

@@ -51,7 +51,7 @@ def test_a_stranger_runs_it(name: str, where: str, tmp_path: Path) -> None:
     given = {"x": normal(3, 9, 7), "h": normal(*h_shape, seed=1), "c": normal(*c_shape, seed=2)}
     if not config.batch_first:
         given["x"] = given["x"].swapaxes(0, 1)
-    np.savez(tmp_path / "in.npz", **given)
+    np.savez(tmp_path / "in.npz", **given)  # type: ignore[arg-type]
     beside = [tmp_path / "model.safetensors"] if where == "beside" else []
     subprocess.run(
         [sys.executable, "-c", STRANGER, path, tmp_path / "in.npz", tmp_path / "out.npz", *beside],
