@@ -5,10 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow test-oldest test-newest lint format bench bench-checkpoint clean
+.PHONY: demo test test-slow test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz clean
 
-# Installed once for each set of extras, and again when pyproject.toml changes.
-$(VENV)/.%: pyproject.toml
+KERNEL := setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
+
+# Installed once for each set of extras, and again when pyproject.toml or the native kernel changes.
+$(VENV)/.%: pyproject.toml $(KERNEL)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
@@ -24,12 +26,21 @@ test: $(VENV)/.test  ## all tests but the slow ones
 test-slow: $(VENV)/.test  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow
 
+FUZZ_MINUTES ?= 10
+FUZZ_SEED ?= $(shell date +%s)
+fuzz: $(VENV)/.test  ## mutated checkpoints for FUZZ_MINUTES; what is found stays in fuzz-findings/
+	$(BIN)/python -m tests.checkpoint.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
+
 test-oldest: pyproject.toml  ## against the oldest releases that pyproject.toml allows
 	$(PYTHON) tests/versions.py oldest $(VENV)-oldest $(PYTHON)
 
 NEWEST_PYTHON ?= $(PYTHON)
 test-newest: pyproject.toml  ## the tests that need no torch, against the newest releases
 	$(PYTHON) tests/versions.py newest $(VENV)-newest $(NEWEST_PYTHON)
+
+PROBLEMS ?= 500
+sanitize:  ## the native kernel under the sanitizers of g++ or CXX
+	$(PYTHON) tests/kernels/sanitize.py $(PROBLEMS)
 
 lint: $(VENV)/.dev  ## ruff and pyright
 	$(BIN)/ruff check .
@@ -47,4 +58,4 @@ bench-checkpoint: $(VENV)/.test  ## an LSTM of 20 MB out of a checkpoint of 2 GB
 	$(BIN)/python benchmarks/checkpoint.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError
 
 SOURCES = Path("jaxlstm/kernels/cpu/src")
 X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
@@ -35,11 +37,13 @@ class BuildKernel(build_ext):
     """One library of objects that are compiled with different options."""
 
     def build_extension(self, ext: Extension) -> None:
-        import jax
-
+        """Compile each source for each instruction set, and link them."""
         if os.name == "nt":
-            raise self._step_aside("the kernel is written for GCC and Clang")
-        include = [jax.ffi.include_dir()]
+            raise CCompilerError("the kernel is written for GCC and Clang")
+        found = find_spec("jaxlib")
+        if found is None or not found.submodule_search_locations:
+            raise CCompilerError("jaxlib, which has the headers, is not installed")
+        include = [os.path.join(found.submodule_search_locations[0], "include")]
         macros = [("JAXLSTM_X86", "1")] if X86 else []
         objects = []
         for name, options in INSTRUCTION_SETS.items():
@@ -61,11 +65,6 @@ class BuildKernel(build_ext):
         self.compiler.link_shared_object(
             objects, path, libraries=["pthread"], target_lang="c++", build_temp=self.build_temp
         )
-
-    def _step_aside(self, reason: str) -> Exception:
-        from setuptools.errors import CCompilerError
-
-        return CCompilerError(reason)
 
 
 setup(

@@ -61,9 +61,9 @@ def check(case: Case, dtype: Any, forward: Forward) -> None:
         assert_matches({n: np.asarray(a) for n, a in results.items()}, dtype, torch_own, truth)
 
 
-def functional(case: Case) -> Forward:
+def functional(case: Case, backend: str = "auto") -> Forward:
     return lambda params, inputs, state, lengths: jaxlstm.lstm(
-        params, inputs, state, config=case.config, seq_lengths=lengths
+        params, inputs, state, config=case.config, seq_lengths=lengths, backend=backend
     )
 
 
@@ -102,16 +102,33 @@ def dtypes(*choices: Any) -> pytest.MarkDecorator:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_functional_float64(case: Case) -> None:
+    check(case, np.float64, functional(case, "scan" if case in SOME else "auto"))
+
+
+@each_case
+def test_functional_float32(case: Case) -> None:
+    check(case, np.float32, functional(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_functional_float32_on_the_plain_scan(case: Case) -> None:
+    check(case, np.float32, functional(case, "scan"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_functional_float64_on_the_kernel(case: Case) -> None:
     check(case, np.float64, functional(case))
 
 
-@dtypes(np.float32, np.float16, ml_dtypes.bfloat16)
+@dtypes(np.float16, ml_dtypes.bfloat16)
 @each_case
-def test_functional(case: Case, dtype: Any) -> None:
+def test_functional_half(case: Case, dtype: Any) -> None:
     check(case, dtype, functional(case))
 
 
-@dtypes(np.float64, np.float32)
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("module", [nnx_module, linen_module], ids=["nnx", "linen"])
 @each_case
 def test_modules(case: Case, module: Callable[[Case], Forward], dtype: Any) -> None:

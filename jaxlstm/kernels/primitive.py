@@ -2,8 +2,10 @@
 
 Shapes, derivatives, transposition and every other backend come from the plain function, so that a kernel
 answers how fast and never what. ``jax.vmap`` folds the mapped axis into the batch, and where weights are
-mapped runs one after the other; a batch that is sharded over devices stays so, each device running its rows.
-``jax.export`` gets the plain function, since a custom call would tie the file to this package.
+mapped runs one after the other. XLA cannot share out what it cannot look into, so a program for several
+devices gets the plain function, of which a sharded batch stays sharded; the native one runs inside
+``jax.shard_map(..., check_vma=False)``. ``jax.export`` gets the plain function too, since a custom call would
+tie the file to this package.
 """
 
 from __future__ import annotations
@@ -15,10 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.custom_partitioning import custom_partitioning
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
 
 
 class Kernel:
@@ -32,7 +33,7 @@ class Kernel:
       batch_axes: for each argument the axis of the batch in all its arrays, or None for weights, or a
         tuple of these.
       result_batch_axes: for each leaf of the result. Where the result is a sum over the batch there is none;
-        the function is then the plain one under ``jax.vmap`` and on several devices.
+        the function is then the plain one under ``jax.vmap``.
     """
 
     def __init__(
@@ -59,6 +60,10 @@ class Kernel:
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """The tree of results."""
         leaves, tree = jax.tree.flatten(arguments)
+        if any(map(_varying, leaves)):
+            return self.plain(
+                *arguments, **static
+            )  # what varies over a mesh, only JAX's own rules follow
         out_tree = jax.tree.structure(self.shapes(*arguments, **static))
         return jax.tree.unflatten(out_tree, self.primitive.bind(*leaves, tree=tree, **static))
 
@@ -91,11 +96,12 @@ class Kernel:
         return jax.tree.leaves(self.plain(*jax.tree.unflatten(tree, leaves), **static))
 
     def _native_leaves(self, *leaves: Any, tree: Any, **static: Any) -> list:
+        assert self.native is not None
         return jax.tree.leaves(self.native(*jax.tree.unflatten(tree, leaves), **static))
 
     def _abstract(self, *avals: Any, tree: Any, **static: Any) -> list:
         shapes = jax.tree.leaves(self.shapes(*jax.tree.unflatten(tree, avals), **static))
-        return [jax.core.ShapedArray(shape.shape, shape.dtype) for shape in shapes]
+        return [ShapedArray(shape.shape, shape.dtype) for shape in shapes]
 
     def _jvp(self, primals: tuple, tangents: tuple, **static: Any) -> tuple:
         varying = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
@@ -116,10 +122,10 @@ class Kernel:
         bind = partial(self.primitive.bind, tree=tree, **static)
         if self.result_batch_axes is None:
             plain = partial(self._plain_leaves, tree=tree, **static)
-            outs = jax.vmap(plain, in_axes=_in_axes(dims))(*leaves)
+            outs = jax.vmap(plain, in_axes=dims)(*leaves)
             return outs, [0] * len(outs)
         axes = self._leaf_axes(tree)
-        mapped = [dim is not batching.not_mapped for dim in dims]
+        mapped = [dim is not None for dim in dims]
         size = next(x.shape[d] for x, d, m in zip(leaves, dims, mapped, strict=True) if m)
         if any(m and axis is None for m, axis in zip(mapped, axes, strict=True)):
             return self._one_by_one(bind, leaves, dims, mapped)
@@ -145,67 +151,32 @@ class Kernel:
     def _lower_cpu(self, ctx: Any, *leaves: Any, **static: Any) -> Any:
         if ctx.module_context.lowering_parameters.for_export:
             function = self._plain_leaves
-        elif _on_one_device(ctx.module_context.axis_context):
+        elif _alone(ctx.module_context.axis_context):
             function = self._native_leaves
-        elif self.result_batch_axes is None:
-            function = self._plain_leaves
         else:
-            function = self._partitioned
+            function = self._plain_leaves
         return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves, **static)
 
-    def _partitioned(self, *leaves: Any, tree: Any, **static: Any) -> list:
-        """The native function, of which each device runs the rows of the batch that it holds."""
-        axes = self._leaf_axes(tree)
-        out_axes = self.result_batch_axes(*jax.tree.unflatten(tree, leaves), **static)
-        native = partial(self._native_leaves, tree=tree, **static)
-        split = custom_partitioning(lambda *values: tuple(native(*values)))
 
-        def shardings(mesh: Any, arg_shapes: Any) -> tuple:
-            batch = next(
-                (
-                    shape.sharding.spec[axis]
-                    for shape, axis in zip(arg_shapes, axes, strict=True)
-                    if axis is not None and len(shape.sharding.spec) > axis
-                ),
-                None,
-            )
-
-            def by_batch(axis: int | None) -> NamedSharding:
-                spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, batch)
-                return NamedSharding(mesh, spec)
-
-            return tuple(map(by_batch, axes)), tuple(map(by_batch, out_axes))
-
-        def partition(mesh: Any, arg_shapes: Any, result_shape: Any) -> tuple:
-            del result_shape
-            arguments, results = shardings(mesh, arg_shapes)
-            return mesh, lambda *values: tuple(native(*values)), results, arguments
-
-        split.def_partition(
-            partition,
-            infer_sharding_from_operands=lambda mesh, args, result: shardings(mesh, args)[1],
-            sharding_rule=_sharding_rule(
-                [x.ndim for x in leaves], axes, out_axes, self._ranks(leaves, tree, static)
-            ),
-        )
-        return list(split(*leaves))
-
-    def _ranks(self, leaves: Any, tree: Any, static: dict) -> list[int]:
-        return [len(aval.shape) for aval in self._abstract(*leaves, tree=tree, **static)]
+def _varying(leaf: Any) -> frozenset:
+    """The axes of the mesh over which a value inside ``jax.shard_map`` is known to vary."""
+    aval = jax.typeof(leaf)
+    if hasattr(aval, "manual_axis_type"):
+        return aval.manual_axis_type.varying
+    return getattr(aval, "vma", frozenset())  # before jax 0.10
 
 
-def _on_one_device(context: Any) -> bool:
-    """Whether a program that is compiled in this context has nothing to share out."""
+def _alone(context: Any) -> bool:
+    """Whether a program compiled in this context is for one device, or inside ``jax.shard_map`` for each."""
+    manual = getattr(context, "manual_axes", None)
+    if manual is not None:
+        return set(manual) == set(context.mesh.axis_names)
     return getattr(context, "num_devices", None) == 1
 
 
 @lru_cache(maxsize=256)
 def _compiled(primitive: Primitive, static: tuple) -> Callable:
     return jax.jit(partial(primitive.bind, **dict(static)))
-
-
-def _in_axes(dims: tuple) -> tuple:
-    return tuple(None if dim is batching.not_mapped else dim for dim in dims)
 
 
 def _axes_of_leaves(tree: Any, axes: Any) -> list[int | None]:
@@ -235,17 +206,3 @@ def _fold(x: jax.Array, dim: int | None, axis: int, size: int) -> jax.Array:
 
 def _unfold(y: jax.Array, axis: int, size: int) -> jax.Array:
     return y.reshape(*y.shape[:axis], size, y.shape[axis] // size, *y.shape[axis + 1 :])
-
-
-def _sharding_rule(
-    ranks: list[int], axes: list[int | None], out_axes: list[int], out_ranks: list[int]
-) -> str:
-    """Shardy's einsum-like rule: all batch axes are one factor, every other axis is its own."""
-
-    def side(ranks: list[int], axes: Any, letter: str) -> str:
-        return ", ".join(
-            " ".join("b" if d == axis else f"{letter}{n}_{d}" for d in range(rank))
-            for n, (rank, axis) in enumerate(zip(ranks, axes, strict=True))
-        )
-
-    return f"{side(ranks, axes, 'x')} -> {side(out_ranks, out_axes, 'y')}"

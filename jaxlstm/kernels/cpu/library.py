@@ -58,8 +58,12 @@ def _loaded() -> Library:
     handle.jaxlstm_instruction_set.restype = ctypes.c_char_p
     handle.jaxlstm_use_instruction_set.restype = ctypes.c_bool
     handle.jaxlstm_use_instruction_set.argtypes = [ctypes.c_char_p]
-    for target in TARGETS:
-        jax.ffi.register_ffi_target(
-            target, jax.ffi.pycapsule(getattr(handle, target)), platform="cpu"
+    try:
+        for target in TARGETS:
+            capsule = jax.ffi.pycapsule(getattr(handle, target))
+            jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+    except jax.errors.JaxRuntimeError as error:  # another version of XLA's interface
+        return Library(
+            None, f"built with another JAX than {jax.__version__}: {str(error).splitlines()[0]}"
         )
     return Library(handle, f"loaded from {path}")

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import ShapeDtypeStruct as Shape
 
 from jaxlstm import scan
 from jaxlstm.cell import LSTMState, StepDerivative
 from jaxlstm.kernels.primitive import Kernel
 from jaxlstm.precision import resolve
 
+Shape: Any = jax.ShapeDtypeStruct  # in trees whose classes say jax.Array
 LEFT_OUT = (0,)  # the shape of an array that is not there
 THREADS = 0  # as many as XLA's own pool has
 
@@ -53,7 +53,7 @@ def _native_run(
 ) -> Any:
     shapes = _run_shapes(params, inputs, state, valid, reverse=reverse, precision=precision)
     operands = (inputs, *_weights(params, inputs.dtype), *state, _valid(valid))
-    call = jax.ffi.ffi_call("jaxlstm_forward", jax.tree.leaves(shapes))
+    call: Any = jax.ffi.ffi_call("jaxlstm_forward", jax.tree.leaves(shapes))
     outputs, h, c = call(*operands, reverse=reverse, threads=np.int64(THREADS))
     return outputs, LSTMState(h, c)
 
@@ -66,7 +66,7 @@ def _native_differentiate(
     if "weight_hr" not in params:
         shapes.append(Shape(LEFT_OUT, inputs.dtype))
     operands = (inputs, *_weights(params, inputs.dtype), *state, _valid(valid))
-    call = jax.ffi.ffi_call("jaxlstm_forward_and_differentiate", shapes)
+    call: Any = jax.ffi.ffi_call("jaxlstm_forward_and_differentiate", shapes)
     outputs, h, c, *derivative, m = call(*operands, reverse=reverse, threads=np.int64(THREADS))
     out = outputs, LSTMState(h, c)
     return out, StepDerivative(*derivative), m if "weight_hr" in params else None
@@ -124,7 +124,7 @@ def _native_cotangent(
     weight_hr = params["weight_hr"] if has_projection else jnp.zeros(LEFT_OUT, outputs.dtype)
     operands = (params["weight_hh"], weight_hr, *derivative, _valid(valid), outputs, *state)
     # by_gates is read for the last time where grad_gates is written: fresh memory costs more than the step
-    call = jax.ffi.ffi_call("jaxlstm_backward", shapes, input_output_aliases={2: 0})
+    call: Any = jax.ffi.ffi_call("jaxlstm_backward", shapes, input_output_aliases={2: 0})
     dz, dh_projection, h, c = call(*operands, reverse=reverse, threads=np.int64(THREADS))
     return dz, dh_projection if projected else None, LSTMState(h, c)
 
@@ -167,7 +167,7 @@ def _weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
 
 def _native_weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
     shape = _weight_gradient_shape(grad_gates, operand, precision=precision)
-    call = jax.ffi.ffi_call("jaxlstm_weight_gradient", shape)
+    call: Any = jax.ffi.ffi_call("jaxlstm_weight_gradient", shape)
     return call(grad_gates, operand, threads=np.int64(THREADS))
 
 

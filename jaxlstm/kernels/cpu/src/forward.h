@@ -151,14 +151,15 @@ struct ForwardPass {
       });
   }
 
-  // c' = f c + i g, h' = o tanh(c'); a step that is not valid leaves the state as it was.
-  JAXLSTM_INLINE void cell(long s, long t, long b, long panel, const Vector<T>* sums) {
+  // c' = f c + i g, h' = o tanh(c'); a step that is not valid leaves the state as it was. One function for all
+  // tiles: inlined in each, it would be rounded a little differently in each.
+  __attribute__((noinline)) void cell(long s, long t, long b, long panel, const Vector<T>* sums) {
     const long unit = panel * L, count = gates.count<T>(panel, 0);
     const long at = (t * p.batch + b) * p.hidden_size + unit;
     T* carried = c + (panel * p.batch + b) * L;
     const bool valid = !p.valid || p.valid[t * p.batch + b];
     const Vector<T> i = sigmoid(sums[0]), f = sigmoid(sums[1]), g = tanh(sums[2]), o = sigmoid(sums[3]);
-    const Vector<T> c_before = load(carried), c_next = f * c_before + i * g, tanh_c = tanh(c_next);
+    const Vector<T> c_before = load(carried), c_next = sum_of_products(f, c_before, i, g), tanh_c = tanh(c_next);
     if (valid) store(carried, c_next);
     output(s, t, b, unit, count, valid, o * tanh_c);
     if (!p.by_gates) return;

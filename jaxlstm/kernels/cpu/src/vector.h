@@ -53,29 +53,41 @@ JAXLSTM_INLINE void store(T* p, Vector<T> v, long n) {
   if (n == kLanes<T>) return store(p, v);
   for (long l = 0; l < n; l++) p[l] = v[l];
 }
-template <class T>
-JAXLSTM_INLINE Vector<T> broadcast(T s) {
-  Vector<T> v = s - Vector<T>{};
+// The value in a register, of which the compiler knows nothing more.
+template <class V>
+JAXLSTM_INLINE V opaque(V v) {
 #if defined(__x86_64__)
-  asm("" : "+v"(v));  // in a register: GCC would read it from memory anew for each product
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
 #endif
   return v;
+}
+template <class T>
+JAXLSTM_INLINE Vector<T> broadcast(T s) {
+  return opaque(s - Vector<T>{});  // GCC would read it from memory anew for each product
+}
+// a b + c d, rounded in one way wherever it is inlined: compilers choose which product they fuse with the sum.
+template <class V>
+JAXLSTM_INLINE V sum_of_products(V a, V b, V c, V d) {
+  return a * b + opaque(c * d);
 }
 
 typedef Vector<float> Floats;
 typedef int Ints __attribute__((vector_size(kVectorBytes)));
 typedef Vector<double> Doubles;
 
-// 1 / d, for d from 1 to 2^127: an estimate and two steps of Newton's, or a division where there is none.
-JAXLSTM_INLINE Floats reciprocal(Floats d) {
+// 1 / (d + rest), for d from 1 to 2^127 and |rest| below its spacing: an estimate, or a division where there is
+// none, and Newton's steps.
+JAXLSTM_INLINE Floats reciprocal(Floats d, Floats rest = Floats{}) {
 #if defined(__AVX512F__)
   typedef float V16 __attribute__((vector_size(64)));
   Floats r = (Floats)__builtin_ia32_rcp14ps512_mask((V16)d, V16{}, (unsigned short)-1);
   r += r * (1.0f - d * r);
-  return r + r * (1.0f - d * r);
 #else
-  return 1.0f / d;
+  const Floats r = 1.0f / d;
 #endif
+  return r + r * ((1.0f - d * r) - rest * r);
 }
 
 // exp(x) = power * (1 + rest) with power = 2^n and |rest| < 0.42, for |x| <= 88. Cody and Waite's reduction;
@@ -84,14 +96,14 @@ JAXLSTM_INLINE void exp_parts(Floats x, Floats& power, Floats& rest) {
   const Floats shift = Floats{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Floats shifted = x * 1.44269504f + shift;
   const Floats n = shifted - shift;
-  Floats r = x - n * 0.693145752f;
-  r = r - n * 1.42860677e-6f;
+  const Floats high = x - n * 0.693145752f, r = high - n * 1.42860677e-6f;
+  const Floats lost = (high - r) - n * 1.42860677e-6f;  // of r, by rounding
   Floats p = Floats{} + 0x1.6bebf2p-10f;
   p = p * r + 0x1.1227f6p-7f;
   p = p * r + 0x1.555674p-5f;
   p = p * r + 0x1.5554b0p-3f;
   p = p * r + 0x1.fffffep-2f;
-  rest = (r * r) * p + r;
+  rest = ((r * r) * p + lost) + r;
   power = (Floats)(((Ints)shifted << 23) + (127 << 23));
 }
 
@@ -101,7 +113,10 @@ JAXLSTM_INLINE Floats sigmoid(Floats x) {
   y = y < -88.0f ? Floats{} - 88.0f : y;
   y = y > 88.0f ? Floats{} + 88.0f : y;
   exp_parts(y, power, rest);
-  return reciprocal(power * rest + (power + 1.0f));
+  const Floats larger = power < 1.0f ? Floats{} + 1.0f : power, smaller = power < 1.0f ? power : Floats{} + 1.0f;
+  const Floats sum = power + 1.0f, lost = smaller - (sum - larger);  // by rounding, exactly (Dekker 1971)
+  const Floats small = power * rest + lost, d = sum + small;
+  return reciprocal(d, small - (d - sum));
 }
 
 // x + x^3 P(x^2) below 1, a minimax fit, and 1 - 2 / (exp(2|x|) + 1) from there on.

@@ -1,0 +1,52 @@
+"""Builds the kernels' harness with a sanitizer and runs it: ``python tests/kernels/sanitize.py [problems]``.
+
+Random problems on 1 to 8 threads against a naive implementation, under AddressSanitizer with
+UndefinedBehaviorSanitizer, and under ThreadSanitizer. The exit status is that of the first that fails.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCES = Path(__file__).parents[2] / "jaxlstm/kernels/cpu/src"
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+TARGETS = {"baseline": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
+SANITIZERS = {"address,undefined": ["-fno-sanitize-recover=all"], "thread": []}
+
+
+def build(folder: Path, options: list[str]) -> Path:
+    """The harness, compiled by ``CXX`` or g++."""
+    compiler = os.environ.get("CXX", "g++")
+    common = [compiler, "-std=c++17", "-g", "-w", "-fno-math-errno", "-fno-trapping-math", *options]
+    targets = TARGETS if X86 else {"baseline": []}
+    objects = []
+    for name, march in targets.items():
+        objects.append(str(folder / f"{name}.o"))
+        source = [str(SOURCES / "kernels.cc"), f"-DJAXLSTM_TARGET={name}", "-c", "-o", objects[-1]]
+        subprocess.run([*common, *march, *source], check=True)
+    macros = ["-DJAXLSTM_X86"] if X86 else []
+    harness = folder / "harness"
+    source = [str(SOURCES / "harness.cc"), *objects, "-o", str(harness), "-lpthread"]
+    subprocess.run([*common, *macros, *source], check=True)
+    return harness
+
+
+def main() -> int:
+    problems = sys.argv[1] if len(sys.argv) > 1 else "500"
+    for sanitizer, options in SANITIZERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            harness = build(Path(folder), ["-O1", f"-fsanitize={sanitizer}", *options])
+            print(f"{sanitizer} sanitizer:", end=" ", flush=True)
+            done = subprocess.run([harness, problems, "0", "8"])
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Which kernel runs, and what is said where it cannot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxlstm import LSTMConfig, init_params, kernels, lstm
+from tests.kernels.problems import needs_native
+
+ROOT = Path(__file__).parents[2]
+CONFIG = LSTMConfig(3, 4)
+
+
+def jaxpr(backend: str, dtype: jnp.dtype = jnp.float32) -> str:
+    params = init_params(jax.random.key(0), CONFIG, dtype=dtype)
+    run = lambda p, x: lstm(p, x, config=CONFIG, backend=backend)  # noqa: E731
+    return str(jax.make_jaxpr(run)(params, jnp.zeros((2, 1, 3), dtype)))
+
+
+@needs_native
+def test_auto_takes_the_kernel_where_it_knows_the_dtype() -> None:
+    assert "lstm_run" in jaxpr("auto")
+    assert "lstm_run" in jaxpr("native")
+    assert "lstm_run" not in jaxpr("scan")
+    assert "lstm_run" not in jaxpr("auto", jnp.bfloat16)
+    with pytest.raises(
+        RuntimeError, match=r"backend='native' knows float32 and float64, got bfloat16"
+    ):
+        jaxpr("native", jnp.bfloat16)
+    found = kernels.info()
+    assert found["instruction_set"] in ("avx512", "avx2", "baseline")
+
+
+def test_a_backend_that_there_is_not() -> None:
+    with pytest.raises(
+        ValueError, match=r"backend must be one of .*'auto', 'scan', 'native'.*'cudnn'"
+    ):
+        jaxpr("cudnn")
+
+
+def test_the_environment_turns_it_off() -> None:
+    script = (
+        "import jax.numpy as jnp\nfrom jaxlstm import LSTMConfig, init_params, kernels, lstm\n"
+        "import jax\nc = LSTMConfig(3, 4)\np = init_params(jax.random.key(0), c)\n"
+        "x = jnp.zeros((2, 1, 3))\nprint(kernels.info()['reason'])\n"
+        "print('lstm_run' in str(jax.make_jaxpr(lambda p, x: lstm(p, x, config=c))(p, x)))\n"
+        "try:\n    lstm(p, x, config=c, backend='native')\nexcept RuntimeError as e:\n    print(e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "JAXLSTM_NATIVE": "0", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    reason, traced, error = done.stdout.splitlines()
+    assert reason == "turned off by the environment variable JAXLSTM_NATIVE"
+    assert traced == "False"
+    assert error.startswith("backend='native' cannot be had: turned off")
+
+
+def test_without_a_compiler_the_build_steps_aside(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for package in ("jaxlstm", "converters"):
+        ignored = shutil.ignore_patterns("_native*", "__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    build = [sys.executable, "setup.py", "build_ext", "--build-lib", "built"]
+    environment = {**os.environ, "CC": "no-such-compiler", "CXX": "no-such-compiler"}
+    done = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("_native*.so"))
+    assert "no-such-compiler" in done.stderr

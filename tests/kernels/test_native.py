@@ -1,0 +1,137 @@
+"""The native kernel is the plain scan: values and gradients, whatever the shape, threads and processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlstm import lstm
+from jaxlstm.kernels.cpu import recurrence
+from jaxlstm.kernels.cpu.library import library
+from tests.kernels.problems import (
+    ODD,
+    Problem,
+    draw,
+    needs_native,
+    values_and_gradients,
+    worst_error,
+)
+
+pytestmark = needs_native
+
+
+@pytest.mark.parametrize("problem", ODD, ids=str)
+def test_values_and_gradients_are_those_of_the_scan(problem: Problem) -> None:
+    with jax.enable_x64(True):
+        native = values_and_gradients(problem, jnp.float64, "native")
+        assert worst_error(native, values_and_gradients(problem, jnp.float64, "scan")) < 2e-14
+    native = values_and_gradients(problem, jnp.float32, "native")
+    assert worst_error(native, values_and_gradients(problem, jnp.float32, "scan")) < 5e-6
+
+
+def test_the_error_is_no_larger_than_the_scan_s() -> None:
+    """RMS to float64, where sums are long."""
+    problem = Problem(20, 6, 512, 1000)
+    config, params, inputs, state, _ = draw(problem, jnp.float32)
+
+    def outputs(backend: str, dtype: Any) -> np.ndarray:
+        cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, inputs, state))
+        return np.asarray(lstm(*cast, config=config, backend=backend)[0], np.float64)
+
+    with jax.enable_x64(True):
+        truth = outputs("scan", jnp.float64)
+    error = {
+        b: np.sqrt(np.mean((outputs(b, jnp.float32) - truth) ** 2)) for b in ("native", "scan")
+    }
+    assert error["native"] <= 1.05 * error["scan"]
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    handle = library().handle
+    assert handle is not None
+    before = library().instruction_set
+    if not handle.jaxlstm_use_instruction_set(request.param.encode()):
+        pytest.skip(f"this processor or build has no {request.param}")
+    yield request.param
+    handle.jaxlstm_use_instruction_set(before.encode())
+
+
+@pytest.mark.parametrize("problem", [ODD[3], ODD[4], ODD[6]], ids=str)
+def test_each_instruction_set(instruction_set: str, problem: Problem) -> None:
+    assert library().instruction_set == instruction_set
+    native = values_and_gradients(problem, jnp.float32, "native")
+    assert worst_error(native, values_and_gradients(problem, jnp.float32, "scan")) < 5e-6
+
+
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also more threads than cores, and again and again."""
+    problem = Problem(30, 24, 40, 200, ragged=True, bidirectional=True)
+    results = []
+    for threads in (1, 2, 3, 8, 2):
+        monkeypatch.setattr(recurrence, "THREADS", threads)
+        results.append(jax.tree.leaves(values_and_gradients(problem, jnp.float32, "native")))
+    for result in results[1:]:
+        for a, b in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    """Bit for bit, from a batch of one, which is computed differently, to one of many tiles."""
+    config, params, inputs, state, _ = draw(Problem(12, 29, 20, 70), jnp.float32)
+    whole, last = lstm(params, inputs, state, config=config, backend="native")
+    for rows in (slice(0, 1), slice(3, 5), slice(4, 8), slice(10, 17)):
+        part_of_state = type(state)(*(leaf[:, rows] for leaf in state))
+        part, part_last = lstm(
+            params, inputs[:, rows], part_of_state, config=config, backend="native"
+        )
+        np.testing.assert_array_equal(part, whole[:, rows])
+        np.testing.assert_array_equal(part_last.c, last.c[:, rows])
+
+
+def test_nan_and_inf_stay_in_their_row() -> None:
+    config, params, inputs, state, _ = draw(Problem(10, 7, 5, 20), jnp.float32)
+    clean, _ = lstm(params, inputs, state, config=config, backend="native")
+    spoilt = inputs.at[3, 2, 1].set(jnp.nan).at[2, 4, 0].set(jnp.inf)
+    outputs, _ = lstm(params, spoilt, state, config=config, backend="native")
+    rows = np.array([0, 1, 3, 5, 6])
+    np.testing.assert_array_equal(outputs[:, rows], clean[:, rows])
+    assert np.isnan(outputs[3:, 2]).all()
+    assert not np.isnan(outputs[:3, 2]).any()
+    scan = lstm(params, spoilt, state, config=config, backend="scan")[0]
+    np.testing.assert_array_equal(np.isnan(outputs), np.isnan(scan))
+
+
+def test_no_rows_at_all() -> None:
+    config, params, inputs, state, _ = draw(Problem(4, 0, 3, 5), jnp.float32)
+    outputs, last = lstm(params, inputs, state, config=config, backend="native")
+    assert outputs.shape == (4, 0, 5)
+    assert last.c.shape == (1, 0, 5)
+
+
+def test_shapes_that_do_not_fit_are_an_error_and_no_crash() -> None:
+    zeros = jnp.zeros
+    operands = [zeros((3, 2, 4)), zeros((20, 4)), zeros((20, 5)), zeros(20), zeros(0), zeros((2, 5)),
+                zeros((2, 5)), zeros(0, bool)]  # fmt: skip
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 2, 5), (2, 5), (2, 5))]
+    call = jax.ffi.ffi_call("jaxlstm_forward", shapes)
+    good = call(*operands, reverse=False, threads=np.int64(0))
+    assert good[0].shape == (3, 2, 5)
+    for index, wrong, message in [
+        (1, zeros((20, 3)), r"weight_ih must have shape \(20,4,\), got \(20,3,\)"),
+        (2, zeros((5, 20)), "weight_hh must have shape"),
+        (3, zeros(19), "bias must have shape"),
+        (5, zeros((3, 5)), "h_0 must have shape"),
+        (7, zeros((2, 3), bool), "valid must have shape"),
+        (7, zeros((3, 2), jnp.int32), "valid has the wrong dtype"),
+        (0, zeros((3, 2)), "x must have 3 axes"),
+        (0, zeros((3, 2, 4), jnp.int32), "float32 or float64"),
+    ]:
+        spoilt = [*operands[:index], wrong, *operands[index + 1 :]]
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            jax.block_until_ready(call(*spoilt, reverse=False, threads=np.int64(0)))

@@ -1,0 +1,178 @@
+"""The native kernel under jit, vmap, grad of grad, shardings, export and several threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm import LSTMConfig, init_params, lstm
+from tests.kernels.problems import Problem, draw, needs_native, worst_error
+
+pytestmark = needs_native
+CONFIG = LSTMConfig(5, 12)
+
+
+def run(params: Any, x: Any, backend: str = "native") -> jax.Array:
+    return lstm(params, x, config=CONFIG, backend=backend)[0]
+
+
+def arguments(batch: int = 4) -> tuple[dict, jax.Array]:
+    params = init_params(jax.random.key(0), CONFIG)
+    return params, jax.random.normal(jax.random.key(1), (6, batch, 5))
+
+
+def test_vmap_over_inputs_is_one_call_with_a_larger_batch() -> None:
+    params, x = arguments()
+    many = jnp.stack([x, x[::-1], 2 * x], axis=2)
+    mapped = jax.vmap(run, in_axes=(None, 2), out_axes=2)
+    np.testing.assert_array_equal(mapped(params, many)[:, :, 1], run(params, x[::-1]))
+    assert str(jax.make_jaxpr(mapped)(params, many)).count("lstm_run") == 1
+    grads = jax.vmap(jax.grad(lambda x: (run(params, x) ** 2).sum()), in_axes=2)(many)
+    expected = jax.grad(lambda x: (run(params, x, "scan") ** 2).sum())(2 * x)
+    assert worst_error(grads[2], expected) < 1e-6
+
+
+def test_vmap_over_weights_is_an_ensemble() -> None:
+    _, x = arguments()
+    ensemble = jax.vmap(lambda key: init_params(key, CONFIG))(
+        jax.random.split(jax.random.key(2), 3)
+    )
+    found = jax.vmap(run, in_axes=(0, None))(ensemble, x)
+    one = jax.tree.map(lambda leaf: leaf[1], ensemble)
+    np.testing.assert_array_equal(found[1], run(one, x))
+    loss = lambda backend: lambda p: (run(p, x, backend) ** 2).sum()  # noqa: E731
+    native, scan = (jax.vmap(jax.grad(loss(b)))(ensemble) for b in ("native", "scan"))
+    assert worst_error(native, scan) < 1e-6
+
+
+def test_gradients_of_each_example() -> None:
+    params, x = arguments()
+    loss = lambda backend: lambda p, row: (run(p, row[:, None], backend) ** 2).sum()  # noqa: E731
+    native, scan = (
+        jax.vmap(jax.grad(loss(b)), in_axes=(None, 1))(params, x) for b in ("native", "scan")
+    )
+    assert worst_error(native, scan) < 1e-6
+
+
+def test_forward_mode_and_second_derivatives() -> None:
+    with jax.enable_x64(True):
+        config, params, x, state, lengths = draw(
+            Problem(4, 3, 2, 4, proj_size=2, ragged=True, bidirectional=True), jnp.float64
+        )
+
+        def loss(p: Any, backend: str) -> jax.Array:
+            outputs, last = lstm(p, x, state, config=config, seq_lengths=lengths, backend=backend)
+            return (outputs**2).sum() + (last.c**3).sum()
+
+        direction = jax.tree.map(lambda leaf: jnp.cos(7 * leaf), params)
+        for transformed in (
+            lambda f: jax.jvp(f, (params,), (direction,)),
+            lambda f: jax.jvp(jax.grad(f), (params,), (direction,)),
+            lambda f: jax.grad(lambda p: jax.jvp(f, (p,), (direction,))[1])(params),
+            lambda f: jax.grad(
+                lambda p: sum(map(jnp.vdot, *map(jax.tree.leaves, (jax.grad(f)(p), p))))
+            )(params),
+        ):
+            native = transformed(lambda p: loss(p, "native"))
+            assert worst_error(native, transformed(lambda p: loss(p, "scan"))) < 1e-13
+
+
+def test_remat_and_scan_around_it() -> None:
+    params, x = arguments()
+
+    def loss(x: jax.Array, backend: str) -> jax.Array:
+        def twice(carry: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return jax.checkpoint(run, static_argnums=2)(params, carry, backend)[..., :5], None
+
+        return (jax.lax.scan(twice, x, None, length=2)[0] ** 2).sum()
+
+    native, scan = (jax.jit(jax.grad(loss), static_argnums=1)(x, b) for b in ("native", "scan"))
+    assert worst_error(native, scan) < 1e-6
+
+
+def test_export_holds_no_custom_call() -> None:
+    params, x = arguments()
+    exported = jax.export.export(
+        jax.jit(lambda p, x: run(p, x, "auto")), platforms=("cpu", "cuda", "tpu")
+    )(params, x)
+    assert "jaxlstm_forward" not in exported.mlir_module()
+    assert worst_error(exported.call(params, x), run(params, x)) < 1e-6
+
+
+def test_another_platform_gets_the_plain_scan() -> None:
+    params, x = arguments()
+    traced = jax.jit(run).trace(params, x)
+    assert "jaxlstm_forward" not in traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert "jaxlstm_forward" in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from tests.kernels.test_transformations import arguments, run, worst_error
+
+mesh = Mesh(np.array(jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
+params, x = arguments(batch=8)
+sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, "batch")))
+weights = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+rows = PartitionSpec(None, "batch")
+by_jit = jax.jit(run)
+specs = {"mesh": mesh, "in_specs": (PartitionSpec(), rows), "out_specs": rows}
+by_hand = jax.jit(jax.shard_map(run, **specs, check_vma=False))
+for forward, native in ((by_jit, False), (by_hand, True)):
+    compiled = forward.lower(weights, sharded).compile()
+    assert ("jaxlstm_forward" in compiled.as_text()) == native
+    assert "all-gather" not in compiled.as_text()
+    outputs = compiled(weights, sharded)
+    assert outputs.sharding.spec[1] == "batch", outputs.sharding
+    assert worst_error(outputs, run(params, x, "scan")) < 1e-6
+loss = lambda run: lambda p, x: (run(p, x) ** 2).sum()
+expected = jax.grad(loss(lambda p, x: run(p, x, "scan")), argnums=(0, 1))(params, x)
+for forward, native in ((by_jit, False), (by_hand, True)):
+    step = jax.jit(jax.grad(loss(forward), argnums=(0, 1))).lower(weights, sharded).compile()
+    assert ("jaxlstm_backward" in step.as_text()) == native
+    assert "all-gather" not in step.as_text()
+    assert worst_error(step(weights, sharded), expected) < 1e-6
+"""
+
+
+def test_a_batch_that_is_sharded_stays_so() -> None:
+    """No device gathers the rows of another: by jit on the plain scan, by shard_map on the kernel."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_several_python_threads_at_once() -> None:
+    """None waits for a helper that another holds, and each has its own scratch."""
+    config, params, x, state, _ = draw(Problem(40, 8, 30, 256), jnp.float32)
+    call = jax.jit(lambda x: lstm(params, x, state, config=config, backend="native")[0])
+    inputs = [x * (1 + n) for n in range(6)]
+    expected = [np.asarray(call(value)) for value in inputs]
+    wrong: list[int] = []
+
+    def work(n: int) -> None:
+        for _ in range(20):
+            if not np.array_equal(call(inputs[n]), expected[n]):
+                wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=300)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not wrong
