@@ -103,9 +103,25 @@ def test_takes_jax_and_torch_and_integers():
 def test_refuses_half_a_tolerance_and_what_is_no_number():
     with pytest.raises(ValueError, match="rtol was given without atol"):
         compare(np.ones(1), np.ones(1), rtol=1e-3)
+    with pytest.raises(ValueError, match="atol was given without rtol"):
+        compare(np.ones(1), np.ones(1), atol=1e-3)
     with pytest.raises(ValueError, match="atol must be zero or more"):
         compare(np.ones(1), np.ones(1), rtol=0.0, atol=-1.0)
+    with pytest.raises(ValueError, match="rtol must be zero or more"):
+        compare(np.ones(1), np.ones(1), rtol=np.inf, atol=0.0)
     with pytest.raises(TypeError, match=r"actual.* must be an array of real numbers"):
         compare(np.array(["x"]), np.ones(1))
+    with pytest.raises(TypeError, match=r"expected\['x'\] must be an array of real numbers, got"):
+        compare({"x": np.ones(1)}, {"x": np.array(["x"])})
     with pytest.raises(TypeError, match="real numbers"):
         compare(np.ones(1) * 1j, np.ones(1))
+
+
+def test_the_report_tells_the_tolerances():
+    by_dtype = compare(np.ones(1), np.ones(1), equal_nan=True)
+    assert by_dtype.title == "compare"
+    assert by_dtype.notes == ("tolerances: torch.testing's, by dtype",)
+    assert by_dtype.settings == {"rtol": None, "atol": None, "equal_nan": True, "check_dtype": True}
+    told = compare(np.ones(1), np.ones(1), rtol=0.25, atol=0.5, check_dtype=False)
+    assert told.notes == ("tolerances: set by the caller",)
+    assert told.settings == {"rtol": 0.25, "atol": 0.5, "equal_nan": False, "check_dtype": False}

@@ -8,6 +8,7 @@ import pytest
 from jaxlstm.check import criteria, inputs
 from jaxlstm.check.answer import Answer
 from jaxlstm.check.criteria import Measured, Ratio
+from jaxlstm.config import LSTMConfig
 from tests.check.helpers import CONFIGS, random_params
 
 NAN, INF = float("nan"), float("inf")
@@ -157,6 +158,8 @@ def test_amplification_and_the_furthest():
     ulp = np.spacing(1.0)
     condition = {"outputs": 10 * ulp, "h_n": 5.0, "c_n": 4 * ulp}
     assert criteria.amplification(condition, truth) == 5.0
+    nothing = answer([0.0], [INF], [])
+    assert criteria.amplification(dict.fromkeys(condition, 9.0), nothing) == 0.0
     moved = answer([2.5, 0.0], [0.0], [1.0], {"w": np.array([1.0, 3.0])})
     assert criteria.furthest(moved, truth) == {"outputs": 0.5, "h_n": 0.0, "c_n": 3.0, "d w": 4.0}
 
@@ -174,6 +177,35 @@ def test_right_answers_are_right_and_not_alike(dtype):
             assert distance <= 40 * eps * max(1.0, np.abs(truth.everything()[name]).max()), name
     if dtype != "float16":
         assert np.any(straight.outputs != otherwise.outputs)
+
+
+def test_right_answers_differ_in_the_sigmoid_and_in_the_order_of_sums():
+    """With one input and one unit no sum can be taken in another order, so that leaves the sigmoid."""
+    for config in (LSTMConfig(1, 1), LSTMConfig(5, 4)):
+        params, case = random_params(config), inputs.ordinary_case(config)
+        straight, otherwise = criteria.right_answers(
+            params, config, case, np.float32, gradients=False
+        )
+        assert np.any(straight.outputs != otherwise.outputs)
+
+
+def test_every_number_is_moved_by_one_ulp_up_or_down(monkeypatch):
+    seen: list[tuple] = []
+    monkeypatch.setattr(criteria.answer, "of_oracle", lambda *call, **named: seen.append(call))
+    config = CONFIGS["plain"]
+    params, case = random_params(config), inputs.ordinary_case(config)
+    criteria.moved(params, config, case, np.random.default_rng(0), gradients=True)
+    [(moved_params, _, moved_case)] = seen
+    assert case.initial_state is not None
+    before = [*params.values(), case.inputs, *case.initial_state]
+    after = [*moved_params.values(), moved_case.inputs, *moved_case.initial_state]
+    for old, new in zip(before, after, strict=True):
+        change = np.asarray(new) - old
+        assert np.all(np.abs(change) <= 2 * np.spacing(np.abs(old.astype(np.float64))))
+        assert change.min() < 0 < change.max()
+    assert moved_case.name == case.name
+    assert moved_case.seq_lengths is case.seq_lengths
+    assert moved_case.cotangents is case.cotangents
 
 
 def test_moved_by_one_ulp_each_and_no_further():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxlstm.check import oracle
 from jaxlstm.check.answer import Answer, of_oracle
 from jaxlstm.check.criteria import Measured, Ratio
 from jaxlstm.check.findings import Findings
@@ -27,6 +28,7 @@ def test_an_exact_criterion():
     found.exact("runs", case("b"), "")
     assert [item.detail for item in found.items()] == ["2 cases"]
     found.exact("runs", case("b"), "cannot")
+    assert [item.detail for item in found.items()] == ["b: cannot; fails in b"]
     found.exact("runs", case("b"), "will not")
     found.exact("runs", case("b"), "must not")
     found.exact("runs", case("c"), "is late")
@@ -44,7 +46,7 @@ def test_a_measured_criterion_tells_the_case_that_is_nearest_its_limit():
     found.measured("steps", case("a"), Measured(5.0, 10.0, "there"))
     found.measured("steps", case("b"), Measured(0.9, 1.0, "here"))
     [item] = found.items()
-    assert (item.ok, item.measured, item.limit) == (True, 0.9, 1.0)
+    assert (item.name, item.ok, item.measured, item.limit) == ("steps", True, 0.9, 1.0)
     assert item.detail == "worst: b, here"
     assert item.data["cases"]["a"] == {"value": 5.0, "limit": 10.0, "where": "there"}
     found.measured("steps", case("c"), Measured(20.0, 10.0, "far"))
@@ -52,6 +54,8 @@ def test_a_measured_criterion_tells_the_case_that_is_nearest_its_limit():
     [item] = found.items()
     assert (item.ok, item.measured) == (False, 20.0)
     assert item.detail == "worst: c, far; fails in c, d"
+    found.measured("other", case("a"), Measured(1.0, 2.0, ""))
+    assert [item.name for item in found.items()] == ["steps", "other"]
 
 
 def test_rms_errors_become_two_items_of_which_the_first_has_the_data():
@@ -99,6 +103,9 @@ def test_the_oracles_answer_has_the_gradients_that_were_asked_for():
     config = CONFIGS["everything"]
     params, whole = random_params(config), ordinary_case(config)
     plain = of_oracle(params, config, whole)
+    run = oracle.forward(params, whole.inputs, whole.initial_state, whole.seq_lengths, config)
+    np.testing.assert_array_equal(plain.outputs, run.outputs)
+    np.testing.assert_array_equal(plain.c_n, run.c_n)
     assert plain.gradients is None
     with_state = of_oracle(params, config, whole, gradients=True)
     for name in ("outputs", "h_n", "c_n"):

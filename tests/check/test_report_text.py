@@ -148,6 +148,8 @@ def test_every_part_of_the_page():
         *("Again", "verify(port)"),
     ]
     assert '<p class="verdict failed">' in page
+    assert '<main class="fails">' in page
+    assert '<main class="holds">' in Report("r", (GOOD,)).to_html()
     assert '<p class="verdict ok">' in Report("r", (GOOD,)).to_html()
     assert re.findall(r'<td class="s (\w+)">', page) == ["failed", "ok", "untested"]
     bare = Report("r", (GOOD,)).to_html()
@@ -161,7 +163,7 @@ def test_a_picture_to_scale():
     told = "e < 1 (strongest: 1, over 6 orders of magnitude)"
     assert caption.text == svg.attrib["aria-label"] == told
     assert svg.attrib["viewBox"] == "0 0 58 50"
-    assert svg.attrib["style"] == "max-width:116px"
+    assert svg.attrib["style"] == "min-width:58px;max-width:116px"
     *cells, frame, x, y = svg
     assert [[c.attrib[k] for k in ("x", "y", "fill-opacity")] for c in cells] == [
         ["36", "0", "0.50"],

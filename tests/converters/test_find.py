@@ -60,11 +60,12 @@ def test_one_tensor_too_few_and_the_lstm_is_broken_not_gone(config: LSTMConfig) 
             find_lstms(state_dict(shapes, "x."))
 
 
-def test_a_projection_that_is_missing_is_told_with_its_shape() -> None:
-    shapes = param_shapes(LSTMConfig(4, 5, proj_size=3))
+@pytest.mark.parametrize("proj_size", [1, 3, 4])
+def test_a_projection_that_is_missing_is_told_with_its_shape(proj_size: int) -> None:
+    shapes = param_shapes(LSTMConfig(4, 5, proj_size=proj_size))
     del shapes["weight_hr_l0"]
-    assert config_of(shapes) == LSTMConfig(4, 5, proj_size=3)
-    assert "missing weight_hr_l0 (3, 5)" in survey(state_dict(shapes)).broken[""]
+    assert config_of(shapes) == LSTMConfig(4, 5, proj_size=proj_size)
+    assert f"missing weight_hr_l0 ({proj_size}, 5)" in survey(state_dict(shapes)).broken[""]
 
 
 def test_a_recurrent_weight_that_is_missing_is_told_with_its_shape() -> None:
@@ -106,7 +107,8 @@ def test_one_wrong_matrix_does_not_hide_an_lstm(
 def test_a_projection_that_is_no_matrix_does_not_hide_an_lstm() -> None:
     for config in (LSTMConfig(4, 5, proj_size=3), LSTMConfig(4, 5, num_layers=2, proj_size=3)):
         assert kind(param_shapes(config) | {"weight_hr_l0": (3,)}) == "LSTM"
-    assert kind({"weight_ih_l0": (20, 4), "weight_hh_l0": (20, 5), "weight_hr_l0": (3,)}) == "LSTM"
+    # whose columns are the hidden size, where it is one, though the input weight is odd
+    assert kind({"weight_ih_l0": (7, 4), "weight_hh_l0": (20, 3), "weight_hr_l0": (3, 5)}) == "LSTM"
 
 
 def test_sizes_of_zero_are_no_recurrent_layer() -> None:

@@ -50,6 +50,7 @@ def record(suite: str, tests: list[str]) -> int:
         config_file=str(ROOT / "pyproject.toml"),
     )
     recorder = _Recorder(measured)
+    measured.erase()
     measured.start()
     status = pytest.main([*PYTEST, *tests], plugins=[recorder])
     measured.stop()
