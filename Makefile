@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz clean
+.PHONY: demo test test-slow test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate clean
 
 KERNEL := setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
 
@@ -57,5 +57,16 @@ bench: $(VENV)/.test  ## the layer against torch and flax; let nothing else run 
 bench-checkpoint: $(VENV)/.test  ## an LSTM of 20 MB out of a checkpoint of 2 GB, against torch and safetensors
 	$(BIN)/python benchmarks/checkpoint.py
 
+coverage: $(VENV)/.dev  ## lines and branches of the checker and the converters that the tests run
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not slow" tests/check tests/converters tests/checkpoint tests/cli
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=95
+
+MODULE ?=
+MUTATE_SAMPLE ?= 15
+mutate: $(VENV)/.mutate  ## do the tests notice wrong lines? MODULE=find, MUTATE_SAMPLE=0 for all mutants of a file
+	$(BIN)/python -m tests.mutation --module "$(MODULE)" --sample $(MUTATE_SAMPLE)
+
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*
+	rm -rf .mutate $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*

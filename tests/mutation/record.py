@@ -44,17 +44,12 @@ def record(suite: str, tests: list[str]) -> int:
     """Run tests and keep the lines and seconds of each in `.mutate/SUITE.json`."""
     FOLDER.mkdir(exist_ok=True)
     measured = coverage.Coverage(
-        data_file=str(FOLDER / f"{suite}.coverage"),
-        branch=True,
-        source=[str(ROOT / "jaxlstm"), str(ROOT / "converters")],
-        config_file=str(ROOT / "pyproject.toml"),
+        data_file=None, source=[str(ROOT / "jaxlstm"), str(ROOT / "converters")], config_file=False
     )
     recorder = _Recorder(measured)
-    measured.erase()
     measured.start()
     status = pytest.main([*PYTEST, *tests], plugins=[recorder])
     measured.stop()
-    measured.save()
     data = measured.get_data()
     number = {test: i for i, test in enumerate(recorder.seconds)}
     lines = {
