@@ -18,7 +18,6 @@ from jaxlstm.lengths import as_lengths
 from jaxlstm.params import Params, check_params
 from jaxlstm.precision import as_float_array
 
-
 BACKENDS = ("auto", "scan", "native")
 
 

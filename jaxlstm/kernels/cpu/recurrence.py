@@ -75,7 +75,10 @@ def _native_differentiate(
 def _tangent(
     params: Any, derivative: Any, valid: Any, linear: tuple, *, reverse: bool, precision: Any
 ) -> Any:
-    return scan.run_tangent(params, derivative, *linear, valid, reverse, precision)
+    dz, dh_projection, dstate = linear
+    return scan.run_tangent(
+        params, derivative, dz, dh_projection, dstate, valid, reverse, precision
+    )
 
 
 def _tangent_shapes(params: Any, derivative: Any, valid: Any, linear: tuple, **static: Any) -> Any:
