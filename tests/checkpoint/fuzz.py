@@ -74,16 +74,20 @@ def fuzz(
     """
     end, step = start + count, min(BLOCK, -(-count // processes))
     began = time.monotonic()
-    whole, lock = Report(), threading.Lock()
+    blocks, whole, lock = iter(range(start, end, step)), Report(), threading.Lock()
 
-    def work(first: int) -> None:
-        if time.monotonic() - began < seconds:
+    def work(_: int) -> None:
+        while time.monotonic() - began < seconds:
+            with lock:
+                first = next(blocks, end)
+            if first == end:
+                break
             report = _block(seed, first, min(step, end - first), child)
             with lock:
                 whole.add(report)
 
     with ThreadPoolExecutor(processes) as workers:
-        list(workers.map(work, range(start, end, step)))
+        list(workers.map(work, range(processes)))
     return whole
 
 

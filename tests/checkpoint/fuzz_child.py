@@ -131,6 +131,7 @@ def main(seed: int, start: int, count: int, folder: Path) -> None:
     """Read files `start` to `start + count`."""
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "dropout=.* has no effect")  # torch's own, of find_lstms
+    warnings.filterwarnings("ignore", module="pickletools")  # it parses what was mutated twice
     for origin in seeds():  # so that what is loaded on first use is loaded
         judge(Mutant(origin.name, origin.files, origin.opened, True), folder)
     hostile_child.allowed = os.path.realpath(folder)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,11 @@ from .fuzz_bytes import edit_bytes
 from .fuzz_seeds import seeds
 
 # What parsers of the standard library say of bytes that were mutated before.
-UNPARSED = (ValueError, IndexError, OverflowError, RecursionError, struct.error)
+UNPARSED = (
+    *(ValueError, LookupError, OverflowError, RecursionError, AttributeError, struct.error),
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error),
+    tarfile.TarError,
+)
 
 Mutator = Callable[[Random, bytes, int, Callable[[Random, bytes], bytes]], bytes]
 
