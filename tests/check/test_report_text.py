@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html import unescape
 from xml.etree import ElementTree
@@ -86,6 +87,7 @@ def test_failures_are_those_and_no_others():
         "again": "verify(port)",
     }
     assert REPORT.to_json().splitlines()[1] == '  "schema": 1,'
+    assert json.loads(REPORT.to_json())["items"][1]["measured"] == 0.25
 
 
 @pytest.mark.parametrize(
