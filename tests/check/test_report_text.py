@@ -134,11 +134,15 @@ def test_every_item_of_the_xml():
     assert "\n  <testcase" in unmeasured
 
 
+def shown(page: str) -> list[str]:
+    """What a reader sees of a page, piece by piece."""
+    text = unescape(re.sub(r"\s*<[^>]*>\s*", "|", page.partition("<body>")[2]))
+    return [part for part in text.split("|") if part.strip()]
+
+
 def test_every_part_of_the_page():
     page = REPORT.to_html()
-    text = unescape(re.sub(r"\s*<[^>]*>\s*", "|", page.partition("<body>")[2]))
-    told = [part for part in text.split("|") if part.strip()]
-    assert told == [
+    assert shown(page) == [
         "my port",
         "my port: DOES NOT HOLD (1 ok, 1 failed, 1 untested)",
         *("Diagnosis", "the gates are i,f,o,g", "or not"),
@@ -156,6 +160,8 @@ def test_every_part_of_the_page():
     assert re.findall(r'<td class="s (\w+)">', page) == ["failed", "ok", "untested"]
     bare = Report("r", (GOOD,)).to_html()
     assert re.findall("<h2>(.*?)</h2>", bare) == ["Items"]
+    head = ("Items", "Status", "Item", "Measured", "Limit", "Detail")
+    assert shown(bare) == ["r", "r: HOLDS (1 ok)", *head, "ok", "shape", "2 cases"]
 
 
 def test_a_picture_to_scale():
