@@ -1,0 +1,36 @@
+"""``flax.linen.RNN`` over flax's fastest cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen
+
+from jaxlstm.bench.peers import layers
+
+
+def weights(params: Mapping[str, Any]) -> Any:
+    """A kernel (in, H) for each gate, and the biases with those of h."""
+    found: dict[str, Any] = {}
+    arrays = (params["weight_ih"], params["weight_hh"], layers.bias(params))
+    for gate, w_i, w_h, b in zip("ifgo", *(jnp.split(a, 4) for a in arrays), strict=True):
+        found |= {f"i{gate}": {"kernel": w_i.T}, f"h{gate}": {"kernel": w_h.T, "bias": b}}
+    return found
+
+
+def run(w: Any, x: Any, state: Any, lengths: Any, reverse: bool) -> Any:
+    """Flax has its state as (c, h), and leaves numbers behind the ends."""
+    cell = linen.OptimizedLSTMCell(len(w["hi"]["kernel"]))
+    rnn = linen.RNN(cell, time_major=True, return_carry=True, reverse=reverse, keep_order=True)
+    h_0, c_0 = state
+    (c, h), outputs = rnn.apply(
+        {"params": {"cell": w}}, x, initial_carry=(c_0, h_0), seq_lengths=lengths
+    )
+    return outputs, (h, c)
+
+
+DIRECTION = layers.Direction(weights, run, takes_lengths=True)
+side = partial(layers.side, DIRECTION)

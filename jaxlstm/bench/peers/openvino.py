@@ -1,0 +1,32 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import openvino
+
+from jaxlstm.bench.peers.onnx_model import onnx_model
+from jaxlstm.bench.side import Side
+from jaxlstm.bench.sizes import Problem
+
+
+def side(problem: Problem, threads: int) -> Side:
+    """A compiled model in float32, which is not its default on every CPU; it does not train."""
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    model = core.read_model(io.BytesIO(onnx_model(problem)))
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    feed = {"x": problem.inputs}
+    if problem.lengths is not None:
+        feed["lengths"] = problem.lengths
+
+    def infer() -> Any:
+        return request.infer(feed, share_inputs=True, share_outputs=True)["y"]
+
+    return Side(infer, None)
