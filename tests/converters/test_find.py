@@ -104,6 +104,11 @@ def test_one_wrong_matrix_does_not_hide_an_lstm(
     ]
 
 
+def test_a_layer_that_is_all_wrong_does_not_hide_the_next() -> None:
+    whole = param_shapes(LSTMConfig(4, 5, num_layers=2))
+    assert kind(whole | {"weight_hh_l0": (20,), "weight_ih_l0": (7, 4)}) == "LSTM"
+
+
 def test_a_projection_that_is_no_matrix_does_not_hide_an_lstm() -> None:
     for config in (LSTMConfig(4, 5, proj_size=3), LSTMConfig(4, 5, num_layers=2, proj_size=3)):
         assert kind(param_shapes(config) | {"weight_hr_l0": (3,)}) == "LSTM"
