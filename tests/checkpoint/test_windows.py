@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 SCRIPT = """
-import os, sys, numpy as np, ml_dtypes
+import os, shutil, sys, numpy as np, ml_dtypes  # what asks for the platform as it is imported
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
