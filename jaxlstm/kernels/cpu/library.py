@@ -59,6 +59,7 @@ def _loaded() -> Library:
     handle.jaxlstm_use_instruction_set.restype = ctypes.c_bool
     handle.jaxlstm_use_instruction_set.argtypes = [ctypes.c_char_p]
     try:
+        jax.devices("cpu")  # until XLA runs, it accepts anything, and fails later
         for target in TARGETS:
             capsule = jax.ffi.pycapsule(getattr(handle, target))
             jax.ffi.register_ffi_target(target, capsule, platform="cpu")
