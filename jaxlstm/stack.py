@@ -20,7 +20,7 @@ from jaxlstm.kernels import recurrence
 from jaxlstm.lengths import valid_steps
 from jaxlstm.packed import PackedSequence, packed_rows, padded_rows
 from jaxlstm.params import direction_params
-from jaxlstm.precision import Precision
+from jaxlstm.precision import Precision, resolve
 from jaxlstm.scan import scan_direction
 from jaxlstm.validate import lstm_arguments, require_backend
 
@@ -73,6 +73,7 @@ def lstm(
       TypeError, ValueError: an argument does not fit; the message names it and says what does.
     """
     require_backend(backend)
+    resolve(precision)  # raises here, not only where a product is
     how = How(precision, backend)
     outputs: Any  # of the kind of the inputs, which a type checker cannot follow
     if isinstance(inputs, PackedSequence):
@@ -127,7 +128,12 @@ def _run_layers(
     if valid is not None:
         # Padding may hold anything, and 0 * NaN in the backward pass would be NaN.
         x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
-    how_to_run = recurrence(how.backend, x.dtype)
+    how_to_run = recurrence(
+        how.backend,
+        x.dtype,
+        weights=4 * config.hidden_size * (config.input_size + config.h_size),
+        rows=x.shape[0] * x.shape[1],
+    )
     final: list[LSTMState] = []
     for layer in range(config.num_layers):
         outputs = []

@@ -49,7 +49,7 @@ class Kernel:
         self.batch_axes, self.result_batch_axes = batch_axes, result_batch_axes
         self.primitive = primitive = Primitive(name)
         primitive.multiple_results = True
-        primitive.def_impl(lambda *leaves, **static: _compiled(primitive, _items(static))(*leaves))
+        primitive.def_impl(self._run_at_once)
         primitive.def_abstract_eval(self._abstract)
         ad.primitive_jvps[primitive] = self._jvp
         batching.primitive_batchers[primitive] = self._batch
@@ -91,6 +91,11 @@ class Kernel:
             return [None] * (len(leaves) - len(found)) + found
 
         ad.primitive_transposes[self.primitive] = rule
+
+    def _run_at_once(self, *leaves: Any, **static: Any) -> list:
+        """Outside ``jax.jit``; compiled even where jit is turned off, since there is no other native form."""
+        with jax.disable_jit(False):
+            return _compiled(self.primitive, _items(static))(*leaves)
 
     def _plain_leaves(self, *leaves: Any, tree: Any, **static: Any) -> list:
         return jax.tree.leaves(self.plain(*jax.tree.unflatten(tree, leaves), **static))

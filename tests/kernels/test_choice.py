@@ -39,6 +39,16 @@ def test_auto_takes_the_kernel_where_it_knows_the_dtype() -> None:
     assert found["instruction_set"] in ("avx512", "avx2", "baseline")
 
 
+@needs_native
+def test_auto_packs_large_weights_only_where_it_pays() -> None:
+    short, long = kernels.WORTH_PACKING - 1, kernels.WORTH_PACKING
+    large = kernels.SMALL_WEIGHTS + 1
+    assert kernels.recurrence("auto", jnp.float32, weights=large, rows=short) is kernels.PLAIN
+    assert kernels.recurrence("auto", jnp.float32, weights=large, rows=long) is not kernels.PLAIN
+    assert kernels.recurrence("auto", jnp.float32, weights=9, rows=short) is not kernels.PLAIN
+    assert kernels.recurrence("native", jnp.float32, weights=large, rows=1) is not kernels.PLAIN
+
+
 def test_a_backend_that_there_is_not() -> None:
     with pytest.raises(
         ValueError, match=r"backend must be one of .*'auto', 'scan', 'native'.*'cudnn'"
