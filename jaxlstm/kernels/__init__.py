@@ -16,8 +16,8 @@ from jaxlstm.validate import require_backend
 
 NATIVE_DTYPES = ("float32", "float64")
 
-# The native kernel packs the weights in each call. Below this many weights that costs nothing to speak of; above,
-# it pays from this many steps times sequences on (measured on two cores with AVX-512).
+# The native kernel packs the weights in each call. Up to this many that costs nothing to speak of; beyond, it
+# pays from this many steps times sequences on (measured on two cores with AVX-512).
 SMALL_WEIGHTS, WORTH_PACKING = 2**18, 64
 
 
