@@ -51,8 +51,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.test  ## the layer against torch and flax; let nothing else run meanwhile
-	$(BIN)/python benchmarks/layer.py
+bench: $(VENV)/.test  ## the layer beside other libraries; let nothing else run meanwhile
+	$(BIN)/jaxlstm bench
 
 bench-checkpoint: $(VENV)/.test  ## an LSTM of 20 MB out of a checkpoint of 2 GB, against torch and safetensors
 	$(BIN)/python benchmarks/checkpoint.py

@@ -3,14 +3,14 @@
     pip install '.[torch,peers]'
     python examples/peers.py
 
-Each function below carries parameters under torch's names into one library and gives a port: what one writes
-to check code of one's own. The config is what all of them offer: one layer, one direction, with biases. All
-but ``lstm_ref`` have one bias, the sum of torch's two.
+Parameters under torch's names are carried into each library, which gives a port: what one writes to check
+code of one's own. The config is what all of them offer: one layer, one direction, with biases. All but
+``lstm_ref`` have one bias, the sum of torch's two.
 """
 
 from __future__ import annotations
 
-import os
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxlstm.check import Report, verify
 from jaxlstm.config import LSTMConfig
+from jaxlstm.params import direction_params
 
 CONFIG = LSTMConfig(16, 24)
 STACK = LSTMConfig(16, 24, num_layers=2, bidirectional=True)
@@ -27,108 +28,17 @@ Params = Mapping[str, jax.Array]
 Port = Callable[..., Any]
 
 
-def bias(params: Params) -> jax.Array:
-    return params["bias_ih_l0"] + params["bias_hh_l0"]
+def port_of(library: str) -> Port:
+    """The library's LSTM as a port: ``jaxlstm/bench/peers/`` has a file for each, which knows its layout."""
 
+    def port(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Params) -> Any:
+        direction = importlib.import_module(f"jaxlstm.bench.peers.{library}").DIRECTION
+        weights = direction.weights(direction_params(params, CONFIG, layer=0, direction=0))
+        (h_0,), (c_0,) = initial_state
+        outputs, (h, c) = direction.run(weights, inputs, (h_0, c_0), seq_lengths, reverse=False)
+        return outputs, (h[None], c[None])
 
-def flax_nnx(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Params) -> Any:
-    from flax import nnx
-
-    cell = nnx.OptimizedLSTMCell(
-        CONFIG.input_size, CONFIG.hidden_size, param_dtype=inputs.dtype, rngs=nnx.Rngs(0)
-    )
-    cell.dense_i.kernel = nnx.Param(params["weight_ih_l0"].T)
-    cell.dense_h.kernel = nnx.Param(params["weight_hh_l0"].T)
-    cell.dense_h.bias = nnx.Param(bias(params))
-    rnn = nnx.RNN(cell, time_major=True, return_carry=True)
-    (h_0,), (c_0,) = initial_state
-    (c, h), outputs = rnn(inputs, initial_carry=(c_0, h_0), seq_lengths=seq_lengths)
-    return outputs, (h[None], c[None])
-
-
-def flax_linen(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Params) -> Any:
-    from flax import linen
-
-    weights: dict[str, Any] = {}
-    for gate, w_i, w_h, b in zip(
-        "ifgo",
-        *(jnp.split(a, 4) for a in (params["weight_ih_l0"], params["weight_hh_l0"], bias(params))),
-        strict=True,
-    ):
-        weights |= {f"i{gate}": {"kernel": w_i.T}, f"h{gate}": {"kernel": w_h.T, "bias": b}}
-    rnn = linen.RNN(linen.OptimizedLSTMCell(CONFIG.hidden_size), time_major=True, return_carry=True)
-    (h_0,), (c_0,) = initial_state
-    (c, h), outputs = rnn.apply(
-        {"params": {"cell": weights}}, inputs, initial_carry=(c_0, h_0), seq_lengths=seq_lengths
-    )
-    return outputs, (h[None], c[None])
-
-
-def equinox(inputs: Any, initial_state: Any, *, params: Params) -> Any:
-    import equinox as eqx
-
-    cell = eqx.nn.LSTMCell(
-        CONFIG.input_size, CONFIG.hidden_size, dtype=inputs.dtype, key=jax.random.key(0)
-    )
-    cell = eqx.tree_at(
-        lambda cell: (cell.weight_ih, cell.weight_hh, cell.bias),
-        cell,
-        (params["weight_ih_l0"], params["weight_hh_l0"], bias(params)),
-    )
-
-    def step(state: Any, x: Any) -> Any:
-        h, c = jax.vmap(cell)(x, state)
-        return (h, c), h
-
-    (h_0,), (c_0,) = initial_state
-    (h, c), outputs = jax.lax.scan(step, (h_0, c_0), inputs)
-    return outputs, (h[None], c[None])
-
-
-def haiku(inputs: Any, initial_state: Any, *, params: Params) -> Any:
-    import haiku as hk
-
-    def rows_of_haiku(a: jax.Array) -> jax.Array:
-        i, f, g, o = jnp.split(a, 4)
-        return jnp.concatenate([i, g, f, o])
-
-    forget_bias = jnp.repeat(jnp.asarray([0, 0, 1, 0], inputs.dtype), CONFIG.hidden_size)
-    kernel = jnp.concatenate([params["weight_ih_l0"], params["weight_hh_l0"]], axis=1)
-    weights = {"w": rows_of_haiku(kernel).T, "b": rows_of_haiku(bias(params)) - forget_bias}
-
-    def run(x: Any, h: Any, c: Any) -> Any:
-        return hk.dynamic_unroll(hk.LSTM(CONFIG.hidden_size), x, hk.LSTMState(h, c))
-
-    (h_0,), (c_0,) = initial_state
-    apply = hk.without_apply_rng(hk.transform(run)).apply
-    outputs, (h, c) = apply({"lstm/linear": weights}, inputs, h_0, c_0)
-    return outputs, (h[None], c[None])
-
-
-def keras(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Params) -> Any:
-    os.environ["KERAS_BACKEND"] = "jax"
-    import keras
-
-    layer = keras.layers.LSTM(
-        CONFIG.hidden_size,
-        return_sequences=True,
-        return_state=True,
-        zero_output_for_mask=True,  # else a step of padding repeats the output before it
-        dtype=str(inputs.dtype),
-    )
-    layer.build((None, *inputs.shape[::2]))
-    weights = [params["weight_ih_l0"].T, params["weight_hh_l0"].T, bias(params)]
-    others = [variable.value for variable in layer.non_trainable_variables]
-    mask = None if seq_lengths is None else jnp.arange(len(inputs)) < seq_lengths[:, None]
-    answer: Any = layer.stateless_call(
-        weights,
-        others,
-        inputs.swapaxes(0, 1),
-        initial_state=[array[0] for array in initial_state],
-        mask=mask,
-    )
-    (outputs, h, c), _ = answer
-    return outputs.swapaxes(0, 1), (h[None], c[None])
+    return port
 
 
 def jax_lstm_ref(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Params) -> Any:
@@ -156,7 +66,7 @@ def jax_lstm_ref(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: P
 
 
 def without_lengths(port: Port) -> Port:
-    """A port as it is used where nothing is padded."""
+    """A port as it is used where nothing is padded; some libraries have no other."""
 
     def all_steps(inputs: Any, initial_state: Any, *, params: Params) -> Any:
         return port(inputs, initial_state, None, params=params)
@@ -174,13 +84,13 @@ class Peer(NamedTuple):
 
 
 PEERS = (
-    Peer("flax.nnx.RNN", "flax", flax_nnx),
-    Peer("flax.nnx.RNN, nothing padded", "flax", without_lengths(flax_nnx)),
-    Peer("flax.linen.RNN", "flax", flax_linen),
-    Peer("flax.linen.RNN, nothing padded", "flax", without_lengths(flax_linen)),
-    Peer("equinox.nn.LSTMCell", "equinox", equinox),
-    Peer("haiku.LSTM", "dm-haiku", haiku),
-    Peer("keras.layers.LSTM on JAX", "keras", keras),
+    Peer("flax.nnx.RNN", "flax", port_of("flax_nnx")),
+    Peer("flax.nnx.RNN, nothing padded", "flax", without_lengths(port_of("flax_nnx"))),
+    Peer("flax.linen.RNN", "flax", port_of("flax_linen")),
+    Peer("flax.linen.RNN, nothing padded", "flax", without_lengths(port_of("flax_linen"))),
+    Peer("equinox.nn.LSTMCell", "equinox", without_lengths(port_of("equinox"))),
+    Peer("haiku.LSTM", "dm-haiku", without_lengths(port_of("haiku"))),
+    Peer("keras.layers.LSTM on JAX", "keras", port_of("keras")),
     Peer("jax.experimental.rnn.lstm_ref, 2 layers, bidirectional", "jax", jax_lstm_ref, STACK),
 )
 

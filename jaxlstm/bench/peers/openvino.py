@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import Any
 
-import openvino
+# A process that would tell OpenVINO's makers of each use; without it openvino takes a stub of its own.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
-from jaxlstm.bench.peers.onnx_model import onnx_model
-from jaxlstm.bench.side import Side
-from jaxlstm.bench.sizes import Problem
+import openvino  # noqa: E402
+
+from jaxlstm.bench.peers.onnx_model import onnx_model  # noqa: E402
+from jaxlstm.bench.side import Side  # noqa: E402
+from jaxlstm.bench.sizes import Problem  # noqa: E402
 
 
 def side(problem: Problem, threads: int) -> Side:
