@@ -102,3 +102,19 @@ def test_a_cell_config_replaces_and_compares() -> None:
     assert dataclasses.replace(cell, bias=False) == LSTMCellConfig(3, 5, bias=False)
     assert cell != LSTMConfig(3, 5)
     assert repr(cell) == "LSTMCellConfig(input_size=3, hidden_size=5, bias=True)"
+
+
+def test_a_cell_takes_three_arguments_and_shows_them():
+    cell = LSTMCellConfig(4, 5, False)
+    assert repr(cell) == "LSTMCellConfig(input_size=4, hidden_size=5, bias=False)"
+    wanted = {
+        "num_layers": 1,
+        "batch_first": False,
+        "dropout": 0.0,
+        "bidirectional": False,
+        "proj_size": 0,
+    }
+    assert {name: getattr(cell, name) for name in wanted} == wanted
+    for name, value in wanted.items():
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            LSTMCellConfig(4, 5, **{name: value})  # type: ignore[arg-type]

@@ -117,3 +117,15 @@ def test_a_folded_weight_has_the_shape_and_dtype_of_its_direction() -> None:
     np.testing.assert_allclose(np.asarray(columns), [[3, 0], [4, 1]])
     whole = WeightNorm(g=np.array([[5.0]], np.float32), v=np.array([[3.0, 4.0]]))  # all axes
     np.testing.assert_allclose(np.asarray(whole), [[3, 4]])
+
+
+def test_only_an_lstm_hints_at_batch_first() -> None:
+    class Other(torch.nn.Module):
+        batch_first = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = torch.nn.LSTM(2, 3, num_layers=2, dropout=0.5)
+
+    _, config = from_torch(Other())
+    assert config == LSTMConfig(2, 3, num_layers=2, dropout=0.5)
