@@ -118,3 +118,20 @@ def test_a_cell_takes_three_arguments_and_shows_them():
     for name, value in wanted.items():
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
             LSTMCellConfig(4, 5, **{name: value})  # type: ignore[arg-type]
+
+
+def test_errors_name_the_type_that_came_and_warnings_the_callers_line():
+    for argument, value in (
+        ("hidden_size", 2.5),
+        ("bias", 1),
+        ("dropout", "0.5"),
+        ("proj_size", 1.5),
+    ):
+        arguments: dict[str, Any] = {"hidden_size": 5, argument: value}
+        with pytest.raises(
+            TypeError, match=f"^{argument} must be .*{value!r} of type {type(value).__name__}"
+        ):
+            LSTMConfig(4, **arguments)
+    with pytest.warns(UserWarning, match="dropout=0.5 has no effect") as caught:
+        LSTMConfig(4, 5, dropout=0.5)
+    assert caught[0].filename == __file__
