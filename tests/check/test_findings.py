@@ -111,6 +111,11 @@ def test_the_oracles_answer_has_the_gradients_that_were_asked_for():
     for name in ("outputs", "h_n", "c_n"):
         np.testing.assert_array_equal(with_state.everything()[name], plain.everything()[name])
     assert list(with_state.gradients or ()) == [*params, "inputs", "h_0", "c_0"]
+    true = oracle.backward(params, run, whole.seq_lengths, config, whole.cotangents)
+    np.testing.assert_array_equal(with_state.everything()["d inputs"], true.inputs)
+    np.testing.assert_array_equal(with_state.everything()["d c_0"], true.c_0)
+    straight = oracle.Equations(tanh=lambda z: z)
+    assert np.any(of_oracle(params, config, whole, equations=straight).outputs != plain.outputs)
     assert whole.initial_state is not None
     for name, state in zip(("d h_0", "d c_0"), whole.initial_state, strict=True):
         assert with_state.everything()[name].shape == state.shape
