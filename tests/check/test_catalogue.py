@@ -1,0 +1,72 @@
+"""The catalogue: every fault is one, no two are the same, and each config has those that it can have."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from jaxlstm.check import inputs
+from jaxlstm.check.faults import Call, catalogue
+from jaxlstm.config import LSTMConfig
+from tests.check.helpers import CONFIGS, random_params
+
+WHOLE = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
+SQUARE = LSTMConfig(5, 5, num_layers=3, bidirectional=True)
+
+
+def answers(config):
+    """By cause: what the oracle answers with that fault, over four cases, as one vector."""
+    params = random_params(config, scale=1.5, dtype=np.float64)
+    cases = [
+        c for c in inputs.cases(config) if c.name in ("ragged", "dense", "one step", "saturating")
+    ]
+    calls = [Call.of(params, config, case) for case in cases]
+
+    def numbers(apply):
+        found = [apply(call).run() for call in calls]
+        return np.concatenate([np.asarray(a).ravel() for f in found for _, a in f.leaves()])
+
+    return numbers(lambda call: call), {f.cause: numbers(f.apply) for f in catalogue(config)}
+
+
+@pytest.mark.parametrize("config", [WHOLE, SQUARE])
+def test_every_fault_changes_the_answer_and_no_two_alike(config):
+    truth, by_cause = answers(config)
+    assert len(by_cause) == len(catalogue(config))  # no cause twice
+    assert all(type(cause) is str for cause in by_cause)
+    seen: dict[bytes, str] = {}
+    for cause, found in by_cause.items():
+        assert found.shape != truth.shape or not np.array_equal(found, truth), cause
+        twin = seen.setdefault(found.tobytes(), cause)
+        assert twin == cause
+
+
+ALL = {
+    **{"gate order": 35, "precision": 15, "formula": 15, "bias": 8, "initial state": 6},
+    **{"final state": 5, "weight_hh": 3, "sigmoid": 3, "length": 2, "axes": 2, "tanh": 2},
+    **{"weight_ih": 1, "flip": 1, "layer output": 1},
+}
+TWO_WAYS = {
+    **{"bias": 9, "initial state": 11, "final state": 9, "length": 3, "flip": 3, "join": 3},
+    **{"layer": 2, "direction": 2, "layer output": 2},
+}
+PROJECTED = {"weight_hr": 1, "weight_hh": 2, "formula": 14, "layer output": 2, "projection": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        (CONFIGS["plain"], ALL),
+        (CONFIGS["cell"], ALL),
+        (SQUARE, {**ALL, **TWO_WAYS, "weight_ih": 2}),
+        (CONFIGS["bidirectional"], {**ALL, **TWO_WAYS}),
+        (CONFIGS["projected"], {**ALL, **PROJECTED, "final state": 4}),
+        (WHOLE, {**ALL, **TWO_WAYS, **PROJECTED, "initial state": 9, "final state": 7}),
+    ],
+    ids=["plain", "cell", "square", "bidirectional", "projected", "whole"],
+)
+def test_a_config_has_the_faults_that_it_can_have(config, wanted):
+    assert Counter(fault.group for fault in catalogue(config)) == wanted
+    assert sum(fault.rounding for fault in catalogue(config)) == 15
