@@ -9,6 +9,7 @@ import pytest
 
 from jaxlstm.check import inputs
 from jaxlstm.check.faults import Call, catalogue
+from jaxlstm.check.faults.arithmetic import tf32
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import CONFIGS, random_params
 
@@ -44,13 +45,31 @@ def test_every_fault_changes_the_answer_and_no_two_alike(config):
 
 
 ALL = {
-    **{"gate order": 35, "precision": 15, "formula": 15, "bias": 8, "initial state": 6},
-    **{"final state": 5, "weight_hh": 3, "sigmoid": 3, "length": 2, "axes": 2, "tanh": 2},
-    **{"weight_ih": 1, "flip": 1, "layer output": 1},
+    "gate order": 35,
+    "precision": 15,
+    "formula": 15,
+    "bias": 8,
+    "initial state": 6,
+    "final state": 5,
+    "weight_hh": 3,
+    "sigmoid": 3,
+    "length": 2,
+    "axes": 2,
+    "tanh": 2,
+    "weight_ih": 1,
+    "flip": 1,
+    "layer output": 1,
 }
 TWO_WAYS = {
-    **{"bias": 9, "initial state": 11, "final state": 9, "length": 3, "flip": 3, "join": 3},
-    **{"layer": 2, "direction": 2, "layer output": 2},
+    "bias": 9,
+    "initial state": 11,
+    "final state": 9,
+    "length": 3,
+    "flip": 3,
+    "join": 3,
+    "layer": 2,
+    "direction": 2,
+    "layer output": 2,
 }
 PROJECTED = {"weight_hr": 1, "weight_hh": 2, "formula": 14, "layer output": 2, "projection": 2}
 
@@ -70,3 +89,12 @@ PROJECTED = {"weight_hr": 1, "weight_hh": 2, "formula": 14, "layer output": 2, "
 def test_a_config_has_the_faults_that_it_can_have(config, wanted):
     assert Counter(fault.group for fault in catalogue(config)) == wanted
     assert sum(fault.rounding for fault in catalogue(config)) == 15
+
+
+def test_tf32_keeps_ten_bits_and_rounds_ties_to_even():
+    ulp = 2.0**-10  # of numbers from 1 to 2
+    exact = [1.0, 1 + ulp, -(1 + ulp), 2.0**-100, 0.0]
+    ties = [(1 + ulp / 2, 1.0), (1 + 3 * ulp / 2, 1 + 2 * ulp), (2 - ulp / 2, 2.0)]
+    near = [(1 + 0.51 * ulp, 1 + ulp), (1 + 0.49 * ulp, 1.0), (-1 - 0.51 * ulp, -1 - ulp)]
+    for value, wanted in [*zip(exact, exact, strict=True), *ties, *near]:
+        assert tf32(np.array([value], np.float32))[0] == wanted
