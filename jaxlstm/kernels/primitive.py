@@ -1,4 +1,4 @@
-"""A JAX primitive that is a plain function in every respect but one: on a CPU it runs native code.
+"""A JAX primitive that is a plain function in every respect but one: on some platforms it runs a kernel.
 
 Shapes, derivatives, transposition and every other backend come from the plain function, so that a kernel
 answers how fast and never what. ``jax.vmap`` folds the mapped axis into the batch, and where weights are
@@ -10,7 +10,7 @@ tie the file to this package.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,12 +23,13 @@ from jax.interpreters import ad, batching, mlir
 
 
 class Kernel:
-    """A function ``(*arguments, **static) -> tree`` of arrays, with a native implementation for the CPU.
+    """A function ``(*arguments, **static) -> tree`` of arrays, with kernels for some platforms.
 
     Args:
       name: of the primitive, as it appears in a jaxpr.
       plain: the function in JAX.
-      native: the same by custom calls; None where only a transpose is native.
+      kernels: the same by custom calls, by platform ("cpu", "cuda", "tpu"); none where only a transpose
+        has any.
       shapes: the same in ``jax.ShapeDtypeStruct``.
       batch_axes: for each argument the axis of the batch in all its arrays, or None for weights, or a
         tuple of these.
@@ -40,12 +41,12 @@ class Kernel:
         self,
         name: str,
         plain: Callable[..., Any],
-        native: Callable[..., Any] | None,
+        kernels: Mapping[str, Callable[..., Any]],
         shapes: Callable[..., Any],
         batch_axes: tuple | None = None,
         result_batch_axes: Callable[..., list[int]] | None = None,
     ) -> None:
-        self.plain, self.native, self.shapes = plain, native, shapes
+        self.plain, self.shapes = plain, shapes
         self.batch_axes, self.result_batch_axes = batch_axes, result_batch_axes
         self.primitive = primitive = Primitive(name)
         primitive.multiple_results = True
@@ -54,8 +55,8 @@ class Kernel:
         ad.primitive_jvps[primitive] = self._jvp
         batching.primitive_batchers[primitive] = self._batch
         mlir.register_lowering(primitive, mlir.lower_fun(self._plain_leaves, multiple_results=True))
-        if native is not None:
-            mlir.register_lowering(primitive, self._lower_cpu, platform="cpu")
+        for platform, kernel in kernels.items():
+            mlir.register_lowering(primitive, partial(self._lower, kernel), platform=platform)
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """The tree of results."""
@@ -99,10 +100,6 @@ class Kernel:
 
     def _plain_leaves(self, *leaves: Any, tree: Any, **static: Any) -> list:
         return jax.tree.leaves(self.plain(*jax.tree.unflatten(tree, leaves), **static))
-
-    def _native_leaves(self, *leaves: Any, tree: Any, **static: Any) -> list:
-        assert self.native is not None
-        return jax.tree.leaves(self.native(*jax.tree.unflatten(tree, leaves), **static))
 
     def _abstract(self, *avals: Any, tree: Any, **static: Any) -> list:
         shapes = jax.tree.leaves(self.shapes(*jax.tree.unflatten(tree, avals), **static))
@@ -153,14 +150,15 @@ class Kernel:
         outs = lax.map(one, moved)
         return outs, [0] * len(outs)
 
-    def _lower_cpu(self, ctx: Any, *leaves: Any, **static: Any) -> Any:
-        if ctx.module_context.lowering_parameters.for_export:
-            function = self._plain_leaves
-        elif _alone(ctx.module_context.axis_context):
-            function = self._native_leaves
-        else:
-            function = self._plain_leaves
-        return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves, **static)
+    def _lower(self, kernel: Callable, ctx: Any, *leaves: Any, **static: Any) -> Any:
+        exported = ctx.module_context.lowering_parameters.for_export
+        if exported or not _alone(ctx.module_context.axis_context):
+            kernel = self.plain
+
+        def run(*leaves: Any, tree: Any, **static: Any) -> list:
+            return jax.tree.leaves(kernel(*jax.tree.unflatten(tree, leaves), **static))
+
+        return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves, **static)
 
 
 def _varying(leaf: Any) -> frozenset:

@@ -1,0 +1,191 @@
+"""A recurrence out of kernels: where a platform has them they run, elsewhere the plain scan.
+
+The functions of :mod:`jaxlstm.scan` become primitives of :mod:`jaxlstm.kernels.primitive`. What a platform
+brings for them is a :class:`Kernels`; shapes, derivatives and transposes are the same for all and stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxlstm import scan
+from jaxlstm.cell import LSTMState, StepDerivative
+from jaxlstm.kernels.primitive import Kernel
+from jaxlstm.precision import resolve
+
+Shape: Any = jax.ShapeDtypeStruct  # in trees whose classes say jax.Array
+
+
+class Kernels(NamedTuple):
+    """What one platform has: functions of these signatures, with ``reverse`` and ``precision`` by name.
+
+    Attributes:
+      run: ``(params, inputs, state, valid)`` to what :func:`jaxlstm.scan.run` returns.
+      run_and_differentiate: the same to what :func:`jaxlstm.scan.run_and_differentiate` returns.
+      cotangent: ``(weights, derivative, valid, (outputs_bar, state_bar))``, and ``projected``, to the
+        cotangents of dz, of dW_hr m (None unless projected) and of the first state: the transpose of
+        :func:`jaxlstm.scan.run_tangent`.
+      weight_gradient: ``(grad_gates (T, B, 4H), operand (T, B, in))`` and ``precision`` alone to (4H, in),
+        a sum over steps and rows; None: a product by XLA.
+    """
+
+    run: Callable[..., Any]
+    run_and_differentiate: Callable[..., Any]
+    cotangent: Callable[..., Any]
+    weight_gradient: Callable[..., Any] | None = None
+
+
+def run_shapes(
+    params: Any, inputs: Any, state: Any, valid: Any, *, reverse: bool, precision: Any
+) -> Any:
+    """The shapes of what ``run`` returns."""
+    del params, valid, reverse, precision
+    outputs = Shape((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)
+    return outputs, LSTMState(*(Shape(s.shape, s.dtype) for s in state))
+
+
+def differentiate_shapes(params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
+    """The shapes of what ``run_and_differentiate`` returns."""
+    H = state.c.shape[1]
+    units = Shape((*inputs.shape[:2], H), inputs.dtype)
+    derivative = StepDerivative(Shape((*inputs.shape[:2], 4 * H), inputs.dtype), units, units)
+    m = units if "weight_hr" in params else None
+    return run_shapes(params, inputs, state, valid, **static), derivative, m
+
+
+def _tangent(
+    params: Any, derivative: Any, valid: Any, linear: tuple, *, reverse: bool, precision: Any
+) -> Any:
+    dz, dh_projection, dstate = linear
+    return scan.run_tangent(
+        params, derivative, dz, dh_projection, dstate, valid, reverse, precision
+    )
+
+
+def _tangent_shapes(params: Any, derivative: Any, valid: Any, linear: tuple, **static: Any) -> Any:
+    dz, _, dstate = linear
+    return run_shapes(params, dz, dstate, valid, **static)
+
+
+def _cotangent(
+    params: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
+) -> Any:
+    """The transpose of :func:`_tangent`, as JAX makes it: cotangents of dz, dW_hr m and the state's."""
+    shapes = _cotangent_shapes(params, derivative, valid, cotangents, projected=projected, **static)
+    tangent = lambda linear: _tangent(params, derivative, valid, linear, **static)  # noqa: E731
+    (linear,) = jax.linear_transpose(tangent, shapes)(cotangents)
+    return linear
+
+
+def _cotangent_shapes(
+    params: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
+) -> Any:
+    del params, valid, static
+    outputs, state = jax.tree.map(lambda x: Shape(x.shape, x.dtype), cotangents)
+    gates = derivative.by_gates
+    return Shape(gates.shape, gates.dtype), outputs if projected else None, state
+
+
+def _outputs_and_state(*arguments: Any, **static: Any) -> list[int]:
+    return [1, 0, 0]
+
+
+def _weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
+    over_steps = (((0, 1), (0, 1)), ((), ()))
+    return jax.lax.dot_general(grad_gates, operand, over_steps, precision=resolve(precision))
+
+
+def weight_gradient_shape(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
+    """The shape of what ``weight_gradient`` returns."""
+    del precision
+    return Shape((grad_gates.shape[2], operand.shape[2]), operand.dtype)
+
+
+def _weight_tangent_shape(operand: Any, dweight: Any, *, precision: Any) -> Any:
+    del precision
+    return Shape((*operand.shape[:2], dweight.shape[0]), operand.dtype)
+
+
+def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurrence:
+    """The recurrence that runs these kernels on their platforms, and the plain scan on all others.
+
+    Args:
+      name: unique to this recurrence; its primitives are ``name_run`` and so on in a jaxpr.
+      by_platform: kernels by JAX's name of the platform: "cpu", "cuda" or "tpu".
+    """
+
+    def of(which: str) -> dict[str, Callable[..., Any]]:
+        found = {platform: getattr(kernels, which) for platform, kernels in by_platform.items()}
+        return {platform: kernel for platform, kernel in found.items() if kernel is not None}
+
+    run = Kernel(
+        f"{name}_run", scan.run, of("run"), run_shapes, (None, 1, 0, 1), _outputs_and_state
+    )
+    differentiate = Kernel(
+        f"{name}_run_and_differentiate",
+        scan.run_and_differentiate,
+        of("run_and_differentiate"),
+        differentiate_shapes,
+        (None, 1, 0, 1),
+        lambda params, *_, **static: [1, 0, 0, 1, 1, 1, *([1] if "weight_hr" in params else [])],
+    )
+    tangent = Kernel(
+        f"{name}_tangent",
+        _tangent,
+        {},
+        _tangent_shapes,
+        (None, 1, 1, (1, 1, 0)),
+        _outputs_and_state,
+    )
+    cotangent = Kernel(
+        f"{name}_cotangent",
+        _cotangent,
+        of("cotangent"),
+        _cotangent_shapes,
+        (None, 1, 1, (1, 0)),
+        lambda *_, projected, **static: [1, *([1] if projected else []), 0, 0],
+    )
+    tangent.transposed_by(
+        lambda params, derivative, valid, linear, cotangents, **static: cotangent(
+            params, derivative, valid, cotangents, projected=linear[1] is not None, **static
+        )
+    )
+    weight_tangent = Kernel(
+        f"{name}_weight_tangent", scan.weight_tangent, {}, _weight_tangent_shape
+    )
+    weight_gradient = Kernel(
+        f"{name}_weight_gradient", _weight_gradient, of("weight_gradient"), weight_gradient_shape
+    )
+    weight_tangent.transposed_by(
+        lambda operand, dweight, dz, **static: weight_gradient(dz, operand, **static)
+    )
+
+    def run_tangent(
+        params: Any,
+        derivative: Any,
+        dz: Any,
+        dh_projection: Any,
+        dstate: Any,
+        valid: Any,
+        reverse: bool,
+        precision: Any,
+    ) -> Any:
+        weights = {key: params[key] for key in ("weight_hh", "weight_hr") if key in params}
+        linear = (dz, dh_projection, dstate)
+        return tangent(weights, derivative, valid, linear, reverse=reverse, precision=precision)
+
+    return scan.Recurrence(
+        run=lambda params, inputs, state, valid, reverse, precision: run(
+            params, inputs, state, valid, reverse=reverse, precision=precision
+        ),
+        run_and_differentiate=lambda params, inputs, state, valid, reverse, precision: (
+            differentiate(params, inputs, state, valid, reverse=reverse, precision=precision)
+        ),
+        run_tangent=run_tangent,
+        weight_tangent=lambda operand, dweight, precision: weight_tangent(
+            operand, dweight, precision=precision
+        ),
+    )
