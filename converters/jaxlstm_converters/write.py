@@ -1,16 +1,9 @@
-"""Parameters -> a file, so that a crash at any moment leaves the old file or the new one, whole.
-
-A new file is written under another name in the same directory, read back, hashed, flushed to the disk and
-then renamed over the old one.
-"""
+"""Parameters -> a file, or several with an index; a crash at any moment leaves the old or the new, whole."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +12,11 @@ import numpy as np
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm_converters import flax_files
+from jaxlstm_converters.atomic import write_atomically
 from jaxlstm_converters.config_json import METADATA_KEY, saved_metadata
 from jaxlstm_converters.safetensors_bytes import safetensors_bytes
 from jaxlstm_converters.torch_bytes import torch_bytes
+from jaxlstm_converters.write_shards import INDEX_SUFFIX, SHARD_BYTES, write_shards
 
 FORMATS = ("safetensors", "torch", "msgpack", "orbax")
 
@@ -34,6 +29,7 @@ def save(
     prefix: str = "",
     metadata: Mapping[str, str] | None = None,
     format: str | None = None,
+    shard_bytes: int | None = None,
 ) -> None:
     """Write parameters and config; ``jaxlstm.load`` of the file needs nothing more.
 
@@ -46,21 +42,18 @@ def save(
       format: "safetensors", "torch" (what ``torch.load(weights_only=True)`` opens, written without
         torch; it has no place for batch_first and dropout), "msgpack" (Flax's) or "orbax" (a directory).
         None: told by the path's end: ``.safetensors``, ``.pt``, ``.pth``, ``.msgpack``, or no ending for
-        Orbax.
+        Orbax. A path that ends in ``.safetensors.index.json`` is an index, with several files beside it.
+      shard_bytes: with an index, the most bytes of tensors in a file; 5 GB if None.
 
     Raises:
-      ValueError: params that do not fit the config, an unknown format, or a prefix or metadata that the
-        format has no place for.
+      ValueError: params that do not fit the config, an unknown format, or an argument that the format has
+        no place for.
       OSError: the disk is full, say; the old file is as it was.
     """
     path = Path(path)
     format = format or format_of(path)
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
-    if prefix and format not in ("safetensors", "torch"):
-        raise ValueError(f"prefix is for safetensors and torch files alone, not for {format}")
-    if metadata and format != "safetensors":
-        raise ValueError(f"metadata is for safetensors files alone, not for {format}")
+    sharded = path.name.endswith(INDEX_SUFFIX)
+    _require_a_place(format, path, prefix, metadata, shard_bytes)
     check_params(params, config)
     arrays = {name: np.asarray(params[name]) for name in param_shapes(config)}
     if format == "orbax":
@@ -70,12 +63,44 @@ def save(
     else:
         named = {prefix + name: array for name, array in arrays.items()}
         header = {"format": "pt", METADATA_KEY: saved_metadata(prefix, config), **(metadata or {})}
-        parts = [torch_bytes(named)] if format == "torch" else safetensors_bytes(named, header)
-        write_atomically(path, parts)
+        if sharded:
+            write_shards(path, named, header, shard_bytes or SHARD_BYTES)
+        else:
+            parts = [torch_bytes(named)] if format == "torch" else safetensors_bytes(named, header)
+            write_atomically(path, parts)
+
+
+def _require_a_place(
+    format: str,
+    path: Path,
+    prefix: str,
+    metadata: Mapping[str, str] | None,
+    shard_bytes: int | None,
+) -> None:
+    """Raise where the format is unknown or has no place for an argument."""
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
+    if prefix and format not in ("safetensors", "torch"):
+        raise ValueError(f"prefix is for safetensors and torch files alone, not for {format}")
+    if metadata and format != "safetensors":
+        raise ValueError(f"metadata is for safetensors files alone, not for {format}")
+    sharded = path.name.endswith(INDEX_SUFFIX)
+    if shard_bytes is not None and not sharded:
+        raise ValueError(
+            f"shard_bytes needs a path that ends in {INDEX_SUFFIX!r}, got {path.name!r}"
+        )
+    if shard_bytes is not None and shard_bytes < 1:
+        raise ValueError(f"shard_bytes must be at least 1, got {shard_bytes}")
+    if sharded and format != "safetensors":
+        raise ValueError(
+            f"an index is of safetensors files, not of {format}; end the path otherwise"
+        )
 
 
 def format_of(path: Path) -> str:
     """The format that the end of a path stands for."""
+    if path.name.endswith(INDEX_SUFFIX):
+        return "safetensors"
     by_suffix = {
         ".safetensors": "safetensors",
         ".pt": "torch",
@@ -88,42 +113,3 @@ def format_of(path: Path) -> str:
             f"format must be given for a path that ends in {path.suffix!r}: one of {FORMATS}"
         )
     return by_suffix[path.suffix]
-
-
-def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Replace the file at ``path`` by one of these bytes, or leave it as it was."""
-    with _temporary_beside(path) as temporary:
-        wanted = hashlib.sha256()
-        with open(temporary, "xb") as file:
-            for part in parts:
-                file.write(part)
-                wanted.update(part)
-            file.flush()
-            os.fsync(file.fileno())
-        with open(temporary, "rb") as file:
-            found = hashlib.file_digest(file, "sha256")
-        if found.digest() != wanted.digest():
-            raise OSError(f"{path}: what was written does not read back; is the disk failing?")
-        os.replace(temporary, path)
-    _sync_directory(path.parent)
-
-
-@contextlib.contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    """An unused name in the directory of ``path``, removed if it is still there at the end."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Flush a rename to the disk, where the system lets a directory be opened."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

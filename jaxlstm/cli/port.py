@@ -22,7 +22,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--format",
         choices=("safetensors", "torch", "msgpack", "orbax"),
-        help="default: told by the end of OUT, .safetensors, .pt or .msgpack, or none for an Orbax directory",
+        help="default: told by the end of OUT, .safetensors, .pt or .msgpack, or none for an Orbax "
+        "directory; .safetensors.index.json is several files and an index",
+    )
+    parser.add_argument(
+        "--shard-bytes", type=int, metavar="N", help="with an index: the most bytes in a file"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     params, config = selected(args)
     output = Path(args.output)
     form = args.format or format_of(output)
-    save(output, params, config, format=form)
+    save(output, params, config, format=form, shard_bytes=args.shard_bytes)
     again, config_again = load_numpy(output)
     if form == "torch":  # which does not say batch_first and dropout
         config_again = dataclasses.replace(config_again, **unsaid(config))

@@ -185,6 +185,7 @@ def test_a_prefix_for_a_file_of_one_lstm_is_refused(tmp_path: Path) -> None:
             {"format": "orbax", "metadata": {"a": "b"}},
             "metadata is for safetensors files alone",
         ),
+        ({"format": "torch", "shard_bytes": 9}, "shard_bytes needs a path that ends in"),
     ],
 )
 def test_what_save_refuses(arguments: Any, message: str, tmp_path: Path) -> None:
