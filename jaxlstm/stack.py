@@ -20,6 +20,7 @@ from jaxlstm.kernels import recurrence
 from jaxlstm.lengths import valid_steps
 from jaxlstm.packed import PackedSequence, packed_rows, padded_rows
 from jaxlstm.params import direction_params
+from jaxlstm.placement import split_alike, varying_alike
 from jaxlstm.precision import Precision, resolve
 from jaxlstm.scan import scan_direction
 from jaxlstm.validate import lstm_arguments, require_backend
@@ -124,6 +125,9 @@ def _run_layers(
     how: How,
 ) -> tuple[jax.Array, LSTMState]:
     """Every layer over time-major, batched inputs (T, B, features)."""
+    arguments = (params, x, initial_state, lengths)
+    params, x, initial_state, lengths = split_alike(arguments, (None, 1, 1, 0))
+    initial_state = varying_alike(initial_state, (params, x, lengths))
     valid = None if lengths is None else valid_steps(lengths, x.shape[0])
     if valid is not None:
         # Padding may hold anything, and 0 * NaN in the backward pass would be NaN.

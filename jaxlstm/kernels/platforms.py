@@ -14,6 +14,7 @@ import jax
 from jaxlstm import scan
 from jaxlstm.cell import LSTMState, StepDerivative
 from jaxlstm.kernels.primitive import Kernel
+from jaxlstm.placement import whole_beside
 from jaxlstm.precision import resolve
 
 Shape: Any = jax.ShapeDtypeStruct  # in trees whose classes say jax.Array
@@ -74,9 +75,14 @@ def _cotangent(
     params: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
 ) -> Any:
     """The transpose of :func:`_tangent`, as JAX makes it: cotangents of dz, dW_hr m and the state's."""
-    shapes = _cotangent_shapes(params, derivative, valid, cotangents, projected=projected, **static)
+    outputs, state = cotangents
+    alike = (
+        derivative.by_gates,
+        outputs if projected else None,
+        state,
+    )  # types say how arrays lie, too
     tangent = lambda linear: _tangent(params, derivative, valid, linear, **static)  # noqa: E731
-    (linear,) = jax.linear_transpose(tangent, shapes)(cotangents)
+    (linear,) = jax.linear_transpose(tangent, alike)(cotangents)
     return linear
 
 
@@ -95,7 +101,10 @@ def _outputs_and_state(*arguments: Any, **static: Any) -> list[int]:
 
 def _weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
     over_steps = (((0, 1), (0, 1)), ((), ()))
-    return jax.lax.dot_general(grad_gates, operand, over_steps, precision=resolve(precision))
+    where = whole_beside(grad_gates, 2)
+    return jax.lax.dot_general(
+        grad_gates, operand, over_steps, precision=resolve(precision), out_sharding=where
+    )
 
 
 def weight_gradient_shape(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
@@ -154,10 +163,20 @@ def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurre
         )
     )
     weight_tangent = Kernel(
-        f"{name}_weight_tangent", scan.weight_tangent, {}, _weight_tangent_shape
+        f"{name}_weight_tangent",
+        scan.weight_tangent,
+        {},
+        _weight_tangent_shape,
+        (1, None),
+        lambda *_, **static: [1],
     )
     weight_gradient = Kernel(
-        f"{name}_weight_gradient", _weight_gradient, of("weight_gradient"), weight_gradient_shape
+        f"{name}_weight_gradient",
+        _weight_gradient,
+        of("weight_gradient"),
+        weight_gradient_shape,
+        (1, 1),
+        lambda *_, **static: [None],
     )
     weight_tangent.transposed_by(
         lambda operand, dweight, dz, **static: weight_gradient(dz, operand, **static)

@@ -2,24 +2,27 @@
 
 Shapes, derivatives, transposition and every other backend come from the plain function, so that a kernel
 answers how fast and never what. ``jax.vmap`` folds the mapped axis into the batch, and where weights are
-mapped runs one after the other. XLA cannot share out what it cannot look into, so a program for several
-devices gets the plain function, of which a sharded batch stays sharded; the native one runs inside
-``jax.shard_map(..., check_vma=False)``. ``jax.export`` gets the plain function too, since a custom call would
-tie the file to this package.
+mapped runs one after the other. In a program for several devices each runs the kernel on its rows of the
+batch, by :mod:`jaxlstm.kernels.partition` or inside ``jax.shard_map``. ``jax.export`` gets the plain
+function, since a custom call would tie the file to this package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import ShapedArray
+from jax._src.dispatch import prim_requires_devices_during_lowering  # has no public name
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from jaxlstm.kernels.partition import over_batch
+from jaxlstm.placement import batch_spec, rows_of, varying_alike
 
 
 class Kernel:
@@ -33,8 +36,8 @@ class Kernel:
       shapes: the same in ``jax.ShapeDtypeStruct``.
       batch_axes: for each argument the axis of the batch in all its arrays, or None for weights, or a
         tuple of these.
-      result_batch_axes: for each leaf of the result. Where the result is a sum over the batch there is none;
-        the function is then the plain one under ``jax.vmap``.
+      result_batch_axes: for each leaf of the result; None where it is a sum over the batch, and then the
+        function is the plain one under ``jax.vmap``.
     """
 
     def __init__(
@@ -43,8 +46,8 @@ class Kernel:
         plain: Callable[..., Any],
         kernels: Mapping[str, Callable[..., Any]],
         shapes: Callable[..., Any],
-        batch_axes: tuple | None = None,
-        result_batch_axes: Callable[..., list[int]] | None = None,
+        batch_axes: tuple,
+        result_batch_axes: Callable[..., Sequence[int | None]],
     ) -> None:
         self.plain, self.shapes = plain, shapes
         self.batch_axes, self.result_batch_axes = batch_axes, result_batch_axes
@@ -57,14 +60,12 @@ class Kernel:
         mlir.register_lowering(primitive, mlir.lower_fun(self._plain_leaves, multiple_results=True))
         for platform, kernel in kernels.items():
             mlir.register_lowering(primitive, partial(self._lower, kernel), platform=platform)
+        if kernels:  # their partition is a matter of the mesh of the program
+            prim_requires_devices_during_lowering.add(primitive)
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """The tree of results."""
-        leaves, tree = jax.tree.flatten(arguments)
-        if any(map(_varying, leaves)):
-            return self.plain(
-                *arguments, **static
-            )  # what varies over a mesh, only JAX's own rules follow
+        leaves, tree = jax.tree.flatten(varying_alike(arguments))
         out_tree = jax.tree.structure(self.shapes(*arguments, **static))
         return jax.tree.unflatten(out_tree, self.primitive.bind(*leaves, tree=tree, **static))
 
@@ -82,6 +83,7 @@ class Kernel:
                 jnp.zeros(shape.shape, shape.dtype) if isinstance(ct, ad.Zero) else ct
                 for ct, shape in zip(cotangents, jax.tree.leaves(out_shapes), strict=True)
             ]
+            cotangents = varying_alike(cotangents, fixed)
             cotangents = jax.tree.unflatten(jax.tree.structure(out_shapes), cotangents)
             found = jax.tree.leaves(transpose(*fixed, linear_shapes, cotangents, **static))
             given = jax.tree.leaves(linear, is_leaf=ad.is_undefined_primal)
@@ -102,8 +104,26 @@ class Kernel:
         return jax.tree.leaves(self.plain(*jax.tree.unflatten(tree, leaves), **static))
 
     def _abstract(self, *avals: Any, tree: Any, **static: Any) -> list:
-        shapes = jax.tree.leaves(self.shapes(*jax.tree.unflatten(tree, avals), **static))
-        return [ShapedArray(shape.shape, shape.dtype) for shape in shapes]
+        arguments = jax.tree.unflatten(tree, avals)
+        shapes = jax.tree.leaves(self.shapes(*arguments, **static))
+        return [
+            avals[0].update(
+                shape=shape.shape, dtype=shape.dtype, weak_type=False, sharding=sharding
+            )
+            for shape, sharding in zip(
+                shapes, self._shardings(arguments, shapes, **static), strict=True
+            )
+        ]
+
+    def _shardings(self, arguments: Any, shapes: list, **static: Any) -> list:
+        """Those that the types of the results say: of the batch as in the arguments, of nothing else."""
+        avals = jax.tree.leaves(arguments)
+        axes, result_axes = self._axes_of_batch(arguments, **static)
+        rows = rows_of([aval.sharding for aval in avals], axes)
+        return [
+            avals[0].sharding.update(spec=batch_spec(len(shape.shape), axis, rows))
+            for shape, axis in zip(shapes, result_axes, strict=True)
+        ]
 
     def _jvp(self, primals: tuple, tangents: tuple, **static: Any) -> tuple:
         varying = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
@@ -116,17 +136,18 @@ class Kernel:
 
         return jax.jvp(plain, [primals[i] for i in varying], [tangents[i] for i in varying])
 
-    def _leaf_axes(self, tree: Any) -> list[int | None]:
-        arguments = jax.tree.unflatten(tree, range(tree.num_leaves))
-        return _axes_of_leaves(arguments, self.batch_axes)
+    def _axes_of_batch(self, arguments: Any, **static: Any) -> tuple[Sequence, Sequence]:
+        """For each leaf of the arguments and of the results; None where it has none."""
+        axes = _axes_of_leaves(arguments, self.batch_axes)
+        return axes, self.result_batch_axes(*arguments, **static)
 
     def _batch(self, leaves: tuple, dims: tuple, *, tree: Any, **static: Any) -> tuple:
         bind = partial(self.primitive.bind, tree=tree, **static)
-        if self.result_batch_axes is None:
+        axes, out_axes = self._axes_of_batch(jax.tree.unflatten(tree, leaves), **static)
+        if None in out_axes:
             plain = partial(self._plain_leaves, tree=tree, **static)
             outs = jax.vmap(plain, in_axes=dims)(*leaves)
             return outs, [0] * len(outs)
-        axes = self._leaf_axes(tree)
         mapped = [dim is not None for dim in dims]
         size = next(x.shape[d] for x, d, m in zip(leaves, dims, mapped, strict=True) if m)
         if any(m and axis is None for m, axis in zip(mapped, axes, strict=True)):
@@ -135,7 +156,6 @@ class Kernel:
             x if axis is None else _fold(x, dim if m else None, axis, size)
             for x, dim, m, axis in zip(leaves, dims, mapped, axes, strict=True)
         ]
-        out_axes = self.result_batch_axes(*jax.tree.unflatten(tree, leaves), **static)
         outs = [_unfold(y, axis, size) for y, axis in zip(bind(*folded), out_axes, strict=True)]
         return outs, out_axes
 
@@ -150,31 +170,36 @@ class Kernel:
         outs = lax.map(one, moved)
         return outs, [0] * len(outs)
 
-    def _lower(self, kernel: Callable, ctx: Any, *leaves: Any, **static: Any) -> Any:
-        exported = ctx.module_context.lowering_parameters.for_export
-        if exported or not _alone(ctx.module_context.axis_context):
-            kernel = self.plain
+    def _lower(self, kernel: Callable, ctx: Any, *leaves: Any, tree: Any, **static: Any) -> Any:
+        devices = _devices(ctx.module_context.axis_context)
+        if devices is Devices.UNKNOWN or ctx.module_context.lowering_parameters.for_export:
+            kernel, devices = self.plain, Devices.UNKNOWN
 
-        def run(*leaves: Any, tree: Any, **static: Any) -> list:
+        def run(*leaves: Any) -> list:
             return jax.tree.leaves(kernel(*jax.tree.unflatten(tree, leaves), **static))
 
-        return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves, **static)
+        if devices is Devices.SEVERAL:
+            axes = self._axes_of_batch(jax.tree.unflatten(tree, ctx.avals_in), **static)
+            run = over_batch(run, *axes, [aval.ndim for aval in (*ctx.avals_in, *ctx.avals_out)])
+        return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves)
 
 
-def _varying(leaf: Any) -> frozenset:
-    """The axes of the mesh over which a value inside ``jax.shard_map`` is known to vary."""
-    aval = jax.typeof(leaf)
-    if hasattr(aval, "manual_axis_type"):
-        return aval.manual_axis_type.varying
-    return getattr(aval, "vma", frozenset())  # before jax 0.10
+class Devices(Enum):
+    """Those of a program: one or, inside ``jax.shard_map``, each on its own; several; or not to be told."""
+
+    ONE = "one"
+    SEVERAL = "several"
+    UNKNOWN = "unknown"
 
 
-def _alone(context: Any) -> bool:
-    """Whether a program compiled in this context is for one device, or inside ``jax.shard_map`` for each."""
+def _devices(context: Any) -> Devices:
     manual = getattr(context, "manual_axes", None)
     if manual is not None:
-        return set(manual) == set(context.mesh.axis_names)
-    return getattr(context, "num_devices", None) == 1
+        each = set(manual) == set(context.mesh.axis_names)
+        return Devices.ONE if each else Devices.UNKNOWN
+    if context.num_devices == 1:
+        return Devices.ONE
+    return Devices.UNKNOWN if context.abstract_mesh is None else Devices.SEVERAL
 
 
 @lru_cache(maxsize=256)

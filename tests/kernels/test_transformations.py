@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from typing import Any
 
@@ -111,49 +108,6 @@ def test_another_platform_gets_the_plain_scan() -> None:
     traced = jax.jit(run).trace(params, x)
     assert "jaxlstm_forward" not in traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "jaxlstm_forward" in traced.lower(lowering_platforms=("cpu",)).as_text()
-
-
-SHARDED = """
-import jax, numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from tests.kernels.test_transformations import arguments, run, worst_error
-
-mesh = Mesh(np.array(jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
-params, x = arguments(batch=8)
-sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, "batch")))
-weights = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-rows = PartitionSpec(None, "batch")
-by_jit = jax.jit(run)
-specs = {"mesh": mesh, "in_specs": (PartitionSpec(), rows), "out_specs": rows}
-by_hand = jax.jit(jax.shard_map(run, **specs, check_vma=False))
-for forward, native in ((by_jit, False), (by_hand, True)):
-    compiled = forward.lower(weights, sharded).compile()
-    assert ("jaxlstm_forward" in compiled.as_text()) == native
-    assert "all-gather" not in compiled.as_text()
-    outputs = compiled(weights, sharded)
-    assert outputs.sharding.spec[1] == "batch", outputs.sharding
-    assert worst_error(outputs, run(params, x, "scan")) < 1e-6
-loss = lambda run: lambda p, x: (run(p, x) ** 2).sum()
-expected = jax.grad(loss(lambda p, x: run(p, x, "scan")), argnums=(0, 1))(params, x)
-for forward, native in ((by_jit, False), (by_hand, True)):
-    step = jax.jit(jax.grad(loss(forward), argnums=(0, 1))).lower(weights, sharded).compile()
-    assert ("jaxlstm_backward" in step.as_text()) == native
-    assert "all-gather" not in step.as_text()
-    assert worst_error(step(weights, sharded), expected) < 1e-6
-"""
-
-
-def test_a_batch_that_is_sharded_stays_so() -> None:
-    """No device gathers the rows of another: by jit on the plain scan, by shard_map on the kernel."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_several_python_threads_at_once() -> None:

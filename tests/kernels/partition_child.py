@@ -1,0 +1,223 @@
+"""Run by test_partition.py in a process that JAX shows eight devices: prints the name of each case that holds.
+
+Its arguments are the names of functions here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxlstm import lstm
+from tests.kernels.problems import Problem, draw, worst_error
+
+COLLECTIVE = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+FORWARD = {"jaxlstm_forward": 2}
+STEP = {
+    "jaxlstm_forward_and_differentiate": 2,
+    "jaxlstm_backward": 2,
+    "jaxlstm_weight_gradient": 4,
+}
+BATCH = (P(), P(None, "b"), P(None, "b"), P("b"))
+CONFIG, *ARGUMENTS = draw(
+    Problem(5, 16, 8, 16, proj_size=8, bidirectional=True, ragged=True), jnp.float32
+)
+
+
+def mesh(kind: AxisType = AxisType.Auto, sizes: tuple = (8,), names: tuple = ("b",)) -> Mesh:
+    devices = np.array(jax.devices()).reshape(sizes)
+    return Mesh(devices, names, axis_types=(kind,) * len(names))
+
+
+def forward(params: Any, x: Any, state: Any, lengths: Any, backend: str = "native") -> Any:
+    return lstm(params, x, state, config=CONFIG, seq_lengths=lengths, backend=backend)
+
+
+def step(params: Any, x: Any, state: Any, lengths: Any, run: Any = forward) -> Any:
+    """The gradients of a training step."""
+
+    def loss(params: Any, x: Any, state: Any) -> jax.Array:
+        outputs, last = run(params, x, state, lengths)
+        return (outputs**2).sum() + jnp.sin(last.c).sum()
+
+    return jax.grad(loss, argnums=(0, 1, 2))(params, x, state)
+
+
+def scan_step(*arguments: Any) -> Any:
+    return step(*arguments, run=lambda *a: forward(*a, backend="scan"))
+
+
+def place(on: Mesh, specs: tuple, arguments: Any = ARGUMENTS) -> list:
+    return [jax.device_put(a, NamedSharding(on, s)) for a, s in zip(arguments, specs, strict=True)]
+
+
+def compiled(function: Any, arguments: list) -> tuple[Any, dict, dict, str]:
+    """Results, how many calls of each kernel, how many collectives of each kind, and the program."""
+    program = jax.jit(function).lower(*arguments).compile()
+    text = program.as_text()
+    calls = Counter(re.findall(r'custom_call_target="(jaxlstm\w+)"', text))
+    return program(*arguments), dict(calls), dict(Counter(re.findall(COLLECTIVE, text))), text
+
+
+def check(on: Mesh, specs: tuple, sent: dict, sent_by_step: dict, rows: Any = "b") -> str:
+    """The kernel runs, no more is sent than that, and results are right; the text of the step."""
+    arguments = place(on, specs)
+    outputs, calls, collectives, _ = compiled(forward, arguments)
+    assert calls == FORWARD, calls
+    assert collectives == sent, collectives
+    assert all(
+        leaf.sharding.spec[1] == rows if rows else leaf.sharding.is_fully_replicated
+        for leaf in jax.tree.leaves(outputs)
+    )
+    assert worst_error(outputs, forward(*ARGUMENTS, backend="scan")) < 1e-6
+    gradients, calls, collectives, text = compiled(step, arguments)
+    assert calls == STEP, calls
+    assert collectives == sent_by_step, collectives
+    assert worst_error(gradients, scan_step(*ARGUMENTS)) < 1e-6
+    return text
+
+
+def sharded_batch() -> None:
+    """Forwards nothing is sent; a step of training adds up the gradients of the weights and no more."""
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        text = check(mesh(kind), BATCH, {}, {"all-reduce": 1})
+        (line,) = re.findall(r"= (.*) all-reduce\(", text)
+        added_up = sum(
+            math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"f32\[([\d,]+)\]", line)
+        )
+        assert added_up == sum(leaf.size for leaf in ARGUMENTS[0].values()), line
+
+
+def two_axes() -> None:
+    """Over both axes of a mesh, or over one of them."""
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        both = mesh(kind, (2, 4), ("a", "b"))
+        ab = ("a", "b")
+        check(both, (P(), P(None, ab), P(None, ab), P(ab)), {}, {"all-reduce": 1}, ab)
+        check(both, BATCH, {}, {"all-reduce": 1})
+
+
+def other_axes() -> None:
+    """What is split along features, or weights that are split, is gathered; the batch stays as it is."""
+    features, weights = (P(), P(None, None, "b"), P(), P()), (P("b"), *BATCH[1:])
+    check(mesh(), features, {"all-gather": 1}, {"all-gather": 1}, None)
+    count = len(ARGUMENTS[0])
+    check(mesh(), weights, {"all-gather": count}, {"all-gather": count, "all-reduce": 1})
+
+
+def nothing_sharded() -> None:
+    check(mesh(), (P(), P(), P(), P()), {}, {}, None)
+
+
+def same_bits() -> None:
+    """As on one device: a row does not depend on its batch."""
+    outputs, *_ = compiled(forward, place(mesh(), BATCH))
+    for a, b in zip(jax.tree.leaves(outputs), jax.tree.leaves(forward(*ARGUMENTS)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def rows_that_do_not_divide() -> None:
+    def first_rows(run: Any) -> Any:
+        return lambda p, x, s, lengths: run(
+            p, x[:, :13], jax.tree.map(lambda leaf: leaf[:, :13], s), lengths[:13]
+        )
+
+    gradients, calls, *_ = compiled(first_rows(step), place(mesh(), BATCH))
+    assert calls == STEP, calls
+    assert worst_error(gradients, first_rows(scan_step)(*ARGUMENTS)) < 1e-6
+
+
+def float64() -> None:
+    """XLA asks how to share it out in a thread of its own, where JAX's 64-bit mode is not known."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), ARGUMENTS[:3]) + ARGUMENTS[3:]
+        gradients, calls, *_ = compiled(step, place(mesh(), BATCH, wide))
+        assert calls == STEP, calls
+        assert worst_error(gradients, scan_step(*wide)) < 1e-14
+
+
+def older_partitioner() -> None:
+    """GSPMD, as long as JAX has it."""
+    jax.config.update("jax_use_shardy_partitioner", False)
+    check(mesh(), BATCH, {}, {"all-reduce": 1})
+
+
+def higher_derivatives() -> None:
+    def product(run: Any) -> Any:
+        def of(params: Any, *rest: Any) -> Any:
+            gradient = lambda p: step(p, *rest, run=run)[0]  # noqa: E731
+            return jax.jvp(gradient, (params,), (params,))[1]
+
+        return of
+
+    expected = product(lambda *a: forward(*a, backend="scan"))(*ARGUMENTS)
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        found, *_ = compiled(product(forward), place(mesh(kind), BATCH))
+        assert worst_error(found, expected) < 1e-6
+
+
+def shard_map() -> None:
+    """Each device runs the kernel, whether or not JAX follows what varies."""
+    for check_vma in (True, False):
+        rows = P(None, "b")
+        mapped = jax.shard_map(
+            forward, mesh=mesh(), in_specs=BATCH, out_specs=(rows, rows), check_vma=check_vma
+        )
+        outputs, calls, collectives, _ = compiled(mapped, place(mesh(), BATCH))
+        assert (calls, collectives) == (FORWARD, {}), (calls, collectives)
+        assert worst_error(outputs, forward(*ARGUMENTS, backend="scan")) < 1e-6
+        mapped_step = lambda *arguments: step(*arguments, run=mapped)  # noqa: E731, B023
+        gradients, calls, collectives, _ = compiled(mapped_step, place(mesh(), BATCH))
+        assert (calls, collectives) == (STEP, {"all-reduce": 1}), (calls, collectives)
+        assert worst_error(gradients, scan_step(*ARGUMENTS)) < 1e-6
+
+
+def shard_map_without_a_state() -> None:
+    """Zeros for the state vary as the inputs do."""
+    params, x, *_ = ARGUMENTS
+    expected = lstm(params, x, config=CONFIG, backend="scan")
+    rows = P(None, "b")
+    for backend in ("scan", "native"):
+        mapped = jax.shard_map(
+            lambda p, x: lstm(p, x, config=CONFIG, backend=backend),  # noqa: B023
+            mesh=mesh(),
+            in_specs=(P(), rows),
+            out_specs=(rows, rows),
+        )
+        assert worst_error(jax.jit(mapped)(params, x), expected) < 1e-6
+
+
+def plain_scan() -> None:
+    """On a mesh whose axes are explicit, with and without a state."""
+    on = mesh(AxisType.Explicit)
+    arguments = place(on, BATCH)
+    with jax.set_mesh(on):
+        found, calls, collectives, _ = compiled(scan_step, arguments)
+        assert (calls, collectives) == ({}, {"all-reduce": 1}), (calls, collectives)
+        assert worst_error(found, scan_step(*ARGUMENTS)) < 1e-6
+        params, x = arguments[:2]
+        found = jax.jit(lambda p, x: lstm(p, x, config=CONFIG, backend="scan"))(params, x)
+    assert worst_error(found, lstm(*ARGUMENTS[:2], config=CONFIG, backend="scan")) < 1e-6
+
+
+def export() -> None:
+    exported = jax.export.export(jax.jit(forward))(*place(mesh(), BATCH))
+    assert "jaxlstm_" not in exported.mlir_module()
+    outputs = exported.call(*place(mesh(), BATCH))
+    assert worst_error(outputs, forward(*ARGUMENTS, backend="scan")) < 1e-6
+
+
+if __name__ == "__main__":
+    assert len(jax.devices()) == 8
+    for case in sys.argv[1:]:
+        globals()[case]()
+        print(case)

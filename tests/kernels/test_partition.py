@@ -1,0 +1,44 @@
+"""The native kernel in programs for eight devices: who computes what, and what is sent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.kernels.problems import needs_native
+
+pytestmark = needs_native
+CASES = [
+    "sharded_batch",
+    "two_axes",
+    "other_axes",
+    "nothing_sharded",
+    "same_bits",
+    "rows_that_do_not_divide",
+    "float64",
+    "higher_derivatives",
+    "shard_map",
+    "shard_map_without_a_state",
+    "plain_scan",
+    "export",
+    "older_partitioner",
+]
+
+
+def test_each_device_runs_the_kernel_on_its_rows() -> None:
+    """See the functions of partition_child.py."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONWARNINGS": "error",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.partition_child", *CASES],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"after {done.stdout.split()}: {done.stderr}"
+    assert done.stdout.split() == CASES
