@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate clean
+.PHONY: demo test test-slow test-gpu test-tpu test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate clean
 
 KERNEL := setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
 
@@ -25,6 +25,10 @@ test: $(VENV)/.test  ## all tests but the slow ones
 
 test-slow: $(VENV)/.test  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow
+
+# The GPU's memory is shared with torch, hence not all of it for JAX; one process has the device.
+test-gpu test-tpu: test-%: $(VENV)/.%  ## the cases, the verdict, wrong ports and real checkpoints on a GPU or a TPU
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -q -m $* tests/backends
 
 FUZZ_MINUTES ?= 10
 FUZZ_SEED ?= $(shell date +%s)

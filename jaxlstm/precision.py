@@ -5,18 +5,21 @@ TF32 (10 bits of mantissa) on an A100 or H100, and in bfloat16 (7 bits) on a TPU
 laptop is then off by 1e-3 on the accelerator, and looks like a bug. With ``"highest"`` a float32 LSTM
 is a float32 LSTM everywhere.
 
-**The faster settings.** ``precision=`` takes
+**The faster settings.** ``precision=`` names the coarsest arithmetic in which a product of float32 matrices
+may be done; a backend does no worse, and better where that costs nothing:
 
-==================  ====================================================================
-``"highest"``       float32 products (also ``"float32"``); what torch does on a CPU
-``"high"``          TF32 on a GPU, three bfloat16 passes on a TPU (also ``"tensorfloat32"``)
-``"default"``       the fastest the backend has (also ``"bfloat16"``): TF32 or bfloat16
-``None``            whatever ``jax.default_matmul_precision`` says
-==================  ====================================================================
+===================================  =======  ==========  ==========================
+``precision=``                       CPU      A100, H100  TPU
+===================================  =======  ==========  ==========================
+``"highest"`` or ``"float32"``       float32  float32     six passes of bfloat16
+``"high"`` or ``"tensorfloat32"``    float32  TF32        three passes of bfloat16
+``"default"`` or ``"bfloat16"``      float32  TF32        bfloat16
+===================================  =======  ==========  ==========================
 
-or a ``jax.lax.Precision``. They act on float32; half-precision and float64 products are not changed by
-them. torch's LSTM on a GPU runs in TF32 unless ``torch.backends.cudnn.rnn.fp32_precision = "ieee"``:
-to match it there, set both sides.
+Six passes are as exact as float32, three have about 16 bits. A ``jax.lax.Precision`` is taken as it is, and
+``None`` is whatever ``jax.default_matmul_precision`` says when ``lstm`` is called, for the backward pass
+too. Products of float16, bfloat16 and float64 are not changed by any of this. torch's LSTM on a GPU runs in
+TF32 unless ``torch.backends.cudnn.rnn.fp32_precision = "ieee"``: to match it there, set both sides.
 
 **Half precision.** Products of float16 and bfloat16 accumulate in float32, and the gates are computed in
 float32; h and c are rounded to the working dtype after each step, so that a state handed from one call to
@@ -40,9 +43,17 @@ DTYPES = tuple(jnp.dtype(d) for d in (jnp.float16, jnp.bfloat16, jnp.float32, jn
 
 
 def resolve(precision: Precision) -> lax.Precision | None:
-    """The ``jax.lax.Precision`` that a setting stands for."""
-    if precision is None or isinstance(precision, lax.Precision):
+    """The ``jax.lax.Precision`` that a setting stands for.
+
+    None stays None where JAX has no default, or one that is no ``jax.lax.Precision`` but the name of a
+    ``jax.lax.DotAlgorithmPreset``.
+    """
+    if isinstance(precision, lax.Precision):
         return precision
+    if precision is None:
+        config: Any = jax.config
+        default = config.jax_default_matmul_precision
+        return None if default in (None, *lax.DotAlgorithmPreset.__members__) else resolve(default)
     try:
         return lax.Precision(precision)
     except ValueError:

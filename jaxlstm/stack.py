@@ -74,8 +74,9 @@ def lstm(
       TypeError, ValueError: an argument does not fit; the message names it and says what does.
     """
     require_backend(backend)
-    resolve(precision)  # raises here, not only where a product is
-    how = How(precision, backend)
+    how = How(
+        resolve(precision), backend
+    )  # here: JAX's default may be another when a kernel is compiled
     outputs: Any  # of the kind of the inputs, which a type checker cannot follow
     if isinstance(inputs, PackedSequence):
         outputs, final = _lstm_packed(

@@ -114,13 +114,13 @@ def torch_module(config: LSTMConfig, dtype: torch.dtype = torch.float64) -> torc
     )
 
 
-def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype) -> Results:
+def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype, device: str = "cpu") -> Results:
     """torch's own answer in ``dtype``, as float64 arrays."""
 
     def tensor(array: np.ndarray, grad: bool = True) -> torch.Tensor:
-        return torch.tensor(array.astype(np.float64)).to(dtype).requires_grad_(grad)
+        return torch.tensor(array.astype(np.float64)).to(device, dtype).requires_grad_(grad)
 
-    module = torch_module(case.config, dtype)
+    module = torch_module(case.config, dtype).to(device)
     module.load_state_dict({name: tensor(p, False) for name, p in arrays.params.items()})
     inputs = tensor(arrays.inputs)
     state = None if arrays.state is None else tuple(tensor(s) for s in arrays.state)
@@ -139,7 +139,7 @@ def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype) -> Results:
     results |= {f"d {name}": p.grad for name, p in module.named_parameters()}
     if state is not None:
         results |= {"d h_0": state[0].grad, "d c_0": state[1].grad}
-    return {name: t.detach().double().numpy() for name, t in results.items()}
+    return {name: t.detach().double().cpu().numpy() for name, t in results.items()}
 
 
 def rms(difference: np.ndarray) -> float:

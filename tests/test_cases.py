@@ -15,6 +15,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
+from jaxlstm.check import torch_precision
 from tests.cases import CASES, Arrays, Case, Results, assert_matches, draw, run_torch
 
 TORCH_DTYPES = {
@@ -27,20 +28,21 @@ Forward = Callable[[Any, Any, Any, Any], Any]
 
 
 @functools.cache
-def reference(case: Case, dtype: np.dtype) -> tuple[Arrays, Results, Results]:
-    """What goes in, torch's own answer in this dtype, and the truth: torch's in float64."""
+def reference(case: Case, dtype: np.dtype, device: str) -> tuple[Arrays, Results, Results]:
+    """What goes in, torch's own answer in this dtype on a device, and the truth: torch's in float64 there."""
     arrays = draw(case, dtype)
-    return (
-        arrays,
-        run_torch(case, arrays, TORCH_DTYPES[dtype]),
-        run_torch(case, arrays, torch.float64),
-    )
+    with torch_precision.pinned():
+        return (
+            arrays,
+            run_torch(case, arrays, TORCH_DTYPES[dtype], device),
+            run_torch(case, arrays, torch.float64, device),
+        )
 
 
-def check(case: Case, dtype: Any, forward: Forward) -> None:
+def check(case: Case, dtype: Any, forward: Forward, torch_device: str = "cpu") -> None:
     """``forward(params, inputs, state, lengths)``, its values and gradients, against torch."""
     dtype = np.dtype(dtype)
-    arrays, torch_own, truth = reference(case, dtype)
+    arrays, torch_own, truth = reference(case, dtype, torch_device)
 
     @jax.jit
     def values_and_gradients(params: Any, inputs: Any, state: Any, lengths: Any, cotangents: Any):

@@ -13,12 +13,16 @@ import numpy as np
 
 from jaxlstm._version import __version__
 from jaxlstm.check import torch_runner
+from jaxlstm.check.port import default_device
 
 
 def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
-    """Names and values, as read back from the libraries themselves."""
+    """Names and values, as read back from the libraries themselves.
+
+    ``jax_default_matmul_precision`` is the caller's, ``jax matmul precision`` that of the products checked.
+    """
     config: Any = jax.config
-    device: Any = config.jax_default_device or jax.devices()[0]
+    device = default_device()
     found = {
         "jaxlstm": __version__,
         "python": platform.python_version(),
@@ -28,6 +32,7 @@ def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
         "ml_dtypes": ml_dtypes.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "device": f"{device.platform}: {device.device_kind}",
+        "jax_default_matmul_precision": str(config.jax_default_matmul_precision),
         "jax matmul precision": precision or str(config.jax_default_matmul_precision),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }

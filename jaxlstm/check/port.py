@@ -139,7 +139,7 @@ class Port:
 
 
 def own_port(config: LSTMConfig) -> Port:
-    """Our own layer, jitted: a port that takes everything."""
+    """Our own layer, jitted: a port that takes everything, and multiplies as JAX's settings say."""
     from jaxlstm.stack import lstm
 
     if config.batch_first:
@@ -147,9 +147,24 @@ def own_port(config: LSTMConfig) -> Port:
 
     @jax.jit
     def port(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
-        return lstm(params, inputs, initial_state, config=config, seq_lengths=seq_lengths)
+        options: Any = {"config": config, "seq_lengths": seq_lengths, "precision": None}
+        return lstm(params, inputs, initial_state, **options)  # the precision that is checked
 
     return Port.of(port)
+
+
+def default_device() -> Any:
+    """The device on which JAX runs what says nothing of devices."""
+    config: Any = jax.config
+    chosen = config.jax_default_device
+    if isinstance(chosen, str):  # the name of a platform
+        return jax.devices(chosen)[0]
+    return chosen or jax.devices()[0]
+
+
+def lacks_float64(device: Any) -> bool:
+    """Whether float64 is less exact there than it is: a TPU makes it of two float32."""
+    return device.platform == "tpu"
 
 
 @contextlib.contextmanager
@@ -157,6 +172,10 @@ def _jax_settings(dtype: Any, precision: str | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if np.dtype(dtype) == np.float64:
             stack.enter_context(_enable_x64())
+            if lacks_float64(
+                default_device()
+            ):  # what a port means is judged where there is float64
+                stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
         if precision is not None:  # reaches the products of a port that does not set its own
             stack.enter_context(jax.default_matmul_precision(precision))
         yield

@@ -18,7 +18,7 @@ from jaxlstm.check.comparison import difference
 from jaxlstm.check.explain import Evidence
 from jaxlstm.check.findings import Findings
 from jaxlstm.check.inputs import Case
-from jaxlstm.check.port import Port, PortError
+from jaxlstm.check.port import Port, PortError, default_device, lacks_float64
 from jaxlstm.check.report import Item, Picture
 from jaxlstm.config import LSTMConfig
 
@@ -217,6 +217,8 @@ class Run:
         """What a reader must know to weigh the verdict."""
         if "torch" in against and "torch" not in self.references:
             yield "torch is not installed: judged against the oracle alone"
+        if lacks_float64(default_device()):
+            yield "in float64 the port ran on the CPU, since this device has no float64 of its own"
         for case, grown in self.chaotic.items():
             yield (
                 f"{case}: one ulp grows {grown:.0e} times with these weights, so that RMS errors there "

@@ -1,7 +1,7 @@
-"""torch's own answer to a case: the only module that imports torch, and it does so when it is asked.
+"""torch's own answer to a case. Only here and in :mod:`.torch_precision` is torch imported, when it is asked.
 
-float32 means float32 here: TF32 is switched off on every path for the length of the run, what was in
-force is read back for the report, and the caller's settings and random state are left as they were.
+float32 means float32 here: TF32 and bfloat16 are switched off on every path for the length of the run, what
+was in force is read back for the report, and the caller's settings and random state are left as they were.
 One thread runs: sums are then in the same order on every machine, and nothing waits for others.
 """
 
@@ -16,23 +16,13 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from jaxlstm.check import torch_precision
 from jaxlstm.check.answer import Answer
 from jaxlstm.check.inputs import Case
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 
 if TYPE_CHECKING:
     import torch
-
-# Each is set on what it names, where this torch has it; before torch 2.9 only the two booleans exist.
-_EXACT = (
-    ("backends.cudnn.rnn", "fp32_precision", "ieee"),
-    ("backends.cudnn.conv", "fp32_precision", "ieee"),
-    ("backends.cuda.matmul", "fp32_precision", "ieee"),
-)
-_EXACT_BEFORE = (
-    ("backends.cudnn", "allow_tf32", False),
-    ("backends.cuda.matmul", "allow_tf32", False),
-)
 
 
 def is_available() -> bool:
@@ -95,11 +85,7 @@ def environment() -> dict[str, str]:
     import torch
 
     with _pinned():
-        found = {
-            f"torch.{owner}.{name}": str(getattr(_owner(owner), name))
-            for owner, name, _ in _settings()
-        }
-        found["torch.float32_matmul_precision"] = torch.get_float32_matmul_precision()
+        found = torch_precision.in_force()
     found["torch.cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     found["torch.mkldnn"] = str(torch.backends.mkldnn.is_available())
     return {"torch": torch.__version__, **found}
@@ -176,34 +162,14 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def _owner(path: str) -> Any:
-    import torch
-
-    owner: Any = torch
-    for name in path.split("."):
-        owner = getattr(owner, name)
-    return owner
-
-
-def _settings() -> tuple[tuple[str, str, Any], ...]:
-    """The settings that this torch has: the new names or the old ones, never both (torch forbids it)."""
-    import torch
-
-    return _EXACT if hasattr(torch.backends.cudnn, "rnn") else _EXACT_BEFORE
-
-
 @contextlib.contextmanager
 def _pinned() -> Iterator[None]:
     import torch
 
-    before = [getattr(_owner(owner), name) for owner, name, _ in _settings()]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for owner, name, exact in _settings():
-        setattr(_owner(owner), name, exact)
     try:
-        yield
+        with torch_precision.pinned():
+            yield
     finally:
-        for (owner, name, _), value in zip(_settings(), before, strict=True):
-            setattr(_owner(owner), name, value)
         torch.set_num_threads(threads)

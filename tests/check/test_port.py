@@ -10,9 +10,11 @@ import pytest
 
 from jaxlstm.check import inputs
 from jaxlstm.check.port import Port, own_port
+from jaxlstm.check.run import Run
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import CONFIGS, random_params
 from tests.check.wrong_ports import WrongPort
+from tests.products import products_of
 
 
 def everything(inputs, initial_state, seq_lengths): ...
@@ -106,3 +108,34 @@ def test_handing_over_arrays_compiles_nothing():
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == []
+
+
+@pytest.mark.parametrize(("precision", "level"), [("highest", "HIGHEST"), ("bfloat16", "DEFAULT")])
+def test_precision_reaches_our_own_port(precision, level):
+    """It is the one that the report tells, not the layer's own default."""
+    config = CONFIGS["plain"]
+    case = inputs.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
+    with jax.default_matmul_precision(precision):
+        run = functools.partial(own_port(config)._call, lengths=case.seq_lengths)
+        found = products_of(run, random_params(config), case.inputs, case.initial_state)
+    assert {product.level for product in found} == {level}
+
+
+def test_float64_runs_on_the_cpu_where_the_device_has_none(monkeypatch):
+    """A TPU makes float64 of two float32; what a port means is judged on the CPU then, and said so."""
+    config = CONFIGS["plain"]
+    case = inputs.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
+    (cpu,) = jax.devices("cpu")
+    seen = []
+
+    def port(x, state, lengths):
+        seen.append((x.dtype.name, jax.config.jax_default_device))  # type: ignore[attr-defined]
+        return x, (None, None)
+
+    monkeypatch.setattr("jaxlstm.check.port.lacks_float64", lambda device: True)
+    Port.of(port).run({}, case, np.float64)
+    Port.of(port).run({}, case, np.float32)
+    assert seen == [("float64", cpu), ("float32", None)]
+    monkeypatch.setattr("jaxlstm.check.run.lacks_float64", lambda device: True)
+    run = Run(own_port(config), {}, config, np.dtype("f4"), 0, False, ("oracle",), None, None)
+    assert [note for note in run.notes(("oracle",)) if "float64 the port ran on the CPU" in note]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxlstm.check import inputs, torch_runner
+from jaxlstm.check import inputs, torch_precision, torch_runner
 from tests.check.helpers import CONFIGS, STRONG, random_params
 
 
@@ -60,3 +60,50 @@ def test_answers_in_the_dtype(dtype):
 def test_the_checker_loads_without_torch():
     code = "import sys, jaxlstm.check; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_setting_is_read_back_and_put_back():
+    """bfloat16 on the CPU too, where torch's own products for a projection would take it up."""
+    found = torch_runner.environment()
+    exact = [name for name in found if name.endswith("fp32_precision")]
+    assert {name.split("torch.backends.")[1] for name in exact} == {
+        "cudnn.rnn.fp32_precision",
+        "cudnn.conv.fp32_precision",
+        "cuda.matmul.fp32_precision",
+        "mkldnn.rnn.fp32_precision",
+        "mkldnn.matmul.fp32_precision",
+    }
+    assert {found[name] for name in exact} == {"ieee"}
+    told = ("allow_tf32", "float32_matmul_precision")
+    assert sum(any(part in name for part in told) for name in found) == 3
+    config, case = CONFIGS["projected"], inputs.ordinary_case(CONFIGS["projected"])
+    params = random_params(config)
+    before = torch_runner.run(params, config, case, np.float32)
+    settings = torch_precision.in_force()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        caller = torch_precision.in_force()
+        assert caller["torch.backends.mkldnn.matmul.fp32_precision"] == "bf16"
+        during = torch_runner.run(params, config, case, np.float32)
+        after = torch_precision.in_force()
+        assert [after[name] for name in exact] == [caller[name] for name in exact]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        backends: Any = torch.backends
+        backends.mkldnn.matmul.fp32_precision = "none"
+        backends.cuda.matmul.fp32_precision = "none"
+    assert [torch_precision.in_force()[name] for name in exact] == [
+        settings[name] for name in exact
+    ]
+    np.testing.assert_array_equal(before.outputs, during.outputs)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_one_setting_for_all_of_a_gpu(tf32):
+    with torch_precision.pinned(tf32=tf32):
+        found = torch_precision.in_force()
+    for name in ("cudnn.rnn", "cudnn.conv", "cuda.matmul"):
+        assert found[f"torch.backends.{name}.fp32_precision"] == ("tf32" if tf32 else "ieee")
+    assert (
+        found["torch.backends.mkldnn.matmul.fp32_precision"] == "ieee"
+    )  # bfloat16 is its other one

@@ -135,13 +135,15 @@ def tf32(a: Array) -> Array:
     return np.ldexp(np.rint(mantissa * 2**11), exponent - 11).astype(a.dtype)
 
 
-def sigmoid(z: Array) -> Array:
+def sigmoid(z: Array, xp: Any = np) -> Array:
     with np.errstate(over="ignore"):
-        return (1 / (1 + np.exp(-z))).astype(z.dtype)
+        return (1 / (1 + xp.exp(-z))).astype(z.dtype)
 
 
 class WrongPort:
-    """A port with some bugs; none is the right one."""
+    """A port with some bugs; none is the right one. ``xp`` is NumPy, or what speaks like it."""
+
+    xp: Any = np
 
     def __init__(self, config: LSTMConfig, *bugs: str) -> None:
         self.config, self.bugs = config, set(bugs)
@@ -149,8 +151,9 @@ class WrongPort:
         self.__name__ = " and ".join(bugs) or "right"
 
     def __call__(self, inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
-        x, (h_0, c_0) = np.asarray(inputs), map(np.asarray, initial_state)
-        weights = {name: np.asarray(a) for name, a in params.items()}
+        xp = self.xp
+        x, (h_0, c_0) = xp.asarray(inputs), map(xp.asarray, initial_state)
+        weights = {name: xp.asarray(a) for name, a in params.items()}
         dtype = x.dtype
         if "float32 inside" in self.bugs:
             x, h_0, c_0 = (a.astype(np.float32) for a in (x, h_0, c_0))
@@ -160,7 +163,7 @@ class WrongPort:
                 raise ValueError(f"expected a state of batch {x.shape[0]}, got {h_0.shape[1]}")
             x = x.swapaxes(0, 1)
         lengths = (
-            np.full(x.shape[1], x.shape[0]) if seq_lengths is None else np.asarray(seq_lengths)
+            xp.full(x.shape[1], x.shape[0]) if seq_lengths is None else xp.asarray(seq_lengths)
         )
         with np.errstate(invalid="ignore", over="ignore"):
             outputs, h_n, c_n = self.run(weights, x, h_0, c_0, lengths)
@@ -173,16 +176,17 @@ class WrongPort:
     def run(
         self, weights: dict[str, Array], x: Array, h_0: Array, c_0: Array, lengths: Array
     ) -> tuple[Array, Array, Array]:
+        xp = self.xp
         layers, directions = self.config.num_layers, self.config.num_directions
         h_0, c_0 = self.initial(h_0, c_0, lengths)
         given = h_0, c_0
         if "no lengths" in self.bugs:
-            lengths = np.full_like(lengths, len(x))
-        time = np.arange(len(x))[:, None, None]
+            lengths = xp.full_like(lengths, len(x))
+        time = xp.arange(len(x))[:, None, None]
         inside = time < lengths[None, :, None]
-        x = np.where(inside, x, x if self.reads_padding else 0)
+        x = xp.where(inside, x, x if self.reads_padding else 0)
         if "time reversed" in self.bugs:
-            x = flip(x, lengths)
+            x = self.flip(x, lengths)
         if "rows mixed" in self.bugs:
             x = x + 1e-3 * x[:, ::-1]
         h_n, c_n, first = [], [], None
@@ -200,10 +204,10 @@ class WrongPort:
         if "output of first layer" in self.bugs and first is not None:
             x = first
         if "output shifted" in self.bugs:
-            x = np.concatenate([np.zeros_like(x[:1]), x[:-1]]) * inside
+            x = xp.concatenate([xp.zeros_like(x[:1]), x[:-1]]) * inside
         if "output scaled" in self.bugs:
             x = x * x.dtype.type(1.01)
-        h, c = self.final(np.stack(h_n), np.stack(c_n), given, lengths)
+        h, c = self.final(xp.stack(h_n), xp.stack(c_n), given, lengths)
         return x, h, c
 
     @property
@@ -225,17 +229,18 @@ class WrongPort:
         return layer * directions + d
 
     def initial(self, h: Array, c: Array, lengths: Array) -> tuple[Array, Array]:
+        xp = self.xp
         if "state swapped" in self.bugs:
             h, c = c, h
         if self.bugs & {"no h_0", "no state"}:
-            h = np.zeros_like(h)
+            h = xp.zeros_like(h)
         if self.bugs & {"no c_0", "no state"}:
-            c = np.zeros_like(c)
+            c = xp.zeros_like(c)
         if "h_0 twice" in self.bugs:
             c = h
         if "state not sorted" in self.bugs:
-            order = np.argsort(-lengths, kind="stable")
-            back = np.argsort(order)
+            order = xp.argsort(-lengths, stable=True)
+            back = xp.argsort(order)
             h, c = h[:, back], c[:, back]
         if "stale state" in self.bugs:
             last = self.kept.get((h.shape, h.dtype))
@@ -243,9 +248,10 @@ class WrongPort:
         return h, c
 
     def final(self, h: Array, c: Array, given: Any, lengths: Array) -> tuple[Array, Array]:
+        xp = self.xp
         layers, directions = self.config.num_layers, self.config.num_directions
         self.kept[(h.shape, h.dtype)] = h, c
-        order = np.arange(layers * directions).reshape(layers, directions)
+        order = xp.arange(layers * directions).reshape(layers, directions)
         if "final by direction" in self.bugs:
             order = order.T
         if "final layers reversed" in self.bugs:
@@ -260,32 +266,32 @@ class WrongPort:
         if "final is initial" in self.bugs:
             h, c = given
         if "final not unsorted" in self.bugs:
-            rows = np.argsort(-lengths, kind="stable")
+            rows = xp.argsort(-lengths, stable=True)
             h, c = h[:, rows], c[:, rows]
         return h, c
 
     def join(self, outputs: list[Array], last: bool) -> Array:
+        xp = self.xp
         if len(outputs) == 1:
             return outputs[0]
         forward, backward = outputs
         if "reverse first" in self.bugs or ("reverse first at the top" in self.bugs and last):
-            return np.concatenate([backward, forward], -1)
+            return xp.concatenate([backward, forward], -1)
         if "interleaved" in self.bugs:
-            both = np.empty((*forward.shape[:2], 2 * forward.shape[2]), forward.dtype)
-            both[..., ::2], both[..., 1::2] = forward, backward
-            return both
-        return np.concatenate([forward, backward], -1)
+            return xp.stack([forward, backward], -1).reshape(*forward.shape[:2], -1)
+        return xp.concatenate([forward, backward], -1)
 
     # One direction over time: flipped, run to the end, masked, flipped back
 
     def direction(
         self, w: dict[str, Array], x: Array, h: Array, c: Array, lengths: Array, reverse: bool
     ) -> tuple[Array, Array, Array]:
-        full = np.full_like(lengths, len(x))
+        xp = self.xp
+        full = xp.full_like(lengths, len(x))
         own = full if reverse and "flip over padding" in self.bugs else lengths
         reverse = reverse and "never reversed" not in self.bugs
         if reverse:
-            x = flip(x, own)
+            x = self.flip(x, own)
         end = full if "final over padding" in self.bugs and not reverse else own
         outputs, cells, first = [], [], None
         for t, x_t in enumerate(x):
@@ -294,16 +300,16 @@ class WrongPort:
             if "padding multiplied" in self.bugs:
                 h, c = h_new * goes_on + h * ~goes_on, c_new * goes_on + c * ~goes_on
             else:
-                h, c = np.where(goes_on, h_new, h), np.where(goes_on, c_new, c)
+                h, c = xp.where(goes_on, h_new, h), xp.where(goes_on, c_new, c)
             first = (h, c) if first is None else first
             kept = goes_on | ("padding kept" in self.bugs)
-            outputs.append(np.where(kept, h, 0).astype(x.dtype))
+            outputs.append(xp.where(kept, h, 0).astype(x.dtype))
             cells.append(c)
-        y = np.stack(outputs)
+        y = xp.stack(outputs)
         if reverse and "not flipped back" not in self.bugs:
-            y = flip(y, own)
+            y = self.flip(y, own)
         if "padding kept" not in self.bugs:
-            y = np.where(np.arange(len(x))[:, None, None] < lengths[None, :, None], y, 0)
+            y = xp.where(xp.arange(len(x))[:, None, None] < lengths[None, :, None], y, 0)
         if reverse and "final reverse at the end" in self.bugs and first is not None:
             h, c = first
         return y.astype(x.dtype), h, c
@@ -312,6 +318,7 @@ class WrongPort:
 
     def pick(self, params: dict[str, Array], layer: int, d: int) -> dict[str, Array]:
         """Kernels (in, 4H) of one direction, gates in the order that this port believes in."""
+        xp = self.xp
         layers = self.config.num_layers
         if "layers reversed" in self.bugs and layer > 0:
             layer = layers - layer
@@ -334,7 +341,7 @@ class WrongPort:
                 reshaped = f"{name} reshaped" in self.bugs
                 w[name] = matrix.reshape(matrix.shape[::-1]) if reshaped else matrix.T
         if "hh transposed" in self.bugs:
-            w["hh"] = np.concatenate(np.split(w["weight_hh"], 4), axis=1)
+            w["hh"] = xp.concatenate(xp.split(w["weight_hh"], 4), axis=1)
         if "no recurrence" in self.bugs:
             w["hh"] = w["hh"] * 0
         return w
@@ -364,6 +371,7 @@ class WrongPort:
 
     def gates(self, z_x: Array, z_h: Array, bias: Array) -> list[Array]:
         """Pre-activations of i, f, g, o."""
+        xp = self.xp
         order = next(
             (bug[6:] for bug in self.bugs if bug.startswith("order ") and len(bug) == 10), "ifgo"
         )
@@ -372,9 +380,9 @@ class WrongPort:
             orders = ["iofg", "iofg", "ifgo"]
         if "order of weight_hh" in self.bugs:
             orders = ["ifgo", "ifog", "ifgo"]
-        found = dict.fromkeys("ifgo", np.zeros_like(z_x[:, :1]))
+        found = dict.fromkeys("ifgo", xp.zeros_like(z_x[:, :1]))
         for part, names in zip((z_x, z_h, bias), orders, strict=True):
-            for name, block in zip(names, np.split(part, 4, axis=-1), strict=True):
+            for name, block in zip(names, xp.split(part, 4, axis=-1), strict=True):
                 found[name] = found[name] + block
         return [found[name] for name in "ifgo"]
 
@@ -386,7 +394,8 @@ class WrongPort:
         return x @ kernel
 
     def cell(self, w: dict[str, Array], x: Array, h: Array, c: Array) -> tuple[Array, Array]:
-        bias = w["bias_ih"] + w["bias_hh"] if "bias_ih" in w else np.zeros_like(w["hh"][0])
+        xp = self.xp
+        bias = w["bias_ih"] + w["bias_hh"] if "bias_ih" in w else xp.zeros_like(w["hh"][0])
         z_i, z_f, z_g, z_o = self.gates(
             self.product(x, w["ih"]), self.product(h, w["hh"]), bias[None]
         )
@@ -395,47 +404,47 @@ class WrongPort:
         if "peephole" in self.bugs:
             z_f = z_f + c * c.dtype.type(0.1)
         squash = self.sigmoid
-        tanh = (lambda z: np.maximum(z, 0)) if "relu" in self.bugs else np.tanh
+        tanh = (lambda z: xp.maximum(z, 0)) if "relu" in self.bugs else xp.tanh
         i, f, o = squash(z_i), squash(z_f), squash(z_o)
-        i = np.ones_like(i) if "no input gate" in self.bugs else i
-        f = np.ones_like(f) if "no forget gate" in self.bugs else f
+        i = xp.ones_like(i) if "no input gate" in self.bugs else i
+        f = xp.ones_like(f) if "no forget gate" in self.bugs else f
         f = 1 - i if "coupled" in self.bugs else f
-        o = np.ones_like(o) if "no output gate" in self.bugs else o
+        o = xp.ones_like(o) if "no output gate" in self.bugs else o
         g = tanh(z_g)
         if "g sigmoid" in self.bugs:
             g = squash(z_g)
         if "g relu" in self.bugs:
-            g = np.maximum(z_g, 0)
+            g = xp.maximum(z_g, 0)
         if "g linear" in self.bugs:
             g = z_g
         c_new = f * c + i * g
         if "clip" in self.bugs:
-            c_new = np.clip(c_new, -1, 1)
+            c_new = xp.clip(c_new, -1, 1)
         if "bfloat16 c" in self.bugs:
             c_new = bfloat16(f * bfloat16(c) + i * g)
         shown = c if "old c" in self.bugs else c_new
         squashed = shown if "c linear" in self.bugs else tanh(shown)
         if "c relu" in self.bugs:
-            squashed = np.maximum(shown, 0)
+            squashed = xp.maximum(shown, 0)
         if "hr" not in w:
             return o * squashed, c_new
         if "projection before tanh" in self.bugs:
-            return np.tanh(self.product(o * c_new, w["hr"])), c_new
+            return xp.tanh(self.product(o * c_new, w["hr"])), c_new
         if "projection cut" in self.bugs:
             return (o * squashed)[:, : self.config.proj_size], c_new
         return self.product(o * squashed, w["hr"]), c_new
 
     def sigmoid(self, z: Array) -> Array:
+        xp = self.xp
         if "hard sigmoid keras" in self.bugs:
-            return np.clip(0.2 * z + 0.5, 0, 1).astype(z.dtype)
+            return xp.clip(0.2 * z + 0.5, 0, 1).astype(z.dtype)
         if "hard sigmoid torch" in self.bugs:
-            return np.clip(z / 6 + 0.5, 0, 1).astype(z.dtype)
-        return sigmoid(z)
+            return xp.clip(z / 6 + 0.5, 0, 1).astype(z.dtype)
+        return sigmoid(z, xp)
 
-
-def flip(x: Array, lengths: Array) -> Array:
-    """Each row of (time, batch, features) flipped inside its length."""
-    flipped = x.copy()
-    for row, length in enumerate(lengths):
-        flipped[:length, row] = x[:length, row][::-1]
-    return flipped
+    def flip(self, x: Array, lengths: Array) -> Array:
+        """Each row of (time, batch, features) flipped inside its length."""
+        xp = self.xp
+        time = xp.arange(len(x))[:, None]
+        source = xp.where(time < lengths, lengths - 1 - time, time)
+        return xp.take_along_axis(x, source[:, :, None], 0)

@@ -1,0 +1,81 @@
+"""One sequence alone and the same in a batch agree on each backend, as far as rounding goes.
+
+A compiler takes other instructions for one row than for many: where those of one of them are coarser (TF32,
+bfloat16), they part by a thousandth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMConfig, lstm
+from jaxlstm.check import oracle
+from jaxlstm.precision import linear
+from tests.backends.each import on_each_backend
+from tests.check.helpers import random_params
+
+TIME, BATCH = 40, 32
+CONFIGS = {
+    "plain": LSTMConfig(64, 128),
+    "rich": LSTMConfig(40, 64, num_layers=2, bidirectional=True, proj_size=32),
+}
+ROUNDING = (
+    8 * np.finfo(np.float32).eps
+)  # outputs are below 1; TF32 alone is 2**-11, sixty times as much
+
+
+def apart(config: LSTMConfig, run: Any) -> float:
+    """How far a sequence alone is from the same in a batch, and both from float64, at most."""
+    rng = np.random.default_rng(0)
+    params = random_params(config, scale=2.0)
+    x = rng.standard_normal((TIME, BATCH, config.input_size)).astype(np.float32)
+    lengths = rng.integers(1, TIME + 1, BATCH).astype(np.int32)
+    together = np.asarray(run(params, x, lengths))
+    truth = oracle.forward(params, x, None, lengths, config).outputs
+    worst = np.abs(together - truth).max()
+    for row in (0, BATCH // 2, BATCH - 1):
+        alone = np.asarray(run(params, x[:, row : row + 1], lengths[row : row + 1]))[:, 0]
+        for other in (together[:, row], truth[:, row]):
+            worst = max(worst, np.abs(alone - other).max())
+    return float(worst)
+
+
+def layer(config: LSTMConfig, **options: Any) -> Any:
+    return jax.jit(lambda params, x, n: lstm(params, x, config=config, seq_lengths=n, **options)[0])
+
+
+@on_each_backend("config", list(CONFIGS))
+@pytest.mark.parametrize("path", ["auto", "scan"])
+def test_batch_of_one_and_of_many(backend: str, config: str, path: str) -> None:
+    assert apart(CONFIGS[config], layer(CONFIGS[config], backend=path)) < ROUNDING
+
+
+@on_each_backend()
+def test_a_coarser_path_for_one_row_is_seen(backend: str) -> None:
+    config = CONFIGS["plain"]
+    right = layer(config)
+
+    def coarse_alone(params: Any, x: Any, n: Any) -> Any:
+        if x.shape[1] == 1:
+            x = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
+        return right(params, x, n)
+
+    assert apart(config, coarse_alone) > 2 * ROUNDING
+
+
+@on_each_backend("rows", [1, 3, 256])
+def test_highest_is_float32(backend: str, rows: int) -> None:
+    """The product by which every path goes, on its own, in the shapes of one step and of many."""
+    rng = np.random.default_rng(rows)
+    x = rng.standard_normal((rows, 256)).astype(np.float32)
+    w = rng.standard_normal((512, 256)).astype(np.float32)
+    found = np.asarray(jax.jit(lambda x, w: linear(x, w, precision="highest"))(x, w))
+    true = x.astype(np.float64) @ w.astype(np.float64).T
+    error = np.sqrt(np.mean((found - true) ** 2))
+    assert error < 16 * np.finfo(np.float32).eps * np.sqrt(
+        256
+    )  # 256 terms of size 1; TF32: 50 times that

@@ -1,0 +1,27 @@
+"""The real checkpoints on each backend: as exact as torch, and the verdict holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.backends.each import on_each_backend
+from tests.real import test_port as real_port
+from tests.real.files import BY_LABEL, EACH_LSTM, Real
+
+pytestmark = pytest.mark.network
+
+SMALL = [(BY_LABEL["silero-safetensors"], "lstm_cell.")]
+
+
+def name_of(row: tuple[Real, str]) -> str:
+    return f"{row[0].label}-{row[1]}"
+
+
+@on_each_backend("row", EACH_LSTM, on_cpu=SMALL, ids=name_of)
+def test_as_exact_as_torch_in_float32(backend: str, row: tuple[Real, str]) -> None:
+    real_port.test_as_exact_as_torch_in_float32(*row)
+
+
+@on_each_backend("row", EACH_LSTM, on_cpu=[], ids=name_of)
+def test_the_verdict_holds(backend: str, row: tuple[Real, str]) -> None:
+    real_port.test_the_verdict_holds(*row)

@@ -1,0 +1,79 @@
+"""The table of cases on each backend against torch: on the CPU, and on a GPU also torch's own there."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from tests.backends.each import on_each_backend
+from tests.cases import CASES, Case
+from tests.test_cases import SOME, check, functional, linen_module, nnx_module
+
+DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
+ROWS = list(itertools.product(CASES, DTYPES))
+FEW = [(SOME[7], np.float64), (SOME[20], np.float32), (SOME[33], ml_dtypes.bfloat16)]
+
+
+def name_of(row: Any) -> str:
+    return "-".join(getattr(part, "__name__", str(part)) for part in row)
+
+
+def require_float64(backend: str, dtype: Any) -> None:
+    if backend == "tpu" and dtype == np.float64:
+        pytest.skip("a TPU makes float64 of two float32, and is not as exact")
+
+
+@on_each_backend("row", ROWS, on_cpu=FEW, ids=name_of)
+def test_functional(backend: str, row: tuple[Case, Any]) -> None:
+    case, dtype = row
+    require_float64(backend, dtype)
+    check(case, dtype, functional(case))
+
+
+@on_each_backend("case", SOME, on_cpu=SOME[9:10])
+@pytest.mark.parametrize("module", [nnx_module, linen_module], ids=["nnx", "linen"])
+def test_modules(backend: str, case: Case, module: Any) -> None:
+    check(case, np.float32, module(case))
+
+
+@on_each_backend("row", list(itertools.product(CASES, DTYPES[:2])), backends=["gpu"], ids=name_of)
+def test_against_torch_on_the_gpu(backend: str, row: tuple[Case, Any]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip(f"torch {torch.__version__} sees no CUDA device")
+    case, dtype = row
+    check(case, dtype, functional(case), torch_device="cuda")
+
+
+@on_each_backend("case", SOME, on_cpu=SOME[9:10])
+def test_a_wrong_port_fails_here(backend: str, case: Case) -> None:
+    right = functional(case)
+
+    def with_two_gates_exchanged(params: Any, *arguments: Any) -> Any:
+        i, f, g, o = np.arange(64).reshape(4, 16)
+        rows = np.concatenate([f, i, g, o])
+        return right(params | {"weight_hh_l0": params["weight_hh_l0"][rows]}, *arguments)
+
+    with pytest.raises(AssertionError):
+        check(case, np.float32, with_two_gates_exchanged)
+
+
+@on_each_backend("case", SOME, on_cpu=SOME[9:10])
+def test_coarse_products_fail_here(backend: str, case: Case) -> None:
+    """Inputs and weights with the ten bits of TF32: what JAX's default precision does on a GPU."""
+    right = functional(case)
+
+    def rounded(array: jax.Array) -> jax.Array:
+        return jax.lax.reduce_precision(array, exponent_bits=8, mantissa_bits=10)
+
+    def in_tf32(params: Any, inputs: Any, *arguments: Any) -> Any:
+        weights = {name: rounded(a) if a.ndim == 2 else a for name, a in params.items()}
+        return right(weights, rounded(inputs), *arguments)
+
+    with pytest.raises(AssertionError, match="RMS error"):
+        check(case, np.float32, in_tf32)

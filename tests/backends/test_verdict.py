@@ -1,0 +1,123 @@
+"""The checker on each backend: our layer holds, wrong ports that run there do not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlstm
+from jaxlstm import LSTMConfig, cli
+from jaxlstm.check import criteria, verify
+from jaxlstm.check.explain import Evidence
+from jaxlstm.check.port import Port
+from tests.backends.each import on_each_backend
+from tests.check.helpers import CONFIGS, random_params
+from tests.check.test_mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
+from tests.check.wrong_ports import BUGS, WrongPort
+
+LAYERS = [name for name in CONFIGS if name != "cell"]
+SEEN_IN_FLOAT64 = [bugs for bugs in MUTANTS if not NOT_BY_SEMANTICS & set(bugs)]
+
+
+class WrongPortInJax(WrongPort):
+    """A wrong port that runs where JAX runs."""
+
+    xp = jnp
+
+    def product(self, x: Any, kernel: Any) -> Any:
+        if "tf32" not in self.bugs:
+            return super().product(x, kernel)
+        bits = 11 if x.dtype == np.float64 else 8  # of the exponent
+        x, kernel = (jax.lax.reduce_precision(a, bits, 10) for a in (x, kernel))
+        return x @ kernel
+
+
+@on_each_backend("dtype", ["float32", "float64", "float16", "bfloat16"], on_cpu=[])
+@pytest.mark.parametrize("name", LAYERS)
+def test_our_layer_holds(backend: str, name: str, dtype: str) -> None:
+    report = verify(None, random_params(CONFIGS[name]), CONFIGS[name], dtype=dtype)
+    assert report.ok, str(report)
+    assert report.environment["device"].startswith(f"{backend}:")
+
+
+@on_each_backend()
+def test_the_command(backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report says where it ran, and how exactly both multiplied."""
+    path, config = tmp_path / "small.safetensors", LSTMConfig(3, 5, proj_size=2)
+    jaxlstm.save(path, random_params(config), config)
+    assert cli.main(["check", str(path), "--backend", backend, "--dtype", "float32", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"]
+    for report in found["reports"]:
+        assert report["backend"] == backend
+        assert report["environment"]["device"].startswith(f"{backend}:")
+        assert report["environment"]["jax matmul precision"] == "highest"
+        assert report["environment"]["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
+
+
+@on_each_backend(
+    "bugs", [(), *SEEN_IN_FLOAT64], on_cpu=[(), *SEEN_IN_FLOAT64[::20]], ids=" and ".join
+)
+def test_semantics(backend: str, bugs: tuple[str, ...]) -> None:
+    """Of a wrong port in float64 against the oracle; with no bugs it is right."""
+    config = config_for(bugs)
+    params, cases = small_cases(config)
+    port = Port.of(WrongPortInJax(config, *bugs))
+    evidence = [Evidence(case, params, port.run(params, case, np.float64)) for case, _ in cases]
+    limit = {"outputs": 1e-9, "h_n": 1e-9, "c_n": 1e-9}
+    right = all(
+        criteria.semantics(entry.answer, truth, limit).ok
+        for entry, (_, truth) in zip(evidence, cases, strict=True)
+    )
+    assert right == (bugs == ())
+
+
+@on_each_backend("bugs", WHOLE, on_cpu=[], ids=" and ".join)
+def test_the_verdict_on_a_wrong_port(backend: str, bugs: tuple[str, ...]) -> None:
+    config = config_for(bugs)
+    report = verify(
+        WrongPortInJax(config, *bugs),
+        random_params(config, scale=1.5),
+        config,
+        gradients=False,
+        seconds=60.0,
+        against="oracle",
+    )
+    assert not report.ok
+    told = "\n".join(report.diagnosis)
+    assert all((BUGS[bug] or "") in told for bug in bugs)
+
+
+@on_each_backend()
+def test_coarse_products_do_not_hold(backend: str) -> None:
+    """Our own layer, with the inputs and weights that TF32 would see."""
+    config = CONFIGS["plain"]
+
+    def rounded(array: jax.Array) -> jax.Array:
+        bits = 11 if array.dtype == jnp.float64 else 8  # of the exponent
+        return jax.lax.reduce_precision(array, bits, mantissa_bits=10)
+
+    @jax.jit
+    def in_tf32(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
+        weights = {name: rounded(a) if a.ndim == 2 else a for name, a in params.items()}
+        options: Any = {"config": config, "seq_lengths": seq_lengths}
+        return jaxlstm.lstm(weights, rounded(inputs), initial_state, **options)
+
+    report = verify(in_tf32, random_params(config), config, gradients=False)
+    assert not report.ok
+
+
+@on_each_backend("precision", ["tensorfloat32", "bfloat16"], backends=["gpu", "tpu"])
+def test_the_fast_settings_are_not_float32(backend: str, precision: str) -> None:
+    """What JAX does if one does not ask for "highest" is told from float32."""
+    config = LSTMConfig(64, 128)
+    if backend == "gpu" and float(jax.devices("gpu")[0].compute_capability) < 8:
+        pytest.skip("a GPU before Ampere has no TF32")
+    report = verify(None, random_params(config), config, gradients=False, precision=precision)
+    assert not report.ok, str(report)

@@ -1,0 +1,148 @@
+"""THE table of paths: every way to run an LSTM here, as a function to trace and what to trace it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+import jaxlstm
+from jaxlstm import LSTMConfig, cell, long, stack
+from jaxlstm.inference import program, quantize, runner
+
+T, B, IN, H = 4, 2, 3, 5
+PLAIN = LSTMConfig(IN, H)
+RICH = LSTMConfig(IN, H, num_layers=2, bidirectional=True, proj_size=2)
+ONE_WAY = LSTMConfig(IN, H, num_layers=2, proj_size=2)
+X = np.ones((T, B, IN), np.float32)
+LENGTHS = np.array([4, 2], np.int32)
+Trace = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function and the arguments to trace it with."""
+
+
+def params_of(config: LSTMConfig) -> Any:
+    shapes = jaxlstm.param_shapes(config)
+    return {name: np.full(shape, 0.1, np.float32) for name, shape in shapes.items()}
+
+
+def state_of(config: LSTMConfig) -> Any:
+    return tuple(np.zeros(shape, np.float32) for shape in config.state_shapes(B))
+
+
+def layer(config: LSTMConfig, lengths: Any = None, **options: Any) -> Trace:
+    def run(params: Any, x: Any, state: Any) -> Any:
+        return stack.lstm(params, x, state, config=config, seq_lengths=lengths, **options)
+
+    return run, (params_of(config), X, state_of(config))
+
+
+def gradient(trace: Trace) -> Trace:
+    """Of the sum of all results, by all arguments."""
+    run, arguments = trace
+    total = lambda *args: sum(leaf.sum() for leaf in jax.tree.leaves(run(*args)))  # noqa: E731
+    return jax.grad(total, tuple(range(len(arguments)))), arguments
+
+
+def forward_mode(trace: Trace) -> Trace:
+    run, arguments = trace
+    return lambda *args: jax.jvp(run, args, args), arguments
+
+
+def nnx_layer(**options: Any) -> Trace:
+    model = jaxlstm.nnx.LSTM(IN, H, bidirectional=True, rngs=nnx.Rngs(0), **options)
+    graph, variables = nnx.split(model)
+    return lambda variables, x: nnx.merge(graph, variables)(x, seq_lengths=LENGTHS), (variables, X)
+
+
+def nnx_cell(**options: Any) -> Trace:
+    graph, variables = nnx.split(jaxlstm.nnx.LSTMCell(IN, H, rngs=nnx.Rngs(0), **options))
+    return lambda variables, x: nnx.merge(graph, variables)(x), (variables, X[0])
+
+
+def linen_layer(**options: Any) -> Trace:
+    model = jaxlstm.linen.LSTM(IN, H, bidirectional=True, **options)
+    params = params_of(LSTMConfig(IN, H, bidirectional=True))
+    return lambda params, x: model.apply({"params": params}, x), (params, X)
+
+
+def linen_cell(**options: Any) -> Trace:
+    model = jaxlstm.linen.LSTMCell(IN, H, **options)
+    params = params_of(jaxlstm.LSTMCellConfig(IN, H))
+    return lambda params, x: model.apply({"params": params}, x), (params, X[0])
+
+
+def one_step(**options: Any) -> Trace:
+    params = params_of(jaxlstm.LSTMCellConfig(IN, H))
+    return lambda params, x: cell.lstm_cell(params, x, **options), (params, X[0])
+
+
+def runner_program(function: Any, config: LSTMConfig, *more: Any, **options: Any) -> Trace:
+    """What a Runner compiles, with the options that it was made with."""
+    weights = options.pop("weights", None)
+    params = params_of(config)
+    made = runner.compile(params, config, max_length=16, max_batch=2, weights=weights, **options)
+    stored = quantize.prepare(params, made.dtype, weights)
+    x = np.ones((program.CHUNK, B, IN), np.float32)
+    x = x[0] if function is program.step else x
+    run = lambda weights, *arrays: runner._run(function, weights, *arrays, how=made._how)  # noqa: E731
+    return run, (stored, x, *state_of(config), *more)
+
+
+def sharded(config: LSTMConfig, **options: Any) -> Trace:
+    mesh = jax.make_mesh((1, 1), ("data", "hidden"), devices=jax.devices()[:1])
+    model = jaxlstm.inference.shard(config, mesh, **options)
+    return model, (model.place(params_of(config)), X, state_of(config))
+
+
+def in_blocks(**options: Any) -> Trace:
+    def run(params: Any, x: Any) -> Any:
+        return long.lstm_in_blocks(params, x, config=ONE_WAY, block=3, **options)
+
+    return run, (params_of(ONE_WAY), X)
+
+
+def truncated(**options: Any) -> Trace:
+    def run(params: Any, x: Any, state: Any) -> Any:
+        loss = lambda outputs, targets: outputs.sum()  # noqa: E731
+        return long.truncated_step(loss, params, state, x, None, config=ONE_WAY, **options)
+
+    return run, (params_of(ONE_WAY), X, state_of(ONE_WAY))
+
+
+def packed(**options: Any) -> Trace:
+    pack = jaxlstm.pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
+    return lambda params, p: stack.lstm(params, p, config=RICH, **options), (params_of(RICH), pack)
+
+
+ON_ANY_BACKEND: dict[str, Callable[..., Trace]] = {
+    "forward": lambda **o: layer(PLAIN, **o),
+    "rich, forward": lambda **o: layer(RICH, **o),
+    "ragged": lambda **o: layer(RICH, LENGTHS, **o),
+    "gradient": lambda **o: gradient(layer(RICH, **o)),
+    "ragged, gradient": lambda **o: gradient(layer(RICH, LENGTHS, **o)),
+    "jvp": lambda **o: forward_mode(layer(RICH, LENGTHS, **o)),
+    "gradient of the gradient": lambda **o: gradient(gradient(layer(PLAIN, **o))),
+    "jvp of the gradient": lambda **o: forward_mode(gradient(layer(PLAIN, LENGTHS, **o))),
+    "packed": packed,
+    "nnx": nnx_layer,
+    "nnx, gradient": lambda **o: gradient(nnx_layer(**o)),
+    "linen": linen_layer,
+    "linen, gradient": lambda **o: gradient(linen_layer(**o)),
+    "runner": lambda **o: runner_program(program.forward, RICH, LENGTHS, **o),
+    "runner, int8": lambda **o: runner_program(program.forward, RICH, LENGTHS, weights="int8", **o),
+    "stream": lambda **o: runner_program(program.step, ONE_WAY, **o),
+    "long": in_blocks,
+    "long, gradient": lambda **o: gradient(in_blocks(**o)),
+    "truncated": truncated,
+}
+WITHOUT_BACKEND: dict[str, Callable[..., Trace]] = {
+    "cell": one_step,
+    "cell, gradient": lambda **o: gradient(one_step(**o)),
+    "nnx cell": nnx_cell,
+    "linen cell": linen_cell,
+    "sharded": lambda **o: sharded(RICH, **o),
+    "sharded, gradient": lambda **o: gradient(sharded(RICH, **o)),
+}
