@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -12,23 +12,12 @@ from jaxlstm.check import oracle
 from jaxlstm.check.answer import Answer
 from jaxlstm.check.gates import told_by_one_step
 from jaxlstm.check.inputs import Case, ordinary_case
-from jaxlstm.check.place import Divergence, first_unit, run_oracle
+from jaxlstm.check.place import Difference, Divergence, first_unit, run_oracle
 from jaxlstm.check.port import Port
 from jaxlstm.check.recorded import Activations, trace_activations
 from jaxlstm.config import LSTMConfig
 
 Array = np.ndarray
-
-
-class Difference(NamedTuple):
-    """Where a port leaves the oracle, and the numbers of that row there.
-
-    ``gates`` has (units,) of the port and of the oracle for each of f, i*g, o, c and h that can be told; or
-    for "output".
-    """
-
-    place: Divergence
-    gates: Mapping[str, tuple[Array, Array]]
 
 
 def trace(

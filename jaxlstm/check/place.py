@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +32,62 @@ class Divergence(NamedTuple):
     actual: float
     expected: float
 
+    @property
+    def where(self) -> str:
+        """The step, without the gate and unit."""
+        return f"layer {self.layer}, {self.direction}, at time {self.time}, row {self.row}"
+
     def __str__(self) -> str:
         return (
-            f"leaves the oracle first in layer {self.layer}, {self.direction}, at time {self.time}, row "
-            f"{self.row}, in {self.gate}, unit {self.unit}: {self.actual:.9g}, wanted {self.expected:.9g}"
+            f"leaves the oracle first in {self.where}, in {self.gate}, unit {self.unit}: "
+            f"{self.actual:.9g}, wanted {self.expected:.9g}"
         )
+
+
+class GateError(NamedTuple):
+    """How many of the units of a gate are off, and the worst of them."""
+
+    gate: str
+    off: int
+    units: int
+    worst: int
+    actual: float
+    expected: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.gate}: {self.off} of {self.units} units off; the worst, {self.worst}: "
+            f"{self.actual:.9g}, wanted {self.expected:.9g}"
+        )
+
+
+class Difference(NamedTuple):
+    """Where a port leaves the oracle, and the numbers of that row there.
+
+    ``gates`` has (units,) of the port and of the oracle for each of f, i*g, o, c and h that can be told; or
+    for "output".
+    """
+
+    place: Divergence
+    gates: Mapping[str, tuple[Array, Array]]
+
+    def errors(self) -> dict[str, Array]:
+        """The distance of each unit, by gate."""
+        with np.errstate(invalid="ignore"):
+            return {gate: np.abs(a.astype(np.float64) - b) for gate, (a, b) in self.gates.items()}
+
+    def summary(self) -> Iterator[GateError]:
+        """Gate by gate, in the order of computation."""
+        for gate, error in self.errors().items():
+            actual, expected = self.gates[gate]
+            worst, off = int(np.argmax(error)), units_off(actual, expected, None).size
+            yield GateError(
+                gate, off, error.size, worst, float(actual[worst]), float(expected[worst])
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values."""
+        return {**self.place._asdict(), "gates": [gate._asdict() for gate in self.summary()]}
 
 
 def run_oracle(params: Mapping[str, Any], config: LSTMConfig, case: Case) -> oracle.Result:
