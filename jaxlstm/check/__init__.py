@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxlstm.check.cell import verify_cell as verify_cell
     from jaxlstm.check.comparison import compare as compare
-    from jaxlstm.check.divergence import Divergence as Divergence
     from jaxlstm.check.divergence import trace as trace
     from jaxlstm.check.matrix import verify_matrix as verify_matrix
+    from jaxlstm.check.place import Divergence as Divergence
     from jaxlstm.check.report import CheckFailed as CheckFailed
     from jaxlstm.check.report import Item as Item
     from jaxlstm.check.report import Report as Report
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "CheckFailed": "report",
-    "Divergence": "divergence",
+    "Divergence": "place",
     "Item": "report",
     "Report": "report",
     "compare": "comparison",

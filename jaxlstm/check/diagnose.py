@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxlstm.check.divergence import trace_port
 from jaxlstm.check.explain import Evidence, explain
 from jaxlstm.check.gradients import explain_gradients
 from jaxlstm.check.inputs import Case, ordinary_case
@@ -64,7 +63,8 @@ def _values(run: Run, seconds: float) -> Iterator[str]:
         )
     elif not found:
         yield f"no fault of the catalogue, and no pair of faults within {seconds:g} s, explains it"
-    yield from _traced(run, "float64" if run.evidence["float64"] else run.dtype)
+    if run.difference is not None:
+        yield str(run.difference.place)
 
 
 def _precision(run: Run) -> Iterator[str]:
@@ -85,16 +85,6 @@ def _gradients(run: Run) -> Iterator[str]:
                 yield from found
                 return
     yield "the gradients are right to rounding, and less precise than they should be"
-
-
-def _traced(run: Run, dtype: object) -> Iterator[str]:
-    case = ordinary_case(run.config, run.seed)
-    try:
-        found = trace_port(run.port, run.params, run.config, case, dtype)
-    except (TypeError, ValueError):  # told by the item "runs"
-        return
-    if found is not None:
-        yield str(found)
 
 
 def _is_single_inside(run: Run) -> bool:

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxlstm.check import oracle
 from jaxlstm.check.answer import Answer
+from jaxlstm.check.gates import told_by_one_step
 from jaxlstm.check.inputs import Case, ordinary_case
+from jaxlstm.check.place import Difference, Divergence, first_unit, run_oracle
 from jaxlstm.check.port import Port
+from jaxlstm.check.recorded import Activations, trace_activations
 from jaxlstm.config import LSTMConfig
 
 Array = np.ndarray
-Activations = Mapping[str, Mapping[str, Any]]
-
-TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-
-
-class Divergence(NamedTuple):
-    """The first number that is not the oracle's.
-
-    ``gate`` is one of i, f, g, o, c, h; "i*g", where a port shows only the product; or "output".
-    """
-
-    layer: int
-    direction: str
-    time: int
-    row: int
-    gate: str
-    unit: int
-    actual: float
-    expected: float
-
-    def __str__(self) -> str:
-        return (
-            f"leaves the oracle first in layer {self.layer}, {self.direction}, at time {self.time}, row "
-            f"{self.row}, in {self.gate}, unit {self.unit}: {self.actual:.9g}, wanted {self.expected:.9g}"
-        )
 
 
 def trace(
@@ -77,51 +55,9 @@ def trace(
         state = None if initial_state is None else tuple(map(np.asarray, initial_state))
         case = replace(case, inputs=np.asarray(inputs), initial_state=state, seq_lengths=lengths)
     if callable(actual):
-        return trace_port(Port.of(actual), params, config, case, dtype, tolerance)
-    return _trace_activations(actual, params, config, case, tolerance)
-
-
-def _trace_activations(
-    actual: Activations,
-    params: Mapping[str, Any],
-    config: LSTMConfig,
-    case: Case,
-    tolerance: float | None,
-) -> Divergence | None:
-    record = _run(params, config, case).record
-    for layer, runs in enumerate(record):
-        for reverse, run in enumerate(runs):
-            place = f"l{layer}_reverse" if reverse else f"l{layer}"
-            gates = {gate: np.asarray(a) for gate, a in actual.get(place, {}).items()}
-            for gate, value in gates.items():
-                wanted = getattr(run.steps, gate).shape
-                if value.shape != wanted:
-                    raise ValueError(f"{place} {gate} has shape {value.shape}, wanted {wanted}")
-            for t, row in _own_order(case, bool(reverse)):
-                for gate in (gate for gate in oracle.Step._fields if gate in gates):
-                    unit = _first_unit(
-                        gates[gate][t, row], getattr(run.steps, gate)[t, row], tolerance
-                    )
-                    if unit is not None:
-                        return Divergence(
-                            layer,
-                            "reverse" if reverse else "forward",
-                            t,
-                            row,
-                            gate,
-                            unit,
-                            float(gates[gate][t, row, unit]),
-                            float(getattr(run.steps, gate)[t, row, unit]),
-                        )
-    return None
-
-
-def _own_order(case: Case, reverse: bool) -> Iterator[tuple[int, int]]:
-    """(time, row) of the valid steps, in the order in which a direction takes them."""
-    lengths = case.valid.sum(0)
-    for s in range(int(lengths.max(initial=0))):
-        for row in np.flatnonzero(lengths > s):
-            yield int(lengths[row] - 1 - s if reverse else s), int(row)
+        found = trace_port(Port.of(actual), params, config, case, dtype, tolerance)
+        return None if found is None else found.place
+    return trace_activations(actual, params, config, case, tolerance)
 
 
 def trace_port(
@@ -131,27 +67,84 @@ def trace_port(
     case: Case,
     dtype: Any,
     tolerance: float | None = None,
-) -> Divergence | None:
+) -> Difference | None:
     """Where a port first leaves the oracle, by the shortest beginning of the case on which it does.
 
     A port shows no more than its outputs and final states, so it is run on the first 1, 2, 3, ... steps;
     at the first of these that differs, the lowest layer whose state differs is where. With one step the
-    gates show too: c' = f c + i g is linear in c, which gives f and i g, and h = o tanh(c') gives o.
+    gates show too (:mod:`jaxlstm.check.gates`).
     """
     case = port.adapt(case).astype(dtype)
     params = {name: np.asarray(a).astype(dtype) for name, a in params.items()}
     for n in range(1, case.inputs.shape[0] + 1):
         part = _beginning(case, n)
         ours = port.run(params, part, dtype)
-        theirs = _run(params, config, part)
-        found = _in_states(ours, theirs, config, part, tolerance)
-        if found is None:
-            found = _in_outputs(ours, theirs, config, part, tolerance)
-        if found is not None:
-            if n == 1 and found.gate in "ch" and port.takes_state:
-                return _gate(port, params, config, part, dtype, tolerance, found) or found
-            return found
+        theirs = run_oracle(params, config, part)
+        place = _in_states(ours, theirs, config, part, tolerance)
+        if place is None:
+            place = _in_outputs(ours, theirs, config, part, tolerance)
+        if place is not None:
+            seen = _shown(ours, theirs, config, place)
+            if n == 1 and port.takes_state and place.gate != "output":
+                seen = _gates(port, params, config, part, dtype, place, tolerance) | seen
+            return Difference(_first_gate(place, seen, tolerance), seen)
     return None
+
+
+def _shown(
+    ours: Answer, theirs: oracle.Result, config: LSTMConfig, place: Divergence
+) -> dict[str, tuple[Array, Array]]:
+    """What a port tells of a place by itself: c and h, or the output of a direction."""
+    slot, reverse = _slot(config, place), place.direction == "reverse"
+    if place.gate == "output":
+        a, b = (
+            answer.outputs[place.time, place.row].reshape(-1, config.h_size)[int(reverse)]
+            for answer in (ours, theirs)
+        )
+        return {"output": (a, b)}
+    return {
+        gate: (a[slot, place.row], b[slot, place.row])
+        for gate, a, b in (("c", ours.c_n, theirs.c_n), ("h", ours.h_n, theirs.h_n))
+        if a is not None and a.shape == b.shape
+    }
+
+
+def _gates(
+    port: Port,
+    params: Mapping[str, Any],
+    config: LSTMConfig,
+    case: Case,
+    dtype: Any,
+    place: Divergence,
+    tolerance: float | None,
+) -> dict[str, tuple[Array, Array]]:
+    """What steps from other states tell of the gates at a place."""
+
+    def told(run: Callable[[Case], Any]) -> dict[str, Array]:
+        return told_by_one_step(run, config, case, _slot(config, place), tolerance)
+
+    ours = told(lambda step: port.run(params, step, dtype))
+    theirs = told(lambda step: run_oracle(params, config, step))
+    return {
+        gate: (ours[gate][place.row], theirs[gate][place.row]) for gate in theirs if gate in ours
+    }
+
+
+def _slot(config: LSTMConfig, place: Divergence) -> int:
+    return place.layer * config.num_directions + (place.direction == "reverse")
+
+
+def _first_gate(
+    place: Divergence, seen: Mapping[str, tuple[Array, Array]], tolerance: float | None
+) -> Divergence:
+    """The place, moved to the first gate of its step that differs."""
+    for gate, (a, b) in seen.items():
+        unit = first_unit(a, b, tolerance)
+        if unit is not None:
+            return place._replace(
+                gate=gate, unit=unit, actual=float(a[unit]), expected=float(b[unit])
+            )
+    return place
 
 
 def _beginning(case: Case, n: int) -> Case:
@@ -172,7 +165,7 @@ def _in_states(
             if a is None or a.shape != b.shape:
                 continue
             for row, length in enumerate(lengths):
-                unit = _first_unit(a[slot, row], b[slot, row], tolerance)
+                unit = first_unit(a[slot, row], b[slot, row], tolerance)
                 if unit is not None:
                     return Divergence(
                         layer,
@@ -195,7 +188,7 @@ def _in_outputs(
         return None
     for t in range(a.shape[0]):
         for row in range(a.shape[1]):
-            feature = _first_unit(a[t, row], b[t, row], tolerance)
+            feature = first_unit(a[t, row], b[t, row], tolerance)
             if feature is not None:
                 reverse, unit = divmod(feature, config.h_size)
                 return Divergence(
@@ -209,59 +202,3 @@ def _in_outputs(
                     float(b[t, row, feature]),
                 )
     return None
-
-
-def _gate(
-    port: Port,
-    params: Mapping[str, Any],
-    config: LSTMConfig,
-    case: Case,
-    dtype: Any,
-    tolerance: float | None,
-    found: Divergence,
-) -> Divergence | None:
-    """Which gate of a single step is the first that is wrong, told from steps with c_0 = 0 and 1."""
-    slot = found.layer * config.num_directions + (found.direction == "reverse")
-    assert case.initial_state is not None
-
-    def gates(run: Callable[[Case], Any]) -> dict[str, Array]:
-        h_n, c_n = [], []
-        for value in (0.0, 1.0):
-            h_0, c_0 = (np.array(a) for a in case.initial_state or ())
-            c_0[slot] = value
-            answer = run(replace(case, initial_state=(h_0, c_0)))
-            h_n.append(np.asarray(answer.h_n[slot], np.float64))
-            c_n.append(np.asarray(answer.c_n[slot], np.float64))
-        seen = {"f": c_n[1] - c_n[0], "i*g": c_n[0]}
-        if not config.proj_size:
-            with np.errstate(all="ignore"):
-                seen["o"] = h_n[1] / np.tanh(c_n[1])
-        return seen
-
-    ours = gates(lambda part: port.run(params, part, dtype))
-    theirs = gates(lambda part: _run(params, config, part))
-    for name, value in ours.items():
-        unit = _first_unit(
-            value[found.row], theirs[name][found.row], tolerance or TOLERANCE[np.dtype(dtype).name]
-        )
-        if unit is not None:
-            return found._replace(
-                gate=name,
-                unit=unit,
-                actual=float(value[found.row, unit]),
-                expected=float(theirs[name][found.row, unit]),
-            )
-    return None
-
-
-def _run(params: Mapping[str, Any], config: LSTMConfig, case: Case) -> oracle.Result:
-    with np.errstate(all="ignore"):
-        return oracle.forward(params, case.inputs, case.initial_state, case.seq_lengths, config)
-
-
-def _first_unit(actual: Array, expected: Array, tolerance: float | None) -> int | None:
-    """The first element that is further from the oracle than allowed."""
-    far = TOLERANCE.get(actual.dtype.name, 1e-9) if tolerance is None else tolerance
-    allowed = far * np.maximum(1.0, np.abs(expected))
-    wrong = np.flatnonzero(~(np.abs(np.asarray(actual, np.float64) - expected) <= allowed))
-    return int(wrong[0]) if wrong.size else None

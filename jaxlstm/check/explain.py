@@ -74,8 +74,8 @@ def explain(
     if not found:
         found = list(search.agreeing((fault,) for fault in faults))
     if not found:
-        until = time.monotonic() + seconds
-        found = list(itertools.islice(search.agreeing(search.pairs(faults), until), 1))
+        pairs = search.pairs(faults, time.monotonic() + seconds)
+        found = list(itertools.islice(search.agreeing(pairs), 1))
     return sorted(found, key=lambda e: np.floor(np.log10(e.distance + 1e-17)))[:MOST]
 
 
@@ -101,20 +101,18 @@ class _Search:
             (self.distance((), which) for which in range(len(self.calls))), default=np.inf
         )
 
-    def agreeing(
-        self, candidates: Iterable[tuple[Fault, ...]], until: float = float("inf")
-    ) -> Iterator[Explanation]:
+    def agreeing(self, candidates: Iterable[tuple[Fault, ...]]) -> Iterator[Explanation]:
         """The candidates under which the oracle agrees with all the answers."""
         for faults in candidates:
-            if time.monotonic() > until:
-                return
             distance = self._furthest(faults)
             if distance is not None:
                 causes = (*(fault.cause for fault in faults), *self.given)
                 yield Explanation(causes, distance)
 
-    def pairs(self, faults: Sequence[Fault]) -> Iterator[tuple[Fault, Fault]]:
+    def pairs(self, faults: Sequence[Fault], until: float) -> Iterator[tuple[Fault, Fault]]:
         """Pairs that the cheapest case does not refute, those first that take no further run.
+
+        The clock is looked at before each pair, refuted or not, and nothing comes once it shows ``until``.
 
         A fault that does nothing in that case leaves the other as it is alone. One of precision is
         paired with what comes near without it.
@@ -126,9 +124,14 @@ class _Search:
         runs = {fault for fault in meant if not self._is_idle(fault)}
         cheap = [pair for pair in couples if not runs.issuperset(pair)]
         dear = [pair for pair in couples if runs.issuperset(pair)]
-        yield from (pair for pair in cheap if self.distance(pair, 0) <= self.tolerance)
-        yield from itertools.product(near, (fault for fault in faults if fault.rounding))
-        yield from (pair for pair in dear if self._lowest_layer(pair) <= self.tolerance)
+        of_precision = itertools.product(near, (fault for fault in faults if fault.rounding))
+
+        def in_time(pairs: Iterable[tuple[Fault, Fault]]) -> Iterator[tuple[Fault, Fault]]:
+            return itertools.takewhile(lambda _: time.monotonic() < until, pairs)
+
+        yield from (pair for pair in in_time(cheap) if self.distance(pair, 0) <= self.tolerance)
+        yield from in_time(of_precision)
+        yield from (pair for pair in in_time(dear) if self._lowest_layer(pair) <= self.tolerance)
 
     def distance(self, faults: tuple[Fault, ...], which: int) -> float:
         """How far an answer is from the oracle under some faults."""
@@ -153,7 +156,9 @@ class _Search:
             return self.tolerance
         if len(meant) == len(faults):
             return min(self.tolerance, self.true / CLOSER)
-        without = max(self.distance(meant, which) for which in range(len(self.calls)))
+        without = self.true
+        if meant:
+            without = max(self.distance(meant, which) for which in range(len(self.calls)))
         return min(self.true, without) / CLOSER
 
     def _call(self, faults: tuple[Fault, ...], which: int) -> Call:

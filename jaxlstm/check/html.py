@@ -7,67 +7,106 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from jaxlstm.check.picture import picture
-from jaxlstm.check.report import Item, number
+from jaxlstm.check.report import Item, Picture, number
 
 if TYPE_CHECKING:
+    from jaxlstm.check.place import Difference
     from jaxlstm.check.report import Report
 
 _STYLE = """
-:root { color-scheme: light dark; --ok: #1a7f37; --bad: #b3261e; --none: #6b6b6b; --line: #8884;
-  --heat: #b3261e; }
+:root { color-scheme: light dark; --ok: #1a7f37; --bad: #b3261e; --none: #666; --line: #8884;
+  --card: #8881; --paper: #fff; --ink: #1b1b1b; }
 @media (prefers-color-scheme: dark) {
-  :root { --ok: #57c878; --bad: #ff8a80; --none: #a5a5a5; --heat: #ff8a80; } }
+  :root { --ok: #57c878; --bad: #ff8a80; --none: #a5a5a5; --paper: #151515; --ink: #eee; } }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
-.verdict { font-weight: 700; padding: .6rem .9rem; border-left: .4rem solid; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem;
+  background: var(--paper); color: var(--ink); }
+.holds { --tone: var(--ok); } .fails { --tone: var(--bad); }
+h1 { font-size: 1.35rem; margin: .6rem 0 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem; }
+header { border: 1px solid var(--line); border-left: .5rem solid var(--tone); border-radius: .4rem;
+  padding: 1rem 1.2rem; background: var(--card); }
+header p { margin: 0; } header p + p, h1 + p { color: var(--none); margin-top: .2rem; }
+.verdict { display: inline-block; font-weight: 700; padding: .1rem .7rem; border-radius: .3rem;
+  color: var(--paper); background: var(--tone); }
 .ok { color: var(--ok); } .failed { color: var(--bad); } .untested { color: var(--none); }
-main.holds { --heat: var(--ok); }
-.wide, pre, figure { overflow-x: auto; }
-figure { margin: 1.5rem 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
-svg text { fill: currentColor; font: 7px system-ui, sans-serif; }
+ul { padding-left: 1.2rem; } .diagnosis li:first-child { font-weight: 600; }
+.side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 0 3rem;
+  align-items: start; }
+pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; padding: .8rem 1rem;
+  border-radius: .4rem; background: var(--card); }
+figure { margin: 0 0 1.5rem; } figcaption { font-weight: 600; margin-bottom: .4rem; }
+small { display: block; font-weight: 400; color: var(--none); font-size: .85rem; }
+svg { display: block; width: 100%; max-width: 32rem; height: auto; overflow: visible; }
+svg text { fill: currentColor; font: 10px system-ui, sans-serif; }
+.end { text-anchor: end; } .middle { text-anchor: middle; }
+.heat { fill: var(--tone); } .frame { fill: none; stroke: currentColor; stroke-opacity: .4; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
-         vertical-align: top; overflow-wrap: anywhere; }
+th, td { text-align: left; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; overflow-wrap: anywhere; }
+th { color: var(--none); font-weight: 500; font-size: .85rem; white-space: nowrap; }
 th.n, td.n { text-align: right; white-space: nowrap; }
 td.s { white-space: nowrap; font-weight: 600; }
-.pairs td:first-child { white-space: nowrap; width: 1%; color: var(--none); }
+.items td:nth-child(2) { min-width: 12rem; } .pairs td:first-child { color: var(--none); min-width: 6rem; }
 @media (max-width: 40rem) {
-  thead { display: none; }
-  .items tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
-  td, td.n, .pairs td:first-child { display: block; border: 0; padding: 0; text-align: left; width: auto; }
+  th, td { padding-right: .5rem; } th { white-space: normal; }
+  .items thead { display: none; }
+  .items tr, .pairs td { display: block; }
+  .items tr { padding: .5rem 0; border-bottom: 1px solid var(--line); }
+  .items td, .pairs td { border: 0; padding: 0; }
+  .items td { display: inline; margin-right: .5rem; } .items td:last-child { display: block; }
   .pairs td + td { padding-bottom: .4rem; }
-  .items td.n:not(:empty)::before { content: attr(data-label) ": "; color: var(--none); }
+  .items td.n:not(:empty)::before { content: attr(data-label) " "; color: var(--none); }
 }
 """
 
 
 def page(report: Report) -> str:
-    """The whole page: the verdict first, then the diagnosis, the items, and what was in force."""
-    status = "ok" if report.ok else "failed"
-    items = sorted(report.items, key=lambda item: item.ok is not False)  # failures first
+    """The whole page: the verdict first, then what explains it, the items, and what was in force."""
+    status = "holds" if report.ok else "fails"
     body = [
-        f"<h1>{escape(report.title)}</h1>",
-        f'<p class="verdict {status}">{escape(report.verdict)}</p>',
+        _header(report),
         _list("Diagnosis", report.diagnosis),
-        "<h2>Items</h2>",
-        '<div class="wide"><table class="items"><thead><tr><th>Status</th><th>Item</th>'
-        '<th class="n">Measured</th><th class="n">Limit</th><th>Detail</th></tr></thead><tbody>',
-        *map(_row, items),
-        "</tbody></table></div>",
-        *map(picture, report.pictures),
+        _gates(report.difference) if report.difference else "",
+        _items(report),
+        _side("Error over time and units", [picture(grid) for grid in report.pictures]),
         _list("Notes", report.notes),
-        _pairs("Settings", report.settings),
+        f"<h2>Reproduce</h2><pre>{escape(report.again)}</pre>" if report.again else "",
+        '<div class="side">',
         _pairs("Environment", report.environment),
-        f"<h2>Again</h2><pre>{escape(report.again)}</pre>" if report.again else "",
+        _pairs("Settings", report.settings),
+        "</div>",
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(report.verdict)}</title><style>{_STYLE}</style></head>"
-        f'<body><main class="{"holds" if report.ok else "fails"}">\n'
+        f'<body><main class="{status}">\n'
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
+    )
+
+
+def _header(report: Report) -> str:
+    """What one reads if one reads no further: the verdict, of what, by how much, and where."""
+    told = report.environment
+    where = [f"{name} {told[name]}" for name in ("jaxlstm", "jax", "torch") if name in told]
+    where += [told["device"]] if "device" in told else []
+    return (
+        f'<header><p class="verdict">{report.word}</p><h1>{escape(report.title)}</h1>'
+        f"<p>{escape(report.counts)}</p>"
+        + (f"<p>{escape(' · '.join(where))}</p>" if where else "")
+        + "</header>"
+    )
+
+
+def _items(report: Report) -> str:
+    items = sorted(report.items, key=lambda item: item.ok is not False)  # failures first
+    return (
+        '<h2>Items</h2><table class="items"><thead><tr><th>Status</th><th>Item</th>'
+        '<th class="n">Measured</th><th class="n">Limit</th><th>Detail</th></tr></thead><tbody>'
+        + "".join(map(_row, items))
+        + "</tbody></table>"
     )
 
 
@@ -80,10 +119,40 @@ def _row(item: Item) -> str:
     )
 
 
+def _gates(difference: Difference) -> str:
+    """The gates of the first step that differs: in numbers, and unit by unit."""
+    rows = "".join(
+        f'<tr><td class="s {"failed" if gate.off else "ok"}">{escape(gate.gate)}</td>'
+        f'<td class="n">{gate.off} of {gate.units}</td><td class="n">{gate.worst}</td>'
+        f'<td class="n">{gate.actual:.5g}</td><td class="n">{gate.expected:.5g}</td></tr>'
+        for gate in difference.summary()
+    )
+    table = (
+        '<table><thead><tr><th>Gate</th><th class="n">Units off</th><th class="n">Worst unit</th>'
+        f'<th class="n">Port</th><th class="n">Oracle</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
+    errors = difference.errors()
+    grid = Picture(
+        "Distance from the oracle",
+        "unit",
+        "gate",
+        [row.tolist() for row in errors.values()],
+        tuple(errors),
+    )
+    return _side(f"Where it leaves the oracle: {difference.place.where}", [table, picture(grid)])
+
+
+def _side(heading: str, parts: list[str]) -> str:
+    if not any(parts):
+        return ""
+    return f'<h2>{escape(heading)}</h2><div class="side">{"".join(parts)}</div>'
+
+
 def _list(heading: str, lines: tuple[str, ...]) -> str:
     if not lines:
         return ""
-    return f"<h2>{heading}</h2><ul>" + "".join(f"<li>{escape(x)}</li>" for x in lines) + "</ul>"
+    told = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<h2>{heading}</h2><ul class="{heading.lower()}">{told}</ul>'
 
 
 def _pairs(heading: str, pairs: Mapping[str, Any]) -> str:
@@ -93,4 +162,4 @@ def _pairs(heading: str, pairs: Mapping[str, Any]) -> str:
         f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>"
         for key, value in pairs.items()
     )
-    return f'<h2>{heading}</h2><div class="wide"><table class="pairs">{rows}</table></div>'
+    return f'<section><h2>{heading}</h2><table class="pairs">{rows}</table></section>'

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def testsuite(report: Report) -> str:
-    """One suite: a case for each item, failed, skipped or passed."""
+    """One suite: the environment as properties, and a case for each item, failed, skipped or passed."""
     statuses = [item.status for item in report.items]
     suite = ElementTree.Element(
         "testsuite",
@@ -22,6 +22,10 @@ def testsuite(report: Report) -> str:
         skipped=str(statuses.count("untested")),
         errors="0",
     )
+    if report.environment:
+        properties = ElementTree.SubElement(suite, "properties")
+        for name, value in report.environment.items():
+            ElementTree.SubElement(properties, "property", name=name, value=value)
     for item in report.items:
         case = ElementTree.SubElement(suite, "testcase", classname=report.title, name=item.name)
         if item.ok is None:

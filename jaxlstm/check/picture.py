@@ -3,61 +3,104 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from html import escape
 
 from jaxlstm.check.report import Picture, number
 
-CELL, LEFT, BOTTOM, MOST = 10, 26, 30, 96
-DECADES = 6.0
-"""Orders of magnitude below the largest number that still show."""
+WIDTH, HEIGHT, LEFT = 300, 150, 36
+"""Most that a map may take, and the room for its labels: it fits a phone as it is."""
+
+COLUMN, ROW, MOST = 20, 14, 96
+"""Most that a cell may take, and the most of them in a row or column."""
+
+DECADES = 6
+"""Orders of magnitude that a picture shows at least: where rounding is faint, a fault is not."""
+
+SHADES = 24
 
 
 def picture(grid: Picture) -> str:
-    """A figure with a caption that tells the largest number and where it is."""
-    rows = _thinned([_thinned(row) for row in grid.rows])
-    top = max((value for row in rows for value in row), default=0.0)
-    height, width = len(rows), max(map(len, rows), default=0)
-    if not width:
+    """A figure: its caption tells the largest number and where it is, its legend the scale."""
+    if not grid.rows or not grid.rows[0]:
         return ""
-    cells = [
-        f'<rect x="{LEFT + x * CELL}" y="{y * CELL}" width="{CELL}" height="{CELL}" '
-        f'fill="var(--heat)" fill-opacity="{_shade(value, top):.2f}"/>'
-        for y, row in enumerate(rows)
-        for x, value in enumerate(row)
-        if _shade(value, top) > 0
+    entries = [(value, x, y) for y, row in enumerate(grid.rows) for x, value in enumerate(row)]
+    worst, x, y = max(entries, key=lambda entry: (not math.isfinite(entry[0]), entry[0]))
+    top = max((value for value, _, _ in entries if math.isfinite(value)), default=0.0)
+    where = f"{grid.x} {x}, {grid.labels[y] if grid.labels else f'{grid.y} {y}'}"
+    told = f"strongest: {number(worst)} at {where}" if worst else "zero everywhere"
+    low = grid.weakest or top / 10**DECADES
+    top = max(top, low * 10**DECADES)
+    rows = _thinned([_thinned(row) for row in grid.rows])
+    width, height = min(WIDTH, COLUMN * len(rows[0])), min(HEIGHT, ROW * len(rows))
+    drawn = [
+        f'<svg x="{LEFT}" width="{width}" height="{height}" viewBox="0 0 {len(rows[0])} {len(rows)}" '
+        f'preserveAspectRatio="none" shape-rendering="crispEdges">{"".join(_paths(rows, low, top))}</svg>',
+        f'<rect x="{LEFT}" width="{width}" height="{height}" class="frame"/>',
+        *_axes(grid, width, height),
+        *_legend(low, top, height + 26),
     ]
-    full_height, full_width = height * CELL + BOTTOM, LEFT + width * CELL + 2
-    frame = (
-        f'<rect x="{LEFT}" y="0" width="{width * CELL}" height="{height * CELL}" fill="none" '
-        'stroke="currentColor" stroke-opacity="0.4"/>'
-    )
-    labels = (
-        f'<text x="{LEFT}" y="{height * CELL + 18}">{escape(grid.x)} 0 to {len(grid.rows[0]) - 1}</text>'
-        f'<text transform="translate(16 {height * CELL}) rotate(-90)">{escape(grid.y)}</text>'
-    )
-    caption = f"{grid.title} (strongest: {number(top)}, over {DECADES:g} orders of magnitude)"
     return (
-        f"<figure><figcaption>{escape(caption)}</figcaption>"
-        f'<svg viewBox="0 0 {full_width} {full_height}" '
-        f'style="min-width:{full_width}px;max-width:{2 * full_width}px" '
-        f'role="img" aria-label="{escape(caption)}">{"".join(cells)}{frame}{labels}</svg></figure>'
+        f"<figure><figcaption>{escape(grid.title)}<small>{escape(told)}</small></figcaption>"
+        f'<svg viewBox="0 0 {LEFT + WIDTH + 4} {height + 50}" role="img" '
+        f'aria-label="{escape(grid.title)}">{"".join(drawn)}</svg></figure>'
     )
 
 
-def _shade(value: float, top: float) -> float:
+def _paths(rows: list[list[float]], low: float, top: float) -> Iterator[str]:
+    """A path for each shade, of the runs of cells that have it."""
+    runs: dict[int, list[str]] = {}
+    for y, row in enumerate(rows):
+        shades = [round(SHADES * _shade(value, low, top)) for value in row]
+        start = 0
+        for x in range(1, len(shades) + 1):
+            if x == len(shades) or shades[x] != shades[start]:
+                runs.setdefault(shades[start], []).append(f"M{start} {y}h{x - start}v1H{start}z")
+                start = x
+    for shade, parts in sorted(runs.items()):
+        if shade:
+            yield f'<path class="heat" fill-opacity="{shade / SHADES:.2f}" d="{"".join(parts)}"/>'
+
+
+def _axes(grid: Picture, width: int, height: int) -> Iterator[str]:
+    """The name of each axis between its first and its last number, or a label for each row."""
+    below, right, last = height + 12, LEFT + width, len(grid.rows[0]) - 1
+    yield f'<text x="{LEFT}" y="{below}">{escape(grid.x)} 0 to {last}</text>'
+    if grid.labels:
+        step = height / len(grid.labels)
+        for y, label in enumerate(grid.labels):
+            yield f'<text x="{LEFT - 4}" y="{step * (y + 0.5) + 3:g}" class="end">{escape(label)}</text>'
+        return
+    yield f'<text x="{LEFT - 4}" y="9" class="end">0</text>'
+    yield f'<text x="{LEFT - 4}" y="{height}" class="end">{len(grid.rows) - 1}</text>'
+    turned = f'transform="translate(10 {height / 2:g}) rotate(-90)"'
+    if right and len(grid.rows) > 4:
+        yield f'<text {turned} class="middle">{escape(grid.y)}</text>'
+
+
+def _legend(low: float, top: float, y: int) -> Iterator[str]:
+    """The scale, weakest and strongest in numbers."""
+    if not top:
+        return
+    yield f'<text x="{LEFT}" y="{y + 9}">{number(low)}</text>'
+    for step in range(DECADES + 1):
+        yield (
+            f'<rect x="{LEFT + 50 + 12 * step}" y="{y}" width="12" height="10" class="heat" '
+            f'fill-opacity="{step / DECADES:.2f}"/>'
+        )
+    yield f'<rect x="{LEFT + 50}" y="{y}" width="{12 * (DECADES + 1)}" height="10" class="frame"/>'
+    yield f'<text x="{LEFT + 56 + 12 * (DECADES + 1)}" y="{y + 9}">{number(top)}</text>'
+
+
+def _shade(value: float, low: float, top: float) -> float:
     if not math.isfinite(value):
         return 1.0
-    if value <= 0 or top <= 0:
-        return 0.0
-    top = top if math.isfinite(top) else 1.0
-    return min(1.0, max(0.0, 1 + math.log10(value / top) / DECADES))
+    return math.log(value / low) / math.log(top / low) if value > low else 0.0
 
 
 def _thinned(entries: list) -> list:
     """At most MOST entries, each the largest of its neighbours, number by number."""
     step = math.ceil(len(entries) / MOST)
-    if step <= 1:
-        return entries
     groups = (entries[start : start + step] for start in range(0, len(entries), step))
     return [
         max(g) if isinstance(g[0], float) else [max(column) for column in zip(*g, strict=True)]

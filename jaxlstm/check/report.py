@@ -6,7 +6,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxlstm.check.place import Difference
 
 SCHEMA = 1
 """Version of :meth:`Report.to_json`; it grows when a key changes its meaning or goes away."""
@@ -48,12 +51,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Picture:
-    """Numbers in a grid, such as errors over time and units: ``rows[y][x]``, all of them zero or more."""
+    """Numbers in a grid, such as errors over time and units: ``rows[y][x]``, all of them zero or more.
+
+    ``x`` and ``y`` name the axes; ``labels``, if there are any, the rows. ``weakest`` is the number at which
+    the scale begins; 0: some orders of magnitude below the largest.
+    """
 
     title: str
     x: str
     y: str
     rows: list[list[float]]
+    labels: tuple[str, ...] = ()
+    weakest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,9 @@ class Report:
       settings: what the check was asked, enough to run it again.
       environment: versions, device and precision that were in force.
       pictures: for the page.
-      again: the call that gives this report once more.
+      again: the call or command that gives this report once more.
+      difference: where the port leaves the oracle, and its gates there; None if it does not, or if that
+        is no question of numbers.
     """
 
     title: str
@@ -79,6 +90,7 @@ class Report:
     environment: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
     again: str = ""
+    difference: Difference | None = None
 
     @property
     def ok(self) -> bool:
@@ -92,12 +104,21 @@ class Report:
         return tuple(item for item in self.items if item.ok is False)
 
     @property
-    def verdict(self) -> str:
-        """One line: whether it holds, and how many items say so."""
+    def word(self) -> str:
+        """The verdict alone."""
+        return "HOLDS" if self.ok else "DOES NOT HOLD"
+
+    @property
+    def counts(self) -> str:
+        """How many items are ok, failed and untested."""
         statuses = [item.status for item in self.items]
         counts = {status: statuses.count(status) for status in ("ok", "FAILED", "untested")}
-        told = ", ".join(f"{n} {status.lower()}" for status, n in counts.items() if n)
-        return f"{self.title}: {'HOLDS' if self.ok else 'DOES NOT HOLD'} ({told})"
+        return ", ".join(f"{n} {status.lower()}" for status, n in counts.items() if n)
+
+    @property
+    def verdict(self) -> str:
+        """One line: whether it holds, and how many items say so."""
+        return f"{self.title}: {self.word} ({self.counts})"
 
     def raise_if_failed(self) -> None:
         """Raise :class:`CheckFailed`, an AssertionError, unless the report holds."""
@@ -115,11 +136,19 @@ class Report:
 
     def __str__(self) -> str:
         lines = [self.verdict, *_bullets("Diagnosis", self.diagnosis), "", *_table(self.items)]
+        if self.difference:
+            lines += _bullets("Gates there", map(str, self.difference.summary()))
         lines += _bullets("Notes", self.notes)
         for name, table in (("Settings", self.settings), ("Environment", self.environment)):
             lines += _bullets(name, (f"{key}: {value}" for key, value in table.items()))
         lines += _bullets("Again", [self.again] if self.again else [])
         return "\n".join(lines)
+
+    def show(self) -> None:
+        """Print it, on a terminal in colour."""
+        from jaxlstm.check.terminal import show
+
+        show(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain Python values."""
@@ -143,6 +172,7 @@ class Report:
             "settings": dict(self.settings),
             "environment": dict(self.environment),
             "again": self.again,
+            "difference": self.difference.to_dict() if self.difference else None,
         }
 
     def to_json(self) -> str:

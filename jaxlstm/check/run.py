@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from jaxlstm.check import answer, criteria, residual, torch_runner
 from jaxlstm.check.answer import Answer
 from jaxlstm.check.comparison import difference
+from jaxlstm.check.divergence import trace_port
 from jaxlstm.check.explain import Evidence
 from jaxlstm.check.findings import Findings
-from jaxlstm.check.inputs import Case
+from jaxlstm.check.inputs import Case, ordinary_case
+from jaxlstm.check.place import Difference
 from jaxlstm.check.port import Port, PortError, default_device, lacks_float64
 from jaxlstm.check.report import Item, Picture
 from jaxlstm.config import LSTMConfig
@@ -188,16 +192,28 @@ class Run:
 
     def pictures(self) -> Iterator[Picture]:
         """The error in the working dtype over time and units, in the first case and the longest."""
+        rounding = float(ml_dtypes.finfo(self.dtype).eps)
+        reverse = f"; units from {self.config.h_size} on: reverse"
         for evidence in self.evidence["working"]:
-            if evidence.case.name in ("ragged", "long"):
-                truth = self.truth(evidence.params, evidence.case, False).outputs
-                ours = evidence.answer.outputs
-                if ours.shape == truth.shape:
-                    error = np.abs(ours.astype(np.float64) - truth).max(axis=1)
-                    title = (
-                        f"{evidence.case.name}: error of the outputs, the largest over the batch"
-                    )
-                    yield Picture(title, "time", "unit of the output", error.T.tolist())
+            if evidence.case.name not in ("ragged", "long"):
+                continue
+            truth = self.truth(evidence.params, evidence.case, False).outputs
+            ours = evidence.answer.outputs
+            if ours.shape == truth.shape:
+                error = np.abs(ours.astype(np.float64) - truth).max(axis=1)
+                title = f"{evidence.case.name}: error of the outputs, the largest over the batch"
+                title += reverse * self.config.bidirectional
+                yield Picture(title, "time", "unit", error.T.tolist(), weakest=rounding / 10)
+
+    @cached_property
+    def difference(self) -> Difference | None:
+        """Where the port first leaves the oracle, in float64 if it can be run in that."""
+        case = ordinary_case(self.config, self.seed)
+        dtype = "float64" if self.evidence["float64"] else self.dtype
+        try:
+            return trace_port(self.port, self.params, self.config, case, dtype)
+        except (TypeError, ValueError):  # told by the item "runs"
+            return None
 
     def untested(self) -> Iterator[Item]:
         """What the port cannot be asked."""

@@ -104,6 +104,7 @@ def verify(
         environment(precision, with_torch="torch" in run.references),
         tuple(run.pictures()),
         _call_again(settings, run.references),
+        run.difference if failed else None,
     )
 
 

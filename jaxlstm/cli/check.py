@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxlstm.cli.merged import command, merged
 from jaxlstm.cli.port import add_selection, selected
 from jaxlstm.cli.text import Progress, progress_bar
 
@@ -48,13 +49,18 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the inputs (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--report", metavar="FILE.html", help="also write the report as one page")
+    parser.add_argument(
+        "--junit", metavar="FILE.xml", help="also write it as JUnit XML, for CI servers"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict of each backend and dtype, or table: status 0 if all match, 1 if one does not."""
-    if args.report and not Path(args.report).parent.is_dir():
-        raise ValueError(f"--report {args.report}: its folder does not exist")
+    for option in ("report", "junit"):
+        path = getattr(args, option)
+        if path and not Path(path).parent.is_dir():
+            raise ValueError(f"--{option} {path}: its folder does not exist")
     params, config = selected(args)
     devices, absent = _devices(args.backend)
     reports: Reports = {}
@@ -62,19 +68,32 @@ def run(args: argparse.Namespace) -> int:
         for backend, device in devices.items():
             check = _matrix if args.matrix else _verdicts
             for dtype, report in check(device, params, config, args, _labelled(progress, backend)):
-                reports[backend, dtype] = report
+                again = command(args, backend=backend, dtype="" if args.matrix else dtype)
+                reports[backend, dtype] = dataclasses.replace(report, again=again)
+    whole = merged(args, config, reports, absent)
     if args.report:
-        merged = _merged(args.checkpoint, reports)
-        Path(args.report).write_text(merged.to_html(), encoding="utf-8")
+        Path(args.report).write_text(whole.to_html(), encoding="utf-8")
+    if args.junit:
+        Path(args.junit).write_text(whole.to_junit(), encoding="utf-8")
     if args.json:
         print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
     else:
-        for (backend, _), report in reports.items():
-            told = _table(report) if args.matrix else str(report)
-            print(f"{args.checkpoint} on {backend}\n{told}\n")
-        for backend in absent:
-            print(f"{backend}: not run, JAX sees no such device here")
+        _print(args, reports, absent)
     return 0 if all(report.ok for report in reports.values()) else 1
+
+
+def _print(args: argparse.Namespace, reports: Reports, absent: list[str]) -> None:
+    from jaxlstm.check.terminal import show, show_text
+
+    for (backend, _), report in reports.items():
+        print(f"{args.checkpoint} on {backend}")
+        if args.matrix:
+            show_text(_table(report))
+        else:
+            show(report)
+        print()
+    for backend in absent:
+        print(f"{backend}: not run, JAX sees no such device here")
 
 
 def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -162,24 +181,3 @@ def _as_json(checkpoint: str, reports: Reports, absent: list[str]) -> Any:
             for (backend, dtype), report in reports.items()
         ],
     }
-
-
-def _merged(checkpoint: str, reports: Reports) -> Any:
-    """One report of all runs, each item named with its backend and dtype."""
-    from jaxlstm.check import Report
-
-    return Report(
-        title=f"{checkpoint}: jitted JAX against torch",
-        items=tuple(
-            dataclasses.replace(item, name=f"{backend} {dtype}: {item.name}")
-            for (backend, dtype), report in reports.items()
-            for item in report.items
-        ),
-        diagnosis=tuple(
-            f"{backend} {dtype}: {line}"
-            for (backend, dtype), report in reports.items()
-            for line in report.diagnosis
-        ),
-        notes=tuple(dict.fromkeys(note for report in reports.values() for note in report.notes)),
-        environment={k: v for report in reports.values() for k, v in report.environment.items()},
-    )

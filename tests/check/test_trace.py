@@ -81,6 +81,7 @@ def test_refuses_activations_that_do_not_fit():
         ("no output gate", (0, "forward", 0), "o"),
         ("no reverse bias", (0, "reverse", 0), "f"),
         ("never reversed", (0, "reverse", 0), "c"),
+        ("flip over padding", (0, "reverse", 0), "c"),  # more than a step was made: no gate is told
         ("output of first layer", (1, "forward", 0), "output"),
         ("one layer for all", None, ""),
     ],
@@ -109,3 +110,15 @@ def test_a_port_without_lengths_is_cut_in_time():
     found = trace(port, random_params(config), config)
     assert found is not None
     assert found[:6] == (0, "forward", 5, 1, "output", 2)
+
+
+@pytest.mark.parametrize("missing", ["h_n", "c_n"])
+def test_a_port_that_tells_one_of_its_states(missing):
+    def port(x, state, lengths, *, params):
+        outputs, (h_n, c_n) = WrongPort(CONFIG, "order iofg")(x, state, lengths, params=params)
+        return outputs, (None, c_n) if missing == "h_n" else (h_n, None)
+
+    found = trace(port, PARAMS, CONFIG)
+    assert found is not None
+    assert found[:3] == (0, "forward", 0)
+    assert found.gate == ("f" if missing == "h_n" else "h")

@@ -1,0 +1,92 @@
+"""The search for causes: the time it may take, and when it says that two faults explain one answer."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from jaxlstm.check import answer, explain, inputs, verify
+from jaxlstm.check.explain import Evidence
+from jaxlstm.check.port import Port
+from jaxlstm.config import LSTMConfig
+from tests.check.helpers import random_params
+from tests.check.wrong_ports import WrongPort
+
+CONFIG = LSTMConfig(3, 4, num_layers=2)
+PARAMS = random_params(CONFIG, scale=1.5)
+
+
+class Clock:
+    """Time that passes only by being looked at: a second each time."""
+
+    def __init__(self) -> None:
+        self.looks = itertools.count()
+
+    def monotonic(self) -> float:
+        return float(next(self.looks))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(explain, "time", found)
+    return found
+
+
+def evidence(answers) -> list[Evidence]:
+    return [
+        Evidence(case, PARAMS, answers(case))
+        for case in inputs.cases(CONFIG)
+        if np.isfinite(case.inputs).all()
+    ]
+
+
+def unexplained(case):
+    """Other weights altogether."""
+    return answer.of_oracle(random_params(CONFIG, seed=9, scale=3.0), CONFIG, case)
+
+
+def of_two_faults(case):
+    return Port.of(WrongPort(CONFIG, "order iofg", "no c_0")).run(PARAMS, case, np.float64)
+
+
+def test_the_clock_is_looked_at_before_each_pair_and_ends_the_search(monkeypatch):
+    def looks(seconds: float) -> int:
+        clock = Clock()
+        monkeypatch.setattr(explain, "time", clock)
+        assert explain.explain(evidence(unexplained), CONFIG, seconds=seconds) == []
+        return next(clock.looks)
+
+    without = looks(0.0)
+    assert without <= 4  # one to begin with, and each kind of pairs sees once that it is too late
+    assert looks(1.0) == without
+    assert looks(40.0) == without + 39
+
+
+def test_a_pair_is_found_in_time_and_not_without(clock):
+    found = explain.explain(evidence(of_two_faults), CONFIG, seconds=1e6)
+    assert len(found) == 1
+    assert {"i, o, f, g" in cause for cause in found[0].causes} == {True, False}
+    assert explain.explain(evidence(of_two_faults), CONFIG, seconds=0.0) == []
+
+
+def test_single_faults_take_no_time_of_the_budget(clock):
+    def one(case):
+        return Port.of(WrongPort(CONFIG, "order iofg")).run(PARAMS, case, np.float64)
+
+    (found,) = explain.explain(evidence(one), CONFIG, seconds=0.0)
+    assert str(found).endswith("if the gates are read in the order i, o, f, g (as in ONNX)")
+    assert next(clock.looks) == 0
+
+
+def test_the_report_names_the_budget():
+    def port(x, state, lengths, *, params):
+        other = random_params(CONFIG, seed=9, scale=3.0)
+        return WrongPort(CONFIG)(x, state, lengths, params=other)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle", seconds=0.25)
+    assert report.diagnosis[0] == (
+        "no fault of the catalogue, and no pair of faults within 0.25 s, explains it"
+    )
