@@ -32,6 +32,7 @@ def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     if x.dtype != jnp.float32:
         return jnp.tanh(x)
     size, square = jnp.abs(x), x * x
+    # plain numbers and no array of them, which a kernel could not take in
     polynomial = reduce(lambda y, coefficient: y * square + coefficient, _TANH_POLYNOMIAL)
     near_zero = size + size * square * polynomial
     beyond = 1 - 2 / (jnp.exp(2 * size) + 1)
