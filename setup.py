@@ -54,7 +54,7 @@ class BuildKernel(build_ext):
                 extra_postargs=[*COMMON, *options],
             )
         objects += self.compiler.compile(
-            [str(SOURCES / "ffi.cc")],
+            [str(SOURCES / name) for name in ("ffi.cc", "wait.cc")],
             output_dir=self.build_temp,
             macros=macros,
             include_dirs=include,

@@ -31,7 +31,8 @@ def build(folder: Path, options: list[str]) -> Path:
         subprocess.run([*common, *march, *source], check=True)
     macros = ["-DJAXLSTM_X86"] if X86 else []
     harness = folder / "harness"
-    source = [str(SOURCES / "harness.cc"), *objects, "-o", str(harness), "-lpthread"]
+    shared = [str(SOURCES / name) for name in ("harness.cc", "wait.cc")]
+    source = [*shared, *objects, "-o", str(harness), "-lpthread"]
     subprocess.run([*common, *macros, *source], check=True)
     return harness
 

@@ -6,7 +6,6 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <thread>
 
@@ -19,15 +18,17 @@ namespace jaxlstm {
 constexpr double kShortestWait = 50e-6, kLongestWait = 10e-3, kShareOfWork = 0.05;
 
 // Work is called as work(thread, threads, barrier), on each of at most `wanted` threads, and is done when this
-// returns; alone it would take about `seconds`. Schedule is called with a copyable function that takes no argument, to be run some time, anywhere.
+// returns; alone it would take about `seconds`. Schedule is called with a copyable function that takes no argument, to
+// be run some time, anywhere.
 template <class Schedule, class Work>
 void run_as_team(int wanted, double seconds, Schedule&& schedule, const Work& work) {
+  constexpr uint32_t kOpen = 0, kClosed = 1u << 31;
   struct Team {
-    std::atomic<int> members{1};  // closed once negative
-    std::atomic<int> size{0};     // set when it is closed
-    std::atomic<int> left{0};
-    const Work* work;             // outlives every member
-    std::atomic<Barrier*> barrier{nullptr};
+    std::atomic<uint32_t> door{kOpen};  // how many helpers came; with kClosed none can any more
+    Signal came{0}, started{0}, left{0};
+    int size = 0;                       // these three are set before `started`, and outlive every member
+    const Work* work = nullptr;
+    Barrier* barrier = nullptr;
     std::thread::id caller = std::this_thread::get_id();
   };
   if (wanted <= 1) {
@@ -36,32 +37,29 @@ void run_as_team(int wanted, double seconds, Schedule&& schedule, const Work& wo
     return;
   }
   auto team = std::make_shared<Team>();
-  team->work = &work;
   for (int i = 1; i < wanted; i++) {
     schedule([team] {
       if (std::this_thread::get_id() == team->caller) return;  // a pool without threads runs it at once
-      int thread = team->members.load();
+      uint32_t before = team->door.load();
       do {
-        if (thread < 0) return;
-      } while (!team->members.compare_exchange_weak(thread, thread + 1));
-      Barrier* barrier;
-      while (!(barrier = team->barrier.load(std::memory_order_acquire))) pause_briefly();
-      (*team->work)(thread, team->size.load(), *barrier);
-      team->left.fetch_add(1, std::memory_order_release);
+        if (before & kClosed) return;
+      } while (!team->door.compare_exchange_weak(before, before + 1));
+      team->came.add(1);
+      team->started.wait_while(0);
+      (*team->work)(int(before) + 1, team->size, *team->barrier);
+      team->left.add(1);
     });
   }
   const double wait = std::min(kLongestWait, std::max(kShortestWait, kShareOfWork * seconds));
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::nanoseconds(long(wait * 1e9));
-  while (team->members.load() < wanted && std::chrono::steady_clock::now() < deadline) pause_briefly();
-  const int size = team->members.exchange(-1);
-  team->size.store(size);
-  Barrier barrier(size);
-  team->barrier.store(&barrier, std::memory_order_release);
-  work(0, size, barrier);
-  for (int spins = 0; team->left.load(std::memory_order_acquire) < size - 1; spins++) {
-    if (spins > 4000) sched_yield();
-    pause_briefly();
-  }
+  const auto deadline = Clock::now() + std::chrono::nanoseconds(long(wait * 1e9));
+  for (uint32_t came; (came = team->came.load()) < uint32_t(wanted) - 1 && Clock::now() < deadline;)
+    team->came.wait_while(came, deadline);
+  const uint32_t helpers = team->door.fetch_or(kClosed);
+  Barrier barrier(int(helpers) + 1);
+  team->size = int(helpers) + 1, team->work = &work, team->barrier = &barrier;
+  team->started.store(1);
+  work(0, team->size, barrier);
+  for (uint32_t left; (left = team->left.load()) < helpers;) team->left.wait_while(left);
 }
 
 }  // namespace jaxlstm
