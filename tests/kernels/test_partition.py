@@ -6,27 +6,29 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.kernels.problems import needs_native
 
 pytestmark = needs_native
 CASES = [
     "sharded_batch",
-    "two_axes",
     "other_axes",
-    "nothing_sharded",
     "same_bits",
     "rows_that_do_not_divide",
     "float64",
-    "higher_derivatives",
     "shard_map",
     "shard_map_without_a_state",
     "plain_scan",
     "export",
-    "older_partitioner",
 ]
+MORE_CASES = ["two_axes", "nothing_sharded", "higher_derivatives", "older_partitioner"]
 
 
-def test_each_device_runs_the_kernel_on_its_rows() -> None:
+@pytest.mark.parametrize(
+    "cases", [CASES, pytest.param(MORE_CASES, marks=pytest.mark.slow)], ids=["most", "more"]
+)
+def test_each_device_runs_the_kernel_on_its_rows(cases: list[str]) -> None:
     """See the functions of partition_child.py."""
     environment = {
         **os.environ,
@@ -35,10 +37,10 @@ def test_each_device_runs_the_kernel_on_its_rows() -> None:
         "PYTHONWARNINGS": "error",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.partition_child", *CASES],
+        [sys.executable, "-m", "tests.kernels.partition_child", *cases],
         env=environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, f"after {done.stdout.split()}: {done.stderr}"
-    assert done.stdout.split() == CASES
+    assert done.stdout.split() == cases
