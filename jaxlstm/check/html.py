@@ -41,7 +41,7 @@ svg { display: block; width: 100%; max-width: 32rem; height: auto; overflow: vis
 svg text { fill: currentColor; font: 10px system-ui, sans-serif; }
 .end { text-anchor: end; } .middle { text-anchor: middle; }
 .heat { fill: var(--tone); } .frame { fill: none; stroke: currentColor; stroke-opacity: .4; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; margin-bottom: 1rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: anywhere; }
 th { color: var(--none); font-weight: 500; font-size: .85rem; white-space: nowrap; }

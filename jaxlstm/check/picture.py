@@ -37,7 +37,7 @@ def picture(grid: Picture) -> str:
         f'<svg x="{LEFT}" width="{width}" height="{height}" viewBox="0 0 {len(rows[0])} {len(rows)}" '
         f'preserveAspectRatio="none" shape-rendering="crispEdges">{"".join(_paths(rows, low, top))}</svg>',
         f'<rect x="{LEFT}" width="{width}" height="{height}" class="frame"/>',
-        *_axes(grid, width, height),
+        *_axes(grid, height),
         *_legend(low, top, height + 26),
     ]
     return (
@@ -62,10 +62,9 @@ def _paths(rows: list[list[float]], low: float, top: float) -> Iterator[str]:
             yield f'<path class="heat" fill-opacity="{shade / SHADES:.2f}" d="{"".join(parts)}"/>'
 
 
-def _axes(grid: Picture, width: int, height: int) -> Iterator[str]:
+def _axes(grid: Picture, height: int) -> Iterator[str]:
     """The name of each axis between its first and its last number, or a label for each row."""
-    below, right, last = height + 12, LEFT + width, len(grid.rows[0]) - 1
-    yield f'<text x="{LEFT}" y="{below}">{escape(grid.x)} 0 to {last}</text>'
+    yield f'<text x="{LEFT}" y="{height + 12}">{escape(grid.x)} 0 to {len(grid.rows[0]) - 1}</text>'
     if grid.labels:
         step = height / len(grid.labels)
         for y, label in enumerate(grid.labels):
@@ -73,8 +72,8 @@ def _axes(grid: Picture, width: int, height: int) -> Iterator[str]:
         return
     yield f'<text x="{LEFT - 4}" y="9" class="end">0</text>'
     yield f'<text x="{LEFT - 4}" y="{height}" class="end">{len(grid.rows) - 1}</text>'
-    turned = f'transform="translate(10 {height / 2:g}) rotate(-90)"'
-    if right and len(grid.rows) > 4:
+    if len(grid.rows) > 4:  # else there is no room for its name
+        turned = f'transform="translate(10 {height / 2:g}) rotate(-90)"'
         yield f'<text {turned} class="middle">{escape(grid.y)}</text>'
 
 

@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import pytest
 
 from jaxlstm.check import CheckFailed, Item, Report
-from jaxlstm.check.picture import picture
 from jaxlstm.check.report import Picture
 
 GOOD = Item("shape", True)
@@ -94,17 +93,6 @@ def test_page_is_whole_and_self_contained():
     assert "&lt;here&gt;" in page
     assert "<svg" in page
     assert "verify(&lt;p&gt;)" in page
-
-
-def test_picture_is_logarithmic_and_keeps_the_largest_when_thinned():
-    rows = [[0.0] * 1000 for _ in range(3)]
-    rows[1][777] = 1e-5
-    rows[2][3] = 1e-8
-    drawn = picture(Picture("e", "time", "unit", rows))
-    opacities = sorted(float(a) for a in re.findall(r'fill-opacity="([\d.]+)"', drawn))
-    assert opacities == [0.5, 1.0]
-    assert "strongest: 1.0e-05" in drawn
-    assert picture(Picture("none", "x", "y", [])) == ""
 
 
 def test_junit():

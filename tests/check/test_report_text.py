@@ -7,11 +7,12 @@ import re
 from html import unescape
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from jaxlstm.check import Item, Report
-from jaxlstm.check.picture import picture
-from jaxlstm.check.report import Picture, number
+from jaxlstm.check.place import Difference, Divergence
+from jaxlstm.check.report import number
 
 GOOD = Item("shape", True, detail="2 cases")
 BAD = Item("semantics", False, 0.25, 1e-14, "worst: <a>", {"at": (1, 2)})
@@ -85,6 +86,7 @@ def test_failures_are_those_and_no_others():
         "settings": {"seed": 3},
         "environment": {"jax": "1.2"},
         "again": "verify(port)",
+        "difference": None,
     }
     assert REPORT.to_json().splitlines()[1] == '  "schema": 1,'
     assert json.loads(REPORT.to_json())["items"][1]["measured"] == 0.25
@@ -119,11 +121,14 @@ def test_every_item_of_the_xml():
         "skipped": "1",
         "errors": "0",
     }
-    assert [case.tag for case in suite] == ["testcase"] * 3
-    assert [case.attrib for case in suite] == [
+    in_force, *cases = suite
+    assert in_force.tag == "properties"
+    assert [(p.tag, p.attrib) for p in in_force] == [("property", {"name": "jax", "value": "1.2"})]
+    assert [case.tag for case in cases] == ["testcase"] * 3
+    assert [case.attrib for case in cases] == [
         {"classname": "my port", "name": name} for name in ("shape", "semantics", "lengths")
     ]
-    _, bad, untested = suite
+    _, bad, untested = cases
     assert bad[0].tag == "failure"
     assert bad[0].attrib == {"message": "measured 0.25, limit 1.0e-14; worst: <a>"}
     assert bad[0].text == "the gates are i,f,o,g\nor not"
@@ -143,60 +148,66 @@ def shown(page: str) -> list[str]:
 def test_every_part_of_the_page():
     page = REPORT.to_html()
     assert shown(page) == [
-        "my port",
-        "my port: DOES NOT HOLD (1 ok, 1 failed, 1 untested)",
+        *("DOES NOT HOLD", "my port", "1 ok, 1 failed, 1 untested", "jax 1.2"),
         *("Diagnosis", "the gates are i,f,o,g", "or not"),
         *("Items", "Status", "Item", "Measured", "Limit", "Detail"),
         *("FAILED", "semantics", "0.25", "1.0e-14", "worst: <a>"),
         *("ok", "shape", "2 cases"),
         *("untested", "lengths", "takes none"),
-        *("Notes", "no torch", "Settings", "seed", "3", "Environment", "jax", "1.2"),
-        *("Again", "verify(port)"),
+        *("Notes", "no torch", "Reproduce", "verify(port)"),
+        *("Environment", "jax", "1.2", "Settings", "seed", "3"),
     ]
-    assert '<p class="verdict failed">' in page
     assert '<main class="fails">' in page
     assert '<main class="holds">' in Report("r", (GOOD,)).to_html()
-    assert '<p class="verdict ok">' in Report("r", (GOOD,)).to_html()
+    assert "<title>my port: DOES NOT HOLD (1 ok, 1 failed, 1 untested)</title>" in page
     assert re.findall(r'<td class="s (\w+)">', page) == ["failed", "ok", "untested"]
     bare = Report("r", (GOOD,)).to_html()
     assert re.findall("<h2>(.*?)</h2>", bare) == ["Items"]
     head = ("Items", "Status", "Item", "Measured", "Limit", "Detail")
-    assert shown(bare) == ["r", "r: HOLDS (1 ok)", *head, "ok", "shape", "2 cases"]
+    assert shown(bare) == ["HOLDS", "r", "1 ok", *head, "ok", "shape", "2 cases"]
 
 
-def test_a_picture_to_scale():
-    drawn = picture(Picture("e < 1", "time", "unit", [[0.0, 1e-3, 1.0], [1e-7, 1e-6, 1e-2]]))
-    figure = ElementTree.fromstring(drawn)
-    caption, svg = figure
-    told = "e < 1 (strongest: 1, over 6 orders of magnitude)"
-    assert caption.text == svg.attrib["aria-label"] == told
-    assert svg.attrib["viewBox"] == "0 0 58 50"
-    assert svg.attrib["style"] == "min-width:58px;max-width:116px"
-    *cells, frame, x, y = svg
-    assert [[c.attrib[k] for k in ("x", "y", "fill-opacity")] for c in cells] == [
-        ["36", "0", "0.50"],
-        ["46", "0", "1.00"],
-        ["46", "10", "0.67"],
+def test_what_was_in_force_stands_beside_the_verdict():
+    told = {"jaxlstm": "0.1", "python": "3", "jax": "1.2", "torch": "2.9", "device": "cpu: <x>"}
+    page = Report("r", (GOOD,), environment=told).to_html()
+    assert shown(page)[3] == "jaxlstm 0.1 · jax 1.2 · torch 2.9 · cpu: <x>"
+
+
+DIFFERENCE = Difference(
+    Divergence(1, "reverse", 4, 2, "i*g", 1, 0.5, 0.25),
+    {
+        "f": (np.array([1.0, 0.5, 0.25]), np.array([1.0, 0.5, 0.25])),
+        "i*g": (np.array([0.0, 0.5, np.nan]), np.array([0.0, 0.25, 0.125])),
+    },
+)
+
+
+def test_the_gates_where_it_diverges():
+    report = Report("r", (BAD,), difference=DIFFERENCE)
+    assert (
+        "Gates there:\n"
+        "  f: 0 of 3 units off; the worst, 0: 1, wanted 1\n"
+        "  i*g: 2 of 3 units off; the worst, 2: nan, wanted 0.125"
+    ) in str(report)
+    page = report.to_html()
+    parts = shown(page)
+    start = parts.index("Where it leaves the oracle: layer 1, reverse, at time 4, row 2")
+    assert parts[start + 1 : start + 18] == [
+        *("Gate", "Units off", "Worst unit", "Port", "Oracle"),
+        *("f", "0 of 3", "0", "1", "1"),
+        *("i*g", "2 of 3", "2", "nan", "0.125"),
+        *("Distance from the oracle", "strongest: nan at unit 2, i*g"),
     ]
-    assert {c.attrib["width"] + c.attrib["height"] for c in cells} == {"1010"}
-    assert [frame.attrib[k] for k in ("x", "y", "width", "height")] == ["26", "0", "30", "20"]
-    assert (x.text, x.attrib["y"], y.text) == ("time 0 to 2", "38", "unit")
-    assert y.attrib["transform"] == "translate(16 20) rotate(-90)"
-
-
-def test_a_picture_of_numbers_that_are_none():
-    """NaN and infinity are as strong as can be; beside infinity, 1 is the scale."""
-    drawn = picture(Picture("e", "x", "y", [[float("inf"), float("nan"), 1e-3, 0.0, -1.0]]))
-    assert re.findall(r'fill-opacity="([\d.]+)"', drawn) == ["1.00", "1.00", "0.50"]
-    assert re.findall(r'fill-opacity="', picture(Picture("e", "x", "y", [[0.0, 0.0]]))) == []
-    assert picture(Picture("e", "x", "y", [[], []])) == ""
-
-
-def test_a_large_picture_is_thinned_both_ways_and_keeps_its_largest():
-    rows = [[0.0] * 97 for _ in range(193)]
-    rows[192][96] = 1.0
-    drawn = picture(Picture("e", "time", "unit", rows))
-    assert re.findall(r'<rect x="(\d+)" y="(\d+)" width="10"', drawn) == [("506", "640")]
-    assert 'viewBox="0 0 518 680"' in drawn  # 49 columns, 65 rows
-    exact = picture(Picture("e", "time", "unit", [[1.0] * 96]))
-    assert exact.count('fill="var(--heat)"') == 96
+    assert re.findall(r'<td class="s (\w+)">(f|i\*g)<', page) == [("ok", "f"), ("failed", "i*g")]
+    assert start < parts.index("Items")
+    told = json.loads(report.to_json())["difference"]
+    assert told["gates"][1] == {
+        "gate": "i*g",
+        "off": 2,
+        "units": 3,
+        "worst": 2,
+        "actual": "nan",
+        "expected": 0.125,
+    }
+    assert (told["layer"], told["direction"], told["unit"]) == (1, "reverse", 1)
+    assert DIFFERENCE.errors()["i*g"][:2].tolist() == [0.0, 0.25]

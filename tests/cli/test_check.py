@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jax.numpy as jnp
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 from jaxlstm import cli, stack
 from jaxlstm.check import Item, Report
+from jaxlstm.check.place import Difference, Divergence
+from jaxlstm.check.report import Picture
 from jaxlstm.cli import check
 
 
@@ -61,7 +64,9 @@ def test_matrix_is_status_1_if_any_cell_fails(
     (report,) = told["reports"]
     assert (report["dtype"], report["schema"], len(report["items"])) == ("matrix", 1, 12)
     assert {item["status"] for item in report["items"]} == {"FAILED"}
-    assert "cpu matrix: bfloat16, batch 1, 12 steps, no jit" in page.read_text()
+    text = page.read_text()
+    assert "cpu matrix: bfloat16, batch 1, 12 steps, no jit" in text
+    assert f"jaxlstm check {checkpoint} --dtype bfloat16 --matrix --seed 0</pre>" in text
 
 
 def test_a_failing_matrix_says_where(
@@ -81,3 +86,71 @@ def test_a_failing_matrix_says_where(
     for backend in ("cpu", "gpu", "tpu"):
         absent = f"{backend}: not run, JAX sees no such device here\n" in told
         assert absent != (f"{checkpoint} on {backend}\n" in told)
+
+
+def test_the_xml_and_the_page_tell_of_every_run_and_of_what_was_not_run(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    difference = Difference(Divergence(0, "forward", 0, 0, "c", 0, 1.0, 0.5), {})
+
+    def verdicts(device: Any, *others: Any) -> Any:
+        for dtype, ok in (("float32", True), ("float64", False)):
+            yield (
+                dtype,
+                Report(
+                    "jaxlstm.lstm",
+                    (Item("runs", ok, detail="<odd>"),),
+                    () if ok else ("the gates",),
+                    ("a note",),
+                    environment={"jax": "1", "device": f"{device}"},
+                    pictures=(Picture("ragged", "time", "unit", [[1.0]]),),
+                    difference=None if ok else difference,
+                ),
+            )
+
+    monkeypatch.setattr(check, "_verdicts", verdicts)
+    monkeypatch.setattr(check, "_devices", lambda name: ({"cpu": "a", "gpu": "b"}, ["tpu"]))
+    xml, page = tmp_path / "r.xml", tmp_path / "r.html"
+    arguments = ["check", checkpoint, "--seed", "3", "--prefix", "", "--backend", "all"]
+    assert cli.main([*arguments, "--junit", str(xml), "--report", str(page)]) == 1
+    suite = ElementTree.fromstring(xml.read_text())
+    in_force, *cases = suite
+    assert {p.attrib["name"]: p.attrib["value"] for p in in_force} == {
+        "jax": "1",
+        "device": "on cpu: a; on gpu: b",
+    }
+    runs = [f"{backend} {dtype}" for backend in ("cpu", "gpu") for dtype in ("float32", "float64")]
+    assert [case.attrib["name"] for case in cases] == [*(f"{run}: runs" for run in runs), "tpu"]
+    assert [[part.tag for part in case] for case in cases] == [
+        [],
+        ["failure"],
+        [],
+        ["failure"],
+        ["skipped"],
+    ]
+    text = page.read_text()
+    assert f"jaxlstm check {checkpoint} --prefix &#x27;&#x27; --backend all --seed 3</pre>" in text
+    assert text.count("<figcaption>") == 4
+    for told in (
+        "cpu float64: the gates",
+        "gpu float64, ragged",
+        "not run, JAX sees no such device here",
+        "Where it leaves the oracle: layer 0, forward, at time 0, row 0",
+        "<td>checkpoint</td>",
+    ):
+        assert told in text
+    assert text.count("a note") == 1
+
+
+def test_each_report_has_the_command_of_its_own_run(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Report("jaxlstm.lstm", (Item("runs", True),), again="verify(...)")
+    monkeypatch.setattr(check, "_verdicts", lambda *_: [("float32", report), ("float64", report)])
+    assert cli.main(["check", checkpoint, "--json"]) == 0
+    told = [report["again"] for report in json.loads(capsys.readouterr().out)["reports"]]
+    (platform,) = {report.split("--backend ")[1].split()[0] for report in told}
+    assert told == [
+        f"jaxlstm check {checkpoint} --backend {platform} --dtype {dtype} --seed 0"
+        for dtype in ("float32", "float64")
+    ]

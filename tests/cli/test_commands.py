@@ -122,6 +122,10 @@ def test_check_holds_and_reports(tmp_path: Path) -> None:
         (("port", DEMO, "-o", "/nowhere/x.safetensors"), "/nowhere"),
         (("port", DEMO, "-o", "x.bin"), "format must be given for a path that ends in '.bin'"),
         (("check", DEMO, "--report", "/nowhere/r.html"), "its folder does not exist"),
+        (
+            ("check", DEMO, "--junit", "/nowhere/r.xml"),
+            "--junit /nowhere/r.xml: its folder does not exist",
+        ),
         (("port", DEMO), "the following arguments are required: -o/--output"),
         (("check", DEMO, "--backend", "abacus"), "invalid choice"),
         (("check", DEMO, "--backend", "tpu"), "--backend tpu: JAX sees no such device here"),
