@@ -1,28 +1,61 @@
-"""The program that a Runner compiles: ``lstm`` in chunks of time, until the longest sequence ends.
+"""The program that a Runner compiles: ``lstm`` in chunks of time, on ever fewer rows, till all have ended.
 
-Time is walked in chunks of :data:`CHUNK` steps by a loop whose count is decided at run time. Three things
-follow. A bucket that is longer than the longest sequence costs no time. The input projection of one chunk
-stays in the cache, where that of a whole long sequence does not. And the arithmetic of a chunk, fenced off
-from what surrounds it, is compiled from the same shapes in every length bucket, so that a sequence gets the
-same bits in each of them: a compiler that sees other shapes may fuse and round otherwise.
+Time is walked in chunks of :data:`CHUNK` steps, a kernel's far from the end of :data:`LONG_CHUNK`, by loops
+whose count is decided at run time. Three things follow. A bucket that is longer than the longest sequence
+costs no time. The input projection of one chunk stays in the cache, where that of a whole long sequence does
+not. And the arithmetic of a chunk, fenced off from what surrounds it, is compiled from the same shapes in
+every length bucket, so that a sequence gets the same bits in each of them: a compiler that sees other shapes
+may fuse and round otherwise.
+
+Rows that have ended are not computed for long: once the second half of the rows has, the first goes on alone,
+and then its half. That saves most where sequences come sorted, the longest first.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.kernels import recurrence
 from jaxlstm.params import Params, direction_params
 from jaxlstm.precision import Precision
+from jaxlstm.scan import PLAIN
 from jaxlstm.stack import lstm
 
 CHUNK = 16
-"""Time steps of one chunk; see benchmarks/inference.py for others."""
+"""Time steps of one chunk, hence what a sequence's end is rounded up to."""
+LONG_CHUNK = 128
+"""Time steps of a chunk far from the end, with a kernel: it packs the weights once for each chunk."""
+
+
+def row_counts(batch: int) -> tuple[int, ...]:
+    """How many rows a batch is computed with, in turn: all, half, a quarter.
+
+    Never one of several, which XLA would multiply by another routine.
+
+    >>> row_counts(32), row_counts(6), row_counts(1)
+    ((32, 16, 8), (6, 3, 2), (1,))
+    """
+    fewer = (max(2, -(-batch // 2)), max(2, -(-batch // 4)))
+    return (batch, *sorted({rows for rows in fewer if rows < batch}, reverse=True))
+
+
+def computed_steps(lengths: np.ndarray) -> int:
+    """Time steps that a program computes for rows of these lengths, padding included."""
+    counts = row_counts(len(lengths))
+    start = total = 0
+    for rows, fewer in zip(counts, (*counts[1:], 0), strict=True):
+        chunks = max(0, -(-(int(lengths[fewer:].max()) - start) // CHUNK))
+        start += chunks * CHUNK
+        total += rows * chunks * CHUNK
+    return total
 
 
 def time_major(config: LSTMConfig) -> LSTMConfig:
@@ -130,12 +163,13 @@ def _in_chunks(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """:func:`forward` in one direction."""
     params = lax.optimization_barrier(params)
-    longest = jnp.max(lengths)
+    kernel = recurrence(backend, inputs.dtype) is not PLAIN
 
-    def chunk(carry: tuple) -> tuple:
+    def chunk(size: int, carry: tuple) -> tuple:
         start, h, c, outputs = carry
-        x = lax.dynamic_slice_in_dim(inputs, start, CHUNK)
-        left = jnp.clip(lengths - start, 0, CHUNK)
+        rows = h.shape[1]
+        x = lax.dynamic_slice_in_dim(inputs[:, :rows], start, size)
+        left = jnp.clip(lengths[:rows] - start, 0, size)
         x, h, c, left = lax.optimization_barrier((x, h, c, left))
         y, state = lstm(
             params,
@@ -147,12 +181,23 @@ def _in_chunks(
             backend=backend,
         )
         y, h, c = lax.optimization_barrier((y, state.h, state.c))
-        return start + CHUNK, h, c, lax.dynamic_update_slice_in_dim(outputs, y, start, 0)
+        return start + size, h, c, lax.dynamic_update_slice(outputs, y, (start, 0, 0))
 
+    start = jnp.int32(0)
     outputs = jnp.zeros((*inputs.shape[:2], config.output_size), inputs.dtype)
-    _, h_n, c_n, outputs = lax.while_loop(
-        lambda carry: carry[0] < longest, chunk, (jnp.int32(0), h_0, c_0, outputs)
-    )
+    h_n, c_n = h_0, c_0
+    counts = row_counts(inputs.shape[1])
+    for rows, fewer in zip(counts, (*counts[1:], 0), strict=True):
+        end = jnp.max(lengths[fewer:])  # from here on all rows but the first `fewer` stand still
+        carry = start, h_n[:, :rows], c_n[:, :rows], outputs
+        if kernel and len(inputs) >= LONG_CHUNK:
+            whole = end - LONG_CHUNK
+            carry = lax.while_loop(
+                lambda carry, whole=whole: carry[0] <= whole, partial(chunk, LONG_CHUNK), carry
+            )
+        carry = lax.while_loop(lambda carry, end=end: carry[0] < end, partial(chunk, CHUNK), carry)
+        start, h, c, outputs = carry
+        h_n, c_n = h_n.at[:, :rows].set(h), c_n.at[:, :rows].set(c)
     return outputs, h_n, c_n
 
 

@@ -238,8 +238,7 @@ class Runner:
         padded_state = [np.zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)]
         for leaf, given in zip(padded_state, state or (), strict=False):
             leaf[:, :batch] = given
-        chunks = -(-int(lengths.max()) // program.CHUNK)
-        self.count(int(lengths.sum()), rows * chunks * program.CHUNK)
+        self.count(int(lengths.sum()), program.computed_steps(padded_lengths))
         compiled = self.batch_program(steps, rows)
         return compiled(self._params, padded, *padded_state, padded_lengths)
 

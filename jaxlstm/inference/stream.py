@@ -131,8 +131,7 @@ class Stream:
             compiled = self.runner.batch_program(steps, self.batch, donate=True)
             with self._lock:
                 y, self._h, self._c = compiled(self._params, padded, self._h, self._c, left)
-            chunks = -(-int(left.max()) // program.CHUNK)
-            self.runner.count(int(left.sum()), self.batch * chunks * program.CHUNK)
+            self.runner.count(int(left.sum()), program.computed_steps(left))
             pieces.append(np.asarray(y)[: len(piece)])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 

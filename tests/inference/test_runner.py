@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
-from jaxlstm.inference import compile
+from jaxlstm.inference import compile, program
 from jaxlstm.inference.buckets import batch_buckets, length_buckets
 from tests.inference.helpers import compilations, normal, reference, weights
 
@@ -73,6 +73,33 @@ def test_a_bucket_changes_no_bit(name: str) -> None:
         np.testing.assert_array_equal(again, outputs)
         np.testing.assert_array_equal(state_again.h, state.h)
         np.testing.assert_array_equal(state_again.c, state.c)
+
+
+def test_rows_that_have_ended_are_not_computed() -> None:
+    """Sorted by length, 1,000 sequences of 1 to 2,000 steps waste less than 10 %."""
+    drawn = np.exp(np.random.default_rng(0).uniform(0, np.log(2000), 1000)).astype(int)
+    lengths = np.sort(drawn)[::-1]
+    batches = [lengths[k : k + 32] for k in range(0, 992, 32)]
+    assert lengths[:992].sum() / sum(map(program.computed_steps, batches)) > 0.9
+    assert program.computed_steps(np.array([100, 20, 1, 1])) == 4 * 16 + 2 * 96
+    assert program.computed_steps(np.array([1, 1, 20, 100])) == 4 * 112
+
+
+@pytest.mark.parametrize(("name", "backend"), [("stack", "scan"), ("both", "auto")])
+def test_a_row_that_goes_on_alone_keeps_its_bits(name: str, backend: str) -> None:
+    """300 steps, a long chunk among them, in a batch that shrinks from 8 rows to 2, against a batch of 2."""
+    config = CONFIGS[name]
+    runner = compile(weights(config), config, max_length=300, max_batch=8, backend=backend)
+    lengths = np.array([300, 290, 201, 200, 33, 16, 7, 1])
+    x = normal(8, 300, 7) if config.batch_first else normal(300, 8, 7)
+    rows = (lambda a, k: a[k]) if config.batch_first else (lambda a, k: a[:, k])
+    outputs, state = runner(x, None, lengths)
+    assert runner.stats().computed_steps == 8 * 48 + 4 * (208 - 48) + 2 * (304 - 208)
+    for order in (slice(0, 2), slice(2, 4), slice(6, 8)):
+        wanted, alone = runner(rows(x, order), None, lengths[order])
+        np.testing.assert_array_equal(rows(outputs, order), wanted)
+        np.testing.assert_array_equal(state.h[:, order], alone.h)
+        np.testing.assert_array_equal(state.c[:, order], alone.c)
 
 
 def test_a_thousand_lengths_compile_a_few_programs() -> None:
