@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow test-gpu test-tpu test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate clean
+.PHONY: demo test test-slow test-gpu test-tpu test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate test-aarch64 clean
 
 KERNEL := setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
 
@@ -45,6 +45,9 @@ test-newest: pyproject.toml  ## the tests that need no torch, against the newest
 PROBLEMS ?= 500
 sanitize:  ## the native kernel under the sanitizers of g++ or CXX
 	$(PYTHON) tests/kernels/sanitize.py $(PROBLEMS)
+
+test-aarch64:  ## the native kernel for aarch64, by a cross compiler and in QEMU
+	$(PYTHON) tests/kernels/aarch64.py $(PROBLEMS)
 
 lint: $(VENV)/.dev  ## ruff and pyright
 	$(BIN)/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import jax
@@ -108,25 +107,3 @@ def test_another_platform_gets_the_plain_scan() -> None:
     traced = jax.jit(run).trace(params, x)
     assert "jaxlstm_forward" not in traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "jaxlstm_forward" in traced.lower(lowering_platforms=("cpu",)).as_text()
-
-
-def test_several_python_threads_at_once() -> None:
-    """None waits for a helper that another holds, and each has its own scratch."""
-    config, params, x, state, _ = draw(Problem(40, 8, 30, 256), jnp.float32)
-    call = jax.jit(lambda x: lstm(params, x, state, config=config, backend="native")[0])
-    inputs = [x * (1 + n) for n in range(6)]
-    expected = [np.asarray(call(value)) for value in inputs]
-    wrong: list[int] = []
-
-    def work(n: int) -> None:
-        for _ in range(20):
-            if not np.array_equal(call(inputs[n]), expected[n]):
-                wrong.append(n)
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=300)
-    assert not any(thread.is_alive() for thread in threads)
-    assert not wrong

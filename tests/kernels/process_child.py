@@ -1,0 +1,86 @@
+"""Run by test_processes.py: the native kernel where threads are scarce, and out of a compilation cache.
+
+Its argument is the name of a function here; what that prints is what the test looks at.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxlstm import lstm
+from jaxlstm.kernels.cpu import recurrence
+from tests.kernels.problems import Problem, draw, worst_error
+
+CONFIG, PARAMS, X, STATE, _ = draw(Problem(30, 8, 30, 128), jnp.float32)
+
+
+def step(x: jax.Array, backend: str = "native") -> Any:
+    """Outputs and gradients."""
+
+    def loss(params: Any, x: jax.Array) -> Any:
+        outputs = lstm(params, x, STATE, config=CONFIG, backend=backend)[0]
+        return (outputs**2).sum(), outputs
+
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(PARAMS, x)
+
+
+def at_once(function: Callable[[Any], Any], inputs: list, times: int) -> None:
+    """``function`` of each input in a thread of its own, again and again, with the same bits each time."""
+    expected = [jax.block_until_ready(function(x)) for x in inputs]
+    wrong: list[int] = []
+
+    def work(n: int) -> None:
+        for _ in range(times):
+            found = jax.tree.leaves(function(inputs[n]))
+            if not all(map(np.array_equal, found, jax.tree.leaves(expected[n]))):
+                wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    print("done")
+
+
+def python_threads() -> None:
+    at_once(jax.jit(step), [X * (1 + n) for n in range(6)], 10)
+
+
+def full_pool() -> None:
+    """Sixteen independent recurrences in each of six programs, each call asking for eight threads.
+
+    XLA's pool has one a core; were a call to wait for helpers, all would wait for each other.
+    """
+    recurrence.THREADS = 8
+    many = jax.jit(lambda x: [step(x * (1 + n)) for n in range(16)])
+    at_once(many, [X * (1 + n) for n in range(6)], 3)
+
+
+def cached() -> None:
+    """Programs for one device and for all, and how many of all programs came out of the cache."""
+    events: list[str] = []
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    sharded = jax.device_put(X, NamedSharding(mesh, PartitionSpec(None, "batch")))
+    for x in (X, sharded):
+        program = jax.jit(step).lower(x).compile()
+        assert "jaxlstm_backward" in program.as_text()
+        assert worst_error(program(x), jax.jit(step, static_argnums=1)(X, "scan")) < 1e-5
+    hits, misses = (
+        events.count(f"/jax/compilation_cache/cache_{kind}") for kind in ("hits", "misses")
+    )
+    print(hits > 0, misses > 0)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

@@ -1,0 +1,148 @@
+"""Every array that a handler gets, in a wrong shape, rank or dtype: an error that names it, and no crash."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.kernels.problems import needs_native
+
+pytestmark = needs_native
+T, B, I, H, P = 3, 2, 4, 5, 3
+LEFT_OUT = {"bias": (0,), "weight_hr": (0,), "valid": (0,), "m": (0,), "grad_projected": (0,)}
+WEIGHTS = {"weight_hh": (4 * H, P), "weight_hr": (P, H)}
+STEPS = {"by_gates": (T, B, 4 * H), "f": (T, B, H), "m_by_c": (T, B, H)}
+FORWARD = {
+    "x": (T, B, I),
+    "weight_ih": (4 * H, I),
+    "weight_hh": (4 * H, P),
+    "bias": (4 * H,),
+    "weight_hr": (P, H),
+    "h_0": (B, P),
+    "c_0": (B, H),
+    "valid": (T, B),
+}
+RESULTS = {"y": (T, B, P), "h_n": (B, P), "c_n": (B, H)}
+
+
+class Handler(NamedTuple):
+    """Names and shapes of what it takes and gives, in order, with a projection."""
+
+    target: str
+    arguments: dict[str, tuple[int, ...]]
+    results: dict[str, tuple[int, ...]]
+
+    def __call__(self, dtypes: dict[str, Any] = {}, **shapes: tuple[int, ...]) -> list[Any]:  # noqa: B006
+        """Run on zeros, of these shapes and dtypes and else of the right ones."""
+        usual = {"valid": jnp.bool}
+        arrays = {
+            name: (shapes.get(name, shape), dtypes.get(name, usual.get(name, jnp.float32)))
+            for name, shape in (self.arguments | self.results).items()
+        }
+        results = [jax.ShapeDtypeStruct(*arrays[name]) for name in self.results]
+        operands = [jnp.zeros(*arrays[name]) for name in self.arguments]
+        options = {} if self.target == "jaxlstm_weight_gradient" else {"reverse": False}
+        call = jax.ffi.ffi_call(self.target, results)
+        return jax.block_until_ready(call(*operands, threads=np.int64(0), **options))
+
+
+HANDLERS = [
+    Handler("jaxlstm_forward", FORWARD, RESULTS),
+    Handler(
+        "jaxlstm_forward_and_differentiate", FORWARD, RESULTS | STEPS | {"m": (T, B, H)}
+    ),
+    Handler(
+        "jaxlstm_backward",
+        WEIGHTS | STEPS | {"valid": (T, B), "grad_y": (T, B, P), "grad_h_n": (B, P), "grad_c_n": (B, H)},
+        {
+            "grad_gates": (T, B, 4 * H),
+            "grad_projected": (T, B, P),
+            "grad_h_0": (B, P),
+            "grad_c_0": (B, H),
+        },
+    ),
+    Handler(
+        "jaxlstm_weight_gradient",
+        {"grad_gates": (T, B, 4 * H), "operand": (T, B, I)},
+        {"result": (4 * H, I)},
+    ),
+]  # fmt: skip
+# An array whose shape says what a size is, so that a wrong one is found in its neighbours.
+SAYS = {"x": (0, 1, 2), "h_0": (1,), "c_0": (1,), "grad_y": (0, 1, 2), "grad_c_n": (1,)}
+EACH = [
+    pytest.param(handler, name, id=f"{handler.target.removeprefix('jaxlstm_')}-{name}")
+    for handler in HANDLERS
+    for name in handler.arguments | handler.results
+]
+
+
+def refused(message: str) -> Any:
+    return pytest.raises((ValueError, RuntimeError), match=message)
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)
+def test_right_ones_are_taken(handler: Handler) -> None:
+    shapes = list(handler.results.values())
+    assert [result.shape for result in handler()] == shapes
+    left_out = {n: s for n, s in LEFT_OUT.items() if n in handler.arguments | handler.results}
+    width = {
+        n: (*s[:-1], H) for n, s in (handler.arguments | handler.results).items() if s[-1] == P
+    }
+    handler(**(width | left_out))
+
+
+@pytest.mark.parametrize(("handler", "name"), EACH)
+def test_a_wrong_dtype(handler: Handler, name: str) -> None:
+    wrong = {name: jnp.int32}
+    first = next(n for n in ("x", "grad_y", "grad_gates") if n in handler.arguments)
+    with refused("float32 or float64" if name == first else f"{name} has the wrong dtype"):
+        handler(wrong)
+    if name != "valid":
+        with refused("wrong dtype"), jax.enable_x64(True):
+            handler({name: jnp.float64})
+
+
+@pytest.mark.parametrize(("handler", "name"), EACH)
+def test_a_wrong_number_of_axes(handler: Handler, name: str) -> None:
+    shape = (handler.arguments | handler.results)[name]
+    for wrong in ((*shape, 1), shape[:-1]):
+        with refused(rf"{name}|h_0 and c_0"):
+            handler(**{name: wrong})
+
+
+@pytest.mark.parametrize(("handler", "name"), EACH)
+def test_a_wrong_size(handler: Handler, name: str) -> None:
+    shape = (handler.arguments | handler.results)[name]
+    for axis, size in enumerate(shape):
+        for other in (size + 1, size - 1, 0):
+            wrong = (*shape[:axis], other, *shape[axis + 1 :])
+            if LEFT_OUT.get(name) == wrong:
+                continue  # that is a bias left out
+            if other == 0 and list(handler.results) == [name]:
+                continue  # XLA makes no call for nothing
+            got = re.escape(f"got ({','.join(map(str, wrong))},)")
+            says = name in SAYS or handler.target == "jaxlstm_weight_gradient"
+            with refused("must" if says else f"{name} must have shape .*{got}"):
+                handler(**{name: wrong})
+
+
+@pytest.mark.parametrize("handler", HANDLERS[:3], ids=lambda handler: handler.target)
+def test_a_projection_that_is_left_out_of_what_has_one(handler: Handler) -> None:
+    with refused("without weight_hr"):
+        handler(weight_hr=(0,))
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)
+def test_another_number_of_arrays(handler: Handler) -> None:
+    more = handler._replace(arguments=handler.arguments | {"another": (1,)})
+    fewer = handler._replace(arguments=dict(list(handler.arguments.items())[:-1]))
+    for wrong in (more, fewer):
+        with refused("number of arguments"):
+            wrong()
+    with refused("number of results"):
+        handler._replace(results=handler.results | {"another": (1,)})()
