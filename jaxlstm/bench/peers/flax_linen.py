@@ -39,16 +39,13 @@ def run(w: Any, x: Any, state: Any, lengths: Any, reverse: bool) -> Any:
 
 def both(w: Any, x: Any, state: Any, lengths: Any) -> Any:
     """``flax.linen.Bidirectional``."""
+    forward, backward = w
     h_0, c_0 = state
-    names = ("forward_rnn", "backward_rnn")
-    params = {name: {"cell": a} for name, a in zip(names, w, strict=True)}
-    module = linen.Bidirectional(*map(rnn, w), time_major=True, return_carry=True)
-    carries, outputs = module.apply(
-        {"params": params},
-        x,
-        initial_carry=tuple(zip(c_0, h_0, strict=True)),
-        seq_lengths=lengths,
-    )
+    carries: Any = tuple(zip(c_0, h_0, strict=True))
+    module = linen.Bidirectional(rnn(forward), rnn(backward), time_major=True, return_carry=True)
+    params = {"forward_rnn": {"cell": forward}, "backward_rnn": {"cell": backward}}
+    answer: Any = module.apply({"params": params}, x, initial_carry=carries, seq_lengths=lengths)
+    carries, outputs = answer
     c, h = (jnp.stack(a) for a in zip(*carries, strict=True))
     return outputs, (h, c)
 

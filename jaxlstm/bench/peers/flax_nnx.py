@@ -36,9 +36,10 @@ def run(w: Any, x: Any, state: Any, lengths: Any, reverse: bool) -> Any:
 
 def both(w: Any, x: Any, state: Any, lengths: Any) -> Any:
     """``flax.nnx.Bidirectional``."""
+    forward, backward = (rnn(a, x) for a in w)
     h_0, c_0 = state
-    carries = tuple(zip(c_0, h_0, strict=True))
-    module = nnx.Bidirectional(*(rnn(a, x) for a in w), time_major=True, return_carry=True)
+    carries: Any = tuple(zip(c_0, h_0, strict=True))
+    module = nnx.Bidirectional(forward, backward, time_major=True, return_carry=True)
     carries, outputs = module(x, initial_carry=carries, seq_lengths=lengths)
     c, h = (jnp.stack(a) for a in zip(*carries, strict=True))
     return outputs, (h, c)
