@@ -26,6 +26,7 @@ def one_step(config, slot, change=lambda answer, case: answer):
     def run(step):
         return change(run_oracle(params, config, step), step)
 
+    assert case.initial_state is not None
     _, c_0 = case.initial_state
     c_0[slot] = 1.0
     layer, direction = divmod(slot, 2)
