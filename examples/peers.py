@@ -4,8 +4,10 @@
     python examples/peers.py
 
 Parameters under torch's names are carried into each library, which gives a port: what one writes to check
-code of one's own. The config is what all of them offer: one layer, one direction, with biases. All but
-``lstm_ref`` have one bias, the sum of torch's two.
+code of one's own. The config has two layers in both directions, with biases, which shows more faults than one
+layer can. Where a library has a wrapper for two directions it is that which runs; layers are stacked by
+hand, as each of them but ``lstm_ref`` leaves it to its user. All but ``lstm_ref`` have one bias, the sum of
+torch's two.
 """
 
 from __future__ import annotations
@@ -18,12 +20,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.bench.peers import layers
 from jaxlstm.check import Report, verify
 from jaxlstm.config import LSTMConfig
-from jaxlstm.params import direction_params
 
-CONFIG = LSTMConfig(16, 24)
-STACK = LSTMConfig(16, 24, num_layers=2, bidirectional=True)
+CONFIG = LSTMConfig(16, 24, num_layers=2, bidirectional=True)
 Params = Mapping[str, jax.Array]
 Port = Callable[..., Any]
 
@@ -33,10 +34,8 @@ def port_of(library: str) -> Port:
 
     def port(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Params) -> Any:
         direction = importlib.import_module(f"jaxlstm.bench.peers.{library}").DIRECTION
-        weights = direction.weights(direction_params(params, CONFIG, layer=0, direction=0))
-        (h_0,), (c_0,) = initial_state
-        outputs, (h, c) = direction.run(weights, inputs, (h_0, c_0), seq_lengths, reverse=False)
-        return outputs, (h[None], c[None])
+        lstm = layers.port(direction, CONFIG)
+        return lstm(inputs, initial_state, seq_lengths, params=params)
 
     return port
 
@@ -56,11 +55,11 @@ def jax_lstm_ref(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: P
         *initial_state,
         *weights,
         seq_lengths,
-        STACK.input_size,
-        STACK.hidden_size,
-        STACK.num_layers,
-        STACK.dropout,
-        STACK.bidirectional,
+        CONFIG.input_size,
+        CONFIG.hidden_size,
+        CONFIG.num_layers,
+        CONFIG.dropout,
+        CONFIG.bidirectional,
     )
     return outputs.swapaxes(0, 1), (h_n, c_n)
 
@@ -75,23 +74,22 @@ def without_lengths(port: Port) -> Port:
 
 
 class Peer(NamedTuple):
-    """A port, the distribution that it needs, and the config that it stands for."""
+    """A port, and the distribution that it needs."""
 
     name: str
     distribution: str
     port: Port
-    config: LSTMConfig = CONFIG
 
 
 PEERS = (
-    Peer("flax.nnx.RNN", "flax", port_of("flax_nnx")),
-    Peer("flax.nnx.RNN, nothing padded", "flax", without_lengths(port_of("flax_nnx"))),
-    Peer("flax.linen.RNN", "flax", port_of("flax_linen")),
-    Peer("flax.linen.RNN, nothing padded", "flax", without_lengths(port_of("flax_linen"))),
+    Peer("flax.nnx.RNN, Bidirectional", "flax", port_of("flax_nnx")),
+    Peer("flax.nnx, nothing padded", "flax", without_lengths(port_of("flax_nnx"))),
+    Peer("flax.linen.RNN, Bidirectional", "flax", port_of("flax_linen")),
+    Peer("flax.linen, nothing padded", "flax", without_lengths(port_of("flax_linen"))),
     Peer("equinox.nn.LSTMCell", "equinox", without_lengths(port_of("equinox"))),
     Peer("haiku.LSTM", "dm-haiku", without_lengths(port_of("haiku"))),
-    Peer("keras.layers.LSTM on JAX", "keras", port_of("keras")),
-    Peer("jax.experimental.rnn.lstm_ref, 2 layers, bidirectional", "jax", jax_lstm_ref, STACK),
+    Peer("keras.layers.LSTM, Bidirectional, on JAX", "keras", port_of("keras")),
+    Peer("jax.experimental.rnn.lstm_ref", "jax", jax_lstm_ref),
 )
 
 
@@ -105,7 +103,7 @@ def version(peer: Peer) -> str | None:
 
 def check(peer: Peer, **settings: Any) -> Report:
     """The verdict on a peer, with random weights; ``settings`` are those of ``verify``."""
-    return verify(jax.jit(peer.port), None, peer.config, **settings)
+    return verify(jax.jit(peer.port), None, CONFIG, **settings)
 
 
 def row(peer: Peer, report: Report) -> tuple[str, ...]:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from examples import peers
+from jaxlstm.bench.peers import layers
+from jaxlstm.check.inputs import ordinary_case
 from jaxlstm.check.port import Port
-from tests.check.helpers import needs_torch
+from tests.check.helpers import needs_torch, random_params
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {peer.name: peer for peer in peers.PEERS}
-FLAX = ("flax.nnx.RNN", "flax.linen.RNN")
-KERAS = "keras.layers.LSTM on JAX"
+FLAX = ("flax.nnx.RNN, Bidirectional", "flax.linen.RNN, Bidirectional")
+KERAS = "keras.layers.LSTM, Bidirectional, on JAX"
 GRADIENTS = "haiku.LSTM"  # those of one peer; the table has those of all
 RIGHT = [name for name in BY_NAME if name not in (*FLAX, KERAS)]
-QUICK = {"flax.nnx.RNN", "equinox.nn.LSTMCell"}
+QUICK = {"flax.nnx.RNN, Bidirectional", "equinox.nn.LSTMCell"}
 
 
 def each(names):
@@ -60,6 +64,7 @@ def test_flax_leaves_numbers_behind_the_end_of_a_sequence(name):
     assert status(report)["step residual"] == "ok"
 
 
+@pytest.mark.slow
 def test_keras_computes_tanh_in_float32():
     report = report_on(KERAS, gradients=False, seconds=0.0)
     failed = {item.name for item in report.failures}
@@ -67,6 +72,21 @@ def test_keras_computes_tanh_in_float32():
     assert all(name.startswith("float64 semantics") for name in failed)
     assert "a part of it is computed in float32" in report.diagnosis[0]
     assert "in i*g, unit" in report.diagnosis[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["flax_nnx", "flax_linen", "keras"])
+def test_a_wrapper_of_two_directions_is_two_runs(library):
+    """The library's own wrapper, against its loops of one direction, bit for bit."""
+    pytest.importorskip(library.partition("_")[0])
+    direction = importlib.import_module(f"jaxlstm.bench.peers.{library}").DIRECTION
+    params, case = random_params(peers.CONFIG), ordinary_case(peers.CONFIG)
+    with_wrapper, without = (
+        Port.of(layers.port(d, peers.CONFIG)).run(params, case, np.float32)
+        for d in (direction, direction._replace(both=None))
+    )
+    for (name, a), (_, b) in zip(with_wrapper.leaves(), without.leaves(), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 @pytest.mark.slow

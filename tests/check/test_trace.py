@@ -58,6 +58,15 @@ def test_the_first_in_the_order_of_computation():
     assert "layer 0, reverse, at time 7" in str(divergence)
 
 
+@pytest.mark.parametrize(("place", "told"), [("l1", "forward"), ("l1_reverse", "reverse")])
+def test_the_direction_is_named(place, told):
+    found = activations()
+    found[place]["o"][2, 0, 1] += 0.5
+    divergence = traced(found)
+    assert divergence is not None
+    assert divergence[:6] == (1, told, 2, 0, "o", 1)
+
+
 def test_a_tolerance_can_be_set():
     found = activations()
     found["l0"]["i"][0, 0, 0] += 1e-6

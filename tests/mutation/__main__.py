@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--tests", nargs="*", help="run these test files, not the measured choice")
     arguments = parser.parse_args()
     os.environ |= CACHE
+    FOLDER.mkdir(exist_ok=True)
     results = Results(FOLDER / "results.json")
     load_libraries()
     for name, suite in SUITES.items():

@@ -21,16 +21,34 @@ def weights(params: Mapping[str, Any]) -> Any:
     return found
 
 
+def rnn(w: Any, **settings: Any) -> linen.RNN:
+    """The module of one direction."""
+    cell = linen.OptimizedLSTMCell(len(w["hi"]["kernel"]))
+    return linen.RNN(cell, time_major=True, return_carry=True, **settings)
+
+
 def run(w: Any, x: Any, state: Any, lengths: Any, reverse: bool) -> Any:
     """Flax has its state as (c, h), and leaves numbers behind the ends."""
-    cell = linen.OptimizedLSTMCell(len(w["hi"]["kernel"]))
-    rnn = linen.RNN(cell, time_major=True, return_carry=True, reverse=reverse, keep_order=True)
     h_0, c_0 = state
-    (c, h), outputs = rnn.apply(
+    module = rnn(w, reverse=reverse, keep_order=True)
+    (c, h), outputs = module.apply(
         {"params": {"cell": w}}, x, initial_carry=(c_0, h_0), seq_lengths=lengths
     )
     return outputs, (h, c)
 
 
-DIRECTION = layers.Direction(weights, run, takes_lengths=True)
+def both(w: Any, x: Any, state: Any, lengths: Any) -> Any:
+    """``flax.linen.Bidirectional``."""
+    forward, backward = w
+    h_0, c_0 = state
+    carries: Any = tuple(zip(c_0, h_0, strict=True))
+    module = linen.Bidirectional(rnn(forward), rnn(backward), time_major=True, return_carry=True)
+    params = {"forward_rnn": {"cell": forward}, "backward_rnn": {"cell": backward}}
+    answer: Any = module.apply({"params": params}, x, initial_carry=carries, seq_lengths=lengths)
+    carries, outputs = answer
+    c, h = (jnp.stack(a) for a in zip(*carries, strict=True))
+    return outputs, (h, c)
+
+
+DIRECTION = layers.Direction(weights, run, takes_lengths=True, both=both)
 side = partial(layers.side, DIRECTION)

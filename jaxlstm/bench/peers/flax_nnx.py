@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxlstm.bench.peers import layers
@@ -16,18 +17,33 @@ def weights(params: Mapping[str, Any]) -> Any:
     return {"i": params["weight_ih"].T, "h": params["weight_hh"].T, "bias": layers.bias(params)}
 
 
-def run(w: Any, x: Any, state: Any, lengths: Any, reverse: bool) -> Any:
-    """Flax has its state as (c, h), and leaves numbers behind the ends."""
-    hidden_size = len(w["h"])
-    cell = nnx.OptimizedLSTMCell(x.shape[-1], hidden_size, param_dtype=x.dtype, rngs=nnx.Rngs(0))
+def rnn(w: Any, x: Any, **settings: Any) -> nnx.RNN:
+    """The module of one direction for inputs such as ``x``."""
+    cell = nnx.OptimizedLSTMCell(x.shape[-1], len(w["h"]), param_dtype=x.dtype, rngs=nnx.Rngs(0))
     cell.dense_i.kernel = nnx.Param(w["i"])
     cell.dense_h.kernel = nnx.Param(w["h"])
     cell.dense_h.bias = nnx.Param(w["bias"])
-    rnn = nnx.RNN(cell, time_major=True, return_carry=True, reverse=reverse, keep_order=True)
+    return nnx.RNN(cell, time_major=True, return_carry=True, **settings)
+
+
+def run(w: Any, x: Any, state: Any, lengths: Any, reverse: bool) -> Any:
+    """Flax has its state as (c, h), and leaves numbers behind the ends."""
     h_0, c_0 = state
-    (c, h), outputs = rnn(x, initial_carry=(c_0, h_0), seq_lengths=lengths)
+    module = rnn(w, x, reverse=reverse, keep_order=True)
+    (c, h), outputs = module(x, initial_carry=(c_0, h_0), seq_lengths=lengths)
     return outputs, (h, c)
 
 
-DIRECTION = layers.Direction(weights, run, takes_lengths=True)
+def both(w: Any, x: Any, state: Any, lengths: Any) -> Any:
+    """``flax.nnx.Bidirectional``."""
+    forward, backward = (rnn(a, x) for a in w)
+    h_0, c_0 = state
+    carries: Any = tuple(zip(c_0, h_0, strict=True))
+    module = nnx.Bidirectional(forward, backward, time_major=True, return_carry=True)
+    carries, outputs = module(x, initial_carry=carries, seq_lengths=lengths)
+    c, h = (jnp.stack(a) for a in zip(*carries, strict=True))
+    return outputs, (h, c)
+
+
+DIRECTION = layers.Direction(weights, run, takes_lengths=True, both=both)
 side = partial(layers.side, DIRECTION)

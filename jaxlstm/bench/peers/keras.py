@@ -21,26 +21,42 @@ def weights(params: Mapping[str, Any]) -> Any:
     return [params["weight_ih"].T, params["weight_hh"].T, layers.bias(params)]
 
 
-def run(w: Any, x: Any, state: Any, lengths: Any, reverse: bool) -> Any:
-    """Keras takes (B, T, features); backwards it gives its outputs in the order in which they came."""
-    layer = keras.layers.LSTM(
+def layer(w: Any, x: Any, **settings: Any) -> Any:
+    """The layer of one direction."""
+    return keras.layers.LSTM(
         len(w[1]),
         return_sequences=True,
         return_state=True,
-        go_backwards=reverse,
         zero_output_for_mask=True,  # else a step of padding repeats the output before it
         dtype=str(x.dtype),
+        **settings,
     )
-    layer.build((None, *x.shape[::2]))
-    others = [variable.value for variable in layer.non_trainable_variables]
+
+
+def call(module: Any, w: Any, x: Any, state: list[Any], lengths: Any) -> Any:
+    """Outputs and final states. Keras takes (B, T, features), and a mask for lengths."""
+    module.build((None, *x.shape[::2]))
+    others = [variable.value for variable in module.non_trainable_variables]
     mask = None if lengths is None else jnp.arange(len(x)) < lengths[:, None]
-    answer: Any = layer.stateless_call(
-        w, others, x.swapaxes(0, 1), initial_state=list(state), mask=mask
-    )
-    (outputs, h, c), _ = answer
-    outputs = outputs.swapaxes(0, 1)
+    answer, _ = module.stateless_call(w, others, x.swapaxes(0, 1), initial_state=state, mask=mask)
+    outputs, *state = answer
+    return outputs.swapaxes(0, 1), state
+
+
+def run(w: Any, x: Any, state: Any, lengths: Any, reverse: bool) -> Any:
+    """Backwards, Keras gives its outputs in the order in which they came."""
+    outputs, (h, c) = call(layer(w, x, go_backwards=reverse), w, x, list(state), lengths)
     return (outputs[::-1] if reverse else outputs), (h, c)
 
 
-DIRECTION = layers.Direction(weights, run, takes_lengths=True)
+def both(w: Any, x: Any, state: Any, lengths: Any) -> Any:
+    """``keras.layers.Bidirectional``, which has its states as h and c of one direction, then the other."""
+    forward, backward = w
+    module = keras.layers.Bidirectional(layer(forward, x), dtype=str(x.dtype))
+    states = [a[d] for d in (0, 1) for a in state]
+    outputs, (h, c, h_back, c_back) = call(module, [*forward, *backward], x, states, lengths)
+    return outputs, (jnp.stack([h, h_back]), jnp.stack([c, c_back]))
+
+
+DIRECTION = layers.Direction(weights, run, takes_lengths=True, both=both)
 side = partial(layers.side, DIRECTION)

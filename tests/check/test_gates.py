@@ -1,0 +1,92 @@
+"""Gates told from single steps, and what counts as off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxlstm.check import inputs
+from jaxlstm.check.gates import told_by_one_step
+from jaxlstm.check.place import first_unit, run_oracle, units_off
+from jaxlstm.config import LSTMConfig
+from tests.check.helpers import random_params
+
+CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
+PROJECTED = LSTMConfig(3, 4, num_layers=2, bidirectional=True, proj_size=2)
+
+
+def one_step(config, slot, change=lambda answer, case: answer):
+    """What is told, and the gates that the oracle recorded for a step from c_0 = 1."""
+    params = random_params(config, dtype=np.float64)
+    case = inputs.ordinary_case(config)
+    case = replace(case, inputs=case.inputs[:1], seq_lengths=None)
+
+    def run(step):
+        return change(run_oracle(params, config, step), step)
+
+    assert case.initial_state is not None
+    _, c_0 = case.initial_state
+    c_0[slot] = 1.0
+    layer, direction = divmod(slot, 2)
+    recorded = run_oracle(params, config, case).record[layer][direction].steps
+    return told_by_one_step(run, config, case, slot, None), recorded
+
+
+@pytest.mark.parametrize("slot", range(4))
+def test_the_gates_of_a_step(slot):
+    told, recorded = one_step(CONFIG, slot)
+    assert list(told) == ["f", "i*g", "o"]
+    np.testing.assert_allclose(told["f"], recorded.f[0], atol=1e-15)
+    np.testing.assert_allclose(told["i*g"], recorded.i[0] * recorded.g[0], atol=1e-15)
+    np.testing.assert_allclose(told["o"], recorded.o[0], rtol=1e-13)
+
+
+def test_a_projection_hides_o():
+    told, recorded = one_step(PROJECTED, 3)
+    assert list(told) == ["f", "i*g"]
+    np.testing.assert_allclose(told["f"], recorded.f[0], atol=1e-15)
+
+
+@pytest.mark.parametrize(("off", "gates"), [(1e-10, ["f", "i*g", "o"]), (1e-6, [])])
+def test_nothing_is_told_of_a_step_that_is_not_linear_in_c(off, gates):
+    def bent(answer, case):
+        return answer._replace(c_n=answer.c_n + off * np.square(case.initial_state[1]))
+
+    assert list(one_step(CONFIG, 1, bent)[0]) == gates
+
+
+def test_states_that_are_not_told():
+    assert one_step(CONFIG, 0, lambda answer, case: answer._replace(c_n=None))[0] == {}
+    told, _ = one_step(CONFIG, 0, lambda answer, case: answer._replace(h_n=None))
+    assert list(told) == ["f", "i*g"]
+
+
+def test_gates_are_of_the_ports_dtype():
+    def half(answer, case):
+        return answer._replace(c_n=answer.c_n.astype(np.float16), h_n=answer.h_n.astype(np.float16))
+
+    told, recorded = one_step(CONFIG, 2, half)
+    assert {gate.dtype.name for gate in told.values()} == {"float16"}
+    np.testing.assert_allclose(told["o"], recorded.o[0], rtol=5e-3)
+
+
+def test_off_is_absolute_and_relative_above_one():
+    expected = np.array([0.5, 100.0, -100.0, 0.0, np.nan])
+    assert (
+        units_off(np.add(expected[:4], [5e-10, 5e-8, -5e-8, -5e-10]), expected[:4], None).size == 0
+    )
+    assert units_off(expected[:4] + 2e-7, expected[:4], None).tolist() == [0, 1, 2, 3]
+    assert units_off(np.array([1.1, 1.3]), np.ones(2), 0.2).tolist() == [1]
+    assert units_off(expected, expected, None).tolist() == [4]
+    assert first_unit(np.array([1.0, 2.0, 3.0]), np.ones(3), None) == 1
+    assert first_unit(np.ones(3), np.ones(3), None) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [(np.float64, 1e-9), (np.float32, 1e-4), (np.float16, 2e-2)]
+)
+def test_what_is_allowed_goes_by_dtype(dtype, allowed):
+    wanted = np.zeros(2)
+    assert units_off(np.array([0.9 * allowed, 1.1 * allowed], dtype), wanted, None).tolist() == [1]
