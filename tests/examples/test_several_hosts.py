@@ -1,0 +1,85 @@
+"""Two processes on this machine in the place of two hosts: equal to one, and none left hanging."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "several_hosts.py"
+LOSS = re.compile(r"step \d+: loss ([\d.]+)")
+
+
+def start(*arguments: str, devices: int = 2) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *arguments],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_two(*arguments: str) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    among = ("--coordinator", address, "--processes", "2", *arguments)
+    return [start(*among, "--process", str(number)) for number in range(2)]
+
+
+def losses(output: str) -> list[float]:
+    return [float(value) for value in LOSS.findall(output)]
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        pytest.param("1", id="over-the-batch", marks=pytest.mark.slow),
+        pytest.param("4", id="over-the-units"),
+    ],
+)
+def test_two_processes_train_as_one(hidden: str) -> None:
+    """Two devices each; with four along "hidden" every step's all-gather goes from process to process."""
+    alone = start("--steps", "4", devices=1)
+    both = start_two("--steps", "4", "--hidden", hidden)
+    told = [child.communicate(timeout=240) for child in (alone, *both)]
+    for child, (_, errors) in zip((alone, *both), told, strict=True):
+        assert child.returncode == 0, errors[-3000:]
+    wanted = losses(told[0][0])
+    assert len(wanted) == 4
+    assert wanted[-1] < wanted[0] / 2
+    assert losses(told[1][0]) == pytest.approx(wanted, rel=1e-5)
+    assert losses(told[2][0]) == []  # process 0 alone talks
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_killed_process_ends_the_other(dead: int) -> None:
+    both = start_two("--steps", "1000000", "--hidden", "4", "--timeout", "12")
+    speaker = both[0].stdout
+    assert speaker is not None
+    while not LOSS.match(line := speaker.readline()):  # they are at it
+        assert line, both[0].communicate(timeout=60)
+    both[dead].send_signal(signal.SIGKILL)
+    _, errors = both[1 - dead].communicate(timeout=120)
+    both[dead].communicate(timeout=60)
+    assert both[1 - dead].returncode != 0
+    assert re.search("another task died|no answer from the others in step", errors), errors[-3000:]
+
+
+def test_a_process_that_does_not_come_is_told() -> None:
+    waiting = start("--coordinator", "localhost:0", "--processes", "2", "--timeout", "4")
+    _, errors = waiting.communicate(timeout=60)
+    assert waiting.returncode != 0
+    assert "several_hosts.py: the others did not come" in errors
