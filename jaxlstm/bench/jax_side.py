@@ -29,12 +29,13 @@ def jax_side(apply: Callable[[Any, Any, Any], jax.Array], weights: Any, problem:
     )
 
 
-def own_side(problem: Problem, backend: str) -> Side:
+def own_side(problem: Problem, backend: str, precision: str) -> Side:
     """``jaxlstm.lstm`` as it is used: one jitted call, what it prepares from the weights included."""
     params = {name: jnp.asarray(value) for name, value in problem.params.items()}
 
     def apply(params: Any, x: Any, lengths: Any) -> jax.Array:
-        outputs, _ = lstm(params, x, config=problem.config, seq_lengths=lengths, backend=backend)
+        options: Any = {"seq_lengths": lengths, "backend": backend, "precision": precision}
+        outputs, _ = lstm(params, x, config=problem.config, **options)
         return outputs
 
     return jax_side(apply, params, problem)

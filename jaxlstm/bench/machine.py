@@ -8,8 +8,11 @@ from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
+import jax
+
 from jaxlstm import kernels
 from jaxlstm._version import __version__
+from jaxlstm.bench.setting import Setting
 
 
 def threads() -> int:
@@ -22,8 +25,8 @@ def threads() -> int:
     return os.cpu_count() or 1
 
 
-def describe(distributions: Iterable[str]) -> dict[str, Any]:
-    """Versions, the CPU's name, threads, how busy the machine is, and the kernel in force."""
+def describe(distributions: Iterable[str], setting: Setting) -> dict[str, Any]:
+    """Versions, the device and the CPU, threads, how busy the machine is, and the kernel in force."""
     kernel = kernels.info()
     if kernel["native"]:
         del kernel["reason"]  # the place of a file on this machine
@@ -34,13 +37,23 @@ def describe(distributions: Iterable[str]) -> dict[str, Any]:
             "jaxlstm": __version__,
             **{name: metadata.version(name) for name in packages},
         },
+        "device": setting.device,
+        "device_name": device_name(setting.device),
+        "platform_version": jax.devices(setting.device)[0].client.platform_version,
         "cpu": cpu_name(),
         "cpus": os.cpu_count(),
-        "threads": threads(),
+        "threads": setting.threads,
+        "precision": setting.precision,
+        "arithmetic": setting.arithmetic,
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "kernels": kernel,
     }
+
+
+def device_name(platform: str) -> str:
+    """The name of the first device of a platform, as its maker has it."""
+    return cpu_name() if platform == "cpu" else f"{jax.devices(platform)[0].device_kind}"
 
 
 def cpu_name() -> str:

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-
 from jaxlstm.bench import agreement, peers
 from jaxlstm.bench.jax_side import own_side
+from jaxlstm.bench.setting import Setting, applied
 from jaxlstm.bench.side import Side, Unsupported
 from jaxlstm.bench.sizes import Problem, Size, make_problem
 from jaxlstm.bench.timing import Call, by_turns
@@ -19,17 +18,19 @@ OWN = "jaxlstm"
 Makers = Mapping[str, Callable[[Problem], Side]]
 
 
-def makers(names: Sequence[str], backend: str, threads: int) -> Makers:
+def makers(names: Sequence[str], backend: str, setting: Setting) -> Makers:
     """What makes each side, jaxlstm's own first."""
-    made: dict[str, Callable[[Problem], Side]] = {OWN: lambda problem: own_side(problem, backend)}
+    made: dict[str, Callable[[Problem], Side]] = {
+        OWN: lambda problem: own_side(problem, backend, setting.precision)
+    }
     for name in names:
         make = peers.load(name)
-        made[name] = lambda problem, make=make: make(problem, threads)
+        made[name] = lambda problem, make=make: make(problem, setting)
     return made
 
 
 def measure(
-    mode: str, sizes: Sequence[Size], sides: Makers, rounds: int
+    mode: str, sizes: Sequence[Size], sides: Makers, rounds: int, setting: Setting
 ) -> Iterator[dict[str, Any]]:
     """One row for each size, as JSON has it.
 
@@ -38,12 +39,15 @@ def measure(
     difference from the oracle (see :func:`.agreement.disagreement`). ``left_out`` says why a side cannot do
     this, ``wrong`` why it was not timed.
     """
-    with jax.default_device(jax.devices("cpu")[0]):
-        for size in sizes:
-            yield {"mode": mode, **size.as_dict(), **_row(make_problem(size), mode, sides, rounds)}
+    for size in sizes:
+        with applied(setting, list(sides)):
+            row = _row(make_problem(size), mode, sides, rounds, setting.arithmetic)
+        yield {"mode": mode, **size.as_dict(), **row}
 
 
-def _row(problem: Problem, mode: str, sides: Makers, rounds: int) -> dict[str, Any]:
+def _row(
+    problem: Problem, mode: str, sides: Makers, rounds: int, arithmetic: str
+) -> dict[str, Any]:
     wanted = agreement.truth(problem, mode)
     row: dict[str, dict[str, Any]] = {
         "first_call_s": {},
@@ -61,7 +65,7 @@ def _row(problem: Problem, mode: str, sides: Makers, rounds: int) -> dict[str, A
             row["left_out"][name] = str(why)
             continue
         row["first_call_s"][name] = time.perf_counter() - start
-        error, fault = agreement.disagreement(answer, wanted, mode)
+        error, fault = agreement.disagreement(answer, wanted, mode, arithmetic)
         if fault is None:
             row["error"][name] = error
             calls[name] = call

@@ -35,5 +35,8 @@ def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
         "jax_default_matmul_precision": str(config.jax_default_matmul_precision),
         "jax matmul precision": precision or str(config.jax_default_matmul_precision),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "NVIDIA_TF32_OVERRIDE": os.environ.get(
+            "NVIDIA_TF32_OVERRIDE", ""
+        ),  # of both, over all settings
     }
     return found | (torch_runner.environment() if with_torch else {})

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxlstm.cli.devices import require_device
 from jaxlstm.cli.merged import command, merged
 from jaxlstm.cli.port import add_selection, selected
 from jaxlstm.cli.text import Progress, progress_bar
@@ -98,18 +99,14 @@ def _print(args: argparse.Namespace, reports: Reports, absent: list[str]) -> Non
 
 def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
     """The JAX device of each backend asked for, and of "all" those that are not here."""
-    import jax
-
-    if backend is None:
-        device = jax.devices()[0]
+    if backend != "all":
+        device = require_device("--backend", backend)
         return {device.platform: device}, []
     present, absent = {}, []
-    for name in BACKENDS if backend == "all" else (backend,):
+    for name in BACKENDS:
         try:
-            present[name] = jax.devices(name)[0]
-        except RuntimeError as error:  # what JAX raises for a platform that it does not have
-            if backend != "all":
-                raise ValueError(f"--backend {name}: JAX sees no such device here") from error
+            present[name] = require_device("--backend", name)
+        except ValueError:
             absent.append(name)
     return present, absent
 

@@ -14,6 +14,7 @@ import pytest
 from jaxlstm import cli
 from jaxlstm.bench import agreement, machine, measure, peers, timing
 from jaxlstm.bench.jax_side import own_side
+from jaxlstm.bench.setting import Setting
 from jaxlstm.bench.side import Side
 from jaxlstm.bench.sizes import SIZES, TINY_SIZES, make_problem
 
@@ -67,7 +68,12 @@ def assert_everything(names: list[str], tmp_path: Path, capsys: pytest.CaptureFi
     distributions = {d for name in names for d in peers.PEERS[name].distributions}
     for distribution in {"jax", "jaxlib", "numpy"} | distributions:
         assert found["versions"][distribution] == metadata.version(distribution)
-    assert found["cpu"] == machine.cpu_name()
+    assert found["cpu"] == found["device_name"] == machine.cpu_name()
+    assert (found["device"], found["precision"], found["arithmetic"]) == (
+        "cpu",
+        "highest",
+        "float32",
+    )
     assert (found["threads"], found["rounds"], found["backend"]) == (1, 3, "auto")
     assert isinstance(found["kernels"]["native"], bool)
     assert [(row["mode"], row["size"]) for row in found["results"]] == [
@@ -96,19 +102,23 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method`:DeprecationWarning"
+)  # torch's own import
 def test_everything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(QUICK) | set(SLOW) == set(peers.PEERS)
+    on_a_cpu = {name for name, peer in peers.PEERS.items() if "cpu" in peer.devices}
+    assert set(QUICK) | set(SLOW) == on_a_cpu
     assert_everything(here(SLOW), tmp_path, capsys)
 
 
 def test_wrong_weights_are_caught_before_the_clock_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def with_forget_and_input_gate_exchanged(problem: Any, threads: int) -> Side:
+    def with_forget_and_input_gate_exchanged(problem: Any, setting: Setting) -> Side:
         params = dict(problem.params)
         i, f, g, o = np.split(params["weight_hh_l0"], 4)
         params["weight_hh_l0"] = np.concatenate([f, i, g, o])
-        return own_side(dataclasses.replace(problem, params=params), "scan")
+        return own_side(dataclasses.replace(problem, params=params), "scan", setting.precision)
 
     timed: list[set[str]] = []
     original = measure.by_turns

@@ -1,6 +1,6 @@
 """Other libraries' LSTMs: the only place where they are imported, one file each, when they are asked for.
 
-Each file has ``side(problem, threads)``, a :class:`jaxlstm.bench.side.Side` with the problem's weights. They
+Each file has ``side(problem, setting)``, a :class:`jaxlstm.bench.side.Side` with the problem's weights. They
 are laid out as the library wants them beforehand, since its user would keep them so.
 """
 
@@ -12,22 +12,25 @@ from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from jaxlstm.bench.setting import Setting
     from jaxlstm.bench.side import Side
     from jaxlstm.bench.sizes import Problem
 
 
 class Peer(NamedTuple):
-    """The file here that knows a library, and the distributions that it needs."""
+    """The file here that knows a library, the distributions that it needs, and where it runs."""
 
     module: str
     distributions: tuple[str, ...]
+    devices: tuple[str, ...] = ("cpu", "gpu", "tpu")
 
 
 PEERS = {
-    "torch": Peer("torch", ("torch",)),
-    "torch-compile": Peer("torch_compile", ("torch",)),
-    "onnxruntime": Peer("onnxruntime", ("onnxruntime", "onnx")),
-    "openvino": Peer("openvino", ("openvino", "onnx")),
+    "torch": Peer("torch", ("torch",), ("cpu", "gpu")),
+    "torch-compile": Peer("torch_compile", ("torch",), ("cpu", "gpu")),
+    "cudnn": Peer("cudnn", ("jax",), ("gpu",)),
+    "onnxruntime": Peer("onnxruntime", ("onnxruntime", "onnx"), ("cpu",)),
+    "openvino": Peer("openvino", ("openvino", "onnx"), ("cpu",)),
     "flax-nnx": Peer("flax_nnx", ("flax",)),
     "flax-linen": Peer("flax_linen", ("flax",)),
     "equinox": Peer("equinox", ("equinox",)),
@@ -41,8 +44,8 @@ def missing(name: str) -> list[str]:
     return [wanted for wanted in PEERS[name].distributions if not _installed(wanted)]
 
 
-def load(name: str) -> Callable[[Problem, int], Side]:
-    """What makes a peer's side of a problem and a number of threads; imports the library."""
+def load(name: str) -> Callable[[Problem, Setting], Side]:
+    """What makes a peer's side of a problem in a setting; imports the library."""
     return importlib.import_module(f"{__name__}.{PEERS[name].module}").side
 
 

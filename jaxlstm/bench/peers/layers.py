@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm.bench.jax_side import jax_side
+from jaxlstm.bench.setting import Setting
 from jaxlstm.bench.side import Side, Unsupported
 from jaxlstm.bench.sizes import Problem
 from jaxlstm.config import LSTMConfig
@@ -82,12 +83,12 @@ def bias(params: Mapping[str, Any]) -> Any:
     return params["bias_ih"] + params["bias_hh"]
 
 
-def side(direction: Direction, problem: Problem, threads: int) -> Side:
-    """Layers and directions as torch composes them. Threads are XLA's own.
+def side(direction: Direction, problem: Problem, setting: Setting) -> Side:
+    """Layers and directions as torch composes them. Threads, device and precision are JAX's own.
 
     What lies behind a sequence's end is zeroed here, since some libraries leave numbers there.
     """
-    del threads
+    del setting
     config = problem.config
     if config.proj_size:
         raise Unsupported("has no projection")

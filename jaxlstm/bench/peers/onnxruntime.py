@@ -5,14 +5,15 @@ from __future__ import annotations
 import onnxruntime
 
 from jaxlstm.bench.peers.onnx_model import onnx_model
+from jaxlstm.bench.setting import Setting
 from jaxlstm.bench.side import Side
 from jaxlstm.bench.sizes import Problem
 
 
-def side(problem: Problem, threads: int) -> Side:
+def side(problem: Problem, setting: Setting) -> Side:
     """A session over the problem's ONNX model; it does not train."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = setting.threads
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         onnx_model(problem), options, providers=["CPUExecutionProvider"]

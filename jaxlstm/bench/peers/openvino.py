@@ -12,15 +12,16 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino  # noqa: E402
 
 from jaxlstm.bench.peers.onnx_model import onnx_model  # noqa: E402
+from jaxlstm.bench.setting import Setting  # noqa: E402
 from jaxlstm.bench.side import Side  # noqa: E402
 from jaxlstm.bench.sizes import Problem  # noqa: E402
 
 
-def side(problem: Problem, threads: int) -> Side:
+def side(problem: Problem, setting: Setting) -> Side:
     """A compiled model in float32, which is not its default on every CPU; it does not train."""
     core = openvino.Core()
     settings = {
-        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_NUM_THREADS": setting.threads,
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "f32",
     }

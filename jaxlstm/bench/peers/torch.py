@@ -1,27 +1,51 @@
-"""``torch.nn.LSTM``, eager."""
+"""``torch.nn.LSTM``, eager; on an NVIDIA GPU where that is measured, which is cuDNN's LSTM."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils import rnn
 
-from jaxlstm.bench.side import Side
+from jaxlstm.bench.setting import Setting
+from jaxlstm.bench.side import Side, Unsupported
 from jaxlstm.bench.sizes import Problem
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
-def side(problem: Problem, threads: int, wrap: Callable[[Forward], Forward] | None = None) -> Side:
+class Place(NamedTuple):
+    """Where torch computes, and what waits until it has."""
+
+    device: str
+    wait: Callable[[], None]
+
+
+def place(device: str) -> Place:
+    """torch's place for a device of the bench.
+
+    Raises:
+      Unsupported: torch has none.
+    """
+    if device == "cpu":
+        return Place("cpu", lambda: None)
+    if not torch.cuda.is_available():
+        raise Unsupported(f"sees no CUDA device (torch {torch.__version__})")
+    return Place("cuda", torch.cuda.synchronize)
+
+
+def side(
+    problem: Problem, setting: Setting, wrap: Callable[[Forward], Forward] | None = None
+) -> Side:
     """The module, over a packed sequence if ragged; ``wrap`` may exchange what is called.
 
     The number of threads is that of the whole process, and stays.
     """
-    torch.set_num_threads(threads)
-    module = _module(problem)
-    x = torch.from_numpy(problem.inputs)
+    device, wait = place(setting.device)
+    torch.set_num_threads(setting.threads)
+    module = _module(problem).to(device)
+    x = torch.from_numpy(problem.inputs).to(device)
     x_with_gradient = x.clone().requires_grad_()
     names = [name for name, _ in module.named_parameters()]
     leaves = [x_with_gradient, *module.parameters()]
@@ -37,10 +61,13 @@ def side(problem: Problem, threads: int, wrap: Callable[[Forward], Forward] | No
 
     def infer() -> torch.Tensor:
         with torch.inference_mode():
-            return forward(x)
+            outputs = forward(x)
+        wait()
+        return outputs
 
     def train() -> tuple[Any, Any]:
         inputs, *weights = torch.autograd.grad(forward(x_with_gradient).square().sum(), leaves)
+        wait()
         return inputs, dict(zip(names, weights, strict=True))
 
     return Side(infer, train)

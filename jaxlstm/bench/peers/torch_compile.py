@@ -14,14 +14,15 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from jaxlstm.bench.peers.torch import side as torch_side
+from jaxlstm.bench.setting import Setting
 from jaxlstm.bench.side import Side, Unsupported
 from jaxlstm.bench.sizes import Problem
 
 
-def side(problem: Problem, threads: int) -> Side:
+def side(problem: Problem, setting: Setting) -> Side:
     """The compiled side; what was compiled for other problems is forgotten, as there is a limit to it."""
     torch.compiler.reset()
-    infer, train = torch_side(problem, threads, torch.compile)
+    infer, train = torch_side(problem, setting, torch.compile)
     assert train is not None
     return Side(partial(_or_unsupported, infer), partial(_or_unsupported, train))
 

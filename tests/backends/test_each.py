@@ -1,0 +1,42 @@
+"""A backend that is not here gives skipped tests, never passed ones; one that is here gets them all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backends import each
+
+
+def rows(monkeypatch: pytest.MonkeyPatch, present: tuple[str, ...]) -> dict[str, Any]:
+    monkeypatch.setattr(each, "absence", lambda name: "" if name in present else f"no {name}")
+    mark = each.on_each_backend("n", [1, 2, 3], on_cpu=[2])
+    return {row.id: ([m.name for m in row.marks], row.values) for row in mark.args[1]}
+
+
+def test_all_values_where_it_is_and_one_skipped_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rows(monkeypatch, ("cpu", "gpu")) == {
+        "cpu-2": ([], ("cpu", 2)),
+        "gpu-1": (["gpu"], ("gpu", 1)),
+        "gpu-2": (["gpu"], ("gpu", 2)),
+        "gpu-3": (["gpu"], ("gpu", 3)),
+        "tpu-3 tests": (["tpu"], ("tpu", 1)),
+    }
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_what_is_not_here_is_skipped_with_the_reason(backend: str) -> None:
+    if not each.absence(backend):
+        pytest.skip(f"there is a {backend}")
+    command = [sys.executable, "-m", "pytest", "-q", "-m", backend, "tests/backends/test_batch.py"]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert " skipped" in done.stdout
+    assert " passed" not in done.stdout
+    assert f"no {backend} here: " in done.stdout
