@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow test-gpu test-tpu test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate test-aarch64 clean
+.PHONY: demo test test-slow test-gpu test-tpu test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate test-aarch64 test-aot clean
 
 KERNEL := setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
 
@@ -37,6 +37,13 @@ fuzz: $(VENV)/.test  ## mutated checkpoints for FUZZ_MINUTES; what is found stay
 
 test-oldest: pyproject.toml  ## against the oldest releases that pyproject.toml allows
 	$(PYTHON) tests/versions.py oldest $(VENV)-oldest $(PYTHON)
+
+# In an environment of its own: the compilers are large, and libtpu has something to say whenever JAX starts.
+AOT := $(VENV)-aot
+test-aot: pyproject.toml  ## compile for TPUs and GPUs that are not there; nothing is skipped
+	@test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
+	$(AOT)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[aot-tpu,aot-gpu]' beartype pytest pytest-xdist
+	JAX_PLATFORMS=cpu JAXLSTM_AOT=required $(AOT)/bin/python -m pytest -q -n $(WORKERS) tests/aot
 
 NEWEST_PYTHON ?= $(PYTHON)
 test-newest: pyproject.toml  ## the tests that need no torch, against the newest releases
@@ -76,4 +83,4 @@ mutate: $(VENV)/.mutate  ## do the tests notice wrong lines? MODULE=find, MUTATE
 	$(BIN)/python -m tests.mutation --module "$(MODULE)" --sample $(MUTATE_SAMPLE)
 
 clean:
-	rm -rf .mutate $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*
+	rm -rf .mutate $(VENV) $(AOT) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*

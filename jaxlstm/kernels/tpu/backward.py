@@ -1,8 +1,8 @@
 """The recurrence backwards: from the cotangents of outputs and last state to those of the gates.
 
-The transpose of :func:`jaxlstm.scan.run_tangent`, laid out as :mod:`jaxlstm.kernels.tpu.forward`: the grid walks over
-time against its order, the cotangents of h and c stay in scratch, in float32. What remains for XLA is the
-gradients of weights and inputs, each one large product.
+The transpose of :func:`jaxlstm.scan.run_tangent`, laid out as :mod:`jaxlstm.kernels.tpu.forward`: the grid
+walks over time against its order, the cotangents of h and c stay in scratch, in float32. What remains for XLA
+is the gradients of weights and inputs, each one large product.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -96,9 +95,13 @@ def _kernel(ref: Any, out: Any, h: Any, c: Any, *, plan: Plan, reverse: bool) ->
         c_bar = c[...] + ref["m_by_c"][t] * m_bar
         z_bar = ref["by_gates"][t] * jnp.concatenate([c_bar, c_bar, c_bar, m_bar], axis=-1)
         before = product(z_bar, ref["weight_hh"], plan.parts), ref["f"][t] * c_bar
-        if "valid" in ref:  # elsewhere the derivative is zero, and z_bar with it; the state stood still
+        if (
+            "valid" in ref
+        ):  # elsewhere the derivative is zero, and z_bar with it; the state stood still
             valid = ref["valid"][t] > 0
-            before = tuple(jnp.where(valid, x, kept[...]) for x, kept in zip(before, (h, c), strict=True))
+            before = tuple(
+                jnp.where(valid, x, kept[...]) for x, kept in zip(before, (h, c), strict=True)
+            )
             h_bar = jnp.where(valid, h_bar, 0.0)
         h[...], c[...] = before
         out["z"][t] = z_bar.astype(out["z"].dtype)

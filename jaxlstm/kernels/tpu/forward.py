@@ -1,8 +1,8 @@
 """The recurrence forwards: input projection, recurrent product and cell in one kernel.
 
-The grid walks over blocks of time. Of each block the input projection is one product, left in scratch; then come
-its steps one by one, with h and c in scratch too. What moves through HBM is the inputs once, the outputs once, and
-the weights once: the gates, four times as wide, never do.
+The grid walks over blocks of time. Of each block the input projection is one product, left in scratch; then
+come its steps one by one, with h and c in scratch too. What moves through HBM is the inputs once, the outputs
+once, and the weights once: the gates, four times as wide, never do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -48,7 +47,7 @@ def run(
     plan = plan_of(params, inputs, state, precision)
     if plan is None:
         return scan.run(params, inputs, state, valid, reverse, precision)
-    outputs, last = run_shapes(params, inputs, state, valid, reverse=reverse, precision=precision)
+    outputs, _ = run_shapes(params, inputs, state, valid, reverse=reverse, precision=precision)
     found = _call(plan, params, inputs, state, valid, {"outputs": outputs}, reverse, interpret)
     return found["outputs"], LSTMState(found["h"], found["c"])
 
@@ -99,8 +98,8 @@ def _call(
         "weight_hh": plan.weight(by_gates(params["weight_hh"].T), plan.h_features, gates),
     }
     if "bias_ih" in params:
-        biases = (params[name].astype(gate_dtype(dtype)) for name in ("bias_ih", "bias_hh"))
-        operands["bias"] = resident(by_gates(sum(biases)[None]))
+        bias_ih, bias_hh = (params[n].astype(gate_dtype(dtype)) for n in ("bias_ih", "bias_hh"))
+        operands["bias"] = resident(by_gates((bias_ih + bias_hh)[None]))
     if "weight_hr" in params:
         operands["weight_hr"] = plan.weight(params["weight_hr"].T, plan.units, plan.h_features)
     if valid is not None:

@@ -1,7 +1,7 @@
 """How one call is laid out: sizes filled up to whole tiles, blocks of rows and steps, and what fits in VMEM.
 
-A TPU keeps arrays in tiles of 8 or 16 by 128, so the batch is filled up to a multiple of 16 and each axis of units
-to one of 128. What is added is zero, and a unit of which all weights are zero stays zero.
+A TPU keeps arrays in tiles of 8 or 16 by 128, so the batch is filled up to a multiple of 16 and each axis of
+units to one of 128. What is added is zero, and a unit of which all weights are zero stays zero.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ class Plan(NamedTuple):
         """A result (B, width)."""
         return Shape((self.batch, width), dtype), self.state(width)
 
-    def weight(self, matrix: jax.Array, rows: int, columns: int) -> Placed:
-        """A weight (in, out), filled up and in parts, for :func:`jaxlstm.kernels.tpu.products.product`."""
-        return resident(jnp.stack(split(fill(matrix, rows, columns), self.parts)))
+    def weight(self, matrix: jax.Array, rows: int, columns: int) -> list[Placed]:
+        """A weight (in, out), filled up, in the parts that :func:`.products.product` takes."""
+        return [resident(part) for part in split(fill(matrix, rows, columns), self.parts)]
 
     def mask(self, valid: jax.Array, *, backwards: bool) -> Placed:
         """The operand for bool (T, B): 1 or 0, in rows as the state is."""
@@ -152,18 +152,19 @@ def resident(array: jax.Array) -> Placed:
 def call(
     kernel: Callable[..., None],
     plan: Plan,
-    operands: dict[str, Placed],
+    operands: dict[str, Placed | list[Placed]],
     out: dict[str, tuple[Any, pl.BlockSpec]],
     scratch: list,
     interpret: bool,
 ) -> dict[str, jax.Array]:
-    """Run ``kernel(operands, out, *scratch)``, of references by name."""
-    arrays = {name: array for name, (array, _) in operands.items()}
+    """Run ``kernel(operands, out, *scratch)``, of references by name; a weight is several."""
+    is_placed = lambda x: isinstance(x, tuple)  # noqa: E731
+    arrays, specs = (jax.tree.map(lambda x, k=k: x[k], operands, is_leaf=is_placed) for k in (0, 1))
     return pl.pallas_call(
         kernel,
         out_shape={name: shape for name, (shape, _) in out.items()},
         grid=plan.grid,
-        in_specs=[{name: spec for name, (_, spec) in operands.items()}],
+        in_specs=[specs],
         out_specs={name: spec for name, (_, spec) in out.items()},
         scratch_shapes=scratch,
         compiler_params=pltpu.CompilerParams(

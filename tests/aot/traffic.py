@@ -1,0 +1,117 @@
+"""How many bytes a compiled TPU program moves through HBM, by the compiler's choice of memory for each array.
+
+In the text of a program for a TPU a layout with ``S(1)`` is in VMEM, one without is in HBM. An instruction
+reads its operands and writes its result, except that a slice is all that is read where one is taken, and all
+that is written where one is put in; a kernel reads and writes each array once, as its blocks say; a loop does
+what its body does as often as it turns. Sizes are those in memory, filled up to whole tiles.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from tests.aot.hlo import Computation, Hlo, Instruction
+
+FREE = (
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+    *("copy-done", "slice-done"),  # counted where they start
+)
+SHAPE = re.compile(r"\b(pred|[su]8|bf16|f16|[suf]32|[suf]64)\[([\d,]*)\](?:\{([^}]*)\})?")
+
+
+def hbm_bytes(hlo: Hlo) -> int:
+    """Bytes read and written in HBM by one run of the program."""
+    entry = re.search(r"^ENTRY %?([\w.\-]+)", hlo.text, re.MULTILINE)
+    assert entry is not None
+    return _of(hlo, hlo.computations[entry[1]])
+
+
+def _of(hlo: Hlo, computation: Computation) -> int:
+    types = {i.name: _type(i) for i in computation.instructions}
+    total = 0
+    for i in computation.instructions:
+        if i.op == "while":
+            body = re.search(r"body=%?([\w.\-]+)", i.line)
+            assert body is not None
+            total += turns(hlo, i) * _of(hlo, hlo.computations[body[1]])
+        elif i.op == "fusion":
+            total += _of_fusion(hlo.computations[i.called[0]], i, types)
+        elif i.op == "copy-start":  # its type is (to, from, a flag)
+            total += _in_hbm(_type(i))
+        elif i.op == "slice-start":  # ((from), to, a flag)
+            source, slice_, _ = _shapes(_type(i))
+            total += _in_hbm(slice_) + (_size(slice_) if _in_hbm(source) else 0)
+        elif i.op not in FREE and "AllocateBuffer" not in i.line:
+            total += _in_hbm(_type(i)) + sum(_in_hbm(types[name]) for name in i.operands)
+    return total
+
+
+def turns(hlo: Hlo, loop: Instruction) -> int:
+    """How often a loop over time turns: what its condition compares the counter with."""
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.line)
+    assert condition is not None
+    lines = " ".join(i.line for i in hlo.computations[condition[1]].instructions)
+    (limit,) = set(re.findall(r"constant\((\d+)\)", lines))
+    assert "direction=LT" in lines, lines
+    return int(limit)
+
+
+def _of_fusion(called: Computation, fusion: Instruction, types: dict[str, str]) -> int:
+    """Reads and writes of a fusion, of which ``types`` has the operands."""
+    by_name = {i.name: i for i in called.instructions}
+    total = 0
+    for i in called.instructions:
+        if i.op == "parameter":
+            number = re.search(r"parameter\((\d+)\)", i.line)
+            assert number is not None
+            outer = types[fusion.operands[int(number[1])]]
+            if _in_hbm(outer):
+                total += _read(called, i, outer)
+    root = called.root
+    results = [by_name[name] for name in root.operands] if root.op == "tuple" else [root]
+    for result, shape in zip(results, _shapes(_type(fusion)), strict=True):
+        while result.op == "bitcast":
+            result = by_name[result.operands[0]]
+        if _in_hbm(shape) and result.op == "dynamic-update-slice":
+            total += _size(_type(by_name[result.operands[1]]))
+        else:
+            total += _in_hbm(shape)
+    return total
+
+
+def _read(called: Computation, parameter: Instruction, outer: str) -> int:
+    users = [i for i in called.instructions if parameter.name in i.operands]
+    if all(i.op == "dynamic-slice" for i in users):
+        return sum(_size(_type(i)) for i in users)
+    if all(i.op == "dynamic-update-slice" and i.operands[0] == parameter.name for i in users):
+        return 0
+    return _in_hbm(outer)
+
+
+def _type(i: Instruction) -> str:
+    return i.line.split(" = ", 1)[1].split(f" {i.op}(", 1)[0]
+
+
+def _shapes(type_: str) -> list[str]:
+    return [found[0] for found in SHAPE.finditer(type_)]
+
+
+def _in_hbm(type_: str) -> int:
+    """Bytes of those arrays of a type that are in HBM; flags and counters, in S(2) and S(6), are not."""
+    return sum(_size(shape) for shape in _shapes(type_) if "S(" not in shape)
+
+
+def _size(shape: str) -> int:
+    """Bytes of one array, filled up to whole tiles of its layout."""
+    found = SHAPE.match(shape)
+    assert found is not None, shape
+    dims = [int(n) for n in found[2].split(",") if n]
+    layout, *_ = (found[3] or "").split(":")
+    order = [int(n) for n in layout.split(",") if n]
+    tile = re.search(r":T\(([\d,]+)\)", shape)
+    if tile and dims:
+        for axis, unit in zip(order, reversed(tile[1].split(",")), strict=False):
+            dims[axis] = -(-dims[axis] // int(unit)) * int(unit)
+    bits = re.search(r"\d+", found[1])
+    return math.prod(dims) * (int(bits[0]) // 8 if bits else 1)
