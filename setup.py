@@ -31,6 +31,9 @@ INSTRUCTION_SETS = {"baseline": []}
 if X86:
     INSTRUCTION_SETS["avx2"] = ["-march=x86-64-v3"]
     INSTRUCTION_SETS["avx512"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+if X86 and sys.platform == "linux":  # elsewhere a process cannot ask for the registers
+    TILES = ["-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+    INSTRUCTION_SETS["amx"] = [*INSTRUCTION_SETS["avx512"], *TILES]
 
 
 class BuildKernel(build_ext):
@@ -45,6 +48,7 @@ class BuildKernel(build_ext):
             raise CCompilerError("jaxlib, which has the headers, is not installed")
         include = [os.path.join(found.submodule_search_locations[0], "include")]
         macros = [("JAXLSTM_X86", "1")] if X86 else []
+        macros += [("JAXLSTM_AMX", "1")] if "amx" in INSTRUCTION_SETS else []
         objects = []
         for name, options in INSTRUCTION_SETS.items():
             objects += self.compiler.compile(

@@ -15,7 +15,12 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parents[2] / "jaxlstm/kernels/cpu/src"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-TARGETS = {"baseline": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
+TARGETS = {
+    "baseline": [],
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": ["-march=x86-64-v4"],
+    "amx": ["-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+}
 SANITIZERS = {"address,undefined": ["-fno-sanitize-recover=all"], "thread": []}
 
 
@@ -29,7 +34,7 @@ def build(folder: Path, options: list[str]) -> Path:
         objects.append(str(folder / f"{name}.o"))
         source = [str(SOURCES / "kernels.cc"), f"-DJAXLSTM_TARGET={name}", "-c", "-o", objects[-1]]
         subprocess.run([*common, *march, *source], check=True)
-    macros = ["-DJAXLSTM_X86"] if X86 else []
+    macros = ["-DJAXLSTM_X86", "-DJAXLSTM_AMX"] if X86 else []
     harness = folder / "harness"
     shared = [str(SOURCES / name) for name in ("harness.cc", "wait.cc")]
     source = [*shared, *objects, "-o", str(harness), "-lpthread"]

@@ -33,6 +33,7 @@ struct BackwardPass {
   void run(int thread, int threads, Barrier& barrier) {
     const Range my_states{share(state_panels, thread, threads), share(state_panels, thread + 1, threads)};
     const Range my_units{share(unit_panels, thread, threads), share(unit_panels, thread + 1, threads)};
+    pack_weights(my_states, my_units);
     prepare(my_states, my_units);
     for (long s = p.time - 1; s >= 0; s--) {
       through_weights(s, my_states);
@@ -46,7 +47,7 @@ struct BackwardPass {
     finish(my_units);
   }
 
- private:
+ protected:
   struct Range {
     long begin, end;
   };
@@ -54,9 +55,11 @@ struct BackwardPass {
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
   T* carried(T* buffer, long panel, long b) const { return buffer + (panel * p.batch + b) * 4 * L; }
 
-  void prepare(Range my_states, Range my_units) {
+  void pack_weights(Range my_states, Range my_units) {
     pack(p.weight_hh, gate_rows, p.h_size, 1, states, my_states.begin, my_states.end, weight_hh);
     if (p.weight_hr) pack(p.weight_hr, p.h_size, p.hidden_size, 1, units, my_units.begin, my_units.end, weight_hr);
+  }
+  void prepare(Range my_states, Range my_units) {
     read(p.grad_h_n, p.h_size, states, my_states, grad_h);
     read(p.grad_c_n, p.hidden_size, units, my_units, grad_c);
   }

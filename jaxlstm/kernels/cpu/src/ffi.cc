@@ -3,17 +3,12 @@
 #include <cstring>
 #include <string>
 
+#include "instruction_sets.h"
 #include "memory.h"
-#include "problem.h"
 #include "team.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jaxlstm {
-
-extern const Kernels kernels_baseline;
-#if defined(JAXLSTM_X86)
-extern const Kernels kernels_avx2, kernels_avx512;
-#endif
 
 namespace {
 
@@ -21,38 +16,13 @@ namespace ffi = xla::ffi;
 using Buffer = ffi::AnyBuffer;
 using Result = ffi::Result<ffi::AnyBuffer>;
 
-const Kernels* kernels_named(const char* name) {
-  const Kernels* all[] = {
-#if defined(JAXLSTM_X86)
-      &kernels_avx512, &kernels_avx2,
-#endif
-      &kernels_baseline};
-  for (const Kernels* kernels : all)
-    if (!std::strcmp(kernels->name, name)) return kernels;
-  return nullptr;
-}
-
-bool runs_here(const Kernels& kernels) {
-#if defined(JAXLSTM_X86)
-  if (&kernels == &kernels_avx512)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma");
-  if (&kernels == &kernels_avx2)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-#endif
-  return true;
-}
-
 std::atomic<const Kernels*> chosen{nullptr};
 
 const Kernels& kernels() {
   const Kernels* found = chosen.load();
   if (found) return *found;
-  for (const char* name : {"avx512", "avx2", "baseline"}) {
-    found = kernels_named(name);
-    if (found && runs_here(*found)) break;
-  }
+  for (const Kernels* each : kAllKernels)
+    if (!found && runs_here(*each)) found = each;
   chosen.store(found);
   return *found;
 }
@@ -305,10 +275,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_weight_gradient, jaxlstm::run_weight_gradi
 // The instruction set in force, and another one for the calls that follow; false if it cannot run here.
 const char* jaxlstm_instruction_set() { return jaxlstm::kernels().name; }
 bool jaxlstm_use_instruction_set(const char* name) {
-  const jaxlstm::Kernels* found = jaxlstm::kernels_named(name);
-  if (!found || !jaxlstm::runs_here(*found)) return false;
-  jaxlstm::chosen.store(found);
-  return true;
+  for (const jaxlstm::Kernels* found : jaxlstm::kAllKernels)
+    if (!std::strcmp(found->name, name) && jaxlstm::runs_here(*found)) {
+      jaxlstm::chosen.store(found);
+      return true;
+    }
+  return false;
 }
 void jaxlstm_activations(const float* x, float* sigmoids, float* tanhs, long n) {
   jaxlstm::kernels().activations(x, sigmoids, tanhs, n);

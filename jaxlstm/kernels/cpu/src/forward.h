@@ -52,6 +52,7 @@ struct ForwardPass {
     const Range rows{share(p.batch, row_thread, row_threads), share(p.batch, row_thread + 1, row_threads)};
     const Range projected{share(output_panels, unit_thread, unit_threads),
                           share(output_panels, unit_thread + 1, unit_threads)};
+    pack_weights(thread, threads);
     prepare(thread, threads);
     barrier.wait();
     for (long s = 0; s < p.time; s++) {
@@ -66,7 +67,7 @@ struct ForwardPass {
     finish(rows, units, by_rows ? Range{0, 1} : Range{thread, threads});
   }
 
- private:
+ protected:
   struct Range {
     long begin, end;
   };
@@ -78,13 +79,18 @@ struct ForwardPass {
 
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
 
-  void prepare(int thread, int threads) {
+  void pack_weights(int thread, int threads) {
     const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
     pack(p.weight_ih, p.input_size, 1, p.input_size, gates, mine.begin, mine.end, weight_ih);
     pack(p.weight_hh, p.h_size, 1, p.h_size, gates, mine.begin, mine.end, weight_hh);
     if (p.weight_hr)
       pack(p.weight_hr, p.hidden_size, 1, p.hidden_size, outputs, share(output_panels, thread, threads),
            share(output_panels, thread + 1, threads), weight_hr);
+  }
+
+  // Biases and the first state.
+  void prepare(int thread, int threads) {
+    const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
     for (long panel = mine.begin; panel < mine.end; panel++) {
       for (int v = 0; v < 4; v++) {
         const long count = p.bias ? gates.count<T>(panel, v) : 0;

@@ -11,15 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "problem.h"
+#include "instruction_sets.h"
 #include "team.h"
-
-namespace jaxlstm {
-extern const Kernels kernels_baseline;
-#if defined(JAXLSTM_X86)
-extern const Kernels kernels_avx2, kernels_avx512;
-#endif
-}  // namespace jaxlstm
 
 using namespace jaxlstm;
 using std::vector;
@@ -193,11 +186,9 @@ int main(int count, char** words) {
   const int problems = count > 1 ? std::atoi(words[1]) : 200;
   engine.seed(count > 2 ? std::atoi(words[2]) : 0);
   const int most_threads = count > 3 ? std::atoi(words[3]) : 4;
-  vector<const Kernels*> all{&kernels_baseline};
-#if defined(JAXLSTM_X86)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(&kernels_avx2);
-  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) all.push_back(&kernels_avx512);
-#endif
+  vector<const Kernels*> all;
+  for (const Kernels* kernels : kAllKernels)
+    if (runs_here(*kernels)) all.push_back(kernels);
   int wrong = 0;
   for (int i = 0; i < problems; i++) {
     const Kernels& kernels = *all[i % all.size()];

@@ -3,8 +3,24 @@
 #include "forward.h"
 #include "weight_gradient.h"
 
+#if defined(__AMX_BF16__)
+#include "amx_backward.h"
+#include "amx_forward.h"
+#include "amx_weight_gradient.h"
+#endif
+
 namespace jaxlstm {
 namespace {
+
+#if defined(__AMX_BF16__)
+typedef AmxForwardPass FloatForwardPass;
+typedef AmxBackwardPass FloatBackwardPass;
+typedef AmxWeightGradientPass FloatWeightGradientPass;
+#else
+typedef ForwardPass<float> FloatForwardPass;
+typedef BackwardPass<float> FloatBackwardPass;
+typedef WeightGradientPass<float> FloatWeightGradientPass;
+#endif
 
 template <class Problem, class Pass>
 size_t scratch_bytes(const Problem& problem) {
@@ -35,17 +51,17 @@ void activations(const float* x, float* sigmoids, float* tanhs, long n) {
 extern const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET);
 const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET) = {
     JAXLSTM_STRING(JAXLSTM_TARGET),
-    scratch_bytes<Forward<float>, ForwardPass<float>>,
+    scratch_bytes<Forward<float>, FloatForwardPass>,
     scratch_bytes<Forward<double>, ForwardPass<double>>,
-    scratch_bytes<Backward<float>, BackwardPass<float>>,
+    scratch_bytes<Backward<float>, FloatBackwardPass>,
     scratch_bytes<Backward<double>, BackwardPass<double>>,
-    scratch_bytes<WeightGradient<float>, WeightGradientPass<float>>,
+    scratch_bytes<WeightGradient<float>, FloatWeightGradientPass>,
     scratch_bytes<WeightGradient<double>, WeightGradientPass<double>>,
-    run<Forward<float>, ForwardPass<float>>,
+    run<Forward<float>, FloatForwardPass>,
     run<Forward<double>, ForwardPass<double>>,
-    run<Backward<float>, BackwardPass<float>>,
+    run<Backward<float>, FloatBackwardPass>,
     run<Backward<double>, BackwardPass<double>>,
-    run<WeightGradient<float>, WeightGradientPass<float>>,
+    run<WeightGradient<float>, FloatWeightGradientPass>,
     run<WeightGradient<double>, WeightGradientPass<double>>,
     activations,
 };

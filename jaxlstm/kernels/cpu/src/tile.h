@@ -138,26 +138,27 @@ struct PlainColumns {  // vector v of panel j: columns from (4 j + v) * lanes on
 template <class T, class Columns>
 void pack(const T* source, long K, long k_stride, long column_stride, Columns columns, long begin,
           long end, T* packed) {
-  constexpr long L = kLanes<T>, kBlock = 16;  // of k, so that what is read and written stays in the cache
+  constexpr long L = kLanes<T>;
   for (long panel = begin; panel < end; panel++)
-    for (long k0 = 0; k0 < K; k0 += kBlock)
+    for (long k = 0; k < K; k += L)
       for (int v = 0; v < 4; v++) {
-        const long first = columns.template first<T>(panel, v);
-        const long count = columns.template count<T>(panel, v);
-        const long k1 = k0 + kBlock < K ? k0 + kBlock : K;
-        for (long k = k0; k < k1; k++) {
-          T* to = packed + ((panel * K + k) * 4 + v) * L;
-          const T* from = source + k * k_stride + first * column_stride;
-          for (long l = 0; l < count; l++) to[l] = from[l * column_stride];
-          for (long l = count; l < L; l++) to[l] = 0;
+        const long count = columns.template count<T>(panel, v), depth = k + L < K ? L : K - k;
+        const T* from = source + k * k_stride + columns.template first<T>(panel, v) * column_stride;
+        Vector<T> block[L];
+        if (column_stride == 1) {
+          for (long j = 0; j < L; j++) block[j] = j < depth && count ? load(from + j * k_stride, count) : Vector<T>{};
+        } else {
+          for (long l = 0; l < L; l++) block[l] = l < count ? load(from + l * column_stride, depth) : Vector<T>{};
+          transpose<T>(block);
         }
+        for (long j = 0; j < depth; j++) store(packed + ((panel * K + k + j) * 4 + v) * L, block[j]);
       }
 }
 
 // Hands out pieces of one block of memory, aligned; without a block it only counts.
 class Arena {
  public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+  explicit Arena(void* base, size_t used = 0) : base_(static_cast<char*>(base)), used_(used) {}
   template <class T>
   T* take(long count) {
     T* piece = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
@@ -168,7 +169,7 @@ class Arena {
 
  private:
   char* base_;
-  size_t used_ = 0;
+  size_t used_;
 };
 
 // The share of `thread` in n things.

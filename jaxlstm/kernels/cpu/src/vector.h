@@ -6,6 +6,7 @@
 #pragma once
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #define JAXLSTM_INLINE inline __attribute__((always_inline))
 
@@ -71,6 +72,32 @@ JAXLSTM_INLINE Vector<T> broadcast(T s) {
 template <class V>
 JAXLSTM_INLINE V sum_of_products(V a, V b, V c, V d) {
   return a * b + opaque(c * d);
+}
+
+// Of two vectors, one whose lane l is lane l of a, or lane l - S of b where l has the bit S; and the other half.
+template <int S, class T>
+JAXLSTM_INLINE void exchange_lanes(Vector<T>& a, Vector<T>& b) {
+  constexpr int L = kLanes<T>;
+#if defined(__clang__)
+  Vector<T> low, high;
+  for (int l = 0; l < L; l++) low[l] = l & S ? b[l - S] : a[l], high[l] = l & S ? b[l] : a[l + S];
+#else
+  typedef typename std::conditional<sizeof(T) == 4, int, long>::type Index __attribute__((vector_size(kVectorBytes)));
+  Index from_low, from_high;
+  for (int l = 0; l < L; l++) from_low[l] = l & S ? L + l - S : l, from_high[l] = l & S ? L + l : l + S;
+  const Vector<T> low = __builtin_shuffle(a, b, from_low), high = __builtin_shuffle(a, b, from_high);
+#endif
+  a = low, b = high;
+}
+// Rows become columns: a square of kLanes by kLanes.
+template <class T, int S = 1>
+JAXLSTM_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
+  if constexpr (S < kLanes<T>) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; i++)
+      if (!(i & S)) exchange_lanes<S, T>(rows[i], rows[i + S]);
+    transpose<T, 2 * S>(rows);
+  }
 }
 
 typedef Vector<float> Floats;

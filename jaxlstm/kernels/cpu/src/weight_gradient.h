@@ -40,7 +40,7 @@ struct WeightGradientPass {
     }
   }
 
- private:
+ protected:
   // [tile][k][rows of the tile]: each tile of the result reads its part in order.
   void pack_gates(long row, long rows, long begin, long end, T* packed) const {
     for_tiles(begin, end, [&](long first, auto tile) {
