@@ -9,6 +9,8 @@ XLA's sigmoid, :math:`1 / (1 + e^{-x})`, is off by 2.0 and 0.54 ulp, just as tor
 
 from __future__ import annotations
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -30,7 +32,9 @@ def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     if x.dtype != jnp.float32:
         return jnp.tanh(x)
     size, square = jnp.abs(x), x * x
-    near_zero = size + size * square * jnp.polyval(jnp.array(_TANH_POLYNOMIAL, x.dtype), square)
+    # plain numbers and no array of them, which a kernel could not take in
+    polynomial = reduce(lambda sum_, coefficient: sum_ * square + coefficient, _TANH_POLYNOMIAL)
+    near_zero = size + size * square * polynomial
     beyond = 1 - 2 / (jnp.exp(2 * size) + 1)
     return jnp.copysign(jnp.where(size < 0.625, near_zero, beyond), x)
 
