@@ -14,7 +14,7 @@ import jax
 from jaxlstm import scan
 from jaxlstm.cell import LSTMState, StepDerivative
 from jaxlstm.kernels.primitive import Kernel
-from jaxlstm.precision import resolve
+from jaxlstm.precision import gate_dtype, resolve
 
 Shape: Any = jax.ShapeDtypeStruct  # in trees whose classes say jax.Array
 
@@ -49,10 +49,10 @@ def run_shapes(
 
 def differentiate_shapes(params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
     """The shapes of what ``run_and_differentiate`` returns."""
-    H = state.c.shape[1]
-    units = Shape((*inputs.shape[:2], H), inputs.dtype)
-    derivative = StepDerivative(Shape((*inputs.shape[:2], 4 * H), inputs.dtype), units, units)
-    m = units if "weight_hr" in params else None
+    steps, H, dtype = inputs.shape[:2], state.c.shape[1], gate_dtype(inputs.dtype)
+    units = Shape((*steps, H), dtype)
+    derivative = StepDerivative(Shape((*steps, 4 * H), dtype), units, units)
+    m = Shape((*steps, H), inputs.dtype) if "weight_hr" in params else None
     return run_shapes(params, inputs, state, valid, **static), derivative, m
 
 
@@ -67,10 +67,11 @@ def _tangent(
 
 def _tangent_shapes(params: Any, derivative: Any, valid: Any, linear: tuple, **static: Any) -> Any:
     dz, _, dstate = linear
-    return run_shapes(params, dz, dstate, valid, **static)
+    outputs = Shape(dz.shape, dstate.h.dtype)
+    return run_shapes(params, outputs, dstate, valid, **static)
 
 
-def _cotangent(
+def plain_cotangent(
     params: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
 ) -> Any:
     """The transpose of :func:`_tangent`, as JAX makes it: cotangents of dz, dW_hr m and the state's."""
@@ -95,7 +96,14 @@ def _outputs_and_state(*arguments: Any, **static: Any) -> list[int]:
 
 def _weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
     over_steps = (((0, 1), (0, 1)), ((), ()))
-    return jax.lax.dot_general(grad_gates, operand, over_steps, precision=resolve(precision))
+    product = jax.lax.dot_general(
+        grad_gates,
+        operand,
+        over_steps,
+        precision=resolve(precision),
+        preferred_element_type=grad_gates.dtype,
+    )
+    return product.astype(operand.dtype)
 
 
 def weight_gradient_shape(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
@@ -106,15 +114,19 @@ def weight_gradient_shape(grad_gates: Any, operand: Any, *, precision: Any) -> A
 
 def _weight_tangent_shape(operand: Any, dweight: Any, *, precision: Any) -> Any:
     del precision
-    return Shape((*operand.shape[:2], dweight.shape[0]), operand.dtype)
+    return Shape((*operand.shape[:2], dweight.shape[0]), gate_dtype(operand.dtype))
 
 
-def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurrence:
+def recurrence_of(
+    name: str, by_platform: Mapping[str, Kernels], *, insists: str | None = None
+) -> scan.Recurrence:
     """The recurrence that runs these kernels on their platforms, and the plain scan on all others.
 
     Args:
       name: unique to this recurrence; its primitives are ``name_run`` and so on in a jaxpr.
       by_platform: kernels by JAX's name of the platform: "cpu", "cuda" or "tpu".
+      insists: the backend, if a program for another platform is an error instead. One for several devices,
+        and one for ``jax.export``, gets the plain scan even so.
     """
 
     def of(which: str) -> dict[str, Callable[..., Any]]:
@@ -122,7 +134,13 @@ def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurre
         return {platform: kernel for platform, kernel in found.items() if kernel is not None}
 
     run = Kernel(
-        f"{name}_run", scan.run, of("run"), run_shapes, (None, 1, 0, 1), _outputs_and_state
+        f"{name}_run",
+        scan.run,
+        of("run"),
+        run_shapes,
+        (None, 1, 0, 1),
+        _outputs_and_state,
+        insists,
     )
     differentiate = Kernel(
         f"{name}_run_and_differentiate",
@@ -131,6 +149,7 @@ def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurre
         differentiate_shapes,
         (None, 1, 0, 1),
         lambda params, *_, **static: [1, 0, 0, 1, 1, 1, *([1] if "weight_hr" in params else [])],
+        insists,
     )
     tangent = Kernel(
         f"{name}_tangent",
@@ -142,11 +161,12 @@ def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurre
     )
     cotangent = Kernel(
         f"{name}_cotangent",
-        _cotangent,
+        plain_cotangent,
         of("cotangent"),
         _cotangent_shapes,
         (None, 1, 1, (1, 0)),
         lambda *_, projected, **static: [1, *([1] if projected else []), 0, 0],
+        insists,
     )
     tangent.transposed_by(
         lambda params, derivative, valid, linear, cotangents, **static: cotangent(

@@ -35,6 +35,8 @@ class Kernel:
         tuple of these.
       result_batch_axes: for each leaf of the result. Where the result is a sum over the batch there is none;
         the function is then the plain one under ``jax.vmap``.
+      insists: the backend, if a program for one device of another platform is an error and not the plain
+        function.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Kernel:
         shapes: Callable[..., Any],
         batch_axes: tuple | None = None,
         result_batch_axes: Callable[..., list[int]] | None = None,
+        insists: str | None = None,
     ) -> None:
         self.plain, self.shapes = plain, shapes
         self.batch_axes, self.result_batch_axes = batch_axes, result_batch_axes
@@ -54,7 +57,8 @@ class Kernel:
         primitive.def_abstract_eval(self._abstract)
         ad.primitive_jvps[primitive] = self._jvp
         batching.primitive_batchers[primitive] = self._batch
-        mlir.register_lowering(primitive, mlir.lower_fun(self._plain_leaves, multiple_results=True))
+        elsewhere = plain if insists is None else _refusal(insists, tuple(kernels))
+        mlir.register_lowering(primitive, partial(self._lower, elsewhere))
         for platform, kernel in kernels.items():
             mlir.register_lowering(primitive, partial(self._lower, kernel), platform=platform)
 
@@ -159,6 +163,18 @@ class Kernel:
             return jax.tree.leaves(kernel(*jax.tree.unflatten(tree, leaves), **static))
 
         return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves, **static)
+
+
+def _refusal(backend: str, platforms: tuple[str, ...]) -> Callable:
+    """What runs in place of a kernel where there is none and the backend insists on one."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError(
+            f"backend={backend!r} has kernels for {' and '.join(platforms)}, and this program is compiled for "
+            "another platform; use backend='auto' or 'scan'"
+        )
+
+    return refuse
 
 
 def _varying(leaf: Any) -> frozenset:

@@ -19,7 +19,7 @@ from jaxlstm.cell import LSTMState
 from jaxlstm.kernels.gpu.plan import Plan, plan_of
 from jaxlstm.kernels.gpu.products import sum_of_products
 from jaxlstm.kernels.gpu.tiles import GATES, by_unit, load, or_zero, pack, store, where_valid
-from jaxlstm.kernels.platforms import Shape
+from jaxlstm.kernels.platforms import Shape, plain_cotangent
 
 
 def cotangent(
@@ -35,6 +35,9 @@ def cotangent(
 ) -> Any:
     """The transpose of :func:`jaxlstm.scan.run_tangent`: of dz, of dW_hr m, and of the first state."""
     outputs_bar, state_bar = cotangents
+    if outputs_bar.shape[1] == 0:  # there is no program for no rows
+        static = {"projected": projected, "reverse": reverse, "precision": precision}
+        return plain_cotangent(params, derivative, valid, cotangents, **static)
     plan = plan_of(params, state_bar.c, precision)
     gates, units, features = plan.units.times(GATES), plan.units, plan.features
     operands = {

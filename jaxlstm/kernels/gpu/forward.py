@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from jaxlstm import scan
 from jaxlstm.activations import sigmoid, tanh
 from jaxlstm.cell import LSTMState, StepDerivative, input_gates
 from jaxlstm.kernels.gpu.plan import Plan, plan_of
@@ -35,6 +36,8 @@ def run(
     interpret: bool = False,
 ) -> Any:
     """As :func:`jaxlstm.scan.run`."""
+    if inputs.shape[1] == 0:  # there is no program for no rows
+        return scan.run(params, inputs, state, valid, reverse, precision)
     shapes = run_shapes(params, inputs, state, valid, reverse=reverse, precision=precision)
     out = {"outputs": shapes[0], "h": shapes[1].h, "c": shapes[1].c}
     found = _call(params, inputs, state, valid, out, reverse, precision, interpret)
@@ -52,6 +55,8 @@ def run_and_differentiate(
     interpret: bool = False,
 ) -> Any:
     """As :func:`jaxlstm.scan.run_and_differentiate`."""
+    if inputs.shape[1] == 0:
+        return scan.run_and_differentiate(params, inputs, state, valid, reverse, precision)
     static = {"reverse": reverse, "precision": precision}
     (outputs, last), derivative, m = differentiate_shapes(params, inputs, state, valid, **static)
     out = {"outputs": outputs, "h": last.h, "c": last.c, **derivative._asdict()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jax.experimental.pallas import triton as plgpu
 
 from jaxlstm.kernels.gpu.products import SHORTEST, Weight, rows_of_a_program
@@ -52,14 +51,9 @@ def plan_of(params: Any, c: Any, precision: Precision) -> Plan:
     """The plan for these weights and a state c (B, H).
 
     Raises:
-      TypeError: float64.
       ValueError: more units than there is a program for.
     """
     weight_hh, (batch, hidden_size) = params["weight_hh"], c.shape
-    if c.dtype == jnp.float64:
-        raise TypeError(
-            "backend='pallas' on a GPU knows float32, bfloat16 and float16, got float64; use backend='scan'"
-        )
     if hidden_size > LARGEST:
         raise ValueError(
             f"backend='pallas' on a GPU takes hidden_size up to {LARGEST}, got {hidden_size}; "

@@ -44,11 +44,7 @@ def is_exact(dtype: Any, precision: Precision) -> bool:
     """Whether products are float32's own, on the ordinary cores, and not on tensor cores."""
     if jnp.dtype(dtype) != jnp.float32:
         return False
-    found = resolve(precision)
-    if found is None:
-        default = jax.config.read("jax_default_matmul_precision")
-        found = None if default is None else lax.Precision(default)
-    return found == lax.Precision.HIGHEST
+    return resolve(precision) == lax.Precision.HIGHEST
 
 
 def rows_of_a_program(dtype: Any, precision: Precision) -> int:

@@ -1,0 +1,199 @@
+"""What the text of a compiled program says: ``jax.stages.Compiled.as_text()``, of XLA for any device."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+COLLECTIVES = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+GEMM = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul)', re.IGNORECASE)
+CALLED = r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(?:\{([^}]*)\}|(%?[\w.\-]+))"
+
+# where a value comes from: carried elements of a loop by index, products by name; a list for a tuple
+Sources = frozenset
+Value = Sources | list
+
+
+class Instruction(NamedTuple):
+    """One line: ``%name = type op(operands), attributes``."""
+
+    name: str
+    op: str
+    operands: tuple[str, ...]
+    called: tuple[str, ...]
+    line: str
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it multiplies matrices, itself and not in a computation that it calls."""
+        return self.op in ("dot", "convolution") or bool(GEMM.search(self.line))
+
+    @property
+    def precision(self) -> str:
+        """What a product was asked for, in JAX's words: the lowest of its operands."""
+        found = re.search(r"operand_precision\W+\[?\{?([\w\", ]+)", self.line)
+        names = re.findall(r"[a-z]+", found[1].lower()) if found else ["default"]
+        return min(names, key=("default", "high", "highest").index)
+
+
+class Computation(NamedTuple):
+    name: str
+    instructions: tuple[Instruction, ...]
+
+    @property
+    def root(self) -> Instruction:
+        return next(i for i in self.instructions if i.line.startswith("ROOT "))
+
+
+class Product(NamedTuple):
+    """A product of matrices: where, how exact, and whether it is in a loop."""
+
+    name: str
+    precision: str
+    in_loop: bool
+    line: str
+
+
+class Hlo:
+    """A compiled program, read."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.computations = {c.name: c for c in _computations(text)}
+
+    @property
+    def size(self) -> int:
+        """How many instructions there are."""
+        return sum(len(c.instructions) for c in self.computations.values())
+
+    @cached_property
+    def loops(self) -> tuple[Instruction, ...]:
+        """The instructions ``while``."""
+        every = (i for c in self.computations.values() for i in c.instructions)
+        return tuple(i for i in every if i.op == "while")
+
+    @cached_property
+    def in_loops(self) -> frozenset[str]:
+        """The computations that a loop runs, itself or through others."""
+        found: set[str] = set()
+        waiting = [name for loop in self.loops for name in loop.called]
+        while waiting:
+            name = waiting.pop()
+            if name not in found and name in self.computations:
+                found.add(name)
+                waiting += [n for i in self.computations[name].instructions for n in i.called]
+        return frozenset(found)
+
+    def products(self) -> list[Product]:
+        """All that are left to XLA; those inside a kernel are in the kernel's own text."""
+        return [
+            Product(i.name, i.precision, c.name in self.in_loops, i.line)
+            for c in self.computations.values()
+            for i in c.instructions
+            if i.is_product
+        ]
+
+    def collectives(self) -> list[tuple[str, bool]]:
+        """What is sent between devices: its kind, and whether in a loop."""
+        return [
+            (found[1], c.name in self.in_loops)
+            for c in self.computations.values()
+            for i in c.instructions
+            if (found := re.search(COLLECTIVES, i.line))
+        ]
+
+    def hoistable(self) -> list[str]:
+        """The products inside loops that no later step waits for.
+
+        Such a product could be one large product for all steps: what it multiplies does not depend on its
+        own result of an earlier step. x_t W_ih is one before the loop, and dz_t^T h_t one behind it.
+        """
+        return [name for loop in self.loops for name in self._hoistable(loop)]
+
+    def _hoistable(self, loop: Instruction) -> list[str]:
+        body = re.search(r"body=%?([\w.\-]+)", loop.line)
+        assert body is not None, loop.line
+        computation = self.computations[body[1]]
+        root = computation.root
+        assert root.op == "tuple", root.line
+        carried: list = [frozenset([index]) for index in range(len(root.operands))]
+        needs: dict[str, Sources] = {}
+        after = self._value(computation, [carried], needs)
+        return [product for product in needs if not _on_a_cycle(product, needs, after)]
+
+    def _value(self, computation: Computation, arguments: list, needs: dict) -> Value:
+        """The sources of a computation's result, from those of its arguments; products go into ``needs``."""
+        values: dict[str, Value] = {}
+        for i in computation.instructions:
+            operands = [values[name] for name in i.operands if name in values]
+            if i.op == "parameter":
+                number = re.search(r"parameter\((\d+)\)", i.line)
+                assert number is not None, i.line
+                value: Value = arguments[int(number[1])]
+            elif i.op == "tuple":
+                value = operands
+            elif i.op == "get-tuple-element":
+                index = re.search(r"index=(\d+)", i.line)
+                assert index is not None, i.line
+                value = operands[0]
+                value = value[int(index[1])] if isinstance(value, list) else value
+            elif i.op in ("fusion", "call") and len(i.called) == 1:
+                value = self._value(self.computations[i.called[0]], operands, needs)
+            else:
+                value = _union(operands)
+            if i.is_product:
+                needs[i.name] = needs.get(i.name, frozenset()) | _union([value])
+                value = _union([value]) | {i.name}
+            values[i.name] = value
+        return values[computation.root.name]
+
+
+def _union(values: list) -> Sources:
+    flat = [_union(v) if isinstance(v, list) else v for v in values]
+    return frozenset().union(*flat)
+
+
+def _on_a_cycle(product: str, needs: dict[str, Sources], after: Value) -> bool:
+    assert isinstance(after, list)
+    reached: frozenset = frozenset([product])
+    while True:
+        more = {index for index, value in enumerate(after) if _union([value]) & reached}
+        if more <= reached:
+            return bool(needs[product] & reached)
+        reached |= more
+
+
+def _computations(text: str) -> Iterator[Computation]:
+    name, lines = "", []
+    for line in text.splitlines():
+        head = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line)
+        if head:
+            name, lines = head[1], []
+        elif line == "}" or line.startswith("} "):
+            yield Computation(name, tuple(lines))
+        elif " = " in line and line.startswith("  "):
+            lines.append(_instruction(line.strip()))
+
+
+def _instruction(line: str) -> Instruction:
+    left, right = line.split(" = ", 1)
+    rest = _behind_the_type(right)
+    op = re.match(r"[\w\-]+", rest)
+    assert op is not None, line
+    arguments = rest[op.end() + 1 :].split("), ", 1)[0]
+    groups = [several or one for several, one in re.findall(CALLED, line)]
+    called = [name.strip(" %") for group in groups for name in group.split(",")]
+    operands = tuple(re.findall(r"%([\w.\-]+)", arguments))
+    return Instruction(left.removeprefix("ROOT ").lstrip("%"), op[0], operands, tuple(called), line)
+
+
+def _behind_the_type(text: str) -> str:
+    """``op(operands), ...`` from ``type op(operands), ...``, where a tuple's type has spaces and brackets."""
+    depth = 0
+    for position, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == " " and depth == 0:
+            return text[position + 1 :]
+    raise ValueError(f"not an instruction: {text}")

@@ -1,0 +1,14 @@
+"""Kernels in Pallas on a CPU: interpreted, as a recurrence that JAX differentiates like any other."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from jaxlstm.kernels.platforms import Kernels, recurrence_of
+from jaxlstm.scan import Recurrence
+
+
+def interpreted(name: str, kernels: Kernels) -> Recurrence:
+    """The recurrence that runs a GPU's or a TPU's kernels here, each with ``interpret=True``."""
+    found = (None if kernel is None else partial(kernel, interpret=True) for kernel in kernels)
+    return recurrence_of(name, {"cpu": Kernels(*found)})
