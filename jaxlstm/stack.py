@@ -63,8 +63,9 @@ def lstm(
         checked: 0 then leaves the row's state as it was, and more than T counts as T.
       dropout_key: a JAX random key: training, with ``config.dropout`` between layers. None: inference.
       precision: of every matrix product, see :mod:`jaxlstm.precision`.
-      backend: "scan", the plain scan in JAX; "native", the kernel for CPUs; "auto", that kernel where it
-        was built and knows the dtype, see :mod:`jaxlstm.kernels`.
+      backend: "scan", the plain scan in JAX; "native", the kernel for CPUs; "pallas", the kernel for GPUs;
+        "cudnn", NVIDIA's library; "auto", the native kernel where it was built and knows the dtype, else the
+        plain scan, see :mod:`jaxlstm.kernels`.
 
     Returns:
       ``(outputs, LSTMState(h_n, c_n))``. Outputs have the axes of the inputs and D*P features; the
@@ -72,6 +73,7 @@ def lstm(
 
     Raises:
       TypeError, ValueError: an argument does not fit; the message names it and says what does.
+      RuntimeError: the backend that is asked for cannot be had; the message says why.
     """
     require_backend(backend)
     how = How(
@@ -133,6 +135,8 @@ def _run_layers(
     if valid is not None:
         # Padding may hold anything, and 0 * NaN in the backward pass would be NaN.
         x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
+    if how.backend == "cudnn":
+        return _run_cudnn(params, x, initial_state, lengths, config, dropout_key, how.precision)
     how_to_run = recurrence(
         how.backend,
         x.dtype,
@@ -159,6 +163,30 @@ def _run_layers(
         if dropout_key is not None and layer < config.num_layers - 1:
             x = dropout(jax.random.fold_in(dropout_key, layer), x, config.dropout)
     return x, LSTMState(jnp.stack([s.h for s in final]), jnp.stack([s.c for s in final]))
+
+
+def _run_cudnn(
+    params: Mapping[str, Any],
+    x: jax.Array,
+    initial_state: LSTMState,
+    lengths: jax.Array | None,
+    config: LSTMConfig,
+    dropout_key: jax.Array | None,
+    precision: Precision,
+) -> tuple[jax.Array, LSTMState]:
+    """As :func:`_run_layers`: all layers in one call, or where dropout is between them one by one."""
+    from jaxlstm.kernels.gpu import cudnn
+
+    every = range(config.num_layers)
+    final: list[LSTMState] = []
+    for layers in [every] if dropout_key is None else [range(layer, layer + 1) for layer in every]:
+        slots = slice(layers.start * config.num_directions, layers.stop * config.num_directions)
+        state = LSTMState(initial_state.h[slots], initial_state.c[slots])
+        x, state = cudnn.run_layers(params, x, state, lengths, config, layers, precision)
+        final.append(state)
+        if dropout_key is not None and layers.stop < config.num_layers:
+            x = dropout(jax.random.fold_in(dropout_key, layers.start), x, config.dropout)
+    return x, LSTMState(*(jnp.concatenate(leaves) for leaves in zip(*final, strict=True)))
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:

@@ -18,7 +18,7 @@ from jaxlstm.lengths import as_lengths
 from jaxlstm.params import Params, check_params
 from jaxlstm.precision import as_float_array
 
-BACKENDS = ("auto", "scan", "native")
+BACKENDS = ("auto", "scan", "native", "pallas", "cudnn")
 
 
 def require_backend(backend: str) -> None:

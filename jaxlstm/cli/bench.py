@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--mode", choices=(*MODES, "both"), default="both", help="default both")
     parser.add_argument(
         "--backend",
-        choices=("auto", "scan", "native"),
+        choices=("auto", "scan", "native", "pallas", "cudnn"),
         default="auto",
         help="of lstm(); default auto",
     )
@@ -126,10 +126,10 @@ def _require_outputs(args: argparse.Namespace) -> None:
 
 
 def _require_backend(backend: str) -> None:
-    from jaxlstm.kernels import recurrence
+    from jaxlstm.kernels import require_here
 
     try:
-        recurrence(backend, "float32")
+        require_here(backend, "float32")
     except RuntimeError as error:
         raise ValueError(str(error)) from error
 

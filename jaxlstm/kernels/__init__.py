@@ -2,19 +2,22 @@
 
 ``backend="auto"`` of :func:`jaxlstm.lstm` takes the native kernel where it was built and knows the dtype; in
 a program compiled for another platform than the CPU it is the plain scan. ``backend="native"`` insists,
-``backend="scan"`` declines.
+``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU, and nothing on a CPU. ``"cudnn"`` runs whole
+layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxlstm.scan import PLAIN, Recurrence
 from jaxlstm.validate import require_backend
 
 NATIVE_DTYPES = ("float32", "float64")
+PALLAS_DTYPES = ("float16", "bfloat16", "float32")
 
 # The native kernel packs the weights in each call. Up to this many that costs nothing to speak of; beyond, it
 # pays from this many steps times sequences on (measured on two cores with AVX-512).
@@ -27,21 +30,26 @@ def recurrence(
     """The recurrence that a backend means for one dtype.
 
     Args:
-      backend: as for :func:`jaxlstm.lstm`.
+      backend: as for :func:`jaxlstm.lstm`, and not ``"cudnn"``.
       dtype: of inputs and weights.
       weights: how many elements the matrices of one direction have.
       rows: time steps times sequences.
 
     Raises:
       ValueError: there is no such backend.
-      RuntimeError: ``"native"`` is asked for and cannot be had; the message says why and what to do.
+      RuntimeError: ``"native"`` or ``"pallas"`` is asked for and cannot be had; the message says why and what
+        to do. That a platform has no ``"pallas"`` is told when the program is lowered.
     """
     require_backend(backend)
     if backend == "scan":
         return PLAIN
+    name = jnp.dtype(dtype).name
+    if backend == "cudnn":
+        raise ValueError("backend='cudnn' runs whole layers, see jaxlstm.kernels.gpu.cudnn")
+    if backend == "pallas":
+        return _pallas(name)
     from jaxlstm.kernels.cpu.library import library
 
-    name = jnp.dtype(dtype).name
     if backend == "auto" and weights > SMALL_WEIGHTS and rows < WORTH_PACKING:
         return PLAIN
     if library().handle is not None and name in NATIVE_DTYPES:
@@ -57,6 +65,31 @@ def recurrence(
     raise RuntimeError(
         f"backend='native' knows {' and '.join(NATIVE_DTYPES)}, got {name}; use backend='auto' or 'scan'"
     )
+
+
+def _pallas(dtype: str) -> Recurrence:
+    if dtype not in PALLAS_DTYPES:
+        raise RuntimeError(
+            f"backend='pallas' knows {', '.join(PALLAS_DTYPES)}, got {dtype}; use backend='auto' or 'scan'"
+        )
+    from jaxlstm.kernels.pallas import PALLAS
+
+    return PALLAS
+
+
+def require_here(backend: str, dtype: Any) -> None:
+    """Raise a RuntimeError if a program for JAX's default device cannot have this backend; it says why."""
+    if backend == "cudnn":
+        from jaxlstm.kernels.gpu import cudnn
+
+        return cudnn.require_device()
+    recurrence(backend, dtype)
+    if backend == "pallas" and jax.default_backend() not in ("gpu", "tpu"):
+        raise RuntimeError(
+            f"backend='pallas' has kernels for GPU and TPU, and JAX's default device here is a "
+            f"{jax.default_backend().upper()}; use backend='auto' or 'scan'"
+        )
+    return None
 
 
 def info() -> dict[str, Any]:

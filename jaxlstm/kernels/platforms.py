@@ -124,12 +124,16 @@ def _weight_tangent_shape(operand: Any, dweight: Any, *, precision: Any) -> Any:
     return Shape((*operand.shape[:2], dweight.shape[0]), gate_dtype(operand.dtype))
 
 
-def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurrence:
+def recurrence_of(
+    name: str, by_platform: Mapping[str, Kernels], *, insists: str | None = None
+) -> scan.Recurrence:
     """The recurrence that runs these kernels on their platforms, and the plain scan on all others.
 
     Args:
       name: unique to this recurrence; its primitives are ``name_run`` and so on in a jaxpr.
       by_platform: kernels by JAX's name of the platform: "cpu", "cuda" or "tpu".
+      insists: the backend, if a program for another platform is an error instead. One for ``jax.export``
+        gets the plain scan even so.
     """
 
     def of(which: str) -> dict[str, Callable[..., Any]]:
@@ -137,7 +141,13 @@ def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurre
         return {platform: kernel for platform, kernel in found.items() if kernel is not None}
 
     run = Kernel(
-        f"{name}_run", scan.run, of("run"), run_shapes, (None, 1, 0, 1), _outputs_and_state
+        f"{name}_run",
+        scan.run,
+        of("run"),
+        run_shapes,
+        (None, 1, 0, 1),
+        _outputs_and_state,
+        insists,
     )
     differentiate = Kernel(
         f"{name}_run_and_differentiate",
@@ -146,6 +156,7 @@ def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurre
         differentiate_shapes,
         (None, 1, 0, 1),
         lambda params, *_, **static: [1, 0, 0, 1, 1, 1, *([1] if "weight_hr" in params else [])],
+        insists,
     )
     tangent = Kernel(
         f"{name}_tangent",
@@ -162,6 +173,7 @@ def recurrence_of(name: str, by_platform: Mapping[str, Kernels]) -> scan.Recurre
         _cotangent_shapes,
         (None, 1, 1, (1, 0)),
         lambda *_, projected, **static: [1, *([1] if projected else []), 0, 0],
+        insists,
     )
     tangent.transposed_by(
         lambda params, derivative, valid, linear, cotangents, **static: cotangent(

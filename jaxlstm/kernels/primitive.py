@@ -38,6 +38,7 @@ class Kernel:
         tuple of these.
       result_batch_axes: for each leaf of the result; None where it is a sum over the batch, and then the
         function is the plain one under ``jax.vmap``.
+      insists: the backend, if a program of another platform is an error and not the plain function.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Kernel:
         shapes: Callable[..., Any],
         batch_axes: tuple,
         result_batch_axes: Callable[..., Sequence[int | None]],
+        insists: str | None = None,
     ) -> None:
         self.plain, self.shapes = plain, shapes
         self.batch_axes, self.result_batch_axes = batch_axes, result_batch_axes
@@ -57,7 +59,12 @@ class Kernel:
         primitive.def_abstract_eval(self._abstract)
         ad.primitive_jvps[primitive] = self._jvp
         batching.primitive_batchers[primitive] = self._batch
-        mlir.register_lowering(primitive, mlir.lower_fun(self._plain_leaves, multiple_results=True))
+        mlir.register_lowering(
+            primitive,
+            partial(self._lower, _refusal(insists, tuple(kernels)))
+            if kernels and insists
+            else mlir.lower_fun(self._plain_leaves, multiple_results=True),
+        )
         for platform, kernel in kernels.items():
             mlir.register_lowering(primitive, partial(self._lower, kernel), platform=platform)
         if kernels:  # their partition is a matter of the mesh of the program
@@ -182,6 +189,18 @@ class Kernel:
             axes = self._axes_of_batch(jax.tree.unflatten(tree, ctx.avals_in), **static)
             run = over_batch(run, *axes, [aval.ndim for aval in (*ctx.avals_in, *ctx.avals_out)])
         return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves)
+
+
+def _refusal(backend: str, platforms: tuple[str, ...]) -> Callable:
+    """What runs in place of a kernel where there is none and the backend insists on one."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError(
+            f"backend={backend!r} has kernels for {' and '.join(platforms)}, and this program is compiled for "
+            "another platform; use backend='auto' or 'scan'"
+        )
+
+    return refuse
 
 
 class Devices(Enum):

@@ -1,0 +1,123 @@
+"""Whole layers by cuDNN, through :mod:`jax.experimental.rnn`: for float32, without projection.
+
+cuDNN takes every weight of all layers in one array, all matrices first and then all biases; they are packed
+into it inside the program, so that parameters keep their names. It goes batch first, and both ways.
+
+Forward mode, derivatives of derivatives and ``jax.vmap`` are errors, since JAX knows them not for this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import rnn
+
+from jaxlstm.cell import LSTMState
+from jaxlstm.config import LSTMConfig
+from jaxlstm.kernels.primitive import Kernel
+from jaxlstm.params import direction_params
+from jaxlstm.precision import Precision, resolve
+
+
+def run_layers(
+    params: Mapping[str, Any],
+    inputs: jax.Array,
+    initial_state: LSTMState,
+    lengths: jax.Array | None,
+    config: LSTMConfig,
+    layers: range,
+    precision: Precision,
+) -> tuple[jax.Array, LSTMState]:
+    """Some layers over time-major inputs (T, B, features), as ``jaxlstm.stack`` runs them.
+
+    Args:
+      params: under torch's names.
+      inputs: float32.
+      initial_state: h and c of these layers in each direction, (layers * D, B, H).
+      lengths: integers (B,), or None if every step is valid. 0 leaves the row's state as it was.
+      config: of all layers, without projection; its dropout plays no part.
+      layers: which.
+      precision: "highest" is float32, anything below TF32.
+
+    Returns:
+      Outputs (T, B, D*H), zero behind each sequence's end, and the last state, of the shapes of the first.
+
+    Raises:
+      RuntimeError: a config, a dtype or a machine that cuDNN cannot be had for.
+    """
+    require_supported(config, inputs.dtype)
+    require_device()
+    time, batch, _ = inputs.shape
+    steps = jnp.full((batch,), time, jnp.int32) if lengths is None else jnp.clip(lengths, 1, time)
+    outputs, h, c = rnn.lstm(
+        inputs.swapaxes(0, 1),
+        *initial_state,
+        pack(params, config, layers),
+        _on_cuda(steps),
+        config.layer_input_size(layers.start),
+        config.hidden_size,
+        len(layers),
+        0.0,
+        config.bidirectional,
+        math_of(precision),
+    )
+    outputs, last = outputs.swapaxes(0, 1), LSTMState(h, c)
+    if lengths is None:
+        return outputs, last
+    # one step at least was taken in each row
+    any_step = (lengths > 0)[:, None]
+    kept = (jnp.where(any_step, n, o) for n, o in zip(last, initial_state, strict=True))
+    return jnp.where(any_step, outputs, jnp.zeros_like(outputs)), LSTMState(*kept)
+
+
+def pack(params: Mapping[str, Any], config: LSTMConfig, layers: range) -> jax.Array:
+    """The parameters of these layers in one array, in the layout of :mod:`jax.experimental.rnn`; no bias is a bias of zeros."""
+    directions = [
+        direction_params(params, config, layer, direction)
+        for layer in layers
+        for direction in range(config.num_directions)
+    ]
+    matrices = [p[name].ravel() for p in directions for name in ("weight_ih", "weight_hh")]
+    none = jnp.zeros(4 * config.hidden_size, matrices[0].dtype)
+    biases = [p.get(name, none) for p in directions for name in ("bias_ih", "bias_hh")]
+    return jnp.concatenate(matrices + biases)
+
+
+def math_of(precision: Precision) -> lax.Precision:
+    """What cuDNN has of precisions: float32, or TF32 for everything below, as XLA does on a GPU."""
+    exact = resolve(precision) == lax.Precision.HIGHEST
+    return lax.Precision.HIGHEST if exact else lax.Precision.HIGH
+
+
+def require_supported(config: LSTMConfig, dtype: Any) -> None:
+    """Raise if there is no cuDNN for this config and dtype in JAX."""
+    if config.proj_size > 0:
+        raise RuntimeError(
+            f"backend='cudnn' has no projection, got proj_size={config.proj_size}; use backend='auto', "
+            "'pallas' or 'scan'"
+        )
+    if dtype != jnp.float32:
+        raise RuntimeError(
+            f"backend='cudnn' knows float32, got {dtype}; use backend='auto' or 'scan', or on a GPU 'pallas'"
+        )
+
+
+def require_device() -> None:
+    """Raise if this process sees no NVIDIA GPU, of which JAX asks how much memory cuDNN wants."""
+    try:
+        jax.devices("cuda")
+    except RuntimeError as error:
+        raise RuntimeError(
+            "backend='cudnn' needs an NVIDIA GPU and pip install 'jax[cuda12]', and JAX sees no such device here; "
+            "use backend='auto' or 'scan'"
+        ) from error
+
+
+# A program for another device than the one that was found is told so, and not by an operation's missing rule.
+_on_cuda = Kernel(
+    "lstm_cudnn_lengths", lambda x: x, {"cuda": lambda x: x}, lambda x: x, insists="cudnn"
+)
