@@ -67,7 +67,7 @@ def full_pool() -> None:
 
 
 def cached() -> None:
-    """A program for one device: whether it came out of the cache; and one for all, of which JAX keeps none."""
+    """A program for one device: whether the cache has it; and one for all, which no other process finds."""
     events: list[str] = []
     jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
     mesh = Mesh(np.array(jax.devices()), ("batch",))
