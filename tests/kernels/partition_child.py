@@ -29,9 +29,9 @@ STEP = {
     "jaxlstm_weight_gradient": 4,
 }
 BATCH = (P(), P(None, "b"), P(None, "b"), P("b"))
-CONFIG, *ARGUMENTS = draw(
-    Problem(5, 16, 8, 16, proj_size=8, bidirectional=True, ragged=True), jnp.float32
-)
+PROBLEM = Problem(5, 16, 8, 16, proj_size=8, bidirectional=True, ragged=True)
+CONFIG, PARAMS, X, STATE, LENGTHS = draw(PROBLEM, jnp.float32)
+ARGUMENTS: list[Any] = [PARAMS, X, STATE, LENGTHS]
 
 
 def mesh(kind: AxisType = AxisType.Auto, sizes: tuple = (8,), names: tuple = ("b",)) -> Mesh:
@@ -71,7 +71,7 @@ def place(on: Mesh, specs: tuple, arguments: Any = ARGUMENTS) -> list:
 def compiled(function: Any, arguments: list) -> tuple[Any, dict, dict, str]:
     """Results, how many calls of each kernel, how many collectives of each kind, and the program."""
     program = jax.jit(function).lower(*arguments).compile()
-    text = program.as_text()
+    text = str(program.as_text())
     calls = Counter(re.findall(r'custom_call_target="(jaxlstm\w+)"', text))
     return program(*arguments), dict(calls), dict(Counter(re.findall(COLLECTIVE, text))), text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ class Handler(NamedTuple):
     arguments: dict[str, tuple[int, ...]]
     results: dict[str, tuple[int, ...]]
 
-    def __call__(self, dtypes: dict[str, Any] = {}, **shapes: tuple[int, ...]) -> list[Any]:  # noqa: B006
+    def run(self, shapes: Mapping[str, tuple] = {}, dtypes: Mapping[str, Any] = {}) -> Any:
         """Run on zeros, of these shapes and dtypes and else of the right ones."""
         usual = {"valid": jnp.bool}
         arrays = {
@@ -47,7 +48,7 @@ class Handler(NamedTuple):
         results = [jax.ShapeDtypeStruct(*arrays[name]) for name in self.results]
         operands = [jnp.zeros(*arrays[name]) for name in self.arguments]
         options = {} if self.target == "jaxlstm_weight_gradient" else {"reverse": False}
-        call = jax.ffi.ffi_call(self.target, results)
+        call: Any = jax.ffi.ffi_call(self.target, results)
         return jax.block_until_ready(call(*operands, threads=np.int64(0), **options))
 
 
@@ -88,12 +89,12 @@ def refused(message: str) -> Any:
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)
 def test_right_ones_are_taken(handler: Handler) -> None:
     shapes = list(handler.results.values())
-    assert [result.shape for result in handler()] == shapes
+    assert [result.shape for result in handler.run()] == shapes
     left_out = {n: s for n, s in LEFT_OUT.items() if n in handler.arguments | handler.results}
     width = {
         n: (*s[:-1], H) for n, s in (handler.arguments | handler.results).items() if s[-1] == P
     }
-    handler(**(width | left_out))
+    handler.run(width | left_out)
 
 
 @pytest.mark.parametrize(("handler", "name"), EACH)
@@ -101,10 +102,10 @@ def test_a_wrong_dtype(handler: Handler, name: str) -> None:
     wrong = {name: jnp.int32}
     first = next(n for n in ("x", "grad_y", "grad_gates") if n in handler.arguments)
     with refused("float32 or float64" if name == first else f"{name} has the wrong dtype"):
-        handler(wrong)
+        handler.run(dtypes=wrong)
     if name != "valid":
         with refused("wrong dtype"), jax.enable_x64(True):
-            handler({name: jnp.float64})
+            handler.run(dtypes={name: jnp.float64})
 
 
 @pytest.mark.parametrize(("handler", "name"), EACH)
@@ -112,7 +113,7 @@ def test_a_wrong_number_of_axes(handler: Handler, name: str) -> None:
     shape = (handler.arguments | handler.results)[name]
     for wrong in ((*shape, 1), shape[:-1]):
         with refused(rf"{name}|h_0 and c_0"):
-            handler(**{name: wrong})
+            handler.run({name: wrong})
 
 
 @pytest.mark.parametrize(("handler", "name"), EACH)
@@ -128,13 +129,13 @@ def test_a_wrong_size(handler: Handler, name: str) -> None:
             got = re.escape(f"got ({','.join(map(str, wrong))},)")
             says = name in SAYS or handler.target == "jaxlstm_weight_gradient"
             with refused("must" if says else f"{name} must have shape .*{got}"):
-                handler(**{name: wrong})
+                handler.run({name: wrong})
 
 
 @pytest.mark.parametrize("handler", HANDLERS[:3], ids=lambda handler: handler.target)
 def test_a_projection_that_is_left_out_of_what_has_one(handler: Handler) -> None:
     with refused("without weight_hr"):
-        handler(weight_hr=(0,))
+        handler.run({"weight_hr": (0,)})
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)
@@ -143,6 +144,6 @@ def test_another_number_of_arrays(handler: Handler) -> None:
     fewer = handler._replace(arguments=dict(list(handler.arguments.items())[:-1]))
     for wrong in (more, fewer):
         with refused("number of arguments"):
-            wrong()
+            wrong.run()
     with refused("number of results"):
-        handler._replace(results=handler.results | {"another": (1,)})()
+        handler._replace(results=handler.results | {"another": (1,)}).run()
