@@ -86,7 +86,10 @@ def test_gamma_is_the_smaller_of_two_bounds():
 
 @pytest.mark.parametrize(
     ("which", "where"),
-    [(0, "c, layer 2 reverse"), (1, "c, layer 1 reverse, unit 1")],  # NaN in h reaches the layers above
+    [
+        (0, "c, layer 2 reverse"),
+        (1, "c, layer 1 reverse, unit 1"),
+    ],  # NaN in h reaches the layers above
 )
 def test_nan_is_beyond_every_bound(which, where):
     def port(x, state, lengths, *, params):
