@@ -84,7 +84,7 @@ def trace_port(
         theirs = run_oracle(params, config, part)
         place = _in_states(ours, theirs, config, part, tolerance)
         if place is None:
-            place = _in_outputs(ours, theirs, config, part, tolerance)
+            place = _in_outputs(ours, theirs, config, tolerance)
         if place is not None:
             seen = _shown(ours, theirs, config, place)
             if n == 1 and port.takes_state and place.gate != "output":
@@ -178,7 +178,7 @@ def _in_states(
 
 
 def _in_outputs(
-    ours: Answer, theirs: oracle.Result, config: LSTMConfig, case: Case, tolerance: float | None
+    ours: Answer, theirs: oracle.Result, config: LSTMConfig, tolerance: float | None
 ) -> Divergence | None:
     a, b = ours.outputs, theirs.outputs
     if a.shape != b.shape:
