@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -67,6 +68,7 @@ def trace_port(
     case: Case,
     dtype: Any,
     tolerance: float | None = None,
+    precision: str | None = "highest",
 ) -> Difference | None:
     """Where a port first leaves the oracle, by the shortest beginning of the case on which it does.
 
@@ -78,15 +80,17 @@ def trace_port(
     params = {name: np.asarray(a).astype(dtype) for name, a in params.items()}
     for n in range(1, case.inputs.shape[0] + 1):
         part = _beginning(case, n)
-        ours = port.run(params, part, dtype)
+        ours = port.run(params, part, dtype, precision=precision)
         theirs = run_oracle(params, config, part)
         place = _in_states(ours, theirs, config, part, tolerance)
         if place is None:
-            place = _in_outputs(ours, theirs, config, part, tolerance)
+            place = _in_outputs(ours, theirs, config, tolerance)
         if place is not None:
             seen = _shown(ours, theirs, config, place)
             if n == 1 and port.takes_state and place.gate != "output":
-                seen = _gates(port, params, config, part, dtype, place, tolerance) | seen
+                oracle_run = functools.partial(run_oracle, params, config)
+                port_run = functools.partial(port.run, params, dtype=dtype, precision=precision)
+                seen = _gates(port_run, oracle_run, config, part, place, tolerance) | seen
             return Difference(_first_gate(place, seen, tolerance), seen)
     return None
 
@@ -110,24 +114,17 @@ def _shown(
 
 
 def _gates(
-    port: Port,
-    params: Mapping[str, Any],
+    ours: Callable[[Case], Any],
+    theirs: Callable[[Case], Any],
     config: LSTMConfig,
     case: Case,
-    dtype: Any,
     place: Divergence,
     tolerance: float | None,
 ) -> dict[str, tuple[Array, Array]]:
-    """What steps from other states tell of the gates at a place."""
-
-    def told(run: Callable[[Case], Any]) -> dict[str, Array]:
-        return told_by_one_step(run, config, case, _slot(config, place), tolerance)
-
-    ours = told(lambda step: port.run(params, step, dtype))
-    theirs = told(lambda step: run_oracle(params, config, step))
-    return {
-        gate: (ours[gate][place.row], theirs[gate][place.row]) for gate in theirs if gate in ours
-    }
+    """What steps from other states tell of the gates at a place: the port's and the oracle's."""
+    slot = _slot(config, place)
+    a, b = (told_by_one_step(run, config, case, slot, tolerance) for run in (ours, theirs))
+    return {gate: (a[gate][place.row], b[gate][place.row]) for gate in b if gate in a}
 
 
 def _slot(config: LSTMConfig, place: Divergence) -> int:
@@ -181,7 +178,7 @@ def _in_states(
 
 
 def _in_outputs(
-    ours: Answer, theirs: oracle.Result, config: LSTMConfig, case: Case, tolerance: float | None
+    ours: Answer, theirs: oracle.Result, config: LSTMConfig, tolerance: float | None
 ) -> Divergence | None:
     a, b = ours.outputs, theirs.outputs
     if a.shape != b.shape:

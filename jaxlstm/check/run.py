@@ -211,7 +211,9 @@ class Run:
         case = ordinary_case(self.config, self.seed)
         dtype = "float64" if self.evidence["float64"] else self.dtype
         try:
-            return trace_port(self.port, self.params, self.config, case, dtype)
+            return trace_port(
+                self.port, self.params, self.config, case, dtype, precision=self.precision
+            )
         except (TypeError, ValueError):  # told by the item "runs"
             return None
 

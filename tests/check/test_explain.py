@@ -48,8 +48,9 @@ def unexplained(case):
     return answer.of_oracle(random_params(CONFIG, seed=9, scale=3.0), CONFIG, case)
 
 
-def of_two_faults(case):
-    return Port.of(WrongPort(CONFIG, "order iofg", "no c_0")).run(PARAMS, case, np.float64)
+def of_two_faults(case, *bugs):
+    bugs = bugs or ("order iofg", "no c_0")
+    return Port.of(WrongPort(CONFIG, *bugs)).run(PARAMS, case, np.float64)
 
 
 def test_the_clock_is_looked_at_before_each_pair_and_ends_the_search(monkeypatch):
@@ -70,6 +71,23 @@ def test_a_pair_is_found_in_time_and_not_without(clock):
     assert len(found) == 1
     assert {"i, o, f, g" in cause for cause in found[0].causes} == {True, False}
     assert explain.explain(evidence(of_two_faults), CONFIG, seconds=0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("bugs", "causes"),
+    [
+        (("order iofg", "no c_0"), ("i, o, f, g", "c_0")),  # the latter does nothing from zeros
+        (("order iofg", "no bias_hh"), ("i, o, f, g", "bias_hh")),
+        (("bfloat16 weights", "order ifog"), ("i, f, o, g", "the weights are rounded to bfloat16")),
+    ],
+)
+def test_the_kinds_of_pairs(bugs, causes):
+    (found,) = explain.explain(
+        evidence(lambda case: of_two_faults(case, *bugs)), CONFIG, seconds=60.0
+    )
+    assert len(found.causes) == 2
+    for cause in causes:
+        assert cause in " and ".join(found.causes)
 
 
 def test_single_faults_take_no_time_of_the_budget(clock):

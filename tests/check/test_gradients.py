@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -58,8 +62,6 @@ def test_inputs_gradient_overwritten_by_a_direction(kept):
     d_out[..., half] = case.cotangents[0][..., half]
     d_h, d_c = (a.copy() for a in case.cotangents[1:])
     d_h[1 - kept], d_c[1 - kept] = 0, 0
-    from dataclasses import replace
-
     alone = answer.of_oracle(
         params, config, replace(case, cotangents=(d_out, d_h, d_c)), gradients=True
     ).gradients
@@ -73,22 +75,55 @@ def test_inputs_gradient_overwritten_by_a_direction(kept):
     ]
 
 
-def test_cotangents_left_out():
-    from dataclasses import replace
-
+@pytest.mark.parametrize(
+    ("kept", "cause"),
+    [
+        ((0, 1), "the cotangent of h_n is left out"),
+        ((1, 0), "the cotangent of c_n is left out"),
+        ((0, 0), "the cotangents of h_n and c_n are left out"),
+    ],
+)
+def test_cotangents_left_out(kept, cause):
+    """Weights in float32 too: all is reckoned in float64."""
     d_out, d_h, d_c = CASE.cotangents
-    told = explain_gradients(
-        truth(replace(CASE, cotangents=(d_out, d_h, d_c * 0))), PARAMS, CONFIG, CASE
-    )
-    assert told == ["the gradients agree if the cotangent of c_n is left out"]
+    params = random_params(CONFIG)
+    left_out = replace(CASE, cotangents=(d_out, d_h * kept[0], d_c * kept[1]))
+    told = explain_gradients(truth(left_out, params), params, CONFIG, CASE)
+    assert told == [f"the gradients agree if {cause}"]
+
+
+def test_no_gradient_from_step_to_step():
+    """JAX's own derivative of a loop that stops it at h."""
+    config = LSTMConfig(3, 4)
+    params = random_params(config, dtype=np.float64)
+    case = inputs.ordinary_case(config).without(lengths=True)
+
+    def run(params, x, h, c):
+        outputs = []
+        for x_t in x:
+            z = x_t @ params["weight_ih_l0"].T + jax.lax.stop_gradient(h) @ params["weight_hh_l0"].T
+            i, f, g, o = jnp.split(z + params["bias_ih_l0"] + params["bias_hh_l0"], 4, axis=-1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            outputs.append(h)
+        return jnp.stack(outputs), h[None], c[None]
+
+    with jax.enable_x64(True):
+        assert case.initial_state is not None
+        (h_0,), (c_0,) = case.initial_state
+        _, pull_back = jax.vjp(run, params, case.inputs, h_0, c_0)
+        d_params, d_x, d_h, d_c = pull_back(tuple(map(jnp.asarray, case.cotangents)))
+    found = {name: np.asarray(a) for name, a in d_params.items()}
+    found |= {"inputs": np.asarray(d_x), "h_0": np.asarray(d_h)[None], "c_0": np.asarray(d_c)[None]}
+    assert explain_gradients(found, params, config, case) == [
+        "the gradients agree if no gradient passes through h from step to step"
+    ]
 
 
 def test_no_gradient_between_layers():
     config = LSTMConfig(3, 4, num_layers=2)
     params = random_params(config, dtype=np.float64)
     case = inputs.ordinary_case(config)
-    from dataclasses import replace
-
     d_out, d_h, d_c = (a.copy() for a in case.cotangents)
     whole = answer.of_oracle(params, config, case, gradients=True).gradients
     lower = answer.of_oracle(

@@ -82,3 +82,21 @@ def test_gamma_is_the_smaller_of_two_bounds():
     assert gamma(9, u) == pytest.approx(9 * u)
     assert gamma(900, u) == pytest.approx(180 * u)
     assert gamma(4000, 2.0**-8) == pytest.approx(6 * 4000**0.5 * 2.0**-8)  # n u > 1
+
+
+@pytest.mark.parametrize(
+    ("which", "where"),
+    [
+        (0, "c, layer 2 reverse"),
+        (1, "c, layer 1 reverse, unit 1"),
+    ],  # NaN in h reaches the layers above
+)
+def test_nan_is_beyond_every_bound(which, where):
+    def port(x, state, lengths, *, params):
+        outputs, final = numpy_port(STRONG).call(x, state, lengths, params=params)
+        final[which][3, 2, 1] = np.nan
+        return outputs, final
+
+    found = ratio(Port.of(port), random_params(STRONG), STRONG)
+    assert found.ratio == np.inf
+    assert found.where.startswith(where)

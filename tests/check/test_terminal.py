@@ -16,7 +16,8 @@ from jaxlstm.check.terminal import show_text
 
 RED, GREEN = "\x1b[1;31m", "\x1b[32m"
 DIFFERENCE = Difference(
-    Divergence(0, "forward", 2, 1, "f", 0, 0.5, 0.25), {"f": (np.array([0.5]), np.array([0.25]))}
+    Divergence(0, "forward", 2, 1, "f", 0, 0.5, 0.25),
+    {"f": (np.array([0.5]), np.array([0.25])), "c": (np.ones(1), np.ones(1))},
 )
 REPORT = Report(
     "my port [/bold]",
@@ -27,7 +28,7 @@ REPORT = Report(
     ),
     diagnosis=("the gates are i,f,o,g",),
     notes=("no torch",),
-    settings={"seed": 3},
+    settings={"seed": 3, "dtype": "x"},
     environment={"jax": "1.2"},
     again="verify(port)",
     difference=DIFFERENCE,
@@ -62,23 +63,23 @@ def test_in_colour(screen: Screen) -> None:
     lines = plain(told)
     assert lines[1].strip("│ ") == "DOES NOT HOLD  my port [/bold]  1 ok, 1 failed, 1 untested"
     assert lines[3] == "the gates are i,f,o,g"
-    (semantics,) = [line for line in lines if "semantics" in line]
-    assert semantics.split() == [
-        "FAILED",
-        "semantics",
-        "0.25",
-        "1.0e-14",
-        "worst:",
-        "c_n[2,",
-        "4,",
-        "7]",
+    table = [line for line in lines if line.startswith(("status", "FAILED"))]
+    assert table == [
+        "status     item        measured     limit   detail",
+        "FAILED     semantics       0.25   1.0e-14   worst: c_n[2, 4, 7]",
     ]
-    assert lines[-10:] == [
+    assert lines[-12:] == [
         "Gates at layer 0, forward, at time 2, row 1",
         "f: 1 of 1 units off; the worst, 0: 0.5, wanted 0.25",
-        *("Notes", "no torch", "Settings", "seed  3", "Environment", "jax  1.2"),
+        "c: 0 of 1 units off; the worst, 0: 1, wanted 1",
+        *("Notes", "no torch", "Settings", "seed   3", "dtype  x", "Environment", "jax  1.2"),
         *("Again", "verify(port)"),
     ]
+    assert "\x1b[31m  f: 1 of 1" in told
+    assert f"{GREEN}  c: 0 of 1" in told
+    assert "\x1b[2m  dtype\x1b[0m" in told
+    assert "\x1b[1mNotes\x1b[0m" in told
+    assert "\x1b[33muntested" in told
     assert f"{GREEN}HOLDS" not in told
 
 

@@ -131,3 +131,14 @@ def test_a_port_that_tells_one_of_its_states(missing):
     assert found is not None
     assert found[:3] == (0, "forward", 0)
     assert found.gate == ("f" if missing == "h_n" else "h")
+
+
+def test_a_port_that_takes_no_state_is_traced_as_far_as_it_shows():
+    def port(x, *, params):
+        zeros = np.zeros((4, x.shape[1], 4), x.dtype)
+        return WrongPort(CONFIG, "order iofg")(x, (zeros, zeros), None, params=params)
+
+    found = trace(port, PARAMS, CONFIG)
+    assert found is not None
+    assert found[:3] == (0, "forward", 0)
+    assert found.gate == "c"

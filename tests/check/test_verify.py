@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -249,3 +250,35 @@ def test_arguments_that_do_not_fit():
         verify(own, PARAMS, CONFIG, against=("keras",))
     with pytest.raises(ValueError, match="dtype must be"):
         verify(own, PARAMS, CONFIG, dtype="int32")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", None])
+def test_precision_is_in_force_in_every_run_of_a_port(precision):
+    """Also when the port is run to find out why it fails."""
+    config: Any = jax.config
+    before, seen = config.jax_default_matmul_precision, set()
+
+    def port(x, state, lengths, *, params):
+        seen.add(config.jax_default_matmul_precision)
+        return WrongPort(CONFIG, "order iofg")(x, state, lengths, params=params)
+
+    report = verify(port, PARAMS, CONFIG, precision=precision, against="oracle")
+    assert report.difference is not None
+    assert report.difference.place.gate == "f"
+    assert seen == {precision or before}
+    assert report.environment["jax matmul precision"] == str(precision or before)
+
+
+@needs_torch
+def test_torchs_own_error_is_told():
+    items = {
+        item.name: item for item in verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False).items
+    }
+    item = items["RMS error of results"]
+    arrays = item.data["arrays"]
+    assert {found["torch"] is None for found in arrays.values()} == {False}
+    assert all(0 < found["torch"] < 1e-5 for found in arrays.values())
+    assert "against torch alone" in item.detail
+    alone = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    items = {item.name: item for item in alone.items}
+    assert "torch" not in items["RMS error of results"].detail
