@@ -1,10 +1,10 @@
 """Fewer bits on checkpoints that others trained: size, speed, error and the checker's verdict, as a table.
 
-``python benchmarks/fewer_bits.py [LABEL ...]`` fetches the pinned wheels of ``tests/real/files.py``. The error is
-that of the outputs to float64 with the weights of the file, on 3 sequences of 40 steps like those that the model
-is for. The time is a Runner's, for 8 sequences of 200 steps, as a multiple of float32's: bursts that alternate,
-the median of 9. The checker judges twice: against the weights of the file, and against the weights as they were
-rounded, which tells a rounding from a mistake.
+``python benchmarks/fewer_bits.py [LABEL ...]`` fetches the pinned wheels of ``tests/real/files.py``. Errors
+are those of the outputs to float64 with the weights of the file, on 3 sequences of 40 steps like those that
+the model is for. The time is a Runner's, for 8 sequences of 200 steps, as a multiple of float32's: bursts
+that alternate, the median of 9. The checker judges twice: against the weights of the file, and against the weights
+as they were rounded, which tells a rounding from a mistake.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import jaxlstm  # noqa: E402
 from jaxlstm.check import verify  # noqa: E402
 from jaxlstm.cli.text import size, table  # noqa: E402
 from jaxlstm.inference import Runner, compile  # noqa: E402
+from jaxlstm.inference.program import time_major  # noqa: E402
 from jaxlstm.inference.quantize import prepare, restore  # noqa: E402
 from tests.real.files import BY_LABEL  # noqa: E402
 from tests.real.test_port import frames  # noqa: E402
@@ -38,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "int8, bfloat16": {"weights": "int8", "dtype": "bfloat16"},
 }
 CHECKPOINTS = ("resemblyzer", "beatnet", "silero-onnx", "g2pm")
-ROUNDS, SECONDS = 9, 0.2
+ROUNDS, SECONDS = 9, 0.1
 
 
 def rows(label: str) -> list[list[Any]]:
@@ -73,13 +74,12 @@ def rows(label: str) -> list[list[Any]]:
 def verdicts(params: Any, stored: Any, config: Any, dtype: np.dtype) -> tuple[str, str]:
     """The checker's words on ``lstm`` with the stored weights: against the file's, and against those."""
     rounded = {name: np.asarray(leaf) for name, leaf in restore(stored, np.float32).items()}
-    time_major = jaxlstm.inference.program.time_major(config)
+    config = time_major(config)
 
+    @jax.jit
     def port(inputs: Any, initial_state: Any, seq_lengths: Any) -> Any:
         weights = {name: leaf.astype(inputs.dtype) for name, leaf in rounded.items()}
-        return jaxlstm.lstm(
-            weights, inputs, initial_state, config=time_major, seq_lengths=seq_lengths
-        )
+        return jaxlstm.lstm(weights, inputs, initial_state, config=config, seq_lengths=seq_lengths)
 
     def word(weights: Any) -> str:
         report = verify(port, weights, config, dtype=dtype, gradients=False)
@@ -110,7 +110,8 @@ def timed(runners: dict[str, Runner], input_size: int) -> dict[str, float]:
 
 def main() -> None:
     header = ("checkpoint", "weights", "size", "time", "RMS", "max", "as in the file", "as rounded")
-    print(table(header, [row for label in sys.argv[1:] or CHECKPOINTS for row in rows(label)]))
+    for label in sys.argv[1:] or CHECKPOINTS:
+        print(table(header, rows(label)), flush=True)
 
 
 if __name__ == "__main__":
