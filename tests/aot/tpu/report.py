@@ -1,7 +1,7 @@
 """The compiler's own figures for the kernels and the plain scan: ``python -m tests.aot.tpu.report``.
 
 Bytes through HBM are counted by :mod:`tests.aot.traffic`. Cycles of the plain scan are those that XLA writes
-beside each instruction, waiting for memory included; of a kernel it writes none, so that there the bundles are
+beside each instruction, waiting for memory included; of a kernel it writes none, and the bundles are
 counted that are scheduled, one a cycle, without waiting. Nothing here is a measurement.
 """
 
