@@ -6,13 +6,16 @@ from typing import Any, NamedTuple
 
 from jax.experimental.pallas import triton as plgpu
 
-from jaxlstm.kernels.gpu.products import SHORTEST, Weight, rows_of_a_program
+from jaxlstm.kernels.gpu.products import ROWS_OF_TENSOR_CORES, SHORTEST, Weight, is_exact
 from jaxlstm.kernels.gpu.tiles import GATES, Tiles, tiles
 from jaxlstm.precision import Precision
 
 # Four gates of so many units are one product. The tiles of a step are unrolled, which four times as many would make
 # a program of minutes to compile; by then the plain scan's products fill the chip.
 TILE, LARGEST = 64, 256
+
+# Without tensor cores three tiles of weights are under way at once, in shared memory, of which an A100 has 163 KiB:
+# where there are more than two tiles they are half as wide.
 
 # Of the 256 KiB of registers that a core has, what recurrent weights may take to stay there over all steps.
 RESIDENT_BYTES = 2**17
@@ -59,12 +62,12 @@ def plan_of(params: Any, c: Any, precision: Precision) -> Plan:
             f"backend='pallas' on a GPU takes hidden_size up to {LARGEST}, got {hidden_size}; "
             "use backend='cudnn' or 'scan'"
         )
-    units = tiles(hidden_size, SHORTEST, TILE)
-    features = tiles(weight_hh.shape[1], SHORTEST, TILE)
-    matrices = GATES + ("weight_hr" in params)
-    elements = matrices * units.padded * features.padded
+    exact = is_exact(c.dtype, precision)
+    width = TILE // 2 if exact and hidden_size > 2 * TILE else TILE
+    units, features = (tiles(size, SHORTEST, width) for size in (hidden_size, weight_hh.shape[1]))
+    elements = (GATES + ("weight_hr" in params)) * units.padded * features.padded
     return Plan(
-        rows=Tiles(batch, rows_of_a_program(c.dtype, precision)),
+        rows=Tiles(batch, 1 if exact else ROWS_OF_TENSOR_CORES),
         units=units,
         features=features,
         resident=elements * c.dtype.itemsize <= RESIDENT_BYTES,

@@ -47,11 +47,6 @@ def is_exact(dtype: Any, precision: Precision) -> bool:
     return resolve(precision) == lax.Precision.HIGHEST
 
 
-def rows_of_a_program(dtype: Any, precision: Precision) -> int:
-    """How many sequences one program runs."""
-    return 1 if is_exact(dtype, precision) else ROWS_OF_TENSOR_CORES
-
-
 def product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
     """a (R, K) times b (K, N), summed in float32: (R, N)."""
     exactness = lax.Precision.HIGHEST if a.dtype != jnp.float32 else resolve(precision)
