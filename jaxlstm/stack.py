@@ -131,9 +131,7 @@ def _run_layers(
         # Padding may hold anything, and 0 * NaN in the backward pass would be NaN.
         x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
     if how.backend == "cudnn":
-        return _run_cudnn(
-            params, x, initial_state, lengths, config, dropout_key, how.precision
-        )
+        return _run_cudnn(params, x, initial_state, lengths, config, dropout_key, how.precision)
     how_to_run = recurrence(
         how.backend,
         x.dtype,

@@ -57,14 +57,19 @@ def test_a_backend_that_there_is_not() -> None:
 
 
 def test_pallas_is_an_error_where_it_has_no_kernel() -> None:
-    with pytest.raises(RuntimeError, match=r"backend='pallas' knows float16, .*, got float64; use"), jax.enable_x64(True):
+    with (
+        pytest.raises(RuntimeError, match=r"backend='pallas' knows float16, .*, got float64; use"),
+        jax.enable_x64(True),
+    ):
         jaxpr("pallas", jnp.float64)  # fmt: skip
     params = init_params(jax.random.key(0), CONFIG)
     x = jnp.zeros((2, 1, 3))
     run = lambda p, x: lstm(p, x, config=CONFIG, backend="pallas")[0].sum()  # noqa: E731
     for function in (run, jax.grad(run)):
         lowered = jax.jit(function).trace(params, x)
-        with pytest.raises(NotImplementedError, match=r"backend='pallas' has kernels for cuda.*use"):
+        with pytest.raises(
+            NotImplementedError, match=r"backend='pallas' has kernels for cuda.*use"
+        ):
             lowered.lower(lowering_platforms=("cpu",))
 
 
@@ -75,7 +80,9 @@ def test_a_backend_for_this_device() -> None:
     with pytest.raises(ValueError, match="backend must be one of"):
         kernels.require_here("mkldnn", "float32")
     if jax.default_backend() == "cpu":
-        with pytest.raises(RuntimeError, match=r"backend='pallas' has kernels for GPU and TPU, .* CPU"):
+        with pytest.raises(
+            RuntimeError, match=r"backend='pallas' has kernels for GPU and TPU, .* CPU"
+        ):
             kernels.require_here("pallas", "float32")
         with pytest.raises(RuntimeError, match="backend='cudnn' needs an NVIDIA GPU"):
             kernels.require_here("cudnn", "float32")

@@ -113,7 +113,9 @@ def test_one_call_for_all_layers() -> None:
     packed = cudnn.pack(params, CONFIG, range(2))
     found = rnn.unpack_lstm_weights(packed, 3, 5, 2, True)
     for number, end in enumerate(("l0", "l0_reverse", "l1", "l1_reverse")):
-        for name, leaves in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), found, strict=True):
+        for name, leaves in zip(
+            ("weight_ih", "weight_hh", "bias_ih", "bias_hh"), found, strict=True
+        ):
             np.testing.assert_array_equal(leaves[number], params[f"{name}_{end}"])
 
 
@@ -135,7 +137,9 @@ def test_what_it_has_not_is_refused() -> None:
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU here")
 def test_without_a_gpu_it_says_so() -> None:
     params, inputs, state = drawn()
-    with pytest.raises(RuntimeError, match=r"backend='cudnn' needs an NVIDIA GPU .* use backend='auto'"):
+    with pytest.raises(
+        RuntimeError, match=r"backend='cudnn' needs an NVIDIA GPU .* use backend='auto'"
+    ):
         lstm(params, inputs, state, config=CONFIG, backend="cudnn")
 
 

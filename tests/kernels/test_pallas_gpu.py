@@ -117,7 +117,9 @@ def test_no_rows_at_all() -> None:
 
 def test_a_length_of_zero_leaves_the_state() -> None:
     config, params, inputs, state, _ = draw(Problem(4, 3, 3, 5, bidirectional=True), jnp.float32)
-    run = jax.jit(lambda n: lstm(params, inputs, state, config=config, seq_lengths=n, backend="pallas"))
+    run = jax.jit(
+        lambda n: lstm(params, inputs, state, config=config, seq_lengths=n, backend="pallas")
+    )
     outputs, last = run(jnp.array([2, 0, 4]))
     np.testing.assert_array_equal(outputs[:, 1], 0)
     np.testing.assert_array_equal(last.h[:, 1], state.h[:, 1])

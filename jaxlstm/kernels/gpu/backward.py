@@ -96,9 +96,7 @@ def _kernel(ref: Any, out: Any, *, plan: Plan, reverse: bool, precision: Any) ->
             z_bar_u, c_bar_u = _cell(ref, out, m_bar, state_bar[1][u], (t, rows), (units, u))
             z_bar.append(z_bar_u.astype(dtype))
             c_bar.append(c_bar_u)
-        h_bar = [
-            sum_of_products(z_bar, weight_hh, p, precision) for p in range(features.count)
-        ]
+        h_bar = [sum_of_products(z_bar, weight_hh, p, precision) for p in range(features.count)]
         return where_valid(valid, h_bar, state_bar[0]), where_valid(valid, c_bar, state_bar[1])
 
     first = partial(_first, ref, rows)

@@ -41,9 +41,10 @@ class Plan(NamedTuple):
     def options(self) -> dict[str, Any]:
         """What ``pallas_call`` is told."""
         # a thread for each gate of a tile; one stage: nothing is fetched ahead of the loop over time, which has no end worth preparing for
-        params = plgpu.CompilerParams(num_warps=max(1, GATES * self.units.width // 32), num_stages=1)
+        params = plgpu.CompilerParams(
+            num_warps=max(1, GATES * self.units.width // 32), num_stages=1
+        )
         return {"grid": (self.rows.count,), "compiler_params": params}
-
 
     def weight(self, ref: Any, rows: Tiles, columns: Tiles) -> Weight:
         """A packed weight (in, out), read here and now where it stays on the chip."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -66,7 +65,9 @@ class Ptx:
     def _loop(self) -> tuple[int, int]:
         """The first and the last line of the longest loop: the one over time, since it holds all others."""
         labels = {line[:-1]: at for at, line in enumerate(self.lines) if re.match(r"\$\w+:$", line)}
-        jumps = ((re.search(r"\bbra\S*\s+(\$\w+);", line), at) for at, line in enumerate(self.lines))
+        jumps = (
+            (re.search(r"\bbra\S*\s+(\$\w+);", line), at) for at, line in enumerate(self.lines)
+        )
         loops = [(labels[jump[1]], at) for jump, at in jumps if jump and labels[jump[1]] < at]
         assert loops, "no loop in a kernel that walks the time axis"
         return max(loops, key=lambda loop: loop[1] - loop[0])

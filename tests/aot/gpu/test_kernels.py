@@ -53,7 +53,9 @@ def test_half_precision_is_on_tensor_cores_and_float32_is_not(chip: str) -> None
         PLAIN.but(time=50, batch=17, config=LSTMConfig(3, 40), precision="high"),
         PLAIN.but(config=LSTMConfig(8, LARGEST), batch=33, precision="high"),
         PLAIN.but(config=LSTMConfig(8, LARGEST), batch=33),
-        PLAIN.but(config=LSTMConfig(8, LARGEST, proj_size=200, bidirectional=True), dtype="float16"),
+        PLAIN.but(
+            config=LSTMConfig(8, LARGEST, proj_size=200, bidirectional=True), dtype="float16"
+        ),
     ],
     ids=lambda p: f"T{p.time}-B{p.batch}-H{p.config.hidden_size}-{p.dtype}-{p.precision}",
 )

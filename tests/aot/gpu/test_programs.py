@@ -52,7 +52,9 @@ def test_its_size_does_not_grow_with_time(program: Program, chip: str) -> None:
 
 
 @each_chip
-@pytest.mark.parametrize(("precision", "tf32"), [("highest", False), ("high", True), ("default", True)])
+@pytest.mark.parametrize(
+    ("precision", "tf32"), [("highest", False), ("high", True), ("default", True)]
+)
 @pytest.mark.parametrize("gradient", [False, True], ids=["forward", "gradient"])
 def test_tf32_is_there_if_asked_for(gradient: bool, precision: str, tf32: bool, chip: str) -> None:
     """In XLA's products by what they were asked for, in the kernels by their instructions."""
