@@ -12,7 +12,7 @@ from jax import lax
 from jaxlstm.kernels.gpu.tiles import Tiles
 from jaxlstm.precision import Precision, resolve
 
-# A tensor core multiplies 16 rows at a time. Without them a row costs the same wherever it runs: one a program.
+# Tensor cores multiply 16 rows at a time. Without them a row costs the same anywhere: one a program.
 ROWS_OF_TENSOR_CORES, SHORTEST = 16, 16
 
 
