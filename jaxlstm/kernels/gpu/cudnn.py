@@ -75,7 +75,7 @@ def run_layers(
 
 
 def pack(params: Mapping[str, Any], config: LSTMConfig, layers: range) -> jax.Array:
-    """The parameters of these layers in the layout of :mod:`jax.experimental.rnn`; no bias is one of zeros."""
+    """The parameters of these layers as :mod:`jax.experimental.rnn` wants them; no bias is one of zeros."""
     directions = [
         direction_params(params, config, layer, direction)
         for layer in layers

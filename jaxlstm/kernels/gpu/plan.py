@@ -14,8 +14,8 @@ from jaxlstm.precision import Precision
 # program takes minutes to compile, and by then the plain scan's products fill the chip.
 TILE, LARGEST = 64, 256
 
-# What recurrent weights may take to stay on a core over all steps, of its 256 KiB of registers and the 163 KiB of
-# shared memory of an A100 (an H100 has 227).
+# What recurrent weights may take to stay on a core over all steps, of its 256 KiB of registers and, on an A100,
+# 163 KiB of shared memory.
 RESIDENT_BYTES = 2**17
 
 
@@ -62,7 +62,7 @@ def plan_of(params: Any, c: Any, precision: Precision) -> Plan:
             "use backend='cudnn' or 'scan'"
         )
     exact = is_exact(c.dtype, precision)
-    # without tensor cores three tiles are in shared memory at once, which whole ones of many overflow on an A100
+    # without tensor cores three tiles are in shared memory at once, which is too much for an A100
     width = TILE // 2 if exact and hidden_size > 2 * TILE else TILE
     units, features = (tiles(size, SHORTEST, width) for size in (hidden_size, weight_hh.shape[1]))
     elements = (GATES + ("weight_hr" in params)) * units.padded * features.padded
