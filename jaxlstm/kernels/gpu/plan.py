@@ -14,8 +14,8 @@ from jaxlstm.precision import Precision
 # program takes minutes to compile, and by then the plain scan's products fill the chip.
 TILE, LARGEST = 64, 256
 
-# What recurrent weights may take to stay on a core over all steps, of its 256 KiB of registers, and on an A100 of
-# 163 KiB of shared memory.
+# What recurrent weights may take to stay on a core over all steps, of its 256 KiB of registers, and of the
+# 163 KiB of shared memory of an A100.
 RESIDENT_BYTES = 2**17
 
 
