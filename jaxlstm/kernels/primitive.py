@@ -196,8 +196,8 @@ def _refusal(backend: str, platforms: tuple[str, ...]) -> Callable:
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise NotImplementedError(
-            f"backend={backend!r} has kernels for {' and '.join(platforms)}, and this program is compiled for "
-            "another platform; use backend='auto' or 'scan'"
+            f"backend={backend!r} has kernels for {' and '.join(platforms)}, and this program is compiled "
+            "for another platform; use backend='auto' or 'scan'"
         )
 
     return refuse

@@ -1,7 +1,8 @@
 """cuDNN: it runs on an NVIDIA GPU alone, so here JAX's own reference of it stands in, on our packed weights.
 
-What is tried is all that is ours: the layout of the weights, which arguments go where, ragged lengths, dropout,
-and what is refused. ``jax.experimental.rnn.lstm_ref`` is written by the same authors for the same layout.
+What is tried is all that is ours: the layout of the weights, which arguments go where, ragged lengths,
+dropout, and what is refused. ``jax.experimental.rnn.lstm_ref`` is written by the same authors for the same
+layout.
 """
 
 from __future__ import annotations

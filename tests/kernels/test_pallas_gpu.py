@@ -1,4 +1,4 @@
-"""The Pallas kernels for GPUs, interpreted on a CPU: values and gradients against torch and the plain scan."""
+"""The Pallas kernels for GPUs, interpreted on a CPU: values and gradients against torch and the scan."""
 
 from __future__ import annotations
 

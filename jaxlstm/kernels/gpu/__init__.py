@@ -1,4 +1,4 @@
-"""Kernels for NVIDIA GPUs: the recurrence in Pallas, by Triton; and cuDNN, in :mod:`jaxlstm.kernels.gpu.cudnn`."""
+"""Kernels for NVIDIA GPUs: the recurrence in Pallas, by Triton; and cuDNN, in ``cudnn.py``."""
 
 from jaxlstm.kernels.gpu.backward import cotangent
 from jaxlstm.kernels.gpu.forward import run, run_and_differentiate

@@ -1,8 +1,8 @@
-"""The recurrence backwards: from the cotangents of outputs and last state to those of the gates, in one program.
+"""The recurrence backwards: from the cotangents of outputs and last state to those of the gates.
 
-The transpose of :func:`jaxlstm.scan.run_tangent`, arranged as :mod:`jaxlstm.kernels.gpu.forward`: a program for a
-few rows walks the time axis against its order, the cotangents of h and c never leave the chip, in float32. What
-remains for XLA is the gradients of weights and inputs, each one large product.
+The transpose of :func:`jaxlstm.scan.run_tangent`, arranged as :mod:`jaxlstm.kernels.gpu.forward`: a program
+for a few rows walks the time axis against its order, and the cotangents of h and c never leave the chip, in
+float32. What remains for XLA is the gradients of weights and inputs, each one large product.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def run_layers(
 
 
 def pack(params: Mapping[str, Any], config: LSTMConfig, layers: range) -> jax.Array:
-    """The parameters of these layers in one array, in the layout of :mod:`jax.experimental.rnn`; no bias is a bias of zeros."""
+    """The parameters of these layers as :mod:`jax.experimental.rnn` wants them; no bias is one of zeros."""
     directions = [
         direction_params(params, config, layer, direction)
         for layer in layers
@@ -112,8 +112,8 @@ def require_device() -> None:
         jax.devices("cuda")
     except RuntimeError as error:
         raise RuntimeError(
-            "backend='cudnn' needs an NVIDIA GPU and pip install 'jax[cuda12]', and JAX sees no such device here; "
-            "use backend='auto' or 'scan'"
+            "backend='cudnn' needs an NVIDIA GPU and pip install 'jax[cuda12]', and JAX sees no such device "
+            "here; use backend='auto' or 'scan'"
         ) from error
 
 

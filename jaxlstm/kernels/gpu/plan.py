@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 
 from jax.experimental.pallas import triton as plgpu
 
-from jaxlstm.kernels.gpu.products import SHORTEST, Weight, rows_of_a_program
+from jaxlstm.kernels.gpu.products import ROWS_OF_TENSOR_CORES, SHORTEST, Weight, is_exact
 from jaxlstm.kernels.gpu.tiles import GATES, Tiles, tiles
 from jaxlstm.precision import Precision
 
-# Four gates of so many units are one product. The tiles of a step are unrolled, which four times as many would make
-# a program of minutes to compile; by then the plain scan's products fill the chip.
+# Four gates of so many units are one product. The tiles of a step are unrolled: of four times as many, the
+# program takes minutes to compile, and by then the plain scan's products fill the chip.
 TILE, LARGEST = 64, 256
 
-# Of the 256 KiB of registers that a core has, what recurrent weights may take to stay there over all steps.
+# What recurrent weights may take to stay on a core over all steps, of its 256 KiB of registers, and of the
+# 163 KiB of shared memory of an A100.
 RESIDENT_BYTES = 2**17
 
 
@@ -25,8 +26,8 @@ class Plan(NamedTuple):
       rows: the batch, one tile for each program.
       units: hidden_size.
       features: those of h, proj_size or hidden_size.
-      resident: whether the recurrent weights stay in registers over all steps, or are read in each step from
-        the second-level cache.
+      resident: whether the recurrent weights stay on the chip over all steps, in registers or shared memory
+        as the compiler decides, or are read in each step from the second-level cache.
     """
 
     rows: Tiles
@@ -37,7 +38,7 @@ class Plan(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """What ``pallas_call`` is told."""
-        # a thread for each gate of a tile; one stage: nothing is fetched ahead of the loop over time, which has no end worth preparing for
+        # a thread for each gate of a tile; one stage, since a step waits for the one before
         params = plgpu.CompilerParams(
             num_warps=max(1, GATES * self.units.width // 32), num_stages=1
         )
@@ -60,12 +61,13 @@ def plan_of(params: Any, c: Any, precision: Precision) -> Plan:
             f"backend='pallas' on a GPU takes hidden_size up to {LARGEST}, got {hidden_size}; "
             "use backend='cudnn' or 'scan'"
         )
-    units = tiles(hidden_size, SHORTEST, TILE)
-    features = tiles(weight_hh.shape[1], SHORTEST, TILE)
-    matrices = GATES + ("weight_hr" in params)
-    elements = matrices * units.padded * features.padded
+    exact = is_exact(c.dtype, precision)
+    # without tensor cores three tiles are in shared memory at once, which is too much for an A100
+    width = TILE // 2 if exact and hidden_size > 2 * TILE else TILE
+    units, features = (tiles(size, SHORTEST, width) for size in (hidden_size, weight_hh.shape[1]))
+    elements = (GATES + ("weight_hr" in params)) * units.padded * features.padded
     return Plan(
-        rows=Tiles(batch, rows_of_a_program(c.dtype, precision)),
+        rows=Tiles(batch, 1 if exact else ROWS_OF_TENSOR_CORES),
         units=units,
         features=features,
         resident=elements * c.dtype.itemsize <= RESIDENT_BYTES,

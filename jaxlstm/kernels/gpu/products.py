@@ -12,7 +12,7 @@ from jax import lax
 from jaxlstm.kernels.gpu.tiles import Tiles
 from jaxlstm.precision import Precision, resolve
 
-# A tensor core multiplies 16 rows at a time. Without them a row costs the same wherever it runs: one a program.
+# Tensor cores multiply 16 rows at a time. Without them a row costs the same anywhere: one a program.
 ROWS_OF_TENSOR_CORES, SHORTEST = 16, 16
 
 
@@ -45,11 +45,6 @@ def is_exact(dtype: Any, precision: Precision) -> bool:
     if jnp.dtype(dtype) != jnp.float32:
         return False
     return resolve(precision) == lax.Precision.HIGHEST
-
-
-def rows_of_a_program(dtype: Any, precision: Precision) -> int:
-    """How many sequences one program runs."""
-    return 1 if is_exact(dtype, precision) else ROWS_OF_TENSOR_CORES
 
 
 def product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:

@@ -51,8 +51,8 @@ def load(ref: Any, *where: Any) -> jax.Array:
 
     Args:
       ref: the array.
-      where: for each axis one index, or the :class:`Tiles` of the axis and the number of the tile, and where in
-        the array the axis begins, if not at 0.
+      where: for each axis one index, or the :class:`Tiles` of the axis and the number of the tile, and where
+        in the array the axis begins, if not at 0.
     """
     index, mask = _index_and_mask(where)
     return plgpu.load(ref.at[index], mask=mask, other=jnp.zeros((), ref.dtype))
