@@ -126,7 +126,9 @@ def test_amx_is_as_exact_as_float32(amx: None, problem: Problem) -> None:
         return float(np.sqrt(np.mean((np.asarray(found, np.float64) - np.asarray(right)) ** 2)))
 
     for n, s, t in zip(native, scan, truth, strict=True):
-        smallest = 2.0**-25 * float(np.sqrt(np.mean(np.asarray(t) ** 2)))  # of results' own rounding
+        smallest = 2.0**-25 * float(
+            np.sqrt(np.mean(np.asarray(t) ** 2))
+        )  # of results' own rounding
         assert rms(n, t) <= 1.25 * max(rms(s, t), smallest)
 
 

@@ -69,6 +69,9 @@ def _loaded() -> Library:
         return Library(
             None, f"built with another JAX than {jax.__version__}: {str(error).splitlines()[0]}"
         )
-    if os.environ.get(AMX_SWITCH, "1").lower() in OFF and Library(handle, "").instruction_set == "amx":
+    if (
+        os.environ.get(AMX_SWITCH, "1").lower() in OFF
+        and Library(handle, "").instruction_set == "amx"
+    ):
         handle.jaxlstm_use_instruction_set(b"avx512")
     return Library(handle, f"loaded from {path}")
