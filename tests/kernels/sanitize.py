@@ -48,7 +48,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             harness = build(Path(folder), ["-O1", f"-fsanitize={sanitizer}", *options])
             print(f"{sanitizer} sanitizer:", end=" ", flush=True)
-            done = subprocess.run([harness, problems, "0", "8"])
+            # GCC puts vectors of 64 bytes into stand-ins for stack frames that it aligns to 32
+            environment = {**os.environ, "ASAN_OPTIONS": "detect_stack_use_after_return=0"}
+            done = subprocess.run([harness, problems, "0", "8"], env=environment)
         if done.returncode:
             return done.returncode
     return 0

@@ -36,7 +36,7 @@ def test_auto_takes_the_kernel_where_it_knows_the_dtype() -> None:
     ):
         jaxpr("native", jnp.bfloat16)
     found = kernels.info()
-    assert found["instruction_set"] in ("avx512", "avx2", "baseline")
+    assert found["instruction_set"] in ("amx", "avx512", "avx2", "baseline")
 
 
 @needs_native
@@ -107,6 +107,20 @@ def test_the_environment_turns_it_off() -> None:
     assert reason == "turned off by the environment variable JAXLSTM_NATIVE"
     assert traced == "False"
     assert error.startswith("backend='native' cannot be had: turned off")
+
+
+@needs_native
+def test_the_environment_turns_amx_off() -> None:
+    script = "from jaxlstm import kernels\nprint(kernels.info()['instruction_set'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "JAXLSTM_AMX": "0", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = kernels.info()["instruction_set"]
+    assert done.stdout.strip() == ("avx512" if here == "amx" else here)
 
 
 def test_without_a_compiler_the_build_steps_aside(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_the_error_is_no_larger_than_the_scan_s() -> None:
     assert error["native"] <= 1.05 * error["scan"]
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
+@pytest.fixture(params=["baseline", "avx2", "avx512", "amx"])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     handle = library().handle
     assert handle is not None
@@ -90,16 +90,78 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:
-    """Bit for bit, from a batch of one, which is computed differently, to one of many tiles."""
+    """Bit for bit, from a batch of one, which is computed differently, to one of many tiles.
+
+    With AMX for a whole batch of 29, the same holds among batches of 16 and more.
+    """
     config, params, inputs, state, _ = draw(Problem(12, 29, 20, 70), jnp.float32)
     whole, last = lstm(params, inputs, state, config=config, backend="native")
-    for rows in (slice(0, 1), slice(3, 5), slice(4, 8), slice(10, 17)):
+    amx = library().instruction_set == "amx"
+    few = (slice(0, 1), slice(3, 5), slice(4, 8), slice(10, 17))
+    for rows in (slice(0, 16), slice(3, 27)) if amx else few:
         part_of_state = type(state)(*(leaf[:, rows] for leaf in state))
         part, part_last = lstm(
             params, inputs[:, rows], part_of_state, config=config, backend="native"
         )
         np.testing.assert_array_equal(part, whole[:, rows])
         np.testing.assert_array_equal(part_last.c, last.c[:, rows])
+
+
+@pytest.fixture
+def amx() -> None:
+    if library().instruction_set != "amx":
+        pytest.skip("this processor or build has no AMX")
+
+
+AMX_SHAPES = [
+    Problem(5, 16, 1, 7),  # one block of rows, less than a tile of everything else
+    Problem(9, 29, 40, 130, ragged=True, bidirectional=True),  # two blocks, the last not full
+    Problem(21, 48, 33, 70, bias=False, bidirectional=True),  # three blocks, several chunks ahead
+    Problem(4, 16, 600, 530),  # sums longer than one chain
+]
+
+
+@pytest.mark.parametrize("problem", AMX_SHAPES, ids=str)
+def test_amx_is_as_exact_as_float32(amx: None, problem: Problem) -> None:
+    """RMS error to float64 of values and gradients, against the plain scan's."""
+    with jax.enable_x64(True):
+        truth = jax.tree.leaves(values_and_gradients(problem, jnp.float64, "scan"))
+    native, scan = (
+        jax.tree.leaves(values_and_gradients(problem, jnp.float32, b)) for b in ("native", "scan")
+    )
+
+    def rms(found: Any, right: Any) -> float:
+        return float(np.sqrt(np.mean((np.asarray(found, np.float64) - np.asarray(right)) ** 2)))
+
+    for n, s, t in zip(native, scan, truth, strict=True):
+        smallest = 2.0**-25 * float(
+            np.sqrt(np.mean(np.asarray(t) ** 2))
+        )  # of results' own rounding
+        assert rms(n, t) <= 1.25 * max(rms(s, t), smallest)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25, jnp.inf, jnp.nan])
+def test_amx_leaves_what_it_cannot_multiply_to_float32(amx: None, scale: float) -> None:
+    """Operands outside 2^-60 to 2^60: bit for bit what AVX-512 gives."""
+    config, params, inputs, state, _ = draw(Problem(6, 20, 24, 40), jnp.float32)
+    state = jax.tree.map(jnp.zeros_like, state)
+    spoilt = inputs * scale if scale < 1 else inputs.at[3, 2, 1].set(scale)
+
+    def both(x: Any) -> Any:
+        run = lambda x: lstm(params, x, state, config=config, backend="native")[0]  # noqa: E731
+        outputs, pull = jax.vjp(run, x)
+        return outputs, pull(scale * jnp.ones_like(outputs))
+
+    found = both(spoilt)
+    handle = library().handle
+    assert handle is not None
+    assert handle.jaxlstm_use_instruction_set(b"avx512")
+    try:
+        wanted = both(spoilt)
+    finally:
+        handle.jaxlstm_use_instruction_set(b"amx")
+    for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, e)
 
 
 def test_nan_and_inf_stay_in_their_row() -> None:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import jax
 
 SWITCH = "JAXLSTM_NATIVE"  # 0 turns the kernel off
+AMX_SWITCH = "JAXLSTM_AMX"  # 0, before the kernel is first used, leaves AMX aside
+OFF = ("0", "false", "off", "no")
 TARGETS = (
     "jaxlstm_forward",
     "jaxlstm_forward_and_differentiate",
@@ -32,14 +34,14 @@ class Library(NamedTuple):
 
     @property
     def instruction_set(self) -> str:
-        """ "avx512", "avx2" or "baseline": which of the kernels run."""
+        """ "amx", "avx512", "avx2" or "baseline": which of the kernels run."""
         assert self.handle is not None
         return self.handle.jaxlstm_instruction_set().decode()
 
 
 def library() -> Library:
     """The library in force. The environment variable ``JAXLSTM_NATIVE=0`` turns it off."""
-    if os.environ.get(SWITCH, "1").lower() in ("0", "false", "off", "no"):
+    if os.environ.get(SWITCH, "1").lower() in OFF:
         return Library(None, f"turned off by the environment variable {SWITCH}")
     return _loaded()
 
@@ -67,4 +69,9 @@ def _loaded() -> Library:
         return Library(
             None, f"built with another JAX than {jax.__version__}: {str(error).splitlines()[0]}"
         )
+    if (
+        os.environ.get(AMX_SWITCH, "1").lower() in OFF
+        and Library(handle, "").instruction_set == "amx"
+    ):
+        handle.jaxlstm_use_instruction_set(b"avx512")
     return Library(handle, f"loaded from {path}")

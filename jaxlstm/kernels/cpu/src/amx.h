@@ -144,10 +144,13 @@ struct Left {
         first = load_some(from, left), second = load_some(from + 16, left - 16);
       }, at(k / kTileDepth, block), kTileSize, seen);
   }
+  static constexpr long kAhead = 32;
   // One tile of the transpose of a matrix: 16 columns of 32 rows, of which `width` and `count` are there.
   void pack_columns(const float* source, long row_stride, long count, long width, long k_block, long block,
                     Magnitude& seen) const {
     pack_tile<true, true>([&](int r, Floats& first, Floats& second) {
+      for (int below = 0; below < 2; below++)  // what lies beside it is next, and far apart for the processor to see
+        __builtin_prefetch(source + (2 * r + below) * row_stride + kAhead);
       first = load_some(source + 2 * r * row_stride, 2 * r < count ? width : 0);
       second = load_some(source + (2 * r + 1) * row_stride, 2 * r + 1 < count ? width : 0);
     }, at(k_block, block), kTileSize, seen);

@@ -133,6 +133,9 @@ struct BackwardPass {
     const long unit = units.first<T>(panel, v), at = (t * p.batch + b) * p.hidden_size + unit;
     const long gate = (t * p.batch + b) * gate_rows + unit;
     T* to = p.grad_gates + gate;
+    const long next = (p.reverse ? p.batch : -p.batch) * p.hidden_size;  // the same of the step that follows
+    for (int g = 0; g < 4; g++) __builtin_prefetch(p.by_gates + gate + g * p.hidden_size + 4 * next, 1);
+    __builtin_prefetch(p.m_by_c + at + next), __builtin_prefetch(p.f + at + next);
     if (!valid) {
       for (int g = 0; g < 4; g++) store(to + g * p.hidden_size, Vector<T>{}, count);
       return;

@@ -28,7 +28,7 @@ const Kernels& kernels() {
 }
 
 // How many threads one call is worth: below this many multiplications a step, meeting costs more than it saves.
-constexpr double kMultiplicationsPerThread = 40e3, kMultiplicationsPerSecond = 40e9;
+constexpr double kMultiplicationsPerThread = 40e3, kMultiplicationsPerSecond = 100e9;
 
 // How long a call is, in multiplications: all of them, and those between two meetings of its threads.
 struct Effort {

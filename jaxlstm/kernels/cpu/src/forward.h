@@ -169,6 +169,10 @@ struct ForwardPass {
     if (valid) store(carried, c_next);
     output(s, t, b, unit, count, valid, o * tanh_c);
     if (!p.by_gates) return;
+    const long next = (p.reverse ? -p.batch : p.batch) * p.hidden_size;  // the same of the step that follows
+    for (int g = 0; g < 4; g++)
+      __builtin_prefetch(p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit + g * p.hidden_size + 4 * next, 1);
+    __builtin_prefetch(p.f + at + next, 1), __builtin_prefetch(p.m_by_c + at + next, 1);
     const Vector<T> zero = {};
     T* by = p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit;
     store(by, valid ? g * (i * (1 - i)) : zero, count);

@@ -14,12 +14,14 @@ namespace jaxlstm {
 
 constexpr size_t kHugePage = 2 << 20;
 
-// Large blocks in huge pages, where the system has them. Purely a hint.
+// Large blocks in huge pages, where the system has them. Purely a hint, given for the pages at both ends too: XLA cuts
+// its arrays from larger blocks.
 inline void advise_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__)
-  if (bytes < 2 * kHugePage) return;
-  const uintptr_t begin = (uintptr_t(data) + 4095) & ~uintptr_t(4095);
-  madvise(reinterpret_cast<void*>(begin), (uintptr_t(data) + bytes - begin) & ~size_t(4095), MADV_HUGEPAGE);
+  if (bytes < kHugePage / 2) return;
+  const uintptr_t begin = uintptr_t(data) & ~uintptr_t(kHugePage - 1);
+  const uintptr_t end = (uintptr_t(data) + bytes + kHugePage - 1) & ~uintptr_t(kHugePage - 1);
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
 

@@ -15,7 +15,7 @@ namespace jaxlstm {
 
 // A thread that sleeps takes 50 microseconds to come, and now and then some milliseconds. For long work it is worth
 // waiting for: this share of the time that the caller would need alone.
-constexpr double kShortestWait = 50e-6, kLongestWait = 10e-3, kShareOfWork = 0.05;
+constexpr double kShortestWait = 50e-6, kLongestWait = 2e-3, kShareOfWork = 0.05;
 
 // Work is called as work(thread, threads, barrier), on each of at most `wanted` threads, and is done when this
 // returns; alone it would take about `seconds`. Schedule is called with a copyable function that takes no argument, to
