@@ -380,7 +380,7 @@ class WrongPort:
             orders = ["iofg", "iofg", "ifgo"]
         if "order of weight_hh" in self.bugs:
             orders = ["ifgo", "ifog", "ifgo"]
-        found = dict.fromkeys("ifgo", xp.zeros_like(z_x[:, :1]))
+        found: dict[str, Any] = dict.fromkeys("ifgo", xp.zeros_like(z_x[:, :1]))
         for part, names in zip((z_x, z_h, bias), orders, strict=True):
             for name, block in zip(names, xp.split(part, 4, axis=-1), strict=True):
                 found[name] = found[name] + block
