@@ -68,7 +68,7 @@ def test_pallas_is_an_error_where_it_has_no_kernel() -> None:
     for function in (run, jax.grad(run)):
         lowered = jax.jit(function).trace(params, x)
         with pytest.raises(
-            NotImplementedError, match=r"backend='pallas' has kernels for cuda.*use"
+            NotImplementedError, match=r"backend='pallas' has kernels for cuda and tpu, .*use"
         ):
             lowered.lower(lowering_platforms=("cpu",))
 

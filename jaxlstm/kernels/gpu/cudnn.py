@@ -53,7 +53,8 @@ def run_layers(
     require_device()
     time, batch, _ = inputs.shape
     steps = jnp.full((batch,), time, jnp.int32) if lengths is None else jnp.clip(lengths, 1, time)
-    outputs, h, c = rnn.lstm(
+    call: Any = rnn.lstm  # whose annotations are of another library
+    outputs, h, c = call(
         inputs.swapaxes(0, 1),
         *initial_state,
         pack(params, config, layers),
@@ -119,5 +120,11 @@ def require_device() -> None:
 
 # A program for another device than the one that was found is told so, and not by an operation's missing rule.
 _on_cuda = Kernel(
-    "lstm_cudnn_lengths", lambda x: x, {"cuda": lambda x: x}, lambda x: x, insists="cudnn"
+    "lstm_cudnn_lengths",
+    plain=lambda x: x,
+    kernels={"cuda": lambda x: x},
+    shapes=lambda x: x,
+    batch_axes=(0,),
+    result_batch_axes=lambda x: [0],
+    insists="cudnn",
 )

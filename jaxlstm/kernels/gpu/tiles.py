@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from jax.experimental.pallas import triton as plgpu
 GATES = 4
 
 
-class Tiles(NamedTuple):
+@dataclass(frozen=True)
+class Tiles:
     """One axis of ``size`` elements, cut into ``count`` tiles of ``width``, a power of two."""
 
     size: int
