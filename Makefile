@@ -27,7 +27,7 @@ test-slow: $(VENV)/.test  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow
 
 # The GPU's memory is shared with torch, hence not all of it for JAX; one process has the device.
-test-gpu test-tpu: test-%: $(VENV)/.%  ## the cases, the verdict, wrong ports and real checkpoints on a GPU or a TPU
+test-gpu test-tpu: test-%: $(VENV)/.test-%  ## the cases, the verdict, wrong ports and real checkpoints on a GPU or a TPU
 	XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -q -m $* tests/backends
 
 FUZZ_MINUTES ?= 10
