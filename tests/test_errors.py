@@ -75,7 +75,7 @@ def call(
             TypeError,
             "seq_lengths must be integers, got float64",
         ),
-        ({"backend": "cudnn"}, ValueError, "backend must be one of .*got 'cudnn'"),
+        ({"backend": "cuda"}, ValueError, "backend must be one of .*got 'cuda'"),
         ({"precision": "exact"}, ValueError, "precision must be 'highest'"),
     ],
 )
