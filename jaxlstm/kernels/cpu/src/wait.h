@@ -1,5 +1,5 @@
-// Waiting for another thread: a moment of spinning, since it mostly takes microseconds, and then sleep, since it
-// may not be running at all.
+// Waiting for another thread: a millisecond of spinning at most, since it mostly takes microseconds, and then sleep,
+// since it may not be running at all.
 //
 // A thread that spins on keeps a core from the very thread that it waits for, as soon as there are more threads
 // than cores, of this process or of others.
