@@ -1,15 +1,19 @@
-"""``jaxlstm check CKPT``: does jitted JAX match torch on this checkpoint, forwards and backwards."""
+"""``jaxlstm check CKPT``: does jitted JAX match torch on this checkpoint, forwards and backwards.
+
+The JAX is our own layer, or with ``--port`` the user's.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxlstm.cli.devices import require_device
+from jaxlstm.cli.load_port import load_port
 from jaxlstm.cli.merged import command, merged
 from jaxlstm.cli.port import add_selection, selected
 from jaxlstm.cli.text import Progress, progress_bar
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from jaxlstm.check import Report
 
 BACKENDS = ("cpu", "gpu", "tpu")
+Port = Callable[..., Any] | None
 Reports = dict[tuple[str, str], "Report"]  # by backend, and dtype or "matrix"
 
 
@@ -31,6 +36,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="the file to read")
     add_selection(parser)
+    parser.add_argument(
+        "--port",
+        metavar="FILE.py:NAME",
+        help="check this function of yours, port(inputs, initial_state, seq_lengths[, *, params]) -> "
+        "(outputs, (h_n, c_n)), time-major, and not the layer of jaxlstm; the file is run",
+    )
     parser.add_argument(
         "--backend",
         choices=(*BACKENDS, "all"),
@@ -63,12 +74,15 @@ def run(args: argparse.Namespace) -> int:
         if path and not Path(path).parent.is_dir():
             raise ValueError(f"--{option} {path}: its folder does not exist")
     params, config = selected(args)
+    port = load_port(args.port) if args.port else None
     devices, absent = _devices(args.backend)
     reports: Reports = {}
     with progress_bar() as progress:
         for backend, device in devices.items():
             check = _matrix if args.matrix else _verdicts
-            for dtype, report in check(device, params, config, args, _labelled(progress, backend)):
+            for dtype, report in check(
+                device, port, params, config, args, _labelled(progress, backend)
+            ):
                 again = command(args, backend=backend, dtype="" if args.matrix else dtype)
                 reports[backend, dtype] = dataclasses.replace(report, again=again)
     whole = merged(args, config, reports, absent)
@@ -112,7 +126,12 @@ def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
 
 
 def _verdicts(
-    device: Any, params: Any, config: Any, args: argparse.Namespace, progress: Progress
+    device: Any,
+    port: Port,
+    params: Any,
+    config: Any,
+    args: argparse.Namespace,
+    progress: Progress,
 ) -> Iterator[tuple[str, Report]]:
     """The whole verdict, dtype by dtype."""
     import jax
@@ -124,7 +143,7 @@ def _verdicts(
             yield (
                 dtype,
                 verify(
-                    None,
+                    port,
                     params,
                     config,
                     dtype=dtype,
@@ -135,7 +154,12 @@ def _verdicts(
 
 
 def _matrix(
-    device: Any, params: Any, config: Any, args: argparse.Namespace, progress: Progress
+    device: Any,
+    port: Port,
+    params: Any,
+    config: Any,
+    args: argparse.Namespace,
+    progress: Progress,
 ) -> Iterator[tuple[str, Report]]:
     """One report on every combination; it has no dtype of its own."""
     import jax
@@ -147,7 +171,7 @@ def _matrix(
     with jax.default_device(device):
         yield (
             "matrix",
-            verify_matrix(None, params, config, dtypes=dtypes, seed=args.seed, progress=progress),
+            verify_matrix(port, params, config, dtypes=dtypes, seed=args.seed, progress=progress),
         )
 
 

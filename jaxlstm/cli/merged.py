@@ -33,7 +33,7 @@ def merged(args: argparse.Namespace, config: Any, reports: Reports, absent: list
         Item(backend, None, detail="not run, JAX sees no such device here") for backend in absent
     ]
     return Report(
-        title=f"{args.checkpoint}: jitted JAX against torch",
+        title=f"{args.checkpoint}: {args.port or 'jitted JAX'} against torch",
         items=tuple(items),
         diagnosis=tuple(f"{run}: {line}" for run, report in runs for line in report.diagnosis),
         notes=tuple(dict.fromkeys(note for _, report in runs for note in report.notes)),
@@ -54,6 +54,8 @@ def command(args: argparse.Namespace, *, backend: str | None = None, dtype: str 
     words = ["jaxlstm", "check", str(args.checkpoint)]
     if args.prefix is not None:
         words += ["--prefix", args.prefix]
+    if args.port is not None:
+        words += ["--port", args.port]
     if backend or args.backend:
         words += ["--backend", backend or args.backend]
     for name in [dtype] if dtype else args.dtype or ():

@@ -1,0 +1,95 @@
+"""``jaxlstm check CKPT --port FILE.py:NAME``: a port of the user's own from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from jaxlstm import cli
+
+PORTS = '''
+from dataclasses import dataclass
+import jax, jax.numpy as jnp, jaxlstm
+from beside import CONFIG
+
+@dataclass
+class Settings:
+    swapped: bool
+
+def port(inputs, initial_state, seq_lengths, *, params):
+    return jaxlstm.lstm(params, inputs, initial_state, config=CONFIG, seq_lengths=seq_lengths)
+
+def onnx_order(inputs, initial_state, seq_lengths, *, params):
+    """Gates read as i, o, f, g."""
+    order = jnp.array([0, 2, 3, 1])
+    params = {name: a.reshape(4, 4, *a.shape[1:])[order].reshape(a.shape) for name, a in params.items()}
+    return port(inputs, initial_state, seq_lengths, params=params)
+
+number = 3
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    torch.save(torch.nn.LSTM(3, 4).state_dict(), tmp_path / "m.pt")
+    (tmp_path / "mine.py").write_text(PORTS)
+    (tmp_path / "beside.py").write_text("import jaxlstm\nCONFIG = jaxlstm.LSTMConfig(3, 4)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # so that the command's own entry goes with the test
+    return tmp_path
+
+
+def check(port: str, *options: str) -> int:
+    return cli.main(["check", "m.pt", "--dtype", "float32", "--port", port, *options])
+
+
+def test_a_right_port_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check("mine.py", "--json", "--report", "page.html") == 0
+    (report,) = json.loads(capsys.readouterr().out)["reports"]
+    assert report["settings"]["port"] == "port"
+    assert report["again"].startswith("jaxlstm check m.pt --port mine.py --backend ")
+    assert "m.pt: mine.py against torch" in (folder / "page.html").read_text()
+
+
+def test_a_wrong_port_fails_and_is_told_why(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(f"{folder}/mine.py:onnx_order") == 1
+    told = capsys.readouterr().out
+    assert "onnx_order in float32: DOES NOT HOLD" in told
+    assert "the gates are read in the order" in told
+
+
+def test_a_module_is_found_in_the_working_directory(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check("mine:number") == 2
+    told = capsys.readouterr().err
+    assert "--port mine:number: number is no callable in mine" in told
+    assert "it has Settings, port, onnx_order" in told
+
+
+@pytest.mark.parametrize(
+    ("port", "text", "told"),
+    [
+        ("none.py", None, "there is no file none.py"),
+        ("mine.py:absent", None, "absent is not there in mine.py; name one as FILE.py:NAME"),
+        ("no_such_module:port", None, "No module named 'no_such_module'"),
+        ("bad.py", "x = 1\ny = x / 0\n", "ZeroDivisionError: division by zero (bad.py, line 2)"),
+        ("bad.py", "\nimport no_such_module\n", "'no_such_module' (bad.py, line 2)"),
+        ("bad.py", "def port(:\n", "SyntaxError: invalid syntax (bad.py, line 1)"),
+    ],
+)
+def test_what_cannot_be_had_is_told_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], port: str, text: str | None, told: str
+) -> None:
+    if text is not None:
+        (folder / port).write_text(text)
+    assert check(port) == 2
+    error = capsys.readouterr().err
+    assert f"jaxlstm check: --port {port}: " in error
+    assert told in error
+    assert error.count("\n") == 1
