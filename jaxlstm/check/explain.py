@@ -144,7 +144,7 @@ class _Search:
         allowed, worst = self._allowed(faults), 0.0
         for which in range(len(self.calls)):
             distance = self.distance(faults, which)
-            if not distance <= allowed:
+            if not distance <= allowed or distance == np.inf:
                 return None
             worst = max(worst, distance)
         return worst

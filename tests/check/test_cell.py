@@ -58,6 +58,8 @@ def test_a_foreign_cell_with_a_foreign_tree():
 
 
 def test_refuses_what_is_no_cell():
+    with pytest.raises(TypeError, match="config must be"):
+        verify_cell(lambda x, s: s, PARAMS, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one layer and one direction"):
         verify_cell(lambda x, s: s, {}, LSTMConfig(3, 4, num_layers=2))
     with pytest.raises(PortError, match="step must be callable"):

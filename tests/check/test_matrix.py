@@ -80,6 +80,24 @@ def test_a_chaotic_case_is_untested():
     assert not report.ok  # nothing was tested
 
 
-def test_refuses_another_mode():
+def test_what_a_port_raises_is_told_once():
+    def port(x, state, lengths, *, params):
+        raise ValueError("not today")
+
+    report = verify_matrix(
+        port, PARAMS, CONFIG, dtypes=("float32",), batches=(1,), lengths=(2,), modes=("no jit",)
+    )
+    (item,) = report.items
+    line = port.__code__.co_firstlineno + 1
+    assert item.detail == f"runs: ValueError: not today (test_matrix.py:{line})"
+
+
+def test_refuses_what_is_no_mode_length_config_or_precision():
     with pytest.raises(ValueError, match="modes must be some of"):
         verify_matrix(None, PARAMS, CONFIG, modes=("pmap",))
+    with pytest.raises(ValueError, match="lengths must be 1 or more"):
+        verify_matrix(None, PARAMS, CONFIG, lengths=(3, 0))
+    with pytest.raises(TypeError, match="config must be"):
+        verify_matrix(None, PARAMS)
+    with pytest.raises(ValueError, match="precision must be"):
+        verify_matrix(None, PARAMS, CONFIG, precision="best")

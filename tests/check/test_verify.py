@@ -145,8 +145,10 @@ def test_a_port_that_raises():
     report = verify(port, PARAMS, CONFIG, gradients=False)
     told = {item.name: item for item in report.items}["runs"]
     assert told.ok is False
+    line = port.__code__.co_firstlineno + 2
     assert told.detail == (
-        "one step: ValueError: one step is too few; fails in one step, one step from zeros"
+        f"one step: ValueError: one step is too few (test_verify.py:{line}); "
+        "fails in one step, one step from zeros"
     )
     assert status(report)["float64 semantics against torch"] == "ok"
     assert status(report)["step residual"] == "FAILED"
@@ -159,6 +161,33 @@ def test_a_port_that_always_raises():
     report = verify(port, PARAMS, CONFIG, gradients=False)
     assert status(report) == {"runs": "FAILED", "step residual": "FAILED"}
     assert report.diagnosis == ()
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("kernel"), AssertionError(), NotImplementedError("no lengths")]
+)
+def test_what_is_raised_in_one_case_leaves_the_others_judged(error):
+    def port(x, state, lengths, *, params):
+        if x.shape[1] == 1:
+            raise error
+        return WrongPort(CONFIG)(x, state, lengths, params=params)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle")
+    assert [item.name for item in report.failures] == ["runs"]
+    told = f": {error}" if str(error) else ""
+    line = port.__code__.co_firstlineno + 2
+    assert report.failures[0].detail == (
+        f"batch 1: {type(error).__name__}{told} (test_verify.py:{line}); fails in batch 1"
+    )
+
+
+def test_what_has_no_shape_of_an_answer_is_explained_by_nothing():
+    def port(x, state, lengths, *, params):
+        return np.ones((), x.dtype), (None, None)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
+    assert not report.ok
+    assert [line for line in report.diagnosis if line.startswith("agrees")] == []
 
 
 class SingleSigmoid(WrongPort):
@@ -240,16 +269,21 @@ def test_tolerances_replace_the_criteria_and_are_told():
 
 
 def test_arguments_that_do_not_fit():
-    with pytest.raises(TypeError, match="config must be"):
+    with pytest.raises(TypeError, match=r"config must be .*, got NoneType"):
         verify()
+    with pytest.raises(TypeError, match=r"config must be .*, got dict"):
+        verify(own, PARAMS, {"input_size": 3})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"precision must be .*, got 'best'"):
+        verify(own, PARAMS, CONFIG, precision="best")
     with pytest.raises(TypeError, match="params must be the weights"):
         verify(lambda x, s, n: None, None, CONFIG)
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
         verify(own, {"weight_ih_l0": np.ones((16, 3))}, CONFIG)
     with pytest.raises(ValueError, match="against must name"):
         verify(own, PARAMS, CONFIG, against=("keras",))
-    with pytest.raises(ValueError, match="dtype must be"):
-        verify(own, PARAMS, CONFIG, dtype="int32")
+    for dtype in ("int32", "floaty"):
+        with pytest.raises(ValueError, match=f"dtype must be .*, got '{dtype}'"):
+            verify(own, PARAMS, CONFIG, dtype=dtype)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", None])
@@ -265,6 +299,7 @@ def test_precision_is_in_force_in_every_run_of_a_port(precision):
     report = verify(port, PARAMS, CONFIG, precision=precision, against="oracle")
     assert report.difference is not None
     assert report.difference.place.gate == "f"
+    assert f", precision={precision!r}" in report.again
     assert seen == {precision or before}
     assert report.environment["jax matmul precision"] == str(precision or before)
 
