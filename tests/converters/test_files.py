@@ -195,6 +195,15 @@ def test_what_save_refuses(arguments: Any, message: str, tmp_path: Path) -> None
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["m.safetensors", "m.msgpack", "m_orbax"])
+def test_what_the_caller_says_goes_before_what_the_file_says(name: str, tmp_path: Path) -> None:
+    save(tmp_path / name, random_params(CONFIG, np.float32), CONFIG)
+    params, config = load(tmp_path / name, batch_first=False, dropout=0.5, dtype="bfloat16")
+    assert config == dataclasses.replace(CONFIG, batch_first=False, dropout=0.5)
+    assert {a.dtype for a in params.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    assert load(tmp_path / name)[1] == CONFIG
+
+
 def test_several_lstms_need_a_prefix(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     model = {"a": torch.nn.LSTM(4, 5).state_dict(), "b": torch.nn.LSTM(3, 5).state_dict()}
