@@ -16,9 +16,9 @@ from tests.check.helpers import needs_torch
 
 
 def test_everything_that_was_in_force(monkeypatch):
+    device = jax.devices()[0]  # before XLA would read the flag, which is none
     monkeypatch.setenv("XLA_FLAGS", "--a_flag")
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    device = jax.devices()[0]
     with jax.default_matmul_precision("tensorfloat32"):
         found = environment(None, with_torch=False)
     assert found == {
