@@ -13,6 +13,7 @@ import pytest
 
 import jaxlstm
 from jaxlstm.check import torch_runner, verify
+from jaxlstm.check.arguments import require_params
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from tests.check.helpers import STRONG, needs_torch, random_params
 from tests.check.wrong_ports import WrongPort
@@ -46,6 +47,7 @@ def test_our_own_layer_holds():
         "against=('torch', 'oracle'))"
     )
     assert [len(picture.rows[0]) for picture in report.pictures] == [12, 100]
+    assert {p.weakest for p in report.pictures} == {float(np.finfo(np.float32).eps) / 10}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -152,6 +154,36 @@ def test_a_port_that_raises():
     )
     assert status(report)["float64 semantics against torch"] == "ok"
     assert status(report)["step residual"] == "FAILED"
+
+
+class Recording:
+    def __init__(self):
+        self.seen: list[Any] = []
+
+    def __call__(self, x, state, lengths, *, params):
+        self.seen.append(params)
+        raise ValueError("seen")
+
+
+def test_params_that_are_left_out_follow_from_the_seed():
+    port = Recording()
+    report = verify(port, None, CONFIG, seed=5, gradients=False, against="oracle")
+    assert report.title == "Recording in float32"
+    wanted = require_params(port, None, CONFIG, 5)
+    assert all(np.array_equal(port.seen[0][name], a) for name, a in wanted.items())
+
+
+def test_a_port_that_wants_the_batch_first_is_asked_in_the_precision_that_is_checked():
+    config: Any = jax.config
+    seen = set()
+
+    def port(x, state, lengths, *, params):
+        seen.add(config.jax_default_matmul_precision)
+        return WrongPort(CONFIG, "batch first")(x, state, lengths, params=params)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False, precision="bfloat16", against="oracle")
+    assert "the port is batch-first" in "; ".join(report.diagnosis)
+    assert seen == {"bfloat16"}
 
 
 def test_a_port_that_always_raises():
