@@ -29,6 +29,13 @@ def require_config(config: Any) -> LSTMConfig:
     return config
 
 
+def require_seed(seed: int) -> int:
+    """A seed that NumPy's generators take."""
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
+    return seed
+
+
 def require_params(
     port: Any, params: Mapping[str, Any] | None, config: LSTMConfig, seed: int
 ) -> dict[str, np.ndarray]:

@@ -100,6 +100,7 @@ def _is_single_inside(run: Run) -> bool:
     )
 
 
+@np.errstate(invalid="ignore")  # of two infinities there is no difference
 def _error_of_single(run: Run) -> float | None:
     """How far float64 answers are from the truth, if that is what rounding to float32 somewhere does."""
 

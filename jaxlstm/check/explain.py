@@ -53,6 +53,7 @@ class Explanation:
         return f"agrees to {number(self.distance)} if {' and '.join(self.causes)}"
 
 
+@np.errstate(all="ignore")  # weights may be infinite, and faults may make them so
 def explain(
     evidence: Sequence[Evidence],
     config: LSTMConfig,

@@ -16,6 +16,7 @@ from jaxlstm.check.arguments import (
     require_params,
     require_precision,
     require_references,
+    require_seed,
 )
 from jaxlstm.check.environment import environment
 from jaxlstm.check.inputs import make_case
@@ -59,6 +60,7 @@ def verify_matrix(
       implementations, and for float64 the difference from torch or the oracle. Gradients are not taken.
     """
     config, precision = require_config(config), require_precision(precision)
+    seed = require_seed(seed)
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown:
         raise ValueError(f"modes must be some of {MODES}, got {tuple(modes)}")

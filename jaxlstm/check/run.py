@@ -236,6 +236,8 @@ class Run:
         """What a reader must know to weigh the verdict."""
         if "torch" in against and "torch" not in self.references:
             yield "torch is not installed: judged against the oracle alone"
+        if strange := [name for name, a in self.params.items() if not np.isfinite(a).all()]:
+            yield f"NaN or infinity in {', '.join(strange)}: the same is wanted of what follows from it"
         if lacks_float64(default_device()):
             yield "in float64 the port ran on the CPU, since this device has no float64 of its own"
         for case, grown in self.chaotic.items():

@@ -17,6 +17,7 @@ from jaxlstm.check.arguments import (
     require_params,
     require_precision,
     require_references,
+    require_seed,
 )
 from jaxlstm.check.comparison import require_tolerances
 from jaxlstm.check.diagnose import diagnose
@@ -71,7 +72,7 @@ def verify(
     Raises:
       TypeError, ValueError: an argument does not fit; the message names it.
     """
-    config = require_config(config)
+    config, seed = require_config(config), require_seed(seed)
     run = Run(
         port=own_port(config) if port is None else Port.of(port),
         params=require_params(port, params, config, seed),

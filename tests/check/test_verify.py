@@ -72,6 +72,27 @@ def test_large_weights_are_not_accused(scale, gradients):
     assert report.ok, str(report)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_accuse_nobody(value):
+    """A checkpoint may have them: the port is to have NaN where torch has it, and nowhere else."""
+    params = {name: a.copy() for name, a in PARAMS.items()}
+    params["bias_hh_l0"][3] = params["weight_hh_l1"][5, 1] = value
+    report = verify(WrongPort(CONFIG), params, CONFIG, gradients=False, seconds=0)
+    assert report.ok, str(report)
+    assert [note for note in report.notes if "infinity in bias_hh_l0, weight_hh_l1:" in note]
+    assert status(report)["step residual"] == "ok"
+    wrong = verify(
+        WrongPort(CONFIG, "no bias_hh"),
+        params,
+        CONFIG,
+        gradients=False,
+        seconds=0,
+        against="oracle",
+    )
+    assert status(wrong)["step residual"] == "FAILED"
+    assert not verify(own, PARAMS, CONFIG, gradients=False, against="oracle").notes
+
+
 def layer_gradient_missing(x, state, lengths, *, params):
     frozen = {k: jax.lax.stop_gradient(v) if "_l1" in k else v for k, v in params.items()}
     return own(x, state, lengths, params=frozen)
@@ -311,6 +332,8 @@ def test_arguments_that_do_not_fit():
         verify(lambda x, s, n: None, None, CONFIG)
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
         verify(own, {"weight_ih_l0": np.ones((16, 3))}, CONFIG)
+    with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
+        verify(own, PARAMS, CONFIG, seed=-1)
     with pytest.raises(ValueError, match="against must name"):
         verify(own, PARAMS, CONFIG, against=("keras",))
     for dtype in ("int32", "floaty"):
