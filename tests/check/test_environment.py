@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
+from importlib import metadata
 
 import jax
-import jaxlib
 import ml_dtypes
 import numpy as np
 
@@ -25,7 +25,7 @@ def test_everything_that_was_in_force(monkeypatch):
         "jaxlstm": jaxlstm.__version__,
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": metadata.version("jaxlib"),
         "numpy": np.__version__,
         "ml_dtypes": ml_dtypes.__version__,
         "system": f"{platform.system()} {platform.machine()}",

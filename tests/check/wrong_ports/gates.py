@@ -50,8 +50,8 @@ class Gates(Precision):
     def cell(self, w: dict[str, Array], x: Array, h: Array, c: Array) -> tuple[Array, Array]:
         xp = self.xp
         bias = w["bias_ih"] + w["bias_hh"] if "bias_ih" in w else xp.zeros_like(w["hh"][0])
-        products = self.product(x, w["ih"]), self.product(h, w["hh"])
-        i, f, g, o = self.squashed(*self.gates(*products, bias[None]), c)
+        z = self.gates(self.product(x, w["ih"]), self.product(h, w["hh"]), bias[None])
+        i, f, g, o = self.squashed(z, c)
         c_new = f * c + i * g
         if "clip" in self.bugs:
             c_new = xp.clip(c_new, -1, 1)
@@ -76,9 +76,10 @@ class Gates(Precision):
                 found[name] = found[name] + block
         return [found[name] for name in "ifgo"]
 
-    def squashed(self, z_i: Array, z_f: Array, z_g: Array, z_o: Array, c: Array) -> list[Array]:
+    def squashed(self, z: list[Array], c: Array) -> list[Array]:
         """i, f, g, o from their pre-activations."""
         xp = self.xp
+        z_i, z_f, z_g, z_o = z
         if "forget bias" in self.bugs:
             z_f = z_f + 1
         if "peephole" in self.bugs:
