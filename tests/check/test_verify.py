@@ -90,7 +90,8 @@ def test_weights_that_are_not_finite_accuse_nobody(value):
         against="oracle",
     )
     assert status(wrong)["step residual"] == "FAILED"
-    assert not verify(own, PARAMS, CONFIG, gradients=False, against="oracle").notes
+    finite = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    assert not finite.notes
 
 
 def layer_gradient_missing(x, state, lengths, *, params):
