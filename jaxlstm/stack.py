@@ -159,9 +159,7 @@ def _run_layers(
             )
             outputs.append(output)
             final.append(state)
-        x = jnp.concatenate(outputs, axis=-1)
-        if dropout_key is not None and layer < config.num_layers - 1:
-            x = dropout(jax.random.fold_in(dropout_key, layer), x, config.dropout)
+        x = _behind(layer, jnp.concatenate(outputs, axis=-1), config, dropout_key)
     return x, LSTMState(jnp.stack([s.h for s in final]), jnp.stack([s.c for s in final]))
 
 
@@ -184,9 +182,17 @@ def _run_cudnn(
         state = LSTMState(initial_state.h[slots], initial_state.c[slots])
         x, state = cudnn.run_layers(params, x, state, lengths, config, layers, precision)
         final.append(state)
-        if dropout_key is not None and layers.stop < config.num_layers:
-            x = dropout(jax.random.fold_in(dropout_key, layers.start), x, config.dropout)
+        x = _behind(layers.stop - 1, x, config, dropout_key)
     return x, LSTMState(*(jnp.concatenate(leaves) for leaves in zip(*final, strict=True)))
+
+
+def _behind(
+    layer: int, x: jax.Array, config: LSTMConfig, dropout_key: jax.Array | None
+) -> jax.Array:
+    """A layer's outputs as the next one gets them: in training with dropout, of a mask for each layer."""
+    if dropout_key is None or layer == config.num_layers - 1:
+        return x
+    return dropout(jax.random.fold_in(dropout_key, layer), x, config.dropout)
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:

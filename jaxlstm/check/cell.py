@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlstm.check.arguments import require_config
 from jaxlstm.check.port import PortError
 from jaxlstm.check.report import Report
 from jaxlstm.check.verdict import verify
@@ -33,6 +34,7 @@ def verify_cell(
       ValueError: a config of several layers or directions.
       PortError: ``step`` cannot be called so, or does not return a pair.
     """
+    config = require_config(config)
     if config.num_layers > 1 or config.bidirectional:
         raise ValueError(f"config must be of one layer and one direction, got {config}")
     if not callable(step):

@@ -53,6 +53,7 @@ class Explanation:
         return f"agrees to {number(self.distance)} if {' and '.join(self.causes)}"
 
 
+@np.errstate(all="ignore")  # weights may be infinite, and faults may make them so
 def explain(
     evidence: Sequence[Evidence],
     config: LSTMConfig,
@@ -144,7 +145,7 @@ class _Search:
         allowed, worst = self._allowed(faults), 0.0
         for which in range(len(self.calls)):
             distance = self.distance(faults, which)
-            if not distance <= allowed:
+            if not distance <= allowed or distance == np.inf:
                 return None
             worst = max(worst, distance)
         return worst

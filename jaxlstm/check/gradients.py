@@ -54,6 +54,7 @@ def cuts(config: LSTMConfig) -> Iterator[Cut]:
     yield Cut("the cotangents of h_n and c_n are left out", cotangents=(True, False, False))
 
 
+@np.errstate(all="ignore")  # weights may be infinite
 def explain_gradients(
     ours: Mapping[str, Array], params: Mapping[str, Any], config: LSTMConfig, case: Case
 ) -> list[str]:

@@ -49,12 +49,13 @@ th.n, td.n { text-align: right; white-space: nowrap; }
 td.s { white-space: nowrap; font-weight: 600; }
 .items td:nth-child(2) { min-width: 12rem; } .pairs td:first-child { color: var(--none); min-width: 6rem; }
 @media (max-width: 40rem) {
-  th, td { padding-right: .5rem; } th { white-space: normal; }
+  th, td { padding-right: .3rem; } th { white-space: normal; overflow-wrap: normal; }
   .items thead { display: none; }
   .items tr, .pairs td { display: block; }
   .items tr { padding: .5rem 0; border-bottom: 1px solid var(--line); }
   .items td, .pairs td { border: 0; padding: 0; }
   .items td { display: inline; margin-right: .5rem; } .items td:last-child { display: block; }
+  .items td.n { display: inline-block; }
   .pairs td + td { padding-bottom: .4rem; }
   .items td.n:not(:empty)::before { content: attr(data-label) " "; color: var(--none); }
 }

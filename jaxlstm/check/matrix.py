@@ -10,18 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlstm.check.arguments import (
+    require_config,
+    require_dtype,
+    require_params,
+    require_precision,
+    require_references,
+    require_seed,
+)
 from jaxlstm.check.environment import environment
 from jaxlstm.check.inputs import make_case
 from jaxlstm.check.port import Port, own_port
 from jaxlstm.check.report import Item, Report
 from jaxlstm.check.run import Run
-from jaxlstm.check.verdict import (
-    Progress,
-    name_of,
-    require_dtype,
-    require_params,
-    require_references,
-)
+from jaxlstm.check.verdict import Progress, name_of
 from jaxlstm.config import LSTMConfig
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -57,11 +59,13 @@ def verify_matrix(
       A report with one item for each combination: the RMS error to float64 in units of that of right
       implementations, and for float64 the difference from torch or the oracle. Gradients are not taken.
     """
-    if config is None:
-        raise TypeError("config must be an LSTMConfig or LSTMCellConfig, got None")
+    config, precision = require_config(config), require_precision(precision)
+    seed = require_seed(seed)
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown:
         raise ValueError(f"modes must be some of {MODES}, got {tuple(modes)}")
+    if min(lengths, default=1) < 1:
+        raise ValueError(f"lengths must be 1 or more, got {tuple(lengths)}")
     references = require_references(against)
     whole = own_port(config) if port is None else Port.of(port)
     arrays = require_params(port, params, config, seed)
@@ -114,7 +118,9 @@ def _item(name: str, run: Run) -> Item:
     if failed:
         first = failed[0]
         cannot = first.name == "runs" and "TracerArrayConversionError" in first.detail
-        detail = "jax.jit cannot trace the port" if cannot else f"{first.name}: {first.detail}"
+        told = first.detail.replace(f"{name}, ", "").replace(f"{name}: ", "")  # of the only case
+        told = told.removesuffix(f"; fails in {name}")
+        detail = "jax.jit cannot trace the port" if cannot else f"{first.name}: {told}"
         return Item(name, None if cannot else False, first.measured, first.limit, detail)
     measured = [item for item in found if item.measured is not None]
     if not measured:

@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxlstm.check import oracle
 from jaxlstm.check.inputs import Case
+from jaxlstm.check.place import run_oracle
 from jaxlstm.check.port import Port
 from jaxlstm.config import LSTMConfig
 
@@ -73,19 +74,28 @@ def step_residual(
         slots = range(layer * config.num_directions, (layer + 1) * config.num_directions)
         for reverse, slot in enumerate(slots):
             w = oracle.weights_of(params, config, layer, bool(reverse))
-            step = oracle.cell(oracle.TRUE, w, x, h_0[slot], c_0[slot])
-            bounds = step_bound(w, x, h_0[slot], c_0[slot], step, dtype)
+            with np.errstate(invalid="ignore", over="ignore"):  # of weights that are not finite
+                step = oracle.cell(oracle.TRUE, w, x, h_0[slot], c_0[slot])
+                bounds = step_bound(w, x, h_0[slot], c_0[slot], step, dtype)
             for name, ours, true, bound in zip(
                 ("h", "c"), (h_n[slot], c_n[slot]), (step.h, step.c), bounds, strict=True
             ):
-                ratio = np.abs(ours - true) / bound
-                ratio[np.isnan(ratio)] = np.inf
+                ratio = _in_units(ours, true, bound)
                 row, unit = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
                 if ratio[row, unit] >= worst.ratio:
                     where = f"{name}, layer {layer}{' reverse' if reverse else ''}, unit {unit}"
                     worst = Residual(float(ratio[row, unit]), where)
         x = np.concatenate([h_n[slot] for slot in slots], axis=-1)
     return worst
+
+
+def _in_units(ours: Array, true: Array, bound: Array) -> Array:
+    """The distance in units of the bound; of weights that are not finite, what is alike has none."""
+    alike = (ours == true) | (np.isnan(ours) & np.isnan(true))
+    bound = np.where(np.isnan(bound), np.inf, bound)
+    with np.errstate(invalid="ignore"):
+        ratio = np.where(alike, 0.0, np.abs(ours - true) / bound)
+    return np.where(np.isnan(ratio), np.inf, ratio)
 
 
 def step_bound(
@@ -143,7 +153,7 @@ def _one_step_case(params: Mapping[str, Any], config: LSTMConfig, cases: Sequenc
     """One case of a single time step whose rows are all the steps of ``cases``, as the oracle took them."""
     inputs, states = [], []
     for case in cases:
-        result = oracle.forward(params, case.inputs, case.initial_state, case.seq_lengths, config)
+        result = run_oracle(params, config, case)
         valid = case.valid
         runs = [run for layer in result.record for run in layer]
         inputs.append(case.inputs[valid])

@@ -23,6 +23,7 @@ from jaxlstm.check.findings import Findings
 from jaxlstm.check.inputs import Case, ordinary_case
 from jaxlstm.check.place import Difference
 from jaxlstm.check.port import Port, PortError, default_device, lacks_float64
+from jaxlstm.check.raised import RAISED, in_words
 from jaxlstm.check.report import Item, Picture
 from jaxlstm.config import LSTMConfig
 
@@ -61,8 +62,8 @@ class Run:
             ours = self._ask(rounded, self.dtype, gradients)
         except PortError:
             raise
-        except (TypeError, ValueError) as error:
-            self.findings.exact("runs", case, f"{type(error).__name__}: {_first_line(error)}")
+        except RAISED as error:
+            self.findings.exact("runs", case, in_words(error))
             return
         self.findings.exact("runs", case, "")
         if self.tolerance is None and not self.only_working:
@@ -92,8 +93,8 @@ class Run:
             return
         try:
             ours = self._ask(case, np.float64, gradients)
-        except (TypeError, ValueError) as error:
-            self.refusal = f"the port refused float64 inputs: {_first_line(error)}"
+        except RAISED as error:
+            self.refusal = f"the port refused float64 inputs: {in_words(error)}"
             return
         if ours.outputs.dtype != np.float64 and self.dtype != np.float64:
             self.refusal = f"the port answered float64 inputs in {ours.outputs.dtype}"
@@ -180,8 +181,8 @@ class Run:
             found = residual.step_residual(
                 self.port, self.params, self.config, chosen, self.dtype, precision=self.precision
             )
-        except (TypeError, ValueError) as error:
-            yield Item(name, False, detail=f"{type(error).__name__}: {_first_line(error)}")
+        except RAISED as error:
+            yield Item(name, False, detail=in_words(error))
             return
         if found is None:
             yield Item(
@@ -214,7 +215,7 @@ class Run:
             return trace_port(
                 self.port, self.params, self.config, case, dtype, precision=self.precision
             )
-        except (TypeError, ValueError):  # told by the item "runs"
+        except RAISED:  # told by the item "runs"
             return None
 
     def untested(self) -> Iterator[Item]:
@@ -235,6 +236,8 @@ class Run:
         """What a reader must know to weigh the verdict."""
         if "torch" in against and "torch" not in self.references:
             yield "torch is not installed: judged against the oracle alone"
+        if strange := [name for name, a in self.params.items() if not np.isfinite(a).all()]:
+            yield f"NaN or infinity in {', '.join(strange)}: the same is wanted of what follows from it"
         if lacks_float64(default_device()):
             yield "in float64 the port ran on the CPU, since this device has no float64 of its own"
         for case, grown in self.chaotic.items():
@@ -267,9 +270,5 @@ class Run:
                     self.params, case, dtype, gradients=True, precision=self.precision
                 )
             except (TracerArrayConversionError, ConcretizationTypeError) as error:
-                self.opaque = f"JAX cannot differentiate the port: {_first_line(error)}"
+                self.opaque = f"JAX cannot differentiate the port: {in_words(error)}"
         return self.port.run(self.params, case, dtype, precision=self.precision)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

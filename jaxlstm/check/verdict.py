@@ -10,10 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from jaxlstm.check import torch_runner
-from jaxlstm.check.comparison import require_numbers, require_tolerances
+from jaxlstm.check.arguments import (
+    REFERENCES,
+    require_config,
+    require_dtype,
+    require_params,
+    require_precision,
+    require_references,
+    require_seed,
+)
+from jaxlstm.check.comparison import require_tolerances
 from jaxlstm.check.diagnose import diagnose
 from jaxlstm.check.environment import environment
 from jaxlstm.check.inputs import cases
@@ -21,10 +27,7 @@ from jaxlstm.check.port import Port, own_port
 from jaxlstm.check.report import Item, Report
 from jaxlstm.check.run import Run
 from jaxlstm.config import LSTMConfig
-from jaxlstm.params import check_params, init_bound, param_shapes
-from jaxlstm.precision import DTYPES
 
-REFERENCES = ("torch", "oracle")
 Progress = Callable[[int, int, str], None]
 
 
@@ -69,8 +72,7 @@ def verify(
     Raises:
       TypeError, ValueError: an argument does not fit; the message names it.
     """
-    if config is None:
-        raise TypeError("config must be an LSTMConfig or LSTMCellConfig, got None")
+    config, seed = require_config(config), require_seed(seed)
     run = Run(
         port=own_port(config) if port is None else Port.of(port),
         params=require_params(port, params, config, seed),
@@ -80,7 +82,7 @@ def verify(
         gradients=gradients,
         references=require_references(against),
         tolerance=_tolerance(rtol, atol),
-        precision=precision,
+        precision=require_precision(precision),
     )
     items = tuple(_items(run, progress))
     failed = {item.name for item in items if item.ok is False}
@@ -144,58 +146,12 @@ def _call_again(settings: Mapping[str, Any], references: Sequence[str]) -> str:
         f"gradients={settings['gradients']}",
         f"against={tuple(references)!r}",
     ]
+    if settings["precision"] != "highest":
+        told = settings["precision"]
+        arguments.append("precision=None" if told == "None" else f"precision={told!r}")
     if settings["rtol"] is not None:
         arguments += [f"rtol={settings['rtol']!r}", f"atol={settings['atol']!r}"]
     return f"jaxlstm.check.verify({', '.join(arguments)})"
-
-
-def require_params(
-    port: Any, params: Mapping[str, Any] | None, config: LSTMConfig, seed: int
-) -> dict[str, np.ndarray]:
-    """The parameters as NumPy arrays, in torch's order; random ones for a port that takes any."""
-    if params is not None:
-        check_params(params, config)
-        return {name: require_numbers(name, params[name]) for name in param_shapes(config)}
-    if port is not None and not Port.of(port).takes_params:
-        raise TypeError(
-            "params must be the weights that the port has, under torch's names; they may be left out "
-            "only for a port with a parameter named params"
-        )
-    rng = np.random.default_rng(seed)
-    bound = init_bound(config)
-    return {
-        name: rng.uniform(-bound, bound, shape).astype(np.float32)
-        for name, shape in param_shapes(config).items()
-    }
-
-
-def require_dtype(dtype: Any) -> np.dtype:
-    """A dtype that an LSTM can have."""
-    import jax.numpy as jnp
-
-    found = jnp.dtype(dtype)
-    if found not in DTYPES:
-        raise ValueError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
-    return found
-
-
-def require_references(against: Sequence[str]) -> tuple[str, ...]:
-    """The references that were asked for and are here."""
-    if isinstance(against, str):
-        against = (against,)
-    unknown = [name for name in against if name not in REFERENCES]
-    if unknown or not against:
-        raise ValueError(f"against must name some of {REFERENCES}, got {tuple(against)}")
-    found = tuple(
-        name
-        for name in REFERENCES
-        if name in against and (name != "torch" or torch_runner.is_available())
-    )
-    if not found:
-        raise ValueError(
-            "against asks for torch alone, and torch is not installed; install torch, or add 'oracle'"
-        )
-    return found
 
 
 def _tolerance(rtol: float | None, atol: float | None) -> tuple[float, float] | None:

@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         path = getattr(args, option)
         if path and not Path(path).parent.is_dir():
             raise ValueError(f"--{option} {path}: its folder does not exist")
+        if path and Path(path).is_dir():
+            raise ValueError(f"--{option} {path}: is a folder, wanted a file")
     params, config = selected(args)
     port = load_port(args.port) if args.port else None
     devices, absent = _devices(args.backend)

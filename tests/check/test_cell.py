@@ -22,6 +22,7 @@ def test_our_own_cell():
     step = jax.jit(lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state))
     report = verify_cell(step, PARAMS, CONFIG)
     assert report.ok, str(report)
+    assert report.title == "<lambda> in float32"
     assert {item.name for item in report.items if item.ok is None} == {"ragged lengths"}
 
 
@@ -46,20 +47,30 @@ def test_a_foreign_cell_with_a_foreign_tree():
         (c, h), _ = cell.apply(tree(params), (state[1], state[0]), x)
         return h, c
 
-    def wrong(x, state, *, params):
+    @jax.jit
+    def wrong(x, state, params):
         (c, h), _ = cell.apply(tree(params), state, x)
         return h, c
 
+    class Wrong:
+        def __call__(self, x, state, *, params):
+            return wrong(x, state, params)
+
     report = verify_cell(jax.jit(step), PARAMS, CONFIG, gradients=False)
     assert report.ok, str(report)
-    report = verify_cell(jax.jit(wrong), PARAMS, CONFIG, gradients=False)
+    report = verify_cell(Wrong(), PARAMS, CONFIG, gradients=False)
     assert not report.ok
+    assert report.title == "Wrong in float32"
     assert "h and c are swapped at every step" in "\n".join(report.diagnosis)
 
 
 def test_refuses_what_is_no_cell():
+    with pytest.raises(TypeError, match="config must be"):
+        verify_cell(lambda x, s: s, PARAMS, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one layer and one direction"):
         verify_cell(lambda x, s: s, {}, LSTMConfig(3, 4, num_layers=2))
+    with pytest.raises(ValueError, match="one layer and one direction"):
+        verify_cell(lambda x, s: s, {}, LSTMConfig(3, 4, bidirectional=True))
     with pytest.raises(PortError, match="step must be callable"):
         verify_cell(3, PARAMS, CONFIG)  # type: ignore[arg-type]
     with pytest.raises(PortError, match="step must return a pair"):

@@ -29,6 +29,26 @@ def test_ragged_lengths_are_unsorted_and_cover_the_range(seed):
     assert lengths.dtype == np.int32
 
 
+def test_every_length_can_come():
+    cases = [inputs.ordinary_case(STRONG, seed) for seed in range(40)]
+    lengths = [case.seq_lengths for case in cases if case.seq_lengths is not None]
+    assert set(np.concatenate(lengths)) == set(range(1, inputs.RAGGED_TIME + 1))
+
+
+def test_gradients_are_asked_for_at_two_shapes():
+    asked = [case for case in inputs.cases(STRONG) if case.differentiate]
+    assert [case.name for case in asked] == ["ragged", "saturating", "tiny", "dense"]
+    assert {case.inputs.shape[:2] for case in asked} == {(inputs.RAGGED_TIME, 5), (6, 6)}
+
+
+def test_one_step_starts_from_zeros():
+    (case,) = (case for case in inputs.cases(STRONG) if case.name == "one step from zeros")
+    assert case.initial_state is not None
+    for state, shape in zip(case.initial_state, STRONG.state_shapes(3), strict=True):
+        assert state.shape == shape
+        assert not state.any()
+
+
 def test_states_are_neither_zero_nor_alike_and_padding_holds_numbers():
     for case in inputs.cases(CONFIGS["bidirectional"]):
         if case.name == "one step from zeros":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import jaxlstm
-from jaxlstm.check import verify_matrix
+from jaxlstm.check import torch_runner, verify_matrix
 from jaxlstm.check.matrix import table
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import random_params
@@ -27,6 +27,11 @@ def test_our_own_layer():
         progress=lambda *step: told.append(step),
     )
     assert report.ok, str(report)
+    assert report.title == "jaxlstm.lstm, dtype x batch x length x jit"
+    against = "torch, oracle" if torch_runner.is_available() else "oracle"
+    assert report.settings == {"config": repr(CONFIG), "seed": 0, "against": against}
+    assert report.environment["jax matmul precision"] == "highest"
+    assert ("torch" in report.environment) is torch_runner.is_available()
     assert len(report.items) == 2 * 2 * 2 * 2
     assert len({item.name for item in report.items}) == 16
     assert [done for done, _, _ in told] == list(range(17))
@@ -35,7 +40,7 @@ def test_our_own_layer():
     assert lines[0].split() == ["1", "step", "4", "steps"]
     assert lines[2].startswith("bfloat16, batch 1, no jit ")
     assert all(line.count("ok") == 2 for line in lines[1:])
-    assert len({len(line) for line in lines}) == 1
+    assert len({len(line.rstrip()) for line in lines}) == 1  # to the right
     assert len(lines[0]) < 80
 
 
@@ -80,6 +85,24 @@ def test_a_chaotic_case_is_untested():
     assert not report.ok  # nothing was tested
 
 
-def test_refuses_another_mode():
+def test_what_a_port_raises_is_told_once():
+    def port(x, state, lengths, *, params):
+        raise ValueError("not today")
+
+    report = verify_matrix(
+        port, PARAMS, CONFIG, dtypes=("float32",), batches=(1,), lengths=(2,), modes=("no jit",)
+    )
+    (item,) = report.items
+    line = port.__code__.co_firstlineno + 1
+    assert item.detail == f"runs: ValueError: not today (test_matrix.py:{line})"
+
+
+def test_refuses_what_is_no_mode_length_config_or_precision():
     with pytest.raises(ValueError, match="modes must be some of"):
         verify_matrix(None, PARAMS, CONFIG, modes=("pmap",))
+    with pytest.raises(ValueError, match="lengths must be 1 or more"):
+        verify_matrix(None, PARAMS, CONFIG, lengths=(3, 0))
+    with pytest.raises(TypeError, match="config must be"):
+        verify_matrix(None, PARAMS)
+    with pytest.raises(ValueError, match="precision must be"):
+        verify_matrix(None, PARAMS, CONFIG, precision="best")

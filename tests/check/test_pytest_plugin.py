@@ -33,6 +33,9 @@ def test_right(jaxlstm_verify):
 def test_wrong(jaxlstm_verify):
     jaxlstm_verify(WrongPort(CONFIG, "order iofg"), PARAMS, CONFIG, gradients=False)
 
+def test_something_else():
+    assert 1 + 1 == 3
+
 def test_trees():
     a = np.arange(10_000, dtype=np.float32).reshape(100, 100)
     assert {"w": a} == approx({"w": a})
@@ -58,7 +61,9 @@ def foreign(tmp_path_factory):
 
 
 def test_a_right_port_passes_and_wrong_ones_fail(foreign):
-    assert "2 failed, 1 passed" in foreign
+    assert "3 failed, 1 passed" in foreign
+    assert "assert (1 + 1) == 3" in foreign
+    assert "INTERNALERROR" not in foreign
 
 
 def test_a_failure_is_a_screen_with_a_diagnosis(foreign):
@@ -66,6 +71,7 @@ def test_a_failure_is_a_screen_with_a_diagnosis(foreign):
     assert "if the gates are read in the order i, o, f, g" in foreign
     assert "100 of 10000 (1 %) differ" in foreign
     assert "array(" not in foreign
+    assert "pytest_plugin.py" not in foreign  # no frame of ours
     assert len(foreign.splitlines()) < 80
 
 

@@ -17,8 +17,9 @@ from tests.check.helpers import CONFIGS, STRONG, random_params
 
 def test_settings_and_random_state_are_left_as_they_were():
     rnn: Any = torch.backends.cudnn.rnn
-    before = rnn.fp32_precision
+    before, threads = rnn.fp32_precision, torch.get_num_threads()
     rnn.fp32_precision = "tf32"
+    torch.set_num_threads(threads + 1)
     try:
         state = torch.random.get_rng_state()
         case = inputs.ordinary_case(STRONG)
@@ -26,7 +27,9 @@ def test_settings_and_random_state_are_left_as_they_were():
         assert torch_runner.environment()["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
         assert rnn.fp32_precision == "tf32"
         assert torch.equal(torch.random.get_rng_state(), state)
+        assert torch.get_num_threads() == threads + 1
     finally:
+        torch.set_num_threads(threads)
         rnn.fp32_precision = before
 
 
@@ -65,6 +68,9 @@ def test_the_checker_loads_without_torch():
 def test_every_setting_is_read_back_and_put_back():
     """bfloat16 on the CPU too, where torch's own products for a projection would take it up."""
     found = torch_runner.environment()
+    assert found["torch"] == torch.__version__
+    assert found["torch.cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert found["torch.mkldnn"] == str(torch.backends.mkldnn.is_available())
     exact = [name for name in found if name.endswith("fp32_precision")]
     assert {name.split("torch.backends.")[1] for name in exact} == {
         "cudnn.rnn.fp32_precision",

@@ -13,6 +13,7 @@ import pytest
 
 import jaxlstm
 from jaxlstm.check import torch_runner, verify
+from jaxlstm.check.arguments import require_params
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from tests.check.helpers import STRONG, needs_torch, random_params
 from tests.check.wrong_ports import WrongPort
@@ -46,6 +47,7 @@ def test_our_own_layer_holds():
         "against=('torch', 'oracle'))"
     )
     assert [len(picture.rows[0]) for picture in report.pictures] == [12, 100]
+    assert {p.weakest for p in report.pictures} == {float(np.finfo(np.float32).eps) / 10}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -68,6 +70,28 @@ def test_large_weights_are_not_accused(scale, gradients):
     params = random_params(CONFIG, scale=scale)
     report = verify(None, params, CONFIG, gradients=gradients)
     assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_accuse_nobody(value):
+    """A checkpoint may have them: the port is to have NaN where torch has it, and nowhere else."""
+    params = {name: a.copy() for name, a in PARAMS.items()}
+    params["bias_hh_l0"][3] = params["weight_hh_l1"][5, 1] = value
+    report = verify(WrongPort(CONFIG), params, CONFIG, gradients=False, seconds=0)
+    assert report.ok, str(report)
+    assert [note for note in report.notes if "infinity in bias_hh_l0, weight_hh_l1:" in note]
+    assert status(report)["step residual"] == "ok"
+    wrong = verify(
+        WrongPort(CONFIG, "no bias_hh"),
+        params,
+        CONFIG,
+        gradients=False,
+        seconds=0,
+        against="oracle",
+    )
+    assert status(wrong)["step residual"] == "FAILED"
+    finite = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    assert not finite.notes
 
 
 def layer_gradient_missing(x, state, lengths, *, params):
@@ -145,11 +169,43 @@ def test_a_port_that_raises():
     report = verify(port, PARAMS, CONFIG, gradients=False)
     told = {item.name: item for item in report.items}["runs"]
     assert told.ok is False
+    line = port.__code__.co_firstlineno + 2
     assert told.detail == (
-        "one step: ValueError: one step is too few; fails in one step, one step from zeros"
+        f"one step: ValueError: one step is too few (test_verify.py:{line}); "
+        "fails in one step, one step from zeros"
     )
     assert status(report)["float64 semantics against torch"] == "ok"
     assert status(report)["step residual"] == "FAILED"
+
+
+class Recording:
+    def __init__(self):
+        self.seen: list[Any] = []
+
+    def __call__(self, x, state, lengths, *, params):
+        self.seen.append(params)
+        raise ValueError("seen")
+
+
+def test_params_that_are_left_out_follow_from_the_seed():
+    port = Recording()
+    report = verify(port, None, CONFIG, seed=5, gradients=False, against="oracle")
+    assert report.title == "Recording in float32"
+    wanted = require_params(port, None, CONFIG, 5)
+    assert all(np.array_equal(port.seen[0][name], a) for name, a in wanted.items())
+
+
+def test_a_port_that_wants_the_batch_first_is_asked_in_the_precision_that_is_checked():
+    config: Any = jax.config
+    seen = set()
+
+    def port(x, state, lengths, *, params):
+        seen.add(config.jax_default_matmul_precision)
+        return WrongPort(CONFIG, "batch first")(x, state, lengths, params=params)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False, precision="bfloat16", against="oracle")
+    assert "the port is batch-first" in "; ".join(report.diagnosis)
+    assert seen == {"bfloat16"}
 
 
 def test_a_port_that_always_raises():
@@ -159,6 +215,33 @@ def test_a_port_that_always_raises():
     report = verify(port, PARAMS, CONFIG, gradients=False)
     assert status(report) == {"runs": "FAILED", "step residual": "FAILED"}
     assert report.diagnosis == ()
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("kernel"), AssertionError(), NotImplementedError("no lengths")]
+)
+def test_what_is_raised_in_one_case_leaves_the_others_judged(error):
+    def port(x, state, lengths, *, params):
+        if x.shape[1] == 1:
+            raise error
+        return WrongPort(CONFIG)(x, state, lengths, params=params)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle")
+    assert [item.name for item in report.failures] == ["runs"]
+    told = f": {error}" if str(error) else ""
+    line = port.__code__.co_firstlineno + 2
+    assert report.failures[0].detail == (
+        f"batch 1: {type(error).__name__}{told} (test_verify.py:{line}); fails in batch 1"
+    )
+
+
+def test_what_has_no_shape_of_an_answer_is_explained_by_nothing():
+    def port(x, state, lengths, *, params):
+        return np.ones((), x.dtype), (None, None)
+
+    report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
+    assert not report.ok
+    assert [line for line in report.diagnosis if line.startswith("agrees")] == []
 
 
 class SingleSigmoid(WrongPort):
@@ -240,16 +323,23 @@ def test_tolerances_replace_the_criteria_and_are_told():
 
 
 def test_arguments_that_do_not_fit():
-    with pytest.raises(TypeError, match="config must be"):
+    with pytest.raises(TypeError, match=r"config must be .*, got NoneType"):
         verify()
+    with pytest.raises(TypeError, match=r"config must be .*, got dict"):
+        verify(own, PARAMS, {"input_size": 3})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"precision must be .*, got 'best'"):
+        verify(own, PARAMS, CONFIG, precision="best")
     with pytest.raises(TypeError, match="params must be the weights"):
         verify(lambda x, s, n: None, None, CONFIG)
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
         verify(own, {"weight_ih_l0": np.ones((16, 3))}, CONFIG)
+    with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
+        verify(own, PARAMS, CONFIG, seed=-1)
     with pytest.raises(ValueError, match="against must name"):
         verify(own, PARAMS, CONFIG, against=("keras",))
-    with pytest.raises(ValueError, match="dtype must be"):
-        verify(own, PARAMS, CONFIG, dtype="int32")
+    for dtype in ("int32", "floaty"):
+        with pytest.raises(ValueError, match=f"dtype must be .*, got '{dtype}'"):
+            verify(own, PARAMS, CONFIG, dtype=dtype)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", None])
@@ -265,6 +355,7 @@ def test_precision_is_in_force_in_every_run_of_a_port(precision):
     report = verify(port, PARAMS, CONFIG, precision=precision, against="oracle")
     assert report.difference is not None
     assert report.difference.place.gate == "f"
+    assert f", precision={precision!r}" in report.again
     assert seen == {precision or before}
     assert report.environment["jax matmul precision"] == str(precision or before)
 

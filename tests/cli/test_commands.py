@@ -122,6 +122,8 @@ def test_check_holds_and_reports(tmp_path: Path) -> None:
         (("port", DEMO, "-o", "/nowhere/x.safetensors"), "/nowhere"),
         (("port", DEMO, "-o", "x.bin"), "format must be given for a path that ends in '.bin'"),
         (("check", DEMO, "--report", "/nowhere/r.html"), "its folder does not exist"),
+        (("check", DEMO, "--report", "/tmp"), "--report /tmp: is a folder, wanted a file"),
+        (("check", DEMO, "--seed", "-1"), "seed must be 0 or more, got -1"),
         (
             ("check", DEMO, "--junit", "/nowhere/r.xml"),
             "--junit /nowhere/r.xml: its folder does not exist",

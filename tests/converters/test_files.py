@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import torch
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, load, save
 from jaxlstm_converters.load import load_numpy
+from tests.converters.kills import always_whole
 
 FORMATS = {"safetensors": "m.safetensors", "msgpack": "m.msgpack", "orbax": "m_orbax"}
 CONFIG = LSTMConfig(4, 5, num_layers=2, batch_first=True, dropout=0.25, proj_size=3)
@@ -196,6 +195,15 @@ def test_what_save_refuses(arguments: Any, message: str, tmp_path: Path) -> None
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["m.safetensors", "m.msgpack", "m_orbax"])
+def test_what_the_caller_says_goes_before_what_the_file_says(name: str, tmp_path: Path) -> None:
+    save(tmp_path / name, random_params(CONFIG, np.float32), CONFIG)
+    params, config = load(tmp_path / name, batch_first=False, dropout=0.5, dtype="bfloat16")
+    assert config == dataclasses.replace(CONFIG, batch_first=False, dropout=0.5)
+    assert {a.dtype for a in params.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    assert load(tmp_path / name)[1] == CONFIG
+
+
 def test_several_lstms_need_a_prefix(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     model = {"a": torch.nn.LSTM(4, 5).state_dict(), "b": torch.nn.LSTM(3, 5).state_dict()}
@@ -241,39 +249,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_leave_a_whole_file(kills: int, tmp_path: Path) -> None:
-    """A child writes file after file and is killed; each time what is there loads and is one of them."""
-    path = tmp_path / "m.safetensors"
-    config = LSTMConfig(60, 60)
-    save(
-        path, {n: np.zeros(s, np.float32) for n, s in jaxlstm.param_shapes(config).items()}, config
-    )
-    script = (
-        "import itertools, sys, numpy as np\n"
-        "from jaxlstm import LSTMConfig, param_shapes, save\n"
-        "config = LSTMConfig(60, 60)\n"
-        "print('ready', flush=True)\n"
-        "for k in itertools.count():\n"
-        "    params = {n: np.full(s, k, np.float32) for n, s in param_shapes(config).items()}\n"
-        "    save(sys.argv[1], params, config)\n"
-    )
-    rng = np.random.default_rng(0)
-    for _ in range(kills):
-        child = subprocess.Popen(
-            [sys.executable, "-c", script, str(path)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(rng.uniform(0, 0.03))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-        params, config_back = load_numpy(path)
-        assert config_back == config
-        assert (
-            len({float(v) for p in params.values() for v in np.unique(p)}) == 1
-        )  # never a mixture
+    always_whole(tmp_path / "m.safetensors", kills, seconds=0.03)
 
 
 def test_sixteen_writers_and_sixteen_readers_at_once(tmp_path: Path) -> None:

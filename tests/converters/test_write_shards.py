@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import jaxlstm
-from jaxlstm import LSTMConfig, save
+from jaxlstm import save
 from jaxlstm.cli import main
 from jaxlstm_converters import write_shards
 from jaxlstm_converters.load import load_numpy
+from tests.converters.kills import always_whole
 from tests.converters.test_files import CONFIG, random_params, same_bits
 
 INDEX = "m.safetensors.index.json"
@@ -110,35 +107,7 @@ def test_a_failure_behind_the_rename_leaves_the_new_files(
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
 @pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_leave_a_whole_set(kills: int, tmp_path: Path) -> None:
-    index = tmp_path / INDEX
-    config = LSTMConfig(60, 60)
-    shapes = jaxlstm.param_shapes(config)
-    save(index, {n: np.zeros(s, np.float32) for n, s in shapes.items()}, config, shard_bytes=10**5)
-    script = (
-        "import itertools, sys, numpy as np\n"
-        "from jaxlstm import LSTMConfig, param_shapes, save\n"
-        "config = LSTMConfig(60, 60)\n"
-        "print('ready', flush=True)\n"
-        "for k in itertools.count():\n"
-        "    params = {n: np.full(s, k, np.float32) for n, s in param_shapes(config).items()}\n"
-        "    save(sys.argv[1], params, config, shard_bytes=10**5)\n"
-    )
-    rng = np.random.default_rng(0)
-    for _ in range(kills):
-        child = subprocess.Popen(
-            [sys.executable, "-c", script, str(index)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(rng.uniform(0, 0.05))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-        params, config_back = load_numpy(index)
-        assert config_back == config
-        assert len({float(v) for p in params.values() for v in np.unique(p)}) == 1
+    always_whole(tmp_path / INDEX, kills, seconds=0.05, shard_bytes=10**5)
 
 
 def test_the_command_writes_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,34 @@
+"""What a port raises, in words: the kind, the first line, and the port's own line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import jaxlstm
+from jaxlstm.check.raised import RAISED, in_words
+from jaxlstm.config import LSTMConfig
+from tests.check.helpers import random_params
+
+CONFIG = LSTMConfig(3, 4)
+
+
+def test_what_comes_from_nowhere_has_no_line():
+    assert in_words(ValueError("two\nlines")) == "ValueError: two"
+    assert in_words(AssertionError()) == "AssertionError"
+
+
+def in_a_library():
+    np.linalg.inv(np.zeros((2, 2)))
+
+
+def in_ours():
+    jaxlstm.lstm(random_params(CONFIG), np.zeros((0, 1, 3), np.float32), config=CONFIG)
+
+
+@pytest.mark.parametrize("port", [in_a_library, in_ours])
+def test_the_line_is_the_ports_own(port):
+    with pytest.raises(RAISED) as caught:
+        port()
+    line = port.__code__.co_firstlineno + 1
+    assert in_words(caught.value).endswith(f" (test_raised.py:{line})")
