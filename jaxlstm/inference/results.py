@@ -55,7 +55,7 @@ def assemble(job: Job, states: bool, long: bool) -> None:
         _write_parquet(temporary, job, states)
     else:
         from jaxlstm_converters.safetensors_bytes import safetensors_bytes
-        from jaxlstm_converters.write import write_atomically
+        from jaxlstm_converters.atomic import write_atomically
 
         tensors = dict(_named(job, states, long))
         write_atomically(temporary, safetensors_bytes(tensors, {}))
