@@ -27,14 +27,16 @@ struct ForwardPass {
   const bool hoisted = p.batch <= kHoistedRows;
   T *weight_ih, *weight_hh, *weight_hr, *bias, *c, *m, *h[2], *ahead;
   long steps_ahead = 0;
-  size_t scratch_bytes;
+  size_t prepared_bytes, scratch_bytes;
 
   ForwardPass(const Forward<T>& problem, void* scratch) : p(problem) {
-    Arena arena(scratch);
-    weight_ih = arena.take<T>(panels * p.input_size * 4 * L);
-    weight_hh = arena.take<T>(panels * p.h_size * 4 * L);
-    weight_hr = p.weight_hr ? arena.take<T>(output_panels * p.hidden_size * 4 * L) : nullptr;
-    bias = arena.take<T>(panels * 4 * L);
+    Arena weights(p.prepared ? const_cast<T*>(p.prepared) : scratch);
+    weight_ih = weights.take<T>(panels * p.input_size * 4 * L);
+    weight_hh = weights.take<T>(panels * p.h_size * 4 * L);
+    weight_hr = p.weight_hr ? weights.take<T>(output_panels * p.hidden_size * 4 * L) : nullptr;
+    bias = weights.take<T>(panels * 4 * L);
+    prepared_bytes = weights.used();
+    Arena arena(scratch, p.prepared ? 0 : prepared_bytes);
     c = arena.take<T>(panels * p.batch * L);
     m = p.weight_hr ? arena.take<T>(p.batch * p.hidden_size) : nullptr;
     for (T*& buffer : h) buffer = arena.take<T>(p.batch * p.h_size);
@@ -56,7 +58,7 @@ struct ForwardPass {
     const Range projected{share(output_panels, unit_thread, unit_threads),
                           share(output_panels, unit_thread + 1, unit_threads)};
     const Range part = by_rows ? Range{0, 1} : Range{thread, threads};
-    pack_weights(thread, threads);
+    if (!p.prepared) pack_weights(thread, threads);
     prepare(thread, threads);
     barrier.wait();
     Range before = rows;  // what the step before computed
@@ -74,6 +76,12 @@ struct ForwardPass {
       before = live;
     }
     finish(rows, units, part);
+  }
+
+  // Packs weights and bias to the begin of scratch, as `prepared` of other calls.
+  void prepare_weights() {
+    pack_weights(0, 1);
+    pack_bias({0, panels});
   }
 
  protected:
@@ -110,15 +118,20 @@ struct ForwardPass {
            share(output_panels, thread + 1, threads), weight_hr);
   }
 
-  // Biases and the first state.
-  void prepare(int thread, int threads) {
-    const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
-    for (long panel = mine.begin; panel < mine.end; panel++) {
+  void pack_bias(Range mine) {
+    for (long panel = mine.begin; panel < mine.end; panel++)
       for (int v = 0; v < 4; v++) {
         const long count = p.bias ? gates.count<T>(panel, v) : 0;
         for (long l = 0; l < L; l++)
           bias[(panel * 4 + v) * L + l] = l < count ? p.bias[gates.first<T>(panel, v) + l] : 0;
       }
+  }
+
+  // Biases and the first state.
+  void prepare(int thread, int threads) {
+    const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
+    if (!p.prepared) pack_bias(mine);
+    for (long panel = mine.begin; panel < mine.end; panel++) {
       const long count = gates.count<T>(panel, 0);
       for (long b = 0; b < p.batch; b++)
         store(c + (panel * p.batch + b) * L, load(p.c_0 + b * p.hidden_size + panel * L, count));
