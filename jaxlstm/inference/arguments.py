@@ -22,6 +22,23 @@ def positive(name: str, value: Any) -> int:
     return number
 
 
+def a_device(device: Any) -> jax.Device:
+    """``device``, or JAX's default one if it is None."""
+    if device is None:
+        return jax.devices()[0]
+    if not isinstance(device, jax.Device):
+        raise TypeError(
+            f"device must be one device, as jax.devices() lists them, or None; got {device!r}, "
+            f"a {type(device).__name__}. For several devices see jaxlstm.inference.shard"
+        )
+    if device not in jax.local_devices(backend=device.platform):
+        raise ValueError(
+            f"device {device} belongs to process {device.process_index} and this is process "
+            f"{jax.process_index()}; take one of jax.local_devices()"
+        )
+    return device
+
+
 def host_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
     """``value`` on the host, of ``dtype``; an error if it is of another, or is no more."""
     if isinstance(value, jax.Array):

@@ -63,7 +63,8 @@ def export(
     Raises:
       TypeError, ValueError: an argument does not fit.
     """
-    from jaxlstm_converters.write import save, write_atomically
+    from jaxlstm_converters.atomic import write_atomically
+    from jaxlstm_converters.write import save
 
     path = Path(path)
     _check(path, platforms, weights)

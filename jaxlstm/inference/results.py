@@ -54,8 +54,8 @@ def assemble(job: Job, states: bool, long: bool) -> None:
     elif path.suffix == ".parquet":
         _write_parquet(temporary, job, states)
     else:
+        from jaxlstm_converters.atomic import write_atomically
         from jaxlstm_converters.safetensors_bytes import safetensors_bytes
-        from jaxlstm_converters.write import write_atomically
 
         tensors = dict(_named(job, states, long))
         write_atomically(temporary, safetensors_bytes(tensors, {}))

@@ -15,8 +15,14 @@ import numpy as np
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.inference import program, quantize
-from jaxlstm.inference.arguments import host_lengths, host_state, positive, time_major_inputs
+from jaxlstm.inference import native, program, quantize
+from jaxlstm.inference.arguments import (
+    a_device,
+    host_lengths,
+    host_state,
+    positive,
+    time_major_inputs,
+)
 from jaxlstm.inference.buckets import Stats, batch_buckets, bucket_of, length_buckets
 from jaxlstm.params import check_params
 from jaxlstm.precision import Precision, require_dtype
@@ -98,14 +104,16 @@ class Runner:
         self.max_batch = positive("max_batch", max_batch)
         self.length_buckets = length_buckets(self.max_length)
         self.batch_buckets = batch_buckets(self.max_batch)
-        self.device = device or jax.devices()[0]
-        prepared = quantize.prepare(params, self.dtype, weights)
-        self._params = jax.device_put(prepared, self.device)
-        self._how: dict[str, Any] = {
-            "config": program.time_major(config),
-            "precision": precision,
-            "backend": backend,
-        }
+        self.device = a_device(device)
+        stored = quantize.prepare(params, self.dtype, weights)
+        self._how: dict[str, Any] = {"config": program.time_major(config)}
+        if native.runs_here(self.device, self.dtype, backend):
+            self._module: Any = native
+            self._weights = jax.device_put((stored, native.prepare(stored, config)), self.device)
+        else:
+            self._module = program
+            self._weights = jax.device_put((stored,), self.device)
+            self._how |= {"precision": precision, "backend": backend}
         self._check_how()
         self._programs: dict[tuple, Any] = {}
         self._compiling = threading.Lock()
@@ -197,16 +205,20 @@ class Runner:
         return self._stats
 
     def batch_program(self, time: int, batch: int, *, donate: bool = False) -> Any:
-        """The compiled :func:`jaxlstm.inference.program.forward` of one shape; h_0 and c_0 donated or not."""
+        """The compiled ``forward`` of one shape; h_0 and c_0 donated or not."""
         x = self._shape(time, batch, self.config.input_size)
         lengths = jax.ShapeDtypeStruct((batch,), np.int32, sharding=x.sharding)
-        return self._compiled(program.forward, donate, x, *self._state_shapes(batch), lengths)
+        return self._compiled(self._module.forward, donate, x, *self._state_shapes(batch), lengths)
 
     def step_program(self, batch: int, *, masked: bool = False) -> Any:
-        """The compiled :func:`jaxlstm.inference.program.step`, with ``active`` or not; h and c donated."""
+        """The compiled ``step``, with ``active`` or not; h and c donated."""
         x = self._shape(batch, self.config.input_size)
         active = [jax.ShapeDtypeStruct((batch,), np.int32, sharding=x.sharding)] if masked else []
-        return self._compiled(program.step, True, x, *self._state_shapes(batch), *active)
+        return self._compiled(self._module.step, True, x, *self._state_shapes(batch), *active)
+
+    def computed_steps(self, lengths: np.ndarray) -> int:
+        """Time steps that a program computes for rows of these lengths, padding included."""
+        return self._module.computed_steps(lengths)
 
     def count(self, valid: int, computed: int) -> None:
         """Add one call to the stats."""
@@ -238,9 +250,9 @@ class Runner:
         padded_state = [np.zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)]
         for leaf, given in zip(padded_state, state or (), strict=False):
             leaf[:, :batch] = given
-        self.count(int(lengths.sum()), program.computed_steps(padded_lengths))
+        self.count(int(lengths.sum()), self.computed_steps(padded_lengths))
         compiled = self.batch_program(steps, rows)
-        return compiled(self._params, padded, *padded_state, padded_lengths)
+        return compiled(self._weights, padded, *padded_state, padded_lengths)
 
     def _compiled(self, function: Any, donate: bool, *shapes: jax.ShapeDtypeStruct) -> Any:
         key = (function, donate, shapes[0].shape, len(shapes))
@@ -254,7 +266,7 @@ class Runner:
     def _compile(self, function: Any, donate: bool, shapes: tuple) -> Any:
         run = functools.partial(_run, function, how=self._how)
         jitted = jax.jit(run, donate_argnames=("h", "c") if donate else ())
-        compiled = jitted.lower(self._params, *shapes).compile()
+        compiled = jitted.lower(self._weights, *shapes).compile()
         with self._counting:
             self._stats = dataclasses.replace(
                 self._stats, compilations=self._stats.compilations + 1
@@ -263,9 +275,9 @@ class Runner:
 
     def _check_how(self) -> None:
         """Trace one step, so that a wrong backend is told now and not at the first call."""
-        run = functools.partial(_run, program.step, how=self._how)
+        run = functools.partial(_run, self._module.step, how=self._how)
         x = self._shape(1, self.config.input_size)
-        jax.eval_shape(run, self._params, x, *self._state_shapes(1))
+        jax.eval_shape(run, self._weights, x, *self._state_shapes(1))
 
     def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:
         where = jax.sharding.SingleDeviceSharding(self.device)
@@ -279,4 +291,5 @@ def _run(
     function: Any, weights: Any, x: Any, h: Any, c: Any, *lengths: Any, how: dict[str, Any]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What is compiled: weights as stored to weights as used, then the program."""
-    return function(quantize.restore(weights, x.dtype), x, h, c, *lengths, **how)
+    stored, *packed = weights
+    return function(quantize.restore(stored, x.dtype), *packed, x, h, c, *lengths, **how)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cell import LSTMState
-from jaxlstm.inference import program
 from jaxlstm.inference.arguments import host_array, host_lengths, host_state, time_major_inputs
 from jaxlstm.inference.buckets import bucket_of
 
@@ -38,7 +37,7 @@ class Stream:
         self.runner = runner
         self.batch = batch
         self._lock = threading.Lock()
-        self._params = runner._params
+        self._weights = runner._weights
         self._step = runner.step_program(batch)
         self._step_shape = (batch, runner.config.input_size)
         self._reset = _reset_program(runner, batch)
@@ -65,7 +64,7 @@ class Stream:
             compiled = self.runner.step_program(self.batch, masked=True)
             extra, valid = (rows.astype(np.int32),), int(rows.sum())
         with self._lock:
-            y, self._h, self._c = compiled(self._params, x, self._h, self._c, *extra)
+            y, self._h, self._c = compiled(self._weights, x, self._h, self._c, *extra)
         self.runner.count(valid, self.batch)
         return np.asarray(y)
 
@@ -130,8 +129,8 @@ class Stream:
             left = np.clip(lengths - start, 0, len(piece)).astype(np.int32)
             compiled = self.runner.batch_program(steps, self.batch, donate=True)
             with self._lock:
-                y, self._h, self._c = compiled(self._params, padded, self._h, self._c, left)
-            self.runner.count(int(left.sum()), program.computed_steps(left))
+                y, self._h, self._c = compiled(self._weights, padded, self._h, self._c, left)
+            self.runner.count(int(left.sum()), self.runner.computed_steps(left))
             pieces.append(np.asarray(y)[: len(piece)])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
+from jaxlstm import LSTMCellConfig, LSTMConfig, kernels, lstm
 from jaxlstm.inference import compile, program
 from jaxlstm.inference.buckets import batch_buckets, length_buckets
 from tests.inference.helpers import compilations, normal, reference, weights
@@ -94,7 +94,8 @@ def test_a_row_that_goes_on_alone_keeps_its_bits(name: str, backend: str) -> Non
     x = normal(8, 300, 7) if config.batch_first else normal(300, 8, 7)
     rows = (lambda a, k: a[k]) if config.batch_first else (lambda a, k: a[:, k])
     outputs, state = runner(x, None, lengths)
-    assert runner.stats().computed_steps == 8 * 48 + 4 * (208 - 48) + 2 * (304 - 208)
+    if backend == "scan" or not kernels.info()["native"]:
+        assert runner.stats().computed_steps == 8 * 48 + 4 * (208 - 48) + 2 * (304 - 208)
     for order in (slice(0, 2), slice(2, 4), slice(6, 8)):
         wanted, alone = runner(rows(x, order), None, lengths[order])
         np.testing.assert_array_equal(rows(outputs, order), wanted)
@@ -102,9 +103,10 @@ def test_a_row_that_goes_on_alone_keeps_its_bits(name: str, backend: str) -> Non
         np.testing.assert_array_equal(state.c[:, order], alone.c)
 
 
-def test_a_thousand_lengths_compile_a_few_programs() -> None:
+@pytest.mark.parametrize("backend", ["scan", "auto"])
+def test_a_thousand_lengths_compile_a_few_programs(backend: str) -> None:
     config = CONFIGS["one"]
-    runner = compile(weights(config), config, max_length=100, max_batch=1)
+    runner = compile(weights(config), config, max_length=100, max_batch=1, backend=backend)
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 101, 1000)
     x = normal(100, config.input_size)
@@ -114,7 +116,8 @@ def test_a_thousand_lengths_compile_a_few_programs() -> None:
     assert compilations() - before == runner.stats().compilations == len(runner.length_buckets)
     assert runner.stats().calls == 1000
     assert runner.stats().valid_steps == lengths.sum()
-    assert runner.stats().computed_steps == (-(-lengths // 16) * 16).sum()
+    chunk = 1 if backend == "auto" and kernels.info()["native"] else program.CHUNK
+    assert runner.stats().computed_steps == (-(-lengths // chunk) * chunk).sum()
 
 
 def test_nothing_compiles_after_warmup() -> None:
@@ -200,6 +203,16 @@ def test_errors_name_the_argument() -> None:
         (lambda: runner.map([good], 2), ValueError, r"sequence 0 must have shape \(time, 5\)"),
         (lambda: runner.map([good[0]], 2, order="shuffled"), ValueError, "order must be one of"),
         (lambda: compile(params, config, max_length=0, max_batch=1), ValueError, "max_length"),
+        (
+            lambda: compile(params, config, max_length=1, max_batch=1, device="cpu"),
+            TypeError,
+            "device must be one device, as jax.devices.. lists them, or None; got 'cpu', a str",
+        ),
+        (
+            lambda: compile(params, config, max_length=1, max_batch=1, device=jax.devices()),
+            TypeError,
+            r"got \[.*\], a list. For several devices see jaxlstm.inference.shard",
+        ),
         (
             lambda: compile(params, config, max_length=1, max_batch=1, weights="int4"),
             ValueError,

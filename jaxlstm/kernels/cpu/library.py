@@ -20,6 +20,7 @@ AMX_SWITCH = "JAXLSTM_AMX"  # 0, before the kernel is first used, leaves AMX asi
 OFF = ("0", "false", "off", "no")
 TARGETS = (
     "jaxlstm_forward",
+    "jaxlstm_forward_prepared",
     "jaxlstm_forward_and_differentiate",
     "jaxlstm_backward",
     "jaxlstm_weight_gradient",
@@ -58,6 +59,7 @@ def _loaded() -> Library:
     except OSError as error:
         return Library(None, f"cannot be loaded: {error}")
     handle.jaxlstm_instruction_set.restype = ctypes.c_char_p
+    handle.jaxlstm_prepared_size.restype = ctypes.c_int64
     handle.jaxlstm_use_instruction_set.restype = ctypes.c_bool
     handle.jaxlstm_use_instruction_set.argtypes = [ctypes.c_char_p]
     try:

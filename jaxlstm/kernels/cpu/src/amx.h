@@ -261,7 +261,7 @@ JAXLSTM_INLINE void multiply_1_by_4(const Bfloat16* a, long a_step, const Bfloat
 JAXLSTM_INLINE bool pays_for_rows(long rows) { return rows >= 16 && 4 * rows >= 3 * ceil_divide(rows, 16) * 16; }
 
 // How often multiply_panel calls `meanwhile`.
-JAXLSTM_INLINE long calls_meanwhile(const Left& left, const Right& right) { return (left.blocks / 2 * 2 + left.blocks % 2) * right.k_blocks; }
+JAXLSTM_INLINE long calls_meanwhile(long blocks, const Right& right) { return blocks * right.k_blocks; }
 
 JAXLSTM_INLINE void add_tiles(float* to, const float* from, int tiles) {
   for (long i = 0; i < tiles * kResultSize; i += 16) store(to + i, load(to + i) + load(from + i));
@@ -270,9 +270,10 @@ JAXLSTM_INLINE void add_tiles(float* to, const float* from, int tiles) {
 // Products of no more than this many blocks of k are added up in one chain, for accuracy.
 constexpr long kSumBlocks = 16;
 
-// The two for all blocks of rows and one panel of columns. results(block) has four tiles next to each other.
+// The two for the first `blocks` blocks of rows and one panel of columns. results(block) has four tiles next to each
+// other.
 template <class Results, class Meanwhile>
-JAXLSTM_INLINE void multiply_panel(const Left& left, const Right& right, long panel, Results&& results,
+JAXLSTM_INLINE void multiply_panel(const Left& left, long blocks, const Right& right, long panel, Results&& results,
                                    Meanwhile&& meanwhile) {
   const long step = left.blocks * kParts * kTileSize;
   alignas(64) float more[4 * kResultSize];
@@ -280,14 +281,14 @@ JAXLSTM_INLINE void multiply_panel(const Left& left, const Right& right, long pa
     const long depth = least(kSumBlocks, right.k_blocks - k);
     const Bfloat16* b = right.panel(panel) + k * kParts * Right::kPartStep;
     long block = 0;
-    for (; block + 2 <= left.blocks; block += 2)
+    for (; block + 2 <= blocks; block += 2)
       for (int v = 0; v < 4; v += 2) {
         float *above = results(block) + v * kResultSize, *below = results(block + 1) + v * kResultSize;
         float *to_above = k ? more : above, *to_below = k ? more + 2 * kResultSize : below;
         multiply_2_by_2(left.at(k, block), step, b + v * kTileSize, depth, to_above, to_below, meanwhile);
         if (k) add_tiles(above, to_above, 2), add_tiles(below, to_below, 2);
       }
-    if (block < left.blocks) {
+    if (block < blocks) {
       multiply_1_by_4(left.at(k, block), step, b, depth, k ? more : results(block), meanwhile);
       if (k) add_tiles(results(block), more, 4);
     }

@@ -71,13 +71,13 @@ struct AmxBackwardPass : BackwardPass<float> {
   void step_on_tiles(long s, Range panels) {
     const Left& next = left_grads[(s + 1) & 1];
     const bool has_next = s < p.time - 1;
-    const long rows_a_call = ceil_divide(p.batch, calls_meanwhile(next, right));
+    const long rows_a_call = ceil_divide(p.batch, calls_meanwhile(blocks, right));
     long waiting = -1;  // the panel whose cells are next
     for (long i = panels.begin; i < panels.end; i++) {
       const long panel = s & 1 ? panels.begin + panels.end - 1 - i : i;
       long row = waiting < 0 ? p.batch : 0;
       if (has_next)
-        multiply_panel(next, right, panel, [&](long block) { return sums_at(panel, block); }, [&] {
+        multiply_panel(next, blocks, right, panel, [&](long block) { return sums_at(panel, block); }, [&] {
           for (const long end = least(p.batch, row + rows_a_call); row < end; row++) finish_row(s, row, waiting, true);
         });
       for (; row < p.batch; row++) finish_row(s, row, waiting, has_next);

@@ -15,9 +15,12 @@ struct AmxForwardPass : ForwardPass<float> {
   const long blocks = ceil_divide(p.batch, 16);
   Right right_ih, right_hh;
   Left left_x, left_h[2];
-  float *projected, *sums;  // W_ih x: [step ahead][panel][block of rows][gate][16][16]; W_hh h: the same of one step
+  // W_ih x: [panel][tile][gate][16][16], where the blocks of rows that each step ahead computes are numbered one after
+  // another; W_hh h: [panel][block of rows] of one step
+  float *projected, *sums;
   uint32_t* magnitudes;
-  long first_ahead = 0;  // the time of the first step ahead
+  long first_tile[kRowsAhead / 16 + 1];  // of each step ahead, and of the one behind them
+  long step_tile = 0;                    // of this step
 
   AmxForwardPass(const Forward<float>& problem, void* scratch) : ForwardPass<float>(problem, scratch) {
     if (!pays) return;
@@ -46,16 +49,23 @@ struct AmxForwardPass : ForwardPass<float> {
     Magnitude left, right;
     pack_tiles(thread, threads, units, left, right);
     prepare(thread, threads);
+    barrier.wait();
+    const Range rows{0, p.batch}, part{thread, threads};
+    Range before = rows;
     for (long s = 0; s < p.time; s++) {
-      if (s % steps_ahead == 0) {
+      const Range live = live_rows(s, rows);
+      if (s % steps_ahead == 0 && number_tiles(s)) {
         split_inputs(s, thread, threads, left);
         barrier.wait();
-        project_inputs(s, units);
+        project_inputs(units);
       }
-      step_on_tiles(s, units);
-      barrier.wait();
+      clear(s, share_of({live.end, rows.end}, part));
+      keep_parts(s, share_of({live.end, before.end}, part));
+      if (live.size()) step_on_tiles(s, live.end, units);
+      if (live.size() || before.size()) barrier.wait();
+      before = live;
     }
-    finish({0, p.batch}, units, {thread, threads});
+    finish(rows, units, part);
     Magnitudes all(magnitudes);
     all.tell(thread, left, right);
     barrier.wait();
@@ -64,8 +74,8 @@ struct AmxForwardPass : ForwardPass<float> {
 
   long rows_of(long block) const { return least(16L, p.batch - 16 * block); }
   float* sums_at(long panel, long block) const { return sums + (panel * blocks + block) * 4 * kResultSize; }
-  float* projected_at(long step, long panel, long block) const {
-    return projected + ((step * panels + panel) * blocks + block) * 4 * kResultSize;
+  float* projected_at(long panel, long tile) const {
+    return projected + (panel * steps_ahead * blocks + tile) * 4 * kResultSize;
   }
 
   void pack_tiles(int thread, int threads, Range units, Magnitude& left, Magnitude& right) {
@@ -78,48 +88,67 @@ struct AmxForwardPass : ForwardPass<float> {
     if (thread == 0) std::memset(left_h[1].tiles, 0, Left::size(blocks, p.h_size) * sizeof(Bfloat16));
   }
 
-  long steps_from(long s) const { return least(steps_ahead, p.time - s); }
+  // The tiles of the steps from s on, and how many there are.
+  long number_tiles(long s) {
+    first_tile[0] = 0;
+    for (long i = 0; i < steps_ahead; i++)
+      first_tile[i + 1] = first_tile[i] + (s + i < p.time ? ceil_divide(live_rows(s + i, {0, p.batch}).size(), 16) : 0);
+    return first_tile[steps_ahead];
+  }
 
   void split_inputs(long s, int thread, int threads, Magnitude& seen) {
-    const long steps = steps_from(s), all = steps * blocks;
-    first_ahead = p.reverse ? p.time - s - steps : s;
-    const Left x{left_x.tiles, all};
-    for (long i = share(all, thread, threads); i < share(all, thread + 1, threads); i++) {
-      const long row = (first_ahead + i / blocks) * p.batch + i % blocks * 16;
-      x.pack_rows(p.x + row * p.input_size, p.input_size, rows_of(i % blocks), p.input_size, i, seen);
+    const Left x{left_x.tiles, first_tile[steps_ahead]};
+    const Range mine = share_of({0, x.blocks}, {thread, threads});
+    for (long tile = mine.begin, i = 0; tile < mine.end; tile++) {
+      while (tile >= first_tile[i + 1]) i++;
+      const long block = tile - first_tile[i], row = time_of(s + i) * p.batch + 16 * block;
+      x.pack_rows(p.x + row * p.input_size, p.input_size, rows_of(block), p.input_size, tile, seen);
     }
   }
 
-  void project_inputs(long s, Range units) {
-    const Left x{left_x.tiles, steps_from(s) * blocks};
+  void project_inputs(Range units) {
+    const Left x{left_x.tiles, first_tile[steps_ahead]};
     for (long panel = units.begin; panel < units.end; panel++)
-      multiply_panel(x, right_ih, panel, [&](long i) { return projected_at(i / blocks, panel, i % blocks); }, [] {});
+      multiply_panel(x, x.blocks, right_ih, panel, [&](long tile) { return projected_at(panel, tile); }, [] {});
   }
 
-  void step_on_tiles(long s, Range units) {
+  // As keep, of h and of its parts.
+  void keep_parts(long s, Range rows) const {
+    keep(s, rows);
+    for (long row = rows.begin; row < rows.end; row++)
+      for (long unit = 0; unit < p.h_size; unit += L) put_h(s, row, unit);
+  }
+
+  void step_on_tiles(long s, long rows, Range units) {
     const Left& before = left_h[s & 1];
-    const long rows_a_call = ceil_divide(p.batch, calls_meanwhile(before, right_hh));
+    const long live_blocks = ceil_divide(rows, 16);
+    step_tile = first_tile[s % steps_ahead];
+    const long rows_a_call = ceil_divide(rows, calls_meanwhile(live_blocks, right_hh));
     long waiting = -1;  // the panel whose cells are next
     for (long i = units.begin; i < units.end; i++) {
       const long panel = s & 1 ? units.begin + units.end - 1 - i : i;
-      long row = waiting < 0 ? p.batch : 0;
-      multiply_panel(before, right_hh, panel, [&](long block) { return sums_at(panel, block); }, [&] {
-        for (const long end = least(p.batch, row + rows_a_call); row < end; row++) finish_row(s, row, waiting);
+      long row = waiting < 0 ? rows : 0;
+      multiply_panel(before, live_blocks, right_hh, panel, [&](long block) { return sums_at(panel, block); }, [&] {
+        for (const long end = least(rows, row + rows_a_call); row < end; row++) finish_row(s, row, waiting);
       });
-      for (; row < p.batch; row++) finish_row(s, row, waiting);
+      for (; row < rows; row++) finish_row(s, row, waiting);
       waiting = panel;
     }
-    for (long row = 0; row < p.batch && waiting >= 0; row++) finish_row(s, row, waiting);
+    for (long row = 0; row < rows && waiting >= 0; row++) finish_row(s, row, waiting);
   }
 
   void finish_row(long s, long row, long panel) {
     const long t = time_of(s), unit = panel * L;
-    const float* by_x = projected_at(t - first_ahead, panel, row / 16) + row % 16 * 16;
+    const float* by_x = projected_at(panel, step_tile + row / 16) + row % 16 * 16;
     const float* by_h = sums_at(panel, row / 16) + row % 16 * 16;
     Floats z[4];
     for (int v = 0; v < 4; v++)
       z[v] = load(by_x + v * kResultSize) + load(bias + (panel * 4 + v) * L) + load(by_h + v * kResultSize);
     cell(s, t, row, panel, z);
+    put_h(s, row, unit);
+  }
+
+  void put_h(long s, long row, long unit) const {
     left_h[(s + 1) & 1].put(row, unit, load_some(h[(s + 1) & 1] + row * p.h_size + unit, p.h_size - unit));
   }
 };

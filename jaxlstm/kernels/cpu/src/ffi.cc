@@ -27,17 +27,22 @@ const Kernels& kernels() {
   return *found;
 }
 
-// How many threads one call is worth: below this many multiplications a step, meeting costs more than it saves.
-constexpr double kMultiplicationsPerThread = 40e3, kMultiplicationsPerSecond = 100e9;
+// How many threads one call is worth: below this many multiplications a step, meeting costs more than it saves, and so
+// does calling helpers for less than this time.
+constexpr double kMultiplicationsPerThread = 40e3, kWorthHelpers = 100e-6;
+// With few rows it is the reading of weights that takes time, from the second cache or beyond.
+constexpr double kMultiplicationsPerSecond = 100e9, kWeightBytesPerSecond = 50e9;
 
-// How long a call is, in multiplications: all of them, and those between two meetings of its threads.
+// How long a call is: all of its multiplications, those between two meetings of its threads, and the bytes of weights
+// that it reads.
 struct Effort {
-  double all, step;
+  double all, step, weight_bytes;
   int threads(int64_t wanted, const ffi::ThreadPool& pool) const {
+    if (wanted <= 0 && seconds() < kWorthHelpers) return 1;
     const int64_t available = wanted > 0 ? wanted : pool.num_threads();
     return int(std::max<int64_t>(1, std::min<int64_t>(available, int64_t(step / kMultiplicationsPerThread))));
   }
-  double seconds() const { return all / kMultiplicationsPerSecond; }
+  double seconds() const { return std::max(all / kMultiplicationsPerSecond, weight_bytes / kWeightBytesPerSecond); }
 };
 
 std::string text(ffi::Span<const int64_t> dimensions) {
@@ -99,14 +104,42 @@ ffi::Error run(const Problem& problem, size_t (*scratch_bytes)(const Problem&),
 }
 
 template <class T>
+size_t prepared_bytes(const Forward<T>& p) {
+  if constexpr (sizeof(T) == 4) return kernels().prepared_bytes_f32(p);
+  else return kernels().prepared_bytes_f64(p);
+}
+
+// Weights of a projection are given by their being there alone.
+template <class T>
+int64_t prepared_size(int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
+  Forward<T> p{};
+  const T there{};
+  p.input_size = input_size, p.hidden_size = hidden_size, p.h_size = h_size;
+  p.weight_hr = projected ? &there : nullptr;
+  return int64_t(prepared_bytes(p) / sizeof(T));
+}
+
+template <class T>
+void prepare_weights(int64_t input_size, int64_t hidden_size, int64_t h_size, const void* weight_ih,
+                     const void* weight_hh, const void* bias, const void* weight_hr, void* prepared) {
+  Forward<T> p{};
+  p.input_size = input_size, p.hidden_size = hidden_size, p.h_size = h_size;
+  p.weight_ih = static_cast<const T*>(weight_ih), p.weight_hh = static_cast<const T*>(weight_hh);
+  p.bias = static_cast<const T*>(bias), p.weight_hr = static_cast<const T*>(weight_hr);
+  if constexpr (sizeof(T) == 4) kernels().prepare_weights_f32(p, prepared);
+  else kernels().prepare_weights_f64(p, prepared);
+}
+
+// With `prepared`, `bias` is what jaxlstm_prepare_weights made of the weights and the bias.
+template <class T>
 ffi::Error forward(Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias, Buffer& weight_hr, Buffer& h_0,
-                   Buffer& c_0, Buffer& valid, Result& y, Result& h_n, Result& c_n, Result* derivative, bool reverse,
-                   int64_t wanted, ffi::ThreadPool& pool) {
+                   Buffer& c_0, Buffer& valid, Result& y, Result& h_n, Result& c_n, Result* derivative,
+                   bool prepared, bool reverse, int64_t wanted, ffi::ThreadPool& pool) {
   Forward<T> p{};
   p.time = x.dimensions()[0], p.batch = x.dimensions()[1], p.input_size = x.dimensions()[2];
   p.hidden_size = c_0.dimensions()[1], p.h_size = h_0.dimensions()[1], p.reverse = reverse;
   p.x = data<const T>(x), p.weight_ih = data<const T>(weight_ih), p.weight_hh = data<const T>(weight_hh);
-  p.bias = data<const T>(bias), p.weight_hr = data<const T>(weight_hr);
+  (prepared ? p.prepared : p.bias) = data<const T>(bias), p.weight_hr = data<const T>(weight_hr);
   p.h_0 = data<const T>(h_0), p.c_0 = data<const T>(c_0), p.valid = data<const uint8_t>(valid);
   p.y = output<T>(y), p.h_n = output<T>(h_n), p.c_n = output<T>(c_n);
   if (derivative) {
@@ -115,14 +148,14 @@ ffi::Error forward(Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias
   }
   if (p.batch == 0) return ffi::Error::Success();
   const double step = double(p.batch) * 4 * p.hidden_size * (p.input_size + p.h_size);
-  const Effort effort{step * p.time, step};
+  const Effort effort{step * p.time, step, step / p.batch * p.time * sizeof(T)};
   if constexpr (sizeof(T) == 4) return run(p, kernels().forward_scratch_f32, kernels().forward_f32, effort, wanted, pool);
   else return run(p, kernels().forward_scratch_f64, kernels().forward_f64, effort, wanted, pool);
 }
 
 ffi::Error forward_checked(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
                            Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n,
-                           Result& c_n, Result* derivative, bool reverse, int64_t threads) {
+                           Result& c_n, Result* derivative, bool prepared, bool reverse, int64_t threads) {
   Checker checker(x.element_type());
   if (x.dimensions().size() != 3) checker.complain("x must have 3 axes");
   if (h_0.dimensions().size() != 2 || c_0.dimensions().size() != 2) checker.complain("h_0 and c_0 must have 2 axes");
@@ -132,7 +165,12 @@ ffi::Error forward_checked(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, 
   if (T < 1 || H < 1 || P < 1) checker.complain("time, hidden_size and h_size must be at least 1");
   checker.check("weight_ih", weight_ih, {4 * H, I});
   checker.check("weight_hh", weight_hh, {4 * H, P});
-  if (!left_out(bias)) checker.check("bias", bias, {4 * H});
+  if (prepared) {
+    const auto size = x.element_type() == ffi::F64 ? prepared_size<double> : prepared_size<float>;
+    checker.check("prepared", bias, {size(I, H, P, !left_out(weight_hr))});
+  } else if (!left_out(bias)) {
+    checker.check("bias", bias, {4 * H});
+  }
   if (!left_out(weight_hr)) checker.check("weight_hr", weight_hr, {P, H});
   if (left_out(weight_hr) && P != H) checker.complain("h_0 must be as wide as c_0 without weight_hr");
   checker.check("h_0", h_0, {B, P});
@@ -149,14 +187,22 @@ ffi::Error forward_checked(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, 
   }
   if (checker.failed()) return checker.error();
   const auto run = x.element_type() == ffi::F32 ? forward<float> : forward<double>;
-  return run(x, weight_ih, weight_hh, bias, weight_hr, h_0, c_0, valid, y, h_n, c_n, derivative, reverse, threads, pool);
+  return run(x, weight_ih, weight_hh, bias, weight_hr, h_0, c_0, valid, y, h_n, c_n, derivative, prepared,
+             reverse, threads, pool);
 }
 
 ffi::Error run_forward(ffi::ThreadPool pool, Buffer x, Buffer weight_ih, Buffer weight_hh, Buffer bias,
                        Buffer weight_hr, Buffer h_0, Buffer c_0, Buffer valid, Result y, Result h_n, Result c_n,
                        bool reverse, int64_t threads) {
   return forward_checked(pool, x, weight_ih, weight_hh, bias, weight_hr, h_0, c_0, valid, y, h_n, c_n, nullptr,
-                         reverse, threads);
+                         false, reverse, threads);
+}
+
+ffi::Error run_forward_prepared(ffi::ThreadPool pool, Buffer x, Buffer weight_ih, Buffer weight_hh, Buffer prepared,
+                                Buffer weight_hr, Buffer h_0, Buffer c_0, Buffer valid, Result y, Result h_n,
+                                Result c_n, bool reverse, int64_t threads) {
+  return forward_checked(pool, x, weight_ih, weight_hh, prepared, weight_hr, h_0, c_0, valid, y, h_n, c_n, nullptr,
+                         true, reverse, threads);
 }
 
 ffi::Error run_forward_and_differentiate(ffi::ThreadPool pool, Buffer x, Buffer weight_ih, Buffer weight_hh,
@@ -165,7 +211,7 @@ ffi::Error run_forward_and_differentiate(ffi::ThreadPool pool, Buffer x, Buffer 
                                          Result m, bool reverse, int64_t threads) {
   Result derivative[] = {by_gates, f, m_by_c, m};
   return forward_checked(pool, x, weight_ih, weight_hh, bias, weight_hr, h_0, c_0, valid, y, h_n, c_n, derivative,
-                         reverse, threads);
+                         false, reverse, threads);
 }
 
 template <class T>
@@ -184,7 +230,7 @@ ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr,
   p.grad_h_0 = output<T>(grad_h_0), p.grad_c_0 = output<T>(grad_c_0);
   if (p.batch == 0) return ffi::Error::Success();
   const double step = double(p.batch) * 4 * p.hidden_size * p.h_size;
-  const Effort effort{step * p.time, step};
+  const Effort effort{step * p.time, step, step / p.batch * p.time * sizeof(T)};
   if constexpr (sizeof(T) == 4) return run(p, kernels().backward_scratch_f32, kernels().backward_f32, effort, wanted, pool);
   else return run(p, kernels().backward_scratch_f64, kernels().backward_f64, effort, wanted, pool);
 }
@@ -230,7 +276,7 @@ ffi::Error weight_gradient(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& op
     return ffi::Error::Success();
   }
   const double row = double(p.gates) * p.columns;
-  const Effort effort{row * p.rows, row * std::min<long>(p.rows, 256)};
+  const Effort effort{row * p.rows, row * std::min<long>(p.rows, 256), 0};
   if constexpr (sizeof(T) == 4) return run(p, kernels().weight_gradient_scratch_f32, kernels().weight_gradient_f32, effort, wanted, pool);
   else return run(p, kernels().weight_gradient_scratch_f64, kernels().weight_gradient_f64, effort, wanted, pool);
 }
@@ -261,6 +307,9 @@ extern "C" {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, jaxlstm::run_forward,
     xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>() EIGHT_ARRAYS RESULT RESULT RESULT
         .Attr<bool>("reverse").Attr<int64_t>("threads"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, jaxlstm::run_forward_prepared,
+    xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>() EIGHT_ARRAYS RESULT RESULT RESULT
+        .Attr<bool>("reverse").Attr<int64_t>("threads"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, jaxlstm::run_forward_and_differentiate,
     xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>() EIGHT_ARRAYS RESULT RESULT RESULT RESULT RESULT RESULT RESULT
         .Attr<bool>("reverse").Attr<int64_t>("threads"));
@@ -281,6 +330,15 @@ bool jaxlstm_use_instruction_set(const char* name) {
       return true;
     }
   return false;
+}
+// Weights for many calls of jaxlstm_forward_prepared, packed once, and how many elements that takes. Null: not there.
+void jaxlstm_prepare_weights(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, const void* weight_ih,
+                             const void* weight_hh, const void* bias, const void* weight_hr, void* prepared) {
+  (wide ? jaxlstm::prepare_weights<double> : jaxlstm::prepare_weights<float>)(
+      input_size, hidden_size, h_size, weight_ih, weight_hh, bias, weight_hr, prepared);
+}
+int64_t jaxlstm_prepared_size(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
+  return (wide ? jaxlstm::prepared_size<double> : jaxlstm::prepared_size<float>)(input_size, hidden_size, h_size, projected);
 }
 void jaxlstm_activations(const float* x, float* sigmoids, float* tanhs, long n) {
   jaxlstm::kernels().activations(x, sigmoids, tanhs, n);

@@ -3,6 +3,9 @@
 //
 // The hidden units are shared out among the threads, which meet after each step; where there are many rows and
 // few units, the rows are shared out instead, and no thread ever waits.
+//
+// Of a step only the rows up to the last valid one are computed, and a step without one costs nothing. What that
+// leaves out depends on `valid` alone, so that threads agree on where to meet.
 #pragma once
 #include "problem.h"
 #include "tile.h"
@@ -24,14 +27,16 @@ struct ForwardPass {
   const bool hoisted = p.batch <= kHoistedRows;
   T *weight_ih, *weight_hh, *weight_hr, *bias, *c, *m, *h[2], *ahead;
   long steps_ahead = 0;
-  size_t scratch_bytes;
+  size_t prepared_bytes, scratch_bytes;
 
   ForwardPass(const Forward<T>& problem, void* scratch) : p(problem) {
-    Arena arena(scratch);
-    weight_ih = arena.take<T>(panels * p.input_size * 4 * L);
-    weight_hh = arena.take<T>(panels * p.h_size * 4 * L);
-    weight_hr = p.weight_hr ? arena.take<T>(output_panels * p.hidden_size * 4 * L) : nullptr;
-    bias = arena.take<T>(panels * 4 * L);
+    Arena weights(p.prepared ? const_cast<T*>(p.prepared) : scratch);
+    weight_ih = weights.take<T>(panels * p.input_size * 4 * L);
+    weight_hh = weights.take<T>(panels * p.h_size * 4 * L);
+    weight_hr = p.weight_hr ? weights.take<T>(output_panels * p.hidden_size * 4 * L) : nullptr;
+    bias = weights.take<T>(panels * 4 * L);
+    prepared_bytes = weights.used();
+    Arena arena(scratch, p.prepared ? 0 : prepared_bytes);
     c = arena.take<T>(panels * p.batch * L);
     m = p.weight_hr ? arena.take<T>(p.batch * p.hidden_size) : nullptr;
     for (T*& buffer : h) buffer = arena.take<T>(p.batch * p.h_size);
@@ -52,25 +57,43 @@ struct ForwardPass {
     const Range rows{share(p.batch, row_thread, row_threads), share(p.batch, row_thread + 1, row_threads)};
     const Range projected{share(output_panels, unit_thread, unit_threads),
                           share(output_panels, unit_thread + 1, unit_threads)};
-    pack_weights(thread, threads);
+    const Range part = by_rows ? Range{0, 1} : Range{thread, threads};
+    if (!p.prepared) pack_weights(thread, threads);
     prepare(thread, threads);
     barrier.wait();
+    Range before = rows;  // what the step before computed
     for (long s = 0; s < p.time; s++) {
+      const Range live = live_rows(s, rows);
       if (hoisted && s % steps_ahead == 0) project_inputs(s, units);
-      step(s, rows, units);
-      if (p.weight_hr) {
+      clear(s, share_of({live.end, rows.end}, part));
+      keep(s, share_of({live.end, before.end}, part));
+      step(s, live, units);
+      if (p.weight_hr && live.size()) {
         if (!by_rows) barrier.wait();
-        project_outputs(s, rows, projected);
+        project_outputs(s, live, projected);
       }
-      if (!by_rows) barrier.wait();
+      if (!by_rows && (live.size() || before.size())) barrier.wait();
+      before = live;
     }
-    finish(rows, units, by_rows ? Range{0, 1} : Range{thread, threads});
+    finish(rows, units, part);
+  }
+
+  // Packs weights and bias to the begin of scratch, as `prepared` of other calls.
+  void prepare_weights() {
+    pack_weights(0, 1);
+    pack_bias({0, panels});
   }
 
  protected:
   struct Range {
     long begin, end;
+    long size() const { return end > begin ? end - begin : 0; }
   };
+  // The share of one thread of several: `part` says which, and of how many.
+  static Range share_of(Range all, Range part) {
+    return {all.begin + share(all.size(), int(part.begin), int(part.end)),
+            all.begin + share(all.size(), int(part.begin) + 1, int(part.end))};
+  }
 
   bool share_rows(int threads) const {
     const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));
@@ -78,6 +101,13 @@ struct ForwardPass {
   }
 
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
+
+  // Those of `rows` that step s computes: up to the last that is valid.
+  Range live_rows(long s, Range rows) const {
+    const uint8_t* valid = p.valid ? p.valid + time_of(s) * p.batch : nullptr;
+    while (valid && rows.end > rows.begin && !valid[rows.end - 1]) rows.end--;
+    return rows;
+  }
 
   void pack_weights(int thread, int threads) {
     const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
@@ -88,15 +118,20 @@ struct ForwardPass {
            share(output_panels, thread + 1, threads), weight_hr);
   }
 
-  // Biases and the first state.
-  void prepare(int thread, int threads) {
-    const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
-    for (long panel = mine.begin; panel < mine.end; panel++) {
+  void pack_bias(Range mine) {
+    for (long panel = mine.begin; panel < mine.end; panel++)
       for (int v = 0; v < 4; v++) {
         const long count = p.bias ? gates.count<T>(panel, v) : 0;
         for (long l = 0; l < L; l++)
           bias[(panel * 4 + v) * L + l] = l < count ? p.bias[gates.first<T>(panel, v) + l] : 0;
       }
+  }
+
+  // Biases and the first state.
+  void prepare(int thread, int threads) {
+    const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
+    if (!p.prepared) pack_bias(mine);
+    for (long panel = mine.begin; panel < mine.end; panel++) {
       const long count = gates.count<T>(panel, 0);
       for (long b = 0; b < p.batch; b++)
         store(c + (panel * p.batch + b) * L, load(p.c_0 + b * p.hidden_size + panel * L, count));
@@ -104,11 +139,31 @@ struct ForwardPass {
     if (thread == 0 && p.batch) std::memcpy(h[0], p.h_0, size_t(p.batch) * p.h_size * sizeof(T));
   }
 
-  // W_ih x + b of the steps from s on, for as many as are computed ahead.
+  // What step s gives rows that it does not compute.
+  void clear(long s, Range rows) const {
+    const auto zero = [&](T* array, long width) {
+      if (array) std::memset(array + (time_of(s) * p.batch + rows.begin) * width, 0, size_t(rows.size()) * width * sizeof(T));
+    };
+    if (!rows.size()) return;
+    zero(p.y, p.h_size), zero(p.by_gates, 4 * p.hidden_size);
+    zero(p.f, p.hidden_size), zero(p.m_by_c, p.hidden_size), zero(p.m, p.hidden_size);
+  }
+  // Rows that step s is the first to leave out: their h is in both buffers from now on, whichever is read next.
+  void keep(long s, Range rows) const {
+    if (rows.size())
+      std::memcpy(h[(s + 1) & 1] + rows.begin * p.h_size, h[s & 1] + rows.begin * p.h_size,
+                  size_t(rows.size()) * p.h_size * sizeof(T));
+  }
+
+  // W_ih x + b of the steps from s on, for as many as are computed ahead, from the first to the last that has a row.
   void project_inputs(long s, Range units) {
-    const long last = s + steps_ahead < p.time ? s + steps_ahead : p.time;
-    const long t = p.reverse ? p.time - last : s;
-    for_tiles_and_panels(0, (last - s) * p.batch, units.begin, units.end, false,
+    const long chunk_end = s + steps_ahead < p.time ? s + steps_ahead : p.time;
+    long first = s, last = chunk_end;
+    while (first < last && !live_rows(first, {0, p.batch}).size()) first++;
+    while (first < last && !live_rows(last - 1, {0, p.batch}).size()) last--;
+    const long t = p.reverse ? p.time - chunk_end : s;  // of the first row ahead
+    const long begin = p.reverse ? chunk_end - last : first - s;
+    for_tiles_and_panels(begin * p.batch, (begin + last - first) * p.batch, units.begin, units.end, false,
       [&](long row, auto rows, long panel, auto count) {
         constexpr int M = decltype(rows)::count, N = decltype(count)::count;
         Vector<T> sums[M][4 * N];
@@ -221,11 +276,10 @@ struct ForwardPass {
     for (long panel = units.begin; panel < units.end; panel++)
       for (long b = rows.begin; b < rows.end; b++)
         store(p.c_n + b * p.hidden_size + panel * L, load(c + (panel * p.batch + b) * L), gates.count<T>(panel, 0));
-    const long row_begin = rows.begin + share(rows.end - rows.begin, int(part.begin), int(part.end));
-    const long row_end = rows.begin + share(rows.end - rows.begin, int(part.begin) + 1, int(part.end));
-    if (row_end > row_begin)
-      std::memcpy(p.h_n + row_begin * p.h_size, h[p.time & 1] + row_begin * p.h_size,
-                  size_t(row_end - row_begin) * p.h_size * sizeof(T));
+    const Range mine = share_of(rows, part);
+    if (mine.size())
+      std::memcpy(p.h_n + mine.begin * p.h_size, h[p.time & 1] + mine.begin * p.h_size,
+                  size_t(mine.size()) * p.h_size * sizeof(T));
   }
 };
 

@@ -32,6 +32,16 @@ void run(const Problem& problem, void* scratch, int thread, int threads, Barrier
   Pass(problem, scratch).run(thread, threads, barrier);
 }
 
+template <class T>
+size_t prepared_bytes(const Forward<T>& problem) {
+  return ForwardPass<T>(problem, nullptr).prepared_bytes;
+}
+
+template <class T>
+void prepare_weights(const Forward<T>& problem, void* prepared) {
+  ForwardPass<T>(problem, prepared).prepare_weights();
+}
+
 void activations(const float* x, float* sigmoids, float* tanhs, long n) {
   constexpr long L = kLanes<float>;
   for (long i = 0; i < n; i += L) {
@@ -63,6 +73,10 @@ const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET) = {
     run<Backward<double>, BackwardPass<double>>,
     run<WeightGradient<float>, FloatWeightGradientPass>,
     run<WeightGradient<double>, WeightGradientPass<double>>,
+    prepared_bytes<float>,
+    prepared_bytes<double>,
+    prepare_weights<float>,
+    prepare_weights<double>,
     activations,
 };
 

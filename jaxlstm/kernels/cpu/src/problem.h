@@ -26,6 +26,7 @@ struct Forward {
   T* f;         // [T, B, H]
   T* m_by_c;    // [T, B, H]
   T* m;         // [T, B, H]: o tanh(c'), or null without a projection
+  const T* prepared;  // weights and bias as prepare_weights packed them, or null
 };
 
 // From the gradients of outputs and last state to those of the gates before their nonlinearity.
@@ -68,6 +69,10 @@ struct Kernels {
   void (*backward_f64)(const Backward<double>&, void* scratch, int thread, int threads, Barrier&);
   void (*weight_gradient_f32)(const WeightGradient<float>&, void* scratch, int thread, int threads, Barrier&);
   void (*weight_gradient_f64)(const WeightGradient<double>&, void* scratch, int thread, int threads, Barrier&);
+  size_t (*prepared_bytes_f32)(const Forward<float>&);
+  size_t (*prepared_bytes_f64)(const Forward<double>&);
+  void (*prepare_weights_f32)(const Forward<float>&, void* prepared);
+  void (*prepare_weights_f64)(const Forward<double>&, void* prepared);
   void (*activations)(const float* x, float* sigmoid, float* tanh, long n);
 };
 

@@ -1,0 +1,110 @@
+"""The programs of a Runner on a CPU that has the native kernel: one call of it for each layer and direction.
+
+The kernel computes no step that is not valid, and gives a row the same bits whatever surrounds it, so that a
+bucket needs no chunks of time and no shrinking batch, as :mod:`jaxlstm.inference.program` has them for
+compilers. A batch large enough for AMX is one limit to that: it gets other bits, within rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.cell import LSTMState
+from jaxlstm.config import LSTMConfig
+from jaxlstm.inference import quantize
+from jaxlstm.kernels import NATIVE_DTYPES
+from jaxlstm.lengths import valid_steps
+from jaxlstm.params import Params, direction_params
+
+
+def runs_here(device: Any, dtype: np.dtype, backend: str) -> bool:
+    """Whether a Runner of this backend takes the native kernel."""
+    from jaxlstm.kernels.cpu.library import library
+
+    wanted = device.platform == "cpu" and backend in ("auto", "native")
+    return wanted and dtype.name in NATIVE_DTYPES and library().handle is not None
+
+
+def prepare(params: Mapping[str, Any], config: LSTMConfig) -> list[np.ndarray] | None:
+    """The weights of each layer and direction, packed; None for those in 8 bits, which are to stay small."""
+    if any(isinstance(leaf, quantize.Quantized) for leaf in params.values()):
+        return None
+    from jaxlstm.kernels.cpu.prepared import prepare
+
+    arrays: Any = {name: np.asarray(leaf) for name, leaf in params.items()}
+    return [prepare(direction_params(arrays, config, *at)) for at in _directions(config)]
+
+
+def computed_steps(lengths: np.ndarray) -> int:
+    """Time steps that the kernel computes for rows of these lengths: each up to the last row that has it."""
+    return int(np.maximum.accumulate(lengths[::-1]).sum())
+
+
+def forward(
+    params: Params,
+    packed: list[jax.Array] | None,
+    inputs: jax.Array,
+    h_0: jax.Array,
+    c_0: jax.Array,
+    lengths: jax.Array,
+    *,
+    config: LSTMConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As :func:`jaxlstm.inference.program.forward`; ``packed`` is what :func:`prepare` made of the params."""
+    valid = valid_steps(lengths, inputs.shape[0])
+    x = jnp.where(valid[:, :, None], inputs, jnp.zeros_like(inputs))  # NaN there would turn AMX off
+    return _layers(params, packed, x, h_0, c_0, valid, config)
+
+
+def step(
+    params: Params,
+    packed: list[jax.Array] | None,
+    inputs: jax.Array,
+    h: jax.Array,
+    c: jax.Array,
+    active: jax.Array | None = None,
+    *,
+    config: LSTMConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As :func:`jaxlstm.inference.program.step`."""
+    valid = None if active is None else valid_steps(active, 1)
+    outputs, h, c = _layers(params, packed, inputs[None], h, c, valid, config)
+    return outputs[0], h, c
+
+
+def _layers(
+    params: Params,
+    packed: list[jax.Array] | None,
+    x: jax.Array,
+    h_0: jax.Array,
+    c_0: jax.Array,
+    valid: jax.Array | None,
+    config: LSTMConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    from jaxlstm.kernels.cpu import prepared, recurrence
+
+    final, outputs = [], []
+    for slot, (layer, direction) in enumerate(_directions(config)):
+        matrices = direction_params(params, config, layer, direction)
+        state, reverse = LSTMState(h_0[slot], c_0[slot]), direction == 1
+        if packed is None:
+            static = {"reverse": reverse, "precision": None}
+            y, last = recurrence.run(matrices, x, state, valid, **static)
+        else:
+            y, last = prepared.run(matrices, packed[slot], x, state, valid, reverse=reverse)
+        final.append(last)
+        outputs.append(y)
+        if len(outputs) == config.num_directions:
+            x, outputs = jnp.concatenate(outputs, axis=-1), []
+    return x, jnp.stack([state.h for state in final]), jnp.stack([state.c for state in final])
+
+
+def _directions(config: LSTMConfig) -> list[tuple[int, int]]:
+    """Layer and direction of each slot of the state."""
+    layers, directions = range(config.num_layers), range(config.num_directions)
+    return [(layer, direction) for layer in layers for direction in directions]

@@ -1,0 +1,74 @@
+"""The native kernel for many calls with the same weights, which are packed once and not in each call."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.cell import LSTMState
+from jaxlstm.kernels.cpu import recurrence
+from jaxlstm.kernels.cpu.library import library
+
+ALIGNMENT = 64  # of a vector
+
+
+def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Weights and biases of one direction as the kernel's instruction set in force reads them.
+
+    Args:
+      params: ``weight_ih``, ``weight_hh`` and the optional ones, float32 or float64.
+    """
+    handle = library().handle
+    assert handle is not None
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in params.items()}
+    (gates, input_size), h_size = arrays["weight_ih"].shape, arrays["weight_hh"].shape[1]
+    dtype = arrays["weight_hh"].dtype
+    if "bias_ih" in arrays:
+        arrays["bias"] = arrays["bias_ih"] + arrays["bias_hh"]
+    sizes = [ctypes.c_int64(size) for size in (input_size, gates // 4, h_size)]
+    wide = dtype == np.float64
+    count = handle.jaxlstm_prepared_size(wide, *sizes, "weight_hr" in arrays)
+    prepared = _aligned(count, dtype)
+    weights = (arrays.get(name) for name in ("weight_ih", "weight_hh", "bias", "weight_hr"))
+    handle.jaxlstm_prepare_weights(wide, *sizes, *map(_address, weights), _address(prepared))
+    return prepared
+
+
+def run(
+    params: Mapping[str, Any],
+    prepared: Any,
+    inputs: Any,
+    state: Any,
+    valid: Any = None,
+    *,
+    reverse: bool = False,
+) -> tuple[jax.Array, LSTMState]:
+    """As :func:`jaxlstm.scan.run`, with what :func:`prepare` made of the same ``params``.
+
+    These are read too where a batch is large enough for AMX, whose packing is another.
+    """
+    none = jnp.zeros(recurrence.LEFT_OUT, inputs.dtype)
+    valid = jnp.zeros(recurrence.LEFT_OUT, bool) if valid is None else valid
+    shapes = [jax.ShapeDtypeStruct((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]
+    shapes += [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in state]
+    weights = (params["weight_ih"], params["weight_hh"], prepared, params.get("weight_hr", none))
+    call: Any = jax.ffi.ffi_call("jaxlstm_forward_prepared", shapes)
+    threads = np.int64(recurrence.THREADS)
+    outputs, h, c = call(inputs, *weights, *state, valid, reverse=reverse, threads=threads)
+    return outputs, LSTMState(h, c)
+
+
+def _aligned(count: int, dtype: np.dtype) -> np.ndarray:
+    """Memory in which no vector lies across two lines of the cache, and which JAX need not copy."""
+    block = np.empty(count * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % ALIGNMENT
+    return block[start : start + count * dtype.itemsize].view(dtype)
+
+
+def _address(array: np.ndarray | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)

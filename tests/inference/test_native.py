@@ -1,0 +1,120 @@
+"""A Runner that takes the native kernel: bit for bit ``lstm`` with that kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
+from jaxlstm.inference import Runner, compile, native
+from jaxlstm.inference.program import time_major
+from jaxlstm.inference.quantize import prepare, restore
+from tests.inference.helpers import normal, weights
+from tests.kernels.problems import needs_native
+
+pytestmark = needs_native
+
+CONFIGS = {
+    "stack": LSTMConfig(7, 40, num_layers=2),
+    "both": LSTMConfig(7, 33, num_layers=2, bidirectional=True, bias=False),
+    "projected": LSTMConfig(5, 20, proj_size=9, bidirectional=True),
+    "cell": LSTMCellConfig(5, 12),
+}
+
+
+def by_lstm(params: Any, x: np.ndarray, state: Any, lengths: Any, config: LSTMConfig) -> Any:
+    """``lstm`` of just that shape, nothing padded."""
+
+    @jax.jit
+    def run(x: Any, state: Any, lengths: Any) -> Any:
+        y, (h, c) = lstm(
+            params,
+            x,
+            state,
+            config=time_major(config),
+            seq_lengths=lengths,
+            backend="native",
+        )
+        return y, h, c
+
+    return run(x, state, lengths)
+
+
+def same_bits(runner: Runner, wanted: Any, *arguments: Any) -> None:
+    outputs, state = runner(*arguments)
+    for a, e in zip((outputs, *state), wanted, strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+# A batch of 30 and its bucket of 32 are both multiplied by AMX; 17 alone would not be.
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("batch", "time"), [(1, 40), (3, 17), (7, 70), (30, 33)])
+def test_a_bucket_changes_no_bit(name: str, batch: int, time: int) -> None:
+    config = CONFIGS[name]
+    params = weights(config)
+    runner = compile(params, config, max_length=100, max_batch=32)
+    x = normal(time, batch, config.input_size)
+    state = tuple(normal(*shape, seed=1) for shape in config.state_shapes(batch))
+    lengths = np.random.default_rng(0).integers(1, time + 1, batch)
+    same_bits(runner, by_lstm(params, x, state, lengths, config), x, state, lengths)
+    wanted = by_lstm(params, x, state, np.full(batch, time), config)
+    same_bits(runner, wanted, x, state)
+
+
+def test_what_lies_behind_an_end_does_not_matter() -> None:
+    """Not even NaN, in a batch that is large enough for AMX."""
+    config = CONFIGS["both"]
+    runner = compile(weights(config), config, max_length=40, max_batch=16)
+    x, lengths = normal(40, 16, 7), np.array([40, 3, 1, *range(13, 39, 2)])
+    outputs, state = runner(x, None, lengths)
+    spoilt = np.where(np.arange(40)[:, None, None] < lengths[:, None], x, np.nan)
+    same_bits(runner, (outputs, *state), spoilt.astype(np.float32), None, lengths)
+
+
+def test_float64() -> None:
+    with jax.enable_x64(True):
+        config = CONFIGS["stack"]
+        params = weights(config, np.float64)
+        runner = compile(params, config, max_length=32, max_batch=4)
+        x = normal(20, 3, 7, dtype=np.float64)
+        state = tuple(normal(*shape, seed=1, dtype=np.float64) for shape in config.state_shapes(3))
+        lengths = np.array([5, 20, 1])
+        same_bits(runner, by_lstm(params, x, state, lengths, config), x, state, lengths)
+
+
+def test_weights_in_8_bits_are_not_kept_in_more() -> None:
+    config = CONFIGS["both"]
+    stored = prepare(weights(config), np.dtype(np.float32), "int8")
+    assert native.prepare(stored, config) is None
+    runner = compile(weights(config), config, max_length=32, max_batch=4, weights="int8")
+    x = normal(20, 3, 7)
+    rounded = restore(stored, np.float32)
+    state = tuple(np.zeros(shape, np.float32) for shape in config.state_shapes(3))
+    lengths = np.array([5, 20, 1])
+    outputs, _ = runner(x, state, lengths)
+    wanted, _, _ = by_lstm(rounded, x, state, lengths, config)
+    np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-6)  # XLA scales them in the call
+
+
+def test_a_stream_has_the_bits_of_one_long_call() -> None:
+    config = CONFIGS["stack"]
+    runner = compile(weights(config), config, max_length=64, max_batch=3)
+    x = normal(50, 3, 7)
+    whole, state = runner(x)
+    stream = runner.stream(3)
+    pieces = [stream(x[:30]), *(stream.step(step)[None] for step in x[30:40]), stream(x[40:])]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+    np.testing.assert_array_equal(stream.state.c, state.c)
+
+
+def test_computed_steps_are_those_up_to_the_last_valid_row() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        lengths = rng.integers(0, 9, rng.integers(1, 6))
+        rows = [np.flatnonzero(lengths > t) for t in range(9)]
+        assert native.computed_steps(lengths) == sum(r[-1] + 1 for r in rows if len(r))
+    assert native.computed_steps(np.array([100, 20, 1, 0])) == 121
+    assert native.computed_steps(np.array([1, 1, 20, 100])) == 4 * 100
