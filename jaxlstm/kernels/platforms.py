@@ -1,99 +1,35 @@
 """A recurrence out of kernels: where a platform has them they run, elsewhere the plain scan.
 
-The functions of :mod:`jaxlstm.scan` become primitives of :mod:`jaxlstm.kernels.primitive`. What a platform
-brings for them is a :class:`Kernels`; shapes, derivatives and transposes are the same for all and stand here.
+The functions of :mod:`jaxlstm.scan` become primitives of :mod:`jaxlstm.kernels.primitive`, run by what a
+platform brings, :class:`jaxlstm.kernels.contract.Kernels`. Which is whose transpose stands here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from jaxlstm import scan
-from jaxlstm.cell import LSTMState, StepDerivative
+from jaxlstm.kernels.contract import (
+    Kernels,
+    Shape,
+    cotangent_shapes,
+    differentiate_shapes,
+    plain_cotangent,
+    plain_tangent,
+    run_shapes,
+)
 from jaxlstm.kernels.primitive import Kernel
 from jaxlstm.placement import whole_beside
 from jaxlstm.precision import gate_dtype, resolve
-
-Shape: Any = jax.ShapeDtypeStruct  # in trees whose classes say jax.Array
-
-
-class Kernels(NamedTuple):
-    """What one platform has: functions of these signatures, with ``reverse`` and ``precision`` by name.
-
-    Attributes:
-      run: ``(params, inputs, state, valid)`` to what :func:`jaxlstm.scan.run` returns.
-      run_and_differentiate: the same to what :func:`jaxlstm.scan.run_and_differentiate` returns.
-      cotangent: ``(weights, derivative, valid, (outputs_bar, state_bar))``, and ``projected``, to the
-        cotangents of dz, of dW_hr m (None unless projected) and of the first state: the transpose of
-        :func:`jaxlstm.scan.run_tangent`.
-      weight_gradient: ``(grad_gates (T, B, 4H), operand (T, B, in))`` and ``precision`` alone to (4H, in),
-        a sum over steps and rows; None: a product by XLA.
-    """
-
-    run: Callable[..., Any]
-    run_and_differentiate: Callable[..., Any]
-    cotangent: Callable[..., Any]
-    weight_gradient: Callable[..., Any] | None = None
-
-
-def run_shapes(
-    params: Any, inputs: Any, state: Any, valid: Any, *, reverse: bool, precision: Any
-) -> Any:
-    """The shapes of what ``run`` returns."""
-    del params, valid, reverse, precision
-    outputs = Shape((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)
-    return outputs, LSTMState(*(Shape(s.shape, s.dtype) for s in state))
-
-
-def differentiate_shapes(params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
-    """The shapes of what ``run_and_differentiate`` returns."""
-    steps, H, dtype = inputs.shape[:2], state.c.shape[1], gate_dtype(inputs.dtype)
-    units = Shape((*steps, H), dtype)
-    derivative = StepDerivative(Shape((*steps, 4 * H), dtype), units, units)
-    m = Shape((*steps, H), inputs.dtype) if "weight_hr" in params else None
-    return run_shapes(params, inputs, state, valid, **static), derivative, m
-
-
-def _tangent(
-    params: Any, derivative: Any, valid: Any, linear: tuple, *, reverse: bool, precision: Any
-) -> Any:
-    dz, dh_projection, dstate = linear
-    return scan.run_tangent(
-        params, derivative, dz, dh_projection, dstate, valid, reverse, precision
-    )
 
 
 def _tangent_shapes(params: Any, derivative: Any, valid: Any, linear: tuple, **static: Any) -> Any:
     dz, _, dstate = linear
     outputs = Shape(dz.shape, dstate.h.dtype)
     return run_shapes(params, outputs, dstate, valid, **static)
-
-
-def plain_cotangent(
-    params: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
-) -> Any:
-    """The transpose of :func:`_tangent`, as JAX makes it: cotangents of dz, dW_hr m and the state's."""
-    outputs, state = cotangents
-    alike = (
-        derivative.by_gates,
-        outputs if projected else None,
-        state,
-    )  # types say how arrays lie, too
-    tangent = lambda linear: _tangent(params, derivative, valid, linear, **static)  # noqa: E731
-    (linear,) = jax.linear_transpose(tangent, alike)(cotangents)
-    return linear
-
-
-def _cotangent_shapes(
-    params: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
-) -> Any:
-    del params, valid, static
-    outputs, state = jax.tree.map(lambda x: Shape(x.shape, x.dtype), cotangents)
-    gates = derivative.by_gates
-    return Shape(gates.shape, gates.dtype), outputs if projected else None, state
 
 
 def _outputs_and_state(*arguments: Any, **static: Any) -> list[int]:
@@ -160,7 +96,7 @@ def recurrence_of(
     )
     tangent = Kernel(
         f"{name}_tangent",
-        _tangent,
+        plain_tangent,
         {},
         _tangent_shapes,
         (None, 1, 1, (1, 1, 0)),
@@ -170,7 +106,7 @@ def recurrence_of(
         f"{name}_cotangent",
         plain_cotangent,
         of("cotangent"),
-        _cotangent_shapes,
+        cotangent_shapes,
         (None, 1, 1, (1, 0)),
         lambda *_, projected, **static: [1, *([1] if projected else []), 0, 0],
         insists,

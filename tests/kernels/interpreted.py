@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from jaxlstm.kernels.platforms import Kernels, recurrence_of
+from jaxlstm.kernels.contract import Kernels
+from jaxlstm.kernels.platforms import recurrence_of
 from jaxlstm.scan import Recurrence
 
 
 def interpreted(name: str, kernels: Kernels) -> Recurrence:
     """The recurrence that runs a GPU's or a TPU's kernels here, each with ``interpret=True``."""
-    run, differentiate, cotangent = (partial(kernel, interpret=True) for kernel in kernels[:3])
+    forward, backward = (partial(f, interpret=True) for f in (kernels.forward, kernels.backward))
     assert kernels.weight_gradient is None
-    return recurrence_of(name, {"cpu": Kernels(run, differentiate, cotangent)})
+    return recurrence_of(name, {"cpu": Kernels(forward, backward)})

@@ -46,7 +46,7 @@ def test_bfloat16_against_torch(case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", FEW, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_float16_against_torch(case: Case) -> None:
     check(case, np.float16, functional(case, "pallas"))
 

@@ -11,15 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.cell import LSTMState, StepDerivative
-from jaxlstm.kernels.platforms import (
-    Kernels,
-    Shape,
-    differentiate_shapes,
-    recurrence_of,
-    run_shapes,
-    weight_gradient_shape,
-)
+from jaxlstm.kernels.contract import Found, Kernels, Shape
+from jaxlstm.kernels.platforms import recurrence_of, weight_gradient_shape
 
 LEFT_OUT = (0,)  # the shape of an array that is not there
 THREADS = 0  # as many as XLA's own pool has
@@ -36,56 +29,51 @@ def _valid(valid: jax.Array | None) -> jax.Array:
     return jnp.zeros(LEFT_OUT, bool) if valid is None else valid
 
 
-def run(params: Any, inputs: Any, state: Any, valid: Any, *, reverse: bool, precision: Any) -> Any:
-    """As :func:`jaxlstm.scan.run`."""
-    shapes = run_shapes(params, inputs, state, valid, reverse=reverse, precision=precision)
-    operands = (inputs, *_weights(params, inputs.dtype), *state, _valid(valid))
-    call: Any = jax.ffi.ffi_call("jaxlstm_forward", jax.tree.leaves(shapes))
-    outputs, h, c = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    return outputs, LSTMState(h, c)
-
-
-def run_and_differentiate(
-    params: Any, inputs: Any, state: Any, valid: Any, *, reverse: bool, precision: Any
-) -> Any:
-    """As :func:`jaxlstm.scan.run_and_differentiate`."""
-    static = {"reverse": reverse, "precision": precision}
-    shapes = jax.tree.leaves(differentiate_shapes(params, inputs, state, valid, **static))
-    if "weight_hr" not in params:
-        shapes.append(Shape(LEFT_OUT, inputs.dtype))
-    operands = (inputs, *_weights(params, inputs.dtype), *state, _valid(valid))
-    call: Any = jax.ffi.ffi_call("jaxlstm_forward_and_differentiate", shapes)
-    outputs, h, c, *derivative, m = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    out = outputs, LSTMState(h, c)
-    return out, StepDerivative(*derivative), m if "weight_hr" in params else None
-
-
-def cotangent(
+def run_forward(
     params: Any,
+    inputs: Any,
+    state: Any,
+    valid: Any,
+    out: dict[str, Any],
+    *,
+    reverse: bool,
+    precision: Any,
+) -> Found:
+    """As :class:`jaxlstm.kernels.contract.Kernels` says."""
+    del precision
+    target, shapes = "jaxlstm_forward", list(out.values())
+    if "f" in out:
+        target += "_and_differentiate"
+        shapes += [] if "m" in out else [Shape(LEFT_OUT, inputs.dtype)]
+    operands = (inputs, *_weights(params, inputs.dtype), *state, _valid(valid))
+    call: Any = jax.ffi.ffi_call(target, shapes)
+    found = call(*operands, reverse=reverse, threads=np.int64(THREADS))
+    return dict(zip(out, found, strict=False))  # without the m that was left out
+
+
+def run_backward(
+    weights: Any,
     derivative: Any,
     valid: Any,
     cotangents: tuple,
+    out: dict[str, Any],
     *,
-    projected: bool,
     reverse: bool,
     precision: Any,
-) -> Any:
-    """The transpose of :func:`jaxlstm.scan.run_tangent`: the backward pass."""
+) -> Found:
+    """As :class:`jaxlstm.kernels.contract.Kernels` says."""
     del precision
-    outputs, state = cotangents
-    none = Shape(LEFT_OUT, outputs.dtype)
-    has_projection = "weight_hr" in params
-    shapes = [
-        Shape(derivative.by_gates.shape, outputs.dtype),
-        Shape(outputs.shape, outputs.dtype) if has_projection else none,
-        *(Shape(leaf.shape, leaf.dtype) for leaf in state),
-    ]
-    weight_hr = params["weight_hr"] if has_projection else jnp.zeros(LEFT_OUT, outputs.dtype)
-    operands = (params["weight_hh"], weight_hr, *derivative, _valid(valid), outputs, *state)
-    # by_gates is read for the last time where grad_gates is written: fresh memory costs more than the step
+    outputs_bar, state_bar = cotangents
+    dtype = outputs_bar.dtype
+    none = jnp.zeros(LEFT_OUT, dtype)
+    projection_bar = Shape(outputs_bar.shape if "weight_hr" in weights else LEFT_OUT, dtype)
+    shapes = [out["z_bar"], projection_bar, out["h_bar"], out["c_bar"]]
+    matrices = (weights["weight_hh"], weights.get("weight_hr", none))
+    operands = (*matrices, *derivative, _valid(valid), outputs_bar, *state_bar)
+    # by_gates is read for the last time where z_bar is written: fresh memory costs more than the step
     call: Any = jax.ffi.ffi_call("jaxlstm_backward", shapes, input_output_aliases={2: 0})
-    dz, dh_projection, h, c = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    return dz, dh_projection if projected else None, LSTMState(h, c)
+    found = call(*operands, reverse=reverse, threads=np.int64(THREADS))
+    return dict(zip(("z_bar", "projection_bar", "h_bar", "c_bar"), found, strict=True))
 
 
 def weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
@@ -95,6 +83,4 @@ def weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
     return call(grad_gates, operand, threads=np.int64(THREADS))
 
 
-NATIVE = recurrence_of(
-    "lstm", {"cpu": Kernels(run, run_and_differentiate, cotangent, weight_gradient)}
-)
+NATIVE = recurrence_of("lstm", {"cpu": Kernels(run_forward, run_backward, weight_gradient)})

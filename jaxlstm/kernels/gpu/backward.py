@@ -15,57 +15,42 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from jaxlstm.cell import LSTMState
+from jaxlstm.kernels.contract import Found
 from jaxlstm.kernels.gpu.plan import Plan, plan_of
 from jaxlstm.kernels.gpu.products import sum_of_products
 from jaxlstm.kernels.gpu.tiles import GATES, by_unit, load, or_zero, pack, store, where_valid
-from jaxlstm.kernels.platforms import Shape, plain_cotangent
 
 
-def cotangent(
-    params: Any,
+def run_backward(
+    weights: Any,
     derivative: Any,
     valid: Any,
     cotangents: tuple,
+    out: dict[str, Any],
     *,
-    projected: bool,
     reverse: bool,
     precision: Any,
     interpret: bool = False,
-) -> Any:
-    """The transpose of :func:`jaxlstm.scan.run_tangent`: of dz, of dW_hr m, and of the first state."""
+) -> Found:
+    """As :class:`jaxlstm.kernels.contract.Kernels` says; None if there are no rows."""
     outputs_bar, state_bar = cotangents
-    if outputs_bar.shape[1] == 0:  # there is no program for no rows
-        static = {"projected": projected, "reverse": reverse, "precision": precision}
-        return plain_cotangent(params, derivative, valid, cotangents, **static)
-    plan = plan_of(params, state_bar.c, precision)
+    if outputs_bar.shape[1] == 0:
+        return None
+    plan = plan_of(weights, state_bar.c, precision)
     gates, units, features = plan.units.times(GATES), plan.units, plan.features
     operands = {
         **derivative._asdict(),
         "outputs_bar": outputs_bar,
         "h_bar": state_bar.h,
         "c_bar": state_bar.c,
-        "weight_hh": pack(by_unit(params["weight_hh"]), gates, features).T,
+        "weight_hh": pack(by_unit(weights["weight_hh"]), gates, features).T,
     }
-    if "weight_hr" in params:
-        operands["weight_hr"] = pack(params["weight_hr"], features, units).T
+    if "weight_hr" in weights:
+        operands["weight_hr"] = pack(weights["weight_hr"], features, units).T
     if valid is not None:
         operands["valid"] = valid
-    out = {
-        "z_bar": _like(derivative.by_gates),
-        "h_bar": _like(state_bar.h),
-        "c_bar": _like(state_bar.c),
-    }
-    if projected:
-        out["projection_bar"] = _like(outputs_bar)
     kernel = partial(_kernel, plan=plan, reverse=reverse, precision=precision)
-    found = pl.pallas_call(kernel, out, interpret=interpret, **plan.options)(operands)
-    first = LSTMState(found["h_bar"], found["c_bar"])
-    return found["z_bar"], found.get("projection_bar"), first
-
-
-def _like(x: Any) -> Any:
-    return Shape(x.shape, x.dtype)
+    return pl.pallas_call(kernel, out, interpret=interpret, **plan.options)(operands)
 
 
 def _kernel(ref: Any, out: Any, *, plan: Plan, reverse: bool, precision: Any) -> None:

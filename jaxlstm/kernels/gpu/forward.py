@@ -16,68 +16,28 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from jaxlstm import scan
 from jaxlstm.activations import sigmoid, tanh
-from jaxlstm.cell import LSTMState, StepDerivative, input_gates
+from jaxlstm.cell import input_gates
+from jaxlstm.kernels.contract import Found
 from jaxlstm.kernels.gpu.plan import Plan, plan_of
 from jaxlstm.kernels.gpu.products import sum_of_products
 from jaxlstm.kernels.gpu.tiles import GATES, by_unit, load, or_zero, pack, store, where_valid
-from jaxlstm.kernels.platforms import differentiate_shapes, run_shapes
 
 
-def run(
-    params: Any,
-    inputs: Any,
-    state: Any,
-    valid: Any,
-    *,
-    reverse: bool,
-    precision: Any,
-    interpret: bool = False,
-) -> Any:
-    """As :func:`jaxlstm.scan.run`."""
-    if inputs.shape[1] == 0:  # there is no program for no rows
-        return scan.run(params, inputs, state, valid, reverse, precision)
-    shapes = run_shapes(params, inputs, state, valid, reverse=reverse, precision=precision)
-    out = {"outputs": shapes[0], "h": shapes[1].h, "c": shapes[1].c}
-    found = _call(params, inputs, state, valid, out, reverse, precision, interpret)
-    return found["outputs"], LSTMState(found["h"], found["c"])
-
-
-def run_and_differentiate(
-    params: Any,
-    inputs: Any,
-    state: Any,
-    valid: Any,
-    *,
-    reverse: bool,
-    precision: Any,
-    interpret: bool = False,
-) -> Any:
-    """As :func:`jaxlstm.scan.run_and_differentiate`."""
-    if inputs.shape[1] == 0:
-        return scan.run_and_differentiate(params, inputs, state, valid, reverse, precision)
-    static = {"reverse": reverse, "precision": precision}
-    (outputs, last), derivative, m = differentiate_shapes(params, inputs, state, valid, **static)
-    out = {"outputs": outputs, "h": last.h, "c": last.c, **derivative._asdict()}
-    if m is not None:
-        out["m"] = m
-    found = _call(params, inputs, state, valid, out, reverse, precision, interpret)
-    derivative = StepDerivative(*(found[name] for name in StepDerivative._fields))
-    return (found["outputs"], LSTMState(found["h"], found["c"])), derivative, found.get("m")
-
-
-def _call(
+def run_forward(
     params: Any,
     inputs: Any,
     state: Any,
     valid: Any,
     out: dict[str, Any],
+    *,
     reverse: bool,
     precision: Any,
-    interpret: bool,
-) -> dict[str, Any]:
-    """The kernel on its operands in the order that it wants them in."""
+    interpret: bool = False,
+) -> Found:
+    """As :class:`jaxlstm.kernels.contract.Kernels` says; None if there are no rows."""
+    if inputs.shape[1] == 0:
+        return None
     plan = plan_of(params, state.c, precision)
     ordered = {name: by_unit(params[name]) for name in params if name != "weight_hr"}
     x_gates = input_gates(ordered, inputs, precision=precision)
@@ -86,8 +46,8 @@ def _call(
     operands = {
         "x_gates": x_gates,
         "weight_hh": pack(ordered["weight_hh"], plan.units.times(GATES), plan.features),
-        "h_0": state.h,
-        "c_0": state.c,
+        "h": state.h,
+        "c": state.c,
     }
     if "weight_hr" in params:
         operands["weight_hr"] = pack(params["weight_hr"], plan.features, plan.units)
@@ -129,8 +89,8 @@ def _kernel(ref: Any, out: Any, *, plan: Plan, reverse: bool, precision: Any) ->
             store(out["outputs"], or_zero(valid, value), t, rows, (features, p))
         return where_valid(valid, h_next, h), where_valid(valid, c_next, c)
 
-    h = tuple(load(ref["h_0"], rows, (features, p)) for p in range(features.count))
-    c = tuple(load(ref["c_0"], rows, (units, u)) for u in range(units.count))
+    h = tuple(load(ref["h"], rows, (features, p)) for p in range(features.count))
+    c = tuple(load(ref["c"], rows, (units, u)) for u in range(units.count))
     h, c = lax.fori_loop(0, steps, step, (h, c))
     for p, value in enumerate(h):
         store(out["h"], value, rows, (features, p))

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxlstm.cell import LSTMState
-from jaxlstm.kernels.platforms import plain_cotangent
+from jaxlstm.kernels.contract import Found
 from jaxlstm.kernels.tpu.plan import (
     GATES,
     Plan,
     call,
+    cut,
     cut_gates,
     fill,
     fill_gates,
@@ -28,56 +28,49 @@ from jaxlstm.kernels.tpu.plan import (
 from jaxlstm.kernels.tpu.products import product
 
 
-def cotangent(
-    params: Any,
+def run_backward(
+    weights: Any,
     derivative: Any,
     valid: Any,
     cotangents: tuple,
+    out: dict[str, Any],
     *,
-    projected: bool,
     reverse: bool,
     precision: Any,
     interpret: bool = False,
-) -> Any:
-    """The transpose of :func:`jaxlstm.scan.run_tangent`: of dz, of dW_hr m, and of the first state."""
+) -> Found:
+    """As :class:`jaxlstm.kernels.contract.Kernels` says; None where there is no :func:`plan_of`."""
     outputs_bar, state_bar = cotangents
-    plan = plan_of(params, outputs_bar, state_bar, precision)
+    plan = plan_of(weights, outputs_bar, state_bar, precision)
     if plan is None:
-        static = {"projected": projected, "reverse": reverse, "precision": precision}
-        return plain_cotangent(params, derivative, valid, cotangents, **static)
-    (batch, units), h_features = state_bar.c.shape, state_bar.h.shape[1]
+        return None
     gates = GATES * plan.units
     over_time = partial(plan.over_time, backwards=not reverse)
     operands = {
-        "outputs": (fill(outputs_bar, plan.batch, plan.h_features), over_time(plan.h_features)),
-        "h": (fill(state_bar.h, plan.batch, plan.h_features), plan.state(plan.h_features)),
-        "c": (fill(state_bar.c, plan.batch, plan.units), plan.state(plan.units)),
+        "outputs_bar": (fill(outputs_bar, plan.batch, plan.h_features), over_time(plan.h_features)),
+        "h_bar": (fill(state_bar.h, plan.batch, plan.h_features), plan.state(plan.h_features)),
+        "c_bar": (fill(state_bar.c, plan.batch, plan.units), plan.state(plan.units)),
         "weight_hh": plan.weight(
-            fill_gates(params["weight_hh"].T, plan.units).T, gates, plan.h_features
+            fill_gates(weights["weight_hh"].T, plan.units).T, gates, plan.h_features
         ),
     }
     for name, x in derivative._asdict().items():
         x = fill_gates(x, plan.units) if name == "by_gates" else fill(x, plan.units)
         operands[name] = fill(x, plan.batch, x.shape[-1]), over_time(x.shape[-1])
-    if "weight_hr" in params:
-        operands["weight_hr"] = plan.weight(params["weight_hr"], plan.h_features, plan.units)
+    if "weight_hr" in weights:
+        operands["weight_hr"] = plan.weight(weights["weight_hr"], plan.h_features, plan.units)
     if valid is not None:
         operands["valid"] = plan.mask(valid, backwards=not reverse)
-    out = {
-        "z": plan.out_over_time(gates, derivative.f.dtype, backwards=not reverse),
-        "h": plan.out_state(plan.h_features, state_bar.h.dtype),
-        "c": plan.out_state(plan.units, state_bar.c.dtype),
+    widths = {"z_bar": gates, "c_bar": plan.units}
+    filled = {
+        name: plan.out(wanted, widths.get(name, plan.h_features), backwards=not reverse)
+        for name, wanted in out.items()
     }
-    if projected:
-        out["h_projection"] = plan.out_over_time(
-            plan.h_features, outputs_bar.dtype, backwards=not reverse
-        )
     scratch = [pltpu.VMEM((plan.rows, n), jnp.float32) for n in (plan.h_features, plan.units)]
     kernel = partial(_kernel, plan=plan, reverse=reverse)
-    found = call(kernel, plan, operands, out, scratch, interpret)
-    z = cut_gates(found["z"][:, :batch], units)
-    h_projection = found["h_projection"][:, :batch, :h_features] if projected else None
-    return z, h_projection, LSTMState(found["h"][:batch, :h_features], found["c"][:batch, :units])
+    found = call(kernel, plan, operands, filled, scratch, interpret)
+    found["z_bar"] = cut_gates(found["z_bar"], state_bar.c.shape[1])
+    return {name: cut(x, out[name]) for name, x in found.items()}
 
 
 def _kernel(ref: Any, out: Any, h: Any, c: Any, *, plan: Plan, reverse: bool) -> None:
@@ -85,10 +78,10 @@ def _kernel(ref: Any, out: Any, h: Any, c: Any, *, plan: Plan, reverse: bool) ->
 
     @pl.when(pl.program_id(1) == 0)
     def begin() -> None:
-        h[...], c[...] = ref["h"][...].astype(h.dtype), ref["c"][...].astype(c.dtype)
+        h[...], c[...] = ref["h_bar"][...].astype(h.dtype), ref["c_bar"][...].astype(c.dtype)
 
     def step(t: Any) -> None:
-        h_bar = h[...] + ref["outputs"][t].astype(h.dtype)
+        h_bar = h[...] + ref["outputs_bar"][t].astype(h.dtype)
         m_bar = h_bar
         if "weight_hr" in ref:
             m_bar = product(h_bar, ref["weight_hr"], plan.parts)
@@ -104,9 +97,10 @@ def _kernel(ref: Any, out: Any, h: Any, c: Any, *, plan: Plan, reverse: bool) ->
             )
             h_bar = jnp.where(valid, h_bar, 0.0)
         h[...], c[...] = before
-        out["z"][t] = z_bar.astype(out["z"].dtype)
-        if "h_projection" in out:
-            out["h_projection"][t] = h_bar.astype(out["h_projection"].dtype)
+        out["z_bar"][t] = z_bar.astype(out["z_bar"].dtype)
+        if "projection_bar" in out:
+            out["projection_bar"][t] = h_bar.astype(out["projection_bar"].dtype)
 
     plan.each_step(step, backwards=not reverse)
-    out["h"][...], out["c"][...] = h[...].astype(out["h"].dtype), c[...].astype(out["c"].dtype)
+    for name, last in (("h_bar", h), ("c_bar", c)):
+        out[name][...] = last[...].astype(out[name].dtype)

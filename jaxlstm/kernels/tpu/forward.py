@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxlstm import scan
 from jaxlstm.activations import sigmoid, tanh
-from jaxlstm.cell import LSTMState, StepDerivative
-from jaxlstm.kernels.platforms import differentiate_shapes, run_shapes
+from jaxlstm.kernels.contract import Found
 from jaxlstm.kernels.tpu.plan import (
     GATES,
     Plan,
     call,
+    cut,
     cut_gates,
     fill,
     fill_gates,
@@ -33,61 +32,22 @@ from jaxlstm.kernels.tpu.products import product
 from jaxlstm.precision import gate_dtype
 
 
-def run(
-    params: Any,
-    inputs: Any,
-    state: Any,
-    valid: Any,
-    *,
-    reverse: bool,
-    precision: Any,
-    interpret: bool = False,
-) -> Any:
-    """As :func:`jaxlstm.scan.run`."""
-    plan = plan_of(params, inputs, state, precision)
-    if plan is None:
-        return scan.run(params, inputs, state, valid, reverse, precision)
-    outputs, _ = run_shapes(params, inputs, state, valid, reverse=reverse, precision=precision)
-    found = _call(plan, params, inputs, state, valid, {"outputs": outputs}, reverse, interpret)
-    return found["outputs"], LSTMState(found["h"], found["c"])
-
-
-def run_and_differentiate(
-    params: Any,
-    inputs: Any,
-    state: Any,
-    valid: Any,
-    *,
-    reverse: bool,
-    precision: Any,
-    interpret: bool = False,
-) -> Any:
-    """As :func:`jaxlstm.scan.run_and_differentiate`."""
-    plan = plan_of(params, inputs, state, precision)
-    if plan is None:
-        return scan.run_and_differentiate(params, inputs, state, valid, reverse, precision)
-    static = {"reverse": reverse, "precision": precision}
-    (outputs, _), derivative, m = differentiate_shapes(params, inputs, state, valid, **static)
-    out = {"outputs": outputs, **derivative._asdict()}
-    if m is not None:
-        out["m"] = m
-    found = _call(plan, params, inputs, state, valid, out, reverse, interpret)
-    derivative = StepDerivative(*(found[name] for name in StepDerivative._fields))
-    return (found["outputs"], LSTMState(found["h"], found["c"])), derivative, found.get("m")
-
-
-def _call(
-    plan: Plan,
+def run_forward(
     params: Any,
     inputs: Any,
     state: Any,
     valid: Any,
     out: dict[str, Any],
+    *,
     reverse: bool,
-    interpret: bool,
-) -> dict[str, jax.Array]:
-    """The kernel on arrays filled up; ``out`` has the shapes over time that are wanted, without filling."""
-    (batch, units), h_features, dtype = state.c.shape, state.h.shape[1], inputs.dtype
+    precision: Any,
+    interpret: bool = False,
+) -> Found:
+    """As :class:`jaxlstm.kernels.contract.Kernels` says; None where there is no :func:`plan_of`."""
+    plan = plan_of(params, inputs, state, precision)
+    if plan is None:
+        return None
+    units, dtype = state.c.shape[1], inputs.dtype
     gates, by_gates = GATES * plan.units, partial(fill_gates, units=plan.units)
     over_time = partial(plan.over_time, backwards=reverse)
     operands = {
@@ -104,14 +64,10 @@ def _call(
         operands["weight_hr"] = plan.weight(params["weight_hr"].T, plan.units, plan.h_features)
     if valid is not None:
         operands["valid"] = plan.mask(valid, backwards=reverse)
-    widths = {"outputs": plan.h_features, "by_gates": gates}
+    widths = {"outputs": plan.h_features, "h": plan.h_features, "by_gates": gates}
     filled = {
-        name: plan.out_over_time(widths.get(name, plan.units), wanted.dtype, backwards=reverse)
+        name: plan.out(wanted, widths.get(name, plan.units), backwards=reverse)
         for name, wanted in out.items()
-    }
-    filled |= {
-        "h": plan.out_state(plan.h_features, dtype),
-        "c": plan.out_state(plan.units, dtype),
     }
     scratch = [
         pltpu.VMEM((plan.steps, plan.rows, gates), jnp.float32),
@@ -122,8 +78,7 @@ def _call(
     found = call(kernel, plan, operands, filled, scratch, interpret)
     if "by_gates" in found:
         found["by_gates"] = cut_gates(found["by_gates"], units)
-    ends = {"outputs": h_features, "h": h_features, "by_gates": GATES * units}
-    return {name: x[..., :batch, : ends.get(name, units)] for name, x in found.items()}
+    return {name: cut(x, out[name]) for name, x in found.items()}
 
 
 def _kernel(ref: Any, out: Any, gates: Any, h: Any, c: Any, *, plan: Plan, reverse: bool) -> None:

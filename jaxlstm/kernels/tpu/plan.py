@@ -15,7 +15,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxlstm.kernels.platforms import Shape
+from jaxlstm.kernels.contract import Shape
 from jaxlstm.kernels.tpu.products import parts_for, split
 from jaxlstm.precision import Precision
 
@@ -74,14 +74,11 @@ class Plan(NamedTuple):
         """The block of an array (B, width), the same for all steps."""
         return pl.BlockSpec((self.rows, width), lambda row, _: (row, 0))
 
-    def out_over_time(self, width: int, dtype: Any, *, backwards: bool) -> tuple[Any, pl.BlockSpec]:
-        """A result (T, B, width)."""
-        shape = Shape((self.time, self.batch, width), dtype)
-        return shape, self.over_time(width, backwards=backwards)
-
-    def out_state(self, width: int, dtype: Any) -> tuple[Any, pl.BlockSpec]:
-        """A result (B, width)."""
-        return Shape((self.batch, width), dtype), self.state(width)
+    def out(self, wanted: Any, width: int, *, backwards: bool) -> tuple[Any, pl.BlockSpec]:
+        """A result (T, B, n) or (B, n), filled up to ``width``."""
+        shape = Shape((*wanted.shape[:-2], self.batch, width), wanted.dtype)
+        over_time = len(wanted.shape) == 3
+        return shape, self.over_time(width, backwards=backwards) if over_time else self.state(width)
 
     def weight(self, matrix: jax.Array, rows: int, columns: int) -> list[Placed]:
         """A weight (in, out), filled up, in the parts that :func:`.products.product` takes."""
@@ -178,6 +175,12 @@ def fill(x: jax.Array, *sizes: int) -> jax.Array:
     """The last axes of x filled up with zeros to these sizes."""
     missing = [size - n for size, n in zip(sizes, x.shape[-len(sizes) :], strict=True)]
     return jnp.pad(x, [(0, 0)] * (x.ndim - len(sizes)) + [(0, n) for n in missing])
+
+
+def cut(x: jax.Array, wanted: Any) -> jax.Array:
+    """The inverse of :func:`fill`: rows and columns of the shape ``wanted``."""
+    rows, columns = wanted.shape[-2:]
+    return x[..., :rows, :columns]
 
 
 def fill_gates(x: jax.Array, units: int) -> jax.Array:

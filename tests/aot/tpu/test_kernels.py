@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from jaxlstm import LSTMConfig
-from jaxlstm.kernels.platforms import differentiate_shapes, run_shapes
+from jaxlstm.kernels.contract import differentiate_shapes, run_shapes
 from tests.aot.programs import Program
 from tests.aot.tpu.chips import TPU, compiled, each_chip
 from tests.aot.traffic import hbm_bytes
