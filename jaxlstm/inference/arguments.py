@@ -22,7 +22,7 @@ def positive(name: str, value: Any) -> int:
     return number
 
 
-def a_device(device: Any) -> jax.Device:
+def a_device(device: Any) -> Any:
     """``device``, or JAX's default one if it is None."""
     if device is None:
         return jax.devices()[0]

@@ -94,7 +94,7 @@ def _layers(
         state, reverse = LSTMState(h_0[slot], c_0[slot]), direction == 1
         if packed is None:
             static = {"reverse": reverse, "precision": None}
-            y, last = recurrence.run(matrices, x, state, valid, **static)
+            y, last = recurrence.KERNELS.run(matrices, x, state, valid, **static)
         else:
             y, last = prepared.run(matrices, packed[slot], x, state, valid, reverse=reverse)
         final.append(last)

@@ -58,7 +58,8 @@ def test_the_scan_s_numbers(
 
     for reverse in (False, True):
         native, plain = (
-            jax.jit(lambda valid, f=f, r=reverse: both(f, valid, r)) for f in (recurrence, scan)
+            jax.jit(lambda valid, f=f, r=reverse: both(f, valid, r))
+            for f in (recurrence.KERNELS, scan)
         )
         for shape in SHAPES:
             valid = validity(shape, problem.time, problem.batch)

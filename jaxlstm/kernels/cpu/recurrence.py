@@ -83,4 +83,5 @@ def weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
     return call(grad_gates, operand, threads=np.int64(THREADS))
 
 
-NATIVE = recurrence_of("lstm", {"cpu": Kernels(run_forward, run_backward, weight_gradient)})
+KERNELS = Kernels(run_forward, run_backward, weight_gradient)
+NATIVE = recurrence_of("lstm", {"cpu": KERNELS})
