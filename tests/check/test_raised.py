@@ -26,9 +26,20 @@ def in_ours():
     jaxlstm.lstm(random_params(CONFIG), np.zeros((0, 1, 3), np.float32), config=CONFIG)
 
 
-@pytest.mark.parametrize("port", [in_a_library, in_ours])
-def test_the_line_is_the_ports_own(port):
+def through_another():
+    in_a_library()
+
+
+@pytest.mark.parametrize(
+    ("port", "last"),
+    [
+        (in_a_library, in_a_library),
+        (in_ours, in_ours),
+        (through_another, in_a_library),
+    ],
+)
+def test_the_line_is_the_last_of_the_ports_own(port, last):
     with pytest.raises(RAISED) as caught:
         port()
-    line = port.__code__.co_firstlineno + 1
+    line = last.__code__.co_firstlineno + 1
     assert in_words(caught.value).endswith(f" (test_raised.py:{line})")
