@@ -16,10 +16,6 @@ import jax.numpy as jnp
 
 import jaxlstm
 from jaxlstm import LSTMConfig, LSTMState
-from jaxlstm.validate import BACKENDS
-
-# "auto" is one of the others, and "native" a kernel of the CPU alone
-DEVICE_BACKENDS = tuple(name for name in BACKENDS if name not in ("auto", "native"))
 
 
 @dataclass(frozen=True)
@@ -84,11 +80,4 @@ FORMS = (
         batch=13,
         ragged=True,
     ),
-)
-
-PROGRAMS = tuple(
-    form.but(gradient=gradient, backend=backend)
-    for form in FORMS
-    for gradient in (False, True)
-    for backend in DEVICE_BACKENDS
 )
