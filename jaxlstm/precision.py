@@ -63,8 +63,8 @@ def resolve(precision: Precision) -> lax.Precision | None:
         ) from None
 
 
-# Where JAX's default is the name of an algorithm: the coarsest level that on no device is worse. All others of
-# these names are taken for float32.
+# Where JAX's default is the name of an algorithm: the coarsest level that is worse on no device. All others
+# of these names are taken for float32.
 _LEVELS_OF_ALGORITHMS = {
     None: lax.Precision.DEFAULT,
     "BF16_BF16_BF16": lax.Precision.DEFAULT,
