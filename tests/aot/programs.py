@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import jaxlstm
 from jaxlstm import LSTMConfig, LSTMState
@@ -65,6 +66,15 @@ class Program:
             return jnp.stack(squares).sum()
 
         return jax.grad(loss, argnums=(0, 1, 2)) if self.gradient else forward
+
+
+def each_in_one_process(programs: list[Program]) -> pytest.MarkDecorator:
+    """Parametrise by ``program``; what is compiled for one test of a program is there for the next.
+
+    So says ``pytest -n ... --dist loadgroup`` of ``make test-aot``.
+    """
+    rows = [pytest.param(p, marks=pytest.mark.xdist_group(str(p)), id=str(p)) for p in programs]
+    return pytest.mark.parametrize("program", rows)
 
 
 SMALL = LSTMConfig(128, 128)  # one tile of a TPU

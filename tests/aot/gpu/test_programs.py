@@ -6,7 +6,7 @@ import pytest
 
 from jaxlstm import LSTMConfig
 from tests.aot.gpu.chips import KERNEL, compiled, each_chip
-from tests.aot.programs import FORMS, Program
+from tests.aot.programs import FORMS, Program, each_in_one_process
 
 # cuDNN is not among them: JAX asks the device how much memory it wants, and lowers nothing without one.
 PROGRAMS = [
@@ -15,7 +15,7 @@ PROGRAMS = [
     for backend in ("scan", "pallas")
     for gradient in (False, True)
 ]
-each_program = pytest.mark.parametrize("program", PROGRAMS, ids=str)
+each_program = each_in_one_process(PROGRAMS)
 
 
 def calls(program: Program) -> int:

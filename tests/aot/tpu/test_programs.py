@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxlstm import LSTMConfig
-from tests.aot.programs import FORMS, Program
+from tests.aot.programs import FORMS, Program, each_in_one_process
 from tests.aot.tpu.chips import compiled, each_chip
 
 PROGRAMS = [
@@ -14,7 +14,7 @@ PROGRAMS = [
     for backend in ("scan", "pallas")
     for gradient in (False, True)
 ]
-each_program = pytest.mark.parametrize("program", PROGRAMS, ids=str)
+each_program = each_in_one_process(PROGRAMS)
 
 
 FUSED_OTHERWISE = (
