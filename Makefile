@@ -43,7 +43,7 @@ AOT := $(VENV)-aot
 test-aot: pyproject.toml  ## compile for TPUs and GPUs that are not there; nothing is skipped
 	@test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
 	$(AOT)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[aot-tpu,aot-gpu]' beartype pytest pytest-xdist
-	JAX_PLATFORMS=cpu JAXLSTM_AOT=required $(AOT)/bin/python -m pytest -q -n $(WORKERS) tests/aot
+	JAX_PLATFORMS=cpu JAXLSTM_AOT=required $(AOT)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup tests/aot
 
 NEWEST_PYTHON ?= $(PYTHON)
 test-newest: pyproject.toml  ## the tests that need no torch, against the newest releases

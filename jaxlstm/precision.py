@@ -63,6 +63,31 @@ def resolve(precision: Precision) -> lax.Precision | None:
         ) from None
 
 
+# Where JAX's default is the name of an algorithm: the coarsest level that is worse on no device. All others
+# of these names are taken for float32.
+_LEVELS_OF_ALGORITHMS = {
+    None: lax.Precision.DEFAULT,
+    "BF16_BF16_BF16": lax.Precision.DEFAULT,
+    "BF16_BF16_F32": lax.Precision.DEFAULT,
+    "F16_F16_F16": lax.Precision.HIGH,
+    "F16_F16_F32": lax.Precision.HIGH,
+    "TF32_TF32_F32": lax.Precision.HIGH,
+}
+
+
+def level_of(precision: Precision) -> lax.Precision:
+    """What a kernel takes a setting for, which multiplies by itself and knows no other algorithms.
+
+    That is what :func:`resolve` finds, and where it finds None a level that is no worse than JAX's default.
+    """
+    found = resolve(precision)
+    if found is not None:
+        return found
+    config: Any = jax.config
+    default = config.jax_default_matmul_precision
+    return _LEVELS_OF_ALGORITHMS.get(default, lax.Precision.HIGHEST)
+
+
 def gate_dtype(dtype: Any) -> np.dtype:
     """The dtype in which gates are computed: float32 for half precision, else the working dtype."""
     return jnp.promote_types(dtype, jnp.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import kernels
-from jaxlstm.precision import resolve
+from jaxlstm.precision import level_of, resolve
 from tests.paths import (
     LENGTHS,
     ON_ANY_BACKEND,
@@ -80,6 +80,30 @@ def test_none_is_what_jax_was_set_to_when_the_layer_was_called(backend: str) -> 
         assert resolve(None) is None
         found = products_of(*layer(PLAIN, precision=None, backend="scan")[:1], *layer(PLAIN)[1])
     assert {product.level for product in found} == {"BF16_BF16_F32"}
+
+
+@pytest.mark.parametrize(
+    ("default", "level"),
+    [
+        (None, "DEFAULT"),
+        ("tensorfloat32", "HIGH"),
+        ("BF16_BF16_F32", "DEFAULT"),
+        ("F16_F16_F32", "HIGH"),
+        ("TF32_TF32_F32", "HIGH"),
+        ("BF16_BF16_F32_X3", "HIGHEST"),  # a GPU's HIGH is TF32, of fewer bits
+        ("F32_F32_F32", "HIGHEST"),
+    ],
+)
+def test_a_kernel_is_no_coarser_than_the_default_of_jax(default: str | None, level: str) -> None:
+    from jaxlstm.kernels.gpu import cudnn
+    from jaxlstm.kernels.gpu.products import is_exact
+
+    with jax.default_matmul_precision(default):
+        assert level_of(None).name == level
+        assert is_exact(jnp.float32, None) == (level == "HIGHEST")
+        assert (cudnn.math_of(None).name == "HIGHEST") == (level == "HIGHEST")
+        for setting, wanted in LEVELS.items():  # asked for, they are what they are
+            assert level_of(setting).name == wanted
 
 
 @pytest.mark.skipif(not kernels.info()["native"], reason="the native kernel was not built")

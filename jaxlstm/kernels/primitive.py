@@ -10,6 +10,7 @@ function, since a custom call would tie the file to this package.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from functools import lru_cache, partial
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax._src.dispatch import prim_requires_devices_during_lowering  # has no public name
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -67,8 +67,8 @@ class Kernel:
         )
         for platform, kernel in kernels.items():
             mlir.register_lowering(primitive, partial(self._lower, kernel), platform=platform)
-        if kernels:  # their partition is a matter of the mesh of the program
-            prim_requires_devices_during_lowering.add(primitive)
+        if kernels:
+            _tell_of_mesh(primitive)
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """The tree of results."""
@@ -219,6 +219,18 @@ def _devices(context: Any) -> Devices:
     if context.num_devices == 1:
         return Devices.ONE
     return Devices.UNKNOWN if context.abstract_mesh is None else Devices.SEVERAL
+
+
+def _tell_of_mesh(primitive: Primitive) -> None:
+    """Have the lowering of a primitive be told the mesh of the program, which its partition is a matter of.
+
+    JAX has no public name for that. Where it has this one no more, :func:`_devices` is not told of several,
+    and in a program for them the plain function runs.
+    """
+    with suppress(ImportError):
+        from jax._src.dispatch import prim_requires_devices_during_lowering
+
+        prim_requires_devices_during_lowering.add(primitive)
 
 
 @lru_cache(maxsize=256)

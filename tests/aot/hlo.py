@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 COLLECTIVES = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+COPIES = ("copy", "copy-start", "copy-done")
 GEMM = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul)', re.IGNORECASE)
 CALLED = r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(?:\{([^}]*)\}|(%?[\w.\-]+))"
 
@@ -46,6 +47,11 @@ class Computation(NamedTuple):
     def root(self) -> Instruction:
         return next(i for i in self.instructions if i.line.startswith("ROOT "))
 
+    @property
+    def size(self) -> int:
+        """Instructions without copies: how many of those there are depends on what fits in which memory."""
+        return sum(i.op not in COPIES for i in self.instructions)
+
 
 class Product(NamedTuple):
     """A product of matrices: where, how exact, and whether it is in a loop."""
@@ -65,8 +71,13 @@ class Hlo:
 
     @property
     def size(self) -> int:
-        """How many instructions there are."""
-        return sum(len(c.instructions) for c in self.computations.values())
+        """How many instructions there are, without copies."""
+        return sum(c.size for c in self.computations.values())
+
+    @property
+    def size_of_loops(self) -> int:
+        """How many of these a loop runs."""
+        return sum(self.computations[name].size for name in self.in_loops)
 
     @cached_property
     def loops(self) -> tuple[Instruction, ...]:

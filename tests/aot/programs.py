@@ -13,13 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import jaxlstm
 from jaxlstm import LSTMConfig, LSTMState
-from jaxlstm.validate import BACKENDS
-
-# "auto" is one of the others, and "native" a kernel of the CPU alone
-DEVICE_BACKENDS = tuple(name for name in BACKENDS if name not in ("auto", "native"))
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,15 @@ class Program:
         return jax.grad(loss, argnums=(0, 1, 2)) if self.gradient else forward
 
 
+def each_in_one_process(programs: list[Program]) -> pytest.MarkDecorator:
+    """Parametrise by ``program``; what is compiled for one test of a program is there for the next.
+
+    So says ``pytest -n ... --dist loadgroup`` of ``make test-aot``.
+    """
+    rows = [pytest.param(p, marks=pytest.mark.xdist_group(str(p)), id=str(p)) for p in programs]
+    return pytest.mark.parametrize("program", rows)
+
+
 SMALL = LSTMConfig(128, 128)  # one tile of a TPU
 FORMS = (
     Program("plain", SMALL),
@@ -84,11 +90,4 @@ FORMS = (
         batch=13,
         ragged=True,
     ),
-)
-
-PROGRAMS = tuple(
-    form.but(gradient=gradient, backend=backend)
-    for form in FORMS
-    for gradient in (False, True)
-    for backend in DEVICE_BACKENDS
 )

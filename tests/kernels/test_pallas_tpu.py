@@ -107,6 +107,19 @@ def test_the_default_of_jax_is_honoured() -> None:
     np.testing.assert_array_equal(run(None), run("default"))
     with jax.default_matmul_precision("float32"):
         np.testing.assert_array_equal(run(None), run("highest"))
+    with jax.default_matmul_precision(
+        "BF16_BF16_F32_X3"
+    ):  # no level: what is no worse on any device
+        np.testing.assert_array_equal(run(None), run("highest"))
+
+
+def test_the_products_of_parts_do_not_depend_on_the_default_of_jax() -> None:
+    """They are of bfloat16, which a TPU multiplies exactly; of "high" its compiler knows nothing."""
+    x, w = jnp.ones((16, 8)), jnp.ones((8, 128))
+    with jax.default_matmul_precision("highest"):
+        jaxpr = jax.make_jaxpr(lambda x, w: product(x, split(w, 3), 3))(x, w)
+    dots = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+    assert [e.params["precision"] for e in dots] == [(jax.lax.Precision.DEFAULT,) * 2] * 3
 
 
 def test_parts_add_up() -> None:

@@ -26,7 +26,9 @@ MORE_CASES = ["two_axes", "nothing_sharded", "higher_derivatives", "older_partit
 
 
 @pytest.mark.parametrize(
-    "cases", [CASES, pytest.param(MORE_CASES, marks=pytest.mark.slow)], ids=["most", "more"]
+    "cases",
+    [CASES, pytest.param(MORE_CASES, marks=pytest.mark.slow), ["jax_without_its_private_name"]],
+    ids=["most", "more", "private name"],
 )
 def test_each_device_runs_the_kernel_on_its_rows(cases: list[str]) -> None:
     """See the functions of partition_child.py."""

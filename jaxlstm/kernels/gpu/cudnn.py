@@ -20,7 +20,7 @@ from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels.primitive import Kernel
 from jaxlstm.params import direction_params
-from jaxlstm.precision import Precision, resolve
+from jaxlstm.precision import Precision, level_of
 
 
 def run_layers(
@@ -90,7 +90,7 @@ def pack(params: Mapping[str, Any], config: LSTMConfig, layers: range) -> jax.Ar
 
 def math_of(precision: Precision) -> lax.Precision:
     """What cuDNN has of precisions: float32, or TF32 for everything below, as XLA does on a GPU."""
-    exact = resolve(precision) == lax.Precision.HIGHEST
+    exact = level_of(precision) == lax.Precision.HIGHEST
     return lax.Precision.HIGHEST if exact else lax.Precision.HIGH
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlstm.kernels.gpu.tiles import Tiles
-from jaxlstm.precision import Precision, resolve
+from jaxlstm.precision import Precision, level_of
 
 # Tensor cores multiply 16 rows at a time. Without them a row costs the same anywhere: one a program.
 ROWS_OF_TENSOR_CORES, SHORTEST = 16, 16
@@ -44,10 +44,10 @@ def is_exact(dtype: Any, precision: Precision) -> bool:
     """Whether products are float32's own, on the ordinary cores, and not on tensor cores."""
     if jnp.dtype(dtype) != jnp.float32:
         return False
-    return resolve(precision) == lax.Precision.HIGHEST
+    return level_of(precision) == lax.Precision.HIGHEST
 
 
 def product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
     """a (R, K) times b (K, N), summed in float32: (R, N)."""
-    exactness = lax.Precision.HIGHEST if a.dtype != jnp.float32 else resolve(precision)
-    return jnp.dot(a, b, precision=exactness, preferred_element_type=jnp.float32)
+    level = level_of(precision) if a.dtype == jnp.float32 else lax.Precision.HIGHEST
+    return jnp.dot(a, b, precision=level, preferred_element_type=jnp.float32)

@@ -19,17 +19,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlstm.precision import Precision, resolve
+from jaxlstm.precision import Precision, level_of
 
 PARTS = {lax.Precision.HIGHEST: 3, lax.Precision.HIGH: 2, lax.Precision.DEFAULT: 1}
+EXACT = lax.Precision.DEFAULT
 UPPER_HALF = -(2**16)  # of the bits of a float32: as a bfloat16 the number, rounded towards zero
 
 
 def parts_for(precision: Precision) -> int:
     """How many parts an operand of float32 has."""
-    config: Any = jax.config
-    found = resolve(precision) or resolve(config.jax_default_matmul_precision)
-    return PARTS[found or lax.Precision.DEFAULT]
+    return PARTS[level_of(precision)]
 
 
 def split(x: jax.Array, count: int) -> list[jax.Array]:
@@ -61,7 +60,8 @@ def product(x: jax.Array, weight: Sequence[Any], count: int) -> jax.Array:
     for j, part in enumerate(weight):
         met = parts[: max(1, count - j)]
         stacked = met[0] if len(met) == 1 else jnp.concatenate(met)
-        found = jnp.dot(stacked, part[...], preferred_element_type=jnp.float32)
+        # of bfloat16, and so exact; said, lest JAX's default be another
+        found = jnp.dot(stacked, part[...], precision=EXACT, preferred_element_type=jnp.float32)
         terms += [(i + j, found[i * rows : (i + 1) * rows]) for i in range(len(met))]
     terms.sort(key=lambda term: -term[0])  # the smallest first
     total = terms[0][1]
