@@ -30,7 +30,7 @@ def without_padding(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.where(inside[:, :, None], x, np.zeros((), x.dtype))
 
 
-def a_device(device: Any) -> Any:
+def one_device(device: Any) -> Any:
     """``device``, or JAX's default one if it is None."""
     if device is None:
         return jax.devices()[0]

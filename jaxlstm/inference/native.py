@@ -7,6 +7,7 @@ compilers. A batch large enough for AMX is one limit to that: it gets other bits
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,13 @@ def prepare(params: Mapping[str, Any], config: LSTMConfig) -> list[np.ndarray] |
 
     arrays: Any = {name: np.asarray(leaf) for name, leaf in params.items()}
     return [prepare(direction_params(arrays, config, *at)) for at in _directions(config)]
+
+
+def callers(count: int) -> contextlib.AbstractContextManager[None]:
+    """While this lasts, ``count`` threads run programs."""
+    from jaxlstm.kernels.cpu import prepared
+
+    return prepared.callers(count)
 
 
 def computed_steps(lengths: np.ndarray) -> int:

@@ -17,9 +17,9 @@ from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.inference import native, program, quantize
 from jaxlstm.inference.arguments import (
-    a_device,
     host_lengths,
     host_state,
+    one_device,
     positive,
     time_major_inputs,
     without_padding,
@@ -106,7 +106,7 @@ class Runner:
         self.max_batch = positive("max_batch", max_batch)
         self.length_buckets = length_buckets(self.max_length)
         self.batch_buckets = batch_buckets(self.max_batch)
-        self.device = a_device(device)
+        self.device = one_device(device)
         stored = quantize.prepare(params, self.dtype, weights)
         self._how: dict[str, Any] = {"config": program.time_major(config)}
         if native.runs_here(self.device, self.dtype, backend):

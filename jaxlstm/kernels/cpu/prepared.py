@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -62,6 +63,21 @@ def run(
     threads = np.int64(recurrence.THREADS)
     outputs, h, c = call(inputs, *weights, *state, lengths, reverse=reverse, threads=threads)
     return outputs, LSTMState(h, c)
+
+
+@contextlib.contextmanager
+def callers(count: int) -> Iterator[None]:
+    """While this lasts, ``count`` threads call the kernel at the same time: each gets its share of the cores.
+
+    Where calls are many, one core to each is faster than all to one, which have to meet after each step.
+    """
+    handle = library().handle
+    assert handle is not None
+    handle.jaxlstm_add_callers(count)
+    try:
+        yield
+    finally:
+        handle.jaxlstm_add_callers(-count)
 
 
 def _address(array: np.ndarray | None) -> ctypes.c_void_p:

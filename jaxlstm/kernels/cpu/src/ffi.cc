@@ -35,13 +35,23 @@ constexpr double kMultiplicationsPerThread = 40e3, kWorthHelpers = 200e-6;
 constexpr double kMultiplicationsPerSecond = 100e9;
 double seconds_to_read(double bytes) { return bytes / (bytes <= (1 << 20) ? 120e9 : 25e9); }
 
+// Calls at the same time share the pool's threads: those that run at this moment, or those that were said to come.
+std::atomic<int> running{0}, announced{0};
+
+class Running {
+ public:
+  Running() { running.fetch_add(1); }
+  ~Running() { running.fetch_sub(1); }
+  Running(const Running&) = delete;
+};
+
 // How long a call is: all of its multiplications, those between two meetings of its threads, and the time that it
 // takes to read the weights as often as it does.
 struct Effort {
   double all, step, reading;
   int threads(int64_t wanted, const ffi::ThreadPool& pool) const {
     if (wanted <= 0 && seconds() < kWorthHelpers) return 1;
-    const int64_t available = wanted > 0 ? wanted : pool.num_threads();
+    const int64_t available = wanted > 0 ? wanted : pool.num_threads() / std::max(running.load(), announced.load());
     return int(std::max<int64_t>(1, std::min<int64_t>(available, int64_t(step / kMultiplicationsPerThread))));
   }
   double seconds() const { return std::max(all / kMultiplicationsPerSecond, reading); }
@@ -98,6 +108,7 @@ template <class Problem>
 ffi::Error run(const Problem& problem, size_t (*scratch_bytes)(const Problem&),
                void (*kernel)(const Problem&, void*, int, int, Barrier&), Effort effort, int64_t wanted,
                ffi::ThreadPool& pool) {
+  const Running here;
   Scratch scratch(scratch_bytes(problem));
   if (!scratch.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
   run_as_team(effort.threads(wanted, pool), effort.seconds(), [&](auto task) { pool.Schedule(std::move(task)); },
@@ -364,6 +375,7 @@ void jaxlstm_prepare_weights(bool wide, int64_t input_size, int64_t hidden_size,
 int64_t jaxlstm_prepared_size(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
   return (wide ? jaxlstm::prepared_size<double> : jaxlstm::prepared_size<float>)(input_size, hidden_size, h_size, projected);
 }
+void jaxlstm_add_callers(int count) { jaxlstm::announced.fetch_add(count); }
 void jaxlstm_activations(const float* x, float* sigmoids, float* tanhs, long n) {
   jaxlstm::kernels().activations(x, sigmoids, tanhs, n);
 }
