@@ -22,7 +22,15 @@ def positive(name: str, value: Any) -> int:
     return number
 
 
-def a_device(device: Any) -> Any:
+def without_padding(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(time, batch, features) with zeros behind each length, where there may be anything, even NaN."""
+    if lengths.min() == len(x):
+        return x
+    inside = np.arange(len(x))[:, None] < lengths
+    return np.where(inside[:, :, None], x, np.zeros((), x.dtype))
+
+
+def one_device(device: Any) -> Any:
     """``device``, or JAX's default one if it is None."""
     if device is None:
         return jax.devices()[0]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ORDERS = ("length", "given")
 WINDOW = 64  # batches that are sorted together, and held, if the caller does not say
-IN_FLIGHT = 2  # one batch on the device while the host unpacks the last and packs the next
+IN_FLIGHT = 2  # batches at a time, each packed, computed and unpacked by one thread
 
 Result = tuple[np.ndarray, LSTMState]
 
@@ -68,39 +68,29 @@ def _windows(
 def _one_window(
     runner: Runner, arrays: list[np.ndarray], batch_size: int, order: str
 ) -> Iterator[Result]:
-    """The results of a window, in order, the host one batch behind the device."""
+    """The results of a window, in order, a few batches at a time."""
     indices = list(range(len(arrays)))
     if order == "length":
         indices.sort(key=lambda index: -len(arrays[index]))  # the largest first: memory fails early
+    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     results: dict[int, Result] = {}
-    running: deque[tuple[list[int], Any]] = deque()
-    for start in range(0, len(indices), batch_size):
-        rows = indices[start : start + batch_size]
-        running.append((rows, _start(runner, [arrays[index] for index in rows])))
-        if len(running) == IN_FLIGHT:
-            _finish(*running.popleft(), arrays, results)
-    while running:
-        _finish(*running.popleft(), arrays, results)
+    with runner._module.callers(IN_FLIGHT), ThreadPoolExecutor(IN_FLIGHT) as workers:
+        found = workers.map(lambda rows: _run(runner, [arrays[index] for index in rows]), batches)
+        for rows, batch in zip(batches, found, strict=True):
+            results.update(zip(rows, batch, strict=True))
     for index in range(len(arrays)):
         yield results.pop(index)
 
 
-def _start(runner: Runner, batch: list[np.ndarray]) -> Any:
+def _run(runner: Runner, batch: list[np.ndarray]) -> list[Result]:
+    """The results of one batch: copies, so that one result does not keep its whole batch alive."""
     lengths = np.array([len(array) for array in batch], np.int32)
     x = np.zeros((lengths.max(), len(batch), runner.config.input_size), runner.dtype)
     for row, array in enumerate(batch):
         x[: len(array), row] = array
-    return runner._dispatch(x, lengths, None)
-
-
-def _finish(
-    rows: list[int], running: Any, arrays: list[np.ndarray], results: dict[int, Result]
-) -> None:
-    """Await a batch and cut it up; copies, so that one result does not keep its whole batch alive."""
-    outputs, h_n, c_n = (np.asarray(leaf) for leaf in running)
-    for row, index in enumerate(rows):
-        state = LSTMState(h_n[:, row].copy(), c_n[:, row].copy())  # type: ignore[arg-type]
-        results[index] = outputs[: len(arrays[index]), row].copy(), state
+    outputs, h_n, c_n = (np.asarray(leaf) for leaf in runner._dispatch(x, lengths, None))
+    states = [LSTMState(h_n[:, row].copy(), c_n[:, row].copy()) for row in range(len(batch))]  # type: ignore[arg-type]
+    return [(outputs[: len(array), row].copy(), states[row]) for row, array in enumerate(batch)]
 
 
 def _sequence(runner: Runner, number: int, value: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ compilers. A batch large enough for AMX is one limit to that: it gets other bits
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,13 @@ def prepare(params: Mapping[str, Any], config: LSTMConfig) -> list[np.ndarray] |
     return [prepare(direction_params(arrays, config, *at)) for at in _directions(config)]
 
 
+def callers(count: int) -> contextlib.AbstractContextManager[None]:
+    """While this lasts, ``count`` threads run programs."""
+    from jaxlstm.kernels.cpu import prepared
+
+    return prepared.callers(count)
+
+
 def computed_steps(lengths: np.ndarray) -> int:
     """Time steps that the kernel computes for rows of these lengths: each up to the last row that has it."""
     return int(np.maximum.accumulate(lengths[::-1]).sum())
@@ -56,9 +64,7 @@ def forward(
     config: LSTMConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As :func:`jaxlstm.inference.program.forward`; ``packed`` is what :func:`prepare` made of the params."""
-    valid = valid_steps(lengths, inputs.shape[0])
-    x = jnp.where(valid[:, :, None], inputs, jnp.zeros_like(inputs))  # NaN there would turn AMX off
-    return _layers(params, packed, x, h_0, c_0, valid, config)
+    return _layers(params, packed, inputs, h_0, c_0, lengths, config)
 
 
 def step(
@@ -72,8 +78,7 @@ def step(
     config: LSTMConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As :func:`jaxlstm.inference.program.step`."""
-    valid = None if active is None else valid_steps(active, 1)
-    outputs, h, c = _layers(params, packed, inputs[None], h, c, valid, config)
+    outputs, h, c = _layers(params, packed, inputs[None], h, c, active, config)
     return outputs[0], h, c
 
 
@@ -83,7 +88,7 @@ def _layers(
     x: jax.Array,
     h_0: jax.Array,
     c_0: jax.Array,
-    valid: jax.Array | None,
+    lengths: jax.Array | None,
     config: LSTMConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     from jaxlstm.kernels.cpu import prepared, recurrence
@@ -93,10 +98,11 @@ def _layers(
         matrices = direction_params(params, config, layer, direction)
         state, reverse = LSTMState(h_0[slot], c_0[slot]), direction == 1
         if packed is None:
+            valid = None if lengths is None else valid_steps(lengths, x.shape[0])
             static = {"reverse": reverse, "precision": None}
             y, last = recurrence.KERNELS.run(matrices, x, state, valid, **static)
         else:
-            y, last = prepared.run(matrices, packed[slot], x, state, valid, reverse=reverse)
+            y, last = prepared.run(matrices, packed[slot], x, state, lengths, reverse=reverse)
         final.append(last)
         outputs.append(y)
         if len(outputs) == config.num_directions:

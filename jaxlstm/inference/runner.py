@@ -17,13 +17,15 @@ from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.inference import native, program, quantize
 from jaxlstm.inference.arguments import (
-    a_device,
     host_lengths,
     host_state,
+    one_device,
     positive,
     time_major_inputs,
+    without_padding,
 )
 from jaxlstm.inference.buckets import Stats, batch_buckets, bucket_of, length_buckets
+from jaxlstm.kernels.cpu.memory import aligned_zeros
 from jaxlstm.params import check_params
 from jaxlstm.precision import Precision, require_dtype
 
@@ -104,7 +106,7 @@ class Runner:
         self.max_batch = positive("max_batch", max_batch)
         self.length_buckets = length_buckets(self.max_length)
         self.batch_buckets = batch_buckets(self.max_batch)
-        self.device = a_device(device)
+        self.device = one_device(device)
         stored = quantize.prepare(params, self.dtype, weights)
         self._how: dict[str, Any] = {"config": program.time_major(config)}
         if native.runs_here(self.device, self.dtype, backend):
@@ -141,6 +143,7 @@ class Runner:
         x, unbatched = time_major_inputs(inputs, self.config, self.dtype)
         time, batch = x.shape[:2]
         lengths = host_lengths(seq_lengths, batch, time)
+        x = without_padding(x, lengths)
         state = None
         if initial_state is not None:
             state = host_state(initial_state, self.config, batch, self.dtype, unbatched)
@@ -206,15 +209,11 @@ class Runner:
 
     def batch_program(self, time: int, batch: int, *, donate: bool = False) -> Any:
         """The compiled ``forward`` of one shape; h_0 and c_0 donated or not."""
-        x = self._shape(time, batch, self.config.input_size)
-        lengths = jax.ShapeDtypeStruct((batch,), np.int32, sharding=x.sharding)
-        return self._compiled(self._module.forward, donate, x, *self._state_shapes(batch), lengths)
+        return self._compiled("forward", donate, (time, batch, self.config.input_size), True)
 
     def step_program(self, batch: int, *, masked: bool = False) -> Any:
         """The compiled ``step``, with ``active`` or not; h and c donated."""
-        x = self._shape(batch, self.config.input_size)
-        active = [jax.ShapeDtypeStruct((batch,), np.int32, sharding=x.sharding)] if masked else []
-        return self._compiled(self._module.step, True, x, *self._state_shapes(batch), *active)
+        return self._compiled("step", True, (batch, self.config.input_size), masked)
 
     def computed_steps(self, lengths: np.ndarray) -> int:
         """Time steps that a program computes for rows of these lengths, padding included."""
@@ -243,28 +242,33 @@ class Runner:
             )
         rows = bucket_of(batch, self.batch_buckets)
         steps = bucket_of(time, self.length_buckets)
-        padded = np.zeros((steps, rows, x.shape[2]), self.dtype)
+        padded = aligned_zeros((steps, rows, x.shape[2]), self.dtype)
         padded[:time, :batch] = x
         padded_lengths = np.zeros(rows, np.int32)
         padded_lengths[:batch] = lengths
-        padded_state = [np.zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)]
+        padded_state = [
+            aligned_zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)
+        ]
         for leaf, given in zip(padded_state, state or (), strict=False):
             leaf[:, :batch] = given
         self.count(int(lengths.sum()), self.computed_steps(padded_lengths))
         compiled = self.batch_program(steps, rows)
         return compiled(self._weights, padded, *padded_state, padded_lengths)
 
-    def _compiled(self, function: Any, donate: bool, *shapes: jax.ShapeDtypeStruct) -> Any:
-        key = (function, donate, shapes[0].shape, len(shapes))
+    def _compiled(self, *key: Any) -> Any:
         found = self._programs.get(key)
         if found is None:
             with self._compiling:
-                found = self._programs.get(key) or self._compile(function, donate, shapes)
+                found = self._programs.get(key) or self._compile(*key)
                 self._programs[key] = found
         return found
 
-    def _compile(self, function: Any, donate: bool, shapes: tuple) -> Any:
-        run = functools.partial(_run, function, how=self._how)
+    def _compile(self, name: str, donate: bool, inputs: tuple[int, ...], ragged: bool) -> Any:
+        batch = inputs[-2]
+        shapes = [self._shape(*inputs), *self._state_shapes(batch)]
+        if ragged:
+            shapes.append(jax.ShapeDtypeStruct((batch,), np.int32, sharding=shapes[0].sharding))
+        run = functools.partial(_run, getattr(self._module, name), how=self._how)
         jitted = jax.jit(run, donate_argnames=("h", "c") if donate else ())
         compiled = jitted.lower(self._weights, *shapes).compile()
         with self._counting:

@@ -10,8 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cell import LSTMState
-from jaxlstm.inference.arguments import host_array, host_lengths, host_state, time_major_inputs
+from jaxlstm.inference.arguments import (
+    host_array,
+    host_lengths,
+    host_state,
+    time_major_inputs,
+    without_padding,
+)
 from jaxlstm.inference.buckets import bucket_of
+from jaxlstm.kernels.cpu.memory import aligned_zeros
 
 if TYPE_CHECKING:
     from jaxlstm.inference.runner import Runner
@@ -87,7 +94,8 @@ class Stream:
         if len(x) == 1 and seq_lengths is None:
             outputs = self.step(np.ascontiguousarray(x[0]))[None]
         else:
-            outputs = self._run(x, host_lengths(seq_lengths, self.batch, len(x), least=0))
+            lengths = host_lengths(seq_lengths, self.batch, len(x), least=0)
+            outputs = self._run(without_padding(x, lengths), lengths)
         if unbatched:
             return outputs[:, 0]
         return outputs.swapaxes(0, 1) if config.batch_first else outputs
@@ -124,7 +132,7 @@ class Stream:
         for start in range(0, len(x), longest):
             piece = x[start : start + longest]
             steps = bucket_of(len(piece), self.runner.length_buckets)
-            padded = np.zeros((steps, *x.shape[1:]), x.dtype)
+            padded = aligned_zeros((steps, *x.shape[1:]), x.dtype)
             padded[: len(piece)] = piece
             left = np.clip(lengths - start, 0, len(piece)).astype(np.int32)
             compiled = self.runner.batch_program(steps, self.batch, donate=True)

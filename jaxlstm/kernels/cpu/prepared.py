@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,8 +14,7 @@ import numpy as np
 from jaxlstm.cell import LSTMState
 from jaxlstm.kernels.cpu import recurrence
 from jaxlstm.kernels.cpu.library import library
-
-ALIGNMENT = 64  # of a vector
+from jaxlstm.kernels.cpu.memory import aligned_zeros
 
 
 def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -33,7 +33,7 @@ def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
     sizes = [ctypes.c_int64(size) for size in (input_size, gates // 4, h_size)]
     wide = dtype == np.float64
     count = handle.jaxlstm_prepared_size(wide, *sizes, "weight_hr" in arrays)
-    prepared = _aligned(count, dtype)
+    prepared = aligned_zeros((count,), dtype)
     weights = (arrays.get(name) for name in ("weight_ih", "weight_hh", "bias", "weight_hr"))
     handle.jaxlstm_prepare_weights(wide, *sizes, *map(_address, weights), _address(prepared))
     return prepared
@@ -44,30 +44,40 @@ def run(
     prepared: Any,
     inputs: Any,
     state: Any,
-    valid: Any = None,
+    lengths: Any = None,
     *,
     reverse: bool = False,
 ) -> tuple[jax.Array, LSTMState]:
-    """As :func:`jaxlstm.scan.run`, with what :func:`prepare` made of the same ``params``.
+    """As :func:`jaxlstm.scan.run`, with what :func:`prepare` made of the same params.
 
-    These are read too where a batch is large enough for AMX, whose packing is another.
+    ``lengths`` are int32 (batch,), or None if every step is valid: a program that leaves XLA next to nothing
+    to compute runs at once, on the thread that calls. The params are read too, where a batch is large enough
+    for AMX, whose packing is another.
     """
     none = jnp.zeros(recurrence.LEFT_OUT, inputs.dtype)
-    valid = jnp.zeros(recurrence.LEFT_OUT, bool) if valid is None else valid
+    lengths = jnp.zeros(recurrence.LEFT_OUT, jnp.int32) if lengths is None else lengths
     shapes = [jax.ShapeDtypeStruct((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]
     shapes += [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in state]
     weights = (params["weight_ih"], params["weight_hh"], prepared, params.get("weight_hr", none))
     call: Any = jax.ffi.ffi_call("jaxlstm_forward_prepared", shapes)
     threads = np.int64(recurrence.THREADS)
-    outputs, h, c = call(inputs, *weights, *state, valid, reverse=reverse, threads=threads)
+    outputs, h, c = call(inputs, *weights, *state, lengths, reverse=reverse, threads=threads)
     return outputs, LSTMState(h, c)
 
 
-def _aligned(count: int, dtype: np.dtype) -> np.ndarray:
-    """Memory in which no vector lies across two lines of the cache, and which JAX need not copy."""
-    block = np.empty(count * dtype.itemsize + ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % ALIGNMENT
-    return block[start : start + count * dtype.itemsize].view(dtype)
+@contextlib.contextmanager
+def callers(count: int) -> Iterator[None]:
+    """While this lasts, ``count`` threads call the kernel at the same time: each gets its share of the cores.
+
+    Where calls are many, one core to each is faster than all to one, which have to meet after each step.
+    """
+    handle = library().handle
+    assert handle is not None
+    handle.jaxlstm_add_callers(count)
+    try:
+        yield
+    finally:
+        handle.jaxlstm_add_callers(-count)
 
 
 def _address(array: np.ndarray | None) -> ctypes.c_void_p:

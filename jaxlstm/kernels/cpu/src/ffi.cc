@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "instruction_sets.h"
 #include "memory.h"
@@ -29,20 +30,31 @@ const Kernels& kernels() {
 
 // How many threads one call is worth: below this many multiplications a step, meeting costs more than it saves, and so
 // does calling helpers for less than this time.
-constexpr double kMultiplicationsPerThread = 40e3, kWorthHelpers = 100e-6;
+constexpr double kMultiplicationsPerThread = 40e3, kWorthHelpers = 200e-6;
 // With few rows it is the reading of weights that takes time, from the second cache or beyond.
-constexpr double kMultiplicationsPerSecond = 100e9, kWeightBytesPerSecond = 50e9;
+constexpr double kMultiplicationsPerSecond = 100e9;
+double seconds_to_read(double bytes) { return bytes / (bytes <= (1 << 20) ? 120e9 : 25e9); }
 
-// How long a call is: all of its multiplications, those between two meetings of its threads, and the bytes of weights
-// that it reads.
+// Calls at the same time share the pool's threads: those that run at this moment, or those that were said to come.
+std::atomic<int> running{0}, announced{0};
+
+class Running {
+ public:
+  Running() { running.fetch_add(1); }
+  ~Running() { running.fetch_sub(1); }
+  Running(const Running&) = delete;
+};
+
+// How long a call is: all of its multiplications, those between two meetings of its threads, and the time that it
+// takes to read the weights as often as it does.
 struct Effort {
-  double all, step, weight_bytes;
+  double all, step, reading;
   int threads(int64_t wanted, const ffi::ThreadPool& pool) const {
     if (wanted <= 0 && seconds() < kWorthHelpers) return 1;
-    const int64_t available = wanted > 0 ? wanted : pool.num_threads();
+    const int64_t available = wanted > 0 ? wanted : pool.num_threads() / std::max(running.load(), announced.load());
     return int(std::max<int64_t>(1, std::min<int64_t>(available, int64_t(step / kMultiplicationsPerThread))));
   }
-  double seconds() const { return std::max(all / kMultiplicationsPerSecond, weight_bytes / kWeightBytesPerSecond); }
+  double seconds() const { return std::max(all / kMultiplicationsPerSecond, reading); }
 };
 
 std::string text(ffi::Span<const int64_t> dimensions) {
@@ -96,11 +108,24 @@ template <class Problem>
 ffi::Error run(const Problem& problem, size_t (*scratch_bytes)(const Problem&),
                void (*kernel)(const Problem&, void*, int, int, Barrier&), Effort effort, int64_t wanted,
                ffi::ThreadPool& pool) {
+  const Running here;
   Scratch scratch(scratch_bytes(problem));
   if (!scratch.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
   run_as_team(effort.threads(wanted, pool), effort.seconds(), [&](auto task) { pool.Schedule(std::move(task)); },
               [&](int thread, int size, Barrier& barrier) { kernel(problem, scratch.data(), thread, size, barrier); });
   return ffi::Error::Success();
+}
+
+// How many steps have a valid row, and how many valid rows there are in all.
+template <class Problem>
+std::pair<double, double> how_many(const Problem& p) {
+  if (!p.valid) return {double(p.time), double(p.time) * p.batch};
+  long steps = 0, rows = 0;
+  for (long t = 0; t < p.time; t++) {
+    const long found = std::count(p.valid + t * p.batch, p.valid + (t + 1) * p.batch, 1);
+    steps += found > 0, rows += found;
+  }
+  return {double(steps), double(rows)};
 }
 
 template <class T>
@@ -130,7 +155,7 @@ void prepare_weights(int64_t input_size, int64_t hidden_size, int64_t h_size, co
   else kernels().prepare_weights_f64(p, prepared);
 }
 
-// With `prepared`, `bias` is what jaxlstm_prepare_weights made of the weights and the bias.
+// With `prepared`, `bias` is what jaxlstm_prepare_weights made of the weights and the bias, and `valid` the lengths.
 template <class T>
 ffi::Error forward(Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias, Buffer& weight_hr, Buffer& h_0,
                    Buffer& c_0, Buffer& valid, Result& y, Result& h_n, Result& c_n, Result* derivative,
@@ -140,15 +165,23 @@ ffi::Error forward(Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias
   p.hidden_size = c_0.dimensions()[1], p.h_size = h_0.dimensions()[1], p.reverse = reverse;
   p.x = data<const T>(x), p.weight_ih = data<const T>(weight_ih), p.weight_hh = data<const T>(weight_hh);
   (prepared ? p.prepared : p.bias) = data<const T>(bias), p.weight_hr = data<const T>(weight_hr);
-  p.h_0 = data<const T>(h_0), p.c_0 = data<const T>(c_0), p.valid = data<const uint8_t>(valid);
+  p.h_0 = data<const T>(h_0), p.c_0 = data<const T>(c_0);
+  std::vector<uint8_t> inside;
+  if (prepared && !left_out(valid)) {
+    const int32_t* lengths = data<const int32_t>(valid);
+    for (long t = 0; t < p.time; t++)
+      for (long row = 0; row < p.batch; row++) inside.push_back(t < lengths[row]);
+  }
+  p.valid = prepared ? inside.data() : data<const uint8_t>(valid);
   p.y = output<T>(y), p.h_n = output<T>(h_n), p.c_n = output<T>(c_n);
   if (derivative) {
     p.by_gates = output<T>(derivative[0]), p.f = output<T>(derivative[1]);
     p.m_by_c = output<T>(derivative[2]), p.m = output<T>(derivative[3]);
   }
   if (p.batch == 0) return ffi::Error::Success();
-  const double step = double(p.batch) * 4 * p.hidden_size * (p.input_size + p.h_size);
-  const Effort effort{step * p.time, step, step / p.batch * p.time * sizeof(T)};
+  const double row = 4.0 * p.hidden_size * (p.input_size + p.h_size);
+  const auto [steps, rows] = how_many(p);
+  const Effort effort{row * rows, row * p.batch, steps * seconds_to_read(row * sizeof(T))};
   if constexpr (sizeof(T) == 4) return run(p, kernels().forward_scratch_f32, kernels().forward_f32, effort, wanted, pool);
   else return run(p, kernels().forward_scratch_f64, kernels().forward_f64, effort, wanted, pool);
 }
@@ -175,7 +208,8 @@ ffi::Error forward_checked(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, 
   if (left_out(weight_hr) && P != H) checker.complain("h_0 must be as wide as c_0 without weight_hr");
   checker.check("h_0", h_0, {B, P});
   checker.check("c_0", c_0, {B, H});
-  if (!left_out(valid)) checker.check("valid", valid, {T, B}, ffi::PRED);
+  if (!left_out(valid) && prepared) checker.check("lengths", valid, {B}, ffi::S32);
+  if (!left_out(valid) && !prepared) checker.check("valid", valid, {T, B}, ffi::PRED);
   checker.check("y", *y, {T, B, P});
   checker.check("h_n", *h_n, {B, P});
   checker.check("c_n", *c_n, {B, H});
@@ -199,9 +233,9 @@ ffi::Error run_forward(ffi::ThreadPool pool, Buffer x, Buffer weight_ih, Buffer 
 }
 
 ffi::Error run_forward_prepared(ffi::ThreadPool pool, Buffer x, Buffer weight_ih, Buffer weight_hh, Buffer prepared,
-                                Buffer weight_hr, Buffer h_0, Buffer c_0, Buffer valid, Result y, Result h_n,
+                                Buffer weight_hr, Buffer h_0, Buffer c_0, Buffer lengths, Result y, Result h_n,
                                 Result c_n, bool reverse, int64_t threads) {
-  return forward_checked(pool, x, weight_ih, weight_hh, prepared, weight_hr, h_0, c_0, valid, y, h_n, c_n, nullptr,
+  return forward_checked(pool, x, weight_ih, weight_hh, prepared, weight_hr, h_0, c_0, lengths, y, h_n, c_n, nullptr,
                          true, reverse, threads);
 }
 
@@ -230,7 +264,8 @@ ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr,
   p.grad_h_0 = output<T>(grad_h_0), p.grad_c_0 = output<T>(grad_c_0);
   if (p.batch == 0) return ffi::Error::Success();
   const double step = double(p.batch) * 4 * p.hidden_size * p.h_size;
-  const Effort effort{step * p.time, step, step / p.batch * p.time * sizeof(T)};
+  const auto [steps, rows] = how_many(p);
+  const Effort effort{step / p.batch * rows, step, steps * seconds_to_read(step / p.batch * sizeof(T))};
   if constexpr (sizeof(T) == 4) return run(p, kernels().backward_scratch_f32, kernels().backward_f32, effort, wanted, pool);
   else return run(p, kernels().backward_scratch_f64, kernels().backward_f64, effort, wanted, pool);
 }
@@ -340,6 +375,7 @@ void jaxlstm_prepare_weights(bool wide, int64_t input_size, int64_t hidden_size,
 int64_t jaxlstm_prepared_size(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
   return (wide ? jaxlstm::prepared_size<double> : jaxlstm::prepared_size<float>)(input_size, hidden_size, h_size, projected);
 }
+void jaxlstm_add_callers(int count) { jaxlstm::announced.fetch_add(count); }
 void jaxlstm_activations(const float* x, float* sigmoids, float* tanhs, long n) {
   jaxlstm::kernels().activations(x, sigmoids, tanhs, n);
 }
