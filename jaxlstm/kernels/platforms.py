@@ -15,9 +15,11 @@ from jaxlstm import scan
 from jaxlstm.cell import LSTMState, StepDerivative
 from jaxlstm.kernels.primitive import Kernel
 from jaxlstm.placement import whole_beside
-from jaxlstm.precision import gate_dtype, resolve
+from jaxlstm.precision import gate_dtype, linear, resolve
 
 Shape: Any = jax.ShapeDtypeStruct  # in trees whose classes say jax.Array
+# Those of scan.gates_tangent, and where each has the batch.
+TANGENTS = {"inputs": 1, "weight_ih": None, "weight_hh": None, "bias": None}
 
 
 class Kernels(NamedTuple):
@@ -29,14 +31,15 @@ class Kernels(NamedTuple):
       cotangent: ``(weights, derivative, valid, (outputs_bar, state_bar))``, and ``projected``, to the
         cotangents of dz, of dW_hr m (None unless projected) and of the first state: the transpose of
         :func:`jaxlstm.scan.run_tangent`.
-      weight_gradient: ``(grad_gates (T, B, 4H), operand (T, B, in))`` and ``precision`` alone to (4H, in),
-        a sum over steps and rows; None: a product by XLA.
+      gradients: ``(weight_ih, inputs, outputs, h_0, valid, grad_gates (T, B, 4H))``, and ``wanted``, names of
+        tangents of :func:`jaxlstm.scan.gates_tangent`, to a dict of their cotangents: its transpose. None:
+        products by XLA.
     """
 
     run: Callable[..., Any]
     run_and_differentiate: Callable[..., Any]
     cotangent: Callable[..., Any]
-    weight_gradient: Callable[..., Any] | None = None
+    gradients: Callable[..., Any] | None = None
 
 
 def run_shapes(
@@ -100,28 +103,76 @@ def _outputs_and_state(*arguments: Any, **static: Any) -> list[int]:
     return [1, 0, 0]
 
 
-def _weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
-    over_steps = (((0, 1), (0, 1)), ((), ()))
-    product = jax.lax.dot_general(
-        grad_gates,
-        operand,
-        over_steps,
-        precision=resolve(precision),
-        preferred_element_type=grad_gates.dtype,
-        out_sharding=whole_beside(grad_gates, 2),
-    )
-    return product.astype(operand.dtype)
+def _gates_tangent(
+    weight_ih: Any,
+    inputs: Any,
+    outputs: Any,
+    h_0: Any,
+    valid: Any,
+    tangents: dict,
+    *,
+    reverse: bool,
+    precision: Any,
+) -> Any:
+    return scan.gates_tangent(weight_ih, inputs, outputs, h_0, valid, tangents, reverse, precision)
 
 
-def weight_gradient_shape(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
-    """The shape of what ``weight_gradient`` returns."""
-    del precision
-    return Shape((grad_gates.shape[2], operand.shape[2]), operand.dtype)
+def _gates_tangent_shape(weight_ih: Any, inputs: Any, *_: Any, **static: Any) -> Any:
+    del static
+    return Shape((*inputs.shape[:2], weight_ih.shape[0]), gate_dtype(inputs.dtype))
 
 
-def _weight_tangent_shape(operand: Any, dweight: Any, *, precision: Any) -> Any:
-    del precision
-    return Shape((*operand.shape[:2], dweight.shape[0]), gate_dtype(operand.dtype))
+def _gradients(
+    weight_ih: Any,
+    inputs: Any,
+    outputs: Any,
+    h_0: Any,
+    valid: Any,
+    grad_gates: Any,
+    *,
+    wanted: tuple[str, ...],
+    reverse: bool,
+    precision: Any,
+) -> Any:
+    """The transpose of :func:`_gates_tangent`."""
+
+    def by_weight(operand: Any) -> Any:
+        product = jax.lax.dot_general(
+            grad_gates,
+            operand,
+            (((0, 1), (0, 1)), ((), ())),  # over steps and rows
+            precision=resolve(precision),
+            preferred_element_type=grad_gates.dtype,
+            out_sharding=whole_beside(grad_gates, 2),
+        )
+        return product.astype(operand.dtype)
+
+    found = {}
+    if "inputs" in wanted:
+        through = lambda dx: linear(dx, weight_ih, precision=precision)  # noqa: E731
+        (found["inputs"],) = jax.linear_transpose(through, inputs)(grad_gates)
+    if "weight_ih" in wanted:
+        found["weight_ih"] = by_weight(inputs)
+    if "weight_hh" in wanted:
+        found["weight_hh"] = by_weight(scan.states_before(outputs, h_0, valid, reverse))
+    if "bias" in wanted:
+        found["bias"] = grad_gates.sum((0, 1)).astype(inputs.dtype)
+    return found
+
+
+def gradients_shapes(
+    weight_ih: Any, inputs: Any, outputs: Any, *_: Any, wanted: tuple[str, ...], **static: Any
+) -> Any:
+    """The shapes of what ``gradients`` returns."""
+    del static
+    gates, dtype = weight_ih.shape[0], inputs.dtype
+    shapes = {
+        "inputs": inputs.shape,
+        "weight_ih": weight_ih.shape,
+        "weight_hh": (gates, outputs.shape[2]),
+        "bias": (gates,),
+    }
+    return {name: Shape(shapes[name], dtype) for name in wanted}
 
 
 def recurrence_of(
@@ -180,24 +231,26 @@ def recurrence_of(
             params, derivative, valid, cotangents, projected=linear[1] is not None, **static
         )
     )
-    weight_tangent = Kernel(
-        f"{name}_weight_tangent",
-        scan.weight_tangent,
+    gates_tangent = Kernel(
+        f"{name}_gates_tangent",
+        _gates_tangent,
         {},
-        _weight_tangent_shape,
-        (1, None),
+        _gates_tangent_shape,
+        (None, 1, 1, 0, 1, TANGENTS),
         lambda *_, **static: [1],
     )
-    weight_gradient = Kernel(
-        f"{name}_weight_gradient",
-        _weight_gradient,
-        of("weight_gradient"),
-        weight_gradient_shape,
-        (1, 1),
-        lambda *_, **static: [None],
+    gradients = Kernel(
+        f"{name}_gradients",
+        _gradients,
+        of("gradients"),
+        gradients_shapes,
+        (None, 1, 1, 0, 1, 1),
+        lambda *_, wanted, **static: [TANGENTS[each] for each in sorted(wanted)],
     )
-    weight_tangent.transposed_by(
-        lambda operand, dweight, dz, **static: weight_gradient(dz, operand, **static)
+    gates_tangent.transposed_by(
+        lambda weight_ih, inputs, outputs, h_0, valid, tangents, dz, **static: gradients(
+            weight_ih, inputs, outputs, h_0, valid, dz, wanted=tuple(sorted(tangents)), **static
+        )
     )
 
     def run_tangent(
@@ -222,7 +275,7 @@ def recurrence_of(
             differentiate(params, inputs, state, valid, reverse=reverse, precision=precision)
         ),
         run_tangent=run_tangent,
-        weight_tangent=lambda operand, dweight, precision: weight_tangent(
-            operand, dweight, precision=precision
+        gates_tangent=lambda *arguments: gates_tangent(
+            *arguments[:6], reverse=arguments[6], precision=arguments[7]
         ),
     )

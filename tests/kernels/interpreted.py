@@ -11,5 +11,5 @@ from jaxlstm.scan import Recurrence
 def interpreted(name: str, kernels: Kernels) -> Recurrence:
     """The recurrence that runs a GPU's or a TPU's kernels here, each with ``interpret=True``."""
     run, differentiate, cotangent = (partial(kernel, interpret=True) for kernel in kernels[:3])
-    assert kernels.weight_gradient is None
+    assert kernels.gradients is None
     return recurrence_of(name, {"cpu": Kernels(run, differentiate, cotangent)})

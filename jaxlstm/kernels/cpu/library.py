@@ -22,7 +22,7 @@ TARGETS = (
     "jaxlstm_forward",
     "jaxlstm_forward_and_differentiate",
     "jaxlstm_backward",
-    "jaxlstm_weight_gradient",
+    "jaxlstm_gradients",
 )
 
 

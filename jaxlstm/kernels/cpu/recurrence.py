@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxlstm.cell import LSTMState, StepDerivative
 from jaxlstm.kernels.platforms import (
+    TANGENTS,
     Kernels,
     Shape,
     differentiate_shapes,
+    gradients_shapes,
     recurrence_of,
     run_shapes,
-    weight_gradient_shape,
 )
 
 LEFT_OUT = (0,)  # the shape of an array that is not there
@@ -88,13 +89,26 @@ def cotangent(
     return dz, dh_projection if projected else None, LSTMState(h, c)
 
 
-def weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
-    """``grad_gates^T operand``, summed over steps and rows: (T, B, 4H), (T, B, in) -> (4H, in)."""
-    shape = weight_gradient_shape(grad_gates, operand, precision=precision)
-    call: Any = jax.ffi.ffi_call("jaxlstm_weight_gradient", shape)
-    return call(grad_gates, operand, threads=np.int64(THREADS))
+def gradients(
+    weight_ih: Any,
+    inputs: Any,
+    outputs: Any,
+    h_0: Any,
+    valid: Any,
+    grad_gates: Any,
+    *,
+    wanted: tuple[str, ...],
+    reverse: bool,
+    precision: Any,
+) -> Any:
+    """The transpose of :func:`jaxlstm.scan.gates_tangent`, in one call: XLA would run several at once."""
+    operands = weight_ih, inputs, outputs, h_0
+    found = gradients_shapes(*operands, wanted=wanted, reverse=reverse, precision=precision)
+    none = Shape(LEFT_OUT, inputs.dtype)
+    call: Any = jax.ffi.ffi_call("jaxlstm_gradients", [found.get(name, none) for name in TANGENTS])
+    operands = (grad_gates, inputs, outputs, h_0, _valid(valid), weight_ih)
+    results = call(*operands, reverse=reverse, threads=np.int64(THREADS))
+    return {name: r for name, r in zip(TANGENTS, results, strict=True) if name in wanted}
 
 
-NATIVE = recurrence_of(
-    "lstm", {"cpu": Kernels(run, run_and_differentiate, cotangent, weight_gradient)}
-)
+NATIVE = recurrence_of("lstm", {"cpu": Kernels(run, run_and_differentiate, cotangent, gradients)})
