@@ -24,7 +24,7 @@ rather than computing nonlinearities twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +51,7 @@ class Recurrence(NamedTuple):
     run: Callable[..., tuple[jax.Array, LSTMState]]
     run_and_differentiate: Callable[..., tuple]
     run_tangent: Callable[..., tuple[jax.Array, LSTMState]]
-    weight_tangent: Callable[..., jax.Array]
+    gates_tangent: Callable[..., jax.Array]
 
 
 def scan_direction(
@@ -169,12 +169,36 @@ def run_tangent(
     return outputs, state
 
 
-def weight_tangent(operand: jax.Array, dweight: jax.Array, precision: Precision) -> jax.Array:
-    """dW x for all steps: (T, B, in), (4H, in) -> (T, B, 4H). Its transpose is the gradient of a weight."""
-    return linear(operand, dweight, precision=precision)
+def gates_tangent(
+    weight_ih: jax.Array,
+    inputs: jax.Array,
+    outputs: jax.Array,
+    h_0: jax.Array,
+    valid: jax.Array | None,
+    tangents: dict[str, jax.Array],
+    reverse: bool,
+    precision: Precision,
+) -> jax.Array:
+    """dz of the module's text, (T, B, 4H), linear in ``tangents``.
+
+    Those are of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``, the sum of the two; what is not there
+    is zero.
+    """
+    dtype = gate_dtype(inputs.dtype)
+    dz = jnp.zeros((*inputs.shape[:-1], weight_ih.shape[0]), dtype)
+    if "inputs" in tangents:
+        dz += linear(tangents["inputs"], weight_ih, precision=precision)
+    if "weight_ih" in tangents:
+        dz += linear(inputs, tangents["weight_ih"], precision=precision)
+    if "weight_hh" in tangents:
+        h_before = states_before(outputs, h_0, valid, reverse)
+        dz += linear(h_before, tangents["weight_hh"], precision=precision)
+    if "bias" in tangents:
+        dz += tangents["bias"].astype(dtype)
+    return dz
 
 
-PLAIN = Recurrence(run, run_and_differentiate, run_tangent, weight_tangent)
+PLAIN = Recurrence(run, run_and_differentiate, run_tangent, gates_tangent)
 
 
 @partial(_run.defjvp, symbolic_zeros=True)
@@ -184,10 +208,15 @@ def _run_jvp(
     params, inputs, initial_state, valid = primals
     dparams, dinputs, dstate, _ = tangents
     out, derivative, m = recurrence.run_and_differentiate(*primals, reverse, precision)
-    h_before = states_before(out[0], initial_state.h, valid, reverse)
-    weight_tangent = partial(recurrence.weight_tangent, precision=precision)
-    dz = gates_tangent(
-        params, dparams, inputs, dinputs, h_before, weight_tangent, precision=precision
+    dz = recurrence.gates_tangent(
+        params["weight_ih"],
+        inputs,
+        out[0],
+        initial_state.h,
+        valid,
+        _present(dinputs, dparams),
+        reverse,
+        precision,
     )
     dh_projection = None
     if m is not None and not _is_zero(dparams["weight_hr"]):
@@ -203,28 +232,15 @@ def _run_jvp(
     )
 
 
-def gates_tangent(
-    params: dict[str, Any],
-    dparams: dict[str, Any],
-    inputs: jax.Array,
-    dinputs: Any,
-    h_before: jax.Array,
-    weight_tangent: Callable[..., jax.Array],
-    *,
-    precision: Precision,
-) -> jax.Array:
-    """dz of the module's text, (T, B, 4H), from those tangents that are not known to be zero."""
-    weight_ih, dtype = params["weight_ih"], gate_dtype(inputs.dtype)
-    dz = jnp.zeros((*inputs.shape[:-1], weight_ih.shape[0]), dtype)
-    if not _is_zero(dinputs):
-        dz += linear(dinputs, weight_ih, precision=precision)
-    for name, operand in (("weight_ih", inputs), ("weight_hh", h_before)):
-        if not _is_zero(dparams[name]):
-            dz += weight_tangent(operand, dparams[name])
-    for name in ("bias_ih", "bias_hh"):
-        if name in params and not _is_zero(dparams[name]):
-            dz += dparams[name].astype(dtype)
-    return dz
+def _present(dinputs: Any, dparams: dict[str, Any]) -> dict[str, jax.Array]:
+    """Those tangents of :func:`gates_tangent` that are not known to be zero."""
+    found = {"inputs": dinputs, **{name: dparams[name] for name in ("weight_ih", "weight_hh")}}
+    found = {name: tangent for name, tangent in found.items() if not _is_zero(tangent)}
+    biases = [dparams[name] for name in ("bias_ih", "bias_hh") if name in dparams]
+    biases = [bias for bias in biases if not _is_zero(bias)]
+    if biases:
+        found["bias"] = reduce(jnp.add, biases)
+    return found
 
 
 def states_before(

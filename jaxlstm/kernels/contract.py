@@ -17,6 +17,8 @@ from jaxlstm.cell import LSTMState, StepDerivative
 from jaxlstm.precision import gate_dtype
 
 Shape: Any = jax.ShapeDtypeStruct  # in trees whose classes say jax.Array
+# Those of scan.gates_tangent, and where each has the batch.
+TANGENTS = {"inputs": 1, "weight_ih": None, "weight_hh": None, "bias": None}
 Found = dict[str, Any] | None  # arrays by name; None: there is no kernel for this call
 
 
@@ -30,13 +32,14 @@ class Kernels(NamedTuple):
         kernel for these arguments.
       backward: ``(weights, derivative, valid, (outputs_bar, state_bar), out)`` to cotangents: "z_bar" of dz,
         "h_bar" and "c_bar" of the first state, "projection_bar" of dW_hr m if that is wanted. None as above.
-      weight_gradient: ``(grad_gates (T, B, 4H), operand (T, B, in))`` and ``precision`` alone to (4H, in),
-        a sum over steps and rows; None: a product by XLA.
+      gradients: ``(weight_ih, inputs, outputs, h_0, valid, grad_gates (T, B, 4H))``, and ``wanted``, names of
+        tangents of :func:`jaxlstm.scan.gates_tangent`, to a dict of their cotangents: its transpose. None:
+        products by XLA.
     """
 
     forward: Callable[..., Found]
     backward: Callable[..., Found]
-    weight_gradient: Callable[..., Any] | None = None
+    gradients: Callable[..., Any] | None = None
 
     def run(self, params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
         """As :func:`jaxlstm.scan.run`."""
@@ -115,6 +118,21 @@ def cotangent_shapes(
     outputs, state = jax.tree.map(lambda x: Shape(x.shape, x.dtype), cotangents)
     gates = derivative.by_gates
     return Shape(gates.shape, gates.dtype), outputs if projected else None, state
+
+
+def gradients_shapes(
+    weight_ih: Any, inputs: Any, outputs: Any, *_: Any, wanted: tuple[str, ...], **static: Any
+) -> Any:
+    """The shapes of what ``gradients`` returns."""
+    del static
+    gates, dtype = weight_ih.shape[0], inputs.dtype
+    shapes = {
+        "inputs": inputs.shape,
+        "weight_ih": weight_ih.shape,
+        "weight_hh": (gates, outputs.shape[2]),
+        "bias": (gates,),
+    }
+    return {name: Shape(shapes[name], dtype) for name in wanted}
 
 
 def plain_tangent(

@@ -13,17 +13,19 @@ import jax
 
 from jaxlstm import scan
 from jaxlstm.kernels.contract import (
+    TANGENTS,
     Kernels,
     Shape,
     cotangent_shapes,
     differentiate_shapes,
+    gradients_shapes,
     plain_cotangent,
     plain_tangent,
     run_shapes,
 )
 from jaxlstm.kernels.primitive import Kernel
 from jaxlstm.placement import whole_beside
-from jaxlstm.precision import gate_dtype, resolve
+from jaxlstm.precision import gate_dtype, linear, resolve
 
 
 def _tangent_shapes(params: Any, derivative: Any, valid: Any, linear: tuple, **static: Any) -> Any:
@@ -36,28 +38,61 @@ def _outputs_and_state(*arguments: Any, **static: Any) -> list[int]:
     return [1, 0, 0]
 
 
-def _weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
-    over_steps = (((0, 1), (0, 1)), ((), ()))
-    product = jax.lax.dot_general(
-        grad_gates,
-        operand,
-        over_steps,
-        precision=resolve(precision),
-        preferred_element_type=grad_gates.dtype,
-        out_sharding=whole_beside(grad_gates, 2),
-    )
-    return product.astype(operand.dtype)
+def _gates_tangent(
+    weight_ih: Any,
+    inputs: Any,
+    outputs: Any,
+    h_0: Any,
+    valid: Any,
+    tangents: dict,
+    *,
+    reverse: bool,
+    precision: Any,
+) -> Any:
+    return scan.gates_tangent(weight_ih, inputs, outputs, h_0, valid, tangents, reverse, precision)
 
 
-def weight_gradient_shape(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
-    """The shape of what ``weight_gradient`` returns."""
-    del precision
-    return Shape((grad_gates.shape[2], operand.shape[2]), operand.dtype)
+def _gates_tangent_shape(weight_ih: Any, inputs: Any, *_: Any, **static: Any) -> Any:
+    del static
+    return Shape((*inputs.shape[:2], weight_ih.shape[0]), gate_dtype(inputs.dtype))
 
 
-def _weight_tangent_shape(operand: Any, dweight: Any, *, precision: Any) -> Any:
-    del precision
-    return Shape((*operand.shape[:2], dweight.shape[0]), gate_dtype(operand.dtype))
+def _gradients(
+    weight_ih: Any,
+    inputs: Any,
+    outputs: Any,
+    h_0: Any,
+    valid: Any,
+    grad_gates: Any,
+    *,
+    wanted: tuple[str, ...],
+    reverse: bool,
+    precision: Any,
+) -> Any:
+    """The transpose of :func:`_gates_tangent`."""
+
+    def by_weight(operand: Any) -> Any:
+        product = jax.lax.dot_general(
+            grad_gates,
+            operand,
+            (((0, 1), (0, 1)), ((), ())),  # over steps and rows
+            precision=resolve(precision),
+            preferred_element_type=grad_gates.dtype,
+            out_sharding=whole_beside(grad_gates, 2),
+        )
+        return product.astype(operand.dtype)
+
+    found = {}
+    if "inputs" in wanted:
+        through = lambda dx: linear(dx, weight_ih, precision=precision)  # noqa: E731
+        (found["inputs"],) = jax.linear_transpose(through, inputs)(grad_gates)
+    if "weight_ih" in wanted:
+        found["weight_ih"] = by_weight(inputs)
+    if "weight_hh" in wanted:
+        found["weight_hh"] = by_weight(scan.states_before(outputs, h_0, valid, reverse))
+    if "bias" in wanted:
+        found["bias"] = grad_gates.sum((0, 1)).astype(inputs.dtype)
+    return found
 
 
 def recurrence_of(
@@ -116,24 +151,26 @@ def recurrence_of(
             params, derivative, valid, cotangents, projected=linear[1] is not None, **static
         )
     )
-    weight_tangent = Kernel(
-        f"{name}_weight_tangent",
-        scan.weight_tangent,
+    gates_tangent = Kernel(
+        f"{name}_gates_tangent",
+        _gates_tangent,
         {},
-        _weight_tangent_shape,
-        (1, None),
+        _gates_tangent_shape,
+        (None, 1, 1, 0, 1, TANGENTS),
         lambda *_, **static: [1],
     )
-    weight_gradient = Kernel(
-        f"{name}_weight_gradient",
-        _weight_gradient,
-        of("weight_gradient"),
-        weight_gradient_shape,
-        (1, 1),
-        lambda *_, **static: [None],
+    gradients = Kernel(
+        f"{name}_gradients",
+        _gradients,
+        of("gradients"),
+        gradients_shapes,
+        (None, 1, 1, 0, 1, 1),
+        lambda *_, wanted, **static: [TANGENTS[each] for each in sorted(wanted)],
     )
-    weight_tangent.transposed_by(
-        lambda operand, dweight, dz, **static: weight_gradient(dz, operand, **static)
+    gates_tangent.transposed_by(
+        lambda weight_ih, inputs, outputs, h_0, valid, tangents, dz, **static: gradients(
+            weight_ih, inputs, outputs, h_0, valid, dz, wanted=tuple(sorted(tangents)), **static
+        )
     )
 
     def run_tangent(
@@ -158,7 +195,7 @@ def recurrence_of(
             differentiate(params, inputs, state, valid, reverse=reverse, precision=precision)
         ),
         run_tangent=run_tangent,
-        weight_tangent=lambda operand, dweight, precision: weight_tangent(
-            operand, dweight, precision=precision
+        gates_tangent=lambda *arguments: gates_tangent(
+            *arguments[:6], reverse=arguments[6], precision=arguments[7]
         ),
     )

@@ -35,7 +35,7 @@ class Kernel:
         has any.
       shapes: the same in ``jax.ShapeDtypeStruct``.
       batch_axes: for each argument the axis of the batch in all its arrays, or None for weights, or a
-        tuple of these.
+        tuple of these, or where the argument is a dict, a dict.
       result_batch_axes: for each leaf of the result; None where it is a sum over the batch, and then the
         function is the plain one under ``jax.vmap``.
       insists: the backend, if a program of another platform is an error and not the plain function.
@@ -239,6 +239,9 @@ def _compiled(primitive: Primitive, static: tuple) -> Callable:
 
 
 def _axes_of_leaves(tree: Any, axes: Any) -> list[int | None]:
+    if isinstance(axes, dict):
+        names = sorted(tree)  # as JAX has their leaves
+        tree, axes = [tree[name] for name in names], tuple(axes[name] for name in names)
     if isinstance(axes, tuple):
         pairs = zip(tree, axes, strict=True)
         return [axis for part in pairs for axis in _axes_of_leaves(*part)]

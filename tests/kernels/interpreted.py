@@ -12,5 +12,5 @@ from jaxlstm.scan import Recurrence
 def interpreted(name: str, kernels: Kernels) -> Recurrence:
     """The recurrence that runs a GPU's or a TPU's kernels here, each with ``interpret=True``."""
     forward, backward = (partial(f, interpret=True) for f in (kernels.forward, kernels.backward))
-    assert kernels.weight_gradient is None
+    assert kernels.gradients is None
     return recurrence_of(name, {"cpu": Kernels(forward, backward)})

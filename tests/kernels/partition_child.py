@@ -28,7 +28,7 @@ FORWARD = {"jaxlstm_forward": 2}
 STEP = {
     "jaxlstm_forward_and_differentiate": 2,
     "jaxlstm_backward": 2,
-    "jaxlstm_weight_gradient": 4,
+    "jaxlstm_gradients": 2,
 }
 BATCH = (P(), P(None, "b"), P(None, "b"), P("b"))
 PROBLEM = Problem(5, 16, 8, 16, proj_size=8, bidirectional=True, ragged=True)

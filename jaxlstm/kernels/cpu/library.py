@@ -23,7 +23,7 @@ TARGETS = (
     "jaxlstm_forward_prepared",
     "jaxlstm_forward_and_differentiate",
     "jaxlstm_backward",
-    "jaxlstm_weight_gradient",
+    "jaxlstm_gradients",
 )
 
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.kernels.contract import Found, Kernels, Shape
-from jaxlstm.kernels.platforms import recurrence_of, weight_gradient_shape
+from jaxlstm.kernels.contract import TANGENTS, Found, Kernels, Shape, gradients_shapes
+from jaxlstm.kernels.platforms import recurrence_of
 
 LEFT_OUT = (0,)  # the shape of an array that is not there
 THREADS = 0  # as many as XLA's own pool has
@@ -76,12 +76,27 @@ def run_backward(
     return dict(zip(("z_bar", "projection_bar", "h_bar", "c_bar"), found, strict=True))
 
 
-def weight_gradient(grad_gates: Any, operand: Any, *, precision: Any) -> Any:
-    """``grad_gates^T operand``, summed over steps and rows: (T, B, 4H), (T, B, in) -> (4H, in)."""
-    shape = weight_gradient_shape(grad_gates, operand, precision=precision)
-    call: Any = jax.ffi.ffi_call("jaxlstm_weight_gradient", shape)
-    return call(grad_gates, operand, threads=np.int64(THREADS))
+def gradients(
+    weight_ih: Any,
+    inputs: Any,
+    outputs: Any,
+    h_0: Any,
+    valid: Any,
+    grad_gates: Any,
+    *,
+    wanted: tuple[str, ...],
+    reverse: bool,
+    precision: Any,
+) -> Any:
+    """The transpose of :func:`jaxlstm.scan.gates_tangent`, in one call: XLA would run several at once."""
+    operands = weight_ih, inputs, outputs, h_0
+    found = gradients_shapes(*operands, wanted=wanted, reverse=reverse, precision=precision)
+    none = Shape(LEFT_OUT, inputs.dtype)
+    call: Any = jax.ffi.ffi_call("jaxlstm_gradients", [found.get(name, none) for name in TANGENTS])
+    operands = (grad_gates, inputs, outputs, h_0, _valid(valid), weight_ih)
+    results = call(*operands, reverse=reverse, threads=np.int64(THREADS))
+    return {name: r for name, r in zip(TANGENTS, results, strict=True) if name in wanted}
 
 
-KERNELS = Kernels(run_forward, run_backward, weight_gradient)
+KERNELS = Kernels(run_forward, run_backward, gradients)
 NATIVE = recurrence_of("lstm", {"cpu": KERNELS})

@@ -54,19 +54,23 @@ class Magnitude {
   __m512i largest_ = _mm512_setzero_si512();
 };
 
-// What each thread saw of the left and the right operands of one call, kept where all can read it.
+// What each thread saw of the operands of one call, kept where all can read it.
 class Magnitudes {
  public:
   static constexpr int kMostThreads = 1024;
-  static constexpr long kSize = 2 * kMostThreads;
+  static constexpr long kOperands = 4, kSize = kOperands * kMostThreads;
   explicit Magnitudes(uint32_t* seen) : seen_(seen) {}
-  void tell(int thread, const Magnitude& left, const Magnitude& right) {
-    seen_[2 * thread] = left.bits(), seen_[2 * thread + 1] = right.bits();
+  void tell(int thread, const Magnitude& a, const Magnitude& b, const Magnitude& c = {}, const Magnitude& d = {}) {
+    const Magnitude* operands[kOperands] = {&a, &b, &c, &d};
+    for (int i = 0; i < kOperands; i++) seen_[kOperands * thread + i] = operands[i]->bits();
   }
   bool fit(int threads) const {
-    uint32_t largest[2] = {};
-    for (int i = 0; i < 2 * threads; i++) if (seen_[i] > largest[i % 2]) largest[i % 2] = seen_[i];
-    return Magnitude::fits(largest[0]) && Magnitude::fits(largest[1]);
+    uint32_t largest[kOperands] = {};
+    for (int i = 0; i < kOperands * threads; i++)
+      if (seen_[i] > largest[i % kOperands]) largest[i % kOperands] = seen_[i];
+    for (uint32_t bits : largest)
+      if (!Magnitude::fits(bits)) return false;
+    return true;
   }
 
  private:
@@ -109,10 +113,14 @@ JAXLSTM_INLINE void pack_tile(Row&& row, Bfloat16* to, long step, Magnitude& see
     __m512i parts[kParts];
     if constexpr (kPairs) split_pairs(first, second, parts);
     else split_row(first, second, parts);
-    for (int p = 0; p < kParts; p++) words[p][r] = (Floats)parts[p];
+    for (int p = 0; p < kParts; p++) {
+      if constexpr (kTransposed) words[p][r] = (Floats)parts[p];
+      else _mm512_store_si512(to + p * step + r * 32, parts[p]);
+    }
   }
+  if constexpr (!kTransposed) return;
   for (int p = 0; p < kParts; p++) {
-    if constexpr (kTransposed) transpose<float>(words[p]);
+    transpose<float>(words[p]);
     for (int r = 0; r < 16; r++) _mm512_store_si512(to + p * step + r * 32, (__m512i)words[p][r]);
   }
 }
@@ -138,21 +146,24 @@ struct Left {
   // A block of 16 rows, of which `count` are there, and all of their K columns.
   void pack_rows(const float* rows, long row_stride, long count, long K, long block, Magnitude& seen) const {
     for (long k = 0; k < K; k += kTileDepth)
-      pack_tile<false, false>([&](int r, Floats& first, Floats& second) {
-        const float* from = rows + r * row_stride + k;
-        const long left = r < count ? K - k : 0;
-        first = load_some(from, left), second = load_some(from + 16, left - 16);
-      }, at(k / kTileDepth, block), kTileSize, seen);
+      pack_tile_of_rows(rows + k, row_stride, count, K - k, k / kTileDepth, block, seen);
   }
-  static constexpr long kAhead = 32;
-  // One tile of the transpose of a matrix: 16 columns of 32 rows, of which `width` and `count` are there.
-  void pack_columns(const float* source, long row_stride, long count, long width, long k_block, long block,
-                    Magnitude& seen) const {
+  // One tile of that: 32 columns, of which `width` are there.
+  JAXLSTM_INLINE void pack_tile_of_rows(const float* rows, long row_stride, long count, long width, long k_block, long block,
+                                        Magnitude& seen) const {
+    pack_tile<false, false>([&](int r, Floats& first, Floats& second) {
+      const float* from = rows + r * row_stride;
+      const long there = r < count ? width : 0;
+      first = load_some(from, there), second = load_some(from + 16, there - 16);
+    }, at(k_block, block), kTileSize, seen);
+  }
+  // One tile of the transpose of a matrix whose rows are row(0), row(1), ...: 16 columns of 32 rows, of which `width`
+  // and `count` are there.
+  template <class Row>
+  JAXLSTM_INLINE void pack_columns(Row&& row, long count, long width, long k_block, long block, Magnitude& seen) const {
     pack_tile<true, true>([&](int r, Floats& first, Floats& second) {
-      for (int below = 0; below < 2; below++)  // what lies beside it is next, and far apart for the processor to see
-        __builtin_prefetch(source + (2 * r + below) * row_stride + kAhead);
-      first = load_some(source + 2 * r * row_stride, 2 * r < count ? width : 0);
-      second = load_some(source + (2 * r + 1) * row_stride, 2 * r + 1 < count ? width : 0);
+      first = 2 * r < count ? load_some(row(2 * r), width) : Floats{};
+      second = 2 * r + 1 < count ? load_some(row(2 * r + 1), width) : Floats{};
     }, at(k_block, block), kTileSize, seen);
   }
 };
@@ -193,6 +204,25 @@ struct Right {
         second = load_some(from + (2 * r + 1) * row_stride, 2 * r + 1 < count ? width : 0);
       }, at(n, k_block, v), kPartStep, seen);
     }
+  }
+  // The same of a panel that lies side by side in memory and is read row by row, for `rows` may be far apart; the sums
+  // over the rows are added to `sums`.
+  void pack_rows_and_sum(const float* rows, long row_stride, long count, long width, long n, long k_block, Magnitude& seen,
+                         Floats (&sums)[4]) const {
+    Floats part[4] = {};
+    for (long r = 0; r < 16; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; v++) {
+        const float* from = rows + 2 * r * row_stride + 16 * v;
+        const Floats first = load_some(from, 2 * r < count ? width - 16 * v : 0);
+        const Floats second = load_some(from + row_stride, 2 * r + 1 < count ? width - 16 * v : 0);
+        seen.see(first), seen.see(second);
+        part[v] += first + second;
+        __m512i parts[kParts];
+        split_pairs(first, second, parts);
+        for (int p = 0; p < kParts; p++) _mm512_store_si512(at(n, k_block, v) + p * kPartStep + r * 32, parts[p]);
+      }
+    for (int v = 0; v < 4; v++) sums[v] += part[v];
   }
 };
 

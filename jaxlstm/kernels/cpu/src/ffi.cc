@@ -301,40 +301,60 @@ ffi::Error run_backward(ffi::ThreadPool pool, Buffer weight_hh, Buffer weight_hr
 }
 
 template <class T>
-ffi::Error weight_gradient(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& operand, Result& result, int64_t wanted) {
-  const auto dimensions = grad_gates.dimensions();
-  WeightGradient<T> p{dimensions[0] * dimensions[1], dimensions[2], operand.dimensions()[2], data<const T>(grad_gates),
-                      data<const T>(operand), output<T>(result)};
-  if (p.columns == 0) return ffi::Error::Success();
-  if (p.rows == 0) {
-    std::fill_n(p.result, p.gates * p.columns, T(0));
+ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffer& y, Buffer& h_0, Buffer& valid,
+                     Buffer& weight_ih, Result& grad_x, Result& grad_weight_ih, Result& grad_weight_hh, Result& grad_bias,
+                     bool reverse, int64_t wanted) {
+  Gradients<T> p{};
+  p.time = x.dimensions()[0], p.batch = x.dimensions()[1], p.input_size = x.dimensions()[2];
+  p.hidden_size = grad_gates.dimensions()[2] / 4, p.h_size = h_0.dimensions()[1], p.reverse = reverse;
+  p.grad_gates = data<const T>(grad_gates), p.x = data<const T>(x), p.y = data<const T>(y), p.h_0 = data<const T>(h_0);
+  p.valid = data<const uint8_t>(valid), p.weight_ih = data<const T>(weight_ih);
+  p.grad_x = output<T>(grad_x), p.grad_weight_ih = output<T>(grad_weight_ih);
+  p.grad_weight_hh = output<T>(grad_weight_hh), p.grad_bias = output<T>(grad_bias);
+  if (p.batch == 0) {
+    for (Result* sum : {&grad_weight_ih, &grad_weight_hh, &grad_bias})
+      std::fill_n(static_cast<T*>((*sum)->untyped_data()), (*sum)->element_count(), T(0));
     return ffi::Error::Success();
   }
-  const double row = double(p.gates) * p.columns;
-  const Effort effort{row * p.rows, row * std::min<long>(p.rows, 256), 0};
-  if constexpr (sizeof(T) == 4) return run(p, kernels().weight_gradient_scratch_f32, kernels().weight_gradient_f32, effort, wanted, pool);
-  else return run(p, kernels().weight_gradient_scratch_f64, kernels().weight_gradient_f64, effort, wanted, pool);
+  const double rows = double(p.time) * p.batch, columns = double(p.input_size) * (!!p.grad_x + !!p.grad_weight_ih) + p.h_size;
+  const double row = 4 * columns * p.hidden_size;
+  const Effort effort{row * rows, row * std::min(rows, 256.0), 0};
+  p.threads = effort.threads(wanted, pool);
+  if constexpr (sizeof(T) == 4) return run(p, kernels().gradients_scratch_f32, kernels().gradients_f32, effort, wanted, pool);
+  else return run(p, kernels().gradients_scratch_f64, kernels().gradients_f64, effort, wanted, pool);
 }
 
-ffi::Error run_weight_gradient(ffi::ThreadPool pool, Buffer grad_gates, Buffer operand, Result result, int64_t threads) {
+ffi::Error run_gradients(ffi::ThreadPool pool, Buffer grad_gates, Buffer x, Buffer y, Buffer h_0, Buffer valid,
+                         Buffer weight_ih, Result grad_x, Result grad_weight_ih, Result grad_weight_hh, Result grad_bias,
+                         bool reverse, int64_t threads) {
   Checker checker(grad_gates.element_type());
-  if (grad_gates.dimensions().size() != 3 || operand.dimensions().size() != 3)
-    checker.complain("grad_gates and operand must have 3 axes");
+  if (grad_gates.dimensions().size() != 3 || x.dimensions().size() != 3) checker.complain("grad_gates and x must have 3 axes");
+  if (h_0.dimensions().size() != 2) checker.complain("h_0 must have 2 axes");
   if (checker.failed()) return checker.error();
-  const int64_t T = grad_gates.dimensions()[0], B = grad_gates.dimensions()[1], columns = operand.dimensions()[2];
-  checker.check("operand", operand, {T, B, columns});
-  checker.check("result", *result, {grad_gates.dimensions()[2], columns});
+  const int64_t T = x.dimensions()[0], B = x.dimensions()[1], I = x.dimensions()[2];
+  const int64_t P = h_0.dimensions()[1], gates = grad_gates.dimensions()[2];
+  if (T < 1 || P < 1 || gates < 4 || gates % 4) checker.complain("time, hidden_size and h_size must be at least 1");
+  checker.check("grad_gates", grad_gates, {T, B, gates});
+  checker.check("x", x, {T, B, I});
+  checker.check("y", y, {T, B, P});
+  checker.check("h_0", h_0, {B, P});
+  if (!left_out(valid)) checker.check("valid", valid, {T, B}, ffi::PRED);
+  checker.check("weight_ih", weight_ih, {gates, I});
+  if (!left_out(*grad_x)) checker.check("grad_x", *grad_x, {T, B, I});
+  if (!left_out(*grad_weight_ih)) checker.check("grad_weight_ih", *grad_weight_ih, {gates, I});
+  if (!left_out(*grad_weight_hh)) checker.check("grad_weight_hh", *grad_weight_hh, {gates, P});
+  if (!left_out(*grad_bias)) checker.check("grad_bias", *grad_bias, {gates});
   if (checker.failed()) return checker.error();
-  const auto run = grad_gates.element_type() == ffi::F32 ? weight_gradient<float> : weight_gradient<double>;
-  return run(pool, grad_gates, operand, result, threads);
+  const auto run = grad_gates.element_type() == ffi::F32 ? gradients<float> : gradients<double>;
+  return run(pool, grad_gates, x, y, h_0, valid, weight_ih, grad_x, grad_weight_ih, grad_weight_hh, grad_bias, reverse, threads);
 }
 
 }  // namespace
 }  // namespace jaxlstm
 
-#define EIGHT_ARRAYS .Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>() \
-  .Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>() \
-  .Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>()
+#define SIX_ARRAYS .Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>() \
+  .Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>()
+#define EIGHT_ARRAYS SIX_ARRAYS .Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>()
 #define RESULT .Ret<xla::ffi::AnyBuffer>()
 
 #pragma GCC visibility push(default)
@@ -352,9 +372,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, jaxlstm::run_backward,
     xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>() EIGHT_ARRAYS .Arg<xla::ffi::AnyBuffer>()
         RESULT RESULT RESULT RESULT .Attr<bool>("reverse").Attr<int64_t>("threads"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_weight_gradient, jaxlstm::run_weight_gradient,
-    xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>().Arg<xla::ffi::AnyBuffer>().Arg<xla::ffi::AnyBuffer>()
-        RESULT.Attr<int64_t>("threads"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, jaxlstm::run_gradients,
+    xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>() SIX_ARRAYS RESULT RESULT RESULT RESULT
+        .Attr<bool>("reverse").Attr<int64_t>("threads"));
 
 // The instruction set in force, and another one for the calls that follow; false if it cannot run here.
 const char* jaxlstm_instruction_set() { return jaxlstm::kernels().name; }

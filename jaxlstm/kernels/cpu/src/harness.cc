@@ -34,7 +34,7 @@ static vector<T> random_array(long count, double scale = 1) {
 
 template <class T>
 struct Case {
-  long time, batch, input_size, hidden_size, h_size, gates;
+  long time, batch, input_size, hidden_size, h_size, gates, wants;  // wants: which of the gradients, by bits
   bool reverse, bias, projected, ragged;
   vector<T> x, weight_ih, weight_hh, b, weight_hr, h_0, c_0, grad_y, grad_h_n, grad_c_n;
   vector<uint8_t> valid;
@@ -44,6 +44,7 @@ struct Case {
     input_size = pick({1, 3, 8, 40}), hidden_size = pick({1, 2, 7, 8, 16, 17, 33, 65, 130});
     projected = pick({0, 0, 1}) && hidden_size > 1, bias = pick({0, 1}), ragged = pick({0, 1}), reverse = pick({0, 1});
     h_size = projected ? 1 + hidden_size / 2 : hidden_size, gates = 4 * hidden_size;
+    wants = pick({15, 15, 15, 1, 2, 4, 8, 11, 14});
     const double scale = 1 / std::sqrt(double(hidden_size));
     x = random_array<T>(time * batch * input_size), weight_ih = random_array<T>(gates * input_size, scale);
     weight_hh = random_array<T>(gates * h_size, scale), b = random_array<T>(gates, scale);
@@ -64,11 +65,38 @@ struct Case {
 template <class T>
 struct Answer {
   vector<T> y, h_n, c_n, by_gates, f, m_by_c, m, grad_gates, grad_projected, grad_h_0, grad_c_0;
+  vector<T> grad_x, grad_weight_ih, grad_weight_hh, grad_bias;
   Answer(const Case<T>& c, T fill)
       : y(c.time * c.batch * c.h_size, fill), h_n(c.batch * c.h_size, fill), c_n(c.batch * c.hidden_size, fill),
         by_gates(c.time * c.batch * c.gates, fill), f(c.time * c.batch * c.hidden_size, fill), m_by_c(f), m(f),
-        grad_gates(by_gates), grad_projected(y), grad_h_0(h_n), grad_c_0(c_n) {}
+        grad_gates(by_gates), grad_projected(y), grad_h_0(h_n), grad_c_0(c_n), grad_x(c.x.size(), fill),
+        grad_weight_ih(c.weight_ih.size(), fill), grad_weight_hh(c.weight_hh.size(), fill), grad_bias(c.gates, fill) {}
 };
+
+// From a.grad_gates and a.y.
+template <class T>
+static void naive_gradients(const Case<T>& c, Answer<T>& a) {
+  const long I = c.input_size, P = c.h_size, B = c.batch, G = c.gates;
+  vector<double> weight_ih(G * I), weight_hh(G * P), bias(G);
+  for (long t = 0; t < c.time; t++)
+    for (long r = 0; r < B; r++) {
+      const long at = t * B + r, step = c.reverse ? 1 : -1;
+      const bool has_before = t + step >= 0 && t + step < c.time && (!c.ragged || c.valid[at + step * B]);
+      const T* h = has_before ? &a.y[(at + step * B) * P] : &c.h_0[r * P];
+      vector<double> x(I);
+      for (long k = 0; k < G; k++) {
+        const double grad = a.grad_gates[at * G + k];
+        bias[k] += grad;
+        for (long j = 0; j < I; j++) x[j] += grad * c.weight_ih[k * I + j];
+        for (long j = 0; j < I; j++) weight_ih[k * I + j] += grad * c.x[at * I + j];
+        for (long j = 0; j < P; j++) weight_hh[k * P + j] += grad * h[j];
+      }
+      std::copy(x.begin(), x.end(), a.grad_x.begin() + at * I);
+    }
+  std::copy(weight_ih.begin(), weight_ih.end(), a.grad_weight_ih.begin());
+  std::copy(weight_hh.begin(), weight_hh.end(), a.grad_weight_hh.begin());
+  std::copy(bias.begin(), bias.end(), a.grad_bias.begin());
+}
 
 template <class T>
 static Answer<T> naive(const Case<T>& c) {
@@ -126,6 +154,7 @@ static Answer<T> naive(const Case<T>& c) {
       for (long k = 0; k < 4 * H; k++) a.grad_gates[at * 4 * H + k] = T(dz[k]);
     }
   std::copy(grad_h.begin(), grad_h.end(), a.grad_h_0.begin()), std::copy(grad_c.begin(), grad_c.end(), a.grad_c_0.begin());
+  naive_gradients(c, a);
   return a;
 }
 
@@ -150,12 +179,18 @@ static Answer<T> answer(const Case<T>& c, const Kernels& kernels, int threads) {
   Backward<T> b{c.time, c.batch, c.hidden_size, c.h_size, c.reverse, c.weight_hh.data(), weight_hr, a.by_gates.data(),
                 a.f.data(), a.m_by_c.data(), valid, c.grad_y.data(), c.grad_h_n.data(), c.grad_c_n.data(),
                 a.grad_gates.data(), a.grad_projected.data(), a.grad_h_0.data(), a.grad_c_0.data()};
+  Gradients<T> g{c.time, c.batch, c.input_size, c.hidden_size, c.h_size, c.reverse, threads, a.grad_gates.data(),
+                 c.x.data(), a.y.data(), c.h_0.data(), valid, c.weight_ih.data(),
+                 c.wants & 1 ? a.grad_x.data() : nullptr, c.wants & 2 ? a.grad_weight_ih.data() : nullptr,
+                 c.wants & 4 ? a.grad_weight_hh.data() : nullptr, c.wants & 8 ? a.grad_bias.data() : nullptr};
   if constexpr (sizeof(T) == 4) {
     run(f, kernels.forward_scratch_f32(f), kernels.forward_f32, threads);
     run(b, kernels.backward_scratch_f32(b), kernels.backward_f32, threads);
+    run(g, kernels.gradients_scratch_f32(g), kernels.gradients_f32, threads);
   } else {
     run(f, kernels.forward_scratch_f64(f), kernels.forward_f64, threads);
     run(b, kernels.backward_scratch_f64(b), kernels.backward_f64, threads);
+    run(g, kernels.gradients_scratch_f64(g), kernels.gradients_f64, threads);
   }
   return a;
 }
@@ -178,7 +213,11 @@ static bool agrees(const Kernels& kernels, int threads) {
   const double error = std::max({worst(a.y, e.y), worst(a.h_n, e.h_n), worst(a.c_n, e.c_n), worst(a.by_gates, e.by_gates),
                                  worst(a.f, e.f), worst(a.m_by_c, e.m_by_c), worst(a.m, e.m), worst(a.grad_gates, e.grad_gates),
                                  c.projected ? worst(a.grad_projected, e.grad_projected) : 0,
-                                 worst(a.grad_h_0, e.grad_h_0), worst(a.grad_c_0, e.grad_c_0)});
+                                 worst(a.grad_h_0, e.grad_h_0), worst(a.grad_c_0, e.grad_c_0),
+                                 c.wants & 1 ? worst(a.grad_x, e.grad_x) : 0,
+                                 c.wants & 2 ? worst(a.grad_weight_ih, e.grad_weight_ih) : 0,
+                                 c.wants & 4 ? worst(a.grad_weight_hh, e.grad_weight_hh) : 0,
+                                 c.wants & 8 ? worst(a.grad_bias, e.grad_bias) : 0});
   if (error < (sizeof(T) == 4 ? 2e-5 : 1e-13)) return true;
   std::printf("%s float%zu T=%ld B=%ld I=%ld H=%ld P=%ld reverse=%d bias=%d ragged=%d threads=%d: off by %.2e\n",
               kernels.name, 8 * sizeof(T), c.time, c.batch, c.input_size, c.hidden_size, c.h_size, c.reverse, c.bias,

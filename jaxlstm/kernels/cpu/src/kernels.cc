@@ -1,12 +1,12 @@
 // The kernels for one instruction set: compiled once for each, with JAXLSTM_TARGET naming it.
 #include "backward.h"
 #include "forward.h"
-#include "weight_gradient.h"
+#include "gradients.h"
 
 #if defined(__AMX_BF16__)
 #include "amx_backward.h"
 #include "amx_forward.h"
-#include "amx_weight_gradient.h"
+#include "amx_gradients.h"
 #endif
 
 namespace jaxlstm {
@@ -15,11 +15,11 @@ namespace {
 #if defined(__AMX_BF16__)
 typedef AmxForwardPass FloatForwardPass;
 typedef AmxBackwardPass FloatBackwardPass;
-typedef AmxWeightGradientPass FloatWeightGradientPass;
+typedef AmxGradientsPass FloatGradientsPass;
 #else
 typedef ForwardPass<float> FloatForwardPass;
 typedef BackwardPass<float> FloatBackwardPass;
-typedef WeightGradientPass<float> FloatWeightGradientPass;
+typedef GradientsPass<float> FloatGradientsPass;
 #endif
 
 template <class Problem, class Pass>
@@ -65,14 +65,14 @@ const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET) = {
     scratch_bytes<Forward<double>, ForwardPass<double>>,
     scratch_bytes<Backward<float>, FloatBackwardPass>,
     scratch_bytes<Backward<double>, BackwardPass<double>>,
-    scratch_bytes<WeightGradient<float>, FloatWeightGradientPass>,
-    scratch_bytes<WeightGradient<double>, WeightGradientPass<double>>,
+    scratch_bytes<Gradients<float>, FloatGradientsPass>,
+    scratch_bytes<Gradients<double>, GradientsPass<double>>,
     run<Forward<float>, FloatForwardPass>,
     run<Forward<double>, ForwardPass<double>>,
     run<Backward<float>, FloatBackwardPass>,
     run<Backward<double>, BackwardPass<double>>,
-    run<WeightGradient<float>, FloatWeightGradientPass>,
-    run<WeightGradient<double>, WeightGradientPass<double>>,
+    run<Gradients<float>, FloatGradientsPass>,
+    run<Gradients<double>, GradientsPass<double>>,
     prepared_bytes<float>,
     prepared_bytes<double>,
     prepare_weights<float>,

@@ -44,13 +44,20 @@ struct Backward {
   T *grad_h_0, *grad_c_0;                 // [B, P], [B, H]
 };
 
-// The gradient of a weight matrix: sum over the rows, which are T * B steps, of grad_gates^T times operand.
+// From the gradients of the gates to those of what they were made of. Results that are null are not wanted.
 template <class T>
-struct WeightGradient {
-  long rows, gates, columns;
-  const T* grad_gates;  // [rows, gates]
-  const T* operand;     // [rows, columns]
-  T* result;            // [gates, columns]
+struct Gradients {
+  long time, batch, input_size, hidden_size, h_size;
+  bool reverse;                        // of the forward pass
+  int threads;                         // how many will come at most
+  const T* grad_gates;                 // [T, B, 4H]
+  const T* x;                          // [T, B, I]
+  const T *y, *h_0;                    // [T, B, P], [B, P]
+  const uint8_t* valid;                // [T, B], or null
+  const T* weight_ih;                  // [4H, I]
+  T* grad_x;                           // [T, B, I]
+  T *grad_weight_ih, *grad_weight_hh;  // [4H, I], [4H, P]
+  T* grad_bias;                        // [4H]
 };
 
 // The kernels of one instruction set. `threads` callers run the same function at once, each with its own
@@ -61,14 +68,14 @@ struct Kernels {
   size_t (*forward_scratch_f64)(const Forward<double>&);
   size_t (*backward_scratch_f32)(const Backward<float>&);
   size_t (*backward_scratch_f64)(const Backward<double>&);
-  size_t (*weight_gradient_scratch_f32)(const WeightGradient<float>&);
-  size_t (*weight_gradient_scratch_f64)(const WeightGradient<double>&);
+  size_t (*gradients_scratch_f32)(const Gradients<float>&);
+  size_t (*gradients_scratch_f64)(const Gradients<double>&);
   void (*forward_f32)(const Forward<float>&, void* scratch, int thread, int threads, Barrier&);
   void (*forward_f64)(const Forward<double>&, void* scratch, int thread, int threads, Barrier&);
   void (*backward_f32)(const Backward<float>&, void* scratch, int thread, int threads, Barrier&);
   void (*backward_f64)(const Backward<double>&, void* scratch, int thread, int threads, Barrier&);
-  void (*weight_gradient_f32)(const WeightGradient<float>&, void* scratch, int thread, int threads, Barrier&);
-  void (*weight_gradient_f64)(const WeightGradient<double>&, void* scratch, int thread, int threads, Barrier&);
+  void (*gradients_f32)(const Gradients<float>&, void* scratch, int thread, int threads, Barrier&);
+  void (*gradients_f64)(const Gradients<double>&, void* scratch, int thread, int threads, Barrier&);
   size_t (*prepared_bytes_f32)(const Forward<float>&);
   size_t (*prepared_bytes_f64)(const Forward<double>&);
   void (*prepare_weights_f32)(const Forward<float>&, void* prepared);
