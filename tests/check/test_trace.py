@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import inputs, oracle, trace
+from jaxlstm.check.divergence import trace_port
+from jaxlstm.check.port import Port
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import random_params
 from tests.check.wrong_ports import WrongPort
@@ -104,6 +106,24 @@ def test_a_port(bug, place, gate):
     assert found[:3] == place
     assert found.gate == gate
     assert abs(found.actual - found.expected) > 1e-4
+
+
+def test_the_gates_are_those_of_the_layer_and_direction():
+    def port(x, state, lengths, *, params):
+        faulty = params | {"bias_ih_l0_reverse": 0 * params["bias_ih_l0_reverse"]}
+        return WrongPort(CONFIG)(x, state, lengths, params=faulty)
+
+    found = trace_port(Port.of(port), PARAMS, CONFIG, CASE, np.float64)
+    assert found is not None
+    place = found.place
+    assert place[:3] == (0, "reverse", 0)
+    assert place.gate == "f"
+    assert list(found.gates) == ["f", "i*g", "o", "c", "h"]
+    first = oracle.forward(PARAMS, CASE.inputs, CASE.initial_state, np.ones(5, int), CONFIG)
+    steps = first.record[0][1].steps
+    for gate, true in {**steps._asdict(), "i*g": steps.i * steps.g}.items():
+        if gate in found.gates:
+            np.testing.assert_allclose(found.gates[gate][1], true[0, place.row], atol=1e-12)
 
 
 def test_a_port_without_lengths_is_cut_in_time():

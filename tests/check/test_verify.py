@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxlstm
-from jaxlstm.check import torch_runner, verify
+from jaxlstm.check import inputs, torch_runner, verify
 from jaxlstm.check.arguments import require_params
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from tests.check.helpers import STRONG, needs_torch, random_params
@@ -39,8 +39,20 @@ def test_our_own_layer_holds():
     assert "float64 gradients against torch" in status(report)
     assert "RMS error of gradients" in status(report)
     assert report.environment["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
-    assert report.settings["seed"] == 0
+    assert report.settings == {
+        "port": "jaxlstm.lstm",
+        "config": repr(STRONG),
+        "dtype": "float32",
+        "seed": 0,
+        "gradients": True,
+        "against": "torch, oracle",
+        "rtol": None,
+        "atol": None,
+        "precision": "highest",
+    }
     assert [done for done, _, _ in told] == list(range(told[-1][1] + 1))
+    names = [case.name for case in inputs.cases(STRONG)]
+    assert [what for _, _, what in told] == [*names, "step residual", "done"]
     assert json.loads(report.to_json())["ok"]
     assert report.again == (
         f"jaxlstm.check.verify(None, params, {STRONG}, dtype='float32', seed=0, gradients=True, "
