@@ -63,8 +63,8 @@ def lstm(
         checked: 0 then leaves the row's state as it was, and more than T counts as T.
       dropout_key: a JAX random key: training, with ``config.dropout`` between layers. None: inference.
       precision: of every matrix product, see :mod:`jaxlstm.precision`.
-      backend: "scan", the plain scan in JAX; "native", the kernel for CPUs; "pallas", the kernel for GPUs;
-        "cudnn", NVIDIA's library; "auto", the native kernel where it was built and knows the dtype, else the
+      backend: "scan", the plain scan in JAX; "native", the kernel for CPUs; "pallas", that for GPUs or
+        TPUs; "cudnn", NVIDIA's library; "auto", the native kernel where it was built and knows the dtype, else the
         plain scan, see :mod:`jaxlstm.kernels`.
 
     Returns:

@@ -3,7 +3,8 @@
 cuDNN takes every weight of all layers in one array, all matrices first and then all biases; they are packed
 into it inside the program, so that parameters keep their names. It goes batch first, and both ways.
 
-Forward mode, derivatives of derivatives and ``jax.vmap`` are errors, since JAX knows them not for this.
+Forward mode, derivatives of derivatives and ``jax.vmap`` are errors, since JAX knows them not for this; what
+needs one of them takes ``backend="scan"``, which has the same parameters and the same numbers.
 """
 
 from __future__ import annotations
