@@ -88,6 +88,7 @@ def _rule(axes: Axes, result_axes: Axes, ranks: Sequence[int]) -> SdyShardingRul
     return SdyShardingRule(
         tuple(mappings[: len(axes)]),
         tuple(mappings[len(axes) :]),
-        reduction_factors=(BATCH,) if None in result_axes else (),
+        # where some results keep the axis, Shardy has no name for those that sum over it
+        reduction_factors=(BATCH,) if set(result_axes) == {None} else (),
         need_replication_factors=tuple(whole),
     )

@@ -327,7 +327,7 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
 ffi::Error run_gradients(ffi::ThreadPool pool, Buffer grad_gates, Buffer x, Buffer y, Buffer h_0, Buffer valid,
                          Buffer weight_ih, Result grad_x, Result grad_weight_ih, Result grad_weight_hh, Result grad_bias,
                          bool reverse, int64_t threads) {
-  Checker checker(grad_gates.element_type());
+  Checker checker(x.element_type());
   if (grad_gates.dimensions().size() != 3 || x.dimensions().size() != 3) checker.complain("grad_gates and x must have 3 axes");
   if (h_0.dimensions().size() != 2) checker.complain("h_0 must have 2 axes");
   if (checker.failed()) return checker.error();
@@ -345,7 +345,7 @@ ffi::Error run_gradients(ffi::ThreadPool pool, Buffer grad_gates, Buffer x, Buff
   if (!left_out(*grad_weight_hh)) checker.check("grad_weight_hh", *grad_weight_hh, {gates, P});
   if (!left_out(*grad_bias)) checker.check("grad_bias", *grad_bias, {gates});
   if (checker.failed()) return checker.error();
-  const auto run = grad_gates.element_type() == ffi::F32 ? gradients<float> : gradients<double>;
+  const auto run = x.element_type() == ffi::F32 ? gradients<float> : gradients<double>;
   return run(pool, grad_gates, x, y, h_0, valid, weight_ih, grad_x, grad_weight_ih, grad_weight_hh, grad_bias, reverse, threads);
 }
 

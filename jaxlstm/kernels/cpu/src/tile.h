@@ -13,7 +13,8 @@ namespace {
 
 // A sum over more terms than this is a sum of sums: rounding errors grow with the length of a chain.
 constexpr long kSumLength = 128;
-// Weights are read once a step from the second cache or beyond, in order: ask for them this far ahead.
+// Weights are read once a step from the second cache or beyond, in order: ask for them this far ahead. With one row
+// there are as many loads as products, and asking takes longer than it saves.
 constexpr long kPrefetchBytes = 4096;
 
 // sums[m][...] += rows[m] . weights, for M rows and N neighbouring panels; element k of row m is
@@ -32,7 +33,7 @@ JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, l
       for (int n = 0; n < N; n++) {
         const T* w = weights + n * panel_stride + k * 4 * L;
 #pragma GCC unroll 4
-        for (int v = 0; v < 4; v++) __builtin_prefetch((const char*)(w + v * L) + kPrefetchBytes);
+        for (int v = 0; v < (M > 1 ? 4 : 0); v++) __builtin_prefetch((const char*)(w + v * L) + kPrefetchBytes);
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) {
           const Vector<T> a = broadcast(rows[m * row_stride + k * k_stride]);
