@@ -23,4 +23,5 @@ def in_words(error: Exception) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith(_PACKAGE) and "site-packages" not in frame.filename
     ]
-    return f"{told} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else told
+    last = frames[-1] if frames else None
+    return f"{told} ({Path(last.filename).name}:{last.lineno})" if last else told
