@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxlstm import LSTMConfig
-from tests.aot.programs import FORMS, Program, each_in_one_process
+from tests.aot.programs import A_FEW, FORMS, Program, each_in_one_process
 from tests.aot.tpu.chips import compiled, each_chip
 
 PROGRAMS = [
@@ -15,9 +15,6 @@ PROGRAMS = [
     for gradient in (False, True)
 ]
 each_program = each_in_one_process(PROGRAMS)
-
-
-A_FEW = 24  # instructions scheduled otherwise at one length; a step is more than one, and 96 lie between
 
 
 def directions(config: LSTMConfig) -> int:
