@@ -47,11 +47,6 @@ class Computation(NamedTuple):
     def root(self) -> Instruction:
         return next(i for i in self.instructions if i.line.startswith("ROOT "))
 
-    @property
-    def size(self) -> int:
-        """Instructions without copies: how many of those there are depends on what fits in which memory."""
-        return sum(i.op not in COPIES for i in self.instructions)
-
 
 class Product(NamedTuple):
     """A product of matrices: where, how exact, and whether it is in a loop."""
@@ -71,13 +66,14 @@ class Hlo:
 
     @property
     def size(self) -> int:
-        """How many instructions there are, without copies."""
-        return sum(c.size for c in self.computations.values())
+        """How many instructions are scheduled, but for copies: those depend on what fits in which memory.
 
-    @property
-    def size_of_loops(self) -> int:
-        """How many of these a loop runs."""
-        return sum(self.computations[name].size for name in self.in_loops)
+        A fusion counts once, since what is fused with what depends on sizes, too.
+        """
+        every = [i for c in self.computations.values() for i in c.instructions]
+        fused = {name for i in every if i.op == "fusion" for name in i.called}
+        left = [c for c in self.computations.values() if c.name not in fused]
+        return sum(i.op not in COPIES for c in left for i in c.instructions)
 
     @cached_property
     def loops(self) -> tuple[Instruction, ...]:

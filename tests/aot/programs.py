@@ -68,6 +68,10 @@ class Program:
         return jax.grad(loss, argnums=(0, 1, 2)) if self.gradient else forward
 
 
+# Instructions scheduled otherwise for 120 steps than for 24; unrolled, each of these would add several.
+A_FEW = 24
+
+
 def each_in_one_process(programs: list[Program]) -> pytest.MarkDecorator:
     """Parametrise by ``program``; what is compiled for one test of a program is there for the next.
 
