@@ -56,7 +56,8 @@ def by_onnxruntime(module: torch.nn.LSTM) -> Call:
 
     def call(x: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
         given = zeros(module) if state is None else state
-        y, *state = session.run(None, {"x": x, **dict(zip(names, given, strict=True))})
+        found: Any = session.run(None, {"x": x, **dict(zip(names, given, strict=True))})
+        y, *state = found
         return y, state
 
     return call

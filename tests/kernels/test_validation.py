@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlstm.kernels.cpu.library import library
 from tests.kernels.problems import needs_native
 
 pytestmark = needs_native
@@ -159,3 +160,27 @@ def test_another_number_of_arrays(handler: Handler) -> None:
             wrong.run()
     with refused("number of results"):
         handler._replace(results=handler.results | {"another": (1,)}).run()
+
+
+def test_weights_that_were_packed() -> None:
+    """They are of one size, which weight_hr tells too, and lengths take the place of ``valid``."""
+    handle = library().handle
+    assert handle is not None
+    size = handle.jaxlstm_prepared_size(False, I, H, P, True)
+    weights = {"prepared" if n == "bias" else n: s for n, s in FORWARD.items() if n != "valid"}
+    arguments = weights | {"prepared": (size,), "lengths": (B,)}
+    handler = Handler("jaxlstm_forward_prepared", arguments, RESULTS)
+    right: dict[str, Any] = {"lengths": jnp.int32}
+    handler.run(dtypes=right)
+    handler.run({"lengths": (0,)}, right)
+    for wrong in (size - 1, size + 1, 0):
+        with refused(rf"prepared must have shape \({size},\), got \({wrong},\)"):
+            handler.run({"prepared": (wrong,)}, right)
+    with refused("prepared must have shape"):
+        handler.run({"weight_hr": (0,)}, right)
+    with refused("prepared has the wrong dtype"), jax.enable_x64(True):
+        handler.run(dtypes=right | {"prepared": jnp.float64})
+    with refused(r"lengths must have shape \(2,\), got \(3,\)"):
+        handler.run({"lengths": (B + 1,)}, right)
+    with refused("lengths has the wrong dtype"):
+        handler.run(dtypes={"lengths": jnp.bool})
