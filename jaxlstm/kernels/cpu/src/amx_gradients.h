@@ -21,6 +21,9 @@ struct AmxGradientsPass : GradientsPass<float> {
   const PlainColumns gate_columns{gates};
   const long gate_panels = gate_columns.panels<float>(), gate_blocks = ceil_divide(gates, kTileDepth);
   const long input_pairs = p.grad_weight_ih ? ceil_divide(p.input_size, 32) : 0;
+  // Of so many rows at a time that each thread has as many as the others.
+  const long row_groups = p.threads * ceil_divide(rows, 16 * kRowBlocks * p.threads);
+  const long row_blocks = 2 * ceil_divide(rows, 32 * row_groups);
   const long pairs = input_pairs + (p.grad_weight_hh ? ceil_divide(p.h_size, 32) : 0);
   Bfloat16* left;        // a block of [x | h]^T: [pair]
   Right right;           // W_ih
@@ -155,8 +158,8 @@ struct AmxGradientsPass : GradientsPass<float> {
 
   // W_ih^T grad_gates for this thread's rows: some rows at a time, and of them some gates.
   void by_inputs(int thread, int threads, Seen& seen) {
-    const long blocks = ceil_divide(rows, 16), all = ceil_divide(blocks, kRowBlocks), stages = ceil_divide(gate_blocks, kDepth);
-    const long begin = share(all, thread, threads) * stages, end = share(all, thread + 1, threads) * stages;
+    const long stages = ceil_divide(gate_blocks, kDepth);
+    const long begin = share(row_groups, thread, threads) * stages, end = share(row_groups, thread + 1, threads) * stages;
     for (long stage = begin; stage < end; stage++) {
       for (long i = 0; i < tiles_of(stage, stages); i++) pack_rows_tile(stage, stages, i, packed_of(thread), seen);
       multiply_rows(stage, stages, thread);
@@ -165,28 +168,28 @@ struct AmxGradientsPass : GradientsPass<float> {
   }
 
   long depth_of(long stage, long stages) const { return least(kDepth, gate_blocks - stage % stages * kDepth); }
-  long tiles_of(long stage, long stages) const { return kRowBlocks * depth_of(stage, stages); }
+  long tiles_of(long stage, long stages) const { return row_blocks * depth_of(stage, stages); }
 
   void pack_rows_tile(long stage, long stages, long i, Bfloat16* to, Seen& seen) const {
     const long depth = depth_of(stage, stages), k = i % depth, block = i / depth;
-    const long row = (stage / stages * kRowBlocks + block) * 16, gate = (stage % stages * kDepth + k) * kTileDepth;
-    Left{to, kRowBlocks}.pack_tile_of_rows(p.grad_gates + row * gates + gate, gates, rows - row, gates - gate, k, block,
+    const long row = (stage / stages * row_blocks + block) * 16, gate = (stage % stages * kDepth + k) * kTileDepth;
+    Left{to, row_blocks}.pack_tile_of_rows(p.grad_gates + row * gates + gate, gates, rows - row, gates - gate, k, block,
                                            seen.grad_gates);
   }
 
   float* grad_x_at(int thread, long panel, long block) const {
-    return grad_x + ((thread * input_panels + panel) * kRowBlocks + block) * 4 * kResultSize;
+    return grad_x + ((thread * input_panels + panel) * row_blocks + block) * 4 * kResultSize;
   }
 
   void multiply_rows(long stage, long stages, int thread) const {
     const long first = stage % stages * kDepth, depth = depth_of(stage, stages);
-    const Left rows_packed{packed_of(thread), kRowBlocks};
+    const Left rows_packed{packed_of(thread), row_blocks};
     alignas(64) float more[4 * kResultSize];
     for (long panel = 0; panel < input_panels; panel++)
-      for (long block = 0; block < kRowBlocks; block += 2)
+      for (long block = 0; block < row_blocks; block += 2)
         for (int v = 0; v < 4 && inputs.count<float>(panel, v); v += 2) {
           float *above = grad_x_at(thread, panel, block) + v * kResultSize, *below = above + 4 * kResultSize;
-          multiply_2_by_2(rows_packed.at(0, block), kRowBlocks * kParts * kTileSize,
+          multiply_2_by_2(rows_packed.at(0, block), row_blocks * kParts * kTileSize,
                           right.panel(panel) + first * kParts * Right::kPartStep + v * kTileSize, depth,
                           first ? more : above, first ? more + 2 * kResultSize : below, [] {});
           if (first) add_tiles(above, more, 2), add_tiles(below, more + 2 * kResultSize, 2);
@@ -194,7 +197,7 @@ struct AmxGradientsPass : GradientsPass<float> {
   }
 
   void store_rows(long group, int thread) const {
-    const long first = group * kRowBlocks * 16, count = least(kRowBlocks * 16, rows - first);
+    const long first = group * row_blocks * 16, count = least(row_blocks * 16, rows - first);
     for (long r = 0; r < count; r++)
       for (long panel = 0; panel < input_panels; panel++)
         for (int v = 0; v < 4; v++) {
