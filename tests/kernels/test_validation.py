@@ -17,7 +17,7 @@ from tests.kernels.problems import needs_native
 pytestmark = needs_native
 T, B, I, H, P = 3, 2, 4, 5, 3
 OPTIONAL = ("bias", "weight_hr", "valid", "m", "grad_projected", "grad_bias")
-LEFT_OUT = dict.fromkeys(OPTIONAL, (0,))
+LEFT_OUT: dict[str, tuple] = dict.fromkeys(OPTIONAL, (0,))
 WEIGHTS = {"weight_hh": (4 * H, P), "weight_hr": (P, H)}
 STEPS = {"by_gates": (T, B, 4 * H), "f": (T, B, H), "m_by_c": (T, B, H)}
 FORWARD = {
