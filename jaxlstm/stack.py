@@ -64,8 +64,8 @@ def lstm(
       dropout_key: a JAX random key: training, with ``config.dropout`` between layers. None: inference.
       precision: of every matrix product, see :mod:`jaxlstm.precision`.
       backend: "scan", the plain scan in JAX; "native", the kernel for CPUs; "pallas", that for GPUs or
-        TPUs; "cudnn", NVIDIA's library; "auto", the native kernel where it was built and knows the dtype, else the
-        plain scan, see :mod:`jaxlstm.kernels`.
+        TPUs; "cudnn", NVIDIA's library; "auto", the native kernel where it was built and knows the dtype,
+        else the plain scan, see :mod:`jaxlstm.kernels`.
 
     Returns:
       ``(outputs, LSTMState(h_n, c_n))``. Outputs have the axes of the inputs and D*P features; the

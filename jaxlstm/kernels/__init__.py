@@ -2,8 +2,8 @@
 
 ``backend="auto"`` of :func:`jaxlstm.lstm` takes the native kernel where it was built and knows the dtype; in
 a program compiled for another platform than the CPU it is the plain scan. ``backend="native"`` insists,
-``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU or a TPU, and an error on a CPU. ``"cudnn"`` runs whole
-layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
+``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU or a TPU, and an error on a CPU. ``"cudnn"``
+runs whole layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
 """
 
 from __future__ import annotations
