@@ -181,8 +181,8 @@ def gates_tangent(
 ) -> jax.Array:
     """dz of the module's text, (T, B, 4H), linear in ``tangents``.
 
-    Those are of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``, the sum of the two; what is not there
-    is zero.
+    Those are of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``, the sum of the two in the dtype of the
+    gates; what is not there is zero.
     """
     dtype = gate_dtype(inputs.dtype)
     dz = jnp.zeros((*inputs.shape[:-1], weight_ih.shape[0]), dtype)
@@ -194,7 +194,7 @@ def gates_tangent(
         h_before = states_before(outputs, h_0, valid, reverse)
         dz += linear(h_before, tangents["weight_hh"], precision=precision)
     if "bias" in tangents:
-        dz += tangents["bias"].astype(dtype)
+        dz += tangents["bias"]
     return dz
 
 
@@ -237,7 +237,7 @@ def _present(dinputs: Any, dparams: dict[str, Any]) -> dict[str, jax.Array]:
     found = {"inputs": dinputs, **{name: dparams[name] for name in ("weight_ih", "weight_hh")}}
     found = {name: tangent for name, tangent in found.items() if not _is_zero(tangent)}
     biases = [dparams[name] for name in ("bias_ih", "bias_hh") if name in dparams]
-    biases = [bias for bias in biases if not _is_zero(bias)]
+    biases = [bias.astype(gate_dtype(bias.dtype)) for bias in biases if not _is_zero(bias)]
     if biases:
         found["bias"] = reduce(jnp.add, biases)
     return found

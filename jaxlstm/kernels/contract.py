@@ -127,12 +127,12 @@ def gradients_shapes(
     del static
     gates, dtype = weight_ih.shape[0], inputs.dtype
     shapes = {
-        "inputs": inputs.shape,
-        "weight_ih": weight_ih.shape,
-        "weight_hh": (gates, outputs.shape[2]),
-        "bias": (gates,),
+        "inputs": Shape(inputs.shape, dtype),
+        "weight_ih": Shape(weight_ih.shape, dtype),
+        "weight_hh": Shape((gates, outputs.shape[2]), dtype),
+        "bias": Shape((gates,), gate_dtype(dtype)),
     }
-    return {name: Shape(shapes[name], dtype) for name in wanted}
+    return {name: shapes[name] for name in wanted}
 
 
 def plain_tangent(

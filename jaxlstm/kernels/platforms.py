@@ -91,7 +91,7 @@ def _gradients(
     if "weight_hh" in wanted:
         found["weight_hh"] = by_weight(scan.states_before(outputs, h_0, valid, reverse))
     if "bias" in wanted:
-        found["bias"] = grad_gates.sum((0, 1)).astype(inputs.dtype)
+        found["bias"] = grad_gates.sum((0, 1))
     return found
 
 
