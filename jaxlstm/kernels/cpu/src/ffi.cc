@@ -35,26 +35,32 @@ constexpr double kMultiplicationsPerThread = 40e3, kWorthHelpers = 200e-6;
 constexpr double kMultiplicationsPerSecond = 100e9;
 double seconds_to_read(double bytes) { return bytes / (bytes <= (1 << 20) ? 120e9 : 25e9); }
 
-// Calls at the same time share the pool's threads: those that run at this moment, or those that were said to come.
-std::atomic<int> running{0}, announced{0};
-
-class Running {
- public:
-  Running() { running.fetch_add(1); }
-  ~Running() { running.fetch_sub(1); }
-  Running(const Running&) = delete;
-};
-
 // How long a call is: all of its multiplications, those between two meetings of its threads, and the time that it
 // takes to read the weights as often as it does.
 struct Effort {
   double all, step, reading;
-  int threads(int64_t wanted, const ffi::ThreadPool& pool) const {
-    if (wanted <= 0 && seconds() < kWorthHelpers) return 1;
-    const int64_t available = wanted > 0 ? wanted : pool.num_threads() / std::max(running.load(), announced.load());
-    return int(std::max<int64_t>(1, std::min<int64_t>(available, int64_t(step / kMultiplicationsPerThread))));
-  }
+
   double seconds() const { return std::max(all / kMultiplicationsPerSecond, reading); }
+};
+
+// Calls at the same time share the pool's threads: those that run at this moment, or those that were said to come.
+std::atomic<int> running{0}, announced{0};
+
+// One of the calls that run, for as long as it lives, and its part of the threads: `wanted`, or with 0 as many as it
+// is worth.
+class Call {
+ public:
+  Call(const Effort& effort, int64_t wanted, ffi::ThreadPool& pool) : pool(pool), seconds(effort.seconds()) {
+    const int calls = std::max(running.fetch_add(1) + 1, announced.load());
+    if (wanted <= 0) wanted = seconds < kWorthHelpers ? 1 : pool.num_threads() / calls;
+    threads = int(std::max<int64_t>(1, std::min<int64_t>(wanted, int64_t(effort.step / kMultiplicationsPerThread))));
+  }
+  ~Call() { running.fetch_sub(1); }
+  Call(const Call&) = delete;
+
+  ffi::ThreadPool& pool;
+  double seconds;
+  int threads;
 };
 
 std::string text(ffi::Span<const int64_t> dimensions) {
@@ -106,12 +112,10 @@ T* output(Result& array) {
 
 template <class Problem>
 ffi::Error run(const Problem& problem, size_t (*scratch_bytes)(const Problem&),
-               void (*kernel)(const Problem&, void*, int, int, Barrier&), Effort effort, int64_t wanted,
-               ffi::ThreadPool& pool) {
-  const Running here;
+               void (*kernel)(const Problem&, void*, int, int, Barrier&), const Call& call) {
   Scratch scratch(scratch_bytes(problem));
   if (!scratch.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
-  run_as_team(effort.threads(wanted, pool), effort.seconds(), [&](auto task) { pool.Schedule(std::move(task)); },
+  run_as_team(call.threads, call.seconds, [&](auto task) { call.pool.Schedule(std::move(task)); },
               [&](int thread, int size, Barrier& barrier) { kernel(problem, scratch.data(), thread, size, barrier); });
   return ffi::Error::Success();
 }
@@ -181,9 +185,9 @@ ffi::Error forward(Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias
   if (p.batch == 0) return ffi::Error::Success();
   const double row = 4.0 * p.hidden_size * (p.input_size + p.h_size);
   const auto [steps, rows] = how_many(p);
-  const Effort effort{row * rows, row * p.batch, steps * seconds_to_read(row * sizeof(T))};
-  if constexpr (sizeof(T) == 4) return run(p, kernels().forward_scratch_f32, kernels().forward_f32, effort, wanted, pool);
-  else return run(p, kernels().forward_scratch_f64, kernels().forward_f64, effort, wanted, pool);
+  const Call call(Effort{row * rows, row * p.batch, steps * seconds_to_read(row * sizeof(T))}, wanted, pool);
+  if constexpr (sizeof(T) == 4) return run(p, kernels().forward_scratch_f32, kernels().forward_f32, call);
+  else return run(p, kernels().forward_scratch_f64, kernels().forward_f64, call);
 }
 
 ffi::Error forward_checked(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
@@ -266,8 +270,9 @@ ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr,
   const double step = double(p.batch) * 4 * p.hidden_size * p.h_size;
   const auto [steps, rows] = how_many(p);
   const Effort effort{step / p.batch * rows, step, steps * seconds_to_read(step / p.batch * sizeof(T))};
-  if constexpr (sizeof(T) == 4) return run(p, kernels().backward_scratch_f32, kernels().backward_f32, effort, wanted, pool);
-  else return run(p, kernels().backward_scratch_f64, kernels().backward_f64, effort, wanted, pool);
+  const Call call(effort, wanted, pool);
+  if constexpr (sizeof(T) == 4) return run(p, kernels().backward_scratch_f32, kernels().backward_f32, call);
+  else return run(p, kernels().backward_scratch_f64, kernels().backward_f64, call);
 }
 
 ffi::Error run_backward(ffi::ThreadPool pool, Buffer weight_hh, Buffer weight_hr, Buffer by_gates, Buffer f,
@@ -318,10 +323,10 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
   }
   const double rows = double(p.time) * p.batch, columns = double(p.input_size) * (!!p.grad_x + !!p.grad_weight_ih) + p.h_size;
   const double row = 4 * columns * p.hidden_size;
-  const Effort effort{row * rows, row * std::min(rows, 256.0), 0};
-  p.threads = effort.threads(wanted, pool);
-  if constexpr (sizeof(T) == 4) return run(p, kernels().gradients_scratch_f32, kernels().gradients_f32, effort, wanted, pool);
-  else return run(p, kernels().gradients_scratch_f64, kernels().gradients_f64, effort, wanted, pool);
+  const Call call(Effort{row * rows, row * std::min(rows, 256.0), 0}, wanted, pool);
+  p.threads = call.threads;
+  if constexpr (sizeof(T) == 4) return run(p, kernels().gradients_scratch_f32, kernels().gradients_f32, call);
+  else return run(p, kernels().gradients_scratch_f64, kernels().gradients_f64, call);
 }
 
 ffi::Error run_gradients(ffi::ThreadPool pool, Buffer grad_gates, Buffer x, Buffer y, Buffer h_0, Buffer valid,
