@@ -6,6 +6,8 @@ import ast
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 OPTIONAL = ("torch", "onnx", "nbclient", "nbformat", "expecttest")
 MISSING = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
@@ -45,3 +47,12 @@ def pytest_report_header() -> list[str]:
     if not MISSING:
         return []
     return [f"{', '.join(MISSING)} not installed: {len(collect_ignore)} test files are left out"]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers whichever tests run before it."""
+    if "torch" not in MISSING:
+        import torch
+
+        torch.manual_seed(0)

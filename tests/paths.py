@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from flax import nnx
 
 import jaxlstm
 from jaxlstm import LSTMConfig, cell, long, stack
-from jaxlstm.inference import program, quantize, runner
+from jaxlstm.inference import native, program, runner
 
 T, B, IN, H = 4, 2, 3, 5
 PLAIN = LSTMConfig(IN, H)
@@ -79,16 +81,14 @@ def one_step(**options: Any) -> Trace:
     return lambda params, x: cell.lstm_cell(params, x, **options), (params, X[0])
 
 
-def runner_program(function: Any, config: LSTMConfig, *more: Any, **options: Any) -> Trace:
-    """What a Runner compiles, with the options that it was made with."""
-    weights = options.pop("weights", None)
-    params = params_of(config)
-    made = runner.compile(params, config, max_length=16, max_batch=2, weights=weights, **options)
-    stored = quantize.prepare(params, made.dtype, weights)
+def runner_program(name: str, config: LSTMConfig, *more: Any, **options: Any) -> Trace:
+    """What a Runner compiles where it has no packed weights, with the options that it was made with."""
+    with mock.patch.object(native, "runs_here", return_value=False):
+        made = runner.compile(params_of(config), config, max_length=16, max_batch=2, **options)
     x = np.ones((program.CHUNK, B, IN), np.float32)
-    x = x[0] if function is program.step else x
-    run = lambda weights, *arrays: runner._run(function, weights, *arrays, how=made._how)  # noqa: E731
-    return run, (stored, x, *state_of(config), *more)
+    x = x[0] if name == "step" else x
+    run = functools.partial(runner._run, getattr(made._module, name), how=made._how)
+    return run, (made._weights, x, *state_of(config), *more)
 
 
 def sharded(config: LSTMConfig, **options: Any) -> Trace:
@@ -131,9 +131,9 @@ ON_ANY_BACKEND: dict[str, Callable[..., Trace]] = {
     "nnx, gradient": lambda **o: gradient(nnx_layer(**o)),
     "linen": linen_layer,
     "linen, gradient": lambda **o: gradient(linen_layer(**o)),
-    "runner": lambda **o: runner_program(program.forward, RICH, LENGTHS, **o),
-    "runner, int8": lambda **o: runner_program(program.forward, RICH, LENGTHS, weights="int8", **o),
-    "stream": lambda **o: runner_program(program.step, ONE_WAY, **o),
+    "runner": lambda **o: runner_program("forward", RICH, LENGTHS, **o),
+    "runner, int8": lambda **o: runner_program("forward", RICH, LENGTHS, weights="int8", **o),
+    "stream": lambda **o: runner_program("step", ONE_WAY, **o),
     "long": in_blocks,
     "long, gradient": lambda **o: gradient(in_blocks(**o)),
     "truncated": truncated,

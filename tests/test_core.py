@@ -19,15 +19,18 @@ from jaxlstm.activations import sigmoid, tanh
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("with_state", [True, False])
 def test_one_sequence_alone(with_state: bool, batch_first: bool) -> None:
-    module = torch.nn.LSTM(3, 5, 2, bidirectional=True, proj_size=2, batch_first=batch_first)
-    params, config = jaxlstm.from_torch(module)
-    x = torch.randn(7, 3)
-    state = (torch.randn(4, 2), torch.randn(4, 5)) if with_state else None
+    options: Any = {"bidirectional": True, "proj_size": 2, "batch_first": batch_first}
+    module = torch.nn.LSTM(3, 5, 2, dtype=torch.float64, **options)
+    x = torch.randn(7, 3).double()
+    state = (torch.randn(4, 2).double(), torch.randn(4, 5).double()) if with_state else None
     wanted, (h_n, c_n) = module(x, state)
     given: Any = None if state is None else tuple(s.numpy() for s in state)
-    outputs, final = jax.jit(lambda p, x, s: lstm(p, x, s, config=config))(params, x.numpy(), given)
+    with jax.enable_x64(True):
+        params, config = jaxlstm.from_torch(module)
+        run = jax.jit(lambda p, x, s: lstm(p, x, s, config=config))
+        outputs, final = run(params, x.numpy(), given)
     for ours, theirs in ((outputs, wanted), (final.h, h_n), (final.c, c_n)):
-        np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-7)
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-15)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
@@ -48,16 +51,19 @@ def test_state_handed_on_is_one_long_call(dtype: type) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batched", [True, False])
 def test_lstm_cell_is_torchs(bias: bool, batched: bool) -> None:
-    cell = torch.nn.LSTMCell(3, 5, bias=bias)
-    params, config = jaxlstm.from_torch(cell)
+    cell = torch.nn.LSTMCell(3, 5, bias=bias, dtype=torch.float64)
+    with jax.enable_x64(True):
+        params, config = jaxlstm.from_torch(cell)
     assert config == jaxlstm.LSTMCellConfig(3, 5, bias=bias)
     batch = (4,) if batched else ()
-    x, h, c = torch.randn(*batch, 3), torch.randn(*batch, 5), torch.randn(*batch, 5)
+    x, h, c = (torch.randn(*batch, size).double() for size in (3, 5, 5))
     for state in (None, (h, c)):
         wanted = cell(x, state)
         given: Any = None if state is None else tuple(s.numpy() for s in state)
-        for ours, theirs in zip(lstm_cell(params, x.numpy(), given), wanted, strict=True):
-            np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-7)
+        with jax.enable_x64(True):
+            found = lstm_cell(params, x.numpy(), given)
+        for ours, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-15)
 
 
 def test_a_cells_parameters_run_over_time_too() -> None:
