@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 COLLECTIVES = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-COPIES = ("copy", "copy-start", "copy-done")
+COPIES = ("copy", "copy-start", "copy-done", "slice-start", "slice-done")
+JOINED = 'custom_call_target="ConcatBitcast"'  # a copy into VMEM in parts: where they are one array again
 GEMM = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul)', re.IGNORECASE)
 CALLED = r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(?:\{([^}]*)\}|(%?[\w.\-]+))"
 
@@ -25,6 +26,10 @@ class Instruction(NamedTuple):
     operands: tuple[str, ...]
     called: tuple[str, ...]
     line: str
+
+    @property
+    def is_copy(self) -> bool:
+        return self.op in COPIES or JOINED in self.line
 
     @property
     def is_product(self) -> bool:
@@ -73,7 +78,7 @@ class Hlo:
         every = [i for c in self.computations.values() for i in c.instructions]
         fused = {name for i in every if i.op == "fusion" for name in i.called}
         left = [c for c in self.computations.values() if c.name not in fused]
-        return sum(i.op not in COPIES for c in left for i in c.instructions)
+        return sum(not i.is_copy for c in left for i in c.instructions)
 
     @cached_property
     def loops(self) -> tuple[Instruction, ...]:
