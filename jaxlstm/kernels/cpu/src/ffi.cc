@@ -307,8 +307,8 @@ ffi::Error run_backward(ffi::ThreadPool pool, Buffer weight_hh, Buffer weight_hr
 
 template <class T>
 ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffer& y, Buffer& h_0, Buffer& valid,
-                     Buffer& weight_ih, Result& grad_x, Result& grad_weight_ih, Result& grad_weight_hh, Result& grad_bias,
-                     bool reverse, int64_t wanted) {
+                     Buffer& weight_ih, Result& grad_x, Result& grad_weight_ih, Result& grad_weight_hh,
+                     Result& grad_bias, bool reverse, int64_t wanted) {
   Gradients<T> p{};
   p.time = x.dimensions()[0], p.batch = x.dimensions()[1], p.input_size = x.dimensions()[2];
   p.hidden_size = grad_gates.dimensions()[2] / 4, p.h_size = h_0.dimensions()[1], p.reverse = reverse;
@@ -321,7 +321,8 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
       std::fill_n(static_cast<T*>((*sum)->untyped_data()), (*sum)->element_count(), T(0));
     return ffi::Error::Success();
   }
-  const double rows = double(p.time) * p.batch, columns = double(p.input_size) * (!!p.grad_x + !!p.grad_weight_ih) + p.h_size;
+  const double rows = double(p.time) * p.batch;
+  const double columns = double(p.input_size) * (!!p.grad_x + !!p.grad_weight_ih) + p.h_size;
   const double row = 4 * columns * p.hidden_size;
   const Call call(Effort{row * rows, row * std::min(rows, 256.0), 0}, wanted, pool);
   p.threads = call.threads;
@@ -330,10 +331,11 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
 }
 
 ffi::Error run_gradients(ffi::ThreadPool pool, Buffer grad_gates, Buffer x, Buffer y, Buffer h_0, Buffer valid,
-                         Buffer weight_ih, Result grad_x, Result grad_weight_ih, Result grad_weight_hh, Result grad_bias,
-                         bool reverse, int64_t threads) {
+                         Buffer weight_ih, Result grad_x, Result grad_weight_ih, Result grad_weight_hh,
+                         Result grad_bias, bool reverse, int64_t threads) {
   Checker checker(x.element_type());
-  if (grad_gates.dimensions().size() != 3 || x.dimensions().size() != 3) checker.complain("grad_gates and x must have 3 axes");
+  if (grad_gates.dimensions().size() != 3 || x.dimensions().size() != 3)
+    checker.complain("grad_gates and x must have 3 axes");
   if (h_0.dimensions().size() != 2) checker.complain("h_0 must have 2 axes");
   if (checker.failed()) return checker.error();
   const int64_t T = x.dimensions()[0], B = x.dimensions()[1], I = x.dimensions()[2];
@@ -351,7 +353,8 @@ ffi::Error run_gradients(ffi::ThreadPool pool, Buffer grad_gates, Buffer x, Buff
   if (!left_out(*grad_bias)) checker.check("grad_bias", *grad_bias, {gates});
   if (checker.failed()) return checker.error();
   const auto run = x.element_type() == ffi::F32 ? gradients<float> : gradients<double>;
-  return run(pool, grad_gates, x, y, h_0, valid, weight_ih, grad_x, grad_weight_ih, grad_weight_hh, grad_bias, reverse, threads);
+  return run(pool, grad_gates, x, y, h_0, valid, weight_ih, grad_x, grad_weight_ih, grad_weight_hh, grad_bias,
+             reverse, threads);
 }
 
 }  // namespace
@@ -398,7 +401,8 @@ void jaxlstm_prepare_weights(bool wide, int64_t input_size, int64_t hidden_size,
       input_size, hidden_size, h_size, weight_ih, weight_hh, bias, weight_hr, prepared);
 }
 int64_t jaxlstm_prepared_size(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
-  return (wide ? jaxlstm::prepared_size<double> : jaxlstm::prepared_size<float>)(input_size, hidden_size, h_size, projected);
+  return (wide ? jaxlstm::prepared_size<double> : jaxlstm::prepared_size<float>)(
+      input_size, hidden_size, h_size, projected);
 }
 void jaxlstm_add_callers(int count) { jaxlstm::announced.fetch_add(count); }
 void jaxlstm_activations(const float* x, float* sigmoids, float* tanhs, long n) {
