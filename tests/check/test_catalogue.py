@@ -91,6 +91,17 @@ def test_a_config_has_the_faults_that_it_can_have(config, wanted):
     assert sum(fault.rounding for fault in catalogue(config)) == 15
 
 
+def test_the_first_layers_alone_are_those_of_the_whole_and_warn_of_no_dropout():
+    """A config of one layer with dropout gives a warning, which here would be an error."""
+    config = LSTMConfig(3, 4, num_layers=3, dropout=0.5)
+    call = Call.of(random_params(config), config, inputs.ordinary_case(config))
+    whole = call.result().record
+    for layers in (1, 2):
+        found = call.result(layers=layers)
+        assert len(found.record) == layers
+        np.testing.assert_array_equal(found.outputs, whole[layers - 1][0].steps.h)
+
+
 def test_tf32_keeps_ten_bits_and_rounds_ties_to_even():
     ulp = 2.0**-10  # of numbers from 1 to 2
     exact = [1.0, 1 + ulp, -(1 + ulp), 2.0**-100, 0.0]
