@@ -78,10 +78,15 @@ def test_every_name(setting: Any) -> None:
         (jnp.float64, jnp.float64),
     ],
 )
-def test_a_product_comes_in_the_dtype_of_the_gates(dtype: Any, gates: Any) -> None:
+def test_a_product_and_a_bias_in_the_dtype_of_the_gates(dtype: Any, gates: Any) -> None:
+    """Of whole numbers, which every dtype holds exactly."""
+    rng = np.random.default_rng(0)
+    x, weight, bias = (rng.integers(-4, 5, shape) for shape in ((2, 3), (4, 3), 4))
     with jax.enable_x64(True):
-        found = linear(jnp.ones((2, 3), dtype), jnp.ones((4, 3), dtype), precision="highest")
+        given = [jnp.asarray(a, dtype) for a in (x, weight, bias)]
+        found = linear(*given, precision="highest")
     assert found.dtype == gates
+    np.testing.assert_array_equal(found, x @ weight.T + bias)
 
 
 @pytest.mark.parametrize("backend", ["scan", "auto"])

@@ -102,6 +102,26 @@ def test_the_first_layers_alone_are_those_of_the_whole_and_warn_of_no_dropout():
         np.testing.assert_array_equal(found.outputs, whole[layers - 1][0].steps.h)
 
 
+@pytest.mark.parametrize(
+    ("cause", "kept"),
+    [
+        ("h and c are kept in {}", {"h_n", "c_n"}),
+        ("c is kept in {}", {"c_n"}),
+        ("c is kept in {}, and h is made of it", {"c_n"}),
+        ("weights, inputs and states are in {}", {"h_n", "c_n"}),
+        ("the weights are rounded to {}", set()),
+    ],
+)
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_a_state_kept_in_half_precision_is_told_in_it(cause, kept, half):
+    config = CONFIGS["plain"]
+    (fault,) = (f for f in catalogue(config) if f.cause == cause.format(half))
+    call = Call.of(random_params(config), config, inputs.ordinary_case(config))
+    found = fault.apply(call).run()
+    rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.leaves()}
+    assert {n for n, a in found.leaves() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
+
+
 def test_tf32_keeps_ten_bits_and_rounds_ties_to_even():
     ulp = 2.0**-10  # of numbers from 1 to 2
     exact = [1.0, 1 + ulp, -(1 + ulp), 2.0**-100, 0.0]

@@ -23,6 +23,7 @@ from tests.checkpoint.hostile import cases
 
 ROOT = Path(__file__).parents[2]
 CASES = list(cases())
+TRACED = "COVERAGE_PROCESS_CONFIG" in os.environ  # `make coverage`: the child is some times slower
 
 
 class Child:
@@ -90,7 +91,7 @@ def test_case(tmp_path: Path, child: Child, case: Case) -> None:
     assert not result["violations"]
     assert not list(tmp_path.rglob("PWNED"))
     assert not (child.folder / "PWNED").exists()
-    assert result["seconds"] <= result["limit"], result
+    assert result["seconds"] <= result["limit"] or TRACED, result
     if case.codes:
         assert result["code"] in case.codes, result
         assert result["code"] in CODES
