@@ -102,6 +102,18 @@ def test_the_first_layers_alone_are_those_of_the_whole_and_warn_of_no_dropout():
         np.testing.assert_array_equal(found.outputs, whole[layers - 1][0].steps.h)
 
 
+def test_which_faults_only_change_what_is_made_of_a_run():
+    """One run of the oracle serves all of them; swapped axes count where they change nothing."""
+    call = Call.of(random_params(SQUARE), SQUARE, inputs.ordinary_case(SQUARE))
+    only = [fault for fault in catalogue(SQUARE) if fault.only_finishes(call)]
+    assert Counter(fault.group for fault in only) == {
+        "final state": TWO_WAYS["final state"],
+        "layer output": TWO_WAYS["layer output"],
+        "join": 1,  # of the last layer
+        "axes": 1,
+    }
+
+
 @pytest.mark.parametrize(
     ("cause", "kept"),
     [
