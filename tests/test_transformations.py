@@ -126,13 +126,14 @@ def test_a_ragged_gradient_is_the_sum_of_those_of_its_rows() -> None:
     with jax.enable_x64(True):
         params = init_params(jax.random.key(0), config, dtype=np.float64)
         x, cotangents = rng.standard_normal((4, 2, 3)), rng.standard_normal((4, 2, 8))
-        state = [rng.standard_normal(shape) for shape in config.state_shapes(2)]
+        h_0, c_0 = (rng.standard_normal(shape) for shape in config.state_shapes(2))
 
         def gradient(row: slice, time: int, lengths: list[int] | None = None):
             def loss(params):
-                given = LSTMState(*(leaf[:, row] for leaf in state))
                 y, _ = lstm(
-                    *(params, x[:time, row], given),
+                    params,
+                    x[:time, row],
+                    (h_0[:, row], c_0[:, row]),
                     config=config,
                     seq_lengths=lengths,
                     backend="scan",
