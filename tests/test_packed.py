@@ -54,6 +54,12 @@ def test_half_precision_comes_from_torch_bit_for_bit(dtype: torch.dtype) -> None
     np.testing.assert_array_equal(ours.data.astype(np.float32), theirs.data.float().numpy())
 
 
+def test_integers_from_torch_are_refused() -> None:
+    theirs = rnn.pack_padded_sequence(torch.ones(3, 2, 1, dtype=torch.int64), [3, 1])
+    with pytest.raises(TypeError, match=r"^data must be float16, .*got int64"):
+        PackedSequence.from_torch(theirs)
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize(("value", "total"), [(0.0, None), (-1.5, 6), (7.0, 9)])
 def test_pad_is_torchs(value: float, total: int | None, batch_first: bool) -> None:

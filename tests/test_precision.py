@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import kernels
-from jaxlstm.precision import level_of, resolve
+from jaxlstm.precision import level_of, linear, resolve
 from tests.paths import (
     LENGTHS,
     ON_ANY_BACKEND,
@@ -67,6 +67,26 @@ def test_every_name(setting: Any) -> None:
     wanted = LEVELS.get(setting, "HIGH" if setting else "None")
     for backend in ("scan", "auto"):
         assert set(levels(gradient(layer(PLAIN, precision=setting, backend=backend)))) == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gates"),
+    [
+        (jnp.float16, jnp.float32),
+        (jnp.bfloat16, jnp.float32),
+        (jnp.float32, jnp.float32),
+        (jnp.float64, jnp.float64),
+    ],
+)
+def test_a_product_and_a_bias_in_the_dtype_of_the_gates(dtype: Any, gates: Any) -> None:
+    """Of whole numbers, which every dtype holds exactly."""
+    rng = np.random.default_rng(0)
+    x, weight, bias = (rng.integers(-4, 5, shape) for shape in ((2, 3), (4, 3), 4))
+    with jax.enable_x64(True):
+        given = [jnp.asarray(a, dtype) for a in (x, weight, bias)]
+        found = linear(*given, precision="highest")
+    assert found.dtype == gates
+    np.testing.assert_array_equal(found, x @ weight.T + bias)
 
 
 @pytest.mark.parametrize("backend", ["scan", "auto"])

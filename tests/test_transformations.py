@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxlstm import LSTMConfig, LSTMState, init_params, lstm, lstm_cell
 
@@ -118,6 +120,35 @@ def test_a_row_does_not_depend_on_the_others_nor_on_padding() -> None:
     np.testing.assert_array_equal(np.delete(sick, 1, axis=1), np.delete(whole, 1, axis=1))
 
 
+def test_a_ragged_gradient_is_the_sum_of_those_of_its_rows() -> None:
+    """On the plain scan, from a state: the reverse direction begins with it at each row's own end."""
+    config, rng = LSTMConfig(3, 4, bidirectional=True), np.random.default_rng(0)
+    with jax.enable_x64(True):
+        params = init_params(jax.random.key(0), config, dtype=np.float64)
+        x, cotangents = rng.standard_normal((4, 2, 3)), rng.standard_normal((4, 2, 8))
+        h_0, c_0 = (rng.standard_normal(shape) for shape in config.state_shapes(2))
+
+        def gradient(row: slice, time: int, lengths: list[int] | None = None):
+            def loss(params):
+                y, _ = lstm(
+                    params,
+                    x[:time, row],
+                    (h_0[:, row], c_0[:, row]),
+                    config=config,
+                    seq_lengths=lengths,
+                    backend="scan",
+                )
+                return (cotangents[:time, row] * y).sum()
+
+            return jax.jit(jax.grad(loss))(params)
+
+        whole = gradient(slice(2), 4, [2, 4])
+        first, second = gradient(slice(0, 1), 2), gradient(slice(1, 2), 4)
+    for name, found in whole.items():
+        wanted = first[name] + second[name]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-13, err_msg=name)
+
+
 def test_lengths_that_jit_cannot_check_are_clamped() -> None:
     state = LSTMState(jnp.full((4, 2, 4), 0.3), jnp.full((4, 2, 8), 0.2))
     run = jax.jit(lambda n: lstm(PARAMS, X[:, :2], state, config=CONFIG, seq_lengths=n))
@@ -126,6 +157,24 @@ def test_lengths_that_jit_cannot_check_are_clamped() -> None:
     np.testing.assert_array_equal(final.h[:, 0], state.h[:, 0])
     whole, whole_final = run(jnp.array([6, 6]))
     close((y[:, 1], final.c[:, 1]), (whole[:, 1], whole_final.c[:, 1]))
+
+
+@pytest.mark.parametrize("told_by", ["inputs", "state", "lengths"])
+def test_types_that_say_how_the_batch_is_split(told_by: str) -> None:
+    """On a mesh with explicit axes, of one device here: one argument tells it, and all results have it."""
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(AxisType.Explicit,))
+    split = {"inputs": P(None, "rows"), "state": P(None, "rows"), "lengths": P("rows")}
+
+    def put(name: str, value):
+        spec = split[name] if name == told_by else P()
+        return jax.device_put(value, NamedSharding(mesh, spec))
+
+    state = LSTMState(*(jnp.zeros(shape) for shape in CONFIG.state_shapes(5)))
+    run = jax.jit(lambda x, s, n: lstm(PARAMS, x, s, config=CONFIG, seq_lengths=n))
+    with jax.set_mesh(mesh):
+        results = run(put("inputs", X), put("state", state), put("lengths", LENGTHS))
+    for leaf in jax.tree.leaves(results):
+        assert jax.typeof(leaf).sharding.spec == P(None, "rows", None)
 
 
 def test_sharded_over_the_batch_by_jit() -> None:

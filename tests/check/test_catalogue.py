@@ -91,6 +91,49 @@ def test_a_config_has_the_faults_that_it_can_have(config, wanted):
     assert sum(fault.rounding for fault in catalogue(config)) == 15
 
 
+def test_the_first_layers_alone_are_those_of_the_whole_and_warn_of_no_dropout():
+    """A config of one layer with dropout gives a warning, which here would be an error."""
+    config = LSTMConfig(3, 4, num_layers=3, dropout=0.5)
+    call = Call.of(random_params(config), config, inputs.ordinary_case(config))
+    whole = call.result().record
+    for layers in (1, 2):
+        found = call.result(layers=layers)
+        assert len(found.record) == layers
+        np.testing.assert_array_equal(found.outputs, whole[layers - 1][0].steps.h)
+
+
+def test_which_faults_only_change_what_is_made_of_a_run():
+    """One run of the oracle serves all of them; swapped axes count where they change nothing."""
+    call = Call.of(random_params(SQUARE), SQUARE, inputs.ordinary_case(SQUARE))
+    only = [fault for fault in catalogue(SQUARE) if fault.only_finishes(call)]
+    assert Counter(fault.group for fault in only) == {
+        "final state": TWO_WAYS["final state"],
+        "layer output": TWO_WAYS["layer output"],
+        "join": 1,  # of the last layer
+        "axes": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("cause", "kept"),
+    [
+        ("h and c are kept in {}", {"h_n", "c_n"}),
+        ("c is kept in {}", {"c_n"}),
+        ("c is kept in {}, and h is made of it", {"c_n"}),
+        ("weights, inputs and states are in {}", {"h_n", "c_n"}),
+        ("the weights are rounded to {}", set()),
+    ],
+)
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_a_state_kept_in_half_precision_is_told_in_it(cause, kept, half):
+    config = CONFIGS["plain"]
+    (fault,) = (f for f in catalogue(config) if f.cause == cause.format(half))
+    call = Call.of(random_params(config), config, inputs.ordinary_case(config))
+    found = fault.apply(call).run()
+    rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.leaves()}
+    assert {n for n, a in found.leaves() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
+
+
 def test_tf32_keeps_ten_bits_and_rounds_ties_to_even():
     ulp = 2.0**-10  # of numbers from 1 to 2
     exact = [1.0, 1 + ulp, -(1 + ulp), 2.0**-100, 0.0]

@@ -76,6 +76,11 @@ class Child:
             assert self.ask(path, {})["code"] is None
 
 
+def in_time(result: dict[str, Any]) -> bool:
+    """Whether the child kept its limit; `make coverage` traces it, and what it takes then tells nothing."""
+    return result["seconds"] <= result["limit"] or "COVERAGE_PROCESS_CONFIG" in os.environ
+
+
 @pytest.fixture(scope="module")
 def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     served = Child(tmp_path_factory.mktemp("child"))
@@ -90,7 +95,7 @@ def test_case(tmp_path: Path, child: Child, case: Case) -> None:
     assert not result["violations"]
     assert not list(tmp_path.rglob("PWNED"))
     assert not (child.folder / "PWNED").exists()
-    assert result["seconds"] <= result["limit"], result
+    assert in_time(result), result
     if case.codes:
         assert result["code"] in case.codes, result
         assert result["code"] in CODES

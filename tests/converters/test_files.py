@@ -228,11 +228,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         "import resource, signal, sys, numpy as np\n"
         "from jaxlstm import LSTMConfig, param_shapes, save\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))\n"
         "config = LSTMConfig(200, 200)\n"
         "params = {n: np.zeros(s, np.float32) for n, s in param_shapes(config).items()}\n"
         "try:\n    save(sys.argv[1], params, config)\n"
         "except OSError as error:\n    print('refused', error.errno)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"  # for what coverage writes at the end
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(path)],

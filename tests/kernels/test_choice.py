@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxlstm import LSTMConfig, init_params, kernels, lstm
+from jaxlstm import LSTMConfig, init_params, kernels, lstm, param_shapes
 from tests.kernels.problems import needs_native
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,28 @@ def test_auto_packs_large_weights_only_where_it_pays() -> None:
     assert kernels.recurrence("auto", jnp.float32, weights=large, rows=long) is not kernels.PLAIN
     assert kernels.recurrence("auto", jnp.float32, weights=9, rows=short) is not kernels.PLAIN
     assert kernels.recurrence("native", jnp.float32, weights=large, rows=1) is not kernels.PLAIN
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("config", "time", "batch", "takes_it"),
+    [
+        (LSTMConfig(384, 128), 1, 1, True),  # matrices of SMALL_WEIGHTS elements
+        (LSTMConfig(385, 128), 7, 9, False),
+        (LSTMConfig(385, 128), 8, 8, True),
+        (LSTMConfig(385, 128), 1, 64, True),
+        (LSTMConfig(448, 128, proj_size=64), 1, 1, True),
+        (LSTMConfig(449, 128, proj_size=64), 1, 1, False),
+    ],
+)
+def test_a_layer_tells_its_weights_and_its_rows(
+    config: LSTMConfig, time: int, batch: int, takes_it: bool
+) -> None:
+    shapes = {**param_shapes(config), "x": (time, batch, config.input_size)}
+    arrays = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    x = arrays.pop("x")
+    traced = jax.make_jaxpr(lambda p, x: lstm(p, x, config=config))(arrays, x)
+    assert ("lstm_run" in str(traced)) == takes_it
 
 
 def test_a_backend_that_there_is_not() -> None:

@@ -30,7 +30,10 @@ _CORE = (
     *("config", "params", "validate", "precision", "activations"),
     *("cell", "scan", "lengths", "packed", "stack"),
 )
-_CORE_TESTS = ("config", "core", "errors", "packed", "dropout", "imports", "cases")
+_CORE_TESTS = (
+    *("config", "core", "errors", "packed", "dropout", "imports", "cases"),
+    *("precision", "transformations"),
+)
 SUITES = {
     "converters": Suite(
         tuple(f"converters/jaxlstm_converters/{name}.py" for name in _CONVERTERS),
@@ -39,7 +42,11 @@ SUITES = {
     "check": Suite(("jaxlstm/check/**/*.py",), ("tests/check",)),
     "core": Suite(
         tuple(f"jaxlstm/{name}.py" for name in _CORE),
-        (*(f"tests/test_{name}.py" for name in _CORE_TESTS), "tests/foreign/test_lstm_ref.py"),
+        (
+            *(f"tests/test_{name}.py" for name in _CORE_TESTS),
+            *(f"tests/kernels/test_{name}.py" for name in ("choice", "cudnn")),
+            "tests/foreign/test_lstm_ref.py",
+        ),
     ),
 }
 

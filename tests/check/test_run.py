@@ -1,0 +1,46 @@
+"""A verification under way: what a port is compared with, and where a limit lies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxlstm.check import answer, inputs, residual, verify
+from jaxlstm.check.port import Port
+from jaxlstm.check.run import Run
+from jaxlstm.config import LSTMConfig
+from tests.check.helpers import needs_torch, random_params
+from tests.check.wrong_ports import WrongPort
+
+CONFIG = LSTMConfig(3, 4, num_layers=2)
+PARAMS = random_params(CONFIG)
+
+
+@needs_torch
+def test_the_truth_is_torchs_where_the_oracle_is_not_asked():
+    """With its gradients; here both are the same but for rounding."""
+    run = Run(
+        port=Port.of(WrongPort(CONFIG)),
+        params=PARAMS,
+        config=CONFIG,
+        dtype=np.dtype(np.float32),
+        seed=0,
+        gradients=True,
+        references=("torch",),
+        tolerance=None,
+        precision="highest",
+    )
+    case = inputs.ordinary_case(CONFIG)
+    found = run.truth(PARAMS, case, True).everything()
+    wanted = answer.of_oracle(PARAMS, CONFIG, case, gradients=True).everything()
+    assert set(found) == set(wanted)
+    for name, a in wanted.items():
+        np.testing.assert_allclose(found[name], a, rtol=0, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(0.99, "ok"), (1.0, "FAILED")])
+def test_a_step_residual_is_to_be_below_its_bound(monkeypatch, ratio, verdict):
+    found = residual.Residual(ratio, "layer 1")
+    monkeypatch.setattr(residual, "step_residual", lambda *arguments, **options: found)
+    report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
+    assert {item.name: item.status for item in report.items}["step residual"] == verdict
