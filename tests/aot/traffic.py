@@ -36,7 +36,7 @@ def _of(hlo: Hlo, computation: Computation) -> int:
             assert body is not None
             total += turns(hlo, i) * _of(hlo, hlo.computations[body[1]])
         elif i.op == "fusion":
-            total += _of_fusion(hlo.computations[i.called[0]], i, types)
+            total += _of_fusion(hlo, i, types)
         elif i.op == "copy-start":  # its type is (to, from, a flag)
             total += _in_hbm(_type(i))
         elif i.op == "slice-start":  # ((from), to, a flag)
@@ -57,17 +57,14 @@ def turns(hlo: Hlo, loop: Instruction) -> int:
     return int(limit)
 
 
-def _of_fusion(called: Computation, fusion: Instruction, types: dict[str, str]) -> int:
+def _of_fusion(hlo: Hlo, fusion: Instruction, types: dict[str, str]) -> int:
     """Reads and writes of a fusion, of which ``types`` has the operands."""
+    called = hlo.computations[fusion.called[0]]
     by_name = {i.name: i for i in called.instructions}
     total = 0
-    for i in called.instructions:
-        if i.op == "parameter":
-            number = re.search(r"parameter\((\d+)\)", i.line)
-            assert number is not None
-            outer = types[fusion.operands[int(number[1])]]
-            if _in_hbm(outer):
-                total += _read(called, i, outer)
+    for number, name in enumerate(fusion.operands):
+        whole = _in_hbm(types[name])
+        total += min(whole, _read(hlo, called, number, whole)) if whole else 0
     root = called.root
     results = [by_name[name] for name in root.operands] if root.op == "tuple" else [root]
     for result, shape in zip(results, _shapes(_type(fusion)), strict=True):
@@ -80,13 +77,21 @@ def _of_fusion(called: Computation, fusion: Instruction, types: dict[str, str]) 
     return total
 
 
-def _read(called: Computation, parameter: Instruction, outer: str) -> int:
-    users = [i for i in called.instructions if parameter.name in i.operands]
-    if all(i.op == "dynamic-slice" for i in users):
-        return sum(_size(_type(i)) for i in users)
-    if all(i.op == "dynamic-update-slice" and i.operands[0] == parameter.name for i in users):
-        return 0
-    return _in_hbm(outer)
+def _read(hlo: Hlo, called: Computation, number: int, whole: int) -> int:
+    """What a fusion reads of its operand of that number: slices, or all; fusions in it look on."""
+    (parameter,) = (i for i in called.instructions if f" parameter({number})" in i.line)
+    total = 0
+    for user in called.instructions:
+        for place, name in enumerate(user.operands):
+            if name != parameter.name:
+                continue
+            if user.op == "dynamic-slice":
+                total += _size(_type(user))
+            elif user.op == "fusion":
+                total += _read(hlo, hlo.computations[user.called[0]], place, whole)
+            elif user.op != "dynamic-update-slice" or place != 0:
+                total += whole
+    return total
 
 
 def _type(i: Instruction) -> str:
