@@ -1,11 +1,16 @@
-"""Random parameters, and configs that together have every feature."""
+"""Random parameters, configs that together have every feature, and a verification to be run."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jaxlstm.check import torch_runner
+from jaxlstm.check.port import Port
+from jaxlstm.check.run import Run
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import init_bound, param_shapes
 
@@ -29,6 +34,27 @@ def random_params(
         name: rng.uniform(-bound, bound, shape).astype(dtype)  # type: ignore[arg-type]
         for name, shape in param_shapes(config).items()
     }
+
+
+def run_of(
+    port: Callable[..., Any],
+    params: dict[str, np.ndarray],
+    config: LSTMConfig,
+    *,
+    references: tuple[str, ...],
+) -> Run:
+    """A verification in float32, gradients included, that has not begun."""
+    return Run(
+        port=Port.of(port),
+        params=params,
+        config=config,
+        dtype=np.dtype(np.float32),
+        seed=0,
+        gradients=True,
+        references=references,
+        tolerance=None,
+        precision="highest",
+    )
 
 
 needs_torch = pytest.mark.skipif(not torch_runner.is_available(), reason="torch is not installed")

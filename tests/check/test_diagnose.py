@@ -10,10 +10,8 @@ import pytest
 from jaxlstm.check import answer, inputs
 from jaxlstm.check.diagnose import diagnose
 from jaxlstm.check.explain import Evidence
-from jaxlstm.check.port import Port
-from jaxlstm.check.run import Run
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import random_params
+from tests.check.helpers import random_params, run_of
 
 CONFIG = LSTMConfig(3, 4)
 PARAMS = random_params(CONFIG)
@@ -21,17 +19,7 @@ CASE = inputs.ordinary_case(CONFIG)
 
 
 def a_run():
-    return Run(
-        port=Port.of(lambda x, state, lengths: None),
-        params=PARAMS,
-        config=CONFIG,
-        dtype=np.dtype(np.float32),
-        seed=0,
-        gradients=True,
-        references=("oracle",),
-        tolerance=None,
-        precision="highest",
-    )
+    return run_of(lambda x, state, lengths: None, PARAMS, CONFIG, references=("oracle",))
 
 
 def told(run, *failed):

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import answer, inputs, residual, verify
-from jaxlstm.check.port import Port
-from jaxlstm.check.run import Run
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import needs_torch, random_params
+from tests.check.helpers import needs_torch, random_params, run_of
 from tests.check.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
@@ -19,17 +17,7 @@ PARAMS = random_params(CONFIG)
 @needs_torch
 def test_the_truth_is_torchs_where_the_oracle_is_not_asked():
     """With its gradients; here both are the same but for rounding."""
-    run = Run(
-        port=Port.of(WrongPort(CONFIG)),
-        params=PARAMS,
-        config=CONFIG,
-        dtype=np.dtype(np.float32),
-        seed=0,
-        gradients=True,
-        references=("torch",),
-        tolerance=None,
-        precision="highest",
-    )
+    run = run_of(WrongPort(CONFIG), PARAMS, CONFIG, references=("torch",))
     case = inputs.ordinary_case(CONFIG)
     found = run.truth(PARAMS, case, True).everything()
     wanted = answer.of_oracle(PARAMS, CONFIG, case, gradients=True).everything()
