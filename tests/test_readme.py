@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -76,6 +77,29 @@ def test_the_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_pictures_stand_alone() -> None:
+    """Each is there, said in words, and well-formed SVG without a script or anything from elsewhere."""
+    shown = set()
+    for page in (ROOT / "docs").glob("*.md"):
+        for words, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text()):
+            picture = page.parent / target
+            shown.add(picture)
+            assert len(words.split()) > 20, f"{page.name}: {target} is not said in words"
+            source = picture.read_text()
+            assert len(source) < 10_000, target
+            assert not re.search(r"<!(?!--)|<\?", source), f"{target}: a doctype or an instruction"
+            for element in ElementTree.fromstring(source).iter():
+                assert element.tag.startswith("{http://www.w3.org/2000/svg}"), (target, element.tag)
+                name = element.tag.rpartition("}")[2]
+                assert name not in ("script", "foreignObject", "image", "a"), (target, name)
+                for key, value in [*element.items(), ("text", element.text or "")]:
+                    key = key.rpartition("}")[2]
+                    assert not key.startswith("on"), (target, key)
+                    assert key != "href" or value.startswith("#"), (target, value)
+                    assert not re.search(r"url\((?!#)|@import|://", value), (target, value)
+    assert shown == set((ROOT / "docs/pictures").iterdir())
 
 
 def test_the_commands_are_those_of_the_parser() -> None:
