@@ -142,7 +142,8 @@ struct ForwardPass {
   // What step s gives rows that it does not compute.
   void clear(long s, Range rows) const {
     const auto zero = [&](T* array, long width) {
-      if (array) std::memset(array + (time_of(s) * p.batch + rows.begin) * width, 0, size_t(rows.size()) * width * sizeof(T));
+      const long begin = (time_of(s) * p.batch + rows.begin) * width, count = rows.size() * width;
+      if (array) std::memset(array + begin, 0, size_t(count) * sizeof(T));
     };
     if (!rows.size()) return;
     zero(p.y, p.h_size), zero(p.by_gates, 4 * p.hidden_size);

@@ -135,15 +135,18 @@ struct PlainColumns {  // vector v of panel j: columns from (4 j + v) * lanes on
 };
 
 // Packs the panels from `begin` to `end` of the matrix whose element (k, column) is
-// source[k * k_stride + column * column_stride]; one of the strides is 1.
+// source[k * k_stride + column * column_stride]; one of the strides is 1. Vector by vector, so that no more than L
+// rows are read at a time, and with the lines that are written next asked for: beyond the second cache that is 1.7
+// times as fast as all four vectors of a panel at once.
 template <class T, class Columns>
 void pack(const T* source, long K, long k_stride, long column_stride, Columns columns, long begin,
           long end, T* packed) {
   constexpr long L = kLanes<T>;
   for (long panel = begin; panel < end; panel++)
-    for (long k = 0; k < K; k += L)
-      for (int v = 0; v < 4; v++) {
+    for (int v = 0; v < 4; v++)
+      for (long k = 0; k < K; k += L) {
         const long count = columns.template count<T>(panel, v), depth = k + L < K ? L : K - k;
+        for (long j = 0; j < L; j++) __builtin_prefetch(packed + ((panel * K + k + L + j) * 4 + v) * L, 1);
         const T* from = source + k * k_stride + columns.template first<T>(panel, v) * column_stride;
         Vector<T> block[L];
         if (column_stride == 1) {
