@@ -1,11 +1,11 @@
 """The program that a Runner compiles: ``lstm`` in chunks of time, on ever fewer rows, till all have ended.
 
-Time is walked in chunks of :data:`CHUNK` steps, a kernel's far from the end of :data:`LONG_CHUNK`, by loops
-whose count is decided at run time. Three things follow. A bucket that is longer than the longest sequence
-costs no time. The input projection of one chunk stays in the cache, where that of a whole long sequence does
-not. And the arithmetic of a chunk, fenced off from what surrounds it, is compiled from the same shapes in
-every length bucket, so that a sequence gets the same bits in each of them: a compiler that sees other shapes
-may fuse and round otherwise.
+Time is walked in chunks of :data:`CHUNK` steps, and of :data:`LONG_CHUNK` far from the end with a kernel
+that was asked for by name, by loops whose count is decided at run time. Three things follow. A bucket that is
+longer than the longest sequence costs no time. The input projection of one chunk stays in the cache, where
+that of a whole long sequence does not. And the arithmetic of a chunk, fenced off from what surrounds it, is
+compiled from the same shapes in every length bucket, so that a sequence gets the same bits in each of them:
+a compiler that sees other shapes may fuse and round otherwise.
 
 Rows that have ended are not computed for long: once the second half of the rows has, the first goes on alone,
 and then its half. That saves most where sequences come sorted, the longest first.
@@ -24,16 +24,14 @@ import numpy as np
 from jax import lax
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.kernels import recurrence
 from jaxlstm.params import Params, direction_params
 from jaxlstm.precision import Precision
-from jaxlstm.scan import PLAIN
 from jaxlstm.stack import lstm
 
 CHUNK = 16
 """Time steps of one chunk, hence what a sequence's end is rounded up to."""
 LONG_CHUNK = 128
-"""Time steps of a chunk far from the end, with a kernel: it packs the weights once for each chunk."""
+"""Time steps of a chunk far from the end, with a kernel: it prepares the weights anew for each chunk."""
 
 
 def row_counts(batch: int) -> tuple[int, ...]:
@@ -170,7 +168,10 @@ def _in_chunks(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """:func:`forward` in one direction."""
     params = lax.optimization_barrier(params)
-    kernel = recurrence(backend, inputs.dtype) is not PLAIN
+    kernel = backend not in (
+        "auto",
+        "scan",
+    )  # "auto" is the plain scan wherever this program is taken
 
     def chunk(size: int, carry: tuple) -> tuple:
         start, h, c, outputs = carry

@@ -17,7 +17,14 @@ import pytest
 from jax import lax
 from jax.experimental import rnn
 
-from jaxlstm import LSTMConfig, LSTMState, init_params, lstm, pack_padded_sequence
+from jaxlstm import (
+    LSTMConfig,
+    LSTMState,
+    inference,
+    init_params,
+    lstm,
+    pack_padded_sequence,
+)
 from jaxlstm.kernels.gpu import cudnn
 from tests.cases import CASES, Case
 from tests.test_cases import check, functional
@@ -92,6 +99,20 @@ def test_a_length_of_zero_leaves_the_state() -> None:
     )
     lengths = jnp.array([0, 7, 3])
     found, expected = (jax.jit(partial(run, how=how))(lengths) for how in ("cudnn", "scan"))
+    assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_runner() -> None:
+    """Rows that end within a chunk and before it, in short chunks and in long ones."""
+    params, _, _ = drawn()
+    inputs = np.random.default_rng(1).standard_normal((300, 3, 3)).astype(np.float32)
+    lengths = np.array([300, 17, 131])
+    options: Any = {"max_length": 300, "max_batch": 4}
+    found, expected = (
+        inference.compile(params, CONFIG, backend=how, **options)(inputs, None, lengths)
+        for how in ("cudnn", "scan")
+    )
     assert_close(found, expected)
 
 
