@@ -159,11 +159,11 @@ static Answer<T> naive(const Case<T>& c) {
 }
 
 template <class Problem>
-static void run(const Problem& p, size_t bytes, void (*kernel)(const Problem&, void*, int, int, Barrier&), int threads) {
-  void* scratch = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+static void run(const Problem& p, const Kernel<Problem>& kernel, int threads) {
+  void* scratch = std::aligned_alloc(64, (kernel.scratch_bytes(p) + 63) / 64 * 64);
   vector<std::thread> helpers;
   run_as_team(threads, 0.01, [&](auto task) { helpers.emplace_back(task); },
-              [&](int thread, int size, Barrier& barrier) { kernel(p, scratch, thread, size, barrier); });
+              [&](int thread, int size, Barrier& barrier) { kernel.run(p, scratch, thread, size, barrier); });
   for (auto& helper : helpers) helper.join();
   std::free(scratch);
 }
@@ -183,15 +183,8 @@ static Answer<T> answer(const Case<T>& c, const Kernels& kernels, int threads) {
                  c.x.data(), a.y.data(), c.h_0.data(), valid, c.weight_ih.data(),
                  c.wants & 1 ? a.grad_x.data() : nullptr, c.wants & 2 ? a.grad_weight_ih.data() : nullptr,
                  c.wants & 4 ? a.grad_weight_hh.data() : nullptr, c.wants & 8 ? a.grad_bias.data() : nullptr};
-  if constexpr (sizeof(T) == 4) {
-    run(f, kernels.forward_scratch_f32(f), kernels.forward_f32, threads);
-    run(b, kernels.backward_scratch_f32(b), kernels.backward_f32, threads);
-    run(g, kernels.gradients_scratch_f32(g), kernels.gradients_f32, threads);
-  } else {
-    run(f, kernels.forward_scratch_f64(f), kernels.forward_f64, threads);
-    run(b, kernels.backward_scratch_f64(b), kernels.backward_f64, threads);
-    run(g, kernels.gradients_scratch_f64(g), kernels.gradients_f64, threads);
-  }
+  const KernelsOf<T>& of = kernels.of<T>();
+  run(f, of.forward, threads), run(b, of.backward, threads), run(g, of.gradients, threads);
   return a;
 }
 

@@ -1,5 +1,6 @@
-// The kernels that were compiled, and which of them this processor and system can run.
+// The kernels that were compiled, which of them this processor and system can run, and those in force.
 #pragma once
+#include <atomic>
 #include <cstring>
 
 #include "problem.h"
@@ -64,6 +65,27 @@ inline bool runs_here(const Kernels& kernels) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 #endif
   return true;
+}
+
+inline std::atomic<const Kernels*> in_force{nullptr};
+
+// The best that run here, unless others were chosen.
+inline const Kernels& kernels() {
+  const Kernels* found = in_force.load();
+  if (found) return *found;
+  for (const Kernels* each : kAllKernels)
+    if (!found && runs_here(*each)) found = each;
+  in_force.store(found);
+  return *found;
+}
+// Chooses for the calls that follow; false if those cannot run here.
+inline bool use_kernels(const char* name) {
+  for (const Kernels* each : kAllKernels)
+    if (!std::strcmp(each->name, name) && runs_here(*each)) {
+      in_force.store(each);
+      return true;
+    }
+  return false;
 }
 
 }  // namespace jaxlstm
