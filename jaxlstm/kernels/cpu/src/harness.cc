@@ -81,7 +81,9 @@ static void naive_gradients(const Case<T>& c, Answer<T>& a) {
   for (long t = 0; t < c.time; t++)
     for (long r = 0; r < B; r++) {
       const long at = t * B + r, step = c.reverse ? 1 : -1;
-      const bool has_before = t + step >= 0 && t + step < c.time && (!c.ragged || c.valid[at + step * B]);
+      // As in jaxlstm/scan.py, states_before: valid steps are a beginning, and what holds in gaps is no matter.
+      const bool begins = c.reverse && c.ragged && t + 1 < c.time && !c.valid[at + B];
+      const bool has_before = t + step >= 0 && t + step < c.time && !begins;
       const T* h = has_before ? &a.y[(at + step * B) * P] : &c.h_0[r * P];
       vector<double> x(I);
       for (long k = 0; k < G; k++) {
