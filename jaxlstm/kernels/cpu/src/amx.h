@@ -149,8 +149,8 @@ struct Left {
       pack_tile_of_rows(rows + k, row_stride, count, K - k, k / kTileDepth, block, seen);
   }
   // One tile of that: 32 columns, of which `width` are there.
-  JAXLSTM_INLINE void pack_tile_of_rows(const float* rows, long row_stride, long count, long width, long k_block, long block,
-                                        Magnitude& seen) const {
+  JAXLSTM_INLINE void pack_tile_of_rows(const float* rows, long row_stride, long count, long width, long k_block,
+                                        long block, Magnitude& seen) const {
     pack_tile<false, false>([&](int r, Floats& first, Floats& second) {
       const float* from = rows + r * row_stride;
       const long there = r < count ? width : 0;
@@ -207,8 +207,8 @@ struct Right {
   }
   // The same of a panel that lies side by side in memory and is read row by row, for `rows` may be far apart; the sums
   // over the rows are added to `sums`.
-  void pack_rows_and_sum(const float* rows, long row_stride, long count, long width, long n, long k_block, Magnitude& seen,
-                         Floats (&sums)[4]) const {
+  void pack_rows_and_sum(const float* rows, long row_stride, long count, long width, long n, long k_block,
+                         Magnitude& seen, Floats (&sums)[4]) const {
     Floats part[4] = {};
     for (long r = 0; r < 16; r++)
 #pragma GCC unroll 4

@@ -104,7 +104,7 @@ template <class T>
 static Answer<T> naive(const Case<T>& c) {
   Answer<T> a(c, 0);
   vector<double> h(c.h_0.begin(), c.h_0.end()), cell(c.c_0.begin(), c.c_0.end());
-  const long H = c.hidden_size, P = c.h_size, B = c.batch;
+  const long I = c.input_size, H = c.hidden_size, P = c.h_size, B = c.batch;
   auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
   for (long s = 0; s < c.time; s++)
     for (long r = 0; r < B; r++) {
@@ -113,7 +113,7 @@ static Answer<T> naive(const Case<T>& c) {
       vector<double> z(4 * H), m(H);
       for (long k = 0; k < 4 * H; k++) {
         z[k] = c.bias ? c.b[k] : 0;
-        for (long j = 0; j < c.input_size; j++) z[k] += double(c.weight_ih[k * c.input_size + j]) * c.x[at * c.input_size + j];
+        for (long j = 0; j < I; j++) z[k] += double(c.weight_ih[k * I + j]) * c.x[at * I + j];
         for (long j = 0; j < P; j++) z[k] += double(c.weight_hh[k * P + j]) * h[r * P + j];
       }
       for (long j = 0; j < H; j++) {
@@ -155,7 +155,8 @@ static Answer<T> naive(const Case<T>& c) {
       }
       for (long k = 0; k < 4 * H; k++) a.grad_gates[at * 4 * H + k] = T(dz[k]);
     }
-  std::copy(grad_h.begin(), grad_h.end(), a.grad_h_0.begin()), std::copy(grad_c.begin(), grad_c.end(), a.grad_c_0.begin());
+  std::copy(grad_h.begin(), grad_h.end(), a.grad_h_0.begin());
+  std::copy(grad_c.begin(), grad_c.end(), a.grad_c_0.begin());
   naive_gradients(c, a);
   return a;
 }
@@ -205,8 +206,9 @@ template <class T>
 static bool agrees(const Kernels& kernels, int threads) {
   const Case<T> c;
   const Answer<T> a = answer(c, kernels, threads), e = naive(c);
-  const double error = std::max({worst(a.y, e.y), worst(a.h_n, e.h_n), worst(a.c_n, e.c_n), worst(a.by_gates, e.by_gates),
-                                 worst(a.f, e.f), worst(a.m_by_c, e.m_by_c), worst(a.m, e.m), worst(a.grad_gates, e.grad_gates),
+  const double error = std::max({worst(a.y, e.y), worst(a.h_n, e.h_n), worst(a.c_n, e.c_n),
+                                 worst(a.by_gates, e.by_gates), worst(a.f, e.f), worst(a.m_by_c, e.m_by_c),
+                                 worst(a.m, e.m), worst(a.grad_gates, e.grad_gates),
                                  c.projected ? worst(a.grad_projected, e.grad_projected) : 0,
                                  worst(a.grad_h_0, e.grad_h_0), worst(a.grad_c_0, e.grad_c_0),
                                  c.wants & 1 ? worst(a.grad_x, e.grad_x) : 0,
