@@ -1,7 +1,8 @@
 """Builds the kernels' harness with a sanitizer and runs it: ``python tests/kernels/sanitize.py [problems]``.
 
-Random problems on 1 to 8 threads against a naive implementation, under AddressSanitizer with
-UndefinedBehaviorSanitizer, and under ThreadSanitizer. The exit status is that of the first that fails.
+Random problems on 1 to 8 threads against a naive implementation, and by several calls at the same time on
+weights that were packed once: under AddressSanitizer with UndefinedBehaviorSanitizer, and under
+ThreadSanitizer. The exit status is that of the first that fails.
 """
 
 from __future__ import annotations
