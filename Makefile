@@ -60,7 +60,7 @@ lint: $(VENV)/.dev  ## ruff and pyright, and the C++ in lines of 120
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	! grep -nE '.{121}' jaxlstm/kernels/cpu/src/*
+	! grep -nE '.{121}' jaxlstm/kernels/cpu/src/* tests/kernels/*.h
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

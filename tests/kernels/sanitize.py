@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[2] / "jaxlstm/kernels/cpu/src"
+AMX_IN_SOFTWARE = Path(__file__).with_name("amx_in_software.h")
+CPU_FLAGS = Path("/proc/cpuinfo")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 TARGETS = {
     "baseline": [],
@@ -25,10 +27,17 @@ TARGETS = {
 SANITIZERS = {"address,undefined": ["-fno-sanitize-recover=all"], "thread": []}
 
 
+def has_amx() -> bool:
+    """Whether this processor multiplies tiles of bfloat16; where it does not, software does, see the header."""
+    return CPU_FLAGS.exists() and " amx_bf16" in CPU_FLAGS.read_text()
+
+
 def build(folder: Path, options: list[str]) -> Path:
     """The harness, compiled by ``CXX`` or g++."""
     compiler = os.environ.get("CXX", "g++")
     common = [compiler, "-std=c++17", "-g", "-w", "-fno-math-errno", "-fno-trapping-math", *options]
+    if not has_amx():
+        common += ["-include", str(AMX_IN_SOFTWARE)]
     targets = TARGETS if X86 else {"baseline": []}
     objects = []
     for name, march in targets.items():
