@@ -2,7 +2,7 @@
 
 The kernel computes no step that is not valid, and gives a row the same bits whatever surrounds it, so that a
 bucket needs no chunks of time and no shrinking batch, as :mod:`jaxlstm.inference.program` has them for
-compilers. A batch large enough for AMX is one limit to that: it gets other bits, within rounding.
+compilers. AMX gives other bits, within rounding; the rows that are there decide on that, not the bucket.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ SANITIZERS = {"address,undefined": ["-fno-sanitize-recover=all"], "thread": []}
 
 
 def has_amx() -> bool:
-    """Whether this processor multiplies tiles of bfloat16; where it does not, software does, see the header."""
+    """Whether this processor multiplies tiles of bfloat16; where it does not, software does."""
     return CPU_FLAGS.exists() and " amx_bf16" in CPU_FLAGS.read_text()
 
 

@@ -287,9 +287,6 @@ JAXLSTM_INLINE void multiply_1_by_4(const Bfloat16* a, long a_step, const Bfloat
   _tile_stored(2, results + 2 * kResultSize, 64); _tile_stored(3, results + 3 * kResultSize, 64);
 }
 
-// Rows are multiplied by sixteens: fewer, or many of padding, are faster on the vector units.
-JAXLSTM_INLINE bool pays_for_rows(long rows) { return rows >= 16 && 4 * rows >= 3 * ceil_divide(rows, 16) * 16; }
-
 // How often multiply_panel calls `meanwhile`.
 JAXLSTM_INLINE long calls_meanwhile(long blocks, const Right& right) { return blocks * right.k_blocks; }
 

@@ -5,14 +5,16 @@
 #pragma once
 #include "amx.h"
 #include "forward.h"
+#include "rows.h"
 
 namespace jaxlstm {
 namespace {
 
 struct AmxForwardPass : ForwardPass<float> {
   static constexpr long kRowsAhead = 256;
-  const bool pays = pays_for_rows(p.batch) && !p.weight_hr;
-  const long blocks = ceil_divide(p.batch, 16);
+  const long there = rows_there(p.valid, p.time, p.batch);
+  const bool pays = pays_for_tiles(there) && !p.weight_hr;
+  const long blocks = ceil_divide(there, 16);
   Right right_ih, right_hh;
   Left left_x, left_h[2];
   // W_ih x: [panel][tile][gate][16][16], where the blocks of rows that each step ahead computes are numbered one after
@@ -72,7 +74,7 @@ struct AmxForwardPass : ForwardPass<float> {
     return all.fit(threads);
   }
 
-  long rows_of(long block) const { return least(16L, p.batch - 16 * block); }
+  long rows_of(long block) const { return least(16L, there - 16 * block); }
   float* sums_at(long panel, long block) const { return sums + (panel * blocks + block) * 4 * kResultSize; }
   float* projected_at(long panel, long tile) const {
     return projected + (panel * steps_ahead * blocks + tile) * 4 * kResultSize;
@@ -115,7 +117,7 @@ struct AmxForwardPass : ForwardPass<float> {
   // As keep, of h and of its parts.
   void keep_parts(long s, Range rows) const {
     keep(s, rows);
-    for (long row = rows.begin; row < rows.end; row++)
+    for (long row = rows.begin; row < least(rows.end, there); row++)
       for (long unit = 0; unit < p.h_size; unit += L) put_h(s, row, unit);
   }
 

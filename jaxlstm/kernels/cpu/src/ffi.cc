@@ -7,6 +7,7 @@
 #include "instruction_sets.h"
 #include "memory.h"
 #include "prepared.h"
+#include "rows.h"
 #include "team.h"
 
 namespace jaxlstm {
@@ -198,6 +199,10 @@ void jaxlstm_prepare_weights(bool wide, int64_t input_size, int64_t hidden_size,
 }
 int64_t jaxlstm_prepared_size(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
   return (wide ? prepared_size<double> : prepared_size<float>)(input_size, hidden_size, h_size, projected);
+}
+// Whether a batch of these valid steps, [time, batch], pays for AMX's tiles.
+bool jaxlstm_pays_for_tiles(const uint8_t* valid, int64_t time, int64_t batch) {
+  return pays_for_tiles(rows_there(valid, time, batch));
 }
 void jaxlstm_add_callers(int count) { announced.fetch_add(count); }
 void jaxlstm_activations(const float* x, float* sigmoids, float* tanhs, long n) {

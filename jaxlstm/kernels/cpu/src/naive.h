@@ -57,6 +57,31 @@ struct Case {
   }
 };
 
+// With `more` rows behind the others of each of `times` steps.
+template <class T>
+vector<T> padded(const vector<T>& array, long times, long rows, long more, double fill) {
+  const long step = array.size() / times;
+  vector<T> out;
+  for (auto from = array.begin(); from != array.end(); from += step) {
+    out.insert(out.end(), from, from + step);
+    out.insert(out.end(), step / rows * more, T(fill));
+  }
+  return out;
+}
+// The same with rows that have no step, and zeros or NaN in what is not to be read of them.
+template <class T>
+Case<T> padded(const Case<T>& c, long more) {
+  const double fill = pick({0, 1}) ? NAN : 0;
+  Case<T> p = c;
+  if (!c.ragged) std::fill(p.valid.begin(), p.valid.end(), 1);
+  p.batch += more, p.ragged = true, p.valid = padded(p.valid, c.time, c.batch, more, 0);
+  p.x = padded(c.x, c.time, c.batch, more, fill);
+  p.h_0 = padded(c.h_0, 1, c.batch, more, fill), p.c_0 = padded(c.c_0, 1, c.batch, more, fill);
+  p.grad_y = padded(c.grad_y, c.time, c.batch, more, 0);
+  p.grad_h_n = padded(c.grad_h_n, 1, c.batch, more, 0), p.grad_c_n = padded(c.grad_c_n, 1, c.batch, more, 0);
+  return p;
+}
+
 template <class T>
 struct Answer {
   vector<T> y, h_n, c_n, by_gates, f, m_by_c, m, grad_gates, grad_projected, grad_h_0, grad_c_0;
