@@ -82,12 +82,21 @@ struct AmxForwardPass : ForwardPass<float> {
 
   void pack_tiles(int thread, int threads, Range units, Magnitude& left, Magnitude& right) {
     for (long panel = units.begin; panel < units.end; panel++) {
-      right_ih.pack_transposed(p.weight_ih, p.input_size, gates, panel, right);
-      right_hh.pack_transposed(p.weight_hh, p.h_size, gates, panel, right);
+      pack_panel(right_ih, p.weight_ih, weight_ih, p.input_size, panel, right);
+      pack_panel(right_hh, p.weight_hh, weight_hh, p.h_size, panel, right);
     }
     for (long block = share(blocks, thread, threads); block < share(blocks, thread + 1, threads); block++)
       left_h[0].pack_rows(p.h_0 + 16 * block * p.h_size, p.h_size, rows_of(block), p.h_size, block, left);
     if (thread == 0) std::memset(left_h[1].tiles, 0, Left::size(blocks, p.h_size) * sizeof(Bfloat16));
+  }
+
+  // From the weights, or from the panels of vectors that were made of them, whose rows are those of one panel here.
+  void pack_panel(Right to, const float* matrix, const float* panels, long K, long panel, Magnitude& seen) const {
+    if (!p.prepared) return to.pack_transposed(matrix, K, gates, panel, seen);
+    constexpr long kWidth = 4 * L;
+    const Right one{to.at(panel, 0, 0), to.k_blocks};
+    for (long k = 0; k < K; k += kTileDepth)
+      one.pack_rows(panels + (panel * K + k) * kWidth, kWidth, K - k, PlainColumns{kWidth}, 0, k / kTileDepth, seen);
   }
 
   // The tiles of the steps from s on, and how many there are.

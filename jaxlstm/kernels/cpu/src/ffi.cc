@@ -32,16 +32,13 @@ ffi::Error run(const Checker& checker, const Problem& p, const Kernel<Problem>& 
 
 // What each forward pass has; the names of sizes are those of problem.h.
 template <class Real>
-Forward<Real> forward_problem(Checker& checker, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& weight_hr,
-                              Buffer& h_0, Buffer& c_0, Result& y, Result& h_n, Result& c_n, bool reverse) {
+Forward<Real> forward_problem(Checker& checker, Buffer& x, Buffer& h_0, Buffer& c_0, Result& y, Result& h_n,
+                              Result& c_n, bool reverse) {
   const auto [T, B, I] = checker.sizes<3>("x", x);
   const long P = checker.sizes<2>("h_0", h_0)[1], H = checker.sizes<2>("c_0", c_0)[1];
   Forward<Real> p{T, B, I, H, P, reverse};
   checker.require_steps_and_units(T, H, P);
   p.x = checker.input<Real>("x", x, {T, B, I});
-  p.weight_ih = checker.input<Real>("weight_ih", weight_ih, {4 * H, I});
-  p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
-  p.weight_hr = checker.input_if_there<Real>("weight_hr", weight_hr, {P, H});
   p.h_0 = checker.input<Real>("h_0", h_0, {B, P});
   p.c_0 = checker.input<Real>("c_0", c_0, {B, H});
   p.y = checker.output<Real>("y", y, {T, B, P});
@@ -51,10 +48,14 @@ Forward<Real> forward_problem(Checker& checker, Buffer& x, Buffer& weight_ih, Bu
 }
 
 template <class Real>
-void take_bias_and_valid(Checker& checker, Forward<Real>& p, Buffer& bias, Buffer& valid) {
-  p.bias = checker.input_if_there<Real>("bias", bias, {4 * p.hidden_size});
-  p.valid = checker.input_if_there<uint8_t>("valid", valid, {p.time, p.batch});
-  if (!p.weight_hr && p.h_size != p.hidden_size) checker.complain("h_0 must be as wide as c_0 without weight_hr");
+void take_weights(Checker& checker, Forward<Real>& p, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
+                  Buffer& weight_hr) {
+  const long I = p.input_size, H = p.hidden_size, P = p.h_size;
+  p.weight_ih = checker.input<Real>("weight_ih", weight_ih, {4 * H, I});
+  p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
+  p.bias = checker.input_if_there<Real>("bias", bias, {4 * H});
+  p.weight_hr = checker.input_if_there<Real>("weight_hr", weight_hr, {P, H});
+  if (!p.weight_hr && P != H) checker.complain("h_0 must be as wide as c_0 without weight_hr");
 }
 
 template <class Real>
@@ -62,8 +63,9 @@ ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& 
                    Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n, Result& c_n,
                    bool reverse, int64_t threads) {
   Checker checker(x);
-  auto p = forward_problem<Real>(checker, x, weight_ih, weight_hh, weight_hr, h_0, c_0, y, h_n, c_n, reverse);
-  take_bias_and_valid(checker, p, bias, valid);
+  auto p = forward_problem<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
+  take_weights(checker, p, weight_ih, weight_hh, bias, weight_hr);
+  p.valid = checker.input_if_there<uint8_t>("valid", valid, {p.time, p.batch});
   return run(checker, p, kernels().of<Real>().forward, threads, pool);
 }
 
@@ -73,8 +75,9 @@ ffi::Error forward_and_differentiate(ffi::ThreadPool& pool, Buffer& x, Buffer& w
                                      Result& y, Result& h_n, Result& c_n, Result& by_gates, Result& f, Result& m_by_c,
                                      Result& m, bool reverse, int64_t threads) {
   Checker checker(x);
-  auto p = forward_problem<Real>(checker, x, weight_ih, weight_hh, weight_hr, h_0, c_0, y, h_n, c_n, reverse);
-  take_bias_and_valid(checker, p, bias, valid);
+  auto p = forward_problem<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
+  take_weights(checker, p, weight_ih, weight_hh, bias, weight_hr);
+  p.valid = checker.input_if_there<uint8_t>("valid", valid, {p.time, p.batch});
   const long T = p.time, B = p.batch, H = p.hidden_size;
   p.by_gates = checker.output<Real>("by_gates", by_gates, {T, B, 4 * H});
   p.f = checker.output<Real>("f", f, {T, B, H});
@@ -85,13 +88,14 @@ ffi::Error forward_and_differentiate(ffi::ThreadPool& pool, Buffer& x, Buffer& w
 
 // `prepared` is what jaxlstm_prepare_weights made of the weights and the bias.
 template <class Real>
-ffi::Error forward_prepared(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& prepared,
-                            Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& lengths, Result& y, Result& h_n,
-                            Result& c_n, bool reverse, int64_t threads) {
+ffi::Error forward_prepared(ffi::ThreadPool& pool, Buffer& x, Buffer& prepared, Buffer& h_0, Buffer& c_0,
+                            Buffer& lengths, Result& y, Result& h_n, Result& c_n, bool reverse, int64_t threads) {
   Checker checker(x);
-  auto p = forward_problem<Real>(checker, x, weight_ih, weight_hh, weight_hr, h_0, c_0, y, h_n, c_n, reverse);
-  const int64_t size = prepared_size<Real>(p.input_size, p.hidden_size, p.h_size, p.weight_hr);
+  auto p = forward_problem<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
+  const bool projected = p.h_size != p.hidden_size;
+  const int64_t size = prepared_size<Real>(p.input_size, p.hidden_size, p.h_size, projected);
   p.prepared = checker.input<Real>("prepared", prepared, {size});
+  p.weight_hr = projected ? p.prepared : nullptr;
   const int32_t* length = checker.input_if_there<int32_t>("lengths", lengths, {p.batch});
   std::vector<uint8_t> valid;
   if (length && !checker.failed())
@@ -182,7 +186,7 @@ auto arrays() {
 #pragma GCC visibility push(default)
 extern "C" {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (arrays<8, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_DTYPE(forward_prepared), (arrays<8, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_DTYPE(forward_prepared), (arrays<5, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_DTYPE(forward_and_differentiate),
                               (arrays<8, 7>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (arrays<9, 4>()));

@@ -98,7 +98,8 @@ static bool prepared_agrees(const Case<T>& c, const KernelsOf<T>& kernels, int t
   vector<std::thread> calls;
   for (Answer<T>& a : found)
     calls.emplace_back([&, p = forward_of(c, a)]() mutable {
-      p.prepared = prepared, p.bias = nullptr;
+      p.prepared = prepared, p.weight_ih = p.weight_hh = p.bias = nullptr;
+      if (p.weight_hr) p.weight_hr = prepared;  // that there is a projection
       run(p, kernels.forward, threads);
     });
   for (std::thread& call : calls) call.join();

@@ -26,7 +26,9 @@ struct Forward {
   T* f;         // [T, B, H]
   T* m_by_c;    // [T, B, H]
   T* m;         // [T, B, H]: o tanh(c'), or null without a projection
-  const T* prepared;  // weights and bias as prepare_weights packed them, or null
+  // Weights and bias as prepare_weights packed them, or null. With them no others are read: of weight_hr it matters
+  // only whether it is there.
+  const T* prepared;
 };
 
 // From the gradients of outputs and last state to those of the gates before their nonlinearity.
