@@ -56,10 +56,11 @@ sanitize:  ## the native kernel under the sanitizers of g++ or CXX
 test-aarch64:  ## the native kernel for aarch64, by a cross compiler and in QEMU
 	$(PYTHON) tests/kernels/aarch64.py $(PROBLEMS)
 
-lint: $(VENV)/.dev  ## ruff and pyright
+lint: $(VENV)/.dev  ## ruff and pyright, and the C++ in lines of 120
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	! grep -nE '.{121}' jaxlstm/kernels/cpu/src/* tests/kernels/*.h
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

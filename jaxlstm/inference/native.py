@@ -2,7 +2,7 @@
 
 The kernel computes no step that is not valid, and gives a row the same bits whatever surrounds it, so that a
 bucket needs no chunks of time and no shrinking batch, as :mod:`jaxlstm.inference.program` has them for
-compilers. A batch large enough for AMX is one limit to that: it gets other bits, within rounding.
+compilers. AMX gives other bits, within rounding; the rows that are there decide on that, not the bucket.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ def runs_here(device: Any, dtype: np.dtype, backend: str) -> bool:
     return wanted and dtype.name in NATIVE_DTYPES and library().handle is not None
 
 
-def prepare(params: Mapping[str, Any], config: LSTMConfig) -> list[np.ndarray] | None:
-    """The weights of each layer and direction, packed; None for those in 8 bits, which are to stay small."""
+def prepare(params: Mapping[str, Any], config: LSTMConfig) -> Any:
+    """What the programs take: the weights of each layer and direction, packed, which is all that is read.
+
+    Those in 8 bits stay as they are, for they are to stay small.
+    """
     if any(isinstance(leaf, quantize.Quantized) for leaf in params.values()):
-        return None
+        return params
     from jaxlstm.kernels.cpu.prepared import prepare
 
     arrays: Any = {name: np.asarray(leaf) for name, leaf in params.items()}
@@ -54,8 +57,7 @@ def computed_steps(lengths: np.ndarray) -> int:
 
 
 def forward(
-    params: Params,
-    packed: list[jax.Array] | None,
+    weights: Params | list[jax.Array],
     inputs: jax.Array,
     h_0: jax.Array,
     c_0: jax.Array,
@@ -63,13 +65,12 @@ def forward(
     *,
     config: LSTMConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As :func:`jaxlstm.inference.program.forward`; ``packed`` is what :func:`prepare` made of the params."""
-    return _layers(params, packed, inputs, h_0, c_0, lengths, config)
+    """As :func:`jaxlstm.inference.program.forward`, of what :func:`prepare` made of the params."""
+    return _layers(weights, inputs, h_0, c_0, lengths, config)
 
 
 def step(
-    params: Params,
-    packed: list[jax.Array] | None,
+    weights: Params | list[jax.Array],
     inputs: jax.Array,
     h: jax.Array,
     c: jax.Array,
@@ -78,13 +79,12 @@ def step(
     config: LSTMConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As :func:`jaxlstm.inference.program.step`."""
-    outputs, h, c = _layers(params, packed, inputs[None], h, c, active, config)
+    outputs, h, c = _layers(weights, inputs[None], h, c, active, config)
     return outputs[0], h, c
 
 
 def _layers(
-    params: Params,
-    packed: list[jax.Array] | None,
+    weights: Params | list[jax.Array],
     x: jax.Array,
     h_0: jax.Array,
     c_0: jax.Array,
@@ -95,14 +95,14 @@ def _layers(
 
     final, outputs = [], []
     for slot, (layer, direction) in enumerate(_directions(config)):
-        matrices = direction_params(params, config, layer, direction)
         state, reverse = LSTMState(h_0[slot], c_0[slot]), direction == 1
-        if packed is None:
+        if isinstance(weights, list):
+            y, last = prepared.run(weights[slot], x, state, lengths, reverse=reverse)
+        else:
+            matrices = direction_params(weights, config, layer, direction)
             valid = None if lengths is None else valid_steps(lengths, x.shape[0])
             static = {"reverse": reverse, "precision": None}
             y, last = recurrence.KERNELS.run(matrices, x, state, valid, **static)
-        else:
-            y, last = prepared.run(matrices, packed[slot], x, state, lengths, reverse=reverse)
         final.append(last)
         outputs.append(y)
         if len(outputs) == config.num_directions:

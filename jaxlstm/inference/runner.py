@@ -111,11 +111,11 @@ class Runner:
         self._how: dict[str, Any] = {"config": program.time_major(config)}
         if native.runs_here(self.device, self.dtype, backend):
             self._module: Any = native
-            self._weights = jax.device_put((stored, native.prepare(stored, config)), self.device)
+            stored = native.prepare(stored, config)
         else:
             self._module = program
-            self._weights = jax.device_put((stored,), self.device)
             self._how |= {"precision": precision, "backend": backend}
+        self._weights = jax.device_put(stored, self.device)
         self._check_how()
         self._programs: dict[tuple, Any] = {}
         self._compiling = threading.Lock()
@@ -295,5 +295,5 @@ def _run(
     function: Any, weights: Any, x: Any, h: Any, c: Any, *lengths: Any, how: dict[str, Any]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What is compiled: weights as stored to weights as used, then the program."""
-    stored, *packed = weights
-    return function(quantize.restore(stored, x.dtype), *packed, x, h, c, *lengths, **how)
+    used = quantize.restore(weights, x.dtype) if isinstance(weights, Mapping) else weights
+    return function(used, x, h, c, *lengths, **how)

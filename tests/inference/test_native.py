@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import jax
@@ -49,9 +50,9 @@ def same_bits(runner: Runner, wanted: Any, *arguments: Any) -> None:
         np.testing.assert_array_equal(a, e)
 
 
-# A batch of 30 and its bucket of 32 are both multiplied by AMX; 17 alone would not be.
+# AMX multiplies 30 rows, not 9 or 17, whose buckets of 16 and 32 it would multiply if they were full.
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize(("batch", "time"), [(1, 40), (3, 17), (7, 70), (30, 33)])
+@pytest.mark.parametrize(("batch", "time"), [(1, 40), (3, 17), (7, 70), (9, 20), (17, 9), (30, 33)])
 def test_a_bucket_changes_no_bit(name: str, batch: int, time: int) -> None:
     config = CONFIGS[name]
     params = weights(config)
@@ -88,7 +89,7 @@ def test_float64() -> None:
 def test_weights_in_8_bits_are_not_kept_in_more() -> None:
     config = CONFIGS["both"]
     stored = prepare(weights(config), np.dtype(np.float32), "int8")
-    assert native.prepare(stored, config) is None
+    assert native.prepare(stored, config) is stored
     runner = compile(weights(config), config, max_length=32, max_batch=4, weights="int8")
     x = normal(20, 3, 7)
     rounded = restore(stored, np.float32)
@@ -97,6 +98,23 @@ def test_weights_in_8_bits_are_not_kept_in_more() -> None:
     outputs, _ = runner(x, state, lengths)
     wanted, _, _ = by_lstm(rounded, x, state, lengths, config)
     np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-6)  # XLA scales them in the call
+
+
+def live_bytes() -> int:
+    gc.collect()
+    return sum(leaf.nbytes for leaf in jax.live_arrays())
+
+
+def test_weights_are_kept_once() -> None:
+    """Packed, with one bias in place of two; those that were given are not held."""
+    config = LSTMConfig(48, 64, num_layers=2, bidirectional=True)
+    before = live_bytes()
+    params = weights(config)
+    given = live_bytes() - before
+    runner = compile(params, config, max_length=32, max_batch=4)
+    assert runner(normal(20, 3, 48))[0].any()
+    del params
+    assert given * 0.9 < live_bytes() - before < given
 
 
 def test_a_stream_has_the_bits_of_one_long_call() -> None:

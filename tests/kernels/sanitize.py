@@ -1,7 +1,8 @@
 """Builds the kernels' harness with a sanitizer and runs it: ``python tests/kernels/sanitize.py [problems]``.
 
-Random problems on 1 to 8 threads against a naive implementation, under AddressSanitizer with
-UndefinedBehaviorSanitizer, and under ThreadSanitizer. The exit status is that of the first that fails.
+Random problems on 1 to 8 threads against a naive implementation, and by several calls at the same time on
+weights that were packed once: under AddressSanitizer with UndefinedBehaviorSanitizer, and under
+ThreadSanitizer. The exit status is that of the first that fails.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[2] / "jaxlstm/kernels/cpu/src"
+AMX_IN_SOFTWARE = Path(__file__).with_name("amx_in_software.h")
+CPU_FLAGS = Path("/proc/cpuinfo")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 TARGETS = {
     "baseline": [],
@@ -24,10 +27,17 @@ TARGETS = {
 SANITIZERS = {"address,undefined": ["-fno-sanitize-recover=all"], "thread": []}
 
 
+def has_amx() -> bool:
+    """Whether this processor multiplies tiles of bfloat16; where it does not, software does."""
+    return CPU_FLAGS.exists() and " amx_bf16" in CPU_FLAGS.read_text()
+
+
 def build(folder: Path, options: list[str]) -> Path:
     """The harness, compiled by ``CXX`` or g++."""
     compiler = os.environ.get("CXX", "g++")
     common = [compiler, "-std=c++17", "-g", "-w", "-fno-math-errno", "-fno-trapping-math", *options]
+    if not has_amx():
+        common += ["-include", str(AMX_IN_SOFTWARE)]
     targets = TARGETS if X86 else {"baseline": []}
     objects = []
     for name, march in targets.items():

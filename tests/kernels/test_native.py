@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -105,6 +106,29 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
         )
         np.testing.assert_array_equal(part, whole[:, rows])
         np.testing.assert_array_equal(part_last.c, last.c[:, rows])
+
+
+def test_which_batches_pay_for_amx() -> None:
+    """As many rows as fill three quarters of blocks of 16, up to the last one that has a step."""
+    handle = library().handle
+    assert handle is not None
+    question = handle.jaxlstm_pays_for_tiles
+    question.restype = ctypes.c_bool
+
+    def pays(valid: np.ndarray | None, time: int, batch: int) -> bool:
+        address = None if valid is None else valid.ctypes.data_as(ctypes.c_void_p)
+        return question(address, ctypes.c_int64(time), ctypes.c_int64(batch))
+
+    few, many = [1, 9, 15, 17, 23, 33, 35], [16, 24, 32, 36, 48, 50, 1000]
+    for rows in few + many:
+        assert pays(None, 3, rows) == (rows in many)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        time, batch = int(rng.integers(1, 6)), int(rng.integers(1, 60))
+        valid = rng.random((time, batch)) < rng.choice([0.02, 0.1, 0.5])
+        valid[:, rng.integers(0, batch + 1) :] = False
+        there = int(np.flatnonzero(valid.any(axis=0)).max(initial=-1)) + 1
+        assert pays(valid, time, batch) == pays(None, time, there)
 
 
 @pytest.fixture

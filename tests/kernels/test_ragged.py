@@ -70,3 +70,26 @@ def test_the_scan_s_numbers(
             never = ~valid.any(axis=0)
             np.testing.assert_array_equal(last.h[never], state.h[never])
             np.testing.assert_array_equal(last.c[never], state.c[never])
+
+
+@pytest.mark.parametrize("filling", [0.0, np.nan])
+@pytest.mark.parametrize(("rows", "batch"), [(3, 5), (9, 16), (17, 32), (30, 48)])
+def test_padding_behind_the_last_row_changes_no_bit(rows: int, batch: int, filling: float) -> None:
+    """Not even where a full batch of that size would go over AMX."""
+    _, params, inputs, state, _ = draw(Problem(20, batch, 9, 70), jnp.float32)
+    params = {name.removesuffix("_l0"): leaf for name, leaf in params.items()}
+    lengths = np.random.default_rng(0).integers(1, 21, rows)
+    valid = np.arange(20)[:, None] < np.pad(lengths, (0, batch - rows))
+    inputs = inputs.at[:, rows:].set(filling)
+    state = LSTMState(*(leaf[0].at[rows:].set(filling) for leaf in state))
+
+    def run(inputs: Any, state: Any, valid: Any) -> Any:
+        arrays = (params, inputs, state, valid)
+        return recurrence.KERNELS.run(*arrays, reverse=False, precision="highest")
+
+    padded, padded_last = jax.jit(run)(inputs, state, valid)
+    alone = (inputs[:, :rows], LSTMState(*(leaf[:rows] for leaf in state)), valid[:, :rows])
+    outputs, last = jax.jit(run)(*alone)
+    np.testing.assert_array_equal(padded[:, :rows], outputs)
+    for a, e in zip(padded_last, last, strict=True):
+        np.testing.assert_array_equal(a[:rows], e)

@@ -163,12 +163,12 @@ def test_another_number_of_arrays(handler: Handler) -> None:
 
 
 def test_weights_that_were_packed() -> None:
-    """They are of one size, which weight_hr tells too, and lengths take the place of ``valid``."""
+    """They are of one size, take the place of all weights, and lengths take that of ``valid``."""
     handle = library().handle
     assert handle is not None
     size = handle.jaxlstm_prepared_size(False, I, H, P, True)
-    weights = {"prepared" if n == "bias" else n: s for n, s in FORWARD.items() if n != "valid"}
-    arguments = weights | {"prepared": (size,), "lengths": (B,)}
+    state = {name: FORWARD[name] for name in ("h_0", "c_0")}
+    arguments = {"x": FORWARD["x"], "prepared": (size,), **state, "lengths": (B,)}
     handler = Handler("jaxlstm_forward_prepared", arguments, RESULTS)
     right: dict[str, Any] = {"lengths": jnp.int32}
     handler.run(dtypes=right)
@@ -176,8 +176,12 @@ def test_weights_that_were_packed() -> None:
     for wrong in (size - 1, size + 1, 0):
         with refused(rf"prepared must have shape \({size},\), got \({wrong},\)"):
             handler.run({"prepared": (wrong,)}, right)
+    without = {"h_0": (B, H), "y": (T, B, H), "h_n": (B, H)}
     with refused("prepared must have shape"):
-        handler.run({"weight_hr": (0,)}, right)
+        handler.run(without, right)
+    handler.run(
+        without | {"prepared": (handle.jaxlstm_prepared_size(False, I, H, H, False),)}, right
+    )
     with refused("prepared has the wrong dtype"), jax.enable_x64(True):
         handler.run(dtypes=right | {"prepared": jnp.float64})
     with refused(r"lengths must have shape \(2,\), got \(3,\)"):

@@ -40,28 +40,19 @@ def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def run(
-    params: Mapping[str, Any],
-    prepared: Any,
-    inputs: Any,
-    state: Any,
-    lengths: Any = None,
-    *,
-    reverse: bool = False,
+    prepared: Any, inputs: Any, state: Any, lengths: Any = None, *, reverse: bool = False
 ) -> tuple[jax.Array, LSTMState]:
-    """As :func:`jaxlstm.scan.run`, with what :func:`prepare` made of the same params.
+    """As :func:`jaxlstm.scan.run`, with what :func:`prepare` made of the params in their place.
 
     ``lengths`` are int32 (batch,), or None if every step is valid: a program that leaves XLA next to nothing
-    to compute runs at once, on the thread that calls. The params are read too, where a batch is large enough
-    for AMX, whose packing is another.
+    to compute runs at once, on the thread that calls.
     """
-    none = jnp.zeros(recurrence.LEFT_OUT, inputs.dtype)
     lengths = jnp.zeros(recurrence.LEFT_OUT, jnp.int32) if lengths is None else lengths
     shapes = [jax.ShapeDtypeStruct((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]
     shapes += [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in state]
-    weights = (params["weight_ih"], params["weight_hh"], prepared, params.get("weight_hr", none))
     call: Any = jax.ffi.ffi_call("jaxlstm_forward_prepared", shapes)
     threads = np.int64(recurrence.THREADS)
-    outputs, h, c = call(inputs, *weights, *state, lengths, reverse=reverse, threads=threads)
+    outputs, h, c = call(inputs, prepared, *state, lengths, reverse=reverse, threads=threads)
     return outputs, LSTMState(h, c)
 
 

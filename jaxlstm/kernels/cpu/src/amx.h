@@ -149,8 +149,8 @@ struct Left {
       pack_tile_of_rows(rows + k, row_stride, count, K - k, k / kTileDepth, block, seen);
   }
   // One tile of that: 32 columns, of which `width` are there.
-  JAXLSTM_INLINE void pack_tile_of_rows(const float* rows, long row_stride, long count, long width, long k_block, long block,
-                                        Magnitude& seen) const {
+  JAXLSTM_INLINE void pack_tile_of_rows(const float* rows, long row_stride, long count, long width, long k_block,
+                                        long block, Magnitude& seen) const {
     pack_tile<false, false>([&](int r, Floats& first, Floats& second) {
       const float* from = rows + r * row_stride;
       const long there = r < count ? width : 0;
@@ -207,8 +207,8 @@ struct Right {
   }
   // The same of a panel that lies side by side in memory and is read row by row, for `rows` may be far apart; the sums
   // over the rows are added to `sums`.
-  void pack_rows_and_sum(const float* rows, long row_stride, long count, long width, long n, long k_block, Magnitude& seen,
-                         Floats (&sums)[4]) const {
+  void pack_rows_and_sum(const float* rows, long row_stride, long count, long width, long n, long k_block,
+                         Magnitude& seen, Floats (&sums)[4]) const {
     Floats part[4] = {};
     for (long r = 0; r < 16; r++)
 #pragma GCC unroll 4
@@ -286,9 +286,6 @@ JAXLSTM_INLINE void multiply_1_by_4(const Bfloat16* a, long a_step, const Bfloat
   _tile_stored(0, results, 64); _tile_stored(1, results + kResultSize, 64);
   _tile_stored(2, results + 2 * kResultSize, 64); _tile_stored(3, results + 3 * kResultSize, 64);
 }
-
-// Rows are multiplied by sixteens: fewer, or many of padding, are faster on the vector units.
-JAXLSTM_INLINE bool pays_for_rows(long rows) { return rows >= 16 && 4 * rows >= 3 * ceil_divide(rows, 16) * 16; }
 
 // How often multiply_panel calls `meanwhile`.
 JAXLSTM_INLINE long calls_meanwhile(long blocks, const Right& right) { return blocks * right.k_blocks; }

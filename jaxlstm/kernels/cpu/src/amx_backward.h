@@ -2,12 +2,13 @@
 #pragma once
 #include "amx.h"
 #include "backward.h"
+#include "rows.h"
 
 namespace jaxlstm {
 namespace {
 
 struct AmxBackwardPass : BackwardPass<float> {
-  const bool pays = pays_for_rows(p.batch) && !p.weight_hr;
+  const bool pays = pays_for_tiles(rows_there(p.valid, p.time, p.batch)) && !p.weight_hr;
   const long blocks = ceil_divide(p.batch, 16);
   const long gate_blocks = ceil_divide(p.hidden_size, kTileDepth), depth = 4 * gate_blocks * kTileDepth;
   Right right;         // W_hh, each gate padded to whole blocks

@@ -5,14 +5,16 @@
 #pragma once
 #include "amx.h"
 #include "forward.h"
+#include "rows.h"
 
 namespace jaxlstm {
 namespace {
 
 struct AmxForwardPass : ForwardPass<float> {
   static constexpr long kRowsAhead = 256;
-  const bool pays = pays_for_rows(p.batch) && !p.weight_hr;
-  const long blocks = ceil_divide(p.batch, 16);
+  const long there = rows_there(p.valid, p.time, p.batch);
+  const bool pays = pays_for_tiles(there) && !p.weight_hr;
+  const long blocks = ceil_divide(there, 16);
   Right right_ih, right_hh;
   Left left_x, left_h[2];
   // W_ih x: [panel][tile][gate][16][16], where the blocks of rows that each step ahead computes are numbered one after
@@ -72,7 +74,7 @@ struct AmxForwardPass : ForwardPass<float> {
     return all.fit(threads);
   }
 
-  long rows_of(long block) const { return least(16L, p.batch - 16 * block); }
+  long rows_of(long block) const { return least(16L, there - 16 * block); }
   float* sums_at(long panel, long block) const { return sums + (panel * blocks + block) * 4 * kResultSize; }
   float* projected_at(long panel, long tile) const {
     return projected + (panel * steps_ahead * blocks + tile) * 4 * kResultSize;
@@ -80,12 +82,21 @@ struct AmxForwardPass : ForwardPass<float> {
 
   void pack_tiles(int thread, int threads, Range units, Magnitude& left, Magnitude& right) {
     for (long panel = units.begin; panel < units.end; panel++) {
-      right_ih.pack_transposed(p.weight_ih, p.input_size, gates, panel, right);
-      right_hh.pack_transposed(p.weight_hh, p.h_size, gates, panel, right);
+      pack_panel(right_ih, p.weight_ih, weight_ih, p.input_size, panel, right);
+      pack_panel(right_hh, p.weight_hh, weight_hh, p.h_size, panel, right);
     }
     for (long block = share(blocks, thread, threads); block < share(blocks, thread + 1, threads); block++)
       left_h[0].pack_rows(p.h_0 + 16 * block * p.h_size, p.h_size, rows_of(block), p.h_size, block, left);
     if (thread == 0) std::memset(left_h[1].tiles, 0, Left::size(blocks, p.h_size) * sizeof(Bfloat16));
+  }
+
+  // From the weights, or from the panels of vectors that were made of them, whose rows are those of one panel here.
+  void pack_panel(Right to, const float* matrix, const float* panels, long K, long panel, Magnitude& seen) const {
+    if (!p.prepared) return to.pack_transposed(matrix, K, gates, panel, seen);
+    constexpr long kWidth = 4 * L;
+    const Right one{to.at(panel, 0, 0), to.k_blocks};
+    for (long k = 0; k < K; k += kTileDepth)
+      one.pack_rows(panels + (panel * K + k) * kWidth, kWidth, K - k, PlainColumns{kWidth}, 0, k / kTileDepth, seen);
   }
 
   // The tiles of the steps from s on, and how many there are.
@@ -115,7 +126,7 @@ struct AmxForwardPass : ForwardPass<float> {
   // As keep, of h and of its parts.
   void keep_parts(long s, Range rows) const {
     keep(s, rows);
-    for (long row = rows.begin; row < rows.end; row++)
+    for (long row = rows.begin; row < least(rows.end, there); row++)
       for (long unit = 0; unit < p.h_size; unit += L) put_h(s, row, unit);
   }
 

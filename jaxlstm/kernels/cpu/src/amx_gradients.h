@@ -79,7 +79,8 @@ struct AmxGradientsPass : GradientsPass<float> {
       barrier.wait();
       for (long first = begin; first < end; first += kPanels) {
         const long last = least(end, first + kPanels);
-        for (long panel = first; panel < last; panel++) pack_gates(row, depth, panel, panel - first, packed_of(thread), seen);
+        for (long panel = first; panel < last; panel++)
+          pack_gates(row, depth, panel, panel - first, packed_of(thread), seen);
         multiply_panels(row, depth, first, last, packed_of(thread));
       }
     }
@@ -104,8 +105,8 @@ struct AmxGradientsPass : GradientsPass<float> {
     Floats sum[4] = {};
     for (long k = 0; k < depth; k++) {
       const long from = row + k * kTileDepth;
-      Right{to, kDepth}.pack_rows_and_sum(p.grad_gates + from * gates + 64 * panel, gates, rows - from, gates - 64 * panel, n, k,
-                                          seen.grad_gates, sum);
+      Right{to, kDepth}.pack_rows_and_sum(p.grad_gates + from * gates + 64 * panel, gates, rows - from,
+                                          gates - 64 * panel, n, k, seen.grad_gates, sum);
     }
     for (int v = 0; v < 4; v++) {
       const long width = gate_columns.count<float>(panel, v);
@@ -124,8 +125,9 @@ struct AmxGradientsPass : GradientsPass<float> {
         for (int v = 0; v < 4; v += 2) {
           float *above = sums_at(pair, panel) + v * kResultSize, *below = above + 4 * kResultSize;
           long line = 0;
-          multiply_2_by_2(left + pair * kPair, 2 * kParts * kTileSize, panels.panel(panel - first) + v * kTileSize, depth,
-                          row ? more : above, row ? more + 2 * kResultSize : below, [&] {
+          const Bfloat16* tiles = panels.panel(panel - first) + v * kTileSize;
+          multiply_2_by_2(left + pair * kPair, 2 * kParts * kTileSize, tiles, depth, row ? more : above,
+                          row ? more + 2 * kResultSize : below, [&] {
             for (int i = 0; i < 2; i++, line += 16) __builtin_prefetch(above + line), __builtin_prefetch(below + line);
           });
           if (row) add_tiles(above, more, 2), add_tiles(below, more + 2 * kResultSize, 2);
@@ -152,14 +154,16 @@ struct AmxGradientsPass : GradientsPass<float> {
     const long all = input_panels * gate_blocks;
     for (long i = share(all, thread, threads); i < share(all, thread + 1, threads); i++) {
       const long k = i % gate_blocks, gate = k * kTileDepth;
-      right.pack_rows(p.weight_ih + gate * p.input_size, p.input_size, gates - gate, inputs, i / gate_blocks, k, seen.weight_ih);
+      right.pack_rows(p.weight_ih + gate * p.input_size, p.input_size, gates - gate, inputs, i / gate_blocks, k,
+                      seen.weight_ih);
     }
   }
 
   // W_ih^T grad_gates for this thread's rows: some rows at a time, and of them some gates.
   void by_inputs(int thread, int threads, Seen& seen) {
     const long stages = ceil_divide(gate_blocks, kDepth);
-    const long begin = share(row_groups, thread, threads) * stages, end = share(row_groups, thread + 1, threads) * stages;
+    const long begin = share(row_groups, thread, threads) * stages;
+    const long end = share(row_groups, thread + 1, threads) * stages;
     for (long stage = begin; stage < end; stage++) {
       for (long i = 0; i < tiles_of(stage, stages); i++) pack_rows_tile(stage, stages, i, packed_of(thread), seen);
       multiply_rows(stage, stages, thread);

@@ -1,5 +1,6 @@
-// The kernels that were compiled, and which of them this processor and system can run.
+// The kernels that were compiled, which of them this processor and system can run, and those in force.
 #pragma once
+#include <atomic>
 #include <cstring>
 
 #include "problem.h"
@@ -32,8 +33,9 @@ constexpr const Kernels* kAllKernels[] = {
 
 inline bool runs_avx512() {
 #if defined(JAXLSTM_X86)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma");
 #else
   return false;
 #endif
@@ -41,7 +43,9 @@ inline bool runs_avx512() {
 
 // Tiles of bfloat16. Linux gives a process the registers for them only when it asks.
 inline bool runs_amx() {
-#if defined(JAXLSTM_AMX)
+#if defined(JAXLSTM_AMX_IN_SOFTWARE)  // see tests/kernels
+  return runs_avx512();
+#elif defined(JAXLSTM_AMX)
   unsigned a, b, c, d;
   if (!runs_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   const bool tiles = d & (1u << 24), bfloat16_tiles = d & (1u << 22);
@@ -64,6 +68,27 @@ inline bool runs_here(const Kernels& kernels) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 #endif
   return true;
+}
+
+inline std::atomic<const Kernels*> in_force{nullptr};
+
+// The best that run here, unless others were chosen.
+inline const Kernels& kernels() {
+  const Kernels* found = in_force.load();
+  if (found) return *found;
+  for (const Kernels* each : kAllKernels)
+    if (!found && runs_here(*each)) found = each;
+  in_force.store(found);
+  return *found;
+}
+// Chooses for the calls that follow; false if those cannot run here.
+inline bool use_kernels(const char* name) {
+  for (const Kernels* each : kAllKernels)
+    if (!std::strcmp(each->name, name) && runs_here(*each)) {
+      in_force.store(each);
+      return true;
+    }
+  return false;
 }
 
 }  // namespace jaxlstm

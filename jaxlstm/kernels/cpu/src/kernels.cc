@@ -32,6 +32,9 @@ void run(const Problem& problem, void* scratch, int thread, int threads, Barrier
   Pass(problem, scratch).run(thread, threads, barrier);
 }
 
+template <class Problem, class Pass>
+constexpr Kernel<Problem> kKernel{scratch_bytes<Problem, Pass>, run<Problem, Pass>};
+
 template <class T>
 size_t prepared_bytes(const Forward<T>& problem) {
   return ForwardPass<T>(problem, nullptr).prepared_bytes;
@@ -41,6 +44,10 @@ template <class T>
 void prepare_weights(const Forward<T>& problem, void* prepared) {
   ForwardPass<T>(problem, prepared).prepare_weights();
 }
+
+template <class T, class FPass, class BPass, class GPass>
+constexpr KernelsOf<T> kKernels{kKernel<Forward<T>, FPass>, kKernel<Backward<T>, BPass>, kKernel<Gradients<T>, GPass>,
+                                prepared_bytes<T>, prepare_weights<T>};
 
 void activations(const float* x, float* sigmoids, float* tanhs, long n) {
   constexpr long L = kLanes<float>;
@@ -61,22 +68,8 @@ void activations(const float* x, float* sigmoids, float* tanhs, long n) {
 extern const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET);
 const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET) = {
     JAXLSTM_STRING(JAXLSTM_TARGET),
-    scratch_bytes<Forward<float>, FloatForwardPass>,
-    scratch_bytes<Forward<double>, ForwardPass<double>>,
-    scratch_bytes<Backward<float>, FloatBackwardPass>,
-    scratch_bytes<Backward<double>, BackwardPass<double>>,
-    scratch_bytes<Gradients<float>, FloatGradientsPass>,
-    scratch_bytes<Gradients<double>, GradientsPass<double>>,
-    run<Forward<float>, FloatForwardPass>,
-    run<Forward<double>, ForwardPass<double>>,
-    run<Backward<float>, FloatBackwardPass>,
-    run<Backward<double>, BackwardPass<double>>,
-    run<Gradients<float>, FloatGradientsPass>,
-    run<Gradients<double>, GradientsPass<double>>,
-    prepared_bytes<float>,
-    prepared_bytes<double>,
-    prepare_weights<float>,
-    prepare_weights<double>,
+    kKernels<float, FloatForwardPass, FloatBackwardPass, FloatGradientsPass>,
+    kKernels<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>,
     activations,
 };
 

@@ -26,7 +26,9 @@ struct Forward {
   T* f;         // [T, B, H]
   T* m_by_c;    // [T, B, H]
   T* m;         // [T, B, H]: o tanh(c'), or null without a projection
-  const T* prepared;  // weights and bias as prepare_weights packed them, or null
+  // Weights and bias as prepare_weights packed them, or null. With them no others are read: of weight_hr it matters
+  // only whether it is there.
+  const T* prepared;
 };
 
 // From the gradients of outputs and last state to those of the gates before their nonlinearity.
@@ -60,27 +62,35 @@ struct Gradients {
   T* grad_bias;                        // [4H]
 };
 
-// The kernels of one instruction set. `threads` callers run the same function at once, each with its own
-// `thread`, sharing one barrier and one scratch of scratch_bytes(problem) that is aligned to 64 bytes.
+// `threads` callers run the same function at once, each with its own `thread`, sharing one barrier and one scratch of
+// scratch_bytes(problem) that is aligned to 64 bytes.
+template <class Problem>
+struct Kernel {
+  size_t (*scratch_bytes)(const Problem&);
+  void (*run)(const Problem&, void* scratch, int thread, int threads, Barrier&);
+};
+
+template <class T>
+struct KernelsOf {
+  Kernel<Forward<T>> forward;
+  Kernel<Backward<T>> backward;
+  Kernel<Gradients<T>> gradients;
+  size_t (*prepared_bytes)(const Forward<T>&);
+  void (*prepare_weights)(const Forward<T>&, void* prepared);
+};
+
+// The kernels of one instruction set.
 struct Kernels {
   const char* name;
-  size_t (*forward_scratch_f32)(const Forward<float>&);
-  size_t (*forward_scratch_f64)(const Forward<double>&);
-  size_t (*backward_scratch_f32)(const Backward<float>&);
-  size_t (*backward_scratch_f64)(const Backward<double>&);
-  size_t (*gradients_scratch_f32)(const Gradients<float>&);
-  size_t (*gradients_scratch_f64)(const Gradients<double>&);
-  void (*forward_f32)(const Forward<float>&, void* scratch, int thread, int threads, Barrier&);
-  void (*forward_f64)(const Forward<double>&, void* scratch, int thread, int threads, Barrier&);
-  void (*backward_f32)(const Backward<float>&, void* scratch, int thread, int threads, Barrier&);
-  void (*backward_f64)(const Backward<double>&, void* scratch, int thread, int threads, Barrier&);
-  void (*gradients_f32)(const Gradients<float>&, void* scratch, int thread, int threads, Barrier&);
-  void (*gradients_f64)(const Gradients<double>&, void* scratch, int thread, int threads, Barrier&);
-  size_t (*prepared_bytes_f32)(const Forward<float>&);
-  size_t (*prepared_bytes_f64)(const Forward<double>&);
-  void (*prepare_weights_f32)(const Forward<float>&, void* prepared);
-  void (*prepare_weights_f64)(const Forward<double>&, void* prepared);
+  KernelsOf<float> of_float;
+  KernelsOf<double> of_double;
   void (*activations)(const float* x, float* sigmoid, float* tanh, long n);
+
+  template <class T>
+  const KernelsOf<T>& of() const {
+    if constexpr (sizeof(T) == 4) return of_float;
+    else return of_double;
+  }
 };
 
 }  // namespace jaxlstm

@@ -1,0 +1,66 @@
+// AMX in software: its instructions on tiles in memory, for processors with AVX-512 that have no AMX.
+//
+// To be included ahead of all else (`-include`), in each file: then the kernels that are compiled for AMX take these
+// in place of the intrinsics, and run wherever AVX-512 does. They are slow, and right: every tile that the kernels
+// use has 16 rows of 64 bytes, products are summed in float32, and numbers too small for a bfloat16 are zero.
+#pragma once
+#define JAXLSTM_AMX_IN_SOFTWARE 1
+
+#if defined(__AMX_BF16__)
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+alignas(64) thread_local uint32_t software_tiles[8][16][16];  // two bfloat16 or one float32 in each
+
+inline void software_zero(int tile) { std::memset(software_tiles[tile], 0, sizeof software_tiles[tile]); }
+inline void software_load(int tile, const void* from, long stride) {
+  for (int r = 0; r < 16; r++) std::memcpy(software_tiles[tile][r], static_cast<const char*>(from) + r * stride, 64);
+}
+inline void software_store(int tile, void* to, long stride) {
+  for (int r = 0; r < 16; r++) std::memcpy(static_cast<char*>(to) + r * stride, software_tiles[tile][r], 64);
+}
+
+// Row r of `to` += sum over k of a[r][k] b[k], where a and b hold pairs.
+inline void software_multiply(int to, int a, int b) {
+  for (int r = 0; r < 16; r++) {
+    __m512 sum = _mm512_load_ps(software_tiles[to][r]);
+    for (int k = 0; k < 16; k++) {
+      const __m512i left = _mm512_set1_epi32(int(software_tiles[a][r][k]));
+      const __m512i right = _mm512_load_si512(software_tiles[b][k]), high = _mm512_set1_epi32(int(0xffff0000));
+      sum = _mm512_fmadd_ps((__m512)_mm512_slli_epi32(left, 16), (__m512)_mm512_slli_epi32(right, 16), sum);
+      sum = _mm512_fmadd_ps((__m512)_mm512_and_si512(left, high), (__m512)_mm512_and_si512(right, high), sum);
+    }
+    _mm512_store_ps(software_tiles[to][r], sum);
+  }
+}
+
+// To the nearest bfloat16, of two that are as near to the even one; NaN stays NaN.
+inline __m256i software_bfloat16(__m512 values) {
+  const __m512i bits = (__m512i)values, odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __m512i sign = _mm512_and_si512(bits, _mm512_set1_epi32(int(0x80000000)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
+  const __mmask16 tiny = _mm512_cmplt_ps_mask(_mm512_abs_ps(values), _mm512_set1_ps(0x1p-126f));
+  const __m512i normal = _mm512_mask_mov_epi32(rounded, nan, quiet);
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(normal, tiny, sign), 16));
+}
+
+}  // namespace
+
+#undef _tile_zero
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbf16ps
+#define _tile_loadconfig(config) ((void)(config))
+#define _tile_release() ((void)0)
+#define _tile_zero software_zero
+#define _tile_loadd software_load
+#define _tile_stored software_store
+#define _tile_dpbf16ps software_multiply
+#define _mm512_cvtneps_pbh software_bfloat16
+#endif
