@@ -151,12 +151,12 @@ class Kernel:
     def _batch(self, leaves: tuple, dims: tuple, *, tree: Any, **static: Any) -> tuple:
         bind = partial(self.primitive.bind, tree=tree, **static)
         axes, out_axes = self._axes_of_batch(jax.tree.unflatten(tree, leaves), **static)
-        if None in out_axes:
+        mapped = [dim is not None for dim in dims]
+        size = next(x.shape[d] for x, d, m in zip(leaves, dims, mapped, strict=True) if m)
+        if None in out_axes or size == 0:
             plain = partial(self._plain_leaves, tree=tree, **static)
             outs = jax.vmap(plain, in_axes=dims)(*leaves)
             return outs, [0] * len(outs)
-        mapped = [dim is not None for dim in dims]
-        size = next(x.shape[d] for x, d, m in zip(leaves, dims, mapped, strict=True) if m)
         if any(m and axis is None for m, axis in zip(mapped, axes, strict=True)):
             return self._one_by_one(bind, leaves, dims, mapped)
         folded = [

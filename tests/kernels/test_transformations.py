@@ -48,6 +48,17 @@ def test_vmap_over_weights_is_an_ensemble() -> None:
     assert worst_error(native, scan) < 1e-6
 
 
+def test_vmap_of_no_sequences_at_all() -> None:
+    """Nothing comes out, and the gradients of weights are zero."""
+    params, x = arguments(batch=0)
+    each = jax.vmap(run, in_axes=(None, 1), out_axes=1)
+    outputs, pull = jax.vjp(each, params, x)
+    assert outputs.shape == (6, 0, 12)
+    by_params, by_inputs = pull(outputs)
+    assert by_inputs.shape == x.shape
+    assert not any(leaf.any() for leaf in by_params.values())
+
+
 def test_gradients_of_each_example() -> None:
     params, x = arguments()
     loss = lambda backend: lambda p, row: (run(p, row[:, None], backend) ** 2).sum()  # noqa: E731
