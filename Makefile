@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow test-gpu test-tpu test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate test-aarch64 test-aot clean
+.PHONY: demo test test-slow test-gpu test-tpu test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate test-aarch64 test-aot random-configs clean
 
 KERNEL := setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
 
@@ -52,6 +52,12 @@ test-newest: pyproject.toml  ## the tests that need no torch, against the newest
 PROBLEMS ?= 500
 sanitize:  ## the native kernel under the sanitizers of g++ or CXX
 	$(PYTHON) tests/kernels/sanitize.py $(PROBLEMS)
+
+CONFIGS ?= 10000
+FIRST_CONFIG ?= 0
+CONFIGS_SEED ?= 0
+random-configs: $(VENV)/.test  ## the native kernel against the plain scan: an hour of one core
+	$(BIN)/python -m tests.kernels.random_configs --configs $(CONFIGS) --first $(FIRST_CONFIG) --seed $(CONFIGS_SEED)
 
 test-aarch64:  ## the native kernel for aarch64, by a cross compiler and in QEMU
 	$(PYTHON) tests/kernels/aarch64.py $(PROBLEMS)
