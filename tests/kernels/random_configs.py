@@ -1,6 +1,6 @@
 """Random configs by the native kernel and by the plain scan, values and gradients.
 
-``python -m tests.kernels.random_configs --configs 10000`` (``make random-configs``) takes an hour of one core.
+``python -m tests.kernels.random_configs --configs 10000`` (``make random-configs``) takes an hour of a core.
 Each config depends on the seed and its own number only, so that the run can be cut in parts, and a config
 that is wrong be run alone: ``--first NUMBER --configs 1``.
 """
