@@ -9,6 +9,7 @@
 #pragma once
 #include <immintrin.h>
 
+#include "shares.h"
 #include "tile.h"
 
 namespace jaxlstm {
@@ -19,7 +20,6 @@ constexpr long kTileDepth = 32, kTileSize = 512, kResultSize = 256;  // in eleme
 constexpr int kParts = 3;
 
 JAXLSTM_INLINE long least(long a, long b) { return a < b ? a : b; }
-JAXLSTM_INLINE long ceil_divide(long a, long b) { return (a + b - 1) / b; }
 
 // The tile registers of this thread, all of 16 rows of 64 bytes, as long as this lives.
 class TileRegisters {

@@ -28,16 +28,16 @@ struct AmxBackwardPass : BackwardPass<float> {
 
   void run(int thread, int threads, Barrier& barrier) {
     if (!pays || threads > Magnitudes::kMostThreads) return BackwardPass<float>::run(thread, threads, barrier);
-    const Range panels{share(state_panels, thread, threads), share(state_panels, thread + 1, threads)};
+    const Range rows{0, p.batch}, panels = share_of({0, state_panels}, thread, threads);
     // Before anything is written, since grad_gates may be by_gates.
     if (!in_range(thread, threads, panels, barrier)) return BackwardPass<float>::run(thread, threads, barrier);
     const TileRegisters registers;
-    prepare(panels, panels);
+    prepare(rows, panels, panels);
     for (long s = p.time - 1; s >= -1; s--) {
       step_on_tiles(s, panels);
       if (s >= 0) barrier.wait();
     }
-    finish(panels);
+    finish(rows, panels);
   }
 
  private:

@@ -47,12 +47,11 @@ struct AmxForwardPass : ForwardPass<float> {
   // Whether every operand was in range.
   bool run_on_tiles(int thread, int threads, Barrier& barrier) {
     const TileRegisters registers;
-    const Range units{share(panels, thread, threads), share(panels, thread + 1, threads)};
+    const Range rows{0, p.batch}, units = share_of({0, panels}, thread, threads);
     Magnitude left, right;
     pack_tiles(thread, threads, units, left, right);
     prepare(thread, threads);
     barrier.wait();
-    const Range rows{0, p.batch}, part{thread, threads};
     Range before = rows;
     for (long s = 0; s < p.time; s++) {
       const Range live = live_rows(s, rows);
@@ -61,13 +60,13 @@ struct AmxForwardPass : ForwardPass<float> {
         barrier.wait();
         project_inputs(units);
       }
-      clear(s, share_of({live.end, rows.end}, part));
-      keep_parts(s, share_of({live.end, before.end}, part));
+      clear(s, share_of({live.end, rows.end}, thread, threads));
+      keep_parts(s, share_of({live.end, before.end}, thread, threads));
       if (live.size()) step_on_tiles(s, live.end, units);
       if (live.size() || before.size()) barrier.wait();
       before = live;
     }
-    finish(rows, units, part);
+    finish(rows, share_of(rows, thread, threads), units);
     Magnitudes all(magnitudes);
     all.tell(thread, left, right);
     barrier.wait();
@@ -109,7 +108,7 @@ struct AmxForwardPass : ForwardPass<float> {
 
   void split_inputs(long s, int thread, int threads, Magnitude& seen) {
     const Left x{left_x.tiles, first_tile[steps_ahead]};
-    const Range mine = share_of({0, x.blocks}, {thread, threads});
+    const Range mine = share_of({0, x.blocks}, thread, threads);
     for (long tile = mine.begin, i = 0; tile < mine.end; tile++) {
       while (tile >= first_tile[i + 1]) i++;
       const long block = tile - first_tile[i], row = time_of(s + i) * p.batch + 16 * block;

@@ -2,9 +2,11 @@
 // from the gradients of the outputs to those of the gates. The gradients of weights and inputs are single large
 // products of these, made outside.
 //
-// A step takes grad_h = W_hh^T grad_gates of the step after it, and from that its own grad_gates.
+// A step takes grad_h = W_hh^T grad_gates of the step after it, and from that its own grad_gates. What threads share is
+// the columns of grad_h, or the rows (shares.h).
 #pragma once
 #include "problem.h"
+#include "shares.h"
 #include "tile.h"
 
 namespace jaxlstm {
@@ -31,41 +33,46 @@ struct BackwardPass {
   }
 
   void run(int thread, int threads, Barrier& barrier) {
-    const Range my_states{share(state_panels, thread, threads), share(state_panels, thread + 1, threads)};
-    const Range my_units{share(unit_panels, thread, threads), share(unit_panels, thread + 1, threads)};
-    pack_weights(my_states, my_units);
-    prepare(my_states, my_units);
+    const Shares mine{share_rows(threads), thread, threads};
+    const Range my_rows = mine.rows(p.batch);
+    const Range my_states = mine.columns(state_panels), my_units = mine.columns(unit_panels);
+    pack_weights(thread, threads);
+    prepare(my_rows, my_states, my_units);
+    if (mine.by_rows) barrier.wait();
     for (long s = p.time - 1; s >= 0; s--) {
-      through_weights(s, my_states);
+      through_weights(s, my_rows, my_states);
       if (p.weight_hr) {
-        barrier.wait();
-        through_projection(s, my_units);
+        mine.meet(barrier);
+        through_projection(s, my_rows, my_units);
       }
-      barrier.wait();
+      mine.meet(barrier);
     }
-    through_weights(-1, my_states);
-    finish(my_units);
+    through_weights(-1, my_rows, my_states);
+    finish(my_rows, my_units);
   }
 
  protected:
-  struct Range {
-    long begin, end;
-  };
+  bool share_rows(int threads) const {
+    const long weight_bytes = state_panels * gate_rows * 4 * L * long(sizeof(T));
+    return threads > 1 && rows_pay_for_weights(p.batch / threads, weight_bytes);
+  }
 
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
   T* carried(T* buffer, long panel, long b) const { return buffer + (panel * p.batch + b) * 4 * L; }
 
-  void pack_weights(Range my_states, Range my_units) {
-    pack(p.weight_hh, gate_rows, p.h_size, 1, states, my_states.begin, my_states.end, weight_hh);
-    if (p.weight_hr) pack(p.weight_hr, p.h_size, p.hidden_size, 1, units, my_units.begin, my_units.end, weight_hr);
+  void pack_weights(int thread, int threads) {
+    const Range state_range = share_of({0, state_panels}, thread, threads);
+    const Range unit_range = share_of({0, unit_panels}, thread, threads);
+    pack(p.weight_hh, gate_rows, p.h_size, 1, states, state_range.begin, state_range.end, weight_hh);
+    if (p.weight_hr) pack(p.weight_hr, p.h_size, p.hidden_size, 1, units, unit_range.begin, unit_range.end, weight_hr);
   }
-  void prepare(Range my_states, Range my_units) {
-    read(p.grad_h_n, p.h_size, states, my_states, grad_h);
-    read(p.grad_c_n, p.hidden_size, units, my_units, grad_c);
+  void prepare(Range rows, Range my_states, Range my_units) {
+    read(p.grad_h_n, p.h_size, rows, states, my_states, grad_h);
+    read(p.grad_c_n, p.hidden_size, rows, units, my_units, grad_c);
   }
-  void read(const T* from, long width, PlainColumns columns, Range panels, T* to) const {
+  void read(const T* from, long width, Range rows, PlainColumns columns, Range panels, T* to) const {
     for (long panel = panels.begin; panel < panels.end; panel++)
-      for (long b = 0; b < p.batch; b++)
+      for (long b = rows.begin; b < rows.end; b++)
         for (int v = 0; v < 4; v++) {
           const long count = columns.count<T>(panel, v);
           const Vector<T> value = count ? load(from + b * width + columns.first<T>(panel, v), count) : Vector<T>{};
@@ -75,10 +82,10 @@ struct BackwardPass {
 
   // grad_h of step s: what the step after it brings through W_hh, the output's own, and what was carried past.
   // Without a projection the step ends in the same breath. Step -1 is the initial state.
-  void through_weights(long s, Range panels) {
+  void through_weights(long s, Range my_rows, Range panels) {
     const bool has_next = s < p.time - 1;
     const T* next = has_next ? p.grad_gates + time_of(s + 1) * p.batch * gate_rows : nullptr;
-    for_tiles_and_panels(0, p.batch, panels.begin, panels.end, s & 1,
+    for_tiles_and_panels(my_rows.begin, my_rows.end, panels.begin, panels.end, s & 1,
       [&](long row, auto rows, long panel, auto group) {
         constexpr int M = decltype(rows)::count, N = decltype(group)::count;
         Vector<T> sums[M][4 * N];
@@ -110,9 +117,9 @@ struct BackwardPass {
     }
   }
 
-  void through_projection(long s, Range panels) {
+  void through_projection(long s, Range my_rows, Range panels) {
     const long t = time_of(s);
-    for_tiles_and_panels(0, p.batch, panels.begin, panels.end, s & 1,
+    for_tiles_and_panels(my_rows.begin, my_rows.end, panels.begin, panels.end, s & 1,
       [&](long row, auto rows, long panel, auto group) {
         constexpr int M = decltype(rows)::count, N = decltype(group)::count;
         Vector<T> sums[M][4 * N] = {};
@@ -148,9 +155,9 @@ struct BackwardPass {
     store(c, load(p.f + at, count) * grad_c_next);
   }
 
-  void finish(Range panels) {
+  void finish(Range rows, Range panels) {
     for (long panel = panels.begin; panel < panels.end; panel++)
-      for (long b = 0; b < p.batch; b++)
+      for (long b = rows.begin; b < rows.end; b++)
         for (int v = 0; v < 4; v++) {
           const long count = units.count<T>(panel, v);
           if (count)

@@ -1,13 +1,13 @@
 // One direction of one layer, forwards in time: i, f, g, o from one product, and the cell computed while they
 // are in registers.
 //
-// The hidden units are shared out among the threads, which meet after each step; where there are many rows and
-// few units, the rows are shared out instead, and no thread ever waits.
+// What threads share is the hidden units, or the rows (shares.h).
 //
 // Of a step only the rows up to the last valid one are computed, and a step without one costs nothing. What that
 // leaves out depends on `valid` alone, so that threads agree on where to meet.
 #pragma once
 #include "problem.h"
+#include "shares.h"
 #include "tile.h"
 
 namespace jaxlstm {
@@ -50,14 +50,8 @@ struct ForwardPass {
   }
 
   void run(int thread, int threads, Barrier& barrier) {
-    const bool by_rows = share_rows(threads);
-    const int unit_threads = by_rows ? 1 : threads, unit_thread = by_rows ? 0 : thread;
-    const int row_threads = by_rows ? threads : 1, row_thread = by_rows ? thread : 0;
-    const Range units{share(panels, unit_thread, unit_threads), share(panels, unit_thread + 1, unit_threads)};
-    const Range rows{share(p.batch, row_thread, row_threads), share(p.batch, row_thread + 1, row_threads)};
-    const Range projected{share(output_panels, unit_thread, unit_threads),
-                          share(output_panels, unit_thread + 1, unit_threads)};
-    const Range part = by_rows ? Range{0, 1} : Range{thread, threads};
+    const Shares mine{share_rows(threads), thread, threads};
+    const Range units = mine.columns(panels), rows = mine.rows(p.batch), projected = mine.columns(output_panels);
     if (!p.prepared) pack_weights(thread, threads);
     prepare(thread, threads);
     barrier.wait();
@@ -65,17 +59,17 @@ struct ForwardPass {
     for (long s = 0; s < p.time; s++) {
       const Range live = live_rows(s, rows);
       if (hoisted && s % steps_ahead == 0) project_inputs(s, units);
-      clear(s, share_of({live.end, rows.end}, part));
-      keep(s, share_of({live.end, before.end}, part));
+      clear(s, mine.of_mine({live.end, rows.end}));
+      keep(s, mine.of_mine({live.end, before.end}));
       step(s, live, units);
       if (p.weight_hr && live.size()) {
-        if (!by_rows) barrier.wait();
+        mine.meet(barrier);
         project_outputs(s, live, projected);
       }
-      if (!by_rows && (live.size() || before.size())) barrier.wait();
+      if (live.size() || before.size()) mine.meet(barrier);
       before = live;
     }
-    finish(rows, units, part);
+    finish(rows, mine.of_mine(rows), units);
   }
 
   // Packs weights and bias to the begin of scratch, as `prepared` of other calls.
@@ -85,19 +79,23 @@ struct ForwardPass {
   }
 
  protected:
-  struct Range {
-    long begin, end;
-    long size() const { return end > begin ? end - begin : 0; }
-  };
-  // The share of one thread of several: `part` says which, and of how many.
-  static Range share_of(Range all, Range part) {
-    return {all.begin + share(all.size(), int(part.begin), int(part.end)),
-            all.begin + share(all.size(), int(part.begin) + 1, int(part.end))};
-  }
-
+  // Whether rows pay, and the thread that has the longest of them is done no later than with a share of the units.
   bool share_rows(int threads) const {
     const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));
-    return !hoisted && p.batch >= 2 * kTileRows * threads && (panels < 2 * threads || weight_bytes <= 256 << 10);
+    if (threads == 1 || hoisted || !rows_pay_for_weights(p.batch / threads, weight_bytes)) return false;
+    long most = 0;
+    for (int thread = 0; thread < threads; thread++) {
+      const long steps = row_steps(share_of({0, p.batch}, thread, threads));
+      if (steps > most) most = steps;
+    }
+    const long by_units = row_steps({0, p.batch}) * ceil_divide(panels, threads);
+    return 10 * most * panels <= 11 * by_units;  // a tenth for what waiting takes
+  }
+  // How many rows are computed in all steps.
+  long row_steps(Range rows) const {
+    long sum = 0;
+    for (long s = 0; s < p.time; s++) sum += live_rows(s, rows).size();
+    return sum;
   }
 
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
@@ -110,12 +108,12 @@ struct ForwardPass {
   }
 
   void pack_weights(int thread, int threads) {
-    const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
+    const Range mine = share_of({0, panels}, thread, threads);
+    const Range projected = share_of({0, output_panels}, thread, threads);
     pack(p.weight_ih, p.input_size, 1, p.input_size, gates, mine.begin, mine.end, weight_ih);
     pack(p.weight_hh, p.h_size, 1, p.h_size, gates, mine.begin, mine.end, weight_hh);
     if (p.weight_hr)
-      pack(p.weight_hr, p.hidden_size, 1, p.hidden_size, outputs, share(output_panels, thread, threads),
-           share(output_panels, thread + 1, threads), weight_hr);
+      pack(p.weight_hr, p.hidden_size, 1, p.hidden_size, outputs, projected.begin, projected.end, weight_hr);
   }
 
   void pack_bias(Range mine) {
@@ -129,7 +127,7 @@ struct ForwardPass {
 
   // Biases and the first state.
   void prepare(int thread, int threads) {
-    const Range mine{share(panels, thread, threads), share(panels, thread + 1, threads)};
+    const Range mine = share_of({0, panels}, thread, threads);
     if (!p.prepared) pack_bias(mine);
     for (long panel = mine.begin; panel < mine.end; panel++) {
       const long count = gates.count<T>(panel, 0);
@@ -272,15 +270,14 @@ struct ForwardPass {
       });
   }
 
-  // The last state: c unit by unit, h by rows, of which `part` is the share.
-  void finish(Range rows, Range units, Range part) {
+  // The last state: c unit by unit, h by whole rows.
+  void finish(Range rows, Range rows_of_h, Range units) {
     for (long panel = units.begin; panel < units.end; panel++)
       for (long b = rows.begin; b < rows.end; b++)
         store(p.c_n + b * p.hidden_size + panel * L, load(c + (panel * p.batch + b) * L), gates.count<T>(panel, 0));
-    const Range mine = share_of(rows, part);
-    if (mine.size())
-      std::memcpy(p.h_n + mine.begin * p.h_size, h[p.time & 1] + mine.begin * p.h_size,
-                  size_t(mine.size()) * p.h_size * sizeof(T));
+    if (rows_of_h.size())
+      std::memcpy(p.h_n + rows_of_h.begin * p.h_size, h[p.time & 1] + rows_of_h.begin * p.h_size,
+                  size_t(rows_of_h.size()) * p.h_size * sizeof(T));
   }
 };
 

@@ -4,6 +4,7 @@
 // gates are shared out among the threads, for grad_x the rows.
 #pragma once
 #include "problem.h"
+#include "shares.h"
 #include "tile.h"
 
 namespace jaxlstm {

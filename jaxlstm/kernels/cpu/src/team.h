@@ -13,9 +13,10 @@
 
 namespace jaxlstm {
 
-// A thread that sleeps takes 50 microseconds to come, and now and then some milliseconds. For long work it is worth
-// waiting for: this share of the time that the caller would need alone.
-constexpr double kShortestWait = 50e-6, kLongestWait = 2e-3, kShareOfWork = 0.05;
+// A thread that sleeps takes 50 microseconds to come, and now and then, on a virtual machine, some milliseconds. For
+// long work it is worth waiting for: this share of the time that the caller would need alone. With a share of 0.05 one
+// call in twenty began without its helper there.
+constexpr double kShortestWait = 50e-6, kLongestWait = 2e-3, kShareOfWork = 0.2;
 
 // Work is called as work(thread, threads, barrier), on each of at most `wanted` threads, and is done when this
 // returns; alone it would take about `seconds`. Schedule is called with a copyable function that takes no argument, to

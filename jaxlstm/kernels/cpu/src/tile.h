@@ -176,8 +176,6 @@ class Arena {
   size_t used_;
 };
 
-// The share of `thread` in n things.
-JAXLSTM_INLINE long share(long n, int thread, int threads) { return n * thread / threads; }
 
 }  // namespace
 }  // namespace jaxlstm
