@@ -53,11 +53,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is left to run, and put the output together."""
-    import numpy as np
-
     from jaxlstm.inference import job, results, runner
     from jaxlstm.inference.program import time_major
-    from jaxlstm.inference.sequences import open_sequences
+    from jaxlstm.inference.sequences import open_npy, open_sequences
 
     source, output = Path(args.input), Path(args.output)
     params, config = selected(args)
@@ -65,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     results.check_output(output, source)
     long = None
     if source.suffix == ".npy" and not config.bidirectional:
-        array = np.load(source, mmap_mode="r", allow_pickle=False)
+        array = open_npy(source)
         long = array if array.ndim == 2 else None
     if long is not None and args.states:
         raise ValueError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +52,14 @@ def open_sequences(path: Path, column: str = "inputs", features: int = 1) -> Seq
     raise ValueError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
 
 
+def open_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, mapped into memory and not read."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+
+
 class _Npz:
     def __init__(self, path: Path) -> None:
         if not zipfile.is_zipfile(path):
@@ -57,6 +67,9 @@ class _Npz:
         self.path = path
         with np.load(path, allow_pickle=False) as archive:
             self.names = list(archive.files)
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        if twice:
+            raise ValueError(f"{path} holds several arrays of the name {twice[0]!r}; rename them")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,7 +77,10 @@ class _Npz:
     def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
         with np.load(self.path, allow_pickle=False) as archive:
             for name in self.names[start:]:
-                array = archive[name]
+                try:
+                    array = archive[name]
+                except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                    raise ValueError(f"{self.path}: {name} cannot be read: {error}") from error
                 if not isinstance(array, np.ndarray):  # the bytes of a member that is no .npy file
                     raise ValueError(f"{self.path}: {name} is no array of numbers")
                 yield name, array
@@ -72,7 +88,7 @@ class _Npz:
 
 class _Npy:
     def __init__(self, path: Path) -> None:
-        self.array = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.array = open_npy(path)
         if self.array.ndim != 3:
             raise ValueError(
                 f"{path} must hold (sequences, time, features), or (time, features) for one long "

@@ -226,3 +226,34 @@ def test_errors_are_one_line(
     assert "s8 is float64" in capsys.readouterr().err
     assert run(checkpoint, tmp_path / "x.npz", y, "--states") == 2
     assert "holds the parts of a run with another" in capsys.readouterr().err
+
+
+def test_a_broken_input_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What NumPy, zipfile and zlib raise for it are errors of many kinds, few of which name the file."""
+    np.savez(tmp_path / "bits.npz", a=np.zeros((9, 5), np.float32))
+    data = bytearray((tmp_path / "bits.npz").read_bytes())
+    data[200] ^= 255
+    (tmp_path / "bits.npz").write_bytes(data)
+    np.savez(tmp_path / "objects.npz", a=np.array([[None] * 5]))
+    np.save(tmp_path / "objects.npy", np.array([[None] * 5]))
+    with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive:
+        for member in ("a.npy", "a"):  # NumPy calls both "a", and would give the first one twice
+            archive.writestr(member, (tmp_path / "objects.npy").read_bytes())
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "text.npy").write_text("no array at all")
+    for source, message in (
+        ("bits.npz", "bits.npz: a cannot be read: Bad CRC-32"),
+        ("objects.npz", "objects.npz: a cannot be read: Object arrays"),
+        ("twice.npz", "twice.npz holds several arrays of the name 'a'"),
+        ("objects.npy", "objects.npy is no .npy file of numbers"),
+        ("empty.npy", "empty.npy is no .npy file of numbers"),
+        ("text.npy", "text.npy is no .npy file of numbers: the magic string is not correct"),
+    ):
+        output = tmp_path / f"y{source[-4:]}"
+        assert run(checkpoint, tmp_path / source, output) == 2
+        told = capsys.readouterr().err
+        assert message in told, told
+        assert len(told.splitlines()) == 1
+        assert not output.exists()
