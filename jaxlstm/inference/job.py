@@ -130,7 +130,7 @@ def run_long(
     stream = runner.stream(1)
     start = 0
     for part in job.parts():
-        start += len(part["outputs"])
+        start += part["outputs"].shape[0]
         state = part["h_n"], part["c_n"]
         stream.state = tuple(np.array(leaf)[:, None] for leaf in state)
     for begin in range(start, len(sequence), PART_STEPS):

@@ -146,6 +146,22 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert not (tmp_path / "y.npz.parts").exists()
 
 
+def test_one_long_sequence_goes_on_after_a_kill(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PART_STEPS", 50)
+    x = np.random.default_rng(0).standard_normal((120, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    assert run(checkpoint, tmp_path / "x.npy", tmp_path / "whole.npy") == 0
+    output = tmp_path / "y.npy"
+    arguments = ["run", checkpoint, "--input", tmp_path / "x.npy", "-o", output]
+    done = killed(50, 4, "before", arguments)  # before the last of three parts, after the card
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(list((tmp_path / "y.npy.parts").glob("part-*"))) == 2
+    assert run(checkpoint, tmp_path / "x.npy", output) == 0
+    assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
 def killed(part: int, kill: int, when: str, arguments: list) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", KILLED, str(part), str(kill), when, *map(str, arguments)],
