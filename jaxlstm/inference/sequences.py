@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,11 @@ SUFFIXES = (".npz", ".npy", ".safetensors", ".parquet")
 
 class Sequences(Protocol):
     """Sequences (time, features) in a fixed order, each with a name."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Their names, in that order."""
+        ...
 
     def __len__(self) -> int:
         """How many there are."""
@@ -98,6 +103,10 @@ class _Npy:
     def __len__(self) -> int:
         return len(self.array)
 
+    @property
+    def names(self) -> Sequence[str]:
+        return [str(index) for index in range(len(self))]
+
     def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
         for index in range(start, len(self.array)):
             yield str(index), np.array(self.array[index])
@@ -130,6 +139,10 @@ class _Parquet:
 
     def __len__(self) -> int:
         return self.file.metadata.num_rows
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [str(index) for index in range(len(self))]
 
     def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
         index = 0

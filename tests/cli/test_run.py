@@ -223,9 +223,9 @@ def test_errors_are_one_line(
         ("flat.npz", y, (), "x must have shape (time, 5), got (5,)"),
         ("empty.npz", y, (), "holds nothing to run"),
         ("objects.npz", y, (), "x is no array of numbers"),
-        ("x.npz", tmp_path / "y.npy", (), "the suffix must be one of .npz, .safetensors, .parquet"),
+        ("x.npz", tmp_path / "y.npy", (), "the suffix must be .npz or .safetensors or .parquet"),
         ("x.npz", tmp_path / "nowhere" / "y.npz", (), "its folder does not exist"),
-        ("x.npz", y, ("--batch-size", "0"), "max_batch must be at least 1"),
+        ("x.npz", y, ("--batch-size", "0"), "--batch-size must be at least 1"),
         ("x.npz", y, ("--dtype", "int8"), "dtype must be float16"),
         ("x.npz", y, ("--prefix", "nothing"), "prefix"),
     ):
@@ -273,3 +273,39 @@ def test_a_broken_input_is_named(
         assert message in told, told
         assert len(told.splitlines()) == 1
         assert not output.exists()
+
+
+def test_an_output_that_cannot_hold_the_results_is_told_first(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
+    np.save(tmp_path / "long.npy", x)
+    np.save(tmp_path / "block.npy", x.reshape(3, 4, 5))
+    np.savez(tmp_path / "x.npz", **{"a": x, "a.h_n": x})  # type: ignore[arg-type]
+    (tmp_path / "x.csv").touch()
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "link.npz").symlink_to("x.npz")
+    half = ("--dtype", "bfloat16", "--cast")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for source, output, more, message in (
+        ("long.npy", "y.npz", (), "for one long sequence in float32 the suffix must be .npy"),
+        ("long.npy", "y.parquet", (), "for one long sequence in float32 the suffix must be .npy"),
+        ("long.npy", "y.npy", ("--states",), "no file holds the outputs of one long sequence"),
+        ("long.npy", "y.npy", half, "no file holds the outputs of one long sequence in bfloat16"),
+        ("block.npy", "y.npy", ("--states",), "with --states the suffix must be .npz or"),
+        ("block.npy", "y.npy", half, "for sequences in bfloat16 the suffix must be .safetensors"),
+        ("block.npy", "y.parquet", half, "the suffix must be .safetensors"),
+        ("x.csv", "y.npz", (), "x.csv: the suffix must be one of .npz, .npy"),
+        ("x.npz", "folder.npz", (), "folder.npz: is a folder, wanted a file"),
+        ("x.npz", "x.npz", (), "x.npz would replace"),
+        ("x.npz", "link.npz", (), "x.npz, which is read; take another name"),
+        ("x.npz", "m.safetensors", (), "m.safetensors, which is read; take another name"),
+        ("x.npz", "y.npz", ("--states",), "a.h_n is the name both of a sequence and of a state"),
+        ("x.npz", "y.npz", ("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
+    ):
+        assert run(checkpoint, tmp_path / source, tmp_path / output, *more) == 2
+        told = capsys.readouterr().err
+        assert message in told, told
+        assert len(told.splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert run(checkpoint, tmp_path / "block.npy", tmp_path / "y.safetensors", *half) == 0
