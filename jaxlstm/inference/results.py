@@ -46,7 +46,9 @@ def check_output(path: Path, read: Sequence[Path], long: bool, states: bool, dty
         suffixes = tuple(suffix for suffix in suffixes if suffix == ".safetensors")
     what = f"{'one long sequence' if long else 'sequences'} in {dtype}{' with --states' * states}"
     if not suffixes:
-        raise ValueError(f"no file holds the outputs of {what}")
+        raise ValueError(
+            f"no file holds the outputs of {what}: leave --states out, and bfloat16 to many sequences"
+        )
     if path.suffix not in suffixes:
         raise ValueError(f"-o {path}: for {what} the suffix must be {' or '.join(suffixes)}")
     if path.is_dir():

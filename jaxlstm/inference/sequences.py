@@ -129,13 +129,19 @@ class _Safetensors:
 
 class _Parquet:
     def __init__(self, path: Path, column: str, features: int) -> None:
-        self.file = parquet().ParquetFile(path)
+        try:
+            self.file = parquet().ParquetFile(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is no parquet file: {error}") from error
         self.column = column
         self.features = features
         if column not in self.file.schema_arrow.names:
             raise ValueError(
                 f"{path} has no column {column!r}, but {self.file.schema_arrow.names}; see --column"
             )
+        kind = self.file.schema_arrow.field(column).type
+        if not _is_list(kind):
+            raise ValueError(f"column {column!r} of {path} must hold lists of numbers, got {kind}")
 
     def __len__(self) -> int:
         return self.file.metadata.num_rows
@@ -155,18 +161,33 @@ class _Parquet:
             index += rows
 
     def _array(self, index: int, scalar: Any) -> np.ndarray:
-        if not scalar.is_valid or scalar.values.null_count:
-            raise ValueError(f"row {index} of column {self.column!r} holds a null")
-        flat = scalar.values
-        while hasattr(flat, "flatten") and hasattr(flat.type, "value_type"):
-            flat = flat.flatten()  # lists of lists hold the same numbers in the same order
+        import pyarrow.compute
+
+        row = f"row {index} of column {self.column!r}"
+        flat = scalar.values if scalar.is_valid else None
+        while flat is not None and not flat.null_count and _is_list(flat.type):
+            lengths = pyarrow.compute.list_value_length(flat)  # type: ignore[attr-defined]
+            sizes = lengths.unique().to_pylist()
+            flat = flat.flatten()
+            if not _is_list(flat.type) and set(sizes) - {self.features}:  # each list is a step
+                raise ValueError(
+                    f"{row} holds steps of {sorted(sizes)} numbers, wanted {self.features} in each"
+                )
+        if flat is None or flat.null_count:
+            raise ValueError(f"{row} holds a null")
         numbers = flat.to_numpy(zero_copy_only=False)
         if numbers.size % self.features:
             raise ValueError(
-                f"row {index} of column {self.column!r} holds {numbers.size} numbers, which is no multiple "
-                f"of the {self.features} features of a step"
+                f"{row} holds {numbers.size} numbers, which is no multiple of the {self.features} "
+                "features of a step"
             )
         return numbers.reshape(-1, self.features)
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def parquet() -> Any:

@@ -18,6 +18,7 @@ import pytest
 
 from jaxlstm import LSTMConfig, cli, init_params, read_checkpoint, save
 from jaxlstm.inference import job
+from jaxlstm_converters.safetensors_bytes import safetensors_bytes
 from tests.inference.helpers import reference
 
 CONFIG = LSTMConfig(5, 8, num_layers=2)
@@ -309,3 +310,65 @@ def test_an_output_that_cannot_hold_the_results_is_told_first(
         assert len(told.splitlines()) == 1
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert run(checkpoint, tmp_path / "block.npy", tmp_path / "y.safetensors", *half) == 0
+
+
+def test_inputs_of_other_dtypes(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = sequences()["s0"]
+    source, output = tmp_path / "x.npz", tmp_path / "y.npz"
+    for given, more, message in (
+        ((9 * x).astype(int), (), "sequence a is int64 and the LSTM float32; --cast rounds inputs"),
+        (x.astype(np.float16), (), "rounds inputs to it, --dtype float16 runs the LSTM in that"),
+        (x + 1j, ("--cast",), "sequence a must hold real numbers, got complex"),
+        (x > 0, ("--cast",), "sequence a must hold real numbers, got bool"),
+    ):
+        np.savez(source, a=given)
+        assert run(checkpoint, source, output, *more) == 2
+        told = capsys.readouterr().err
+        assert message in told, told
+        assert "--dtype int" not in told
+        assert len(told.splitlines()) == 1
+    np.savez(source, a=x.astype(">f4"))  # the same numbers
+    assert run(checkpoint, source, output) == 0
+    assert_right("a", np.load(output)["a"], x)
+    half = np.asarray(x, jax.numpy.bfloat16)
+    (tmp_path / "half.safetensors").write_bytes(b"".join(safetensors_bytes({"a": half}, {})))
+    assert run(checkpoint, tmp_path / "half.safetensors", output, "--cast") == 0
+    assert_right("a", np.load(output)["a"], half.astype(np.float32))
+    monkeypatch.setattr("jaxlstm.cli.run.MAX_LENGTH", 16)
+    assert run(checkpoint, source, output) == 2
+    assert "sequence a has 30 steps, above the 16 of one among many" in capsys.readouterr().err
+
+
+def test_columns_of_parquet(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow reads parquet files")
+    import pyarrow
+
+    x = sequences()["s0"]
+    source, output = tmp_path / "x.parquet", tmp_path / "y.npz"
+    steps = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
+    for column, message in (
+        (pyarrow.array([1.0]), "column 'inputs' of"),
+        (pyarrow.array(["a"]), "must hold lists of numbers, got string"),
+        (pyarrow.array([None], steps), "row 0 of column 'inputs' holds a null"),
+        (pyarrow.array([[[1, 2, 3, 4, None]]], steps), "row 0 of column 'inputs' holds a null"),
+        (pyarrow.array([[[1, 2, 3], [4, 5]]], steps), "holds steps of [2, 3] numbers, wanted 5"),
+        (pyarrow.array([], steps), "x.parquet holds nothing to run"),
+    ):
+        parquet.write_table(pyarrow.table({"inputs": column}), source)
+        assert run(checkpoint, source, output) == 2
+        told = capsys.readouterr().err
+        assert message in told, told
+        assert len(told.splitlines()) == 1
+    source.write_bytes(b"")
+    assert run(checkpoint, source, output) == 2
+    assert "x.parquet is no parquet file" in capsys.readouterr().err
+    parquet.write_table(pyarrow.table({"inputs": pyarrow.array([x.tolist()], steps)}), source)
+    assert run(checkpoint, source, output) == 0
+    assert_right("0", np.load(output)["0"], x)
