@@ -197,10 +197,9 @@ class Runner:
         from jaxlstm.cli.text import progress_bar
 
         shapes = list(itertools.product(self.length_buckets, self.batch_buckets))
-        with progress_bar() as bar:
+        with progress_bar(progress) as bar:
             for done, (time, batch) in enumerate(shapes):
-                if progress:
-                    bar(done, len(shapes), f"compiling {time} steps of {batch}")
+                bar(done, len(shapes), f"compiling {time} steps of {batch}")
                 self.batch_program(time, batch)
 
     def stats(self) -> Stats:
