@@ -86,30 +86,43 @@ def assemble(job: Job, states: bool) -> None:
         from jaxlstm_converters.atomic import write_atomically
         from jaxlstm_converters.safetensors_bytes import safetensors_bytes
 
-        tensors = dict(_named(job, states))
-        write_atomically(temporary, safetensors_bytes(tensors, {}))
+        write_atomically(temporary, safetensors_bytes(_Results(job, states), {}))
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
 def _named(job: Job, states: bool) -> Iterator[tuple[str, Any]]:
-    """Name and array of each result: the input's name for outputs, with ``.h_n`` and ``.c_n`` for states."""
+    """Name and tensor, not read yet, of each result: outputs have the input's name, states an end as well."""
     for part in job.parts():
         start = int(part.metadata["start"])
         for index, name in enumerate(json.loads(part.metadata["names"]), start):
-            yield name, np.asarray(part[f"{index}.outputs"])
+            yield name, part[f"{index}.outputs"]
             if states:
                 for leaf in STATES:
-                    yield f"{name}.{leaf}", np.asarray(part[f"{index}.{leaf}"])
+                    yield f"{name}.{leaf}", part[f"{index}.{leaf}"]
 
 
-def _write_npz(path: Path, named: Iterator[tuple[str, np.ndarray]]) -> None:
+class _Results:
+    """Results for ``safetensors_bytes``: each is read when its turn comes, and no part stays open."""
+
+    def __init__(self, job: Job, states: bool) -> None:
+        self.job = job
+        self.states = states
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        return _named(self.job, self.states)
+
+    def values(self) -> Iterator[Any]:
+        return (tensor for _, tensor in self.items())
+
+
+def _write_npz(path: Path, named: Iterator[tuple[str, Any]]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in named:
+        for name, tensor in named:
             entry = zipfile.ZipInfo(name + ".npy", EPOCH)
             with archive.open(entry, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+                np.lib.format.write_array(file, np.asarray(tensor), allow_pickle=False)
 
 
 def _write_npy(path: Path, job: Job) -> None:

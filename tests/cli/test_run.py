@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, cli, init_params, read_checkpoint, save
-from jaxlstm.inference import job
+from jaxlstm.inference import job, results
 from jaxlstm_converters.safetensors_bytes import safetensors_bytes
 from tests.inference.helpers import reference
 
@@ -69,6 +71,33 @@ def test_npz_to_npz_in_parts(
         np.testing.assert_allclose(found[name + ".h_n"], h_n[:, 0], rtol=0, atol=1e-6)
         np.testing.assert_allclose(found[name + ".c_n"], c_n[:, 0], rtol=0, atol=2e-6)
     assert {p.name for p in tmp_path.iterdir()} == {"m.safetensors", "x.npz", "y.npz"}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
+def test_parts_are_put_together_a_piece_at_a_time(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 MB of results, in parts of 1 MB."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow writes parquet files")
+    config = LSTMConfig(1, 256)
+    save(tmp_path / "m.safetensors", params_of(config), config)
+    arrays = {f"s{k}": np.zeros((500, 1), np.float32) for k in range(32)}
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    monkeypatch.setattr(job, "PART_STEPS", 1000)
+    assemble, peaks = results.assemble, []
+
+    def traced(*arguments: Any) -> None:
+        tracemalloc.start()
+        assemble(*arguments)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    monkeypatch.setattr(results, "assemble", traced)
+    output = tmp_path / f"y{suffix}"
+    assert run(tmp_path / "m.safetensors", tmp_path / "x.npz", output) == 0
+    assert output.stat().st_size > 1e6
+    assert peaks[0] < 6e6
 
 
 def test_safetensors_and_parquet(checkpoint: Path, tmp_path: Path) -> None:
