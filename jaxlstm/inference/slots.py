@@ -67,23 +67,29 @@ class Slots:
         x = np.zeros((stream.batch, stream.runner.config.input_size), stream.runner.dtype)
         active = np.zeros(stream.batch, bool)
         with self._lock:
-            for slot, row in inputs.items():
-                self._check(slot)
-                given = host_array(f"the input of slot {slot}", row, x.dtype)
-                if given.shape != x.shape[1:]:
-                    raise ValueError(
-                        f"the input of slot {slot} must have shape {x.shape[1:]}, got {given.shape}"
-                    )
-                x[slot], active[slot] = given, True
             if not inputs:
                 return {}
+            slots = list(inputs)
+            x[slots] = np.array([self._row(slot, inputs[slot]) for slot in slots])
+            active[slots] = True
             if self._fresh:
                 mask = np.zeros(stream.batch, bool)
                 mask[list(self._fresh)] = True
                 stream.reset(mask)
                 self._fresh.clear()
             outputs = stream.step(x, active)
-        return {slot: outputs[slot] for slot in inputs}
+        return {slot: outputs[slot] for slot in slots}
+
+    def _row(self, slot: int, row: np.ndarray) -> np.ndarray:
+        self._check(slot)
+        runner = self.stream.runner
+        if type(row) is not np.ndarray or row.dtype != runner.dtype:
+            row = host_array(f"the input of slot {slot}", row, runner.dtype)
+        if row.shape != (runner.config.input_size,):
+            raise ValueError(
+                f"the input of slot {slot} must have shape ({runner.config.input_size},), got {row.shape}"
+            )
+        return row
 
     def _check(self, slot: int) -> None:
         if slot not in self._taken:
