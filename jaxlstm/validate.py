@@ -54,7 +54,7 @@ def lstm_arguments(
         state_shapes = [shape[::2] for shape in state_shapes]
         if seq_lengths is not None and np.ndim(seq_lengths) == 0:
             seq_lengths = jnp.asarray(seq_lengths)[None]
-    state = _state(initial_state, state_shapes, x.dtype)
+    state = state_argument(initial_state, state_shapes, x.dtype)
     if unbatched:
         state = LSTMState(state.h[:, None], state.c[:, None])
     batch = x.shape[1 - time_axis]
@@ -76,7 +76,7 @@ def cell_arguments(
     params = _params_of_dtype(params, x.dtype)
     batch = x.shape[:-1]
     shapes = [(*batch, config.h_size), (*batch, config.hidden_size)]
-    return params, x, _state(state, shapes, x.dtype, names=("h", "c"))
+    return params, x, state_argument(state, shapes, x.dtype, names=("h", "c"))
 
 
 def _cell_config(params: Mapping[str, Any]) -> LSTMConfig:
@@ -126,7 +126,7 @@ def _params_of_dtype(params: Mapping[str, Any], dtype: np.dtype) -> Params:
     return arrays
 
 
-def _state(
+def state_argument(
     state: tuple[Any, Any] | None,
     shapes: Any,
     dtype: np.dtype,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -21,8 +22,20 @@ DTYPE_CODES = {
 }
 
 
+class Tensors(Protocol):
+    """What is walked twice: a dict, or tensors that are read as they come. An array, or what gives one."""
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Each name and tensor, of which ``dtype`` and ``shape`` alone are asked."""
+        ...
+
+    def values(self) -> Iterable[Any]:
+        """The same tensors in the same order, to be read."""
+        ...
+
+
 def safetensors_bytes(
-    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    tensors: Tensors, metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
     """One file's bytes, a piece at a time: the header with its strings, then each tensor.
 
@@ -36,7 +49,7 @@ def safetensors_bytes(
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPE_CODES:
             raise TypeError(f"{name} must be a float array, got {tensor.dtype}")
-        nbytes = math.prod(tensor.shape) * tensor.itemsize
+        nbytes = math.prod(tensor.shape) * tensor.dtype.itemsize
         header[name] = {
             "dtype": DTYPE_CODES[tensor.dtype],
             "shape": list(tensor.shape),

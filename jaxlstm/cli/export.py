@@ -38,19 +38,20 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write, read back, compare with ``lstm`` where this machine can run it: 0 if equal, 1 if not."""
-    from jaxlstm.inference.artifact import export, load_exported
+    from jaxlstm.inference.artifact import export, load_exported, weights_beside
     from jaxlstm_converters.config_json import config_to_dict
 
     params, config = selected(args)
     output = Path(args.output)
     platforms = [name.strip() for name in args.platforms.split(",")]
+    _spare_the_checkpoint(args, output, params)
     export(output, params, config, platforms=platforms, weights=args.weights)
     loaded = load_exported(output)
     difference = _largest_difference(loaded, params, config)
     report = {
         "output": str(output),
         "bytes": output.stat().st_size,
-        "weights": "inside" if loaded.params is None else str(output.with_suffix(".safetensors")),
+        "weights": "inside" if loaded.params is None else str(weights_beside(output)),
         "platforms": list(loaded.exported.platforms),
         "config": config_to_dict(config),
         "largest_difference": difference,
@@ -66,6 +67,20 @@ def run(args: argparse.Namespace) -> int:
             else f"read back and run: at most {difference:.1e} from lstm"
         )
     return 0 if difference is None or difference <= 1e-5 else 1
+
+
+def _spare_the_checkpoint(args: argparse.Namespace, output: Path, params: Any) -> None:
+    """Raise where a file that is to be written is the one that was read."""
+    from jaxlstm.inference.artifact import goes_beside, weights_beside
+
+    written = [output]
+    if goes_beside(params, args.weights):
+        written.append(weights_beside(output))
+    for path in written:
+        if path.exists() and path.samefile(args.checkpoint):
+            raise ValueError(
+                f"-o {output}: {path} would be replaced, which is the checkpoint; take another name"
+            )
 
 
 def _largest_difference(loaded: Any, params: Any, config: Any) -> float | None:
@@ -87,5 +102,5 @@ def _largest_difference(loaded: Any, params: Any, config: Any) -> float | None:
     differences = []
     for a, b in zip((outputs, *final), (wanted, *state), strict=True):
         a, b = (np.asarray(leaf, np.float64) for leaf in (a, b))
-        differences.append(float(np.abs(a - b).max() / max(1.0, np.abs(b).max())))
-    return max(differences)
+        differences.append(np.abs(a - b).max() / np.maximum(1.0, np.abs(b).max()))
+    return float(np.max(differences))  # NaN if one of them is, which Python's max may pass over

@@ -53,38 +53,37 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is left to run, and put the output together."""
-    import numpy as np
-
     from jaxlstm.inference import job, results, runner
+    from jaxlstm.inference.arguments import positive
     from jaxlstm.inference.program import time_major
-    from jaxlstm.inference.sequences import open_sequences
+    from jaxlstm.inference.sequences import open_npy, open_sequences
 
     source, output = Path(args.input), Path(args.output)
     params, config = selected(args)
     config = time_major(config)
-    results.check_output(output, source)
+    batch_size = positive("--batch-size", args.batch_size)
     long = None
     if source.suffix == ".npy" and not config.bidirectional:
-        array = np.load(source, mmap_mode="r", allow_pickle=False)
+        array = open_npy(source)
         long = array if array.ndim == 2 else None
-    if long is not None and args.states:
-        raise ValueError(
-            "--states: a .npy file has no place for them; they are those of the last part"
-        )
     sequences = None if long is not None else open_sequences(source, args.column, config.input_size)
     if not len(sequences if sequences is not None else long):  # type: ignore[arg-type]
         raise ValueError(f"{source} holds nothing to run")
     compiled = runner.compile(
-        params, config, max_length=MAX_LENGTH, max_batch=args.batch_size, dtype=args.dtype
+        params, config, max_length=MAX_LENGTH, max_batch=batch_size, dtype=args.dtype
     )
+    read = source, Path(args.checkpoint)
+    results.check_output(output, read, long is not None, args.states, compiled.dtype)
+    if args.states and output.suffix != ".parquet":
+        results.check_names(sequences.names)  # type: ignore[union-attr]
     began = time.perf_counter()
     with job.Job(output, _identity(args, params, config, source)).opened() as current:
         with progress_bar() as bar:
             if sequences is None:
                 job.run_long(current, compiled, long, args.cast, bar)  # type: ignore[arg-type]
             else:
-                job.run_sequences(current, compiled, sequences, args.batch_size, args.cast, bar)
-        results.assemble(current, args.states, long is not None)
+                job.run_sequences(current, compiled, sequences, batch_size, args.cast, bar)
+        results.assemble(current, args.states)
     stats = compiled.stats()
     report = {
         "output": str(output),

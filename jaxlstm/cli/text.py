@@ -29,33 +29,43 @@ def size(count: int) -> str:
     """Bytes for a reader: "1.6 MB"."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
+        if value < 999.95:  # what is not rounded up to 1000.0
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar on standard error while something long runs; nothing where that is no terminal.
+def progress_bar(show: bool = True) -> Iterator[Progress]:
+    """A bar on standard error while something long runs; nothing where that is no terminal, or not ``show``.
 
     With ``rich`` (extra ``cli``) it is rich's bar, else one line that rewrites itself.
     """
-    if not sys.stderr.isatty():
+    if not show or not sys.stderr.isatty():
         yield lambda done, total, what: None
         return
-    try:
-        from rich.console import Console
-        from rich.progress import Progress as RichProgress
-    except ModuleNotFoundError:
-        yield _plain_bar
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    bar = _rich_bar()
+    if bar is None:
+        try:
+            yield _plain_bar
+        finally:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
         return
-    with RichProgress(console=Console(stderr=True), transient=True) as bar:
+    with bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(
             task, completed=done, total=total, description=what
         )
+
+
+def _rich_bar() -> Any:
+    """A bar of rich's, or None where there is no rich."""
+    try:
+        from rich.console import Console
+        from rich.progress import Progress as RichProgress
+    except ModuleNotFoundError:
+        return None
+    return RichProgress(console=Console(stderr=True), transient=True)
 
 
 def _plain_bar(done: int, total: int, what: str) -> None:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxlstm.config import LSTMConfig
+from jaxlstm.precision import DTYPES
 
 
 def positive(name: str, value: Any) -> int:
@@ -33,7 +34,12 @@ def without_padding(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def one_device(device: Any) -> Any:
     """``device``, or JAX's default one if it is None."""
     if device is None:
-        return jax.devices()[0]
+        config: Any = jax.config
+        device = config.jax_default_device
+        if device is None or isinstance(device, str):  # a platform
+            return jax.local_devices(backend=device)[
+                0
+            ]  # a process runs on devices of its own alone
     if not isinstance(device, jax.Device):
         raise TypeError(
             f"device must be one device, as jax.devices() lists them, or None; got {device!r}, "
@@ -63,9 +69,10 @@ def host_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
     elif not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy or JAX array, got {type(value).__name__}")
     if value.dtype != dtype:
+        other = f", or compile a Runner with dtype={str(value.dtype)!r}"
         raise TypeError(
             f"{name} must be {dtype}, the dtype of this Runner; got {value.dtype}. Cast it with "
-            f".astype, or compile a Runner with dtype={str(value.dtype)!r}"
+            f".astype{other if value.dtype in DTYPES else ''}"
         )
     return np.asarray(value)
 

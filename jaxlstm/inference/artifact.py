@@ -67,12 +67,12 @@ def export(
     from jaxlstm_converters.write import save
 
     path = Path(path)
+    _require_flatbuffers()
     _check(path, platforms, weights)
     check_params(params, config)
     dtype = require_dtype("dtype", dtype or next(iter(params.values())).dtype)
     arrays = {name: np.asarray(params[name]).astype(dtype) for name in param_shapes(config)}
-    nbytes = sum(array.nbytes for array in arrays.values())
-    beside = weights == "beside" or (weights == "auto" and nbytes > INSIDE_LIMIT)
+    beside = goes_beside(arrays, weights)
 
     def run(params: Any, inputs: Any, h_0: Any, c_0: Any) -> tuple[Any, Any, Any]:
         outputs, state = lstm(
@@ -88,10 +88,22 @@ def export(
     if beside:
         leaves = {name: jax.ShapeDtypeStruct(leaf.shape, dtype) for name, leaf in arrays.items()}
         exported = make(leaves, *shapes)
-        save(path.with_suffix(".safetensors"), arrays, config)
+        save(weights_beside(path), arrays, config)
     else:
         exported = make(*shapes)
     write_atomically(path, [bytes(exported.serialize())])
+
+
+def goes_beside(arrays: Mapping[str, Any], weights: str) -> bool:
+    """Whether :func:`export` puts these weights beside the file."""
+    nbytes = sum(array.nbytes for array in arrays.values())
+    return weights == "beside" or (weights == "auto" and nbytes > INSIDE_LIMIT)
+
+
+def weights_beside(path: Path) -> Path:
+    """The name of the weights: ``m.safetensors`` for ``m.stablehlo``, ``v.1.safetensors`` for ``v.1``."""
+    stem = path.name.removesuffix(".stablehlo")
+    return path.with_name(stem + ".safetensors")
 
 
 class Exported:
@@ -118,11 +130,16 @@ class Exported:
             )
         if np.ndim(inputs) != 3 or np.shape(inputs)[2] != x.shape[2]:
             raise ValueError(f"inputs must have shape {x.shape}, got {np.shape(inputs)}")
+        if 0 in np.shape(inputs):
+            raise ValueError(
+                f"inputs must have at least one sequence and one step, got {np.shape(inputs)}"
+            )
+        batch = inputs.shape[x.shape.index(h.shape[1])]
         if initial_state is None:
-            batch = inputs.shape[x.shape.index(h.shape[1])]
             initial_state = tuple(
                 np.zeros((leaf.shape[0], batch, leaf.shape[2]), leaf.dtype) for leaf in (h, c)
             )  # type: ignore[assignment]
+        _check_state(initial_state, (h, c), batch)
         weights = () if self.params is None else (self.params,)
         outputs, h_n, c_n = self._call(*weights, inputs, *initial_state)  # type: ignore[misc]
         return outputs, LSTMState(h_n, c_n)
@@ -136,6 +153,7 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
       OSError: it is not there, or the weights that it needs are not.
     """
     path = Path(path)
+    _require_flatbuffers()
     data = path.read_bytes()
     try:
         exported = jax.export.deserialize(bytearray(data))
@@ -147,8 +165,38 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
         return Exported(exported, None)
     from jaxlstm_converters.load import load_numpy
 
-    params, _ = load_numpy(path.with_suffix(".safetensors"))
+    params, config = load_numpy(weights_beside(path))
+    (wanted, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    if {name: (leaf.shape, leaf.dtype) for name, leaf in wanted.items()} != {
+        name: (leaf.shape, leaf.dtype) for name, leaf in params.items()
+    }:
+        raise ValueError(
+            f"{weights_beside(path)} does not hold the weights of {path}, but of {config} in "
+            f"{params.popitem()[1].dtype}; export both again"
+        )
     return Exported(exported, jax.device_put(params))
+
+
+def _check_state(state: Any, wanted: Sequence[Any], batch: int) -> None:
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        raise TypeError(f"initial_state must be a pair (h_0, c_0), got {type(state).__name__}")
+    for name, leaf, aval in zip(("h_0", "c_0"), state, wanted, strict=True):
+        shape = (aval.shape[0], batch, aval.shape[2])
+        if np.shape(leaf) != shape or getattr(leaf, "dtype", None) != aval.dtype:
+            raise ValueError(
+                f"{name} must be a {aval.dtype} array of shape {shape}, got "
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)} of {np.shape(leaf)}"
+            )
+
+
+def _require_flatbuffers() -> None:
+    """What jax.export serializes with, asked for by name where it is missing."""
+    try:
+        import flatbuffers  # noqa: F401
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "artifacts of jax.export need flatbuffers: pip install 'jaxlstm[export]'"
+        ) from None
 
 
 def _check(path: Path, platforms: Sequence[str], weights: str) -> None:

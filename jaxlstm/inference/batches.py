@@ -55,14 +55,13 @@ def _windows(
     total = len(sequences) if hasattr(sequences, "__len__") else 0  # type: ignore[arg-type]
     numbered = enumerate(sequences)
     done = 0
-    with progress_bar() as bar:
+    with progress_bar(progress) as bar:
         while block := list(itertools.islice(numbered, held)):
             arrays = [_sequence(runner, number, value) for number, value in block]
             for result in _one_window(runner, arrays, batch_size, order):
                 yield result
                 done += 1
-                if progress:
-                    bar(done, total or done, "sequences")
+                bar(done, total or done, "sequences")
 
 
 def _one_window(

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxlstm.inference.runner import Runner
 from jaxlstm.inference.sequences import Sequences
+from jaxlstm.precision import DTYPES
 
 PART_STEPS = 1 << 16
 """A part ends with the sequence that brings it to this many time steps."""
@@ -109,7 +111,7 @@ def run_sequences(
         raise ValueError(f"{job.folder} has {start} sequences, the input {len(sequences)}")
     for block in _blocks(sequences.read(start)):
         progress(start, len(sequences), "sequences")
-        arrays = (_cast(name, array, runner, cast) for name, array in block)
+        arrays = [_fitting(name, array, runner, cast) for name, array in block]
         results = runner.imap(arrays, batch_size, progress=False)
         part: Part = {}
         for index, (outputs, state) in enumerate(results, start):
@@ -130,7 +132,7 @@ def run_long(
     stream = runner.stream(1)
     start = 0
     for part in job.parts():
-        start += len(part["outputs"])
+        start += part["outputs"].shape[0]
         state = part["h_n"], part["c_n"]
         stream.state = tuple(np.array(leaf)[:, None] for leaf in state)
     for begin in range(start, len(sequence), PART_STEPS):
@@ -159,18 +161,29 @@ def _blocks(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[list[tuple[str,
         yield block
 
 
+def _fitting(name: str, array: np.ndarray, runner: Runner, cast: bool) -> np.ndarray:
+    array = _cast(f"sequence {name}", array, runner, cast)
+    if len(array) > runner.max_length:
+        raise ValueError(
+            f"sequence {name} has {len(array)} steps, above the {runner.max_length} of one among many; "
+            "run it alone, as a .npy file of (time, features)"
+        )
+    return array
+
+
 def _cast(name: str, array: np.ndarray, runner: Runner, cast: bool) -> np.ndarray:
     wanted = runner.config.input_size
     if array.ndim != 2 or array.shape[1] != wanted or not len(array):
         raise ValueError(f"{name} must have shape (time, {wanted}), got {array.shape}")
-    if array.dtype == runner.dtype:
-        return array
-    if not cast or not np.issubdtype(array.dtype, np.number):
+    found = array.dtype.newbyteorder("=")
+    if not any(jax.numpy.issubdtype(found, kind) for kind in (np.floating, np.integer)):
+        raise ValueError(f"{name} must hold real numbers, got {found}")
+    if found != runner.dtype and not cast:
+        other = f", --dtype {found} runs the LSTM in that" if found in DTYPES else ""
         raise ValueError(
-            f"{name} is {array.dtype} and the LSTM {runner.dtype}; --cast rounds inputs to it, "
-            f"--dtype {array.dtype} runs the LSTM in that"
+            f"{name} is {found} and the LSTM {runner.dtype}; --cast rounds inputs to it{other}"
         )
-    return array.astype(runner.dtype)
+    return array.astype(runner.dtype, copy=False)
 
 
 def _hold(lock: Any, output: Path) -> None:

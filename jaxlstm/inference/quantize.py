@@ -46,13 +46,21 @@ def prepare(params: Mapping[str, Any], dtype: np.dtype, weights: str | None) -> 
     """The params as a Runner stores them: cast to ``dtype``, the matrices in int8 if so asked."""
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {WEIGHTS}, got {weights!r}")
-    cast = {name: as_float_array(name, leaf).astype(dtype) for name, leaf in params.items()}
+    cast = {
+        name: as_float_array(name, _narrowed(leaf, dtype)).astype(dtype)
+        for name, leaf in params.items()
+    }
     if weights is None:
         return cast
     return {
         name: quantize(np.asarray(leaf), dtype) if leaf.ndim == 2 else leaf
         for name, leaf in cast.items()
     }
+
+
+def _narrowed(leaf: Any, dtype: np.dtype) -> Any:
+    """float64 on the host in ``dtype``, which JAX without its 64-bit mode cannot do."""
+    return leaf.astype(dtype) if getattr(leaf, "dtype", None) == np.float64 else leaf
 
 
 def restore(params: Mapping[str, Any], dtype: Any) -> dict[str, jax.Array]:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,9 @@ import numpy as np
 from jaxlstm.inference.job import Job
 from jaxlstm.inference.sequences import parquet
 
-OUTPUTS = {
-    ".npz": (".npz", ".npy", ".safetensors", ".parquet"),
-    ".safetensors": (".npz", ".npy", ".safetensors", ".parquet"),
-    ".parquet": (".npz", ".npy", ".safetensors", ".parquet"),
-    ".npy": (".npy",),
-}
-"""Suffix of the output -> those of inputs that it can hold the results of."""
+NAMED = (".npz", ".safetensors", ".parquet")
+"""Suffixes of outputs that hold sequences under their names, and the states."""
+STATES = ("h_n", "c_n")
 EPOCH = (
     1980,
     1,
@@ -32,57 +28,101 @@ EPOCH = (
 )  # the earliest time that a zip file knows: bytes must not depend on the clock
 
 
-def check_output(path: Path, source: Path) -> None:
-    """Raise, before anything is computed, if results of ``source`` cannot be written to ``path``."""
-    if source.suffix not in OUTPUTS.get(path.suffix, ()):
+def check_output(path: Path, read: Sequence[Path], long: bool, states: bool, dtype: Any) -> None:
+    """Raise, before anything is computed, if results cannot be written to ``path``.
+
+    Args:
+      path: the output.
+      read: the input and the checkpoint, which it must not replace.
+      long: whether the input is one long sequence.
+      states: whether h_n and c_n are to be written too.
+      dtype: of the results.
+    """
+    source = read[0]
+    suffixes = NAMED if not long else ()
+    if source.suffix == ".npy" and not states:
+        suffixes += (".npy",)
+    if dtype.name == "bfloat16":  # for which NumPy and Arrow have no name
+        suffixes = tuple(suffix for suffix in suffixes if suffix == ".safetensors")
+    what = f"{'one long sequence' if long else 'sequences'} in {dtype}{' with --states' * states}"
+    if not suffixes:
         raise ValueError(
-            f"-o {path}: the suffix must be one of "
-            + ", ".join(suffix for suffix, of in OUTPUTS.items() if source.suffix in of)
+            f"no file holds the outputs of {what}: leave --states out, and bfloat16 to many sequences"
         )
+    if path.suffix not in suffixes:
+        raise ValueError(f"-o {path}: for {what} the suffix must be {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise IsADirectoryError(f"-o {path}: is a folder, wanted a file")
+    for other in read:
+        if path.exists() and path.samefile(other):
+            raise ValueError(f"-o {path} would replace {other}, which is read; take another name")
     if path.suffix == ".parquet":
         parquet()
 
 
-def assemble(job: Job, states: bool, long: bool) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Raise if the states of one sequence would get the name of another's outputs."""
+    taken = set(names)
+    for name in names:
+        for leaf in STATES:
+            if f"{name}.{leaf}" in taken:
+                raise ValueError(
+                    f"--states: {name}.{leaf} is the name both of a sequence and of a state of {name!r}; "
+                    "rename one of these sequences, or write .parquet"
+                )
+
+
+def assemble(job: Job, states: bool) -> None:
     """Write ``job.output`` from all parts; ``states`` adds h_n and c_n."""
     path = job.output
     temporary = job.folder / f"whole{path.suffix}"  # in the folder: a kill leaves nothing elsewhere
     if path.suffix == ".npy":
         _write_npy(temporary, job)
     elif path.suffix == ".npz":
-        _write_npz(temporary, _named(job, states, long))
+        _write_npz(temporary, _named(job, states))
     elif path.suffix == ".parquet":
         _write_parquet(temporary, job, states)
     else:
         from jaxlstm_converters.atomic import write_atomically
         from jaxlstm_converters.safetensors_bytes import safetensors_bytes
 
-        tensors = dict(_named(job, states, long))
-        write_atomically(temporary, safetensors_bytes(tensors, {}))
+        write_atomically(temporary, safetensors_bytes(_Results(job, states), {}))
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
-def _named(job: Job, states: bool, long: bool) -> Iterator[tuple[str, Any]]:
-    """Name and array of each result: the input's name for outputs, with ``.h_n`` and ``.c_n`` for states."""
-    if long:
-        raise ValueError("one long sequence goes to a .npy file")
+def _named(job: Job, states: bool) -> Iterator[tuple[str, Any]]:
+    """Name and tensor, not read yet, of each result: outputs have the input's name, states an end as well."""
     for part in job.parts():
         start = int(part.metadata["start"])
         for index, name in enumerate(json.loads(part.metadata["names"]), start):
-            yield name, np.asarray(part[f"{index}.outputs"])
+            yield name, part[f"{index}.outputs"]
             if states:
-                for leaf in ("h_n", "c_n"):
-                    yield f"{name}.{leaf}", np.asarray(part[f"{index}.{leaf}"])
+                for leaf in STATES:
+                    yield f"{name}.{leaf}", part[f"{index}.{leaf}"]
 
 
-def _write_npz(path: Path, named: Iterator[tuple[str, np.ndarray]]) -> None:
+class _Results:
+    """Results for ``safetensors_bytes``: each is read when its turn comes, and no part stays open."""
+
+    def __init__(self, job: Job, states: bool) -> None:
+        self.job = job
+        self.states = states
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        return _named(self.job, self.states)
+
+    def values(self) -> Iterator[Any]:
+        return (tensor for _, tensor in self.items())
+
+
+def _write_npz(path: Path, named: Iterator[tuple[str, Any]]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in named:
+        for name, tensor in named:
             entry = zipfile.ZipInfo(name + ".npy", EPOCH)
             with archive.open(entry, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+                np.lib.format.write_array(file, np.asarray(tensor), allow_pickle=False)
 
 
 def _write_npy(path: Path, job: Job) -> None:
@@ -123,7 +163,7 @@ def _write_parquet(path: Path, job: Job, states: bool) -> None:
     """A row for each sequence: name, length, outputs (and h_n, c_n) as flat lists, step after step."""
     import pyarrow
 
-    leaves = ("outputs", "h_n", "c_n") if states else ("outputs",)
+    leaves = ("outputs", *STATES) if states else ("outputs",)
     writer = None
     for part in job.parts():
         start = int(part.metadata["start"])

@@ -27,7 +27,7 @@ from jaxlstm.inference.arguments import (
 from jaxlstm.inference.buckets import Stats, batch_buckets, bucket_of, length_buckets
 from jaxlstm.kernels.cpu.memory import aligned_zeros
 from jaxlstm.params import check_params
-from jaxlstm.precision import Precision, require_dtype
+from jaxlstm.precision import Precision, as_float_array, require_dtype, resolve
 
 if TYPE_CHECKING:
     from jaxlstm.inference.stream import Stream
@@ -100,8 +100,11 @@ class Runner:
         device: Any,
     ) -> None:
         check_params(params, config)
+        resolve(precision)  # an error for a wrong one, also where the native kernel needs none
         self.config = config
-        self.dtype = require_dtype("dtype", dtype or next(iter(params.values())).dtype)
+        self.dtype = require_dtype(
+            "dtype", dtype or as_float_array(*next(iter(params.items()))).dtype
+        )
         self.max_length = positive("max_length", max_length)
         self.max_batch = positive("max_batch", max_batch)
         self.length_buckets = length_buckets(self.max_length)
@@ -197,10 +200,9 @@ class Runner:
         from jaxlstm.cli.text import progress_bar
 
         shapes = list(itertools.product(self.length_buckets, self.batch_buckets))
-        with progress_bar() as bar:
+        with progress_bar(progress) as bar:
             for done, (time, batch) in enumerate(shapes):
-                if progress:
-                    bar(done, len(shapes), f"compiling {time} steps of {batch}")
+                bar(done, len(shapes), f"compiling {time} steps of {batch}")
                 self.batch_program(time, batch)
 
     def stats(self) -> Stats:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +16,11 @@ SUFFIXES = (".npz", ".npy", ".safetensors", ".parquet")
 
 class Sequences(Protocol):
     """Sequences (time, features) in a fixed order, each with a name."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Their names, in that order."""
+        ...
 
     def __len__(self) -> int:
         """How many there are."""
@@ -50,6 +57,14 @@ def open_sequences(path: Path, column: str = "inputs", features: int = 1) -> Seq
     raise ValueError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
 
 
+def open_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, mapped into memory and not read."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+
+
 class _Npz:
     def __init__(self, path: Path) -> None:
         if not zipfile.is_zipfile(path):
@@ -57,6 +72,9 @@ class _Npz:
         self.path = path
         with np.load(path, allow_pickle=False) as archive:
             self.names = list(archive.files)
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        if twice:
+            raise ValueError(f"{path} holds several arrays of the name {twice[0]!r}; rename them")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,7 +82,10 @@ class _Npz:
     def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
         with np.load(self.path, allow_pickle=False) as archive:
             for name in self.names[start:]:
-                array = archive[name]
+                try:
+                    array = archive[name]
+                except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                    raise ValueError(f"{self.path}: {name} cannot be read: {error}") from error
                 if not isinstance(array, np.ndarray):  # the bytes of a member that is no .npy file
                     raise ValueError(f"{self.path}: {name} is no array of numbers")
                 yield name, array
@@ -72,7 +93,7 @@ class _Npz:
 
 class _Npy:
     def __init__(self, path: Path) -> None:
-        self.array = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.array = open_npy(path)
         if self.array.ndim != 3:
             raise ValueError(
                 f"{path} must hold (sequences, time, features), or (time, features) for one long "
@@ -81,6 +102,10 @@ class _Npy:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [str(index) for index in range(len(self))]
 
     def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
         for index in range(start, len(self.array)):
@@ -104,16 +129,26 @@ class _Safetensors:
 
 class _Parquet:
     def __init__(self, path: Path, column: str, features: int) -> None:
-        self.file = parquet().ParquetFile(path)
+        try:
+            self.file = parquet().ParquetFile(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is no parquet file: {error}") from error
         self.column = column
         self.features = features
         if column not in self.file.schema_arrow.names:
             raise ValueError(
                 f"{path} has no column {column!r}, but {self.file.schema_arrow.names}; see --column"
             )
+        kind = self.file.schema_arrow.field(column).type
+        if not _is_list(kind):
+            raise ValueError(f"column {column!r} of {path} must hold lists of numbers, got {kind}")
 
     def __len__(self) -> int:
         return self.file.metadata.num_rows
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [str(index) for index in range(len(self))]
 
     def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
         index = 0
@@ -126,18 +161,33 @@ class _Parquet:
             index += rows
 
     def _array(self, index: int, scalar: Any) -> np.ndarray:
-        if not scalar.is_valid or scalar.values.null_count:
-            raise ValueError(f"row {index} of column {self.column!r} holds a null")
-        flat = scalar.values
-        while hasattr(flat, "flatten") and hasattr(flat.type, "value_type"):
-            flat = flat.flatten()  # lists of lists hold the same numbers in the same order
+        import pyarrow.compute
+
+        row = f"row {index} of column {self.column!r}"
+        flat = scalar.values if scalar.is_valid else None
+        while flat is not None and not flat.null_count and _is_list(flat.type):
+            lengths = pyarrow.compute.list_value_length(flat)  # type: ignore[attr-defined]
+            sizes = lengths.unique().to_pylist()
+            flat = flat.flatten()
+            if not _is_list(flat.type) and set(sizes) - {self.features}:  # each list is a step
+                raise ValueError(
+                    f"{row} holds steps of {sorted(sizes)} numbers, wanted {self.features} in each"
+                )
+        if flat is None or flat.null_count:
+            raise ValueError(f"{row} holds a null")
         numbers = flat.to_numpy(zero_copy_only=False)
         if numbers.size % self.features:
             raise ValueError(
-                f"row {index} of column {self.column!r} holds {numbers.size} numbers, which is no multiple "
-                f"of the {self.features} features of a step"
+                f"{row} holds {numbers.size} numbers, which is no multiple of the {self.features} "
+                "features of a step"
             )
         return numbers.reshape(-1, self.features)
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def parquet() -> Any:

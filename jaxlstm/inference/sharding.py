@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -21,8 +22,9 @@ from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState, cell_step, input_gates
 from jaxlstm.config import LSTMConfig
 from jaxlstm.lengths import as_lengths, valid_steps
-from jaxlstm.params import Params, check_params, direction_params
-from jaxlstm.precision import Precision, linear
+from jaxlstm.params import Params, check_params, direction_params, param_shapes
+from jaxlstm.precision import Precision, as_float_array, linear
+from jaxlstm.validate import state_argument
 
 AXES = ("data", "hidden")
 
@@ -96,13 +98,16 @@ class Sharded:
         """``jaxlstm.lstm`` of a batch: its axes, its results; params come from :meth:`place`.
 
         Raises:
-          ValueError: inputs without a batch axis, or a batch that the axis "data" does not divide.
+          TypeError: no float arrays, or not all of one dtype.
+          ValueError: params that :meth:`place` did not make, inputs without a batch axis, a batch that
+            the axis "data" does not divide, or a state of another shape.
         """
-        x = jnp.asarray(inputs)
+        x = as_float_array("inputs", inputs)
         if x.ndim != 3 or x.shape[2] != self.config.input_size:
             raise ValueError(
                 f"inputs must have 3 axes, the last of {self.config.input_size}; got {x.shape}"
             )
+        self._check_placed(params, x.dtype)
         x = x.swapaxes(0, 1) if self.config.batch_first else x
         time, batch = x.shape[:2]
         if batch % self.mesh.shape.get("data", 1):
@@ -110,9 +115,7 @@ class Sharded:
                 f"the batch must be a multiple of the {self.mesh.shape['data']} devices along 'data', "
                 f"got {batch}"
             )
-        if initial_state is None:
-            shapes = self.config.state_shapes(batch)
-            initial_state = jnp.zeros(shapes[0], x.dtype), jnp.zeros(shapes[1], x.dtype)
+        state = state_argument(initial_state, self.config.state_shapes(batch), x.dtype)
         lengths = None if seq_lengths is None else as_lengths(seq_lengths, batch, time)
         data, hidden = self._data, self._hidden
         row, unit = P(None, data), P(None, data, hidden)
@@ -125,9 +128,24 @@ class Sharded:
         )
         if lengths is None:
             lengths = jnp.full(batch, time, jnp.int32)
-        outputs, (h_n, c_n) = run(dict(params), x, tuple(initial_state), lengths)
+        outputs, (h_n, c_n) = run(dict(params), x, (state.h, state.c), lengths)
         outputs = outputs.swapaxes(0, 1) if self.config.batch_first else outputs
         return outputs, LSTMState(h_n, c_n)
+
+    def _check_placed(self, params: Mapping[str, Any], dtype: np.dtype) -> None:
+        rows = (4, self.config.hidden_size)
+        for name, shape in param_shapes(self.config).items():
+            wanted = shape if name.startswith("weight_hr") else (*rows, *shape[1:])
+            found = np.shape(params[name]) if name in params else "none"
+            if found != wanted:
+                raise ValueError(
+                    f"params must come from Sharded.place, which gives {name} of shape {wanted}; got {found}"
+                )
+            if params[name].dtype != dtype:
+                raise TypeError(
+                    f"inputs and params must have one dtype, got inputs {dtype} and {name} "
+                    f"{params[name].dtype}; cast one of them with .astype"
+                )
 
     def _spec(self, name: str) -> P:
         return P() if name.startswith("weight_hr") else P(None, self._hidden)

@@ -95,7 +95,9 @@ class Stream:
             outputs = self.step(np.ascontiguousarray(x[0]))[None]
         else:
             lengths = host_lengths(seq_lengths, self.batch, len(x), least=0)
-            outputs = self._run(without_padding(x, lengths), lengths)
+            x = without_padding(x, lengths)
+            with self._lock:  # over all pieces, between which another caller's would mix with them
+                outputs = self._run(x, lengths)
         if unbatched:
             return outputs[:, 0]
         return outputs.swapaxes(0, 1) if config.batch_first else outputs
@@ -136,8 +138,7 @@ class Stream:
             padded[: len(piece)] = piece
             left = np.clip(lengths - start, 0, len(piece)).astype(np.int32)
             compiled = self.runner.batch_program(steps, self.batch, donate=True)
-            with self._lock:
-                y, self._h, self._c = compiled(self._weights, padded, self._h, self._c, left)
+            y, self._h, self._c = compiled(self._weights, padded, self._h, self._c, left)
             self.runner.count(int(left.sum()), self.runner.computed_steps(left))
             pieces.append(np.asarray(y)[: len(piece)])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from jaxlstm import cli, load, lstm
+from jaxlstm import cli, load, lstm, save
 from jaxlstm.inference import load_exported
 
 pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
@@ -45,15 +47,43 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert len(told.splitlines()) == 1
 
 
-def test_a_wrong_artifact_is_status_1(
+@pytest.mark.parametrize(
+    ("checkpoint", "output"),
+    [("m.safetensors", "m.stablehlo"), ("m.safetensors", "m"), ("m.pt", "m.pt")],
+)
+def test_the_checkpoint_is_not_replaced(
+    checkpoint: str, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor by the weights beside the output, whose natural name is often just that."""
+    path = tmp_path / checkpoint
+    save(path, *load(DEMO), prefix="lstm.")
+    before = path.read_bytes()
+    options = ["-o", str(tmp_path / output), "--platforms", "cpu", "--weights", "beside"]
+    assert cli.main(["export", str(path), *options]) == 2
+    assert "which is the checkpoint; take another name" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_flatbuffers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    assert cli.main(["export", DEMO, "-o", str(tmp_path / "m.stablehlo")]) == 2
+    assert "pip install 'jaxlstm[export]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [0.9, np.nan])
+def test_a_wrong_artifact_is_status_1(
+    wrong: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jaxlstm.inference import artifact
 
     right = artifact.lstm
 
-    def wrong(params: dict, *arguments: object, **options: object) -> object:
-        return right({name: 0.9 * leaf for name, leaf in params.items()}, *arguments, **options)  # type: ignore[arg-type]
+    def scaled(*arguments: Any, **options: Any) -> Any:
+        outputs, state = right(*arguments, **options)
+        return outputs, state._replace(c=wrong * state.c)
 
-    monkeypatch.setattr(artifact, "lstm", wrong)
+    monkeypatch.setattr(artifact, "lstm", scaled)
     assert cli.main(["export", DEMO, "-o", str(tmp_path / "m.stablehlo")]) == 1

@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, cli, init_params, read_checkpoint, save
-from jaxlstm.inference import job
+from jaxlstm.inference import job, results
+from jaxlstm_converters.safetensors_bytes import safetensors_bytes
 from tests.inference.helpers import reference
 
 CONFIG = LSTMConfig(5, 8, num_layers=2)
@@ -68,6 +71,33 @@ def test_npz_to_npz_in_parts(
         np.testing.assert_allclose(found[name + ".h_n"], h_n[:, 0], rtol=0, atol=1e-6)
         np.testing.assert_allclose(found[name + ".c_n"], c_n[:, 0], rtol=0, atol=2e-6)
     assert {p.name for p in tmp_path.iterdir()} == {"m.safetensors", "x.npz", "y.npz"}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
+def test_parts_are_put_together_a_piece_at_a_time(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 MB of results, in parts of 1 MB."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow writes parquet files")
+    config = LSTMConfig(1, 256)
+    save(tmp_path / "m.safetensors", params_of(config), config)
+    arrays = {f"s{k}": np.zeros((500, 1), np.float32) for k in range(32)}
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    monkeypatch.setattr(job, "PART_STEPS", 1000)
+    assemble, peaks = results.assemble, []
+
+    def traced(*arguments: Any) -> None:
+        tracemalloc.start()
+        assemble(*arguments)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    monkeypatch.setattr(results, "assemble", traced)
+    output = tmp_path / f"y{suffix}"
+    assert run(tmp_path / "m.safetensors", tmp_path / "x.npz", output) == 0
+    assert output.stat().st_size > 1e6
+    assert peaks[0] < 6e6
 
 
 def test_safetensors_and_parquet(checkpoint: Path, tmp_path: Path) -> None:
@@ -146,6 +176,22 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert not (tmp_path / "y.npz.parts").exists()
 
 
+def test_one_long_sequence_goes_on_after_a_kill(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PART_STEPS", 50)
+    x = np.random.default_rng(0).standard_normal((120, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    assert run(checkpoint, tmp_path / "x.npy", tmp_path / "whole.npy") == 0
+    output = tmp_path / "y.npy"
+    arguments = ["run", checkpoint, "--input", tmp_path / "x.npy", "-o", output]
+    done = killed(50, 4, "before", arguments)  # before the last of three parts, after the card
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(list((tmp_path / "y.npy.parts").glob("part-*"))) == 2
+    assert run(checkpoint, tmp_path / "x.npy", output) == 0
+    assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
 def killed(part: int, kill: int, when: str, arguments: list) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", KILLED, str(part), str(kill), when, *map(str, arguments)],
@@ -207,9 +253,9 @@ def test_errors_are_one_line(
         ("flat.npz", y, (), "x must have shape (time, 5), got (5,)"),
         ("empty.npz", y, (), "holds nothing to run"),
         ("objects.npz", y, (), "x is no array of numbers"),
-        ("x.npz", tmp_path / "y.npy", (), "the suffix must be one of .npz, .safetensors, .parquet"),
+        ("x.npz", tmp_path / "y.npy", (), "the suffix must be .npz or .safetensors or .parquet"),
         ("x.npz", tmp_path / "nowhere" / "y.npz", (), "its folder does not exist"),
-        ("x.npz", y, ("--batch-size", "0"), "max_batch must be at least 1"),
+        ("x.npz", y, ("--batch-size", "0"), "--batch-size must be at least 1"),
         ("x.npz", y, ("--dtype", "int8"), "dtype must be float16"),
         ("x.npz", y, ("--prefix", "nothing"), "prefix"),
     ):
@@ -226,3 +272,132 @@ def test_errors_are_one_line(
     assert "s8 is float64" in capsys.readouterr().err
     assert run(checkpoint, tmp_path / "x.npz", y, "--states") == 2
     assert "holds the parts of a run with another" in capsys.readouterr().err
+
+
+def test_a_broken_input_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What NumPy, zipfile and zlib raise for it are errors of many kinds, few of which name the file."""
+    np.savez(tmp_path / "bits.npz", a=np.zeros((9, 5), np.float32))
+    data = bytearray((tmp_path / "bits.npz").read_bytes())
+    data[200] ^= 255
+    (tmp_path / "bits.npz").write_bytes(data)
+    np.savez(tmp_path / "objects.npz", a=np.array([[None] * 5]))
+    np.save(tmp_path / "objects.npy", np.array([[None] * 5]))
+    with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive:
+        for member in ("a.npy", "a"):  # NumPy calls both "a", and would give the first one twice
+            archive.writestr(member, (tmp_path / "objects.npy").read_bytes())
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "text.npy").write_text("no array at all")
+    for source, message in (
+        ("bits.npz", "bits.npz: a cannot be read: Bad CRC-32"),
+        ("objects.npz", "objects.npz: a cannot be read: Object arrays"),
+        ("twice.npz", "twice.npz holds several arrays of the name 'a'"),
+        ("objects.npy", "objects.npy is no .npy file of numbers"),
+        ("empty.npy", "empty.npy is no .npy file of numbers"),
+        ("text.npy", "text.npy is no .npy file of numbers: the magic string is not correct"),
+    ):
+        output = tmp_path / f"y{source[-4:]}"
+        assert run(checkpoint, tmp_path / source, output) == 2
+        told = capsys.readouterr().err
+        assert message in told, told
+        assert len(told.splitlines()) == 1
+        assert not output.exists()
+
+
+def test_an_output_that_cannot_hold_the_results_is_told_first(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
+    np.save(tmp_path / "long.npy", x)
+    np.save(tmp_path / "block.npy", x.reshape(3, 4, 5))
+    np.savez(tmp_path / "x.npz", **{"a": x, "a.h_n": x})  # type: ignore[arg-type]
+    (tmp_path / "x.csv").touch()
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "link.npz").symlink_to("x.npz")
+    half = ("--dtype", "bfloat16", "--cast")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for source, output, more, message in (
+        ("long.npy", "y.npz", (), "for one long sequence in float32 the suffix must be .npy"),
+        ("long.npy", "y.parquet", (), "for one long sequence in float32 the suffix must be .npy"),
+        ("long.npy", "y.npy", ("--states",), "no file holds the outputs of one long sequence"),
+        ("long.npy", "y.npy", half, "no file holds the outputs of one long sequence in bfloat16"),
+        ("block.npy", "y.npy", ("--states",), "with --states the suffix must be .npz or"),
+        ("block.npy", "y.npy", half, "for sequences in bfloat16 the suffix must be .safetensors"),
+        ("block.npy", "y.parquet", half, "the suffix must be .safetensors"),
+        ("x.csv", "y.npz", (), "x.csv: the suffix must be one of .npz, .npy"),
+        ("x.npz", "folder.npz", (), "folder.npz: is a folder, wanted a file"),
+        ("x.npz", "x.npz", (), "x.npz would replace"),
+        ("x.npz", "link.npz", (), "x.npz, which is read; take another name"),
+        ("x.npz", "m.safetensors", (), "m.safetensors, which is read; take another name"),
+        ("x.npz", "y.npz", ("--states",), "a.h_n is the name both of a sequence and of a state"),
+        ("x.npz", "y.npz", ("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
+    ):
+        assert run(checkpoint, tmp_path / source, tmp_path / output, *more) == 2
+        told = capsys.readouterr().err
+        assert message in told, told
+        assert len(told.splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert run(checkpoint, tmp_path / "block.npy", tmp_path / "y.safetensors", *half) == 0
+
+
+def test_inputs_of_other_dtypes(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = sequences()["s0"]
+    source, output = tmp_path / "x.npz", tmp_path / "y.npz"
+    for given, more, message in (
+        ((9 * x).astype(int), (), "sequence a is int64 and the LSTM float32; --cast rounds inputs"),
+        (x.astype(np.float16), (), "rounds inputs to it, --dtype float16 runs the LSTM in that"),
+        (x + 1j, ("--cast",), "sequence a must hold real numbers, got complex"),
+        (x > 0, ("--cast",), "sequence a must hold real numbers, got bool"),
+    ):
+        np.savez(source, a=given)
+        assert run(checkpoint, source, output, *more) == 2
+        told = capsys.readouterr().err
+        assert message in told, told
+        assert "--dtype int" not in told
+        assert len(told.splitlines()) == 1
+    np.savez(source, a=x.astype(">f4"))  # the same numbers
+    assert run(checkpoint, source, output) == 0
+    assert_right("a", np.load(output)["a"], x)
+    half = np.asarray(x, jax.numpy.bfloat16)
+    (tmp_path / "half.safetensors").write_bytes(b"".join(safetensors_bytes({"a": half}, {})))
+    assert run(checkpoint, tmp_path / "half.safetensors", output, "--cast") == 0
+    assert_right("a", np.load(output)["a"], half.astype(np.float32))
+    monkeypatch.setattr("jaxlstm.cli.run.MAX_LENGTH", 16)
+    assert run(checkpoint, source, output) == 2
+    assert "sequence a has 30 steps, above the 16 of one among many" in capsys.readouterr().err
+
+
+def test_columns_of_parquet(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow reads parquet files")
+    import pyarrow
+
+    x = sequences()["s0"]
+    source, output = tmp_path / "x.parquet", tmp_path / "y.npz"
+    steps = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
+    for column, message in (
+        (pyarrow.array([1.0]), "column 'inputs' of"),
+        (pyarrow.array(["a"]), "must hold lists of numbers, got string"),
+        (pyarrow.array([None], steps), "row 0 of column 'inputs' holds a null"),
+        (pyarrow.array([[[1, 2, 3, 4, None]]], steps), "row 0 of column 'inputs' holds a null"),
+        (pyarrow.array([[[1, 2, 3], [4, 5]]], steps), "holds steps of [2, 3] numbers, wanted 5"),
+        (pyarrow.array([], steps), "x.parquet holds nothing to run"),
+    ):
+        parquet.write_table(pyarrow.table({"inputs": column}), source)
+        assert run(checkpoint, source, output) == 2
+        told = capsys.readouterr().err
+        assert message in told, told
+        assert len(told.splitlines()) == 1
+    source.write_bytes(b"")
+    assert run(checkpoint, source, output) == 2
+    assert "x.parquet is no parquet file" in capsys.readouterr().err
+    parquet.write_table(pyarrow.table({"inputs": pyarrow.array([x.tolist()], steps)}), source)
+    assert run(checkpoint, source, output) == 0
+    assert_right("0", np.load(output)["0"], x)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMConfig, lstm
+from jaxlstm import LSTMConfig, lstm, save
 from jaxlstm.inference import export, load_exported
 from tests.inference.helpers import normal, weights
 
@@ -86,6 +86,18 @@ def test_any_batch_and_time_and_nothing_unstable(tmp_path: Path) -> None:
         np.testing.assert_allclose(state.h, final.h, rtol=0, atol=1e-6)
 
 
+def test_files_that_differ_behind_a_dot_have_weights_of_their_own(tmp_path: Path) -> None:
+    config = CONFIGS["stack"]
+    x = normal(1, 3, 7)
+    wanted = []
+    for k in (1, 2):
+        export(tmp_path / f"v.{k}", weights(config, seed=k), config, weights="beside")
+        wanted.append(lstm(weights(config, seed=k), x, config=config, backend="scan")[0])
+    for k in (1, 2):
+        outputs, _ = load_exported(tmp_path / f"v.{k}")(x)
+        np.testing.assert_allclose(outputs, wanted[k - 1], rtol=0, atol=1e-6)
+
+
 def test_errors(tmp_path: Path) -> None:
     config = CONFIGS["stack"]
     params = weights(config)
@@ -103,6 +115,20 @@ def test_errors(tmp_path: Path) -> None:
         loaded(np.zeros((1, 2, 7)))
     with pytest.raises(ValueError, match=r"inputs must have shape \(b, t, 7\)"):
         loaded(normal(1, 2, 8))
+    h, c = (normal(*shape) for shape in config.state_shapes(2))
+    x = normal(2, 3, 7)
+    with pytest.raises(ValueError, match=r"at least one sequence and one step, got \(2, 0, 7\)"):
+        loaded(x[:, :0])
+    with pytest.raises(TypeError, match=r"initial_state must be a pair \(h_0, c_0\), got tuple"):
+        loaded(x, (h,))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"c_0 must be a float32 array of shape \(2, 2, 16\)"):
+        loaded(x, (h, c[:, :1]))
+    with pytest.raises(ValueError, match=r"h_0 must be a float32 array .* got float16 of"):
+        loaded(x, (h.astype(np.float16), c))
+    other = LSTMConfig(7, 17, num_layers=2, batch_first=True)
+    save(tmp_path / "m.safetensors", weights(other), other)
+    with pytest.raises(ValueError, match=r"m\.safetensors does not hold the weights of"):
+        load_exported(path)
     (tmp_path / "m.safetensors").unlink()
     with pytest.raises(OSError, match=r"m\.safetensors"):
         load_exported(path)

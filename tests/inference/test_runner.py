@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 
 import jax
@@ -147,6 +150,43 @@ def test_half_precision(dtype: str) -> None:
     )
 
 
+def test_float64_params_are_cast_without_the_64_bit_mode() -> None:
+    """As a checkpoint in float64 comes, by ``jaxlstm run --dtype float32`` too."""
+    config = CONFIGS["one"]
+    params = {name: np.asarray(leaf, np.float64) for name, leaf in weights(config).items()}
+    runner = compile(params, config, max_length=16, max_batch=2, dtype="float32")
+    wanted, _ = compile(weights(config), config, max_length=16, max_batch=2)(normal(9, 2, 5))
+    np.testing.assert_array_equal(runner(normal(9, 2, 5))[0], wanted)
+
+
+DEFAULT_DEVICE = """
+import jax
+from jaxlstm import LSTMConfig
+from jaxlstm.inference import compile
+from tests.inference.helpers import weights
+config = LSTMConfig(5, 12)
+for device in (jax.devices()[1], "cpu", None):
+    with jax.default_device(device):
+        print(compile(weights(config), config, max_length=1, max_batch=1).device.id)
+"""
+
+
+def test_the_default_device_is_that_of_jax() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DEFAULT_DEVICE],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["1", "0", "0"], done.stderr[-3000:]
+
+
 def test_nan_stays_in_its_row() -> None:
     config = CONFIGS["both"]
     runner = compile(weights(config), config, max_length=32, max_batch=4)
@@ -189,6 +229,7 @@ def test_errors_name_the_argument() -> None:
     good = normal(4, 2, 5)
     for call, kind, message in (
         (lambda: runner(good.astype(np.float64)), TypeError, "inputs must be float32"),
+        (lambda: runner(good.astype(int)), TypeError, "got int64. Cast it with .astype$"),
         (lambda: runner(good.tolist()), TypeError, "inputs must be a NumPy or JAX array"),
         (lambda: runner(normal(4, 2, 6)), ValueError, r"\(time, batch, 5\).*got \(4, 2, 6\)"),
         (lambda: runner(good[:0]), ValueError, "at least one sequence and one step"),
@@ -212,6 +253,21 @@ def test_errors_name_the_argument() -> None:
             lambda: compile(params, config, max_length=1, max_batch=1, device=jax.devices()),
             TypeError,
             r"got \[.*\], a list. For several devices see jaxlstm.inference.shard",
+        ),
+        (
+            lambda: compile(params, config, max_length=1, max_batch=1, precision="exact"),
+            ValueError,
+            "precision must be 'highest'",
+        ),
+        (
+            lambda: compile(
+                {name: leaf.tolist() for name, leaf in params.items()},
+                config,
+                max_length=1,
+                max_batch=1,
+            ),
+            TypeError,
+            "weight_ih_l0 must be a JAX or NumPy array, got list",
         ),
         (
             lambda: compile(params, config, max_length=1, max_batch=1, weights="int4"),

@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
+from tests.inference.helpers import normal, weights
 
 QUICK = ["stack:data=2,hidden=4", "both:hidden=8"]
 SLOW = ["stack:data=8", "stack:hidden=8", "both:data=8", "both:data=2,hidden=4"]
@@ -45,3 +47,25 @@ def test_errors() -> None:
         sharded.place({})
     with pytest.raises(ValueError, match="inputs must have 3 axes, the last of 5"):
         sharded({}, jax.numpy.zeros((3, 2, 4)))
+
+
+def test_errors_of_a_call() -> None:
+    """A state of too few layers or inputs of integers once gave numbers, and wrong ones."""
+    config = LSTMConfig(5, 16, num_layers=2)
+    params = weights(config)
+    sharded = shard(config, jax.make_mesh((1,), ("hidden",)))
+    placed = sharded.place(params)
+    x = normal(3, 2, 5)
+    h, c = (normal(*shape) for shape in config.state_shapes(2))
+    with pytest.raises(ValueError, match=r"must come from Sharded.place, .*; got \(64, 5\)"):
+        sharded(params, x)
+    with pytest.raises(ValueError, match=r"which gives bias_hh_l1 of shape .*; got none"):
+        sharded({k: v for k, v in placed.items() if k != "bias_hh_l1"}, x)
+    with pytest.raises(ValueError, match=r"h_0 must have shape \(2, 2, 16\), got \(1, 2, 16\)"):
+        sharded(placed, x, (h[:1], c))
+    with pytest.raises(TypeError, match=r"the state must be a pair"):
+        sharded(placed, x, (h,))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="inputs must be float16, bfloat16, float32 or float64"):
+        sharded(placed, x.astype(int))
+    with pytest.raises(TypeError, match="inputs and params must have one dtype"):
+        sharded(placed, x.astype(np.float16))

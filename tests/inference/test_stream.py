@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -128,6 +130,56 @@ def test_slots_come_and_go(runner: Runner) -> None:
         np.testing.assert_allclose(np.stack(outputs), wanted[0], rtol=0, atol=1e-6)
 
 
+def test_calls_of_two_threads_do_not_mix(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One waits for all pieces of the other, and a slot that is opened meanwhile starts from zeros."""
+    x = normal(1, 60, 5)  # two pieces
+    stream = runner.stream()
+    one = stream(x)
+    two = stream(-x)
+    stream.reset()
+    first = threading.Event()
+    original = runner.count
+
+    def counted(*steps: int) -> None:  # after each piece
+        if not first.is_set():
+            first.set()
+            time.sleep(0.2)
+        original(*steps)
+
+    monkeypatch.setattr(runner, "count", counted)
+    found: list[np.ndarray] = []
+    other = threading.Thread(target=lambda: first.wait() and found.append(stream(-x)))
+    other.start()
+    np.testing.assert_array_equal(stream(x), one)
+    other.join()
+    np.testing.assert_array_equal(found[0], two)
+
+
+def test_a_slot_opened_during_a_step_starts_from_zeros(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = Slots(runner, 2)
+    first, old = slots.open(), slots.open()
+    row = normal(5)
+    fresh = slots.step({old: row})[old]
+    slots.close(old)
+    slots.close(first)
+    first = slots.open()
+    reset, opened = slots.stream.reset, []
+    other = threading.Thread(target=lambda: opened.append(slots.open()))
+
+    def meanwhile(mask: np.ndarray) -> None:
+        reset(mask)
+        other.start()
+        other.join(timeout=0.2)  # waits where there is a lock
+
+    monkeypatch.setattr(slots.stream, "reset", meanwhile)
+    slots.step({first: row})
+    monkeypatch.undo()
+    other.join()
+    np.testing.assert_array_equal(slots.step({opened[0]: row})[opened[0]], fresh)
+
+
 def test_errors(runner: Runner) -> None:
     both = LSTMConfig(5, 6, bidirectional=True)
     with pytest.raises(ValueError, match="reverse direction starts at the last step"):
@@ -147,6 +199,11 @@ def test_errors(runner: Runner) -> None:
     slot = slots.open()
     with pytest.raises(RuntimeError, match="all 1 slots are taken"):
         slots.open()
+    assert slots.step({}) == {}
+    with pytest.raises(ValueError, match=r"the input of slot 0 must have shape \(5,\), got \(4,\)"):
+        slots.step({slot: normal(4)})
+    with pytest.raises(TypeError, match="the input of slot 0 must be float32"):
+        slots.step({slot: np.zeros(5)})
     slots.close(slot)
     with pytest.raises(ValueError, match="slot 0 is not open"):
         slots.step({0: normal(5)})

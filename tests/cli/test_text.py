@@ -1,0 +1,53 @@
+"""What the commands print with."""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import redirect_stderr
+
+import pytest
+
+from jaxlstm import LSTMConfig
+from jaxlstm.cli.text import progress_bar, size
+from jaxlstm.inference import compile
+from tests.inference.helpers import normal, weights
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("rich", ["with rich", "without"])
+def test_a_bar_on_a_terminal_goes_when_it_is_done(
+    rich: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rich == "without":
+        monkeypatch.setitem(sys.modules, "rich.progress", None)
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    raised = pytest.raises(ValueError, match="broke")
+    with raised as told, redirect_stderr(screen), progress_bar() as bar:
+        bar(1, 3, "things")
+        raise ValueError("broke")
+    assert "things" in screen.getvalue()
+    assert screen.getvalue().endswith("\x1b[2K" if rich == "with rich" else "\r\x1b[K")
+    assert told.value.__context__ is None  # not "during handling of" the lack of rich
+
+
+def test_no_progress_is_no_bar() -> None:
+    """Nor one inside another, of which older versions of rich make an error."""
+    config = LSTMConfig(5, 12)
+    runner = compile(weights(config), config, max_length=16, max_batch=2)
+    screen = Screen()
+    with redirect_stderr(screen):
+        runner.warmup(progress=False)
+        runner.map([normal(3, 5)] * 5, 2, progress=False)
+    assert screen.getvalue() == ""
+
+
+def test_sizes_have_three_digits_before_the_unit() -> None:
+    counts = (0, 999, 1000, 999_949, 999_950, 10**9, 5 * 10**15)
+    told = ("0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "5000.0 TB")
+    assert tuple(map(size, counts)) == told
