@@ -37,9 +37,8 @@ def one_device(device: Any) -> Any:
         config: Any = jax.config
         device = config.jax_default_device
         if device is None or isinstance(device, str):  # a platform
-            return jax.local_devices(backend=device)[
-                0
-            ]  # a process runs on devices of its own alone
+            own = jax.local_devices(backend=device)  # a process runs on no other's
+            return own[0]
     if not isinstance(device, jax.Device):
         raise TypeError(
             f"device must be one device, as jax.devices() lists them, or None; got {device!r}, "

@@ -18,14 +18,8 @@ from jaxlstm.inference.sequences import parquet
 NAMED = (".npz", ".safetensors", ".parquet")
 """Suffixes of outputs that hold sequences under their names, and the states."""
 STATES = ("h_n", "c_n")
-EPOCH = (
-    1980,
-    1,
-    1,
-    0,
-    0,
-    0,
-)  # the earliest time that a zip file knows: bytes must not depend on the clock
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The earliest time that a zip file knows: bytes must not depend on the clock."""
 
 
 def check_output(path: Path, read: Sequence[Path], long: bool, states: bool, dtype: Any) -> None:
