@@ -168,10 +168,8 @@ def _in_chunks(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """:func:`forward` in one direction."""
     params = lax.optimization_barrier(params)
-    kernel = backend not in (
-        "auto",
-        "scan",
-    )  # "auto" is the plain scan wherever this program is taken
+    # "auto" is the plain scan wherever this program is taken
+    kernel = backend not in ("auto", "scan")
 
     def chunk(size: int, carry: tuple) -> tuple:
         start, h, c, outputs = carry
