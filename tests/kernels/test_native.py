@@ -78,9 +78,18 @@ def test_each_instruction_set(instruction_set: str, problem: Problem) -> None:
     assert error(problem, jnp.float32) < 5e-6
 
 
-def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also more threads than cores, and again and again."""
-    problem = Problem(30, 24, 40, 200, ragged=True, bidirectional=True)
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(30, 24, 40, 200, ragged=True, bidirectional=True),
+        Problem(9, 48, 24, 100, proj_size=30),
+    ],
+    ids=str,
+)
+def test_any_number_of_threads_gives_the_same_bits(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that share rows and those that share units; also more than cores, and again and again."""
     results = []
     for threads in (1, 2, 3, 8, 2):
         monkeypatch.setattr(recurrence, "THREADS", threads)
