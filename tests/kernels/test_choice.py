@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxlstm import LSTMConfig, init_params, kernels, lstm, param_shapes
+from jaxlstm.kernels.cpu import library
 from tests.kernels.problems import needs_native
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +144,22 @@ def test_the_environment_turns_amx_off() -> None:
     )
     here = kernels.info()["instruction_set"]
     assert done.stdout.strip() == ("avx512" if here == "amx" else here)
+
+
+@needs_native
+def test_it_steps_aside_where_jax_has_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with JAX_PLATFORMS=cuda."""
+
+    def devices(platform: str) -> list:
+        raise RuntimeError(f"Unknown backend {platform}. Available backends are ['cuda']")
+
+    monkeypatch.setattr(library, "_loaded", library._loaded.__wrapped__)
+    monkeypatch.setattr(jax, "devices", devices)
+    assert kernels.info()["reason"].startswith("JAX has no CPU here")
+    assert not kernels.info()["native"]
+    assert "lstm_run" not in jaxpr("auto")
+    with pytest.raises(RuntimeError, match=r"backend='native' cannot be had: JAX has no CPU here"):
+        jaxpr("native")
 
 
 def test_without_a_compiler_the_build_steps_aside(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def _loaded() -> Library:
     handle.jaxlstm_use_instruction_set.argtypes = [ctypes.c_char_p]
     try:
         jax.devices("cpu")  # until XLA runs, it accepts anything, and fails later
+    except RuntimeError:
+        return Library(None, "JAX has no CPU here; its jax_platforms (JAX_PLATFORMS) leave it out")
+    try:
         for target in TARGETS:
             capsule = jax.ffi.pycapsule(getattr(handle, target))
             jax.ffi.register_ffi_target(target, capsule, platform="cpu")
