@@ -29,7 +29,7 @@ def jaxpr(backend: str, dtype: jnp.dtype = jnp.float32) -> str:
 @needs_native
 def test_auto_takes_the_kernel_where_it_knows_the_dtype() -> None:
     assert "lstm_run" in jaxpr("auto")
-    assert "lstm_run" in jaxpr("native")
+    assert "lstm_native_run" in jaxpr("native")
     assert "lstm_run" not in jaxpr("scan")
     assert "lstm_run" not in jaxpr("auto", jnp.bfloat16)
     with pytest.raises(
@@ -109,6 +109,16 @@ def test_a_backend_for_this_device() -> None:
             kernels.require_here("pallas", "float32")
         with pytest.raises(RuntimeError, match="backend='cudnn' needs an NVIDIA GPU"):
             kernels.require_here("cudnn", "float32")
+
+
+@needs_native
+def test_a_backend_for_another_device() -> None:
+    kernels.require_here("native", "float32", "cpu")
+    for platform in ("gpu", "tpu"):
+        with pytest.raises(RuntimeError, match=f"has kernels for CPU, .*{platform.upper()}; use"):
+            kernels.require_here("native", "float32", platform)
+    with pytest.raises(RuntimeError, match="has kernels for GPU and TPU, .* CPU; use"):
+        kernels.require_here("pallas", "float32", "cpu")
 
 
 def test_the_environment_turns_it_off() -> None:
