@@ -2,8 +2,8 @@
 
 ``backend="auto"`` of :func:`jaxlstm.lstm` takes the native kernel where it was built and knows the dtype; in
 a program compiled for another platform than the CPU it is the plain scan. ``backend="native"`` insists,
-and is an error there; ``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU or a TPU, and an error on a CPU. ``"cudnn"``
-runs whole layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
+and is an error there; ``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU or a TPU, and an error
+on a CPU. ``"cudnn"`` runs whole layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ def require_here(backend: str, dtype: Any, platform: str | None = None) -> None:
     platform = platform or jax.default_backend()
     known = PLATFORMS.get(backend, (platform,))
     if platform not in known:
+        names = " and ".join(map(str.upper, known))
         raise RuntimeError(
-            f"backend={backend!r} has kernels for {' and '.join(map(str.upper, known))}, and the device here is a "
+            f"backend={backend!r} has kernels for {names}, and the device here is a "
             f"{platform.upper()}; use backend='auto' or 'scan'"
         )
 

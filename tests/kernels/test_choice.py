@@ -117,7 +117,7 @@ def test_a_backend_for_another_device() -> None:
     for platform in ("gpu", "tpu"):
         with pytest.raises(RuntimeError, match=f"has kernels for CPU, .*{platform.upper()}; use"):
             kernels.require_here("native", "float32", platform)
-    with pytest.raises(RuntimeError, match="has kernels for GPU and TPU, .* CPU; use"):
+    with pytest.raises(RuntimeError, match=r"has kernels for GPU and TPU, .* CPU; use"):
         kernels.require_here("pallas", "float32", "cpu")
 
 
