@@ -121,6 +121,8 @@ def _require_outputs(args: argparse.Namespace) -> None:
         path = getattr(args, option)
         if path and not Path(path).parent.is_dir():
             raise ValueError(f"--{option} {path}: its folder does not exist")
+        if path and Path(path).is_dir():
+            raise ValueError(f"--{option} {path}: is a folder; name a file in it")
     if args.png and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError("--png needs matplotlib: pip install 'jaxlstm[bench]'")
 
