@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,6 +171,21 @@ def test_it_steps_aside_where_jax_has_no_cpu(monkeypatch: pytest.MonkeyPatch) ->
     assert "lstm_run" not in jaxpr("auto")
     with pytest.raises(RuntimeError, match=r"backend='native' cannot be had: JAX has no CPU here"):
         jaxpr("native")
+
+
+@needs_native
+def test_it_steps_aside_where_it_is_older_than_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_loaded", library._loaded.__wrapped__)
+    monkeypatch.setattr(library, "TARGETS", (*library.TARGETS, "jaxlstm_of_tomorrow"))
+    assert "lstm_run" not in jaxpr("auto")
+    assert re.match("built from other sources .*jaxlstm_of_tomorrow", kernels.info()["reason"])
+
+
+@pytest.mark.parametrize("value", ["0", "0 ", "OFF", "False", "no"])
+def test_what_turns_it_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blank beside it, as quotes in a script may leave one, changes nothing."""
+    monkeypatch.setenv("JAXLSTM_NATIVE", value)
+    assert kernels.info()["reason"] == "turned off by the environment variable JAXLSTM_NATIVE"
 
 
 def test_without_a_compiler_the_build_steps_aside(tmp_path: Path) -> None:
