@@ -14,7 +14,9 @@ from jaxlstm._version import __version__ as __version__
 if TYPE_CHECKING:
     from jaxlstm import check as check
     from jaxlstm import inference as inference
+    from jaxlstm import kernels as kernels
     from jaxlstm import linen as linen
+    from jaxlstm import long as long
     from jaxlstm import nnx as nnx
     from jaxlstm.cell import LSTMState as LSTMState
     from jaxlstm.cell import lstm_cell as lstm_cell
@@ -57,7 +59,7 @@ _HOME = {
         "to_torch",
     ),
 }
-_MODULES = ("check", "inference", "linen", "nnx")
+_MODULES = ("check", "inference", "kernels", "linen", "long", "nnx")
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__: list[str] = sorted((*_MODULE_OF, *_MODULES, "__version__"))  # pyright: ignore[reportUnsupportedDunderAll]

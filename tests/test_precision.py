@@ -131,7 +131,7 @@ def test_a_kernel_is_no_coarser_than_the_default_of_jax(default: str | None, lev
 @pytest.mark.parametrize("setting", ["highest", "tensorfloat32", "bfloat16"])
 def test_what_stands_in_for_the_native_kernel_elsewhere(setting: str, platform: str) -> None:
     """The program for another platform has no kernel of the CPU's in it, and its products are as asked."""
-    function, arguments = gradient(layer(RICH, LENGTHS, precision=setting, backend="native"))
+    function, arguments = gradient(layer(RICH, LENGTHS, precision=setting, backend="auto"))
     found = levels_for(platform, function, *arguments)
     assert found == [LEVELS[setting]] * len(found)
     assert len(found) >= 2 * 3 * 3  # of two layers W_ih, W_hh, W_hr; forwards and twice back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -107,3 +108,33 @@ def test_the_commands_are_those_of_the_parser() -> None:
 
     told = set(re.findall(r"^jaxlstm (\w+)", README, re.MULTILINE))
     assert told == {command.__name__.rpartition(".")[2] for command in COMMANDS}
+
+
+def quoted(title: str) -> dict[str, list[str]]:
+    """The rows of a table of speed, by the size that each is of."""
+    table = README[README.index(title) :].split("\n\n")[1]
+    rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return {size: cells for size, *cells in rows}
+
+
+@pytest.mark.parametrize(
+    ("title", "file", "columns"),
+    [
+        (
+            "Inference on an Intel Xeon",
+            "cpu-intel-xeon-amx-2-cores",
+            {"torch": 1, "onnxruntime": 2, "openvino": 3, "flax-nnx": 4},
+        ),
+        ("A training step,", "cpu-amd-epyc-2-cores-training", {"torch": 1}),
+    ],
+)
+def test_speed_is_as_in_the_results(title: str, file: str, columns: dict[str, int]) -> None:
+    results = json.loads((ROOT / f"benchmarks/results/{file}.json").read_text())["results"]
+    rows = quoted(title)
+    for row in results:
+        cells, ms = rows[row["size"]], row["ms"]
+        if len(columns) > 1:  # the first cell is the time itself
+            assert float(cells[0]) == pytest.approx(ms["jaxlstm"], rel=0.02)
+        for name, column in columns.items():
+            found = ms[name] / ms["jaxlstm"] if name in ms else None
+            assert cells[column] in (["-"] if found is None else [f"{found:.2f}", f"{found:.0f}"])

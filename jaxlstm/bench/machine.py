@@ -18,7 +18,7 @@ from jaxlstm.bench.setting import Setting
 def threads() -> int:
     """How many threads every side gets: as many as XLA takes, one for each CPU of this process."""
     told = os.environ.get("NPROC", "")  # XLA's own setting
-    if told.isdecimal():
+    if told.isdecimal() and int(told) > 0:
         return int(told)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -66,8 +66,8 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a table for each mode: status 0, or 1 if a side computed something else."""
     _require_outputs(args)
-    _require_backend(args.backend)
     device = require_device("--device", args.device)
+    _require_backend(args.backend, device.platform)
     from jaxlstm.bench import machine, measure, report, sizes
     from jaxlstm.bench.setting import Setting, applied
 
@@ -121,15 +121,17 @@ def _require_outputs(args: argparse.Namespace) -> None:
         path = getattr(args, option)
         if path and not Path(path).parent.is_dir():
             raise ValueError(f"--{option} {path}: its folder does not exist")
+        if path and Path(path).is_dir():
+            raise ValueError(f"--{option} {path}: is a folder; name a file in it")
     if args.png and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError("--png needs matplotlib: pip install 'jaxlstm[bench]'")
 
 
-def _require_backend(backend: str) -> None:
+def _require_backend(backend: str, platform: str) -> None:
     from jaxlstm.kernels import require_here
 
     try:
-        require_here(backend, "float32")
+        require_here(backend, "float32", platform)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
 

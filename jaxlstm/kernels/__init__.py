@@ -2,8 +2,8 @@
 
 ``backend="auto"`` of :func:`jaxlstm.lstm` takes the native kernel where it was built and knows the dtype; in
 a program compiled for another platform than the CPU it is the plain scan. ``backend="native"`` insists,
-``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU or a TPU, and an error on a CPU. ``"cudnn"``
-runs whole layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
+and is an error there; ``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU or a TPU, and an error
+on a CPU. ``"cudnn"`` runs whole layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jaxlstm.validate import require_backend
 
 NATIVE_DTYPES = ("float32", "float64")
 PALLAS_DTYPES = ("float16", "bfloat16", "float32")
+PLATFORMS = {"native": ("cpu",), "pallas": ("gpu", "tpu"), "cudnn": ("gpu",)}
 
 # The native kernel packs the weights in each call. Up to this many that costs nothing to speak of; beyond, it
 # pays from this many steps times sequences on (measured on two cores with AVX-512).
@@ -38,7 +39,7 @@ def recurrence(
     Raises:
       ValueError: there is no such backend.
       RuntimeError: ``"native"`` or ``"pallas"`` is asked for and cannot be had; the message says why and what
-        to do. That a platform has no ``"pallas"`` is told when the program is lowered.
+        to do. That a platform has no such kernel is told when the program is lowered.
     """
     require_backend(backend)
     if backend == "scan":
@@ -53,9 +54,9 @@ def recurrence(
     if backend == "auto" and weights > SMALL_WEIGHTS and rows < WORTH_PACKING:
         return PLAIN
     if library().handle is not None and name in NATIVE_DTYPES:
-        from jaxlstm.kernels.cpu.recurrence import NATIVE
+        from jaxlstm.kernels.cpu.recurrence import AUTO, NATIVE
 
-        return NATIVE
+        return AUTO if backend == "auto" else NATIVE
     if backend == "auto":
         return PLAIN
     if library().handle is None:
@@ -77,19 +78,26 @@ def _pallas(dtype: str) -> Recurrence:
     return PALLAS
 
 
-def require_here(backend: str, dtype: Any) -> None:
-    """Raise a RuntimeError if a program for JAX's default device cannot have this backend; it says why."""
+def require_here(backend: str, dtype: Any, platform: str | None = None) -> None:
+    """Raise a RuntimeError if a program for a platform cannot have this backend; it says why.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu"; that of JAX's default device if None.
+    """
     if backend == "cudnn":
         from jaxlstm.kernels.gpu import cudnn
 
-        return cudnn.require_device()
-    recurrence(backend, dtype)
-    if backend == "pallas" and jax.default_backend() not in ("gpu", "tpu"):
+        cudnn.require_device()
+    else:
+        recurrence(backend, dtype)
+    platform = platform or jax.default_backend()
+    known = PLATFORMS.get(backend, (platform,))
+    if platform not in known:
+        names = " and ".join(map(str.upper, known))
         raise RuntimeError(
-            f"backend='pallas' has kernels for GPU and TPU, and JAX's default device here is a "
-            f"{jax.default_backend().upper()}; use backend='auto' or 'scan'"
+            f"backend={backend!r} has kernels for {names}, and the device here is a "
+            f"{platform.upper()}; use backend='auto' or 'scan'"
         )
-    return None
 
 
 def info() -> dict[str, Any]:

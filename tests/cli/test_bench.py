@@ -14,6 +14,7 @@ import pytest
 from jaxlstm import cli
 from jaxlstm.bench import agreement, machine, measure, peers, timing
 from jaxlstm.bench.jax_side import own_side
+from jaxlstm.bench.machine import threads
 from jaxlstm.bench.setting import Setting
 from jaxlstm.bench.side import Side
 from jaxlstm.bench.sizes import SIZES, TINY_SIZES, make_problem
@@ -199,6 +200,15 @@ def test_what_is_not_installed_is_left_out_aloud(
     assert all(set(row["ms"]) == {"jaxlstm"} for row in json.loads(out.read_text())["results"])
 
 
+def test_threads_are_those_that_xla_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own setting, unless that is no number above zero."""
+    monkeypatch.delenv("NPROC", raising=False)
+    usual = threads()
+    for told, wanted in {"3": 3, "0": usual, "-1": usual, "": usual, "two": usual}.items():
+        monkeypatch.setenv("NPROC", told)
+        assert threads() == wanted
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -207,6 +217,8 @@ def test_what_is_not_installed_is_left_out_aloud(
         (["--rounds", "0"], "must be a whole number above zero, got '0'"),
         (["--json", "nowhere/out.json"], "--json nowhere/out.json: its folder does not exist"),
         (["--png", "nowhere/out.png"], "--png nowhere/out.png: its folder does not exist"),
+        (["--json", "."], "--json .: is a folder"),
+        (["--png", "."], "--png .: is a folder"),
         (["--backend", "native"], "turned off by the environment variable JAXLSTM_NATIVE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxlstm import LSTMConfig, init_params, kernels, lstm, param_shapes
+from jaxlstm.kernels.cpu import library
 from tests.kernels.problems import needs_native
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +30,7 @@ def jaxpr(backend: str, dtype: jnp.dtype = jnp.float32) -> str:
 @needs_native
 def test_auto_takes_the_kernel_where_it_knows_the_dtype() -> None:
     assert "lstm_run" in jaxpr("auto")
-    assert "lstm_run" in jaxpr("native")
+    assert "lstm_native_run" in jaxpr("native")
     assert "lstm_run" not in jaxpr("scan")
     assert "lstm_run" not in jaxpr("auto", jnp.bfloat16)
     with pytest.raises(
@@ -110,6 +112,16 @@ def test_a_backend_for_this_device() -> None:
             kernels.require_here("cudnn", "float32")
 
 
+@needs_native
+def test_a_backend_for_another_device() -> None:
+    kernels.require_here("native", "float32", "cpu")
+    for platform in ("gpu", "tpu"):
+        with pytest.raises(RuntimeError, match=f"has kernels for CPU, .*{platform.upper()}; use"):
+            kernels.require_here("native", "float32", platform)
+    with pytest.raises(RuntimeError, match=r"has kernels for GPU and TPU, .* CPU; use"):
+        kernels.require_here("pallas", "float32", "cpu")
+
+
 def test_the_environment_turns_it_off() -> None:
     script = (
         "import jax.numpy as jnp\nfrom jaxlstm import LSTMConfig, init_params, kernels, lstm\n"
@@ -143,6 +155,37 @@ def test_the_environment_turns_amx_off() -> None:
     )
     here = kernels.info()["instruction_set"]
     assert done.stdout.strip() == ("avx512" if here == "amx" else here)
+
+
+@needs_native
+def test_it_steps_aside_where_jax_has_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with JAX_PLATFORMS=cuda."""
+
+    def devices(platform: str) -> list:
+        raise RuntimeError(f"Unknown backend {platform}. Available backends are ['cuda']")
+
+    monkeypatch.setattr(library, "_loaded", library._loaded.__wrapped__)
+    monkeypatch.setattr(jax, "devices", devices)
+    assert kernels.info()["reason"].startswith("JAX has no CPU here")
+    assert not kernels.info()["native"]
+    assert "lstm_run" not in jaxpr("auto")
+    with pytest.raises(RuntimeError, match=r"backend='native' cannot be had: JAX has no CPU here"):
+        jaxpr("native")
+
+
+@needs_native
+def test_it_steps_aside_where_it_is_older_than_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_loaded", library._loaded.__wrapped__)
+    monkeypatch.setattr(library, "TARGETS", (*library.TARGETS, "jaxlstm_of_tomorrow"))
+    assert "lstm_run" not in jaxpr("auto")
+    assert re.match("built from other sources .*jaxlstm_of_tomorrow", kernels.info()["reason"])
+
+
+@pytest.mark.parametrize("value", ["0", "0 ", "OFF", "False", "no"])
+def test_what_turns_it_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blank beside it, as quotes in a script may leave one, changes nothing."""
+    monkeypatch.setenv("JAXLSTM_NATIVE", value)
+    assert kernels.info()["reason"] == "turned off by the environment variable JAXLSTM_NATIVE"
 
 
 def test_without_a_compiler_the_build_steps_aside(tmp_path: Path) -> None:

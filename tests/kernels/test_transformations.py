@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxlstm import LSTMConfig, init_params, lstm
 from tests.kernels.problems import Problem, draw, needs_native, worst_error
@@ -29,7 +30,7 @@ def test_vmap_over_inputs_is_one_call_with_a_larger_batch() -> None:
     many = jnp.stack([x, x[::-1], 2 * x], axis=2)
     mapped = jax.vmap(run, in_axes=(None, 2), out_axes=2)
     np.testing.assert_array_equal(mapped(params, many)[:, :, 1], run(params, x[::-1]))
-    assert str(jax.make_jaxpr(mapped)(params, many)).count("lstm_run") == 1
+    assert str(jax.make_jaxpr(mapped)(params, many)).count("lstm_native_run") == 1
     grads = jax.vmap(jax.grad(lambda x: (run(params, x) ** 2).sum()), in_axes=2)(many)
     expected = jax.grad(lambda x: (run(params, x, "scan") ** 2).sum())(2 * x)
     assert worst_error(grads[2], expected) < 1e-6
@@ -115,6 +116,18 @@ def test_export_holds_no_custom_call() -> None:
 
 def test_another_platform_gets_the_plain_scan() -> None:
     params, x = arguments()
-    traced = jax.jit(run).trace(params, x)
+    traced = jax.jit(run, static_argnums=2).trace(params, x, "auto")
     assert "jaxlstm_forward" not in traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "jaxlstm_forward" in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_who_insists_gets_an_error_on_another_platform() -> None:
+    params, x = arguments()
+    loss = lambda params, x: run(params, x).sum()  # noqa: E731
+    for function in (run, jax.grad(loss)):
+        traced = jax.jit(function).trace(params, x)
+        for platform in ("cuda", "tpu"):
+            with pytest.raises(
+                NotImplementedError, match=r"backend='native' has kernels for cpu, .*'auto'"
+            ):
+                traced.lower(lowering_platforms=(platform,))

@@ -99,4 +99,5 @@ def gradients(
 
 
 KERNELS = Kernels(run_forward, run_backward, gradients)
-NATIVE = recurrence_of("lstm", {"cpu": KERNELS})
+AUTO = recurrence_of("lstm", {"cpu": KERNELS})
+NATIVE = recurrence_of("lstm_native", {"cpu": KERNELS}, insists="native")
