@@ -22,8 +22,8 @@ inline Range share_of(Range all, int thread, int threads) {
   return {all.begin + share(all.size(), thread, threads), all.begin + share(all.size(), thread + 1, threads)};
 }
 
-// Measured at 2 threads: rows were up to 7 % faster with 8 of them a thread and as many bytes of weights as here, and no
-// faster beyond. With fewer rows, or more bytes, time goes into reading weights from the caches that cores share.
+// Measured at 2 threads: rows were up to 7 % faster with 8 of them a thread and as many bytes of weights as here, and
+// no faster beyond. With fewer rows, or more bytes, time goes into reading weights from the caches that cores share.
 constexpr long kLeastRows = 8, kWeightBytesARow = 256 << 10, kMostWeightBytes = 8 << 20;
 
 inline bool rows_pay_for_weights(long rows_a_thread, long weight_bytes) {
