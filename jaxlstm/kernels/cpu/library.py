@@ -21,8 +21,8 @@ OFF = ("0", "false", "off", "no")
 NOT_BUILT = "not built: " + (
     "it is written for GCC and Clang, and there is none for Windows"
     if os.name == "nt"
-    else "there was no C++ compiler that could when jaxlstm was installed; install g++ or clang++, then "
-    "jaxlstm again"
+    else "when jaxlstm was installed no C++ compiler was found, or it failed; install g++ or clang++, "
+    "then jaxlstm again"
 )
 TARGETS = (
     "jaxlstm_forward",
