@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import jaxlstm  # noqa: E402
 from jaxlstm.check import verify  # noqa: E402
-from jaxlstm.cli.text import size, table  # noqa: E402
+from jaxlstm._shared.table import size, table  # noqa: E402
 from jaxlstm.inference import Runner, compile  # noqa: E402
 from jaxlstm.inference.program import time_major  # noqa: E402
 from jaxlstm.inference.quantize import prepare, restore  # noqa: E402

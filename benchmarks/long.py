@@ -1,8 +1,8 @@
-"""Memory that a training step over one long sequence takes: ``jaxlstm.long`` against torch.
+"""Memory that a training step over one long sequence takes: ``jaxlstm.training`` against torch.
 
 ``python benchmarks/long.py [--steps 100000] [--sides jaxlstm,torch]``. One layer, B = 8, H = 256, 16 inputs;
 the loss is a mean of squares. Each side runs in a process of its own, which reports its peak resident memory,
-the libraries in it. At the length ``--equal`` the gradients of ``jaxlstm.long`` and of ``jaxlstm.lstm`` are
+the libraries in it. At the length ``--equal`` the gradients of ``jaxlstm.training`` and of ``jaxlstm.lstm`` are
 compared with torch's.
 """
 
@@ -41,7 +41,7 @@ def jaxlstm_gradients(steps: int, blocks: bool) -> dict[str, np.ndarray]:
     import jax.numpy as jnp
 
     from jaxlstm import lstm
-    from jaxlstm.long import lstm_in_blocks
+    from jaxlstm.training import lstm_in_blocks
 
     params, config = weights()
 

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from jaxlstm import inference as inference
     from jaxlstm import kernels as kernels
     from jaxlstm import linen as linen
-    from jaxlstm import long as long
     from jaxlstm import nnx as nnx
+    from jaxlstm import training as training
     from jaxlstm.cell import LSTMState as LSTMState
-    from jaxlstm.cell import lstm_cell as lstm_cell
     from jaxlstm.config import LSTMCellConfig as LSTMCellConfig
     from jaxlstm.config import LSTMConfig as LSTMConfig
+    from jaxlstm.functional import lstm as lstm
+    from jaxlstm.functional import lstm_cell as lstm_cell
     from jaxlstm.packed import PackedSequence as PackedSequence
     from jaxlstm.packed import pack_padded_sequence as pack_padded_sequence
     from jaxlstm.packed import pad_packed_sequence as pad_packed_sequence
     from jaxlstm.params import Params as Params
     from jaxlstm.params import init_params as init_params
     from jaxlstm.params import param_shapes as param_shapes
-    from jaxlstm.stack import lstm as lstm
     from jaxlstm_converters import Checkpoint as Checkpoint
     from jaxlstm_converters import CheckpointError as CheckpointError
     from jaxlstm_converters import OptimizerState as OptimizerState
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from jaxlstm_converters import to_torch as to_torch
 
 _HOME = {
-    "jaxlstm.cell": ("LSTMState", "lstm_cell"),
+    "jaxlstm.cell": ("LSTMState",),
     "jaxlstm.config": ("LSTMCellConfig", "LSTMConfig"),
+    "jaxlstm.functional": ("lstm", "lstm_cell"),
     "jaxlstm.packed": ("PackedSequence", "pack_padded_sequence", "pad_packed_sequence"),
     "jaxlstm.params": ("Params", "init_params", "param_shapes"),
-    "jaxlstm.stack": ("lstm",),
     "jaxlstm_converters": (
         "Checkpoint",
         "CheckpointError",
@@ -59,7 +59,7 @@ _HOME = {
         "to_torch",
     ),
 }
-_MODULES = ("check", "inference", "kernels", "linen", "long", "nnx")
+_MODULES = ("check", "inference", "kernels", "linen", "nnx", "training")
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__: list[str] = sorted((*_MODULE_OF, *_MODULES, "__version__"))  # pyright: ignore[reportUnsupportedDunderAll]

@@ -103,33 +103,3 @@ def differentiated_step(
     m = (o * tanh_c).astype(h.dtype)
     h_next = project(params, m, h.dtype, precision=precision)
     return LSTMState(h_next, c_next.astype(state[1].dtype)), derivative, m
-
-
-def lstm_cell(
-    params: Mapping[str, Any],
-    x: Any,
-    state: tuple[Any, Any] | None = None,
-    *,
-    precision: Precision = precision_.DEFAULT,
-) -> LSTMState:
-    """One step: ``torch.nn.LSTMCell``, and with ``weight_hr`` among the params a projected one.
-
-    Args:
-      params: ``weight_ih`` (4H, input_size), ``weight_hh`` (4H, h_size), and ``bias_ih``, ``bias_hh``
-        (4H,) or neither; gates in the order i, f, g, o.
-      x: input, (batch, input_size) or (input_size,).
-      state: (h, c), each (batch, hidden_size) or (hidden_size,); zeros if None.
-      precision: of the matrix products, see :mod:`jaxlstm.precision`.
-
-    Returns:
-      LSTMState(h, c) of the shapes and dtype of the state that came in.
-
-    Raises:
-      TypeError, ValueError: params, x or state do not fit each other; the message says which.
-    """
-    from jaxlstm.validate import cell_arguments
-
-    params, x, state = cell_arguments(params, x, state)
-    return cell_step(
-        params, input_gates(params, x, precision=precision), state, precision=precision
-    )

@@ -16,11 +16,11 @@ import numpy as np
 
 from jaxlstm import _modules
 from jaxlstm import precision as precision_
-from jaxlstm.cell import LSTMState, lstm_cell
+from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import Params, init_bound, param_shapes
 from jaxlstm.precision import Precision
-from jaxlstm.stack import Inputs, lstm
+from jaxlstm.functional import Inputs, lstm, lstm_cell
 
 
 def _declare_params(module: nn.Module, config: LSTMConfig, dtype: Any) -> Params:

@@ -16,11 +16,11 @@ from flax import nnx
 
 from jaxlstm import _modules
 from jaxlstm import precision as precision_
-from jaxlstm.cell import LSTMState, lstm_cell
+from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import Params, check_params, init_params, param_shapes
 from jaxlstm.precision import Precision
-from jaxlstm.stack import Inputs, lstm
+from jaxlstm.functional import Inputs, lstm, lstm_cell
 
 
 class _TorchNamed(nnx.Module):

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 import jaxlstm
-from jaxlstm import LSTMConfig, cell, long, stack
+from jaxlstm import LSTMConfig, functional, stack, training
 from jaxlstm.inference import native, program, runner
 
 T, B, IN, H = 4, 2, 3, 5
@@ -36,7 +36,7 @@ def state_of(config: LSTMConfig) -> Any:
 
 def layer(config: LSTMConfig, lengths: Any = None, **options: Any) -> Trace:
     def run(params: Any, x: Any, state: Any) -> Any:
-        return stack.lstm(params, x, state, config=config, seq_lengths=lengths, **options)
+        return functional.lstm(params, x, state, config=config, seq_lengths=lengths, **options)
 
     return run, (params_of(config), X, state_of(config))
 
@@ -78,7 +78,7 @@ def linen_cell(**options: Any) -> Trace:
 
 def one_step(**options: Any) -> Trace:
     params = params_of(jaxlstm.LSTMCellConfig(IN, H))
-    return lambda params, x: cell.lstm_cell(params, x, **options), (params, X[0])
+    return lambda params, x: functional.lstm_cell(params, x, **options), (params, X[0])
 
 
 def runner_program(name: str, config: LSTMConfig, *more: Any, **options: Any) -> Trace:
@@ -99,7 +99,7 @@ def sharded(config: LSTMConfig, **options: Any) -> Trace:
 
 def in_blocks(**options: Any) -> Trace:
     def run(params: Any, x: Any) -> Any:
-        return long.lstm_in_blocks(params, x, config=ONE_WAY, block=3, **options)
+        return training.lstm_in_blocks(params, x, config=ONE_WAY, block=3, **options)
 
     return run, (params_of(ONE_WAY), X)
 
@@ -107,14 +107,14 @@ def in_blocks(**options: Any) -> Trace:
 def truncated(**options: Any) -> Trace:
     def run(params: Any, x: Any, state: Any) -> Any:
         loss = lambda outputs, targets: outputs.sum()  # noqa: E731
-        return long.truncated_step(loss, params, state, x, None, config=ONE_WAY, **options)
+        return training.truncated_step(loss, params, state, x, None, config=ONE_WAY, **options)
 
     return run, (params_of(ONE_WAY), X, state_of(ONE_WAY))
 
 
 def packed(**options: Any) -> Trace:
     pack = jaxlstm.pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
-    return lambda params, p: stack.lstm(params, p, config=RICH, **options), (params_of(RICH), pack)
+    return lambda params, p: functional.lstm(params, p, config=RICH, **options), (params_of(RICH), pack)
 
 
 ON_ANY_BACKEND: dict[str, Callable[..., Trace]] = {

@@ -46,7 +46,7 @@ def test_nothing_is_loaded_that_was_not_asked_for(statement: str, absent: tuple[
 
 
 def test_every_public_name_is_there() -> None:
-    assert {"kernels", "long"} <= set(dir(jaxlstm))  # as the pages of docs/ call them
+    assert {"kernels", "training"} <= set(dir(jaxlstm))  # as the pages of docs/ call them
     for name in dir(jaxlstm):
         assert getattr(jaxlstm, name) is not None, name
     with pytest.raises(AttributeError, match="no attribute 'lstmm'"):

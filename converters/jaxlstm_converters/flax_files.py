@@ -19,7 +19,7 @@ from jaxlstm.config import LSTMConfig
 from jaxlstm.params import check_params
 from jaxlstm_converters.checkpoint import CheckpointError
 from jaxlstm_converters.config_json import METADATA_KEY, config_from_dict, config_to_dict
-from jaxlstm_converters.safetensors_bytes import DTYPE_CODES
+from jaxlstm._shared.safetensors import DTYPE_CODES
 
 Arrays = dict[str, np.ndarray]
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"

@@ -12,9 +12,9 @@ import numpy as np
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm_converters import flax_files
-from jaxlstm_converters.atomic import write_atomically
+from jaxlstm._shared.atomic import write_atomically
 from jaxlstm_converters.config_json import METADATA_KEY, saved_metadata
-from jaxlstm_converters.safetensors_bytes import safetensors_bytes
+from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm_converters.torch_bytes import torch_bytes
 from jaxlstm_converters.write_shards import INDEX_SUFFIX, SHARD_BYTES, write_shards
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm_converters.atomic import write_atomically
-from jaxlstm_converters.safetensors_bytes import safetensors_bytes
+from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.safetensors import safetensors_bytes
 
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD_BYTES = 5 * 10**9  # the size that transformers takes

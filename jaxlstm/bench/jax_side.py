@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxlstm.bench.side import Side
 from jaxlstm.bench.sizes import Problem
-from jaxlstm.stack import lstm
+from jaxlstm.functional import lstm
 
 
 def jax_side(apply: Callable[[Any, Any, Any], jax.Array], weights: Any, problem: Problem) -> Side:

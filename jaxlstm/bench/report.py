@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlstm.bench.measure import OWN
-from jaxlstm.cli.text import table
+from jaxlstm._shared.table import table
 
 Row = dict[str, Any]
 

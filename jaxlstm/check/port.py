@@ -140,7 +140,7 @@ class Port:
 
 def own_port(config: LSTMConfig) -> Port:
     """Our own layer, jitted: a port that takes everything, and multiplies as JAX's settings say."""
-    from jaxlstm.stack import lstm
+    from jaxlstm.functional import lstm
 
     if config.batch_first:
         config = replace(config, batch_first=False)

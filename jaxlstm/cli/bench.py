@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxlstm.bench.peers import PEERS, missing
 from jaxlstm.cli.devices import require_device
-from jaxlstm.cli.text import progress_bar
+from jaxlstm._shared.progress import progress_bar
 
 AGAINST = tuple(PEERS)
 MODES = ("infer", "train")

@@ -16,7 +16,7 @@ from jaxlstm.cli.devices import require_device
 from jaxlstm.cli.load_port import load_port
 from jaxlstm.cli.merged import command, merged
 from jaxlstm.cli.port import add_selection, selected
-from jaxlstm.cli.text import Progress, progress_bar
+from jaxlstm._shared.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     from jaxlstm.check import Report

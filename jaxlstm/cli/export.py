@@ -88,7 +88,7 @@ def _largest_difference(loaded: Any, params: Any, config: Any) -> float | None:
     import jax
     import numpy as np
 
-    from jaxlstm.stack import lstm
+    from jaxlstm.functional import lstm
 
     here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if here not in loaded.exported.platforms:

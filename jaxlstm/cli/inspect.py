@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from jaxlstm.cli.text import size, table
+from jaxlstm._shared.table import size, table
 
 
 def add_parser(commands: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm.cli.port import selected
-from jaxlstm.cli.text import progress_bar
+from jaxlstm._shared.progress import progress_bar
 
 MAX_LENGTH = 1 << 20
 """Steps of one sequence among many; a bucket of them is compiled only if there is such a sequence."""

@@ -28,7 +28,7 @@ from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm.precision import Precision, require_dtype
-from jaxlstm.stack import lstm
+from jaxlstm.functional import lstm
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS = ("auto", "inside", "beside")
@@ -63,7 +63,7 @@ def export(
     Raises:
       TypeError, ValueError: an argument does not fit.
     """
-    from jaxlstm_converters.atomic import write_atomically
+    from jaxlstm._shared.atomic import write_atomically
     from jaxlstm_converters.write import save
 
     path = Path(path)

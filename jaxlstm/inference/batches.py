@@ -50,7 +50,7 @@ def _windows(
     held: int,
     progress: bool,
 ) -> Iterator[Result]:
-    from jaxlstm.cli.text import progress_bar
+    from jaxlstm._shared.progress import progress_bar
 
     total = len(sequences) if hasattr(sequences, "__len__") else 0  # type: ignore[arg-type]
     numbered = enumerate(sequences)

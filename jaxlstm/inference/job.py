@@ -53,7 +53,7 @@ class Job:
 
         It goes if all went well, and if nothing was finished.
         """
-        from jaxlstm_converters.atomic import write_atomically
+        from jaxlstm._shared.atomic import write_atomically
 
         if not self.output.parent.is_dir():
             raise FileNotFoundError(f"{self.output}: its folder does not exist")
@@ -92,8 +92,8 @@ class Job:
 
     def add(self, start: int, stop: int, part: Part, names: list[str]) -> None:
         """Put a part on the disk, for good when this returns."""
-        from jaxlstm_converters.atomic import write_atomically
-        from jaxlstm_converters.safetensors_bytes import safetensors_bytes
+        from jaxlstm._shared.atomic import write_atomically
+        from jaxlstm._shared.safetensors import safetensors_bytes
 
         metadata = {"start": str(start), "stop": str(stop), "names": json.dumps(names)}
         write_atomically(self._path(start), safetensors_bytes(part, metadata))

@@ -26,7 +26,7 @@ from jax import lax
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import Params, direction_params
 from jaxlstm.precision import Precision
-from jaxlstm.stack import lstm
+from jaxlstm.functional import lstm
 
 CHUNK = 16
 """Time steps of one chunk, hence what a sequence's end is rounded up to."""

@@ -77,8 +77,8 @@ def assemble(job: Job, states: bool) -> None:
     elif path.suffix == ".parquet":
         _write_parquet(temporary, job, states)
     else:
-        from jaxlstm_converters.atomic import write_atomically
-        from jaxlstm_converters.safetensors_bytes import safetensors_bytes
+        from jaxlstm._shared.atomic import write_atomically
+        from jaxlstm._shared.safetensors import safetensors_bytes
 
         write_atomically(temporary, safetensors_bytes(_Results(job, states), {}))
     with open(temporary, "rb") as file:

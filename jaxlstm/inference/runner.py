@@ -197,7 +197,7 @@ class Runner:
 
     def warmup(self, *, progress: bool = True) -> None:
         """Compile every program of single calls and ``map`` now, with a bar on a terminal."""
-        from jaxlstm.cli.text import progress_bar
+        from jaxlstm._shared.progress import progress_bar
 
         shapes = list(itertools.product(self.length_buckets, self.batch_buckets))
         with progress_bar(progress) as bar:

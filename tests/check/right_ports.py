@@ -95,7 +95,7 @@ def unrolled(config: LSTMConfig) -> Any:
 
 def chunked(config: LSTMConfig) -> Any:
     """Our own layer on one stretch of time after the other, each from the state of the last."""
-    from jaxlstm.stack import lstm
+    from jaxlstm.functional import lstm
 
     def port(inputs: Any, initial_state: Any, *, params: Any) -> Any:
         outputs, state = [], initial_state

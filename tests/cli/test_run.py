@@ -14,7 +14,7 @@ import pytest
 
 from jaxlstm import LSTMConfig, read_checkpoint, save
 from jaxlstm.inference import job, results
-from jaxlstm_converters.safetensors_bytes import safetensors_bytes
+from jaxlstm._shared.safetensors import safetensors_bytes
 from tests.cli.run_command import (
     CONFIG,
     assert_right,

@@ -9,7 +9,8 @@ from contextlib import redirect_stderr
 import pytest
 
 from jaxlstm import LSTMConfig
-from jaxlstm.cli.text import progress_bar, size
+from jaxlstm._shared.progress import progress_bar
+from jaxlstm._shared.table import size
 from jaxlstm.inference import compile
 from tests.inference.helpers import normal, weights
 

@@ -13,6 +13,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import Mesh, SingleDeviceSharding
 
+import jaxlstm.functional
 import jaxlstm.stack
 from jaxlstm.kernels.platforms import recurrence_of
 from tests.aot.hlo import Hlo
@@ -55,7 +56,7 @@ def by_kernels() -> Iterator[None]:
     """While a program is traced: the kernels for TPUs, whatever backend it names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxlstm.stack, "recurrence", lambda *_, **__: KERNELS)
-        patch.setattr(jaxlstm.stack, "require_backend", lambda _: None)
+        patch.setattr(jaxlstm.functional, "require_backend", lambda _: None)
         yield
 
 

@@ -20,7 +20,7 @@ from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.precision import Precision
-from jaxlstm.stack import lstm
+from jaxlstm.functional import lstm
 
 Readout = Callable[[jax.Array, Any], Any]
 """(outputs of a block, targets of it) -> a tree of arrays, which is summed over the blocks."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, init_params, lstm
-from jaxlstm.long import lstm_in_blocks, truncated_step
+from jaxlstm.training import lstm_in_blocks, truncated_step
 
 CONFIGS = [LSTMConfig(3, 5, num_layers=2, batch_first=True), LSTMConfig(3, 5, proj_size=2)]
 
