@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlstm.bench.sizes import Problem
-from jaxlstm.check import oracle
+from jaxlstm.check.reference import oracle
 
 Truth = dict[str, np.ndarray]
 

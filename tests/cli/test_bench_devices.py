@@ -20,7 +20,7 @@ from jaxlstm.bench.peers import torch as torch_peer
 from jaxlstm.bench.setting import Setting, applied
 from jaxlstm.bench.side import Unsupported
 from jaxlstm.bench.sizes import TINY_SIZES, Problem, Size, make_problem
-from jaxlstm.check import torch_precision
+from jaxlstm.check.reference import torch_precision
 from jaxlstm.config import LSTMConfig
 
 RAGGED = TINY_SIZES["train"][0]

@@ -16,8 +16,8 @@ import torch
 import jaxlstm
 from jaxlstm import cli, stack
 from jaxlstm.check import Item, Report
-from jaxlstm.check.place import Difference, Divergence
-from jaxlstm.check.report import Picture
+from jaxlstm.check.report.data import Heatmap
+from jaxlstm.check.report.difference import Divergence, StepDifference
 from jaxlstm.cli import check
 
 
@@ -100,7 +100,7 @@ def test_a_failing_matrix_says_where(
 def test_the_xml_and_the_page_tell_of_every_run_and_of_what_was_not_run(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    difference = Difference(Divergence(0, "forward", 0, 0, "c", 0, 1.0, 0.5), {})
+    difference = StepDifference(Divergence(0, "forward", 0, 0, "c", 0, 1.0, 0.5), {})
 
     def verdicts(device: Any, *others: Any) -> Any:
         for dtype, ok in (("float32", True), ("float64", False)):
@@ -112,7 +112,7 @@ def test_the_xml_and_the_page_tell_of_every_run_and_of_what_was_not_run(
                     () if ok else ("the gates",),
                     ("a note",),
                     environment={"jax": "1", "device": f"{device}"},
-                    pictures=(Picture("ragged", "time", "unit", [[1.0]]),),
+                    heatmaps=(Heatmap("ragged", "time", "unit", [[1.0]]),),
                     difference=None if ok else difference,
                 ),
             )
