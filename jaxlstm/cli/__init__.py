@@ -1,4 +1,4 @@
-"""The command line: ``jaxlstm inspect | port | check | run | export | bench``.
+"""The command line: ``jaxlstm inspect | port | check | run | export``.
 
 Exit status: 0 it holds, 1 it does not, 2 bad input or usage, told in one line on standard error.
 """
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxlstm._version import __version__
-from jaxlstm.cli import bench, check, export, inspect, port, run
+from jaxlstm.cli import check, export, inspect, port, run
 
-COMMANDS = (inspect, port, check, run, export, bench)
+COMMANDS = (inspect, port, check, run, export)
 
 
 class _Parser(argparse.ArgumentParser):
