@@ -68,7 +68,6 @@ def imported_by(path: Path) -> set[str]:
 
 FOREIGN = ("torch", "onnx", "onnxruntime", "openvino", "equinox", "haiku", "keras", "flax")
 HOMES = {  # within jaxlstm/: who may import what is not its own
-    "bench/peers/": set(FOREIGN),
     "check/torch_precision.py": {"torch"},
     "check/torch_runner.py": {"torch"},
     "linen.py": {"flax"},
