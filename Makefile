@@ -15,9 +15,9 @@ $(VENV)/.%: pyproject.toml $(KERNEL)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
 
-demo: $(VENV)/.flax,torch,cli  ## inspect, port and check the checkpoint that comes with the repository
+demo: $(VENV)/.flax,torch,cli  ## inspect, convert and check the checkpoint that comes with the repository
 	$(BIN)/jaxlstm inspect examples/demo.pt
-	$(BIN)/jaxlstm port examples/demo.pt -o $(VENV)/demo.safetensors --batch-first
+	$(BIN)/jaxlstm convert examples/demo.pt -o $(VENV)/demo.safetensors --batch-first
 	$(BIN)/jaxlstm check $(VENV)/demo.safetensors
 
 test: $(VENV)/.test  ## all tests but the slow ones

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxlstm import LSTMConfig, param_shapes, save
-from jaxlstm_converters.load import load_numpy
+from jaxlstm_converters.lstm._load import load_numpy
 
 CONFIG = LSTMConfig(60, 60)
 WRITER = """

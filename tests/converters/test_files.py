@@ -20,7 +20,7 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, load, save
-from jaxlstm_converters.load import load_numpy
+from jaxlstm_converters.lstm._load import load_numpy
 from tests.converters.kills import always_whole
 
 FORMATS = {"safetensors": "m.safetensors", "msgpack": "m.msgpack", "orbax": "m_orbax"}

@@ -10,7 +10,7 @@ import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, param_shapes
 from jaxlstm_converters.config_json import METADATA_KEY, saved_metadata
-from jaxlstm_converters.find import choose, config_of, group, hints, kind, misfits, survey
+from jaxlstm_converters.lstm._find_lstms import choose, config_of, group, hints, kind, misfits, survey
 
 Shapes = dict[str, tuple[int, ...]]
 PROJECTED = LSTMConfig(4, 5, num_layers=2, bidirectional=True, proj_size=3)

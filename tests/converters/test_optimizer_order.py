@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlstm import load, load_optimizer
-from jaxlstm_converters.parameter_order import places
+from jaxlstm_converters.optimizer.parameter_order import places
 from tests.converters.optimizer_files import moments, reload, stepped
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 from jaxlstm_converters.checkpoint import Checkpoint
-from jaxlstm_converters.parameter_order import Place, Shape, places
-from jaxlstm_converters.torch_optimizer import TorchOptimizer
+from jaxlstm_converters.optimizer.parameter_order import Place, Shape, places
+from jaxlstm_converters.optimizer.torch_state import TorchOptimizer
 
 # The buffers of torch's BatchNorm and InstanceNorm; others are told by being left over.
 _BUFFER = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""A file of any known kind -> parameters and config."""
+"""Load one LSTM from a file of any supported format."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
-from jaxlstm_converters import flax_files
 from jaxlstm_converters.checkpoint import read_checkpoint
-from jaxlstm_converters.from_torch import from_torch, select_lstm
+from jaxlstm_converters.lstm._from_torch import from_torch
+from jaxlstm_converters.lstm.select import select_lstm
+from jaxlstm_converters.write import flax_files
 
 
 def load(
@@ -23,21 +24,21 @@ def load(
     dropout: float | None = None,
     dtype: Any = None,
 ) -> tuple[Params, LSTMConfig]:
-    """The parameters and config of one LSTM in a file.
+    """Return the parameters and config of one LSTM in a file.
 
     Args:
-      path: a PyTorch checkpoint of any container that ``jaxlstm.read_checkpoint`` opens, or what
-        ``jaxlstm.save`` wrote: safetensors, Flax msgpack or an Orbax directory.
-      prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``; a file of ``jaxlstm.save`` says
-        them itself.
+      path: a checkpoint in any format of ``jaxlstm.read_checkpoint``, or a file or Orbax directory written by
+        ``jaxlstm.save``.
+      prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save``, other than torch
+        files, record ``batch_first`` and ``dropout``.
 
     Returns:
-      ``(params, config)``: JAX arrays under torch's names, and an :class:`jaxlstm.LSTMConfig`.
+      ``(params, config)``: JAX arrays under torch's names and an :class:`jaxlstm.LSTMConfig`.
 
     Raises:
-      CheckpointError: a file that cannot be trusted or is none of the known kinds.
-      ValueError: no LSTM, several without a ``prefix``, or one that is not whole.
-      OSError: no such file.
+      CheckpointError: the file is damaged, unsafe or in an unknown format.
+      ValueError: the file has no LSTM, ``prefix`` does not select exactly one, or the LSTM is invalid.
+      OSError: the file cannot be read.
     """
     flax_file = read_flax_file(path, prefix)
     if flax_file is None:
@@ -60,14 +61,14 @@ def load(
 def load_numpy(
     path: str | os.PathLike[str], prefix: str | None = None
 ) -> tuple[dict[str, np.ndarray], LSTMConfig]:
-    """As :func:`load`, to NumPy arrays of the file's own bits; neither jax nor its 64-bit mode is needed."""
+    """Load as :func:`load` does, but return NumPy arrays of the stored dtype and do not import jax."""
     return read_flax_file(path, prefix) or select_lstm(read_checkpoint(path), prefix=prefix)
 
 
 def read_flax_file(
     path: str | os.PathLike[str], prefix: str | None = None
 ) -> tuple[dict[str, np.ndarray], LSTMConfig] | None:
-    """What an Orbax directory or msgpack file holds; None if the path is neither."""
+    """Read a msgpack file or Orbax directory; return None if the path is neither."""
     path = Path(path)
     if flax_files.is_orbax(path):
         params, config = flax_files.read_orbax(path)
@@ -77,6 +78,6 @@ def read_flax_file(
         return None
     if prefix:
         raise ValueError(
-            f"prefix must be None for {path}, which holds one LSTM alone; got {prefix!r}"
+            f"prefix must be None for {path}, which holds a single LSTM, got {prefix!r}"
         )
     return params, config

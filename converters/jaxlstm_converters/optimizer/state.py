@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm_converters.optax_rules import Rule
+from jaxlstm_converters.optimizer.rules import Rule
 
 if TYPE_CHECKING:
     import optax

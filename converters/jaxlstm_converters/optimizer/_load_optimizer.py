@@ -10,12 +10,13 @@ from typing import Any
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
-from jaxlstm_converters.find import choose, survey
-from jaxlstm_converters.optax_rules import Rule, relevant, rule
-from jaxlstm_converters.optax_state import OptimizerState, Part, fill
-from jaxlstm_converters.optimizer_layout import locate, model_shapes
-from jaxlstm_converters.parameter_order import Place, Shape
-from jaxlstm_converters.torch_optimizer import TorchOptimizer, find_optimizers
+from jaxlstm_converters.lstm._find_lstms import survey
+from jaxlstm_converters.lstm.select import choose_prefix
+from jaxlstm_converters.optimizer.rules import Rule, relevant, rule
+from jaxlstm_converters.optimizer.state import OptimizerState, Part, fill
+from jaxlstm_converters.optimizer.layout import locate, model_shapes
+from jaxlstm_converters.optimizer.parameter_order import Place, Shape
+from jaxlstm_converters.optimizer.torch_state import TorchOptimizer, find_optimizers
 
 
 def load_optimizer(
@@ -86,7 +87,7 @@ def _lstm(checkpoint: Checkpoint, config: LSTMConfig, prefix: str | None) -> str
     wanted = param_shapes(config)
     found = {p: param_shapes(c) == wanted for p, c in survey(checkpoint).lstms.items()}
     fitting = [p for p, fits in found.items() if fits]
-    chosen = choose(found if prefix or not fitting else fitting, prefix)
+    chosen = choose_prefix(found if prefix or not fitting else fitting, prefix)
     if not found[chosen]:
         raise ValueError(f"the LSTM at {chosen!r} has other shapes than {config}")
     return chosen

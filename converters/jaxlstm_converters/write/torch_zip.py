@@ -1,9 +1,14 @@
-"""The bytes of a ``torch.save`` file of a state dict, made without torch.
+"""Write the bytes of a ``torch.save`` file of a state dict, without torch.
 
-A zip archive of stored entries, as torch 1.6 and later write it: ``data.pkl``, the state dict as a pickle in
-which each tensor is a call of ``torch._utils._rebuild_tensor_v2`` on a storage named by number;
-``byteorder``; ``data/0`` and so on, the bytes of the storages, each at a multiple of 64 bytes so that torch
-can map them; and ``version``. ``torch.load(weights_only=True)`` opens it.
+The file is a zip archive of stored entries, as torch 1.6 and later write it:
+
+- ``data.pkl``: the state dict as a pickle, in which each tensor is a call of ``torch._utils._rebuild_tensor_v2`` on a
+  numbered storage;
+- ``byteorder`` and ``version``;
+- ``data/0`` and so on: the bytes of the storages, aligned to 64 bytes so that torch can map them into memory;
+- ``jaxlstm``: the prefix and config, which torch ignores. It marks the file as written by jaxlstm.
+
+``torch.load(weights_only=True)`` opens it.
 Source: torch/serialization.py and caffe2/serialize/inline_container.cc.
 """
 
@@ -13,11 +18,13 @@ import io
 import struct
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 _ROOT = "archive"
+_MARKER = f"{_ROOT}/jaxlstm"
 _ALIGNMENT = 64
 _LOCAL_HEADER = 30  # bytes before the name of an entry
 _STORAGES = {
@@ -28,11 +35,16 @@ _STORAGES = {
 }
 
 
-def torch_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """One file's bytes: an OrderedDict of the tensors, each with a storage of its own on the CPU."""
+def torch_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
+    """Return the bytes of a file: an OrderedDict of CPU tensors, each with its own storage.
+
+    Args:
+      tensors: name -> array.
+      metadata: the text of the ``jaxlstm`` entry.
+    """
     for name, tensor in tensors.items():
         if tensor.dtype not in _STORAGES:
-            raise TypeError(f"{name} must be a float array, got {tensor.dtype}")
+            raise TypeError(f"{name} must be a floating-point array, got {tensor.dtype}")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "data.pkl", _state_dict_pickle(tensors))
@@ -40,11 +52,21 @@ def torch_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
         for number, tensor in enumerate(tensors.values()):
             _add(archive, f"data/{number}", tensor.astype(tensor.dtype.newbyteorder("<")).tobytes())
         _add(archive, "version", b"3\n")
+        _add(archive, "jaxlstm", metadata.encode())
     return buffer.getvalue()
 
 
+def has_marker(path: Path) -> bool:
+    """Return True for a file of :func:`torch_bytes`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _MARKER in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """One stored entry whose data starts at a multiple of 64, by an extra field of the length it takes."""
+    """Add a stored entry; an extra field of the right length aligns its data to 64 bytes."""
     entry = zipfile.ZipInfo(f"{_ROOT}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
     assert archive.fp is not None
     start = archive.fp.tell() + _LOCAL_HEADER + len(entry.filename) + 4
@@ -54,19 +76,19 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def _state_dict_pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """``OrderedDict`` of tensors, in protocol 2; the opcodes are those of Python's pickletools."""
+    """Return an ``OrderedDict`` of tensors in pickle protocol 2; pickletools names the opcodes."""
     out = bytearray(b"\x80\x02")  # PROTO 2
-    out += _global("collections", "OrderedDict") + b")R("  # (), called; MARK
+    out += _global("collections", "OrderedDict") + b")R("  # EMPTY_TUPLE, REDUCE, MARK
     for number, (name, tensor) in enumerate(tensors.items()):
         out += _string(name) + _tensor(number, tensor)
     return bytes(out + b"u.")  # SETITEMS, STOP
 
 
 def _tensor(number: int, tensor: np.ndarray) -> bytes:
-    """``_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())``."""
+    """Return ``_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())``."""
     strides = [stride // tensor.itemsize for stride in np.empty(tensor.shape, tensor.dtype).strides]
     storage = (
-        b"("  # ("storage", type, key, location, numel), named by BINPERSID
+        b"("  # the persistent id ("storage", type, key, location, numel), read by BINPERSID
         + _string("storage")
         + _global("torch", _STORAGES[tensor.dtype])
         + _string(str(number))
@@ -81,7 +103,7 @@ def _tensor(number: int, tensor: np.ndarray) -> bytes:
         + _int(0)
         + _tuple(tensor.shape)
         + _tuple(strides)
-        + b"\x89"  # NEWFALSE: requires no gradient
+        + b"\x89"  # NEWFALSE: requires_grad
         + _global("collections", "OrderedDict")
         + b")RtR"
     )

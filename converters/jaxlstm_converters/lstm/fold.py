@@ -1,13 +1,13 @@
-"""Weights that a checkpoint stores in another form: folded into the weights that the LSTM runs with.
+"""Fold reparametrized weights of a state dict into the weights that the LSTM runs with.
 
-- **Weight normalisation** (Salimans and Kingma, 2016, https://arxiv.org/abs/1602.07868): a direction v and
-  a length g, stored as ``weight_hh_l0_v`` and ``weight_hh_l0_g`` (``torch.nn.utils.weight_norm``) or as
-  ``parametrizations.weight_hh_l0.original1`` and ``original0`` (``torch.nn.utils.parametrizations``). The
-  weight is ``v * (g / norm(v))``, the norm over all axes that g does not have.
-- **Weight drop** (Merity et al., 2017, https://arxiv.org/abs/1708.02182): ``weight_hh_l0_raw`` is the weight
-  before dropout, in the wrapper or in the module inside it; in inference it is the weight.
+- **Weight normalization** (Salimans and Kingma, 2016, https://arxiv.org/abs/1602.07868) stores a direction v and a
+  length g, as ``weight_hh_l0_v`` and ``weight_hh_l0_g`` (``torch.nn.utils.weight_norm``) or as
+  ``parametrizations.weight_hh_l0.original1`` and ``original0`` (``torch.nn.utils.parametrizations``). The weight is
+  ``v * (g / norm(v))``; the norm runs over the axes on which g has size 1.
+- **Weight drop** (Merity et al., 2017, https://arxiv.org/abs/1708.02182) stores the weight before dropout as
+  ``weight_hh_l0_raw``, in the wrapper or in the wrapped module. It is the weight in inference.
 
-Each is said in the notes, since a folded weight does not go back into the module that it came from.
+A folded weight cannot be loaded back into the module that it came from, so the notes list each one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxlstm_converters.lstm.arrays import as_numpy
 
 _WEIGHT = (
     r"(?P<prefix>(?:.*\.)?)(?P<base>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l\d+(?:_reverse)?)?)"
@@ -30,49 +32,53 @@ _PARAMETRIZATION = re.compile(
 
 
 class Folded(NamedTuple):
-    """A state dict with plain names, what was done to get there, and what could not be done."""
+    """A state dict after folding.
+
+    Attributes:
+      tensors: every tensor, with each folded weight under its plain name.
+      notes: one line per folded weight.
+      problems: prefix of an LSTM -> the reason why one of its weights cannot be folded.
+    """
 
     tensors: dict[str, Any]
     notes: list[str]
-    problems: dict[str, str]  # prefix -> why
+    problems: dict[str, str]
 
 
 @dataclass(frozen=True)
 class WeightNorm:
-    """``v * (g / norm(v))``, computed when it is read."""
+    """The weight ``v * (g / norm(v))``, computed when it is read."""
 
     g: Any
     v: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of v."""
+        """Shape of the weight."""
         return tuple(self.v.shape)
 
     @property
     def dtype(self) -> Any:
-        """That of v."""
+        """Dtype of the weight."""
         return self.v.dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weight."""
+        """Size of the weight in bytes."""
         return self.v.nbytes
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        from jaxlstm_converters.from_torch import as_numpy
-
         g, v = as_numpy(self.g), as_numpy(self.v)
         axes = tuple(axis for axis, size in enumerate(g.shape) if size != v.shape[axis])
-        wide = np.square(v.astype(np.float64)).sum(axis=axes, keepdims=True)
-        weight = v * (g / np.sqrt(wide).astype(v.dtype))
+        squares = np.square(v.astype(np.float64)).sum(axis=axes, keepdims=True)
+        weight = v * (g / np.sqrt(squares).astype(v.dtype))
         return weight if dtype is None else weight.astype(dtype)
 
 
 def fold(state_dict: Mapping[str, Any]) -> Folded:
-    """The state dict with each weight under its plain name.
+    """Return the state dict with each reparametrized weight under its plain name.
 
-    A parametrization that is not weight normalisation is a problem of its LSTM, and not guessed at.
+    A parametrization other than weight normalization is reported as a problem of its LSTM.
     """
     folded = Folded(dict(state_dict), [], {})
     for name in state_dict:
@@ -89,10 +95,12 @@ def _fold_weight_norm(folded: Folded, match: re.Match[str], g: str, v: str) -> N
     tensors = folded.tensors
     weight = match["prefix"] + match["base"]
     if v not in tensors or len(tensors[g].shape) != len(tensors[v].shape):
-        folded.problems[match["prefix"]] = f"{g} has no direction {v} of as many axes beside it"
+        folded.problems[match["prefix"]] = (
+            f"{weight} cannot be folded: {g} needs a direction {v} with the same number of axes"
+        )
         return
     tensors[weight] = WeightNorm(tensors.pop(g), tensors.pop(v))
-    folded.notes.append(f"{weight} is folded from {g} and {v} (weight normalisation)")
+    folded.notes.append(f"{weight} = {v} * ({g} / norm({v})) (weight normalization)")
 
 
 def _fold_parametrization(folded: Folded, match: re.Match[str], name: str) -> None:
@@ -102,13 +110,14 @@ def _fold_parametrization(folded: Folded, match: re.Match[str], name: str) -> No
         _fold_weight_norm(folded, match, f"{stem}original0", f"{stem}original1")
     elif parts and match["part"] != "original1":
         folded.problems[match["prefix"]] = (
-            f"{match['prefix']}{match['base']} has a parametrization that is not weight normalisation "
-            f"({', '.join(sorted(parts))}); remove it in torch with "
-            "torch.nn.utils.parametrize.remove_parametrizations, and save again"
+            f"{match['prefix']}{match['base']} has a parametrization other than weight normalization "
+            f"({', '.join(sorted(parts))}); call torch.nn.utils.parametrize.remove_parametrizations "
+            "on it in torch and save the model again"
         )
 
 
 def _fold_raw(folded: Folded, match: re.Match[str], name: str) -> None:
+    """Move ``weight_hh_l0_raw`` to the module that holds the other weights of the LSTM."""
     prefix, base = match["prefix"], match["base"]
     siblings = (
         n.startswith(prefix) and re.fullmatch(r"(weight|bias)_[ih]h.*", n[len(prefix) :])
@@ -117,4 +126,4 @@ def _fold_raw(folded: Folded, match: re.Match[str], name: str) -> None:
     )
     weight = (prefix if any(siblings) else f"{prefix}module.") + base
     folded.tensors[weight] = folded.tensors.pop(name)
-    folded.notes.append(f"{weight} is {name} (weight drop, off in inference)")
+    folded.notes.append(f"{weight} = {name} (weight drop, off in inference)")
