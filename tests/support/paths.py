@@ -132,7 +132,6 @@ ON_ANY_BACKEND: dict[str, Callable[..., Trace]] = {
     "linen": linen_layer,
     "linen, gradient": lambda **o: gradient(linen_layer(**o)),
     "runner": lambda **o: runner_program("forward", RICH, LENGTHS, **o),
-    "runner, int8": lambda **o: runner_program("forward", RICH, LENGTHS, weights="int8", **o),
     "stream": lambda **o: runner_program("step", ONE_WAY, **o),
     "long": in_blocks,
     "long, gradient": lambda **o: gradient(in_blocks(**o)),
