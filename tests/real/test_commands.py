@@ -13,7 +13,7 @@ from jaxlstm import cli
 from jaxlstm_converters.config_json import config_to_dict
 from jaxlstm_converters.lstm._load import load_numpy
 from tests.cli.test_commands import jaxlstm_command
-from tests.real.files import BY_LABEL, EACH_LSTM, FILES, Real
+from tests.support.real_files import BY_LABEL, EACH_LSTM, FILES, Real
 
 pytestmark = pytest.mark.network
 

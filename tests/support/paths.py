@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 import jaxlstm
-from jaxlstm import LSTMConfig, functional, stack, training
+from jaxlstm import LSTMConfig, functional, training
 from jaxlstm.inference import native, program, runner
 
 T, B, IN, H = 4, 2, 3, 5
@@ -114,7 +114,10 @@ def truncated(**options: Any) -> Trace:
 
 def packed(**options: Any) -> Trace:
     pack = jaxlstm.pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
-    return lambda params, p: functional.lstm(params, p, config=RICH, **options), (params_of(RICH), pack)
+    return lambda params, p: functional.lstm(params, p, config=RICH, **options), (
+        params_of(RICH),
+        pack,
+    )
 
 
 ON_ANY_BACKEND: dict[str, Callable[..., Trace]] = {

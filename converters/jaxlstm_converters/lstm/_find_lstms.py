@@ -60,7 +60,9 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
         elif kind == "LSTM":
             try:
                 config = infer_config(shapes, **hints.get(prefix, {}))
-            except ValueError as error:  # for example a projection that is larger than the hidden size
+            except (
+                ValueError
+            ) as error:  # for example a projection that is larger than the hidden size
                 found.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {error}"
                 continue
             if mismatches := shape_mismatches(shapes, config, prefix=prefix):

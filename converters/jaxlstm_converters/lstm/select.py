@@ -91,9 +91,7 @@ def _no_lstm_message(state_dict: Mapping[str, Any], others: Mapping[str, str]) -
             "convert the float model that was quantized"
         )
     if others:
-        layers = ", ".join(
-            f"{prefix or 'the root'} is a {kind}" for prefix, kind in others.items()
-        )
+        layers = ", ".join(f"{prefix or 'the root'} is a {kind}" for prefix, kind in others.items())
         return f"the state dict has no LSTM: {layers}; only LSTM and LSTMCell can be converted"
     if not state_dict:
         return "the state dict has no LSTM: it is empty"

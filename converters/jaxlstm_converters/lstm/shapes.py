@@ -68,14 +68,14 @@ def layer_kind(shapes: Shapes) -> str:
                 return kind
     matrices = ("weight_ih", "weight_hh")
     rows = {shape[0] for name, shape in shapes.items() if name.startswith(matrices) and shape}
-    if len(rows) == 1 and min(rows) % 4 == 0:  # a projected LSTM with a missing or misshapen projection
+    if (
+        len(rows) == 1 and min(rows) % 4 == 0
+    ):  # a projected LSTM with a missing or misshapen projection
         return "LSTM"
     return ""
 
 
-def infer_config(
-    shapes: Shapes, *, batch_first: bool = False, dropout: float = 0.0
-) -> LSTMConfig:
+def infer_config(shapes: Shapes, *, batch_first: bool = False, dropout: float = 0.0) -> LSTMConfig:
     """Return the config that the tensors of one LSTM imply, without checking that every tensor fits it."""
     is_cell = any(_NAME.fullmatch(name)["suffix"] == "" for name in shapes)  # type: ignore[index]
     end = "" if is_cell else "_l0"

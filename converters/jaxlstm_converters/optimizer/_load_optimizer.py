@@ -12,10 +12,10 @@ from jaxlstm.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import survey
 from jaxlstm_converters.lstm.select import choose_prefix
-from jaxlstm_converters.optimizer.rules import Rule, relevant, rule
-from jaxlstm_converters.optimizer.state import OptimizerState, Part, fill
 from jaxlstm_converters.optimizer.layout import locate, model_shapes
 from jaxlstm_converters.optimizer.parameter_order import Place, Shape
+from jaxlstm_converters.optimizer.rules import Rule, relevant, rule
+from jaxlstm_converters.optimizer.state import OptimizerState, Part, fill
 from jaxlstm_converters.optimizer.torch_state import TorchOptimizer, find_optimizers
 
 

@@ -136,9 +136,7 @@ def _validated(path: Path, tree: Any, config: Any) -> tuple[Arrays, LSTMConfig]:
         )
     for name, array in params.items():
         if not isinstance(array, np.ndarray) or array.dtype not in DTYPE_CODES:
-            raise CheckpointError(
-                "flax-file", f"{name} must be a floating-point array", path=path
-            )
+            raise CheckpointError("flax-file", f"{name} must be a floating-point array", path=path)
     try:
         lstm_config = config_from_dict(config)
         check_params(params, lstm_config)

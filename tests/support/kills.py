@@ -22,18 +22,18 @@ config = LSTMConfig(60, 60)
 print("ready", flush=True)
 for k in itertools.count():
     params = {n: np.full(s, k, np.float32) for n, s in param_shapes(config).items()}
-    save(sys.argv[1], params, config, shard_bytes=int(sys.argv[2]) or None)
+    save(sys.argv[1], params, config)
 """
 
 
-def always_whole(path: Path, kills: int, *, seconds: float, shard_bytes: int | None = None) -> None:
+def always_whole(path: Path, kills: int, *, seconds: float) -> None:
     """Assert that ``path`` loads after each kill, which comes within ``seconds`` of the child's start."""
     first = {name: np.zeros(shape, np.float32) for name, shape in param_shapes(CONFIG).items()}
-    save(path, first, CONFIG, shard_bytes=shard_bytes)
+    save(path, first, CONFIG)
     rng = np.random.default_rng(0)
     for _ in range(kills):
         child = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), str(shard_bytes or 0)],
+            [sys.executable, "-c", WRITER, str(path)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
         )
