@@ -14,7 +14,7 @@ from jaxlstm.inference import Runner, compile, native
 from jaxlstm.inference.program import time_major
 from jaxlstm.inference.quantize import prepare, restore
 from tests.inference.helpers import normal, weights
-from tests.kernels.problems import needs_native
+from tests.support.problems import needs_native
 
 pytestmark = needs_native
 
