@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from jaxlstm._shared.table import table
 from jaxlstm.bench.measure import OWN
+from jaxlstm._shared.table import table
 
 Row = dict[str, Any]
 

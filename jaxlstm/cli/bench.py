@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxlstm._shared.progress import progress_bar
 from jaxlstm.bench.peers import PEERS, missing
 from jaxlstm.cli.devices import require_device
+from jaxlstm._shared.progress import progress_bar
 
 AGAINST = tuple(PEERS)
 MODES = ("infer", "train")

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxlstm._shared.progress import Progress, progress_bar
 from jaxlstm.cli.devices import require_device
 from jaxlstm.cli.load_port import load_port
 from jaxlstm.cli.merged import command, merged
 from jaxlstm.cli.selection import add_selection, load_selected
+from jaxlstm._shared.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     from jaxlstm.check import Report

@@ -26,9 +26,9 @@ import numpy as np
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.functional import lstm
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm.precision import Precision, require_dtype
+from jaxlstm.functional import lstm
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS = ("auto", "inside", "beside")

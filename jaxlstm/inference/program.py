@@ -24,9 +24,9 @@ import numpy as np
 from jax import lax
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.functional import lstm
 from jaxlstm.params import Params, direction_params
 from jaxlstm.precision import Precision
+from jaxlstm.functional import lstm
 
 CHUNK = 16
 """Time steps of one chunk, hence what a sequence's end is rounded up to."""

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, read_checkpoint, save
-from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run import job, results
-from tests.support.inference import reference
+from jaxlstm._shared.safetensors import safetensors_bytes
 from tests.support.run_command import (
     CONFIG,
     assert_right,
@@ -25,6 +24,7 @@ from tests.support.run_command import (
     sequences,
     write_checkpoint,
 )
+from tests.support.inference import reference
 
 BOTH = LSTMConfig(5, 6, bidirectional=True)
 

@@ -12,8 +12,8 @@ import pytest
 from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
 from jaxlstm.inference import Runner, compile, native
 from jaxlstm.inference.program import time_major
-from tests.kernels.problems import needs_native
 from tests.support.inference import normal, weights
+from tests.support.problems import needs_native
 
 pytestmark = needs_native
 

@@ -1,4 +1,4 @@
-"""THE table of paths: every way to run an LSTM here, as a function to trace and what to trace it with."""
+"""Every public way to run an LSTM, as a function to trace and its arguments."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def layer(config: LSTMConfig, lengths: Any = None, **options: Any) -> Trace:
 
 
 def gradient(trace: Trace) -> Trace:
-    """Of the sum of all results, by all arguments."""
+    """Return the gradient of the sum of all results with respect to all arguments."""
     run, arguments = trace
     total = lambda *args: sum(leaf.sum() for leaf in jax.tree.leaves(run(*args)))  # noqa: E731
     return jax.grad(total, tuple(range(len(arguments)))), arguments
@@ -82,7 +82,7 @@ def one_step(**options: Any) -> Trace:
 
 
 def runner_program(name: str, config: LSTMConfig, *more: Any, **options: Any) -> Trace:
-    """What a Runner compiles where it has no packed weights, with the options that it was made with."""
+    """Return the function that a Runner compiles where the native kernel is unavailable."""
     with mock.patch.object(native, "runs_here", return_value=False):
         made = runner.compile(params_of(config), config, max_length=16, max_batch=2, **options)
     x = np.ones((program.CHUNK, B, IN), np.float32)
