@@ -21,7 +21,7 @@ $(VENV)/.%: pyproject.toml $(KERNEL)
 
 demo: $(VENV)/.flax,torch,cli  ## inspect, convert and check examples/demo.pt
 	$(BIN)/jaxlstm inspect examples/demo.pt
-	$(BIN)/jaxlstm convert examples/demo.pt -o $(VENV)/demo.safetensors --batch-first --overwrite
+	$(BIN)/jaxlstm convert examples/demo.pt -o $(VENV)/demo.safetensors --batch-first
 	$(BIN)/jaxlstm check $(VENV)/demo.safetensors
 
 test: $(VENV)/.test  ## all tests except the slow ones
@@ -50,16 +50,16 @@ test-aot: pyproject.toml  ## compile for TPUs and GPUs without a device
 
 PROBLEMS ?= 500
 sanitize:  ## the native kernel under the sanitizers of g++ or CXX, on PROBLEMS random problems
-	$(PYTHON) tests/kernels/sanitize.py $(PROBLEMS)
+	$(PYTHON) -m tools.kernel_harness.sanitize $(PROBLEMS)
 
 test-aarch64:  ## the native kernel for aarch64, with a cross compiler and QEMU
-	$(PYTHON) tests/kernels/aarch64.py $(PROBLEMS)
+	$(PYTHON) -m tools.kernel_harness.aarch64 $(PROBLEMS)
 
 CONFIGS ?= 10000
 FIRST_CONFIG ?= 0
 CONFIGS_SEED ?= 0
 random-configs: $(VENV)/.test  ## the native kernel against the plain scan on random configs (an hour of one core)
-	$(BIN)/python -m tests.kernels.random_configs --configs $(CONFIGS) --first $(FIRST_CONFIG) --seed $(CONFIGS_SEED)
+	$(BIN)/python -m tools.random_configs --configs $(CONFIGS) --first $(FIRST_CONFIG) --seed $(CONFIGS_SEED)
 
 FUZZ_MINUTES ?= 10
 FUZZ_SEED ?= $(shell date +%s)

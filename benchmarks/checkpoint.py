@@ -101,7 +101,7 @@ class Cost(NamedTuple):
 def rows(folder: Path) -> list[Row]:
     """Return every row in the order of the table."""
     pt, st = str(folder / "big.pt"), str(folder / "big.safetensors")
-    convert = ["-m", "jaxlstm", "convert", "--overwrite", "-o", str(folder / "lstm.safetensors")]
+    convert = ["-m", "jaxlstm", "convert", "-o", str(folder / "lstm.safetensors")]
     mapped = "torch.load(mmap=True), .pt"
     names = "names by torch.load(mmap=True), .pt"
     return [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlstm_converters.checkpoint import CODES, read_checkpoint
-from jaxlstm_converters.find import find_lstms, survey
+from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
 from tests.checkpoint.case import Case
 from tests.checkpoint.fuzz import fuzz, keep
 from tests.checkpoint.fuzz_found import cases
