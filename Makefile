@@ -33,7 +33,7 @@ test-gpu test-tpu: test-%: $(VENV)/.test-%  ## the cases, the verdict, wrong por
 FUZZ_MINUTES ?= 10
 FUZZ_SEED ?= $(shell date +%s)
 fuzz: $(VENV)/.test  ## mutated checkpoints for FUZZ_MINUTES; what is found stays in fuzz-findings/
-	$(BIN)/python -m tests.checkpoint.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
+	$(BIN)/python -m tools.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
 
 test-oldest: pyproject.toml  ## against the oldest releases that pyproject.toml allows
 	$(PYTHON) tools/versions.py oldest $(VENV)-oldest $(PYTHON)
