@@ -4,7 +4,7 @@
 torch.save and as safetensors, into a folder that is removed at the end: 118 matrices of 2048 x 2048 float32,
 and between them ``lstm.``, two layers, 512 to 576. Each side is a process of its own, from the start of the
 interpreter to its exit, so that imports count; the sides take turns, and the files lie in the page cache.
-``jaxlstm port`` also writes the LSTM, flushes it to the disk, reads it back and compares: what it is held
+``jaxlstm convert`` also writes the LSTM, flushes it to the disk, reads it back and compares: what it is held
 against only brings it into memory.
 
 Peak memory is the largest resident set of the process, pages of mapped files included (Linux counts them),
@@ -103,7 +103,7 @@ class Cost(NamedTuple):
 def sides(folder: Path) -> list[Side]:
     """Every process, in the order of the table."""
     pt, st = str(folder / "big.pt"), str(folder / "big.safetensors")
-    port = ["-m", "jaxlstm", "port", "-o", str(folder / "ported.safetensors")]
+    port = ["-m", "jaxlstm", "convert", "-o", str(folder / "ported.safetensors")]
     mapped = "torch.load(mmap=True), .pt"
     listed = "names by torch.load(mmap=True), .pt"
     return [
@@ -114,8 +114,8 @@ def sides(folder: Path) -> list[Side]:
         Side("jaxlstm inspect, .safetensors", ["-m", "jaxlstm", "inspect", st], listed),
         Side(listed, ["-c", NAMES_BY_TORCH, pt]),
         Side("names by safe_open, .safetensors", ["-c", NAMES_BY_SAFETENSORS, st], listed),
-        Side("jaxlstm port, .pt", [*port, pt], mapped),
-        Side("jaxlstm port, .safetensors", [*port, st], mapped),
+        Side("jaxlstm convert, .pt", [*port, pt], mapped),
+        Side("jaxlstm convert, .safetensors", [*port, st], mapped),
         Side("jaxlstm.read_checkpoint, .pt", ["-c", READ_CHECKPOINT, pt], mapped),
         Side("jaxlstm.read_checkpoint, .safetensors", ["-c", READ_CHECKPOINT, st], mapped),
         Side("jaxlstm.load to JAX arrays, .pt", ["-c", LOAD, pt], mapped),
@@ -154,7 +154,7 @@ def measure(chosen: list[Side], rounds: int) -> dict[str, Cost]:
 
 def goals(costs: dict[str, Cost], lstm_bytes: int) -> dict[str, dict[str, float]]:
     """What the table is held to: measured, and at most."""
-    idle, port = costs["an idle interpreter"], costs["jaxlstm port, .pt"]
+    idle, port = costs["an idle interpreter"], costs["jaxlstm convert, .pt"]
     inspect = costs["jaxlstm inspect, .pt"]
     return {
         "time of port, of torch.load(mmap=True)": {

@@ -3,17 +3,20 @@
 ``backend="auto"`` of :func:`jaxlstm.lstm` takes the native kernel where it was built and knows the dtype; in
 a program compiled for another platform than the CPU it is the plain scan. ``backend="native"`` insists,
 and is an error there; ``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU or a TPU, and an error
-on a CPU. ``"cudnn"`` runs whole layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
+on a CPU. ``"cudnn"`` runs all layers in one call. :func:`select_stack` returns the function of a backend.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.config import LSTMConfig
 from jaxlstm.scan import PLAIN, Recurrence
+from jaxlstm.stack import RunStack, run_directions
 from jaxlstm.validate import require_backend
 
 NATIVE_DTYPES = ("float32", "float64")
@@ -23,6 +26,26 @@ PLATFORMS = {"native": ("cpu",), "pallas": ("gpu", "tpu"), "cudnn": ("gpu",)}
 # The native kernel packs the weights in each call. Up to this many that costs nothing to speak of; beyond, it
 # pays from this many steps times sequences on (measured on two cores with AVX-512).
 SMALL_WEIGHTS, WORTH_PACKING = 2**18, 64
+
+
+def select_stack(backend: str, config: LSTMConfig, x: jax.Array) -> RunStack:
+    """Return the function that runs every layer and direction on a backend.
+
+    Args:
+      backend: the backend, as for :func:`jaxlstm.lstm`.
+      config: the LSTM.
+      x: its inputs (T, B, input_size), for their shape and dtype.
+
+    Raises:
+      RuntimeError: the backend is not available, or does not support the config or the dtype.
+    """
+    if backend == "cudnn":
+        from jaxlstm.kernels.gpu import cudnn
+
+        return cudnn.run_stack
+    weights = 4 * config.hidden_size * (config.input_size + config.h_size)
+    chosen = recurrence(backend, x.dtype, weights=weights, rows=x.shape[0] * x.shape[1])
+    return partial(run_directions, chosen)
 
 
 def recurrence(

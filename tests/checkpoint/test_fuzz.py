@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlstm_converters.checkpoint import CODES, read_checkpoint
-from jaxlstm_converters.find import find_lstms, survey
+from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
 from tests.support.checkpoints.case import Case
 from tests.support.hostile.found import cases
 from tests.support.hostile.reader_process import Child, in_time

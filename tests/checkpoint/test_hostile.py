@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxlstm_converters.checkpoint import CODES, CheckpointError, read_checkpoint
-from jaxlstm_converters.find import find_lstms
+from jaxlstm_converters.lstm._find_lstms import find_lstms
 from tests.support.checkpoints.assemble import BOXES, WEIGHT, Box, mapping
 from tests.support.checkpoints.case import Case
 from tests.support.hostile import cases

@@ -15,7 +15,7 @@ from tests.support.checkpoints.compare import assert_same_bits, assert_same_chec
 from tests.support.checkpoints.tar_files import write_tar
 from tests.support.checkpoints.tensors import DTYPES, random_tensor
 from tests.support.checkpoints.trees import TREES
-from tests.wheels import fetch_pinned
+from tests.support.wheels import fetch_pinned
 
 
 def check(path: Path, saved: Any, **options: Any) -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint
 from tests.support.checkpoints.onnx_files import save, write
-from tests.wheels import fetch_pinned
+from tests.support.wheels import fetch_pinned
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

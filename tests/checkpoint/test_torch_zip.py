@@ -15,7 +15,7 @@ import torch
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
 from tests.support.checkpoints.tensors import DTYPES, random_tensor
-from tests.wheels import fetch_pinned
+from tests.support.wheels import fetch_pinned
 
 
 def check(tmp_path: Path, saved: Any, **options: Any) -> None:

@@ -13,7 +13,7 @@ from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
 from jaxlstm.inference import Runner, compile, native
 from jaxlstm.inference.program import time_major
 from tests.support.inference import normal, weights
-from tests.kernels.problems import needs_native
+from tests.support.problems import needs_native
 
 pytestmark = needs_native
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxlstm import find_lstms, load, load_optimizer, read_checkpoint
 from tests.support.checkpoints.compare import assert_same_bits
-from tests.real.files import BY_LABEL, FILES, Real
+from tests.support.real_files import BY_LABEL, FILES, Real
 
 pytestmark = pytest.mark.network
 

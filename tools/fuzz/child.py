@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm_converters.checkpoint import CODES, Checkpoint, CheckpointError, read_checkpoint
-from jaxlstm_converters.find import find_lstms, survey
+from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
 from tests.support.hostile import reader
 from tools.fuzz.mutate import Mutant, mutant
 from tools.fuzz.seeds import seeds

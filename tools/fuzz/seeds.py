@@ -128,8 +128,8 @@ def _safetensors(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from jaxlstm_converters.from_torch import from_torch
-    from jaxlstm_converters.write import save
+    from jaxlstm_converters.lstm._from_torch import from_torch
+    from jaxlstm_converters.write._save import save
 
     module = torch.nn.LSTM(2, 1)
     state = dict(module.state_dict())
