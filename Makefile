@@ -64,7 +64,7 @@ random-configs: $(VENV)/.test  ## the native kernel against the plain scan on ra
 FUZZ_MINUTES ?= 10
 FUZZ_SEED ?= $(shell date +%s)
 fuzz: $(VENV)/.test  ## read mutated checkpoints for FUZZ_MINUTES; findings go to fuzz-findings/
-	$(BIN)/python -m tests.checkpoint.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
+	$(BIN)/python -m tools.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
 
 coverage: $(VENV)/.dev  ## coverage of lines and branches of the checker and the converters
 	$(BIN)/coverage erase

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .assemble import (
+from tests.support.checkpoints.assemble import (
     WEIGHT,
     Member,
     ScriptBox,
@@ -20,7 +20,7 @@ from .assemble import (
     end_record64,
     mapping,
 )
-from .case import Case
+from tests.support.checkpoints.case import Case
 
 Edit = Callable[[list[Member]], object]
 GOOD = {"w": WEIGHT}

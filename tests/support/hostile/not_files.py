@@ -7,10 +7,10 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .assemble import WEIGHT, LegacyBox, ZipBox, mapping
-from .case import Case
-from .hostile_formats import entry, safetensors
-from .hostile_legacy import tar
+from tests.support.checkpoints.assemble import WEIGHT, LegacyBox, ZipBox, mapping
+from tests.support.checkpoints.case import Case
+from tests.support.hostile.formats import entry, safetensors
+from tests.support.hostile.legacy import tar
 
 GOOD = {"w": WEIGHT}
 

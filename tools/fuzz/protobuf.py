@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from random import Random
 
-from .fuzz_bytes import edit_bytes, edit_sequence, number, text
+from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, number, text
 
 Mutate = Callable[[Random, bytes], bytes]
 Field = tuple[int, int, "int | bytes | Fields"]  # number, wire type, value

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .assemble import (
+from tests.support.checkpoints.assemble import (
     BOXES,
     ORDERED,
     WEIGHT,
@@ -23,7 +23,7 @@ from .assemble import (
     text,
     view,
 )
-from .case import Case
+from tests.support.checkpoints.case import Case
 
 SHAPE = (integer(0), integers(2, 2), integers(2, 1))
 

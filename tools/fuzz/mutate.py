@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from . import fuzz_archives, fuzz_pickle, fuzz_protobuf, fuzz_texts
-from .fuzz_bytes import edit_bytes
-from .fuzz_seeds import seeds
+from tools.fuzz import archives, pickles, protobuf, texts
+from tools.fuzz.plain_bytes import edit_bytes
+from tools.fuzz.seeds import seeds
 
 # What parsers of the standard library say of bytes that were mutated before.
 UNPARSED = (
@@ -68,17 +68,17 @@ def mutate(rng: Random, raw: bytes) -> bytes:
 def mutator_for(raw: bytes) -> Mutator | None:
     """By the first bytes, as the reader does."""
     if raw.startswith(b"PK"):
-        return fuzz_archives.mutate_zip
-    if fuzz_pickle.HEAD.match(raw):
-        return fuzz_pickle.mutate_pickle
+        return archives.mutate_zip
+    if pickles.HEAD.match(raw):
+        return pickles.mutate_pickle
     if raw.startswith(b"\x93NUMPY"):
-        return fuzz_texts.mutate_npy
+        return texts.mutate_npy
     if raw.startswith(b"{"):
-        return fuzz_texts.mutate_json
+        return texts.mutate_json
     if raw[8:9] == b"{" and struct.unpack("<Q", raw[:8])[0] < len(raw):
-        return fuzz_texts.mutate_safetensors
+        return texts.mutate_safetensors
     if raw[257:262] == b"ustar":
-        return fuzz_archives.mutate_tar
+        return archives.mutate_tar
     if len(raw) > 16 and raw[0] == 8 and raw[1] < 32:
-        return fuzz_protobuf.mutate_protobuf
+        return protobuf.mutate_protobuf
     return None

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .assemble import WEIGHT
-from .case import Case
+from tests.support.checkpoints.assemble import WEIGHT
+from tests.support.checkpoints.case import Case
 
 GOOD = {"w": WEIGHT}
 

@@ -10,10 +10,17 @@ from functools import lru_cache
 from random import Random
 
 from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
-
-from .assemble import BOXES, ORDERED, call, integer, integers, name, sequence
-from .assemble import text as text_op
-from .fuzz_bytes import edit_bytes, edit_sequence, fixed, number, text
+from tests.support.checkpoints.assemble import (
+    BOXES,
+    ORDERED,
+    call,
+    integer,
+    integers,
+    name,
+    sequence,
+)
+from tests.support.checkpoints.assemble import text as text_op
+from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
 
 Mutate = Callable[[Random, bytes], bytes]
 
@@ -50,7 +57,7 @@ def parse(raw: bytes) -> tuple[bytes, ...]:
 @lru_cache(2000)
 def pool() -> tuple[bytes, ...]:
     """Every opcode of every seed that is a pickle of its own, and those that no seed has."""
-    from .fuzz_seeds import seeds
+    from tools.fuzz.seeds import seeds
 
     pickles = [f for seed in seeds() for f in seed.files.values() if HEAD.match(f)]
     found = dict.fromkeys(op for raw in pickles for op in parse(raw) if len(op) < 64)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from .fuzz_bytes import edit_bytes, edit_sequence, fixed, number, text
+from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
 
 Mutate = Callable[[Random, bytes], bytes]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .assemble import (
+from tests.support.checkpoints.assemble import (
     BOXES,
     ORDERED,
     WEIGHT,
@@ -31,9 +31,9 @@ from .assemble import (
     text,
     view,
 )
-from .case import Case
-from .fuzz_protobuf import varint
-from .hostile_formats import entry, safetensors
+from tests.support.checkpoints.case import Case
+from tests.support.hostile.formats import entry, safetensors
+from tools.fuzz.protobuf import varint
 
 GOOD = {"w": WEIGHT}
 DEEP = b"]" * 2_000 + b"a" * 1_999  # its repr is deeper than Python's stack

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .assemble import (
+from tests.support.checkpoints.assemble import (
     ORDERED,
     REBUILD,
     WEIGHT,
@@ -29,8 +29,8 @@ from .assemble import (
     sequence,
     text,
 )
-from .case import Case
-from .hostile_formats import safetensors
+from tests.support.checkpoints.case import Case
+from tests.support.hostile.formats import safetensors
 
 BUDGET = ("pickle-budget",)
 N = 300_000

@@ -8,29 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import (
-    hostile_archives,
-    hostile_bombs,
-    hostile_contents,
-    hostile_formats,
-    hostile_legacy,
-    hostile_not_files,
-    hostile_pickles,
-    hostile_tensors,
+from tests.support.checkpoints.case import Case
+from tests.support.hostile import (
+    archives,
+    bombs,
+    contents,
+    formats,
+    legacy,
+    not_files,
+    pickles,
+    tensors,
 )
-from .case import Case
 
 
 def cases() -> Iterator[Case]:
     """Each with a name of its own."""
     for part in (
-        hostile_pickles,
-        hostile_tensors,
-        hostile_bombs,
-        hostile_archives,
-        hostile_contents,
-        hostile_legacy,
-        hostile_formats,
-        hostile_not_files,
+        pickles,
+        tensors,
+        bombs,
+        archives,
+        contents,
+        legacy,
+        formats,
+        not_files,
     ):
         yield from part.cases()

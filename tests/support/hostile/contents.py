@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .assemble import (
+from tests.support.checkpoints.assemble import (
     WEIGHT,
     Member,
     ScriptBox,
@@ -17,8 +17,8 @@ from .assemble import (
     mapping,
     name,
 )
-from .case import Case
-from .hostile_archives import GOOD, SOURCES, npz
+from tests.support.checkpoints.case import Case
+from tests.support.hostile.archives import GOOD, SOURCES, npz
 
 
 def cases() -> Iterator[Case]:

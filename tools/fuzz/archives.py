@@ -10,8 +10,8 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from .assemble import Member, archive, end_record, end_record64
-from .fuzz_bytes import edit_bytes, edit_sequence, fixed, number, text
+from tests.support.checkpoints.assemble import Member, archive, end_record, end_record64
+from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
 
 Mutate = Callable[[Random, bytes], bytes]
 

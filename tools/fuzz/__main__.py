@@ -1,6 +1,6 @@
 """Fuzzes the checkpoint reader: mutated files of every container, in processes with limits.
 
-    python -m tests.checkpoint.fuzz --seed S --start N --count M [--minutes X] [--processes P]
+    python -m tools.fuzz --seed S --start N --count M [--minutes X] [--processes P]
 
 File N of seed S is the same on every machine. A file that ends neither in tensors nor in a
 `CheckpointError`, or needs more time or memory than was promised, is a finding: it is kept in the
@@ -23,10 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .fuzz_mutate import mutant
+from tools.fuzz.mutate import mutant
 
 ROOT = Path(__file__).parents[2]
-CHILD = (sys.executable, "-m", "tests.checkpoint.fuzz_child")
+CHILD = (sys.executable, "-m", "tools.fuzz.child")
 BLOCK = 10_000  # files for one process: its start is cheap beside them, and it does not grow old
 MAX_DEATHS = 100  # of the processes of one block
 

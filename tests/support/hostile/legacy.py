@@ -11,8 +11,16 @@ from typing import Any
 
 import torch
 
-from .assemble import WEIGHT, LegacyBox, PlainBox, integer, mapping, text, view
-from .case import Case
+from tests.support.checkpoints.assemble import (
+    WEIGHT,
+    LegacyBox,
+    PlainBox,
+    integer,
+    mapping,
+    text,
+    view,
+)
+from tests.support.checkpoints.case import Case
 
 GOOD = {"w": WEIGHT}
 _SHAPE = (integer(0), b"(K\x02K\x02t", b"(K\x02K\x01t")

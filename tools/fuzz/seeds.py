@@ -1,7 +1,7 @@
 """The small valid files that the fuzzer starts from, of every container that is read.
 
-They lie in `fuzz_seeds/` as torch, numpy, safetensors and onnx wrote them, so that a seed and an
-index name the same file on every machine. `python -m tests.checkpoint.fuzz_seeds` writes them anew:
+They lie in `corpus/` as torch, numpy, safetensors and onnx wrote them, so that a seed and an
+index name the same file on every machine. `python -m tools.fuzz.seeds` writes them anew:
 a folder is a sharded checkpoint, and its index is the file to open.
 """
 
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent / "fuzz_seeds"
+HERE = Path(__file__).parent / "corpus"
 MAX_BYTES = 20_000  # a file that is small is read often
 
 
@@ -56,7 +56,7 @@ def write(folder: Path) -> None:
 def _torch(folder: Path) -> None:
     import torch
 
-    from .trees import TREES
+    from tests.support.checkpoints.trees import TREES
 
     small = torch.nn.LSTM(2, 1, bidirectional=True)
     saved: dict[str, Any] = {name: make() for name, make in TREES.items()}
@@ -156,9 +156,9 @@ def _onnx(folder: Path) -> None:
     import torch
     from onnx import helper, numpy_helper
 
-    from . import test_onnx
+    from tests.support.checkpoints import onnx_files
 
-    test_onnx.write(folder / "layers.onnx", torch.nn.LSTM(2, 1, 2, bidirectional=True), layout=1)
+    onnx_files.write(folder / "layers.onnx", torch.nn.LSTM(2, 1, 2, bidirectional=True), layout=1)
     weights = {"W": (1, 4, 2), "R": (1, 4, 1), "B": (1, 8)}
     constants = [
         helper.make_node(
@@ -171,25 +171,26 @@ def _onnx(folder: Path) -> None:
     other = helper.make_graph([], "else", [], [])
     branch = helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=other)
     typed = helper.make_tensor("typed", 1, [2], [1.0, 2.0])
-    test_onnx.save(folder / "branches.onnx", [branch], [typed])
+    onnx_files.save(folder / "branches.onnx", [branch], [typed])
 
 
 def _odd(folder: Path) -> None:
     """What no current library writes: the tar of torch 0.1, ZIP64, Lightning, big-endian."""
     import numpy as np
 
-    from . import hostile_archives, hostile_tensors, test_legacy
-    from .assemble import WEIGHT, ZipBox, archive
+    from tests.support.checkpoints.assemble import WEIGHT, ZipBox, archive
+    from tests.support.checkpoints.tar_files import write_tar
+    from tests.support.hostile import archives, tensors
 
     arrays = {"lstm.w": np.ones((2, 3), np.float32), "b": np.ones((2, 2), np.float32)}
-    test_legacy.write_tar(folder / "tar.pt", arrays)
-    wide = hostile_archives._wide(hostile_archives.SOURCES["zip"]())
+    write_tar(folder / "tar.pt", arrays)
+    wide = archives._wide(archives.SOURCES["zip"]())
     (folder / "zip64.pt").write_bytes(archive(wide))
-    for number, case in enumerate(hostile_tensors._accepted(ZipBox)):
+    for number, case in enumerate(tensors._accepted(ZipBox)):
         if case.number == 32:
             assert isinstance(case.write, bytes)
             (folder / f"lightning-{number}.pt").write_bytes(case.write)
-    members = hostile_archives.SOURCES["zip"]()
+    members = archives.SOURCES["zip"]()
     for member in members:
         if member.name == "m/byteorder":
             member.data = b"big"

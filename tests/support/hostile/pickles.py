@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from .assemble import (
+from tests.support.checkpoints.assemble import (
     BOXES,
     ORDERED,
     SYSTEM,
@@ -22,7 +22,7 @@ from .assemble import (
     text,
     view,
 )
-from .case import Case
+from tests.support.checkpoints.case import Case
 
 GOOD = {"w": WEIGHT}
 

@@ -1,6 +1,6 @@
 """Reads a run of mutated files in a process of its own, and says what came of each.
 
-    python -m tests.checkpoint.fuzz_child SEED START COUNT FOLDER
+    python -m tools.fuzz.child SEED START COUNT FOLDER
 
 Whatever is neither a result nor a `CheckpointError` within the limits is a finding. Findings and
 counts are lines of JSON; `FOLDER/progress` holds the index that is being read, so that a death of
@@ -25,10 +25,9 @@ import numpy as np
 
 from jaxlstm_converters.checkpoint import CODES, Checkpoint, CheckpointError, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
-
-from . import hostile_child
-from .fuzz_mutate import Mutant, mutant
-from .fuzz_seeds import seeds
+from tests.support.hostile import reader
+from tools.fuzz.mutate import Mutant, mutant
+from tools.fuzz.seeds import seeds
 
 MEMORY = 64 << 20  # beside 1.25 times the file
 SECONDS = 1.0  # of this process, beside what opcodes and bytes take
@@ -47,7 +46,7 @@ def outcome(case: Mutant, path: Path) -> str:
     Raises:
         Exception: whatever else the reader raises; `BrokenPromiseError` for a promise that it breaks.
     """
-    hostile_child.watching = True
+    reader.watching = True
     try:
         checkpoint = read_checkpoint(path, check_crc=case.check_crc)
         read = sum(_materialised(checkpoint, name) for name in checkpoint)
@@ -59,7 +58,7 @@ def outcome(case: Mutant, path: Path) -> str:
             ) from error
         return error.code
     finally:
-        hostile_child.watching = False
+        reader.watching = False
     _search(checkpoint)
     return f"{checkpoint.container} of {'no' if not read else 'some'} bytes"
 
@@ -95,20 +94,20 @@ def judge(case: Mutant, folder: Path) -> tuple[str, str | None]:
     path = case.write(folder)
     size = sum(map(len, case.files.values()))
     _limit_memory(size)
-    hostile_child.violations.clear()
+    reader.violations.clear()
     signal.setitimer(signal.ITIMER_PROF, HANG)
     start = time.process_time()
     finding = None
     try:
         told = outcome(case, path)
     except Exception as error:  # what is raised is what the fuzzer looks for
-        hostile_child.watching = False
+        reader.watching = False
         told, finding = "finding", _signature(error)
     seconds = time.process_time() - start
     if seconds > SECONDS + size / 4e6:
         finding = f"{seconds:.1f} s for {size} bytes"
-    if hostile_child.violations:
-        finding = f"forbidden: {hostile_child.violations[0]}"
+    if reader.violations:
+        finding = f"forbidden: {reader.violations[0]}"
     return told, finding
 
 
@@ -134,8 +133,8 @@ def main(seed: int, start: int, count: int, folder: Path) -> None:
     warnings.filterwarnings("ignore", module="pickletools")  # it parses what was mutated twice
     for origin in seeds():  # so that what is loaded on first use is loaded
         judge(Mutant(origin.name, origin.files, origin.opened, True), folder)
-    hostile_child.allowed = os.path.realpath(folder)
-    sys.addaudithook(hostile_child.watch)
+    reader.allowed = os.path.realpath(folder)
+    sys.addaudithook(reader.watch)
     progress = os.open(folder / "progress", os.O_WRONLY | os.O_CREAT)
     counts: Counter[str] = Counter()
     for index in range(start, start + count):
