@@ -28,6 +28,7 @@ from jaxlstm._shared.atomic import write_atomically
 from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
+from jaxlstm.config_json import METADATA_KEY, saved_metadata
 from jaxlstm.functional import lstm
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm.precision import Precision, require_dtype
@@ -88,7 +89,8 @@ def export(
     if beside:
         leaves = {name: jax.ShapeDtypeStruct(leaf.shape, dtype) for name, leaf in arrays.items()}
         exported = make(leaves, *shapes)
-        write_atomically(weights_beside(path), safetensors_bytes(arrays, {"format": "pt"}))
+        metadata = {"format": "pt", METADATA_KEY: saved_metadata("", config)}
+        write_atomically(weights_beside(path), safetensors_bytes(arrays, metadata))
     else:
         exported = make(*shapes)
     write_atomically(path, [bytes(exported.serialize())])

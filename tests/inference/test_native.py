@@ -13,8 +13,8 @@ from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
 from jaxlstm.inference import Runner, compile
 from jaxlstm.inference.arguments import time_major
 from jaxlstm.inference.native import NativeForward
-from tests.kernels.problems import needs_native
 from tests.support.inference import normal, weights
+from tests.support.problems import needs_native
 
 pytestmark = needs_native
 

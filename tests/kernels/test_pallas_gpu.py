@@ -16,7 +16,7 @@ from jaxlstm.kernels.gpu import CUDA
 from jaxlstm.kernels.gpu.plan import LARGEST, plan_of
 from tests.support.cases import CASES, Case
 from tests.kernels.interpreted import interpreted
-from tests.kernels.problems import Problem, draw, values_and_gradients, worst_error
+from tests.support.problems import Problem, draw, values_and_gradients, worst_error
 from tests.test_cases import check, functional
 
 INTERPRETED = interpreted("lstm_gpu_interpreted", CUDA)

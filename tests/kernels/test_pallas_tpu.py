@@ -20,7 +20,7 @@ from jaxlstm.kernels.tpu.products import product, split
 from jaxlstm.scan import PLAIN
 from tests.support.cases import CASES, Case
 from tests.kernels.interpreted import interpreted
-from tests.kernels.problems import Problem, draw, values_and_gradients, worst_error
+from tests.support.problems import Problem, draw, values_and_gradients, worst_error
 from tests.test_cases import check, functional
 
 INTERPRETED = interpreted("lstm_tpu_interpreted", TPU)

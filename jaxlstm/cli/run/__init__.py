@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.progress import progress_bar
-from jaxlstm.cli.port import selected
+from jaxlstm.cli.selection import load_selected
 
 MAX_LENGTH = 1 << 20
 """Steps of one sequence among many; a bucket of them is compiled only if there is such a sequence."""
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from jaxlstm.inference.arguments import positive, time_major
 
     source, output = Path(args.input), Path(args.output)
-    params, config = selected(args)
+    params, config = load_selected(args)
     config = time_major(config)
     batch_size = positive("--batch-size", args.batch_size)
     long = None
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _identity(args: argparse.Namespace, params: Any, config: Any, source: Path) -> dict[str, Any]:
     """What the results depend on; the input by size and time, since hashing it would read it twice."""
-    from jaxlstm_converters.config_json import config_to_dict
+    from jaxlstm.config_json import config_to_dict
 
     digest = hashlib.sha256()
     for name, array in params.items():
