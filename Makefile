@@ -36,7 +36,7 @@ fuzz: $(VENV)/.test  ## mutated checkpoints for FUZZ_MINUTES; what is found stay
 	$(BIN)/python -m tests.checkpoint.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
 
 test-oldest: pyproject.toml  ## against the oldest releases that pyproject.toml allows
-	$(PYTHON) tests/versions.py oldest $(VENV)-oldest $(PYTHON)
+	$(PYTHON) tools/versions.py oldest $(VENV)-oldest $(PYTHON)
 
 # In an environment of its own: the compilers are large, and libtpu has something to say whenever JAX starts.
 AOT := $(VENV)-aot
@@ -47,7 +47,7 @@ test-aot: pyproject.toml  ## compile for TPUs and GPUs that are not there; nothi
 
 NEWEST_PYTHON ?= $(PYTHON)
 test-newest: pyproject.toml  ## the tests that need no torch, against the newest releases
-	$(PYTHON) tests/versions.py newest $(VENV)-newest $(NEWEST_PYTHON)
+	$(PYTHON) tools/versions.py newest $(VENV)-newest $(NEWEST_PYTHON)
 
 PROBLEMS ?= 500
 sanitize:  ## the native kernel under the sanitizers of g++ or CXX

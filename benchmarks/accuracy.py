@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from tests import test_cases
-from tests.cases import CASES, Results, pooled_error
+from tests.support.cases import CASES, Results, pooled_error
 
 DTYPES = {
     "float32": np.float32,

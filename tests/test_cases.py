@@ -16,7 +16,7 @@ from flax import nnx
 
 import jaxlstm
 from jaxlstm.check import torch_precision
-from tests.cases import CASES, Arrays, Case, Results, assert_matches, draw, run_torch
+from tests.support.cases import CASES, Arrays, Case, Results, assert_matches, draw, run_torch
 
 TORCH_DTYPES = {
     np.dtype(np.float16): torch.float16,

@@ -12,7 +12,7 @@ import pytest
 
 from jaxlstm import kernels
 from jaxlstm.precision import level_of, linear, resolve
-from tests.paths import (
+from tests.support.paths import (
     LENGTHS,
     ON_ANY_BACKEND,
     PLAIN,
@@ -22,7 +22,7 @@ from tests.paths import (
     gradient,
     layer,
 )
-from tests.products import levels_for, products_of
+from tests.support.products import levels_for, products_of
 
 LEVELS = {
     "highest": "HIGHEST",

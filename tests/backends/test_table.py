@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.backends.each import on_each_backend
-from tests.cases import CASES, Case
+from tests.support.cases import CASES, Case
 from tests.test_cases import SOME, check, functional, linen_module, nnx_module
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)

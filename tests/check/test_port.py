@@ -14,7 +14,7 @@ from jaxlstm.check.run import Run
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import CONFIGS, random_params
 from tests.check.wrong_ports import WrongPort
-from tests.products import products_of
+from tests.support.products import products_of
 
 
 def everything(inputs, initial_state, seq_lengths): ...

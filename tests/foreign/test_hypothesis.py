@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlstm import LSTMConfig, lstm, param_shapes
-from tests.foreign.bounds import assert_equal_in_float64
+from tests.support.bounds import assert_equal_in_float64
 
 jitted_lstm = jax.jit(lstm, static_argnames="config")
 

@@ -19,7 +19,7 @@ import torch
 from torch.testing._internal import common_modules as suite
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, PackedSequence, lstm, lstm_cell
-from tests.foreign.bounds import assert_as_exact_as_torch, assert_equal_in_float64
+from tests.support.bounds import assert_as_exact_as_torch, assert_equal_in_float64
 
 CELL_SAMPLES, LSTM_SAMPLES, PACKED_SAMPLES = 2, 32, 16
 CELL_ERRORS, LSTM_ERRORS = 4, 14

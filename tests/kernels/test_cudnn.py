@@ -26,7 +26,7 @@ from jaxlstm import (
     pack_padded_sequence,
 )
 from jaxlstm.kernels.gpu import cudnn
-from tests.cases import CASES, Case
+from tests.support.cases import CASES, Case
 from tests.test_cases import check, functional
 
 SUPPORTED = [case for case in CASES if case.config.proj_size == 0]

@@ -18,7 +18,7 @@ from jaxlstm import lstm
 from jaxlstm.kernels.tpu import TPU, backward, forward, plan
 from jaxlstm.kernels.tpu.products import product, split
 from jaxlstm.scan import PLAIN
-from tests.cases import CASES, Case
+from tests.support.cases import CASES, Case
 from tests.kernels.interpreted import interpreted
 from tests.kernels.problems import Problem, draw, values_and_gradients, worst_error
 from tests.test_cases import check, functional

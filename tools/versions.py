@@ -1,6 +1,6 @@
 """Run the tests against the oldest or the newest releases that pyproject.toml allows.
 
-``python tests/versions.py oldest|newest VENV PYTHON``. Oldest: every lower bound of the dependencies and of
+``python tools/versions.py oldest|newest VENV PYTHON``. Oldest: every lower bound of the dependencies and of
 the extras flax, orbax and optax, installed exactly. Newest: whatever the index has, without torch, and the
 tests that need none.
 """
