@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.kernels import recurrence
+from jaxlstm.kernels import select_recurrence
 from jaxlstm.lengths import valid_steps
 from jaxlstm.params import direction_params
 from jaxlstm.placement import split_alike, varying_alike
@@ -51,7 +51,7 @@ def run_layers(
         x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
     if how.backend == "cudnn":
         return _run_cudnn(params, x, initial_state, lengths, config, dropout_key, how.precision)
-    how_to_run = recurrence(
+    how_to_run = select_recurrence(
         how.backend,
         x.dtype,
         weights=4 * config.hidden_size * (config.input_size + config.h_size),

@@ -91,7 +91,7 @@ def _layers(
     lengths: jax.Array | None,
     config: LSTMConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    from jaxlstm.kernels.cpu import prepared, recurrence
+    from jaxlstm.kernels.cpu import ffi, prepared
 
     final, outputs = [], []
     for slot, (layer, direction) in enumerate(_directions(config)):
@@ -102,7 +102,7 @@ def _layers(
             matrices = direction_params(weights, config, layer, direction)
             valid = None if lengths is None else valid_steps(lengths, x.shape[0])
             static = {"reverse": reverse, "precision": None}
-            y, last = recurrence.KERNELS.run(matrices, x, state, valid, **static)
+            y, last = ffi.KERNELS.run(matrices, x, state, valid, **static)
         final.append(last)
         outputs.append(y)
         if len(outputs) == config.num_directions:

@@ -2,8 +2,8 @@
 
 ``backend="auto"`` of :func:`jaxlstm.lstm` takes the native kernel where it was built and knows the dtype; in
 a program compiled for another platform than the CPU it is the plain scan. ``backend="native"`` insists,
-and is an error there; ``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU or a TPU, and an error
-on a CPU. ``"cudnn"`` runs whole layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
+and is an error there; ``backend="scan"`` declines. ``"pallas"`` is a kernel on a TPU, and an error on any other
+platform. ``"cudnn"`` runs whole layers and not one recurrence, see :mod:`jaxlstm.kernels.gpu.cudnn`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from jaxlstm.scan import PLAIN, Recurrence
 from jaxlstm.validate import require_backend
 
 NATIVE_DTYPES = ("float32", "float64")
-PALLAS_DTYPES = ("float16", "bfloat16", "float32")
-PLATFORMS = {"native": ("cpu",), "pallas": ("gpu", "tpu"), "cudnn": ("gpu",)}
+PALLAS_DTYPES = ("bfloat16", "float32")
+PLATFORMS = {"native": ("cpu",), "pallas": ("tpu",), "cudnn": ("gpu",)}
 
 # The native kernel packs the weights in each call. Up to this many that costs nothing to speak of; beyond, it
 # pays from this many steps times sequences on (measured on two cores with AVX-512).
 SMALL_WEIGHTS, WORTH_PACKING = 2**18, 64
 
 
-def recurrence(
+def select_recurrence(
     backend: str, dtype: Any, *, weights: int = 0, rows: int = WORTH_PACKING
 ) -> Recurrence:
     """The recurrence that a backend means for one dtype.
@@ -54,7 +54,7 @@ def recurrence(
     if backend == "auto" and weights > SMALL_WEIGHTS and rows < WORTH_PACKING:
         return PLAIN
     if library().handle is not None and name in NATIVE_DTYPES:
-        from jaxlstm.kernels.cpu.recurrence import AUTO, NATIVE
+        from jaxlstm.kernels.cpu.ffi import AUTO, NATIVE
 
         return AUTO if backend == "auto" else NATIVE
     if backend == "auto":
@@ -71,9 +71,9 @@ def recurrence(
 def _pallas(dtype: str) -> Recurrence:
     if dtype not in PALLAS_DTYPES:
         raise RuntimeError(
-            f"backend='pallas' knows {', '.join(PALLAS_DTYPES)}, got {dtype}; use backend='auto' or 'scan'"
+            f"backend='pallas' knows {' and '.join(PALLAS_DTYPES)}, got {dtype}; use backend='auto' or 'scan'"
         )
-    from jaxlstm.kernels.pallas import PALLAS
+    from jaxlstm.kernels.tpu import PALLAS
 
     return PALLAS
 
@@ -89,7 +89,7 @@ def require_here(backend: str, dtype: Any, platform: str | None = None) -> None:
 
         cudnn.require_device()
     else:
-        recurrence(backend, dtype)
+        select_recurrence(backend, dtype)
     platform = platform or jax.default_backend()
     known = PLATFORMS.get(backend, (platform,))
     if platform not in known:

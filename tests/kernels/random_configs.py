@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.kernels.cpu import recurrence
+from jaxlstm.kernels.cpu import ffi
 from tests.kernels.problems import Problem, values_and_gradients, worst_error
 
 MOST = {"float32": 5e-6, "float64": 2e-14}  # of the largest number of each array, and at least of 1
@@ -59,12 +59,12 @@ def errors(seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, Config, flo
     try:
         for done, number in enumerate(numbers, 1):
             config = draw_config(seed, number)
-            recurrence.THREADS = config.threads
+            ffi.THREADS = config.threads
             yield number, config, error_of(config)
             if done % A_WHILE == 0:
                 jax.clear_caches()
     finally:
-        recurrence.THREADS = 0
+        ffi.THREADS = 0
 
 
 def error_of(config: Config) -> float:

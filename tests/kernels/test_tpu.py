@@ -28,10 +28,10 @@ INTERPRETED = interpreted("lstm_tpu_interpreted", TPU)
 
 @pytest.fixture(autouse=True)
 def auto_is_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    def recurrence(backend: str, *_: Any, **__: Any) -> Any:
+    def select(backend: str, *_: Any, **__: Any) -> Any:
         return PLAIN if backend == "scan" else INTERPRETED
 
-    monkeypatch.setattr(jaxlstm.stack, "recurrence", recurrence)
+    monkeypatch.setattr(jaxlstm.stack, "select_recurrence", select)
 
 
 # FEW have every pair of settings of two columns; the rest of the table is slow.

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 import jaxlstm.functional
 import jaxlstm.stack
-from jaxlstm.kernels.platforms import recurrence_of
+from jaxlstm.kernels.platforms import build_recurrence
 from tests.aot.hlo import Hlo
 from tests.aot.programs import Program
 from tests.aot.requirement import need
@@ -24,7 +24,7 @@ need("libtpu", "aot-tpu")
 from jaxlstm.kernels.tpu import TPU  # noqa: E402
 
 CHIPS = ("v5e", "v6e")
-KERNELS = recurrence_of("lstm_tpu_ahead_of_time", {"tpu": TPU})
+KERNELS = build_recurrence("lstm_tpu_ahead_of_time", {"tpu": TPU})
 # libtpu asks a machine of Google's cloud what it is; elsewhere it has to be told, and that others run too
 ANYWHERE = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -55,7 +55,7 @@ def mesh(chip: str, **sizes: int) -> Mesh:
 def by_kernels() -> Iterator[None]:
     """While a program is traced: the kernels for TPUs, whatever backend it names."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxlstm.stack, "recurrence", lambda *_, **__: KERNELS)
+        patch.setattr(jaxlstm.stack, "select_recurrence", lambda *_, **__: KERNELS)
         patch.setattr(jaxlstm.functional, "require_backend", lambda _: None)
         yield
 
