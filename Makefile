@@ -51,22 +51,22 @@ test-newest: pyproject.toml  ## the tests that need no torch, against the newest
 
 PROBLEMS ?= 500
 sanitize:  ## the native kernel under the sanitizers of g++ or CXX
-	$(PYTHON) tests/kernels/sanitize.py $(PROBLEMS)
+	$(PYTHON) -m tools.kernel_harness.sanitize $(PROBLEMS)
 
 CONFIGS ?= 10000
 FIRST_CONFIG ?= 0
 CONFIGS_SEED ?= 0
 random-configs: $(VENV)/.test  ## the native kernel against the plain scan: an hour of one core
-	$(BIN)/python -m tests.kernels.random_configs --configs $(CONFIGS) --first $(FIRST_CONFIG) --seed $(CONFIGS_SEED)
+	$(BIN)/python -m tools.random_configs --configs $(CONFIGS) --first $(FIRST_CONFIG) --seed $(CONFIGS_SEED)
 
 test-aarch64:  ## the native kernel for aarch64, by a cross compiler and in QEMU
-	$(PYTHON) tests/kernels/aarch64.py $(PROBLEMS)
+	$(PYTHON) -m tools.kernel_harness.aarch64 $(PROBLEMS)
 
 lint: $(VENV)/.dev  ## ruff and pyright, and the C++ in lines of 120
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	! grep -nE '.{121}' jaxlstm/kernels/cpu/src/* tests/kernels/*.h
+	! grep -nE '.{121}' jaxlstm/kernels/cpu/src/* tools/kernel_harness/*.h tools/kernel_harness/*.cc
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

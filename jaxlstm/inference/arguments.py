@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxlstm.config import LSTMConfig
-from jaxlstm.precision import DTYPES
+from jaxlstm.precision import DTYPES, as_float_array
 
 
 def positive(name: str, value: Any) -> int:
@@ -130,3 +131,14 @@ def host_lengths(lengths: Any, batch: int, time: int, least: int = 1) -> np.ndar
             f"got from {array.min()} to {array.max()}"
         )
     return array.astype(np.int32)
+
+
+def cast_params(params: Mapping[str, Any], dtype: np.dtype) -> dict[str, jax.Array]:
+    """Return the parameters as JAX arrays of ``dtype``."""
+    cast = {}
+    for name, leaf in params.items():
+        if getattr(leaf, "dtype", None) == np.float64:
+            # JAX without its 64-bit mode rejects float64 arrays, so NumPy casts them.
+            leaf = leaf.astype(dtype)
+        cast[name] = as_float_array(name, leaf).astype(dtype)
+    return cast

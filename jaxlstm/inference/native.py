@@ -17,7 +17,6 @@ import numpy as np
 
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.inference import quantize
 from jaxlstm.kernels import NATIVE_DTYPES
 from jaxlstm.lengths import valid_steps
 from jaxlstm.params import Params, direction_params
@@ -32,12 +31,7 @@ def runs_here(device: Any, dtype: np.dtype, backend: str) -> bool:
 
 
 def prepare(params: Mapping[str, Any], config: LSTMConfig) -> Any:
-    """What the programs take: the weights of each layer and direction, packed, which is all that is read.
-
-    Those in 8 bits stay as they are, for they are to stay small.
-    """
-    if any(isinstance(leaf, quantize.Quantized) for leaf in params.values()):
-        return params
+    """Return the packed weights of each layer and direction, in the order of the state."""
     from jaxlstm.kernels.cpu.prepared import prepare
 
     arrays: Any = {name: np.asarray(leaf) for name, leaf in params.items()}

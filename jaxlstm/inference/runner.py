@@ -15,8 +15,9 @@ import numpy as np
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.inference import native, program, quantize
+from jaxlstm.inference import native, program
 from jaxlstm.inference.arguments import (
+    cast_params,
     host_lengths,
     host_state,
     one_device,
@@ -40,7 +41,6 @@ def compile(
     max_length: int,
     max_batch: int,
     dtype: Any = None,
-    weights: str | None = None,
     precision: Precision = precision_.DEFAULT,
     backend: str = "auto",
     device: Any = None,
@@ -54,8 +54,6 @@ def compile(
       max_batch: the most sequences that a call may have.
       dtype: to which the params are cast, and which inputs and states must have; that of the params
         if None.
-      weights: None for weights of ``dtype``; "int8" for 8-bit matrices with one scale for each row, a
-        quarter of float32's memory and less exact (see :mod:`jaxlstm.inference.quantize`).
       precision: of the matrix products, see :mod:`jaxlstm.precision`.
       backend: of ``jaxlstm.lstm``.
       device: where to run; JAX's default device if None.
@@ -72,7 +70,6 @@ def compile(
         max_length=max_length,
         max_batch=max_batch,
         dtype=dtype,
-        weights=weights,
         precision=precision,
         backend=backend,
         device=device,
@@ -94,7 +91,6 @@ class Runner:
         max_length: int,
         max_batch: int,
         dtype: Any,
-        weights: str | None,
         precision: Precision,
         backend: str,
         device: Any,
@@ -110,7 +106,7 @@ class Runner:
         self.length_buckets = length_buckets(self.max_length)
         self.batch_buckets = batch_buckets(self.max_batch)
         self.device = one_device(device)
-        stored = quantize.prepare(params, self.dtype, weights)
+        stored = cast_params(params, self.dtype)
         self._how: dict[str, Any] = {"config": program.time_major(config)}
         if native.runs_here(self.device, self.dtype, backend):
             self._module: Any = native
@@ -296,6 +292,5 @@ class Runner:
 def _run(
     function: Any, weights: Any, x: Any, h: Any, c: Any, *lengths: Any, how: dict[str, Any]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What is compiled: weights as stored to weights as used, then the program."""
-    used = quantize.restore(weights, x.dtype) if isinstance(weights, Mapping) else weights
-    return function(used, x, h, c, *lengths, **how)
+    """The function that is compiled."""
+    return function(weights, x, h, c, *lengths, **how)

@@ -17,7 +17,7 @@ from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint, flattened
 from tests.checkpoint.test_torch_zip import DTYPES, random_tensor
 from tests.checkpoint.trees import TREES
-from tests.wheels import fetch_pinned
+from tests.support.wheels import fetch_pinned
 
 
 def check(path: Path, saved: Any, **options: Any) -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint
-from tests.wheels import fetch_pinned
+from tests.support.wheels import fetch_pinned
 
 
 def to_onnx(rows: torch.Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint, flattened
-from tests.wheels import fetch_pinned
+from tests.support.wheels import fetch_pinned
 
 DTYPES = [
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "bool"),

@@ -13,7 +13,7 @@ import pytest
 
 from jaxlstm import LSTMConfig, lstm, save
 from jaxlstm.inference import export, load_exported
-from tests.inference.helpers import normal, weights
+from tests.support.inference import normal, weights
 
 pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
 

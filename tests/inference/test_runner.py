@@ -15,7 +15,7 @@ import pytest
 from jaxlstm import LSTMCellConfig, LSTMConfig, kernels, lstm
 from jaxlstm.inference import compile, program
 from jaxlstm.inference.buckets import batch_buckets, length_buckets
-from tests.inference.helpers import compilations, normal, reference, weights
+from tests.support.inference import compilations, normal, reference, weights
 
 CONFIGS = {
     "one": LSTMConfig(5, 12),
@@ -163,7 +163,7 @@ DEFAULT_DEVICE = """
 import jax
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import compile
-from tests.inference.helpers import weights
+from tests.support.inference import weights
 config = LSTMConfig(5, 12)
 for device in (jax.devices()[1], "cpu", None):
     with jax.default_device(device):
@@ -268,11 +268,6 @@ def test_errors_name_the_argument() -> None:
             ),
             TypeError,
             "weight_ih_l0 must be a JAX or NumPy array, got list",
-        ),
-        (
-            lambda: compile(params, config, max_length=1, max_batch=1, weights="int4"),
-            ValueError,
-            "weights must be one of",
         ),
     ):
         with pytest.raises(kind, match=message):

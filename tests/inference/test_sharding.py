@@ -12,7 +12,7 @@ import pytest
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
-from tests.inference.helpers import normal, weights
+from tests.support.inference import normal, weights
 
 QUICK = ["stack:data=2,hidden=4", "both:hidden=8"]
 SLOW = ["stack:data=8", "stack:hidden=8", "both:data=8", "both:data=2,hidden=4"]
@@ -23,7 +23,7 @@ SLOW = ["stack:data=8", "stack:hidden=8", "both:data=8", "both:data=2,hidden=4"]
 )
 def test_eight_devices_equal_one(cases: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.inference.sharding_child", *cases],
+        [sys.executable, "-m", "tests.support.sharding_child", *cases],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),

@@ -11,7 +11,7 @@ import pytest
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import Runner, Slots, compile
-from tests.inference.helpers import compilations, normal, reference, weights
+from tests.support.inference import compilations, normal, reference, weights
 
 CONFIG = LSTMConfig(5, 12, num_layers=2, batch_first=True)
 

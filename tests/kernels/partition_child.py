@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlstm import lstm
-from tests.kernels.problems import Problem, draw, worst_error
+from tests.support.problems import Problem, draw, worst_error
 
 COLLECTIVE = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 FORWARD = {"jaxlstm_forward": 2}

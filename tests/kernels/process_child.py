@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlstm import lstm
 from jaxlstm.kernels.cpu import ffi
-from tests.kernels.problems import Problem, draw, worst_error
+from tests.support.problems import Problem, draw, worst_error
 
 CONFIG, PARAMS, X, STATE, _ = draw(Problem(30, 8, 30, 128), jnp.float32)
 

@@ -15,7 +15,7 @@ import pytest
 from jaxlstm import lstm
 from jaxlstm.kernels.cpu import ffi
 from jaxlstm.kernels.cpu.library import library
-from tests.kernels.problems import (
+from tests.support.problems import (
     ODD,
     Problem,
     draw,

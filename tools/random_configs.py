@@ -1,8 +1,8 @@
-"""Random configs by the native kernel and by the plain scan, values and gradients.
+"""Compare the native kernel with the plain scan on random configs, values and gradients.
 
-``python -m tests.kernels.random_configs --configs 10000`` (``make random-configs``) takes an hour of a core.
-Each config depends on the seed and its own number only, so that the run can be cut in parts, and a config
-that is wrong be run alone: ``--first NUMBER --configs 1``.
+``python -m tools.random_configs --configs 10000`` (``make random-configs``) takes an hour on one core. A
+config depends only on the seed and its number, so a run can be split into parts, and a failing config can be
+rerun with ``--first NUMBER --configs 1``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.kernels.cpu import ffi
-from tests.kernels.problems import Problem, values_and_gradients, worst_error
+from tests.support.problems import Problem, values_and_gradients, worst_error
 
-MOST = {"float32": 5e-6, "float64": 2e-14}  # of the largest number of each array, and at least of 1
-A_WHILE = 50  # configs, until compiled programs are forgotten
-# Most of the time goes into compiling what runs once.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+TOLERANCE = {"float32": 5e-6, "float64": 2e-14}
+"""Largest accepted ``worst_error`` of each dtype."""
+
+CONFIGS_PER_CACHE = 50
+"""Number of configs after which JAX's caches are cleared."""
+
+# Each program runs only once, so most of the time is spent on compilation.
+COMPILER_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 class Config(NamedTuple):
-    """A problem, and in what and by how many threads it is computed."""
+    """A problem, its dtype and the number of threads."""
 
     problem: Problem
     dtype: str
@@ -37,7 +41,7 @@ class Config(NamedTuple):
 
 
 def draw_config(seed: int, number: int) -> Config:
-    """Small enough to compile and run in a moment, on both sides of vectors, tiles, panels and blocks."""
+    """Draw a small config, with sizes just below and above those of vectors, register blocks and panels."""
     rng = np.random.default_rng([seed, number])
     hidden_size = int(rng.choice([1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 65, 100, 130]))
     projected = hidden_size > 1 and rng.random() < 0.3
@@ -51,50 +55,51 @@ def draw_config(seed: int, number: int) -> Config:
         bias=bool(rng.random() < 0.5),
         ragged=bool(rng.random() < 0.5),
     )
-    return Config(problem, str(rng.choice(list(MOST))), int(rng.choice([1, 2, 3, 8])))
+    return Config(problem, str(rng.choice(list(TOLERANCE))), int(rng.choice([1, 2, 3, 8])))
 
 
 def errors(seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, Config, float]]:
-    """Of the native kernel, as :func:`worst_error` has it, for each number."""
+    """Yield each number with its config and the native kernel's error."""
     try:
         for done, number in enumerate(numbers, 1):
             config = draw_config(seed, number)
             ffi.THREADS = config.threads
             yield number, config, error_of(config)
-            if done % A_WHILE == 0:
+            if done % CONFIGS_PER_CACHE == 0:
                 jax.clear_caches()
     finally:
         ffi.THREADS = 0
 
 
 def error_of(config: Config) -> float:
-    """NaN is an error as well: ``not error <= MOST[dtype]`` finds it."""
+    """Return the native kernel's :func:`worst_error` relative to the plain scan, NaN included."""
     problem, dtype = config.problem, jnp.dtype(config.dtype)
     with jax.enable_x64(config.dtype == "float64"):
         native, scan = (
-            values_and_gradients(problem, dtype, backend, QUICK) for backend in ("native", "scan")
+            values_and_gradients(problem, dtype, backend, COMPILER_OPTIONS)
+            for backend in ("native", "scan")
         )
         return worst_error(native, scan)
 
 
 def main() -> int:
-    """Print what is wrong, and how many were tried."""
+    """Print each failing config and a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configs", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    wrong, worst = 0, dict.fromkeys(MOST, 0.0)
+    failed, worst = 0, dict.fromkeys(TOLERANCE, 0.0)
     numbers = range(options.first, options.first + options.configs)
     for number, config, error in errors(options.seed, numbers):
-        if not error <= MOST[config.dtype]:
+        if not error <= TOLERANCE[config.dtype]:  # true for NaN as well
             print(f"config {number} of seed {options.seed}: {config}: {error:.2g}", flush=True)
-            wrong += 1
+            failed += 1
         worst[config.dtype] = max(worst[config.dtype], error)
         if (number + 1) % 500 == 0:
-            print(f"... up to {number}: {wrong} wrong, worst {worst}", flush=True)
-    print(f"{len(numbers)} random configs of seed {options.seed}, {wrong} wrong, worst {worst}")
-    return int(wrong > 0)
+            print(f"... up to {number}: {failed} failed, worst {worst}", flush=True)
+    print(f"{len(numbers)} random configs of seed {options.seed}, {failed} failed, worst {worst}")
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

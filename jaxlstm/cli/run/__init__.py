@@ -53,10 +53,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is left to run, and put the output together."""
-    from jaxlstm.inference import job, results, runner
+    from jaxlstm.cli.run import job, results
+    from jaxlstm.inference import runner
     from jaxlstm.inference.arguments import positive
     from jaxlstm.inference.program import time_major
-    from jaxlstm.inference.sequences import open_npy, open_sequences
+    from jaxlstm.cli.run.sequences import open_npy, open_sequences
 
     source, output = Path(args.input), Path(args.output)
     params, config = selected(args)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxlstm import LSTMConfig, cli, init_params, save
-from tests.inference.helpers import reference
+from tests.support.inference import reference
 
 CONFIG = LSTMConfig(5, 8, num_layers=2)
 LENGTHS = (30, 7, 55, 1, 20, 16, 40, 3, 25)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.inference import shard
-from tests.inference.helpers import normal, weights
+from tests.support.inference import normal, weights
 
 CONFIGS = {
     "stack": LSTMConfig(5, 16, num_layers=2, batch_first=True),

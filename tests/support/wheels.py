@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-CACHE = Path(os.environ.get("JAXLSTM_WHEEL_CACHE", Path(__file__).parent.parent / ".wheels"))
+CACHE = Path(os.environ.get("JAXLSTM_WHEEL_CACHE", Path(__file__).parents[2] / ".wheels"))
 
 # package: version and sha256 of its wheel. Licences: see docs/containers.md.
 PINS = {

@@ -1,4 +1,4 @@
-"""Random calls of an LSTM with the shapes that a kernel finds awkward."""
+"""Random LSTM calls whose shapes are awkward for a kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ needs_native = pytest.mark.skipif(
 
 
 class Problem(NamedTuple):
-    """One direction or two of one layer; lengths are drawn if it is ragged."""
+    """The sizes of a one-layer call. ``ragged`` draws random sequence lengths."""
 
     time: int
     batch: int
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
         return "-".join([sizes, *([f"P{self.proj_size}"] if self.proj_size else []), *flags])
 
 
-# One vector is 4, 8 or 16 units, a tile 2, 3 or 6 rows, and a panel up to 64 columns.
+# A vector holds 4, 8 or 16 units, a register block 2, 3 or 6 rows, and a panel up to 64 columns.
 ODD = [
     Problem(1, 1, 1, 1),
     Problem(7, 1, 3, 7, bidirectional=True),
@@ -54,7 +54,7 @@ ODD = [
 
 
 def draw(problem: Problem, dtype: Any, seed: int = 0) -> tuple[LSTMConfig, dict, Any, Any, Any]:
-    """config, params, inputs, state and lengths (or None)."""
+    """Draw the config, params, inputs, state and lengths (None unless ragged) of a problem."""
     rng = np.random.default_rng(seed)
     config = LSTMConfig(
         problem.input_size,
@@ -82,7 +82,7 @@ def draw(problem: Problem, dtype: Any, seed: int = 0) -> tuple[LSTMConfig, dict,
 def values_and_gradients(
     problem: Problem, dtype: Any, backend: str, compiler_options: dict | None = None
 ) -> Any:
-    """Outputs, last state, and gradients of a nonlinear function of all three, by everything."""
+    """Return the gradients of a nonlinear loss by all arguments, the outputs and the last state."""
     config, params, inputs, state, lengths = draw(problem, dtype)
 
     @partial(jax.jit, compiler_options=compiler_options)
@@ -101,9 +101,9 @@ def values_and_gradients(
 
 
 def worst_error(actual: Any, expected: Any) -> float:
-    """The largest difference of two trees, relative to the largest entry of each leaf (at least 1).
+    """Return the largest difference of two trees, relative to each leaf's largest entry (at least 1).
 
-    By NumPy, which compiles nothing for a shape; NaN if there is one.
+    The result is NaN if any entry is. NumPy avoids compiling a JAX program for every shape.
     """
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
     arrays = [(np.asarray(a), np.asarray(e)) for a, e in pairs if e.size]

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jaxlstm.inference.runner import Runner
-from jaxlstm.inference.sequences import Sequences
+from jaxlstm.cli.run.sequences import Sequences
 from jaxlstm.precision import DTYPES
 
 PART_STEPS = 1 << 16

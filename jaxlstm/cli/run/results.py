@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.inference.job import Job
-from jaxlstm.inference.sequences import parquet
+from jaxlstm.cli.run.job import Job
+from jaxlstm.cli.run.sequences import parquet
 
 NAMED = (".npz", ".safetensors", ".parquet")
 """Suffixes of outputs that hold sequences under their names, and the states."""
