@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jaxlstm.cli.devices import require_device
 from jaxlstm.cli.load_port import load_port
 from jaxlstm.cli.merged import command, merged
-from jaxlstm.cli.port import add_selection, selected
+from jaxlstm.cli.selection import add_selection, load_selected
 from jaxlstm._shared.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{option} {path}: its folder does not exist")
         if path and Path(path).is_dir():
             raise ValueError(f"--{option} {path}: is a folder, wanted a file")
-    params, config = selected(args)
+    params, config = load_selected(args)
     port = load_port(args.port) if args.port else None
     devices, absent = _devices(args.backend)
     reports: Reports = {}

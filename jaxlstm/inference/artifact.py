@@ -64,7 +64,7 @@ def export(
       TypeError, ValueError: an argument does not fit.
     """
     from jaxlstm._shared.atomic import write_atomically
-    from jaxlstm_converters.write import save
+    from jaxlstm_converters.write._save import save
 
     path = Path(path)
     _require_flatbuffers()
@@ -163,7 +163,7 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
         raise ValueError(f"{path} is no artifact of jaxlstm: its arguments are {exported.in_avals}")
     if len(exported.in_avals) == 3:
         return Exported(exported, None)
-    from jaxlstm_converters.load import load_numpy
+    from jaxlstm_converters.lstm._load import load_numpy
 
     params, config = load_numpy(weights_beside(path))
     (wanted, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxlstm.cli.port import selected
+from jaxlstm.cli.selection import load_selected
 from jaxlstm._shared.progress import progress_bar
 
 MAX_LENGTH = 1 << 20
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from jaxlstm.cli.run.sequences import open_npy, open_sequences
 
     source, output = Path(args.input), Path(args.output)
-    params, config = selected(args)
+    params, config = load_selected(args)
     config = time_major(config)
     batch_size = positive("--batch-size", args.batch_size)
     long = None
