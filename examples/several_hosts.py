@@ -116,14 +116,14 @@ def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextlib.contextmanager
-def exit_on_timeout(seconds: int, what: str) -> Iterator[None]:
+def exit_on_timeout(seconds: int, problem: str) -> Iterator[None]:
     """End this process with a message if the block times out or JAX reports that the others are gone.
 
     ``os._exit`` ends it at once; a regular exit would wait for the others.
     """
 
     def end(reason: str) -> None:
-        print(f"several_hosts.py: {what}: {reason}", file=sys.stderr, flush=True)
+        print(f"several_hosts.py: {problem}: {reason}", file=sys.stderr, flush=True)
         os._exit(1)
 
     watch = threading.Timer(seconds, end, [f"waited {seconds} s; see their messages"])
