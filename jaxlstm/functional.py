@@ -1,4 +1,4 @@
-"""The public functions: ``lstm``, which is ``torch.nn.LSTM.forward``, and ``lstm_cell``."""
+"""The public functions: ``lstm``, the counterpart of ``torch.nn.LSTM.forward``, and ``lstm_cell``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import numpy as np
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState, cell_step, input_gates
 from jaxlstm.config import LSTMConfig
+from jaxlstm.kernels import select_stack
+from jaxlstm.lengths import valid_steps
 from jaxlstm.packed import PackedSequence, packed_rows, padded_rows
+from jaxlstm.placement import split_alike, varying_alike
 from jaxlstm.precision import Precision, resolve
-from jaxlstm.stack import How, run_layers
+from jaxlstm.stack import BetweenLayers, dropout
 from jaxlstm.validate import cell_arguments, lstm_arguments, require_backend
 
 Inputs = TypeVar("Inputs", jax.Array, PackedSequence)
@@ -31,50 +34,59 @@ def lstm(
     precision: Precision = precision_.DEFAULT,
     backend: str = "auto",
 ) -> tuple[Inputs, LSTMState]:
-    """A multi-layer LSTM over whole sequences: ``torch.nn.LSTM`` as a pure function.
+    """Run a multi-layer LSTM over sequences: ``torch.nn.LSTM`` as a pure function.
 
-    With T time steps, B sequences, L layers, D directions, H = hidden_size and P = ``config.h_size``
-    (proj_size, or H without projection):
+    The shapes below use T time steps, B sequences, L layers, D directions, H = ``hidden_size`` and
+    P = ``config.h_size`` (``proj_size``, or H without projection).
 
     Args:
-      params: parameters under torch's names; shapes in :func:`jaxlstm.param_shapes`.
-      inputs: (T, B, input_size); (B, T, input_size) with ``config.batch_first``; (T, input_size) for
-        one sequence alone; or a :class:`jaxlstm.PackedSequence`.
-      initial_state: (h_0, c_0) of shapes (L*D, B, P) and (L*D, B, H), without B for one sequence alone;
-        zeros if None.
-      config: the LSTM; static under ``jax.jit``.
-      seq_lengths: integers (B,), each from 1 to T, in any order: the valid steps of each sequence. What
-        lies behind them does not matter; outputs there are zero. Under ``jax.jit`` the values cannot be
-        checked: 0 then leaves the row's state as it was, and more than T counts as T.
-      dropout_key: a JAX random key: training, with ``config.dropout`` between layers. None: inference.
-      precision: of every matrix product, see :mod:`jaxlstm.precision`.
-      backend: "scan", the plain scan in JAX; "native", the kernel for CPUs; "pallas", that for GPUs or
-        TPUs; "cudnn", NVIDIA's library; "auto", the native kernel where it was built and knows the dtype,
-        else the plain scan, see :mod:`jaxlstm.kernels`.
+      params: parameters under torch's names, with the shapes of :func:`jaxlstm.param_shapes`.
+      inputs: (T, B, input_size); (B, T, input_size) with ``config.batch_first``; (T, input_size) for a
+        single sequence; or a :class:`jaxlstm.PackedSequence`.
+      initial_state: (h_0, c_0) of shapes (L*D, B, P) and (L*D, B, H), without B for a single sequence.
+        Zeros if None.
+      config: the LSTM. It is static under ``jax.jit``.
+      seq_lengths: number of valid steps of each sequence, integers (B,) from 1 to T, in any order. Steps
+        after the end of a sequence are ignored, and their outputs are zero. Under ``jax.jit`` the values
+        cannot be checked: 0 leaves the row's state unchanged, and a value above T counts as T.
+      dropout_key: a JAX random key, which turns on ``config.dropout`` between layers (training). No
+        dropout if None (inference).
+      precision: precision of the matrix products, see :mod:`jaxlstm.precision`.
+      backend: the implementation. "scan" is ``jax.lax.scan``, "native" the CPU kernel, "pallas" the TPU
+        kernel, "cudnn" NVIDIA's library. "auto" takes the native kernel if it is installed and supports
+        the dtype, and otherwise the scan. See :mod:`jaxlstm.kernels`.
 
     Returns:
-      ``(outputs, LSTMState(h_n, c_n))``. Outputs have the axes of the inputs and D*P features; the
-      states have the shapes of ``initial_state``; all have the dtype of ``inputs``.
+      ``(outputs, LSTMState(h_n, c_n))``. Outputs have the axes of the inputs and D*P features. The states
+      have the shapes of ``initial_state``. All have the dtype of ``inputs``.
 
     Raises:
-      TypeError, ValueError: an argument does not fit; the message names it and says what does.
-      RuntimeError: the backend that is asked for cannot be had; the message says why.
+      TypeError, ValueError: an argument has the wrong type, shape or dtype.
+      RuntimeError: the requested backend is not available.
+
+    >>> config = LSTMConfig(input_size=3, hidden_size=5)
+    >>> params = init_params(jax.random.key(0), config)
+    >>> outputs, (h_n, c_n) = lstm(params, jnp.ones((7, 2, 3)), config=config)
+    >>> outputs.shape, h_n.shape
+    ((7, 2, 5), (1, 2, 5))
     """
     require_backend(backend)
-    how = How(
-        resolve(precision), backend
-    )  # here: JAX's default may be another when a kernel is compiled
-    outputs: Any  # of the kind of the inputs, which a type checker cannot follow
+    options: dict[str, Any] = {
+        "config": config,
+        "dropout_key": dropout_key,
+        # Resolved now, because JAX's default may differ by the time a kernel is compiled.
+        "precision": resolve(precision),
+        "backend": backend,
+    }
+    outputs: Any  # of the type of the inputs, which a type checker cannot infer
     if isinstance(inputs, PackedSequence):
-        outputs, final = _lstm_packed(
-            params, inputs, initial_state, seq_lengths, config, dropout_key, how
-        )
+        outputs, final = _lstm_packed(params, inputs, initial_state, seq_lengths, **options)
         return outputs, final
     params, x, state, lengths = lstm_arguments(params, inputs, initial_state, seq_lengths, config)
     batched = inputs.ndim == 3
     time_axis = 1 if batched and config.batch_first else 0
     x = jnp.moveaxis(x, time_axis, 0)
-    outputs, final = run_layers(params, x, state, lengths, config, dropout_key, how)
+    outputs, final = _lstm_time_major(params, x, state, lengths, **options)
     outputs = jnp.moveaxis(outputs, 0, time_axis)
     if batched:
         return outputs, final
@@ -86,11 +98,11 @@ def _lstm_packed(
     packed: PackedSequence,
     initial_state: tuple[Any, Any] | None,
     seq_lengths: Any,
+    *,
     config: LSTMConfig,
-    dropout_key: jax.Array | None,
-    how: How,
+    **options: Any,
 ) -> tuple[PackedSequence, LSTMState]:
-    """A packed sequence in and out, as in torch: states are in the caller's order, not the sorted one."""
+    """Run a packed batch. As in torch, states are in the caller's order of sequences, not the sorted one."""
     if seq_lengths is not None:
         raise ValueError(
             "seq_lengths must be None with a PackedSequence, which has its own lengths"
@@ -98,9 +110,48 @@ def _lstm_packed(
     padded, lengths = padded_rows(packed)
     params, x, state, lengths = lstm_arguments(params, padded, initial_state, lengths, config, 0)
     state = LSTMState(*(packed.sort_rows(leaf, axis=1) for leaf in state))
-    outputs, final = run_layers(params, x, state, lengths, config, dropout_key, how)
+    outputs, final = _lstm_time_major(params, x, state, lengths, config=config, **options)
     final = LSTMState(*(packed.unsort_rows(leaf, axis=1) for leaf in final))
     return packed_rows(outputs, packed), final
+
+
+def _lstm_time_major(
+    params: Mapping[str, Any],
+    x: jax.Array,
+    initial_state: LSTMState,
+    lengths: jax.Array | None,
+    *,
+    config: LSTMConfig,
+    dropout_key: jax.Array | None,
+    precision: Precision,
+    backend: str,
+) -> tuple[jax.Array, LSTMState]:
+    """Run validated, batched, time-major arguments on a backend."""
+    params, x, initial_state, lengths = split_alike(
+        (params, x, initial_state, lengths), (None, 1, 1, 0)
+    )
+    initial_state = varying_alike(initial_state, (params, x, lengths))
+    if lengths is not None:
+        # Padding may contain NaN, and 0 * NaN in the backward pass is NaN.
+        valid = valid_steps(lengths, x.shape[0])
+        x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
+    run_stack = select_stack(backend, config, x)
+    return run_stack(
+        params,
+        x,
+        initial_state,
+        lengths,
+        config=config,
+        precision=precision,
+        between_layers=_dropout_between_layers(dropout_key, config.dropout),
+    )
+
+
+def _dropout_between_layers(key: jax.Array | None, rate: float) -> BetweenLayers | None:
+    """Return the dropout of training, with a separate mask for each layer; None for inference."""
+    if key is None:
+        return None
+    return lambda layer, x: dropout(jax.random.fold_in(key, layer), x, rate)
 
 
 def lstm_cell(
@@ -110,20 +161,22 @@ def lstm_cell(
     *,
     precision: Precision = precision_.DEFAULT,
 ) -> LSTMState:
-    """One step: ``torch.nn.LSTMCell``, and with ``weight_hr`` among the params a projected one.
+    """Run one time step: ``torch.nn.LSTMCell`` as a pure function.
 
     Args:
-      params: ``weight_ih`` (4H, input_size), ``weight_hh`` (4H, h_size), and ``bias_ih``, ``bias_hh``
-        (4H,) or neither; gates in the order i, f, g, o.
+      params: ``weight_ih`` (4H, input_size), ``weight_hh`` (4H, h_size), and optionally ``bias_ih`` and
+        ``bias_hh`` (4H,). Gates are in the order i, f, g, o. A ``weight_hr`` (h_size, H) adds the
+        projection of ``torch.nn.LSTM(proj_size=...)``.
       x: input, (batch, input_size) or (input_size,).
-      state: (h, c), each (batch, hidden_size) or (hidden_size,); zeros if None.
-      precision: of the matrix products, see :mod:`jaxlstm.precision`.
+      state: (h, c), of shapes (batch, h_size) and (batch, hidden_size), without batch if ``x`` has none.
+        Zeros if None.
+      precision: precision of the matrix products, see :mod:`jaxlstm.precision`.
 
     Returns:
-      LSTMState(h, c) of the shapes and dtype of the state that came in.
+      The next state, with the shapes and dtype of ``state``.
 
     Raises:
-      TypeError, ValueError: params, x or state do not fit each other; the message says which.
+      TypeError, ValueError: an argument has the wrong type, shape or dtype.
     """
     params, x, state = cell_arguments(params, x, state)
     return cell_step(

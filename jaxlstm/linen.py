@@ -18,9 +18,9 @@ from jaxlstm import _modules
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.functional import Inputs, lstm, lstm_cell
 from jaxlstm.params import Params, init_bound, param_shapes
 from jaxlstm.precision import Precision
-from jaxlstm.functional import Inputs, lstm, lstm_cell
 
 
 def _declare_params(module: nn.Module, config: LSTMConfig, dtype: Any) -> Params:

@@ -18,9 +18,9 @@ from jaxlstm import _modules
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.functional import Inputs, lstm, lstm_cell
 from jaxlstm.params import Params, check_params, init_params, param_shapes
 from jaxlstm.precision import Precision
-from jaxlstm.functional import Inputs, lstm, lstm_cell
 
 
 class _TorchNamed(nnx.Module):

@@ -19,8 +19,8 @@ from jax import lax
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.precision import Precision
 from jaxlstm.functional import lstm
+from jaxlstm.precision import Precision
 
 Readout = Callable[[jax.Array, Any], Any]
 """(outputs of a block, targets of it) -> a tree of arrays, which is summed over the blocks."""

@@ -1,4 +1,4 @@
-"""What all tests share: torch is needed by most, and where it is missing those are left out, aloud."""
+"""Fixtures for all tests. Test files whose optional dependencies are missing are not collected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MISSING = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
 
 
 def _needs_missing(path: Path) -> bool:
-    """Whether a test file imports a package that is not installed, itself or by a helper it imports."""
+    """Return True if a test file, or a helper that it imports, imports a package that is not installed."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             modules, helpers = [alias.name for alias in node.names], []
@@ -31,7 +31,7 @@ def _needs_missing(path: Path) -> bool:
 
 
 def _helpers(path: Path, node: ast.ImportFrom) -> list[Path]:
-    """The files of `tests` that ``from ... import ...`` loads: the module, or those in the package."""
+    """Return the files of `tests` that a ``from ... import ...`` statement loads."""
     parts = (node.module or "").split(".") if node.module else []
     if node.level == 0 and parts[0] != HERE.name:
         return []
@@ -46,12 +46,14 @@ collect_ignore = [str(path) for path in HERE.rglob("test_*.py") if MISSING and _
 def pytest_report_header() -> list[str]:
     if not MISSING:
         return []
-    return [f"{', '.join(MISSING)} not installed: {len(collect_ignore)} test files are left out"]
+    return [
+        f"{', '.join(MISSING)} not installed: {len(collect_ignore)} test files are not collected"
+    ]
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """A test draws the same numbers whichever tests run before it."""
+    """Seed torch, so that a test draws the same numbers in any order of tests."""
     if "torch" not in MISSING:
         import torch
 

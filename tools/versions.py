@@ -1,8 +1,8 @@
 """Run the tests against the oldest or the newest releases that pyproject.toml allows.
 
-``python tools/versions.py oldest|newest VENV PYTHON``. Oldest: every lower bound of the dependencies and of
-the extras flax, orbax and optax, installed exactly. Newest: whatever the index has, without torch, and the
-tests that need none.
+``python tools/versions.py oldest|newest VENV PYTHON``. Oldest: exactly the lower bounds of the
+dependencies and of the extras flax, orbax and optax. Newest: the newest releases on the package
+index, without torch; tests that need torch are not collected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOOLS = ["pytest", "pytest-xdist", "hypothesis", "safetensors", "beartype", "jax
 
 
 def lower_bounds() -> list[str]:
-    """``name==version`` for each ``name>=version`` of what runs."""
+    """Return ``name==version`` for each runtime requirement ``name>=version``."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     requirements = project["dependencies"] + extras["flax"] + extras["orbax"] + extras["optax"]
@@ -33,7 +33,7 @@ def main(which: str, venv: str, python: str) -> int:
     pip = [binary, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if which == "oldest":
         bounds = lower_bounds()
-        # jaxlib follows jax: each jax names the oldest jaxlib it takes, and the newest it was made with.
+        # Pin jaxlib to the version of jax: jax itself accepts newer ones.
         jax = next(bound for bound in bounds if bound.startswith("jax=="))
         packages = [*bounds, jax.replace("jax", "jaxlib"), "torch", "expecttest", "onnx"]
     else:

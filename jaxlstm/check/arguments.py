@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm._shared.torch_tensors import is_tensor, tensor_to_numpy
+from jaxlstm._shared.torch_tensors import tensor_to_numpy
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import torch_runner
 from jaxlstm.config import LSTMConfig
@@ -61,7 +61,8 @@ def require_params(
 
 def require_numbers(name: str, value: Any) -> np.ndarray:
     """Return a number, an array or a torch tensor as a NumPy array of real numbers."""
-    array = tensor_to_numpy(value) if is_tensor(value) else np.asarray(value)
+    is_tensor = hasattr(value, "detach")
+    array = tensor_to_numpy(value) if is_tensor else np.asarray(value)
     if array.dtype.kind not in "fiub" and not jnp.issubdtype(array.dtype, np.floating):
         raise TypeError(
             f"{name} must be an array of real numbers, got {type(value).__name__} of dtype {array.dtype}"

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, read_checkpoint, save
-from jaxlstm.inference import job, results
 from jaxlstm._shared.safetensors import safetensors_bytes
-from tests.cli.run_command import (
+from jaxlstm.cli.run import job, results
+from tests.support.inference import reference
+from tests.support.run_command import (
     CONFIG,
     assert_right,
     long_sequence,
@@ -24,7 +25,6 @@ from tests.cli.run_command import (
     sequences,
     write_checkpoint,
 )
-from tests.inference.helpers import reference
 
 BOTH = LSTMConfig(5, 6, bidirectional=True)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlstm.inference import job
-from tests.cli.run_command import long_sequence, run, sequences, write_checkpoint
+from jaxlstm.cli.run import job
+from tests.support.run_command import long_sequence, run, sequences, write_checkpoint
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def checkpoint(tmp_path: Path) -> Path:
 KILLED = """
 import os, signal, sys
 from jaxlstm import cli
-from jaxlstm.inference import job
+from jaxlstm.cli.run import job
 job.PART_STEPS = int(sys.argv[1])
 left, replace = [int(sys.argv[2])], os.replace
 def counted(*arguments):

@@ -12,7 +12,7 @@ from jaxlstm import LSTMConfig
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import size
 from jaxlstm.inference import compile
-from tests.inference.helpers import normal, weights
+from tests.support.inference import normal, weights
 
 
 class Screen(io.StringIO):

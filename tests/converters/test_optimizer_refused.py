@@ -14,7 +14,7 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMConfig, load, load_optimizer
-from tests.converters.optimizer_files import reload, stepped
+from tests.support.optimizer_files import reload, stepped
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The demo checkpoint in JAX: the model of ``train_demo.py`` in PyTorch and that of ``tag.py`` agree."""
+"""The demo checkpoint: ``tag.py`` in JAX agrees with the PyTorch model of ``train_demo.py``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPTS = ("punctuation", "tag", "train_demo")
 
 @pytest.fixture(scope="module")
 def examples():
-    """The scripts, which import one another by name, as Python has it for a script's own folder."""
+    """The scripts as modules. They import one another by name, so their folder is on the path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLES)
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in SCRIPTS})
@@ -38,17 +38,17 @@ def test_checkpoint_is_small() -> None:
     assert (EXAMPLES / "demo.pt").stat().st_size < 300_000
 
 
-def test_scores_are_those_of_the_readme(
+def test_readme_reports_the_scores_of_the_checkpoint(
     examples: SimpleNamespace, restorer: torch.nn.Module
 ) -> None:
-    """The committed figures are what the committed weights reach on the chapter held out."""
+    """The committed weights reach the documented scores on the held-out chapter."""
     readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     scores = examples.train_demo.evaluate(restorer)
     assert f"F1 of capitals {scores['capital_f1']:.3f}, of marks {scores['mark_f1']:.3f}" in readme
 
 
 def test_whole_model_equals_torch(examples: SimpleNamespace, restorer: torch.nn.Module) -> None:
-    """Every logit of the whole held-out chapter, 11,000 characters, and the text made of them."""
+    """Compare all logits of the held-out chapter (11,000 characters) and the restored text."""
     original = " ".join(examples.punctuation.read_paragraphs(examples.train_demo.TEST_CHAPTERS))
     text = examples.punctuation.strip(original).text
     characters = np.array([examples.punctuation.encode(text)])

@@ -1,4 +1,4 @@
-"""The foreign project's test file, run by a pytest of its own: right, and with its mistake."""
+"""examples/test_my_port.py in a separate pytest process, without and with its planted mistake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def outcome(folder: Path, bug: str) -> str:
-    """What pytest prints for the file in a folder of its own."""
+    """Copy the file to ``folder``, run pytest there and return its output."""
     shutil.copy(ROOT / "examples" / "test_my_port.py", folder)
     installed = metadata.entry_points(group="pytest11", name="jaxlstm")
     plugin = () if installed else ("-p", "jaxlstm.check.pytest_plugin")
@@ -30,15 +30,15 @@ def outcome(folder: Path, bug: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_the_mistake_is_a_screen_with_its_name(tmp_path: Path) -> None:
-    told = outcome(tmp_path, "1")
-    assert "1 failed, 1 passed" in told
-    assert "if the gates are read in the order i, f, o, g" in told
-    assert "in i*g, unit" in told
-    assert "array(" not in told.lower()
-    assert len(told.splitlines()) < 40
+def test_report_names_the_mistake_on_one_screen(tmp_path: Path) -> None:
+    report = outcome(tmp_path, "1")
+    assert "1 failed, 1 passed" in report
+    assert "if the gates are read in the order i, f, o, g" in report
+    assert "in i*g, unit" in report
+    assert "array(" not in report.lower()
+    assert len(report.splitlines()) < 40
 
 
 @pytest.mark.slow
-def test_without_it_all_pass(tmp_path: Path) -> None:
+def test_all_pass_without_the_mistake(tmp_path: Path) -> None:
     assert "2 passed" in outcome(tmp_path, "")

@@ -1,4 +1,4 @@
-"""The notebook on the inner workings runs from a clean kernel, and prints what was committed."""
+"""The notebook on the inner workings runs in a clean kernel and prints its committed output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def committed() -> nbformat.NotebookNode:
 
 @pytest.fixture(scope="module")
 def executed(committed: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A cell that raises, such as one that compares with PyTorch, raises here."""
+    """Run the notebook. An exception in a cell, such as a failed comparison with PyTorch, propagates."""
     fresh = copy.deepcopy(committed)
     for cell in fresh.cells:
         if cell.cell_type == "code":
@@ -32,7 +32,7 @@ def executed(committed: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def printed(notebook: nbformat.NotebookNode) -> list[str]:
-    """What each code cell printed."""
+    """Return the printed text of each code cell."""
     return [
         "".join(output.text for output in cell.outputs if output.output_type == "stream")
         for cell in notebook.cells
@@ -46,11 +46,11 @@ def figures(notebook: nbformat.NotebookNode) -> int:
 
 
 def is_rounding(line: str) -> bool:
-    """A line of the tables of differences, whose last digits are the machine's."""
+    """Return True for a row of a table of rounding differences, which depend on the machine."""
     return line.split(" ")[0] in ("outputs", "h_n", "c_n") and "e-" in line
 
 
-def test_runs_and_prints_what_was_committed(
+def test_prints_its_committed_output(
     committed: nbformat.NotebookNode, executed: nbformat.NotebookNode
 ) -> None:
     for now, then in zip(printed(executed), printed(committed), strict=True):

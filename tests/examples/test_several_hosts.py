@@ -1,4 +1,4 @@
-"""Two processes on this machine in the place of two hosts: equal to one, and none left hanging."""
+"""examples/several_hosts.py with two processes on this machine instead of two hosts."""
 
 from __future__ import annotations
 
@@ -51,35 +51,37 @@ def losses(output: str) -> list[float]:
     ],
 )
 def test_two_processes_train_as_one(hidden: str) -> None:
-    """Two devices each; with four along "hidden" every step's all-gather goes from process to process."""
-    alone = start("--steps", "4", devices=1)
+    """Each process has two devices. With hidden=4 the all-gather of every step crosses the processes."""
+    single = start("--steps", "4", devices=1)
     both = start_two("--steps", "4", "--hidden", hidden)
-    told = [child.communicate(timeout=240) for child in (alone, *both)]
-    for child, (_, errors) in zip((alone, *both), told, strict=True):
+    printed = [child.communicate(timeout=240) for child in (single, *both)]
+    for child, (_, errors) in zip((single, *both), printed, strict=True):
         assert child.returncode == 0, errors[-3000:]
-    wanted = losses(told[0][0])
-    assert len(wanted) == 4
-    assert wanted[-1] < wanted[0] / 2
-    assert losses(told[1][0]) == pytest.approx(wanted, rel=1e-5)
-    assert losses(told[2][0]) == []  # process 0 alone talks
+    expected = losses(printed[0][0])
+    assert len(expected) == 4
+    assert expected[-1] < expected[0] / 2
+    assert losses(printed[1][0]) == pytest.approx(expected, rel=1e-5)
+    # Only process 0 prints.
+    assert losses(printed[2][0]) == []
 
 
 @pytest.mark.parametrize("dead", [0, 1])
 def test_a_killed_process_ends_the_other(dead: int) -> None:
     both = start_two("--steps", "1000000", "--hidden", "4", "--timeout", "12")
-    speaker = both[0].stdout
-    assert speaker is not None
-    while not LOSS.match(line := speaker.readline()):  # they are at it
+    output = both[0].stdout
+    assert output is not None
+    # Wait until training has started.
+    while not LOSS.match(line := output.readline()):
         assert line, both[0].communicate(timeout=60)
     both[dead].send_signal(signal.SIGKILL)
     _, errors = both[1 - dead].communicate(timeout=120)
     both[dead].communicate(timeout=60)
     assert both[1 - dead].returncode != 0
-    assert re.search("another task died|no answer from the others in step", errors), errors[-3000:]
+    assert re.search("another task died|no response from the others in step", errors), errors[-3000:]
 
 
-def test_a_process_that_does_not_come_is_told() -> None:
+def test_missing_process_is_reported() -> None:
     waiting = start("--coordinator", "localhost:0", "--processes", "2", "--timeout", "4")
     _, errors = waiting.communicate(timeout=60)
     assert waiting.returncode != 0
-    assert "several_hosts.py: the others did not come" in errors
+    assert "several_hosts.py: the other processes did not arrive" in errors

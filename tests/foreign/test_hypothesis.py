@@ -1,7 +1,7 @@
-"""Any LSTM that hypothesis can think of, against torch in float64: configs, shapes, lengths, states.
+"""Random configs, shapes, lengths and states from hypothesis against torch, in float64.
 
-Sizes are tiny, since each example compiles; what matters are the combinations and the edges: batch 0 and
-1, one time step, one feature, one unit.
+Sizes are tiny because each example compiles. The examples cover combinations and edge cases: batch
+sizes 0 and 1, one time step, one feature, one unit.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def configs(draw: st.DrawFn) -> LSTMConfig:
 
 @st.composite
 def calls(draw: st.DrawFn, *, ragged: bool) -> dict[str, Any]:
-    """A config, weights, inputs (ragged, or batched or not), and perhaps an initial state.
+    """Draw a config, weights, inputs (ragged, batched or unbatched) and optionally an initial state.
 
-    Numbers and lengths are NumPy's: hypothesis likes to repeat itself, and would draw few unequal lengths.
+    NumPy draws the numbers and lengths, because hypothesis rarely draws unequal lengths.
     """
     config = draw(configs())
     random = np.random.default_rng(draw(st.integers(0, 2**16)))
     time = draw(st.integers(2 if ragged else 1, 5))
-    # without a batch axis: None
+    # None: no batch axis.
     batch = draw(st.integers(1, 4) if ragged else st.none() | st.integers(0, 4))
     shapes = [(time, batch, config.input_size), *config.state_shapes(1 if batch is None else batch)]
     if batch is None:
@@ -119,7 +119,7 @@ def test_ragged_equals_torch(call: dict[str, Any]) -> None:
 
 @partial(jax.jit, static_argnames="config")
 def gradients(params: Any, inputs: Any, lengths: Any, *, config: LSTMConfig) -> Any:
-    """Of the sum of squares of all outputs and states, by the parameters."""
+    """Return the gradient of the sum of squares of all outputs and states with respect to the parameters."""
 
     def loss(params: Any) -> Any:
         outputs, (h_n, c_n) = lstm(params, inputs, config=config, seq_lengths=lengths)
@@ -131,7 +131,7 @@ def gradients(params: Any, inputs: Any, lengths: Any, *, config: LSTMConfig) -> 
 @FEWER
 @given(calls(ragged=True))
 def test_padding_does_not_matter(call: dict[str, Any]) -> None:
-    """Whatever lies behind the end of a sequence, NaN included: same numbers and gradients, to the bit."""
+    """NaN after the end of a sequence changes no bit of the results or gradients."""
     time_axis = 1 if call["config"].batch_first else 0
     inputs = np.moveaxis(call["inputs"], time_axis, 0).copy()
     for row, length in enumerate(call["lengths"]):

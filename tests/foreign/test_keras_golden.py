@@ -1,8 +1,9 @@
-"""Numbers that Keras holds its own LSTM to (keras/src/layers/rnn/lstm_test.py, Apache-2.0), through ours.
+"""The expected values of Keras's LSTM tests (keras/src/layers/rnn/lstm_test.py, Apache-2.0).
 
-Keras has one bias, and adds 1 to that of the forget gate by setting it to 1; kernels are constant: 0.01 for
-the input, 0.02 for the state, 0.03 for the bias. Its ``go_backwards`` is our reverse direction, whose final
-state it gives. Keras holds them to 1e-5; the numbers have seven digits, and ours agree to the last but one.
+Keras has one bias and sets its forget gate to 1. The weights are constant: 0.01 for the input
+kernel, 0.02 for the recurrent kernel, 0.03 for the bias. ``go_backwards`` corresponds to our
+reverse direction. Keras tests with a tolerance of 1e-5; the values have seven digits and we test
+with 1e-6.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def ascending(*shape: int) -> jax.Array:
 
 
 def keras_lstm(features: int, units: int, *, forget_bias: float = 1.0, bias: bool = True) -> Any:
-    """Parameters and config of Keras's layer, and of the same one backwards beside it."""
+    """Return parameters and config of a bidirectional layer, both directions with Keras's weights."""
     config = LSTMConfig(features, units, bias=bias, batch_first=True, bidirectional=True)
     one_direction = {
         "weight_ih": jnp.full((4 * units, features), 0.01),
@@ -38,7 +39,7 @@ def keras_lstm(features: int, units: int, *, forget_bias: float = 1.0, bias: boo
 
 
 def equal_units(rows: list[float], units: int) -> np.ndarray:
-    """With constant kernels and no initial state all units are alike."""
+    """Repeat each value for every unit: with constant kernels and no initial state all units are equal."""
     return np.repeat(np.array(rows)[:, None], units, axis=1)
 
 
@@ -63,7 +64,7 @@ def test_correctness(options: dict, direction: int, golden: list[float]) -> None
 
 
 def test_statefulness() -> None:
-    """The state of one call is the initial state of the next."""
+    """The final state of one call is the initial state of the next."""
     params, config = keras_lstm(4, 4)
     sequence = ascending(2, 3, 4)
     _, state = jitted_lstm(params, sequence, config=config)
@@ -73,7 +74,7 @@ def test_statefulness() -> None:
 
 def test_initial_state() -> None:
     params, config = keras_lstm(3, 2)
-    state = jnp.broadcast_to(ascending(2, 2), (2, 2, 2))  # of each direction
+    state = jnp.broadcast_to(ascending(2, 2), (2, 2, 2))  # the same for both directions
     _, (h_n, _) = jitted_lstm(params, ascending(2, 4, 3), (state, state), config=config)
     forwards, backwards = h_n
     assert_golden(forwards, [[0.20574439, 0.3558822], [0.64930826, 0.66276]])
@@ -81,7 +82,7 @@ def test_initial_state() -> None:
 
 
 def test_masking() -> None:
-    """Keras's mask of a sequence's end is our ``seq_lengths``, with ``zero_output_for_mask``."""
+    """A Keras mask at the end of a sequence, with ``zero_output_for_mask``, equals our ``seq_lengths``."""
     params, config = keras_lstm(3, 2)
     outputs, (h_n, _) = jitted_lstm(
         params, ascending(2, 4, 3), config=config, seq_lengths=jnp.array([3, 2])
@@ -94,7 +95,7 @@ def test_masking() -> None:
 
 
 def test_masking_backwards() -> None:
-    """Keras masks the start here; ragged from the other side, the valid steps come first."""
+    """Keras masks the start of the sequence here; ours has the valid steps first."""
     params, config = keras_lstm(3, 2)
     sequence, lengths = ascending(2, 4, 3), jnp.array([3, 2])
     valid_first = jnp.stack(

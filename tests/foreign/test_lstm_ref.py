@@ -1,8 +1,9 @@
-"""JAX's own reference, ``jax.experimental.rnn.lstm_ref``, as a second oracle: ragged and bidirectional.
+"""``jax.experimental.rnn.lstm_ref`` as a second reference for ragged and bidirectional LSTMs.
 
-It knows no projection, wants biases, a batch first, an initial state and lengths, and takes each layer and
-direction under a number, in the order of torch's states. It differs from ours in kind: it flips sequences and
-picks states afterwards, where we hold the state still.
+``lstm_ref`` is batch-first, requires biases, an initial state and lengths, has no projection, and
+numbers layers and directions in the order of torch's states. Its algorithm differs from ours: it
+flips sequences and gathers the final states, whereas we stop updating the state at the end of each
+sequence.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def run_ours(config: LSTMConfig, params: Any, x: Any, h_0: Any, c_0: Any, length
 
 @cache
 def value_and_gradients(run: Callable, config: LSTMConfig) -> Callable:
-    """Outputs and states, and the gradients of a loss that weighs every number of them differently.
+    """Return a jitted function of results and gradients, cached since it serves all lengths.
 
-    Kept, since one compilation serves all lengths.
+    The loss weights each number differently.
     """
 
     def loss(*args: Any) -> Any:

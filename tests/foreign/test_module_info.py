@@ -1,9 +1,9 @@
-"""PyTorch's own samples for nn.LSTM and nn.LSTMCell, and the inputs that it rejects, driven through ours.
+"""PyTorch's samples and error inputs for nn.LSTM and nn.LSTMCell, from its own module tests.
 
-They are those of ``torch.testing._internal.common_modules``, from which PyTorch generates its module
-tests. Every error input of ``nn.LSTM`` and ``nn.LSTMCell`` applies. Those of the plain ``RNNCell`` and
-``GRUCell`` do not: they are the four of ``LSTMCell`` with one tensor for the state, and two about
-``nonlinearity``, which an LSTM does not have.
+The samples come from ``torch.testing._internal.common_modules``. Every error input of ``nn.LSTM``
+and ``nn.LSTMCell`` is used. The error inputs of ``RNNCell`` and ``GRUCell`` add nothing: they
+repeat those of ``LSTMCell`` with a single state tensor, and two concern ``nonlinearity``, which an
+LSTM does not have.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ jitted_cell = jax.jit(lstm_cell)
 def samples_of(
     function: Any, name: str, dtype: torch.dtype, training: bool, **options: Any
 ) -> list:
-    """The suite's samples; the draws of its ``make_tensor`` come from torch's global seed."""
+    """Return the suite's samples, drawn from torch's global seed."""
     torch.manual_seed(0)
     info = next(info for info in suite.module_db if info.name == name)
     return list(
@@ -43,7 +43,7 @@ def samples_of(
 
 
 def build(module_class: type, sample: Any, dtype: torch.dtype, training: bool) -> torch.nn.Module:
-    """The sample's module with weights of a fixed seed."""
+    """Build the sample's module with weights from a fixed seed."""
     torch.manual_seed(1)
     arguments = sample.constructor_input
     module = module_class(*arguments.args, **arguments.kwargs).to(dtype)
@@ -51,7 +51,7 @@ def build(module_class: type, sample: Any, dtype: torch.dtype, training: bool) -
 
 
 def to_jax(value: Any) -> Any:
-    """A tensor, a packed sequence, or a tuple or dict of tensors, as JAX sees it."""
+    """Convert a tensor, a packed sequence, or a tuple or dict of tensors to JAX."""
     if isinstance(value, torch.nn.utils.rnn.PackedSequence):
         return PackedSequence.from_torch(value)
     if isinstance(value, torch.Tensor):
@@ -60,7 +60,7 @@ def to_jax(value: Any) -> Any:
 
 
 def leaves(outputs: Any) -> list[Any]:
-    """Arrays of (outputs, (h, c)) or (h, c), nested or not; of a packed output the data."""
+    """Flatten (outputs, (h, c)) or (h, c) to a list of arrays; a packed output gives its data."""
     if isinstance(outputs, (torch.nn.utils.rnn.PackedSequence, PackedSequence)):
         outputs = outputs.data
     if isinstance(outputs, tuple):
@@ -74,10 +74,10 @@ def in_float64(value: Any) -> Any:
     return tuple(in_float64(part) for part in value)
 
 
-def answers(
+def results_of(
     module: torch.nn.Module, sample: Any, run: Any
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """Of the sample's inputs: ``run(params, *inputs)``, the module, and the module in float64."""
+    """Return the results of ``run(params, *inputs)``, of the module, and of the module in float64."""
     inputs = sample.forward_input.args
     with torch.no_grad():
         expected = leaves(module(*inputs))
@@ -88,8 +88,8 @@ def answers(
 
 
 def assert_agrees(module: torch.nn.Module, sample: Any, run: Any) -> None:
-    """``run(params, *inputs)`` agrees with the module on the sample's inputs."""
-    actual, expected, oracle = answers(module, sample, run)
+    """Assert that ``run(params, *inputs)`` agrees with the module on the sample's inputs."""
+    actual, expected, oracle = results_of(module, sample, run)
     if expected[0].dtype == torch.float64:
         assert_equal_in_float64(actual, expected)
     else:
@@ -109,16 +109,16 @@ def test_lstm(index: int, dtype: torch.dtype, training: bool) -> None:
     assert_agrees(module, sample, partial(jitted_lstm, config=config))
 
 
-def test_all_samples_together_are_within_twice_torchs_own_error() -> None:
-    """Each sample alone is tiny; of all of them the bound of large ones holds."""
-    everything: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+def test_pooled_error_of_all_samples_is_at_most_twice_torchs() -> None:
+    """A single sample is tiny; the pooled samples are held to the tighter bound of large ones."""
+    pools: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     for sample in samples_of(suite.module_inputs_torch_nn_LSTM, "nn.LSTM", torch.float32, False):
         module = build(torch.nn.LSTM, sample, torch.float32, False)
         config = LSTMConfig(**sample.constructor_input.kwargs)
-        found = answers(module, sample, partial(jitted_lstm, config=config))
-        for pool, arrays in zip(everything, found, strict=True):
+        results = results_of(module, sample, partial(jitted_lstm, config=config))
+        for pool, arrays in zip(pools, results, strict=True):
             pool.extend(arrays)
-    assert_as_exact_as_torch(*everything, factor=2)
+    assert_as_exact_as_torch(*pools, factor=2)
 
 
 @both_dtypes
@@ -134,7 +134,7 @@ def test_lstm_cell(index: int, dtype: torch.dtype, training: bool) -> None:
 
 @pytest.mark.parametrize("index", range(PACKED_SAMPLES))
 def test_packed(index: int) -> None:
-    """The packed sequences with which the suite tries GRU, given to an LSTM of the same arguments."""
+    """The suite has packed sequences only for GRU; an LSTM with the same arguments takes them too."""
     samples = [
         sample
         for sample in samples_of(
@@ -152,7 +152,8 @@ def test_packed(index: int) -> None:
     module = build(torch.nn.LSTM, sample, torch.float64, training=False)
     config = LSTMConfig(**sample.constructor_input.kwargs)
 
-    def run(params: Any, packed: PackedSequence) -> Any:  # batch_sizes decide shapes: closed over
+    # batch_sizes determine shapes, so the function closes over them.
+    def run(params: Any, packed: PackedSequence) -> Any:
         return jax.jit(lambda data: lstm(params, packed._replace(data=data), config=config))(
             packed.data
         )
@@ -160,7 +161,8 @@ def test_packed(index: int) -> None:
     assert_agrees(module, sample, run)
 
 
-OUR_MESSAGES = {  # what torch's starts with -> what ours does, where it is not the argument's name itself
+# Start of torch's message -> start of ours, where ours is not "ARGUMENT must be".
+OUR_MESSAGES = {
     "input has inconsistent input_size": r"x must have shape \(batch, 10\) or \(10,\)",
     "hidden0 has inconsistent hidden_size": r"h must have shape \(3, 20\), got \(3, 21\)",
     "Input batch size 3 doesn't match": r"h must have shape \(3, 20\), got \(5, 20\)",
@@ -213,7 +215,7 @@ def test_lstm_rejects(index: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(0, 5), (-1, 5), (3.0, 5), ("10", 5), (3, 0), (3, 5.0)])
-def test_cell_config_rejects_what_the_lstm_rejects(sizes: tuple) -> None:
-    """``nn.LSTMCell`` shares no constructor check with ``nn.LSTM``; ours does."""
+def test_cell_config_rejects_invalid_sizes(sizes: tuple) -> None:
+    """LSTMCellConfig makes the checks of ``nn.LSTM``, which ``nn.LSTMCell`` lacks."""
     with pytest.raises((ValueError, TypeError), match=r"(input|hidden)_size must be"):
         LSTMCellConfig(*sizes)

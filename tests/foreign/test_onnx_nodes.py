@@ -1,9 +1,10 @@
-"""The ONNX standard's own test cases for its LSTM operator, all but peepholes, which torch has not either.
+"""The ONNX standard's test cases for its LSTM operator, except peepholes, which torch does not
+support.
 
-ONNX stacks the gates in the order i, o, f, c (c is our g), both biases in one array, and directions on
-the first axis. Expected values come from ONNX's reference implementation in NumPy; its backends are held
-to a relative error of 1e-3, ours to float32 rounding. All gates of a case have the same weights, so what
-the cases show is layouts, directions and biases; the gate order they cannot see.
+ONNX stacks the gates in the order i, o, f, c (c is our g), both biases in one array, and directions
+on the first axis. The expected values come from ONNX's NumPy reference. ONNX allows backends a
+relative error of 1e-3; we test to float32 rounding. All gates of a case have equal weights, so the
+cases test layouts, directions and biases, but not the gate order.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ NAMES = (
 
 @cache
 def lstm_cases() -> dict[str, Any]:
-    """Importing the module of the operator's cases registers them."""
+    """Return the operator's cases by name. Importing their module registers them."""
     from onnx.backend.test.case.node import lstm  # noqa: F401
 
     cases = [case for case in onnx_cases._NodeTestCases if case.name.startswith("test_lstm")]
@@ -42,13 +43,13 @@ def lstm_cases() -> dict[str, Any]:
 
 
 def torch_gate_order(stacked: np.ndarray) -> np.ndarray:
-    """Rows i, o, f, g to rows i, f, g, o."""
+    """Reorder rows i, o, f, g to i, f, g, o."""
     i, o, f, g = np.split(stacked, 4)
     return np.concatenate([i, f, g, o])
 
 
 def direction_params(inputs: dict[str, np.ndarray], direction: int) -> dict[str, jax.Array]:
-    """One direction's parameters; biases are zero where ONNX gives none."""
+    """Return the parameters of one direction; a missing ONNX bias becomes zeros."""
     weight_ih, weight_hh = inputs["W"][direction], inputs["R"][direction]
     biases = inputs["B"][direction] if "B" in inputs else np.zeros(2 * len(weight_ih), np.float32)
     bias_ih, bias_hh = np.split(biases, 2)
@@ -62,15 +63,16 @@ def direction_params(inputs: dict[str, np.ndarray], direction: int) -> dict[str,
 
 
 def run(inputs: dict[str, np.ndarray], direction: str, layout: int) -> dict[str, jax.Array]:
-    """ONNX's Y (time, directions, batch, H), Y_h, Y_c (directions, batch, H); in layout 1 batch first.
+    """Return ONNX's Y (time, directions, batch, H), Y_h and Y_c (directions, batch, H).
 
-    ONNX's reverse direction alone is the second half of a bidirectional LSTM, whatever the first one is.
+    Layout 1 is batch-first. ONNX's "reverse" runs as the second direction of a bidirectional LSTM; the
+    first direction is discarded.
     """
-    wanted = DIRECTIONS[direction]
-    weights = [direction_params(inputs, index) for index in range(len(wanted))]
+    directions = DIRECTIONS[direction]
+    weights = [direction_params(inputs, index) for index in range(len(directions))]
     hidden_size = weights[0]["weight_hh"].shape[1]
     config = LSTMConfig(
-        inputs["X"].shape[-1], hidden_size, bidirectional=1 in wanted, batch_first=layout == 1
+        inputs["X"].shape[-1], hidden_size, bidirectional=1 in directions, batch_first=layout == 1
     )
     params = {f"{name}_l0": leaf for name, leaf in weights[0].items()}
     if config.bidirectional:
@@ -80,11 +82,11 @@ def run(inputs: dict[str, np.ndarray], direction: str, layout: int) -> dict[str,
     if layout == 1:  # (batch, time, directions, H), (batch, directions, H)
         return {"Y": by_direction, "Y_h": h_n.swapaxes(0, 1), "Y_c": c_n.swapaxes(0, 1)}
     time_major = by_direction.swapaxes(1, 2)
-    index = jnp.array(wanted)
+    index = jnp.array(directions)
     return {"Y": time_major[:, index], "Y_h": h_n[index], "Y_c": c_n[index]}
 
 
-def test_these_are_all_cases() -> None:
+def test_no_case_is_missing() -> None:
     assert sorted(lstm_cases()) == sorted(NAMES)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import compile
-from tests.inference.helpers import normal, weights
+from tests.support.inference import normal, weights
 
 CONFIG = LSTMConfig(5, 12, num_layers=2)
 MEMORY = Path("/proc/self/statm")
@@ -49,7 +49,7 @@ CACHED = """
 import sys, jax
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import compile
-from tests.inference.helpers import normal, weights
+from tests.support.inference import normal, weights
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
-from jaxlstm.inference import Runner, compile, native
-from jaxlstm.inference.program import time_major
-from jaxlstm.inference.quantize import prepare, restore
-from tests.inference.helpers import normal, weights
-from tests.kernels.problems import needs_native
+from jaxlstm.inference import Runner, compile
+from jaxlstm.inference.arguments import time_major
+from jaxlstm.inference.native import NativeForward
+from tests.support.inference import normal, weights
+from tests.support.problems import needs_native
 
 pytestmark = needs_native
 
@@ -86,20 +86,6 @@ def test_float64() -> None:
         same_bits(runner, by_lstm(params, x, state, lengths, config), x, state, lengths)
 
 
-def test_weights_in_8_bits_are_not_kept_in_more() -> None:
-    config = CONFIGS["both"]
-    stored = prepare(weights(config), np.dtype(np.float32), "int8")
-    assert native.prepare(stored, config) is stored
-    runner = compile(weights(config), config, max_length=32, max_batch=4, weights="int8")
-    x = normal(20, 3, 7)
-    rounded = restore(stored, np.float32)
-    state = tuple(np.zeros(shape, np.float32) for shape in config.state_shapes(3))
-    lengths = np.array([5, 20, 1])
-    outputs, _ = runner(x, state, lengths)
-    wanted, _, _ = by_lstm(rounded, x, state, lengths, config)
-    np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-6)  # XLA scales them in the call
-
-
 def live_bytes() -> int:
     gc.collect()
     return sum(leaf.nbytes for leaf in jax.live_arrays())
@@ -133,6 +119,6 @@ def test_computed_steps_are_those_up_to_the_last_valid_row() -> None:
     for _ in range(100):
         lengths = rng.integers(0, 9, rng.integers(1, 6))
         rows = [np.flatnonzero(lengths > t) for t in range(9)]
-        assert native.computed_steps(lengths) == sum(r[-1] + 1 for r in rows if len(r))
-    assert native.computed_steps(np.array([100, 20, 1, 0])) == 121
-    assert native.computed_steps(np.array([1, 1, 20, 100])) == 4 * 100
+        assert NativeForward.computed_steps(lengths) == sum(r[-1] + 1 for r in rows if len(r))
+    assert NativeForward.computed_steps(np.array([100, 20, 1, 0])) == 121
+    assert NativeForward.computed_steps(np.array([1, 1, 20, 100])) == 4 * 100

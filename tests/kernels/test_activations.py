@@ -1,29 +1,29 @@
-"""sigmoid and tanh of the native kernel, in ulp of the truth."""
+"""The native kernel's sigmoid and tanh."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tests.kernels.problems import needs_native
-from tests.kernels.ulp import activations, of_bits
+from tests.support.problems import needs_native
+from tools.ulp import activations, errors_at
 
 pytestmark = needs_native
-MOST_ULP = 1.5
+MAX_ULP = 1.5
 
 
 def check(bits: np.ndarray) -> None:
-    sigmoid, tanh = of_bits(bits)
-    assert sigmoid.ulp <= MOST_ULP
-    assert tanh.ulp <= MOST_ULP
+    sigmoid, tanh = errors_at(bits)
+    assert sigmoid.ulp <= MAX_ULP
+    assert tanh.ulp <= MAX_ULP
 
 
-def test_a_million_of_all_float32() -> None:
+def test_random_floats() -> None:
     check(np.random.default_rng(0).integers(0, 2**32, 2**20, dtype=np.uint32))
     check(np.random.default_rng(1).uniform(-20, 20, 2**20).astype(np.float32).view(np.uint32))
 
 
-def test_at_the_edges() -> None:
+def test_special_values() -> None:
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 100, -100], np.float32)
     sigmoid, tanh = activations(x)
     np.testing.assert_array_equal(tanh[:5], np.array([0, -0.0, 1, -1, np.nan], np.float32))
@@ -35,7 +35,7 @@ def test_at_the_edges() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(64))
-def test_every_float32(block: int) -> None:
+def test_every_float(block: int) -> None:
     size = 2**32 // 64
     for start in range(block * size, (block + 1) * size, 2**22):
         check(np.arange(start, start + 2**22, dtype=np.uint32))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.kernels.problems import needs_native
+from tests.support.problems import needs_native
 
 pytestmark = needs_native
 CASES = [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.problems import needs_native
+from tests.support.problems import needs_native
 
 pytestmark = needs_native
 LONGEST = 150  # seconds, of what takes a few: a deadlock

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, init_params, lstm
-from tests.kernels.problems import Problem, draw, needs_native, worst_error
+from tests.support.problems import Problem, draw, needs_native, worst_error
 
 pytestmark = needs_native
 CONFIG = LSTMConfig(5, 12)

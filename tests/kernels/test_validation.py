@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.kernels.cpu.library import library
-from tests.kernels.problems import needs_native
+from tests.support.problems import needs_native
 
 pytestmark = needs_native
 T, B, I, H, P = 3, 2, 4, 5, 3

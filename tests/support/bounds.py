@@ -1,8 +1,8 @@
-"""How near is near enough, told once for the suites here.
+"""Tolerances of the suites in tests/foreign and tests/real.
 
-float64: 1e-14, since two right implementations differ by the order of their sums alone. float32: an RMS error
-to float64 of at most twice PyTorch's own over all samples, and four times in one alone, where of some dozen
-numbers chance is large.
+float64: 1e-14. Two correct implementations differ only by the order of their sums. float32: an RMS
+error against float64 of at most twice PyTorch's own error over all samples, and of at most four
+times in a single sample of a few dozen numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def flat(arrays: Sequence[Any]) -> np.ndarray:
-    """Outputs and states end to end, in float64."""
+    """Concatenate the arrays, flattened, in float64."""
     return np.concatenate([np.asarray(array, np.float64).ravel() for array in arrays])
 
 
@@ -38,8 +38,8 @@ def assert_as_exact_as_torch(
     assert_same_shapes(actual, torch_float32)
     assert all(np.asarray(array).dtype == np.float32 for array in actual)
     oracle = flat(oracle_float64)
-    ours, torchs = (rms(flat(arrays) - oracle) for arrays in (actual, torch_float32))
-    assert ours <= factor * torchs, f"RMS error {ours:.2e}, torch's own {torchs:.2e}"
+    ours, theirs = (rms(flat(arrays) - oracle) for arrays in (actual, torch_float32))
+    assert ours <= factor * theirs, f"RMS error {ours:.2e}, torch's own error {theirs:.2e}"
 
 
 def rms(difference: np.ndarray) -> float:

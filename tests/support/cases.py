@@ -1,8 +1,8 @@
-"""THE table of cases: bias x bidirectional x batch_first x proj_size x num_layers x ragged x state.
+"""The table of cases: bias x bidirectional x batch_first x proj_size x num_layers x ragged x state.
 
-Each is run by torch, which is the reference here, and by each of our interfaces; what is compared is the
-same everywhere: outputs, h_n, c_n, and the gradient of a random linear functional of all three with
-respect to every parameter, the inputs and both initial states.
+Every interface runs each case and is compared with torch: outputs, h_n, c_n, and the gradients of a
+random linear functional of the three with respect to every parameter, the inputs and both initial
+states.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from jaxlstm import LSTMConfig
 
 TIME, BATCH, INPUT, HIDDEN = 9, 6, 7, 16
-LENGTHS = (4, 9, 1, 7, 9, 2)  # not sorted, shortest and longest among them
+# Unsorted; includes the shortest and the longest possible length.
+LENGTHS = (4, 9, 1, 7, 9, 2)
 
 Results = dict[str, np.ndarray]
 
@@ -70,7 +71,7 @@ CASES = [
 
 @dataclass(frozen=True)
 class Arrays:
-    """What goes in: drawn in float64 and rounded to ``dtype``, so that every dtype starts from its own."""
+    """Inputs of a case, drawn in float64 and rounded to the dtype of the test."""
 
     params: Results
     inputs: np.ndarray
@@ -79,7 +80,11 @@ class Arrays:
 
 
 def draw(case: Case, dtype: Any, seed: int = 0) -> Arrays:
-    """Random arrays for a case; torch's initial weights, made larger so that the gates leave 1/2."""
+    """Draw random arrays for a case.
+
+    Weights are uniform within 2 / sqrt(H), twice torch's initial range, so that the gates move away
+    from 1/2.
+    """
     rng = np.random.default_rng(seed)
     config = case.config
     axes = (BATCH, TIME) if config.batch_first else (TIME, BATCH)
@@ -115,7 +120,7 @@ def torch_module(config: LSTMConfig, dtype: torch.dtype = torch.float64) -> torc
 
 
 def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype, device: str = "cpu") -> Results:
-    """torch's own answer in ``dtype``, as float64 arrays."""
+    """Run torch in ``dtype``; return its results as float64 arrays."""
 
     def tensor(array: np.ndarray, grad: bool = True) -> torch.Tensor:
         return torch.tensor(array.astype(np.float64)).to(device, dtype).requires_grad_(grad)
@@ -147,11 +152,11 @@ def rms(difference: np.ndarray) -> float:
 
 
 def assert_matches(actual: Results, dtype: Any, torch_own: Results, truth: Results) -> None:
-    """The agreement that is promised.
+    """Assert the documented agreement with torch.
 
-    float64: within 1e-14 of torch's, absolute, and for gradients above 1 relative to the largest. Below it:
-    the RMS error to float64, over all values and over all gradients (each in units of its own RMS), at most
-    twice torch's own in the same dtype.
+    float64: an absolute difference of at most 1e-14; for gradients larger than 1, relative to the
+    largest. Other dtypes: an RMS error against float64 of at most twice torch's own error in the
+    same dtype, pooled over all values and over all gradients, with each array in units of its RMS.
     """
     assert actual.keys() == truth.keys()
     for name, array in actual.items():
@@ -166,17 +171,17 @@ def assert_matches(actual: Results, dtype: Any, torch_own: Results, truth: Resul
         return
     for gradients in (False, True):
         ours, theirs = (pooled_error(r, truth, gradients) for r in (wide, torch_own))
-        what = "gradients" if gradients else "values"
-        assert ours <= 2 * theirs, f"{what}: RMS error {ours:.2e}, torch's own {theirs:.2e}"
+        kind = "gradients" if gradients else "values"
+        assert ours <= 2 * theirs, f"{kind}: RMS error {ours:.2e}, torch's own error {theirs:.2e}"
 
 
 def pooled_error(results: Results, truth: Results, gradients: bool) -> float:
-    """RMS error of all values or of all gradients, each array in units of its own RMS."""
+    """Return the RMS error of all values or of all gradients, each array in units of its RMS."""
     return rms(
         np.concatenate(
             [
-                (np.asarray(results[name], np.float64) - wanted).ravel() / max(rms(wanted), 1e-30)
-                for name, wanted in truth.items()
+                (np.asarray(results[name], np.float64) - exact).ravel() / max(rms(exact), 1e-30)
+                for name, exact in truth.items()
                 if name.startswith("d ") == gradients
             ]
         )

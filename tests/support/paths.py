@@ -1,8 +1,7 @@
-"""THE table of paths: every way to run an LSTM here, as a function to trace and what to trace it with."""
+"""Every public way to run an LSTM, as a function to trace and its arguments."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -12,8 +11,8 @@ import numpy as np
 from flax import nnx
 
 import jaxlstm
-from jaxlstm import LSTMConfig, functional, stack, training
-from jaxlstm.inference import native, program, runner
+from jaxlstm import LSTMConfig, functional, training
+from jaxlstm.inference import chunked, native
 
 T, B, IN, H = 4, 2, 3, 5
 PLAIN = LSTMConfig(IN, H)
@@ -42,7 +41,7 @@ def layer(config: LSTMConfig, lengths: Any = None, **options: Any) -> Trace:
 
 
 def gradient(trace: Trace) -> Trace:
-    """Of the sum of all results, by all arguments."""
+    """Return the gradient of the sum of all results with respect to all arguments."""
     run, arguments = trace
     total = lambda *args: sum(leaf.sum() for leaf in jax.tree.leaves(run(*args)))  # noqa: E731
     return jax.grad(total, tuple(range(len(arguments)))), arguments
@@ -82,13 +81,16 @@ def one_step(**options: Any) -> Trace:
 
 
 def runner_program(name: str, config: LSTMConfig, *more: Any, **options: Any) -> Trace:
-    """What a Runner compiles where it has no packed weights, with the options that it was made with."""
-    with mock.patch.object(native, "runs_here", return_value=False):
-        made = runner.compile(params_of(config), config, max_length=16, max_batch=2, **options)
-    x = np.ones((program.CHUNK, B, IN), np.float32)
+    """Return the function that a Runner compiles where the native kernel is unavailable."""
+    with mock.patch.object(native, "is_available", return_value=False):
+        runner = jaxlstm.inference.compile(
+            params_of(config), config, max_length=16, max_batch=2, **options
+        )
+    engine = runner._engine
+    x = np.ones((chunked.CHUNK, B, IN), np.float32)
     x = x[0] if name == "step" else x
-    run = functools.partial(runner._run, getattr(made._module, name), how=made._how)
-    return run, (made._weights, x, *state_of(config), *more)
+    run = getattr(engine._forward, name)
+    return run, (engine.weights, x, *state_of(config), *more)
 
 
 def sharded(config: LSTMConfig, **options: Any) -> Trace:
@@ -114,7 +116,10 @@ def truncated(**options: Any) -> Trace:
 
 def packed(**options: Any) -> Trace:
     pack = jaxlstm.pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
-    return lambda params, p: functional.lstm(params, p, config=RICH, **options), (params_of(RICH), pack)
+    return lambda params, p: functional.lstm(params, p, config=RICH, **options), (
+        params_of(RICH),
+        pack,
+    )
 
 
 ON_ANY_BACKEND: dict[str, Callable[..., Trace]] = {
@@ -131,8 +136,7 @@ ON_ANY_BACKEND: dict[str, Callable[..., Trace]] = {
     "nnx, gradient": lambda **o: gradient(nnx_layer(**o)),
     "linen": linen_layer,
     "linen, gradient": lambda **o: gradient(linen_layer(**o)),
-    "runner": lambda **o: runner_program("forward", RICH, LENGTHS, **o),
-    "runner, int8": lambda **o: runner_program("forward", RICH, LENGTHS, weights="int8", **o),
+    "runner": lambda **o: runner_program("batch", RICH, LENGTHS, **o),
     "stream": lambda **o: runner_program("step", ONE_WAY, **o),
     "long": in_blocks,
     "long, gradient": lambda **o: gradient(in_blocks(**o)),

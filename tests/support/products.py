@@ -1,4 +1,4 @@
-"""Every matrix product of a program, and how exact it was asked to be."""
+"""List the matrix products of a program with their requested precision."""
 
 from __future__ import annotations
 
@@ -13,38 +13,43 @@ NAMES = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 
 class Product(NamedTuple):
-    """A primitive that multiplies, and the level of its precision: "HIGHEST", "HIGH", "DEFAULT" or "None"."""
+    """A primitive that multiplies matrices and its precision: "HIGHEST", "HIGH", "DEFAULT" or "None"."""
 
     name: str
     level: str
 
 
 def products_of(function: Callable[..., Any], *arguments: Any) -> list[Product]:
-    """The products that a call is made of, those in loops, branches and derivatives included.
+    """Return the products in the jaxpr of a call, including loops, branches and derivatives.
 
-    A kernel is one of them: what is in it, JAX does not see, and its primitive says what it was asked.
+    A kernel counts as one product: its primitive carries the precision, its contents are opaque to
+    JAX.
     """
-    return list(_in(jax.make_jaxpr(function)(*arguments).jaxpr))
+    return list(_products(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 
-def _in(jaxpr: Any) -> Iterator[Product]:
+def _products(jaxpr: Any) -> Iterator[Product]:
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name in NAMES or "precision" in params:
             yield Product(name, _level(params["precision"]))
         for inner in jaxprs_in_params(params):
-            yield from _in(inner)
+            yield from _products(inner)
 
 
 def _level(precision: Any) -> str:
-    """The level of both operands, which must be one."""
+    """Return the precision of both operands; two different ones are joined by "and"."""
     pair = precision if isinstance(precision, tuple) else (precision, precision)
     return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} and {pair[1]}"
 
 
 def levels_for(platform: str, function: Callable[..., Any], *arguments: Any) -> list[str]:
-    """The same of the program that goes to a platform's compiler, without that platform at hand."""
+    """Return the precision of each product in the program lowered for ``platform``.
+
+    The platform need not be present.
+    """
     lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,))
     lines = [line for line in lowered.as_text().splitlines() if "stablehlo.dot_general" in line]
     found = [re.search(r"precision = \[(\w+), \1\]", line) for line in lines]
-    return [match[1] if match else "DEFAULT" for match in found]  # which the printer leaves out
+    # The printer omits the default precision.
+    return [match[1] if match else "DEFAULT" for match in found]

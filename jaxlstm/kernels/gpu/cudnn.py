@@ -19,12 +19,45 @@ from jax.experimental import rnn
 
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.kernels.primitive import Kernel
+from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.params import direction_params
 from jaxlstm.precision import Precision, level_of
+from jaxlstm.stack import BetweenLayers
 
 
-def run_layers(
+def run_stack(
+    params: Mapping[str, Any],
+    x: jax.Array,
+    initial_state: LSTMState,
+    lengths: jax.Array | None,
+    *,
+    config: LSTMConfig,
+    precision: Precision,
+    between_layers: BetweenLayers | None = None,
+) -> tuple[jax.Array, LSTMState]:
+    """Run all layers in one call, or one call per layer if ``between_layers`` is given.
+
+    This is a :class:`jaxlstm.stack.RunStack` for float32 without projection.
+
+    Raises:
+      RuntimeError: cuDNN is not available, or does not support the config or the dtype.
+    """
+    require_supported(config, x.dtype)
+    require_device()
+    every_layer = range(config.num_layers)
+    calls = [every_layer] if between_layers is None else [range(k, k + 1) for k in every_layer]
+    final: list[LSTMState] = []
+    for layers in calls:
+        slots = slice(layers.start * config.num_directions, layers.stop * config.num_directions)
+        state = LSTMState(initial_state.h[slots], initial_state.c[slots])
+        x, state = _run_layers(params, x, state, lengths, config, layers, precision)
+        final.append(state)
+        if between_layers is not None and layers.stop < config.num_layers:
+            x = between_layers(layers.start, x)
+    return x, LSTMState(*(jnp.concatenate(leaves) for leaves in zip(*final, strict=True)))
+
+
+def _run_layers(
     params: Mapping[str, Any],
     inputs: jax.Array,
     initial_state: LSTMState,
@@ -33,25 +66,7 @@ def run_layers(
     layers: range,
     precision: Precision,
 ) -> tuple[jax.Array, LSTMState]:
-    """Some layers over time-major inputs (T, B, features), as ``jaxlstm.stack`` runs them.
-
-    Args:
-      params: under torch's names.
-      inputs: float32.
-      initial_state: h and c of these layers in each direction, (layers * D, B, H).
-      lengths: integers (B,), or None if every step is valid. 0 leaves the row's state as it was.
-      config: of all layers, without projection; its dropout plays no part.
-      layers: which.
-      precision: "highest" is float32, anything below TF32.
-
-    Returns:
-      Outputs (T, B, D*H), zero behind each sequence's end, and the last state, of the shapes of the first.
-
-    Raises:
-      RuntimeError: a config, a dtype or a machine that cuDNN cannot be had for.
-    """
-    require_supported(config, inputs.dtype)
-    require_device()
+    """Run consecutive layers in one call of cuDNN; ``initial_state`` is that of these layers."""
     time, batch, _ = inputs.shape
     steps = jnp.full((batch,), time, jnp.int32) if lengths is None else jnp.clip(lengths, 1, time)
     call: Any = rnn.lstm  # whose annotations are of another library
@@ -99,12 +114,12 @@ def require_supported(config: LSTMConfig, dtype: Any) -> None:
     """Raise if there is no cuDNN for this config and dtype in JAX."""
     if config.proj_size > 0:
         raise RuntimeError(
-            f"backend='cudnn' has no projection, got proj_size={config.proj_size}; use backend='auto', "
-            "'pallas' or 'scan'"
+            f"backend='cudnn' has no projection, got proj_size={config.proj_size}; use backend='auto' "
+            "or 'scan'"
         )
     if dtype != jnp.float32:
         raise RuntimeError(
-            f"backend='cudnn' knows float32, got {dtype}; use backend='auto' or 'scan', or on a GPU 'pallas'"
+            f"backend='cudnn' supports float32, got {dtype}; use backend='auto' or 'scan'"
         )
 
 
@@ -120,7 +135,7 @@ def require_device() -> None:
 
 
 # A program for another device than the one that was found is told so, and not by an operation's missing rule.
-_on_cuda = Kernel(
+_on_cuda = KernelPrimitive(
     "lstm_cudnn_lengths",
     plain=lambda x: x,
     kernels={"cuda": lambda x: x},

