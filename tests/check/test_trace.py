@@ -80,7 +80,7 @@ def test_a_tolerance_can_be_set():
 def test_refuses_activations_that_do_not_fit():
     with pytest.raises(ValueError, match=r"l0 i has shape \(2,\), expected \(12, 5, 4\)"):
         traced({"l0": {"i": np.zeros(2)}})
-    with pytest.raises(ValueError, match="inputs must be those of the activations"):
+    with pytest.raises(ValueError, match="inputs must be the inputs of the recorded activations"):
         trace(activations(), PARAMS, CONFIG)
 
 

@@ -43,7 +43,7 @@ EVERYTHING = (
 @needs_torch
 def test_our_own_layer_holds():
     told = []
-    report = verify(config=STRONG, progress=lambda *step: told.append(step))
+    report = verify(None, None, STRONG, progress=lambda *step: told.append(step))
     assert report.ok, str(report)
     assert status(report) == dict.fromkeys(EVERYTHING, "ok")
     assert report.environment["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
@@ -67,12 +67,12 @@ def test_our_own_layer_holds():
         "against=('torch', 'oracle'))"
     )
     assert [len(picture.rows[0]) for picture in report.heatmaps] == [12, 100]
-    assert {p.weakest for p in report.heatmaps} == {float(np.finfo(np.float32).eps) / 10}
+    assert {p.floor for p in report.heatmaps} == {float(np.finfo(np.float32).eps) / 10}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_our_own_layer_holds_in_half_precision(dtype):
-    report = verify(config=CONFIG, dtype=dtype, gradients=False)
+    report = verify(None, None, CONFIG, dtype=dtype, gradients=False)
     assert report.ok, str(report)
 
 
@@ -80,7 +80,7 @@ def test_our_own_layer_holds_in_half_precision(dtype):
     "config", [LSTMCellConfig(2, 3), LSTMConfig(2, 3, bias=False, batch_first=True)]
 )
 def test_our_own_layer_in_float64(config):
-    report = verify(config=config, dtype="float64", gradients=False)
+    report = verify(None, None, config, dtype="float64", gradients=False)
     assert report.ok, str(report)
     assert "RMS error of results" not in status(report)
 
