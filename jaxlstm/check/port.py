@@ -131,8 +131,12 @@ class Port:
         return outputs, h_n, c_n
 
 
+@functools.lru_cache(maxsize=16)
 def own_port(config: LSTMConfig) -> Port:
-    """Return jaxlstm's own layer, jitted, as a port. Its products follow JAX's default precision."""
+    """Return jaxlstm's own layer, jitted, as a port. Its products follow JAX's default precision.
+
+    The port of a config is cached, so that checks in several dtypes share compiled programs.
+    """
     from jaxlstm.functional import lstm
 
     if config.batch_first:
