@@ -1,7 +1,7 @@
 """Ports: callables that should equal torch's LSTM, and how they are run.
 
 A port is called as ``port(inputs, initial_state, seq_lengths)`` with time-major JAX arrays and returns
-``(outputs, (h_n, c_n))``. Its signature decides what is checked:
+``(outputs, (h_n, c_n))``. Its signature selects the checks:
 
 - Without ``seq_lengths``, or without ``seq_lengths`` and ``initial_state``, it is checked on dense batches
   or from a zero state.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import jaxlstm
 from jaxlstm import cli, stack
 from jaxlstm.check import Item, Report
+from jaxlstm.check.port import own_port
 from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.difference import Divergence, StepDifference
 from jaxlstm.cli import check
@@ -28,8 +30,8 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def wrong_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The candidate and the output gate change places in bfloat16 alone."""
+def wrong_layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In bfloat16, swap the candidate and the output gate."""
     right = stack.direction_params
 
     def wrong(*arguments: Any) -> dict[str, Any]:
@@ -40,6 +42,9 @@ def wrong_layer(monkeypatch: pytest.MonkeyPatch) -> None:
         return params
 
     monkeypatch.setattr(stack, "direction_params", wrong)
+    own_port.cache_clear()
+    yield
+    own_port.cache_clear()
 
 
 @pytest.mark.slow
