@@ -176,8 +176,8 @@ def _matrix_text(report: Report) -> str:
     lines = [
         report.verdict,
         matrix_table(report),
-        "float64: largest absolute difference from torch or the oracle; other dtypes: RMS error relative to "
-        "that of correct implementations",
+        "float64: largest absolute difference from torch or the oracle; other dtypes: RMS error divided by "
+        "the RMS error of correct implementations",
     ]
     lines += [f"FAILED {item.name}: {item.detail}" for item in report.failures]
     return "\n".join(lines)
