@@ -90,7 +90,7 @@ def test_a_failing_matrix_says_where(
         Item("float32, batch 1, 12 steps, jit", False, 7.0, 4.0, "RMS error of results: c_n"),
     )
     report = Report("jaxlstm.lstm", items)
-    monkeypatch.setattr(check, "_check_matrix", lambda *arguments: [("matrix", report)])
+    monkeypatch.setattr(check, "_check", lambda *arguments: [("matrix", report)])
     assert cli.main(["check", checkpoint, "--matrix", "--backend", "all"]) == 1
     told = capsys.readouterr().out
     assert "jaxlstm.lstm: DOES NOT HOLD (1 ok, 1 failed)" in told
@@ -121,7 +121,7 @@ def test_page_covers_every_run_and_absent_backends(
                 ),
             )
 
-    monkeypatch.setattr(check, "_check_dtypes", verdicts)
+    monkeypatch.setattr(check, "_check", verdicts)
     monkeypatch.setattr(check, "_devices", lambda name: ({"cpu": "a", "gpu": "b"}, ["tpu"]))
     page = tmp_path / "r.html"
     arguments = ["check", checkpoint, "--seed", "3", "--prefix", "", "--backend", "all"]
@@ -151,9 +151,7 @@ def test_each_report_has_the_command_of_its_own_run(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = Report("jaxlstm.lstm", (Item("runs", True),), again="verify(...)")
-    monkeypatch.setattr(
-        check, "_check_dtypes", lambda *_: [("float32", report), ("float64", report)]
-    )
+    monkeypatch.setattr(check, "_check", lambda *_: [("float32", report), ("float64", report)])
     assert cli.main(["check", checkpoint, "--json"]) == 0
     told = [report["again"] for report in json.loads(capsys.readouterr().out)["reports"]]
     (platform,) = {report.split("--backend ")[1].split()[0] for report in told}
