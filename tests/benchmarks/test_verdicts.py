@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import peers, verdicts
 from benchmarks.peers import layers
+from jaxlstm import LSTMConfig
 from jaxlstm.check.inputs import ordinary_case
 from jaxlstm.check.port import Port
 from tests.check.helpers import needs_torch, random_params
@@ -78,10 +79,11 @@ def test_keras_computes_tanh_in_float32():
 def test_bidirectional_wrapper_equals_two_runs(library):
     """The library's own wrapper, against its loops of one direction, bit for bit."""
     pytest.importorskip(library.partition("-")[0])
-    direction = peers.load(library, "DIRECTION")
-    params, case = random_params(verdicts.CONFIG), ordinary_case(verdicts.CONFIG)
+    direction = peers.load(library).DIRECTION
+    config = LSTMConfig(5, 6, bidirectional=True)
+    params, case = random_params(config), ordinary_case(config)
     with_wrapper, without = (
-        Port.of(layers.port(d, verdicts.CONFIG)).run(params, case, np.float32)
+        Port.of(layers.port(d, config)).run(params, case, np.float32)
         for d in (direction, direction._replace(both=None))
     )
     for (name, a), (_, b) in zip(with_wrapper.leaves(), without.leaves(), strict=True):
