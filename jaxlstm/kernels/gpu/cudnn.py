@@ -129,13 +129,13 @@ def require_device() -> None:
         jax.devices("cuda")
     except RuntimeError as error:
         raise RuntimeError(
-            "backend='cudnn' needs an NVIDIA GPU and pip install 'jax[cuda12]', but JAX finds no such device; "
-            "use backend='auto' or 'scan'"
+            "backend='cudnn' needs an NVIDIA GPU and pip install 'jax[cuda12]', but JAX finds no such "
+            "device; use backend='auto' or 'scan'"
         ) from error
 
 
-# An identity that exists only on CUDA. Lowering for another platform then fails with a clear message instead of
-# a missing rule for one of cuDNN's operations.
+# An identity that exists only on CUDA. Lowering for another platform then fails with a clear message instead
+# of a missing rule for one of cuDNN's operations.
 _on_cuda = KernelPrimitive(
     "lstm_cudnn_lengths",
     plain=lambda x: x,
