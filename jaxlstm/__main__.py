@@ -1,4 +1,4 @@
-"""``python -m jaxlstm``, the same as the command ``jaxlstm``."""
+"""``python -m jaxlstm``, an alias of the command ``jaxlstm``."""
 
 import sys
 

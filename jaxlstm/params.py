@@ -107,15 +107,29 @@ def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) 
     }
 
 
+def shape_mismatches(
+    shapes: Mapping[str, tuple[int, ...]], config: LSTMConfig, *, prefix: str = ""
+) -> list[str]:
+    """List every missing, unexpected and misshapen parameter; ``prefix`` is put before each name."""
+    expected = param_shapes(config)
+    missing = [
+        f"missing {prefix}{name} {shape}" for name, shape in expected.items() if name not in shapes
+    ]
+    unexpected = [
+        f"unexpected {prefix}{name} {shape}"
+        for name, shape in shapes.items()
+        if name not in expected
+    ]
+    misshapen = [
+        f"{prefix}{name} has shape {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    return missing + unexpected + misshapen
+
+
 def check_params(params: Mapping[str, Any], config: LSTMConfig) -> None:
     """Raise one ValueError that lists every missing, unexpected and misshapen parameter."""
-    wanted = param_shapes(config)
-    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in params]
-    problems += [f"unexpected {name}" for name in params if name not in wanted]
-    problems += [
-        f"{name} has shape {tuple(np.shape(params[name]))}, wanted {shape}"
-        for name, shape in wanted.items()
-        if name in params and tuple(np.shape(params[name])) != shape
-    ]
-    if problems:
+    shapes = {name: tuple(np.shape(array)) for name, array in params.items()}
+    if problems := shape_mismatches(shapes, config):
         raise ValueError(f"params do not fit {config}: " + "; ".join(problems))

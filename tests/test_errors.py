@@ -92,7 +92,7 @@ def test_all_wrong_parameters_are_told_at_once() -> None:
     for problem in (
         "missing weight_hh_l1 (20, 5)",
         "unexpected weight_xx_l0",
-        "bias_ih_l0 has shape (19,), wanted (20,)",
+        "bias_ih_l0 has shape (19,), expected (20,)",
     ):
         assert problem in str(caught.value)
 

@@ -1,15 +1,15 @@
-"""PyTorch checkpoints into jaxlstm's parameters and back, bit for bit, without torch.
+"""Converters between PyTorch checkpoints and jaxlstm parameters, bit for bit and without torch.
 
-Handed on as ``jaxlstm.load``, ``jaxlstm.save`` and so on, which is how to use them.
+The public functions are available as ``jaxlstm.load``, ``jaxlstm.save`` and so on.
 """
 
 from jaxlstm_converters.checkpoint import Checkpoint as Checkpoint
 from jaxlstm_converters.checkpoint import CheckpointError as CheckpointError
 from jaxlstm_converters.checkpoint import read_checkpoint as read_checkpoint
-from jaxlstm_converters.find import find_lstms as find_lstms
-from jaxlstm_converters.from_torch import from_torch as from_torch
-from jaxlstm_converters.load import load as load
-from jaxlstm_converters.optax_state import OptimizerState as OptimizerState
-from jaxlstm_converters.optimizer import load_optimizer as load_optimizer
-from jaxlstm_converters.to_torch import to_torch as to_torch
-from jaxlstm_converters.write import save as save
+from jaxlstm_converters.lstm._find_lstms import find_lstms as find_lstms
+from jaxlstm_converters.lstm._from_torch import from_torch as from_torch
+from jaxlstm_converters.lstm._load import load as load
+from jaxlstm_converters.lstm._to_torch import to_torch as to_torch
+from jaxlstm_converters.optimizer._load_optimizer import load_optimizer as load_optimizer
+from jaxlstm_converters.optimizer.state import OptimizerState as OptimizerState
+from jaxlstm_converters.write._save import save as save

@@ -1,6 +1,7 @@
-"""The command line: ``jaxlstm inspect | port | check | run | export | bench``.
+"""The command line: ``jaxlstm inspect | convert | check | run | export``.
 
-Exit status: 0 it holds, 1 it does not, 2 bad input or usage, told in one line on standard error.
+Exit status: 0 for success, 1 if a result is wrong or something is missing, 2 for bad input or usage, which is explained
+in one line on standard error.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxlstm._version import __version__
-from jaxlstm.cli import bench, check, export, inspect, port, run
+from jaxlstm.cli import check, convert, export, inspect, run
 
-COMMANDS = (inspect, port, check, run, export, bench)
+COMMANDS = (inspect, convert, check, run, export)
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
+    """An ArgumentParser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -27,9 +28,14 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    Bad input ends in one line; ``JAXLSTM_DEBUG=1`` gives the traceback instead.
+    Bad input is reported in one line. ``JAXLSTM_DEBUG=1`` shows the traceback instead.
     """
-    parser = _Parser(prog="jaxlstm", description="PyTorch LSTM checkpoints in JAX.")
+    parser = _Parser(
+        prog="jaxlstm",
+        description="Run PyTorch LSTM checkpoints in JAX.",
+        epilog="'jaxlstm COMMAND --help' describes a command. "
+        "Exit status: 0 for success, 1 for a wrong or missing result, 2 for bad input or usage.",
+    )
     parser.add_argument("--version", action="version", version=f"jaxlstm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -1,4 +1,4 @@
-"""``python -m jaxlstm.cli``, the same as the command ``jaxlstm``."""
+"""``python -m jaxlstm.cli``, an alias of the command ``jaxlstm``."""
 
 import sys
 

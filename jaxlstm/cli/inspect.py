@@ -1,47 +1,50 @@
-"""``jaxlstm inspect CKPT``: what a checkpoint is and every LSTM in it, without loading jax."""
+"""``jaxlstm inspect FILE``: list the LSTMs in a checkpoint, without importing jax."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import Any
 
 from jaxlstm._shared.table import size, table
 
 
 def add_parser(commands: Any) -> None:
-    """Declare the command."""
+    """Add the command's parser."""
     parser = commands.add_parser(
         "inspect",
-        help="list every LSTM in a checkpoint",
-        description="List every LSTM and LSTMCell in a PyTorch checkpoint: prefix and config.",
+        help="list the LSTMs in a checkpoint",
+        description="List every LSTM and LSTMCell in a PyTorch checkpoint, with its prefix and config. "
+        "Nothing in the file is executed. "
+        "Exit status: 0 if all LSTMs are valid, 1 if there is none or one is invalid, 2 for bad input.",
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="the file to read")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is there: status 0 if every LSTM in it is whole, 1 if there is none or one is not."""
-    found = describe(args.checkpoint)
-    print(json.dumps(found, indent=2) if args.json else _text(found))
-    return 0 if found["lstms"] and not found["broken"] else 1
+    """Print the LSTMs: return 0 if all are valid, 1 if there is none or one is invalid."""
+    report = describe(args.checkpoint)
+    print(json.dumps(report, indent=2) if args.json else _text(report))
+    return 0 if report["lstms"] and not report["broken"] else 1
 
 
 def describe(path: str) -> dict[str, Any]:
-    """The facts that the command prints, as JSON has them."""
+    """Return the printed information in the form of the JSON output."""
+    from jaxlstm.config_json import config_to_dict
     from jaxlstm.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
-    from jaxlstm_converters.config_json import config_to_dict
-    from jaxlstm_converters.find import hints, survey
-    from jaxlstm_converters.load import read_flax_file
+    from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+    from jaxlstm_converters.lstm._load import read_flax_file
 
     flax_file = read_flax_file(path)
     checkpoint: Any = read_checkpoint(path) if flax_file is None else flax_file[0]
-    found, told = survey(checkpoint), hints(checkpoint)
+    found, hints = survey(checkpoint), config_hints(checkpoint)
     if flax_file is not None:
         found.lstms[""] = flax_file[1]
-        told[""] = config_to_dict(flax_file[1])
+        hints[""] = config_to_dict(flax_file[1])
     lstms = []
     for prefix, config in found.lstms.items():
         tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
@@ -50,13 +53,13 @@ def describe(path: str) -> dict[str, Any]:
                 "prefix": prefix,
                 "config": config_to_dict(config),
                 "dtype": ", ".join(sorted({str(t.dtype) for t in tensors})),
-                "parameters": sum(_count(t.shape) for t in tensors),
-                "untold": _untold(config, told.get(prefix, {})),
+                "parameters": sum(math.prod(t.shape) for t in tensors),
+                "not_recorded": _not_recorded(config, hints.get(prefix, {})),
             }
         )
     return {
         "path": str(path),
-        "container": getattr(checkpoint, "container", "Flax, of jaxlstm.save"),
+        "container": getattr(checkpoint, "container", "Flax file of jaxlstm"),
         "tensors": len(checkpoint),
         "bytes": sum(t.nbytes for t in checkpoint.values()),
         "lstms": lstms,
@@ -67,56 +70,51 @@ def describe(path: str) -> dict[str, Any]:
     }
 
 
-def _untold(config: Any, told: dict[str, Any]) -> list[str]:
-    """What a state dict does not say of an LSTM, and this file does not say otherwise."""
+def _not_recorded(config: Any, hints: dict[str, Any]) -> list[str]:
+    """Return the config fields that the file does not record."""
     from jaxlstm.config import LSTMCellConfig
 
-    unsaid = () if isinstance(config, LSTMCellConfig) else ("batch_first", "dropout")
-    return [name for name in unsaid if name not in told]
+    fields = () if isinstance(config, LSTMCellConfig) else ("batch_first", "dropout")
+    return [name for name in fields if name not in hints]
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
-
-
-def _text(found: dict[str, Any]) -> str:
+def _text(report: dict[str, Any]) -> str:
     lines = [
-        f"{found['path']}: {found['container']}, {found['tensors']} tensors, {size(found['bytes'])}"
+        f"{report['path']}: {report['container']}, {report['tensors']} tensors, "
+        f"{size(report['bytes'])}"
     ]
     rows = [
         (
             entry["prefix"] or "(root)",
             entry["config"]["type"],
-            _arguments(entry["config"]),
+            _summary(entry["config"]),
             entry["dtype"],
             entry["parameters"],
         )
-        for entry in found["lstms"]
+        for entry in report["lstms"]
     ]
     if rows:
-        lines += ["", table(("prefix", "type", "config", "dtype", "parameters"), rows)]
+        lines += ["", table(("prefix", "type", "config", "dtype", "parameters"), rows), ""]
     else:
         lines += ["", "No LSTM found."]
     lines += [
-        f"not in the file: {' and '.join(entry['untold'])} of {entry['prefix'] or '(root)'}; "
-        "port and check take them as arguments"
-        for entry in found["lstms"]
-        if entry["untold"]
+        f"not recorded: {' and '.join(entry['not_recorded'])} of {entry['prefix'] or '(root)'}; "
+        "pass them to convert and check as options"
+        for entry in report["lstms"]
+        if entry["not_recorded"]
     ]
-    lines += [f"folded: {note}" for note in found["folded"]]
-    lines += [f"BROKEN: {why}" for why in found["broken"].values()]
+    lines += [f"folded: {note}" for note in report["folded"]]
+    lines += [f"INVALID: {reason}" for reason in report["broken"].values()]
     lines += [
-        f"not an LSTM: {prefix or '(root)'} is a {w}" for prefix, w in found["others"].items()
+        f"not an LSTM: {prefix or '(root)'} is a {kind}"
+        for prefix, kind in report["others"].items()
     ]
-    lines += [f"warning: {warning}" for warning in found["warnings"]]
-    return "\n".join(lines)
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    return "\n".join(lines).rstrip("\n")
 
 
-def _arguments(config: dict[str, Any]) -> str:
-    """The sizes, and what differs from torch's defaults: "150 -> 150, num_layers=2"."""
+def _summary(config: dict[str, Any]) -> str:
+    """Return the sizes and the arguments that differ from torch's defaults: "150 -> 150, num_layers=2"."""
     defaults = {
         "num_layers": 1,
         "bias": True,

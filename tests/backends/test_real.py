@@ -6,7 +6,7 @@ import pytest
 
 from tests.backends.each import on_each_backend
 from tests.real import test_port as real_port
-from tests.real.files import BY_LABEL, EACH_LSTM, Real
+from tests.support.real_files import BY_LABEL, EACH_LSTM, Real
 
 pytestmark = pytest.mark.network
 

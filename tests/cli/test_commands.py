@@ -56,7 +56,7 @@ def test_inspect_says_what_is_no_lstm_or_not_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("output", ["m.safetensors", "m.msgpack", "m_orbax"])
 def test_port_writes_what_load_reads(output: str, tmp_path: Path) -> None:
     done = jaxlstm_command(
-        "port", DEMO, "-o", tmp_path / output, "--batch-first", "--dropout", 0.5, "--json"
+        "convert", DEMO, "-o", tmp_path / output, "--batch-first", "--dropout", 0.5, "--json"
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["bit_exact"] is True
@@ -70,7 +70,7 @@ def test_port_writes_what_load_reads(output: str, tmp_path: Path) -> None:
 
 def test_port_back_to_torch(tmp_path: Path) -> None:
     output = tmp_path / "m.pt"
-    done = jaxlstm_command("port", DEMO, "-o", output, "--batch-first", "--json")
+    done = jaxlstm_command("convert", DEMO, "-o", output, "--batch-first", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["bit_exact"] is True
     module = torch.nn.LSTM(16, 24, 2, bidirectional=True)
@@ -116,21 +116,21 @@ def test_check_holds_and_reports(tmp_path: Path) -> None:
         (("inspect", __file__), "test_commands.py"),
         (("inspect", Path(__file__).parent), "cli"),
         (
-            ("port", DEMO, "-o", "x.safetensors", "--prefix", "nothing"),
+            ("convert", DEMO, "-o", "x.safetensors", "--prefix", "nothing"),
             "prefix 'nothing' is no LSTM",
         ),
-        (("port", DEMO, "-o", "/nowhere/x.safetensors"), "/nowhere"),
-        (("port", DEMO, "-o", "x.bin"), "format must be given for a path that ends in '.bin'"),
+        (("convert", DEMO, "-o", "/nowhere/x.safetensors"), "/nowhere"),
+        (("convert", DEMO, "-o", "x.bin"), "format must be given for a path that ends in '.bin'"),
         (("check", DEMO, "--report", "/nowhere/r.html"), "its folder does not exist"),
         (("check", DEMO, "--report", "/tmp"), "--report /tmp: is a folder, wanted a file"),
         (("check", DEMO, "--seed", "-1"), "seed must be 0 or more, got -1"),
         (
-            ("check", DEMO, "--junit", "/nowhere/r.xml"),
-            "--junit /nowhere/r.xml: its folder does not exist",
+            ("check", DEMO, "--report", "/nowhere/r.html"),
+            "--report /nowhere/r.html: its folder does not exist",
         ),
-        (("port", DEMO), "the following arguments are required: -o/--output"),
+        (("convert", DEMO), "the following arguments are required: -o/--output"),
         (("check", DEMO, "--backend", "abacus"), "invalid choice"),
-        (("check", DEMO, "--backend", "tpu"), "--backend tpu: JAX sees no such device here"),
+        (("check", DEMO, "--backend", "tpu"), "--backend tpu: JAX finds no such device"),
         ((), "the following arguments are required: COMMAND"),
     ],
 )
@@ -144,7 +144,7 @@ def test_bad_input_is_one_line_and_status_2(arguments: tuple, message: str) -> N
 
 @pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.msgpack", "m_orbax"])
 def test_inspect_opens_what_port_writes(output: str, tmp_path: Path) -> None:
-    assert jaxlstm_command("port", DEMO, "-o", tmp_path / output).returncode == 0
+    assert jaxlstm_command("convert", DEMO, "-o", tmp_path / output).returncode == 0
     done = jaxlstm_command("inspect", tmp_path / output)
     assert done.returncode == 0, done.stderr
     assert "16 -> 24, num_layers=2, bidirectional=True" in done.stdout

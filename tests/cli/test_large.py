@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from jaxlstm import cli, read_checkpoint, save
-from jaxlstm_converters.load import load_numpy
+from jaxlstm_converters.lstm._load import load_numpy
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -56,7 +56,7 @@ def test_what_is_no_lstm_is_not_read(
     assert cli.main(["inspect", str(path)]) == 0
     assert 0 < sum(read) < 200_000  # what names the tensors, by windows of 64 KiB
     read.clear()
-    assert cli.main(["port", str(path), "-o", str(tmp_path / "o.safetensors")]) == 0
+    assert cli.main(["convert", str(path), "-o", str(tmp_path / "o.safetensors")]) == 0
     lstm_bytes = sum(t.nbytes for name, t in state.items() if name.startswith("lstm."))
     assert lstm_bytes <= sum(read) < lstm_bytes + 200_000
     for name, array in load_numpy(tmp_path / "o.safetensors")[0].items():
@@ -70,7 +70,7 @@ def test_memory_of_port(tmp_path: Path) -> None:
     path = write(state, tmp_path / "m.pt")
     lstm_bytes = sum(t.nbytes for name, t in state.items() if name.startswith("lstm."))
     assert lstm_bytes > 20e6
-    arguments = ["-m", "jaxlstm", "port", str(path), "-o", str(tmp_path / "o.safetensors")]
+    arguments = ["-m", "jaxlstm", "convert", str(path), "-o", str(tmp_path / "o.safetensors")]
     # A process counts as large as the one that it was forked from: hence one small one between.
     script = f"from benchmarks.checkpoint import run\nprint(run({arguments!r}).peak_bytes)"
     done = subprocess.run(
@@ -104,7 +104,7 @@ def test_a_file_is_ported_onto_itself(file: str, tmp_path: Path) -> None:
     state = state_dict(8, 64)
     path = write(state, tmp_path / file)
     opened = read_checkpoint(path)
-    assert cli.main(["port", str(path), "-o", str(path)]) == 0
+    assert cli.main(["convert", str(path), "-o", str(path)]) == 0
     params, config = load_numpy(path)
     save(path, {name: opened[f"lstm.{name}"] for name in params}, config)  # from the old file
     for name in params:
@@ -117,7 +117,7 @@ def test_a_file_is_ported_onto_itself(file: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
-    command = [sys.executable, "benchmarks/checkpoint.py", "--matrices", "2", "--rounds", "1"]
+    command = [sys.executable, "-m", "benchmarks.checkpoint", "--matrices", "2", "--rounds", "1"]
     subprocess.run([*command, "--json", str(out)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     found = json.loads(out.read_text())
     assert found["lstm_bytes"] == 20_680_704

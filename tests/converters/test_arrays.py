@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from jaxlstm import LSTMConfig, param_shapes, to_torch
-from jaxlstm_converters.fold import WeightNorm
-from jaxlstm_converters.from_torch import as_numpy, from_torch, select_lstm
-from jaxlstm_converters.to_torch import StateArray
+from jaxlstm_converters.lstm._from_torch import from_torch
+from jaxlstm_converters.lstm._to_torch import StateArray
+from jaxlstm_converters.lstm.arrays import as_numpy
+from jaxlstm_converters.lstm.fold import WeightNorm
+from jaxlstm_converters.lstm.select import select_lstm
 
 CONFIG = LSTMConfig(2, 3)
 PARAMS = {name: np.ones(shape, np.float32) for name, shape in param_shapes(CONFIG).items()}

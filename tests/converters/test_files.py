@@ -20,8 +20,8 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, load, save
-from jaxlstm_converters.load import load_numpy
-from tests.converters.kills import always_whole
+from jaxlstm_converters.lstm._load import load_numpy
+from tests.support.kills import always_whole
 
 FORMATS = {"safetensors": "m.safetensors", "msgpack": "m.msgpack", "orbax": "m_orbax"}
 CONFIG = LSTMConfig(4, 5, num_layers=2, batch_first=True, dropout=0.25, proj_size=3)

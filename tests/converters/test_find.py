@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, param_shapes
-from jaxlstm_converters.config_json import METADATA_KEY, saved_metadata
-from jaxlstm_converters.find import choose, config_of, group, hints, kind, misfits, survey
+from jaxlstm.config_json import METADATA_KEY, saved_metadata
+from jaxlstm.params import shape_mismatches
+from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+from jaxlstm_converters.lstm.select import choose_prefix
+from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind
 
 Shapes = dict[str, tuple[int, ...]]
 PROJECTED = LSTMConfig(4, 5, num_layers=2, bidirectional=True, proj_size=3)
@@ -41,9 +44,9 @@ def state_dict(shapes: Shapes, prefix: str = "") -> StateDict:
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
 def test_a_config_is_read_off_its_own_shapes(config: LSTMConfig) -> None:
     shapes = param_shapes(config)
-    assert kind(shapes) == "LSTM"
-    assert config_of(shapes) == config
-    assert misfits(shapes, config) == []
+    assert layer_kind(shapes) == "LSTM"
+    assert infer_config(shapes) == config
+    assert shape_mismatches(shapes, config) == []
     assert find_lstms(state_dict(shapes, "a.b.")) == {"a.b.": config}
 
 
@@ -64,25 +67,27 @@ def test_one_tensor_too_few_and_the_lstm_is_broken_not_gone(config: LSTMConfig) 
 def test_a_projection_that_is_missing_is_told_with_its_shape(proj_size: int) -> None:
     shapes = param_shapes(LSTMConfig(4, 5, proj_size=proj_size))
     del shapes["weight_hr_l0"]
-    assert config_of(shapes) == LSTMConfig(4, 5, proj_size=proj_size)
+    assert infer_config(shapes) == LSTMConfig(4, 5, proj_size=proj_size)
     assert f"missing weight_hr_l0 ({proj_size}, 5)" in survey(state_dict(shapes)).broken[""]
 
 
 def test_a_recurrent_weight_that_is_missing_is_told_with_its_shape() -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
     del shapes["weight_hh_l0"]
-    assert config_of(shapes) == LSTMConfig(4, 5)
+    assert infer_config(shapes) == LSTMConfig(4, 5)
     assert survey(state_dict(shapes)).broken[""].endswith("missing weight_hh_l0 (20, 5)")
 
 
 @pytest.mark.parametrize(("factor", "wanted"), [(4, "LSTM"), (3, "GRU"), (1, "RNN"), (2, "")])
 def test_the_rows_tell_the_kind(factor: int, wanted: str) -> None:
     shapes: Shapes = {"weight_ih_l0": (factor * 7, 2), "weight_hh_l0": (factor * 7, 7)}
-    assert kind(shapes) == wanted
+    assert layer_kind(shapes) == wanted
     assert survey(state_dict(shapes, "m.")).others == (
         {"m.": wanted} if wanted in ("GRU", "RNN") else {}
     )
-    assert kind({"weight_hh": (factor * 7, 7)}) == wanted  # the cell's name, and no other matrix
+    assert (
+        layer_kind({"weight_hh": (factor * 7, 7)}) == wanted
+    )  # the cell's name, and no other matrix
 
 
 @pytest.mark.parametrize(
@@ -98,40 +103,47 @@ def test_one_wrong_matrix_does_not_hide_an_lstm(
 ) -> None:
     config = LSTMConfig(4, 5, num_layers=layers)
     whole = param_shapes(config)
-    assert kind(whole | {name: shape}) == "LSTM"
-    assert misfits(whole | {name: shape}, config) == [
+    assert layer_kind(whole | {name: shape}) == "LSTM"
+    assert shape_mismatches(whole | {name: shape}, config) == [
         f"{name} has shape {shape}, wanted {whole[name]}"
     ]
 
 
 def test_a_layer_that_is_all_wrong_does_not_hide_the_next() -> None:
     whole = param_shapes(LSTMConfig(4, 5, num_layers=2))
-    assert kind(whole | {"weight_hh_l0": (20,), "weight_ih_l0": (7, 4)}) == "LSTM"
+    assert layer_kind(whole | {"weight_hh_l0": (20,), "weight_ih_l0": (7, 4)}) == "LSTM"
 
 
 def test_a_projection_that_is_no_matrix_does_not_hide_an_lstm() -> None:
     for config in (LSTMConfig(4, 5, proj_size=3), LSTMConfig(4, 5, num_layers=2, proj_size=3)):
-        assert kind(param_shapes(config) | {"weight_hr_l0": (3,)}) == "LSTM"
+        assert layer_kind(param_shapes(config) | {"weight_hr_l0": (3,)}) == "LSTM"
     # whose columns are the hidden size, where it is one, though the input weight is odd
-    assert kind({"weight_ih_l0": (7, 4), "weight_hh_l0": (20, 3), "weight_hr_l0": (3, 5)}) == "LSTM"
+    assert (
+        layer_kind({"weight_ih_l0": (7, 4), "weight_hh_l0": (20, 3), "weight_hr_l0": (3, 5)})
+        == "LSTM"
+    )
 
 
 def test_sizes_of_zero_are_no_recurrent_layer() -> None:
-    assert kind({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}) == "LSTM"  # rows are 4 times 0
-    assert kind({"weight_ih_l0": (5, 3), "weight_hh_l0": (5, 0)}) == ""
-    assert kind({"bias_ih_l0": (20,), "bias_hh_l0": (20,)}) == ""
+    assert (
+        layer_kind({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}) == "LSTM"
+    )  # rows are 4 times 0
+    assert layer_kind({"weight_ih_l0": (5, 3), "weight_hh_l0": (5, 0)}) == ""
+    assert layer_kind({"bias_ih_l0": (20,), "bias_hh_l0": (20,)}) == ""
     assert find_lstms(state_dict({"bias_ih_l0": (20,), "bias_hh_l0": (20,)})) == {}
 
 
 def test_layers_and_directions_are_counted_by_name() -> None:
     shapes = param_shapes(LSTMConfig(4, 5, num_layers=3))
     gap = {name: shape for name, shape in shapes.items() if not name.endswith("_l1")}
-    assert config_of(gap).num_layers == 1
-    assert [p for p in misfits(gap, config_of(gap), "m.") if p.startswith("unexpected")] == [
-        f"unexpected m.{name} {shape}" for name, shape in gap.items() if name.endswith("_l2")
-    ]
-    assert config_of({"weight_ih_l1": (20, 4)}).num_layers == 1  # never none
-    assert config_of(shapes | {"weight_ih_l0_reverse": (20, 4)}).bidirectional
+    assert infer_config(gap).num_layers == 1
+    assert [
+        p
+        for p in shape_mismatches(gap, infer_config(gap), prefix="m.")
+        if p.startswith("unexpected")
+    ] == [f"unexpected m.{name} {shape}" for name, shape in gap.items() if name.endswith("_l2")]
+    assert infer_config({"weight_ih_l1": (20, 4)}).num_layers == 1  # never none
+    assert infer_config(shapes | {"weight_ih_l0_reverse": (20, 4)}).bidirectional
 
 
 def test_names_are_matched_whole() -> None:
@@ -143,15 +155,18 @@ def test_names_are_matched_whole() -> None:
         "weight_hh_l0_reversed": (1,),
         "weight": (1,),
     }
-    assert group(state_dict(shapes | others)) == {"": shapes}
-    assert group(state_dict(shapes, "a\nb.")) == {"a\nb.": shapes}
+    assert group_by_prefix(state_dict(shapes | others)) == {"": shapes}
+    assert group_by_prefix(state_dict(shapes, "a\nb.")) == {"a\nb.": shapes}
 
 
 def test_a_cell_beside_a_layer_of_the_same_prefix_is_left_out() -> None:
     layer, cell = param_shapes(LSTMConfig(4, 5)), param_shapes(LSTMCellConfig(4, 5))
-    assert group(state_dict(layer | cell, "m.")) == {"m.": layer}
-    assert group(state_dict(cell | layer, "m.")) == {"m.": layer}
-    assert group(state_dict(cell, "m.") | state_dict(layer, "n.")) == {"m.": cell, "n.": layer}
+    assert group_by_prefix(state_dict(layer | cell, "m.")) == {"m.": layer}
+    assert group_by_prefix(state_dict(cell | layer, "m.")) == {"m.": layer}
+    assert group_by_prefix(state_dict(cell, "m.") | state_dict(layer, "n.")) == {
+        "m.": cell,
+        "n.": layer,
+    }
 
 
 @pytest.mark.parametrize("first", ["", "state."])
@@ -161,8 +176,8 @@ def test_a_cell_beside_a_layer_of_the_same_prefix_is_left_out() -> None:
 )
 def test_every_moment_of_torchs_optimizers_is_passed_over(moment: str, first: str) -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
-    assert group(state_dict(shapes, f"{first}{moment}.lstm.")) == {}
-    assert list(group(state_dict(shapes, f"{first}my_{moment}.lstm."))) == [
+    assert group_by_prefix(state_dict(shapes, f"{first}{moment}.lstm.")) == {}
+    assert list(group_by_prefix(state_dict(shapes, f"{first}my_{moment}.lstm."))) == [
         f"{first}my_{moment}.lstm."
     ]
 
@@ -170,20 +185,20 @@ def test_every_moment_of_torchs_optimizers_is_passed_over(moment: str, first: st
 def test_hints_of_a_module_and_of_a_saved_file() -> None:
     shapes = param_shapes(LSTMConfig(4, 5, num_layers=2))
     told = state_dict(shapes, "a.")
-    assert hints(told) == {}
+    assert config_hints(told) == {}
     told.hints = {"a.": {"batch_first": True, "dropout": 0.5}}
     assert find_lstms(told)["a."] == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5)
-    assert hints({}) == {}
+    assert config_hints({}) == {}
     saved = state_dict(shapes, "a.")
     config = LSTMConfig(4, 5, 2, batch_first=True, dropout=0.25)
     saved.metadata = {METADATA_KEY: saved_metadata("a.", config)}
-    assert hints(saved) == {"a.": {"batch_first": True, "dropout": 0.25}}
+    assert config_hints(saved) == {"a.": {"batch_first": True, "dropout": 0.25}}
     assert find_lstms(saved)["a."] == config
     saved.metadata = {METADATA_KEY: saved_metadata("a.", LSTMCellConfig(4, 5))}
-    assert hints(saved) == {}  # a cell has neither
+    assert config_hints(saved) == {}  # a cell has neither
     saved.metadata = {METADATA_KEY: "somebody else's"}
     saved.hints = {"a.": {"dropout": 0.5}}
-    assert hints(saved) == {"a.": {"dropout": 0.5}}
+    assert config_hints(saved) == {"a.": {"dropout": 0.5}}
 
 
 def test_sizes_that_no_lstm_has_are_told_not_raised() -> None:
@@ -215,21 +230,21 @@ PREFIXES = ("encoder.lstm.", "decoder.lstm.", "lstm.", "x.old_head.")
 def test_choose(prefix: str, wanted: str | None) -> None:
     if wanted is None:
         with pytest.raises(ValueError, match=f"prefix '{prefix}' is no LSTM of the state dict"):
-            choose(PREFIXES, prefix)
+            choose_prefix(PREFIXES, prefix)
     else:
-        assert choose(PREFIXES, prefix) == wanted
+        assert choose_prefix(PREFIXES, prefix) == wanted
 
 
 def test_choose_without_a_prefix_and_what_it_refuses() -> None:
     for nothing in ("", None):
-        assert choose(["a."], nothing) == "a."
-        assert choose(["a.", ""], nothing) == ""
+        assert choose_prefix(["a."], nothing) == "a."
+        assert choose_prefix(["a.", ""], nothing) == ""
         with pytest.raises(ValueError, match=r"is meant: 'a\.', 'b\.'$"):
-            choose(["a.", "b."], nothing)
+            choose_prefix(["a.", "b."], nothing)
     with pytest.raises(ValueError, match=r"'lstm' fits several LSTMs of .* 'a\.lstm\.', 'b\.lstm"):
-        choose(["a.lstm.", "b.lstm."], "lstm", {"lstm.": "GRU"})
+        choose_prefix(["a.lstm.", "b.lstm."], "lstm", {"lstm.": "GRU"})
     for asked in ("gru", "gru.", "x.gru."):
         with pytest.raises(ValueError, match=f"prefix '{asked}' is a GRU, not an LSTM, of"):
-            choose(["a."], asked, {"x.gru.": "GRU", "x.rnn.": "RNN"})
+            choose_prefix(["a."], asked, {"x.gru.": "GRU", "x.rnn.": "RNN"})
     with pytest.raises(ValueError, match=r"'ru' is no LSTM of"):
-        choose(["a."], "ru", {"x.gru.": "GRU"})
+        choose_prefix(["a."], "ru", {"x.gru.": "GRU"})

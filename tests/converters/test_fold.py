@@ -12,8 +12,8 @@ import torch
 from torch.nn.utils import parametrizations, parametrize
 
 from jaxlstm import LSTMConfig, find_lstms, from_torch
-from jaxlstm_converters.find import survey
-from jaxlstm_converters.fold import WeightNorm, fold
+from jaxlstm_converters.lstm._find_lstms import survey
+from jaxlstm_converters.lstm.fold import WeightNorm, fold
 
 NAMES = ("weight_hh_l0", "weight_ih_l1", "weight_hh_l0_reverse")
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlstm import load, load_optimizer
-from jaxlstm_converters.parameter_order import places
-from tests.converters.optimizer_files import moments, reload, stepped
+from jaxlstm_converters.optimizer.parameter_order import places
+from tests.support.optimizer_files import moments, reload, stepped
 
 
 def test_moments_are_the_bits_of_the_file(tmp_path: Path) -> None:

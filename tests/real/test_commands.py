@@ -10,10 +10,10 @@ import pytest
 
 import jaxlstm
 from jaxlstm import cli
-from jaxlstm_converters.config_json import config_to_dict
-from jaxlstm_converters.load import load_numpy
+from jaxlstm.config_json import config_to_dict
+from jaxlstm_converters.lstm._load import load_numpy
 from tests.cli.test_commands import jaxlstm_command
-from tests.real.files import BY_LABEL, EACH_LSTM, FILES, Real
+from tests.support.real_files import BY_LABEL, EACH_LSTM, FILES, Real
 
 pytestmark = pytest.mark.network
 
@@ -44,7 +44,7 @@ def test_inspect(real: Real, capsys: pytest.CaptureFixture[str]) -> None:
 def test_port(real: Real, prefix: str, ending: str, tmp_path: Path) -> None:
     output = tmp_path / f"ported.{ending}"
     select = ["--prefix", prefix] if len(real.lstms) > 1 else []
-    assert cli.main(["port", str(real.path()), "-o", str(output), *select]) == 0
+    assert cli.main(["convert", str(real.path()), "-o", str(output), *select]) == 0
     ported, config = load_numpy(output)
     if ending == "safetensors":  # a .pt file has no place for batch_first
         assert config == real.lstms[prefix]
@@ -55,7 +55,7 @@ def test_port(real: Real, prefix: str, ending: str, tmp_path: Path) -> None:
 
 def test_one_of_several_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(BY_LABEL["silero-torchscript"].path())
-    assert cli.main(["port", path, "-o", str(tmp_path / "x.safetensors")]) == 2
+    assert cli.main(["convert", path, "-o", str(tmp_path / "x.safetensors")]) == 2
     told = capsys.readouterr().err
     assert "'_model.decoder.rnn.', '_model_8k.decoder.rnn.'" in told
     assert len(told.splitlines()) == 1
@@ -74,7 +74,7 @@ def test_one_of_several_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_check_of_what_port_wrote(label: str, arguments: list[str], tmp_path: Path) -> None:
     ported = tmp_path / f"{label}.safetensors"
     select = [argument for argument in arguments if argument == "--batch-first"]
-    done = jaxlstm_command("port", BY_LABEL[label].path(), "-o", ported, *select)
+    done = jaxlstm_command("convert", BY_LABEL[label].path(), "-o", ported, *select)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("read back: every bit the same\n")
     done = jaxlstm_command("check", ported, "--json", *arguments)

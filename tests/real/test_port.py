@@ -15,7 +15,7 @@ import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig
 from jaxlstm.check import verify, verify_cell
 from tests.support.bounds import assert_as_exact_as_torch
-from tests.real.files import BY_LABEL, EACH_LSTM, Real
+from tests.support.real_files import BY_LABEL, EACH_LSTM, Real
 
 pytestmark = pytest.mark.network
 

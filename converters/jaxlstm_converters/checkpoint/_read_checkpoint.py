@@ -1,0 +1,104 @@
+"""`read_checkpoint`: detection of the format, and the call of its reader."""
+
+from __future__ import annotations
+
+import os
+
+from .checkpoint import Checkpoint
+from .errors import CheckpointError, printable
+from .formats.numpy_files import NPY_MAGIC, is_npz, read_npy, read_npz
+from .formats.onnx import is_onnx, read_onnx
+from .formats.plain_pickle import read_pickle
+from .formats.safetensors import is_safetensors, read_safetensors
+from .formats.sharded import is_index, read_sharded
+from .formats.torch_tar import is_tar, read_legacy_tar
+from .formats.torch_zip import read_torch_zip
+from .formats.torchscript import is_torchscript, read_torchscript
+from .io.budget import Budget
+from .io.source import Source
+from .io.zip_archive import Entry, read_archive, refuse_compressed
+
+HEAD = 512
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> Checkpoint:
+    """Return the tensors of a checkpoint by name, without torch. Tensors are read on demand.
+
+    The name of a tensor is the dictionary keys that lead to it, joined by ".". The first bytes of
+    the file determine its format; `docs/containers.md` lists the formats.
+
+    Args:
+        path: the file, or the index of a sharded checkpoint.
+        check_crc: compare the checksums of zip archives. Pass False for files that torch wrote
+            under `torch.serialization.set_crc32_options(False)`.
+
+    Returns:
+        A dict of lazy tensors: `numpy.asarray(checkpoint[name])` reads one.
+
+    Raises:
+        CheckpointError: the file has an unsupported format, or is damaged or hostile. See its
+            `code`.
+        OSError: the file cannot be opened.
+    """
+    try:
+        source = Source(path)
+        checkpoint = _read(source, check_crc)
+        source.check_unchanged()
+    except CheckpointError as error:
+        error.path = error.path or os.fspath(path)
+        raise
+    return checkpoint
+
+
+def _read(source: Source, check_crc: bool) -> Checkpoint:
+    if is_index(source.read(0, min(HEAD, source.size))):
+        return read_sharded(source, lambda shard, budget: _read_single(shard, budget, check_crc))
+    return _read_single(source, Budget(source.size), check_crc)
+
+
+def _read_single(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
+    head = source.read(0, min(HEAD, source.size))
+    if head.startswith(b"PK"):
+        return _read_zip(source, budget, check_crc)
+    if is_safetensors(head, source.size):
+        return read_safetensors(source, budget)
+    if head.startswith(b"\x80"):
+        return read_pickle(source, budget)
+    if head.startswith(NPY_MAGIC):
+        return read_npy(source, budget)
+    if is_tar(head):
+        return read_legacy_tar(source, budget)
+    if is_onnx(head):
+        return read_onnx(source, budget)
+    raise CheckpointError(
+        "unknown-format", f"the file starts with {head[:8]!r}, which no supported format does"
+    )
+
+
+def _read_zip(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
+    entries = read_archive(source)
+    if is_npz(entries):
+        return read_npz(source, entries, budget, check_crc=check_crc)
+    prefix = _torch_prefix(entries)
+    if is_torchscript(entries, prefix):
+        return read_torchscript(source, entries, prefix, budget, check_crc=check_crc)
+    refuse_compressed(entries.values())
+    return read_torch_zip(source, entries, prefix, budget, check_crc=check_crc)
+
+
+def _torch_prefix(entries: dict[str, Entry]) -> str:
+    """Return the folder that holds data.pkl and all other entries, such as "archive/"."""
+    roots = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
+    if len(roots) != 1 or roots[0].count("/") != 1:
+        raise CheckpointError(
+            "zip-layout",
+            f"the archive has {len(roots)} entries named data.pkl, expected one in a top-level folder",
+        )
+    prefix = roots[0].removesuffix("data.pkl")
+    outside = [name for name in entries if not name.startswith(prefix)]
+    if outside:
+        raise CheckpointError(
+            "zip-layout",
+            f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}",
+        )
+    return prefix

@@ -1,0 +1,107 @@
+"""The .npy and .npz files of NumPy."""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import numpy as np
+
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, printable
+from ..io._make_tensor import make_array
+from ..io.budget import Budget
+from ..io.source import Source
+from ..io.storage import Storage
+from ..io.stream import Stream
+from ..io.tensor import Tensor
+from ..io.zip_archive import Entry, refuse_compressed
+from ..pickle.numpy_calls import NUMERIC
+
+NPY_MAGIC = b"\x93NUMPY"
+MAX_HEADER = 4096
+HEADER = re.compile(
+    r"\{'descr': '(?P<descr>[^']*)', 'fortran_order': (?P<fortran>True|False), "
+    r"'shape': \((?P<shape>(?:\d{1,19}, ?)*(?:\d{1,19})?)\), \}\s*",
+    re.ASCII,
+)
+
+
+def is_npz(entries: dict[str, Entry]) -> bool:
+    """Return True if every entry of an archive is an array."""
+    return bool(entries) and all(name.endswith(".npy") for name in entries)
+
+
+def read_npz(
+    source: Source, entries: dict[str, Entry], budget: Budget, *, check_crc: bool
+) -> Checkpoint:
+    """Read an archive of arrays, each under the name of its entry without ".npy"."""
+    refuse_compressed(entries.values())
+    checkpoint = Checkpoint(source.path, "npz")
+    for name, entry in entries.items():
+        stream = Stream(source, entry.offset, entry.offset + entry.size, "numpy-header")
+        array = _read_array(stream, budget, entry.crc if check_crc else None)
+        _add(checkpoint, name.removesuffix(".npy"), array)
+    return checkpoint
+
+
+def read_npy(source: Source, budget: Budget) -> Checkpoint:
+    """Read one array, whose name is ""."""
+    checkpoint = Checkpoint(source.path, "npy")
+    stream = Stream(source, 0, source.size, "numpy-header")
+    _add(checkpoint, "", _read_array(stream, budget, None))
+    return checkpoint
+
+
+def _add(checkpoint: Checkpoint, name: str, array: Tensor | None) -> None:
+    if array is None:
+        checkpoint.warnings.append(f"{printable(name)!r} is not numeric and is skipped")
+    else:
+        checkpoint.add(name, array)
+
+
+def _read_array(stream: Stream, budget: Budget, crc: int | None) -> Tensor | None:
+    """Return the array that makes up the stream; None if its dtype is not numeric.
+
+    `crc` is the declared checksum of header and data.
+    """
+    start = stream.offset
+    if stream.take(6) != NPY_MAGIC:
+        raise CheckpointError(
+            "numpy-header", f"the array does not start with {NPY_MAGIC!r}", offset=start
+        )
+    major, _minor = stream.take(2)
+    if major not in (1, 2, 3):
+        raise CheckpointError(
+            "numpy-header", f"the array has format version {major}, expected 1 to 3", offset=start
+        )
+    length = stream.number("<H" if major == 1 else "<I")
+    if length > MAX_HEADER:
+        raise CheckpointError(
+            "numpy-header",
+            f"the array header has {length} bytes; the limit is {MAX_HEADER}",
+            offset=start,
+        )
+    text = stream.take(length).decode("latin1")
+    header = HEADER.fullmatch(text)
+    if header is None:
+        raise CheckpointError(
+            "numpy-header",
+            f"the array header is {printable(text)!r}, expected descr, fortran_order and shape",
+            offset=start,
+        )
+    descr = header["descr"]
+    if not NUMERIC.fullmatch(descr[1:]) or descr[0] not in "<>|=":
+        return None
+    crc_start = zlib.crc32(stream.source.read(start, stream.offset - start))
+    data = stream.span(stream.remaining)
+    storage = Storage(
+        stream.source, data.offset, data.length, descr[0] == ">", crc=crc, crc_start=crc_start
+    )
+    return make_array(
+        storage,
+        np.dtype(descr[1:]),
+        [int(n) for n in header["shape"].replace(" ", "").split(",") if n],
+        budget=budget,
+        fortran_order=header["fortran"] == "True",
+    )

@@ -1,0 +1,1 @@
+"""Files, byte streams, encodings (zip, JSON, protocol buffers), storages and tensors."""

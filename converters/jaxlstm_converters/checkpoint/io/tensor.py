@@ -1,0 +1,185 @@
+"""`Tensor`: a strided view of a storage whose elements are read on demand.
+
+`make_tensor` checks sizes, strides and offset against the storage before any memory is allocated.
+The bytes are read, and their checksum compared, in `Tensor.__array__`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import printable
+from .source import CHUNK
+from .storage import Storage
+
+# A strided read holds at most this many bytes beside its result.
+BLOCK = 8 << 20
+
+
+class Tensor:
+    """A tensor of a checkpoint that has not been read. `numpy.asarray(tensor)` reads it.
+
+    Attributes:
+        shape: the sizes.
+        dtype: a NumPy dtype; from ml_dtypes for bfloat16 and float8.
+        name: its name in the checkpoint; the first name of a tied tensor.
+        storage: the bytes that it is a view of. Tied tensors share one storage.
+    """
+
+    __slots__ = (
+        "_nonfinite_reported",
+        "_offset",
+        "_strides",
+        "_warnings",
+        "dtype",
+        "name",
+        "shape",
+        "storage",
+    )
+
+    def __init__(
+        self,
+        storage: Storage,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        *,
+        strides: tuple[int, ...],
+        offset: int,
+    ) -> None:
+        # Strides and offset count elements. Nothing is checked here: use `make_tensor`.
+        self.storage = storage
+        self.dtype = dtype
+        self.shape = shape
+        self.name = ""
+        self._strides = strides
+        self._offset = offset
+        self._warnings: list[str] | None = None
+        self._nonfinite_reported = False
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of the array that reading returns."""
+        return self.size * self.dtype.itemsize
+
+    def set_name(self, name: str, warnings: list[str]) -> None:
+        """Set the name, unless it is set, and the list that receives warnings about the values."""
+        if self._warnings is None:
+            self.name = name
+        self._warnings = warnings
+
+    def __repr__(self) -> str:
+        return f"Tensor(shape={self.shape}, dtype={self.dtype.name})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Read a new, writable, C-contiguous array in native byte order.
+
+        Raises:
+            CheckpointError: `crc-mismatch` or `file-changed`.
+            ValueError: copy=False was requested.
+        """
+        if copy is False:
+            raise ValueError("copy=False is not possible: reading a tensor from a file copies it")
+        raw = np.empty(self.nbytes, np.uint8)
+        result = raw.view(self.dtype).reshape(self.shape)
+        if self.size:
+            self._read(raw, result)
+            self._report_nonfinite(result)
+        return result if dtype is None else result.astype(dtype, copy=False)
+
+    def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
+        """Fill `result`, whose bytes are `raw`."""
+        if self._is_contiguous():
+            self.storage.read_into(self._offset * self.dtype.itemsize, raw.data)
+        else:
+            self._gather(result, self._strides, self._offset)
+        if self.storage.big_endian:
+            _swap_bytes(raw, self.dtype)
+
+    def _is_contiguous(self) -> bool:
+        dense = contiguous_strides(self.shape)
+        return all(
+            n == 1 or s == d for n, s, d in zip(self.shape, self._strides, dense, strict=True)
+        )
+
+    def _gather(self, out: np.ndarray, strides: tuple[int, ...], offset: int) -> None:
+        """Fill `out` from a strided view, halving it until the range to read fits in a block."""
+        extents = [(n - 1) * s for n, s in zip(out.shape, strides, strict=True)]
+        itemsize = self.dtype.itemsize
+        span = (sum(extents) + 1) * itemsize
+        if span <= BLOCK or not any(extents):
+            raw = np.empty(span, np.uint8)
+            self.storage.read_into(offset * itemsize, raw.data)
+            # In a dimension of size 1 the stride has no effect and may be any number.
+            steps = (s if n > 1 else 0 for n, s in zip(out.shape, strides, strict=True))
+            byte_strides = tuple(s * itemsize for s in steps)
+            out[...] = np.ndarray(out.shape, self.dtype, raw, strides=byte_strides)
+            return
+        axis = extents.index(max(extents))
+        half = out.shape[axis] // 2
+        head, tail = np.split(out, [half], axis)
+        self._gather(head, strides, offset)
+        self._gather(tail, strides, offset + half * strides[axis])
+
+    def _report_nonfinite(self, array: np.ndarray) -> None:
+        if self._warnings is None or self._nonfinite_reported or self.dtype.kind in "biu":
+            return
+        flat = array.reshape(-1)
+        count = 0
+        # Widening signalling NaNs of narrow floats sets the invalid flag.
+        with np.errstate(invalid="ignore"):
+            for start in range(0, flat.size, CHUNK):
+                count += int((~np.isfinite(flat[start : start + CHUNK])).sum())
+        if count:
+            self._nonfinite_reported = True
+            self._warnings.append(
+                f"{printable(self.name)!r} holds {count} values that are NaN or infinite"
+            )
+
+
+class StackedTensor(Tensor):
+    """Several tensors, concatenated on the first axis."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        first = parts[0]
+        shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+        strides = contiguous_strides(shape)
+        super().__init__(first.storage, first.dtype, shape, strides=strides, offset=0)
+        self._parts = tuple(parts)
+
+    def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
+        row = byte = 0
+        for part in self._parts:
+            part._read(raw[byte : byte + part.nbytes], result[row : row + part.shape[0]])
+            row += part.shape[0]
+            byte += part.nbytes
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return row-major strides in elements. As in torch, a size of 0 counts as 1."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+def _swap_bytes(raw: np.ndarray, dtype: np.dtype[Any]) -> None:
+    width = dtype.itemsize // (2 if dtype.kind == "c" else 1)
+    if width > 1:
+        raw.view(f"u{width}").byteswap(inplace=True)

@@ -1,0 +1,233 @@
+"""`name_tensors`: names for the tensors of an unpickled object, from its keys joined by dots."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ..checkpoint import Checkpoint, Scalar
+from ..errors import CheckpointError, describe, printable
+from ..io.budget import Budget
+from ..io.tensor import Tensor
+from ._run_pickle import PickleResult
+from .modules import Member, module_members
+from .values import GlobalName, NumpyArray, Placeholder, UnsupportedTensor
+
+MAX_DEPTH = 200
+MAX_NAME = 4000
+# Approximate limits in bytes: on the names of tensors and hints, and on the scalars with their names.
+MAX_NAMES = 10 << 20
+MAX_SCALARS = 8 << 20
+
+# The last part of a parameter's name in torch's recurrent, linear and normalization layers.
+WEIGHT = re.compile(
+    r"(weight|bias)(_(ih|hh|hr|ch|c)(_l\d+(_reverse)?)?)?(_raw|_orig|_g|_v|_scale|_zero_point)?"
+)
+
+QUANTIZED_RNN = "__torch__.torch.classes.rnn.CellParamsBase"
+
+Members = Callable[[Placeholder], Iterable[Member] | None]
+_MAY_HOLD_TENSORS = (dict, list, tuple, Placeholder, Tensor, NumpyArray, UnsupportedTensor)
+
+
+def name_tensors(
+    checkpoint: Checkpoint,
+    result: PickleResult,
+    *,
+    budget: Budget,
+    members: Members = module_members,
+) -> None:
+    """Add every tensor that dicts, lists, tuples and modules lead to, with scalars and hints.
+
+    Args:
+        checkpoint: receives the tensors, scalars, hints and warnings.
+        result: the unpickled object. The visits are limited to twice the number of its opcodes,
+            because following references could lead to exponentially many values. Tensors that no
+            name leads to are reported.
+        budget: pays for visits beyond that limit.
+        members: returns the named members of a placeholder, or None if it has none.
+
+    Raises:
+        CheckpointError: cycle, too-deep, node-budget, duplicate-name, unsupported-tensor,
+            foreign-root or foreign-weight.
+    """
+    root = result.value
+    walk = _Walk(checkpoint, 2 * result.opcodes, budget, members)
+    is_tensor = isinstance(root, Tensor | NumpyArray | UnsupportedTensor)
+    if walk.children(root, "") is None and not is_tensor:
+        raise CheckpointError(
+            "foreign-root", f"the file holds {_describe(root)}; expected tensors, or dicts of them"
+        )
+    walk.visit_all(root)
+    named = set(map(id, checkpoint.values()))
+    unnamed = sum(id(tensor) not in named for tensor in result.tensors)
+    if unnamed:
+        checkpoint.warnings.append(
+            f"{unnamed} tensors belong to objects of unknown classes and are skipped"
+        )
+
+
+class _Walk:
+    def __init__(
+        self, checkpoint: Checkpoint, visits: int, budget: Budget, members: Members
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._visits = visits
+        self._budget = budget
+        self._members = members
+        self._names_left = MAX_NAMES
+        # Negative once the scalars have been dropped.
+        self._scalars_left = MAX_SCALARS
+
+    def visit_all(self, root: Any) -> None:
+        """Visit the values depth first, without recursion."""
+        # `path` holds the identities of the values that are being visited, to detect cycles.
+        path: list[int] = []
+        stack: list[tuple[str, Iterator[Member]]] = [("", iter([("", root)]))]
+        while stack:
+            prefix, pending = stack[-1]
+            item = next(pending, None)
+            if item is None:
+                stack.pop()
+                if path:
+                    path.pop()
+                continue
+            self._count_visit()
+            key, value = item
+            if key is None:
+                continue
+            if len(prefix) + len(key) > MAX_NAME:
+                if isinstance(value, _MAY_HOLD_TENSORS):
+                    message = (
+                        f"the name that ends in {printable(key)!r} exceeds {MAX_NAME} characters"
+                    )
+                    raise CheckpointError("too-deep", message)
+                continue
+            name = f"{prefix}.{key}" if len(stack) > 2 else key
+            inner = self._enter(name, value)
+            if inner is None:
+                continue
+            if id(value) in path:
+                raise CheckpointError("cycle", f"{printable(name)!r} contains itself")
+            if len(path) >= MAX_DEPTH:
+                raise CheckpointError(
+                    "too-deep", f"{printable(name)!r} is nested more than {MAX_DEPTH} levels deep"
+                )
+            path.append(id(value))
+            stack.append((name, inner))
+
+    def _count_visit(self) -> None:
+        if self._visits:
+            self._visits -= 1
+            return
+        self._budget.visits -= 1
+        if self._budget.visits < 0:
+            raise CheckpointError(
+                "node-budget", "following references visits far more values than the file holds"
+            )
+
+    def _enter(self, name: str, value: Any) -> Iterator[Member] | None:
+        """Store a scalar or tensor, or return the members of any other value."""
+        if value is None or type(value) in (int, float, bool, str):
+            self._keep_scalar(name, value)
+            return None
+        if isinstance(value, NumpyArray) and value.tensor is not None:
+            value = value.tensor
+        if isinstance(value, Tensor):
+            self._checkpoint.add(name, value)
+            self._pay_for_name(120 + len(name))
+        elif isinstance(value, UnsupportedTensor):
+            raise CheckpointError(
+                "unsupported-tensor",
+                f"{printable(name)!r} is a {value.kind}; save it as a plain dense tensor on the CPU",
+            )
+        elif isinstance(value, Placeholder) and value.packed_class == QUANTIZED_RNN:
+            raise CheckpointError(
+                "unsupported-tensor",
+                f"{printable(name)!r} holds the packed weights of a quantized dynamic LSTM or GRU; "
+                "convert the float model that it was made from",
+            )
+        members = self.children(value, name)
+        is_foreign = members is None and isinstance(value, Placeholder | GlobalName)
+        if is_foreign and WEIGHT.fullmatch(name.rpartition(".")[2]):
+            raise CheckpointError(
+                "foreign-weight",
+                f"{printable(name)!r} is {_describe(value)}, which the reader does not call",
+            )
+        return members
+
+    def _pay_for_name(self, nbytes: int) -> None:
+        self._names_left -= nbytes
+        if self._names_left < 0:
+            raise CheckpointError("node-budget", "the names of the tensors take too much memory")
+
+    def _keep_scalar(self, name: str, value: Scalar) -> None:
+        """Store a scalar. If they are too many or ambiguous, warn and drop all of them."""
+        if self._scalars_left < 0:
+            return
+        self._scalars_left -= 200 + len(name) + (len(value) if isinstance(value, str) else 0)
+        scalars = self._checkpoint.scalars
+        if self._scalars_left < 0:
+            problem = "take too much memory"
+        elif name in scalars:
+            problem = f"have the name {printable(name)!r} twice"
+        else:
+            scalars[name] = value
+            return
+        self._checkpoint.warnings.append(f"the scalars of the file {problem}; none are kept")
+        scalars.clear()
+        self._scalars_left = -1
+
+    def children(self, value: Any, name: str) -> Iterator[Member] | None:
+        """Return the named members of a value; None if it cannot have any."""
+        if isinstance(value, dict):
+            return _dict_members(value)
+        if isinstance(value, list | tuple):
+            return ((str(index), item) for index, item in enumerate(value))
+        if isinstance(value, Placeholder):
+            members = self._members(value)
+            self._keep_hints(value, name)
+            return None if members is None else iter(members)
+        return None
+
+    def _keep_hints(self, module: Placeholder, name: str) -> None:
+        """Store the attributes of an LSTM module that its parameters do not determine."""
+        state = module.state
+        if not isinstance(state, dict) or type(state.get("batch_first")) is not bool:
+            return
+        dropout = state.get("dropout", 0.0)
+        if type(dropout) not in (int, float):
+            return
+        self._pay_for_name(420 + len(name))
+        if 0 <= dropout <= 1:
+            self._checkpoint.hints[name and f"{name}."] = {
+                "batch_first": state["batch_first"],
+                "dropout": float(dropout),
+            }
+        else:
+            self._checkpoint.warnings.append(
+                f"{printable(name)!r} has dropout {describe(dropout)}, expected 0 to 1; its dropout "
+                "and batch_first are ignored"
+            )
+
+
+def _dict_members(value: dict[Any, Any]) -> Iterator[Member]:
+    for key, item in value.items():
+        if type(key) is str:
+            yield key, item
+        elif type(key) is int:
+            yield str(key), item
+        elif isinstance(item, Tensor | NumpyArray | UnsupportedTensor):
+            raise CheckpointError(
+                "unsupported-tensor",
+                f"the dictionary key of a tensor has type {type(key).__name__}, expected str or int",
+            )
+        else:
+            yield None, item
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Placeholder):
+        return f"the result of {value.cls}"
+    return str(value) if isinstance(value, GlobalName) else f"a {type(value).__name__}"

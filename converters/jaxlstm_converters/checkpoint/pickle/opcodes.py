@@ -1,0 +1,179 @@
+"""The table of opcodes, and the loop that runs them on a `PickleMachine`.
+
+`pickletools` in the standard library documents the opcodes. INST, OBJ, EXT1 to EXT4, DUP, STRING,
+NEXT_BUFFER and READONLY_BUFFER are missing because checkpoints never use them. Bytes stay in the
+file as `Span`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import CheckpointError, printable
+from .machine import MAX_LONG, PRICE, TUPLE_PRICE, PickleMachine
+from .values import GlobalName, Placeholder
+
+
+def execute(machine: PickleMachine) -> Any:
+    """Run the pickle up to STOP, and return its value.
+
+    Raises:
+        CheckpointError: with the offset of the opcode that was refused.
+    """
+    stream = machine.stream
+    at = stream.offset
+    try:
+        while True:
+            at = stream.offset
+            code = stream.take(1)
+            machine.opcodes += 1
+            operation = OPERATIONS.get(code)
+            if operation is not None:
+                operation(machine)
+            elif code == b".":
+                return machine.result()
+            else:
+                raise CheckpointError(
+                    "pickle-opcode",
+                    f"pickle opcode {code!r} is not supported: checkpoints never use it",
+                )
+    except CheckpointError as error:
+        if error.offset is None:
+            error.offset = at
+        raise
+
+
+def _parse_number(text: str, kind: type[int] | type[float], machine: PickleMachine) -> int | float:
+    try:
+        return kind(text.removesuffix("L") if kind is int else text)
+    except ValueError:
+        raise machine.malformed(f"{printable(text)!r} is not a number") from None
+
+
+def _text_int(m: PickleMachine) -> None:
+    line = m.stream.line()
+    value = {"00": False, "01": True}.get(line)
+    m.push(_parse_number(line, int, m) if value is None else value, PRICE)
+
+
+def _reduce(m: PickleMachine) -> None:
+    args = m.pop()
+    m.call(m.pop(), args)
+
+
+def _new_object_ex(m: PickleMachine) -> None:
+    _keywords, args = m.pop(), m.pop()
+    m.call(m.pop(), args)
+
+
+def _set_item(m: PickleMachine) -> None:
+    value = m.pop()
+    m.set_items([m.pop(), value])
+
+
+def _stack_global(m: PickleMachine) -> None:
+    name = m.pop()
+    m.find_global(m.pop(), name)
+
+
+def _new_dict(m: PickleMachine) -> None:
+    items = m.pop_mark()
+    m.push({}, PRICE)
+    m.set_items(items)
+
+
+def _new_tuple(m: PickleMachine) -> None:
+    values = m.pop_mark()
+    m.push(tuple(values), TUPLE_PRICE + 8 * len(values))
+
+
+def _new_list(m: PickleMachine) -> None:
+    values = m.pop_mark()
+    m.push(values, PRICE + 8 * len(values))
+
+
+def _new_set(m: PickleMachine, name: str, items: list[Any]) -> None:
+    value = Placeholder(GlobalName("builtins", name))
+    value.items = items
+    m.push(value, 3 * PRICE + 8 * len(items))
+
+
+def _py2_string(m: PickleMachine) -> None:
+    """Push a `str` of Python 2: a string if it is ASCII, or else bytes."""
+    span = m.stream.span(m.stream.number("<B"))
+    raw = span.source.read(span.offset, span.length)
+    m.push(raw.decode() if raw.isascii() else span, 2 * PRICE + len(raw))
+
+
+def _drop_to_mark(m: PickleMachine) -> None:
+    m.pop_mark()
+
+
+def _span(layout: str) -> Callable[[PickleMachine], None]:
+    return lambda m: m.push(m.stream.span(m.stream.number(layout)), PRICE)
+
+
+OPERATIONS: dict[bytes, Callable[[PickleMachine], None]] = {
+    # values
+    b"N": lambda m: m.push(None),
+    b"\x88": lambda m: m.push(True),
+    b"\x89": lambda m: m.push(False),
+    b"K": lambda m: m.push(m.stream.number("<B")),
+    b"M": lambda m: m.push(m.stream.number("<H"), PRICE // 2),
+    b"J": lambda m: m.push(m.stream.number("<i"), PRICE // 2),
+    b"G": lambda m: m.push(m.stream.number(">d"), PRICE // 2),
+    b"\x8a": lambda m: m.long(m.stream.number("<B")),
+    b"\x8b": lambda m: m.long(m.stream.number("<i")),
+    b"I": _text_int,
+    b"L": lambda m: m.push(_parse_number(m.stream.line(), int, m), PRICE + MAX_LONG),
+    b"F": lambda m: m.push(_parse_number(m.stream.line(), float, m), PRICE // 2),
+    b"X": lambda m: m.text(m.stream.number("<I")),
+    b"\x8c": lambda m: m.text(m.stream.number("<B")),
+    b"\x8d": lambda m: m.text(m.stream.number("<Q")),
+    b"C": _span("<B"),
+    b"B": _span("<I"),
+    b"\x8e": _span("<Q"),
+    b"\x96": _span("<Q"),
+    b"T": _span("<I"),
+    b"U": _py2_string,
+    # containers
+    b"(": PickleMachine.mark,
+    b")": lambda m: m.push(()),
+    b"\x85": lambda m: m.tuple(1),
+    b"\x86": lambda m: m.tuple(2),
+    b"\x87": lambda m: m.tuple(3),
+    b"t": _new_tuple,
+    b"]": lambda m: m.push([], PRICE),
+    b"l": _new_list,
+    b"a": lambda m: m.extend([m.pop()]),
+    b"e": lambda m: m.extend(m.pop_mark()),
+    b"}": lambda m: m.push({}, PRICE),
+    b"d": _new_dict,
+    b"s": _set_item,
+    b"u": lambda m: m.set_items(m.pop_mark()),
+    b"\x8f": lambda m: _new_set(m, "set", []),
+    b"\x90": lambda m: m.extend(m.pop_mark()),
+    b"\x91": lambda m: _new_set(m, "frozenset", m.pop_mark()),
+    # globals, calls, state
+    b"c": lambda m: m.find_global(m.stream.line(), m.stream.line()),
+    b"\x93": _stack_global,
+    b"R": _reduce,
+    b"\x81": _reduce,
+    b"\x92": _new_object_ex,
+    b"b": lambda m: m.build(m.pop()),
+    b"P": lambda m: m.persistent(m.stream.line()),
+    b"Q": lambda m: m.persistent(m.pop()),
+    # the memo, the stack and the pickle as a whole
+    b"q": lambda m: m.put(m.stream.number("<B")),
+    b"r": lambda m: m.put(m.stream.number("<I")),
+    b"p": lambda m: m.put(int(_parse_number(m.stream.line(), int, m))),
+    b"\x94": PickleMachine.put_next,
+    b"h": lambda m: m.get(m.stream.number("<B")),
+    b"j": lambda m: m.get(m.stream.number("<I")),
+    b"g": lambda m: m.get(int(_parse_number(m.stream.line(), int, m))),
+    b"0": PickleMachine.drop,
+    b"1": _drop_to_mark,
+    b"\x95": lambda m: m.frame(m.stream.number("<Q")),
+    b"\x80": lambda m: m.protocol(m.stream.number("<B")),
+}

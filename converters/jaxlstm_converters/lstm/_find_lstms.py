@@ -1,0 +1,91 @@
+"""Find the LSTMs in a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.config_json import METADATA_KEY, saved_config
+from jaxlstm.params import shape_mismatches
+from jaxlstm_converters.lstm.fold import fold
+from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind
+
+
+def find_lstms(state_dict: Mapping[str, Any]) -> dict[str, LSTMConfig]:
+    """Return prefix -> config for every LSTM and LSTMCell in a state dict, in the order of the state dict.
+
+    An LSTMCell has an :class:`jaxlstm.LSTMCellConfig`. A state dict does not record ``batch_first`` and ``dropout``.
+    They are set if the checkpoint records them (``Checkpoint.hints``), and have torch's defaults otherwise.
+
+    Args:
+      state_dict: name -> any object with a ``shape``; only the shapes are read.
+
+    Raises:
+      ValueError: an LSTM has missing, unexpected or misshapen tensors. The message names all of them.
+    """
+    found = survey(state_dict)
+    for problem in found.broken.values():
+        raise ValueError(problem)
+    return found.lstms
+
+
+class Survey(NamedTuple):
+    """The recurrent layers of a state dict.
+
+    Attributes:
+      lstms: prefix -> config of each valid LSTM.
+      broken: prefix of each invalid LSTM -> the reason.
+      tensors: the state dict with each folded weight under its plain name.
+      notes: one line per folded weight.
+      others: prefix -> "GRU" or "RNN".
+    """
+
+    lstms: dict[str, LSTMConfig]
+    broken: dict[str, str]
+    tensors: Mapping[str, Any]
+    notes: list[str]
+    others: dict[str, str]
+
+
+def survey(state_dict: Mapping[str, Any]) -> Survey:
+    """Find the LSTMs as :func:`find_lstms` does, but report invalid ones instead of raising."""
+    tensors, notes, problems = fold(state_dict)
+    found = Survey({}, {}, tensors, notes, {})
+    hints = config_hints(state_dict)
+    for prefix, shapes in group_by_prefix(tensors).items():
+        kind = layer_kind(shapes)
+        if prefix in problems:
+            found.broken[prefix] = problems[prefix]
+        elif kind == "LSTM":
+            try:
+                config = infer_config(shapes, **hints.get(prefix, {}))
+            except (
+                ValueError
+            ) as error:  # for example a projection that is larger than the hidden size
+                found.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {error}"
+                continue
+            if mismatches := shape_mismatches(shapes, config, prefix=prefix):
+                found.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {'; '.join(mismatches)}"
+            else:
+                found.lstms[prefix] = config
+        elif kind:
+            found.others[prefix] = kind
+    return found
+
+
+def config_hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return prefix -> {"batch_first": ..., "dropout": ...} as far as the checkpoint records them.
+
+    Modules that were pickled whole record them as attributes, and files of ``jaxlstm.save`` in their metadata.
+    """
+    hints = {prefix: dict(hint) for prefix, hint in getattr(state_dict, "hints", {}).items()}
+    metadata = getattr(state_dict, "metadata", {}).get(METADATA_KEY)
+    if metadata is not None:
+        try:
+            prefix, config = saved_config(metadata)
+        except ValueError:  # another program's metadata under the same key
+            return hints
+        if not isinstance(config, LSTMCellConfig):
+            hints[prefix] = {"batch_first": config.batch_first, "dropout": config.dropout}
+    return hints

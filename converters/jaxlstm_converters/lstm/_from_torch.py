@@ -1,0 +1,69 @@
+"""Convert a torch module or state dict to parameters.
+
+Names and shapes are the same on both sides, so the conversion only checks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxlstm.config import LSTMConfig
+from jaxlstm.params import Params
+from jaxlstm_converters.lstm.select import select_lstm
+
+
+def from_torch(
+    module_or_state_dict: Any,
+    *,
+    prefix: str = "",
+    batch_first: bool | None = None,
+    dropout: float | None = None,
+    dtype: Any = None,
+) -> tuple[Params, LSTMConfig]:
+    """Return the parameters of one LSTM or LSTMCell, under torch's names, and its config.
+
+    Args:
+      module_or_state_dict: a ``torch.nn.Module`` that is or contains an LSTM, its state dict (torch tensors or NumPy
+        arrays), or the result of ``jaxlstm.read_checkpoint``.
+      prefix: the LSTM to convert, such as ``"encoder.lstm."``, or the unique last components of its prefix, such as
+        ``"lstm"``. Not needed if there is only one LSTM.
+      batch_first, dropout: override the values of the module or checkpoint. A state dict does not record them; the
+        defaults are then False and 0.0.
+      dtype: cast the parameters to this dtype. None keeps the bits.
+
+    Returns:
+      ``(params, config)``: a dict of JAX arrays and an :class:`jaxlstm.LSTMConfig`.
+
+    Raises:
+      ValueError: there is no LSTM, ``prefix`` does not select exactly one, or the LSTM has missing, unexpected or
+        misshapen tensors. The message names them.
+      TypeError: the argument is neither a module nor a mapping, or a parameter is float64 while JAX's 64-bit mode is
+        off.
+    """
+    from jaxlstm.precision import as_float_array
+
+    state_dict, hints = _state_dict_and_hints(module_or_state_dict)
+    arrays, config = select_lstm(
+        state_dict, prefix=prefix, batch_first=batch_first, dropout=dropout, hints=hints
+    )
+    if dtype is not None:
+        arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+    return {name: as_float_array(name, array) for name, array in arrays.items()}, config
+
+
+def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:
+    """Return a state dict, and prefix -> batch_first and dropout of the LSTMs of a module."""
+    if isinstance(source, Mapping):
+        return source, {}
+    if not callable(getattr(source, "state_dict", None)):
+        raise TypeError(
+            "module_or_state_dict must be a torch.nn.Module or a mapping of names to tensors, got "
+            f"{type(source).__name__}; use jaxlstm.load for a path"
+        )
+    hints = {
+        f"{name}." if name else "": {"batch_first": sub.batch_first, "dropout": sub.dropout}
+        for name, sub in source.named_modules()
+        if hasattr(sub, "batch_first") and hasattr(sub, "proj_size")
+    }
+    return source.state_dict(), hints

@@ -1,0 +1,83 @@
+"""Load one LSTM from a file of any supported format."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.config import LSTMConfig
+from jaxlstm.params import Params
+from jaxlstm_converters.checkpoint import read_checkpoint
+from jaxlstm_converters.lstm._from_torch import from_torch
+from jaxlstm_converters.lstm.select import select_lstm
+from jaxlstm_converters.write import flax_files
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    prefix: str | None = None,
+    batch_first: bool | None = None,
+    dropout: float | None = None,
+    dtype: Any = None,
+) -> tuple[Params, LSTMConfig]:
+    """Return the parameters and config of one LSTM in a file.
+
+    Args:
+      path: a checkpoint in any format of ``jaxlstm.read_checkpoint``, or a file or Orbax directory written by
+        ``jaxlstm.save``.
+      prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save``, other than torch
+        files, record ``batch_first`` and ``dropout``.
+
+    Returns:
+      ``(params, config)``: JAX arrays under torch's names and an :class:`jaxlstm.LSTMConfig`.
+
+    Raises:
+      CheckpointError: the file is damaged, unsafe or in an unknown format.
+      ValueError: the file has no LSTM, ``prefix`` does not select exactly one, or the LSTM is invalid.
+      OSError: the file cannot be read.
+    """
+    flax_file = read_flax_file(path, prefix)
+    if flax_file is None:
+        return from_torch(
+            read_checkpoint(path),
+            prefix=prefix or "",
+            batch_first=batch_first,
+            dropout=dropout,
+            dtype=dtype,
+        )
+    params, config = flax_file
+    return from_torch(
+        params,
+        batch_first=config.batch_first if batch_first is None else batch_first,
+        dropout=config.dropout if dropout is None else dropout,
+        dtype=dtype,
+    )
+
+
+def load_numpy(
+    path: str | os.PathLike[str], prefix: str | None = None
+) -> tuple[dict[str, np.ndarray], LSTMConfig]:
+    """Load as :func:`load` does, but return NumPy arrays of the stored dtype and do not import jax."""
+    return read_flax_file(path, prefix) or select_lstm(read_checkpoint(path), prefix=prefix)
+
+
+def read_flax_file(
+    path: str | os.PathLike[str], prefix: str | None = None
+) -> tuple[dict[str, np.ndarray], LSTMConfig] | None:
+    """Read a msgpack file or Orbax directory; return None if the path is neither."""
+    path = Path(path)
+    if flax_files.is_orbax(path):
+        params, config = flax_files.read_orbax(path)
+    elif flax_files.is_msgpack(path):
+        params, config = flax_files.read_msgpack(path)
+    else:
+        return None
+    if prefix:
+        raise ValueError(
+            f"prefix must be None for {path}, which holds a single LSTM, got {prefix!r}"
+        )
+    return params, config

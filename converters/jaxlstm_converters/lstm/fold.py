@@ -1,0 +1,129 @@
+"""Fold reparametrized weights of a state dict into the weights that the LSTM runs with.
+
+- **Weight normalization** (Salimans and Kingma, 2016, https://arxiv.org/abs/1602.07868) stores a direction v and a
+  length g, as ``weight_hh_l0_v`` and ``weight_hh_l0_g`` (``torch.nn.utils.weight_norm``) or as
+  ``parametrizations.weight_hh_l0.original1`` and ``original0`` (``torch.nn.utils.parametrizations``). The weight is
+  ``v * (g / norm(v))``; the norm runs over the axes on which g has size 1.
+- **Weight drop** (Merity et al., 2017, https://arxiv.org/abs/1708.02182) stores the weight before dropout as
+  ``weight_hh_l0_raw``, in the wrapper or in the wrapped module. It is the weight in inference.
+
+A folded weight cannot be loaded back into the module that it came from, so the notes list each one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlstm_converters.lstm.arrays import as_numpy
+
+_WEIGHT = (
+    r"(?P<prefix>(?:.*\.)?)(?P<base>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l\d+(?:_reverse)?)?)"
+)
+_LENGTH = re.compile(_WEIGHT + "_g", re.DOTALL)
+_RAW = re.compile(_WEIGHT + "_raw", re.DOTALL)
+_PARAMETRIZATION = re.compile(
+    _WEIGHT.replace("(?P<base>", r"parametrizations\.(?P<base>") + r"\.(?P<part>.+)", re.DOTALL
+)
+
+
+class Folded(NamedTuple):
+    """A state dict after folding.
+
+    Attributes:
+      tensors: every tensor, with each folded weight under its plain name.
+      notes: one line per folded weight.
+      problems: prefix of an LSTM -> the reason why one of its weights cannot be folded.
+    """
+
+    tensors: dict[str, Any]
+    notes: list[str]
+    problems: dict[str, str]
+
+
+@dataclass(frozen=True)
+class WeightNorm:
+    """The weight ``v * (g / norm(v))``, computed when it is read."""
+
+    g: Any
+    v: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return tuple(self.v.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the weight."""
+        return self.v.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weight in bytes."""
+        return self.v.nbytes
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        g, v = as_numpy(self.g), as_numpy(self.v)
+        axes = tuple(axis for axis, size in enumerate(g.shape) if size != v.shape[axis])
+        squares = np.square(v.astype(np.float64)).sum(axis=axes, keepdims=True)
+        weight = v * (g / np.sqrt(squares).astype(v.dtype))
+        return weight if dtype is None else weight.astype(dtype)
+
+
+def fold(state_dict: Mapping[str, Any]) -> Folded:
+    """Return the state dict with each reparametrized weight under its plain name.
+
+    A parametrization other than weight normalization is reported as a problem of its LSTM.
+    """
+    folded = Folded(dict(state_dict), [], {})
+    for name in state_dict:
+        if match := _LENGTH.fullmatch(name):
+            _fold_weight_norm(folded, match, name, f"{name[:-2]}_v")
+        elif match := _RAW.fullmatch(name):
+            _fold_raw(folded, match, name)
+        elif match := _PARAMETRIZATION.fullmatch(name):
+            _fold_parametrization(folded, match, name)
+    return folded
+
+
+def _fold_weight_norm(folded: Folded, match: re.Match[str], g: str, v: str) -> None:
+    tensors = folded.tensors
+    weight = match["prefix"] + match["base"]
+    if v not in tensors or len(tensors[g].shape) != len(tensors[v].shape):
+        folded.problems[match["prefix"]] = (
+            f"{weight} cannot be folded: {g} needs a direction {v} with the same number of axes"
+        )
+        return
+    tensors[weight] = WeightNorm(tensors.pop(g), tensors.pop(v))
+    folded.notes.append(f"{weight} = {v} * ({g} / norm({v})) (weight normalization)")
+
+
+def _fold_parametrization(folded: Folded, match: re.Match[str], name: str) -> None:
+    stem = name[: -len(match["part"])]
+    parts = {n for n in folded.tensors if n.startswith(stem)}
+    if match["part"] == "original0" and parts == {f"{stem}original0", f"{stem}original1"}:
+        _fold_weight_norm(folded, match, f"{stem}original0", f"{stem}original1")
+    elif parts and match["part"] != "original1":
+        folded.problems[match["prefix"]] = (
+            f"{match['prefix']}{match['base']} has a parametrization other than weight normalization "
+            f"({', '.join(sorted(parts))}); call torch.nn.utils.parametrize.remove_parametrizations "
+            "on it in torch and save the model again"
+        )
+
+
+def _fold_raw(folded: Folded, match: re.Match[str], name: str) -> None:
+    """Move ``weight_hh_l0_raw`` to the module that holds the other weights of the LSTM."""
+    prefix, base = match["prefix"], match["base"]
+    siblings = (
+        n.startswith(prefix) and re.fullmatch(r"(weight|bias)_[ih]h.*", n[len(prefix) :])
+        for n in folded.tensors
+        if not n.endswith("_raw")
+    )
+    weight = (prefix if any(siblings) else f"{prefix}module.") + base
+    folded.tensors[weight] = folded.tensors.pop(name)
+    folded.notes.append(f"{weight} = {name} (weight drop, off in inference)")

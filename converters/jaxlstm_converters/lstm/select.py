@@ -1,0 +1,101 @@
+"""Select one LSTM of a state dict and read its tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.params import param_shapes
+from jaxlstm_converters.lstm._find_lstms import survey
+from jaxlstm_converters.lstm.arrays import as_numpy
+
+
+def select_lstm(
+    state_dict: Mapping[str, Any],
+    *,
+    prefix: str | None = None,
+    batch_first: bool | None = None,
+    dropout: float | None = None,
+    hints: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[dict[str, np.ndarray], LSTMConfig]:
+    """Return the parameters of one LSTM as NumPy arrays, and its config.
+
+    Args:
+      state_dict: name -> tensor or array.
+      prefix: the LSTM, as for ``jaxlstm.from_torch``.
+      batch_first, dropout: override the config.
+      hints: prefix -> config fields that override what the state dict implies.
+    """
+    found = survey(state_dict)
+    if not found.lstms and not found.broken:
+        raise ValueError(_no_lstm_message(state_dict, found.others))
+    chosen = choose_prefix([*found.lstms, *found.broken], prefix, found.others)
+    if chosen in found.broken:
+        raise ValueError(found.broken[chosen])
+    config = found.lstms[chosen]
+    if not isinstance(config, LSTMCellConfig):
+        fields = {**(hints or {}).get(chosen, {})}
+        if batch_first is not None:
+            fields["batch_first"] = batch_first
+        if dropout is not None:
+            fields["dropout"] = dropout
+        config = dataclasses.replace(config, **fields)
+    return {name: as_numpy(found.tensors[chosen + name]) for name in param_shapes(config)}, config
+
+
+def choose_prefix(
+    prefixes: Iterable[str], prefix: str | None, others: Mapping[str, str] | None = None
+) -> str:
+    """Return the one of ``prefixes`` that ``prefix`` selects: an exact match, a unique ending, or the only one.
+
+    Args:
+      prefixes: prefixes of LSTMs.
+      prefix: the prefix or its last components, with or without the final dot; empty selects the only LSTM, or the
+        one at the root.
+      others: prefix -> "GRU" or "RNN", named in the error message.
+
+    Raises:
+      ValueError: no LSTM matches, or several do.
+    """
+    prefixes = list(prefixes)
+    listed = ", ".join(map(repr, prefixes))
+    if not prefix:
+        if "" in prefixes:
+            return ""
+        if len(prefixes) == 1:
+            return prefixes[0]
+        raise ValueError(f"prefix must select one of the LSTMs {listed}")
+    dotted = prefix if prefix.endswith(".") else f"{prefix}."
+    matches = [p for p in prefixes if p == dotted]
+    matches = matches or [p for p in prefixes if p.endswith(f".{dotted}")]
+    if len(matches) == 1:
+        return matches[0]
+    kind = next((k for p, k in (others or {}).items() if f".{p}".endswith(f".{dotted}")), None)
+    if matches:
+        problem = "matches more than one LSTM"
+    elif kind:
+        problem = f"selects a {kind}, which is not supported"
+    else:
+        problem = "matches no LSTM"
+    raise ValueError(f"prefix {prefix!r} {problem}; the LSTMs are {listed}")
+
+
+def _no_lstm_message(state_dict: Mapping[str, Any], others: Mapping[str, str]) -> str:
+    if any("_all_weight_values" in name for name in state_dict):
+        return (
+            "the state dict has no LSTM, only a dynamically quantized one with packed weights; "
+            "convert the float model that was quantized"
+        )
+    if others:
+        layers = ", ".join(f"{prefix or 'the root'} is a {kind}" for prefix, kind in others.items())
+        return f"the state dict has no LSTM: {layers}; only LSTM and LSTMCell can be converted"
+    if not state_dict:
+        return "the state dict has no LSTM: it is empty"
+    names = ", ".join(list(state_dict)[:5])
+    return f"the state dict has no LSTM among its {len(state_dict)} tensors: {names}" + (
+        ", ..." if len(state_dict) > 5 else ""
+    )

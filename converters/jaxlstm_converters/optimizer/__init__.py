@@ -1,0 +1,1 @@
+"""torch.optim optimizers of a checkpoint as optax optimizers."""

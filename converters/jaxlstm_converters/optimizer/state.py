@@ -1,0 +1,133 @@
+"""The moments of a torch optimizer as the state of an optax one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jaxlstm_converters.optimizer.rules import Rule
+
+if TYPE_CHECKING:
+    import optax
+
+Moments = dict[str, Any]
+"""Of one parameter: torch's name of a field ("exp_avg", "step", ...) -> tensor or number."""
+
+# Moments that torch keeps and does not read once a hyper-parameter was switched off.
+_UNUSED = ("momentum_buffer", "max_exp_avg_sq", "grad_avg")
+_MAX_COUNT = 2**31 - 1  # optax counts in int32
+
+
+class Part(NamedTuple):
+    """Parameters under the same rule: name -> what torch's state holds of it, {} if nothing."""
+
+    rule: Rule
+    moments: dict[str, Moments]
+
+
+class OptimizerState(NamedTuple):
+    """``updates, state = o.transform.update(grads, o.state, params)`` is torch's next step.
+
+    Attributes:
+      transform: the optimizer, with torch's hyper-parameters at the time of saving.
+      state: its state, filled with torch's moments.
+    """
+
+    transform: optax.GradientTransformation
+    state: Any
+
+
+def fill(parts: list[Part], params: Mapping[str, Any]) -> OptimizerState:
+    """One transformation of all parameters; where rules differ, ``optax.multi_transform`` of them.
+
+    Raises:
+      ValueError: moments that are missing, unexpected or misshapen, or step counts that differ.
+    """
+    import optax
+
+    params = dict(params)
+    if len(parts) == 1:
+        transform = parts[0].rule.transform
+        state = transform.init(params)
+        return OptimizerState(transform, _set(state, _fields(parts[0], params)))
+    labels = {name: index for index, part in enumerate(parts) for name in part.moments}
+    transform = optax.multi_transform(
+        {index: part.rule.transform for index, part in enumerate(parts)}, labels
+    )
+    state: Any = transform.init(params)
+    inner = {i: _set(state.inner_states[i], _fields(part, params)) for i, part in enumerate(parts)}
+    return OptimizerState(transform, state._replace(inner_states=inner))
+
+
+def _set(state: Any, fields: dict[str, Any]) -> Any:
+    import optax
+
+    return optax.tree_utils.tree_set(state, **fields) if fields else state
+
+
+def _fields(part: Part, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the optax state; parameters of other parts are masked, as optax does it."""
+    import jax.numpy as jnp
+    import optax
+
+    for name, moments in part.moments.items():
+        _check(name, moments, part.rule)
+    fields: dict[str, Any] = {
+        ours: {
+            name: _array(part.moments[name], theirs, name, params[name])
+            if name in part.moments
+            else optax.MaskedNode()
+            for name in params
+        }
+        for ours, theirs in part.rule.moments.items()
+    }
+    if part.rule.counted:
+        fields["count"] = jnp.asarray(_count(part), jnp.int32)
+    return fields
+
+
+def _check(name: str, moments: Moments, rule: Rule) -> None:
+    """A parameter has all fields, or none if it never had a gradient."""
+    wanted = {*rule.moments.values(), *(["step"] if rule.counted else [])}
+    if missing := wanted - moments.keys() if moments.keys() & wanted else set():
+        raise ValueError(f"has no {', '.join(sorted(missing))} of {name}")
+    if extra := moments.keys() - wanted - {"step", *_UNUSED}:
+        raise ValueError(f"keeps {', '.join(sorted(extra))} of {name}, which torch's own does not")
+    if rule.first_differs and not moments:
+        raise ValueError(
+            f"has dampening and no momentum_buffer of {name} yet: torch's first step is not damped, "
+            "which optax cannot express; take one step in torch before saving"
+        )
+
+
+def _array(moments: Moments, field: str, name: str, param: Any) -> Any:
+    """A moment in the parameter's dtype; zeros before the first step."""
+    import jax.numpy as jnp
+
+    if field not in moments:
+        return jnp.zeros_like(param)
+    moment = np.asarray(moments[field])
+    if moment.shape != np.shape(param):
+        raise ValueError(
+            f"has {field} of {name} with shape {moment.shape}, wanted {np.shape(param)}"
+        )
+    return jnp.asarray(moment.astype(param.dtype))
+
+
+def _count(part: Part) -> int:
+    """The number of steps: an int before torch 1.12, now a tensor; optax has one for all parameters."""
+    steps = {
+        name: np.asarray(moments["step"]).item() if moments else 0
+        for name, moments in part.moments.items()
+    }
+    if len(set(steps.values())) > 1:
+        told = ", ".join(f"{name} {count:g}" for name, count in steps.items())
+        raise ValueError(
+            f"has taken different numbers of steps, which optax cannot express: {told}"
+        )
+    count = next(iter(steps.values()))
+    if not (count == int(count) and 0 <= count <= _MAX_COUNT):
+        raise ValueError(f"has taken {count} steps, wanted a whole number below 2**31")
+    return int(count)

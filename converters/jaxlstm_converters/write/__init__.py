@@ -1,0 +1,1 @@
+"""File formats that jaxlstm writes: safetensors, torch, Flax msgpack and Orbax."""

@@ -1,0 +1,100 @@
+"""Save the parameters and config of an LSTM to a file, atomically."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.safetensors import safetensors_bytes
+from jaxlstm.config import LSTMConfig
+from jaxlstm.config_json import METADATA_KEY, saved_metadata
+from jaxlstm.params import check_params, param_shapes
+from jaxlstm_converters.write import flax_files
+from jaxlstm_converters.write.existing import require_replaceable
+from jaxlstm_converters.write.torch_zip import torch_bytes
+
+FORMATS = ("safetensors", "torch", "msgpack", "orbax")
+_FORMAT_OF_SUFFIX = {
+    ".safetensors": "safetensors",
+    ".pt": "torch",
+    ".pth": "torch",
+    ".msgpack": "msgpack",
+    "": "orbax",
+}
+
+
+def save(
+    path: str | os.PathLike[str],
+    params: Mapping[str, Any],
+    config: LSTMConfig,
+    *,
+    prefix: str = "",
+    metadata: Mapping[str, str] | None = None,
+    format: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write parameters and config to a file that ``jaxlstm.load`` reads.
+
+    The file is replaced in one step, so that a crash leaves either the old file or the new one. An Orbax directory is
+    replaced by two renames. If ``path`` is a symbolic link, the link is replaced and its target is left as it is.
+
+    Args:
+      path: the file, or for Orbax the directory. It may exist if ``save`` wrote it.
+      params: arrays under torch's names.
+      config: the LSTM. A torch file does not record its ``batch_first`` and ``dropout``; the other formats do.
+      prefix: put before each name in a safetensors or torch file, such as ``"encoder.lstm."``.
+      metadata: additional strings for the header of a safetensors file.
+      format: "safetensors", "torch" (for ``torch.load(weights_only=True)``), "msgpack" (Flax) or "orbax" (a
+        directory). None selects by the suffix: ``.safetensors``, ``.pt``, ``.pth``, ``.msgpack``, or no suffix for
+        Orbax.
+      overwrite: replace an existing file that ``save`` did not write. Such a directory is never replaced.
+
+    Raises:
+      ValueError: ``params`` do not fit ``config``, the format is unknown, or it does not support an argument.
+      FileExistsError: ``path`` exists and ``save`` did not write it.
+      OSError: the file cannot be written, for example because the disk is full. The old file is unchanged.
+    """
+    path = Path(path)
+    format = format or format_of(path)
+    _check_format(format, prefix, metadata)
+    check_params(params, config)
+    arrays = {name: np.asarray(params[name]) for name in param_shapes(config)}
+    if format == "orbax":
+        flax_files.write_orbax(path, arrays, config, overwrite=overwrite)
+        return
+    require_replaceable(path, overwrite=overwrite)
+    named = {prefix + name: array for name, array in arrays.items()}
+    config_text = saved_metadata(prefix, config)
+    if format == "msgpack":
+        write_atomically(path, [flax_files.msgpack_bytes(arrays, config)])
+    elif format == "torch":
+        write_atomically(path, [torch_bytes(named, config_text)])
+    else:
+        header = {"format": "pt", **(metadata or {}), METADATA_KEY: config_text}
+        write_atomically(path, safetensors_bytes(named, header))
+
+
+def _check_format(format: str, prefix: str, metadata: Mapping[str, str] | None) -> None:
+    """Raise if the format is unknown or does not support an argument."""
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
+    if prefix and format not in ("safetensors", "torch"):
+        raise ValueError(f"prefix is supported by safetensors and torch files, not by {format}")
+    if metadata and format != "safetensors":
+        raise ValueError(f"metadata is supported by safetensors files, not by {format}")
+    if metadata and METADATA_KEY in metadata:
+        raise ValueError(f"metadata must not have the key {METADATA_KEY!r}, which holds the config")
+
+
+def format_of(path: Path) -> str:
+    """Return the format that the suffix of a path selects."""
+    if path.suffix not in _FORMAT_OF_SUFFIX:
+        raise ValueError(
+            f"format must be given for the suffix {path.suffix!r}: one of {', '.join(FORMATS)}"
+        )
+    return _FORMAT_OF_SUFFIX[path.suffix]

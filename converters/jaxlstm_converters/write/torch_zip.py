@@ -1,0 +1,128 @@
+"""Write the bytes of a ``torch.save`` file of a state dict, without torch.
+
+The file is a zip archive of stored entries, as torch 1.6 and later write it:
+
+- ``data.pkl``: the state dict as a pickle, in which each tensor is a call of ``torch._utils._rebuild_tensor_v2`` on a
+  numbered storage;
+- ``byteorder`` and ``version``;
+- ``data/0`` and so on: the bytes of the storages, aligned to 64 bytes so that torch can map them into memory;
+- ``jaxlstm``: the prefix and config, which torch ignores. It marks the file as written by jaxlstm.
+
+``torch.load(weights_only=True)`` opens it.
+Source: torch/serialization.py and caffe2/serialize/inline_container.cc.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+_ROOT = "archive"
+_MARKER = f"{_ROOT}/jaxlstm"
+_ALIGNMENT = 64
+_LOCAL_HEADER = 30  # bytes before the name of an entry
+_STORAGES = {
+    np.dtype(np.float64): "DoubleStorage",
+    np.dtype(np.float32): "FloatStorage",
+    np.dtype(np.float16): "HalfStorage",
+    np.dtype(ml_dtypes.bfloat16): "BFloat16Storage",
+}
+
+
+def torch_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
+    """Return the bytes of a file: an OrderedDict of CPU tensors, each with its own storage.
+
+    Args:
+      tensors: name -> array.
+      metadata: the text of the ``jaxlstm`` entry.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _STORAGES:
+            raise TypeError(f"{name} must be a floating-point array, got {tensor.dtype}")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        _add(archive, "data.pkl", _state_dict_pickle(tensors))
+        _add(archive, "byteorder", b"little")
+        for number, tensor in enumerate(tensors.values()):
+            _add(archive, f"data/{number}", tensor.astype(tensor.dtype.newbyteorder("<")).tobytes())
+        _add(archive, "version", b"3\n")
+        _add(archive, "jaxlstm", metadata.encode())
+    return buffer.getvalue()
+
+
+def has_marker(path: Path) -> bool:
+    """Return True for a file of :func:`torch_bytes`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _MARKER in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Add a stored entry; an extra field of the right length aligns its data to 64 bytes."""
+    entry = zipfile.ZipInfo(f"{_ROOT}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
+    assert archive.fp is not None
+    start = archive.fp.tell() + _LOCAL_HEADER + len(entry.filename) + 4
+    padding = -start % _ALIGNMENT
+    entry.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+    archive.writestr(entry, data)
+
+
+def _state_dict_pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Return an ``OrderedDict`` of tensors in pickle protocol 2; pickletools names the opcodes."""
+    out = bytearray(b"\x80\x02")  # PROTO 2
+    out += _global("collections", "OrderedDict") + b")R("  # EMPTY_TUPLE, REDUCE, MARK
+    for number, (name, tensor) in enumerate(tensors.items()):
+        out += _string(name) + _tensor(number, tensor)
+    return bytes(out + b"u.")  # SETITEMS, STOP
+
+
+def _tensor(number: int, tensor: np.ndarray) -> bytes:
+    """Return ``_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())``."""
+    strides = [stride // tensor.itemsize for stride in np.empty(tensor.shape, tensor.dtype).strides]
+    storage = (
+        b"("  # the persistent id ("storage", type, key, location, numel), read by BINPERSID
+        + _string("storage")
+        + _global("torch", _STORAGES[tensor.dtype])
+        + _string(str(number))
+        + _string("cpu")
+        + _int(tensor.size)
+        + b"tQ"
+    )
+    return (
+        _global("torch._utils", "_rebuild_tensor_v2")
+        + b"("
+        + storage
+        + _int(0)
+        + _tuple(tensor.shape)
+        + _tuple(strides)
+        + b"\x89"  # NEWFALSE: requires_grad
+        + _global("collections", "OrderedDict")
+        + b")RtR"
+    )
+
+
+def _global(module: str, name: str) -> bytes:
+    return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def _int(value: int) -> bytes:
+    if value < 2**31:
+        return b"J" + struct.pack("<i", value)
+    return b"\x8a\x08" + struct.pack("<q", value)  # LONG1 of eight bytes
+
+
+def _tuple(values: tuple[int, ...] | list[int]) -> bytes:
+    return b"(" + b"".join(map(_int, values)) + b"t"

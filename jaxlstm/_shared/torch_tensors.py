@@ -1,0 +1,36 @@
+"""Convert between torch tensors and NumPy arrays, bit for bit, without importing torch.
+
+NumPy has no bfloat16 of its own, so ``Tensor.numpy`` and ``torch.from_numpy`` reject that dtype. Both functions
+pass it through an int16 view and use the bfloat16 of ml_dtypes.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+
+def tensor_to_numpy(tensor: Any) -> np.ndarray:
+    """Return a torch tensor as a C-contiguous NumPy array; a contiguous CPU tensor is not copied."""
+    torch = sys.modules["torch"]  # loaded, because the caller holds one of its tensors
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def numpy_to_tensor(array: np.ndarray) -> Any:
+    """Return a C-contiguous, writable NumPy array as a torch CPU tensor that shares its memory.
+
+    Raises:
+      RuntimeError: torch has not been imported.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        raise RuntimeError("import torch before converting an array to a tensor")
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
