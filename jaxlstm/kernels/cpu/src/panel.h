@@ -14,16 +14,15 @@
 namespace jaxlstm {
 namespace {
 
-// Rounding errors grow with the number of terms that are added one after another, so that longer sums are split into
-// partial sums of this many terms.
+// Rounding errors grow with the number of terms that are added one after another, so longer sums are split into partial
+// sums of this many terms.
 constexpr long kSumLength = 128;
 // Distance at which weights are prefetched. A step reads them in order, from the second-level cache or beyond. With one
 // row there are as many loads as products, and prefetching costs more than it saves.
 constexpr long kPrefetchBytes = 4096;
 
 // Adds the product of M rows and N adjacent panels to `sums`. Element k of row m is rows[m * row_stride + k *
-// k_stride]. The order of the additions does not depend on M or N, so that the result of a row does not depend on its
-// batch.
+// k_stride]. The order of the additions does not depend on M or N, so the result of a row does not depend on its batch.
 template <int M, int N, class T>
 JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, long K,
                              Vector<T> (&sums)[M][4 * N], long k_stride = 1) {

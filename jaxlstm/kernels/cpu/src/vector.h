@@ -70,8 +70,8 @@ JAXLSTM_INLINE Vector<T> broadcast(T s) {
   // Without `opaque`, GCC reads the element from memory again for each product.
   return opaque(s - Vector<T>{});
 }
-// Returns a b + c d. Compilers choose which of the products they fuse with the sum, so that the rounding would depend
-// on where the function is inlined; `opaque` fixes the choice.
+// Returns a b + c d. Compilers choose which of the products they fuse with the sum, so the rounding would depend on
+// where the function is inlined; `opaque` fixes the choice.
 template <class V>
 JAXLSTM_INLINE V sum_of_products(V a, V b, V c, V d) {
   return a * b + opaque(c * d);

@@ -17,7 +17,7 @@ namespace {
 // batch of 1, steps took 1.4 to 1.7 times as long with a limit of 50 microseconds.
 constexpr auto kSpinTime = std::chrono::microseconds(1000);
 // A wait with a deadline is for a thread that may not have started. It may even be queued for the core of the waiting
-// thread, so that a long spin delays it.
+// thread, so a long spin delays it.
 constexpr auto kSpinTimeToDeadline = std::chrono::microseconds(100);
 
 void pause_briefly() {

@@ -3,8 +3,8 @@
 // By columns: each thread computes some of the columns for all rows. It reads only its part of the weights, but all
 // threads synchronize after each step, because the next step needs every column of h.
 //
-// By rows: each thread computes all columns for some of the rows. Threads never wait for each other, so that a thread
-// that the system suspends delays no other, but each thread reads all weights.
+// By rows: each thread computes all columns for some of the rows. Threads never wait for each other, so a thread that
+// the system suspends delays no other, but each thread reads all weights.
 #pragma once
 #include "barrier.h"
 #include "vector.h"
