@@ -1,4 +1,4 @@
-"""The real checkpoints on each backend: as exact as torch, and the verdict holds."""
+"""Real checkpoints on each backend: accuracy of torch, and the verdict of the checker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of cases on each backend against torch: on the CPU, and on a GPU also torch's own there."""
+"""The table of cases on each backend, against torch on the CPU and, for a GPU, torch on the GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def name_of(row: Any) -> str:
 
 def require_float64(backend: str, dtype: Any) -> None:
     if backend == "tpu" and dtype == np.float64:
-        pytest.skip("a TPU makes float64 of two float32, and is not as exact")
+        pytest.skip("a TPU emulates float64 by two float32, with lower precision")
 
 
 @on_each_backend("row", ROWS, on_cpu=FEW, ids=name_of)
@@ -51,7 +51,7 @@ def test_against_torch_on_the_gpu(backend: str, row: tuple[Case, Any]) -> None:
 
 
 @on_each_backend("case", SOME, on_cpu=SOME[9:10])
-def test_a_wrong_port_fails_here(backend: str, case: Case) -> None:
+def test_detects_a_wrong_port(backend: str, case: Case) -> None:
     right = functional(case)
 
     def with_two_gates_exchanged(params: Any, *arguments: Any) -> Any:
@@ -64,8 +64,8 @@ def test_a_wrong_port_fails_here(backend: str, case: Case) -> None:
 
 
 @on_each_backend("case", SOME, on_cpu=SOME[9:10])
-def test_coarse_products_fail_here(backend: str, case: Case) -> None:
-    """Inputs and weights with the ten bits of TF32: what JAX's default precision does on a GPU."""
+def test_detects_lower_precision(backend: str, case: Case) -> None:
+    """Inputs and weights have the ten bits of TF32, as with JAX's default precision on a GPU."""
     right = functional(case)
 
     def rounded(array: jax.Array) -> jax.Array:
