@@ -2,7 +2,7 @@
 
 In `storages`, each storage follows a pickle of (key, location, type). In `tensors`, the sizes,
 strides and offset of a tensor follow a pickle of (key, storage key, type). In `pickle`, a tensor is
-a persistent id with its key. The format is that of torch.serialization._legacy_load.
+a persistent id with its key. torch.serialization._legacy_load reads this format.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PAX_TIMES = re.compile(rb"([0-9]+ (mtime|atime|ctime)=[0-9.]+\n)*")
 
 
 def is_tar(head: bytes) -> bool:
-    """Return True if the first block of a file is that of a tar archive."""
+    """Return True if `head` is the first block of a tar archive."""
     return head[257:262] == b"ustar"
 
 

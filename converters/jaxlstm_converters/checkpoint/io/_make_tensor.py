@@ -15,7 +15,7 @@ from .tensor import Tensor, contiguous_strides
 
 # The limit of torch and NumPy.
 MAX_NDIM = 64
-# Bytes that a view which reads elements twice, such as that of torch's unfold, may extend over.
+# Largest extent in bytes of a view that reads elements twice, such as the result of torch's unfold.
 MAX_OVERLAP = 16 << 20
 
 

@@ -30,7 +30,7 @@ from .values import (
     UnsupportedTensor,
 )
 
-# Prices are in bytes. PRICE is that of a small object.
+# Prices in bytes. PRICE is the price of a small object.
 PRICE = 80
 TUPLE_PRICE = 56
 DICT_ITEM_PRICE = 120
