@@ -15,7 +15,7 @@ from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
 from tests.support.aot.hlo import Hlo
 from tests.support.aot.programs import FORMS, Program
-from tests.support.aot.tpu import each_chip, mesh, compile_to_hlo, place
+from tests.support.aot.tpu import compile_to_hlo, each_chip, mesh, place
 
 PLAIN = FORMS[0]
 

@@ -15,8 +15,8 @@ import pytest
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.check.reference import oracle
 from jaxlstm.precision import linear
-from tests.backends.each import on_each_backend
 from tests.check.helpers import random_params
+from tests.support.each_backend import on_each_backend
 
 TIME, BATCH = 40, 32
 CONFIGS = {

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.backends import each
+from tests.support import each_backend
 
 
 def rows(monkeypatch: pytest.MonkeyPatch, present: tuple[str, ...]) -> dict[str, Any]:
-    monkeypatch.setattr(each, "absence", lambda name: "" if name in present else f"no {name}")
-    mark = each.on_each_backend("n", [1, 2, 3], on_cpu=[2])
+    monkeypatch.setattr(each_backend, "absence", lambda name: "" if name in present else f"no {name}")
+    mark = each_backend.on_each_backend("n", [1, 2, 3], on_cpu=[2])
     return {row.id: ([m.name for m in row.marks], row.values) for row in mark.args[1]}
 
 
@@ -30,7 +30,7 @@ def test_rows_of_available_and_unavailable_backends(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
 def test_an_unavailable_backend_is_skipped(backend: str) -> None:
-    if not each.absence(backend):
+    if not each_backend.absence(backend):
         pytest.skip(f"a {backend} is attached")
     command = [sys.executable, "-m", "pytest", "-q", "-m", backend, "tests/backends/test_batch.py"]
     done = subprocess.run(

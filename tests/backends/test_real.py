@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.backends.each import on_each_backend
 from tests.real import test_port as real_port
+from tests.support.each_backend import on_each_backend
 from tests.support.real_files import BY_LABEL, EACH_LSTM, Real
 
 pytestmark = pytest.mark.network

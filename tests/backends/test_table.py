@@ -11,17 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.backends.each import on_each_backend
 from tests.support.cases import CASES, Case
+from tests.support.each_backend import name_of, on_each_backend
 from tests.test_cases import SOME, check, functional, linen_module, nnx_module
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 ROWS = list(itertools.product(CASES, DTYPES))
 FEW = [(SOME[7], np.float64), (SOME[20], np.float32), (SOME[33], ml_dtypes.bfloat16)]
-
-
-def name_of(row: Any) -> str:
-    return "-".join(getattr(part, "__name__", str(part)) for part in row)
 
 
 def require_float64(backend: str, dtype: Any) -> None:

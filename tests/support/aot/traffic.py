@@ -1,8 +1,8 @@
 """The HBM traffic of a compiled TPU program, from the memory that the compiler assigns to each array.
 
 In the text of a TPU program, a layout with ``S(1)`` is in VMEM, and a layout without it is in HBM. An
-instruction reads its operands and writes its result. Slicing reads only the slice, and updating a slice writes
-only the slice. A kernel reads and writes each array once. A loop multiplies the traffic of its body by the
+instruction reads its operands and writes its result. Slicing reads only the slice, and updating a slice
+writes only the slice. A kernel reads and writes each array once. A loop multiplies the traffic of its body by the
 number of iterations. Sizes include the padding to whole tiles.
 """
 
@@ -78,7 +78,7 @@ def _of_fusion(hlo: Hlo, fusion: Instruction, types: dict[str, str]) -> int:
 
 
 def _read(hlo: Hlo, called: Computation, number: int, whole: int) -> int:
-    """Return the bytes that a fusion reads of one operand: its slices or the whole, through nested fusions."""
+    """Return the bytes that a fusion reads of one operand: its slices, or the whole."""
     (parameter,) = (i for i in called.instructions if f" parameter({number})" in i.line)
     total = 0
     for user in called.instructions:

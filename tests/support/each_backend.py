@@ -55,3 +55,8 @@ def on_each_backend(
             )
     arguments = ("backend", name) if name else ("backend",)
     return pytest.mark.parametrize(arguments, rows, indirect=["backend"])
+
+
+def name_of(row: Any) -> str:
+    """Return the test id of a tuple, from the names of its parts."""
+    return "-".join(getattr(part, "__name__", str(part)) for part in row)
