@@ -26,7 +26,7 @@ CONFIGS_PER_CACHE = 50
 """Number of configs after which JAX's caches are cleared."""
 
 # Each program runs only once, so most of the time is spent on compilation.
-COMPILER_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
 class Config(NamedTuple):

@@ -2,8 +2,8 @@
 
 In the text of a TPU program, a layout with ``S(1)`` is in VMEM, and a layout without it is in HBM. An
 instruction reads its operands and writes its result. Slicing reads only the slice, and updating a slice
-writes only the slice. A kernel reads and writes each array once. A loop multiplies the traffic of its body by the
-number of iterations. Sizes include the padding to whole tiles.
+writes only the slice. A kernel reads and writes each array once. A loop multiplies the traffic of its body
+by the number of iterations. Sizes include the padding to whole tiles.
 """
 
 from __future__ import annotations
