@@ -30,7 +30,7 @@ def test_only_recurrent_products_are_in_the_loop(program: Program, chip: str) ->
     assert hlo.hoistable() == []
     assert hlo.collectives() == []
     inside = [product for product in hlo.products() if product.in_loop]
-    # XLA may compute a mask in a loop of its own.
+    # XLA may compute a mask in a separate loop.
     assert len(hlo.loops) >= expected_loops(program)
     assert len(inside) == expected_loops(program) * (2 if program.config.proj_size else 1)
 

@@ -137,7 +137,7 @@ class Hlo:
         return [product for product in needs if not _on_a_cycle(product, needs, after)]
 
     def _value(self, computation: Computation, arguments: list, needs: dict) -> Value:
-        """Return the sources of a computation's result, and record those of its products in ``needs``."""
+        """Return the sources of a computation's result, and record the sources of products in ``needs``."""
         values: dict[str, Value] = {}
         for i in computation.instructions:
             operands = [values[name] for name in i.operands if name in values]

@@ -75,7 +75,7 @@ MAX_EXTRA_INSTRUCTIONS = 24
 def grouped_by_program(programs: list[Program]) -> pytest.MarkDecorator:
     """Parametrize by ``program``, with all tests of one program in one pytest-xdist worker.
 
-    The tests of a program then share what is compiled for it, under ``pytest -n ... --dist loadgroup``.
+    Under ``pytest -n ... --dist loadgroup``, the tests of a program then share its compiled form.
     """
     rows = [pytest.param(p, marks=pytest.mark.xdist_group(str(p)), id=str(p)) for p in programs]
     return pytest.mark.parametrize("program", rows)
