@@ -19,8 +19,8 @@ The derivative of c' and m with respect to z and c is elementwise:
     dm  &= o (1 - \tanh^2 c') \, dc' + \tanh(c') \, o (1 - o) \, dz_o
     \end{aligned}
 
-These formulas appear in Python only here: :func:`evaluate_step` is used by the plain scan
-(:mod:`jaxlstm.scan`) and by the TPU kernel (:mod:`jaxlstm.kernels.tpu`).
+The plain scan (:mod:`jaxlstm.scan`) and the TPU kernel (:mod:`jaxlstm.kernels.tpu`) share this code through
+:func:`evaluate_step` and :class:`StepDerivative`.
 
 As in torch, the state is (h, c), with h first. Sources: Hochreiter and Schmidhuber (1997), the forget gate
 of Gers et al. (2000), and the projection of Sak et al. (2014), https://arxiv.org/abs/1402.1128.
