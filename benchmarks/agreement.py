@@ -44,7 +44,7 @@ def compare(
 ) -> tuple[float, str | None]:
     """Return the largest error and a description of the first array out of tolerance, or None.
 
-    Errors of outputs are absolute; those of a gradient are relative to its largest element.
+    The error of outputs is absolute; the error of a gradient is relative to its largest element.
     """
     worst, fault = 0.0, None
     for name, array in _by_name(result, mode).items():

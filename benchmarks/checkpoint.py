@@ -91,7 +91,7 @@ class Row(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one process took."""
+    """Time and memory of one process."""
 
     seconds: float
     cpu_seconds: float

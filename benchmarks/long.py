@@ -1,7 +1,7 @@
 """Memory of a training step over one long sequence: `jaxlstm.training` beside torch.
 
 ``python -m benchmarks.long [--steps 100000] [--sides jaxlstm,torch]``. One layer, B = 8, H = 256, 16 inputs;
-the loss is a mean of squares. Each side runs in a process of its own and reports its peak resident memory,
+the loss is a mean of squares. Each side runs in a separate process and reports its peak resident memory,
 libraries included. First the gradients of `jaxlstm.training` and ``jaxlstm.lstm`` are compared with torch's
 over ``--equal`` steps.
 """

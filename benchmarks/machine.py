@@ -1,6 +1,6 @@
 """The machine and the versions behind a measurement.
 
-Nothing heavy is imported at the top: `benchmarks.checkpoint` measures the memory of its own children.
+Imports of JAX are lazy: `benchmarks.checkpoint` measures memory and must stay small itself.
 """
 
 from __future__ import annotations

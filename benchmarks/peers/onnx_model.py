@@ -1,6 +1,6 @@
 """An LSTM as an ONNX model with one LSTM node per layer, for ONNX Runtime and OpenVINO.
 
-The layout is that of the operator ``LSTM`` of opset 14. Its gates are in the order i, o, f, c (c is torch's
+The operator ``LSTM`` of opset 14 defines the layout. Its gates are in the order i, o, f, c (c is torch's
 g). W, R and B are stacked by direction, and B holds both biases end to end.
 """
 

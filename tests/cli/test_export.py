@@ -39,7 +39,7 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for arguments, message in (
         ([DEMO, "-o", output, "--platforms", "abacus"], "platforms must be some of"),
         ([DEMO, "-o", str(tmp_path / "nowhere" / "m")], "nowhere"),
-        ([DEMO, "-o", str(tmp_path / "m.safetensors")], "take another"),
+        ([DEMO, "-o", str(tmp_path / "m.safetensors")], "must not end in .safetensors"),
     ):
         assert cli.main(["export", *arguments]) == 2
         told = capsys.readouterr().err

@@ -13,13 +13,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import jaxlstm.stack
-from jaxlstm import lstm
+from jaxlstm import kernels, lstm
 from jaxlstm.kernels.tpu import TPU, backward, forward, plan
 from jaxlstm.kernels.tpu.products import product, split
 from jaxlstm.scan import PLAIN
-from tests.support.cases import CASES, Case
 from tests.kernels.interpreted import interpreted
+from tests.support.cases import CASES, Case
 from tests.support.problems import Problem, draw, values_and_gradients, worst_error
 from tests.test_cases import check, functional
 
@@ -28,10 +27,10 @@ INTERPRETED = interpreted("lstm_tpu_interpreted", TPU)
 
 @pytest.fixture(autouse=True)
 def auto_is_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    def recurrence(backend: str, *_: Any, **__: Any) -> Any:
+    def select(backend: str, *_: Any, **__: Any) -> Any:
         return PLAIN if backend == "scan" else INTERPRETED
 
-    monkeypatch.setattr(jaxlstm.stack, "recurrence", recurrence)
+    monkeypatch.setattr(kernels, "select_recurrence", select)
 
 
 # FEW have every pair of settings of two columns; the rest of the table is slow.

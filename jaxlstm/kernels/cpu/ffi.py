@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.kernels.contract import TANGENTS, Found, Kernels, Shape, gradients_shapes
-from jaxlstm.kernels.platforms import recurrence_of
+from jaxlstm.kernels.contract import TANGENTS, Found, PlatformKernels, Shape, gradients_shapes
+from jaxlstm.kernels.platforms import build_recurrence
 
 LEFT_OUT = (0,)  # the shape of an array that is not there
 THREADS = 0  # as many as XLA's own pool has
@@ -39,7 +39,7 @@ def run_forward(
     reverse: bool,
     precision: Any,
 ) -> Found:
-    """As :class:`jaxlstm.kernels.contract.Kernels` says."""
+    """As :class:`jaxlstm.kernels.contract.PlatformKernels` says."""
     del precision
     target, shapes = "jaxlstm_forward", list(out.values())
     if "f" in out:
@@ -61,7 +61,7 @@ def run_backward(
     reverse: bool,
     precision: Any,
 ) -> Found:
-    """As :class:`jaxlstm.kernels.contract.Kernels` says."""
+    """As :class:`jaxlstm.kernels.contract.PlatformKernels` says."""
     del precision
     outputs_bar, state_bar = cotangents
     dtype = outputs_bar.dtype
@@ -98,6 +98,6 @@ def gradients(
     return {name: r for name, r in zip(TANGENTS, results, strict=True) if name in wanted}
 
 
-KERNELS = Kernels(run_forward, run_backward, gradients)
-AUTO = recurrence_of("lstm", {"cpu": KERNELS})
-NATIVE = recurrence_of("lstm_native", {"cpu": KERNELS}, insists="native")
+KERNELS = PlatformKernels(run_forward, run_backward, gradients)
+AUTO = build_recurrence("lstm", {"cpu": KERNELS})
+NATIVE = build_recurrence("lstm_native", {"cpu": KERNELS}, insists="native")
