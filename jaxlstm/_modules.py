@@ -15,8 +15,8 @@ from jaxlstm.params import Params, check_params
 from jaxlstm.precision import as_float_array, require_dtype
 
 
-def torch_arguments(config: LSTMConfig) -> dict[str, Any]:
-    """Return the arguments of ``torch.nn.LSTM`` that a config holds."""
+def torch_arguments(config: Any) -> dict[str, Any]:
+    """Return the arguments of ``torch.nn.LSTM`` held by a config or module."""
     return {name: getattr(config, name) for name in LSTMConfig.__dataclass_fields__}
 
 
@@ -61,7 +61,9 @@ def _is_float(leaf: Any) -> bool:
         return False
     try:
         return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
-    except TypeError:  # a dtype of another library, for which require_dtype() raises a helpful error
+    except (
+        TypeError
+    ):  # a dtype of another library, for which require_dtype() raises a helpful error
         return True
 
 
@@ -78,16 +80,13 @@ def applies_dropout(config: LSTMConfig, deterministic: bool | None) -> bool:
 
 
 def is_flax_call(first: Any) -> bool:
-    """Return True if the first argument of a cell is a state: ``cell(carry, x)`` instead of ``cell(x, state)``."""
+    """Return True if a cell's first argument is the state: ``cell(carry, x)``, not ``cell(x, state)``."""
     return isinstance(first, (tuple, list))
 
 
-def from_carry(carry: Any) -> Any:
-    """Return Flax's carry (c, h) as a state (h, c). An :class:`LSTMState` names its fields and is kept."""
-    if isinstance(carry, LSTMState):
-        return carry
-    c, h = carry
-    return type(carry)((h, c))
-
-
-to_carry = from_carry
+def swap_carry(pair: Any) -> Any:
+    """Turn Flax's carry (c, h) into a state (h, c), and back; keep an :class:`LSTMState` as it is."""
+    if isinstance(pair, LSTMState):
+        return pair
+    first, second = pair
+    return jax.tree.unflatten(jax.tree.structure(pair), (second, first))

@@ -1,8 +1,8 @@
 """Names, shapes and gate order of an LSTM's parameters, which are torch's.
 
 The gates in every 4H axis are in the order i, f, g, o (input, forget, candidate, output). The parameters of
-layer k have the suffix ``_l{k}``, or ``_l{k}_reverse`` for the reverse direction. Those of an LSTMCell have no
-suffix.
+layer k have the suffix ``_l{k}``, or ``_l{k}_reverse`` for the reverse direction. Those of an LSTMCell have
+no suffix.
 
 =============  ===================  ======================================================
 name           shape                in the equations

@@ -76,8 +76,8 @@ def cell_arguments(
     x = as_float_array("x", x)
     if x.ndim not in (1, 2) or x.shape[-1] != config.input_size:
         raise ValueError(
-            f"x must have shape (batch, {config.input_size}) or ({config.input_size},), to match the "
-            f"columns of weight_ih; got {x.shape}"
+            f"x must have shape (batch, {config.input_size}) or ({config.input_size},), got {x.shape}; its "
+            f"last axis must match the {config.input_size} columns of weight_ih"
         )
     params = _params_of_dtype(params, x.dtype)
     batch = x.shape[:-1]

@@ -1,4 +1,4 @@
-"""Blocks of time: the gradients of the whole, in less memory; truncated: those of the window."""
+"""Gradients in blocks of time, and truncated backpropagation."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_errors() -> None:
     config = LSTMConfig(3, 5)
     params, x, _, _ = drawn(config, 4)
     both = LSTMConfig(3, 5, bidirectional=True)
-    with pytest.raises(ValueError, match="needs a one-directional LSTM"):
+    with pytest.raises(ValueError, match="requires a unidirectional LSTM, got bidirectional=True"):
         lstm_in_blocks({}, x, config=both)
     with pytest.raises(ValueError, match="block must be an int of at least 1"):
         lstm_in_blocks(params, x, config=config, block=0)
