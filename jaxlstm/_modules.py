@@ -21,7 +21,7 @@ def torch_arguments(config: Any) -> dict[str, Any]:
 
 
 def layer_params(params: Mapping[str, Any], config: LSTMConfig) -> Mapping[str, Any]:
-    """Return parameters under the names of an LSTM; those of an LSTMCell get the suffix ``_l0``."""
+    """Return parameters under an LSTM's names: an LSTMCell's parameters get the suffix ``_l0``."""
     if isinstance(config, LSTMCellConfig):
         return {f"{name}_l0": value for name, value in params.items()}
     return params

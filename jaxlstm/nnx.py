@@ -45,7 +45,7 @@ class _TorchNamed(nnx.Module):
         """Replace the parameters, and ``param_dtype`` by their dtype.
 
         Args:
-          params: arrays under torch's names, such as those of :func:`jaxlstm.load`.
+          params: arrays under torch's names, such as :func:`jaxlstm.load` returns.
 
         Returns:
           The module.

@@ -78,8 +78,8 @@ _ALGORITHM_LEVELS = {
 def level_of(precision: Precision) -> lax.Precision:
     """Map a precision setting to the level that a custom kernel implements.
 
-    The level is that of :func:`resolve`. Where ``resolve`` returns None, it is the lowest level that is at
-    least as accurate as JAX's default.
+    The level is the result of :func:`resolve`, or, if that is None, the lowest level that is at least as
+    accurate as JAX's default.
     """
     resolved = resolve(precision)
     if resolved is not None:

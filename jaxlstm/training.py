@@ -50,7 +50,7 @@ def lstm_in_blocks(
       block: number of steps of a block; about sqrt(T) if None.
       readout: a function of the outputs and the targets of each block, such as a loss. Its results are
         summed, and the outputs of all steps are never stored at the same time.
-      targets: a tree of arrays whose first two axes are those of ``inputs``, for ``readout``.
+      targets: a tree of arrays with the first two axes of ``inputs``, for ``readout``.
 
     Returns:
       ``(outputs, LSTMState(h_n, c_n))``. With ``readout``, the sum of its results replaces the outputs.

@@ -33,9 +33,9 @@ def test_dropout_is_between_layers() -> None:
     above = {name.replace("_l1", "_l0"): p for name, p in PARAMS.items() if name.endswith("_l1")}
     middle, first = lstm(below, X, config=single)
     dropped = dropout(jax.random.fold_in(key, 0), middle, 0.4)
-    wanted, second = lstm(above, dropped, config=LSTMConfig(64, 64))
+    expected, second = lstm(above, dropped, config=LSTMConfig(64, 64))
     outputs, (h_n, _) = lstm(PARAMS, X, config=CONFIG, dropout_key=key)
-    np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(h_n, jnp.stack([first.h[0], second.h[0]]), rtol=0, atol=1e-6)
 
 
@@ -55,9 +55,9 @@ def test_rate_of_one_against_torch() -> None:
     module = torch.nn.LSTM(3, 5, num_layers=3, dropout=1.0).train()
     params, config = jaxlstm.from_torch(module)
     assert config.dropout == 1.0
-    wanted = module(torch.tensor(np.asarray(X)))[0].detach().numpy()
+    expected = module(torch.tensor(np.asarray(X)))[0].detach().numpy()
     outputs = lstm(params, X, config=config, dropout_key=jax.random.key(0))[0]
-    np.testing.assert_allclose(outputs, wanted, rtol=0, atol=3e-7)
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=3e-7)
 
 
 def test_gradient_of_dropout() -> None:

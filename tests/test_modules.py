@@ -17,8 +17,8 @@ from jaxlstm import LSTMState, lstm, lstm_cell
 X = jax.random.normal(jax.random.key(0), (7, 4, 3))
 
 
-def close(actual: Any, wanted: Any) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, wanted)
+def close(actual: Any, expected: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, expected)
 
 
 def test_positional_arguments() -> None:
@@ -58,9 +58,9 @@ def test_linen_parameter_names_and_distribution() -> None:
 
 def test_nnx_transformations() -> None:
     model = jaxlstm.nnx.LSTM(3, 5, 2, rngs=nnx.Rngs(0))
-    wanted = lstm(model.params, X, config=model.config)
-    close(nnx.jit(lambda m, x: m(x))(model, X), wanted)
-    close(nnx.merge(*nnx.split(model))(X), wanted)
+    expected = lstm(model.params, X, config=model.config)
+    close(nnx.jit(lambda m, x: m(x))(model, X), expected)
+    close(nnx.merge(*nnx.split(model))(X), expected)
     gradient = nnx.grad(lambda m: (m(X)[0] ** 2).sum())(model)
     plain = jax.grad(lambda p: (lstm(p, X, config=model.config)[0] ** 2).sum())(model.params)
     close({name: gradient[name][...] for name in plain}, plain)
@@ -93,8 +93,8 @@ def test_linen_in_scan_and_remat() -> None:
     nested = {"params": {"lstm": variables["params"]}}
     y: Any
     state, y = scanned.apply(nested, zeros, X[:6].reshape(3, 2, 4, 3))
-    wanted, final = model.apply(variables, X[:6])
-    close((y.reshape(6, 4, 5), state), (wanted, final))
+    expected, final = model.apply(variables, X[:6])
+    close((y.reshape(6, 4, 5), state), (expected, final))
 
     def gradient(module: nn.Module) -> Any:
         return jax.grad(lambda v: (module.apply(v, X)[0] ** 2).sum())(variables)
@@ -105,26 +105,26 @@ def test_linen_in_scan_and_remat() -> None:
 def test_cells_accept_both_calls() -> None:
     cell = jaxlstm.nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0))
     h, c = jnp.full((4, 5), 0.1), jnp.full((4, 5), -0.3)
-    wanted = lstm_cell(cell.params, X[0], LSTMState(h, c))
+    expected = lstm_cell(cell.params, X[0], LSTMState(h, c))
     linen_cell = jaxlstm.linen.LSTMCell(3, 5)
 
     def linen(*arguments: Any) -> Any:
         return linen_cell.apply({"params": cell.params}, *arguments)
 
     for call in (cell, linen):
-        close(call(X[0], (h, c)), tuple(wanted))
-        close(call(X[0], LSTMState(h, c)), wanted)
+        close(call(X[0], (h, c)), tuple(expected))
+        close(call(X[0], LSTMState(h, c)), expected)
         for carry in ((c, h), LSTMState(h, c)):
             (c_next, h_next), y = call(carry, X[0])
-            close((h_next, c_next, y), (*wanted, wanted.h))
+            close((h_next, c_next, y), (*expected, expected.h))
         close(call(X[0]), lstm_cell(cell.params, X[0]))
 
 
 def test_cells_in_rnn() -> None:
     cell = jaxlstm.nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0))
-    wanted, final = lstm(cell.params, X, config=cell.config)
+    expected, final = lstm(cell.params, X, config=cell.config)
     (c, h), y = nnx.RNN(cell, time_major=True, return_carry=True)(X)
-    close((y, h, c), (wanted, final.h[0], final.c[0]))
+    close((y, h, c), (expected, final.h[0], final.c[0]))
     carry = (jnp.full((4, 5), -0.3), jnp.full((4, 5), 0.1))
     (c, h), y = nnx.RNN(cell, time_major=True, return_carry=True)(X, initial_carry=carry)
     started, _ = lstm(cell.params, X, (carry[1][None], carry[0][None]), config=cell.config)
@@ -134,7 +134,7 @@ def test_cells_in_rnn() -> None:
     variables = rnn.init(jax.random.key(0), X)
     (name,) = variables["params"]
     (c, h), y = rnn.apply({"params": {name: cell.params}}, X)
-    close((y, h, c), (wanted, final.h[0], final.c[0]))
+    close((y, h, c), (expected, final.h[0], final.c[0]))
 
 
 def test_nnx_carry_init() -> None:
@@ -266,12 +266,12 @@ def test_dtype_and_param_dtype(dtype: Any) -> None:
         jaxlstm.init_params(jax.random.key(0), config), config, dtype=dtype
     )
     cast = {name: p.astype(dtype) for name, p in computed.params.items()}
-    wanted = lstm(cast, X.astype(dtype), config=config)[0]
+    expected = lstm(cast, X.astype(dtype), config=config)[0]
     y, state = computed(X)
     assert y.dtype == state.c.dtype == dtype
-    np.testing.assert_array_equal(y, wanted)
+    np.testing.assert_array_equal(y, expected)
     linen = jaxlstm.linen.LSTM(3, 5, dtype=dtype).apply({"params": computed.params}, X)[0]
-    np.testing.assert_array_equal(linen, wanted)
+    np.testing.assert_array_equal(linen, expected)
 
 
 def test_float64_requires_64_bit_mode() -> None:

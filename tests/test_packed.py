@@ -65,11 +65,11 @@ def test_integer_data_from_torch() -> None:
 def test_pad_against_torch(value: float, total: int | None, batch_first: bool) -> None:
     x = torch.tensor(padded(batch_first))
     theirs = rnn.pack_padded_sequence(x, LENGTHS["unsorted"], batch_first, enforce_sorted=False)
-    wanted, _ = rnn.pad_packed_sequence(theirs, batch_first, value, total)
+    expected, _ = rnn.pad_packed_sequence(theirs, batch_first, value, total)
     ours, lengths = pad_packed_sequence(
         PackedSequence.from_torch(theirs), batch_first, value, total
     )
-    np.testing.assert_array_equal(ours, wanted.numpy())
+    np.testing.assert_array_equal(ours, expected.numpy())
     np.testing.assert_array_equal(lengths, LENGTHS["unsorted"])
 
 
@@ -82,7 +82,7 @@ def test_lstm_on_packed_sequences(order: str, with_state: bool, jit: bool) -> No
     x = torch.tensor(padded(True))
     theirs = rnn.pack_padded_sequence(x, LENGTHS[order], True, enforce_sorted=order == "sorted")
     state = (torch.randn(4, 5, 5), torch.randn(4, 5, 5)) if with_state else None
-    wanted, (h_n, c_n) = module(theirs, state)
+    expected, (h_n, c_n) = module(theirs, state)
     packed = PackedSequence.from_torch(theirs)
     given: Any = None if state is None else tuple(s.numpy() for s in state)
     if jit and order == "unsorted":
@@ -96,10 +96,10 @@ def test_lstm_on_packed_sequences(order: str, with_state: bool, jit: bool) -> No
     else:
         outputs, final = jaxlstm.lstm(params, packed, given, config=config)
     for ours, truth in (
-        (outputs.data, wanted.data),
+        (outputs.data, expected.data),
         (final.h, h_n),
         (final.c, c_n),
-        (pad_packed_sequence(outputs)[0], rnn.pad_packed_sequence(wanted)[0]),
+        (pad_packed_sequence(outputs)[0], rnn.pad_packed_sequence(expected)[0]),
     ):
         np.testing.assert_allclose(ours, truth.detach().numpy(), rtol=0, atol=3e-7)
 
@@ -108,13 +108,13 @@ def test_modules_take_packed_sequences() -> None:
     packed = pack_padded_sequence(padded(False), LENGTHS["unsorted"], enforce_sorted=False)
     config = jaxlstm.LSTMConfig(3, 5)
     params = jaxlstm.init_params(jax.random.key(0), config)
-    wanted = jaxlstm.lstm(params, packed, config=config)[0]
+    expected = jaxlstm.lstm(params, packed, config=config)[0]
     for outputs in (
         jaxlstm.nnx.LSTM.from_params(params, config)(packed)[0],
         jaxlstm.linen.LSTM(3, 5).apply({"params": params}, packed)[0],
     ):
-        np.testing.assert_array_equal(outputs.data, wanted.data)
-        np.testing.assert_array_equal(outputs.batch_sizes, wanted.batch_sizes)
+        np.testing.assert_array_equal(outputs.data, expected.data)
+        np.testing.assert_array_equal(outputs.batch_sizes, expected.batch_sizes)
 
 
 def test_packed_sequence_is_a_pytree() -> None:
