@@ -1,77 +1,136 @@
 """Names, shapes and gate order of an LSTM's parameters, which are torch's.
 
-The gates in every 4H axis are in the order i, f, g, o (input, forget, candidate, output). The parameters of layer k
-have the suffix ``_l{k}``, or ``_l{k}_reverse`` for the reverse direction. Parameters of an LSTMCell have no suffix.
+The gates in every 4H axis are in the order i, f, g, o (input, forget, candidate, output). The parameters of
+layer k have the suffix ``_l{k}``, or ``_l{k}_reverse`` for the reverse direction. Parameters of a cell have
+no suffix.
 
-=============  ===================  ====================================================== name           shape
-in the equations =============  ===================  ======================================================
-``weight_ih``  (4H, input of k)     W_ih: rows W_ii, W_if, W_ig, W_io ``weight_hh``  (4H, h_size)         W_hh: rows
-W_hi, W_hf, W_hg, W_ho ``bias_ih``    (4H,)                b_ih, with ``bias`` ``bias_hh``    (4H,)                b_hh,
-with ``bias``; separate, so that it can be saved ``weight_hr``  (proj_size, H)       W_hr, with ``proj_size > 0``
+=============  ===================  ======================================================
+name           shape                in the equations
+=============  ===================  ======================================================
+``weight_ih``  (4H, input of k)     W_ih: rows W_ii, W_if, W_ig, W_io
+``weight_hh``  (4H, h_size)         W_hh: rows W_hi, W_hf, W_hg, W_ho
+``bias_ih``    (4H,)                b_ih, with ``bias``
+``bias_hh``    (4H,)                b_hh, with ``bias``; separate, so that it can be saved
+``weight_hr``  (proj_size, H)       W_hr, with ``proj_size > 0``
 =============  ===================  ======================================================
 
-A torch state dict is a valid parameter tree. Conversion checks names and shapes, and computes nothing. """
+A torch state dict is a valid parameter tree. Conversion checks names and shapes, and computes nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 
-if TYPE_CHECKING: import jax
+if TYPE_CHECKING:
+    import jax
 
-Params = dict[str, Any] """A dict of parameter names and arrays."""
+Params = dict[str, Any]
+"""A dict of parameter names and arrays."""
 
 GATES = ("i", "f", "g", "o")
 
- def suffix(config: LSTMConfig, layer: int, direction: int) -> str: """Return the suffix of torch's parameter names for
-a layer and direction (1 is the reverse).""" if isinstance(config, LSTMCellConfig): return "" return f"_l{layer}" +
-("_reverse" if direction else "")
 
- def direction_shapes(config: LSTMConfig, layer: int) -> dict[str, tuple[int, ...]]: """Return the shapes of the
-parameters of one direction, without suffix, in torch's order.""" rows = len(GATES) * config.hidden_size shapes:
-dict[str, tuple[int, ...]] = { "weight_ih": (rows, config.layer_input_size(layer)), "weight_hh": (rows, config.h_size),
-} if config.bias: shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)} if config.proj_size: shapes |= {"weight_hr":
-(config.proj_size, config.hidden_size)} return shapes
+def suffix(config: LSTMConfig, layer: int, direction: int) -> str:
+    """Return the suffix of torch's parameter names for a layer and direction (1 is the reverse)."""
+    if isinstance(config, LSTMCellConfig):
+        return ""
+    return f"_l{layer}" + ("_reverse" if direction else "")
 
- def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]: """Return the name and shape of every parameter, in
-the order of torch's ``state_dict``.
 
-    >>> param_shapes(LSTMConfig(3, 5)) {'weight_ih_l0': (20, 3), 'weight_hh_l0': (20, 5), 'bias_ih_l0': (20,),
-'bias_hh_l0': (20,)} """ return { name + suffix(config, layer, direction): shape for layer in range(config.num_layers)
-for direction in range(config.num_directions) for name, shape in direction_shapes(config, layer).items() }
+def direction_shapes(config: LSTMConfig, layer: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of one direction, without suffix, in torch's order."""
+    rows = len(GATES) * config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "weight_ih": (rows, config.layer_input_size(layer)),
+        "weight_hh": (rows, config.h_size),
+    }
+    if config.bias:
+        shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+    if config.proj_size:
+        shapes |= {"weight_hr": (config.proj_size, config.hidden_size)}
+    return shapes
 
- def direction_params( params: Mapping[str, Any], config: LSTMConfig, layer: int, direction: int ) -> Params: """Return
-the parameters of one direction of one layer, without suffix.""" end = suffix(config, layer, direction) return {name:
-params[name + end] for name in direction_shapes(config, layer)}
 
- def init_bound(config: LSTMConfig) -> float: """Return the bound of torch's initial distribution, U(-1/sqrt(H),
-1/sqrt(H)).""" return config.hidden_size**-0.5
+def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every parameter, in the order of torch's ``state_dict``.
 
- def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) -> Params: """Initialize parameters
-from torch's distribution, U(-1/sqrt(H), 1/sqrt(H)).
+    >>> param_shapes(LSTMConfig(3, 5))
+    {'weight_ih_l0': (20, 3), 'weight_hh_l0': (20, 5), 'bias_ih_l0': (20,), 'bias_hh_l0': (20,)}
+    """
+    return {
+        name + suffix(config, layer, direction): shape
+        for layer in range(config.num_layers)
+        for direction in range(config.num_directions)
+        for name, shape in direction_shapes(config, layer).items()
+    }
 
-    Args: key: a JAX random key. It does not reproduce the numbers of ``torch.manual_seed``. config: the LSTM. dtype:
-float16, bfloat16, float32 or float64 (which needs JAX's 64-bit mode).
 
-    Returns: A dict with the names and shapes of :func:`param_shapes`. """ import jax
+def direction_params(
+    params: Mapping[str, Any], config: LSTMConfig, layer: int, direction: int
+) -> Params:
+    """Return the parameters of one direction of one layer, without suffix."""
+    end = suffix(config, layer, direction)
+    return {name: params[name + end] for name in direction_shapes(config, layer)}
+
+
+def init_bound(config: LSTMConfig) -> float:
+    """Return the bound of torch's initial distribution, U(-1/sqrt(H), 1/sqrt(H))."""
+    return config.hidden_size**-0.5
+
+
+def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) -> Params:
+    """Initialize parameters from torch's distribution, U(-1/sqrt(H), 1/sqrt(H)).
+
+    Args:
+      key: a JAX random key. It does not reproduce the numbers of ``torch.manual_seed``.
+      config: the LSTM.
+      dtype: float16, bfloat16, float32 or float64 (which needs JAX's 64-bit mode).
+
+    Returns:
+      A dict with the names and shapes of :func:`param_shapes`.
+    """
+    import jax
 
     from jaxlstm.precision import require_dtype
 
-    dtype = require_dtype("dtype", dtype) shapes = param_shapes(config) bound = init_bound(config) keys =
-jax.random.split(key, len(shapes)) return { name: jax.random.uniform(leaf_key, shape, dtype, -bound, bound) for
-leaf_key, (name, shape) in zip(keys, shapes.items(), strict=True) }
+    dtype = require_dtype("dtype", dtype)
+    shapes = param_shapes(config)
+    bound = init_bound(config)
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: jax.random.uniform(leaf_key, shape, dtype, -bound, bound)
+        for leaf_key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
 
- def shape_mismatches( shapes: Mapping[str, tuple[int, ...]], config: LSTMConfig, *, prefix: str = "" ) -> list[str]:
-"""List every missing, unexpected and misshapen parameter; ``prefix`` is put before each name.""" expected =
-param_shapes(config) missing = [ f"missing {prefix}{name} {shape}" for name, shape in expected.items() if name not in
-shapes ] unexpected = [ f"unexpected {prefix}{name} {shape}" for name, shape in shapes.items() if name not in expected ]
-misshapen = [ f"{prefix}{name} has shape {shapes[name]}, expected {shape}" for name, shape in expected.items() if name
-in shapes and shapes[name] != shape ] return missing + unexpected + misshapen
 
- def check_params(params: Mapping[str, Any], config: LSTMConfig) -> None: """Raise a ValueError that lists every
-missing, unexpected and misshapen parameter.""" shapes = {name: tuple(np.shape(array)) for name, array in
-params.items()} if problems := shape_mismatches(shapes, config): raise ValueError(f"params do not fit {config}: " + ";
-".join(problems))
+def shape_mismatches(
+    shapes: Mapping[str, tuple[int, ...]], config: LSTMConfig, *, prefix: str = ""
+) -> list[str]:
+    """List every missing, unexpected and misshapen parameter; ``prefix`` is put before each name."""
+    expected = param_shapes(config)
+    missing = [
+        f"missing {prefix}{name} {shape}" for name, shape in expected.items() if name not in shapes
+    ]
+    unexpected = [
+        f"unexpected {prefix}{name} {shape}"
+        for name, shape in shapes.items()
+        if name not in expected
+    ]
+    misshapen = [
+        f"{prefix}{name} has shape {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    return missing + unexpected + misshapen
+
+
+def check_params(params: Mapping[str, Any], config: LSTMConfig) -> None:
+    """Raise a ValueError that lists every missing, unexpected and misshapen parameter."""
+    shapes = {name: tuple(np.shape(array)) for name, array in params.items()}
+    if problems := shape_mismatches(shapes, config):
+        raise ValueError(f"params do not fit {config}: " + "; ".join(problems))

@@ -4,7 +4,7 @@ Every import counts: at the top of a module, inside a function, under ``TYPE_CHE
 ``importlib.import_module`` with a literal name. An import is resolved to the module that it loads:
 ``from jaxlstm.check import trace`` is an import of ``jaxlstm.check.trace`` if that is a module, and of
 ``jaxlstm.check`` (its ``__init__.py``) otherwise. Python also runs the ``__init__.py`` of each parent
-package. That does not count as an import, or every package that re-exports its own modules would be a cycle.
+package. Those runs do not count as imports: they would make a cycle of every package that re-exports its own modules.
 """
 
 from __future__ import annotations
@@ -74,27 +74,6 @@ HOMES = {
     "pyarrow": ("jaxlstm.cli.run",),
     "flatbuffers": ("jaxlstm.inference.artifact",),
     "pytest": ("jaxlstm.check.pytest_plugin",),
-}
-
-# Violations that remain while the modules move. A listed violation that is gone fails the test.
-KNOWN_IMPORTS: set[tuple[str, str]] = {
-    ("jaxlstm.check.terminal", "rich.box"),
-    ("jaxlstm.check.terminal", "rich.console"),
-    ("jaxlstm.check.terminal", "rich.panel"),
-    ("jaxlstm.check.terminal", "rich.table"),
-    ("jaxlstm.check.terminal", "rich.text"),
-    ("jaxlstm.check.torch_precision", "torch"),
-    ("jaxlstm.check.torch_runner", "torch"),
-    ("jaxlstm.check.torch_runner", "torch.nn.utils"),
-}
-KNOWN_CYCLES: set[tuple[str, ...]] = {
-    (
-        "jaxlstm.check.html",
-        "jaxlstm.check.junit",
-        "jaxlstm.check.picture",
-        "jaxlstm.check.report",
-        "jaxlstm.check.terminal",
-    ),
 }
 
 
@@ -174,7 +153,7 @@ def test_boundary(name: str) -> None:
         for imported in imports(module)
         if _is_below(imported, boundary.never) and not _is_below(imported, boundary.exempt_imports)
     }
-    assert sorted(violations - KNOWN_IMPORTS) == []
+    assert sorted(violations) == []
 
 
 def test_third_party_packages_have_homes() -> None:
@@ -186,20 +165,11 @@ def test_third_party_packages_have_homes() -> None:
                 continue
             if not _is_below(module, HOMES.get(package, ())):
                 violations.add((module, imported))
-    assert sorted(violations - KNOWN_IMPORTS) == []
+    assert sorted(violations) == []
 
 
 def test_no_import_cycles() -> None:
-    cycles = set(strongly_connected({module: imports(module) for module in modules()}))
-    assert sorted(cycles - KNOWN_CYCLES) == []
-
-
-def test_known_violations_still_exist() -> None:
-    gone = {(module, name) for module, name in KNOWN_IMPORTS if module not in modules()}
-    gone |= {pair for pair in KNOWN_IMPORTS - gone if pair[1] not in imports(pair[0])}
-    assert sorted(gone) == []
-    cycles = set(strongly_connected({module: imports(module) for module in modules()}))
-    assert sorted(KNOWN_CYCLES - cycles) == []
+    assert list(strongly_connected({module: imports(module) for module in modules()})) == []
 
 
 def strongly_connected(graph: dict[str, frozenset[str]]) -> Iterator[tuple[str, ...]]:

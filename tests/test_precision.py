@@ -116,7 +116,7 @@ def test_kernel_level_is_at_least_the_jax_default(default: str | None, level: st
 
     with jax.default_matmul_precision(default):
         assert level_of(None).name == level
-        assert (cudnn.math_of(None).name == "HIGHEST") == (level == "HIGHEST")
+        assert (cudnn.cudnn_precision(None).name == "HIGHEST") == (level == "HIGHEST")
         for setting, expected in LEVELS.items():  # explicit settings ignore the default
             assert level_of(setting).name == expected
 

@@ -41,7 +41,7 @@ class Config(NamedTuple):
 
 
 def draw_config(seed: int, number: int) -> Config:
-    """Draw a small config, with sizes just below and above those of vectors, register blocks and panels."""
+    """Draw a small config, with sizes around the sizes of vectors, register blocks and panels."""
     rng = np.random.default_rng([seed, number])
     hidden_size = int(rng.choice([1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 65, 100, 130]))
     projected = hidden_size > 1 and rng.random() < 0.3

@@ -17,9 +17,9 @@ from jaxlstm import kernels, lstm
 from jaxlstm.kernels.tpu import TPU, backward, forward, plan
 from jaxlstm.kernels.tpu.products import product, split
 from jaxlstm.scan import PLAIN
-from tests.kernels.interpreted import interpreted
 from tests.support.agreement import check, functional
 from tests.support.cases import CASES, Case
+from tests.support.interpreted import interpreted
 from tests.support.problems import Problem, draw, values_and_gradients, worst_error
 
 INTERPRETED = interpreted("lstm_tpu_interpreted", TPU)
