@@ -4,7 +4,8 @@ Every import counts: at the top of a module, inside a function, under ``TYPE_CHE
 ``importlib.import_module`` with a literal name. An import is resolved to the module that it loads:
 ``from jaxlstm.check import trace`` is an import of ``jaxlstm.check.trace`` if that is a module, and of
 ``jaxlstm.check`` (its ``__init__.py``) otherwise. Python also runs the ``__init__.py`` of each parent
-package. Those runs do not count as imports: they would make a cycle of every package that re-exports its own modules.
+package. Those runs do not count as imports, because every package that re-exports its own modules would be a
+cycle.
 """
 
 from __future__ import annotations
