@@ -86,8 +86,6 @@ KNOWN_IMPORTS: set[tuple[str, str]] = {
     ("jaxlstm.check.torch_precision", "torch"),
     ("jaxlstm.check.torch_runner", "torch"),
     ("jaxlstm.check.torch_runner", "torch.nn.utils"),
-    ("jaxlstm.inference.artifact", "jaxlstm_converters.load"),
-    ("jaxlstm.inference.artifact", "jaxlstm_converters.write"),
     ("jaxlstm_converters.flax_files", "orbax.checkpoint"),
     ("jaxlstm_converters.optax_rules", "optax"),
     ("jaxlstm_converters.optax_state", "optax"),
@@ -100,7 +98,6 @@ KNOWN_CYCLES: set[tuple[str, ...]] = {
         "jaxlstm.check.report",
         "jaxlstm.check.terminal",
     ),
-    ("jaxlstm.inference.batches", "jaxlstm.inference.runner", "jaxlstm.inference.stream"),
     (
         "jaxlstm_converters.checkpoint.globals_table",
         "jaxlstm_converters.checkpoint.numpy_rebuild",
