@@ -125,12 +125,12 @@ def test_check_holds_and_reports(tmp_path: Path) -> None:
         (("check", DEMO, "--report", "/tmp"), "--report /tmp: is a folder, wanted a file"),
         (("check", DEMO, "--seed", "-1"), "seed must be 0 or more, got -1"),
         (
-            ("check", DEMO, "--junit", "/nowhere/r.xml"),
-            "--junit /nowhere/r.xml: its folder does not exist",
+            ("check", DEMO, "--report", "/nowhere/r.html"),
+            "--report /nowhere/r.html: its folder does not exist",
         ),
         (("convert", DEMO), "the following arguments are required: -o/--output"),
         (("check", DEMO, "--backend", "abacus"), "invalid choice"),
-        (("check", DEMO, "--backend", "tpu"), "--backend tpu: JAX sees no such device here"),
+        (("check", DEMO, "--backend", "tpu"), "--backend tpu: JAX finds no such device"),
         ((), "the following arguments are required: COMMAND"),
     ],
 )

@@ -36,7 +36,7 @@ def open_sequences(path: Path, column: str = "inputs", features: int = 1) -> Seq
 
     Args:
       path: ``.npz`` or ``.safetensors`` with an array (time, features) under each name, ``.npy`` with an
-        array (sequences, time, features), or ``.parquet`` with a list of numbers in each row, step after step.
+        array (sequences, time, features), or ``.parquet`` with a list of numbers in each row.
       column: the column of a parquet file.
       features: features of a time step, which a parquet list does not record.
 
