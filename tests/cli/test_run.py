@@ -37,7 +37,7 @@ def test_npz_in_parts(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_memory_of_assemble(suffix: str, tmp_path: Path) -> None:
     """16 MB of results are assembled from parts of 1 MB in less than 6 MB."""
     if suffix == ".parquet":
-        pytest.importorskip("pyarrow", reason="pyarrow writes parquet files")
+        pytest.importorskip("pyarrow.parquet", reason="pyarrow writes parquet files")
     output = tmp_path / f"y{suffix}"
     part = {"outputs": np.zeros((1000, 256), np.float32), "h_n": np.zeros((1, 256), np.float32)}
     with job.Job(output, {}).opened() as current:
