@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "export",
         help="export one LSTM as a StableHLO artifact",
         description="Export one LSTM of a PyTorch checkpoint as a jax.export artifact, a function "
-        "(inputs, h_0, c_0) -> (outputs, h_n, c_n) for any batch size and length, which runs without jaxlstm. "
+        "(inputs, h_0, c_0) -> (outputs, h_n, c_n) of any batch size and length that runs without jaxlstm. "
         "The artifact is read back, run and compared with jaxlstm.lstm. "
         "Exit status: 0 if the results agree, 1 if not, 2 for bad input.",
     )
@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
         "--weights",
         choices=("auto", "inside", "beside"),
         default="auto",
-        help="store the weights inside OUT, or beside it in a safetensors file (default: inside up to 512 MiB)",
+        help="store the weights inside OUT or in a safetensors file beside it (default: inside up to 512 MiB)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _largest_difference(loaded: Any, params: Any, config: Any) -> float | None:
-    """Return the largest difference on random inputs, relative to the largest result; None if it cannot run here."""
+    """Return the largest relative difference on random inputs, or None if it cannot run here."""
     import jax
     import numpy as np
 
