@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 import jaxlstm
-
-PACKAGE = Path(jaxlstm.__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -51,40 +46,3 @@ def test_every_public_name_is_there() -> None:
         assert getattr(jaxlstm, name) is not None, name
     with pytest.raises(AttributeError, match="no attribute 'lstmm'"):
         jaxlstm.lstmm  # noqa: B018
-
-
-def imported_by(path: Path) -> set[str]:
-    """The packages that a file imports, at its top or within a function; not those for types alone."""
-    found: set[str] = set()
-    left: list[Any] = [ast.parse(path.read_text())]
-    while left:
-        node = left.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            left += node.orelse
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module.split(".")[0])
-        left += ast.iter_child_nodes(node)
-    return found
-
-
-FOREIGN = ("torch", "onnx", "onnxruntime", "openvino", "equinox", "haiku", "keras", "flax")
-HOMES = {  # within jaxlstm/: who may import what is not its own
-    "bench/peers/": set(FOREIGN),
-    "check/torch_precision.py": {"torch"},
-    "check/torch_runner.py": {"torch"},
-    "linen.py": {"flax"},
-    "nnx.py": {"flax"},
-}
-
-
-def test_foreign_libraries_are_imported_where_they_belong() -> None:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).as_posix()
-        allowed = next((may for home, may in HOMES.items() if name.startswith(home)), set())
-        assert imported_by(path) & set(FOREIGN) <= allowed, name
-    for home, may in HOMES.items():  # and the rule has something to look at
-        files = [PACKAGE / home] if home.endswith(".py") else (PACKAGE / home).glob("*.py")
-        assert set().union(*map(imported_by, files)) & set(FOREIGN) == may, home

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from random import Random
 
-from jaxlstm_converters.checkpoint.globals_table import TABLE
+from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
 
 from .assemble import BOXES, ORDERED, call, integer, integers, name, sequence
 from .assemble import text as text_op
@@ -25,7 +25,7 @@ VALUES = b"N\x88\x89KMJG\x8aX\x8cBCU)]}"  # opcodes that push a value and take n
 FOREIGN = [("posix", "system"), ("builtins", "eval"), ("builtins", "bytes"), ("numpy", "ndarray")]
 FOREIGN += [("torch._utils", "_rebuild_qtensor"), ("torch.nn.parameter", "Parameter")]
 FOREIGN += [("torch._tensor", "Tensor"), ("torch", "Size"), ("torch", "ScriptObject")]
-GLOBALS = [name(*pair) for pair in [*TABLE, *FOREIGN]]
+GLOBALS = [name(*pair) for pair in [*KNOWN_GLOBALS, *FOREIGN]]
 
 
 @lru_cache(2000)

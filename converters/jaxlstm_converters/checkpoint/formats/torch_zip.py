@@ -10,17 +10,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .archive import Entry, read_entry, verify_crc
-from .contents import Checkpoint
-from .errors import CheckpointError, shown, sketch
-from .modules import module_members
-from .names import name_tensors
-from .pickle_machine import PickleMachine
-from .pickle_vm import run_pickle
-from .source import Source
-from .storage import Budget, Storage
-from .stream import Stream
-from .values import Global, Refused, StorageType
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, shown, sketch
+from ..io.source import Source
+from ..io.storage import Budget, Storage
+from ..io.stream import Stream
+from ..io.zip_archive import Entry, read_entry, verify_crc
+from ..pickle._name_tensors import name_tensors
+from ..pickle._run_pickle import PickleResult, run_pickle
+from ..pickle.modules import module_members
+from ..pickle.values import Global, Refused, StorageType
 
 MAX_PICKLE = 256 << 20
 STORAGE_KEY = re.compile(r"[0-9]{1,20}", re.ASCII)
@@ -107,16 +106,20 @@ def read_torch_zip(
         swapped=is_big_endian(source, entries, prefix, check_crc),
         check_crc=check_crc,
     )
-    root, machine = run_entry(source, entries[f"{prefix}data.pkl"], storages, budget, check_crc)
+    result = run_entry(source, entries[f"{prefix}data.pkl"], storages, budget, check_crc)
     named = name_tensors(
-        root, budget=budget, opcodes=machine.opcodes, members=module_members, built=machine.tensors
+        result.value,
+        budget=budget,
+        opcodes=result.opcodes,
+        members=module_members,
+        built=result.tensors,
     )
     return Checkpoint(source.path, "torch zip", named)
 
 
 def run_entry(
     source: Source, entry: Entry, storages: ZipStorages, budget: Budget, check_crc: bool
-) -> tuple[Any, PickleMachine]:
+) -> PickleResult:
     """The value of a pickle that is an entry of its own, and the machine that built it."""
     if entry.size > MAX_PICKLE:
         raise CheckpointError(
@@ -125,13 +128,12 @@ def run_entry(
     if check_crc:
         verify_crc(source, entry)
     stream = Stream(source, entry.offset, entry.offset + entry.size)
-    machine = PickleMachine(stream, budget, storages.resolve)
-    root = run_pickle(machine)
+    result = run_pickle(stream, budget, persistent=storages.resolve)
     if stream.remaining:
         raise CheckpointError(
             "trailing-bytes", "bytes follow the end of the pickle", offset=stream.offset
         )
-    return root, machine
+    return result
 
 
 def is_big_endian(source: Source, entries: dict[str, Entry], prefix: str, check_crc: bool) -> bool:

@@ -7,16 +7,15 @@ folder `code/` is the program: it is neither parsed nor inflated, so what it say
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from .archive import Entry, refuse_compressed
-from .contents import Checkpoint
-from .errors import CheckpointError
-from .names import Member, Named, name_tensors
-from .source import Source
-from .storage import Budget
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError
+from ..io.source import Source
+from ..io.storage import Budget
+from ..io.zip_archive import Entry, refuse_compressed
+from ..pickle._name_tensors import Member, Named, name_tensors
+from ..pickle.values import Foreign
 from .torch_zip import ZipStorages, is_big_endian, run_entry
-from .values import Foreign
 
 
 def is_torchscript(entries: dict[str, Entry], prefix: str) -> bool:
@@ -32,24 +31,29 @@ def read_torchscript(
     refuse_compressed(entry for name, entry in entries.items() if not name.startswith(code))
     swapped = is_big_endian(source, entries, prefix, check_crc)
 
-    def read(part: str) -> tuple[Any, Named]:
+    def read(part: str) -> Named:
         storages = ZipStorages(
             source, entries, f"{prefix}{part}/", swapped=swapped, check_crc=check_crc
         )
         entry = entries[f"{prefix}{part}.pkl"]
-        root, machine = run_entry(source, entry, storages, budget, check_crc)
+        result = run_entry(source, entry, storages, budget, check_crc)
+        root = result.value
         if part == "constants":
             if type(root) is not tuple:
                 raise CheckpointError(
                     "zip-layout", "the constants are no tuple", offset=entry.offset
                 )
             root = {"CONSTANTS": {f"c{index}": value for index, value in enumerate(root)}}
-        return root, name_tensors(
-            root, budget=budget, opcodes=machine.opcodes, members=attributes, built=machine.tensors
+        return name_tensors(
+            root,
+            budget=budget,
+            opcodes=result.opcodes,
+            members=attributes,
+            built=result.tensors,
         )
 
-    _, named = read("data")
-    _, constants = read("constants")
+    named = read("data")
+    constants = read("constants")
     if named.tensors.keys() & constants.tensors.keys():
         raise CheckpointError("duplicate-name", "an attribute is named like a constant")
     named.tensors |= constants.tensors

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError, shown, sketch, sketches
+from ..errors import CheckpointError, shown, sketch, sketches
 from .source import CHUNK
 from .storage import Budget, Storage
 

@@ -7,17 +7,16 @@ is_fortran, bytes), or from pickle protocol 5 on as `_frombuffer(bytes, dtype, s
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError
-from .storage import Latin1Storage, Storage, count_latin1
-from .tensor import contiguous_strides, make_tensor
-from .values import Foreign, Global, NumpyArray, NumpyDtype, Span, TextSpan
-
-if TYPE_CHECKING:
-    from .pickle_machine import PickleMachine
+from ..errors import CheckpointError
+from ..io.storage import Latin1Storage, Storage, count_latin1
+from ..io.stream import Span
+from ..io.tensor import contiguous_strides, make_tensor
+from .machine import PickleMachine
+from .values import Foreign, Global, NumpyArray, NumpyDtype, TextSpan
 
 NUMERIC = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .source import Source
-from .values import Span
 
 WINDOW = 1 << 16
 MAX_LINE = 4096  # a dotted module name, a number: the arguments of text opcodes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """A run of bytes, left in the file."""
+
+    source: Source
+    offset: int
+    length: int
 
 
 class Stream:

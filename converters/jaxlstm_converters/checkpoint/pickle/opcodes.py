@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .errors import CheckpointError, shown
-from .pickle_machine import MAX_LONG, PRICE, TUPLE_PRICE, PickleMachine
+from ..errors import CheckpointError, shown
+from .machine import MAX_LONG, PRICE, TUPLE_PRICE, PickleMachine
 from .values import Foreign, Global
 
 
-def run_pickle(machine: PickleMachine) -> Any:
+def execute(machine: PickleMachine) -> Any:
     """The value of the pickle; the machine's stream then stands after STOP.
 
     Raises:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import CheckpointError
-from .names import Member
+from ..errors import CheckpointError
+from ._name_tensors import Member
 from .values import Foreign, Global
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .errors import CheckpointError, shown
+from ..errors import CheckpointError, shown
 from .source import Source
 
 MEMORY_FACTOR = 28  # bytes of Python objects for a byte of text at worst, that of "[[],[],...]"

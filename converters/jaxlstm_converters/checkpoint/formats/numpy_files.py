@@ -7,19 +7,18 @@ import zlib
 
 import numpy as np
 
-from .archive import Entry, refuse_compressed
-from .contents import Checkpoint
-from .errors import CheckpointError, shown
-from .legacy import MAGIC_NUMBER, read_legacy, read_nested_storage
-from .modules import module_members
-from .names import Named, name_tensors
-from .numpy_rebuild import NUMERIC
-from .pickle_machine import PickleMachine
-from .pickle_vm import run_pickle
-from .source import Source
-from .storage import Budget, Storage
-from .stream import Stream
-from .tensor import Tensor, contiguous_strides, make_tensor
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, shown
+from ..io.source import Source
+from ..io.storage import Budget, Storage
+from ..io.stream import Stream
+from ..io.tensor import Tensor, contiguous_strides, make_tensor
+from ..io.zip_archive import Entry, refuse_compressed
+from ..pickle._name_tensors import Named, name_tensors
+from ..pickle._run_pickle import run_pickle
+from ..pickle.modules import module_members
+from ..pickle.numpy_calls import NUMERIC
+from .torch_legacy import MAGIC_NUMBER, read_legacy, read_nested_storage
 
 NPY_MAGIC = b"\x93NUMPY"
 MAX_HEADER = 4096
@@ -33,8 +32,8 @@ HEADER = re.compile(
 def read_pickle(source: Source, budget: Budget) -> Checkpoint:
     """A file that is a pickle; if that is torch's magic number, what follows."""
     stream = Stream(source, 0, source.size)
-    machine = PickleMachine(stream, budget, nested=read_nested_storage)
-    root = run_pickle(machine)
+    result = run_pickle(stream, budget, nested=read_nested_storage)
+    root = result.value
     if type(root) is int:
         if root != MAGIC_NUMBER:
             raise CheckpointError("legacy-header", "the magic number is not torch's", offset=0)
@@ -44,9 +43,13 @@ def read_pickle(source: Source, budget: Budget) -> Checkpoint:
             "trailing-bytes", "bytes follow the end of the pickle", offset=stream.offset
         )
     named = name_tensors(
-        root, budget=budget, opcodes=machine.opcodes, members=module_members, built=machine.tensors
+        result.value,
+        budget=budget,
+        opcodes=result.opcodes,
+        members=module_members,
+        built=result.tensors,
     )
-    container = "torch pickle" if machine.nested_storages else "numpy pickle"
+    container = "torch pickle" if result.has_nested_storages else "numpy pickle"
     return Checkpoint(source.path, container, named)
 
 

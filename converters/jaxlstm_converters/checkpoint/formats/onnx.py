@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .contents import Checkpoint
-from .errors import CheckpointError, shown
-from .names import Named
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, shown
+from ..io.source import Source
+from ..io.storage import Budget
+from ..io.tensor import StackedTensor, Tensor, make_tensor
+from ..pickle._name_tensors import Named
 from .onnx_graph import LSTMNode, Model, read_model
-from .source import Source
-from .storage import Budget
-from .tensor import StackedTensor, Tensor, make_tensor
 
 GATES = (0, 2, 3, 1)  # torch's i, f, g, o among ONNX's i, o, f, c
 MAX_NODES = 1_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .names import Named, Scalar
-from .tensor import Tensor
+from .io.tensor import Tensor
+from .pickle._name_tensors import Named, Scalar
 
 
 class Checkpoint(dict[str, Tensor]):

@@ -14,7 +14,7 @@ import weakref
 import zlib
 from collections.abc import Iterator
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 CHUNK = 1 << 20
 

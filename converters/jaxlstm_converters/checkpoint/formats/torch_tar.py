@@ -11,17 +11,16 @@ import re
 import struct
 from typing import Any
 
-from .contents import Checkpoint
-from .errors import CheckpointError, shown, sketch
-from .modules import module_members
-from .names import name_tensors
-from .pickle_machine import PickleMachine
-from .pickle_vm import run_pickle
-from .source import Source
-from .storage import Budget, Storage
-from .stream import Stream
-from .tensor import MAX_NDIM, Tensor, make_tensor
-from .values import StorageType
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, shown, sketch
+from ..io.source import Source
+from ..io.storage import Budget, Storage
+from ..io.stream import Stream
+from ..io.tensor import MAX_NDIM, Tensor, make_tensor
+from ..pickle._name_tensors import name_tensors
+from ..pickle._run_pickle import run_pickle
+from ..pickle.modules import module_members
+from ..pickle.values import StorageType
 
 BLOCK = 512
 MAX_PADDING = 1 << 16  # zeros after the last member; tarfile fills up to 10,240 bytes
@@ -49,12 +48,11 @@ def read_legacy_tar(source: Source, budget: Budget) -> Checkpoint:
         return tensors[key]
 
     stream = _stream(source, members["pickle"])
-    machine = PickleMachine(stream, budget, resolve)
-    root = run_pickle(machine)
+    result = run_pickle(stream, budget, persistent=resolve)
     _refuse_rest(stream)
     built = [t for t in tensors.values() if isinstance(t, Tensor)]
     named = name_tensors(
-        root, budget=budget, opcodes=machine.opcodes, members=module_members, built=built
+        result.value, budget=budget, opcodes=result.opcodes, members=module_members, built=built
     )
     return Checkpoint(source.path, "torch legacy tar", named)
 
@@ -110,7 +108,7 @@ def _parse_header(header: bytes, at: int) -> tuple[str, bytes, int]:
 def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
     storages: dict[Any, Storage] = {}
     for _ in range(_count(stream, budget)):
-        item = run_pickle(PickleMachine(stream, budget))
+        item = run_pickle(stream, budget).value
         if type(item) is not tuple or len(item) != 3 or not isinstance(item[2], StorageType):
             raise stream.malformed("a storage is not described by key, location and type")
         key, _location, kind = item
@@ -123,7 +121,7 @@ def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
         span = stream.span(numel * width)
         storage = Storage(stream.source, span.offset, span.length, dtype=kind.dtype)
         _add(storages, key, storage, stream)
-    views = run_pickle(PickleMachine(stream, budget))
+    views = run_pickle(stream, budget).value
     if type(views) is not list:
         raise stream.malformed("the views of storages are no list")
     for view in views:
@@ -153,7 +151,7 @@ def _read_tensors(
     """By key as text: that is how `pickle` names them."""
     tensors: dict[str, Tensor] = {}
     for _ in range(_count(stream, budget)):
-        item = run_pickle(PickleMachine(stream, budget))
+        item = run_pickle(stream, budget).value
         if type(item) is not tuple or len(item) != 3:
             raise stream.malformed("a tensor is not described by key, storage and type")
         key, storage_key, _kind = item
@@ -175,7 +173,7 @@ def _read_tensors(
 
 
 def _count(stream: Stream, budget: Budget) -> int:
-    count = run_pickle(PickleMachine(stream, budget))
+    count = run_pickle(stream, budget).value
     if type(count) is not int or not 0 <= count <= MAX_COUNT:
         raise stream.malformed("how many there are is not stated, or is more than any model has")
     return count

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import CheckpointError, shown, sketch
-from .storage import Budget
-from .tensor import Tensor
+from ..errors import CheckpointError, shown, sketch
+from ..io.storage import Budget
+from ..io.tensor import Tensor
 from .values import Foreign, Global, NumpyArray, Refused
 
 MAX_DEPTH = 200

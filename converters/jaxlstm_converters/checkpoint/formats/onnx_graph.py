@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .errors import CheckpointError, shown
-from .protobuf import FieldBudget, Message
-from .source import Source
-from .storage import DTYPES, Budget, Storage
-from .tensor import Tensor, make_tensor
-from .values import Span
+from ..errors import CheckpointError, shown
+from ..io.protobuf import FieldBudget, Message
+from ..io.source import Source
+from ..io.storage import DTYPES, Budget, Storage
+from ..io.stream import Span
+from ..io.tensor import Tensor, make_tensor
 
 DATA_TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",

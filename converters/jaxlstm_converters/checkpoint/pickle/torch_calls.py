@@ -5,17 +5,16 @@ Each function gets the machine and the arguments of the call. Signatures: torch/
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError
-from .storage import Storage
-from .tensor import Tensor, make_tensor
-from .values import Foreign, Global, OrderedDict, Refused, Span
-
-if TYPE_CHECKING:
-    from .pickle_machine import PickleMachine
+from ..errors import CheckpointError
+from ..io.storage import Storage
+from ..io.stream import Span
+from ..io.tensor import Tensor, make_tensor
+from .machine import PickleMachine
+from .values import Foreign, Global, OrderedDict, Refused
 
 TENSOR_PRICE, DIMENSION_PRICE = 150, 64  # memory, and the time that checking takes
 _PLAIN_TYPES = {

@@ -12,13 +12,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .contents import Checkpoint
-from .errors import CheckpointError, shown, sketch, sketches
-from .names import Named
-from .source import Source
-from .storage import DTYPES, Budget, Storage
-from .strict_json import read_json
-from .tensor import make_tensor
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, shown, sketch, sketches
+from ..io.source import Source
+from ..io.storage import DTYPES, Budget, Storage
+from ..io.strict_json import read_json
+from ..io.tensor import make_tensor
+from ..pickle._name_tensors import Named
 
 MAX_HEADER = 100_000_000  # the library's own limit
 MAX_ENTRIES = 100_000

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .source import Source
-from .tensor import Tensor
+from ..io.source import Source
+from ..io.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,6 @@ class Refused:
     """A tensor of a kind that cannot be read. It is an error once it has a name."""
 
     kind: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Span:
-    """Bytes of a pickle, left in the file."""
-
-    source: Source
-    offset: int
-    length: int
 
 
 @dataclass(slots=True, eq=False)

@@ -10,12 +10,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from .contents import Checkpoint
-from .errors import CheckpointError, shown, sketch
-from .names import Named
-from .source import Source
-from .storage import Budget
-from .strict_json import read_json
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, shown, sketch
+from ..io.source import Source
+from ..io.storage import Budget
+from ..io.strict_json import read_json
+from ..pickle._name_tensors import Named
 
 MAX_SHARDS = 400  # each keeps a file open
 

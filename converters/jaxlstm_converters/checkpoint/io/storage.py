@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .source import Source
 
 MEMORY = 42 << 20  # bytes of pickled values beyond the size of the file

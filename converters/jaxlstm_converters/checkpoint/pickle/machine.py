@@ -1,7 +1,7 @@
 """The machine that pickles run on: a stack, marks, a memo, and what opcodes do to them.
 
 It has no import, no attribute look-up and no call of anything that a file names: a global is a
-pair of strings, and a call does something for the pairs of `globals_table.TABLE` only. Every other
+pair of strings, and a call does something for the pairs of its `Vocabulary` only. Every other
 call gives an inert `Foreign`.
 
 Memory is accounted for: each value takes its price from a budget that follows the file's size, so
@@ -10,25 +10,21 @@ a small file cannot grow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from . import numpy_rebuild
-from .errors import CheckpointError, shown, sketch
-from .globals_table import TABLE
-from .storage import Budget, Storage
-from .stream import Stream
-from .tensor import Tensor
+from ..errors import CheckpointError, shown, sketch
+from ..io.storage import Budget, Storage
+from ..io.stream import Span, Stream
+from ..io.tensor import Tensor
 from .values import (
     Foreign,
     Global,
-    NumpyArray,
-    NumpyDtype,
     OrderedDict,
     Refused,
-    Span,
     StorageType,
     TextSpan,
 )
@@ -56,11 +52,27 @@ KEY_TYPES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The globals that a pickle may use and the values that BUILD may change.
+
+    Attributes:
+        meanings: by exact (module, name): a function that is called with the machine and the arguments,
+            or a storage type or dtype.
+        set_state: by exact type of a value: a function that is called with the machine, the value and
+            its state.
+    """
+
+    meanings: Mapping[tuple[str, str], Callable[..., Any] | StorageType | np.dtype[Any]]
+    set_state: Mapping[type, Callable[[PickleMachine, Any, Any], None]]
+
+
 class PickleMachine:
     """Runs one pickle.
 
     Args:
         stream: its bytes.
+        vocabulary: what globals mean.
         budget: what all tensors and all pickles of the file may need.
         persistent: turns a persistent id (a storage, in torch's files) into a value.
         nested: reads the storage that a plain pickle holds as the bytes of a whole file.
@@ -74,11 +86,13 @@ class PickleMachine:
     def __init__(
         self,
         stream: Stream,
+        vocabulary: Vocabulary,
         budget: Budget,
         persistent: Callable[[Any], Any] | None = None,
         nested: Callable[[PickleMachine, Span], Storage] | None = None,
     ) -> None:
         self.stream = stream
+        self._vocabulary = vocabulary
         self.budget = budget
         self.tensors: list[Tensor] = []
         self.opcodes = 0
@@ -223,7 +237,7 @@ class PickleMachine:
             raise CheckpointError(
                 "pickle-global", f"the global {shown(name)!r} of {shown(module)!r} is a path"
             )
-        known = TABLE.get((module, name))
+        known = self._vocabulary.meanings.get((module, name))
         noun = known is not None and not callable(known)
         self.push(known if noun else Global(module, name), 2 * PRICE)
 
@@ -231,7 +245,7 @@ class PickleMachine:
         """REDUCE and NEWOBJ alike: neither calls what is not in the table."""
         if not isinstance(callee, Global) or type(args) is not tuple:
             raise self.malformed("a call is of what is not a global")
-        known = TABLE.get((callee.module, callee.name))
+        known = self._vocabulary.meanings.get((callee.module, callee.name))
         if callable(known):
             self.push(known(self, args), PRICE)
         elif callee.module.startswith("torch") and callee.name.startswith("_rebuild_"):
@@ -246,10 +260,8 @@ class PickleMachine:
             if target.state is not None:
                 raise CheckpointError("pickle-build", f"{target.cls} is given a state twice")
             target.state = state
-        elif isinstance(target, NumpyArray):
-            numpy_rebuild.set_array(self, target, state)
-        elif isinstance(target, NumpyDtype):
-            numpy_rebuild.set_dtype(self, target, state)
+        elif (set_state := self._vocabulary.set_state.get(type(target))) is not None:
+            set_state(self, target, state)
         elif not isinstance(target, OrderedDict | Tensor | Refused):
             raise CheckpointError(
                 "pickle-build", f"{_described(target)} is given a state: it has none of its own"

@@ -10,17 +10,17 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from .contents import Checkpoint
-from .errors import CheckpointError, shown, sketch
-from .modules import module_members
-from .names import name_tensors
-from .pickle_machine import PickleMachine
-from .pickle_vm import run_pickle
-from .source import Source
-from .storage import Budget, Storage
-from .stream import Stream
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, shown, sketch
+from ..io.source import Source
+from ..io.storage import Budget, Storage
+from ..io.stream import Span, Stream
+from ..pickle._name_tensors import name_tensors
+from ..pickle._run_pickle import PickleResult, run_pickle
+from ..pickle.machine import PickleMachine
+from ..pickle.modules import module_members
+from ..pickle.values import Global
 from .torch_zip import parse_storage_id
-from .values import Global, Span
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -110,9 +110,13 @@ class LegacyStorages:
 def read_legacy(source: Source, position: int, budget: Budget) -> Checkpoint:
     """The checkpoint whose magic number ends at `position`."""
     stream = Stream(source, position, source.size)
-    root, machine = _read_body(stream, budget)
+    result = _read_body(stream, budget)
     named = name_tensors(
-        root, budget=budget, opcodes=machine.opcodes, members=module_members, built=machine.tensors
+        result.value,
+        budget=budget,
+        opcodes=result.opcodes,
+        members=module_members,
+        built=result.tensors,
     )
     return Checkpoint(source.path, "torch legacy", named)
 
@@ -121,41 +125,40 @@ def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     """The storage that pickle.dump of a tensor writes: a whole legacy stream that holds just it."""
     stream = Stream(span.source, span.offset, span.offset + span.length)
     memory = outer.budget.memory
-    magic = run_pickle(PickleMachine(stream, outer.budget))
+    magic = run_pickle(stream, outer.budget).value
     if magic != MAGIC_NUMBER:
         raise CheckpointError("legacy-header", "a storage does not start with torch's magic number")
-    root, machine = _read_body(stream, outer.budget)
+    result = _read_body(stream, outer.budget)
     outer.budget.memory = memory  # of all that was built, the storage alone is kept
-    outer.charge(machine.opcodes)
-    if not isinstance(root, Storage):
+    outer.charge(result.opcodes)
+    if not isinstance(result.value, Storage):
         raise CheckpointError(
             "legacy-header", "what should be a storage is not", offset=span.offset
         )
-    return root
+    return result.value
 
 
-def _read_body(stream: Stream, budget: Budget) -> tuple[Any, PickleMachine]:
+def _read_body(stream: Stream, budget: Budget) -> PickleResult:
     """Everything after the magic number, up to the end of the stream."""
     source, end = stream.source, stream.offset + stream.remaining
-    version = run_pickle(PickleMachine(stream, budget))
+    version = run_pickle(stream, budget).value
     if version != PROTOCOL:
         raise CheckpointError(
             "legacy-header",
             f"protocol {sketch(version)} is not {PROTOCOL}",
             offset=stream.offset,
         )
-    writer = run_pickle(PickleMachine(stream, budget))
+    writer = run_pickle(stream, budget).value
     if not isinstance(writer, dict) or type(writer.get("little_endian")) is not bool:
         raise CheckpointError(
             "legacy-header", "the byte order of the writer is not stated", offset=stream.offset
         )
     storages = LegacyStorages(source.size)
-    machine = PickleMachine(stream, budget, storages.resolve)
-    root = run_pickle(machine)
-    keys = run_pickle(PickleMachine(stream, budget))
+    result = run_pickle(stream, budget, persistent=storages.resolve)
+    keys = run_pickle(stream, budget).value
     position = storages.place(source, keys, stream.offset)
     if position > end:
         raise CheckpointError("truncated", "the storages end early", offset=end)
     if position != end:
         raise CheckpointError("trailing-bytes", "bytes follow the last storage", offset=position)
-    return root, machine
+    return result

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .errors import CheckpointError
-from .stream import Stream
-from .values import Span
+from ..errors import CheckpointError
+from .stream import Span, Stream
 
 CODE = "onnx-malformed"
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5

@@ -1,0 +1,1 @@
+"""Files, byte streams, storages and tensors."""

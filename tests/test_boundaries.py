@@ -1,0 +1,261 @@
+"""The import boundaries of ``jaxlstm`` and ``jaxlstm_converters``, checked on the source of every module.
+
+Every import counts: at the top of a module, inside a function, under ``TYPE_CHECKING``, and by
+``importlib.import_module`` with a literal name. An import is resolved to the module that it loads:
+``from jaxlstm.check import trace`` is an import of ``jaxlstm.check.trace`` if that is a module, and of
+``jaxlstm.check`` (its ``__init__.py``) otherwise. Python also runs the ``__init__.py`` of each parent
+package. That does not count as an import, or every package that re-exports its own modules would be a cycle.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGES = ("jaxlstm", "jaxlstm_converters")
+
+
+class Boundary(NamedTuple):
+    """Modules that must not import other modules. Each name stands for the module and all below it."""
+
+    modules: tuple[str, ...]
+    never: tuple[str, ...]
+    exempt_modules: tuple[str, ...] = ()
+    exempt_imports: tuple[str, ...] = ()
+
+
+BOUNDARIES = {
+    # jaxlstm/__init__.py is the facade over both packages; "jaxlstm:" below names that file only.
+    "the library imports neither the converters nor the command line": Boundary(
+        modules=("jaxlstm",),
+        never=("jaxlstm_converters", "jaxlstm.cli"),
+        exempt_modules=("jaxlstm:", "jaxlstm.__main__", "jaxlstm.cli"),
+    ),
+    "the checker does not import the converters": Boundary(
+        modules=("jaxlstm.check",), never=("jaxlstm_converters",)
+    ),
+    "the kernels do not import their users": Boundary(
+        modules=("jaxlstm.kernels",),
+        never=("jaxlstm.inference", "jaxlstm.check", "jaxlstm.models", "jaxlstm.functional"),
+    ),
+    "shared low-level code imports neither package": Boundary(
+        modules=("jaxlstm._shared",), never=PACKAGES, exempt_imports=("jaxlstm._shared",)
+    ),
+    "the converters do not import the command line": Boundary(
+        modules=("jaxlstm_converters",), never=("jaxlstm.cli",)
+    ),
+    "nothing inside imports through the facade": Boundary(modules=PACKAGES, never=("jaxlstm:",)),
+}
+
+# The modules that may import a third-party package. Other third-party packages may not be imported at all.
+HOMES = {
+    "jax": PACKAGES,
+    "jaxtyping": ("jaxlstm",),
+    "numpy": PACKAGES,
+    "ml_dtypes": PACKAGES,
+    "torch": ("jaxlstm.check.reference", "jaxlstm_converters.pt2"),
+    "flax": (
+        "jaxlstm.nnx",
+        "jaxlstm.linen",
+        "jaxlstm_converters.flax",
+        "jaxlstm_converters.write",
+    ),
+    "orbax": ("jaxlstm_converters.write",),
+    "optax": ("jaxlstm_converters.optimizer",),
+    "rich": ("jaxlstm._shared", "jaxlstm.cli", "jaxlstm.check.report"),
+    "matplotlib": ("jaxlstm.check.report",),
+    "pyarrow": ("jaxlstm.cli.run",),
+    "flatbuffers": ("jaxlstm.inference.artifact",),
+    "pytest": ("jaxlstm.check.pytest_plugin",),
+}
+
+# Violations that remain while the modules move. A listed violation that is gone fails the test.
+KNOWN_IMPORTS: set[tuple[str, str]] = {
+    ("jaxlstm.bench.chart", "matplotlib.figure"),
+    ("jaxlstm.bench.peers.equinox", "equinox"),
+    ("jaxlstm.bench.peers.flax_linen", "flax"),
+    ("jaxlstm.bench.peers.flax_nnx", "flax"),
+    ("jaxlstm.bench.peers.haiku", "haiku"),
+    ("jaxlstm.bench.peers.keras", "keras"),
+    ("jaxlstm.bench.peers.onnx_model", "onnx"),
+    ("jaxlstm.bench.peers.onnxruntime", "onnxruntime"),
+    ("jaxlstm.bench.peers.openvino", "openvino"),
+    ("jaxlstm.bench.peers.torch", "torch"),
+    ("jaxlstm.bench.peers.torch", "torch.nn.utils"),
+    ("jaxlstm.bench.peers.torch_compile", "torch"),
+    ("jaxlstm.bench.peers.torch_compile", "torch._dynamo.exc"),
+    ("jaxlstm.check.terminal", "rich.box"),
+    ("jaxlstm.check.terminal", "rich.console"),
+    ("jaxlstm.check.terminal", "rich.panel"),
+    ("jaxlstm.check.terminal", "rich.table"),
+    ("jaxlstm.check.terminal", "rich.text"),
+    ("jaxlstm.check.torch_precision", "torch"),
+    ("jaxlstm.check.torch_runner", "torch"),
+    ("jaxlstm.check.torch_runner", "torch.nn.utils"),
+    ("jaxlstm.inference.artifact", "jaxlstm_converters.load"),
+    ("jaxlstm.inference.artifact", "jaxlstm_converters.write"),
+    ("jaxlstm_converters.flax_files", "orbax.checkpoint"),
+    ("jaxlstm_converters.optax_rules", "optax"),
+    ("jaxlstm_converters.optax_state", "optax"),
+}
+KNOWN_CYCLES: set[tuple[str, ...]] = {
+    (
+        "jaxlstm.check.html",
+        "jaxlstm.check.junit",
+        "jaxlstm.check.picture",
+        "jaxlstm.check.report",
+        "jaxlstm.check.terminal",
+    ),
+    ("jaxlstm.inference.batches", "jaxlstm.inference.runner", "jaxlstm.inference.stream"),
+    (
+        "jaxlstm_converters.checkpoint.globals_table",
+        "jaxlstm_converters.checkpoint.numpy_rebuild",
+        "jaxlstm_converters.checkpoint.pickle_machine",
+        "jaxlstm_converters.checkpoint.rebuild",
+    ),
+    ("jaxlstm_converters.find", "jaxlstm_converters.fold", "jaxlstm_converters.from_torch"),
+}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Return the path of every module of both packages."""
+    found = {}
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        folder = Path(spec.origin).parent
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder.parent).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Return every module that a module imports, resolved as described at the top of this file."""
+    path = modules()[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    tree = ast.parse(path.read_text())
+    return frozenset(name for node in ast.walk(tree) for name in _imported_by(node, package))
+
+
+def _imported_by(node: ast.AST, package: str) -> Iterator[str]:
+    match node:
+        case ast.Import(names=aliases):
+            yield from (alias.name for alias in aliases)
+        case ast.ImportFrom(module=base, names=aliases, level=level):
+            if level:
+                parents = package.split(".")[: len(package.split(".")) - level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            assert base is not None
+            for alias in aliases:
+                submodule = f"{base}.{alias.name}"
+                yield submodule if submodule in modules() else base
+        case ast.Call(
+            func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"),
+            args=[ast.Constant(value=str() as name), *_],
+        ):
+            yield name
+
+
+def _is_below(module: str, names: tuple[str, ...]) -> bool:
+    """Return True if a module is one of the names or inside one; "name:" matches that module only."""
+    return any(module == name.rstrip(":") or module.startswith(name + ".") for name in names)
+
+
+def test_import_resolution() -> None:
+    assert "jaxlstm.config" in imports("jaxlstm")  # under TYPE_CHECKING
+    assert "jaxlstm.precision" in imports("jaxlstm.params")  # inside a function
+    assert "jaxlstm._modules" in imports("jaxlstm.nnx")  # from jaxlstm import _modules
+    relative = ast.parse("from ..cell import LSTMState\nfrom . import scan").body
+    assert [name for node in relative for name in _imported_by(node, "jaxlstm.kernels")] == [
+        "jaxlstm.cell",
+        "jaxlstm.kernels",
+    ]
+    dynamic = ast.parse("importlib.import_module('torch.nn')").body[0].value  # type: ignore[attr-defined]
+    assert list(_imported_by(dynamic, "jaxlstm")) == ["torch.nn"]
+
+
+@pytest.mark.parametrize("name", BOUNDARIES)
+def test_boundary(name: str) -> None:
+    boundary = BOUNDARIES[name]
+    inside = [
+        module
+        for module in modules()
+        if _is_below(module, boundary.modules) and not _is_below(module, boundary.exempt_modules)
+    ]
+    assert inside
+    violations = {
+        (module, imported)
+        for module in inside
+        for imported in imports(module)
+        if _is_below(imported, boundary.never) and not _is_below(imported, boundary.exempt_imports)
+    }
+    assert sorted(violations - KNOWN_IMPORTS) == []
+
+
+def test_third_party_packages_have_homes() -> None:
+    violations = set()
+    for module in modules():
+        for imported in imports(module):
+            package = imported.split(".")[0]
+            if package in sys.stdlib_module_names or package in PACKAGES:
+                continue
+            if not _is_below(module, HOMES.get(package, ())):
+                violations.add((module, imported))
+    assert sorted(violations - KNOWN_IMPORTS) == []
+
+
+def test_no_import_cycles() -> None:
+    cycles = set(strongly_connected({module: imports(module) for module in modules()}))
+    assert sorted(cycles - KNOWN_CYCLES) == []
+
+
+def test_known_violations_still_exist() -> None:
+    gone = {(module, name) for module, name in KNOWN_IMPORTS if module not in modules()}
+    gone |= {pair for pair in KNOWN_IMPORTS - gone if pair[1] not in imports(pair[0])}
+    assert sorted(gone) == []
+    cycles = set(strongly_connected({module: imports(module) for module in modules()}))
+    assert sorted(KNOWN_CYCLES - cycles) == []
+
+
+def strongly_connected(graph: dict[str, frozenset[str]]) -> Iterator[tuple[str, ...]]:
+    """Yield each set of nodes that reach one another, sorted, by Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(node: str) -> Iterator[tuple[str, ...]]:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for successor in sorted(graph[node] & graph.keys()):
+            if successor not in index:
+                yield from visit(successor)
+                low[node] = min(low[node], low[successor])
+            elif successor in stack:
+                low[node] = min(low[node], index[successor])
+        if low[node] == index[node]:
+            position = stack.index(node)
+            component = stack[position:]
+            del stack[position:]
+            if len(component) > 1 or node in graph[node]:
+                yield tuple(sorted(component))
+
+    for node in sorted(graph):
+        if node not in index:
+            yield from visit(node)
+
+
+def test_strongly_connected() -> None:
+    graph = {"a": "b", "b": "c", "c": "a", "d": "a", "e": "e", "f": ""}
+    found = strongly_connected({node: frozenset(to) for node, to in graph.items()})
+    assert sorted(found) == [("a", "b", "c"), ("e",)]
