@@ -88,7 +88,7 @@ def export(
     if beside:
         leaves = {name: jax.ShapeDtypeStruct(leaf.shape, dtype) for name, leaf in arrays.items()}
         exported = make(leaves, *shapes)
-        save(weights_beside(path), arrays, config)
+        save(weights_beside(path), arrays, config, overwrite=True)
     else:
         exported = make(*shapes)
     write_atomically(path, [bytes(exported.serialize())])

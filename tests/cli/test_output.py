@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from jaxlstm import load, save
+from jaxlstm import from_torch, load, save
 from jaxlstm.cli.output import checkpoint_files, require_not_input
 from tests.support.command import jaxlstm_command
 
@@ -37,7 +37,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(MODEL, "model.pt")
     os.link("model.pt", "hard.pt")
     os.symlink("model.pt", "soft.pt")
-    os.symlink(tmp_path, "folder")
+    os.mkdir("folder")
+    os.symlink(tmp_path, "link")
     return tmp_path
 
 
@@ -47,11 +48,12 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("source", "output"),
     [
         ("model.pt", "model.pt"),
-        ("model.pt", "./folder/../model.pt"),
+        ("model.pt", "folder/../model.pt"),
+        ("model.pt", "link/model.pt"),
         ("model.pt", "hard.pt"),
         ("model.pt", "soft.pt"),
         ("soft.pt", "model.pt"),
-        ("folder/hard.pt", "soft.pt"),
+        ("link/hard.pt", "soft.pt"),
     ],
 )
 def test_the_input_is_not_replaced(
@@ -64,7 +66,7 @@ def test_the_input_is_not_replaced(
     done = jaxlstm_command(command, source, "-o", output, *options)
     assert done.status == 2
     assert done.err == (
-        f"jaxlstm {command}: -o {output.removeprefix('./')} would replace the input {source}; "
+        f"jaxlstm {command}: -o {output} would replace the input {source}; "
         "choose another path\n"
     )
     assert (model / "model.pt").read_bytes() == before
@@ -97,17 +99,11 @@ def test_files_of_a_checkpoint(tmp_path: Path) -> None:
 
 def test_an_orbax_directory_is_one_input(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    save(path, {name[5:]: t.numpy() for name, t in MODEL.items() if "lstm" in name}, load_config())
+    save(path, *from_torch(MODEL))
     for output in (path, path / "_METADATA", path / "new.safetensors", tmp_path):
         with pytest.raises(ValueError, match="would replace the input"):
             require_not_input(output, [path])
     require_not_input(tmp_path / "other", [path, tmp_path / "missing"])
-
-
-def load_config() -> object:
-    from jaxlstm import LSTMConfig
-
-    return LSTMConfig(3, 4)
 
 
 def test_another_file_needs_overwrite(model: Path) -> None:
