@@ -1,93 +1,92 @@
-# What people do often. `make demo` and `make test` are all that a fresh machine needs.
+# `make demo` and `make test` work on a fresh machine; `make help` lists all targets.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: demo test test-slow test-gpu test-tpu test-oldest test-newest lint format sanitize bench bench-checkpoint fuzz coverage mutate test-aarch64 test-aot random-configs clean
+.PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest test-aot test-aarch64 sanitize \
+	random-configs fuzz coverage lint format bench bench-checkpoint clean
 
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+)( test-tpu)?:[^#]*## /\1\2: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "%-18s %s\n", $$1, $$2}'
+
+# One stamp file per set of extras; pip runs again when pyproject.toml or the native kernel changes.
 KERNEL := setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
-
-# Installed once for each set of extras, and again when pyproject.toml or the native kernel changes.
 $(VENV)/.%: pyproject.toml $(KERNEL)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
 
-demo: $(VENV)/.flax,torch,cli  ## inspect, convert and check the checkpoint that comes with the repository
+demo: $(VENV)/.flax,torch,cli  ## inspect, convert and check examples/demo.pt
 	$(BIN)/jaxlstm inspect examples/demo.pt
 	$(BIN)/jaxlstm convert examples/demo.pt -o $(VENV)/demo.safetensors --batch-first
 	$(BIN)/jaxlstm check $(VENV)/demo.safetensors
 
-test: $(VENV)/.test  ## all tests but the slow ones
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+test: $(VENV)/.test  ## all tests except the slow ones
+	$(PYTEST) -n $(WORKERS) -m "not slow"
 
-test-slow: $(VENV)/.test  ## the tests that take minutes
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow
+test-slow: $(VENV)/.test  ## the slow tests
+	$(PYTEST) -n $(WORKERS) -m slow
 
-# The GPU's memory is shared with torch, hence not all of it for JAX; one process has the device.
-test-gpu test-tpu: test-%: $(VENV)/.test-%  ## the cases, the verdict, wrong ports and real checkpoints on a GPU or a TPU
-	XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -q -m $* tests/backends
+# torch needs memory on the same GPU, so JAX must not preallocate it. One process has the device.
+test-gpu test-tpu: test-%: $(VENV)/.test-%  ## the tests of a GPU or TPU, on one
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PYTEST) -m $* tests/backends
 
-FUZZ_MINUTES ?= 10
-FUZZ_SEED ?= $(shell date +%s)
-fuzz: $(VENV)/.test  ## mutated checkpoints for FUZZ_MINUTES; what is found stays in fuzz-findings/
-	$(BIN)/python -m tests.checkpoint.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
-
-test-oldest: pyproject.toml  ## against the oldest releases that pyproject.toml allows
+test-oldest: pyproject.toml  ## the tests with the oldest supported releases
 	$(PYTHON) tools/versions.py oldest $(VENV)-oldest $(PYTHON)
 
-# In an environment of its own: the compilers are large, and libtpu has something to say whenever JAX starts.
+NEWEST_PYTHON ?= $(PYTHON)
+test-newest: pyproject.toml  ## the tests that do not need torch, with the newest releases (NEWEST_PYTHON=python3.13)
+	$(PYTHON) tools/versions.py newest $(VENV)-newest $(NEWEST_PYTHON)
+
+# A separate environment: the compilers are large, and an installed libtpu logs whenever JAX starts.
 AOT := $(VENV)-aot
-test-aot: pyproject.toml  ## compile for TPUs and GPUs that are not there; nothing is skipped
+test-aot: pyproject.toml  ## compile for TPUs and GPUs without a device
 	@test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
 	$(AOT)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[aot-tpu,aot-gpu]' beartype pytest pytest-xdist
 	JAX_PLATFORMS=cpu JAXLSTM_AOT=required $(AOT)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup tests/aot
 
-NEWEST_PYTHON ?= $(PYTHON)
-test-newest: pyproject.toml  ## the tests that need no torch, against the newest releases
-	$(PYTHON) tools/versions.py newest $(VENV)-newest $(NEWEST_PYTHON)
-
 PROBLEMS ?= 500
-sanitize:  ## the native kernel under the sanitizers of g++ or CXX
+sanitize:  ## the native kernel under the sanitizers of g++ or CXX, on PROBLEMS random problems
 	$(PYTHON) -m tools.kernel_harness.sanitize $(PROBLEMS)
+
+test-aarch64:  ## the native kernel for aarch64, with a cross compiler and QEMU
+	$(PYTHON) -m tools.kernel_harness.aarch64 $(PROBLEMS)
 
 CONFIGS ?= 10000
 FIRST_CONFIG ?= 0
 CONFIGS_SEED ?= 0
-random-configs: $(VENV)/.test  ## the native kernel against the plain scan: an hour of one core
+random-configs: $(VENV)/.test  ## the native kernel against the plain scan on random configs (an hour of one core)
 	$(BIN)/python -m tools.random_configs --configs $(CONFIGS) --first $(FIRST_CONFIG) --seed $(CONFIGS_SEED)
 
-test-aarch64:  ## the native kernel for aarch64, by a cross compiler and in QEMU
-	$(PYTHON) -m tools.kernel_harness.aarch64 $(PROBLEMS)
+FUZZ_MINUTES ?= 10
+FUZZ_SEED ?= $(shell date +%s)
+fuzz: $(VENV)/.test  ## read mutated checkpoints for FUZZ_MINUTES; findings go to fuzz-findings/
+	$(BIN)/python -m tools.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
 
-lint: $(VENV)/.dev  ## ruff and pyright, and the C++ in lines of 120
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
-	! grep -nE '.{121}' jaxlstm/kernels/cpu/src/* tools/kernel_harness/*.h tools/kernel_harness/*.cc
-
-format: $(VENV)/.dev
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-
-bench: $(VENV)/.test  ## the layer beside other libraries; let nothing else run meanwhile
-	$(BIN)/jaxlstm bench
-
-bench-checkpoint: $(VENV)/.test  ## an LSTM of 20 MB out of a checkpoint of 2 GB, against torch and safetensors
-	$(BIN)/python benchmarks/checkpoint.py
-
-coverage: $(VENV)/.dev  ## lines and branches of the checker and the converters that the tests run
+coverage: $(VENV)/.dev  ## coverage of lines and branches of the checker and the converters
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not slow" tests/check tests/converters tests/checkpoint tests/cli
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --fail-under=95
+	$(BIN)/coverage report --fail-under=98
 
-MODULE ?=
-MUTATE_SAMPLE ?= 15
-mutate: $(VENV)/.mutate  ## do the tests notice wrong lines? MODULE=find, MUTATE_SAMPLE=0 for all mutants of a file
-	$(BIN)/python -m tests.mutation --module "$(MODULE)" --sample $(MUTATE_SAMPLE)
+lint: $(VENV)/.dev  ## ruff, pyright, and C++ lines of at most 120 characters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	! git grep -nE '.{121}' -- '*.cc' '*.h'
 
-clean:
-	rm -rf .mutate $(VENV) $(AOT) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*
+format: $(VENV)/.dev  ## ruff, rewriting files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench  ## time the layer beside other libraries; leave the machine idle meanwhile
+	$(BIN)/python -m benchmarks
+
+bench-checkpoint: $(VENV)/.test  ## read 20 MB from a 2 GB checkpoint, beside torch and safetensors
+	$(BIN)/python -m benchmarks.checkpoint
+
+clean:  ## remove environments, builds and caches
+	rm -rf $(VENV) $(AOT) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*

@@ -1,17 +1,14 @@
-"""RMS error to float64 over the table of cases, as a multiple of torch's own error in the same dtype.
+"""RMS error to float64 over the table of test cases, as a multiple of torch's own error in the same dtype.
 
-``python benchmarks/accuracy.py [dtype[/N] ...]`` prints a markdown table, with ``/N`` of each Nth case
-alone; for float64, where torch is itself the reference, the largest absolute difference from it. Takes some
-minutes: each case is compiled.
+``python -m benchmarks.accuracy [dtype[/N] ...]`` prints a markdown table; ``/N`` takes every Nth case. In
+float64 torch itself is the reference, and the table holds the largest absolute difference from it. It takes
+several minutes, because every case is compiled.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # the table of cases lives with the tests
 
 import ml_dtypes
 import numpy as np
@@ -28,8 +25,8 @@ DTYPES = {
 
 
 def measure(dtype: type, every: int) -> list[tuple[float, float]]:
-    """For each case: error of values and of gradients."""
-    found: list[tuple[float, float]] = []
+    """Return the errors of values and of gradients for each case."""
+    result: list[tuple[float, float]] = []
 
     def record(actual: Results, _: object, torch_own: Results, truth: Results) -> None:
         errors = []
@@ -40,17 +37,17 @@ def measure(dtype: type, every: int) -> list[tuple[float, float]]:
             else:
                 ours, theirs = (pooled_error(r, truth, gradients) for r in (actual, torch_own))
                 errors.append(ours / theirs)
-        found.append((errors[0], errors[1]))
+        result.append((errors[0], errors[1]))
 
     test_cases.assert_matches = record
     for case in CASES[::every]:
         test_cases.check(case, dtype, test_cases.functional(case))
         test_cases.reference.cache_clear()
-    return found
+    return result
 
 
 def main(names: list[str]) -> None:
-    """Print a row for each dtype."""
+    """Print a row for each dtype, such as "float32/2"."""
     print("| dtype | outputs and states | gradients |\n|---|---|---|")
     for request in names:
         name, _, every = request.partition("/")

@@ -1,15 +1,13 @@
-"""Time and peak memory of taking an LSTM of 20 MB out of a checkpoint of 2 GB, as whole processes.
+"""Time and peak memory to read a 20 MB LSTM from a 2 GB checkpoint, measured over whole processes.
 
-``python benchmarks/checkpoint.py [--json FILE]`` prints a markdown table. It writes one state dict twice, by
-torch.save and as safetensors, into a folder that is removed at the end: 118 matrices of 2048 x 2048 float32,
-and between them ``lstm.``, two layers, 512 to 576. Each side is a process of its own, from the start of the
-interpreter to its exit, so that imports count; the sides take turns, and the files lie in the page cache.
-``jaxlstm convert`` also writes the LSTM, flushes it to the disk, reads it back and compares: what it is held
-against only brings it into memory.
+``python -m benchmarks.checkpoint [--json FILE]`` prints a markdown table. It writes one state dict with
+torch.save and as safetensors to a temporary directory: 118 float32 matrices of 2048 x 2048, and between them
+``lstm.``, two layers, 512 to 576. Each row is a process from the start of the interpreter to its exit, so
+imports count. The rows take turns, and the files are in the page cache. ``jaxlstm convert`` also writes the
+LSTM, syncs it to disk, reads it back and compares; the other rows only read.
 
-Peak memory is the largest resident set of the process, pages of mapped files included (Linux counts them),
-and so is the interpreter. Before they become another program, children are copies of this process: it
-imports neither numpy nor torch, so that none looks larger for it.
+Peak memory is the resident set of the process, including the interpreter and pages of mapped files. A child
+starts as a copy of this process, so this module imports neither numpy nor torch.
 """
 
 from __future__ import annotations
@@ -17,15 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from benchmarks import machine
 
 MATRICES, SIDE = 118, 2048
 INPUT_SIZE, HIDDEN_SIZE, NUM_LAYERS = 512, 576, 2
@@ -84,164 +82,129 @@ with safe_open(sys.argv[1], "np") as file:
 """
 
 
-class Side(NamedTuple):
-    """A process to measure; `held_against` is the side that its time is a ratio of."""
+class Row(NamedTuple):
+    """A process to measure, and the row whose time its own is divided by."""
 
     name: str
     arguments: list[str]
-    held_against: str = ""
+    baseline: str = ""
 
 
 class Cost(NamedTuple):
-    """Of one process."""
+    """Time and memory of one process."""
 
     seconds: float
     cpu_seconds: float
     peak_bytes: int
 
 
-def sides(folder: Path) -> list[Side]:
-    """Every process, in the order of the table."""
+def rows(folder: Path) -> list[Row]:
+    """Return every row in the order of the table."""
     pt, st = str(folder / "big.pt"), str(folder / "big.safetensors")
-    port = ["-m", "jaxlstm", "convert", "-o", str(folder / "ported.safetensors")]
+    convert = ["-m", "jaxlstm", "convert", "-o", str(folder / "lstm.safetensors")]
     mapped = "torch.load(mmap=True), .pt"
-    listed = "names by torch.load(mmap=True), .pt"
+    names = "names by torch.load(mmap=True), .pt"
     return [
-        Side("an idle interpreter", ["-c", "pass"]),
-        Side("import numpy", ["-c", "import numpy"]),
-        Side("import torch", ["-c", "import torch"]),
-        Side("jaxlstm inspect, .pt", ["-m", "jaxlstm", "inspect", pt], listed),
-        Side("jaxlstm inspect, .safetensors", ["-m", "jaxlstm", "inspect", st], listed),
-        Side(listed, ["-c", NAMES_BY_TORCH, pt]),
-        Side("names by safe_open, .safetensors", ["-c", NAMES_BY_SAFETENSORS, st], listed),
-        Side("jaxlstm convert, .pt", [*port, pt], mapped),
-        Side("jaxlstm convert, .safetensors", [*port, st], mapped),
-        Side("jaxlstm.read_checkpoint, .pt", ["-c", READ_CHECKPOINT, pt], mapped),
-        Side("jaxlstm.read_checkpoint, .safetensors", ["-c", READ_CHECKPOINT, st], mapped),
-        Side("jaxlstm.load to JAX arrays, .pt", ["-c", LOAD, pt], mapped),
-        Side("torch.load, .pt", ["-c", TORCH_LOAD.format(mmap=False), pt], mapped),
-        Side(mapped, ["-c", TORCH_LOAD.format(mmap=True), pt]),
-        Side("safe_open to torch, .safetensors", ["-c", SAFE_OPEN.format(framework="pt"), st], mapped),
-        Side("safe_open to numpy, .safetensors", ["-c", SAFE_OPEN.format(framework="np"), st], mapped),
+        Row("an idle interpreter", ["-c", "pass"]),
+        Row("import numpy", ["-c", "import numpy"]),
+        Row("import torch", ["-c", "import torch"]),
+        Row("jaxlstm inspect, .pt", ["-m", "jaxlstm", "inspect", pt], names),
+        Row("jaxlstm inspect, .safetensors", ["-m", "jaxlstm", "inspect", st], names),
+        Row(names, ["-c", NAMES_BY_TORCH, pt]),
+        Row("names by safe_open, .safetensors", ["-c", NAMES_BY_SAFETENSORS, st], names),
+        Row("jaxlstm convert, .pt", [*convert, pt], mapped),
+        Row("jaxlstm convert, .safetensors", [*convert, st], mapped),
+        Row("jaxlstm.read_checkpoint, .pt", ["-c", READ_CHECKPOINT, pt], mapped),
+        Row("jaxlstm.read_checkpoint, .safetensors", ["-c", READ_CHECKPOINT, st], mapped),
+        Row("jaxlstm.load to JAX arrays, .pt", ["-c", LOAD, pt], mapped),
+        Row("torch.load, .pt", ["-c", TORCH_LOAD.format(mmap=False), pt], mapped),
+        Row(mapped, ["-c", TORCH_LOAD.format(mmap=True), pt]),
+        Row("safe_open to torch, .safetensors", ["-c", SAFE_OPEN.format(framework="pt"), st], mapped),
+        Row("safe_open to numpy, .safetensors", ["-c", SAFE_OPEN.format(framework="np"), st], mapped),
     ]  # fmt: skip
 
 
 def run(arguments: list[str]) -> Cost:
-    """One process from start to exit."""
+    """Run one process from start to exit."""
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise RuntimeError(f"{arguments} ended with status {child.returncode}")
+        raise RuntimeError(f"{arguments} exited with status {child.returncode}")
     return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
 
-def measure(chosen: list[Side], rounds: int) -> dict[str, Cost]:
-    """The median of each column over the rounds, the sides taking turns."""
-    for side in chosen:
-        run(side.arguments)  # untimed: it brings what is read into the page cache
-    costs: dict[str, list[Cost]] = {side.name: [] for side in chosen}
+def measure(table: list[Row], rounds: int) -> dict[str, Cost]:
+    """Return the medians over the rounds. The rows take turns."""
+    for row in table:
+        run(row.arguments)  # untimed: loads the files into the page cache
+    costs: dict[str, list[Cost]] = {row.name: [] for row in table}
     for _ in range(rounds):
-        for side in chosen:
-            costs[side.name].append(run(side.arguments))
+        for row in table:
+            costs[row.name].append(run(row.arguments))
     return {
-        name: Cost(*(statistics.median(column) for column in zip(*found, strict=True)))
-        for name, found in costs.items()
+        name: Cost(*(statistics.median(column) for column in zip(*taken, strict=True)))
+        for name, taken in costs.items()
     }
 
 
 def goals(costs: dict[str, Cost], lstm_bytes: int) -> dict[str, dict[str, float]]:
-    """What the table is held to: measured, and at most."""
-    idle, port = costs["an idle interpreter"], costs["jaxlstm convert, .pt"]
-    inspect = costs["jaxlstm inspect, .pt"]
-    return {
-        "time of port, of torch.load(mmap=True)": {
-            "measured": port.seconds / costs["torch.load(mmap=True), .pt"].seconds,
-            "at_most": 0.5,
-        },
-        "peak memory of port, MiB, the interpreter included": {
-            "measured": port.peak_bytes / MIB,
-            "at_most": 64 + 2 * lstm_bytes / MIB,
-        },
-        "seconds of inspect beyond an idle interpreter": {
-            "measured": inspect.seconds - idle.seconds,
-            "at_most": 0.5,
-        },
+    """Return each goal's measured value and its limit."""
+    idle, inspect = costs["an idle interpreter"], costs["jaxlstm inspect, .pt"]
+    convert, mapped = costs["jaxlstm convert, .pt"], costs["torch.load(mmap=True), .pt"]
+    values = {
+        "time of convert / torch.load(mmap=True)": (convert.seconds / mapped.seconds, 0.5),
+        "peak MiB of convert": (convert.peak_bytes / MIB, 64 + 2 * lstm_bytes / MIB),
+        "seconds of inspect beyond an idle interpreter": (inspect.seconds - idle.seconds, 0.5),
     }
+    return {name: {"measured": a, "at_most": b} for name, (a, b) in values.items()}
 
 
-def setting(rounds: int, lstm_bytes: int, file_bytes: int) -> dict[str, Any]:
-    """What a reader needs in order to compare."""
-    packages = ("jaxlstm", "numpy", "torch", "safetensors", "jax")
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
-        "device": cpu_name(),
-        "cores": os.cpu_count(),
-        "rounds": rounds,
-        "lstm_bytes": lstm_bytes,
-        "file_bytes": file_bytes,
-    }
-
-
-def cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def print_table(chosen: list[Side], costs: dict[str, Cost]) -> None:
-    print("\n| process | s | CPU s | of the time of | is | peak MiB |\n|---|---|---|---|---|---|")
-    for side in chosen:
-        cost, other = costs[side.name], costs.get(side.held_against)
-        ratio = f"{cost.seconds / other.seconds:.2f}" if other else ""
+def print_table(table: list[Row], costs: dict[str, Cost]) -> None:
+    print("\n| process | s | CPU s | ratio to | ratio | peak MiB |\n|---|---|---|---|---|---|")
+    for row in table:
+        cost, baseline = costs[row.name], costs.get(row.baseline)
+        ratio = f"{cost.seconds / baseline.seconds:.2f}" if baseline else ""
         print(
-            f"| {side.name} | {cost.seconds:.2f} | {cost.cpu_seconds:.2f} | {side.held_against} "
+            f"| {row.name} | {cost.seconds:.2f} | {cost.cpu_seconds:.2f} | {row.baseline} "
             f"| {ratio} | {cost.peak_bytes / MIB:.0f} |"
         )
     print()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="An LSTM of 20 MB out of a checkpoint of 2 GB.")
-    parser.add_argument(
-        "--rounds", type=int, default=9, help="of which each median is taken (default 9)"
-    )
-    parser.add_argument(
-        "--matrices", type=int, default=MATRICES, help="of 16 MiB each, around the LSTM"
-    )
-    parser.add_argument(
-        "--folder", help="where the files are made, 4 GB; default: that of tempfile"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the results and the setting")
-    arguments = parser.parse_args()
-
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9, help="per median (default 9)")
+    parser.add_argument("--matrices", type=int, default=MATRICES, help="of 16 MiB each")
+    parser.add_argument("--folder", help="where to write the files, 4 GB")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write results and settings")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        make = [sys.executable, "-c", MAKE, str(folder / "big"), str(arguments.matrices)]
+        make = [sys.executable, "-c", MAKE, str(folder / "big"), str(args.matrices)]
         lstm_bytes = int(subprocess.run(make, stdout=subprocess.PIPE, check=True).stdout)
-        found = setting(arguments.rounds, lstm_bytes, (folder / "big.pt").stat().st_size)
-        print(", ".join(f"{name} {value}" for name, value in found["versions"].items()))
-        print(f"{found['device']}, {found['cores']} cores")
-        print(f"{lstm_bytes / 1e6:.1f} MB of {found['file_bytes'] / 1e9:.2f} GB", flush=True)
-        chosen = sides(folder)
-        costs = measure(chosen, arguments.rounds)
-    print_table(chosen, costs)
-    held = goals(costs, lstm_bytes)
-    for goal, numbers in held.items():
+        about: dict[str, Any] = {
+            "versions": machine.versions(("numpy", "torch", "safetensors", "jax")),
+            "device": machine.cpu_name(),
+            "cores": os.cpu_count(),
+            "rounds": args.rounds,
+            "lstm_bytes": lstm_bytes,
+            "file_bytes": (folder / "big.pt").stat().st_size,
+        }
+        print(about, flush=True)
+        table = rows(folder)
+        costs = measure(table, args.rounds)
+    print_table(table, costs)
+    results = goals(costs, lstm_bytes)
+    for goal, numbers in results.items():
         verdict = "holds" if numbers["measured"] <= numbers["at_most"] else "MISSED"
         print(f"{goal}: {numbers['measured']:.3g}, at most {numbers['at_most']:.3g}: {verdict}")
-    if arguments.json:
-        results = {name: cost._asdict() for name, cost in costs.items()}
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({**found, "goals": held, "results": results}, file, indent=2)
-            file.write("\n")
+    if args.json:
+        by_name = {name: cost._asdict() for name, cost in costs.items()}
+        text = json.dumps({**about, "goals": results, "results": by_name}, indent=2)
+        args.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

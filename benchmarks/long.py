@@ -1,9 +1,9 @@
-"""Memory that a training step over one long sequence takes: ``jaxlstm.training`` against torch.
+"""Memory of a training step over one long sequence: `jaxlstm.training` beside torch.
 
-``python benchmarks/long.py [--steps 100000] [--sides jaxlstm,torch]``. One layer, B = 8, H = 256, 16 inputs;
-the loss is a mean of squares. Each side runs in a process of its own, which reports its peak resident memory,
-the libraries in it. At the length ``--equal`` the gradients of ``jaxlstm.training`` and of ``jaxlstm.lstm`` are
-compared with torch's.
+``python -m benchmarks.long [--steps 100000] [--sides jaxlstm,torch]``. One layer, B = 8, H = 256, 16 inputs;
+the loss is a mean of squares. Each side runs in a separate process and reports its peak resident memory,
+libraries included. First the gradients of `jaxlstm.training` and ``jaxlstm.lstm`` are compared with torch's
+over ``--equal`` steps.
 """
 
 from __future__ import annotations
@@ -18,52 +18,46 @@ from typing import Any
 
 import numpy as np
 
-BATCH, FEATURES, HIDDEN = 8, 16, 256
+from benchmarks.problems import Problem, Size, make_problem
+from jaxlstm import LSTMConfig, lstm
+
+BATCH, HIDDEN = 8, 256
+Gradients = dict[str, np.ndarray]
 
 
-def inputs(steps: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((steps, BATCH, FEATURES), dtype=np.float32)
+def problem(steps: int) -> Problem:
+    return make_problem(Size(steps, BATCH, LSTMConfig(16, HIDDEN)))
 
 
-def weights() -> tuple[dict[str, np.ndarray], Any]:
-    import jax
-
-    from jaxlstm import LSTMConfig, init_params
-
-    config = LSTMConfig(FEATURES, HIDDEN)
-    params = init_params(jax.random.key(0), config)
-    return {name: np.asarray(leaf) for name, leaf in params.items()}, config
-
-
-def jaxlstm_gradients(steps: int, blocks: bool) -> dict[str, np.ndarray]:
+def jaxlstm_gradients(steps: int, blocks: bool) -> Gradients:
     import jax
     import jax.numpy as jnp
 
-    from jaxlstm import lstm
     from jaxlstm.training import lstm_in_blocks
 
-    params, config = weights()
+    given = problem(steps)
 
     def squares(outputs: jax.Array, _: Any) -> jax.Array:
         return jnp.mean(outputs**2) * (outputs.size / (steps * BATCH * HIDDEN))
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
         if blocks:
-            return lstm_in_blocks(params, x, config=config, readout=squares)[0]
-        return squares(lstm(params, x, config=config)[0], None)
+            return lstm_in_blocks(params, x, config=given.config, readout=squares)[0]
+        return squares(lstm(params, x, config=given.config)[0], None)
 
-    found = jax.jit(jax.grad(loss))(params, inputs(steps))
-    return {name: np.asarray(leaf) for name, leaf in found.items()}
+    gradients = jax.jit(jax.grad(loss))(given.params, given.inputs)
+    return {name: np.asarray(gradient) for name, gradient in gradients.items()}
 
 
-def torch_gradients(steps: int) -> dict[str, np.ndarray]:
+def torch_gradients(steps: int) -> Gradients:
     import torch
 
-    module = torch.nn.LSTM(FEATURES, HIDDEN)
-    module.load_state_dict({name: torch.tensor(leaf) for name, leaf in weights()[0].items()})
-    module(torch.from_numpy(inputs(steps)))[0].square().mean().backward()
-    return {name: leaf.grad.numpy() for name, leaf in module.named_parameters()}  # type: ignore[union-attr]
+    from benchmarks.peers.torch import module
+
+    given = problem(steps)
+    lstm = module(given.params, given.config)
+    lstm(torch.from_numpy(given.inputs))[0].square().mean().backward()
+    return {name: weight.grad.numpy() for name, weight in lstm.named_parameters()}  # type: ignore[union-attr]
 
 
 SIDES = {
@@ -73,24 +67,24 @@ SIDES = {
 }
 
 
-def child(side: str, steps: int) -> dict[str, float]:
-    """Seconds, compilation with them, and the peak of this process's memory in MiB."""
+def cost(side: str, steps: int) -> dict[str, float]:
+    """Return the seconds of a step, compilation included, and this process's peak memory in MiB."""
     start = time.perf_counter()
-    found = SIDES[side](steps)
-    assert all(np.isfinite(leaf).all() for leaf in found.values())
+    gradients = SIDES[side](steps)
+    assert all(np.isfinite(gradient).all() for gradient in gradients.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     return {"seconds": time.perf_counter() - start, "MiB": peak}
 
 
 def errors(steps: int) -> dict[str, float]:
-    """Largest difference of a gradient to torch's, relative to the largest element of that gradient."""
-    wanted = torch_gradients(steps)
+    """Return the largest difference of a gradient from torch's, relative to its largest element."""
+    expected = torch_gradients(steps)
     result = {}
     for side in ("jaxlstm", "jaxlstm.lstm"):
-        found = SIDES[side](steps)
+        actual = SIDES[side](steps)
         result[side] = max(
-            float(np.abs(found[name] - leaf).max() / np.abs(leaf).max())
-            for name, leaf in wanted.items()
+            float(np.abs(actual[name] - gradient).max() / np.abs(gradient).max())
+            for name, gradient in expected.items()
         )
     return result
 
@@ -101,18 +95,18 @@ def main() -> None:
     parser.add_argument("--equal", type=int, default=2_000, metavar="STEPS")
     parser.add_argument("--sides", default="jaxlstm,torch")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(child(arguments.child, arguments.steps)))
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(cost(args.child, args.steps)))
         return
-    print(
-        f"gradients against torch's, {arguments.equal} steps: {errors(arguments.equal)}", flush=True
-    )
-    for side in arguments.sides.split(","):
-        command = [sys.executable, __file__, "--steps", str(arguments.steps), "--child", side]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        told = done.stdout.strip() if done.returncode == 0 else f"ended with {done.returncode}"
-        print(f"{side}, {arguments.steps} steps: {told}", flush=True)
+    print(f"gradients and torch's, {args.equal} steps: {errors(args.equal)}", flush=True)
+    for side in args.sides.split(","):
+        command = [sys.executable, "-m", "benchmarks.long", "--steps", str(args.steps)]
+        done = subprocess.run(
+            [*command, "--child", side], stdout=subprocess.PIPE, text=True, check=False
+        )
+        result = done.stdout.strip() if done.returncode == 0 else f"exit status {done.returncode}"
+        print(f"{side}, {args.steps} steps: {result}", flush=True)
 
 
 if __name__ == "__main__":

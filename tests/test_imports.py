@@ -22,10 +22,6 @@ import jaxlstm
         ("import jaxlstm.check", ("flax", "torch", "jaxlstm_converters")),
         ("import jaxlstm.nnx", ("torch", "jaxlstm_converters")),
         ("import jaxlstm.cli", ("jax", "flax", "torch", "rich", "matplotlib")),
-        (
-            "import jaxlstm.bench.measure, jaxlstm.bench.chart",
-            ("flax", "torch", "matplotlib", "onnx"),
-        ),
     ],
 )
 def test_nothing_is_loaded_that_was_not_asked_for(statement: str, absent: tuple[str, ...]) -> None:

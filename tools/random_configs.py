@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.kernels.cpu import recurrence
+from jaxlstm.kernels.cpu import ffi
 from tests.support.problems import Problem, values_and_gradients, worst_error
 
 TOLERANCE = {"float32": 5e-6, "float64": 2e-14}
@@ -63,12 +63,12 @@ def errors(seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, Config, flo
     try:
         for done, number in enumerate(numbers, 1):
             config = draw_config(seed, number)
-            recurrence.THREADS = config.threads
+            ffi.THREADS = config.threads
             yield number, config, error_of(config)
             if done % CONFIGS_PER_CACHE == 0:
                 jax.clear_caches()
     finally:
-        recurrence.THREADS = 0
+        ffi.THREADS = 0
 
 
 def error_of(config: Config) -> float:

@@ -1,4 +1,4 @@
-"""The command line: ``jaxlstm inspect | convert | check | run | export | bench``.
+"""The command line: ``jaxlstm inspect | convert | check | run | export``.
 
 Exit status: 0 for success, 1 if a result is wrong or something is missing, 2 for bad input or usage, which
 is explained in one line on standard error.
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxlstm._version import __version__
-from jaxlstm.cli import bench, check, convert, export, inspect, run
+from jaxlstm.cli import check, convert, export, inspect, run
 
-COMMANDS = (inspect, convert, check, run, export, bench)
+COMMANDS = (inspect, convert, check, run, export)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -57,8 +57,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, read back, and compare with ``lstm`` if this machine can run it: 0 if equal, 1 if not."""
+    from jaxlstm.config_json import config_to_dict
     from jaxlstm.inference.artifact import export, goes_beside, load_exported, weights_beside
-    from jaxlstm_converters.config_json import config_to_dict
 
     output = Path(args.output)
     inputs = checkpoint_files(args.checkpoint)

@@ -1,4 +1,4 @@
-"""Inference: an LSTM compiled once that runs at any length, on streams, over many sequences, and elsewhere.
+"""Inference: compiled runners, streams, batched maps, exported artifacts and sharding.
 
 See docs/inference.md.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from jaxlstm.inference.artifact import Exported as Exported
 from jaxlstm.inference.artifact import export as export
 from jaxlstm.inference.artifact import load_exported as load_exported
-from jaxlstm.inference.buckets import Stats as Stats
+from jaxlstm.inference.engine import Stats as Stats
 from jaxlstm.inference.runner import Runner as Runner
 from jaxlstm.inference.runner import compile as compile
 from jaxlstm.inference.sharding import Sharded as Sharded

@@ -1,7 +1,8 @@
-"""What a Runner accepts, checked on the host: nothing here starts a computation or compiles one."""
+"""Checks of a Runner's arguments on the host. They start no computation and compile nothing."""
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.config import LSTMConfig
+from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.precision import DTYPES, as_float_array
 
 
 def positive(name: str, value: Any) -> int:
-    """``value`` as an int above zero."""
+    """Return ``value`` as an int that is at least 1."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -24,46 +25,56 @@ def positive(name: str, value: Any) -> int:
     return number
 
 
-def without_padding(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """(time, batch, features) with zeros behind each length, where there may be anything, even NaN."""
-    if lengths.min() == len(x):
-        return x
-    inside = np.arange(len(x))[:, None] < lengths
-    return np.where(inside[:, :, None], x, np.zeros((), x.dtype))
+def time_major(config: LSTMConfig) -> LSTMConfig:
+    """Return the config of the same LSTM over (time, batch, feature), without dropout."""
+    if isinstance(config, LSTMCellConfig):
+        return config
+    return dataclasses.replace(config, batch_first=False, dropout=0.0)
 
 
-def one_device(device: Any) -> Any:
-    """``device``, or JAX's default one if it is None."""
+def cast_params(params: Mapping[str, Any], dtype: np.dtype) -> dict[str, jax.Array]:
+    """Return the parameters as JAX arrays of ``dtype``."""
+    cast = {}
+    for name, leaf in params.items():
+        if getattr(leaf, "dtype", None) == np.float64:
+            # JAX rejects float64 unless its 64-bit mode is on, so NumPy casts these.
+            leaf = leaf.astype(dtype)
+        cast[name] = as_float_array(name, leaf).astype(dtype)
+    return cast
+
+
+def one_device(device: Any) -> jax.Device:
+    """Return ``device``, or JAX's default device if it is None."""
     if device is None:
         config: Any = jax.config
         device = config.jax_default_device
-        if device is None or isinstance(device, str):  # a platform
-            own = jax.local_devices(backend=device)  # a process runs on no other's
-            return own[0]
+        # The default may also be the name of a platform.
+        if device is None or isinstance(device, str):
+            return jax.local_devices(backend=device)[0]
     if not isinstance(device, jax.Device):
         raise TypeError(
-            f"device must be one device, as jax.devices() lists them, or None; got {device!r}, "
-            f"a {type(device).__name__}. For several devices see jaxlstm.inference.shard"
+            f"device must be a single device from jax.devices(), or None; got {device!r}, "
+            f"a {type(device).__name__}. For several devices use jaxlstm.inference.shard"
         )
     if device not in jax.local_devices(backend=device.platform):
         raise ValueError(
-            f"device {device} belongs to process {device.process_index} and this is process "
-            f"{jax.process_index()}; take one of jax.local_devices()"
+            f"device {device} belongs to process {device.process_index}, and this is process "
+            f"{jax.process_index()}; choose one of jax.local_devices()"
         )
     return device
 
 
 def host_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    """``value`` on the host, of ``dtype``; an error if it is of another, or is no more."""
+    """Return ``value`` as a NumPy array. Raise if its dtype is not ``dtype`` or it was deleted."""
     if isinstance(value, jax.Array):
         if value.is_deleted():
             raise ValueError(
-                f"{name} was given away: a jitted call to which it was donated has overwritten it. "
-                "Keep a copy, as numpy.array(x) makes one, before such a call"
+                f"{name} was donated to a jitted call, which has overwritten it. Copy it with "
+                "numpy.array(x) before such a call"
             )
         if not value.is_fully_addressable:
             raise ValueError(
-                f"{name} lies on devices of other processes, {value.sharding}; "
+                f"{name} has parts on devices of other processes, {value.sharding}; "
                 "gather it first, or use jaxlstm.inference.shard"
             )
     elif not isinstance(value, np.ndarray):
@@ -78,13 +89,13 @@ def host_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def time_major_inputs(inputs: Any, config: LSTMConfig, dtype: np.dtype) -> tuple[np.ndarray, bool]:
-    """The inputs as (time, batch, input_size), and whether they came without a batch axis."""
+    """Return the inputs as (time, batch, input_size), and True if they had no batch axis."""
     x = host_array("inputs", inputs, dtype)
     axes = "(batch, time, {0})" if config.batch_first else "(time, batch, {0})"
     if x.ndim not in (2, 3) or x.shape[-1] != config.input_size:
         raise ValueError(
             f"inputs must have shape {axes.format(config.input_size)}, or (time, {config.input_size}) "
-            f"for one sequence alone; got {x.shape}"
+            f"for a single sequence; got {x.shape}"
         )
     unbatched = x.ndim == 2
     if unbatched:
@@ -96,10 +107,18 @@ def time_major_inputs(inputs: Any, config: LSTMConfig, dtype: np.dtype) -> tuple
     return x, unbatched
 
 
+def without_padding(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return x (time, batch, features) with zeros after each length: padding may hold NaN."""
+    if lengths.min() == len(x):
+        return x
+    valid = np.arange(len(x))[:, None] < lengths
+    return np.where(valid[:, :, None], x, np.zeros((), x.dtype))
+
+
 def host_state(
     state: Any, config: LSTMConfig, batch: int, dtype: np.dtype, unbatched: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(h, c) on the host, checked, with a batch axis."""
+    """Return (h, c) as NumPy arrays with a batch axis, after a check of their shapes."""
     if not isinstance(state, (tuple, list)) or len(state) != 2:
         raise TypeError(
             f"the state must be a pair (h, c), as in torch; got {type(state).__name__}"
@@ -108,15 +127,15 @@ def host_state(
     leaves = []
     for name, leaf, shape in zip(("h_0", "c_0"), state, config.state_shapes(batch), strict=True):
         array = host_array(name, leaf, dtype)
-        wanted = shape[::2] if unbatched else shape
-        if array.shape != wanted:
-            raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
+        expected = shape[::2] if unbatched else shape
+        if array.shape != expected:
+            raise ValueError(f"{name} must have shape {expected}, got {array.shape}")
         leaves.append(array.reshape(shape))
     return leaves[0], leaves[1]
 
 
 def host_lengths(lengths: Any, batch: int, time: int, least: int = 1) -> np.ndarray:
-    """int32 (batch,): ``lengths``, or ``time`` for each sequence if None."""
+    """Return the lengths as int32 (batch,): ``time`` for each sequence if they are None."""
     if lengths is None:
         return np.full(batch, time, np.int32)
     array = np.asarray(lengths)
@@ -131,14 +150,3 @@ def host_lengths(lengths: Any, batch: int, time: int, least: int = 1) -> np.ndar
             f"got from {array.min()} to {array.max()}"
         )
     return array.astype(np.int32)
-
-
-def cast_params(params: Mapping[str, Any], dtype: np.dtype) -> dict[str, jax.Array]:
-    """Return the parameters as JAX arrays of ``dtype``."""
-    cast = {}
-    for name, leaf in params.items():
-        if getattr(leaf, "dtype", None) == np.float64:
-            # JAX without its 64-bit mode rejects float64 arrays, so NumPy casts them.
-            leaf = leaf.astype(dtype)
-        cast[name] = as_float_array(name, leaf).astype(dtype)
-    return cast

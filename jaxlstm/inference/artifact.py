@@ -1,14 +1,14 @@
-"""An LSTM as one file that runs without jaxlstm: ``export`` and ``load_exported``.
+"""``export`` and ``load_exported``: an LSTM as one file that runs without jaxlstm.
 
-The file is what ``jax.export`` serializes: StableHLO, versioned, for several platforms at once, with the
-batch and the time left open. Where jaxlstm is not installed::
+The file is a ``jax.export`` artifact: versioned StableHLO for several platforms, with symbolic batch and
+time. A process without jaxlstm runs it::
 
-    exported = jax.export.deserialize(open("model.stablehlo", "rb").read())
+    exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
     outputs, h_n, c_n = exported.call(inputs, h_0, c_0)
 
-Weights beside the file come first then: ``exported.call(weights, inputs, h_0, c_0)``, where weights are what
-``safetensors.numpy.load_file`` returns.
-It is always the plain scan that is exported: a kernel of one machine's would not run on the next.
+If the weights are in a separate file, they come first: ``exported.call(weights, inputs, h_0, c_0)``, with
+weights from ``safetensors.numpy.load_file``. The artifact always contains the plain scan, because a kernel
+built for one machine may not run on the next.
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ import jax.export
 import numpy as np
 
 from jaxlstm import precision as precision_
+from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
+from jaxlstm.config_json import METADATA_KEY, saved_metadata
+from jaxlstm.functional import lstm
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm.precision import Precision, require_dtype
-from jaxlstm.functional import lstm
+from jaxlstm.validate import state_argument
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS = ("auto", "inside", "beside")
 INSIDE_LIMIT = 512 * 2**20
-"""Bytes of weights above which "auto" puts them beside: a serialized module must stay below 2 GiB."""
+"""Bytes of weights above which "auto" writes a separate file. A serialized module must be below 2 GiB."""
 
 
 def export(
@@ -46,29 +50,26 @@ def export(
     weights: str = "auto",
     precision: Precision = precision_.DEFAULT,
 ) -> None:
-    """Write ``(inputs, h_0, c_0) -> (outputs, h_n, c_n)`` as one ``jax.export`` artifact, atomically.
+    """Write ``(inputs, h_0, c_0) -> (outputs, h_n, c_n)`` as a ``jax.export`` artifact, atomically.
 
-    Shapes are those of ``jaxlstm.lstm`` with a batch axis, in the config's axis order; batch and time are
-    symbolic.
+    Arguments and results have the shapes of ``jaxlstm.lstm`` with a batch axis. Batch and time are symbolic.
 
     Args:
-      path: the file to write, ``model.stablehlo`` say.
-      params: under torch's names.
+      path: the file to write, such as ``model.stablehlo``.
+      params: parameters under torch's names.
       config: the LSTM.
-      platforms: where it shall run: of "cpu", "cuda", "rocm", "tpu". None of them need be here.
-      dtype: of weights, inputs and states; that of the params if None.
-      weights: "inside" the file, or "beside" it as ``model.safetensors``; "auto": inside up to 512 MiB.
-      precision: of the matrix products, see :mod:`jaxlstm.precision`; fixed in the artifact.
+      platforms: platforms to compile for: "cpu", "cuda", "rocm", "tpu". They need not be present.
+      dtype: dtype of weights, inputs and states; the dtype of the params if None.
+      weights: "inside" the artifact, or "beside" it as ``model.safetensors``. "auto" means "inside" up to
+        512 MiB.
+      precision: precision of the matrix products, fixed in the artifact; see :mod:`jaxlstm.precision`.
 
     Raises:
-      TypeError, ValueError: an argument does not fit.
+      TypeError, ValueError: an argument has the wrong type, shape or value.
     """
-    from jaxlstm._shared.atomic import write_atomically
-    from jaxlstm_converters.write._save import save
-
     path = Path(path)
     _require_flatbuffers()
-    _check(path, platforms, weights)
+    _check_arguments(path, platforms, weights)
     check_params(params, config)
     dtype = require_dtype("dtype", dtype or next(iter(params.values())).dtype)
     arrays = {name: np.asarray(params[name]).astype(dtype) for name in param_shapes(config)}
@@ -88,30 +89,30 @@ def export(
     if beside:
         leaves = {name: jax.ShapeDtypeStruct(leaf.shape, dtype) for name, leaf in arrays.items()}
         exported = make(leaves, *shapes)
-        save(weights_beside(path), arrays, config, overwrite=True)
+        metadata = {"format": "pt", METADATA_KEY: saved_metadata("", config)}
+        write_atomically(weights_beside(path), safetensors_bytes(arrays, metadata))
     else:
         exported = make(*shapes)
     write_atomically(path, [bytes(exported.serialize())])
 
 
 def goes_beside(arrays: Mapping[str, Any], weights: str) -> bool:
-    """Whether :func:`export` puts these weights beside the file."""
+    """Return True if :func:`export` writes these weights to a separate file."""
     nbytes = sum(array.nbytes for array in arrays.values())
     return weights == "beside" or (weights == "auto" and nbytes > INSIDE_LIMIT)
 
 
 def weights_beside(path: Path) -> Path:
-    """The name of the weights: ``m.safetensors`` for ``m.stablehlo``, ``v.1.safetensors`` for ``v.1``."""
-    stem = path.name.removesuffix(".stablehlo")
-    return path.with_name(stem + ".safetensors")
+    """Return the path of the separate weights: ``m.safetensors`` for ``m.stablehlo``."""
+    return path.with_name(path.name.removesuffix(".stablehlo") + ".safetensors")
 
 
 class Exported:
-    """What :func:`load_exported` returns: an artifact that is called like an LSTM.
+    """An exported LSTM, loaded by :func:`load_exported`.
 
     Args:
       exported: the ``jax.export.Exported``.
-      params: the weights, if they are not inside.
+      params: the weights, if they are in a separate file.
     """
 
     def __init__(self, exported: jax.export.Exported, params: Mapping[str, Any] | None) -> None:
@@ -122,12 +123,11 @@ class Exported:
     def __call__(
         self, inputs: Any, initial_state: tuple[Any, Any] | None = None
     ) -> tuple[jax.Array, LSTMState]:
-        """Inputs with a batch axis, and (h_0, c_0) or None for zeros, to outputs and (h_n, c_n)."""
+        """Run a batch from (h_0, c_0), zeros if None, and return the outputs and (h_n, c_n)."""
         x, h, c = self.exported.in_avals[-3:]
         if not hasattr(inputs, "dtype") or inputs.dtype != x.dtype:
-            raise TypeError(
-                f"inputs must be a {x.dtype} array, got {getattr(inputs, 'dtype', type(inputs).__name__)}"
-            )
+            dtype = getattr(inputs, "dtype", type(inputs).__name__)
+            raise TypeError(f"inputs must be a {x.dtype} array, got {dtype}")
         if np.ndim(inputs) != 3 or np.shape(inputs)[2] != x.shape[2]:
             raise ValueError(f"inputs must have shape {x.shape}, got {np.shape(inputs)}")
         if 0 in np.shape(inputs):
@@ -135,22 +135,19 @@ class Exported:
                 f"inputs must have at least one sequence and one step, got {np.shape(inputs)}"
             )
         batch = inputs.shape[x.shape.index(h.shape[1])]
-        if initial_state is None:
-            initial_state = tuple(
-                np.zeros((leaf.shape[0], batch, leaf.shape[2]), leaf.dtype) for leaf in (h, c)
-            )  # type: ignore[assignment]
-        _check_state(initial_state, (h, c), batch)
+        shapes = [(leaf.shape[0], batch, leaf.shape[2]) for leaf in (h, c)]
+        state = state_argument(initial_state, shapes, x.dtype)
         weights = () if self.params is None else (self.params,)
-        outputs, h_n, c_n = self._call(*weights, inputs, *initial_state)  # type: ignore[misc]
+        outputs, h_n, c_n = self._call(*weights, inputs, *state)
         return outputs, LSTMState(h_n, c_n)
 
 
 def load_exported(path: str | os.PathLike[str]) -> Exported:
-    """Open what :func:`export` wrote, with the weights beside it if they are there.
+    """Load a file that :func:`export` wrote, and its separate weights if it has them.
 
     Raises:
-      ValueError: the file is no such artifact.
-      OSError: it is not there, or the weights that it needs are not.
+      ValueError: the file is not such an artifact, or the weights belong to another one.
+      OSError: the file or its weights cannot be read.
     """
     path = Path(path)
     _require_flatbuffers()
@@ -158,39 +155,27 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
     try:
         exported = jax.export.deserialize(bytearray(data))
     except (ValueError, TypeError, IndexError, KeyError, AssertionError, struct.error) as error:
-        raise ValueError(f"{path} is no artifact of jax.export: {error}") from error
+        raise ValueError(f"{path} is not a jax.export artifact: {error}") from error
     if len(exported.in_avals) < 3 or any(a.ndim != 3 for a in exported.in_avals[-3:]):
-        raise ValueError(f"{path} is no artifact of jaxlstm: its arguments are {exported.in_avals}")
+        raise ValueError(f"{path} is not an LSTM artifact: its arguments are {exported.in_avals}")
     if len(exported.in_avals) == 3:
         return Exported(exported, None)
-    from jaxlstm_converters.lstm._load import load_numpy
-
-    params, config = load_numpy(weights_beside(path))
-    (wanted, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    if {name: (leaf.shape, leaf.dtype) for name, leaf in wanted.items()} != {
-        name: (leaf.shape, leaf.dtype) for name, leaf in params.items()
-    }:
+    params = read_safetensors(weights_beside(path))
+    (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    if _signature(params) != _signature(expected):
         raise ValueError(
-            f"{weights_beside(path)} does not hold the weights of {path}, but of {config} in "
-            f"{params.popitem()[1].dtype}; export both again"
+            f"{weights_beside(path)} does not hold the weights of {path}, {_signature(expected)}, but "
+            f"{_signature(params)}; export both again"
         )
     return Exported(exported, jax.device_put(params))
 
 
-def _check_state(state: Any, wanted: Sequence[Any], batch: int) -> None:
-    if not isinstance(state, (tuple, list)) or len(state) != 2:
-        raise TypeError(f"initial_state must be a pair (h_0, c_0), got {type(state).__name__}")
-    for name, leaf, aval in zip(("h_0", "c_0"), state, wanted, strict=True):
-        shape = (aval.shape[0], batch, aval.shape[2])
-        if np.shape(leaf) != shape or getattr(leaf, "dtype", None) != aval.dtype:
-            raise ValueError(
-                f"{name} must be a {aval.dtype} array of shape {shape}, got "
-                f"{getattr(leaf, 'dtype', type(leaf).__name__)} of {np.shape(leaf)}"
-            )
+def _signature(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return the dtype and shape of each array, by name."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in sorted(params.items())}
 
 
 def _require_flatbuffers() -> None:
-    """What jax.export serializes with, asked for by name where it is missing."""
     try:
         import flatbuffers  # noqa: F401
     except ModuleNotFoundError:
@@ -199,20 +184,19 @@ def _require_flatbuffers() -> None:
         ) from None
 
 
-def _check(path: Path, platforms: Sequence[str], weights: str) -> None:
-    unknown = [name for name in platforms if name not in PLATFORMS]
-    if unknown or not platforms or isinstance(platforms, str):
+def _check_arguments(path: Path, platforms: Sequence[str], weights: str) -> None:
+    if isinstance(platforms, str) or not platforms or set(platforms) - set(PLATFORMS):
         raise ValueError(f"platforms must be some of {PLATFORMS}, got {platforms!r}")
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {WEIGHTS}, got {weights!r}")
     if path.suffix == ".safetensors":
         raise ValueError(
-            f"{path} is the name that weights beside the file would have; take another"
+            f"path must not end in .safetensors, the suffix of separate weights; got {path}"
         )
 
 
 def _shapes(config: LSTMConfig, dtype: np.dtype) -> list[jax.ShapeDtypeStruct]:
-    """inputs, h_0 and c_0 of batch b and time t, both at least 1."""
+    """Return inputs, h_0 and c_0 for batch b and time t, both at least 1."""
     b, t = jax.export.symbolic_shape("b, t", constraints=["b >= 1", "t >= 1"])
     axes = (b, t) if config.batch_first else (t, b)
     shapes = [(*axes, config.input_size), *config.state_shapes(b)]  # type: ignore[arg-type]

@@ -1,37 +1,28 @@
-"""``compile``: an LSTM ready to run at any length and batch size, without compiling again."""
+"""``compile`` and the Runner: an LSTM for any length and batch size up to a limit."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import itertools
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jax
 import numpy as np
 
 from jaxlstm import precision as precision_
+from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.inference import native, program
+from jaxlstm.inference._map import Result, imap
 from jaxlstm.inference.arguments import (
-    cast_params,
     host_lengths,
     host_state,
-    one_device,
     positive,
     time_major_inputs,
     without_padding,
 )
-from jaxlstm.inference.buckets import Stats, batch_buckets, bucket_of, length_buckets
-from jaxlstm.kernels.cpu.memory import aligned_zeros
-from jaxlstm.params import check_params
-from jaxlstm.precision import Precision, as_float_array, require_dtype, resolve
-
-if TYPE_CHECKING:
-    from jaxlstm.inference.stream import Stream
+from jaxlstm.inference.engine import Engine, Stats
+from jaxlstm.inference.stream import Stream
+from jaxlstm.precision import Precision
 
 
 def compile(
@@ -45,26 +36,29 @@ def compile(
     backend: str = "auto",
     device: Any = None,
 ) -> Runner:
-    """An LSTM for inference, compiled ahead of time for a few shapes that serve all others.
+    """Return an LSTM for inference that serves every shape with a few executables.
 
     Args:
-      params: under torch's names; they are copied to the device once, so later changes are not seen.
-      config: the LSTM. Its dropout plays no part: this is inference.
-      max_length: the longest sequence that a call may have. (A stream takes any number of steps.)
-      max_batch: the most sequences that a call may have.
-      dtype: to which the params are cast, and which inputs and states must have; that of the params
-        if None.
-      precision: of the matrix products, see :mod:`jaxlstm.precision`.
-      backend: of ``jaxlstm.lstm``.
-      device: where to run; JAX's default device if None.
+      params: parameters under torch's names. They are copied to the device once, so later changes have no
+        effect.
+      config: the LSTM. Its dropout is ignored.
+      max_length: the largest number of time steps in a call. A stream takes any number.
+      max_batch: the largest number of sequences in a call.
+      dtype: dtype of the weights, inputs and states; the params are cast to it. The dtype of the params if
+        None.
+      precision: precision of the matrix products; see :mod:`jaxlstm.precision`.
+      backend: backend of ``jaxlstm.lstm``.
+      device: the device to run on; JAX's default device if None.
 
     Returns:
-      A :class:`Runner`. A program is compiled when it is first needed; ``Runner.warmup`` compiles all.
+      A :class:`Runner`. It compiles an executable at the first call that needs it; ``Runner.warmup`` compiles
+      all of them.
 
     Raises:
-      TypeError, ValueError: an argument does not fit; the message names it and says what does.
+      TypeError, ValueError: an argument has the wrong type, shape or value.
+      RuntimeError: the backend is unavailable.
     """
-    return Runner(
+    engine = Engine(
         params,
         config,
         max_length=max_length,
@@ -74,52 +68,25 @@ def compile(
         backend=backend,
         device=device,
     )
+    return Runner(engine)
 
 
 class Runner:
-    """What :func:`compile` returns. Threads may share one; results come to the host, as NumPy arrays.
+    """An LSTM compiled for inference, made by :func:`compile`. Threads may share one.
 
-    They do so because cutting a padded result to its own shape on the device would compile a program for
-    each shape.
+    Results are NumPy arrays on the host: slicing a padded result on the device would compile an executable
+    for each shape.
     """
 
-    def __init__(
-        self,
-        params: Mapping[str, Any],
-        config: LSTMConfig,
-        *,
-        max_length: int,
-        max_batch: int,
-        dtype: Any,
-        precision: Precision,
-        backend: str,
-        device: Any,
-    ) -> None:
-        check_params(params, config)
-        resolve(precision)  # an error for a wrong one, also where the native kernel needs none
-        self.config = config
-        self.dtype = require_dtype(
-            "dtype", dtype or as_float_array(*next(iter(params.items()))).dtype
-        )
-        self.max_length = positive("max_length", max_length)
-        self.max_batch = positive("max_batch", max_batch)
-        self.length_buckets = length_buckets(self.max_length)
-        self.batch_buckets = batch_buckets(self.max_batch)
-        self.device = one_device(device)
-        stored = cast_params(params, self.dtype)
-        self._how: dict[str, Any] = {"config": program.time_major(config)}
-        if native.runs_here(self.device, self.dtype, backend):
-            self._module: Any = native
-            stored = native.prepare(stored, config)
-        else:
-            self._module = program
-            self._how |= {"precision": precision, "backend": backend}
-        self._weights = jax.device_put(stored, self.device)
-        self._check_how()
-        self._programs: dict[tuple, Any] = {}
-        self._compiling = threading.Lock()
-        self._counting = threading.Lock()
-        self._stats = Stats()
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.config = engine.config
+        self.dtype = engine.dtype
+        self.device = engine.device
+        self.max_length = engine.max_length
+        self.max_batch = engine.max_batch
+        self.length_buckets = engine.length_buckets
+        self.batch_buckets = engine.batch_buckets
 
     def __call__(
         self, inputs: Any, initial_state: Any = None, seq_lengths: Any = None
@@ -128,16 +95,16 @@ class Runner:
 
         Args:
           inputs: (time, batch, input_size), (batch, time, input_size) with ``config.batch_first``, or
-            (time, input_size) for one sequence alone; NumPy or JAX, of the Runner's dtype.
+            (time, input_size) for a single sequence. NumPy or JAX arrays of the Runner's dtype.
           initial_state: (h_0, c_0) as for ``jaxlstm.lstm``; zeros if None. It is not donated.
           seq_lengths: integers (batch,), from 1 to time.
 
         Returns:
-          ``(outputs, LSTMState(h_n, c_n))`` of the shapes that ``jaxlstm.lstm`` gives, as read-only NumPy
-          arrays: each program's result, cut to size without a copy.
+          ``(outputs, LSTMState(h_n, c_n))`` with the shapes that ``jaxlstm.lstm`` returns. The arrays are
+          read-only views of the padded results.
 
         Raises:
-          TypeError, ValueError: an argument does not fit, or is above max_length or max_batch.
+          TypeError, ValueError: an argument has the wrong type or shape, or exceeds max_length or max_batch.
         """
         x, unbatched = time_major_inputs(inputs, self.config, self.dtype)
         time, batch = x.shape[:2]
@@ -146,7 +113,7 @@ class Runner:
         state = None
         if initial_state is not None:
             state = host_state(initial_state, self.config, batch, self.dtype, unbatched)
-        outputs, h_n, c_n = (np.asarray(leaf) for leaf in self._dispatch(x, lengths, state))
+        outputs, h_n, c_n = map(np.asarray, self._engine.run_batch(x, lengths, state))
         outputs, h_n, c_n = outputs[:time, :batch], h_n[:, :batch], c_n[:, :batch]
         if unbatched:
             return outputs[:, 0], LSTMState(h_n[:, 0], c_n[:, 0])  # type: ignore[arg-type]
@@ -154,143 +121,50 @@ class Runner:
             outputs = outputs.swapaxes(0, 1)
         return outputs, LSTMState(h_n, c_n)  # type: ignore[arg-type]
 
-    def map(self, sequences: Iterable[Any], batch_size: int = 32, **options: Any) -> list:
-        """:meth:`imap` as a list: ``[(outputs, LSTMState(h_n, c_n)), ...]`` in the given order."""
+    def map(
+        self, sequences: Iterable[Any], batch_size: int | None = None, **options: Any
+    ) -> list[Result]:
+        """Return the results of :meth:`imap` as a list."""
         return list(self.imap(sequences, batch_size, **options))
 
     def imap(
         self,
         sequences: Iterable[Any],
-        batch_size: int = 32,
+        batch_size: int | None = None,
         *,
         order: str = "length",
         window: int | None = None,
         progress: bool = True,
-    ) -> Iterator[tuple[np.ndarray, LSTMState]]:
-        """Run many sequences, batched by length, while the host prepares the next batch.
+    ) -> Iterator[Result]:
+        """Run many sequences in batches of similar length.
 
         Args:
-          sequences: arrays (time, input_size), each of its own length; any iterable, read as needed.
-          batch_size: sequences to a batch, at most ``max_batch``.
-          order: "length" sorts each window by length, so that batches hold sequences much alike;
-            "given" takes them as they come.
-          window: sequences held at a time, which bounds memory; 64 batches if None.
-          progress: show a bar on standard error, if that is a terminal.
+          sequences: an iterable of arrays (time, input_size), read as needed.
+          batch_size: sequences in a batch, at most ``max_batch``; 32 or ``max_batch``, whichever is
+            smaller, if None.
+          order: "length" sorts each window by length, so that the sequences of a batch have similar lengths;
+            "given" keeps the order.
+          window: the number of sequences in memory at a time; 64 batches if None.
+          progress: show a progress bar on standard error, if that is a terminal.
 
         Yields:
-          ``(outputs (time, output_size), LSTMState(h_n, c_n))`` of each sequence, in the given order; the
-          states are (layers * directions, features).
+          ``(outputs, LSTMState(h_n, c_n))`` of each sequence, in the given order, with outputs
+          (time, output_size) and states (layers * directions, features).
         """
-        from jaxlstm.inference.batches import run_many
-
-        return run_many(self, sequences, batch_size, order, window, progress)
+        return imap(self._engine, sequences, batch_size, order, window, progress)
 
     def stream(self, batch: int = 1) -> Stream:
-        """A :class:`jaxlstm.inference.Stream` of ``batch`` sequences that arrive in chunks."""
-        from jaxlstm.inference.stream import Stream
-
-        return Stream(self, positive("batch", batch))
+        """Return a :class:`jaxlstm.inference.Stream` of ``batch`` sequences that arrive in chunks."""
+        return Stream(self._engine, positive("batch", batch))
 
     def warmup(self, *, progress: bool = True) -> None:
-        """Compile every program of single calls and ``map`` now, with a bar on a terminal."""
-        from jaxlstm._shared.progress import progress_bar
-
+        """Compile every executable of single calls and ``map``, with a progress bar on a terminal."""
         shapes = list(itertools.product(self.length_buckets, self.batch_buckets))
         with progress_bar(progress) as bar:
             for done, (time, batch) in enumerate(shapes):
                 bar(done, len(shapes), f"compiling {time} steps of {batch}")
-                self.batch_program(time, batch)
+                self._engine.batch_executable(time, batch)
 
     def stats(self) -> Stats:
-        """What was compiled and run so far."""
-        return self._stats
-
-    def batch_program(self, time: int, batch: int, *, donate: bool = False) -> Any:
-        """The compiled ``forward`` of one shape; h_0 and c_0 donated or not."""
-        return self._compiled("forward", donate, (time, batch, self.config.input_size), True)
-
-    def step_program(self, batch: int, *, masked: bool = False) -> Any:
-        """The compiled ``step``, with ``active`` or not; h and c donated."""
-        return self._compiled("step", True, (batch, self.config.input_size), masked)
-
-    def computed_steps(self, lengths: np.ndarray) -> int:
-        """Time steps that a program computes for rows of these lengths, padding included."""
-        return self._module.computed_steps(lengths)
-
-    def count(self, valid: int, computed: int) -> None:
-        """Add one call to the stats."""
-        with self._counting:
-            s = self._stats
-            self._stats = dataclasses.replace(
-                s,
-                calls=s.calls + 1,
-                valid_steps=s.valid_steps + valid,
-                computed_steps=s.computed_steps + computed,
-            )
-
-    def _dispatch(
-        self, x: np.ndarray, lengths: np.ndarray, state: tuple[np.ndarray, np.ndarray] | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Pad, and start the program; its results are awaited by whoever reads them."""
-        time, batch = x.shape[:2]
-        if time > self.max_length or batch > self.max_batch:
-            raise ValueError(
-                f"this Runner takes up to {self.max_length} steps of up to {self.max_batch} sequences, got "
-                f"{time} of {batch}; compile it with a larger max_length or max_batch, or use a stream"
-            )
-        rows = bucket_of(batch, self.batch_buckets)
-        steps = bucket_of(time, self.length_buckets)
-        padded = aligned_zeros((steps, rows, x.shape[2]), self.dtype)
-        padded[:time, :batch] = x
-        padded_lengths = np.zeros(rows, np.int32)
-        padded_lengths[:batch] = lengths
-        padded_state = [
-            aligned_zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)
-        ]
-        for leaf, given in zip(padded_state, state or (), strict=False):
-            leaf[:, :batch] = given
-        self.count(int(lengths.sum()), self.computed_steps(padded_lengths))
-        compiled = self.batch_program(steps, rows)
-        return compiled(self._weights, padded, *padded_state, padded_lengths)
-
-    def _compiled(self, *key: Any) -> Any:
-        found = self._programs.get(key)
-        if found is None:
-            with self._compiling:
-                found = self._programs.get(key) or self._compile(*key)
-                self._programs[key] = found
-        return found
-
-    def _compile(self, name: str, donate: bool, inputs: tuple[int, ...], ragged: bool) -> Any:
-        batch = inputs[-2]
-        shapes = [self._shape(*inputs), *self._state_shapes(batch)]
-        if ragged:
-            shapes.append(jax.ShapeDtypeStruct((batch,), np.int32, sharding=shapes[0].sharding))
-        run = functools.partial(_run, getattr(self._module, name), how=self._how)
-        jitted = jax.jit(run, donate_argnames=("h", "c") if donate else ())
-        compiled = jitted.lower(self._weights, *shapes).compile()
-        with self._counting:
-            self._stats = dataclasses.replace(
-                self._stats, compilations=self._stats.compilations + 1
-            )
-        return compiled
-
-    def _check_how(self) -> None:
-        """Trace one step, so that a wrong backend is told now and not at the first call."""
-        run = functools.partial(_run, self._module.step, how=self._how)
-        x = self._shape(1, self.config.input_size)
-        jax.eval_shape(run, self._weights, x, *self._state_shapes(1))
-
-    def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:
-        where = jax.sharding.SingleDeviceSharding(self.device)
-        return jax.ShapeDtypeStruct(shape, self.dtype, sharding=where)
-
-    def _state_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
-        return [self._shape(*shape) for shape in self.config.state_shapes(batch)]
-
-
-def _run(
-    function: Any, weights: Any, x: Any, h: Any, c: Any, *lengths: Any, how: dict[str, Any]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The function that is compiled."""
-    return function(weights, x, h, c, *lengths, **how)
+        """Return the counts of compilations, calls and time steps so far."""
+        return self._engine.stats()

@@ -1,9 +1,9 @@
-"""One LSTM on many devices: over the batch, over the hidden units, or both.
+"""``shard``: one LSTM over many devices, split over the batch, the hidden units, or both.
 
-A mesh has the axes "data" and "hidden", or one of them. Along "data" each device has sequences of its own,
-and nothing is sent. Along "hidden" each device has all four gates of its own units, (4, H/n, ...) of each
-matrix, so that its part of c never leaves it and a step needs one all-gather of h and nothing else. What is
-gathered is also the output, hence the next layer's input.
+The mesh has an axis "data", an axis "hidden", or both. Along "data", each device has its share of the
+sequences and sends nothing. Along "hidden", each device has all four gates of its share of the units: rows
+(4, H/n, ...) of each matrix. Its part of c therefore never leaves the device, and a step needs one all-gather
+of h. The gathered h is also the output, hence the input of the next layer.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from jaxlstm.config import LSTMConfig
 from jaxlstm.lengths import as_lengths, valid_steps
 from jaxlstm.params import Params, check_params, direction_params, param_shapes
 from jaxlstm.precision import Precision, as_float_array, linear
+from jaxlstm.stack import over_layers
 from jaxlstm.validate import state_argument
 
 AXES = ("data", "hidden")
 
 
 def shard(config: LSTMConfig, mesh: Mesh, *, precision: Precision = precision_.DEFAULT) -> Sharded:
-    """An LSTM over the devices of ``mesh``, for inference and for training.
+    """Return an LSTM over the devices of ``mesh``, for inference and training.
 
     ::
 
@@ -40,24 +41,24 @@ def shard(config: LSTMConfig, mesh: Mesh, *, precision: Precision = precision_.D
         outputs, state = jax.jit(lstm)(params, inputs)
 
     Args:
-      config: the LSTM; hidden_size must divide by the size of "hidden".
-      mesh: with axes "data" and "hidden", or one of them; of one process or of several.
-      precision: of the matrix products, see :mod:`jaxlstm.precision`.
+      config: the LSTM. The size of "hidden" must divide hidden_size.
+      mesh: a mesh with axes "data" and "hidden", or one of them, of one process or of several.
+      precision: precision of the matrix products; see :mod:`jaxlstm.precision`.
 
     Raises:
-      ValueError: the mesh has another axis, or hidden_size does not divide.
+      ValueError: the mesh has another axis, or the size of "hidden" does not divide hidden_size.
     """
     return Sharded(config, mesh, precision)
 
 
 class Sharded:
-    """What :func:`shard` returns: a function of placed params, to be jitted and differentiated at will."""
+    """An LSTM over a mesh, made by :func:`shard`: a pure function that can be jitted and differentiated."""
 
     def __init__(self, config: LSTMConfig, mesh: Mesh, precision: Precision) -> None:
         if not mesh.axis_names or set(mesh.axis_names) - set(AXES):
-            raise ValueError(f"the axes of mesh must be of {AXES}, got {mesh.axis_names}")
+            raise ValueError(f"the axes of mesh must be some of {AXES}, got {mesh.axis_names}")
         self.config = config
-        # axes of the "auto" kind, so that arguments may come from anywhere and are moved by the compiler
+        # With axes of the "auto" kind the compiler moves arguments to where they are needed.
         self.mesh = Mesh(mesh.devices, mesh.axis_names)
         self.precision = precision
         self._data, self._hidden = (axis if axis in mesh.shape else None for axis in AXES)
@@ -68,9 +69,10 @@ class Sharded:
             )
 
     def place(self, params: Mapping[str, Any]) -> Params:
-        """Params in torch's shapes, onto the devices: (4H, ...) as (4, H, ...), H split along "hidden".
+        """Move params in torch's shapes to the devices.
 
-        ``weight_hr`` keeps its shape and is on every device.
+        A parameter (4H, ...) becomes (4, H, ...), with H split along "hidden". ``weight_hr`` keeps its shape
+        and is replicated.
         """
         check_params(params, self.config)
         placed = {}
@@ -82,7 +84,7 @@ class Sharded:
         return placed
 
     def gather(self, placed: Mapping[str, Any]) -> Params:
-        """The inverse of :meth:`place`, for params and for their gradients."""
+        """Return params in torch's shapes: the inverse of :meth:`place`, also for gradients."""
         return {
             name: leaf if name.startswith("weight_hr") else leaf.reshape(-1, *leaf.shape[2:])
             for name, leaf in placed.items()
@@ -95,17 +97,17 @@ class Sharded:
         initial_state: tuple[Any, Any] | None = None,
         seq_lengths: Any = None,
     ) -> tuple[jax.Array, LSTMState]:
-        """``jaxlstm.lstm`` of a batch: its axes, its results; params come from :meth:`place`.
+        """Run a batch like ``jaxlstm.lstm``, with params from :meth:`place`.
 
         Raises:
-          TypeError: no float arrays, or not all of one dtype.
-          ValueError: params that :meth:`place` did not make, inputs without a batch axis, a batch that
-            the axis "data" does not divide, or a state of another shape.
+          TypeError: an argument is not a float array, or the dtypes differ.
+          ValueError: the params do not come from :meth:`place`, the inputs have no batch axis, "data" does
+            not divide the batch, or the state has the wrong shape.
         """
         x = as_float_array("inputs", inputs)
         if x.ndim != 3 or x.shape[2] != self.config.input_size:
             raise ValueError(
-                f"inputs must have 3 axes, the last of {self.config.input_size}; got {x.shape}"
+                f"inputs must have 3 axes, the last of size {self.config.input_size}; got {x.shape}"
             )
         self._check_placed(params, x.dtype)
         x = x.swapaxes(0, 1) if self.config.batch_first else x
@@ -116,18 +118,19 @@ class Sharded:
                 f"got {batch}"
             )
         state = state_argument(initial_state, self.config.state_shapes(batch), x.dtype)
-        lengths = None if seq_lengths is None else as_lengths(seq_lengths, batch, time)
-        data, hidden = self._data, self._hidden
-        row, unit = P(None, data), P(None, data, hidden)
+        if seq_lengths is None:
+            lengths = jnp.full(batch, time, jnp.int32)
+        else:
+            lengths = as_lengths(seq_lengths, batch, time)
+        row, unit = P(None, self._data), P(None, self._data, self._hidden)
         run = jax.shard_map(
             self._on_one_device,
             mesh=self.mesh,
-            in_specs=({name: self._spec(name) for name in params}, row, (row, unit), P(data)),
+            in_specs=({name: self._spec(name) for name in params}, row, (row, unit), P(self._data)),
             out_specs=(row, (row, unit)),
-            check_vma=False,  # h is the same along "hidden", which an all-gather does not tell the checker
+            # h is replicated along "hidden", which the checker does not infer from an all-gather.
+            check_vma=False,
         )
-        if lengths is None:
-            lengths = jnp.full(batch, time, jnp.int32)
         outputs, (h_n, c_n) = run(dict(params), x, (state.h, state.c), lengths)
         outputs = outputs.swapaxes(0, 1) if self.config.batch_first else outputs
         return outputs, LSTMState(h_n, c_n)
@@ -135,11 +138,12 @@ class Sharded:
     def _check_placed(self, params: Mapping[str, Any], dtype: np.dtype) -> None:
         rows = (4, self.config.hidden_size)
         for name, shape in param_shapes(self.config).items():
-            wanted = shape if name.startswith("weight_hr") else (*rows, *shape[1:])
-            found = np.shape(params[name]) if name in params else "none"
-            if found != wanted:
+            expected = shape if name.startswith("weight_hr") else (*rows, *shape[1:])
+            actual = np.shape(params[name]) if name in params else "none"
+            if actual != expected:
                 raise ValueError(
-                    f"params must come from Sharded.place, which gives {name} of shape {wanted}; got {found}"
+                    f"params must come from Sharded.place, which gives {name} the shape {expected}; "
+                    f"got {actual}"
                 )
             if params[name].dtype != dtype:
                 raise TypeError(
@@ -153,39 +157,36 @@ class Sharded:
     def _on_one_device(
         self, params: Params, x: jax.Array, state: tuple[jax.Array, jax.Array], lengths: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """All layers with the gates, sequences and part of c that this device has; h and x are whole."""
+        """Run all layers on this device's share of the gates, c and sequences. h and x are whole."""
         valid = valid_steps(lengths, x.shape[0])
         x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
         params = self.gather(params)
-        final = []
-        for layer in range(self.config.num_layers):
-            outputs = []
-            for direction in range(self.config.num_directions):
-                slot = layer * self.config.num_directions + direction
-                weights = direction_params(params, self.config, layer, direction)
-                first = LSTMState(state[0][slot], state[1][slot])
-                last, y = self._direction(weights, x, first, valid, direction == 1)
-                outputs.append(y)
-                final.append(last)
-            x = jnp.concatenate(outputs, axis=-1)
-        return x, (jnp.stack([s.h for s in final]), jnp.stack([s.c for s in final]))
+
+        def run_direction(
+            layer: int, direction: int, x: jax.Array, state: LSTMState
+        ) -> tuple[jax.Array, LSTMState]:
+            weights = direction_params(params, self.config, layer, direction)
+            return self._direction(weights, x, state, valid, reverse=direction == 1)
+
+        outputs, final = over_layers(self.config, x, state, run_direction)
+        return outputs, (final.h, final.c)
 
     def _direction(
-        self, params: Params, x: jax.Array, first: LSTMState, valid: jax.Array, reverse: bool
-    ) -> tuple[LSTMState, jax.Array]:
+        self, params: Params, x: jax.Array, state: LSTMState, valid: jax.Array, *, reverse: bool
+    ) -> tuple[jax.Array, LSTMState]:
         projection = params.pop("weight_hr", None)
 
         def step(state: LSTMState, inputs: tuple) -> tuple[LSTMState, jax.Array]:
             x_gates, step_valid = inputs
-            part, c = cell_step(params, x_gates, state, precision=self.precision)
-            h = part
+            h, c = cell_step(params, x_gates, state, precision=self.precision)
             if self._hidden is not None:
-                h = lax.all_gather(part, self._hidden, axis=1, tiled=True)
+                h = lax.all_gather(h, self._hidden, axis=1, tiled=True)
             if projection is not None:
                 h = linear(h, projection, precision=self.precision).astype(h.dtype)
             row = step_valid[:, None]
-            kept = LSTMState(jnp.where(row, h, state.h), jnp.where(row, c, state.c))
-            return kept, jnp.where(row, h, jnp.zeros_like(h))
+            state = LSTMState(jnp.where(row, h, state.h), jnp.where(row, c, state.c))
+            return state, jnp.where(row, h, jnp.zeros_like(h))
 
         x_gates = input_gates(params, x, precision=self.precision)
-        return lax.scan(step, first, (x_gates, valid), reverse=reverse)
+        last, outputs = lax.scan(step, state, (x_gates, valid), reverse=reverse)
+        return outputs, last

@@ -1,21 +1,18 @@
-"""Streams that come and go, as rows of one batch: thousands of callers, one program."""
+"""Slots: the rows of one stream, assigned to sequences that start and end at any time."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxlstm.inference.arguments import host_array
-
-if TYPE_CHECKING:
-    from jaxlstm.inference.runner import Runner
+from jaxlstm.inference.runner import Runner
 
 
 class Slots:
-    """A :class:`jaxlstm.inference.Stream` whose rows are lent out, to callers in several threads if need be.
+    """A :class:`jaxlstm.inference.Stream` whose rows are assigned to callers. Threads may share one.
 
     >>> slots = Slots(runner, 4096)                      # doctest: +SKIP
     >>> slot = slots.open()                              # doctest: +SKIP
@@ -24,47 +21,49 @@ class Slots:
 
     Args:
       runner: from ``jaxlstm.inference.compile``.
-      capacity: the most streams at one time; every step computes this many rows.
+      capacity: the largest number of open slots. Every step computes this many rows.
     """
 
     def __init__(self, runner: Runner, capacity: int) -> None:
         self.stream = runner.stream(capacity)
         self._free = list(range(capacity))[::-1]
-        self._taken: set[int] = set()
-        self._fresh: set[int] = set()  # opened since the last step, their state still to be cleared
+        self._open: set[int] = set()
+        # Slots opened since the last step, whose state the next step clears.
+        self._fresh: set[int] = set()
         self._lock = threading.Lock()
 
     def open(self) -> int:
-        """A free row, its state zeros; RuntimeError if there is none."""
+        """Return a free slot with a state of zeros. Raise RuntimeError if all slots are open."""
         with self._lock:
             if not self._free:
                 raise RuntimeError(
-                    f"all {self.stream.batch} slots are taken; close one, or make Slots of more"
+                    f"all {self.stream.batch} slots are open; close one, or create Slots with a larger "
+                    "capacity"
                 )
             slot = self._free.pop()
-            self._taken.add(slot)
+            self._open.add(slot)
             self._fresh.add(slot)
             return slot
 
     def close(self, slot: int) -> None:
-        """Give a row back."""
+        """Free a slot."""
         with self._lock:
             self._check(slot)
-            self._taken.remove(slot)
+            self._open.remove(slot)
             self._fresh.discard(slot)
             self._free.append(slot)
 
     def step(self, inputs: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """One time step of some of the open slots; the others stand still.
+        """Run one time step of some open slots. The other slots keep their state.
 
         Args:
-          inputs: slot -> (input_size,), of the Runner's dtype; none at all is no step.
+          inputs: slot -> (input_size,), of the Runner's dtype. An empty mapping runs no step.
 
         Returns:
-          slot -> (output_size,), for each slot that was given.
+          slot -> (output_size,), for each slot in ``inputs``.
         """
         stream = self.stream
-        x = np.zeros((stream.batch, stream.runner.config.input_size), stream.runner.dtype)
+        x = np.zeros((stream.batch, stream.config.input_size), stream.dtype)
         active = np.zeros(stream.batch, bool)
         with self._lock:
             if not inputs:
@@ -82,15 +81,15 @@ class Slots:
 
     def _row(self, slot: int, row: np.ndarray) -> np.ndarray:
         self._check(slot)
-        runner = self.stream.runner
-        if type(row) is not np.ndarray or row.dtype != runner.dtype:
-            row = host_array(f"the input of slot {slot}", row, runner.dtype)
-        if row.shape != (runner.config.input_size,):
+        features = self.stream.config.input_size
+        if type(row) is not np.ndarray or row.dtype != self.stream.dtype:
+            row = host_array(f"the input of slot {slot}", row, self.stream.dtype)
+        if row.shape != (features,):
             raise ValueError(
-                f"the input of slot {slot} must have shape ({runner.config.input_size},), got {row.shape}"
+                f"the input of slot {slot} must have shape ({features},), got {row.shape}"
             )
         return row
 
     def _check(self, slot: int) -> None:
-        if slot not in self._taken:
-            raise ValueError(f"slot {slot!r} is not open; Slots.open() gives one")
+        if slot not in self._open:
+            raise ValueError(f"slot {slot!r} is not open; get one from Slots.open()")

@@ -1,9 +1,12 @@
-"""Fast ways to run the recurrence, each with the signature and the meaning of the plain scan.
+"""Selection of a backend, and the kernels behind the backends.
 
-``backend="auto"`` of :func:`jaxlstm.lstm` takes the native kernel where it was built and knows the dtype; in
-a program compiled for another platform than the CPU it is the plain scan. ``backend="native"`` insists,
-and is an error there; ``backend="scan"`` declines. ``"pallas"`` is a kernel on a GPU or a TPU, and an error
-on a CPU. ``"cudnn"`` runs all layers in one call. :func:`select_stack` returns the function of a backend.
+A kernel changes speed, not results beyond rounding. The plain scan (:mod:`jaxlstm.scan`) is the reference for
+every kernel and the fallback where a kernel does not apply.
+
+``backend="auto"`` of :func:`jaxlstm.lstm` selects the native CPU kernel if it was built and supports the
+dtype. A program with ``"auto"`` that is compiled for another platform contains the plain scan.
+``backend="scan"`` always selects the plain scan. ``"native"`` (CPU), ``"pallas"`` (TPU) and ``"cudnn"``
+(NVIDIA GPU) raise an error on any other platform.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ from jaxlstm.stack import RunStack, run_directions
 from jaxlstm.validate import require_backend
 
 NATIVE_DTYPES = ("float32", "float64")
-PALLAS_DTYPES = ("float16", "bfloat16", "float32")
-PLATFORMS = {"native": ("cpu",), "pallas": ("gpu", "tpu"), "cudnn": ("gpu",)}
+PALLAS_DTYPES = ("bfloat16", "float32")
+PLATFORMS = {"native": "cpu", "pallas": "tpu", "cudnn": "gpu"}
 
-# The native kernel packs the weights in each call. Up to this many that costs nothing to speak of; beyond, it
-# pays from this many steps times sequences on (measured on two cores with AVX-512).
+# Each call of the native kernel packs the weights. Packing up to SMALL_WEIGHTS elements costs next to nothing.
+# Packing more pays off from WORTH_PACKING time steps times sequences (measured on two cores with AVX-512).
 SMALL_WEIGHTS, WORTH_PACKING = 2**18, 64
 
 
@@ -44,93 +47,90 @@ def select_stack(backend: str, config: LSTMConfig, x: jax.Array) -> RunStack:
 
         return cudnn.run_stack
     weights = 4 * config.hidden_size * (config.input_size + config.h_size)
-    chosen = recurrence(backend, x.dtype, weights=weights, rows=x.shape[0] * x.shape[1])
+    chosen = select_recurrence(backend, x.dtype, weights=weights, rows=x.shape[0] * x.shape[1])
     return partial(run_directions, chosen)
 
 
-def recurrence(
+def select_recurrence(
     backend: str, dtype: Any, *, weights: int = 0, rows: int = WORTH_PACKING
 ) -> Recurrence:
-    """The recurrence that a backend means for one dtype.
+    """Return the recurrence that a backend uses for a dtype.
 
     Args:
-      backend: as for :func:`jaxlstm.lstm`, and not ``"cudnn"``.
-      dtype: of inputs and weights.
-      weights: how many elements the matrices of one direction have.
+      backend: as for :func:`jaxlstm.lstm`, except ``"cudnn"``, which runs whole stacks.
+      dtype: the dtype of inputs and weights.
+      weights: number of elements in the matrices of one direction.
       rows: time steps times sequences.
 
     Raises:
-      ValueError: there is no such backend.
-      RuntimeError: ``"native"`` or ``"pallas"`` is asked for and cannot be had; the message says why and what
-        to do. That a platform has no such kernel is told when the program is lowered.
+      ValueError: the backend does not exist, or is ``"cudnn"``.
+      RuntimeError: the backend is not available, or does not support the dtype. A backend that lacks a kernel
+        for the platform of the program raises later, when the program is lowered.
     """
     require_backend(backend)
+    if backend == "cudnn":
+        raise ValueError("backend='cudnn' runs whole stacks, not one direction; use select_stack")
     if backend == "scan":
         return PLAIN
     name = jnp.dtype(dtype).name
-    if backend == "cudnn":
-        raise ValueError("backend='cudnn' runs whole layers, see jaxlstm.kernels.gpu.cudnn")
     if backend == "pallas":
-        return _pallas(name)
+        _require_dtype(backend, name, PALLAS_DTYPES)
+        from jaxlstm.kernels.tpu import PALLAS
+
+        return PALLAS
     from jaxlstm.kernels.cpu.library import library
 
-    if backend == "auto" and weights > SMALL_WEIGHTS and rows < WORTH_PACKING:
-        return PLAIN
-    if library().handle is not None and name in NATIVE_DTYPES:
-        from jaxlstm.kernels.cpu.recurrence import AUTO, NATIVE
-
-        return AUTO if backend == "auto" else NATIVE
     if backend == "auto":
-        return PLAIN
+        worth_packing = weights <= SMALL_WEIGHTS or rows >= WORTH_PACKING
+        if not worth_packing or library().handle is None or name not in NATIVE_DTYPES:
+            return PLAIN
     if library().handle is None:
         raise RuntimeError(
-            f"backend='native' cannot be had: {library().reason}; use backend='auto' or 'scan'"
+            f"backend='native' is unavailable: {library().reason}; use backend='auto' or 'scan'"
         )
-    raise RuntimeError(
-        f"backend='native' knows {' and '.join(NATIVE_DTYPES)}, got {name}; use backend='auto' or 'scan'"
-    )
+    _require_dtype(backend, name, NATIVE_DTYPES)
+    from jaxlstm.kernels.cpu.ffi import AUTO, NATIVE
+
+    return AUTO if backend == "auto" else NATIVE
 
 
-def _pallas(dtype: str) -> Recurrence:
-    if dtype not in PALLAS_DTYPES:
+def _require_dtype(backend: str, dtype: str, supported: tuple[str, ...]) -> None:
+    if dtype not in supported:
         raise RuntimeError(
-            f"backend='pallas' knows {', '.join(PALLAS_DTYPES)}, got {dtype}; use backend='auto' or 'scan'"
+            f"backend={backend!r} supports {' and '.join(supported)}, got {dtype}; "
+            "use backend='auto' or 'scan'"
         )
-    from jaxlstm.kernels.pallas import PALLAS
-
-    return PALLAS
 
 
 def require_here(backend: str, dtype: Any, platform: str | None = None) -> None:
-    """Raise a RuntimeError if a program for a platform cannot have this backend; it says why.
+    """Raise a RuntimeError if a program for a platform cannot use this backend.
 
     Args:
-      platform: "cpu", "gpu" or "tpu"; that of JAX's default device if None.
+      platform: "cpu", "gpu" or "tpu"; the platform of JAX's default device if None.
     """
     if backend == "cudnn":
         from jaxlstm.kernels.gpu import cudnn
 
         cudnn.require_device()
     else:
-        recurrence(backend, dtype)
+        select_recurrence(backend, dtype)
     platform = platform or jax.default_backend()
-    known = PLATFORMS.get(backend, (platform,))
-    if platform not in known:
-        names = " and ".join(map(str.upper, known))
+    required = PLATFORMS.get(backend, platform)
+    if platform != required:
         raise RuntimeError(
-            f"backend={backend!r} has kernels for {names}, and the device here is a "
-            f"{platform.upper()}; use backend='auto' or 'scan'"
+            f"backend={backend!r} runs on a {required.upper()}, and the device is a {platform.upper()}; "
+            "use backend='auto' or 'scan'"
         )
 
 
 def info() -> dict[str, Any]:
-    """What is in force, and why: ``native`` (bool), ``reason``, ``instruction_set``, ``dtypes``."""
+    """Return the state of the native kernel: ``native`` (bool), ``reason``, ``instruction_set``, ``dtypes``."""
     from jaxlstm.kernels.cpu.library import library
 
-    found = library()
+    loaded = library()
     return {
-        "native": found.handle is not None,
-        "reason": found.reason,
-        "instruction_set": None if found.handle is None else found.instruction_set,
+        "native": loaded.handle is not None,
+        "reason": loaded.reason,
+        "instruction_set": None if loaded.handle is None else loaded.instruction_set,
         "dtypes": NATIVE_DTYPES,
     }

@@ -22,7 +22,7 @@ TANGENTS = {"inputs": 1, "weight_ih": None, "weight_hh": None, "bias": None}
 Found = dict[str, Any] | None  # arrays by name; None: there is no kernel for this call
 
 
-class Kernels(NamedTuple):
+class PlatformKernels(NamedTuple):
     """What one platform has. ``reverse`` and ``precision`` are handed to both functions by name.
 
     Attributes:

@@ -1,7 +1,7 @@
 """A recurrence out of kernels: where a platform has them they run, elsewhere the plain scan.
 
 The functions of :mod:`jaxlstm.scan` become primitives of :mod:`jaxlstm.kernels.primitive`, run by what a
-platform brings, :class:`jaxlstm.kernels.contract.Kernels`. Which is whose transpose stands here.
+platform brings, :class:`jaxlstm.kernels.contract.PlatformKernels`. Which is whose transpose stands here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 from jaxlstm import scan
 from jaxlstm.kernels.contract import (
     TANGENTS,
-    Kernels,
+    PlatformKernels,
     Shape,
     cotangent_shapes,
     differentiate_shapes,
@@ -23,7 +23,7 @@ from jaxlstm.kernels.contract import (
     plain_tangent,
     run_shapes,
 )
-from jaxlstm.kernels.primitive import Kernel
+from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.placement import whole_beside
 from jaxlstm.precision import gate_dtype, linear, resolve
 
@@ -95,8 +95,8 @@ def _gradients(
     return found
 
 
-def recurrence_of(
-    name: str, by_platform: Mapping[str, Kernels], *, insists: str | None = None
+def build_recurrence(
+    name: str, by_platform: Mapping[str, PlatformKernels], *, insists: str | None = None
 ) -> scan.Recurrence:
     """The recurrence that runs these kernels on their platforms, and the plain scan on all others.
 
@@ -111,7 +111,7 @@ def recurrence_of(
         found = {platform: getattr(kernels, which) for platform, kernels in by_platform.items()}
         return {platform: kernel for platform, kernel in found.items() if kernel is not None}
 
-    run = Kernel(
+    run = KernelPrimitive(
         f"{name}_run",
         scan.run,
         of("run"),
@@ -120,7 +120,7 @@ def recurrence_of(
         _outputs_and_state,
         insists,
     )
-    differentiate = Kernel(
+    differentiate = KernelPrimitive(
         f"{name}_run_and_differentiate",
         scan.run_and_differentiate,
         of("run_and_differentiate"),
@@ -129,7 +129,7 @@ def recurrence_of(
         lambda params, *_, **static: [1, 0, 0, 1, 1, 1, *([1] if "weight_hr" in params else [])],
         insists,
     )
-    tangent = Kernel(
+    tangent = KernelPrimitive(
         f"{name}_tangent",
         plain_tangent,
         {},
@@ -137,7 +137,7 @@ def recurrence_of(
         (None, 1, 1, (1, 1, 0)),
         _outputs_and_state,
     )
-    cotangent = Kernel(
+    cotangent = KernelPrimitive(
         f"{name}_cotangent",
         plain_cotangent,
         of("cotangent"),
@@ -151,7 +151,7 @@ def recurrence_of(
             params, derivative, valid, cotangents, projected=linear[1] is not None, **static
         )
     )
-    gates_tangent = Kernel(
+    gates_tangent = KernelPrimitive(
         f"{name}_gates_tangent",
         _gates_tangent,
         {},
@@ -159,7 +159,7 @@ def recurrence_of(
         (None, 1, 1, 0, 1, TANGENTS),
         lambda *_, **static: [1],
     )
-    gradients = Kernel(
+    gradients = KernelPrimitive(
         f"{name}_gradients",
         _gradients,
         of("gradients"),

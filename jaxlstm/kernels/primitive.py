@@ -25,7 +25,7 @@ from jaxlstm.kernels.partition import over_batch
 from jaxlstm.placement import batch_spec, rows_of, varying_alike
 
 
-class Kernel:
+class KernelPrimitive:
     """A function ``(*arguments, **static) -> tree`` of arrays, with kernels for some platforms.
 
     Args:

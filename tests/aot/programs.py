@@ -68,14 +68,14 @@ class Program:
         return jax.grad(loss, argnums=(0, 1, 2)) if self.gradient else forward
 
 
-# Instructions scheduled otherwise for 120 steps than for 24; unrolled, each of these would add several.
-A_FEW = 24
+# The compiler may schedule a few more instructions for 120 steps than for 24. Unrolled steps would add far more.
+MAX_EXTRA_INSTRUCTIONS = 24
 
 
-def each_in_one_process(programs: list[Program]) -> pytest.MarkDecorator:
-    """Parametrise by ``program``; what is compiled for one test of a program is there for the next.
+def grouped_by_program(programs: list[Program]) -> pytest.MarkDecorator:
+    """Parametrize by ``program``, with all tests of one program in one pytest-xdist worker.
 
-    So says ``pytest -n ... --dist loadgroup`` of ``make test-aot``.
+    The tests of a program then share what is compiled for it, under ``pytest -n ... --dist loadgroup``.
     """
     rows = [pytest.param(p, marks=pytest.mark.xdist_group(str(p)), id=str(p)) for p in programs]
     return pytest.mark.parametrize("program", rows)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
-from tests.checkpoint.test_torch_zip import DTYPES
+from tests.support.checkpoints.tensors import DTYPES
 
 EXAMPLES = 400  # in each of five containers
 

@@ -11,12 +11,12 @@ import pytest
 
 from jaxlstm_converters.checkpoint import CODES, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
-from tests.checkpoint.case import Case
-from tests.checkpoint.fuzz import fuzz, keep
-from tests.checkpoint.fuzz_found import cases
-from tests.checkpoint.fuzz_mutate import mutant
-from tests.checkpoint.fuzz_seeds import seeds
-from tests.checkpoint.test_hostile import Child, child, in_time  # noqa: F401 (a fixture)
+from tests.support.checkpoints.case import Case
+from tests.support.hostile.found import cases
+from tests.support.hostile.reader_process import Child, in_time
+from tools.fuzz.__main__ import fuzz, keep
+from tools.fuzz.mutate import mutant
+from tools.fuzz.seeds import seeds
 
 FOUND = list(cases())
 
@@ -72,11 +72,11 @@ def test_the_seeds_are_valid(tmp_path: Path) -> None:
 FAULTY = """
 import os, sys, warnings
 from pathlib import Path
-from tests.checkpoint import fuzz_child, hostile_child
+from tools.fuzz import child
 from jaxlstm_converters.checkpoint import CheckpointError
 
-honest, numbers = fuzz_child.read_checkpoint, iter(range(10**9))
-warm = len(fuzz_child.seeds())
+honest, numbers = child.read_checkpoint, iter(range(10**9))
+warm = len(child.seeds())
 
 def faulty(path, **options):
     number = next(numbers) - warm
@@ -94,8 +94,8 @@ def later(path, **options):
     return honest(path, **options)
 
 seed, start, count = map(int, sys.argv[1:4])
-fuzz_child.read_checkpoint = faulty if start == 0 else later
-fuzz_child.main(seed, start, count, Path(sys.argv[4]))
+child.read_checkpoint = faulty if start == 0 else later
+child.main(seed, start, count, Path(sys.argv[4]))
 """
 
 
@@ -118,7 +118,7 @@ def test_faults_would_be_seen() -> None:
 
 
 @pytest.mark.parametrize("case", FOUND, ids=lambda case: case.id)
-def test_found(tmp_path: Path, child: Child, case: Case) -> None:  # noqa: F811
+def test_found(tmp_path: Path, child: Child, case: Case) -> None:
     """Refused with its code, or read right, within the limits of the hostile corpus."""
     path = case.create(tmp_path)
     result = child.ask(path, case.options)

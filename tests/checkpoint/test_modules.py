@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from tests.checkpoint.compare import assert_same_checkpoint
+from tests.support.checkpoints.compare import assert_same_checkpoint
 from tests.support.wheels import fetch_pinned
 
 SOURCE = """

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from tests.checkpoint.compare import assert_same_bits, assert_same_checkpoint
-from tests.checkpoint.test_torch_zip import DTYPES, random_tensor
+from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint
+from tests.support.checkpoints.tensors import DTYPES, random_tensor
 from tests.support.wheels import fetch_pinned
 
 

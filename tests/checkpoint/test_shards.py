@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from tests.checkpoint.compare import assert_same_checkpoint
+from tests.support.checkpoints.compare import assert_same_checkpoint
 
 STATE = torch.nn.LSTM(3, 4, 2).state_dict()
 PARTS = [dict(list(STATE.items())[:5]), dict(list(STATE.items())[5:])]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from jaxlstm_converters.checkpoint import read_checkpoint
-from tests.checkpoint.compare import assert_same_bits
+from tests.support.checkpoints.compare import assert_same_bits
 from tests.support.wheels import fetch_pinned
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")

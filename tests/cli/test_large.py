@@ -117,7 +117,7 @@ def test_a_file_is_ported_onto_itself(file: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
-    command = [sys.executable, "benchmarks/checkpoint.py", "--matrices", "2", "--rounds", "1"]
+    command = [sys.executable, "-m", "benchmarks.checkpoint", "--matrices", "2", "--rounds", "1"]
     subprocess.run([*command, "--json", str(out)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     found = json.loads(out.read_text())
     assert found["lstm_bytes"] == 20_680_704

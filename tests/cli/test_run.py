@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, read_checkpoint, save
-from jaxlstm.cli.run import job, results
 from jaxlstm._shared.safetensors import safetensors_bytes
+from jaxlstm.cli.run import job, results
+from tests.support.inference import reference
 from tests.support.run_command import (
     CONFIG,
     assert_right,
@@ -24,7 +25,6 @@ from tests.support.run_command import (
     sequences,
     write_checkpoint,
 )
-from tests.support.inference import reference
 
 BOTH = LSTMConfig(5, 6, bidirectional=True)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
-from jaxlstm.inference import Runner, compile, native
-from jaxlstm.inference.program import time_major
+from jaxlstm.inference import Runner, compile
+from jaxlstm.inference.arguments import time_major
+from jaxlstm.inference.native import NativeForward
 from tests.support.inference import normal, weights
 from tests.support.problems import needs_native
 
@@ -118,6 +119,6 @@ def test_computed_steps_are_those_up_to_the_last_valid_row() -> None:
     for _ in range(100):
         lengths = rng.integers(0, 9, rng.integers(1, 6))
         rows = [np.flatnonzero(lengths > t) for t in range(9)]
-        assert native.computed_steps(lengths) == sum(r[-1] + 1 for r in rows if len(r))
-    assert native.computed_steps(np.array([100, 20, 1, 0])) == 121
-    assert native.computed_steps(np.array([1, 1, 20, 100])) == 4 * 100
+        assert NativeForward.computed_steps(lengths) == sum(r[-1] + 1 for r in rows if len(r))
+    assert NativeForward.computed_steps(np.array([100, 20, 1, 0])) == 121
+    assert NativeForward.computed_steps(np.array([1, 1, 20, 100])) == 4 * 100

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, kernels, lstm
-from jaxlstm.inference import compile, program
+from jaxlstm.inference import compile
 from jaxlstm.inference.buckets import batch_buckets, length_buckets
+from jaxlstm.inference.chunked import CHUNK, ChunkedForward
 from tests.support.inference import compilations, normal, reference, weights
 
 CONFIGS = {
@@ -83,9 +84,9 @@ def test_rows_that_have_ended_are_not_computed() -> None:
     drawn = np.exp(np.random.default_rng(0).uniform(0, np.log(2000), 1000)).astype(int)
     lengths = np.sort(drawn)[::-1]
     batches = [lengths[k : k + 32] for k in range(0, 992, 32)]
-    assert lengths[:992].sum() / sum(map(program.computed_steps, batches)) > 0.9
-    assert program.computed_steps(np.array([100, 20, 1, 1])) == 4 * 16 + 2 * 96
-    assert program.computed_steps(np.array([1, 1, 20, 100])) == 4 * 112
+    assert lengths[:992].sum() / sum(map(ChunkedForward.computed_steps, batches)) > 0.9
+    assert ChunkedForward.computed_steps(np.array([100, 20, 1, 1])) == 4 * 16 + 2 * 96
+    assert ChunkedForward.computed_steps(np.array([1, 1, 20, 100])) == 4 * 112
 
 
 @pytest.mark.parametrize(("name", "backend"), [("stack", "scan"), ("both", "auto")])
@@ -119,7 +120,7 @@ def test_a_thousand_lengths_compile_a_few_programs(backend: str) -> None:
     assert compilations() - before == runner.stats().compilations == len(runner.length_buckets)
     assert runner.stats().calls == 1000
     assert runner.stats().valid_steps == lengths.sum()
-    chunk = 1 if backend == "auto" and kernels.info()["native"] else program.CHUNK
+    chunk = 1 if backend == "auto" and kernels.info()["native"] else CHUNK
     assert runner.stats().computed_steps == (-(-lengths // chunk) * chunk).sum()
 
 
@@ -240,19 +241,19 @@ def test_errors_name_the_argument() -> None:
         (lambda: runner(good, None, np.array([1.0, 4])), TypeError, "integers"),
         (lambda: runner(good, good), TypeError, r"a pair \(h, c\)"),
         (lambda: runner(good, (good, good)), ValueError, r"h_0 must have shape \(1, 2, 12\)"),
-        (lambda: runner.map([good[0], good]), ValueError, "batch_size is 32, above"),
+        (lambda: runner.map([good[0]], 3), ValueError, "batch_size must be at most .* 2; got 3"),
         (lambda: runner.map([good], 2), ValueError, r"sequence 0 must have shape \(time, 5\)"),
         (lambda: runner.map([good[0]], 2, order="shuffled"), ValueError, "order must be one of"),
         (lambda: compile(params, config, max_length=0, max_batch=1), ValueError, "max_length"),
         (
             lambda: compile(params, config, max_length=1, max_batch=1, device="cpu"),
             TypeError,
-            "device must be one device, as jax.devices.. lists them, or None; got 'cpu', a str",
+            "device must be a single device from jax.devices.., or None; got 'cpu', a str",
         ),
         (
             lambda: compile(params, config, max_length=1, max_batch=1, device=jax.devices()),
             TypeError,
-            r"got \[.*\], a list. For several devices see jaxlstm.inference.shard",
+            r"got \[.*\], a list. For several devices use jaxlstm.inference.shard",
         ),
         (
             lambda: compile(params, config, max_length=1, max_batch=1, precision="exact"),
@@ -279,5 +280,5 @@ def test_a_donated_state_is_told() -> None:
     runner = compile(weights(config), config, max_length=16, max_batch=1)
     h, c = (jax.numpy.ones(shape) for shape in config.state_shapes(1))
     jax.jit(lambda h: h + 1, donate_argnums=0)(h)
-    with pytest.raises(ValueError, match="h_0 was given away"):
+    with pytest.raises(ValueError, match="h_0 was donated"):
         runner(normal(4, 1, 5), (h, c))

@@ -40,12 +40,12 @@ def test_eight_devices_equal_one(cases: list[str]) -> None:
 
 def test_errors() -> None:
     mesh = jax.make_mesh((1,), ("model",))
-    with pytest.raises(ValueError, match="the axes of mesh must be of"):
+    with pytest.raises(ValueError, match="the axes of mesh must be some of"):
         shard(LSTMConfig(5, 16), mesh)
     sharded = shard(LSTMConfig(5, 16), jax.make_mesh((1,), ("data",)))
     with pytest.raises(ValueError, match="params do not fit"):
         sharded.place({})
-    with pytest.raises(ValueError, match="inputs must have 3 axes, the last of 5"):
+    with pytest.raises(ValueError, match="inputs must have 3 axes, the last of size 5"):
         sharded({}, jax.numpy.zeros((3, 2, 4)))
 
 
@@ -59,7 +59,7 @@ def test_errors_of_a_call() -> None:
     h, c = (normal(*shape) for shape in config.state_shapes(2))
     with pytest.raises(ValueError, match=r"must come from Sharded.place, .*; got \(64, 5\)"):
         sharded(params, x)
-    with pytest.raises(ValueError, match=r"which gives bias_hh_l1 of shape .*; got none"):
+    with pytest.raises(ValueError, match=r"which gives bias_hh_l1 the shape .*; got none"):
         sharded({k: v for k, v in placed.items() if k != "bias_hh_l1"}, x)
     with pytest.raises(ValueError, match=r"h_0 must have shape \(2, 2, 16\), got \(1, 2, 16\)"):
         sharded(placed, x, (h[:1], c))

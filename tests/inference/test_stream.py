@@ -138,7 +138,7 @@ def test_calls_of_two_threads_do_not_mix(runner: Runner, monkeypatch: pytest.Mon
     two = stream(-x)
     stream.reset()
     first = threading.Event()
-    original = runner.count
+    original = runner._engine.count
 
     def counted(*steps: int) -> None:  # after each piece
         if not first.is_set():
@@ -146,7 +146,7 @@ def test_calls_of_two_threads_do_not_mix(runner: Runner, monkeypatch: pytest.Mon
             time.sleep(0.2)
         original(*steps)
 
-    monkeypatch.setattr(runner, "count", counted)
+    monkeypatch.setattr(runner._engine, "count", counted)
     found: list[np.ndarray] = []
     other = threading.Thread(target=lambda: first.wait() and found.append(stream(-x)))
     other.start()
@@ -185,19 +185,19 @@ def test_errors(runner: Runner) -> None:
     with pytest.raises(ValueError, match="reverse direction starts at the last step"):
         compile(weights(both), both, max_length=8, max_batch=1).stream()
     stream = runner.stream(2)
-    with pytest.raises(ValueError, match="this stream has 2 sequences, got a chunk of 3"):
+    with pytest.raises(ValueError, match="must have the 2 sequences of this stream, got 3"):
         stream(normal(3, 4, 5))
     with pytest.raises(ValueError, match=r"x must have shape \(2, 5\)"):
         stream.step(normal(2, 4))
     with pytest.raises(TypeError, match="x must be float32"):
         stream.step(np.zeros((2, 5)))
-    with pytest.raises(ValueError, match=r"mask must be bool of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"mask must be a bool array of shape \(2,\)"):
         stream.reset(np.array([1, 0]))
     with pytest.raises(ValueError, match=r"h_0 must have shape \(2, 2, 12\)"):
         stream.state = (np.zeros((1, 2, 12), np.float32), np.zeros((2, 2, 12), np.float32))
     slots = Slots(runner, 1)
     slot = slots.open()
-    with pytest.raises(RuntimeError, match="all 1 slots are taken"):
+    with pytest.raises(RuntimeError, match="all 1 slots are open"):
         slots.open()
     assert slots.step({}) == {}
     with pytest.raises(ValueError, match=r"the input of slot 0 must have shape \(5,\), got \(4,\)"):

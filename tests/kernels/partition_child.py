@@ -235,7 +235,7 @@ def jax_without_its_private_name() -> None:
     real, without = sys.modules[name], ModuleType(name)
     without.__dict__.update({key: value for key, value in vars(real).items() if key != private})
     sys.modules[name] = without
-    import_module("jaxlstm.kernels.cpu.recurrence")  # which asks for it
+    import_module("jaxlstm.kernels.cpu.ffi")  # which asks for it
     sys.modules[name] = real
     for function, wanted, kernels in zip((forward, step), expected(), (FORWARD, STEP), strict=True):
         found, calls, *_ = compiled(function, place(mesh(), BATCH))

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlstm import lstm
-from jaxlstm.kernels.cpu import recurrence
+from jaxlstm.kernels.cpu import ffi
 from tests.support.problems import Problem, draw, worst_error
 
 CONFIG, PARAMS, X, STATE, _ = draw(Problem(30, 8, 30, 128), jnp.float32)
@@ -61,7 +61,7 @@ def full_pool() -> None:
 
     XLA's pool has one a core; were a call to wait for helpers, all would wait for each other.
     """
-    recurrence.THREADS = 8
+    ffi.THREADS = 8
     many = jax.jit(lambda x: [step(x * (1 + n)) for n in range(16)])
     at_once(many, [X * (1 + n) for n in range(6)], 3)
 

@@ -152,7 +152,7 @@ def test_what_it_has_not_is_refused() -> None:
     run = lambda config, dtype: lstm(*drawn(config, dtype), config=config, backend="cudnn")  # noqa: E731
     with pytest.raises(RuntimeError, match=r"backend='cudnn' has no projection, got proj_size=2"):
         run(LSTMConfig(3, 5, proj_size=2), jnp.float32)
-    with pytest.raises(RuntimeError, match=r"backend='cudnn' knows float32, got bfloat16"):
+    with pytest.raises(RuntimeError, match=r"backend='cudnn' supports float32, got bfloat16"):
         run(CONFIG, jnp.bfloat16)
 
 

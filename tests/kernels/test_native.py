@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import lstm
-from jaxlstm.kernels.cpu import recurrence
+from jaxlstm.kernels.cpu import ffi
 from jaxlstm.kernels.cpu.library import library
 from tests.support.problems import (
     ODD,
@@ -92,7 +92,7 @@ def test_any_number_of_threads_gives_the_same_bits(
     """Those that share rows and those that share units; also more than cores, and again and again."""
     results = []
     for threads in (1, 2, 3, 8, 2):
-        monkeypatch.setattr(recurrence, "THREADS", threads)
+        monkeypatch.setattr(ffi, "THREADS", threads)
         results.append(jax.tree.leaves(values_and_gradients(problem, jnp.float32, "native")))
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):

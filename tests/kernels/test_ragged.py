@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMState, scan
-from jaxlstm.kernels.cpu import recurrence
+from jaxlstm.kernels.cpu import ffi
 from tests.support.problems import Problem, draw, needs_native, worst_error
 
 pytestmark = needs_native
@@ -45,7 +45,7 @@ def validity(shape: str, time: int, batch: int) -> np.ndarray:
 def test_the_scan_s_numbers(
     problem: Problem, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recurrence, "THREADS", threads)
+    monkeypatch.setattr(ffi, "THREADS", threads)
     _, params, inputs, state, _ = draw(problem, jnp.float32)
     params = {name.removesuffix("_l0"): leaf for name, leaf in params.items()}
     state = LSTMState(*(leaf[0] for leaf in state))
@@ -58,8 +58,7 @@ def test_the_scan_s_numbers(
 
     for reverse in (False, True):
         native, plain = (
-            jax.jit(lambda valid, f=f, r=reverse: both(f, valid, r))
-            for f in (recurrence.KERNELS, scan)
+            jax.jit(lambda valid, f=f, r=reverse: both(f, valid, r)) for f in (ffi.KERNELS, scan)
         )
         for shape in SHAPES:
             valid = validity(shape, problem.time, problem.batch)
@@ -85,7 +84,7 @@ def test_padding_behind_the_last_row_changes_no_bit(rows: int, batch: int, filli
 
     def run(inputs: Any, state: Any, valid: Any) -> Any:
         arrays = (params, inputs, state, valid)
-        return recurrence.KERNELS.run(*arrays, reverse=False, precision="highest")
+        return ffi.KERNELS.run(*arrays, reverse=False, precision="highest")
 
     padded, padded_last = jax.jit(run)(inputs, state, valid)
     alone = (inputs[:, :rows], LSTMState(*(leaf[:rows] for leaf in state)), valid[:, :rows])

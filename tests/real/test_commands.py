@@ -10,7 +10,7 @@ import pytest
 
 import jaxlstm
 from jaxlstm import cli
-from jaxlstm_converters.config_json import config_to_dict
+from jaxlstm.config_json import config_to_dict
 from jaxlstm_converters.lstm._load import load_numpy
 from tests.cli.test_commands import jaxlstm_command
 from tests.support.real_files import BY_LABEL, EACH_LSTM, FILES, Real

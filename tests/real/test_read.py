@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import find_lstms, load, load_optimizer, read_checkpoint
-from tests.checkpoint.compare import assert_same_bits
+from tests.support.checkpoints.compare import assert_same_bits
 from tests.support.real_files import BY_LABEL, FILES, Real
 
 pytestmark = pytest.mark.network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -13,7 +12,7 @@ from flax import nnx
 
 import jaxlstm
 from jaxlstm import LSTMConfig, functional, training
-from jaxlstm.inference import native, program, runner
+from jaxlstm.inference import chunked, native
 
 T, B, IN, H = 4, 2, 3, 5
 PLAIN = LSTMConfig(IN, H)
@@ -83,12 +82,15 @@ def one_step(**options: Any) -> Trace:
 
 def runner_program(name: str, config: LSTMConfig, *more: Any, **options: Any) -> Trace:
     """Return the function that a Runner compiles where the native kernel is unavailable."""
-    with mock.patch.object(native, "runs_here", return_value=False):
-        made = runner.compile(params_of(config), config, max_length=16, max_batch=2, **options)
-    x = np.ones((program.CHUNK, B, IN), np.float32)
+    with mock.patch.object(native, "is_available", return_value=False):
+        runner = jaxlstm.inference.compile(
+            params_of(config), config, max_length=16, max_batch=2, **options
+        )
+    engine = runner._engine
+    x = np.ones((chunked.CHUNK, B, IN), np.float32)
     x = x[0] if name == "step" else x
-    run = functools.partial(runner._run, getattr(made._module, name), how=made._how)
-    return run, (made._weights, x, *state_of(config), *more)
+    run = getattr(engine._forward, name)
+    return run, (engine.weights, x, *state_of(config), *more)
 
 
 def sharded(config: LSTMConfig, **options: Any) -> Trace:
@@ -134,7 +136,7 @@ ON_ANY_BACKEND: dict[str, Callable[..., Trace]] = {
     "nnx, gradient": lambda **o: gradient(nnx_layer(**o)),
     "linen": linen_layer,
     "linen, gradient": lambda **o: gradient(linen_layer(**o)),
-    "runner": lambda **o: runner_program("forward", RICH, LENGTHS, **o),
+    "runner": lambda **o: runner_program("batch", RICH, LENGTHS, **o),
     "stream": lambda **o: runner_program("step", ONE_WAY, **o),
     "long": in_blocks,
     "long, gradient": lambda **o: gradient(in_blocks(**o)),

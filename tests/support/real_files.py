@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 
 from jaxlstm import LSTMCellConfig, LSTMConfig
-from tests.checkpoint.compare import flattened
+from tests.support.checkpoints.compare import flattened
 from tests.support.wheels import fetch_pinned
 
 Tensors = dict[str, Any]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.config_json import METADATA_KEY, saved_config
 from jaxlstm.params import shape_mismatches
-from jaxlstm_converters.config_json import METADATA_KEY, saved_config
 from jaxlstm_converters.lstm.fold import fold
 from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind
 

@@ -12,8 +12,8 @@ import numpy as np
 from jaxlstm._shared.atomic import write_atomically
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.config import LSTMConfig
+from jaxlstm.config_json import METADATA_KEY, saved_metadata
 from jaxlstm.params import check_params, param_shapes
-from jaxlstm_converters.config_json import METADATA_KEY, saved_metadata
 from jaxlstm_converters.write import flax_files
 from jaxlstm_converters.write.existing import require_replaceable
 from jaxlstm_converters.write.torch_zip import torch_bytes

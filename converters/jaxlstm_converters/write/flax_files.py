@@ -17,9 +17,9 @@ import numpy as np
 
 from jaxlstm._shared.safetensors import DTYPE_CODES
 from jaxlstm.config import LSTMConfig
+from jaxlstm.config_json import METADATA_KEY, config_from_dict, config_to_dict
 from jaxlstm.params import check_params
 from jaxlstm_converters.checkpoint import CheckpointError
-from jaxlstm_converters.config_json import METADATA_KEY, config_from_dict, config_to_dict
 
 Arrays = dict[str, np.ndarray]
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxlstm.cli.selection import load_selected
 from jaxlstm._shared.progress import progress_bar
+from jaxlstm.cli.selection import load_selected
 
 MAX_LENGTH = 1 << 20
 """Steps of one sequence among many; a bucket of them is compiled only if there is such a sequence."""
@@ -54,10 +54,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run what is left to run, and put the output together."""
     from jaxlstm.cli.run import job, results
-    from jaxlstm.inference import runner
-    from jaxlstm.inference.arguments import positive
-    from jaxlstm.inference.program import time_major
     from jaxlstm.cli.run.sequences import open_npy, open_sequences
+    from jaxlstm.inference import runner
+    from jaxlstm.inference.arguments import positive, time_major
 
     source, output = Path(args.input), Path(args.output)
     params, config = load_selected(args)
@@ -105,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _identity(args: argparse.Namespace, params: Any, config: Any, source: Path) -> dict[str, Any]:
     """What the results depend on; the input by size and time, since hashing it would read it twice."""
-    from jaxlstm_converters.config_json import config_to_dict
+    from jaxlstm.config_json import config_to_dict
 
     digest = hashlib.sha256()
     for name, array in params.items():

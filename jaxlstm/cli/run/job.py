@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.inference.runner import Runner
 from jaxlstm.cli.run.sequences import Sequences
+from jaxlstm.inference.runner import Runner
 from jaxlstm.precision import DTYPES
 
 PART_STEPS = 1 << 16

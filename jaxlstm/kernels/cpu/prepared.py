@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cell import LSTMState
-from jaxlstm.kernels.cpu import recurrence
+from jaxlstm.kernels.cpu import ffi
 from jaxlstm.kernels.cpu.library import library
 from jaxlstm.kernels.cpu.memory import aligned_zeros
 
@@ -47,11 +47,11 @@ def run(
     ``lengths`` are int32 (batch,), or None if every step is valid: a program that leaves XLA next to nothing
     to compute runs at once, on the thread that calls.
     """
-    lengths = jnp.zeros(recurrence.LEFT_OUT, jnp.int32) if lengths is None else lengths
+    lengths = jnp.zeros(ffi.LEFT_OUT, jnp.int32) if lengths is None else lengths
     shapes = [jax.ShapeDtypeStruct((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]
     shapes += [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in state]
     call: Any = jax.ffi.ffi_call("jaxlstm_forward_prepared", shapes)
-    threads = np.int64(recurrence.THREADS)
+    threads = np.int64(ffi.THREADS)
     outputs, h, c = call(inputs, prepared, *state, lengths, reverse=reverse, threads=threads)
     return outputs, LSTMState(h, c)
 

@@ -19,7 +19,7 @@ from jax.experimental import rnn
 
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.kernels.primitive import Kernel
+from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.params import direction_params
 from jaxlstm.precision import Precision, level_of
 from jaxlstm.stack import BetweenLayers
@@ -114,12 +114,12 @@ def require_supported(config: LSTMConfig, dtype: Any) -> None:
     """Raise if there is no cuDNN for this config and dtype in JAX."""
     if config.proj_size > 0:
         raise RuntimeError(
-            f"backend='cudnn' has no projection, got proj_size={config.proj_size}; use backend='auto', "
-            "'pallas' or 'scan'"
+            f"backend='cudnn' has no projection, got proj_size={config.proj_size}; use backend='auto' "
+            "or 'scan'"
         )
     if dtype != jnp.float32:
         raise RuntimeError(
-            f"backend='cudnn' knows float32, got {dtype}; use backend='auto' or 'scan', or on a GPU 'pallas'"
+            f"backend='cudnn' supports float32, got {dtype}; use backend='auto' or 'scan'"
         )
 
 
@@ -135,7 +135,7 @@ def require_device() -> None:
 
 
 # A program for another device than the one that was found is told so, and not by an operation's missing rule.
-_on_cuda = Kernel(
+_on_cuda = KernelPrimitive(
     "lstm_cudnn_lengths",
     plain=lambda x: x,
     kernels={"cuda": lambda x: x},

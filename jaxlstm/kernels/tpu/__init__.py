@@ -1,9 +1,10 @@
 """Kernels for TPUs, in Pallas: recurrent weights and state stay in VMEM from the first step to the last."""
 
-from jaxlstm.kernels.contract import Kernels
+from jaxlstm.kernels.platforms import PlatformKernels, build_recurrence
 from jaxlstm.kernels.tpu.backward import run_backward
 from jaxlstm.kernels.tpu.forward import run_forward
 
-TPU = Kernels(run_forward, run_backward)
+TPU = PlatformKernels(run_forward, run_backward)
+PALLAS = build_recurrence("lstm_pallas", {"tpu": TPU}, insists="pallas")
 
-__all__ = ["TPU"]
+__all__ = ["PALLAS", "TPU"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,18 +12,13 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import Mesh, SingleDeviceSharding
 
-import jaxlstm.functional
-import jaxlstm.stack
-from jaxlstm.kernels.platforms import recurrence_of
 from tests.aot.hlo import Hlo
 from tests.aot.programs import Program
 from tests.aot.requirement import need
 
 need("libtpu", "aot-tpu")
-from jaxlstm.kernels.tpu import TPU  # noqa: E402
 
 CHIPS = ("v5e", "v6e")
-KERNELS = recurrence_of("lstm_tpu_ahead_of_time", {"tpu": TPU})
 # libtpu asks a machine of Google's cloud what it is; elsewhere it has to be told, and that others run too
 ANYWHERE = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -51,15 +45,6 @@ def mesh(chip: str, **sizes: int) -> Mesh:
     return Mesh(devices(chip).reshape(tuple(sizes.values())), tuple(sizes))
 
 
-@contextmanager
-def by_kernels() -> Iterator[None]:
-    """While a program is traced: the kernels for TPUs, whatever backend it names."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxlstm.stack, "recurrence", lambda *_, **__: KERNELS)
-        patch.setattr(jaxlstm.functional, "require_backend", lambda _: None)
-        yield
-
-
 def place(arguments: Any, sharding: Any) -> Any:
     """The shapes of arguments with a place; ``sharding`` is one for all, or one for each leaf."""
     if not isinstance(sharding, tuple):
@@ -80,7 +65,4 @@ def read(function: Callable[..., Any], arguments: Any) -> Hlo:
 def compiled(program: Program, chip: str) -> Hlo:
     """A program on one chip."""
     arguments = place(program.arguments(), SingleDeviceSharding(devices(chip)[0, 0]))
-    if program.backend == "scan":
-        return read(program.function(), arguments)
-    with by_kernels():
-        return read(program.function(), arguments)
+    return read(program.function(), arguments)

@@ -15,7 +15,7 @@ from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
 from tests.aot.hlo import Hlo
 from tests.aot.programs import FORMS, Program
-from tests.aot.tpu.chips import by_kernels, each_chip, mesh, place, read
+from tests.aot.tpu.chips import each_chip, mesh, place, read
 
 PLAIN = FORMS[0]
 
@@ -69,8 +69,7 @@ def test_the_kernel_runs_on_each_chip_for_itself(chip: str) -> None:
     )
     everywhere, batch = NamedSharding(four, P()), NamedSharding(four, rows)
     shardings: Any = (dict.fromkeys(params, everywhere), batch, type(state)(batch, batch))
-    with by_kernels():
-        hlo = read(local, place((params, inputs, state), shardings))
+    hlo = read(local, place((params, inputs, state), shardings))
     assert hlo.text.count('custom_call_target="tpu_custom_call"') == 1
     assert hlo.collectives() == []
 

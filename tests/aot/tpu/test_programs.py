@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxlstm import LSTMConfig
-from tests.aot.programs import A_FEW, FORMS, Program, each_in_one_process
+from tests.aot.programs import FORMS, MAX_EXTRA_INSTRUCTIONS, Program, grouped_by_program
 from tests.aot.tpu.chips import compiled, each_chip
 
 PROGRAMS = [
@@ -14,7 +14,7 @@ PROGRAMS = [
     for backend in ("scan", "pallas")
     for gradient in (False, True)
 ]
-each_program = each_in_one_process(PROGRAMS)
+each_program = grouped_by_program(PROGRAMS)
 
 
 def directions(config: LSTMConfig) -> int:
@@ -47,7 +47,7 @@ def test_its_size_does_not_grow_with_time(program: Program, chip: str) -> None:
     """
     short, long = (compiled(program.but(time=t), chip) for t in (24, 120))
     assert len(short.loops) == len(long.loops)
-    assert long.size - short.size <= A_FEW
+    assert long.size - short.size <= MAX_EXTRA_INSTRUCTIONS
 
 
 @each_chip

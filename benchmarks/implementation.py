@@ -1,0 +1,58 @@
+"""The two calls that every implementation of an LSTM provides, and jaxlstm's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.problems import Problem
+from jaxlstm.functional import lstm
+
+
+class Unsupported(Exception):  # noqa: N818, not an error: the benchmark goes on
+    """A library cannot run this problem. The message gives the reason."""
+
+
+class Implementation(NamedTuple):
+    """Two calls that return when their work is done.
+
+    Attributes:
+      infer: returns the outputs (T, B, D*h_size), zero after the end of each sequence.
+      train: returns the gradients of the sum of squared outputs with respect to the inputs and to the
+        weights: a dict under torch's names, or the library's own tree. None if the library does not train.
+    """
+
+    infer: Callable[[], Any]
+    train: Callable[[], tuple[Any, Any]] | None
+
+
+def in_jax(
+    apply: Callable[[Any, Any, Any], jax.Array], weights: Any, problem: Problem
+) -> Implementation:
+    """Jit ``apply(weights, inputs, lengths) -> outputs`` and its gradient; both compile when first called."""
+    x = jnp.asarray(problem.inputs)
+    lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)
+
+    def loss(x: Any, weights: Any, lengths: Any) -> jax.Array:
+        return jnp.sum(apply(weights, x, lengths) ** 2)
+
+    infer = jax.jit(apply)
+    train = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    return Implementation(
+        lambda: jax.block_until_ready(infer(weights, x, lengths)),
+        lambda: jax.block_until_ready(train(x, weights, lengths)),
+    )
+
+
+def own(problem: Problem, backend: str, precision: str) -> Implementation:
+    """Return ``jaxlstm.lstm`` as one jitted call, which includes packing the weights."""
+    params = {name: jnp.asarray(value) for name, value in problem.params.items()}
+
+    def apply(params: Any, x: Any, lengths: Any) -> jax.Array:
+        options: Any = {"seq_lengths": lengths, "backend": backend, "precision": precision}
+        return lstm(params, x, config=problem.config, **options)[0]
+
+    return in_jax(apply, params, problem)

@@ -1,0 +1,53 @@
+"""Adapters for other libraries' LSTMs, one file per library; nothing else here imports those libraries.
+
+Each file defines ``implementation(problem, settings)``. Weights are converted to the library's layout once,
+outside the timed calls. Files of libraries with a stateful session also define ``carrying(params, config,
+threads)``, used by `benchmarks.inference`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+
+class Peer(NamedTuple):
+    """The adapter's module, the distributions that it needs, and the devices that it runs on."""
+
+    module: str
+    distributions: tuple[str, ...]
+    devices: tuple[str, ...] = ("cpu", "gpu", "tpu")
+
+
+PEERS = {
+    "torch": Peer("torch", ("torch",), ("cpu", "gpu")),
+    "torch-compile": Peer("torch_compile", ("torch",), ("cpu", "gpu")),
+    "cudnn": Peer("cudnn", ("jax",), ("gpu",)),
+    "onnxruntime": Peer("onnxruntime", ("onnxruntime", "onnx"), ("cpu",)),
+    "openvino": Peer("openvino", ("openvino", "onnx"), ("cpu",)),
+    "flax-nnx": Peer("flax_nnx", ("flax",)),
+    "flax-linen": Peer("flax_linen", ("flax",)),
+    "equinox": Peer("equinox", ("equinox",)),
+    "haiku": Peer("haiku", ("dm-haiku",)),
+    "keras": Peer("keras", ("keras",)),
+}
+
+
+def missing(name: str) -> list[str]:
+    """Return the distributions that a peer needs and that are not installed."""
+    return [name for name in PEERS[name].distributions if version(name) is None]
+
+
+def version(distribution: str) -> str | None:
+    """Return the installed version of a distribution, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def load(name: str, attribute: str = "implementation") -> Callable[..., Any]:
+    """Import a peer's adapter, and with it the library; return one of its functions."""
+    return getattr(importlib.import_module(f"{__name__}.{PEERS[name].module}"), attribute)

@@ -1,0 +1,34 @@
+"""ONNX Runtime on the CPU; it does not train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnxruntime
+
+from benchmarks.implementation import Implementation
+from benchmarks.peers import onnx_model
+from benchmarks.problems import Problem
+from benchmarks.settings import Settings
+
+
+def implementation(problem: Problem, settings: Settings) -> Implementation:
+    """Run the problem's ONNX model in a session."""
+    model, inputs = onnx_model.problem_model(problem)
+    run = _session(model, settings.threads)
+    return Implementation(lambda: run(inputs)[0], None)
+
+
+def carrying(params: Any, config: Any, threads: int) -> Any:
+    """Return ``call(inputs, state) -> (outputs, state)`` for one sequence of any length."""
+    model = onnx_model.onnx_model(params, config, "time", 1, stateful=True)
+    return onnx_model.carrying(_session(model, threads), config)
+
+
+def _session(model: bytes, threads: int) -> onnx_model.Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(model, options, providers=providers)
+    return lambda inputs: session.run(None, inputs)

@@ -1,0 +1,51 @@
+"""OpenVINO on the CPU; it does not train."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # no usage reports
+
+import openvino  # noqa: E402
+
+from benchmarks.implementation import Implementation  # noqa: E402
+from benchmarks.peers import onnx_model  # noqa: E402
+from benchmarks.problems import Problem  # noqa: E402
+from benchmarks.settings import Settings  # noqa: E402
+
+
+def implementation(problem: Problem, settings: Settings) -> Implementation:
+    """Run the problem's ONNX model as a compiled model."""
+    model, inputs = onnx_model.problem_model(problem)
+    request = _request(model, settings.threads)
+
+    def infer() -> Any:
+        return request.infer(inputs, share_inputs=True, share_outputs=True)["y"]
+
+    return Implementation(infer, None)
+
+
+def carrying(params: Any, config: Any, threads: int) -> Any:
+    """Return ``call(inputs, state) -> (outputs, state)`` for one sequence of any length."""
+    request = _request(onnx_model.onnx_model(params, config, "time", 1, stateful=True), threads)
+    names = ["y", *(f"{name}_n" for name in onnx_model.state_names(config))]
+
+    def run(inputs: Any) -> list[Any]:
+        outputs = request.infer(inputs, share_inputs=True)
+        return [outputs[name] for name in names]
+
+    return onnx_model.carrying(run, config)
+
+
+def _request(model: bytes, threads: int) -> Any:
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",  # not the default on every CPU
+    }
+    core = openvino.Core()
+    return core.compile_model(
+        core.read_model(io.BytesIO(model)), "CPU", settings
+    ).create_infer_request()

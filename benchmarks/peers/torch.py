@@ -1,0 +1,93 @@
+"""``torch.nn.LSTM`` in eager mode; on an NVIDIA GPU it runs cuDNN's LSTM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.utils import rnn
+
+from benchmarks.implementation import Implementation, Unsupported
+from benchmarks.problems import Problem
+from benchmarks.settings import Settings
+from jaxlstm.config import LSTMConfig
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Placement(NamedTuple):
+    """torch's device, and a function that waits until its work is done."""
+
+    device: str
+    wait: Callable[[], None]
+
+
+def placement(device: str) -> Placement:
+    """Return torch's device for "cpu" or "gpu". Raise Unsupported if torch has no GPU."""
+    if device == "cpu":
+        return Placement("cpu", lambda: None)
+    if not torch.cuda.is_available():
+        raise Unsupported(f"no CUDA device (torch {torch.__version__})")
+    return Placement("cuda", torch.cuda.synchronize)
+
+
+def module(params: Mapping[str, np.ndarray], config: LSTMConfig) -> torch.nn.LSTM:
+    """Return a time-major ``torch.nn.LSTM`` with the given parameters."""
+    sizes = (config.input_size, config.hidden_size, config.num_layers, config.bias)
+    result = torch.nn.LSTM(*sizes, bidirectional=config.bidirectional, proj_size=config.proj_size)
+    result.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in params.items()})
+    return result
+
+
+def implementation(
+    problem: Problem, settings: Settings, wrap: Wrap = lambda forward: forward
+) -> Implementation:
+    """Run the module, over a packed sequence if ragged. Sets the number of threads of the whole process."""
+    device, wait = placement(settings.device)
+    torch.set_num_threads(settings.threads)
+    lstm = module(problem.params, problem.config).to(device)
+    x = torch.from_numpy(problem.inputs).to(device)
+    x_with_gradient = x.clone().requires_grad_()
+    names = [name for name, _ in lstm.named_parameters()]
+    leaves = [x_with_gradient, *lstm.parameters()]
+    lengths = None if problem.lengths is None else torch.from_numpy(problem.lengths).long()
+
+    @wrap
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if lengths is None:
+            return lstm(x)[0]
+        packed = rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return rnn.pad_packed_sequence(lstm(packed)[0], total_length=len(x))[0]
+
+    def infer() -> torch.Tensor:
+        with torch.inference_mode():
+            outputs = forward(x)
+        wait()
+        return outputs
+
+    def train() -> tuple[Any, Any]:
+        inputs, *weights = torch.autograd.grad(forward(x_with_gradient).square().sum(), leaves)
+        wait()
+        return inputs, dict(zip(names, weights, strict=True))
+
+    return Implementation(infer, train)
+
+
+def carrying(
+    params: Mapping[str, np.ndarray],
+    config: LSTMConfig,
+    threads: int,
+    wrap: Wrap = lambda forward: forward,
+) -> Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]:
+    """Return ``call(inputs, state) -> (outputs, state)`` on a CPU; a state of None is zero."""
+    torch.set_num_threads(threads)
+    lstm = wrap(module(params, config).eval())
+
+    def call(x: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        with torch.inference_mode():
+            y, state = lstm(torch.from_numpy(x), state)
+        return y.numpy(), state
+
+    return call

@@ -1,0 +1,54 @@
+"""The device, precision and number of threads that all implementations share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxlstm.check import torch_precision
+from jaxlstm.precision import resolve
+
+
+class Settings(NamedTuple):
+    """Settings shared by all implementations.
+
+    Attributes:
+      device: "cpu", "gpu" or "tpu"; JAX's first device of that platform.
+      precision: of float32 matrix products, see :mod:`jaxlstm.precision`.
+      threads: the number of threads per implementation on a CPU.
+    """
+
+    device: str
+    precision: str
+    threads: int
+
+    @property
+    def arithmetic(self) -> str:
+        """The coarsest arithmetic that the precision allows on the device: float32, tf32 or bfloat16.
+
+        Three passes of bfloat16 on a TPU count as tf32, which is about as accurate.
+        """
+        level = resolve(self.precision)
+        if self.device == "cpu" or level == jax.lax.Precision.HIGHEST:
+            return "float32"
+        if self.device == "gpu" or level == jax.lax.Precision.HIGH:
+            return "tf32"
+        return "bfloat16"
+
+
+@contextlib.contextmanager
+def applied(settings: Settings, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Apply the settings to JAX, and to torch if a library in ``names`` needs it; yield those in force."""
+    device = jax.devices(settings.device)[0]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.default_device(device))
+        stack.enter_context(jax.default_matmul_precision(settings.precision))
+        config: Any = jax.config
+        in_force = {"jax_default_matmul_precision": config.jax_default_matmul_precision}
+        if {"torch", "torch-compile"} & set(names):
+            stack.enter_context(torch_precision.pinned(tf32=settings.arithmetic != "float32"))
+            in_force |= torch_precision.in_force()
+        yield in_force

@@ -1,0 +1,51 @@
+"""Interleaved timing in one process.
+
+The implementations take turns, and the order rotates from round to round. Each runs untimed for a moment
+before its timed burst: its own threads wake up, and the spinning threads of the previous one go to sleep.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+BURST_SECONDS = 0.05  # minimum length of a timed burst, which keeps the clock's noise small
+WARM_SECONDS = 0.02  # minimum length of the untimed run before it
+
+Call = Callable[[], Any]
+Clock = Callable[[], float]
+
+
+def interleaved(
+    calls: Mapping[str, Call], rounds: int, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
+    """Return the milliseconds per call of each implementation, one value per round."""
+    repeats = {name: _calls_per_burst(call, clock) for name, call in calls.items()}
+    names = list(calls)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            _warm_up(calls[name], clock)
+            times[name].append(1e3 * _seconds_per_call(calls[name], repeats[name], clock))
+    return times
+
+
+def _calls_per_burst(call: Call, clock: Clock) -> int:
+    _warm_up(call, clock)
+    return 1 + int(BURST_SECONDS / max(_seconds_per_call(call, 1, clock), 1e-6))
+
+
+def _warm_up(call: Call, clock: Clock) -> None:
+    end = clock() + WARM_SECONDS
+    call()
+    while clock() < end:
+        call()
+
+
+def _seconds_per_call(call: Call, repeats: int, clock: Clock) -> float:
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return (clock() - start) / repeats

@@ -1,0 +1,195 @@
+"""The engine below Runner, Stream and ``map``: weights on a device, and executables by shape."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm.config import LSTMConfig
+from jaxlstm.inference import native
+from jaxlstm.inference.arguments import cast_params, one_device, positive, time_major
+from jaxlstm.inference.buckets import batch_buckets, bucket_of, length_buckets
+from jaxlstm.inference.chunked import ChunkedForward
+from jaxlstm.inference.forward import ForwardPass, Results
+from jaxlstm.kernels.cpu.memory import aligned_zeros
+from jaxlstm.params import check_params
+from jaxlstm.precision import Precision, as_float_array, require_dtype, resolve
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counts of a Runner's work so far.
+
+    Args:
+      compilations: executables compiled.
+      calls: executables run by single calls, ``map`` and streams together.
+      valid_steps: time steps of the given sequences, summed over the sequences.
+      computed_steps: time steps computed for them, padding included.
+    """
+
+    compilations: int = 0
+    calls: int = 0
+    valid_steps: int = 0
+    computed_steps: int = 0
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of the computed time steps that were padding, from 0 to 1."""
+        return 1 - self.valid_steps / self.computed_steps if self.computed_steps else 0.0
+
+
+class Engine:
+    """An LSTM on one device, with an executable for each bucket that was used so far.
+
+    Threads may share an Engine. For the arguments see :func:`jaxlstm.inference.compile`.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        config: LSTMConfig,
+        *,
+        max_length: int,
+        max_batch: int,
+        dtype: Any,
+        precision: Precision,
+        backend: str,
+        device: Any,
+    ) -> None:
+        check_params(params, config)
+        # Check the precision also for the native kernel, which ignores it.
+        resolve(precision)
+        self.config = config
+        self.dtype = require_dtype(
+            "dtype", dtype or as_float_array(*next(iter(params.items()))).dtype
+        )
+        self.max_length = positive("max_length", max_length)
+        self.max_batch = positive("max_batch", max_batch)
+        self.length_buckets = length_buckets(self.max_length)
+        self.batch_buckets = batch_buckets(self.max_batch)
+        self.device = one_device(device)
+        self._forward: ForwardPass
+        if native.is_available(self.device, self.dtype, backend):
+            self._forward = native.NativeForward(time_major(config))
+        else:
+            self._forward = ChunkedForward(time_major(config), precision, backend)
+        weights = self._forward.prepare(cast_params(params, self.dtype))
+        self.weights = jax.device_put(weights, self.device)
+        # Trace one step, so that an unavailable backend raises here and not at the first call.
+        jax.eval_shape(self._forward.step, self.weights, *self._step_shapes(1))
+        self._executables: dict[tuple, Any] = {}
+        self._compiling = threading.Lock()
+        self._counting = threading.Lock()
+        self._compilations = self._calls = self._valid_steps = self._computed_steps = 0
+
+    def stats(self) -> Stats:
+        """Return the counts of compilations, calls and time steps so far."""
+        with self._counting:
+            return Stats(self._compilations, self._calls, self._valid_steps, self._computed_steps)
+
+    def count(self, valid_steps: int, computed_steps: int) -> None:
+        """Add one call to the statistics."""
+        with self._counting:
+            self._calls += 1
+            self._valid_steps += valid_steps
+            self._computed_steps += computed_steps
+
+    def computed_steps(self, lengths: np.ndarray) -> int:
+        """Return the number of time steps that a batch of these lengths computes, padding included."""
+        return self._forward.computed_steps(lengths)
+
+    def concurrent_calls(self, count: int) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which ``count`` threads call executables at the same time."""
+        return self._forward.concurrent_calls(count)
+
+    def run_batch(
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray,
+        state: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Results:
+        """Pad a batch to its bucket and start its executable.
+
+        Args:
+          x: (time, batch, input_size), with zeros after each length.
+          lengths: int32 (batch,).
+          state: (h, c), or None for zeros.
+
+        Returns:
+          Outputs, h and c with the shapes of the bucket. Reading them waits for the computation.
+        """
+        time, batch = x.shape[:2]
+        if time > self.max_length or batch > self.max_batch:
+            raise ValueError(
+                f"this Runner takes up to {self.max_length} steps of up to {self.max_batch} sequences, got "
+                f"{time} of {batch}; compile it with a larger max_length or max_batch, or use a stream"
+            )
+        rows = bucket_of(batch, self.batch_buckets)
+        steps = bucket_of(time, self.length_buckets)
+        padded = aligned_zeros((steps, rows, x.shape[2]), self.dtype)
+        padded[:time, :batch] = x
+        padded_lengths = np.zeros(rows, np.int32)
+        padded_lengths[:batch] = lengths
+        padded_state = [
+            aligned_zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)
+        ]
+        for leaf, given in zip(padded_state, state or (), strict=False):
+            leaf[:, :batch] = given
+        self.count(int(lengths.sum()), self.computed_steps(padded_lengths))
+        executable = self.batch_executable(steps, rows)
+        return executable(self.weights, padded, *padded_state, padded_lengths)
+
+    def batch_executable(self, time: int, batch: int, *, donate: bool = False) -> Any:
+        """Return the executable for a batch of one shape, which may donate h and c.
+
+        Its arguments are ``weights``, inputs, h, c and lengths.
+        """
+        return self._executable("batch", time, batch, donate)
+
+    def step_executable(self, batch: int, *, masked: bool = False) -> Any:
+        """Return the executable for one time step, which donates h and c.
+
+        Its arguments are ``weights``, inputs, h, c and, if ``masked``, ``active``.
+        """
+        return self._executable("step", batch, masked)
+
+    def _executable(self, *key: Any) -> Any:
+        found = self._executables.get(key)
+        if found is None:
+            with self._compiling:
+                found = self._executables.get(key) or self._compile(*key)
+                self._executables[key] = found
+        return found
+
+    def _compile(self, kind: str, *settings: Any) -> Any:
+        if kind == "batch":
+            time, batch, donate = settings
+            function, with_lengths = self._forward.batch, True
+            shapes = [self._shape(time, batch, self.config.input_size), *self._state_shapes(batch)]
+        else:
+            batch, with_lengths = settings
+            function, donate = self._forward.step, True
+            shapes = self._step_shapes(batch)
+        if with_lengths:
+            shapes.append(jax.ShapeDtypeStruct((batch,), np.int32, sharding=shapes[0].sharding))
+        jitted = jax.jit(function, donate_argnames=("h", "c") if donate else ())
+        executable = jitted.lower(self.weights, *shapes).compile()
+        with self._counting:
+            self._compilations += 1
+        return executable
+
+    def _step_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
+        return [self._shape(batch, self.config.input_size), *self._state_shapes(batch)]
+
+    def _state_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
+        return [self._shape(*shape) for shape in self.config.state_shapes(batch)]
+
+    def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:
+        sharding = jax.sharding.SingleDeviceSharding(self.device)
+        return jax.ShapeDtypeStruct(shape, self.dtype, sharding=sharding)

@@ -1,0 +1,14 @@
+"""Short timed bursts and one thread: waiting for a second thread on a busy machine takes seconds."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import machine, timing
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "threads", lambda: 1)
+    monkeypatch.setattr(timing, "BURST_SECONDS", 1e-4)
+    monkeypatch.setattr(timing, "WARM_SECONDS", 1e-4)

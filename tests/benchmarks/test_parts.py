@@ -1,0 +1,145 @@
+"""The parts of a benchmark: comparison with the oracle, timing, settings, torch on a GPU, carried state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+import jaxlstm
+from benchmarks import agreement, inference, peers, timing
+from benchmarks.implementation import Unsupported
+from benchmarks.peers import torch as torch_peer
+from benchmarks.problems import TINY_SIZES, Problem, Size, make_problem
+from benchmarks.settings import Settings, applied
+from jaxlstm.check import torch_precision
+
+RAGGED = TINY_SIZES["train"][0]
+
+
+@pytest.mark.parametrize("name", ["inputs", "weight_ih_l0", "bias_hh_l0"])
+def test_each_gradient_is_compared(name: str) -> None:
+    expected = agreement.expected_arrays(make_problem(RAGGED), "train")
+    right = {key: value.astype(np.float32) for key, value in expected.items()}
+    wrong = right | {name: right[name] * 1.001}
+    error, fault = agreement.compare((right["inputs"], right), expected, "train")
+    assert fault is None
+    assert error < 1e-7
+    error, fault = agreement.compare((wrong["inputs"], wrong), expected, "train")
+    assert error == pytest.approx(1e-3, rel=1e-3)
+    assert fault is not None
+    assert f"the gradient of {name} differs" in fault
+
+
+@pytest.mark.parametrize("value", [np.nan, 2e-5])
+def test_wrong_outputs_are_found(value: float) -> None:
+    expected = agreement.expected_arrays(make_problem(TINY_SIZES["infer"][0]), "infer")
+    outputs = expected["outputs"].copy()
+    outputs[-1, -1, -1] += value
+    assert agreement.compare(outputs, expected, "infer")[1] is not None
+    fault = agreement.compare(expected["outputs"][:-1], expected, "infer")[1]
+    assert fault == "outputs: shape (4, 2, 8), expected (5, 2, 8)"
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "bits"), [("float32", None), ("tf32", 10), ("bfloat16", 7)], ids=str
+)
+def test_tolerances_fit_the_arithmetic(arithmetic: str, bits: int | None) -> None:
+    """Weights rounded to the arithmetic's bits pass; a third of the bits or another gate order fail."""
+    problem = make_problem(Size(20, 4, jaxlstm.LSTMConfig(16, 32)))
+    expected = agreement.expected_arrays(problem, "infer")
+
+    def fault(params: dict[str, Any]) -> str | None:
+        rounded = Problem(problem.size, params, problem.inputs, None)
+        outputs = agreement.expected_arrays(rounded, "infer")["outputs"]
+        return agreement.compare(outputs, expected, "infer", arithmetic)[1]
+
+    def rounded(bits: int) -> dict[str, Any]:
+        params = problem.params.items()
+        return {n: np.asarray(jax.lax.reduce_precision(a, 8, bits)) for n, a in params}
+
+    assert fault(rounded(bits or 23)) is None
+    assert fault(rounded((bits or 23) // 3)) is not None
+    i, f, g, o = np.split(problem.params["weight_hh_l0"], 4)
+    assert fault(problem.params | {"weight_hh_l0": np.concatenate([f, i, g, o])}) is not None
+
+
+def test_turns_rotate_and_start_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "BURST_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "WARM_SECONDS", 0.0)
+    now = [0.0]
+    called: list[str] = []
+
+    def call(name: str, seconds: float) -> timing.Call:
+        def work() -> None:
+            called.append(name)
+            now[0] += seconds
+
+        return work
+
+    calls = {"a": call("a", 0.002), "b": call("b", 0.005)}
+    times = timing.interleaved(calls, 3, clock=lambda: now[0])
+    np.testing.assert_allclose(times["a"], [2, 2, 2])
+    np.testing.assert_allclose(times["b"], [5, 5, 5])
+    assert "".join(called) == "aabb" + "aabb" + "bbaa" + "aabb"  # once warm, once timed
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "arithmetic"),
+    [
+        ("cpu", "bfloat16", "float32"),
+        ("gpu", "highest", "float32"),
+        ("gpu", "float32", "float32"),
+        ("gpu", "tensorfloat32", "tf32"),
+        ("gpu", "bfloat16", "tf32"),
+        ("tpu", "highest", "float32"),
+        ("tpu", "tensorfloat32", "tf32"),
+        ("tpu", "bfloat16", "bfloat16"),
+    ],
+)
+def test_arithmetic(device: str, precision: str, arithmetic: str) -> None:
+    assert Settings(device, precision, 1).arithmetic == arithmetic
+
+
+def test_settings_are_applied_and_restored() -> None:
+    config: Any = jax.config
+    before = torch_precision.in_force(), config.jax_default_matmul_precision
+    with applied(Settings("cpu", "tensorfloat32", 1), ["torch"]) as in_force:
+        assert in_force["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"  # a CPU has no TF32
+        jax_setting = {"jax_default_matmul_precision": "tensorfloat32"}
+        assert in_force == jax_setting | torch_precision.in_force()
+    assert (torch_precision.in_force(), config.jax_default_matmul_precision) == before
+    with applied(Settings("cpu", "highest", 1), ["flax-nnx"]) as in_force:
+        assert list(in_force) == ["jax_default_matmul_precision"]
+
+
+def test_torch_waits_for_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Unsupported, match="no CUDA device"):
+        torch_peer.placement("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert torch_peer.placement("gpu") == ("cuda", torch.cuda.synchronize)
+    waits: list[str] = []
+    on_cpu = torch_peer.Placement("cpu", lambda: waits.append("torch"))
+    monkeypatch.setattr(torch_peer, "placement", lambda device: on_cpu)
+    problem = make_problem(RAGGED)
+    infer, train = torch_peer.implementation(problem, Settings("gpu", "highest", 1))
+    assert train is not None
+    for mode, call in (("infer", infer), ("train", train)):
+        expected = agreement.expected_arrays(problem, mode)
+        assert agreement.compare(call(), expected, mode)[1] is None
+    assert waits == ["torch", "torch"]
+
+
+def test_inference_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps with a carried state and whole sequences; the program compares the outputs itself."""
+    names = tuple(n for n in ("torch", "onnxruntime") if not peers.missing(n))
+    monkeypatch.setattr(inference, "STATEFUL", names)
+    monkeypatch.setattr(inference, "ROUNDS", 1)
+    times = inference.step_latency(16, 1)
+    assert set(times) == {"jaxlstm", *names}
+    assert all(0 < of["p50"] <= of["p99"] for of in times.values())
+    assert {"Runner", "Runner.map", *names} < set(inference.many_sequences(3))

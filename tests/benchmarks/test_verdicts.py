@@ -1,0 +1,117 @@
+"""LSTMs of other libraries through the checker."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import peers, verdicts
+from benchmarks.peers import layers
+from jaxlstm.check.inputs import ordinary_case
+from jaxlstm.check.port import Port
+from tests.check.helpers import needs_torch, random_params
+
+ROOT = Path(__file__).parents[2]
+BY_NAME = {row.name: row for row in verdicts.ROWS}
+FLAX = ("flax.nnx.RNN, Bidirectional", "flax.linen.RNN, Bidirectional")
+KERAS = "keras.layers.LSTM, Bidirectional, on JAX"
+GRADIENTS = "haiku.LSTM"  # the one library whose gradients are checked here; the table has all
+RIGHT = [name for name in BY_NAME if name not in (*FLAX, KERAS)]
+QUICK = {"flax.nnx.RNN, Bidirectional"}
+
+
+def slow_except_quick(names):
+    """The names as parameters. Each compiles for seconds, so most of them are slow tests."""
+    return [
+        pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow,)) for name in names
+    ]
+
+
+def report_on(name, **settings):
+    row = BY_NAME[name]
+    if peers.version(row.distribution) is None:
+        pytest.skip(f"{row.distribution} is not installed; the extra 'bench' installs it")
+    return verdicts.check(row, **settings)
+
+
+def status(report):
+    return {item.name: item.status for item in report.items}
+
+
+@pytest.mark.parametrize("name", slow_except_quick(RIGHT))
+def test_right_libraries_hold(name):
+    report = report_on(name, gradients=name == GRADIENTS)
+    assert report.ok, str(report)
+    assert ("float64 gradients against oracle" in status(report)) is (name == GRADIENTS)
+    untested = [item.name for item in report.items if item.ok is None]
+    takes_lengths = Port.of(BY_NAME[name].port).takes_lengths
+    assert untested == ([] if takes_lengths else ["ragged lengths"])
+
+
+@pytest.mark.parametrize("name", slow_except_quick(FLAX))
+def test_flax_does_not_zero_the_padding(name):
+    report = report_on(name, gradients=False)
+    assert not report.ok
+    assert "if the outputs behind each sequence's end are not zeroed" in report.diagnosis[0]
+    assert "fails in ragged, saturating, tiny" in str(report)
+    assert status(report)["step residual"] == "ok"
+
+
+@pytest.mark.slow
+def test_keras_computes_tanh_in_float32():
+    report = report_on(KERAS, gradients=False, seconds=0.0)
+    failed = {item.name for item in report.failures}
+    assert failed
+    assert all(name.startswith("float64 semantics") for name in failed)
+    assert "a part of it is computed in float32" in report.diagnosis[0]
+    assert "in i*g, unit" in report.diagnosis[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["flax-nnx", "flax-linen", "keras"])
+def test_bidirectional_wrapper_equals_two_runs(library):
+    """The library's own wrapper, against its loops of one direction, bit for bit."""
+    pytest.importorskip(library.partition("-")[0])
+    direction = peers.load(library, "DIRECTION")
+    params, case = random_params(verdicts.CONFIG), ordinary_case(verdicts.CONFIG)
+    with_wrapper, without = (
+        Port.of(layers.port(d, verdicts.CONFIG)).run(params, case, np.float32)
+        for d in (direction, direction._replace(both=None))
+    )
+    for (name, a), (_, b) in zip(with_wrapper.leaves(), without.leaves(), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+@pytest.mark.slow
+@needs_torch
+def test_readme_table_is_current():
+    """Verdict, untested items and diagnosis of each library; ratios change with versions."""
+    missing = [row.name for row in verdicts.ROWS if peers.version(row.distribution) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed; the extra 'bench' installs them")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.verdicts"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = (ROOT / "README.md").read_text()
+    quoted = text.split("<!-- peers -->")[1].split("<!-- /peers -->")[0].strip()
+    assert stable_cells(done.stdout) == stable_cells(quoted)
+
+
+def stable_cells(table):
+    """The cells of each line that do not depend on the versions, without figures."""
+    rows = (line.split("|")[1:-1] for line in table.strip().splitlines())
+    return [
+        (name, verdict, untested, re.sub(r"to [\d.e-]+", "", diagnosis))
+        for name, _, verdict, _, _, untested, diagnosis in rows
+    ]

@@ -1,0 +1,205 @@
+"""Cases of safetensors, shards, numpy and ONNX."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.support.checkpoints.assemble import WEIGHT
+from tests.support.checkpoints.case import Case
+
+GOOD = {"w": WEIGHT}
+
+
+def cases() -> Iterator[Case]:
+    yield from _safetensors()
+    yield from _shards()
+    yield from _numpy()
+    yield from _onnx()
+
+
+def safetensors(header: Any, data: bytes = WEIGHT.tobytes(), length: int | None = None) -> bytes:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw) if length is None else length) + raw + data
+
+
+def entry(shape: Any = (2, 2), offsets: Any = (0, 16), dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+def _safetensors() -> Iterator[Case]:
+    """33 to 35. More of them: test_safetensors.py."""
+    good = {"w": entry()}
+    yield Case(0, "safetensors as it should be", safetensors(good), tensors=GOOD)
+    twice = json.dumps(good)[:-1].encode()
+    for label, second in {"same": b"F32", "other dtype": b"I32"}.items():
+        raw = twice + b"," + json.dumps(good)[1:].encode().replace(b"F32", second)
+        yield Case(33, f"safetensors key twice, {label}", safetensors(raw), ("duplicate-key",))
+    nan = np.full((2, 2), np.nan, "<f4")
+    yield Case(
+        39, "safetensors NaN", safetensors(good, nan.tobytes()), tensors={"w": nan}, warns=True
+    )
+    for length in (1 << 63, (1 << 64) - 1, 1 << 40, 200_000_000):
+        file = safetensors(good, length=length)
+        yield Case(34, f"safetensors header of {length}", file, ("unknown-format",))
+    layouts: dict[str, tuple[dict[str, Any], int]] = {
+        "overlap": ({"w": entry(), "v": entry(offsets=(8, 24))}, 24),
+        "same bytes": ({"w": entry(), "v": entry()}, 16),
+        "hole": ({"w": entry(), "v": entry(offsets=(20, 36))}, 36),
+        "hole before": ({"w": entry(offsets=(4, 20))}, 20),
+        "bytes after": (good, 17),
+        "bytes missing": (good, 15),
+    }
+    codes = ("safetensors-layout", "trailing-bytes", "truncated")
+    for label, (header, size) in layouts.items():
+        yield Case(34, f"safetensors {label}", safetensors(header, bytes(size)), codes)
+    for label, shape in {
+        "2^33 x 2^31": (1 << 33, 1 << 31),
+        "0 x 2^60": (0, 1 << 60),
+        "2^64": (1 << 64,),
+        "65 dimensions": (1,) * 65,
+    }.items():
+        offsets = (0, 0) if 0 in shape else (0, 16)
+        file = safetensors({"w": entry(shape, offsets)}, bytes(offsets[1]))
+        codes = ("tensor-shape", "tensor-bounds", "storage-size")
+        yield Case(35, f"safetensors {label}", file, codes)
+    deep = b'{"w":' + b"[" * 1_000_000
+    yield Case(34, "safetensors 1,000,000 brackets", safetensors(deep), ("safetensors-header",))
+    many = b"{" + b",".join(
+        b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(150_000)
+    )
+    yield Case(
+        34, "safetensors 150,000 tensors", safetensors(many + b"}", b""), ("safetensors-header",)
+    )
+
+
+def _shards() -> Iterator[Case]:
+    """36 and 37."""
+
+    def write(weight_map: Any, link: str | None = None) -> Callable[[Path], Path]:
+        def create(folder: Path) -> Path:
+            inside = folder / "in"
+            inside.mkdir()
+            (folder / "outside").write_bytes(safetensors({"w": entry()}))
+            (inside / "a").write_bytes(safetensors({"w": entry()}))
+            (inside / "b").write_bytes(safetensors({"v": entry()}))
+            if link is not None:
+                (inside / "link").symlink_to(link)
+            (inside / "index.json").write_text(json.dumps({"weight_map": weight_map}))
+            return inside / "index.json"
+
+        return create
+
+    good = {"w": "a", "v": "b"}
+    yield Case(0, "shards as they should be", write(good), tensors={"w": WEIGHT, "v": WEIGHT})
+    for path in ("../outside", "/etc/passwd", "..", "x/../../outside", "a\0", "..\\outside", ""):
+        yield Case(36, f"shards {path!r}", write({"w": path}), ("shard-path",))
+    for link in ("../outside", "/etc/passwd", "..", "/dev/zero", "/proc/self/mem"):
+        yield Case(36, f"shards link to {link}", write({"w": "link"}, link), ("shard-path",))
+    yield Case(
+        36, "shards link in circles", write({"w": "link"}, "link"), ("shard-mismatch", "shard-path")
+    )
+    yield Case(36, "shards directory", write({"w": "."}), ("shard-path",))
+    for label, weight_map in {
+        "lacks a tensor": {"w": "a", "v": "b", "u": "b"},
+        "forgets a tensor": {"w": "a"} | {"u": "b"},
+        "swaps shards": {"w": "b", "v": "a"},
+        "names a missing file": {"w": "a", "v": "c"},
+    }.items():
+        yield Case(37, f"shards: index {label}", write(weight_map), ("shard-mismatch",))
+    yield Case(37, "shards: no texts", write({"w": 1}), ("shard-path",))
+    yield Case(37, "shards: no dictionary", write(["a"]), ("unknown-format",))
+    twice = b'{"weight_map": {"w": "a", "w": "b"}}'
+    yield Case(37, "shards: key twice", twice, ("duplicate-key",))
+
+
+def _numpy() -> Iterator[Case]:
+    """19, 20 and 35 for arrays."""
+    raw = io.BytesIO()
+    np.save(raw, WEIGHT)
+    good = raw.getvalue()
+    yield Case(0, "npy as it should be", good, tensors={"": WEIGHT})
+    edits = {
+        "more rows": (b"(2, 2)", b"(3, 2)"),
+        "fewer rows": (b"(2, 2)", b"(1, 2)"),
+        "-1": (b"(2, 2)", b"(-1,2)"),
+        "a call": (b"(2, 2)", b"exit()"),
+        "no order": (b"False", b"Maybe"),
+        "version 9": (b"NUMPY\x01", b"NUMPY\x09"),
+        "code after": (b"}", b";"),
+    }
+    codes = ("numpy-header", "tensor-bounds", "storage-size")
+    for label, (old, new) in edits.items():
+        yield Case(20, f"npy {label}", good.replace(old, new), codes)
+    yield Case(20, "npy cut", good[:-1], ("tensor-bounds", "storage-size"))
+    yield Case(20, "npy bytes after", good + b"x", ("storage-size",))
+    yield Case(8, "npy header of 4 GiB", b"\x93NUMPY\x02\x00\xff\xff\xff\xff", ("numpy-header",))
+    dumped = pickle.dumps({"w": WEIGHT}, 4)
+    for label, (old, new) in {
+        "more rows": (b"K\x02K\x02\x86", b"K\x03K\x02\x86"),
+        "fewer rows": (b"K\x02K\x02\x86", b"K\x01K\x02\x86"),
+        "no rows": (b"K\x02K\x02\x86", b"K\x02]\x94\x86"),
+        "another byte order": (b"\x8c\x01<", b"\x8c\x01!"),
+    }.items():
+        assert old in dumped
+        codes = ("tensor-bounds", "storage-size", "tensor-shape", "pickle-malformed")
+        yield Case(20, f"numpy pickle {label}", dumped.replace(old, new), codes)
+
+
+def _onnx() -> Iterator[Case]:
+    """8, 10, 19 and 26 in ONNX's wire format."""
+
+    def field(number: int, value: bytes | int) -> bytes:
+        if isinstance(value, int):
+            return _varint(number << 3) + _varint(value)
+        return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+    head = field(1, 8) + field(2, b"x")
+    dims = field(1, 2) * 2
+    data = WEIGHT.tobytes()
+    tensor = dims + field(2, 1) + field(8, b"w") + field(9, data)
+    yield Case(0, "ONNX as it should be", head + field(7, field(5, tensor)), tensors=GOOD)
+    twice = field(5, tensor) * 2
+    yield Case(11, "ONNX name twice", head + field(7, twice), ("duplicate-name",))
+    bad = {
+        "bytes cut": tensor[:-1].replace(field(9, data)[:2], b"\x4a\x0f"),
+        "more rows": tensor.replace(dims, field(1, 3) + field(1, 2)),
+        "size -1": tensor.replace(dims, field(1, (1 << 64) - 1) + field(1, 2)),
+        "size 2^62": tensor.replace(dims, field(1, 1 << 62)),
+    }
+    codes = ("tensor-bounds", "tensor-shape", "storage-size")
+    for label, made in bad.items():
+        yield Case(19, f"ONNX {label}", head + field(7, field(5, made)), codes)
+    wrong = {
+        "length 2^60": head + b"\x3a" + _varint(1 << 60),
+        "number without end": head + b"\x3a" + b"\xff" * 20,
+        "field 0": head + b"\x02\x00",
+        "wire type 3": head + b"\x0b",
+        "no graph": head,
+        "two graphs": head + field(7, b"") * 2,
+        "cut": (head + field(7, field(5, tensor)))[:-3],
+        "name is no text": head + field(7, field(5, tensor.replace(b"\x42\x01w", b"\x42\x01\xff"))),
+    }
+    for label, file in wrong.items():
+        yield Case(8, f"ONNX {label}", file, ("onnx-malformed",))
+    many = head + field(7, field(1, b"") * 1_000_000)
+    yield Case(9, "ONNX 1,000,000 nodes", many, ("onnx-malformed",))
+    graph = b""
+    for _ in range(200):
+        graph = field(1, field(4, b"If") + field(5, field(1, b"g") + field(6, graph)))
+    yield Case(10, "ONNX graphs 200 deep", head + field(7, graph), ("onnx-malformed",))
+
+
+def _varint(value: int) -> bytes:
+    raw = bytearray()
+    while value > 0x7F:
+        raw.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*raw, value])

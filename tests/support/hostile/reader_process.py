@@ -1,0 +1,70 @@
+"""A child process that reads hostile files under limits, and the client for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.checkpoints.assemble import BOXES, mapping
+
+ROOT = Path(__file__).parents[3]
+
+
+class Child:
+    """A process that reads files; started anew when one kills it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, path: Path, options: dict[str, bool]) -> dict[str, Any]:
+        """What comes of one file."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"path": str(path), "options": options}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, f"the reader died of {path} with status {self._process.wait()}"
+        return json.loads(line)
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate(timeout=60)
+
+    def _start(self) -> subprocess.Popen[str]:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "converters")]),
+            "OPENBLAS_NUM_THREADS": "1",  # threads reserve address space
+        }
+        command = ["timeout", "600", sys.executable, "-m", "tests.support.hostile.reader"]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=environment,
+        )
+        self._process = process
+        self._warm_up()
+        return process
+
+    def _warm_up(self) -> None:
+        """Read good files, so that what Python loads on first use is loaded."""
+        for index, make in enumerate(BOXES):
+            box = make()
+            path = self.folder / f"warm-{index}"
+            path.write_bytes(box.file(mapping(w=box.weight())))
+            assert self.ask(path, {})["code"] is None
+
+
+def in_time(result: dict[str, Any]) -> bool:
+    """Whether the child kept its limit; `make coverage` traces it, and what it takes then tells nothing."""
+    return result["seconds"] <= result["limit"] or "COVERAGE_PROCESS_CONFIG" in os.environ

@@ -1,0 +1,121 @@
+"""Mutations of JSON, of safetensors, and of the heads of numpy arrays."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
+
+Mutate = Callable[[Random, bytes], bytes]
+
+WORDS = ("F32", "BF16", "F8_E8M0", "F4", "I64", "BOOL", "C64", "U16", "__metadata__", "weight_map")
+DTYPES = ("<f4", ">f8", "|b1", "<c16", "|O", "<U3", "<M8[s]", "|V4", "f4", "=i2", "", "<f4x", ">i1")
+
+
+class _Object(list[list[Any]]):
+    """Pairs of key and value, so that a key can be there twice."""
+
+
+def _parsed(raw: bytes) -> Any:
+    return json.loads(raw, object_pairs_hook=lambda pairs: _Object(map(list, pairs)))
+
+
+def _written(tree: Any) -> str:
+    if isinstance(tree, _Object):
+        return "{" + ",".join(f"{json.dumps(key)}:{_written(item)}" for key, item in tree) + "}"
+    if isinstance(tree, list):
+        return "[" + ",".join(map(_written, tree)) + "]"
+    return tree if isinstance(tree, _Raw) else json.dumps(tree)
+
+
+class _Raw(str):
+    """Text that is written as it is."""
+
+
+def mutate_json(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
+    """Some edits of the tree, or one of the text."""
+    if rng.random() < 0.15:
+        return edit_bytes(rng, raw)
+    tree = _parsed(raw)
+    for _ in range(edits):
+        _edit_tree(rng, tree)
+    return _written(tree).encode("utf-8", "surrogatepass")
+
+
+def _edit_tree(rng: Random, tree: Any) -> None:
+    """Walk down to some place, and change what is there."""
+    holder = tree
+    while True:
+        if not holder:
+            return
+        at = rng.randrange(len(holder))
+        pair = holder[at] if isinstance(holder, _Object) else holder
+        slot = 1 if isinstance(holder, _Object) else at
+        if isinstance(pair[slot], list) and pair[slot] and rng.random() < 0.8:
+            holder = pair[slot]
+            continue
+        break
+    what = rng.randrange(6)
+    if what == 0:
+        edit_sequence(rng, holder)
+    elif what == 1 and pair is not holder:
+        pair[0] = rng.choice(
+            (text(rng, pair[0]), rng.choice(WORDS), holder[rng.randrange(len(holder))][0])
+        )
+    else:
+        pair[slot] = _changed(rng, pair[slot])
+
+
+def _changed(rng: Random, old: Any) -> Any:
+    if type(old) is int and rng.random() < 0.8:
+        return number(rng, old)
+    if isinstance(old, str) and rng.random() < 0.7:
+        return rng.choice((text(rng, old), rng.choice(WORDS)))
+    depth = rng.choice((1, 2, 50, 900, 940, 960, 980, 2000))
+    return rng.choice(
+        (
+            *(None, True, 0, -1, "", [], _Object(), [0], [1, [2]], 1 << 64),
+            *map(_Raw, ("1.0", "1e999", "NaN", "-0", "9" * 5000, '"\\ud800"')),
+            *(_Raw("[" * depth + "]" * depth), _Raw('{"a":' * depth + "1" + "}" * depth)),
+        )
+    )
+
+
+def mutate_safetensors(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
+    """The header, mostly; its length is right unless it is what was changed."""
+    (length,) = struct.unpack("<Q", raw[:8])
+    header, data = raw[8 : 8 + length], raw[8 + length :]
+    what = rng.randrange(12)
+    if what == 0:
+        return fixed(number(rng, length), 8) + header + data
+    if what == 1:
+        return fixed(length, 8) + header + edit_bytes(rng, data)
+    header = mutate_json(rng, header, edits, mutate)
+    return fixed(len(header), 8) + header + data
+
+
+def mutate_npy(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
+    """The numbers and texts of the header; its length follows."""
+    wide = raw[6] > 1
+    (length,) = struct.unpack_from("<I" if wide else "<H", raw, 8)
+    start = 12 if wide else 10
+    header, data = raw[start : start + length].decode("latin1"), raw[start + length :]
+    for _ in range(edits):
+        tokens = re.split(r"(\d+|'[^']*'|\w+)", header)
+        at = rng.randrange(len(tokens))
+        if tokens[at].isdigit():
+            tokens[at] = str(number(rng, int(tokens[at])))
+        elif rng.random() < 0.5:
+            tokens[at] = rng.choice([*map(repr, DTYPES), "True", "False", "2, 3", "(", ",", " "])
+        else:
+            edit_sequence(rng, tokens)
+        header = "".join(tokens)
+    made = header.encode("latin1", "replace")[:60_000]
+    version = rng.choice((1, 1, 1, 1, 2, 3, 9))
+    size = fixed(len(made), 4 if version > 1 else 2)
+    return b"\x93NUMPY" + bytes([version, 0]) + size + made + data
