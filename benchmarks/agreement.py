@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.problems import Problem
-from jaxlstm.check import oracle
+from jaxlstm.check.reference import oracle
+from jaxlstm.check.reference.derivative import backward
 
 
 class Tolerance(NamedTuple):
@@ -33,9 +34,7 @@ def expected_arrays(problem: Problem, mode: str) -> dict[str, np.ndarray]:
     if mode == "infer":
         return {"outputs": forward.outputs}
     cotangents = (2 * forward.outputs, np.zeros_like(forward.h_n), np.zeros_like(forward.c_n))
-    gradients = oracle.backward(
-        problem.params, forward, problem.lengths, problem.config, cotangents
-    )
+    gradients = backward(problem.params, forward, problem.lengths, problem.config, cotangents)
     return {"inputs": gradients.inputs, **gradients.params}
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxlstm.check import torch_precision
+from jaxlstm.check.reference import torch_precision
 from jaxlstm.precision import resolve
 
 

@@ -1,7 +1,7 @@
 """The task of the demo: restore the capital letters and punctuation marks of a text.
 
-``strip`` takes them out and says what they were, character by character; ``restore`` puts them back.
-Nothing here knows of torch or JAX.
+``strip`` removes them and returns them as labels of the characters; ``restore`` puts them back. This module
+uses neither torch nor JAX.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ MARKS = ("", ",", ".", "?", "!", ";", ":")
 
 
 class Stripped(NamedTuple):
-    """A text without capitals and marks, and for each of its characters what was taken away."""
+    """A text without capitals and marks, and the labels of its characters."""
 
     text: str
     is_capital: list[bool]
-    mark: list[int]  # index into MARKS: the mark that stood right after the character
+    mark: list[int]  # index into MARKS of the mark right after the character
 
 
 def strip(text: str) -> Stripped:
-    """``"Oh, dear!"`` becomes ``"oh dear"``, a capital at 0, and marks after 1 and 6.
+    """Remove capitals and marks.
 
-    Apostrophes and hyphens stay inside words; what is no letter, space or mark of ours is dropped.
+    ``"Oh, dear!"`` becomes ``"oh dear"`` with a capital at 0 and marks after 1 and 6. Apostrophes and hyphens
+    inside words are kept. All other characters except letters, spaces and ``MARKS`` are dropped.
     """
     kept, is_capital, mark = "", [], []
     for position, character in enumerate(text):
@@ -48,7 +49,7 @@ def strip(text: str) -> Stripped:
 
 
 def restore(text: str, is_capital: list[bool], mark: list[int]) -> str:
-    """The inverse of :func:`strip`."""
+    """Return the text with capitals and marks: the inverse of `strip`."""
     return "".join(
         (character.upper() if capital else character) + MARKS[after]
         for character, capital, after in zip(text, is_capital, mark, strict=True)
@@ -56,17 +57,17 @@ def restore(text: str, is_capital: list[bool], mark: list[int]) -> str:
 
 
 def encode(text: str) -> list[int]:
-    """Characters as indices into ALPHABET."""
+    """Return the characters as indices into ALPHABET."""
     return [ALPHABET.index(character) for character in text]
 
 
 def read_paragraphs(chapters: range) -> list[str]:
-    """Paragraphs of the given chapters (1 to 12) of the book in ``data/alice.txt``."""
+    """Return the paragraphs of the given chapters (1 to 12) of ``data/alice.txt``."""
     book = (Path(__file__).parent / "data" / "alice.txt").read_text(encoding="ascii")
     by_chapter = [chapter.splitlines()[1:] for chapter in book.split("# ")[1:]]
     return [paragraph for number in chapters for paragraph in by_chapter[number - 1]]
 
 
 def _in_word(text: str, position: int) -> bool:
-    """Whether letters stand on both sides."""
+    """Return True between two letters."""
     return text[position - 1 : position].isalpha() and text[position + 1 : position + 2].isalpha()

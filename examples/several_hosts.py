@@ -1,25 +1,25 @@
-"""Train an LSTM over the devices of several processes: on one machine for a try, on many hosts for good.
+"""Train an LSTM over the devices of several processes or hosts.
 
-Every process runs this same program and sees all devices. The batch is split along the axis "data" of the
-mesh, the hidden units along "hidden"; ``jaxlstm.inference.shard`` places the weights, and JAX moves the rest.
+Every process runs this program and sees all devices. The batch is split along the axis "data" of the mesh,
+the hidden units along "hidden". ``jaxlstm.inference.shard`` places the weights.
 
-On one machine, two processes that stand for two hosts (the second one in another terminal):
+To try it on one machine, start two processes in two terminals:
 
     python examples/several_hosts.py --coordinator localhost:12355 --processes 2 --process 0
     python examples/several_hosts.py --coordinator localhost:12355 --processes 2 --process 1
 
-On hosts of your own the same, with the first host's name, which the others must reach at that port:
+On several hosts, give the name of the first host, whose port must be reachable from the others:
 
     python examples/several_hosts.py --coordinator host0:12355 --processes 4 --process 0   # 1, 2, 3 elsewhere
 
-Slurm and a Cloud TPU pod tell each process its number, so that nothing is left to say:
+On Slurm and Cloud TPU pods, JAX detects the processes:
 
     srun --nodes 4 --ntasks-per-node 1 python examples/several_hosts.py --detect
     gcloud compute tpus tpu-vm ssh POD --worker=all --command="python several_hosts.py --detect"
 
-A process that dies ends the others too, within ``--timeout`` seconds: JAX watches heartbeats, says on
-standard error that another task died, and which, and aborts. One that does not come, or no longer answers,
-ends them with a message of this script's.
+If a process dies, the others end within ``--timeout`` seconds: JAX monitors heartbeats, reports the dead task
+on standard error and aborts. If a process never arrives or stops responding, this script ends the others
+with a message.
 """
 
 from __future__ import annotations
@@ -44,24 +44,22 @@ BATCH, TIME, FEATURES, HIDDEN, RATE = 16, 24, 8, 64, 0.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
-    parser.add_argument("--processes", type=int, default=1, help="how many there are (default 1)")
-    parser.add_argument("--process", type=int, default=0, help="which one this is, from 0 on")
-    parser.add_argument(
-        "--detect", action="store_true", help="let JAX ask the cluster for the above"
-    )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    parser.add_argument("--processes", type=int, default=1, help="number of processes (default 1)")
+    parser.add_argument("--process", type=int, default=0, help="the number of this process, from 0")
+    parser.add_argument("--detect", action="store_true", help="let JAX detect the options above")
     parser.add_argument("--hidden", type=int, default=1, help="devices along 'hidden' (default 1)")
-    parser.add_argument("--steps", type=int, default=20, help="of training (default 20)")
+    parser.add_argument("--steps", type=int, default=20, help="training steps (default 20)")
     parser.add_argument("--timeout", type=int, default=60, help="seconds to wait for the others")
     args = parser.parse_args()
-    with ended_by_silence(args.timeout, "the others did not come"):
+    with exit_on_timeout(args.timeout, "the other processes did not arrive"):
         if args.detect or args.processes > 1:
             connect(args)
     train(args)
 
 
 def connect(args: argparse.Namespace) -> None:
-    """Meet the other processes. Their heartbeats are watched from here on."""
+    """Connect to the other processes. From here on JAX monitors their heartbeats."""
     named = {} if args.detect else {
         "coordinator_address": args.coordinator,
         "num_processes": args.processes,
@@ -76,19 +74,19 @@ def connect(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Gradient descent on a task that needs memory: say the mean of all that came so far."""
+    """Train on a task that needs memory: the running mean of the inputs."""
     config = LSTMConfig(FEATURES, HIDDEN)
     mesh = jax.make_mesh((jax.device_count() // args.hidden, args.hidden), ("data", "hidden"))
     lstm = shard(config, mesh)
     rows = jax.NamedSharding(lstm.mesh, jax.P(None, "data"))
     step = jax.jit(partial(descend, lstm), donate_argnums=0)
     first = args.process == 0 if not args.detect else jax.process_index() == 0
-    with ended_by_silence(args.timeout, "no answer from the others while placing the weights"):
+    with exit_on_timeout(args.timeout, "no response from the others while placing the weights"):
         params = lstm.place(init_params(jax.random.key(0), config))
     for number in range(args.steps):
         inputs, targets = draw(number)
-        with ended_by_silence(args.timeout, f"no answer from the others in step {number}"):
-            # each process fills in those rows that its own devices hold
+        with exit_on_timeout(args.timeout, f"no response from the others in step {number}"):
+            # each process provides the rows on its devices
             x, y = (
                 jax.make_array_from_callback(a.shape, rows, a.__getitem__)
                 for a in (inputs, targets)
@@ -100,7 +98,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def descend(lstm: Sharded, params: dict, x: jax.Array, y: jax.Array) -> tuple[dict, jax.Array]:
-    """One step of gradient descent, and the loss before it."""
+    """Return the parameters after a step of gradient descent, and the loss before it."""
 
     def loss(params: dict) -> jax.Array:
         outputs, _ = lstm(params, x)
@@ -111,24 +109,24 @@ def descend(lstm: Sharded, params: dict, x: jax.Array, y: jax.Array) -> tuple[di
 
 
 def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """A batch (time, batch, features) of bits and their running mean, the same in each process."""
+    """Return a batch (time, batch, features) of bits and their running mean, equal in each process."""
     bits = np.random.default_rng(number).integers(0, 2, (TIME, BATCH, FEATURES)).astype(np.float32)
     mean = np.cumsum(bits, axis=0) / np.arange(1, TIME + 1, dtype=np.float32)[:, None, None]
     return bits, mean.astype(np.float32)
 
 
 @contextlib.contextmanager
-def ended_by_silence(seconds: int, what: str) -> Iterator[None]:
-    """End this process, with a message, if the block takes longer, or if JAX says that the others are gone.
+def exit_on_timeout(seconds: int, problem: str) -> Iterator[None]:
+    """End this process with a message if the block times out or JAX reports that the others are gone.
 
-    At once, by ``os._exit``: an orderly end would wait for them once more.
+    ``os._exit`` ends it at once; a regular exit would wait for the others.
     """
 
     def end(reason: str) -> None:
-        print(f"several_hosts.py: {what}: {reason}", file=sys.stderr, flush=True)
+        print(f"several_hosts.py: {problem}: {reason}", file=sys.stderr, flush=True)
         os._exit(1)
 
-    watch = threading.Timer(seconds, end, [f"waited {seconds} s; look at their messages"])
+    watch = threading.Timer(seconds, end, [f"waited {seconds} s; see their messages"])
     watch.daemon = True
     watch.start()
     try:

@@ -1,7 +1,7 @@
-"""Run the PyTorch checkpoint ``demo.pt`` in JAX: restore the capitals and punctuation of a text.
+"""Run the PyTorch checkpoint ``demo.pt`` in JAX, without PyTorch: restore capitals and punctuation.
 
-The LSTM comes through ``jaxlstm.load``; the layers around it, an embedding and two linear ones, are a line
-of JAX each on weights from the same file. PyTorch is not needed::
+``jaxlstm.load`` reads the LSTM. The embedding and the two linear layers are one line of JAX each, with
+weights from the same file::
 
     python examples/tag.py
     python examples/tag.py "alice opened her eyes and said the queen who is that"
@@ -26,7 +26,7 @@ CHECKPOINT = Path(__file__).parent / "demo.pt"
 
 
 def load_model(path: Path = CHECKPOINT) -> tuple[dict[str, Any], jaxlstm.LSTMConfig]:
-    """The weights of every layer, and the config of the LSTM, which the model calls batch first."""
+    """Return the weights of every layer, and the config of the batch-first LSTM."""
     lstm_params, config = jaxlstm.load(path, batch_first=True)
     tensors = jaxlstm.read_checkpoint(path)
     others = (
@@ -46,7 +46,7 @@ def load_model(path: Path = CHECKPOINT) -> tuple[dict[str, Any], jaxlstm.LSTMCon
 def logits(
     weights: dict[str, Any], characters: jax.Array, *, config: jaxlstm.LSTMConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """``Restorer.forward`` of ``train_demo.py``: (batch, time) -> (batch, time) and (batch, time, marks)."""
+    """Return logits of capitals (batch, time) and of marks (batch, time, marks), as ``Restorer`` does."""
     embedded = weights["tagger.embedding.weight"][characters]
     features, _ = jaxlstm.lstm(weights["tagger.lstm"], embedded, config=config)
     capital = features @ weights["capital.weight"].T + weights["capital.bias"]
@@ -55,7 +55,7 @@ def logits(
 
 
 def punctuate(text: str, path: Path = CHECKPOINT) -> str:
-    """The text with the capitals and marks that the model thinks right, whatever it had of them before."""
+    """Return the text with predicted capitals and marks; the ones that it has are ignored."""
     weights, config = load_model(path)
     plain = strip(text).text
     capital, mark = logits(weights, jnp.asarray([encode(plain)]), config=config)

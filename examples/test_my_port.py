@@ -1,10 +1,10 @@
-"""How another project's test file uses the checker: somebody's own LSTM in JAX, and two tests of it.
+"""The checker in another project's test file: a handwritten LSTM in JAX, and two tests of it.
 
     pip install jaxlstm pytest
     pytest examples/test_my_port.py
 
-Installing jaxlstm is all: the fixture ``jaxlstm_verify`` comes with it. ``MY_BUG=1`` makes the mistake that
-ports make most often, to show what a failure looks like.
+The fixture ``jaxlstm_verify`` is installed with jaxlstm. ``MY_BUG=1`` introduces the most common mistake of
+ports, to show a failure.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pytest
 import jaxlstm
 from jaxlstm.check.pytest_plugin import approx
 
-CONFIG = jaxlstm.LSTMConfig(input_size=8, hidden_size=12)  # what the weights below are for
+CONFIG = jaxlstm.LSTMConfig(input_size=8, hidden_size=12)
 
 
 @pytest.fixture
 def weights() -> dict[str, np.ndarray]:
-    """Under torch's names; in a real project: ``jaxlstm.load("model.pt")``."""
+    """Weights under torch's names. A real project would use ``jaxlstm.load("model.pt")``."""
     rng = np.random.default_rng(0)
     shapes = jaxlstm.param_shapes(CONFIG)
     return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
@@ -60,18 +60,18 @@ def my_lstm(p: dict[str, Any], xs: Any, h: Any, c: Any) -> Any:
 
 @jax.jit
 def port(inputs: Any, initial_state: Any, *, params: Any) -> Any:
-    """My layer, called as the checker calls: time-major, states of shape (1, batch, hidden_size)."""
+    """Adapt my layer to the checker: time-major inputs, states of shape (1, batch, hidden_size)."""
     (h_0,), (c_0,) = initial_state
     (h, c), outputs = my_lstm(my_params(params), inputs, h_0, c_0)
     return outputs, (h[None], c[None])
 
 
-def test_my_lstm_is_torchs(jaxlstm_verify: Any, weights: Any) -> None:
+def test_my_lstm_equals_torch(jaxlstm_verify: Any, weights: Any) -> None:
     jaxlstm_verify(port, weights, CONFIG)
 
 
-def test_two_halves_are_the_whole(weights: Any) -> None:
-    """``approx`` compares whole trees, leaf by leaf."""
+def test_two_halves_equal_the_whole(weights: Any) -> None:
+    """``approx`` compares trees leaf by leaf."""
     p, h = my_params(weights), jnp.zeros((3, CONFIG.hidden_size))
     xs = jax.random.normal(jax.random.key(0), (10, 3, CONFIG.input_size))
     state, first = my_lstm(p, xs[:5], h, h)

@@ -1,7 +1,8 @@
-"""Train a small character tagger in PyTorch that restores capitals and punctuation: the demo checkpoint.
+"""Train the demo checkpoint in PyTorch: a small character tagger that restores capitals and punctuation.
 
-Nothing here knows of JAX: it is the code that somebody has before they port. It trains on chapters 1 to 11 of
-``data/alice.txt``, is measured on chapter 12, takes about a minute on a CPU, and writes ``demo.pt``::
+It stands for the existing code of a project that moves to JAX, and does not use JAX itself. It trains on
+chapters 1 to 11 of ``data/alice.txt``, tests on chapter 12, and writes ``demo.pt``. It takes about a minute on
+a CPU::
 
     python examples/train_demo.py
 """
@@ -21,7 +22,7 @@ CHECKPOINT = Path(__file__).parent / "demo.pt"
 
 
 class Tagger(nn.Module):
-    """Characters in, features of both directions out."""
+    """Map characters to features of both directions."""
 
     def __init__(self, embedding_size: int = 16, hidden_size: int = 24) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class Tagger(nn.Module):
 
 
 class Restorer(nn.Module):
-    """For each character: is it a capital (one logit), and which mark follows it (one logit a mark)?"""
+    """Predict for each character whether it is a capital, and the mark that follows it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class Restorer(nn.Module):
 
 
 def tensors(chapters: range) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Characters, capitals and marks of whole chapters, as one long sequence each."""
+    """Return characters, capitals and marks of whole chapters, each as one long sequence."""
     text, is_capital, mark = strip(" ".join(read_paragraphs(chapters)))
     return torch.tensor(encode(text)), torch.tensor(is_capital).float(), torch.tensor(mark)
 
@@ -74,15 +75,15 @@ def train(model: Restorer, optimizer: torch.optim.Optimizer, steps: int) -> None
             print(f"step {step}  loss {loss.item():.4f}", flush=True)
 
 
-def f1(predicted: torch.Tensor, wanted: torch.Tensor) -> float:
-    """F1 of what is there to restore: what is non-zero on either side."""
-    right = ((predicted == wanted) & (wanted != 0)).sum()
-    return (2 * right / ((predicted != 0).sum() + (wanted != 0).sum())).item()
+def f1(predicted: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the F1 score of the non-zero labels."""
+    correct = ((predicted == expected) & (expected != 0)).sum()
+    return (2 * correct / ((predicted != 0).sum() + (expected != 0).sum())).item()
 
 
 @torch.no_grad()
 def evaluate(model: Restorer) -> dict[str, float]:
-    """F1 of capitals and of marks on the chapter that was held out."""
+    """Return the F1 scores of capitals and marks on the held-out chapter."""
     characters, is_capital, mark = tensors(TEST_CHAPTERS)
     capital_logits, mark_logits = model(characters[None])
     return {
@@ -98,9 +99,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
-    torch.set_num_threads(
-        1
-    )  # sums in one order: the same checkpoint from run to run on one machine
+    torch.set_num_threads(1)  # one order of summation: the same checkpoint in every run
     model = Restorer()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     train(model, optimizer, arguments.steps)

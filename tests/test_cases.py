@@ -15,7 +15,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
-from jaxlstm.check import torch_precision
+from jaxlstm.check.reference import torch_precision
 from tests.support.cases import CASES, Arrays, Case, Results, assert_matches, draw, run_torch
 
 TORCH_DTYPES = {

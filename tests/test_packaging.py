@@ -87,4 +87,4 @@ def test_the_sdist_without_a_compiler(built: tuple[Path, Path], tmp_path: Path) 
     said = installed(tmp_path, built[0], path="")
     assert not said["native"]
     assert not said["in_the_program"]
-    assert said["reason"].startswith("not built: when jaxlstm was installed no C++ compiler")
+    assert said["reason"].startswith("not built: no C++ compiler was found")

@@ -119,7 +119,7 @@ def test_a_kernel_is_no_coarser_than_the_default_of_jax(default: str | None, lev
 
     with jax.default_matmul_precision(default):
         assert level_of(None).name == level
-        assert (cudnn.math_of(None).name == "HIGHEST") == (level == "HIGHEST")
+        assert (cudnn.cudnn_precision(None).name == "HIGHEST") == (level == "HIGHEST")
         for setting, wanted in LEVELS.items():  # asked for, they are what they are
             assert level_of(setting).name == wanted
 

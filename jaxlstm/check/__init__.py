@@ -1,7 +1,7 @@
-"""The checker: whether a port of an LSTM is right, and if not, where and why.
+"""Checks that a JAX port of an LSTM equals torch's, and finds out why not.
 
-Names are handed on when they are first used, so that the pytest plugin costs a test run nothing until it
-is asked; torch is imported only by a check that runs against it.
+Public names are imported on first use, so that the pytest plugin costs nothing until it is used. torch is
+imported only by a check against torch.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxlstm.check.cell import verify_cell as verify_cell
-    from jaxlstm.check.comparison import compare as compare
-    from jaxlstm.check.divergence import trace as trace
-    from jaxlstm.check.matrix import verify_matrix as verify_matrix
-    from jaxlstm.check.place import Divergence as Divergence
-    from jaxlstm.check.report import CheckFailed as CheckFailed
-    from jaxlstm.check.report import Item as Item
-    from jaxlstm.check.report import Report as Report
-    from jaxlstm.check.verdict import verify as verify
+    from jaxlstm.check._compare import compare as compare
+    from jaxlstm.check._trace import trace as trace
+    from jaxlstm.check._verify import verify as verify
+    from jaxlstm.check._verify_cell import verify_cell as verify_cell
+    from jaxlstm.check._verify_matrix import verify_matrix as verify_matrix
+    from jaxlstm.check.report.data import Item as Item
+    from jaxlstm.check.report.difference import Divergence as Divergence
+    from jaxlstm.check.report.report import CheckFailed as CheckFailed
+    from jaxlstm.check.report.report import Report as Report
 
 _MODULE_OF = {
-    "CheckFailed": "report",
-    "Divergence": "place",
-    "Item": "report",
-    "Report": "report",
-    "compare": "comparison",
-    "trace": "divergence",
-    "verify": "verdict",
-    "verify_cell": "cell",
-    "verify_matrix": "matrix",
+    "CheckFailed": "report.report",
+    "Divergence": "report.difference",
+    "Item": "report.data",
+    "Report": "report.report",
+    "compare": "_compare",
+    "trace": "_trace",
+    "verify": "_verify",
+    "verify_cell": "_verify_cell",
+    "verify_matrix": "_verify_matrix",
 }
 
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,4 +1,4 @@
-"""The arguments of a check, each required to be what it should be."""
+"""Validation of the arguments of a check."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.check import torch_runner
-from jaxlstm.check.comparison import require_numbers
+from jaxlstm._shared.torch_tensors import tensor_to_numpy
 from jaxlstm.check.port import Port
+from jaxlstm.check.reference import torch_runner
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import check_params, init_bound, param_shapes
 from jaxlstm.precision import DTYPES
@@ -21,7 +21,7 @@ REFERENCES = ("torch", "oracle")
 
 
 def require_config(config: Any) -> LSTMConfig:
-    """A config, which says what the port should be."""
+    """Return the config, or raise TypeError."""
     if not isinstance(config, LSTMConfig):
         raise TypeError(
             f"config must be an LSTMConfig or LSTMCellConfig, got {type(config).__name__}"
@@ -30,7 +30,7 @@ def require_config(config: Any) -> LSTMConfig:
 
 
 def require_seed(seed: int) -> int:
-    """A seed that NumPy's generators take."""
+    """Return the seed, or raise ValueError if NumPy's generators reject it."""
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
     return seed
@@ -39,14 +39,17 @@ def require_seed(seed: int) -> int:
 def require_params(
     port: Any, params: Mapping[str, Any] | None, config: LSTMConfig, seed: int
 ) -> dict[str, np.ndarray]:
-    """The parameters as NumPy arrays, in torch's order; random ones for a port that takes any."""
+    """Return the parameters as NumPy arrays in torch's order.
+
+    If ``params`` is None, draw random parameters. This requires a port with an argument named ``params``.
+    """
     if params is not None:
         check_params(params, config)
         return {name: require_numbers(name, params[name]) for name in param_shapes(config)}
     if port is not None and not Port.of(port).takes_params:
         raise TypeError(
-            "params must be the weights that the port has, under torch's names; they may be left out "
-            "only for a port with a parameter named params"
+            "params must be the weights that the port holds, under torch's names; None is allowed only "
+            "for a port with an argument named params"
         )
     rng = np.random.default_rng(seed)
     bound = init_bound(config)
@@ -56,40 +59,51 @@ def require_params(
     }
 
 
+def require_numbers(name: str, value: Any) -> np.ndarray:
+    """Return a number, an array or a torch tensor as a NumPy array of real numbers."""
+    is_tensor = hasattr(value, "detach")
+    array = tensor_to_numpy(value) if is_tensor else np.asarray(value)
+    if array.dtype.kind not in "fiub" and not jnp.issubdtype(array.dtype, np.floating):
+        raise TypeError(
+            f"{name} must be an array of real numbers, got {type(value).__name__} of dtype {array.dtype}"
+        )
+    return array
+
+
 def require_dtype(dtype: Any) -> np.dtype:
-    """A dtype that an LSTM can have."""
-    with contextlib.suppress(TypeError):  # of a name that is none
+    """Return the dtype, or raise ValueError if an LSTM cannot have it."""
+    with contextlib.suppress(TypeError):  # Not the name of a dtype.
         if jnp.dtype(dtype) in DTYPES:
             return jnp.dtype(dtype)
     raise ValueError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
 
 
 def require_precision(precision: str | None) -> str | None:
-    """A name that JAX knows for the precision of products, or None."""
+    """Return the precision of matrix products, or raise ValueError if JAX does not know it."""
     try:
         with jax.default_matmul_precision(precision):
             return precision
     except ValueError:
         raise ValueError(
-            "precision must be None, 'highest', 'high', 'default' or another that "
-            f"jax.default_matmul_precision takes, got {precision!r}"
+            "precision must be None, 'highest', 'high', 'default' or another value that "
+            f"jax.default_matmul_precision accepts, got {precision!r}"
         ) from None
 
 
 def require_references(against: Sequence[str]) -> tuple[str, ...]:
-    """The references that were asked for and are here."""
+    """Return the requested references that are available."""
     if isinstance(against, str):
         against = (against,)
     unknown = [name for name in against if name not in REFERENCES]
     if unknown or not against:
-        raise ValueError(f"against must name some of {REFERENCES}, got {tuple(against)}")
-    found = tuple(
+        raise ValueError(f"against must name one or both of {REFERENCES}, got {tuple(against)}")
+    available = tuple(
         name
         for name in REFERENCES
         if name in against and (name != "torch" or torch_runner.is_available())
     )
-    if not found:
+    if not available:
         raise ValueError(
-            "against asks for torch alone, and torch is not installed; install torch, or add 'oracle'"
+            "against names only torch, which is not installed; install torch or add 'oracle'"
         )
-    return found
+    return available

@@ -1,4 +1,4 @@
-"""What was in force while a check ran: versions, device, precision."""
+"""The environment of a check: versions, device and precision."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm._version import __version__
-from jaxlstm.check import torch_runner
 from jaxlstm.check.port import default_device
+from jaxlstm.check.reference import torch_runner
 
 
 def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
-    """Names and values, as read back from the libraries themselves.
+    """Return names and values, read back from the libraries.
 
-    ``jax_default_matmul_precision`` is the caller's, ``jax matmul precision`` that of the products checked.
+    ``jax_default_matmul_precision`` is the caller's setting, ``jax matmul precision`` that of the check.
     """
     config: Any = jax.config
     device = default_device()
-    found = {
+    values = {
         "jaxlstm": __version__,
         "python": platform.python_version(),
         "jax": jax.__version__,
@@ -35,8 +35,7 @@ def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
         "jax_default_matmul_precision": str(config.jax_default_matmul_precision),
         "jax matmul precision": precision or str(config.jax_default_matmul_precision),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "NVIDIA_TF32_OVERRIDE": os.environ.get(
-            "NVIDIA_TF32_OVERRIDE", ""
-        ),  # of both, over all settings
+        # It overrides the settings of both libraries.
+        "NVIDIA_TF32_OVERRIDE": os.environ.get("NVIDIA_TF32_OVERRIDE", ""),
     }
-    return found | (torch_runner.environment() if with_torch else {})
+    return values | (torch_runner.environment() if with_torch else {})

@@ -1,7 +1,7 @@
-"""pytest: a fixture that verifies a port, and an ``approx`` for whole trees, told in a screen.
+"""A pytest plugin: a fixture that verifies a port, and ``approx`` for trees of arrays.
 
-Registered by the distribution, so that a project that installs jaxlstm has them. A check that fails
-prints the report's verdict, diagnosis and first failures, and no dump of arrays.
+The distribution registers the plugin. A failed check prints the verdict, the diagnosis and the first
+failures of its report instead of arrays.
 
 >>> def test_my_port(jaxlstm_verify):
 ...     jaxlstm_verify(my_port, params, config)
@@ -18,46 +18,45 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from jaxlstm.check.report import Report
+    from jaxlstm.check.report.report import Report
 
 
-class approx:  # noqa: N801 - named as pytest's own is
-    """A tree of arrays that equals another whose leaves are close: see :func:`jaxlstm.check.compare`.
+class approx:  # noqa: N801 - It is named like pytest.approx.
+    """A tree of arrays that equals any tree whose leaves are close to its own.
 
     Args:
-      expected: an array or a tree of them.
-      tolerances: the keyword arguments of :func:`jaxlstm.check.compare`; without rtol and atol, those
-        of ``torch.testing.assert_close`` by dtype.
+      expected: an array or a tree of arrays.
+      settings: the keyword arguments of :func:`jaxlstm.check.compare`, such as rtol and atol.
     """
 
-    __array_ufunc__ = None  # NumPy then leaves == to us
+    __array_ufunc__ = None  # NumPy then defers == to this class.
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, expected: Any, **tolerances: Any) -> None:
-        self.expected, self.tolerances = expected, tolerances
+    def __init__(self, expected: Any, **settings: Any) -> None:
+        self.expected, self.settings = expected, settings
         self.report: Report | None = None
 
     def __eq__(self, actual: object) -> bool:
         from jaxlstm.check import compare
 
-        self.report = compare(actual, self.expected, **self.tolerances)
+        self.report = compare(actual, self.expected, **self.settings)
         return self.report.ok
 
     def __repr__(self) -> str:
-        told = "".join(f", {name}={value!r}" for name, value in self.tolerances.items())
-        return f"approx({type(self.expected).__name__}{told})"
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"approx({type(self.expected).__name__}{settings})"
 
 
 @pytest.fixture
 def jaxlstm_verify() -> Callable[..., Report]:
-    """:func:`jaxlstm.check.verify`, which fails the test with the report's first screen."""
+    """Return :func:`jaxlstm.check.verify`, which fails the test with the report's first screen."""
 
-    def check(*arguments: Any, **settings: Any) -> Report:
+    def check(*args: Any, **kwargs: Any) -> Report:
         __tracebackhide__ = True
         from jaxlstm.check import verify
 
-        report = verify(*arguments, **settings)
+        report = verify(*args, **kwargs)
         if not report.ok:
             pytest.fail(report.first_screen(), pytrace=False)
         return report
@@ -66,10 +65,10 @@ def jaxlstm_verify() -> Callable[..., Report]:
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """What ``assert tree == approx(...)`` says: the report in place of the arrays."""
+    """Explain a failed ``assert tree == approx(...)`` by the report."""
     if op != "==":
         return None
-    found = next((side for side in (left, right) if isinstance(side, approx)), None)
-    if found is None or found.report is None:
+    side = next((side for side in (left, right) if isinstance(side, approx)), None)
+    if side is None or side.report is None:
         return None
-    return ["the trees are not close", *found.report.first_screen().splitlines()]
+    return ["the trees are not close", *side.report.first_screen().splitlines()]

@@ -1,4 +1,4 @@
-"""The device that an option names."""
+"""The device named by a command-line option."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def require_device(option: str, platform: str | None) -> Any:
-    """JAX's first device of a platform, or of the one it takes by itself if None.
+    """Return JAX's first device of a platform, or of the default platform if it is None.
 
     Raises:
-      ValueError: there is none.
+      ValueError: if there is no such device.
     """
     import jax
 
     try:
         return jax.devices(platform)[0]
-    except RuntimeError as error:  # what JAX raises for a platform that it does not have
-        raise ValueError(f"{option} {platform}: JAX sees no such device here") from error
+    except RuntimeError as error:  # JAX raises it for a platform without devices.
+        raise ValueError(f"{option} {platform}: JAX finds no such device") from error

@@ -1,4 +1,4 @@
-"""``--port FILE.py:NAME``: a function of the user's own, by the file or module that holds it."""
+"""``--port FILE.py:NAME``: a function of the user, from a file or a module."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from typing import Any
 DEFAULT_NAME = "port"
 
 
-def load_port(where: str) -> Callable[..., Any]:
-    """The callable of "FILE.py:NAME" or "package.module:NAME"; without ``:NAME`` the one called port.
+def load_port(spec: str) -> Callable[..., Any]:
+    """Load the callable of "FILE.py:NAME" or "package.module:NAME". The default name is ``port``.
 
-    The file is run, as Python would run it, with its own folder on the path; a module is looked for in the
-    working directory too.
+    A file is executed with its folder on the path. A module is also searched for in the working directory.
 
     Raises:
-      ValueError: no such file, module or name, no callable, or the file raises; the message says where.
+      ValueError: if the file, module or name does not exist, the name is not callable, or the file raises.
     """
-    source, _, name = where.partition(":")
+    source, _, name = spec.partition(":")
     name = name or DEFAULT_NAME
-    module = _import(where, source)
-    found = getattr(module, name, None)
-    if callable(found):
-        return found
+    module = _import(spec, source)
+    port = getattr(module, name, None)
+    if callable(port):
+        return port
+    problem = "is not callable" if hasattr(module, name) else "does not exist"
     functions = [n for n, value in vars(module).items() if _is_own_callable(value, module)]
-    what = "no callable" if hasattr(module, name) else "not there"
+    choices = f" ({', '.join(functions)})" if functions else ""
     raise ValueError(
-        f"--port {where}: {name} is {what} in {source}; name one as FILE.py:NAME"
-        + (f", it has {', '.join(functions)}" if functions else "")
+        f"--port {spec}: {name} {problem} in {source}; name one of its functions{choices} as "
+        "FILE.py:NAME"
     )
 
 
-def _import(where: str, source: str) -> ModuleType:
+def _import(spec: str, source: str) -> ModuleType:
     is_file = source.endswith(".py")
     if is_file and not Path(source).is_file():
-        raise ValueError(f"--port {where}: there is no file {source}")
+        raise ValueError(f"--port {spec}: file {source} does not exist")
     folder = Path(source).resolve().parent if is_file else Path.cwd()
     sys.path.insert(0, str(folder))
     try:
@@ -48,24 +48,24 @@ def _import(where: str, source: str) -> ModuleType:
             return importlib.import_module(source)
         return _run_file(Path(source).resolve())
     except ImportError as error:
-        raise ValueError(f"--port {where}: {error}{_place(error, source)}") from error
-    except Exception as error:  # whatever the user's file raises is told as it is, with its line
-        told = f"{type(error).__name__}: {error}"
-        raise ValueError(f"--port {where}: {told}{_place(error, source)}") from error
+        raise ValueError(f"--port {spec}: {error}{_line(error, source)}") from error
+    except Exception as error:  # The user's file may raise anything.
+        message = f"{type(error).__name__}: {error}"
+        raise ValueError(f"--port {spec}: {message}{_line(error, source)}") from error
 
 
 def _run_file(path: Path) -> ModuleType:
-    name = f"port_{path.stem}"  # not the stem alone, lest a file called jax.py takes that name from JAX
+    name = f"port_{path.stem}"  # With the bare stem, a file jax.py would hide JAX.
     loader = importlib.machinery.SourceFileLoader(name, str(path))
     module = ModuleType(name)
     module.__file__ = str(path)
-    sys.modules[name] = module  # dataclasses look their module up by name
+    sys.modules[name] = module  # Dataclasses look up their module by name.
     loader.exec_module(module)
     return module
 
 
-def _place(error: BaseException, source: str) -> str:
-    """The line of the user's own file where it went wrong."""
+def _line(error: BaseException, source: str) -> str:
+    """Return the place of an error in the user's file, or an empty string."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)

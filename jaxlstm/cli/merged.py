@@ -1,4 +1,4 @@
-"""Several runs of ``jaxlstm check`` as one report, for the page and the XML."""
+"""The reports of several runs of ``jaxlstm check`` as one report, for the HTML page."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from jaxlstm.check import Report
 
 Reports = Mapping[tuple[str, str], "Report"]
-"""By backend, and dtype or "matrix"."""
+"""Reports by backend, and by dtype or "matrix"."""
 
 
-def merged(args: argparse.Namespace, config: Any, reports: Reports, absent: list[str]) -> Report:
-    """One report of all runs, whose items are named with backend and dtype; of absent backends, that they
-    are.
+def merge_reports(
+    args: argparse.Namespace, config: Any, reports: Reports, not_run: Mapping[str, str]
+) -> Report:
+    """Return one report of all runs.
 
-    Where a difference is told, it is that of the first run that has one.
+    The names of items, diagnoses and heat maps start with the backend and dtype. ``not_run`` maps each absent
+    backend to the reason. ``difference`` is that of the first run that has one.
     """
     from jaxlstm.check import Item, Report
 
@@ -29,9 +31,7 @@ def merged(args: argparse.Namespace, config: Any, reports: Reports, absent: list
         for run, report in runs
         for item in report.items
     ]
-    items += [
-        Item(backend, None, detail="not run, JAX sees no such device here") for backend in absent
-    ]
+    items += [Item(backend, None, detail=reason) for backend, reason in not_run.items()]
     return Report(
         title=f"{args.checkpoint}: {args.port or 'jitted JAX'} against torch",
         items=tuple(items),
@@ -39,18 +39,21 @@ def merged(args: argparse.Namespace, config: Any, reports: Reports, absent: list
         notes=tuple(dict.fromkeys(note for _, report in runs for note in report.notes)),
         settings={"checkpoint": args.checkpoint, "config": repr(config), "seed": args.seed},
         environment=_environment(reports),
-        pictures=tuple(
-            dataclasses.replace(grid, title=f"{run}, {grid.title}")
+        heatmaps=tuple(
+            dataclasses.replace(heatmap, title=f"{run}, {heatmap.title}")
             for run, report in runs
-            for grid in report.pictures
+            for heatmap in report.heatmaps
         ),
-        again=command(args),
+        again=command_line(args),
         difference=next((report.difference for _, report in runs if report.difference), None),
     )
 
 
-def command(args: argparse.Namespace, *, backend: str | None = None, dtype: str = "") -> str:
-    """The command that was given, but for what it writes; of one backend and dtype, if these are told."""
+def command_line(args: argparse.Namespace, *, backend: str | None = None, dtype: str = "") -> str:
+    """Return the command that repeats a check, without its output options.
+
+    ``backend`` and ``dtype`` restrict it to one run.
+    """
     words = ["jaxlstm", "check", str(args.checkpoint)]
     if args.prefix is not None:
         words += ["--prefix", args.prefix]
@@ -65,7 +68,7 @@ def command(args: argparse.Namespace, *, backend: str | None = None, dtype: str 
 
 
 def _environment(reports: Reports) -> dict[str, str]:
-    """What was in force; what differs between backends is told of each."""
+    """Merge the environments. Values that differ between backends are listed by backend."""
     by_name: dict[str, dict[str, str]] = {}
     for (backend, _), report in reports.items():
         for name, value in report.environment.items():

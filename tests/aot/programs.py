@@ -68,8 +68,8 @@ class Program:
         return jax.grad(loss, argnums=(0, 1, 2)) if self.gradient else forward
 
 
-# The compiler may schedule a few more instructions for 120 steps than for 24. Unrolled steps would add far more.
 MAX_EXTRA_INSTRUCTIONS = 24
+"""Instructions that 120 steps may have more than 24, from other scheduling. Unrolling would add far more."""
 
 
 def grouped_by_program(programs: list[Program]) -> pytest.MarkDecorator:

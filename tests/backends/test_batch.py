@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, lstm
-from jaxlstm.check import oracle
+from jaxlstm.check.reference import oracle
 from jaxlstm.precision import linear
 from tests.backends.each import on_each_backend
 from tests.check.helpers import random_params

@@ -13,9 +13,11 @@ import pytest
 
 import jaxlstm
 from jaxlstm import LSTMConfig, cli
-from jaxlstm.check import criteria, torch_runner, verify
-from jaxlstm.check.explain import Evidence
+from jaxlstm.check import verify
+from jaxlstm.check.criteria import semantics
 from jaxlstm.check.port import Port
+from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.reference.results import Evidence
 from tests.backends.each import on_each_backend
 from tests.check.helpers import CONFIGS, random_params
 from tests.check.test_mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
@@ -73,7 +75,7 @@ def test_semantics(backend: str, bugs: tuple[str, ...]) -> None:
     evidence = [Evidence(case, params, port.run(params, case, np.float64)) for case, _ in cases]
     limit = {"outputs": 1e-9, "h_n": 1e-9, "c_n": 1e-9}
     right = all(
-        criteria.semantics(entry.answer, truth, limit).ok
+        semantics.result_semantics(entry.results, truth, limit).ok
         for entry, (_, truth) in zip(evidence, cases, strict=True)
     )
     assert right == (bugs == ())

@@ -15,7 +15,7 @@ from benchmarks.implementation import Unsupported
 from benchmarks.peers import torch as torch_peer
 from benchmarks.problems import TINY_SIZES, Problem, Size, make_problem
 from benchmarks.settings import Settings, applied
-from jaxlstm.check import torch_precision
+from jaxlstm.check.reference import torch_precision
 
 RAGGED = TINY_SIZES["train"][0]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxlstm.check import torch_runner
 from jaxlstm.check.port import Port
-from jaxlstm.check.run import Run
+from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.verification import Verification
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import init_bound, param_shapes
 
@@ -42,9 +42,9 @@ def run_of(
     config: LSTMConfig,
     *,
     references: tuple[str, ...],
-) -> Run:
+) -> Verification:
     """A verification in float32, gradients included, that has not begun."""
-    return Run(
+    return Verification(
         port=Port.of(port),
         params=params,
         config=config,

@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxlstm.check import inputs
-from jaxlstm.check.faults import Call, catalogue
 from jaxlstm.check.faults.arithmetic import tf32
+from jaxlstm.check.faults.catalogue import catalogue
+from jaxlstm.check.faults.fault import OracleCall
+from jaxlstm.check.reference.cases import ordinary_case, standard_cases
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import CONFIGS, random_params
 
@@ -21,12 +22,12 @@ def answers(config):
     """By cause: what the oracle answers with that fault, over four cases, as one vector."""
     params = random_params(config, scale=1.5, dtype=np.float64)
     cases = [
-        c for c in inputs.cases(config) if c.name in ("ragged", "dense", "one step", "saturating")
+        c for c in standard_cases(config) if c.name in ("ragged", "dense", "one step", "saturating")
     ]
-    calls = [Call.of(params, config, case) for case in cases]
+    calls = [OracleCall.of(params, config, case) for case in cases]
 
     def numbers(apply):
-        found = [apply(call).run() for call in calls]
+        found = [apply(call).results() for call in calls]
         return np.concatenate([np.asarray(a).ravel() for f in found for _, a in f.leaves()])
 
     return numbers(lambda call: call), {f.cause: numbers(f.apply) for f in catalogue(config)}
@@ -94,17 +95,17 @@ def test_a_config_has_the_faults_that_it_can_have(config, wanted):
 def test_the_first_layers_alone_are_those_of_the_whole_and_warn_of_no_dropout():
     """A config of one layer with dropout gives a warning, which here would be an error."""
     config = LSTMConfig(3, 4, num_layers=3, dropout=0.5)
-    call = Call.of(random_params(config), config, inputs.ordinary_case(config))
-    whole = call.result().record
+    call = OracleCall.of(random_params(config), config, ordinary_case(config))
+    whole = call.run().record
     for layers in (1, 2):
-        found = call.result(layers=layers)
+        found = call.run(layers=layers)
         assert len(found.record) == layers
         np.testing.assert_array_equal(found.outputs, whole[layers - 1][0].steps.h)
 
 
 def test_which_faults_only_change_what_is_made_of_a_run():
     """One run of the oracle serves all of them; swapped axes count where they change nothing."""
-    call = Call.of(random_params(SQUARE), SQUARE, inputs.ordinary_case(SQUARE))
+    call = OracleCall.of(random_params(SQUARE), SQUARE, ordinary_case(SQUARE))
     only = [fault for fault in catalogue(SQUARE) if fault.only_finishes(call)]
     assert Counter(fault.group for fault in only) == {
         "final state": TWO_WAYS["final state"],
@@ -119,7 +120,7 @@ def test_which_faults_only_change_what_is_made_of_a_run():
     [
         ("h and c are kept in {}", {"h_n", "c_n"}),
         ("c is kept in {}", {"c_n"}),
-        ("c is kept in {}, and h is made of it", {"c_n"}),
+        ("c is kept in {}, and h is computed from it", {"c_n"}),
         ("weights, inputs and states are in {}", {"h_n", "c_n"}),
         ("the weights are rounded to {}", set()),
     ],
@@ -128,8 +129,8 @@ def test_which_faults_only_change_what_is_made_of_a_run():
 def test_a_state_kept_in_half_precision_is_told_in_it(cause, kept, half):
     config = CONFIGS["plain"]
     (fault,) = (f for f in catalogue(config) if f.cause == cause.format(half))
-    call = Call.of(random_params(config), config, inputs.ordinary_case(config))
-    found = fault.apply(call).run()
+    call = OracleCall.of(random_params(config), config, ordinary_case(config))
+    found = fault.apply(call).results()
     rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.leaves()}
     assert {n for n, a in found.leaves() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
 

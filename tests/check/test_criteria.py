@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm.check import criteria, inputs
-from jaxlstm.check.answer import Answer
-from jaxlstm.check.criteria import Measured, Ratio
+from jaxlstm.check.criteria import exact, measurement, rms, semantics
+from jaxlstm.check.criteria.measurement import Measurement
+from jaxlstm.check.criteria.rms import RmsRatio
+from jaxlstm.check.reference import cases
+from jaxlstm.check.reference.results import Results
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import CONFIGS, random_params
 
@@ -16,25 +18,27 @@ NAN, INF = float("nan"), float("inf")
 
 def answer(outputs, h_n=None, c_n=None, gradients=None, dtype=np.float64):
     arrays = [None if a is None else np.array(a, dtype) for a in (outputs, h_n, c_n)]
-    return Answer(*arrays, gradients)  # type: ignore[arg-type]
+    return Results(*arrays, gradients)  # type: ignore[arg-type]
 
 
 def test_measured_is_within_its_limit_or_not():
-    assert Measured(2.0, 2.0, "").ok
-    assert not Measured(2.1, 2.0, "").ok
-    assert not Measured(NAN, 2.0, "").ok
-    assert Measured(3.0, 2.0, "").excess == 1.5
-    assert Measured(3.0, 0.0, "").excess == INF
+    assert Measurement(2.0, 2.0, "").ok
+    assert not Measurement(2.1, 2.0, "").ok
+    assert not Measurement(NAN, 2.0, "").ok
+    assert Measurement(3.0, 2.0, "").excess == 1.5
+    assert Measurement(3.0, 0.0, "").excess == INF
 
 
 def test_form_tells_every_shape_and_dtype():
     good = answer([[1.0]], [2.0], [3.0])
-    assert criteria.form(good, good, np.float64) == ""
+    assert exact.shape_and_dtype(good, good, np.float64) == ""
     bad = answer([[1.0, 1.0]], [2.0], None)
-    assert criteria.form(bad, good, np.float64) == "outputs has shape (1, 2), wanted (1, 1)"
-    assert criteria.form(bad, good, "float32") == (
-        "outputs has shape (1, 2), wanted (1, 1); outputs has dtype float64, wanted float32; "
-        "h_n has dtype float64, wanted float32"
+    assert (
+        exact.shape_and_dtype(bad, good, np.float64) == "outputs has shape (1, 2), expected (1, 1)"
+    )
+    assert exact.shape_and_dtype(bad, good, "float32") == (
+        "outputs has shape (1, 2), expected (1, 1); outputs has dtype float64, expected float32; "
+        "h_n has dtype float64, expected float32"
     )
 
 
@@ -42,29 +46,34 @@ def test_masks_keep_nan_and_both_infinities_apart():
     kinds = [0.0, NAN, INF, -INF]
     for there in kinds:
         for wanted in kinds:
-            told = criteria.masks(answer([1.0, there]), answer([2.0, wanted]))
+            told = exact.nan_mask(answer([1.0, there]), answer([2.0, wanted]))
             same = there is wanted
             assert told == (
-                "" if same else f"outputs: 1 of 2 differ, first (1,): {there}, wanted {wanted}"
+                ""
+                if same
+                else f"outputs: 1 of 2 elements differ, the first at (1,): {there}, expected {wanted}"
             )
-    told = criteria.masks(answer([NAN, NAN], [1.0], [INF]), answer([1.0, 1.0], [1.0], [1.0]))
+    told = exact.nan_mask(answer([NAN, NAN], [1.0], [INF]), answer([1.0, 1.0], [1.0], [1.0]))
     assert told == (
-        "outputs: 2 of 2 differ, first (0,): nan, wanted 1.0; "
-        "c_n: 1 of 1 differ, first (0,): inf, wanted 1.0"
+        "outputs: 2 of 2 elements differ, the first at (0,): nan, expected 1.0; "
+        "c_n: 1 of 1 elements differ, the first at (0,): inf, expected 1.0"
     )
 
 
 def test_a_second_call_repeats_the_first():
     first = answer([1.0, NAN], [2.0], [3.0], {"inputs": np.ones(2)})
-    assert criteria.repeats(first, first) == ""
+    assert exact.repeatability(first, first) == ""
     other = answer([1.0, NAN], [2.5], [3.0], {"inputs": np.zeros(2)})
-    assert criteria.repeats(first, other) == "a second call gave another h_n, d inputs"
+    assert (
+        exact.repeatability(first, other)
+        == "a second call returned different values of h_n, d inputs"
+    )
 
 
 def test_semantics_allow_rounding_and_what_conditioning_makes_of_it():
     truth = answer([1.0, 2.0], [INF])
     at = {"outputs": 0.0, "h_n": 0.0}
-    found = criteria.semantics(answer([1.0, 2.0 + 2e-14], [INF]), truth, at)
+    found = semantics.result_semantics(answer([1.0, 2.0 + 2e-14], [INF]), truth, at)
     assert (found.value, found.limit, found.where) == (
         pytest.approx(2e-14, 0.03),
         1e-14,
@@ -72,13 +81,13 @@ def test_semantics_allow_rounding_and_what_conditioning_makes_of_it():
     )
     assert not found.ok
     at["outputs"] = 1e-15
-    assert criteria.semantics(answer([1.0, 2.0 + 2e-14], [INF]), truth, at).limit == 32e-15
-    missing = criteria.semantics(answer([NAN, 2.0], [0.0]), truth, at)
+    assert semantics.result_semantics(answer([1.0, 2.0 + 2e-14], [INF]), truth, at).limit == 32e-15
+    missing = semantics.result_semantics(answer([NAN, 2.0], [0.0]), truth, at)
     assert (missing.value, missing.where) == (INF, "outputs[0]")
-    assert criteria.semantics(answer([]), answer([]), at) == (0.0, 32e-15, "outputs")
+    assert semantics.result_semantics(answer([]), answer([]), at) == (0.0, 32e-15, "outputs")
     # what is nearest its own limit is told, not what is largest
     wide = {"outputs": 1.0, "h_n": 0.0}
-    found = criteria.semantics(answer([1.5], [1e-14]), answer([1.0], [0.0]), wide)
+    found = semantics.result_semantics(answer([1.5], [1e-14]), answer([1.0], [0.0]), wide)
     assert found == (1e-14, 1e-14, "h_n[0]")
 
 
@@ -86,22 +95,22 @@ def test_gradients_are_relative_to_their_largest_element():
     truth = {"w": np.array([1.0, -8.0]), "b": np.array([0.0])}
     at = {"d w": 0.0, "d b": 0.0}
     ours = {"w": np.array([1.0, -8.0 - 8e-12]), "b": np.array([0.0])}
-    found = criteria.gradient_semantics(ours, truth, at)
+    found = semantics.gradient_semantics(ours, truth, at)
     assert found.value == pytest.approx(1e-12, rel=1e-3)
     assert found.limit == 1e-12
     assert found.where == "d w[1]"
     at["d w"] = 1.0
-    assert criteria.gradient_semantics(ours, truth, at).limit == 4.0  # 32 of 1 in 8
+    assert semantics.gradient_semantics(ours, truth, at).limit == 4.0  # 32 of 1 in 8
     ours["b"] = np.array([1e-3])  # where all are zero, absolute
-    assert criteria.gradient_semantics(ours, truth, at) == (1e-3, 1e-12, "d b[0]")
+    assert semantics.gradient_semantics(ours, truth, at) == (1e-3, 1e-12, "d b[0]")
 
 
 def test_a_ratio_of_rms_errors():
-    assert Ratio("", 1, 3.0, None, 2.0).value == 1.5
-    assert Ratio("", 1, 3.0, None, 0.0).value == INF
-    assert Ratio("", 1, 0.0, None, 0.0).value == 1.0
+    assert RmsRatio("", 1, 3.0, None, 2.0).value == 1.5
+    assert RmsRatio("", 1, 3.0, None, 0.0).value == INF
+    assert RmsRatio("", 1, 0.0, None, 0.0).value == 1.0
     truth = np.array([1.0, 1.0, 1.0, INF])
-    found = criteria.rms_ratio(
+    found = rms.rms_ratio(
         "here",
         np.array([1.0, 1.0, 1.5, 7.0], np.float32),
         truth,
@@ -113,68 +122,75 @@ def test_a_ratio_of_rms_errors():
     assert found.ours == pytest.approx(0.5 / 3**0.5)
     assert found.torch == pytest.approx(0.75 / 3**0.5)
     assert found.own == found.torch  # the largest of right implementations
-    alone = criteria.rms_ratio("", truth.astype(np.float32), truth / 3, [], None)
+    alone = rms.rms_ratio("", truth.astype(np.float32), truth / 3, [], None)
     assert alone.torch is None
     assert 0 < alone.own < 1e-7  # rounding to float32 alone
-    nothing = criteria.rms_ratio("", np.ones(1), np.array([INF]), [], None)
+    nothing = rms.rms_ratio("", np.ones(1), np.array([INF]), [], None)
     assert (nothing.size, nothing.ours, nothing.value) == (0, 0.0, 1.0)
 
 
 def test_the_rms_of_many_arrays_is_a_geometric_mean():
-    ratios = [Ratio("a", 600, 2.0, 4.0, 1.0), Ratio("b", 400, 8.0, 4.0, 1.0)]
-    found = criteria.rms(ratios)
+    ratios = [RmsRatio("a", 600, 2.0, 4.0, 1.0), RmsRatio("b", 400, 8.0, 4.0, 1.0)]
+    found = rms.mean_ratio(ratios)
     assert found.value == pytest.approx(4.0)
     assert found.limit == 2.0
-    assert found.where == "1000 elements in 2 arrays; against torch alone 1"
-    few = criteria.rms([Ratio("a", 999, 2.0, None, 1.0)])
+    assert found.where == "1000 elements in 2 arrays; 1 times the error of torch"
+    few = rms.mean_ratio([RmsRatio("a", 999, 2.0, None, 1.0)])
     assert (few.limit, few.where) == (4.0, "999 elements in 1 arrays")
-    assert criteria.rms([Ratio("a", 1, 0.0, 1.0, 1.0)]).value == pytest.approx(1e-3)  # no log of 0
-    exact = criteria.rms([Ratio("a", 1, 0.0, 2.0, 1.0)])
-    assert exact.where.endswith("against torch alone 0.0005")
+    assert rms.mean_ratio([RmsRatio("a", 1, 0.0, 1.0, 1.0)]).value == pytest.approx(
+        1e-3
+    )  # no log of 0
+    better = rms.mean_ratio([RmsRatio("a", 1, 0.0, 2.0, 1.0)])
+    assert better.where.endswith("0.0005 times the error of torch")
 
 
 def test_the_rms_of_one_array_is_the_worst():
     ratios = [
-        Ratio("a", 9, 2.0, None, 1.0),
-        Ratio("b", 9, 3.0, None, 0.5),
-        Ratio("c", 9, 1.0, None, 1.0),
+        RmsRatio("a", 9, 2.0, None, 1.0),
+        RmsRatio("b", 9, 3.0, None, 0.5),
+        RmsRatio("c", 9, 1.0, None, 1.0),
     ]
-    assert criteria.rms_of_one(ratios) == (
+    assert rms.worst_ratio(ratios) == (
         6.0,
         16.0,
-        "b: 3.00e+00, of right implementations 5.00e-01",
+        "b: 3.00e+00, correct implementations 5.00e-01",
     )
-    assert criteria.rms_of_one([*ratios, Ratio("n", 9, NAN, None, 1.0)]).where.startswith("n: nan")
+    assert rms.worst_ratio([*ratios, RmsRatio("n", 9, NAN, None, 1.0)]).where.startswith("n: nan")
 
 
 def test_worst_is_nearest_its_limit_and_nan_beyond_all():
-    one, two = Measured(1.0, 10.0, "one"), Measured(0.5, 1.0, "two")
-    assert criteria.worst_of([one, two]) is two
-    assert criteria.worst_of([one, Measured(NAN, 1e9, "nan"), two]).where == "nan"
+    one, two = Measurement(1.0, 10.0, "one"), Measurement(0.5, 1.0, "two")
+    assert measurement.worst_of([one, two]) is two
+    assert measurement.worst_of([one, Measurement(NAN, 1e9, "nan"), two]).where == "nan"
 
 
 def test_amplification_and_the_furthest():
     truth = answer([2.0, INF], [0.0], [4.0], {"w": np.array([1.0, -1.0])})
     ulp = np.spacing(1.0)
     condition = {"outputs": 10 * ulp, "h_n": 5.0, "c_n": 4 * ulp}
-    assert criteria.amplification(condition, truth) == 5.0
+    assert semantics.amplification(condition, truth) == 5.0
     nothing = answer([0.0], [INF], [])
-    assert criteria.amplification(dict.fromkeys(condition, 9.0), nothing) == 0.0
+    assert semantics.amplification(dict.fromkeys(condition, 9.0), nothing) == 0.0
     moved = answer([2.5, 0.0], [0.0], [1.0], {"w": np.array([1.0, 3.0])})
-    assert criteria.furthest(moved, truth) == {"outputs": 0.5, "h_n": 0.0, "c_n": 3.0, "d w": 4.0}
+    assert measurement.largest_errors(moved, truth) == {
+        "outputs": 0.5,
+        "h_n": 0.0,
+        "c_n": 3.0,
+        "d w": 4.0,
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_right_answers_are_right_and_not_alike(dtype):
     config = CONFIGS["everything"]
-    params, case = random_params(config), inputs.ordinary_case(config)
-    truth = criteria.right_answers(params, config, case, np.float64, gradients=True)[0]
-    straight, otherwise = criteria.right_answers(params, config, case, dtype, gradients=True)
+    params, case = random_params(config), cases.ordinary_case(config)
+    truth = rms.correct_results(params, config, case, np.float64, gradients=True)[0]
+    straight, otherwise = rms.correct_results(params, config, case, dtype, gradients=True)
     eps = float(np.finfo(dtype).eps)
     for found in (straight, otherwise):
-        for name, distance in criteria.furthest(found, truth).items():
-            assert found.everything()[name].dtype == dtype
-            assert distance <= 40 * eps * max(1.0, np.abs(truth.everything()[name]).max()), name
+        for name, distance in measurement.largest_errors(found, truth).items():
+            assert found.arrays()[name].dtype == dtype
+            assert distance <= 40 * eps * max(1.0, np.abs(truth.arrays()[name]).max()), name
     if dtype != "float16":
         assert np.any(straight.outputs != otherwise.outputs)
 
@@ -182,19 +198,17 @@ def test_right_answers_are_right_and_not_alike(dtype):
 def test_right_answers_differ_in_the_sigmoid_and_in_the_order_of_sums():
     """With one input and one unit no sum can be taken in another order, so that leaves the sigmoid."""
     for config in (LSTMConfig(1, 1), LSTMConfig(5, 4)):
-        params, case = random_params(config), inputs.ordinary_case(config)
-        straight, otherwise = criteria.right_answers(
-            params, config, case, np.float32, gradients=False
-        )
+        params, case = random_params(config), cases.ordinary_case(config)
+        straight, otherwise = rms.correct_results(params, config, case, np.float32, gradients=False)
         assert np.any(straight.outputs != otherwise.outputs)
 
 
 def test_every_number_is_moved_by_one_ulp_up_or_down(monkeypatch):
     seen: list[tuple] = []
-    monkeypatch.setattr(criteria.answer, "of_oracle", lambda *call, **named: seen.append(call))
+    monkeypatch.setattr(semantics, "oracle_results", lambda *call, **named: seen.append(call))
     config = CONFIGS["plain"]
-    params, case = random_params(config), inputs.ordinary_case(config)
-    criteria.moved(params, config, case, np.random.default_rng(0), gradients=True)
+    params, case = random_params(config), cases.ordinary_case(config)
+    semantics.perturbed_results(params, config, case, np.random.default_rng(0), gradients=True)
     [(moved_params, _, moved_case)] = seen
     assert case.initial_state is not None
     before = [*params.values(), case.inputs, *case.initial_state]
@@ -210,13 +224,18 @@ def test_every_number_is_moved_by_one_ulp_up_or_down(monkeypatch):
 
 def test_moved_by_one_ulp_each_and_no_further():
     config = CONFIGS["plain"]
-    params, case = random_params(config), inputs.ordinary_case(config)
-    exact = criteria.right_answers(params, config, case, np.float64, gradients=False)[0]
+    params, case = random_params(config), cases.ordinary_case(config)
+    exact = rms.correct_results(params, config, case, np.float64, gradients=False)[0]
     for without in (case, case.without(state=True)):
-        found = criteria.moved(params, config, without, np.random.default_rng(0), gradients=True)
+        found = semantics.perturbed_results(
+            params, config, without, np.random.default_rng(0), gradients=True
+        )
         assert found.gradients is not None
         assert ("h_0" in found.gradients) == (without is case)
-    told = criteria.furthest(
-        criteria.moved(params, config, case, np.random.default_rng(0), gradients=False), exact
+    told = measurement.largest_errors(
+        semantics.perturbed_results(
+            params, config, case, np.random.default_rng(0), gradients=False
+        ),
+        exact,
     )
     assert all(0 < distance < 1e-14 for distance in told.values())

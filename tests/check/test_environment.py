@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 
 import jaxlstm
-from jaxlstm.check import torch_runner
 from jaxlstm.check.environment import environment
+from jaxlstm.check.reference import torch_runner
 from tests.check.helpers import needs_torch
 
 

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 
-from jaxlstm.check import oracle
-from jaxlstm.check.answer import Answer, of_oracle
-from jaxlstm.check.criteria import Measured, Ratio
-from jaxlstm.check.findings import Findings
-from jaxlstm.check.inputs import ordinary_case
+from jaxlstm.check.criteria.findings import Findings
+from jaxlstm.check.criteria.measurement import Measurement
+from jaxlstm.check.criteria.rms import RmsRatio
+from jaxlstm.check.reference import oracle
+from jaxlstm.check.reference.cases import ordinary_case
+from jaxlstm.check.reference.derivative import backward
+from jaxlstm.check.reference.results import Results, oracle_results
 from tests.check.helpers import CONFIGS, random_params
-
-
-def case(name: str) -> Any:
-    return SimpleNamespace(name=name)
 
 
 def test_an_exact_criterion():
     found = Findings()
-    found.exact("runs", case("a"), "")
+    found.add_problem("runs", "a", "")
     [item] = found.items()
     assert (item.name, item.ok, item.detail) == ("runs", True, "")
-    found.exact("runs", case("b"), "")
+    found.add_problem("runs", "b", "")
     assert [item.detail for item in found.items()] == ["2 cases"]
-    found.exact("runs", case("b"), "cannot")
+    found.add_problem("runs", "b", "cannot")
     assert [item.detail for item in found.items()] == ["b: cannot; fails in b"]
-    found.exact("runs", case("b"), "will not")
-    found.exact("runs", case("b"), "must not")
-    found.exact("runs", case("c"), "is late")
+    found.add_problem("runs", "b", "will not")
+    found.add_problem("runs", "b", "must not")
+    found.add_problem("runs", "c", "is late")
     [item] = found.items()
     assert item.ok is False
     assert item.measured is item.limit is None
@@ -43,26 +38,26 @@ def test_an_exact_criterion():
 
 def test_a_measured_criterion_tells_the_case_that_is_nearest_its_limit():
     found = Findings()
-    found.measured("steps", case("a"), Measured(5.0, 10.0, "there"))
-    found.measured("steps", case("b"), Measured(0.9, 1.0, "here"))
+    found.add_measurement("steps", "a", Measurement(5.0, 10.0, "there"))
+    found.add_measurement("steps", "b", Measurement(0.9, 1.0, "here"))
     [item] = found.items()
     assert (item.name, item.ok, item.measured, item.limit) == ("steps", True, 0.9, 1.0)
     assert item.detail == "worst: b, here"
     assert item.data["cases"]["a"] == {"value": 5.0, "limit": 10.0, "where": "there"}
-    found.measured("steps", case("c"), Measured(20.0, 10.0, "far"))
-    found.measured("steps", case("d"), Measured(11.0, 10.0, "near"))
+    found.add_measurement("steps", "c", Measurement(20.0, 10.0, "far"))
+    found.add_measurement("steps", "d", Measurement(11.0, 10.0, "near"))
     [item] = found.items()
     assert (item.ok, item.measured) == (False, 20.0)
     assert item.detail == "worst: c, far; fails in c, d"
-    found.measured("other", case("a"), Measured(1.0, 2.0, ""))
+    found.add_measurement("other", "a", Measurement(1.0, 2.0, ""))
     assert [item.name for item in found.items()] == ["steps", "other"]
 
 
 def test_rms_errors_become_two_items_of_which_the_first_has_the_data():
     found = Findings()
     for where, ours in (("a", 2.0), ("b", 40.0)):
-        found.ratio("results", Ratio(where, 600, ours, 1.0, 1.0))
-    found.ratio("gradients", Ratio("c", 5, 1.0, None, 1.0))
+        found.add_ratio("results", RmsRatio(where, 600, ours, 1.0, 1.0))
+    found.add_ratio("gradients", RmsRatio("c", 5, 1.0, None, 1.0))
     together, worst, gradients, _ = found.items()
     assert together.name == "RMS error of results"
     assert (together.ok, together.limit) == (False, 2.0)
@@ -84,41 +79,43 @@ def test_rms_errors_become_two_items_of_which_the_first_has_the_data():
 
 def test_an_answer_by_name_and_in_another_dtype():
     one, two = np.ones((2, 1)), np.full(3, 1 / 3)
-    whole = Answer(one, two, None, {"w": two, "inputs": one})
+    whole = Results(one, two, None, {"w": two, "inputs": one})
     assert [name for name, _ in whole.leaves()] == ["outputs", "h_n"]
-    everything = whole.everything()
+    everything = whole.arrays()
     assert list(everything) == ["outputs", "h_n", "d w", "d inputs"]
     assert everything["h_n"] is two
     assert everything["d inputs"] is one
     half = whole.astype(np.float16)
-    assert {a.dtype for a in half.everything().values()} == {np.dtype(np.float16)}
+    assert {a.dtype for a in half.arrays().values()} == {np.dtype(np.float16)}
     assert half.c_n is None
-    assert half.everything()["d w"][0] == np.float16(1 / 3)
-    assert Answer(one, None, two).astype(np.float16).gradients is None
-    assert Answer(one, None, two).astype(np.float16).h_n is None
-    assert Answer(one, None, two).astype(np.float16).everything()["c_n"].dtype == np.float16
+    assert half.arrays()["d w"][0] == np.float16(1 / 3)
+    assert Results(one, None, two).astype(np.float16).gradients is None
+    assert Results(one, None, two).astype(np.float16).h_n is None
+    assert Results(one, None, two).astype(np.float16).arrays()["c_n"].dtype == np.float16
 
 
 def test_the_oracles_answer_has_the_gradients_that_were_asked_for():
     config = CONFIGS["everything"]
     params, whole = random_params(config), ordinary_case(config)
-    plain = of_oracle(params, config, whole)
+    plain = oracle_results(params, config, whole)
     run = oracle.forward(params, whole.inputs, whole.initial_state, whole.seq_lengths, config)
     np.testing.assert_array_equal(plain.outputs, run.outputs)
     np.testing.assert_array_equal(plain.c_n, run.c_n)
     assert plain.gradients is None
-    with_state = of_oracle(params, config, whole, gradients=True)
+    with_state = oracle_results(params, config, whole, gradients=True)
     for name in ("outputs", "h_n", "c_n"):
-        np.testing.assert_array_equal(with_state.everything()[name], plain.everything()[name])
+        np.testing.assert_array_equal(with_state.arrays()[name], plain.arrays()[name])
     assert list(with_state.gradients or ()) == [*params, "inputs", "h_0", "c_0"]
-    true = oracle.backward(params, run, whole.seq_lengths, config, whole.cotangents)
-    np.testing.assert_array_equal(with_state.everything()["d inputs"], true.inputs)
-    np.testing.assert_array_equal(with_state.everything()["d c_0"], true.c_0)
+    true = backward(params, run, whole.seq_lengths, config, whole.cotangents)
+    np.testing.assert_array_equal(with_state.arrays()["d inputs"], true.inputs)
+    np.testing.assert_array_equal(with_state.arrays()["d c_0"], true.c_0)
     straight = oracle.Equations(tanh=lambda z: z)
-    assert np.any(of_oracle(params, config, whole, equations=straight).outputs != plain.outputs)
+    assert np.any(
+        oracle_results(params, config, whole, equations=straight).outputs != plain.outputs
+    )
     assert whole.initial_state is not None
     for name, state in zip(("d h_0", "d c_0"), whole.initial_state, strict=True):
-        assert with_state.everything()[name].shape == state.shape
-    without = of_oracle(params, config, whole.without(state=True), gradients=True)
+        assert with_state.arrays()[name].shape == state.shape
+    without = oracle_results(params, config, whole.without(state=True), gradients=True)
     assert list(without.gradients or ()) == [*params, "inputs"]
-    assert of_oracle(params, config, whole, dtype=np.float32).outputs.dtype == np.float32
+    assert oracle_results(params, config, whole, dtype=np.float32).outputs.dtype == np.float32

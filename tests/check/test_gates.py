@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxlstm.check import inputs
-from jaxlstm.check.gates import told_by_one_step
-from jaxlstm.check.place import first_unit, run_oracle, units_off
+from jaxlstm.check.diagnosis.gates import gates_of_one_step
+from jaxlstm.check.reference import cases
+from jaxlstm.check.reference.results import run_oracle
+from jaxlstm.check.report.difference import differing_units
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import random_params
 
@@ -20,7 +21,7 @@ PROJECTED = LSTMConfig(3, 4, num_layers=2, bidirectional=True, proj_size=2)
 def one_step(config, slot, change=lambda answer, case: answer):
     """What is told, and the gates that the oracle recorded for a step from c_0 = 1."""
     params = random_params(config, dtype=np.float64)
-    case = inputs.ordinary_case(config)
+    case = cases.ordinary_case(config)
     case = replace(case, inputs=case.inputs[:1], seq_lengths=None)
 
     def run(step):
@@ -31,7 +32,7 @@ def one_step(config, slot, change=lambda answer, case: answer):
     c_0[slot] = 1.0
     layer, direction = divmod(slot, 2)
     recorded = run_oracle(params, config, case).record[layer][direction].steps
-    return told_by_one_step(run, config, case, slot, None), recorded
+    return gates_of_one_step(run, config, case, slot, None), recorded
 
 
 @pytest.mark.parametrize("slot", range(4))
@@ -75,13 +76,12 @@ def test_gates_are_of_the_ports_dtype():
 def test_off_is_absolute_and_relative_above_one():
     expected = np.array([0.5, 100.0, -100.0, 0.0, np.nan])
     assert (
-        units_off(np.add(expected[:4], [5e-10, 5e-8, -5e-8, -5e-10]), expected[:4], None).size == 0
+        differing_units(np.add(expected[:4], [5e-10, 5e-8, -5e-8, -5e-10]), expected[:4], None).size
+        == 0
     )
-    assert units_off(expected[:4] + 2e-7, expected[:4], None).tolist() == [0, 1, 2, 3]
-    assert units_off(np.array([1.1, 1.3]), np.ones(2), 0.2).tolist() == [1]
-    assert units_off(expected, expected, None).tolist() == [4]
-    assert first_unit(np.array([1.0, 2.0, 3.0]), np.ones(3), None) == 1
-    assert first_unit(np.ones(3), np.ones(3), None) is None
+    assert differing_units(expected[:4] + 2e-7, expected[:4], None).tolist() == [0, 1, 2, 3]
+    assert differing_units(np.array([1.1, 1.3]), np.ones(2), 0.2).tolist() == [1]
+    assert differing_units(expected, expected, None).tolist() == [4]
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,6 @@ def test_off_is_absolute_and_relative_above_one():
 )
 def test_what_is_allowed_goes_by_dtype(dtype, allowed):
     wanted = np.zeros(2)
-    assert units_off(np.array([0.9 * allowed, 1.1 * allowed], dtype), wanted, None).tolist() == [1]
+    assert differing_units(
+        np.array([0.9 * allowed, 1.1 * allowed], dtype), wanted, None
+    ).tolist() == [1]

@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm.check import answer, inputs
-from jaxlstm.check.gradients import explain_gradients
+from jaxlstm.check.diagnosis.gradients import explain_gradients
+from jaxlstm.check.reference import cases
+from jaxlstm.check.reference.results import oracle_results
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import random_params
 
 CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 PARAMS = random_params(CONFIG, dtype=np.float64)
-CASE = inputs.ordinary_case(CONFIG)
+CASE = cases.ordinary_case(CONFIG)
 
 
 def truth(case=CASE, params=PARAMS):
-    found = answer.of_oracle(params, CONFIG, case, gradients=True).gradients
+    found = oracle_results(params, CONFIG, case, gradients=True).gradients
     assert found is not None
     return dict(found)
 
@@ -38,7 +39,7 @@ def test_right_gradients_need_no_explanation():
 def test_words_for_single_leaves():
     true = truth()
     assert explained(bias_hh_l0=true["bias_hh_l0"] * 0) == ["the gradient of bias_hh_l0 is zero"]
-    assert explained(h_0=true["h_0"] * 2) == ["the gradient of h_0 is 2 times what it should be"]
+    assert explained(h_0=true["h_0"] * 2) == ["the gradient of h_0 is 2 times the correct gradient"]
     assert explained(inputs=true["inputs"] + np.eye(12, 5)[..., None]) == [
         "the gradient of inputs is wrong"
     ]
@@ -56,31 +57,32 @@ def test_inputs_gradient_overwritten_by_a_direction(kept):
     """A port that assigns where it should add: worked out by finite differences of a one-layer LSTM."""
     config = LSTMConfig(2, 3, bidirectional=True)
     params = random_params(config, dtype=np.float64)
-    case = inputs.ordinary_case(config)
+    case = cases.ordinary_case(config)
     half = slice(kept * 3, kept * 3 + 3)
     d_out = np.zeros_like(case.cotangents[0])
     d_out[..., half] = case.cotangents[0][..., half]
     d_h, d_c = (a.copy() for a in case.cotangents[1:])
     d_h[1 - kept], d_c[1 - kept] = 0, 0
-    alone = answer.of_oracle(
+    alone = oracle_results(
         params, config, replace(case, cotangents=(d_out, d_h, d_c)), gradients=True
     ).gradients
-    whole = answer.of_oracle(params, config, case, gradients=True).gradients
+    whole = oracle_results(params, config, case, gradients=True).gradients
     assert alone is not None
     assert whole is not None
     told = explain_gradients({**whole, "inputs": alone["inputs"]}, params, config, case)
     name = ("forward", "reverse")[kept]
     assert told == [
-        f"the gradients agree if the gradient of a layer's inputs is that of the {name} direction alone"
+        f"the gradients match an LSTM in which the gradient of a layer's inputs includes only the "
+        f"{name} direction"
     ]
 
 
 @pytest.mark.parametrize(
     ("kept", "cause"),
     [
-        ((0, 1), "the cotangent of h_n is left out"),
-        ((1, 0), "the cotangent of c_n is left out"),
-        ((0, 0), "the cotangents of h_n and c_n are left out"),
+        ((0, 1), "the cotangent of h_n is ignored"),
+        ((1, 0), "the cotangent of c_n is ignored"),
+        ((0, 0), "the cotangents of h_n and c_n are ignored"),
     ],
 )
 def test_cotangents_left_out(kept, cause):
@@ -89,14 +91,14 @@ def test_cotangents_left_out(kept, cause):
     params = random_params(CONFIG)
     left_out = replace(CASE, cotangents=(d_out, d_h * kept[0], d_c * kept[1]))
     told = explain_gradients(truth(left_out, params), params, CONFIG, CASE)
-    assert told == [f"the gradients agree if {cause}"]
+    assert told == [f"the gradients match an LSTM in which {cause}"]
 
 
 def test_no_gradient_from_step_to_step():
     """JAX's own derivative of a loop that stops it at h."""
     config = LSTMConfig(3, 4)
     params = random_params(config, dtype=np.float64)
-    case = inputs.ordinary_case(config).without(lengths=True)
+    case = cases.ordinary_case(config).without(lengths=True)
 
     def run(params, x, h, c):
         outputs = []
@@ -116,17 +118,17 @@ def test_no_gradient_from_step_to_step():
     found = {name: np.asarray(a) for name, a in d_params.items()}
     found |= {"inputs": np.asarray(d_x), "h_0": np.asarray(d_h)[None], "c_0": np.asarray(d_c)[None]}
     assert explain_gradients(found, params, config, case) == [
-        "the gradients agree if no gradient passes through h from step to step"
+        "the gradients match an LSTM in which no gradient passes through h from step to step"
     ]
 
 
 def test_no_gradient_between_layers():
     config = LSTMConfig(3, 4, num_layers=2)
     params = random_params(config, dtype=np.float64)
-    case = inputs.ordinary_case(config)
+    case = cases.ordinary_case(config)
     d_out, d_h, d_c = (a.copy() for a in case.cotangents)
-    whole = answer.of_oracle(params, config, case, gradients=True).gradients
-    lower = answer.of_oracle(
+    whole = oracle_results(params, config, case, gradients=True).gradients
+    lower = oracle_results(
         params,
         config,
         replace(case, cotangents=(d_out * 0, d_h * [[[1]], [[0]]], d_c * [[[1]], [[0]]])),
@@ -138,5 +140,5 @@ def test_no_gradient_between_layers():
     for name in ("h_0", "c_0"):
         cut[name] = np.stack([lower[name][0], whole[name][1]])
     assert explain_gradients(cut, params, config, case) == [
-        "the gradients agree if no gradient passes from layer 1 to layer 0"
+        "the gradients match an LSTM in which no gradient passes from layer 1 to layer 0"
     ]

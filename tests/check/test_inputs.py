@@ -5,44 +5,44 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm.check import inputs
+from jaxlstm.check.reference import cases
 from tests.check.helpers import CONFIGS, STRONG
 
 
 def test_reproducible_from_the_seed():
-    for a, b in zip(inputs.cases(STRONG, 7), inputs.cases(STRONG, 7), strict=True):
+    for a, b in zip(cases.standard_cases(STRONG, 7), cases.standard_cases(STRONG, 7), strict=True):
         assert np.array_equal(a.inputs, b.inputs, equal_nan=True)
         assert a.initial_state is not None
         assert b.initial_state is not None
         assert np.array_equal(a.initial_state[1], b.initial_state[1])
-    other = inputs.cases(STRONG, 8)[0]
-    assert not np.array_equal(inputs.cases(STRONG, 7)[0].inputs, other.inputs)
+    other = cases.standard_cases(STRONG, 8)[0]
+    assert not np.array_equal(cases.standard_cases(STRONG, 7)[0].inputs, other.inputs)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ragged_lengths_are_unsorted_and_cover_the_range(seed):
-    lengths = inputs.ordinary_case(STRONG, seed).seq_lengths
+    lengths = cases.ordinary_case(STRONG, seed).seq_lengths
     assert lengths is not None
     assert lengths.min() == 1
-    assert lengths.max() == inputs.RAGGED_TIME
+    assert lengths.max() == cases.RAGGED_TIME
     assert np.any(np.diff(lengths) > 0)
     assert lengths.dtype == np.int32
 
 
 def test_every_length_can_come():
-    cases = [inputs.ordinary_case(STRONG, seed) for seed in range(40)]
-    lengths = [case.seq_lengths for case in cases if case.seq_lengths is not None]
-    assert set(np.concatenate(lengths)) == set(range(1, inputs.RAGGED_TIME + 1))
+    ragged = [cases.ordinary_case(STRONG, seed) for seed in range(40)]
+    lengths = [case.seq_lengths for case in ragged if case.seq_lengths is not None]
+    assert set(np.concatenate(lengths)) == set(range(1, cases.RAGGED_TIME + 1))
 
 
 def test_gradients_are_asked_for_at_two_shapes():
-    asked = [case for case in inputs.cases(STRONG) if case.differentiate]
+    asked = [case for case in cases.standard_cases(STRONG) if case.differentiate]
     assert [case.name for case in asked] == ["ragged", "saturating", "tiny", "dense"]
-    assert {case.inputs.shape[:2] for case in asked} == {(inputs.RAGGED_TIME, 5), (6, 6)}
+    assert {case.inputs.shape[:2] for case in asked} == {(cases.RAGGED_TIME, 5), (6, 6)}
 
 
 def test_one_step_starts_from_zeros():
-    (case,) = (case for case in inputs.cases(STRONG) if case.name == "one step from zeros")
+    (case,) = (case for case in cases.standard_cases(STRONG) if case.name == "one step from zeros")
     assert case.initial_state is not None
     for state, shape in zip(case.initial_state, STRONG.state_shapes(3), strict=True):
         assert state.shape == shape
@@ -50,7 +50,7 @@ def test_one_step_starts_from_zeros():
 
 
 def test_states_are_neither_zero_nor_alike_and_padding_holds_numbers():
-    for case in inputs.cases(CONFIGS["bidirectional"]):
+    for case in cases.standard_cases(CONFIGS["bidirectional"]):
         if case.name == "one step from zeros":
             continue
         assert case.initial_state is not None
@@ -61,7 +61,7 @@ def test_states_are_neither_zero_nor_alike_and_padding_holds_numbers():
 
 
 def test_shapes_and_magnitudes():
-    found = {case.name: case for case in inputs.cases(STRONG)}
+    found = {case.name: case for case in cases.standard_cases(STRONG)}
     assert found["batch 1"].inputs.shape[1] == 1
     assert found["one step"].inputs.shape[0] == 1
     assert found["long"].inputs.shape[0] >= 100
@@ -74,13 +74,13 @@ def test_shapes_and_magnitudes():
 
 
 def test_astype_rounds_every_number():
-    case = inputs.ordinary_case(STRONG).astype(np.float16)
+    case = cases.ordinary_case(STRONG).astype(np.float16)
     assert case.initial_state is not None
     arrays = (case.inputs, *case.initial_state, *case.cotangents)
     assert {a.dtype for a in arrays} == {np.dtype(np.float16)}
 
 
 def test_without():
-    case = inputs.ordinary_case(STRONG).without(state=True, lengths=True)
+    case = cases.ordinary_case(STRONG).without(state=True, lengths=True)
     assert case.initial_state is None
     assert case.valid.all()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import jaxlstm
-from jaxlstm.check import torch_runner, verify_matrix
-from jaxlstm.check.matrix import table
+from jaxlstm.check import verify_matrix
+from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.report.text import matrix_table
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import random_params
 from tests.check.wrong_ports import WrongPort
@@ -35,7 +36,7 @@ def test_our_own_layer():
     assert len(report.items) == 2 * 2 * 2 * 2
     assert len({item.name for item in report.items}) == 16
     assert [done for done, _, _ in told] == list(range(17))
-    lines = list(table(report))
+    lines = matrix_table(report).splitlines()
     assert len(lines) == 1 + 2 * 2 * 2
     assert lines[0].split() == ["1", "step", "4", "steps"]
     assert lines[2].startswith("bfloat16, batch 1, no jit ")
@@ -98,11 +99,11 @@ def test_what_a_port_raises_is_told_once():
 
 
 def test_refuses_what_is_no_mode_length_config_or_precision():
-    with pytest.raises(ValueError, match="modes must be some of"):
+    with pytest.raises(ValueError, match="modes must be one or both of"):
         verify_matrix(None, PARAMS, CONFIG, modes=("pmap",))
     with pytest.raises(ValueError, match="lengths must be 1 or more"):
         verify_matrix(None, PARAMS, CONFIG, lengths=(3, 0))
     with pytest.raises(TypeError, match="config must be"):
-        verify_matrix(None, PARAMS)
+        verify_matrix(None, PARAMS, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="precision must be"):
         verify_matrix(None, PARAMS, CONFIG, precision="best")

@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlstm.check import answer, criteria, inputs, verify
-from jaxlstm.check.explain import Evidence, explain
+from jaxlstm.check import verify
+from jaxlstm.check.criteria import semantics
+from jaxlstm.check.diagnosis.explain import explain
 from jaxlstm.check.port import Port
+from jaxlstm.check.reference.cases import standard_cases
+from jaxlstm.check.reference.results import Evidence, oracle_results
 from jaxlstm.config import LSTMConfig
 from tests.check import right_ports
 from tests.check.helpers import random_params
@@ -46,10 +49,10 @@ def small_cases(config):
     params = random_params(config, scale=1.5)
     cases = [
         case
-        for case in inputs.cases(config)
+        for case in standard_cases(config)
         if case.name in ("ragged", "dense", "one step", "one step from zeros")
     ]
-    return params, [(case, answer.of_oracle(params, config, case)) for case in cases]
+    return params, [(case, oracle_results(params, config, case)) for case in cases]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,7 @@ def test_semantics_catch_and_the_search_names(bugs):
         "c_n": 1e-9,
     }  # not even a loose limit lets it pass
     assert not all(
-        criteria.semantics(entry.answer, truth, generous).ok
+        semantics.result_semantics(entry.results, truth, generous).ok
         for entry, (_, truth) in zip(evidence, cases, strict=True)
     )
     told = "\n".join(map(str, explain(evidence, config, seconds=60.0)))
@@ -110,7 +113,7 @@ def test_trained_weights_show_the_faults_too():
     for bugs in MUTANTS:
         if NEEDS_PROJECTION & set(bugs) or {"state stride", "batch first"} & set(bugs):
             continue
-        case = inputs.make_case("shows", config, rng, time=7, batch=3, ragged=True)
+        case = cases.make_case("shows", config, rng, time=7, batch=3, ragged=True)
         right = Port.of(WrongPort(config)).run(params, case, np.float64)
         wrong = Port.of(WrongPort(config, *bugs)).run(params, case, np.float64)
         pairs = zip(right.leaves(), wrong.leaves(), strict=True)

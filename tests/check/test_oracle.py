@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlstm.check import answer, inputs, oracle, torch_runner
+from jaxlstm.check.reference import cases, oracle, torch_runner
+from jaxlstm.check.reference.results import oracle_results
 from tests.check.helpers import CONFIGS, STRONG, needs_torch, random_params
 
 
@@ -17,8 +18,8 @@ from tests.check.helpers import CONFIGS, STRONG, needs_torch, random_params
 def test_agrees_with_torch(name):
     config = CONFIGS[name]
     params = random_params(config, dtype=np.float64)
-    for case in inputs.cases(config, seed=1):
-        ours = answer.of_oracle(params, config, case, gradients=case.differentiate)
+    for case in cases.standard_cases(config, seed=1):
+        ours = oracle_results(params, config, case, gradients=case.differentiate)
         theirs = torch_runner.run(params, config, case, np.float64, gradients=case.differentiate)
         for (leaf, a), (_, b) in zip(ours.leaves(), theirs.leaves(), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-14, err_msg=f"{case.name} {leaf}")
@@ -35,7 +36,7 @@ def test_agrees_with_torch(name):
 
 def test_no_initial_state_is_zeros():
     params = random_params(STRONG)
-    case = inputs.ordinary_case(STRONG)
+    case = cases.ordinary_case(STRONG)
     zeros = (np.zeros(STRONG.state_shapes(5)[0]), np.zeros(STRONG.state_shapes(5)[1]))
     left_out = oracle.forward(params, case.inputs, None, case.seq_lengths, STRONG)
     given = oracle.forward(params, case.inputs, zeros, case.seq_lengths, STRONG)
@@ -46,7 +47,7 @@ def test_no_initial_state_is_zeros():
 def test_record_is_the_run():
     """The record's h is the output, and each step starts from the state that the last one left."""
     config = CONFIGS["bidirectional"]
-    case = inputs.ordinary_case(config)
+    case = cases.ordinary_case(config)
     run = oracle.forward(
         random_params(config), case.inputs, case.initial_state, case.seq_lengths, config
     )
@@ -64,14 +65,14 @@ def test_record_is_the_run():
 
 def test_computes_in_the_dtype_it_is_told():
     config = CONFIGS["plain"]
-    case = inputs.ordinary_case(config)
+    case = cases.ordinary_case(config)
     params = random_params(config)
-    single = answer.of_oracle(params, config, case, dtype=np.float32, gradients=True)
-    double = answer.of_oracle(params, config, case, gradients=True)
-    assert {a.dtype for a in single.everything().values()} == {np.dtype(np.float32)}
-    for name, value in double.everything().items():
-        assert np.allclose(single.everything()[name], value, rtol=1e-4, atol=1e-5)
-        assert not np.array_equal(single.everything()[name], value)
+    single = oracle_results(params, config, case, dtype=np.float32, gradients=True)
+    double = oracle_results(params, config, case, gradients=True)
+    assert {a.dtype for a in single.arrays().values()} == {np.dtype(np.float32)}
+    for name, value in double.arrays().items():
+        assert np.allclose(single.arrays()[name], value, rtol=1e-4, atol=1e-5)
+        assert not np.array_equal(single.arrays()[name], value)
 
 
 def test_shares_no_code_with_the_layer():

@@ -8,15 +8,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jaxlstm.check.picture import picture
-from jaxlstm.check.report import Picture
+from jaxlstm.check.report.data import Heatmap
+from jaxlstm.check.report.heatmap import heatmap_svg
 
-GRID = Picture("e < 1", "time", "unit", [[0.0, 1e-3, 1.0], [1e-7, 1e-6, 1e-2]])
+GRID = Heatmap("e < 1", "time", "unit", [[0.0, 1e-3, 1.0], [1e-7, 1e-6, 1e-2]])
 
 
 def drawing(grid):
     """The figure's caption and the parts of its drawing."""
-    caption, svg = ElementTree.fromstring(picture(grid))
+    caption, svg = ElementTree.fromstring(heatmap_svg(grid))
     return caption, svg
 
 
@@ -37,9 +37,9 @@ def test_shades_are_logarithmic():
 
 
 def test_the_scale_begins_where_it_is_told_and_ends_six_orders_above_at_least():
-    from_rounding = replace(GRID, weakest=1e-4)
+    from_rounding = replace(GRID, floor=1e-4)
     assert cells(from_rounding) == {0.17: [(1, 0, 1)], 0.67: [(2, 0, 1)], 0.33: [(2, 1, 1)]}
-    wide = replace(GRID, weakest=1e-12)
+    wide = replace(GRID, floor=1e-12)
     assert cells(wide) == {
         0.42: [(0, 1, 1)],
         0.5: [(1, 1, 1)],
@@ -52,7 +52,7 @@ def test_the_scale_begins_where_it_is_told_and_ends_six_orders_above_at_least():
 def test_the_map_to_scale():
     caption, svg = drawing(GRID)
     assert caption.text == svg.attrib["aria-label"] == "e < 1"
-    assert caption[0].text == "strongest: 1 at time 2, unit 0"
+    assert caption[0].text == "largest: 1 at time 2, unit 0"
     assert svg.attrib["viewBox"] == "0 0 340 78"
     plot, frame, *others = svg
     assert plot.attrib["viewBox"] == "0 0 3 2"
@@ -81,7 +81,7 @@ def test_the_map_to_scale():
 
 def test_rows_have_their_labels_or_the_name_of_their_axis():
     labelled = drawing(replace(GRID, labels=("f", "i*g")))
-    assert labelled[0][0].text == "strongest: 1 at time 2, f"
+    assert labelled[0][0].text == "largest: 1 at time 2, f"
     ends = [(t.text, t.attrib["y"]) for t in labelled[1] if t.attrib.get("class") == "end"]
     assert ends == [("f", "10"), ("i*g", "24")]
     tall = drawing(replace(GRID, rows=[[1.0]] * 5))[1]
@@ -91,37 +91,37 @@ def test_rows_have_their_labels_or_the_name_of_their_axis():
 
 def test_numbers_that_are_none():
     """NaN and infinity are as strong as can be; the scale is that of the others."""
-    odd = Picture("e", "x", "y", [[float("inf"), float("nan"), 1e-3, 0.0, -1.0, 1.0]])
+    odd = Heatmap("e", "x", "y", [[float("inf"), float("nan"), 1e-3, 0.0, -1.0, 1.0]])
     assert cells(odd) == {0.5: [(2, 0, 1)], 1.0: [(0, 0, 2), (5, 0, 1)]}
-    assert drawing(odd)[0][0].text == "strongest: inf at x 0, y 0"
-    alone = Picture("e", "x", "y", [[float("nan"), 0.0]])
+    assert drawing(odd)[0][0].text == "largest: inf at x 0, y 0"
+    alone = Heatmap("e", "x", "y", [[float("nan"), 0.0]])
     assert cells(alone) == {1.0: [(0, 0, 1)]}
-    assert drawing(alone)[0][0].text == "strongest: nan at x 0, y 0"
+    assert drawing(alone)[0][0].text == "largest: nan at x 0, y 0"
 
 
 @pytest.mark.parametrize("weakest", [0.0, 1e-8])
 def test_zeros_are_said(weakest):
-    zeros = Picture("e", "x", "y", [[0.0, 0.0]], weakest=weakest)
+    zeros = Heatmap("e", "x", "y", [[0.0, 0.0]], floor=weakest)
     assert cells(zeros) == {}
     assert drawing(zeros)[0][0].text == "zero everywhere"
 
 
 @pytest.mark.parametrize("rows", [[], [[], []]])
 def test_an_empty_grid_is_not_drawn(rows):
-    assert picture(Picture("e", "x", "y", rows)) == ""
+    assert heatmap_svg(Heatmap("e", "x", "y", rows)) == ""
 
 
 def test_a_large_grid_is_thinned_both_ways_and_keeps_its_largest():
     rows = [[0.0] * 97 for _ in range(193)]
     rows[192][96] = 1.0
     rows[3][1] = 1e-3
-    grid = Picture("e", "time", "unit", rows)
+    grid = Heatmap("e", "time", "unit", rows)
     assert cells(grid) == {0.5: [(0, 1, 1)], 1.0: [(48, 64, 1)]}
     caption, svg = drawing(grid)
     assert svg[0].attrib["viewBox"] == "0 0 49 65"
     assert [svg[0].attrib[k] for k in ("width", "height")] == ["300", "150"]
-    assert caption[0].text == "strongest: 1 at time 96, unit 192"
+    assert caption[0].text == "largest: 1 at time 96, unit 192"
     assert [t.text for t in svg if t.tag == "text"][:3] == ["time 0 to 96", "0", "192"]
-    exact = Picture("e", "time", "unit", [[1.0] * 96])
+    exact = Heatmap("e", "time", "unit", [[1.0] * 96])
     assert cells(exact) == {1.0: [(0, 0, 96)]}
     assert drawing(exact)[1][0].attrib["viewBox"] == "0 0 96 1"

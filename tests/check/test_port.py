@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlstm.check import inputs
 from jaxlstm.check.port import Port, own_port
-from jaxlstm.check.run import Run
+from jaxlstm.check.reference import cases
+from jaxlstm.check.summary import notes
+from jaxlstm.check.verification import Verification
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import CONFIGS, random_params
 from tests.check.wrong_ports import WrongPort
@@ -58,7 +59,7 @@ def test_refuses_what_cannot_be_called():
 
 def test_refuses_another_kind_of_answer():
     config = CONFIGS["plain"]
-    case = inputs.ordinary_case(config)
+    case = cases.ordinary_case(config)
     port = Port.of(lambda x, state, lengths: x)
     with pytest.raises(TypeError, match=r"port must return \(outputs, \(h_n, c_n\)\)"):
         port.run(random_params(config), case, np.float32)
@@ -66,9 +67,9 @@ def test_refuses_another_kind_of_answer():
 
 def test_float64_runs_in_float64_and_leaves_jax_as_it_was():
     config = CONFIGS["everything"]
-    case = inputs.ordinary_case(config)
+    case = cases.ordinary_case(config)
     answer = own_port(config).run(random_params(config), case, np.float64, gradients=True)
-    assert {a.dtype for a in answer.everything().values()} == {np.dtype(np.float64)}
+    assert {a.dtype for a in answer.arrays().values()} == {np.dtype(np.float64)}
     assert not jax.config.read("jax_enable_x64")
 
 
@@ -79,14 +80,14 @@ def test_precision_reaches_a_port_that_sets_none():
         seen.append(jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
         return x, (None, None)
 
-    case = inputs.ordinary_case(CONFIGS["plain"])
+    case = cases.ordinary_case(CONFIGS["plain"])
     Port.of(port).run({}, case, np.float32)
     Port.of(port).run({}, case, np.float32, precision="tensorfloat32")
     assert seen == ["highest", "tensorfloat32"]
 
 
 def test_a_port_without_lengths_gets_dense_batches():
-    case = inputs.ordinary_case(CONFIGS["plain"])
+    case = cases.ordinary_case(CONFIGS["plain"])
     assert Port.of(no_lengths).adapt(case).seq_lengths is None
     assert Port.of(no_lengths).adapt(case).initial_state is not None
     assert Port.of(inputs_only).adapt(case).initial_state is None
@@ -104,7 +105,7 @@ def test_handing_over_arrays_compiles_nothing():
     try:
         port = Port.of(WrongPort(config))
         for dtype in (np.float32, np.float64):
-            port.run(random_params(config), inputs.ordinary_case(config), dtype)
+            port.run(random_params(config), cases.ordinary_case(config), dtype)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == []
@@ -114,7 +115,7 @@ def test_handing_over_arrays_compiles_nothing():
 def test_precision_reaches_our_own_port(precision, level):
     """It is the one that the report tells, not the layer's own default."""
     config = CONFIGS["plain"]
-    case = inputs.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
+    case = cases.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
     with jax.default_matmul_precision(precision):
         run = functools.partial(own_port(config)._call, lengths=case.seq_lengths)
         found = products_of(run, random_params(config), case.inputs, case.initial_state)
@@ -124,7 +125,7 @@ def test_precision_reaches_our_own_port(precision, level):
 def test_float64_runs_on_the_cpu_where_the_device_has_none(monkeypatch):
     """A TPU makes float64 of two float32; what a port means is judged on the CPU then, and said so."""
     config = CONFIGS["plain"]
-    case = inputs.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
+    case = cases.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
     (cpu,) = jax.devices("cpu")
     seen = []
 
@@ -136,6 +137,8 @@ def test_float64_runs_on_the_cpu_where_the_device_has_none(monkeypatch):
     Port.of(port).run({}, case, np.float64)
     Port.of(port).run({}, case, np.float32)
     assert seen == [("float64", cpu), ("float32", None)]
-    monkeypatch.setattr("jaxlstm.check.run.lacks_float64", lambda device: True)
-    run = Run(own_port(config), {}, config, np.dtype("f4"), 0, False, ("oracle",), None, None)
-    assert [note for note in run.notes(("oracle",)) if "float64 the port ran on the CPU" in note]
+    monkeypatch.setattr("jaxlstm.check.summary.lacks_float64", lambda device: True)
+    run = Verification(
+        own_port(config), {}, config, np.dtype("f4"), 0, False, ("oracle",), None, None
+    )
+    assert [note for note in notes(run, ("oracle",)) if "float64 runs were on the CPU" in note]

@@ -68,7 +68,7 @@ def test_a_right_port_passes_and_wrong_ones_fail(foreign):
 
 def test_a_failure_is_a_screen_with_a_diagnosis(foreign):
     assert "order iofg in float32: DOES NOT HOLD" in foreign
-    assert "if the gates are read in the order i, o, f, g" in foreign
+    assert "in which the gates are read in the order i, o, f, g" in foreign
     assert "100 of 10000 (1 %) differ" in foreign
     assert "array(" not in foreign
     assert "pytest_plugin.py" not in foreign  # no frame of ours

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxlstm
-from jaxlstm.check.raised import RAISED, in_words
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import random_params
 
@@ -14,8 +14,8 @@ CONFIG = LSTMConfig(3, 4)
 
 
 def test_what_comes_from_nowhere_has_no_line():
-    assert in_words(ValueError("two\nlines")) == "ValueError: two"
-    assert in_words(AssertionError()) == "AssertionError"
+    assert describe(ValueError("two\nlines")) == "ValueError: two"
+    assert describe(AssertionError()) == "AssertionError"
 
 
 def in_a_library():
@@ -39,7 +39,7 @@ def through_another():
     ],
 )
 def test_the_line_is_the_last_of_the_ports_own(port, last):
-    with pytest.raises(RAISED) as caught:
+    with pytest.raises(PORT_EXCEPTIONS) as caught:
         port()
     line = last.__code__.co_firstlineno + 1
-    assert in_words(caught.value).endswith(f" (test_raised.py:{line})")
+    assert describe(caught.value).endswith(f" (test_raised.py:{line})")

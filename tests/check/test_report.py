@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
 
 from jaxlstm.check import CheckFailed, Item, Report
-from jaxlstm.check.report import Picture
+from jaxlstm.check.report.data import Heatmap
 
 GOOD = Item("shape", True)
 BAD = Item(
@@ -64,8 +63,8 @@ def test_json_is_strict():
 
 
 def test_page_is_whole_and_self_contained():
-    grid = Picture("errors", "time", "unit", [[0.0, 1e-3], [1.0, float("nan")]])
-    report = Report("a < b", (GOOD, BAD), ("x & y",), ("n",), pictures=(grid,), again="verify(<p>)")
+    grid = Heatmap("errors", "time", "unit", [[0.0, 1e-3], [1.0, float("nan")]])
+    report = Report("a < b", (GOOD, BAD), ("x & y",), ("n",), heatmaps=(grid,), again="verify(<p>)")
     page = report.to_html()
 
     class Balance(HTMLParser):
@@ -93,17 +92,3 @@ def test_page_is_whole_and_self_contained():
     assert "&lt;here&gt;" in page
     assert "<svg" in page
     assert "verify(&lt;p&gt;)" in page
-
-
-def test_junit():
-    suite = ElementTree.fromstring(
-        Report("r", (GOOD, BAD, UNTESTED), diagnosis=("because",)).to_junit()
-    )
-    assert suite.attrib["tests"] == "3"
-    assert suite.attrib["failures"] == "1"
-    assert suite.attrib["skipped"] == "1"
-    good, bad, untested = suite
-    assert len(good) == 0
-    assert "limit 1.0e-14" in bad[0].attrib["message"]
-    assert bad[0].text == "because"
-    assert untested[0].tag == "skipped"

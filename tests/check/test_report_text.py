@@ -1,18 +1,17 @@
-"""The report to the letter: what a terminal, a CI server and a page are given."""
+"""The text and the page of a report."""
 
 from __future__ import annotations
 
 import json
 import re
 from html import unescape
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from jaxlstm.check import Item, Report
-from jaxlstm.check.place import Difference, Divergence
-from jaxlstm.check.report import number
+from jaxlstm.check.report.difference import Divergence, StepDifference
+from jaxlstm.check.report.format import format_number
 
 GOOD = Item("shape", True, detail="2 cases")
 BAD = Item("semantics", False, 0.25, 1e-14, "worst: <a>", {"at": (1, 2)})
@@ -43,7 +42,7 @@ Settings:
   seed: 3
 Environment:
   jax: 1.2
-Again:
+Reproduce:
   verify(port)"""
 
 
@@ -108,35 +107,7 @@ def test_failures_are_those_and_no_others():
     ],
 )
 def test_numbers_are_short(value, told):
-    assert number(value) == told
-
-
-def test_every_item_of_the_xml():
-    suite = ElementTree.fromstring(REPORT.to_junit())
-    assert suite.tag == "testsuite"
-    assert suite.attrib == {
-        "name": "my port",
-        "tests": "3",
-        "failures": "1",
-        "skipped": "1",
-        "errors": "0",
-    }
-    in_force, *cases = suite
-    assert in_force.tag == "properties"
-    assert [(p.tag, p.attrib) for p in in_force] == [("property", {"name": "jax", "value": "1.2"})]
-    assert [case.tag for case in cases] == ["testcase"] * 3
-    assert [case.attrib for case in cases] == [
-        {"classname": "my port", "name": name} for name in ("shape", "semantics", "lengths")
-    ]
-    _, bad, untested = cases
-    assert bad[0].tag == "failure"
-    assert bad[0].attrib == {"message": "measured 0.25, limit 1.0e-14; worst: <a>"}
-    assert bad[0].text == "the gates are i,f,o,g\nor not"
-    assert untested[0].attrib == {"message": "takes none"}
-    unmeasured = Report("r", (Item("runs", False, detail="cannot"),)).to_junit()
-    assert ElementTree.fromstring(unmeasured)[0][0].attrib == {"message": "cannot"}
-    assert unmeasured.startswith("<?xml version=")
-    assert "\n  <testcase" in unmeasured
+    assert format_number(value) == told
 
 
 def shown(page: str) -> list[str]:
@@ -173,7 +144,7 @@ def test_what_was_in_force_stands_beside_the_verdict():
     assert shown(page)[3] == "jaxlstm 0.1 · jax 1.2 · torch 2.9 · cpu: <x>"
 
 
-DIFFERENCE = Difference(
+DIFFERENCE = StepDifference(
     Divergence(1, "reverse", 4, 2, "i*g", 1, 0.5, 0.25),
     {
         "f": (np.array([1.0, 0.5, 0.25]), np.array([1.0, 0.5, 0.25])),
@@ -185,18 +156,18 @@ DIFFERENCE = Difference(
 def test_the_gates_where_it_diverges():
     report = Report("r", (BAD,), difference=DIFFERENCE)
     assert (
-        "Gates there:\n"
-        "  f: 0 of 3 units off; the worst, 0: 1, wanted 1\n"
-        "  i*g: 2 of 3 units off; the worst, 2: nan, wanted 0.125"
+        "Gates at layer 1, reverse, at time 4, row 2:\n"
+        "  f: 0 of 3 units differ; the worst is unit 0: 1, expected 1\n"
+        "  i*g: 2 of 3 units differ; the worst is unit 2: nan, expected 0.125"
     ) in str(report)
     page = report.to_html()
     parts = shown(page)
-    start = parts.index("Where it leaves the oracle: layer 1, reverse, at time 4, row 2")
+    start = parts.index("First difference from the oracle: layer 1, reverse, at time 4, row 2")
     assert parts[start + 1 : start + 18] == [
-        *("Gate", "Units off", "Worst unit", "Port", "Oracle"),
+        *("Gate", "Units that differ", "Worst unit", "Port", "Oracle"),
         *("f", "0 of 3", "0", "1", "1"),
         *("i*g", "2 of 3", "2", "nan", "0.125"),
-        *("Distance from the oracle", "strongest: nan at unit 2, i*g"),
+        *("Distance from the oracle", "largest: nan at unit 2, i*g"),
     ]
     assert re.findall(r'<td class="s (\w+)">(f|i\*g)<', page) == [("ok", "f"), ("failed", "i*g")]
     assert start < parts.index("Items")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxlstm.check import inputs, oracle
+from jaxlstm.check.criteria.step_residual import gamma, step_residual
 from jaxlstm.check.port import Port, own_port
-from jaxlstm.check.residual import gamma, step_residual
+from jaxlstm.check.reference import cases, oracle
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import STRONG, random_params
 
@@ -18,7 +20,13 @@ WIDE = LSTMConfig(32, 48, num_layers=2, bidirectional=True)
 
 
 def ratio(port, params, config, dtype=np.float32):
-    found = step_residual(port, params, config, inputs.cases(config)[:3], dtype)
+    found = step_residual(
+        functools.partial(port.run, params, dtype=dtype),
+        params,
+        config,
+        cases.standard_cases(config)[:3],
+        dtype,
+    )
     assert found is not None
     return found
 
@@ -34,7 +42,7 @@ def test_in_every_dtype(dtype):
     assert ratio(own_port(STRONG), random_params(STRONG), STRONG, dtype).ratio < 0.7
 
 
-def numpy_port(config, equations=oracle.TRUE, change=lambda params: params):
+def numpy_port(config, equations=oracle.CORRECT, change=lambda params: params):
     """The equations in float32 NumPy, with a part of them exchanged."""
 
     def port(x, state, lengths, *, params):
@@ -71,10 +79,9 @@ def test_a_bias_off_by_a_thousandth_is_found_and_placed():
 
 def test_none_without_states():
     port = Port.of(jax.jit(lambda x, state, lengths: (jnp.zeros((1, x.shape[1], 4)), (None, None))))
-    assert (
-        step_residual(port, random_params(STRONG), STRONG, inputs.cases(STRONG)[:1], np.float32)
-        is None
-    )
+    params = random_params(STRONG)
+    run = functools.partial(port.run, params, dtype=np.float32)
+    assert step_residual(run, params, STRONG, cases.standard_cases(STRONG)[:1], np.float32) is None
 
 
 def test_gamma_is_the_smaller_of_two_bounds():

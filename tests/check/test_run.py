@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm.check import answer, inputs, residual, verify
+from jaxlstm.check import verification, verify
+from jaxlstm.check.criteria import step_residual
+from jaxlstm.check.reference import cases
+from jaxlstm.check.reference.results import oracle_results
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import needs_torch, random_params, run_of
 from tests.check.wrong_ports import WrongPort
@@ -18,9 +21,9 @@ PARAMS = random_params(CONFIG)
 def test_the_truth_is_torchs_where_the_oracle_is_not_asked():
     """With its gradients; here both are the same but for rounding."""
     run = run_of(WrongPort(CONFIG), PARAMS, CONFIG, references=("torch",))
-    case = inputs.ordinary_case(CONFIG)
-    found = run.truth(PARAMS, case, True).everything()
-    wanted = answer.of_oracle(PARAMS, CONFIG, case, gradients=True).everything()
+    case = cases.ordinary_case(CONFIG)
+    found = run.truth(PARAMS, case, True).arrays()
+    wanted = oracle_results(PARAMS, CONFIG, case, gradients=True).arrays()
     assert set(found) == set(wanted)
     for name, a in wanted.items():
         np.testing.assert_allclose(found[name], a, rtol=0, atol=1e-12, err_msg=name)
@@ -28,7 +31,7 @@ def test_the_truth_is_torchs_where_the_oracle_is_not_asked():
 
 @pytest.mark.parametrize(("ratio", "verdict"), [(0.99, "ok"), (1.0, "FAILED")])
 def test_a_step_residual_is_to_be_below_its_bound(monkeypatch, ratio, verdict):
-    found = residual.Residual(ratio, "layer 1")
-    monkeypatch.setattr(residual, "step_residual", lambda *arguments, **options: found)
+    found = step_residual.StepResidual(ratio, "layer 1")
+    monkeypatch.setattr(verification, "step_residual", lambda *arguments, **options: found)
     report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
     assert {item.name: item.status for item in report.items}["step residual"] == verdict

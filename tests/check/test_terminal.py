@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import Item, Report
-from jaxlstm.check.place import Difference, Divergence
-from jaxlstm.check.terminal import show_text
+from jaxlstm.check.report.difference import Divergence, StepDifference
+from jaxlstm.check.report.terminal import show_text
 
 RED, GREEN = "\x1b[1;31m", "\x1b[32m"
-DIFFERENCE = Difference(
+DIFFERENCE = StepDifference(
     Divergence(0, "forward", 2, 1, "f", 0, 0.5, 0.25),
     {"f": (np.array([0.5]), np.array([0.25])), "c": (np.ones(1), np.ones(1))},
 )
@@ -70,10 +70,10 @@ def test_in_colour(screen: Screen) -> None:
     ]
     assert lines[-12:] == [
         "Gates at layer 0, forward, at time 2, row 1",
-        "f: 1 of 1 units off; the worst, 0: 0.5, wanted 0.25",
-        "c: 0 of 1 units off; the worst, 0: 1, wanted 1",
+        "f: 1 of 1 units differ; the worst is unit 0: 0.5, expected 0.25",
+        "c: 0 of 1 units differ; the worst is unit 0: 1, expected 1",
         *("Notes", "no torch", "Settings", "seed   3", "dtype  x", "Environment", "jax  1.2"),
-        *("Again", "verify(port)"),
+        *("Reproduce", "verify(port)"),
     ]
     assert "\x1b[31m  f: 1 of 1" in told
     assert f"{GREEN}  c: 0 of 1" in told
@@ -89,7 +89,7 @@ def test_what_holds_is_green_and_empty_parts_are_left_out(screen: Screen) -> Non
     told = screen.getvalue()
     assert "\x1b[1;32mHOLDS\x1b[0m" in told
     assert RED not in told
-    for heading in ("Gates", "Notes", "Settings", "Environment", "Again"):
+    for heading in ("Gates", "Notes", "Settings", "Environment", "Reproduce"):
         assert heading not in told
 
 

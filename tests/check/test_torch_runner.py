@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxlstm.check import inputs, torch_precision, torch_runner
+from jaxlstm.check.reference import cases, torch_precision, torch_runner
 from tests.check.helpers import CONFIGS, STRONG, random_params
 
 
@@ -22,7 +22,7 @@ def test_settings_and_random_state_are_left_as_they_were():
     torch.set_num_threads(threads + 1)
     try:
         state = torch.random.get_rng_state()
-        case = inputs.ordinary_case(STRONG)
+        case = cases.ordinary_case(STRONG)
         torch_runner.run(random_params(STRONG), STRONG, case, np.float32, gradients=True)
         assert torch_runner.environment()["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
         assert rnn.fp32_precision == "tf32"
@@ -36,7 +36,7 @@ def test_settings_and_random_state_are_left_as_they_were():
 def test_a_cell_runs_over_time():
     config = CONFIGS["cell"]
     params = random_params(config, dtype=np.float64)
-    case = inputs.make_case("t", config, np.random.default_rng(0), time=6, batch=3)
+    case = cases.make_case("t", config, np.random.default_rng(0), time=6, batch=3)
     cell = torch.nn.LSTMCell(config.input_size, config.hidden_size, dtype=torch.float64)
     cell.load_state_dict({name: torch.from_numpy(a) for name, a in params.items()})
     assert case.initial_state is not None
@@ -54,9 +54,9 @@ def test_a_cell_runs_over_time():
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_answers_in_the_dtype(dtype):
-    case = inputs.ordinary_case(STRONG)
+    case = cases.ordinary_case(STRONG)
     answer = torch_runner.run(random_params(STRONG), STRONG, case, dtype, gradients=True)
-    assert {a.dtype for a in answer.everything().values()} == {np.dtype(dtype)}
+    assert {a.dtype for a in answer.arrays().values()} == {np.dtype(dtype)}
     assert not answer.outputs[~case.valid].any()
 
 
@@ -82,7 +82,7 @@ def test_every_setting_is_read_back_and_put_back():
     assert {found[name] for name in exact} == {"ieee"}
     told = ("allow_tf32", "float32_matmul_precision")
     assert sum(any(part in name for part in told) for name in found) == 3
-    config, case = CONFIGS["projected"], inputs.ordinary_case(CONFIGS["projected"])
+    config, case = CONFIGS["projected"], cases.ordinary_case(CONFIGS["projected"])
     params = random_params(config)
     before = torch_runner.run(params, config, case, np.float32)
     settings = torch_precision.in_force()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm.check import inputs, oracle, trace
-from jaxlstm.check.divergence import trace_port
+from jaxlstm.check import trace
+from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.port import Port
+from jaxlstm.check.reference import cases, oracle
 from jaxlstm.config import LSTMConfig
 from tests.check.helpers import random_params
 from tests.check.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 PARAMS = random_params(CONFIG)
-CASE = inputs.ordinary_case(CONFIG)
+CASE = cases.ordinary_case(CONFIG)
 
 
 def activations():
@@ -77,9 +78,9 @@ def test_a_tolerance_can_be_set():
 
 
 def test_refuses_activations_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"l0 i has shape \(2,\), wanted \(12, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"l0 i has shape \(2,\), expected \(12, 5, 4\)"):
         traced({"l0": {"i": np.zeros(2)}})
-    with pytest.raises(ValueError, match="inputs must be those of the activations"):
+    with pytest.raises(ValueError, match="inputs must be the inputs of the recorded activations"):
         trace(activations(), PARAMS, CONFIG)
 
 
@@ -113,7 +114,7 @@ def test_the_gates_are_those_of_the_layer_and_direction():
         faulty = params | {"bias_ih_l0_reverse": 0 * params["bias_ih_l0_reverse"]}
         return WrongPort(CONFIG)(x, state, lengths, params=faulty)
 
-    found = trace_port(Port.of(port), PARAMS, CONFIG, CASE, np.float64)
+    found = locate_difference(Port.of(port), PARAMS, CONFIG, CASE, np.float64)
     assert found is not None
     place = found.place
     assert place[:3] == (0, "reverse", 0)

@@ -62,7 +62,7 @@ def test_npz(tmp_path: Path) -> None:
     ours = read_checkpoint(tmp_path / "a.npz")
     assert ours.container == "npz"
     assert_same_arrays(ours, arrays())
-    assert ours.warnings == ["'words' holds no numbers; it is left out"]
+    assert ours.warnings == ["'words' is not numeric and is skipped"]
 
 
 def test_compressed_npz_is_refused(tmp_path: Path) -> None:

@@ -68,15 +68,15 @@ def test_a_module_is_found_in_the_working_directory(
 ) -> None:
     assert check("mine:number") == 2
     told = capsys.readouterr().err
-    assert "--port mine:number: number is no callable in mine" in told
-    assert "it has Settings, port, onnx_order" in told
+    assert "--port mine:number: number is not callable in mine" in told
+    assert "name one of its functions (Settings, port, onnx_order)" in told
 
 
 @pytest.mark.parametrize(
     ("port", "text", "told"),
     [
-        ("none.py", None, "there is no file none.py"),
-        ("mine.py:absent", None, "absent is not there in mine.py; name one as FILE.py:NAME"),
+        ("none.py", None, "file none.py does not exist"),
+        ("mine.py:absent", None, "absent does not exist in mine.py; name one of its functions"),
         ("no_such_module:port", None, "No module named 'no_such_module'"),
         ("bad.py", "x = 1\ny = x / 0\n", "ZeroDivisionError: division by zero (bad.py, line 2)"),
         ("bad.py", "\nimport no_such_module\n", "'no_such_module' (bad.py, line 2)"),

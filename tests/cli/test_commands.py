@@ -113,6 +113,16 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[Any], message: str) 
     assert len(done.err.splitlines()) == 1
 
 
+def test_a_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_devices(platform: str) -> None:
+        raise RuntimeError(f"Unknown backend {platform}")
+
+    monkeypatch.setattr("jax.devices", no_devices)
+    done = jaxlstm_command("check", DEMO, "--backend", "tpu")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "--backend tpu: JAX finds no such device" in done.err
+
+
 def test_options_that_an_lstm_cell_does_not_have(tmp_path: Path) -> None:
     torch.save(torch.nn.LSTMCell(3, 4).state_dict(), tmp_path / "m.pt")
     options = ["-o", tmp_path / "x.safetensors", "--batch-first", "--dropout", 0.1]

@@ -33,7 +33,7 @@ def outcome(folder: Path, bug: str) -> str:
 def test_report_names_the_mistake_on_one_screen(tmp_path: Path) -> None:
     report = outcome(tmp_path, "1")
     assert "1 failed, 1 passed" in report
-    assert "if the gates are read in the order i, f, o, g" in report
+    assert "in which the gates are read in the order i, f, o, g" in report
     assert "in i*g, unit" in report
     assert "array(" not in report.lower()
     assert len(report.splitlines()) < 40

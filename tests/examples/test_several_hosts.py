@@ -77,11 +77,11 @@ def test_a_killed_process_ends_the_other(dead: int) -> None:
     _, errors = both[1 - dead].communicate(timeout=120)
     both[dead].communicate(timeout=60)
     assert both[1 - dead].returncode != 0
-    assert re.search("another task died|no answer from the others in step", errors), errors[-3000:]
+    assert re.search("another task died|no response from the others in step", errors), errors[-3000:]
 
 
 def test_missing_process_is_reported() -> None:
     waiting = start("--coordinator", "localhost:0", "--processes", "2", "--timeout", "4")
     _, errors = waiting.communicate(timeout=60)
     assert waiting.returncode != 0
-    assert "several_hosts.py: the others did not come" in errors
+    assert "several_hosts.py: the other processes did not arrive" in errors

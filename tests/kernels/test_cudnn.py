@@ -142,15 +142,21 @@ def test_one_call_for_all_layers() -> None:
 
 
 def test_precision_is_handed_on() -> None:
-    assert cudnn.math_of("highest") == cudnn.math_of("float32") == lax.Precision.HIGHEST
-    assert cudnn.math_of("high") == cudnn.math_of("default") == lax.Precision.HIGH
+    assert (
+        cudnn.cudnn_precision("highest")
+        == cudnn.cudnn_precision("float32")
+        == lax.Precision.HIGHEST
+    )
+    assert cudnn.cudnn_precision("high") == cudnn.cudnn_precision("default") == lax.Precision.HIGH
     for precision, tf32 in (("highest", False), ("high", True), ("bfloat16", True)):
-        assert rnn._lstm_cudnn_allow_tf32(cudnn.math_of(precision)) == tf32
+        assert rnn._lstm_cudnn_allow_tf32(cudnn.cudnn_precision(precision)) == tf32
 
 
 def test_what_it_has_not_is_refused() -> None:
     run = lambda config, dtype: lstm(*drawn(config, dtype), config=config, backend="cudnn")  # noqa: E731
-    with pytest.raises(RuntimeError, match=r"backend='cudnn' has no projection, got proj_size=2"):
+    with pytest.raises(
+        RuntimeError, match=r"backend='cudnn' does not support a projection, got proj_size=2"
+    ):
         run(LSTMConfig(3, 5, proj_size=2), jnp.float32)
     with pytest.raises(RuntimeError, match=r"backend='cudnn' supports float32, got bfloat16"):
         run(CONFIG, jnp.bfloat16)

@@ -1,4 +1,9 @@
-"""Reads PyTorch checkpoints without torch, executing nothing that a file says."""
+"""A reader of PyTorch checkpoints that needs no torch and executes nothing from the file.
+
+`io` holds files, byte streams, storages and tensors. `pickle` is an interpreter for pickles that
+calls only functions of this package. `formats` has one module for each file format, and
+`_read_checkpoint` selects among them.
+"""
 
 from __future__ import annotations
 

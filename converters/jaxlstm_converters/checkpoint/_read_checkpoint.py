@@ -1,43 +1,42 @@
-"""Reads PyTorch checkpoints without torch, executing nothing that a file says.
-
-`read_checkpoint` is the door: it tells the container by the first bytes, not by the name of the
-file, and hands on to the reader of that container.
-"""
+"""`read_checkpoint`: detection of the format, and the call of its reader."""
 
 from __future__ import annotations
 
 import os
 
 from .checkpoint import Checkpoint
-from .errors import CheckpointError
-from .formats.numpy_files import NPY_MAGIC, is_npz, read_npy, read_npz, read_pickle
+from .errors import CheckpointError, printable
+from .formats.numpy_files import NPY_MAGIC, is_npz, read_npy, read_npz
 from .formats.onnx import is_onnx, read_onnx
+from .formats.plain_pickle import read_pickle
 from .formats.safetensors import is_safetensors, read_safetensors
 from .formats.sharded import is_index, read_sharded
 from .formats.torch_tar import is_tar, read_legacy_tar
 from .formats.torch_zip import read_torch_zip
 from .formats.torchscript import is_torchscript, read_torchscript
+from .io.budget import Budget
 from .io.source import Source
-from .io.storage import Budget
 from .io.zip_archive import Entry, read_archive, refuse_compressed
+
+HEAD = 512
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> Checkpoint:
-    """Every tensor of a checkpoint by name, whatever its container; tensors are read on demand.
+    """Return the tensors of a checkpoint by name, without torch. Tensors are read on demand.
 
-    A name is the dictionary keys on the way to the tensor, joined by ".". `docs/containers.md`
-    lists the containers.
+    The name of a tensor is the dictionary keys that lead to it, joined by ".". The first bytes of
+    the file determine its format; `docs/containers.md` lists the formats.
 
     Args:
-        path: the file; for a sharded checkpoint its index.
-        check_crc: compare the checksums of zip archives. False is for files that torch wrote
+        path: the file, or the index of a sharded checkpoint.
+        check_crc: compare the checksums of zip archives. Pass False for files that torch wrote
             under `torch.serialization.set_crc32_options(False)`.
 
     Returns:
         A dict of lazy tensors: `numpy.asarray(checkpoint[name])` reads one.
 
     Raises:
-        CheckpointError: the file is none that is read here, or is damaged or hostile; see its
+        CheckpointError: the file has an unsupported format, or is damaged or hostile. See its
             `code`.
         OSError: the file cannot be opened.
     """
@@ -52,14 +51,13 @@ def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> 
 
 
 def _read(source: Source, check_crc: bool) -> Checkpoint:
-    head = source.read(0, min(512, source.size))
-    if is_index(head):
+    if is_index(source.read(0, min(HEAD, source.size))):
         return read_sharded(source, lambda shard, budget: _read_single(shard, budget, check_crc))
     return _read_single(source, Budget(source.size), check_crc)
 
 
 def _read_single(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
-    head = source.read(0, min(512, source.size))
+    head = source.read(0, min(HEAD, source.size))
     if head.startswith(b"PK"):
         return _read_zip(source, budget, check_crc)
     if is_safetensors(head, source.size):
@@ -73,7 +71,7 @@ def _read_single(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
     if is_onnx(head):
         return read_onnx(source, budget)
     raise CheckpointError(
-        "unknown-format", f"the file starts with {head[:8]!r}, like no checkpoint that is read here"
+        "unknown-format", f"the file starts with {head[:8]!r}, which no supported format does"
     )
 
 
@@ -89,12 +87,18 @@ def _read_zip(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
 
 
 def _torch_prefix(entries: dict[str, Entry]) -> str:
-    """The one folder that holds data.pkl and everything else."""
+    """Return the folder that holds data.pkl and all other entries, such as "archive/"."""
     roots = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
     if len(roots) != 1 or roots[0].count("/") != 1:
-        raise CheckpointError("zip-layout", f"the archive holds {len(roots)} data.pkl, not one")
+        raise CheckpointError(
+            "zip-layout",
+            f"the archive has {len(roots)} entries named data.pkl, expected one in a top-level folder",
+        )
     prefix = roots[0].removesuffix("data.pkl")
-    stray = [name for name in entries if not name.startswith(prefix)]
-    if stray:
-        raise CheckpointError("zip-layout", f"{stray[0]!r} is not under {prefix!r}")
+    outside = [name for name in entries if not name.startswith(prefix)]
+    if outside:
+        raise CheckpointError(
+            "zip-layout",
+            f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}",
+        )
     return prefix

@@ -1,34 +1,43 @@
-"""`Checkpoint`: what `read_checkpoint` gives."""
+"""`Checkpoint`: the return value of `read_checkpoint`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .errors import CheckpointError, printable
 from .io.tensor import Tensor
-from .pickle._name_tensors import Named, Scalar
+
+Scalar = int | float | bool | str | None
 
 
 class Checkpoint(dict[str, Tensor]):
-    """Every tensor of a file by name, in the order of the file; values are read on demand.
+    """The tensors of a file by name, in file order. Their values are read on demand.
 
     Attributes:
         path: the file.
-        container: what kind of file it is, such as "torch zip" or "safetensors".
-        metadata: texts that the file carries: the `__metadata__` of safetensors.
-        hints: by module prefix ("lstm."), the `batch_first` and `dropout` of modules that were
-            saved whole. A state dict does not say them.
-        scalars: the plain numbers, texts, booleans and None that stand beside the tensors, by name,
-            such as "optimizer.param_groups.0.lr". Empty, with a warning, if two have one name or
+        container: the file format, such as "torch zip" or "safetensors".
+        metadata: strings stored with the tensors: the `__metadata__` of safetensors.
+        hints: `batch_first` and `dropout` of each LSTM module that was saved whole, by module
+            prefix ("lstm."). A state dict does not contain them.
+        scalars: the numbers, strings, booleans and None beside the tensors, by name, such as
+            "optimizer.param_groups.0.lr". Empty, with a warning, if two have the same name or
             they take more than about 8 MiB.
-        warnings: lines about what is odd but no error. Reading a tensor that holds NaN or
+        warnings: lines about oddities that are not errors. Reading a tensor that holds NaN or
             infinity adds one.
     """
 
-    def __init__(self, path: str, container: str, named: Named) -> None:
-        super().__init__(named.tensors)
+    def __init__(self, path: str, container: str) -> None:
+        super().__init__()
         self.path = path
         self.container = container
         self.metadata: dict[str, str] = {}
-        self.scalars: dict[str, Scalar] = named.scalars
-        self.hints: dict[str, dict[str, Any]] = named.hints
-        self.warnings = named.warnings
+        self.hints: dict[str, dict[str, Any]] = {}
+        self.scalars: dict[str, Scalar] = {}
+        self.warnings: list[str] = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Add a tensor, or raise `duplicate-name` if the name is taken."""
+        if name in self:
+            raise CheckpointError("duplicate-name", f"two tensors are named {printable(name)!r}")
+        self[name] = tensor
+        tensor.set_name(name, self.warnings)

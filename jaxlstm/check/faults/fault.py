@@ -1,6 +1,6 @@
-"""A fault: one thing that a port gets wrong, as a transformation of a run of the oracle.
+"""A fault: one error of a port, as a transformation of a call of the oracle.
 
-Faults compose: a fault takes a :class:`Call` and gives another, whatever was done to it before.
+Faults compose. A fault maps one :class:`OracleCall` to another, whatever faults were applied before.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check import oracle
-from jaxlstm.check.answer import Answer
-from jaxlstm.check.inputs import Case
+from jaxlstm.check.reference import oracle
+from jaxlstm.check.reference.cases import Case
+from jaxlstm.check.reference.results import Results
 from jaxlstm.config import LSTMConfig
 
 Array = np.ndarray
-Finish = Callable[[Answer, oracle.Result, "Call"], Answer]
+Finish = Callable[[Results, oracle.OracleRun, "OracleCall"], Results]
 
 
 @dataclass(frozen=True)
-class Call:
-    """A run of the oracle before it is made: everything that decides its answer.
+class OracleCall:
+    """The arguments of the oracle, its equations, and changes to its results.
 
-    ``finish`` are changes to the answer, in the order in which they are made.
+    ``finish`` holds changes to the results, in the order in which they apply.
     """
 
     params: Mapping[str, Array]
@@ -32,27 +32,26 @@ class Call:
     state: tuple[Array, Array]
     lengths: Array
     config: LSTMConfig
-    equations: oracle.Equations = oracle.TRUE
+    equations: oracle.Equations = oracle.CORRECT
     finish: tuple[Finish, ...] = ()
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], config: LSTMConfig, case: Case) -> Call:
-        """The call that a case makes, in float64."""
-        time, batch = case.inputs.shape[:2]
+    def of(cls, params: Mapping[str, Any], config: LSTMConfig, case: Case) -> OracleCall:
+        """Return the call for a case, in float64."""
         state = case.initial_state
         if state is None:
-            h_shape, c_shape = config.state_shapes(batch)
+            h_shape, c_shape = config.state_shapes(case.inputs.shape[1])
             state = (np.zeros(h_shape), np.zeros(c_shape))
         return cls(
             {name: np.asarray(a).astype(np.float64) for name, a in params.items()},
             case.inputs.astype(np.float64),
             (state[0].astype(np.float64), state[1].astype(np.float64)),
-            np.full(batch, time) if case.seq_lengths is None else np.asarray(case.seq_lengths),
+            oracle.lengths_of(case.seq_lengths, case.inputs),
             config,
         )
 
-    def result(self, *, layers: int | None = None) -> oracle.Result:
-        """The oracle's run, before ``finish``; of the first ``layers`` layers only, if told."""
+    def run(self, *, layers: int | None = None) -> oracle.OracleRun:
+        """Run the oracle, without ``finish``. If ``layers`` is given, run only the first layers."""
         config = self.config
         if layers is not None and layers < config.num_layers:
             config = replace(config, num_layers=layers, dropout=0.0)
@@ -66,51 +65,85 @@ class Call:
                 equations=self.equations,
             )
 
-    def finished(self, result: oracle.Result) -> Answer:
-        """The answer that a run comes to."""
-        answer = Answer(result.outputs, result.h_n, result.c_n)
+    def finished(self, run: oracle.OracleRun) -> Results:
+        """Return the results of a run, with ``finish`` applied."""
+        results = Results(run.outputs, run.h_n, run.c_n)
         for change in self.finish:
-            answer = change(answer, result, self)
-        return answer
+            results = change(results, run, self)
+        return results
 
-    def run(self) -> Answer:
-        """The answer."""
-        return self.finished(self.result())
+    def results(self) -> Results:
+        """Run the oracle and return its results, with ``finish`` applied."""
+        return self.finished(self.run())
 
-    def with_equations(self, **parts: Any) -> Call:
-        """The call with other equations."""
+    def with_equations(self, **parts: Any) -> OracleCall:
+        """Return the call with some of its equations replaced."""
         return replace(self, equations=replace(self.equations, **parts))
 
-    def then(self, change: Finish) -> Call:
-        """The call with its answer changed."""
+    def then(self, change: Finish) -> OracleCall:
+        """Return the call with one more change to its results."""
         return replace(self, finish=(*self.finish, change))
 
 
+Change = Callable[[OracleCall], OracleCall]
+Applies = Callable[[LSTMConfig], bool]
+
+
 def always(config: LSTMConfig) -> bool:
-    """The fault can happen to every config."""
+    """Return True: every config can have the fault."""
     return True
+
+
+def has_bias(config: LSTMConfig) -> bool:
+    """Return True if the LSTM has biases."""
+    return config.bias
+
+
+def is_bidirectional(config: LSTMConfig) -> bool:
+    """Return True if the LSTM has two directions."""
+    return config.bidirectional
+
+
+def is_stacked(config: LSTMConfig) -> bool:
+    """Return True if the LSTM has several layers."""
+    return config.num_layers > 1
+
+
+def is_stacked_bidirectional(config: LSTMConfig) -> bool:
+    """Return True if the LSTM has several layers of two directions."""
+    return is_stacked(config) and is_bidirectional(config)
+
+
+def is_projected(config: LSTMConfig) -> bool:
+    """Return True if the LSTM projects h."""
+    return config.proj_size > 0
+
+
+def is_not_projected(config: LSTMConfig) -> bool:
+    """Return True if h and c have the same shape."""
+    return config.proj_size == 0
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that a port gets wrong.
+    """One error of a port.
 
     Attributes:
-      cause: completes "the port agrees if ...".
-      apply: the fault made.
-      group: two faults of one group are not paired.
-      applies: whether a config can have it.
-      rounding: it is one of precision, not of meaning.
+      cause: completes the sentence "the port matches an LSTM in which ...".
+      apply: applies the fault to a call.
+      group: two faults of one group are not combined.
+      applies: returns True for the configs that can have the fault.
+      rounding: True for faults of precision.
     """
 
     cause: str
-    apply: Callable[[Call], Call]
+    apply: Change
     group: str
-    applies: Callable[[LSTMConfig], bool] = always
+    applies: Applies = always
     rounding: bool = False
 
-    def only_finishes(self, call: Call) -> bool:
-        """Whether the fault leaves the run as it is, and changes what is made of it."""
+    def only_finishes(self, call: OracleCall) -> bool:
+        """Return True if the fault changes only the results of a run, not the run itself."""
         changed = self.apply(call)
         parts = ("params", "inputs", "state", "lengths", "equations")
         return all(getattr(changed, part) is getattr(call, part) for part in parts)

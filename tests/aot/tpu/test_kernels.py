@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from jaxlstm import LSTMConfig
-from jaxlstm.kernels.contract import differentiate_shapes, run_shapes
+from jaxlstm.kernels import shapes
 from jaxlstm.kernels.tpu import TPU
 from tests.aot.programs import Program
 from tests.aot.tpu.chips import compiled, each_chip
@@ -25,12 +25,12 @@ def kernels(program: Program) -> list[Any]:
     params = {name.removesuffix("_l0"): leaf for name, leaf in params.items()}
     state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state)
     static = {"reverse": False, "precision": program.precision}
-    cotangents = run_shapes(params, inputs, state, None, **static)
-    _, derivative, _ = differentiate_shapes(params, inputs, state, None, **static)
+    cotangents = shapes.run(params, inputs, state, None, **static)
+    _, derivative, _ = shapes.run_and_differentiate(params, inputs, state, None, **static)
     calls = [
         (TPU.run, (params, inputs, state, None), static),
         (TPU.run_and_differentiate, (params, inputs, state, None), static),
-        (TPU.cotangent, (params, derivative, None, cotangents), {"projected": False, **static}),
+        (TPU.run_cotangent, (params, derivative, None, cotangents), {"projected": False, **static}),
     ]
     found = []
     for kernel, arguments, keywords in calls:

@@ -13,7 +13,7 @@ BUGS: dict[str, str | None] = {
     "bfloat16 weights": "the weights are rounded to bfloat16",
     "float16 weights": "the weights are rounded to float16",
     "bfloat16 c": "c is kept in bfloat16",
-    "float32 inside": "float64 inputs are computed in float32",
+    "float32 inside": "float64 inputs are cast to float32",
 }
 
 

@@ -6,15 +6,15 @@ from tests.check.wrong_ports.gates import Gates
 from tests.check.wrong_ports.part import Array
 
 BUGS: dict[str, str | None] = {
-    "no lengths": "lengths are ignored",
+    "no lengths": "the lengths are ignored",
     "flip over padding": "the reverse direction starts in the padding",
-    "final over padding": "the state at the end of the padded time is taken for the final one",
-    "final reverse at the end": "the final state of the reverse direction is that of its first step",
-    "padding kept": "the outputs behind each sequence's end are not zeroed",
-    "padding multiplied": "what stands behind a sequence's end reaches the results",
+    "final over padding": "the final state is taken at the end of the padding",
+    "final reverse at the end": "the final state of the reverse direction is the state after its first step",
+    "padding kept": "the outputs in the padding are not zeroed",
+    "padding multiplied": "the padding reaches the results",
     "not flipped back": "the outputs of the reverse direction are not flipped back",
     "never reversed": "the reverse direction runs forwards",
-    "time reversed": "the inputs' time is reversed",
+    "time reversed": "the inputs are reversed in time",
     "reverse first": "the reverse direction's outputs come first",
     "reverse first at the top": "the reverse direction's outputs come first in the last layer",
     "interleaved": "the outputs of the two directions are interleaved",

@@ -131,7 +131,7 @@ def test_plain_values_are_read_beside_the_tensors(tmp_path: Path) -> None:
     torch.save({"a": {"b": 1}, "a.b": 2, "weight": weight}, path)
     checkpoint = jaxlstm.read_checkpoint(path)
     assert checkpoint.scalars == {}
-    assert checkpoint.warnings == ["the plain values of the file clash at 'a.b'; none are kept"]
+    assert checkpoint.warnings == ["the scalars of the file have the name 'a.b' twice; none are kept"]
     torch.save({"a": list(range(100_000)), "weight": weight}, path)
     checkpoint = jaxlstm.read_checkpoint(path)
     assert checkpoint.scalars == {}

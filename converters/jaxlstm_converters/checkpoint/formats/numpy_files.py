@@ -1,4 +1,4 @@
-"""What numpy and plain pickle write: .npy, .npz, and pickles of dicts of arrays or of tensors."""
+"""The .npy and .npz files of NumPy."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import zlib
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError, printable
+from ..io._make_tensor import make_array
+from ..io.budget import Budget
 from ..io.source import Source
-from ..io.storage import Budget, Storage
+from ..io.storage import Storage
 from ..io.stream import Stream
-from ..io.tensor import Tensor, contiguous_strides, make_tensor
+from ..io.tensor import Tensor
 from ..io.zip_archive import Entry, refuse_compressed
-from ..pickle._name_tensors import Named, name_tensors
-from ..pickle._run_pickle import run_pickle
-from ..pickle.modules import module_members
 from ..pickle.numpy_calls import NUMERIC
-from .torch_legacy import MAGIC_NUMBER, read_legacy, read_nested_storage
 
 NPY_MAGIC = b"\x93NUMPY"
 MAX_HEADER = 4096
@@ -29,104 +27,81 @@ HEADER = re.compile(
 )
 
 
-def read_pickle(source: Source, budget: Budget) -> Checkpoint:
-    """A file that is a pickle; if that is torch's magic number, what follows."""
-    stream = Stream(source, 0, source.size)
-    result = run_pickle(stream, budget, nested=read_nested_storage)
-    root = result.value
-    if type(root) is int:
-        if root != MAGIC_NUMBER:
-            raise CheckpointError("legacy-header", "the magic number is not torch's", offset=0)
-        return read_legacy(source, stream.offset, budget)
-    if stream.remaining:
-        raise CheckpointError(
-            "trailing-bytes", "bytes follow the end of the pickle", offset=stream.offset
-        )
-    named = name_tensors(
-        result.value,
-        budget=budget,
-        opcodes=result.opcodes,
-        members=module_members,
-        built=result.tensors,
-    )
-    container = "torch pickle" if result.has_nested_storages else "numpy pickle"
-    return Checkpoint(source.path, container, named)
+def is_npz(entries: dict[str, Entry]) -> bool:
+    """Return True if every entry of an archive is an array."""
+    return bool(entries) and all(name.endswith(".npy") for name in entries)
 
 
 def read_npz(
     source: Source, entries: dict[str, Entry], budget: Budget, *, check_crc: bool
 ) -> Checkpoint:
-    """An archive of .npy files, each under its name without the ending."""
+    """Read an archive of arrays, each under the name of its entry without ".npy"."""
     refuse_compressed(entries.values())
-    named = Named()
+    checkpoint = Checkpoint(source.path, "npz")
     for name, entry in entries.items():
-        end = entry.offset + entry.size
-        crc = entry.crc if check_crc else None
-        _add(named, name.removesuffix(".npy"), _read_array(source, entry.offset, end, budget, crc))
-    return Checkpoint(source.path, "npz", named)
+        stream = Stream(source, entry.offset, entry.offset + entry.size, "numpy-header")
+        array = _read_array(stream, budget, entry.crc if check_crc else None)
+        _add(checkpoint, name.removesuffix(".npy"), array)
+    return checkpoint
 
 
 def read_npy(source: Source, budget: Budget) -> Checkpoint:
-    """One array; its name is empty, as that of a bare tensor."""
-    named = Named()
-    _add(named, "", _read_array(source, 0, source.size, budget, None))
-    return Checkpoint(source.path, "npy", named)
+    """Read one array, whose name is ""."""
+    checkpoint = Checkpoint(source.path, "npy")
+    stream = Stream(source, 0, source.size, "numpy-header")
+    _add(checkpoint, "", _read_array(stream, budget, None))
+    return checkpoint
 
 
-def is_npz(entries: dict[str, Entry]) -> bool:
-    """Whether every entry is an array."""
-    return bool(entries) and all(name.endswith(".npy") for name in entries)
+def _add(checkpoint: Checkpoint, name: str, array: Tensor | None) -> None:
+    if array is None:
+        checkpoint.warnings.append(f"{printable(name)!r} is not numeric and is skipped")
+    else:
+        checkpoint.add(name, array)
 
 
-def _read_array(
-    source: Source, offset: int, end: int, budget: Budget, crc: int | None
-) -> Tensor | None:
-    """The array between `offset` and `end`; None if it holds no numbers."""
-    stream = Stream(source, offset, end, "numpy-header")
+def _read_array(stream: Stream, budget: Budget, crc: int | None) -> Tensor | None:
+    """Return the array that makes up the stream; None if its dtype is not numeric.
+
+    `crc` is the declared checksum of header and data.
+    """
+    start = stream.offset
     if stream.take(6) != NPY_MAGIC:
-        raise CheckpointError("numpy-header", "this is no numpy array", offset=offset)
+        raise CheckpointError(
+            "numpy-header", f"the array does not start with {NPY_MAGIC!r}", offset=start
+        )
     major, _minor = stream.take(2)
     if major not in (1, 2, 3):
-        raise CheckpointError("numpy-header", f"version {major} is unknown", offset=offset)
+        raise CheckpointError(
+            "numpy-header", f"the array has format version {major}, expected 1 to 3", offset=start
+        )
     length = stream.number("<H" if major == 1 else "<I")
     if length > MAX_HEADER:
-        raise CheckpointError("numpy-header", f"a header has {length} bytes", offset=offset)
+        raise CheckpointError(
+            "numpy-header",
+            f"the array header has {length} bytes; the limit is {MAX_HEADER}",
+            offset=start,
+        )
     text = stream.take(length).decode("latin1")
     header = HEADER.fullmatch(text)
     if header is None:
-        raise CheckpointError("numpy-header", f"the header is {shown(text)!r}", offset=offset)
+        raise CheckpointError(
+            "numpy-header",
+            f"the array header is {printable(text)!r}, expected descr, fortran_order and shape",
+            offset=start,
+        )
     descr = header["descr"]
     if not NUMERIC.fullmatch(descr[1:]) or descr[0] not in "<>|=":
         return None
-    return _view(
-        stream, header, budget, crc, zlib.crc32(source.read(offset, stream.offset - offset))
-    )
-
-
-def _view(
-    stream: Stream, header: re.Match[str], budget: Budget, crc: int | None, crc_start: int
-) -> Tensor:
-    dtype = np.dtype(header["descr"][1:])
-    shape = tuple(int(n) for n in header["shape"].replace(" ", "").split(",") if n)
+    crc_start = zlib.crc32(stream.source.read(start, stream.offset - start))
     data = stream.span(stream.remaining)
-    storage = Storage(stream.source, data.offset, data.length, crc=crc, crc_start=crc_start)
-    storage.swapped = header["descr"][0] == ">"
-    strides = None
-    if header["fortran"] == "True":
-        strides = tuple(reversed(contiguous_strides(tuple(reversed(shape)))))
-    tensor = make_tensor(storage, dtype, shape, budget=budget, strides=strides)
-    if tensor.nbytes != storage.nbytes:
-        raise CheckpointError(
-            "storage-size",
-            f"an array of {tensor.nbytes} bytes has {storage.nbytes}",
-            offset=storage.offset,
-        )
-    return tensor
-
-
-def _add(named: Named, name: str, tensor: Tensor | None) -> None:
-    if tensor is None:
-        named.warnings.append(f"{shown(name)!r} holds no numbers; it is left out")
-        return
-    tensor.name_it(name, named.warnings)
-    named.tensors[name] = tensor
+    storage = Storage(
+        stream.source, data.offset, data.length, descr[0] == ">", crc=crc, crc_start=crc_start
+    )
+    return make_array(
+        storage,
+        np.dtype(descr[1:]),
+        [int(n) for n in header["shape"].replace(" ", "").split(",") if n],
+        budget=budget,
+        fortran_order=header["fortran"] == "True",
+    )

@@ -1,48 +1,60 @@
-"""ONNX models: initializers by name, and LSTM nodes under torch's names and in torch's gate order.
+"""ONNX models: initializers by name, and LSTM weights under torch's names and in torch's gate order.
 
-ONNX stacks the gates as i, o, f, c and the directions on the first axis: W (D, 4H, in),
-R (D, 4H, H) and B (D, 8H), which is both biases one after the other. torch's order is i, f, g, o,
-and g is ONNX's c: https://onnx.ai/onnx/operators/onnx__LSTM.html
+ONNX stacks the gates in the order i, o, f, c, and the directions on the first axis: W has shape
+(D, 4H, in), R (D, 4H, H), and B (D, 8H), which is one bias after the other. torch's order is
+i, f, g, o, where g is ONNX's c. See https://onnx.ai/onnx/operators/onnx__LSTM.html.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError, printable
+from ..io._make_tensor import make_tensor
+from ..io.budget import Budget
 from ..io.source import Source
-from ..io.storage import Budget
-from ..io.tensor import StackedTensor, Tensor, make_tensor
-from ..pickle._name_tensors import Named
+from ..io.tensor import StackedTensor, Tensor
 from .onnx_graph import LSTMNode, Model, read_model
 
-GATES = (0, 2, 3, 1)  # torch's i, f, g, o among ONNX's i, o, f, c
+# The positions of torch's i, f, g, o in ONNX's order.
+GATES = (0, 2, 3, 1)
 MAX_NODES = 1_000
-NODE = re.compile(r"(node_)?lstm(_\d+)?", re.IGNORECASE)  # as exporters number them
+# The names that exporters give to LSTM nodes.
+NODE = re.compile(r"(node_)?lstm(_\d+)?", re.IGNORECASE)
 
 
 def is_onnx(head: bytes) -> bool:
-    """Whether a file that starts so can be a ModelProto: ir_version, then a known field."""
+    """Return True if `head` may start a ModelProto: ir_version, then a known field."""
     return len(head) > 3 and head[0] == 8 and head[1] < 32 and head[2] in b"\x12\x1a\x22\x28\x32:B"
 
 
 def read_onnx(source: Source, budget: Budget) -> Checkpoint:
-    """Every initializer; those of an LSTM node become `PREFIXweight_ih_l0` and so on.
+    """Read the initializers. Weights of LSTM nodes are named `PREFIXweight_ih_l0` and so on.
 
-    The prefix is the scope of the node: "/decoder/rnn/LSTM" gives "decoder.rnn.". Nodes of one
-    scope that feed each other's sizes are the layers of one LSTM.
+    The prefix is the scope of the node: "/decoder/rnn/LSTM" becomes "decoder.rnn.". Consecutive
+    nodes of one scope with matching sizes are the layers of one LSTM.
     """
-    named = Named()
-    model = read_model(source, budget, named.warnings)
-    for layer in _layers(model, named):
-        for name, tensor in _torch_tensors(model, layer):
-            _add(named, name, tensor)
+    checkpoint = Checkpoint(source.path, "ONNX")
+    model = read_model(source, budget, checkpoint.warnings)
+    layers = _layers(model, checkpoint)
+    used = {name for layer in layers for name in layer.node.weights}
+    for layer in layers:
+        for name, tensor in _torch_tensors(layer, budget):
+            checkpoint.add(layer.prefix + name, tensor)
     for name, tensor in model.tensors.items():
-        if name in model.initializers and name not in model.used:
-            _add(named, name, tensor)
-    return Checkpoint(source.path, "ONNX", named)
+        if name in model.initializers and name not in used:
+            checkpoint.add(name, tensor)
+    return checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    w: Tensor
+    r: Tensor
+    b: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +62,23 @@ class _Layer:
     prefix: str
     index: int
     node: LSTMNode
-    weights: tuple[Tensor, Tensor, Tensor | None]  # W, R, B
+    weights: _Weights
 
 
-def _layers(model: Model, named: Named) -> list[_Layer]:
-    """Each LSTM node with weights of its own, and which layer of which LSTM it is."""
+def _layers(model: Model, checkpoint: Checkpoint) -> list[_Layer]:
+    """Assign each LSTM node that has weights to a layer of an LSTM."""
     if len(model.lstm_nodes) > MAX_NODES:
         raise CheckpointError(
             "onnx-unsupported",
-            f"{len(model.lstm_nodes)} LSTM nodes are more than any model has",
+            f"the model has {len(model.lstm_nodes)} LSTM nodes; the limit is {MAX_NODES}",
         )
     layers: list[_Layer] = []
     seen: set[tuple[str, ...]] = set()
     prefixes: set[str] = set()
     for number, node in enumerate(model.lstm_nodes):
-        weights = _weights(model, node, named)
-        if weights is None or node.weights in seen:  # a second call of the same LSTM
+        weights = _weights(model, node)
+        # Several nodes with the same weights are calls of the same LSTM.
+        if weights is None or node.weights in seen:
             continue
         seen.add(node.weights)
         scope = _scope(node, number)
@@ -80,43 +93,39 @@ def _layers(model: Model, named: Named) -> list[_Layer]:
         prefixes.add(prefix)
         layers.append(_Layer(prefix, 0, node, weights))
         if node.batch_first:
-            named.hints[prefix] = {"batch_first": True, "dropout": 0.0}
+            checkpoint.hints[prefix] = {"batch_first": True, "dropout": 0.0}
     return layers
 
 
-def _weights(
-    model: Model, node: LSTMNode, named: Named
-) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """W, R, B, their shapes checked; None if the model computes them as it runs."""
+def _weights(model: Model, node: LSTMNode) -> _Weights | None:
+    """Return the weights, after checking their shapes; None if the model computes them."""
+    shown = printable(node.name)
     if "" in node.weights[:2]:
-        raise CheckpointError(
-            "onnx-malformed", f"LSTM node {shown(node.name)!r} has no W or no R among its inputs"
-        )
+        raise CheckpointError("onnx-malformed", f"LSTM node {shown!r} has no input W or R")
     missing = [name for name in node.weights if name and name not in model.tensors]
     if missing:
-        named.warnings.append(
-            f"LSTM node {shown(node.name)!r} computes {shown(missing[0])!r} as it runs; "
-            "what it is computed from is listed as it is"
+        model.warnings.append(
+            f"LSTM node {shown!r} is skipped: the model computes its weight "
+            f"{printable(missing[0])!r}, whose inputs are listed under their own names"
         )
         return None
-    node.refuse_foreign()
+    node.refuse_unsupported()
     w, r = (model.tensors[name] for name in node.weights[:2])
     b = model.tensors[node.weights[2]] if node.weights[2] else None
     directions = 2 if node.bidirectional else 1
     hidden = r.shape[-1] if r.ndim == 3 else 0
-    good = w.ndim == 3 and (w.shape[:2], r.shape[:2]) == ((directions, 4 * hidden),) * 2
-    if not good or hidden == 0 or (b is not None and b.shape != (directions, 8 * hidden)):
+    fits = w.ndim == 3 and (w.shape[:2], r.shape[:2]) == ((directions, 4 * hidden),) * 2
+    if not fits or hidden == 0 or (b is not None and b.shape != (directions, 8 * hidden)):
         raise CheckpointError(
             "onnx-unsupported",
-            f"LSTM node {shown(node.name)!r} has W {w.shape}, R {r.shape} and "
-            f"B {None if b is None else b.shape} for {directions} directions",
+            f"LSTM node {shown!r} with {directions} directions has shapes W {w.shape}, R {r.shape}, "
+            f"B {None if b is None else b.shape}; expected (D, 4H, in), (D, 4H, H), (D, 8H)",
         )
-    model.used.update(node.weights)
-    return w, r, b
+    return _Weights(w, r, b)
 
 
 def _scope(node: LSTMNode, number: int) -> str:
-    """The module path of a node, dotted."""
+    """Return the dotted module path of a node."""
     parts = [part for part in node.name.split("/") if part]
     if parts and NODE.fullmatch(parts[-1]):
         parts.pop()
@@ -125,55 +134,42 @@ def _scope(node: LSTMNode, number: int) -> str:
     return ".".join(parts)
 
 
-def _feeds(last: _Layer, weights: tuple[Tensor, Tensor, Tensor | None]) -> bool:
-    """Whether the layer could be the one below: its output has the size of the input."""
-    w, r, b = last.weights
+def _feeds(last: _Layer, weights: _Weights) -> bool:
+    """Return True if the output of `last` has the input size of a layer with these weights."""
+    w, r, b = last.weights.w, last.weights.r, last.weights.b
     return (
-        weights[0].shape[2] == w.shape[0] * r.shape[2]
-        and weights[1].shape == r.shape
-        and (weights[2] is None) == (b is None)
+        weights.w.shape[2] == w.shape[0] * r.shape[2]
+        and weights.r.shape == r.shape
+        and (weights.b is None) == (b is None)
     )
 
 
-def _torch_tensors(model: Model, layer: _Layer) -> list[tuple[str, Tensor]]:
-    w, r, b = layer.weights
+def _torch_tensors(layer: _Layer, budget: Budget) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters of torch.nn.LSTM by name."""
+    w, r, b = layer.weights.w, layer.weights.r, layer.weights.b
     hidden = r.shape[2]
-    found = []
     for direction in range(w.shape[0]):
         suffix = f"_l{layer.index}" + ("_reverse" if direction else "")
-        columns = w.shape[2]
-        found += [
-            (f"weight_ih{suffix}", _gates(model, w, direction * 4 * hidden, hidden, columns)),
-            (f"weight_hh{suffix}", _gates(model, r, direction * 4 * hidden, hidden, hidden)),
-        ]
+        row = direction * 4 * hidden
+        yield f"weight_ih{suffix}", _reorder(w, row, (hidden, w.shape[2]), budget)
+        yield f"weight_hh{suffix}", _reorder(r, row, (hidden, hidden), budget)
         if b is not None:
-            start = direction * 8 * hidden
-            found += [
-                (f"bias_ih{suffix}", _gates(model, b, start, hidden, None)),
-                (f"bias_hh{suffix}", _gates(model, b, start + 4 * hidden, hidden, None)),
-            ]
-    return [(layer.prefix + name, tensor) for name, tensor in found]
+            yield f"bias_ih{suffix}", _reorder(b, 2 * row, (hidden,), budget)
+            yield f"bias_hh{suffix}", _reorder(b, 2 * row + 4 * hidden, (hidden,), budget)
 
 
-def _gates(model: Model, whole: Tensor, row: int, hidden: int, columns: int | None) -> Tensor:
-    """Four blocks of `hidden` rows from `row` on, in torch's order."""
-    width = 1 if columns is None else columns
-    shape = (hidden,) if columns is None else (hidden, columns)
-    blocks = [
+def _reorder(whole: Tensor, row: int, gate_shape: tuple[int, ...], budget: Budget) -> Tensor:
+    """Return the four gates whose rows start at `row`, in torch's order."""
+    hidden, *columns = gate_shape
+    width = columns[0] if columns else 1
+    gates = [
         make_tensor(
             whole.storage,
             whole.dtype,
-            shape,
-            budget=model.budget,
+            gate_shape,
+            budget=budget,
             offset=(row + gate * hidden) * width,
         )
         for gate in GATES
     ]
-    return StackedTensor(blocks)
-
-
-def _add(named: Named, name: str, tensor: Tensor) -> None:
-    if name in named.tensors:
-        raise CheckpointError("duplicate-name", f"two tensors are named {shown(name)!r}")
-    named.tensors[name] = tensor
-    tensor.name_it(name, named.warnings)
+    return StackedTensor(gates)

@@ -1,8 +1,8 @@
-"""The zip container of torch.save (torch 1.6 and later).
+"""The zip format of torch.save since torch 1.6.
 
 `PREFIX/data.pkl` is a pickle in which a storage is a persistent id
-("storage", type, key, location, numel); its bytes are the entry `PREFIX/data/KEY`.
-`PREFIX/byteorder` says "little" or "big". The device of the location is ignored: bytes are bytes.
+("storage", type, key, location, numel), and the entry `PREFIX/data/KEY` holds its bytes.
+`PREFIX/byteorder` is "little" or "big". The location, a device, is ignored.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ import re
 from typing import Any
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError, shown, sketch
+from ..errors import CheckpointError, describe, printable
+from ..io.budget import Budget
 from ..io.source import Source
-from ..io.storage import Budget, Storage
+from ..io.storage import Storage
 from ..io.stream import Stream
 from ..io.zip_archive import Entry, read_entry, verify_crc
 from ..pickle._name_tensors import name_tensors
 from ..pickle._run_pickle import PickleResult, run_pickle
-from ..pickle.modules import module_members
-from ..pickle.values import Global, Refused, StorageType
+from ..pickle.values import GlobalName, StorageType, UnsupportedTensor
 
 MAX_PICKLE = 256 << 20
 STORAGE_KEY = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
 class ZipStorages:
-    """The storages of one directory of an archive, by key, each once.
+    """The storages in one folder of an archive, by key.
 
     Args:
         source: the file.
-        entries: its entries.
-        folder: where the storages are: "PREFIX/data/".
-        swapped: the elements are big-endian.
+        entries: the entries of the archive.
+        folder: the path of the storages, such as "PREFIX/data/".
+        big_endian: the byte order of the elements.
         check_crc: compare checksums.
     """
 
@@ -42,31 +42,31 @@ class ZipStorages:
         entries: dict[str, Entry],
         folder: str,
         *,
-        swapped: bool,
+        big_endian: bool,
         check_crc: bool,
     ) -> None:
         self._source = source
         self._entries = entries
         self._folder = folder
-        self._swapped = swapped
+        self._big_endian = big_endian
         self._check_crc = check_crc
         self._by_key: dict[str, Storage] = {}
 
-    def resolve(self, key: Any) -> Storage | Refused:
-        """The storage that a persistent id names."""
-        kind, name, numel = parse_storage_id(key)
-        if isinstance(kind, Global):
-            return Refused(f"tensor over {kind}")
-        storage = self._by_key.get(name)
+    def resolve(self, persistent_id: Any) -> Storage | UnsupportedTensor:
+        """Return the storage with this persistent id."""
+        kind, key, numel = parse_storage_id(persistent_id)
+        if isinstance(kind, GlobalName):
+            return UnsupportedTensor(f"tensor over {kind}")
+        storage = self._by_key.get(key)
         if storage is None:
-            storage = self._by_key[name] = self._open(name)
+            storage = self._by_key[key] = self._open(key)
         if kind.dtype is not None:
             storage.use_as(kind.dtype)
-        wanted = numel * (1 if kind.dtype is None else kind.dtype.itemsize)
-        if wanted != storage.nbytes:
+        declared = numel * (1 if kind.dtype is None else kind.dtype.itemsize)
+        if declared != storage.nbytes:
             raise CheckpointError(
                 "storage-size",
-                f"storage {name} has {storage.nbytes} bytes and its pickle says {wanted}",
+                f"storage {key} has {storage.nbytes} bytes, but the pickle declares {declared}",
                 offset=storage.offset,
             )
         return storage
@@ -74,56 +74,60 @@ class ZipStorages:
     def _open(self, key: str) -> Storage:
         entry = self._entries.get(self._folder + key)
         if entry is None:
-            raise CheckpointError("missing-storage", f"the archive has no {self._folder}{key}")
+            raise CheckpointError(
+                "missing-storage", f"the archive has no entry {printable(self._folder)}{key}"
+            )
         crc = entry.crc if self._check_crc else None
-        return Storage(self._source, entry.offset, entry.size, self._swapped, crc)
+        return Storage(self._source, entry.offset, entry.size, self._big_endian, crc)
 
 
-def parse_storage_id(key: Any) -> tuple[StorageType | Global, str, int]:
-    """Type, key and number of elements of ("storage", type, key, location, numel, ...)."""
-    if type(key) is not tuple or len(key) < 5 or key[0] != "storage":
-        raise CheckpointError("pickle-malformed", "a persistent id is not that of a storage")
-    _, kind, name, _location, numel = key[:5]
-    if not isinstance(kind, StorageType | Global):
-        raise CheckpointError("pickle-malformed", "a storage has no type")
-    if type(name) is not str or not STORAGE_KEY.fullmatch(name):
-        raise CheckpointError("storage-key", f"{sketch(name)} is no key of a storage")
+def parse_storage_id(persistent_id: Any) -> tuple[StorageType | GlobalName, str, int]:
+    """Return type, key and number of elements of ("storage", type, key, location, numel, ...)."""
+    if type(persistent_id) is not tuple or len(persistent_id) < 5 or persistent_id[0] != "storage":
+        raise CheckpointError(
+            "pickle-malformed",
+            f"a persistent id is {describe(persistent_id)}, expected a tuple that describes a storage",
+        )
+    _, kind, key, _location, numel = persistent_id[:5]
+    if not isinstance(kind, StorageType | GlobalName):
+        raise CheckpointError("pickle-malformed", f"the type of a storage is {describe(kind)}")
+    if type(key) is not str or not STORAGE_KEY.fullmatch(key):
+        raise CheckpointError(
+            "storage-key", f"a storage has key {describe(key)}, expected a string of digits"
+        )
     if type(numel) is not int or not 0 <= numel < 1 << 60:
         raise CheckpointError(
-            "storage-size", f"storage {name} cannot have {sketch(numel)} elements"
+            "storage-size", f"storage {key} declares {describe(numel)} as its number of elements"
         )
-    return kind, name, numel
+    return kind, key, numel
 
 
 def read_torch_zip(
     source: Source, entries: dict[str, Entry], prefix: str, budget: Budget, *, check_crc: bool
 ) -> Checkpoint:
-    """The checkpoint under `prefix`, such as "archive/"."""
+    """Read the checkpoint under `prefix`, such as "archive/"."""
+    checkpoint = Checkpoint(source.path, "torch zip")
     storages = ZipStorages(
         source,
         entries,
         f"{prefix}data/",
-        swapped=is_big_endian(source, entries, prefix, check_crc),
+        big_endian=is_big_endian(source, entries, prefix, check_crc),
         check_crc=check_crc,
     )
     result = run_entry(source, entries[f"{prefix}data.pkl"], storages, budget, check_crc)
-    named = name_tensors(
-        result.value,
-        budget=budget,
-        opcodes=result.opcodes,
-        members=module_members,
-        built=result.tensors,
-    )
-    return Checkpoint(source.path, "torch zip", named)
+    name_tensors(checkpoint, result, budget=budget)
+    return checkpoint
 
 
 def run_entry(
     source: Source, entry: Entry, storages: ZipStorages, budget: Budget, check_crc: bool
 ) -> PickleResult:
-    """The value of a pickle that is an entry of its own, and the machine that built it."""
+    """Run the pickle that makes up a whole entry."""
     if entry.size > MAX_PICKLE:
         raise CheckpointError(
-            "pickle-budget", f"a pickle of {entry.size} bytes is too large", offset=entry.offset
+            "pickle-budget",
+            f"the pickle has {entry.size} bytes; the limit is {MAX_PICKLE}",
+            offset=entry.offset,
         )
     if check_crc:
         verify_crc(source, entry)
@@ -131,19 +135,23 @@ def run_entry(
     result = run_pickle(stream, budget, persistent=storages.resolve)
     if stream.remaining:
         raise CheckpointError(
-            "trailing-bytes", "bytes follow the end of the pickle", offset=stream.offset
+            "trailing-bytes",
+            f"{stream.remaining} bytes follow the end of the pickle",
+            offset=stream.offset,
         )
     return result
 
 
 def is_big_endian(source: Source, entries: dict[str, Entry], prefix: str, check_crc: bool) -> bool:
-    """What the archive says; before torch 2.1 it said nothing and was little-endian."""
+    """Return the byte order of the archive. Before torch 2.1 it was always little-endian."""
     entry = entries.get(f"{prefix}byteorder")
     if entry is None:
         return False
     order = read_entry(source, entry, 16, check_crc) if entry.size <= 16 else b"?"
     if order not in (b"little", b"big"):
         raise CheckpointError(
-            "byteorder", f"byte order {shown(repr(order))} is unknown", offset=entry.offset
+            "byteorder",
+            f"the byteorder entry is {printable(repr(order))}, expected b'little' or b'big'",
+            offset=entry.offset,
         )
     return order == b"big"

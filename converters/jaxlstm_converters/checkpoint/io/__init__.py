@@ -1,1 +1,1 @@
-"""Files, byte streams, storages and tensors."""
+"""Files, byte streams, encodings (zip, JSON, protocol buffers), storages and tensors."""

@@ -1,7 +1,7 @@
-"""The wire format of protocol buffers, read lazily: enough for ONNX, and no schema compiler.
+"""The wire format of protocol buffers, read lazily and without a schema, as far as ONNX needs it.
 
-A message is a sequence of (field number << 3 | wire type, value). Values that are bytes, texts or
-messages stay in the file as `Span`s. https://protobuf.dev/programming-guides/encoding/
+A message is a sequence of (field number << 3 | wire type, value). Bytes, strings and messages stay
+in the file as `Span`s. See https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -12,15 +12,29 @@ from ..errors import CheckpointError
 from .stream import Span, Stream
 
 CODE = "onnx-malformed"
+MAX_TEXT = 4096
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+
+
+class FieldBudget:
+    """A limit on the number of fields in a file, each of which is an object in memory."""
+
+    def __init__(self, file_size: int) -> None:
+        self._left = 200_000 + file_size // 256
+
+    def spend(self) -> None:
+        """Count one field."""
+        self._left -= 1
+        if self._left < 0:
+            raise CheckpointError(CODE, "the file has far more fields than a model needs")
 
 
 class Message:
     """The fields of one message by number, in order.
 
     Args:
-        span: its bytes.
-        budget: counts the fields of all messages of a file down.
+        span: the bytes of the message.
+        budget: counts the fields of all messages of the file.
     """
 
     def __init__(self, span: Span, budget: FieldBudget) -> None:
@@ -31,63 +45,50 @@ class Message:
             budget.spend()
             self._fields.setdefault(number, []).append(value)
 
+    def has(self, number: int) -> bool:
+        """Return True if the field is present."""
+        return number in self._fields
+
     def ints(self, number: int) -> list[int]:
-        """A repeated integer, packed or not, as int64."""
-        found: list[int] = []
+        """Return a repeated integer, packed or not, as int64."""
+        values: list[int] = []
         for value in self._fields.get(number, ()):
             if isinstance(value, Span):
                 stream = _stream(value)
                 while stream.remaining:
                     self._budget.spend()
-                    found.append(_varint(stream))
+                    values.append(_varint(stream))
             else:
-                found.append(value)
-        return [n - (1 << 64) if n >= 1 << 63 else n for n in found]
+                values.append(value)
+        return [n - (1 << 64) if n >= 1 << 63 else n for n in values]
 
-    def int(self, number: int, default: int = 0) -> int:
-        """An integer; the last one counts."""
-        return (self.ints(number) or [default])[-1]
-
-    def spans(self, number: int) -> list[Span]:
-        """Repeated bytes, texts or messages."""
-        values = self._fields.get(number, [])
-        spans = [value for value in values if isinstance(value, Span)]
-        if len(spans) != len(values):
-            raise CheckpointError(CODE, f"field {number} is no text", offset=self._span.offset)
-        return spans
-
-    def has(self, number: int) -> bool:
-        """Whether the field is there."""
-        return number in self._fields
+    def int(self, number: int) -> int:
+        """Return an integer: the last one if it is repeated, 0 if it is absent."""
+        return (self.ints(number) or [0])[-1]
 
     def packed(self, number: int) -> list[Span]:
-        """The pieces of a repeated field that are packed; those that are not are left out."""
+        """Return the packed parts of a repeated number."""
         return [value for value in self._fields.get(number, ()) if isinstance(value, Span)]
 
     def messages(self, number: int) -> Iterator[Message]:
-        """Repeated messages."""
-        return (Message(span, self._budget) for span in self.spans(number))
+        """Return a repeated message."""
+        return (Message(span, self._budget) for span in self._spans(number))
 
     def texts(self, number: int) -> list[str]:
-        """Repeated texts."""
-        return [_text(span) for span in self.spans(number)]
+        """Return a repeated string."""
+        return [_text(span) for span in self._spans(number)]
 
     def text(self, number: int) -> str:
-        """A text; empty if it is not there."""
+        """Return a string: the last one if it is repeated, "" if it is absent."""
         return (self.texts(number) or [""])[-1]
 
-
-class FieldBudget:
-    """How many fields a file may have: each is an object in memory."""
-
-    def __init__(self, file_size: int) -> None:
-        self._left = 200_000 + file_size // 256
-
-    def spend(self) -> None:
-        """Count one field."""
-        self._left -= 1
-        if self._left < 0:
-            raise CheckpointError(CODE, "the file has far more fields than a model needs")
+    def _spans(self, number: int) -> list[Span]:
+        spans = self.packed(number)
+        if len(spans) != len(self._fields.get(number, ())):
+            raise CheckpointError(
+                CODE, f"field {number} holds a number, not text or bytes", offset=self._span.offset
+            )
+        return spans
 
 
 def _fields(span: Span) -> Iterator[tuple[int, int | Span]]:
@@ -106,7 +107,7 @@ def _fields(span: Span) -> Iterator[tuple[int, int | Span]]:
         elif kind == FIXED64:
             yield number, stream.number("<Q")
         else:
-            raise stream.malformed(f"wire type {kind} does not exist")
+            raise stream.malformed(f"a field has the unknown wire type {kind}")
 
 
 def _varint(stream: Stream) -> int:
@@ -117,15 +118,17 @@ def _varint(stream: Stream) -> int:
         if byte < 0x80:
             break
     else:
-        raise stream.malformed("a number has no end")
+        raise stream.malformed("a number has more than ten bytes")
     if value >= 1 << 64:
         raise stream.malformed("a number has more than 64 bits")
     return value
 
 
 def _text(span: Span) -> str:
-    if span.length > 4096:
-        raise CheckpointError(CODE, f"a name has {span.length} bytes", offset=span.offset)
+    if span.length > MAX_TEXT:
+        raise CheckpointError(
+            CODE, f"a name has {span.length} bytes; the limit is {MAX_TEXT}", offset=span.offset
+        )
     try:
         return span.source.read(span.offset, span.length).decode("utf-8")
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""One open file, read by position.
+"""`Source`: an open file that is read by position.
 
-`pread` and not `mmap`: a file that is cut while it is mapped kills the process (SIGBUS), a file
-that is cut while it is read is an error like any other. Nothing is read before it is asked for.
+Files are read with `pread` rather than mapped. Truncating a mapped file kills the process (SIGBUS);
+truncating a file that is being read raises an ordinary error.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ CHUNK = 1 << 20
 
 
 class Source:
-    """A regular file, open for reading until nobody holds this object.
+    """A regular file, open for reading as long as this object exists.
 
-    Every read is of exactly the bytes asked for, and fails with `file-changed` once the file's
-    size or modification time is not that of the moment it was opened.
+    Each read returns exactly the requested bytes. Reads of a file that was truncated, and
+    `check_unchanged` for any other change, raise `file-changed`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -41,36 +41,38 @@ class Source:
             raise CheckpointError("empty-file", "the file is empty", path=self.path)
 
     def read(self, offset: int, count: int) -> bytes:
-        """The `count` bytes at `offset`; never fewer."""
-        self._refuse_outside(offset, count)
+        """Return exactly `count` bytes from `offset` on."""
+        self._check_range(offset, count)
         parts = []
         while count:
             part = self._read_at(offset, min(count, 1 << 30))
             if not part:
-                raise self.changed()
+                raise self._changed()
             parts.append(part)
             offset += len(part)
             count -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _read_at(self, offset: int, count: int) -> bytes:
-        """At most `count` bytes at `offset`."""
-        if sys.platform == "win32":  # has no pread, and one position for all threads
+        """Return at most `count` bytes from `offset` on."""
+        # Windows has no pread, and threads share one file position.
+        if sys.platform == "win32":
             with self._lock:
                 os.lseek(self._fd, offset, os.SEEK_SET)
                 return os.read(self._fd, count)
         return os.pread(self._fd, count, offset)
 
     def read_into(self, offset: int, target: memoryview) -> None:
-        """Fill `target` with the bytes at `offset`."""
-        self._refuse_outside(offset, len(target))
+        """Fill `target` with the bytes from `offset` on."""
+        self._check_range(offset, len(target))
         position = 0
-        for part in self.chunks(offset, len(target)):  # macOS has no preadv
+        # Chunks instead of preadv, which macOS lacks.
+        for part in self.chunks(offset, len(target)):
             target[position : position + len(part)] = part
             position += len(part)
 
     def chunks(self, offset: int, count: int) -> Iterator[bytes]:
-        """The `count` bytes at `offset`, a piece at a time."""
+        """Yield `count` bytes from `offset` on, in chunks."""
         end = offset + count
         while offset < end:
             part = self.read(offset, min(CHUNK, end - offset))
@@ -78,28 +80,29 @@ class Source:
             offset += len(part)
 
     def crc(self, offset: int, count: int, crc: int = 0) -> int:
-        """CRC-32 of the `count` bytes at `offset`, continued from that of what came before."""
+        """Return the CRC-32 of `count` bytes from `offset` on, continuing from `crc`."""
         for part in self.chunks(offset, count):
             crc = zlib.crc32(part, crc)
         return crc
 
     def check_unchanged(self) -> None:
-        """Raise `file-changed` if the file was written to since it was opened."""
+        """Raise `file-changed` if the size or modification time differs from when it was opened."""
         status = os.fstat(self._fd)
         if (status.st_size, status.st_mtime_ns) != self._stamp:
-            raise self.changed()
+            raise self._changed()
 
-    def changed(self) -> CheckpointError:
-        """The error for a file that was written to while it was read."""
+    def _changed(self) -> CheckpointError:
         return CheckpointError(
-            "file-changed", "the file was changed while it was being read", path=self.path
+            "file-changed",
+            "the file was modified while it was being read; read it again",
+            path=self.path,
         )
 
-    def _refuse_outside(self, offset: int, count: int) -> None:
+    def _check_range(self, offset: int, count: int) -> None:
         if offset < 0 or count < 0 or offset + count > self.size:
             raise CheckpointError(
                 "truncated",
-                f"{count} bytes are announced and the file ends at {self.size}",
+                f"expected {count} more bytes, but the file ends at {self.size}",
                 offset=offset,
                 path=self.path,
             )
@@ -108,7 +111,7 @@ class Source:
 def _open(path: str | os.PathLike[str]) -> int:
     if sys.platform == "win32":
         return os.open(path, os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT)
-    # O_NONBLOCK: opening a FIFO that took the file's place must not wait for a writer.
+    # O_NONBLOCK: a FIFO that replaced the file since os.stat must not block until it has a writer.
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -116,5 +119,5 @@ def _refuse_special(status: os.stat_result, path: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise CheckpointError(
-            "not-a-file", f"this is {kind}; give the path of one checkpoint file", path=path
+            "not-a-file", f"the path is {kind}; pass the path of one checkpoint file", path=path
         )

@@ -1,4 +1,4 @@
-"""A run of bytes that is read in order, a window at a time: pickles, and ONNX's protobuf."""
+"""`Stream`: sequential reading, through a small buffer, of pickles and protocol buffers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from ..errors import CheckpointError
 from .source import Source
 
 WINDOW = 1 << 16
-MAX_LINE = 4096  # a dotted module name, a number: the arguments of text opcodes
+# Lines are the arguments of text opcodes: numbers and dotted module names.
+MAX_LINE = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """A run of bytes, left in the file."""
+    """A byte range of a file that has not been read."""
 
     source: Source
     offset: int
@@ -22,13 +23,13 @@ class Span:
 
 
 class Stream:
-    """The bytes from `offset` to `end`, in order.
+    """A reader of the bytes from `offset` to `end`, in order.
 
     Args:
         source: the file.
-        offset: first byte.
-        end: byte after the last.
-        code: the error code for bytes that make no sense.
+        offset: the position of the first byte.
+        end: the position after the last byte.
+        code: the error code for invalid bytes.
     """
 
     __slots__ = ("_base", "_buffer", "_code", "_end", "_filled", "_position", "source")
@@ -38,24 +39,25 @@ class Stream:
     ) -> None:
         self.source = source
         self._code = code
-        self._base = offset
         self._end = end
+        # The buffer holds `_filled` bytes of the file from `_base` on; `_position` counts in it.
+        self._base = offset
         self._buffer = b""
-        self._filled = 0  # bytes in the buffer
-        self._position = 0  # of the next byte in the buffer
+        self._filled = 0
+        self._position = 0
 
     @property
     def offset(self) -> int:
-        """Offset in the file of the next byte."""
+        """Position of the next byte in the file."""
         return self._base + self._position
 
     @property
     def remaining(self) -> int:
-        """Bytes up to the end."""
+        """Number of bytes up to the end."""
         return self._end - self._base - self._position
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes."""
+        """Return the next `count` bytes."""
         stop = self._position + count
         if stop > self._filled:
             self._fill(count)
@@ -65,20 +67,20 @@ class Stream:
         return part
 
     def line(self) -> str:
-        """The next bytes up to a newline, as ASCII or UTF-8 text."""
+        """Return the text up to the next newline, and skip the newline."""
         if self._position + MAX_LINE > self._filled:
             self._fill(0)
         stop = self._buffer.find(b"\n", self._position, self._position + MAX_LINE)
         if stop < 0:
-            raise self.malformed("a line has no end")
+            raise self.malformed(f"no newline within {MAX_LINE} bytes")
         raw = self._buffer[self._position : stop]
         self._position = stop + 1
-        return self.decoded(raw)
+        return self.decode(raw)
 
     def span(self, count: int) -> Span:
-        """The next `count` bytes, left where they are."""
+        """Skip the next `count` bytes and return their range."""
         if count > self.remaining:
-            raise self._short(count)
+            raise self._cut_off(count)
         at = self.offset
         if self._position + count <= self._filled:
             self._position += count
@@ -87,26 +89,26 @@ class Stream:
         return Span(self.source, at, count)
 
     def number(self, layout: str) -> int:
-        """One number of fixed width."""
+        """Return one number in a `struct` layout."""
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
-    def decoded(self, raw: bytes) -> str:
-        """Text as the pickle module decodes it: lone surrogates pass."""
+    def decode(self, raw: bytes) -> str:
+        """Decode UTF-8 as the pickle module does: lone surrogates pass."""
         try:
             return raw.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             raise self.malformed("text is not UTF-8") from None
 
     def malformed(self, message: str) -> CheckpointError:
-        """The error for bytes that make no sense here."""
+        """Return the error for invalid bytes at this position."""
         return CheckpointError(self._code, message, offset=self.offset)
 
     def _fill(self, count: int) -> None:
         if count > self.remaining:
-            raise self._short(count)
+            raise self._cut_off(count)
         at = self.offset
         self._buffer = self.source.read(at, min(max(count, WINDOW), self._end - at))
         self._base, self._position, self._filled = at, 0, len(self._buffer)
 
-    def _short(self, count: int) -> CheckpointError:
-        return self.malformed(f"{count} bytes are announced and {self.remaining} remain")
+    def _cut_off(self, count: int) -> CheckpointError:
+        return self.malformed(f"expected {count} more bytes, but only {self.remaining} remain")

@@ -1,19 +1,20 @@
-"""JSON in which a key may not occur twice and numbers are whole."""
+"""JSON objects with unique keys and without fractions."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError, printable
 from .source import Source
 
-MEMORY_FACTOR = 28  # bytes of Python objects for a byte of text at worst, that of "[[],[],...]"
+# The worst ratio of Python objects to text, in bytes, which "[[],[],...]" reaches.
+MEMORY_FACTOR = 28
 MEMORY = 56 << 20
 
 
 def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, Any]:
-    """The JSON object in `length` bytes at `offset`.
+    """Return the JSON object in the `length` bytes from `offset` on.
 
     Raises:
         CheckpointError: `duplicate-key`, or `code` for everything else.
@@ -25,14 +26,15 @@ def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, 
         result = dict(pairs)
         if len(result) != len(pairs):
             seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
             raise CheckpointError(
-                "duplicate-key", f"key {shown(twice)!r} is set twice", offset=offset
+                "duplicate-key", f"the JSON key {printable(repeated)!r} is set twice", offset=offset
             )
         return result
 
     def refuse_number(text: str) -> None:
-        raise CheckpointError(code, f"{shown(text)} is no whole number", offset=offset)
+        message = f"the JSON number {printable(text)} is not an integer"
+        raise CheckpointError(code, message, offset=offset)
 
     try:
         value = json.loads(
@@ -44,7 +46,7 @@ def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, 
     except CheckpointError:
         raise
     except (ValueError, RecursionError):
-        raise CheckpointError(code, "the text is not JSON", offset=offset) from None
+        raise CheckpointError(code, "the text is not valid JSON", offset=offset) from None
     if not isinstance(value, dict):
-        raise CheckpointError(code, "the text is no JSON object", offset=offset)
+        raise CheckpointError(code, "the JSON text is not an object", offset=offset)
     return value

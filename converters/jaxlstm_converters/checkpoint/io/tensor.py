@@ -1,8 +1,7 @@
-"""Tensors that stay in their file until they are asked for.
+"""`Tensor`: a strided view of a storage whose elements are read on demand.
 
-A `Storage` is a run of bytes, a `Tensor` is sizes, strides and an offset over one. All numbers
-are checked when the tensor is made, against the bytes that are there, before anything is
-allocated; the bytes are read, and their checksum compared, in `Tensor.__array__`.
+`make_tensor` checks sizes, strides and offset against the storage before any memory is allocated.
+The bytes are read, and their checksum compared, in `Tensor.__array__`.
 """
 
 from __future__ import annotations
@@ -13,28 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, shown, sketch, sketches
+from ..errors import printable
 from .source import CHUNK
-from .storage import Budget, Storage
+from .storage import Storage
 
-MAX_NDIM = 64  # torch's own limit, and numpy's
-MAX_OVERLAP = 16 << 20  # bytes spanned by a view that reads elements twice, such as unfold's
-BLOCK = 8 << 20  # bytes that a strided read holds beside its result
+# A strided read holds at most this many bytes beside its result.
+BLOCK = 8 << 20
 
 
 class Tensor:
-    """A tensor of a checkpoint, not read yet. `numpy.asarray(tensor)` reads it.
+    """A tensor of a checkpoint that has not been read. `numpy.asarray(tensor)` reads it.
 
     Attributes:
-        shape: sizes.
-        dtype: numpy dtype; those of ml_dtypes for bfloat16 and float8.
-        name: its (first) name in the checkpoint.
-        storage: the bytes it views; tied tensors have the same one.
+        shape: the sizes.
+        dtype: a NumPy dtype; from ml_dtypes for bfloat16 and float8.
+        name: its name in the checkpoint; the first name of a tied tensor.
+        storage: the bytes that it is a view of. Tied tensors share one storage.
     """
 
     __slots__ = (
+        "_nonfinite_reported",
         "_offset",
-        "_reported",
         "_strides",
         "_warnings",
         "dtype",
@@ -52,7 +50,7 @@ class Tensor:
         strides: tuple[int, ...],
         offset: int,
     ) -> None:
-        # `strides` and `offset` count elements. `make_tensor` is the checked way to get here.
+        # Strides and offset count elements. Nothing is checked here: use `make_tensor`.
         self.storage = storage
         self.dtype = dtype
         self.shape = shape
@@ -60,7 +58,7 @@ class Tensor:
         self._strides = strides
         self._offset = offset
         self._warnings: list[str] | None = None
-        self._reported = False
+        self._nonfinite_reported = False
 
     @property
     def ndim(self) -> int:
@@ -74,11 +72,11 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array that reading gives."""
+        """Size in bytes of the array that reading returns."""
         return self.size * self.dtype.itemsize
 
-    def name_it(self, name: str, warnings: list[str]) -> None:
-        """Tell the tensor its name and where to report what its values hold."""
+    def set_name(self, name: str, warnings: list[str]) -> None:
+        """Set the name, unless it is set, and the list that receives warnings about the values."""
         if self._warnings is None:
             self.name = name
         self._warnings = warnings
@@ -87,14 +85,14 @@ class Tensor:
         return f"Tensor(shape={self.shape}, dtype={self.dtype.name})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """A fresh, writable, C-contiguous array in native byte order.
+        """Read a new, writable, C-contiguous array in native byte order.
 
         Raises:
             CheckpointError: `crc-mismatch` or `file-changed`.
-            ValueError: copy=False, which cannot be had.
+            ValueError: copy=False was requested.
         """
         if copy is False:
-            raise ValueError("copy=False: a tensor in a file is always copied; leave copy out")
+            raise ValueError("copy=False is not possible: reading a tensor from a file copies it")
         raw = np.empty(self.nbytes, np.uint8)
         result = raw.view(self.dtype).reshape(self.shape)
         if self.size:
@@ -103,12 +101,12 @@ class Tensor:
         return result if dtype is None else result.astype(dtype, copy=False)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
-        """Fill the array; `raw` is its bytes."""
+        """Fill `result`, whose bytes are `raw`."""
         if self._is_contiguous():
             self.storage.read_into(self._offset * self.dtype.itemsize, raw.data)
         else:
             self._gather(result, self._strides, self._offset)
-        if self.storage.swapped:
+        if self.storage.big_endian:
             _swap_bytes(raw, self.dtype)
 
     def _is_contiguous(self) -> bool:
@@ -118,41 +116,42 @@ class Tensor:
         )
 
     def _gather(self, out: np.ndarray, strides: tuple[int, ...], offset: int) -> None:
-        """Fill `out` from a strided view, halving it until what must be held is a block."""
+        """Fill `out` from a strided view, halving it until the range to read fits in a block."""
         extents = [(n - 1) * s for n, s in zip(out.shape, strides, strict=True)]
         itemsize = self.dtype.itemsize
         span = (sum(extents) + 1) * itemsize
         if span <= BLOCK or not any(extents):
             raw = np.empty(span, np.uint8)
             self.storage.read_into(offset * itemsize, raw.data)
-            # The stride of one element leads nowhere, and may be any number.
+            # In a dimension of size 1 the stride has no effect and may be any number.
             steps = (s if n > 1 else 0 for n, s in zip(out.shape, strides, strict=True))
             byte_strides = tuple(s * itemsize for s in steps)
             out[...] = np.ndarray(out.shape, self.dtype, raw, strides=byte_strides)
             return
         axis = extents.index(max(extents))
         half = out.shape[axis] // 2
-        head, tail = np.split(out, [half], axis)  # two views
+        head, tail = np.split(out, [half], axis)
         self._gather(head, strides, offset)
         self._gather(tail, strides, offset + half * strides[axis])
 
     def _report_nonfinite(self, array: np.ndarray) -> None:
-        if self._warnings is None or self._reported or self.dtype.kind in "biu":
+        if self._warnings is None or self._nonfinite_reported or self.dtype.kind in "biu":
             return
         flat = array.reshape(-1)
-        bad = 0
-        with np.errstate(invalid="ignore"):  # signalling NaNs of narrow floats, which are widened
+        count = 0
+        # Widening signalling NaNs of narrow floats sets the invalid flag.
+        with np.errstate(invalid="ignore"):
             for start in range(0, flat.size, CHUNK):
-                bad += int((~np.isfinite(flat[start : start + CHUNK])).sum())
-        if bad:
-            self._reported = True
+                count += int((~np.isfinite(flat[start : start + CHUNK])).sum())
+        if count:
+            self._nonfinite_reported = True
             self._warnings.append(
-                f"{shown(self.name)!r} holds {bad} values that are NaN or infinite"
+                f"{printable(self.name)!r} holds {count} values that are NaN or infinite"
             )
 
 
 class StackedTensor(Tensor):
-    """Several tensors, one above the other on the first axis."""
+    """Several tensors, concatenated on the first axis."""
 
     __slots__ = ("_parts",)
 
@@ -171,88 +170,13 @@ class StackedTensor(Tensor):
             byte += part.nbytes
 
 
-def make_tensor(
-    storage: Storage,
-    dtype: np.dtype[Any],
-    shape: Sequence[Any],
-    *,
-    budget: Budget,
-    strides: Sequence[Any] | None = None,
-    offset: Any = 0,
-) -> Tensor:
-    """The tensor, once its numbers are found possible.
-
-    Args:
-        storage: the bytes.
-        dtype: element type.
-        shape: sizes.
-        budget: what the file's tensors may need in all.
-        strides: in elements; contiguous if None.
-        offset: of the first element, in elements.
-
-    Raises:
-        CheckpointError: storage-dtype, tensor-shape, tensor-bounds or tensor-budget.
-    """
-    _refuse_impossible(shape)
-    sizes = tuple(shape)
-    steps = contiguous_strides(sizes) if strides is None else tuple(strides)
-    if len(steps) != len(sizes) or not all(_whole(n) for n in (*steps, offset)):
-        raise CheckpointError(
-            "tensor-shape",
-            f"sizes {sketches(sizes)} with strides {sketches(steps)} and offset {sketch(offset)}",
-        )
-    storage.use_as(dtype)
-    available = storage.nbytes // dtype.itemsize
-    last = offset + sum((n - 1) * s for n, s in zip(sizes, steps, strict=True))
-    empty = 0 in sizes
-    if offset > available if empty else last >= available:
-        raise CheckpointError(
-            "tensor-bounds",
-            f"a tensor of sizes {sizes}, strides {steps} and offset {offset} reaches "
-            f"outside its storage of {available} elements",
-            offset=storage.offset,
-        )
-    if not empty:
-        _refuse_wide_overlap(sizes, steps, dtype.itemsize)
-    budget.spend(math.prod(sizes) * dtype.itemsize)
-    return Tensor(storage, dtype, sizes, strides=steps, offset=offset)
-
-
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides in elements, as torch writes them (a size of 0 counts as 1)."""
+    """Return row-major strides in elements. As in torch, a size of 0 counts as 1."""
     strides, step = [], 1
     for n in reversed(shape):
         strides.append(step)
         step *= max(n, 1)
     return tuple(reversed(strides))
-
-
-def _whole(n: Any) -> bool:
-    return type(n) is int and 0 <= n < 1 << 62
-
-
-def _refuse_impossible(shape: Sequence[Any]) -> None:
-    if len(shape) > MAX_NDIM or not all(_whole(n) for n in shape):
-        raise CheckpointError("tensor-shape", f"sizes {sketches(shape)} are not those of a tensor")
-    # An empty tensor needs no bytes, but numpy and XLA multiply its sizes, and overflow.
-    if 0 in shape and math.prod(max(n, 1) for n in shape) > 1 << 48:
-        raise CheckpointError("tensor-shape", f"the product of sizes {tuple(shape)} is too large")
-
-
-def _refuse_wide_overlap(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
-    """Views that read elements twice are only read through one block: see `_gather`."""
-    reach = 0  # of the dimensions with smaller strides
-    overlap = False
-    for step, n in sorted(zip(strides, shape, strict=True)):
-        if n > 1 and step > 0:
-            overlap |= step <= reach
-            reach += (n - 1) * step
-    if overlap and (reach + 1) * itemsize > MAX_OVERLAP:
-        raise CheckpointError(
-            "tensor-bounds",
-            f"a view of sizes {shape} and strides {strides} overlaps itself over a wide range; "
-            "save it after .contiguous()",
-        )
 
 
 def _swap_bytes(raw: np.ndarray, dtype: np.dtype[Any]) -> None:

@@ -1,4 +1,4 @@
-"""`run_pickle`: the machine, the opcodes and the known globals put together."""
+"""`run_pickle`: the pickle machine with its opcodes and known globals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..io.storage import Budget, Storage
+from ..io.budget import Budget
+from ..io.storage import Storage
 from ..io.stream import Span, Stream
 from ..io.tensor import Tensor
 from .known_globals import VOCABULARY
@@ -16,13 +17,13 @@ from .opcodes import execute
 
 @dataclass(frozen=True, slots=True)
 class PickleResult:
-    """The outcome of one pickle.
+    """The result of one pickle.
 
     Attributes:
-        value: the object that it describes.
-        tensors: every tensor that it built.
+        value: the unpickled object.
+        tensors: every tensor that was built.
         opcodes: the number of opcodes that ran.
-        has_nested_storages: whether it held storages as the bytes of whole files.
+        has_nested_storages: True if a storage was held as the bytes of a whole file.
     """
 
     value: Any
@@ -38,16 +39,16 @@ def run_pickle(
     persistent: Callable[[Any], Any] | None = None,
     nested: Callable[[PickleMachine, Span], Storage] | None = None,
 ) -> PickleResult:
-    """Run the pickle at the position of `stream`, which is left after STOP.
+    """Run the pickle at the current position of `stream`, which is then after STOP.
 
     Args:
         stream: the bytes.
-        budget: what all tensors and all pickles of the file may need.
+        budget: pays for the values, and for the tensors.
         persistent: maps a persistent id (a storage, in torch's files) to a value.
-        nested: reads a storage that a plain pickle holds as the bytes of a whole file.
+        nested: reads a storage that the pickle holds as the bytes of a whole file.
 
     Raises:
-        CheckpointError: with the offset of the opcode at which the pickle was refused.
+        CheckpointError: with the offset of the opcode that was refused.
     """
     machine = PickleMachine(stream, VOCABULARY, budget, persistent, nested)
     value = execute(machine)

@@ -1,7 +1,7 @@
-"""The globals that mean something here: exact (module, name) pairs, 32 of them at most.
+"""The globals that have a meaning: at most 32 exact (module, name) pairs.
 
-A function is one of ours, written for that name; it is not the function that the name means to
-Python. A `StorageType` or a dtype is a noun. Everything else that a pickle names is inert.
+Each maps to a storage type, a dtype, or a function of this package, never to the function that the
+name means in Python. Every other global in a pickle is inert.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..io.storage import DTYPES
+from ..io.dtypes import DTYPES
 from . import numpy_calls, torch_calls
 from .machine import Vocabulary
 from .values import NumpyArray, NumpyDtype, StorageType
 
-_STORAGES = {
+_STORAGE_CLASSES = {
     "FloatStorage": "float32",
     "DoubleStorage": "float64",
     "HalfStorage": "float16",
@@ -30,27 +30,30 @@ _STORAGES = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
-# The dtypes that have no storage class: their tensors are written by `_rebuild_tensor_v3`.
-_STORAGELESS = ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64")
+# These dtypes have no storage class; torch writes their tensors with `_rebuild_tensor_v3`.
+_DTYPES_WITHOUT_STORAGE_CLASS = ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64")
 
 KNOWN_GLOBALS: dict[tuple[str, str], Callable[..., Any] | StorageType | np.dtype[Any]] = {
     ("collections", "OrderedDict"): torch_calls.ordered_dict,
-    ("torch._utils", "_rebuild_tensor"): torch_calls.tensor_v1,  # until torch 0.3
+    # Up to torch 0.3.
+    ("torch._utils", "_rebuild_tensor"): torch_calls.tensor_v1,
     ("torch._utils", "_rebuild_tensor_v2"): torch_calls.tensor_v2,
     ("torch._utils", "_rebuild_tensor_v3"): torch_calls.tensor_v3,
     ("torch._utils", "_rebuild_parameter"): torch_calls.parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): torch_calls.parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): torch_calls.from_type,
-    **{("torch", name): StorageType(DTYPES[dtype]) for name, dtype in _STORAGES.items()},
+    **{("torch", name): StorageType(DTYPES[dtype]) for name, dtype in _STORAGE_CLASSES.items()},
     ("torch.storage", "UntypedStorage"): StorageType(None),
     ("torch.storage", "_load_from_bytes"): torch_calls.load_from_bytes,
-    **{("torch", name): DTYPES[name] for name in _STORAGELESS},
+    **{("torch", name): DTYPES[name] for name in _DTYPES_WITHOUT_STORAGE_CLASS},
     ("numpy", "dtype"): numpy_calls.dtype,
     ("numpy.core.multiarray", "_reconstruct"): numpy_calls.reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): numpy_calls.reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): numpy_calls.from_buffer,  # pickle protocol 5
+    # In pickle protocol 5.
+    ("numpy.core.numeric", "_frombuffer"): numpy_calls.from_buffer,
     ("numpy._core.numeric", "_frombuffer"): numpy_calls.from_buffer,
-    ("_codecs", "encode"): numpy_calls.encode,  # bytes, in pickle protocols 0 to 2
+    # In pickle protocols 0 to 2, for bytes.
+    ("_codecs", "encode"): numpy_calls.encode,
 }
 
 VOCABULARY = Vocabulary(

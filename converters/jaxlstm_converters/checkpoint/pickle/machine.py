@@ -1,11 +1,11 @@
-"""The machine that pickles run on: a stack, marks, a memo, and what opcodes do to them.
+"""The machine that runs pickles: a stack, marks, a memo, and the operations of the opcodes.
 
-It has no import, no attribute look-up and no call of anything that a file names: a global is a
-pair of strings, and a call does something for the pairs of its `Vocabulary` only. Every other
-call gives an inert `Foreign`.
+The machine imports nothing, looks up no attribute and calls nothing that a file names. A global is
+a pair of strings. A call has an effect only for the pairs of its `Vocabulary`, each of which maps to
+a function of this package; every other call returns an inert `Placeholder`.
 
-Memory is accounted for: each value takes its price from a budget that follows the file's size, so
-a small file cannot grow.
+Each value is charged to a memory budget that follows from the size of the file, so a small file
+cannot expand.
 """
 
 from __future__ import annotations
@@ -16,26 +16,33 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, shown, sketch
-from ..io.storage import Budget, Storage
+from ..errors import CheckpointError, describe, printable
+from ..io.budget import Budget
+from ..io.storage import Storage
 from ..io.stream import Span, Stream
 from ..io.tensor import Tensor
 from .values import (
-    Foreign,
-    Global,
+    GlobalName,
     OrderedDict,
-    Refused,
+    Placeholder,
     StorageType,
     TextSpan,
+    UnsupportedTensor,
 )
 
-PRICE = 80  # a small object
-MAX_TEXT = 1 << 16  # longer texts stay in the file
-MAX_KEY = 16  # elements of a tuple that is a key: it is hashed each time
-MAX_LONG = 256  # bytes of an integer; torch's magic number has 10
+# Prices in bytes. PRICE is the price of a small object.
+PRICE = 80
 TUPLE_PRICE = 56
-ITEM_PRICE = 120  # a place in a dictionary
-MEMO_PRICE = 72  # a place in the memo
+DICT_ITEM_PRICE = 120
+MEMO_PRICE = 72
+
+# Longer strings stay in the file.
+MAX_TEXT = 1 << 16
+# Elements of a tuple that is a dictionary key, which is hashed at each use.
+MAX_KEY = 16
+# Bytes of an integer. The magic number of torch has 10.
+MAX_LONG = 256
+MAX_GLOBAL = 1000
 
 KEY_TYPES = (
     str,
@@ -43,8 +50,8 @@ KEY_TYPES = (
     float,
     bool,
     type(None),
-    Global,
-    Foreign,
+    GlobalName,
+    Placeholder,
     Span,
     TextSpan,
     StorageType,
@@ -54,13 +61,13 @@ KEY_TYPES = (
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The globals that a pickle may use and the values that BUILD may change.
+    """The globals that a pickle may use, and the values that BUILD may change.
 
     Attributes:
-        meanings: by exact (module, name): a function that is called with the machine and the arguments,
-            or a storage type or dtype.
-        set_state: by exact type of a value: a function that is called with the machine, the value and
-            its state.
+        meanings: by exact (module, name), either a constant or a function that is called with the
+            machine and the arguments.
+        set_state: by exact type of the value, a function that is called with the machine, the value
+            and its state.
     """
 
     meanings: Mapping[tuple[str, str], Callable[..., Any] | StorageType | np.dtype[Any]]
@@ -68,19 +75,19 @@ class Vocabulary:
 
 
 class PickleMachine:
-    """Runs one pickle.
+    """The state of one running pickle.
 
     Args:
-        stream: its bytes.
-        vocabulary: what globals mean.
-        budget: what all tensors and all pickles of the file may need.
-        persistent: turns a persistent id (a storage, in torch's files) into a value.
-        nested: reads the storage that a plain pickle holds as the bytes of a whole file.
+        stream: the bytes.
+        vocabulary: the meanings of globals.
+        budget: pays for the values, and for the tensors.
+        persistent: maps a persistent id (a storage, in torch's files) to a value.
+        nested: reads a storage that the pickle holds as the bytes of a whole file.
 
     Attributes:
-        tensors: every tensor it built.
-        opcodes: how many opcodes ran.
-        nested_storages: what `nested` read, each once, by the identity of the bytes.
+        tensors: every tensor that the pickle built.
+        opcodes: the number of opcodes that ran.
+        nested_storages: the results of `nested` by identity of the bytes.
     """
 
     def __init__(
@@ -92,101 +99,66 @@ class PickleMachine:
         nested: Callable[[PickleMachine, Span], Storage] | None = None,
     ) -> None:
         self.stream = stream
-        self._vocabulary = vocabulary
         self.budget = budget
+        self.nested = nested
         self.tensors: list[Tensor] = []
         self.opcodes = 0
-        self.nested = nested
         self.nested_storages: dict[int, tuple[Span, Storage]] = {}
+        self._vocabulary = vocabulary
         self._persistent = persistent
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
     def result(self) -> Any:
-        """The value that is left once STOP is reached."""
+        """Return the value of the pickle after STOP."""
         if len(self._stack) != 1 or self._marks:
-            raise self.malformed("values are left over at the end")
+            raise self.malformed("values are left on the stack at the end")
         return self._stack[0]
+
+    def malformed(self, message: str) -> CheckpointError:
+        """Return the error for an invalid sequence of opcodes."""
+        return self.stream.malformed(f"malformed pickle: {message}")
 
     # -- the stack ---------------------------------------------------------------------------
 
     def charge(self, price: int) -> None:
-        """Take `price` bytes from what the values may need."""
+        """Pay `price` bytes, or raise `pickle-budget`."""
         self.budget.memory -= price
         if self.budget.memory < 0:
             raise CheckpointError(
-                "pickle-budget", "the values of the pickle need far more memory than the file has"
+                "pickle-budget",
+                "the values of the pickle need far more memory than a file of this size may use",
             )
 
     def push(self, value: Any, price: int = 0) -> None:
-        """Put a value that costs `price` bytes on the stack."""
+        """Push a value that costs `price` bytes."""
+        # `charge`, inlined because every opcode comes through here.
         budget = self.budget
-        budget.memory -= price + 8  # `charge`, written out: every opcode comes here
+        budget.memory -= price + 8
         if budget.memory < 0:
             self.charge(0)
         self._stack.append(value)
 
     def pop(self) -> Any:
-        """The top value."""
+        """Pop the top value."""
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
-            raise self.malformed("a value is missing on the stack")
+            raise self.malformed("an opcode needs more values than the stack holds")
         return self._stack.pop()
 
+    def mark(self) -> None:
+        """Push a mark."""
+        self.charge(8)
+        self._marks.append(len(self._stack))
+
     def pop_mark(self) -> list[Any]:
-        """The values above the last mark."""
+        """Pop the values above the last mark, and the mark."""
         if not self._marks:
-            raise self.malformed("a mark is missing on the stack")
+            raise self.malformed("an opcode needs a mark, but the stack has none")
         mark = self._marks.pop()
         values = self._stack[mark:]
         del self._stack[mark:]
         return values
-
-    def malformed(self, message: str) -> CheckpointError:
-        """The error for opcodes that make no pickle."""
-        return self.stream.malformed(f"in the pickle, {message}")
-
-    # -- operations of several opcodes -------------------------------------------------------
-
-    def mark(self) -> None:
-        """Remember where the stack ends now."""
-        self.charge(8)
-        self._marks.append(len(self._stack))
-
-    def text(self, count: int) -> None:
-        """Push the next `count` bytes as text."""
-        if count > self.stream.remaining:
-            raise self.malformed(f"{count} bytes of text are announced and fewer remain")
-        if count > MAX_TEXT:
-            span = self.stream.span(count)
-            self.push(TextSpan(span.source, span.offset, count), 2 * PRICE)
-            return
-        raw = self.stream.take(count)
-        self.charge(count if raw.isascii() else 4 * count)  # bytes of a character in memory
-        self.push(self.stream.decoded(raw), PRICE)
-
-    def tuple(self, count: int) -> None:
-        """Replace the top `count` values by a tuple of them."""
-        values = [self.pop() for _ in range(count)]
-        self.push(tuple(reversed(values)), TUPLE_PRICE + 8 * count)
-
-    def long(self, count: int) -> None:
-        """Push the integer of the next `count` bytes."""
-        if not 0 <= count <= MAX_LONG:
-            raise self.malformed(f"an integer of {count} bytes is announced")
-        self.push(int.from_bytes(self.stream.take(count), "little", signed=True), PRICE)
-
-    def put(self, key: int) -> None:
-        """Remember the top value under `key`."""
-        if not self._stack:
-            raise self.malformed("there is nothing to remember")
-        if key not in self._memo:
-            self.charge(MEMO_PRICE)
-        self._memo[key] = self._stack[-1]
-
-    def put_next(self) -> None:
-        """Remember the top value under the next free number."""
-        self.put(len(self._memo))
 
     def drop(self) -> None:
         """Drop the top value, or the mark if no value is above it."""
@@ -195,106 +167,163 @@ class PickleMachine:
         else:
             self.pop()
 
-    def get(self, key: int) -> None:
-        """Push what `key` remembers."""
-        if key not in self._memo:
-            raise self.malformed(f"memo {key} was never set")
-        self.push(self._memo[key])
-
-    def set_items(self, items: list[Any]) -> None:
-        """Set (key, value, key, value, ...) in the dictionary on top."""
-        if len(items) % 2:
-            raise self.malformed("a key has no value")
-        target = self._top()
-        if isinstance(target, Foreign):
-            return
-        if not isinstance(target, dict):
-            raise self.malformed("items are set on what is not a dictionary")
-        self.charge(ITEM_PRICE * (len(items) // 2))
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if not _plain_key(key):
-                raise self.malformed(f"a dictionary has a key of type {type(key).__name__}")
-            if key in target:
-                raise CheckpointError("duplicate-key", f"key {sketch(key)} is set twice")
-            target[key] = value
-
-    def extend(self, values: list[Any]) -> None:
-        """Append to the list or set on top."""
-        target = self._top()
-        if isinstance(target, Foreign):
-            target = target.items
-        if type(target) is not list:
-            raise self.malformed("values are appended to what is not a list")
-        self.charge(8 * len(values))
-        target.extend(values)
-
-    def find_global(self, module: Any, name: Any) -> None:
-        """Push the noun that the table has for a name, or else the name itself."""
-        for text in (module, name):
-            if type(text) is not str or not 0 < len(text) <= 1000 or not text.isprintable():
-                raise CheckpointError("pickle-global", "a global has no plain name")
-        if not name.isidentifier():
-            raise CheckpointError(
-                "pickle-global", f"the global {shown(name)!r} of {shown(module)!r} is a path"
-            )
-        known = self._vocabulary.meanings.get((module, name))
-        noun = known is not None and not callable(known)
-        self.push(known if noun else Global(module, name), 2 * PRICE)
-
-    def call(self, callee: Any, args: Any) -> None:
-        """REDUCE and NEWOBJ alike: neither calls what is not in the table."""
-        if not isinstance(callee, Global) or type(args) is not tuple:
-            raise self.malformed("a call is of what is not a global")
-        known = self._vocabulary.meanings.get((callee.module, callee.name))
-        if callable(known):
-            self.push(known(self, args), PRICE)
-        elif callee.module.startswith("torch") and callee.name.startswith("_rebuild_"):
-            self.push(Refused(f"{callee.name.removeprefix('_rebuild_')} ({callee})"), 3 * PRICE)
-        else:
-            self.push(Foreign(callee, args), 3 * PRICE)
-
-    def build(self, state: Any) -> None:
-        """Give the value on top a state."""
-        target = self._top()
-        if isinstance(target, Foreign):
-            if target.state is not None:
-                raise CheckpointError("pickle-build", f"{target.cls} is given a state twice")
-            target.state = state
-        elif (set_state := self._vocabulary.set_state.get(type(target))) is not None:
-            set_state(self, target, state)
-        elif not isinstance(target, OrderedDict | Tensor | Refused):
-            raise CheckpointError(
-                "pickle-build", f"{_described(target)} is given a state: it has none of its own"
-            )
-
-    def persistent(self, key: Any) -> None:
-        """Push what a persistent id stands for."""
-        if self._persistent is None:
-            raise self.malformed("a persistent id means nothing in this container")
-        self.push(self._persistent(key), 3 * PRICE)
-
-    def frame(self, length: int) -> None:
-        """Frames are for buffering: only their length is checked."""
-        if length > self.stream.remaining:
-            raise self.malformed(f"a frame of {length} bytes is announced and fewer remain")
-
-    def protocol(self, number: int) -> None:
-        """Refuse protocols that do not exist."""
-        if self.opcodes != 1 or number > 5:
-            raise self.malformed(f"protocol {number} is unknown or not stated first")
-
     def _top(self) -> Any:
         value = self.pop()
         self._stack.append(value)
         return value
 
+    # -- the memo ----------------------------------------------------------------------------
 
-def _plain_key(key: Any, depth: int = 3) -> bool:
-    """Keys are hashed, and the hash of a deep tuple would overflow C's stack."""
+    def put(self, key: int) -> None:
+        """Store the top value in the memo under `key`."""
+        if not self._stack:
+            raise self.malformed("an opcode stores the top of an empty stack in the memo")
+        if key not in self._memo:
+            self.charge(MEMO_PRICE)
+        self._memo[key] = self._stack[-1]
+
+    def put_next(self) -> None:
+        """Store the top value in the memo under the next free number."""
+        self.put(len(self._memo))
+
+    def get(self, key: int) -> None:
+        """Push the value stored under `key`."""
+        if key not in self._memo:
+            raise self.malformed(f"memo entry {key} is used but not set")
+        self.push(self._memo[key])
+
+    # -- values ------------------------------------------------------------------------------
+
+    def text(self, count: int) -> None:
+        """Push the next `count` bytes as a string."""
+        if count > self.stream.remaining:
+            raise self.malformed(
+                f"a string of {count} bytes, but only {self.stream.remaining} bytes remain"
+            )
+        if count > MAX_TEXT:
+            span = self.stream.span(count)
+            self.push(TextSpan(span.source, span.offset, count), 2 * PRICE)
+            return
+        raw = self.stream.take(count)
+        # A character that is not ASCII takes up to four bytes in memory.
+        self.charge(count if raw.isascii() else 4 * count)
+        self.push(self.stream.decode(raw), PRICE)
+
+    def long(self, count: int) -> None:
+        """Push the integer in the next `count` bytes."""
+        if not 0 <= count <= MAX_LONG:
+            raise self.malformed(f"an integer of {count} bytes; the limit is {MAX_LONG}")
+        self.push(int.from_bytes(self.stream.take(count), "little", signed=True), PRICE)
+
+    def tuple(self, count: int) -> None:
+        """Replace the top `count` values by a tuple."""
+        values = [self.pop() for _ in range(count)]
+        self.push(tuple(reversed(values)), TUPLE_PRICE + 8 * count)
+
+    def set_items(self, items: list[Any]) -> None:
+        """Set [key, value, key, value, ...] in the dictionary on top."""
+        if len(items) % 2:
+            raise self.malformed("a dictionary key has no value")
+        target = self._top()
+        if isinstance(target, Placeholder):
+            return
+        if not isinstance(target, dict):
+            raise self.malformed(f"items are set on {_kind(target)}, expected a dictionary")
+        self.charge(DICT_ITEM_PRICE * (len(items) // 2))
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not _is_plain_key(key):
+                raise self.malformed(f"a dictionary key is {_kind(key)}, expected a plain value")
+            if key in target:
+                raise CheckpointError(
+                    "duplicate-key", f"dictionary key {describe(key)} is set twice"
+                )
+            target[key] = value
+
+    def extend(self, values: list[Any]) -> None:
+        """Append to the list or set on top."""
+        target = self._top()
+        if isinstance(target, Placeholder):
+            target = target.items
+        if type(target) is not list:
+            raise self.malformed(f"values are appended to {_kind(target)}, expected a list")
+        self.charge(8 * len(values))
+        target.extend(values)
+
+    # -- globals, calls and state ------------------------------------------------------------
+
+    def find_global(self, module: Any, name: Any) -> None:
+        """Push the constant that a global means, or its name."""
+        for text in (module, name):
+            if type(text) is not str or not 0 < len(text) <= MAX_GLOBAL or not text.isprintable():
+                raise CheckpointError(
+                    "pickle-global", f"a global is named {describe(text)}, expected printable text"
+                )
+        if not name.isidentifier():
+            raise CheckpointError(
+                "pickle-global",
+                f"the global {printable(name)!r} of module {printable(module)!r} is not an identifier",
+            )
+        meaning = self._vocabulary.meanings.get((module, name))
+        is_constant = meaning is not None and not callable(meaning)
+        self.push(meaning if is_constant else GlobalName(module, name), 2 * PRICE)
+
+    def call(self, callee: Any, args: Any) -> None:
+        """Push the result of REDUCE or NEWOBJ: of a known global, or else a placeholder."""
+        if not isinstance(callee, GlobalName):
+            raise self.malformed(f"{_kind(callee)} is called, expected a global")
+        if type(args) is not tuple:
+            raise self.malformed(f"the arguments of a call are {_kind(args)}, expected a tuple")
+        meaning = self._vocabulary.meanings.get((callee.module, callee.name))
+        if callable(meaning):
+            self.push(meaning(self, args), PRICE)
+        elif callee.module.startswith("torch") and callee.name.startswith("_rebuild_"):
+            kind = f"{callee.name.removeprefix('_rebuild_')} ({callee})"
+            self.push(UnsupportedTensor(kind), 3 * PRICE)
+        else:
+            self.push(Placeholder(callee, args), 3 * PRICE)
+
+    def build(self, state: Any) -> None:
+        """Set the state of the value on top."""
+        target = self._top()
+        if isinstance(target, Placeholder):
+            if target.state is not None:
+                raise CheckpointError("pickle-build", f"the state of {target.cls} is set twice")
+            target.state = state
+        elif (set_state := self._vocabulary.set_state.get(type(target))) is not None:
+            set_state(self, target, state)
+        elif not isinstance(target, OrderedDict | Tensor | UnsupportedTensor):
+            shown = str(target) if isinstance(target, GlobalName) else _kind(target)
+            raise CheckpointError(
+                "pickle-build", f"BUILD sets the state of {shown}, which has none"
+            )
+
+    def persistent(self, key: Any) -> None:
+        """Push the value of a persistent id."""
+        if self._persistent is None:
+            raise self.malformed("a persistent id, which this format does not use")
+        self.push(self._persistent(key), 3 * PRICE)
+
+    # -- the pickle as a whole ---------------------------------------------------------------
+
+    def frame(self, length: int) -> None:
+        """Check the length of a frame. Frames are hints for buffering and are ignored."""
+        if length > self.stream.remaining:
+            raise self.malformed(
+                f"a frame of {length} bytes, but only {self.stream.remaining} bytes remain"
+            )
+
+    def protocol(self, number: int) -> None:
+        """Check the protocol number."""
+        if self.opcodes != 1 or number > 5:
+            raise self.malformed(f"PROTO {number}; expected 0 to 5, as the first opcode")
+
+
+def _is_plain_key(key: Any, depth: int = 3) -> bool:
+    """Return True if `key` may be hashed: hashing a deep tuple overflows the C stack."""
     if isinstance(key, tuple) and depth and len(key) <= MAX_KEY:
-        return all(_plain_key(k, depth - 1) for k in key)
+        return all(_is_plain_key(k, depth - 1) for k in key)
     return isinstance(key, KEY_TYPES)
 
 
-def _described(value: Any) -> str:
-    return str(value) if isinstance(value, Global) else f"a value of type {type(value).__name__}"
+def _kind(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"

@@ -1,7 +1,7 @@
-"""nn.Modules that were saved whole: their parameters and buffers, under the names of state_dict().
+"""Members of an nn.Module that was saved whole, under the names of its state_dict().
 
-The class need not be installed. An nn.Module keeps `_parameters`, `_buffers` and `_modules` in its
-`__dict__`, which the pickle holds as a plain dictionary.
+Its class need not be installed: the pickle holds the module's `__dict__`, with `_parameters`,
+`_buffers` and `_modules`, as a plain dictionary.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import CheckpointError
-from ._name_tensors import Member
-from .values import Foreign, Global
+from ..errors import CheckpointError, printable
+from .values import GlobalName, Placeholder
+
+# A name and a value. The name is None if the value is visited but has no name.
+Member = tuple[str | None, Any]
 
 
-def module_members(value: Foreign) -> Iterator[Member] | None:
-    """Parameters, persistent buffers, then submodules; None if this is no nn.Module."""
+def module_members(value: Placeholder) -> Iterator[Member] | None:
+    """Return parameters, persistent buffers and submodules; None if `value` is not an nn.Module."""
     state = value.state
     if not isinstance(state, dict) or "_parameters" not in state or "_modules" not in state:
         return None
@@ -23,33 +25,41 @@ def module_members(value: Foreign) -> Iterator[Member] | None:
 
 
 def _members(state: dict[str, Any]) -> Iterator[Member]:
-    left_out = set()
-    for name in _set_members(state.get("_non_persistent_buffers_set")):
-        yield None, None  # so that it is counted
-        left_out.add(name if type(name) is str else None)
+    non_persistent = set()
+    for name in _set_items(state.get("_non_persistent_buffers_set")):
+        # Without a name, so that the visit is counted.
+        yield None, None
+        non_persistent.add(name if type(name) is str else None)
     for group in ("_parameters", "_buffers", "_modules"):
         entries = state.get(group, {})
         if not isinstance(entries, dict):
-            raise CheckpointError("pickle-malformed", f"the {group} of a module are no dictionary")
+            raise CheckpointError(
+                "pickle-malformed", f"the {group} of a module are not a dictionary"
+            )
         for name, member in entries.items():
             if type(name) is not str:
-                raise CheckpointError("pickle-malformed", f"one of the {group} has no name")
-            if group == "_buffers" and name in left_out:
+                raise CheckpointError(
+                    "pickle-malformed",
+                    f"a key of the {group} of a module is not a string",
+                )
+            if group == "_buffers" and name in non_persistent:
                 yield None, member
                 continue
-            if group != "_modules" and isinstance(member, Foreign | Global):
+            if group != "_modules" and isinstance(member, Placeholder | GlobalName):
                 raise CheckpointError(
-                    "foreign-weight", f"{name!r} is made by a call that is not made here"
+                    "foreign-weight",
+                    f"{printable(name)!r} is the result of a call that the reader does not make",
                 )
             yield name, member
-    for name, member in state.items():  # what holds a quantized LSTM is a plain attribute
-        packed = isinstance(member, Foreign) and member.packed_class
-        yield (name if packed and type(name) is str else None), member
+    # The packed weights of a quantized LSTM are a plain attribute.
+    for name, member in state.items():
+        is_packed = isinstance(member, Placeholder) and member.packed_class
+        yield (name if is_packed and type(name) is str else None), member
 
 
-def _set_members(value: Any) -> Iterator[Any]:
-    """Of a set: its items since pickle protocol 4, those of its one argument before."""
-    if isinstance(value, Foreign):
+def _set_items(value: Any) -> Iterator[Any]:
+    """Yield the elements of a set: its items since pickle protocol 4, its argument before."""
+    if isinstance(value, Placeholder):
         yield from value.items
         if value.args and type(value.args[0]) is list:
             yield from value.args[0]

@@ -1,9 +1,8 @@
-"""An interpreter for pickles that can do nothing but build plain values and tensors.
+"""The table of opcodes, and the loop that runs them on a `PickleMachine`.
 
-Python's unpickler imports what a pickle names and calls it; this one has a table of opcodes and a
-`PickleMachine` that they act on. Opcodes and their meaning: `pickletools` of the standard library.
-Not in the table, as no writer of checkpoints needs them: INST, OBJ, EXT1 to EXT4, DUP, STRING,
-NEXT_BUFFER and READONLY_BUFFER. Bytes stay in the file as `Span`s.
+`pickletools` in the standard library documents the opcodes. INST, OBJ, EXT1 to EXT4, DUP, STRING,
+NEXT_BUFFER and READONLY_BUFFER are missing because checkpoints never use them. Bytes stay in the
+file as `Span`s.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError, printable
 from .machine import MAX_LONG, PRICE, TUPLE_PRICE, PickleMachine
-from .values import Foreign, Global
+from .values import GlobalName, Placeholder
 
 
 def execute(machine: PickleMachine) -> Any:
-    """The value of the pickle; the machine's stream then stands after STOP.
+    """Run the pickle up to STOP, and return its value.
 
     Raises:
-        CheckpointError: with the offset of the opcode at which the pickle was refused.
+        CheckpointError: with the offset of the opcode that was refused.
     """
     stream = machine.stream
     at = stream.offset
@@ -37,7 +36,7 @@ def execute(machine: PickleMachine) -> Any:
             else:
                 raise CheckpointError(
                     "pickle-opcode",
-                    f"pickle opcode {code!r} is not one that checkpoints are written with",
+                    f"pickle opcode {code!r} is not supported: checkpoints never use it",
                 )
     except CheckpointError as error:
         if error.offset is None:
@@ -45,17 +44,17 @@ def execute(machine: PickleMachine) -> Any:
         raise
 
 
-def _number(text: str, kind: type[int] | type[float], machine: PickleMachine) -> int | float:
+def _parse_number(text: str, kind: type[int] | type[float], machine: PickleMachine) -> int | float:
     try:
         return kind(text.removesuffix("L") if kind is int else text)
     except ValueError:
-        raise machine.malformed(f"{shown(text)!r} is no number") from None
+        raise machine.malformed(f"{printable(text)!r} is not a number") from None
 
 
 def _text_int(m: PickleMachine) -> None:
     line = m.stream.line()
     value = {"00": False, "01": True}.get(line)
-    m.push(_number(line, int, m) if value is None else value, PRICE)
+    m.push(_parse_number(line, int, m) if value is None else value, PRICE)
 
 
 def _reduce(m: PickleMachine) -> None:
@@ -95,13 +94,13 @@ def _new_list(m: PickleMachine) -> None:
 
 
 def _new_set(m: PickleMachine, name: str, items: list[Any]) -> None:
-    value = Foreign(Global("builtins", name))
+    value = Placeholder(GlobalName("builtins", name))
     value.items = items
     m.push(value, 3 * PRICE + 8 * len(items))
 
 
 def _py2_string(m: PickleMachine) -> None:
-    """Python 2's str: text if it is ASCII, else bytes."""
+    """Push a `str` of Python 2: a string if it is ASCII, or else bytes."""
     span = m.stream.span(m.stream.number("<B"))
     raw = span.source.read(span.offset, span.length)
     m.push(raw.decode() if raw.isascii() else span, 2 * PRICE + len(raw))
@@ -127,8 +126,8 @@ OPERATIONS: dict[bytes, Callable[[PickleMachine], None]] = {
     b"\x8a": lambda m: m.long(m.stream.number("<B")),
     b"\x8b": lambda m: m.long(m.stream.number("<i")),
     b"I": _text_int,
-    b"L": lambda m: m.push(_number(m.stream.line(), int, m), PRICE + MAX_LONG),
-    b"F": lambda m: m.push(_number(m.stream.line(), float, m), PRICE // 2),
+    b"L": lambda m: m.push(_parse_number(m.stream.line(), int, m), PRICE + MAX_LONG),
+    b"F": lambda m: m.push(_parse_number(m.stream.line(), float, m), PRICE // 2),
     b"X": lambda m: m.text(m.stream.number("<I")),
     b"\x8c": lambda m: m.text(m.stream.number("<B")),
     b"\x8d": lambda m: m.text(m.stream.number("<Q")),
@@ -165,14 +164,14 @@ OPERATIONS: dict[bytes, Callable[[PickleMachine], None]] = {
     b"b": lambda m: m.build(m.pop()),
     b"P": lambda m: m.persistent(m.stream.line()),
     b"Q": lambda m: m.persistent(m.pop()),
-    # the memo and the frame of it all
+    # the memo, the stack and the pickle as a whole
     b"q": lambda m: m.put(m.stream.number("<B")),
     b"r": lambda m: m.put(m.stream.number("<I")),
-    b"p": lambda m: m.put(int(_number(m.stream.line(), int, m))),
+    b"p": lambda m: m.put(int(_parse_number(m.stream.line(), int, m))),
     b"\x94": PickleMachine.put_next,
     b"h": lambda m: m.get(m.stream.number("<B")),
     b"j": lambda m: m.get(m.stream.number("<I")),
-    b"g": lambda m: m.get(int(_number(m.stream.line(), int, m))),
+    b"g": lambda m: m.get(int(_parse_number(m.stream.line(), int, m))),
     b"0": PickleMachine.drop,
     b"1": _drop_to_mark,
     b"\x95": lambda m: m.frame(m.stream.number("<Q")),

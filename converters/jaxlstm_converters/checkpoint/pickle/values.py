@@ -1,7 +1,4 @@
-"""What the pickle machine computes with, besides the plain types of Python.
-
-None of these can do anything: they are names and slots.
-"""
+"""The values of the pickle machine beyond the built-in types. None of them has behaviour."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from ..io.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Global:
+class GlobalName:
     """The name of a class or function. It is never looked up."""
 
     module: str
@@ -27,30 +24,30 @@ class Global:
 
 @dataclass(frozen=True, slots=True)
 class StorageType:
-    """torch.FloatStorage and its kin; dtype is None for UntypedStorage."""
+    """torch.FloatStorage and similar classes. The dtype of UntypedStorage is None."""
 
     dtype: np.dtype[Any] | None
 
 
 class OrderedDict(dict[Any, Any]):
-    """collections.OrderedDict. Unlike a dict it takes attributes by BUILD: they are dropped."""
+    """collections.OrderedDict. BUILD may set attributes on it, which are dropped."""
 
     __slots__ = ()
 
 
-class Foreign:
-    """An instance of a class that is not known here, or the result of a call that is not made.
+class Placeholder:
+    """An instance of an unknown class, or the result of a call that the reader does not make.
 
     Attributes:
         cls: the class or function.
-        args: what it was called with.
-        state: what BUILD set: the `__dict__` of an nn.Module that was saved whole.
-        items: the members of a set or list. Keys and their values are dropped.
+        args: the arguments of the call.
+        state: the state from BUILD: the `__dict__` of an nn.Module that was saved whole.
+        items: the elements of a set or list. The items of a dictionary are dropped.
     """
 
     __slots__ = ("args", "cls", "items", "state")
 
-    def __init__(self, cls: Global, args: tuple[Any, ...] = ()) -> None:
+    def __init__(self, cls: GlobalName, args: tuple[Any, ...] = ()) -> None:
         self.cls = cls
         self.args = args
         self.state: Any = None
@@ -58,28 +55,29 @@ class Foreign:
 
     @property
     def packed_class(self) -> str:
-        """The C++ class of weights that torch packed when it quantized them; "" for others.
+        """The C++ class of weights that torch packed during quantization, or "".
 
-        Pickles have torch.ScriptObject and the class in its state, TorchScript the class itself.
+        In a pickle the object is a torch.ScriptObject with the class in its state. In TorchScript
+        the object has the class itself.
         """
         state = self.state
-        if self.cls == Global("torch", "ScriptObject") and type(state) is tuple:
+        if self.cls == GlobalName("torch", "ScriptObject") and type(state) is tuple:
             return state[1] if len(state) == 2 and type(state[1]) is str else ""
         return str(self.cls) if self.cls.module.startswith("__torch__.torch.classes") else ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Refused:
-    """A tensor of a kind that cannot be read. It is an error once it has a name."""
+class UnsupportedTensor:
+    """A tensor of an unsupported kind. Naming it raises `unsupported-tensor`."""
 
     kind: str
 
 
 @dataclass(slots=True, eq=False)
 class TextSpan:
-    """A long text of a pickle, left in the file: arrays, as protocols 0 to 2 write them.
+    """A long string that stays in the file, such as the bytes of an array in protocols 0 to 2.
 
-    `latin1` is the number of its characters, once `_codecs.encode` asked for them as bytes.
+    `latin1` is the number of its characters, once `_codecs.encode` has asked for them as bytes.
     """
 
     source: Source
@@ -90,7 +88,7 @@ class TextSpan:
 
 @dataclass(slots=True, eq=False)
 class NumpyDtype:
-    """numpy.dtype(code), its byte order set by BUILD. `code` is "" for one that is not numeric."""
+    """numpy.dtype(code). BUILD sets the byte order. `code` is "" for a non-numeric dtype."""
 
     code: str
     order: str = "|"
@@ -98,6 +96,6 @@ class NumpyDtype:
 
 @dataclass(slots=True, eq=False)
 class NumpyArray:
-    """A numpy array: named first, filled by BUILD. `tensor` stays None for arrays of objects."""
+    """A NumPy array, which BUILD fills. `tensor` stays None for an array of objects."""
 
     tensor: Tensor | None = None

@@ -1,0 +1,141 @@
+"""`make_tensor` and `make_array`: tensors from sizes, strides and offset, after checking them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError, describe, describe_all
+from .budget import Budget
+from .storage import Storage
+from .tensor import Tensor, contiguous_strides
+
+# The limit of torch and NumPy.
+MAX_NDIM = 64
+# Largest extent in bytes of a view that reads elements twice, such as the result of torch's unfold.
+MAX_OVERLAP = 16 << 20
+
+
+def make_tensor(
+    storage: Storage,
+    dtype: np.dtype[Any],
+    shape: Sequence[Any],
+    *,
+    budget: Budget,
+    strides: Sequence[Any] | None = None,
+    offset: Any = 0,
+) -> Tensor:
+    """Return a view of `storage`.
+
+    Args:
+        storage: the bytes.
+        dtype: the element type.
+        shape: the sizes, of any type.
+        budget: pays for the bytes of the tensor.
+        strides: in elements; None for a contiguous tensor.
+        offset: the position of the first element, in elements.
+
+    Raises:
+        CheckpointError: storage-dtype, tensor-shape, tensor-bounds or tensor-budget.
+    """
+    _check_sizes(shape)
+    sizes = tuple(shape)
+    steps = contiguous_strides(sizes) if strides is None else tuple(strides)
+    if len(steps) != len(sizes) or not all(_is_size(n) for n in (*steps, offset)):
+        raise CheckpointError(
+            "tensor-shape",
+            f"a tensor has {_geometry(sizes, steps)} and offset {describe(offset)}; "
+            "expected non-negative integers, one size and one stride per dimension",
+        )
+    storage.use_as(dtype)
+    available = storage.nbytes // dtype.itemsize
+    last = offset + sum((n - 1) * s for n, s in zip(sizes, steps, strict=True))
+    empty = 0 in sizes
+    if offset > available if empty else last >= available:
+        raise CheckpointError(
+            "tensor-bounds",
+            f"a tensor with {_geometry(sizes, steps)} and offset {offset} extends beyond its storage of "
+            f"{available} elements",
+            offset=storage.offset,
+        )
+    if not empty and (_overlap(sizes, steps) + 1) * dtype.itemsize > MAX_OVERLAP:
+        raise CheckpointError(
+            "tensor-bounds",
+            f"a tensor with {_geometry(sizes, steps)} reads elements twice over a wide range; "
+            "save it after .contiguous()",
+        )
+    budget.spend_on_tensor(math.prod(sizes) * dtype.itemsize)
+    return Tensor(storage, dtype, sizes, strides=steps, offset=offset)
+
+
+def make_array(
+    storage: Storage,
+    dtype: np.dtype[Any],
+    shape: Sequence[Any],
+    *,
+    budget: Budget,
+    fortran_order: bool = False,
+    label: str = "an array",
+) -> Tensor:
+    """Return a contiguous tensor that takes up the whole storage.
+
+    Args:
+        storage: the bytes.
+        dtype: the element type.
+        shape: the sizes, of any type.
+        budget: pays for the bytes of the tensor.
+        fortran_order: column-major instead of row-major.
+        label: the tensor, in the error message.
+
+    Raises:
+        CheckpointError: storage-size, storage-dtype, tensor-shape, tensor-bounds or tensor-budget.
+    """
+    _check_sizes(shape)
+    strides = contiguous_strides(shape[::-1])[::-1] if fortran_order else None
+    tensor = make_tensor(storage, dtype, shape, budget=budget, strides=strides)
+    if tensor.nbytes != storage.nbytes:
+        raise CheckpointError(
+            "storage-size",
+            f"{label} needs {tensor.nbytes} bytes, but the file holds {storage.nbytes} for it",
+            offset=None if storage.source is None else storage.offset,
+        )
+    return tensor
+
+
+def _is_size(n: Any) -> bool:
+    return type(n) is int and 0 <= n < 1 << 62
+
+
+def _check_sizes(shape: Sequence[Any]) -> None:
+    if len(shape) > MAX_NDIM:
+        problem = f"more than {MAX_NDIM} dimensions"
+    elif not all(_is_size(n) for n in shape):
+        problem = "expected non-negative integers"
+    # An empty tensor needs no bytes, but NumPy and XLA multiply its sizes, and overflow.
+    elif 0 in shape and math.prod(max(n, 1) for n in shape) > 1 << 48:
+        problem = "their product overflows"
+    else:
+        return
+    raise CheckpointError("tensor-shape", f"a tensor has sizes {describe_all(shape)}: {problem}")
+
+
+def _geometry(sizes: Sequence[Any], strides: Sequence[Any]) -> str:
+    return f"sizes {describe_all(sizes)}, strides {describe_all(strides)}"
+
+
+def _overlap(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Return the extent in elements of a view that reads elements twice; -1 for other views.
+
+    Limiting it limits the work of `Tensor._gather`, which reads such a range several times.
+    """
+    # The extent of the dimensions with smaller strides.
+    extent = 0
+    overlaps = False
+    for step, n in sorted(zip(strides, sizes, strict=True)):
+        if n > 1 and step > 0:
+            overlaps |= step <= extent
+            extent += (n - 1) * step
+    return extent if overlaps else -1

@@ -1,0 +1,100 @@
+"""``compare``: the difference of two arrays or two trees of arrays."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import jax
+
+from jaxlstm.check.arguments import require_numbers
+from jaxlstm.check.criteria.tolerance import (
+    Array,
+    array_difference,
+    default_tolerance,
+    require_tolerances,
+)
+from jaxlstm.check.report.data import Item
+from jaxlstm.check.report.report import Report
+
+
+def compare(
+    actual: Any,
+    expected: Any,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    equal_nan: bool = False,
+    check_dtype: bool = True,
+) -> Report:
+    """Compare two arrays, or two trees of arrays leaf by leaf.
+
+    Args:
+      actual: an array (NumPy, JAX or torch), a number, or a pytree of them.
+      expected: the same, of the same structure.
+      rtol, atol: two elements agree if abs(actual - expected) <= atol + rtol * abs(expected). Give both or
+        neither. The defaults are those of ``torch.testing.assert_close`` for the coarser of the two dtypes,
+        and equality for integers and bools.
+      equal_nan: if true, NaN equals NaN.
+      check_dtype: if true, leaves of different dtypes fail. Their values are compared in any case.
+
+    Returns:
+      A report with one item for each leaf, named by its path. The detail gives the number of elements that
+      differ and the worst absolute, relative and ulp error, each with its index and the allowed error.
+
+    Raises:
+      ValueError: if only one tolerance is given, or a tolerance is negative.
+      TypeError: if a leaf is not an array of real numbers.
+    """
+    require_tolerances(rtol, atol)
+    tolerance = None if rtol is None or atol is None else (rtol, atol)
+    ours, theirs = _leaves("actual", actual), _leaves("expected", expected)
+    items = []
+    for path in dict.fromkeys([*theirs, *ours]):
+        if path not in ours or path not in theirs:
+            where, other = ("expected", "actual") if path in theirs else ("actual", "expected")
+            items.append(Item(path, False, detail=f"is in {where} but not in {other}"))
+        else:
+            items.append(
+                _compare_leaf(path, ours[path], theirs[path], tolerance, equal_nan, check_dtype)
+            )
+    source = "torch.testing.assert_close, by dtype" if tolerance is None else "the caller"
+    return Report(
+        "compare",
+        tuple(items),
+        notes=(f"tolerances from {source}",),
+        settings={"rtol": rtol, "atol": atol, "equal_nan": equal_nan, "check_dtype": check_dtype},
+    )
+
+
+def _compare_leaf(
+    path: str,
+    actual: Array,
+    expected: Array,
+    tolerance: tuple[float, float] | None,
+    equal_nan: bool,
+    check_dtype: bool,
+) -> Item:
+    if actual.shape != expected.shape:
+        return Item(path, False, detail=f"has shape {actual.shape}, expected {expected.shape}")
+    rtol, atol = tolerance or default_tolerance(actual, expected)
+    difference = array_difference(actual, expected, rtol=rtol, atol=atol, equal_nan=equal_nan)
+    same_dtype = actual.dtype == expected.dtype or not check_dtype
+    detail = str(difference)
+    if not same_dtype:
+        detail = f"has dtype {actual.dtype}, expected {expected.dtype}; {detail}"
+    largest = difference.absolute
+    return Item(
+        path,
+        difference.mismatched == 0 and same_dtype,
+        measured=None if largest is None else largest.value,
+        limit=None if largest is None else largest.allowed,
+        detail=detail,
+        data=asdict(difference),
+    )
+
+
+def _leaves(name: str, tree: Any) -> dict[str, Array]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    paths = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+    return {path or "array": require_numbers(f"{name}{path}", leaf) for path, leaf in paths}

@@ -1,0 +1,88 @@
+"""``trace``: the first place at which a port or recorded activations differ from the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.check.diagnosis.locate import locate_difference
+from jaxlstm.check.port import Port
+from jaxlstm.check.reference import oracle
+from jaxlstm.check.reference.cases import Case, ordinary_case
+from jaxlstm.check.reference.results import run_oracle
+from jaxlstm.check.report.difference import Divergence
+from jaxlstm.config import LSTMConfig
+
+Activations = Mapping[str, Mapping[str, Any]]
+
+
+def trace(
+    actual: Callable[..., Any] | Activations,
+    params: Mapping[str, Any],
+    config: LSTMConfig,
+    *,
+    inputs: Any = None,
+    initial_state: tuple[Any, Any] | None = None,
+    seq_lengths: Any = None,
+    dtype: Any = "float32",
+    tolerance: float | None = None,
+) -> Divergence | None:
+    """Return the first place at which a port or recorded activations differ from the oracle, or None.
+
+    Args:
+      actual: a port (see :mod:`jaxlstm.check.port`), or activations: a mapping from ``"l0"``,
+        ``"l0_reverse"``, ``"l1"``, ... to arrays (time, batch, units) under the names i, f, g, o, c and h.
+        Any of them may be missing.
+      params: arrays under torch's names.
+      config: the LSTM.
+      inputs: (time, batch, input_size). For a port, None selects a random ragged batch.
+      initial_state: (h_0, c_0), or None for zeros.
+      seq_lengths: ints (batch,), or None if every step is valid.
+      dtype: the dtype in which a port is run.
+      tolerance: absolute, and relative above 1. None selects it by dtype.
+
+    Raises:
+      ValueError: if activations come without their inputs or have the wrong shape.
+    """
+    if inputs is None and not callable(actual):
+        raise ValueError("inputs must be the inputs of the recorded activations, got None")
+    case = ordinary_case(config)
+    if inputs is not None:
+        lengths = None if seq_lengths is None else np.asarray(seq_lengths)
+        state = None if initial_state is None else tuple(map(np.asarray, initial_state))
+        case = replace(case, inputs=np.asarray(inputs), initial_state=state, seq_lengths=lengths)
+    if not callable(actual):
+        return _trace_activations(actual, params, config, case, tolerance)
+    difference = locate_difference(Port.of(actual), params, config, case, dtype, tolerance)
+    return None if difference is None else difference.place
+
+
+def _trace_activations(
+    actual: Activations,
+    params: Mapping[str, Any],
+    config: LSTMConfig,
+    case: Case,
+    tolerance: float | None,
+) -> Divergence | None:
+    """Return the first activation that differs from the oracle's, in the order of computation."""
+    lengths = case.valid.sum(0)
+    for layer, runs in enumerate(run_oracle(params, config, case).record):
+        for reverse, run in enumerate(runs):
+            name = f"l{layer}_reverse" if reverse else f"l{layer}"
+            gates = {gate: np.asarray(a) for gate, a in actual.get(name, {}).items()}
+            for gate, value in gates.items():
+                expected = getattr(run.steps, gate).shape
+                if value.shape != expected:
+                    raise ValueError(f"{name} {gate} has shape {value.shape}, expected {expected}")
+            order = [gate for gate in oracle.Step._fields if gate in gates]
+            for times, rows in oracle.running(lengths, bool(reverse)):
+                for t, row in zip(times.tolist(), rows.tolist(), strict=True):
+                    for gate in order:
+                        a, b = gates[gate][t, row], getattr(run.steps, gate)[t, row]
+                        place = Divergence.at(layer, reverse, t, row, gate, a, b, tolerance)
+                        if place is not None:
+                            return place
+    return None

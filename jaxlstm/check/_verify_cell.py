@@ -1,0 +1,66 @@
+"""``verify_cell``: the verdict on a port of ``torch.nn.LSTMCell``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlstm.check._verify import verify
+from jaxlstm.check.arguments import require_config
+from jaxlstm.check.port import PortError
+from jaxlstm.check.report.report import Report
+from jaxlstm.config import LSTMConfig
+
+
+def verify_cell(
+    step: Callable[..., Any],
+    params: Mapping[str, Any] | None,
+    config: LSTMConfig,
+    **settings: Any,
+) -> Report:
+    """Check that ``step`` equals ``torch.nn.LSTMCell``, by calling it over whole sequences.
+
+    Args:
+      step: ``step(x, (h, c)) -> (h, c)`` on JAX arrays x (batch, input_size), h (batch, h_size) and c
+        (batch, hidden_size). If it has an argument named ``params``, it receives the parameters.
+      params: as for :func:`jaxlstm.check.verify`.
+      config: an ``LSTMCellConfig``, or an ``LSTMConfig`` of one layer and one direction.
+      settings: the keyword arguments of :func:`jaxlstm.check.verify`.
+
+    Raises:
+      ValueError: if the config has several layers or directions.
+      PortError: if ``step`` cannot be called in this way or does not return a pair.
+    """
+    config = require_config(config)
+    if config.num_layers > 1 or config.bidirectional:
+        raise ValueError(f"config must have one layer and one direction, got {config}")
+    if not callable(step):
+        raise PortError(f"step must be callable, got {type(step).__name__}")
+
+    def over_time(inputs: Any, initial_state: Any, **params: Any) -> Any:
+        h, c = initial_state[0][0], initial_state[1][0]
+        outputs = []
+        for x in inputs:
+            state = step(x, (h, c), **params)
+            try:
+                h, c = state
+            except (TypeError, ValueError):
+                raise PortError(
+                    f"step must return a pair (h, c), got {type(state).__name__}"
+                ) from None
+            outputs.append(h)
+        return jnp.stack(outputs), (jnp.asarray(h)[None], jnp.asarray(c)[None])
+
+    def port(inputs: Any, initial_state: Any) -> Any:
+        return over_time(inputs, initial_state)
+
+    def port_with_params(inputs: Any, initial_state: Any, *, params: Any) -> Any:
+        return over_time(inputs, initial_state, params=params)
+
+    takes_params = "params" in inspect.signature(step).parameters
+    chosen = port_with_params if takes_params else port
+    chosen.__name__ = getattr(step, "__name__", type(step).__name__)
+    return verify(chosen, params, config, **settings)

@@ -1,0 +1,133 @@
+"""``verify_matrix``: a port over every combination of dtype, batch, length and jit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm._shared.progress import Progress
+from jaxlstm.check.arguments import (
+    REFERENCES,
+    require_config,
+    require_dtype,
+    require_params,
+    require_precision,
+    require_references,
+    require_seed,
+)
+from jaxlstm.check.environment import environment
+from jaxlstm.check.port import Port, name_of, own_port
+from jaxlstm.check.reference.cases import make_case
+from jaxlstm.check.report.data import Item
+from jaxlstm.check.report.report import Report
+from jaxlstm.check.summary import notes
+from jaxlstm.check.verification import Verification
+from jaxlstm.config import LSTMConfig
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+MODES = ("jit", "no jit")
+
+
+def verify_matrix(
+    port: Callable[..., Any] | None,
+    params: Mapping[str, Any] | None,
+    config: LSTMConfig,
+    *,
+    dtypes: Sequence[Any] = DTYPES,
+    batches: Sequence[int] = (1, 5),
+    lengths: Sequence[int] = (1, 12, 100),
+    modes: Sequence[str] = MODES,
+    seed: int = 0,
+    against: Sequence[str] = REFERENCES,
+    precision: str | None = "highest",
+    progress: Progress | None = None,
+) -> Report:
+    """Check a port over every combination of dtype, batch and length, with and without ``jax.jit``.
+
+    Args:
+      port, params, config, seed, against, precision, progress: as for :func:`jaxlstm.check.verify`.
+      dtypes: the working dtypes.
+      batches: the numbers of sequences. Batches of several sequences are ragged if the port takes lengths.
+      lengths: the numbers of time steps.
+      modes: "jit" runs the port inside ``jax.jit``, "no jit" under ``jax.disable_jit()``.
+
+    Returns:
+      A report with one item for each combination. In float64 it measures the difference from torch or the
+      oracle; in other dtypes it measures the RMS error in units of that of correct implementations.
+      Gradients are not checked.
+    """
+    config, precision = require_config(config), require_precision(precision)
+    seed = require_seed(seed)
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        raise ValueError(f"modes must be one or both of {MODES}, got {unknown}")
+    if min(lengths, default=1) < 1:
+        raise ValueError(f"lengths must be 1 or more, got {tuple(lengths)}")
+    references = require_references(against)
+    whole = own_port(config) if port is None else Port.of(port)
+    ports = {mode: replace(whole, call=_in_mode(whole.call, mode)) for mode in modes}
+    arrays = require_params(port, params, config, seed)
+    cells = list(itertools.product(map(require_dtype, dtypes), batches, lengths, modes))
+    items = []
+    for done, (dtype, batch, time, mode) in enumerate(cells):
+        name = f"{dtype}, batch {batch}, {time} step{'s' * (time != 1)}, {mode}"
+        if progress is not None:
+            progress(done, len(cells), name)
+        verification = Verification(
+            ports[mode],
+            arrays,
+            config,
+            dtype,
+            seed,
+            gradients=False,
+            references=references,
+            tolerance=None,
+            precision=precision,
+            run_float64=dtype == np.float64,
+        )
+        rng = np.random.default_rng([seed, batch, time])
+        verification.try_case(
+            make_case(name, config, rng, time=time, batch=batch, ragged=batch > 1)
+        )
+        items.append(_item(name, verification))
+    if progress is not None:
+        progress(len(cells), len(cells), "done")
+    return Report(
+        f"{name_of(port)}, dtype x batch x length x jit",
+        tuple(items),
+        settings={"config": repr(config), "seed": seed, "against": ", ".join(references)},
+        environment=environment(precision, with_torch="torch" in references),
+    )
+
+
+def _in_mode(call: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    if mode == "jit":
+        return jax.jit(call)
+
+    def without_jit(*args: Any, **kwargs: Any) -> Any:
+        with jax.disable_jit():
+            return call(*args, **kwargs)
+
+    return without_jit
+
+
+def _item(name: str, verification: Verification) -> Item:
+    """Summarize a case: the first criterion that fails, or else the one nearest its limit."""
+    items = list(verification.findings.items())
+    failed = next((item for item in items if item.ok is False), None)
+    if failed is not None:
+        if failed.name == "runs" and "TracerArrayConversionError" in failed.detail:
+            return Item(name, None, detail="jax.jit cannot trace the port")
+        # The name of the only case would repeat the name of the item.
+        detail = failed.detail.replace(f"{name}, ", "").replace(f"{name}: ", "")
+        detail = f"{failed.name}: {detail.removesuffix(f'; fails in {name}')}"
+        return Item(name, False, failed.measured, failed.limit, detail)
+    measured = [item for item in items if item.measured is not None]
+    if not measured:
+        return Item(name, None, detail=" ".join(notes(verification, ())))
+    worst = max(measured, key=lambda item: (item.measured or 0.0) / (item.limit or 1.0))
+    return Item(name, True, worst.measured, worst.limit, worst.name)

@@ -1,0 +1,133 @@
+"""Naming a fault of the derivative, for ports whose results are right and whose gradients are wrong.
+
+The derivative of the oracle is taken again with a part of it cut, and compared with the port's gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.check.reference.cases import Case
+from jaxlstm.check.reference.derivative import backward
+from jaxlstm.check.reference.results import oracle_results, run_oracle
+from jaxlstm.check.report.format import format_number
+from jaxlstm.config import LSTMConfig
+
+Array = np.ndarray
+
+EXACT, ROUNDED = 1e-8, 1e-3
+"""Largest error relative to the largest element of a gradient, in float64 and in other dtypes."""
+
+
+@dataclass(frozen=True)
+class GradientCut:
+    """A part of the derivative that is left out.
+
+    Attributes:
+      cause: a clause that describes it.
+      cuts_weight: selects the weights through which nothing is propagated back.
+      keeps_cotangents: which of the cotangents of outputs, h_n and c_n are used.
+    """
+
+    cause: str
+    cuts_weight: Callable[[str], bool] = lambda name: False
+    keeps_cotangents: tuple[bool, bool, bool] = (True, True, True)
+
+
+def gradient_cuts(config: LSTMConfig) -> Iterator[GradientCut]:
+    """Yield the cuts that a config can have."""
+    if config.bidirectional:
+        yield GradientCut(
+            "the gradient of a layer's inputs includes only the forward direction",
+            lambda name: name.startswith("weight_ih") and name.endswith("_reverse"),
+        )
+        yield GradientCut(
+            "the gradient of a layer's inputs includes only the reverse direction",
+            lambda name: name.startswith("weight_ih") and not name.endswith("_reverse"),
+        )
+    yield GradientCut(
+        "no gradient passes through h from step to step", lambda name: name.startswith("weight_hh")
+    )
+    for layer in range(1, config.num_layers):
+        yield GradientCut(
+            f"no gradient passes from layer {layer} to layer {layer - 1}",
+            lambda name, layer=layer: name.startswith(f"weight_ih_l{layer}"),
+        )
+    yield GradientCut("the cotangent of h_n is ignored", keeps_cotangents=(True, False, True))
+    yield GradientCut("the cotangent of c_n is ignored", keeps_cotangents=(True, True, False))
+    yield GradientCut(
+        "the cotangents of h_n and c_n are ignored", keeps_cotangents=(True, False, False)
+    )
+
+
+@np.errstate(all="ignore")  # Weights may be infinite.
+def explain_gradients(
+    ours: Mapping[str, Array], params: Mapping[str, Any], config: LSTMConfig, case: Case
+) -> list[str]:
+    """Return the explanation of wrong gradients, line by line; empty if they are right."""
+    truth = oracle_results(params, config, case, gradients=True).gradients
+    assert truth is not None
+    if not _differing(ours, truth):
+        return []
+    tolerance = EXACT if ours["inputs"].dtype == np.float64 else ROUNDED
+    run = run_oracle(params, config, case)
+    for cut in gradient_cuts(config):
+        weights = {
+            name: np.asarray(a, np.float64) * (not cut.cuts_weight(name))
+            for name, a in params.items()
+        }
+        d_out, d_h, d_c = (
+            a * kept for a, kept in zip(case.cotangents, cut.keeps_cotangents, strict=True)
+        )
+        found = backward(weights, run, case.seq_lengths, config, (d_out, d_h, d_c))
+        named = {**found.params, "inputs": found.inputs, "h_0": found.h_0, "c_0": found.c_0}
+        if not _differing(ours, {name: named[name] for name in truth}, tolerance):
+            return [f"the gradients match an LSTM in which {cut.cause}"]
+    return _array_by_array(ours, truth)
+
+
+def _differing(
+    ours: Mapping[str, Array], theirs: Mapping[str, Array], tolerance: float | None = None
+) -> list[str]:
+    """Return the names of the gradients whose difference exceeds rounding."""
+    names = []
+    for name in (name for name in theirs if name in ours):
+        value = ours[name]
+        limit = tolerance or (EXACT if value.dtype == np.float64 else ROUNDED)
+        scale = np.max(np.abs(theirs[name]), initial=0.0) or 1.0
+        error = np.max(np.abs(np.asarray(value, np.float64) - theirs[name]), initial=0.0)
+        if not error <= limit * scale:
+            names.append(name)
+    return names
+
+
+def _array_by_array(ours: Mapping[str, Array], truth: Mapping[str, Array]) -> list[str]:
+    wrong, lines = _differing(ours, truth), []
+    if {"h_0", "c_0"} <= set(wrong) and ours["h_0"].shape == ours["c_0"].shape:
+        swapped = {"h_0": ours["c_0"], "c_0": ours["h_0"]}
+        if not _differing(swapped, truth):
+            lines.append("the gradients of h_0 and c_0 are swapped")
+            wrong = [name for name in wrong if name not in swapped]
+    names_by_error: dict[str, list[str]] = {}
+    for name in wrong:
+        error = _describe_error(np.asarray(ours[name], np.float64), truth[name])
+        names_by_error.setdefault(error, []).append(name)
+    lines += [
+        f"the gradient of {', '.join(names)} {error}" for error, names in names_by_error.items()
+    ]
+    return lines
+
+
+def _describe_error(actual: Array, expected: Array) -> str:
+    if not actual.any():
+        return "is zero"
+    if not np.isfinite(actual).all():
+        return "is not finite"
+    factor = float(np.vdot(actual, expected) / np.vdot(expected, expected))
+    if np.max(np.abs(actual - factor * expected)) <= 1e-4 * np.max(np.abs(actual)):
+        return f"is {format_number(factor)} times the correct gradient"
+    return "is wrong"

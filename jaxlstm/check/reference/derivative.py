@@ -1,0 +1,108 @@
+"""The derivative of the oracle, by backpropagation through time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlstm.check.reference.oracle import (
+    DirectionRun,
+    OracleRun,
+    Weights,
+    lengths_of,
+    running,
+    suffix,
+    weights_of,
+)
+from jaxlstm.config import LSTMConfig
+
+Array = np.ndarray
+
+
+class Gradients(NamedTuple):
+    """The gradients of the parameters by name, of the inputs and of the initial state."""
+
+    params: Weights
+    inputs: Array
+    h_0: Array
+    c_0: Array
+
+
+def backward(
+    params: Mapping[str, Any],
+    run: OracleRun,
+    seq_lengths: Any,
+    config: LSTMConfig,
+    cotangents: tuple[Any, Any, Any],
+) -> Gradients:
+    """Return the gradients of <cotangents, (outputs, h_n, c_n)>.
+
+    Args:
+      params: as for :func:`~jaxlstm.check.reference.oracle.forward`.
+      run: the forward pass, evaluated with the correct equations.
+      seq_lengths: as for ``forward``.
+      config: the LSTM.
+      cotangents: arrays of the shapes of outputs, h_n and c_n. Values in the padding are ignored.
+    """
+    dtype = run.outputs.dtype
+    params = {name: np.asarray(value).astype(dtype) for name, value in params.items()}
+    d_out, d_h, d_c = (np.asarray(a).astype(dtype) for a in cotangents)
+    d_h_0, d_c_0 = np.zeros_like(d_h), np.zeros_like(d_c)
+    lengths = lengths_of(seq_lengths, run.outputs)
+    gradients: Weights = {}
+    for layer in reversed(range(config.num_layers)):
+        # Both directions read the same input, so their gradients add up.
+        d_inputs = np.zeros_like(run.record[layer][0].inputs)
+        for reverse, direction in enumerate(run.record[layer]):
+            slot = layer * config.num_directions + reverse
+            w = weights_of(params, config, layer, bool(reverse))
+            part = slice(reverse * config.h_size, (reverse + 1) * config.h_size)
+            d_w, d_x, d_h_0[slot], d_c_0[slot] = _direction_backward(
+                w, direction, d_out[..., part], d_h[slot], d_c[slot], lengths, bool(reverse)
+            )
+            d_inputs += d_x
+            end = suffix(config, layer, bool(reverse))
+            gradients |= {name + end: value for name, value in d_w.items()}
+        d_out = d_inputs
+    return Gradients({name: gradients[name] for name in params}, d_out, d_h_0, d_c_0)
+
+
+def _direction_backward(
+    w: Weights,
+    run: DirectionRun,
+    d_out: Array,
+    d_h: Array,
+    d_c: Array,
+    lengths: Array,
+    reverse: bool,
+) -> tuple[Weights, Array, Array, Array]:
+    """Return the gradients of one direction's weights, inputs and initial state."""
+    d_w = {name: np.zeros_like(value) for name, value in w.items()}
+    d_x, d_h, d_c = np.zeros_like(run.inputs), d_h.copy(), d_c.copy()
+    for t, rows in reversed(running(lengths, reverse)):
+        x, h_prev, c_prev = (a[t, rows] for a in (run.inputs, run.h_prev, run.c_prev))
+        i, f, g, o, c, _ = (a[t, rows] for a in run.steps)
+        tanh_c = np.tanh(c)
+        d_m = d_out[t, rows] + d_h[rows]
+        if "weight_hr" in w:
+            d_w["weight_hr"] += d_m.T @ (o * tanh_c)
+            d_m = d_m @ w["weight_hr"]
+        d_cell = d_c[rows] + d_m * o * (1 - tanh_c**2)
+        d_z = np.concatenate(
+            [
+                d_cell * g * i * (1 - i),
+                d_cell * c_prev * f * (1 - f),
+                d_cell * i * (1 - g**2),
+                d_m * tanh_c * o * (1 - o),
+            ],
+            axis=-1,
+        )
+        d_w["weight_ih"] += d_z.T @ x
+        d_w["weight_hh"] += d_z.T @ h_prev
+        for name in {"bias_ih", "bias_hh"} & d_w.keys():
+            d_w[name] += d_z.sum(0)
+        d_x[t, rows] = d_z @ w["weight_ih"]
+        d_h[rows], d_c[rows] = d_z @ w["weight_hh"], d_cell * f
+    return d_w, d_x, d_h, d_c

@@ -1,0 +1,224 @@
+r"""The oracle: a float64 LSTM in NumPy, written from the equations.
+
+The oracle shares no code with the layer under test, so one mistake cannot appear on both sides. The layer
+masks a ragged batch; the oracle instead drops a sequence from the batch once it has ended. At step
+s = 0, 1, ..., a sequence of length n reads time t = s in the forward direction and t = n - 1 - s in the
+reverse direction.
+
+.. math::
+    z = W_{ih} x_t + b_{ih} + W_{hh} h + b_{hh}, \quad
+    (i, f, g, o) = (\sigma z_i, \sigma z_f, \tanh z_g, \sigma z_o), \quad
+    c' = f c + i g, \quad h' = W_{hr} (o \tanh c')
+
+Only a projected LSTM has W_hr. Arrays are time-major, gates are in the order i, f, g, o, and states are
+stacked layer by layer with the forward direction first. Source: the documentation of ``torch.nn.LSTM``.
+
+Each part that a port can get wrong is a field of :class:`Equations`. A fault replaces one of these parts
+(:mod:`jaxlstm.check.faults`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlstm.config import LSTMCellConfig, LSTMConfig
+
+Array = np.ndarray
+Weights = dict[str, Array]
+
+
+class Step(NamedTuple):
+    """The gates and the new state of one time step.
+
+    ``i``, ``f``, ``g``, ``o`` and ``c`` have shape (batch, H); ``h`` has shape (batch, h_size).
+    """
+
+    i: Array
+    f: Array
+    g: Array
+    o: Array
+    c: Array
+    h: Array
+
+
+class DirectionRun(NamedTuple):
+    """The record of one direction of one layer, indexed by the time of its input.
+
+    Attributes:
+      inputs: (time, batch, features).
+      h_prev, c_prev: the state before each step; zero in the padding.
+      steps: a :class:`Step` of arrays (time, batch, units); zero in the padding.
+      h_n, c_n: the final state of each sequence.
+    """
+
+    inputs: Array
+    h_prev: Array
+    c_prev: Array
+    steps: Step
+    h_n: Array
+    c_n: Array
+
+
+class OracleRun(NamedTuple):
+    """The results of a forward pass and the record of every step.
+
+    Attributes:
+      outputs: (time, batch, D*h_size).
+      h_n: (L*D, batch, h_size).
+      c_n: (L*D, batch, H).
+      record: ``record[layer][direction]`` is a :class:`DirectionRun`.
+    """
+
+    outputs: Array
+    h_n: Array
+    c_n: Array
+    record: tuple[tuple[DirectionRun, ...], ...]
+
+
+def sigmoid(z: Array) -> Array:
+    """Return 1 / (1 + exp(-z)), without overflow and accurate in both tails."""
+    e = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1, e) / (1 + e)
+
+
+def product(x: Array, weight: Array) -> Array:
+    """Return ``x @ weight.T``, of shape (batch, out)."""
+    return x @ weight.T
+
+
+def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
+    """Compute one time step of a batch from x (batch, in), h (batch, h_size) and c (batch, H)."""
+    z = eq.product(x, w["weight_ih"]) + eq.product(h, w["weight_hh"])
+    if "bias_ih" in w:
+        z = z + w["bias_ih"] + w["bias_hh"]
+    i, f, g, o = np.split(z, 4, axis=-1)
+    i, f, g, o = eq.sigmoid(i), eq.sigmoid(f), eq.tanh(g), eq.sigmoid(o)
+    c = f * c + i * g
+    h = o * eq.tanh(c)
+    if "weight_hr" in w:
+        h = eq.product(h, w["weight_hr"])
+    return Step(i, f, g, o, c, h)
+
+
+def direction(
+    eq: Equations, w: Weights, x: Array, h: Array, c: Array, lengths: Array, reverse: bool
+) -> DirectionRun:
+    """Run one direction over x (time, batch, in), starting from the state h, c."""
+    h_now, c_now = h.copy(), c.copy()
+    h_prev, c_prev = (np.zeros((*x.shape[:2], a.shape[1]), a.dtype) for a in (h, c))
+    i, f, g, o, c_next = (np.zeros_like(c_prev) for _ in range(5))
+    steps = Step(i, f, g, o, c_next, np.zeros_like(h_prev))
+    for t, rows in running(lengths, reverse):
+        h_prev[t, rows], c_prev[t, rows] = h_now[rows], c_now[rows]
+        step = eq.cell(eq, w, x[t, rows], h_now[rows], c_now[rows])
+        h_now[rows], c_now[rows] = step.h, step.c
+        for whole, new in zip(steps, step, strict=True):
+            whole[t, rows] = new
+    return DirectionRun(x, h_prev, c_prev, steps, h_now, c_now)
+
+
+def running(lengths: Array, reverse: bool) -> list[tuple[Array, Array]]:
+    """Return, for each step, the rows that have not ended and the time that each of them reads."""
+    steps = []
+    for s in range(lengths.max(initial=0)):
+        rows = np.flatnonzero(lengths > s)
+        steps.append((lengths[rows] - 1 - s if reverse else np.full(len(rows), s), rows))
+    return steps
+
+
+def join(outputs: Sequence[Array]) -> Array:
+    """Concatenate the outputs of a layer's directions, forward first."""
+    return np.concatenate(outputs, axis=-1)
+
+
+@dataclass(frozen=True)
+class Equations:
+    """The parts of an LSTM that a fault can replace."""
+
+    sigmoid: Callable[[Array], Array] = sigmoid
+    tanh: Callable[[Array], Array] = np.tanh
+    product: Callable[[Array, Array], Array] = product
+    cell: Callable[..., Step] = cell
+    direction: Callable[..., DirectionRun] = direction
+    join: Callable[[Sequence[Array]], Array] = join
+
+
+CORRECT = Equations()
+
+
+def forward(
+    params: Mapping[str, Any],
+    inputs: Any,
+    initial_state: tuple[Any, Any] | None,
+    seq_lengths: Any,
+    config: LSTMConfig,
+    *,
+    dtype: Any = np.float64,
+    equations: Equations = CORRECT,
+) -> OracleRun:
+    """Run the LSTM.
+
+    Args:
+      params: arrays under torch's names.
+      inputs: (time, batch, input_size); ``config.batch_first`` is ignored.
+      initial_state: (h_0, c_0), or None for zeros.
+      seq_lengths: ints (batch,), or None if every step is valid.
+      config: the LSTM. Dropout is not applied.
+      dtype: the dtype of the computation.
+      equations: the equations to evaluate.
+    """
+    params = {name: np.asarray(value).astype(dtype) for name, value in params.items()}
+    x = np.asarray(inputs).astype(dtype)
+    h_0, c_0 = _state(initial_state, config, x.shape[1], dtype)
+    lengths = lengths_of(seq_lengths, x)
+    record = []
+    for layer in range(config.num_layers):
+        runs = []
+        for reverse in range(config.num_directions):
+            slot = layer * config.num_directions + reverse
+            w = weights_of(params, config, layer, bool(reverse))
+            run = equations.direction(
+                equations, w, x, h_0[slot], c_0[slot], lengths, reverse=bool(reverse)
+            )
+            runs.append(run)
+        x = equations.join([run.steps.h for run in runs])
+        record.append(tuple(runs))
+    h_n = np.stack([run.h_n for runs in record for run in runs])
+    c_n = np.stack([run.c_n for runs in record for run in runs])
+    return OracleRun(x, h_n, c_n, tuple(record))
+
+
+def weights_of(params: Mapping[str, Any], config: LSTMConfig, layer: int, reverse: bool) -> Weights:
+    """Return the weights of one direction of one layer under names without torch's suffix."""
+    names = ["weight_ih", "weight_hh"]
+    names += ["bias_ih", "bias_hh"] if config.bias else []
+    names += ["weight_hr"] if config.proj_size else []
+    return {name: params[name + suffix(config, layer, reverse)] for name in names}
+
+
+def suffix(config: LSTMConfig, layer: int, reverse: bool) -> str:
+    """Return torch's suffix of the parameters of one direction of one layer."""
+    if isinstance(config, LSTMCellConfig):
+        return ""
+    return f"_l{layer}_reverse" if reverse else f"_l{layer}"
+
+
+def lengths_of(seq_lengths: Any, x: Array) -> Array:
+    """Return the lengths as int64, the number of time steps of ``x`` if they are None."""
+    if seq_lengths is None:
+        return np.full(x.shape[1], x.shape[0])
+    return np.asarray(seq_lengths).astype(np.int64)
+
+
+def _state(
+    state: tuple[Any, Any] | None, config: LSTMConfig, batch: int, dtype: Any
+) -> tuple[Array, Array]:
+    if state is None:
+        h_shape, c_shape = config.state_shapes(batch)
+        return np.zeros(h_shape, dtype), np.zeros(c_shape, dtype)
+    h_0, c_0 = (np.asarray(a).astype(dtype) for a in state)
+    return h_0, c_0

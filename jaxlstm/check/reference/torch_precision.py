@@ -1,0 +1,84 @@
+"""The precision of torch's float32 matrix products: read and set all settings at once.
+
+torch has separate settings for cuDNN's RNN, for cuBLAS and, on a CPU, for oneDNN, which computes in bfloat16
+after ``torch.set_float32_matmul_precision("medium")``. A check sets all of them and restores the caller's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+
+class TorchSetting(NamedTuple):
+    """An attribute of torch and its values for products in float32 and in TF32."""
+
+    owner: str
+    name: str
+    float32: Any
+    tf32: Any
+
+
+# The settings that affect an LSTM. A CPU has no TF32.
+_SETTINGS = (
+    TorchSetting("backends.cudnn.rnn", "fp32_precision", "ieee", "tf32"),
+    TorchSetting("backends.cudnn.conv", "fp32_precision", "ieee", "tf32"),
+    TorchSetting("backends.cuda.matmul", "fp32_precision", "ieee", "tf32"),
+    TorchSetting("backends.mkldnn.rnn", "fp32_precision", "ieee", "ieee"),
+    TorchSetting("backends.mkldnn.matmul", "fp32_precision", "ieee", "ieee"),
+)
+_BEFORE_2_9 = (
+    TorchSetting("backends.cudnn", "allow_tf32", False, True),
+    TorchSetting("backends.cuda.matmul", "allow_tf32", False, True),
+)
+
+
+def in_force() -> dict[str, str]:
+    """Return the current value of every setting by its name in torch."""
+    import torch
+
+    values = {f"torch.{s.owner}.{s.name}": str(getattr(_owner(s.owner), s.name)) for s in _here()}
+    for owner in ("backends.cudnn", "backends.cuda.matmul"):
+        old = _read(lambda owner=owner: _owner(owner).allow_tf32)
+        values.setdefault(f"torch.{owner}.allow_tf32", old)
+    name = "get_float32_matmul_precision"
+    return values | {f"torch.{name}()": _read(getattr(torch, name))}
+
+
+@contextlib.contextmanager
+def pinned(*, tf32: bool = False) -> Iterator[None]:
+    """Compute products in float32, or on a GPU in TF32, within a context."""
+    settings = _here()
+    before = [getattr(_owner(s.owner), s.name) for s in settings]
+    try:
+        for s in settings:
+            setattr(_owner(s.owner), s.name, s.tf32 if tf32 else s.float32)
+        yield
+    finally:
+        for s, value in zip(settings, before, strict=True):
+            setattr(_owner(s.owner), s.name, value)
+
+
+def _here() -> tuple[TorchSetting, ...]:
+    """Return the settings of this version of torch. It rejects a mix of new and old names."""
+    import torch
+
+    return _SETTINGS if hasattr(torch.backends.cudnn, "rnn") else _BEFORE_2_9
+
+
+def _read(read: Callable[[], Any]) -> str:
+    """Read a setting of the old interface. torch raises if it cannot express the new settings."""
+    try:
+        return str(read())
+    except RuntimeError:
+        return "superseded by the newer settings"
+
+
+def _owner(path: str) -> Any:
+    import torch
+
+    owner: Any = torch
+    for name in path.split("."):
+        owner = getattr(owner, name)
+    return owner

@@ -1,0 +1,160 @@
+"""torch's results on a case.
+
+torch is imported only here and in :mod:`.torch_precision`, on use. Matrix products of float32 run in full
+precision: TF32 and bfloat16 are switched off for the duration of a run, and the caller's settings and random
+state are preserved. A run uses one thread, so that sums have the same order on every machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
+from jaxlstm.check.reference import torch_precision
+from jaxlstm.check.reference.cases import Case
+from jaxlstm.check.reference.results import Results
+from jaxlstm.config import LSTMCellConfig, LSTMConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+def is_available() -> bool:
+    """Return True if torch is installed, without importing it."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def run(
+    params: Mapping[str, Any],
+    config: LSTMConfig,
+    case: Case,
+    dtype: Any,
+    *,
+    gradients: bool = False,
+    device: str = "cpu",
+) -> Results:
+    """Run ``torch.nn.LSTM`` on a case. An LSTMCell runs as an LSTM of one layer.
+
+    Args:
+      params: arrays under torch's names, rounded to ``dtype``.
+      config: the LSTM.
+      case: the case, rounded to ``dtype``.
+      dtype: float16, bfloat16, float32 or float64.
+      gradients: if true, compute gradients for the cotangents of the case.
+      device: the torch device.
+
+    Returns:
+      Arrays of ``dtype``. Outputs in the padding are zero.
+    """
+    import torch
+
+    case = case.astype(dtype)
+    with _pinned():
+        module = _module(params, config, dtype, device)
+        x = _tensor(case.inputs, device).requires_grad_(gradients)
+        state = None
+        if case.initial_state is not None:
+            state = tuple(_tensor(a, device).requires_grad_(gradients) for a in case.initial_state)
+        tensors = _call(module, x, state, case.seq_lengths)
+        results = Results(*map(tensor_to_numpy, tensors))
+        if not gradients:
+            return results
+        sources: dict[str, torch.Tensor] = {
+            _own_name(name, config): leaf for name, leaf in module.named_parameters()
+        }
+        sources["inputs"] = x
+        if state is not None:
+            sources |= {"h_0": state[0], "c_0": state[1]}
+        found = torch.autograd.grad(
+            tensors,
+            list(sources.values()),
+            grad_outputs=[_tensor(a, device) for a in case.cotangents],
+        )
+    return results._replace(gradients=dict(zip(sources, map(tensor_to_numpy, found), strict=True)))
+
+
+def environment() -> dict[str, str]:
+    """Return torch's version and the precision settings of :func:`run`."""
+    import torch
+
+    with _pinned():
+        settings = torch_precision.in_force()
+    settings["torch.cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    settings["torch.mkldnn"] = str(torch.backends.mkldnn.is_available())
+    return {"torch": torch.__version__, **settings}
+
+
+def _module(
+    params: Mapping[str, Any], config: LSTMConfig, dtype: Any, device: str
+) -> torch.nn.LSTM:
+    import torch
+
+    module = torch.nn.LSTM(
+        config.input_size,
+        config.hidden_size,
+        config.num_layers,
+        bias=config.bias,
+        bidirectional=config.bidirectional,
+        proj_size=config.proj_size,
+        device="meta",  # Initial values would draw from the caller's random state.
+        dtype=_torch_dtype(dtype),
+    ).to_empty(device=device)
+    state_dict = {
+        _lstm_name(name, config): _tensor(np.asarray(value).astype(dtype), device)
+        for name, value in params.items()
+    }
+    module.load_state_dict(state_dict, strict=True)
+    return module.eval()
+
+
+def _call(module: Any, x: torch.Tensor, state: Any, lengths: Any) -> tuple[torch.Tensor, ...]:
+    from torch.nn.utils import rnn
+
+    with warnings.catch_warnings():
+        # The warning is about the choice of torch's CPU implementation.
+        warnings.filterwarnings("ignore", message="LSTM with projections is not supported")
+        if lengths is None:
+            outputs, (h_n, c_n) = module(x, state)
+        else:
+            packed = rnn.pack_padded_sequence(x, lengths.tolist(), enforce_sorted=False)
+            outputs, (h_n, c_n) = module(packed, state)
+            outputs, _ = rnn.pad_packed_sequence(outputs, total_length=x.shape[0])
+    return outputs, h_n, c_n
+
+
+def _lstm_name(name: str, config: LSTMConfig) -> str:
+    return f"{name}_l0" if isinstance(config, LSTMCellConfig) else name
+
+
+def _own_name(name: str, config: LSTMConfig) -> str:
+    return name.removesuffix("_l0") if isinstance(config, LSTMCellConfig) else name
+
+
+def _torch_dtype(dtype: Any) -> torch.dtype:
+    import torch
+
+    return getattr(torch, np.dtype(dtype).name)
+
+
+def _tensor(array: Any, device: str) -> torch.Tensor:
+    """Return a tensor with the bits of an array in its own memory."""
+    return numpy_to_tensor(np.array(array, order="C")).to(device)
+
+
+@contextlib.contextmanager
+def _pinned() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch_precision.pinned():
+            yield
+    finally:
+        torch.set_num_threads(threads)

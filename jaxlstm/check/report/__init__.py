@@ -1,0 +1,1 @@
+"""Reports: the data classes and their renderers."""

@@ -1,0 +1,115 @@
+"""The place where a port first differs from the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest distance from the oracle that counts as rounding: absolute, and relative above 1."""
+
+
+class Divergence(NamedTuple):
+    """The first number that differs from the oracle's.
+
+    ``gate`` is one of i, f, g, o, c and h; "i*g" if a port shows only the product; or "output".
+    """
+
+    layer: int
+    direction: str
+    time: int
+    row: int
+    gate: str
+    unit: int
+    actual: float
+    expected: float
+
+    @classmethod
+    def at(
+        cls,
+        layer: int,
+        reverse: bool | int,
+        time: int,
+        row: int,
+        gate: str,
+        actual: Array,
+        expected: Array,
+        tolerance: float | None,
+    ) -> Divergence | None:
+        """Return the first unit of a row that differs from the oracle's, or None."""
+        units = differing_units(actual, expected, tolerance)
+        if not units.size:
+            return None
+        unit = int(units[0])
+        direction = "reverse" if reverse else "forward"
+        values = float(actual[unit]), float(expected[unit])
+        return cls(layer, direction, time, row, gate, unit, *values)
+
+    @property
+    def where(self) -> str:
+        """The layer, direction, time and row."""
+        return f"layer {self.layer}, {self.direction}, at time {self.time}, row {self.row}"
+
+    def __str__(self) -> str:
+        return (
+            f"first differs from the oracle in {self.where}, in {self.gate}, unit {self.unit}: "
+            f"{self.actual:.9g}, expected {self.expected:.9g}"
+        )
+
+
+class GateError(NamedTuple):
+    """The number of units of a gate that differ from the oracle's, and the worst unit."""
+
+    gate: str
+    off: int
+    units: int
+    worst: int
+    actual: float
+    expected: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.gate}: {self.off} of {self.units} units differ; the worst is unit {self.worst}: "
+            f"{self.actual:.9g}, expected {self.expected:.9g}"
+        )
+
+
+class StepDifference(NamedTuple):
+    """The first step at which a port differs from the oracle.
+
+    ``gates`` maps each of f, i*g, o, c and h that the port shows, or "output", to the values of the port
+    and of the oracle, each of shape (units,).
+    """
+
+    place: Divergence
+    gates: Mapping[str, tuple[Array, Array]]
+
+    def errors(self) -> dict[str, Array]:
+        """Return the absolute error of each unit, by gate."""
+        with np.errstate(invalid="ignore"):
+            return {gate: np.abs(a.astype(np.float64) - b) for gate, (a, b) in self.gates.items()}
+
+    def summary(self) -> Iterator[GateError]:
+        """Yield the error of each gate, in the order of computation."""
+        for gate, error in self.errors().items():
+            actual, expected = self.gates[gate]
+            worst, off = int(np.argmax(error)), differing_units(actual, expected, None).size
+            yield GateError(
+                gate, off, error.size, worst, float(actual[worst]), float(expected[worst])
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the place and the summary as plain Python values."""
+        return {**self.place._asdict(), "gates": [gate._asdict() for gate in self.summary()]}
+
+
+def differing_units(actual: Array, expected: Array, tolerance: float | None) -> Array:
+    """Return the indices further from the oracle than ``tolerance``; None means that of the dtype."""
+    if tolerance is None:
+        tolerance = TOLERANCE.get(actual.dtype.name, 1e-9)
+    allowed = tolerance * np.maximum(1.0, np.abs(expected))
+    return np.flatnonzero(~(np.abs(np.asarray(actual, np.float64) - expected) <= allowed))
