@@ -66,8 +66,7 @@ def test_the_input_is_not_replaced(
     done = jaxlstm_command(command, source, "-o", output, *options)
     assert done.status == 2
     assert done.err == (
-        f"jaxlstm {command}: -o {output} would replace the input {source}; "
-        "choose another path\n"
+        f"jaxlstm {command}: -o {output} would replace the input {source}; choose another path\n"
     )
     assert (model / "model.pt").read_bytes() == before
     assert os.path.samefile("model.pt", "hard.pt")

@@ -84,9 +84,7 @@ def test_the_number_of_rows_decides_the_kind(factor: int, expected: str) -> None
     assert survey(state_dict(shapes, "m.")).others == (
         {"m.": expected} if expected in ("GRU", "RNN") else {}
     )
-    assert (
-        layer_kind({"weight_hh": (factor * 7, 7)}) == expected
-    )  # a cell without an input weight
+    assert layer_kind({"weight_hh": (factor * 7, 7)}) == expected  # a cell without an input weight
 
 
 @pytest.mark.parametrize(
@@ -124,9 +122,7 @@ def test_a_misshapen_projection_does_not_hide_an_lstm() -> None:
 
 
 def test_sizes_of_zero() -> None:
-    assert (
-        layer_kind({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}) == "LSTM"
-    )
+    assert layer_kind({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}) == "LSTM"
     assert layer_kind({"weight_ih_l0": (5, 3), "weight_hh_l0": (5, 0)}) == ""
     assert layer_kind({"bias_ih_l0": (20,), "bias_hh_l0": (20,)}) == ""
     assert find_lstms(state_dict({"bias_ih_l0": (20,), "bias_hh_l0": (20,)})) == {}
@@ -240,7 +236,9 @@ def test_choose_prefix_errors() -> None:
         assert choose_prefix(["a.", ""], empty) == ""
         with pytest.raises(ValueError, match=r"must select one of the LSTMs 'a\.', 'b\.'$"):
             choose_prefix(["a.", "b."], empty)
-    with pytest.raises(ValueError, match=r"'lstm' matches more than one LSTM; .* 'a\.lstm\.', 'b\.lstm"):
+    with pytest.raises(
+        ValueError, match=r"'lstm' matches more than one LSTM; .* 'a\.lstm\.', 'b\.lstm"
+    ):
         choose_prefix(["a.lstm.", "b.lstm."], "lstm", {"lstm.": "GRU"})
     for asked in ("gru", "gru.", "x.gru."):
         with pytest.raises(ValueError, match=f"prefix '{asked}' selects a GRU, which is not"):

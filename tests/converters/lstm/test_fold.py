@@ -42,9 +42,7 @@ def test_weight_norm_is_folded_as_torch_computes_it(normalize: Callable[[Any, st
         theirs = getattr(model[0], name).detach().numpy()
         if name in NAMES:  # torch accumulates the norm in float32
             np.testing.assert_array_max_ulp(np.asarray(ours), theirs, maxulp=4)
-            assert any(
-                note.startswith(f"0.{name} = ") for note in survey(model.state_dict()).notes
-            )
+            assert any(note.startswith(f"0.{name} = ") for note in survey(model.state_dict()).notes)
         else:
             np.testing.assert_array_equal(ours, theirs)
 
@@ -119,7 +117,9 @@ def test_problems_of_folding() -> None:
 
 
 def test_similar_names_are_not_folded() -> None:
-    others = {f"a.{name}": np.ones(1) for name in ("weight_hh_l0_v", "weight_raw", "x_g", "weight_g")}
+    others = {
+        f"a.{name}": np.ones(1) for name in ("weight_hh_l0_v", "weight_raw", "x_g", "weight_g")
+    }
     assert fold(others) == (others, [], {})
 
 
