@@ -6,6 +6,7 @@ import dataclasses
 import json
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,8 @@ def test_wrong_results_are_not_timed(
 
     timed: list[set[str]] = []
     interleaved = layer.interleaved
-    monkeypatch.setattr(peers, "load", lambda name: with_exchanged_gates)
+    adapter = SimpleNamespace(implementation=with_exchanged_gates)
+    monkeypatch.setattr(peers, "load", lambda name: adapter)
     monkeypatch.setattr(
         layer, "interleaved", lambda calls, n: timed.append(set(calls)) or interleaved(calls, n)
     )
