@@ -95,7 +95,7 @@ class Stream:
         else:
             lengths = host_lengths(seq_lengths, self.batch, len(x), least=0)
             x = without_padding(x, lengths)
-            # Hold the lock over all pieces: those of another caller must not come between.
+            # Hold the lock over all pieces, so that another caller cannot advance the state between them.
             with self._lock:
                 outputs = self._run(x, lengths)
         if unbatched:
