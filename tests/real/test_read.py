@@ -1,4 +1,4 @@
-"""Real checkpoints: every tensor equals the one that its own library reads, and the LSTMs are found."""
+"""Real checkpoints: tensors equal those of the original library, and the LSTMs are found."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ LARGE = ("resemblyzer", "beatnet", "beatnet-module", "silero-torchscript")
 
 
 def each_lstm(slow: tuple[str, ...] = ()) -> list[Any]:
-    """Every LSTM; those of the files in ``slow`` take a minute or more."""
+    """Every LSTM; the files in ``slow`` take a minute or more."""
     return [
         pytest.param(
             real,

@@ -60,7 +60,7 @@ def assert_verdict_holds(real: Real, prefix: str) -> None:
 
 
 def realistic_inputs(real: Real, input_size: int, rng: np.random.Generator) -> np.ndarray:
-    """Inputs (time, batch, input_size) like those of the model: embeddings, spectra or features."""
+    """Inputs (time, batch, input_size) like the layer's usual inputs: embeddings, spectra or features."""
     shape = (TIME, BATCH, input_size)
     if real.package == "g2pM":  # embeddings of random Chinese characters
         table = np.asarray(jaxlstm.read_checkpoint(real.path())["embedding.weight"])

@@ -63,7 +63,7 @@ def load_optimizer(
     lstm = {name: chosen + name for name in param_shapes(config)}
     if folded := [full for full in lstm.values() if full not in model]:
         raise ValueError(
-            f"{folded[0]!r} is computed from other tensors, so it has no moments of its own"
+            f"{folded[0]!r} is computed from other tensors, so it has no moments"
         )
 
     mapped: dict[str, OptimizerState] = {}
@@ -86,7 +86,7 @@ def load_optimizer(
 
 
 def _lstm(checkpoint: Checkpoint, config: LSTMConfig, prefix: str | None) -> str:
-    """Return the prefix of the LSTM; without ``prefix``, that of the only LSTM of this size."""
+    """Return the prefix of the selected LSTM, or of the only LSTM with this config."""
     expected = param_shapes(config)
     fits = {p: param_shapes(c) == expected for p, c in survey(checkpoint).lstms.items()}
     fitting = [p for p in fits if fits[p]]

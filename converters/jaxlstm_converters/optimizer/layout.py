@@ -18,7 +18,7 @@ Options = dict[str, set[Place | None]]
 
 
 def model_shapes(checkpoint: Checkpoint, optimizers: Sequence[TorchOptimizer]) -> dict[str, Shape]:
-    """Return name -> shape of the possible parameters: float tensors that are no known buffers."""
+    """Return name -> shape of the possible parameters: float tensors except known buffers."""
     inside = tuple(f"{one.root}{part}." for one in optimizers for part in ("state", "param_groups"))
     return {
         name: tuple(tensor.shape)

@@ -32,7 +32,7 @@ def msgpack_bytes(params: Arrays, config: LSTMConfig) -> bytes:
 
 
 def is_msgpack(path: Path) -> bool:
-    """Return True for a file that starts as those of :func:`msgpack_bytes` do."""
+    """Return True for a file that starts like the result of :func:`msgpack_bytes`."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
