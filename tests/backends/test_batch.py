@@ -15,8 +15,8 @@ import pytest
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.check.reference import oracle
 from jaxlstm.precision import linear
-from tests.check.helpers import random_params
 from tests.support.each_backend import on_each_backend
+from tests.support.verification import random_params
 
 TIME, BATCH = 40, 32
 CONFIGS = {
