@@ -16,7 +16,7 @@ from jaxlstm import LSTMConfig, lstm
 from jaxlstm.check.reference import oracle
 from jaxlstm.precision import linear
 from tests.backends.each import on_each_backend
-from tests.check.helpers import random_params
+from tests.support.verification import random_params
 
 TIME, BATCH = 40, 32
 CONFIGS = {

@@ -12,9 +12,9 @@ import numpy as np
 from jaxlstm import lstm
 from tests.backends.each import on_each_backend
 from tests.backends.test_table import name_of
+from tests.support.agreement import check, functional
 from tests.support.cases import CASES, Case
 from tests.support.problems import Problem, draw, values_and_gradients, worst_error
-from tests.test_cases import check, functional
 
 ROWS = list(itertools.product(CASES, (np.float32, ml_dtypes.bfloat16)))
 WITHOUT_PROJECTION = [case for case in CASES if case.config.proj_size == 0]

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from tests.backends.each import on_each_backend
+from tests.support.agreement import HALF, check, functional, linen_module, nnx_module
 from tests.support.cases import CASES, Case
-from tests.test_cases import SOME, check, functional, linen_module, nnx_module
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 ROWS = list(itertools.product(CASES, DTYPES))
-FEW = [(SOME[7], np.float64), (SOME[20], np.float32), (SOME[33], ml_dtypes.bfloat16)]
+FEW = [(HALF[11], np.float64), (HALF[30], np.float32), (HALF[49], ml_dtypes.bfloat16)]
 
 
 def name_of(row: Any) -> str:
@@ -36,7 +36,7 @@ def test_functional(backend: str, row: tuple[Case, Any]) -> None:
     check(case, dtype, functional(case))
 
 
-@on_each_backend("case", SOME, on_cpu=SOME[9:10])
+@on_each_backend("case", HALF, on_cpu=HALF[13:14])
 @pytest.mark.parametrize("module", [nnx_module, linen_module], ids=["nnx", "linen"])
 def test_modules(backend: str, case: Case, module: Any) -> None:
     check(case, np.float32, module(case))
@@ -50,7 +50,7 @@ def test_against_torch_on_the_gpu(backend: str, row: tuple[Case, Any]) -> None:
     check(case, dtype, functional(case), torch_device="cuda")
 
 
-@on_each_backend("case", SOME, on_cpu=SOME[9:10])
+@on_each_backend("case", HALF, on_cpu=HALF[13:14])
 def test_a_wrong_port_fails_here(backend: str, case: Case) -> None:
     right = functional(case)
 
@@ -63,7 +63,7 @@ def test_a_wrong_port_fails_here(backend: str, case: Case) -> None:
         check(case, np.float32, with_two_gates_exchanged)
 
 
-@on_each_backend("case", SOME, on_cpu=SOME[9:10])
+@on_each_backend("case", HALF, on_cpu=HALF[13:14])
 def test_coarse_products_fail_here(backend: str, case: Case) -> None:
     """Inputs and weights with the ten bits of TF32: what JAX's default precision does on a GPU."""
     right = functional(case)

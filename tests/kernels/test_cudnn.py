@@ -26,8 +26,8 @@ from jaxlstm import (
     pack_padded_sequence,
 )
 from jaxlstm.kernels.gpu import cudnn
+from tests.support.agreement import check, functional
 from tests.support.cases import CASES, Case
-from tests.test_cases import check, functional
 
 SUPPORTED = [case for case in CASES if case.config.proj_size == 0]
 FEW = SUPPORTED[3::9]  # which cover every pair of settings of two columns

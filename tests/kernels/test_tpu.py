@@ -17,10 +17,10 @@ from jaxlstm import kernels, lstm
 from jaxlstm.kernels.tpu import TPU, backward, forward, plan
 from jaxlstm.kernels.tpu.products import product, split
 from jaxlstm.scan import PLAIN
+from tests.support.agreement import check, functional
 from tests.support.cases import CASES, Case
 from tests.support.interpreted import interpreted
 from tests.support.problems import Problem, draw, values_and_gradients, worst_error
-from tests.test_cases import check, functional
 
 INTERPRETED = interpreted("lstm_tpu_interpreted", TPU)
 
