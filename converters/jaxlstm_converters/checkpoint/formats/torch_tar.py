@@ -58,7 +58,7 @@ def read_legacy_tar(source: Source, budget: Budget) -> Checkpoint:
 
     stream = Stream(source, *members["pickle"])
     result = run_pickle(stream, budget, persistent=resolve)
-    _refuse_rest(stream)
+    stream.require_end()
     result = replace(result, tensors=list(tensors.values()))
     name_tensors(checkpoint, result, budget=budget)
     return checkpoint
@@ -87,9 +87,7 @@ def _read_members(source: Source) -> dict[str, tuple[int, int]]:
             continue
         if name not in MEMBERS or name in members:
             raise CheckpointError(
-                "tar-entry",
-                f"member {printable(name)!r} is unknown or appears twice",
-                offset=start,
+                "tar-entry", f"member {printable(name)!r} is unknown or appears twice", offset=start
             )
         members[name] = (start, start + size)
     rest = source.size - position
@@ -147,7 +145,7 @@ def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
         raise stream.malformed("the views of storages are not a list")
     for view in views:
         _add_view(storages, view, stream)
-    _refuse_rest(stream)
+    stream.require_end()
     return storages
 
 
@@ -198,7 +196,7 @@ def _read_tensors(
             storage, storage.dtype, shape, budget=budget, strides=strides, offset=offset
         )
         _add(tensors, str(key) if type(key) is int else key, tensor, stream)
-    _refuse_rest(stream)
+    stream.require_end()
     return tensors
 
 
@@ -217,12 +215,3 @@ def _add(target: dict[Any, Any], key: Any, value: Any, stream: Stream) -> None:
             offset=stream.offset,
         )
     target[key] = value
-
-
-def _refuse_rest(stream: Stream) -> None:
-    if stream.remaining:
-        raise CheckpointError(
-            "trailing-bytes",
-            f"{stream.remaining} bytes follow the end of the data",
-            offset=stream.offset,
-        )
