@@ -1,6 +1,6 @@
-"""Builds the native CPU kernel, if it can: without a C++ compiler the package installs without it.
+"""Build the native CPU kernel. Without a C++ compiler, the package installs without the kernel.
 
-Everything else about the package stands in pyproject.toml.
+All other metadata is in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ COMMON = [
     "-g0",
     "-w",
 ]
-# The same source once for each: the best that the processor has is chosen when it is loaded.
+# kernels.cc is compiled once for each instruction set, and the library selects one at run time.
 INSTRUCTION_SETS = {"baseline": []}
 if X86:
     INSTRUCTION_SETS["avx2"] = ["-march=x86-64-v3"]
     INSTRUCTION_SETS["avx512"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
-if X86 and sys.platform == "linux":  # elsewhere a process cannot ask for the registers
-    TILES = ["-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
-    INSTRUCTION_SETS["amx"] = [*INSTRUCTION_SETS["avx512"], *TILES]
+# Only Linux lets a process request the AMX registers.
+if X86 and sys.platform == "linux":
+    AMX = ["-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+    INSTRUCTION_SETS["amx"] = [*INSTRUCTION_SETS["avx512"], *AMX]
 
 
 class BuildKernel(build_ext):
-    """One library of objects that are compiled with different options."""
+    """Build one library from objects compiled with different options."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile each source for each instruction set, and link them."""
+        """Compile ``kernels.cc`` for each instruction set, and link the library."""
         if os.name == "nt":
-            raise CCompilerError("the kernel is written for GCC and Clang")
-        found = find_spec("jaxlib")
-        if found is None or not found.submodule_search_locations:
-            raise CCompilerError("jaxlib, which has the headers, is not installed")
-        include = [os.path.join(found.submodule_search_locations[0], "include")]
+            raise CCompilerError("the native kernel requires GCC or Clang")
+        spec = find_spec("jaxlib")
+        if spec is None or not spec.submodule_search_locations:
+            raise CCompilerError("the native kernel requires jaxlib for XLA's headers")
+        include = [os.path.join(spec.submodule_search_locations[0], "include")]
         macros = [("JAXLSTM_X86", "1")] if X86 else []
         macros += [("JAXLSTM_AMX", "1")] if "amx" in INSTRUCTION_SETS else []
         objects = []
@@ -72,7 +73,7 @@ class BuildKernel(build_ext):
 
 
 setup(
-    # optional: a build that fails is reported, and the package goes without
+    # An optional extension that fails to build is skipped with a warning.
     ext_modules=[Extension("jaxlstm.kernels.cpu._native", sources=[], optional=True)],
     cmdclass={"build_ext": BuildKernel},
 )

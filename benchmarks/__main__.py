@@ -65,31 +65,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = machine.describe(distributions, settings)
     about |= {"backend": args.backend, "rounds": args.rounds, "in_force": in_force}
     print(_headline(about), flush=True)
-    rows = []
-    for mode in MODES if args.mode == "both" else (args.mode,):
-        rows += _measure_mode(mode, names, args, settings, [about, rows])
+    rows = _measure(args, names, settings, about)
     if args.png:
         report.write_chart(args.png, rows, names, _headline(about))
     return int(any(row["wrong"] for row in rows))
 
 
-def _measure_mode(
-    mode: str, names: list[str], args: argparse.Namespace, settings: Settings, before: list[Any]
+def _measure(
+    args: argparse.Namespace, names: list[str], settings: Settings, about: dict[str, Any]
 ) -> list[report.Row]:
-    """Measure and print one mode. The JSON file is rewritten after each row, so that an abort loses one."""
-    about, earlier = before
-    sizes = (problems.TINY_SIZES if args.tiny else problems.SIZES)[mode]
+    """Measure and print each mode. The JSON file is rewritten after each row, so an abort loses one row."""
+    sizes = problems.TINY_SIZES if args.tiny else problems.SIZES
     makers = layer.makers(names, args.backend, settings)
     rows: list[report.Row] = []
-    with progress_bar() as progress:
-        for size in sizes:
-            rows.append(layer.measure(mode, size, makers, args.rounds, settings))
-            progress(len(rows), len(sizes), f"{mode} {size.label}")
-            if args.json:
-                text = json.dumps({**about, "results": [*earlier, *rows]}, indent=2)
-                args.json.write_text(text + "\n", encoding="utf-8")
-    print(f"\n{mode}: ms (time / time of {layer.OWN})")
-    print(report.mode_table(rows, names), *report.remarks(rows), sep="\n", flush=True)
+    for mode in MODES if args.mode == "both" else (args.mode,):
+        with progress_bar() as progress:
+            for number, size in enumerate(sizes[mode], 1):
+                rows.append(layer.measure(mode, size, makers, args.rounds, settings))
+                progress(number, len(sizes[mode]), f"{mode} {size.label}")
+                if args.json:
+                    text = json.dumps({**about, "results": rows}, indent=2)
+                    args.json.write_text(text + "\n", encoding="utf-8")
+        of_mode = [row for row in rows if row["mode"] == mode]
+        print(f"\n{mode}: ms (time / time of {layer.OWN})")
+        print(report.mode_table(of_mode, names), *report.remarks(of_mode), sep="\n", flush=True)
     return rows
 
 

@@ -13,7 +13,7 @@ import sys
 import ml_dtypes
 import numpy as np
 
-from tests import test_cases
+from tests.support import agreement
 from tests.support.cases import CASES, Results, pooled_error
 
 DTYPES = {
@@ -39,10 +39,10 @@ def measure(dtype: type, every: int) -> list[tuple[float, float]]:
                 errors.append(ours / theirs)
         result.append((errors[0], errors[1]))
 
-    test_cases.assert_matches = record
+    agreement.assert_matches = record
     for case in CASES[::every]:
-        test_cases.check(case, dtype, test_cases.functional(case))
-        test_cases.reference.cache_clear()
+        agreement.check(case, dtype, agreement.functional(case))
+        agreement.reference.cache_clear()
     return result
 
 

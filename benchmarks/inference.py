@@ -32,7 +32,7 @@ def others(params: dict[str, np.ndarray], config: jaxlstm.LSTMConfig) -> dict[st
     """Return ``call(inputs (T, 1, I), state) -> (outputs, state)`` for each installed library."""
     threads = machine.threads()
     return {
-        name: peers.load(name, "carrying")(params, config, threads)
+        name: peers.load(name).carrying(params, config, threads)
         for name in STATEFUL
         if not peers.missing(name)
     }

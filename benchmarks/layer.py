@@ -23,7 +23,7 @@ def makers(names: Sequence[str], backend: str, settings: Settings) -> Makers:
         OWN: lambda problem: own(problem, backend, settings.precision)
     }
     for name in names:
-        make = peers.load(name)
+        make = peers.load(name).implementation
         result[name] = lambda problem, make=make: make(problem, settings)
     return result
 

@@ -25,7 +25,7 @@ def port_of(name: str) -> Port:
     """Return the port of a peer; the library is imported when the port is called."""
 
     def port(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
-        lstm = layers.port(load(name, "DIRECTION"), CONFIG)  # type: ignore[arg-type]
+        lstm = layers.port(load(name).DIRECTION, CONFIG)
         return lstm(inputs, initial_state, seq_lengths, params=params)
 
     return port

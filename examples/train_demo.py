@@ -1,8 +1,8 @@
 """Train the demo checkpoint in PyTorch: a small character tagger that restores capitals and punctuation.
 
 It stands for the existing code of a project that moves to JAX, and does not use JAX itself. It trains on
-chapters 1 to 11 of ``data/alice.txt``, tests on chapter 12, and writes ``demo.pt``. It takes about a minute on
-a CPU::
+chapters 1 to 11 of ``data/alice.txt``, tests on chapter 12, and writes ``demo.pt``. It takes about a
+minute on a CPU::
 
     python examples/train_demo.py
 """

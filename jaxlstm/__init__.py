@@ -1,7 +1,8 @@
-"""torch.nn.LSTM in JAX and Flax: same arguments, same names, same numbers, and a tool that proves it.
+"""torch.nn.LSTM in JAX and Flax, with converters for PyTorch checkpoints and a checker.
 
-The one door. Names are handed on when they are first used (PEP 562), so that ``import jaxlstm`` loads
-neither jax nor flax nor torch, and ``jaxlstm inspect`` starts at once.
+Public names are imported on first use (PEP 562), so ``import jaxlstm`` loads neither jax nor flax nor torch.
+This module is the facade over ``jaxlstm`` and ``jaxlstm_converters``; no other module of ``jaxlstm`` outside
+``jaxlstm.cli`` imports the converters.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from jaxlstm_converters import save as save
     from jaxlstm_converters import to_torch as to_torch
 
-_HOME = {
+_NAMES_OF_MODULE = {
     "jaxlstm.cell": ("LSTMState",),
     "jaxlstm.config": ("LSTMCellConfig", "LSTMConfig"),
     "jaxlstm.functional": ("lstm", "lstm_cell"),
@@ -60,7 +61,7 @@ _HOME = {
     ),
 }
 _MODULES = ("check", "inference", "kernels", "linen", "nnx", "training")
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
 
 __all__: list[str] = sorted((*_MODULE_OF, *_MODULES, "__version__"))  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -1,34 +1,58 @@
-"""What the NNX and the Linen modules share and flax has no part in."""
+"""Code shared by the NNX and Linen modules that does not depend on flax."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMConfig
-from jaxlstm.precision import require_dtype
+from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.params import Params, check_params
+from jaxlstm.precision import as_float_array, require_dtype
 
 
-def promote(dtype: Any, params: Any, inputs: Any, state: Any) -> tuple[Any, Any, Any]:
-    """All three in ``dtype``, or if it is None in the widest dtype that the inputs and params have.
+def torch_arguments(config: Any) -> dict[str, Any]:
+    """Return the arguments of ``torch.nn.LSTM`` held by a config or module."""
+    return {name: getattr(config, name) for name in LSTMConfig.__dataclass_fields__}
 
-    This is flax's convention for ``dtype``; the float64 of a NumPy input is refused, not rounded, while
-    JAX's 64-bit mode is off.
+
+def layer_params(params: Mapping[str, Any], config: LSTMConfig) -> Mapping[str, Any]:
+    """Return parameters under an LSTM's names: an LSTMCell's parameters get the suffix ``_l0``."""
+    if isinstance(config, LSTMCellConfig):
+        return {f"{name}_l0": value for name, value in params.items()}
+    return params
+
+
+def checked_params(params: Mapping[str, Any], config: LSTMConfig) -> tuple[Params, np.dtype]:
+    """Return parameters as JAX arrays, and their dtype, after a check of names, shapes and dtypes."""
+    check_params(params, config)
+    arrays = {name: as_float_array(name, value) for name, value in params.items()}
+    return arrays, jnp.result_type(*arrays.values())
+
+
+def promote_dtypes(dtype: Any, params: Any, inputs: Any, state: Any) -> tuple[Any, Any, Any]:
+    """Cast parameters, inputs and state to ``dtype``, or to their widest dtype if it is None.
+
+    This is Flax's convention for ``dtype``. A float64 NumPy array is an error while JAX's 64-bit mode is
+    off, and is not rounded.
     """
-    named = {"params": params, "inputs": inputs, "initial_state": state}
-    found = []
-    for name, tree in named.items():
-        floats = [leaf for leaf in jax.tree.leaves(tree) if _is_float(leaf)]
-        found += [require_dtype(name, leaf.dtype) for leaf in floats]
-    working = require_dtype("dtype", dtype) if dtype is not None else jnp.result_type(*found)
+    arguments = {"params": params, "inputs": inputs, "initial_state": state}
+    dtypes = [
+        require_dtype(name, leaf.dtype)
+        for name, tree in arguments.items()
+        for leaf in jax.tree.leaves(tree)
+        if _is_float(leaf)
+    ]
+    working = require_dtype("dtype", dtype) if dtype is not None else jnp.result_type(*dtypes)
 
     def cast(leaf: Any) -> Any:
         return jnp.asarray(leaf, working) if _is_float(leaf) else leaf
 
-    params, inputs, state = (jax.tree.map(cast, tree) for tree in named.values())
+    params, inputs, state = (jax.tree.map(cast, tree) for tree in arguments.values())
     return params, inputs, state
 
 
@@ -37,32 +61,32 @@ def _is_float(leaf: Any) -> bool:
         return False
     try:
         return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
-    except TypeError:  # a dtype of another framework, which require_dtype() tells how to mend
+    except (
+        TypeError
+    ):  # a dtype of another library, for which require_dtype() raises a helpful error
         return True
 
 
-def wants_dropout(config: LSTMConfig, deterministic: bool | None) -> bool:
-    """Whether this call drops elements; raises if that was never said and would matter."""
+def applies_dropout(config: LSTMConfig, deterministic: bool | None) -> bool:
+    """Return True if dropout applies to this call. Raise if ``deterministic`` is unset and dropout is on."""
     if config.dropout == 0.0 or config.num_layers == 1:
         return False
     if deterministic is None:
         raise ValueError(
-            f"deterministic must be True (inference) or False (training) since dropout={config.dropout}; "
-            "pass it to the call or to the constructor"
+            f"deterministic must be True (inference) or False (training) because "
+            f"dropout={config.dropout}; pass it to the call or to the constructor"
         )
     return not deterministic
 
 
-def split_cell_call(first: Any, second: Any) -> tuple[Any, Any, bool]:
-    """Tell torch's ``cell(x, (h, c))`` from Flax's ``cell((c, h), x)`` by which of the two is the state.
+def is_flax_call(first: Any) -> bool:
+    """Return True if a cell's first argument is the state: ``cell(carry, x)``, not ``cell(x, state)``."""
+    return isinstance(first, (tuple, list))
 
-    Returns:
-      x, the state in our order, and whether the call was Flax's. An :class:`LSTMState` names its fields,
-      so that it is never read in the wrong order.
-    """
-    if isinstance(first, (tuple, list)):
-        if not isinstance(first, LSTMState):
-            c, h = first
-            first = LSTMState(h, c)
-        return second, first, True
-    return first, second, False
+
+def swap_carry(pair: Any) -> Any:
+    """Turn Flax's carry (c, h) into a state (h, c), and back; keep an :class:`LSTMState` as it is."""
+    if isinstance(pair, LSTMState):
+        return pair
+    first, second = pair
+    return jax.tree.unflatten(jax.tree.structure(pair), (second, first))

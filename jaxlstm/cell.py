@@ -1,17 +1,29 @@
-r"""One time step of an LSTM: the equations of ``torch.nn.LSTMCell``.
+r"""One time step of an LSTM: the equations of ``torch.nn.LSTMCell`` and their derivative.
+
+With the pre-activations :math:`z = (z_i, z_f, z_g, z_o)`, one quarter for each gate,
 
 .. math::
     \begin{aligned}
-    i   &= \sigma(W_{ii} x + b_{ii} + W_{hi} h + b_{hi}) \\
-    f   &= \sigma(W_{if} x + b_{if} + W_{hf} h + b_{hf}) \\
-    g   &= \tanh (W_{ig} x + b_{ig} + W_{hg} h + b_{hg}) \\
-    o   &= \sigma(W_{io} x + b_{io} + W_{ho} h + b_{ho}) \\
+    z   &= W_{ih} x + b_{ih} + W_{hh} h + b_{hh} \\
+    i   &= \sigma(z_i), \quad f = \sigma(z_f), \quad g = \tanh(z_g), \quad o = \sigma(z_o) \\
     c'  &= f \odot c + i \odot g \\
-    h'  &= o \odot \tanh(c'), \quad\text{and } h' = W_{hr} (o \odot \tanh(c')) \text{ with a projection}
+    m   &= o \odot \tanh(c') \\
+    h'  &= m, \quad\text{or } h' = W_{hr} m \text{ with a projection.}
     \end{aligned}
 
-The state is (h, c), h first, as in torch. Source: Hochreiter and Schmidhuber (1997) with the forget gate
-of Gers et al. (2000); the projection is that of Sak et al. (2014), https://arxiv.org/abs/1402.1128.
+The derivative of c' and m with respect to z and c is elementwise:
+
+.. math::
+    \begin{aligned}
+    dc' &= f \, dc + g \, i (1 - i) \, dz_i + c \, f (1 - f) \, dz_f + i (1 - g^2) \, dz_g \\
+    dm  &= o (1 - \tanh^2 c') \, dc' + \tanh(c') \, o (1 - o) \, dz_o
+    \end{aligned}
+
+The plain scan (:mod:`jaxlstm.scan`) and the TPU kernel (:mod:`jaxlstm.kernels.tpu`) share this code through
+:func:`evaluate_step` and :class:`StepDerivative`.
+
+As in torch, the state is (h, c), with h first. Sources: Hochreiter and Schmidhuber (1997), the forget gate
+of Gers et al. (2000), and the projection of Sak et al. (2014), https://arxiv.org/abs/1402.1128.
 """
 
 from __future__ import annotations
@@ -29,7 +41,7 @@ from jaxlstm.precision import Precision, linear
 
 
 class LSTMState(NamedTuple):
-    """The state of an LSTM, in torch's order: hidden state first, cell state second."""
+    """The state of an LSTM in torch's order: hidden state h, then cell state c."""
 
     h: jax.Array
     c: jax.Array
@@ -41,7 +53,7 @@ def input_gates(
     *,
     precision: Precision = precision_.DEFAULT,
 ) -> Float[Array, "*batch gates"]:
-    """``W_ih x + b_ih``, the half of the gates that does not wait for h: (..., in) -> (..., 4H)."""
+    """Return ``W_ih x + b_ih``, the part of z that does not depend on h: (..., in) -> (..., 4H)."""
     return linear(x, params["weight_ih"], params.get("bias_ih"), precision=precision)
 
 
@@ -52,34 +64,9 @@ def cell_step(
     *,
     precision: Precision = precision_.DEFAULT,
 ) -> LSTMState:
-    """The next state from :func:`input_gates` (..., 4H) and the last (h, c): (..., h_size), (..., H)."""
-    h, c = state
-    gates = x_gates + linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
-    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
-    c_next = f * c.astype(gates.dtype) + i * g
-    h_next = project(params, o * tanh(c_next), h.dtype, precision=precision)
-    return LSTMState(h_next, c_next.astype(c.dtype))
-
-
-def project(params: Mapping[str, Any], m: Any, dtype: Any, *, precision: Precision) -> jax.Array:
-    """``W_hr m`` where there is a projection, else m: (..., H) -> (..., h_size), rounded to ``dtype``."""
-    m = m.astype(dtype)
-    if "weight_hr" not in params:
-        return m
-    return linear(m, params["weight_hr"], precision=precision).astype(dtype)
-
-
-class StepDerivative(NamedTuple):
-    """The derivative of one step, a sparse matrix: with z the gates before their nonlinearity and
-    m = o tanh(c'),
-
-    dc' = f dc + (c f(1-f) dz_f + g i(1-i) dz_i + i (1-g^2) dz_g),  dm = m_by_c dc' + tanh(c') o(1-o) dz_o
-    """
-
-    by_gates: jax.Array  # (..., 4H): what dz_i, dz_f and dz_g bring to dc', and dz_o to dm
-    f: jax.Array  # (..., H)
-    m_by_c: jax.Array  # (..., H): o (1 - tanh(c')^2)
+    """Return the next state, given ``x_gates`` from :func:`input_gates` and the state (h, c)."""
+    values = _evaluate(params, x_gates, state, precision)
+    return _next_state(params, values, state, precision)[0]
 
 
 def differentiated_step(
@@ -89,17 +76,91 @@ def differentiated_step(
     *,
     precision: Precision = precision_.DEFAULT,
 ) -> tuple[LSTMState, StepDerivative, Float[Array, "*batch hidden_size"]]:
-    """:func:`cell_step`, with its derivative and m = o tanh(c'), the h before a projection."""
-    h, c = state
-    gates = x_gates + linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
-    i, f, g, o, c = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o), c.astype(gates.dtype)
+    """Return the next state as :func:`cell_step` does, the derivative of the step, and m."""
+    values = _evaluate(params, x_gates, state, precision)
+    next_state, m = _next_state(params, values, state, precision)
+    return next_state, values.derivative(), m
+
+
+def project(params: Mapping[str, Any], m: Any, dtype: Any, *, precision: Precision) -> jax.Array:
+    """Return ``W_hr m``, or m without a projection: (..., H) -> (..., h_size), in ``dtype``."""
+    m = m.astype(dtype)
+    if "weight_hr" not in params:
+        return m
+    return linear(m, params["weight_hr"], precision=precision).astype(dtype)
+
+
+class StepValues(NamedTuple):
+    """The activations of one step and the c that it starts from, each (..., H)."""
+
+    i: jax.Array
+    f: jax.Array
+    g: jax.Array
+    o: jax.Array
+    c: jax.Array
+    c_next: jax.Array
+    tanh_c_next: jax.Array
+
+    @property
+    def m(self) -> jax.Array:
+        """The hidden state before the projection."""
+        return self.o * self.tanh_c_next
+
+    def derivative(self) -> StepDerivative:
+        """Return the derivative of c' and m with respect to z and c."""
+        i, f, g, o, c, _, tanh_c = self
+        by_gates = (g * i * (1 - i), c * f * (1 - f), i * (1 + g) * (1 - g), tanh_c * o * (1 - o))
+        m_by_c = o * (1 + tanh_c) * (1 - tanh_c)
+        return StepDerivative(jnp.concatenate(by_gates, axis=-1), f, m_by_c)
+
+
+class StepDerivative(NamedTuple):
+    """The derivative of one step, a sparse linear map from (dz, dc) to (dm, dc').
+
+    Attributes:
+      by_gates: (..., 4H), the factors of dz_i, dz_f and dz_g in dc', and of dz_o in dm.
+      f: (..., H), the factor of dc in dc'.
+      m_by_c: (..., H), the factor of dc' in dm.
+    """
+
+    by_gates: jax.Array
+    f: jax.Array
+    m_by_c: jax.Array
+
+    def apply(self, dz: jax.Array, dc: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the tangents (dm, dc')."""
+        di, df, dg, do = jnp.split(self.by_gates * dz, 4, axis=-1)
+        dc_next = self.f * dc + (di + df + dg)
+        return self.m_by_c * dc_next + do, dc_next
+
+    def transpose(self, m_bar: jax.Array, c_next_bar: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the cotangents (z_bar, c_bar), given the cotangents of m and c'."""
+        c_bar = c_next_bar + self.m_by_c * m_bar
+        z_bar = self.by_gates * jnp.concatenate([c_bar, c_bar, c_bar, m_bar], axis=-1)
+        return z_bar, self.f * c_bar
+
+
+def evaluate_step(z: Float[Array, "*batch gates"], c: Float[Array, "*batch units"]) -> StepValues:
+    """Evaluate the gates and the cell state, given z (..., 4H) and c (..., H) of the same dtype."""
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
     c_next = f * c + i * g
-    tanh_c = tanh(c_next)
-    by_gates = (g * i * (1 - i), c * f * (1 - f), i * (1 + g) * (1 - g), tanh_c * o * (1 - o))
-    derivative = StepDerivative(
-        jnp.concatenate(by_gates, axis=-1), f, o * (1 + tanh_c) * (1 - tanh_c)
-    )
-    m = (o * tanh_c).astype(h.dtype)
+    return StepValues(i, f, g, o, c, c_next, tanh(c_next))
+
+
+def _evaluate(
+    params: Mapping[str, Any], x_gates: jax.Array, state: tuple, precision: Precision
+) -> StepValues:
+    h, c = state
+    z = x_gates + linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
+    return evaluate_step(z, c.astype(z.dtype))
+
+
+def _next_state(
+    params: Mapping[str, Any], values: StepValues, state: tuple, precision: Precision
+) -> tuple[LSTMState, jax.Array]:
+    """Return the next state and m, rounded to the dtypes of the state."""
+    h, c = state
+    m = values.m.astype(h.dtype)
     h_next = project(params, m, h.dtype, precision=precision)
-    return LSTMState(h_next, c_next.astype(state[1].dtype)), derivative, m
+    return LSTMState(h_next, values.c_next.astype(c.dtype)), m

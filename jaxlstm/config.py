@@ -1,8 +1,4 @@
-"""What an LSTM is, before any number: torch's constructor arguments, validated once.
-
-The rules are those of ``torch.nn.LSTM.__init__`` (torch/nn/modules/rnn.py); each error adds what came
-and how to mend it.
-"""
+"""Configurations: the constructor arguments of ``torch.nn.LSTM`` and ``torch.nn.LSTMCell``, validated."""
 
 from __future__ import annotations
 
@@ -14,24 +10,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LSTMConfig:
-    """The constructor arguments of ``torch.nn.LSTM``, same names, defaults and meaning.
+    """The constructor arguments of ``torch.nn.LSTM``, with its names and defaults.
 
-    Frozen and hashable: it can be a static argument of ``jax.jit``.
+    A config is immutable and hashable, so it can be a static argument of ``jax.jit``.
 
     Args:
-      input_size: features of one time step of the input.
-      hidden_size: units of the cell state, written H.
-      num_layers: layers stacked on one another.
-      bias: whether each layer has ``bias_ih`` and ``bias_hh``.
-      batch_first: input and output are (batch, time, feature) rather than (time, batch, feature).
-        States are (layers * directions, batch, feature) either way, as in torch.
-      dropout: share of elements zeroed after each layer but the last, in training only.
-      bidirectional: each layer also runs from the last time step to the first.
-      proj_size: if above zero, h is projected to this many features by ``weight_hr``.
+      input_size: number of features of the input.
+      hidden_size: number of features of the cell state, H.
+      num_layers: number of stacked layers.
+      bias: use ``bias_ih`` and ``bias_hh``.
+      batch_first: inputs and outputs are (batch, time, feature) instead of (time, batch, feature). States
+        are (layers * directions, batch, feature) in both cases.
+      dropout: probability of zeroing an element of the outputs of each layer except the last, in training.
+      bidirectional: add a reverse direction to each layer.
+      proj_size: number of features of h after the projection by ``weight_hr``; 0 for no projection.
 
     Raises:
-      TypeError: an argument of the wrong type.
-      ValueError: an argument out of its range.
+      TypeError: an argument has the wrong type.
+      ValueError: an argument is out of range.
     """
 
     input_size: int
@@ -52,35 +48,35 @@ class LSTMConfig:
         self._set("proj_size", _projection(self.proj_size, self.hidden_size))
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
-                f"dropout={self.dropout} has no effect: it acts after each layer but the last, and "
-                "num_layers is 1. Set dropout=0.0, or stack more layers.",
+                f"dropout={self.dropout} has no effect: it follows each layer except the last, and "
+                "num_layers is 1. Set dropout=0.0, or add layers.",
                 stacklevel=3,
             )
 
     def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)  # the dataclass is frozen
+        object.__setattr__(self, name, value)
 
     @property
     def num_directions(self) -> int:
-        """2 if bidirectional, else 1: D in torch's documentation."""
+        """Number of directions: 2 if bidirectional, else 1 (D in torch's documentation)."""
         return 2 if self.bidirectional else 1
 
     @property
     def h_size(self) -> int:
-        """Features of h: ``proj_size`` if there is a projection, else ``hidden_size``."""
+        """Number of features of h: ``proj_size`` with a projection, else ``hidden_size``."""
         return self.proj_size or self.hidden_size
 
     @property
     def output_size(self) -> int:
-        """Features of one time step of the output: those of h, for each direction."""
+        """Number of features of the output, ``h_size`` for each direction."""
         return self.h_size * self.num_directions
 
     def layer_input_size(self, layer: int) -> int:
-        """Features that layer number ``layer`` reads: the input's, or the output's of the one below."""
+        """Return the number of input features of a layer."""
         return self.input_size if layer == 0 else self.output_size
 
     def state_shapes(self, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """Shapes of h and c for ``batch`` sequences."""
+        """Return the shapes of h and c for ``batch`` sequences."""
         slots = self.num_layers * self.num_directions
         return (slots, batch, self.h_size), (slots, batch, self.hidden_size)
 
@@ -89,8 +85,8 @@ class LSTMConfig:
 class LSTMCellConfig(LSTMConfig):
     """The constructor arguments of ``torch.nn.LSTMCell``: ``LSTMCellConfig(input_size, hidden_size, bias)``.
 
-    It is also the config of a one-layer LSTM whose parameters have no ``_l0`` in their names, so that
-    whatever takes an :class:`LSTMConfig` runs such a cell over time too.
+    It is also an :class:`LSTMConfig` of one layer whose parameter names have no suffix ``_l0``, so functions
+    of an LSTM can run a cell over time.
     """
 
     num_layers: int = field(default=1, init=False, repr=False)
@@ -125,9 +121,9 @@ def _probability(name: str, value: object) -> float:
         raise TypeError(
             f"{name} must be a number from 0 to 1, got {value!r} of type {type(value).__name__}"
         )
-    if not 0 <= float(value) <= 1:  # also false for NaN
+    if not 0 <= float(value) <= 1:
         raise ValueError(
-            f"{name} must be in [0, 1], the share of elements to zero; got {float(value)}"
+            f"{name} must be in [0, 1], the probability of zeroing an element; got {float(value)}"
         )
     return float(value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxlstm.stack import BetweenLayers, dropout
 from jaxlstm.validate import cell_arguments, lstm_arguments, require_backend
 
 Inputs = TypeVar("Inputs", jax.Array, PackedSequence)
+State = TypeVar("State", bound=tuple[Any, ...])
 
 
 def lstm(
@@ -154,13 +155,21 @@ def _dropout_between_layers(key: jax.Array | None, rate: float) -> BetweenLayers
     return lambda layer, x: dropout(jax.random.fold_in(key, layer), x, rate)
 
 
+@overload
+def lstm_cell(
+    params: Mapping[str, Any], x: Any, state: None = None, *, precision: Precision = ...
+) -> LSTMState: ...
+@overload
+def lstm_cell(
+    params: Mapping[str, Any], x: Any, state: State, *, precision: Precision = ...
+) -> State: ...
 def lstm_cell(
     params: Mapping[str, Any],
     x: Any,
-    state: tuple[Any, Any] | None = None,
+    state: Any = None,
     *,
     precision: Precision = precision_.DEFAULT,
-) -> LSTMState:
+) -> Any:
     """Run one time step: ``torch.nn.LSTMCell`` as a pure function.
 
     Args:
@@ -173,12 +182,12 @@ def lstm_cell(
       precision: precision of the matrix products, see :mod:`jaxlstm.precision`.
 
     Returns:
-      The next state, with the shapes and dtype of ``state``.
+      The next (h, c), with the shapes and dtype of ``state``. It has the type of ``state`` too, so any pair
+      can be the carry of ``jax.lax.scan``; it is an :class:`jaxlstm.LSTMState` if ``state`` is None.
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or dtype.
     """
-    params, x, state = cell_arguments(params, x, state)
-    return cell_step(
-        params, input_gates(params, x, precision=precision), state, precision=precision
-    )
+    params, x, given = cell_arguments(params, x, state)
+    new = cell_step(params, input_gates(params, x, precision=precision), given, precision=precision)
+    return new if state is None else jax.tree.unflatten(jax.tree.structure(state), new)

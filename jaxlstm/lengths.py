@@ -1,4 +1,4 @@
-"""Ragged batches: which time steps of a padded batch are valid."""
+"""Ragged batches: lengths of sequences and the valid steps of a padded batch."""
 
 from __future__ import annotations
 
@@ -12,35 +12,54 @@ from jaxtyping import Array, Bool, Int
 
 
 def valid_steps(lengths: Int[Array, "batch"], time: int) -> Bool[Array, "time batch"]:
-    """Bool (time, batch): whether step t lies inside the length of its row."""
+    """Return a mask that is True where a time step is within the length of its sequence."""
     return jnp.arange(time)[:, None] < lengths[None, :]
 
 
-def as_lengths(value: Any, batch: int, time: int, *, name: str = "seq_lengths") -> jax.Array:
-    """``value`` as int32 (batch,), checked as torch's ``pack_padded_sequence`` checks lengths.
+def check_lengths(
+    value: Any, batch: int, time: int, *, name: str = "seq_lengths", minimum: int = 1
+) -> np.ndarray | jax.Array:
+    """Check lengths as torch's ``pack_padded_sequence`` does, and return them as an array.
 
-    The values are checked where they are known, which under ``jax.jit`` they may not be.
+    The check runs on the host and starts no JAX computation. Values that are unknown because of ``jax.jit``
+    are not checked.
+
+    Args:
+      value: integers (batch,): a list, a NumPy array or a JAX array. A JAX array is returned unchanged.
+      batch: number of sequences.
+      time: number of time steps of the padded batch.
+      name: name of the argument, for error messages.
+      minimum: smallest valid length.
 
     Raises:
-      TypeError: not integers.
-      ValueError: a wrong count, or a length that is not from 1 to ``time``.
+      TypeError: the lengths are not integers.
+      ValueError: the shape is not (batch,), or a length is not between ``minimum`` and ``time``.
     """
-    if not isinstance(value, jax.Array):
-        value = np.asarray(value)
-    if not jnp.issubdtype(value.dtype, jnp.integer):
-        raise TypeError(f"{name} must be integers, got {value.dtype}; cast them with .astype(int)")
-    if value.shape != (batch,):
-        raise ValueError(
-            f"{name} must have shape ({batch},), one length for each sequence; got {value.shape}"
+    lengths = value if isinstance(value, jax.Array) else np.asarray(value)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(
+            f"{name} must be integers, got {lengths.dtype}; cast them with .astype(int)"
         )
-    if not isinstance(value, Tracer):
-        known = np.asarray(value)
-        wrong = np.flatnonzero((known < 1) | (known > time))
-        if wrong.size:
-            raise ValueError(
-                f"{name} must be from 1 to the time steps of the inputs, {time}; got "
-                f"{int(known[wrong[0]])} at index {int(wrong[0])}"
-                + (f" and {wrong.size - 1} more" if wrong.size > 1 else "")
-                + "; drop empty sequences, and cut lengths to the inputs"
-            )
-    return jnp.asarray(value, jnp.int32)
+    if lengths.shape != (batch,):
+        raise ValueError(
+            f"{name} must have shape ({batch},), one length per sequence; got shape {lengths.shape}"
+        )
+    if not isinstance(lengths, Tracer):
+        _check_range(np.asarray(lengths), minimum, time, name)
+    return lengths
+
+
+def _check_range(lengths: np.ndarray, minimum: int, maximum: int, name: str) -> None:
+    invalid = np.flatnonzero((lengths < minimum) | (lengths > maximum))
+    if not invalid.size:
+        return
+    others = f" and {invalid.size - 1} more" if invalid.size > 1 else ""
+    raise ValueError(
+        f"{name} must be between {minimum} and the number of time steps, {maximum}; "
+        f"got {int(lengths[invalid[0]])} at index {int(invalid[0])}{others}"
+    )
+
+
+def as_lengths(value: Any, batch: int, time: int) -> jax.Array:
+    """Return lengths as a JAX array of int32, after :func:`check_lengths`."""
+    return jnp.asarray(check_lengths(value, batch, time), jnp.int32)

@@ -1,13 +1,15 @@
 """``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` as Flax Linen modules.
 
-The fields are torch's arguments, in torch's order, and then Flax's keywords. The ``params`` collection
-has torch's names, so that ``{"params": params}`` of ``jaxlstm.load`` is what ``apply`` takes.
+The fields are torch's arguments in torch's order, and then Flax's keywords. The ``params`` collection uses
+torch's names: ``{"params": params}`` with the parameters of ``jaxlstm.load`` is a valid argument of
+``apply``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import Any, overload
+from typing import Any, Self, TypeVar, overload
 
 import flax.linen as nn
 import jax
@@ -22,9 +24,11 @@ from jaxlstm.functional import Inputs, lstm, lstm_cell
 from jaxlstm.params import Params, init_bound, param_shapes
 from jaxlstm.precision import Precision
 
+State = TypeVar("State", bound=tuple[Any, ...])
+
 
 def _declare_params(module: nn.Module, config: LSTMConfig, dtype: Any) -> Params:
-    """Each parameter under its torch name, from torch's U(-1/sqrt(H), 1/sqrt(H))."""
+    """Declare each parameter under torch's name, initialized from U(-1/sqrt(H), 1/sqrt(H))."""
     bound = init_bound(config)
     dtype = precision_.require_dtype("param_dtype", dtype)
 
@@ -37,21 +41,21 @@ def _declare_params(module: nn.Module, config: LSTMConfig, dtype: Any) -> Params
 
 
 class LSTM(nn.Module):
-    """``torch.nn.LSTM``: the same arguments, inputs, outputs and parameter names.
-
-    Attributes:
-      input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size: as in
-        torch, see :class:`jaxlstm.LSTMConfig`.
-      dtype: of the computation; None: the widest of inputs and parameters.
-      param_dtype: of the parameters.
-      precision: of the matrix products, see :mod:`jaxlstm.precision`.
-      backend: as for :func:`jaxlstm.lstm`.
-      deterministic: True for inference, False for training (with an rng named ``dropout``); said here
-        or in the call, and needed only with dropout.
+    """A multi-layer LSTM with the arguments, outputs and parameter names of ``torch.nn.LSTM``.
 
     >>> model = jaxlstm.linen.LSTM(3, 5, num_layers=2)
     >>> variables = model.init(jax.random.key(0), jnp.ones((7, 1, 3)))
     >>> outputs, (h_n, c_n) = jax.jit(model.apply)(variables, jnp.ones((7, 1, 3)))
+
+    Attributes:
+      input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size: torch's
+        arguments, see :class:`jaxlstm.LSTMConfig`.
+      dtype: dtype of the computation; the widest dtype of inputs and parameters if None.
+      param_dtype: dtype of the parameters.
+      precision: precision of the matrix products, see :mod:`jaxlstm.precision`.
+      backend: the implementation, see :func:`jaxlstm.lstm`.
+      deterministic: True turns dropout off (inference), False turns it on (training, with an rng named
+        ``dropout``). Set it here or in the call. Required only with ``dropout > 0``.
     """
 
     input_size: int
@@ -69,10 +73,29 @@ class LSTM(nn.Module):
     backend: str = "auto"
     deterministic: bool | None = None
 
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], config: LSTMConfig, **kwargs: Any) -> Self:
+        """Create a module bound to ``params``, which keeps their dtype.
+
+        The module can be called directly. For training, ``unbind`` separates it from its variables.
+
+        >>> model = jaxlstm.linen.LSTM.from_params(params, config)  # doctest: +SKIP
+        >>> outputs, (h_n, c_n) = model(inputs)  # doctest: +SKIP
+        >>> model, variables = model.unbind()  # doctest: +SKIP
+
+        Args:
+          params: arrays under torch's names.
+          config: the LSTM. An :class:`jaxlstm.LSTMCellConfig` makes an LSTM of one layer.
+          **kwargs: ``dtype``, ``precision``, ``backend`` and ``deterministic``, as for the constructor.
+        """
+        params, dtype = _modules.checked_params(params, config)
+        model = cls(**_modules.torch_arguments(config), param_dtype=dtype, **kwargs)
+        return model.bind({"params": _modules.layer_params(params, config)})
+
     @property
     def config(self) -> LSTMConfig:
-        """torch's arguments, validated."""
-        return LSTMConfig(**{name: getattr(self, name) for name in LSTMConfig.__dataclass_fields__})
+        """torch's arguments as a config."""
+        return LSTMConfig(**_modules.torch_arguments(self))
 
     @nn.compact
     def __call__(
@@ -83,17 +106,28 @@ class LSTM(nn.Module):
         seq_lengths: Any = None,
         deterministic: bool | None = None,
     ) -> tuple[Inputs, LSTMState]:
-        """As :func:`jaxlstm.lstm`: ``outputs, (h_n, c_n)``.
+        """Run the LSTM over sequences; see :func:`jaxlstm.lstm` for shapes.
+
+        Args:
+          inputs: (T, B, input_size), or (B, T, input_size) with ``batch_first``.
+          initial_state: (h_0, c_0); zeros if None.
+          seq_lengths: number of valid steps of each sequence, integers (B,).
+          deterministic: overrides the module's ``deterministic``.
+
+        Returns:
+          ``(outputs, LSTMState(h_n, c_n))``.
 
         Raises:
-          ValueError: dropout > 0, and deterministic said neither here nor in the module.
+          ValueError: ``dropout > 0`` and ``deterministic`` is set neither here nor in the module.
         """
         config = self.config
         params = _declare_params(self, config, self.param_dtype)
         if deterministic is None:
             deterministic = self.deterministic
-        dropping = _modules.wants_dropout(config, deterministic)
-        params, inputs, initial_state = _modules.promote(self.dtype, params, inputs, initial_state)
+        dropping = _modules.applies_dropout(config, deterministic)
+        params, inputs, initial_state = _modules.promote_dtypes(
+            self.dtype, params, inputs, initial_state
+        )
         return lstm(
             params,
             inputs,
@@ -107,13 +141,13 @@ class LSTM(nn.Module):
 
 
 class LSTMCell(nn.RNNCellBase):
-    """``torch.nn.LSTMCell``: ``cell(x, (h, c)) -> (h, c)``; also a cell for ``nn.RNN``.
+    """One step of an LSTM with the arguments and parameter names of ``torch.nn.LSTMCell``.
 
-    In ``nn.RNN`` Flax's conventions hold: it calls ``cell(carry, x) -> (carry, y)`` with the carry
-    (c, h). The two are told apart by which argument is the state.
+    The cell accepts torch's call, ``cell(x, (h, c)) -> (h, c)``, and Flax's, ``cell(carry, x) -> (carry, h)``
+    with the carry (c, h), so it also works in ``nn.RNN``. The first argument decides: a tuple is a state.
 
     Attributes:
-      input_size, hidden_size, bias: as in torch.
+      input_size, hidden_size, bias: torch's arguments.
       dtype, param_dtype, precision: as for :class:`LSTM`.
     """
 
@@ -125,35 +159,55 @@ class LSTMCell(nn.RNNCellBase):
     param_dtype: Any = jnp.float32
     precision: Precision = precision_.DEFAULT
 
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], config: LSTMConfig, **kwargs: Any) -> Self:
+        """Create a cell bound to ``params``, which keeps their dtype; see :meth:`LSTM.from_params`.
+
+        Args:
+          params: arrays under torch's names.
+          config: the cell.
+          **kwargs: ``dtype`` and ``precision``, as for the constructor.
+        """
+        config = LSTMCellConfig(config.input_size, config.hidden_size, bias=config.bias)
+        params, dtype = _modules.checked_params(params, config)
+        arguments = (config.input_size, config.hidden_size, config.bias)
+        return cls(*arguments, param_dtype=dtype, **kwargs).bind({"params": params})
+
     @property
     def config(self) -> LSTMCellConfig:
-        """torch's arguments, validated."""
+        """torch's arguments as a config."""
         return LSTMCellConfig(self.input_size, self.hidden_size, bias=self.bias)
 
     @overload
-    def __call__(self, x: jax.Array, state: tuple[Any, Any] | None = None) -> LSTMState: ...
+    def __call__(self, x: jax.Array, state: None = None) -> LSTMState: ...
     @overload
-    def __call__(self, x: tuple[Any, Any], state: jax.Array) -> tuple[Any, jax.Array]: ...
+    def __call__(self, x: jax.Array, state: State) -> State: ...
+    @overload
+    def __call__(self, x: State, state: jax.Array) -> tuple[State, jax.Array]: ...
     @nn.compact
     def __call__(self, x: Any, state: Any = None) -> Any:
-        """One step, in torch's form or in Flax's.
+        """Run one step, in torch's form or in Flax's.
 
-        ``cell(x, (h, c))`` returns ``LSTMState(h, c)``; ``cell((c, h), x)`` returns ``((c, h), h)``.
+        Returns:
+          The state (h, c) for ``cell(x, (h, c))``, and ``((c, h), h)`` for ``cell((c, h), x)``. The new
+          state has the type of the given one, and is an :class:`jaxlstm.LSTMState` if that was None.
         """
         params = _declare_params(self, self.config, self.param_dtype)
-        x, state, flax_call = _modules.split_cell_call(x, state)
-        params, x, state = _modules.promote(self.dtype, params, x, state)
+        flax_call = _modules.is_flax_call(x)
+        if flax_call:
+            x, state = state, _modules.swap_carry(x)
+        params, x, state = _modules.promote_dtypes(self.dtype, params, x, state)
         new = lstm_cell(params, x, state, precision=self.precision)
-        return ((new.c, new.h), new.h) if flax_call else new
+        return (_modules.swap_carry(new), new[0]) if flax_call else new
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
-        """Flax's carry (c, h) of zeros, for one step of an input of ``input_shape``."""
+        """Return Flax's carry (c, h) of zeros for an input of ``input_shape``, (*batch, input_size)."""
         shape = (*input_shape[:-1], self.hidden_size)
         dtype = self.dtype or self.param_dtype
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     @property
     def num_feature_axes(self) -> int:
-        """Axes of one input that are features: the last one."""
+        """Number of feature axes of an input, which is 1."""
         return 1

@@ -1,13 +1,13 @@
 """``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` as Flax NNX modules.
 
-The constructor takes torch's arguments, in torch's order, and then Flax's keywords. Parameters are
-attributes under torch's names (``lstm.weight_ih_l0``), so that the state of the module is a state dict.
+The constructors take torch's arguments in torch's order, and then Flax's keywords. Parameters are attributes
+with torch's names, such as ``lstm.weight_ih_l0``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self, overload
+from typing import Any, Self, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -19,52 +19,66 @@ from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.functional import Inputs, lstm, lstm_cell
-from jaxlstm.params import Params, check_params, init_params, param_shapes
+from jaxlstm.params import Params, init_params, param_shapes
 from jaxlstm.precision import Precision
+
+State = TypeVar("State", bound=tuple[Any, ...])
 
 
 class _TorchNamed(nnx.Module):
-    """A module whose parameters are attributes under torch's names."""
+    """A module whose parameters are attributes with torch's names."""
 
     config: LSTMConfig
+    param_dtype: Any
 
     def _init_params(self, rngs: nnx.Rngs, param_dtype: Any) -> None:
+        self.param_dtype = param_dtype
         for name, value in init_params(rngs.params(), self.config, dtype=param_dtype).items():
             setattr(self, name, nnx.Param(value))
 
     @property
     def params(self) -> Params:
-        """The parameters as the functional core takes them: torch's names -> arrays."""
+        """The parameters as a dict of torch's names and arrays, as :func:`jaxlstm.lstm` takes them."""
         return {name: getattr(self, name)[...] for name in param_shapes(self.config)}
 
     def load_params(self, params: Mapping[str, Any]) -> Self:
-        """Take over ``params`` (from ``jaxlstm.load``, say), after a check of names and shapes."""
-        check_params(params, self.config)
-        for name, value in params.items():
-            setattr(self, name, nnx.Param(precision_.as_float_array(name, value)))
+        """Replace the parameters, and ``param_dtype`` by their dtype.
+
+        Args:
+          params: arrays under torch's names, such as :func:`jaxlstm.load` returns.
+
+        Returns:
+          The module.
+
+        Raises:
+          ValueError: a parameter is missing, unexpected or of the wrong shape.
+        """
+        arrays, self.param_dtype = _modules.checked_params(params, self.config)
+        for name, value in arrays.items():
+            setattr(self, name, nnx.Param(value))
         return self
 
 
 class LSTM(_TorchNamed):
-    """``torch.nn.LSTM``: the same arguments, inputs, outputs and parameter names.
-
-    Args:
-      input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size: as in
-        torch, see :class:`jaxlstm.LSTMConfig`.
-      rngs: its ``params`` stream initialises, from U(-1/sqrt(H), 1/sqrt(H)) as in torch; its ``dropout``
-        stream draws the masks between layers.
-      dtype: of the computation; None: the widest of inputs and parameters.
-      param_dtype: of the parameters.
-      precision: of the matrix products, see :mod:`jaxlstm.precision`.
-      backend: as for :func:`jaxlstm.lstm`.
-      deterministic: True for inference, False for training; set by ``eval()`` and ``train()`` and
-        overruled by the call. Needed only with dropout.
+    """A multi-layer LSTM with the arguments, outputs and parameter names of ``torch.nn.LSTM``.
 
     >>> model = jaxlstm.nnx.LSTM(3, 5, num_layers=2, rngs=nnx.Rngs(0))
     >>> run = nnx.jit(lambda model, x: model(x))
     >>> outputs, (h_n, c_n) = run(model, jnp.ones((7, 1, 3)))
     >>> outputs.shape, h_n.shape
     ((7, 1, 5), (2, 1, 5))
+
+    Args:
+      input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size: torch's
+        arguments, see :class:`jaxlstm.LSTMConfig`.
+      rngs: random streams. ``params`` initializes the parameters from torch's distribution,
+        U(-1/sqrt(H), 1/sqrt(H)); ``dropout`` draws the masks between layers.
+      dtype: dtype of the computation; the widest dtype of inputs and parameters if None.
+      param_dtype: dtype of the parameters.
+      precision: precision of the matrix products, see :mod:`jaxlstm.precision`.
+      backend: the implementation, see :func:`jaxlstm.lstm`.
+      deterministic: True turns dropout off (inference), False turns it on (training). ``eval()`` and
+        ``train()`` set it. Required only with ``dropout > 0``.
     """
 
     def __init__(
@@ -95,26 +109,40 @@ class LSTM(_TorchNamed):
             bidirectional,
             proj_size,
         )
-        self.dtype, self.param_dtype = dtype, param_dtype
+        self.dtype = dtype
         self.precision, self.backend = precision, backend
         self.deterministic = deterministic
         self._init_params(rngs, param_dtype)
-        has_stream = dropout > 0 and ("dropout" in rngs or "default" in rngs)
+        self._set_dropout_stream(rngs)
+
+    def _set_dropout_stream(self, rngs: nnx.Rngs) -> None:
+        has_stream = self.config.dropout > 0 and ("dropout" in rngs or "default" in rngs)
         self.rngs = rngs["dropout"].fork() if has_stream else nnx.data(None)
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any], config: LSTMConfig, **keywords: Any) -> LSTM:
-        """A module of ``config`` that holds ``params``: ``LSTM.from_params(*jaxlstm.load(path))``.
+    def from_params(
+        cls,
+        params: Mapping[str, Any],
+        config: LSTMConfig,
+        *,
+        rngs: nnx.Rngs | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Create a module that holds ``params``, and keeps their dtype.
+
+        >>> model = jaxlstm.nnx.LSTM.from_params(*jaxlstm.load("lstm.pt"))  # doctest: +SKIP
 
         Args:
-          keywords: Flax's keywords of the constructor; ``rngs`` is needed only for dropout.
+          params: arrays under torch's names.
+          config: the LSTM. An :class:`jaxlstm.LSTMCellConfig` makes an LSTM of one layer.
+          rngs: random streams for dropout; ``nnx.Rngs(0)`` if None.
+          **kwargs: ``dtype``, ``precision``, ``backend`` and ``deterministic``, as for the constructor.
         """
-        keywords.setdefault("rngs", nnx.Rngs(0))
-        names = LSTMConfig.__dataclass_fields__
-        model = cls(**{name: getattr(config, name) for name in names}, **keywords)
-        if isinstance(config, LSTMCellConfig):
-            params = {f"{name}_l0": value for name, value in params.items()}
-        return model.load_params(params)
+        arguments = _modules.torch_arguments(config)
+        # Abstract construction draws no random numbers.
+        model = nnx.eval_shape(lambda: cls(**arguments, rngs=nnx.Rngs(0), **kwargs))
+        model._set_dropout_stream(nnx.Rngs(0) if rngs is None else rngs)
+        return model.load_params(_modules.layer_params(params, config))
 
     def __call__(
         self,
@@ -125,21 +153,27 @@ class LSTM(_TorchNamed):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
     ) -> tuple[Inputs, LSTMState]:
-        """As :func:`jaxlstm.lstm`: ``outputs, (h_n, c_n)``.
+        """Run the LSTM over sequences; see :func:`jaxlstm.lstm` for shapes.
 
         Args:
-          deterministic: overrules the module's; True: no dropout.
-          rngs: overrules the module's dropout stream: an ``nnx.Rngs``, a stream or a key.
+          inputs: (T, B, input_size), or (B, T, input_size) with ``batch_first``.
+          initial_state: (h_0, c_0); zeros if None.
+          seq_lengths: number of valid steps of each sequence, integers (B,).
+          deterministic: overrides the module's ``deterministic``.
+          rngs: overrides the module's dropout stream: an ``nnx.Rngs``, a stream or a key.
+
+        Returns:
+          ``(outputs, LSTMState(h_n, c_n))``.
 
         Raises:
-          ValueError: dropout > 0, and deterministic said neither here nor in the module.
+          ValueError: ``dropout > 0`` and ``deterministic`` is set neither here nor in the module.
         """
         if deterministic is None:
             deterministic = self.deterministic
         key = None
-        if _modules.wants_dropout(self.config, deterministic):
+        if _modules.applies_dropout(self.config, deterministic):
             key = _dropout_key(self.rngs if rngs is None else rngs)
-        params, inputs, initial_state = _modules.promote(
+        params, inputs, initial_state = _modules.promote_dtypes(
             self.dtype, self.params, inputs, initial_state
         )
         return lstm(
@@ -157,7 +191,8 @@ class LSTM(_TorchNamed):
 def _dropout_key(rngs: Any) -> jax.Array:
     if rngs is None:
         raise ValueError(
-            "rngs must be given, an nnx.Rngs with a dropout stream, to train with dropout"
+            "rngs must be an nnx.Rngs with a dropout stream to train with dropout, got None; pass it to "
+            "the call or to the constructor"
         )
     if isinstance(rngs, nnx.Rngs):
         return rngs.dropout()
@@ -165,14 +200,15 @@ def _dropout_key(rngs: Any) -> jax.Array:
 
 
 class LSTMCell(_TorchNamed, nnx.RNNCellBase):
-    """``torch.nn.LSTMCell``: ``cell(x, (h, c)) -> (h, c)``; also a cell for ``nnx.RNN``.
+    """One step of an LSTM with the arguments and parameter names of ``torch.nn.LSTMCell``.
 
-    In ``nnx.RNN`` Flax's conventions hold: it calls ``cell(carry, x) -> (carry, y)`` with the carry
-    (c, h). The two are told apart by which argument is the state.
+    The cell accepts torch's call, ``cell(x, (h, c)) -> (h, c)``, and Flax's, ``cell(carry, x) -> (carry, h)``
+    with the carry (c, h), so it also works in ``nnx.RNN``. The first argument decides: a tuple is a state.
 
     Args:
-      input_size, hidden_size, bias: as in torch.
-      rngs, dtype, param_dtype, precision: as for :class:`LSTM`.
+      input_size, hidden_size, bias: torch's arguments.
+      rngs: random streams; ``params`` initializes the parameters.
+      dtype, param_dtype, precision: as for :class:`LSTM`.
     """
 
     def __init__(
@@ -187,46 +223,62 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
         precision: Precision = precision_.DEFAULT,
     ):
         self.config = LSTMCellConfig(input_size, hidden_size, bias=bias)
-        self.dtype, self.param_dtype, self.precision = dtype, param_dtype, precision
+        self.dtype, self.precision = dtype, precision
         self._init_params(rngs, param_dtype)
 
     @classmethod
-    def from_params(
-        cls, params: Mapping[str, Any], config: LSTMConfig, **keywords: Any
-    ) -> LSTMCell:
-        """A cell of ``config`` that holds ``params``."""
-        keywords.setdefault("rngs", nnx.Rngs(0))
-        cell = cls(config.input_size, config.hidden_size, config.bias, **keywords)
+    def from_params(cls, params: Mapping[str, Any], config: LSTMConfig, **kwargs: Any) -> Self:
+        """Create a cell that holds ``params``, and keeps their dtype.
+
+        Args:
+          params: arrays under torch's names.
+          config: the cell.
+          **kwargs: ``dtype`` and ``precision``, as for the constructor.
+        """
+        arguments = (config.input_size, config.hidden_size, config.bias)
+        cell = nnx.eval_shape(lambda: cls(*arguments, rngs=nnx.Rngs(0), **kwargs))
         return cell.load_params(params)
 
     @overload
-    def __call__(self, x: jax.Array, state: tuple[Any, Any] | None = None) -> LSTMState: ...
+    def __call__(self, x: jax.Array, state: None = None) -> LSTMState: ...
     @overload
-    def __call__(self, x: tuple[Any, Any], state: jax.Array) -> tuple[Any, jax.Array]: ...
+    def __call__(self, x: jax.Array, state: State) -> State: ...
+    @overload
+    def __call__(self, x: State, state: jax.Array) -> tuple[State, jax.Array]: ...
     def __call__(self, x: Any, state: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step, in torch's form or in Flax's.
+        """Run one step, in torch's form or in Flax's.
 
-        ``cell(x, (h, c))`` returns ``LSTMState(h, c)``; ``cell((c, h), x)`` returns ``((c, h), h)``.
+        Returns:
+          The state (h, c) for ``cell(x, (h, c))``, and ``((c, h), h)`` for ``cell((c, h), x)``. The new
+          state has the type of the given one, and is an :class:`jaxlstm.LSTMState` if that was None.
         """
-        x, state, flax_call = _modules.split_cell_call(x, state)
-        params, x, state = _modules.promote(self.dtype, self.params, x, state)
+        flax_call = _modules.is_flax_call(x)
+        if flax_call:
+            x, state = state, _modules.swap_carry(x)
+        params, x, state = _modules.promote_dtypes(self.dtype, self.params, x, state)
         new = lstm_cell(params, x, state, precision=self.precision)
-        return ((new.c, new.h), new.h) if flax_call else new
+        return (_modules.swap_carry(new), new[0]) if flax_call else new
 
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
     ):
-        """Flax's carry (c, h) of zeros, or from ``carry_init(key, shape, dtype)``, for a batch's shape."""
+        """Return Flax's carry (c, h) for an input of ``input_shape``.
+
+        Args:
+          input_shape: shape of one step of the input, (*batch, input_size).
+          rngs: random streams for ``carry_init``, which draws from ``carry``.
+          carry_init: ``(key, shape, dtype)`` to an array; zeros if None.
+        """
         shape = (*input_shape[:-1], self.config.hidden_size)
         dtype = self.dtype or self.param_dtype
         if carry_init is None:
             return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
         if rngs is None:
-            raise ValueError("rngs must be given with carry_init, which draws from them")
+            raise ValueError("rngs must be given with carry_init, got None")
         stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
         return carry_init(stream(), shape, dtype), carry_init(stream(), shape, dtype)
 
     @property
     def num_feature_axes(self) -> int:
-        """Axes of one input that are features: the last one."""
+        """Number of feature axes of an input, which is 1."""
         return 1

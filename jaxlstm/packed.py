@@ -1,11 +1,12 @@
-"""Packed sequences: ``torch.nn.utils.rnn.PackedSequence`` and the functions around it, in JAX.
+"""Packed sequences: ``torch.nn.utils.rnn.PackedSequence`` and its functions in JAX.
 
-A packed batch keeps only valid time steps: ``data`` holds, for t = 0, 1, ..., the rows of the sequences
-that are still running at t, longest first, and ``batch_sizes[t]`` says how many those are. With lengths
-3, 2, 1 that is a0 b0 c0 a1 b1 a2 and batch sizes 3, 2, 1.
+A packed batch contains only valid time steps. ``data`` holds, for t = 0, 1, ..., the rows of the sequences
+that are longer than t, longest sequence first. ``batch_sizes[t]`` is their number. For sequences a, b and c
+of lengths 3, 2 and 1, ``data`` is a0 b0 c0 a1 b1 a2 and ``batch_sizes`` is 3 2 1.
 
-Packing is what torch needs to skip padding. ``lstm`` takes it for parity; where lengths vary from call
-to call, padded inputs with ``seq_lengths`` compile once, and a packed batch once for each total length.
+``lstm`` accepts packed batches for parity with torch. It also accepts padded inputs with ``seq_lengths``.
+If the lengths change from call to call, prefer these: they compile once, and a packed batch compiles once
+for each total length.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxlstm.lengths import as_lengths, valid_steps
+from jaxlstm._shared.torch_tensors import tensor_to_numpy
+from jaxlstm.lengths import check_lengths, valid_steps
 from jaxlstm.precision import as_float_array
 
 
 class PackedSequence(NamedTuple):
-    """torch's four fields, as a JAX pytree.
+    """A batch of sequences without padding: the four fields of torch's class, as a JAX pytree.
 
     Attributes:
-      data: (sum of lengths, features).
-      batch_sizes: int (time,), falling: sequences still running at each step.
-      sorted_indices: int (batch,), or None if the batch was given sorted: sorted row b is the caller's
-        row ``sorted_indices[b]``.
+      data: the valid time steps, (sum of lengths, features).
+      batch_sizes: number of sequences longer than each step, decreasing integers (time,).
+      sorted_indices: integers (batch,): sorted row b is the caller's row ``sorted_indices[b]``. None if the
+        batch was given sorted.
       unsorted_indices: the inverse permutation, or None.
     """
 
@@ -39,28 +41,15 @@ class PackedSequence(NamedTuple):
 
     @classmethod
     def from_torch(cls, packed: Any) -> PackedSequence:
-        """From torch's own ``PackedSequence``, by its tensors' ``numpy()``; torch is not imported."""
-
-        def array(tensor: Any) -> np.ndarray | None:
-            if tensor is None:
-                return None
-            tensor = tensor.detach().cpu()
-            if str(tensor.dtype) == "torch.bfloat16":  # the one dtype that Tensor.numpy() refuses
-                return tensor.float().numpy().astype(jnp.bfloat16)  # widening and back is exact
-            return tensor.numpy()
-
-        return cls(
-            as_float_array("data", array(packed.data)),
-            array(packed.batch_sizes),
-            array(packed.sorted_indices),
-            array(packed.unsorted_indices),
-        )
+        """Convert a ``torch.nn.utils.rnn.PackedSequence``."""
+        data, *indices = (None if field is None else tensor_to_numpy(field) for field in packed)
+        return cls(as_float_array("data", data), *indices)
 
     def to_numpy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """The four fields as NumPy arrays, indices in int64 as torch wants them.
+        """Return the four fields as NumPy arrays, with indices in int64 as torch requires.
 
         ``torch.nn.utils.rnn.PackedSequence(*(None if a is None else torch.tensor(a) for a in fields))``
-        is torch's own object; bfloat16 data, which ``torch.tensor`` refuses, goes by way of float32.
+        makes torch's object of them. Convert bfloat16 data to float32 first: ``torch.tensor`` rejects it.
         """
 
         def index(field: Any) -> np.ndarray | None:
@@ -78,56 +67,58 @@ class PackedSequence(NamedTuple):
         """Number of sequences.
 
         Raises:
-          ValueError: under a JAX transformation, if the batch was packed without sorted indices.
+          ValueError: the batch has no sorted indices and is an argument of a JAX transformation.
         """
         if self.sorted_indices is not None:
             return self.sorted_indices.shape[0]
         if isinstance(self.batch_sizes, Tracer):
             raise ValueError(
-                "a PackedSequence without sorted_indices does not tell its batch size under jax.jit; "
+                "the batch size of a PackedSequence without sorted_indices is unknown under jax.jit; "
                 "pack with enforce_sorted=False, or close over batch_sizes instead of passing it in"
             )
         return int(self.batch_sizes[0])
 
     def sort_rows(self, x: jax.Array, axis: int) -> jax.Array:
-        """From the caller's order of sequences to the sorted one."""
+        """Reorder sequences from the caller's order to the sorted order."""
         return x if self.sorted_indices is None else jnp.take(x, self.sorted_indices, axis)
 
     def unsort_rows(self, x: jax.Array, axis: int) -> jax.Array:
-        """From the sorted order of sequences to the caller's."""
+        """Reorder sequences from the sorted order to the caller's order."""
         return x if self.unsorted_indices is None else jnp.take(x, self.unsorted_indices, axis)
 
 
 def pack_padded_sequence(
     inputs: Any, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True
 ) -> PackedSequence:
-    """``torch.nn.utils.rnn.pack_padded_sequence``: a padded batch without its padding.
+    """Pack a padded batch, as ``torch.nn.utils.rnn.pack_padded_sequence``.
 
     Args:
       inputs: (T, B, ...), or (B, T, ...) with ``batch_first``.
-      lengths: integers (B,), each from 1 to T; known values, since they decide the result's shape.
-      enforce_sorted: require lengths from long to short, and leave both index fields None.
+      lengths: integers (B,) between 1 and T. They determine the shape of the result, so they must be
+        concrete under ``jax.jit``.
+      batch_first: the first axis of ``inputs`` is the batch.
+      enforce_sorted: require decreasing lengths. Otherwise the sequences are sorted.
 
     Raises:
-      TypeError, ValueError: lengths that are unknown under jit, out of range, or not sorted.
+      TypeError, ValueError: lengths are traced, out of range, or unsorted with ``enforce_sorted``.
     """
     if isinstance(lengths, Tracer):
         raise TypeError(
-            "lengths must be known to pack, since they decide the shape of the result; under jax.jit "
+            "lengths must be concrete, because they determine the shape of the result; under jax.jit "
             "pass the padded batch with seq_lengths to lstm instead"
         )
     x = as_float_array("inputs", inputs)
     if x.ndim < 2:
         raise ValueError(f"inputs must have a time and a batch axis, got shape {x.shape}")
     x = jnp.moveaxis(x, 1, 0) if batch_first else x
-    known = np.asarray(as_lengths(lengths, x.shape[1], x.shape[0], name="lengths"), np.int64)
+    known = np.asarray(check_lengths(lengths, x.shape[1], x.shape[0], name="lengths"), np.int64)
     if not known.size:
-        raise ValueError("lengths must not be empty: a batch of no sequences cannot be packed")
+        raise ValueError("lengths must not be empty: torch cannot pack a batch of no sequences")
     order = None
     if enforce_sorted:
         if np.any(np.diff(known) > 0):
             raise ValueError(
-                f"lengths must fall from first to last with enforce_sorted=True, got {known.tolist()}; "
+                f"lengths must be decreasing with enforce_sorted=True, got {known.tolist()}; "
                 "pass enforce_sorted=False"
             )
     else:
@@ -145,20 +136,26 @@ def pad_packed_sequence(
     padding_value: float = 0.0,
     total_length: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """``torch.nn.utils.rnn.pad_packed_sequence``: the padded batch and its lengths, in the caller's order.
+    """Pad a packed batch, as ``torch.nn.utils.rnn.pad_packed_sequence``.
 
     Args:
-      padding_value: what stands behind each sequence's end.
-      total_length: time steps of the result, at least the longest length; that length if None.
+      sequence: the packed batch.
+      batch_first: return (B, T, ...) instead of (T, B, ...).
+      padding_value: value of the steps after the end of each sequence.
+      total_length: number of time steps of the result; the longest length if None.
+
+    Returns:
+      The padded batch and its lengths (B,), in the caller's order of sequences.
+
+    Raises:
+      ValueError: ``total_length`` is below the longest length.
     """
     longest = sequence.batch_sizes.shape[0]
     if total_length is not None and total_length < longest:
         raise ValueError(
             f"total_length must be at least the longest sequence, {longest}; got {total_length}"
         )
-    padded, lengths = padded_rows(sequence)
-    valid = valid_steps(lengths, longest).reshape(longest, -1, *[1] * (padded.ndim - 2))
-    padded = jnp.where(valid, padded, jnp.asarray(padding_value, padded.dtype))
+    padded, lengths = padded_rows(sequence, padding_value)
     if total_length is not None:
         extra = [(0, total_length - longest)] + [(0, 0)] * (padded.ndim - 1)
         padded = jnp.pad(padded, extra, constant_values=padding_value)
@@ -166,21 +163,20 @@ def pad_packed_sequence(
     return (jnp.moveaxis(padded, 0, 1) if batch_first else padded), lengths
 
 
-def padded_rows(packed: PackedSequence) -> tuple[jax.Array, jax.Array]:
-    """Time-major (T, B, ...) in sorted order, zero behind each end, and the sorted lengths (B,)."""
+def padded_rows(packed: PackedSequence, padding_value: float = 0.0) -> tuple[jax.Array, jax.Array]:
+    """Return the padded batch (T, B, ...) and its lengths (B,), in sorted order."""
     sizes = jnp.asarray(packed.batch_sizes, jnp.int32)
     rows = jnp.arange(packed.batch)
     lengths = jnp.sum(sizes[:, None] > rows[None, :], axis=0, dtype=jnp.int32)
     starts = jnp.cumsum(sizes) - sizes
     valid = valid_steps(lengths, sizes.shape[0])
-    index = jnp.where(valid, starts[:, None] + rows[None, :], 0)
-    padded = packed.data[index]
+    padded = packed.data[jnp.where(valid, starts[:, None] + rows[None, :], 0)]
     valid = valid.reshape(valid.shape + (1,) * (padded.ndim - 2))
-    return jnp.where(valid, padded, jnp.zeros_like(padded)), lengths
+    return jnp.where(valid, padded, jnp.asarray(padding_value, padded.dtype)), lengths
 
 
 def packed_rows(padded: jax.Array, like: PackedSequence) -> PackedSequence:
-    """Time-major, sorted (T, B, features) packed with the layout of ``like``."""
+    """Pack a batch (T, B, features) in sorted order, with the layout of ``like``."""
     sizes = jnp.asarray(like.batch_sizes, jnp.int32)
     ends = jnp.cumsum(sizes)
     position = jnp.arange(like.data.shape[0])

@@ -1,19 +1,20 @@
-"""THE table: names, shapes and gate order of an LSTM's parameters, exactly as torch has them.
+"""Names, shapes and gate order of an LSTM's parameters, which are torch's.
 
-Gate order in every 4H axis is i, f, g, o (input, forget, candidate, output). For layer k, with suffix
-``_l{k}``, and ``_l{k}_reverse`` for the direction that runs backwards (no suffix for an LSTMCell):
+The gates in every 4H axis are in the order i, f, g, o (input, forget, candidate, output). The parameters of
+layer k have the suffix ``_l{k}``, or ``_l{k}_reverse`` for the reverse direction. Parameters of a cell have
+no suffix.
 
-=============  ==================  =============================================================
-name           shape               in the equations
-=============  ==================  =============================================================
-``weight_ih``  (4H, input of k)    W_ih: rows W_ii, W_if, W_ig, W_io
-``weight_hh``  (4H, h_size)        W_hh: rows W_hi, W_hf, W_hg, W_ho
-``bias_ih``    (4H,)               b_ih                                  if ``bias``
-``bias_hh``    (4H,)               b_hh; kept apart, since b_ih + b_hh could not be undone
-``weight_hr``  (proj_size, H)      W_hr                                  if ``proj_size > 0``
-=============  ==================  =============================================================
+=============  ===================  ======================================================
+name           shape                in the equations
+=============  ===================  ======================================================
+``weight_ih``  (4H, input of k)     W_ih: rows W_ii, W_if, W_ig, W_io
+``weight_hh``  (4H, h_size)         W_hh: rows W_hi, W_hf, W_hg, W_ho
+``bias_ih``    (4H,)                b_ih, with ``bias``
+``bias_hh``    (4H,)                b_hh, with ``bias``; separate, so that it can be saved
+``weight_hr``  (proj_size, H)       W_hr, with ``proj_size > 0``
+=============  ===================  ======================================================
 
-A torch state dict *is* such a tree, so conversion is a check of names and shapes and no arithmetic.
+A torch state dict is a valid parameter tree. Conversion checks names and shapes, and computes nothing.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ if TYPE_CHECKING:
     import jax
 
 Params = dict[str, Any]
-"""Parameter name -> array. A dict, hence a JAX pytree."""
+"""A dict of parameter names and arrays."""
 
 GATES = ("i", "f", "g", "o")
 
 
 def suffix(config: LSTMConfig, layer: int, direction: int) -> str:
-    """What torch appends to a parameter's name for one layer and direction (1 is the reverse)."""
+    """Return the suffix of torch's parameter names for a layer and direction (1 is the reverse)."""
     if isinstance(config, LSTMCellConfig):
         return ""
     return f"_l{layer}" + ("_reverse" if direction else "")
 
 
 def direction_shapes(config: LSTMConfig, layer: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of one direction of one layer, without suffix, in torch's order."""
+    """Return the shapes of the parameters of one direction, without suffix, in torch's order."""
     rows = len(GATES) * config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
         "weight_ih": (rows, config.layer_input_size(layer)),
@@ -56,7 +57,7 @@ def direction_shapes(config: LSTMConfig, layer: int) -> dict[str, tuple[int, ...
 
 
 def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, in the order of torch's ``state_dict``.
+    """Return the name and shape of every parameter, in the order of torch's ``state_dict``.
 
     >>> param_shapes(LSTMConfig(3, 5))
     {'weight_ih_l0': (20, 3), 'weight_hh_l0': (20, 5), 'bias_ih_l0': (20,), 'bias_hh_l0': (20,)}
@@ -72,26 +73,26 @@ def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]:
 def direction_params(
     params: Mapping[str, Any], config: LSTMConfig, layer: int, direction: int
 ) -> Params:
-    """The parameters of one direction of one layer, under the names that the equations use."""
+    """Return the parameters of one direction of one layer, without suffix."""
     end = suffix(config, layer, direction)
     return {name: params[name + end] for name in direction_shapes(config, layer)}
 
 
 def init_bound(config: LSTMConfig) -> float:
-    """Half the width of torch's initial distribution, U(-1/sqrt(H), 1/sqrt(H))."""
+    """Return the bound of torch's initial distribution, U(-1/sqrt(H), 1/sqrt(H))."""
     return config.hidden_size**-0.5
 
 
 def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) -> Params:
-    """Fresh parameters from torch's default, U(-1/sqrt(H), 1/sqrt(H)), for weights and biases alike.
+    """Initialize parameters from torch's distribution, U(-1/sqrt(H), 1/sqrt(H)).
 
     Args:
-      key: a JAX random key; the numbers are JAX's own, not those of ``torch.manual_seed``.
+      key: a JAX random key. It does not reproduce the numbers of ``torch.manual_seed``.
       config: the LSTM.
-      dtype: float16, bfloat16, float32 or float64 (the last needs JAX's 64-bit mode).
+      dtype: float16, bfloat16, float32 or float64 (which needs JAX's 64-bit mode).
 
     Returns:
-      A dict of the names and shapes of :func:`param_shapes`.
+      A dict with the names and shapes of :func:`param_shapes`.
     """
     import jax
 
@@ -129,7 +130,7 @@ def shape_mismatches(
 
 
 def check_params(params: Mapping[str, Any], config: LSTMConfig) -> None:
-    """Raise one ValueError that lists every missing, unexpected and misshapen parameter."""
+    """Raise a ValueError that lists every missing, unexpected and misshapen parameter."""
     shapes = {name: tuple(np.shape(array)) for name, array in params.items()}
     if problems := shape_mismatches(shapes, config):
         raise ValueError(f"params do not fit {config}: " + "; ".join(problems))

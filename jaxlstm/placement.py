@@ -1,10 +1,10 @@
-"""Arrays that lie differently over the devices of a mesh, made alike where their types say how they lie.
+"""Placement of arrays on the devices of a mesh, where their types carry it.
 
-Two kinds of type say it. Inside ``jax.shard_map`` a type names the axes of the mesh over which a value
-varies; weights are often the same on each device where inputs are not. And a mesh with axes of the explicit
-kind, as ``jax.make_mesh`` makes them, puts the sharding of each array into its type. A loop wants a state of
-one type before its first step and after it, and a kernel wants arguments of one kind. With any other mesh the
-compiler sees to all this, and nothing here does anything.
+The type of an array carries its placement in two cases. Inside ``jax.shard_map``, a type names the mesh
+axes over which the value varies; inputs usually vary over an axis, and weights do not. On a mesh with
+explicit axes, the type of an array contains its sharding. A loop needs the same type of state before and
+after each step, and a kernel needs matching arguments, so these functions make the types match. On any
+other mesh the compiler places the arrays, and the functions return their arguments unchanged.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def varying_alike(tree: Any, like: Any = ()) -> Any:
-    """The arrays of ``tree``, each varying over all axes over which one of them or of ``like`` varies."""
-    axes = frozenset().union(*map(_axes, jax.tree.leaves((tree, like))))
+    """Make each array of ``tree`` vary over every mesh axis over which an array of either tree varies."""
+    axes = frozenset().union(*map(_varying_axes, jax.tree.leaves((tree, like))))
 
     def vary(x: Any) -> Any:
-        missing = tuple(sorted(axes - _axes(x), key=str))
+        missing = tuple(sorted(axes - _varying_axes(x), key=str))
         return lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(vary, tree)
 
 
 def split_alike(trees: Sequence[Any], batch_axes: Sequence[int | None]) -> tuple:
-    """Trees of arrays, split over the axes of the mesh that split the batch of one of them, and else whole.
+    """Reshard trees of arrays so that all split the batch as the first that does, and no other axis.
 
     Args:
-      batch_axes: where each tree's arrays have the batch; None for weights, which have none.
+      trees: the trees.
+      batch_axes: the batch axis of each tree's arrays; None for weights, which have none.
     """
     leaves, tree = jax.tree.flatten(tuple(trees))
     axes = [a for t, a in zip(trees, batch_axes, strict=True) for _ in jax.tree.leaves(t)]
@@ -49,34 +50,35 @@ def split_alike(trees: Sequence[Any], batch_axes: Sequence[int | None]) -> tuple
 
 
 def whole_beside(x: Any, rank: int) -> NamedSharding | None:
-    """That of an array that is whole on each device of the mesh of ``x``, where types say so."""
+    """Return the sharding of an unsplit array on the mesh of ``x``; None if types do not carry it."""
     sharding = jax.typeof(x).sharding
-    return (
-        sharding.update(spec=PartitionSpec(*[None] * rank)) if sharding.mesh.explicit_axes else None
-    )
+    if not sharding.mesh.explicit_axes:
+        return None
+    return sharding.update(spec=PartitionSpec(*[None] * rank))
 
 
 def rows_of(shardings: Sequence[Any], batch_axes: Sequence[int | None]) -> Any:
-    """What splits the batch in the first array whose batch is split: a name, several or None.
+    """Return the mesh axes that split the batch in the first array whose batch is split, else None.
 
     Args:
-      shardings: ``jax.sharding.NamedSharding``; None where it is not known yet.
+      shardings: a ``jax.sharding.NamedSharding`` for each array; None if it is unknown.
+      batch_axes: the batch axis of each array; None if it has none.
     """
     pairs = zip(shardings, batch_axes, strict=True)
-    found = (s.spec[axis] for s, axis in pairs if s is not None and axis is not None)
-    return next((rows for rows in found if rows is not None), None)
+    specs = (s.spec[axis] for s, axis in pairs if s is not None and axis is not None)
+    return next((rows for rows in specs if rows is not None), None)
 
 
 def batch_spec(rank: int, batch_axis: int | None, rows: Any) -> PartitionSpec:
-    """An array whose batch is split as ``rows`` says, and nothing else."""
+    """Return the spec of an array that splits its batch over the mesh axes ``rows``, and no other axis."""
     return PartitionSpec(*(rows if axis == batch_axis else None for axis in range(rank)))
 
 
-def _axes(x: Any) -> frozenset:
+def _varying_axes(x: Any) -> frozenset:
     aval = jax.typeof(x)
     if hasattr(aval, "manual_axis_type"):
         return aval.manual_axis_type.varying
-    return getattr(aval, "vma", frozenset())  # before jax 0.10.1
+    return getattr(aval, "vma", frozenset())  # before JAX 0.10.1
 
 
 def _mesh(x: Any) -> Any:

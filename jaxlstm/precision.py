@@ -1,29 +1,30 @@
-"""How exact the matrix products are, and which dtypes there are.
+"""Dtypes, and the precision of matrix products.
 
-**Why "highest" is the default.** JAX's own default multiplies float32 matrices in float32 on a CPU, in
-TF32 (10 bits of mantissa) on an A100 or H100, and in bfloat16 (7 bits) on a TPU. A port checked on a
-laptop is then off by 1e-3 on the accelerator, and looks like a bug. With ``"highest"`` a float32 LSTM
-is a float32 LSTM everywhere.
+**The default is "highest".** JAX's own default multiplies float32 matrices in float32 on a CPU, in TF32 (10
+bits of mantissa) on an A100 or H100, and in bfloat16 (7 bits) on a TPU. A model that matches torch on a CPU
+would then differ by 1e-3 on an accelerator, which looks like a bug. With ``"highest"`` a float32 LSTM is
+computed in float32 on every device.
 
-**The faster settings.** ``precision=`` names the coarsest arithmetic in which a product of float32 matrices
-may be done; a backend does no worse, and better where that costs nothing:
+**Lower precision.** ``precision=`` names the lowest precision that a product of float32 matrices may use. A
+backend may use a higher one where it costs nothing.
 
-===================================  =======  ==========  ==========================
+===================================  =======  ==========  =========================
 ``precision=``                       CPU      A100, H100  TPU
-===================================  =======  ==========  ==========================
+===================================  =======  ==========  =========================
 ``"highest"`` or ``"float32"``       float32  float32     six passes of bfloat16
 ``"high"`` or ``"tensorfloat32"``    float32  TF32        three passes of bfloat16
-``"default"`` or ``"bfloat16"``      float32  TF32        bfloat16
-===================================  =======  ==========  ==========================
+``"default"`` or ``"bfloat16"``      float32  TF32        one pass of bfloat16
+===================================  =======  ==========  =========================
 
-Six passes are as exact as float32, three have about 16 bits. A ``jax.lax.Precision`` is taken as it is, and
-``None`` is whatever ``jax.default_matmul_precision`` says when ``lstm`` is called, for the backward pass
-too. Products of float16, bfloat16 and float64 are not changed by any of this. torch's LSTM on a GPU runs in
-TF32 unless ``torch.backends.cudnn.rnn.fp32_precision = "ieee"``: to match it there, set both sides.
+Six passes are as accurate as float32; three passes give about 16 bits of mantissa. A ``jax.lax.Precision``
+is accepted too. ``None`` stands for ``jax.default_matmul_precision`` at the time of the call, for the
+backward pass as well. Products of float16, bfloat16 and float64 do not depend on this setting. On a GPU,
+torch's LSTM uses TF32 unless ``torch.backends.cudnn.rnn.fp32_precision = "ieee"``; set both libraries when
+you compare them there.
 
 **Half precision.** Products of float16 and bfloat16 accumulate in float32, and the gates are computed in
-float32; h and c are rounded to the working dtype after each step, so that a state handed from one call to
-the next is the state inside one long call.
+float32. h and c are rounded to the working dtype after each step, so splitting a sequence into several calls
+does not change the results.
 """
 
 from __future__ import annotations
@@ -43,16 +44,15 @@ DTYPES = tuple(jnp.dtype(d) for d in (jnp.float16, jnp.bfloat16, jnp.float32, jn
 
 
 def resolve(precision: Precision) -> lax.Precision | None:
-    """The ``jax.lax.Precision`` that a setting stands for.
+    """Return the ``jax.lax.Precision`` of a setting.
 
-    None stays None where JAX has no default, or one that is no ``jax.lax.Precision`` but the name of a
+    None stays None if JAX has no default precision, or if its default is the name of a
     ``jax.lax.DotAlgorithmPreset``.
     """
     if isinstance(precision, lax.Precision):
         return precision
     if precision is None:
-        config: Any = jax.config
-        default = config.jax_default_matmul_precision
+        default = _jax_default()
         return None if default in (None, *lax.DotAlgorithmPreset.__members__) else resolve(default)
     try:
         return lax.Precision(precision)
@@ -63,9 +63,9 @@ def resolve(precision: Precision) -> lax.Precision | None:
         ) from None
 
 
-# Where JAX's default is the name of an algorithm: the coarsest level that is worse on no device. All others
-# of these names are taken for float32.
-_LEVELS_OF_ALGORITHMS = {
+# The lowest level that is at least as accurate as each algorithm on every device. Other algorithms count as
+# float32.
+_ALGORITHM_LEVELS = {
     None: lax.Precision.DEFAULT,
     "BF16_BF16_BF16": lax.Precision.DEFAULT,
     "BF16_BF16_F32": lax.Precision.DEFAULT,
@@ -76,20 +76,24 @@ _LEVELS_OF_ALGORITHMS = {
 
 
 def level_of(precision: Precision) -> lax.Precision:
-    """What a kernel takes a setting for, which multiplies by itself and knows no other algorithms.
+    """Map a precision setting to the level that a custom kernel implements.
 
-    That is what :func:`resolve` finds, and where it finds None a level that is no worse than JAX's default.
+    The level is the result of :func:`resolve`, or, if that is None, the lowest level that is at least as
+    accurate as JAX's default.
     """
-    found = resolve(precision)
-    if found is not None:
-        return found
+    resolved = resolve(precision)
+    if resolved is not None:
+        return resolved
+    return _ALGORITHM_LEVELS.get(_jax_default(), lax.Precision.HIGHEST)
+
+
+def _jax_default() -> str | None:
     config: Any = jax.config
-    default = config.jax_default_matmul_precision
-    return _LEVELS_OF_ALGORITHMS.get(default, lax.Precision.HIGHEST)
+    return config.jax_default_matmul_precision
 
 
 def gate_dtype(dtype: Any) -> np.dtype:
-    """The dtype in which gates are computed: float32 for half precision, else the working dtype."""
+    """Return the dtype in which gates are computed: float32 for half precision, else ``dtype``."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -100,10 +104,7 @@ def linear(
     *,
     precision: Precision,
 ) -> Float[Array, "*batch outputs"]:
-    """``x @ weight.T + bias`` as in ``torch.nn.functional.linear``: (..., in), (out, in) -> (..., out).
-
-    The result has :func:`gate_dtype` of the operands' dtype.
-    """
+    """Return ``x @ weight.T + bias``, as ``torch.nn.functional.linear``, in the :func:`gate_dtype`."""
     product = lax.dot_general(
         x,
         weight,
@@ -115,37 +116,45 @@ def linear(
 
 
 def require_dtype(name: str, dtype: Any) -> np.dtype:
-    """The dtype, if it is one that an LSTM can have here and now; a TypeError tells what else to do.
+    """Return a dtype after a check that an LSTM supports it under the current JAX configuration.
 
-    JAX turns float64 into float32 without a word unless its 64-bit mode is on; here that is an error.
+    JAX silently turns float64 into float32 unless its 64-bit mode is on. Here that is an error.
+
+    Raises:
+      TypeError: the dtype is not float16, bfloat16, float32 or float64, or is float64 without 64-bit mode.
     """
     try:
-        found = jnp.dtype(dtype)
+        checked = jnp.dtype(dtype)
     except TypeError:
         raise TypeError(
             f"{name} must be float16, bfloat16, float32 or float64, got {dtype!r}; "
-            "a torch tensor becomes an array with .detach().cpu().numpy()"
+            "convert a torch tensor with .detach().cpu().numpy()"
         ) from None
-    if found not in DTYPES:
-        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {found}")
-    if found == jnp.float64 and not jax.config.read("jax_enable_x64"):
+    if checked not in DTYPES:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {checked}")
+    if checked == jnp.float64 and not jax.config.read("jax_enable_x64"):
         raise TypeError(
-            f"{name} is float64, but JAX's 64-bit mode is off and would make it float32. Turn it on with "
-            "jax.config.update('jax_enable_x64', True) or JAX_ENABLE_X64=1, or cast to float32 yourself"
+            f"{name} is float64, but JAX's 64-bit mode is off. Turn it on with "
+            "jax.config.update('jax_enable_x64', True) or JAX_ENABLE_X64=1, or cast to float32"
         )
-    return found
+    return checked
 
 
-def as_float_array(name: str, value: Any) -> jax.Array:
-    """``value`` as a JAX array of an LSTM's dtype, never silently rounded.
-
-    Raises:
-      TypeError: not an array, not a floating dtype, or float64 while JAX's 64-bit mode is off.
-    """
+def require_array(name: str, value: Any) -> None:
+    """Raise a TypeError if ``value`` is not an array."""
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         raise TypeError(
             f"{name} must be a JAX or NumPy array, got {type(value).__name__}; "
-            "make one with jnp.asarray(..., dtype=jnp.float32)"
+            "convert it with jnp.asarray(..., dtype=jnp.float32)"
         )
+
+
+def as_float_array(name: str, value: Any) -> jax.Array:
+    """Return ``value`` as a JAX array of the same dtype.
+
+    Raises:
+      TypeError: ``value`` is not an array, or its dtype fails :func:`require_dtype`.
+    """
+    require_array(name, value)
     require_dtype(name, value.dtype)
     return jnp.asarray(value)

@@ -1,24 +1,27 @@
-"""One direction of one layer over time, on ``jax.lax.scan``, with its own derivative.
+r"""One direction of one layer over time: the plain scan, built on ``jax.lax.scan``, with its own derivative.
 
-The input projection of all time steps is one large product before the loop; inside it only ``W_hh h``
-is left, since it alone has to wait. Time is the first axis throughout.
+Time is the first axis of every array. One large product computes the input projection of all time steps
+before the loop. The loop contains only the recurrent product ``W_hh h``, which needs the previous step.
 
-A ragged batch needs no reordering. Where a step is not valid the state stands still and the output is
-zero: running forwards the state left at the end is then that of the last valid step, and running
-backwards it stays the initial one until the row's own last step, which is the reversal inside each
-length that torch does for packed sequences.
+**Ragged batches** keep their order. At a step that is not valid, the state does not change and the output is
+zero. A forward pass therefore ends with the state after the last valid step of each row. A reverse pass keeps
+the initial state until it reaches the last valid step of the row, so each row is reversed within its own
+length, as torch does for packed sequences.
 
-**The derivative.** JAX's own derivative of a scan adds up dW_hh step by step, in a small product inside the
-loop. Here the tangent is written so that only what has to wait is in a loop. With z the gates before their
-nonlinearity, the tangents of x and of all parameters meet in
+**The derivative.** JAX's derivative of a scan computes dW_hh as a sum of small products inside the loop. The
+JVP rule of this module moves these products out of the loop. With z the pre-activations of the gates
+(:mod:`jaxlstm.cell`), the tangents of the inputs and of the gates' parameters enter only through
 
-    dz_t = W_ih dx_t + dW_ih x_t + db_ih + dW_hh h_(t-1) + db_hh,
+.. math::
+    dz_t = W_{ih} \, dx_t + dW_{ih} \, x_t + db_{ih} + dW_{hh} \, h_{t-1} + db_{hh}.
 
-large products outside the loop, since every h is known by then; inside it is ``W_hh dh`` alone. What JAX
-makes of that by transposition is the fast backward pass: a reverse scan that gives the gradients of the
-gates, and then one large product each for dW_ih, dW_hh and dx. Forward mode and higher derivatives need
-nothing of their own. The forward pass keeps the six numbers a unit of :class:`jaxlstm.cell.StepDerivative`
-rather than computing nonlinearities twice.
+After the forward pass every :math:`h_{t-1}` is known, so :func:`gates_tangent` computes all :math:`dz_t` with
+large products. The remaining loop, :func:`run_tangent`, contains only :math:`W_{hh} \, dh_{t-1}`. Transposed
+by JAX, this rule gives the backward pass: a reverse scan for the cotangents of z, then one large product each
+for the gradients of W_ih, W_hh and x. Forward mode and higher derivatives follow from the same rule.
+
+The forward pass stores a :class:`jaxlstm.cell.StepDerivative` per step, six numbers per hidden unit, so that
+the backward pass does not recompute the activations.
 """
 
 from __future__ import annotations
@@ -46,12 +49,30 @@ from jaxlstm.precision import Precision, gate_dtype, linear
 
 
 class Recurrence(NamedTuple):
-    """One way to run a direction: the functions below, or a kernel's of the same signatures."""
+    """An implementation of one direction: the four functions of this module, or a kernel's.
+
+    Each function has the signature of the function of the same name in this module. All of them take
+    ``reverse`` and ``precision`` by keyword.
+    """
 
     run: Callable[..., tuple[jax.Array, LSTMState]]
     run_and_differentiate: Callable[..., tuple]
     run_tangent: Callable[..., tuple[jax.Array, LSTMState]]
     gates_tangent: Callable[..., jax.Array]
+
+
+class RunTangents(NamedTuple):
+    """The inputs of :func:`run_tangent` that enter linearly.
+
+    Attributes:
+      gates: dz, (T, B, 4H).
+      projection: dW_hr m, (T, B, h_size); None without a projection, or if dW_hr is zero.
+      state: tangent of the initial state.
+    """
+
+    gates: jax.Array
+    projection: jax.Array | None
+    state: LSTMState
 
 
 def scan_direction(
@@ -67,20 +88,21 @@ def scan_direction(
     """Run the cell over time.
 
     Args:
-      params: ``weight_ih``, ``weight_hh`` and the optional ones, of one direction, without suffix.
+      params: the parameters of one direction without suffix, ``weight_ih``, ``weight_hh`` and so on.
       inputs: (time, batch, features).
-      initial_state: h (batch, h_size), c (batch, hidden_size).
-      valid: bool (time, batch), or None if every step is.
-      reverse: from the last step to the first; outputs stay at the time of their input.
-      recurrence: how; the plain scan if None.
+      initial_state: h (batch, h_size) and c (batch, hidden_size).
+      valid: bool (time, batch), or None if every step is valid.
+      reverse: if True, run from the last step to the first. Each output stays at the time of its input.
+      recurrence: the implementation; the plain scan if None.
 
     Returns:
-      Outputs (time, batch, h_size), zero where not valid, and the state after the last step taken.
+      Outputs (time, batch, h_size), zero where not valid, and the state after the last step.
     """
-    how = (recurrence or PLAIN, reverse, precision)
-    return _run(dict(params), inputs, LSTMState(*initial_state), valid, *how)
+    settings = (recurrence or PLAIN, reverse, precision)
+    return _run(dict(params), inputs, LSTMState(*initial_state), valid, *settings)
 
 
+# custom_jvp accepts non-differentiable arguments only by position.
 @partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
 def _run(
     params: dict[str, Any],
@@ -91,7 +113,34 @@ def _run(
     reverse: bool,
     precision: Precision,
 ) -> tuple[jax.Array, LSTMState]:
-    return recurrence.run(params, inputs, initial_state, valid, reverse, precision)
+    return recurrence.run(
+        params, inputs, initial_state, valid, reverse=reverse, precision=precision
+    )
+
+
+@partial(_run.defjvp, symbolic_zeros=True)
+def _run_jvp(
+    recurrence: Recurrence, reverse: bool, precision: Precision, primals: tuple, tangents: tuple
+) -> tuple:
+    params, inputs, initial_state, valid = primals
+    dparams, dinputs, dstate, _ = tangents
+    static: dict[str, Any] = {"reverse": reverse, "precision": precision}
+    results, derivative, m = recurrence.run_and_differentiate(*primals, **static)
+    outputs, h_0, weight_ih = results[0], initial_state.h, params["weight_ih"]
+    nonzero = _nonzero_tangents(dinputs, dparams)
+    dz = recurrence.gates_tangent(weight_ih, inputs, outputs, h_0, valid, nonzero, **static)
+    dprojection = None
+    if m is not None and not _is_zero(dparams["weight_hr"]):
+        dprojection = linear(m, dparams["weight_hr"], precision=precision).astype(m.dtype)
+    dstate = jax.tree.map(
+        lambda d, x: jnp.zeros_like(x) if _is_zero(d) else d,
+        dstate,
+        initial_state,
+        is_leaf=_is_zero,
+    )
+    weights = {name: params[name] for name in ("weight_hh", "weight_hr") if name in params}
+    run_tangents = RunTangents(dz, dprojection, dstate)
+    return results, recurrence.run_tangent(weights, derivative, valid, run_tangents, **static)
 
 
 def run(
@@ -99,10 +148,11 @@ def run(
     inputs: jax.Array,
     initial_state: LSTMState,
     valid: jax.Array | None,
+    *,
     reverse: bool,
     precision: Precision,
 ) -> tuple[jax.Array, LSTMState]:
-    """Outputs and last state, see :func:`scan_direction`."""
+    """Return the outputs and the last state, as :func:`scan_direction` does."""
 
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:
         x_gates, step_valid = step_inputs
@@ -119,19 +169,20 @@ def run_and_differentiate(
     inputs: jax.Array,
     initial_state: LSTMState,
     valid: jax.Array | None,
+    *,
     reverse: bool,
     precision: Precision,
 ) -> tuple[tuple[jax.Array, LSTMState], StepDerivative, jax.Array | None]:
-    """What :func:`run` gives, the derivative of each step, and with a projection each m, (T, B, H).
+    """Return the results of :func:`run`, the derivative of each step, and m (T, B, H).
 
-    Both are zero where a step is not valid.
+    The derivative and m are zero at steps that are not valid. m is None without a projection.
     """
 
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, tuple]:
         x_gates, step_valid = step_inputs
         new, derivative, m = differentiated_step(params, x_gates, state, precision=precision)
-        kept = (new.h, derivative, m if "weight_hr" in params else None)
-        return _where(step_valid, new, state), _or_zero(step_valid, kept)
+        stored = (new.h, derivative, m if "weight_hr" in params else None)
+        return _where(step_valid, new, state), _or_zero(step_valid, stored)
 
     x_gates = input_gates(params, inputs, precision=precision)
     state, (outputs, derivative, m) = lax.scan(
@@ -141,31 +192,36 @@ def run_and_differentiate(
 
 
 def run_tangent(
-    params: dict[str, Any],
+    weights: dict[str, Any],
     derivative: StepDerivative,
-    dz: jax.Array,
-    dh_projection: jax.Array | None,
-    initial_state: LSTMState,
     valid: jax.Array | None,
+    tangents: RunTangents,
+    *,
     reverse: bool,
     precision: Precision,
 ) -> tuple[jax.Array, LSTMState]:
-    """The tangents of outputs and last state, linear in dz (T, B, 4H), in dW_hr m and in the state's."""
+    """Return the tangents of the outputs and of the last state, linear in ``tangents``.
+
+    Args:
+      weights: ``weight_hh``, and ``weight_hr`` with a projection.
+      derivative: of each step, from :func:`run_and_differentiate`.
+      valid: as for :func:`scan_direction`.
+      tangents: see :class:`RunTangents`.
+    """
 
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:
-        by, dz_t, dh_projection_t, step_valid = step_inputs
+        step_derivative, dz, dprojection, step_valid = step_inputs
         dh, dc = state
-        dz_t = dz_t + linear(dh, params["weight_hh"], precision=precision)
-        di, df, dg, do = jnp.split(by.by_gates * dz_t, 4, axis=-1)
-        dc_next = by.f * dc.astype(dz_t.dtype) + (di + df + dg)
-        dh_next = project(params, by.m_by_c * dc_next + do, dh.dtype, precision=precision)
-        if dh_projection_t is not None:
-            dh_next = dh_next + dh_projection_t
+        dz = dz + linear(dh, weights["weight_hh"], precision=precision)
+        dm, dc_next = step_derivative.apply(dz, dc.astype(dz.dtype))
+        dh_next = project(weights, dm, dh.dtype, precision=precision)
+        if dprojection is not None:
+            dh_next = dh_next + dprojection
         new = LSTMState(dh_next, dc_next.astype(dc.dtype))
         return _where(step_valid, new, state), _or_zero(step_valid, new.h)
 
-    steps = (derivative, dz, dh_projection, valid)
-    state, outputs = lax.scan(step, initial_state, steps, reverse=reverse)
+    steps = (derivative, tangents.gates, tangents.projection, valid)
+    state, outputs = lax.scan(step, tangents.state, steps, reverse=reverse)
     return outputs, state
 
 
@@ -176,13 +232,15 @@ def gates_tangent(
     h_0: jax.Array,
     valid: jax.Array | None,
     tangents: dict[str, jax.Array],
+    *,
     reverse: bool,
     precision: Precision,
 ) -> jax.Array:
-    """dz of the module's text, (T, B, 4H), linear in ``tangents``.
+    """Return dz (T, B, 4H), linear in ``tangents``.
 
-    Those are of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``, the sum of the two in the dtype of the
-    gates; what is not there is zero.
+    Args:
+      tangents: tangents of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``. ``bias`` is the sum of both
+        biases, in the dtype of the gates. A missing entry is zero.
     """
     dtype = gate_dtype(inputs.dtype)
     dz = jnp.zeros((*inputs.shape[:-1], weight_ih.shape[0]), dtype)
@@ -191,7 +249,7 @@ def gates_tangent(
     if "weight_ih" in tangents:
         dz += linear(inputs, tangents["weight_ih"], precision=precision)
     if "weight_hh" in tangents:
-        h_before = states_before(outputs, h_0, valid, reverse)
+        h_before = states_before(outputs, h_0, valid, reverse=reverse)
         dz += linear(h_before, tangents["weight_hh"], precision=precision)
     if "bias" in tangents:
         dz += tangents["bias"]
@@ -201,61 +259,30 @@ def gates_tangent(
 PLAIN = Recurrence(run, run_and_differentiate, run_tangent, gates_tangent)
 
 
-@partial(_run.defjvp, symbolic_zeros=True)
-def _run_jvp(
-    recurrence: Recurrence, reverse: bool, precision: Precision, primals: tuple, tangents: tuple
-) -> tuple:
-    params, inputs, initial_state, valid = primals
-    dparams, dinputs, dstate, _ = tangents
-    out, derivative, m = recurrence.run_and_differentiate(*primals, reverse, precision)
-    dz = recurrence.gates_tangent(
-        params["weight_ih"],
-        inputs,
-        out[0],
-        initial_state.h,
-        valid,
-        _present(dinputs, dparams),
-        reverse,
-        precision,
-    )
-    dh_projection = None
-    if m is not None and not _is_zero(dparams["weight_hr"]):
-        dh_projection = linear(m, dparams["weight_hr"], precision=precision).astype(m.dtype)
-    dstate = jax.tree.map(
-        lambda d, x: jnp.zeros_like(x) if _is_zero(d) else d,
-        dstate,
-        initial_state,
-        is_leaf=_is_zero,
-    )
-    return out, recurrence.run_tangent(
-        params, derivative, dz, dh_projection, dstate, valid, reverse, precision
-    )
-
-
-def _present(dinputs: Any, dparams: dict[str, Any]) -> dict[str, jax.Array]:
-    """Those tangents of :func:`gates_tangent` that are not known to be zero."""
-    found = {"inputs": dinputs, **{name: dparams[name] for name in ("weight_ih", "weight_hh")}}
-    found = {name: tangent for name, tangent in found.items() if not _is_zero(tangent)}
-    biases = [dparams[name] for name in ("bias_ih", "bias_hh") if name in dparams]
-    biases = [bias.astype(gate_dtype(bias.dtype)) for bias in biases if not _is_zero(bias)]
-    if biases:
-        found["bias"] = reduce(jnp.add, biases)
-    return found
-
-
 def states_before(
-    outputs: jax.Array, h_0: jax.Array, valid: jax.Array | None, reverse: bool
+    outputs: jax.Array, h_0: jax.Array, valid: jax.Array | None, *, reverse: bool
 ) -> jax.Array:
-    """The h that each step began with, (T, B, h_size); of steps that are not valid, anything finite."""
+    """Return the h that each valid step starts from, (T, B, h_size); other steps hold any finite value."""
     if reverse:
         before = jnp.concatenate([outputs[1:], h_0[None]])
     else:
         before = jnp.concatenate([h_0[None], outputs[:-1]])
     if valid is None or not reverse:
         return before
-    # running backwards, a row begins at its own last step, with the initial state
+    # In reverse, the first step of a row is its last valid one, and it starts from the initial state.
     follows = jnp.concatenate([valid[1:], jnp.zeros_like(valid[:1])])
     return jnp.where(follows[:, :, None], before, h_0)
+
+
+def _nonzero_tangents(dinputs: Any, dparams: dict[str, Any]) -> dict[str, jax.Array]:
+    """Return the tangents for :func:`gates_tangent` that are not symbolically zero."""
+    tangents = {"inputs": dinputs, **{name: dparams[name] for name in ("weight_ih", "weight_hh")}}
+    tangents = {name: tangent for name, tangent in tangents.items() if not _is_zero(tangent)}
+    biases = [dparams[name] for name in ("bias_ih", "bias_hh") if name in dparams]
+    biases = [bias.astype(gate_dtype(bias.dtype)) for bias in biases if not _is_zero(bias)]
+    if biases:
+        tangents["bias"] = reduce(jnp.add, biases)
+    return tangents
 
 
 def _is_zero(tangent: Any) -> bool:
@@ -263,7 +290,7 @@ def _is_zero(tangent: Any) -> bool:
 
 
 def _where(valid: jax.Array | None, new: Any, old: Any) -> Any:
-    """``new`` in the rows (B,) that are valid, ``old`` in the others."""
+    """Select ``new`` in the valid rows of a batch (B,) and ``old`` in the others."""
     if valid is None:
         return new
     return jax.tree.map(lambda n, o: jnp.where(valid[:, None], n, o), new, old)

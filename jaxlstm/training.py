@@ -1,9 +1,10 @@
-r"""Training on sequences that are too long to remember: blocks of time, and truncated backpropagation.
+r"""Training on long sequences: gradients in blocks of time, and truncated backpropagation.
 
-The backward pass of an LSTM needs what every step computed: :math:`O(T)` memory. Here only the state
-before each block of :math:`b` steps is kept, and a block is run again when its gradient is due:
-:math:`O(T / b + b)`, which :math:`b = \sqrt T` makes :math:`O(\sqrt T)`, for one more forward pass. The
-gradients are those of the whole. (Chen et al. 2016, https://arxiv.org/abs/1604.06174, along time.)
+The backward pass of an LSTM needs the results of every step, so its memory is :math:`O(T)`.
+:func:`lstm_in_blocks` stores only the state before each block of :math:`b` steps, and runs a block again to
+compute its gradient. Memory is :math:`O(T / b + b)`, or :math:`O(\sqrt T)` with :math:`b = \sqrt T`, at the
+cost of one more forward pass. The gradients are exact. This is gradient checkpointing along time, see Chen
+et al. (2016), https://arxiv.org/abs/1604.06174.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.functional import lstm
+from jaxlstm.lengths import as_lengths
 from jaxlstm.precision import Precision
 
 Readout = Callable[[jax.Array, Any], Any]
-"""(outputs of a block, targets of it) -> a tree of arrays, which is summed over the blocks."""
+"""``(outputs, targets)`` of a block to a tree of arrays, which is summed over the blocks."""
 
 
 def lstm_in_blocks(
@@ -39,28 +41,27 @@ def lstm_in_blocks(
     precision: Precision = precision_.DEFAULT,
     backend: str = "auto",
 ) -> tuple[Any, LSTMState]:
-    """``jaxlstm.lstm`` whose gradient takes O(sqrt(T)) memory beyond inputs and outputs.
+    """Run an LSTM whose gradient needs O(sqrt(T)) memory in addition to inputs and outputs.
 
     Args:
-      params, initial_state, precision, backend: as for ``jaxlstm.lstm``.
+      params, initial_state, seq_lengths, precision, backend: as for :func:`jaxlstm.lstm`.
       inputs: (T, B, input_size), or (B, T, input_size) with ``config.batch_first``.
-      config: a one-directional LSTM; its dropout plays no part.
-      block: steps to a block; about sqrt(T) if None.
-      readout: called on the outputs of each block, with the axes of ``inputs``, and on its part of
-        ``targets``; what it returns is summed. The outputs of all steps are then never there at once.
-      targets: a tree of arrays with the first two axes of ``inputs``, cut along time for ``readout``.
-      seq_lengths: integers (B,), as for ``jaxlstm.lstm``.
+      config: the LSTM, with one direction. Dropout is not applied.
+      block: number of steps of a block; about sqrt(T) if None.
+      readout: a function of the outputs and the targets of each block, such as a loss. Its results are
+        summed, and the outputs of all steps are never stored at the same time.
+      targets: a tree of arrays with the first two axes of ``inputs``, for ``readout``.
 
     Returns:
-      ``(outputs, LSTMState(h_n, c_n))``, with the sum of the readouts in place of outputs if there is one.
+      ``(outputs, LSTMState(h_n, c_n))``. With ``readout``, the sum of its results replaces the outputs.
 
     Raises:
-      TypeError, ValueError: an argument does not fit, or the LSTM is bidirectional.
+      TypeError, ValueError: an argument has the wrong type, shape or dtype, or the LSTM is bidirectional.
     """
     if config.bidirectional:
         raise ValueError(
-            "lstm_in_blocks needs a one-directional LSTM: the reverse direction runs the blocks in the "
-            "other order. Use jaxlstm.lstm, under jax.checkpoint if memory is short"
+            "lstm_in_blocks requires a unidirectional LSTM, got bidirectional=True: the reverse direction "
+            "runs the blocks in the opposite order. Use jaxlstm.lstm, under jax.checkpoint to save memory"
         )
     if jnp.ndim(inputs) != 3:
         raise ValueError(f"inputs must have 3 axes, got shape {jnp.shape(inputs)}")
@@ -68,41 +69,38 @@ def lstm_in_blocks(
     time, batch = inputs.shape[axis], inputs.shape[1 - axis]
     if time == 0:
         raise ValueError(f"inputs must have at least one time step, got shape {inputs.shape}")
-    size = min(time, _block(block, time))
     if initial_state is None:
-        initial_state = tuple(
-            jnp.zeros(shape, inputs.dtype) for shape in config.state_shapes(batch)
-        )  # type: ignore[assignment]
-    lengths = None if seq_lengths is None else jnp.asarray(seq_lengths, jnp.int32)
+        h_shape, c_shape = config.state_shapes(batch)
+        initial_state = jnp.zeros(h_shape, inputs.dtype), jnp.zeros(c_shape, inputs.dtype)
+    lengths = None if seq_lengths is None else as_lengths(seq_lengths, batch, time)
 
     @jax.checkpoint
-    def run(state: Any, x: jax.Array, target: Any, start: Any) -> tuple[LSTMState, Any]:
-        left = None if lengths is None else jnp.clip(lengths - start, 0, x.shape[axis])
+    def run_block(state: Any, x: jax.Array, target: Any, start: Any) -> tuple[LSTMState, Any]:
+        remaining = None if lengths is None else jnp.clip(lengths - start, 0, x.shape[axis])
         options: Any = {"config": config, "precision": precision, "backend": backend}
-        outputs, state = lstm(params, x, state, seq_lengths=left, **options)
+        outputs, state = lstm(params, x, state, seq_lengths=remaining, **options)
         return state, outputs if readout is None else readout(outputs, target)
 
-    def step(carry: tuple, xs: tuple) -> tuple[tuple, Any]:
+    def step(carry: tuple, block_arguments: tuple) -> tuple[tuple, Any]:
         state, total = carry
-        state, result = run(state, *xs)
+        state, result = run_block(state, *block_arguments)
         if readout is None:
             return (state, total), result
         return (state, jax.tree.map(jnp.add, total, result)), None
 
-    whole = time // size * size
-    blocks = _cut((inputs, targets), axis, 0, whole, size)
-    starts = jnp.arange(0, whole, size)
-    state, total = LSTMState(*initial_state), None  # type: ignore[misc]
+    size = _block_size(block, time)
+    full = time // size * size  # steps in full blocks
+    blocks = (*_split((inputs, targets), axis, 0, full, size), jnp.arange(0, full, size))
+    state, total = LSTMState(*initial_state), None
     if readout is not None:
-        one = jax.eval_shape(lambda xs: run(state, *xs)[1], _first((*blocks, starts)))
-        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one)
-    (state, total), outputs = lax.scan(step, (state, total), (*blocks, starts))
-    parts = [] if readout is not None else [_joined(outputs, axis)]
-    if (
-        whole < time
-    ):  # what is left is a block of its own: padding it would cost a mask in each step
-        rest = _first(_cut((inputs, targets), axis, whole, time, time - whole))
-        (state, total), last = step((state, total), (*rest, whole))
+        result = jax.eval_shape(lambda arguments: run_block(state, *arguments)[1], _first(blocks))
+        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result)
+    (state, total), outputs = lax.scan(step, (state, total), blocks)
+    parts = [] if readout is not None else [_join(outputs, axis)]
+    if full < time:
+        # The remaining steps are a shorter block. Padding them would need a mask in every step.
+        rest = _first(_split((inputs, targets), axis, full, time, time - full))
+        (state, total), last = step((state, total), (*rest, full))
         parts.append(last)
     if readout is not None:
         return total, state
@@ -117,57 +115,59 @@ def truncated_step(
     targets: Any,
     **options: Any,
 ) -> tuple[jax.Array, dict[str, jax.Array], LSTMState]:
-    """One window of truncated backpropagation through time: the state goes on, the gradient does not.
+    """Run one window of truncated backpropagation through time.
+
+    The state continues into the next window, and the gradient does not.
 
     ::
 
         step = jax.jit(functools.partial(truncated_step, loss, config=config))
-        for inputs, targets in windows:                # of one length, along time
+        for inputs, targets in windows:
             value, gradients, state = step(params, state, inputs, targets)
-            params = ...                               # the optimizer's
+            params = ...  # the optimizer's update
 
     Args:
-      loss: (outputs, targets) -> a scalar.
-      params: as for ``jaxlstm.lstm``.
-      state: (h, c) from the window before, zeros at first (:meth:`LSTMConfig.state_shapes`).
-      inputs: the next steps, as for ``jaxlstm.lstm``.
-      targets: handed to ``loss``.
-      options: ``config`` and what else ``jaxlstm.lstm`` takes.
+      loss: ``(outputs, targets)`` to a scalar.
+      params: parameters, as for :func:`jaxlstm.lstm`.
+      state: (h, c) after the previous window; zeros of ``config.state_shapes(batch)`` for the first.
+      inputs: inputs of the window, as for :func:`jaxlstm.lstm`.
+      targets: passed to ``loss``.
+      **options: ``config`` and other keywords of :func:`jaxlstm.lstm`.
 
     Returns:
-      The loss, its gradients by ``params`` within the window, and the state after it.
+      The loss, its gradient with respect to ``params`` within the window, and the state after the window.
     """
 
     def run(params: Mapping[str, Any]) -> tuple[jax.Array, LSTMState]:
-        outputs, after = lstm(params, inputs, state, **options)
-        return loss(outputs, targets), after
+        outputs, final = lstm(params, inputs, state, **options)
+        return loss(outputs, targets), final
 
-    (value, after), gradients = jax.value_and_grad(run, has_aux=True)(dict(params))
-    return value, gradients, after
+    (value, final), gradients = jax.value_and_grad(run, has_aux=True)(dict(params))
+    return value, gradients, final
 
 
-def _block(block: int | None, time: int) -> int:
+def _block_size(block: int | None, time: int) -> int:
     if block is None:
         return max(1, round(math.sqrt(time)))
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise ValueError(f"block must be an int of at least 1, or None; got {block!r}")
-    return block
+    return min(block, time)
 
 
-def _cut(tree: Any, axis: int, start: int, stop: int, size: int) -> Any:
-    """Each leaf's steps from start to stop as (blocks, ...), the other axes where they were."""
+def _split(tree: Any, axis: int, start: int, stop: int, size: int) -> Any:
+    """Split steps start to stop of each leaf into blocks, along a new first axis."""
 
-    def cut(leaf: jax.Array) -> jax.Array:
+    def split(leaf: jax.Array) -> jax.Array:
         leaf = lax.slice_in_dim(leaf, start, stop, axis=axis)
         shape = leaf.shape
         leaf = leaf.reshape(*shape[:axis], (stop - start) // size, size, *shape[axis + 1 :])
         return jnp.moveaxis(leaf, axis, 0)
 
-    return jax.tree.map(cut, tree)
+    return jax.tree.map(split, tree)
 
 
-def _joined(blocks: jax.Array, axis: int) -> jax.Array:
-    """The inverse of :func:`_cut`."""
+def _join(blocks: jax.Array, axis: int) -> jax.Array:
+    """Join the blocks of :func:`_split`."""
     blocks = jnp.moveaxis(blocks, 0, axis)
     shape = blocks.shape
     return blocks.reshape(*shape[:axis], -1, *shape[axis + 2 :])

@@ -4,7 +4,8 @@ Every import counts: at the top of a module, inside a function, under ``TYPE_CHE
 ``importlib.import_module`` with a literal name. An import is resolved to the module that it loads:
 ``from jaxlstm.check import trace`` is an import of ``jaxlstm.check.trace`` if that is a module, and of
 ``jaxlstm.check`` (its ``__init__.py``) otherwise. Python also runs the ``__init__.py`` of each parent
-package. That does not count as an import, or every package that re-exports its own modules would be a cycle.
+package. Those runs do not count as imports, because every package that re-exports its own modules would be a
+cycle.
 """
 
 from __future__ import annotations
@@ -74,25 +75,6 @@ HOMES = {
     "pyarrow": ("jaxlstm.cli.run",),
     "flatbuffers": ("jaxlstm.inference.artifact",),
     "pytest": ("jaxlstm.check.pytest_plugin",),
-}
-
-# Violations that remain while the modules move. A listed violation that is gone fails the test.
-KNOWN_IMPORTS: set[tuple[str, str]] = {
-    ("jaxlstm.inference.artifact", "jaxlstm_converters.load"),
-    ("jaxlstm.inference.artifact", "jaxlstm_converters.write"),
-    ("jaxlstm_converters.flax_files", "orbax.checkpoint"),
-    ("jaxlstm_converters.optax_rules", "optax"),
-    ("jaxlstm_converters.optax_state", "optax"),
-}
-KNOWN_CYCLES: set[tuple[str, ...]] = {
-    ("jaxlstm.inference.batches", "jaxlstm.inference.runner", "jaxlstm.inference.stream"),
-    (
-        "jaxlstm_converters.checkpoint.globals_table",
-        "jaxlstm_converters.checkpoint.numpy_rebuild",
-        "jaxlstm_converters.checkpoint.pickle_machine",
-        "jaxlstm_converters.checkpoint.rebuild",
-    ),
-    ("jaxlstm_converters.find", "jaxlstm_converters.fold", "jaxlstm_converters.from_torch"),
 }
 
 
@@ -172,7 +154,7 @@ def test_boundary(name: str) -> None:
         for imported in imports(module)
         if _is_below(imported, boundary.never) and not _is_below(imported, boundary.exempt_imports)
     }
-    assert sorted(violations - KNOWN_IMPORTS) == []
+    assert sorted(violations) == []
 
 
 def test_third_party_packages_have_homes() -> None:
@@ -184,20 +166,11 @@ def test_third_party_packages_have_homes() -> None:
                 continue
             if not _is_below(module, HOMES.get(package, ())):
                 violations.add((module, imported))
-    assert sorted(violations - KNOWN_IMPORTS) == []
+    assert sorted(violations) == []
 
 
 def test_no_import_cycles() -> None:
-    cycles = set(strongly_connected({module: imports(module) for module in modules()}))
-    assert sorted(cycles - KNOWN_CYCLES) == []
-
-
-def test_known_violations_still_exist() -> None:
-    gone = {(module, name) for module, name in KNOWN_IMPORTS if module not in modules()}
-    gone |= {pair for pair in KNOWN_IMPORTS - gone if pair[1] not in imports(pair[0])}
-    assert sorted(gone) == []
-    cycles = set(strongly_connected({module: imports(module) for module in modules()}))
-    assert sorted(KNOWN_CYCLES - cycles) == []
+    assert list(strongly_connected({module: imports(module) for module in modules()})) == []
 
 
 def strongly_connected(graph: dict[str, frozenset[str]]) -> Iterator[tuple[str, ...]]:

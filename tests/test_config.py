@@ -1,4 +1,4 @@
-"""What a config accepts, and what it says of what it does not."""
+"""Configs: validation, defaults, equality, and parameter shapes."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ SIZES = {"input_size": 3, "hidden_size": 5}
         ({"proj_size": 1.5}, TypeError, "proj_size must be an int"),
     ],
 )
-def test_bad_arguments_are_named(changed: dict, error: type, message: str) -> None:
+def test_bad_arguments(changed: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         LSTMConfig(**{**SIZES, **changed})
 
 
-def test_dropout_without_effect_warns_as_torch_does() -> None:
+def test_dropout_without_effect_warns() -> None:
     with pytest.warns(UserWarning, match=r"dropout=0.5 has no effect.*num_layers is 1"):
         LSTMConfig(3, 5, dropout=0.5)
     with pytest.warns(UserWarning, match="dropout"):
         torch.nn.LSTM(3, 5, dropout=0.5)
 
 
-def test_defaults_and_order_are_torchs() -> None:
+def test_defaults_and_order_against_torch() -> None:
     module = torch.nn.LSTM(3, 5)
     config = LSTMConfig(3, 5)
     for field in dataclasses.fields(config):
@@ -83,44 +83,44 @@ def test_numpy_integers_become_ints() -> None:
         {"num_layers": 2, "proj_size": 4},
     ],
 )
-def test_param_shapes_are_a_torch_state_dict(arguments: Any) -> None:
+def test_param_shapes_against_torch(arguments: Any) -> None:
     module = torch.nn.LSTM(3, 5, **arguments)
-    wanted = {name: tuple(p.shape) for name, p in module.state_dict().items()}
+    expected = {name: tuple(p.shape) for name, p in module.state_dict().items()}
     shapes = param_shapes(LSTMConfig(3, 5, **arguments))
-    assert shapes == wanted
-    assert list(shapes) == list(wanted)
+    assert shapes == expected
+    assert list(shapes) == list(expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_cell_param_shapes_are_a_torch_state_dict(bias: bool) -> None:
-    wanted = {n: tuple(p.shape) for n, p in torch.nn.LSTMCell(3, 5, bias).state_dict().items()}
-    assert param_shapes(LSTMCellConfig(3, 5, bias=bias)) == wanted
+def test_cell_param_shapes_against_torch(bias: bool) -> None:
+    expected = {n: tuple(p.shape) for n, p in torch.nn.LSTMCell(3, 5, bias).state_dict().items()}
+    assert param_shapes(LSTMCellConfig(3, 5, bias=bias)) == expected
 
 
-def test_a_cell_config_replaces_and_compares() -> None:
+def test_cell_config_replace_and_equality() -> None:
     cell = LSTMCellConfig(3, 5)
     assert dataclasses.replace(cell, bias=False) == LSTMCellConfig(3, 5, bias=False)
     assert cell != LSTMConfig(3, 5)
     assert repr(cell) == "LSTMCellConfig(input_size=3, hidden_size=5, bias=True)"
 
 
-def test_a_cell_takes_three_arguments_and_shows_them():
+def test_cell_config_arguments() -> None:
     cell = LSTMCellConfig(4, 5, False)
     assert repr(cell) == "LSTMCellConfig(input_size=4, hidden_size=5, bias=False)"
-    wanted = {
+    expected = {
         "num_layers": 1,
         "batch_first": False,
         "dropout": 0.0,
         "bidirectional": False,
         "proj_size": 0,
     }
-    assert {name: getattr(cell, name) for name in wanted} == wanted
-    for name, value in wanted.items():
+    assert {name: getattr(cell, name) for name in expected} == expected
+    for name, value in expected.items():
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
             LSTMCellConfig(4, 5, **{name: value})  # type: ignore[arg-type]
 
 
-def test_errors_name_the_type_that_came_and_warnings_the_callers_line():
+def test_error_type_and_warning_location() -> None:
     for argument, value in (
         ("hidden_size", 2.5),
         ("bias", 1),

@@ -1,4 +1,4 @@
-"""What the table of cases leaves out: single sequences, state handed on, initialisation."""
+"""Single sequences, cells, state across calls, initialization and activations."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from jaxlstm.activations import sigmoid, tanh
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("with_state", [True, False])
-def test_one_sequence_alone(with_state: bool, batch_first: bool) -> None:
+def test_single_sequence(with_state: bool, batch_first: bool) -> None:
     options: Any = {"bidirectional": True, "proj_size": 2, "batch_first": batch_first}
     module = torch.nn.LSTM(3, 5, 2, dtype=torch.float64, **options)
     x = torch.randn(7, 3).double()
     state = (torch.randn(4, 2).double(), torch.randn(4, 5).double()) if with_state else None
-    wanted, (h_n, c_n) = module(x, state)
-    given: Any = None if state is None else tuple(s.numpy() for s in state)
+    expected, (h_n, c_n) = module(x, state)
+    initial: Any = None if state is None else tuple(s.numpy() for s in state)
     with jax.enable_x64(True):
         params, config = jaxlstm.from_torch(module)
         run = jax.jit(lambda p, x, s: lstm(p, x, s, config=config))
-        outputs, final = run(params, x.numpy(), given)
-    for ours, theirs in ((outputs, wanted), (final.h, h_n), (final.c, c_n)):
+        outputs, final = run(params, x.numpy(), initial)
+    for ours, theirs in ((outputs, expected), (final.h, h_n), (final.c, c_n)):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-15)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
-def test_state_handed_on_is_one_long_call(dtype: type) -> None:
-    """Bit for bit, in half precision too, since the state is rounded after each step."""
+def test_splitting_a_sequence_changes_no_bit(dtype: type) -> None:
     config = LSTMConfig(3, 5, num_layers=2)
     params = init_params(jax.random.key(0), config, dtype=dtype)
     x = jax.random.normal(jax.random.key(1), (9, 4, 3)).astype(dtype)
@@ -50,7 +49,7 @@ def test_state_handed_on_is_one_long_call(dtype: type) -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batched", [True, False])
-def test_lstm_cell_is_torchs(bias: bool, batched: bool) -> None:
+def test_lstm_cell_against_torch(bias: bool, batched: bool) -> None:
     cell = torch.nn.LSTMCell(3, 5, bias=bias, dtype=torch.float64)
     with jax.enable_x64(True):
         params, config = jaxlstm.from_torch(cell)
@@ -58,15 +57,15 @@ def test_lstm_cell_is_torchs(bias: bool, batched: bool) -> None:
     batch = (4,) if batched else ()
     x, h, c = (torch.randn(*batch, size).double() for size in (3, 5, 5))
     for state in (None, (h, c)):
-        wanted = cell(x, state)
-        given: Any = None if state is None else tuple(s.numpy() for s in state)
+        expected = cell(x, state)
+        initial: Any = None if state is None else tuple(s.numpy() for s in state)
         with jax.enable_x64(True):
-            found = lstm_cell(params, x.numpy(), given)
-        for ours, theirs in zip(found, wanted, strict=True):
+            found = lstm_cell(params, x.numpy(), initial)
+        for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-15)
 
 
-def test_a_cells_parameters_run_over_time_too() -> None:
+def test_cell_parameters_over_time() -> None:
     cell = torch.nn.LSTMCell(3, 5)
     params, config = jaxlstm.from_torch(cell)
     x, state = torch.randn(6, 4, 3), None
@@ -77,28 +76,26 @@ def test_a_cells_parameters_run_over_time_too() -> None:
     np.testing.assert_allclose(final.c[0], state[1].detach().numpy(), rtol=0, atol=3e-7)
 
 
-def test_initialisation_is_torchs_distribution() -> None:
+def test_initial_distribution() -> None:
     config = LSTMConfig(50, 100, num_layers=2)
     params = init_params(jax.random.key(0), config)
     bound = 100**-0.5
     for name, value in params.items():
         flat = np.asarray(value).ravel()
         assert -bound <= flat.min() < flat.max() < bound, name
-        spread = bound / 3**0.5 / flat.size**0.5  # of the mean of a uniform distribution
-        assert abs(flat.mean()) < 5 * spread, name
+        deviation_of_mean = bound / 3**0.5 / flat.size**0.5
+        assert abs(flat.mean()) < 5 * deviation_of_mean, name
         assert flat.max() > bound * (1 - 20 / flat.size), name
     pooled = np.concatenate([np.asarray(v).ravel() for v in params.values()])
     np.testing.assert_allclose(pooled.std(), bound / 3**0.5, rtol=0.01)
-    assert (
-        np.abs(params["bias_ih_l0"] - params["bias_hh_l0"]).min() > 0
-    )  # each from a key of its own
+    assert np.abs(params["bias_ih_l0"] - params["bias_hh_l0"]).min() > 0  # separate keys
 
 
 def ulp_errors(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.abs(ours - truth) / np.spacing(np.abs(truth).astype(np.float32)).astype(np.float64)
 
 
-def test_activations_are_as_exact_as_promised() -> None:
+def test_activation_accuracy() -> None:
     rng = np.random.default_rng(0)
     x = np.concatenate([s * rng.standard_normal(500_000) for s in (0.01, 0.3, 1, 4)]).astype(
         np.float32
@@ -113,7 +110,7 @@ def test_activations_are_as_exact_as_promised() -> None:
         assert np.sqrt(np.mean(errors**2)) <= root_mean_square
 
 
-def test_tanh_at_the_edges_and_its_derivative() -> None:
+def test_tanh_special_values_and_derivative() -> None:
     edges = jnp.array([0.0, -0.0, jnp.inf, -jnp.inf, jnp.nan, 1e-30, 0.625, -0.625, 90.0, -1e30])
     np.testing.assert_allclose(tanh(edges), np.tanh(np.asarray(edges)), rtol=2e-7)
     assert np.signbit(tanh(edges))[1]
@@ -126,8 +123,7 @@ def test_tanh_at_the_edges_and_its_derivative() -> None:
     )
 
 
-def test_shapes_in_annotations_are_checked_in_these_tests() -> None:
-    """Else the annotations of the core would be comments."""
+def test_shape_annotations_are_checked() -> None:
     from jaxtyping import TypeCheckError
 
     from jaxlstm.lengths import valid_steps
@@ -136,6 +132,6 @@ def test_shapes_in_annotations_are_checked_in_these_tests() -> None:
     with pytest.raises(TypeCheckError, match="lengths"):
         valid_steps(jnp.ones((2, 2), jnp.int32), 3)
     cell = {"weight_ih": jnp.ones((8, 3)), "weight_hh": jnp.ones((8, 2))}
-    state = jaxlstm.LSTMState(jnp.ones((5, 2)), jnp.ones((4, 2)))  # two different batches
+    state = jaxlstm.LSTMState(jnp.ones((5, 2)), jnp.ones((4, 2)))  # different batch sizes
     with pytest.raises(TypeCheckError, match="initial_state"):
         scan_direction(cell, jnp.ones((6, 4, 3)), state)

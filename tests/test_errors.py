@@ -1,4 +1,4 @@
-"""What torch rejects we reject, with a message that names the argument, what came and what was wanted."""
+"""Error messages of ``lstm`` and ``lstm_cell``."""
 
 from __future__ import annotations
 
@@ -43,10 +43,15 @@ def call(
         (
             {"inputs": X.astype(jnp.bfloat16)},
             TypeError,
-            "one dtype, got inputs bfloat16 and weight_ih_l0",
+            "the same dtype, got inputs bfloat16 and weight_ih_l0",
         ),
-        ({"state": (STATE[0],)}, TypeError, r"the state must be a pair \(h_0, c_0\).*tuple of 1"),
+        (
+            {"state": (STATE[0],)},
+            TypeError,
+            r"the state must be a pair \(h_0, c_0\).*tuple of length 1",
+        ),
         ({"state": STATE[0]}, TypeError, "the state must be a pair"),
+        ({"state": (STATE[0], None)}, TypeError, "c_0 must be a JAX or NumPy array, got NoneType"),
         (
             {"state": (STATE[0][:, :3], STATE[1])},
             ValueError,
@@ -68,8 +73,12 @@ def call(
             r"h_0 must have shape \(2, 4, 5\)",
         ),
         ({"seq_lengths": [7, 7, 7]}, ValueError, r"seq_lengths must have shape \(4,\)"),
-        ({"seq_lengths": [7, 0, 7, -1]}, ValueError, "from 1 to .* 7; got 0 at index 1 and 1 more"),
-        ({"seq_lengths": [7, 8, 7, 7]}, ValueError, "from 1 to .* 7; got 8 at index 1; drop empty"),
+        (
+            {"seq_lengths": [7, 0, 7, -1]},
+            ValueError,
+            "between 1 and .* 7; got 0 at index 1 and 1 more",
+        ),
+        ({"seq_lengths": [7, 8, 7, 7]}, ValueError, "between 1 and .* 7; got 8 at index 1$"),
         (
             {"seq_lengths": [7.0, 7.0, 7.0, 7.0]},
             TypeError,
@@ -79,12 +88,12 @@ def call(
         ({"precision": "exact"}, ValueError, "precision must be 'highest'"),
     ],
 )
-def test_bad_arguments_are_named(arguments: dict, error: type, message: str) -> None:
+def test_bad_arguments(arguments: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         call(**arguments)
 
 
-def test_all_wrong_parameters_are_told_at_once() -> None:
+def test_all_bad_parameters_are_listed() -> None:
     params = {**PARAMS, "weight_xx_l0": jnp.ones(3), "bias_ih_l0": jnp.ones(19)}
     del params["weight_hh_l1"]
     with pytest.raises(ValueError, match="params do not fit") as caught:
@@ -97,7 +106,7 @@ def test_all_wrong_parameters_are_told_at_once() -> None:
         assert problem in str(caught.value)
 
 
-def test_float64_without_64_bit_mode_is_an_error_not_a_downcast() -> None:
+def test_float64_requires_64_bit_mode() -> None:
     wide = np.ones((7, 4, 3))
     assert wide.dtype == np.float64
     with pytest.raises(
@@ -112,13 +121,13 @@ def test_float64_without_64_bit_mode_is_an_error_not_a_downcast() -> None:
         init_params(jax.random.key(0), CONFIG, dtype=np.float64)
 
 
-def test_a_torch_tensor_is_told_how_to_become_an_array() -> None:
+def test_torch_tensor() -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match=r"inputs must be float16.*\.numpy\(\)"):
         call(inputs=torch.ones(7, 4, 3))
 
 
-def test_batch_zero_works() -> None:
+def test_empty_batch() -> None:
     outputs, (h_n, c_n) = call(inputs=jnp.ones((7, 0, 3)), state=None)
     assert outputs.shape == (7, 0, 5)
     assert h_n.shape == c_n.shape == (2, 0, 5)
@@ -130,7 +139,7 @@ CELL = {name.removesuffix("_l0"): p for name, p in PARAMS.items() if name.endswi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((PARAMS, jnp.ones((4, 3))), "params must hold weight_ih, a matrix, without suffix"),
+        ((PARAMS, jnp.ones((4, 3))), "params must contain the matrix weight_ih, without a suffix"),
         ((CELL, jnp.ones((4, 2))), r"x must have shape \(batch, 3\) or \(3,\), got \(4, 2\)"),
         ((CELL, jnp.ones((1, 4, 3))), r"x must have shape"),
         (
@@ -140,6 +149,6 @@ CELL = {name.removesuffix("_l0"): p for name, p in PARAMS.items() if name.endswi
         (({**CELL, "bias_hh": jnp.ones(4)}, jnp.ones((4, 3))), "bias_hh has shape"),
     ],
 )
-def test_bad_cell_arguments_are_named(arguments: tuple, message: str) -> None:
+def test_bad_cell_arguments(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lstm_cell(*arguments)

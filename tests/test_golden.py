@@ -1,4 +1,4 @@
-"""Numbers that a PyTorch notebook printed years ago, to four decimals, from torch's seed to our outputs."""
+"""Outputs that a public PyTorch notebook printed, to four decimals, reproduced from torch's seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from jaxlstm import LSTMConfig, lstm
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
-HALF_OF_THE_LAST_DECIMAL = 0.5e-4 + 1e-9  # the printed numbers are rounded to four
+HALF_OF_THE_LAST_DECIMAL = 0.5e-4 + 1e-9
 
 
 def assert_printed(actual: Any, printed: list) -> None:

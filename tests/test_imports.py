@@ -1,4 +1,4 @@
-"""What an import loads: nothing that was not asked for."""
+"""Lazy imports: an import loads no package that it does not need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import jaxlstm
         ("import jaxlstm.cli", ("jax", "flax", "torch", "rich", "matplotlib")),
     ],
 )
-def test_nothing_is_loaded_that_was_not_asked_for(statement: str, absent: tuple[str, ...]) -> None:
+def test_import_loads_only_what_it_needs(statement: str, absent: tuple[str, ...]) -> None:
     script = f"{statement}\nimport sys\nprint(*(m for m in {absent!r} if m in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -36,8 +36,8 @@ def test_nothing_is_loaded_that_was_not_asked_for(statement: str, absent: tuple[
     assert done.stdout.strip() == ""
 
 
-def test_every_public_name_is_there() -> None:
-    assert {"kernels", "training"} <= set(dir(jaxlstm))  # as the pages of docs/ call them
+def test_public_names() -> None:
+    assert {"kernels", "training"} <= set(dir(jaxlstm))
     for name in dir(jaxlstm):
         assert getattr(jaxlstm, name) is not None, name
     with pytest.raises(AttributeError, match="no attribute 'lstmm'"):

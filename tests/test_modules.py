@@ -1,4 +1,4 @@
-"""The Flax modules as Flax modules: construction, transformations, cells in flax's own RNN."""
+"""The Flax modules: construction, ``from_params``, transformations, and cells in Flax's RNN and scan."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from jaxlstm import LSTMState, lstm, lstm_cell
 X = jax.random.normal(jax.random.key(0), (7, 4, 3))
 
 
-def close(actual: Any, wanted: Any) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, wanted)
+def close(actual: Any, expected: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, expected)
 
 
-def test_torchs_positional_arguments() -> None:
+def test_positional_arguments() -> None:
     arguments = (3, 5, 2, False, True, 0.5, True, 4)
     config = jaxlstm.LSTMConfig(*arguments)
     assert jaxlstm.nnx.LSTM(*arguments, rngs=nnx.Rngs(0)).config == config
@@ -31,14 +31,14 @@ def test_torchs_positional_arguments() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"proj_size": 5}, {"dropout": -1.0}, {"bias": 1}])
-def test_bad_arguments_raise(bad: dict) -> None:
+def test_bad_arguments(bad: dict) -> None:
     with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
         jaxlstm.nnx.LSTM(3, 5, 2, rngs=nnx.Rngs(0), **bad)
     with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
         jaxlstm.linen.LSTM(3, 5, 2, **bad).init(jax.random.key(0), X)
 
 
-def test_nnx_parameters_have_torchs_names_and_distribution() -> None:
+def test_nnx_parameter_names_and_distribution() -> None:
     model = jaxlstm.nnx.LSTM(3, 400, rngs=nnx.Rngs(0))
     names = set(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     assert names == set(jaxlstm.param_shapes(model.config))
@@ -47,7 +47,7 @@ def test_nnx_parameters_have_torchs_names_and_distribution() -> None:
     np.testing.assert_allclose(weights.std(), 0.05 / 3**0.5, rtol=0.01)
 
 
-def test_linen_parameters_have_torchs_names_and_distribution() -> None:
+def test_linen_parameter_names_and_distribution() -> None:
     model = jaxlstm.linen.LSTM(3, 400)
     variables = model.init(jax.random.key(0), X)
     assert set(variables["params"]) == set(jaxlstm.param_shapes(model.config))
@@ -58,15 +58,15 @@ def test_linen_parameters_have_torchs_names_and_distribution() -> None:
 
 def test_nnx_transformations() -> None:
     model = jaxlstm.nnx.LSTM(3, 5, 2, rngs=nnx.Rngs(0))
-    wanted = lstm(model.params, X, config=model.config)
-    close(nnx.jit(lambda m, x: m(x))(model, X), wanted)
-    close(nnx.merge(*nnx.split(model))(X), wanted)
+    expected = lstm(model.params, X, config=model.config)
+    close(nnx.jit(lambda m, x: m(x))(model, X), expected)
+    close(nnx.merge(*nnx.split(model))(X), expected)
     gradient = nnx.grad(lambda m: (m(X)[0] ** 2).sum())(model)
     plain = jax.grad(lambda p: (lstm(p, X, config=model.config)[0] ** 2).sum())(model.params)
     close({name: gradient[name][...] for name in plain}, plain)
 
 
-def test_an_optimizer_step_through_nnx_changes_the_loss() -> None:
+def test_optimizer_step_through_nnx() -> None:
     model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
 
     def loss(m: Any) -> jax.Array:
@@ -78,7 +78,7 @@ def test_an_optimizer_step_through_nnx_changes_the_loss() -> None:
 
 
 def test_linen_in_scan_and_remat() -> None:
-    """``nn.scan`` over chunks of time is one long call; ``nn.remat`` changes no gradient."""
+    """``nn.scan`` over chunks of time equals one call; ``nn.remat`` does not change gradients."""
     model = jaxlstm.linen.LSTM(3, 5)
     variables = model.init(jax.random.key(0), X)
 
@@ -93,8 +93,8 @@ def test_linen_in_scan_and_remat() -> None:
     nested = {"params": {"lstm": variables["params"]}}
     y: Any
     state, y = scanned.apply(nested, zeros, X[:6].reshape(3, 2, 4, 3))
-    wanted, final = model.apply(variables, X[:6])
-    close((y.reshape(6, 4, 5), state), (wanted, final))
+    expected, final = model.apply(variables, X[:6])
+    close((y.reshape(6, 4, 5), state), (expected, final))
 
     def gradient(module: nn.Module) -> Any:
         return jax.grad(lambda v: (module.apply(v, X)[0] ** 2).sum())(variables)
@@ -102,29 +102,29 @@ def test_linen_in_scan_and_remat() -> None:
     close(gradient(nn.remat(jaxlstm.linen.LSTM)(3, 5)), gradient(model))
 
 
-def test_cells_take_torchs_call_and_flaxs() -> None:
+def test_cells_accept_both_calls() -> None:
     cell = jaxlstm.nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0))
     h, c = jnp.full((4, 5), 0.1), jnp.full((4, 5), -0.3)
-    wanted = lstm_cell(cell.params, X[0], (h, c))
+    expected = lstm_cell(cell.params, X[0], LSTMState(h, c))
     linen_cell = jaxlstm.linen.LSTMCell(3, 5)
 
     def linen(*arguments: Any) -> Any:
         return linen_cell.apply({"params": cell.params}, *arguments)
 
     for call in (cell, linen):
-        close(call(X[0], (h, c)), wanted)
-        close(call(X[0], LSTMState(h, c)), wanted)
-        for carry in ((c, h), LSTMState(h, c)):  # Flax's order, and ours, which names its fields
-            (c_next, h_next), y = call(carry, X[0])
-            close((h_next, c_next, y), (*wanted, wanted.h))
+        close(call(X[0], (h, c)), tuple(expected))
+        close(call(X[0], LSTMState(h, c)), expected)
+        (c_next, h_next), y = call((c, h), X[0])
+        close((h_next, c_next, y), (*expected, expected.h))
+        close(call(LSTMState(h, c), X[0]), (expected, expected.h))
         close(call(X[0]), lstm_cell(cell.params, X[0]))
 
 
-def test_cells_in_flaxs_own_rnn() -> None:
+def test_cells_in_rnn() -> None:
     cell = jaxlstm.nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0))
-    wanted, final = lstm(cell.params, X, config=cell.config)
+    expected, final = lstm(cell.params, X, config=cell.config)
     (c, h), y = nnx.RNN(cell, time_major=True, return_carry=True)(X)
-    close((y, h, c), (wanted, final.h[0], final.c[0]))
+    close((y, h, c), (expected, final.h[0], final.c[0]))
     carry = (jnp.full((4, 5), -0.3), jnp.full((4, 5), 0.1))
     (c, h), y = nnx.RNN(cell, time_major=True, return_carry=True)(X, initial_carry=carry)
     started, _ = lstm(cell.params, X, (carry[1][None], carry[0][None]), config=cell.config)
@@ -134,10 +134,10 @@ def test_cells_in_flaxs_own_rnn() -> None:
     variables = rnn.init(jax.random.key(0), X)
     (name,) = variables["params"]
     (c, h), y = rnn.apply({"params": {name: cell.params}}, X)
-    close((y, h, c), (wanted, final.h[0], final.c[0]))
+    close((y, h, c), (expected, final.h[0], final.c[0]))
 
 
-def test_initialize_carry_of_nnx_draws_h_and_c_apart() -> None:
+def test_nnx_carry_init() -> None:
     cell = jaxlstm.nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0))
     c, h = cell.initialize_carry((4, 3), nnx.Rngs(carry=1), jax.nn.initializers.normal())
     assert c.shape == h.shape == (4, 5)
@@ -146,8 +146,117 @@ def test_initialize_carry_of_nnx_draws_h_and_c_apart() -> None:
         cell.initialize_carry((4, 3), None, jax.nn.initializers.normal())
 
 
+MODULES = [jaxlstm.nnx.LSTM, jaxlstm.linen.LSTM]
+CELLS = [jaxlstm.nnx.LSTMCell, jaxlstm.linen.LSTMCell]
+CELL_CONFIG = jaxlstm.LSTMCellConfig(3, 5)
+
+
+def cell_params(dtype: Any = jnp.float32) -> Any:
+    return jaxlstm.init_params(jax.random.key(0), CELL_CONFIG, dtype=dtype)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_from_params(module: Any) -> None:
+    config = jaxlstm.LSTMConfig(3, 5, num_layers=2, bidirectional=True, batch_first=True)
+    params = jaxlstm.init_params(jax.random.key(0), config)
+    model = module.from_params(params, config)
+    assert model.config == config
+    close(model(X), lstm(params, X, config=config))
+    close(
+        module.from_params(cell_params(), CELL_CONFIG)(X),
+        lstm(cell_params(), X, config=CELL_CONFIG),
+    )
+    with pytest.raises(ValueError, match="missing weight_hh_l0_reverse"):
+        module.from_params(
+            {name: p for name, p in params.items() if name[-7:] != "reverse"}, config
+        )
+
+
+@pytest.mark.parametrize("cell_type", CELLS)
+def test_cell_from_params(cell_type: Any) -> None:
+    cell = cell_type.from_params(cell_params(), CELL_CONFIG)
+    close(cell(X[0]), lstm_cell(cell_params(), X[0]))
+    with pytest.raises(ValueError, match="missing weight_hh"):
+        cell_type.from_params({}, CELL_CONFIG)
+
+
+def test_linen_from_params_unbinds() -> None:
+    model, variables = jaxlstm.linen.LSTM.from_params(cell_params(), CELL_CONFIG).unbind()
+    close(jax.jit(model.apply)(variables, X), lstm(cell_params(), X, config=CELL_CONFIG))
+
+
+def test_from_params_draws_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = cell_params()
+    jaxlstm.nnx.LSTMCell.from_params(params, CELL_CONFIG)  # creates the key of nnx.Rngs(0)
+    uniform = jax.random.uniform
+
+    def abstract_only(*args: Any, **kwargs: Any) -> Any:
+        drawn = uniform(*args, **kwargs)
+        assert isinstance(drawn, jax.core.Tracer)
+        return drawn
+
+    monkeypatch.setattr(jax.random, "uniform", abstract_only)
+    for module in (*MODULES, *CELLS):
+        module.from_params(params, CELL_CONFIG)
+
+
+@pytest.mark.parametrize("module", [*MODULES, *CELLS])
+def test_from_params_keeps_the_dtype(module: Any) -> None:
+    with jax.enable_x64(True):
+        model = module.from_params(cell_params(jnp.float64), CELL_CONFIG)
+        assert model.param_dtype == jnp.float64
+        assert jax.tree.leaves(model(X[0]))[0].dtype == jnp.float64
+    half = module.from_params(cell_params(jnp.bfloat16), CELL_CONFIG)
+    assert half.param_dtype == jnp.bfloat16
+
+
+def test_initialize_carry_in_float64() -> None:
+    with jax.enable_x64(True):
+        params = cell_params(jnp.float64)
+        nnx_cell, linen_cell = (cell.from_params(params, CELL_CONFIG) for cell in CELLS)
+        for carry in (nnx_cell.initialize_carry((4, 3)), linen_cell.initialize_carry(None, (4, 3))):
+            assert [leaf.dtype for leaf in carry] == [jnp.float64] * 2
+        _, y = nnx_cell(nnx_cell.initialize_carry((4, 3)), np.ones((4, 3)))
+        assert y.dtype == jnp.float64
+
+
+@pytest.mark.parametrize("kind", [tuple, list, LSTMState._make])
+def test_cells_return_the_type_of_state_they_are_given(kind: Any) -> None:
+    state = kind([jnp.zeros((4, 5)), jnp.zeros((4, 5))])
+    new = lstm_cell(cell_params(), X[0], state)
+    assert type(new) is type(state)
+    for cell_type in CELLS:
+        cell = cell_type.from_params(cell_params(), CELL_CONFIG)
+        assert type(cell(X[0], state)) is type(state)
+        assert type(cell(state, X[0])[0]) is type(state)
+        assert type(cell(X[0])) is LSTMState
+
+
+@pytest.mark.parametrize("kind", [tuple, LSTMState._make])
+def test_cells_in_lax_scan_and_nnx_scan(kind: Any) -> None:
+    params, state = cell_params(), kind([jnp.zeros((4, 5)), jnp.zeros((4, 5))])
+    expected, final = lstm(params, X, config=CELL_CONFIG)
+
+    def step(state: Any, x: Any) -> Any:
+        state = lstm_cell(params, x, state)
+        return state, state[0]
+
+    carry, outputs = jax.lax.scan(step, state, X)
+    close((outputs, *carry), (expected, final.h[0], final.c[0]))
+
+    cell = jaxlstm.nnx.LSTMCell.from_params(params, CELL_CONFIG)
+
+    @nnx.scan(in_axes=(nnx.StateAxes({...: None}), nnx.Carry, 0), out_axes=(nnx.Carry, 0))
+    def scan(cell: Any, state: Any, x: Any) -> Any:
+        state = cell(x, state)
+        return state, state[0]
+
+    carry, outputs = scan(cell, state, X)
+    close((outputs, *carry), (expected, final.h[0], final.c[0]))
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_dtype_computes_and_param_dtype_stores(dtype: Any) -> None:
+def test_dtype_and_param_dtype(dtype: Any) -> None:
     config = jaxlstm.LSTMConfig(3, 5)
     stored = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0), param_dtype=dtype)
     assert all(p.dtype == dtype for p in stored.params.values())
@@ -157,15 +266,15 @@ def test_dtype_computes_and_param_dtype_stores(dtype: Any) -> None:
         jaxlstm.init_params(jax.random.key(0), config), config, dtype=dtype
     )
     cast = {name: p.astype(dtype) for name, p in computed.params.items()}
-    wanted = lstm(cast, X.astype(dtype), config=config)[0]
+    expected = lstm(cast, X.astype(dtype), config=config)[0]
     y, state = computed(X)
     assert y.dtype == state.c.dtype == dtype
-    np.testing.assert_array_equal(y, wanted)
+    np.testing.assert_array_equal(y, expected)
     linen = jaxlstm.linen.LSTM(3, 5, dtype=dtype).apply({"params": computed.params}, X)[0]
-    np.testing.assert_array_equal(linen, wanted)
+    np.testing.assert_array_equal(linen, expected)
 
 
-def test_float64_without_64_bit_mode_is_refused_by_modules_too() -> None:
+def test_float64_requires_64_bit_mode() -> None:
     model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="inputs is float64"):
         model(np.ones((7, 4, 3)))
@@ -176,7 +285,7 @@ def test_float64_without_64_bit_mode_is_refused_by_modules_too() -> None:
 
 
 @pytest.mark.parametrize("kind", ["nnx", "linen"])
-def test_a_torch_tensor_is_told_how_to_become_an_array(kind: str) -> None:
+def test_torch_tensor(kind: str) -> None:
     torch = pytest.importorskip("torch")
     params = jaxlstm.init_params(jax.random.key(0), jaxlstm.LSTMConfig(3, 5))
     call = {
@@ -187,7 +296,7 @@ def test_a_torch_tensor_is_told_how_to_become_an_array(kind: str) -> None:
         call(torch.ones(7, 4, 3))
 
 
-def test_an_update_is_seen_by_a_jitted_call_that_takes_the_model() -> None:
+def test_jitted_call_after_load_params() -> None:
     model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
     run = nnx.jit(lambda model, x: model(x)[0])
     run(model, X)
@@ -195,7 +304,7 @@ def test_an_update_is_seen_by_a_jitted_call_that_takes_the_model() -> None:
     close(run(model, X), model(X)[0])
 
 
-def test_load_params_checks_names_and_shapes() -> None:
+def test_load_params() -> None:
     model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
     other = jaxlstm.init_params(jax.random.key(1), model.config)
     close(model.load_params(other).params, other)

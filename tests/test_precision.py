@@ -1,4 +1,4 @@
-"""The precision asked for is that of every product: of every path, forwards and backwards."""
+"""Every matrix product uses the requested precision, on every path, forward and backward."""
 
 from __future__ import annotations
 
@@ -39,34 +39,31 @@ def levels(trace: Trace) -> list[str]:
     return [product.level for product in products_of(function, *arguments)]
 
 
-@pytest.mark.parametrize("setting", ["highest", "tensorfloat32", "bfloat16"])
+# "tensorfloat32" is neither our default nor JAX's, so a product that ignores the setting is found.
 @pytest.mark.parametrize("backend", ["scan", "auto"])
 @pytest.mark.parametrize("path", ON_ANY_BACKEND)
-def test_every_product_of_a_path(path: str, backend: str, setting: str) -> None:
-    found = levels(ON_ANY_BACKEND[path](precision=setting, backend=backend))
-    assert found == [LEVELS[setting]] * len(found)
-    assert found
+def test_products_of_a_path(path: str, backend: str) -> None:
+    assert set(levels(ON_ANY_BACKEND[path](precision="tensorfloat32", backend=backend))) == {"HIGH"}
 
 
-@pytest.mark.parametrize("setting", ["highest", "tensorfloat32", "bfloat16"])
 @pytest.mark.parametrize("path", WITHOUT_BACKEND)
-def test_every_product_of_a_path_without_a_choice_of_backend(path: str, setting: str) -> None:
-    found = levels(WITHOUT_BACKEND[path](precision=setting))
-    assert found == [LEVELS[setting]] * len(found)
+def test_products_of_a_path_without_backend(path: str) -> None:
+    found = levels(WITHOUT_BACKEND[path](precision="tensorfloat32"))
+    assert set(found) == {"HIGH"}
     assert len(found) >= 2
 
 
 @pytest.mark.parametrize("path", [*ON_ANY_BACKEND, *WITHOUT_BACKEND])
-def test_the_default_is_highest(path: str) -> None:
+def test_default_is_highest(path: str) -> None:
     make = (ON_ANY_BACKEND | WITHOUT_BACKEND)[path]
     assert set(levels(make())) == {"HIGHEST"}
 
 
 @pytest.mark.parametrize("setting", [*LEVELS, jax.lax.Precision.HIGH, None])
-def test_every_name(setting: Any) -> None:
-    wanted = LEVELS.get(setting, "HIGH" if setting else "None")
+def test_setting_names(setting: Any) -> None:
+    expected = LEVELS.get(setting, "HIGH" if setting else "None")
     for backend in ("scan", "auto"):
-        assert set(levels(gradient(layer(PLAIN, precision=setting, backend=backend)))) == {wanted}
+        assert set(levels(gradient(layer(PLAIN, precision=setting, backend=backend)))) == {expected}
 
 
 @pytest.mark.parametrize(
@@ -78,25 +75,25 @@ def test_every_name(setting: Any) -> None:
         (jnp.float64, jnp.float64),
     ],
 )
-def test_a_product_and_a_bias_in_the_dtype_of_the_gates(dtype: Any, gates: Any) -> None:
-    """Of whole numbers, which every dtype holds exactly."""
+def test_linear_returns_the_gate_dtype(dtype: Any, gates: Any) -> None:
+    # Small integers are exact in every dtype.
     rng = np.random.default_rng(0)
     x, weight, bias = (rng.integers(-4, 5, shape) for shape in ((2, 3), (4, 3), 4))
     with jax.enable_x64(True):
-        given = [jnp.asarray(a, dtype) for a in (x, weight, bias)]
-        found = linear(*given, precision="highest")
-    assert found.dtype == gates
-    np.testing.assert_array_equal(found, x @ weight.T + bias)
+        arrays = [jnp.asarray(a, dtype) for a in (x, weight, bias)]
+        actual = linear(*arrays, precision="highest")
+    assert actual.dtype == gates
+    np.testing.assert_array_equal(actual, x @ weight.T + bias)
 
 
 @pytest.mark.parametrize("backend", ["scan", "auto"])
-def test_none_is_what_jax_was_set_to_when_the_layer_was_called(backend: str) -> None:
-    """The backward pass too, which may be traced and compiled when that is over."""
+def test_none_is_the_jax_default_at_the_call(backend: str) -> None:
+    # The backward pass is traced after the default has changed back.
     run, arguments = layer(RICH, LENGTHS, precision=None, backend=backend)
     with jax.default_matmul_precision("highest"):
         results, pull = jax.vjp(run, *arguments)
     assert {product.level for product in products_of(pull, results)} == {"HIGHEST"}
-    with jax.default_matmul_precision("BF16_BF16_F32"):  # no level: JAX's own, product by product
+    with jax.default_matmul_precision("BF16_BF16_F32"):  # an algorithm, not a level
         assert resolve(None) is None
         found = products_of(*layer(PLAIN, precision=None, backend="scan")[:1], *layer(PLAIN)[1])
     assert {product.level for product in found} == {"BF16_BF16_F32"}
@@ -110,35 +107,35 @@ def test_none_is_what_jax_was_set_to_when_the_layer_was_called(backend: str) -> 
         ("BF16_BF16_F32", "DEFAULT"),
         ("F16_F16_F32", "HIGH"),
         ("TF32_TF32_F32", "HIGH"),
-        ("BF16_BF16_F32_X3", "HIGHEST"),  # a GPU's HIGH is TF32, of fewer bits
+        ("BF16_BF16_F32_X3", "HIGHEST"),  # more accurate than TF32, a GPU's HIGH
         ("F32_F32_F32", "HIGHEST"),
     ],
 )
-def test_a_kernel_is_no_coarser_than_the_default_of_jax(default: str | None, level: str) -> None:
+def test_kernel_level_is_at_least_the_jax_default(default: str | None, level: str) -> None:
     from jaxlstm.kernels.gpu import cudnn
 
     with jax.default_matmul_precision(default):
         assert level_of(None).name == level
-        assert (cudnn.math_of(None).name == "HIGHEST") == (level == "HIGHEST")
-        for setting, wanted in LEVELS.items():  # asked for, they are what they are
-            assert level_of(setting).name == wanted
+        assert (cudnn.cudnn_precision(None).name == "HIGHEST") == (level == "HIGHEST")
+        for setting, expected in LEVELS.items():  # explicit settings ignore the default
+            assert level_of(setting).name == expected
 
 
 @pytest.mark.skipif(not kernels.info()["native"], reason="the native kernel was not built")
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("setting", ["highest", "tensorfloat32", "bfloat16"])
-def test_what_stands_in_for_the_native_kernel_elsewhere(setting: str, platform: str) -> None:
-    """The program for another platform has no kernel of the CPU's in it, and its products are as asked."""
-    function, arguments = gradient(layer(RICH, LENGTHS, precision=setting, backend="auto"))
+def test_products_of_auto_on_other_platforms(platform: str) -> None:
+    function, arguments = gradient(layer(RICH, LENGTHS, precision="tensorfloat32", backend="auto"))
     found = levels_for(platform, function, *arguments)
-    assert found == [LEVELS[setting]] * len(found)
-    assert len(found) >= 2 * 3 * 3  # of two layers W_ih, W_hh, W_hr; forwards and twice back
+    assert set(found) == {"HIGH"}
+    assert (
+        len(found) >= 2 * 3 * 3
+    )  # W_ih, W_hh and W_hr of two layers, once forward and twice backward
 
 
 @pytest.mark.parametrize(
     "place", ["top", "loop", "branch", "remat", "custom", "shard", "backwards"]
 )
-def test_a_product_without_it_is_seen_wherever_it_is(place: str) -> None:
+def test_products_of_finds_every_product(place: str) -> None:
     def planted(x: jax.Array) -> jax.Array:
         return jnp.matmul(x, x)
 

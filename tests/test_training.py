@@ -1,4 +1,4 @@
-"""Blocks of time: the gradients of the whole, in less memory; truncated: those of the window."""
+"""Gradients in blocks of time, and truncated backpropagation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def squares(outputs: jax.Array, target: jax.Array) -> jax.Array:
     [(CONFIGS[0], 7, True), (CONFIGS[1], None, False), (CONFIGS[1], 50, False)],
     ids=["stack-ragged", "projected", "one-block"],
 )
-def test_values_and_gradients_of_the_whole(
+def test_values_and_gradients_in_blocks(
     config: LSTMConfig, block: int | None, ragged: bool
 ) -> None:
     params, x, state, target = drawn(config, 23)
@@ -63,25 +63,25 @@ def test_values_and_gradients_of_the_whole(
         )
         return total + jnp.sum(final.c), final
 
-    (value, wanted), gradients = gradient(whole)(params, x, state)
+    (value, expected), gradients = gradient(whole)(params, x, state)
     (value_b, found), gradients_b = gradient(blocks)(params, x, state)
     (value_s, final), gradients_s = gradient(summed)(params, x, state)
-    assert_close((value, wanted, gradients), (value_b, found, gradients_b))
-    assert_close((value, wanted[1], gradients), (value_s, final, gradients_s))
+    assert_close((value, expected, gradients), (value_b, found, gradients_b))
+    assert_close((value, expected[1], gradients), (value_s, final, gradients_s))
 
 
 def gradient(function: Any) -> Any:
     return jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2), has_aux=True))
 
 
-def assert_close(wanted: Any, found: Any) -> None:
-    for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+def assert_close(expected: Any, found: Any) -> None:
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         scale = max(1.0, float(jnp.abs(a).max()))
         np.testing.assert_allclose(b, a, rtol=0, atol=3e-6 * scale)
 
 
-def test_memory_grows_with_the_root_of_time() -> None:
-    """What the compiled training step takes beside its arguments, at 64 times the length."""
+def test_memory_grows_with_the_square_root_of_time() -> None:
+    """Compare the temporary memory of compiled training steps at two lengths."""
     config = LSTMConfig(4, 32)
 
     def peak(time: int, run: Any) -> int:
@@ -103,13 +103,13 @@ def test_memory_grows_with_the_root_of_time() -> None:
         return lstm_in_blocks(params, x, config=config, readout=readout, backend="scan")[0]
 
     assert peak(64 * 256, whole) > 40 * peak(256, whole)
-    # inputs are cut into blocks, which may copy them once: that share is linear, and small
+    # Splitting the inputs into blocks may copy them once, which is a small linear term.
     copy = (64 * 256 - 256) * 8 * 4 * 4
     assert peak(64 * 256, blocks) - copy < 10 * peak(256, blocks)
     assert peak(64 * 256, blocks) < peak(64 * 256, whole) / 20
 
 
-def test_truncated_gradients_stay_in_the_window_and_the_state_goes_on() -> None:
+def test_truncated_step() -> None:
     config = CONFIGS[1]
     params, x, state, target = drawn(config, 20)
     step = jax.jit(partial(truncated_step, squares, config=config))
@@ -123,17 +123,17 @@ def test_truncated_gradients_stay_in_the_window_and_the_state_goes_on() -> None:
         middle = jax.tree.map(before, middle)
         return squares(lstm(params, x[12:], middle, config=config)[0], target[12:])
 
-    value, wanted = jax.value_and_grad(partial(window, before=jax.lax.stop_gradient))(params)
-    assert_close((value, wanted), second[:2])
+    value, expected = jax.value_and_grad(partial(window, before=jax.lax.stop_gradient))(params)
+    assert_close((value, expected), second[:2])
     through = jax.grad(partial(window, before=lambda leaf: leaf))(params)
-    assert np.abs(through["weight_hh_l0"] - wanted["weight_hh_l0"]).max() > 1e-2
+    assert np.abs(through["weight_hh_l0"] - expected["weight_hh_l0"]).max() > 1e-2
 
 
 def test_errors() -> None:
     config = LSTMConfig(3, 5)
     params, x, _, _ = drawn(config, 4)
     both = LSTMConfig(3, 5, bidirectional=True)
-    with pytest.raises(ValueError, match="needs a one-directional LSTM"):
+    with pytest.raises(ValueError, match="requires a unidirectional LSTM, got bidirectional=True"):
         lstm_in_blocks({}, x, config=both)
     with pytest.raises(ValueError, match="block must be an int of at least 1"):
         lstm_in_blocks(params, x, config=config, block=0)

@@ -1,4 +1,4 @@
-"""jit, grad, vmap, remat, scan, sharding; and a compiled size that does not depend on T."""
+"""``lstm`` under jit, grad, vmap, remat, scan and sharding."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def outputs(params, x, lengths=None):
     return lstm(params, x, config=CONFIG, seq_lengths=lengths)[0]
 
 
-def close(actual, wanted) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, wanted)
+def close(actual, expected) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, expected)
 
 
 def test_vmap_over_inputs() -> None:
@@ -35,24 +35,24 @@ def test_vmap_over_inputs() -> None:
     close(jax.vmap(outputs, (None, 0))(PARAMS, many), jnp.stack([outputs(PARAMS, x) for x in many]))
 
 
-def test_vmap_over_parameters_is_an_ensemble() -> None:
+def test_vmap_over_parameters() -> None:
     ensemble = jax.vmap(lambda key: init_params(key, CONFIG))(
         jax.random.split(jax.random.key(3), 4)
     )
     members = [jax.tree.map(lambda p, k=k: p[k], ensemble) for k in range(4)]
-    wanted = jnp.stack([outputs(member, X, LENGTHS) for member in members])
-    close(jax.vmap(outputs, (0, None, None))(ensemble, X, LENGTHS), wanted)
+    expected = jnp.stack([outputs(member, X, LENGTHS) for member in members])
+    close(jax.vmap(outputs, (0, None, None))(ensemble, X, LENGTHS), expected)
     gradient = jax.vmap(jax.grad(lambda p: outputs(p, X).sum()))(ensemble)
     close(
         jax.tree.map(lambda g: g[2], gradient), jax.grad(lambda p: outputs(p, X).sum())(members[2])
     )
 
 
-def test_vmap_over_single_sequences_with_a_length_each() -> None:
+def test_vmap_over_single_sequences() -> None:
     close(jax.vmap(outputs, (None, 1, 0), 1)(PARAMS, X, LENGTHS), outputs(PARAMS, X, LENGTHS))
 
 
-def test_remat_changes_no_gradient() -> None:
+def test_remat() -> None:
     def loss(run):
         return lambda params: (run(params, X, LENGTHS) ** 2).sum()
 
@@ -70,7 +70,7 @@ def test_second_derivatives_and_forward_mode() -> None:
     np.testing.assert_allclose(jax.jvp(loss, (1.0,), (1.0,))[1], slope(1.0), rtol=1e-5)
 
 
-def test_scan_around_it_is_one_long_call() -> None:
+def test_scan_over_chunks() -> None:
     one_way = LSTMConfig(3, 8, num_layers=2)
     params = init_params(jax.random.key(4), one_way)
     zeros = LSTMState(jnp.zeros((2, 5, 8)), jnp.zeros((2, 5, 8)))
@@ -80,11 +80,11 @@ def test_scan_around_it_is_one_long_call() -> None:
         return state, y
 
     state, pieces = jax.lax.scan(chunk, zeros, X.reshape(3, 2, 5, 3))
-    wanted, final = lstm(params, X, config=one_way)
-    close((pieces.reshape(6, 5, 8), state), (wanted, final))
+    expected, final = lstm(params, X, config=one_way)
+    close((pieces.reshape(6, 5, 8), state), (expected, final))
 
 
-def test_cell_steps_are_the_layer() -> None:
+def test_cell_steps_equal_the_layer() -> None:
     config = LSTMConfig(3, 8, proj_size=4)
     params = init_params(jax.random.key(5), config)
     cell = {name.removesuffix("_l0"): p for name, p in params.items()}
@@ -92,12 +92,12 @@ def test_cell_steps_are_the_layer() -> None:
     for x in X:
         state = lstm_cell(cell, x, state)
         steps.append(state.h)
-    wanted, final = lstm(params, X, config=config)
-    close((jnp.stack(steps), state.c), (wanted, final.c[0]))
+    expected, final = lstm(params, X, config=config)
+    close((jnp.stack(steps), state.c), (expected, final.c[0]))
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_compiled_size_does_not_grow_with_time(gradient: bool) -> None:
+def test_program_size_does_not_depend_on_time(gradient: bool) -> None:
     def lines(time: int) -> int:
         def loss(params, x):
             return outputs(params, x, LENGTHS).sum()
@@ -108,7 +108,7 @@ def test_compiled_size_does_not_grow_with_time(gradient: bool) -> None:
     assert lines(8) == lines(4096)
 
 
-def test_a_row_does_not_depend_on_the_others_nor_on_padding() -> None:
+def test_rows_and_padding_are_independent() -> None:
     run = jax.jit(outputs)
     whole = run(PARAMS, X, LENGTHS)
     poisoned = jnp.where(jnp.arange(6)[:, None, None] < LENGTHS[:, None], X, jnp.nan)
@@ -120,8 +120,8 @@ def test_a_row_does_not_depend_on_the_others_nor_on_padding() -> None:
     np.testing.assert_array_equal(np.delete(sick, 1, axis=1), np.delete(whole, 1, axis=1))
 
 
-def test_a_ragged_gradient_is_the_sum_of_those_of_its_rows() -> None:
-    """On the plain scan, from a state: the reverse direction begins with it at each row's own end."""
+def test_ragged_gradient_is_the_sum_over_rows() -> None:
+    """The reverse direction starts from the initial state at the end of each row."""
     config, rng = LSTMConfig(3, 4, bidirectional=True), np.random.default_rng(0)
     with jax.enable_x64(True):
         params = init_params(jax.random.key(0), config, dtype=np.float64)
@@ -144,12 +144,12 @@ def test_a_ragged_gradient_is_the_sum_of_those_of_its_rows() -> None:
 
         whole = gradient(slice(2), 4, [2, 4])
         first, second = gradient(slice(0, 1), 2), gradient(slice(1, 2), 4)
-    for name, found in whole.items():
-        wanted = first[name] + second[name]
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-13, err_msg=name)
+    for name, actual in whole.items():
+        expected = first[name] + second[name]
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-13, err_msg=name)
 
 
-def test_lengths_that_jit_cannot_check_are_clamped() -> None:
+def test_traced_lengths_are_clamped() -> None:
     state = LSTMState(jnp.full((4, 2, 4), 0.3), jnp.full((4, 2, 8), 0.2))
     run = jax.jit(lambda n: lstm(PARAMS, X[:, :2], state, config=CONFIG, seq_lengths=n))
     y, final = run(jnp.array([0, 99]))
@@ -159,14 +159,14 @@ def test_lengths_that_jit_cannot_check_are_clamped() -> None:
     close((y[:, 1], final.c[:, 1]), (whole[:, 1], whole_final.c[:, 1]))
 
 
-@pytest.mark.parametrize("told_by", ["inputs", "state", "lengths"])
-def test_types_that_say_how_the_batch_is_split(told_by: str) -> None:
-    """On a mesh with explicit axes, of one device here: one argument tells it, and all results have it."""
+@pytest.mark.parametrize("split_argument", ["inputs", "state", "lengths"])
+def test_explicit_sharding_of_the_batch(split_argument: str) -> None:
+    """On a mesh with explicit axes, all results are split if one argument is."""
     mesh = jax.make_mesh((1,), ("rows",), axis_types=(AxisType.Explicit,))
-    split = {"inputs": P(None, "rows"), "state": P(None, "rows"), "lengths": P("rows")}
+    specs = {"inputs": P(None, "rows"), "state": P(None, "rows"), "lengths": P("rows")}
 
     def put(name: str, value):
-        spec = split[name] if name == told_by else P()
+        spec = specs[name] if name == split_argument else P()
         return jax.device_put(value, NamedSharding(mesh, spec))
 
     state = LSTMState(*(jnp.zeros(shape) for shape in CONFIG.state_shapes(5)))
@@ -178,7 +178,7 @@ def test_types_that_say_how_the_batch_is_split(told_by: str) -> None:
 
 
 def test_sharded_over_the_batch_by_jit() -> None:
-    """On four simulated devices, in a process of its own, since their number is fixed at start."""
+    """Four simulated devices, in a separate process because JAX fixes their number at startup."""
     script = textwrap.dedent("""
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P

@@ -8,9 +8,10 @@ rerun with ``--first NUMBER --configs 1``.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ TOLERANCE = {"float32": 5e-6, "float64": 2e-14}
 CONFIGS_PER_CACHE = 50
 """Number of configs after which JAX's caches are cleared."""
 
-# Each program runs only once, so most of the time is spent on compilation.
-COMPILER_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FAST_COMPILATION = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+"""Compiler options for programs that run only once. Newer releases of XLA lack some of them."""
 
 
 class Config(NamedTuple):
@@ -41,7 +42,7 @@ class Config(NamedTuple):
 
 
 def draw_config(seed: int, number: int) -> Config:
-    """Draw a small config, with sizes just below and above those of vectors, register blocks and panels."""
+    """Draw a small config, with sizes around the sizes of vectors, register blocks and panels."""
     rng = np.random.default_rng([seed, number])
     hidden_size = int(rng.choice([1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 65, 100, 130]))
     projected = hidden_size > 1 and rng.random() < 0.3
@@ -71,12 +72,26 @@ def errors(seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, Config, flo
         ffi.THREADS = 0
 
 
+@functools.cache
+def compiler_options() -> dict[str, Any]:
+    """Return the options of ``FAST_COMPILATION`` that this XLA accepts."""
+    return {name: value for name, value in FAST_COMPILATION.items() if _is_accepted({name: value})}
+
+
+def _is_accepted(options: dict[str, Any]) -> bool:
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=options)(1.0)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
 def error_of(config: Config) -> float:
     """Return the native kernel's :func:`worst_error` relative to the plain scan, NaN included."""
     problem, dtype = config.problem, jnp.dtype(config.dtype)
     with jax.enable_x64(config.dtype == "float64"):
         native, scan = (
-            values_and_gradients(problem, dtype, backend, COMPILER_OPTIONS)
+            values_and_gradients(problem, dtype, backend, compiler_options())
             for backend in ("native", "scan")
         )
         return worst_error(native, scan)

@@ -8,7 +8,6 @@ threads)``, used by `benchmarks.inference`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -48,6 +47,6 @@ def version(distribution: str) -> str | None:
         return None
 
 
-def load(name: str, attribute: str = "implementation") -> Callable[..., Any]:
-    """Import a peer's adapter, and with it the library; return one of its functions."""
-    return getattr(importlib.import_module(f"{__name__}.{PEERS[name].module}"), attribute)
+def load(name: str) -> Any:
+    """Import the adapter of a peer, and with it the library."""
+    return importlib.import_module(f"{__name__}.{PEERS[name].module}")

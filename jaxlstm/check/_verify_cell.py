@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.check._verify import verify
 from jaxlstm.check.arguments import require_config
@@ -70,12 +71,12 @@ def verify_cell(
 
 def _steps(inputs: Any) -> Any:
     # Indexing or stacking JAX arrays compiles a program for each shape. NumPy serves where nothing is traced.
-    if isinstance(inputs, jax.core.Tracer):
+    if isinstance(inputs, Tracer):
         return inputs
     return map(jax.device_put, np.asarray(inputs))
 
 
 def _stack(arrays: list[Any]) -> Any:
-    if any(isinstance(a, jax.core.Tracer) for a in arrays):
+    if any(isinstance(a, Tracer) for a in arrays):
         return jnp.stack(arrays)
     return jax.device_put(np.stack([np.asarray(a) for a in arrays]))

@@ -1,4 +1,4 @@
-"""``jaxlstm check CKPT``: compare jitted JAX with torch on a checkpoint.
+"""``jaxlstm check FILE``: compare jitted JAX with torch on a checkpoint.
 
 The JAX code is jaxlstm's own layer or, with ``--port``, a function of the user.
 """
@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
         description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
         "gradient, on inputs chosen to reveal faults. Exit status 0: they match; 1: they do not.",
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="the checkpoint file")
+    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
     add_selection(parser)
     parser.add_argument(
         "--port",

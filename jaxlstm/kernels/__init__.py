@@ -1,4 +1,4 @@
-"""Selection of a backend, and the kernels behind the backends.
+"""Kernels for CPU, GPU and TPU, and the selection of a backend.
 
 A kernel changes speed, not results beyond rounding. The plain scan (:mod:`jaxlstm.scan`) is the reference for
 every kernel and the fallback where a kernel does not apply.
@@ -26,8 +26,8 @@ NATIVE_DTYPES = ("float32", "float64")
 PALLAS_DTYPES = ("bfloat16", "float32")
 PLATFORMS = {"native": "cpu", "pallas": "tpu", "cudnn": "gpu"}
 
-# Each call of the native kernel packs the weights. Packing up to SMALL_WEIGHTS elements costs next to nothing.
-# Packing more pays off from WORTH_PACKING time steps times sequences (measured on two cores with AVX-512).
+# Each call of the native kernel packs the weights. Up to SMALL_WEIGHTS elements, this takes negligible time.
+# Beyond, it pays off from WORTH_PACKING time steps times sequences (measured on two cores with AVX-512).
 SMALL_WEIGHTS, WORTH_PACKING = 2**18, 64
 
 
@@ -124,7 +124,7 @@ def require_here(backend: str, dtype: Any, platform: str | None = None) -> None:
 
 
 def info() -> dict[str, Any]:
-    """Return the state of the native kernel: ``native`` (bool), ``reason``, ``instruction_set``, ``dtypes``."""
+    """Return the status of the native kernel: ``native``, ``reason``, ``instruction_set`` and ``dtypes``."""
     from jaxlstm.kernels.cpu.library import library
 
     loaded = library()

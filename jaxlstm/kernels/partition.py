@@ -1,9 +1,9 @@
-"""A kernel in a program for several devices: each runs it on its own rows of the batch.
+"""Kernels in programs for several devices: each device runs the kernel on its own rows of the batch.
 
-XLA cannot share out a call that it cannot look into, so it is told how: the axis of the batch may be split,
-in all arrays alike, and every other axis has to be whole on each device. So nothing is sent where the batch
-alone is split; a result that sums over the batch is added up by an all-reduce, and an array that comes split
-along another axis, such as time, or weights that do, XLA gathers first.
+XLA cannot partition a custom call by itself, so this module defines the partitioning. The batch axis may be
+split, in the same way in all arrays. Every other axis must be whole on each device. If only the batch is
+split, no input is communicated, and results that sum over the batch are added up with an all-reduce. XLA
+first gathers split weights, and arrays that are split along another axis, such as time.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxlstm.placement import batch_spec, rows_of
 
-Axes = Sequence[int | None]  # of the batch, for each array
+Axes = Sequence[int | None]
+"""The batch axis of each array, or None."""
+
 BATCH = "batch"
 
 
 def over_batch(
     function: Callable[..., list], axes: Axes, result_axes: Axes, ranks: Sequence[int]
 ) -> Callable[..., list]:
-    """``function``, of arrays to a list of arrays, run by each device on the rows that it has.
+    """Return ``function`` partitioned over the batch: each device runs it on the rows that it holds.
 
     Args:
-      axes: of the batch, for each argument; None where there is none.
-      result_axes: the same for each result; None where it is a sum over the batch.
-      ranks: of the arguments, then of the results.
+      function: ``(*arrays)`` to a list of arrays.
+      axes: batch axis of each argument, None if it has none.
+      result_axes: batch axis of each result, None if it is a sum over the batch.
+      ranks: ranks of the arguments, then of the results.
     """
-    x64 = jax.config.read("jax_enable_x64")  # XLA calls back from a thread that does not know
+    # XLA calls ``partition`` from a thread that does not see a thread-local jax.enable_x64.
+    x64 = jax.config.read("jax_enable_x64")
 
     def split(mesh: Mesh, rows: Any, ranks: Sequence[int], axes: Axes) -> list[NamedSharding]:
         pairs = zip(ranks, axes, strict=True)
@@ -59,14 +63,14 @@ def over_batch(
     partitioned = custom_partitioning(function)
     partitioned.def_partition(
         partition,
-        infer_sharding_from_operands=infer,  # where the older partitioner, GSPMD, is chosen
+        infer_sharding_from_operands=infer,  # for GSPMD, the older partitioner
         sharding_rule=_rule(axes, result_axes, ranks),
     )
     return partitioned
 
 
 def _rows(mesh: Mesh, arguments: Sequence[Any], axes: Axes) -> Any:
-    """The axes of the mesh that split the batch; None where they would not divide it."""
+    """Return the mesh axes that split the batch, or None if they do not divide it evenly."""
     rows = rows_of([argument.sharding for argument in arguments], axes)
     parts = math.prod(
         mesh.shape[name] for name in (rows if isinstance(rows, tuple) else (rows,)) if name
@@ -76,7 +80,7 @@ def _rows(mesh: Mesh, arguments: Sequence[Any], axes: Axes) -> Any:
 
 
 def _rule(axes: Axes, result_axes: Axes, ranks: Sequence[int]) -> SdyShardingRule:
-    """For Shardy: the axis of the batch is one factor of all arrays; every other axis is whole."""
+    """Return the rule for Shardy: the batch axis is one factor of all arrays, every other axis is whole."""
     whole: list[str] = []
 
     def mapping(index: int, axis: int | None) -> ArrayMapping:
@@ -88,7 +92,7 @@ def _rule(axes: Axes, result_axes: Axes, ranks: Sequence[int]) -> SdyShardingRul
     return SdyShardingRule(
         tuple(mappings[: len(axes)]),
         tuple(mappings[len(axes) :]),
-        # where some results keep the axis, Shardy has no name for those that sum over it
+        # Shardy cannot express a reduction of some results if other results keep the batch axis.
         reduction_factors=(BATCH,) if set(result_axes) == {None} else (),
         need_replication_factors=tuple(whole),
     )

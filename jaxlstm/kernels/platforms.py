@@ -1,201 +1,240 @@
-"""A recurrence out of kernels: where a platform has them they run, elsewhere the plain scan.
+"""Kernels of a platform, and the recurrence that dispatches to them.
 
-The functions of :mod:`jaxlstm.scan` become primitives of :mod:`jaxlstm.kernels.primitive`, run by what a
-platform brings, :class:`jaxlstm.kernels.contract.PlatformKernels`. Which is whose transpose stands here.
+A platform provides a :class:`PlatformKernels`: a function for the forward pass, one for the backward pass and
+optionally one for the gradients of the weights. :func:`build_recurrence` wraps the kernels of several
+platforms in JAX primitives, which run the plain scan on every other platform.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxlstm import scan
-from jaxlstm.kernels.contract import (
-    TANGENTS,
-    PlatformKernels,
-    Shape,
-    cotangent_shapes,
-    differentiate_shapes,
-    gradients_shapes,
-    plain_cotangent,
-    plain_tangent,
-    run_shapes,
-)
+from jaxlstm.cell import LSTMState, StepDerivative
+from jaxlstm.kernels import shapes
 from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.placement import whole_beside
-from jaxlstm.precision import gate_dtype, linear, resolve
+from jaxlstm.precision import Precision, linear, resolve
+from jaxlstm.scan import RunTangents
+
+TANGENTS = {"inputs": 1, "weight_ih": None, "weight_hh": None, "bias": None}
+"""The names of the tangents of :func:`jaxlstm.scan.gates_tangent`, each with its batch axis."""
+
+Results = dict[str, Any] | None
+"""Arrays by name, or None if a kernel does not support the arguments."""
 
 
-def _tangent_shapes(params: Any, derivative: Any, valid: Any, linear: tuple, **static: Any) -> Any:
-    dz, _, dstate = linear
-    outputs = Shape(dz.shape, dstate.h.dtype)
-    return run_shapes(params, outputs, dstate, valid, **static)
+class PlatformKernels(NamedTuple):
+    """The kernels of one platform. All take ``reverse`` and ``precision`` by keyword.
+
+    ``forward`` and ``backward`` take ``out``, a dict of shapes, and return arrays of these names and shapes.
+    They return None if they do not support the arguments; the plain scan then runs.
+
+    Attributes:
+      forward: ``(params, inputs, state, valid, out)``. ``out`` has "outputs", and "h" and "c" for the last
+        state. To differentiate, it also has the fields of :class:`jaxlstm.cell.StepDerivative`, and "m" with
+        a projection.
+      backward: ``(weights, derivative, valid, (outputs_bar, state_bar), out)``. ``out`` has "z_bar", and
+        "h_bar" and "c_bar" for the initial state. It also has "projection_bar", the cotangent of dW_hr m, if
+        that is required.
+      gradients: ``(weight_ih, inputs, outputs, h_0, valid, z_bar, *, names)``, the transpose of
+        :func:`jaxlstm.scan.gates_tangent` for the tangents in ``names``. None to use matrix products by XLA.
+    """
+
+    forward: Callable[..., Results]
+    backward: Callable[..., Results]
+    gradients: Callable[..., Any] | None = None
+
+    def run(self, params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
+        """Run :func:`jaxlstm.scan.run` by the kernel."""
+        arguments = (params, inputs, state, valid)
+        outputs, last = shapes.run(*arguments, **static)
+        arrays = self.forward(*arguments, {"outputs": outputs, **last._asdict()}, **static)
+        if arrays is None:
+            return scan.run(*arguments, **static)
+        return arrays["outputs"], _fields(LSTMState, arrays)
+
+    def run_and_differentiate(
+        self, params: Any, inputs: Any, state: Any, valid: Any, **static: Any
+    ) -> Any:
+        """Run :func:`jaxlstm.scan.run_and_differentiate` by the kernel."""
+        arguments = (params, inputs, state, valid)
+        (outputs, last), derivative, m = shapes.run_and_differentiate(*arguments, **static)
+        out = {"outputs": outputs, **last._asdict(), **derivative._asdict()}
+        if m is not None:
+            out["m"] = m
+        arrays = self.forward(*arguments, out, **static)
+        if arrays is None:
+            return scan.run_and_differentiate(*arguments, **static)
+        results = arrays["outputs"], _fields(LSTMState, arrays)
+        return results, _fields(StepDerivative, arrays), arrays.get("m")
+
+    def run_cotangent(
+        self,
+        weights: Any,
+        derivative: Any,
+        valid: Any,
+        cotangents: tuple,
+        *,
+        projected: bool,
+        **static: Any,
+    ) -> RunTangents:
+        """Run :func:`run_cotangent` by the kernel."""
+        arguments = (weights, derivative, valid, cotangents)
+        z, projection, state = shapes.run_cotangent(*arguments, projected=projected, **static)
+        out = {"z_bar": z, "h_bar": state.h, "c_bar": state.c}
+        if projected:
+            out["projection_bar"] = projection
+        arrays = self.backward(*arguments, out, **static)
+        if arrays is None:
+            return run_cotangent(*arguments, projected=projected, **static)
+        projection_bar = arrays["projection_bar"] if projected else None
+        state_bar = LSTMState(arrays["h_bar"], arrays["c_bar"])
+        return RunTangents(arrays["z_bar"], projection_bar, state_bar)
 
 
-def _outputs_and_state(*arguments: Any, **static: Any) -> list[int]:
-    return [1, 0, 0]
+def _fields(kind: Any, arrays: dict[str, Any]) -> Any:
+    return kind(*(arrays[name] for name in kind._fields))
 
 
-def _gates_tangent(
+def run_cotangent(
+    weights: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
+) -> RunTangents:
+    """Return the transpose of :func:`jaxlstm.scan.run_tangent`, derived by JAX.
+
+    Args:
+      cotangents: cotangents of the outputs and of the last state.
+      projected: True if the cotangent of ``RunTangents.projection`` is required.
+    """
+    outputs, state = cotangents
+    # linear_transpose gets arrays instead of shapes, because their types also carry the sharding.
+    like = RunTangents(derivative.by_gates, outputs if projected else None, state)
+    tangent = lambda tangents: scan.run_tangent(weights, derivative, valid, tangents, **static)  # noqa: E731
+    (result,) = jax.linear_transpose(tangent, like)(cotangents)
+    return result
+
+
+def gradients(
     weight_ih: Any,
     inputs: Any,
     outputs: Any,
     h_0: Any,
     valid: Any,
-    tangents: dict,
+    z_bar: Any,
     *,
+    names: tuple[str, ...],
     reverse: bool,
-    precision: Any,
-) -> Any:
-    return scan.gates_tangent(weight_ih, inputs, outputs, h_0, valid, tangents, reverse, precision)
-
-
-def _gates_tangent_shape(weight_ih: Any, inputs: Any, *_: Any, **static: Any) -> Any:
-    del static
-    return Shape((*inputs.shape[:2], weight_ih.shape[0]), gate_dtype(inputs.dtype))
-
-
-def _gradients(
-    weight_ih: Any,
-    inputs: Any,
-    outputs: Any,
-    h_0: Any,
-    valid: Any,
-    grad_gates: Any,
-    *,
-    wanted: tuple[str, ...],
-    reverse: bool,
-    precision: Any,
-) -> Any:
-    """The transpose of :func:`_gates_tangent`."""
+    precision: Precision,
+) -> dict[str, Any]:
+    """Return the transpose of :func:`jaxlstm.scan.gates_tangent` for the tangents in ``names``."""
 
     def by_weight(operand: Any) -> Any:
         product = jax.lax.dot_general(
-            grad_gates,
+            z_bar,
             operand,
-            (((0, 1), (0, 1)), ((), ())),  # over steps and rows
+            (((0, 1), (0, 1)), ((), ())),  # contracts time and batch
             precision=resolve(precision),
-            preferred_element_type=grad_gates.dtype,
-            out_sharding=whole_beside(grad_gates, 2),
+            preferred_element_type=z_bar.dtype,
+            out_sharding=whole_beside(z_bar, 2),
         )
         return product.astype(operand.dtype)
 
-    found = {}
-    if "inputs" in wanted:
-        through = lambda dx: linear(dx, weight_ih, precision=precision)  # noqa: E731
-        (found["inputs"],) = jax.linear_transpose(through, inputs)(grad_gates)
-    if "weight_ih" in wanted:
-        found["weight_ih"] = by_weight(inputs)
-    if "weight_hh" in wanted:
-        found["weight_hh"] = by_weight(scan.states_before(outputs, h_0, valid, reverse))
-    if "bias" in wanted:
-        found["bias"] = grad_gates.sum((0, 1))
-    return found
+    result = {}
+    if "inputs" in names:
+        by_inputs = lambda dx: linear(dx, weight_ih, precision=precision)  # noqa: E731
+        (result["inputs"],) = jax.linear_transpose(by_inputs, inputs)(z_bar)
+    if "weight_ih" in names:
+        result["weight_ih"] = by_weight(inputs)
+    if "weight_hh" in names:
+        result["weight_hh"] = by_weight(scan.states_before(outputs, h_0, valid, reverse=reverse))
+    if "bias" in names:
+        result["bias"] = z_bar.sum((0, 1))
+    return result
 
 
 def build_recurrence(
-    name: str, by_platform: Mapping[str, PlatformKernels], *, insists: str | None = None
+    name: str, platforms: Mapping[str, PlatformKernels], *, required_by: str | None = None
 ) -> scan.Recurrence:
-    """The recurrence that runs these kernels on their platforms, and the plain scan on all others.
+    """Return a recurrence that runs kernels on their platforms and the plain scan on all others.
 
     Args:
-      name: unique to this recurrence; its primitives are ``name_run`` and so on in a jaxpr.
-      by_platform: kernels by JAX's name of the platform: "cpu", "cuda" or "tpu".
-      insists: the backend, if a program for another platform is an error instead. One for ``jax.export``
-        gets the plain scan even so.
+      name: prefix of the primitives' names in a jaxpr, such as ``name_run``. It must be unique.
+      platforms: kernels by JAX's name of the platform: "cpu", "cuda" or "tpu".
+      required_by: name of the backend that requires a kernel. Lowering for a platform without one is then
+        an error, except in ``jax.export``, which always gets the plain scan. None: the plain scan runs.
     """
 
-    def of(which: str) -> dict[str, Callable[..., Any]]:
-        found = {platform: getattr(kernels, which) for platform, kernels in by_platform.items()}
-        return {platform: kernel for platform, kernel in found.items() if kernel is not None}
+    def kernels(which: str) -> dict[str, Callable[..., Any]]:
+        functions = {key: getattr(platform, which) for key, platform in platforms.items()}
+        return {key: function for key, function in functions.items() if function is not None}
 
     run = KernelPrimitive(
         f"{name}_run",
         scan.run,
-        of("run"),
-        run_shapes,
-        (None, 1, 0, 1),
-        _outputs_and_state,
-        insists,
+        shapes.run,
+        kernels=kernels("run"),
+        batch_axes=(None, 1, 0, 1),
+        result_batch_axes=lambda *_, **static: [1, 0, 0],
+        required_by=required_by,
     )
-    differentiate = KernelPrimitive(
+    run_and_differentiate = KernelPrimitive(
         f"{name}_run_and_differentiate",
         scan.run_and_differentiate,
-        of("run_and_differentiate"),
-        differentiate_shapes,
-        (None, 1, 0, 1),
-        lambda params, *_, **static: [1, 0, 0, 1, 1, 1, *([1] if "weight_hr" in params else [])],
-        insists,
+        shapes.run_and_differentiate,
+        kernels=kernels("run_and_differentiate"),
+        batch_axes=(None, 1, 0, 1),
+        result_batch_axes=lambda params, *_, **static: (
+            [1, 0, 0, 1, 1, 1, *([1] if "weight_hr" in params else [])]
+        ),
+        required_by=required_by,
     )
-    tangent = KernelPrimitive(
-        f"{name}_tangent",
-        plain_tangent,
-        {},
-        _tangent_shapes,
-        (None, 1, 1, (1, 1, 0)),
-        _outputs_and_state,
+    run_tangent = KernelPrimitive(
+        f"{name}_run_tangent",
+        scan.run_tangent,
+        shapes.run_tangent,
+        batch_axes=(None, 1, 1, (1, 1, 0)),
+        result_batch_axes=lambda *_, **static: [1, 0, 0],
     )
-    cotangent = KernelPrimitive(
-        f"{name}_cotangent",
-        plain_cotangent,
-        of("cotangent"),
-        cotangent_shapes,
-        (None, 1, 1, (1, 0)),
-        lambda *_, projected, **static: [1, *([1] if projected else []), 0, 0],
-        insists,
+    transposed_run = KernelPrimitive(
+        f"{name}_run_cotangent",
+        run_cotangent,
+        shapes.run_cotangent,
+        kernels=kernels("run_cotangent"),
+        batch_axes=(None, 1, 1, (1, 0)),
+        result_batch_axes=lambda *_, projected, **static: [1, *([1] if projected else []), 0, 0],
+        required_by=required_by,
     )
-    tangent.transposed_by(
-        lambda params, derivative, valid, linear, cotangents, **static: cotangent(
-            params, derivative, valid, cotangents, projected=linear[1] is not None, **static
+    run_tangent.set_transpose(
+        lambda weights, derivative, valid, tangents, cotangents, **static: transposed_run(
+            weights,
+            derivative,
+            valid,
+            cotangents,
+            projected=tangents.projection is not None,
+            **static,
         )
     )
     gates_tangent = KernelPrimitive(
         f"{name}_gates_tangent",
-        _gates_tangent,
-        {},
-        _gates_tangent_shape,
-        (None, 1, 1, 0, 1, TANGENTS),
-        lambda *_, **static: [1],
+        scan.gates_tangent,
+        shapes.gates_tangent,
+        batch_axes=(None, 1, 1, 0, 1, TANGENTS),
+        result_batch_axes=lambda *_, **static: [1],
     )
-    gradients = KernelPrimitive(
+    transposed_gates = KernelPrimitive(
         f"{name}_gradients",
-        _gradients,
-        of("gradients"),
-        gradients_shapes,
-        (None, 1, 1, 0, 1, 1),
-        lambda *_, wanted, **static: [TANGENTS[each] for each in sorted(wanted)],
+        gradients,
+        shapes.gradients,
+        kernels=kernels("gradients"),
+        batch_axes=(None, 1, 1, 0, 1, 1),
+        result_batch_axes=lambda *_, names, **static: [TANGENTS[key] for key in sorted(names)],
     )
-    gates_tangent.transposed_by(
-        lambda weight_ih, inputs, outputs, h_0, valid, tangents, dz, **static: gradients(
-            weight_ih, inputs, outputs, h_0, valid, dz, wanted=tuple(sorted(tangents)), **static
+    gates_tangent.set_transpose(
+        lambda weight_ih, inputs, outputs, h_0, valid, tangents, z_bar, **static: transposed_gates(
+            weight_ih, inputs, outputs, h_0, valid, z_bar, names=tuple(sorted(tangents)), **static
         )
     )
-
-    def run_tangent(
-        params: Any,
-        derivative: Any,
-        dz: Any,
-        dh_projection: Any,
-        dstate: Any,
-        valid: Any,
-        reverse: bool,
-        precision: Any,
-    ) -> Any:
-        weights = {key: params[key] for key in ("weight_hh", "weight_hr") if key in params}
-        linear = (dz, dh_projection, dstate)
-        return tangent(weights, derivative, valid, linear, reverse=reverse, precision=precision)
-
-    return scan.Recurrence(
-        run=lambda params, inputs, state, valid, reverse, precision: run(
-            params, inputs, state, valid, reverse=reverse, precision=precision
-        ),
-        run_and_differentiate=lambda params, inputs, state, valid, reverse, precision: (
-            differentiate(params, inputs, state, valid, reverse=reverse, precision=precision)
-        ),
-        run_tangent=run_tangent,
-        gates_tangent=lambda *arguments: gates_tangent(
-            *arguments[:6], reverse=arguments[6], precision=arguments[7]
-        ),
-    )
+    return scan.Recurrence(run, run_and_differentiate, run_tangent, gates_tangent)

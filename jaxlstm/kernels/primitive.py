@@ -1,10 +1,12 @@
-"""A JAX primitive that is a plain function in every respect but one: on some platforms it runs a kernel.
+"""JAX primitives that run a kernel on some platforms and a plain function on all others.
 
-Shapes, derivatives, transposition and every other backend come from the plain function, so that a kernel
-answers how fast and never what. ``jax.vmap`` folds the mapped axis into the batch, and where weights are
-mapped runs one after the other. In a program for several devices each runs the kernel on its rows of the
-batch, by :mod:`jaxlstm.kernels.partition` or inside ``jax.shard_map``. ``jax.export`` gets the plain
-function, since a custom call would tie the file to this package.
+The plain function defines the results, the derivative and every other platform of the primitive, so a
+kernel changes only speed.
+
+- ``jax.vmap`` folds the mapped axis into the batch. Calls with mapped weights run one after the other.
+- In a program for several devices, each device runs the kernel on its own rows of the batch, either through
+  :mod:`jaxlstm.kernels.partition` or inside ``jax.shard_map``.
+- ``jax.export`` gets the plain function, because a custom call would tie the exported file to this package.
 """
 
 from __future__ import annotations
@@ -26,60 +28,65 @@ from jaxlstm.placement import batch_spec, rows_of, varying_alike
 
 
 class KernelPrimitive:
-    """A function ``(*arguments, **static) -> tree`` of arrays, with kernels for some platforms.
+    """A function ``(*arguments, **static)`` to a tree of arrays, with kernels for some platforms.
 
     Args:
-      name: of the primitive, as it appears in a jaxpr.
-      plain: the function in JAX.
-      kernels: the same by custom calls, by platform ("cpu", "cuda", "tpu"); none where only a transpose
-        has any.
-      shapes: the same in ``jax.ShapeDtypeStruct``.
-      batch_axes: for each argument the axis of the batch in all its arrays, or None for weights, or a
-        tuple of these, or where the argument is a dict, a dict.
-      result_batch_axes: for each leaf of the result; None where it is a sum over the batch, and then the
-        function is the plain one under ``jax.vmap``.
-      insists: the backend, if a program of another platform is an error and not the plain function.
+      name: name of the primitive, as it appears in a jaxpr.
+      plain: the function, in JAX.
+      shapes: the function, from and to ``jax.ShapeDtypeStruct``.
+      kernels: the function as a kernel, by platform ("cpu", "cuda", "tpu"). Empty if only the transpose has
+        kernels.
+      batch_axes: the batch axis of each argument: an int for all arrays of the argument, None for weights, or
+        a tuple or a dict of these that matches the argument.
+      result_batch_axes: ``(*arguments, **static)`` to the batch axis of each leaf of the result. None marks a
+        sum over the batch; ``jax.vmap`` then runs the plain function.
+      required_by: name of the backend that requires a kernel. Lowering for a platform without a kernel then
+        raises an error instead of using the plain function.
     """
 
     def __init__(
         self,
         name: str,
         plain: Callable[..., Any],
-        kernels: Mapping[str, Callable[..., Any]],
         shapes: Callable[..., Any],
+        *,
+        kernels: Mapping[str, Callable[..., Any]] | None = None,
         batch_axes: tuple,
         result_batch_axes: Callable[..., Sequence[int | None]],
-        insists: str | None = None,
+        required_by: str | None = None,
     ) -> None:
+        kernels = kernels or {}
         self.plain, self.shapes = plain, shapes
         self.batch_axes, self.result_batch_axes = batch_axes, result_batch_axes
         self.primitive = primitive = Primitive(name)
         primitive.multiple_results = True
-        primitive.def_impl(self._run_at_once)
+        primitive.def_impl(self._run_eagerly)
         primitive.def_abstract_eval(self._abstract)
         ad.primitive_jvps[primitive] = self._jvp
         batching.primitive_batchers[primitive] = self._batch
         mlir.register_lowering(
             primitive,
-            partial(self._lower, _refusal(insists, tuple(kernels)))
-            if kernels and insists
+            partial(self._lower, _unsupported(required_by, tuple(kernels)))
+            if kernels and required_by
             else mlir.lower_fun(self._plain_leaves, multiple_results=True),
         )
         for platform, kernel in kernels.items():
             mlir.register_lowering(primitive, partial(self._lower, kernel), platform=platform)
         if kernels:
-            _tell_of_mesh(primitive)
+            _lower_with_mesh(primitive)
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
-        """The tree of results."""
+        """Bind the primitive and return the tree of results."""
         leaves, tree = jax.tree.flatten(varying_alike(arguments))
         out_tree = jax.tree.structure(self.shapes(*arguments, **static))
         return jax.tree.unflatten(out_tree, self.primitive.bind(*leaves, tree=tree, **static))
 
-    def transposed_by(self, transpose: Callable[..., Any]) -> None:
-        """The last argument enters linearly; ``transpose`` gives its cotangents.
+    def set_transpose(self, transpose: Callable[..., Any]) -> None:
+        """Define the transpose with respect to the last argument, in which the function must be linear.
 
-        It is called as ``transpose(*other arguments, shapes of the last, cotangents, **static)``.
+        Args:
+          transpose: ``(*other arguments, shapes of the last argument, cotangents of the result, **static)``
+            to the cotangents of the last argument.
         """
 
         def rule(cotangents: list, *leaves: Any, tree: Any, **static: Any) -> list:
@@ -92,18 +99,18 @@ class KernelPrimitive:
             ]
             cotangents = varying_alike(cotangents, fixed)
             cotangents = jax.tree.unflatten(jax.tree.structure(out_shapes), cotangents)
-            found = jax.tree.leaves(transpose(*fixed, linear_shapes, cotangents, **static))
-            given = jax.tree.leaves(linear, is_leaf=ad.is_undefined_primal)
-            found = [
-                ct if ad.is_undefined_primal(leaf) else None
-                for ct, leaf in zip(found, given, strict=True)
+            results = jax.tree.leaves(transpose(*fixed, linear_shapes, cotangents, **static))
+            primals = jax.tree.leaves(linear, is_leaf=ad.is_undefined_primal)
+            results = [
+                ct if ad.is_undefined_primal(primal) else None
+                for ct, primal in zip(results, primals, strict=True)
             ]
-            return [None] * (len(leaves) - len(found)) + found
+            return [None] * (len(leaves) - len(results)) + results
 
         ad.primitive_transposes[self.primitive] = rule
 
-    def _run_at_once(self, *leaves: Any, **static: Any) -> list:
-        """Outside ``jax.jit``; compiled even where jit is turned off, since there is no other native form."""
+    def _run_eagerly(self, *leaves: Any, **static: Any) -> list:
+        """Run outside ``jax.jit``. A kernel exists only in compiled form, so ``disable_jit`` is ignored."""
         with jax.disable_jit(False):
             return _compiled(self.primitive, _items(static))(*leaves)
 
@@ -123,9 +130,9 @@ class KernelPrimitive:
         ]
 
     def _shardings(self, arguments: Any, shapes: list, **static: Any) -> list:
-        """Those that the types of the results say: of the batch as in the arguments, of nothing else."""
+        """Return the shardings of the results: the batch split as in the arguments, other axes whole."""
         avals = jax.tree.leaves(arguments)
-        axes, result_axes = self._axes_of_batch(arguments, **static)
+        axes, result_axes = self._leaf_batch_axes(arguments, **static)
         rows = rows_of([aval.sharding for aval in avals], axes)
         return [
             avals[0].sharding.update(spec=batch_spec(len(shape.shape), axis, rows))
@@ -133,24 +140,24 @@ class KernelPrimitive:
         ]
 
     def _jvp(self, primals: tuple, tangents: tuple, **static: Any) -> tuple:
-        varying = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
+        nonzero = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
 
         def plain(*values: Any) -> list:
             leaves = list(primals)
-            for i, value in zip(varying, values, strict=True):
+            for i, value in zip(nonzero, values, strict=True):
                 leaves[i] = value
             return self._plain_leaves(*leaves, **static)
 
-        return jax.jvp(plain, [primals[i] for i in varying], [tangents[i] for i in varying])
+        return jax.jvp(plain, [primals[i] for i in nonzero], [tangents[i] for i in nonzero])
 
-    def _axes_of_batch(self, arguments: Any, **static: Any) -> tuple[Sequence, Sequence]:
-        """For each leaf of the arguments and of the results; None where it has none."""
+    def _leaf_batch_axes(self, arguments: Any, **static: Any) -> tuple[Sequence, Sequence]:
+        """Return the batch axis, or None, of each leaf of the arguments and of the results."""
         axes = _axes_of_leaves(arguments, self.batch_axes)
         return axes, self.result_batch_axes(*arguments, **static)
 
     def _batch(self, leaves: tuple, dims: tuple, *, tree: Any, **static: Any) -> tuple:
         bind = partial(self.primitive.bind, tree=tree, **static)
-        axes, out_axes = self._axes_of_batch(jax.tree.unflatten(tree, leaves), **static)
+        axes, out_axes = self._leaf_batch_axes(jax.tree.unflatten(tree, leaves), **static)
         mapped = [dim is not None for dim in dims]
         size = next(x.shape[d] for x, d, m in zip(leaves, dims, mapped, strict=True) if m)
         if None in out_axes or size == 0:
@@ -158,7 +165,7 @@ class KernelPrimitive:
             outs = jax.vmap(plain, in_axes=dims)(*leaves)
             return outs, [0] * len(outs)
         if any(m and axis is None for m, axis in zip(mapped, axes, strict=True)):
-            return self._one_by_one(bind, leaves, dims, mapped)
+            return self._map_sequentially(bind, leaves, dims, mapped)
         folded = [
             x if axis is None else _fold(x, dim if m else None, axis, size)
             for x, dim, m, axis in zip(leaves, dims, mapped, axes, strict=True)
@@ -167,7 +174,7 @@ class KernelPrimitive:
         return outs, out_axes
 
     @staticmethod
-    def _one_by_one(bind: Callable, leaves: tuple, dims: tuple, mapped: list[bool]) -> tuple:
+    def _map_sequentially(bind: Callable, leaves: tuple, dims: tuple, mapped: list[bool]) -> tuple:
         moved = [jnp.moveaxis(x, d, 0) for x, d, m in zip(leaves, dims, mapped, strict=True) if m]
 
         def one(values: list) -> list:
@@ -186,25 +193,28 @@ class KernelPrimitive:
             return jax.tree.leaves(kernel(*jax.tree.unflatten(tree, leaves), **static))
 
         if devices is Devices.SEVERAL:
-            axes = self._axes_of_batch(jax.tree.unflatten(tree, ctx.avals_in), **static)
+            axes = self._leaf_batch_axes(jax.tree.unflatten(tree, ctx.avals_in), **static)
             run = over_batch(run, *axes, [aval.ndim for aval in (*ctx.avals_in, *ctx.avals_out)])
         return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves)
 
 
-def _refusal(backend: str, platforms: tuple[str, ...]) -> Callable:
-    """What runs in place of a kernel where there is none and the backend insists on one."""
+def _unsupported(backend: str, platforms: tuple[str, ...]) -> Callable:
+    """Return a stand-in for the kernel on platforms without one; it raises an error."""
 
-    def refuse(*_: Any, **__: Any) -> Any:
+    def raise_error(*_: Any, **__: Any) -> Any:
         raise NotImplementedError(
-            f"backend={backend!r} has kernels for {' and '.join(platforms)}, and this program is compiled "
+            f"backend={backend!r} has kernels for {' and '.join(platforms)}, but this program is compiled "
             "for another platform; use backend='auto' or 'scan'"
         )
 
-    return refuse
+    return raise_error
 
 
 class Devices(Enum):
-    """Those of a program: one or, inside ``jax.shard_map``, each on its own; several; or not to be told."""
+    """The devices that a primitive is lowered for.
+
+    In a ``jax.shard_map`` over all axes of the mesh the value is ONE, because the body runs per device.
+    """
 
     ONE = "one"
     SEVERAL = "several"
@@ -214,18 +224,18 @@ class Devices(Enum):
 def _devices(context: Any) -> Devices:
     manual = getattr(context, "manual_axes", None)
     if manual is not None:
-        each = set(manual) == set(context.mesh.axis_names)
-        return Devices.ONE if each else Devices.UNKNOWN
+        all_manual = set(manual) == set(context.mesh.axis_names)
+        return Devices.ONE if all_manual else Devices.UNKNOWN
     if context.num_devices == 1:
         return Devices.ONE
     return Devices.UNKNOWN if context.abstract_mesh is None else Devices.SEVERAL
 
 
-def _tell_of_mesh(primitive: Primitive) -> None:
-    """Have the lowering of a primitive be told the mesh of the program, which its partition is a matter of.
+def _lower_with_mesh(primitive: Primitive) -> None:
+    """Make JAX pass the mesh of the program to the lowering rule, which needs it to partition the kernel.
 
-    JAX has no public name for that. Where it has this one no more, :func:`_devices` is not told of several,
-    and in a program for them the plain function runs.
+    JAX has no public API for this. If the private name disappears, the rule cannot see the mesh, and programs
+    for several devices run the plain function.
     """
     with suppress(ImportError):
         from jax._src.dispatch import prim_requires_devices_during_lowering
@@ -240,7 +250,7 @@ def _compiled(primitive: Primitive, static: tuple) -> Callable:
 
 def _axes_of_leaves(tree: Any, axes: Any) -> list[int | None]:
     if isinstance(axes, dict):
-        names = sorted(tree)  # as JAX has their leaves
+        names = sorted(tree)  # the order in which JAX flattens a dict
         tree, axes = [tree[name] for name in names], tuple(axes[name] for name in names)
     if isinstance(axes, tuple):
         pairs = zip(tree, axes, strict=True)
@@ -258,7 +268,7 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _fold(x: jax.Array, dim: int | None, axis: int, size: int) -> jax.Array:
-    """The mapped axis ``dim``, or a new one, moved in front of the batch axis and merged with it."""
+    """Move the mapped axis ``dim``, or a new one, in front of the batch axis and merge the two."""
     if dim is None:
         x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], size, *x.shape[axis:]))
     else:

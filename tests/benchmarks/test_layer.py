@@ -6,6 +6,7 @@ import dataclasses
 import json
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,8 @@ def test_wrong_results_are_not_timed(
 
     timed: list[set[str]] = []
     interleaved = layer.interleaved
-    monkeypatch.setattr(peers, "load", lambda name: with_exchanged_gates)
+    adapter = SimpleNamespace(implementation=with_exchanged_gates)
+    monkeypatch.setattr(peers, "load", lambda name: adapter)
     monkeypatch.setattr(
         layer, "interleaved", lambda calls, n: timed.append(set(calls)) or interleaved(calls, n)
     )
@@ -123,7 +125,7 @@ def test_missing_libraries_are_reported(
         (["--against", "torch,pytorch"], "unknown library: 'pytorch'; choose from torch,"),
         (["--against", ""], "unknown library: ''"),
         (["--rounds", "0"], "expected a positive integer, got '0'"),
-        (["--json", "nowhere/out.json"], "nowhere/out.json: its directory does not exist"),
+        (["--json", "absent/out.json"], "absent/out.json: its directory does not exist"),
         (["--png", "."], "--png: . is a directory"),
         (["--device", "tpu"], "--device tpu: "),
     ],

@@ -1,4 +1,4 @@
-"""LSTMs of other libraries through the checker."""
+"""The checker's verdict on other libraries' LSTMs. Each compiles for seconds, so most tests are slow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 
 from benchmarks import peers, verdicts
 from benchmarks.peers import layers
+from jaxlstm import LSTMConfig
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference.cases import ordinary_case
-from tests.check.helpers import needs_torch, random_params
+from tests.support.verification import needs_torch, random_params
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {row.name: row for row in verdicts.ROWS}
@@ -23,14 +24,6 @@ FLAX = ("flax.nnx.RNN, Bidirectional", "flax.linen.RNN, Bidirectional")
 KERAS = "keras.layers.LSTM, Bidirectional, on JAX"
 GRADIENTS = "haiku.LSTM"  # the one library whose gradients are checked here; the table has all
 RIGHT = [name for name in BY_NAME if name not in (*FLAX, KERAS)]
-QUICK = {"flax.nnx.RNN, Bidirectional"}
-
-
-def slow_except_quick(names):
-    """The names as parameters. Each compiles for seconds, so most of them are slow tests."""
-    return [
-        pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow,)) for name in names
-    ]
 
 
 def report_on(name, **settings):
@@ -44,7 +37,8 @@ def status(report):
     return {item.name: item.status for item in report.items}
 
 
-@pytest.mark.parametrize("name", slow_except_quick(RIGHT))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIGHT)
 def test_right_libraries_hold(name):
     report = report_on(name, gradients=name == GRADIENTS)
     assert report.ok, str(report)
@@ -54,7 +48,8 @@ def test_right_libraries_hold(name):
     assert untested == ([] if takes_lengths else ["ragged lengths"])
 
 
-@pytest.mark.parametrize("name", slow_except_quick(FLAX))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLAX)
 def test_flax_does_not_zero_the_padding(name):
     report = report_on(name, gradients=False)
     assert not report.ok
@@ -73,15 +68,22 @@ def test_keras_computes_tanh_in_float32():
     assert "in i*g, unit" in report.diagnosis[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("library", ["flax-nnx", "flax-linen", "keras"])
+@pytest.mark.parametrize(
+    "library",
+    [
+        "flax-nnx",
+        pytest.param("flax-linen", marks=pytest.mark.slow),
+        pytest.param("keras", marks=pytest.mark.slow),
+    ],
+)
 def test_bidirectional_wrapper_equals_two_runs(library):
     """The library's own wrapper, against its loops of one direction, bit for bit."""
     pytest.importorskip(library.partition("-")[0])
-    direction = peers.load(library, "DIRECTION")
-    params, case = random_params(verdicts.CONFIG), ordinary_case(verdicts.CONFIG)
+    direction = peers.load(library).DIRECTION
+    config = LSTMConfig(5, 6, bidirectional=True)
+    params, case = random_params(config), ordinary_case(config)
     with_wrapper, without = (
-        Port.of(layers.port(d, verdicts.CONFIG)).run(params, case, np.float32)
+        Port.of(layers.port(d, config)).run(params, case, np.float32)
         for d in (direction, direction._replace(both=None))
     )
     for (name, a), (_, b) in zip(with_wrapper.leaves(), without.leaves(), strict=True):

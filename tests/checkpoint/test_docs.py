@@ -1,4 +1,4 @@
-"""The pages on containers and safety say what the code does."""
+"""The documentation lists exactly the error codes, cases and containers of the code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_every_code_is_explained() -> None:
     assert {code: table.get(code) for code in CODES} == CODES
 
 
-def test_every_case_is_told() -> None:
+def test_every_case_is_documented() -> None:
     page = (DOCS / "safety.md").read_text()
     told = {int(n) for n in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
     assert told == set(range(1, 42))
@@ -25,7 +25,7 @@ def test_every_case_is_told() -> None:
 
 
 def test_every_container_is_listed() -> None:
-    """The names in the source are those in the table."""
+    """The container names in the source equal those in the table."""
     page = (DOCS / "containers.md").read_text()
     source = "".join(p.read_text() for p in sorted((DOCS.parent / "converters").rglob("*.py")))
     names = set(re.findall(r'Checkpoint\(source\.path, "([^"]+)"', source))

@@ -1,8 +1,7 @@
-"""2,000 state dicts that hypothesis makes up, in every container that torch can write: what is read
-has the bits that were put in.
+"""Random state dicts in every container that torch can write are read bit for bit.
 
-The expected bits never pass through torch: a tensor is sizes and strides over random bytes, which
-numpy gathers here and torch, having saved its view of them, does not touch again.
+The expected bits never pass through torch: each tensor is a view, given by sizes and strides, of random
+bytes. NumPy gathers the expected elements; torch only saves its view.
 """
 
 from __future__ import annotations
@@ -22,21 +21,23 @@ from safetensors.torch import save_file
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
 from tests.support.checkpoints.tensors import DTYPES
 
-EXAMPLES = 400  # in each of five containers
+# Per container; there are five.
+EXAMPLES = 400
 
 thorough = settings(
     max_examples=EXAMPLES,
     deadline=None,
     derandomize=True,
     report_multiple_bugs=False,
-    phases=[Phase.explicit, Phase.generate],  # an example is small as it is
+    # No shrinking: the examples are small.
+    phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A tensor and what it holds: its dtype's name, its shape and its bytes, row by row."""
+    """A tensor and its content: dtype name, shape and bytes in row-major order."""
 
     tensor: torch.Tensor
     dtype: str
@@ -45,7 +46,7 @@ class Leaf:
 
 
 class Base:
-    """A storage of random bits, which tensors are views of."""
+    """A storage of random bits and views of it."""
 
     def __init__(self, dtype: str, numel: int, seed: int) -> None:
         kind = getattr(torch, dtype)
@@ -57,7 +58,7 @@ class Base:
         self.flat = raw.view(kind) if numel else torch.empty(0, dtype=kind)
 
     def view(self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Leaf:
-        """Sizes and strides in elements over the storage."""
+        """Draw sizes and strides, in elements, of a view of the storage."""
         places = np.full(shape, offset)
         for axis, stride in enumerate(strides):
             along = [1] * len(shape)
@@ -69,7 +70,7 @@ class Base:
 
 @st.composite
 def leaves(draw: st.DrawFn, dtypes: list[str]) -> list[Leaf]:
-    """Some views of one storage: whole, transposed, strided, expanded, overlapping, empty, scalar."""
+    """Draw views of one storage: whole, transposed, strided, expanded, overlapping, empty, scalar."""
     numel = draw(st.integers(0, 40))
     base = Base(draw(st.sampled_from(dtypes)), numel, draw(st.integers(0, 1 << 32)))
     return [draw(views(base, numel)) for _ in range(draw(st.integers(1, 3)))]
@@ -93,11 +94,11 @@ def views(draw: st.DrawFn, base: Base, numel: int) -> Leaf:
 
 
 def flat_leaves(dtypes: list[str]) -> st.SearchStrategy[list[Leaf]]:
-    """The views of several storages; of one storage, or of several."""
+    """Draw views of one or several storages."""
     return st.lists(leaves(dtypes), min_size=1, max_size=3).map(lambda many: list(chain(*many)))
 
 
-# "." joins names, and no two tensors may end up with one name: names do not contain it here.
+# Names contain no ".", because "." joins names and no two tensors may get the same name.
 KEYS = st.text(st.characters(exclude_characters=".", exclude_categories=["Cs"]), max_size=9)
 WORDS = st.from_regex(
     r"(weight|bias)_[ih]h_l[0-9](_reverse)?|[a-zé_][a-zé0-9_]{0,6}", fullmatch=True
@@ -105,14 +106,14 @@ WORDS = st.from_regex(
 
 
 def as_parameter(leaf: Leaf, wanted: bool) -> torch.Tensor:
-    """The tensor itself, or a Parameter of it."""
+    """Return the tensor or a Parameter of it."""
     kind = leaf.tensor.dtype
     able = kind.is_floating_point or kind.is_complex
     return torch.nn.Parameter(leaf.tensor, requires_grad=able) if wanted else leaf.tensor
 
 
 def assert_same(ours: Checkpoint, expected: dict[str, Leaf]) -> None:
-    """The names in their order, and of each the dtype, the shape and every bit."""
+    """Assert equal names in the same order, with equal dtype, shape and bits."""
     assert list(ours) == list(expected)
     for name, leaf in expected.items():
         array = np.asarray(ours[name])
@@ -123,7 +124,7 @@ def assert_same(ours: Checkpoint, expected: dict[str, Leaf]) -> None:
 
 @st.composite
 def trees(draw: st.DrawFn) -> tuple[dict[Any, Any], dict[str, Leaf]]:
-    """Nested dicts of tensors and Parameters with names in any script, and what must be read."""
+    """Draw nested dicts of tensors and Parameters with names in any script, and the expected content."""
     tree: dict[Any, Any] = {"epoch": 3, "note": "ünï"}
     folders: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), tree)]
     for leaf in draw(flat_leaves(DTYPES)):
@@ -139,14 +140,14 @@ def trees(draw: st.DrawFn) -> tuple[dict[Any, Any], dict[str, Leaf]]:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A leaf in a tree, and the tensor or Parameter that is saved for it."""
+    """A leaf of the tree and the tensor or Parameter that is saved for it."""
 
     leaf: Leaf
     saved: torch.Tensor
 
 
 def _in_order(tree: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Leaf]:
-    """The names that the reader must give, in the order of the dicts."""
+    """Return the expected names, in the order of the dicts."""
     found: dict[str, Leaf] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -166,12 +167,12 @@ def _released(tree: dict[Any, Any]) -> dict[Any, Any]:
 
 
 class Net(torch.nn.Module):
-    """A module of nothing but parameters, buffers and children."""
+    """A module that consists only of parameters, buffers and children."""
 
 
 @st.composite
 def modules(draw: st.DrawFn, dtypes: list[str]) -> tuple[Net, dict[str, Leaf]]:
-    """A module with children, and what its state dict holds."""
+    """Draw a module with children, and the content of its state dict."""
     root, by_id = Net(), {}
     places = [root]
     for leaf in draw(flat_leaves(dtypes)):
@@ -228,7 +229,7 @@ def test_whole_modules(path: Path, made: tuple[Net, dict[str, Leaf]], zipped: bo
     assert_same(read_checkpoint(path), made[1])
 
 
-# The others have no storage class of their own, and TorchScript makes up names for them.
+# The other dtypes have no storage class, and TorchScript invents names for them.
 SCRIPTED = [
     name for name in DTYPES if not name.startswith(("uint16", "uint32", "uint64", "float8"))
 ]
@@ -250,7 +251,7 @@ SAFE = [name for name in (*DTYPES, "float8_e8m0fnu") if name != "complex128"]
 @thorough
 @given(st.dictionaries(KEYS, leaves(SAFE).map(lambda many: many[0]), min_size=1, max_size=6))
 def test_safetensors(path: Path, made: dict[str, Leaf]) -> None:
-    """The library takes no views, and has an order of its own."""
+    """The safetensors library accepts no views and sorts the tensors in its own order."""
     saved = {name: leaf.tensor.contiguous().clone() for name, leaf in made.items()}
     save_file(saved, path)
     ours = read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""10,000 mutated files in `make test`, what fuzzing found before, and proof that it would be seen."""
+"""10,000 mutated files, minimized findings of the fuzzer, and proof that the fuzzer detects faults."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FOUND = list(cases())
 
 @pytest.mark.parametrize("start", range(0, 10_000, 2_500))
 def test_mutated_files(tmp_path: Path, start: int) -> None:
-    """Tensors or a CheckpointError, in bounds; `make fuzz` goes on where this ends."""
+    """Every mutant yields tensors or a CheckpointError within the limits."""
     report = fuzz(0, start, 2_500)
     keep(0, report, tmp_path)
     assert not report.findings, f"{report.findings}; the files are in {tmp_path}"
     assert report.files == sum(report.outcomes.values()) == 2_500
-    # It reaches behind the first check: there are files of every container that are still read,
-    # and refusals of most kinds. (Flax's files, changes and budgets are others' business.)
+    # The mutants get past the first check: some files of every container are still readable, and most
+    # error codes occur. Flax files, changing files and budgets are tested elsewhere.
     read = {told.partition(" of ")[0] for told in report.outcomes} - CODES.keys()
     assert read >= {"torch zip", "torch legacy", "torch legacy tar", "TorchScript", "ONNX"}
     assert read >= {"safetensors", "sharded safetensors", "numpy pickle", "torch pickle", "npz"}
@@ -38,8 +38,8 @@ def test_mutated_files(tmp_path: Path, start: int) -> None:
     assert 0.5 < refused / report.files < 0.9
 
 
-def test_a_number_names_one_file() -> None:
-    """The same bytes on every machine and in every version."""
+def test_mutants_are_deterministic() -> None:
+    """A seed and an index name the same bytes on every machine and in every version."""
     made = hashlib.sha256()
     for index in range(300):
         case = mutant(1, index)
@@ -51,8 +51,8 @@ def test_a_number_names_one_file() -> None:
 DIGEST = "ae9f9f66a39868de78c80af8b62f8fe84d06eb0ef05b89a5c7ec11ed647e8b55"
 
 
-def test_the_seeds_are_valid(tmp_path: Path) -> None:
-    """All but one, which is refused by name, are read to the last tensor."""
+def test_seeds_are_valid(tmp_path: Path) -> None:
+    """All seeds except the quantized one, which is refused by name, are read to the last tensor."""
     assert len(seeds()) > 30
     for seed in seeds():
         folder = tmp_path / seed.name
@@ -99,8 +99,8 @@ child.main(seed, start, count, Path(sys.argv[4]))
 """
 
 
-def test_faults_would_be_seen() -> None:
-    """A reader that raises, allocates, dies, runs a program, warns, is slow, or says two lines."""
+def test_faults_are_detected() -> None:
+    """The fuzzer detects a reader that raises, allocates, dies, starts a program, warns or is slow."""
     report = fuzz(0, 0, 20, child=(sys.executable, "-c", FAULTY))
     found = report.findings
     expected = {
@@ -119,7 +119,7 @@ def test_faults_would_be_seen() -> None:
 
 @pytest.mark.parametrize("case", FOUND, ids=lambda case: case.id)
 def test_found(tmp_path: Path, child: Child, case: Case) -> None:
-    """Refused with its code, or read right, within the limits of the hostile corpus."""
+    """A finding is refused with its code or read correctly, within the limits of the hostile corpus."""
     path = case.create(tmp_path)
     result = child.ask(path, case.options)
     assert not result["violations"]
@@ -137,8 +137,8 @@ def test_found(tmp_path: Path, child: Child, case: Case) -> None:
         assert bool(result["warnings"]) == case.warns
 
 
-def test_found_an_impossible_projection_is_told(tmp_path: Path) -> None:
-    """weight_hr with more rows than columns: no config has such sizes."""
+def test_impossible_projection_is_reported(tmp_path: Path) -> None:
+    """A weight_hr with more rows than columns fits no config."""
     state = {"weight_ih_l0": (4, 2), "weight_hh_l0": (4, 4), "weight_hr_l0": (4, 1)}
     np.savez(tmp_path / "a.npz", **{name: np.ones(shape) for name, shape in state.items()})  # type: ignore[arg-type]
     checkpoint = read_checkpoint(tmp_path / "a.npz")
@@ -147,8 +147,8 @@ def test_found_an_impossible_projection_is_told(tmp_path: Path) -> None:
         find_lstms(checkpoint)
 
 
-def test_found_signalling_nans_do_not_warn(tmp_path: Path) -> None:
-    """numpy warns when it widens them; the checkpoint tells of them once, however often they are read."""
+def test_signalling_nans_do_not_warn(tmp_path: Path) -> None:
+    """NumPy warns when it widens signalling NaNs; the checkpoint reports them once, and no warning leaks."""
     raw = b"\x01\x7c" * 3  # float16
     header = b'{"w":{"dtype":"F16","shape":[3],"data_offsets":[0,6]}}'
     (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + raw)

@@ -1,4 +1,4 @@
-"""Every hostile file is refused with its code, or read right; nothing runs, nothing grows."""
+"""Hostile files are refused with their code or read correctly, without side effects and within limits."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_case(tmp_path: Path, child: Child, case: Case) -> None:
         assert bool(result["warnings"]) == case.warns
 
 
-def test_the_corpus_is_whole() -> None:
-    """Every case is there (38 and 40 are below), under names of their own, 200 files and more."""
+def test_corpus_is_complete() -> None:
+    """The corpus has at least 200 files with unique names and every case (38 and 40 are below)."""
     assert {case.number for case in CASES} == set(range(42)) - {38, 40}
     assert len({case.id for case in CASES}) == len(CASES) >= 200
 
@@ -71,8 +71,8 @@ print(json.dumps([v.split()[0] for v in child.violations]))
 """
 
 
-def test_the_limits_bite(tmp_path: Path) -> None:
-    """What the child looks for, it would see: memory, files, processes, imports."""
+def test_limits_are_enforced(tmp_path: Path) -> None:
+    """The reading process detects excess memory, foreign files, processes and imports."""
     path = tmp_path / "a.npy"
     np.save(path, np.zeros(1))
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'converters'}"}
@@ -89,8 +89,8 @@ def test_the_limits_bite(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
-def test_a_good_file_reads_right_after_hostile_ones(tmp_path: Path, make: type[Box]) -> None:
-    """4: state given to a function or class does not reach the next file."""
+def test_valid_file_after_hostile_ones(tmp_path: Path, make: type[Box]) -> None:
+    """Case 4: state assigned to a function or class does not affect the next file."""
     for case in CASES:
         if case.number in (1, 3, 4) and case.label.startswith(make.label):
             if case.codes:
@@ -126,7 +126,7 @@ def _state(**edits: Any) -> dict[str, np.ndarray]:
         ({"lstm.bias_ih_l0_reverse": (16,)}, "lstm.weight_ih_l0_reverse"),
     ],
 )
-def test_38_an_lstm_that_is_not_whole(tmp_path: Path, edits: Any, named: str) -> None:
+def test_38_incomplete_lstm(tmp_path: Path, edits: Any, named: str) -> None:
     np.savez(tmp_path / "a.npz", **_state(**edits))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=re.escape(named)):
         find_lstms(read_checkpoint(tmp_path / "a.npz"))
@@ -141,7 +141,8 @@ def _touch(path: Path) -> None:
 def _overwrite(path: Path) -> None:
     raw = path.read_bytes()
     path.write_bytes(raw)
-    os.utime(path, ns=(1, 1))  # a clock that ticks slowly would not tell the writes apart
+    # A clock with a coarse resolution would not distinguish the two writes.
+    os.utime(path, ns=(1, 1))
 
 
 def _cut(path: Path) -> None:
@@ -154,7 +155,7 @@ def _empty(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [_touch, _overwrite, _cut, _empty], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
-def test_40_changed_before_a_tensor_is_read(tmp_path: Path, make: type[Box], change: Any) -> None:
+def test_40_changed_before_reading_a_tensor(tmp_path: Path, make: type[Box], change: Any) -> None:
     box = make()
     path = tmp_path / "a"
     path.write_bytes(box.file(mapping(w=box.weight())))
@@ -167,10 +168,10 @@ def test_40_changed_before_a_tensor_is_read(tmp_path: Path, make: type[Box], cha
 
 @pytest.mark.parametrize("change", [_touch, _overwrite, _cut, _empty], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
-def test_40_changed_while_it_is_opened(
+def test_40_changed_while_opening(
     tmp_path: Path, make: type[Box], change: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the first read, whatever that was."""
+    """The file changes after the first read."""
     box = make()
     path = tmp_path / "a"
     path.write_bytes(box.file(mapping(w=box.weight())))
@@ -189,8 +190,8 @@ def test_40_changed_while_it_is_opened(
     assert caught.value.code in ("file-changed", "truncated", "pickle-malformed")
 
 
-def test_40_replaced_by_rename_is_another_file(tmp_path: Path) -> None:
-    """Writers that rename do not disturb who reads: the old bytes stay."""
+def test_40_replaced_by_rename(tmp_path: Path) -> None:
+    """A writer that replaces the file by renaming does not disturb a reader, which keeps the old bytes."""
     np.save(tmp_path / "a.npy", WEIGHT)
     ours = read_checkpoint(tmp_path / "a.npy")
     np.save(tmp_path / "b.npy", WEIGHT * 2)

@@ -1,4 +1,4 @@
-"""The stream that torch wrote before 1.6, and the tar of torch 0.1."""
+"""Files in the stream format of torch before 1.6 and in the tar format of torch 0.1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.wheels import fetch_pinned
 
 
 def check(path: Path, saved: Any, **options: Any) -> None:
-    """Compared with what was saved: torch cannot load its own legacy files of uint16 or float8."""
+    """Compare with the saved values: torch cannot load its own legacy files of uint16 or float8."""
     torch.save(saved, path, _use_new_zipfile_serialization=False, **options)
     ours = read_checkpoint(path)
     assert_same_checkpoint(ours, flattened(saved))
@@ -41,8 +41,8 @@ def test_dtypes(tmp_path: Path, dtype: str) -> None:
     check(tmp_path / "a.pt", {"a": random_tensor(dtype, (5, 3)), "b": random_tensor(dtype, (), 1)})
 
 
-def test_whole_module_with_its_source(tmp_path: Path) -> None:
-    """The source of its class is in the file, and is passed over."""
+def test_module_with_its_source(tmp_path: Path) -> None:
+    """The file contains the source of its class, which is skipped."""
     module = torch.nn.Sequential(torch.nn.LSTM(2, 3), torch.nn.Linear(3, 1))
     torch.save(module, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     assert b"class Linear(Module)" in (tmp_path / "a.pt").read_bytes()
@@ -60,13 +60,15 @@ def test_resemblyzer() -> None:
 
 
 def test_storage_views_of_torch_0_4(tmp_path: Path) -> None:
-    """A storage that is part of another one: (key, offset, size) after the persistent id."""
+    """A storage that is a view of another one: (key, offset, size) follows the persistent id."""
     torch.save({"w": torch.arange(8.0)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     raw = (tmp_path / "a.pt").read_bytes()
     view = b"(X\x01\x00\x00\x007K\x02K\x05t"
-    at = raw.index(b"K\x08N") + 2  # numel, then None: the whole storage
+    # The position after numel, where None means the whole storage.
+    at = raw.index(b"K\x08N") + 2
     raw = raw[:at] + view + raw[at + 1 :]
-    raw = raw.replace(b"K\x00K\x08\x85", b"K\x01K\x04\x85")  # offset 1, size (4,)
+    # Offset 1, size (4,).
+    raw = raw.replace(b"K\x00K\x08\x85", b"K\x01K\x04\x85")
     (tmp_path / "a.pt").write_bytes(raw)
     theirs = torch.load(tmp_path / "a.pt", weights_only=True)["w"]
     assert theirs.tolist() == [3.0, 4.0, 5.0, 6.0]
@@ -88,7 +90,7 @@ def test_tar(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
-def test_tar_with_links_is_refused(tmp_path: Path, kind: bytes) -> None:
+def test_tar_with_links(tmp_path: Path, kind: bytes) -> None:
     def edit(info: tarfile.TarInfo) -> tarfile.TarInfo:
         if info.name == "tensors":
             info.type, info.linkname = kind, "storages"

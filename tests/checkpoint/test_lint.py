@@ -1,4 +1,4 @@
-"""The reader's source holds nothing that could run what a file says."""
+"""The reader's source contains nothing that could execute the content of a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ FORBIDDEN = {
     *("eval", "exec", "literal_eval", "globals", "locals", "vars", "__dict__"),
     *("system", "popen", "subprocess", "ctypes", "cffi", "torch"),
 }
-BARE = {"compile", "open", "input", "breakpoint"}  # re.compile and os.open are other things
+# Only as bare names: re.compile and os.open are harmless.
+BARE = {"compile", "open", "input", "breakpoint"}
 ALLOWED_IMPORTS = {
     *("__future__", "collections.abc", "dataclasses", "typing"),
     *("json", "math", "os", "re", "stat", "struct", "sys", "threading", "weakref", "zlib"),
@@ -49,7 +50,7 @@ def names(path: Path) -> set[str]:
 
 
 def forbidden(path: Path) -> set[str]:
-    """Names that must not be there."""
+    """Return forbidden names in the source."""
     tree = list(ast.walk(ast.parse(path.read_text())))
     bare = {node.id for node in tree if isinstance(node, ast.Name)}
     of_sys = {
@@ -73,12 +74,12 @@ def imports(path: Path) -> list[str]:
     return found
 
 
-def test_there_are_sources() -> None:
+def test_sources_are_found() -> None:
     assert len(SOURCES) > 20
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(FOLDER)))
-def test_no_way_to_run_anything(path: Path) -> None:
+def test_no_forbidden_names(path: Path) -> None:
     assert not forbidden(path)
     assert set(imports(path)) <= ALLOWED_IMPORTS
 
@@ -103,14 +104,14 @@ def test_no_way_to_run_anything(path: Path) -> None:
         "sys.modules['os']",
     ],
 )
-def test_the_lint_sees_what_it_looks_for(tmp_path: Path, line: str) -> None:
+def test_lint_detects_violations(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.py"
     path.write_text(f"{line}\n")
     assert forbidden(path) or set(imports(path)) - ALLOWED_IMPORTS
 
 
-def test_what_is_called_by_a_file_is_ours() -> None:
-    """At most 32 exact pairs, each a function of the reader, a storage type or a dtype."""
+def test_globals_belong_to_the_reader() -> None:
+    """There are at most 32 globals, each a function of the reader, a storage type or a dtype."""
     assert len(KNOWN_GLOBALS) <= 32
     for (module, name), meaning in KNOWN_GLOBALS.items():
         assert type(module) is type(name) is str

@@ -1,4 +1,4 @@
-"""Whole pickled modules whose classes are not installed, and hyper-parameters of foreign classes."""
+"""Pickled modules whose classes are not installed, and hyperparameters of unknown classes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Tagger(torch.nn.Module):
 
 @pytest.fixture
 def foreign() -> Iterator[Any]:
-    """A module that exists while files are written and is gone when they are read."""
+    """A module that exists while files are written and is removed before they are read."""
     module = types.ModuleType("their_project")
     exec(SOURCE, vars(module))
     sys.modules["their_project"] = module
@@ -67,7 +67,7 @@ def test_whole_module(tmp_path: Path, foreign: Any, zipped: bool) -> None:
     assert ours.hints == {"lstm.": {"batch_first": True, "dropout": 0.25}}
 
 
-def test_module_within_a_dict(tmp_path: Path, foreign: Any) -> None:
+def test_module_in_a_dict(tmp_path: Path, foreign: Any) -> None:
     wrapped = torch.nn.DataParallel(foreign.Tagger())
     torch.save({"model": wrapped, "epoch": 1}, tmp_path / "a.pt")
     del sys.modules["their_project"]
@@ -78,7 +78,7 @@ def test_module_within_a_dict(tmp_path: Path, foreign: Any) -> None:
 
 
 def test_lightning_checkpoint(tmp_path: Path, foreign: Any) -> None:
-    """Hyper-parameters of foreign classes are placeholders; the weights load."""
+    """Hyperparameters of unknown classes become placeholders; the weights load."""
     module = foreign.Tagger()
     saved = {
         "pytorch-lightning_version": "2.4.0",
@@ -98,7 +98,7 @@ def test_lightning_checkpoint(tmp_path: Path, foreign: Any) -> None:
     assert ours.warnings == ["1 tensors belong to objects of unknown classes and are skipped"]
 
 
-def test_a_foreign_object_alone_is_refused(tmp_path: Path, foreign: Any) -> None:
+def test_object_without_tensors(tmp_path: Path, foreign: Any) -> None:
     torch.save(foreign.Tracker(), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"their_project\.Tracker") as caught:
         read_checkpoint(tmp_path / "a.pt")
@@ -110,7 +110,7 @@ def test_a_foreign_object_alone_is_refused(tmp_path: Path, foreign: Any) -> None
 )
 @pytest.mark.filterwarnings("ignore:.*quantiz.*")
 @pytest.mark.parametrize("form", ["state dict", "module", "TorchScript"])
-def test_a_quantized_dynamic_lstm_is_refused_by_name(tmp_path: Path, form: str) -> None:
+def test_dynamically_quantized_lstm(tmp_path: Path, form: str) -> None:
     float_model = torch.nn.Sequential(torch.nn.LSTM(3, 4))
     module = torch.ao.quantization.quantize_dynamic(float_model, {torch.nn.LSTM})
     if form == "TorchScript":

@@ -1,4 +1,4 @@
-"""npy, npz, pickles of numpy arrays, and pickles of tensors that torch.save did not write."""
+"""npy, npz, pickled NumPy arrays, and pickled tensors that torch.save did not write."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_pickles(tmp_path: Path, protocol: int) -> None:
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_long_texts_of_old_protocols_stay_in_the_file(tmp_path: Path, order: Any) -> None:
-    """Protocols 0 to 2 write bytes as text: characters are cut where chunks and blocks end."""
+def test_long_strings_of_old_protocols(tmp_path: Path, order: Any) -> None:
+    """Protocols 0 to 2 write bytes as text, whose characters may be split between chunks and blocks."""
     rng = np.random.default_rng(0)
     saved = {
         "large": np.asarray(rng.normal(size=(1100, 2100)), order=order),
@@ -65,7 +65,7 @@ def test_npz(tmp_path: Path) -> None:
     assert ours.warnings == ["'words' is not numeric and is skipped"]
 
 
-def test_compressed_npz_is_refused(tmp_path: Path) -> None:
+def test_compressed_npz(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", w=np.zeros(1000))
     with pytest.raises(CheckpointError, match=r"numpy\.savez") as caught:
         read_checkpoint(tmp_path / "a.npz")
@@ -106,7 +106,7 @@ def test_plain_pickles_of_tensors(tmp_path: Path, tree: str, protocol: int) -> N
     assert_same_checkpoint(ours, flattened(saved))
 
 
-def test_python_2_text_pickle_is_refused(tmp_path: Path) -> None:
+def test_python_2_text_pickle(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(2)}, 0))
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(tmp_path / "a.pkl")
@@ -114,7 +114,7 @@ def test_python_2_text_pickle_is_refused(tmp_path: Path) -> None:
 
 
 def test_python_2_binary_pickle(tmp_path: Path) -> None:
-    """Python 2 writes str as SHORT_BINSTRING, text and bytes alike."""
+    """Python 2 writes str, both text and bytes, as SHORT_BINSTRING."""
     array = np.array([1.5, -2.0, 3e30], "<f4")
     head = b"\x80\x02}(U\x01w"
     raw = array.tobytes()

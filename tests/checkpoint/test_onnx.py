@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint
-from tests.support.checkpoints.onnx_files import save, write
+from tests.support.checkpoints.onnx_files import save, stacked, write
 from tests.support.wheels import fetch_pinned
 
 
@@ -35,7 +35,7 @@ def test_batch_first_hint(tmp_path: Path) -> None:
     assert ours.hints == {"encoder.lstm.": {"batch_first": True, "dropout": 0.0}}
 
 
-def test_two_lstms_of_one_scope_that_do_not_feed_each_other(tmp_path: Path) -> None:
+def test_two_independent_lstms_in_one_scope(tmp_path: Path) -> None:
     first, second = torch.nn.LSTM(5, 4), torch.nn.LSTM(7, 4)
     nodes, initializers = [], []
     for number, module in enumerate([first, second]):
@@ -45,7 +45,8 @@ def test_two_lstms_of_one_scope_that_do_not_feed_each_other(tmp_path: Path) -> N
             numpy_helper.from_array(a, n) for n, a in zip(names, parts.values(), strict=True)
         ]
         nodes += [helper.make_node("LSTM", ["x", *names], ["y"], name=f"LSTM_{number}")]
-    nodes += [helper.make_node("LSTM", ["x", "W0", "R0", "B0"], ["z"], name="LSTM_2")]  # again
+    # A second LSTM with the same weights.
+    nodes += [helper.make_node("LSTM", ["x", "W0", "R0", "B0"], ["z"], name="LSTM_2")]
     ours = read_checkpoint(save(tmp_path / "a.onnx", nodes, initializers))
     expected = dict(first.state_dict())
     expected |= {f"lstm_1.{name}": t for name, t in second.state_dict().items()}
@@ -75,7 +76,7 @@ def test_packed_float_data_instead_of_raw_data(tmp_path: Path) -> None:
     assert_same_checkpoint(ours, {"w": torch.arange(6.0).reshape(2, 3)})
 
 
-def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+def test_omissions_are_reported(tmp_path: Path) -> None:
     text = numpy_helper.from_array(np.array(["hello"], object), "words")
     computed = helper.make_node("LSTM", ["x", "w", "r"], ["y"], name="/q/LSTM")
     quantized = helper.make_node("DynamicQuantizeLSTM", ["x"], ["z"], name="dq")
@@ -93,13 +94,13 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
         {"activations": ["Sigmoid", "Tanh", "Relu"]},
     ],
 )
-def test_what_torch_cannot_do_is_refused(tmp_path: Path, attributes: dict[str, Any]) -> None:
+def test_unsupported_attributes(tmp_path: Path, attributes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="/encoder/lstm/LSTM") as caught:
         read_checkpoint(write(tmp_path / "a.onnx", torch.nn.LSTM(2, 3), **attributes))
     assert caught.value.code == "onnx-unsupported"
 
 
-def test_peepholes_are_refused(tmp_path: Path) -> None:
+def test_peepholes(tmp_path: Path) -> None:
     parts = stacked(torch.nn.LSTM(2, 3), 0)
     initializers = [numpy_helper.from_array(a, k) for k, a in parts.items()]
     node = helper.make_node("LSTM", ["x", "W", "R", "B", "", "", "", "P"], ["y"], name="LSTM")
@@ -108,7 +109,7 @@ def test_peepholes_are_refused(tmp_path: Path) -> None:
 
 
 def test_exported_by_torch(tmp_path: Path) -> None:
-    """The names of nodes are those that the exporter gives."""
+    """The exporter determines the names of nodes."""
     pytest.importorskip("onnxscript", reason="torch.onnx.export needs onnxscript")
     module = torch.nn.LSTM(5, 4, 2, bidirectional=True)
     torch.onnx.export(torch.nn.Sequential(module), (torch.randn(3, 2, 5),), tmp_path / "a.onnx")
@@ -120,7 +121,7 @@ def test_exported_by_torch(tmp_path: Path) -> None:
 
 @pytest.mark.network
 def test_silero_equals_the_cell_of_the_torchscript_file() -> None:
-    """A gate-order oracle: two files that others made, by two exporters."""
+    """Two files from two exporters agree, which confirms the gate order."""
     ours = read_checkpoint(
         fetch_pinned("silero-vad", "silero_vad/data/silero_vad_16k_sequence.onnx")
     )

@@ -1,4 +1,4 @@
-"""safetensors files are read as the library reads them, and refused where they are ambiguous."""
+"""safetensors files are read as by the safetensors library; ambiguous files are refused."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_refused(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_well_formed_by_hand(tmp_path: Path) -> None:
-    """The refusals above are due to what they change."""
+def test_handmade_file(tmp_path: Path) -> None:
+    """Without their faults the files of test_refused are valid."""
     ours = read_checkpoint(write(tmp_path / "a", {"a": entry()}, bytes(8)))
     assert_same_checkpoint(ours, {"a": torch.zeros(2)})
 

@@ -1,4 +1,4 @@
-"""Sharded checkpoints, and indexes that disagree with their shards or lead elsewhere."""
+"""Sharded checkpoints, and indexes that contradict their shards or point outside the folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_shards(tmp_path: Path, ending: str) -> None:
     assert ours.metadata == ({"format": "pt"} if ending == "safetensors" else {})
 
 
-def test_values_that_are_not_finite_are_told(tmp_path: Path) -> None:
+def test_nonfinite_values_are_reported(tmp_path: Path) -> None:
     save_file({"w": torch.tensor([float("nan")])}, tmp_path / "a.safetensors")
     index = tmp_path / "index.json"
     index.write_text(json.dumps({"weight_map": {"w": "a.safetensors"}}))
@@ -53,13 +53,13 @@ def test_values_that_are_not_finite_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "file", ["../model-0.safetensors", "/etc/passwd", "..", "a/b", "a\\b", "", "x\0", 3]
 )
-def test_paths_are_refused(tmp_path: Path, file: Any) -> None:
+def test_forbidden_paths(tmp_path: Path, file: Any) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(write(tmp_path, bias_hh_l1=file))
     assert caught.value.code == "shard-path"
 
 
-def test_links_out_of_the_directory_are_refused(tmp_path: Path) -> None:
+def test_links_out_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     index = write(tmp_path / "in")
     (tmp_path / "in" / "model-1.safetensors").rename(tmp_path / "outside")
@@ -69,7 +69,7 @@ def test_links_out_of_the_directory_are_refused(tmp_path: Path) -> None:
     assert caught.value.code == "shard-path"
 
 
-def test_links_within_the_directory_are_followed(tmp_path: Path) -> None:
+def test_links_inside_the_directory(tmp_path: Path) -> None:
     index = write(tmp_path)
     (tmp_path / "model-1.safetensors").rename(tmp_path / "blob")
     (tmp_path / "model-1.safetensors").symlink_to("blob")
@@ -84,13 +84,13 @@ def test_links_within_the_directory_are_followed(tmp_path: Path) -> None:
         ({"more": "model-9.safetensors"}, "model-9.safetensors"),
     ],
 )
-def test_disagreement_is_refused(tmp_path: Path, edits: dict[str, str], said: str) -> None:
+def test_index_contradicts_shards(tmp_path: Path, edits: dict[str, str], said: str) -> None:
     with pytest.raises(CheckpointError, match=said) as caught:
         read_checkpoint(write(tmp_path, **edits))
     assert caught.value.code == "shard-mismatch"
 
 
-def test_a_tensor_that_the_index_lacks_is_refused(tmp_path: Path) -> None:
+def test_tensor_missing_from_index(tmp_path: Path) -> None:
     index = write(tmp_path)
     content = json.loads(index.read_text())
     del content["weight_map"]["bias_hh_l1"]
@@ -100,7 +100,7 @@ def test_a_tensor_that_the_index_lacks_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "shard-mismatch"
 
 
-def test_an_index_as_shard_is_refused(tmp_path: Path) -> None:
+def test_index_as_shard(tmp_path: Path) -> None:
     index = write(tmp_path, more="model.safetensors.index.json")
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(index)
@@ -109,7 +109,7 @@ def test_an_index_as_shard_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', '{"weight_map": {}}', '{"weight_map": [1]}', "{ "])
-def test_json_that_is_no_index(tmp_path: Path, text: str) -> None:
+def test_malformed_index(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(tmp_path / "a.json")

@@ -1,4 +1,4 @@
-"""What torch.save writes is read bit for bit, in every form a tensor takes there."""
+"""torch.save files are read bit for bit, for every way to save a tensor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.wheels import fetch_pinned
 
 
 def check(tmp_path: Path, saved: Any, **options: Any) -> None:
-    """Save, read, and compare with what torch.load gives."""
+    """Save, read, and compare with torch.load."""
     path = tmp_path / "saved.pt"
     torch.save(saved, path, **options)
     ours = read_checkpoint(path)
@@ -45,7 +45,7 @@ def test_pickle_protocols(tmp_path: Path, protocol: int) -> None:
     check(tmp_path, torch.nn.LSTM(2, 3).state_dict(), pickle_protocol=protocol)
 
 
-def test_nested_dicts_and_what_is_no_tensor(tmp_path: Path) -> None:
+def test_nested_dicts_and_other_values(tmp_path: Path) -> None:
     module = torch.nn.LSTM(2, 3)
     optimizer = torch.optim.Adam(module.parameters())
     module(torch.randn(4, 2))[0].sum().backward()
@@ -88,12 +88,13 @@ def test_views_of_shared_storages(tmp_path: Path) -> None:
     )
 
 
-def test_a_large_strided_view_is_read_in_blocks(tmp_path: Path) -> None:
-    base = torch.randn(1500, 3000)  # 18 MB, more than a block
+def test_large_strided_view(tmp_path: Path) -> None:
+    # 18 MB, more than one block.
+    base = torch.randn(1500, 3000)
     check(tmp_path, {"t": base.t(), "half": base[::2, 1::3], "column": base[:, 7]})
 
 
-def test_tied_weights_share_one_storage(tmp_path: Path) -> None:
+def test_tied_weights(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.randn(3, 2))
     torch.save({"a": weight, "b": weight, "c": weight.detach()[1:]}, tmp_path / "tied.pt")
     ours = read_checkpoint(tmp_path / "tied.pt")
@@ -120,7 +121,7 @@ def test_integer_keys_are_decimal(tmp_path: Path) -> None:
     check(tmp_path, {0: {-12: torch.arange(2)}, 7: torch.arange(3)})
 
 
-def test_names_that_collide_are_refused(tmp_path: Path) -> None:
+def test_colliding_names(tmp_path: Path) -> None:
     torch.save({"a.b": torch.ones(1), "a": {"b": torch.zeros(1)}}, tmp_path / "twice.pt")
     with pytest.raises(CheckpointError, match=re.escape("'a.b'")) as caught:
         read_checkpoint(tmp_path / "twice.pt")
@@ -128,7 +129,7 @@ def test_names_that_collide_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "complex64", "float8_e5m2"])
-def test_big_endian_is_swapped(tmp_path: Path, dtype: str) -> None:
+def test_big_endian(tmp_path: Path, dtype: str) -> None:
     value = random_tensor(dtype, (4, 3))
     torch.save({"w": value, "t": value.t()}, tmp_path / "little.pt")
     part = value.element_size() // (2 if value.is_complex() else 1)
@@ -144,7 +145,7 @@ def test_big_endian_is_swapped(tmp_path: Path, dtype: str) -> None:
     assert_same_checkpoint(ours, {"w": value, "t": value.t()})
 
 
-def test_unknown_byte_order_is_refused(tmp_path: Path) -> None:
+def test_unknown_byte_order(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
     _rewrite(tmp_path / "a.pt", tmp_path / "b.pt", {"a/byteorder": lambda _: b"middle"})
     with pytest.raises(CheckpointError) as caught:
@@ -152,7 +153,7 @@ def test_unknown_byte_order_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "byteorder"
 
 
-def test_no_byte_order_as_before_torch_2_1(tmp_path: Path) -> None:
+def test_no_byte_order_before_torch_2_1(tmp_path: Path) -> None:
     torch.save({"w": torch.arange(5.0)}, tmp_path / "a.pt")
     gone = {"a/byteorder", "a/.format_version", "a/.storage_alignment", "a/.data/serialization_id"}
     _rewrite(tmp_path / "a.pt", tmp_path / "b.pt", {}, without=gone)
@@ -172,8 +173,8 @@ def test_files_without_checksums(tmp_path: Path) -> None:
     assert_same_bits(unchecked["w"], torch.arange(5.0))
 
 
-def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
-    """A wrong checksum shows when that tensor is read, each time, and in views of it too."""
+def test_tensors_are_read_lazily(tmp_path: Path) -> None:
+    """A wrong checksum is reported at each read of the tensor or of a view of it."""
     torch.save({"good": torch.arange(4.0), "bad": torch.arange(9.0)[2:]}, tmp_path / "a.pt")
     raw = bytearray((tmp_path / "a.pt").read_bytes())
     raw[raw.index(torch.arange(9.0).numpy().tobytes()) + 33] ^= 1
@@ -199,7 +200,7 @@ def test_array_protocol(tmp_path: Path) -> None:
         np.array(tensor, copy=False)
 
 
-def test_nonfinite_values_are_kept_and_told(tmp_path: Path) -> None:
+def test_nonfinite_values_are_kept_and_reported(tmp_path: Path) -> None:
     value = torch.tensor([1.0, float("nan"), float("-inf")])
     torch.save({"lstm": {"w": value, "v": value.bfloat16(), "n": value[:1]}}, tmp_path / "a.pt")
     ours = read_checkpoint(tmp_path / "a.pt")
@@ -228,7 +229,7 @@ UNSUPPORTED = {
 @pytest.mark.filterwarnings("ignore:.*quantiz.*")
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kind", UNSUPPORTED)
-def test_kinds_that_are_not_read_are_named(tmp_path: Path, kind: str, zipped: bool) -> None:
+def test_unsupported_kinds_are_named(tmp_path: Path, kind: str, zipped: bool) -> None:
     saved = {"good": torch.ones(1), "lstm": {"w": UNSUPPORTED[kind]()}}
     torch.save(saved, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     named = "'lstm.w'" if zipped or kind != "quantized" else "QInt8Storage"
@@ -237,7 +238,7 @@ def test_kinds_that_are_not_read_are_named(tmp_path: Path, kind: str, zipped: bo
     assert caught.value.code == "unsupported-tensor"
 
 
-def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / "none.pt")
 
@@ -256,7 +257,7 @@ def _rewrite(
     edits: dict[str, Any],
     without: frozenset[str] | set[str] = frozenset(),
 ) -> None:
-    """Copy an archive, some entries edited, left out, or as Python's zipfile writes them."""
+    """Copy an archive, with some entries edited, omitted, or written as Python's zipfile writes them."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             if name not in without:

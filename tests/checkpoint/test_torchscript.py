@@ -1,4 +1,4 @@
-"""TorchScript archives: parameters and buffers under the names of state_dict()."""
+"""TorchScript archives give parameters and buffers under the names of state_dict()."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_names_and_bits(tmp_path: Path, how: str) -> None:
         assert_same_bits(ours[name], tensor)
 
 
-def test_a_frozen_module_keeps_its_weights_as_constants(tmp_path: Path) -> None:
+def test_frozen_module(tmp_path: Path) -> None:
     module = torch.nn.Linear(3, 2).eval()
     torch.jit.save(torch.jit.freeze(torch.jit.script(module)), tmp_path / "a.pt")
     ours = read_checkpoint(tmp_path / "a.pt")
@@ -62,7 +62,7 @@ def test_silero() -> None:
     assert theirs.keys() <= ours.keys()
     for name, tensor in theirs.items():
         assert_same_bits(ours[name], tensor)
-    # what is no parameter: two plain attributes and a constant of the program
+    # Not parameters: two plain attributes and a constant of the program.
     assert ours.keys() - theirs.keys() == {"_state", "_context", "CONSTANTS.c0"}
     assert ours["_model.decoder.rnn.weight_ih"].shape == (512, 128)
     assert ours["_model_8k.decoder.rnn.weight_hh"].shape == (512, 128)

@@ -1,4 +1,4 @@
-"""Reading where `os` has what it has on Windows: no pread, O_NONBLOCK or O_CLOEXEC, one file position."""
+"""Reading without the functions that Windows lacks: pread, O_NONBLOCK and O_CLOEXEC."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ OUR_MESSAGES = {
     "hidden0 has inconsistent hidden_size": r"h must have shape \(3, 20\), got \(3, 21\)",
     "Input batch size 3 doesn't match": r"h must have shape \(3, 20\), got \(5, 20\)",
     "Expected hx": r"h must have shape \(3, 20\), got \(3, 1, 1, 20\)",
-    "RNN input dtype": "inputs and params must have one dtype, got inputs float(32|64)",
+    "RNN input dtype": "inputs and params must have the same dtype, got inputs float(32|64)",
 }
 
 

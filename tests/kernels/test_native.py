@@ -1,4 +1,4 @@
-"""The native kernel is the plain scan: values and gradients, whatever the shape, threads and processor."""
+"""The native kernel against the plain scan: shapes, threads, instruction sets and rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.problems import (
     worst_error,
 )
 
-pytestmark = needs_native
+pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 
 
 @lru_cache
@@ -39,13 +39,13 @@ def error(problem: Problem, dtype: Any) -> float:
 
 
 @pytest.mark.parametrize("problem", ODD, ids=str)
-def test_values_and_gradients_are_those_of_the_scan(problem: Problem) -> None:
+def test_values_and_gradients_match_the_scan(problem: Problem) -> None:
     assert error(problem, jnp.float64) < 2e-14
     assert error(problem, jnp.float32) < 5e-6
 
 
-def test_the_error_is_no_larger_than_the_scan_s() -> None:
-    """RMS to float64, where sums are long."""
+def test_rms_error_is_not_larger_than_the_scan() -> None:
+    """The products have long sums, where the order of summation matters most."""
     problem = Problem(20, 6, 512, 1000)
     config, params, inputs, state, _ = draw(problem, jnp.float32)
 
@@ -55,25 +55,23 @@ def test_the_error_is_no_larger_than_the_scan_s() -> None:
 
     with jax.enable_x64(True):
         truth = outputs("scan", jnp.float64)
-    error = {
-        b: np.sqrt(np.mean((outputs(b, jnp.float32) - truth) ** 2)) for b in ("native", "scan")
-    }
-    assert error["native"] <= 1.05 * error["scan"]
+    native, scan = (rms(outputs(b, jnp.float32), truth) for b in ("native", "scan"))
+    assert native <= 1.05 * scan
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512", "amx"])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     handle = library().handle
     assert handle is not None
-    before = library().instruction_set
+    default = library().instruction_set
     if not handle.jaxlstm_use_instruction_set(request.param.encode()):
         pytest.skip(f"this processor or build has no {request.param}")
     yield request.param
-    handle.jaxlstm_use_instruction_set(before.encode())
+    handle.jaxlstm_use_instruction_set(default.encode())
 
 
 @pytest.mark.parametrize("problem", [ODD[3], ODD[4], ODD[6]], ids=str)
-def test_each_instruction_set(instruction_set: str, problem: Problem) -> None:
+def test_instruction_sets(instruction_set: str, problem: Problem) -> None:
     assert library().instruction_set == instruction_set
     assert error(problem, jnp.float32) < 5e-6
 
@@ -81,15 +79,15 @@ def test_each_instruction_set(instruction_set: str, problem: Problem) -> None:
 @pytest.mark.parametrize(
     "problem",
     [
-        Problem(30, 24, 40, 200, ragged=True, bidirectional=True),
-        Problem(9, 48, 24, 100, proj_size=30),
+        Problem(30, 24, 40, 200, ragged=True, bidirectional=True),  # threads split the units
+        Problem(9, 48, 24, 100, proj_size=30),  # threads split the rows
     ],
     ids=str,
 )
-def test_any_number_of_threads_gives_the_same_bits(
+def test_results_do_not_depend_on_the_number_of_threads(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that share rows and those that share units; also more than cores, and again and again."""
+    """More threads than cores are allowed, and repeated calls agree."""
     results = []
     for threads in (1, 2, 3, 8, 2):
         monkeypatch.setattr(ffi, "THREADS", threads)
@@ -100,33 +98,31 @@ def test_any_number_of_threads_gives_the_same_bits(
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:
-    """Bit for bit, from a batch of one, which is computed differently, to one of many tiles.
+    """Rows agree bit for bit in batches of any size, although a batch of one takes another code path.
 
-    With AMX for a whole batch of 29, the same holds among batches of 16 and more.
+    AMX is used for batches of 16 rows and more, and agrees only among these.
     """
     config, params, inputs, state, _ = draw(Problem(12, 29, 20, 70), jnp.float32)
     whole, last = lstm(params, inputs, state, config=config, backend="native")
     amx = library().instruction_set == "amx"
     few = (slice(0, 1), slice(3, 5), slice(4, 8), slice(10, 17))
     for rows in (slice(0, 16), slice(3, 27)) if amx else few:
-        part_of_state = type(state)(*(leaf[:, rows] for leaf in state))
-        part, part_last = lstm(
-            params, inputs[:, rows], part_of_state, config=config, backend="native"
-        )
+        state_part = type(state)(*(leaf[:, rows] for leaf in state))
+        part, last_part = lstm(params, inputs[:, rows], state_part, config=config, backend="native")
         np.testing.assert_array_equal(part, whole[:, rows])
-        np.testing.assert_array_equal(part_last.c, last.c[:, rows])
+        np.testing.assert_array_equal(last_part.c, last.c[:, rows])
 
 
-def test_which_batches_pay_for_amx() -> None:
-    """As many rows as fill three quarters of blocks of 16, up to the last one that has a step."""
+def test_batches_that_use_amx() -> None:
+    """AMX needs rows, up to the last one with a valid step, that fill three quarters of blocks of 16."""
     handle = library().handle
     assert handle is not None
-    question = handle.jaxlstm_pays_for_tiles
-    question.restype = ctypes.c_bool
+    pays_for_tiles = handle.jaxlstm_pays_for_tiles
+    pays_for_tiles.restype = ctypes.c_bool
 
     def pays(valid: np.ndarray | None, time: int, batch: int) -> bool:
         address = None if valid is None else valid.ctypes.data_as(ctypes.c_void_p)
-        return question(address, ctypes.c_int64(time), ctypes.c_int64(batch))
+        return pays_for_tiles(address, ctypes.c_int64(time), ctypes.c_int64(batch))
 
     few, many = [1, 9, 15, 17, 23, 33, 35], [16, 24, 32, 36, 48, 50, 1000]
     for rows in few + many:
@@ -136,8 +132,8 @@ def test_which_batches_pay_for_amx() -> None:
         time, batch = int(rng.integers(1, 6)), int(rng.integers(1, 60))
         valid = rng.random((time, batch)) < rng.choice([0.02, 0.1, 0.5])
         valid[:, rng.integers(0, batch + 1) :] = False
-        there = int(np.flatnonzero(valid.any(axis=0)).max(initial=-1)) + 1
-        assert pays(valid, time, batch) == pays(None, time, there)
+        used_rows = int(np.flatnonzero(valid.any(axis=0)).max(initial=-1)) + 1
+        assert pays(valid, time, batch) == pays(None, time, used_rows)
 
 
 @pytest.fixture
@@ -147,53 +143,47 @@ def amx() -> None:
 
 
 AMX_SHAPES = [
-    Problem(5, 16, 1, 7),  # one block of rows, less than a tile of everything else
-    Problem(9, 29, 40, 130, ragged=True, bidirectional=True),  # two blocks, the last not full
+    Problem(5, 16, 1, 7),  # one block of rows; the other sizes are smaller than a tile
+    Problem(9, 29, 40, 130, ragged=True, bidirectional=True),  # two blocks, the last partly filled
     Problem(21, 48, 33, 70, bias=False, bidirectional=True),  # three blocks, several chunks ahead
     Problem(4, 16, 600, 530),  # sums longer than one chain
 ]
 
 
 @pytest.mark.parametrize("problem", AMX_SHAPES, ids=str)
-def test_amx_is_as_exact_as_float32(amx: None, problem: Problem) -> None:
-    """RMS error to float64 of values and gradients, against the plain scan's."""
+def test_amx_has_float32_accuracy(amx: None, problem: Problem) -> None:
+    """Values and gradients have about the same RMS error to float64 as the plain scan."""
     with jax.enable_x64(True):
         truth = jax.tree.leaves(values_and_gradients(problem, jnp.float64, "scan"))
     native, scan = (
         jax.tree.leaves(values_and_gradients(problem, jnp.float32, b)) for b in ("native", "scan")
     )
-
-    def rms(found: Any, right: Any) -> float:
-        return float(np.sqrt(np.mean((np.asarray(found, np.float64) - np.asarray(right)) ** 2)))
-
     for n, s, t in zip(native, scan, truth, strict=True):
-        smallest = 2.0**-25 * float(
-            np.sqrt(np.mean(np.asarray(t) ** 2))
-        )  # of results' own rounding
-        assert rms(n, t) <= 1.25 * max(rms(s, t), smallest)
+        rounding = 2.0**-25 * rms(t, 0)  # of the results themselves
+        assert rms(n, t) <= 1.25 * max(rms(s, t), rounding)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25, jnp.inf, jnp.nan])
-def test_amx_leaves_what_it_cannot_multiply_to_float32(amx: None, scale: float) -> None:
-    """Operands outside 2^-60 to 2^60: bit for bit what AVX-512 gives."""
+def test_amx_falls_back_to_float32(amx: None, scale: float) -> None:
+    """Operands outside 2^-60 to 2^60 give the same bits as AVX-512."""
     config, params, inputs, state, _ = draw(Problem(6, 20, 24, 40), jnp.float32)
     state = jax.tree.map(jnp.zeros_like, state)
-    spoilt = inputs * scale if scale < 1 else inputs.at[3, 2, 1].set(scale)
+    scaled = inputs * scale if scale < 1 else inputs.at[3, 2, 1].set(scale)
 
-    def both(x: Any) -> Any:
+    def outputs_and_gradient(x: Any) -> Any:
         run = lambda x: lstm(params, x, state, config=config, backend="native")[0]  # noqa: E731
         outputs, pull = jax.vjp(run, x)
         return outputs, pull(scale * jnp.ones_like(outputs))
 
-    found = both(spoilt)
+    actual = outputs_and_gradient(scaled)
     handle = library().handle
     assert handle is not None
     assert handle.jaxlstm_use_instruction_set(b"avx512")
     try:
-        wanted = both(spoilt)
+        expected = outputs_and_gradient(scaled)
     finally:
         handle.jaxlstm_use_instruction_set(b"amx")
-    for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, e)
 
 
@@ -210,11 +200,15 @@ def test_nan_and_inf_stay_in_their_row() -> None:
     np.testing.assert_array_equal(np.isnan(outputs), np.isnan(scan))
 
 
-def test_no_rows_at_all() -> None:
-    """Nothing comes out, and the gradients of weights are zero."""
+def test_empty_batch() -> None:
     problem = Problem(4, 0, 3, 5)
     gradients, (outputs, last) = values_and_gradients(problem, jnp.float32, "native")
     assert outputs.shape == (4, 0, 5)
     assert last.c.shape == (1, 0, 5)
     assert gradients[1].shape == (4, 0, 3)
     assert not any(leaf.any() for leaf in gradients[0].values())
+
+
+def rms(actual: Any, expected: Any) -> float:
+    difference = np.asarray(actual, np.float64) - np.asarray(expected, np.float64)
+    return float(np.sqrt(np.mean(difference**2)))

@@ -1,4 +1,4 @@
-"""What the native kernel leaves out: rows behind the last valid one, and steps without any."""
+"""Ragged batches in the native kernel, which skips rows after the last valid one and steps without any."""
 
 from __future__ import annotations
 
@@ -13,58 +13,61 @@ from jaxlstm import LSTMState, scan
 from jaxlstm.kernels.cpu import ffi
 from tests.support.problems import Problem, draw, needs_native, worst_error
 
-pytestmark = needs_native
+pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 
 PROBLEMS = [
-    Problem(40, 3, 6, 70),  # W_ih x computed ahead
-    Problem(40, 7, 6, 200),  # units shared out
-    Problem(40, 64, 8, 8),  # rows shared out
+    Problem(40, 3, 6, 70),  # computes W_ih x ahead
+    Problem(40, 7, 6, 200),  # threads split the units
+    Problem(40, 64, 8, 8),  # threads split the rows
     Problem(40, 13, 20, 130, proj_size=40),
-    Problem(50, 29, 40, 130),  # AMX, two blocks of rows
+    Problem(50, 29, 40, 130),  # two blocks of rows with AMX
 ]
-SHAPES = ("longest first", "unsorted", "none at all", "here and there")
+PATTERNS = ("longest first", "unsorted", "all empty", "scattered")
 
 
-def validity(shape: str, time: int, batch: int) -> np.ndarray:
-    """Bool (time, batch), most of it False."""
+def mask(pattern: str, time: int, batch: int) -> np.ndarray:
+    """Return a bool mask (time, batch) that is mostly False."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(0, time // 3, batch)
-    if shape == "longest first":
+    if pattern == "longest first":
         lengths = np.sort(lengths)[::-1]
-    elif shape == "unsorted":
+    elif pattern == "unsorted":
         lengths[batch // 2 :] = 0
-    elif shape == "none at all":
+    elif pattern == "all empty":
         lengths[:] = 0
     else:
         return rng.random((time, batch)) * rng.random((time, 1)) > 0.8
     return np.arange(time)[:, None] < lengths
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_the_scan_s_numbers(
-    problem: Problem, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ffi, "THREADS", threads)
+def direction(problem: Problem) -> tuple[dict, Any, LSTMState]:
+    """Draw the params, inputs and state of one direction."""
     _, params, inputs, state, _ = draw(problem, jnp.float32)
     params = {name.removesuffix("_l0"): leaf for name, leaf in params.items()}
-    state = LSTMState(*(leaf[0] for leaf in state))
+    return params, inputs, LSTMState(*(leaf[0] for leaf in state))
 
-    def both(functions: Any, valid: Any, reverse: bool) -> Any:
-        static = {"reverse": reverse, "precision": "highest"}
-        arrays = (params, inputs, state, valid)
-        run, derive = functions.run, functions.run_and_differentiate
-        return run(*arrays, **static), derive(*arrays, **static)
 
-    for reverse in (False, True):
-        native, plain = (
-            jax.jit(lambda valid, f=f, r=reverse: both(f, valid, r)) for f in (ffi.KERNELS, scan)
-        )
-        for shape in SHAPES:
-            valid = validity(shape, problem.time, problem.batch)
-            found, wanted = native(valid), plain(valid)
-            assert worst_error(found, wanted) < 5e-6, (shape, reverse)
-            (outputs, last), _ = found
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_matches_the_scan(problem: Problem, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, inputs, state = direction(problem)
+    masks = [mask(pattern, problem.time, problem.batch) for pattern in PATTERNS]
+
+    def results_of(functions: Any) -> list[Any]:
+        @jax.jit
+        def run(valid: Any) -> Any:
+            arrays, static = (params, inputs, state, valid), {"reverse": reverse, "precision": None}
+            outputs = functions.run(*arrays, **static)
+            return outputs, functions.run_and_differentiate(*arrays, **static)
+
+        return [run(valid) for valid in masks]
+
+    expected = results_of(scan)
+    for threads in (1, 3):
+        monkeypatch.setattr(ffi, "THREADS", threads)
+        for valid, actual, right in zip(masks, results_of(ffi.KERNELS), expected, strict=True):
+            assert worst_error(actual, right) < 5e-6
+            (outputs, last), _ = actual
             assert not np.asarray(outputs)[~valid].any()
             never = ~valid.any(axis=0)
             np.testing.assert_array_equal(last.h[never], state.h[never])
@@ -73,22 +76,22 @@ def test_the_scan_s_numbers(
 
 @pytest.mark.parametrize("filling", [0.0, np.nan])
 @pytest.mark.parametrize(("rows", "batch"), [(3, 5), (9, 16), (17, 32), (30, 48)])
-def test_padding_behind_the_last_row_changes_no_bit(rows: int, batch: int, filling: float) -> None:
-    """Not even where a full batch of that size would go over AMX."""
-    _, params, inputs, state, _ = draw(Problem(20, batch, 9, 70), jnp.float32)
-    params = {name.removesuffix("_l0"): leaf for name, leaf in params.items()}
+def test_padding_rows_change_no_bit(rows: int, batch: int, filling: float) -> None:
+    """This holds even if a full batch of the padded size would use AMX."""
+    params, inputs, state = direction(Problem(20, batch, 9, 70))
     lengths = np.random.default_rng(0).integers(1, 21, rows)
     valid = np.arange(20)[:, None] < np.pad(lengths, (0, batch - rows))
     inputs = inputs.at[:, rows:].set(filling)
-    state = LSTMState(*(leaf[0].at[rows:].set(filling) for leaf in state))
+    state = LSTMState(*(leaf.at[rows:].set(filling) for leaf in state))
 
+    @jax.jit
     def run(inputs: Any, state: Any, valid: Any) -> Any:
         arrays = (params, inputs, state, valid)
         return ffi.KERNELS.run(*arrays, reverse=False, precision="highest")
 
-    padded, padded_last = jax.jit(run)(inputs, state, valid)
-    alone = (inputs[:, :rows], LSTMState(*(leaf[:rows] for leaf in state)), valid[:, :rows])
-    outputs, last = jax.jit(run)(*alone)
+    padded, padded_last = run(inputs, state, valid)
+    unpadded = (inputs[:, :rows], LSTMState(*(leaf[:rows] for leaf in state)), valid[:, :rows])
+    outputs, last = run(*unpadded)
     np.testing.assert_array_equal(padded[:, :rows], outputs)
     for a, e in zip(padded_last, last, strict=True):
         np.testing.assert_array_equal(a[:rows], e)

@@ -1,7 +1,8 @@
-"""The native kernel under jit, vmap, grad of grad, shardings, export and several threads."""
+"""The native kernel under JAX's transformations: vmap, higher derivatives, remat, scan and export."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from jaxlstm import LSTMConfig, init_params, lstm
 from tests.support.problems import Problem, draw, needs_native, worst_error
 
-pytestmark = needs_native
+pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 CONFIG = LSTMConfig(5, 12)
 
 
@@ -25,15 +26,21 @@ def arguments(batch: int = 4) -> tuple[dict, jax.Array]:
     return params, jax.random.normal(jax.random.key(1), (6, batch, 5))
 
 
+def by_backend(function: Callable[[str], Any]) -> tuple[Any, Any]:
+    """Return ``function(backend)``, jitted, for the native kernel and for the plain scan."""
+    return jax.jit(lambda: function("native"))(), jax.jit(lambda: function("scan"))()
+
+
 def test_vmap_over_inputs_is_one_call_with_a_larger_batch() -> None:
     params, x = arguments()
     many = jnp.stack([x, x[::-1], 2 * x], axis=2)
     mapped = jax.vmap(run, in_axes=(None, 2), out_axes=2)
     np.testing.assert_array_equal(mapped(params, many)[:, :, 1], run(params, x[::-1]))
     assert str(jax.make_jaxpr(mapped)(params, many)).count("lstm_native_run") == 1
-    grads = jax.vmap(jax.grad(lambda x: (run(params, x) ** 2).sum()), in_axes=2)(many)
-    expected = jax.grad(lambda x: (run(params, x, "scan") ** 2).sum())(2 * x)
-    assert worst_error(grads[2], expected) < 1e-6
+    loss = lambda x, backend: (run(params, x, backend) ** 2).sum()  # noqa: E731
+    gradients = jax.jit(jax.vmap(jax.grad(lambda x: loss(x, "native")), in_axes=2))(many)
+    expected = jax.jit(jax.grad(lambda x: loss(x, "scan")))(2 * x)
+    assert worst_error(gradients[2], expected) < 1e-6
 
 
 def test_vmap_over_weights_is_an_ensemble() -> None:
@@ -41,16 +48,15 @@ def test_vmap_over_weights_is_an_ensemble() -> None:
     ensemble = jax.vmap(lambda key: init_params(key, CONFIG))(
         jax.random.split(jax.random.key(2), 3)
     )
-    found = jax.vmap(run, in_axes=(0, None))(ensemble, x)
+    outputs = jax.vmap(run, in_axes=(0, None))(ensemble, x)
     one = jax.tree.map(lambda leaf: leaf[1], ensemble)
-    np.testing.assert_array_equal(found[1], run(one, x))
+    np.testing.assert_array_equal(outputs[1], run(one, x))
     loss = lambda backend: lambda p: (run(p, x, backend) ** 2).sum()  # noqa: E731
-    native, scan = (jax.vmap(jax.grad(loss(b)))(ensemble) for b in ("native", "scan"))
+    native, scan = by_backend(lambda backend: jax.vmap(jax.grad(loss(backend)))(ensemble))
     assert worst_error(native, scan) < 1e-6
 
 
-def test_vmap_of_no_sequences_at_all() -> None:
-    """Nothing comes out, and the gradients of weights are zero."""
+def test_vmap_over_an_empty_batch() -> None:
     params, x = arguments(batch=0)
     each = jax.vmap(run, in_axes=(None, 1), out_axes=1)
     outputs, pull = jax.vjp(each, params, x)
@@ -60,52 +66,57 @@ def test_vmap_of_no_sequences_at_all() -> None:
     assert not any(leaf.any() for leaf in by_params.values())
 
 
-def test_gradients_of_each_example() -> None:
+def test_per_example_gradients() -> None:
     params, x = arguments()
     loss = lambda backend: lambda p, row: (run(p, row[:, None], backend) ** 2).sum()  # noqa: E731
-    native, scan = (
-        jax.vmap(jax.grad(loss(b)), in_axes=(None, 1))(params, x) for b in ("native", "scan")
+    native, scan = by_backend(
+        lambda backend: jax.vmap(jax.grad(loss(backend)), in_axes=(None, 1))(params, x)
     )
     assert worst_error(native, scan) < 1e-6
 
 
 def test_forward_mode_and_second_derivatives() -> None:
     with jax.enable_x64(True):
-        config, params, x, state, lengths = draw(
-            Problem(4, 3, 2, 4, proj_size=2, ragged=True, bidirectional=True), jnp.float64
-        )
-
-        def loss(p: Any, backend: str) -> jax.Array:
-            outputs, last = lstm(p, x, state, config=config, seq_lengths=lengths, backend=backend)
-            return (outputs**2).sum() + (last.c**3).sum()
-
+        problem = Problem(4, 3, 2, 4, proj_size=2, ragged=True, bidirectional=True)
+        config, params, x, state, lengths = draw(problem, jnp.float64)
         direction = jax.tree.map(lambda leaf: jnp.cos(7 * leaf), params)
-        for transformed in (
-            lambda f: jax.jvp(f, (params,), (direction,)),
-            lambda f: jax.jvp(jax.grad(f), (params,), (direction,)),
-            lambda f: jax.grad(lambda p: jax.jvp(f, (p,), (direction,))[1])(params),
-            lambda f: jax.grad(
-                lambda p: sum(map(jnp.vdot, *map(jax.tree.leaves, (jax.grad(f)(p), p))))
-            )(params),
-        ):
-            run = jax.jit(lambda b: transformed(lambda p: loss(p, b)), static_argnums=0)  # noqa: B023
-            assert worst_error(run("native"), run("scan")) < 1e-13
+
+        def derivatives(backend: str) -> Any:
+            def f(p: Any) -> jax.Array:
+                outputs, last = lstm(
+                    p, x, state, config=config, seq_lengths=lengths, backend=backend
+                )
+                return (outputs**2).sum() + (last.c**3).sum()
+
+            gradient_dot_params = lambda p: sum(  # noqa: E731
+                map(jnp.vdot, *map(jax.tree.leaves, (jax.grad(f)(p), p)))
+            )
+            return (
+                jax.jvp(f, (params,), (direction,)),
+                jax.jvp(jax.grad(f), (params,), (direction,)),
+                jax.grad(lambda p: jax.jvp(f, (p,), (direction,))[1])(params),
+                jax.grad(gradient_dot_params)(params),
+            )
+
+        native, scan = by_backend(derivatives)
+        for actual, expected in zip(native, scan, strict=True):
+            assert worst_error(actual, expected) < 1e-13
 
 
-def test_remat_and_scan_around_it() -> None:
+def test_inside_checkpoint_and_scan() -> None:
     params, x = arguments()
 
     def loss(x: jax.Array, backend: str) -> jax.Array:
-        def twice(carry: jax.Array, _: None) -> tuple[jax.Array, None]:
+        def step(carry: jax.Array, _: None) -> tuple[jax.Array, None]:
             return jax.checkpoint(run, static_argnums=2)(params, carry, backend)[..., :5], None
 
-        return (jax.lax.scan(twice, x, None, length=2)[0] ** 2).sum()
+        return (jax.lax.scan(step, x, None, length=2)[0] ** 2).sum()
 
-    native, scan = (jax.jit(jax.grad(loss), static_argnums=1)(x, b) for b in ("native", "scan"))
+    native, scan = by_backend(lambda backend: jax.grad(loss)(x, backend))
     assert worst_error(native, scan) < 1e-6
 
 
-def test_export_holds_no_custom_call() -> None:
+def test_export_has_no_custom_call() -> None:
     params, x = arguments()
     exported = jax.export.export(
         jax.jit(lambda p, x: run(p, x, "auto")), platforms=("cpu", "cuda", "tpu")
@@ -114,14 +125,14 @@ def test_export_holds_no_custom_call() -> None:
     assert worst_error(exported.call(params, x), run(params, x)) < 1e-6
 
 
-def test_another_platform_gets_the_plain_scan() -> None:
+def test_auto_on_another_platform_is_the_plain_scan() -> None:
     params, x = arguments()
     traced = jax.jit(run, static_argnums=2).trace(params, x, "auto")
     assert "jaxlstm_forward" not in traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "jaxlstm_forward" in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
-def test_who_insists_gets_an_error_on_another_platform() -> None:
+def test_native_on_another_platform_is_an_error() -> None:
     params, x = arguments()
     loss = lambda params, x: run(params, x).sum()  # noqa: E731
     for function in (run, jax.grad(loss)):

@@ -1,4 +1,4 @@
-"""Every array that a handler gets, in a wrong shape, rank or dtype: an error that names it, and no crash."""
+"""The handlers of the native kernel reject arrays of a wrong shape, rank or dtype with an error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from jaxlstm.kernels.cpu.library import library
 from tests.support.problems import needs_native
 
-pytestmark = needs_native
+pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 T, B, I, H, P = 3, 2, 4, 5, 3
 OPTIONAL = ("bias", "weight_hr", "valid", "m", "grad_projected", "grad_bias")
-LEFT_OUT: dict[str, tuple] = dict.fromkeys(OPTIONAL, (0,))
+OMITTED: dict[str, tuple] = dict.fromkeys(OPTIONAL, (0,))
 WEIGHTS = {"weight_hh": (4 * H, P), "weight_hr": (P, H)}
 STEPS = {"by_gates": (T, B, 4 * H), "f": (T, B, H), "m_by_c": (T, B, H)}
 FORWARD = {
@@ -34,21 +34,21 @@ RESULTS = {"y": (T, B, P), "h_n": (B, P), "c_n": (B, H)}
 
 
 class Handler(NamedTuple):
-    """Names and shapes of what it takes and gives, in order, with a projection."""
+    """A handler, with the names and shapes of its arguments and results if there is a projection."""
 
     target: str
     arguments: dict[str, tuple[int, ...]]
     results: dict[str, tuple[int, ...]]
 
     def run(self, shapes: Mapping[str, tuple] = {}, dtypes: Mapping[str, Any] = {}) -> Any:
-        """Run on zeros, of these shapes and dtypes and else of the right ones."""
-        usual = {"valid": jnp.bool}
+        """Run on zeros. ``shapes`` and ``dtypes`` replace the right ones."""
+        default = {"valid": jnp.bool}
         arrays = {
-            name: (shapes.get(name, shape), dtypes.get(name, usual.get(name, jnp.float32)))
+            name: (shapes.get(name, shape), dtypes.get(name, default.get(name, jnp.float32)))
             for name, shape in (self.arguments | self.results).items()
         }
         results = [jax.ShapeDtypeStruct(*arrays[name]) for name in self.results]
-        operands = [jnp.zeros(*arrays[name]) for name in self.arguments]
+        operands = [np.zeros(*arrays[name]) for name in self.arguments]
         call: Any = jax.ffi.ffi_call(self.target, results)
         return jax.block_until_ready(call(*operands, threads=np.int64(0), reverse=False))
 
@@ -86,8 +86,8 @@ HANDLERS = [
         },
     ),
 ]  # fmt: skip
-# An array whose shape says what a size is, so that a wrong one is found in its neighbours.
-SAYS = {"x": (0, 1, 2), "h_0": (1,), "c_0": (1,), "grad_y": (0, 1, 2), "grad_c_n": (1,)}
+# Axes that define a size. If such an axis is wrong, the error names another array.
+DEFINES = {"x": (0, 1, 2), "h_0": (1,), "c_0": (1,), "grad_y": (0, 1, 2), "grad_c_n": (1,)}
 EACH = [
     pytest.param(handler, name, id=f"{handler.target.removeprefix('jaxlstm_')}-{name}")
     for handler in HANDLERS
@@ -95,75 +95,75 @@ EACH = [
 ]
 
 
-def refused(message: str) -> Any:
+def rejected(message: str) -> Any:
     return pytest.raises((ValueError, RuntimeError), match=message)
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)
-def test_right_ones_are_taken(handler: Handler) -> None:
+def test_right_arrays(handler: Handler) -> None:
     shapes = list(handler.results.values())
     assert [result.shape for result in handler.run()] == shapes
-    left_out = {n: s for n, s in LEFT_OUT.items() if n in handler.arguments | handler.results}
+    omitted = {n: s for n, s in OMITTED.items() if n in handler.arguments | handler.results}
     width = {
         n: (*s[:-1], H) for n, s in (handler.arguments | handler.results).items() if s[-1] == P
     }
-    handler.run(width | left_out)
+    handler.run(width | omitted)
 
 
 @pytest.mark.parametrize(("handler", "name"), EACH)
-def test_a_wrong_dtype(handler: Handler, name: str) -> None:
+def test_wrong_dtype(handler: Handler, name: str) -> None:
     wrong = {name: jnp.int32}
     first = next(n for n in ("x", "grad_y", "grad_gates") if n in handler.arguments)
-    with refused("float32 or float64" if name == first else f"{name} has the wrong dtype"):
+    with rejected("float32 or float64" if name == first else f"{name} has the wrong dtype"):
         handler.run(dtypes=wrong)
     if name != "valid":
-        with refused("wrong dtype"), jax.enable_x64(True):
+        with rejected("wrong dtype"), jax.enable_x64(True):
             handler.run(dtypes={name: jnp.float64})
 
 
 @pytest.mark.parametrize(("handler", "name"), EACH)
-def test_a_wrong_number_of_axes(handler: Handler, name: str) -> None:
+def test_wrong_rank(handler: Handler, name: str) -> None:
     shape = (handler.arguments | handler.results)[name]
     for wrong in ((*shape, 1), shape[:-1]):
-        with refused(rf"{name}|h_0 and c_0"):
+        with rejected(rf"{name}|h_0 and c_0"):
             handler.run({name: wrong})
 
 
 @pytest.mark.parametrize(("handler", "name"), EACH)
-def test_a_wrong_size(handler: Handler, name: str) -> None:
+def test_wrong_size(handler: Handler, name: str) -> None:
     shape = (handler.arguments | handler.results)[name]
     for axis, size in enumerate(shape):
         for other in (size + 1, size - 1, 0):
             wrong = (*shape[:axis], other, *shape[axis + 1 :])
-            if LEFT_OUT.get(name) == wrong:
-                continue  # that is a bias left out
+            if OMITTED.get(name) == wrong:
+                continue  # an omitted bias
             if other == 0 and list(handler.results) == [name]:
-                continue  # XLA makes no call for nothing
+                continue  # XLA makes no call for an empty result
             got = re.escape(f"got ({','.join(map(str, wrong))},)")
-            says = name in SAYS or (name == "grad_gates" and name in handler.arguments)
-            with refused("must" if says else f"{name} must have shape .*{got}"):
+            defines = name in DEFINES or (name == "grad_gates" and name in handler.arguments)
+            with rejected("must" if defines else f"{name} must have shape .*{got}"):
                 handler.run({name: wrong})
 
 
 @pytest.mark.parametrize("handler", HANDLERS[:3], ids=lambda handler: handler.target)
-def test_a_projection_that_is_left_out_of_what_has_one(handler: Handler) -> None:
-    with refused("without weight_hr"):
+def test_omitted_projection(handler: Handler) -> None:
+    with rejected("without weight_hr"):
         handler.run({"weight_hr": (0,)})
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)
-def test_another_number_of_arrays(handler: Handler) -> None:
+def test_wrong_number_of_arrays(handler: Handler) -> None:
     more = handler._replace(arguments=handler.arguments | {"another": (1,)})
     fewer = handler._replace(arguments=dict(list(handler.arguments.items())[:-1]))
     for wrong in (more, fewer):
-        with refused("number of arguments"):
+        with rejected("number of arguments"):
             wrong.run()
-    with refused("number of results"):
+    with rejected("number of results"):
         handler._replace(results=handler.results | {"another": (1,)}).run()
 
 
-def test_weights_that_were_packed() -> None:
-    """They are of one size, take the place of all weights, and lengths take that of ``valid``."""
+def test_prepared_weights() -> None:
+    """Packed weights take the place of all weights, and lengths take the place of ``valid``."""
     handle = library().handle
     assert handle is not None
     size = handle.jaxlstm_prepared_size(False, I, H, P, True)
@@ -174,17 +174,17 @@ def test_weights_that_were_packed() -> None:
     handler.run(dtypes=right)
     handler.run({"lengths": (0,)}, right)
     for wrong in (size - 1, size + 1, 0):
-        with refused(rf"prepared must have shape \({size},\), got \({wrong},\)"):
+        with rejected(rf"prepared must have shape \({size},\), got \({wrong},\)"):
             handler.run({"prepared": (wrong,)}, right)
     without = {"h_0": (B, H), "y": (T, B, H), "h_n": (B, H)}
-    with refused("prepared must have shape"):
+    with rejected("prepared must have shape"):
         handler.run(without, right)
     handler.run(
         without | {"prepared": (handle.jaxlstm_prepared_size(False, I, H, H, False),)}, right
     )
-    with refused("prepared has the wrong dtype"), jax.enable_x64(True):
+    with rejected("prepared has the wrong dtype"), jax.enable_x64(True):
         handler.run(dtypes=right | {"prepared": jnp.float64})
-    with refused(r"lengths must have shape \(2,\), got \(3,\)"):
+    with rejected(r"lengths must have shape \(2,\), got \(3,\)"):
         handler.run({"lengths": (B + 1,)}, right)
-    with refused("lengths has the wrong dtype"):
+    with rejected("lengths has the wrong dtype"):
         handler.run(dtypes={"lengths": jnp.bool})

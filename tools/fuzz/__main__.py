@@ -1,10 +1,10 @@
-"""Fuzzes the checkpoint reader: mutated files of every container, in processes with limits.
+"""Fuzz the checkpoint reader with mutated files of every container, in processes with limits.
 
     python -m tools.fuzz --seed S --start N --count M [--minutes X] [--processes P]
 
-File N of seed S is the same on every machine. A file that ends neither in tensors nor in a
-`CheckpointError`, or needs more time or memory than was promised, is a finding: it is kept in the
-folder `--keep`, and the exit status is 1.
+File N of seed S is the same on every machine. A finding is a file that yields neither tensors nor a
+`CheckpointError`, or that exceeds the limits on time or memory. Findings are kept in the folder `--keep`,
+and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ from tools.fuzz.mutate import mutant
 
 ROOT = Path(__file__).parents[2]
 CHILD = (sys.executable, "-m", "tools.fuzz.child")
-BLOCK = 10_000  # files for one process: its start is cheap beside them, and it does not grow old
-MAX_DEATHS = 100  # of the processes of one block
+# Files per process: enough to amortize its start.
+BLOCK = 10_000
+# The number of deaths after which a block is abandoned.
+MAX_DEATHS = 100
 
 
 @dataclass
 class Report:
-    """What came of the files.
+    """Counts of outcomes, and the findings.
 
     Attributes:
-        files: how many were read.
-        outcomes: how many ended in each error code, or were read as each container.
-        findings: what must not happen, and the indices of the files with which it did.
+        files: number of files read.
+        outcomes: number of files by error code, or by container if they were read.
+        findings: description of each finding and the indices of its files.
     """
 
     files: int = 0
@@ -46,7 +48,7 @@ class Report:
     findings: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, other: Report) -> None:
-        """Count another report in."""
+        """Add the counts and findings of another report."""
         self.files += other.files
         self.outcomes += other.outcomes
         for finding, indices in other.findings.items():
@@ -62,15 +64,15 @@ def fuzz(
     processes: int = 1,
     child: Sequence[str] = CHILD,
 ) -> Report:
-    """Read files `start` to `start + count`, fewer if the seconds are over before.
+    """Read files `start` to `start + count`, or fewer if the time runs out.
 
     Args:
-        seed: of the mutations.
+        seed: seed of the mutations.
         start: index of the first file.
-        count: how many.
-        seconds: no block of files is begun after these.
-        processes: how many read at once.
-        child: the command that reads.
+        count: number of files.
+        seconds: no block of files starts after this time.
+        processes: number of concurrent processes.
+        child: command of the process that reads files.
     """
     end, step = start + count, min(BLOCK, -(-count // processes))
     began = time.monotonic()
@@ -92,9 +94,10 @@ def fuzz(
 
 
 def _block(seed: int, start: int, count: int, child: Sequence[str]) -> Report:
-    """Files for one process; for another from the next file on, where one dies."""
+    """Read a block of files in one process; start another after a death, from the next file on."""
     report, end = Report(files=count), start + count
-    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk would be what is measured
+    # In memory, so that the disk does not dominate the measured time.
+    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=shared) as folder:
         for _ in range(MAX_DEATHS):
             died = _process(seed, start, end - start, Path(folder), child, report)
@@ -107,10 +110,11 @@ def _block(seed: int, start: int, count: int, child: Sequence[str]) -> Report:
 def _process(
     seed: int, start: int, count: int, folder: Path, child: Sequence[str], report: Report
 ) -> int | None:
-    """Run one process; gives the index of the file that it died of."""
+    """Run one process; return the index of the file during which it died, or None."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "converters")]),
-        "OPENBLAS_NUM_THREADS": "1",  # threads reserve address space
+        # More threads would reserve address space.
+        "OPENBLAS_NUM_THREADS": "1",
     }
     command = [*child, *map(str, (seed, start, count, folder))]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
@@ -130,18 +134,18 @@ def _process(
 
 
 def keep(seed: int, report: Report, folder: Path) -> None:
-    """Write the first file of each finding into a folder of its own."""
+    """Write the first file of each finding to its own folder."""
     for finding, indices in report.findings.items():
         place = folder / f"{seed}-{indices[0]}"
         place.mkdir(parents=True, exist_ok=True)
         case = mutant(seed, indices[0])
         case.write(place)
-        told = {"finding": finding, "seed": case.seed, "open": case.opened, "crc": case.check_crc}
-        (place / "finding.json").write_text(json.dumps(told | {"indices": indices[:20]}, indent=1))
+        record = {"finding": finding, "seed": case.seed, "open": case.opened, "crc": case.check_crc}
+        (place / "finding.json").write_text(json.dumps(record | {"indices": indices[:20]}, indent=1))
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=int, default=0, help="index of the first file")
@@ -159,8 +163,8 @@ def main() -> int:
         processes=options.processes,
     )
     keep(options.seed, report, options.keep)
-    for told, number in sorted(report.outcomes.items(), key=lambda item: -item[1]):
-        print(f"{number:9} {told}")
+    for outcome, number in sorted(report.outcomes.items(), key=lambda item: -item[1]):
+        print(f"{number:9} {outcome}")
     for finding, indices in report.findings.items():
         print(f"FINDING, {len(indices)} files, the first --start {indices[0]}: {finding}")
     rate = report.files / (time.monotonic() - began)

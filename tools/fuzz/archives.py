@@ -1,4 +1,4 @@
-"""Mutations of zip and tar archives: entries, headers, directories, and what is in the entries."""
+"""Mutations of zip and tar archives: entries, headers, directories and contents."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _zip(raw: bytes) -> tuple[tuple[str, bytes, int], ...]:
 
 
 def mutate_zip(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
-    """Some edits of the archive; checksums and sizes are right where no edit made them wrong."""
+    """Edit the archive; checksums and sizes stay correct unless an edit breaks them."""
     members = [Member(*entry) for entry in _zip(raw)]
     options: dict[str, Any] = {}
     for _ in range(edits):
@@ -58,7 +58,7 @@ def mutate_zip(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
 
 
 def _edit_header(rng: Random, member: Member) -> None:
-    """A field of the directory, of the local header, or of both."""
+    """Edit a field of the directory, of the local header, or of both."""
     field = rng.choice((*FIELDS, "extra", "central_extra", "after"))
     if field in ("extra", "central_extra", "after"):
         wide = fixed(rng.choice((0, 1, 0xFFFF)), 2) + fixed(8, 2) + fixed(len(member.data), 8)
@@ -87,7 +87,7 @@ def _edit_name(rng: Random, members: list[Member]) -> None:
 
 
 def _end(rng: Random) -> Callable[[int, int, int], bytes]:
-    """An end record with one number wrong, a ZIP64 one that may lie, or a comment."""
+    """Return an end record with one wrong number, a ZIP64 record that may be inconsistent, or a comment."""
 
     def wrong(count: int, size: int, start: int) -> bytes:
         numbers = [count, size, start]
@@ -119,7 +119,7 @@ def _tar(raw: bytes) -> tuple[tuple[str, bytes, bytes], ...]:
 
 
 def mutate_tar(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
-    """Some edits of members; checksums of headers are right where no edit made them wrong."""
+    """Edit members; header checksums stay correct unless an edit breaks them."""
     members = list(_tar(raw))
     headers: dict[int, dict[str, Any]] = {}
     for _ in range(edits):

@@ -1,10 +1,10 @@
-"""Reads a run of mutated files in a process of its own, and says what came of each.
+"""Read a range of mutated files in a separate process and report the outcome of each.
 
     python -m tools.fuzz.child SEED START COUNT FOLDER
 
-Whatever is neither a result nor a `CheckpointError` within the limits is a finding. Findings and
-counts are lines of JSON; `FOLDER/progress` holds the index that is being read, so that a death of
-this process has a culprit.
+Any outcome except tensors or a `CheckpointError` within the limits is a finding. Findings and counts are
+printed as lines of JSON. `FOLDER/progress` holds the index of the current file, so that the parent can
+attribute the death of this process.
 """
 
 from __future__ import annotations
@@ -29,22 +29,27 @@ from tests.support.hostile import reader
 from tools.fuzz.mutate import Mutant, mutant
 from tools.fuzz.seeds import seeds
 
-MEMORY = 64 << 20  # beside 1.25 times the file
-SECONDS = 1.0  # of this process, beside what opcodes and bytes take
-HANG = 20.0  # seconds after which the process is killed
-REPORT = 500  # files between two lines of counts
+# Bytes allowed in addition to 1.25 times the file.
+MEMORY = 64 << 20
+# CPU seconds allowed in addition to the time for opcodes and bytes.
+SECONDS = 1.0
+# CPU seconds after which the process is killed.
+HANG = 20.0
+# Number of files between two lines of counts.
+REPORT = 500
 SOURCE = str(Path("jaxlstm_converters", "checkpoint"))
 
 
 class BrokenPromiseError(AssertionError):
-    """A promise of the reader that does not hold."""
+    """A guarantee of the reader is violated."""
 
 
 def outcome(case: Mutant, path: Path) -> str:
-    """The code of the refusal, or the container of what was read.
+    """Return the error code of a refused file, or the container of a file that was read.
 
     Raises:
-        Exception: whatever else the reader raises; `BrokenPromiseError` for a promise that it breaks.
+        BrokenPromiseError: the reader violates a guarantee.
+        Exception: any other exception of the reader.
     """
     reader.watching = True
     try:
@@ -64,20 +69,20 @@ def outcome(case: Mutant, path: Path) -> str:
 
 
 def _materialised(checkpoint: Checkpoint, name: str) -> int:
-    """Read one tensor; gives its bytes."""
+    """Read one tensor; return its size in bytes."""
     tensor = checkpoint[name]
     array = np.asarray(tensor)
     if (array.shape, array.dtype, array.nbytes) != (tensor.shape, tensor.dtype, tensor.nbytes):
         raise BrokenPromiseError(
-            f"{name!r} is said to be {tensor} and is {array.dtype} {array.shape}"
+            f"{name!r} is declared as {tensor} and is {array.dtype} {array.shape}"
         )
     if not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
-        raise BrokenPromiseError(f"{name!r} is no plain array")
+        raise BrokenPromiseError(f"{name!r} is not a plain array")
     return array.nbytes
 
 
 def _search(checkpoint: Checkpoint) -> None:
-    """The documented error of `find_lstms` comes for an LSTM that is not whole, and only then."""
+    """Require that `find_lstms` raises its documented error exactly for incomplete LSTMs."""
     broken = survey(checkpoint).broken
     try:
         find_lstms(checkpoint)
@@ -86,11 +91,11 @@ def _search(checkpoint: Checkpoint) -> None:
             raise
     else:
         if broken:
-            raise BrokenPromiseError(f"find_lstms takes what is not whole: {broken}")
+            raise BrokenPromiseError(f"find_lstms accepts incomplete LSTMs: {broken}")
 
 
 def judge(case: Mutant, folder: Path) -> tuple[str, str | None]:
-    """What came of a file, and the finding if it is one."""
+    """Return the outcome of a file, and a description if it is a finding."""
     path = case.write(folder)
     size = sum(map(len, case.files.values()))
     _limit_memory(size)
@@ -99,20 +104,21 @@ def judge(case: Mutant, folder: Path) -> tuple[str, str | None]:
     start = time.process_time()
     finding = None
     try:
-        told = outcome(case, path)
-    except Exception as error:  # what is raised is what the fuzzer looks for
+        result = outcome(case, path)
+    # The fuzzer looks for any exception.
+    except Exception as error:
         reader.watching = False
-        told, finding = "finding", _signature(error)
+        result, finding = "finding", _signature(error)
     seconds = time.process_time() - start
     if seconds > SECONDS + size / 4e6:
         finding = f"{seconds:.1f} s for {size} bytes"
     if reader.violations:
         finding = f"forbidden: {reader.violations[0]}"
-    return told, finding
+    return result, finding
 
 
 def _signature(error: Exception) -> str:
-    """The error, and where in the reader it came from: one for all files that have it."""
+    """Describe an error by its type and its location in the reader, equal for all files that cause it."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if SOURCE in frame.filename] or frames
     last = inside[-1]
@@ -129,9 +135,12 @@ def _limit_memory(size: int) -> None:
 def main(seed: int, start: int, count: int, folder: Path) -> None:
     """Read files `start` to `start + count`."""
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "dropout=.* has no effect")  # torch's own, of find_lstms
-    warnings.filterwarnings("ignore", module="pickletools")  # it parses what was mutated twice
-    for origin in seeds():  # so that what is loaded on first use is loaded
+    # A warning of torch about arguments, raised by find_lstms.
+    warnings.filterwarnings("ignore", "dropout=.* has no effect")
+    # pickletools parses input that has been mutated before.
+    warnings.filterwarnings("ignore", module="pickletools")
+    # Warm up: load modules that are imported on first use.
+    for origin in seeds():
         judge(Mutant(origin.name, origin.files, origin.opened, True), folder)
     reader.allowed = os.path.realpath(folder)
     sys.addaudithook(reader.watch)
@@ -139,16 +148,16 @@ def main(seed: int, start: int, count: int, folder: Path) -> None:
     counts: Counter[str] = Counter()
     for index in range(start, start + count):
         os.pwrite(progress, b"%20d" % index, 0)
-        told, finding = judge(mutant(seed, index), folder)
-        counts[told] += 1
+        result, finding = judge(mutant(seed, index), folder)
+        counts[result] += 1
         if finding is not None:
-            _tell({"index": index, "finding": finding})
+            _print({"index": index, "finding": finding})
         if index % REPORT == REPORT - 1 or index == start + count - 1:
-            _tell({"counts": counts})
+            _print({"counts": counts})
             counts.clear()
 
 
-def _tell(line: dict[str, Any]) -> None:
+def _print(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""File number `index` of the fuzzer: a seed, mutated at some level of its format."""
+"""File number `index` of the fuzzer: a seed file with mutations at some level of its format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.fuzz import archives, pickles, protobuf, texts
 from tools.fuzz.plain_bytes import edit_bytes
 from tools.fuzz.seeds import seeds
 
-# What parsers of the standard library say of bytes that were mutated before.
+# Exceptions of the standard library's parsers on input that has been mutated before.
 UNPARSED = (
     *(ValueError, LookupError, OverflowError, RecursionError, AttributeError, struct.error),
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error),
@@ -27,7 +27,7 @@ Mutator = Callable[[Random, bytes, int, Callable[[Random, bytes], bytes]], bytes
 
 @dataclass(frozen=True)
 class Mutant:
-    """The files of a mutated checkpoint, which of them is opened, and how."""
+    """The files of a mutated checkpoint and the arguments for reading it."""
 
     seed: str
     files: dict[str, bytes]
@@ -35,14 +35,14 @@ class Mutant:
     check_crc: bool
 
     def write(self, folder: Path) -> Path:
-        """Write the files; gives the one to open."""
+        """Write the files; return the path to open."""
         for name, raw in self.files.items():
             (folder / name).write_bytes(raw)
         return folder / self.opened
 
 
 def mutant(seed: int, index: int) -> Mutant:
-    """The same for the same numbers, on every machine."""
+    """Return the mutant of a seed and an index, the same on every machine."""
     rng = Random(f"{seed}-{index}")
     origin = rng.choice(seeds())
     files = dict(origin.files)
@@ -52,7 +52,7 @@ def mutant(seed: int, index: int) -> Mutant:
 
 
 def mutate(rng: Random, raw: bytes) -> bytes:
-    """One to some edits, at the level of the format if the bytes have one that is known."""
+    """Apply one to five edits, at the level of the format if it is recognized."""
     mutator = mutator_for(raw)
     edits = rng.choice((1, 1, 1, 1, 2, 2, 3, 5))
     if mutator is not None and rng.random() < 0.85:
@@ -66,7 +66,7 @@ def mutate(rng: Random, raw: bytes) -> bytes:
 
 
 def mutator_for(raw: bytes) -> Mutator | None:
-    """By the first bytes, as the reader does."""
+    """Return the mutator for the format, recognized by its first bytes as in the reader."""
     if raw.startswith(b"PK"):
         return archives.mutate_zip
     if pickles.HEAD.match(raw):

@@ -1,4 +1,4 @@
-"""Mutations of pickles, opcode by opcode; what stands between pickles is edited as bytes."""
+"""Mutations of pickles, opcode by opcode. Bytes between pickles are edited as plain bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ HEAD = re.compile(rb"\x80[\x02-\x05]")
 MEMO = {b"q": 1, b"r": 4, b"h": 1, b"j": 4}
 INTEGERS = {b"K": ("<B", 1), b"M": ("<H", 2), b"J": ("<i", 4)}
 LENGTHS = {b"X": 4, b"\x8c": 1, b"\x8d": 8, b"B": 4, b"C": 1, b"\x8e": 8, b"T": 4, b"U": 1}
-VALUES = b"N\x88\x89KMJG\x8aX\x8cBCU)]}"  # opcodes that push a value and take none
+# Opcodes that push a value and pop none.
+VALUES = b"N\x88\x89KMJG\x8aX\x8cBCU)]}"
 FOREIGN = [("posix", "system"), ("builtins", "eval"), ("builtins", "bytes"), ("numpy", "ndarray")]
 FOREIGN += [("torch._utils", "_rebuild_qtensor"), ("torch.nn.parameter", "Parameter")]
 FOREIGN += [("torch._tensor", "Tensor"), ("torch", "Size"), ("torch", "ScriptObject")]
@@ -37,7 +38,7 @@ GLOBALS = [name(*pair) for pair in [*KNOWN_GLOBALS, *FOREIGN]]
 
 @lru_cache(2000)
 def parse(raw: bytes) -> tuple[bytes, ...]:
-    """The opcodes of one pickle after the other, and in between what is none."""
+    """Split consecutive pickles into opcodes; bytes between pickles form one part each."""
     parts: list[bytes] = []
     position = 0
     while position < len(raw):
@@ -56,7 +57,7 @@ def parse(raw: bytes) -> tuple[bytes, ...]:
 
 @lru_cache(2000)
 def pool() -> tuple[bytes, ...]:
-    """Every opcode of every seed that is a pickle of its own, and those that no seed has."""
+    """Return every opcode of the seeds that are plain pickles, and the opcodes that no seed has."""
     from tools.fuzz.seeds import seeds
 
     pickles = [f for seed in seeds() for f in seed.files.values() if HEAD.match(f)]
@@ -65,7 +66,7 @@ def pool() -> tuple[bytes, ...]:
 
 
 def mutate_pickle(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
-    """Some edits of the opcodes; `mutate` is for what is within."""
+    """Edit the opcodes; `mutate` edits embedded data."""
     ops = list(parse(raw))
     for _ in range(edits):
         rng.choice(_EDITS)(rng, ops, mutate)
@@ -82,7 +83,7 @@ def _foreign_op(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
 
 
 def _argument(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
-    """Another argument for one of the opcodes that have one."""
+    """Change the argument of an opcode."""
     places = [at for at, op in enumerate(ops) if len(op) > 1]
     if places:
         at = rng.choice(places)
@@ -90,7 +91,7 @@ def _argument(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
 
 
 def _number(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
-    """Another size, stride, offset or number of elements."""
+    """Change a size, stride, offset or number of elements."""
     places = [at for at, op in enumerate(ops) if op[:1] in INTEGERS]
     if places:
         at = rng.choice(places)
@@ -98,7 +99,7 @@ def _number(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
 
 
 def _value(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
-    """A value of quite another kind, where the stack stays in balance."""
+    """Replace a value by one of another kind that keeps the stack balanced."""
     places = [at for at, op in enumerate(ops) if op[:1] in VALUES]
     if places:
         ops[rng.choice(places)] = value(rng)
@@ -108,7 +109,7 @@ _EDITS = (_order, _foreign_op, _argument, _argument, _number, _number, _value, _
 
 
 def changed(rng: Random, op: bytes, mutate: Mutate) -> bytes:
-    """The opcode with another argument."""
+    """Return the opcode with another argument."""
     code, rest = op[:1], op[1:]
     if code in INTEGERS:
         made = number(rng, struct.unpack(INTEGERS[code][0], rest)[0])
@@ -128,7 +129,7 @@ def _near(rng: Random) -> int:
 
 
 def _long(rng: Random, code: bytes, rest: bytes, mutate: Mutate) -> bytes:
-    """A text or bytes: other content, or another length over the same content."""
+    """Change the content of a string, or its length field without changing the content."""
     width = LENGTHS[code]
     body = rest[width:]
     if rng.random() < 0.1:
@@ -143,7 +144,7 @@ def _long(rng: Random, code: bytes, rest: bytes, mutate: Mutate) -> bytes:
 
 
 def value(rng: Random) -> bytes:
-    """Opcodes that push one value: plain, odd, deep, or made of one thing many times."""
+    """Return opcodes that push one value: scalar, nested, shared, a tensor or unusual."""
     depth = rng.choice((1, 3, 15, 28, 150, 250))
     if rng.random() < 0.05:
         depth = 100_000 if rng.random() < 0.02 else 1_100
@@ -175,7 +176,7 @@ def _nested(rng: Random, depth: int) -> bytes:
 
 
 def _shared(rng: Random, depth: int) -> bytes:
-    """A small value that is large when it is written out."""
+    """Return a small value that expands to a large one."""
     levels = min(depth, 28)
     put, get = b"r\xff\0\0\0", b"j\xff\0\0\0"
     kind = rng.choice((b"\x86", b"\x86", b"\x87"))
@@ -185,7 +186,7 @@ def _shared(rng: Random, depth: int) -> bytes:
 
 
 def _tensor(rng: Random, depth: int) -> bytes:
-    """A tensor of this container's kind, over a storage that may not be there."""
+    """Return a tensor in the style of one container, over a storage that may be missing."""
     box = rng.choice(BOXES)()
     storage = box.storage(key=str(rng.randrange(3)), numel=rng.choice((1, 4, 8)))
     size = [rng.choice((0, 1, 2, 1 << 22)) for _ in range(rng.randrange(4))]

@@ -1,4 +1,4 @@
-"""Mutations of numbers, texts and plain bytes: what is below every format."""
+"""Mutations of numbers, strings and plain bytes, the basis of all format-specific mutations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, MutableSequence
 from random import Random
 from typing import Any
 
-# Where a reader's arithmetic turns over: signs, widths, sizes of caches and of limits.
+# Boundary values for a reader's arithmetic: signs, integer widths, cache sizes and limits.
 NUMBERS = (
     *(0, 1, 2, 3, 4, 7, 8, 16, 63, 64, 65, 127, 128, 255, 256, 4095, 4096, 65535, 65536),
     *(1 << 20, 1 << 23, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 40, 1 << 48),
@@ -17,7 +17,7 @@ NAMES = ("weight_ih_l0", "weight_hh_l1", "bias_ih_l0_reverse", "weight_hr_l0", "
 
 
 def number(rng: Random, old: int) -> int:
-    """A number near the old one, or one that is special; it may be negative or need any width."""
+    """Return a number near the old one or a special one; it may be negative or exceed any width."""
     return rng.choice(
         (
             old + rng.choice((-8, -4, -2, -1, 1, 2, 4, 8)),
@@ -32,12 +32,12 @@ def number(rng: Random, old: int) -> int:
 
 
 def fixed(value: int, width: int, order: str = "little") -> bytes:
-    """The number in `width` bytes, whatever has to be cut off."""
+    """Return the number in `width` bytes, truncated if necessary."""
     return (value % (1 << 8 * width)).to_bytes(width, order)  # type: ignore[arg-type]
 
 
 def text(rng: Random, old: str) -> str:
-    """A text near the old one, or one that is special."""
+    """Return a string near the old one or a special one."""
     at = rng.randrange(len(old) + 1)
     other = rng.choice(TEXTS + NAMES)
     return rng.choice(
@@ -54,7 +54,7 @@ def text(rng: Random, old: str) -> str:
 
 
 def edit_sequence(rng: Random, items: MutableSequence[Any]) -> None:
-    """Drop, repeat, exchange or move items, or runs of them."""
+    """Delete, repeat, swap or move items or runs of items."""
     if not items:
         return
     start = rng.randrange(len(items))
@@ -72,7 +72,7 @@ def edit_sequence(rng: Random, items: MutableSequence[Any]) -> None:
 
 
 def edit_bytes(rng: Random, raw: bytes) -> bytes:
-    """One change of plain bytes."""
+    """Apply one edit to plain bytes."""
     made = bytearray(raw)
     if not made:
         return rng.randbytes(rng.choice((1, 8)))

@@ -1,4 +1,4 @@
-"""Mutations of protobuf messages, field by field, at any depth; lengths follow."""
+"""Mutations of protobuf messages, field by field at any depth; length prefixes stay consistent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from random import Random
 from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, number, text
 
 Mutate = Callable[[Random, bytes], bytes]
-Field = tuple[int, int, "int | bytes | Fields"]  # number, wire type, value
+# Field number, wire type, value.
+Field = tuple[int, int, "int | bytes | Fields"]
 Fields = tuple[Field, ...]
 
 FIXED = {1: 8, 5: 4}
@@ -17,7 +18,7 @@ FIXED = {1: 8, 5: 4}
 
 @lru_cache(2000)
 def parse(raw: bytes) -> Fields | None:
-    """The fields of a message, and of messages within; None if the bytes are no message."""
+    """Parse a message and its nested messages; return None if the bytes are not a message."""
     fields: list[Field] = []
     position = 0
     try:
@@ -49,7 +50,7 @@ def _varint(raw: bytes, position: int) -> tuple[int, int]:
 
 
 def write(fields: Fields) -> bytes:
-    """The bytes of a message."""
+    """Serialize a message."""
     made = bytearray()
     for field, kind, value in fields:
         made += varint(field << 3 | kind)
@@ -62,7 +63,7 @@ def write(fields: Fields) -> bytes:
 
 
 def varint(value: int) -> bytes:
-    """A number in base 128; what is negative has 64 bits."""
+    """Encode a number in base 128; negative numbers take 70 bits."""
     value %= 1 << 70
     made = bytearray()
     while value > 0x7F:
@@ -72,7 +73,7 @@ def varint(value: int) -> bytes:
 
 
 def mutate_protobuf(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
-    """Some edits of fields."""
+    """Edit fields of the message."""
     fields = parse(raw)
     if fields is None:
         return edit_bytes(rng, raw)

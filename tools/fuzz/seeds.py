@@ -1,8 +1,8 @@
-"""The small valid files that the fuzzer starts from, of every container that is read.
+"""The small valid files from which the fuzzer starts, at least one per container.
 
-They lie in `corpus/` as torch, numpy, safetensors and onnx wrote them, so that a seed and an
-index name the same file on every machine. `python -m tools.fuzz.seeds` writes them anew:
-a folder is a sharded checkpoint, and its index is the file to open.
+`corpus/` holds files written by torch, numpy, safetensors and onnx, so that a seed and an index name the
+same file on every machine. `python -m tools.fuzz.seeds` regenerates them. A folder is a sharded
+checkpoint whose index is the file to open.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent / "corpus"
-MAX_BYTES = 20_000  # a file that is small is read often
+# Small files are read quickly, so more mutants fit into a run.
+MAX_BYTES = 20_000
 
 
 @dataclass(frozen=True)
 class Seed:
-    """A checkpoint: the files it consists of, by name, and which of them is opened."""
+    """A checkpoint: its files by name, and the name of the file to open."""
 
     name: str
     files: dict[str, bytes]
@@ -30,7 +31,7 @@ class Seed:
 
 @cache
 def seeds() -> tuple[Seed, ...]:
-    """All of them, in the order of their names."""
+    """Return all seeds, sorted by name."""
     return tuple(_seed(path) for path in sorted(HERE.iterdir()))
 
 
@@ -42,11 +43,12 @@ def _seed(path: Path) -> Seed:
 
 
 def write(folder: Path) -> None:
-    """Make the files; needs torch, safetensors and onnx."""
+    """Write the seed files; needs torch, safetensors and onnx."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit and torch.ao warn that they are deprecated
+        # torch.jit and torch.ao warn that they are deprecated.
+        warnings.simplefilter("ignore")
         for make in (_torch, _torchscript, _plain_pickles, _arrays, _safetensors, _onnx, _odd):
             make(folder)
     for path in folder.rglob("*.*"):
@@ -71,7 +73,8 @@ def _torch(folder: Path) -> None:
     ).state_dict()
     for name, value in saved.items():
         torch.save(value, folder / f"zip-{name}.pt")
-        if name != "module":  # a legacy file has the whole source of its classes
+        # A legacy file contains the source of its classes, which would make it too large.
+        if name != "module":
             torch.save(value, folder / f"legacy-{name}.pt", _use_new_zipfile_serialization=False)
     quantized = torch.ao.quantization.quantize_dynamic(
         torch.nn.Sequential(torch.nn.LSTM(2, 1)), {torch.nn.LSTM}
@@ -175,7 +178,7 @@ def _onnx(folder: Path) -> None:
 
 
 def _odd(folder: Path) -> None:
-    """What no current library writes: the tar of torch 0.1, ZIP64, Lightning, big-endian."""
+    """Write formats that no current library writes: torch 0.1's tar, ZIP64, Lightning, big-endian."""
     import numpy as np
 
     from tests.support.checkpoints.assemble import WEIGHT, ZipBox, archive

@@ -1,4 +1,4 @@
-"""Mutations of JSON, of safetensors, and of the heads of numpy arrays."""
+"""Mutations of JSON, of safetensors, and of the headers of NumPy arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = ("<f4", ">f8", "|b1", "<c16", "|O", "<U3", "<M8[s]", "|V4", "f4", "=i2"
 
 
 class _Object(list[list[Any]]):
-    """Pairs of key and value, so that a key can be there twice."""
+    """A JSON object as a list of [key, value], so that keys can repeat."""
 
 
 def _parsed(raw: bytes) -> Any:
@@ -34,11 +34,11 @@ def _written(tree: Any) -> str:
 
 
 class _Raw(str):
-    """Text that is written as it is."""
+    """JSON text that is written verbatim."""
 
 
 def mutate_json(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
-    """Some edits of the tree, or one of the text."""
+    """Edit the parsed tree, or sometimes the text."""
     if rng.random() < 0.15:
         return edit_bytes(rng, raw)
     tree = _parsed(raw)
@@ -48,7 +48,7 @@ def mutate_json(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
 
 
 def _edit_tree(rng: Random, tree: Any) -> None:
-    """Walk down to some place, and change what is there."""
+    """Pick a random place in the tree and edit it."""
     holder = tree
     while True:
         if not holder:
@@ -87,7 +87,7 @@ def _changed(rng: Random, old: Any) -> Any:
 
 
 def mutate_safetensors(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
-    """The header, mostly; its length is right unless it is what was changed."""
+    """Edit mostly the header; its length field is correct unless it is the edited part."""
     (length,) = struct.unpack("<Q", raw[:8])
     header, data = raw[8 : 8 + length], raw[8 + length :]
     what = rng.randrange(12)
@@ -100,7 +100,7 @@ def mutate_safetensors(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> b
 
 
 def mutate_npy(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
-    """The numbers and texts of the header; its length follows."""
+    """Edit numbers and strings of the header; its length field is correct."""
     wide = raw[6] > 1
     (length,) = struct.unpack_from("<I" if wide else "<H", raw, 8)
     start = 12 if wide else 10

@@ -1,8 +1,8 @@
-// AMX in software: its instructions on tiles in memory, for processors with AVX-512 that have no AMX.
+// AMX in software, for processors with AVX-512 but without AMX.
 //
-// To be included ahead of all else (`-include`), in each file: then the kernels that are compiled for AMX take these
-// in place of the intrinsics, and run wherever AVX-512 does. They are slow, and right: every tile that the kernels
-// use has 16 rows of 64 bytes, products are summed in float32, and numbers too small for a bfloat16 are zero.
+// With the compiler option `-include amx_in_software.h`, the AMX kernels call these functions instead of the
+// intrinsics, and run on any processor with AVX-512. The emulation is slow but exact: every tile has 16 rows of 64
+// bytes, products accumulate in float32, and subnormal bfloat16 flush to zero.
 #pragma once
 #define JAXLSTM_AMX_IN_SOFTWARE 1
 
@@ -14,7 +14,7 @@
 
 namespace {
 
-alignas(64) thread_local uint32_t software_tiles[8][16][16];  // two bfloat16 or one float32 in each
+alignas(64) thread_local uint32_t software_tiles[8][16][16];  // words of two bfloat16 or one float32
 
 inline void software_zero(int tile) { std::memset(software_tiles[tile], 0, sizeof software_tiles[tile]); }
 inline void software_load(int tile, const void* from, long stride) {
@@ -24,7 +24,7 @@ inline void software_store(int tile, void* to, long stride) {
   for (int r = 0; r < 16; r++) std::memcpy(static_cast<char*>(to) + r * stride, software_tiles[tile][r], 64);
 }
 
-// Row r of `to` += sum over k of a[r][k] b[k], where a and b hold pairs.
+// Adds the product of a and b to tile `to`: row r += sum over k of a[r][k] b[k], where a[r][k] and b[k] are pairs.
 inline void software_multiply(int to, int a, int b) {
   for (int r = 0; r < 16; r++) {
     __m512 sum = _mm512_load_ps(software_tiles[to][r]);
@@ -38,7 +38,7 @@ inline void software_multiply(int to, int a, int b) {
   }
 }
 
-// To the nearest bfloat16, of two that are as near to the even one; NaN stays NaN.
+// Rounds to the nearest bfloat16, with ties to even. NaN stays NaN.
 inline __m256i software_bfloat16(__m512 values) {
   const __m512i bits = (__m512i)values, odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));

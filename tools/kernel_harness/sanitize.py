@@ -2,7 +2,7 @@
 
 The harness solves random problems on 1 to 8 threads and compares the results with a naive implementation,
 under AddressSanitizer with UndefinedBehaviorSanitizer and then under ThreadSanitizer. The environment
-variable ``CXX`` selects the compiler. The exit status is that of the first run that fails.
+variable ``CXX`` selects the compiler. The exit status is nonzero if a run fails.
 """
 
 from __future__ import annotations

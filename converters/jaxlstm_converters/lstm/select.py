@@ -50,12 +50,12 @@ def select_lstm(
 def choose_prefix(
     prefixes: Iterable[str], prefix: str | None, others: Mapping[str, str] | None = None
 ) -> str:
-    """Return the one of ``prefixes`` that ``prefix`` selects: an exact match, a unique ending, or the only one.
+    """Return the one of ``prefixes`` that ``prefix`` selects.
 
     Args:
       prefixes: prefixes of LSTMs.
-      prefix: the prefix or its last components, with or without the final dot; empty selects the only LSTM, or the
-        one at the root.
+      prefix: the prefix or its last components, with or without the final dot; empty selects the only LSTM,
+        or the one at the root.
       others: prefix -> "GRU" or "RNN", named in the error message.
 
     Raises:
@@ -96,6 +96,5 @@ def _no_lstm_message(state_dict: Mapping[str, Any], others: Mapping[str, str]) -
     if not state_dict:
         return "the state dict has no LSTM: it is empty"
     names = ", ".join(list(state_dict)[:5])
-    return f"the state dict has no LSTM among its {len(state_dict)} tensors: {names}" + (
-        ", ..." if len(state_dict) > 5 else ""
-    )
+    ellipsis = ", ..." if len(state_dict) > 5 else ""
+    return f"the state dict has no LSTM; its {len(state_dict)} tensors are {names}{ellipsis}"

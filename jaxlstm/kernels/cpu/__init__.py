@@ -1,1 +1,1 @@
-"""The native kernel for CPUs: C++ in ``src/``, called through XLA's foreign function interface."""
+"""The native CPU kernel: C++ in ``src/``, called through XLA's foreign function interface (FFI)."""

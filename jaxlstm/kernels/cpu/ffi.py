@@ -1,6 +1,7 @@
-"""The recurrence of one direction by the native CPU kernel: the functions of :mod:`jaxlstm.scan`, faster.
+"""Calls of the native CPU kernel for one direction, through XLA's FFI.
 
-For float32 and float64. ``precision`` does not matter on a CPU, where products are exact to the dtype.
+The kernel supports float32 and float64. It ignores ``precision``, because products on a CPU always have the
+full precision of the dtype.
 """
 
 from __future__ import annotations
@@ -11,22 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.kernels.contract import TANGENTS, Found, PlatformKernels, Shape, gradients_shapes
-from jaxlstm.kernels.platforms import build_recurrence
+from jaxlstm.kernels import shapes
+from jaxlstm.kernels.platforms import TANGENTS, PlatformKernels, Results, build_recurrence
+from jaxlstm.kernels.shapes import Shape
+from jaxlstm.precision import Precision
 
-LEFT_OUT = (0,)  # the shape of an array that is not there
-THREADS = 0  # as many as XLA's own pool has
+OMITTED = (0,)
+"""The shape of an optional array that is not passed."""
 
-
-def _weights(params: dict[str, Any], dtype: Any) -> tuple:
-    """weight_ih, weight_hh, the one bias and weight_hr, as the library takes them."""
-    none = jnp.zeros(LEFT_OUT, dtype)
-    bias = params["bias_ih"] + params["bias_hh"] if "bias_ih" in params else none
-    return params["weight_ih"], params["weight_hh"], bias, params.get("weight_hr", none)
-
-
-def _valid(valid: jax.Array | None) -> jax.Array:
-    return jnp.zeros(LEFT_OUT, bool) if valid is None else valid
+THREADS = 0
+"""Number of threads per call; 0 means the size of XLA's thread pool."""
 
 
 def run_forward(
@@ -37,18 +32,17 @@ def run_forward(
     out: dict[str, Any],
     *,
     reverse: bool,
-    precision: Any,
-) -> Found:
-    """As :class:`jaxlstm.kernels.contract.PlatformKernels` says."""
-    del precision
-    target, shapes = "jaxlstm_forward", list(out.values())
+    precision: Precision,
+) -> Results:
+    """Run the forward pass, see :class:`jaxlstm.kernels.platforms.PlatformKernels`."""
+    target, result_shapes = "jaxlstm_forward", list(out.values())
     if "f" in out:
         target += "_and_differentiate"
-        shapes += [] if "m" in out else [Shape(LEFT_OUT, inputs.dtype)]
+        result_shapes += [] if "m" in out else [Shape(OMITTED, inputs.dtype)]
     operands = (inputs, *_weights(params, inputs.dtype), *state, _valid(valid))
-    call: Any = jax.ffi.ffi_call(target, shapes)
-    found = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    return dict(zip(out, found, strict=False))  # without the m that was left out
+    call: Any = jax.ffi.ffi_call(target, result_shapes)
+    arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
+    return dict(zip(out, arrays, strict=False))  # drops an omitted m, the last result
 
 
 def run_backward(
@@ -59,21 +53,20 @@ def run_backward(
     out: dict[str, Any],
     *,
     reverse: bool,
-    precision: Any,
-) -> Found:
-    """As :class:`jaxlstm.kernels.contract.PlatformKernels` says."""
-    del precision
+    precision: Precision,
+) -> Results:
+    """Run the backward pass, see :class:`jaxlstm.kernels.platforms.PlatformKernels`."""
     outputs_bar, state_bar = cotangents
     dtype = outputs_bar.dtype
-    none = jnp.zeros(LEFT_OUT, dtype)
-    projection_bar = Shape(outputs_bar.shape if "weight_hr" in weights else LEFT_OUT, dtype)
-    shapes = [out["z_bar"], projection_bar, out["h_bar"], out["c_bar"]]
-    matrices = (weights["weight_hh"], weights.get("weight_hr", none))
+    omitted = jnp.zeros(OMITTED, dtype)
+    projection_bar = Shape(outputs_bar.shape if "weight_hr" in weights else OMITTED, dtype)
+    result_shapes = [out["z_bar"], projection_bar, out["h_bar"], out["c_bar"]]
+    matrices = (weights["weight_hh"], weights.get("weight_hr", omitted))
     operands = (*matrices, *derivative, _valid(valid), outputs_bar, *state_bar)
-    # by_gates is read for the last time where z_bar is written: fresh memory costs more than the step
-    call: Any = jax.ffi.ffi_call("jaxlstm_backward", shapes, input_output_aliases={2: 0})
-    found = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    return dict(zip(("z_bar", "projection_bar", "h_bar", "c_bar"), found, strict=True))
+    # z_bar overwrites by_gates, which is not needed afterwards: fresh memory would cost more than the step.
+    call: Any = jax.ffi.ffi_call("jaxlstm_backward", result_shapes, input_output_aliases={2: 0})
+    arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
+    return dict(zip(("z_bar", "projection_bar", "h_bar", "c_bar"), arrays, strict=True))
 
 
 def gradients(
@@ -82,22 +75,33 @@ def gradients(
     outputs: Any,
     h_0: Any,
     valid: Any,
-    grad_gates: Any,
+    z_bar: Any,
     *,
-    wanted: tuple[str, ...],
+    names: tuple[str, ...],
     reverse: bool,
-    precision: Any,
-) -> Any:
-    """The transpose of :func:`jaxlstm.scan.gates_tangent`, in one call: XLA would run several at once."""
-    operands = weight_ih, inputs, outputs, h_0
-    found = gradients_shapes(*operands, wanted=wanted, reverse=reverse, precision=precision)
-    none = Shape(LEFT_OUT, inputs.dtype)
-    call: Any = jax.ffi.ffi_call("jaxlstm_gradients", [found.get(name, none) for name in TANGENTS])
-    operands = (grad_gates, inputs, outputs, h_0, _valid(valid), weight_ih)
-    results = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    return {name: r for name, r in zip(TANGENTS, results, strict=True) if name in wanted}
+    precision: Precision,
+) -> dict[str, Any]:
+    """Return all gradients in one call, because XLA would share the threads among several."""
+    by_name = shapes.gradients(weight_ih, inputs, outputs, names=names)
+    omitted = Shape(OMITTED, inputs.dtype)
+    result_shapes = [by_name.get(name, omitted) for name in TANGENTS]
+    call: Any = jax.ffi.ffi_call("jaxlstm_gradients", result_shapes)
+    operands = (z_bar, inputs, outputs, h_0, _valid(valid), weight_ih)
+    arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
+    return {name: x for name, x in zip(TANGENTS, arrays, strict=True) if name in names}
+
+
+def _weights(params: dict[str, Any], dtype: Any) -> tuple:
+    """Return weight_ih, weight_hh, the sum of both biases and weight_hr, as the library takes them."""
+    omitted = jnp.zeros(OMITTED, dtype)
+    bias = params["bias_ih"] + params["bias_hh"] if "bias_ih" in params else omitted
+    return params["weight_ih"], params["weight_hh"], bias, params.get("weight_hr", omitted)
+
+
+def _valid(valid: jax.Array | None) -> jax.Array:
+    return jnp.zeros(OMITTED, bool) if valid is None else valid
 
 
 KERNELS = PlatformKernels(run_forward, run_backward, gradients)
 AUTO = build_recurrence("lstm", {"cpu": KERNELS})
-NATIVE = build_recurrence("lstm_native", {"cpu": KERNELS}, insists="native")
+NATIVE = build_recurrence("lstm_native", {"cpu": KERNELS}, required_by="native")

@@ -1,7 +1,8 @@
-"""The compiled part of the CPU kernel: found, loaded and made known to XLA, once.
+"""The shared library of the CPU kernel: find it, load it and register its functions with XLA.
 
-It is an optional extension module's file without a Python interface, built with the wheel where there is a
-C++ compiler. It holds the same kernels for several instruction sets and picks the best that runs here.
+The library is the file of an optional extension module without a Python interface. It is built with the wheel
+if a C++ compiler is available. It contains each kernel for several instruction sets and selects the best one
+that the processor supports.
 """
 
 from __future__ import annotations
@@ -15,15 +16,21 @@ from typing import NamedTuple
 
 import jax
 
-SWITCH = "JAXLSTM_NATIVE"  # 0 turns the kernel off
-AMX_SWITCH = "JAXLSTM_AMX"  # 0, before the kernel is first used, leaves AMX aside
+SWITCH = "JAXLSTM_NATIVE"
+"""Environment variable; 0 turns the kernel off."""
+
+AMX_SWITCH = "JAXLSTM_AMX"
+"""Environment variable; 0 turns AMX off. It must be set before the first use of the kernel."""
+
 OFF = ("0", "false", "off", "no")
+
 NOT_BUILT = "not built: " + (
-    "it is written for GCC and Clang, and there is none for Windows"
+    "the kernel requires GCC or Clang and does not support Windows"
     if os.name == "nt"
-    else "when jaxlstm was installed no C++ compiler was found, or it failed; install g++ or clang++, "
-    "then jaxlstm again"
+    else "no C++ compiler was found when jaxlstm was installed, or compilation failed; install g++ or "
+    "clang++, then reinstall jaxlstm"
 )
+
 TARGETS = (
     "jaxlstm_forward",
     "jaxlstm_forward_prepared",
@@ -34,20 +41,20 @@ TARGETS = (
 
 
 class Library(NamedTuple):
-    """The loaded library, or None and the reason."""
+    """The loaded library. ``handle`` is None if it is unavailable, and ``reason`` says why."""
 
     handle: ctypes.CDLL | None
     reason: str
 
     @property
     def instruction_set(self) -> str:
-        """ "amx", "avx512", "avx2" or "baseline": which of the kernels run."""
+        """The instruction set in use: "amx", "avx512", "avx2" or "baseline"."""
         assert self.handle is not None
         return self.handle.jaxlstm_instruction_set().decode()
 
 
 def library() -> Library:
-    """The library in force. The environment variable ``JAXLSTM_NATIVE=0`` turns it off."""
+    """Return the library, loaded on the first call. ``JAXLSTM_NATIVE=0`` in the environment turns it off."""
     if _is_off(SWITCH):
         return Library(None, f"turned off by the environment variable {SWITCH}")
     return _loaded()
@@ -60,33 +67,35 @@ def _is_off(switch: str) -> bool:
 @lru_cache(maxsize=1)
 def _loaded() -> Library:
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
-    here = Path(__file__).parent
-    path = next((p for s in suffixes if (p := here / f"_native{s}").exists()), None)
+    folder = Path(__file__).parent
+    path = next((p for s in suffixes if (p := folder / f"_native{s}").exists()), None)
     if path is None:
         return Library(None, NOT_BUILT)
     try:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
-        return Library(None, f"cannot be loaded: {error}")
+        return Library(None, f"failed to load: {error}")
     try:
-        jax.devices("cpu")  # until XLA runs, it accepts anything, and fails later
+        # Before XLA's CPU backend starts, it accepts any registration, and calls fail later.
+        jax.devices("cpu")
     except RuntimeError:
-        return Library(None, "JAX has no CPU here; its jax_platforms (JAX_PLATFORMS) leave it out")
-    try:
-        _declare(handle)
-    except AttributeError as error:  # a checkout went on without a new build
-        return Library(None, f"built from other sources than these, build it again: {error}")
-    except jax.errors.JaxRuntimeError as error:  # another version of XLA's interface
         return Library(
-            None, f"built with another JAX than {jax.__version__}: {str(error).splitlines()[0]}"
+            None, "JAX has no CPU device because jax_platforms (JAX_PLATFORMS) excludes it"
         )
+    try:
+        _register(handle)
+    except AttributeError as error:
+        return Library(None, f"built from an older version of the sources, rebuild it: {error}")
+    except jax.errors.JaxRuntimeError as error:  # XLA's FFI has another version
+        cause = str(error).splitlines()[0]
+        return Library(None, f"built for a version of JAX other than {jax.__version__}: {cause}")
     if _is_off(AMX_SWITCH) and Library(handle, "").instruction_set == "amx":
         handle.jaxlstm_use_instruction_set(b"avx512")
     return Library(handle, f"loaded from {path}")
 
 
-def _declare(handle: ctypes.CDLL) -> None:
-    """Tell ctypes of the functions, and XLA of the kernels."""
+def _register(handle: ctypes.CDLL) -> None:
+    """Declare the functions to ctypes and register the kernels with XLA."""
     handle.jaxlstm_instruction_set.restype = ctypes.c_char_p
     handle.jaxlstm_prepared_size.restype = ctypes.c_int64
     handle.jaxlstm_use_instruction_set.restype = ctypes.c_bool

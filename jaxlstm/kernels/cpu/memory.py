@@ -1,4 +1,4 @@
-"""Memory of NumPy's that XLA uses as it is, where it would copy what begins elsewhere than it likes."""
+"""Aligned NumPy arrays, which XLA uses without a copy."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 ALIGNMENT = 64
-"""Bytes: XLA's, and that of the longest vectors."""
+"""Alignment in bytes that XLA requires; it is also the size of the longest vector registers."""
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros that begin at a multiple of ALIGNMENT."""
+    """Return an array of zeros whose address is a multiple of ALIGNMENT."""
     nbytes = math.prod(shape) * dtype.itemsize
     block = np.zeros(nbytes + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT

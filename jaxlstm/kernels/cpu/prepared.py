@@ -1,4 +1,4 @@
-"""The native kernel for many calls with the same weights, which are packed once and not in each call."""
+"""The native kernel for many calls with the same weights, which are packed once instead of in each call."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from jaxlstm.cell import LSTMState
 from jaxlstm.kernels.cpu import ffi
 from jaxlstm.kernels.cpu.library import library
 from jaxlstm.kernels.cpu.memory import aligned_zeros
+from jaxlstm.kernels.shapes import Shape
 
 
 def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Weights and biases of one direction as the kernel's instruction set in force reads them.
+    """Pack the weights and biases of one direction in the layout of the current instruction set.
 
     Args:
-      params: ``weight_ih``, ``weight_hh`` and the optional ones, float32 or float64.
+      params: the parameters of one direction without suffix, float32 or float64.
     """
     handle = library().handle
     assert handle is not None
@@ -31,25 +32,31 @@ def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
     if "bias_ih" in arrays:
         arrays["bias"] = arrays["bias_ih"] + arrays["bias_hh"]
     sizes = [ctypes.c_int64(size) for size in (input_size, gates // 4, h_size)]
-    wide = dtype == np.float64
-    count = handle.jaxlstm_prepared_size(wide, *sizes, "weight_hr" in arrays)
+    is_float64 = dtype == np.float64
+    count = handle.jaxlstm_prepared_size(is_float64, *sizes, "weight_hr" in arrays)
     prepared = aligned_zeros((count,), dtype)
     weights = (arrays.get(name) for name in ("weight_ih", "weight_hh", "bias", "weight_hr"))
-    handle.jaxlstm_prepare_weights(wide, *sizes, *map(_address, weights), _address(prepared))
+    addresses = (*map(_address, weights), _address(prepared))
+    handle.jaxlstm_prepare_weights(is_float64, *sizes, *addresses)
     return prepared
 
 
 def run(
     prepared: Any, inputs: Any, state: Any, lengths: Any = None, *, reverse: bool = False
 ) -> tuple[jax.Array, LSTMState]:
-    """As :func:`jaxlstm.scan.run`, with what :func:`prepare` made of the params in their place.
+    """Run :func:`jaxlstm.scan.run` with prepared weights.
 
-    ``lengths`` are int32 (batch,), or None if every step is valid: a program that leaves XLA next to nothing
-    to compute runs at once, on the thread that calls.
+    Args:
+      prepared: the weights, from :func:`prepare`.
+      inputs: (T, B, features).
+      state: the initial state.
+      lengths: int32 (B,), or None if every step is valid. The kernel takes lengths instead of a mask, so that
+        XLA has almost nothing else to compute and runs the program on the calling thread.
+      reverse: as for :func:`jaxlstm.scan.scan_direction`.
     """
-    lengths = jnp.zeros(ffi.LEFT_OUT, jnp.int32) if lengths is None else lengths
-    shapes = [jax.ShapeDtypeStruct((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]
-    shapes += [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in state]
+    lengths = jnp.zeros(ffi.OMITTED, jnp.int32) if lengths is None else lengths
+    shapes = [Shape((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]
+    shapes += [Shape(leaf.shape, leaf.dtype) for leaf in state]
     call: Any = jax.ffi.ffi_call("jaxlstm_forward_prepared", shapes)
     threads = np.int64(ffi.THREADS)
     outputs, h, c = call(inputs, prepared, *state, lengths, reverse=reverse, threads=threads)
@@ -58,9 +65,10 @@ def run(
 
 @contextlib.contextmanager
 def callers(count: int) -> Iterator[None]:
-    """While this lasts, ``count`` threads call the kernel at the same time: each gets its share of the cores.
+    """Announce ``count`` threads that call the kernel concurrently, each with its share of the cores.
 
-    Where calls are many, one core to each is faster than all to one, which have to meet after each step.
+    With many concurrent calls, one core per call is faster than all cores for each, because the threads of a
+    call synchronize after each step.
     """
     handle = library().handle
     assert handle is not None

@@ -1,1 +1,1 @@
-"""NVIDIA GPUs: cuDNN, in ``cudnn.py``."""
+"""NVIDIA GPUs: whole stacks by cuDNN."""

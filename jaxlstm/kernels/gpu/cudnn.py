@@ -1,10 +1,10 @@
-"""Whole layers by cuDNN, through :mod:`jax.experimental.rnn`: for float32, without projection.
+"""Whole stacks by cuDNN, through :mod:`jax.experimental.rnn`, for float32 without projection.
 
-cuDNN takes every weight of all layers in one array, all matrices first and then all biases; they are packed
-into it inside the program, so that parameters keep their names. It goes batch first, and both ways.
+cuDNN takes the weights of all layers in one array: all matrices, then all biases. The program packs them, so
+parameters keep their names. cuDNN also takes the batch axis first, so inputs and outputs are transposed.
 
-Forward mode, derivatives of derivatives and ``jax.vmap`` are errors, since JAX knows them not for this; what
-needs one of them takes ``backend="scan"``, which has the same parameters and the same numbers.
+JAX supports neither forward mode, nor second derivatives, nor ``jax.vmap`` for cuDNN. ``backend="scan"``
+supports all three, with the same parameters and results.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def _run_layers(
     layers: range,
     precision: Precision,
 ) -> tuple[jax.Array, LSTMState]:
-    """Run consecutive layers in one call of cuDNN; ``initial_state`` is that of these layers."""
+    """Run consecutive layers, with their own initial state, in one call of cuDNN."""
     time, batch, _ = inputs.shape
     steps = jnp.full((batch,), time, jnp.int32) if lengths is None else jnp.clip(lengths, 1, time)
-    call: Any = rnn.lstm  # whose annotations are of another library
+    call: Any = rnn.lstm  # Any, because its annotations use another library
     outputs, h, c = call(
         inputs.swapaxes(0, 1),
         *initial_state,
@@ -80,42 +80,42 @@ def _run_layers(
         len(layers),
         0.0,
         config.bidirectional,
-        math_of(precision),
+        cudnn_precision(precision),
     )
     outputs, last = outputs.swapaxes(0, 1), LSTMState(h, c)
     if lengths is None:
         return outputs, last
-    # one step at least was taken in each row
-    any_step = (lengths > 0)[:, None]
-    kept = (jnp.where(any_step, n, o) for n, o in zip(last, initial_state, strict=True))
-    return jnp.where(any_step, outputs, jnp.zeros_like(outputs)), LSTMState(*kept)
+    # cuDNN requires lengths of at least 1, so discard the step that an empty row took.
+    nonempty = (lengths > 0)[:, None]
+    last = (jnp.where(nonempty, n, o) for n, o in zip(last, initial_state, strict=True))
+    return jnp.where(nonempty, outputs, jnp.zeros_like(outputs)), LSTMState(*last)
 
 
 def pack(params: Mapping[str, Any], config: LSTMConfig, layers: range) -> jax.Array:
-    """The parameters of these layers as :mod:`jax.experimental.rnn` wants them; no bias is one of zeros."""
+    """Pack the parameters of some layers for :mod:`jax.experimental.rnn`. A missing bias becomes zeros."""
     directions = [
         direction_params(params, config, layer, direction)
         for layer in layers
         for direction in range(config.num_directions)
     ]
     matrices = [p[name].ravel() for p in directions for name in ("weight_ih", "weight_hh")]
-    none = jnp.zeros(4 * config.hidden_size, matrices[0].dtype)
-    biases = [p.get(name, none) for p in directions for name in ("bias_ih", "bias_hh")]
+    zeros = jnp.zeros(4 * config.hidden_size, matrices[0].dtype)
+    biases = [p.get(name, zeros) for p in directions for name in ("bias_ih", "bias_hh")]
     return jnp.concatenate(matrices + biases)
 
 
-def math_of(precision: Precision) -> lax.Precision:
-    """What cuDNN has of precisions: float32, or TF32 for everything below, as XLA does on a GPU."""
+def cudnn_precision(precision: Precision) -> lax.Precision:
+    """Return HIGHEST for float32 products, and HIGH for TF32, which covers every lower precision on a GPU."""
     exact = level_of(precision) == lax.Precision.HIGHEST
     return lax.Precision.HIGHEST if exact else lax.Precision.HIGH
 
 
 def require_supported(config: LSTMConfig, dtype: Any) -> None:
-    """Raise if there is no cuDNN for this config and dtype in JAX."""
+    """Raise a RuntimeError if JAX's cuDNN LSTM does not support the config or the dtype."""
     if config.proj_size > 0:
         raise RuntimeError(
-            f"backend='cudnn' has no projection, got proj_size={config.proj_size}; use backend='auto' "
-            "or 'scan'"
+            f"backend='cudnn' does not support a projection, got proj_size={config.proj_size}; "
+            "use backend='auto' or 'scan'"
         )
     if dtype != jnp.float32:
         raise RuntimeError(
@@ -124,17 +124,18 @@ def require_supported(config: LSTMConfig, dtype: Any) -> None:
 
 
 def require_device() -> None:
-    """Raise if this process sees no NVIDIA GPU, of which JAX asks how much memory cuDNN wants."""
+    """Raise a RuntimeError without an NVIDIA GPU, which JAX asks for the size of cuDNN's workspace."""
     try:
         jax.devices("cuda")
     except RuntimeError as error:
         raise RuntimeError(
-            "backend='cudnn' needs an NVIDIA GPU and pip install 'jax[cuda12]', and JAX sees no such device "
-            "here; use backend='auto' or 'scan'"
+            "backend='cudnn' needs an NVIDIA GPU and pip install 'jax[cuda12]', but JAX finds no such "
+            "device; use backend='auto' or 'scan'"
         ) from error
 
 
-# A program for another device than the one that was found is told so, and not by an operation's missing rule.
+# An identity that exists only on CUDA. Lowering for another platform then fails with a clear message instead
+# of a missing rule for one of cuDNN's operations.
 _on_cuda = KernelPrimitive(
     "lstm_cudnn_lengths",
     plain=lambda x: x,
@@ -142,5 +143,5 @@ _on_cuda = KernelPrimitive(
     shapes=lambda x: x,
     batch_axes=(0,),
     result_batch_axes=lambda x: [0],
-    insists="cudnn",
+    required_by="cudnn",
 )

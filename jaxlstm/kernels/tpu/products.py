@@ -1,13 +1,16 @@
-r"""Products as exact as asked for, on a unit that multiplies bfloat16: an operand is a sum of such parts.
+r"""Matrix products of a chosen precision, on hardware that multiplies bfloat16.
 
-A float32 has 24 bits and a bfloat16 8, so that three parts are the whole number and
+A float32 has 24 significant bits and a bfloat16 has 8, so a float32 is the sum of three bfloat16 parts. The
+product
 
-.. math:: x W = \sum_{i + j < n} x_i W_j
+.. math:: x W \approx \sum_{i + j < n} x_i W_j
 
-with n = 3 is float32's product ("highest", six products), with n = 2 "high" (three) and with n = 1 "default".
-That is what XLA does on a TPU for these settings. Here the weights are taken apart once and not in each step,
-and one part of them is multiplied by all the parts of x that it meets at once, stacked as rows: a batch of
-few rows takes as long as the weights need to enter the unit, and each part of them enters once a step.
+has the precision of float32 for n = 3 ("highest", six products), and needs three products for n = 2 ("high")
+and one for n = 1 ("default"). XLA does the same on a TPU for these settings.
+
+Here the weights are split once per call instead of once per step. Each part of the weights is multiplied with
+all matching parts of x at once, stacked as rows. For small batches the time is bound by loading the weights
+into the matrix unit, and this way each part is loaded once per step.
 """
 
 from __future__ import annotations
@@ -23,18 +26,18 @@ from jaxlstm.precision import Precision, level_of
 
 PARTS = {lax.Precision.HIGHEST: 3, lax.Precision.HIGH: 2, lax.Precision.DEFAULT: 1}
 EXACT = lax.Precision.DEFAULT
-UPPER_HALF = -(2**16)  # of the bits of a float32: as a bfloat16 the number, rounded towards zero
+UPPER_HALF = -(2**16)  # masks the bits of a float32 that make a bfloat16 rounded towards zero
 
 
 def parts_for(precision: Precision) -> int:
-    """How many parts an operand of float32 has."""
+    """Return the number of parts that a float32 operand is split into."""
     return PARTS[level_of(precision)]
 
 
 def split(x: jax.Array, count: int) -> list[jax.Array]:
-    """``count`` arrays in bfloat16 that add up to x, the largest first; x alone if it is one already.
+    """Split x into ``count`` bfloat16 arrays with sum x, the largest first. A bfloat16 x is one part.
 
-    Of infinity the rest is NaN, as the product then is.
+    The remainder of infinity is NaN, and so is its product.
     """
     if x.dtype == jnp.bfloat16:
         return [x]
@@ -48,21 +51,21 @@ def split(x: jax.Array, count: int) -> list[jax.Array]:
 
 
 def product(x: jax.Array, weight: Sequence[Any], count: int) -> jax.Array:
-    """x (rows, K) times a weight (K, N) in parts, references to them: float32 (rows, N).
+    """Return the product of x (rows, K) and a weight (K, N), in float32.
 
     Args:
-      x: float32 or bfloat16; rows a multiple of 16.
-      weight: what :func:`split` gives.
-      count: of the parts of x, if it is float32.
+      x: float32 or bfloat16; the number of rows is a multiple of 16.
+      weight: references to the parts from :func:`split`.
+      count: number of parts of x if it is float32.
     """
     rows, parts = x.shape[0], split(x, count)
     terms = []
     for j, part in enumerate(weight):
-        met = parts[: max(1, count - j)]
-        stacked = met[0] if len(met) == 1 else jnp.concatenate(met)
-        # of bfloat16, and so exact; said, lest JAX's default be another
-        found = jnp.dot(stacked, part[...], precision=EXACT, preferred_element_type=jnp.float32)
-        terms += [(i + j, found[i * rows : (i + 1) * rows]) for i in range(len(met))]
+        matching = parts[: max(1, count - j)]
+        stacked = matching[0] if len(matching) == 1 else jnp.concatenate(matching)
+        # DEFAULT is exact for bfloat16. It is explicit because JAX's default may be another precision.
+        result = jnp.dot(stacked, part[...], precision=EXACT, preferred_element_type=jnp.float32)
+        terms += [(i + j, result[i * rows : (i + 1) * rows]) for i in range(len(matching))]
     terms.sort(key=lambda term: -term[0])  # the smallest first
     total = terms[0][1]
     for _, term in terms[1:]:

@@ -1,4 +1,4 @@
-"""Pickles and containers put together byte by byte, so that each byte can be wrong."""
+"""Build pickles and containers byte by byte, so that any byte can be made wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-WEIGHT = np.array([[1.5, -2.0], [0.25, 3e30]], "<f4")  # the one good weight of every file
+# The one valid weight of every file.
+WEIGHT = np.array([[1.5, -2.0], [0.25, 3e30]], "<f4")
 
 # -- opcodes -------------------------------------------------------------------------------------
 
@@ -33,7 +34,7 @@ def name(module: str, attribute: str) -> bytes:
 
 
 def sequence(*values: bytes) -> bytes:
-    """A tuple."""
+    """Return the opcodes of a tuple."""
     return b"(" + b"".join(values) + b"t"
 
 
@@ -67,7 +68,7 @@ def view(storage: bytes, offset: bytes, size: bytes, stride: bytes, *more: bytes
 
 @dataclass
 class Member:
-    """One entry; what is None follows from the data."""
+    """One entry of an archive. Fields that are None are computed from the data."""
 
     name: str
     data: bytes
@@ -78,8 +79,10 @@ class Member:
     compressed: int | None = None
     extra: bytes = b""
     after: bytes = b""
-    local: dict[str, object] = field(default_factory=dict)  # where the local header differs
-    offset: int | None = None  # what the directory says
+    # Fields in which the local header differs from the directory.
+    local: dict[str, object] = field(default_factory=dict)
+    # The offset in the directory.
+    offset: int | None = None
     central_extra: bytes = b""
 
 
@@ -89,7 +92,7 @@ def archive(
     before: bytes = b"",
     end: Callable[[int, int, int], bytes] | None = None,
 ) -> bytes:
-    """An archive; `end` writes the end record from (count, size, offset) of the directory."""
+    """Return an archive; `end` writes the end record from (count, size, offset) of the directory."""
     body, directory = bytearray(before), bytearray()
     for member in members:
         at = len(body)
@@ -133,7 +136,7 @@ def end_record64(
     at: int | None = None,
     lie: tuple[int, int, int] | None = None,
 ) -> bytes:
-    """The ZIP64 end record and locator, then an end record that says `lie` or 'see ZIP64'."""
+    """Return ZIP64 end record and locator, then an end record that says `lie` or refers to ZIP64."""
     record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 0, 45, 0, 0, count, count, size, start)
     where = start + size if at is None else at
     locator = struct.pack("<4sIQI", b"PK\6\7", 0, where, 1)
@@ -144,7 +147,7 @@ def end_record64(
 
 
 class Box:
-    """A container for a pickle and its storages."""
+    """A container of a pickle and its storages."""
 
     label = ""
 
@@ -160,7 +163,7 @@ class Box:
         location: str = "cpu",
         module: str = "torch",
     ) -> bytes:
-        """A storage by its persistent id; `data` None leaves its bytes out."""
+        """Return a storage by its persistent id; with `data=None` its bytes are missing."""
         if data is not None:
             self.storages[key] = data
         count = numel if isinstance(numel, bytes) else integer(numel)
@@ -168,11 +171,11 @@ class Box:
         return sequence(text("storage"), place, text(key), text(location), count) + b"Q"
 
     def weight(self) -> bytes:
-        """The good weight."""
+        """Return the valid weight."""
         return view(self.storage(), integer(0), integers(2, 2), integers(2, 1))
 
     def file(self, body: bytes, head: bytes = b"\x80\x02", stop: bytes = b".") -> bytes:
-        """The bytes of the file whose root is `body`."""
+        """Return the bytes of the file whose root is `body`."""
         return self.wrap(head + body + stop)
 
     def wrap(self, pickle: bytes) -> bytes:
@@ -228,7 +231,7 @@ class LegacyBox(Box):
 
 
 class PlainBox(Box):
-    """pickle.dump: each storage is the bytes of a whole legacy file."""
+    """The format of pickle.dump: each storage consists of the bytes of a whole legacy file."""
 
     label = "pickle"
 

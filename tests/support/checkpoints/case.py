@@ -1,4 +1,4 @@
-"""One hostile file and what must come of it."""
+"""A hostile file and its expected outcome."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-Write = Callable[[Path], Path | None]  # into an empty directory; another path than "file", if any
+# Called with an empty directory; returns a path if it is not "file".
+Write = Callable[[Path], Path | None]
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,14 @@ class Case:
     """A file, numbered as the hostile cases of docs/safety.md.
 
     Attributes:
-        number: which case.
+        number: number of the case.
         label: container and variant.
-        write: the bytes of the file, or a function that makes it.
-        codes: one of these must be the error's code; empty if the file is accepted.
-        tensors: what an accepted file holds, exactly.
-        warns: an accepted file warns.
-        at_read: the error comes when tensors are read, not before.
-        options: of read_checkpoint.
+        write: the bytes of the file, or a function that writes it.
+        codes: allowed error codes; empty if the file is accepted.
+        tensors: the exact tensors of an accepted file.
+        warns: the accepted file causes a warning.
+        at_read: the error occurs when tensors are read, not when the file is opened.
+        options: keyword arguments for read_checkpoint.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Bit-for-bit comparison of what we read with what torch holds."""
+"""Bit-for-bit comparison of our tensors with torch's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxlstm_converters.checkpoint import Checkpoint, Tensor
 
 
 def assert_same_bits(ours: Tensor, theirs: Any) -> None:
-    """Shape, dtype and every bit."""
+    """Assert equal shape, dtype and bits."""
     tensor = theirs.detach() if isinstance(theirs, torch.Tensor) else torch.from_numpy(theirs)
     dtype = str(tensor.dtype).removeprefix("torch.")
     array = np.asarray(ours)
@@ -26,14 +26,14 @@ def assert_same_bits(ours: Tensor, theirs: Any) -> None:
 
 
 def assert_same_checkpoint(ours: Checkpoint, theirs: dict[str, Any]) -> None:
-    """The same names in the same order, with the same bits."""
+    """Assert equal names in the same order and equal bits."""
     assert list(ours) == list(theirs)
     for name, tensor in theirs.items():
         assert_same_bits(ours[name], tensor)
 
 
 def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """The tensors of nested dicts, lists and tuples, by dotted names: a second, plain naming."""
+    """Flatten nested dicts, lists and tuples to dotted names, independently of the reader."""
     if isinstance(tree, torch.Tensor | np.ndarray):
         return {prefix: tree}
     if isinstance(tree, dict):

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 
 def to_onnx(rows: torch.Tensor) -> np.ndarray:
-    """torch's gates i, f, g, o in ONNX's order i, o, f, c."""
+    """Reorder torch's gates i, f, g, o to ONNX's i, o, f, c."""
     i, f, g, o = rows.detach().chunk(4)
     return torch.cat([i, o, f, g]).numpy()
 
@@ -37,7 +37,7 @@ def stacked(module: torch.nn.LSTM, layer: int) -> dict[str, np.ndarray]:
 def write(
     path: Path, module: torch.nn.LSTM, name: str = "/encoder/lstm/LSTM", **attributes: Any
 ) -> Path:
-    """One node a layer, named as torch.onnx.export names them."""
+    """Write one LSTM node per layer, named as torch.onnx.export names them."""
     nodes, initializers = [], []
     for layer in range(module.num_layers):
         parts = stacked(module, layer)

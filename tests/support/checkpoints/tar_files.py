@@ -19,13 +19,13 @@ class _Key:
 
 
 def write_tar(path: Path, arrays: dict[str, np.ndarray], edit: Any = None) -> None:
-    """What torch 0.1 wrote for a dict of float32 tensors; each a transposed view from element 1."""
+    """Write a dict of float32 tensors as torch 0.1 did, each as a transposed view from element 1."""
     storages, tensors = io.BytesIO(), io.BytesIO()
     pickle.dump(len(arrays) + 1, storages, 2)
     for key, array in enumerate([np.zeros(0, np.float32), *arrays.values()]):
         pickle.dump((key, "cpu", torch.FloatStorage), storages, 2)
         storages.write(struct.pack("<q", array.size) + array.tobytes())
-    # a view: storage 100 is storage 1 without its first element
+    # A view: storage 100 is storage 1 without its first element.
     first = next(iter(arrays.values()))
     pickle.dump([(100, 1, 1, first.size - 1)], storages, 2)
     pickle.dump(len(arrays) + 1, tensors, 2)

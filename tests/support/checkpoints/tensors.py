@@ -12,7 +12,7 @@ DTYPES = [
 
 
 def random_tensor(dtype: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """Random bits; of a bool, random values."""
+    """Return a tensor of random bits (random values for bool)."""
     generator = torch.Generator().manual_seed(seed)
     if dtype == "bool":
         return torch.randint(0, 2, shape, generator=generator).bool()

@@ -1,4 +1,4 @@
-"""Values to save: one of each kind that a container must carry."""
+"""Values to save, one for each kind of content that a container must support."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 
 
 def state_dict() -> Any:
-    """An LSTM's, as an OrderedDict with `_metadata`."""
+    """Return an LSTM's state dict: an OrderedDict with `_metadata`."""
     torch.manual_seed(0)
     return torch.nn.LSTM(5, 4, 2, bidirectional=True, proj_size=3).state_dict()
 
 
 def training() -> Any:
-    """What a training script saves: nested, with an optimizer and things that are no tensors."""
+    """Return a nested training checkpoint with an optimizer and values that are not tensors."""
     module = torch.nn.LSTM(2, 3)
     optimizer = torch.optim.Adam(module.parameters())
     module(torch.randn(4, 2))[0].sum().backward()
@@ -34,7 +34,7 @@ def training() -> Any:
 
 
 def views() -> Any:
-    """Views of one storage: contiguous or not, expanded, overlapping, empty, scalar."""
+    """Return views of one storage: contiguous or not, expanded, overlapping, empty, scalar."""
     torch.manual_seed(1)
     base = torch.randn(6, 8, 4)
     return {
@@ -52,7 +52,7 @@ def views() -> Any:
 
 
 def parameters() -> Any:
-    """Parameters, buffers, attributes on tensors, ties."""
+    """Return parameters, buffers, tensors with attributes and tied tensors."""
     torch.manual_seed(2)
     plain = torch.nn.Parameter(torch.randn(3))
     marked = torch.nn.Parameter(torch.randn(3), requires_grad=False)

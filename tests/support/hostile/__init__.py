@@ -1,7 +1,7 @@
-"""The hostile corpus: every file that docs/safety.md speaks of, in every container it applies to.
+"""The hostile corpus: every case of docs/safety.md in every container to which it applies.
 
-Numbers 1 to 41 are those of that page, 0 is a file that is as it should be. 38 (an LSTM that lacks
-a tensor) and 40 (a file that changes) are in test_hostile.py.
+Cases 1 to 41 have the numbers of that page; 0 is a valid file. Cases 38 (an LSTM with a missing tensor)
+and 40 (a file that changes while it is read) are in test_hostile.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.hostile import (
 
 
 def cases() -> Iterator[Case]:
-    """Each with a name of its own."""
+    """Yield all cases; their names are unique."""
     for part in (
         pickles,
         tensors,

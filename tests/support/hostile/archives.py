@@ -1,4 +1,4 @@
-"""Cases that live in the zip archive: its directory, its headers, its checksums."""
+"""Hostile zip archives: directory, headers and checksums."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GOOD = {"w": WEIGHT}
 
 
 def members(make: type[ZipBox]) -> list[Member]:
-    """A good file: data.pkl, byteorder, data/0, version and more."""
+    """Return the members of a valid file: data.pkl, byteorder, data/0, version and others."""
     box = make()
     return box.members(b"\x80\x02" + mapping(w=box.weight()) + b".")
 
@@ -57,10 +57,10 @@ def cases() -> Iterator[Case]:
 
 
 def _wide(made: list[Member]) -> list[Member]:
-    """The headers of an entry of 4 GiB and more, around a small one, and of one that follows it.
+    """Return headers as for an entry of 4 GiB, around a small entry and the entry after it.
 
-    torch leaves the local sizes at 0 and puts a ZIP64 field beside them, and then the offset of
-    each entry that lies beyond 4 GiB.
+    torch leaves the local sizes at 0, adds a ZIP64 field, and then stores the offset of each entry beyond
+    4 GiB.
     """
     crc, size = zlib.crc32(made[0].data), len(made[0].data)
     first = replace(
@@ -93,7 +93,7 @@ def _edited(source: Callable[[], list[Member]], edit: Edit) -> list[Member]:
 
 
 def _names(label: str, source: Callable[[], list[Member]]) -> Iterator[Case]:
-    """12 and names that are no plain paths."""
+    """Case 12, and entry names that are not plain relative paths."""
     edits: dict[str, Edit] = {
         "first again": lambda m: [*m, m[0]],
         "first again, other bytes": lambda m: [replace(m[0], data=b"\x80\x02}."), *m],
@@ -107,7 +107,7 @@ def _names(label: str, source: Callable[[], list[Member]]) -> Iterator[Case]:
 
 
 def _places(label: str, source: Callable[[], list[Member]]) -> Iterator[Case]:
-    """14: overlaps and gaps."""
+    """Case 14: overlaps and gaps."""
     made = source()
     yield Case(
         14,
@@ -141,7 +141,7 @@ def _places(label: str, source: Callable[[], list[Member]]) -> Iterator[Case]:
 
 
 def _headers(label: str, source: Callable[[], list[Member]]) -> Iterator[Case]:
-    """15, 16, 18: compression, two headers that differ, encryption."""
+    """Cases 15, 16 and 18: compression, headers that disagree, encryption."""
     made = source()
     bomb = Member(made[-1].name, bytes(30_000_000), method=8)
     yield Case(
@@ -220,7 +220,7 @@ def _headers(label: str, source: Callable[[], list[Member]]) -> Iterator[Case]:
 def _end_records(
     label: str, source: Callable[[], list[Member]], tensors: dict[str, np.ndarray]
 ) -> Iterator[Case]:
-    """16 again, in the end records."""
+    """Case 16 in the end records."""
     made = source()
     good = archive(made, end=end_record64)
     yield Case(0, f"{label} with a ZIP64 end record", good, tensors=tensors)

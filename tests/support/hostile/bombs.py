@@ -1,7 +1,7 @@
-"""More of cases 8 and 9: small files that would make a reader work or grow, one step at a time.
+"""Cases 8 and 9 continued: small files that make a naive reader use much time or memory.
 
-Each uses one thing that a reader does again for each mention of it in the file: an object made, a
-key hashed, a text decoded, a name built, a storage opened.
+Each repeats something that a reader does for every mention in the file: create an object, hash a key,
+decode a string, build a name, open a storage.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def cases() -> Iterator[Case]:
 
 
 def _objects(make: type[Box]) -> Iterator[Case]:
-    """Many small objects: what each takes in memory is accounted for."""
+    """Many small objects, each of which must be accounted for."""
     bodies = {
         "dictionaries": b"}K\x01Ns" * 2 * N,
         "lists of one": b"]Na" * 2 * N,
@@ -65,7 +65,7 @@ def _objects(make: type[Box]) -> Iterator[Case]:
 
 
 def _work(make: type[Box]) -> Iterator[Case]:
-    """Work that is done again for each mention."""
+    """Work that repeats for each mention."""
     one = b"(" + b"".join(b"N" for _ in range(1_000_000)) + b"tq\x000"
     file = make().file(one + b"(" + b"}h\x00Ns" * N + b"t")
     yield Case(9, f"{make.label} bomb: a key of 1,000,000 elements", file, ("pickle-malformed",))
@@ -97,7 +97,7 @@ def _work(make: type[Box]) -> Iterator[Case]:
 
 
 def _plain() -> Iterator[Case]:
-    """Texts that are decoded, and files within files."""
+    """Strings to decode, and files nested in files."""
     raw = (WEIGHT.tobytes() * 5_000).decode("latin1").encode()
     encode = name("_codecs", "encode") + b"q\x000X" + struct.pack("<I", len(raw)) + raw
     args = text("latin1") + b"\x86q\x010("
@@ -118,7 +118,7 @@ def _plain() -> Iterator[Case]:
 
 
 def _entries() -> Iterator[Case]:
-    """Directories and headers of many entries."""
+    """Directories and headers with many entries."""
     raw = io.BytesIO()
     np.save(raw, np.zeros(0, "<f4"))
     members = [Member(f"{i}.npy", raw.getvalue()) for i in range(60_000)]

@@ -1,4 +1,4 @@
-"""Cases of what is in a zip archive: checksums, roots, byte order, code."""
+"""Hostile contents of zip archives: checksums, roots, byte order, code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cases() -> Iterator[Case]:
 def _contents(
     label: str, source: Callable[[], list[Member]], tensors: dict[str, np.ndarray]
 ) -> Iterator[Case]:
-    """17: checksums."""
+    """Case 17: checksums."""
     made = source()
     weight = 0 if label == "npz" else 2
     wrong = list(made)
@@ -60,7 +60,7 @@ def _contents(
 
 
 def _roots() -> Iterator[Case]:
-    """13: whose root is it."""
+    """Case 13: an ambiguous root directory."""
     for label in ("zip", "TorchScript"):
         made = SOURCES[label]()
         pickle = made[0].data
@@ -78,7 +78,7 @@ def _roots() -> Iterator[Case]:
 
 
 def _byte_order() -> Iterator[Case]:
-    """28."""
+    """Case 28: an unknown byte order."""
     for label in ("zip", "TorchScript"):
         made = SOURCES[label]()
         big = list(made)
@@ -94,7 +94,7 @@ def _byte_order() -> Iterator[Case]:
 
 
 def _code() -> Iterator[Case]:
-    """29: the program of a TorchScript archive is never looked at."""
+    """Case 29: the code in a TorchScript archive is never read."""
     box = ScriptBox()
     root = name("__torch__", "Net") + b")\x81" + mapping(w=box.weight(), training=b"\x89") + b"b"
     made = box.members(b"\x80\x02" + root + b".")

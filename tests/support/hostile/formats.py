@@ -1,4 +1,4 @@
-"""Cases of safetensors, shards, numpy and ONNX."""
+"""Hostile safetensors files, shards, NumPy files and ONNX files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def entry(shape: Any = (2, 2), offsets: Any = (0, 16), dtype: Any = "F32") -> di
 
 
 def _safetensors() -> Iterator[Case]:
-    """33 to 35. More of them: test_safetensors.py."""
+    """Cases 33 to 35; test_safetensors.py has more."""
     good = {"w": entry()}
     yield Case(0, "safetensors as it should be", safetensors(good), tensors=GOOD)
     twice = json.dumps(good)[:-1].encode()
@@ -81,7 +81,7 @@ def _safetensors() -> Iterator[Case]:
 
 
 def _shards() -> Iterator[Case]:
-    """36 and 37."""
+    """Cases 36 and 37."""
 
     def write(weight_map: Any, link: str | None = None) -> Callable[[Path], Path]:
         def create(folder: Path) -> Path:
@@ -121,7 +121,7 @@ def _shards() -> Iterator[Case]:
 
 
 def _numpy() -> Iterator[Case]:
-    """19, 20 and 35 for arrays."""
+    """Cases 19, 20 and 35 for NumPy arrays."""
     raw = io.BytesIO()
     np.save(raw, WEIGHT)
     good = raw.getvalue()
@@ -154,7 +154,7 @@ def _numpy() -> Iterator[Case]:
 
 
 def _onnx() -> Iterator[Case]:
-    """8, 10, 19 and 26 in ONNX's wire format."""
+    """Cases 8, 10, 19 and 26 in ONNX's wire format."""
 
     def field(number: int, value: bytes | int) -> bytes:
         if isinstance(value, int):

@@ -1,7 +1,7 @@
-"""What the fuzzer found, and what reading the code with its findings in mind did: as small files.
+"""Minimized findings of the fuzzer and of code reviews that followed them.
 
-Each once ended in another exception, killed the process, or took more time or memory than was
-promised.
+Each file once caused an undocumented exception, killed the process, or exceeded the limits on time or
+memory.
 """
 
 from __future__ import annotations
@@ -36,18 +36,21 @@ from tests.support.hostile.formats import entry, safetensors
 from tools.fuzz.protobuf import varint
 
 GOOD = {"w": WEIGHT}
-DEEP = b"]" * 2_000 + b"a" * 1_999  # its repr is deeper than Python's stack
-DEEPER = b")" + b"\x85" * 200_000  # its hash is deeper than C's
-# Three lines of opcodes whose repr has 268 MB.
+# Its repr is deeper than Python's stack.
+DEEP = b"]" * 2_000 + b"a" * 1_999
+# Its hash is deeper than the C stack.
+DEEPER = b")" + b"\x85" * 200_000
+# A few opcodes whose repr has 268 MB.
 WIDE = text("x" * 65_000) + b"".join(
     b"r" + at + b"0(" + (b"j" + at) * 16 + b"t" for at in (b"\x00\1\0\0", b"\1\1\0\0", b"\2\1\0\0")
 )
-LISTS = b"](" + b"]" * 270_000 + b"e"  # in memory more than half of what a small file may need
+# Takes more than half of the memory allowed for a small file.
+LISTS = b"](" + b"]" * 270_000 + b"e"
 
 
 def cases() -> Iterator[Case]:
-    """Numbered as the cases of docs/safety.md."""
-    yield from _told_by_repr()
+    """Yield all findings, numbered as the cases of docs/safety.md."""
+    yield from _long_messages()
     yield from _keys()
     yield from _hashed()
     yield from _held_at_once()
@@ -56,8 +59,8 @@ def cases() -> Iterator[Case]:
     yield from _onnx()
 
 
-def _told_by_repr() -> Iterator[Case]:
-    """9, 10: a message wrote out what it was about."""
+def _long_messages() -> Iterator[Case]:
+    """Cases 9 and 10: an error message contained the whole offending value."""
     for make in BOXES:
         for label, odd in {"deep": DEEP, "wide": WIDE}.items():
             box = make()
@@ -87,20 +90,20 @@ def _told_by_repr() -> Iterator[Case]:
 
 
 def _with_keys(keys: bytes) -> bytes:
-    """A legacy file with another list of storage keys, and no storages."""
+    """Return a legacy file with a different list of storage keys and without storages."""
     box = LegacyBox()
     raw = box.file(mapping(w=box.weight()))
     return raw[: raw.rindex(b"\x80\x02](")] + b"\x80\x02" + keys + b"."
 
 
 def _keys() -> Iterator[Case]:
-    """25: storage keys that look like those that are wanted."""
+    """Case 25: storage keys that resemble the expected ones."""
     for label, keys in {"a number": b"](K\x00e", "two types": b"](K\x00X\1\0\0\0000e"}.items():
         yield Case(25, f"legacy keys {label}", _with_keys(keys), ("missing-storage",))
 
 
 def _hashed() -> Iterator[Case]:
-    """10, 26: looked up in a table before its type was."""
+    """Cases 10 and 26: a value was looked up in a table before its type was checked."""
     for make in BOXES:
         for label, odd in {"a list": b"]", "200,000 tuples": DEEPER}.items():
             for place in ("class", "function"):
@@ -128,7 +131,7 @@ def _hashed() -> Iterator[Case]:
 
 
 def _held_at_once() -> Iterator[Case]:
-    """8, 9: several pickles of one file, each within its bounds, that are held together."""
+    """Cases 8 and 9: several pickles in one file, each within its limits but not all together."""
     codes = ("pickle-budget",)
     box = LegacyBox()
     good = mapping(w=box.weight(), x=LISTS)
@@ -167,7 +170,7 @@ def _shards(folder: Path) -> Path:
 
 
 def _strides() -> Iterator[Case]:
-    """20: the stride of one element leads nowhere, and may be any number."""
+    """Case 20: the stride of an axis of size one is unused and may be any number."""
     for make in BOXES:
         box = make()
         column = view(box.storage(), integer(1), integers(1, 2), integers((1 << 62) - 1, 2))
@@ -178,10 +181,11 @@ def _strides() -> Iterator[Case]:
 
 
 def _json() -> Iterator[Case]:
-    """35, 36: texts that JSON can write and others cannot."""
+    """Cases 35 and 36: valid JSON strings that other formats cannot represent."""
     index = b'{"weight_map": {"w": "\\ud800"}}'
     yield Case(36, "shards: a name that is no file name", index, ("shard-path",))
-    for depth in range(930, 990, 3):  # where Python's stack ends, seen from there
+    # Depths around the limit of Python's stack.
+    for depth in range(930, 990, 3):
         for field, where in {"shape": b'"shape":[2,2]', "dtype": b'"dtype":"F32"'}.items():
             raw = json.dumps({"w": entry()}, separators=(",", ":")).encode()
             odd = b'"%s":%s%s' % (field.encode(), b"[" * depth, b"]" * depth)
@@ -191,7 +195,7 @@ def _json() -> Iterator[Case]:
 
 
 def _onnx() -> Iterator[Case]:
-    """9, 38."""
+    """Cases 9 and 38."""
 
     def field(number: int, value: bytes | int) -> bytes:
         if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""Cases of the legacy stream and of the legacy tar."""
+"""Hostile files in the legacy stream format and the legacy tar format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cases() -> Iterator[Case]:
 
 
 def _legacy() -> Iterator[Case]:
-    """30."""
+    """Case 30."""
     box = LegacyBox()
     body = mapping(w=box.weight())
     yield Case(0, "legacy as it should be", box.file(body), tensors=GOOD)
@@ -90,7 +90,7 @@ def tar(
     storages: bytes | None = None,
     tensors: bytes | None = None,
 ) -> bytes:
-    """The tar of torch 0.1 that holds the good weight."""
+    """Return torch 0.1's tar file with the valid weight."""
     storage = io.BytesIO()
     pickle.dump(1, storage, 2)
     pickle.dump((7, "cpu", torch.FloatStorage), storage, 2)
@@ -119,7 +119,7 @@ def tar(
 
 
 def _tars() -> Iterator[Case]:
-    """31."""
+    """Case 31."""
     yield Case(0, "tar as it should be", tar(), tensors=GOOD)
     for label, kind in {
         "a symbolic link": tarfile.SYMTYPE,

@@ -1,4 +1,4 @@
-"""Cases that are no file at all, or hardly one."""
+"""Paths that are not regular files, and almost empty files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cases() -> Iterator[Case]:
 
 
 def _not_files() -> Iterator[Case]:
-    """41."""
+    """Case 41."""
 
     def fifo(folder: Path) -> None:
         os.mkfifo(folder / "file")
@@ -30,7 +30,8 @@ def _not_files() -> Iterator[Case]:
 
     def bound(folder: Path) -> None:
         here = os.getcwd()
-        os.chdir(folder)  # the path of a socket may have 107 bytes
+        # The path of a socket is limited to 107 bytes.
+        os.chdir(folder)
         with socket.socket(socket.AF_UNIX) as opened:
             opened.bind("file")
         os.chdir(here)

@@ -1,4 +1,4 @@
-"""Cases that live in the pickle: what is called, how much is announced, how it is nested."""
+"""Hostile pickles: forbidden calls, announced sizes, nesting."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _refused(number: int, label: str, box: Box, body: bytes, *codes: str) -> Cas
 
 
 def _calls(make: type[Box]) -> Iterator[Case]:
-    """1 to 5: calls, names, state."""
+    """Cases 1 to 5: calls, names, state."""
     box = make()
     weight = box.weight()
     calls = {
@@ -121,7 +121,7 @@ _ANY_END = ("pickle-malformed", "truncated", "zip-directory", "trailing-bytes")
 
 
 def _opcodes(make: type[Box]) -> Iterator[Case]:
-    """6 to 8 and 11: bytes after STOP, lengths that are not there, keys set twice."""
+    """Cases 6 to 8 and 11: bytes after STOP, lengths beyond the file, duplicate keys."""
     box = make()
     weight = box.weight()
     good = mapping(w=weight)
@@ -194,7 +194,7 @@ def _opcodes(make: type[Box]) -> Iterator[Case]:
 
 
 def _nesting(make: type[Box]) -> Iterator[Case]:
-    """9 and 10: references that multiply, that loop, that go deep."""
+    """Cases 9 and 10: references that multiply, form cycles or nest deeply."""
     box = make()
     weight = box.weight()
     for label, (empty, fill) in {

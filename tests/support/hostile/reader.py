@@ -1,8 +1,8 @@
-"""Reads files in a process of its own, under limits; told by JSON lines what came of each.
+"""Read files in a separate process under limits and report each outcome as a line of JSON.
 
-Each line of the input is {"path": ..., "options": {...}}. While a file is read the address space
-may grow by 64 MiB and 1.25 times the file (of a sparse file: its blocks), and an audit hook notes
-every import, call, process, socket and file that is none of the reader's business.
+Each input line is {"path": ..., "options": {...}}. While a file is read, the address space may grow by
+64 MiB plus 1.25 times the file (for a sparse file, its blocks), and an audit hook records every import,
+call, process, socket and file that the reader must not use.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def read(path: str, options: dict[str, bool]) -> dict[str, Any]:
-    """What comes of one file; `stage` is where an error came."""
+    """Return the outcome of one file; `stage` is the stage at which an error occurred."""
     stage = "open"
     try:
         checkpoint = read_checkpoint(path, **options)
@@ -47,17 +47,18 @@ def read(path: str, options: dict[str, bool]) -> dict[str, Any]:
         arrays = {name: np.asarray(tensor) for name, tensor in checkpoint.items()}
     except CheckpointError as error:
         return {"code": error.code, "stage": stage, "line": str(error)}
-    except Exception as error:  # told to the parent, which fails
+    # Reported to the parent, which fails the test.
+    except Exception as error:
         return {"code": type(error).__name__, "stage": stage, "line": repr(error)[:500]}
-    told = {
+    tensors = {
         name: [array.dtype.name, list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
         for name, array in arrays.items()
     }
-    return {"code": None, "tensors": told, "warnings": checkpoint.warnings}
+    return {"code": None, "tensors": tensors, "warnings": checkpoint.warnings}
 
 
 def limit(path: str) -> float:
-    """Set the memory limit for a file; gives the limit on seconds."""
+    """Set the memory limit for a file; return the limit in seconds."""
     try:
         size = os.stat(path).st_blocks * 512
     except OSError:
@@ -66,11 +67,12 @@ def limit(path: str) -> float:
         now = int(statm.read().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now + (64 << 20) + size * 5 // 4, hard))
-    return 1.0 + min(size, 8e6) / 4e6 + size / 100e6  # opcodes are scanned at some 4 MB/s
+    # Opcodes are scanned at about 4 MB/s.
+    return 1.0 + min(size, 8e6) / 4e6 + size / 100e6
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Serve requests until the input ends."""
     global watching, allowed
     sys.addaudithook(watch)
     for line in sys.stdin:

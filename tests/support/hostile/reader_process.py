@@ -1,4 +1,4 @@
-"""A child process that reads hostile files under limits, and the client for it."""
+"""A client for the child process that reads hostile files under limits."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[3]
 
 
 class Child:
-    """A process that reads files; started anew when one kills it."""
+    """A process that reads files; it is restarted after a death."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, path: Path, options: dict[str, bool]) -> dict[str, Any]:
-        """What comes of one file."""
+        """Return the outcome of one file."""
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
         assert self._process.stdin is not None
@@ -41,7 +41,8 @@ class Child:
     def _start(self) -> subprocess.Popen[str]:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "converters")]),
-            "OPENBLAS_NUM_THREADS": "1",  # threads reserve address space
+            # More threads would reserve address space.
+            "OPENBLAS_NUM_THREADS": "1",
         }
         command = ["timeout", "600", sys.executable, "-m", "tests.support.hostile.reader"]
         process = subprocess.Popen(
@@ -57,7 +58,7 @@ class Child:
         return process
 
     def _warm_up(self) -> None:
-        """Read good files, so that what Python loads on first use is loaded."""
+        """Read valid files, so that modules imported on first use are loaded."""
         for index, make in enumerate(BOXES):
             box = make()
             path = self.folder / f"warm-{index}"
@@ -66,5 +67,5 @@ class Child:
 
 
 def in_time(result: dict[str, Any]) -> bool:
-    """Whether the child kept its limit; `make coverage` traces it, and what it takes then tells nothing."""
+    """Return True if the child kept its time limit; timing is meaningless under `make coverage`."""
     return result["seconds"] <= result["limit"] or "COVERAGE_PROCESS_CONFIG" in os.environ

@@ -1,4 +1,4 @@
-"""Cases that live in the numbers of tensors and storages, and kinds that are not read."""
+"""Hostile numbers in tensors and storages, and unsupported kinds of tensors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cases() -> Iterator[Case]:
 
 
 def _storages(make: type[Box]) -> Iterator[Case]:
-    """19, 24, 25: what persistent ids say."""
+    """Cases 19, 24 and 25: persistent ids."""
     for label, numel in {
         "3": integer(3),
         "5": integer(5),
@@ -70,7 +70,7 @@ def _storages(make: type[Box]) -> Iterator[Case]:
 
 
 def _geometry(make: type[Box]) -> Iterator[Case]:
-    """20, 21, 35: sizes, strides and offsets."""
+    """Cases 20, 21 and 35: sizes, strides and offsets."""
     impossible = ("tensor-shape", "tensor-bounds")
     for label, (offset, size, stride) in {
         "offset 1": (1, (2, 2), (2, 1)),
@@ -137,7 +137,7 @@ def _geometry(make: type[Box]) -> Iterator[Case]:
 
 
 def _sharing(make: type[Box]) -> Iterator[Case]:
-    """22 and 23: one storage, twice."""
+    """Cases 22 and 23: a storage that is used twice."""
     box = make()
     tied = mapping(a=view(box.storage(), *SHAPE), b=view(box.storage(), *SHAPE))
     tensors = {"a": WEIGHT, "b": WEIGHT}
@@ -166,7 +166,7 @@ def _sharing(make: type[Box]) -> Iterator[Case]:
 
 
 def _kinds(make: type[Box]) -> Iterator[Case]:
-    """26: tensors that are none of ours, each refused by its name in the checkpoint."""
+    """Case 26: unsupported kinds of tensors, each refused by its name in the checkpoint."""
     for label, function in {
         "quantized": "_rebuild_qtensor",
         "sparse": "_rebuild_sparse_tensor",
@@ -221,7 +221,7 @@ def _kinds(make: type[Box]) -> Iterator[Case]:
 
 
 def _accepted(make: type[Box]) -> Iterator[Case]:
-    """27, 32, 39: odd, and right."""
+    """Cases 27, 32 and 39: unusual but valid files."""
     for device in ("cuda:7", "meta", "mps", "x" * 500):
         box = make()
         body = mapping(w=view(box.storage(location=device), *SHAPE))

@@ -32,7 +32,7 @@ def is_onnx(head: bytes) -> bool:
 
 
 def read_onnx(source: Source, budget: Budget) -> Checkpoint:
-    """Read the initializers, those of LSTM nodes as `PREFIXweight_ih_l0` and so on.
+    """Read the initializers. Weights of LSTM nodes are named `PREFIXweight_ih_l0` and so on.
 
     The prefix is the scope of the node: "/decoder/rnn/LSTM" becomes "decoder.rnn.". Consecutive
     nodes of one scope with matching sizes are the layers of one LSTM.

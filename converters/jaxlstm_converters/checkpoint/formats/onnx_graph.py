@@ -1,6 +1,6 @@
-"""The tensors and LSTM nodes of an ONNX file, including those of nested graphs.
+"""The tensors and LSTM nodes of an ONNX file, from the main graph and nested graphs.
 
-Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+Field numbers come from https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations

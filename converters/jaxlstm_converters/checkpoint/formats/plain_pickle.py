@@ -24,12 +24,7 @@ def read_pickle(source: Source, budget: Budget) -> Checkpoint:
                 offset=0,
             )
         return read_legacy(source, stream.offset, budget)
-    if stream.remaining:
-        raise CheckpointError(
-            "trailing-bytes",
-            f"{stream.remaining} bytes follow the end of the pickle",
-            offset=stream.offset,
-        )
+    stream.require_end()
     container = "torch pickle" if result.has_nested_storages else "numpy pickle"
     checkpoint = Checkpoint(source.path, container)
     name_tensors(checkpoint, result, budget=budget)

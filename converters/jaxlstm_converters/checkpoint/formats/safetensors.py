@@ -24,25 +24,12 @@ from ..io.strict_json import read_json
 MAX_HEADER = 100_000_000
 MAX_TENSORS = 100_000
 
-DTYPE_CODES: dict[str, np.dtype[Any]] = {
-    "BOOL": DTYPES["bool"],
-    "U8": DTYPES["uint8"],
-    "I8": DTYPES["int8"],
-    "I16": DTYPES["int16"],
-    "U16": DTYPES["uint16"],
-    "I32": DTYPES["int32"],
-    "U32": DTYPES["uint32"],
-    "I64": DTYPES["int64"],
-    "U64": DTYPES["uint64"],
-    "F16": DTYPES["float16"],
-    "BF16": DTYPES["bfloat16"],
-    "F32": DTYPES["float32"],
-    "F64": DTYPES["float64"],
-    "C64": DTYPES["complex64"],
-    "F8_E4M3": DTYPES["float8_e4m3fn"],
-    "F8_E5M2": DTYPES["float8_e5m2"],
-    "F8_E8M0": DTYPES["float8_e8m0fnu"],
-}
+DTYPE_CODES = {
+    "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "C64": "complex64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+}  # fmt: skip
 
 
 def is_safetensors(head: bytes, size: int) -> bool:
@@ -117,13 +104,13 @@ def _byte_range(name: str, entry: Any) -> tuple[int, int]:
 
 
 def _dtype(name: str, entry: dict[str, Any]) -> np.dtype[Any]:
-    dtype = DTYPE_CODES.get(entry["dtype"]) if type(entry["dtype"]) is str else None
-    if dtype is None:
+    code = entry["dtype"]
+    if type(code) is not str or code not in DTYPE_CODES:
         raise CheckpointError(
             "unsupported-tensor",
-            f"{printable(name)!r} has dtype {describe(entry['dtype'])}, which is not supported",
+            f"{printable(name)!r} has dtype {describe(code)}, which is not supported",
         )
-    return dtype
+    return DTYPES[DTYPE_CODES[code]]
 
 
 def _shape(name: str, entry: dict[str, Any]) -> list[int]:

@@ -96,7 +96,7 @@ class LegacyStorages:
         if not is_texts or sorted(keys) != sorted(self._by_key):
             raise CheckpointError(
                 "missing-storage",
-                "the storages in the file differ from those that the tensors use",
+                "the file does not hold exactly the storages that its tensors use",
                 offset=position,
             )
         for key in keys:

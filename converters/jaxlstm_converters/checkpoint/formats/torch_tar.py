@@ -2,7 +2,7 @@
 
 In `storages`, each storage follows a pickle of (key, location, type). In `tensors`, the sizes,
 strides and offset of a tensor follow a pickle of (key, storage key, type). In `pickle`, a tensor is
-a persistent id with its key. The format is that of torch.serialization._legacy_load.
+a persistent id with its key. torch.serialization._legacy_load reads this format.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PAX_TIMES = re.compile(rb"([0-9]+ (mtime|atime|ctime)=[0-9.]+\n)*")
 
 
 def is_tar(head: bytes) -> bool:
-    """Return True if the first block of a file is that of a tar archive."""
+    """Return True if `head` is the first block of a tar archive."""
     return head[257:262] == b"ustar"
 
 
@@ -58,7 +58,7 @@ def read_legacy_tar(source: Source, budget: Budget) -> Checkpoint:
 
     stream = Stream(source, *members["pickle"])
     result = run_pickle(stream, budget, persistent=resolve)
-    _refuse_rest(stream)
+    stream.require_end()
     result = replace(result, tensors=list(tensors.values()))
     name_tensors(checkpoint, result, budget=budget)
     return checkpoint
@@ -87,9 +87,7 @@ def _read_members(source: Source) -> dict[str, tuple[int, int]]:
             continue
         if name not in MEMBERS or name in members:
             raise CheckpointError(
-                "tar-entry",
-                f"member {printable(name)!r} is unknown or appears twice",
-                offset=start,
+                "tar-entry", f"member {printable(name)!r} is unknown or appears twice", offset=start
             )
         members[name] = (start, start + size)
     rest = source.size - position
@@ -147,7 +145,7 @@ def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
         raise stream.malformed("the views of storages are not a list")
     for view in views:
         _add_view(storages, view, stream)
-    _refuse_rest(stream)
+    stream.require_end()
     return storages
 
 
@@ -198,7 +196,7 @@ def _read_tensors(
             storage, storage.dtype, shape, budget=budget, strides=strides, offset=offset
         )
         _add(tensors, str(key) if type(key) is int else key, tensor, stream)
-    _refuse_rest(stream)
+    stream.require_end()
     return tensors
 
 
@@ -217,12 +215,3 @@ def _add(target: dict[Any, Any], key: Any, value: Any, stream: Stream) -> None:
             offset=stream.offset,
         )
     target[key] = value
-
-
-def _refuse_rest(stream: Stream) -> None:
-    if stream.remaining:
-        raise CheckpointError(
-            "trailing-bytes",
-            f"{stream.remaining} bytes follow the end of the data",
-            offset=stream.offset,
-        )

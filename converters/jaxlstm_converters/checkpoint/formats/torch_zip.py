@@ -133,12 +133,7 @@ def run_entry(
         verify_crc(source, entry)
     stream = Stream(source, entry.offset, entry.offset + entry.size)
     result = run_pickle(stream, budget, persistent=storages.resolve)
-    if stream.remaining:
-        raise CheckpointError(
-            "trailing-bytes",
-            f"{stream.remaining} bytes follow the end of the pickle",
-            offset=stream.offset,
-        )
+    stream.require_end()
     return result
 
 

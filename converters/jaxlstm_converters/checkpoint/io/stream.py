@@ -79,14 +79,24 @@ class Stream:
 
     def span(self, count: int) -> Span:
         """Skip the next `count` bytes and return their range."""
-        if count > self.remaining:
-            raise self._cut_off(count)
+        self.require(count)
         at = self.offset
         if self._position + count <= self._filled:
             self._position += count
         else:
             self._base, self._position, self._buffer, self._filled = at + count, 0, b"", 0
         return Span(self.source, at, count)
+
+    def require(self, count: int) -> None:
+        """Raise unless `count` more bytes remain."""
+        if count > self.remaining:
+            raise self.malformed(f"expected {count} more bytes, but only {self.remaining} remain")
+
+    def require_end(self) -> None:
+        """Raise `trailing-bytes` unless all bytes have been read."""
+        if self.remaining:
+            message = f"{self.remaining} bytes follow the end of the data"
+            raise CheckpointError("trailing-bytes", message, offset=self.offset)
 
     def number(self, layout: str) -> int:
         """Return one number in a `struct` layout."""
@@ -104,11 +114,7 @@ class Stream:
         return CheckpointError(self._code, message, offset=self.offset)
 
     def _fill(self, count: int) -> None:
-        if count > self.remaining:
-            raise self._cut_off(count)
+        self.require(count)
         at = self.offset
         self._buffer = self.source.read(at, min(max(count, WINDOW), self._end - at))
         self._base, self._position, self._filled = at, 0, len(self._buffer)
-
-    def _cut_off(self, count: int) -> CheckpointError:
-        return self.malformed(f"expected {count} more bytes, but only {self.remaining} remain")

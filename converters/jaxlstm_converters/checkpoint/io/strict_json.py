@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import CheckpointError, printable
 from .source import Source
 
-# The worst ratio of Python objects to text, in bytes: that of "[[],[],...]".
+# The worst ratio of Python objects to text, in bytes, which "[[],[],...]" reaches.
 MEMORY_FACTOR = 28
 MEMORY = 56 << 20
 

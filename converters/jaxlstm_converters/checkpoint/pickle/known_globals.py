@@ -17,19 +17,11 @@ from .machine import Vocabulary
 from .values import NumpyArray, NumpyDtype, StorageType
 
 _STORAGE_CLASSES = {
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-}
+    "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
+    "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
+}  # fmt: skip
 # These dtypes have no storage class; torch writes their tensors with `_rebuild_tensor_v3`.
 _DTYPES_WITHOUT_STORAGE_CLASS = ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64")
 
@@ -57,6 +49,5 @@ KNOWN_GLOBALS: dict[tuple[str, str], Callable[..., Any] | StorageType | np.dtype
 }
 
 VOCABULARY = Vocabulary(
-    KNOWN_GLOBALS,
-    {NumpyArray: numpy_calls.set_array, NumpyDtype: numpy_calls.set_dtype},
+    KNOWN_GLOBALS, {NumpyArray: numpy_calls.set_array, NumpyDtype: numpy_calls.set_dtype}
 )

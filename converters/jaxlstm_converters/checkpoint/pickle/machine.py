@@ -1,4 +1,4 @@
-"""The machine that runs pickles: a stack, marks, a memo, and the operations of the opcodes.
+"""The machine that runs pickles: the operations of the opcodes on the stack and the memo.
 
 The machine imports nothing, looks up no attribute and calls nothing that a file names. A global is
 a pair of strings. A call has an effect only for the pairs of its `Vocabulary`, each of which maps to
@@ -21,20 +21,13 @@ from ..io.budget import Budget
 from ..io.storage import Storage
 from ..io.stream import Span, Stream
 from ..io.tensor import Tensor
-from .values import (
-    GlobalName,
-    OrderedDict,
-    Placeholder,
-    StorageType,
-    TextSpan,
-    UnsupportedTensor,
-)
+from .stack import PickleStack
+from .values import GlobalName, OrderedDict, Placeholder, StorageType, TextSpan, UnsupportedTensor
 
-# Prices are in bytes. PRICE is that of a small object.
+# Prices in bytes. PRICE is the price of a small object.
 PRICE = 80
 TUPLE_PRICE = 56
 DICT_ITEM_PRICE = 120
-MEMO_PRICE = 72
 
 # Longer strings stay in the file.
 MAX_TEXT = 1 << 16
@@ -44,19 +37,9 @@ MAX_KEY = 16
 MAX_LONG = 256
 MAX_GLOBAL = 1000
 
-KEY_TYPES = (
-    str,
-    int,
-    float,
-    bool,
-    type(None),
-    GlobalName,
-    Placeholder,
-    Span,
-    TextSpan,
-    StorageType,
-    np.dtype,
-)
+_PLAIN_TYPES = (str, int, float, bool, type(None), np.dtype)
+_INERT_TYPES = (GlobalName, Placeholder, Span, TextSpan, StorageType)
+KEY_TYPES = _PLAIN_TYPES + _INERT_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +57,7 @@ class Vocabulary:
     set_state: Mapping[type, Callable[[PickleMachine, Any, Any], None]]
 
 
-class PickleMachine:
+class PickleMachine(PickleStack):
     """The state of one running pickle.
 
     Args:
@@ -98,108 +81,16 @@ class PickleMachine:
         persistent: Callable[[Any], Any] | None = None,
         nested: Callable[[PickleMachine, Span], Storage] | None = None,
     ) -> None:
-        self.stream = stream
-        self.budget = budget
+        super().__init__(stream, budget)
         self.nested = nested
         self.tensors: list[Tensor] = []
         self.opcodes = 0
         self.nested_storages: dict[int, tuple[Span, Storage]] = {}
         self._vocabulary = vocabulary
         self._persistent = persistent
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
-
-    def result(self) -> Any:
-        """Return the value of the pickle after STOP."""
-        if len(self._stack) != 1 or self._marks:
-            raise self.malformed("values are left on the stack at the end")
-        return self._stack[0]
-
-    def malformed(self, message: str) -> CheckpointError:
-        """Return the error for an invalid sequence of opcodes."""
-        return self.stream.malformed(f"malformed pickle: {message}")
-
-    # -- the stack ---------------------------------------------------------------------------
-
-    def charge(self, price: int) -> None:
-        """Pay `price` bytes, or raise `pickle-budget`."""
-        self.budget.memory -= price
-        if self.budget.memory < 0:
-            raise CheckpointError(
-                "pickle-budget",
-                "the values of the pickle need far more memory than a file of this size may use",
-            )
-
-    def push(self, value: Any, price: int = 0) -> None:
-        """Push a value that costs `price` bytes."""
-        # `charge`, inlined because every opcode comes through here.
-        budget = self.budget
-        budget.memory -= price + 8
-        if budget.memory < 0:
-            self.charge(0)
-        self._stack.append(value)
-
-    def pop(self) -> Any:
-        """Pop the top value."""
-        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
-            raise self.malformed("an opcode needs more values than the stack holds")
-        return self._stack.pop()
-
-    def mark(self) -> None:
-        """Push a mark."""
-        self.charge(8)
-        self._marks.append(len(self._stack))
-
-    def pop_mark(self) -> list[Any]:
-        """Pop the values above the last mark, and the mark."""
-        if not self._marks:
-            raise self.malformed("an opcode needs a mark, but the stack has none")
-        mark = self._marks.pop()
-        values = self._stack[mark:]
-        del self._stack[mark:]
-        return values
-
-    def drop(self) -> None:
-        """Drop the top value, or the mark if no value is above it."""
-        if self._marks and self._marks[-1] == len(self._stack):
-            self._marks.pop()
-        else:
-            self.pop()
-
-    def _top(self) -> Any:
-        value = self.pop()
-        self._stack.append(value)
-        return value
-
-    # -- the memo ----------------------------------------------------------------------------
-
-    def put(self, key: int) -> None:
-        """Store the top value in the memo under `key`."""
-        if not self._stack:
-            raise self.malformed("an opcode stores the top of an empty stack in the memo")
-        if key not in self._memo:
-            self.charge(MEMO_PRICE)
-        self._memo[key] = self._stack[-1]
-
-    def put_next(self) -> None:
-        """Store the top value in the memo under the next free number."""
-        self.put(len(self._memo))
-
-    def get(self, key: int) -> None:
-        """Push the value stored under `key`."""
-        if key not in self._memo:
-            raise self.malformed(f"memo entry {key} is used but not set")
-        self.push(self._memo[key])
-
-    # -- values ------------------------------------------------------------------------------
 
     def text(self, count: int) -> None:
         """Push the next `count` bytes as a string."""
-        if count > self.stream.remaining:
-            raise self.malformed(
-                f"a string of {count} bytes, but only {self.stream.remaining} bytes remain"
-            )
         if count > MAX_TEXT:
             span = self.stream.span(count)
             self.push(TextSpan(span.source, span.offset, count), 2 * PRICE)
@@ -224,7 +115,7 @@ class PickleMachine:
         """Set [key, value, key, value, ...] in the dictionary on top."""
         if len(items) % 2:
             raise self.malformed("a dictionary key has no value")
-        target = self._top()
+        target = self.top()
         if isinstance(target, Placeholder):
             return
         if not isinstance(target, dict):
@@ -241,7 +132,7 @@ class PickleMachine:
 
     def extend(self, values: list[Any]) -> None:
         """Append to the list or set on top."""
-        target = self._top()
+        target = self.top()
         if isinstance(target, Placeholder):
             target = target.items
         if type(target) is not list:
@@ -284,7 +175,7 @@ class PickleMachine:
 
     def build(self, state: Any) -> None:
         """Set the state of the value on top."""
-        target = self._top()
+        target = self.top()
         if isinstance(target, Placeholder):
             if target.state is not None:
                 raise CheckpointError("pickle-build", f"the state of {target.cls} is set twice")
@@ -307,10 +198,7 @@ class PickleMachine:
 
     def frame(self, length: int) -> None:
         """Check the length of a frame. Frames are hints for buffering and are ignored."""
-        if length > self.stream.remaining:
-            raise self.malformed(
-                f"a frame of {length} bytes, but only {self.stream.remaining} bytes remain"
-            )
+        self.stream.require(length)
 
     def protocol(self, number: int) -> None:
         """Check the protocol number."""

@@ -39,8 +39,7 @@ def _members(state: dict[str, Any]) -> Iterator[Member]:
         for name, member in entries.items():
             if type(name) is not str:
                 raise CheckpointError(
-                    "pickle-malformed",
-                    f"a key of the {group} of a module is not a string",
+                    "pickle-malformed", f"a key of the {group} of a module is not a string"
                 )
             if group == "_buffers" and name in non_persistent:
                 yield None, member

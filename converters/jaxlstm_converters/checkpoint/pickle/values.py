@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import printable
 from ..io.source import Source
 from ..io.tensor import Tensor
 
@@ -19,7 +20,7 @@ class GlobalName:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return printable(f"{self.module}.{self.name}", 200)
 
 
 @dataclass(frozen=True, slots=True)

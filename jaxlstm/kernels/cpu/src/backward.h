@@ -1,13 +1,14 @@
-// The transpose of the tangent recurrence in jaxlstm/scan.py: backwards through the steps of the forward pass,
-// from the gradients of the outputs to those of the gates. The gradients of weights and inputs are single large
-// products of these, made outside.
+// The backward pass: it computes the gradients of the gates from the gradients of the outputs, backwards through the
+// steps of the forward pass. It is the transpose of the tangent recurrence in jaxlstm/scan.py. The gradients of weights
+// and inputs are large products of grad_gates, computed afterwards (gradients.h).
 //
-// A step takes grad_h = W_hh^T grad_gates of the step after it, and from that its own grad_gates. What threads share is
-// the columns of grad_h, or the rows (shares.h).
+// A step computes grad_h = W_hh^T grad_gates of the step that follows it in the forward pass, and its own grad_gates
+// from that. Threads share the columns of grad_h or the rows (work_sharing.h).
 #pragma once
-#include "problem.h"
-#include "shares.h"
-#include "tile.h"
+#include "arena.h"
+#include "arguments.h"
+#include "panel.h"
+#include "work_sharing.h"
 
 namespace jaxlstm {
 namespace {
@@ -15,50 +16,52 @@ namespace {
 template <class T>
 struct BackwardPass {
   static constexpr long L = kLanes<T>;
-  const Backward<T>& p;
+  const BackwardArguments<T>& p;
   const PlainColumns states{p.h_size}, units{p.hidden_size};
   const long state_panels = states.panels<T>(), unit_panels = units.panels<T>();
   const long gate_rows = 4 * p.hidden_size;
+  // Packed weights, and two arrays [panel][row][4][lanes] that a step passes on to the next: the gradient of c, and the
+  // part of the gradient of h that bypasses W_hh. The latter is the gradient of the last state, which invalid steps
+  // hand on.
   T *weight_hh, *weight_hr, *grad_c, *grad_h;
   size_t scratch_bytes;
 
-  BackwardPass(const Backward<T>& problem, void* scratch) : p(problem) {
+  BackwardPass(const BackwardArguments<T>& arguments, void* scratch) : p(arguments) {
     Arena arena(scratch);
     weight_hh = arena.take<T>(state_panels * gate_rows * 4 * L);
     weight_hr = p.weight_hr ? arena.take<T>(unit_panels * p.h_size * 4 * L) : nullptr;
     grad_c = arena.take<T>(unit_panels * p.batch * 4 * L);
-    // What reaches h past W_hh: the gradient of the last state, which rows that are not valid hand on.
     grad_h = arena.take<T>(state_panels * p.batch * 4 * L);
     scratch_bytes = arena.used() + kPrefetchBytes;
   }
 
   void run(int thread, int threads, Barrier& barrier) {
-    const Shares mine{share_rows(threads), thread, threads};
+    const WorkShare mine{split_rows(threads), thread, threads};
     const Range my_rows = mine.rows(p.batch);
     const Range my_states = mine.columns(state_panels), my_units = mine.columns(unit_panels);
     pack_weights(thread, threads);
     prepare(my_rows, my_states, my_units);
     if (mine.by_rows) barrier.wait();
     for (long s = p.time - 1; s >= 0; s--) {
-      through_weights(s, my_rows, my_states);
+      step(s, my_rows, my_states);
       if (p.weight_hr) {
-        mine.meet(barrier);
-        through_projection(s, my_rows, my_units);
+        mine.synchronize(barrier);
+        differentiate_projection(s, my_rows, my_units);
       }
-      mine.meet(barrier);
+      mine.synchronize(barrier);
     }
-    through_weights(-1, my_rows, my_states);
+    step(-1, my_rows, my_states);
     finish(my_rows, my_units);
   }
 
  protected:
-  bool share_rows(int threads) const {
+  bool split_rows(int threads) const {
     const long weight_bytes = state_panels * gate_rows * 4 * L * long(sizeof(T));
-    return threads > 1 && rows_pay_for_weights(p.batch / threads, weight_bytes);
+    return threads > 1 && sharing_rows_is_faster(p.batch / threads, weight_bytes);
   }
 
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
-  T* carried(T* buffer, long panel, long b) const { return buffer + (panel * p.batch + b) * 4 * L; }
+  T* panel_row(T* buffer, long panel, long b) const { return buffer + (panel * p.batch + b) * 4 * L; }
 
   void pack_weights(int thread, int threads) {
     const Range state_range = share_of({0, state_panels}, thread, threads);
@@ -67,59 +70,59 @@ struct BackwardPass {
     if (p.weight_hr) pack(p.weight_hr, p.h_size, p.hidden_size, 1, units, unit_range.begin, unit_range.end, weight_hr);
   }
   void prepare(Range rows, Range my_states, Range my_units) {
-    read(p.grad_h_n, p.h_size, rows, states, my_states, grad_h);
-    read(p.grad_c_n, p.hidden_size, rows, units, my_units, grad_c);
+    copy_to_panels(p.grad_h_n, p.h_size, rows, states, my_states, grad_h);
+    copy_to_panels(p.grad_c_n, p.hidden_size, rows, units, my_units, grad_c);
   }
-  void read(const T* from, long width, Range rows, PlainColumns columns, Range panels, T* to) const {
+  void copy_to_panels(const T* from, long width, Range rows, PlainColumns columns, Range panels, T* to) const {
     for (long panel = panels.begin; panel < panels.end; panel++)
       for (long b = rows.begin; b < rows.end; b++)
         for (int v = 0; v < 4; v++) {
           const long count = columns.count<T>(panel, v);
           const Vector<T> value = count ? load(from + b * width + columns.first<T>(panel, v), count) : Vector<T>{};
-          store(carried(to, panel, b) + v * L, value);
+          store(panel_row(to, panel, b) + v * L, value);
         }
   }
 
-  // grad_h of step s: what the step after it brings through W_hh, the output's own, and what was carried past.
-  // Without a projection the step ends in the same breath. Step -1 is the initial state.
-  void through_weights(long s, Range my_rows, Range panels) {
+  // Computes grad_h of step s: W_hh^T grad_gates of the next step, plus the gradient that bypassed W_hh, plus grad_y.
+  // Without a projection it continues with the cell. Step -1 stands for the initial state.
+  void step(long s, Range my_rows, Range panels) {
     const bool has_next = s < p.time - 1;
     const T* next = has_next ? p.grad_gates + time_of(s + 1) * p.batch * gate_rows : nullptr;
-    for_tiles_and_panels(my_rows.begin, my_rows.end, panels.begin, panels.end, s & 1,
+    for_register_blocks(my_rows.begin, my_rows.end, panels.begin, panels.end, s & 1,
       [&](long row, auto rows, long panel, auto group) {
         constexpr int M = decltype(rows)::count, N = decltype(group)::count;
         Vector<T> sums[M][4 * N];
 #pragma GCC unroll 8
         for (int r = 0; r < M; r++)
 #pragma GCC unroll 16
-          for (int v = 0; v < 4 * N; v++) sums[r][v] = load(carried(grad_h, panel + v / 4, row + r) + v % 4 * L);
+          for (int v = 0; v < 4 * N; v++) sums[r][v] = load(panel_row(grad_h, panel + v / 4, row + r) + v % 4 * L);
         if (has_next)
           multiply<M, N>(next + row * gate_rows, gate_rows, weight_hh + panel * gate_rows * 4 * L, gate_rows, sums);
         for (int r = 0; r < M; r++)
           for (int v = 0; v < 4 * N; v++) {
             const long count = states.count<T>(panel + v / 4, v % 4);
-            if (count) take_grad_h(s, row + r, panel + v / 4, v % 4, count, sums[r][v]);
+            if (count) finish_grad_h(s, row + r, panel + v / 4, v % 4, count, sums[r][v]);
           }
       });
   }
 
-  JAXLSTM_INLINE void take_grad_h(long s, long b, long panel, int v, long count, Vector<T> value) {
+  JAXLSTM_INLINE void finish_grad_h(long s, long b, long panel, int v, long count, Vector<T> value) {
     const long column = states.first<T>(panel, v), at = b * p.h_size + column;
     if (s < 0) return store(p.grad_h_0 + at, value, count);
     const long t = time_of(s), at_t = t * p.batch * p.h_size + at;
     const bool valid = !p.valid || p.valid[t * p.batch + b];
-    store(carried(grad_h, panel, b) + v * L, valid ? Vector<T>{} : value);
+    store(panel_row(grad_h, panel, b) + v * L, valid ? Vector<T>{} : value);
     if (valid) value += load(p.grad_y + at_t, count);
     if (p.weight_hr) {
       store(p.grad_projected + at_t, valid ? value : Vector<T>{}, count);
     } else {
-      through_cell(t, b, panel, v, count, valid, value);
+      differentiate_cell(t, b, panel, v, count, valid, value);
     }
   }
 
-  void through_projection(long s, Range my_rows, Range panels) {
+  void differentiate_projection(long s, Range my_rows, Range panels) {
     const long t = time_of(s);
-    for_tiles_and_panels(my_rows.begin, my_rows.end, panels.begin, panels.end, s & 1,
+    for_register_blocks(my_rows.begin, my_rows.end, panels.begin, panels.end, s & 1,
       [&](long row, auto rows, long panel, auto group) {
         constexpr int M = decltype(rows)::count, N = decltype(group)::count;
         Vector<T> sums[M][4 * N] = {};
@@ -129,18 +132,18 @@ struct BackwardPass {
           for (int v = 0; v < 4 * N; v++) {
             const long count = units.count<T>(panel + v / 4, v % 4);
             const bool valid = !p.valid || p.valid[t * p.batch + row + r];
-            if (count) through_cell(t, row + r, panel + v / 4, v % 4, count, valid, sums[r][v]);
+            if (count) differentiate_cell(t, row + r, panel + v / 4, v % 4, count, valid, sums[r][v]);
           }
       });
   }
 
-  // From the gradient of m = o tanh(c') to those of the gates and of c.
-  JAXLSTM_INLINE void through_cell(
+  // Computes the gradients of the gates and of c from grad_m, with m = o tanh(c').
+  JAXLSTM_INLINE void differentiate_cell(
       long t, long b, long panel, int v, long count, bool valid, Vector<T> grad_m) {
     const long unit = units.first<T>(panel, v), at = (t * p.batch + b) * p.hidden_size + unit;
     const long gate = (t * p.batch + b) * gate_rows + unit;
     T* to = p.grad_gates + gate;
-    const long next = (p.reverse ? p.batch : -p.batch) * p.hidden_size;  // the same of the step that follows
+    const long next = (p.reverse ? p.batch : -p.batch) * p.hidden_size;  // distance to the next step
     for (int g = 0; g < 4; g++) __builtin_prefetch(p.by_gates + gate + g * p.hidden_size + 4 * next, 1);
     __builtin_prefetch(p.m_by_c + at + next), __builtin_prefetch(p.f + at + next);
     if (!valid) {
@@ -148,7 +151,7 @@ struct BackwardPass {
       return;
     }
     const T* by = p.by_gates + gate;
-    T* c = carried(grad_c, panel, b) + v * L;
+    T* c = panel_row(grad_c, panel, b) + v * L;
     const Vector<T> grad_c_next = load(c) + load(p.m_by_c + at, count) * grad_m;
     for (int g = 0; g < 3; g++) store(to + g * p.hidden_size, load(by + g * p.hidden_size, count) * grad_c_next, count);
     store(to + 3 * p.hidden_size, load(by + 3 * p.hidden_size, count) * grad_m, count);
@@ -162,7 +165,7 @@ struct BackwardPass {
           const long count = units.count<T>(panel, v);
           if (count)
             store(p.grad_c_0 + b * p.hidden_size + units.first<T>(panel, v),
-                  load(carried(grad_c, panel, b) + v * L), count);
+                  load(panel_row(grad_c, panel, b) + v * L), count);
         }
   }
 };

@@ -1,4 +1,4 @@
-// Where the threads of one call meet after each time step.
+// A barrier for the threads of one call.
 #pragma once
 #include "wait.h"
 
@@ -8,7 +8,7 @@ class Barrier {
  public:
   explicit Barrier(int threads) : threads_(threads) {}
 
-  // Returns once all threads have called it.
+  // Blocks until all threads have called it.
   __attribute__((always_inline)) void wait() {
     if (threads_ == 1) return;
     const uint32_t round = round_.load();

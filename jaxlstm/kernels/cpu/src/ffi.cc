@@ -1,43 +1,43 @@
-// The door to XLA: takes its arrays, and runs a kernel on its threads.
+// The handlers that XLA calls: each checks its buffers and runs a pass on the threads of XLA's pool.
 #include <cstring>
 #include <vector>
 
-#include "checker.h"
-#include "effort.h"
+#include "amx_policy.h"
+#include "buffers.h"
+#include "cost.h"
 #include "instruction_sets.h"
 #include "memory.h"
-#include "prepared.h"
-#include "rows.h"
+#include "prepared_weights.h"
 #include "team.h"
 
 namespace jaxlstm {
 namespace {
 
-template <class Problem>
-ffi::Error run(const Problem& p, const Kernel<Problem>& kernel, const Call& call, ffi::ThreadPool& pool) {
-  Scratch scratch(kernel.scratch_bytes(p));
+template <class Arguments>
+ffi::Error run(const Arguments& p, const Pass<Arguments>& pass, const Call& call, ffi::ThreadPool& pool) {
+  Scratch scratch(pass.scratch_bytes(p));
   if (!scratch.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
   run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
-              [&](int thread, int size, Barrier& barrier) { kernel.run(p, scratch.data(), thread, size, barrier); });
+              [&](int thread, int size, Barrier& barrier) { pass.run(p, scratch.data(), thread, size, barrier); });
   return ffi::Error::Success();
 }
-// Unless there is something to complain of, or nothing to do.
-template <class Problem>
-ffi::Error run(const Checker& checker, const Problem& p, const Kernel<Problem>& kernel, int64_t wanted,
+// Runs the pass unless a check has failed or the batch is empty.
+template <class Arguments>
+ffi::Error run(const BufferChecker& checker, const Arguments& p, const Pass<Arguments>& pass, int64_t requested_threads,
                ffi::ThreadPool& pool) {
   if (checker.failed()) return checker.error();
   if (p.batch == 0) return ffi::Error::Success();
-  return run(p, kernel, Call(effort_of(p), wanted, pool.num_threads()), pool);
+  return run(p, pass, Call(cost_of(p), requested_threads, pool.num_threads()), pool);
 }
 
-// What each forward pass has; the names of sizes are those of problem.h.
+// Returns the arguments that all forward handlers share. Sizes are named as in arguments.h.
 template <class Real>
-Forward<Real> forward_problem(Checker& checker, Buffer& x, Buffer& h_0, Buffer& c_0, Result& y, Result& h_n,
-                              Result& c_n, bool reverse) {
+ForwardArguments<Real> forward_arguments(BufferChecker& checker, Buffer& x, Buffer& h_0, Buffer& c_0, Result& y,
+                                         Result& h_n, Result& c_n, bool reverse) {
   const auto [T, B, I] = checker.sizes<3>("x", x);
   const long P = checker.sizes<2>("h_0", h_0)[1], H = checker.sizes<2>("c_0", c_0)[1];
-  Forward<Real> p{T, B, I, H, P, reverse};
-  checker.require_steps_and_units(T, H, P);
+  ForwardArguments<Real> p{T, B, I, H, P, reverse};
+  checker.require_nonzero_sizes(T, H, P);
   p.x = checker.input<Real>("x", x, {T, B, I});
   p.h_0 = checker.input<Real>("h_0", h_0, {B, P});
   p.c_0 = checker.input<Real>("c_0", c_0, {B, H});
@@ -48,25 +48,25 @@ Forward<Real> forward_problem(Checker& checker, Buffer& x, Buffer& h_0, Buffer& 
 }
 
 template <class Real>
-void take_weights(Checker& checker, Forward<Real>& p, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
+void set_weights(BufferChecker& checker, ForwardArguments<Real>& p, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
                   Buffer& weight_hr) {
   const long I = p.input_size, H = p.hidden_size, P = p.h_size;
   p.weight_ih = checker.input<Real>("weight_ih", weight_ih, {4 * H, I});
   p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
-  p.bias = checker.input_if_there<Real>("bias", bias, {4 * H});
-  p.weight_hr = checker.input_if_there<Real>("weight_hr", weight_hr, {P, H});
-  if (!p.weight_hr && P != H) checker.complain("h_0 must be as wide as c_0 without weight_hr");
+  p.bias = checker.optional_input<Real>("bias", bias, {4 * H});
+  p.weight_hr = checker.optional_input<Real>("weight_hr", weight_hr, {P, H});
+  if (!p.weight_hr && P != H) checker.fail("h_0 must be as wide as c_0 without weight_hr");
 }
 
 template <class Real>
 ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
                    Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n, Result& c_n,
                    bool reverse, int64_t threads) {
-  Checker checker(x);
-  auto p = forward_problem<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
-  take_weights(checker, p, weight_ih, weight_hh, bias, weight_hr);
-  p.valid = checker.input_if_there<uint8_t>("valid", valid, {p.time, p.batch});
-  return run(checker, p, kernels().of<Real>().forward, threads, pool);
+  BufferChecker checker(x);
+  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
+  set_weights(checker, p, weight_ih, weight_hh, bias, weight_hr);
+  p.valid = checker.optional_input<uint8_t>("valid", valid, {p.time, p.batch});
+  return run(checker, p, active_instruction_set().passes<Real>().forward, threads, pool);
 }
 
 template <class Real>
@@ -74,35 +74,35 @@ ffi::Error forward_and_differentiate(ffi::ThreadPool& pool, Buffer& x, Buffer& w
                                      Buffer& bias, Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid,
                                      Result& y, Result& h_n, Result& c_n, Result& by_gates, Result& f, Result& m_by_c,
                                      Result& m, bool reverse, int64_t threads) {
-  Checker checker(x);
-  auto p = forward_problem<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
-  take_weights(checker, p, weight_ih, weight_hh, bias, weight_hr);
-  p.valid = checker.input_if_there<uint8_t>("valid", valid, {p.time, p.batch});
+  BufferChecker checker(x);
+  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
+  set_weights(checker, p, weight_ih, weight_hh, bias, weight_hr);
+  p.valid = checker.optional_input<uint8_t>("valid", valid, {p.time, p.batch});
   const long T = p.time, B = p.batch, H = p.hidden_size;
   p.by_gates = checker.output<Real>("by_gates", by_gates, {T, B, 4 * H});
   p.f = checker.output<Real>("f", f, {T, B, H});
   p.m_by_c = checker.output<Real>("m_by_c", m_by_c, {T, B, H});
-  p.m = checker.output_if_there<Real>("m", m, {T, B, H});
-  return run(checker, p, kernels().of<Real>().forward, threads, pool);
+  p.m = checker.optional_output<Real>("m", m, {T, B, H});
+  return run(checker, p, active_instruction_set().passes<Real>().forward, threads, pool);
 }
 
-// `prepared` is what jaxlstm_prepare_weights made of the weights and the bias.
+// `prepared` holds the weights and biases as packed by jaxlstm_prepare_weights.
 template <class Real>
 ffi::Error forward_prepared(ffi::ThreadPool& pool, Buffer& x, Buffer& prepared, Buffer& h_0, Buffer& c_0,
                             Buffer& lengths, Result& y, Result& h_n, Result& c_n, bool reverse, int64_t threads) {
-  Checker checker(x);
-  auto p = forward_problem<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
+  BufferChecker checker(x);
+  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
   const bool projected = p.h_size != p.hidden_size;
   const int64_t size = prepared_size<Real>(p.input_size, p.hidden_size, p.h_size, projected);
   p.prepared = checker.input<Real>("prepared", prepared, {size});
   p.weight_hr = projected ? p.prepared : nullptr;
-  const int32_t* length = checker.input_if_there<int32_t>("lengths", lengths, {p.batch});
+  const int32_t* length = checker.optional_input<int32_t>("lengths", lengths, {p.batch});
   std::vector<uint8_t> valid;
   if (length && !checker.failed())
     for (long t = 0; t < p.time; t++)
       for (long row = 0; row < p.batch; row++) valid.push_back(t < length[row]);
   p.valid = length ? valid.data() : nullptr;
-  return run(checker, p, kernels().of<Real>().forward, threads, pool);
+  return run(checker, p, active_instruction_set().passes<Real>().forward, threads, pool);
 }
 
 template <class Real>
@@ -110,107 +110,113 @@ ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr,
                     Buffer& m_by_c, Buffer& valid, Buffer& grad_y, Buffer& grad_h_n, Buffer& grad_c_n,
                     Result& grad_gates, Result& grad_projected, Result& grad_h_0, Result& grad_c_0, bool reverse,
                     int64_t threads) {
-  Checker checker(grad_y);
+  BufferChecker checker(grad_y);
   const auto [T, B, P] = checker.sizes<3>("grad_y", grad_y);
   const long H = checker.sizes<2>("grad_c_n", grad_c_n)[1];
-  Backward<Real> p{T, B, H, P, reverse};
-  checker.require_steps_and_units(T, H, P);
+  BackwardArguments<Real> p{T, B, H, P, reverse};
+  checker.require_nonzero_sizes(T, H, P);
   p.grad_y = checker.input<Real>("grad_y", grad_y, {T, B, P});
   p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
-  p.weight_hr = checker.input_if_there<Real>("weight_hr", weight_hr, {P, H});
-  if (!p.weight_hr && P != H) checker.complain("grad_y must be as wide as grad_c_n without weight_hr");
+  p.weight_hr = checker.optional_input<Real>("weight_hr", weight_hr, {P, H});
+  if (!p.weight_hr && P != H) checker.fail("grad_y must be as wide as grad_c_n without weight_hr");
   p.by_gates = checker.input<Real>("by_gates", by_gates, {T, B, 4 * H});
   p.f = checker.input<Real>("f", f, {T, B, H});
   p.m_by_c = checker.input<Real>("m_by_c", m_by_c, {T, B, H});
-  p.valid = checker.input_if_there<uint8_t>("valid", valid, {T, B});
+  p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
   p.grad_h_n = checker.input<Real>("grad_h_n", grad_h_n, {B, P});
   p.grad_c_n = checker.input<Real>("grad_c_n", grad_c_n, {B, H});
   p.grad_gates = checker.output<Real>("grad_gates", grad_gates, {T, B, 4 * H});
   if (p.weight_hr) p.grad_projected = checker.output<Real>("grad_projected", grad_projected, {T, B, P});
   p.grad_h_0 = checker.output<Real>("grad_h_0", grad_h_0, {B, P});
   p.grad_c_0 = checker.output<Real>("grad_c_0", grad_c_0, {B, H});
-  return run(checker, p, kernels().of<Real>().backward, threads, pool);
+  return run(checker, p, active_instruction_set().passes<Real>().backward, threads, pool);
 }
 
 template <class Real>
 ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffer& y, Buffer& h_0, Buffer& valid,
                      Buffer& weight_ih, Result& grad_x, Result& grad_weight_ih, Result& grad_weight_hh,
                      Result& grad_bias, bool reverse, int64_t threads) {
-  Checker checker(x);
+  BufferChecker checker(x);
   const auto [T, B, I] = checker.sizes<3>("x", x);
   const long P = checker.sizes<2>("h_0", h_0)[1], H = checker.sizes<3>("grad_gates", grad_gates)[2] / 4;
-  Gradients<Real> p{T, B, I, H, P, reverse};
-  checker.require_steps_and_units(T, H, P);
+  GradientsArguments<Real> p{T, B, I, H, P, reverse};
+  checker.require_nonzero_sizes(T, H, P);
   p.x = checker.input<Real>("x", x, {T, B, I});
   p.grad_gates = checker.input<Real>("grad_gates", grad_gates, {T, B, 4 * H});
   p.y = checker.input<Real>("y", y, {T, B, P});
   p.h_0 = checker.input<Real>("h_0", h_0, {B, P});
-  p.valid = checker.input_if_there<uint8_t>("valid", valid, {T, B});
+  p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
   p.weight_ih = checker.input<Real>("weight_ih", weight_ih, {4 * H, I});
-  p.grad_x = checker.output_if_there<Real>("grad_x", grad_x, {T, B, I});
-  p.grad_weight_ih = checker.output_if_there<Real>("grad_weight_ih", grad_weight_ih, {4 * H, I});
-  p.grad_weight_hh = checker.output_if_there<Real>("grad_weight_hh", grad_weight_hh, {4 * H, P});
-  p.grad_bias = checker.output_if_there<Real>("grad_bias", grad_bias, {4 * H});
+  p.grad_x = checker.optional_output<Real>("grad_x", grad_x, {T, B, I});
+  p.grad_weight_ih = checker.optional_output<Real>("grad_weight_ih", grad_weight_ih, {4 * H, I});
+  p.grad_weight_hh = checker.optional_output<Real>("grad_weight_hh", grad_weight_hh, {4 * H, P});
+  p.grad_bias = checker.optional_output<Real>("grad_bias", grad_bias, {4 * H});
   if (checker.failed()) return checker.error();
   if (B == 0) {
     for (Result* sum : {&grad_weight_ih, &grad_weight_hh, &grad_bias})
       std::memset((*sum)->untyped_data(), 0, (*sum)->size_bytes());
     return ffi::Error::Success();
   }
-  const Call call(effort_of(p), threads, pool.num_threads());
+  const Call call(cost_of(p), threads, pool.num_threads());
   p.threads = call.threads;
-  return run(p, kernels().of<Real>().gradients, call, pool);
+  return run(p, active_instruction_set().passes<Real>().gradients, call, pool);
 }
 
-// One of these in the dtype of its first array; the others are checked against that.
+// Instantiates a handler for the dtype of its first buffer, against which the others are checked.
 #define JAXLSTM_BY_DTYPE(function)                                                       \
   [](ffi::ThreadPool pool, Buffer first, auto... rest) {                                 \
     if (first.element_type() == ffi::F64) return function<double>(pool, first, rest...); \
     return function<float>(pool, first, rest...);                                        \
   }
 
-// What a handler takes and gives: so many arrays, and these attributes.
+// Returns the signature of a handler: its buffers and the attributes that all handlers share.
 template <int kInputs, int kOutputs, class Binding>
-auto with_arrays(Binding binding) {
-  if constexpr (kInputs > 0) return with_arrays<kInputs - 1, kOutputs>(std::move(binding).template Arg<Buffer>());
-  else if constexpr (kOutputs > 0) return with_arrays<0, kOutputs - 1>(std::move(binding).template Ret<Buffer>());
+auto with_buffers(Binding binding) {
+  if constexpr (kInputs > 0) return with_buffers<kInputs - 1, kOutputs>(std::move(binding).template Arg<Buffer>());
+  else if constexpr (kOutputs > 0) return with_buffers<0, kOutputs - 1>(std::move(binding).template Ret<Buffer>());
   else return std::move(binding).template Attr<bool>("reverse").template Attr<int64_t>("threads");
 }
 template <int kInputs, int kOutputs>
-auto arrays() {
-  return with_arrays<kInputs, kOutputs>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>());
+auto signature() {
+  return with_buffers<kInputs, kOutputs>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>());
 }
 
 }  // namespace
 
 #pragma GCC visibility push(default)
 extern "C" {
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (arrays<8, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_DTYPE(forward_prepared), (arrays<5, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signature<8, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_DTYPE(forward_prepared), (signature<5, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_DTYPE(forward_and_differentiate),
-                              (arrays<8, 7>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (arrays<9, 4>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, JAXLSTM_BY_DTYPE(gradients), (arrays<6, 4>()));
+                              (signature<8, 7>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, JAXLSTM_BY_DTYPE(gradients), (signature<6, 4>()));
 
-// The instruction set in force, and another one for the calls that follow; false if it cannot run here.
-const char* jaxlstm_instruction_set() { return kernels().name; }
-bool jaxlstm_use_instruction_set(const char* name) { return use_kernels(name); }
-// Weights for many calls of jaxlstm_forward_prepared, packed once, and how many elements that takes. Null: not there.
+// The functions below are called from Python through ctypes.
+
+// Returns the name of the active instruction set.
+const char* jaxlstm_instruction_set() { return active_instruction_set().name; }
+// Selects the instruction set of subsequent calls. Returns false if it is unknown or cannot run here.
+bool jaxlstm_use_instruction_set(const char* name) { return use_instruction_set(name); }
+// Packs weights and biases for calls of jaxlstm_forward_prepared. `wide` selects float64; absent arrays are null.
 void jaxlstm_prepare_weights(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, const void* weight_ih,
                              const void* weight_hh, const void* bias, const void* weight_hr, void* prepared) {
   (wide ? prepare_weights<double> : prepare_weights<float>)(
       input_size, hidden_size, h_size, weight_ih, weight_hh, bias, weight_hr, prepared);
 }
+// Returns the number of elements that jaxlstm_prepare_weights writes.
 int64_t jaxlstm_prepared_size(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
   return (wide ? prepared_size<double> : prepared_size<float>)(input_size, hidden_size, h_size, projected);
 }
-// Whether a batch of these valid steps, [time, batch], pays for AMX's tiles.
+// Returns true if the kernel takes AMX for a batch with these valid steps, [time, batch].
 bool jaxlstm_pays_for_tiles(const uint8_t* valid, int64_t time, int64_t batch) {
-  return pays_for_tiles(rows_there(valid, time, batch));
+  return amx_is_faster(used_rows(valid, time, batch));
 }
+// Adds to the number of concurrent calls that share the threads of the pool.
 void jaxlstm_add_callers(int count) { announced.fetch_add(count); }
+// Evaluates sigmoid and tanh at n floats, to test their accuracy.
 void jaxlstm_activations(const float* x, float* sigmoids, float* tanhs, long n) {
-  kernels().activations(x, sigmoids, tanhs, n);
+  active_instruction_set().activations(x, sigmoids, tanhs, n);
 }
 }
 #pragma GCC visibility pop

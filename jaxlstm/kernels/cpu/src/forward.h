@@ -1,35 +1,38 @@
-// One direction of one layer, forwards in time: i, f, g, o from one product, and the cell computed while they
-// are in registers.
+// The forward pass. A step is one product of [x | h] with the packed weights (panel.h). A panel holds all four gates of
+// some hidden units, so their new state is computed while the gates are still in registers.
 //
-// What threads share is the hidden units, or the rows (shares.h).
+// Threads share the hidden units or the rows of each step (work_sharing.h).
 //
-// Of a step only the rows up to the last valid one are computed, and a step without one costs nothing. What that
-// leaves out depends on `valid` alone, so that threads agree on where to meet.
+// A step computes only the rows up to its last valid one, and skips a step without valid rows. The choice depends only
+// on `valid`, so all threads agree on when to synchronize.
 #pragma once
-#include "problem.h"
-#include "shares.h"
-#include "tile.h"
+#include "arena.h"
+#include "arguments.h"
+#include "panel.h"
+#include "work_sharing.h"
 
 namespace jaxlstm {
 namespace {
 
-// With few rows W_ih is better read once for many time steps: their half of the gates is computed ahead, for as
-// many steps as stay in the second cache.
-constexpr long kHoistedRows = 4, kHoistedBytes = 512 << 10;
+// With at most kMaxHoistedRows rows, W_ih x is computed ahead of time for many steps at once, which reads W_ih once for
+// all of them. The number of steps is chosen so that the result stays in the second-level cache.
+constexpr long kMaxHoistedRows = 4, kHoistedBytes = 512 << 10;
 
 template <class T>
 struct ForwardPass {
   static constexpr long L = kLanes<T>;
-  const Forward<T>& p;
+  const ForwardArguments<T>& p;
   const GateColumns gates{p.hidden_size};
   const PlainColumns outputs{p.h_size};
   const long panels = gates.panels<T>(), output_panels = outputs.panels<T>();
-  const bool hoisted = p.batch <= kHoistedRows;
+  const bool hoisted = p.batch <= kMaxHoistedRows;
+  // Packed weights and bias, the state c as [panel][row][lanes], m = o tanh(c') before a projection, h before and after
+  // the current step, and hoisted W_ih x + b as [panel][row][4][lanes].
   T *weight_ih, *weight_hh, *weight_hr, *bias, *c, *m, *h[2], *ahead;
   long steps_ahead = 0;
   size_t prepared_bytes, scratch_bytes;
 
-  ForwardPass(const Forward<T>& problem, void* scratch) : p(problem) {
+  ForwardPass(const ForwardArguments<T>& arguments, void* scratch) : p(arguments) {
     Arena weights(p.prepared ? const_cast<T*>(p.prepared) : scratch);
     weight_ih = weights.take<T>(panels * p.input_size * 4 * L);
     weight_hh = weights.take<T>(panels * p.h_size * 4 * L);
@@ -50,48 +53,49 @@ struct ForwardPass {
   }
 
   void run(int thread, int threads, Barrier& barrier) {
-    const Shares mine{share_rows(threads), thread, threads};
+    const WorkShare mine{split_rows(threads), thread, threads};
     const Range units = mine.columns(panels), rows = mine.rows(p.batch), projected = mine.columns(output_panels);
     if (!p.prepared) pack_weights(thread, threads);
     prepare(thread, threads);
     barrier.wait();
-    Range before = rows;  // what the step before computed
+    Range before = rows;  // the rows of the previous step
     for (long s = 0; s < p.time; s++) {
       const Range live = live_rows(s, rows);
       if (hoisted && s % steps_ahead == 0) project_inputs(s, units);
-      clear(s, mine.of_mine({live.end, rows.end}));
-      keep(s, mine.of_mine({live.end, before.end}));
+      zero_outputs(s, mine.whole_rows({live.end, rows.end}));
+      copy_h(s, mine.whole_rows({live.end, before.end}));
       step(s, live, units);
       if (p.weight_hr && live.size()) {
-        mine.meet(barrier);
+        mine.synchronize(barrier);
         project_outputs(s, live, projected);
       }
-      if (live.size() || before.size()) mine.meet(barrier);
+      if (live.size() || before.size()) mine.synchronize(barrier);
       before = live;
     }
-    finish(rows, mine.of_mine(rows), units);
+    finish(rows, mine.whole_rows(rows), units);
   }
 
-  // Packs weights and bias to the begin of scratch, as `prepared` of other calls.
+  // Packs weights and bias to the start of scratch memory, which other calls then take as `prepared`.
   void prepare_weights() {
     pack_weights(0, 1);
     pack_bias({0, panels});
   }
 
  protected:
-  // Whether rows pay, and the thread that has the longest of them is done no later than with a share of the units.
-  bool share_rows(int threads) const {
+  // Returns true if threads should share the rows: if that is faster in principle (work_sharing.h), and if ragged
+  // lengths leave no thread with much more work than a share of the units would.
+  bool split_rows(int threads) const {
     const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));
-    if (threads == 1 || hoisted || !rows_pay_for_weights(p.batch / threads, weight_bytes)) return false;
-    long most = 0;
+    if (threads == 1 || hoisted || !sharing_rows_is_faster(p.batch / threads, weight_bytes)) return false;
+    long longest = 0;
     for (int thread = 0; thread < threads; thread++) {
       const long steps = row_steps(share_of({0, p.batch}, thread, threads));
-      if (steps > most) most = steps;
+      if (steps > longest) longest = steps;
     }
     const long by_units = row_steps({0, p.batch}) * ceil_divide(panels, threads);
-    return 10 * most * panels <= 11 * by_units;  // a tenth for what waiting takes
+    return 10 * longest * panels <= 11 * by_units;  // synchronization takes about a tenth
   }
-  // How many rows are computed in all steps.
+  // Returns the number of rows computed in all steps.
   long row_steps(Range rows) const {
     long sum = 0;
     for (long s = 0; s < p.time; s++) sum += live_rows(s, rows).size();
@@ -100,7 +104,7 @@ struct ForwardPass {
 
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
 
-  // Those of `rows` that step s computes: up to the last that is valid.
+  // Returns the part of `rows` that step s computes, up to the last valid row.
   Range live_rows(long s, Range rows) const {
     const uint8_t* valid = p.valid ? p.valid + time_of(s) * p.batch : nullptr;
     while (valid && rows.end > rows.begin && !valid[rows.end - 1]) rows.end--;
@@ -125,7 +129,7 @@ struct ForwardPass {
       }
   }
 
-  // Biases and the first state.
+  // Packs the bias and copies the initial state.
   void prepare(int thread, int threads) {
     const Range mine = share_of({0, panels}, thread, threads);
     if (!p.prepared) pack_bias(mine);
@@ -137,8 +141,8 @@ struct ForwardPass {
     if (thread == 0 && p.batch) std::memcpy(h[0], p.h_0, size_t(p.batch) * p.h_size * sizeof(T));
   }
 
-  // What step s gives rows that it does not compute.
-  void clear(long s, Range rows) const {
+  // Sets the outputs of step s to zero for rows that it does not compute.
+  void zero_outputs(long s, Range rows) const {
     const auto zero = [&](T* array, long width) {
       const long begin = (time_of(s) * p.batch + rows.begin) * width, count = rows.size() * width;
       if (array) std::memset(array + begin, 0, size_t(count) * sizeof(T));
@@ -147,22 +151,22 @@ struct ForwardPass {
     zero(p.y, p.h_size), zero(p.by_gates, 4 * p.hidden_size);
     zero(p.f, p.hidden_size), zero(p.m_by_c, p.hidden_size), zero(p.m, p.hidden_size);
   }
-  // Rows that step s is the first to leave out: their h is in both buffers from now on, whichever is read next.
-  void keep(long s, Range rows) const {
+  // Copies h of rows that step s is the first to skip, so both buffers hold it from now on.
+  void copy_h(long s, Range rows) const {
     if (rows.size())
       std::memcpy(h[(s + 1) & 1] + rows.begin * p.h_size, h[s & 1] + rows.begin * p.h_size,
                   size_t(rows.size()) * p.h_size * sizeof(T));
   }
 
-  // W_ih x + b of the steps from s on, for as many as are computed ahead, from the first to the last that has a row.
+  // Computes W_ih x + b for `steps_ahead` steps from s on, without leading and trailing steps that have no rows.
   void project_inputs(long s, Range units) {
-    const long chunk_end = s + steps_ahead < p.time ? s + steps_ahead : p.time;
-    long first = s, last = chunk_end;
+    const long ahead_end = s + steps_ahead < p.time ? s + steps_ahead : p.time;
+    long first = s, last = ahead_end;
     while (first < last && !live_rows(first, {0, p.batch}).size()) first++;
     while (first < last && !live_rows(last - 1, {0, p.batch}).size()) last--;
-    const long t = p.reverse ? p.time - chunk_end : s;  // of the first row ahead
-    const long begin = p.reverse ? chunk_end - last : first - s;
-    for_tiles_and_panels(begin * p.batch, (begin + last - first) * p.batch, units.begin, units.end, false,
+    const long t = p.reverse ? p.time - ahead_end : s;  // time of the first row of `ahead`
+    const long begin = p.reverse ? ahead_end - last : first - s;
+    for_register_blocks(begin * p.batch, (begin + last - first) * p.batch, units.begin, units.end, false,
       [&](long row, auto rows, long panel, auto count) {
         constexpr int M = decltype(rows)::count, N = decltype(count)::count;
         Vector<T> sums[M][4 * N];
@@ -185,10 +189,10 @@ struct ForwardPass {
 
   void step(long s, Range row_range, Range units) {
     const long t = time_of(s);
-    const long chunk = hoisted ? s - s % steps_ahead : 0;  // where the steps computed ahead begin
-    const long chunk_end = hoisted && chunk + steps_ahead > p.time ? p.time : chunk + steps_ahead;
-    const long row_ahead = (p.reverse ? chunk_end - 1 - s : s - chunk) * p.batch;
-    for_tiles_and_panels(row_range.begin, row_range.end, units.begin, units.end, s & 1,
+    const long ahead_begin = hoisted ? s - s % steps_ahead : 0;
+    const long ahead_end = hoisted && ahead_begin + steps_ahead > p.time ? p.time : ahead_begin + steps_ahead;
+    const long row_ahead = (p.reverse ? ahead_end - 1 - s : s - ahead_begin) * p.batch;
+    for_register_blocks(row_range.begin, row_range.end, units.begin, units.end, s & 1,
       [&](long row, auto rows, long panel, auto count) {
         constexpr int M = decltype(rows)::count, N = decltype(count)::count;
         Vector<T> sums[M][4 * N];
@@ -211,19 +215,19 @@ struct ForwardPass {
       });
   }
 
-  // c' = f c + i g, h' = o tanh(c'); a step that is not valid leaves the state as it was. One function for all
-  // tiles: inlined in each, it would be rounded a little differently in each.
+  // Computes c' = f c + i g and m = o tanh(c') for one row and one vector of units, and the derivative of the step if
+  // requested. An invalid step keeps the state. The function is not inlined: each inlined copy could round differently.
   __attribute__((noinline)) void cell(long s, long t, long b, long panel, const Vector<T>* sums) {
     const long unit = panel * L, count = gates.count<T>(panel, 0);
     const long at = (t * p.batch + b) * p.hidden_size + unit;
-    T* carried = c + (panel * p.batch + b) * L;
+    T* state = c + (panel * p.batch + b) * L;
     const bool valid = !p.valid || p.valid[t * p.batch + b];
     const Vector<T> i = sigmoid(sums[0]), f = sigmoid(sums[1]), g = tanh(sums[2]), o = sigmoid(sums[3]);
-    const Vector<T> c_before = load(carried), c_next = sum_of_products(f, c_before, i, g), tanh_c = tanh(c_next);
-    if (valid) store(carried, c_next);
-    output(s, t, b, unit, count, valid, o * tanh_c);
+    const Vector<T> c_before = load(state), c_next = sum_of_products(f, c_before, i, g), tanh_c = tanh(c_next);
+    if (valid) store(state, c_next);
+    store_m(s, t, b, unit, count, valid, o * tanh_c);
     if (!p.by_gates) return;
-    const long next = (p.reverse ? -p.batch : p.batch) * p.hidden_size;  // the same of the step that follows
+    const long next = (p.reverse ? -p.batch : p.batch) * p.hidden_size;  // distance to the next step
     for (int g = 0; g < 4; g++)
       __builtin_prefetch(p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit + g * p.hidden_size + 4 * next, 1);
     __builtin_prefetch(p.f + at + next, 1), __builtin_prefetch(p.m_by_c + at + next, 1);
@@ -238,8 +242,8 @@ struct ForwardPass {
     if (p.m) store(p.m + at, valid ? o * tanh_c : zero, count);
   }
 
-  // m = o tanh(c'): the output and the next h, or with a projection what will be projected.
-  JAXLSTM_INLINE void output(long s, long t, long b, long unit, long count, bool valid, Vector<T> value) {
+  // Stores m as output and next h, or with a projection as the operand of project_outputs.
+  JAXLSTM_INLINE void store_m(long s, long t, long b, long unit, long count, bool valid, Vector<T> value) {
     if (p.weight_hr) {
       store(m + b * p.hidden_size + unit, value, count);
       return;
@@ -251,7 +255,7 @@ struct ForwardPass {
 
   void project_outputs(long s, Range row_range, Range projected) {
     const long t = time_of(s);
-    for_tiles_and_panels(row_range.begin, row_range.end, projected.begin, projected.end, s & 1,
+    for_register_blocks(row_range.begin, row_range.end, projected.begin, projected.end, s & 1,
       [&](long row, auto rows, long panel, auto group) {
         constexpr int M = decltype(rows)::count, N = decltype(group)::count;
         Vector<T> sums[M][4 * N] = {};
@@ -270,7 +274,7 @@ struct ForwardPass {
       });
   }
 
-  // The last state: c unit by unit, h by whole rows.
+  // Stores the last state: c of some units of `rows`, and all of h for `rows_of_h`.
   void finish(Range rows, Range rows_of_h, Range units) {
     for (long panel = units.begin; panel < units.end; panel++)
       for (long b = rows.begin; b < rows.end; b++)

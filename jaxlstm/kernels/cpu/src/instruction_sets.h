@@ -1,9 +1,9 @@
-// The kernels that were compiled, which of them this processor and system can run, and those in force.
+// The compiled instruction sets, the test whether this machine can run them, and the active one.
 #pragma once
 #include <atomic>
 #include <cstring>
 
-#include "problem.h"
+#include "arguments.h"
 
 #if defined(JAXLSTM_AMX)
 #include <cpuid.h>
@@ -13,25 +13,26 @@
 
 namespace jaxlstm {
 
-extern const Kernels kernels_baseline;
+// Defined by kernels.cc, once for each instruction set.
+extern const InstructionSet instruction_set_baseline;
 #if defined(JAXLSTM_X86)
-extern const Kernels kernels_avx2, kernels_avx512;
+extern const InstructionSet instruction_set_avx2, instruction_set_avx512;
 #endif
 #if defined(JAXLSTM_AMX)
-extern const Kernels kernels_amx;
+extern const InstructionSet instruction_set_amx;
 #endif
 
-// Best first.
-constexpr const Kernels* kAllKernels[] = {
+// From fastest to slowest.
+constexpr const InstructionSet* kInstructionSets[] = {
 #if defined(JAXLSTM_AMX)
-    &kernels_amx,
+    &instruction_set_amx,
 #endif
 #if defined(JAXLSTM_X86)
-    &kernels_avx512, &kernels_avx2,
+    &instruction_set_avx512, &instruction_set_avx2,
 #endif
-    &kernels_baseline};
+    &instruction_set_baseline};
 
-inline bool runs_avx512() {
+inline bool supports_avx512() {
 #if defined(JAXLSTM_X86)
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -41,13 +42,13 @@ inline bool runs_avx512() {
 #endif
 }
 
-// Tiles of bfloat16. Linux gives a process the registers for them only when it asks.
-inline bool runs_amx() {
+// Checks for AMX with bfloat16, and asks Linux for the tile registers, which a process gets only on request.
+inline bool supports_amx() {
 #if defined(JAXLSTM_AMX_IN_SOFTWARE)  // see tools/kernel_harness
-  return runs_avx512();
+  return supports_avx512();
 #elif defined(JAXLSTM_AMX)
   unsigned a, b, c, d;
-  if (!runs_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if (!supports_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   const bool tiles = d & (1u << 24), bfloat16_tiles = d & (1u << 22);
   if (!tiles || !bfloat16_tiles || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
   const bool bfloat16_vectors = a & (1u << 5);
@@ -58,34 +59,34 @@ inline bool runs_amx() {
 #endif
 }
 
-inline bool runs_here(const Kernels& kernels) {
+inline bool runs_here(const InstructionSet& instruction_set) {
 #if defined(JAXLSTM_AMX)
-  if (&kernels == &kernels_amx) return runs_amx();
+  if (&instruction_set == &instruction_set_amx) return supports_amx();
 #endif
 #if defined(JAXLSTM_X86)
-  if (&kernels == &kernels_avx512) return runs_avx512();
-  if (&kernels == &kernels_avx2)
+  if (&instruction_set == &instruction_set_avx512) return supports_avx512();
+  if (&instruction_set == &instruction_set_avx2)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 #endif
   return true;
 }
 
-inline std::atomic<const Kernels*> in_force{nullptr};
+inline std::atomic<const InstructionSet*> active{nullptr};
 
-// The best that run here, unless others were chosen.
-inline const Kernels& kernels() {
-  const Kernels* found = in_force.load();
-  if (found) return *found;
-  for (const Kernels* each : kAllKernels)
-    if (!found && runs_here(*each)) found = each;
-  in_force.store(found);
-  return *found;
+// Returns the instruction set chosen by use_instruction_set, by default the fastest that runs here.
+inline const InstructionSet& active_instruction_set() {
+  const InstructionSet* fastest = active.load();
+  if (fastest) return *fastest;
+  for (const InstructionSet* candidate : kInstructionSets)
+    if (!fastest && runs_here(*candidate)) fastest = candidate;
+  active.store(fastest);
+  return *fastest;
 }
-// Chooses for the calls that follow; false if those cannot run here.
-inline bool use_kernels(const char* name) {
-  for (const Kernels* each : kAllKernels)
-    if (!std::strcmp(each->name, name) && runs_here(*each)) {
-      in_force.store(each);
+// Selects the instruction set of subsequent calls. Returns false if it is unknown or cannot run here.
+inline bool use_instruction_set(const char* name) {
+  for (const InstructionSet* candidate : kInstructionSets)
+    if (!std::strcmp(candidate->name, name) && runs_here(*candidate)) {
+      active.store(candidate);
       return true;
     }
   return false;

@@ -1,4 +1,4 @@
-// The kernels for one instruction set: compiled once for each, with JAXLSTM_TARGET naming it.
+// The kernels of one instruction set. This file is compiled once for each; JAXLSTM_TARGET is its name.
 #include "backward.h"
 #include "forward.h"
 #include "gradients.h"
@@ -22,32 +22,32 @@ typedef BackwardPass<float> FloatBackwardPass;
 typedef GradientsPass<float> FloatGradientsPass;
 #endif
 
-template <class Problem, class Pass>
-size_t scratch_bytes(const Problem& problem) {
-  return Pass(problem, nullptr).scratch_bytes;
+template <class Arguments, class Implementation>
+size_t scratch_bytes(const Arguments& arguments) {
+  return Implementation(arguments, nullptr).scratch_bytes;
 }
 
-template <class Problem, class Pass>
-void run(const Problem& problem, void* scratch, int thread, int threads, Barrier& barrier) {
-  Pass(problem, scratch).run(thread, threads, barrier);
+template <class Arguments, class Implementation>
+void run(const Arguments& arguments, void* scratch, int thread, int threads, Barrier& barrier) {
+  Implementation(arguments, scratch).run(thread, threads, barrier);
 }
 
-template <class Problem, class Pass>
-constexpr Kernel<Problem> kKernel{scratch_bytes<Problem, Pass>, run<Problem, Pass>};
+template <class Arguments, class Implementation>
+constexpr Pass<Arguments> kPass{scratch_bytes<Arguments, Implementation>, run<Arguments, Implementation>};
 
 template <class T>
-size_t prepared_bytes(const Forward<T>& problem) {
-  return ForwardPass<T>(problem, nullptr).prepared_bytes;
+size_t prepared_bytes(const ForwardArguments<T>& arguments) {
+  return ForwardPass<T>(arguments, nullptr).prepared_bytes;
 }
 
 template <class T>
-void prepare_weights(const Forward<T>& problem, void* prepared) {
-  ForwardPass<T>(problem, prepared).prepare_weights();
+void prepare_weights(const ForwardArguments<T>& arguments, void* prepared) {
+  ForwardPass<T>(arguments, prepared).prepare_weights();
 }
 
-template <class T, class FPass, class BPass, class GPass>
-constexpr KernelsOf<T> kKernels{kKernel<Forward<T>, FPass>, kKernel<Backward<T>, BPass>, kKernel<Gradients<T>, GPass>,
-                                prepared_bytes<T>, prepare_weights<T>};
+template <class T, class Forward, class Backward, class Gradients>
+constexpr Passes<T> kPasses{kPass<ForwardArguments<T>, Forward>, kPass<BackwardArguments<T>, Backward>,
+                            kPass<GradientsArguments<T>, Gradients>, prepared_bytes<T>, prepare_weights<T>};
 
 void activations(const float* x, float* sigmoids, float* tanhs, long n) {
   constexpr long L = kLanes<float>;
@@ -65,11 +65,11 @@ void activations(const float* x, float* sigmoids, float* tanhs, long n) {
 #define JAXLSTM_JOIN_(a, b) a##b
 #define JAXLSTM_JOIN(a, b) JAXLSTM_JOIN_(a, b)
 
-extern const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET);
-const Kernels JAXLSTM_JOIN(kernels_, JAXLSTM_TARGET) = {
+extern const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET);
+const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET) = {
     JAXLSTM_STRING(JAXLSTM_TARGET),
-    kKernels<float, FloatForwardPass, FloatBackwardPass, FloatGradientsPass>,
-    kKernels<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>,
+    kPasses<float, FloatForwardPass, FloatBackwardPass, FloatGradientsPass>,
+    kPasses<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>,
     activations,
 };
 

@@ -1,5 +1,5 @@
-// Scratch memory that outlives a call: fresh pages cost a fault for each 4 KiB, which for packed weights is as
-// long as the computation.
+// Scratch memory that is reused by later calls. Each fresh page of 4 KiB costs a page fault, and for packed weights
+// these faults take as long as the computation.
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -14,8 +14,8 @@ namespace jaxlstm {
 
 constexpr size_t kHugePage = 2 << 20;
 
-// Large blocks in huge pages, where the system has them. Purely a hint, given for the pages at both ends too: XLA cuts
-// its arrays from larger blocks.
+// Asks the system to back a large array with huge pages. The hint covers the pages at both ends too, since XLA
+// allocates its arrays from larger blocks.
 inline void advise_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__)
   if (bytes < kHugePage / 2) return;
@@ -25,16 +25,16 @@ inline void advise_huge_pages(void* data, size_t bytes) {
 #endif
 }
 
-// One block, taken from those that ended calls have left and given back at the end. There are as many as there
-// ever were calls at once, each as large as the largest of its calls.
+// A block of memory, taken from a free list and returned to it by the destructor. The list grows to as many blocks as
+// there were concurrent calls. A block that is too small is replaced by a larger one.
 class Scratch {
  public:
   explicit Scratch(size_t bytes) {
     {
       std::lock_guard<std::mutex> lock(mutex());
-      if (!idle().empty()) {
-        block_ = idle().back();
-        idle().pop_back();
+      if (!free_blocks().empty()) {
+        block_ = free_blocks().back();
+        free_blocks().pop_back();
       }
     }
     if (block_.bytes >= bytes) return;
@@ -49,21 +49,22 @@ class Scratch {
   }
   ~Scratch() {
     std::lock_guard<std::mutex> lock(mutex());
-    idle().push_back(block_);
+    free_blocks().push_back(block_);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  void* data() const { return block_.data; }  // null if there is no memory
+  // Null if the allocation failed.
+  void* data() const { return block_.data; }
 
  private:
   struct Block {
     void* data = nullptr;
     size_t bytes = 0;
   };
-  // never destroyed: a call may still run when the process ends
+  // Never destroyed, because a call may still run while the process exits.
   static std::mutex& mutex() { static auto* m = new std::mutex; return *m; }
-  static std::vector<Block>& idle() { static auto* blocks = new std::vector<Block>; return *blocks; }
+  static std::vector<Block>& free_blocks() { static auto* blocks = new std::vector<Block>; return *blocks; }
   Block block_;
 };
 

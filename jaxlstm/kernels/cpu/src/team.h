@@ -1,8 +1,8 @@
-// A team of threads for one call, from a pool that other calls use too.
+// A team of threads for one call, taken from a pool that other calls share.
 //
-// A call cannot count on a pool's threads: they may all be busy, or waiting for this very call. So the caller
-// invites helpers, waits for a moment, and starts with those that came; one that comes later finds the door
-// closed and goes. No thread waits for one that may never run.
+// A call must not rely on the pool: all its threads may be busy, or waiting for this very call. So the caller schedules
+// invitations, waits briefly, and starts with the helpers that have arrived. A helper that arrives later is turned
+// away. No thread ever waits for a thread that may not run.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -13,54 +13,55 @@
 
 namespace jaxlstm {
 
-// A thread that sleeps takes 50 microseconds to come, and now and then, on a virtual machine, some milliseconds. For
-// long work it is worth waiting for: this share of the time that the caller would need alone. With a share of 0.05 one
-// call in twenty began without its helper there.
-constexpr double kShortestWait = 50e-6, kLongestWait = 2e-3, kShareOfWork = 0.2;
+// A sleeping thread takes 50 microseconds to arrive, and occasionally milliseconds on a virtual machine. The caller
+// waits for kWaitShare of the time that it would need without helpers, within these limits. With a share of 0.05, one
+// call in twenty started without its helper on a virtual machine.
+constexpr double kShortestWait = 50e-6, kLongestWait = 2e-3, kWaitShare = 0.2;
 
-// Work is called as work(thread, threads, barrier), on each of at most `wanted` threads, and is done when this
-// returns; alone it would take about `seconds`. Schedule is called with a copyable function that takes no argument, to
-// be run some time, anywhere.
+// Calls work(thread, threads, barrier) on at most `max_threads` threads, including this one, and returns when all have
+// finished. `seconds` is the estimated time of the work on one thread. `schedule` takes a copyable function without
+// arguments and runs it at any later time, on any thread.
 template <class Schedule, class Work>
-void run_as_team(int wanted, double seconds, Schedule&& schedule, const Work& work) {
+void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Work& work) {
   constexpr uint32_t kOpen = 0, kClosed = 1u << 31;
   struct Team {
-    std::atomic<uint32_t> door{kOpen};  // how many helpers came; with kClosed none can any more
-    Signal came{0}, started{0}, left{0};
-    int size = 0;                       // these three are set before `started`, and outlive every member
+    std::atomic<uint32_t> admitted{kOpen};  // number of helpers; the bit kClosed ends admission
+    Signal arrived{0}, started{0}, finished{0};
+    int size = 0;  // `size`, `work` and `barrier` are set before `started`, and outlive every member
     const Work* work = nullptr;
     Barrier* barrier = nullptr;
     std::thread::id caller = std::this_thread::get_id();
   };
-  if (wanted <= 1) {
+  if (max_threads <= 1) {
     Barrier barrier(1);
     work(0, 1, barrier);
     return;
   }
   auto team = std::make_shared<Team>();
-  for (int i = 1; i < wanted; i++) {
+  for (int i = 1; i < max_threads; i++) {
     schedule([team] {
-      if (std::this_thread::get_id() == team->caller) return;  // a pool without threads runs it at once
-      uint32_t before = team->door.load();
+      // A pool without threads runs the function immediately.
+      if (std::this_thread::get_id() == team->caller) return;
+      uint32_t before = team->admitted.load();
       do {
         if (before & kClosed) return;
-      } while (!team->door.compare_exchange_weak(before, before + 1));
-      team->came.add(1);
+      } while (!team->admitted.compare_exchange_weak(before, before + 1));
+      team->arrived.add(1);
       team->started.wait_while(0);
       (*team->work)(int(before) + 1, team->size, *team->barrier);
-      team->left.add(1);
+      team->finished.add(1);
     });
   }
-  const double wait = std::min(kLongestWait, std::max(kShortestWait, kShareOfWork * seconds));
+  const double wait = std::min(kLongestWait, std::max(kShortestWait, kWaitShare * seconds));
   const auto deadline = Clock::now() + std::chrono::nanoseconds(long(wait * 1e9));
-  for (uint32_t came; (came = team->came.load()) < uint32_t(wanted) - 1 && Clock::now() < deadline;)
-    team->came.wait_while(came, deadline);
-  const uint32_t helpers = team->door.fetch_or(kClosed);
+  for (uint32_t arrived; (arrived = team->arrived.load()) < uint32_t(max_threads) - 1 && Clock::now() < deadline;)
+    team->arrived.wait_while(arrived, deadline);
+  const uint32_t helpers = team->admitted.fetch_or(kClosed);
   Barrier barrier(int(helpers) + 1);
   team->size = int(helpers) + 1, team->work = &work, team->barrier = &barrier;
   team->started.store(1);
   work(0, team->size, barrier);
-  for (uint32_t left; (left = team->left.load()) < helpers;) team->left.wait_while(left);
+  for (uint32_t finished; (finished = team->finished.load()) < helpers;) team->finished.wait_while(finished);
 }
 
 }  // namespace jaxlstm

@@ -1,8 +1,8 @@
-// Vectors of one instruction set, in the extensions of GCC and Clang, and the two nonlinearities on them.
+// Vectors of one instruction set, in the vector extensions of GCC and Clang, with sigmoid and tanh.
 //
-// This file and those that include it are compiled once for each instruction set. All in them is in an
-// unnamed namespace: a linker may otherwise keep one copy of an inline function for all, built for a
-// processor that is not there.
+// This header and the headers that include it are compiled once for each instruction set. Everything in them is in an
+// unnamed namespace. Otherwise the linker could keep a single copy of an inline function, compiled for instructions
+// that the processor lacks.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -13,14 +13,15 @@
 namespace jaxlstm {
 namespace {
 
+// The size of a vector, the number of rows in a register block (panel.h), and the number of vector registers.
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kTileRows = 6, kRegisters = 32;
+constexpr int kVectorBytes = 64, kMaxBlockRows = 6, kRegisters = 32;
 #elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kTileRows = 3, kRegisters = 16;
+constexpr int kVectorBytes = 32, kMaxBlockRows = 3, kRegisters = 16;
 #elif defined(__aarch64__)
-constexpr int kVectorBytes = 16, kTileRows = 6, kRegisters = 32;
+constexpr int kVectorBytes = 16, kMaxBlockRows = 6, kRegisters = 32;
 #else
-constexpr int kVectorBytes = 16, kTileRows = 2, kRegisters = 16;
+constexpr int kVectorBytes = 16, kMaxBlockRows = 2, kRegisters = 16;
 #endif
 
 template <class T>
@@ -41,20 +42,20 @@ template <class T>
 JAXLSTM_INLINE void store(T* p, Vector<T> v) {
   *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;
 }
-// The first n lanes, n <= kLanes: the last vector of a row, where memory ends.
+// Loads and stores only the first n lanes, for the last vector of a row.
 template <class T>
 JAXLSTM_INLINE Vector<T> load(const T* p, long n) {
   if (n == kLanes<T>) return load(p);
-  T part[kLanes<T>] = {};
-  for (long l = 0; l < n; l++) part[l] = p[l];
-  return load(part);
+  T lanes[kLanes<T>] = {};
+  for (long l = 0; l < n; l++) lanes[l] = p[l];
+  return load(lanes);
 }
 template <class T>
 JAXLSTM_INLINE void store(T* p, Vector<T> v, long n) {
   if (n == kLanes<T>) return store(p, v);
   for (long l = 0; l < n; l++) p[l] = v[l];
 }
-// The value in a register, of which the compiler knows nothing more.
+// Returns v in a register, and hides from the optimizer how it was computed.
 template <class V>
 JAXLSTM_INLINE V opaque(V v) {
 #if defined(__x86_64__)
@@ -66,15 +67,17 @@ JAXLSTM_INLINE V opaque(V v) {
 }
 template <class T>
 JAXLSTM_INLINE Vector<T> broadcast(T s) {
-  return opaque(s - Vector<T>{});  // GCC would read it from memory anew for each product
+  // Without `opaque`, GCC reads the element from memory again for each product.
+  return opaque(s - Vector<T>{});
 }
-// a b + c d, rounded in one way wherever it is inlined: compilers choose which product they fuse with the sum.
+// Returns a b + c d. Compilers choose which of the products they fuse with the sum, so the rounding would depend on
+// where the function is inlined; `opaque` fixes the choice.
 template <class V>
 JAXLSTM_INLINE V sum_of_products(V a, V b, V c, V d) {
   return a * b + opaque(c * d);
 }
 
-// Of two vectors, one whose lane l is lane l of a, or lane l - S of b where l has the bit S; and the other half.
+// One stage of a transposition: exchanges the lanes of a whose index has the bit S with the lanes of b that lack it.
 template <int S, class T>
 JAXLSTM_INLINE void exchange_lanes(Vector<T>& a, Vector<T>& b) {
   constexpr int L = kLanes<T>;
@@ -89,7 +92,7 @@ JAXLSTM_INLINE void exchange_lanes(Vector<T>& a, Vector<T>& b) {
 #endif
   a = low, b = high;
 }
-// Rows become columns: a square of kLanes by kLanes.
+// Transposes a square of kLanes x kLanes, in log2(kLanes) stages.
 template <class T, int S = 1>
 JAXLSTM_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
   if constexpr (S < kLanes<T>) {
@@ -104,8 +107,8 @@ typedef Vector<float> Floats;
 typedef int Ints __attribute__((vector_size(kVectorBytes)));
 typedef Vector<double> Doubles;
 
-// 1 / (d + rest), for d from 1 to 2^127 and |rest| below its spacing: an estimate, or a division where there is
-// none, and Newton's steps.
+// Returns 1 / (d + rest), for 1 <= d <= 2^127 and |rest| smaller than the spacing of floats at d. Newton's method
+// refines the processor's estimate, or a division where no estimate exists.
 JAXLSTM_INLINE Floats reciprocal(Floats d, Floats rest = Floats{}) {
 #if defined(__AVX512F__)
   typedef float V16 __attribute__((vector_size(64)));
@@ -117,14 +120,14 @@ JAXLSTM_INLINE Floats reciprocal(Floats d, Floats rest = Floats{}) {
   return r + r * ((1.0f - d * r) - rest * r);
 }
 
-// exp(x) = power * (1 + rest) with power = 2^n and |rest| < 0.42, for |x| <= 88. Cody and Waite's reduction;
-// the polynomial is a minimax fit of expm1 on [-ln(2)/2, ln(2)/2].
+// Splits exp(x), for |x| <= 88, into power * (1 + rest) with power = 2^n and |rest| < 0.42. It uses Cody and Waite's
+// range reduction and a minimax polynomial for expm1 on [-ln(2)/2, ln(2)/2].
 JAXLSTM_INLINE void exp_parts(Floats x, Floats& power, Floats& rest) {
   const Floats shift = Floats{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Floats shifted = x * 1.44269504f + shift;
   const Floats n = shifted - shift;
   const Floats high = x - n * 0.693145752f, r = high - n * 1.42860677e-6f;
-  const Floats lost = (high - r) - n * 1.42860677e-6f;  // of r, by rounding
+  const Floats lost = (high - r) - n * 1.42860677e-6f;  // the rounding error of r
   Floats p = Floats{} + 0x1.6bebf2p-10f;
   p = p * r + 0x1.1227f6p-7f;
   p = p * r + 0x1.555674p-5f;
@@ -134,19 +137,20 @@ JAXLSTM_INLINE void exp_parts(Floats x, Floats& power, Floats& rest) {
   power = (Floats)(((Ints)shifted << 23) + (127 << 23));
 }
 
-// 1 / (1 + exp(-x)). NaN stays NaN, since neither comparison holds for it.
+// Returns 1 / (1 + exp(-x)). NaN passes through, because both comparisons with it are false.
 JAXLSTM_INLINE Floats sigmoid(Floats x) {
   Floats y = -x, power, rest;
   y = y < -88.0f ? Floats{} - 88.0f : y;
   y = y > 88.0f ? Floats{} + 88.0f : y;
   exp_parts(y, power, rest);
   const Floats larger = power < 1.0f ? Floats{} + 1.0f : power, smaller = power < 1.0f ? power : Floats{} + 1.0f;
-  const Floats sum = power + 1.0f, lost = smaller - (sum - larger);  // by rounding, exactly (Dekker 1971)
+  const Floats sum = power + 1.0f, lost = smaller - (sum - larger);  // exact (Dekker 1971)
   const Floats small = power * rest + lost, d = sum + small;
   return reciprocal(d, small - (d - sum));
 }
 
-// x + x^3 P(x^2) below 1, a minimax fit, and 1 - 2 / (exp(2|x|) + 1) from there on.
+// Returns tanh(x): for |x| < 1 the minimax polynomial x + x^3 P(x^2), otherwise 1 - 2 / (exp(2|x|) + 1) with the sign
+// of x.
 JAXLSTM_INLINE Floats tanh(Floats x) {
   const Ints sign = (Ints)x & int(0x80000000);
   Floats size = (Floats)((Ints)x ^ sign);
@@ -167,7 +171,7 @@ JAXLSTM_INLINE Floats tanh(Floats x) {
   return (Floats)((Ints)y | sign);
 }
 
-// float64 serves to verify, not to be fast: the functions of the C library, lane by lane.
+// float64 is used to verify results, not for speed: these call the C library for each lane.
 JAXLSTM_INLINE Doubles sigmoid(Doubles x) {
   for (int l = 0; l < kLanes<double>; l++) x[l] = 1.0 / (1.0 + std::exp(-x[l]));
   return x;

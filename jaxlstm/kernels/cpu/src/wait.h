@@ -1,8 +1,7 @@
-// Waiting for another thread: a millisecond of spinning at most, since it mostly takes microseconds, and then sleep,
-// since it may not be running at all.
+// Waiting for another thread: a short spin, because most waits take microseconds, and then sleep.
 //
-// A thread that spins on keeps a core from the very thread that it waits for, as soon as there are more threads
-// than cores, of this process or of others.
+// A thread that spins without limit may take the core from the very thread that it waits for, once this process or
+// others run more threads than there are cores.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -12,7 +11,7 @@ namespace jaxlstm {
 
 typedef std::chrono::steady_clock Clock;
 
-// A number that threads can wait on. What is not inline is compiled once, for any processor.
+// A number that threads can wait on. The functions in wait.cc are compiled once, for the baseline processor.
 class Signal {
  public:
   explicit Signal(uint32_t value) : value_(value) {}
@@ -21,13 +20,13 @@ class Signal {
   void store(uint32_t value);
   void add(uint32_t amount);
 
-  // Returns once the value is another than `old`.
+  // Blocks until the value differs from `old`.
   __attribute__((always_inline)) void wait_while(uint32_t old) {
     for (int spins = 0; spins < 100; spins++)
       if (load() != old) return;
     wait_longer(old, nullptr);
   }
-  // The same, or at the deadline.
+  // Blocks until the value differs from `old` or the deadline has passed.
   void wait_while(uint32_t old, Clock::time_point deadline) { wait_longer(old, &deadline); }
 
  private:

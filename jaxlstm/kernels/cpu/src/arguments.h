@@ -1,0 +1,105 @@
+// The arguments of the three passes over one direction of one layer, and the table of compiled passes: the contract
+// between ffi.cc and the kernels.
+//
+// The forward pass runs over time. In training it also stores the derivative of each step, so the backward pass needs
+// no nonlinearities. The backward pass runs back over time: it takes the gradients of the outputs and returns the
+// gradients of the gates. From these, the gradients pass computes the gradients of weights, biases and inputs, in large
+// products over all steps.
+//
+// Arrays are dense and row-major. T = time, B = batch, I = input_size, H = hidden_size, P = h_size. h_size is the size
+// of h: proj_size with a projection, else hidden_size. Gates are in the order i, f, g, o.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "barrier.h"
+
+namespace jaxlstm {
+
+// See jaxlstm/cell.py for the equations. m = o tanh(c').
+template <class T>
+struct ForwardArguments {
+  long time, batch, input_size, hidden_size, h_size;
+  bool reverse;          // run from the last step to the first
+  const T* x;            // [T, B, I]
+  const T* weight_ih;    // [4H, I]
+  const T* weight_hh;    // [4H, P]
+  const T* bias;         // [4H], or null
+  const T* weight_hr;    // [P, H], or null without a projection
+  const T *h_0, *c_0;    // [B, P], [B, H]
+  const uint8_t* valid;  // [T, B], or null if all steps are valid; an invalid step keeps the state and outputs zeros
+  T* y;                  // [T, B, P]
+  T *h_n, *c_n;          // [B, P], [B, H]
+  // The derivative of each step, or null in inference. With z for the gates before their nonlinearity:
+  T* by_gates;  // [T, B, 4H]: dc'/dz for i, f and g, and dm/dz for o with c' held fixed
+  T* f;         // [T, B, H]: dc'/dc
+  T* m_by_c;    // [T, B, H]: dm/dc'
+  T* m;         // [T, B, H], or null without a projection
+  // Weights and bias as packed by prepare_weights, or null. If given, no other weights are read, and weight_hr only
+  // needs to be non-null to indicate a projection.
+  const T* prepared;
+};
+
+template <class T>
+struct BackwardArguments {
+  long time, batch, hidden_size, h_size;
+  bool reverse;                           // as in the forward pass
+  const T* weight_hh;                     // [4H, P]
+  const T* weight_hr;                     // [P, H], or null
+  const T *by_gates, *f, *m_by_c;         // from the forward pass
+  const uint8_t* valid;                   // [T, B], or null
+  const T *grad_y, *grad_h_n, *grad_c_n;  // [T, B, P], [B, P], [B, H]
+  T* grad_gates;                          // [T, B, 4H], of the gates before their nonlinearity; may alias by_gates
+  T* grad_projected;                      // [T, B, P], of W_hr m, or null without a projection
+  T *grad_h_0, *grad_c_0;                 // [B, P], [B, H]
+};
+
+// Results that are null are not computed.
+template <class T>
+struct GradientsArguments {
+  long time, batch, input_size, hidden_size, h_size;
+  bool reverse;                        // as in the forward pass
+  int threads;                         // maximum number of threads
+  const T* grad_gates;                 // [T, B, 4H]
+  const T* x;                          // [T, B, I]
+  const T *y, *h_0;                    // [T, B, P], [B, P]
+  const uint8_t* valid;                // [T, B], or null
+  const T* weight_ih;                  // [4H, I]
+  T* grad_x;                           // [T, B, I]
+  T *grad_weight_ih, *grad_weight_hh;  // [4H, I], [4H, P]
+  T* grad_bias;                        // [4H]
+};
+
+// One compiled pass. All threads of a call run it at the same time, each with its own index `thread`. They share one
+// barrier, and scratch memory of scratch_bytes(arguments) bytes that is aligned to 64 bytes.
+template <class Arguments>
+struct Pass {
+  size_t (*scratch_bytes)(const Arguments&);
+  void (*run)(const Arguments&, void* scratch, int thread, int threads, Barrier&);
+};
+
+// The passes for one dtype.
+template <class T>
+struct Passes {
+  Pass<ForwardArguments<T>> forward;
+  Pass<BackwardArguments<T>> backward;
+  Pass<GradientsArguments<T>> gradients;
+  size_t (*prepared_bytes)(const ForwardArguments<T>&);
+  void (*prepare_weights)(const ForwardArguments<T>&, void* prepared);
+};
+
+// Everything that is compiled for one instruction set.
+struct InstructionSet {
+  const char* name;
+  Passes<float> float_passes;
+  Passes<double> double_passes;
+  void (*activations)(const float* x, float* sigmoid, float* tanh, long n);
+
+  template <class T>
+  const Passes<T>& passes() const {
+    if constexpr (sizeof(T) == 4) return float_passes;
+    else return double_passes;
+  }
+};
+
+}  // namespace jaxlstm

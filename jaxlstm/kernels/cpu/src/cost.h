@@ -1,0 +1,83 @@
+// The estimated cost of a call, and the number of threads that it gets.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <utility>
+
+#include "arguments.h"
+
+namespace jaxlstm {
+
+// A thread must have this many multiplications per step, or synchronization costs more than the thread saves. A call
+// shorter than kMinSecondsForHelpers runs on the calling thread, since waking helpers would take longer.
+constexpr double kMinMultiplicationsPerThread = 40e3, kMinSecondsForHelpers = 200e-6;
+constexpr double kMultiplicationsPerSecond = 100e9;
+// With few rows, reading the weights dominates, from the second-level cache (1 MiB) or beyond.
+inline double seconds_to_read(double bytes) { return bytes / (bytes <= (1 << 20) ? 120e9 : 25e9); }
+
+// The multiplications of a call, in all and between two synchronizations of its threads, and the time in seconds that
+// it spends reading weights.
+struct Cost {
+  double multiplications, step_multiplications, reading_seconds;
+
+  double seconds() const { return std::max(multiplications / kMultiplicationsPerSecond, reading_seconds); }
+};
+
+// Returns the number of steps that have a valid row, and the number of valid rows of all steps.
+template <class Arguments>
+std::pair<double, double> count_valid(const Arguments& p) {
+  if (!p.valid) return {double(p.time), double(p.time) * p.batch};
+  long steps = 0, rows = 0;
+  for (long t = 0; t < p.time; t++) {
+    const long valid_rows = std::count(p.valid + t * p.batch, p.valid + (t + 1) * p.batch, 1);
+    steps += valid_rows > 0, rows += valid_rows;
+  }
+  return {double(steps), double(rows)};
+}
+
+// Returns the cost of a pass that runs step by step.
+template <class Arguments>
+Cost cost_of_steps(const Arguments& p, double multiplications_per_row, double bytes_per_weight) {
+  const auto [steps, rows] = count_valid(p);
+  return {multiplications_per_row * rows, multiplications_per_row * p.batch,
+          steps * seconds_to_read(multiplications_per_row * bytes_per_weight)};
+}
+template <class T>
+Cost cost_of(const ForwardArguments<T>& p) {
+  return cost_of_steps(p, 4.0 * p.hidden_size * (p.input_size + p.h_size), sizeof(T));
+}
+template <class T>
+Cost cost_of(const BackwardArguments<T>& p) {
+  return cost_of_steps(p, 4.0 * p.hidden_size * p.h_size, sizeof(T));
+}
+template <class T>
+Cost cost_of(const GradientsArguments<T>& p) {
+  const double rows = double(p.time) * p.batch;
+  const double columns = double(p.input_size) * (!!p.grad_x + !!p.grad_weight_ih) + p.h_size;
+  const double multiplications_per_row = 4 * columns * p.hidden_size;
+  return {multiplications_per_row * rows, multiplications_per_row * std::min(rows, 256.0), 0};
+}
+
+// Concurrent calls share the threads of the pool: `running` counts the calls at this moment, `announced` the concurrent
+// calls to expect, as set by jaxlstm_add_callers.
+inline std::atomic<int> running{0}, announced{0};
+
+// Counts as a running call for its lifetime, and computes the number of threads to use: `requested`, or if that is 0
+// the call's share of the pool.
+class Call {
+ public:
+  Call(const Cost& cost, int64_t requested, int64_t pool_threads) : seconds(cost.seconds()) {
+    const int calls = std::max(running.fetch_add(1) + 1, announced.load());
+    if (requested <= 0) requested = seconds < kMinSecondsForHelpers ? 1 : pool_threads / calls;
+    const int64_t useful = int64_t(cost.step_multiplications / kMinMultiplicationsPerThread);
+    threads = int(std::max<int64_t>(1, std::min<int64_t>(requested, useful)));
+  }
+  ~Call() { running.fetch_sub(1); }
+  Call(const Call&) = delete;
+
+  double seconds;
+  int threads;
+};
+
+}  // namespace jaxlstm

@@ -1,0 +1,222 @@
+"""from_torch and to_torch: every config and dtype, bit for bit, and their errors."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxlstm
+from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, to_torch
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+CONFIGS = [
+    {"num_layers": layers, "bias": bias, "bidirectional": bi, "proj_size": proj}
+    for layers, bias, bi, proj in itertools.product((1, 2), (True, False), (True, False), (0, 3))
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_round_trip_is_bit_exact(dtype: torch.dtype) -> None:
+    for arguments in CONFIGS:
+        module = torch.nn.LSTM(4, 5, **arguments, dtype=dtype)
+        with jax.enable_x64(dtype == torch.float64):
+            params, config = from_torch(module)
+            assert config == LSTMConfig(4, 5, **arguments)
+            assert {str(p.dtype) for p in params.values()} == {str(dtype).removeprefix("torch.")}
+            state_dict = to_torch(params, config)
+        assert list(state_dict) == list(module.state_dict())
+        fresh = torch.nn.LSTM(4, 5, **arguments, dtype=dtype)
+        fresh.load_state_dict(state_dict, strict=True)  # pyright: ignore[reportArgumentType]
+        for name, tensor in module.state_dict().items():
+            assert torch.equal(fresh.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_round_trip_of_a_cell(bias: bool) -> None:
+    cell = torch.nn.LSTMCell(4, 5, bias)
+    params, config = from_torch(cell)
+    assert config == LSTMCellConfig(4, 5, bias=bias)
+    fresh = torch.nn.LSTMCell(4, 5, bias)
+    fresh.load_state_dict(to_torch(params, config))  # pyright: ignore[reportArgumentType]
+    assert all(
+        torch.equal(a, b) for a, b in zip(fresh.parameters(), cell.parameters(), strict=True)
+    )
+
+
+def test_nan_payloads_and_signed_zeros_are_kept() -> None:
+    module = torch.nn.LSTM(1, 1)
+    bits = torch.tensor([0x7FC12345, -0x80000000, 0x00000001, 0x7F800000], dtype=torch.int32)
+    module.load_state_dict({**module.state_dict(), "bias_ih_l0": bits.view(torch.float32)})
+    back = to_torch(*from_torch(module))["bias_ih_l0"]
+    np.testing.assert_array_equal(np.asarray(back).view(np.int32), bits.numpy())
+
+
+def test_to_torch_with_a_prefix_and_single_tensors() -> None:
+    params, config = from_torch(torch.nn.LSTM(4, 5))
+    state_dict: Any = to_torch(params, config, prefix="encoder.lstm.")
+    assert set(state_dict) == {f"encoder.lstm.{name}" for name in params}
+    tensor = state_dict["encoder.lstm.weight_hh_l0"].tensor()
+    assert isinstance(tensor, torch.Tensor)
+    tensor[:] = 0  # a copy
+    assert np.abs(state_dict["encoder.lstm.weight_hh_l0"]).max() > 0
+    with pytest.raises(ValueError, match="missing weight_hh_l0"):
+        to_torch({"weight_ih_l0": params["weight_ih_l0"]}, config)
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(10, 4)
+        self.encoder = torch.nn.LSTM(4, 5, 2, batch_first=True, dropout=0.25, bidirectional=True)
+        self.decoder = torch.nn.LSTMCell(10, 6)
+        self.other = torch.nn.GRU(4, 5)
+        self.plain = torch.nn.RNN(4, 5)
+        self.head = torch.nn.Linear(6, 3)
+
+
+def test_all_lstms_of_a_model_are_found() -> None:
+    model = torch.nn.DataParallel(Model())
+    assert find_lstms(model.state_dict()) == {
+        "module.encoder.": LSTMConfig(4, 5, 2, bidirectional=True),
+        "module.decoder.": LSTMCellConfig(10, 6),
+    }
+    with pytest.raises(
+        ValueError, match=r"prefix must select one of.*'module.encoder.', 'module.decoder.'"
+    ):
+        from_torch(model)
+    for prefix in ("module.encoder.", "module.encoder", "encoder"):
+        params, config = from_torch(model, prefix=prefix)
+        assert config == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.25, bidirectional=True)
+        expected = model.module.encoder.state_dict()["weight_hh_l1_reverse"].numpy()
+        np.testing.assert_array_equal(params["weight_hh_l1_reverse"], expected)
+    with pytest.raises(ValueError, match=r"prefix 'coder' matches no LSTM.*'module.encoder.'"):
+        from_torch(model, prefix="coder")
+
+
+def test_batch_first_and_dropout_of_a_state_dict_are_arguments() -> None:
+    state_dict = Model().state_dict()
+    _, config = from_torch(state_dict, prefix="encoder", batch_first=True, dropout=0.5)
+    assert config == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5, bidirectional=True)
+    numpy_dict = {name: tensor.numpy() for name, tensor in state_dict.items()}
+    params, config = from_torch(numpy_dict, prefix="encoder")
+    assert config == LSTMConfig(4, 5, 2, bidirectional=True)
+    assert isinstance(params["weight_ih_l0"], jax.Array)
+
+
+def test_all_wrong_keys_are_reported_at_once() -> None:
+    state_dict: dict[str, Any] = dict(torch.nn.LSTM(4, 5, 2).state_dict())
+    del state_dict["bias_hh_l1"]
+    state_dict["weight_ih_l1"] = torch.zeros(20, 6)
+    state_dict["weight_ih_l3"] = torch.zeros(20, 5)
+    with pytest.raises(ValueError, match="is invalid") as caught:
+        from_torch(state_dict)
+    for problem in (
+        "missing bias_hh_l1 (20,)",
+        "unexpected weight_ih_l3 (20, 5)",
+        "weight_ih_l1 has shape (20, 6), expected (20, 5)",
+    ):
+        assert problem in str(caught.value)
+    with pytest.raises(ValueError, match="is invalid"):
+        find_lstms(state_dict)
+
+
+def test_an_invalid_lstm_does_not_affect_others() -> None:
+    state_dict: dict[str, Any] = dict(Model().state_dict())
+    del state_dict["encoder.bias_hh_l1"]
+    params, _ = from_torch(state_dict, prefix="decoder")
+    assert params["weight_hh"].shape == (24, 6)
+    with pytest.raises(ValueError, match=r"missing encoder.bias_hh_l1"):
+        from_torch(state_dict, prefix="encoder")
+
+
+@pytest.mark.parametrize(("name", "rows"), [("GRU", 15), ("RNN", 5)])
+def test_gru_and_rnn_are_named_in_the_error(name: str, rows: int) -> None:
+    module = getattr(torch.nn, name)(4, 5)
+    assert module.state_dict()["weight_hh_l0"].shape[0] == rows
+    with pytest.raises(ValueError, match=f"the root is a {name}; only LSTM and LSTMCell"):
+        from_torch(module)
+
+
+def test_ambiguous_sizes() -> None:
+    """12 rows are an LSTM of size 3, a GRU of size 4 or an RNN of size 12."""
+    for kind, hidden in (("LSTM", 3), ("GRU", 4), ("RNN", 12)):
+        module = getattr(torch.nn, kind)(2, hidden)
+        assert len(find_lstms(module.state_dict())) == (kind == "LSTM")
+
+
+def test_optimizer_moments_are_not_an_lstm() -> None:
+    moments = {f"exp_avg.lstm.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
+    weights = {f"lstm.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
+    assert list(find_lstms(moments | weights)) == ["lstm."]
+
+
+def test_sources_without_an_lstm() -> None:
+    with pytest.raises(ValueError, match=r"no LSTM; its 2 tensors are weight, bias$"):
+        from_torch(torch.nn.Linear(3, 4))
+    with pytest.raises(
+        TypeError, match=r"must be a torch.nn.Module or a mapping.*got str; use jaxlstm.load"
+    ):
+        from_torch("model.pt")
+
+
+def test_dtype_and_64_bit_mode() -> None:
+    module = torch.nn.LSTM(4, 5, dtype=torch.float64)
+    with pytest.raises(TypeError, match="weight_ih_l0 is float64"):
+        from_torch(module)
+    params, _ = from_torch(module, dtype=jnp.float32)
+    assert all(p.dtype == jnp.float32 for p in params.values())
+
+
+def test_dropout_of_one_layer_warns() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.nn.LSTM(4, 5, dropout=0.5)
+    with pytest.warns(UserWarning, match="has no effect"):
+        assert from_torch(module)[1].dropout == 0.5
+
+
+def test_inputs_are_not_changed() -> None:
+    state_dict = torch.nn.LSTM(4, 5).state_dict()
+    before = {name: tensor.clone() for name, tensor in state_dict.items()}
+    params, config = from_torch(state_dict)
+    to_torch(params, config)
+    jaxlstm.lstm(params, jnp.ones((2, 1, 4)), config=config)
+    assert list(before) == list(state_dict)
+    assert all(torch.equal(before[name], state_dict[name]) for name in before)
+
+
+def test_the_prefix_of_a_gru() -> None:
+    with pytest.raises(ValueError, match=r"prefix 'other' selects a GRU"):
+        from_torch(Model(), prefix="other")
+
+
+def test_a_missing_weight_is_named() -> None:
+    for arguments, name in (({"proj_size": 3}, "weight_hr_l0"), ({}, "weight_hh_l0")):
+        state_dict = dict(torch.nn.LSTM(4, 5, **arguments).state_dict())
+        del state_dict[name]
+        with pytest.raises(ValueError, match=f"is invalid.*{name}"):
+            from_torch(state_dict)
+
+
+def test_a_module_named_mu() -> None:
+    weights = {f"mu.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
+    assert list(find_lstms(weights)) == ["mu."]
+
+
+def test_big_endian_arrays() -> None:
+    state_dict = {n: t.numpy().astype(">f4") for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
+    params, _ = from_torch(state_dict)
+    np.testing.assert_array_equal(params["weight_hh_l0"], state_dict["weight_hh_l0"])
+
+
+def test_torch_functions_take_lists_of_state_arrays() -> None:
+    state_dict: Any = to_torch(*from_torch(torch.nn.LSTM(4, 5)))
+    stacked = torch.stack([state_dict["bias_ih_l0"], state_dict["bias_hh_l0"]])
+    np.testing.assert_array_equal(stacked[1].numpy(), np.asarray(state_dict["bias_hh_l0"]))

@@ -1,0 +1,247 @@
+"""LSTMs are found by the names and shapes of tensors, and selected by prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, param_shapes
+from jaxlstm.config_json import METADATA_KEY, saved_metadata
+from jaxlstm.params import shape_mismatches
+from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+from jaxlstm_converters.lstm.select import choose_prefix
+from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind
+
+Shapes = dict[str, tuple[int, ...]]
+PROJECTED = LSTMConfig(4, 5, num_layers=2, bidirectional=True, proj_size=3)
+CONFIGS = [
+    PROJECTED,
+    LSTMConfig(4, 5),
+    LSTMConfig(1, 1),
+    LSTMConfig(7, 2, num_layers=12, bias=False),
+    LSTMConfig(3, 8, proj_size=1),
+    LSTMCellConfig(4, 5),
+    LSTMCellConfig(2, 3, bias=False),
+]
+
+
+class StateDict(dict[str, Any]):
+    """A state dict with the attributes of a checkpoint."""
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        super().__init__(tensors)
+        self.hints: dict[str, dict[str, Any]] = {}
+        self.metadata: dict[str, str] = {}
+
+
+def state_dict(shapes: Shapes, prefix: str = "") -> StateDict:
+    return StateDict({prefix + name: np.zeros(shape) for name, shape in shapes.items()})
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=repr)
+def test_infer_config(config: LSTMConfig) -> None:
+    shapes = param_shapes(config)
+    assert layer_kind(shapes) == "LSTM"
+    assert infer_config(shapes) == config
+    assert shape_mismatches(shapes, config) == []
+    assert find_lstms(state_dict(shapes, "a.b.")) == {"a.b.": config}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=repr)
+def test_a_missing_tensor_is_reported(config: LSTMConfig) -> None:
+    for name in param_shapes(config):
+        shapes = param_shapes(config)
+        del shapes[name]
+        found = survey(state_dict(shapes, "x."))
+        assert not found.lstms
+        assert f"x.{name}" in found.broken["x."] or name.startswith(("weight_ih", "weight_hr"))
+        with pytest.raises(ValueError, match=r"the LSTM at 'x\.'"):
+            find_lstms(state_dict(shapes, "x."))
+
+
+@pytest.mark.parametrize("proj_size", [1, 3, 4])
+def test_a_missing_projection_is_reported_with_its_shape(proj_size: int) -> None:
+    shapes = param_shapes(LSTMConfig(4, 5, proj_size=proj_size))
+    del shapes["weight_hr_l0"]
+    assert infer_config(shapes) == LSTMConfig(4, 5, proj_size=proj_size)
+    assert f"missing weight_hr_l0 ({proj_size}, 5)" in survey(state_dict(shapes)).broken[""]
+
+
+def test_a_missing_recurrent_weight_is_reported_with_its_shape() -> None:
+    shapes = param_shapes(LSTMConfig(4, 5))
+    del shapes["weight_hh_l0"]
+    assert infer_config(shapes) == LSTMConfig(4, 5)
+    assert survey(state_dict(shapes)).broken[""].endswith("missing weight_hh_l0 (20, 5)")
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(4, "LSTM"), (3, "GRU"), (1, "RNN"), (2, "")])
+def test_the_number_of_rows_decides_the_kind(factor: int, expected: str) -> None:
+    shapes: Shapes = {"weight_ih_l0": (factor * 7, 2), "weight_hh_l0": (factor * 7, 7)}
+    assert layer_kind(shapes) == expected
+    assert survey(state_dict(shapes, "m.")).others == (
+        {"m.": expected} if expected in ("GRU", "RNN") else {}
+    )
+    assert layer_kind({"weight_hh": (factor * 7, 7)}) == expected  # a cell without an input weight
+
+
+@pytest.mark.parametrize(
+    ("layers", "name", "shape"),
+    [
+        (1, "weight_hh_l0", (21, 5)),  # the input weight decides
+        (2, "weight_hh_l0", (20,)),  # the next layer decides
+        (1, "weight_ih_l0", (7, 4)),  # the recurrent weight decides
+    ],
+)
+def test_one_wrong_matrix_does_not_hide_an_lstm(
+    layers: int, name: str, shape: tuple[int, ...]
+) -> None:
+    config = LSTMConfig(4, 5, num_layers=layers)
+    whole = param_shapes(config)
+    assert layer_kind(whole | {name: shape}) == "LSTM"
+    assert shape_mismatches(whole | {name: shape}, config) == [
+        f"{name} has shape {shape}, expected {whole[name]}"
+    ]
+
+
+def test_a_wrong_layer_does_not_hide_the_next() -> None:
+    whole = param_shapes(LSTMConfig(4, 5, num_layers=2))
+    assert layer_kind(whole | {"weight_hh_l0": (20,), "weight_ih_l0": (7, 4)}) == "LSTM"
+
+
+def test_a_misshapen_projection_does_not_hide_an_lstm() -> None:
+    for config in (LSTMConfig(4, 5, proj_size=3), LSTMConfig(4, 5, num_layers=2, proj_size=3)):
+        assert layer_kind(param_shapes(config) | {"weight_hr_l0": (3,)}) == "LSTM"
+    # the columns of the projection are the hidden size, although the input weight is misshapen
+    assert (
+        layer_kind({"weight_ih_l0": (7, 4), "weight_hh_l0": (20, 3), "weight_hr_l0": (3, 5)})
+        == "LSTM"
+    )
+
+
+def test_sizes_of_zero() -> None:
+    assert layer_kind({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}) == "LSTM"
+    assert layer_kind({"weight_ih_l0": (5, 3), "weight_hh_l0": (5, 0)}) == ""
+    assert layer_kind({"bias_ih_l0": (20,), "bias_hh_l0": (20,)}) == ""
+    assert find_lstms(state_dict({"bias_ih_l0": (20,), "bias_hh_l0": (20,)})) == {}
+
+
+def test_layers_and_directions_are_counted_by_name() -> None:
+    shapes = param_shapes(LSTMConfig(4, 5, num_layers=3))
+    gap = {name: shape for name, shape in shapes.items() if not name.endswith("_l1")}
+    assert infer_config(gap).num_layers == 1
+    assert [
+        p
+        for p in shape_mismatches(gap, infer_config(gap), prefix="m.")
+        if p.startswith("unexpected")
+    ] == [f"unexpected m.{name} {shape}" for name, shape in gap.items() if name.endswith("_l2")]
+    assert infer_config({"weight_ih_l1": (20, 4)}).num_layers == 1  # at least one layer
+    assert infer_config(shapes | {"weight_ih_l0_reverse": (20, 4)}).bidirectional
+
+
+def test_whole_names_are_matched() -> None:
+    shapes = param_shapes(LSTMConfig(4, 5))
+    others = {
+        "weight_ih_l00": (1,),
+        "my_weight_ih_l0": (1,),
+        "weight_ih_l0.scale": (1,),
+        "weight_hh_l0_reversed": (1,),
+        "weight": (1,),
+    }
+    assert group_by_prefix(state_dict(shapes | others)) == {"": shapes}
+    assert group_by_prefix(state_dict(shapes, "a\nb.")) == {"a\nb.": shapes}
+
+
+def test_a_cell_with_the_prefix_of_a_layer_is_left_out() -> None:
+    layer, cell = param_shapes(LSTMConfig(4, 5)), param_shapes(LSTMCellConfig(4, 5))
+    assert group_by_prefix(state_dict(layer | cell, "m.")) == {"m.": layer}
+    assert group_by_prefix(state_dict(cell | layer, "m.")) == {"m.": layer}
+    assert group_by_prefix(state_dict(cell, "m.") | state_dict(layer, "n.")) == {
+        "m.": cell,
+        "n.": layer,
+    }
+
+
+@pytest.mark.parametrize("first", ["", "state."])
+@pytest.mark.parametrize(
+    "moment",
+    ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg"],
+)
+def test_optimizer_moments_are_skipped(moment: str, first: str) -> None:
+    shapes = param_shapes(LSTMConfig(4, 5))
+    assert group_by_prefix(state_dict(shapes, f"{first}{moment}.lstm.")) == {}
+    assert list(group_by_prefix(state_dict(shapes, f"{first}my_{moment}.lstm."))) == [
+        f"{first}my_{moment}.lstm."
+    ]
+
+
+def test_hints_of_a_module_and_of_a_saved_file() -> None:
+    shapes = param_shapes(LSTMConfig(4, 5, num_layers=2))
+    hinted = state_dict(shapes, "a.")
+    assert config_hints(hinted) == {}
+    hinted.hints = {"a.": {"batch_first": True, "dropout": 0.5}}
+    assert find_lstms(hinted)["a."] == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5)
+    assert config_hints({}) == {}
+    saved = state_dict(shapes, "a.")
+    config = LSTMConfig(4, 5, 2, batch_first=True, dropout=0.25)
+    saved.metadata = {METADATA_KEY: saved_metadata("a.", config)}
+    assert config_hints(saved) == {"a.": {"batch_first": True, "dropout": 0.25}}
+    assert find_lstms(saved)["a."] == config
+    saved.metadata = {METADATA_KEY: saved_metadata("a.", LSTMCellConfig(4, 5))}
+    assert config_hints(saved) == {}  # a cell has neither
+    saved.metadata = {METADATA_KEY: "of another program"}
+    saved.hints = {"a.": {"dropout": 0.5}}
+    assert config_hints(saved) == {"a.": {"dropout": 0.5}}
+
+
+def test_impossible_sizes_are_reported() -> None:
+    """A projection must be smaller than the hidden size."""
+    shapes: Shapes = {
+        "weight_ih_l0": (20, 4),
+        "weight_hh_l0": (20, 6),
+        "weight_hr_l0": (6, 5),
+    }
+    found = survey(state_dict(shapes) | state_dict(param_shapes(LSTMConfig(2, 3)), "b."))
+    assert "proj_size must be smaller than hidden_size" in found.broken[""]
+    assert found.lstms == {"b.": LSTMConfig(2, 3)}
+
+
+PREFIXES = ("encoder.lstm.", "decoder.lstm.", "lstm.", "x.old_head.")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("encoder.lstm.", "encoder.lstm."),
+        ("encoder.lstm", "encoder.lstm."),
+        ("encoder", None),
+        ("lstm", "lstm."),  # an exact match takes precedence
+        ("old_head", "x.old_head."),
+        ("head", None),  # only whole components match
+    ],
+)
+def test_choose_prefix(prefix: str, expected: str | None) -> None:
+    if expected is None:
+        with pytest.raises(ValueError, match=f"prefix '{prefix}' matches no LSTM; the LSTMs are"):
+            choose_prefix(PREFIXES, prefix)
+    else:
+        assert choose_prefix(PREFIXES, prefix) == expected
+
+
+def test_choose_prefix_errors() -> None:
+    for empty in ("", None):
+        assert choose_prefix(["a."], empty) == "a."
+        assert choose_prefix(["a.", ""], empty) == ""
+        with pytest.raises(ValueError, match=r"must select one of the LSTMs 'a\.', 'b\.'$"):
+            choose_prefix(["a.", "b."], empty)
+    with pytest.raises(
+        ValueError, match=r"'lstm' matches more than one LSTM; .* 'a\.lstm\.', 'b\.lstm"
+    ):
+        choose_prefix(["a.lstm.", "b.lstm."], "lstm", {"lstm.": "GRU"})
+    for asked in ("gru", "gru.", "x.gru."):
+        with pytest.raises(ValueError, match=f"prefix '{asked}' selects a GRU, which is not"):
+            choose_prefix(["a."], asked, {"x.gru.": "GRU", "x.rnn.": "RNN"})
+    with pytest.raises(ValueError, match=r"'ru' matches no LSTM"):
+        choose_prefix(["a."], "ru", {"x.gru.": "GRU"})

@@ -1,0 +1,140 @@
+"""Moments are matched to parameters by name, or by order and shape if the match is unique."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxlstm import load, load_optimizer
+from jaxlstm_converters.optimizer.parameter_order import places
+from tests.support.optimizer_files import moments, reload, stepped
+
+
+def test_moments_are_bit_exact(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    norm, lstm, head = torch.nn.BatchNorm1d(20), torch.nn.LSTM(3, 5), torch.nn.Linear(5, 20)
+    after = torch.nn.BatchNorm1d(20)
+    model = torch.nn.Sequential(norm, lstm, head, after)
+    state = stepped([model])
+    torch.save({"m": model.state_dict(), "o": state}, tmp_path / "c.pt")
+    params, config = load(tmp_path / "c.pt")
+    opt = load_optimizer(tmp_path / "c.pt", params, config)
+    for k, name in enumerate(params, start=2):
+        for ours, theirs in {"mu": "exp_avg", "nu": "exp_avg_sq"}.items():
+            np.testing.assert_array_equal(moments(opt, name, ours), state["state"][k][theirs])
+    assert int(optax.tree_utils.tree_get(opt.state, "count")) == 1
+    half, config = load(tmp_path / "c.pt", dtype=jnp.bfloat16)
+    opt = load_optimizer(tmp_path / "c.pt", half, config)
+    assert moments(opt, "weight_ih_l0").dtype == jnp.bfloat16
+
+
+def test_parameters_of_the_optimizer(tmp_path: Path) -> None:
+    """All parameters, only the LSTM, only the head, or another LSTM with the same shapes."""
+    path = tmp_path / "c.pt"
+    model = torch.nn.ModuleDict(
+        {"head": torch.nn.Linear(5, 2), "a": torch.nn.LSTM(3, 5), "b": torch.nn.LSTM(3, 5)}
+    )
+    head, a, b = model["head"], model["a"], model["b"]
+
+    def save(*optimizers: Any) -> None:
+        torch.save({"m": model.state_dict(), "o": list(optimizers)}, path)
+
+    state = stepped([model])
+    save(state)
+    for prefix, first in {"a": 2, "b": 6}.items():
+        opt = reload(path, prefix=prefix)
+        np.testing.assert_array_equal(
+            moments(opt, "bias_hh_l0"), state["state"][first + 3]["exp_avg"]
+        )
+    save(stepped([head]))
+    with pytest.raises(ValueError, match=r"the optimizer at 'o.0' does not train this LSTM"):
+        reload(path, prefix="a")
+    save(stepped([a]))
+    with pytest.raises(ValueError, match=r"matches both 'm.a.' and 'm.b.'; pass optimizer='o.0'"):
+        reload(path, prefix="a")
+    assert reload(path, prefix="a", optimizer="o.0")
+    save(stepped([head, a]))
+    with pytest.raises(ValueError, match="has several parameters that may be"):
+        reload(path, prefix="a")
+    one, other = stepped([a]), stepped([b])
+    save(one, other)
+    opt = reload(path, prefix="b", optimizer="o.1")
+    np.testing.assert_array_equal(moments(opt, "bias_ih_l0"), other["state"][2]["exp_avg"])
+    with pytest.raises(
+        ValueError, match=r"no optimizer at 'p' .* the optimizers are: 'o.0', 'o.1'"
+    ):
+        reload(path, prefix="b", optimizer="p")
+    save(stepped([model]), stepped([model], torch.optim.SGD, lr=0.1, momentum=0.9))
+    with pytest.raises(
+        ValueError, match=r"must select one of the optimizers that match this LSTM: 'o.0', 'o.1'"
+    ):
+        reload(path, prefix="b")
+
+
+def test_groups_without_names(tmp_path: Path) -> None:
+    """Matrices and vectors in two groups have a unique match."""
+    path = tmp_path / "c.pt"
+    model = torch.nn.Sequential(
+        torch.nn.Linear(3, 20), torch.nn.LSTM(20, 5, 2), torch.nn.Linear(5, 20)
+    )
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    state = stepped(groups=[{"params": vectors, "weight_decay": 0.0}, {"params": matrices}])
+    torch.save({"m": model.state_dict(), "o": state}, path)
+    opt = reload(path)
+    where = {id(p): k for k, p in enumerate([*vectors, *matrices])}
+    for name, p in model[1].named_parameters():
+        ours = moments(opt, name)
+        np.testing.assert_array_equal(ours, state["state"][where[id(p)]]["exp_avg"])
+    lstm = list(model[1].parameters())  # both groups have vectors of 20
+    state = stepped(groups=[{"params": lstm[::2]}, {"params": lstm[1::2], "lr": 1.0}])
+    torch.save({"m": model[1].state_dict(), "o": state}, path)
+    with pytest.raises(ValueError, match=r"has several parameters that may be 'm.bias_ih_l0'"):
+        reload(path)
+
+
+def test_frozen_parameters(tmp_path: Path) -> None:
+    """The optimizer has fewer parameters than the state dict; the order is still unique."""
+    lstm, head = torch.nn.LSTM(3, 5, 2), torch.nn.Linear(5, 2)
+    model = torch.nn.Sequential(torch.nn.Embedding(7, 3), lstm, head)
+    state = stepped([lstm, head])
+    torch.save({"state_dict": model.state_dict(), "optimizer_states": [state]}, tmp_path / "c.pt")
+    opt = reload(tmp_path / "c.pt")
+    np.testing.assert_array_equal(moments(opt, "weight_hh_l1"), state["state"][5]["exp_avg"])
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_places_equal_brute_force(data: st.DataObject) -> None:
+    """Brute force assigns each tensor to no group or one, in every way."""
+    sizes = st.integers(1, 2)
+    shapes = [(n,) for n in data.draw(st.lists(sizes, min_size=1, max_size=6))]
+    number = data.draw(st.integers(1, 2))
+    maybe = st.one_of(st.none(), st.tuples(sizes))
+    groups = [data.draw(st.lists(maybe, max_size=3)) for _ in range(number)]
+    expected: list[set[Any]] = [set() for _ in shapes]
+    for owners in itertools.product([None, *range(number)], repeat=len(shapes)):
+        slots: list[Any] = []
+        for position, owner in enumerate(owners):
+            slots.append(None if owner is None else (owner, owners[:position].count(owner)))
+        if all(owners.count(g) == len(group) for g, group in enumerate(groups)) and all(
+            slot is None or groups[slot[0]][slot[1]] in (None, shape)
+            for slot, shape in zip(slots, shapes, strict=True)
+        ):
+            for options, slot in zip(expected, slots, strict=True):
+                options.add(slot)
+    assert places(shapes, groups) == expected
+
+
+def test_too_many_layouts() -> None:
+    with pytest.raises(ValueError, match="too many ways"):
+        places([(1,)] * 40, [[(1,)]] * 30)

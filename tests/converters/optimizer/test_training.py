@@ -1,0 +1,242 @@
+"""Training continued in JAX equals training continued in torch: 20 steps give the same parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+
+import jaxlstm
+from jaxlstm import LSTMConfig, load, load_optimizer
+from tests.support.optimizer_files import moments, reload
+from tests.support.wheels import fetch_pinned
+
+CONFIG = LSTMConfig(3, 4, bidirectional=True, proj_size=2)
+PREFIX = "encoder.lstm."
+
+
+class Model(torch.nn.Module):
+    """An LSTM with other parameters and buffers around it, some of which have the same shapes."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.similarity = torch.nn.Parameter(torch.randn(16))
+        self.inputs = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.BatchNorm1d(16))
+        self.encoder = torch.nn.ModuleDict(
+            {"lstm": torch.nn.LSTM(3, 4, bidirectional=True, proj_size=2)}
+        )
+        self.norm = torch.nn.BatchNorm1d(16)
+        self.head = torch.nn.Linear(4, 16)
+        self.double()
+
+    @property
+    def lstm(self) -> Any:
+        return self.encoder["lstm"]
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        out = self.lstm(x)[0]
+        end = self.norm(self.head(out[-1])) * self.similarity
+        return ((out - y) ** 2).mean() + (end**2).mean() + (self.inputs(x[0]) ** 2).mean()
+
+
+def data(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((6, 5, 3)), rng.standard_normal((6, 5, 4))
+
+
+def train(model: Model, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for step in range(steps):
+        optimizer.zero_grad()
+        x, y = (torch.from_numpy(a) for a in data(step))
+        model.loss(x, y).backward()
+        optimizer.step()
+
+
+def continue_in_torch(model: Model, optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any]:
+    """Take steps in which only the LSTM has gradients."""
+    for step in range(steps):
+        optimizer.zero_grad()
+        x, y = (torch.from_numpy(a) for a in data(100 + step))
+        ((model.lstm(x)[0] - y) ** 2).mean().backward()
+        optimizer.step()
+    return {name: p.detach().numpy() for name, p in model.lstm.named_parameters()}
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def gradients(params: Any, config: LSTMConfig, x: Any, y: Any) -> Any:
+    def loss(params: Any) -> Any:
+        return ((jaxlstm.lstm(params, x, config=config)[0] - y) ** 2).mean()
+
+    return jax.grad(loss)(params)
+
+
+def continue_in_jax(params: Any, config: LSTMConfig, opt: Any, steps: int) -> dict[str, Any]:
+    state = opt.state
+    for k in range(steps):
+        grads = gradients(params, config, *data(100 + k))
+        updates, state = opt.transform.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def assert_training_continues(
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    rtol: float = 1e-12,
+    **arguments: Any,
+) -> None:
+    with jax.enable_x64(True):
+        params, config = load(path)
+        assert config == CONFIG
+        opt = load_optimizer(path, params, config, **arguments)
+        ours = continue_in_jax(params, config, opt, 20)
+        theirs = continue_in_torch(model, optimizer, 20)
+        for name, start in params.items():
+            assert np.abs(theirs[name] - start).max() > 1e-4  # the steps are not negligible
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, atol=rtol)
+
+
+def write(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> None:
+    torch.save(
+        {
+            "epoch": 3,
+            "hparams": {"lr": 7.0, "names": ["a", None]},
+            "trainer": {"optimizer_state_dict": [optimizer.state_dict()]},
+            "model_state": model.state_dict(),
+        },
+        path,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "Adam-L2": lambda p: torch.optim.Adam(
+        p, lr=0.01, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1
+    ),
+    "Adam-maximize": lambda p: torch.optim.Adam(p, lr=0.001, maximize=True, weight_decay=0.1),
+    "Adam-amsgrad": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True, weight_decay=0.1),
+    "Adam-tensor-lr": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.01, dtype=torch.float64)),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.3),
+    "AdamW-amsgrad": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True, eps=1e-4),
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.1),
+    "SGD-momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
+    "SGD-nesterov": lambda p: torch.optim.SGD(
+        p, lr=0.05, momentum=0.8, nesterov=True, weight_decay=0.01
+    ),
+    "SGD-dampening": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.4),
+    "SGD-maximize": lambda p: torch.optim.SGD(
+        p, lr=0.001, momentum=0.5, maximize=True, weight_decay=0.1
+    ),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.001, eps=1e-2, weight_decay=0.1),
+    "RMSprop-momentum": lambda p: torch.optim.RMSprop(p, lr=0.001, alpha=0.9, momentum=0.8),
+    "RMSprop-centered": lambda p: torch.optim.RMSprop(p, lr=0.001, centered=True, momentum=0.5),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_training_continues(make: Callable[[Any], torch.optim.Optimizer], tmp_path: Path) -> None:
+    model = Model()
+    optimizer = make(model.parameters())
+    train(model, optimizer, 7)
+    write(tmp_path / "c.pt", model, optimizer)
+    assert_training_continues(model, optimizer, tmp_path / "c.pt")
+
+
+def test_an_optimizer_before_its_first_step(tmp_path: Path) -> None:
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    write(tmp_path / "c.pt", model, optimizer)
+    assert_training_continues(model, optimizer, tmp_path / "c.pt")
+
+
+def by_dimensions(model: Model, *, names: bool) -> list[dict[str, Any]]:
+    """Return groups, not in the order of the model: vectors, matrices with weight decay, and the head."""
+    named = [(n, p) if names else p for n, p in model.named_parameters()]
+    tensors = [p for _, p in model.named_parameters()]
+    flat = [n for n, p in zip(named, tensors, strict=True) if p.ndim == 1]
+    matrices = [n for n, p in zip(named, tensors, strict=True) if p.ndim == 2]
+    return [
+        {"params": flat, "weight_decay": 0.0, "name": "flat"},
+        {"params": matrices[:-1], "weight_decay": 0.3},
+        {"params": matrices[-1:], "lr": 0.5},
+    ]
+
+
+@pytest.mark.parametrize("source", ["param_names", "names"])
+def test_groups_with_different_hyperparameters(source: str, tmp_path: Path) -> None:
+    model = Model()
+    groups = by_dimensions(model, names=source == "param_names")
+    optimizer = torch.optim.AdamW(groups, lr=0.01)
+    train(model, optimizer, 5)
+    write(tmp_path / "c.pt", model, optimizer)
+    if source == "param_names":
+        assert_training_continues(model, optimizer, tmp_path / "c.pt")
+        return
+    ids = {id(p): name for name, p in model.named_parameters()}
+    names = [ids[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    assert_training_continues(model, optimizer, tmp_path / "c.pt", names=names)
+    with pytest.raises(ValueError, match="has 19 parameters, but there are 18 different names"):
+        reload(tmp_path / "c.pt", names=names[1:])
+
+
+def test_adam_and_adamw_before_torch_2_7(tmp_path: Path) -> None:
+    for make in (torch.optim.Adam, torch.optim.AdamW):
+        model = Model()
+        optimizer = make(model.parameters(), lr=0.01, weight_decay=0.3)
+        train(model, optimizer, 3)
+        state = optimizer.state_dict()
+        del state["param_groups"][0]["decoupled_weight_decay"]
+        torch.save({"m": model.state_dict(), "o": state}, tmp_path / "c.pt")
+        with pytest.raises(ValueError, match="does not record whether it is Adam or AdamW"):
+            reload(tmp_path / "c.pt")
+        adamw = make is torch.optim.AdamW
+        assert_training_continues(model, optimizer, tmp_path / "c.pt", decoupled_weight_decay=adamw)
+        write(tmp_path / "c.pt", model, optimizer)
+        with pytest.raises(ValueError, match=f"has decoupled_weight_decay={adamw} in the file"):
+            reload(tmp_path / "c.pt", decoupled_weight_decay=not adamw)
+
+
+@pytest.mark.network
+def test_resemblyzer(tmp_path: Path) -> None:
+    """One more step from a file of 2019, whose optimizer has id() values as keys and 1,564,500 steps."""
+    path = fetch_pinned("resemblyzer", "resemblyzer/pretrained.pt")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    order = checkpoint["optimizer_state"]["param_groups"][0]["params"]
+    stored = [checkpoint["optimizer_state"]["state"][key] for key in order]
+    params, config = load(path, batch_first=True)
+    opt = load_optimizer(path, params, config)
+    assert int(optax.tree_utils.tree_get(opt.state, "count")) == 1564500
+    for k, name in enumerate(params, start=2):
+        np.testing.assert_array_equal(moments(opt, name), stored[k]["exp_avg"])
+
+    weights = {n: torch.nn.Parameter(torch.tensor(np.asarray(p))) for n, p in params.items()}
+    adam = torch.optim.Adam(weights.values(), lr=1e-4)
+    adam.load_state_dict(
+        {
+            "state": {
+                k: {**stored[k + 2], "step": torch.tensor(float(stored[k + 2]["step"]))}
+                for k in range(len(weights))
+            },
+            "param_groups": adam.state_dict()["param_groups"],
+        }
+    )
+    rng = np.random.default_rng(0)
+    grads = {n: 1e-3 * rng.standard_normal(p.shape, np.float32) for n, p in params.items()}
+    for name, weight in weights.items():
+        weight.grad = torch.tensor(grads[name])
+    adam.step()
+    updates: Any = opt.transform.update(grads, opt.state, params)[0]
+    for name, weight in weights.items():
+        theirs = weight.detach().numpy() - np.asarray(params[name])
+        spacing = np.spacing(np.abs(np.asarray(params[name])))
+        assert np.abs(theirs).max() > 1e-5
+        assert (np.abs(np.asarray(updates[name]) - theirs) <= spacing + 1e-9).all()
