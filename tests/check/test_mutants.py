@@ -15,6 +15,7 @@ from jaxlstm.check import verify
 from jaxlstm.check.criteria import semantics
 from jaxlstm.check.diagnosis.explain import explain
 from jaxlstm.check.port import Port
+from jaxlstm.check.reference.cases import make_case
 from jaxlstm.check.reference.results import Evidence
 from jaxlstm.config import LSTMConfig
 from tests.support import right_ports
