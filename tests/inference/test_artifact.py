@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ CONFIGS = {
     "stack": LSTMConfig(7, 16, num_layers=2, batch_first=True),
     "both": LSTMConfig(7, 12, bidirectional=True, proj_size=5, bias=False),
 }
-STATE = {
+STATE: dict[str, Any] = {
     name: tuple(normal(*shape, seed=1) for shape in config.state_shapes(3))
     for name, config in CONFIGS.items()
 }
