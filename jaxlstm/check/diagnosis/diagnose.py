@@ -73,7 +73,8 @@ def _explain_values(
         )
     elif not explanations:
         yield (
-            f"no known fault explains the results, and no pair of known faults tried within {seconds:g} s"
+            "no known fault explains the results; pairs of faults were tried for up to "
+            f"{seconds:g} s (argument seconds)"
         )
     if difference is not None:
         yield str(difference.place)
