@@ -1,7 +1,7 @@
-"""A file replaced so that a crash at any moment leaves the old one or the new one, whole.
+"""Replace a file atomically: after a crash, either the old file or the new one is there, complete.
 
-The new one is written under another name in the same directory, read back, hashed, flushed to the disk and
-then renamed over the old one.
+The new file is written under a temporary name in the same directory, read back, hashed, flushed to the disk
+and renamed over the old one.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Replace the file at ``path`` by one of these bytes, or leave it as it was."""
+    """Replace the file at ``path`` by one with these bytes; on an error it is unchanged."""
     with _temporary_beside(path) as temporary:
-        wanted = hashlib.sha256()
+        expected = hashlib.sha256()
         with open(temporary, "xb") as file:
             for part in parts:
                 file.write(part)
-                wanted.update(part)
+                expected.update(part)
             file.flush()
             os.fsync(file.fileno())
         with open(temporary, "rb") as file:
-            found = hashlib.file_digest(file, "sha256")
-        if found.digest() != wanted.digest():
-            raise OSError(f"{path}: what was written does not read back; is the disk failing?")
+            actual = hashlib.file_digest(file, "sha256")
+        if actual.digest() != expected.digest():
+            raise OSError(f"{path}: the bytes read back differ from those written; check the disk")
         os.replace(temporary, path)
     _sync_directory(path.parent)
 
 
 @contextlib.contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
-    """An unused name in the directory of ``path``, removed if it is still there at the end."""
+    """Yield an unused name in the directory of ``path``; remove the file if it remains."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
@@ -43,7 +43,7 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Flush a rename to the disk, where the system lets a directory be opened."""
+    """Flush a rename to the disk; only POSIX systems can open a directory."""
     if os.name != "posix":
         return
     descriptor = os.open(directory, os.O_RDONLY)

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Progress = Callable[[int, int, str], None]
-"""(steps done, steps in all, what is being done)."""
+"""Report progress: (steps done, total steps, description)."""
 
 
 @contextlib.contextmanager
 def progress_bar(show: bool = True) -> Iterator[Progress]:
-    """A bar on standard error while something long runs; nothing where that is no terminal, or not ``show``.
+    """Show a bar on standard error inside the context, if ``show`` is True and that is a terminal.
 
-    With ``rich`` (extra ``cli``) it is rich's bar, else one line that rewrites itself.
+    The bar is drawn by ``rich`` (extra ``cli``) if it is installed, else as a line that rewrites itself.
     """
     if not show or not sys.stderr.isatty():
-        yield lambda done, total, what: None
+        yield lambda done, total, description: None
         return
     bar = _rich_bar()
     if bar is None:
@@ -29,13 +29,13 @@ def progress_bar(show: bool = True) -> Iterator[Progress]:
         return
     with bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, what: bar.update(
-            task, completed=done, total=total, description=what
+        yield lambda done, total, description: bar.update(
+            task, completed=done, total=total, description=description
         )
 
 
 def _rich_bar() -> Any:
-    """A bar of rich's, or None where there is no rich."""
+    """Return a bar of rich, or None if rich is not installed."""
     try:
         from rich.console import Console
         from rich.progress import Progress as RichProgress
@@ -44,8 +44,7 @@ def _rich_bar() -> Any:
     return RichProgress(console=Console(stderr=True), transient=True)
 
 
-def _plain_bar(done: int, total: int, what: str) -> None:
+def _plain_bar(done: int, total: int, description: str) -> None:
     filled = 30 * done // max(total, 1)
-    print(
-        f"\r\033[K[{'#' * filled:<30}] {done}/{total} {what}", end="", file=sys.stderr, flush=True
-    )
+    line = f"\r\033[K[{'#' * filled:<30}] {done}/{total} {description}"
+    print(line, end="", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """A writer and a strict reader of safetensors files: https://github.com/huggingface/safetensors#format.
 
-Eight bytes of header length, a JSON header padded with spaces to a multiple of eight, then the tensors
-without gap or overlap. Writing it ourselves lets it be written atomically, in bfloat16 too.
+A file holds eight bytes of header length, a JSON header padded with spaces to a multiple of eight bytes,
+and the tensors without gap or overlap.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ HEADER_LIMIT = 100 * 10**6
 
 
 class Tensors(Protocol):
-    """What is walked twice: a dict, or tensors that are read as they come. An array, or what gives one."""
+    """A mapping of arrays or lazy tensors, iterated twice by :func:`safetensors_bytes`."""
 
     def items(self) -> Iterable[tuple[str, Any]]:
-        """Each name and tensor, of which ``dtype`` and ``shape`` alone are asked."""
+        """Return each name and tensor; only ``dtype`` and ``shape`` are accessed."""
         ...
 
     def values(self) -> Iterable[Any]:
-        """The same tensors in the same order, to be read."""
+        """Return the same tensors in the same order; each is read."""
         ...
 
 
 def safetensors_bytes(
     tensors: Tensors, metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
-    """One file's bytes, a piece at a time: the header with its strings, then each tensor.
+    """Yield the bytes of a file: the header with its metadata, then each tensor.
 
-    A tensor that is C-contiguous and little-endian is not copied: memory does not grow with the file.
+    C-contiguous little-endian tensors are not copied, so that memory does not grow with the file.
 
     Raises:
-      TypeError: a tensor that is no float array, told before the first piece is handed over.
+      TypeError: a tensor is not a float array; raised before the first bytes are yielded.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPE_CODES:
-            raise TypeError(f"{name} must be a float array, got {tensor.dtype}")
+            raise TypeError(f"{name} must be a floating-point array, got {tensor.dtype}")
         nbytes = math.prod(tensor.shape) * tensor.dtype.itemsize
         header[name] = {
             "dtype": DTYPE_CODES[tensor.dtype],

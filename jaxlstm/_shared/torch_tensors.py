@@ -1,7 +1,7 @@
 """Convert between torch tensors and NumPy arrays, bit for bit, without importing torch.
 
-NumPy has no bfloat16 of its own, so ``Tensor.numpy`` and ``torch.from_numpy`` reject that dtype. Both functions
-pass it through an int16 view and use the bfloat16 of ml_dtypes.
+NumPy lacks bfloat16, so ``Tensor.numpy`` and ``torch.from_numpy`` reject that dtype. Both
+functions pass it through an int16 view and use the bfloat16 of ml_dtypes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command line: ``jaxlstm inspect | convert | check | run | export``.
 
-Exit status: 0 for success, 1 if a result is wrong or something is missing, 2 for bad input or usage, which is explained
-in one line on standard error.
+Exit status: 0 for success, 1 if a result is wrong or something is missing, 2 for bad input or usage, which
+is explained in one line on standard error.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
         help="convert one LSTM of a checkpoint to another file format",
         description="Convert one LSTM of a PyTorch checkpoint to safetensors, PyTorch, Flax msgpack or Orbax. "
         "The file is read back and compared bit for bit. "
-        "Exit status: 0 if every bit is the same, 1 if not, 2 for bad input.",
+        "Exit status: 0 if all bits are equal, 1 if not, 2 for bad input.",
     )
     parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
     parser.add_argument(

@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "export",
         help="export one LSTM as a StableHLO artifact",
         description="Export one LSTM of a PyTorch checkpoint as a jax.export artifact, a function "
-        "(inputs, h_0, c_0) -> (outputs, h_n, c_n) for any batch size and length, which runs without jaxlstm. "
+        "(inputs, h_0, c_0) -> (outputs, h_n, c_n) of any batch size and length that runs without jaxlstm. "
         "The artifact is read back, run and compared with jaxlstm.lstm. "
         "Exit status: 0 if the results agree, 1 if not, 2 for bad input.",
     )
@@ -44,7 +44,12 @@ def add_parser(commands: Any) -> None:
         "--weights",
         choices=("auto", "inside", "beside"),
         default="auto",
-        help="store the weights inside OUT, or beside it in a safetensors file (default: inside up to 512 MiB)",
+        help="weights inside OUT or in a safetensors file beside it (default: inside up to 512 MiB)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace existing files even if they were not written by jaxlstm",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
@@ -59,8 +64,11 @@ def run(args: argparse.Namespace) -> int:
     inputs = checkpoint_files(args.checkpoint)
     require_not_input(output, inputs)
     params, config = load_selected(args)
+    outputs = [output]
     if goes_beside(params, args.weights):
+        outputs.append(weights_beside(output))
         require_not_input(weights_beside(output), inputs)
+    _require_replaceable(outputs, overwrite=args.overwrite)
     platforms = [name.strip() for name in args.platforms.split(",")]
     export(output, params, config, platforms=platforms, weights=args.weights)
     loaded = load_exported(output)
@@ -86,8 +94,23 @@ def run(args: argparse.Namespace) -> int:
     return 0 if difference is None or difference <= TOLERANCE else 1
 
 
+def _require_replaceable(outputs: list[Path], *, overwrite: bool) -> None:
+    """Raise if an output exists and jaxlstm did not write it."""
+    from jaxlstm.inference.artifact import load_exported
+    from jaxlstm_converters.write.existing import require_replaceable
+
+    try:
+        artifact = load_exported(outputs[0])
+    except (OSError, ValueError):
+        exported = []
+    else:
+        exported = outputs[: 1 if artifact.params is None else 2]
+    for path in outputs:
+        require_replaceable(path, overwrite=overwrite or path in exported)
+
+
 def _largest_difference(loaded: Any, params: Any, config: Any) -> float | None:
-    """Return the largest difference on random inputs, relative to the largest result; None if it cannot run here."""
+    """Return the largest relative difference on random inputs, or None if it cannot run here."""
     import jax
     import numpy as np
 

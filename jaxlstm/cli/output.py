@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def checkpoint_files(checkpoint: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of a checkpoint: the path and, if it is the index of a sharded checkpoint, its shards."""
+    """Return the path and, if it is the index of a sharded checkpoint, its shards."""
     path = Path(checkpoint)
     try:
         if path.suffix != ".json":
@@ -25,9 +25,9 @@ def require_not_input(
 ) -> None:
     """Raise if writing ``output`` would replace an input.
 
-    An input is recognized under any name: through symbolic and hard links, relative paths, and names that differ in
-    case on a file system that ignores case. A path inside an input directory is refused, and so is a directory that
-    contains an input.
+    An input is recognized under any name: through symbolic and hard links, relative paths, and names that
+    differ in case on a file system that ignores case. A path inside an input directory is refused, and so
+    is a directory that contains an input.
 
     Args:
       output: the file or directory to write.

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.lengths import check_lengths
 from jaxlstm.precision import DTYPES, as_float_array
+from jaxlstm.validate import check_state
 
 
 def positive(name: str, value: Any) -> int:
@@ -118,35 +120,16 @@ def without_padding(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def host_state(
     state: Any, config: LSTMConfig, batch: int, dtype: np.dtype, unbatched: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (h, c) as NumPy arrays with a batch axis, after a check of their shapes."""
-    if not isinstance(state, (tuple, list)) or len(state) != 2:
-        raise TypeError(
-            f"the state must be a pair (h, c), as in torch; got {type(state).__name__}"
-            + (f" of {len(state)}" if isinstance(state, (tuple, list)) else "")
-        )
-    leaves = []
-    for name, leaf, shape in zip(("h_0", "c_0"), state, config.state_shapes(batch), strict=True):
-        array = host_array(name, leaf, dtype)
-        expected = shape[::2] if unbatched else shape
-        if array.shape != expected:
-            raise ValueError(f"{name} must have shape {expected}, got {array.shape}")
-        leaves.append(array.reshape(shape))
-    return leaves[0], leaves[1]
+    """Return (h, c) as NumPy arrays with a batch axis, after a check of their shapes and dtypes."""
+    shapes = config.state_shapes(batch)
+    pair = check_state(state, [shape[::2] for shape in shapes] if unbatched else shapes)
+    h, c = (host_array(name, leaf, dtype) for name, leaf in zip(("h_0", "c_0"), pair, strict=True))
+    return h.reshape(shapes[0]), c.reshape(shapes[1])
 
 
-def host_lengths(lengths: Any, batch: int, time: int, least: int = 1) -> np.ndarray:
-    """Return the lengths as int32 (batch,): ``time`` for each sequence if they are None."""
+def host_lengths(lengths: Any, batch: int, time: int, *, minimum: int = 1) -> np.ndarray:
+    """Return the lengths as int32 (batch,), or ``time`` for each sequence if they are None."""
     if lengths is None:
         return np.full(batch, time, np.int32)
-    array = np.asarray(lengths)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"seq_lengths must be integers, got {array.dtype}; cast with .astype(int)")
-    array = array.reshape(-1) if array.ndim == 0 else array
-    if array.shape != (batch,):
-        raise ValueError(f"seq_lengths must have shape ({batch},), got {array.shape}")
-    if array.min() < least or array.max() > time:
-        raise ValueError(
-            f"seq_lengths must be from {least} to the time steps of the inputs, {time}; "
-            f"got from {array.min()} to {array.max()}"
-        )
-    return array.astype(np.int32)
+    array = np.atleast_1d(np.asarray(lengths))
+    return np.asarray(check_lengths(array, batch, time, minimum=minimum)).astype(np.int32)

@@ -4,7 +4,7 @@ Loops whose trip count is decided at run time walk through time in chunks of :da
 three effects:
 
 - Steps after the end of the longest sequence cost no time, however long the bucket.
-- The input projection of one chunk stays in the cache. That of a whole long sequence would not.
+- The input projection of one chunk fits in the cache. The projection of a whole long sequence may not.
 - Each chunk is compiled from the same shapes in every length bucket, and barriers keep XLA from fusing it
   with its surroundings. A sequence therefore gets the same bits in every length bucket.
 

@@ -93,9 +93,9 @@ class Stream:
         if len(x) == 1 and seq_lengths is None:
             outputs = self.step(np.ascontiguousarray(x[0]))[None]
         else:
-            lengths = host_lengths(seq_lengths, self.batch, len(x), least=0)
+            lengths = host_lengths(seq_lengths, self.batch, len(x), minimum=0)
             x = without_padding(x, lengths)
-            # Hold the lock over all pieces: those of another caller must not come between.
+            # Hold the lock over all pieces, so that another caller cannot advance the state between them.
             with self._lock:
                 outputs = self._run(x, lengths)
         if unbatched:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.backends.each import on_each_backend
-from tests.real import test_port as real_port
 from tests.support.real_files import BY_LABEL, EACH_LSTM, Real
+from tests.support.real_lstms import assert_real_lstm_is_as_exact_as_torch, assert_verdict_holds
 
 pytestmark = pytest.mark.network
 
@@ -19,9 +19,9 @@ def name_of(row: tuple[Real, str]) -> str:
 
 @on_each_backend("row", EACH_LSTM, on_cpu=SMALL, ids=name_of)
 def test_as_exact_as_torch_in_float32(backend: str, row: tuple[Real, str]) -> None:
-    real_port.test_as_exact_as_torch_in_float32(*row)
+    assert_real_lstm_is_as_exact_as_torch(*row)
 
 
 @on_each_backend("row", EACH_LSTM, on_cpu=[], ids=name_of)
 def test_the_verdict_holds(backend: str, row: tuple[Real, str]) -> None:
-    real_port.test_the_verdict_holds(*row)
+    assert_verdict_holds(*row)

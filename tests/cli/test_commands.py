@@ -1,4 +1,4 @@
-"""The command line as a user runs it: a process, its exit status, and what it prints."""
+"""The commands ``inspect`` and ``convert``, and the handling of bad input by all commands."""
 
 from __future__ import annotations
 
@@ -15,146 +15,133 @@ import pytest
 import torch
 
 import jaxlstm
+from jaxlstm import cli
+from tests.support.command import jaxlstm_command
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt"
+CONFIG = jaxlstm.LSTMConfig(16, 24, num_layers=2, bidirectional=True)
 
 
-def jaxlstm_command(
-    *arguments: object, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "jaxlstm", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})},
+def test_python_m_jaxlstm() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxlstm", "inspect", str(DEMO)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    assert "torch zip" in done.stdout
 
 
 def test_inspect_lists_the_lstm() -> None:
     done = jaxlstm_command("inspect", DEMO)
-    assert done.returncode == 0, done.stderr
-    assert "torch zip" in done.stdout
-    assert "16 -> 24, num_layers=2, bidirectional=True" in done.stdout
-    found = json.loads(jaxlstm_command("inspect", DEMO, "--json").stdout)
-    (lstm,) = found["lstms"]
-    config = jaxlstm.LSTMConfig(16, 24, num_layers=2, bidirectional=True)
+    assert done.status == 0
+    assert "16 -> 24, num_layers=2, bidirectional=True" in done.out
+    assert "not recorded: batch_first and dropout" in done.out
+    (lstm,) = json.loads(jaxlstm_command("inspect", DEMO, "--json").out)["lstms"]
     assert lstm["prefix"] == "model_state_dict.tagger.lstm."
-    assert lstm["parameters"] == sum(np.prod(s) for s in jaxlstm.param_shapes(config).values())
+    assert lstm["parameters"] == sum(np.prod(s) for s in jaxlstm.param_shapes(CONFIG).values())
+    assert lstm["not_recorded"] == ["batch_first", "dropout"]
 
 
-def test_inspect_says_what_is_no_lstm_or_not_whole(tmp_path: Path) -> None:
-    broken = dict(torch.nn.LSTM(3, 4).state_dict())
-    del broken["bias_hh_l0"]
-    torch.save({"gru": torch.nn.GRU(3, 4).state_dict(), "lstm": broken}, tmp_path / "m.pt")
+def test_inspect_reports_invalid_and_other_layers(tmp_path: Path) -> None:
+    invalid = dict(torch.nn.LSTM(3, 4).state_dict())
+    del invalid["bias_hh_l0"]
+    torch.save({"gru": torch.nn.GRU(3, 4).state_dict(), "lstm": invalid}, tmp_path / "m.pt")
     done = jaxlstm_command("inspect", tmp_path / "m.pt")
-    assert done.returncode == 1
-    assert "gru. is a GRU" in done.stdout
-    assert "missing lstm.bias_hh_l0 (16,)" in done.stdout
+    assert done.status == 1
+    assert "gru. is a GRU" in done.out
+    assert "INVALID: the LSTM at 'lstm.'" in done.out
+    assert "missing lstm.bias_hh_l0 (16,)" in done.out
 
 
-@pytest.mark.parametrize("output", ["m.safetensors", "m.msgpack", "m_orbax"])
-def test_port_writes_what_load_reads(output: str, tmp_path: Path) -> None:
-    done = jaxlstm_command(
-        "convert", DEMO, "-o", tmp_path / output, "--batch-first", "--dropout", 0.5, "--json"
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["bit_exact"] is True
-    params, config = jaxlstm.load(tmp_path / output)
-    assert config == jaxlstm.LSTMConfig(
-        16, 24, num_layers=2, bidirectional=True, batch_first=True, dropout=0.5
-    )
-    wanted, _ = jaxlstm.load(DEMO)
-    assert all(np.array_equal(params[name], wanted[name]) for name in wanted)
+@pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.msgpack", "m_orbax"])
+def test_convert_and_inspect_every_format(output: str, tmp_path: Path) -> None:
+    path = tmp_path / output
+    done = jaxlstm_command("convert", DEMO, "-o", path, "--batch-first", "--dropout", 0.5, "--json")
+    assert done.status == 0
+    assert json.loads(done.out)["bit_exact"] is True
+    expected, _ = jaxlstm.load(DEMO)
+    if output == "m.pt":
+        module = torch.nn.LSTM(16, 24, 2, bidirectional=True)
+        module.load_state_dict(torch.load(path, weights_only=True), strict=True)
+        params: Any = {name: p.detach() for name, p in module.named_parameters()}
+    else:
+        params, config = jaxlstm.load(path)
+        assert (config.batch_first, config.dropout) == (True, 0.5)
+    assert params.keys() == expected.keys()
+    assert all(np.array_equal(params[name], expected[name]) for name in expected)
+    done = jaxlstm_command("inspect", path)
+    assert done.status == 0
+    assert "16 -> 24, num_layers=2, " in done.out
+    assert ("not recorded" in done.out) == (output == "m.pt")
 
 
-def test_port_back_to_torch(tmp_path: Path) -> None:
-    output = tmp_path / "m.pt"
-    done = jaxlstm_command("convert", DEMO, "-o", output, "--batch-first", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["bit_exact"] is True
-    module = torch.nn.LSTM(16, 24, 2, bidirectional=True)
-    module.load_state_dict(torch.load(output, weights_only=True), strict=True)
-    wanted, _ = jaxlstm.load(DEMO)
-    assert all(np.array_equal(wanted[name], p.detach()) for name, p in module.named_parameters())
+def test_convert_reports_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = sys.modules["jaxlstm_converters.write._save"].save
 
+    def wrong(path: Path, params: Any, *arguments: Any, **options: Any) -> None:
+        save(path, {name: -p for name, p in params.items()}, *arguments, **options)
 
-def test_check_holds_and_reports(tmp_path: Path) -> None:
-    torch.save(torch.nn.LSTM(3, 4).state_dict(), tmp_path / "m.pt")
-    page = tmp_path / "report.html"
-    done = jaxlstm_command(
-        "check",
-        tmp_path / "m.pt",
-        "--dtype",
-        "float32",
-        "--backend",
-        "all",
-        "--json",
-        "--report",
-        page,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    verdict = json.loads(done.stdout)
-    assert verdict["ok"] is True
-    (report,) = [r for r in verdict["reports"] if r["backend"] == "cpu"]
-    assert report["dtype"] == "float32"
-    assert any(
-        "weight_hh_l0" in json.dumps(item) or "gradient" in item["name"] for item in report["items"]
-    )
-    assert set(verdict["not_run"]) | {r["backend"] for r in verdict["reports"]} == {
-        "cpu",
-        "gpu",
-        "tpu",
-    }
-    assert page.read_text().startswith("<!doctype html>")
+    monkeypatch.setattr("jaxlstm_converters.write._save.save", wrong)
+    done = jaxlstm_command("convert", DEMO, "-o", tmp_path / "m.safetensors")
+    assert (done.status, done.out.splitlines()[-1]) == (1, "READ BACK: BITS DIFFER")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("inspect", "missing.pt"), "missing.pt"),
-        (("inspect", __file__), "test_commands.py"),
-        (("inspect", Path(__file__).parent), "cli"),
-        (
-            ("convert", DEMO, "-o", "x.safetensors", "--prefix", "nothing"),
-            "prefix 'nothing' is no LSTM",
-        ),
-        (("convert", DEMO, "-o", "/nowhere/x.safetensors"), "/nowhere"),
-        (("convert", DEMO, "-o", "x.bin"), "format must be given for a path that ends in '.bin'"),
-        (("check", DEMO, "--report", "/nowhere/r.html"), "its folder does not exist"),
-        (("check", DEMO, "--report", "/tmp"), "--report /tmp: is a folder, wanted a file"),
-        (("check", DEMO, "--seed", "-1"), "seed must be 0 or more, got -1"),
-        (
-            ("check", DEMO, "--report", "/nowhere/r.html"),
-            "--report /nowhere/r.html: its folder does not exist",
-        ),
-        (("convert", DEMO), "the following arguments are required: -o/--output"),
-        (("check", DEMO, "--backend", "abacus"), "invalid choice"),
-        (("check", DEMO, "--backend", "tpu"), "--backend tpu: JAX finds no such device"),
-        ((), "the following arguments are required: COMMAND"),
+        (["inspect", "missing.pt"], "missing.pt"),
+        (["inspect", __file__], "test_commands.py"),
+        (["inspect", Path(__file__).parent], "cli"),
+        (["convert", DEMO, "-o", "x.safetensors", "--prefix", "no"], "'no' matches no LSTM"),
+        (["convert", DEMO, "-o", "/missing/x.safetensors"], "/missing"),
+        (["convert", DEMO, "-o", "x.bin"], "format must be given for the suffix '.bin'"),
+        (["convert", DEMO], "the following arguments are required: -o/--output"),
+        (["check", DEMO, "--backend", "abacus"], "invalid choice"),
+        (["check", DEMO, "--report", "/missing/r.html"], "--report"),
+        (["check", DEMO, "--seed", "-1"], "seed must be"),
+        ([], "the following arguments are required: COMMAND"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments: tuple, message: str) -> None:
-    done = jaxlstm_command(*arguments, env={"JAX_PLATFORMS": "cpu"})
-    assert done.returncode == 2, done.stdout
-    assert done.stdout == ""
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+def test_bad_input_is_one_line_and_status_2(arguments: list[Any], message: str) -> None:
+    done = jaxlstm_command(*arguments)
+    assert done.status == 2
+    assert done.out == ""
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.msgpack", "m_orbax"])
-def test_inspect_opens_what_port_writes(output: str, tmp_path: Path) -> None:
-    assert jaxlstm_command("convert", DEMO, "-o", tmp_path / output).returncode == 0
-    done = jaxlstm_command("inspect", tmp_path / output)
-    assert done.returncode == 0, done.stderr
-    assert "16 -> 24, num_layers=2, bidirectional=True" in done.stdout
+def test_a_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_devices(platform: str) -> None:
+        raise RuntimeError(f"Unknown backend {platform}")
+
+    monkeypatch.setattr("jax.devices", no_devices)
+    done = jaxlstm_command("check", DEMO, "--backend", "tpu")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "--backend tpu: JAX finds no such device" in done.err
+
+
+def test_options_that_an_lstm_cell_does_not_have(tmp_path: Path) -> None:
+    torch.save(torch.nn.LSTMCell(3, 4).state_dict(), tmp_path / "m.pt")
+    options = ["-o", tmp_path / "x.safetensors", "--batch-first", "--dropout", 0.1]
+    done = jaxlstm_command("convert", tmp_path / "m.pt", *options)
+    assert done.status == 2
+    assert "--batch-first and --dropout cannot be used with an LSTMCell" in done.err
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXLSTM_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        cli.main(["inspect", "missing.pt"])
 
 
 def test_check_of_a_wrong_layer_is_status_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The candidate and the output gate change places in what is run, not in what it is held against."""
-    from jaxlstm import cli, stack
+    """Candidate and output gate are swapped in the layer, but not in the reference."""
+    from jaxlstm import stack
 
     right = stack.direction_params
 
@@ -165,10 +152,4 @@ def test_check_of_a_wrong_layer_is_status_1(
 
     monkeypatch.setattr(stack, "direction_params", wrong)
     torch.save(torch.nn.LSTM(3, 4).state_dict(), tmp_path / "m.pt")
-    assert cli.main(["check", str(tmp_path / "m.pt"), "--dtype", "float32"]) == 1
-
-
-def test_debug_gives_the_traceback() -> None:
-    done = jaxlstm_command("inspect", "missing.pt", env={"JAXLSTM_DEBUG": "1"})
-    assert done.returncode != 0
-    assert "Traceback" in done.stderr
+    assert jaxlstm_command("check", tmp_path / "m.pt", "--dtype", "float32").status == 1

@@ -1,4 +1,4 @@
-"""``jaxlstm export``: a file, read back and compared."""
+"""``jaxlstm export``: the artifact is written, read back and compared."""
 
 from __future__ import annotations
 
@@ -10,72 +10,81 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxlstm import cli, load, lstm, save
+from jaxlstm import load, lstm, save
 from jaxlstm.inference import load_exported
+from tests.support.command import jaxlstm_command
 
 pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
 
-DEMO = str(Path(__file__).parents[2] / "examples" / "demo.pt")
+DEMO = Path(__file__).parents[2] / "examples" / "demo.pt"
 
 
 @pytest.mark.parametrize("weights", ["inside", "beside"])
-def test_export(weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export(weights: str, tmp_path: Path) -> None:
     output = tmp_path / "m.stablehlo"
     options = ["--weights", weights, "--platforms", "cpu,tpu", "--batch-first", "--json"]
-    assert cli.main(["export", DEMO, "-o", str(output), *options]) == 0
-    report = json.loads(capsys.readouterr().out)
+    done = jaxlstm_command("export", DEMO, "-o", output, *options)
+    assert done.status == 0
+    report = json.loads(done.out)
     assert report["platforms"] == ["cpu", "tpu"]
     assert report["largest_difference"] <= 1e-6
     assert (tmp_path / "m.safetensors").exists() == (weights == "beside")
     params, config = load(DEMO, batch_first=True)
     x = np.random.default_rng(0).standard_normal((2, 7, 16)).astype(np.float32)
     outputs, _ = load_exported(output)(x)
-    wanted, _ = lstm(params, x, config=config, backend="scan")
-    np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-6)
+    expected, _ = lstm(params, x, config=config, backend="scan")
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6)
 
 
-def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = str(tmp_path / "m.stablehlo")
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    output = tmp_path / "m.stablehlo"
     for arguments, message in (
         ([DEMO, "-o", output, "--platforms", "abacus"], "platforms must be some of"),
-        ([DEMO, "-o", str(tmp_path / "nowhere" / "m")], "nowhere"),
-        ([DEMO, "-o", str(tmp_path / "m.safetensors")], "must not end in .safetensors"),
+        ([DEMO, "-o", tmp_path / "missing" / "m"], "missing"),
+        ([DEMO, "-o", tmp_path / "m.safetensors"], "m.safetensors"),
     ):
-        assert cli.main(["export", *arguments]) == 2
-        told = capsys.readouterr().err
-        assert message in told
-        assert len(told.splitlines()) == 1
+        done = jaxlstm_command("export", *arguments)
+        assert done.status == 2
+        assert message in done.err
+        assert len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "output"),
-    [("m.safetensors", "m.stablehlo"), ("m.safetensors", "m"), ("m.pt", "m.pt")],
-)
-def test_the_checkpoint_is_not_replaced(
-    checkpoint: str, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nor by the weights beside the output, whose natural name is often just that."""
-    path = tmp_path / checkpoint
+@pytest.mark.parametrize("output", ["m.stablehlo", "m"])
+def test_separate_weights_do_not_replace_the_checkpoint(output: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
     save(path, *load(DEMO), prefix="lstm.")
     before = path.read_bytes()
-    options = ["-o", str(tmp_path / output), "--platforms", "cpu", "--weights", "beside"]
-    assert cli.main(["export", str(path), *options]) == 2
-    assert "which is the checkpoint; take another name" in capsys.readouterr().err
+    options = ["--platforms", "cpu", "--weights", "beside", "--overwrite"]
+    done = jaxlstm_command("export", path, "-o", tmp_path / output, *options)
+    assert done.status == 2
+    assert f"{path} would replace the input {path}" in done.err
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_without_flatbuffers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("foreign", ["m.stablehlo", "m.safetensors"])
+def test_other_files_need_overwrite(foreign: str, tmp_path: Path) -> None:
+    (tmp_path / foreign).write_text("mine")
+    command = ["export", DEMO, "-o", tmp_path / "m.stablehlo", "--platforms", "cpu"]
+    command += ["--weights", "beside"]
+    done = jaxlstm_command(*command)
+    assert done.status == 2
+    assert f"{foreign} exists and was not written by jaxlstm" in done.err
+    assert (tmp_path / foreign).read_text() == "mine"
+    assert jaxlstm_command(*command, "--overwrite").status == 0
+    assert jaxlstm_command(*command).status == 0  # both files are from jaxlstm now
+
+
+def test_without_flatbuffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
-    assert cli.main(["export", DEMO, "-o", str(tmp_path / "m.stablehlo")]) == 2
-    assert "pip install 'jaxlstm[export]'" in capsys.readouterr().err
+    done = jaxlstm_command("export", DEMO, "-o", tmp_path / "m.stablehlo")
+    assert done.status == 2
+    assert "pip install 'jaxlstm[export]'" in done.err
 
 
-@pytest.mark.parametrize("wrong", [0.9, np.nan])
+@pytest.mark.parametrize("factor", [0.9, np.nan])
 def test_a_wrong_artifact_is_status_1(
-    wrong: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jaxlstm.inference import artifact
 
@@ -83,7 +92,8 @@ def test_a_wrong_artifact_is_status_1(
 
     def scaled(*arguments: Any, **options: Any) -> Any:
         outputs, state = right(*arguments, **options)
-        return outputs, state._replace(c=wrong * state.c)
+        return outputs, state._replace(c=factor * state.c)
 
     monkeypatch.setattr(artifact, "lstm", scaled)
-    assert cli.main(["export", DEMO, "-o", str(tmp_path / "m.stablehlo")]) == 1
+    options = ["--platforms", "cpu"]
+    assert jaxlstm_command("export", DEMO, "-o", tmp_path / "m.stablehlo", *options).status == 1

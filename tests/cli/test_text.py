@@ -1,4 +1,4 @@
-"""What the commands print with."""
+"""Progress bars, and sizes in bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Screen(io.StringIO):
 
 
 @pytest.mark.parametrize("rich", ["with rich", "without"])
-def test_a_bar_on_a_terminal_goes_when_it_is_done(
+def test_a_progress_bar_is_removed_at_the_end(
     rich: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if rich == "without":
@@ -29,16 +29,16 @@ def test_a_bar_on_a_terminal_goes_when_it_is_done(
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
     raised = pytest.raises(ValueError, match="broke")
-    with raised as told, redirect_stderr(screen), progress_bar() as bar:
+    with raised as caught, redirect_stderr(screen), progress_bar() as bar:
         bar(1, 3, "things")
         raise ValueError("broke")
     assert "things" in screen.getvalue()
     assert screen.getvalue().endswith("\x1b[2K" if rich == "with rich" else "\r\x1b[K")
-    assert told.value.__context__ is None  # not "during handling of" the lack of rich
+    assert caught.value.__context__ is None  # not raised while an ImportError of rich is handled
 
 
-def test_no_progress_is_no_bar() -> None:
-    """Nor one inside another, of which older versions of rich make an error."""
+def test_progress_can_be_turned_off() -> None:
+    """No bar is shown, and none is nested, which older versions of rich reject."""
     config = LSTMConfig(5, 12)
     runner = compile(weights(config), config, max_length=16, max_batch=2)
     screen = Screen()
@@ -48,7 +48,7 @@ def test_no_progress_is_no_bar() -> None:
     assert screen.getvalue() == ""
 
 
-def test_sizes_have_three_digits_before_the_unit() -> None:
+def test_size() -> None:
     counts = (0, 999, 1000, 999_949, 999_950, 10**9, 5 * 10**15)
-    told = ("0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "5000.0 TB")
-    assert tuple(map(size, counts)) == told
+    expected = ("0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "5000.0 TB")
+    assert tuple(map(size, counts)) == expected

@@ -1,19 +1,19 @@
-"""The exported file, opened where nothing of ours is installed."""
+"""Exported artifacts: in a process without jaxlstm, and loaded again."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMConfig, lstm, save
+from jaxlstm import LSTMConfig, load, lstm, save
 from jaxlstm.inference import export, load_exported
+from jaxlstm.inference.artifact import weights_beside
 from tests.support.inference import normal, weights
+from tests.support.processes import run_python
 
 pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
 
@@ -21,7 +21,13 @@ CONFIGS = {
     "stack": LSTMConfig(7, 16, num_layers=2, batch_first=True),
     "both": LSTMConfig(7, 12, bidirectional=True, proj_size=5, bias=False),
 }
+STATE = {
+    name: tuple(normal(*shape, seed=1) for shape in config.state_shapes(3))
+    for name, config in CONFIGS.items()
+}
+INPUTS = {"stack": normal(3, 9, 7), "both": normal(9, 3, 7)}
 
+# Arguments: a folder with stack.stablehlo and both.stablehlo, both.safetensors, and in.npz.
 STRANGER = """
 import sys
 class Refused:
@@ -29,76 +35,75 @@ class Refused:
         if name.split(".")[0] in ("jaxlstm", "jaxlstm_converters", "flax", "torch"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refused())
-import jax.export, numpy as np
-exported = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
-given = np.load(sys.argv[2])
-arguments = [given["x"], given["h"], given["c"]]
-if len(sys.argv) == 5:
-    import safetensors.numpy
-    arguments.insert(0, safetensors.numpy.load_file(sys.argv[4]))
-y, h, c = exported.call(*arguments)
-np.savez(sys.argv[3], y=y, h=h, c=c)
+import jax.export, numpy as np, safetensors.numpy
+folder, results = sys.argv[1], {}
+inputs = np.load(f"{folder}/in.npz")
+for name in ("stack", "both"):
+    exported = jax.export.deserialize(bytearray(open(f"{folder}/{name}.stablehlo", "rb").read()))
+    arguments = [inputs[f"{name}.{leaf}"] for leaf in "xhc"]
+    if name == "both":
+        arguments.insert(0, safetensors.numpy.load_file(f"{folder}/both.safetensors"))
+    for leaf, array in zip("yhc", exported.call(*arguments)):
+        results[f"{name}.{leaf}"] = array
+np.savez(f"{folder}/out.npz", **results)
 """
 
 
-@pytest.mark.parametrize(("name", "where"), [("stack", "inside"), ("both", "beside")])
-def test_a_stranger_runs_it(name: str, where: str, tmp_path: Path) -> None:
-    config = CONFIGS[name]
-    params = weights(config)
-    path = tmp_path / "model.stablehlo"
-    export(path, params, config, weights=where)
-    h_shape, c_shape = config.state_shapes(3)
-    given = {"x": normal(3, 9, 7), "h": normal(*h_shape, seed=1), "c": normal(*c_shape, seed=2)}
-    if not config.batch_first:
-        given["x"] = given["x"].swapaxes(0, 1)
-    np.savez(tmp_path / "in.npz", **given)  # type: ignore[arg-type]
-    beside = [tmp_path / "model.safetensors"] if where == "beside" else []
-    subprocess.run(
-        [sys.executable, "-c", STRANGER, path, tmp_path / "in.npz", tmp_path / "out.npz", *beside],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        check=True,
-    )
-    found = np.load(tmp_path / "out.npz")
-    wanted, state = lstm(
-        params, given["x"], (given["h"], given["c"]), config=config, backend="scan"
-    )
-    for a, b in ((found["y"], wanted), (found["h"], state.h), (found["c"], state.c)):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-    loaded = load_exported(path)
-    outputs, again = loaded(given["x"], (given["h"], given["c"]))
-    np.testing.assert_array_equal(outputs, found["y"])
-    np.testing.assert_array_equal(again.c, found["c"])
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both configs exported: "stack" with its weights inside, "both" with them beside."""
+    path = tmp_path_factory.mktemp("artifacts")
+    export(path / "stack.stablehlo", weights(CONFIGS["stack"]), CONFIGS["stack"])
+    export(path / "both.stablehlo", weights(CONFIGS["both"]), CONFIGS["both"], weights="beside")
+    return path
 
 
-def test_any_batch_and_time_and_nothing_unstable(tmp_path: Path) -> None:
+def test_a_process_without_jaxlstm(folder: Path) -> None:
+    arrays = {
+        f"{name}.{leaf}": array
+        for name in CONFIGS
+        for leaf, array in zip("xhc", (INPUTS[name], *STATE[name]), strict=True)
+    }
+    np.savez(folder / "in.npz", **arrays)  # type: ignore[arg-type]
+    run_python("-c", STRANGER, folder, JAX_PLATFORMS="cpu")
+    found = np.load(folder / "out.npz")
+    for name, config in CONFIGS.items():
+        x, params = INPUTS[name], weights(config)
+        outputs, state = lstm(params, x, STATE[name], config=config, backend="scan")
+        for leaf, expected in zip("yhc", (outputs, *state), strict=True):
+            np.testing.assert_allclose(found[f"{name}.{leaf}"], expected, rtol=0, atol=1e-6)
+        outputs, state = load_exported(folder / f"{name}.stablehlo")(x, STATE[name])
+        for leaf, actual in zip("yhc", (outputs, *state), strict=True):
+            np.testing.assert_array_equal(actual, found[f"{name}.{leaf}"])
+
+
+def test_batch_and_time_are_symbolic(folder: Path) -> None:
     config = CONFIGS["stack"]
-    params = weights(config)
-    export(tmp_path / "m.stablehlo", params, config)
-    loaded = load_exported(tmp_path / "m.stablehlo")
+    loaded = load_exported(folder / "stack.stablehlo")
     assert loaded.exported.platforms == ("cpu", "cuda", "tpu")
     calls = set(re.findall(r"custom_call @([\w.]+)", loaded.exported.mlir_module()))
-    assert calls <= {"shape_assertion"}  # the only one, and one that jax.export promises to keep
+    assert calls <= {"shape_assertion"}  # jax.export guarantees that this call remains supported
     for batch, time in ((1, 1), (5, 17)):
         x = normal(batch, time, 7)
         outputs, state = loaded(x)
-        wanted, final = lstm(params, x, config=config, backend="scan")
-        np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-6)
+        expected, final = lstm(weights(config), x, config=config, backend="scan")
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6)
         np.testing.assert_allclose(state.h, final.h, rtol=0, atol=1e-6)
 
 
-def test_files_that_differ_behind_a_dot_have_weights_of_their_own(tmp_path: Path) -> None:
-    config = CONFIGS["stack"]
-    x = normal(1, 3, 7)
-    wanted = []
-    for k in (1, 2):
-        export(tmp_path / f"v.{k}", weights(config, seed=k), config, weights="beside")
-        wanted.append(lstm(weights(config, seed=k), x, config=config, backend="scan")[0])
-    for k in (1, 2):
-        outputs, _ = load_exported(tmp_path / f"v.{k}")(x)
-        np.testing.assert_allclose(outputs, wanted[k - 1], rtol=0, atol=1e-6)
+def test_separate_weights_are_a_checkpoint(folder: Path) -> None:
+    params, config = load(folder / "both.safetensors")
+    assert config == CONFIGS["both"]
+    for name, leaf in weights(config).items():
+        np.testing.assert_array_equal(params[name], leaf)
 
 
-def test_errors(tmp_path: Path) -> None:
+def test_names_of_separate_weights() -> None:
+    assert weights_beside(Path("a/m.stablehlo")) == Path("a/m.safetensors")
+    assert weights_beside(Path("v.1")) == Path("v.1.safetensors")
+
+
+def test_errors_of_export(tmp_path: Path) -> None:
     config = CONFIGS["stack"]
     params = weights(config)
     path = tmp_path / "m.stablehlo"
@@ -109,13 +114,15 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must not end in \.safetensors"):
         export(tmp_path / "m.safetensors", params, config)
     assert list(tmp_path.iterdir()) == []
-    export(path, params, config, weights="beside")
-    loaded = load_exported(path)
+
+
+def test_errors_of_a_call(folder: Path) -> None:
+    loaded = load_exported(folder / "stack.stablehlo")
     with pytest.raises(TypeError, match="inputs must be a float32 array, got float64"):
         loaded(np.zeros((1, 2, 7)))
     with pytest.raises(ValueError, match=r"inputs must have shape \(b, t, 7\)"):
         loaded(normal(1, 2, 8))
-    h, c = (normal(*shape) for shape in config.state_shapes(2))
+    h, c = (normal(*shape) for shape in CONFIGS["stack"].state_shapes(2))
     x = normal(2, 3, 7)
     with pytest.raises(ValueError, match=r"at least one sequence and one step, got \(2, 0, 7\)"):
         loaded(x[:, :0])
@@ -127,12 +134,19 @@ def test_errors(tmp_path: Path) -> None:
         TypeError, match="h_0 must have the dtype of the inputs, float32; got float16"
     ):
         loaded(x, (h.astype(np.float16), c))
-    other = LSTMConfig(7, 17, num_layers=2, batch_first=True)
-    save(tmp_path / "m.safetensors", weights(other), other)
+
+
+def test_errors_of_load_exported(folder: Path, tmp_path: Path) -> None:
+    path, beside = tmp_path / "m.stablehlo", tmp_path / "m.safetensors"
+    shutil.copy(folder / "both.stablehlo", path)
+    with pytest.raises(OSError, match=r"m\.safetensors"):
+        load_exported(path)
+    other = LSTMConfig(7, 17)
+    save(beside, weights(other), other)
     with pytest.raises(ValueError, match=r"m\.safetensors does not hold the weights of"):
         load_exported(path)
-    (tmp_path / "m.safetensors").unlink()
-    with pytest.raises(OSError, match=r"m\.safetensors"):
+    beside.write_bytes((folder / "both.safetensors").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="bytes of data, but its tensors take"):
         load_exported(path)
     path.write_bytes(b"not an artifact")
     with pytest.raises(ValueError, match=r"is not a jax\.export artifact"):

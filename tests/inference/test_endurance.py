@@ -1,11 +1,9 @@
-"""What only many calls, or another process, show: memory that stays, and programs that outlive a process."""
+"""Memory over many calls, and JAX's persistent compilation cache."""
 
 from __future__ import annotations
 
 import gc
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,34 +12,34 @@ import pytest
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import compile
 from tests.support.inference import normal, weights
+from tests.support.processes import run_python
 
 CONFIG = LSTMConfig(5, 12, num_layers=2)
 MEMORY = Path("/proc/self/statm")
 
 
-def resident() -> int:
-    """Bytes of this process that are in memory now."""
+def resident_bytes() -> int:
     gc.collect()
     return int(MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not MEMORY.exists(), reason="Linux alone tells a process its memory at this moment"
-)
-@pytest.mark.parametrize("what", ["call", "step"])
-def test_memory_stays_over_100_000_calls(what: str) -> None:
+@pytest.mark.skipif(not MEMORY.exists(), reason="only Linux reports the current resident memory")
+@pytest.mark.parametrize("kind", ["call", "step"])
+def test_memory_stays_over_100_000_calls(kind: str) -> None:
     runner = compile(weights(CONFIG), CONFIG, max_length=16, max_batch=2)
     stream, x = runner.stream(2), normal(9, 2, 5)
-    call: Callable[[], object] = {"call": lambda: runner(x), "step": lambda: stream.step(x[0])}[
-        what
-    ]
-    for _ in range(5_000):  # allocators and pools fill up first
-        call()
-    before = resident()
+    calls: dict[str, Callable[[], object]] = {
+        "call": lambda: runner(x),
+        "step": lambda: stream.step(x[0]),
+    }
+    # The first calls fill allocators and pools.
+    for _ in range(5_000):
+        calls[kind]()
+    before = resident_bytes()
     for _ in range(100_000):
-        call()
-    assert resident() - before <= 2**20
+        calls[kind]()
+    assert resident_bytes() - before <= 2**20
     assert runner.stats().calls == 105_000
 
 
@@ -63,19 +61,10 @@ print(hits.count("/jax/compilation_cache/cache_hits"), outputs.tobytes().hex())
 """
 
 
-def test_programs_outlive_a_process(tmp_path: Path) -> None:
-    """With JAX's persistent cache the second process compiles nothing, and computes the same bits."""
-    told = []
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", CACHED, tmp_path],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        told.append(done.stdout.split())
-    (first, bits), (second, again) = told
-    assert (first, second) == ("0", "1")
-    assert again == bits
+def test_persistent_cache(tmp_path: Path) -> None:
+    """A second process compiles nothing, and computes the same bits."""
+    first, second = (
+        run_python("-c", CACHED, tmp_path, JAX_PLATFORMS="cpu").split() for _ in range(2)
+    )
+    assert (first[0], second[0]) == ("0", "1")
+    assert first[1] == second[1]

@@ -1,8 +1,10 @@
-"""A Runner that takes the native kernel: bit for bit ``lstm`` with that kernel."""
+"""A Runner on the native kernel, compared bit for bit with ``lstm`` on that kernel."""
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 from typing import Any
 
 import jax
@@ -24,55 +26,61 @@ CONFIGS = {
     "projected": LSTMConfig(5, 20, proj_size=9, bidirectional=True),
     "cell": LSTMCellConfig(5, 12),
 }
+# AMX multiplies 30 rows, but not 9 or 17, although it would multiply full buckets of 16 and 32.
+SHAPES = [(1, 40), (3, 17), (7, 70), (9, 20), (17, 9), (30, 33)]
+QUICK = {
+    "stack": [(1, 40), (9, 20), (30, 33)],
+    "both": [(3, 17), (17, 9), (30, 33)],
+    "projected": [(1, 40), (7, 70), (17, 9)],
+    "cell": [(3, 17), (9, 20)],
+}
 
 
-def by_lstm(params: Any, x: np.ndarray, state: Any, lengths: Any, config: LSTMConfig) -> Any:
-    """``lstm`` of just that shape, nothing padded."""
-
-    @jax.jit
-    def run(x: Any, state: Any, lengths: Any) -> Any:
-        y, (h, c) = lstm(
-            params,
-            x,
-            state,
-            config=time_major(config),
-            seq_lengths=lengths,
-            backend="native",
-        )
-        return y, h, c
-
-    return run(x, state, lengths)
+@functools.cache
+def runner_of(name: str) -> Runner:
+    return compile(weights(CONFIGS[name]), CONFIGS[name], max_length=100, max_batch=32)
 
 
-def same_bits(runner: Runner, wanted: Any, *arguments: Any) -> None:
+@functools.partial(jax.jit, static_argnames="config")
+def by_lstm(params: Any, x: Any, state: Any, lengths: Any, config: LSTMConfig) -> Any:
+    """Run ``lstm`` without padding."""
+    y, (h, c) = lstm(
+        params, x, state, config=time_major(config), seq_lengths=lengths, backend="native"
+    )
+    return y, h, c
+
+
+def assert_same_bits(runner: Runner, expected: Any, *arguments: Any) -> None:
     outputs, state = runner(*arguments)
-    for a, e in zip((outputs, *state), wanted, strict=True):
+    for a, e in zip((outputs, *state), expected, strict=True):
         np.testing.assert_array_equal(a, e)
 
 
-# AMX multiplies 30 rows, not 9 or 17, whose buckets of 16 and 32 it would multiply if they were full.
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize(("batch", "time"), [(1, 40), (3, 17), (7, 70), (9, 20), (17, 9), (30, 33)])
-def test_a_bucket_changes_no_bit(name: str, batch: int, time: int) -> None:
-    config = CONFIGS[name]
+@pytest.mark.parametrize(
+    ("name", "batch", "time"),
+    [
+        pytest.param(name, *shape, marks=[] if shape in QUICK[name] else pytest.mark.slow)
+        for name, shape in itertools.product(CONFIGS, SHAPES)
+    ],
+)
+def test_bits_do_not_depend_on_the_bucket(name: str, batch: int, time: int) -> None:
+    config, runner = CONFIGS[name], runner_of(name)
     params = weights(config)
-    runner = compile(params, config, max_length=100, max_batch=32)
     x = normal(time, batch, config.input_size)
     state = tuple(normal(*shape, seed=1) for shape in config.state_shapes(batch))
     lengths = np.random.default_rng(0).integers(1, time + 1, batch)
-    same_bits(runner, by_lstm(params, x, state, lengths, config), x, state, lengths)
-    wanted = by_lstm(params, x, state, np.full(batch, time), config)
-    same_bits(runner, wanted, x, state)
+    assert_same_bits(runner, by_lstm(params, x, state, lengths, config), x, state, lengths)
+    full = np.full(batch, time)
+    assert_same_bits(runner, by_lstm(params, x, state, full, config), x, state)
 
 
-def test_what_lies_behind_an_end_does_not_matter() -> None:
-    """Not even NaN, in a batch that is large enough for AMX."""
-    config = CONFIGS["both"]
-    runner = compile(weights(config), config, max_length=40, max_batch=16)
+def test_padding_does_not_matter() -> None:
+    """Padding may hold NaN, also in a batch that is large enough for AMX."""
+    runner = runner_of("both")
     x, lengths = normal(40, 16, 7), np.array([40, 3, 1, *range(13, 39, 2)])
     outputs, state = runner(x, None, lengths)
-    spoilt = np.where(np.arange(40)[:, None, None] < lengths[:, None], x, np.nan)
-    same_bits(runner, (outputs, *state), spoilt.astype(np.float32), None, lengths)
+    with_nan = np.where(np.arange(40)[:, None, None] < lengths[:, None], x, np.nan)
+    assert_same_bits(runner, (outputs, *state), with_nan.astype(np.float32), None, lengths)
 
 
 def test_float64() -> None:
@@ -83,7 +91,7 @@ def test_float64() -> None:
         x = normal(20, 3, 7, dtype=np.float64)
         state = tuple(normal(*shape, seed=1, dtype=np.float64) for shape in config.state_shapes(3))
         lengths = np.array([5, 20, 1])
-        same_bits(runner, by_lstm(params, x, state, lengths, config), x, state, lengths)
+        assert_same_bits(runner, by_lstm(params, x, state, lengths, config), x, state, lengths)
 
 
 def live_bytes() -> int:
@@ -91,8 +99,8 @@ def live_bytes() -> int:
     return sum(leaf.nbytes for leaf in jax.live_arrays())
 
 
-def test_weights_are_kept_once() -> None:
-    """Packed, with one bias in place of two; those that were given are not held."""
+def test_weights_are_stored_once() -> None:
+    """A Runner stores packed weights, with one bias instead of two, and does not keep the given ones."""
     config = LSTMConfig(48, 64, num_layers=2, bidirectional=True)
     before = live_bytes()
     params = weights(config)
@@ -103,9 +111,8 @@ def test_weights_are_kept_once() -> None:
     assert given * 0.9 < live_bytes() - before < given
 
 
-def test_a_stream_has_the_bits_of_one_long_call() -> None:
-    config = CONFIGS["stack"]
-    runner = compile(weights(config), config, max_length=64, max_batch=3)
+def test_a_stream_has_the_bits_of_one_call() -> None:
+    runner = runner_of("stack")
     x = normal(50, 3, 7)
     whole, state = runner(x)
     stream = runner.stream(3)
@@ -114,7 +121,8 @@ def test_a_stream_has_the_bits_of_one_long_call() -> None:
     np.testing.assert_array_equal(stream.state.c, state.c)
 
 
-def test_computed_steps_are_those_up_to_the_last_valid_row() -> None:
+def test_computed_steps() -> None:
+    """Each time step computes the rows up to the last valid one."""
     rng = np.random.default_rng(0)
     for _ in range(100):
         lengths = rng.integers(0, 9, rng.integers(1, 6))

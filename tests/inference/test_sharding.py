@@ -1,10 +1,6 @@
-"""On eight simulated devices: equal to one, and one all-gather a step; and two processes."""
+"""``shard`` on eight simulated devices, and its errors."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,32 +9,24 @@ import pytest
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
 from tests.support.inference import normal, weights
+from tests.support.processes import run_python
 
-QUICK = ["stack:data=2,hidden=4", "both:hidden=8"]
-SLOW = ["stack:data=8", "stack:hidden=8", "both:data=8", "both:data=2,hidden=4"]
+QUICK = ["default_device", "both:data=2,hidden=4"]
+SLOW = ["stack:data=2,hidden=4", "stack:data=8", "stack:hidden=8", "both:data=8", "both:hidden=8"]
 
 
 @pytest.mark.parametrize(
     "cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"]
 )
-def test_eight_devices_equal_one(cases: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.sharding_child", *cases],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["equal"] * len(cases)
+def test_eight_devices(cases: list[str]) -> None:
+    flags = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    assert run_python("-m", "tests.support.eight_devices", *cases, **flags).split() == cases
 
 
-def test_errors() -> None:
+def test_errors_of_shard() -> None:
     mesh = jax.make_mesh((1,), ("model",))
     with pytest.raises(ValueError, match="the axes of mesh must be some of"):
         shard(LSTMConfig(5, 16), mesh)
@@ -50,7 +38,6 @@ def test_errors() -> None:
 
 
 def test_errors_of_a_call() -> None:
-    """A state of too few layers or inputs of integers once gave numbers, and wrong ones."""
     config = LSTMConfig(5, 16, num_layers=2)
     params = weights(config)
     sharded = shard(config, jax.make_mesh((1,), ("hidden",)))

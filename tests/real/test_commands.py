@@ -1,4 +1,4 @@
-"""The three commands on real checkpoints, as a user gives them."""
+"""inspect, convert and check on real checkpoints."""
 
 from __future__ import annotations
 
@@ -9,59 +9,56 @@ import numpy as np
 import pytest
 
 import jaxlstm
-from jaxlstm import cli
 from jaxlstm.config_json import config_to_dict
 from jaxlstm_converters.lstm._load import load_numpy
-from tests.cli.test_commands import jaxlstm_command
+from tests.support.command import jaxlstm_command
 from tests.support.real_files import BY_LABEL, EACH_LSTM, FILES, Real
 
 pytestmark = pytest.mark.network
 
 
 @pytest.mark.parametrize("real", FILES, ids=lambda real: real.label)
-def test_inspect(real: Real, capsys: pytest.CaptureFixture[str]) -> None:
-    path = str(real.path())
-    assert cli.main(["inspect", path, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+def test_inspect(real: Real) -> None:
+    done = jaxlstm_command("inspect", real.path(), "--json")
+    assert done.status == 0
+    found = json.loads(done.out)
     assert found["container"] == real.container
     listed = {lstm["prefix"]: lstm["config"] for lstm in found["lstms"]}
     assert listed == {prefix: config_to_dict(config) for prefix, config in real.lstms.items()}
     for lstm in found["lstms"]:
-        told = real.hints or isinstance(real.lstms[lstm["prefix"]], jaxlstm.LSTMCellConfig)
-        assert lstm["untold"] == ([] if told else ["batch_first", "dropout"])
+        recorded = real.hints or isinstance(real.lstms[lstm["prefix"]], jaxlstm.LSTMCellConfig)
+        assert lstm["not_recorded"] == ([] if recorded else ["batch_first", "dropout"])
     assert not found["broken"]
     assert not found["others"]
     assert not found["warnings"]
-    assert cli.main(["inspect", path]) == 0
-    text = capsys.readouterr().out
+    text = jaxlstm_command("inspect", real.path()).out
     assert all(prefix in text for prefix in real.lstms)
 
 
-@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize(
     ("real", "prefix"), EACH_LSTM, ids=[f"{real.label}-{prefix}" for real, prefix in EACH_LSTM]
 )
-def test_port(real: Real, prefix: str, ending: str, tmp_path: Path) -> None:
-    output = tmp_path / f"ported.{ending}"
+def test_convert(real: Real, prefix: str, suffix: str, tmp_path: Path) -> None:
+    output = tmp_path / f"converted.{suffix}"
     select = ["--prefix", prefix] if len(real.lstms) > 1 else []
-    assert cli.main(["convert", str(real.path()), "-o", str(output), *select]) == 0
-    ported, config = load_numpy(output)
-    if ending == "safetensors":  # a .pt file has no place for batch_first
+    assert jaxlstm_command("convert", real.path(), "-o", output, *select).status == 0
+    converted, config = load_numpy(output)
+    if suffix == "safetensors":  # a torch file does not record batch_first
         assert config == real.lstms[prefix]
     theirs = real.read(real.path())
-    for name, array in ported.items():
+    for name, array in converted.items():
         assert array.tobytes() == np.asarray(theirs[prefix + name]).tobytes(), name
 
 
-def test_one_of_several_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = str(BY_LABEL["silero-torchscript"].path())
-    assert cli.main(["convert", path, "-o", str(tmp_path / "x.safetensors")]) == 2
-    told = capsys.readouterr().err
-    assert "'_model.decoder.rnn.', '_model_8k.decoder.rnn.'" in told
-    assert len(told.splitlines()) == 1
+def test_several_lstms_need_a_prefix(tmp_path: Path) -> None:
+    path = BY_LABEL["silero-torchscript"].path()
+    done = jaxlstm_command("convert", path, "-o", tmp_path / "x.safetensors")
+    assert done.status == 2
+    assert "'_model.decoder.rnn.', '_model_8k.decoder.rnn.'" in done.err
+    assert len(done.err.splitlines()) == 1
 
 
-# The lines of the README; the others differ in nothing but the time that they take.
 @pytest.mark.parametrize(
     ("label", "arguments"),
     [
@@ -71,15 +68,15 @@ def test_one_of_several_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixt
         pytest.param("g2pm", [], marks=pytest.mark.slow),
     ],
 )
-def test_check_of_what_port_wrote(label: str, arguments: list[str], tmp_path: Path) -> None:
-    ported = tmp_path / f"{label}.safetensors"
+def test_check_of_a_converted_file(label: str, arguments: list[str], tmp_path: Path) -> None:
+    converted = tmp_path / f"{label}.safetensors"
     select = [argument for argument in arguments if argument == "--batch-first"]
-    done = jaxlstm_command("convert", BY_LABEL[label].path(), "-o", ported, *select)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("read back: every bit the same\n")
-    done = jaxlstm_command("check", ported, "--json", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    verdict = json.loads(done.stdout)
+    done = jaxlstm_command("convert", BY_LABEL[label].path(), "-o", converted, *select)
+    assert done.status == 0
+    assert done.out.endswith("read back: all bits equal\n")
+    done = jaxlstm_command("check", converted, "--json", *arguments)
+    assert done.status == 0
+    verdict = json.loads(done.out)
     assert verdict["ok"] is True
-    wanted = ["float32"] if "--dtype" in arguments else ["float32", "float64"]
-    assert [report["dtype"] for report in verdict["reports"]] == wanted
+    dtypes = ["float32"] if "--dtype" in arguments else ["float32", "float64"]
+    assert [report["dtype"] for report in verdict["reports"]] == dtypes

@@ -1,4 +1,4 @@
-"""Real checkpoints: every tensor is the one that its own library reads, and the LSTMs in it are found."""
+"""Real checkpoints: tensors equal those of the original library, and the LSTMs are found."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ pytestmark = pytest.mark.network
 
 
 @pytest.mark.parametrize("real", FILES, ids=lambda real: real.label)
-def test_names_shapes_bits(real: Real) -> None:
+def test_tensors(real: Real) -> None:
     path = real.path()
     ours, theirs = read_checkpoint(path), real.read(path)
     assert ours.container == real.container
-    assert ours.keys() == theirs.keys() | real.ours_alone
+    assert ours.keys() == theirs.keys() | real.only_ours
     for name, tensor in theirs.items():
         assert_same_bits(ours[name], tensor)
 
 
 @pytest.mark.parametrize("real", FILES, ids=lambda real: real.label)
-def test_the_lstms_that_are_found(real: Real) -> None:
-    """These and no others: resemblyzer's moments of Adam are of the same shapes."""
+def test_lstms(real: Real) -> None:
+    """The Adam moments of resemblyzer have the shapes of its LSTM, but are not listed."""
     checkpoint = read_checkpoint(real.path())
     assert find_lstms(checkpoint) == real.lstms
     assert checkpoint.hints == real.hints
     assert checkpoint.warnings == []
 
 
-def test_the_pickled_module_holds_the_weights_of_the_state_dict() -> None:
+def test_a_pickled_module_and_its_state_dict_are_equal() -> None:
     module, weights = (read_checkpoint(BY_LABEL[n].path()) for n in ("beatnet-module", "beatnet"))
     assert list(module) == list(weights)
     assert all(np.asarray(module[n]).tobytes() == np.asarray(weights[n]).tobytes() for n in weights)
 
 
-def test_the_onnx_file_holds_the_cell_of_the_torchscript_file() -> None:
-    """Bit for bit, once in torch's gate order: two files that others made, by two exporters."""
+def test_the_onnx_and_torchscript_files_hold_the_same_cell() -> None:
+    """The gates of the ONNX file are in another order; apart from that, the bits are equal."""
     params, _ = load(BY_LABEL["silero-onnx"].path())
     cell, _ = load(BY_LABEL["silero-torchscript"].path(), prefix="_model.decoder.rnn")
     assert {f"{name}_l0" for name in cell} == params.keys()
@@ -46,8 +46,7 @@ def test_the_onnx_file_holds_the_cell_of_the_torchscript_file() -> None:
         assert np.asarray(params[f"{name}_l0"]).tobytes() == np.asarray(array).tobytes(), name
 
 
-def test_the_moments_of_resemblyzer_belong_to_its_lstm() -> None:
-    """`optimizer_state` is no LSTM, and is the state of this one."""
+def test_the_optimizer_of_resemblyzer() -> None:
     path = BY_LABEL["resemblyzer"].path()
     checkpoint = read_checkpoint(path)
     assert sum(name.startswith("optimizer_state.state.") for name in checkpoint) > 20

@@ -1,4 +1,4 @@
-"""What the tests of inference share: weights, sequences, and a count of compilations by JAX itself."""
+"""Weights, inputs, reference results and a count of compilations for the tests of inference."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm import LSTMConfig, init_params, lstm
+from jaxlstm import LSTMConfig, lstm, param_shapes
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _compilations = [0]
 
 
-def _listen(event: str, duration_secs: float, **kwargs: Any) -> None:
+def _count_compilation(event: str, duration_secs: float, **kwargs: Any) -> None:
     _compilations[0] += event == COMPILE_EVENT
 
 
-jax.monitoring.register_event_duration_secs_listener(_listen)
+jax.monitoring.register_event_duration_secs_listener(_count_compilation)
 
 
 def compilations() -> int:
-    """How many programs JAX has compiled in this process."""
+    """Return the number of programs that JAX has compiled in this process."""
     return _compilations[0]
 
 
 def weights(config: LSTMConfig, dtype: Any = np.float32, seed: int = 0) -> dict[str, jax.Array]:
-    """Parameters large enough that the gates leave 1/2."""
-    params = init_params(jax.random.key(seed), config, dtype=dtype)
-    return {name: 2 * leaf for name, leaf in params.items()}
+    """Return random parameters, twice as large as torch's, which move the gates away from 1/2."""
+    rng = np.random.default_rng(seed)
+    bound = 2 * config.hidden_size**-0.5
+    return {
+        name: jnp.asarray(rng.uniform(-bound, bound, shape).astype(dtype))
+        for name, shape in param_shapes(config).items()
+    }
 
 
 def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
@@ -44,7 +49,7 @@ def _lstm(params: Any, x: Any, state: Any, lengths: Any, config: LSTMConfig) -> 
 def reference(
     params: Any, x: np.ndarray, state: Any = None, *, config: LSTMConfig, lengths: Any = None
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Plain ``lstm`` of a batch, padded to one shape so that the tests compile it once."""
+    """Run the plain scan on a batch, padded to one shape so that each config is compiled once."""
     axis = 1 if config.batch_first else 0
     time, batch = x.shape[axis], x.shape[1 - axis]
     lengths = np.full(batch, time) if lengths is None else lengths

@@ -1,4 +1,4 @@
-"""Optimizers of a file, made in torch and loaded."""
+"""Create torch optimizers for checkpoints, and load them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxlstm import load, load_optimizer
 
 
 def reload(path: Path, **arguments: Any) -> Any:
-    """What load_optimizer gives for the only or the named LSTM of a file, as stored."""
+    """Load the optimizer of an LSTM in a file, in the stored dtype."""
     with jax.enable_x64(True):
         params, config = load(path, prefix=arguments.get("prefix"))
         return load_optimizer(path, params, config, **arguments)
@@ -26,7 +26,7 @@ def stepped(
     groups: list[dict[str, Any]] | None = None,
     **arguments: Any,
 ) -> Any:
-    """The state dict of an optimizer that took a step with random gradients."""
+    """Return the state dict of an optimizer after a step with random gradients."""
     optimizer = make(groups or [p for m in modules or [] for p in m.parameters()], **arguments)
     for group in optimizer.param_groups:
         for p in group["params"]:

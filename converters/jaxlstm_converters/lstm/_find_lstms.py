@@ -15,8 +15,9 @@ from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_
 def find_lstms(state_dict: Mapping[str, Any]) -> dict[str, LSTMConfig]:
     """Return prefix -> config for every LSTM and LSTMCell in a state dict, in the order of the state dict.
 
-    An LSTMCell has an :class:`jaxlstm.LSTMCellConfig`. A state dict does not record ``batch_first`` and ``dropout``.
-    They are set if the checkpoint records them (``Checkpoint.hints``), and have torch's defaults otherwise.
+    An LSTMCell has an :class:`jaxlstm.LSTMCellConfig`. A state dict does not record ``batch_first`` and
+    ``dropout``. They are set if the checkpoint records them (``Checkpoint.hints``), and have torch's
+    defaults otherwise.
 
     Args:
       state_dict: name -> any object with a ``shape``; only the shapes are read.
@@ -77,7 +78,8 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
 def config_hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return prefix -> {"batch_first": ..., "dropout": ...} as far as the checkpoint records them.
 
-    Modules that were pickled whole record them as attributes, and files of ``jaxlstm.save`` in their metadata.
+    Modules that were pickled whole record them as attributes, and files of ``jaxlstm.save`` in their
+    metadata.
     """
     hints = {prefix: dict(hint) for prefix, hint in getattr(state_dict, "hints", {}).items()}
     metadata = getattr(state_dict, "metadata", {}).get(METADATA_KEY)

@@ -24,22 +24,22 @@ def from_torch(
     """Return the parameters of one LSTM or LSTMCell, under torch's names, and its config.
 
     Args:
-      module_or_state_dict: a ``torch.nn.Module`` that is or contains an LSTM, its state dict (torch tensors or NumPy
-        arrays), or the result of ``jaxlstm.read_checkpoint``.
-      prefix: the LSTM to convert, such as ``"encoder.lstm."``, or the unique last components of its prefix, such as
-        ``"lstm"``. Not needed if there is only one LSTM.
-      batch_first, dropout: override the values of the module or checkpoint. A state dict does not record them; the
-        defaults are then False and 0.0.
+      module_or_state_dict: a ``torch.nn.Module`` that is or contains an LSTM, its state dict (torch tensors
+        or NumPy arrays), or the result of ``jaxlstm.read_checkpoint``.
+      prefix: the LSTM to convert, such as ``"encoder.lstm."``, or the unique last components of its prefix,
+        such as ``"lstm"``. Not needed if there is only one LSTM.
+      batch_first, dropout: override the values of the module or checkpoint. A state dict does not record
+        them; the defaults are then False and 0.0.
       dtype: cast the parameters to this dtype. None keeps the bits.
 
     Returns:
       ``(params, config)``: a dict of JAX arrays and an :class:`jaxlstm.LSTMConfig`.
 
     Raises:
-      ValueError: there is no LSTM, ``prefix`` does not select exactly one, or the LSTM has missing, unexpected or
-        misshapen tensors. The message names them.
-      TypeError: the argument is neither a module nor a mapping, or a parameter is float64 while JAX's 64-bit mode is
-        off.
+      ValueError: there is no LSTM, ``prefix`` does not select exactly one, or the LSTM has missing,
+        unexpected or misshapen tensors. The message names them.
+      TypeError: the argument is neither a module nor a mapping, or a parameter is float64 while JAX's
+        64-bit mode is off.
     """
     from jaxlstm.precision import as_float_array
 

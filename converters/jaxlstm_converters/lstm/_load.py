@@ -29,8 +29,8 @@ def load(
     Args:
       path: a checkpoint in any format of ``jaxlstm.read_checkpoint``, or a file or Orbax directory written by
         ``jaxlstm.save``.
-      prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save``, other than torch
-        files, record ``batch_first`` and ``dropout``.
+      prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save``, other
+        than torch files, record ``batch_first`` and ``dropout``.
 
     Returns:
       ``(params, config)``: JAX arrays under torch's names and an :class:`jaxlstm.LSTMConfig`.

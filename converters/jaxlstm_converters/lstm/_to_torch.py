@@ -15,8 +15,8 @@ from jaxlstm.params import check_params, param_shapes
 class StateArray(np.ndarray):
     """A NumPy array that ``torch.nn.Module.load_state_dict`` accepts.
 
-    torch calls ``__torch_function__`` of arguments that are not tensors. The method here replaces each StateArray by
-    a tensor of the same bits.
+    torch calls ``__torch_function__`` of arguments that are not tensors. The method here replaces each
+    StateArray by a tensor of the same bits.
     """
 
     @classmethod
@@ -40,8 +40,8 @@ def to_torch(
 ) -> dict[str, np.ndarray]:
     """Return the state dict of the ``torch.nn.LSTM`` or ``LSTMCell`` of this config, in torch's order.
 
-    ``lstm.load_state_dict(jaxlstm.to_torch(params, config))`` accepts it as it is. ``.tensor()`` converts a single
-    entry to a tensor.
+    ``lstm.load_state_dict(jaxlstm.to_torch(params, config))`` accepts it as it is. ``.tensor()`` converts a
+    single entry to a tensor.
 
     Args:
       params: arrays under torch's names.
@@ -49,7 +49,8 @@ def to_torch(
       prefix: put before each name, such as ``"encoder.lstm."``.
 
     Raises:
-      ValueError: ``params`` do not fit the config. The message lists every missing, unexpected and misshapen one.
+      ValueError: ``params`` do not fit the config. The message lists every missing, unexpected and
+        misshapen one.
     """
     check_params(params, config)
     return {

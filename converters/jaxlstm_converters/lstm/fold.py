@@ -1,9 +1,9 @@
 """Fold reparametrized weights of a state dict into the weights that the LSTM runs with.
 
-- **Weight normalization** (Salimans and Kingma, 2016, https://arxiv.org/abs/1602.07868) stores a direction v and a
-  length g, as ``weight_hh_l0_v`` and ``weight_hh_l0_g`` (``torch.nn.utils.weight_norm``) or as
-  ``parametrizations.weight_hh_l0.original1`` and ``original0`` (``torch.nn.utils.parametrizations``). The weight is
-  ``v * (g / norm(v))``; the norm runs over the axes on which g has size 1.
+- **Weight normalization** (Salimans and Kingma, 2016, https://arxiv.org/abs/1602.07868) stores a direction
+  v and a length g, as ``weight_hh_l0_v`` and ``weight_hh_l0_g`` (``torch.nn.utils.weight_norm``) or as
+  ``parametrizations.weight_hh_l0.original1`` and ``original0`` (``torch.nn.utils.parametrizations``). The
+  weight is ``v * (g / norm(v))``; the norm runs over the axes on which g has size 1.
 - **Weight drop** (Merity et al., 2017, https://arxiv.org/abs/1708.02182) stores the weight before dropout as
   ``weight_hh_l0_raw``, in the wrapper or in the wrapped module. It is the weight in inference.
 

@@ -50,12 +50,12 @@ def select_lstm(
 def choose_prefix(
     prefixes: Iterable[str], prefix: str | None, others: Mapping[str, str] | None = None
 ) -> str:
-    """Return the one of ``prefixes`` that ``prefix`` selects: an exact match, a unique ending, or the only one.
+    """Return the one of ``prefixes`` that ``prefix`` selects.
 
     Args:
       prefixes: prefixes of LSTMs.
-      prefix: the prefix or its last components, with or without the final dot; empty selects the only LSTM, or the
-        one at the root.
+      prefix: the prefix or its last components, with or without the final dot; empty selects the only LSTM,
+        or the one at the root.
       others: prefix -> "GRU" or "RNN", named in the error message.
 
     Raises:

@@ -1,7 +1,7 @@
 """Infer recurrent layers and their configs from the names and shapes of tensors.
 
-torch's LSTM, GRU and RNN share the names ``weight_ih_l0`` and so on. The number of rows distinguishes them: 4, 3 and
-1 times the hidden size.
+torch's LSTM, GRU and RNN share the names ``weight_ih_l0`` and so on. The number of rows distinguishes them:
+4, 3 and 1 times the hidden size.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def group_by_prefix(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
 def layer_kind(shapes: Shapes) -> str:
     """Return "LSTM", "GRU" or "RNN" by the rows of the matrices, or "" for none of these.
 
-    The first layer with a matrix of 4, 3 or 1 times the hidden size decides, so that one wrong tensor does not hide
-    an LSTM.
+    The first layer with a matrix of 4, 3 or 1 times the hidden size decides, so that one wrong tensor does
+    not hide an LSTM.
     """
     recurrent = {name: shape for name, shape in shapes.items() if name.startswith("weight_hh")}
     if not recurrent and any(name.startswith("weight_ih") for name in shapes):

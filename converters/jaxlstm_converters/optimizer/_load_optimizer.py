@@ -1,4 +1,4 @@
-"""A torch optimizer of a checkpoint, as the optax optimizer of the LSTM in the same checkpoint."""
+"""Load a torch optimizer of a checkpoint as an optax optimizer."""
 
 from __future__ import annotations
 
@@ -29,29 +29,28 @@ def load_optimizer(
     names: Sequence[str] | None = None,
     decoupled_weight_decay: bool | None = None,
 ) -> OptimizerState:
-    """The optimizer of one LSTM, so that training goes on in JAX where it stopped in torch.
+    """Load the optimizer of one LSTM, to continue in JAX a training that began in torch.
 
-    torch numbers an optimizer's parameters. They are matched to the names of the model's state dict in the
-    same file by ``param_names`` where the optimizer has them (torch 2.6), else by order and shape, and only
-    if that is possible in one way. Gradients in other parameters of the model are not needed: none of these
-    optimizers mixes parameters.
+    A torch optimizer numbers its parameters. They are matched to the model's state dict in the same file by
+    ``param_names`` if the optimizer has them (torch 2.6), and otherwise by order and shape. The match must be
+    unique.
 
     Args:
-      path: a checkpoint with a model's state dict and that of its ``torch.optim`` Adam, AdamW, SGD or
-        RMSprop, nested anywhere.
-      params, config: the LSTM, as ``jaxlstm.load`` gives it. The moments are cast to the parameters' dtype.
-      prefix: which LSTM of the file, as for ``jaxlstm.load``.
-      optimizer: which optimizer of the file: the keys that lead to it, such as ``"optimizer_states.0"``.
-      names: the model's names of all parameters of the optimizer, in its order, where the file does not
-        tell: ``[name for name, _ in model.named_parameters()]``.
-      decoupled_weight_decay: True for AdamW, False for Adam; before torch 2.7 a file does not tell.
+      path: a checkpoint with the state dicts of a model and of its ``torch.optim`` Adam, AdamW, SGD or
+        RMSprop, at any depth.
+      params, config: the LSTM, from ``jaxlstm.load``. The moments are cast to the dtype of the parameters.
+      prefix: the LSTM in the file, as for ``jaxlstm.load``.
+      optimizer: the optimizer in the file: the keys that lead to it, such as ``"optimizer_states.0"``.
+      names: names of the optimizer's parameters in the model, in the order of the optimizer, if the file
+        does not record them: ``[name for name, _ in model.named_parameters()]``.
+      decoupled_weight_decay: True for AdamW, False for Adam. Files from before torch 2.7 do not record it.
 
     Returns:
       An :class:`OptimizerState`: an optax transformation and its state, both for the dict ``params``.
 
     Raises:
-      ValueError: no optimizer, or several, or one that cannot be mapped; the message says why.
-      CheckpointError: the file is refused.
+      ValueError: no optimizer of the file trains the LSTM, several do, or it is not supported.
+      CheckpointError: the file is damaged, unsafe or in an unknown format.
       ImportError: optax is not installed.
     """
     if importlib.util.find_spec("optax") is None:
@@ -63,7 +62,9 @@ def load_optimizer(
     model = model_shapes(checkpoint, optimizers)
     lstm = {name: chosen + name for name in param_shapes(config)}
     if folded := [full for full in lstm.values() if full not in model]:
-        raise ValueError(f"{folded[0]!r} is computed from others, whose moments are not the LSTM's")
+        raise ValueError(
+            f"{folded[0]!r} is computed from other tensors, so it has no moments"
+        )
 
     mapped: dict[str, OptimizerState] = {}
     problems = []
@@ -73,38 +74,41 @@ def load_optimizer(
             homes = _homes(one, model, lstm, names, certain=bool(names or optimizer))
             mapped[one.root] = fill(_parts(one, rules, homes), params)
         except ValueError as error:
-            problems.append(f"the optimizer at {one.root.rstrip('.')!r} {error}")
+            problems.append(f"the optimizer at {one.label!r} {error}")
     if not mapped:
         raise ValueError("; ".join(problems))
     if len(mapped) > 1:
-        which = ", ".join(repr(root.rstrip(".")) for root in mapped)
-        raise ValueError(f"optimizer must say which optimizer trains this LSTM: {which} can")
+        listed = ", ".join(repr(root.rstrip(".")) for root in mapped)
+        raise ValueError(
+            f"optimizer must select one of the optimizers that match this LSTM: {listed}"
+        )
     return next(iter(mapped.values()))
 
 
 def _lstm(checkpoint: Checkpoint, config: LSTMConfig, prefix: str | None) -> str:
-    """The prefix of the LSTM; without one given, the only LSTM of this size."""
-    wanted = param_shapes(config)
-    found = {p: param_shapes(c) == wanted for p, c in survey(checkpoint).lstms.items()}
-    fitting = [p for p, fits in found.items() if fits]
-    chosen = choose_prefix(found if prefix or not fitting else fitting, prefix)
-    if not found[chosen]:
-        raise ValueError(f"the LSTM at {chosen!r} has other shapes than {config}")
+    """Return the prefix of the selected LSTM, or of the only LSTM with this config."""
+    expected = param_shapes(config)
+    fits = {p: param_shapes(c) == expected for p, c in survey(checkpoint).lstms.items()}
+    fitting = [p for p in fits if fits[p]]
+    chosen = choose_prefix(fits if prefix or not fitting else fitting, prefix)
+    if not fits[chosen]:
+        raise ValueError(f"the LSTM at {chosen!r} does not have the shapes of {config}")
     return chosen
 
 
 def _named(
     optimizers: list[TorchOptimizer], name: str | None, checkpoint: Checkpoint
 ) -> list[TorchOptimizer]:
-    there = ", ".join(repr(one.root.rstrip(".")) for one in optimizers) or "none"
-    found = [one for one in optimizers if name is None or one.root.rstrip(".") == name.rstrip(".")]
-    if not found:
-        reason = "; ".join(["", *checkpoint.warnings])
+    """Return the optimizers called ``name``, or all if it is None; raise if there is none."""
+    selected = [one for one in optimizers if name is None or one.label == name.rstrip(".")]
+    if not selected:
+        listed = ", ".join(repr(one.label) for one in optimizers) or "none"
         raise ValueError(
-            f"no optimizer{'' if name is None else f' at {name!r}'} in {checkpoint.path!r}, which needs its "
-            f"state and param_groups; there are: {there}{reason}"
+            f"no optimizer{'' if name is None else f' at {name!r}'} with state and param_groups in "
+            f"{checkpoint.path!r}; "
+            + "; ".join([f"the optimizers are: {listed}", *checkpoint.warnings])
         )
-    return found
+    return selected
 
 
 def _homes(
@@ -115,19 +119,19 @@ def _homes(
     *,
     certain: bool,
 ) -> dict[str, Place]:
-    """The place of each of the LSTM's parameters among the optimizer's."""
+    """Return the place of each of the LSTM's parameters in the optimizer."""
     hypers = [relevant(group.hyper) for group in optimizer.groups]
     if not optimizer.state and all(hyper == hypers[0] for hyper in hypers):
-        return dict.fromkeys(lstm, (0, 0))  # which is which makes no difference
-    told = [name for group in optimizer.groups for name in group.names]
-    found = locate(optimizer, model, list(lstm.values()), names or told or None, certain=certain)
+        return dict.fromkeys(lstm, (0, 0))  # without state, all places are equivalent
+    stored = [name for group in optimizer.groups for name in group.names]
+    found = locate(optimizer, model, list(lstm.values()), names or stored or None, certain=certain)
     return {name: found[full] for name, full in lstm.items()}
 
 
 def _parts(
     optimizer: TorchOptimizer, rules: Sequence[Rule], homes: Mapping[str, Place]
 ) -> list[Part]:
-    """The LSTM's parameters by their hyper-parameters, whatever group they are in."""
+    """Group the LSTM's parameters by their hyperparameters, whatever group they are in."""
     parts: list[tuple[dict[str, Any], Part]] = []
     for name, (g, k) in homes.items():
         group = optimizer.groups[g]

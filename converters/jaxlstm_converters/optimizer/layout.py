@@ -1,4 +1,4 @@
-"""Where an LSTM's parameters are among those of an optimizer of the same checkpoint."""
+"""Locate an LSTM's parameters among the parameters of an optimizer in the same checkpoint."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from jaxlstm_converters.checkpoint import Checkpoint
 from jaxlstm_converters.optimizer.parameter_order import Place, Shape, places
 from jaxlstm_converters.optimizer.torch_state import TorchOptimizer
 
-# The buffers of torch's BatchNorm and InstanceNorm; others are told by being left over.
+# Buffers of BatchNorm and InstanceNorm. Other buffers match no parameter of the optimizer.
 _BUFFER = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked)", re.DOTALL)
 
 Options = dict[str, set[Place | None]]
-"""Name of a tensor -> where it can be in an optimizer; None: nowhere."""
+"""Name of a tensor -> its possible places in an optimizer; None means that it is not a parameter."""
 
 
 def model_shapes(checkpoint: Checkpoint, optimizers: Sequence[TorchOptimizer]) -> dict[str, Shape]:
-    """The tensors that may be parameters: of floating point, no known buffers, not of an optimizer."""
+    """Return name -> shape of the possible parameters: float tensors except known buffers."""
     inside = tuple(f"{one.root}{part}." for one in optimizers for part in ("state", "param_groups"))
     return {
         name: tuple(tensor.shape)
@@ -35,37 +35,36 @@ def locate(
     *,
     certain: bool,
 ) -> dict[str, Place]:
-    """The place in the optimizer of each of the LSTM's tensors.
+    """Return the place of each of the LSTM's tensors in the optimizer.
 
-    The model is the smallest part of the file that holds the LSTM and can hold all parameters of the
-    optimizer.
+    The model is taken to be the smallest part of the file that holds the LSTM and matches the optimizer.
 
     Args:
       optimizer: the optimizer.
-      model: name -> shape, of all tensors that may be its parameters.
+      model: name -> shape of every possible parameter.
       lstm: full names of the LSTM's tensors.
-      names: of the optimizer's parameters in the model, in order; None: go by order and shapes.
-      certain: the optimizer is known to be this LSTM's, whatever other model it would fit as well.
+      names: names of the optimizer's parameters in the model, in order; None matches by order and shape.
+      certain: the optimizer is known to train this LSTM, so other parts of the file are not considered.
 
     Raises:
-      ValueError: it does not fit, does not train the LSTM, or fits in several ways.
+      ValueError: the optimizer does not match, does not train the LSTM, or matches in several ways.
     """
-    fit = _by_order(optimizer, model) if names is None else _by_name(optimizer, model, names)
+    match = _by_order(optimizer, model) if names is None else _by_name(optimizer, model, names)
     home, found = next(
-        ((root, found) for root in reversed(_roots(lstm[0])) if (found := fit(root))), ("", {})
+        ((root, found) for root in reversed(_roots(lstm[0])) if (found := match(root))), ("", {})
     )
     if not found:
         raise ValueError(
-            f"has {_count(optimizer)} parameters, which do not fit the model's in "
+            f"has {optimizer.num_params} parameters, which do not match the model's in "
             f"{'names' if names else 'order and shape'}; pass names=[name for name, _ in "
-            "model.named_parameters()], those of the optimizer in its order"
+            "model.named_parameters()], in the order of the optimizer"
         )
     others = {root for name in model for root in _roots(name)} if not certain else set()
     for root in sorted(others):
-        if not root.startswith(home) and not home.startswith(root) and fit(root):
+        if not root.startswith(home) and not home.startswith(root) and match(root):
             raise ValueError(
-                f"fits {home!r} and {root!r} alike; pass optimizer={optimizer.root.rstrip('.')!r} "
-                "if it is the one of this LSTM"
+                f"matches both {home!r} and {root!r}; pass optimizer={optimizer.label!r} if it trains "
+                "this LSTM"
             )
     options = {name: found.get(name, {None}) for name in lstm}
     if all(places == {None} for places in options.values()):
@@ -77,8 +76,8 @@ def _only(name: str, options: set[Place | None]) -> Place:
     place = next(iter(options))
     if len(options) > 1 or place is None:
         raise ValueError(
-            f"does not tell by order and shapes which of its parameters is {name!r}, or whether one is; "
-            "pass names=[name for name, _ in model.named_parameters()], in its order"
+            f"has several parameters that may be {name!r} by order and shape; "
+            "pass names=[name for name, _ in model.named_parameters()], in the order of the optimizer"
         )
     return place
 
@@ -86,30 +85,31 @@ def _only(name: str, options: set[Place | None]) -> Place:
 def _by_order(
     optimizer: TorchOptimizer, model: Mapping[str, Shape]
 ) -> Callable[[str], Options | None]:
+    """Return a function that matches the part of the file under a root by order and shape."""
     groups = [[optimizer.shape(key) for key in group.keys] for group in optimizer.groups]
-    count = _count(optimizer)
 
-    def fit(root: str) -> Options | None:
+    def match(root: str) -> Options | None:
         shapes = {name: shape for name, shape in model.items() if name.startswith(root)}
-        if len(shapes) < count:
+        if len(shapes) < optimizer.num_params:
             return None
         found = dict(zip(shapes, places(list(shapes.values()), groups), strict=True))
         return found if any(found.values()) else None
 
-    return fit
+    return match
 
 
 def _by_name(
     optimizer: TorchOptimizer, model: Mapping[str, Shape], names: Sequence[str]
 ) -> Callable[[str], Options | None]:
+    """Return a function that matches the part of the file under a root by the names of the parameters."""
     slots = [(g, k) for g, group in enumerate(optimizer.groups) for k in range(len(group.keys))]
     if len(names) != len(slots) or len(set(names)) != len(names):
         raise ValueError(
-            f"has {len(slots)} parameters, and there are {len(set(names))} different names for them"
+            f"has {len(slots)} parameters, but there are {len(set(names))} different names"
         )
     shapes = [optimizer.shape(key) for group in optimizer.groups for key in group.keys]
 
-    def fit(root: str) -> Options | None:
+    def match(root: str) -> Options | None:
         full = [root + name for name in names]
         if any(
             n not in model or s not in (None, model[n]) for n, s in zip(full, shapes, strict=True)
@@ -117,13 +117,9 @@ def _by_name(
             return None
         return {name: {slot} for name, slot in zip(full, slots, strict=True)}
 
-    return fit
-
-
-def _count(optimizer: TorchOptimizer) -> int:
-    return sum(len(group.keys) for group in optimizer.groups)
+    return match
 
 
 def _roots(name: str) -> list[str]:
-    """ "", "a.", "a.b." of a tensor "a.b.c"."""
+    """Return "", "a." and "a.b." for the tensor "a.b.c"."""
     return ["", *accumulate(f"{part}." for part in name.split(".")[:-1])]

@@ -1,8 +1,8 @@
-"""Which parameter of a model is which of an optimizer, told by the order and the shapes alone.
+"""Match a model's tensors to an optimizer's parameters by order and shape.
 
-An optimizer counts its parameters; a model's state dict names them, in the same order, and buffers, frozen
-and tied tensors between them. So each group of the optimizer is a subsequence of the state dict. Every way
-to lay the groups onto it is walked at once; what is the same in all of them is certain.
+An optimizer numbers its parameters. The model's state dict names them in the same order, with buffers,
+frozen and tied tensors in between. So each group of the optimizer is a subsequence of the state dict. The
+search follows all possible layouts at once; a match that is the same in every layout is certain.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 Shape = tuple[int, ...]
 Place = tuple[int, int]
-"""Group, and index in it."""
+"""Index of a group and of a parameter in it."""
 Layers = list[set[tuple[int, ...]]]
 
 MAX_MOVES = 300_000
@@ -20,18 +20,19 @@ MAX_MOVES = 300_000
 def places(
     shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]
 ) -> list[set[Place | None]]:
-    """Where each tensor of a model can be among an optimizer's parameters.
+    """Return the possible places of each tensor of a model among an optimizer's parameters.
 
     Args:
-      shapes: of the model's tensors, in order.
-      groups: shapes of the optimizer's parameters, group by group; None fits any.
+      shapes: shapes of the model's tensors, in order.
+      groups: shapes of the optimizer's parameters, group by group; None matches any shape.
 
     Returns:
-      For each tensor the places that it has in some layout of all parameters of the optimizer; None stands
-      for not being one of them. Empty sets if there is no layout.
+      For each tensor, its places in all layouts that use every parameter of the optimizer. None means that
+        the tensor is
+      not a parameter. The sets are empty if there is no layout.
 
     Raises:
-      ValueError: there are too many layouts to walk.
+      ValueError: there are too many layouts to search.
     """
     layers = _forward(shapes, groups)
     found: list[set[Place | None]] = [set() for _ in shapes]
@@ -48,8 +49,8 @@ def places(
 
 
 def _forward(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) -> Layers:
-    """After each tensor, how many parameters of each group can be placed; in the end, all are."""
-    left = sum(map(len, groups)) - len(shapes)  # parameters without a tensor: never above zero
+    """Return, after each tensor, the possible numbers of matched parameters per group."""
+    surplus = sum(map(len, groups)) - len(shapes)  # never positive if there is a layout
     layers: Layers = [{(0,) * len(groups)}]
     moves = 0
     for position, shape in enumerate(shapes, start=1):
@@ -57,10 +58,10 @@ def _forward(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) 
         for pointers in layers[-1]:
             for _, moved in _moves(pointers, shape, groups):
                 moves += 1
-                if left + position <= sum(moved):
+                if surplus + position <= sum(moved):  # enough tensors are left for the others
                     layer.add(moved)
             if moves > MAX_MOVES:
-                raise ValueError("has parameters that fit the model in too many ways")
+                raise ValueError("has parameters that match the model in too many ways")
         layers.append(layer)
     return layers
 
@@ -68,7 +69,7 @@ def _forward(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) 
 def _moves(
     pointers: tuple[int, ...], shape: Shape, groups: Sequence[Sequence[Shape | None]]
 ) -> Iterator[tuple[Place | None, tuple[int, ...]]]:
-    """A tensor is no parameter, or the next one of a group."""
+    """Yield the choices for a tensor: not a parameter, or the next parameter of a group."""
     yield None, pointers
     for g, (pointer, group) in enumerate(zip(pointers, groups, strict=True)):
         if pointer < len(group) and group[pointer] in (None, shape):

@@ -1,12 +1,12 @@
-"""torch.optim's Adam, AdamW, SGD and RMSprop as optax transformations whose state is torch's.
+"""torch.optim's Adam, AdamW, SGD and RMSprop as optax transformations with the same state.
 
-Where optax's own ``adamw``, ``sgd`` and ``rmsprop`` differ from torch:
+torch differs from optax's ``adamw``, ``sgd`` and ``rmsprop``:
 
-- RMSprop: ``eps`` is outside of the root, and the momentum is that of updates before the learning rate.
-- SGD: dampening scales the gradient that goes into the momentum, but not the first one.
-- ``amsgrad``: torch takes the maximum of second moments and then corrects its bias, optax the other way
-  round, so that one is written out here.
-- ``maximize`` turns the gradient's sign before weight decay is added.
+- RMSprop adds ``eps`` outside of the root, and applies momentum before the learning rate.
+- SGD's dampening scales the gradients that enter the momentum, except for the first.
+- ``amsgrad`` takes the maximum of the second moments before the bias correction; optax takes it after. The
+  torch version is implemented here.
+- ``maximize`` negates the gradient before weight decay is added.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class Rule(NamedTuple):
-    """An optimizer in optax.
+    """An optax optimizer and the correspondence of its state to torch's.
 
-    ``moments`` are the fields of the state that torch has under other names: optax's -> torch's.
-    ``counted`` says whether the state counts steps; ``first_differs`` whether torch's first step of a
-    parameter is another than the following ones.
+    Attributes:
+      transform: the optimizer.
+      moments: optax's name of a state field -> torch's name.
+      counted: the state counts steps.
+      first_differs: torch's first step of a parameter differs from the later ones.
     """
 
     transform: optax.GradientTransformation
@@ -32,11 +34,11 @@ class Rule(NamedTuple):
     first_differs: bool = False
 
 
-# The hyper-parameters that a group has, and by which it is told.
+# The hyperparameters of a group identify the optimizer.
 _ADAM = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "amsgrad"}
 _SGD = {"lr", "momentum", "dampening", "weight_decay", "nesterov"}
 _RMSPROP = {"lr", "alpha", "eps", "weight_decay", "momentum", "centered"}
-# How torch computes a step, what learning rate schedulers note, and a name: they change no number.
+# Implementation choices, values that learning rate schedulers record, and names do not change a step.
 _IGNORED = {"foreach", "capturable", "differentiable", "fused", "name"}
 _IGNORED |= {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
 _OTHERS = {
@@ -51,15 +53,15 @@ _OTHERS = {
 
 
 def relevant(hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters without those that change no number."""
+    """Return the hyperparameters that affect a step."""
     return {name: value for name, value in hyper.items() if name not in _IGNORED}
 
 
 def rule(hyper: Mapping[str, Any], decoupled_weight_decay: bool | None) -> Rule:
-    """The optimizer that these hyper-parameters are of.
+    """Return the optimizer with these hyperparameters.
 
     Raises:
-      ValueError: they are those of another optimizer, or of Adam and AdamW alike.
+      ValueError: the hyperparameters belong to another optimizer, or to either Adam or AdamW.
     """
     names = set(relevant(hyper)) - {"maximize"}
     if names - {"decoupled_weight_decay"} == _ADAM:
@@ -70,10 +72,10 @@ def rule(hyper: Mapping[str, Any], decoupled_weight_decay: bool | None) -> Rule:
         return _rmsprop(hyper)
     kind = next((kind for marker, kind in _OTHERS.items() if marker in names), "another optimizer")
     if any(known <= names for known in (_ADAM, _SGD, _RMSPROP)):
-        kind = "an optimizer that torch.optim has not"
+        kind = "not an optimizer of torch.optim"
     raise ValueError(
-        f"is {kind} by its hyper-parameters {', '.join(sorted(names))}; "
-        "Adam, AdamW, SGD and RMSprop can be mapped"
+        f"is {kind} according to its hyperparameters {', '.join(sorted(names))}; "
+        "only Adam, AdamW, SGD and RMSprop are supported"
     )
 
 
@@ -83,13 +85,11 @@ def _adam(hyper: Mapping[str, Any], decoupled_weight_decay: bool | None) -> Rule
     decay = hyper["weight_decay"]
     decoupled = hyper.get("decoupled_weight_decay", decoupled_weight_decay)
     if decoupled_weight_decay not in (None, decoupled):
-        raise ValueError(
-            f"has decoupled_weight_decay={decoupled} in the file; leave the argument out"
-        )
+        raise ValueError(f"has decoupled_weight_decay={decoupled} in the file; omit the argument")
     if decay and decoupled is None:
         raise ValueError(
-            f"is Adam or AdamW, which the file does not tell (torch writes it since 2.7), and has "
-            f"weight_decay={decay}; pass decoupled_weight_decay=True for AdamW, False for Adam"
+            f"has weight_decay={decay}, but the file does not record whether it is Adam or AdamW "
+            "(torch does since 2.7); pass decoupled_weight_decay=True for AdamW, False for Adam"
         )
     moments = {"mu": "exp_avg", "nu": "exp_avg_sq"}
     scale_by = optax.scale_by_adam
@@ -153,7 +153,7 @@ def _chain(
 
 
 def _scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """torch/optim/adam.py with ``amsgrad=True``, on optax's state."""
+    """Return Adam with ``amsgrad=True`` as in torch/optim/adam.py, with optax's state."""
     import jax
     import jax.numpy as jnp
     import optax

@@ -1,4 +1,4 @@
-"""The moments of a torch optimizer as the state of an optax one."""
+"""Fill the state of an optax optimizer with the moments of a torch optimizer."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     import optax
 
 Moments = dict[str, Any]
-"""Of one parameter: torch's name of a field ("exp_avg", "step", ...) -> tensor or number."""
+"""State of one parameter: torch's field name ("exp_avg", "step", ...) -> tensor or number."""
 
-# Moments that torch keeps and does not read once a hyper-parameter was switched off.
+# torch keeps these fields, unused, after the hyperparameter that needs them was switched off.
 _UNUSED = ("momentum_buffer", "max_exp_avg_sq", "grad_avg")
-_MAX_COUNT = 2**31 - 1  # optax counts in int32
+_MAX_COUNT = 2**31 - 1  # optax counts steps in int32
 
 
 class Part(NamedTuple):
-    """Parameters under the same rule: name -> what torch's state holds of it, {} if nothing."""
+    """Parameters with the same rule: name -> moments, {} before the first step."""
 
     rule: Rule
     moments: dict[str, Moments]
 
 
 class OptimizerState(NamedTuple):
-    """``updates, state = o.transform.update(grads, o.state, params)`` is torch's next step.
+    """An optax optimizer; ``transform.update(grads, state, params)`` is torch's next step.
 
     Attributes:
-      transform: the optimizer, with torch's hyper-parameters at the time of saving.
-      state: its state, filled with torch's moments.
+      transform: the optimizer, with the hyperparameters at the time of saving.
+      state: its state, with torch's moments.
     """
 
     transform: optax.GradientTransformation
@@ -40,10 +40,10 @@ class OptimizerState(NamedTuple):
 
 
 def fill(parts: list[Part], params: Mapping[str, Any]) -> OptimizerState:
-    """One transformation of all parameters; where rules differ, ``optax.multi_transform`` of them.
+    """Return one optimizer for all parameters, an ``optax.multi_transform`` if their rules differ.
 
     Raises:
-      ValueError: moments that are missing, unexpected or misshapen, or step counts that differ.
+      ValueError: moments are missing, unexpected or misshapen, or step counts differ.
     """
     import optax
 
@@ -68,7 +68,7 @@ def _set(state: Any, fields: dict[str, Any]) -> Any:
 
 
 def _fields(part: Part, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the optax state; parameters of other parts are masked, as optax does it."""
+    """Return the fields of the optax state, with the parameters of other parts masked."""
     import jax.numpy as jnp
     import optax
 
@@ -89,21 +89,23 @@ def _fields(part: Part, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(name: str, moments: Moments, rule: Rule) -> None:
-    """A parameter has all fields, or none if it never had a gradient."""
-    wanted = {*rule.moments.values(), *(["step"] if rule.counted else [])}
-    if missing := wanted - moments.keys() if moments.keys() & wanted else set():
+    """Raise unless a parameter has all fields, or none because it never had a gradient."""
+    expected = {*rule.moments.values(), *(["step"] if rule.counted else [])}
+    if missing := expected - moments.keys() if moments.keys() & expected else set():
         raise ValueError(f"has no {', '.join(sorted(missing))} of {name}")
-    if extra := moments.keys() - wanted - {"step", *_UNUSED}:
-        raise ValueError(f"keeps {', '.join(sorted(extra))} of {name}, which torch's own does not")
+    if extra := moments.keys() - expected - {"step", *_UNUSED}:
+        raise ValueError(
+            f"has {', '.join(sorted(extra))} of {name}, which torch.optim does not have"
+        )
     if rule.first_differs and not moments:
         raise ValueError(
-            f"has dampening and no momentum_buffer of {name} yet: torch's first step is not damped, "
+            f"has dampening but no momentum_buffer of {name}: torch does not dampen the first step, "
             "which optax cannot express; take one step in torch before saving"
         )
 
 
 def _array(moments: Moments, field: str, name: str, param: Any) -> Any:
-    """A moment in the parameter's dtype; zeros before the first step."""
+    """Return a moment in the parameter's dtype, zeros before the first step."""
     import jax.numpy as jnp
 
     if field not in moments:
@@ -111,23 +113,21 @@ def _array(moments: Moments, field: str, name: str, param: Any) -> Any:
     moment = np.asarray(moments[field])
     if moment.shape != np.shape(param):
         raise ValueError(
-            f"has {field} of {name} with shape {moment.shape}, wanted {np.shape(param)}"
+            f"has {field} of {name} with shape {moment.shape}, expected {np.shape(param)}"
         )
     return jnp.asarray(moment.astype(param.dtype))
 
 
 def _count(part: Part) -> int:
-    """The number of steps: an int before torch 1.12, now a tensor; optax has one for all parameters."""
+    """Return the number of steps, of which optax has one for all parameters."""
     steps = {
         name: np.asarray(moments["step"]).item() if moments else 0
         for name, moments in part.moments.items()
     }
     if len(set(steps.values())) > 1:
-        told = ", ".join(f"{name} {count:g}" for name, count in steps.items())
-        raise ValueError(
-            f"has taken different numbers of steps, which optax cannot express: {told}"
-        )
+        counts = ", ".join(f"{name} {count:g}" for name, count in steps.items())
+        raise ValueError(f"has different step counts, which optax cannot express: {counts}")
     count = next(iter(steps.values()))
     if not (count == int(count) and 0 <= count <= _MAX_COUNT):
-        raise ValueError(f"has taken {count} steps, wanted a whole number below 2**31")
+        raise ValueError(f"has a step count of {count}, expected a whole number below 2**31")
     return int(count)

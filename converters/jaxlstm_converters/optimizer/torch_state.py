@@ -1,8 +1,8 @@
-"""What a checkpoint holds of a torch optimizer: the dict that ``Optimizer.state_dict()`` gives.
+"""Optimizers in a checkpoint, stored in the form of ``torch.optim.Optimizer.state_dict()``.
 
-It is ``{"state": {key: {field: tensor}}, "param_groups": [{"lr": ..., "params": [key, ...]}]}``. A key is a
-number and no name: the optimizer's parameters in order, group after group (an ``id()`` before torch 1.3).
-Since torch 2.6 a group has ``param_names`` too, if the optimizer was made of ``named_parameters()``.
+The form is ``{"state": {key: {field: tensor}}, "param_groups": [{"lr": ..., "params": [key, ...]}]}``. The
+keys number the optimizer's parameters group by group; before torch 1.3 they were ``id()`` values. Since
+torch 2.6 a group also has ``param_names`` if the optimizer was constructed from ``named_parameters()``.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import numpy as np
 
 from jaxlstm_converters.checkpoint import Checkpoint
 
-# What a moment is called that has its parameter's shape: Adam's, RMSprop's and SGD's.
-_SHAPED = ("exp_avg", "square_avg", "momentum_buffer")
+# Fields of Adam, RMSprop and SGD with the shape of their parameter.
+_MOMENTS = ("exp_avg", "square_avg", "momentum_buffer")
 _GROUP = re.compile(r"(?P<root>(?:.*\.)?)param_groups\.(?P<index>\d+)\.(?P<field>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """Parameters that share hyper-parameters.
+    """Parameters that share hyperparameters.
 
     Attributes:
-      hyper: name -> number; of ``betas`` the two are ``betas.0`` and ``betas.1``.
-      keys: of the parameters in the optimizer's ``state``.
-      names: of the parameters in the model; empty if the file does not tell.
+      hyper: name -> hyperparameter; ``betas`` is split into ``betas.0`` and ``betas.1``.
+      keys: keys of the parameters in the optimizer's ``state``.
+      names: names of the parameters in the model; empty if the file does not record them.
     """
 
     hyper: dict[str, Any]
@@ -42,39 +42,48 @@ class TorchOptimizer:
     """One optimizer of a checkpoint.
 
     Attributes:
-      root: what its names start with, such as ``"optimizer_state_dict."``.
+      root: prefix of its names in the checkpoint, such as ``"optimizer_state_dict."``.
       groups: its parameter groups, in order.
-      state: key -> field -> tensor (read on demand) or number; a parameter that never had a gradient has
-        no key.
+      state: key -> field -> lazy tensor or number; a parameter that never had a gradient has no key.
     """
 
     root: str
     groups: list[ParamGroup]
     state: dict[str, dict[str, Any]]
 
+    @property
+    def label(self) -> str:
+        """The root without its final dot, as users pass it."""
+        return self.root.rstrip(".")
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters in all groups."""
+        return sum(len(group.keys) for group in self.groups)
+
     def shape(self, key: str) -> tuple[int, ...] | None:
-        """The shape of a parameter, told by its moments; None if it has none."""
+        """Return the shape of a parameter's moments, or None if it has none."""
         fields = self.state.get(key, {})
-        moment = next((fields[name] for name in _SHAPED if name in fields), None)
+        moment = next((fields[name] for name in _MOMENTS if name in fields), None)
         return None if moment is None else tuple(moment.shape)
 
 
 def find_optimizers(checkpoint: Checkpoint) -> list[TorchOptimizer]:
-    """Every optimizer of a checkpoint, wherever it is nested, in the order of the file."""
+    """Return every optimizer of a checkpoint, at any depth, in the order of the file."""
     values: dict[str, Any] = {**checkpoint.scalars, **checkpoint}
-    found: dict[str, dict[int, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
+    fields: dict[str, dict[int, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
     for name, value in values.items():
         if match := _GROUP.fullmatch(name):
-            found[match["root"]][int(match["index"])][match["field"]] = value
+            fields[match["root"]][int(match["index"])][match["field"]] = value
     optimizers = [
         TorchOptimizer(
             root,
             [_param_group(groups[index]) for index in sorted(groups)],
             _state(values, f"{root}state."),
         )
-        for root, groups in found.items()
+        for root, groups in fields.items()
     ]
-    return [one for one in optimizers if any(group.keys for group in one.groups)]
+    return [optimizer for optimizer in optimizers if optimizer.num_params]
 
 
 def _param_group(fields: Mapping[str, Any]) -> ParamGroup:
@@ -90,7 +99,7 @@ def _param_group(fields: Mapping[str, Any]) -> ParamGroup:
 
 
 def _number(value: Any) -> Any:
-    """A hyper-parameter; ``lr=torch.tensor(1e-3)`` is one of them."""
+    """Return a hyperparameter as a Python value; ``lr`` may be a scalar tensor."""
     return np.asarray(value).item() if getattr(value, "shape", None) == () else value
 
 

@@ -40,18 +40,20 @@ def save(
 ) -> None:
     """Write parameters and config to a file that ``jaxlstm.load`` reads.
 
-    The file is replaced in one step, so that a crash leaves either the old file or the new one. An Orbax directory is
-    replaced by two renames. If ``path`` is a symbolic link, the link is replaced and its target is left as it is.
+    The file is replaced in one step, so that a crash leaves either the old file or the new one. An Orbax
+    directory is replaced by two renames. If ``path`` is a symbolic link, the link is replaced and its
+    target is left as it is.
 
     Args:
       path: the file, or for Orbax the directory. It may exist if ``save`` wrote it.
       params: arrays under torch's names.
-      config: the LSTM. A torch file does not record its ``batch_first`` and ``dropout``; the other formats do.
+      config: the LSTM. A torch file does not record its ``batch_first`` and ``dropout``; the other formats
+        do.
       prefix: put before each name in a safetensors or torch file, such as ``"encoder.lstm."``.
       metadata: additional strings for the header of a safetensors file.
       format: "safetensors", "torch" (for ``torch.load(weights_only=True)``), "msgpack" (Flax) or "orbax" (a
-        directory). None selects by the suffix: ``.safetensors``, ``.pt``, ``.pth``, ``.msgpack``, or no suffix for
-        Orbax.
+        directory). None selects by the suffix: ``.safetensors``, ``.pt``, ``.pth``, ``.msgpack``, or no
+        suffix for Orbax.
       overwrite: replace an existing file that ``save`` did not write. Such a directory is never replaced.
 
     Raises:

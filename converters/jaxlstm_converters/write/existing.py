@@ -1,4 +1,4 @@
-"""Protect existing files: recognize those that ``jaxlstm.save`` wrote, and refuse to replace others."""
+"""Protect existing files: recognize files of ``jaxlstm.save``, and refuse to replace others."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ _ORBAX_METADATA = "_CHECKPOINT_METADATA"
 
 
 def msgpack_bytes(params: Arrays, config: LSTMConfig) -> bytes:
-    """Return ``{"params": ..., "config": ...}`` as Flax msgpack, for ``flax.serialization.msgpack_restore``."""
+    """Return ``{"params": ..., "config": ...}`` as bytes for ``flax.serialization.msgpack_restore``."""
     serialization = import_optional("flax.serialization", "flax")
     return serialization.msgpack_serialize({"params": params, "config": config_to_dict(config)})
 
 
 def is_msgpack(path: Path) -> bool:
-    """Return True for a file that starts like those of :func:`msgpack_bytes`: a map of "config" and "params"."""
+    """Return True for a file that starts like the result of :func:`msgpack_bytes`."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -53,12 +53,13 @@ def read_msgpack(path: Path) -> tuple[Arrays, LSTMConfig]:
 def write_orbax(path: Path, params: Arrays, config: LSTMConfig, *, overwrite: bool) -> None:
     """Write a directory with Orbax's ``StandardCheckpointer``.
 
-    An existing directory is replaced by two renames: if the process dies between them, the old directory remains
-    as ``.NAME.UNIQUE.old``. ``overwrite`` permits to replace a directory of ``jaxlstm.save`` to which other files
-    were added.
+    An existing directory is replaced by two renames: if the process dies between them, the old directory
+    remains as ``.NAME.UNIQUE.old``. ``overwrite`` permits to replace a directory of ``jaxlstm.save`` to
+    which other files were added.
 
     Raises:
-      FileExistsError: ``path`` exists and is not a directory of ``jaxlstm.save``, or holds other files as well.
+      FileExistsError: ``path`` exists and is not a directory of ``jaxlstm.save``, or holds other files as
+        well.
     """
     ocp = import_optional("orbax.checkpoint", "orbax")
     exists = os.path.lexists(path)

@@ -2,8 +2,8 @@
 
 The file is a zip archive of stored entries, as torch 1.6 and later write it:
 
-- ``data.pkl``: the state dict as a pickle, in which each tensor is a call of ``torch._utils._rebuild_tensor_v2`` on a
-  numbered storage;
+- ``data.pkl``: the state dict as a pickle, in which each tensor is a call of
+  ``torch._utils._rebuild_tensor_v2`` on a numbered storage;
 - ``byteorder`` and ``version``;
 - ``data/0`` and so on: the bytes of the storages, aligned to 64 bytes so that torch can map them into memory;
 - ``jaxlstm``: the prefix and config, which torch ignores. It marks the file as written by jaxlstm.

@@ -1,9 +1,9 @@
-"""A long run over a file, in parts that are on the disk for good: killed at any moment, it goes on there.
+"""A resumable job: results in parts on the disk, which survive a kill at any moment.
 
-Beside the output OUT lies the folder ``OUT.parts`` while the run lasts. Each part holds the results of the
-next few sequences, or steps of one long sequence, and is written under another name, flushed and renamed.
-What a part holds depends on the input alone, so that a run that was killed and run again ends with the same
-bytes as one that was not. At the end the parts are put together, the output gets its name, and they go.
+While the job runs, the folder ``OUT.parts`` beside the output OUT holds the finished parts. Each part has the
+results of the next few sequences, or of the next steps of one long sequence. It is written under a temporary
+name, flushed and renamed. The contents of a part depend only on the input, so a resumed job writes the same
+bytes as an uninterrupted one. At the end the parts are assembled into the output and removed.
 """
 
 from __future__ import annotations
@@ -12,62 +12,63 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.progress import Progress
+from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run.sequences import Sequences
 from jaxlstm.inference.runner import Runner
 from jaxlstm.precision import DTYPES
+from jaxlstm_converters.checkpoint import read_checkpoint
 
 PART_STEPS = 1 << 16
-"""A part ends with the sequence that brings it to this many time steps."""
+"""A part ends with the sequence that brings it to this number of time steps."""
 
 Part = dict[str, np.ndarray]
-Progress = Callable[[int, int, str], None]
 
 
 class Job:
-    """The parts of one run.
+    """The parts of one job.
 
     Args:
-      output: the file that will be written at the end.
-      identity: what the run depends on, as JSON has it: parts of another identity are not mixed in.
-
-    Raises:
-      ValueError: parts of another run lie there, or another process is at this one.
+      output: the file that is written at the end.
+      identity: everything on which the results depend, as JSON. Parts of another identity are refused.
     """
 
     def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
         self.output = output
         self.folder = output.with_name(output.name + ".parts")
         self._identity = json.dumps(identity, indent=2, sort_keys=True)
-        self._card = self.folder / "job.json"
+        self._identity_file = self.folder / "job.json"
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Job]:
-        """The folder, made or found, and held by this process alone.
+        """Create or reopen the folder, and lock it for this process.
 
-        It goes if all went well, and if nothing was finished.
+        The folder is removed on success, and on failure if it has no finished part.
+
+        Raises:
+          ValueError: the folder holds parts of another job, or another process has locked it.
         """
-        from jaxlstm._shared.atomic import write_atomically
-
         if not self.output.parent.is_dir():
-            raise FileNotFoundError(f"{self.output}: its folder does not exist")
+            raise FileNotFoundError(f"-o {self.output}: the folder does not exist")
         self.folder.mkdir(exist_ok=True)
         with open(self.folder / "lock", "w", encoding="utf-8") as lock:
-            _hold(lock, self.output)
-            if not self._card.exists():
+            _lock(lock, self.output)
+            if not self._identity_file.exists():
                 for stale in self.folder.glob("part-*"):
                     stale.unlink()
-                write_atomically(self._card, [self._identity.encode()])
-            elif self._card.read_text(encoding="utf-8") != self._identity:
+                write_atomically(self._identity_file, [self._identity.encode()])
+            elif self._identity_file.read_text(encoding="utf-8") != self._identity:
                 raise ValueError(
-                    f"{self.folder} holds the parts of a run with another checkpoint, input or options: "
-                    "finish that one, or remove the folder"
+                    f"{self.folder} has parts of a run with another checkpoint, input or options; "
+                    "finish that run, or remove the folder"
                 )
             try:
                 yield self
@@ -77,13 +78,12 @@ class Job:
             self._remove()
 
     def _remove(self) -> None:
-        self._card.unlink(missing_ok=True)  # first: what is left after a kill here counts as stale
+        # Without the identity file, parts that remain after a kill are stale.
+        self._identity_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def parts(self) -> Iterator[Any]:
-        """The finished parts in order, as ``read_checkpoint`` opens them: arrays are read when asked for."""
-        from jaxlstm_converters.checkpoint import read_checkpoint
-
+        """Yield the finished parts in order, as checkpoints whose arrays are read on access."""
         start = 0
         while (path := self._path(start)).exists():
             part = read_checkpoint(path)
@@ -91,10 +91,7 @@ class Job:
             start = int(part.metadata["stop"])
 
     def add(self, start: int, stop: int, part: Part, names: list[str]) -> None:
-        """Put a part on the disk, for good when this returns."""
-        from jaxlstm._shared.atomic import write_atomically
-        from jaxlstm._shared.safetensors import safetensors_bytes
-
+        """Write a part, flushed to the disk."""
         metadata = {"start": str(start), "stop": str(stop), "names": json.dumps(names)}
         write_atomically(self._path(start), safetensors_bytes(part, metadata))
 
@@ -105,13 +102,18 @@ class Job:
 def run_sequences(
     job: Job, runner: Runner, sequences: Sequences, batch_size: int, cast: bool, progress: Progress
 ) -> None:
-    """The parts that are still missing of many sequences: tensors ``K.outputs``, ``K.h_n``, ``K.c_n``."""
-    start = _stop(job)
+    """Compute the missing parts of many sequences.
+
+    Sequence number K has the tensors ``K.outputs``, ``K.h_n`` and ``K.c_n``.
+    """
+    start = max((int(part.metadata["stop"]) for part in job.parts()), default=0)
     if start > len(sequences):
-        raise ValueError(f"{job.folder} has {start} sequences, the input {len(sequences)}")
+        raise ValueError(
+            f"{job.folder} has parts of {start} sequences, and the input has {len(sequences)}"
+        )
     for block in _blocks(sequences.read(start)):
         progress(start, len(sequences), "sequences")
-        arrays = [_fitting(name, array, runner, cast) for name, array in block]
+        arrays = [_checked_sequence(name, array, runner, cast) for name, array in block]
         results = runner.imap(arrays, batch_size, progress=False)
         part: Part = {}
         for index, (outputs, state) in enumerate(results, start):
@@ -125,9 +127,9 @@ def run_sequences(
 def run_long(
     job: Job, runner: Runner, sequence: np.ndarray, cast: bool, progress: Progress
 ) -> None:
-    """The parts that are still missing of one sequence (time, features), which may be a memory map.
+    """Compute the missing parts of one sequence (time, features), which may be a memory map.
 
-    Each holds ``outputs`` of its steps and the state ``h_n``, ``c_n`` after them.
+    Each part has the ``outputs`` of its steps, and the state ``h_n`` and ``c_n`` after them.
     """
     stream = runner.stream(1)
     start = 0
@@ -138,18 +140,14 @@ def run_long(
     for begin in range(start, len(sequence), PART_STEPS):
         progress(begin, len(sequence), "steps")
         piece = np.array(sequence[begin : begin + PART_STEPS])
-        outputs = stream(_cast("the input", piece, runner, cast))
+        outputs = stream(_checked_array("the input", piece, runner, cast))
         h_n, c_n = (np.asarray(leaf)[:, 0] for leaf in stream.state)
         part = {"outputs": outputs, "h_n": h_n, "c_n": c_n}
         job.add(begin, begin + len(piece), part, ["outputs"])
 
 
-def _stop(job: Job) -> int:
-    """The number of the first sequence that no part holds."""
-    return max((int(part.metadata["stop"]) for part in job.parts()), default=0)
-
-
 def _blocks(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Yield the sequences of each part."""
     block, steps = [], 0
     for name, array in named:
         block.append((name, array))
@@ -161,38 +159,39 @@ def _blocks(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[list[tuple[str,
         yield block
 
 
-def _fitting(name: str, array: np.ndarray, runner: Runner, cast: bool) -> np.ndarray:
-    array = _cast(f"sequence {name}", array, runner, cast)
+def _checked_sequence(name: str, array: np.ndarray, runner: Runner, cast: bool) -> np.ndarray:
+    array = _checked_array(f"sequence {name}", array, runner, cast)
     if len(array) > runner.max_length:
         raise ValueError(
-            f"sequence {name} has {len(array)} steps, above the {runner.max_length} of one among many; "
-            "run it alone, as a .npy file of (time, features)"
+            f"sequence {name} has {len(array)} steps, more than the {runner.max_length} of one among "
+            "several; run it alone, as a .npy file of shape (time, features)"
         )
     return array
 
 
-def _cast(name: str, array: np.ndarray, runner: Runner, cast: bool) -> np.ndarray:
-    wanted = runner.config.input_size
-    if array.ndim != 2 or array.shape[1] != wanted or not len(array):
-        raise ValueError(f"{name} must have shape (time, {wanted}), got {array.shape}")
-    found = array.dtype.newbyteorder("=")
-    if not any(jax.numpy.issubdtype(found, kind) for kind in (np.floating, np.integer)):
-        raise ValueError(f"{name} must hold real numbers, got {found}")
-    if found != runner.dtype and not cast:
-        other = f", --dtype {found} runs the LSTM in that" if found in DTYPES else ""
+def _checked_array(name: str, array: np.ndarray, runner: Runner, cast: bool) -> np.ndarray:
+    """Check the shape and dtype of an array, and cast it if ``cast`` allows it."""
+    features = runner.config.input_size
+    if array.ndim != 2 or array.shape[1] != features or not len(array):
+        raise ValueError(f"{name} must have shape (time, {features}), got {array.shape}")
+    dtype = array.dtype.newbyteorder("=")
+    if not any(jax.numpy.issubdtype(dtype, kind) for kind in (np.floating, np.integer)):
+        raise ValueError(f"{name} must hold real numbers, got {dtype}")
+    if dtype != runner.dtype and not cast:
+        alternative = f", --dtype {dtype} runs the LSTM in {dtype}" if dtype in DTYPES else ""
         raise ValueError(
-            f"{name} is {found} and the LSTM {runner.dtype}; --cast rounds inputs to it{other}"
+            f"{name} is {dtype} and the LSTM is {runner.dtype}; --cast rounds the input{alternative}"
         )
     return array.astype(runner.dtype, copy=False)
 
 
-def _hold(lock: Any, output: Path) -> None:
-    """Take the lock, which the system gives back when this process ends, however it ends."""
+def _lock(file: Any, output: Path) -> None:
+    """Lock an open file. The system releases the lock when this process ends."""
     if os.name != "posix":
         return
     import fcntl
 
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"another process is writing {output} at this moment") from None
+        raise ValueError(f"another process is writing {output}") from None

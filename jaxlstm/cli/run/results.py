@@ -1,4 +1,4 @@
-"""The parts of a run put together into one file, a piece at a time and atomically."""
+"""Assemble the parts of a job into one file, a piece at a time and atomically."""
 
 from __future__ import annotations
 
@@ -12,82 +12,83 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run.job import Job
-from jaxlstm.cli.run.sequences import parquet
+from jaxlstm.cli.run.sequences import import_parquet
 
 NAMED = (".npz", ".safetensors", ".parquet")
-"""Suffixes of outputs that hold sequences under their names, and the states."""
+"""Suffixes of output files that store sequences by name, and their states."""
 STATES = ("h_n", "c_n")
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a zip file knows: bytes must not depend on the clock."""
+"""The earliest time in a zip file. A constant, so that the bytes do not depend on the clock."""
 
 
-def check_output(path: Path, read: Sequence[Path], long: bool, states: bool, dtype: Any) -> None:
+def check_output(path: Path, source: Path, long: bool, states: bool, dtype: Any) -> None:
     """Raise, before anything is computed, if results cannot be written to ``path``.
 
     Args:
       path: the output.
-      read: the input and the checkpoint, which it must not replace.
-      long: whether the input is one long sequence.
-      states: whether h_n and c_n are to be written too.
-      dtype: of the results.
+      source: the input file.
+      long: True if the input is one long sequence.
+      states: True if h_n and c_n are written too.
+      dtype: dtype of the results.
     """
-    source = read[0]
     suffixes = NAMED if not long else ()
     if source.suffix == ".npy" and not states:
         suffixes += (".npy",)
-    if dtype.name == "bfloat16":  # for which NumPy and Arrow have no name
+    # NumPy and Arrow have no bfloat16.
+    if dtype.name == "bfloat16":
         suffixes = tuple(suffix for suffix in suffixes if suffix == ".safetensors")
-    what = f"{'one long sequence' if long else 'sequences'} in {dtype}{' with --states' * states}"
+    kind = f"{'one long sequence' if long else 'sequences'} in {dtype}{' with --states' * states}"
     if not suffixes:
         raise ValueError(
-            f"no file holds the outputs of {what}: leave --states out, and bfloat16 to many sequences"
+            f"no output format stores {kind}; omit --states, and use bfloat16 only with a file of "
+            "several sequences"
         )
     if path.suffix not in suffixes:
-        raise ValueError(f"-o {path}: for {what} the suffix must be {' or '.join(suffixes)}")
+        raise ValueError(f"-o {path}: for {kind} the suffix must be {' or '.join(suffixes)}")
     if path.is_dir():
-        raise IsADirectoryError(f"-o {path}: is a folder, wanted a file")
-    for other in read:
-        if path.exists() and path.samefile(other):
-            raise ValueError(f"-o {path} would replace {other}, which is read; take another name")
+        raise IsADirectoryError(f"-o {path} is a folder; choose another path")
     if path.suffix == ".parquet":
-        parquet()
+        import_parquet()
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise if the states of one sequence would get the name of another's outputs."""
+    """Raise if a state of one sequence would get the name of another sequence."""
     taken = set(names)
     for name in names:
         for leaf in STATES:
             if f"{name}.{leaf}" in taken:
                 raise ValueError(
-                    f"--states: {name}.{leaf} is the name both of a sequence and of a state of {name!r}; "
+                    f"--states: {name}.{leaf} would be the name of a sequence and of a state of {name!r}; "
                     "rename one of these sequences, or write .parquet"
                 )
 
 
 def assemble(job: Job, states: bool) -> None:
-    """Write ``job.output`` from all parts; ``states`` adds h_n and c_n."""
+    """Write ``job.output`` from all parts, with h_n and c_n if ``states`` is True."""
     path = job.output
-    temporary = job.folder / f"whole{path.suffix}"  # in the folder: a kill leaves nothing elsewhere
+    # A kill leaves this file in the folder of the parts, where the next run replaces it.
+    temporary = job.folder / f"whole{path.suffix}"
     if path.suffix == ".npy":
         _write_npy(temporary, job)
     elif path.suffix == ".npz":
-        _write_npz(temporary, _named(job, states))
+        _write_npz(temporary, _named_results(job, states))
     elif path.suffix == ".parquet":
         _write_parquet(temporary, job, states)
     else:
-        from jaxlstm._shared.atomic import write_atomically
-        from jaxlstm._shared.safetensors import safetensors_bytes
-
         write_atomically(temporary, safetensors_bytes(_Results(job, states), {}))
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
-def _named(job: Job, states: bool) -> Iterator[tuple[str, Any]]:
-    """Name and tensor, not read yet, of each result: outputs have the input's name, states an end as well."""
+def _named_results(job: Job, states: bool) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the unread tensor of each result.
+
+    Outputs have the name of their sequence. States have that name and a suffix.
+    """
     for part in job.parts():
         start = int(part.metadata["start"])
         for index, name in enumerate(json.loads(part.metadata["names"]), start):
@@ -98,14 +99,14 @@ def _named(job: Job, states: bool) -> Iterator[tuple[str, Any]]:
 
 
 class _Results:
-    """Results for ``safetensors_bytes``: each is read when its turn comes, and no part stays open."""
+    """The results in the form that ``safetensors_bytes`` takes. Each is read when it is written."""
 
     def __init__(self, job: Job, states: bool) -> None:
         self.job = job
         self.states = states
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        return _named(self.job, self.states)
+        return _named_results(self.job, self.states)
 
     def values(self) -> Iterator[Any]:
         return (tensor for _, tensor in self.items())
@@ -120,41 +121,39 @@ def _write_npz(path: Path, named: Iterator[tuple[str, Any]]) -> None:
 
 
 def _write_npy(path: Path, job: Job) -> None:
-    """All outputs one after another: (time, features) of one sequence, or (sequences, time, features)."""
+    """Write one array: (time, features) for a long sequence, else (sequences, time, features)."""
     shape: list[int] = []
-    for outputs, stacked in _blocks(job):
+    for outputs, is_long in _outputs(job):
         if not shape:
-            shape = [0, *outputs.shape[0 if stacked else 1 :]]
-        shape[0] += 1 if stacked else len(outputs)
+            shape = [0, *outputs.shape[1 if is_long else 0 :]]
+        shape[0] += len(outputs) if is_long else 1
+    dtype = next(_outputs(job))[0].dtype
+    description = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": tuple(shape),
+    }
+    header = io.BytesIO()
+    np.lib.format.write_array_header_2_0(header, description)
     with open(path, "wb") as file:
-        dtype = next(_blocks(job))[0].dtype
-        header = io.BytesIO()
-        np.lib.format.write_array_header_2_0(
-            header,
-            {
-                "descr": np.lib.format.dtype_to_descr(dtype),
-                "fortran_order": False,
-                "shape": tuple(shape),
-            },
-        )
         file.write(header.getvalue())
-        for outputs, _ in _blocks(job):
+        for outputs, _ in _outputs(job):
             file.write(np.ascontiguousarray(outputs).data)
 
 
-def _blocks(job: Job) -> Iterator[tuple[np.ndarray, bool]]:
-    """Each array of outputs, and whether it is a whole sequence of many."""
+def _outputs(job: Job) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield each array of outputs, and True if it is a piece of one long sequence."""
     for part in job.parts():
         if "outputs" in part:
-            yield np.asarray(part["outputs"]), False
+            yield np.asarray(part["outputs"]), True
         else:
             start, stop = (int(part.metadata[key]) for key in ("start", "stop"))
             for index in range(start, stop):
-                yield np.asarray(part[f"{index}.outputs"]), True
+                yield np.asarray(part[f"{index}.outputs"]), False
 
 
 def _write_parquet(path: Path, job: Job, states: bool) -> None:
-    """A row for each sequence: name, length, outputs (and h_n, c_n) as flat lists, step after step."""
+    """Write a row for each sequence: name, length, and outputs, h_n and c_n as flat lists."""
     import pyarrow
 
     leaves = ("outputs", *STATES) if states else ("outputs",)
@@ -168,7 +167,7 @@ def _write_parquet(path: Path, job: Job, states: bool) -> None:
         for leaf in leaves:
             columns[leaf] = [np.asarray(part[f"{index}.{leaf}"]).ravel() for index in rows]
         table = pyarrow.table(columns)
-        writer = writer or parquet().ParquetWriter(path, table.schema)
+        writer = writer or import_parquet().ParquetWriter(path, table.schema)
         writer.write_table(table)
     if writer is not None:
         writer.close()

@@ -1,4 +1,4 @@
-"""Files of sequences, read one at a time: .npz, .safetensors and .parquet hold many, .npy one or a block."""
+"""Input files of sequences: .npz, .safetensors, .parquet and .npy, read one sequence at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-SUFFIXES = (".npz", ".npy", ".safetensors", ".parquet")
+from jaxlstm_converters.checkpoint import read_checkpoint
 
 
 class Sequences(Protocol):
@@ -19,62 +19,59 @@ class Sequences(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Their names, in that order."""
+        """The names, in order."""
         ...
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of sequences."""
         ...
 
     def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and array of each from number ``start`` on; memory holds one at a time, or a row group."""
+        """Yield name and array of each sequence from index ``start``. Memory holds one, or one row group."""
         ...
 
 
 def open_sequences(path: Path, column: str = "inputs", features: int = 1) -> Sequences:
-    """The sequences of a file, told by its suffix.
+    """Open a file of sequences, in the format of its suffix.
 
     Args:
-      path: ``.npz`` and ``.safetensors``: an array (time, features) under each name. ``.npy``: an array
-        (sequences, time, features). ``.parquet``: in each row a list of numbers, step after step.
-      column: of a parquet file.
-      features: of a time step; a parquet list does not say it.
+      path: ``.npz`` or ``.safetensors`` with an array (time, features) under each name, ``.npy`` with an
+        array (sequences, time, features), or ``.parquet`` with a list of numbers in each row.
+      column: the column of a parquet file.
+      features: features of a time step, which a parquet list does not record.
 
     Raises:
-      ValueError: another suffix.
-      ModuleNotFoundError: a parquet file without pyarrow.
+      ValueError: the suffix is unknown, or the file is malformed.
+      ModuleNotFoundError: the file is a parquet file, and pyarrow is not installed.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    if path.suffix == ".npz":
-        return _Npz(path)
-    if path.suffix == ".npy":
-        return _Npy(path)
-    if path.suffix == ".safetensors":
-        return _Safetensors(path)
     if path.suffix == ".parquet":
         return _Parquet(path, column, features)
-    raise ValueError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
+    kinds = {".npz": _Npz, ".npy": _Npy, ".safetensors": _Safetensors}
+    if path.suffix not in kinds:
+        raise ValueError(f"{path}: the suffix must be one of {', '.join([*kinds, '.parquet'])}")
+    return kinds[path.suffix](path)
 
 
 def open_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file, mapped into memory and not read."""
+    """Return the array of a .npy file as a memory map."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
-        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+        raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
 
 
 class _Npz:
     def __init__(self, path: Path) -> None:
         if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is no .npz file")
+            raise ValueError(f"{path} is not a .npz file")
         self.path = path
         with np.load(path, allow_pickle=False) as archive:
             self.names = list(archive.files)
-        twice = [name for name, count in Counter(self.names).items() if count > 1]
-        if twice:
-            raise ValueError(f"{path} holds several arrays of the name {twice[0]!r}; rename them")
+        duplicates = [name for name, count in Counter(self.names).items() if count > 1]
+        if duplicates:
+            raise ValueError(f"{path} has several arrays named {duplicates[0]!r}; rename them")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,8 +83,9 @@ class _Npz:
                     array = archive[name]
                 except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                     raise ValueError(f"{self.path}: {name} cannot be read: {error}") from error
-                if not isinstance(array, np.ndarray):  # the bytes of a member that is no .npy file
-                    raise ValueError(f"{self.path}: {name} is no array of numbers")
+                # NumPy returns the bytes of a member that is not a .npy file.
+                if not isinstance(array, np.ndarray):
+                    raise ValueError(f"{self.path}: {name} is not an array of numbers")
                 yield name, array
 
 
@@ -96,8 +94,8 @@ class _Npy:
         self.array = open_npy(path)
         if self.array.ndim != 3:
             raise ValueError(
-                f"{path} must hold (sequences, time, features), or (time, features) for one long "
-                f"sequence of a one-directional LSTM; got shape {self.array.shape}"
+                f"{path} must have shape (sequences, time, features), or (time, features) for one long "
+                f"sequence of a unidirectional LSTM; got {self.array.shape}"
             )
 
     def __len__(self) -> int:
@@ -114,8 +112,6 @@ class _Npy:
 
 class _Safetensors:
     def __init__(self, path: Path) -> None:
-        from jaxlstm_converters.checkpoint import read_checkpoint
-
         self.tensors = read_checkpoint(path)
         self.names = sorted(self.tensors)
 
@@ -130,15 +126,14 @@ class _Safetensors:
 class _Parquet:
     def __init__(self, path: Path, column: str, features: int) -> None:
         try:
-            self.file = parquet().ParquetFile(path)
+            self.file = import_parquet().ParquetFile(path)
         except ValueError as error:
-            raise ValueError(f"{path} is no parquet file: {error}") from error
+            raise ValueError(f"{path} is not a parquet file: {error}") from error
         self.column = column
         self.features = features
-        if column not in self.file.schema_arrow.names:
-            raise ValueError(
-                f"{path} has no column {column!r}, but {self.file.schema_arrow.names}; see --column"
-            )
+        columns = self.file.schema_arrow.names
+        if column not in columns:
+            raise ValueError(f"{path} has no column {column!r}; choose one of {columns} by --column")
         kind = self.file.schema_arrow.field(column).type
         if not _is_list(kind):
             raise ValueError(f"column {column!r} of {path} must hold lists of numbers, got {kind}")
@@ -161,6 +156,7 @@ class _Parquet:
             index += rows
 
     def _array(self, index: int, scalar: Any) -> np.ndarray:
+        """Return a list of numbers, or a list of steps, as (time, features)."""
         import pyarrow.compute
 
         row = f"row {index} of column {self.column!r}"
@@ -169,17 +165,18 @@ class _Parquet:
             lengths = pyarrow.compute.list_value_length(flat)  # type: ignore[attr-defined]
             sizes = lengths.unique().to_pylist()
             flat = flat.flatten()
-            if not _is_list(flat.type) and set(sizes) - {self.features}:  # each list is a step
+            # In the innermost lists each list is a step.
+            if not _is_list(flat.type) and set(sizes) - {self.features}:
                 raise ValueError(
-                    f"{row} holds steps of {sorted(sizes)} numbers, wanted {self.features} in each"
+                    f"{row} must have {self.features} numbers in each step, got {sorted(sizes)}"
                 )
         if flat is None or flat.null_count:
-            raise ValueError(f"{row} holds a null")
+            raise ValueError(f"{row} contains a null")
         numbers = flat.to_numpy(zero_copy_only=False)
         if numbers.size % self.features:
             raise ValueError(
-                f"{row} holds {numbers.size} numbers, which is no multiple of the {self.features} "
-                "features of a step"
+                f"{row} must have a multiple of {self.features} numbers, the features of a step; "
+                f"got {numbers.size}"
             )
         return numbers.reshape(-1, self.features)
 
@@ -190,8 +187,8 @@ def _is_list(kind: Any) -> bool:
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
-def parquet() -> Any:
-    """``pyarrow.parquet``, asked for by name where it is missing."""
+def import_parquet() -> Any:
+    """Return the module ``pyarrow.parquet``. Raise an error that names the extra if it is missing."""
     try:
         import pyarrow.parquet
     except ModuleNotFoundError:

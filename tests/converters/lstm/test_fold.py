@@ -1,4 +1,4 @@
-"""Weight normalisation and weight drop: folded into the weights that torch runs with, and said."""
+"""Weight normalization and weight drop are folded into the weights that torch runs with."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ NAMES = ("weight_hh_l0", "weight_ih_l1", "weight_hh_l0_reverse")
 
 def old_weight_norm(module: torch.nn.Module, name: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch would rather have the other one
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated in favor of parametrizations
         torch.nn.utils.weight_norm(module, name)
 
 
 @pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
-@pytest.mark.parametrize("normalise", [old_weight_norm, parametrizations.weight_norm])
-def test_weight_norm_is_folded_as_torch_computes_it(normalise: Callable[[Any, str], Any]) -> None:
+@pytest.mark.parametrize("normalize", [old_weight_norm, parametrizations.weight_norm])
+def test_weight_norm_is_folded_as_torch_computes_it(normalize: Callable[[Any, str], Any]) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.LSTM(6, 8, 2, bidirectional=True))
     for name in NAMES:
-        normalise(model[0], name)
-    with torch.no_grad():  # as training would: length and direction apart from where they began
+        normalize(model[0], name)
+    with torch.no_grad():  # change length and direction, as training does
         for parameter in model.parameters():
             parameter.mul_(1 + 0.3 * torch.rand_like(parameter))
     x = torch.randn(5, 3, 6)
@@ -40,21 +40,19 @@ def test_weight_norm_is_folded_as_torch_computes_it(normalise: Callable[[Any, st
     assert config == LSTMConfig(6, 8, 2, bidirectional=True)
     for name, ours in params.items():
         theirs = getattr(model[0], name).detach().numpy()
-        if name in NAMES:  # torch rounds each addition of the norm, we the norm alone
+        if name in NAMES:  # torch accumulates the norm in float32
             np.testing.assert_array_max_ulp(np.asarray(ours), theirs, maxulp=4)
-            assert any(
-                note.startswith(f"0.{name} is folded") for note in survey(model.state_dict()).notes
-            )
+            assert any(note.startswith(f"0.{name} = ") for note in survey(model.state_dict()).notes)
         else:
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_another_parametrization_is_refused_by_name() -> None:
+def test_another_parametrization_is_an_error() -> None:
     lstm = torch.nn.LSTM(6, 8)
     parametrizations.orthogonal(lstm, "weight_hh_l0")
     state_dict = {f"lstm.{name}": tensor for name, tensor in lstm.state_dict().items()}
     with pytest.raises(
-        ValueError, match=r"lstm.weight_hh_l0 has a parametrization that is not weight norm"
+        ValueError, match=r"lstm.weight_hh_l0 has a parametrization other than weight norm"
     ):
         from_torch(state_dict)
     parametrize.remove_parametrizations(lstm, "weight_hh_l0")
@@ -63,7 +61,7 @@ def test_another_parametrization_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_weight_drop_is_the_raw_weight(wrapped: bool) -> None:
-    """fastai keeps the raw weight in the wrapper, the paper's own code in the module inside it."""
+    """fastai stores the raw weight in the wrapper, the code of the paper in the wrapped module."""
     lstm = torch.nn.LSTM(6, 8)
     inner = {f"rnns.0.module.{name}": tensor for name, tensor in lstm.state_dict().items()}
     raw = inner.pop("rnns.0.module.weight_hh_l0")
@@ -71,58 +69,61 @@ def test_weight_drop_is_the_raw_weight(wrapped: bool) -> None:
     assert find_lstms(inner) == {"rnns.0.module.": LSTMConfig(6, 8)}
     params, _ = from_torch(inner)
     np.testing.assert_array_equal(params["weight_hh_l0"], raw.numpy())
-    assert survey(inner).notes[0].startswith("rnns.0.module.weight_hh_l0 is ")
+    assert survey(inner).notes[0].startswith("rnns.0.module.weight_hh_l0 = ")
 
 
-def test_a_length_without_a_direction_is_told() -> None:
+def test_a_length_without_a_direction_is_an_error() -> None:
     state_dict = dict(torch.nn.LSTM(6, 8).state_dict())
     state_dict["weight_hh_l0_g"] = torch.ones(32, 1)
-    with pytest.raises(ValueError, match="weight_hh_l0_g has no direction weight_hh_l0_v"):
+    with pytest.raises(ValueError, match="weight_hh_l0_g needs a direction weight_hh_l0_v"):
         find_lstms(state_dict)
 
 
-def test_a_quantized_lstm_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"quantized dynamic one.*convert the float model"):
+def test_a_quantized_lstm_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"dynamically quantized one.*convert the float model"):
         from_torch({"lstm._all_weight_values.0.param": torch.zeros(3)})
 
 
-def test_what_was_folded_replaces_its_parts_and_is_said() -> None:
+def test_a_folded_weight_replaces_its_parts() -> None:
     g, v = np.ones((32, 1), np.float32), np.ones((32, 8), np.float32)
     for names in (
         ("a.weight_hh_l0_g", "a.weight_hh_l0_v"),
         ("a.parametrizations.weight_hh_l0.original0", "a.parametrizations.weight_hh_l0.original1"),
     ):
-        for order in (1, -1):  # whichever comes first in the file
+        for order in (1, -1):
             parts = dict(list(zip(names, (g, v), strict=True))[::order])
             found = fold({"other": g, **parts})
             assert list(found.tensors) == ["other", "a.weight_hh_l0"]
             assert found.tensors["a.weight_hh_l0"] == WeightNorm(g, v)
             assert found.problems == {}
             assert found.notes == [
-                f"a.weight_hh_l0 is folded from {names[0]} and {names[1]} (weight normalisation)"
+                f"a.weight_hh_l0 = {names[1]} * ({names[0]} / norm({names[1]})) (weight normalization)"
             ]
 
 
-def test_what_cannot_be_folded_is_a_problem_of_its_lstm() -> None:
+def test_problems_of_folding() -> None:
     g, v = np.ones(32), np.ones((32, 8))
     found = fold({"a.weight_hh_l0_g": g, "a.weight_hh_l0_v": v})
-    told = "a.weight_hh_l0_g has no direction a.weight_hh_l0_v of as many axes beside it"
-    assert found.problems == {"a.": told}
+    assert found.problems["a."].endswith(
+        "a.weight_hh_l0_g needs a direction a.weight_hh_l0_v with the same number of axes"
+    )
     assert list(found.tensors) == ["a.weight_hh_l0_g", "a.weight_hh_l0_v"]
     stem = "a.parametrizations.bias_hh_l1_reverse."
     for parts in (["original"], ["original0", "original1", "0.base"], ["original0"]):
         [(prefix, problem)] = fold({stem + part: v for part in parts}).problems.items()
         assert prefix == "a."
-        assert "a.bias_hh_l1_reverse has a parametrization that is not weight norm" in problem
+        assert "a.bias_hh_l1_reverse has a parametrization other than weight norm" in problem
         assert f"({', '.join(sorted(stem + part for part in parts))})" in problem
 
 
-def test_names_that_only_look_like_parts_are_left() -> None:
-    left = {f"a.{name}": np.ones(1) for name in ("weight_hh_l0_v", "weight_raw", "x_g", "weight_g")}
-    assert fold(left) == (left, [], {})
+def test_similar_names_are_not_folded() -> None:
+    others = {
+        f"a.{name}": np.ones(1) for name in ("weight_hh_l0_v", "weight_raw", "x_g", "weight_g")
+    }
+    assert fold(others) == (others, [], {})
 
 
-def test_a_raw_weight_goes_where_its_siblings_are() -> None:
+def test_a_raw_weight_moves_to_the_module_of_the_others() -> None:
     raw, other = np.zeros(1), np.ones(1)
     for sibling, weight in (
         ("a.bias_ih_l0", "a.weight_hh_l0"),
@@ -135,4 +136,4 @@ def test_a_raw_weight_goes_where_its_siblings_are() -> None:
         found = fold({"a.weight_hh_l0_raw": raw, sibling: other})
         assert found.tensors[weight] is raw
         assert "a.weight_hh_l0_raw" not in found.tensors
-        assert f"{weight} is a.weight_hh_l0_raw (weight drop, off in inference)" in found.notes
+        assert f"{weight} = a.weight_hh_l0_raw (weight drop, off in inference)" in found.notes

@@ -1,4 +1,4 @@
-"""Which moment is whose: by names, or by order and shapes where only one way fits."""
+"""Moments are matched to parameters by name, or by order and shape if the match is unique."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxlstm_converters.optimizer.parameter_order import places
 from tests.support.optimizer_files import moments, reload, stepped
 
 
-def test_moments_are_the_bits_of_the_file(tmp_path: Path) -> None:
+def test_moments_are_bit_exact(tmp_path: Path) -> None:
     torch.manual_seed(1)
     norm, lstm, head = torch.nn.BatchNorm1d(20), torch.nn.LSTM(3, 5), torch.nn.Linear(5, 20)
     after = torch.nn.BatchNorm1d(20)
@@ -37,8 +37,8 @@ def test_moments_are_the_bits_of_the_file(tmp_path: Path) -> None:
     assert moments(opt, "weight_ih_l0").dtype == jnp.bfloat16
 
 
-def test_which_parameters_the_optimizer_has(tmp_path: Path) -> None:
-    """All, the LSTM alone, the head alone, or another LSTM of the same shapes."""
+def test_parameters_of_the_optimizer(tmp_path: Path) -> None:
+    """All parameters, only the LSTM, only the head, or another LSTM with the same shapes."""
     path = tmp_path / "c.pt"
     model = torch.nn.ModuleDict(
         {"head": torch.nn.Linear(5, 2), "a": torch.nn.LSTM(3, 5), "b": torch.nn.LSTM(3, 5)}
@@ -59,25 +59,29 @@ def test_which_parameters_the_optimizer_has(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the optimizer at 'o.0' does not train this LSTM"):
         reload(path, prefix="a")
     save(stepped([a]))
-    with pytest.raises(ValueError, match=r"fits 'm.a.' and 'm.b.' alike; pass optimizer='o.0'"):
+    with pytest.raises(ValueError, match=r"matches both 'm.a.' and 'm.b.'; pass optimizer='o.0'"):
         reload(path, prefix="a")
     assert reload(path, prefix="a", optimizer="o.0")
     save(stepped([head, a]))
-    with pytest.raises(ValueError, match="does not tell by order and shapes which of its param"):
+    with pytest.raises(ValueError, match="has several parameters that may be"):
         reload(path, prefix="a")
     one, other = stepped([a]), stepped([b])
     save(one, other)
     opt = reload(path, prefix="b", optimizer="o.1")
     np.testing.assert_array_equal(moments(opt, "bias_ih_l0"), other["state"][2]["exp_avg"])
-    with pytest.raises(ValueError, match=r"no optimizer at 'p' in .* there are: 'o.0', 'o.1'"):
+    with pytest.raises(
+        ValueError, match=r"no optimizer at 'p' .* the optimizers are: 'o.0', 'o.1'"
+    ):
         reload(path, prefix="b", optimizer="p")
     save(stepped([model]), stepped([model], torch.optim.SGD, lr=0.1, momentum=0.9))
-    with pytest.raises(ValueError, match=r"which optimizer trains this LSTM: 'o.0', 'o.1' can"):
+    with pytest.raises(
+        ValueError, match=r"must select one of the optimizers that match this LSTM: 'o.0', 'o.1'"
+    ):
         reload(path, prefix="b")
 
 
 def test_groups_without_names(tmp_path: Path) -> None:
-    """Matrices and vectors in two groups: each is in order, and they can be laid out in one way only."""
+    """Matrices and vectors in two groups have a unique match."""
     path = tmp_path / "c.pt"
     model = torch.nn.Sequential(
         torch.nn.Linear(3, 20), torch.nn.LSTM(20, 5, 2), torch.nn.Linear(5, 20)
@@ -91,17 +95,15 @@ def test_groups_without_names(tmp_path: Path) -> None:
     for name, p in model[1].named_parameters():
         ours = moments(opt, name)
         np.testing.assert_array_equal(ours, state["state"][where[id(p)]]["exp_avg"])
-    lstm = list(model[1].parameters())  # both groups have (20,): which is whose cannot be told
+    lstm = list(model[1].parameters())  # both groups have vectors of 20
     state = stepped(groups=[{"params": lstm[::2]}, {"params": lstm[1::2], "lr": 1.0}])
     torch.save({"m": model[1].state_dict(), "o": state}, path)
-    with pytest.raises(
-        ValueError, match=r"does not tell by order and shapes which .* 'm.bias_ih_l0'"
-    ):
+    with pytest.raises(ValueError, match=r"has several parameters that may be 'm.bias_ih_l0'"):
         reload(path)
 
 
-def test_frozen_parameters_and_wrappers_between(tmp_path: Path) -> None:
-    """The optimizer has less than the state dict, and the order still tells."""
+def test_frozen_parameters(tmp_path: Path) -> None:
+    """The optimizer has fewer parameters than the state dict; the order is still unique."""
     lstm, head = torch.nn.LSTM(3, 5, 2), torch.nn.Linear(5, 2)
     model = torch.nn.Sequential(torch.nn.Embedding(7, 3), lstm, head)
     state = stepped([lstm, head])
@@ -112,14 +114,14 @@ def test_frozen_parameters_and_wrappers_between(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.data())
-def test_places_are_those_of_all_layouts(data: st.DataObject) -> None:
-    """Against brute force: every way to give each tensor to no group or one."""
+def test_places_equal_brute_force(data: st.DataObject) -> None:
+    """Brute force assigns each tensor to no group or one, in every way."""
     sizes = st.integers(1, 2)
     shapes = [(n,) for n in data.draw(st.lists(sizes, min_size=1, max_size=6))]
     number = data.draw(st.integers(1, 2))
     maybe = st.one_of(st.none(), st.tuples(sizes))
     groups = [data.draw(st.lists(maybe, max_size=3)) for _ in range(number)]
-    wanted: list[set[Any]] = [set() for _ in shapes]
+    expected: list[set[Any]] = [set() for _ in shapes]
     for owners in itertools.product([None, *range(number)], repeat=len(shapes)):
         slots: list[Any] = []
         for position, owner in enumerate(owners):
@@ -128,11 +130,11 @@ def test_places_are_those_of_all_layouts(data: st.DataObject) -> None:
             slot is None or groups[slot[0]][slot[1]] in (None, shape)
             for slot, shape in zip(slots, shapes, strict=True)
         ):
-            for options, slot in zip(wanted, slots, strict=True):
+            for options, slot in zip(expected, slots, strict=True):
                 options.add(slot)
-    assert places(shapes, groups) == wanted
+    assert places(shapes, groups) == expected
 
 
-def test_too_many_layouts_are_refused() -> None:
+def test_too_many_layouts() -> None:
     with pytest.raises(ValueError, match="too many ways"):
         places([(1,)] * 40, [[(1,)]] * 30)

@@ -1,4 +1,4 @@
-"""State dicts into parameters and back: every config and dtype, bit for bit, and what is refused."""
+"""from_torch and to_torch: every config and dtype, bit for bit, and their errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_there_and_back_is_bit_exact_and_strict(dtype: torch.dtype) -> None:
+def test_round_trip_is_bit_exact(dtype: torch.dtype) -> None:
     for arguments in CONFIGS:
         module = torch.nn.LSTM(4, 5, **arguments, dtype=dtype)
         with jax.enable_x64(dtype == torch.float64):
@@ -39,7 +39,7 @@ def test_there_and_back_is_bit_exact_and_strict(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_cell_there_and_back(bias: bool) -> None:
+def test_round_trip_of_a_cell(bias: bool) -> None:
     cell = torch.nn.LSTMCell(4, 5, bias)
     params, config = from_torch(cell)
     assert config == LSTMCellConfig(4, 5, bias=bias)
@@ -50,7 +50,7 @@ def test_a_cell_there_and_back(bias: bool) -> None:
     )
 
 
-def test_nan_payloads_and_signed_zeros_survive() -> None:
+def test_nan_payloads_and_signed_zeros_are_kept() -> None:
     module = torch.nn.LSTM(1, 1)
     bits = torch.tensor([0x7FC12345, -0x80000000, 0x00000001, 0x7F800000], dtype=torch.int32)
     module.load_state_dict({**module.state_dict(), "bias_ih_l0": bits.view(torch.float32)})
@@ -64,7 +64,7 @@ def test_to_torch_with_a_prefix_and_single_tensors() -> None:
     assert set(state_dict) == {f"encoder.lstm.{name}" for name in params}
     tensor = state_dict["encoder.lstm.weight_hh_l0"].tensor()
     assert isinstance(tensor, torch.Tensor)
-    tensor[:] = 0  # of its own memory
+    tensor[:] = 0  # a copy
     assert np.abs(state_dict["encoder.lstm.weight_hh_l0"]).max() > 0
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
         to_torch({"weight_ih_l0": params["weight_ih_l0"]}, config)
@@ -81,26 +81,26 @@ class Model(torch.nn.Module):
         self.head = torch.nn.Linear(6, 3)
 
 
-def test_every_lstm_of_a_model_is_found() -> None:
+def test_all_lstms_of_a_model_are_found() -> None:
     model = torch.nn.DataParallel(Model())
     assert find_lstms(model.state_dict()) == {
         "module.encoder.": LSTMConfig(4, 5, 2, bidirectional=True),
         "module.decoder.": LSTMCellConfig(10, 6),
     }
     with pytest.raises(
-        ValueError, match=r"prefix must say which.*'module.encoder.', 'module.decoder.'"
+        ValueError, match=r"prefix must select one of.*'module.encoder.', 'module.decoder.'"
     ):
         from_torch(model)
     for prefix in ("module.encoder.", "module.encoder", "encoder"):
         params, config = from_torch(model, prefix=prefix)
         assert config == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.25, bidirectional=True)
-        wanted = model.module.encoder.state_dict()["weight_hh_l1_reverse"].numpy()
-        np.testing.assert_array_equal(params["weight_hh_l1_reverse"], wanted)
-    with pytest.raises(ValueError, match=r"prefix 'coder' is no LSTM of.*'module.encoder.'"):
+        expected = model.module.encoder.state_dict()["weight_hh_l1_reverse"].numpy()
+        np.testing.assert_array_equal(params["weight_hh_l1_reverse"], expected)
+    with pytest.raises(ValueError, match=r"prefix 'coder' matches no LSTM.*'module.encoder.'"):
         from_torch(model, prefix="coder")
 
 
-def test_a_state_dict_takes_batch_first_and_dropout_from_the_caller() -> None:
+def test_batch_first_and_dropout_of_a_state_dict_are_arguments() -> None:
     state_dict = Model().state_dict()
     _, config = from_torch(state_dict, prefix="encoder", batch_first=True, dropout=0.5)
     assert config == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5, bidirectional=True)
@@ -110,24 +110,24 @@ def test_a_state_dict_takes_batch_first_and_dropout_from_the_caller() -> None:
     assert isinstance(params["weight_ih_l0"], jax.Array)
 
 
-def test_every_broken_key_is_told_at_once() -> None:
+def test_all_wrong_keys_are_reported_at_once() -> None:
     state_dict: dict[str, Any] = dict(torch.nn.LSTM(4, 5, 2).state_dict())
     del state_dict["bias_hh_l1"]
     state_dict["weight_ih_l1"] = torch.zeros(20, 6)
     state_dict["weight_ih_l3"] = torch.zeros(20, 5)
-    with pytest.raises(ValueError, match="is not whole") as caught:
+    with pytest.raises(ValueError, match="is invalid") as caught:
         from_torch(state_dict)
     for problem in (
         "missing bias_hh_l1 (20,)",
         "unexpected weight_ih_l3 (20, 5)",
-        "weight_ih_l1 has shape (20, 6), wanted (20, 5)",
+        "weight_ih_l1 has shape (20, 6), expected (20, 5)",
     ):
         assert problem in str(caught.value)
-    with pytest.raises(ValueError, match="is not whole"):
+    with pytest.raises(ValueError, match="is invalid"):
         find_lstms(state_dict)
 
 
-def test_a_broken_lstm_does_not_stand_in_the_way_of_a_whole_one() -> None:
+def test_an_invalid_lstm_does_not_affect_others() -> None:
     state_dict: dict[str, Any] = dict(Model().state_dict())
     del state_dict["encoder.bias_hh_l1"]
     params, _ = from_torch(state_dict, prefix="decoder")
@@ -137,38 +137,36 @@ def test_a_broken_lstm_does_not_stand_in_the_way_of_a_whole_one() -> None:
 
 
 @pytest.mark.parametrize(("name", "rows"), [("GRU", 15), ("RNN", 5)])
-def test_a_gru_or_rnn_is_refused_by_name(name: str, rows: int) -> None:
+def test_gru_and_rnn_are_named_in_the_error(name: str, rows: int) -> None:
     module = getattr(torch.nn, name)(4, 5)
     assert module.state_dict()["weight_hh_l0"].shape[0] == rows
-    with pytest.raises(ValueError, match=f"the root is a {name}; jaxlstm converts LSTM"):
+    with pytest.raises(ValueError, match=f"the root is a {name}; only LSTM and LSTMCell"):
         from_torch(module)
 
 
-def test_hidden_sizes_that_could_be_mistaken() -> None:
-    """Rows 12 with 3 columns are an LSTM of 3, with 4 a GRU of 4, with 12 an RNN of 12."""
+def test_ambiguous_sizes() -> None:
+    """12 rows are an LSTM of size 3, a GRU of size 4 or an RNN of size 12."""
     for kind, hidden in (("LSTM", 3), ("GRU", 4), ("RNN", 12)):
         module = getattr(torch.nn, kind)(2, hidden)
         assert len(find_lstms(module.state_dict())) == (kind == "LSTM")
 
 
-def test_optimizer_moments_are_no_lstm() -> None:
+def test_optimizer_moments_are_not_an_lstm() -> None:
     moments = {f"exp_avg.lstm.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
     weights = {f"lstm.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
     assert list(find_lstms(moments | weights)) == ["lstm."]
 
 
-def test_nothing_of_the_kind() -> None:
-    with pytest.raises(
-        ValueError, match="no LSTM in the state dict, whose 2 names start with: weight, bias"
-    ):
+def test_sources_without_an_lstm() -> None:
+    with pytest.raises(ValueError, match=r"no LSTM among its 2 tensors: weight, bias$"):
         from_torch(torch.nn.Linear(3, 4))
     with pytest.raises(
-        TypeError, match=r"must be a torch.nn.Module or a mapping.*got str; a path is for"
+        TypeError, match=r"must be a torch.nn.Module or a mapping.*got str; use jaxlstm.load"
     ):
         from_torch("model.pt")
 
 
-def test_dtype_casts_and_float64_asks_for_64_bit_mode() -> None:
+def test_dtype_and_64_bit_mode() -> None:
     module = torch.nn.LSTM(4, 5, dtype=torch.float64)
     with pytest.raises(TypeError, match="weight_ih_l0 is float64"):
         from_torch(module)
@@ -176,7 +174,7 @@ def test_dtype_casts_and_float64_asks_for_64_bit_mode() -> None:
     assert all(p.dtype == jnp.float32 for p in params.values())
 
 
-def test_dropout_of_one_layer_warns_as_torch_does() -> None:
+def test_dropout_of_one_layer_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.nn.LSTM(4, 5, dropout=0.5)
@@ -194,27 +192,25 @@ def test_inputs_are_not_changed() -> None:
     assert all(torch.equal(before[name], state_dict[name]) for name in before)
 
 
-def test_a_gru_beside_an_lstm_is_named_when_asked_for() -> None:
-    with pytest.raises(
-        ValueError, match=r"prefix 'other' is a GRU, not an LSTM, of the state dict"
-    ):
+def test_the_prefix_of_a_gru() -> None:
+    with pytest.raises(ValueError, match=r"prefix 'other' selects a GRU"):
         from_torch(Model(), prefix="other")
 
 
-def test_a_missing_projection_or_recurrent_weight_is_named() -> None:
+def test_a_missing_weight_is_named() -> None:
     for arguments, name in (({"proj_size": 3}, "weight_hr_l0"), ({}, "weight_hh_l0")):
         state_dict = dict(torch.nn.LSTM(4, 5, **arguments).state_dict())
         del state_dict[name]
-        with pytest.raises(ValueError, match=f"is not whole.*{name}"):
+        with pytest.raises(ValueError, match=f"is invalid.*{name}"):
             from_torch(state_dict)
 
 
-def test_a_module_named_mu_is_no_moment() -> None:
+def test_a_module_named_mu() -> None:
     weights = {f"mu.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
     assert list(find_lstms(weights)) == ["mu."]
 
 
-def test_big_endian_arrays_are_read() -> None:
+def test_big_endian_arrays() -> None:
     state_dict = {n: t.numpy().astype(">f4") for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
     params, _ = from_torch(state_dict)
     np.testing.assert_array_equal(params["weight_hh_l0"], state_dict["weight_hh_l0"])

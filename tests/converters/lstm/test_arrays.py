@@ -1,4 +1,4 @@
-"""Arrays on their way: torch tensors to NumPy and back, of the same bits, whatever their layout."""
+"""Arrays are converted between torch and NumPy bit for bit, whatever their layout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def state_array(values: Any) -> Any:
     return np.asarray(values).view(StateArray)
 
 
-def test_a_tensor_that_is_strided_needs_a_gradient_or_is_bfloat16() -> None:
+def test_tensors_to_numpy() -> None:
     tensor = torch.arange(6.0).reshape(2, 3).T.requires_grad_()
     np.testing.assert_array_equal(as_numpy(tensor), [[0, 3], [1, 4], [2, 5]])
     assert as_numpy(tensor).flags.c_contiguous
@@ -35,7 +35,7 @@ def test_a_tensor_that_is_strided_needs_a_gradient_or_is_bfloat16() -> None:
     assert as_numpy(torch.tensor([1.5], dtype=torch.float16)).dtype == np.float16
 
 
-def test_an_array_is_not_copied_without_need() -> None:
+def test_native_arrays_are_not_copied() -> None:
     native = np.arange(3.0)
     assert as_numpy(native) is native or as_numpy(native).base is native
     swapped = as_numpy(native.astype(">f8"))
@@ -44,7 +44,7 @@ def test_an_array_is_not_copied_without_need() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
-def test_a_state_array_becomes_a_tensor_of_the_same_bits_and_its_own_memory(dtype: Any) -> None:
+def test_a_state_array_is_copied_to_a_tensor(dtype: Any) -> None:
     ours = state_array(np.arange(6).reshape(2, 3).astype(dtype).T)  # not contiguous
     tensor = ours.tensor()
     assert tensor.is_contiguous()
@@ -54,7 +54,7 @@ def test_a_state_array_becomes_a_tensor_of_the_same_bits_and_its_own_memory(dtyp
     assert float(ours[0, 0]) == 0
 
 
-def test_torch_functions_take_state_arrays_in_every_position() -> None:
+def test_torch_functions_accept_state_arrays() -> None:
     one, two = state_array([1.0, 2.0]), state_array([3.0, 4.0])
     assert torch.stack((one, two)).tolist() == [[1, 2], [3, 4]]  # in a tuple
     assert torch.cat([one, torch.zeros(1)]).tolist() == [1, 2, 0]  # beside a tensor
@@ -63,13 +63,13 @@ def test_torch_functions_take_state_arrays_in_every_position() -> None:
     assert type(torch.add(one, two)) is torch.Tensor
 
 
-def test_without_torch_an_array_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_array_needs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(RuntimeError, match="torch must be imported before"):
+    with pytest.raises(RuntimeError, match="import torch before"):
         state_array([1.0]).tensor()
 
 
-def test_to_torch_keeps_torchs_order_and_the_arrays_themselves() -> None:
+def test_to_torch_order_and_memory() -> None:
     backwards = dict(reversed(PARAMS.items()))
     found = to_torch(backwards, CONFIG, prefix="a.")
     assert list(found) == [f"a.{name}" for name in PARAMS]
@@ -77,13 +77,13 @@ def test_to_torch_keeps_torchs_order_and_the_arrays_themselves() -> None:
     assert all(np.shares_memory(found[f"a.{name}"], PARAMS[name]) for name in PARAMS)
 
 
-def test_select_lstm_takes_what_was_told_over_what_the_file_hints() -> None:
+def test_arguments_override_hints() -> None:
     config = LSTMConfig(2, 3, num_layers=2)
     both = {f"{p}.{n}": np.ones(s) for p in "ab" for n, s in param_shapes(config).items()}
     hints = {"a.": {"batch_first": True, "dropout": 0.5}, "b.": {"dropout": 0.25}}
 
-    def chosen(prefix: str, **told: Any) -> tuple[bool, float]:
-        arrays, found = select_lstm(both, prefix=prefix, hints=hints, **told)
+    def chosen(prefix: str, **overrides: Any) -> tuple[bool, float]:
+        arrays, found = select_lstm(both, prefix=prefix, hints=hints, **overrides)
         assert list(arrays) == list(param_shapes(config))
         return found.batch_first, found.dropout
 
@@ -100,15 +100,15 @@ def test_a_cell_has_neither_batch_first_nor_dropout() -> None:
     assert (config.batch_first, config.dropout) == (False, 0.0)
 
 
-def test_what_is_no_lstm_is_told_by_its_first_five_names() -> None:
-    with pytest.raises(ValueError, match=r"whose 6 names start with: a0, a1, a2, a3, a4$"):
+def test_the_error_without_an_lstm() -> None:
+    with pytest.raises(ValueError, match=r"its 6 tensors: a0, a1, a2, a3, a4, \.\.\.$"):
         from_torch({f"a{k}": np.zeros(1) for k in range(6)})
     model = torch.nn.ModuleDict({"g": torch.nn.GRU(2, 3), "r": torch.nn.RNN(2, 3)})
-    with pytest.raises(ValueError, match=r"state dict: g\. is a GRU, r\. is a RNN; jaxlstm"):
+    with pytest.raises(ValueError, match=r"no LSTM: g\. is a GRU, r\. is a RNN; only"):
         from_torch(model)
 
 
-def test_a_folded_weight_has_the_shape_and_dtype_of_its_direction() -> None:
+def test_weight_norm() -> None:
     v = np.array([[3.0, 4.0], [6.0, 8.0]], np.float32)
     folded = WeightNorm(g=np.array([[10.0], [1.0]], np.float32), v=v)
     assert (folded.shape, folded.dtype, folded.nbytes) == ((2, 2), np.float32, 16)
@@ -121,7 +121,7 @@ def test_a_folded_weight_has_the_shape_and_dtype_of_its_direction() -> None:
     np.testing.assert_allclose(np.asarray(whole), [[3, 4]])
 
 
-def test_only_an_lstm_hints_at_batch_first() -> None:
+def test_batch_first_of_another_module_is_ignored() -> None:
     class Other(torch.nn.Module):
         batch_first = True
 

@@ -1,4 +1,4 @@
-"""What names and shapes alone tell: which are an LSTM, of which config, and which prefix is meant."""
+"""LSTMs are found by the names and shapes of tensors, and selected by prefix."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIGS = [
 
 
 class StateDict(dict[str, Any]):
-    """A state dict that says more than its tensors, as a checkpoint that was read does."""
+    """A state dict with the attributes of a checkpoint."""
 
     def __init__(self, tensors: Mapping[str, Any]) -> None:
         super().__init__(tensors)
@@ -42,7 +42,7 @@ def state_dict(shapes: Shapes, prefix: str = "") -> StateDict:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
-def test_a_config_is_read_off_its_own_shapes(config: LSTMConfig) -> None:
+def test_infer_config(config: LSTMConfig) -> None:
     shapes = param_shapes(config)
     assert layer_kind(shapes) == "LSTM"
     assert infer_config(shapes) == config
@@ -51,8 +51,7 @@ def test_a_config_is_read_off_its_own_shapes(config: LSTMConfig) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
-def test_one_tensor_too_few_and_the_lstm_is_broken_not_gone(config: LSTMConfig) -> None:
-    """Whichever is missing, it is told which; two biases at once are an LSTM without."""
+def test_a_missing_tensor_is_reported(config: LSTMConfig) -> None:
     for name in param_shapes(config):
         shapes = param_shapes(config)
         del shapes[name]
@@ -64,38 +63,36 @@ def test_one_tensor_too_few_and_the_lstm_is_broken_not_gone(config: LSTMConfig) 
 
 
 @pytest.mark.parametrize("proj_size", [1, 3, 4])
-def test_a_projection_that_is_missing_is_told_with_its_shape(proj_size: int) -> None:
+def test_a_missing_projection_is_reported_with_its_shape(proj_size: int) -> None:
     shapes = param_shapes(LSTMConfig(4, 5, proj_size=proj_size))
     del shapes["weight_hr_l0"]
     assert infer_config(shapes) == LSTMConfig(4, 5, proj_size=proj_size)
     assert f"missing weight_hr_l0 ({proj_size}, 5)" in survey(state_dict(shapes)).broken[""]
 
 
-def test_a_recurrent_weight_that_is_missing_is_told_with_its_shape() -> None:
+def test_a_missing_recurrent_weight_is_reported_with_its_shape() -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
     del shapes["weight_hh_l0"]
     assert infer_config(shapes) == LSTMConfig(4, 5)
     assert survey(state_dict(shapes)).broken[""].endswith("missing weight_hh_l0 (20, 5)")
 
 
-@pytest.mark.parametrize(("factor", "wanted"), [(4, "LSTM"), (3, "GRU"), (1, "RNN"), (2, "")])
-def test_the_rows_tell_the_kind(factor: int, wanted: str) -> None:
+@pytest.mark.parametrize(("factor", "expected"), [(4, "LSTM"), (3, "GRU"), (1, "RNN"), (2, "")])
+def test_the_number_of_rows_decides_the_kind(factor: int, expected: str) -> None:
     shapes: Shapes = {"weight_ih_l0": (factor * 7, 2), "weight_hh_l0": (factor * 7, 7)}
-    assert layer_kind(shapes) == wanted
+    assert layer_kind(shapes) == expected
     assert survey(state_dict(shapes, "m.")).others == (
-        {"m.": wanted} if wanted in ("GRU", "RNN") else {}
+        {"m.": expected} if expected in ("GRU", "RNN") else {}
     )
-    assert (
-        layer_kind({"weight_hh": (factor * 7, 7)}) == wanted
-    )  # the cell's name, and no other matrix
+    assert layer_kind({"weight_hh": (factor * 7, 7)}) == expected  # a cell without an input weight
 
 
 @pytest.mark.parametrize(
     ("layers", "name", "shape"),
     [
-        (1, "weight_hh_l0", (21, 5)),  # its input weight still tells
-        (2, "weight_hh_l0", (20,)),  # the next layer's still tells
-        (1, "weight_ih_l0", (7, 4)),  # the recurrent one still tells
+        (1, "weight_hh_l0", (21, 5)),  # the input weight decides
+        (2, "weight_hh_l0", (20,)),  # the next layer decides
+        (1, "weight_ih_l0", (7, 4)),  # the recurrent weight decides
     ],
 )
 def test_one_wrong_matrix_does_not_hide_an_lstm(
@@ -105,29 +102,27 @@ def test_one_wrong_matrix_does_not_hide_an_lstm(
     whole = param_shapes(config)
     assert layer_kind(whole | {name: shape}) == "LSTM"
     assert shape_mismatches(whole | {name: shape}, config) == [
-        f"{name} has shape {shape}, wanted {whole[name]}"
+        f"{name} has shape {shape}, expected {whole[name]}"
     ]
 
 
-def test_a_layer_that_is_all_wrong_does_not_hide_the_next() -> None:
+def test_a_wrong_layer_does_not_hide_the_next() -> None:
     whole = param_shapes(LSTMConfig(4, 5, num_layers=2))
     assert layer_kind(whole | {"weight_hh_l0": (20,), "weight_ih_l0": (7, 4)}) == "LSTM"
 
 
-def test_a_projection_that_is_no_matrix_does_not_hide_an_lstm() -> None:
+def test_a_misshapen_projection_does_not_hide_an_lstm() -> None:
     for config in (LSTMConfig(4, 5, proj_size=3), LSTMConfig(4, 5, num_layers=2, proj_size=3)):
         assert layer_kind(param_shapes(config) | {"weight_hr_l0": (3,)}) == "LSTM"
-    # whose columns are the hidden size, where it is one, though the input weight is odd
+    # the columns of the projection are the hidden size, although the input weight is misshapen
     assert (
         layer_kind({"weight_ih_l0": (7, 4), "weight_hh_l0": (20, 3), "weight_hr_l0": (3, 5)})
         == "LSTM"
     )
 
 
-def test_sizes_of_zero_are_no_recurrent_layer() -> None:
-    assert (
-        layer_kind({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}) == "LSTM"
-    )  # rows are 4 times 0
+def test_sizes_of_zero() -> None:
+    assert layer_kind({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}) == "LSTM"
     assert layer_kind({"weight_ih_l0": (5, 3), "weight_hh_l0": (5, 0)}) == ""
     assert layer_kind({"bias_ih_l0": (20,), "bias_hh_l0": (20,)}) == ""
     assert find_lstms(state_dict({"bias_ih_l0": (20,), "bias_hh_l0": (20,)})) == {}
@@ -142,11 +137,11 @@ def test_layers_and_directions_are_counted_by_name() -> None:
         for p in shape_mismatches(gap, infer_config(gap), prefix="m.")
         if p.startswith("unexpected")
     ] == [f"unexpected m.{name} {shape}" for name, shape in gap.items() if name.endswith("_l2")]
-    assert infer_config({"weight_ih_l1": (20, 4)}).num_layers == 1  # never none
+    assert infer_config({"weight_ih_l1": (20, 4)}).num_layers == 1  # at least one layer
     assert infer_config(shapes | {"weight_ih_l0_reverse": (20, 4)}).bidirectional
 
 
-def test_names_are_matched_whole() -> None:
+def test_whole_names_are_matched() -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
     others = {
         "weight_ih_l00": (1,),
@@ -159,7 +154,7 @@ def test_names_are_matched_whole() -> None:
     assert group_by_prefix(state_dict(shapes, "a\nb.")) == {"a\nb.": shapes}
 
 
-def test_a_cell_beside_a_layer_of_the_same_prefix_is_left_out() -> None:
+def test_a_cell_with_the_prefix_of_a_layer_is_left_out() -> None:
     layer, cell = param_shapes(LSTMConfig(4, 5)), param_shapes(LSTMCellConfig(4, 5))
     assert group_by_prefix(state_dict(layer | cell, "m.")) == {"m.": layer}
     assert group_by_prefix(state_dict(cell | layer, "m.")) == {"m.": layer}
@@ -174,7 +169,7 @@ def test_a_cell_beside_a_layer_of_the_same_prefix_is_left_out() -> None:
     "moment",
     ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg"],
 )
-def test_every_moment_of_torchs_optimizers_is_passed_over(moment: str, first: str) -> None:
+def test_optimizer_moments_are_skipped(moment: str, first: str) -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
     assert group_by_prefix(state_dict(shapes, f"{first}{moment}.lstm.")) == {}
     assert list(group_by_prefix(state_dict(shapes, f"{first}my_{moment}.lstm."))) == [
@@ -184,10 +179,10 @@ def test_every_moment_of_torchs_optimizers_is_passed_over(moment: str, first: st
 
 def test_hints_of_a_module_and_of_a_saved_file() -> None:
     shapes = param_shapes(LSTMConfig(4, 5, num_layers=2))
-    told = state_dict(shapes, "a.")
-    assert config_hints(told) == {}
-    told.hints = {"a.": {"batch_first": True, "dropout": 0.5}}
-    assert find_lstms(told)["a."] == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5)
+    hinted = state_dict(shapes, "a.")
+    assert config_hints(hinted) == {}
+    hinted.hints = {"a.": {"batch_first": True, "dropout": 0.5}}
+    assert find_lstms(hinted)["a."] == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5)
     assert config_hints({}) == {}
     saved = state_dict(shapes, "a.")
     config = LSTMConfig(4, 5, 2, batch_first=True, dropout=0.25)
@@ -196,13 +191,13 @@ def test_hints_of_a_module_and_of_a_saved_file() -> None:
     assert find_lstms(saved)["a."] == config
     saved.metadata = {METADATA_KEY: saved_metadata("a.", LSTMCellConfig(4, 5))}
     assert config_hints(saved) == {}  # a cell has neither
-    saved.metadata = {METADATA_KEY: "somebody else's"}
+    saved.metadata = {METADATA_KEY: "of another program"}
     saved.hints = {"a.": {"dropout": 0.5}}
     assert config_hints(saved) == {"a.": {"dropout": 0.5}}
 
 
-def test_sizes_that_no_lstm_has_are_told_not_raised() -> None:
-    """A projection to as many features as there are, or more: torch's own refusal is the reason."""
+def test_impossible_sizes_are_reported() -> None:
+    """A projection must be smaller than the hidden size."""
     shapes: Shapes = {
         "weight_ih_l0": (20, 4),
         "weight_hh_l0": (20, 6),
@@ -217,34 +212,36 @@ PREFIXES = ("encoder.lstm.", "decoder.lstm.", "lstm.", "x.old_head.")
 
 
 @pytest.mark.parametrize(
-    ("prefix", "wanted"),
+    ("prefix", "expected"),
     [
         ("encoder.lstm.", "encoder.lstm."),
         ("encoder.lstm", "encoder.lstm."),
         ("encoder", None),
-        ("lstm", "lstm."),  # the whole of one goes before the end of three
+        ("lstm", "lstm."),  # an exact match takes precedence
         ("old_head", "x.old_head."),
-        ("head", None),  # an end begins at a dot
+        ("head", None),  # only whole components match
     ],
 )
-def test_choose(prefix: str, wanted: str | None) -> None:
-    if wanted is None:
-        with pytest.raises(ValueError, match=f"prefix '{prefix}' is no LSTM of the state dict"):
+def test_choose_prefix(prefix: str, expected: str | None) -> None:
+    if expected is None:
+        with pytest.raises(ValueError, match=f"prefix '{prefix}' matches no LSTM; the LSTMs are"):
             choose_prefix(PREFIXES, prefix)
     else:
-        assert choose_prefix(PREFIXES, prefix) == wanted
+        assert choose_prefix(PREFIXES, prefix) == expected
 
 
-def test_choose_without_a_prefix_and_what_it_refuses() -> None:
-    for nothing in ("", None):
-        assert choose_prefix(["a."], nothing) == "a."
-        assert choose_prefix(["a.", ""], nothing) == ""
-        with pytest.raises(ValueError, match=r"is meant: 'a\.', 'b\.'$"):
-            choose_prefix(["a.", "b."], nothing)
-    with pytest.raises(ValueError, match=r"'lstm' fits several LSTMs of .* 'a\.lstm\.', 'b\.lstm"):
+def test_choose_prefix_errors() -> None:
+    for empty in ("", None):
+        assert choose_prefix(["a."], empty) == "a."
+        assert choose_prefix(["a.", ""], empty) == ""
+        with pytest.raises(ValueError, match=r"must select one of the LSTMs 'a\.', 'b\.'$"):
+            choose_prefix(["a.", "b."], empty)
+    with pytest.raises(
+        ValueError, match=r"'lstm' matches more than one LSTM; .* 'a\.lstm\.', 'b\.lstm"
+    ):
         choose_prefix(["a.lstm.", "b.lstm."], "lstm", {"lstm.": "GRU"})
     for asked in ("gru", "gru.", "x.gru."):
-        with pytest.raises(ValueError, match=f"prefix '{asked}' is a GRU, not an LSTM, of"):
+        with pytest.raises(ValueError, match=f"prefix '{asked}' selects a GRU, which is not"):
             choose_prefix(["a."], asked, {"x.gru.": "GRU", "x.rnn.": "RNN"})
-    with pytest.raises(ValueError, match=r"'ru' is no LSTM of"):
+    with pytest.raises(ValueError, match=r"'ru' matches no LSTM"):
         choose_prefix(["a."], "ru", {"x.gru.": "GRU"})

@@ -1,4 +1,4 @@
-"""Training that starts in torch goes on in JAX: 20 more steps in both give the same parameters."""
+"""Training continued in JAX equals training continued in torch: 20 steps give the same parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREFIX = "encoder.lstm."
 
 
 class Model(torch.nn.Module):
-    """An LSTM amid other parameters and buffers, some of the shapes of its own."""
+    """An LSTM with other parameters and buffers around it, some of which have the same shapes."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ def train(model: Model, optimizer: torch.optim.Optimizer, steps: int) -> None:
         optimizer.step()
 
 
-def go_on_in_torch(model: Model, optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any]:
-    """Steps in which the LSTM alone has gradients."""
+def continue_in_torch(model: Model, optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any]:
+    """Take steps in which only the LSTM has gradients."""
     for step in range(steps):
         optimizer.zero_grad()
         x, y = (torch.from_numpy(a) for a in data(100 + step))
@@ -78,17 +78,16 @@ def gradients(params: Any, config: LSTMConfig, x: Any, y: Any) -> Any:
     return jax.grad(loss)(params)
 
 
-def go_on_in_jax(params: Any, config: LSTMConfig, opt: Any, steps: int) -> dict[str, Any]:
-    update = jax.jit(opt.transform.update)
+def continue_in_jax(params: Any, config: LSTMConfig, opt: Any, steps: int) -> dict[str, Any]:
     state = opt.state
     for k in range(steps):
         grads = gradients(params, config, *data(100 + k))
-        updates, state = update(grads, state, params)
+        updates, state = opt.transform.update(grads, state, params)
         params = optax.apply_updates(params, updates)
     return params
 
 
-def assert_goes_on(
+def assert_training_continues(
     model: Model,
     optimizer: torch.optim.Optimizer,
     path: Path,
@@ -99,10 +98,10 @@ def assert_goes_on(
         params, config = load(path)
         assert config == CONFIG
         opt = load_optimizer(path, params, config, **arguments)
-        ours = go_on_in_jax(params, config, opt, 20)
-        theirs = go_on_in_torch(model, optimizer, 20)
+        ours = continue_in_jax(params, config, opt, 20)
+        theirs = continue_in_torch(model, optimizer, 20)
         for name, start in params.items():
-            assert np.abs(theirs[name] - start).max() > 1e-4  # it did train
+            assert np.abs(theirs[name] - start).max() > 1e-4  # the steps are not negligible
             np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, atol=rtol)
 
 
@@ -144,23 +143,23 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_training_goes_on(make: Callable[[Any], torch.optim.Optimizer], tmp_path: Path) -> None:
+def test_training_continues(make: Callable[[Any], torch.optim.Optimizer], tmp_path: Path) -> None:
     model = Model()
     optimizer = make(model.parameters())
     train(model, optimizer, 7)
     write(tmp_path / "c.pt", model, optimizer)
-    assert_goes_on(model, optimizer, tmp_path / "c.pt")
+    assert_training_continues(model, optimizer, tmp_path / "c.pt")
 
 
 def test_an_optimizer_before_its_first_step(tmp_path: Path) -> None:
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     write(tmp_path / "c.pt", model, optimizer)
-    assert_goes_on(model, optimizer, tmp_path / "c.pt")
+    assert_training_continues(model, optimizer, tmp_path / "c.pt")
 
 
 def by_dimensions(model: Model, *, names: bool) -> list[dict[str, Any]]:
-    """Weight decay for matrices alone, and another learning rate for the head: groups not in order."""
+    """Return groups, not in the order of the model: vectors, matrices with weight decay, and the head."""
     named = [(n, p) if names else p for n, p in model.named_parameters()]
     tensors = [p for _, p in model.named_parameters()]
     flat = [n for n, p in zip(named, tensors, strict=True) if p.ndim == 1]
@@ -172,24 +171,24 @@ def by_dimensions(model: Model, *, names: bool) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("how", ["param_names", "names"])
-def test_groups_of_different_hyper_parameters(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["param_names", "names"])
+def test_groups_with_different_hyperparameters(source: str, tmp_path: Path) -> None:
     model = Model()
-    groups = by_dimensions(model, names=how == "param_names")
+    groups = by_dimensions(model, names=source == "param_names")
     optimizer = torch.optim.AdamW(groups, lr=0.01)
     train(model, optimizer, 5)
     write(tmp_path / "c.pt", model, optimizer)
-    if how == "param_names":
-        assert_goes_on(model, optimizer, tmp_path / "c.pt")
+    if source == "param_names":
+        assert_training_continues(model, optimizer, tmp_path / "c.pt")
         return
     ids = {id(p): name for name, p in model.named_parameters()}
     names = [ids[id(p)] for group in optimizer.param_groups for p in group["params"]]
-    assert_goes_on(model, optimizer, tmp_path / "c.pt", names=names)
-    with pytest.raises(ValueError, match="has 19 parameters, and there are 18 different names"):
+    assert_training_continues(model, optimizer, tmp_path / "c.pt", names=names)
+    with pytest.raises(ValueError, match="has 19 parameters, but there are 18 different names"):
         reload(tmp_path / "c.pt", names=names[1:])
 
 
-def test_adam_before_torch_2_7_may_be_adamw(tmp_path: Path) -> None:
+def test_adam_and_adamw_before_torch_2_7(tmp_path: Path) -> None:
     for make in (torch.optim.Adam, torch.optim.AdamW):
         model = Model()
         optimizer = make(model.parameters(), lr=0.01, weight_decay=0.3)
@@ -197,18 +196,18 @@ def test_adam_before_torch_2_7_may_be_adamw(tmp_path: Path) -> None:
         state = optimizer.state_dict()
         del state["param_groups"][0]["decoupled_weight_decay"]
         torch.save({"m": model.state_dict(), "o": state}, tmp_path / "c.pt")
-        with pytest.raises(ValueError, match="is Adam or AdamW, which the file does not tell"):
+        with pytest.raises(ValueError, match="does not record whether it is Adam or AdamW"):
             reload(tmp_path / "c.pt")
         adamw = make is torch.optim.AdamW
-        assert_goes_on(model, optimizer, tmp_path / "c.pt", decoupled_weight_decay=adamw)
+        assert_training_continues(model, optimizer, tmp_path / "c.pt", decoupled_weight_decay=adamw)
         write(tmp_path / "c.pt", model, optimizer)
         with pytest.raises(ValueError, match=f"has decoupled_weight_decay={adamw} in the file"):
             reload(tmp_path / "c.pt", decoupled_weight_decay=not adamw)
 
 
 @pytest.mark.network
-def test_resemblyzer_trains_on(tmp_path: Path) -> None:
-    """A legacy file of 2019 whose optimizer is keyed by id(): one more step, of 1,564,501."""
+def test_resemblyzer(tmp_path: Path) -> None:
+    """One more step from a file of 2019, whose optimizer has id() values as keys and 1,564,500 steps."""
     path = fetch_pinned("resemblyzer", "resemblyzer/pretrained.pt")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     order = checkpoint["optimizer_state"]["param_groups"][0]["params"]

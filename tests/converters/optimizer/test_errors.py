@@ -1,4 +1,4 @@
-"""What load_optimizer cannot map it refuses, and says why."""
+"""Errors of load_optimizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.optimizer_files import reload, stepped
 
 
 @pytest.mark.parametrize(
-    ("make", "named"),
+    ("make", "name"),
     [
         (torch.optim.Adagrad, "Adagrad"),
         (torch.optim.NAdam, "NAdam"),
@@ -29,41 +29,41 @@ from tests.support.optimizer_files import reload, stepped
         (torch.optim.Rprop, "Rprop"),
     ],
 )
-def test_other_optimizers_are_refused_by_name(make: Any, named: str, tmp_path: Path) -> None:
+def test_unsupported_optimizers_are_named(make: Any, name: str, tmp_path: Path) -> None:
     lstm = torch.nn.LSTM(3, 5)
     torch.save({"m": lstm.state_dict(), "o": stepped([lstm], make)}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match=f"the optimizer at 'o' is .*{named}"):
+    with pytest.raises(ValueError, match=f"the optimizer at 'o' is .*{name}"):
         reload(tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s["param_groups"][0].update(trust=0.1), "that torch.optim has not"),
-        (lambda s: s["state"][1].update(z=torch.ones(2)), "keeps z of weight_hh_l0"),
+        (lambda s: s["param_groups"][0].update(trust=0.1), "not an optimizer of torch.optim"),
+        (lambda s: s["state"][1].update(z=torch.ones(2)), "has z of weight_hh_l0"),
         (lambda s: s["state"][1].pop("exp_avg_sq"), "has no exp_avg_sq of weight_hh_l0"),
         (
             lambda s: s["state"][1].update(step=torch.tensor(4.0)),
-            "different numbers of steps.*weight_ih_l0 1, weight_hh_l0 4",
+            "different step counts.*weight_ih_l0 1, weight_hh_l0 4",
         ),
-        (lambda s: s["state"].pop(3), "different numbers of steps.*bias_hh_l0 0"),
-        (lambda s: [v.update(step=1.5) for v in s["state"].values()], "wanted a whole number"),
+        (lambda s: s["state"].pop(3), "different step counts.*bias_hh_l0 0"),
+        (lambda s: [v.update(step=1.5) for v in s["state"].values()], "expected a whole number"),
         (
             lambda s: s["state"][1].update(exp_avg=torch.ones(20, 4)),
-            "has 4 parameters, which do not fit the model's in order and shape",
+            "has 4 parameters, which do not match the model's in order and shape",
         ),
         (
             lambda s: s["state"][1].update(exp_avg_sq=torch.ones(20, 4)),
-            r"has exp_avg_sq of weight_hh_l0 with shape \(20, 4\), wanted \(20, 5\)",
+            r"has exp_avg_sq of weight_hh_l0 with shape \(20, 4\), expected \(20, 5\)",
         ),
         (
             lambda s: s["param_groups"][0].update(param_names=list("abcd")),
-            "do not fit the model's in names",
+            "do not match the model's in names",
         ),
-        (lambda s: s.pop("param_groups"), "no optimizer in .*there are: none"),
+        (lambda s: s.pop("param_groups"), "no optimizer with state .* the optimizers are: none"),
     ],
 )
-def test_what_does_not_fit_is_said(change: Any, message: str, tmp_path: Path) -> None:
+def test_invalid_optimizers(change: Any, message: str, tmp_path: Path) -> None:
     lstm = torch.nn.LSTM(3, 5)
     state = stepped([lstm])
     change(state)
@@ -72,11 +72,11 @@ def test_what_does_not_fit_is_said(change: Any, message: str, tmp_path: Path) ->
         reload(tmp_path / "c.pt")
 
 
-def test_dampening_before_the_first_step_is_refused(tmp_path: Path) -> None:
+def test_dampening_before_the_first_step(tmp_path: Path) -> None:
     lstm = torch.nn.LSTM(3, 5)
     optimizer = torch.optim.SGD(lstm.parameters(), momentum=0.9, dampening=0.5)
     torch.save({"m": lstm.state_dict(), "o": optimizer.state_dict()}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="has dampening and no momentum_buffer of weight_ih_l0"):
+    with pytest.raises(ValueError, match="has dampening but no momentum_buffer of weight_ih_l0"):
         reload(tmp_path / "c.pt")
 
 
@@ -88,7 +88,7 @@ def test_optax_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
         load_optimizer("none.pt", {}, LSTMConfig(3, 4))
 
 
-def test_weight_norm_and_wrong_configs_are_refused(tmp_path: Path) -> None:
+def test_weight_norm_and_wrong_configs(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     lstm = torch.nn.LSTM(3, 5)
     torch.save({"m": lstm.state_dict(), "o": stepped([lstm])}, path)
@@ -96,16 +96,16 @@ def test_weight_norm_and_wrong_configs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="params do not fit"):
         load_optimizer(path, params, LSTMConfig(3, 6))
     other = LSTMConfig(3, 6)
-    with pytest.raises(ValueError, match=r"the LSTM at 'm.' has other shapes than"):
+    with pytest.raises(ValueError, match=r"the LSTM at 'm.' does not have the shapes of"):
         load_optimizer(path, jaxlstm.init_params(jax.random.key(0), other), other)
     torch.nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
     torch.save({"m": lstm.state_dict(), "o": stepped([lstm])}, path)
     params, config = load(path)
-    with pytest.raises(ValueError, match=r"'m.weight_hh_l0' is computed from others"):
+    with pytest.raises(ValueError, match=r"'m.weight_hh_l0' is computed from other tensors"):
         load_optimizer(path, params, config)
 
 
-def test_schedulers_leave_notes_that_are_no_hyper_parameters(tmp_path: Path) -> None:
+def test_values_recorded_by_schedulers_are_ignored(tmp_path: Path) -> None:
     lstm = torch.nn.LSTM(3, 5)
     optimizer = torch.optim.SGD(lstm.parameters(), lr=0.1, momentum=0.9)
     torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=9)
@@ -118,7 +118,7 @@ def test_schedulers_leave_notes_that_are_no_hyper_parameters(tmp_path: Path) -> 
     np.testing.assert_allclose(updates["bias_ih_l0"], -group["lr"], rtol=1e-6)
 
 
-def test_plain_values_are_read_beside_the_tensors(tmp_path: Path) -> None:
+def test_scalars_of_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     weight = torch.ones(2)
     plain = {"a": [1, 2.5, (True, None)], "b": {"c": "text", 3: -1}, "weight": weight}
@@ -131,7 +131,9 @@ def test_plain_values_are_read_beside_the_tensors(tmp_path: Path) -> None:
     torch.save({"a": {"b": 1}, "a.b": 2, "weight": weight}, path)
     checkpoint = jaxlstm.read_checkpoint(path)
     assert checkpoint.scalars == {}
-    assert checkpoint.warnings == ["the scalars of the file have the name 'a.b' twice; none are kept"]
+    assert checkpoint.warnings == [
+        "the scalars of the file have the name 'a.b' twice; none are kept"
+    ]
     torch.save({"a": list(range(100_000)), "weight": weight}, path)
     checkpoint = jaxlstm.read_checkpoint(path)
     assert checkpoint.scalars == {}

@@ -1,4 +1,4 @@
-"""LSTMs behind what wraps a model, and copies of one in a file: each is found under its own prefix."""
+"""LSTMs in wrapped models, and copies of a model in one file, are found under their own prefixes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Tagger(torch.nn.Module):
         self.head = torch.nn.Linear(10, 2)
 
 
-def test_the_copies_of_a_training_run(tmp_path: Path) -> None:
-    """A compiled model, its moving average, and the same on several devices, in one file."""
+def test_copies_of_a_model(tmp_path: Path) -> None:
+    """A compiled model, its moving average and a DataParallel model in one file."""
     model = Tagger()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     with torch.no_grad():
@@ -54,17 +54,19 @@ def test_the_copies_of_a_training_run(tmp_path: Path) -> None:
         "ema.shadow.module.lstm.": CONFIG,
         "other.0.module.lstm.": CONFIG,
     }
-    wanted = [model.lstm, average.module.lstm, everywhere.module.lstm]
-    for prefix, lstm in zip(found, wanted, strict=True):
+    expected = [model.lstm, average.module.lstm, everywhere.module.lstm]
+    for prefix, lstm in zip(found, expected, strict=True):
         params, _ = load(tmp_path / "m.pt", prefix=prefix)
         for name, parameter in lstm.named_parameters():
             np.testing.assert_array_equal(params[name], parameter.detach().numpy())
-    with pytest.raises(ValueError, match=r"fits several LSTMs.*'ema\.shadow\.module\.lstm\.'"):
+    with pytest.raises(
+        ValueError, match=r"matches more than one LSTM.*'ema\.shadow\.module\.lstm\.'"
+    ):
         load(tmp_path / "m.pt", prefix="module.lstm")
 
 
 def test_a_stack_of_single_layers(tmp_path: Path) -> None:
-    """As AWD-LSTM and others keep them: one LSTM of each layer, of sizes of their own."""
+    """AWD-LSTM has one LSTM per layer, each with its own sizes."""
     layers = [torch.nn.LSTM(n, m) for n, m in [(3, 6), (6, 4), (4, 3)]]
     stack = torch.nn.ModuleDict({"rnns": torch.nn.ModuleList(layers)})
     torch.save({"state_dict": stack.state_dict()}, tmp_path / "m.pt")

@@ -1,4 +1,4 @@
-"""Real LSTMs, jitted here: as exact as torch on inputs like their own, and the checker's verdict holds."""
+"""Checks of one LSTM of a real checkpoint, run on whatever device JAX uses by default."""
 
 from __future__ import annotations
 
@@ -8,75 +8,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig
 from jaxlstm.check import verify, verify_cell
 from tests.support.bounds import assert_as_exact_as_torch
-from tests.support.real_files import BY_LABEL, EACH_LSTM, Real
-
-pytestmark = pytest.mark.network
+from tests.support.real_files import Real
 
 TIME, BATCH = 40, 3
 Arrays = tuple[np.ndarray, ...]
 
-each_lstm = pytest.mark.parametrize(
-    ("real", "prefix"), EACH_LSTM, ids=[f"{real.label}-{prefix}" for real, prefix in EACH_LSTM]
-)
 
-
-def frames(real: Real, input_size: int, rng: np.random.Generator) -> np.ndarray:
-    """What the layer before gives, (time, batch, input_size): embeddings, spectra or features."""
-    shape = (TIME, BATCH, input_size)
-    if real.package == "g2pM":  # of random Chinese characters, by the table in the file
-        table = np.asarray(jaxlstm.read_checkpoint(real.path())["embedding.weight"])
-        return table[rng.integers(len(table), size=shape[:2])]
-    if real.package == "resemblyzer":  # the energies of a mel spectrogram: many small, few large
-        return rng.gamma(0.3, 0.3, shape).astype(np.float32)
-    normal = rng.standard_normal(shape).astype(np.float32)
-    return np.maximum(normal, 0) if real.package == "silero-vad" else normal  # its encoder ends so
-
-
-@each_lstm
-def test_as_exact_as_torch_in_float32(real: Real, prefix: str) -> None:
-    """RMS error to torch in float64 at most twice that of torch in float32."""
+def assert_real_lstm_is_as_exact_as_torch(real: Real, prefix: str) -> None:
+    """The RMS error in float32, relative to torch in float64, is at most twice torch's."""
     params, config = jaxlstm.load(real.path(), prefix=prefix)
     rng = np.random.default_rng(0)
-    x = frames(real, config.input_size, rng)
+    x = realistic_inputs(real, config.input_size, rng)
     state = tuple(
         rng.uniform(-0.5, 0.5, shape).astype(np.float32) for shape in config.state_shapes(BATCH)
     )
-    ours, theirs = (run_cell, torch_cell) if is_cell(config) else (run_lstm, torch_lstm)
+    run, torch_module = (run_cell, torch_cell) if is_cell(config) else (run_lstm, torch_lstm)
     weights = {
         name.removeprefix(prefix): torch.as_tensor(tensor)
         for name, tensor in real.read(real.path()).items()
         if name.startswith(prefix)
     }
-    module = theirs(config, weights)
+    module = torch_module(config, weights)
     float32, float64 = module(x, state, torch.float32), module(x, state, torch.float64)
-    found = ours(params, config, x, state)
-    assert_as_exact_as_torch(found, float32, float64, factor=2)
-    assert max(np.abs(h).max() for h in float64) > 0.3  # the numbers say something
+    assert_as_exact_as_torch(run(params, config, x, state), float32, float64, factor=2)
+    assert max(np.abs(h).max() for h in float64) > 0.3  # the outputs are not all close to zero
 
 
-def slow_where_large() -> list[Any]:
-    """Each LSTM, those of a minute and more with the slow tests."""
-    large = ("resemblyzer", "beatnet", "beatnet-module", "silero-torchscript")
-    return [
-        pytest.param(
-            real,
-            prefix,
-            id=f"{real.label}-{prefix}",
-            marks=[pytest.mark.slow] if real.label in large else [],
-        )
-        for real, prefix in EACH_LSTM
-    ]
-
-
-@pytest.mark.parametrize(("real", "prefix"), slow_where_large())
-def test_the_verdict_holds(real: Real, prefix: str) -> None:
+def assert_verdict_holds(real: Real, prefix: str) -> None:
+    """``verify`` passes."""
     params, config = jaxlstm.load(real.path(), prefix=prefix)
     numpy_params = {name: np.asarray(array) for name, array in params.items()}
     if is_cell(config):
@@ -92,6 +57,18 @@ def test_the_verdict_holds(real: Real, prefix: str) -> None:
     statuses = {item.name: item.status for item in report.items}
     assert statuses["float64 semantics against torch"] == "ok"
     assert statuses["step residual"] == "ok"
+
+
+def realistic_inputs(real: Real, input_size: int, rng: np.random.Generator) -> np.ndarray:
+    """Inputs (time, batch, input_size) like the layer's usual inputs: embeddings, spectra or features."""
+    shape = (TIME, BATCH, input_size)
+    if real.package == "g2pM":  # embeddings of random Chinese characters
+        table = np.asarray(jaxlstm.read_checkpoint(real.path())["embedding.weight"])
+        return table[rng.integers(len(table), size=shape[:2])]
+    if real.package == "resemblyzer":  # mel energies: many small, few large
+        return rng.gamma(0.3, 0.3, shape).astype(np.float32)
+    normal = rng.standard_normal(shape).astype(np.float32)
+    return np.maximum(normal, 0) if real.package == "silero-vad" else normal  # after a ReLU
 
 
 def is_cell(config: LSTMConfig) -> bool:
@@ -116,8 +93,7 @@ def run_cell(params: Any, config: LSTMConfig, x: np.ndarray, state: Any) -> Arra
 
 
 def torch_lstm(config: LSTMConfig, weights: dict[str, torch.Tensor]) -> Any:
-    arguments = {**dataclasses.asdict(config), "batch_first": False}
-    module = torch.nn.LSTM(**arguments)
+    module = torch.nn.LSTM(**{**dataclasses.asdict(config), "batch_first": False})
     module.load_state_dict(weights, strict=True)
 
     def run(x: np.ndarray, state: Any, dtype: torch.dtype) -> Arrays:
@@ -143,19 +119,3 @@ def torch_cell(config: LSTMConfig, weights: dict[str, torch.Tensor]) -> Any:
         return torch.stack(outputs).numpy(), h.numpy(), c.numpy()
 
     return run
-
-
-def test_state_of_one_call_fed_to_the_next_is_one_long_call() -> None:
-    """As BeatNet runs it: frame by frame, the state kept between calls."""
-    real = BY_LABEL["beatnet"]
-    params, config = jaxlstm.load(real.path(), batch_first=True)
-    x = np.random.default_rng(0).standard_normal((1, 30, 150)).astype(np.float32)
-    run = jax.jit(lambda x, state: jaxlstm.lstm(params, x, state, config=config))
-    zeros = jaxlstm.LSTMState(jnp.zeros((2, 1, 150)), jnp.zeros((2, 1, 150)))
-    whole, final = run(x, zeros)
-    state, pieces = zeros, []
-    for t in range(30):
-        y, state = run(x[:, t : t + 1], state)
-        pieces.append(y)
-    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(state.c, final.c, rtol=0, atol=2e-6)

@@ -1,0 +1,66 @@
+"""The reader of our own safetensors files: it accepts what we write and refuses malformed files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
+
+TENSORS = {
+    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.array([1.5, -2], ml_dtypes.bfloat16),
+    "empty": np.zeros((0, 4), np.float16),
+    "scalar": np.float64(3),
+}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"".join(safetensors_bytes(TENSORS, {"key": "value"})))
+    found = read_safetensors(path)
+    assert list(found) == list(TENSORS)
+    for name, array in TENSORS.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def file_of(header: object, data: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(**changes: object) -> dict[str, object]:
+    return {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "its header does not fit in 0 bytes"),
+        (b"\xff" * 16, "its header does not fit in 16 bytes"),
+        (file_of(b"[]", b""), "it is not a JSON object"),
+        (file_of(b"{", b""), "malformed safetensors header"),
+        (file_of(b"[" * 10_000, b""), "malformed safetensors header"),
+        (file_of(b'{"a": 1, "a": 1}', b""), "a name occurs twice"),
+        (file_of({"a": 1}, b""), "malformed entry for 'a'"),
+        (file_of({"a": entry(dtype="I32")}, bytes(8)), "malformed entry for 'a'"),
+        (file_of({"a": entry(shape=[2.0])}, bytes(8)), "malformed entry for 'a'"),
+        (file_of({"a": entry(shape=[-2, -1])}, bytes(8)), "malformed entry for 'a'"),
+        (file_of({"a": entry(data_offsets=[0])}, bytes(8)), "malformed entry for 'a'"),
+        (file_of({"a": entry(shape=[3])}, bytes(8)), "wrong data offsets for 'a'"),
+        (file_of({"a": entry(data_offsets=[4, 12])}, bytes(12)), "wrong data offsets for 'a'"),
+        (file_of({"a": entry(), "b": entry()}, bytes(8)), "wrong data offsets for 'b'"),
+        (file_of({"a": entry()}, bytes(7)), "has 7 bytes of data, but its tensors take 8"),
+        (file_of({"a": entry()}, bytes(9)), "has 9 bytes of data, but its tensors take 8"),
+    ],
+)
+def test_malformed_file(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_safetensors(path)
