@@ -19,12 +19,11 @@ The derivative of c' and m with respect to z and c is elementwise:
     dm  &= o (1 - \tanh^2 c') \, dc' + \tanh(c') \, o (1 - o) \, dz_o
     \end{aligned}
 
-These formulas appear in Python only here: :func:`evaluate_step` is used by the plain scan
-(:mod:`jaxlstm.scan`) and by the TPU kernel (:mod:`jaxlstm.kernels.tpu`).
+The plain scan (:mod:`jaxlstm.scan`) and the TPU kernel (:mod:`jaxlstm.kernels.tpu`) share this code through
+:func:`evaluate_step` and :class:`StepDerivative`.
 
-As in torch, the state is (h, c), with h first. The equations are those of Hochreiter and Schmidhuber (1997)
-with the forget gate of Gers et al. (2000) and the projection of Sak et al. (2014),
-https://arxiv.org/abs/1402.1128.
+As in torch, the state is (h, c), with h first. Sources: Hochreiter and Schmidhuber (1997), the forget gate
+of Gers et al. (2000), and the projection of Sak et al. (2014), https://arxiv.org/abs/1402.1128.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def differentiated_step(
 
 
 def project(params: Mapping[str, Any], m: Any, dtype: Any, *, precision: Precision) -> jax.Array:
-    """Return ``W_hr m``, or m if there is no projection: (..., H) -> (..., h_size), in ``dtype``."""
+    """Return ``W_hr m``, or m without a projection: (..., H) -> (..., h_size), in ``dtype``."""
     m = m.astype(dtype)
     if "weight_hr" not in params:
         return m
@@ -135,7 +134,7 @@ class StepDerivative(NamedTuple):
         return self.m_by_c * dc_next + do, dc_next
 
     def transpose(self, m_bar: jax.Array, c_next_bar: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return the cotangents (of z, of c), given those of m and c'."""
+        """Return the cotangents (z_bar, c_bar), given the cotangents of m and c'."""
         c_bar = c_next_bar + self.m_by_c * m_bar
         z_bar = self.by_gates * jnp.concatenate([c_bar, c_bar, c_bar, m_bar], axis=-1)
         return z_bar, self.f * c_bar

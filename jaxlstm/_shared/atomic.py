@@ -16,6 +16,8 @@ from pathlib import Path
 
 def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Replace the file at ``path`` by one with these bytes; on an error it is unchanged."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the directory {path.parent} does not exist")
     with _temporary_beside(path) as temporary:
         expected = hashlib.sha256()
         with open(temporary, "xb") as file:

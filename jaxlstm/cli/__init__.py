@@ -46,6 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("JAXLSTM_DEBUG"):
             raise
-        message = " ".join(str(error).split())
+        message = " ".join(_describe(error).split())
         print(f"jaxlstm {args.command}: {message}", file=sys.stderr)
         return 2
+
+
+def _describe(error: Exception) -> str:
+    """Return the message of an error, without the number of a system error."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -1,4 +1,4 @@
-"""``jaxlstm check CKPT``: compare jitted JAX with torch on a checkpoint.
+"""``jaxlstm check FILE``: compare jitted JAX with torch on a checkpoint.
 
 The JAX code is jaxlstm's own layer or, with ``--port``, a function of the user.
 """
@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
         description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
         "gradient, on inputs chosen to reveal faults. Exit status 0: they match; 1: they do not.",
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="the checkpoint file")
+    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
     add_selection(parser)
     parser.add_argument(
         "--port",
@@ -73,11 +73,10 @@ def run(args: argparse.Namespace) -> int:
     port = load_port(args.port) if args.port else None
     devices, absent = _devices(args.backend)
     reports: Reports = {}
-    check = _check_matrix if args.matrix else _check_dtypes
     with progress_bar() as progress:
         for backend, device in devices.items():
             labelled = _labelled(progress, backend)
-            for dtype, report in check(device, port, params, config, args, labelled):
+            for dtype, report in _check(device, port, params, config, args, labelled):
                 again = command_line(args, backend=backend, dtype="" if args.matrix else dtype)
                 reports[backend, dtype] = dataclasses.replace(report, again=again)
     if args.report:
@@ -111,7 +110,7 @@ def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
     return present, absent
 
 
-def _check_dtypes(
+def _check(
     device: Any,
     port: Callable[..., Any] | None,
     params: Any,
@@ -119,37 +118,19 @@ def _check_dtypes(
     args: argparse.Namespace,
     progress: Progress,
 ) -> Iterator[tuple[str, Report]]:
-    """Yield a full report for each dtype."""
+    """Yield a report for each dtype or, with ``--matrix``, one report over every combination."""
     import jax
 
-    from jaxlstm.check import verify
+    from jaxlstm.check import verify, verify_matrix
 
-    for dtype in args.dtype or ("float32", "float64"):
-        labelled = _labelled(progress, dtype)
-        with jax.default_device(device):
-            report = verify(port, params, config, dtype=dtype, seed=args.seed, progress=labelled)
-        yield dtype, report
-
-
-def _check_matrix(
-    device: Any,
-    port: Callable[..., Any] | None,
-    params: Any,
-    config: Any,
-    args: argparse.Namespace,
-    progress: Progress,
-) -> Iterator[tuple[str, Report]]:
-    """Yield one report over every combination."""
-    import jax
-
-    from jaxlstm.check import verify_matrix
-
-    dtypes = args.dtype or DTYPES
     with jax.default_device(device):
-        report = verify_matrix(
-            port, params, config, dtypes=dtypes, seed=args.seed, progress=progress
-        )
-    yield "matrix", report
+        if args.matrix:
+            options: Any = {"dtypes": args.dtype or DTYPES, "seed": args.seed, "progress": progress}
+            yield "matrix", verify_matrix(port, params, config, **options)
+            return
+        for dtype in args.dtype or ("float32", "float64"):
+            options = {"dtype": dtype, "seed": args.seed, "progress": _labelled(progress, dtype)}
+            yield dtype, verify(port, params, config, **options)
 
 
 def _labelled(progress: Progress, label: str) -> Progress:
@@ -176,8 +157,8 @@ def _matrix_text(report: Report) -> str:
     lines = [
         report.verdict,
         matrix_table(report),
-        "float64: largest absolute difference from torch or the oracle; other dtypes: RMS error relative to "
-        "that of correct implementations",
+        "float64: largest absolute difference from torch or the oracle; other dtypes: RMS error divided by "
+        "the RMS error of correct implementations",
     ]
     lines += [f"FAILED {item.name}: {item.detail}" for item in report.failures]
     return "\n".join(lines)

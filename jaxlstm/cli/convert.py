@@ -17,7 +17,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "convert",
         help="convert one LSTM of a checkpoint to another file format",
-        description="Convert one LSTM of a PyTorch checkpoint to safetensors, PyTorch, Flax msgpack or Orbax. "
+        description="Convert one LSTM of a checkpoint to safetensors, PyTorch, Flax msgpack or Orbax. "
         "The file is read back and compared bit for bit. "
         "Exit status: 0 if all bits are equal, 1 if not, 2 for bad input.",
     )

@@ -80,7 +80,7 @@ def _not_recorded(config: Any, hints: dict[str, Any]) -> list[str]:
 
 def _text(report: dict[str, Any]) -> str:
     lines = [
-        f"{report['path']}: {report['container']}, {report['tensors']} tensors, "
+        f"{report['path']}: {report['container']}, {_plural(report['tensors'], 'tensor')}, "
         f"{size(report['bytes'])}"
     ]
     rows = [
@@ -111,6 +111,10 @@ def _text(report: dict[str, Any]) -> str:
     ]
     lines += [f"warning: {warning}" for warning in report["warnings"]]
     return "\n".join(lines).rstrip("\n")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _summary(config: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ def cast_params(params: Mapping[str, Any], dtype: np.dtype) -> dict[str, jax.Arr
     return cast
 
 
-def one_device(device: Any) -> jax.Device:
+def one_device(device: Any) -> Any:
     """Return ``device``, or JAX's default device if it is None."""
     if device is None:
         config: Any = jax.config

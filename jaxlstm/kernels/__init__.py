@@ -1,4 +1,4 @@
-"""Selection of a backend, and the kernels behind the backends.
+"""Kernels for CPU, GPU and TPU, and the selection of a backend.
 
 A kernel changes speed, not results beyond rounding. The plain scan (:mod:`jaxlstm.scan`) is the reference for
 every kernel and the fallback where a kernel does not apply.

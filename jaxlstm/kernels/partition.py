@@ -1,9 +1,9 @@
 """Kernels in programs for several devices: each device runs the kernel on its own rows of the batch.
 
-XLA cannot partition a custom call by itself, so this module tells it how. The batch axis may be split, in the
-same way in all arrays. Every other axis must be whole on each device. If only the batch is split, no input is
-communicated, and results that sum over the batch are added up with an all-reduce. XLA first gathers arrays
-that are split along another axis, such as time, and weights that are split.
+XLA cannot partition a custom call by itself, so this module defines the partitioning. The batch axis may be
+split, in the same way in all arrays. Every other axis must be whole on each device. If only the batch is
+split, no input is communicated, and results that sum over the batch are added up with an all-reduce. XLA
+first gathers split weights, and arrays that are split along another axis, such as time.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def _unsupported(backend: str, platforms: tuple[str, ...]) -> Callable:
 class Devices(Enum):
     """The devices that a primitive is lowered for.
 
-    ONE includes the body of a ``jax.shard_map`` over all axes of the mesh, which each device runs by itself.
+    In a ``jax.shard_map`` over all axes of the mesh the value is ONE, because the body runs per device.
     """
 
     ONE = "one"

@@ -1,4 +1,4 @@
-"""The reader of compiled programs, on programs whose answer is known, compiled for this machine's CPU."""
+"""The parser for compiled programs, on programs compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tests.aot.hlo import Hlo
+from tests.support.aot.hlo import Hlo
 
 X, W = jnp.ones((6, 3, 4)), jnp.ones((4, 4))
 
@@ -19,7 +19,7 @@ def compiled(function: Any, *arguments: Any) -> Hlo:
     return Hlo(text)
 
 
-def recurrence(w_x: jax.Array, w_h: jax.Array, x: jax.Array, hoisted: bool) -> jax.Array:
+def simple_rnn(w_x: jax.Array, w_h: jax.Array, x: jax.Array, hoisted: bool) -> jax.Array:
     def step(h: jax.Array, x_t: jax.Array) -> tuple[jax.Array, jax.Array]:
         h = jnp.tanh((x_t if hoisted else x_t @ w_x) + h @ w_h)
         return h, h
@@ -28,35 +28,35 @@ def recurrence(w_x: jax.Array, w_h: jax.Array, x: jax.Array, hoisted: bool) -> j
 
 
 def test_a_projection_in_the_loop_is_hoistable() -> None:
-    inside = compiled(lambda *a: recurrence(*a, hoisted=False), W, W, X)
+    inside = compiled(lambda *a: simple_rnn(*a, hoisted=False), W, W, X)
     assert len(inside.products()) == 2
     assert all(product.in_loop for product in inside.products())
     assert len(inside.hoistable()) == 1
-    outside = compiled(lambda *a: recurrence(*a, hoisted=True), W, W, X)
+    outside = compiled(lambda *a: simple_rnn(*a, hoisted=True), W, W, X)
     assert sorted(product.in_loop for product in outside.products()) == [False, True]
     assert outside.hoistable() == []
 
 
 def test_a_gradient_of_weights_summed_in_the_loop_is_hoistable() -> None:
-    """As JAX differentiates a scan by itself: h_t^T dz_t, which no step waits for."""
-    loss = lambda w, x: recurrence(w, w, x, hoisted=True).sum()  # noqa: E731
+    """JAX's derivative of a scan computes h_t^T dz_t in the loop, although no step needs it."""
+    loss = lambda w, x: simple_rnn(w, w, x, hoisted=True).sum()  # noqa: E731
     program = compiled(jax.grad(loss), W, X)
     in_loops = [product for product in program.products() if product.in_loop]
-    assert len(in_loops) == 3  # h W_hh; dz W_hh^T; and the one
+    assert len(in_loops) == 3  # h W_hh, dz W_hh^T and h^T dz
     assert len(program.hoistable()) == 1
 
 
-def test_precision_is_read() -> None:
+def test_precision() -> None:
     for name in ("highest", "high", "default"):
         product = lambda a, b, name=name: jnp.matmul(a, b, precision=name)  # noqa: E731
-        (found,) = compiled(product, jnp.ones((300, 400)), jnp.ones((400, 500))).products()
-        assert found.precision == name
-        assert not found.in_loop
+        (parsed,) = compiled(product, jnp.ones((300, 400)), jnp.ones((400, 500))).products()
+        assert parsed.precision == name
+        assert not parsed.in_loop
 
 
-def test_the_size_does_not_count_steps() -> None:
+def test_size_does_not_count_steps() -> None:
     sizes = {
-        compiled(lambda *a: recurrence(*a, hoisted=True), W, W, jnp.ones((time, 3, 4))).size
+        compiled(lambda *a: simple_rnn(*a, hoisted=True), W, W, jnp.ones((time, 3, 4))).size
         for time in (50, 500)
     }
     assert len(sizes) == 1

@@ -1,4 +1,4 @@
-"""The device of each test here. Where JAX has none of a backend its tests are skipped, and say why."""
+"""The ``backend`` fixture. Tests of a backend without a device are skipped."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from tests.backends.each import absence
+from tests.support.each_backend import absence
 
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a backend on whose first device JAX runs during the test."""
+    """Run JAX on the first device of the backend during the test, and return the name of the backend."""
     name = request.param
     if reason := absence(name):
         pytest.skip(reason)

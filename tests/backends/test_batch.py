@@ -1,7 +1,7 @@
-"""One sequence alone and the same in a batch agree on each backend, as far as rounding goes.
+"""A sequence gives the same result alone and in a batch, up to rounding, on each backend.
 
-A compiler takes other instructions for one row than for many: where those of one of them are coarser (TF32,
-bfloat16), they part by a thousandth.
+Compilers use other instructions for one row than for many. If one of them has a lower precision (TF32 or
+bfloat16), the results differ by 1e-3.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ import pytest
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.check.reference import oracle
 from jaxlstm.precision import linear
-from tests.backends.each import on_each_backend
-from tests.check.helpers import random_params
+from tests.support.each_backend import on_each_backend
+from tests.support.verification import random_params
 
 TIME, BATCH = 40, 32
 CONFIGS = {
     "plain": LSTMConfig(64, 128),
     "rich": LSTMConfig(40, 64, num_layers=2, bidirectional=True, proj_size=32),
 }
-ROUNDING = (
-    8 * np.finfo(np.float32).eps
-)  # outputs are below 1; TF32 alone is 2**-11, sixty times as much
+# Outputs are below 1. The rounding error of TF32 is 2**-11, about 500 times as large.
+ROUNDING = 8 * np.finfo(np.float32).eps
 
 
-def apart(config: LSTMConfig, run: Any) -> float:
-    """How far a sequence alone is from the same in a batch, and both from float64, at most."""
+def largest_difference(config: LSTMConfig, run: Any) -> float:
+    """Return the largest difference between a sequence alone, in a batch, and in float64."""
     rng = np.random.default_rng(0)
     params = random_params(config, scale=2.0)
     x = rng.standard_normal((TIME, BATCH, config.input_size)).astype(np.float32)
@@ -51,11 +50,11 @@ def layer(config: LSTMConfig, **options: Any) -> Any:
 @on_each_backend("config", list(CONFIGS))
 @pytest.mark.parametrize("path", ["auto", "scan"])
 def test_batch_of_one_and_of_many(backend: str, config: str, path: str) -> None:
-    assert apart(CONFIGS[config], layer(CONFIGS[config], backend=path)) < ROUNDING
+    assert largest_difference(CONFIGS[config], layer(CONFIGS[config], backend=path)) < ROUNDING
 
 
 @on_each_backend()
-def test_a_coarser_path_for_one_row_is_seen(backend: str) -> None:
+def test_detects_lower_precision_for_one_row(backend: str) -> None:
     config = CONFIGS["plain"]
     right = layer(config)
 
@@ -64,18 +63,17 @@ def test_a_coarser_path_for_one_row_is_seen(backend: str) -> None:
             x = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
         return right(params, x, n)
 
-    assert apart(config, coarse_alone) > 2 * ROUNDING
+    assert largest_difference(config, coarse_alone) > 2 * ROUNDING
 
 
 @on_each_backend("rows", [1, 3, 256])
 def test_highest_is_float32(backend: str, rows: int) -> None:
-    """The product by which every path goes, on its own, in the shapes of one step and of many."""
+    """``linear`` has float32 accuracy, in the shapes of one step and of many."""
     rng = np.random.default_rng(rows)
     x = rng.standard_normal((rows, 256)).astype(np.float32)
     w = rng.standard_normal((512, 256)).astype(np.float32)
-    found = np.asarray(jax.jit(lambda x, w: linear(x, w, precision="highest"))(x, w))
+    product = np.asarray(jax.jit(lambda x, w: linear(x, w, precision="highest"))(x, w))
     true = x.astype(np.float64) @ w.astype(np.float64).T
-    error = np.sqrt(np.mean((found - true) ** 2))
-    assert error < 16 * np.finfo(np.float32).eps * np.sqrt(
-        256
-    )  # 256 terms of size 1; TF32: 50 times that
+    error = np.sqrt(np.mean((product - true) ** 2))
+    # The sum has 256 terms of size 1. The error of TF32 is 50 times the tolerance.
+    assert error < 16 * np.finfo(np.float32).eps * np.sqrt(256)

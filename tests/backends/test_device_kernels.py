@@ -1,4 +1,4 @@
-"""The kernels for GPUs and TPUs where there is one: Pallas and cuDNN over the table, against torch."""
+"""The TPU kernel and cuDNN on a device, over the table of cases, against torch and the plain scan."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm import lstm
-from tests.backends.each import on_each_backend
-from tests.backends.test_table import name_of
 from tests.support.agreement import check, functional
 from tests.support.cases import CASES, Case
+from tests.support.each_backend import name_of, on_each_backend
 from tests.support.problems import Problem, draw, values_and_gradients, worst_error
 
 ROWS = list(itertools.product(CASES, (np.float32, ml_dtypes.bfloat16)))
@@ -32,10 +31,10 @@ def test_cudnn_against_torch(backend: str, case: Case) -> None:
 
 
 @on_each_backend("hidden_size", [16, 64, 128, 200, 256], backends=["tpu"])
-def test_pallas_as_the_scan(backend: str, hidden_size: int) -> None:
+def test_pallas_against_the_scan(backend: str, hidden_size: int) -> None:
     problem = Problem(20, 40, 8, hidden_size, ragged=True, bidirectional=True)
-    found = values_and_gradients(problem, jnp.float32, "pallas")
-    assert worst_error(found, values_and_gradients(problem, jnp.float32, "scan")) < 5e-6
+    actual = values_and_gradients(problem, jnp.float32, "pallas")
+    assert worst_error(actual, values_and_gradients(problem, jnp.float32, "scan")) < 5e-6
 
 
 @on_each_backend(backends=["gpu"])

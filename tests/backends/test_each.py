@@ -1,4 +1,4 @@
-"""A backend that is not here gives skipped tests, never passed ones; one that is here gets them all."""
+"""Tests of an unavailable backend are skipped, and an available backend gets all tests."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from tests.backends import each
+from tests.support import each_backend
 
 
 def rows(monkeypatch: pytest.MonkeyPatch, present: tuple[str, ...]) -> dict[str, Any]:
-    monkeypatch.setattr(each, "absence", lambda name: "" if name in present else f"no {name}")
-    mark = each.on_each_backend("n", [1, 2, 3], on_cpu=[2])
+    monkeypatch.setattr(
+        each_backend, "absence", lambda name: "" if name in present else f"no {name}"
+    )
+    mark = each_backend.on_each_backend("n", [1, 2, 3], on_cpu=[2])
     return {row.id: ([m.name for m in row.marks], row.values) for row in mark.args[1]}
 
 
-def test_all_values_where_it_is_and_one_skipped_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_available_and_unavailable_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows(monkeypatch, ("cpu", "gpu")) == {
         "cpu-2": ([], ("cpu", 2)),
         "gpu-1": (["gpu"], ("gpu", 1)),
@@ -29,9 +31,9 @@ def test_all_values_where_it_is_and_one_skipped_where_not(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
-def test_what_is_not_here_is_skipped_with_the_reason(backend: str) -> None:
-    if not each.absence(backend):
-        pytest.skip(f"there is a {backend}")
+def test_an_unavailable_backend_is_skipped(backend: str) -> None:
+    if not each_backend.absence(backend):
+        pytest.skip(f"a {backend} is attached")
     command = [sys.executable, "-m", "pytest", "-q", "-m", backend, "tests/backends/test_batch.py"]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False

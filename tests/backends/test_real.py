@@ -1,10 +1,10 @@
-"""The real checkpoints on each backend: as exact as torch, and the verdict holds."""
+"""Real checkpoints on each backend: accuracy of torch, and the verdict of the checker."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.backends.each import on_each_backend
+from tests.support.each_backend import on_each_backend
 from tests.support.real_files import BY_LABEL, EACH_LSTM, Real
 from tests.support.real_lstms import assert_real_lstm_is_as_exact_as_torch, assert_verdict_holds
 

@@ -1,4 +1,4 @@
-"""The table of cases on each backend against torch: on the CPU, and on a GPU also torch's own there."""
+"""The table of cases on each backend, against torch on the CPU and, for a GPU, torch on the GPU."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests.backends.each import on_each_backend
 from tests.support.agreement import HALF, check, functional, linen_module, nnx_module
 from tests.support.cases import CASES, Case
+from tests.support.each_backend import name_of, on_each_backend
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 ROWS = list(itertools.product(CASES, DTYPES))
 FEW = [(HALF[11], np.float64), (HALF[30], np.float32), (HALF[49], ml_dtypes.bfloat16)]
 
 
-def name_of(row: Any) -> str:
-    return "-".join(getattr(part, "__name__", str(part)) for part in row)
-
-
 def require_float64(backend: str, dtype: Any) -> None:
     if backend == "tpu" and dtype == np.float64:
-        pytest.skip("a TPU makes float64 of two float32, and is not as exact")
+        pytest.skip("a TPU emulates float64 by two float32, with lower precision")
 
 
 @on_each_backend("row", ROWS, on_cpu=FEW, ids=name_of)
@@ -51,7 +47,7 @@ def test_against_torch_on_the_gpu(backend: str, row: tuple[Case, Any]) -> None:
 
 
 @on_each_backend("case", HALF, on_cpu=HALF[13:14])
-def test_a_wrong_port_fails_here(backend: str, case: Case) -> None:
+def test_detects_a_wrong_port(backend: str, case: Case) -> None:
     right = functional(case)
 
     def with_two_gates_exchanged(params: Any, *arguments: Any) -> Any:
@@ -64,8 +60,8 @@ def test_a_wrong_port_fails_here(backend: str, case: Case) -> None:
 
 
 @on_each_backend("case", HALF, on_cpu=HALF[13:14])
-def test_coarse_products_fail_here(backend: str, case: Case) -> None:
-    """Inputs and weights with the ten bits of TF32: what JAX's default precision does on a GPU."""
+def test_detects_lower_precision(backend: str, case: Case) -> None:
+    """Inputs and weights have the ten bits of TF32, as with JAX's default precision on a GPU."""
     right = functional(case)
 
     def rounded(array: jax.Array) -> jax.Array:

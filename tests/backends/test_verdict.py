@@ -1,4 +1,4 @@
-"""The checker on each backend: our layer holds, wrong ports that run there do not."""
+"""The checker on each backend: the layer passes, and wrong ports fail."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from jaxlstm.check.criteria import semantics
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import torch_runner
 from jaxlstm.check.reference.results import Evidence
-from tests.backends.each import on_each_backend
-from tests.check.helpers import CONFIGS, random_params
-from tests.check.test_mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
-from tests.check.wrong_ports import BUGS, WrongPort
+from tests.support.each_backend import on_each_backend
+from tests.support.mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
+from tests.support.verification import CONFIGS, random_params
+from tests.support.wrong_ports import BUGS, WrongPort
 
 LAYERS = [name for name in CONFIGS if name != "cell"]
 SEEN_IN_FLOAT64 = [bugs for bugs in MUTANTS if not NOT_BY_SEMANTICS & set(bugs)]
 
 
 class WrongPortInJax(WrongPort):
-    """A wrong port that runs where JAX runs."""
+    """A wrong port in JAX, which runs on the default device."""
 
     xp = jnp
 
@@ -42,7 +42,7 @@ class WrongPortInJax(WrongPort):
 
 @on_each_backend("dtype", ["float32", "float64", "float16", "bfloat16"], on_cpu=[])
 @pytest.mark.parametrize("name", LAYERS)
-def test_our_layer_holds(backend: str, name: str, dtype: str) -> None:
+def test_the_layer_passes(backend: str, name: str, dtype: str) -> None:
     report = verify(None, random_params(CONFIGS[name]), CONFIGS[name], dtype=dtype)
     assert report.ok, str(report)
     assert report.environment["device"].startswith(f"{backend}:")
@@ -50,13 +50,13 @@ def test_our_layer_holds(backend: str, name: str, dtype: str) -> None:
 
 @on_each_backend()
 def test_the_command(backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The report says where it ran, and how exactly both multiplied."""
+    """The report names the device and the precision of both sides."""
     path, config = tmp_path / "small.safetensors", LSTMConfig(3, 5, proj_size=2)
     jaxlstm.save(path, random_params(config), config)
     assert cli.main(["check", str(path), "--backend", backend, "--dtype", "float32", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["ok"]
-    for report in found["reports"]:
+    output = json.loads(capsys.readouterr().out)
+    assert output["ok"]
+    for report in output["reports"]:
         assert report["backend"] == backend
         assert report["environment"]["device"].startswith(f"{backend}:")
         assert report["environment"]["jax matmul precision"] == "highest"
@@ -68,7 +68,7 @@ def test_the_command(backend: str, tmp_path: Path, capsys: pytest.CaptureFixture
     "bugs", [(), *SEEN_IN_FLOAT64], on_cpu=[(), *SEEN_IN_FLOAT64[::20]], ids=" and ".join
 )
 def test_semantics(backend: str, bugs: tuple[str, ...]) -> None:
-    """Of a wrong port in float64 against the oracle; with no bugs it is right."""
+    """A port without bugs agrees with the oracle in float64, and a port with bugs does not."""
     config = config_for(bugs)
     params, cases = small_cases(config)
     port = Port.of(WrongPortInJax(config, *bugs))
@@ -93,13 +93,13 @@ def test_the_verdict_on_a_wrong_port(backend: str, bugs: tuple[str, ...]) -> Non
         against="oracle",
     )
     assert not report.ok
-    told = "\n".join(report.diagnosis)
-    assert all((BUGS[bug] or "") in told for bug in bugs)
+    diagnosis = "\n".join(report.diagnosis)
+    assert all((BUGS[bug] or "") in diagnosis for bug in bugs)
 
 
 @on_each_backend()
-def test_coarse_products_do_not_hold(backend: str) -> None:
-    """Our own layer, with the inputs and weights that TF32 would see."""
+def test_detects_lower_precision(backend: str) -> None:
+    """The layer with its inputs and weights rounded to TF32."""
     config = CONFIGS["plain"]
 
     def rounded(array: jax.Array) -> jax.Array:
@@ -117,8 +117,8 @@ def test_coarse_products_do_not_hold(backend: str) -> None:
 
 
 @on_each_backend("precision", ["tensorfloat32", "bfloat16"], backends=["gpu", "tpu"])
-def test_the_fast_settings_are_not_float32(backend: str, precision: str) -> None:
-    """What JAX does if one does not ask for "highest" is told from float32."""
+def test_lower_precision_settings_fail(backend: str, precision: str) -> None:
+    """The checker distinguishes the faster settings from float32."""
     config = LSTMConfig(64, 128)
     if backend == "gpu" and float(jax.devices("gpu")[0].compute_capability) < 8:
         pytest.skip("a GPU before Ampere has no TF32")

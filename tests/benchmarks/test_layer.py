@@ -125,7 +125,7 @@ def test_missing_libraries_are_reported(
         (["--against", "torch,pytorch"], "unknown library: 'pytorch'; choose from torch,"),
         (["--against", ""], "unknown library: ''"),
         (["--rounds", "0"], "expected a positive integer, got '0'"),
-        (["--json", "nowhere/out.json"], "nowhere/out.json: its directory does not exist"),
+        (["--json", "absent/out.json"], "absent/out.json: its directory does not exist"),
         (["--png", "."], "--png: . is a directory"),
         (["--device", "tpu"], "--device tpu: "),
     ],

@@ -16,7 +16,7 @@ from benchmarks.peers import layers
 from jaxlstm import LSTMConfig
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference.cases import ordinary_case
-from tests.check.helpers import needs_torch, random_params
+from tests.support.verification import needs_torch, random_params
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {row.name: row for row in verdicts.ROWS}

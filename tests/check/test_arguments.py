@@ -1,4 +1,4 @@
-"""The arguments of a check: what is made of those that fit. Those that do not are in test_verify.py."""
+"""Arguments of a check that are valid; test_verify.py has the invalid ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxlstm.check.arguments import (
 )
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import init_bound, param_shapes
-from tests.check.helpers import needs_torch, random_params
+from tests.support.verification import needs_torch, random_params
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 
@@ -23,7 +23,7 @@ def takes_params(x, state, lengths, *, params):
 
 
 @pytest.mark.parametrize("port", [None, takes_params])
-def test_params_that_are_left_out_are_those_of_a_new_lstm(port):
+def test_default_params_are_those_of_a_new_lstm(port):
     found = require_params(port, None, CONFIG, 5)
     assert {name: a.shape for name, a in found.items()} == param_shapes(CONFIG)
     assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
@@ -35,20 +35,20 @@ def test_params_that_are_left_out_are_those_of_a_new_lstm(port):
     assert not np.array_equal(found["bias_ih_l0"], other["bias_ih_l0"])
 
 
-def test_params_are_put_in_torchs_order():
+def test_params_are_sorted_in_torchs_order():
     params = random_params(CONFIG)
     found = require_params(None, dict(reversed(params.items())), CONFIG, 0)
     assert list(found) == list(param_shapes(CONFIG))
     assert all(np.array_equal(a, params[name]) for name, a in found.items())
 
 
-def test_names_that_are_known():
+def test_known_names():
     assert require_dtype("bfloat16").name == "bfloat16"
     assert require_precision("tensorfloat32") == "tensorfloat32"
     assert require_precision(None) is None
 
 
 @needs_torch
-def test_references_are_told_in_one_order():
+def test_references_have_a_fixed_order():
     assert require_references(("oracle", "torch")) == ("torch", "oracle")
     assert require_references("oracle") == ("oracle",)

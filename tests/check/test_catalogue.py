@@ -1,4 +1,4 @@
-"""The catalogue: every fault is one, no two are the same, and each config has those that it can have."""
+"""The catalogue: every fault changes the result, no two are equal, and each config has its own set."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jaxlstm.check.faults.catalogue import catalogue
 from jaxlstm.check.faults.fault import OracleCall
 from jaxlstm.check.reference.cases import ordinary_case, standard_cases
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import CONFIGS, random_params
+from tests.support.verification import CONFIGS, random_params
 
 WHOLE = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
 SQUARE = LSTMConfig(5, 5, num_layers=3, bidirectional=True)
 
 
 def answers(config):
-    """By cause: what the oracle answers with that fault, over four cases, as one vector."""
+    """Return the oracle's results with each fault, over four cases, as one vector per cause."""
     params = random_params(config, scale=1.5, dtype=np.float64)
     cases = [
         c for c in standard_cases(config) if c.name in ("ragged", "dense", "one step", "saturating")
@@ -34,9 +34,10 @@ def answers(config):
 
 
 @pytest.mark.parametrize("config", [WHOLE, SQUARE])
-def test_every_fault_changes_the_answer_and_no_two_alike(config):
+def test_every_fault_changes_the_result_differently(config):
     truth, by_cause = answers(config)
-    assert len(by_cause) == len(catalogue(config))  # no cause twice
+    # Causes are unique.
+    assert len(by_cause) == len(catalogue(config))
     assert all(type(cause) is str for cause in by_cause)
     seen: dict[bytes, str] = {}
     for cause, found in by_cause.items():
@@ -87,13 +88,13 @@ PROJECTED = {"weight_hr": 1, "weight_hh": 2, "formula": 14, "layer output": 2, "
     ],
     ids=["plain", "cell", "square", "bidirectional", "projected", "whole"],
 )
-def test_a_config_has_the_faults_that_it_can_have(config, wanted):
+def test_faults_by_config(config, wanted):
     assert Counter(fault.group for fault in catalogue(config)) == wanted
     assert sum(fault.rounding for fault in catalogue(config)) == 15
 
 
-def test_the_first_layers_alone_are_those_of_the_whole_and_warn_of_no_dropout():
-    """A config of one layer with dropout gives a warning, which here would be an error."""
+def test_first_layers_of_a_config():
+    """A config of one layer with dropout would warn, and warnings are errors in the tests."""
     config = LSTMConfig(3, 4, num_layers=3, dropout=0.5)
     call = OracleCall.of(random_params(config), config, ordinary_case(config))
     whole = call.run().record
@@ -103,14 +104,15 @@ def test_the_first_layers_alone_are_those_of_the_whole_and_warn_of_no_dropout():
         np.testing.assert_array_equal(found.outputs, whole[layers - 1][0].steps.h)
 
 
-def test_which_faults_only_change_what_is_made_of_a_run():
-    """One run of the oracle serves all of them; swapped axes count where they change nothing."""
+def test_faults_of_post_processing():
+    """One run of the oracle serves all post-processing faults, including swaps that change nothing."""
     call = OracleCall.of(random_params(SQUARE), SQUARE, ordinary_case(SQUARE))
     only = [fault for fault in catalogue(SQUARE) if fault.only_finishes(call)]
     assert Counter(fault.group for fault in only) == {
         "final state": TWO_WAYS["final state"],
         "layer output": TWO_WAYS["layer output"],
-        "join": 1,  # of the last layer
+        # Of the last layer.
+        "join": 1,
         "axes": 1,
     }
 
@@ -126,7 +128,7 @@ def test_which_faults_only_change_what_is_made_of_a_run():
     ],
 )
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
-def test_a_state_kept_in_half_precision_is_told_in_it(cause, kept, half):
+def test_state_in_half_precision_is_returned_in_it(cause, kept, half):
     config = CONFIGS["plain"]
     (fault,) = (f for f in catalogue(config) if f.cause == cause.format(half))
     call = OracleCall.of(random_params(config), config, ordinary_case(config))
@@ -135,8 +137,9 @@ def test_a_state_kept_in_half_precision_is_told_in_it(cause, kept, half):
     assert {n for n, a in found.leaves() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
 
 
-def test_tf32_keeps_ten_bits_and_rounds_ties_to_even():
-    ulp = 2.0**-10  # of numbers from 1 to 2
+def test_tf32_rounding():
+    # One ulp of numbers from 1 to 2.
+    ulp = 2.0**-10
     exact = [1.0, 1 + ulp, -(1 + ulp), 2.0**-100, 0.0]
     ties = [(1 + ulp / 2, 1.0), (1 + 3 * ulp / 2, 1 + 2 * ulp), (2 - ulp / 2, 2.0)]
     near = [(1 + 0.51 * ulp, 1 + ulp), (1 + 0.49 * ulp, 1.0), (-1 - 0.51 * ulp, -1 - ulp)]

@@ -1,4 +1,4 @@
-"""verify_cell: a single step, ours and others', right and wrong."""
+"""verify_cell: a single step of our cells and of foreign ones, right and wrong."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import jaxlstm
 from jaxlstm.check import verify_cell
 from jaxlstm.check.port import PortError
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from tests.check.helpers import random_params
+from tests.support.verification import random_params
 
 CONFIG = LSTMCellConfig(3, 4)
 PARAMS = random_params(CONFIG)
 
 
-def test_our_own_cell():
+def test_our_cell():
     step = jax.jit(lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state))
     report = verify_cell(step, PARAMS, CONFIG)
     assert report.ok, str(report)
@@ -26,8 +26,8 @@ def test_our_own_cell():
     assert {item.name for item in report.items if item.ok is None} == {"ragged lengths"}
 
 
-def test_a_foreign_cell_with_a_foreign_tree():
-    """flax.linen's cell: kernels transposed and split by gate, one bias, and the carry is (c, h)."""
+def test_foreign_cell_with_foreign_params():
+    """flax.linen's cell has transposed kernels per gate, one bias, and the carry (c, h)."""
     cell = flax.linen.LSTMCell(CONFIG.hidden_size)
 
     def tree(params):
@@ -64,7 +64,7 @@ def test_a_foreign_cell_with_a_foreign_tree():
     assert "h and c are swapped at every step" in "\n".join(report.diagnosis)
 
 
-def test_refuses_what_is_no_cell():
+def test_rejects_other_objects():
     with pytest.raises(TypeError, match="config must be"):
         verify_cell(lambda x, s: s, PARAMS, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one layer and one direction"):

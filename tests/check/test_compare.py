@@ -14,7 +14,7 @@ from jaxlstm.check import compare
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_decides_as_torch_does(seed):
+def test_agrees_with_assert_close(seed):
     rng = np.random.default_rng(seed)
     dtype = [np.float16, np.float32, np.float64][seed % 3]
     expected = rng.standard_normal((4, 3)).astype(dtype)
@@ -32,11 +32,13 @@ def test_decides_as_torch_does(seed):
     assert compare(actual, expected, **tolerances).ok == close
 
 
-def test_says_how_many_how_far_and_where():
+def test_reports_number_size_and_place_of_differences():
     expected = np.array([[1.0, 2.0], [4.0, 0.5]], np.float32)
     actual = expected.copy()
-    actual[1, 0] += 4 * 2.0**-21  # 4 ulp at 4.0
-    actual[0, 0] += 3 * 2.0**-22  # 6 ulp at 1.0
+    # 4 ulp at 4.0
+    actual[1, 0] += 4 * 2.0**-21
+    # 6 ulp at 1.0
+    actual[0, 0] += 3 * 2.0**-22
     [item] = compare({"w": actual}, {"w": expected}, rtol=0.0, atol=1e-6).items
     assert item.name == "['w']"
     assert item.ok is False
@@ -49,7 +51,7 @@ def test_says_how_many_how_far_and_where():
     assert "1 of 4 (25 %) differ" in item.detail
 
 
-def test_ulp_is_that_of_the_coarser_dtype():
+def test_ulp_of_the_coarser_dtype():
     one = np.ones(1, ml_dtypes.bfloat16)
     near = np.array([1 + 2.0**-7], np.float32)
     [item] = compare(near, one, check_dtype=False, rtol=0.0, atol=1.0).items
@@ -73,21 +75,21 @@ def test_nan_and_infinity():
     assert not compare(nan, np.ones(1), rtol=1.0, atol=1e9, equal_nan=True).ok
 
 
-def test_trees_of_another_structure_shape_or_dtype():
+def test_different_structure_shape_or_dtype():
     a = np.ones(3, np.float32)
     report = compare({"a": a, "b": a}, {"a": a[:2], "c": a})
-    told = {item.name: item.detail for item in report.items}
+    details = {item.name: item.detail for item in report.items}
     assert not report.ok
-    assert told["['a']"] == "has shape (3,), expected (2,)"
-    assert told["['c']"] == "is in expected but not in actual"
-    assert told["['b']"] == "is in actual but not in expected"
+    assert details["['a']"] == "has shape (3,), expected (2,)"
+    assert details["['c']"] == "is in expected but not in actual"
+    assert details["['b']"] == "is in actual but not in expected"
     other = compare(a, a.astype(np.float64))
     assert not other.ok
     assert "dtype float32, expected float64" in other.items[0].detail
     assert compare(a, a.astype(np.float64), check_dtype=False).ok
 
 
-def test_takes_jax_and_torch_and_integers():
+def test_accepts_jax_torch_and_integers():
     values = [0.5, -1.25]
     assert compare(jnp.asarray(values), torch.tensor(values)).ok
     assert compare(
@@ -100,7 +102,7 @@ def test_takes_jax_and_torch_and_integers():
     assert compare(np.ones((0, 3)), np.ones((0, 3))).ok
 
 
-def test_refuses_half_a_tolerance_and_what_is_no_number():
+def test_rejects_one_tolerance_and_other_objects():
     with pytest.raises(ValueError, match="rtol was given without atol"):
         compare(np.ones(1), np.ones(1), rtol=1e-3)
     with pytest.raises(ValueError, match="atol was given without rtol"):
@@ -117,11 +119,11 @@ def test_refuses_half_a_tolerance_and_what_is_no_number():
         compare(np.ones(1) * 1j, np.ones(1))
 
 
-def test_the_report_tells_the_tolerances():
+def test_report_has_the_tolerances():
     by_dtype = compare(np.ones(1), np.ones(1), equal_nan=True)
     assert by_dtype.title == "compare"
     assert by_dtype.notes == ("tolerances from torch.testing.assert_close, by dtype",)
     assert by_dtype.settings == {"rtol": None, "atol": None, "equal_nan": True, "check_dtype": True}
-    told = compare(np.ones(1), np.ones(1), rtol=0.25, atol=0.5, check_dtype=False)
-    assert told.notes == ("tolerances from the caller",)
-    assert told.settings == {"rtol": 0.25, "atol": 0.5, "equal_nan": False, "check_dtype": False}
+    report = compare(np.ones(1), np.ones(1), rtol=0.25, atol=0.5, check_dtype=False)
+    assert report.notes == ("tolerances from the caller",)
+    assert report.settings == {"rtol": 0.25, "atol": 0.5, "equal_nan": False, "check_dtype": False}

@@ -11,7 +11,7 @@ from jaxlstm.check.criteria.rms import RmsRatio
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import Results
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import CONFIGS, random_params
+from tests.support.verification import CONFIGS, random_params
 
 NAN, INF = float("nan"), float("inf")
 
@@ -21,7 +21,7 @@ def answer(outputs, h_n=None, c_n=None, gradients=None, dtype=np.float64):
     return Results(*arrays, gradients)  # type: ignore[arg-type]
 
 
-def test_measured_is_within_its_limit_or_not():
+def test_measurement_and_its_limit():
     assert Measurement(2.0, 2.0, "").ok
     assert not Measurement(2.1, 2.0, "").ok
     assert not Measurement(NAN, 2.0, "").ok
@@ -29,7 +29,7 @@ def test_measured_is_within_its_limit_or_not():
     assert Measurement(3.0, 0.0, "").excess == INF
 
 
-def test_form_tells_every_shape_and_dtype():
+def test_form_reports_every_shape_and_dtype():
     good = answer([[1.0]], [2.0], [3.0])
     assert exact.shape_and_dtype(good, good, np.float64) == ""
     bad = answer([[1.0, 1.0]], [2.0], None)
@@ -42,19 +42,19 @@ def test_form_tells_every_shape_and_dtype():
     )
 
 
-def test_masks_keep_nan_and_both_infinities_apart():
+def test_masks_distinguish_nan_and_infinities():
     kinds = [0.0, NAN, INF, -INF]
     for there in kinds:
         for wanted in kinds:
-            told = exact.nan_mask(answer([1.0, there]), answer([2.0, wanted]))
+            result = exact.nan_mask(answer([1.0, there]), answer([2.0, wanted]))
             same = there is wanted
-            assert told == (
+            assert result == (
                 ""
                 if same
                 else f"outputs: 1 of 2 elements differ, the first at (1,): {there}, expected {wanted}"
             )
-    told = exact.nan_mask(answer([NAN, NAN], [1.0], [INF]), answer([1.0, 1.0], [1.0], [1.0]))
-    assert told == (
+    result = exact.nan_mask(answer([NAN, NAN], [1.0], [INF]), answer([1.0, 1.0], [1.0], [1.0]))
+    assert result == (
         "outputs: 2 of 2 elements differ, the first at (0,): nan, expected 1.0; "
         "c_n: 1 of 1 elements differ, the first at (0,): inf, expected 1.0"
     )
@@ -70,7 +70,7 @@ def test_a_second_call_repeats_the_first():
     )
 
 
-def test_semantics_allow_rounding_and_what_conditioning_makes_of_it():
+def test_semantics_allow_amplified_rounding():
     truth = answer([1.0, 2.0], [INF])
     at = {"outputs": 0.0, "h_n": 0.0}
     found = semantics.result_semantics(answer([1.0, 2.0 + 2e-14], [INF]), truth, at)
@@ -85,7 +85,7 @@ def test_semantics_allow_rounding_and_what_conditioning_makes_of_it():
     missing = semantics.result_semantics(answer([NAN, 2.0], [0.0]), truth, at)
     assert (missing.value, missing.where) == (INF, "outputs[0]")
     assert semantics.result_semantics(answer([]), answer([]), at) == (0.0, 32e-15, "outputs")
-    # what is nearest its own limit is told, not what is largest
+    # The reported element is the nearest to its own limit, not the largest.
     wide = {"outputs": 1.0, "h_n": 0.0}
     found = semantics.result_semantics(answer([1.5], [1e-14]), answer([1.0], [0.0]), wide)
     assert found == (1e-14, 1e-14, "h_n[0]")
@@ -100,8 +100,10 @@ def test_gradients_are_relative_to_their_largest_element():
     assert found.limit == 1e-12
     assert found.where == "d w[1]"
     at["d w"] = 1.0
-    assert semantics.gradient_semantics(ours, truth, at).limit == 4.0  # 32 of 1 in 8
-    ours["b"] = np.array([1e-3])  # where all are zero, absolute
+    # 32 units of 1/8.
+    assert semantics.gradient_semantics(ours, truth, at).limit == 4.0
+    # Where all are zero, the limit is absolute.
+    ours["b"] = np.array([1e-3])
     assert semantics.gradient_semantics(ours, truth, at) == (1e-3, 1e-12, "d b[0]")
 
 
@@ -121,15 +123,17 @@ def test_a_ratio_of_rms_errors():
     assert found.size == 3
     assert found.ours == pytest.approx(0.5 / 3**0.5)
     assert found.torch == pytest.approx(0.75 / 3**0.5)
-    assert found.own == found.torch  # the largest of right implementations
+    # The largest error among the reference implementations.
+    assert found.own == found.torch
     alone = rms.rms_ratio("", truth.astype(np.float32), truth / 3, [], None)
     assert alone.torch is None
-    assert 0 < alone.own < 1e-7  # rounding to float32 alone
+    # Only the rounding to float32.
+    assert 0 < alone.own < 1e-7
     nothing = rms.rms_ratio("", np.ones(1), np.array([INF]), [], None)
     assert (nothing.size, nothing.ours, nothing.value) == (0, 0.0, 1.0)
 
 
-def test_the_rms_of_many_arrays_is_a_geometric_mean():
+def test_rms_of_many_arrays():
     ratios = [RmsRatio("a", 600, 2.0, 4.0, 1.0), RmsRatio("b", 400, 8.0, 4.0, 1.0)]
     found = rms.mean_ratio(ratios)
     assert found.value == pytest.approx(4.0)
@@ -139,12 +143,13 @@ def test_the_rms_of_many_arrays_is_a_geometric_mean():
     assert (few.limit, few.where) == (4.0, "999 elements in 1 arrays")
     assert rms.mean_ratio([RmsRatio("a", 1, 0.0, 1.0, 1.0)]).value == pytest.approx(
         1e-3
-    )  # no log of 0
+        # A zero must not reach the logarithm.
+    )
     better = rms.mean_ratio([RmsRatio("a", 1, 0.0, 2.0, 1.0)])
     assert better.where.endswith("0.0005 times the error of torch")
 
 
-def test_the_rms_of_one_array_is_the_worst():
+def test_rms_of_one_array():
     ratios = [
         RmsRatio("a", 9, 2.0, None, 1.0),
         RmsRatio("b", 9, 3.0, None, 0.5),
@@ -158,13 +163,13 @@ def test_the_rms_of_one_array_is_the_worst():
     assert rms.worst_ratio([*ratios, RmsRatio("n", 9, NAN, None, 1.0)]).where.startswith("n: nan")
 
 
-def test_worst_is_nearest_its_limit_and_nan_beyond_all():
+def test_worst_is_nearest_its_limit():
     one, two = Measurement(1.0, 10.0, "one"), Measurement(0.5, 1.0, "two")
     assert measurement.worst_of([one, two]) is two
     assert measurement.worst_of([one, Measurement(NAN, 1e9, "nan"), two]).where == "nan"
 
 
-def test_amplification_and_the_furthest():
+def test_amplification():
     truth = answer([2.0, INF], [0.0], [4.0], {"w": np.array([1.0, -1.0])})
     ulp = np.spacing(1.0)
     condition = {"outputs": 10 * ulp, "h_n": 5.0, "c_n": 4 * ulp}
@@ -181,7 +186,7 @@ def test_amplification_and_the_furthest():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_right_answers_are_right_and_not_alike(dtype):
+def test_reference_implementations_differ(dtype):
     config = CONFIGS["everything"]
     params, case = random_params(config), cases.ordinary_case(config)
     truth = rms.correct_results(params, config, case, np.float64, gradients=True)[0]
@@ -195,15 +200,15 @@ def test_right_answers_are_right_and_not_alike(dtype):
         assert np.any(straight.outputs != otherwise.outputs)
 
 
-def test_right_answers_differ_in_the_sigmoid_and_in_the_order_of_sums():
-    """With one input and one unit no sum can be taken in another order, so that leaves the sigmoid."""
+def test_reference_implementations_differ_in_sigmoid_and_sums():
+    """With one input and one unit only the sigmoid can differ, because sums have one order."""
     for config in (LSTMConfig(1, 1), LSTMConfig(5, 4)):
         params, case = random_params(config), cases.ordinary_case(config)
         straight, otherwise = rms.correct_results(params, config, case, np.float32, gradients=False)
         assert np.any(straight.outputs != otherwise.outputs)
 
 
-def test_every_number_is_moved_by_one_ulp_up_or_down(monkeypatch):
+def test_perturbation_by_one_ulp(monkeypatch):
     seen: list[tuple] = []
     monkeypatch.setattr(semantics, "oracle_results", lambda *call, **named: seen.append(call))
     config = CONFIGS["plain"]
@@ -222,7 +227,7 @@ def test_every_number_is_moved_by_one_ulp_up_or_down(monkeypatch):
     assert moved_case.cotangents is case.cotangents
 
 
-def test_moved_by_one_ulp_each_and_no_further():
+def test_perturbation_is_at_most_one_ulp():
     config = CONFIGS["plain"]
     params, case = random_params(config), cases.ordinary_case(config)
     exact = rms.correct_results(params, config, case, np.float64, gradients=False)[0]
@@ -232,10 +237,10 @@ def test_moved_by_one_ulp_each_and_no_further():
         )
         assert found.gradients is not None
         assert ("h_0" in found.gradients) == (without is case)
-    told = measurement.largest_errors(
+    errors = measurement.largest_errors(
         semantics.perturbed_results(
             params, config, case, np.random.default_rng(0), gradients=False
         ),
         exact,
     )
-    assert all(0 < distance < 1e-14 for distance in told.values())
+    assert all(0 < distance < 1e-14 for distance in errors.values())

@@ -1,4 +1,4 @@
-"""What is said of a verification that failed, from its evidence alone: gradients and NaN."""
+"""The diagnosis of a failed verification from its evidence: gradients and NaN."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxlstm.check.diagnosis.diagnose import diagnose
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import Evidence, oracle_results
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import random_params, run_of
+from tests.support.verification import random_params, run_of
 
 CONFIG = LSTMConfig(3, 4)
 PARAMS = random_params(CONFIG)
@@ -22,7 +22,7 @@ def a_run():
     return run_of(lambda x, state, lengths: None, PARAMS, CONFIG, references=("oracle",))
 
 
-def told(run, *failed):
+def diagnosis_of(run, *failed):
     return list(diagnose(run, set(failed), None, 0.0))
 
 
@@ -33,28 +33,29 @@ def with_gradients(dtype, change=lambda name, a: a):
     return Evidence(CASE, PARAMS, truth.astype(dtype)._replace(gradients=found))
 
 
-def test_gradients_that_are_right_to_rounding():
+def test_gradients_right_up_to_rounding():
     run = a_run()
     run.evidence["working"] = [with_gradients(np.float32, lambda name, a: a * (1 + 1e-5))]
-    assert told(run, "RMS error of gradients") == [
-        "the gradients are right to rounding, but less precise than those of correct implementations"
+    assert diagnosis_of(run, "RMS error of gradients") == [
+        "the gradients are right to rounding, but less precise than in correct implementations"
     ]
 
 
-def test_the_first_evidence_that_shows_a_fault_of_the_gradients_tells_it():
+def test_first_evidence_of_a_gradient_fault_counts():
     run = a_run()
     wrong = with_gradients(np.float64, lambda name, a: 0 * a if name == "h_0" else a)
     bare = wrong._replace(results=wrong.results._replace(gradients=None))
     run.evidence["float64"] = [bare, with_gradients(np.float64), wrong]
-    assert told(run, "float64 gradients against oracle") == ["the gradient of h_0 is zero"]
+    assert diagnosis_of(run, "float64 gradients against oracle") == ["the gradient of h_0 is zero"]
     run.evidence["float64"], run.evidence["working"] = [bare], [wrong]
-    assert told(run, "float64 gradients against oracle") == ["the gradient of h_0 is zero"]
+    assert diagnosis_of(run, "float64 gradients against oracle") == ["the gradient of h_0 is zero"]
 
 
 NAN = cases.nan_case(CONFIG, np.random.default_rng(3))
 TRUE = oracle_results(PARAMS, CONFIG, NAN)
 LENGTHS = NAN.seq_lengths if NAN.seq_lengths is not None else np.zeros(0)
-SHORTEST = int(np.argsort(-LENGTHS, kind="stable")[-1])  # NaN stands behind its end
+# NaN follows its end.
+SHORTEST = int(np.argsort(-LENGTHS, kind="stable")[-1])
 CLEAN = next(row for row in range(5) if row != SHORTEST and np.isfinite(TRUE.outputs[:, row]).all())
 
 
@@ -89,20 +90,20 @@ def spread_to(*rows):
     ],
     ids=["padding", "rows", "swallowed", "none"],
 )
-def test_where_nan_should_not_be(ours, wanted):
+def test_unexpected_nan(ours, wanted):
     run = a_run()
     run.nan = NAN, ours, TRUE
-    assert told(run, "NaN mask") == wanted
+    assert diagnosis_of(run, "NaN mask") == wanted
 
 
-def test_nothing_is_said_of_nan_where_its_case_was_not_answered():
-    assert told(a_run(), "NaN mask") == []
+def test_no_nan_diagnosis_without_results():
+    assert diagnosis_of(a_run(), "NaN mask") == []
 
 
-def test_a_row_without_nan_behind_its_end_has_it_from_another():
+def test_nan_from_another_row():
     run = a_run()
     case = replace(NAN, inputs=np.nan_to_num(NAN.inputs))
     run.nan = case, spread_to(SHORTEST), TRUE
-    assert told(run, "NaN mask") == [
+    assert diagnosis_of(run, "NaN mask") == [
         f"NaN spreads to rows {[SHORTEST]}, whose inputs are finite: rows of the batch are mixed"
     ]

@@ -1,4 +1,4 @@
-"""What was in force: every name with its value, as the libraries themselves tell it."""
+"""The environment of a report: every setting with the value that the library itself reports."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 import jaxlstm
 from jaxlstm.check.environment import environment
 from jaxlstm.check.reference import torch_runner
-from tests.check.helpers import needs_torch
+from tests.support.verification import needs_torch
 
 
-def test_everything_that_was_in_force(monkeypatch):
-    device = jax.devices()[0]  # before XLA would read the flag, which is none
+def test_all_settings(monkeypatch):
+    # Initialize XLA first: it would reject the unknown flag.
+    device = jax.devices()[0]
     monkeypatch.setenv("XLA_FLAGS", "--a_flag")
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     with jax.default_matmul_precision("tensorfloat32"):
@@ -37,7 +38,7 @@ def test_everything_that_was_in_force(monkeypatch):
     }
 
 
-def test_what_is_not_set_is_empty(monkeypatch):
+def test_unset_settings_are_empty(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     found = environment("highest", with_torch=False)
@@ -47,6 +48,6 @@ def test_what_is_not_set_is_empty(monkeypatch):
 
 
 @needs_torch
-def test_torch_tells_of_itself():
+def test_torch_settings():
     alone = environment(None, with_torch=False)
     assert environment(None, with_torch=True) == alone | torch_runner.environment()

@@ -1,4 +1,4 @@
-"""The search for causes: the time it may take, and when it says that two faults explain one answer."""
+"""The search for causes: its time budget, and when it combines two faults."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from jaxlstm.check.port import Port
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import Evidence, oracle_results
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import random_params
-from tests.check.wrong_ports import WrongPort
+from tests.support.verification import random_params
+from tests.support.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 PARAMS = random_params(CONFIG, scale=1.5)
 
 
 class Clock:
-    """Time that passes only by being looked at: a second each time."""
+    """A clock that advances by one second each time it is read."""
 
     def __init__(self) -> None:
         self.looks = itertools.count()
@@ -46,7 +46,7 @@ def evidence(answers) -> list[Evidence]:
 
 
 def unexplained(case):
-    """Other weights altogether."""
+    """Return unrelated weights."""
     return oracle_results(random_params(CONFIG, seed=9, scale=3.0), CONFIG, case)
 
 
@@ -55,7 +55,7 @@ def of_two_faults(case, *bugs):
     return Port.of(WrongPort(CONFIG, *bugs)).run(PARAMS, case, np.float64)
 
 
-def test_the_clock_is_looked_at_before_each_pair_and_ends_the_search(monkeypatch):
+def test_budget_is_checked_before_each_pair(monkeypatch):
     def looks(seconds: float) -> int:
         clock = Clock()
         monkeypatch.setattr(explain, "time", clock)
@@ -63,12 +63,13 @@ def test_the_clock_is_looked_at_before_each_pair_and_ends_the_search(monkeypatch
         return next(clock.looks)
 
     without = looks(0.0)
-    assert without <= 4  # one to begin with, and each kind of pairs sees once that it is too late
+    # One check at the start and one for each kind of pairs.
+    assert without <= 4
     assert looks(1.0) == without
     assert looks(40.0) == without + 39
 
 
-def test_a_pair_is_found_in_time_and_not_without(clock):
+def test_pair_is_found_within_the_budget(clock):
     found = explain.explain(evidence(of_two_faults), CONFIG, seconds=1e6)
     assert len(found) == 1
     assert {"i, o, f, g" in cause for cause in found[0].causes} == {True, False}
@@ -78,12 +79,13 @@ def test_a_pair_is_found_in_time_and_not_without(clock):
 @pytest.mark.parametrize(
     ("bugs", "causes"),
     [
-        (("order iofg", "no c_0"), ("i, o, f, g", "c_0")),  # the latter does nothing from zeros
+        # The second fault has no effect on zeros.
+        (("order iofg", "no c_0"), ("i, o, f, g", "c_0")),
         (("order iofg", "no bias_hh"), ("i, o, f, g", "bias_hh")),
         (("bfloat16 weights", "order ifog"), ("i, f, o, g", "the weights are rounded to bfloat16")),
     ],
 )
-def test_the_kinds_of_pairs(bugs, causes):
+def test_kinds_of_pairs(bugs, causes):
     (found,) = explain.explain(
         evidence(lambda case: of_two_faults(case, *bugs)), CONFIG, seconds=60.0
     )
@@ -92,7 +94,7 @@ def test_the_kinds_of_pairs(bugs, causes):
         assert cause in " and ".join(found.causes)
 
 
-def test_single_faults_take_no_time_of_the_budget(clock):
+def test_single_faults_ignore_the_budget(clock):
     def one(case):
         return Port.of(WrongPort(CONFIG, "order iofg")).run(PARAMS, case, np.float64)
 
@@ -101,12 +103,13 @@ def test_single_faults_take_no_time_of_the_budget(clock):
     assert next(clock.looks) == 0
 
 
-def test_the_report_names_the_budget():
+def test_report_has_the_budget():
     def port(x, state, lengths, *, params):
         other = random_params(CONFIG, seed=9, scale=3.0)
         return WrongPort(CONFIG)(x, state, lengths, params=other)
 
     report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle", seconds=0.25)
     assert report.diagnosis[0] == (
-        "no known fault explains the results, and no pair of known faults tried within 0.25 s"
+        "no known fault explains the results; pairs of faults were tried for up to 0.25 s (argument "
+        "seconds)"
     )

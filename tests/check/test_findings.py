@@ -1,4 +1,4 @@
-"""Findings become items: which case is told, and what a machine reads."""
+"""Findings become report items: the reported case and the machine-readable data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.cases import ordinary_case
 from jaxlstm.check.reference.derivative import backward
 from jaxlstm.check.reference.results import Results, oracle_results
-from tests.check.helpers import CONFIGS, random_params
+from tests.support.verification import CONFIGS, random_params
 
 
 def test_an_exact_criterion():
@@ -36,7 +36,7 @@ def test_an_exact_criterion():
     }
 
 
-def test_a_measured_criterion_tells_the_case_that_is_nearest_its_limit():
+def test_measured_criterion_reports_the_case_nearest_its_limit():
     found = Findings()
     found.add_measurement("steps", "a", Measurement(5.0, 10.0, "there"))
     found.add_measurement("steps", "b", Measurement(0.9, 1.0, "here"))
@@ -53,7 +53,17 @@ def test_a_measured_criterion_tells_the_case_that_is_nearest_its_limit():
     assert [item.name for item in found.items()] == ["steps", "other"]
 
 
-def test_rms_errors_become_two_items_of_which_the_first_has_the_data():
+def test_failure_in_every_case():
+    found = Findings()
+    for case in "abc":
+        found.add_problem("runs", case, "cannot")
+        found.add_measurement("steps", case, Measurement(20.0, 10.0, "there"))
+    exact, measured = found.items()
+    assert exact.detail == "a: cannot; fails in all 3 cases"
+    assert measured.detail == "worst: a, there; fails in all 3 cases"
+
+
+def test_rms_errors_become_two_items():
     found = Findings()
     for where, ours in (("a", 2.0), ("b", 40.0)):
         found.add_ratio("results", RmsRatio(where, 600, ours, 1.0, 1.0))
@@ -77,7 +87,7 @@ def test_rms_errors_become_two_items_of_which_the_first_has_the_data():
     assert (gradients.name, gradients.ok, gradients.limit) == ("RMS error of gradients", True, 4.0)
 
 
-def test_an_answer_by_name_and_in_another_dtype():
+def test_results_by_name_and_in_another_dtype():
     one, two = np.ones((2, 1)), np.full(3, 1 / 3)
     whole = Results(one, two, None, {"w": two, "inputs": one})
     assert [name for name, _ in whole.leaves()] == ["outputs", "h_n"]
@@ -94,7 +104,7 @@ def test_an_answer_by_name_and_in_another_dtype():
     assert Results(one, None, two).astype(np.float16).arrays()["c_n"].dtype == np.float16
 
 
-def test_the_oracles_answer_has_the_gradients_that_were_asked_for():
+def test_oracle_results_have_the_requested_gradients():
     config = CONFIGS["everything"]
     params, whole = random_params(config), ordinary_case(config)
     plain = oracle_results(params, config, whole)

@@ -1,4 +1,4 @@
-"""Gates told from single steps, and what counts as off."""
+"""Gates recovered from single steps, and the tolerance for a wrong gate."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import run_oracle
 from jaxlstm.check.report.difference import differing_units
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import random_params
+from tests.support.verification import random_params
 
 CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 PROJECTED = LSTMConfig(3, 4, num_layers=2, bidirectional=True, proj_size=2)
 
 
 def one_step(config, slot, change=lambda answer, case: answer):
-    """What is told, and the gates that the oracle recorded for a step from c_0 = 1."""
+    """Return the recovered gates, and the oracle's recorded gates of a step from c_0 = 1."""
     params = random_params(config, dtype=np.float64)
     case = cases.ordinary_case(config)
     case = replace(case, inputs=case.inputs[:1], seq_lengths=None)
@@ -36,44 +36,44 @@ def one_step(config, slot, change=lambda answer, case: answer):
 
 
 @pytest.mark.parametrize("slot", range(4))
-def test_the_gates_of_a_step(slot):
-    told, recorded = one_step(CONFIG, slot)
-    assert list(told) == ["f", "i*g", "o"]
-    np.testing.assert_allclose(told["f"], recorded.f[0], atol=1e-15)
-    np.testing.assert_allclose(told["i*g"], recorded.i[0] * recorded.g[0], atol=1e-15)
-    np.testing.assert_allclose(told["o"], recorded.o[0], rtol=1e-13)
+def test_gates_of_a_step(slot):
+    measured, recorded = one_step(CONFIG, slot)
+    assert list(measured) == ["f", "i*g", "o"]
+    np.testing.assert_allclose(measured["f"], recorded.f[0], atol=1e-15)
+    np.testing.assert_allclose(measured["i*g"], recorded.i[0] * recorded.g[0], atol=1e-15)
+    np.testing.assert_allclose(measured["o"], recorded.o[0], rtol=1e-13)
 
 
 def test_a_projection_hides_o():
-    told, recorded = one_step(PROJECTED, 3)
-    assert list(told) == ["f", "i*g"]
-    np.testing.assert_allclose(told["f"], recorded.f[0], atol=1e-15)
+    measured, recorded = one_step(PROJECTED, 3)
+    assert list(measured) == ["f", "i*g"]
+    np.testing.assert_allclose(measured["f"], recorded.f[0], atol=1e-15)
 
 
 @pytest.mark.parametrize(("off", "gates"), [(1e-10, ["f", "i*g", "o"]), (1e-6, [])])
-def test_nothing_is_told_of_a_step_that_is_not_linear_in_c(off, gates):
+def test_no_gates_if_the_step_is_not_linear_in_c(off, gates):
     def bent(answer, case):
         return answer._replace(c_n=answer.c_n + off * np.square(case.initial_state[1]))
 
     assert list(one_step(CONFIG, 1, bent)[0]) == gates
 
 
-def test_states_that_are_not_told():
+def test_missing_states():
     assert one_step(CONFIG, 0, lambda answer, case: answer._replace(c_n=None))[0] == {}
-    told, _ = one_step(CONFIG, 0, lambda answer, case: answer._replace(h_n=None))
-    assert list(told) == ["f", "i*g"]
+    measured, _ = one_step(CONFIG, 0, lambda answer, case: answer._replace(h_n=None))
+    assert list(measured) == ["f", "i*g"]
 
 
-def test_gates_are_of_the_ports_dtype():
+def test_gates_have_the_ports_dtype():
     def half(answer, case):
         return answer._replace(c_n=answer.c_n.astype(np.float16), h_n=answer.h_n.astype(np.float16))
 
-    told, recorded = one_step(CONFIG, 2, half)
-    assert {gate.dtype.name for gate in told.values()} == {"float16"}
-    np.testing.assert_allclose(told["o"], recorded.o[0], rtol=5e-3)
+    measured, recorded = one_step(CONFIG, 2, half)
+    assert {gate.dtype.name for gate in measured.values()} == {"float16"}
+    np.testing.assert_allclose(measured["o"], recorded.o[0], rtol=5e-3)
 
 
-def test_off_is_absolute_and_relative_above_one():
+def test_tolerance_is_relative_above_one():
     expected = np.array([0.5, 100.0, -100.0, 0.0, np.nan])
     assert (
         differing_units(np.add(expected[:4], [5e-10, 5e-8, -5e-8, -5e-10]), expected[:4], None).size
@@ -87,7 +87,7 @@ def test_off_is_absolute_and_relative_above_one():
 @pytest.mark.parametrize(
     ("dtype", "allowed"), [(np.float64, 1e-9), (np.float32, 1e-4), (np.float16, 2e-2)]
 )
-def test_what_is_allowed_goes_by_dtype(dtype, allowed):
+def test_tolerance_by_dtype(dtype, allowed):
     wanted = np.zeros(2)
     assert differing_units(
         np.array([0.9 * allowed, 1.1 * allowed], dtype), wanted, None

@@ -1,4 +1,4 @@
-"""Faults of the derivative are named from the gradients alone."""
+"""Faults of the derivative are named from the gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxlstm.check.diagnosis.gradients import explain_gradients
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import oracle_results
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import random_params
+from tests.support.verification import random_params
 
 CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 PARAMS = random_params(CONFIG, dtype=np.float64)
@@ -36,7 +36,7 @@ def test_right_gradients_need_no_explanation():
     assert explain_gradients(single, PARAMS, CONFIG, CASE) == []
 
 
-def test_words_for_single_leaves():
+def test_descriptions_of_single_leaves():
     true = truth()
     assert explained(bias_hh_l0=true["bias_hh_l0"] * 0) == ["the gradient of bias_hh_l0 is zero"]
     assert explained(h_0=true["h_0"] * 2) == ["the gradient of h_0 is 2 times the correct gradient"]
@@ -53,8 +53,8 @@ def test_words_for_single_leaves():
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-def test_inputs_gradient_overwritten_by_a_direction(kept):
-    """A port that assigns where it should add: worked out by finite differences of a one-layer LSTM."""
+def test_inputs_gradient_overwritten_by_one_direction(kept):
+    """A port that assigns where it should add, by finite differences of a one-layer LSTM."""
     config = LSTMConfig(2, 3, bidirectional=True)
     params = random_params(config, dtype=np.float64)
     case = cases.ordinary_case(config)
@@ -69,9 +69,9 @@ def test_inputs_gradient_overwritten_by_a_direction(kept):
     whole = oracle_results(params, config, case, gradients=True).gradients
     assert alone is not None
     assert whole is not None
-    told = explain_gradients({**whole, "inputs": alone["inputs"]}, params, config, case)
+    causes = explain_gradients({**whole, "inputs": alone["inputs"]}, params, config, case)
     name = ("forward", "reverse")[kept]
-    assert told == [
+    assert causes == [
         f"the gradients match an LSTM in which the gradient of a layer's inputs includes only the "
         f"{name} direction"
     ]
@@ -85,17 +85,17 @@ def test_inputs_gradient_overwritten_by_a_direction(kept):
         ((0, 0), "the cotangents of h_n and c_n are ignored"),
     ],
 )
-def test_cotangents_left_out(kept, cause):
-    """Weights in float32 too: all is reckoned in float64."""
+def test_missing_cotangents(kept, cause):
+    """Weights may be float32: the computation is in float64."""
     d_out, d_h, d_c = CASE.cotangents
     params = random_params(CONFIG)
     left_out = replace(CASE, cotangents=(d_out, d_h * kept[0], d_c * kept[1]))
-    told = explain_gradients(truth(left_out, params), params, CONFIG, CASE)
-    assert told == [f"the gradients match an LSTM in which {cause}"]
+    causes = explain_gradients(truth(left_out, params), params, CONFIG, CASE)
+    assert causes == [f"the gradients match an LSTM in which {cause}"]
 
 
 def test_no_gradient_from_step_to_step():
-    """JAX's own derivative of a loop that stops it at h."""
+    """JAX's derivative of a loop with stop_gradient on h."""
     config = LSTMConfig(3, 4)
     params = random_params(config, dtype=np.float64)
     case = cases.ordinary_case(config).without(lengths=True)

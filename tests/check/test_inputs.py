@@ -1,4 +1,4 @@
-"""The inputs have what they promise, and follow from the seed."""
+"""The generated inputs have the documented properties and are determined by the seed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.check.reference import cases
-from tests.check.helpers import CONFIGS, STRONG
+from tests.support.verification import CONFIGS, STRONG
 
 
 def test_reproducible_from_the_seed():
@@ -29,13 +29,13 @@ def test_ragged_lengths_are_unsorted_and_cover_the_range(seed):
     assert lengths.dtype == np.int32
 
 
-def test_every_length_can_come():
+def test_every_length_occurs():
     ragged = [cases.ordinary_case(STRONG, seed) for seed in range(40)]
     lengths = [case.seq_lengths for case in ragged if case.seq_lengths is not None]
     assert set(np.concatenate(lengths)) == set(range(1, cases.RAGGED_TIME + 1))
 
 
-def test_gradients_are_asked_for_at_two_shapes():
+def test_gradients_at_two_shapes():
     asked = [case for case in cases.standard_cases(STRONG) if case.differentiate]
     assert [case.name for case in asked] == ["ragged", "saturating", "tiny", "dense"]
     assert {case.inputs.shape[:2] for case in asked} == {(cases.RAGGED_TIME, 5), (6, 6)}
@@ -49,7 +49,7 @@ def test_one_step_starts_from_zeros():
         assert not state.any()
 
 
-def test_states_are_neither_zero_nor_alike_and_padding_holds_numbers():
+def test_states_and_padding():
     for case in cases.standard_cases(CONFIGS["bidirectional"]):
         if case.name == "one step from zeros":
             continue
@@ -69,7 +69,8 @@ def test_shapes_and_magnitudes():
     assert np.abs(found["tiny"].inputs).max() < 1e-3
     nan = found["NaN and Inf"]
     bad = ~np.isfinite(nan.inputs).all(-1) & nan.valid
-    assert bad.any(0).sum() == 2  # two rows, the others clean
+    # Two rows; the others have no NaN.
+    assert bad.any(0).sum() == 2
     assert np.isnan(nan.inputs[~nan.valid]).any()
 
 

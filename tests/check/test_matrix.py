@@ -1,4 +1,4 @@
-"""The matrix: every combination once, each judged alone."""
+"""verify_matrix: every combination runs once and is judged separately."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from jaxlstm.check import verify_matrix
 from jaxlstm.check.reference import torch_runner
 from jaxlstm.check.report.text import matrix_table
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import random_params
-from tests.check.wrong_ports import WrongPort
+from tests.support.verification import random_params
+from tests.support.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(2, 3)
 PARAMS = random_params(CONFIG)
 
 
-def test_our_own_layer():
-    told = []
+def test_our_layer():
+    steps = []
     report = verify_matrix(
         None,
         PARAMS,
@@ -25,7 +25,7 @@ def test_our_own_layer():
         dtypes=("bfloat16", "float64"),
         batches=(1, 3),
         lengths=(1, 4),
-        progress=lambda *step: told.append(step),
+        progress=lambda *step: steps.append(step),
     )
     assert report.ok, str(report)
     assert report.title == "jaxlstm.lstm, dtype x batch x length x jit"
@@ -35,17 +35,18 @@ def test_our_own_layer():
     assert ("torch" in report.environment) is torch_runner.is_available()
     assert len(report.items) == 2 * 2 * 2 * 2
     assert len({item.name for item in report.items}) == 16
-    assert [done for done, _, _ in told] == list(range(17))
+    assert [done for done, _, _ in steps] == list(range(17))
     lines = matrix_table(report).splitlines()
     assert len(lines) == 1 + 2 * 2 * 2
     assert lines[0].split() == ["1", "step", "4", "steps"]
     assert lines[2].startswith("bfloat16, batch 1, no jit ")
     assert all(line.count("ok") == 2 for line in lines[1:])
-    assert len({len(line.rstrip()) for line in lines}) == 1  # to the right
+    # The last column is right-aligned.
+    assert len({len(line.rstrip()) for line in lines}) == 1
     assert len(lines[0]) < 80
 
 
-def test_a_port_that_is_wrong_in_one_dtype_and_batch():
+def test_port_wrong_in_one_dtype_and_batch():
     def port(x, state, lengths, *, params):
         outputs, final = jaxlstm.lstm(params, x, state, seq_lengths=lengths, config=CONFIG)
         wrong = x.dtype == "float32" and x.shape[1] == 3
@@ -58,7 +59,7 @@ def test_a_port_that_is_wrong_in_one_dtype_and_batch():
     assert failed == {f"float32, batch 3, 4 steps, {mode}" for mode in ("jit", "no jit")}
 
 
-def test_a_port_that_cannot_be_traced_is_untested_there():
+def test_port_that_cannot_be_traced():
     report = verify_matrix(
         WrongPort(CONFIG), PARAMS, CONFIG, dtypes=("float32",), batches=(2,), lengths=(3,)
     )
@@ -69,7 +70,7 @@ def test_a_port_that_cannot_be_traced_is_untested_there():
     }
 
 
-def test_a_chaotic_case_is_untested():
+def test_chaotic_case_is_untested():
     config = LSTMConfig(7, 4, num_layers=3, bidirectional=True, proj_size=3)
     params = random_params(config, 2015, scale=30.0)
     report = verify_matrix(
@@ -83,10 +84,11 @@ def test_a_chaotic_case_is_untested():
     )
     assert report.items[0].ok is None
     assert "one ulp grows" in report.items[0].detail
-    assert not report.ok  # nothing was tested
+    # Nothing was tested.
+    assert not report.ok
 
 
-def test_what_a_port_raises_is_told_once():
+def test_exception_is_reported_once():
     def port(x, state, lengths, *, params):
         raise ValueError("not today")
 
@@ -98,7 +100,7 @@ def test_what_a_port_raises_is_told_once():
     assert item.detail == f"runs: ValueError: not today (test_matrix.py:{line})"
 
 
-def test_refuses_what_is_no_mode_length_config_or_precision():
+def test_rejects_invalid_arguments():
     with pytest.raises(ValueError, match="modes must be one or both of"):
         verify_matrix(None, PARAMS, CONFIG, modes=("pmap",))
     with pytest.raises(ValueError, match="lengths must be 1 or more"):

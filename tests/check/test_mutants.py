@@ -1,13 +1,11 @@
-"""Every wrong port is caught, and nine of ten are named rightly; right ports are never accused.
+"""Wrong ports are caught and at least nine of ten named correctly; right ports are never accused.
 
-In the ordinary suite a few mutants go through the whole of ``verify``, and all of them through its
-criterion of semantics and its search for causes on the small cases; the slow suite sends all through
-the whole of it, on random and on trained weights.
+`make test` runs a few mutants through `verify`, and all of them through the criterion of semantics and the
+search for causes. The slow tests run all of them through `verify`, with random and with trained weights.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,48 +15,19 @@ from jaxlstm.check import verify
 from jaxlstm.check.criteria import semantics
 from jaxlstm.check.diagnosis.explain import explain
 from jaxlstm.check.port import Port
-from jaxlstm.check.reference.cases import standard_cases
-from jaxlstm.check.reference.results import Evidence, oracle_results
+from jaxlstm.check.reference.cases import make_case
+from jaxlstm.check.reference.results import Evidence
 from jaxlstm.config import LSTMConfig
-from tests.check import right_ports
-from tests.check.helpers import random_params
-from tests.check.wrong_ports import BUGS, NEEDS_PROJECTION, PAIRS, WrongPort
-
-STRONG = LSTMConfig(4, 5, num_layers=3, bidirectional=True)
-PROJECTED = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
-MUTANTS = [(bug,) for bug in BUGS] + list(PAIRS)
-NOT_BY_SEMANTICS = {"padding multiplied", "stale state", "float32 inside", "batch first"}
-WHOLE = (
-    *((bug,) for bug in sorted(NOT_BY_SEMANTICS)),
-    ("order iofg",),
-    ("flip over padding",),
-    ("padding kept",),
-    ("tf32",),
-    ("bias off by a thousandth",),
-    ("rows mixed",),
-    ("bfloat16 weights", "order ifog"),
-)
-
-
-def config_for(bugs):
-    return PROJECTED if NEEDS_PROJECTION & set(bugs) else STRONG
-
-
-@cache
-def small_cases(config):
-    params = random_params(config, scale=1.5)
-    cases = [
-        case
-        for case in standard_cases(config)
-        if case.name in ("ragged", "dense", "one step", "one step from zeros")
-    ]
-    return params, [(case, oracle_results(params, config, case)) for case in cases]
+from tests.support import right_ports
+from tests.support.mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
+from tests.support.verification import random_params
+from tests.support.wrong_ports import BUGS, NEEDS_PROJECTION, WrongPort
 
 
 @pytest.mark.parametrize(
     "bugs", [bugs for bugs in MUTANTS if not NOT_BY_SEMANTICS & set(bugs)], ids=" and ".join
 )
-def test_semantics_catch_and_the_search_names(bugs):
+def test_semantics_catch_and_search_names(bugs):
     config = config_for(bugs)
     params, cases = small_cases(config)
     port = Port.of(WrongPort(config, *bugs))
@@ -67,17 +36,19 @@ def test_semantics_catch_and_the_search_names(bugs):
         "outputs": 1e-9,
         "h_n": 1e-9,
         "c_n": 1e-9,
-    }  # not even a loose limit lets it pass
+        # Not even a loose limit accepts it.
+    }
     assert not all(
         semantics.result_semantics(entry.results, truth, generous).ok
         for entry, (_, truth) in zip(evidence, cases, strict=True)
     )
-    told = "\n".join(map(str, explain(evidence, config, seconds=60.0)))
+    causes = "\n".join(map(str, explain(evidence, config, seconds=60.0)))
     for bug in bugs:
         cause = BUGS[bug]
-        assert cause is None or cause in told
+        assert cause is None or cause in causes
     if all(BUGS[bug] is None for bug in bugs):
-        assert not told  # better no cause than a wrong one
+        # No cause is better than a wrong one.
+        assert not causes
 
 
 @pytest.mark.parametrize("bugs", WHOLE, ids=" and ".join)
@@ -96,13 +67,13 @@ def caught_and_named(bugs, params, config):
         WrongPort(config, *bugs), params, config, gradients=False, seconds=60.0, against="oracle"
     )
     assert not report.ok
-    told = "\n".join(report.diagnosis)
+    causes = "\n".join(report.diagnosis)
     for bug in bugs:
-        assert (BUGS[bug] or "") in told
+        assert (BUGS[bug] or "") in causes
 
 
 @pytest.mark.slow
-def test_trained_weights_show_the_faults_too():
+def test_faults_with_trained_weights():
     """The demo checkpoint: what such a model can show is caught, and nine of ten are named."""
     import jaxlstm
 
@@ -113,13 +84,14 @@ def test_trained_weights_show_the_faults_too():
     for bugs in MUTANTS:
         if NEEDS_PROJECTION & set(bugs) or {"state stride", "batch first"} & set(bugs):
             continue
-        case = cases.make_case("shows", config, rng, time=7, batch=3, ragged=True)
+        case = make_case("shows", config, rng, time=7, batch=3, ragged=True)
         right = Port.of(WrongPort(config)).run(params, case, np.float64)
         wrong = Port.of(WrongPort(config, *bugs)).run(params, case, np.float64)
         pairs = zip(right.leaves(), wrong.leaves(), strict=True)
         alike = all(np.allclose(a, b, atol=1e-9) for (_, a), (_, b) in pairs)
         if alike and bugs[0] not in NOT_BY_SEMANTICS:
-            continue  # with these weights it is no fault
+            # These weights do not show the fault.
+            continue
         shown += 1
         report = verify(
             WrongPort(config, *bugs),
@@ -129,9 +101,9 @@ def test_trained_weights_show_the_faults_too():
             seconds=60.0,
             against="oracle",
         )
-        told = "\n".join(report.diagnosis)
+        causes = "\n".join(report.diagnosis)
         caught += not report.ok
-        named += all((BUGS[bug] or "") in told for bug in bugs)
+        named += all((BUGS[bug] or "") in causes for bug in bugs)
     assert shown >= 60
     assert caught == shown
     assert named >= 0.9 * shown
@@ -166,7 +138,7 @@ def test_right_ports_are_not_accused(seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(40))
-def test_right_ports_are_never_accused(block):
+def test_2000_right_ports_are_not_accused(block):
     for seed in range(50 * block, 50 * block + 50):
         not_accused(1000 + seed)
 

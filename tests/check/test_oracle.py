@@ -1,4 +1,4 @@
-"""The oracle against torch in float64, its derivative too, and its independence of the layer."""
+"""The oracle and its derivative against torch in float64, and its independence of the layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from jaxlstm.check.reference import cases, oracle, torch_runner
 from jaxlstm.check.reference.results import oracle_results
-from tests.check.helpers import CONFIGS, STRONG, needs_torch, random_params
+from tests.support.verification import CONFIGS, STRONG, needs_torch, random_params
 
 
 @needs_torch
@@ -34,7 +34,7 @@ def test_agrees_with_torch(name):
             assert error <= 1e-12, f"{case.name} {leaf}"
 
 
-def test_no_initial_state_is_zeros():
+def test_default_initial_state_is_zero():
     params = random_params(STRONG)
     case = cases.ordinary_case(STRONG)
     zeros = (np.zeros(STRONG.state_shapes(5)[0]), np.zeros(STRONG.state_shapes(5)[1]))
@@ -44,8 +44,8 @@ def test_no_initial_state_is_zeros():
     assert np.array_equal(left_out.c_n, given.c_n)
 
 
-def test_record_is_the_run():
-    """The record's h is the output, and each step starts from the state that the last one left."""
+def test_record_equals_the_run():
+    """The recorded h is the output, and each step starts from the state that the previous one left."""
     config = CONFIGS["bidirectional"]
     case = cases.ordinary_case(config)
     run = oracle.forward(
@@ -63,7 +63,7 @@ def test_record_is_the_run():
         assert not forward.steps.h[length:, row].any()
 
 
-def test_computes_in_the_dtype_it_is_told():
+def test_computes_in_the_given_dtype():
     config = CONFIGS["plain"]
     case = cases.ordinary_case(config)
     params = random_params(config)

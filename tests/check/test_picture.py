@@ -1,4 +1,4 @@
-"""Heat maps: the scale, what each shade stands for, and that nothing is lost in a large grid."""
+"""Heat maps: scale, shades, and downsampling of large grids."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ GRID = Heatmap("e < 1", "time", "unit", [[0.0, 1e-3, 1.0], [1e-7, 1e-6, 1e-2]])
 
 
 def drawing(grid):
-    """The figure's caption and the parts of its drawing."""
+    """Return the caption of the figure and the elements of its drawing."""
     caption, svg = ElementTree.fromstring(heatmap_svg(grid))
     return caption, svg
 
 
 def cells(grid):
-    """(x, y, width) of each run of cells, by its opacity."""
+    """Return (x, y, width) of each run of cells, by opacity."""
     paths = drawing(grid)[1][0]
     return {
         float(path.attrib["fill-opacity"]): [
@@ -36,7 +36,7 @@ def test_shades_are_logarithmic():
     assert cells(GRID) == {0.5: [(1, 0, 1)], 1.0: [(2, 0, 1)], 0.67: [(2, 1, 1)]}
 
 
-def test_the_scale_begins_where_it_is_told_and_ends_six_orders_above_at_least():
+def test_scale_covers_six_orders_of_magnitude():
     from_rounding = replace(GRID, floor=1e-4)
     assert cells(from_rounding) == {0.17: [(1, 0, 1)], 0.67: [(2, 0, 1)], 0.33: [(2, 1, 1)]}
     wide = replace(GRID, floor=1e-12)
@@ -49,7 +49,7 @@ def test_the_scale_begins_where_it_is_told_and_ends_six_orders_above_at_least():
     }
 
 
-def test_the_map_to_scale():
+def test_map():
     caption, svg = drawing(GRID)
     assert caption.text == svg.attrib["aria-label"] == "e < 1"
     assert caption[0].text == "largest: 1 at time 2, unit 0"
@@ -79,7 +79,7 @@ def test_the_map_to_scale():
     assert [int(b.attrib["x"]) for b in boxes] == list(range(86, 170, 12))
 
 
-def test_rows_have_their_labels_or_the_name_of_their_axis():
+def test_row_labels():
     labelled = drawing(replace(GRID, labels=("f", "i*g")))
     assert labelled[0][0].text == "largest: 1 at time 2, f"
     ends = [(t.text, t.attrib["y"]) for t in labelled[1] if t.attrib.get("class") == "end"]
@@ -89,8 +89,8 @@ def test_rows_have_their_labels_or_the_name_of_their_axis():
     assert turned == [("unit", "translate(10 35) rotate(-90)")]
 
 
-def test_numbers_that_are_none():
-    """NaN and infinity are as strong as can be; the scale is that of the others."""
+def test_nonfinite_numbers():
+    """NaN and infinity get the strongest shade and do not affect the scale."""
     odd = Heatmap("e", "x", "y", [[float("inf"), float("nan"), 1e-3, 0.0, -1.0, 1.0]])
     assert cells(odd) == {0.5: [(2, 0, 1)], 1.0: [(0, 0, 2), (5, 0, 1)]}
     assert drawing(odd)[0][0].text == "largest: inf at x 0, y 0"
@@ -100,18 +100,18 @@ def test_numbers_that_are_none():
 
 
 @pytest.mark.parametrize("weakest", [0.0, 1e-8])
-def test_zeros_are_said(weakest):
+def test_all_zeros(weakest):
     zeros = Heatmap("e", "x", "y", [[0.0, 0.0]], floor=weakest)
     assert cells(zeros) == {}
     assert drawing(zeros)[0][0].text == "zero everywhere"
 
 
 @pytest.mark.parametrize("rows", [[], [[], []]])
-def test_an_empty_grid_is_not_drawn(rows):
+def test_empty_grid(rows):
     assert heatmap_svg(Heatmap("e", "x", "y", rows)) == ""
 
 
-def test_a_large_grid_is_thinned_both_ways_and_keeps_its_largest():
+def test_downsampling_keeps_the_largest():
     rows = [[0.0] * 97 for _ in range(193)]
     rows[192][96] = 1.0
     rows[3][1] = 1e-3

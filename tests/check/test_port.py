@@ -1,4 +1,4 @@
-"""What a port takes is read from its signature; what it returns is checked."""
+"""The arguments of a port follow its signature; its results are checked."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jaxlstm.check.reference import cases
 from jaxlstm.check.summary import notes
 from jaxlstm.check.verification import Verification
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import CONFIGS, random_params
-from tests.check.wrong_ports import WrongPort
 from tests.support.products import products_of
+from tests.support.verification import CONFIGS, random_params
+from tests.support.wrong_ports import WrongPort
 
 
 def everything(inputs, initial_state, seq_lengths): ...
@@ -50,14 +50,14 @@ def test_signature(call, params, state, lengths):
     assert (port.takes_params, port.takes_state, port.takes_lengths) == (params, state, lengths)
 
 
-def test_refuses_what_cannot_be_called():
+def test_rejects_objects_that_are_not_callable():
     with pytest.raises(TypeError, match="port must be callable, got int"):
         Port.of(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="got the signature"):
         Port.of(lambda: None)
 
 
-def test_refuses_another_kind_of_answer():
+def test_rejects_malformed_results():
     config = CONFIGS["plain"]
     case = cases.ordinary_case(config)
     port = Port.of(lambda x, state, lengths: x)
@@ -65,7 +65,7 @@ def test_refuses_another_kind_of_answer():
         port.run(random_params(config), case, np.float32)
 
 
-def test_float64_runs_in_float64_and_leaves_jax_as_it_was():
+def test_float64_does_not_change_jax():
     config = CONFIGS["everything"]
     case = cases.ordinary_case(config)
     answer = own_port(config).run(random_params(config), case, np.float64, gradients=True)
@@ -73,7 +73,7 @@ def test_float64_runs_in_float64_and_leaves_jax_as_it_was():
     assert not jax.config.read("jax_enable_x64")
 
 
-def test_precision_reaches_a_port_that_sets_none():
+def test_precision_is_the_default_of_a_port():
     seen = []
 
     def port(x, state, lengths):
@@ -86,21 +86,22 @@ def test_precision_reaches_a_port_that_sets_none():
     assert seen == ["highest", "tensorfloat32"]
 
 
-def test_a_port_without_lengths_gets_dense_batches():
+def test_port_without_lengths():
     case = cases.ordinary_case(CONFIGS["plain"])
     assert Port.of(no_lengths).adapt(case).seq_lengths is None
     assert Port.of(no_lengths).adapt(case).initial_state is not None
     assert Port.of(inputs_only).adapt(case).initial_state is None
 
 
-def test_handing_over_arrays_compiles_nothing():
+def test_transfer_of_arrays_compiles_nothing():
     compiled = []
 
     def listen(event, duration_secs, **kwargs):
         if "backend_compile" in event:
             compiled.append(event)
 
-    config = LSTMConfig(13, 7)  # shapes that no other test has
+    # Shapes that no other test uses, so that nothing is compiled yet.
+    config = LSTMConfig(13, 7)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         port = Port.of(WrongPort(config))
@@ -112,8 +113,8 @@ def test_handing_over_arrays_compiles_nothing():
 
 
 @pytest.mark.parametrize(("precision", "level"), [("highest", "HIGHEST"), ("bfloat16", "DEFAULT")])
-def test_precision_reaches_our_own_port(precision, level):
-    """It is the one that the report tells, not the layer's own default."""
+def test_precision_of_our_layer(precision, level):
+    """The precision is the reported one, not the layer's default."""
     config = CONFIGS["plain"]
     case = cases.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
     with jax.default_matmul_precision(precision):
@@ -122,8 +123,8 @@ def test_precision_reaches_our_own_port(precision, level):
     assert {product.level for product in found} == {level}
 
 
-def test_float64_runs_on_the_cpu_where_the_device_has_none(monkeypatch):
-    """A TPU makes float64 of two float32; what a port means is judged on the CPU then, and said so."""
+def test_float64_runs_on_the_cpu_if_the_device_lacks_it(monkeypatch):
+    """A TPU emulates float64 with two float32, so float64 runs on the CPU and the report says so."""
     config = CONFIGS["plain"]
     case = cases.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
     (cpu,) = jax.devices("cpu")

@@ -1,4 +1,4 @@
-"""The plugin as a foreign project has it: in a pytest of its own."""
+"""The plugin in a foreign project, run by a separate pytest."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FOREIGN = """
 import numpy as np
 from jaxlstm.check.pytest_plugin import approx
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import random_params
-from tests.check.wrong_ports import WrongPort
+from tests.support.verification import random_params
+from tests.support.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4)
 PARAMS = random_params(CONFIG)
@@ -60,27 +60,28 @@ def foreign(tmp_path_factory):
     return done.stdout + done.stderr
 
 
-def test_a_right_port_passes_and_wrong_ones_fail(foreign):
+def test_right_port_passes_and_wrong_ones_fail(foreign):
     assert "3 failed, 1 passed" in foreign
     assert "assert (1 + 1) == 3" in foreign
     assert "INTERNALERROR" not in foreign
 
 
-def test_a_failure_is_a_screen_with_a_diagnosis(foreign):
+def test_failure_fits_one_screen(foreign):
     assert "order iofg in float32: DOES NOT HOLD" in foreign
     assert "in which the gates are read in the order i, o, f, g" in foreign
     assert "100 of 10000 (1 %) differ" in foreign
     assert "array(" not in foreign
-    assert "pytest_plugin.py" not in foreign  # no frame of ours
+    # No frame of the plugin.
+    assert "pytest_plugin.py" not in foreign
     assert len(foreign.splitlines()) < 80
 
 
-def test_loading_the_plugin_costs_nothing():
+def test_plugin_loads_nothing():
     code = "import jaxlstm.check.pytest_plugin, sys; assert not {'jax', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_approx_stands_on_either_side_of_any_array():
+def test_approx_on_either_side():
     a = np.array([1.0, 2.0], np.float32)
     near = a * np.float32(1 + 1e-7)
     assert near == approx(a)

@@ -1,4 +1,4 @@
-"""What a port raises, in words: the kind, the first line, and the port's own line."""
+"""The description of a port's exception: type, first line, and the line in the port."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 import jaxlstm
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import random_params
+from tests.support.verification import random_params
 
 CONFIG = LSTMConfig(3, 4)
 
 
-def test_what_comes_from_nowhere_has_no_line():
+def test_exception_without_a_line():
     assert describe(ValueError("two\nlines")) == "ValueError: two"
     assert describe(AssertionError()) == "AssertionError"
 
@@ -38,7 +38,7 @@ def through_another():
         (through_another, in_a_library),
     ],
 )
-def test_the_line_is_the_last_of_the_ports_own(port, last):
+def test_line_is_the_ports_last(port, last):
     with pytest.raises(PORT_EXCEPTIONS) as caught:
         port()
     line = last.__code__.co_firstlineno + 1

@@ -18,14 +18,14 @@ BAD = Item(
 UNTESTED = Item("lengths", None, detail="the port takes none")
 
 
-def test_holds_only_if_something_was_tested_and_nothing_failed():
+def test_verdict():
     assert Report("r", (GOOD, UNTESTED)).ok
     assert not Report("r", (GOOD, BAD)).ok
     assert not Report("r", (UNTESTED,)).ok
     assert not Report("r", ()).ok
 
 
-def test_raises_with_the_first_screen():
+def test_raises_with_the_summary():
     report = Report("my port", (GOOD, *[BAD] * 9), diagnosis=("the gates are i,f,o,g",))
     Report("r", (GOOD,)).raise_if_failed()
     with pytest.raises(CheckFailed, match="my port: DOES NOT HOLD") as caught:
@@ -37,7 +37,7 @@ def test_raises_with_the_first_screen():
     assert caught.value.report is report
 
 
-def test_text_tells_everything():
+def test_text_is_complete():
     report = Report("r", (GOOD, BAD, UNTESTED), notes=("a note",), environment={"jax": "1.2"})
     text = str(report)
     for part in (
@@ -53,16 +53,16 @@ def test_text_tells_everything():
 
 
 def test_json_is_strict():
-    told = json.loads(Report("r", (GOOD, BAD), settings={"rtol": None}).to_json())
-    assert told["schema"] == 1
-    assert told["ok"] is False
-    assert [item["status"] for item in told["items"]] == ["ok", "FAILED"]
-    assert told["items"][1]["measured"] == "nan"
-    assert told["items"][1]["data"] == {"index": [1, 2], "x": "inf"}
-    assert told["settings"] == {"rtol": None}
+    document = json.loads(Report("r", (GOOD, BAD), settings={"rtol": None}).to_json())
+    assert document["schema"] == 1
+    assert document["ok"] is False
+    assert [item["status"] for item in document["items"]] == ["ok", "FAILED"]
+    assert document["items"][1]["measured"] == "nan"
+    assert document["items"][1]["data"] == {"index": [1, 2], "x": "inf"}
+    assert document["settings"] == {"rtol": None}
 
 
-def test_page_is_whole_and_self_contained():
+def test_page_is_self_contained():
     grid = Heatmap("errors", "time", "unit", [[0.0, 1e-3], [1.0, float("nan")]])
     report = Report("a < b", (GOOD, BAD), ("x & y",), ("n",), heatmaps=(grid,), again="verify(<p>)")
     page = report.to_html()
@@ -88,7 +88,8 @@ def test_page_is_whole_and_self_contained():
     assert parser.open == []
     assert not re.search(r"(src|href)=|url\(|@import|<script", page)
     assert page.index("DOES NOT HOLD") < page.index("x &amp; y") < page.index("semantics")
-    assert page.index("semantics") < page.index(">shape<")  # failures first
+    # Failures come first.
+    assert page.index("semantics") < page.index(">shape<")
     assert "&lt;here&gt;" in page
     assert "<svg" in page
     assert "verify(&lt;p&gt;)" in page

@@ -46,25 +46,26 @@ Reproduce:
   verify(port)"""
 
 
-def test_the_whole_text():
+def test_full_text():
     assert str(REPORT) == TEXT
     assert str(Report("r", (GOOD,))) == (
         "r: HOLDS (1 ok)\n\nstatus  item   measured  limit  detail\nok      shape                   2 cases"
     )
 
 
-def test_the_first_screen_has_five_failures_at_most():
+def test_summary_has_at_most_five_failures():
     table = "status  item       measured    limit  detail\nFAILED  semantics      0.25  1.0e-14  worst: <a>"
     assert REPORT.first_screen() == TEXT.partition("\n\n")[0] + "\n" + table
     five, six = Report("r", (BAD,) * 5), Report("r", (BAD,) * 6)
     assert len(five.first_screen().splitlines()) == 1 + 1 + 5
     assert "more" not in five.first_screen()
     assert six.first_screen().endswith("\n... and 1 more, in str(report)")
-    untested = Report("r", (UNTESTED,)).first_screen()  # no failure: what there is
+    # Without failures: what was not tested.
+    untested = Report("r", (UNTESTED,)).first_screen()
     assert untested.splitlines()[2] == "untested  lengths                   takes none"
 
 
-def test_failures_are_those_and_no_others():
+def test_failures():
     assert REPORT.failures == (BAD,)
     assert REPORT.to_dict()["items"][1] == {
         "name": "semantics",
@@ -74,9 +75,9 @@ def test_failures_are_those_and_no_others():
         "detail": "worst: <a>",
         "data": {"at": (1, 2)},
     }
-    told = REPORT.to_dict()
-    del told["items"]
-    assert told == {
+    document = REPORT.to_dict()
+    del document["items"]
+    assert document == {
         "schema": 1,
         "ok": False,
         "title": "my port",
@@ -92,7 +93,7 @@ def test_failures_are_those_and_no_others():
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "document"),
     [
         (None, ""),
         (0.0, "0"),
@@ -106,12 +107,12 @@ def test_failures_are_those_and_no_others():
         (1e5, "1.0e+05"),
     ],
 )
-def test_numbers_are_short(value, told):
-    assert format_number(value) == told
+def test_number_format(value, document):
+    assert format_number(value) == document
 
 
 def shown(page: str) -> list[str]:
-    """What a reader sees of a page, piece by piece."""
+    """Return the visible text of a page, element by element."""
     text = unescape(re.sub(r"\s*<[^>]*>\s*", "|", page.partition("<body>")[2]))
     return [part for part in text.split("|") if part.strip()]
 
@@ -138,9 +139,9 @@ def test_every_part_of_the_page():
     assert shown(bare) == ["HOLDS", "r", "1 ok", *head, "ok", "shape", "2 cases"]
 
 
-def test_what_was_in_force_stands_beside_the_verdict():
-    told = {"jaxlstm": "0.1", "python": "3", "jax": "1.2", "torch": "2.9", "device": "cpu: <x>"}
-    page = Report("r", (GOOD,), environment=told).to_html()
+def test_settings_are_beside_the_verdict():
+    document = {"jaxlstm": "0.1", "python": "3", "jax": "1.2", "torch": "2.9", "device": "cpu: <x>"}
+    page = Report("r", (GOOD,), environment=document).to_html()
     assert shown(page)[3] == "jaxlstm 0.1 · jax 1.2 · torch 2.9 · cpu: <x>"
 
 
@@ -153,7 +154,7 @@ DIFFERENCE = StepDifference(
 )
 
 
-def test_the_gates_where_it_diverges():
+def test_gates_at_the_divergence():
     report = Report("r", (BAD,), difference=DIFFERENCE)
     assert (
         "Gates at layer 1, reverse, at time 4, row 2:\n"
@@ -171,8 +172,8 @@ def test_the_gates_where_it_diverges():
     ]
     assert re.findall(r'<td class="s (\w+)">(f|i\*g)<', page) == [("ok", "f"), ("failed", "i*g")]
     assert start < parts.index("Items")
-    told = json.loads(report.to_json())["difference"]
-    assert told["gates"][1] == {
+    document = json.loads(report.to_json())["difference"]
+    assert document["gates"][1] == {
         "gate": "i*g",
         "off": 2,
         "units": 3,
@@ -180,5 +181,5 @@ def test_the_gates_where_it_diverges():
         "actual": "nan",
         "expected": 0.125,
     }
-    assert (told["layer"], told["direction"], told["unit"]) == (1, "reverse", 1)
+    assert (document["layer"], document["direction"], document["unit"]) == (1, "reverse", 1)
     assert DIFFERENCE.errors()["i*g"][:2].tolist() == [0.0, 0.25]

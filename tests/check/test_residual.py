@@ -14,7 +14,7 @@ from jaxlstm.check.criteria.step_residual import gamma, step_residual
 from jaxlstm.check.port import Port, own_port
 from jaxlstm.check.reference import cases, oracle
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import STRONG, random_params
+from tests.support.verification import STRONG, random_params
 
 WIDE = LSTMConfig(32, 48, num_layers=2, bidirectional=True)
 
@@ -33,17 +33,17 @@ def ratio(port, params, config, dtype=np.float32):
 
 @pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
 @pytest.mark.parametrize("config", [STRONG, WIDE])
-def test_our_own_steps_are_rounding(config, scale):
+def test_our_steps_are_within_rounding(config, scale):
     assert ratio(own_port(config), random_params(config, scale=scale), config).ratio < 0.5
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
-def test_in_every_dtype(dtype):
+def test_every_dtype(dtype):
     assert ratio(own_port(STRONG), random_params(STRONG), STRONG, dtype).ratio < 0.7
 
 
 def numpy_port(config, equations=oracle.CORRECT, change=lambda params: params):
-    """The equations in float32 NumPy, with a part of them exchanged."""
+    """The equations in NumPy and float32, with one function replaced."""
 
     def port(x, state, lengths, *, params):
         params = change({name: np.asarray(a) for name, a in params.items()})
@@ -56,19 +56,19 @@ def numpy_port(config, equations=oracle.CORRECT, change=lambda params: params):
 
 
 def tf32(a):
-    """Rounded to the 10 bits of mantissa that TF32 keeps."""
+    """Round to TF32's 10 bits of mantissa."""
     bits = np.asarray(a, np.float32).view(np.uint32)
     return ((bits + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 @pytest.mark.parametrize("config", [STRONG, WIDE])
-def test_tf32_products_are_not_rounding(config):
+def test_tf32_exceeds_rounding(config):
     equations = oracle.Equations(product=lambda x, w: tf32(x) @ tf32(w).T)
     assert ratio(numpy_port(config), random_params(config), config).ratio < 0.5
     assert ratio(numpy_port(config, equations), random_params(config), config).ratio > 3
 
 
-def test_a_bias_off_by_a_thousandth_is_found_and_placed():
+def test_wrong_bias_is_located():
     def change(params):
         return {**params, "bias_ih_l1_reverse": params["bias_ih_l1_reverse"] * 1.001}
 
@@ -77,18 +77,19 @@ def test_a_bias_off_by_a_thousandth_is_found_and_placed():
     assert "layer 1 reverse" in found.where
 
 
-def test_none_without_states():
+def test_no_residual_without_states():
     port = Port.of(jax.jit(lambda x, state, lengths: (jnp.zeros((1, x.shape[1], 4)), (None, None))))
     params = random_params(STRONG)
     run = functools.partial(port.run, params, dtype=np.float32)
     assert step_residual(run, params, STRONG, cases.standard_cases(STRONG)[:1], np.float32) is None
 
 
-def test_gamma_is_the_smaller_of_two_bounds():
+def test_gamma():
     u = 2.0**-24
     assert gamma(9, u) == pytest.approx(9 * u)
     assert gamma(900, u) == pytest.approx(180 * u)
-    assert gamma(4000, 2.0**-8) == pytest.approx(6 * 4000**0.5 * 2.0**-8)  # n u > 1
+    # n u > 1
+    assert gamma(4000, 2.0**-8) == pytest.approx(6 * 4000**0.5 * 2.0**-8)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +97,10 @@ def test_gamma_is_the_smaller_of_two_bounds():
     [
         (0, "c, layer 2 reverse"),
         (1, "c, layer 1 reverse, unit 1"),
-    ],  # NaN in h reaches the layers above
+        # NaN in h propagates to the layers above.
+    ],
 )
-def test_nan_is_beyond_every_bound(which, where):
+def test_nan_exceeds_every_bound(which, where):
     def port(x, state, lengths, *, params):
         outputs, final = numpy_port(STRONG).call(x, state, lengths, params=params)
         final[which][3, 2, 1] = np.nan

@@ -1,4 +1,4 @@
-"""A verification under way: what a port is compared with, and where a limit lies."""
+"""A running verification: its reference and its limits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from jaxlstm.check.criteria import step_residual
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import oracle_results
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import needs_torch, random_params, run_of
-from tests.check.wrong_ports import WrongPort
+from tests.support.verification import needs_torch, random_params, run_of
+from tests.support.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 PARAMS = random_params(CONFIG)
 
 
 @needs_torch
-def test_the_truth_is_torchs_where_the_oracle_is_not_asked():
-    """With its gradients; here both are the same but for rounding."""
+def test_torch_is_the_truth_without_the_oracle():
+    """With gradients; here both references agree up to rounding."""
     run = run_of(WrongPort(CONFIG), PARAMS, CONFIG, references=("torch",))
     case = cases.ordinary_case(CONFIG)
     found = run.truth(PARAMS, case, True).arrays()
@@ -30,7 +30,7 @@ def test_the_truth_is_torchs_where_the_oracle_is_not_asked():
 
 
 @pytest.mark.parametrize(("ratio", "verdict"), [(0.99, "ok"), (1.0, "FAILED")])
-def test_a_step_residual_is_to_be_below_its_bound(monkeypatch, ratio, verdict):
+def test_step_residual_has_a_bound(monkeypatch, ratio, verdict):
     found = step_residual.StepResidual(ratio, "layer 1")
     monkeypatch.setattr(verification, "step_residual", lambda *arguments, **options: found)
     report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)

@@ -1,4 +1,4 @@
-"""A report on a terminal: coloured with rich, plain without it and where standard output is none."""
+"""A report on a terminal: coloured by rich; plain without rich or if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def plain(text: str) -> list[str]:
     return [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()]
 
 
-def test_in_colour(screen: Screen) -> None:
+def test_colours(screen: Screen) -> None:
     with redirect_stdout(screen):
         REPORT.show()
-    told = screen.getvalue()
-    assert f"{RED}DOES NOT HOLD\x1b[0m" in told
-    assert f"{GREEN}ok " in told
-    assert f"{RED}FAILED" in told
-    lines = plain(told)
+    text = screen.getvalue()
+    assert f"{RED}DOES NOT HOLD\x1b[0m" in text
+    assert f"{GREEN}ok " in text
+    assert f"{RED}FAILED" in text
+    lines = plain(text)
     assert lines[1].strip("│ ") == "DOES NOT HOLD  my port [/bold]  1 ok, 1 failed, 1 untested"
     assert lines[3] == "the gates are i,f,o,g"
     table = [line for line in lines if line.startswith(("status", "FAILED"))]
@@ -75,25 +75,25 @@ def test_in_colour(screen: Screen) -> None:
         *("Notes", "no torch", "Settings", "seed   3", "dtype  x", "Environment", "jax  1.2"),
         *("Reproduce", "verify(port)"),
     ]
-    assert "\x1b[31m  f: 1 of 1" in told
-    assert f"{GREEN}  c: 0 of 1" in told
-    assert "\x1b[2m  dtype\x1b[0m" in told
-    assert "\x1b[1mNotes\x1b[0m" in told
-    assert "\x1b[33muntested" in told
-    assert f"{GREEN}HOLDS" not in told
+    assert "\x1b[31m  f: 1 of 1" in text
+    assert f"{GREEN}  c: 0 of 1" in text
+    assert "\x1b[2m  dtype\x1b[0m" in text
+    assert "\x1b[1mNotes\x1b[0m" in text
+    assert "\x1b[33muntested" in text
+    assert f"{GREEN}HOLDS" not in text
 
 
-def test_what_holds_is_green_and_empty_parts_are_left_out(screen: Screen) -> None:
+def test_passing_report_is_green(screen: Screen) -> None:
     with redirect_stdout(screen):
         Report("r", (Item("shape", True),)).show()
-    told = screen.getvalue()
-    assert "\x1b[1;32mHOLDS\x1b[0m" in told
-    assert RED not in told
+    text = screen.getvalue()
+    assert "\x1b[1;32mHOLDS\x1b[0m" in text
+    assert RED not in text
     for heading in ("Gates", "Notes", "Settings", "Environment", "Reproduce"):
-        assert heading not in told
+        assert heading not in text
 
 
-def test_plain_where_standard_output_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_if_not_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     REPORT.show()
     assert capsys.readouterr().out == f"{REPORT}\n"
     show_text("FAILED it")
@@ -108,7 +108,7 @@ def test_plain_without_rich(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> 
     assert screen.getvalue() == f"{REPORT}\nFAILED it\n"
 
 
-def test_words_of_a_table_stand_out(screen: Screen) -> None:
+def test_table_highlights(screen: Screen) -> None:
     with redirect_stdout(screen):
         show_text(f"HOLDS\nbroken\nok 0.5 FAILED 7 DOES NOT HOLD {'x' * 200}")
     assert screen.getvalue() == (

@@ -1,4 +1,4 @@
-"""The one module that imports torch: exact products, nothing of the caller's disturbed, every dtype."""
+"""The torch runner: exact products, no change to the caller's settings, every dtype."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from jaxlstm.check.reference import cases, torch_precision, torch_runner
-from tests.check.helpers import CONFIGS, STRONG, random_params
+from tests.support.verification import CONFIGS, STRONG, random_params
 
 
-def test_settings_and_random_state_are_left_as_they_were():
+def test_settings_and_random_state_are_restored():
     rnn: Any = torch.backends.cudnn.rnn
     before, threads = rnn.fp32_precision, torch.get_num_threads()
     rnn.fp32_precision = "tf32"
@@ -53,20 +53,20 @@ def test_a_cell_runs_over_time():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
-def test_answers_in_the_dtype(dtype):
+def test_results_have_the_dtype(dtype):
     case = cases.ordinary_case(STRONG)
     answer = torch_runner.run(random_params(STRONG), STRONG, case, dtype, gradients=True)
     assert {a.dtype for a in answer.arrays().values()} == {np.dtype(dtype)}
     assert not answer.outputs[~case.valid].any()
 
 
-def test_the_checker_loads_without_torch():
+def test_checker_loads_without_torch():
     code = "import sys, jaxlstm.check; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_setting_is_read_back_and_put_back():
-    """bfloat16 on the CPU too, where torch's own products for a projection would take it up."""
+def test_settings_are_set_and_restored():
+    """On the CPU, torch computes a bfloat16 projection in higher precision."""
     found = torch_runner.environment()
     assert found["torch"] == torch.__version__
     assert found["torch.cpu_capability"] == torch.backends.cpu.get_cpu_capability()
@@ -80,8 +80,8 @@ def test_every_setting_is_read_back_and_put_back():
         "mkldnn.matmul.fp32_precision",
     }
     assert {found[name] for name in exact} == {"ieee"}
-    told = ("allow_tf32", "float32_matmul_precision")
-    assert sum(any(part in name for part in told) for name in found) == 3
+    expected = ("allow_tf32", "float32_matmul_precision")
+    assert sum(any(part in name for part in expected) for name in found) == 3
     config, case = CONFIGS["projected"], cases.ordinary_case(CONFIGS["projected"])
     params = random_params(config)
     before = torch_runner.run(params, config, case, np.float32)
@@ -105,11 +105,12 @@ def test_every_setting_is_read_back_and_put_back():
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-def test_one_setting_for_all_of_a_gpu(tf32):
+def test_gpu_settings(tf32):
     with torch_precision.pinned(tf32=tf32):
         found = torch_precision.in_force()
     for name in ("cudnn.rnn", "cudnn.conv", "cuda.matmul"):
         assert found[f"torch.backends.{name}.fp32_precision"] == ("tf32" if tf32 else "ieee")
     assert (
         found["torch.backends.mkldnn.matmul.fp32_precision"] == "ieee"
-    )  # bfloat16 is its other one
+        # bfloat16 is the other one.
+    )

@@ -1,4 +1,4 @@
-"""trace: the first layer, direction, time, gate and unit that leave the oracle."""
+"""trace: the first layer, direction, time, gate and unit that differ from the oracle."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import cases, oracle
 from jaxlstm.config import LSTMConfig
-from tests.check.helpers import random_params
-from tests.check.wrong_ports import WrongPort
+from tests.support.verification import random_params
+from tests.support.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 PARAMS = random_params(CONFIG)
@@ -41,19 +41,22 @@ def traced(found, **kwargs):
     )
 
 
-def test_right_activations_do_not_leave():
+def test_right_activations():
     assert traced(activations()) is None
     assert traced({"l1": {"g": activations()["l1"]["g"].astype(np.float32)}}) is None
 
 
-def test_the_first_in_the_order_of_computation():
+def test_first_in_the_order_of_computation():
     found = activations()
     assert CASE.seq_lengths is not None
     row = int(np.argmax(CASE.seq_lengths))
-    found["l1"]["c"][3, row, 2] += 0.5  # later layer
+    # In a later layer.
+    found["l1"]["c"][3, row, 2] += 0.5
     found["l0_reverse"]["h"][4, row, 1] += 0.25
-    found["l0_reverse"]["f"][7, row, 3] += 0.125  # earlier, for the reverse direction
-    found["l0_reverse"]["o"][7, row, 0] += 0.125  # a later gate of the same step
+    # Earlier, as the reverse direction runs.
+    found["l0_reverse"]["f"][7, row, 3] += 0.125
+    # A later gate of the same step.
+    found["l0_reverse"]["o"][7, row, 0] += 0.125
     divergence = traced(found)
     assert divergence is not None
     assert divergence[:6] == (0, "reverse", 7, row, "f", 3)
@@ -61,23 +64,23 @@ def test_the_first_in_the_order_of_computation():
     assert "layer 0, reverse, at time 7" in str(divergence)
 
 
-@pytest.mark.parametrize(("place", "told"), [("l1", "forward"), ("l1_reverse", "reverse")])
-def test_the_direction_is_named(place, told):
+@pytest.mark.parametrize(("place", "direction"), [("l1", "forward"), ("l1_reverse", "reverse")])
+def test_direction_is_named(place, direction):
     found = activations()
     found[place]["o"][2, 0, 1] += 0.5
     divergence = traced(found)
     assert divergence is not None
-    assert divergence[:6] == (1, told, 2, 0, "o", 1)
+    assert divergence[:6] == (1, direction, 2, 0, "o", 1)
 
 
-def test_a_tolerance_can_be_set():
+def test_tolerance():
     found = activations()
     found["l0"]["i"][0, 0, 0] += 1e-6
     assert traced(found) is not None
     assert traced(found, tolerance=1e-5) is None
 
 
-def test_refuses_activations_that_do_not_fit():
+def test_rejects_activations_that_do_not_fit():
     with pytest.raises(ValueError, match=r"l0 i has shape \(2,\), expected \(12, 5, 4\)"):
         traced({"l0": {"i": np.zeros(2)}})
     with pytest.raises(ValueError, match="inputs must be the inputs of the recorded activations"):
@@ -93,14 +96,16 @@ def test_refuses_activations_that_do_not_fit():
         ("no output gate", (0, "forward", 0), "o"),
         ("no reverse bias", (0, "reverse", 0), "f"),
         ("never reversed", (0, "reverse", 0), "c"),
-        ("flip over padding", (0, "reverse", 0), "c"),  # more than a step was made: no gate is told
+        # More than one step differs, so no gate is named.
+        ("flip over padding", (0, "reverse", 0), "c"),
         ("output of first layer", (1, "forward", 0), "output"),
         ("one layer for all", None, ""),
     ],
 )
-def test_a_port(bug, place, gate):
+def test_port(bug, place, gate):
     found = trace(WrongPort(CONFIG, bug), PARAMS, CONFIG)
-    if place is None:  # with two layers nothing is wrong
+    # With two layers nothing is wrong.
+    if place is None:
         assert found is None
         return
     assert found is not None
@@ -109,7 +114,7 @@ def test_a_port(bug, place, gate):
     assert abs(found.actual - found.expected) > 1e-4
 
 
-def test_the_gates_are_those_of_the_layer_and_direction():
+def test_gates_of_layer_and_direction():
     def port(x, state, lengths, *, params):
         faulty = params | {"bias_ih_l0_reverse": 0 * params["bias_ih_l0_reverse"]}
         return WrongPort(CONFIG)(x, state, lengths, params=faulty)
@@ -127,7 +132,7 @@ def test_the_gates_are_those_of_the_layer_and_direction():
             np.testing.assert_allclose(found.gates[gate][1], true[0, place.row], atol=1e-12)
 
 
-def test_a_port_without_lengths_is_cut_in_time():
+def test_port_without_lengths():
     right = WrongPort(LSTMConfig(3, 4))
 
     def port(x, state, *, params):
@@ -143,7 +148,7 @@ def test_a_port_without_lengths_is_cut_in_time():
 
 
 @pytest.mark.parametrize("missing", ["h_n", "c_n"])
-def test_a_port_that_tells_one_of_its_states(missing):
+def test_port_that_returns_one_state(missing):
     def port(x, state, lengths, *, params):
         outputs, (h_n, c_n) = WrongPort(CONFIG, "order iofg")(x, state, lengths, params=params)
         return outputs, (None, c_n) if missing == "h_n" else (h_n, None)
@@ -154,7 +159,7 @@ def test_a_port_that_tells_one_of_its_states(missing):
     assert found.gate == ("f" if missing == "h_n" else "h")
 
 
-def test_a_port_that_takes_no_state_is_traced_as_far_as_it_shows():
+def test_port_without_initial_state():
     def port(x, *, params):
         zeros = np.zeros((4, x.shape[1], 4), x.dtype)
         return WrongPort(CONFIG, "order iofg")(x, (zeros, zeros), None, params=params)

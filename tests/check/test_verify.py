@@ -1,4 +1,4 @@
-"""verify: our own layer holds, planted faults do not, and the report says what went untested."""
+"""verify: our layer holds, planted faults do not, and the report lists untested items."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from jaxlstm.check import verify
 from jaxlstm.check.arguments import require_params
 from jaxlstm.check.reference import cases, torch_runner
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from tests.check.helpers import STRONG, needs_torch, random_params
-from tests.check.wrong_ports import WrongPort
+from tests.support.verification import STRONG, needs_torch, random_params
+from tests.support.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 PARAMS = random_params(CONFIG)
@@ -41,9 +41,9 @@ EVERYTHING = (
 
 
 @needs_torch
-def test_our_own_layer_holds():
-    told = []
-    report = verify(None, None, STRONG, progress=lambda *step: told.append(step))
+def test_our_layer_holds():
+    steps = []
+    report = verify(None, None, STRONG, progress=lambda *step: steps.append(step))
     assert report.ok, str(report)
     assert status(report) == dict.fromkeys(EVERYTHING, "ok")
     assert report.environment["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
@@ -58,9 +58,9 @@ def test_our_own_layer_holds():
         "atol": None,
         "precision": "highest",
     }
-    assert [done for done, _, _ in told] == list(range(told[-1][1] + 1))
+    assert [done for done, _, _ in steps] == list(range(steps[-1][1] + 1))
     names = [case.name for case in cases.standard_cases(STRONG)]
-    assert [what for _, _, what in told] == [*names, "step residual", "done"]
+    assert [what for _, _, what in steps] == [*names, "step residual", "done"]
     assert json.loads(report.to_json())["ok"]
     assert report.again == (
         f"jaxlstm.check.verify(None, params, {STRONG}, dtype='float32', seed=0, gradients=True, "
@@ -71,7 +71,7 @@ def test_our_own_layer_holds():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_our_own_layer_holds_in_half_precision(dtype):
+def test_our_layer_holds_in_half_precision(dtype):
     report = verify(None, None, CONFIG, dtype=dtype, gradients=False)
     assert report.ok, str(report)
 
@@ -79,7 +79,7 @@ def test_our_own_layer_holds_in_half_precision(dtype):
 @pytest.mark.parametrize(
     "config", [LSTMCellConfig(2, 3), LSTMConfig(2, 3, bias=False, batch_first=True)]
 )
-def test_our_own_layer_in_float64(config):
+def test_our_layer_in_float64(config):
     report = verify(None, None, config, dtype="float64", gradients=False)
     assert report.ok, str(report)
     assert "RMS error of results" not in status(report)
@@ -93,8 +93,8 @@ def test_large_weights_are_not_accused(scale, gradients):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_accuse_nobody(value):
-    """A checkpoint may have them: the port is to have NaN where torch has it, and nowhere else."""
+def test_nonfinite_weights_are_not_accused(value):
+    """A checkpoint may contain NaN; the port must have NaN exactly where torch has it."""
     params = {name: a.copy() for name, a in PARAMS.items()}
     params["bias_hh_l0"][3] = params["weight_hh_l1"][5, 1] = value
     report = verify(WrongPort(CONFIG), params, CONFIG, gradients=False, seconds=0)
@@ -146,7 +146,7 @@ def always_single(x, state, lengths, *, params):
     return own(single[1], single[2], lengths, params=single[0])
 
 
-def test_a_port_of_float32_alone_is_judged_in_float32():
+def test_float32_port_is_judged_in_float32():
     report = verify(jax.jit(always_single), PARAMS, CONFIG, gradients=False)
     assert report.ok, str(report)
     assert status(report)["float64 semantics"] == "untested"
@@ -156,7 +156,7 @@ def test_a_port_of_float32_alone_is_judged_in_float32():
     assert "expected float64" in str(asked)
 
 
-def test_what_a_port_does_not_take_goes_untested():
+def test_unsupported_arguments_go_untested():
     def port(x):
         return own(x, None, None, params=PARAMS)
 
@@ -168,29 +168,29 @@ def test_what_a_port_does_not_take_goes_untested():
         "initial state",
         "step residual",
         "gradients of parameters",
-        # Its own float32 weights do not mix with float64 inputs, which lstm says.
+        # The port's float32 weights do not mix with float64 inputs; lstm raises.
         "float64 semantics",
     }
 
 
-def test_a_port_in_numpy_has_no_gradients():
+def test_numpy_port_has_no_gradients():
     report = verify(WrongPort(CONFIG), PARAMS, CONFIG)
     assert report.ok, str(report)
     assert status(report)["gradients"] == "untested"
 
 
 @needs_torch
-def test_a_port_that_raises():
+def test_port_that_raises():
     def port(x, state, lengths, *, params):
         if len(x) == 1:
             raise ValueError("one step is too few\nfor me")
         return WrongPort(CONFIG)(x, state, lengths, params=params)
 
     report = verify(port, PARAMS, CONFIG, gradients=False)
-    told = {item.name: item for item in report.items}["runs"]
-    assert told.ok is False
+    item = {item.name: item for item in report.items}["runs"]
+    assert item.ok is False
     line = port.__code__.co_firstlineno + 2
-    assert told.detail == (
+    assert item.detail == (
         f"one step: ValueError: one step is too few (test_verify.py:{line}); "
         "fails in one step, one step from zeros"
     )
@@ -207,7 +207,7 @@ class Recording:
         raise ValueError("seen")
 
 
-def test_params_that_are_left_out_follow_from_the_seed():
+def test_default_params_follow_from_the_seed():
     port = Recording()
     report = verify(port, None, CONFIG, seed=5, gradients=False, against="oracle")
     assert report.title == "Recording in float32"
@@ -215,7 +215,7 @@ def test_params_that_are_left_out_follow_from_the_seed():
     assert all(np.array_equal(port.seen[0][name], a) for name, a in wanted.items())
 
 
-def test_a_port_that_wants_the_batch_first_is_asked_in_the_precision_that_is_checked():
+def test_batch_first_port_runs_in_the_checked_precision():
     config: Any = jax.config
     seen = set()
 
@@ -228,7 +228,7 @@ def test_a_port_that_wants_the_batch_first_is_asked_in_the_precision_that_is_che
     assert seen == {"bfloat16"}
 
 
-def test_a_port_that_always_raises():
+def test_port_that_always_raises():
     def port(x, state, lengths, *, params):
         raise ValueError("not today")
 
@@ -240,7 +240,7 @@ def test_a_port_that_always_raises():
 @pytest.mark.parametrize(
     "error", [KeyError("kernel"), AssertionError(), NotImplementedError("no lengths")]
 )
-def test_what_is_raised_in_one_case_leaves_the_others_judged(error):
+def test_exception_in_one_case(error):
     def port(x, state, lengths, *, params):
         if x.shape[1] == 1:
             raise error
@@ -248,14 +248,14 @@ def test_what_is_raised_in_one_case_leaves_the_others_judged(error):
 
     report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle")
     assert [item.name for item in report.failures] == ["runs"]
-    told = f": {error}" if str(error) else ""
+    message = f": {error}" if str(error) else ""
     line = port.__code__.co_firstlineno + 2
     assert report.failures[0].detail == (
-        f"batch 1: {type(error).__name__}{told} (test_verify.py:{line}); fails in batch 1"
+        f"batch 1: {type(error).__name__}{message} (test_verify.py:{line}); fails in batch 1"
     )
 
 
-def test_what_has_no_shape_of_an_answer_is_explained_by_nothing():
+def test_malformed_results_have_no_explanation():
     def port(x, state, lengths, *, params):
         return np.ones((), x.dtype), (None, None)
 
@@ -269,25 +269,25 @@ class SingleSigmoid(WrongPort):
         return super().sigmoid(z.astype(np.float32)).astype(z.dtype)
 
 
-def test_a_function_of_float32_within_float64_is_named():
+def test_float32_function_within_float64_is_named():
     report = verify(SingleSigmoid(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
     assert [item.name for item in report.failures] == ["float64 semantics against oracle"]
     assert "a part of the computation is in float32" in report.diagnosis[0]
     assert re.search("in [ifo], unit", report.diagnosis[1])
 
 
-@pytest.mark.parametrize("told", ["h_n", "c_n", "neither"])
-def test_a_port_that_does_not_tell_its_state(told):
+@pytest.mark.parametrize("state", ["h_n", "c_n", "neither"])
+def test_port_without_final_state(state):
     def port(x, state, lengths, *, params):
         outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
-        return outputs, (h_n if told == "h_n" else None, c_n if told == "c_n" else None)
+        return outputs, (h_n if state == "h_n" else None, c_n if state == "c_n" else None)
 
     report = verify(port, PARAMS, CONFIG, gradients=False)
     assert report.ok, str(report)
     assert status(report)["step residual"] == "untested"
 
 
-def test_shapes_that_differ_are_told():
+def test_different_shapes_are_reported():
     def port(x, state, lengths, *, params):
         outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
         return outputs.swapaxes(0, 1), (h_n, c_n)
@@ -298,7 +298,7 @@ def test_shapes_that_differ_are_told():
     assert "the first two axes of outputs are swapped" in "; ".join(report.diagnosis)
 
 
-def test_a_float64_state_in_float32_is_told():
+def test_float64_state_in_float32_is_reported():
     def port(x, state, lengths, *, params):
         outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
         return outputs, (h_n.astype(np.float32), c_n)
@@ -308,7 +308,7 @@ def test_a_float64_state_in_float32_is_told():
     assert "in float64, h_n has dtype float32, expected float64" in str(report)
 
 
-def test_without_torch_the_oracle_judges_alone(monkeypatch):
+def test_oracle_judges_without_torch(monkeypatch):
     monkeypatch.setattr(torch_runner, "is_available", lambda: False)
     monkeypatch.setattr(torch_runner, "run", None)
     report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False)
@@ -321,7 +321,7 @@ def test_without_torch_the_oracle_judges_alone(monkeypatch):
 
 
 @needs_torch
-def test_torch_alone():
+def test_torch_only():
     report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="torch")
     assert report.ok, str(report)
     assert "float64 semantics against oracle" not in status(report)
@@ -329,7 +329,7 @@ def test_torch_alone():
     assert status(wrong)["float64 semantics against torch"] == "FAILED"
 
 
-def test_tolerances_replace_the_criteria_and_are_told():
+def test_tolerances_replace_the_criteria():
     port = WrongPort(CONFIG, "bfloat16 weights")
     loose = verify(port, PARAMS, CONFIG, gradients=False, rtol=1e-1, atol=1e-1)
     assert loose.ok, str(loose)
@@ -342,7 +342,7 @@ def test_tolerances_replace_the_criteria_and_are_told():
         verify(port, PARAMS, CONFIG, rtol=1.0)
 
 
-def test_arguments_that_do_not_fit():
+def test_rejects_invalid_arguments():
     with pytest.raises(TypeError, match=r"config must be .*, got NoneType"):
         verify(own, PARAMS, None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"config must be .*, got dict"):
@@ -363,8 +363,8 @@ def test_arguments_that_do_not_fit():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", None])
-def test_precision_is_in_force_in_every_run_of_a_port(precision):
-    """Also when the port is run to find out why it fails."""
+def test_precision_applies_to_every_run(precision):
+    """The precision also applies to the runs that search for the cause."""
     config: Any = jax.config
     before, seen = config.jax_default_matmul_precision, set()
 
@@ -381,7 +381,7 @@ def test_precision_is_in_force_in_every_run_of_a_port(precision):
 
 
 @needs_torch
-def test_torchs_own_error_is_told():
+def test_torchs_own_error_is_reported():
     items = {
         item.name: item for item in verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False).items
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import jaxlstm
 from jaxlstm import cli, stack
 from jaxlstm.check import Item, Report
+from jaxlstm.check.port import own_port
 from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.difference import Divergence, StepDifference
 from jaxlstm.cli import check
@@ -28,8 +30,8 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def wrong_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The candidate and the output gate change places in bfloat16 alone."""
+def wrong_layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In bfloat16, swap the candidate and the output gate."""
     right = stack.direction_params
 
     def wrong(*arguments: Any) -> dict[str, Any]:
@@ -40,6 +42,9 @@ def wrong_layer(monkeypatch: pytest.MonkeyPatch) -> None:
         return params
 
     monkeypatch.setattr(stack, "direction_params", wrong)
+    own_port.cache_clear()
+    yield
+    own_port.cache_clear()
 
 
 @pytest.mark.slow
@@ -85,7 +90,7 @@ def test_a_failing_matrix_says_where(
         Item("float32, batch 1, 12 steps, jit", False, 7.0, 4.0, "RMS error of results: c_n"),
     )
     report = Report("jaxlstm.lstm", items)
-    monkeypatch.setattr(check, "_check_matrix", lambda *arguments: [("matrix", report)])
+    monkeypatch.setattr(check, "_check", lambda *arguments: [("matrix", report)])
     assert cli.main(["check", checkpoint, "--matrix", "--backend", "all"]) == 1
     told = capsys.readouterr().out
     assert "jaxlstm.lstm: DOES NOT HOLD (1 ok, 1 failed)" in told
@@ -116,7 +121,7 @@ def test_page_covers_every_run_and_absent_backends(
                 ),
             )
 
-    monkeypatch.setattr(check, "_check_dtypes", verdicts)
+    monkeypatch.setattr(check, "_check", verdicts)
     monkeypatch.setattr(check, "_devices", lambda name: ({"cpu": "a", "gpu": "b"}, ["tpu"]))
     page = tmp_path / "r.html"
     arguments = ["check", checkpoint, "--seed", "3", "--prefix", "", "--backend", "all"]
@@ -146,9 +151,7 @@ def test_each_report_has_the_command_of_its_own_run(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = Report("jaxlstm.lstm", (Item("runs", True),), again="verify(...)")
-    monkeypatch.setattr(
-        check, "_check_dtypes", lambda *_: [("float32", report), ("float64", report)]
-    )
+    monkeypatch.setattr(check, "_check", lambda *_: [("float32", report), ("float64", report)])
     assert cli.main(["check", checkpoint, "--json"]) == 0
     told = [report["again"] for report in json.loads(capsys.readouterr().out)["reports"]]
     (platform,) = {report.split("--backend ")[1].split()[0] for report in told}

@@ -97,7 +97,7 @@ def test_convert_reports_a_difference(tmp_path: Path, monkeypatch: pytest.Monkey
         (["inspect", Path(__file__).parent], "cli"),
         (["convert", DEMO, "-o", "x.safetensors", "--prefix", "no"], "'no' matches no LSTM"),
         (["convert", DEMO, "-o", "/missing/x.safetensors"], "/missing"),
-        (["convert", DEMO, "-o", "x.bin"], "format must be given for the suffix '.bin'"),
+        (["convert", DEMO, "-o", "x.bin"], "cannot infer the format from the suffix '.bin'"),
         (["convert", DEMO], "the following arguments are required: -o/--output"),
         (["check", DEMO, "--backend", "abacus"], "invalid choice"),
         (["check", DEMO, "--report", "/missing/r.html"], "--report"),

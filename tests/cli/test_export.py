@@ -62,15 +62,15 @@ def test_separate_weights_do_not_replace_the_checkpoint(output: str, tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("foreign", ["m.stablehlo", "m.safetensors"])
-def test_other_files_need_overwrite(foreign: str, tmp_path: Path) -> None:
-    (tmp_path / foreign).write_text("mine")
-    command = ["export", DEMO, "-o", tmp_path / "m.stablehlo", "--platforms", "cpu"]
-    command += ["--weights", "beside"]
-    done = jaxlstm_command(*command)
-    assert done.status == 2
-    assert f"{foreign} exists and was not written by jaxlstm" in done.err
-    assert (tmp_path / foreign).read_text() == "mine"
+def test_other_files_need_overwrite(tmp_path: Path) -> None:
+    artifact, weights = tmp_path / "m.stablehlo", tmp_path / "m.safetensors"
+    command = ["export", DEMO, "-o", artifact, "--platforms", "cpu", "--weights", "beside"]
+    for foreign in (weights, artifact):
+        foreign.write_text("mine")
+        done = jaxlstm_command(*command)
+        assert done.status == 2
+        assert f"{foreign} exists and was not written by jaxlstm" in done.err
+        assert foreign.read_text() == "mine"
     assert jaxlstm_command(*command, "--overwrite").status == 0
     assert jaxlstm_command(*command).status == 0  # both files are from jaxlstm now
 

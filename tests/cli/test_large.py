@@ -1,4 +1,4 @@
-"""An LSTM among much else: the commands read its bytes and no others, and import no framework for it."""
+"""An LSTM in a large checkpoint: the commands read only its bytes, and import no framework."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from safetensors.torch import save_file
 
 from jaxlstm import cli, read_checkpoint, save
 from jaxlstm_converters.lstm._load import load_numpy
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 
 
 def state_dict(hidden_size: int, other: int) -> dict[str, torch.Tensor]:
-    """An LSTM between two matrices of `other` bytes each."""
+    """Return an LSTM between two vectors of ``other`` bytes."""
     lstm = torch.nn.LSTM(hidden_size, hidden_size)
     return {
         "before": torch.ones(other // 4),
@@ -39,22 +40,20 @@ def write(state: dict[str, torch.Tensor], path: Path) -> Path:
 
 
 @pytest.mark.parametrize("file", ["m.pt", "m.safetensors", "m.legacy"])
-def test_what_is_no_lstm_is_not_read(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_lstm_is_read(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = state_dict(32, 4 * MIB)
     path = write(state, tmp_path / file)
-    identity, read, original = os.stat(path).st_ino, [], os.pread
+    inode, read, pread = os.stat(path).st_ino, [], os.pread
 
     def counted(fd: int, count: int, offset: int) -> bytes:
-        part = original(fd, count, offset)
-        if os.fstat(fd).st_ino == identity:
-            read.append(len(part))
-        return part
+        data = pread(fd, count, offset)
+        if os.fstat(fd).st_ino == inode:
+            read.append(len(data))
+        return data
 
     monkeypatch.setattr(os, "pread", counted)
     assert cli.main(["inspect", str(path)]) == 0
-    assert 0 < sum(read) < 200_000  # what names the tensors, by windows of 64 KiB
+    assert 0 < sum(read) < 200_000  # the names of the tensors, in windows of 64 KiB
     read.clear()
     assert cli.main(["convert", str(path), "-o", str(tmp_path / "o.safetensors")]) == 0
     lstm_bytes = sum(t.nbytes for name, t in state.items() if name.startswith("lstm."))
@@ -63,20 +62,20 @@ def test_what_is_no_lstm_is_not_read(
         assert array.tobytes() == state[f"lstm.{name}"].numpy().tobytes(), name
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is in other units elsewhere")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="other systems report peak memory in other units"
+)
 def test_memory_of_convert(tmp_path: Path) -> None:
-    """At most 64 MiB and two copies of the LSTM, the interpreter included."""
+    """The process needs at most 64 MiB and two copies of the LSTM."""
     state = state_dict(800, 60 * MIB)
     path = write(state, tmp_path / "m.pt")
     lstm_bytes = sum(t.nbytes for name, t in state.items() if name.startswith("lstm."))
     assert lstm_bytes > 20e6
     arguments = ["-m", "jaxlstm", "convert", str(path), "-o", str(tmp_path / "o.safetensors")]
-    # A process counts as large as the one that it was forked from: hence one small one between.
+    # Peak memory includes the process that was forked, so a small process starts the command.
     script = f"from benchmarks.checkpoint import run\nprint(run({arguments!r}).peak_bytes)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert 2 * lstm_bytes < int(done.stdout) <= 64 * MIB + 2 * lstm_bytes
+    peak_bytes = int(run_python("-c", script))
+    assert 2 * lstm_bytes < peak_bytes <= 64 * MIB + 2 * lstm_bytes
 
 
 def test_no_framework_is_imported(tmp_path: Path) -> None:
@@ -88,37 +87,30 @@ def test_no_framework_is_imported(tmp_path: Path) -> None:
         "assert main(['convert', sys.argv[1], '-o', sys.argv[1] + '.pt']) == 0\n"
         "print(*(m for m in ('jax', 'flax', 'torch', 'onnx', 'rich') if m in sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == ""
+    assert run_python("-c", script, path).splitlines()[-1] == ""
 
 
 @pytest.mark.parametrize("file", ["m.pt", "m.safetensors"])
 def test_an_open_checkpoint_can_be_replaced(file: str, tmp_path: Path) -> None:
-    """A new file takes the place of the old one, whose lazy tensors stay readable."""
+    """Tensors of the replaced file stay readable."""
     state = state_dict(8, 64)
     path = write(state, tmp_path / file)
     opened = read_checkpoint(path)
     params, config = load_numpy(path)
     save(path, {name: opened[f"lstm.{name}"] for name in params}, config, overwrite=True)
     for name in params:
-        theirs = state[f"lstm.{name}"].numpy().tobytes()
-        assert np.asarray(opened[f"lstm.{name}"]).tobytes() == theirs
-        assert load_numpy(path)[0][name].tobytes() == params[name].tobytes() == theirs
+        expected = state[f"lstm.{name}"].numpy().tobytes()
+        assert np.asarray(opened[f"lstm.{name}"]).tobytes() == expected
+        assert load_numpy(path)[0][name].tobytes() == params[name].tobytes() == expected
     assert os.listdir(tmp_path) == [file]
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs(tmp_path: Path) -> None:
-    out = tmp_path / "found.json"
+def test_benchmark(tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
     command = [sys.executable, "-m", "benchmarks.checkpoint", "--matrices", "2", "--rounds", "1"]
     subprocess.run([*command, "--json", str(out)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    found = json.loads(out.read_text())
-    assert found["lstm_bytes"] == 20_680_704
-    assert len(found["goals"]) == 3
-    assert all(cost["seconds"] > 0 for cost in found["results"].values())
+    results = json.loads(out.read_text())
+    assert results["lstm_bytes"] == 20_680_704
+    assert len(results["goals"]) == 3
+    assert all(cost["seconds"] > 0 for cost in results["results"].values())

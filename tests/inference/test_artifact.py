@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ CONFIGS = {
     "stack": LSTMConfig(7, 16, num_layers=2, batch_first=True),
     "both": LSTMConfig(7, 12, bidirectional=True, proj_size=5, bias=False),
 }
-STATE = {
+STATE: dict[str, Any] = {
     name: tuple(normal(*shape, seed=1) for shape in config.state_shapes(3))
     for name, config in CONFIGS.items()
 }
@@ -66,15 +67,15 @@ def test_a_process_without_jaxlstm(folder: Path) -> None:
     }
     np.savez(folder / "in.npz", **arrays)  # type: ignore[arg-type]
     run_python("-c", STRANGER, folder, JAX_PLATFORMS="cpu")
-    found = np.load(folder / "out.npz")
+    results = np.load(folder / "out.npz")
     for name, config in CONFIGS.items():
         x, params = INPUTS[name], weights(config)
         outputs, state = lstm(params, x, STATE[name], config=config, backend="scan")
         for leaf, expected in zip("yhc", (outputs, *state), strict=True):
-            np.testing.assert_allclose(found[f"{name}.{leaf}"], expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(results[f"{name}.{leaf}"], expected, rtol=0, atol=1e-6)
         outputs, state = load_exported(folder / f"{name}.stablehlo")(x, STATE[name])
         for leaf, actual in zip("yhc", (outputs, *state), strict=True):
-            np.testing.assert_array_equal(actual, found[f"{name}.{leaf}"])
+            np.testing.assert_array_equal(actual, results[f"{name}.{leaf}"])
 
 
 def test_batch_and_time_are_symbolic(folder: Path) -> None:

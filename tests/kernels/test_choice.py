@@ -1,4 +1,4 @@
-"""Which kernel runs, and what is said where it cannot."""
+"""Selection of a backend, and the errors of unavailable backends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def jaxpr(backend: str, dtype: jnp.dtype = jnp.float32) -> str:
 
 
 @needs_native
-def test_auto_takes_the_kernel_where_it_knows_the_dtype() -> None:
+def test_auto_selects_the_kernel_by_dtype() -> None:
     assert "lstm_run" in jaxpr("auto")
     assert "lstm_native_run" in jaxpr("native")
     assert "lstm_run" not in jaxpr("scan")
@@ -37,12 +37,11 @@ def test_auto_takes_the_kernel_where_it_knows_the_dtype() -> None:
         RuntimeError, match=r"backend='native' supports float32 and float64, got bfloat16"
     ):
         jaxpr("native", jnp.bfloat16)
-    found = kernels.info()
-    assert found["instruction_set"] in ("amx", "avx512", "avx2", "baseline")
+    assert kernels.info()["instruction_set"] in ("amx", "avx512", "avx2", "baseline")
 
 
 @needs_native
-def test_auto_packs_large_weights_only_where_it_pays() -> None:
+def test_auto_packs_large_weights_only_if_it_pays() -> None:
     short, long = kernels.WORTH_PACKING - 1, kernels.WORTH_PACKING
     large = kernels.SMALL_WEIGHTS + 1
     assert (
@@ -62,7 +61,7 @@ def test_auto_packs_large_weights_only_where_it_pays() -> None:
 
 @needs_native
 @pytest.mark.parametrize(
-    ("config", "time", "batch", "takes_it"),
+    ("config", "time", "batch", "selected"),
     [
         (LSTMConfig(384, 128), 1, 1, True),  # matrices of SMALL_WEIGHTS elements
         (LSTMConfig(385, 128), 7, 9, False),
@@ -72,24 +71,24 @@ def test_auto_packs_large_weights_only_where_it_pays() -> None:
         (LSTMConfig(449, 128, proj_size=64), 1, 1, False),
     ],
 )
-def test_a_layer_tells_its_weights_and_its_rows(
-    config: LSTMConfig, time: int, batch: int, takes_it: bool
+def test_a_layer_passes_its_sizes(
+    config: LSTMConfig, time: int, batch: int, selected: bool
 ) -> None:
     shapes = {**param_shapes(config), "x": (time, batch, config.input_size)}
     arrays = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     x = arrays.pop("x")
     traced = jax.make_jaxpr(lambda p, x: lstm(p, x, config=config))(arrays, x)
-    assert ("lstm_run" in str(traced)) == takes_it
+    assert ("lstm_run" in str(traced)) == selected
 
 
-def test_a_backend_that_there_is_not() -> None:
+def test_unknown_backend() -> None:
     with pytest.raises(
         ValueError, match=r"backend must be one of .*'native', 'pallas', 'cudnn'.*got 'mkldnn'"
     ):
         jaxpr("mkldnn")
 
 
-def test_pallas_is_an_error_where_it_has_no_kernel() -> None:
+def test_pallas_is_an_error_without_a_kernel() -> None:
     with (
         pytest.raises(
             RuntimeError, match=r"backend='pallas' supports bfloat16 and float32, got float64; use"
@@ -108,8 +107,7 @@ def test_pallas_is_an_error_where_it_has_no_kernel() -> None:
             lowered.lower(lowering_platforms=("cpu",))
 
 
-def test_a_backend_for_this_device() -> None:
-    """What a command asks before it begins."""
+def test_require_here() -> None:
     kernels.require_here("auto", "float32")
     kernels.require_here("scan", "float32")
     with pytest.raises(ValueError, match="backend must be one of"):
@@ -122,7 +120,7 @@ def test_a_backend_for_this_device() -> None:
 
 
 @needs_native
-def test_a_backend_for_another_device() -> None:
+def test_require_here_for_another_platform() -> None:
     kernels.require_here("native", "float32", "cpu")
     for platform in ("gpu", "tpu"):
         with pytest.raises(RuntimeError, match=f"runs on a CPU, .*{platform.upper()}; use"):
@@ -131,44 +129,51 @@ def test_a_backend_for_another_device() -> None:
         kernels.require_here("pallas", "float32", "cpu")
 
 
-def test_the_environment_turns_it_off() -> None:
-    script = (
-        "import jax.numpy as jnp\nfrom jaxlstm import LSTMConfig, init_params, kernels, lstm\n"
-        "import jax\nc = LSTMConfig(3, 4)\np = init_params(jax.random.key(0), c)\n"
-        "x = jnp.zeros((2, 1, 3))\nprint(kernels.info()['reason'])\n"
-        "print('lstm_run' in str(jax.make_jaxpr(lambda p, x: lstm(p, x, config=c))(p, x)))\n"
-        "try:\n    lstm(p, x, config=c, backend='native')\nexcept RuntimeError as e:\n    print(e)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "JAXLSTM_NATIVE": "0", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    reason, traced, error = done.stdout.splitlines()
+SCRIPT = """
+import sys
+import jax, jax.numpy as jnp
+from jaxlstm import LSTMConfig, init_params, kernels, lstm
+
+config = LSTMConfig(3, 4)
+params = init_params(jax.random.key(0), config)
+x = jnp.zeros((2, 1, 3))
+print([name for name in sys.modules if "pallas" in name])
+print(kernels.info()["reason"])
+print("lstm_run" in str(jax.make_jaxpr(lambda p, x: lstm(p, x, config=config))(params, x)))
+try:
+    lstm(params, x, config=config, backend="native")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def run_python(script: str, **environment: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_environment_turns_the_kernel_off() -> None:
+    """Importing and running a layer also loads no Pallas."""
+    modules, reason, traced, error = run_python(SCRIPT, JAXLSTM_NATIVE="0").splitlines()
+    assert modules == "[]"
     assert reason == "turned off by the environment variable JAXLSTM_NATIVE"
     assert traced == "False"
     assert error.startswith("backend='native' is unavailable: turned off")
 
 
 @needs_native
-def test_the_environment_turns_amx_off() -> None:
+def test_environment_turns_amx_off() -> None:
     script = "from jaxlstm import kernels\nprint(kernels.info()['instruction_set'])"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "JAXLSTM_AMX": "0", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    here = kernels.info()["instruction_set"]
-    assert done.stdout.strip() == ("avx512" if here == "amx" else here)
+    instruction_set = kernels.info()["instruction_set"]
+    expected = "avx512" if instruction_set == "amx" else instruction_set
+    assert run_python(script, JAXLSTM_AMX="0").strip() == expected
 
 
 @needs_native
-def test_it_steps_aside_where_jax_has_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with JAX_PLATFORMS=cuda."""
+def test_jax_without_a_cpu_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX_PLATFORMS=cuda has this effect."""
 
     def devices(platform: str) -> list:
         raise RuntimeError(f"Unknown backend {platform}. Available backends are ['cuda']")
@@ -185,23 +190,22 @@ def test_it_steps_aside_where_jax_has_no_cpu(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @needs_native
-def test_it_steps_aside_where_it_is_older_than_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_older_than_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_loaded", library._loaded.__wrapped__)
-    monkeypatch.setattr(library, "TARGETS", (*library.TARGETS, "jaxlstm_of_tomorrow"))
+    monkeypatch.setattr(library, "TARGETS", (*library.TARGETS, "jaxlstm_added_later"))
     assert "lstm_run" not in jaxpr("auto")
-    assert re.match(
-        "built from an older version of the sources.*jaxlstm_of_tomorrow", kernels.info()["reason"]
-    )
+    reason = kernels.info()["reason"]
+    assert re.match("built from an older version of the sources.*jaxlstm_added_later", reason)
 
 
 @pytest.mark.parametrize("value", ["0", "0 ", "OFF", "False", "no"])
-def test_what_turns_it_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A blank beside it, as quotes in a script may leave one, changes nothing."""
+def test_values_that_turn_the_kernel_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Surrounding blanks are ignored."""
     monkeypatch.setenv("JAXLSTM_NATIVE", value)
     assert kernels.info()["reason"] == "turned off by the environment variable JAXLSTM_NATIVE"
 
 
-def test_without_a_compiler_the_build_steps_aside(tmp_path: Path) -> None:
+def test_build_without_a_compiler(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="77", reason="pyproject.toml takes setuptools 77")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)

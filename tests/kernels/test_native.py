@@ -152,7 +152,7 @@ AMX_SHAPES = [
 
 @pytest.mark.parametrize("problem", AMX_SHAPES, ids=str)
 def test_amx_has_float32_accuracy(amx: None, problem: Problem) -> None:
-    """The RMS error to float64 of values and gradients is close to that of the plain scan."""
+    """Values and gradients have about the same RMS error to float64 as the plain scan."""
     with jax.enable_x64(True):
         truth = jax.tree.leaves(values_and_gradients(problem, jnp.float64, "scan"))
     native, scan = (

@@ -1,4 +1,4 @@
-"""The native kernel in programs for eight devices: who computes what, and what is sent."""
+"""The native kernel in programs for eight devices: kernel calls and communication."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ CASES = [
     "sharded_batch",
     "other_axes",
     "same_bits",
-    "rows_that_do_not_divide",
+    "uneven_batch",
     "float64",
     "shard_map",
     "shard_map_without_a_state",
     "plain_scan",
     "export",
 ]
-MORE_CASES = ["two_axes", "nothing_sharded", "higher_derivatives", "older_partitioner"]
+MORE_CASES = ["two_axes", "replicated", "higher_derivatives", "gspmd"]
 
 
 @pytest.mark.parametrize(
     "cases",
-    [CASES, pytest.param(MORE_CASES, marks=pytest.mark.slow), ["jax_without_its_private_name"]],
+    [CASES, pytest.param(MORE_CASES, marks=pytest.mark.slow), ["jax_without_the_private_name"]],
     ids=["most", "more", "private name"],
 )
-def test_each_device_runs_the_kernel_on_its_rows(cases: list[str]) -> None:
-    """See the functions of partition_child.py."""
+def test_eight_devices(cases: list[str]) -> None:
+    """See the functions of ``tests/support/partition_child.py``."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -39,7 +39,7 @@ def test_each_device_runs_the_kernel_on_its_rows(cases: list[str]) -> None:
         "PYTHONWARNINGS": "error",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.partition_child", *cases],
+        [sys.executable, "-m", "tests.support.partition_child", *cases],
         env=environment,
         capture_output=True,
         text=True,

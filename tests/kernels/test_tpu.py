@@ -1,10 +1,8 @@
-"""The Pallas kernels for TPUs, interpreted on a CPU: values and gradients against torch and the scan."""
+"""The TPU kernels, interpreted on a CPU: values and gradients against torch and the plain scan."""
 
 from __future__ import annotations
 
-import dataclasses
-import subprocess
-import sys
+import itertools
 from typing import Any
 
 import jax
@@ -17,54 +15,51 @@ from jaxlstm import kernels, lstm
 from jaxlstm.kernels.tpu import TPU, backward, forward, plan
 from jaxlstm.kernels.tpu.products import product, split
 from jaxlstm.scan import PLAIN
-from tests.support.agreement import check, functional
+from tests.support.agreement import check, functional, settings
 from tests.support.cases import CASES, Case
 from tests.support.interpreted import interpreted
 from tests.support.problems import Problem, draw, values_and_gradients, worst_error
 
 INTERPRETED = interpreted("lstm_tpu_interpreted", TPU)
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 
 @pytest.fixture(autouse=True)
-def auto_is_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def auto_selects_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def select(backend: str, *_: Any, **__: Any) -> Any:
         return PLAIN if backend == "scan" else INTERPRETED
 
     monkeypatch.setattr(kernels, "select_recurrence", select)
 
 
-# FEW have every pair of settings of two columns; the rest of the table is slow.
-FEW, FEWER = CASES[2::19], CASES[::43]
+# PAIRWISE has every combination of any two settings. The rest of the table is slow.
+PAIRWISE, THREE = CASES[2::19], CASES[::43]
 
 
-def cases(by_default: list[Case]) -> pytest.MarkDecorator:
+def on(cases: list[Case]) -> pytest.MarkDecorator:
     slow = pytest.mark.slow
-    rows = [case if case in by_default else pytest.param(case, marks=slow) for case in CASES]
+    rows = [case if case in cases else pytest.param(case, marks=slow) for case in CASES]
     return pytest.mark.parametrize("case", rows, ids=str)
 
 
-@cases(FEW)
+@on(PAIRWISE)
 def test_float32_against_torch(case: Case) -> None:
     check(case, np.float32, functional(case))
 
 
-@cases(FEWER)
+@on(THREE)
 def test_bfloat16_against_torch(case: Case) -> None:
     check(case, ml_dtypes.bfloat16, functional(case))
 
 
-def test_few_cases_are_all_pairs() -> None:
-    def pairs(cases: list[Case]) -> set:
-        rows = [
-            (*dataclasses.astuple(case.config)[2:], case.ragged, case.with_state) for case in cases
-        ]
-        columns = range(len(rows[0]))
-        return {(a, b, row[a], row[b]) for row in rows for a in columns for b in range(a)}
-
-    assert pairs(FEW) == pairs(CASES)
+def test_pairwise_cases_cover_all_pairs() -> None:
+    for columns in itertools.combinations(range(7), 2):
+        assert len({tuple(settings(case)[k] for k in columns) for case in PAIRWISE}) == 4
 
 
-# Tiles are 16 rows by 128; a block has 128 rows of one step or more: here several blocks, the last one short.
+# A tile is 16 rows by 128, and a block has 128 rows of one or more steps. Some of these problems have several
+# blocks, the last with fewer steps.
 ODD = [
     Problem(1, 1, 1, 1),
     Problem(5, 3, 4, 17, proj_size=5, bidirectional=True, ragged=True),
@@ -74,12 +69,12 @@ ODD = [
 
 
 @pytest.mark.parametrize("problem", ODD, ids=str)
-def test_shapes_that_tiles_do_not_fit(problem: Problem) -> None:
-    found = values_and_gradients(problem, jnp.float32, "auto")
-    assert worst_error(found, values_and_gradients(problem, jnp.float32, "scan")) < 1e-6
+def test_shapes_that_need_padding(problem: Problem) -> None:
+    actual = values_and_gradients(problem, jnp.float32, "auto")
+    assert worst_error(actual, values_and_gradients(problem, jnp.float32, "scan")) < 1e-6
 
 
-def test_the_kernels_are_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem(3, 2, 4, 5)
     called = []
     real = plan.call
@@ -92,28 +87,27 @@ def test_the_kernels_are_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("precision", "least", "most"), [("high", 0, 2e-5), ("default", 1e-4, 2e-2)]
 )
-def test_lower_precision_is_of_fewer_parts(precision: str, least: float, most: float) -> None:
+def test_lower_precision(precision: str, least: float, most: float) -> None:
     config, params, inputs, state, _ = draw(Problem(8, 3, 40, 64), jnp.float32)
-    found = lstm(params, inputs, state, config=config, precision=precision)
+    actual = lstm(params, inputs, state, config=config, precision=precision)
     expected = lstm(params, inputs, state, config=config, backend="scan")
-    assert least <= worst_error(found, expected) < most
+    assert least <= worst_error(actual, expected) < most
 
 
-def test_the_default_of_jax_is_honoured() -> None:
-    """precision=None: what ``jax.default_matmul_precision`` says, and bfloat16 if it says nothing."""
+def test_no_precision_means_the_default_of_jax() -> None:
+    """Without a value of ``jax.default_matmul_precision``, the default is bfloat16."""
     config, params, inputs, state, _ = draw(Problem(4, 3, 40, 64), jnp.float32)
     run = lambda precision: lstm(params, inputs, state, config=config, precision=precision)[0]  # noqa: E731
     np.testing.assert_array_equal(run(None), run("default"))
     with jax.default_matmul_precision("float32"):
         np.testing.assert_array_equal(run(None), run("highest"))
-    with jax.default_matmul_precision(
-        "BF16_BF16_F32_X3"
-    ):  # no level: what is no worse on any device
+    # An algorithm without a corresponding level becomes the lowest level that is at least as precise.
+    with jax.default_matmul_precision("BF16_BF16_F32_X3"):
         np.testing.assert_array_equal(run(None), run("highest"))
 
 
-def test_the_products_of_parts_do_not_depend_on_the_default_of_jax() -> None:
-    """They are of bfloat16, which a TPU multiplies exactly; of "high" its compiler knows nothing."""
+def test_products_of_parts_ignore_the_default_of_jax() -> None:
+    """A TPU multiplies bfloat16 exactly, and its compiler rejects "high" for bfloat16."""
     x, w = jnp.ones((16, 8)), jnp.ones((8, 128))
     with jax.default_matmul_precision("highest"):
         jaxpr = jax.make_jaxpr(lambda x, w: product(x, split(w, 3), 3))(x, w)
@@ -133,11 +127,11 @@ def test_parts_add_up() -> None:
     )
 
 
-def test_a_product_of_three_parts_is_float32s() -> None:
+def test_a_product_of_three_parts_has_float32_accuracy() -> None:
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 512), (512, 128)))
     truth = x.astype(np.float64) @ w.astype(np.float64)
-    rms = lambda found: float(np.sqrt(np.mean((np.asarray(found, np.float64) - truth) ** 2)))  # noqa: E731
+    rms = lambda x: float(np.sqrt(np.mean((np.asarray(x, np.float64) - truth) ** 2)))  # noqa: E731
     ours = rms(product(jnp.asarray(x), split(jnp.asarray(w), 3), 3))
     assert ours <= 1.1 * rms(jnp.matmul(x, w, precision="highest"))
 
@@ -146,19 +140,17 @@ def test_nan_and_inf_stay_in_their_row() -> None:
     config, params, inputs, state, _ = draw(Problem(5, 20, 4, 6), jnp.float32)
     clean = lstm(params, inputs, state, config=config)[0]
     spoilt = inputs.at[1, 0, 2].set(jnp.inf).at[2, 1, 0].set(jnp.nan)
-    found = lstm(params, spoilt, state, config=config)[0]
-    np.testing.assert_array_equal(found[:, 2:], clean[:, 2:])
-    np.testing.assert_array_equal(found[:1, 0], clean[:1, 0])
-    np.testing.assert_array_equal(found[:2, 1], clean[:2, 1])
-    assert np.isnan(found[2:, 1]).all()
+    actual = lstm(params, spoilt, state, config=config)[0]
+    np.testing.assert_array_equal(actual[:, 2:], clean[:, 2:])
+    np.testing.assert_array_equal(actual[:1, 0], clean[:1, 0])
+    np.testing.assert_array_equal(actual[:2, 1], clean[:2, 1])
+    assert np.isnan(actual[2:, 1]).all()
 
 
 @pytest.mark.parametrize(
     "case", ["float64", "no rows", "weights beyond VMEM"], ids=lambda c: c.replace(" ", "-")
 )
-def test_where_there_is_no_kernel_the_plain_scan_runs(
-    case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plain_scan_runs_unsupported_calls(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (forward, backward):
         monkeypatch.setattr(module, "call", lambda *_: pytest.fail("the kernel was called"))
     problem = Problem(4, 0 if case == "no rows" else 3, 3, 5, proj_size=2)
@@ -166,8 +158,8 @@ def test_where_there_is_no_kernel_the_plain_scan_runs(
         monkeypatch.setattr(plan, "V5E_VMEM", 2**16)
     dtype = jnp.float64 if case == "float64" else jnp.float32
     with jax.enable_x64(case == "float64"):
-        found = values_and_gradients(problem, dtype, "auto")
-        assert worst_error(found, values_and_gradients(problem, dtype, "scan")) == 0
+        actual = values_and_gradients(problem, dtype, "auto")
+        assert worst_error(actual, values_and_gradients(problem, dtype, "scan")) == 0
 
 
 def test_vmap_folds_into_the_batch() -> None:
@@ -178,9 +170,3 @@ def test_vmap_folds_into_the_batch() -> None:
     halves = jax.vmap(run, 1, 1)(halve(inputs), jax.tree.map(halve, state))
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(halves), strict=True):
         np.testing.assert_array_equal(halve(one), other)
-
-
-def test_importing_jaxlstm_loads_no_pallas() -> None:
-    code = "import sys, jaxlstm.kernels, jaxlstm.stack; print([m for m in sys.modules if 'pallas' in m])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"

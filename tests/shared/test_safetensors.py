@@ -1,4 +1,4 @@
-"""The reader of our own safetensors files: it accepts what we write and refuses malformed files."""
+"""The reader in ``_shared.safetensors``: it reads files of the writer and refuses malformed ones."""
 
 from __future__ import annotations
 

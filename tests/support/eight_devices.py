@@ -1,4 +1,4 @@
-"""Checks on eight simulated devices, run by test_sharding.py in a process of their own.
+"""Checks on eight simulated devices, run by test_sharding.py in a separate process.
 
 Each argument is a case, such as ``stack:hidden=8``, ``both:data=2,hidden=4`` or ``default_device``. Each case
 that holds is printed.

@@ -96,6 +96,5 @@ def _no_lstm_message(state_dict: Mapping[str, Any], others: Mapping[str, str]) -
     if not state_dict:
         return "the state dict has no LSTM: it is empty"
     names = ", ".join(list(state_dict)[:5])
-    return f"the state dict has no LSTM among its {len(state_dict)} tensors: {names}" + (
-        ", ..." if len(state_dict) > 5 else ""
-    )
+    ellipsis = ", ..." if len(state_dict) > 5 else ""
+    return f"the state dict has no LSTM; its {len(state_dict)} tensors are {names}{ellipsis}"

@@ -62,9 +62,7 @@ def load_optimizer(
     model = model_shapes(checkpoint, optimizers)
     lstm = {name: chosen + name for name in param_shapes(config)}
     if folded := [full for full in lstm.values() if full not in model]:
-        raise ValueError(
-            f"{folded[0]!r} is computed from other tensors, so it has no moments"
-        )
+        raise ValueError(f"{folded[0]!r} is computed from other tensors, so it has no moments")
 
     mapped: dict[str, OptimizerState] = {}
     problems = []

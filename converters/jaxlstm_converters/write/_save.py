@@ -97,6 +97,7 @@ def format_of(path: Path) -> str:
     """Return the format that the suffix of a path selects."""
     if path.suffix not in _FORMAT_OF_SUFFIX:
         raise ValueError(
-            f"format must be given for the suffix {path.suffix!r}: one of {', '.join(FORMATS)}"
+            f"cannot infer the format from the suffix {path.suffix!r}; pass format (--format), one of "
+            f"{', '.join(FORMATS)}"
         )
     return _FORMAT_OF_SUFFIX[path.suffix]

@@ -164,7 +164,7 @@ def _checked_sequence(name: str, array: np.ndarray, runner: Runner, cast: bool) 
     if len(array) > runner.max_length:
         raise ValueError(
             f"sequence {name} has {len(array)} steps, more than the {runner.max_length} of one among "
-            "several; run it alone, as a .npy file of shape (time, features)"
+            "several; run it from a .npy file of shape (time, features)"
         )
     return array
 

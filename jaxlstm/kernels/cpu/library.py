@@ -25,7 +25,7 @@ AMX_SWITCH = "JAXLSTM_AMX"
 OFF = ("0", "false", "off", "no")
 
 NOT_BUILT = "not built: " + (
-    "the kernel requires GCC or Clang, and there is no build for Windows"
+    "the kernel requires GCC or Clang and does not support Windows"
     if os.name == "nt"
     else "no C++ compiler was found when jaxlstm was installed, or compilation failed; install g++ or "
     "clang++, then reinstall jaxlstm"

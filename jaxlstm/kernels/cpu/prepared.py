@@ -47,7 +47,7 @@ def run(
     """Run :func:`jaxlstm.scan.run` with prepared weights.
 
     Args:
-      prepared: the result of :func:`prepare`, in place of the params.
+      prepared: the weights, from :func:`prepare`.
       inputs: (T, B, features).
       state: the initial state.
       lengths: int32 (B,), or None if every step is valid. The kernel takes lengths instead of a mask, so that

@@ -66,7 +66,7 @@ def _run_layers(
     layers: range,
     precision: Precision,
 ) -> tuple[jax.Array, LSTMState]:
-    """Run consecutive layers in one call of cuDNN; ``initial_state`` is that of these layers."""
+    """Run consecutive layers, with their own initial state, in one call of cuDNN."""
     time, batch, _ = inputs.shape
     steps = jnp.full((batch,), time, jnp.int32) if lengths is None else jnp.clip(lengths, 1, time)
     call: Any = rnn.lstm  # Any, because its annotations use another library

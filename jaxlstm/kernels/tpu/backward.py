@@ -1,4 +1,4 @@
-"""The backward pass: from the cotangents of the outputs and the last state to those of the pre-activations.
+"""The backward pass: cotangents of the pre-activations from cotangents of the outputs and the last state.
 
 This is the transpose of :func:`jaxlstm.scan.run_tangent`, laid out as in :mod:`jaxlstm.kernels.tpu.forward`.
 The grid iterates over time in the opposite order, and the cotangents of h and c stay in scratch memory in

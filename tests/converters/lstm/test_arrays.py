@@ -101,7 +101,7 @@ def test_a_cell_has_neither_batch_first_nor_dropout() -> None:
 
 
 def test_the_error_without_an_lstm() -> None:
-    with pytest.raises(ValueError, match=r"its 6 tensors: a0, a1, a2, a3, a4, \.\.\.$"):
+    with pytest.raises(ValueError, match=r"its 6 tensors are a0, a1, a2, a3, a4, \.\.\.$"):
         from_torch({f"a{k}": np.zeros(1) for k in range(6)})
     model = torch.nn.ModuleDict({"g": torch.nn.GRU(2, 3), "r": torch.nn.RNN(2, 3)})
     with pytest.raises(ValueError, match=r"no LSTM: g\. is a GRU, r\. is a RNN; only"):

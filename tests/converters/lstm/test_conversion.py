@@ -158,7 +158,7 @@ def test_optimizer_moments_are_not_an_lstm() -> None:
 
 
 def test_sources_without_an_lstm() -> None:
-    with pytest.raises(ValueError, match=r"no LSTM among its 2 tensors: weight, bias$"):
+    with pytest.raises(ValueError, match=r"no LSTM; its 2 tensors are weight, bias$"):
         from_torch(torch.nn.Linear(3, 4))
     with pytest.raises(
         TypeError, match=r"must be a torch.nn.Module or a mapping.*got str; use jaxlstm.load"

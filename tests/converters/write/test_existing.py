@@ -28,7 +28,7 @@ def write_pickle(path: Path) -> None:
 
 def write_npz(path: Path) -> None:
     with open(path, "wb") as file:
-        np.savez(file, **OLD)
+        np.savez(file, **OLD)  # pyright: ignore[reportArgumentType]
 
 
 def write_torch_again(path: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_flax_file_takes_no_prefix(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"format": "pickle"}, "format must be one of"),
-        ({"format": None}, r"format must be given for the suffix '\.bin'"),
+        ({"format": None}, r"cannot infer the format from the suffix '\.bin'"),
         ({"format": "msgpack", "prefix": "a."}, "prefix is supported by safetensors and torch"),
         ({"format": "orbax", "metadata": {"a": "b"}}, "metadata is supported by safetensors files"),
         ({"format": "safetensors", "metadata": {"jaxlstm": ""}}, "must not have the key 'jaxlstm'"),

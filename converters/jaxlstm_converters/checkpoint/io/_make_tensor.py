@@ -48,7 +48,7 @@ def make_tensor(
         raise CheckpointError(
             "tensor-shape",
             f"a tensor has {_geometry(sizes, steps)} and offset {describe(offset)}; "
-            "expected non-negative integers, one size and one stride per dimension",
+            "expected integers from 0 to 2**62, with one size and one stride per dimension",
         )
     storage.use_as(dtype)
     available = storage.nbytes // dtype.itemsize
@@ -113,7 +113,7 @@ def _check_sizes(shape: Sequence[Any]) -> None:
     if len(shape) > MAX_NDIM:
         problem = f"more than {MAX_NDIM} dimensions"
     elif not all(_is_size(n) for n in shape):
-        problem = "expected non-negative integers"
+        problem = "expected integers from 0 to 2**62"
     # An empty tensor needs no bytes, but NumPy and XLA multiply its sizes, and overflow.
     elif 0 in shape and math.prod(max(n, 1) for n in shape) > 1 << 48:
         problem = "their product overflows"

@@ -63,7 +63,8 @@ def _reduce(m: PickleMachine) -> None:
 
 
 def _new_object_ex(m: PickleMachine) -> None:
-    _keywords, args = m.pop(), m.pop()
+    # No known global takes keyword arguments.
+    _kwargs, args = m.pop(), m.pop()
     m.call(m.pop(), args)
 
 
@@ -116,64 +117,64 @@ def _span(layout: str) -> Callable[[PickleMachine], None]:
 
 OPERATIONS: dict[bytes, Callable[[PickleMachine], None]] = {
     # values
-    b"N": lambda m: m.push(None),
-    b"\x88": lambda m: m.push(True),
-    b"\x89": lambda m: m.push(False),
-    b"K": lambda m: m.push(m.stream.number("<B")),
-    b"M": lambda m: m.push(m.stream.number("<H"), PRICE // 2),
-    b"J": lambda m: m.push(m.stream.number("<i"), PRICE // 2),
-    b"G": lambda m: m.push(m.stream.number(">d"), PRICE // 2),
-    b"\x8a": lambda m: m.long(m.stream.number("<B")),
-    b"\x8b": lambda m: m.long(m.stream.number("<i")),
-    b"I": _text_int,
-    b"L": lambda m: m.push(_parse_number(m.stream.line(), int, m), PRICE + MAX_LONG),
-    b"F": lambda m: m.push(_parse_number(m.stream.line(), float, m), PRICE // 2),
-    b"X": lambda m: m.text(m.stream.number("<I")),
-    b"\x8c": lambda m: m.text(m.stream.number("<B")),
-    b"\x8d": lambda m: m.text(m.stream.number("<Q")),
-    b"C": _span("<B"),
-    b"B": _span("<I"),
-    b"\x8e": _span("<Q"),
-    b"\x96": _span("<Q"),
-    b"T": _span("<I"),
-    b"U": _py2_string,
-    # containers
-    b"(": PickleMachine.mark,
-    b")": lambda m: m.push(()),
-    b"\x85": lambda m: m.tuple(1),
-    b"\x86": lambda m: m.tuple(2),
-    b"\x87": lambda m: m.tuple(3),
-    b"t": _new_tuple,
-    b"]": lambda m: m.push([], PRICE),
-    b"l": _new_list,
-    b"a": lambda m: m.extend([m.pop()]),
-    b"e": lambda m: m.extend(m.pop_mark()),
-    b"}": lambda m: m.push({}, PRICE),
-    b"d": _new_dict,
-    b"s": _set_item,
-    b"u": lambda m: m.set_items(m.pop_mark()),
-    b"\x8f": lambda m: _new_set(m, "set", []),
-    b"\x90": lambda m: m.extend(m.pop_mark()),
-    b"\x91": lambda m: _new_set(m, "frozenset", m.pop_mark()),
+    b"N": lambda m: m.push(None),  # NONE
+    b"\x88": lambda m: m.push(True),  # NEWTRUE
+    b"\x89": lambda m: m.push(False),  # NEWFALSE
+    b"K": lambda m: m.push(m.stream.number("<B")),  # BININT1
+    b"M": lambda m: m.push(m.stream.number("<H"), PRICE // 2),  # BININT2
+    b"J": lambda m: m.push(m.stream.number("<i"), PRICE // 2),  # BININT
+    b"G": lambda m: m.push(m.stream.number(">d"), PRICE // 2),  # BINFLOAT
+    b"\x8a": lambda m: m.long(m.stream.number("<B")),  # LONG1
+    b"\x8b": lambda m: m.long(m.stream.number("<i")),  # LONG4
+    b"I": _text_int,  # INT
+    b"L": lambda m: m.push(_parse_number(m.stream.line(), int, m), PRICE + MAX_LONG),  # LONG
+    b"F": lambda m: m.push(_parse_number(m.stream.line(), float, m), PRICE // 2),  # FLOAT
+    b"X": lambda m: m.text(m.stream.number("<I")),  # BINUNICODE
+    b"\x8c": lambda m: m.text(m.stream.number("<B")),  # SHORT_BINUNICODE
+    b"\x8d": lambda m: m.text(m.stream.number("<Q")),  # BINUNICODE8
+    b"C": _span("<B"),  # SHORT_BINBYTES
+    b"B": _span("<I"),  # BINBYTES
+    b"\x8e": _span("<Q"),  # BINBYTES8
+    b"\x96": _span("<Q"),  # BYTEARRAY8
+    b"T": _span("<I"),  # BINSTRING
+    b"U": _py2_string,  # SHORT_BINSTRING
+    # collections
+    b"(": PickleMachine.mark,  # MARK
+    b")": lambda m: m.push(()),  # EMPTY_TUPLE
+    b"\x85": lambda m: m.tuple(1),  # TUPLE1
+    b"\x86": lambda m: m.tuple(2),  # TUPLE2
+    b"\x87": lambda m: m.tuple(3),  # TUPLE3
+    b"t": _new_tuple,  # TUPLE
+    b"]": lambda m: m.push([], PRICE),  # EMPTY_LIST
+    b"l": _new_list,  # LIST
+    b"a": lambda m: m.extend([m.pop()]),  # APPEND
+    b"e": lambda m: m.extend(m.pop_mark()),  # APPENDS
+    b"}": lambda m: m.push({}, PRICE),  # EMPTY_DICT
+    b"d": _new_dict,  # DICT
+    b"s": _set_item,  # SETITEM
+    b"u": lambda m: m.set_items(m.pop_mark()),  # SETITEMS
+    b"\x8f": lambda m: _new_set(m, "set", []),  # EMPTY_SET
+    b"\x90": lambda m: m.extend(m.pop_mark()),  # ADDITEMS
+    b"\x91": lambda m: _new_set(m, "frozenset", m.pop_mark()),  # FROZENSET
     # globals, calls, state
-    b"c": lambda m: m.find_global(m.stream.line(), m.stream.line()),
-    b"\x93": _stack_global,
-    b"R": _reduce,
-    b"\x81": _reduce,
-    b"\x92": _new_object_ex,
-    b"b": lambda m: m.build(m.pop()),
-    b"P": lambda m: m.persistent(m.stream.line()),
-    b"Q": lambda m: m.persistent(m.pop()),
+    b"c": lambda m: m.find_global(m.stream.line(), m.stream.line()),  # GLOBAL
+    b"\x93": _stack_global,  # STACK_GLOBAL
+    b"R": _reduce,  # REDUCE
+    b"\x81": _reduce,  # NEWOBJ
+    b"\x92": _new_object_ex,  # NEWOBJ_EX
+    b"b": lambda m: m.build(m.pop()),  # BUILD
+    b"P": lambda m: m.persistent(m.stream.line()),  # PERSID
+    b"Q": lambda m: m.persistent(m.pop()),  # BINPERSID
     # the memo, the stack and the pickle as a whole
-    b"q": lambda m: m.put(m.stream.number("<B")),
-    b"r": lambda m: m.put(m.stream.number("<I")),
-    b"p": lambda m: m.put(int(_parse_number(m.stream.line(), int, m))),
-    b"\x94": PickleMachine.put_next,
-    b"h": lambda m: m.get(m.stream.number("<B")),
-    b"j": lambda m: m.get(m.stream.number("<I")),
-    b"g": lambda m: m.get(int(_parse_number(m.stream.line(), int, m))),
-    b"0": PickleMachine.drop,
-    b"1": _drop_to_mark,
-    b"\x95": lambda m: m.frame(m.stream.number("<Q")),
-    b"\x80": lambda m: m.protocol(m.stream.number("<B")),
+    b"q": lambda m: m.put(m.stream.number("<B")),  # BINPUT
+    b"r": lambda m: m.put(m.stream.number("<I")),  # LONG_BINPUT
+    b"p": lambda m: m.put(int(_parse_number(m.stream.line(), int, m))),  # PUT
+    b"\x94": PickleMachine.put_next,  # MEMOIZE
+    b"h": lambda m: m.get(m.stream.number("<B")),  # BINGET
+    b"j": lambda m: m.get(m.stream.number("<I")),  # LONG_BINGET
+    b"g": lambda m: m.get(int(_parse_number(m.stream.line(), int, m))),  # GET
+    b"0": PickleMachine.drop,  # POP
+    b"1": _drop_to_mark,  # POP_MARK
+    b"\x95": lambda m: m.frame(m.stream.number("<Q")),  # FRAME
+    b"\x80": lambda m: m.protocol(m.stream.number("<B")),  # PROTO
 }

@@ -1,9 +1,9 @@
-"""How many bytes a compiled TPU program moves through HBM, by the compiler's choice of memory for each array.
+"""The HBM traffic of a compiled TPU program, from the memory that the compiler assigns to each array.
 
-In the text of a program for a TPU a layout with ``S(1)`` is in VMEM, one without is in HBM. An instruction
-reads its operands and writes its result, except that a slice is all that is read where one is taken, and all
-that is written where one is put in; a kernel reads and writes each array once, as its blocks say; a loop does
-what its body does as often as it turns. Sizes are those in memory, filled up to whole tiles.
+In the text of a TPU program, a layout with ``S(1)`` is in VMEM, and a layout without it is in HBM. An
+instruction reads its operands and writes its result. Slicing reads only the slice, and updating a slice
+writes only the slice. A kernel reads and writes each array once. A loop multiplies the traffic of its body
+by the number of iterations. Sizes include the padding to whole tiles.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import math
 import re
 
-from tests.aot.hlo import Computation, Hlo, Instruction
+from tests.support.aot.hlo import Computation, Hlo, Instruction
 
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
-    *("copy-done", "slice-done"),  # counted where they start
+    *("copy-done", "slice-done"),  # counted at the corresponding start
 )
 SHAPE = re.compile(r"\b(pred|[su]8|bf16|f16|[suf]32|[suf]64)\[([\d,]*)\](?:\{([^}]*)\})?")
 
 
 def hbm_bytes(hlo: Hlo) -> int:
-    """Bytes read and written in HBM by one run of the program."""
+    """Return the bytes that one run of the program reads from and writes to HBM."""
     entry = re.search(r"^ENTRY %?([\w.\-]+)", hlo.text, re.MULTILINE)
     assert entry is not None
     return _of(hlo, hlo.computations[entry[1]])
@@ -34,12 +34,12 @@ def _of(hlo: Hlo, computation: Computation) -> int:
         if i.op == "while":
             body = re.search(r"body=%?([\w.\-]+)", i.line)
             assert body is not None
-            total += turns(hlo, i) * _of(hlo, hlo.computations[body[1]])
+            total += iterations(hlo, i) * _of(hlo, hlo.computations[body[1]])
         elif i.op == "fusion":
             total += _of_fusion(hlo, i, types)
-        elif i.op == "copy-start":  # its type is (to, from, a flag)
+        elif i.op == "copy-start":  # its type is (destination, source, flag)
             total += _in_hbm(_type(i))
-        elif i.op == "slice-start":  # ((from), to, a flag)
+        elif i.op == "slice-start":  # ((source), destination, flag)
             source, slice_, _ = _shapes(_type(i))
             total += _in_hbm(slice_) + (_size(slice_) if _in_hbm(source) else 0)
         elif i.op not in FREE and "AllocateBuffer" not in i.line:
@@ -47,8 +47,8 @@ def _of(hlo: Hlo, computation: Computation) -> int:
     return total
 
 
-def turns(hlo: Hlo, loop: Instruction) -> int:
-    """How often a loop over time turns: what its condition compares the counter with."""
+def iterations(hlo: Hlo, loop: Instruction) -> int:
+    """Return the number of iterations of a loop over time, the bound in its condition."""
     condition = re.search(r"condition=%?([\w.\-]+)", loop.line)
     assert condition is not None
     lines = " ".join(i.line for i in hlo.computations[condition[1]].instructions)
@@ -58,7 +58,7 @@ def turns(hlo: Hlo, loop: Instruction) -> int:
 
 
 def _of_fusion(hlo: Hlo, fusion: Instruction, types: dict[str, str]) -> int:
-    """Reads and writes of a fusion, of which ``types`` has the operands."""
+    """Return the traffic of a fusion. ``types`` holds the types of its operands."""
     called = hlo.computations[fusion.called[0]]
     by_name = {i.name: i for i in called.instructions}
     total = 0
@@ -78,7 +78,7 @@ def _of_fusion(hlo: Hlo, fusion: Instruction, types: dict[str, str]) -> int:
 
 
 def _read(hlo: Hlo, called: Computation, number: int, whole: int) -> int:
-    """What a fusion reads of its operand of that number: slices, or all; fusions in it look on."""
+    """Return the bytes that a fusion reads of one operand: its slices, or the whole."""
     (parameter,) = (i for i in called.instructions if f" parameter({number})" in i.line)
     total = 0
     for user in called.instructions:
@@ -103,12 +103,12 @@ def _shapes(type_: str) -> list[str]:
 
 
 def _in_hbm(type_: str) -> int:
-    """Bytes of those arrays of a type that are in HBM; flags and counters, in S(2) and S(6), are not."""
+    """Return the bytes of the arrays of a type that are in HBM. Flags and counters are in S(2) and S(6)."""
     return sum(_size(shape) for shape in _shapes(type_) if "S(" not in shape)
 
 
 def _size(shape: str) -> int:
-    """Bytes of one array, filled up to whole tiles of its layout."""
+    """Return the bytes of one array, padded to whole tiles of its layout."""
     found = SHAPE.match(shape)
     assert found is not None, shape
     dims = [int(n) for n in found[2].split(",") if n]

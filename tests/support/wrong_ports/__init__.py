@@ -1,16 +1,16 @@
 """An LSTM port in NumPy, and 85 ways to get it wrong.
 
-It is written another way than the oracle and than the catalogue of faults: batches are flipped and
-masked, weights are transposed kernels, and a bug is a branch in the code, as it would be in a port.
+Its structure differs from the oracle's and from the catalogue of faults: batches are flipped and masked,
+weights are transposed kernels, and a bug is a branch in the code, as it would be in a port.
 
-``BUGS`` tells of each bug what the checker must say of it (part of the cause); None: it is in no catalogue.
+`BUGS` maps each bug to a part of the cause that the checker must name, or to None if the catalogue lacks it.
 """
 
 from __future__ import annotations
 
-from tests.check.wrong_ports import gates, precision, states, time, weights, whole
-from tests.check.wrong_ports.gates import sigmoid
-from tests.check.wrong_ports.whole import WrongPort
+from tests.support.wrong_ports import gates, precision, states, time, weights, whole
+from tests.support.wrong_ports.gates import sigmoid
+from tests.support.wrong_ports.whole import WrongPort
 
 __all__ = ["BUGS", "NEEDS_PROJECTION", "PAIRS", "WrongPort", "sigmoid"]
 
@@ -37,5 +37,5 @@ PAIRS = (
     ("interleaved", "final swapped"),
 )
 
-# Where the configs that show it are not those with several layers and both directions.
+# Bugs that need a projection to show.
 NEEDS_PROJECTION = {"hr reshaped", "projection before tanh", "projection cut"}

@@ -1,4 +1,4 @@
-"""What the text of a compiled program says: ``jax.stages.Compiled.as_text()``, of XLA for any device."""
+"""A parser for compiled programs, ``jax.stages.Compiled.as_text()``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 COLLECTIVES = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 COPIES = ("copy", "copy-start", "copy-done", "slice-start", "slice-done")
-JOINED = 'custom_call_target="ConcatBitcast"'  # a copy into VMEM in parts: where they are one array again
+JOINED = 'custom_call_target="ConcatBitcast"'  # joins the parts of a copy into VMEM
 GEMM = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul)', re.IGNORECASE)
 CALLED = r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(?:\{([^}]*)\}|(%?[\w.\-]+))"
 
-# where a value comes from: carried elements of a loop by index, products by name; a list for a tuple
+# The sources of a value: the carried elements of a loop, by index, and products, by name. A list for a tuple.
 Sources = frozenset
 Value = Sources | list
 
 
 class Instruction(NamedTuple):
-    """One line: ``%name = type op(operands), attributes``."""
+    """An instruction, from a line ``%name = type op(operands), attributes``."""
 
     name: str
     op: str
@@ -33,12 +33,12 @@ class Instruction(NamedTuple):
 
     @property
     def is_product(self) -> bool:
-        """Whether it multiplies matrices, itself and not in a computation that it calls."""
+        """True if the instruction itself, and not a computation that it calls, multiplies matrices."""
         return self.op in ("dot", "convolution") or bool(GEMM.search(self.line))
 
     @property
     def precision(self) -> str:
-        """What a product was asked for, in JAX's words: the lowest of its operands."""
+        """The requested precision of a product in JAX's terms, the lower one of its two operands."""
         found = re.search(r"operand_precision\W+\[?\{?([\w\", ]+)", self.line)
         names = re.findall(r"[a-z]+", found[1].lower()) if found else ["default"]
         return min(names, key=("default", "high", "highest").index)
@@ -54,7 +54,7 @@ class Computation(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A product of matrices: where, how exact, and whether it is in a loop."""
+    """A product of matrices."""
 
     name: str
     precision: str
@@ -63,7 +63,7 @@ class Product(NamedTuple):
 
 
 class Hlo:
-    """A compiled program, read."""
+    """A parsed program."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -71,24 +71,25 @@ class Hlo:
 
     @property
     def size(self) -> int:
-        """How many instructions are scheduled, but for copies: those depend on what fits in which memory.
+        """The number of scheduled instructions.
 
-        A fusion counts once, since what is fused with what depends on sizes, too.
+        Copies do not count, because they depend on which arrays fit in which memory. A fusion counts as one
+        instruction, because the choice of fusions depends on sizes.
         """
-        every = [i for c in self.computations.values() for i in c.instructions]
-        fused = {name for i in every if i.op == "fusion" for name in i.called}
-        left = [c for c in self.computations.values() if c.name not in fused]
-        return sum(not i.is_copy for c in left for i in c.instructions)
+        instructions = [i for c in self.computations.values() for i in c.instructions]
+        fused = {name for i in instructions if i.op == "fusion" for name in i.called}
+        unfused = [c for c in self.computations.values() if c.name not in fused]
+        return sum(not i.is_copy for c in unfused for i in c.instructions)
 
     @cached_property
     def loops(self) -> tuple[Instruction, ...]:
-        """The instructions ``while``."""
-        every = (i for c in self.computations.values() for i in c.instructions)
-        return tuple(i for i in every if i.op == "while")
+        """The ``while`` instructions."""
+        instructions = (i for c in self.computations.values() for i in c.instructions)
+        return tuple(i for i in instructions if i.op == "while")
 
     @cached_property
     def in_loops(self) -> frozenset[str]:
-        """The computations that a loop runs, itself or through others."""
+        """The names of the computations that loops call, directly or indirectly."""
         found: set[str] = set()
         waiting = [name for loop in self.loops for name in loop.called]
         while waiting:
@@ -99,7 +100,7 @@ class Hlo:
         return frozenset(found)
 
     def products(self) -> list[Product]:
-        """All that are left to XLA; those inside a kernel are in the kernel's own text."""
+        """Return the products outside of kernels."""
         return [
             Product(i.name, i.precision, c.name in self.in_loops, i.line)
             for c in self.computations.values()
@@ -108,7 +109,7 @@ class Hlo:
         ]
 
     def collectives(self) -> list[tuple[str, bool]]:
-        """What is sent between devices: its kind, and whether in a loop."""
+        """Return the kind of each collective and whether it is in a loop."""
         return [
             (found[1], c.name in self.in_loops)
             for c in self.computations.values()
@@ -117,10 +118,10 @@ class Hlo:
         ]
 
     def hoistable(self) -> list[str]:
-        """The products inside loops that no later step waits for.
+        """Return the products inside loops that could be one large product outside.
 
-        Such a product could be one large product for all steps: what it multiplies does not depend on its
-        own result of an earlier step. x_t W_ih is one before the loop, and dz_t^T h_t one behind it.
+        The operands of such a product do not depend on its own result of an earlier step. Examples are
+        x_t W_ih, which can be computed before the loop, and dz_t^T h_t, which can be computed after it.
         """
         return [name for loop in self.loops for name in self._hoistable(loop)]
 
@@ -136,7 +137,7 @@ class Hlo:
         return [product for product in needs if not _on_a_cycle(product, needs, after)]
 
     def _value(self, computation: Computation, arguments: list, needs: dict) -> Value:
-        """The sources of a computation's result, from those of its arguments; products go into ``needs``."""
+        """Return the sources of a computation's result, and record the sources of products in ``needs``."""
         values: dict[str, Value] = {}
         for i in computation.instructions:
             operands = [values[name] for name in i.operands if name in values]
@@ -191,7 +192,7 @@ def _computations(text: str) -> Iterator[Computation]:
 
 def _instruction(line: str) -> Instruction:
     left, right = line.split(" = ", 1)
-    rest = _behind_the_type(right)
+    rest = _after_the_type(right)
     op = re.match(r"[\w\-]+", rest)
     assert op is not None, line
     arguments = rest[op.end() + 1 :].split("), ", 1)[0]
@@ -201,8 +202,8 @@ def _instruction(line: str) -> Instruction:
     return Instruction(left.removeprefix("ROOT ").lstrip("%"), op[0], operands, tuple(called), line)
 
 
-def _behind_the_type(text: str) -> str:
-    """``op(operands), ...`` from ``type op(operands), ...``, where a tuple's type has spaces and brackets."""
+def _after_the_type(text: str) -> str:
+    """Cut ``type`` off ``type op(operands), ...``. The type of a tuple has spaces and brackets."""
     depth = 0
     for position, letter in enumerate(text):
         depth += (letter in "([{") - (letter in ")]}")

@@ -1,12 +1,12 @@
-"""Every program of the table compiles for a TPU, and what comes out is what was meant."""
+"""The plain scan and the TPU kernel, compiled for v5e and v6e."""
 
 from __future__ import annotations
 
 import pytest
 
 from jaxlstm import LSTMConfig
-from tests.aot.programs import FORMS, MAX_EXTRA_INSTRUCTIONS, Program, grouped_by_program
-from tests.aot.tpu.chips import compiled, each_chip
+from tests.support.aot.programs import FORMS, MAX_EXTRA_INSTRUCTIONS, Program, grouped_by_program
+from tests.support.aot.tpu import compiled, each_chip
 
 PROGRAMS = [
     form.but(gradient=gradient, backend=backend)
@@ -23,7 +23,7 @@ def directions(config: LSTMConfig) -> int:
 
 @each_chip
 @each_program
-def test_it_compiles_with_every_product_in_its_place(program: Program, chip: str) -> None:
+def test_only_recurrent_products_are_in_the_loop(program: Program, chip: str) -> None:
     hlo, config = compiled(program, chip), program.config
     assert {product.precision for product in hlo.products()} <= {"highest"}
     assert hlo.hoistable() == []
@@ -40,11 +40,8 @@ def test_it_compiles_with_every_product_in_its_place(program: Program, chip: str
 
 @each_chip
 @each_program
-def test_its_size_does_not_grow_with_time(program: Program, chip: str) -> None:
-    """What the compiler gets does not, see ``tests/aot/test_programs.py``; nor does it unroll that.
-
-    At both lengths every array fits in VMEM; beyond, the program is laid out in another way, once.
-    """
+def test_size_does_not_grow_with_time(program: Program, chip: str) -> None:
+    """At both lengths every array fits in VMEM. Longer programs have another layout."""
     short, long = (compiled(program.but(time=t), chip) for t in (24, 120))
     assert len(short.loops) == len(long.loops)
     assert long.size - short.size <= MAX_EXTRA_INSTRUCTIONS
@@ -53,19 +50,18 @@ def test_its_size_does_not_grow_with_time(program: Program, chip: str) -> None:
 @each_chip
 @pytest.mark.parametrize("precision", ["highest", "high", "default"])
 @pytest.mark.parametrize("gradient", [False, True], ids=["forward", "gradient"])
-def test_each_product_has_the_precision_asked_for(
-    gradient: bool, precision: str, chip: str
-) -> None:
+def test_products_have_the_requested_precision(gradient: bool, precision: str, chip: str) -> None:
     for backend in ("scan", "pallas"):
         program = FORMS[0].but(gradient=gradient, precision=precision, backend=backend)
-        found = [product.precision for product in compiled(program, chip).products()]
-        assert set(found) <= {precision}
-        assert bool(found) == (gradient or backend == "scan")  # the kernel's own are not XLA's
+        precisions = {product.precision for product in compiled(program, chip).products()}
+        # A kernel contains its own products, which XLA does not see.
+        expected = {precision} if gradient or backend == "scan" else set()
+        assert precisions == expected
 
 
 @each_chip
-def test_recurrent_weights_stay_in_vmem_in_the_plain_scan(chip: str) -> None:
-    """S(1) is VMEM: what the loop carries from step to step is there."""
+def test_the_plain_scan_keeps_recurrent_weights_in_vmem(chip: str) -> None:
+    """The loop carries the weights in S(1), which is VMEM."""
     program = FORMS[0].but(config=LSTMConfig(512, 512), batch=32, time=256)
     (loop,) = compiled(program, chip).loops
     weights = [

@@ -1,4 +1,4 @@
-"""Random parameters, configs that together have every feature, and a verification to be run."""
+"""Random parameters, configs that together cover every feature, and verifications to run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_of(
     *,
     references: tuple[str, ...],
 ) -> Verification:
-    """A verification in float32, gradients included, that has not begun."""
+    """Return a float32 verification with gradients that has not started."""
     return Verification(
         port=Port.of(port),
         params=params,

@@ -1,4 +1,4 @@
-"""Which tests run on which backend: all on a GPU and a TPU, on the CPU enough to see that they can fail."""
+"""Parametrization of tests by backend: all values on a GPU or TPU, and a selection on the CPU."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MARKS = {"cpu": [], "gpu": [pytest.mark.gpu], "tpu": [pytest.mark.tpu]}
 
 @functools.cache
 def absence(backend: str) -> str:
-    """Why a backend cannot be had here, in JAX's words; empty if it can."""
+    """Return JAX's error message for an unavailable backend, or an empty string."""
     try:
         jax.devices(backend)
-    except RuntimeError as error:  # what JAX raises for a platform that it does not have
+    except RuntimeError as error:
         return f"no {backend} here: {str(error).splitlines()[0]}"
     return ""
 
@@ -31,16 +31,16 @@ def on_each_backend(
     backends: Iterable[str] = BACKENDS,
     ids: Callable[[Any], str] = str,
 ) -> pytest.MarkDecorator:
-    """Parametrise by ``backend``, and by another argument if it is named.
+    """Parametrize by ``backend``, and by another argument if ``name`` is given.
 
-    All the values of a backend that is not here are one test, which is skipped and says how many they are.
+    For an unavailable backend there is one skipped test, whose id says how many tests it stands for.
 
     Args:
-      name: of that argument.
-      values: its values.
-      on_cpu: those that the CPU gets; all if None.
-      backends: those that the test is for.
-      ids: what a value is called.
+      name: name of the other argument.
+      values: values of the other argument.
+      on_cpu: values on the CPU; all values if None.
+      backends: backends that the test supports.
+      ids: returns the test id of a value.
     """
     rows = []
     for backend in backends:
@@ -55,3 +55,8 @@ def on_each_backend(
             )
     arguments = ("backend", name) if name else ("backend",)
     return pytest.mark.parametrize(arguments, rows, indirect=["backend"])
+
+
+def name_of(row: Any) -> str:
+    """Return the test id of a tuple, from the names of its parts."""
+    return "-".join(getattr(part, "__name__", str(part)) for part in row)

@@ -1,4 +1,4 @@
-"""The whole port of its parts, and what can be wrong with a call and with the stack of layers."""
+"""The whole port, and errors of a call and of the stack of layers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.check.wrong_ports.part import Array
-from tests.check.wrong_ports.states import States
-from tests.check.wrong_ports.time import Time
-from tests.check.wrong_ports.weights import Weights
+from tests.support.wrong_ports.part import Array
+from tests.support.wrong_ports.states import States
+from tests.support.wrong_ports.time import Time
+from tests.support.wrong_ports.weights import Weights
 
 BUGS: dict[str, str | None] = {
-    "output of first layer": "the outputs are those of the first layer",
+    "output of first layer": "the outputs are the first layer's",
     "output shifted": "the outputs are shifted by one time step",
     "output scaled": None,
     "batch first": "the port is batch-first",
@@ -21,7 +21,7 @@ BUGS: dict[str, str | None] = {
 
 
 class WrongPort(Time, Weights, States):
-    """A port with some bugs; none is the right one."""
+    """A port with some bugs, or none."""
 
     def __call__(self, inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
         xp = self.xp
@@ -47,7 +47,7 @@ class WrongPort(Time, Weights, States):
     def run(
         self, weights: dict[str, Array], x: Array, h_0: Array, c_0: Array, lengths: Array
     ) -> tuple[Array, Array, Array]:
-        """Layer by layer."""
+        """Run the layers."""
         xp = self.xp
         layers, directions = self.config.num_layers, self.config.num_directions
         h_0, c_0 = self.initial(h_0, c_0, lengths)
@@ -77,7 +77,7 @@ class WrongPort(Time, Weights, States):
         return x, h, c
 
     def read(self, x: Array, lengths: Array, inside: Array) -> Array:
-        """The inputs as the first layer gets them."""
+        """Return the inputs as the first layer receives them."""
         x = self.xp.where(inside, x, x if self.reads_padding else 0)
         if "time reversed" in self.bugs:
             x = self.flip(x, lengths)

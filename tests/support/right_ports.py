@@ -1,4 +1,4 @@
-"""Ports that are right and compute otherwise: none of them may be accused."""
+"""Correct ports that compute differently; the checker must not accuse them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.config import LSTMConfig
-from tests.check.wrong_ports import WrongPort, sigmoid
+from tests.support.wrong_ports import WrongPort, sigmoid
 
 Array = np.ndarray
 
@@ -26,7 +26,7 @@ class BiasFolded(WrongPort):
 
 
 class Concatenated(WrongPort):
-    """One product of [x, h, 1] with the kernels on top of each other."""
+    """One product of [x, h, 1] with the stacked kernels."""
 
     def cell(self, w: dict[str, Array], x: Array, h: Array, c: Array) -> tuple[Array, Array]:
         kernel, parts = [w["ih"], w["hh"]], [x, h]
@@ -52,7 +52,7 @@ class SummedBackwards(WrongPort):
 
 
 class SummedOneByOne(WrongPort):
-    """No blocked product: a running sum over the features."""
+    """A running sum over the features instead of a matrix product."""
 
     def product(self, x: Array, kernel: Array) -> Array:
         total = np.zeros((len(x), kernel.shape[1]), x.dtype)
@@ -73,7 +73,7 @@ NUMPY: tuple[Callable[[LSTMConfig], Any], ...] = (
 
 
 def unrolled(config: LSTMConfig) -> Any:
-    """One layer, one direction: the products hoisted out of a scan that is unrolled by three."""
+    """One layer, one direction: the input products are outside a scan that is unrolled by three."""
 
     @jax.jit
     def port(inputs: Any, initial_state: Any, *, params: Any) -> Any:
@@ -94,7 +94,7 @@ def unrolled(config: LSTMConfig) -> Any:
 
 
 def chunked(config: LSTMConfig) -> Any:
-    """Our own layer on one stretch of time after the other, each from the state of the last."""
+    """Our layer on consecutive chunks of time, each from the last state of the previous one."""
     from jaxlstm.functional import lstm
 
     def port(inputs: Any, initial_state: Any, *, params: Any) -> Any:

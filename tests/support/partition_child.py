@@ -1,6 +1,6 @@
-"""Run by test_partition.py in a process that JAX shows eight devices: prints the cases that hold.
+"""Cases for eight devices, run by ``tests/kernels/test_partition.py`` in a process of its own.
 
-Its arguments are the names of functions here.
+The command line arguments are names of functions of this module. Each is printed after it succeeds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def forward(params: Any, x: Any, state: Any, lengths: Any, backend: str = "nativ
 
 
 def step(params: Any, x: Any, state: Any, lengths: Any, run: Any = forward) -> Any:
-    """The gradients of a training step."""
+    """Return the gradients of a training step."""
 
     def loss(params: Any, x: Any, state: Any) -> jax.Array:
         outputs, last = run(params, x, state, lengths)
@@ -61,7 +61,7 @@ def scan_step(*arguments: Any) -> Any:
 
 @lru_cache
 def expected() -> tuple[Any, Any]:
-    """Outputs and gradients by the plain scan on one device."""
+    """Return outputs and gradients of the plain scan on one device."""
     outputs = jax.jit(lambda *a: forward(*a, backend="scan"))(*ARGUMENTS)
     return outputs, jax.jit(scan_step)(*ARGUMENTS)
 
@@ -71,19 +71,21 @@ def place(on: Mesh, specs: tuple, arguments: Any = ARGUMENTS) -> list:
 
 
 def compiled(function: Any, arguments: list) -> tuple[Any, dict, dict, str]:
-    """Results, how many calls of each kernel, how many collectives of each kind, and the program."""
+    """Return the results, the number of calls per kernel and per collective, and the compiled program."""
     program = jax.jit(function).lower(*arguments).compile()
     text = str(program.as_text())
     calls = Counter(re.findall(r'custom_call_target="(jaxlstm\w+)"', text))
     return program(*arguments), dict(calls), dict(Counter(re.findall(COLLECTIVE, text))), text
 
 
-def check(on: Mesh, specs: tuple, sent: dict, sent_by_step: dict, rows: Any = "b") -> str:
-    """The kernel runs, no more is sent than that, and results are right; the text of the step."""
+def check(
+    on: Mesh, specs: tuple, collectives_forward: dict, collectives_step: dict, rows: Any = "b"
+) -> str:
+    """Check kernel calls, collectives and results, and return the compiled training step."""
     arguments = place(on, specs)
     outputs, calls, collectives, _ = compiled(forward, arguments)
     assert calls == FORWARD, calls
-    assert collectives == sent, collectives
+    assert collectives == collectives_forward, collectives
     assert all(
         leaf.sharding.spec[1] == rows if rows else leaf.sharding.is_fully_replicated
         for leaf in jax.tree.leaves(outputs)
@@ -91,28 +93,27 @@ def check(on: Mesh, specs: tuple, sent: dict, sent_by_step: dict, rows: Any = "b
     assert worst_error(outputs, expected()[0]) < 1e-6
     gradients, calls, collectives, text = compiled(step, arguments)
     assert calls == STEP, calls
-    assert collectives == sent_by_step, collectives
+    assert collectives == collectives_step, collectives
     assert worst_error(gradients, expected()[1]) < 1e-6
     return text
 
 
 def sharded_batch() -> None:
-    """Forwards nothing is sent; a step of training adds up the gradients of the weights and no more.
+    """The forward pass sends nothing. A training step adds up the gradients of the weights, nothing else.
 
-    That of both biases is the same, and is sent once.
+    Both biases have the same gradient, which is sent once.
     """
-    sent = sum(leaf.size for name, leaf in PARAMS.items() if not name.startswith("bias_hh"))
+    expected_size = sum(x.size for name, x in PARAMS.items() if not name.startswith("bias_hh"))
     for kind in (AxisType.Auto, AxisType.Explicit):
         text = check(mesh(kind), BATCH, {}, {"all-reduce": 1})
         (line,) = re.findall(r"= (.*) all-reduce\(", text)
-        added_up = sum(
-            math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"f32\[([\d,]+)\]", line)
-        )
-        assert added_up == sent, line
+        shapes = re.findall(r"f32\[([\d,]+)\]", line)
+        size = sum(math.prod(map(int, shape.split(","))) for shape in shapes)
+        assert size == expected_size, line
 
 
 def two_axes() -> None:
-    """Over both axes of a mesh, or over one of them."""
+    """The batch is split over both axes of a mesh, or over one of them."""
     both, ab = mesh(AxisType.Auto, (2, 4), ("a", "b")), ("a", "b")
     check(both, (P(), P(None, ab), P(None, ab), P(ab)), {}, {"all-reduce": 1}, ab)
     both = mesh(AxisType.Explicit, (2, 4), ("a", "b"))
@@ -120,25 +121,25 @@ def two_axes() -> None:
 
 
 def other_axes() -> None:
-    """What is split along features, or weights that are split, is gathered; the batch stays as it is."""
+    """Inputs that are split along features, and split weights, are gathered. The batch stays split."""
     features, weights = (P(), P(None, None, "b"), P(), P()), (P("b"), *BATCH[1:])
     check(mesh(), features, {"all-gather": 1}, {"all-gather": 1}, None)
     count = len(ARGUMENTS[0])
     check(mesh(), weights, {"all-gather": count}, {"all-gather": count, "all-reduce": 1})
 
 
-def nothing_sharded() -> None:
+def replicated() -> None:
     check(mesh(), (P(), P(), P(), P()), {}, {}, None)
 
 
 def same_bits() -> None:
-    """As on one device: a row does not depend on its batch."""
+    """A row does not depend on its batch, so the results are those of one device."""
     outputs, *_ = compiled(forward, place(mesh(), BATCH))
     for a, b in zip(jax.tree.leaves(outputs), jax.tree.leaves(forward(*ARGUMENTS)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def rows_that_do_not_divide() -> None:
+def uneven_batch() -> None:
     def first_rows(run: Any) -> Any:
         return lambda p, x, s, lengths: run(
             p, x[:, :13], jax.tree.map(lambda leaf: leaf[:, :13], s), lengths[:13]
@@ -150,7 +151,7 @@ def rows_that_do_not_divide() -> None:
 
 
 def float64() -> None:
-    """XLA asks how to share it out in a thread of its own, where JAX's 64-bit mode is not known."""
+    """XLA partitions the program in a thread that does not see JAX's 64-bit mode."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), ARGUMENTS[:3]) + ARGUMENTS[3:]
         gradients, calls, *_ = compiled(step, place(mesh(), BATCH, wide))
@@ -158,8 +159,8 @@ def float64() -> None:
         assert worst_error(gradients, jax.jit(scan_step)(*wide)) < 1e-14
 
 
-def older_partitioner() -> None:
-    """GSPMD, as long as JAX has it."""
+def gspmd() -> None:
+    """The older partitioner, as long as JAX has it."""
     jax.config.update("jax_use_shardy_partitioner", False)
     check(mesh(), BATCH, {}, {"all-reduce": 1})
 
@@ -172,14 +173,14 @@ def higher_derivatives() -> None:
 
         return of
 
-    wanted = jax.jit(product(lambda *a: forward(*a, backend="scan")))(*ARGUMENTS)
+    right = jax.jit(product(lambda *a: forward(*a, backend="scan")))(*ARGUMENTS)
     for kind in (AxisType.Auto, AxisType.Explicit):
-        found, *_ = compiled(product(forward), place(mesh(kind), BATCH))
-        assert worst_error(found, wanted) < 1e-6
+        actual, *_ = compiled(product(forward), place(mesh(kind), BATCH))
+        assert worst_error(actual, right) < 1e-6
 
 
 def shard_map() -> None:
-    """Each device runs the kernel, whether or not JAX follows what varies."""
+    """Each device runs the kernel, with and without ``check_vma``."""
     for check_vma in (True, False):
         rows = P(None, "b")
         mapped = jax.shard_map(
@@ -195,9 +196,9 @@ def shard_map() -> None:
 
 
 def shard_map_without_a_state() -> None:
-    """Zeros for the state vary as the inputs do."""
+    """The initial state of zeros varies over the mesh as the inputs do."""
     params, x, *_ = ARGUMENTS
-    wanted = lstm(params, x, config=CONFIG, backend="scan")
+    right = lstm(params, x, config=CONFIG, backend="scan")
     rows = P(None, "b")
     for backend in ("scan", "native"):
         mapped = jax.shard_map(
@@ -206,20 +207,20 @@ def shard_map_without_a_state() -> None:
             in_specs=(P(), rows),
             out_specs=(rows, rows),
         )
-        assert worst_error(jax.jit(mapped)(params, x), wanted) < 1e-6
+        assert worst_error(jax.jit(mapped)(params, x), right) < 1e-6
 
 
 def plain_scan() -> None:
-    """On a mesh whose axes are explicit, with and without a state."""
+    """The plain scan on a mesh with explicit axes, with and without an initial state."""
     on = mesh(AxisType.Explicit)
     arguments = place(on, BATCH)
     with jax.set_mesh(on):
-        found, calls, collectives, _ = compiled(scan_step, arguments)
+        actual, calls, collectives, _ = compiled(scan_step, arguments)
         assert (calls, collectives) == ({}, {"all-reduce": 1}), (calls, collectives)
-        assert worst_error(found, expected()[1]) < 1e-6
+        assert worst_error(actual, expected()[1]) < 1e-6
         params, x = arguments[:2]
-        found = jax.jit(lambda p, x: lstm(p, x, config=CONFIG, backend="scan"))(params, x)
-    assert worst_error(found, lstm(*ARGUMENTS[:2], config=CONFIG, backend="scan")) < 1e-6
+        actual = jax.jit(lambda p, x: lstm(p, x, config=CONFIG, backend="scan"))(params, x)
+    assert worst_error(actual, lstm(*ARGUMENTS[:2], config=CONFIG, backend="scan")) < 1e-6
 
 
 def export() -> None:
@@ -229,23 +230,24 @@ def export() -> None:
     assert worst_error(outputs, expected()[0]) < 1e-6
 
 
-def jax_without_its_private_name() -> None:
-    """In a program for several devices the plain scan runs, in one for one the kernel."""
+def jax_without_the_private_name() -> None:
+    """Programs for several devices run the plain scan, programs for one device the kernel."""
     name, private = "jax._src.dispatch", "prim_requires_devices_during_lowering"
     real, without = sys.modules[name], ModuleType(name)
     without.__dict__.update({key: value for key, value in vars(real).items() if key != private})
     sys.modules[name] = without
-    import_module("jaxlstm.kernels.cpu.ffi")  # which asks for it
+    import_module("jaxlstm.kernels.cpu.ffi")  # looks the name up
     sys.modules[name] = real
-    for function, wanted, kernels in zip((forward, step), expected(), (FORWARD, STEP), strict=True):
-        found, calls, *_ = compiled(function, place(mesh(), BATCH))
+    for function, right, kernels in zip((forward, step), expected(), (FORWARD, STEP), strict=True):
+        actual, calls, *_ = compiled(function, place(mesh(), BATCH))
         assert calls == {}, calls
-        assert worst_error(found, wanted) < 1e-6
+        assert worst_error(actual, right) < 1e-6
         assert compiled(function, ARGUMENTS)[1] == kernels
 
 
 if __name__ == "__main__":
     assert len(jax.devices()) == 8
+    jax.config.update("jax_disable_most_optimizations", True)  # most of the time is compilation
     for case in sys.argv[1:]:
         globals()[case]()
         print(case)

@@ -1,4 +1,4 @@
-"""What the kernels for TPUs promise: weights fetched once, products as exact as asked for, little traffic."""
+"""Properties of the TPU kernels: weights fetched once, requested precision, little HBM traffic."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 from jaxlstm import LSTMConfig
 from jaxlstm.kernels import shapes
 from jaxlstm.kernels.tpu import TPU
-from tests.aot.programs import Program
-from tests.aot.tpu.chips import compiled, each_chip
-from tests.aot.traffic import hbm_bytes
+from tests.support.aot.programs import Program
+from tests.support.aot.tpu import compiled, each_chip
+from tests.support.aot.traffic import hbm_bytes
 
 LARGE = Program("large", LSTMConfig(512, 512), time=1024, batch=32)
 PROJECTED = LARGE.but(config=LSTMConfig(512, 512, proj_size=256))
 
 
 def kernels(program: Program) -> list[Any]:
-    """The equations ``pallas_call``: forwards, forwards with derivative, backwards."""
+    """Return the ``pallas_call`` equations: forward, forward with derivative, backward."""
     params, inputs, state, _ = program.arguments()
     params = {name.removesuffix("_l0"): leaf for name, leaf in params.items()}
     state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state)
@@ -32,17 +32,17 @@ def kernels(program: Program) -> list[Any]:
         (TPU.run_and_differentiate, (params, inputs, state, None), static),
         (TPU.run_cotangent, (params, derivative, None, cotangents), {"projected": False, **static}),
     ]
-    found = []
+    equations = []
     for kernel, arguments, keywords in calls:
         jaxpr = jax.make_jaxpr(lambda *a, k=kernel, s=keywords: k(*a, **s))(*arguments)
-        found += [e for e in jaxpr.eqns if e.primitive.name == "pallas_call"]
-    assert len(found) == 3
-    return found
+        equations += [e for e in jaxpr.eqns if e.primitive.name == "pallas_call"]
+    assert len(equations) == 3
+    return equations
 
 
 @pytest.mark.parametrize("projected", [False, True])
-def test_weights_are_fetched_once_and_stay(projected: bool) -> None:
-    """Their block is the whole array, at the same place for each point of the grid, in one buffer."""
+def test_weights_are_fetched_once(projected: bool) -> None:
+    """The block of a weight is the whole array in one buffer, the same for all grid points."""
     for equation in kernels(PROJECTED if projected else LARGE):
         blocks = equation.params["grid_mapping"].block_mappings
         weights = [block for block in blocks if "weight" in str(block.origin)]
@@ -59,8 +59,8 @@ def test_weights_are_fetched_once_and_stay(projected: bool) -> None:
 @pytest.mark.parametrize(
     ("precision", "parts"), [("highest", 3), ("high", 2), ("default", 1), ("tensorfloat32", 2)]
 )
-def test_a_product_is_of_as_many_parts_as_asked_for(precision: str, parts: int) -> None:
-    """A part of the weights times those of the other that it meets, as rows: 3 + 2 + 1, 2 + 1 or 1 in all."""
+def test_number_of_parts_in_a_product(precision: str, parts: int) -> None:
+    """A product has one dot per part of the weights, with up to ``parts`` parts of x stacked as rows."""
     forward, with_derivative, backward = kernels(LARGE.but(precision=precision))
     step, block = 32, 128  # rows of the recurrent product, and of the input projection
     for equation, sizes in [
@@ -68,35 +68,37 @@ def test_a_product_is_of_as_many_parts_as_asked_for(precision: str, parts: int) 
         (with_derivative, (step, block)),
         (backward, (step,)),
     ]:
-        products = [e for e in every(equation.params["jaxpr"]) if e.primitive.name == "dot_general"]
+        products = [
+            e for e in all_equations(equation.params["jaxpr"]) if e.primitive.name == "dot_general"
+        ]
         assert {v.aval.dtype.name for e in products for v in e.invars} == {"bfloat16"}
         assert {e.outvars[0].aval.dtype.name for e in products} == {"float32"}
         rows = sorted(e.invars[0].aval.shape[0] for e in products)
         assert rows == sorted(size * met for size in sizes for met in range(1, parts + 1))
 
 
-def every(jaxpr: Any) -> Iterator[Any]:
-    """All equations, those of loops and branches too."""
+def all_equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield all equations, including those in loops and branches."""
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple) else (value,):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    yield from every(inner)
+                    yield from all_equations(inner)
 
 
 @each_chip
-def test_at_most_half_the_bytes_of_the_plain_scan(chip: str) -> None:
-    """Where the gates of all steps do not fit in VMEM, of which the plain scan makes an array."""
+def test_half_the_traffic_of_the_plain_scan(chip: str) -> None:
+    """The plain scan stores the gates of all steps, which do not fit in VMEM here."""
     for precision in ("highest", "default"):
         program = LARGE.but(precision=precision)
         kernel, scan = (
             hbm_bytes(compiled(program.but(backend=b), chip)) for b in ("pallas", "scan")
         )
         assert kernel <= scan / 2
-        through = 2 * 4 * program.time * program.batch * 512  # inputs and outputs
-        assert through <= kernel <= 1.2 * through
+        inputs_and_outputs = 2 * 4 * program.time * program.batch * 512
+        assert inputs_and_outputs <= kernel <= 1.2 * inputs_and_outputs
 
 
 @each_chip

@@ -11,9 +11,9 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from tests.aot.hlo import Hlo
-from tests.aot.programs import Program
-from tests.aot.requirement import need
+from tests.support.aot.hlo import Hlo
+from tests.support.aot.programs import Program
+from tests.support.aot.requirement import need
 
 need("jax_plugins.xla_cuda12", "aot-gpu")
 from jax_plugins import xla_cuda12  # noqa: E402  # pyright: ignore[reportMissingImports]

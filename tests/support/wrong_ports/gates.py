@@ -1,4 +1,4 @@
-"""The gates in the wrong order, wrong functions, and a wrong formula of the cell."""
+"""Gates in the wrong order, wrong functions, and wrong cell equations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.check.wrong_ports.part import Array
-from tests.check.wrong_ports.precision import Precision, bfloat16
+from tests.support.wrong_ports.part import Array
+from tests.support.wrong_ports.precision import Precision, bfloat16
 
 BUGS: dict[str, str | None] = {
     "order iofg": "the gates are read in the order i, o, f, g",
@@ -45,7 +45,7 @@ def sigmoid(z: Array, xp: Any = np) -> Array:
 
 
 class Gates(Precision):
-    """One step of one direction."""
+    """Run one step of one direction."""
 
     def cell(self, w: dict[str, Array], x: Array, h: Array, c: Array) -> tuple[Array, Array]:
         xp = self.xp
@@ -60,7 +60,7 @@ class Gates(Precision):
         return self.shown(w, o, c, c_new), c_new
 
     def gates(self, z_x: Array, z_h: Array, bias: Array) -> list[Array]:
-        """Pre-activations of i, f, g, o."""
+        """Return the pre-activations of i, f, g, o."""
         xp = self.xp
         order = next(
             (bug[6:] for bug in self.bugs if bug.startswith("order ") and len(bug) == 10), "ifgo"
@@ -77,7 +77,7 @@ class Gates(Precision):
         return [found[name] for name in "ifgo"]
 
     def squashed(self, z: list[Array], c: Array) -> list[Array]:
-        """i, f, g, o from their pre-activations."""
+        """Return i, f, g, o from their pre-activations."""
         xp = self.xp
         z_i, z_f, z_g, z_o = z
         if "forget bias" in self.bugs:
@@ -99,7 +99,7 @@ class Gates(Precision):
         return [i, f, g, o]
 
     def shown(self, w: dict[str, Array], o: Array, c: Array, c_new: Array) -> Array:
-        """h, which is what the output gate lets through of c."""
+        """Return h, the cell state gated by o."""
         xp = self.xp
         seen = c if "old c" in self.bugs else c_new
         squashed = seen if "c linear" in self.bugs else self.tanh(seen)

@@ -1,4 +1,4 @@
-"""TPUs that are not there: libtpu's compiler, asked for a chip or four by name."""
+"""Ahead-of-time compilation for TPUs that are not attached, by the compiler in libtpu."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from tests.aot.hlo import Hlo
-from tests.aot.programs import Program
-from tests.aot.requirement import need
+from tests.support.aot.hlo import Hlo
+from tests.support.aot.programs import Program
+from tests.support.aot.requirement import need
 
 need("libtpu", "aot-tpu")
 
 CHIPS = ("v5e", "v6e")
-# libtpu asks a machine of Google's cloud what it is; elsewhere it has to be told, and that others run too
-ANYWHERE = {
+# Outside Google's cloud, libtpu needs these variables instead of a metadata server. The last one allows
+# several processes to load it.
+ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -32,21 +33,21 @@ each_chip = pytest.mark.parametrize("chip", CHIPS)
 
 @functools.cache
 def devices(chip: str) -> Any:
-    """The four chips of a 2x2 topology, as an array of two axes."""
+    """Return the four chips of a 2x2 topology as a 2x2 array."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ANYWHERE.items():
+        for name, value in ENVIRONMENT.items():
             patch.setenv(name, os.environ.get(name, value))
-        found = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip}:2x2")
-    return topologies.make_mesh(found, (2, 2), ("x", "y")).devices
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip}:2x2")
+    return topologies.make_mesh(topology, (2, 2), ("x", "y")).devices
 
 
 def mesh(chip: str, **sizes: int) -> Mesh:
-    """A mesh of the four chips: ``mesh("v5e", data=2, hidden=2)``."""
+    """Return a mesh of the four chips, for example ``mesh("v5e", data=2, hidden=2)``."""
     return Mesh(devices(chip).reshape(tuple(sizes.values())), tuple(sizes))
 
 
 def place(arguments: Any, sharding: Any) -> Any:
-    """The shapes of arguments with a place; ``sharding`` is one for all, or one for each leaf."""
+    """Add a sharding to shapes: one for all, or a tuple of trees that matches ``arguments``."""
     if not isinstance(sharding, tuple):
         sharding = jax.tree.map(lambda _: sharding, arguments)
     return jax.tree.map(
@@ -54,8 +55,8 @@ def place(arguments: Any, sharding: Any) -> Any:
     )
 
 
-def read(function: Callable[..., Any], arguments: Any) -> Hlo:
-    """What the compiler makes of a function of placed arguments."""
+def compile_to_hlo(function: Callable[..., Any], arguments: Any) -> Hlo:
+    """Compile a function of arguments that have a sharding."""
     text = jax.jit(function).lower(*arguments).compile().as_text()
     assert text is not None
     return Hlo(text)
@@ -63,6 +64,6 @@ def read(function: Callable[..., Any], arguments: Any) -> Hlo:
 
 @functools.cache
 def compiled(program: Program, chip: str) -> Hlo:
-    """A program on one chip."""
+    """Compile a program for one chip."""
     arguments = place(program.arguments(), SingleDeviceSharding(devices(chip)[0, 0]))
-    return read(program.function(), arguments)
+    return compile_to_hlo(program.function(), arguments)

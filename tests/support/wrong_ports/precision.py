@@ -1,11 +1,11 @@
-"""Products, weights or states that are rounded to fewer bits than they should have."""
+"""Products, weights or states rounded to too few bits."""
 
 from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
 
-from tests.check.wrong_ports.part import Array, Part
+from tests.support.wrong_ports.part import Array, Part
 
 BUGS: dict[str, str | None] = {
     "tf32": "the matrix products run in TF32",
@@ -22,13 +22,13 @@ def bfloat16(a: Array) -> Array:
 
 
 def tf32(a: Array) -> Array:
-    """Ten bits of mantissa by scaling, not by bits."""
+    """Round to ten bits of mantissa by scaling."""
     mantissa, exponent = np.frexp(a.astype(np.float64))
     return np.ldexp(np.rint(mantissa * 2**11), exponent - 11).astype(a.dtype)
 
 
 class Precision(Part):
-    """The products, and what the numbers are rounded to."""
+    """Matrix products, and the rounding of their operands."""
 
     def product(self, x: Array, kernel: Array) -> Array:
         if "tf32" in self.bugs:
@@ -38,7 +38,7 @@ class Precision(Part):
         return x @ kernel
 
     def rounded(self, w: dict[str, Array]) -> dict[str, Array]:
-        """The weights as this port keeps them."""
+        """Return the weights as this port stores them."""
         for kind in ("bfloat16", "float16"):
             if f"{kind} weights" in self.bugs:
                 w = {name: a.astype(np.dtype(kind)).astype(a.dtype) for name, a in w.items()}

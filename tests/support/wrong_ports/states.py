@@ -1,10 +1,10 @@
-"""The wrong states: h and c mixed up, laid out otherwise, not sorted with the rows, or stale."""
+"""Wrong states: h and c swapped, wrong layout, not sorted with the rows, or stale."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.check.wrong_ports.part import Array, Part
+from tests.support.wrong_ports.part import Array, Part
 
 BUGS: dict[str, str | None] = {
     "state swapped": "h_0 and c_0 are swapped",
@@ -30,7 +30,7 @@ BUGS: dict[str, str | None] = {
 
 
 class States(Part):
-    """From the states that the caller gives to those of a layer, and back."""
+    """Conversion between the caller's states and the states of each layer."""
 
     def initial(self, h: Array, c: Array, lengths: Array) -> tuple[Array, Array]:
         xp = self.xp
@@ -51,7 +51,7 @@ class States(Part):
         return h, c
 
     def slot(self, layer: int, d: int) -> int:
-        """Where in h_0 and c_0 this port reads a layer's direction."""
+        """Return the index in h_0 and c_0 of a layer's direction."""
         layers, directions = self.config.num_layers, self.config.num_directions
         if "state by direction" in self.bugs:
             return d * layers + layer

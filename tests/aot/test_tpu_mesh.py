@@ -1,4 +1,4 @@
-"""On a 2x2 mesh: what is sent between chips is what has to be, and no more."""
+"""Communication between the chips of a 2x2 mesh."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
-from tests.aot.hlo import Hlo
-from tests.aot.programs import FORMS, Program
-from tests.aot.tpu.chips import each_chip, mesh, place, read
+from tests.support.aot.hlo import Hlo
+from tests.support.aot.programs import FORMS, Program
+from tests.support.aot.tpu import compile_to_hlo, each_chip, mesh, place
 
 PLAIN = FORMS[0]
 
 
 def sharded_batch(program: Program, chip: str) -> Hlo:
-    """The program with a part of the batch on each chip, and the weights on all."""
+    """Compile a program with the batch split over the chips and the weights on each chip."""
     four = mesh(chip, data=4)
     everywhere, batch = NamedSharding(four, P()), NamedSharding(four, P(None, "data"))
     params, inputs, state, lengths = program.arguments()
     rows = None if lengths is None else NamedSharding(four, P("data"))
     shardings: Any = (dict.fromkeys(params, everywhere), batch, type(state)(batch, batch), rows)
-    return read(program.function(), place((params, inputs, state, lengths), shardings))
+    return compile_to_hlo(program.function(), place((params, inputs, state, lengths), shardings))
 
 
 FORWARD = [PLAIN, FORMS[1], FORMS[2].but(dtype="bfloat16"), FORMS[3]]
@@ -35,27 +35,25 @@ FORWARD = [PLAIN, FORMS[1], FORMS[2].but(dtype="bfloat16"), FORMS[3]]
 
 @each_chip
 @pytest.mark.parametrize("program", [form.but(batch=64) for form in FORWARD], ids=str)
-def test_nothing_is_sent_forwards(program: Program, chip: str) -> None:
+def test_the_forward_pass_sends_nothing(program: Program, chip: str) -> None:
     assert sharded_batch(program, chip).collectives() == []
 
 
 @each_chip
 @pytest.mark.parametrize("form", [PLAIN, FORMS[1]], ids=str)
-def test_backwards_the_gradients_of_weights_are_summed_and_nothing_else(
-    form: Program, chip: str
-) -> None:
+def test_the_backward_pass_sends_gradients_of_weights(form: Program, chip: str) -> None:
     hlo = sharded_batch(form.but(batch=64, gradient=True), chip)
-    assert set(hlo.collectives()) == {("all-reduce", False)}  # none inside the loop
+    assert set(hlo.collectives()) == {("all-reduce", False)}  # outside the loop
     instructions = [i for c in hlo.computations.values() for i in c.instructions]
     (reduction,) = [i.line for i in instructions if i.op == "all-reduce"]
     shapes = re.findall(r"f32\[[\d,]+\]", reduction.split(" all-reduce(")[0])
-    # dW_ih, dW_hh, and the one gradient of both biases
+    # dW_ih, dW_hh, and the gradient that both biases share
     assert sorted(shapes) == ["f32[512,128]", "f32[512,128]", "f32[512]"]
 
 
 @each_chip
-def test_the_kernel_runs_on_each_chip_for_itself(chip: str) -> None:
-    """Inside ``jax.shard_map(..., check_vma=False)``, as docs/kernels.md says."""
+def test_the_kernel_in_shard_map(chip: str) -> None:
+    """Each chip runs the kernel on its own part of the batch."""
     four, program = mesh(chip, data=4), PLAIN.but(batch=64, backend="pallas")
     params, inputs, state, _ = program.arguments()
     rows = P(None, "data")
@@ -69,7 +67,7 @@ def test_the_kernel_runs_on_each_chip_for_itself(chip: str) -> None:
     )
     everywhere, batch = NamedSharding(four, P()), NamedSharding(four, rows)
     shardings: Any = (dict.fromkeys(params, everywhere), batch, type(state)(batch, batch))
-    hlo = read(local, place((params, inputs, state), shardings))
+    hlo = compile_to_hlo(local, place((params, inputs, state), shardings))
     assert hlo.text.count('custom_call_target="tpu_custom_call"') == 1
     assert hlo.collectives() == []
 
@@ -77,7 +75,7 @@ def test_the_kernel_runs_on_each_chip_for_itself(chip: str) -> None:
 @each_chip
 @pytest.mark.parametrize("axes", [{"hidden": 4}, {"data": 2, "hidden": 2}], ids=str)
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_layout_over_hidden_units_gathers_h_once_a_step(
+def test_units_split_over_chips_gather_h_once_per_step(
     layers: int, axes: dict[str, int], chip: str
 ) -> None:
     config = LSTMConfig(128, 512, num_layers=layers)
@@ -86,10 +84,10 @@ def test_a_layout_over_hidden_units_gathers_h_once_a_step(
     params = {name: _by_gate(config, leaf) for name, leaf in params.items()}
     weights = NamedSharding(lstm.mesh, P(None, "hidden"))
     rows = NamedSharding(lstm.mesh, P(None, "data" if "data" in axes else None))
-    hlo = read(lstm, place((params, inputs), (dict.fromkeys(params, weights), rows)))
+    hlo = compile_to_hlo(lstm, place((params, inputs), (dict.fromkeys(params, weights), rows)))
     assert hlo.collectives() == [("all-gather", True)] * layers
 
 
 def _by_gate(config: LSTMConfig, leaf: Any) -> Any:
-    """The shape that ``Sharded.place`` gives a parameter."""
+    """Return the shape that ``Sharded.place`` gives to a parameter."""
     return jax.ShapeDtypeStruct((4, config.hidden_size, *leaf.shape[1:]), jnp.float32)

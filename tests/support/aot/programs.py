@@ -1,8 +1,8 @@
-"""THE table of programs that are compiled ahead of time, for devices that are not there.
+"""The programs that are compiled ahead of time, for devices that are not attached.
 
-A program is a jitted call of ``jaxlstm.lstm``, or its gradient, given as a function and the shapes of its
-arguments. Which compiler gets it, and for which device, is the affair of the tests in ``tpu/`` and ``gpu/``;
-what the compiled text says is read by :mod:`tests.aot.hlo`.
+A program is a jitted call of ``jaxlstm.lstm`` or its gradient: a function and the shapes of its arguments.
+:mod:`tests.support.aot.tpu` and :mod:`tests.support.aot.gpu` compile it, and :mod:`tests.support.aot.hlo`
+reads the compiled text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxlstm import LSTMConfig, LSTMState
 
 @dataclass(frozen=True)
 class Program:
-    """One call of an LSTM, of one layer unless ``config`` says otherwise."""
+    """A call of an LSTM."""
 
     name: str
     config: LSTMConfig
@@ -38,11 +38,11 @@ class Program:
         return "-".join([self.name, how, self.backend])
 
     def but(self, **changes: Any) -> Program:
-        """The same with other settings."""
+        """Return a copy with other settings."""
         return replace(self, **changes)
 
     def arguments(self) -> tuple[Any, Any, Any, Any]:
-        """Shapes of params, inputs, state and lengths (or None): what :meth:`function` takes."""
+        """Return the shapes of the arguments of :meth:`function`: params, inputs, state, lengths."""
         shape: Any = lambda dims, dtype=self.dtype: jax.ShapeDtypeStruct(dims, dtype)  # noqa: E731
         shapes = jaxlstm.param_shapes(self.config)
         h_shape, c_shape = self.config.state_shapes(self.batch)
@@ -54,7 +54,7 @@ class Program:
         )
 
     def function(self, run: Callable[..., Any] = jaxlstm.lstm) -> Callable[..., Any]:
-        """``(params, inputs, state, lengths)`` to outputs and last state, or to all gradients of a loss."""
+        """Return a function of :meth:`arguments` to outputs and last state, or to the gradients of a loss."""
 
         def forward(params: Any, inputs: Any, state: Any, lengths: Any) -> Any:
             static: dict[str, Any] = {"precision": self.precision, "backend": self.backend}
@@ -75,13 +75,13 @@ MAX_EXTRA_INSTRUCTIONS = 24
 def grouped_by_program(programs: list[Program]) -> pytest.MarkDecorator:
     """Parametrize by ``program``, with all tests of one program in one pytest-xdist worker.
 
-    The tests of a program then share what is compiled for it, under ``pytest -n ... --dist loadgroup``.
+    Under ``pytest -n ... --dist loadgroup``, the tests of a program then share its compiled form.
     """
     rows = [pytest.param(p, marks=pytest.mark.xdist_group(str(p)), id=str(p)) for p in programs]
     return pytest.mark.parametrize("program", rows)
 
 
-SMALL = LSTMConfig(128, 128)  # one tile of a TPU
+SMALL = LSTMConfig(128, 128)  # one tile on a TPU
 FORMS = (
     Program("plain", SMALL),
     Program("ragged", SMALL, ragged=True),

@@ -1,9 +1,9 @@
-"""Time run wrongly: lengths ignored, padding read, and the reverse direction flipped or joined wrongly."""
+"""Errors in time: lengths ignored, padding read, reverse direction flipped or joined wrongly."""
 
 from __future__ import annotations
 
-from tests.check.wrong_ports.gates import Gates
-from tests.check.wrong_ports.part import Array
+from tests.support.wrong_ports.gates import Gates
+from tests.support.wrong_ports.part import Array
 
 BUGS: dict[str, str | None] = {
     "no lengths": "the lengths are ignored",
@@ -22,7 +22,7 @@ BUGS: dict[str, str | None] = {
 
 
 class Time(Gates):
-    """One direction over time: flipped, run to the end, masked, flipped back."""
+    """Run one direction over time: flip, run to the end, mask, flip back."""
 
     def direction(
         self, w: dict[str, Array], x: Array, h: Array, c: Array, lengths: Array, reverse: bool
@@ -53,7 +53,7 @@ class Time(Gates):
     def step(
         self, w: dict[str, Array], x: Array, h: Array, c: Array, goes_on: Array
     ) -> tuple[Array, Array]:
-        """The next state, or the last one in rows that have ended."""
+        """Return the next state, or the old one in rows that have ended."""
         xp = self.xp
         h_new, c_new = self.cell(w, x, h, c)
         if "padding multiplied" in self.bugs:
@@ -65,14 +65,14 @@ class Time(Gates):
         return bool(self.bugs & {"flip over padding", "final over padding", "padding multiplied"})
 
     def flip(self, x: Array, lengths: Array) -> Array:
-        """Each row of (time, batch, features) flipped inside its length."""
+        """Flip each row of (time, batch, features) within its length."""
         xp = self.xp
         time = xp.arange(len(x))[:, None]
         source = xp.where(time < lengths, lengths - 1 - time, time)
         return xp.take_along_axis(x, source[:, :, None], 0)
 
     def join(self, outputs: list[Array], last: bool) -> Array:
-        """The outputs of a layer's directions side by side."""
+        """Concatenate the outputs of a layer's directions."""
         xp = self.xp
         if len(outputs) == 1:
             return outputs[0]

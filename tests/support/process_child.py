@@ -1,6 +1,6 @@
-"""Run by test_processes.py: the native kernel where threads are scarce, and out of a compilation cache.
+"""Cases that need a process of their own, run by ``tests/kernels/test_processes.py``.
 
-Its argument is the name of a function here; what that prints is what the test looks at.
+The command line argument is the name of a function of this module. The test reads what it prints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONFIG, PARAMS, X, STATE, _ = draw(Problem(30, 8, 30, 128), jnp.float32)
 
 
 def step(x: jax.Array, backend: str = "native") -> Any:
-    """Outputs and gradients."""
+    """Return gradients and outputs."""
 
     def loss(params: Any, x: jax.Array) -> Any:
         outputs = lstm(params, x, STATE, config=CONFIG, backend=backend)[0]
@@ -32,15 +32,15 @@ def step(x: jax.Array, backend: str = "native") -> Any:
     return jax.grad(loss, argnums=(0, 1), has_aux=True)(PARAMS, x)
 
 
-def at_once(function: Callable[[Any], Any], inputs: list, times: int) -> None:
-    """``function`` of each input in a thread of its own, again and again, with the same bits each time."""
+def run_concurrently(function: Callable[[Any], Any], inputs: list, times: int) -> None:
+    """Call a function with each input in a thread of its own, and require the same bits every time."""
     expected = [jax.block_until_ready(function(x)) for x in inputs]
     wrong: list[int] = []
 
     def work(n: int) -> None:
         for _ in range(times):
-            found = jax.tree.leaves(function(inputs[n]))
-            if not all(map(np.array_equal, found, jax.tree.leaves(expected[n]))):
+            results = jax.tree.leaves(function(inputs[n]))
+            if not all(map(np.array_equal, results, jax.tree.leaves(expected[n]))):
                 wrong.append(n)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(len(inputs))]
@@ -53,21 +53,24 @@ def at_once(function: Callable[[Any], Any], inputs: list, times: int) -> None:
 
 
 def python_threads() -> None:
-    at_once(jax.jit(step), [X * (1 + n) for n in range(6)], 10)
+    run_concurrently(jax.jit(step), [X * (1 + n) for n in range(6)], 10)
 
 
 def full_pool() -> None:
-    """Sixteen independent recurrences in each of six programs, each call asking for eight threads.
+    """Run six programs with sixteen independent recurrences each; every call asks for eight threads.
 
-    XLA's pool has one a core; were a call to wait for helpers, all would wait for each other.
+    XLA's pool has one thread per core. If calls waited for helper threads, they would deadlock.
     """
     ffi.THREADS = 8
     many = jax.jit(lambda x: [step(x * (1 + n)) for n in range(16)])
-    at_once(many, [X * (1 + n) for n in range(6)], 3)
+    run_concurrently(many, [X * (1 + n) for n in range(6)], 3)
 
 
 def cached() -> None:
-    """A program for one device: whether the cache has it; and one for all, which no other process finds."""
+    """Print whether the compilation cache has a program for one device. Also compile one for all devices.
+
+    Other processes cannot find the second program in the cache.
+    """
     events: list[str] = []
     jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
     mesh = Mesh(np.array(jax.devices()), ("batch",))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from jaxlstm import LSTMConfig
-from tests.aot.gpu.chips import compiled, each_chip
-from tests.aot.programs import FORMS, MAX_EXTRA_INSTRUCTIONS, Program, grouped_by_program
+from tests.support.aot.gpu import compiled, each_chip
+from tests.support.aot.programs import FORMS, MAX_EXTRA_INSTRUCTIONS, Program, grouped_by_program
 
 PROGRAMS = [form.but(gradient=gradient) for form in FORMS for gradient in (False, True)]
 each_program = grouped_by_program(PROGRAMS)
@@ -30,7 +30,7 @@ def test_only_recurrent_products_are_in_the_loop(program: Program, chip: str) ->
     assert hlo.hoistable() == []
     assert hlo.collectives() == []
     inside = [product for product in hlo.products() if product.in_loop]
-    # XLA may compute a mask in a loop of its own.
+    # XLA may compute a mask in a separate loop.
     assert len(hlo.loops) >= expected_loops(program)
     assert len(inside) == expected_loops(program) * (2 if program.config.proj_size else 1)
 

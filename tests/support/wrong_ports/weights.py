@@ -1,9 +1,9 @@
-"""The wrong weights: biases lost or counted twice, kernels transposed, layers and directions mixed up."""
+"""Wrong weights: biases dropped or added twice, kernels transposed, layers and directions swapped."""
 
 from __future__ import annotations
 
-from tests.check.wrong_ports.part import Array
-from tests.check.wrong_ports.precision import Precision
+from tests.support.wrong_ports.part import Array
+from tests.support.wrong_ports.precision import Precision
 
 BUGS: dict[str, str | None] = {
     "no bias_ih": "bias_ih is dropped",
@@ -30,7 +30,7 @@ class Weights(Precision):
     """The weights of one layer and direction."""
 
     def pick(self, params: dict[str, Array], layer: int, d: int) -> dict[str, Array]:
-        """Kernels (in, 4H), and biases, by the names ih, hh, hr, bias_ih and bias_hh."""
+        """Return kernels (in, 4H) and biases by the names ih, hh, hr, bias_ih and bias_hh."""
         if "layers reversed" in self.bugs and layer > 0:
             layer = self.config.num_layers - layer
         if "one layer for all" in self.bugs:
@@ -46,7 +46,7 @@ class Weights(Precision):
         return self.kernels(self.rounded(w))
 
     def kernels(self, w: dict[str, Array]) -> dict[str, Array]:
-        """The weights turned, as this port multiplies by them."""
+        """Return the transposed weights, as this port multiplies by them."""
         xp = self.xp
         for name in ("ih", "hh", "hr"):
             matrix = w.get(f"weight_{name}")

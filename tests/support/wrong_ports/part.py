@@ -1,4 +1,4 @@
-"""What the parts of a port with bugs share."""
+"""The base class of the parts of a port."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ Array = np.ndarray
 
 
 class Part:
-    """A part of a port, with some bugs; none is the right one. ``xp`` is NumPy, or what speaks like it."""
+    """A part of a port with some bugs, or none. ``xp`` is NumPy or a compatible module."""
 
     xp: Any = np
 
     def __init__(self, config: LSTMConfig, *bugs: str) -> None:
         self.config, self.bugs = config, set(bugs)
-        self.kept: dict[Any, Any] = {}  # from call to call, of a port with stale state
+        # Kept between calls by a port with stale state.
+        self.kept: dict[Any, Any] = {}
         self.__name__ = " and ".join(bugs) or "right"
