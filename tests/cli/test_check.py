@@ -75,7 +75,7 @@ def test_json_and_page_of_one_dtype(checkpoint: str, tmp_path: Path) -> None:
     assert report["ok"]
     assert report["settings"]["seed"] == 7
     text = page.read_text(encoding="utf-8")
-    assert text.startswith("<!DOCTYPE html>")
+    assert text.startswith("<!doctype html>")
     for item in report["items"]:
         assert html.escape(f"{platform} float32: {item['name']}") in text
     assert f"jaxlstm check {checkpoint} --dtype float32 --seed 7</pre>" in text
