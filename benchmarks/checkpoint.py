@@ -13,7 +13,6 @@ starts as a copy of this process, so this module imports neither numpy nor torch
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import machine
+from benchmarks.report import write_json
 
 MATRICES, SIDE = 118, 2048
 INPUT_SIZE, HIDDEN_SIZE, NUM_LAYERS = 512, 576, 2
@@ -203,8 +203,7 @@ def main() -> None:
         print(f"{goal}: {numbers['measured']:.3g}, at most {numbers['at_most']:.3g}: {verdict}")
     if args.json:
         by_name = {name: cost._asdict() for name, cost in costs.items()}
-        text = json.dumps({**about, "goals": results, "results": by_name}, indent=2)
-        args.json.write_text(text + "\n", encoding="utf-8")
+        write_json(args.json, {**about, "goals": results, "results": by_name})
 
 
 if __name__ == "__main__":

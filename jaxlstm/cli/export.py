@@ -64,13 +64,11 @@ def run(args: argparse.Namespace) -> int:
     inputs = checkpoint_files(args.checkpoint)
     require_not_input(output, inputs)
     params, config = load_selected(args)
-    outputs = [output]
     if goes_beside(params, args.weights):
-        outputs.append(weights_beside(output))
         require_not_input(weights_beside(output), inputs)
-    _require_replaceable(outputs, overwrite=args.overwrite)
     platforms = [name.strip() for name in args.platforms.split(",")]
-    export(output, params, config, platforms=platforms, weights=args.weights)
+    options = {"weights": args.weights, "overwrite": args.overwrite}
+    export(output, params, config, platforms=platforms, **options)
     loaded = load_exported(output)
     difference = _largest_difference(loaded, params, config)
     report = {
@@ -92,21 +90,6 @@ def run(args: argparse.Namespace) -> int:
             else f"read back and run: largest difference from jaxlstm.lstm {difference:.1e}"
         )
     return 0 if difference is None or difference <= TOLERANCE else 1
-
-
-def _require_replaceable(outputs: list[Path], *, overwrite: bool) -> None:
-    """Raise if an output exists and jaxlstm did not write it."""
-    from jaxlstm.inference.artifact import load_exported
-    from jaxlstm_converters.write.existing import require_replaceable
-
-    try:
-        artifact = load_exported(outputs[0])
-    except (OSError, ValueError):
-        exported = []
-    else:
-        exported = outputs[: 1 if artifact.params is None else 2]
-    for path in outputs:
-        require_replaceable(path, overwrite=overwrite or path in exported)
 
 
 def _largest_difference(loaded: Any, params: Any, config: Any) -> float | None:

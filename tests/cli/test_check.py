@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import html
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 import torch
@@ -20,6 +22,7 @@ from jaxlstm.check.port import own_port
 from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.difference import Divergence, StepDifference
 from jaxlstm.cli import check
+from tests.support.command import jaxlstm_command
 
 
 @pytest.fixture
@@ -56,6 +59,26 @@ def test_matrix_prints_one_table(checkpoint: str, capsys: pytest.CaptureFixture[
     assert printed.count("\nfloat32, batch ") == 4 * printed.count("HOLDS")
     assert re.search("1 step +12 steps +100 steps", printed)
     assert "m.pt on cpu" in printed
+
+
+def test_json_and_page_of_one_dtype(checkpoint: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    options = ["--dtype", "float32", "--seed", "7", "--json", "--report", page]
+    done = jaxlstm_command("check", checkpoint, *options)
+    assert (done.status, done.err) == (0, "")
+    verdict = json.loads(done.out)
+    (report,) = verdict.pop("reports")
+    assert verdict == {"checkpoint": checkpoint, "ok": True, "not_run": []}
+    platform = jax.default_backend()
+    again = f"jaxlstm check {checkpoint} --backend {platform} --dtype float32 --seed 7"
+    assert (report["backend"], report["dtype"], report["again"]) == (platform, "float32", again)
+    assert report["ok"]
+    assert report["settings"]["seed"] == 7
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    for item in report["items"]:
+        assert html.escape(f"{platform} float32: {item['name']}") in text
+    assert f"jaxlstm check {checkpoint} --dtype float32 --seed 7</pre>" in text
 
 
 @pytest.mark.usefixtures("wrong_layer")

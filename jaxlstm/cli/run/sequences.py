@@ -133,7 +133,9 @@ class _Parquet:
         self.features = features
         columns = self.file.schema_arrow.names
         if column not in columns:
-            raise ValueError(f"{path} has no column {column!r}; choose one of {columns} by --column")
+            raise ValueError(
+                f"{path} has no column {column!r}; choose one of {columns} by --column"
+            )
         kind = self.file.schema_arrow.field(column).type
         if not _is_list(kind):
             raise ValueError(f"column {column!r} of {path} must hold lists of numbers, got {kind}")
