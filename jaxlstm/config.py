@@ -6,6 +6,7 @@ import numbers
 import operator
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -142,3 +143,12 @@ def _projection(proj_size: object, hidden_size: int) -> int:
             f"hidden_size={hidden_size}; leave it at 0 for no projection"
         )
     return number
+
+
+def require_config(config: Any) -> LSTMConfig:
+    """Return the config, or raise TypeError."""
+    if not isinstance(config, LSTMConfig):
+        raise TypeError(
+            f"config must be an LSTMConfig or LSTMCellConfig, got {type(config).__name__}"
+        )
+    return config

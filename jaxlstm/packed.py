@@ -150,6 +150,8 @@ def pad_packed_sequence(
     Raises:
       ValueError: ``total_length`` is below the longest length.
     """
+    if not isinstance(sequence, PackedSequence):
+        raise TypeError(f"sequence must be a PackedSequence, got {type(sequence).__name__}")
     longest = sequence.batch_sizes.shape[0]
     if total_length is not None and total_length < longest:
         raise ValueError(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.config import LSTMCellConfig, LSTMConfig, require_config
 
 if TYPE_CHECKING:
     import jax
@@ -131,6 +131,9 @@ def shape_mismatches(
 
 def check_params(params: Mapping[str, Any], config: LSTMConfig) -> None:
     """Raise a ValueError that lists every missing, unexpected and misshapen parameter."""
+    require_config(config)
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a mapping of names to arrays, got {type(params).__name__}")
     shapes = {name: tuple(np.shape(array)) for name, array in params.items()}
     if problems := shape_mismatches(shapes, config):
         raise ValueError(f"params do not fit {config}: " + "; ".join(problems))

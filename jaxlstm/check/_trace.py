@@ -60,6 +60,18 @@ def trace(
     return None if difference is None else difference.place
 
 
+def _check_names(activations: Activations, config: LSTMConfig) -> None:
+    """Raise a ValueError for a layer or gate that the LSTM does not have and that nothing would compare."""
+    ends = ("", "_reverse") if config.bidirectional else ("",)
+    layers = [f"l{layer}{end}" for layer in range(config.num_layers) for end in ends]
+    gates = oracle.Step._fields
+    for name, recorded in activations.items():
+        if name not in layers:
+            raise ValueError(f"the layers of actual must be some of {layers}, got {name!r}")
+        if unknown := recorded.keys() - set(gates):
+            raise ValueError(f"{name} may have the arrays {gates}, got {sorted(unknown)}")
+
+
 def _trace_activations(
     actual: Activations,
     params: Mapping[str, Any],
@@ -68,6 +80,7 @@ def _trace_activations(
     tolerance: float | None,
 ) -> Divergence | None:
     """Return the first activation that differs from the oracle's, in the order of computation."""
+    _check_names(actual, config)
     lengths = case.valid.sum(0)
     for layer, runs in enumerate(run_oracle(params, config, case).record):
         for reverse, run in enumerate(runs):

@@ -1,7 +1,7 @@
 """``verify``: the verdict on a port of ``torch.nn.LSTM``.
 
 The port, torch and the oracle run each case of :mod:`jaxlstm.check.reference.cases` in float64 and in the
-working dtype, and the criteria of :mod:`jaxlstm.check.criteria` judge the results. A port is right if all
+working dtype, and the criteria of :mod:`jaxlstm.check.criteria` are applied to the results. A port is right if all
 criteria hold.
 """
 
@@ -13,7 +13,6 @@ from typing import Any
 from jaxlstm._shared.progress import Progress
 from jaxlstm.check.arguments import (
     REFERENCES,
-    require_config,
     require_dtype,
     require_params,
     require_precision,
@@ -32,7 +31,7 @@ from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.summary import heatmaps, notes, untested
 from jaxlstm.check.verification import Verification
-from jaxlstm.config import LSTMConfig
+from jaxlstm.config import LSTMConfig, require_config
 
 
 def verify(
@@ -64,7 +63,7 @@ def verify(
       seed: the seed of the inputs, and of the params if they are None.
       gradients: if true, check the gradients of every parameter, of the inputs and of both states.
       against: the references: "torch", "oracle" or both. torch is skipped if it is not installed.
-      rtol, atol: judge by this tolerance in the working dtype instead of by the criteria. Give both or
+      rtol, atol: the tolerance that replaces the numeric criteria in the working dtype. Give both or
         neither.
       precision: the precision of matrix products in a port that sets none. None keeps JAX's default.
       seconds: time for the diagnosis to try pairs of faults.

@@ -12,10 +12,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxlstm.check._verify import verify
-from jaxlstm.check.arguments import require_config
 from jaxlstm.check.port import PortError
 from jaxlstm.check.report.report import Report
-from jaxlstm.config import LSTMConfig
+from jaxlstm.config import LSTMConfig, require_config
 
 
 def verify_cell(

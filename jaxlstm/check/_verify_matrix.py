@@ -13,7 +13,6 @@ import numpy as np
 from jaxlstm._shared.progress import Progress
 from jaxlstm.check.arguments import (
     REFERENCES,
-    require_config,
     require_dtype,
     require_params,
     require_precision,
@@ -27,7 +26,7 @@ from jaxlstm.check.report.data import Item
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.summary import notes
 from jaxlstm.check.verification import Verification
-from jaxlstm.config import LSTMConfig
+from jaxlstm.config import LSTMConfig, require_config
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 MODES = ("jit", "no jit")

@@ -20,15 +20,6 @@ from jaxlstm.precision import DTYPES
 REFERENCES = ("torch", "oracle")
 
 
-def require_config(config: Any) -> LSTMConfig:
-    """Return the config, or raise TypeError."""
-    if not isinstance(config, LSTMConfig):
-        raise TypeError(
-            f"config must be an LSTMConfig or LSTMCellConfig, got {type(config).__name__}"
-        )
-    return config
-
-
 def require_seed(seed: int) -> int:
     """Return the seed, or raise ValueError if NumPy's generators reject it."""
     if seed < 0:

@@ -19,7 +19,7 @@ from jaxlstm.check.reference import torch_runner
 def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
     """Return names and values, read back from the libraries.
 
-    ``jax_default_matmul_precision`` is the caller's setting. ``jax matmul precision`` is in force during the
+    ``jax_default_matmul_precision`` is the caller's setting. ``jax matmul precision`` applies during the
     check.
     """
     config: Any = jax.config

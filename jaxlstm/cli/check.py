@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxlstm._shared.atomic import write_atomically
 from jaxlstm._shared.progress import Progress, progress_bar
 from jaxlstm.cli.devices import require_device
-from jaxlstm.cli.load_port import load_port
+from jaxlstm.cli.load_port import load_port, port_files
 from jaxlstm.cli.merged import command_line, merge_reports
+from jaxlstm.cli.output import checkpoint_files, require_not_input
 from jaxlstm.cli.selection import add_selection, load_selected
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a verdict for each backend and dtype. Return 0 if all hold, else 1."""
     if args.report:
-        _require_writable(args.report)
+        _require_writable(args.report, [*checkpoint_files(args.checkpoint), *port_files(args.port)])
     params, config = load_selected(args)
     port = load_port(args.port) if args.port else None
     devices, absent = _devices(args.backend)
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 reports[backend, dtype] = dataclasses.replace(report, again=again)
     if args.report:
         whole = merge_reports(args, config, reports, dict.fromkeys(absent, NOT_RUN))
-        Path(args.report).write_text(whole.to_html(), encoding="utf-8")
+        write_atomically(Path(args.report), [whole.to_html().encode()])
     if args.json:
         print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
     else:
@@ -89,11 +91,20 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(report.ok for report in reports.values()) else 1
 
 
-def _require_writable(path: str) -> None:
-    if not Path(path).parent.is_dir():
-        raise ValueError(f"--report {path}: its folder does not exist")
-    if Path(path).is_dir():
-        raise ValueError(f"--report {path}: is a folder, expected a file")
+def _require_writable(report: str, inputs: list[Path]) -> None:
+    """Raise if the page cannot be written, or would replace an input or a file that is not a report."""
+    from jaxlstm.check.report.html import PAGE_START
+
+    path = Path(report)
+    require_not_input(path, inputs, option="--report")
+    if not path.parent.is_dir():
+        raise ValueError(f"--report {report}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise ValueError(f"--report {report} is a folder, expected a file")
+    if path.exists() and not path.read_bytes().startswith(PAGE_START.encode()):
+        raise ValueError(
+            f"--report {report} exists and is not a page of jaxlstm check; choose another path"
+        )
 
 
 def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:

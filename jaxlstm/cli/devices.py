@@ -16,4 +16,6 @@ def require_device(option: str, platform: str | None) -> Any:
     try:
         return jax.devices(platform)[0]
     except RuntimeError as error:  # JAX raises it for a platform without devices.
-        raise ValueError(f"{option} {platform}: JAX finds no such device") from error
+        raise ValueError(
+            f"{option} {platform}: JAX finds no such device, only {jax.default_backend()}"
+        ) from error

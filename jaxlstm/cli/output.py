@@ -37,6 +37,8 @@ def require_not_input(
     Raises:
       ValueError: the output is or would destroy an input.
     """
+    if not os.fspath(output):
+        raise ValueError(f"{option} must be a path, got an empty string")
     output = Path(output)
     for source in map(Path, inputs):
         if not source.exists():

@@ -175,7 +175,9 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
     try:
         exported = jax.export.deserialize(bytearray(data))
     except (ValueError, TypeError, IndexError, KeyError, AssertionError, struct.error) as error:
-        raise ValueError(f"{path} is not a jax.export artifact: {error}") from error
+        raise ValueError(
+            f"{path} is not a jax.export artifact; pass a file that 'jaxlstm export' wrote"
+        ) from error
     if len(exported.in_avals) < 3 or any(a.ndim != 3 for a in exported.in_avals[-3:]):
         raise ValueError(f"{path} is not an LSTM artifact: its arguments are {exported.in_avals}")
     if len(exported.in_avals) == 3:

@@ -38,7 +38,7 @@ def test_inputs_and_options(refuse: Refuse, tmp_path: Path) -> None:
     for source, output, options, message in (
         ("missing.npz", "y.npz", (), "no such file"),
         ("wide.npz", "y.npz", (), "s0 is float64 and the LSTM is float32; --cast"),
-        ("flat.npz", "y.npz", (), "x must have shape (time, 5), got (5,)"),
+        ("flat.npz", "y.npz", (), "x must have shape (time, 5) and at least one step, got (5,)"),
         ("empty.npz", "y.npz", (), "has no sequences"),
         ("objects.npz", "y.npz", (), "x is not an array of numbers"),
         ("x.npz", "y.npy", (), "the suffix must be .npz or .safetensors or .parquet"),
@@ -169,3 +169,33 @@ def test_columns_of_parquet(refuse: Refuse, checkpoint: Path, tmp_path: Path) ->
     parquet.write_table(pyarrow.table({"inputs": pyarrow.array([x.tolist()], steps)}), source)
     assert run(checkpoint, source, output) == 0
     assert_outputs("0", np.load(output)["0"], x)
+
+
+def test_existing_output(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An existing output is replaced with --overwrite only."""
+    np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
+    output = tmp_path / "y.npz"
+    output.write_bytes(b"something else")
+    assert run(checkpoint, tmp_path / "x.npz", output) == 2
+    assert f"-o {output} exists" in capsys.readouterr().err
+    assert output.read_bytes() == b"something else"
+    assert run(checkpoint, tmp_path / "x.npz", output, "--overwrite") == 0
+    assert np.load(output).files
+
+
+@pytest.mark.parametrize("option", [(), ("--overwrite",)])
+def test_foreign_folder_of_parts(
+    option: tuple[str, ...],
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A file of the user in OUT.parts, such as the input, is not removed with the parts."""
+    folder = tmp_path / "y.npz.parts"
+    folder.mkdir()
+    np.savez(folder / "x.npz", **sequences())  # type: ignore[arg-type]
+    assert run(checkpoint, folder / "x.npz", tmp_path / "y.npz", *option) == 2
+    assert "contains x.npz; move it" in capsys.readouterr().err
+    assert np.load(folder / "x.npz").files

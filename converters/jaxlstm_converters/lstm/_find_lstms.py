@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.config_json import METADATA_KEY, saved_config
 from jaxlstm.params import shape_mismatches
+from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm.fold import fold
 from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind
 
 
-def find_lstms(state_dict: Mapping[str, Any]) -> dict[str, LSTMConfig]:
-    """Return prefix -> config for every LSTM and LSTMCell in a state dict, in the order of the state dict.
+def find_lstms(
+    state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str],
+) -> dict[str, LSTMConfig]:
+    """Return prefix -> config for every LSTM and LSTMCell in a state dict or file, in its order.
 
     An LSTMCell has an :class:`jaxlstm.LSTMCellConfig`. A state dict does not record ``batch_first`` and
     ``dropout``. They are set if the checkpoint records them (``Checkpoint.hints``), and have torch's
     defaults otherwise.
 
     Args:
-      state_dict: name -> any object with a ``shape``; only the shapes are read.
+      state_dict_or_path: name -> any object with a ``shape``, of which only the shapes are read, or the path
+        of a checkpoint for ``read_checkpoint``.
 
     Raises:
       ValueError: an LSTM has missing, unexpected or misshapen tensors. The message names all of them.
     """
-    found = survey(state_dict)
+    if isinstance(state_dict_or_path, Mapping):
+        found = survey(state_dict_or_path)
+    else:
+        found = survey(read_checkpoint(state_dict_or_path))
     for problem in found.broken.values():
         raise ValueError(problem)
     return found.lstms

@@ -41,13 +41,14 @@ def from_torch(
       TypeError: the argument is neither a module nor a mapping, or a parameter is float64 while JAX's
         64-bit mode is off.
     """
-    from jaxlstm.precision import as_float_array
+    from jaxlstm.precision import as_float_array, require_dtype
 
     state_dict, hints = _state_dict_and_hints(module_or_state_dict)
     arrays, config = select_lstm(
         state_dict, prefix=prefix, batch_first=batch_first, dropout=dropout, hints=hints
     )
     if dtype is not None:
+        dtype = require_dtype("dtype", dtype)
         arrays = {name: array.astype(dtype) for name, array in arrays.items()}
     return {name: as_float_array(name, array) for name, array in arrays.items()}, config
 

@@ -1,1 +1,1 @@
-"""The catalogue of faults that ports have had. Each fault replaces one part of the oracle."""
+"""The catalogue of known faults of ports. Each fault replaces one part of the oracle."""

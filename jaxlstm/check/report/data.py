@@ -71,7 +71,7 @@ class ReportData:
       diagnosis: explanations of a failure, the most likely first.
       notes: facts that limit the verdict, such as tolerances set by the caller.
       settings: the arguments of the check.
-      environment: the versions, device and precision in force.
+      environment: the versions, device and precision of the check.
       heatmaps: the errors over time and units.
       again: the call or command that repeats the check.
       difference: the first step at which the port differs from the oracle, or None.

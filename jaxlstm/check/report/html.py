@@ -11,6 +11,11 @@ from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.format import format_number
 from jaxlstm.check.report.heatmap import heatmap_svg
 
+PAGE_START = (
+    '<!doctype html>\n<html lang="en"><head><meta name="generator" content="jaxlstm check">'
+)
+"""Start of every page, by which the command ``check`` recognizes a page that it may replace."""
+
 _STYLE = """
 :root { color-scheme: light dark; --ok: #1a7f37; --bad: #b3261e; --none: #666; --line: #8884;
   --card: #8881; --paper: #fff; --ink: #1b1b1b; }
@@ -77,7 +82,7 @@ def html_page(report: ReportData) -> str:
         "</div>",
     ]
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'{PAGE_START}<meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(report.verdict)}</title><style>{_STYLE}</style></head>"
         f'<body><main class="{status}">\n'

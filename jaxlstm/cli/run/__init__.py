@@ -42,6 +42,7 @@ def add_parser(commands: Any) -> None:
         help="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; it must not be an "
         "input",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument(
         "--prefix",
         help="the LSTM to use, as listed by 'jaxlstm inspect'; required if there are several",
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         sequences = open_sequences(source, args.column, config.input_size)
     count = len(long) if sequences is None else len(sequences)  # type: ignore[arg-type]
     if not count:
-        raise ValueError(f"{source} has no sequences")
+        raise ValueError(f"--input {source} has no sequences")
     compiled = runner.compile(
         params, config, max_length=MAX_LENGTH, max_batch=batch_size, dtype=args.dtype
     )
@@ -95,7 +96,9 @@ def run(args: argparse.Namespace) -> int:
     if sequences is not None and args.states and output.suffix != ".parquet":
         results.check_names(sequences.names)
     start = time.perf_counter()
-    with job.Job(output, _identity(args, params, config, source)).opened() as current:
+    parts = job.Job(output, _identity(args, params, config, source))
+    parts.require_replaceable(overwrite=args.overwrite)
+    with parts.opened() as current:
         with progress_bar() as bar:
             if sequences is None:
                 job.run_long(current, compiled, long, args.cast, bar)  # type: ignore[arg-type]

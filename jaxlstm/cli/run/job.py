@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ from jaxlstm_converters.checkpoint import read_checkpoint
 PART_STEPS = 1 << 16
 """A part ends with the sequence that brings it to this number of time steps."""
 
+_JOB_FILE = re.compile(r"lock|job\.json|whole\.\w+|part-\d+\.safetensors|\.(job|part)[^/]*\.tmp")
+
 Part = dict[str, np.ndarray]
 
 
@@ -46,6 +49,24 @@ class Job:
         self.folder = output.with_name(output.name + ".parts")
         self._identity = json.dumps(identity, indent=2, sort_keys=True)
         self._identity_file = self.folder / "job.json"
+
+    def require_replaceable(self, *, overwrite: bool) -> None:
+        """Raise if the job would replace a finished output, or remove a file that is not part of a job.
+
+        An output beside its folder of parts belongs to a job that was killed while it removed the parts.
+        """
+        if self.output.exists() and not self.folder.exists() and not overwrite:
+            raise FileExistsError(
+                f"-o {self.output} exists; choose another path, or pass --overwrite to replace it"
+            )
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if not _JOB_FILE.fullmatch(path.name):
+                raise FileExistsError(
+                    f"-o {self.output}: the folder {self.folder}, which would hold the finished parts, "
+                    f"contains {path.name}; move it, or choose another path"
+                )
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Job]:
@@ -173,7 +194,9 @@ def _checked_array(name: str, array: np.ndarray, runner: Runner, cast: bool) -> 
     """Check the shape and dtype of an array, and cast it if ``cast`` allows it."""
     features = runner.config.input_size
     if array.ndim != 2 or array.shape[1] != features or not len(array):
-        raise ValueError(f"{name} must have shape (time, {features}), got {array.shape}")
+        raise ValueError(
+            f"{name} must have shape (time, {features}) and at least one step, got {array.shape}"
+        )
     dtype = array.dtype.newbyteorder("=")
     if not any(jax.numpy.issubdtype(dtype, kind) for kind in (np.floating, np.integer)):
         raise ValueError(f"{name} must hold real numbers, got {dtype}")
