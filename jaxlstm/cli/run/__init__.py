@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jaxlstm._shared.atomic import require_replaceable
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cli.output import checkpoint_files, require_not_input
 from jaxlstm.cli.selection import load_selected
@@ -63,6 +64,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--column", default="inputs", help="the column of a parquet file (default: inputs)"
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace OUT even if it exists and 'jaxlstm run' did not write it",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run, batch_first=None, dropout=None)
 
@@ -75,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
     from jaxlstm.inference.arguments import positive, time_major
 
     source, output = Path(args.input), Path(args.output)
-    require_not_input(output, [source, *checkpoint_files(args.checkpoint)])
+    for written in (output, job.parts_folder(output)):
+        require_not_input(written, [source, *checkpoint_files(args.checkpoint)])
     params, config = load_selected(args)
     config = time_major(config)
     batch_size = positive("--batch-size", args.batch_size)
@@ -92,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         params, config, max_length=MAX_LENGTH, max_batch=batch_size, dtype=args.dtype
     )
     results.check_output(output, source, long is not None, args.states, compiled.dtype)
+    require_replaceable(output, overwrite=args.overwrite, is_ours=results.is_output)
     if sequences is not None and args.states and output.suffix != ".parquet":
         results.check_names(sequences.names)
     start = time.perf_counter()
