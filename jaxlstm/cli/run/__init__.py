@@ -38,10 +38,6 @@ def add_parser(commands: Any) -> None:
         "features), or (time, features) for one long sequence; .parquet with a column of lists",
     )
     parser.add_argument(
-        "--prefix",
-        help="the LSTM to use, as listed by 'jaxlstm inspect'; required if there are several",
-    )
-    parser.add_argument(
         "--batch-size",
         type=int,
         default=32,
