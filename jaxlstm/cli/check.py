@@ -36,6 +36,7 @@ def add_parser(commands: Any) -> None:
         help="compare jitted JAX with torch on a checkpoint",
         description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
         "gradient, on inputs chosen to reveal faults. Exit status 0: they match; 1: they do not.",
+        overwrite=True,
     )
     add_unrecorded(parser)
     parser.add_argument(
@@ -62,11 +63,6 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
     parser.add_argument("--report", metavar="FILE.html", help="also write an HTML page")
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="let --report replace a file that jaxlstm did not write",
-    )
 
 
 def run(args: argparse.Namespace) -> int:

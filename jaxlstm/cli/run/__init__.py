@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
         description="Run one LSTM of a PyTorch checkpoint over the sequences of a file. Finished parts are "
         "stored in OUT.parts. After a kill, the same command resumes and writes the same output. "
         "Exit status: 0 for success, 2 for bad input.",
+        overwrite=True,
         output="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; it must not be "
         "an input",
     )
@@ -54,11 +55,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--states", action="store_true", help="also write h_n and c_n")
     parser.add_argument(
         "--column", default="inputs", help="the column of a parquet file (default: inputs)"
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace OUT even if it exists and 'jaxlstm run' did not write it",
     )
 
 
