@@ -85,7 +85,7 @@ DYNAMIC_IMPORTS = {
     "jaxlstm",  # public names, listed under TYPE_CHECKING too
     "jaxlstm.check",  # the same
     "jaxlstm.cli.load_port",  # a module of the user
-    "jaxlstm_converters.write.flax_files",  # import_optional
+    "jaxlstm._shared.optional",  # import_optional
 }
 IMPORTERS = ("import_module", "import_optional", "__import__")
 

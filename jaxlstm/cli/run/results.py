@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run.job import Job
-from jaxlstm.cli.run.sequences import import_parquet
 from jaxlstm_converters.checkpoint import read_checkpoint
 
 NAMED = (".npz", ".safetensors", ".parquet")
@@ -54,7 +54,7 @@ def check_output(path: Path, source: Path, long: bool, states: bool, dtype: Any)
     if path.is_dir():
         raise IsADirectoryError(f"-o {path} is a folder; choose another path")
     if path.suffix == ".parquet":
-        import_parquet()
+        import_optional("pyarrow.parquet", "parquet")
 
 
 def is_output(path: Path) -> bool:
@@ -68,7 +68,9 @@ def is_output(path: Path) -> bool:
             with zipfile.ZipFile(path) as archive:
                 return archive.comment == WRITER.encode()
         if path.suffix == ".parquet":
-            metadata = import_parquet().read_schema(path).metadata or {}
+            metadata = (
+                import_optional("pyarrow.parquet", "parquet").read_schema(path).metadata or {}
+            )
             return metadata.get(b"writer") == WRITER.encode()
         return read_checkpoint(path).metadata.get("writer") == WRITER
     except (OSError, ValueError, zipfile.BadZipFile):
@@ -189,7 +191,9 @@ def _write_parquet(path: Path, job: Job, states: bool) -> None:
         for leaf in leaves:
             columns[leaf] = [np.asarray(part[f"{index}.{leaf}"]).ravel() for index in rows]
         table = pyarrow.table(columns, metadata={"writer": WRITER})
-        writer = writer or import_parquet().ParquetWriter(path, table.schema)
+        writer = writer or import_optional("pyarrow.parquet", "parquet").ParquetWriter(
+            path, table.schema
+        )
         writer.write_table(table)
     if writer is not None:
         writer.close()

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from jaxlstm import LSTMConfig, param_shapes, to_torch
+from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm_converters.lstm._from_torch import from_torch
 from jaxlstm_converters.lstm._to_torch import StateArray
-from jaxlstm_converters.lstm.arrays import as_numpy
 from jaxlstm_converters.lstm.fold import WeightNorm
 from jaxlstm_converters.lstm.select import select_lstm
 
