@@ -141,7 +141,9 @@ def keep(seed: int, report: Report, folder: Path) -> None:
         case = mutant(seed, indices[0])
         case.write(place)
         record = {"finding": finding, "seed": case.seed, "open": case.opened, "crc": case.check_crc}
-        (place / "finding.json").write_text(json.dumps(record | {"indices": indices[:20]}, indent=1))
+        (place / "finding.json").write_text(
+            json.dumps(record | {"indices": indices[:20]}, indent=1)
+        )
 
 
 def main() -> int:
