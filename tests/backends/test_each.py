@@ -13,7 +13,9 @@ from tests.support import each_backend
 
 
 def rows(monkeypatch: pytest.MonkeyPatch, present: tuple[str, ...]) -> dict[str, Any]:
-    monkeypatch.setattr(each_backend, "absence", lambda name: "" if name in present else f"no {name}")
+    monkeypatch.setattr(
+        each_backend, "absence", lambda name: "" if name in present else f"no {name}"
+    )
     mark = each_backend.on_each_backend("n", [1, 2, 3], on_cpu=[2])
     return {row.id: ([m.name for m in row.marks], row.values) for row in mark.args[1]}
 

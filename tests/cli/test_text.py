@@ -21,9 +21,7 @@ class Screen(io.StringIO):
 
 
 @pytest.mark.parametrize("rich", ["with rich", "without"])
-def test_a_progress_bar_is_removed_at_the_end(
-    rich: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_progress_bar_is_removed_at_the_end(rich: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if rich == "without":
         monkeypatch.setitem(sys.modules, "rich.progress", None)
     monkeypatch.setenv("TERM", "xterm")

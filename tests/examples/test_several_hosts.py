@@ -77,7 +77,9 @@ def test_a_killed_process_ends_the_other(dead: int) -> None:
     _, errors = both[1 - dead].communicate(timeout=120)
     both[dead].communicate(timeout=60)
     assert both[1 - dead].returncode != 0
-    assert re.search("another task died|no response from the others in step", errors), errors[-3000:]
+    assert re.search("another task died|no response from the others in step", errors), errors[
+        -3000:
+    ]
 
 
 def test_missing_process_is_reported() -> None:

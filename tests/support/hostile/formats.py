@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.checkpoints.assemble import WEIGHT
-from tests.support.checkpoints.case import Case
-
-GOOD = {"w": WEIGHT}
+from tests.support.checkpoints.assemble import GOOD, WEIGHT
+from tests.support.checkpoints.case import Case, table
+from tools.fuzz.protobuf import varint
 
 
 def cases() -> Iterator[Case]:
@@ -32,6 +31,13 @@ def safetensors(header: Any, data: bytes = WEIGHT.tobytes(), length: int | None 
 
 def entry(shape: Any = (2, 2), offsets: Any = (0, 16), dtype: Any = "F32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+def field(number: int, value: bytes | int) -> bytes:
+    """Return a field of a protobuf message."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def _safetensors() -> Iterator[Case]:
@@ -57,9 +63,8 @@ def _safetensors() -> Iterator[Case]:
         "bytes after": (good, 17),
         "bytes missing": (good, 15),
     }
-    codes = ("safetensors-layout", "trailing-bytes", "truncated")
-    for label, (header, size) in layouts.items():
-        yield Case(34, f"safetensors {label}", safetensors(header, bytes(size)), codes)
+    files = {label: safetensors(header, bytes(size)) for label, (header, size) in layouts.items()}
+    yield from table(34, "safetensors", files, "safetensors-layout", "trailing-bytes", "truncated")
     for label, shape in {
         "2^33 x 2^31": (1 << 33, 1 << 31),
         "0 x 2^60": (0, 1 << 60),
@@ -135,9 +140,8 @@ def _numpy() -> Iterator[Case]:
         "version 9": (b"NUMPY\x01", b"NUMPY\x09"),
         "code after": (b"}", b";"),
     }
-    codes = ("numpy-header", "tensor-bounds", "storage-size")
-    for label, (old, new) in edits.items():
-        yield Case(20, f"npy {label}", good.replace(old, new), codes)
+    files = {label: good.replace(*edit) for label, edit in edits.items()}
+    yield from table(20, "npy", files, "numpy-header", "tensor-bounds", "storage-size")
     yield Case(20, "npy cut", good[:-1], ("tensor-bounds", "storage-size"))
     yield Case(20, "npy bytes after", good + b"x", ("storage-size",))
     yield Case(8, "npy header of 4 GiB", b"\x93NUMPY\x02\x00\xff\xff\xff\xff", ("numpy-header",))
@@ -155,12 +159,6 @@ def _numpy() -> Iterator[Case]:
 
 def _onnx() -> Iterator[Case]:
     """Cases 8, 10, 19 and 26 in ONNX's wire format."""
-
-    def field(number: int, value: bytes | int) -> bytes:
-        if isinstance(value, int):
-            return _varint(number << 3) + _varint(value)
-        return _varint(number << 3 | 2) + _varint(len(value)) + value
-
     head = field(1, 8) + field(2, b"x")
     dims = field(1, 2) * 2
     data = WEIGHT.tobytes()
@@ -174,11 +172,10 @@ def _onnx() -> Iterator[Case]:
         "size -1": tensor.replace(dims, field(1, (1 << 64) - 1) + field(1, 2)),
         "size 2^62": tensor.replace(dims, field(1, 1 << 62)),
     }
-    codes = ("tensor-bounds", "tensor-shape", "storage-size")
-    for label, made in bad.items():
-        yield Case(19, f"ONNX {label}", head + field(7, field(5, made)), codes)
+    files = {label: head + field(7, field(5, made)) for label, made in bad.items()}
+    yield from table(19, "ONNX", files, "tensor-bounds", "tensor-shape", "storage-size")
     wrong = {
-        "length 2^60": head + b"\x3a" + _varint(1 << 60),
+        "length 2^60": head + b"\x3a" + varint(1 << 60),
         "number without end": head + b"\x3a" + b"\xff" * 20,
         "field 0": head + b"\x02\x00",
         "wire type 3": head + b"\x0b",
@@ -187,19 +184,10 @@ def _onnx() -> Iterator[Case]:
         "cut": (head + field(7, field(5, tensor)))[:-3],
         "name is no text": head + field(7, field(5, tensor.replace(b"\x42\x01w", b"\x42\x01\xff"))),
     }
-    for label, file in wrong.items():
-        yield Case(8, f"ONNX {label}", file, ("onnx-malformed",))
+    yield from table(8, "ONNX", wrong, "onnx-malformed")
     many = head + field(7, field(1, b"") * 1_000_000)
     yield Case(9, "ONNX 1,000,000 nodes", many, ("onnx-malformed",))
     graph = b""
     for _ in range(200):
         graph = field(1, field(4, b"If") + field(5, field(1, b"g") + field(6, graph)))
     yield Case(10, "ONNX graphs 200 deep", head + field(7, graph), ("onnx-malformed",))
-
-
-def _varint(value: int) -> bytes:
-    raw = bytearray()
-    while value > 0x7F:
-        raw.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*raw, value])
