@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,32 +12,7 @@ import torch
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
 from tests.support.checkpoints.tar_files import write_tar
-from tests.support.checkpoints.tensors import DTYPES, random_tensor
-from tests.support.checkpoints.trees import TREES
 from tests.support.wheels import fetch_pinned
-
-
-def check(path: Path, saved: Any, **options: Any) -> None:
-    """Compare with the saved values: torch cannot load its own legacy files of uint16 or float8."""
-    torch.save(saved, path, _use_new_zipfile_serialization=False, **options)
-    ours = read_checkpoint(path)
-    assert_same_checkpoint(ours, flattened(saved))
-    assert ours.container == "torch legacy"
-
-
-@pytest.mark.parametrize("tree", TREES)
-def test_trees(tmp_path: Path, tree: str) -> None:
-    check(tmp_path / "a.pt", TREES[tree]())
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_protocols(tmp_path: Path, protocol: int) -> None:
-    check(tmp_path / "a.pt", TREES["state_dict"](), pickle_protocol=protocol)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_dtypes(tmp_path: Path, dtype: str) -> None:
-    check(tmp_path / "a.pt", {"a": random_tensor(dtype, (5, 3)), "b": random_tensor(dtype, (), 1)})
 
 
 def test_module_with_its_source(tmp_path: Path) -> None:
