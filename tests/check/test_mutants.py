@@ -15,6 +15,7 @@ from jaxlstm.check import verify
 from jaxlstm.check.criteria import semantics
 from jaxlstm.check.diagnosis.explain import explain
 from jaxlstm.check.port import Port
+from jaxlstm.check.reference.cases import make_case
 from jaxlstm.check.reference.results import Evidence
 from jaxlstm.config import LSTMConfig
 from tests.support import right_ports
@@ -83,7 +84,7 @@ def test_faults_with_trained_weights():
     for bugs in MUTANTS:
         if NEEDS_PROJECTION & set(bugs) or {"state stride", "batch first"} & set(bugs):
             continue
-        case = cases.make_case("shows", config, rng, time=7, batch=3, ragged=True)
+        case = make_case("shows", config, rng, time=7, batch=3, ragged=True)
         right = Port.of(WrongPort(config)).run(params, case, np.float64)
         wrong = Port.of(WrongPort(config, *bugs)).run(params, case, np.float64)
         pairs = zip(right.leaves(), wrong.leaves(), strict=True)

@@ -115,7 +115,7 @@ def test_faults_are_detected() -> None:
         assert [i for text, i in found.items() if start in text] == [[index]], (start, found)
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.id)
 def test_found(tmp_path: Path, child: Child, case: Case) -> None:
     """A finding is refused with its code or read correctly, within the limits of the hostile corpus."""
     assert_outcome(child.ask(case.create(tmp_path), case.options), case)

@@ -41,48 +41,60 @@ def field(number: int, value: bytes | int) -> bytes:
 
 
 def _safetensors() -> Iterator[Case]:
-    """Cases 33 to 35; test_safetensors.py has more."""
+    """Cases 33 to 35 and 39."""
     good = {"w": entry()}
     yield Case(0, "safetensors as it should be", safetensors(good), tensors=GOOD)
-    twice = json.dumps(good)[:-1].encode()
-    for label, second in {"same": b"F32", "other dtype": b"I32"}.items():
-        raw = twice + b"," + json.dumps(good)[1:].encode().replace(b"F32", second)
-        yield Case(33, f"safetensors key twice, {label}", safetensors(raw), ("duplicate-key",))
     nan = np.full((2, 2), np.nan, "<f4")
-    yield Case(
-        39, "safetensors NaN", safetensors(good, nan.tobytes()), tensors={"w": nan}, warns=True
-    )
-    for length in (1 << 63, (1 << 64) - 1, 1 << 40, 200_000_000):
-        file = safetensors(good, length=length)
-        yield Case(34, f"safetensors header of {length}", file, ("unknown-format",))
-    layouts: dict[str, tuple[dict[str, Any], int]] = {
-        "overlap": ({"w": entry(), "v": entry(offsets=(8, 24))}, 24),
-        "same bytes": ({"w": entry(), "v": entry()}, 16),
-        "hole": ({"w": entry(), "v": entry(offsets=(20, 36))}, 36),
-        "hole before": ({"w": entry(offsets=(4, 20))}, 20),
-        "bytes after": (good, 17),
-        "bytes missing": (good, 15),
+    file = safetensors(good, nan.tobytes())
+    yield Case(39, "safetensors NaN", file, tensors={"w": nan}, warns=True)
+    once = json.dumps(good).encode()
+    other = once.replace(b"F32", b"I32")
+    inner = once.replace(b'"shape"', b'"dtype": "I32", "shape"')
+    twice = {
+        "same": once[:-1] + b"," + once[1:],
+        "other dtype": once[:-1] + b"," + other[1:],
+        "within an entry": inner,
     }
-    files = {label: safetensors(header, bytes(size)) for label, (header, size) in layouts.items()}
-    yield from table(34, "safetensors", files, "safetensors-layout", "trailing-bytes", "truncated")
-    for label, shape in {
-        "2^33 x 2^31": (1 << 33, 1 << 31),
-        "0 x 2^60": (0, 1 << 60),
-        "2^64": (1 << 64,),
-        "65 dimensions": (1,) * 65,
-    }.items():
-        offsets = (0, 0) if 0 in shape else (0, 16)
-        file = safetensors({"w": entry(shape, offsets)}, bytes(offsets[1]))
-        codes = ("tensor-shape", "tensor-bounds", "storage-size")
-        yield Case(35, f"safetensors {label}", file, codes)
-    deep = b'{"w":' + b"[" * 1_000_000
-    yield Case(34, "safetensors 1,000,000 brackets", safetensors(deep), ("safetensors-header",))
-    many = b"{" + b",".join(
+    files = {label: safetensors(header) for label, header in twice.items()}
+    yield from table(33, "safetensors key twice,", files, "duplicate-key")
+    lengths = (1 << 63, (1 << 64) - 1, 1 << 40, 200_000_000)
+    files = {str(length): safetensors(good, length=length) for length in lengths}
+    yield from table(34, "safetensors header of", files, "unknown-format")
+    layout, header = "safetensors-layout", "safetensors-header"
+    many = b",".join(
         b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(150_000)
     )
-    yield Case(
-        34, "safetensors 150,000 tensors", safetensors(many + b"}", b""), ("safetensors-header",)
-    )
+    headers: dict[str, tuple[int, Any, int, str]] = {
+        "overlap": (34, {"w": entry(), "v": entry(offsets=(8, 24))}, 24, layout),
+        "same bytes": (34, {"w": entry(), "v": entry()}, 16, layout),
+        "hole": (34, {"w": entry(), "v": entry(offsets=(20, 36))}, 36, layout),
+        "hole before": (34, {"w": entry(offsets=(4, 20))}, 20, layout),
+        "bytes after": (34, good, 17, "trailing-bytes"),
+        "bytes missing": (34, good, 15, "truncated"),
+        "backwards": (34, {"w": entry(offsets=(16, 0))}, 16, header),
+        "no offsets": (34, {"w": {"dtype": "F32", "shape": [2]}}, 8, header),
+        "more keys": (34, {"w": entry() | {"x": 1}}, 16, header),
+        "metadata": (34, {"__metadata__": {"a": 1}, "w": entry()}, 16, header),
+        "list": (34, [1, 2], 0, "unknown-format"),
+        "not JSON": (34, b"{'w': 1}", 0, header),
+        "constant NaN": (34, b'{"w": NaN}', 0, header),
+        "not UTF-8": (34, b'{"\xff": 1}', 0, header),
+        "long number": (34, b'{"w":' + b"9" * 10_000 + b"}", 0, header),
+        "1,000,000 brackets": (34, b'{"w":' + b"[" * 1_000_000, 16, header),
+        "150,000 tensors": (34, b"{" + many + b"}", 0, header),
+        "2^33 x 2^31": (35, {"w": entry((1 << 33, 1 << 31))}, 16, "tensor-bounds"),
+        "0 x 2^60": (35, {"w": entry((0, 1 << 60), (0, 0))}, 0, "tensor-shape"),
+        "2^64": (35, {"w": entry((1 << 64,))}, 16, "tensor-bounds"),
+        "65 dimensions": (35, {"w": entry((1,) * 65)}, 16, "tensor-shape"),
+        "more rows": (35, {"w": entry((3, 2))}, 16, "tensor-bounds"),
+        "fewer rows": (35, {"w": entry((1, 2))}, 16, "storage-size"),
+        "size -2": (35, {"w": entry((-2, 2))}, 16, "tensor-shape"),
+        "size True": (35, {"w": entry((True, 4))}, 16, "tensor-shape"),
+        "size 2.0": (35, {"w": entry((2.0, 2))}, 16, header),
+        "dtype F4": (35, {"w": entry(dtype="F4")}, 16, "unsupported-tensor"),
+    }
+    for label, (number, made, size, code) in headers.items():
+        yield Case(number, f"safetensors {label}", safetensors(made, bytes(size)), (code,))
 
 
 def _shards() -> Iterator[Case]:
@@ -104,7 +116,17 @@ def _shards() -> Iterator[Case]:
 
     good = {"w": "a", "v": "b"}
     yield Case(0, "shards as they should be", write(good), tensors={"w": WEIGHT, "v": WEIGHT})
-    for path in ("../outside", "/etc/passwd", "..", "x/../../outside", "a\0", "..\\outside", ""):
+    for path in (
+        "../outside",
+        "/etc/passwd",
+        "..",
+        "x/../../outside",
+        "a\0",
+        "..\\outside",
+        "",
+        "a/b",
+        "a\\b",
+    ):
         yield Case(36, f"shards {path!r}", write({"w": path}), ("shard-path",))
     for link in ("../outside", "/etc/passwd", "..", "/dev/zero", "/proc/self/mem"):
         yield Case(36, f"shards link to {link}", write({"w": "link"}, link), ("shard-path",))
