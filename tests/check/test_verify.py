@@ -27,6 +27,10 @@ def own(x, state, lengths, *, params):
     return jaxlstm.lstm(params, x, state, seq_lengths=lengths, config=CONFIG)
 
 
+def check(port, **options):
+    return verify(port, PARAMS, CONFIG, gradients=False, **options)
+
+
 def status(report):
     return {item.name: item.status for item in report.items}
 
@@ -110,7 +114,7 @@ def test_nonfinite_weights_are_not_accused(value):
         against="oracle",
     )
     assert status(wrong)["step residual"] == "FAILED"
-    finite = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    finite = check(WrongPort(CONFIG), against="oracle")
     assert not finite.notes
 
 
@@ -147,7 +151,7 @@ def always_single(x, state, lengths, *, params):
 
 
 def test_float32_port_is_judged_in_float32():
-    report = verify(jax.jit(always_single), PARAMS, CONFIG, gradients=False)
+    report = check(jax.jit(always_single))
     assert report.ok, str(report)
     assert status(report)["float64 semantics"] == "untested"
     assert "returned float32 for float64 inputs" in str(report)
@@ -186,7 +190,7 @@ def test_port_that_raises():
             raise ValueError("one step is too few\nfor me")
         return WrongPort(CONFIG)(x, state, lengths, params=params)
 
-    report = verify(port, PARAMS, CONFIG, gradients=False)
+    report = check(port)
     item = {item.name: item for item in report.items}["runs"]
     assert item.ok is False
     line = port.__code__.co_firstlineno + 2
@@ -243,7 +247,7 @@ def test_batch_first_port_runs_in_the_checked_precision():
         seen.add(config.jax_default_matmul_precision)
         return WrongPort(CONFIG, "batch first")(x, state, lengths, params=params)
 
-    report = verify(port, PARAMS, CONFIG, gradients=False, precision="bfloat16", against="oracle")
+    report = check(port, precision="bfloat16", against="oracle")
     assert "the port is batch-first" in "; ".join(report.diagnosis)
     assert seen == {"bfloat16"}
 
@@ -252,7 +256,7 @@ def test_port_that_always_raises():
     def port(x, state, lengths, *, params):
         raise ValueError("not today")
 
-    report = verify(port, PARAMS, CONFIG, gradients=False)
+    report = check(port)
     assert status(report) == {"runs": "FAILED", "step residual": "FAILED"}
     assert report.diagnosis == ()
 
@@ -299,7 +303,7 @@ def test_exception_in_one_case(fail, last, message):
             fail()
         return WrongPort(CONFIG)(x, state, lengths, params=params)
 
-    report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
+    report = check(port, against="oracle", seconds=0)
     assert [item.name for item in report.failures] == ["runs"]
     line = (last or fail).__code__.co_firstlineno + 1
     detail = report.failures[0].detail
@@ -311,7 +315,7 @@ def test_malformed_results_have_no_explanation():
     def port(x, state, lengths, *, params):
         return np.ones((), x.dtype), (None, None)
 
-    report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
+    report = check(port, against="oracle", seconds=0)
     assert not report.ok
     assert [line for line in report.diagnosis if line.startswith("matches")] == []
 
@@ -322,7 +326,7 @@ class SingleSigmoid(WrongPort):
 
 
 def test_float32_function_within_float64_is_named():
-    report = verify(SingleSigmoid(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    report = check(SingleSigmoid(CONFIG), against="oracle")
     assert [item.name for item in report.failures] == ["float64 semantics against oracle"]
     assert "a part of the computation is in float32" in report.diagnosis[0]
     assert re.search("in [ifo], unit", report.diagnosis[1])
@@ -348,7 +352,7 @@ def changed(change):
     ids=["h_n", "c_n", "neither"],
 )
 def test_port_without_final_state(change):
-    report = verify(changed(change), PARAMS, CONFIG, gradients=False)
+    report = check(changed(change))
     assert report.ok, str(report)
     assert status(report)["step residual"] == "untested"
 
@@ -370,7 +374,7 @@ def test_port_without_final_state(change):
     ids=["shape", "dtype"],
 )
 def test_shape_and_dtype_are_reported(change, message, cause):
-    report = verify(changed(change), PARAMS, CONFIG, gradients=False)
+    report = check(changed(change))
     assert status(report)["shape and dtype"] == "FAILED"
     assert message in str(report)
     assert cause in "; ".join(report.diagnosis)
@@ -379,7 +383,7 @@ def test_shape_and_dtype_are_reported(change, message, cause):
 def test_oracle_judges_without_torch(monkeypatch):
     monkeypatch.setattr(torch_runner, "is_available", lambda: False)
     monkeypatch.setattr(torch_runner, "run", None)
-    report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False)
+    report = check(WrongPort(CONFIG))
     assert report.ok, str(report)
     assert "torch is not installed" in " ".join(report.notes)
     assert "torch" not in report.environment
@@ -390,20 +394,20 @@ def test_oracle_judges_without_torch(monkeypatch):
 
 @needs_torch
 def test_torch_only():
-    report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="torch")
+    report = check(WrongPort(CONFIG), against="torch")
     assert report.ok, str(report)
     assert "float64 semantics against oracle" not in status(report)
-    wrong = verify(WrongPort(CONFIG, "no c_0"), PARAMS, CONFIG, gradients=False, against="torch")
+    wrong = check(WrongPort(CONFIG, "no c_0"), against="torch")
     assert status(wrong)["float64 semantics against torch"] == "FAILED"
 
 
 def test_tolerances_replace_the_criteria():
     port = WrongPort(CONFIG, "bfloat16 weights")
-    loose = verify(port, PARAMS, CONFIG, gradients=False, rtol=1e-1, atol=1e-1)
+    loose = check(port, rtol=1e-1, atol=1e-1)
     assert loose.ok, str(loose)
     assert "tolerances set by the caller" in " ".join(loose.notes)
     assert "step residual" not in status(loose)
-    tight = verify(port, PARAMS, CONFIG, gradients=False, rtol=0.0, atol=1e-7)
+    tight = check(port, rtol=0.0, atol=1e-7)
     assert status(tight)["within the tolerance"] == "FAILED"
     assert "the weights are rounded to bfloat16" in "; ".join(tight.diagnosis)
     with pytest.raises(ValueError, match="without atol"):
@@ -450,14 +454,12 @@ def test_precision_applies_to_every_run(precision):
 
 @needs_torch
 def test_torchs_own_error_is_reported():
-    items = {
-        item.name: item for item in verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False).items
-    }
+    items = {item.name: item for item in check(WrongPort(CONFIG)).items}
     item = items["RMS error of results"]
     arrays = item.data["arrays"]
     assert {found["torch"] is None for found in arrays.values()} == {False}
     assert all(0 < found["torch"] < 1e-5 for found in arrays.values())
     assert "times the error of torch" in item.detail
-    alone = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    alone = check(WrongPort(CONFIG), against="oracle")
     items = {item.name: item for item in alone.items}
     assert "torch" not in items["RMS error of results"].detail

@@ -32,7 +32,7 @@ def configs(draw: st.DrawFn) -> LSTMConfig:
     return LSTMConfig(
         input_size=draw(st.integers(1, 3)),
         hidden_size=hidden_size,
-        num_layers=draw(st.integers(1, 3)),
+        num_layers=draw(st.integers(1, 2)),
         bias=draw(st.booleans()),
         batch_first=draw(st.booleans()),
         bidirectional=draw(st.booleans()),
