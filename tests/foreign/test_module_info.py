@@ -134,7 +134,7 @@ def test_packed(index: int) -> None:
     packed_class = torch.nn.utils.rnn.PackedSequence
     samples = [
         sample
-        for sample in samples_of(make, "nn.GRU", torch.float64, 48, **options)
+        for sample in samples_of(make, "nn.GRU", torch.float64, 32, **options)
         if isinstance(sample.forward_input.args[0], packed_class)
     ]
     assert len(samples) == 16

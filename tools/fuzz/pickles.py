@@ -8,7 +8,6 @@ import struct
 from collections.abc import Callable
 from functools import lru_cache
 from random import Random
-from typing import Any
 
 from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
 from tests.support.checkpoints.assemble import (
@@ -83,26 +82,27 @@ def _foreign_op(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
     ops[at : at + rng.randrange(2)] = [rng.choice(pool())]
 
 
-def _replace(rng: Random, ops: list[bytes], where: Any, new: Callable[[bytes], bytes]) -> None:
-    places = [at for at, op in enumerate(ops) if where(op)]
-    if places:
-        at = rng.choice(places)
-        ops[at] = new(ops[at])
-
-
 def _argument(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
     """Change the argument of an opcode."""
-    _replace(rng, ops, lambda op: len(op) > 1, lambda op: changed(rng, op, mutate))
+    _change_one(rng, ops, mutate, [at for at, op in enumerate(ops) if len(op) > 1])
 
 
 def _number(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
     """Change a size, stride, offset or number of elements."""
-    _replace(rng, ops, lambda op: op[:1] in INTEGERS, lambda op: changed(rng, op, mutate))
+    _change_one(rng, ops, mutate, [at for at, op in enumerate(ops) if op[:1] in INTEGERS])
+
+
+def _change_one(rng: Random, ops: list[bytes], mutate: Mutate, places: list[int]) -> None:
+    if places:
+        at = rng.choice(places)
+        ops[at] = changed(rng, ops[at], mutate)
 
 
 def _value(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
     """Replace a value by one of another kind that keeps the stack balanced."""
-    _replace(rng, ops, lambda op: op[:1] in VALUES, lambda op: value(rng))
+    places = [at for at, op in enumerate(ops) if op[:1] in VALUES]
+    if places:
+        ops[rng.choice(places)] = value(rng)
 
 
 _EDITS = (_order, _foreign_op, _argument, _argument, _number, _number, _value, _value)

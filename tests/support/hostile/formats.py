@@ -84,7 +84,7 @@ def _safetensors() -> Iterator[Case]:
         "150,000 tensors": (34, b"{" + many + b"}", 0, header),
         "2^33 x 2^31": (35, {"w": entry((1 << 33, 1 << 31))}, 16, "tensor-bounds"),
         "0 x 2^60": (35, {"w": entry((0, 1 << 60), (0, 0))}, 0, "tensor-shape"),
-        "2^64": (35, {"w": entry((1 << 64,))}, 16, "tensor-bounds"),
+        "2^64": (35, {"w": entry((1 << 64,))}, 16, "tensor-shape"),
         "65 dimensions": (35, {"w": entry((1,) * 65)}, 16, "tensor-shape"),
         "more rows": (35, {"w": entry((3, 2))}, 16, "tensor-bounds"),
         "fewer rows": (35, {"w": entry((1, 2))}, 16, "storage-size"),
