@@ -35,6 +35,10 @@ thorough = settings(
 )
 
 
+# Each example of these containers takes longer.
+half = settings(thorough, max_examples=EXAMPLES // 2)
+
+
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """A tensor and its content: dtype name, shape and bytes in row-major order."""
@@ -204,7 +208,7 @@ def test_trees(path: Path, zipped: bool, made: tuple[Any, dict[str, Leaf]], prot
     assert_same(ours, made[1])
 
 
-@thorough
+@half
 @given(modules(DTYPES), st.booleans())
 def test_whole_modules(path: Path, made: tuple[Net, dict[str, Leaf]], zipped: bool) -> None:
     torch.save(made[0], path, _use_new_zipfile_serialization=zipped)
@@ -217,7 +221,7 @@ SCRIPTED = [
 ]
 
 
-@thorough
+@half
 @pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")
 @given(modules(SCRIPTED))
 def test_torchscript(path: Path, made: tuple[Net, dict[str, Leaf]]) -> None:
