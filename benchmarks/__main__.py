@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +83,7 @@ def _measure(
                 rows.append(layer.measure(mode, size, makers, args.rounds, settings))
                 progress(number, len(sizes[mode]), f"{mode} {size.label}")
                 if args.json:
-                    text = json.dumps({**about, "results": rows}, indent=2)
-                    args.json.write_text(text + "\n", encoding="utf-8")
+                    report.write_json(args.json, {**about, "results": rows})
         of_mode = [row for row in rows if row["mode"] == mode]
         print(f"\n{mode}: ms (time / time of {layer.OWN})")
         print(report.mode_table(of_mode, names), *report.remarks(of_mode), sep="\n", flush=True)

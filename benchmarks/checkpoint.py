@@ -13,7 +13,6 @@ starts as a copy of this process, so this module imports neither numpy nor torch
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -202,9 +201,11 @@ def main() -> None:
         verdict = "holds" if numbers["measured"] <= numbers["at_most"] else "MISSED"
         print(f"{goal}: {numbers['measured']:.3g}, at most {numbers['at_most']:.3g}: {verdict}")
     if args.json:
+        # Imported after the measurements, because it imports numpy.
+        from benchmarks.report import write_json
+
         by_name = {name: cost._asdict() for name, cost in costs.items()}
-        text = json.dumps({**about, "goals": results, "results": by_name}, indent=2)
-        args.json.write_text(text + "\n", encoding="utf-8")
+        write_json(args.json, {**about, "goals": results, "results": by_name})
 
 
 if __name__ == "__main__":

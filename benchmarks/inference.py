@@ -10,7 +10,6 @@ that part. Leave the machine idle meanwhile.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import jaxlstm
 from benchmarks import machine, peers
 from benchmarks.problems import Size, make_problem
+from benchmarks.report import write_json
 
 BURST, ROUNDS = 100, 9
 STATEFUL = ("torch", "torch-compile", "onnxruntime", "openvino")
@@ -128,7 +128,7 @@ def main() -> None:
         for name, times in results[f"steps, H={size}"].items():
             print(f"H={size} {name}: p50 {times['p50']:.1f}, p99 {times['p99']:.1f}", flush=True)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, results)
 
 
 if __name__ == "__main__":

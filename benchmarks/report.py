@@ -1,9 +1,10 @@
-"""Results as text and as a bar chart."""
+"""Results as text, as JSON and as a bar chart."""
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,22 @@ def _draw(panel: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
     panel.invert_yaxis()
     if names:
         panel.legend(fontsize=7)
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a measurement with one line for each key and for each row of a table."""
+    path.write_text("{\n" + ",\n".join(_json_lines(document)) + "\n}\n", encoding="utf-8")
+
+
+def _json_lines(document: dict[str, Any]) -> Iterator[str]:
+    for key, value in document.items():
+        if isinstance(value, list):
+            rows = ",\n    ".join(map(json.dumps, value))
+            yield (
+                f"  {json.dumps(key)}: [\n    {rows}\n  ]" if value else f"  {json.dumps(key)}: []"
+            )
+        elif isinstance(value, dict) and any(isinstance(item, dict) for item in value.values()):
+            items = (f"{json.dumps(name)}: {json.dumps(item)}" for name, item in value.items())
+            yield f"  {json.dumps(key)}: {{\n    " + ",\n    ".join(items) + "\n  }"
+        else:
+            yield f"  {json.dumps(key)}: {json.dumps(value)}"

@@ -96,13 +96,17 @@ class LSTMCellConfig(LSTMConfig):
     proj_size: int = field(default=0, init=False, repr=False)
 
 
-def _positive_int(name: str, value: object) -> int:
+def _int(name: str, value: object) -> int:
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
             f"{name} must be an int, got {value!r} of type {type(value).__name__}"
         ) from None
+
+
+def _positive_int(name: str, value: object) -> int:
+    number = _int(name, value)
     if number <= 0:
         raise ValueError(f"{name} must be greater than zero, got {number}")
     return number
@@ -129,12 +133,7 @@ def _probability(name: str, value: object) -> float:
 
 
 def _projection(proj_size: object, hidden_size: int) -> int:
-    try:
-        number = operator.index(proj_size)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"proj_size must be an int, got {proj_size!r} of type {type(proj_size).__name__}"
-        ) from None
+    number = _int("proj_size", proj_size)
     if number < 0:
         raise ValueError(f"proj_size must be positive, or zero for no projection; got {number}")
     if number >= hidden_size:

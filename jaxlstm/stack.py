@@ -7,7 +7,7 @@ are stacked in torch's order: layer 0 forward, layer 0 reverse, layer 1 forward,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,37 +26,10 @@ BetweenLayers = Callable[[int, jax.Array], jax.Array]
 """``(layer, outputs)`` to the inputs of layer ``layer + 1``. It is not called for the last layer."""
 
 
-class RunStack(Protocol):
-    """Run every layer and direction of an LSTM; each backend provides one such function."""
-
-    def __call__(
-        self,
-        params: Mapping[str, Any],
-        x: jax.Array,
-        initial_state: LSTMState,
-        lengths: jax.Array | None,
-        *,
-        config: LSTMConfig,
-        precision: Precision,
-        between_layers: BetweenLayers | None = None,
-    ) -> tuple[jax.Array, LSTMState]:
-        """Run the stack.
-
-        Args:
-          params: parameters under torch's names.
-          x: inputs (T, B, input_size), zero after the end of each sequence.
-          initial_state: h (L*D, B, h_size) and c (L*D, B, hidden_size).
-          lengths: valid steps of each sequence, integers (B,), or None if every step is valid. A length of
-            0 leaves the row's state unchanged; a length above T counts as T.
-          config: the LSTM. The stack ignores its ``dropout`` and ``batch_first``.
-          precision: precision of the matrix products.
-          between_layers: applied to the outputs of each layer except the last, such as dropout; None to
-            pass them on unchanged.
-
-        Returns:
-          Outputs (T, B, D*h_size), zero after the end of each sequence, and the final state.
-        """
-        ...
+RunStack = Callable[..., tuple[jax.Array, LSTMState]]
+"""A function that runs a stack on one backend. It is called as :func:`run_directions`, but without
+``recurrence``.
+"""
 
 
 def run_directions(
@@ -70,7 +43,23 @@ def run_directions(
     precision: Precision,
     between_layers: BetweenLayers | None = None,
 ) -> tuple[jax.Array, LSTMState]:
-    """Run the stack one direction at a time. With a recurrence bound to it, this is a :class:`RunStack`."""
+    """Run every layer and direction of an LSTM, one direction at a time.
+
+    Args:
+      recurrence: the implementation of one direction.
+      params: parameters under torch's names.
+      x: inputs (T, B, input_size), zero after the end of each sequence.
+      initial_state: h (L*D, B, h_size) and c (L*D, B, hidden_size).
+      lengths: valid steps of each sequence, integers (B,), or None if every step is valid. A length of 0
+        leaves the row's state unchanged; a length above T counts as T.
+      config: the LSTM. Its ``dropout`` and ``batch_first`` are not used.
+      precision: precision of the matrix products.
+      between_layers: applied to the outputs of each layer except the last, such as dropout; None to pass
+        them on unchanged.
+
+    Returns:
+      Outputs (T, B, D*h_size), zero after the end of each sequence, and the final state.
+    """
     valid = None if lengths is None else valid_steps(lengths, x.shape[0])
 
     def run_direction(

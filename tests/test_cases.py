@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.agreement import (
     FEW,
+    FEWER,
     HALF,
     Forward,
     check,
@@ -50,7 +51,7 @@ def test_float32_on_the_scan(case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=lambda d: d.__name__)
-@on(FEW)
+@on(FEWER)
 def test_half_precision(case: Case, dtype: Any) -> None:
     check(case, dtype, functional(case))
 
@@ -62,7 +63,7 @@ def test_modules(case: Case, module: Callable[[Case], Forward], dtype: Any) -> N
     check(case, dtype, module(case))
 
 
-@pytest.mark.parametrize(("cases", "strength"), [(HALF, 6), (FEW, 3)], ids=["HALF", "FEW"])
+@pytest.mark.parametrize(("cases", "strength"), [(HALF, 6), (FEW, 3), (FEWER, 2)])
 def test_subtables_cover_combinations(cases: list[Case], strength: int) -> None:
     for columns in itertools.combinations(range(7), strength):
         combinations = {tuple(settings(case)[k] for k in columns) for case in cases}

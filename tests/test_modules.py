@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.core import Tracer
 
 import jaxlstm
 from jaxlstm import LSTMState, lstm, lstm_cell
@@ -192,7 +193,7 @@ def test_from_params_draws_no_random_numbers(monkeypatch: pytest.MonkeyPatch) ->
 
     def abstract_only(*args: Any, **kwargs: Any) -> Any:
         drawn = uniform(*args, **kwargs)
-        assert isinstance(drawn, jax.core.Tracer)
+        assert isinstance(drawn, Tracer)
         return drawn
 
     monkeypatch.setattr(jax.random, "uniform", abstract_only)

@@ -84,8 +84,7 @@ def test_memory_grows_with_the_square_root_of_time() -> None:
     """Compare the temporary memory of compiled training steps at two lengths."""
     config = LSTMConfig(4, 32)
 
-    def peak(time: int, run: Any) -> int:
-        loss = lambda params, x: run(params, x)  # noqa: E731
+    def peak(time: int, loss: Any) -> int:
         shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
         x = jax.ShapeDtypeStruct((time, 8, 4), np.float32)
         compiled = jax.jit(jax.grad(loss)).lower(shapes, x).compile()
@@ -102,11 +101,12 @@ def test_memory_grows_with_the_square_root_of_time() -> None:
 
         return lstm_in_blocks(params, x, config=config, readout=readout, backend="scan")[0]
 
-    assert peak(64 * 256, whole) > 40 * peak(256, whole)
+    short, long = 256, 64 * 256
+    assert (long_whole := peak(long, whole)) > 40 * peak(short, whole)
     # Splitting the inputs into blocks may copy them once, which is a small linear term.
-    copy = (64 * 256 - 256) * 8 * 4 * 4
-    assert peak(64 * 256, blocks) - copy < 10 * peak(256, blocks)
-    assert peak(64 * 256, blocks) < peak(64 * 256, whole) / 20
+    copy = (long - short) * 8 * 4 * 4
+    assert (long_blocks := peak(long, blocks)) - copy < 10 * peak(short, blocks)
+    assert long_blocks < long_whole / 20
 
 
 def test_truncated_step() -> None:

@@ -26,37 +26,46 @@ def outputs(params, x, lengths=None):
     return lstm(params, x, config=CONFIG, seq_lengths=lengths)[0]
 
 
+run = jax.jit(outputs)
+
+
 def close(actual, expected) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, expected)
 
 
 def test_vmap_over_inputs() -> None:
     many = jax.random.normal(jax.random.key(2), (3, *X.shape))
-    close(jax.vmap(outputs, (None, 0))(PARAMS, many), jnp.stack([outputs(PARAMS, x) for x in many]))
+    close(
+        jax.jit(jax.vmap(outputs, (None, 0)))(PARAMS, many),
+        jnp.stack([run(PARAMS, x) for x in many]),
+    )
 
 
 def test_vmap_over_parameters() -> None:
-    ensemble = jax.vmap(lambda key: init_params(key, CONFIG))(
-        jax.random.split(jax.random.key(3), 4)
-    )
+    keys = jax.random.split(jax.random.key(3), 4)
+    ensemble = jax.jit(jax.vmap(lambda key: init_params(key, CONFIG)))(keys)
     members = [jax.tree.map(lambda p, k=k: p[k], ensemble) for k in range(4)]
-    expected = jnp.stack([outputs(member, X, LENGTHS) for member in members])
-    close(jax.vmap(outputs, (0, None, None))(ensemble, X, LENGTHS), expected)
-    gradient = jax.vmap(jax.grad(lambda p: outputs(p, X).sum()))(ensemble)
-    close(
-        jax.tree.map(lambda g: g[2], gradient), jax.grad(lambda p: outputs(p, X).sum())(members[2])
-    )
+
+    def value_and_gradient(params):
+        y = outputs(params, X, LENGTHS)
+        return y, jax.grad(lambda p: outputs(p, X).sum())(params)
+
+    y, gradient = jax.jit(jax.vmap(value_and_gradient))(ensemble)
+    member_value, member_gradient = jax.jit(value_and_gradient)(members[2])
+    close((y[2], jax.tree.map(lambda g: g[2], gradient)), (member_value, member_gradient))
+    close(y, jnp.stack([run(member, X, LENGTHS) for member in members]))
 
 
 def test_vmap_over_single_sequences() -> None:
-    close(jax.vmap(outputs, (None, 1, 0), 1)(PARAMS, X, LENGTHS), outputs(PARAMS, X, LENGTHS))
+    single = jax.jit(jax.vmap(outputs, (None, 1, 0), 1))
+    close(single(PARAMS, X, LENGTHS), run(PARAMS, X, LENGTHS))
 
 
 def test_remat() -> None:
-    def loss(run):
-        return lambda params: (run(params, X, LENGTHS) ** 2).sum()
+    def gradient(function):
+        return jax.jit(jax.grad(lambda params: (function(params, X, LENGTHS) ** 2).sum()))(PARAMS)
 
-    close(jax.grad(loss(jax.remat(outputs)))(PARAMS), jax.grad(loss(outputs))(PARAMS))
+    close(gradient(jax.remat(outputs)), gradient(outputs))
 
 
 def test_second_derivatives_and_forward_mode() -> None:
@@ -64,10 +73,11 @@ def test_second_derivatives_and_forward_mode() -> None:
         return (outputs(PARAMS, scale * X) ** 2).sum()
 
     step = 1e-2
-    slope = jax.grad(loss)
+    slope = jax.jit(jax.grad(loss))
     finite = (slope(1.0 + step) - slope(1.0 - step)) / (2 * step)
-    np.testing.assert_allclose(jax.grad(slope)(1.0), finite, rtol=2e-3)
-    np.testing.assert_allclose(jax.jvp(loss, (1.0,), (1.0,))[1], slope(1.0), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.grad(slope))(1.0), finite, rtol=2e-3)
+    forward = jax.jit(lambda x: jax.jvp(loss, (x,), (1.0,))[1])(1.0)
+    np.testing.assert_allclose(forward, slope(1.0), rtol=1e-5)
 
 
 def test_scan_over_chunks() -> None:
@@ -109,7 +119,6 @@ def test_program_size_does_not_depend_on_time(gradient: bool) -> None:
 
 
 def test_rows_and_padding_are_independent() -> None:
-    run = jax.jit(outputs)
     whole = run(PARAMS, X, LENGTHS)
     poisoned = jnp.where(jnp.arange(6)[:, None, None] < LENGTHS[:, None], X, jnp.nan)
     np.testing.assert_array_equal(run(PARAMS, poisoned, LENGTHS), whole)

@@ -10,8 +10,28 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+
+def require_replaceable(path: Path, *, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    """Raise if writing a file at ``path`` would destroy something that jaxlstm did not write.
+
+    ``overwrite`` permits to replace any file, but never a directory or a device.
+
+    Raises:
+      FileExistsError: ``path`` exists and must not be replaced.
+    """
+    if not os.path.lexists(path):
+        return
+    if path.exists() and not path.is_file():
+        kind = "a directory" if path.is_dir() else "not a regular file"
+        raise FileExistsError(f"{path} is {kind}; choose another path")
+    if not overwrite and not is_ours(path):
+        raise FileExistsError(
+            f"{path} exists and was not written by jaxlstm; choose another path, or pass overwrite=True "
+            "(--overwrite) to replace it"
+        )
 
 
 def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:

@@ -33,8 +33,8 @@ def compare(
       actual: an array (NumPy, JAX or torch), a number, or a pytree of them.
       expected: the same, of the same structure.
       rtol, atol: two elements agree if abs(actual - expected) <= atol + rtol * abs(expected). Give both or
-        neither. The defaults are those of ``torch.testing.assert_close`` for the coarser of the two dtypes,
-        and equality for integers and bools.
+        neither. Defaults: the tolerances of ``torch.testing.assert_close`` for the coarser of the two dtypes;
+        integers and bools must be equal.
       equal_nan: if true, NaN equals NaN.
       check_dtype: if true, leaves of different dtypes fail. Their values are compared in any case.
 

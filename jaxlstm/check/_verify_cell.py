@@ -6,7 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.check._verify import verify
 from jaxlstm.check.arguments import require_config
@@ -41,9 +44,9 @@ def verify_cell(
         raise PortError(f"step must be callable, got {type(step).__name__}")
 
     def over_time(inputs: Any, initial_state: Any, **params: Any) -> Any:
-        h, c = initial_state[0][0], initial_state[1][0]
+        (h,), (c,) = map(_steps, initial_state)
         outputs = []
-        for x in inputs:
+        for x in _steps(inputs):
             state = step(x, (h, c), **params)
             try:
                 h, c = state
@@ -52,7 +55,7 @@ def verify_cell(
                     f"step must return a pair (h, c), got {type(state).__name__}"
                 ) from None
             outputs.append(h)
-        return jnp.stack(outputs), (jnp.asarray(h)[None], jnp.asarray(c)[None])
+        return _stack(outputs), (_stack([h]), _stack([c]))
 
     def port(inputs: Any, initial_state: Any) -> Any:
         return over_time(inputs, initial_state)
@@ -64,3 +67,16 @@ def verify_cell(
     chosen = port_with_params if takes_params else port
     chosen.__name__ = getattr(step, "__name__", type(step).__name__)
     return verify(chosen, params, config, **settings)
+
+
+def _steps(inputs: Any) -> Any:
+    # Indexing or stacking JAX arrays compiles a program for each shape. NumPy serves where nothing is traced.
+    if isinstance(inputs, Tracer):
+        return inputs
+    return map(jax.device_put, np.asarray(inputs))
+
+
+def _stack(arrays: list[Any]) -> Any:
+    if any(isinstance(a, Tracer) for a in arrays):
+        return jnp.stack(arrays)
+    return jax.device_put(np.stack([np.asarray(a) for a in arrays]))

@@ -57,9 +57,9 @@ def verify_matrix(
       modes: "jit" runs the port inside ``jax.jit``, "no jit" under ``jax.disable_jit()``.
 
     Returns:
-      A report with one item for each combination. In float64 it measures the difference from torch or the
-      oracle; in other dtypes it measures the RMS error in units of that of correct implementations.
-      Gradients are not checked.
+      A report with one item for each combination. It measures the difference from torch or the oracle in
+      float64, and the RMS error relative to correct implementations in other dtypes. Gradients are not
+      checked.
     """
     config, precision = require_config(config), require_precision(precision)
     seed = require_seed(seed)

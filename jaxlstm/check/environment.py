@@ -19,7 +19,8 @@ from jaxlstm.check.reference import torch_runner
 def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
     """Return names and values, read back from the libraries.
 
-    ``jax_default_matmul_precision`` is the caller's setting, ``jax matmul precision`` that of the check.
+    ``jax_default_matmul_precision`` is the caller's setting. ``jax matmul precision`` is in force during the
+    check.
     """
     config: Any = jax.config
     device = default_device()

@@ -1,7 +1,7 @@
 """Ports: callables that should equal torch's LSTM, and how they are run.
 
 A port is called as ``port(inputs, initial_state, seq_lengths)`` with time-major JAX arrays and returns
-``(outputs, (h_n, c_n))``. Its signature decides what is checked:
+``(outputs, (h_n, c_n))``. Its signature selects the checks:
 
 - Without ``seq_lengths``, or without ``seq_lengths`` and ``initial_state``, it is checked on dense batches
   or from a zero state.
@@ -131,8 +131,12 @@ class Port:
         return outputs, h_n, c_n
 
 
+@functools.lru_cache(maxsize=16)
 def own_port(config: LSTMConfig) -> Port:
-    """Return jaxlstm's own layer, jitted, as a port. Its products follow JAX's default precision."""
+    """Return jaxlstm's own layer, jitted, as a port. Its products follow JAX's default precision.
+
+    The port of a config is cached, so that checks in several dtypes share compiled programs.
+    """
     from jaxlstm.functional import lstm
 
     if config.batch_first:

@@ -84,7 +84,7 @@ class Verification:
             return
         self.findings.add_problem("runs", case.name, "")
         if self.tolerance is None and self.run_float64:
-            self._check_float64(case, gradients)
+            self._check_float64(case, gradients, ours)
         truth = self.truth(params, rounded, gradients)
         self._keep("working", rounded, params, ours)
         problem = exact.shape_and_dtype(ours, truth, self.dtype)
@@ -105,15 +105,19 @@ class Verification:
         elif self.dtype != np.float64:
             self._check_rms(params, rounded, ours, truth)
 
-    def _check_float64(self, case: Case, gradients: bool) -> None:
-        """Compare the port in float64 with each reference in float64."""
+    def _check_float64(self, case: Case, gradients: bool, ours: Results) -> None:
+        """Compare the port in float64 with each reference in float64.
+
+        ``ours`` are the results in the working dtype.
+        """
         if self.float64_refusal:
             return
-        try:
-            ours = self._run_port(case, np.float64, gradients)
-        except PORT_EXCEPTIONS as error:
-            self.float64_refusal = f"the port raised for float64 inputs: {describe(error)}"
-            return
+        if self.dtype != np.float64:
+            try:
+                ours = self._run_port(case, np.float64, gradients)
+            except PORT_EXCEPTIONS as error:
+                self.float64_refusal = f"the port raised for float64 inputs: {describe(error)}"
+                return
         if ours.outputs.dtype != np.float64 and self.dtype != np.float64:
             self.float64_refusal = f"the port returned {ours.outputs.dtype} for float64 inputs"
             return

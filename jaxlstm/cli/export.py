@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.table import size
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
 from jaxlstm.cli.output import checkpoint_files, require_not_input
-from jaxlstm.cli.selection import add_selection, load_selected
 
 TOLERANCE = 1e-5
 """Largest accepted difference between the artifact and ``jaxlstm.lstm``, relative to the largest result."""
@@ -17,23 +17,19 @@ TOLERANCE = 1e-5
 
 def add_parser(commands: Any) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "export",
+        run,
         help="export one LSTM as a StableHLO artifact",
         description="Export one LSTM of a PyTorch checkpoint as a jax.export artifact, a function "
         "(inputs, h_0, c_0) -> (outputs, h_n, c_n) of any batch size and length that runs without jaxlstm. "
         "The artifact is read back, run and compared with jaxlstm.lstm. "
         "Exit status: 0 if the results agree, 1 if not, 2 for bad input.",
+        output="the file to write, such as model.stablehlo; it must not be FILE",
+        overwrite=True,
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="the file to write, such as model.stablehlo; it must not be FILE",
-    )
-    add_selection(parser)
+    add_unrecorded(parser)
     parser.add_argument(
         "--platforms",
         default="cpu,cuda,tpu",
@@ -46,13 +42,6 @@ def add_parser(commands: Any) -> None:
         default="auto",
         help="weights inside OUT or in a safetensors file beside it (default: inside up to 512 MiB)",
     )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace existing files even if they were not written by jaxlstm",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,13 +53,11 @@ def run(args: argparse.Namespace) -> int:
     inputs = checkpoint_files(args.checkpoint)
     require_not_input(output, inputs)
     params, config = load_selected(args)
-    outputs = [output]
     if goes_beside(params, args.weights):
-        outputs.append(weights_beside(output))
         require_not_input(weights_beside(output), inputs)
-    _require_replaceable(outputs, overwrite=args.overwrite)
     platforms = [name.strip() for name in args.platforms.split(",")]
-    export(output, params, config, platforms=platforms, weights=args.weights)
+    options = {"weights": args.weights, "overwrite": args.overwrite}
+    export(output, params, config, platforms=platforms, **options)
     loaded = load_exported(output)
     difference = _largest_difference(loaded, params, config)
     report = {
@@ -92,21 +79,6 @@ def run(args: argparse.Namespace) -> int:
             else f"read back and run: largest difference from jaxlstm.lstm {difference:.1e}"
         )
     return 0 if difference is None or difference <= TOLERANCE else 1
-
-
-def _require_replaceable(outputs: list[Path], *, overwrite: bool) -> None:
-    """Raise if an output exists and jaxlstm did not write it."""
-    from jaxlstm.inference.artifact import load_exported
-    from jaxlstm_converters.write.existing import require_replaceable
-
-    try:
-        artifact = load_exported(outputs[0])
-    except (OSError, ValueError):
-        exported = []
-    else:
-        exported = outputs[: 1 if artifact.params is None else 2]
-    for path in outputs:
-        require_replaceable(path, overwrite=overwrite or path in exported)
 
 
 def _largest_difference(loaded: Any, params: Any, config: Any) -> float | None:

@@ -24,7 +24,8 @@ import jax.export
 import numpy as np
 
 from jaxlstm import precision as precision_
-from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
@@ -49,6 +50,7 @@ def export(
     dtype: Any = None,
     weights: str = "auto",
     precision: Precision = precision_.DEFAULT,
+    overwrite: bool = False,
 ) -> None:
     """Write ``(inputs, h_0, c_0) -> (outputs, h_n, c_n)`` as a ``jax.export`` artifact, atomically.
 
@@ -63,29 +65,35 @@ def export(
       weights: "inside" the artifact, or "beside" it as ``model.safetensors``. "auto" means "inside" up to
         512 MiB.
       precision: precision of the matrix products, fixed in the artifact; see :mod:`jaxlstm.precision`.
+      overwrite: replace existing files that ``export`` did not write.
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or value.
+      FileExistsError: ``path`` is not an artifact, or the file of the weights does not belong to it.
     """
     path = Path(path)
-    _require_flatbuffers()
+    import_optional("flatbuffers", "export")
     _check_arguments(path, platforms, weights)
     check_params(params, config)
     dtype = require_dtype("dtype", dtype or next(iter(params.values())).dtype)
     arrays = {name: np.asarray(params[name]).astype(dtype) for name in param_shapes(config)}
     beside = goes_beside(arrays, weights)
+    _require_replaceable([path, weights_beside(path)] if beside else [path], overwrite)
 
-    def run(params: Any, inputs: Any, h_0: Any, c_0: Any) -> tuple[Any, Any, Any]:
+    def jaxlstm_export(*arguments: Any) -> tuple[Any, Any, Any]:
+        *given, inputs, h_0, c_0 = arguments
         outputs, state = lstm(
-            params, inputs, (h_0, c_0), config=config, precision=precision, backend="scan"
+            given[0] if beside else arrays,
+            inputs,
+            (h_0, c_0),
+            config=config,
+            precision=precision,
+            backend="scan",
         )
         return outputs, state.h, state.c
 
-    def run_inside(inputs: Any, h_0: Any, c_0: Any) -> tuple[Any, Any, Any]:
-        return run(arrays, inputs, h_0, c_0)
-
     shapes = _shapes(config, dtype)
-    make = jax.export.export(jax.jit(run if beside else run_inside), platforms=tuple(platforms))
+    make = jax.export.export(jax.jit(jaxlstm_export), platforms=tuple(platforms))
     if beside:
         leaves = {name: jax.ShapeDtypeStruct(leaf.shape, dtype) for name, leaf in arrays.items()}
         exported = make(leaves, *shapes)
@@ -105,6 +113,19 @@ def goes_beside(arrays: Mapping[str, Any], weights: str) -> bool:
 def weights_beside(path: Path) -> Path:
     """Return the path of the separate weights: ``m.safetensors`` for ``m.stablehlo``."""
     return path.with_name(path.name.removesuffix(".stablehlo") + ".safetensors")
+
+
+def _require_replaceable(outputs: Sequence[Path], overwrite: bool) -> None:
+    """Raise if an output exists and is not part of an artifact of :func:`export`."""
+    try:
+        artifact = load_exported(outputs[0])
+    except (OSError, ValueError):
+        ours = []
+    else:
+        parts = 1 if artifact.params is None else 2
+        ours = outputs[:parts] if artifact.exported.fun_name == "jaxlstm_export" else []
+    for output in outputs:
+        require_replaceable(output, overwrite=overwrite, is_ours=ours.__contains__)
 
 
 class Exported:
@@ -150,7 +171,7 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
       OSError: the file or its weights cannot be read.
     """
     path = Path(path)
-    _require_flatbuffers()
+    import_optional("flatbuffers", "export")
     data = path.read_bytes()
     try:
         exported = jax.export.deserialize(bytearray(data))
@@ -173,15 +194,6 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
 def _signature(params: Mapping[str, Any]) -> dict[str, str]:
     """Return the dtype and shape of each array, by name."""
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in sorted(params.items())}
-
-
-def _require_flatbuffers() -> None:
-    try:
-        import flatbuffers  # noqa: F401
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "artifacts of jax.export need flatbuffers: pip install 'jaxlstm[export]'"
-        ) from None
 
 
 def _check_arguments(path: Path, platforms: Sequence[str], weights: str) -> None:

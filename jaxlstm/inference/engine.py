@@ -160,12 +160,12 @@ class Engine:
         return self._executable("step", batch, masked)
 
     def _executable(self, *key: Any) -> Any:
-        found = self._executables.get(key)
-        if found is None:
+        executable = self._executables.get(key)
+        if executable is None:
             with self._compiling:
-                found = self._executables.get(key) or self._compile(*key)
-                self._executables[key] = found
-        return found
+                executable = self._executables.get(key) or self._compile(*key)
+                self._executables[key] = executable
+        return executable
 
     def _compile(self, kind: str, *settings: Any) -> Any:
         if kind == "batch":

@@ -85,7 +85,7 @@ class PlatformKernels(NamedTuple):
         """Run :func:`run_cotangent` by the kernel."""
         arguments = (weights, derivative, valid, cotangents)
         z, projection, state = shapes.run_cotangent(*arguments, projected=projected, **static)
-        out = {"z_bar": z, "h_bar": state.h, "c_bar": state.c}
+        out: dict[str, Any] = {"z_bar": z, "h_bar": state.h, "c_bar": state.c}
         if projected:
             out["projection_bar"] = projection
         arrays = self.backward(*arguments, out, **static)

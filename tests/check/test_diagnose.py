@@ -37,7 +37,7 @@ def test_gradients_right_up_to_rounding():
     run = a_run()
     run.evidence["working"] = [with_gradients(np.float32, lambda name, a: a * (1 + 1e-5))]
     assert diagnosis_of(run, "RMS error of gradients") == [
-        "the gradients are right to rounding, but less precise than those of correct implementations"
+        "the gradients are right to rounding, but less precise than in correct implementations"
     ]
 
 

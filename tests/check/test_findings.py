@@ -49,6 +49,16 @@ def test_measured_criterion_reports_the_case_nearest_its_limit():
     assert [item.name for item in found.items()] == ["steps", "other"]
 
 
+def test_failure_in_every_case():
+    found = Findings()
+    for case in "abc":
+        found.add_problem("runs", case, "cannot")
+        found.add_measurement("steps", case, Measurement(20.0, 10.0, "there"))
+    exact, measured = found.items()
+    assert exact.detail == "a: cannot; fails in all 3 cases"
+    assert measured.detail == "worst: a, there; fails in all 3 cases"
+
+
 def test_rms_errors_become_two_items():
     found = Findings()
     for where, ours in (("a", 2.0), ("b", 40.0)):

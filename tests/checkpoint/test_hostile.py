@@ -16,7 +16,7 @@ from jaxlstm_converters.checkpoint import CODES, CheckpointError, read_checkpoin
 from jaxlstm_converters.lstm._find_lstms import find_lstms
 from tests.support.checkpoints.assemble import BOXES, WEIGHT, Box, mapping
 from tests.support.checkpoints.case import Case
-from tests.support.hostile import cases
+from tests.support.hostile.corpus import cases
 from tests.support.hostile.reader_process import Child, assert_outcome
 from tests.support.processes import run_python
 

@@ -1,13 +1,16 @@
-"""``jaxlstm check``: where it ran, what it did not run on, and ``--matrix``."""
+"""``jaxlstm check``: backends, merged reports and ``--matrix``."""
 
 from __future__ import annotations
 
 import functools
+import html
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 import torch
@@ -15,9 +18,11 @@ import torch
 import jaxlstm
 from jaxlstm import cli, stack
 from jaxlstm.check import Item, Report
+from jaxlstm.check.port import own_port
 from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.difference import Divergence, StepDifference
 from jaxlstm.cli import check
+from tests.support.command import jaxlstm_command
 
 
 @pytest.fixture
@@ -28,8 +33,8 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def wrong_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The candidate and the output gate change places in bfloat16 alone."""
+def wrong_layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In bfloat16, swap the candidate and the output gate."""
     right = stack.direction_params
 
     def wrong(*arguments: Any) -> dict[str, Any]:
@@ -40,36 +45,58 @@ def wrong_layer(monkeypatch: pytest.MonkeyPatch) -> None:
         return params
 
     monkeypatch.setattr(stack, "direction_params", wrong)
+    own_port.cache_clear()
+    yield
+    own_port.cache_clear()
 
 
 @pytest.mark.slow
 def test_matrix_prints_one_table(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["check", checkpoint, "--matrix", "--dtype", "float32", "--backend", "all"]
     assert cli.main(arguments) == 0
-    told = capsys.readouterr().out
-    assert "dtype x batch x length x jit: HOLDS (12 ok)" in told
-    assert told.count("\nfloat32, batch ") == 4 * told.count("HOLDS")
-    assert re.search("1 step +12 steps +100 steps", told)
-    assert "m.pt on cpu" in told
+    printed = capsys.readouterr().out
+    assert "dtype x batch x length x jit: HOLDS (12 ok)" in printed
+    assert printed.count("\nfloat32, batch ") == 4 * printed.count("HOLDS")
+    assert re.search("1 step +12 steps +100 steps", printed)
+    assert "m.pt on cpu" in printed
+
+
+def test_json_and_page_of_one_dtype(checkpoint: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    options = ["--dtype", "float32", "--seed", "7", "--json", "--report", page]
+    done = jaxlstm_command("check", checkpoint, *options)
+    assert (done.status, done.err) == (0, "")
+    verdict = json.loads(done.out)
+    (report,) = verdict.pop("reports")
+    assert verdict == {"checkpoint": checkpoint, "ok": True, "not_run": []}
+    platform = jax.default_backend()
+    again = f"jaxlstm check {checkpoint} --backend {platform} --dtype float32 --seed 7"
+    assert (report["backend"], report["dtype"], report["again"]) == (platform, "float32", again)
+    assert report["ok"]
+    assert report["settings"]["seed"] == 7
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    for item in report["items"]:
+        assert html.escape(f"{platform} float32: {item['name']}") in text
+    assert f"jaxlstm check {checkpoint} --dtype float32 --seed 7</pre>" in text
 
 
 @pytest.mark.usefixtures("wrong_layer")
-def test_matrix_is_status_1_if_any_cell_fails(
+def test_failing_matrix_returns_status_1(
     checkpoint: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    quick = functools.partial(
-        jaxlstm.check.verify_matrix, lengths=(1, 12)
-    )  # 100 without jit are slow
+    # 100 steps without jit are slow.
+    quick = functools.partial(jaxlstm.check.verify_matrix, lengths=(1, 12))
     monkeypatch.setattr(jaxlstm.check, "verify_matrix", quick)
     page = tmp_path / "page.html"
     arguments = ["check", checkpoint, "--matrix", "--dtype", "bfloat16"]
     assert cli.main([*arguments, "--json", "--report", str(page)]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["ok"] is False
-    (report,) = told["reports"]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["ok"] is False
+    (report,) = printed["reports"]
     assert (report["dtype"], report["schema"], len(report["items"])) == ("matrix", 1, 8)
     assert {item["status"] for item in report["items"]} == {"FAILED"}
     text = page.read_text()
@@ -77,7 +104,7 @@ def test_matrix_is_status_1_if_any_cell_fails(
     assert f"jaxlstm check {checkpoint} --dtype bfloat16 --matrix --seed 0</pre>" in text
 
 
-def test_a_failing_matrix_says_where(
+def test_failing_matrix_names_the_cell(
     checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = (
@@ -85,15 +112,15 @@ def test_a_failing_matrix_says_where(
         Item("float32, batch 1, 12 steps, jit", False, 7.0, 4.0, "RMS error of results: c_n"),
     )
     report = Report("jaxlstm.lstm", items)
-    monkeypatch.setattr(check, "_check_matrix", lambda *arguments: [("matrix", report)])
+    monkeypatch.setattr(check, "_check", lambda *arguments: [("matrix", report)])
     assert cli.main(["check", checkpoint, "--matrix", "--backend", "all"]) == 1
-    told = capsys.readouterr().out
-    assert "jaxlstm.lstm: DOES NOT HOLD (1 ok, 1 failed)" in told
-    assert re.search(r"float32, batch 1, jit +ok 0.5 +FAILED 7\n", told)
-    assert "FAILED float32, batch 1, 12 steps, jit: RMS error of results: c_n\n" in told
+    printed = capsys.readouterr().out
+    assert "jaxlstm.lstm: DOES NOT HOLD (1 ok, 1 failed)" in printed
+    assert re.search(r"float32, batch 1, jit +ok 0.5 +FAILED 7\n", printed)
+    assert "FAILED float32, batch 1, 12 steps, jit: RMS error of results: c_n\n" in printed
     for backend in ("cpu", "gpu", "tpu"):
-        absent = f"{backend}: not run: JAX finds no such device\n" in told
-        assert absent != (f"{checkpoint} on {backend}\n" in told)
+        absent = f"{backend}: not run: JAX finds no such device\n" in printed
+        assert absent != (f"{checkpoint} on {backend}\n" in printed)
 
 
 def test_page_covers_every_run_and_absent_backends(
@@ -116,7 +143,7 @@ def test_page_covers_every_run_and_absent_backends(
                 ),
             )
 
-    monkeypatch.setattr(check, "_check_dtypes", verdicts)
+    monkeypatch.setattr(check, "_check", verdicts)
     monkeypatch.setattr(check, "_devices", lambda name: ({"cpu": "a", "gpu": "b"}, ["tpu"]))
     page = tmp_path / "r.html"
     arguments = ["check", checkpoint, "--seed", "3", "--prefix", "", "--backend", "all"]
@@ -131,28 +158,26 @@ def test_page_covers_every_run_and_absent_backends(
     assert "<td>on cpu: a; on gpu: b</td>" in text
     assert f"jaxlstm check {checkpoint} --prefix &#x27;&#x27; --backend all --seed 3</pre>" in text
     assert text.count("<figcaption>") == 4
-    for told in (
+    for part in (
         "cpu float64: the gates",
         "gpu float64, ragged",
         "not run: JAX finds no such device",
         "First difference from the oracle: layer 0, forward, at time 0, row 0",
         "<td>checkpoint</td>",
     ):
-        assert told in text
+        assert part in text
     assert text.count("a note") == 1
 
 
-def test_each_report_has_the_command_of_its_own_run(
+def test_each_report_has_its_own_command(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = Report("jaxlstm.lstm", (Item("runs", True),), again="verify(...)")
-    monkeypatch.setattr(
-        check, "_check_dtypes", lambda *_: [("float32", report), ("float64", report)]
-    )
+    monkeypatch.setattr(check, "_check", lambda *_: [("float32", report), ("float64", report)])
     assert cli.main(["check", checkpoint, "--json"]) == 0
-    told = [report["again"] for report in json.loads(capsys.readouterr().out)["reports"]]
-    (platform,) = {report.split("--backend ")[1].split()[0] for report in told}
-    assert told == [
+    commands = [report["again"] for report in json.loads(capsys.readouterr().out)["reports"]]
+    (platform,) = {command.split("--backend ")[1].split()[0] for command in commands}
+    assert commands == [
         f"jaxlstm check {checkpoint} --backend {platform} --dtype {dtype} --seed 0"
         for dtype in ("float32", "float64")
     ]

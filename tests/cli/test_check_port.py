@@ -1,4 +1,4 @@
-"""``jaxlstm check CKPT --port FILE.py:NAME``: a port of the user's own from the command line."""
+"""``jaxlstm check FILE --port FILE.py:NAME``: the user's port."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def port(inputs, initial_state, seq_lengths, *, params):
     return jaxlstm.lstm(params, inputs, initial_state, config=CONFIG, seq_lengths=seq_lengths)
 
 def onnx_order(inputs, initial_state, seq_lengths, *, params):
-    """Gates read as i, o, f, g."""
+    """Read the gates in the order i, o, f, g."""
     order = jnp.array([0, 2, 3, 1])
     params = {name: a.reshape(4, 4, *a.shape[1:])[order].reshape(a.shape) for name, a in params.items()}
     return port(inputs, initial_state, seq_lengths, params=params)
@@ -38,7 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.py").write_text(PORTS)
     (tmp_path / "beside.py").write_text("import jaxlstm\nCONFIG = jaxlstm.LSTMConfig(3, 4)\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))  # so that the command's own entry goes with the test
+    # Restores sys.path, which the command extends.
+    monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
 
@@ -46,7 +47,7 @@ def check(port: str, *options: str) -> int:
     return cli.main(["check", "m.pt", "--dtype", "float32", "--port", port, *options])
 
 
-def test_a_right_port_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_right_port_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check("mine.py", "--json", "--report", "page.html") == 0
     (report,) = json.loads(capsys.readouterr().out)["reports"]
     assert report["settings"]["port"] == "port"
@@ -54,26 +55,24 @@ def test_a_right_port_holds(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "m.pt: mine.py against torch" in (folder / "page.html").read_text()
 
 
-def test_a_wrong_port_fails_and_is_told_why(
+def test_wrong_port_fails_with_a_diagnosis(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(f"{folder}/mine.py:onnx_order") == 1
-    told = capsys.readouterr().out
-    assert "onnx_order in float32: DOES NOT HOLD" in told
-    assert "the gates are read in the order" in told
+    printed = capsys.readouterr().out
+    assert "onnx_order in float32: DOES NOT HOLD" in printed
+    assert "the gates are read in the order" in printed
 
 
-def test_a_module_is_found_in_the_working_directory(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_module_in_the_working_directory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check("mine:number") == 2
-    told = capsys.readouterr().err
-    assert "--port mine:number: number is not callable in mine" in told
-    assert "name one of its functions (Settings, port, onnx_order)" in told
+    error = capsys.readouterr().err
+    assert "--port mine:number: number is not callable in mine" in error
+    assert "name one of its functions (Settings, port, onnx_order)" in error
 
 
 @pytest.mark.parametrize(
-    ("port", "text", "told"),
+    ("port", "text", "message"),
     [
         ("none.py", None, "file none.py does not exist"),
         ("mine.py:absent", None, "absent does not exist in mine.py; name one of its functions"),
@@ -83,13 +82,13 @@ def test_a_module_is_found_in_the_working_directory(
         ("bad.py", "def port(:\n", "SyntaxError: invalid syntax (bad.py, line 1)"),
     ],
 )
-def test_what_cannot_be_had_is_told_in_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], port: str, text: str | None, told: str
+def test_unusable_port_is_refused_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], port: str, text: str | None, message: str
 ) -> None:
     if text is not None:
         (folder / port).write_text(text)
     assert check(port) == 2
     error = capsys.readouterr().err
     assert f"jaxlstm check: --port {port}: " in error
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1

@@ -23,13 +23,13 @@ def test_npz_in_parts(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Monk
     inputs = sequences()
     np.savez(tmp_path / "x.npz", **inputs)  # type: ignore[arg-type]
     assert run(checkpoint, tmp_path / "x.npz", tmp_path / "y.npz", "--states") == 0
-    found = np.load(tmp_path / "y.npz")
-    assert sorted(found.files) == sorted(n + end for n in inputs for end in ("", ".h_n", ".c_n"))
+    written = np.load(tmp_path / "y.npz")
+    assert sorted(written.files) == sorted(n + end for n in inputs for end in ("", ".h_n", ".c_n"))
     for name, x in inputs.items():
-        assert_outputs(name, found[name], x)
+        assert_outputs(name, written[name], x)
         _, (h_n, c_n) = reference(weights(CONFIG), x[:, None], config=CONFIG)
-        np.testing.assert_allclose(found[name + ".h_n"], h_n[:, 0], rtol=0, atol=1e-6)
-        np.testing.assert_allclose(found[name + ".c_n"], c_n[:, 0], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(written[name + ".h_n"], h_n[:, 0], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(written[name + ".c_n"], c_n[:, 0], rtol=0, atol=2e-6)
     assert {p.name for p in tmp_path.iterdir()} == {"m.safetensors", "x.npz", "y.npz"}
 
 
@@ -61,9 +61,9 @@ def test_safetensors_and_parquet(checkpoint: Path, tmp_path: Path) -> None:
     table = pyarrow.table({"inputs": [x.ravel() for x in inputs.values()], "id": list(inputs)})
     parquet.write_table(table, tmp_path / "x.parquet", row_group_size=4)
     assert run(checkpoint, tmp_path / "x.parquet", tmp_path / "y.safetensors") == 0
-    found = read_checkpoint(tmp_path / "y.safetensors")
+    written = read_checkpoint(tmp_path / "y.safetensors")
     for index, x in enumerate(inputs.values()):
-        assert_outputs(str(index), np.asarray(found[str(index)]), x)
+        assert_outputs(str(index), np.asarray(written[str(index)]), x)
     assert run(checkpoint, tmp_path / "y.safetensors", tmp_path / "z.npz") == 2  # 8 features, not 5
     assert run(checkpoint, tmp_path / "x.parquet", tmp_path / "y.parquet", "--states") == 0
     rows = parquet.read_table(tmp_path / "y.parquet").to_pylist()
@@ -83,10 +83,10 @@ def test_npy(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     np.save(tmp_path / "block.npy", block)
     save(tmp_path / "both.safetensors", weights(BOTH), BOTH)
     assert run(tmp_path / "both.safetensors", tmp_path / "block.npy", tmp_path / "z.npy") == 0
-    found = np.load(tmp_path / "z.npy")
-    assert found.shape == (4, 30, 12)
+    written = np.load(tmp_path / "z.npy")
+    assert written.shape == (4, 30, 12)
     for k in range(4):
-        assert_outputs(str(k), found[k], block[k], BOTH)
+        assert_outputs(str(k), written[k], block[k], BOTH)
 
 
 def test_casts(checkpoint: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.export
 import numpy as np
 import pytest
 
@@ -67,15 +68,15 @@ def test_a_process_without_jaxlstm(folder: Path) -> None:
     }
     np.savez(folder / "in.npz", **arrays)  # type: ignore[arg-type]
     run_python("-c", STRANGER, folder, JAX_PLATFORMS="cpu")
-    found = np.load(folder / "out.npz")
+    results = np.load(folder / "out.npz")
     for name, config in CONFIGS.items():
         x, params = INPUTS[name], weights(config)
         outputs, state = lstm(params, x, STATE[name], config=config, backend="scan")
         for leaf, expected in zip("yhc", (outputs, *state), strict=True):
-            np.testing.assert_allclose(found[f"{name}.{leaf}"], expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(results[f"{name}.{leaf}"], expected, rtol=0, atol=1e-6)
         outputs, state = load_exported(folder / f"{name}.stablehlo")(x, STATE[name])
         for leaf, actual in zip("yhc", (outputs, *state), strict=True):
-            np.testing.assert_array_equal(actual, found[f"{name}.{leaf}"])
+            np.testing.assert_array_equal(actual, results[f"{name}.{leaf}"])
 
 
 def test_batch_and_time_are_symbolic(folder: Path) -> None:
@@ -115,6 +116,39 @@ def test_errors_of_export(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must not end in \.safetensors"):
         export(tmp_path / "m.safetensors", params, config)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", ["m.stablehlo", "m.safetensors"])
+def test_other_files_need_overwrite(part: str, folder: Path, tmp_path: Path) -> None:
+    config = CONFIGS["both"]
+    path, foreign = tmp_path / "m.stablehlo", tmp_path / part
+
+    def write(seed: int, **options: bool) -> None:
+        params = weights(config, seed=seed)
+        export(path, params, config, platforms=("cpu",), weights="beside", **options)
+
+    foreign.write_text("mine")
+    with pytest.raises(FileExistsError, match=f"{part} exists and was not written by jaxlstm"):
+        write(1)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(part, "mine")]
+    write(1, overwrite=True)
+    write(2)  # both files are from jaxlstm now
+    actual = load_exported(path).params
+    assert actual is not None
+    np.testing.assert_array_equal(actual["weight_hh_l0"], weights(config, seed=2)["weight_hh_l0"])
+
+
+def test_an_artifact_of_another_program_needs_overwrite(tmp_path: Path) -> None:
+    path, config = tmp_path / "m.stablehlo", CONFIGS["stack"]
+    shapes = [jax.ShapeDtypeStruct((1, 1, 1), np.float32)] * 3
+    path.write_bytes(jax.export.export(jax.jit(lambda x, h, c: (x, h, c)))(*shapes).serialize())
+    load_exported(path)
+    with pytest.raises(FileExistsError, match="was not written by jaxlstm"):
+        export(path, weights(config), config)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(FileExistsError, match="is a directory; choose another path"):
+        export(path, weights(config), config, overwrite=True)
 
 
 def test_errors_of_a_call(folder: Path) -> None:

@@ -41,15 +41,21 @@ def settings(case: Case) -> tuple[bool, ...]:
     )
 
 
-def _is_in_sixteenth(case: Case) -> bool:
+def _is_in_few(case: Case) -> bool:
     a, b, c, d, e, f, g = settings(case)
     return e == a ^ b ^ c and f == b ^ c ^ d and g == a ^ c ^ d
 
 
-# 64 of the 128 cases, with every combination of any six settings.
+def _is_in_fewer(case: Case) -> bool:
+    a, b, c, d, e, f, g = settings(case)
+    return d == a ^ b and e == a ^ c and f == b ^ c and g == a ^ b ^ c
+
+
+# Fractional factorial designs: 64 of the 128 cases with every combination of any six settings, 16 cases
+# with every combination of any three settings, and 8 cases with every combination of any two settings.
 HALF = [case for case in CASES if sum(settings(case)) % 2 == 0]
-# 16 of the 128 cases, with every combination of any three settings.
-FEW = [case for case in CASES if _is_in_sixteenth(case)]
+FEW = [case for case in CASES if _is_in_few(case)]
+FEWER = [case for case in CASES if _is_in_fewer(case)]
 
 
 @functools.cache

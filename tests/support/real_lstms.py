@@ -88,4 +88,4 @@ def run_cell(params: Any, config: LSTMConfig, x: np.ndarray, state: Any) -> Arra
     for frame in x:
         h, c = step(frame, (h, c))
         outputs.append(np.asarray(h))
-    return np.stack(outputs), np.asarray(h), np.asarray(c)
+    return np.stack(outputs), np.asarray(h)[None], np.asarray(c)[None]

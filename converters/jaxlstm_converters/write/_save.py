@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.atomic import require_replaceable, write_atomically
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.config import LSTMConfig
 from jaxlstm.config_json import METADATA_KEY, saved_metadata
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm_converters.write import flax_files
-from jaxlstm_converters.write.existing import require_replaceable
+from jaxlstm_converters.write.existing import is_saved_file
 from jaxlstm_converters.write.torch_zip import torch_bytes
 
 FORMATS = ("safetensors", "torch", "msgpack", "orbax")
@@ -69,7 +69,7 @@ def save(
     if format == "orbax":
         flax_files.write_orbax(path, arrays, config, overwrite=overwrite)
         return
-    require_replaceable(path, overwrite=overwrite)
+    require_replaceable(path, overwrite=overwrite, is_ours=is_saved_file)
     named = {prefix + name: array for name, array in arrays.items()}
     config_text = saved_metadata(prefix, config)
     if format == "msgpack":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxlstm.check.criteria import rms
@@ -55,7 +55,7 @@ def _problem_item(criterion: str, problems: Mapping[str, list[str]]) -> Item:
     if failed:
         first, *others = problems[failed[0]]
         more = f", and {len(others)} more" if others else ""
-        detail = f"{failed[0]}: {first}{more}; fails in {', '.join(failed)}"
+        detail = f"{failed[0]}: {first}{more}{_failed_cases(failed, len(problems))}"
     return Item(criterion, not failed, detail=detail, data={"cases": problems})
 
 
@@ -63,8 +63,14 @@ def _measurement_item(criterion: str, measurements: Mapping[str, Measurement]) -
     worst = worst_of(measurements.values())
     case = next(name for name, number in measurements.items() if number is worst)
     failed = [name for name, number in measurements.items() if not number.ok]
-    detail = f"worst: {case}, {worst.where}"
-    if failed:
-        detail += f"; fails in {', '.join(failed)}"
+    detail = f"worst: {case}, {worst.where}{_failed_cases(failed, len(measurements))}"
     data = {"cases": {name: number._asdict() for name, number in measurements.items()}}
     return Item(criterion, not failed, worst.value, worst.limit, detail, data)
+
+
+def _failed_cases(failed: Sequence[str], total: int) -> str:
+    if not failed:
+        return ""
+    if len(failed) == total > 2:
+        return f"; fails in all {total} cases"
+    return f"; fails in {', '.join(failed)}"

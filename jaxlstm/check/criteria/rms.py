@@ -41,7 +41,7 @@ class RmsRatio(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The port's error in units of that of correct implementations."""
+        """The port's error divided by the error of correct implementations."""
         return self.ours / self.own if self.own else (np.inf if self.ours else 1.0)
 
 
@@ -80,9 +80,9 @@ def correct_results(
 ) -> list[Results]:
     """Evaluate the equations with NumPy in the working dtype, in two ways.
 
-    The first follows the text of the equations. The second computes sigmoid through tanh, whose error is
-    absolute where that of exp is relative, and adds up products in the reverse order. Half precision is
-    computed in float32 and rounded, as torch and jaxlstm do.
+    The first follows the text of the equations. The second computes sigmoid through tanh, which has an
+    absolute error where exp has a relative error, and adds up products in the reverse order. Half precision
+    is computed in float32 and rounded, as in torch and jaxlstm.
     """
     compute = np.promote_types(dtype, np.float32)
     half = compute.type(0.5)

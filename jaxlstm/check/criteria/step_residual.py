@@ -1,8 +1,8 @@
 r"""The step residual: the error of each single step, relative to a bound on its rounding error.
 
 The port takes one step from given states; many states form the rows of one batch. The same step is
-recomputed in float64 from the port's own values (layer k reads what the port returned for layer k-1), and
-the difference is divided by the bound. A ratio below 1 is rounding. A wrong formula, a bias off by one part
+recomputed in float64 from the port's own values: layer k reads the port's results for layer k-1. The
+difference is divided by the bound. A ratio below 1 is rounding. A wrong formula, a bias off by one part
 in a thousand and a product in TF32 all exceed 1. Unlike a bound on a whole sequence, which becomes vacuous,
 the bound does not grow with the number of steps.
 
@@ -11,7 +11,7 @@ With unit roundoff u, the bound follows the equations. A sum of n products has a
 Numerical Algorithms, 2nd ed., 3.1). Where it is smaller, :math:`6 \sqrt n u` takes the place of
 :math:`\gamma_n`; it holds with very high probability (Higham and Mary 2019, SIAM J. Sci. Comput. 41(5),
 theorem 2.4). A function multiplies the error of its argument by its steepest slope on the interval and adds
-up to ACTIVATION u of its own. Nothing is linearized.
+up to ACTIVATION u. Nothing is linearized.
 """
 
 from __future__ import annotations

@@ -56,11 +56,11 @@ class ArrayDifference:
         share = 100 * self.mismatched / self.total
         errors = {"absolute": self.absolute, "relative": self.relative, "ulp": self.ulp}
         parts = [
-            f"{name} {format_number(error.value)} at {error.index} "
-            f"({format_number(error.allowed)} allowed)"
+            f"worst {name} error {format_number(error.value)} at {error.index} "
+            f"(absolute error allowed: {format_number(error.allowed)})"
             for name, error in errors.items()
         ]
-        return f"{self.mismatched} of {self.total} ({share:.3g} %) differ; worst {', '.join(parts)}"
+        return f"{self.mismatched} of {self.total} ({share:.3g} %) differ; {', '.join(parts)}"
 
 
 def array_difference(

@@ -73,7 +73,8 @@ def _explain_values(
         )
     elif not explanations:
         yield (
-            f"no known fault explains the results, and no pair of known faults tried within {seconds:g} s"
+            "no known fault explains the results; pairs of faults were tried for up to "
+            f"{seconds:g} s (argument seconds)"
         )
     if difference is not None:
         yield str(difference.place)
@@ -99,7 +100,7 @@ def _explain_gradients(verification: Verification) -> Iterator[str]:
             if lines:
                 yield from lines
                 return
-    yield "the gradients are right to rounding, but less precise than those of correct implementations"
+    yield "the gradients are right to rounding, but less precise than in correct implementations"
 
 
 def _explain_axes(verification: Verification) -> Iterator[str]:
@@ -159,7 +160,7 @@ def _casts_to_float32(verification: Verification) -> bool:
 
 @np.errstate(invalid="ignore")  # Infinity minus infinity.
 def _float32_error(verification: Verification) -> float | None:
-    """Return the error of the float64 results if it is no larger than float32 rounding, else None."""
+    """Return the error of the float64 results if float32 rounding explains it, else None."""
 
     def errors(entry: Evidence) -> Iterator[float]:
         truth = dict(verification.truth(entry.params, entry.case, gradients=False).leaves())

@@ -105,8 +105,8 @@ class _Search:
     def pairs(self, faults: Sequence[Fault], deadline: float) -> Iterator[tuple[Fault, Fault]]:
         """Yield the pairs that the cheapest case does not refute, until the deadline.
 
-        Pairs that need no further run of the oracle come first: those of which one fault has no effect on the
-        run of the cheapest case. A fault of precision is paired only with faults that already bring the
+        Pairs in which one fault does not change the run of the cheapest case come first, because they need no
+        further run of the oracle. A fault of precision is paired only with faults that already bring the
         oracle closer.
         """
         semantic = [fault for fault in faults if not fault.rounding]
@@ -210,7 +210,7 @@ def _distance(results: Results, other: Results, call: OracleCall) -> float:
 
 
 def _relative(a: Array, b: Array) -> float:
-    """Return the RMS difference relative to the RMS of ``b``; infinity in place of NaN."""
+    """Return the RMS difference relative to the RMS of ``b``. NaN becomes infinity."""
     if not b.size:
         return 0.0
     scale = float(np.sqrt(np.mean(b**2))) or 1.0

@@ -18,7 +18,7 @@ Array = np.ndarray
 def gates_of_one_step(
     run: Callable[[Case], Any], config: LSTMConfig, case: Case, slot: int, tolerance: float | None
 ) -> dict[str, Array]:
-    """Return the gates f, i*g and o (batch, units) of one layer and direction, as far as they show.
+    """Return the gates f, i*g and o (batch, units) of one layer and direction that can be recovered.
 
     c' = f c + i g is linear in c. Steps from c = 0 and c = 1 therefore give i g and f, and h' = o tanh(c')
     gives o, unless h is projected. A step from c = 2 verifies that c' is linear. It is not if more than one

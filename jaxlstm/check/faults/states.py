@@ -124,7 +124,7 @@ def _final() -> Iterator[Fault]:
 
         return fault(cause, change, applies)
 
-    yield fault("h_n and c_n are swapped", lambda s, run, call: s[::-1], is_not_projected)
+    yield fault("h_n and c_n are swapped", lambda s, run, call: (s[1], s[0]), is_not_projected)
     yield fault("h_n is returned for c_n too", lambda s, run, call: (s[0], s[0]), is_not_projected)
     yield fault("the final state is the initial state", lambda s, run, call: call.state)
     for layout, slots, applies in _LAYOUTS:

@@ -63,9 +63,7 @@ def faults() -> Iterator[Fault]:
         "join",
         is_stacked_bidirectional,
     )
-    yield Fault(
-        "the outputs are those of the first layer", _first_layer, "layer output", is_stacked
-    )
+    yield Fault("the outputs are the first layer's", _first_layer, "layer output", is_stacked)
     yield Fault("the outputs are shifted by one time step", _shifted, "layer output")
 
 

@@ -21,7 +21,8 @@ class Results(NamedTuple):
     Attributes:
       outputs: (time, batch, D*h_size).
       h_n, c_n: the final state. None if the implementation does not return it.
-      gradients: by name: those of the parameters, ``inputs``, ``h_0`` and ``c_0``. None if not computed.
+      gradients: the gradients of the parameters, ``inputs``, ``h_0`` and ``c_0`` by name. None if not
+        computed.
     """
 
     outputs: Array
@@ -30,7 +31,7 @@ class Results(NamedTuple):
     gradients: Mapping[str, Array] | None = None
 
     def leaves(self) -> Iterator[tuple[str, Array]]:
-        """Yield the name and array of outputs, h_n and c_n, skipping those that are None."""
+        """Yield the name and array of outputs, h_n and c_n, unless it is None."""
         for name in ("outputs", "h_n", "c_n"):
             value = getattr(self, name)
             if value is not None:

@@ -62,7 +62,8 @@ def run(
         if case.initial_state is not None:
             state = tuple(_tensor(a, device).requires_grad_(gradients) for a in case.initial_state)
         tensors = _call(module, x, state, case.seq_lengths)
-        results = Results(*map(tensor_to_numpy, tensors))
+        outputs, h_n, c_n = map(tensor_to_numpy, tensors)
+        results = Results(outputs, h_n, c_n)
         if not gradients:
             return results
         sources: dict[str, torch.Tensor] = {

@@ -108,7 +108,7 @@ class StepDifference(NamedTuple):
 
 
 def differing_units(actual: Array, expected: Array, tolerance: float | None) -> Array:
-    """Return the indices further from the oracle than ``tolerance``; None means that of the dtype."""
+    """Return the indices further from the oracle than ``tolerance``; None selects it by dtype."""
     if tolerance is None:
         tolerance = TOLERANCE.get(actual.dtype.name, 1e-9)
     allowed = tolerance * np.maximum(1.0, np.abs(expected))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,25 +12,10 @@ import pytest
 
 from jaxlstm import LSTMConfig, param_shapes, save
 from jaxlstm_converters.lstm._load import load_numpy
+from tests.support.kills import kills
+from tests.support.processes import run_python
 
 CONFIG = LSTMConfig(60, 60)
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-# Each child is a fork, so that Python and NumPy are imported once.
-WRITER = """
-import itertools, os, sys, numpy as np
-from jaxlstm import LSTMConfig, param_shapes, save
-config = LSTMConfig(60, 60)
-save(sys.argv[1], {n: np.zeros(s, np.float32) for n, s in param_shapes(config).items()}, config)
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        print(os.getpid(), flush=True)
-        for k in itertools.count():
-            params = {n: np.full(s, k, np.float32) for n, s in param_shapes(config).items()}
-            save(sys.argv[1], params, config)
-    os.waitpid(child, 0)
-    print("done", flush=True)
-"""
 FULL_DISK = """
 import resource, signal, sys, numpy as np
 from jaxlstm import LSTMConfig, param_shapes, save
@@ -67,41 +49,31 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save(path, constant_params(1), CONFIG)
     before = path.read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.startswith("OSError"), done.stderr
+    assert run_python("-c", FULL_DISK, path).startswith("OSError")
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
-def test_kills_leave_a_complete_file(kills: int, tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    rng = np.random.default_rng(0)
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path)],
-        env=ENVIRONMENT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as parent:
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        for _ in range(kills):
-            parent.stdin.write("\n")
-            child = int(parent.stdout.readline())
-            time.sleep(rng.uniform(0, 0.03))
-            os.kill(child, signal.SIGKILL)
-            assert parent.stdout.readline() == "done\n"
-            read_constant(path)
-        parent.stdin.close()
+@pytest.mark.skipif(sys.platform == "win32", reason="fork and kill -9 are POSIX")
+@pytest.mark.parametrize("format", ["safetensors", "torch"])
+def test_a_kill_leaves_the_old_or_the_new_file(format: str, tmp_path: Path) -> None:
+    killed = kills(format, tmp_path / "m.file")
+    steps, left = zip(*killed, strict=True)
+    renamed = steps.index("after replace")
+    assert left == ("old",) * renamed + ("new",) * (len(left) - renamed)
+    # Everything is written and flushed before the rename, which is flushed too.
+    flushed = ["before fsync", "after fsync"]
+    renames = [*flushed, "before replace", "after replace", *flushed, "end"]
+    writes = steps[2 : -len(renames)]
+    assert [*steps[:2], *steps[-len(renames) :]] == ["before open", "after open", *renames]
+    assert writes == ("amid write", "after write") * (len(writes) // 2) != ()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fork and kill -9 are POSIX")
+def test_kills_find_a_writer_that_is_not_atomic(tmp_path: Path) -> None:
+    left = dict(kills("in place", tmp_path / "m.file"))
+    assert left["after open"] == left["amid write"] == "torn"
+    assert (left["before open"], left["end"]) == ("old", "new")
 
 
 def test_concurrent_writers_and_readers(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.support.wrong_ports.time import Time
 from tests.support.wrong_ports.weights import Weights
 
 BUGS: dict[str, str | None] = {
-    "output of first layer": "the outputs are those of the first layer",
+    "output of first layer": "the outputs are the first layer's",
     "output shifted": "the outputs are shifted by one time step",
     "output scaled": None,
     "batch first": "the port is batch-first",
