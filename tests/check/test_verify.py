@@ -454,7 +454,9 @@ def test_precision_applies_to_every_run(precision):
 
 @needs_torch
 def test_torchs_own_error_is_reported():
-    items = {item.name: item for item in check(WrongPort(CONFIG)).items}
+    report = check(WrongPort(CONFIG), against=("oracle", "torch"))
+    assert report.settings["against"] == "torch, oracle"
+    items = {item.name: item for item in report.items}
     item = items["RMS error of results"]
     arrays = item.data["arrays"]
     assert {found["torch"] is None for found in arrays.values()} == {False}
