@@ -160,17 +160,7 @@ def forward(
     dtype: Any = np.float64,
     equations: Equations = CORRECT,
 ) -> OracleRun:
-    """Run the LSTM.
-
-    Args:
-      params: arrays under torch's names.
-      inputs: (time, batch, input_size); ``config.batch_first`` is ignored.
-      initial_state: (h_0, c_0), or None for zeros.
-      seq_lengths: ints (batch,), or None if every step is valid.
-      config: the LSTM. Dropout is not applied.
-      dtype: the dtype of the computation.
-      equations: the equations to evaluate.
-    """
+    """Run the LSTM in ``dtype``, without dropout and with the time-major arrays of a case."""
     params = {name: np.asarray(value).astype(dtype) for name, value in params.items()}
     x = np.asarray(inputs).astype(dtype)
     h_0, c_0 = _state(initial_state, config, x.shape[1], dtype)

@@ -95,8 +95,7 @@ def oracle_results(
     results = Results(run.outputs, run.h_n, run.c_n)
     if not gradients:
         return results
-    derivative = backward(params, run, case.seq_lengths, config, case.cotangents)
-    by_name = {**derivative.params, "inputs": derivative.inputs}
-    if case.initial_state is not None:
-        by_name |= {"h_0": derivative.h_0, "c_0": derivative.c_0}
+    by_name = backward(params, run, case.seq_lengths, config, case.cotangents)
+    if case.initial_state is None:
+        del by_name["h_0"], by_name["c_0"]
     return results._replace(gradients=by_name)
