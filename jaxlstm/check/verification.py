@@ -215,7 +215,7 @@ class Verification:
             detail = "the port does not return both h_n and c_n in their shapes"
             yield Item(name, None, detail=detail)
         else:
-            yield Item(name, worst.ratio < 1, worst.ratio, 1.0, f"worst: {worst.where}")
+            yield Item(name, worst.value < 1, worst.value, worst.limit, f"worst: {worst.where}")
 
     def truth(self, params: Mapping[str, Any], case: Case, gradients: bool) -> Results:
         """Return the float64 reference: the oracle, or torch if the oracle is not a reference."""

@@ -34,12 +34,12 @@ def ratio(port, params, config, dtype=np.float32):
 @pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
 @pytest.mark.parametrize("config", [STRONG, WIDE])
 def test_our_steps_are_within_rounding(config, scale):
-    assert ratio(own_port(config), random_params(config, scale=scale), config).ratio < 0.5
+    assert ratio(own_port(config), random_params(config, scale=scale), config).value < 0.5
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_every_dtype(dtype):
-    assert ratio(own_port(STRONG), random_params(STRONG), STRONG, dtype).ratio < 0.7
+    assert ratio(own_port(STRONG), random_params(STRONG), STRONG, dtype).value < 0.7
 
 
 def numpy_port(config, equations=oracle.CORRECT, change=lambda params: params):
@@ -64,8 +64,8 @@ def tf32(a):
 @pytest.mark.parametrize("config", [STRONG, WIDE])
 def test_tf32_exceeds_rounding(config):
     equations = oracle.Equations(product=lambda x, w: tf32(x) @ tf32(w).T)
-    assert ratio(numpy_port(config), random_params(config), config).ratio < 0.5
-    assert ratio(numpy_port(config, equations), random_params(config), config).ratio > 3
+    assert ratio(numpy_port(config), random_params(config), config).value < 0.5
+    assert ratio(numpy_port(config, equations), random_params(config), config).value > 3
 
 
 def test_wrong_bias_is_located():
@@ -73,7 +73,7 @@ def test_wrong_bias_is_located():
         return {**params, "bias_ih_l1_reverse": params["bias_ih_l1_reverse"] * 1.001}
 
     found = ratio(numpy_port(STRONG, change=change), random_params(STRONG), STRONG)
-    assert found.ratio > 1.5
+    assert found.value > 1.5
     assert "layer 1 reverse" in found.where
 
 
@@ -107,5 +107,5 @@ def test_nan_exceeds_every_bound(which, where):
         return outputs, final
 
     found = ratio(Port.of(port), random_params(STRONG), STRONG)
-    assert found.ratio == np.inf
+    assert found.value == np.inf
     assert found.where.startswith(where)
