@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm._shared.table import format_number
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.derivative import backward
 from jaxlstm.check.reference.results import oracle_results, run_oracle
-from jaxlstm.check.report.format import format_number
 from jaxlstm.config import LSTMConfig
 
 Array = np.ndarray

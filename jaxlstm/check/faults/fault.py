@@ -38,14 +38,10 @@ class OracleCall:
     @classmethod
     def of(cls, params: Mapping[str, Any], config: LSTMConfig, case: Case) -> OracleCall:
         """Return the call for a case, in float64."""
-        state = case.initial_state
-        if state is None:
-            h_shape, c_shape = config.state_shapes(case.inputs.shape[1])
-            state = (np.zeros(h_shape), np.zeros(c_shape))
         return cls(
             {name: np.asarray(a).astype(np.float64) for name, a in params.items()},
             case.inputs.astype(np.float64),
-            (state[0].astype(np.float64), state[1].astype(np.float64)),
+            oracle.state_of(case.initial_state, config, case.inputs.shape[1]),
             oracle.lengths_of(case.seq_lengths, case.inputs),
             config,
         )

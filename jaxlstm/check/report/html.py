@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from jaxlstm._shared.table import format_number
 from jaxlstm.check.report.data import Heatmap, ReportData
 from jaxlstm.check.report.difference import StepDifference
-from jaxlstm.check.report.format import format_number
 from jaxlstm.check.report.heatmap import heatmap_svg
 
 _STYLE = """
