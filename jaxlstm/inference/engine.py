@@ -170,7 +170,7 @@ class Engine:
         if kind == "batch":
             time, batch, donate = settings
             function, with_lengths = self._forward.batch, True
-            shapes = [self._shape(time, batch, self.config.input_size), *self._state_shapes(batch)]
+            shapes = [self._shape(time, batch, self.config.input_size), *self.state_shapes(batch)]
         else:
             batch, with_lengths = settings
             function, donate = self._forward.step, True
@@ -184,9 +184,10 @@ class Engine:
         return executable
 
     def _step_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
-        return [self._shape(batch, self.config.input_size), *self._state_shapes(batch)]
+        return [self._shape(batch, self.config.input_size), *self.state_shapes(batch)]
 
-    def _state_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
+    def state_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
+        """Return the shapes of h and c on the device."""
         return [self._shape(*shape) for shape in self.config.state_shapes(batch)]
 
     def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:

@@ -15,11 +15,14 @@ GATES = "ifgo"
 _USED_BY = {"iofg": " (as in ONNX)", "igfo": " (as in haiku)", "figo": " (as in OpenVINO)"}
 
 
-def _each(prefix: str | tuple[str, ...], change: Callable[[Array], Array]) -> Change:
-    """Return a fault that changes each parameter whose name starts with ``prefix``."""
+def _each(
+    prefix: str | tuple[str, ...], change: Callable[[Array], Array], suffix: str = ""
+) -> Change:
+    """Return a fault that changes each parameter whose name starts and ends with the given strings."""
 
     def apply(call: OracleCall) -> OracleCall:
-        params = {n: change(a) if n.startswith(prefix) else a for n, a in call.params.items()}
+        chosen = {n for n in call.params if n.startswith(prefix) and n.endswith(suffix)}
+        params = {n: change(a) if n in chosen else a for n, a in call.params.items()}
         return replace(call, params=params)
 
     return apply
@@ -41,13 +44,6 @@ def _copied(source: str, target: str) -> Change:
     return lambda call: replace(
         call, params={name: call.params[name.replace(target, source)] for name in call.params}
     )
-
-
-def _without_reverse_biases(call: OracleCall) -> OracleCall:
-    dropped = {
-        n: 0 * a for n, a in call.params.items() if n[:4] == "bias" and n.endswith("_reverse")
-    }
-    return replace(call, params={**call.params, **dropped})
 
 
 def _forget_bias_raised(by: float) -> Change:
@@ -136,7 +132,7 @@ FAULTS = (
     _bias("1 is subtracted from the forget gate's bias", _forget_bias_raised(-1.0)),
     Fault(
         "the biases of the reverse direction are dropped",
-        _without_reverse_biases,
+        _each("bias", lambda a: a * 0, "_reverse"),
         "bias",
         "bias bidirectional",
     ),

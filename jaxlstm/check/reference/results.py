@@ -18,11 +18,8 @@ Array = np.ndarray
 class Results(NamedTuple):
     """Outputs, final state and gradients of an LSTM on one case.
 
-    Attributes:
-      outputs: (time, batch, D*h_size).
-      h_n, c_n: the final state. None if the implementation does not return it.
-      gradients: the gradients of the parameters, ``inputs``, ``h_0`` and ``c_0`` by name. None if not
-        computed.
+    ``h_n`` and ``c_n`` are None if the implementation does not return them. ``gradients`` are those of the
+    parameters, ``inputs``, ``h_0`` and ``c_0`` by name, or None if not computed.
     """
 
     outputs: Array

@@ -1,4 +1,4 @@
-"""The data of a report, below the renderers."""
+"""The report of a check: the verdict and its grounds."""
 
 from __future__ import annotations
 
@@ -44,13 +44,8 @@ class Item:
 class Heatmap:
     """A grid of non-negative numbers, ``rows[y][x]``, such as errors over time and units.
 
-    Attributes:
-      title: the caption.
-      x, y: the names of the axes.
-      rows: the numbers.
-      labels: labels of the rows; empty for numbered rows.
-      floor: the number at which the color scale starts. With 0, it starts some orders of magnitude below
-        the largest number.
+    ``x`` and ``y`` name the axes. ``labels`` are those of the rows, empty for numbered rows. The color scale
+    starts at ``floor`` or, if that is 0, some orders of magnitude below the largest number.
     """
 
     title: str
@@ -61,9 +56,17 @@ class Heatmap:
     floor: float = 0.0
 
 
+class CheckFailed(AssertionError):  # noqa: N818 - It reads as an assertion.
+    """A failed check. The message is the report's first screen, ``report`` the whole report."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.first_screen())
+        self.report = report
+
+
 @dataclass(frozen=True)
-class ReportData:
-    """The fields of a :class:`~jaxlstm.check.Report` and the values that follow from them.
+class Report:
+    """The verdict of a check and its grounds.
 
     Attributes:
       title: the port and the dtype that were checked.
@@ -143,6 +146,34 @@ class ReportData:
     def to_json(self) -> str:
         """Return :meth:`to_dict` as strict JSON, with NaN and the infinities as strings."""
         return json.dumps(_strict(self.to_dict()), indent=2, allow_nan=False)
+
+    def to_html(self) -> str:
+        """Return the report as one self-contained HTML page."""
+        from jaxlstm.check.report import html
+
+        return html.html_page(self)
+
+    def __str__(self) -> str:
+        from jaxlstm.check.report import text
+
+        return text.full_text(self)
+
+    def first_screen(self) -> str:
+        """Return the verdict, the diagnosis and at most five of the failures."""
+        from jaxlstm.check.report import text
+
+        return text.first_screen(self)
+
+    def show(self) -> None:
+        """Print the report, in color on a terminal."""
+        from jaxlstm.check.report.terminal import show_text
+
+        show_text(str(self))
+
+    def raise_if_failed(self) -> None:
+        """Raise :class:`CheckFailed`, an AssertionError, unless the check holds."""
+        if not self.ok:
+            raise CheckFailed(self)
 
 
 def _strict(value: Any) -> Any:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.report.data import Heatmap, ReportData
+from jaxlstm.check.report.data import Heatmap, Report
 from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.heatmap import heatmap_svg
 
@@ -60,7 +60,7 @@ td.s { white-space: nowrap; font-weight: 600; }
 """
 
 
-def html_page(report: ReportData) -> str:
+def html_page(report: Report) -> str:
     """Return the page: verdict, diagnosis, items, heat maps, notes and environment."""
     status = "holds" if report.ok else "fails"
     body = [
@@ -86,7 +86,7 @@ def html_page(report: ReportData) -> str:
     )
 
 
-def _header(report: ReportData) -> str:
+def _header(report: Report) -> str:
     """Return the verdict, the title, the counts, the versions and the device."""
     environment = report.environment
     names = [name for name in ("jaxlstm", "jax", "torch") if name in environment]
@@ -100,7 +100,7 @@ def _header(report: ReportData) -> str:
     )
 
 
-def _items(report: ReportData) -> str:
+def _items(report: Report) -> str:
     items = sorted(report.items, key=lambda item: item.ok is not False)  # Failures first.
     rows = "".join(
         f'<tr><td class="s {item.status.lower()}">{item.status}</td><td>{escape(item.name)}</td>'
