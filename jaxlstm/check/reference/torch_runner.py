@@ -57,7 +57,7 @@ def run(
         if not gradients:
             return results
         parameters = dict(module.named_parameters())
-        sources = {name: parameters[name + _suffix(config)] for name in params}
+        sources: dict[str, torch.Tensor] = {n: parameters[n + _suffix(config)] for n in params}
         sources["inputs"] = x
         if state is not None:
             sources |= {"h_0": state[0], "c_0": state[1]}
