@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.report.data import Heatmap, Report
 from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.heatmap import heatmap_svg
+
+_START = (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="generator" content="jaxlstm">'
+)
 
 _STYLE = """
 :root { color-scheme: light dark; --ok: #1a7f37; --bad: #b3261e; --none: #666; --line: #8884;
@@ -77,13 +83,19 @@ def html_page(report: Report) -> str:
         "</div>",
     ]
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'{_START}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(report.verdict)}</title><style>{_STYLE}</style></head>"
         f'<body><main class="{status}">\n'
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
     )
+
+
+def is_html_page(path: Path) -> bool:
+    """Return True if :func:`html_page` made the file."""
+    start = _START.encode()
+    with open(path, "rb") as file:
+        return file.read(len(start)) == start
 
 
 def _header(report: Report) -> str:
