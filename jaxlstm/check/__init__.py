@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from jaxlstm.check._verify import verify as verify
     from jaxlstm.check._verify_cell import verify_cell as verify_cell
     from jaxlstm.check._verify_matrix import verify_matrix as verify_matrix
-    from jaxlstm.check.report.data import CheckFailed as CheckFailed
     from jaxlstm.check.report.data import Item as Item
-    from jaxlstm.check.report.data import Report as Report
     from jaxlstm.check.report.difference import Divergence as Divergence
+    from jaxlstm.check.report.report import CheckFailed as CheckFailed
+    from jaxlstm.check.report.report import Report as Report
 
 _MODULE_OF = {
-    "CheckFailed": "report.data",
+    "CheckFailed": "report.report",
     "Divergence": "report.difference",
     "Item": "report.data",
-    "Report": "report.data",
+    "Report": "report.report",
     "compare": "_compare",
     "trace": "_trace",
     "verify": "_verify",

@@ -14,7 +14,8 @@ from jaxlstm.check.criteria.tolerance import (
     default_tolerance,
     require_tolerances,
 )
-from jaxlstm.check.report.data import Item, Report
+from jaxlstm.check.report.data import Item
+from jaxlstm.check.report.report import Report
 
 
 def compare(

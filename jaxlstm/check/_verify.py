@@ -27,8 +27,9 @@ from jaxlstm.check.environment import environment
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.port import Port, name_of, own_port
 from jaxlstm.check.reference.cases import ordinary_case, standard_cases
-from jaxlstm.check.report.data import Item, Report
+from jaxlstm.check.report.data import Item
 from jaxlstm.check.report.difference import StepDifference
+from jaxlstm.check.report.report import Report
 from jaxlstm.check.summary import heatmaps, notes, untested
 from jaxlstm.check.verification import Verification
 from jaxlstm.config import LSTMConfig

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxlstm.check._verify import verify
 from jaxlstm.check.arguments import require_config
 from jaxlstm.check.port import PortError
-from jaxlstm.check.report.data import Report
+from jaxlstm.check.report.report import Report
 from jaxlstm.config import LSTMConfig
 
 

@@ -23,7 +23,8 @@ from jaxlstm.check.arguments import (
 from jaxlstm.check.environment import environment
 from jaxlstm.check.port import Port, name_of, own_port
 from jaxlstm.check.reference.cases import make_case
-from jaxlstm.check.report.data import Item, Report
+from jaxlstm.check.report.data import Item
+from jaxlstm.check.report.report import Report
 from jaxlstm.check.summary import notes
 from jaxlstm.check.verification import Verification
 from jaxlstm.config import LSTMConfig

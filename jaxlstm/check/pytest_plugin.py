@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from jaxlstm.check.report.data import Report
+    from jaxlstm.check.report.report import Report
 
 
 class approx:  # noqa: N801 - It is named like pytest.approx.

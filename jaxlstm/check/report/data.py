@@ -1,4 +1,4 @@
-"""The report of a check: the verdict and its grounds."""
+"""The data of a report, below the renderers."""
 
 from __future__ import annotations
 
@@ -56,17 +56,9 @@ class Heatmap:
     floor: float = 0.0
 
 
-class CheckFailed(AssertionError):  # noqa: N818 - It reads as an assertion.
-    """A failed check. The message is the report's first screen, ``report`` the whole report."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(report.first_screen())
-        self.report = report
-
-
 @dataclass(frozen=True)
-class Report:
-    """The verdict of a check and its grounds.
+class ReportData:
+    """The fields of a :class:`~jaxlstm.check.Report` and the values that follow from them.
 
     Attributes:
       title: the port and the dtype that were checked.
@@ -146,34 +138,6 @@ class Report:
     def to_json(self) -> str:
         """Return :meth:`to_dict` as strict JSON, with NaN and the infinities as strings."""
         return json.dumps(_strict(self.to_dict()), indent=2, allow_nan=False)
-
-    def to_html(self) -> str:
-        """Return the report as one self-contained HTML page."""
-        from jaxlstm.check.report import html
-
-        return html.html_page(self)
-
-    def __str__(self) -> str:
-        from jaxlstm.check.report import text
-
-        return text.full_text(self)
-
-    def first_screen(self) -> str:
-        """Return the verdict, the diagnosis and at most five of the failures."""
-        from jaxlstm.check.report import text
-
-        return text.first_screen(self)
-
-    def show(self) -> None:
-        """Print the report, in color on a terminal."""
-        from jaxlstm.check.report.terminal import show_text
-
-        show_text(str(self))
-
-    def raise_if_failed(self) -> None:
-        """Raise :class:`CheckFailed`, an AssertionError, unless the check holds."""
-        if not self.ok:
-            raise CheckFailed(self)
 
 
 def _strict(value: Any) -> Any:

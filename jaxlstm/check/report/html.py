@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.report.data import Heatmap, Report
+from jaxlstm.check.report.data import Heatmap, ReportData
 from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.heatmap import heatmap_svg
 
@@ -66,7 +66,7 @@ td.s { white-space: nowrap; font-weight: 600; }
 """
 
 
-def html_page(report: Report) -> str:
+def html_page(report: ReportData) -> str:
     """Return the page: verdict, diagnosis, items, heat maps, notes and environment."""
     status = "holds" if report.ok else "fails"
     body = [
@@ -98,7 +98,7 @@ def is_html_page(path: Path) -> bool:
         return file.read(len(start)) == start
 
 
-def _header(report: Report) -> str:
+def _header(report: ReportData) -> str:
     """Return the verdict, the title, the counts, the versions and the device."""
     environment = report.environment
     names = [name for name in ("jaxlstm", "jax", "torch") if name in environment]
@@ -112,7 +112,7 @@ def _header(report: Report) -> str:
     )
 
 
-def _items(report: Report) -> str:
+def _items(report: ReportData) -> str:
     items = sorted(report.items, key=lambda item: item.ok is not False)  # Failures first.
     rows = "".join(
         f'<tr><td class="s {item.status.lower()}">{item.status}</td><td>{escape(item.name)}</td>'

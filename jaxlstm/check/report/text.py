@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from jaxlstm._shared.table import format_number, table
-from jaxlstm.check.report.data import Item, Report
+from jaxlstm.check.report.data import Item, ReportData
 
 FIRST_SCREEN = 5
 """Failures shown by :func:`first_screen`."""
 
 
-def full_text(report: Report) -> str:
+def full_text(report: ReportData) -> str:
     """Return the whole report."""
     lines = [
         report.verdict,
@@ -29,7 +29,7 @@ def full_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def first_screen(report: Report) -> str:
+def first_screen(report: ReportData) -> str:
     """Return the verdict, the diagnosis and the first failures."""
     items = report.failures or report.items
     lines = [report.verdict, *_section("Diagnosis", report.diagnosis), _table(items[:FIRST_SCREEN])]
@@ -38,7 +38,7 @@ def first_screen(report: Report) -> str:
     return "\n".join(lines)
 
 
-def matrix_table(report: Report) -> str:
+def matrix_table(report: ReportData) -> str:
     """Return the items of ``verify_matrix`` as a grid, with one column for each length."""
     cells: dict[str, dict[str, str]] = {}
     for item in report.items:

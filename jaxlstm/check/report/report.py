@@ -1,0 +1,41 @@
+"""The report of a check: the verdict, its grounds, and its renderings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxlstm.check.report import html, terminal, text
+from jaxlstm.check.report.data import ReportData
+
+
+class CheckFailed(AssertionError):  # noqa: N818 - It reads as an assertion.
+    """A failed check. The message is the report's first screen, ``report`` the whole report."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.first_screen())
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Report(ReportData):
+    """The verdict of a check and its grounds. The fields are described in :class:`ReportData`."""
+
+    def raise_if_failed(self) -> None:
+        """Raise :class:`CheckFailed`, an AssertionError, unless the check holds."""
+        if not self.ok:
+            raise CheckFailed(self)
+
+    def first_screen(self) -> str:
+        """Return the verdict, the diagnosis and at most five of the failures."""
+        return text.first_screen(self)
+
+    def __str__(self) -> str:
+        return text.full_text(self)
+
+    def show(self) -> None:
+        """Print the report, in color on a terminal."""
+        terminal.show_text(str(self))
+
+    def to_html(self) -> str:
+        """Return the report as one self-contained HTML page."""
+        return html.html_page(self)
