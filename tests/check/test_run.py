@@ -23,9 +23,9 @@ def test_torch_is_the_truth_without_the_oracle():
     run = run_of(WrongPort(CONFIG), PARAMS, CONFIG, references=("torch",))
     case = cases.ordinary_case(CONFIG)
     found = run.truth(PARAMS, case, True).arrays()
-    wanted = oracle_results(PARAMS, CONFIG, case, gradients=True).arrays()
-    assert set(found) == set(wanted)
-    for name, a in wanted.items():
+    expected = oracle_results(PARAMS, CONFIG, case, gradients=True).arrays()
+    assert set(found) == set(expected)
+    for name, a in expected.items():
         np.testing.assert_allclose(found[name], a, rtol=0, atol=1e-12, err_msg=name)
 
 

@@ -109,11 +109,11 @@ WORDS = st.from_regex(
 )
 
 
-def as_parameter(leaf: Leaf, wanted: bool) -> torch.Tensor:
+def as_parameter(leaf: Leaf, is_parameter: bool) -> torch.Tensor:
     """Return the tensor or a Parameter of it."""
     kind = leaf.tensor.dtype
     able = kind.is_floating_point or kind.is_complex
-    return torch.nn.Parameter(leaf.tensor, requires_grad=able) if wanted else leaf.tensor
+    return torch.nn.Parameter(leaf.tensor, requires_grad=able) if is_parameter else leaf.tensor
 
 
 def assert_same(ours: Checkpoint, expected: dict[str, Leaf]) -> None:
