@@ -147,14 +147,11 @@ def _labelled(progress: Progress, label: str) -> Progress:
 
 
 def _print(args: argparse.Namespace, reports: Reports, absent: list[str]) -> None:
-    from jaxlstm.check.report.terminal import show, show_text
+    from jaxlstm.check.report.terminal import show_text
 
     for (backend, _), report in reports.items():
         print(f"{args.checkpoint} on {backend}")
-        if args.matrix:
-            show_text(_matrix_text(report))
-        else:
-            show(report)
+        show_text(_matrix_text(report) if args.matrix else str(report))
         print()
     for backend in absent:
         print(f"{backend}: {NOT_RUN}")

@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from jaxlstm._shared.table import format_number
 from jaxlstm.check import CheckFailed, Item, Report
 from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.difference import Divergence, StepDifference
-from jaxlstm.check.report.format import format_number
 
 GOOD = Item("shape", True, detail="2 cases")
 BAD = Item("semantics", False, 0.25, 1e-14, "worst: <a>", {"at": (1, 2)})

@@ -35,19 +35,19 @@ def ratio(port, params, config, dtype=np.float32):
 @pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
 @pytest.mark.parametrize("config", [STRONG, WIDE])
 def test_our_steps_are_within_rounding(config, scale):
-    assert ratio(own_port(config), random_params(config, scale=scale), config).ratio < 0.5
+    assert ratio(own_port(config), random_params(config, scale=scale), config).value < 0.5
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_every_dtype(dtype):
-    assert ratio(own_port(STRONG), random_params(STRONG), STRONG, dtype).ratio < 0.7
+    assert ratio(own_port(STRONG), random_params(STRONG), STRONG, dtype).value < 0.7
 
 
 @pytest.mark.parametrize("config", [STRONG, WIDE])
 def test_tf32_exceeds_rounding(config):
     right, rounded = (Port.of(WrongPort(config, *bugs)) for bugs in ((), ("tf32",)))
-    assert ratio(right, random_params(config), config).ratio < 0.5
-    assert ratio(rounded, random_params(config), config).ratio > 3
+    assert ratio(right, random_params(config), config).value < 0.5
+    assert ratio(rounded, random_params(config), config).value > 3
 
 
 def test_wrong_bias_is_located():
@@ -56,7 +56,7 @@ def test_wrong_bias_is_located():
         return WrongPort(STRONG)(x, state, lengths, params=changed)
 
     found = ratio(Port.of(port), random_params(STRONG), STRONG)
-    assert found.ratio > 1.5
+    assert found.value > 1.5
     assert "layer 1 reverse" in found.where
 
 
@@ -86,5 +86,5 @@ def test_nan_exceeds_every_bound(which, where):
         return outputs, final
 
     found = ratio(Port.of(port), random_params(STRONG), STRONG)
-    assert found.ratio == np.inf
+    assert found.value == np.inf
     assert found.where.startswith(where)
