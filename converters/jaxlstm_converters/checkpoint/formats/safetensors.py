@@ -58,7 +58,7 @@ def read_safetensors(source: Source, budget: Budget) -> Checkpoint:
                 "safetensors-layout",
                 f"{printable(name)!r} starts at byte {start} of the data, but the tensor before it "
                 f"ends at {position}",
-                offset=data_start + position,
+                data_start + position,
             )
         tensor = make_array(
             Storage(source, data_start + start, end - start),
@@ -73,7 +73,7 @@ def read_safetensors(source: Source, budget: Budget) -> Checkpoint:
         raise CheckpointError(
             "trailing-bytes" if data_start + position < source.size else "truncated",
             f"the last tensor ends at byte {data_start + position}, but the file has {source.size}",
-            offset=data_start + position,
+            data_start + position,
         )
     return checkpoint
 
@@ -120,4 +120,4 @@ def _shape(name: str, entry: dict[str, Any]) -> list[int]:
 
 
 def _header_error(message: str) -> CheckpointError:
-    return CheckpointError("safetensors-header", message, offset=8)
+    return CheckpointError("safetensors-header", message, 8)

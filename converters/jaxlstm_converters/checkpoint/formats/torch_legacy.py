@@ -1,9 +1,9 @@
-"""The stream that torch.save wrote before torch 1.6.
+"""Files that start with a pickle: pickle.dump of arrays or tensors, or torch.save before 1.6.
 
-Five pickles (magic number, protocol version, system, the object, the keys of its storages) are
-followed by the storages in the order of the keys: the number of elements as int64, then the
-elements. The elements are little-endian even if the writer was big-endian
-(torch/csrc/serialization.cpp).
+The legacy format of torch.save has five pickles (magic number, protocol version, system, the
+object, the keys of its storages), followed by the storages in the order of the keys: the number of
+elements as int64, then the elements. The elements are little-endian even if the writer was
+big-endian (torch/csrc/serialization.cpp).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..io.source import Source
 from ..io.storage import Storage
 from ..io.stream import Span, Stream
 from ..pickle._name_tensors import name_tensors
-from ..pickle._run_pickle import PickleResult, run_pickle
+from ..pickle._run_pickle import run_pickle
 from ..pickle.machine import PickleMachine
 from ..pickle.values import GlobalName
 from .torch_zip import parse_storage_id
@@ -55,7 +55,7 @@ class LegacyStorages:
             raise CheckpointError(
                 "unsupported-tensor", f"a storage has type {kind}, which is not supported"
             )
-        itemsize = 1 if kind.dtype is None else kind.dtype.itemsize
+        itemsize = kind.itemsize
         if key not in self._by_key:
             if numel * itemsize > self._file_size:
                 raise CheckpointError(
@@ -97,7 +97,7 @@ class LegacyStorages:
             raise CheckpointError(
                 "missing-storage",
                 "the file does not hold exactly the storages that its tensors use",
-                offset=position,
+                position,
             )
         for key in keys:
             storage = self._by_key[key]
@@ -107,23 +107,33 @@ class LegacyStorages:
                 raise CheckpointError(
                     "storage-size",
                     f"storage {key} has {nbytes} bytes, but the pickle declares {storage.nbytes}",
-                    offset=position,
+                    position,
                 )
             storage.source, storage.offset = source, position + 8
             position += 8 + storage.nbytes
             if position > source.size:
                 raise CheckpointError(
-                    "truncated", f"the file ends within storage {key}", offset=storage.offset
+                    "truncated", f"the file ends within storage {key}", storage.offset
                 )
         for storage, root, start in self._views.values():
             storage.source, storage.offset = source, self._by_key[root].offset + start
         return position
 
 
-def read_legacy(source: Source, position: int, budget: Budget) -> Checkpoint:
-    """Read the checkpoint whose magic number ends at `position`."""
-    checkpoint = Checkpoint(source.path, "torch legacy")
-    result = _read_body(Stream(source, position, source.size), budget)
+def read_pickle(source: Source, budget: Budget) -> Checkpoint:
+    """Read one pickle, or the legacy stream after it if it is torch's magic number."""
+    stream = Stream(source, 0, source.size)
+    result = run_pickle(stream, budget, nested=read_nested_storage)
+    container = "torch pickle" if result.nested_storages else "numpy pickle"
+    if type(result.value) is int:
+        if result.value != MAGIC_NUMBER:
+            message = "the file starts with a pickled integer that is not torch's magic number"
+            raise CheckpointError("legacy-header", message, 0)
+        container = "torch legacy"
+        result = _read_body(stream, budget)
+    else:
+        stream.require_end()
+    checkpoint = Checkpoint(source.path, container)
     name_tensors(checkpoint, result, budget=budget)
     return checkpoint
 
@@ -143,12 +153,12 @@ def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
         raise CheckpointError(
             "legacy-header",
             f"the bytes of a storage hold {describe(result.value)} instead",
-            offset=span.offset,
+            span.offset,
         )
     return result.value
 
 
-def _read_body(stream: Stream, budget: Budget) -> PickleResult:
+def _read_body(stream: Stream, budget: Budget) -> PickleMachine:
     """Read the stream after the magic number, up to its end."""
     source, end = stream.source, stream.offset + stream.remaining
     version = run_pickle(stream, budget).value
@@ -156,21 +166,21 @@ def _read_body(stream: Stream, budget: Budget) -> PickleResult:
         raise CheckpointError(
             "legacy-header",
             f"the protocol version is {describe(version)}, expected {PROTOCOL}",
-            offset=stream.offset,
+            stream.offset,
         )
     writer = run_pickle(stream, budget).value
     if not isinstance(writer, dict) or type(writer.get("little_endian")) is not bool:
         raise CheckpointError(
-            "legacy-header", "the system information has no byte order", offset=stream.offset
+            "legacy-header", "the system information has no byte order", stream.offset
         )
     storages = LegacyStorages(source.size)
     result = run_pickle(stream, budget, persistent=storages.resolve)
     keys = run_pickle(stream, budget).value
     position = storages.place(source, keys, stream.offset)
     if position > end:
-        raise CheckpointError("truncated", "the file ends within a storage", offset=end)
+        raise CheckpointError("truncated", "the file ends within a storage", end)
     if position != end:
         raise CheckpointError(
-            "trailing-bytes", f"{end - position} bytes follow the last storage", offset=position
+            "trailing-bytes", f"{end - position} bytes follow the last storage", position
         )
     return result

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import Checkpoint
@@ -59,7 +58,7 @@ def read_legacy_tar(source: Source, budget: Budget) -> Checkpoint:
     stream = Stream(source, *members["pickle"])
     result = run_pickle(stream, budget, persistent=resolve)
     stream.require_end()
-    result = replace(result, tensors=list(tensors.values()))
+    result.tensors = list(tensors.values())
     name_tensors(checkpoint, result, budget=budget)
     return checkpoint
 
@@ -77,24 +76,22 @@ def _read_members(source: Source) -> dict[str, tuple[int, int]]:
         position = start + -(-size // BLOCK) * BLOCK
         if position > source.size:
             raise CheckpointError(
-                "truncated", f"the file ends within member {printable(name)!r}", offset=start
+                "truncated", f"the file ends within member {printable(name)!r}", start
             )
         if kind == b"x":
             if size > BLOCK or not PAX_TIMES.fullmatch(source.read(start, size)):
                 raise CheckpointError(
-                    "tar-entry", "a pax header sets attributes other than times", offset=start
+                    "tar-entry", "a pax header sets attributes other than times", start
                 )
             continue
         if name not in MEMBERS or name in members:
             raise CheckpointError(
-                "tar-entry", f"member {printable(name)!r} is unknown or appears twice", offset=start
+                "tar-entry", f"member {printable(name)!r} is unknown or appears twice", start
             )
         members[name] = (start, start + size)
     rest = source.size - position
     if rest > MAX_PADDING or any(source.read(position, rest)):
-        raise CheckpointError(
-            "trailing-bytes", "bytes follow the end of the archive", offset=position
-        )
+        raise CheckpointError("trailing-bytes", "bytes follow the end of the archive", position)
     if members.keys() != MEMBERS:
         missing = ", ".join(sorted(MEMBERS - members.keys()))
         raise CheckpointError(
@@ -113,12 +110,10 @@ def _parse_header(header: bytes, at: int) -> tuple[str, bytes, int]:
     declared = re.fullmatch(rb" *([0-7]{1,7})[ \0]*", header[148:156])
     if not is_tar(header) or size is None or declared is None or int(declared[1], 8) != checksum:
         raise CheckpointError(
-            "tar-entry", "a member header is malformed or has a wrong checksum", offset=at
+            "tar-entry", "a member header is malformed or has a wrong checksum", at
         )
     if kind not in (b"0", b"\0", b"x") or link or prefix:
-        raise CheckpointError(
-            "tar-entry", f"member {printable(name)!r} is not a regular file", offset=at
-        )
+        raise CheckpointError("tar-entry", f"member {printable(name)!r} is not a regular file", at)
     return name, kind, int(size[1], 8)
 
 
@@ -130,14 +125,13 @@ def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
             raise stream.malformed("a storage is not described by (key, location, type)")
         key, _location, kind = item
         numel = stream.number("<q")
-        itemsize = 1 if kind.dtype is None else kind.dtype.itemsize
-        if numel < 0 or numel * itemsize > stream.remaining:
+        if numel < 0 or numel * kind.itemsize > stream.remaining:
             raise CheckpointError(
                 "truncated",
                 f"a storage declares {numel} elements, more than the file has",
-                offset=stream.offset,
+                stream.offset,
             )
-        span = stream.span(numel * itemsize)
+        span = stream.span(numel * kind.itemsize)
         storage = Storage(stream.source, span.offset, span.length, dtype=kind.dtype)
         _add(storages, key, storage, stream)
     views = run_pickle(stream, budget).value
@@ -212,6 +206,6 @@ def _add(target: dict[Any, Any], key: Any, value: Any, stream: Stream) -> None:
         raise CheckpointError(
             "storage-key",
             f"the key {describe(key)} is used twice or is not an integer or string",
-            offset=stream.offset,
+            stream.offset,
         )
     target[key] = value

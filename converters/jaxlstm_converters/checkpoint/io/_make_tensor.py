@@ -59,7 +59,7 @@ def make_tensor(
             "tensor-bounds",
             f"a tensor with {_geometry(sizes, steps)} and offset {offset} extends beyond its storage of "
             f"{available} elements",
-            offset=storage.offset,
+            storage.offset,
         )
     if not empty and (_overlap(sizes, steps) + 1) * dtype.itemsize > MAX_OVERLAP:
         raise CheckpointError(
@@ -100,7 +100,7 @@ def make_array(
         raise CheckpointError(
             "storage-size",
             f"{label} needs {tensor.nbytes} bytes, but the file holds {storage.nbytes} for it",
-            offset=None if storage.source is None else storage.offset,
+            None if storage.source is None else storage.offset,
         )
     return tensor
 

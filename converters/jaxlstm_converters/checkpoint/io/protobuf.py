@@ -86,7 +86,7 @@ class Message:
         spans = self.packed(number)
         if len(spans) != len(self._fields.get(number, ())):
             raise CheckpointError(
-                CODE, f"field {number} holds a number, not text or bytes", offset=self._span.offset
+                CODE, f"field {number} holds a number, not text or bytes", self._span.offset
             )
         return spans
 
@@ -127,12 +127,12 @@ def _varint(stream: Stream) -> int:
 def _text(span: Span) -> str:
     if span.length > MAX_TEXT:
         raise CheckpointError(
-            CODE, f"a name has {span.length} bytes; the limit is {MAX_TEXT}", offset=span.offset
+            CODE, f"a name has {span.length} bytes; the limit is {MAX_TEXT}", span.offset
         )
     try:
         return span.source.read(span.offset, span.length).decode("utf-8")
     except UnicodeDecodeError:
-        raise CheckpointError(CODE, "a name is not UTF-8", offset=span.offset) from None
+        raise CheckpointError(CODE, "a name is not UTF-8", span.offset) from None
 
 
 def _stream(span: Span) -> Stream:

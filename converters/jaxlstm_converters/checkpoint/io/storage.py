@@ -43,7 +43,7 @@ class Storage:
             raise CheckpointError(
                 "storage-dtype",
                 f"one storage is used as {self.dtype.name} and as {dtype.name}",
-                offset=self.offset,
+                self.offset,
             )
         self.dtype = dtype
 
@@ -68,7 +68,7 @@ class Storage:
             raise CheckpointError(
                 "crc-mismatch",
                 f"a storage has checksum {crc:08x}, but the file declares {self.crc:08x}",
-                offset=self.offset,
+                self.offset,
                 path=self.source.path,
             )
         self._verified = True
@@ -111,7 +111,7 @@ def count_latin1(source: Source, offset: int, length: int) -> int:
         rest = b"?"
     if rest:
         message = "bytes are pickled as text, but the text is not Latin-1"
-        raise CheckpointError("pickle-malformed", message, offset=offset)
+        raise CheckpointError("pickle-malformed", message, offset)
     return count
 
 

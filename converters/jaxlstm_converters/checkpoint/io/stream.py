@@ -96,7 +96,7 @@ class Stream:
         """Raise `trailing-bytes` unless all bytes have been read."""
         if self.remaining:
             message = f"{self.remaining} bytes follow the end of the data"
-            raise CheckpointError("trailing-bytes", message, offset=self.offset)
+            raise CheckpointError("trailing-bytes", message, self.offset)
 
     def number(self, layout: str) -> int:
         """Return one number in a `struct` layout."""
@@ -111,7 +111,7 @@ class Stream:
 
     def malformed(self, message: str) -> CheckpointError:
         """Return the error for invalid bytes at this position."""
-        return CheckpointError(self._code, message, offset=self.offset)
+        return CheckpointError(self._code, message, self.offset)
 
     def _fill(self, count: int) -> None:
         self.require(count)

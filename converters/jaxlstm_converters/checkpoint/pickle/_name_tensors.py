@@ -10,7 +10,7 @@ from ..checkpoint import Checkpoint, Scalar
 from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
 from ..io.tensor import Tensor
-from ._run_pickle import PickleResult
+from .machine import PickleMachine
 from .modules import Member, module_members
 from .values import GlobalName, NumpyArray, Placeholder, UnsupportedTensor
 
@@ -33,7 +33,7 @@ _MAY_HOLD_TENSORS = (dict, list, tuple, Placeholder, Tensor, NumpyArray, Unsuppo
 
 def name_tensors(
     checkpoint: Checkpoint,
-    result: PickleResult,
+    result: PickleMachine,
     *,
     budget: Budget,
     members: Members = module_members,
@@ -42,7 +42,7 @@ def name_tensors(
 
     Args:
         checkpoint: receives the tensors, scalars, hints and warnings.
-        result: the unpickled object. The visits are limited to twice the number of its opcodes,
+        result: the pickle that ran. The visits are limited to twice the number of its opcodes,
             because following references could lead to exponentially many values. Tensors that no
             name leads to are reported.
         budget: pays for visits beyond that limit.

@@ -68,6 +68,7 @@ class PickleMachine(PickleStack):
         nested: reads a storage that the pickle holds as the bytes of a whole file.
 
     Attributes:
+        value: the unpickled object, after STOP.
         tensors: every tensor that the pickle built.
         opcodes: the number of opcodes that ran.
         nested_storages: the results of `nested` by identity of the bytes.

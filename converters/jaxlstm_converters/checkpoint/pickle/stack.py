@@ -25,15 +25,17 @@ class PickleStack:
     def __init__(self, stream: Stream, budget: Budget) -> None:
         self.stream = stream
         self.budget = budget
+        self.value: Any = None
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
-    def result(self) -> Any:
-        """Return the value of the pickle after STOP."""
+    def stop(self) -> None:
+        """Set the value of the pickle, and release the memo."""
         if len(self._stack) != 1 or self._marks:
             raise self.malformed("values are left on the stack at the end")
-        return self._stack[0]
+        self.value = self._stack.pop()
+        self._memo.clear()
 
     def malformed(self, message: str) -> CheckpointError:
         """Return the error for an invalid sequence of opcodes."""

@@ -29,6 +29,11 @@ class StorageType:
 
     dtype: np.dtype[Any] | None
 
+    @property
+    def itemsize(self) -> int:
+        """Size of an element in bytes."""
+        return 1 if self.dtype is None else self.dtype.itemsize
+
 
 class OrderedDict(dict[Any, Any]):
     """collections.OrderedDict. BUILD may set attributes on it, which are dropped."""
