@@ -95,8 +95,6 @@ def _torch_prefix(entries: dict[str, Entry]) -> str:
     prefix = roots[0].removesuffix("data.pkl")
     outside = [name for name in entries if not name.startswith(prefix)]
     if outside:
-        raise CheckpointError(
-            "zip-layout",
-            f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}",
-        )
+        message = f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}"
+        raise CheckpointError("zip-layout", message)
     return prefix

@@ -106,10 +106,8 @@ def _byte_range(name: str, entry: Any) -> tuple[int, int]:
 def _dtype(name: str, entry: dict[str, Any]) -> np.dtype[Any]:
     code = entry["dtype"]
     if type(code) is not str or code not in DTYPE_CODES:
-        raise CheckpointError(
-            "unsupported-tensor",
-            f"{printable(name)!r} has dtype {describe(code)}, which is not supported",
-        )
+        message = f"{printable(name)!r} has dtype {describe(code)}, which is not supported"
+        raise CheckpointError("unsupported-tensor", message)
     return DTYPES[DTYPE_CODES[code]]
 
 

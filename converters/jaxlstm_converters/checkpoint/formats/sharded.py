@@ -58,10 +58,8 @@ def _read_weight_map(source: Source) -> dict[str, str]:
     index = read_json(source, 0, source.size, "unknown-format")
     weight_map: Any = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(
-            "unknown-format",
-            "the JSON file has no weight_map, so it is not the index of a sharded checkpoint",
-        )
+        message = "the JSON file has no weight_map, so it is not the index of a sharded checkpoint"
+        raise CheckpointError("unknown-format", message)
     for file in weight_map.values():
         if type(file) is not str or not _is_file_name(file):
             raise CheckpointError(
@@ -111,10 +109,8 @@ def _read_shard(
     shard.scalars.clear()
     count = max(len(shard), len(shard.hints))
     if count > limit:
-        raise CheckpointError(
-            "shard-mismatch",
-            f"the shard has {count} tensors or modules, but the index only {limit}",
-        )
+        message = f"the shard has {count} tensors or modules, but the index only {limit}"
+        raise CheckpointError("shard-mismatch", message)
     return shard
 
 

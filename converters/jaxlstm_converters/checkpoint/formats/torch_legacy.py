@@ -58,10 +58,8 @@ class LegacyStorages:
         itemsize = kind.itemsize
         if key not in self._by_key:
             if numel * itemsize > self._file_size:
-                raise CheckpointError(
-                    "truncated",
-                    f"storage {key} declares {numel * itemsize} bytes, more than the file has",
-                )
+                message = f"storage {key} declares {numel * itemsize} bytes, more than the file has"
+                raise CheckpointError("truncated", message)
             self._by_key[key] = Storage(None, 0, numel * itemsize)
             self._itemsize[key] = itemsize
         storage = self._by_key[key]
@@ -94,11 +92,8 @@ class LegacyStorages:
         """Set the offsets of the storages, which start at `position`; return where they end."""
         is_texts = type(keys) is list and all(type(key) is str for key in keys)
         if not is_texts or sorted(keys) != sorted(self._by_key):
-            raise CheckpointError(
-                "missing-storage",
-                "the file does not hold exactly the storages that its tensors use",
-                position,
-            )
+            message = "the file does not hold exactly the storages that its tensors use"
+            raise CheckpointError("missing-storage", message, position)
         for key in keys:
             storage = self._by_key[key]
             (numel,) = struct.unpack("<q", source.read(position, 8))
@@ -150,11 +145,8 @@ def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     outer.budget.memory = memory
     outer.charge(result.opcodes)
     if not isinstance(result.value, Storage):
-        raise CheckpointError(
-            "legacy-header",
-            f"the bytes of a storage hold {describe(result.value)} instead",
-            span.offset,
-        )
+        message = f"the bytes of a storage hold {describe(result.value)} instead"
+        raise CheckpointError("legacy-header", message, span.offset)
     return result.value
 
 
@@ -163,11 +155,8 @@ def _read_body(stream: Stream, budget: Budget) -> PickleMachine:
     source, end = stream.source, stream.offset + stream.remaining
     version = run_pickle(stream, budget).value
     if version != PROTOCOL:
-        raise CheckpointError(
-            "legacy-header",
-            f"the protocol version is {describe(version)}, expected {PROTOCOL}",
-            stream.offset,
-        )
+        message = f"the protocol version is {describe(version)}, expected {PROTOCOL}"
+        raise CheckpointError("legacy-header", message, stream.offset)
     writer = run_pickle(stream, budget).value
     if not isinstance(writer, dict) or type(writer.get("little_endian")) is not bool:
         raise CheckpointError(

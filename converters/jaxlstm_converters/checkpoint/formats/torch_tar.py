@@ -80,23 +80,17 @@ def _read_members(source: Source) -> dict[str, tuple[int, int]]:
             )
         if kind == b"x":
             if size > BLOCK or not PAX_TIMES.fullmatch(source.read(start, size)):
-                raise CheckpointError(
-                    "tar-entry", "a pax header sets attributes other than times", start
-                )
+                raise _tar_error("a pax header sets attributes other than times", start)
             continue
         if name not in MEMBERS or name in members:
-            raise CheckpointError(
-                "tar-entry", f"member {printable(name)!r} is unknown or appears twice", start
-            )
+            raise _tar_error(f"member {printable(name)!r} is unknown or appears twice", start)
         members[name] = (start, start + size)
     rest = source.size - position
     if rest > MAX_PADDING or any(source.read(position, rest)):
         raise CheckpointError("trailing-bytes", "bytes follow the end of the archive", position)
     if members.keys() != MEMBERS:
         missing = ", ".join(sorted(MEMBERS - members.keys()))
-        raise CheckpointError(
-            "tar-entry", f"the archive is not a torch checkpoint: it has no member {missing}"
-        )
+        raise _tar_error(f"the archive is not a torch checkpoint: it has no member {missing}")
     return members
 
 
@@ -109,11 +103,9 @@ def _parse_header(header: bytes, at: int) -> tuple[str, bytes, int]:
     size = re.fullmatch(rb"([0-7]{1,11})[ \0]*", header[124:136])
     declared = re.fullmatch(rb" *([0-7]{1,7})[ \0]*", header[148:156])
     if not is_tar(header) or size is None or declared is None or int(declared[1], 8) != checksum:
-        raise CheckpointError(
-            "tar-entry", "a member header is malformed or has a wrong checksum", at
-        )
+        raise _tar_error("a member header is malformed or has a wrong checksum", at)
     if kind not in (b"0", b"\0", b"x") or link or prefix:
-        raise CheckpointError("tar-entry", f"member {printable(name)!r} is not a regular file", at)
+        raise _tar_error(f"member {printable(name)!r} is not a regular file", at)
     return name, kind, int(size[1], 8)
 
 
@@ -126,11 +118,8 @@ def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
         key, _location, kind = item
         numel = stream.number("<q")
         if numel < 0 or numel * kind.itemsize > stream.remaining:
-            raise CheckpointError(
-                "truncated",
-                f"a storage declares {numel} elements, more than the file has",
-                stream.offset,
-            )
+            message = f"a storage declares {numel} elements, more than the file has"
+            raise CheckpointError("truncated", message, stream.offset)
         span = stream.span(numel * kind.itemsize)
         storage = Storage(stream.source, span.offset, span.length, dtype=kind.dtype)
         _add(storages, key, storage, stream)
@@ -203,9 +192,10 @@ def _read_count(stream: Stream, budget: Budget) -> int:
 
 def _add(target: dict[Any, Any], key: Any, value: Any, stream: Stream) -> None:
     if type(key) not in (int, str) or key in target:
-        raise CheckpointError(
-            "storage-key",
-            f"the key {describe(key)} is used twice or is not an integer or string",
-            stream.offset,
-        )
+        message = f"the key {describe(key)} is used twice or is not an integer or string"
+        raise CheckpointError("storage-key", message, stream.offset)
     target[key] = value
+
+
+def _tar_error(message: str, offset: int | None = None) -> CheckpointError:
+    return CheckpointError("tar-entry", message, offset)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
@@ -24,20 +25,14 @@ MAX_PICKLE = 256 << 20
 STORAGE_KEY = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
+@dataclass(slots=True)
 class ZipStorages:
-    """The storages in one folder of an archive, by key.
+    """The storages in one folder of an archive, such as "PREFIX/data/", by key."""
 
-    Args:
-        archive: the archive.
-        folder: the path of the storages, such as "PREFIX/data/".
-        big_endian: the byte order of the elements.
-    """
-
-    def __init__(self, archive: Archive, folder: str, big_endian: bool) -> None:
-        self._archive = archive
-        self._folder = folder
-        self._big_endian = big_endian
-        self._by_key: dict[str, Storage] = {}
+    archive: Archive
+    folder: str
+    big_endian: bool
+    _by_key: dict[str, Storage] = field(default_factory=dict)
 
     def resolve(self, persistent_id: Any) -> Storage | UnsupportedTensor:
         """Return the storage with this persistent id."""
@@ -59,12 +54,12 @@ class ZipStorages:
         return storage
 
     def _open(self, key: str) -> Storage:
-        entry = self._archive.entries.get(self._folder + key)
+        entry = self.archive.entries.get(self.folder + key)
         if entry is None:
-            message = f"the archive has no entry {printable(self._folder)}{key}"
+            message = f"the archive has no entry {printable(self.folder)}{key}"
             raise CheckpointError("missing-storage", message)
-        crc = self._archive.crc(entry)
-        return Storage(self._archive.source, entry.offset, entry.size, self._big_endian, crc)
+        crc = self.archive.crc(entry)
+        return Storage(self.archive.source, entry.offset, entry.size, self.big_endian, crc)
 
 
 def parse_storage_id(persistent_id: Any) -> tuple[StorageType | GlobalName, str, int]:
@@ -120,9 +115,6 @@ def is_big_endian(archive: Archive, prefix: str) -> bool:
         archive.verify(entry)
     order = archive.stream(entry).take(entry.size) if entry.size <= 16 else b"?"
     if order not in (b"little", b"big"):
-        raise CheckpointError(
-            "byteorder",
-            f"the byteorder entry is {printable(repr(order))}, expected b'little' or b'big'",
-            entry.offset,
-        )
+        message = f"the byteorder entry is {printable(repr(order))}, expected b'little' or b'big'"
+        raise CheckpointError("byteorder", message, entry.offset)
     return order == b"big"

@@ -68,7 +68,7 @@ def make_tensor(
             "save it after .contiguous()",
         )
     budget.spend_on_tensor(math.prod(sizes) * dtype.itemsize)
-    return Tensor(storage, dtype, sizes, strides=steps, offset=offset)
+    return Tensor(storage, dtype, sizes, steps, offset)
 
 
 def make_array(
@@ -80,18 +80,10 @@ def make_array(
     fortran_order: bool = False,
     label: str = "an array",
 ) -> Tensor:
-    """Return a contiguous tensor that takes up the whole storage.
+    """Return a contiguous tensor that takes up the whole storage, or raise `storage-size`.
 
-    Args:
-        storage: the bytes.
-        dtype: the element type.
-        shape: the sizes, of any type.
-        budget: pays for the bytes of the tensor.
-        fortran_order: column-major instead of row-major.
-        label: the tensor, in the error message.
-
-    Raises:
-        CheckpointError: storage-size, storage-dtype, tensor-shape, tensor-bounds or tensor-budget.
+    Arguments and other errors are those of `make_tensor`, beside `fortran_order`, column-major
+    instead of row-major, and `label`, the tensor in the error message.
     """
     _check_sizes(shape)
     strides = contiguous_strides(shape[::-1])[::-1] if fortran_order else None

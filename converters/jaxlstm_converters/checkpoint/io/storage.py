@@ -40,11 +40,8 @@ class Storage:
     def use_as(self, dtype: np.dtype[Any]) -> None:
         """Set the dtype, or raise `storage-dtype` if it has another one."""
         if self.dtype is not None and self.dtype != dtype:
-            raise CheckpointError(
-                "storage-dtype",
-                f"one storage is used as {self.dtype.name} and as {dtype.name}",
-                self.offset,
-            )
+            message = f"one storage is used as {self.dtype.name} and as {dtype.name}"
+            raise CheckpointError("storage-dtype", message, self.offset)
         self.dtype = dtype
 
     def read_into(self, start: int, target: memoryview) -> None:

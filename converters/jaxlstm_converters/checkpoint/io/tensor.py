@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,45 +21,28 @@ from .storage import Storage
 BLOCK = 8 << 20
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Tensor:
     """A tensor of a checkpoint that has not been read. `numpy.asarray(tensor)` reads it.
 
+    Use `make_tensor` to create one: nothing is checked here.
+
     Attributes:
-        shape: the sizes.
-        dtype: a NumPy dtype; from ml_dtypes for bfloat16 and float8.
-        name: its name in the checkpoint; the first name of a tied tensor.
         storage: the bytes that it is a view of. Tied tensors share one storage.
+        dtype: a NumPy dtype; from ml_dtypes for bfloat16 and float8.
+        shape: the sizes.
+        name: its name in the checkpoint; the first name of a tied tensor.
     """
 
-    __slots__ = (
-        "_nonfinite_reported",
-        "_offset",
-        "_strides",
-        "_warnings",
-        "dtype",
-        "name",
-        "shape",
-        "storage",
-    )
-
-    def __init__(
-        self,
-        storage: Storage,
-        dtype: np.dtype[Any],
-        shape: tuple[int, ...],
-        *,
-        strides: tuple[int, ...],
-        offset: int,
-    ) -> None:
-        # Strides and offset count elements. Nothing is checked here: use `make_tensor`.
-        self.storage = storage
-        self.dtype = dtype
-        self.shape = shape
-        self.name = ""
-        self._strides = strides
-        self._offset = offset
-        self._warnings: list[str] | None = None
-        self._nonfinite_reported = False
+    storage: Storage
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    # In elements.
+    _strides: tuple[int, ...]
+    _offset: int
+    name: str = ""
+    _warnings: list[str] | None = None
+    _nonfinite_reported: bool = False
 
     @property
     def ndim(self) -> int:
@@ -158,8 +142,7 @@ class StackedTensor(Tensor):
     def __init__(self, parts: Sequence[Tensor]) -> None:
         first = parts[0]
         shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
-        strides = contiguous_strides(shape)
-        super().__init__(first.storage, first.dtype, shape, strides=strides, offset=0)
+        super().__init__(first.storage, first.dtype, shape, contiguous_strides(shape), 0)
         self._parts = tuple(parts)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:

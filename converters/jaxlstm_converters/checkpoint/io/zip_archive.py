@@ -61,16 +61,13 @@ class Archive:
         position = 0
         for header, end in zip(headers, ends, strict=False):
             if header.local_offset != position:
-                raise CheckpointError(
-                    "zip-overlap",
-                    f"entry {header.shown_name!r} starts at byte {header.local_offset}, but the "
-                    f"entry before it ends at {position}",
-                    position,
+                problem = (
+                    f"starts at byte {header.local_offset}, the entry before it ends at {position}"
                 )
+                raise header.error("zip-overlap", problem)
             entry = _read_entry(source, header, end)
             if entry.name in self.entries:
-                message = f"two entries are named {printable(entry.name)!r}"
-                raise CheckpointError("zip-duplicate-name", message, position)
+                raise header.error("zip-duplicate-name", "has the name of another entry")
             self.entries[entry.name] = entry
             position = end
         if position != directory_start:
@@ -114,23 +111,23 @@ class Archive:
 
 def _read_entry(source: Source, header: CentralHeader, end: int) -> Entry:
     """Return the entry whose bytes end at `end`, after comparing its local and central headers."""
-    at = header.local_offset
     name = _decode_name(header)
-    shown = printable(name)
-    if at + 30 + len(header.name) > end:
-        raise CheckpointError("zip-overlap", f"the header of {shown!r} overlaps the next entry", at)
-    head = source.read(at, 30 + len(header.name))
+    at = header.local_offset
+    extra_at = at + 30 + len(header.name)
+    if extra_at > end:
+        raise header.error("zip-overlap", "has a header that overlaps the next entry")
+    head = source.read(at, extra_at - at)
     signature, flags, method, crc, compressed, size, n_name, n_extra = struct.unpack_from(
         "<4s2xHH4xIIIHH", head
     )
-    mismatch = f"the local header of {shown!r} differs from the central directory"
+    mismatch = "has a local header that differs from the central directory"
     if signature != LOCAL or n_name != len(header.name) or head[30:] != header.name:
-        raise CheckpointError("zip-header-mismatch", mismatch, at)
-    data = at + len(head) + n_extra
+        raise header.error("zip-header-mismatch", mismatch)
+    data = extra_at + n_extra
     data_end = data + header.compressed
     if data_end > end:
-        raise CheckpointError("zip-overlap", f"the data of {shown!r} overlaps the next entry", at)
-    extra = source.read(at + len(head), n_extra)
+        raise header.error("zip-overlap", "has data that overlaps the next entry")
+    extra = source.read(extra_at, n_extra)
     expected = (header.crc, header.compressed, header.size)
     if flags & HAS_DESCRIPTOR and (crc, compressed, size) == (0, 0, 0):
         # torch leaves the fields at 0 and still writes ZIP64 values: the size, the offset, or 0.
@@ -141,15 +138,13 @@ def _read_entry(source: Source, header: CentralHeader, end: int) -> Entry:
         size, compressed = widen(extra, (size, compressed), at)
         agrees = (crc, compressed, size) == expected
     if (flags, method) != (header.flags, header.method) or not agrees:
-        raise CheckpointError("zip-header-mismatch", mismatch, at)
+        raise header.error("zip-header-mismatch", mismatch)
     if flags & HAS_DESCRIPTOR:
         _check_descriptor(source.read(data_end, min(end - data_end, 25)), expected, data_end)
     elif data_end != end:
-        raise CheckpointError("zip-overlap", f"bytes after {shown!r} belong to no entry", data_end)
+        raise header.error("zip-overlap", "is followed by bytes that belong to no entry")
     if header.method == 0 and header.compressed != header.size:
-        raise CheckpointError(
-            "zip-header-mismatch", f"{shown!r} is not compressed but declares two sizes", at
-        )
+        raise header.error("zip-header-mismatch", "is not compressed but declares two sizes")
     return Entry(name, data, header.size, header.crc, header.method != 0)
 
 
@@ -164,20 +159,13 @@ def _check_descriptor(data: bytes, expected: tuple[int, int, int], at: int) -> N
 
 
 def _decode_name(header: CentralHeader) -> str:
-    at, shown = header.local_offset, header.shown_name
     if header.flags & ENCRYPTED:
-        raise CheckpointError(
-            "zip-encrypted", f"{shown!r} is encrypted; decrypt the file first", at
-        )
+        raise header.error("zip-encrypted", "is encrypted; decrypt the file first")
     try:
         name = header.name.decode("utf-8" if header.flags & UTF8 else "ascii")
     except UnicodeDecodeError:
-        raise CheckpointError(
-            "zip-directory", f"the entry name {shown!r} is not text", at
-        ) from None
+        raise header.error("zip-directory", "has a name that is not text") from None
     parts = name.removesuffix("/").split("/")
-    if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise CheckpointError(
-            "zip-directory", f"the entry name {shown!r} is not a relative path", at
-        )
+    if "\\" in name or "\0" in name or not {"", ".", ".."}.isdisjoint(parts):
+        raise header.error("zip-directory", "has a name that is not a relative path")
     return name

@@ -47,10 +47,8 @@ def run_pickle(
                 machine.stop()
                 return machine
             else:
-                raise CheckpointError(
-                    "pickle-opcode",
-                    f"pickle opcode {code!r} is not supported: checkpoints never use it",
-                )
+                message = f"pickle opcode {code!r} is not supported: checkpoints never use it"
+                raise CheckpointError("pickle-opcode", message)
     except CheckpointError as error:
         if error.offset is None:
             error.offset = at
@@ -108,9 +106,7 @@ def _new_list(m: PickleMachine) -> None:
 
 
 def _new_set(m: PickleMachine, name: str, items: list[Any]) -> None:
-    value = Placeholder(GlobalName("builtins", name))
-    value.items = items
-    m.push(value, 3 * PRICE + 8 * len(items))
+    m.push(Placeholder(GlobalName("builtins", name), items=items), 3 * PRICE + 8 * len(items))
 
 
 def _py2_string(m: PickleMachine) -> None:
