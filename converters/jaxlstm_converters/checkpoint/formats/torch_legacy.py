@@ -43,18 +43,13 @@ class LegacyStorages:
 
     def resolve(self, persistent_id: Any) -> Any:
         """Return a storage, or the class of a module that was stored with its source code."""
-        is_module = (
-            type(persistent_id) is tuple
-            and len(persistent_id) == 4
-            and persistent_id[0] == "module"
-        )
-        if is_module:
+        is_tuple = type(persistent_id) is tuple and len(persistent_id) == 4
+        if is_tuple and persistent_id[0] == "module":
             return persistent_id[1]
         kind, key, numel = parse_storage_id(persistent_id)
         if isinstance(kind, GlobalName):
-            raise CheckpointError(
-                "unsupported-tensor", f"a storage has type {kind}, which is not supported"
-            )
+            message = f"a storage has type {kind}, which is not supported"
+            raise CheckpointError("unsupported-tensor", message)
         itemsize = kind.itemsize
         if key not in self._by_key:
             if numel * itemsize > self._file_size:
@@ -135,7 +130,7 @@ def read_pickle(source: Source, budget: Budget) -> Checkpoint:
 
 def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     """Read a storage in a plain pickle: a legacy stream whose object is the storage."""
-    stream = Stream(span.source, span.offset, span.offset + span.length)
+    stream = span.stream()
     memory = outer.budget.memory
     magic = run_pickle(stream, outer.budget).value
     if magic != MAGIC_NUMBER:

@@ -54,7 +54,7 @@ class Message:
         values: list[int] = []
         for value in self._fields.get(number, ()):
             if isinstance(value, Span):
-                stream = _stream(value)
+                stream = value.stream(CODE)
                 while stream.remaining:
                     self._budget.spend()
                     values.append(_varint(stream))
@@ -92,7 +92,7 @@ class Message:
 
 
 def _fields(span: Span) -> Iterator[tuple[int, int | Span]]:
-    stream = _stream(span)
+    stream = span.stream(CODE)
     while stream.remaining:
         key = _varint(stream)
         number, kind = key >> 3, key & 7
@@ -133,7 +133,3 @@ def _text(span: Span) -> str:
         return span.source.read(span.offset, span.length).decode("utf-8")
     except UnicodeDecodeError:
         raise CheckpointError(CODE, "a name is not UTF-8", span.offset) from None
-
-
-def _stream(span: Span) -> Stream:
-    return Stream(span.source, span.offset, span.offset + span.length, CODE)

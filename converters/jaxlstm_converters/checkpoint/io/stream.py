@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError
 from .source import Source
+from .storage import Storage
 
 WINDOW = 1 << 16
 # Lines are the arguments of text opcodes: numbers and dotted module names.
@@ -20,6 +21,14 @@ class Span:
     source: Source
     offset: int
     length: int
+
+    def stream(self, code: str = "pickle-malformed") -> Stream:
+        """Return a reader of these bytes."""
+        return Stream(self.source, self.offset, self.offset + self.length, code)
+
+    def storage(self) -> Storage:
+        """Return these bytes as a storage."""
+        return Storage(self.source, self.offset, self.length)
 
 
 class Stream:

@@ -94,10 +94,8 @@ class Tensor:
             _swap_bytes(raw, self.dtype)
 
     def _is_contiguous(self) -> bool:
-        dense = contiguous_strides(self.shape)
-        return all(
-            n == 1 or s == d for n, s, d in zip(self.shape, self._strides, dense, strict=True)
-        )
+        sizes = zip(self.shape, self._strides, contiguous_strides(self.shape), strict=True)
+        return all(n == 1 or stride == dense for n, stride, dense in sizes)
 
     def _gather(self, out: np.ndarray, strides: tuple[int, ...], offset: int) -> None:
         """Fill `out` from a strided view, halving it until the range to read fits in a block."""
@@ -129,9 +127,8 @@ class Tensor:
                 count += int((~np.isfinite(flat[start : start + CHUNK])).sum())
         if count:
             self._nonfinite_reported = True
-            self._warnings.append(
-                f"{printable(self.name)!r} holds {count} values that are NaN or infinite"
-            )
+            shown = printable(self.name)
+            self._warnings.append(f"{shown!r} holds {count} values that are NaN or infinite")
 
 
 class StackedTensor(Tensor):

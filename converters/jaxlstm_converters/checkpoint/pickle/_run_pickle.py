@@ -68,15 +68,10 @@ def _text_int(m: PickleMachine) -> None:
     m.push(_parse_number(line, int, m) if value is None else value, PRICE)
 
 
-def _reduce(m: PickleMachine) -> None:
-    args = m.pop()
-    m.call(m.pop(), args)
-
-
 def _new_object_ex(m: PickleMachine) -> None:
     # No known global takes keyword arguments.
-    _kwargs, args = m.pop(), m.pop()
-    m.call(m.pop(), args)
+    m.pop()
+    m.call()
 
 
 def _set_item(m: PickleMachine) -> None:
@@ -116,15 +111,11 @@ def _py2_string(m: PickleMachine) -> None:
     m.push(raw.decode() if raw.isascii() else span, 2 * PRICE + len(raw))
 
 
-def _drop_to_mark(m: PickleMachine) -> None:
-    m.pop_mark()
-
-
 def _span(layout: str) -> Callable[[PickleMachine], None]:
     return lambda m: m.push(m.stream.span(m.stream.number(layout)), PRICE)
 
 
-OPERATIONS: dict[bytes, Callable[[PickleMachine], None]] = {
+OPERATIONS: dict[bytes, Callable[[PickleMachine], object]] = {
     # values
     b"N": lambda m: m.push(None),  # NONE
     b"\x88": lambda m: m.push(True),  # NEWTRUE
@@ -168,10 +159,10 @@ OPERATIONS: dict[bytes, Callable[[PickleMachine], None]] = {
     # globals, calls, state
     b"c": lambda m: m.find_global(m.stream.line(), m.stream.line()),  # GLOBAL
     b"\x93": _stack_global,  # STACK_GLOBAL
-    b"R": _reduce,  # REDUCE
-    b"\x81": _reduce,  # NEWOBJ
+    b"R": PickleMachine.call,  # REDUCE
+    b"\x81": PickleMachine.call,  # NEWOBJ
     b"\x92": _new_object_ex,  # NEWOBJ_EX
-    b"b": lambda m: m.build(m.pop()),  # BUILD
+    b"b": PickleMachine.build,  # BUILD
     b"P": lambda m: m.persistent(m.stream.line()),  # PERSID
     b"Q": lambda m: m.persistent(m.pop()),  # BINPERSID
     # the memo, the stack and the pickle as a whole
@@ -183,7 +174,8 @@ OPERATIONS: dict[bytes, Callable[[PickleMachine], None]] = {
     b"j": lambda m: m.get(m.stream.number("<I")),  # LONG_BINGET
     b"g": lambda m: m.get(int(_parse_number(m.stream.line(), int, m))),  # GET
     b"0": PickleMachine.drop,  # POP
-    b"1": _drop_to_mark,  # POP_MARK
-    b"\x95": lambda m: m.frame(m.stream.number("<Q")),  # FRAME
+    b"1": PickleMachine.pop_mark,  # POP_MARK
+    # FRAME is a hint for buffering; only its length is checked.
+    b"\x95": lambda m: m.stream.require(m.stream.number("<Q")),  # FRAME
     b"\x80": lambda m: m.protocol(m.stream.number("<B")),  # PROTO
 }

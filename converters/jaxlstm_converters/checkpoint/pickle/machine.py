@@ -141,15 +141,12 @@ class PickleMachine(PickleStack):
         self.charge(8 * len(values))
         target.extend(values)
 
-    # -- globals, calls and state ------------------------------------------------------------
-
     def find_global(self, module: Any, name: Any) -> None:
         """Push the constant that a global means, or its name."""
         for text in (module, name):
             if type(text) is not str or not 0 < len(text) <= MAX_GLOBAL or not text.isprintable():
-                raise CheckpointError(
-                    "pickle-global", f"a global is named {describe(text)}, expected printable text"
-                )
+                message = f"a global is named {describe(text)}, expected printable text"
+                raise CheckpointError("pickle-global", message)
         if not name.isidentifier():
             raise CheckpointError(
                 "pickle-global",
@@ -159,8 +156,9 @@ class PickleMachine(PickleStack):
         is_constant = meaning is not None and not callable(meaning)
         self.push(meaning if is_constant else GlobalName(module, name), 2 * PRICE)
 
-    def call(self, callee: Any, args: Any) -> None:
-        """Push the result of REDUCE or NEWOBJ: of a known global, or else a placeholder."""
+    def call(self) -> None:
+        """Replace a global and its arguments by its result, or a placeholder if it is unknown."""
+        args, callee = self.pop(), self.pop()
         if not isinstance(callee, GlobalName):
             raise self.malformed(f"{_kind(callee)} is called, expected a global")
         if type(args) is not tuple:
@@ -174,9 +172,9 @@ class PickleMachine(PickleStack):
         else:
             self.push(Placeholder(callee, args), 3 * PRICE)
 
-    def build(self, state: Any) -> None:
-        """Set the state of the value on top."""
-        target = self.top()
+    def build(self) -> None:
+        """Set the state of the value below the top to the top, which is popped."""
+        state, target = self.pop(), self.top()
         if isinstance(target, Placeholder):
             if target.state is not None:
                 raise CheckpointError("pickle-build", f"the state of {target.cls} is set twice")
@@ -194,12 +192,6 @@ class PickleMachine(PickleStack):
         if self._persistent is None:
             raise self.malformed("a persistent id, which this format does not use")
         self.push(self._persistent(key), 3 * PRICE)
-
-    # -- the pickle as a whole ---------------------------------------------------------------
-
-    def frame(self, length: int) -> None:
-        """Check the length of a frame. Frames are hints for buffering and are ignored."""
-        self.stream.require(length)
 
     def protocol(self, number: int) -> None:
         """Check the protocol number."""
