@@ -70,9 +70,8 @@ def _read_single(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
         return read_legacy_tar(source, budget)
     if is_onnx(head):
         return read_onnx(source, budget)
-    raise CheckpointError(
-        "unknown-format", f"the file starts with {head[:8]!r}, which no supported format does"
-    )
+    message = f"the file starts with {head[:8]!r}, which no supported format does"
+    raise CheckpointError("unknown-format", message)
 
 
 def _read_zip(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:

@@ -68,9 +68,8 @@ def _read_weight_map(source: Source) -> dict[str, str]:
             )
     count = len(set(weight_map.values()))
     if count > MAX_SHARDS:
-        raise CheckpointError(
-            "shard-mismatch", f"the index names {count} shards; the limit is {MAX_SHARDS}"
-        )
+        message = f"the index names {count} shards; the limit is {MAX_SHARDS}"
+        raise CheckpointError("shard-mismatch", message)
     return weight_map
 
 
@@ -96,9 +95,8 @@ def _open(index: str, file: str) -> Source:
     try:
         return Source(path)
     except OSError as error:
-        raise CheckpointError(
-            "shard-mismatch", f"shard {printable(file)!r} cannot be opened: {error.strerror}"
-        ) from None
+        message = f"shard {printable(file)!r} cannot be opened: {error.strerror}"
+        raise CheckpointError("shard-mismatch", message) from None
 
 
 def _read_shard(

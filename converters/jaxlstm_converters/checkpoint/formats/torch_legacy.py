@@ -67,9 +67,8 @@ class LegacyStorages:
 
     def _view(self, view: Any, root: str, numel: int, itemsize: int) -> Storage:
         if type(view) is not tuple or len(view) != 3 or not all(type(n) is int for n in view[1:]):
-            raise CheckpointError(
-                "pickle-malformed", f"a view of storage {root} is not (key, start, size)"
-            )
+            message = f"a view of storage {root} is not (key, start, size)"
+            raise CheckpointError("pickle-malformed", message)
         key, start, size = view
         if type(key) is not str or not 0 <= start <= start + size <= numel or size < 0:
             raise CheckpointError("tensor-bounds", f"a view extends beyond storage {root}")
@@ -78,9 +77,8 @@ class LegacyStorages:
             storage = Storage(None, 0, size * itemsize, dtype=self._by_key[root].dtype)
             known = self._views[key] = (storage, root, start * itemsize)
         if known[1:] != (root, start * itemsize) or known[0].nbytes != size * itemsize:
-            raise CheckpointError(
-                "storage-size", f"view {printable(key)} is declared with two ranges"
-            )
+            message = f"view {printable(key)} is declared with two ranges"
+            raise CheckpointError("storage-size", message)
         return known[0]
 
     def place(self, source: Source, keys: Any, position: int) -> int:
@@ -102,9 +100,8 @@ class LegacyStorages:
             storage.source, storage.offset = source, position + 8
             position += 8 + storage.nbytes
             if position > source.size:
-                raise CheckpointError(
-                    "truncated", f"the file ends within storage {key}", storage.offset
-                )
+                message = f"the file ends within storage {key}"
+                raise CheckpointError("truncated", message, storage.offset)
         for storage, root, start in self._views.values():
             storage.source, storage.offset = source, self._by_key[root].offset + start
         return position
@@ -154,9 +151,8 @@ def _read_body(stream: Stream, budget: Budget) -> PickleMachine:
         raise CheckpointError("legacy-header", message, stream.offset)
     writer = run_pickle(stream, budget).value
     if not isinstance(writer, dict) or type(writer.get("little_endian")) is not bool:
-        raise CheckpointError(
-            "legacy-header", "the system information has no byte order", stream.offset
-        )
+        message = "the system information has no byte order"
+        raise CheckpointError("legacy-header", message, stream.offset)
     storages = LegacyStorages(source.size)
     result = run_pickle(stream, budget, persistent=storages.resolve)
     keys = run_pickle(stream, budget).value
@@ -164,7 +160,6 @@ def _read_body(stream: Stream, budget: Budget) -> PickleMachine:
     if position > end:
         raise CheckpointError("truncated", "the file ends within a storage", end)
     if position != end:
-        raise CheckpointError(
-            "trailing-bytes", f"{end - position} bytes follow the last storage", position
-        )
+        message = f"{end - position} bytes follow the last storage"
+        raise CheckpointError("trailing-bytes", message, position)
     return result

@@ -50,9 +50,8 @@ def read_legacy_tar(source: Source, budget: Budget) -> Checkpoint:
         if type(persistent_id) is tuple and persistent_id:
             return persistent_id[0]
         if type(persistent_id) is not str or persistent_id not in tensors:
-            raise CheckpointError(
-                "missing-storage", f"the file has no tensor with key {describe(persistent_id)}"
-            )
+            message = f"the file has no tensor with key {describe(persistent_id)}"
+            raise CheckpointError("missing-storage", message)
         return tensors[persistent_id]
 
     stream = Stream(source, *members["pickle"])
@@ -75,9 +74,8 @@ def _read_members(source: Source) -> dict[str, tuple[int, int]]:
         start = position + BLOCK
         position = start + -(-size // BLOCK) * BLOCK
         if position > source.size:
-            raise CheckpointError(
-                "truncated", f"the file ends within member {printable(name)!r}", start
-            )
+            message = f"the file ends within member {printable(name)!r}"
+            raise CheckpointError("truncated", message, start)
         if kind == b"x":
             if size > BLOCK or not PAX_TIMES.fullmatch(source.read(start, size)):
                 raise _tar_error("a pax header sets attributes other than times", start)
@@ -139,14 +137,12 @@ def _add_view(storages: dict[Any, Storage], view: Any, stream: Stream) -> None:
     key, root_key, start, size = view
     root = storages.get(root_key)
     if root is None or root.dtype is None:
-        raise CheckpointError(
-            "missing-storage", f"the file has no storage {describe(root_key)}, but a view of it"
-        )
+        message = f"the file has no storage {describe(root_key)}, but a view of it"
+        raise CheckpointError("missing-storage", message)
     itemsize = root.dtype.itemsize
     if start < 0 or size < 0 or (start + size) * itemsize > root.nbytes:
-        raise CheckpointError(
-            "tensor-bounds", f"a view extends beyond storage {describe(root_key)}"
-        )
+        message = f"a view extends beyond storage {describe(root_key)}"
+        raise CheckpointError("tensor-bounds", message)
     offset = root.offset + start * itemsize
     _add(storages, key, Storage(root.source, offset, size * itemsize, dtype=root.dtype), stream)
 
@@ -163,16 +159,14 @@ def _read_tensors(
         key, storage_key, _kind = item
         storage = storages.get(storage_key) if type(storage_key) in (int, str) else None
         if storage is None or storage.dtype is None:
-            raise CheckpointError(
-                "missing-storage", f"the file has no storage {describe(storage_key)}"
-            )
+            message = f"the file has no storage {describe(storage_key)}"
+            raise CheckpointError("missing-storage", message)
         ndim = stream.number("<i")
         # The upper half: early versions wrote eight bytes.
         stream.take(4)
         if not 0 <= ndim <= MAX_NDIM:
-            raise CheckpointError(
-                "tensor-shape", f"a tensor declares {ndim} dimensions, expected 0 to {MAX_NDIM}"
-            )
+            message = f"a tensor declares {ndim} dimensions, expected 0 to {MAX_NDIM}"
+            raise CheckpointError("tensor-shape", message)
         numbers = struct.unpack(f"<{2 * ndim + 1}q", stream.take(16 * ndim + 8))
         shape, strides, offset = numbers[:ndim], numbers[ndim:-1], numbers[-1]
         tensor = make_tensor(

@@ -73,13 +73,11 @@ def parse_storage_id(persistent_id: Any) -> tuple[StorageType | GlobalName, str,
     if not isinstance(kind, StorageType | GlobalName):
         raise CheckpointError("pickle-malformed", f"the type of a storage is {describe(kind)}")
     if type(key) is not str or not STORAGE_KEY.fullmatch(key):
-        raise CheckpointError(
-            "storage-key", f"a storage has key {describe(key)}, expected a string of digits"
-        )
+        message = f"a storage has key {describe(key)}, expected a string of digits"
+        raise CheckpointError("storage-key", message)
     if type(numel) is not int or not 0 <= numel < 1 << 60:
-        raise CheckpointError(
-            "storage-size", f"storage {key} declares {describe(numel)} as its number of elements"
-        )
+        message = f"storage {key} declares {describe(numel)} as its number of elements"
+        raise CheckpointError("storage-size", message)
     return kind, key, numel
 
 

@@ -85,9 +85,8 @@ class Message:
     def _spans(self, number: int) -> list[Span]:
         spans = self.packed(number)
         if len(spans) != len(self._fields.get(number, ())):
-            raise CheckpointError(
-                CODE, f"field {number} holds a number, not text or bytes", self._span.offset
-            )
+            message = f"field {number} holds a number, not text or bytes"
+            raise CheckpointError(CODE, message, self._span.offset)
         return spans
 
 
@@ -126,9 +125,8 @@ def _varint(stream: Stream) -> int:
 
 def _text(span: Span) -> str:
     if span.length > MAX_TEXT:
-        raise CheckpointError(
-            CODE, f"a name has {span.length} bytes; the limit is {MAX_TEXT}", span.offset
-        )
+        message = f"a name has {span.length} bytes; the limit is {MAX_TEXT}"
+        raise CheckpointError(CODE, message, span.offset)
     try:
         return span.source.read(span.offset, span.length).decode("utf-8")
     except UnicodeDecodeError:

@@ -27,9 +27,8 @@ def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, 
         if len(result) != len(pairs):
             seen: set[str] = set()
             repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise CheckpointError(
-                "duplicate-key", f"the JSON key {printable(repeated)!r} is set twice", offset
-            )
+            message = f"the JSON key {printable(repeated)!r} is set twice"
+            raise CheckpointError("duplicate-key", message, offset)
         return result
 
     def refuse_number(text: str) -> None:

@@ -153,9 +153,8 @@ def _check_descriptor(data: bytes, expected: tuple[int, int, int], at: int) -> N
     body = data[4:] if len(data) in (16, 24) and data.startswith(DESCRIPTOR) else data
     layout = {12: "<III", 20: "<IQQ"}.get(len(body))
     if layout is None or struct.unpack(layout, body) != expected:
-        raise CheckpointError(
-            "zip-header-mismatch", "a data descriptor differs from the central directory", at
-        )
+        message = "a data descriptor differs from the central directory"
+        raise CheckpointError("zip-header-mismatch", message, at)
 
 
 def _decode_name(header: CentralHeader) -> str:

@@ -65,9 +65,8 @@ def widen(extra: bytes, fields: tuple[int, ...], at: int) -> tuple[int, ...]:
     if wide is None and unset == 0:
         return fields
     if wide is None or len(wide) != 8 * unset:
-        raise CheckpointError(
-            "zip-header-mismatch", "the ZIP64 field does not match the header", at
-        )
+        message = "the ZIP64 field does not match the header"
+        raise CheckpointError("zip-header-mismatch", message, at)
     values = iter(struct.unpack(f"<{unset}Q", wide))
     return tuple(next(values) if value == UNSET32 else value for value in fields)
 
@@ -100,9 +99,8 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
     tail = source.read(end, 22)
     if not tail.startswith(END):
         if END in source.read(max(0, end - UNSET16), min(end, UNSET16)):
-            raise CheckpointError(
-                "trailing-bytes", "a comment or other bytes follow the end record", end
-            )
+            message = "a comment or other bytes follow the end record"
+            raise CheckpointError("trailing-bytes", message, end)
         raise CheckpointError("truncated", missing, source.size)
     disk, first_disk, here, count, size, start, comment = struct.unpack("<4xHHHHIIH", tail)
     if disk or first_disk or here != count or comment:

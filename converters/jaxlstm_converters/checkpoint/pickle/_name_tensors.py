@@ -57,9 +57,8 @@ def name_tensors(
     walk = _Walk(checkpoint, 2 * result.opcodes, budget, members)
     is_tensor = isinstance(root, Tensor | NumpyArray | UnsupportedTensor)
     if walk.children(root, "") is None and not is_tensor:
-        raise CheckpointError(
-            "foreign-root", f"the file holds {_describe(root)}; expected tensors, or dicts of them"
-        )
+        message = f"the file holds {_describe(root)}; expected tensors, or dicts of them"
+        raise CheckpointError("foreign-root", message)
     walk.visit_all(root)
     named = set(map(id, checkpoint.values()))
     unnamed = sum(id(tensor) not in named for tensor in result.tensors)
@@ -110,9 +109,8 @@ class _Walk:
             if id(value) in path:
                 raise CheckpointError("cycle", f"{printable(name)!r} contains itself")
             if len(path) >= MAX_DEPTH:
-                raise CheckpointError(
-                    "too-deep", f"{printable(name)!r} is nested more than {MAX_DEPTH} levels deep"
-                )
+                message = f"{printable(name)!r} is nested more than {MAX_DEPTH} levels deep"
+                raise CheckpointError("too-deep", message)
             path.append(id(value))
             stack.append((name, inner))
 
@@ -122,9 +120,8 @@ class _Walk:
             return
         self.budget.visits -= 1
         if self.budget.visits < 0:
-            raise CheckpointError(
-                "node-budget", "following references visits far more values than the file holds"
-            )
+            message = "following references visits far more values than the file holds"
+            raise CheckpointError("node-budget", message)
 
     def _enter(self, name: str, value: Any) -> Iterator[Member] | None:
         """Store a scalar or tensor, or return the members of any other value."""

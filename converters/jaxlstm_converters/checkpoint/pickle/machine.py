@@ -126,9 +126,8 @@ class PickleMachine(PickleStack):
             if not _is_plain_key(key):
                 raise self.malformed(f"a dictionary key is {_kind(key)}, expected a plain value")
             if key in target:
-                raise CheckpointError(
-                    "duplicate-key", f"dictionary key {describe(key)} is set twice"
-                )
+                message = f"dictionary key {describe(key)} is set twice"
+                raise CheckpointError("duplicate-key", message)
             target[key] = value
 
     def extend(self, values: list[Any]) -> None:
@@ -183,9 +182,8 @@ class PickleMachine(PickleStack):
             set_state(self, target, state)
         elif not isinstance(target, OrderedDict | Tensor | UnsupportedTensor):
             shown = str(target) if isinstance(target, GlobalName) else _kind(target)
-            raise CheckpointError(
-                "pickle-build", f"BUILD sets the state of {shown}, which has none"
-            )
+            message = f"BUILD sets the state of {shown}, which has none"
+            raise CheckpointError("pickle-build", message)
 
     def persistent(self, key: Any) -> None:
         """Push the value of a persistent id."""
