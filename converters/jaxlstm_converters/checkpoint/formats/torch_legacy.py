@@ -9,6 +9,7 @@ big-endian (torch/csrc/serialization.cpp).
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
@@ -27,6 +28,7 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
 
+@dataclass(slots=True)
 class LegacyStorages:
     """Storages that the object refers to before their bytes appear in the stream.
 
@@ -34,12 +36,11 @@ class LegacyStorages:
     own keys, as torch wrote them up to 0.4.
     """
 
-    def __init__(self, file_size: int) -> None:
-        self._file_size = file_size
-        self._by_key: dict[str, Storage] = {}
-        self._itemsize: dict[str, int] = {}
-        # By key of the view: its storage, the key of the storage that it is a part of, and its start.
-        self._views: dict[str, tuple[Storage, str, int]] = {}
+    file_size: int
+    _by_key: dict[str, Storage] = field(default_factory=dict)
+    _itemsize: dict[str, int] = field(default_factory=dict)
+    # By key of the view: its storage, the key of the storage that it is a part of, and its start.
+    _views: dict[str, tuple[Storage, str, int]] = field(default_factory=dict)
 
     def resolve(self, persistent_id: Any) -> Any:
         """Return a storage, or the class of a module that was stored with its source code."""
@@ -52,7 +53,7 @@ class LegacyStorages:
             raise CheckpointError("unsupported-tensor", message)
         itemsize = kind.itemsize
         if key not in self._by_key:
-            if numel * itemsize > self._file_size:
+            if numel * itemsize > self.file_size:
                 message = f"storage {key} declares {numel * itemsize} bytes, more than the file has"
                 raise CheckpointError("truncated", message)
             self._by_key[key] = Storage(None, 0, numel * itemsize)

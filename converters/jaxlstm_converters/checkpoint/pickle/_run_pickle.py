@@ -28,19 +28,20 @@ def run_pickle(
 ) -> PickleMachine:
     """Run the pickle at the current position of `stream`, up to STOP, and return its machine.
 
-    `PickleMachine` documents the arguments, and the attributes that hold the results.
+    `persistent` becomes its `persistent_value`. `PickleMachine` documents arguments and results.
 
     Raises:
         CheckpointError: with the offset of the opcode that was refused.
     """
-    machine = PickleMachine(stream, VOCABULARY, budget, persistent, nested)
+    machine = PickleMachine(stream, budget, VOCABULARY, persistent, nested)
+    take, find_operation = stream.take, OPERATIONS.get
     at = stream.offset
     try:
         while True:
             at = stream.offset
-            code = stream.take(1)
+            code = take(1)
             machine.opcodes += 1
-            operation = OPERATIONS.get(code)
+            operation = find_operation(code)
             if operation is not None:
                 operation(machine)
             elif code == b".":

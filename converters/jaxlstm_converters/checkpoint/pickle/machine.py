@@ -11,15 +11,14 @@ cannot expand.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError, describe, printable
-from ..io.budget import Budget
 from ..io.storage import Storage
-from ..io.stream import Span, Stream
+from ..io.stream import Span
 from ..io.tensor import Tensor
 from .stack import PickleStack
 from .values import GlobalName, OrderedDict, Placeholder, StorageType, TextSpan, UnsupportedTensor
@@ -57,38 +56,28 @@ class Vocabulary:
     set_state: Mapping[type, Callable[[PickleMachine, Any, Any], None]]
 
 
+@dataclass(eq=False, repr=False)
 class PickleMachine(PickleStack):
     """The state of one running pickle.
 
-    Args:
-        stream: the bytes.
-        vocabulary: the meanings of globals.
-        budget: pays for the values, and for the tensors.
-        persistent: maps a persistent id (a storage, in torch's files) to a value.
-        nested: reads a storage that the pickle holds as the bytes of a whole file.
-
     Attributes:
+        stream: the bytes.
+        budget: pays for the values, and for the tensors.
         value: the unpickled object, after STOP.
+        vocabulary: the meanings of globals.
+        persistent_value: maps a persistent id (a storage, in torch's files) to a value.
+        nested: reads a storage that the pickle holds as the bytes of a whole file.
         tensors: every tensor that the pickle built.
         opcodes: the number of opcodes that ran.
         nested_storages: the results of `nested` by identity of the bytes.
     """
 
-    def __init__(
-        self,
-        stream: Stream,
-        vocabulary: Vocabulary,
-        budget: Budget,
-        persistent: Callable[[Any], Any] | None = None,
-        nested: Callable[[PickleMachine, Span], Storage] | None = None,
-    ) -> None:
-        super().__init__(stream, budget)
-        self.nested = nested
-        self.tensors: list[Tensor] = []
-        self.opcodes = 0
-        self.nested_storages: dict[int, tuple[Span, Storage]] = {}
-        self._vocabulary = vocabulary
-        self._persistent = persistent
+    vocabulary: Vocabulary
+    persistent_value: Callable[[Any], Any] | None = None
+    nested: Callable[[PickleMachine, Span], Storage] | None = None
+    tensors: list[Tensor] = field(default_factory=list, init=False)
+    opcodes: int = field(default=0, init=False)
+    nested_storages: dict[int, tuple[Span, Storage]] = field(default_factory=dict, init=False)
 
     def text(self, count: int) -> None:
         """Push the next `count` bytes as a string."""
@@ -151,7 +140,7 @@ class PickleMachine(PickleStack):
                 "pickle-global",
                 f"the global {printable(name)!r} of module {printable(module)!r} is not an identifier",
             )
-        meaning = self._vocabulary.meanings.get((module, name))
+        meaning = self.vocabulary.meanings.get((module, name))
         is_constant = meaning is not None and not callable(meaning)
         self.push(meaning if is_constant else GlobalName(module, name), 2 * PRICE)
 
@@ -162,7 +151,7 @@ class PickleMachine(PickleStack):
             raise self.malformed(f"{_kind(callee)} is called, expected a global")
         if type(args) is not tuple:
             raise self.malformed(f"the arguments of a call are {_kind(args)}, expected a tuple")
-        meaning = self._vocabulary.meanings.get((callee.module, callee.name))
+        meaning = self.vocabulary.meanings.get((callee.module, callee.name))
         if callable(meaning):
             self.push(meaning(self, args), PRICE)
         elif callee.module.startswith("torch") and callee.name.startswith("_rebuild_"):
@@ -178,7 +167,7 @@ class PickleMachine(PickleStack):
             if target.state is not None:
                 raise CheckpointError("pickle-build", f"the state of {target.cls} is set twice")
             target.state = state
-        elif (set_state := self._vocabulary.set_state.get(type(target))) is not None:
+        elif (set_state := self.vocabulary.set_state.get(type(target))) is not None:
             set_state(self, target, state)
         elif not isinstance(target, OrderedDict | Tensor | UnsupportedTensor):
             shown = str(target) if isinstance(target, GlobalName) else _kind(target)
@@ -187,9 +176,9 @@ class PickleMachine(PickleStack):
 
     def persistent(self, key: Any) -> None:
         """Push the value of a persistent id."""
-        if self._persistent is None:
+        if self.persistent_value is None:
             raise self.malformed("a persistent id, which this format does not use")
-        self.push(self._persistent(key), 3 * PRICE)
+        self.push(self.persistent_value(key), 3 * PRICE)
 
     def protocol(self, number: int) -> None:
         """Check the protocol number."""

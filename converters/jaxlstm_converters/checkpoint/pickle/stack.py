@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CheckpointError
@@ -14,21 +15,16 @@ PLACE_PRICE = 8
 MEMO_PRICE = 72
 
 
+@dataclass(eq=False, repr=False)
 class PickleStack:
-    """A stack of values with marks, and a memo of numbered values.
+    """A stack of values with marks, and a memo of numbered values."""
 
-    Args:
-        stream: the bytes of the pickle.
-        budget: pays for the values.
-    """
-
-    def __init__(self, stream: Stream, budget: Budget) -> None:
-        self.stream = stream
-        self.budget = budget
-        self.value: Any = None
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
+    stream: Stream
+    budget: Budget
+    value: Any = field(default=None, init=False)
+    _stack: list[Any] = field(default_factory=list, init=False)
+    _marks: list[int] = field(default_factory=list, init=False)
+    _memo: dict[int, Any] = field(default_factory=dict, init=False)
 
     def stop(self) -> None:
         """Set the value of the pickle, and release the memo."""
