@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.progress import Progress, progress_bar
-from jaxlstm.cli.devices import require_device
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
 from jaxlstm.cli.load_port import load_port
-from jaxlstm.cli.merged import command_line, merge_reports
-from jaxlstm.cli.selection import add_selection, load_selected
+from jaxlstm.cli.merged import Reports, command_line, merge_reports
 
 if TYPE_CHECKING:
     from jaxlstm.check import Report
@@ -24,19 +23,19 @@ if TYPE_CHECKING:
 BACKENDS = ("cpu", "gpu", "tpu")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 NOT_RUN = "not run: JAX finds no such device"
-Reports = dict[tuple[str, str], "Report"]  # By backend, and by dtype or "matrix".
 
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "check",
+        run,
         help="compare jitted JAX with torch on a checkpoint",
         description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
         "gradient, on inputs chosen to reveal faults. Exit status 0: they match; 1: they do not.",
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
-    add_selection(parser)
+    add_unrecorded(parser)
     parser.add_argument(
         "--port",
         metavar="FILE.py:NAME",
@@ -60,9 +59,7 @@ def add_parser(commands: Any) -> None:
         help="check only the results, over dtype x batch x length x jit, and print one table",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--report", metavar="FILE.html", help="also write an HTML page")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,15 +94,17 @@ def _require_writable(path: str) -> None:
 
 
 def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
-    """Return the device of each requested backend, and the backends of "all" that are absent."""
-    if backend != "all":
-        device = require_device("--backend", backend)
-        return {device.platform: device}, []
+    """Return the first device of each requested backend, and the backends of "all" that are absent."""
+    import jax
+
     present, absent = {}, []
-    for name in BACKENDS:
+    for name in BACKENDS if backend == "all" else [backend]:
         try:
-            present[name] = require_device("--backend", name)
-        except ValueError:
+            device = jax.devices(name)[0]
+            present[device.platform if name is None else name] = device
+        except RuntimeError as error:  # JAX raises it for a platform without devices.
+            if backend != "all":
+                raise ValueError(f"--backend {name}: JAX finds no such device") from error
             absent.append(name)
     return present, absent
 

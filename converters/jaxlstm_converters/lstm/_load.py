@@ -40,16 +40,7 @@ def load(
       ValueError: the file has no LSTM, ``prefix`` does not select exactly one, or the LSTM is invalid.
       OSError: the file cannot be read.
     """
-    flax_file = read_flax_file(path, prefix)
-    if flax_file is None:
-        return from_torch(
-            read_checkpoint(path),
-            prefix=prefix or "",
-            batch_first=batch_first,
-            dropout=dropout,
-            dtype=dtype,
-        )
-    params, config = flax_file
+    params, config = load_numpy(path, prefix)
     return from_torch(
         params,
         batch_first=config.batch_first if batch_first is None else batch_first,

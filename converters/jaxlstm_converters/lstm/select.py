@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import param_shapes
 from jaxlstm_converters.lstm._find_lstms import survey
-from jaxlstm_converters.lstm.arrays import as_numpy
 
 
 def select_lstm(

@@ -5,7 +5,6 @@ Both hold ``{"params": {torch's name: array}}``, which Linen's ``apply`` takes, 
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import secrets
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import DTYPE_CODES
 from jaxlstm.config import LSTMConfig
 from jaxlstm.config_json import METADATA_KEY, config_from_dict, config_to_dict
@@ -144,13 +144,3 @@ def _validated(path: Path, tree: Any, config: Any) -> tuple[Arrays, LSTMConfig]:
     except (TypeError, ValueError) as error:
         raise CheckpointError("flax-file", f"not written by jaxlstm: {error}", path=path) from error
     return params, lstm_config
-
-
-def import_optional(module: str, extra: str) -> Any:
-    """Import an optional package; if it is missing, the error names the extra that installs it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{module} is not installed; install it with pip install 'jaxlstm[{extra}]'"
-        ) from error

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.progress import progress_bar
+from jaxlstm.cli.arguments import add_command, load_selected
 from jaxlstm.cli.output import checkpoint_files, require_not_input
-from jaxlstm.cli.selection import load_selected
 
 MAX_LENGTH = 1 << 20
 """Largest length of one sequence among several. A length bucket is compiled only if a sequence needs it."""
@@ -19,32 +19,23 @@ MAX_LENGTH = 1 << 20
 
 def add_parser(commands: Any) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "run",
+        run,
         help="run an LSTM over a file of sequences",
         description="Run one LSTM of a PyTorch checkpoint over the sequences of a file. Finished parts are "
         "stored in OUT.parts. After a kill, the same command resumes and writes the same output. "
         "Exit status: 0 for success, 2 for bad input.",
+        output="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; it must not be "
+        "an input",
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
     parser.add_argument(
         "--input",
         required=True,
         metavar="X",
         help=".npz or .safetensors with arrays (time, features); .npy with an array (sequences, time, "
         "features), or (time, features) for one long sequence; .parquet with a column of lists",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; it must not be an "
-        "input",
-    )
-    parser.add_argument(
-        "--prefix",
-        help="the LSTM to use, as listed by 'jaxlstm inspect'; required if there are several",
     )
     parser.add_argument(
         "--batch-size",
@@ -63,8 +54,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--column", default="inputs", help="the column of a parquet file (default: inputs)"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run, batch_first=None, dropout=None)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run.job import Job
-from jaxlstm.cli.run.sequences import import_parquet
 
 NAMED = (".npz", ".safetensors", ".parquet")
 """Suffixes of output files that store sequences by name, and their states."""
@@ -51,7 +51,7 @@ def check_output(path: Path, source: Path, long: bool, states: bool, dtype: Any)
     if path.is_dir():
         raise IsADirectoryError(f"-o {path} is a folder; choose another path")
     if path.suffix == ".parquet":
-        import_parquet()
+        import_optional("pyarrow.parquet", "parquet")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -167,7 +167,9 @@ def _write_parquet(path: Path, job: Job, states: bool) -> None:
         for leaf in leaves:
             columns[leaf] = [np.asarray(part[f"{index}.{leaf}"]).ravel() for index in rows]
         table = pyarrow.table(columns)
-        writer = writer or import_parquet().ParquetWriter(path, table.schema)
+        writer = writer or import_optional("pyarrow.parquet", "parquet").ParquetWriter(
+            path, table.schema
+        )
         writer.write_table(table)
     if writer is not None:
         writer.close()
