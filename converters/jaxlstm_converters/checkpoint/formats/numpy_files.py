@@ -13,7 +13,7 @@ from ..io._make_tensor import make_array
 from ..io.budget import Budget
 from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 from ..io.tensor import Tensor
 from ..io.zip_archive import Archive
 from ..pickle.numpy_calls import NUMERIC
@@ -46,7 +46,7 @@ def read_npz(archive: Archive, budget: Budget) -> Checkpoint:
 def read_npy(source: Source, budget: Budget) -> Checkpoint:
     """Read one array, whose name is ""."""
     checkpoint = Checkpoint(source.path, "npy")
-    stream = Stream(source, 0, source.size, "numpy-header")
+    stream = ByteReader(source, 0, source.size, "numpy-header")
     _add(checkpoint, "", _read_array(stream, budget, None))
     return checkpoint
 
@@ -58,7 +58,7 @@ def _add(checkpoint: Checkpoint, name: str, array: Tensor | None) -> None:
         checkpoint.add(name, array)
 
 
-def _read_array(stream: Stream, budget: Budget, crc: int | None) -> Tensor | None:
+def _read_array(stream: ByteReader, budget: Budget, crc: int | None) -> Tensor | None:
     """Return the array that makes up the stream; None if its dtype is not numeric.
 
     `crc` is the declared checksum of header and data.

@@ -17,7 +17,7 @@ from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
 from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Span, Stream
+from ..io.stream import ByteReader, Span
 from ..pickle._name_tensors import name_tensors
 from ..pickle._run_pickle import run_pickle
 from ..pickle.machine import PickleMachine
@@ -110,7 +110,7 @@ class LegacyStorages:
 
 def read_pickle(source: Source, budget: Budget) -> Checkpoint:
     """Read one pickle, or the legacy stream after it if it is torch's magic number."""
-    stream = Stream(source, 0, source.size)
+    stream = ByteReader(source, 0, source.size)
     result = run_pickle(stream, budget, nested=read_nested_storage)
     container = "torch pickle" if result.nested_storages else "numpy pickle"
     if type(result.value) is int:
@@ -143,7 +143,7 @@ def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     return result.value
 
 
-def _read_body(stream: Stream, budget: Budget) -> PickleMachine:
+def _read_body(stream: ByteReader, budget: Budget) -> PickleMachine:
     """Read the stream after the magic number, up to its end."""
     source, end = stream.source, stream.offset + stream.remaining
     version = run_pickle(stream, budget).value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import CheckpointError
-from .stream import Span, Stream
+from .stream import ByteReader, Span
 
 CODE = "onnx-malformed"
 MAX_TEXT = 4096
@@ -109,7 +109,7 @@ def _fields(span: Span) -> Iterator[tuple[int, int | Span]]:
             raise stream.malformed(f"a field has the unknown wire type {kind}")
 
 
-def _varint(stream: Stream) -> int:
+def _varint(stream: ByteReader) -> int:
     value = 0
     for shift in range(0, 70, 7):
         byte = stream.number("<B")

@@ -1,4 +1,4 @@
-"""`Stream`: sequential reading, through a small buffer, of pickles and protocol buffers."""
+"""`ByteReader`: sequential reading, through a small buffer, of pickles and protocol buffers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Span:
     offset: int
     length: int
 
-    def stream(self, code: str = "pickle-malformed") -> Stream:
+    def stream(self, code: str = "pickle-malformed") -> ByteReader:
         """Return a reader of these bytes."""
-        return Stream(self.source, self.offset, self.offset + self.length, code)
+        return ByteReader(self.source, self.offset, self.offset + self.length, code)
 
     def storage(self) -> Storage:
         """Return these bytes as a storage."""
         return Storage(self.source, self.offset, self.length)
 
 
-class Stream:
+class ByteReader:
     """A reader of the bytes from `offset` to `end`, in order.
 
     Args:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError, printable
 from .source import Source
-from .stream import Stream
+from .stream import ByteReader
 from .zip_directory import CentralHeader, read_directory, wide_field, widen
 
 LOCAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
@@ -78,9 +78,9 @@ class Archive:
         """Return the declared checksum of an entry; None if checksums are not compared."""
         return entry.crc if self._check_crc else None
 
-    def stream(self, entry: Entry, code: str = "pickle-malformed") -> Stream:
+    def stream(self, entry: Entry, code: str = "pickle-malformed") -> ByteReader:
         """Return the data of an entry."""
-        return Stream(self.source, entry.offset, entry.offset + entry.size, code)
+        return ByteReader(self.source, entry.offset, entry.offset + entry.size, code)
 
     def refuse_compressed(self, except_folder: str | None = None) -> None:
         """Raise `zip-compressed` for a compressed entry: decompressed data may have any size."""

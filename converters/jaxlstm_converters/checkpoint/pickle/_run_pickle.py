@@ -13,14 +13,14 @@ from typing import Any
 from ..errors import CheckpointError, printable
 from ..io.budget import Budget
 from ..io.storage import Storage
-from ..io.stream import Span, Stream
+from ..io.stream import ByteReader, Span
 from .known_globals import VOCABULARY
 from .machine import MAX_LONG, PRICE, TUPLE_PRICE, PickleMachine
 from .values import GlobalName, Placeholder
 
 
 def run_pickle(
-    stream: Stream,
+    stream: ByteReader,
     budget: Budget,
     *,
     persistent: Callable[[Any], Any] | None = None,

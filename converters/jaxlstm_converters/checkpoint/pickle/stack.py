@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..io.budget import Budget
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 
 # Bytes of a place on the stack, or of a mark.
 PLACE_PRICE = 8
@@ -19,7 +19,7 @@ MEMO_PRICE = 72
 class PickleStack:
     """A stack of values with marks, and a memo of numbered values."""
 
-    stream: Stream
+    stream: ByteReader
     budget: Budget
     value: Any = field(default=None, init=False)
     _stack: list[Any] = field(default_factory=list, init=False)
