@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxlstm._shared.atomic import require_replaceable, write_atomically
 from jaxlstm._shared.progress import Progress, progress_bar
 from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
 from jaxlstm.cli.load_port import load_port
 from jaxlstm.cli.merged import Reports, command_line, merge_reports
+from jaxlstm.cli.output import checkpoint_files, require_not_input
 
 if TYPE_CHECKING:
     from jaxlstm.check import Report
@@ -34,6 +36,7 @@ def add_parser(commands: Any) -> None:
         help="compare jitted JAX with torch on a checkpoint",
         description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
         "gradient, on inputs chosen to reveal faults. Exit status 0: they match; 1: they do not.",
+        overwrite=True,
     )
     add_unrecorded(parser)
     parser.add_argument(
@@ -65,7 +68,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a verdict for each backend and dtype. Return 0 if all hold, else 1."""
     if args.report:
-        _require_writable(args.report)
+        _require_writable(args)
     params, config = load_selected(args)
     port = load_port(args.port) if args.port else None
     devices, absent = _devices(args.backend)
@@ -78,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
                 reports[backend, dtype] = dataclasses.replace(report, again=again)
     if args.report:
         whole = merge_reports(args, config, reports, dict.fromkeys(absent, NOT_RUN))
-        Path(args.report).write_text(whole.to_html(), encoding="utf-8")
+        write_atomically(Path(args.report), [whole.to_html().encode()])
     if args.json:
         print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
     else:
@@ -86,11 +89,18 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(report.ok for report in reports.values()) else 1
 
 
-def _require_writable(path: str) -> None:
-    if not Path(path).parent.is_dir():
+def _require_writable(args: argparse.Namespace) -> None:
+    """Raise, before anything is computed, if ``--report`` cannot be written or would replace an input."""
+    from jaxlstm.check.report.html import is_html_page
+
+    path = Path(args.report)
+    if not path.parent.is_dir():
         raise ValueError(f"--report {path}: its folder does not exist")
-    if Path(path).is_dir():
-        raise ValueError(f"--report {path}: is a folder, expected a file")
+    inputs = checkpoint_files(args.checkpoint)
+    if args.port:
+        inputs.append(Path(args.port.partition(":")[0]))
+    require_not_input(path, inputs, option="--report")
+    require_replaceable(path, overwrite=args.overwrite, is_ours=is_html_page)
 
 
 def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -137,14 +147,11 @@ def _labelled(progress: Progress, label: str) -> Progress:
 
 
 def _print(args: argparse.Namespace, reports: Reports, absent: list[str]) -> None:
-    from jaxlstm.check.report.terminal import show, show_text
+    from jaxlstm.check.report.terminal import show_text
 
     for (backend, _), report in reports.items():
         print(f"{args.checkpoint} on {backend}")
-        if args.matrix:
-            show_text(_matrix_text(report))
-        else:
-            show(report)
+        show_text(_matrix_text(report) if args.matrix else str(report))
         print()
     for backend in absent:
         print(f"{backend}: {NOT_RUN}")

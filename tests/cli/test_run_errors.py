@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run import job
 from tests.support.run_command import assert_outputs, run, sequences
 
@@ -169,3 +170,53 @@ def test_columns_of_parquet(refuse: Refuse, checkpoint: Path, tmp_path: Path) ->
     parquet.write_table(pyarrow.table({"inputs": pyarrow.array([x.tolist()], steps)}), source)
     assert run(checkpoint, source, output) == 0
     assert_outputs("0", np.load(output)["0"], x)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet", ".npy"])
+def test_another_file_needs_overwrite(
+    suffix: str, refuse: Refuse, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Without ``--overwrite``, a run replaces only the output of a run."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow.parquet", reason="pyarrow writes parquet files")
+    source, output = tmp_path / "x.npy", tmp_path / f"y{suffix}"
+    block = np.zeros((2, 3, 5), np.float32)
+    np.save(source, block)
+    if suffix == ".npy":
+        np.save(output, block)
+    elif suffix == ".npz":
+        np.savez(output, a=block)
+    elif suffix == ".safetensors":
+        output.write_bytes(b"".join(safetensors_bytes({"a": block}, {})))
+    else:
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), output)
+    before = output.read_bytes()
+    refuse("x.npy", output.name, (), "exists and was not written by jaxlstm")
+    assert output.read_bytes() == before
+    assert run(checkpoint, source, output, "--overwrite") == 0
+    assert run(checkpoint, source, output) == 0
+    assert output.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "part-of-me", "part-000000000000000.safetensors.bak"]
+)
+def test_files_of_the_user_in_the_folder_of_parts(
+    name: str, refuse: Refuse, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
+    (tmp_path / "y.npz.parts").mkdir()
+    (tmp_path / "y.npz.parts" / name).write_text("mine")
+    refuse("x.npz", "y.npz", (), f"holds {name}")
+    assert (tmp_path / "y.npz.parts" / name).read_text() == "mine"
+    assert not (tmp_path / "y.npz").exists()
+
+
+def test_input_in_the_folder_of_parts(refuse: Refuse, tmp_path: Path) -> None:
+    source = tmp_path / "y.safetensors.parts" / "part-000000000000000.safetensors"
+    source.parent.mkdir()
+    source.write_bytes(b"".join(safetensors_bytes(sequences(), {})))
+    refuse(str(source), "y.safetensors", (), "would replace the input")
+    assert source.exists()

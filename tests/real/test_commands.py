@@ -51,9 +51,32 @@ def test_convert(real: Real, prefix: str, suffix: str, tmp_path: Path) -> None:
         assert array.tobytes() == np.asarray(theirs[prefix + name]).tobytes(), name
 
 
-def test_check_of_a_converted_file(tmp_path: Path) -> None:
-    converted = tmp_path / "silero.safetensors"
-    done = jaxlstm_command("convert", BY_LABEL["silero-safetensors"].path(), "-o", converted)
+def test_several_lstms_need_a_prefix(tmp_path: Path) -> None:
+    path = BY_LABEL["silero-torchscript"].path()
+    done = jaxlstm_command("convert", path, "-o", tmp_path / "x.safetensors")
+    assert done.status == 2
+    assert "'_model.decoder.rnn.', '_model_8k.decoder.rnn.'" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "arguments"),
+    [
+        ("silero-safetensors", ["--dtype", "float32"]),
+        pytest.param("beatnet", ["--batch-first"], marks=pytest.mark.slow),
+        pytest.param("resemblyzer", ["--batch-first"], marks=pytest.mark.slow),
+        pytest.param("g2pm", [], marks=pytest.mark.slow),
+    ],
+)
+def test_check_of_a_converted_file(label: str, arguments: list[str], tmp_path: Path) -> None:
+    converted = tmp_path / f"{label}.safetensors"
+    select = [argument for argument in arguments if argument == "--batch-first"]
+    done = jaxlstm_command("convert", BY_LABEL[label].path(), "-o", converted, *select)
     assert done.status == 0
     assert done.out.endswith("read back: all bits equal\n")
-    assert jaxlstm_command("check", converted, "--dtype", "float32").status == 0
+    done = jaxlstm_command("check", converted, "--json", *arguments)
+    assert done.status == 0
+    verdict = json.loads(done.out)
+    assert verdict["ok"] is True
+    dtypes = ["float32"] if "--dtype" in arguments else ["float32", "float64"]
+    assert [report["dtype"] for report in verdict["reports"]] == dtypes

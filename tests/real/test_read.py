@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm import find_lstms, load, read_checkpoint
+from jaxlstm import find_lstms, load, load_optimizer, read_checkpoint
 from tests.support.checkpoints.compare import assert_same_bits
 from tests.support.real_files import BY_LABEL, FILES, Real
 
@@ -44,3 +44,14 @@ def test_the_onnx_and_torchscript_files_hold_the_same_cell() -> None:
     assert {f"{name}_l0" for name in cell} == params.keys()
     for name, array in cell.items():
         assert np.asarray(params[f"{name}_l0"]).tobytes() == np.asarray(array).tobytes(), name
+
+
+def test_the_optimizer_of_resemblyzer() -> None:
+    path = BY_LABEL["resemblyzer"].path()
+    checkpoint = read_checkpoint(path)
+    assert sum(name.startswith("optimizer_state.state.") for name in checkpoint) > 20
+    params, config = load(path)
+    optimizer = load_optimizer(path, params, config)
+    shapes = {name: array.shape for name, array in params.items()}
+    adam = next(s for s in optimizer.state if hasattr(s, "mu"))  # type: ignore[union-attr]
+    assert {name: array.shape for name, array in adam.mu.items()} == shapes

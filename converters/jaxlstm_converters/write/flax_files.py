@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -74,7 +75,7 @@ def write_orbax(path: Path, params: Arrays, config: LSTMConfig, *, overwrite: bo
             metadata = {METADATA_KEY: config_to_dict(config)}
             checkpointer.save(new.absolute(), {"params": params}, custom_metadata=metadata)
         if exists:
-            extra = set(os.listdir(path)) - set(os.listdir(new))
+            extra = _names_inside(path) - _names_inside(new)
             if extra and not overwrite:
                 raise FileExistsError(
                     f"{path} also holds {', '.join(sorted(extra))}; choose another path, or pass "
@@ -85,6 +86,12 @@ def write_orbax(path: Path, params: Arrays, config: LSTMConfig, *, overwrite: bo
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _names_inside(folder: Path) -> set[str]:
+    """Return the relative path of each file and folder, with "*" for the random names of Orbax."""
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return {re.sub(r"\b[0-9a-f]{32}\b", "*", path) for path in paths}
 
 
 def is_orbax(path: Path) -> bool:

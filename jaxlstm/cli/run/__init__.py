@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jaxlstm._shared.atomic import require_replaceable
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cli.arguments import add_command, load_selected
 from jaxlstm.cli.output import checkpoint_files, require_not_input
@@ -27,6 +28,7 @@ def add_parser(commands: Any) -> None:
         description="Run one LSTM of a PyTorch checkpoint over the sequences of a file. Finished parts are "
         "stored in OUT.parts. After a kill, the same command resumes and writes the same output. "
         "Exit status: 0 for success, 2 for bad input.",
+        overwrite=True,
         output="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; it must not be "
         "an input",
     )
@@ -64,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     from jaxlstm.inference.arguments import positive, time_major
 
     source, output = Path(args.input), Path(args.output)
-    require_not_input(output, [source, *checkpoint_files(args.checkpoint)])
+    for written in (output, job.parts_folder(output)):
+        require_not_input(written, [source, *checkpoint_files(args.checkpoint)])
     params, config = load_selected(args)
     config = time_major(config)
     batch_size = positive("--batch-size", args.batch_size)
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         params, config, max_length=MAX_LENGTH, max_batch=batch_size, dtype=args.dtype
     )
     results.check_output(output, source, long is not None, args.states, compiled.dtype)
+    require_replaceable(output, overwrite=args.overwrite, is_ours=results.is_output)
     if sequences is not None and args.states and output.suffix != ".parquet":
         results.check_names(sequences.names)
     start = time.perf_counter()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,17 @@ PART_STEPS = 1 << 16
 
 Part = dict[str, np.ndarray]
 
+# Everything that a job puts into its folder, including temporary files that a kill leaves there.
+_OWN_FILE = re.compile(
+    r"lock|job\.json|part-\d{15}\.safetensors|whole\.(npy|npz|parquet|safetensors)"
+    r"|\.(job\.json|part-\d{15}\.safetensors|whole\.safetensors)\.[0-9a-f]{16}\.tmp"
+)
+
+
+def parts_folder(output: Path) -> Path:
+    """Return the folder that holds the parts of an output until it is complete."""
+    return output.with_name(output.name + ".parts")
+
 
 class Job:
     """The parts of one job.
@@ -43,7 +54,7 @@ class Job:
 
     def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
         self.output = output
-        self.folder = output.with_name(output.name + ".parts")
+        self.folder = parts_folder(output)
         self._identity = json.dumps(identity, indent=2, sort_keys=True)
         self._identity_file = self.folder / "job.json"
 
@@ -54,11 +65,17 @@ class Job:
         The folder is removed on success, and on failure if it has no finished part.
 
         Raises:
-          ValueError: the folder holds parts of another job, or another process has locked it.
+          ValueError: the folder holds parts of another job or other files, or another process has locked it.
         """
         if not self.output.parent.is_dir():
             raise FileNotFoundError(f"-o {self.output}: the folder does not exist")
         self.folder.mkdir(exist_ok=True)
+        foreign = [name for name in os.listdir(self.folder) if not _OWN_FILE.fullmatch(name)]
+        if foreign:
+            raise ValueError(
+                f"{self.folder} is needed for unfinished results, but it holds {foreign[0]}; move that file "
+                "or choose another -o"
+            )
         with open(self.folder / "lock", "w", encoding="utf-8") as lock:
             _lock(lock, self.output)
             if not self._identity_file.exists():
@@ -80,7 +97,11 @@ class Job:
     def _remove(self) -> None:
         # Without the identity file, parts that remain after a kill are stale.
         self._identity_file.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in filter(_OWN_FILE.fullmatch, os.listdir(self.folder)):
+            with contextlib.suppress(OSError):  # Windows does not remove the open lock.
+                (self.folder / name).unlink()
+        with contextlib.suppress(OSError):  # a file of somebody else appeared
+            self.folder.rmdir()
 
     def parts(self) -> Iterator[Any]:
         """Yield the finished parts in order, as checkpoints whose arrays are read on access."""

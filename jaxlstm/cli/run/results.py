@@ -15,10 +15,13 @@ from jaxlstm._shared.atomic import write_atomically
 from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run.job import Job
+from jaxlstm_converters.checkpoint import read_checkpoint
 
 NAMED = (".npz", ".safetensors", ".parquet")
 """Suffixes of output files that store sequences by name, and their states."""
 STATES = ("h_n", "c_n")
+WRITER = "jaxlstm run"
+"""The comment or metadata by which :func:`is_output` recognizes an output."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time in a zip file. A constant, so that the bytes do not depend on the clock."""
 
@@ -53,6 +56,26 @@ def check_output(path: Path, source: Path, long: bool, states: bool, dtype: Any)
         import_optional("pyarrow.parquet", "parquet")
 
 
+def is_output(path: Path) -> bool:
+    """Return True if :func:`assemble` wrote the file."""
+    try:
+        if path.suffix == ".npy":
+            # Only headers too long for version 1 have version 2 if NumPy wrote the file.
+            with open(path, "rb") as file:
+                return np.lib.format.read_magic(file) == (2, 0)
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return archive.comment == WRITER.encode()
+        if path.suffix == ".parquet":
+            metadata = (
+                import_optional("pyarrow.parquet", "parquet").read_schema(path).metadata or {}
+            )
+            return metadata.get(b"writer") == WRITER.encode()
+        return read_checkpoint(path).metadata.get("writer") == WRITER
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raise if a state of one sequence would get the name of another sequence."""
     taken = set(names)
@@ -77,7 +100,7 @@ def assemble(job: Job, states: bool) -> None:
     elif path.suffix == ".parquet":
         _write_parquet(temporary, job, states)
     else:
-        write_atomically(temporary, safetensors_bytes(_Results(job, states), {}))
+        write_atomically(temporary, safetensors_bytes(_Results(job, states), {"writer": WRITER}))
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -113,6 +136,7 @@ class _Results:
 
 def _write_npz(path: Path, named: Iterator[tuple[str, Any]]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = WRITER.encode()
         for name, tensor in named:
             entry = zipfile.ZipInfo(name + ".npy", EPOCH)
             with archive.open(entry, "w", force_zip64=True) as file:
@@ -157,7 +181,7 @@ def _write_parquet(path: Path, job: Job, states: bool) -> None:
         columns["length"] = [part[f"{index}.outputs"].shape[0] for index in rows]
         for leaf in leaves:
             columns[leaf] = [np.asarray(part[f"{index}.{leaf}"]).ravel() for index in rows]
-        table = pyarrow.table(columns)
+        table = pyarrow.table(columns, metadata={"writer": WRITER})
         writer = writer or import_optional("pyarrow.parquet", "parquet").ParquetWriter(
             path, table.schema
         )

@@ -13,7 +13,7 @@ from ..io._make_tensor import make_array
 from ..io.budget import Budget
 from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 from ..io.tensor import Tensor
 from ..io.zip_archive import Entry, refuse_compressed
 from ..pickle.numpy_calls import NUMERIC
@@ -39,7 +39,7 @@ def read_npz(
     refuse_compressed(entries.values())
     checkpoint = Checkpoint(source.path, "npz")
     for name, entry in entries.items():
-        stream = Stream(source, entry.offset, entry.offset + entry.size, "numpy-header")
+        stream = ByteReader(source, entry.offset, entry.offset + entry.size, "numpy-header")
         array = _read_array(stream, budget, entry.crc if check_crc else None)
         _add(checkpoint, name.removesuffix(".npy"), array)
     return checkpoint
@@ -48,7 +48,7 @@ def read_npz(
 def read_npy(source: Source, budget: Budget) -> Checkpoint:
     """Read one array, whose name is ""."""
     checkpoint = Checkpoint(source.path, "npy")
-    stream = Stream(source, 0, source.size, "numpy-header")
+    stream = ByteReader(source, 0, source.size, "numpy-header")
     _add(checkpoint, "", _read_array(stream, budget, None))
     return checkpoint
 
@@ -60,7 +60,7 @@ def _add(checkpoint: Checkpoint, name: str, array: Tensor | None) -> None:
         checkpoint.add(name, array)
 
 
-def _read_array(stream: Stream, budget: Budget, crc: int | None) -> Tensor | None:
+def _read_array(stream: ByteReader, budget: Budget, crc: int | None) -> Tensor | None:
     """Return the array that makes up the stream; None if its dtype is not numeric.
 
     `crc` is the declared checksum of header and data.

@@ -6,7 +6,7 @@ from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..io.budget import Budget
 from ..io.source import Source
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 from ..pickle._name_tensors import name_tensors
 from ..pickle._run_pickle import run_pickle
 from .torch_legacy import MAGIC_NUMBER, read_legacy, read_nested_storage
@@ -14,7 +14,7 @@ from .torch_legacy import MAGIC_NUMBER, read_legacy, read_nested_storage
 
 def read_pickle(source: Source, budget: Budget) -> Checkpoint:
     """Read one pickle, or the legacy stream after it if it is torch's magic number."""
-    stream = Stream(source, 0, source.size)
+    stream = ByteReader(source, 0, source.size)
     result = run_pickle(stream, budget, nested=read_nested_storage)
     if type(result.value) is int:
         if result.value != MAGIC_NUMBER:

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
 from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Span, Stream
+from ..io.stream import ByteReader, Span
 from ..pickle._name_tensors import name_tensors
 from ..pickle._run_pickle import PickleResult, run_pickle
 from ..pickle.machine import PickleMachine
@@ -123,14 +123,14 @@ class LegacyStorages:
 def read_legacy(source: Source, position: int, budget: Budget) -> Checkpoint:
     """Read the checkpoint whose magic number ends at `position`."""
     checkpoint = Checkpoint(source.path, "torch legacy")
-    result = _read_body(Stream(source, position, source.size), budget)
+    result = _read_body(ByteReader(source, position, source.size), budget)
     name_tensors(checkpoint, result, budget=budget)
     return checkpoint
 
 
 def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     """Read a storage in a plain pickle: a legacy stream whose object is the storage."""
-    stream = Stream(span.source, span.offset, span.offset + span.length)
+    stream = ByteReader(span.source, span.offset, span.offset + span.length)
     memory = outer.budget.memory
     magic = run_pickle(stream, outer.budget).value
     if magic != MAGIC_NUMBER:
@@ -148,7 +148,7 @@ def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     return result.value
 
 
-def _read_body(stream: Stream, budget: Budget) -> PickleResult:
+def _read_body(stream: ByteReader, budget: Budget) -> PickleResult:
     """Read the stream after the magic number, up to its end."""
     source, end = stream.source, stream.offset + stream.remaining
     version = run_pickle(stream, budget).value

@@ -18,7 +18,7 @@ from ..io._make_tensor import MAX_NDIM, make_tensor
 from ..io.budget import Budget
 from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 from ..io.tensor import Tensor
 from ..pickle._name_tensors import name_tensors
 from ..pickle._run_pickle import run_pickle
@@ -43,8 +43,8 @@ def read_legacy_tar(source: Source, budget: Budget) -> Checkpoint:
     """Read the checkpoint, including modules that were saved whole."""
     checkpoint = Checkpoint(source.path, "torch legacy tar")
     members = _read_members(source)
-    storages = _read_storages(Stream(source, *members["storages"]), budget)
-    tensors = _read_tensors(Stream(source, *members["tensors"]), budget, storages)
+    storages = _read_storages(ByteReader(source, *members["storages"]), budget)
+    tensors = _read_tensors(ByteReader(source, *members["tensors"]), budget, storages)
 
     def resolve(persistent_id: Any) -> Any:
         # The class of a module, with its source code.
@@ -56,7 +56,7 @@ def read_legacy_tar(source: Source, budget: Budget) -> Checkpoint:
             )
         return tensors[persistent_id]
 
-    stream = Stream(source, *members["pickle"])
+    stream = ByteReader(source, *members["pickle"])
     result = run_pickle(stream, budget, persistent=resolve)
     stream.require_end()
     result = replace(result, tensors=list(tensors.values()))
@@ -122,7 +122,7 @@ def _parse_header(header: bytes, at: int) -> tuple[str, bytes, int]:
     return name, kind, int(size[1], 8)
 
 
-def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
+def _read_storages(stream: ByteReader, budget: Budget) -> dict[Any, Storage]:
     storages: dict[Any, Storage] = {}
     for _ in range(_read_count(stream, budget)):
         item = run_pickle(stream, budget).value
@@ -149,7 +149,7 @@ def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
     return storages
 
 
-def _add_view(storages: dict[Any, Storage], view: Any, stream: Stream) -> None:
+def _add_view(storages: dict[Any, Storage], view: Any, stream: ByteReader) -> None:
     """Add the storage of a view (key, key of the whole storage, start, size), in elements."""
     if type(view) is not tuple or len(view) != 4 or not all(type(n) is int for n in view):
         raise stream.malformed("a view of a storage is not described by four integers")
@@ -169,7 +169,7 @@ def _add_view(storages: dict[Any, Storage], view: Any, stream: Stream) -> None:
 
 
 def _read_tensors(
-    stream: Stream, budget: Budget, storages: dict[Any, Storage]
+    stream: ByteReader, budget: Budget, storages: dict[Any, Storage]
 ) -> dict[str, Tensor]:
     """Return the tensors by key, as the text by which `pickle` refers to them."""
     tensors: dict[str, Tensor] = {}
@@ -200,14 +200,14 @@ def _read_tensors(
     return tensors
 
 
-def _read_count(stream: Stream, budget: Budget) -> int:
+def _read_count(stream: ByteReader, budget: Budget) -> int:
     count = run_pickle(stream, budget).value
     if type(count) is not int or not 0 <= count <= MAX_COUNT:
         raise stream.malformed(f"a count is {describe(count)}, expected 0 to {MAX_COUNT}")
     return count
 
 
-def _add(target: dict[Any, Any], key: Any, value: Any, stream: Stream) -> None:
+def _add(target: dict[Any, Any], key: Any, value: Any, stream: ByteReader) -> None:
     if type(key) not in (int, str) or key in target:
         raise CheckpointError(
             "storage-key",

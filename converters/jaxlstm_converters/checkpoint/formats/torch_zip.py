@@ -15,7 +15,7 @@ from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
 from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 from ..io.zip_archive import Entry, read_entry, verify_crc
 from ..pickle._name_tensors import name_tensors
 from ..pickle._run_pickle import PickleResult, run_pickle
@@ -131,7 +131,7 @@ def run_entry(
         )
     if check_crc:
         verify_crc(source, entry)
-    stream = Stream(source, entry.offset, entry.offset + entry.size)
+    stream = ByteReader(source, entry.offset, entry.offset + entry.size)
     result = run_pickle(stream, budget, persistent=storages.resolve)
     stream.require_end()
     return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import CheckpointError
-from .stream import Span, Stream
+from .stream import ByteReader, Span
 
 CODE = "onnx-malformed"
 MAX_TEXT = 4096
@@ -110,7 +110,7 @@ def _fields(span: Span) -> Iterator[tuple[int, int | Span]]:
             raise stream.malformed(f"a field has the unknown wire type {kind}")
 
 
-def _varint(stream: Stream) -> int:
+def _varint(stream: ByteReader) -> int:
     value = 0
     for shift in range(0, 70, 7):
         byte = stream.number("<B")
@@ -135,5 +135,5 @@ def _text(span: Span) -> str:
         raise CheckpointError(CODE, "a name is not UTF-8", offset=span.offset) from None
 
 
-def _stream(span: Span) -> Stream:
-    return Stream(span.source, span.offset, span.offset + span.length, CODE)
+def _stream(span: Span) -> ByteReader:
+    return ByteReader(span.source, span.offset, span.offset + span.length, CODE)

@@ -1,4 +1,4 @@
-"""`Stream`: sequential reading, through a small buffer, of pickles and protocol buffers."""
+"""`ByteReader`: sequential reading, through a small buffer, of pickles and protocol buffers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Span:
     length: int
 
 
-class Stream:
+class ByteReader:
     """A reader of the bytes from `offset` to `end`, in order.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..io.budget import Budget
 from ..io.storage import Storage
-from ..io.stream import Span, Stream
+from ..io.stream import ByteReader, Span
 from ..io.tensor import Tensor
 from .known_globals import VOCABULARY
 from .machine import PickleMachine
@@ -33,7 +33,7 @@ class PickleResult:
 
 
 def run_pickle(
-    stream: Stream,
+    stream: ByteReader,
     budget: Budget,
     *,
     persistent: Callable[[Any], Any] | None = None,

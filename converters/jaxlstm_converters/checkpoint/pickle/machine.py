@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
 from ..io.storage import Storage
-from ..io.stream import Span, Stream
+from ..io.stream import ByteReader, Span
 from ..io.tensor import Tensor
 from .stack import PickleStack
 from .values import GlobalName, OrderedDict, Placeholder, StorageType, TextSpan, UnsupportedTensor
@@ -75,7 +75,7 @@ class PickleMachine(PickleStack):
 
     def __init__(
         self,
-        stream: Stream,
+        stream: ByteReader,
         vocabulary: Vocabulary,
         budget: Budget,
         persistent: Callable[[Any], Any] | None = None,

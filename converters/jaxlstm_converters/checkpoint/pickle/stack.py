@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..io.budget import Budget
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 
 # Bytes of a place on the stack, or of a mark.
 PLACE_PRICE = 8
@@ -22,7 +22,7 @@ class PickleStack:
         budget: pays for the values.
     """
 
-    def __init__(self, stream: Stream, budget: Budget) -> None:
+    def __init__(self, stream: ByteReader, budget: Budget) -> None:
         self.stream = stream
         self.budget = budget
         self._stack: list[Any] = []
