@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -66,11 +65,11 @@ def load_selected(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     """Load the selected LSTM: its parameters as NumPy arrays, and its config."""
     from jaxlstm.config import LSTMCellConfig
     from jaxlstm_converters.lstm._load import load_numpy
+    from jaxlstm_converters.lstm.select import with_fields
 
     params, config = load_numpy(args.checkpoint, args.prefix)
     fields = {"batch_first": args.batch_first, "dropout": args.dropout}
-    fields = {name: value for name, value in fields.items() if value is not None}
-    if fields and isinstance(config, LSTMCellConfig):
-        options = " and ".join(f"--{name.replace('_', '-')}" for name in fields)
-        raise ValueError(f"{options} cannot be used with an LSTMCell")
-    return params, dataclasses.replace(config, **fields)
+    given = [f"--{n.replace('_', '-')}" for n, value in fields.items() if value is not None]
+    if given and isinstance(config, LSTMCellConfig):
+        raise ValueError(f"{' and '.join(given)} cannot be used with an LSTMCell")
+    return params, with_fields(config, **fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import zipfile
@@ -146,34 +145,26 @@ def _write_npz(path: Path, named: Iterator[tuple[str, Any]]) -> None:
 
 def _write_npy(path: Path, job: Job) -> None:
     """Write one array: (time, features) for a long sequence, else (sequences, time, features)."""
-    shape: list[int] = []
-    for outputs, is_long in _outputs(job):
-        if not shape:
-            shape = [0, *outputs.shape[1 if is_long else 0 :]]
-        shape[0] += len(outputs) if is_long else 1
-    dtype = next(_outputs(job))[0].dtype
+    is_long = "outputs" in next(job.parts())
+    first = next(_outputs(job))
+    count = max(int(part.metadata["stop"]) for part in job.parts())
     description = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
+        "descr": np.lib.format.dtype_to_descr(first.dtype),
         "fortran_order": False,
-        "shape": tuple(shape),
+        "shape": (count, *first.shape[is_long:]),
     }
-    header = io.BytesIO()
-    np.lib.format.write_array_header_2_0(header, description)
     with open(path, "wb") as file:
-        file.write(header.getvalue())
-        for outputs, _ in _outputs(job):
+        np.lib.format.write_array_header_2_0(file, description)
+        for outputs in _outputs(job):
             file.write(np.ascontiguousarray(outputs).data)
 
 
-def _outputs(job: Job) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield each array of outputs, and True if it is a piece of one long sequence."""
+def _outputs(job: Job) -> Iterator[np.ndarray]:
+    """Yield the outputs of each sequence, or of each piece of one long sequence."""
     for part in job.parts():
-        if "outputs" in part:
-            yield np.asarray(part["outputs"]), True
-        else:
-            start, stop = (int(part.metadata[key]) for key in ("start", "stop"))
-            for index in range(start, stop):
-                yield np.asarray(part[f"{index}.outputs"]), False
+        numbers = range(int(part.metadata["start"]), int(part.metadata["stop"]))
+        names = ["outputs"] if "outputs" in part else [f"{number}.outputs" for number in numbers]
+        yield from (np.asarray(part[name]) for name in names)
 
 
 def _write_parquet(path: Path, job: Job, states: bool) -> None:

@@ -15,7 +15,7 @@ from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm_converters.lstm._from_torch import from_torch
 from jaxlstm_converters.lstm._to_torch import StateArray
 from jaxlstm_converters.lstm.fold import WeightNorm
-from jaxlstm_converters.lstm.select import select_lstm
+from jaxlstm_converters.lstm.select import select_lstm, with_fields
 
 CONFIG = LSTMConfig(2, 3)
 PARAMS = {name: np.ones(shape, np.float32) for name, shape in param_shapes(CONFIG).items()}
@@ -85,15 +85,13 @@ def test_arguments_override_hints() -> None:
     both = {f"{p}.{n}": np.ones(s) for p in "ab" for n, s in param_shapes(config).items()}
     hints = {"a.": {"batch_first": True, "dropout": 0.5}, "b.": {"dropout": 0.25}}
 
-    def chosen(prefix: str, **overrides: Any) -> tuple[bool, float]:
-        arrays, found = select_lstm(both, prefix=prefix, hints=hints, **overrides)
+    for prefix, batch_first, dropout in (("a", True, 0.5), ("b", False, 0.25)):
+        arrays, hinted = select_lstm(both, prefix=prefix, hints=hints)
         assert list(arrays) == list(param_shapes(config))
-        return found.batch_first, found.dropout
-
-    assert chosen("a") == (True, 0.5)
-    assert chosen("b") == (False, 0.25)
-    assert chosen("a", batch_first=False, dropout=0.0) == (False, 0.0)
-    assert chosen("b", batch_first=True) == (True, 0.25)
+        assert (hinted.batch_first, hinted.dropout) == (batch_first, dropout)
+        changed = with_fields(hinted, batch_first=not batch_first, dropout=0.0)
+        assert (changed.batch_first, changed.dropout) == (not batch_first, 0.0)
+        assert with_fields(hinted, batch_first=None, dropout=None) == hinted
     assert select_lstm(both, prefix="a")[1] == config
 
 

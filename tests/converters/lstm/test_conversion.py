@@ -108,15 +108,6 @@ def test_all_wrong_keys_are_reported_at_once() -> None:
         find_lstms(state_dict)
 
 
-def test_an_invalid_lstm_does_not_affect_others() -> None:
-    state_dict: dict[str, Any] = dict(Model().state_dict())
-    del state_dict["encoder.bias_hh_l1"]
-    params, _ = from_torch(state_dict, prefix="decoder")
-    assert params["weight_hh"].shape == (24, 6)
-    with pytest.raises(ValueError, match=r"missing encoder.bias_hh_l1"):
-        from_torch(state_dict, prefix="encoder")
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [
