@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import machine
-from benchmarks.report import write_json
 
 MATRICES, SIDE = 118, 2048
 INPUT_SIZE, HIDDEN_SIZE, NUM_LAYERS = 512, 576, 2
@@ -202,6 +201,9 @@ def main() -> None:
         verdict = "holds" if numbers["measured"] <= numbers["at_most"] else "MISSED"
         print(f"{goal}: {numbers['measured']:.3g}, at most {numbers['at_most']:.3g}: {verdict}")
     if args.json:
+        # Imported after the measurements, because it imports numpy.
+        from benchmarks.report import write_json
+
         by_name = {name: cost._asdict() for name, cost in costs.items()}
         write_json(args.json, {**about, "goals": results, "results": by_name})
 

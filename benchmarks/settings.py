@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 
 @contextlib.contextmanager
 def applied(settings: Settings, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Apply the settings to JAX, and to torch if a library in ``names`` needs it; yield the resulting settings."""
+    """Apply the settings to JAX, and to torch if ``names`` needs it; yield the resulting settings."""
     device = jax.devices(settings.device)[0]
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.default_device(device))

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.functional import lstm, lstm_cell
 from jaxlstm.params import Params, check_params
 from jaxlstm.precision import as_float_array, require_dtype
 
@@ -63,7 +64,7 @@ def _is_float(leaf: Any) -> bool:
         return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
     except (
         TypeError
-    ):  # a dtype of another library, for which require_dtype() raises a helpful error
+    ):  # A dtype of another library, for which require_dtype() raises a helpful error.
         return True
 
 
@@ -79,9 +80,31 @@ def applies_dropout(config: LSTMConfig, deterministic: bool | None) -> bool:
     return not deterministic
 
 
-def is_flax_call(first: Any) -> bool:
-    """Return True if a cell's first argument is the state: ``cell(carry, x)``, not ``cell(x, state)``."""
-    return isinstance(first, (tuple, list))
+def run_lstm(
+    module: Any, params: Params, inputs: Any, initial_state: Any, seq_lengths: Any, key: Any
+) -> Any:
+    """Run an LSTM with the settings of a module and, if there is a key, dropout."""
+    params, inputs, initial_state = promote_dtypes(module.dtype, params, inputs, initial_state)
+    return lstm(
+        params,
+        inputs,
+        initial_state,
+        config=module.config,
+        seq_lengths=seq_lengths,
+        dropout_key=key,
+        precision=module.precision,
+        backend=module.backend,
+    )
+
+
+def run_cell(module: Any, params: Params, x: Any, state: Any) -> Any:
+    """Run a cell as ``cell(x, (h, c))``, or as Flax does if the first argument is a state."""
+    flax_call = isinstance(x, (tuple, list))
+    if flax_call:
+        x, state = state, swap_carry(x)
+    params, x, state = promote_dtypes(module.dtype, params, x, state)
+    new = lstm_cell(params, x, state, precision=module.precision)
+    return (swap_carry(new), new[0]) if flax_call else new
 
 
 def swap_carry(pair: Any) -> Any:

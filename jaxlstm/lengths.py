@@ -22,14 +22,7 @@ def check_lengths(
     """Check lengths as torch's ``pack_padded_sequence`` does, and return them as an array.
 
     The check runs on the host and starts no JAX computation. Values that are unknown because of ``jax.jit``
-    are not checked.
-
-    Args:
-      value: integers (batch,): a list, a NumPy array or a JAX array. A JAX array is returned unchanged.
-      batch: number of sequences.
-      time: number of time steps of the padded batch.
-      name: name of the argument, for error messages.
-      minimum: smallest valid length.
+    are not checked. A JAX array is returned unchanged. ``name`` is the argument's, for error messages.
 
     Raises:
       TypeError: the lengths are not integers.

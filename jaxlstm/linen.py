@@ -20,7 +20,7 @@ from jaxlstm import _modules
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.functional import Inputs, lstm, lstm_cell
+from jaxlstm.functional import Inputs
 from jaxlstm.params import Params, init_bound, param_shapes
 from jaxlstm.precision import Precision
 
@@ -124,20 +124,8 @@ class LSTM(nn.Module):
         params = _declare_params(self, config, self.param_dtype)
         if deterministic is None:
             deterministic = self.deterministic
-        dropping = _modules.applies_dropout(config, deterministic)
-        params, inputs, initial_state = _modules.promote_dtypes(
-            self.dtype, params, inputs, initial_state
-        )
-        return lstm(
-            params,
-            inputs,
-            initial_state,
-            config=config,
-            seq_lengths=seq_lengths,
-            dropout_key=self.make_rng("dropout") if dropping else None,
-            precision=self.precision,
-            backend=self.backend,
-        )
+        key = self.make_rng("dropout") if _modules.applies_dropout(config, deterministic) else None
+        return _modules.run_lstm(self, params, inputs, initial_state, seq_lengths, key)
 
 
 class LSTMCell(nn.RNNCellBase):
@@ -193,12 +181,7 @@ class LSTMCell(nn.RNNCellBase):
           state has the type of the given one, and is an :class:`jaxlstm.LSTMState` if that was None.
         """
         params = _declare_params(self, self.config, self.param_dtype)
-        flax_call = _modules.is_flax_call(x)
-        if flax_call:
-            x, state = state, _modules.swap_carry(x)
-        params, x, state = _modules.promote_dtypes(self.dtype, params, x, state)
-        new = lstm_cell(params, x, state, precision=self.precision)
-        return (_modules.swap_carry(new), new[0]) if flax_call else new
+        return _modules.run_cell(self, params, x, state)
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:

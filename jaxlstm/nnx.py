@@ -18,7 +18,7 @@ from jaxlstm import _modules
 from jaxlstm import precision as precision_
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.functional import Inputs, lstm, lstm_cell
+from jaxlstm.functional import Inputs
 from jaxlstm.params import Params, init_params, param_shapes
 from jaxlstm.precision import Precision
 
@@ -173,19 +173,7 @@ class LSTM(_TorchNamed):
         key = None
         if _modules.applies_dropout(self.config, deterministic):
             key = _dropout_key(self.rngs if rngs is None else rngs)
-        params, inputs, initial_state = _modules.promote_dtypes(
-            self.dtype, self.params, inputs, initial_state
-        )
-        return lstm(
-            params,
-            inputs,
-            initial_state,
-            config=self.config,
-            seq_lengths=seq_lengths,
-            dropout_key=key,
-            precision=self.precision,
-            backend=self.backend,
-        )
+        return _modules.run_lstm(self, self.params, inputs, initial_state, seq_lengths, key)
 
 
 def _dropout_key(rngs: Any) -> jax.Array:
@@ -252,12 +240,7 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
           The state (h, c) for ``cell(x, (h, c))``, and ``((c, h), h)`` for ``cell((c, h), x)``. The new
           state has the type of the given one, and is an :class:`jaxlstm.LSTMState` if that was None.
         """
-        flax_call = _modules.is_flax_call(x)
-        if flax_call:
-            x, state = state, _modules.swap_carry(x)
-        params, x, state = _modules.promote_dtypes(self.dtype, self.params, x, state)
-        new = lstm_cell(params, x, state, precision=self.precision)
-        return (_modules.swap_carry(new), new[0]) if flax_call else new
+        return _modules.run_cell(self, self.params, x, state)
 
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None

@@ -32,9 +32,7 @@ def varying_alike(tree: Any, like: Any = ()) -> Any:
 def split_alike(trees: Sequence[Any], batch_axes: Sequence[int | None]) -> tuple:
     """Reshard trees of arrays so that all split the batch as the first that does, and no other axis.
 
-    Args:
-      trees: the trees.
-      batch_axes: the batch axis of each tree's arrays; None for weights, which have none.
+    ``batch_axes`` holds the batch axis of each tree's arrays; None for weights, which have none.
     """
     leaves, tree = jax.tree.flatten(tuple(trees))
     axes = [a for t, a in zip(trees, batch_axes, strict=True) for _ in jax.tree.leaves(t)]
@@ -60,9 +58,7 @@ def whole_beside(x: Any, rank: int) -> NamedSharding | None:
 def rows_of(shardings: Sequence[Any], batch_axes: Sequence[int | None]) -> Any:
     """Return the mesh axes that split the batch in the first array whose batch is split, else None.
 
-    Args:
-      shardings: a ``jax.sharding.NamedSharding`` for each array; None if it is unknown.
-      batch_axes: the batch axis of each array; None if it has none.
+    A sharding is None if it is unknown, and a batch axis is None if the array has none.
     """
     pairs = zip(shardings, batch_axes, strict=True)
     specs = (s.spec[axis] for s, axis in pairs if s is not None and axis is not None)

@@ -89,9 +89,7 @@ def scan_direction(
 
     Args:
       params: the parameters of one direction without suffix, ``weight_ih``, ``weight_hh`` and so on.
-      inputs: (time, batch, features).
-      initial_state: h (batch, h_size) and c (batch, hidden_size).
-      valid: bool (time, batch), or None if every step is valid.
+      valid: None if every step is valid.
       reverse: if True, run from the last step to the first. Each output stays at the time of its input.
       recurrence: the implementation; the plain scan if None.
 
@@ -202,11 +200,8 @@ def run_tangent(
 ) -> tuple[jax.Array, LSTMState]:
     """Return the tangents of the outputs and of the last state, linear in ``tangents``.
 
-    Args:
-      weights: ``weight_hh``, and ``weight_hr`` with a projection.
-      derivative: of each step, from :func:`run_and_differentiate`.
-      valid: as for :func:`scan_direction`.
-      tangents: see :class:`RunTangents`.
+    ``weights`` holds ``weight_hh``, and ``weight_hr`` with a projection. ``derivative`` comes from
+    :func:`run_and_differentiate`.
     """
 
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:

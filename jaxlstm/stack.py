@@ -43,19 +43,11 @@ def run_directions(
     precision: Precision,
     between_layers: BetweenLayers | None = None,
 ) -> tuple[jax.Array, LSTMState]:
-    """Run every layer and direction of an LSTM, one direction at a time.
+    """Run every layer and direction of an LSTM, one direction at a time, by a recurrence.
 
-    Args:
-      recurrence: the implementation of one direction.
-      params: parameters under torch's names.
-      x: inputs (T, B, input_size), zero after the end of each sequence.
-      initial_state: h (L*D, B, h_size) and c (L*D, B, hidden_size).
-      lengths: valid steps of each sequence, integers (B,), or None if every step is valid. A length of 0
-        leaves the row's state unchanged; a length above T counts as T.
-      config: the LSTM. Its ``dropout`` and ``batch_first`` are not used.
-      precision: precision of the matrix products.
-      between_layers: applied to the outputs of each layer except the last, such as dropout; None to pass
-        them on unchanged.
+    Arguments and results are as for :func:`over_layers`. Inputs are zero after the end of each sequence.
+    ``lengths`` are integers (B,), or None if every step is valid. A length of 0 leaves the row's state
+    unchanged; a length above T counts as T.
 
     Returns:
       Outputs (T, B, D*h_size), zero after the end of each sequence, and the final state.

@@ -155,12 +155,7 @@ def check_state(
 ) -> tuple[Any, Any]:
     """Check that a state is a pair of arrays of the given shapes, and return the pair unchanged.
 
-    The check starts no JAX computation.
-
-    Args:
-      state: the value to check.
-      shapes: shapes of h and c.
-      names: names of h and c, for error messages.
+    The check starts no JAX computation. ``names`` are those of h and c, for error messages.
 
     Raises:
       TypeError: the state is not a pair of arrays.

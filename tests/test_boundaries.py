@@ -1,9 +1,10 @@
 """The import boundaries of ``jaxlstm`` and ``jaxlstm_converters``, checked on the source of every module.
 
 Every import counts: at the top of a module, inside a function, under ``TYPE_CHECKING``, and by
-``importlib.import_module`` with a literal name. An import is resolved to the module that it loads:
-``from jaxlstm.check import trace`` is an import of ``jaxlstm.check.trace`` if that is a module, and of
-``jaxlstm.check`` (its ``__init__.py``) otherwise. Python also runs the ``__init__.py`` of each parent
+``importlib.import_module`` or ``import_optional`` with a literal name. Only the modules of
+``DYNAMIC_IMPORTS`` may import a name that is not a literal. An import is resolved to the module that it
+loads: ``from jaxlstm.check import trace`` is an import of ``jaxlstm.check.trace`` if that is a module, and
+of ``jaxlstm.check`` (its ``__init__.py``) otherwise. Python also runs the ``__init__.py`` of each parent
 package. Those runs do not count as imports, because every package that re-exports its own modules would be a
 cycle.
 """
@@ -69,6 +70,7 @@ HOMES = {
         "jaxlstm_converters.write",
     ),
     "orbax": ("jaxlstm_converters.write",),
+    "msgpack": ("jaxlstm_converters.write",),
     "optax": ("jaxlstm_converters.optimizer",),
     "rich": ("jaxlstm._shared", "jaxlstm.cli", "jaxlstm.check.report"),
     "matplotlib": ("jaxlstm.check.report",),
@@ -76,6 +78,16 @@ HOMES = {
     "flatbuffers": ("jaxlstm.inference.artifact",),
     "pytest": ("jaxlstm.check.pytest_plugin",),
 }
+
+
+# The modules that may import a module whose name is not a literal.
+DYNAMIC_IMPORTS = {
+    "jaxlstm",  # public names, listed under TYPE_CHECKING too
+    "jaxlstm.check",  # the same
+    "jaxlstm.cli.load_port",  # a module of the user
+    "jaxlstm._shared.optional",  # import_optional
+}
+IMPORTERS = ("import_module", "import_optional", "__import__")
 
 
 @cache
@@ -115,10 +127,27 @@ def _imported_by(node: ast.AST, package: str) -> Iterator[str]:
                 submodule = f"{base}.{alias.name}"
                 yield submodule if submodule in modules() else base
         case ast.Call(
-            func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"),
+            func=ast.Attribute(attr=function) | ast.Name(id=function),
             args=[ast.Constant(value=str() as name), *_],
-        ):
+        ) if function in IMPORTERS:
             yield name
+
+
+def _imports_dynamically(tree: ast.AST) -> bool:
+    """Return True if an import function is used other than by a call with a literal name."""
+    literal = {
+        id(node.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=function) | ast.Name(id=function):
+                if function in IMPORTERS and id(node) not in literal:
+                    return True
+            case ast.alias(name=function, asname=str()) if function in IMPORTERS:
+                return True
+    return False
 
 
 def _is_below(module: str, names: tuple[str, ...]) -> bool:
@@ -167,6 +196,28 @@ def test_third_party_packages_have_homes() -> None:
             if not _is_below(module, HOMES.get(package, ())):
                 violations.add((module, imported))
     assert sorted(violations) == []
+
+
+def test_dynamic_imports() -> None:
+    dynamic = {
+        m for m, path in modules().items() if _imports_dynamically(ast.parse(path.read_text()))
+    }
+    assert dynamic == DYNAMIC_IMPORTS
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "importlib.import_module(name)",
+        "importlib.import_module(name='torch')",
+        "importlib.import_module(f'torch.{name}')",
+        "from importlib import import_module as load",
+        "load = __import__",
+    ],
+)
+def test_dynamic_imports_are_found(source: str) -> None:
+    assert _imports_dynamically(ast.parse(source))
+    assert not _imports_dynamically(ast.parse("importlib.import_module('torch')"))
 
 
 def test_no_import_cycles() -> None:

@@ -1,7 +1,8 @@
-"""Plain text tables and sizes for a terminal."""
+"""Plain text tables, numbers and sizes for a terminal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 from typing import Any
 
@@ -24,6 +25,15 @@ def table(
         for row in cells
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def format_number(value: float | None) -> str:
+    """Format a number with three significant digits; None becomes an empty string."""
+    if value is None:
+        return ""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
 def size(count: int) -> str:

@@ -22,6 +22,14 @@ def tensor_to_numpy(tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
+def as_numpy(tensor: Any) -> np.ndarray:
+    """Return a torch tensor, NumPy array or checkpoint tensor as a NumPy array in native byte order."""
+    if hasattr(tensor, "detach"):
+        return tensor_to_numpy(tensor)
+    array = np.asarray(tensor)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 def numpy_to_tensor(array: np.ndarray) -> Any:
     """Return a C-contiguous, writable NumPy array as a torch CPU tensor that shares its memory.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxlstm.check.port import Port
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.cases import Case, ordinary_case
 from jaxlstm.check.reference.results import run_oracle
-from jaxlstm.check.report.difference import Divergence
+from jaxlstm.check.report.difference import Candidate, Divergence, first_divergence
 from jaxlstm.config import LSTMConfig
 
 Activations = Mapping[str, Mapping[str, Any]]
@@ -55,7 +55,7 @@ def trace(
         state = None if initial_state is None else tuple(map(np.asarray, initial_state))
         case = replace(case, inputs=np.asarray(inputs), initial_state=state, seq_lengths=lengths)
     if not callable(actual):
-        return _trace_activations(actual, params, config, case, tolerance)
+        return first_divergence(_activations(actual, params, config, case), tolerance)
     difference = locate_difference(Port.of(actual), params, config, case, dtype, tolerance)
     return None if difference is None else difference.place
 
@@ -72,14 +72,10 @@ def _check_names(activations: Activations, config: LSTMConfig) -> None:
             raise ValueError(f"{name} may have the arrays {gates}, got {sorted(unknown)}")
 
 
-def _trace_activations(
-    actual: Activations,
-    params: Mapping[str, Any],
-    config: LSTMConfig,
-    case: Case,
-    tolerance: float | None,
-) -> Divergence | None:
-    """Return the first activation that differs from the oracle's, in the order of computation."""
+def _activations(
+    actual: Activations, params: Mapping[str, Any], config: LSTMConfig, case: Case
+) -> Iterator[Candidate]:
+    """Yield the recorded activations and the oracle's, in the order of computation."""
     _check_names(actual, config)
     lengths = case.valid.sum(0)
     for layer, runs in enumerate(run_oracle(params, config, case).record):
@@ -92,10 +88,13 @@ def _trace_activations(
                     raise ValueError(f"{name} {gate} has shape {value.shape}, expected {expected}")
             order = [gate for gate in oracle.Step._fields if gate in gates]
             for times, rows in oracle.running(lengths, bool(reverse)):
-                for t, row in zip(times.tolist(), rows.tolist(), strict=True):
+                for at in zip(times.tolist(), rows.tolist(), strict=True):
                     for gate in order:
-                        a, b = gates[gate][t, row], getattr(run.steps, gate)[t, row]
-                        place = Divergence.at(layer, reverse, t, row, gate, a, b, tolerance)
-                        if place is not None:
-                            return place
-    return None
+                        yield (
+                            layer,
+                            reverse,
+                            *at,
+                            gate,
+                            gates[gate][at],
+                            getattr(run.steps, gate)[at],
+                        )

@@ -1,8 +1,7 @@
 """``verify``: the verdict on a port of ``torch.nn.LSTM``.
 
 The port, torch and the oracle run each case of :mod:`jaxlstm.check.reference.cases` in float64 and in the
-working dtype, and the criteria of :mod:`jaxlstm.check.criteria` are applied to the results. A port is right if all
-criteria hold.
+working dtype. A port is right if its results meet all criteria of :mod:`jaxlstm.check.criteria`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import Results
 from jaxlstm.config import LSTMConfig
 
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class PortError(TypeError):
@@ -52,26 +52,21 @@ class Port:
         """
         if not callable(call):
             raise PortError(f"port must be callable, got {type(call).__name__}")
-        parameters = inspect.signature(call).parameters
-        if any(p.kind == inspect.Parameter.VAR_POSITIONAL for p in parameters.values()):
-            return cls(call, "params" in parameters)
-        names = [name for name, p in parameters.items() if p.kind not in _VARIADIC]
+        parameters = dict(inspect.signature(call).parameters)
+        takes_params = parameters.pop("params", None) is not None
+        kinds = [p.kind for p in parameters.values()]
+        if inspect.Parameter.VAR_POSITIONAL in kinds:
+            return cls(call, takes_params)
         required = [
-            name
-            for name, p in parameters.items()
-            if p.default is p.empty and p.kind == p.KEYWORD_ONLY and name != "params"
+            p for p in parameters.values() if p.default is p.empty and p.kind == p.KEYWORD_ONLY
         ]
-        positional = [
-            name
-            for name in names
-            if name != "params" and parameters[name].kind != inspect.Parameter.KEYWORD_ONLY
-        ]
+        positional = sum(kind in _POSITIONAL for kind in kinds)
         if not positional or required:
             raise PortError(
                 "port must be callable as port(inputs, initial_state, seq_lengths) or with the first one "
                 f"or two of these arguments, got the signature {inspect.signature(call)}"
             )
-        return cls(call, "params" in names, len(positional) > 1, len(positional) > 2)
+        return cls(call, takes_params, positional > 1, positional > 2)
 
     def adapt(self, case: Case) -> Case:
         """Return the case without the arguments that this port does not take."""
@@ -192,9 +187,4 @@ def _enable_x64() -> contextlib.AbstractContextManager[Any]:
 
 
 def _results(returned: tuple[Any, Any, Any]) -> Results:
-    outputs, h_n, c_n = returned
-    return Results(
-        np.asarray(outputs),
-        None if h_n is None else np.asarray(h_n),
-        None if c_n is None else np.asarray(c_n),
-    )
+    return Results(*(None if a is None else np.asarray(a) for a in returned))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ The criteria measure and decide; this module only decides what to run.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,15 +31,8 @@ class Verification:
     """A port, the LSTM that it should be, and the findings so far.
 
     Attributes:
-      port: the port.
-      params: arrays under torch's names.
-      config: the LSTM.
-      dtype: the working dtype.
-      seed: the seed of the inputs.
-      gradients: if true, gradients are compared too.
       references: "torch", "oracle" or both.
       tolerance: (rtol, atol) set by the caller, or None for the criteria.
-      precision: the precision of matrix products for a port that sets none.
       run_float64: if true, the port also runs in float64.
       float64_refusal: the reason why the port cannot run in float64, or an empty string.
       not_differentiable: the reason why JAX cannot differentiate the port, or an empty string.
@@ -134,17 +128,13 @@ class Verification:
             theirs = truth
             if reference == "torch" and "oracle" in self.references:
                 theirs = self._run_torch(case, np.float64, gradients)
-            self.findings.add_measurement(
-                f"float64 semantics against {reference}",
-                case.name,
-                semantics.result_semantics(ours, theirs, condition),
-            )
+            number = semantics.result_semantics(ours, theirs, condition)
+            name = f"float64 semantics against {reference}"
+            self.findings.add_measurement(name, case.name, number)
             if ours.gradients and theirs.gradients:
-                self.findings.add_measurement(
-                    f"float64 gradients against {reference}",
-                    case.name,
-                    semantics.gradient_semantics(ours.gradients, theirs.gradients, condition),
-                )
+                number = semantics.gradient_semantics(ours.gradients, theirs.gradients, condition)
+                name = f"float64 gradients against {reference}"
+                self.findings.add_measurement(name, case.name, number)
 
     def _condition(
         self, params: Mapping[str, Any], case: Case, truth: Results, gradients: bool
@@ -166,21 +156,16 @@ class Verification:
         if not amplification <= rms.CHAOTIC:
             self.chaotic[case.name] = amplification
             return
-        correct = [
-            results.arrays()
-            for results in rms.correct_results(
-                params, self.config, case, self.dtype, gradients=gradients
-            )
-        ]
+        arguments = (params, self.config, case, self.dtype)
+        correct = [r.arrays() for r in rms.correct_results(*arguments, gradients=gradients)]
         torch = {}
         if "torch" in self.references:
             torch = self._run_torch(case, self.dtype, gradients).arrays()
         true = truth.arrays()
         for name, value in ours.arrays().items():
             others = [arrays[name] for arrays in correct]
-            ratio = rms.rms_ratio(
-                f"{case.name}, {name}", value, true[name], others, torch.get(name)
-            )
+            where = f"{case.name}, {name}"
+            ratio = rms.rms_ratio(where, value, true[name], others, torch.get(name))
             self.findings.add_ratio("gradients" if name.startswith("d ") else "results", ratio)
 
     def _check_tolerance(
@@ -202,10 +187,7 @@ class Verification:
         if not self.port.takes_state:
             yield Item(name, None, detail="the port takes no initial_state")
             return
-
-        def run(case: Case) -> Results:
-            return self.port.run(self.params, case, self.dtype, precision=self.precision)
-
+        run = functools.partial(self._run_port, dtype=self.dtype, gradients=False)
         try:
             worst = step_residual(run, self.params, self.config, cases, self.dtype)
         except PORT_EXCEPTIONS as error:
@@ -215,7 +197,7 @@ class Verification:
             detail = "the port does not return both h_n and c_n in their shapes"
             yield Item(name, None, detail=detail)
         else:
-            yield Item(name, worst.ratio < 1, worst.ratio, 1.0, f"worst: {worst.where}")
+            yield Item(name, worst.value < 1, worst.value, worst.limit, f"worst: {worst.where}")
 
     def truth(self, params: Mapping[str, Any], case: Case, gradients: bool) -> Results:
         """Return the float64 reference: the oracle, or torch if the oracle is not a reference."""
@@ -232,11 +214,10 @@ class Verification:
 
     def _run_port(self, case: Case, dtype: Any, gradients: bool) -> Results:
         """Run the port, without gradients once JAX has failed to differentiate it."""
+        run = functools.partial(self.port.run, self.params, case, dtype, precision=self.precision)
         if gradients and not self.not_differentiable:
             try:
-                return self.port.run(
-                    self.params, case, dtype, gradients=True, precision=self.precision
-                )
+                return run(gradients=True)
             except (TracerArrayConversionError, ConcretizationTypeError) as error:
                 self.not_differentiable = f"JAX cannot differentiate the port: {describe(error)}"
-        return self.port.run(self.params, case, dtype, precision=self.precision)
+        return run()

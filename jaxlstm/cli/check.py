@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.atomic import require_replaceable, write_atomically
 from jaxlstm._shared.progress import Progress, progress_bar
-from jaxlstm.cli.devices import require_device
-from jaxlstm.cli.load_port import load_port, port_files
-from jaxlstm.cli.merged import command_line, merge_reports
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
+from jaxlstm.cli.load_port import load_port
+from jaxlstm.cli.merged import Reports, command_line, merge_reports
 from jaxlstm.cli.output import checkpoint_files, require_not_input
-from jaxlstm.cli.selection import add_selection, load_selected
 
 if TYPE_CHECKING:
     from jaxlstm.check import Report
@@ -26,19 +25,20 @@ if TYPE_CHECKING:
 BACKENDS = ("cpu", "gpu", "tpu")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 NOT_RUN = "not run: JAX finds no such device"
-Reports = dict[tuple[str, str], "Report"]  # By backend, and by dtype or "matrix".
 
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "check",
+        run,
         help="compare jitted JAX with torch on a checkpoint",
         description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
         "gradient, on inputs chosen to reveal faults. Exit status 0: they match; 1: they do not.",
+        overwrite=True,
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
-    add_selection(parser)
+    add_unrecorded(parser)
     parser.add_argument(
         "--port",
         metavar="FILE.py:NAME",
@@ -62,15 +62,13 @@ def add_parser(commands: Any) -> None:
         help="check only the results, over dtype x batch x length x jit, and print one table",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--report", metavar="FILE.html", help="also write an HTML page")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a verdict for each backend and dtype. Return 0 if all hold, else 1."""
     if args.report:
-        _require_writable(args.report, [*checkpoint_files(args.checkpoint), *port_files(args.port)])
+        _require_writable(args)
     params, config = load_selected(args)
     port = load_port(args.port) if args.port else None
     devices, absent = _devices(args.backend)
@@ -91,32 +89,32 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(report.ok for report in reports.values()) else 1
 
 
-def _require_writable(report: str, inputs: list[Path]) -> None:
-    """Raise if the page cannot be written, or would replace an input or a file that is not a report."""
-    from jaxlstm.check.report.html import PAGE_START
+def _require_writable(args: argparse.Namespace) -> None:
+    """Raise, before anything is computed, if ``--report`` cannot be written or would replace an input."""
+    from jaxlstm.check.report.html import is_html_page
 
-    path = Path(report)
-    require_not_input(path, inputs, option="--report")
+    path = Path(args.report)
     if not path.parent.is_dir():
-        raise ValueError(f"--report {report}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise ValueError(f"--report {report} is a folder, expected a file")
-    if path.exists() and not path.read_bytes().startswith(PAGE_START.encode()):
-        raise ValueError(
-            f"--report {report} exists and is not a page of jaxlstm check; choose another path"
-        )
+        raise ValueError(f"--report {path}: its folder does not exist")
+    inputs = checkpoint_files(args.checkpoint)
+    if args.port:
+        inputs.append(Path(args.port.partition(":")[0]))
+    require_not_input(path, inputs, option="--report")
+    require_replaceable(path, overwrite=args.overwrite, is_ours=is_html_page)
 
 
 def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
-    """Return the device of each requested backend, and the backends of "all" that are absent."""
-    if backend != "all":
-        device = require_device("--backend", backend)
-        return {device.platform: device}, []
+    """Return the first device of each requested backend, and the backends of "all" that are absent."""
+    import jax
+
     present, absent = {}, []
-    for name in BACKENDS:
+    for name in BACKENDS if backend == "all" else [backend]:
         try:
-            present[name] = require_device("--backend", name)
-        except ValueError:
+            device = jax.devices(name)[0]
+            present[device.platform if name is None else name] = device
+        except RuntimeError as error:  # JAX raises it for a platform without devices.
+            if backend != "all":
+                raise ValueError(f"--backend {name}: JAX finds no such device") from error
             absent.append(name)
     return present, absent
 
@@ -149,14 +147,11 @@ def _labelled(progress: Progress, label: str) -> Progress:
 
 
 def _print(args: argparse.Namespace, reports: Reports, absent: list[str]) -> None:
-    from jaxlstm.check.report.terminal import show, show_text
+    from jaxlstm.check.report.terminal import show_text
 
     for (backend, _), report in reports.items():
         print(f"{args.checkpoint} on {backend}")
-        if args.matrix:
-            show_text(_matrix_text(report))
-        else:
-            show(report)
+        show_text(_matrix_text(report) if args.matrix else str(report))
         print()
     for backend in absent:
         print(f"{backend}: {NOT_RUN}")

@@ -8,41 +8,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
 from jaxlstm.cli.output import checkpoint_files, require_not_input
-from jaxlstm.cli.selection import add_selection, load_selected
 
 
 def add_parser(commands: Any) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "convert",
+        run,
         help="convert one LSTM of a checkpoint to another file format",
         description="Convert one LSTM of a checkpoint to safetensors, PyTorch, Flax msgpack or Orbax. "
         "The file is read back and compared bit for bit. "
         "Exit status: 0 if all bits are equal, 1 if not, 2 for bad input.",
+        output="the file to write, or the directory for Orbax; it must not be FILE",
+        overwrite=True,
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="the file to write, or the directory for Orbax; it must not be FILE",
-    )
-    add_selection(parser)
+    add_unrecorded(parser)
     parser.add_argument(
         "--format",
         choices=("safetensors", "torch", "msgpack", "orbax"),
         help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth, .msgpack, "
         "or no suffix for an Orbax directory)",
     )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace OUT even if it exists and was not written by jaxlstm",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,9 +49,15 @@ def run(args: argparse.Namespace) -> int:
     save(output, params, config, format=form, overwrite=args.overwrite)
     written, written_config = load_numpy(output)
     if form == "torch":
-        written_config = dataclasses.replace(written_config, **_unrecorded_fields(config))
+        fields = config_to_dict(config)
+        unrecorded = {n: fields[n] for n in ("batch_first", "dropout") if n in fields}
+        written_config = dataclasses.replace(written_config, **unrecorded)
     bit_exact = written_config == config and all(
-        written[name].dtype == array.dtype and np.array_equal(_bits(written[name]), _bits(array))
+        written[name].dtype == array.dtype
+        # As integers, NaN equals NaN and -0 differs from 0.
+        and np.array_equal(
+            written[name].view(f"u{array.itemsize}"), array.view(f"u{array.itemsize}")
+        )
         for name, array in params.items()
     )
     report = {
@@ -78,17 +73,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"{output}: {form}, {report['parameters']} parameters of {config}")
         print("read back: all bits equal" if bit_exact else "READ BACK: BITS DIFFER")
     return 0 if bit_exact else 1
-
-
-def _unrecorded_fields(config: Any) -> dict[str, Any]:
-    """Return the config fields that a torch state dict does not record."""
-    from jaxlstm.config import LSTMCellConfig
-
-    if isinstance(config, LSTMCellConfig):
-        return {}
-    return {"batch_first": config.batch_first, "dropout": config.dropout}
-
-
-def _bits(array: Any) -> Any:
-    """Return the array as unsigned integers, so that NaN equals NaN and -0 differs from 0."""
-    return array.view(f"u{array.itemsize}")

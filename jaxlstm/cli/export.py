@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.table import size
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
 from jaxlstm.cli.output import checkpoint_files, require_not_input
-from jaxlstm.cli.selection import add_selection, load_selected
 
 TOLERANCE = 1e-5
 """Largest accepted difference between the artifact and ``jaxlstm.lstm``, relative to the largest result."""
@@ -17,23 +17,19 @@ TOLERANCE = 1e-5
 
 def add_parser(commands: Any) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "export",
+        run,
         help="export one LSTM as a StableHLO artifact",
         description="Export one LSTM of a PyTorch checkpoint as a jax.export artifact, a function "
         "(inputs, h_0, c_0) -> (outputs, h_n, c_n) of any batch size and length that runs without jaxlstm. "
         "The artifact is read back, run and compared with jaxlstm.lstm. "
         "Exit status: 0 if the results agree, 1 if not, 2 for bad input.",
+        output="the file to write, such as model.stablehlo; it must not be FILE",
+        overwrite=True,
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="the file to write, such as model.stablehlo; it must not be FILE",
-    )
-    add_selection(parser)
+    add_unrecorded(parser)
     parser.add_argument(
         "--platforms",
         default="cpu,cuda,tpu",
@@ -46,13 +42,6 @@ def add_parser(commands: Any) -> None:
         default="auto",
         help="weights inside OUT or in a safetensors file beside it (default: inside up to 512 MiB)",
     )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace existing files even if they were not written by jaxlstm",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 from typing import Any
@@ -48,13 +49,19 @@ def describe(path: str) -> dict[str, Any]:
     lstms = []
     for prefix, config in found.lstms.items():
         tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
+        fields = config_to_dict(config)
+        hinted = hints.get(prefix, {})
         lstms.append(
             {
                 "prefix": prefix,
-                "config": config_to_dict(config),
+                "config": fields,
                 "dtype": ", ".join(sorted({str(t.dtype) for t in tensors})),
                 "parameters": sum(math.prod(t.shape) for t in tensors),
-                "not_recorded": _not_recorded(config, hints.get(prefix, {})),
+                "not_recorded": [
+                    name
+                    for name in ("batch_first", "dropout")
+                    if name in fields and name not in hinted
+                ],
             }
         )
     return {
@@ -70,18 +77,10 @@ def describe(path: str) -> dict[str, Any]:
     }
 
 
-def _not_recorded(config: Any, hints: dict[str, Any]) -> list[str]:
-    """Return the config fields that the file does not record."""
-    from jaxlstm.config import LSTMCellConfig
-
-    fields = () if isinstance(config, LSTMCellConfig) else ("batch_first", "dropout")
-    return [name for name in fields if name not in hints]
-
-
 def _text(report: dict[str, Any]) -> str:
     lines = [
-        f"{report['path']}: {report['container']}, {_plural(report['tensors'], 'tensor')}, "
-        f"{size(report['bytes'])}"
+        f"{report['path']}: {report['container']}, {report['tensors']} tensor"
+        f"{'s' * (report['tensors'] != 1)}, {size(report['bytes'])}"
     ]
     rows = [
         (
@@ -113,23 +112,14 @@ def _text(report: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip("\n")
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _summary(config: dict[str, Any]) -> str:
     """Return the sizes and the arguments that differ from torch's defaults: "150 -> 150, num_layers=2"."""
-    defaults = {
-        "num_layers": 1,
-        "bias": True,
-        "batch_first": False,
-        "dropout": 0.0,
-        "bidirectional": False,
-        "proj_size": 0,
-    }
+    from jaxlstm.config import LSTMConfig
+
+    defaults = {field.name: field.default for field in dataclasses.fields(LSTMConfig)}
     differing = [
-        f"{name}={config[name]}"
-        for name, default in defaults.items()
-        if name in config and config[name] != default
+        f"{name}={value}"
+        for name, value in config.items()
+        if name in defaults and defaults[name] not in (value, dataclasses.MISSING)
     ]
     return ", ".join([f"{config['input_size']} -> {config['hidden_size']}", *differing])

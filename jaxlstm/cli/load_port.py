@@ -37,12 +37,6 @@ def load_port(spec: str) -> Callable[..., Any]:
     )
 
 
-def port_files(spec: str | None) -> list[Path]:
-    """Return the file that ``--port FILE.py:NAME`` names, in a list that is empty for a module or None."""
-    source = (spec or "").partition(":")[0]
-    return [Path(source)] if source.endswith(".py") else []
-
-
 def _import(spec: str, source: str) -> ModuleType:
     is_file = source.endswith(".py")
     if is_file and not Path(source).is_file():

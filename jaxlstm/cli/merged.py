@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxlstm.check import Report
 
-Reports = Mapping[tuple[str, str], "Report"]
+Reports = dict[tuple[str, str], "Report"]
 """Reports by backend, and by dtype or "matrix"."""
 
 

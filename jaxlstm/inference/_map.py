@@ -45,27 +45,20 @@ def imap(
     if order not in ORDERS:
         raise ValueError(f"order must be one of {ORDERS}, got {order!r}")
     window = WINDOW * batch_size if window is None else positive("window", window)
-    return _windows(engine, sequences, batch_size, order, window, progress)
 
+    def results() -> Iterator[Result]:
+        total = len(sequences) if hasattr(sequences, "__len__") else 0  # type: ignore[arg-type]
+        numbered = enumerate(sequences)
+        done = 0
+        with progress_bar(progress) as bar:
+            while block := list(itertools.islice(numbered, window)):
+                arrays = [_sequence(engine, number, value) for number, value in block]
+                for result in _one_window(engine, arrays, batch_size, order):
+                    yield result
+                    done += 1
+                    bar(done, total or done, "sequences")
 
-def _windows(
-    engine: Engine,
-    sequences: Iterable[Any],
-    batch_size: int,
-    order: str,
-    window: int,
-    progress: bool,
-) -> Iterator[Result]:
-    total = len(sequences) if hasattr(sequences, "__len__") else 0  # type: ignore[arg-type]
-    numbered = enumerate(sequences)
-    done = 0
-    with progress_bar(progress) as bar:
-        while block := list(itertools.islice(numbered, window)):
-            arrays = [_sequence(engine, number, value) for number, value in block]
-            for result in _one_window(engine, arrays, batch_size, order):
-                yield result
-                done += 1
-                bar(done, total or done, "sequences")
+    return results()
 
 
 def _one_window(

@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxlstm import precision as precision_
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
@@ -71,7 +72,7 @@ def export(
       FileExistsError: ``path`` is not an artifact, or the file of the weights does not belong to it.
     """
     path = Path(path)
-    _require_flatbuffers()
+    import_optional("flatbuffers", "export")
     _check_arguments(path, platforms, weights)
     check_params(params, config)
     dtype = require_dtype("dtype", dtype or next(iter(params.values())).dtype)
@@ -170,7 +171,7 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
       OSError: the file or its weights cannot be read.
     """
     path = Path(path)
-    _require_flatbuffers()
+    import_optional("flatbuffers", "export")
     data = path.read_bytes()
     try:
         exported = jax.export.deserialize(bytearray(data))
@@ -195,15 +196,6 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
 def _signature(params: Mapping[str, Any]) -> dict[str, str]:
     """Return the dtype and shape of each array, by name."""
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in sorted(params.items())}
-
-
-def _require_flatbuffers() -> None:
-    try:
-        import flatbuffers  # noqa: F401
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "artifacts of jax.export need flatbuffers: pip install 'jaxlstm[export]'"
-        ) from None
 
 
 def _check_arguments(path: Path, platforms: Sequence[str], weights: str) -> None:

@@ -28,10 +28,12 @@ from jax import lax
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.functional import lstm
-from jaxlstm.inference.forward import Results
 from jaxlstm.params import Params, direction_params
 from jaxlstm.precision import Precision
 from jaxlstm.stack import over_layers
+
+Results = tuple[jax.Array, jax.Array, jax.Array]
+"""Outputs, h and c."""
 
 CHUNK = 16
 """Time steps of a chunk. Computation continues to the end of the chunk in which a sequence ends."""
@@ -53,7 +55,10 @@ def row_counts(batch: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ChunkedForward:
-    """A :class:`jaxlstm.inference.forward.ForwardPass` for every platform and backend.
+    """The forward pass of one LSTM for every platform and backend.
+
+    ``batch`` and ``step`` are traced and compiled for each shape.
+    :class:`jaxlstm.inference.native.NativeForward` has the same methods.
 
     Args:
       config: the LSTM, time-major.
@@ -66,13 +71,24 @@ class ChunkedForward:
     backend: str
 
     def prepare(self, params: Mapping[str, jax.Array]) -> Params:
-        """Return the params unchanged."""
+        """Return the weights in the form that ``batch`` and ``step`` read."""
         return dict(params)
 
     def batch(
         self, weights: Any, inputs: jax.Array, h: jax.Array, c: jax.Array, lengths: jax.Array
     ) -> Results:
-        """Run a padded batch of sequences."""
+        """Run a padded batch of sequences.
+
+        Args:
+          weights: the result of ``prepare``.
+          inputs: (time, batch, input_size), with zeros after each length; time is a length bucket.
+          h: initial h, (layers * directions, batch, h_size).
+          c: initial c, (layers * directions, batch, hidden_size).
+          lengths: int32 (batch,), from 0 to time. A row of length 0 keeps its state.
+
+        Returns:
+          Outputs (time, batch, output_size), zero after each length, and the final h and c.
+        """
         config = self.config
         if not config.bidirectional:
             return self._in_chunks(weights, config, inputs, h, c, lengths)
@@ -103,7 +119,10 @@ class ChunkedForward:
         c: jax.Array,
         active: jax.Array | None = None,
     ) -> Results:
-        """Run one time step."""
+        """Run one time step, from (batch, input_size) to (batch, output_size), h and c.
+
+        ``active``, int32 (batch,), is 1 for rows that advance. Other rows keep their state and output zeros.
+        """
         outputs, state = lstm(
             weights,
             inputs[None],
@@ -118,7 +137,7 @@ class ChunkedForward:
 
     @staticmethod
     def computed_steps(lengths: np.ndarray) -> int:
-        """Return the number of time steps that ``batch`` computes for these lengths."""
+        """Return the number of time steps that ``batch`` computes for these lengths, padding included."""
         counts = row_counts(len(lengths))
         start = total = 0
         for rows, fewer in zip(counts, (*counts[1:], 0), strict=True):
@@ -129,7 +148,7 @@ class ChunkedForward:
 
     @staticmethod
     def concurrent_calls(count: int) -> contextlib.AbstractContextManager[None]:
-        """Return an empty context: XLA schedules concurrent calls without help."""
+        """Return a context in which ``count`` threads call the executables at the same time."""
         return contextlib.nullcontext()
 
     def _in_chunks(

@@ -15,8 +15,7 @@ from jaxlstm.config import LSTMConfig
 from jaxlstm.inference import native
 from jaxlstm.inference.arguments import cast_params, one_device, positive, time_major
 from jaxlstm.inference.buckets import batch_buckets, bucket_of, length_buckets
-from jaxlstm.inference.chunked import ChunkedForward
-from jaxlstm.inference.forward import ForwardPass, Results
+from jaxlstm.inference.chunked import ChunkedForward, Results
 from jaxlstm.kernels.cpu.memory import aligned_zeros
 from jaxlstm.params import check_params
 from jaxlstm.precision import Precision, as_float_array, require_dtype, resolve
@@ -74,7 +73,7 @@ class Engine:
         self.length_buckets = length_buckets(self.max_length)
         self.batch_buckets = batch_buckets(self.max_batch)
         self.device = one_device(device)
-        self._forward: ForwardPass
+        self._forward: ChunkedForward | native.NativeForward
         if native.is_available(self.device, self.dtype, backend):
             self._forward = native.NativeForward(time_major(config))
         else:
@@ -171,7 +170,7 @@ class Engine:
         if kind == "batch":
             time, batch, donate = settings
             function, with_lengths = self._forward.batch, True
-            shapes = [self._shape(time, batch, self.config.input_size), *self._state_shapes(batch)]
+            shapes = [self._shape(time, batch, self.config.input_size), *self.state_shapes(batch)]
         else:
             batch, with_lengths = settings
             function, donate = self._forward.step, True
@@ -185,9 +184,10 @@ class Engine:
         return executable
 
     def _step_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
-        return [self._shape(batch, self.config.input_size), *self._state_shapes(batch)]
+        return [self._shape(batch, self.config.input_size), *self.state_shapes(batch)]
 
-    def _state_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
+    def state_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
+        """Return the shapes of h and c on the device."""
         return [self._shape(*shape) for shape in self.config.state_shapes(batch)]
 
     def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:

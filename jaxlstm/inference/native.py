@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
-from jaxlstm.inference.forward import Results
+from jaxlstm.inference.chunked import Results
 from jaxlstm.kernels import NATIVE_DTYPES
 from jaxlstm.kernels.cpu import prepared
 from jaxlstm.kernels.cpu.library import library
@@ -33,11 +33,7 @@ def is_available(device: Any, dtype: np.dtype, backend: str) -> bool:
 
 @dataclass(frozen=True)
 class NativeForward:
-    """A :class:`jaxlstm.inference.forward.ForwardPass` on weights that are packed once.
-
-    Args:
-      config: the LSTM, time-major.
-    """
+    """The forward pass of :class:`jaxlstm.inference.chunked.ChunkedForward`, on weights packed once."""
 
     config: LSTMConfig
 
@@ -51,10 +47,23 @@ class NativeForward:
         ]
 
     def batch(
-        self, weights: Any, inputs: jax.Array, h: jax.Array, c: jax.Array, lengths: jax.Array
+        self,
+        weights: Any,
+        inputs: jax.Array,
+        h: jax.Array,
+        c: jax.Array,
+        lengths: jax.Array | None,
     ) -> Results:
         """Run a padded batch of sequences."""
-        return self._run(weights, inputs, h, c, lengths)
+
+        def run_direction(
+            layer: int, direction: int, x: jax.Array, state: LSTMState
+        ) -> tuple[jax.Array, LSTMState]:
+            packed = weights[layer * self.config.num_directions + direction]
+            return prepared.run(packed, x, state, lengths, reverse=direction == 1)
+
+        outputs, final = over_layers(self.config, inputs, (h, c), run_direction)
+        return outputs, final.h, final.c
 
     def step(
         self,
@@ -65,7 +74,7 @@ class NativeForward:
         active: jax.Array | None = None,
     ) -> Results:
         """Run one time step."""
-        outputs, h, c = self._run(weights, inputs[None], h, c, active)
+        outputs, h, c = self.batch(weights, inputs[None], h, c, active)
         return outputs[0], h, c
 
     @staticmethod
@@ -77,20 +86,3 @@ class NativeForward:
     def concurrent_calls(count: int) -> contextlib.AbstractContextManager[None]:
         """Return a context in which each of ``count`` threads gets its share of the cores."""
         return prepared.callers(count)
-
-    def _run(
-        self,
-        weights: list[jax.Array],
-        x: jax.Array,
-        h: jax.Array,
-        c: jax.Array,
-        lengths: jax.Array | None,
-    ) -> Results:
-        def run_direction(
-            layer: int, direction: int, x: jax.Array, state: LSTMState
-        ) -> tuple[jax.Array, LSTMState]:
-            packed = weights[layer * self.config.num_directions + direction]
-            return prepared.run(packed, x, state, lengths, reverse=direction == 1)
-
-        outputs, final = over_layers(self.config, x, (h, c), run_direction)
-        return outputs, final.h, final.c

@@ -162,10 +162,6 @@ def _compile_reset(engine: Engine, batch: int) -> Any:
         row = mask[:, None]
         return jnp.where(row, jnp.zeros_like(h), h), jnp.where(row, jnp.zeros_like(c), c)
 
-    sharding = jax.sharding.SingleDeviceSharding(engine.device)
-    shapes = [
-        jax.ShapeDtypeStruct(shape, engine.dtype, sharding=sharding)
-        for shape in engine.config.state_shapes(batch)
-    ]
-    mask = jax.ShapeDtypeStruct((batch,), np.bool_, sharding=sharding)
+    shapes = engine.state_shapes(batch)
+    mask = jax.ShapeDtypeStruct((batch,), np.bool_, sharding=shapes[0].sharding)
     return jax.jit(reset, donate_argnums=(0, 1)).lower(*shapes, mask).compile()

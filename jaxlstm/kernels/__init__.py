@@ -32,12 +32,7 @@ SMALL_WEIGHTS, WORTH_PACKING = 2**18, 64
 
 
 def select_stack(backend: str, config: LSTMConfig, x: jax.Array) -> RunStack:
-    """Return the function that runs every layer and direction on a backend.
-
-    Args:
-      backend: the backend, as for :func:`jaxlstm.lstm`.
-      config: the LSTM.
-      x: its inputs (T, B, input_size), for their shape and dtype.
+    """Return the function that runs every layer and direction on a backend, for inputs like ``x``.
 
     Raises:
       RuntimeError: the backend is not available, or does not support the config or the dtype.
@@ -56,11 +51,8 @@ def select_recurrence(
 ) -> Recurrence:
     """Return the recurrence that a backend uses for a dtype.
 
-    Args:
-      backend: as for :func:`jaxlstm.lstm`, except ``"cudnn"``, which runs whole stacks.
-      dtype: the dtype of inputs and weights.
-      weights: number of elements in the matrices of one direction.
-      rows: time steps times sequences.
+    ``weights`` is the number of elements in the matrices of one direction, and ``rows`` is time steps times
+    sequences.
 
     Raises:
       ValueError: the backend does not exist, or is ``"cudnn"``.
@@ -103,11 +95,7 @@ def _require_dtype(backend: str, dtype: str, supported: tuple[str, ...]) -> None
 
 
 def require_here(backend: str, dtype: Any, platform: str | None = None) -> None:
-    """Raise a RuntimeError if a program for a platform cannot use this backend.
-
-    Args:
-      platform: "cpu", "gpu" or "tpu"; the platform of JAX's default device if None.
-    """
+    """Raise a RuntimeError if a program for a platform, by default JAX's, cannot use this backend."""
     if backend == "cudnn":
         from jaxlstm.kernels.gpu import cudnn
 

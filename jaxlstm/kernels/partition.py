@@ -33,11 +33,8 @@ def over_batch(
 ) -> Callable[..., list]:
     """Return ``function`` partitioned over the batch: each device runs it on the rows that it holds.
 
-    Args:
-      function: ``(*arrays)`` to a list of arrays.
-      axes: batch axis of each argument, None if it has none.
-      result_axes: batch axis of each result, None if it is a sum over the batch.
-      ranks: ranks of the arguments, then of the results.
+    ``function`` maps arrays to a list of arrays. A result without a batch axis is a sum over the batch.
+    ``ranks`` are those of the arguments, then of the results.
     """
     # XLA calls ``partition`` from a thread that does not see a thread-local jax.enable_x64.
     x64 = jax.config.read("jax_enable_x64")

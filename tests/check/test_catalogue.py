@@ -77,7 +77,7 @@ PROJECTED = {"weight_hr": 1, "weight_hh": 2, "formula": 14, "layer output": 2, "
 
 
 @pytest.mark.parametrize(
-    ("config", "wanted"),
+    ("config", "expected"),
     [
         (CONFIGS["plain"], ALL),
         (CONFIGS["cell"], ALL),
@@ -88,8 +88,8 @@ PROJECTED = {"weight_hr": 1, "weight_hh": 2, "formula": 14, "layer output": 2, "
     ],
     ids=["plain", "cell", "square", "bidirectional", "projected", "whole"],
 )
-def test_faults_by_config(config, wanted):
-    assert Counter(fault.group for fault in catalogue(config)) == wanted
+def test_faults_by_config(config, expected):
+    assert Counter(fault.group for fault in catalogue(config)) == expected
     assert sum(fault.rounding for fault in catalogue(config)) == 15
 
 
@@ -143,5 +143,5 @@ def test_tf32_rounding():
     exact = [1.0, 1 + ulp, -(1 + ulp), 2.0**-100, 0.0]
     ties = [(1 + ulp / 2, 1.0), (1 + 3 * ulp / 2, 1 + 2 * ulp), (2 - ulp / 2, 2.0)]
     near = [(1 + 0.51 * ulp, 1 + ulp), (1 + 0.49 * ulp, 1.0), (-1 - 0.51 * ulp, -1 - ulp)]
-    for value, wanted in [*zip(exact, exact, strict=True), *ties, *near]:
-        assert tf32(np.array([value], np.float32))[0] == wanted
+    for value, expected in [*zip(exact, exact, strict=True), *ties, *near]:
+        assert tf32(np.array([value], np.float32))[0] == expected

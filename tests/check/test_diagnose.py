@@ -66,7 +66,7 @@ def spread_to(*rows):
 
 
 @pytest.mark.parametrize(
-    ("ours", "wanted"),
+    ("ours", "expected"),
     [
         (
             spread_to(SHORTEST),
@@ -90,10 +90,10 @@ def spread_to(*rows):
     ],
     ids=["padding", "rows", "swallowed", "none"],
 )
-def test_unexpected_nan(ours, wanted):
+def test_unexpected_nan(ours, expected):
     run = a_run()
     run.nan = NAN, ours, TRUE
-    assert diagnosis_of(run, "NaN mask") == wanted
+    assert diagnosis_of(run, "NaN mask") == expected
 
 
 def test_no_nan_diagnosis_without_results():

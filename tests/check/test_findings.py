@@ -8,11 +8,7 @@ import pytest
 from jaxlstm.check.criteria.findings import Findings
 from jaxlstm.check.criteria.measurement import Measurement
 from jaxlstm.check.criteria.rms import RmsRatio
-from jaxlstm.check.reference import oracle
-from jaxlstm.check.reference.cases import ordinary_case
-from jaxlstm.check.reference.derivative import backward
-from jaxlstm.check.reference.results import Results, oracle_results
-from tests.support.verification import CONFIGS, random_params
+from jaxlstm.check.reference.results import Results
 
 
 def test_an_exact_criterion():
@@ -102,30 +98,3 @@ def test_results_by_name_and_in_another_dtype():
     assert Results(one, None, two).astype(np.float16).gradients is None
     assert Results(one, None, two).astype(np.float16).h_n is None
     assert Results(one, None, two).astype(np.float16).arrays()["c_n"].dtype == np.float16
-
-
-def test_oracle_results_have_the_requested_gradients():
-    config = CONFIGS["everything"]
-    params, whole = random_params(config), ordinary_case(config)
-    plain = oracle_results(params, config, whole)
-    run = oracle.forward(params, whole.inputs, whole.initial_state, whole.seq_lengths, config)
-    np.testing.assert_array_equal(plain.outputs, run.outputs)
-    np.testing.assert_array_equal(plain.c_n, run.c_n)
-    assert plain.gradients is None
-    with_state = oracle_results(params, config, whole, gradients=True)
-    for name in ("outputs", "h_n", "c_n"):
-        np.testing.assert_array_equal(with_state.arrays()[name], plain.arrays()[name])
-    assert list(with_state.gradients or ()) == [*params, "inputs", "h_0", "c_0"]
-    true = backward(params, run, whole.seq_lengths, config, whole.cotangents)
-    np.testing.assert_array_equal(with_state.arrays()["d inputs"], true.inputs)
-    np.testing.assert_array_equal(with_state.arrays()["d c_0"], true.c_0)
-    straight = oracle.Equations(tanh=lambda z: z)
-    assert np.any(
-        oracle_results(params, config, whole, equations=straight).outputs != plain.outputs
-    )
-    assert whole.initial_state is not None
-    for name, state in zip(("d h_0", "d c_0"), whole.initial_state, strict=True):
-        assert with_state.arrays()[name].shape == state.shape
-    without = oracle_results(params, config, whole.without(state=True), gradients=True)
-    assert list(without.gradients or ()) == [*params, "inputs"]
-    assert oracle_results(params, config, whole, dtype=np.float32).outputs.dtype == np.float32

@@ -88,7 +88,7 @@ def test_tolerance_is_relative_above_one():
     ("dtype", "allowed"), [(np.float64, 1e-9), (np.float32, 1e-4), (np.float16, 2e-2)]
 )
 def test_tolerance_by_dtype(dtype, allowed):
-    wanted = np.zeros(2)
+    exact = np.zeros(2)
     assert differing_units(
-        np.array([0.9 * allowed, 1.1 * allowed], dtype), wanted, None
+        np.array([0.9 * allowed, 1.1 * allowed], dtype), exact, None
     ).tolist() == [1]

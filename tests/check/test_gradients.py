@@ -20,10 +20,10 @@ PARAMS = random_params(CONFIG, dtype=np.float64)
 CASE = cases.ordinary_case(CONFIG)
 
 
-def truth(case=CASE, params=PARAMS):
-    found = oracle_results(params, CONFIG, case, gradients=True).gradients
-    assert found is not None
-    return dict(found)
+def truth(case=CASE, params=PARAMS, config=CONFIG, cotangents=None):
+    """Return the correct gradients, with other cotangents if they are given."""
+    case = replace(case, cotangents=cotangents or case.cotangents)
+    return dict(oracle_results(params, config, case, gradients=True).gradients or {})
 
 
 def explained(**changed):
@@ -63,13 +63,9 @@ def test_inputs_gradient_overwritten_by_one_direction(kept):
     d_out[..., half] = case.cotangents[0][..., half]
     d_h, d_c = (a.copy() for a in case.cotangents[1:])
     d_h[1 - kept], d_c[1 - kept] = 0, 0
-    alone = oracle_results(
-        params, config, replace(case, cotangents=(d_out, d_h, d_c)), gradients=True
-    ).gradients
-    whole = oracle_results(params, config, case, gradients=True).gradients
-    assert alone is not None
-    assert whole is not None
-    causes = explain_gradients({**whole, "inputs": alone["inputs"]}, params, config, case)
+    inputs = truth(case, params, config, (d_out, d_h, d_c))["inputs"]
+    found = truth(case, params, config) | {"inputs": inputs}
+    causes = explain_gradients(found, params, config, case)
     name = ("forward", "reverse")[kept]
     assert causes == [
         f"the gradients match an LSTM in which the gradient of a layer's inputs includes only the "
@@ -89,8 +85,8 @@ def test_missing_cotangents(kept, cause):
     """Weights may be float32: the computation is in float64."""
     d_out, d_h, d_c = CASE.cotangents
     params = random_params(CONFIG)
-    left_out = replace(CASE, cotangents=(d_out, d_h * kept[0], d_c * kept[1]))
-    causes = explain_gradients(truth(left_out, params), params, CONFIG, CASE)
+    found = truth(params=params, cotangents=(d_out, d_h * kept[0], d_c * kept[1]))
+    causes = explain_gradients(found, params, CONFIG, CASE)
     assert causes == [f"the gradients match an LSTM in which {cause}"]
 
 
@@ -126,16 +122,10 @@ def test_no_gradient_between_layers():
     config = LSTMConfig(3, 4, num_layers=2)
     params = random_params(config, dtype=np.float64)
     case = cases.ordinary_case(config)
-    d_out, d_h, d_c = (a.copy() for a in case.cotangents)
-    whole = oracle_results(params, config, case, gradients=True).gradients
-    lower = oracle_results(
-        params,
-        config,
-        replace(case, cotangents=(d_out * 0, d_h * [[[1]], [[0]]], d_c * [[[1]], [[0]]])),
-        gradients=True,
-    ).gradients
-    assert whole is not None
-    assert lower is not None
+    d_out, d_h, d_c = case.cotangents
+    whole = truth(case, params, config)
+    first = np.array([1, 0])[:, None, None]
+    lower = truth(case, params, config, (d_out * 0, d_h * first, d_c * first))
     cut = {k: lower[k] if k.endswith("_l0") or k == "inputs" else v for k, v in whole.items()}
     for name in ("h_0", "c_0"):
         cut[name] = np.stack([lower[name][0], whole[name][1]])

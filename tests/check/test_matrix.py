@@ -16,6 +16,12 @@ CONFIG = LSTMConfig(2, 3)
 PARAMS = random_params(CONFIG)
 
 
+def matrix(port, config=CONFIG, params=PARAMS, **options):
+    """Check one combination, without jit unless `modes` are given."""
+    one = {"dtypes": ("float32",), "batches": (2,), "lengths": (3,), "modes": ("no jit",)}
+    return verify_matrix(port, params, config, **{**one, **options})
+
+
 def test_our_layer():
     steps = []
     report = verify_matrix(
@@ -60,9 +66,7 @@ def test_port_wrong_in_one_dtype_and_batch():
 
 
 def test_port_that_cannot_be_traced():
-    report = verify_matrix(
-        WrongPort(CONFIG), PARAMS, CONFIG, dtypes=("float32",), batches=(2,), lengths=(3,)
-    )
+    report = matrix(WrongPort(CONFIG), modes=("jit", "no jit"))
     assert report.ok
     assert {item.name: item.status for item in report.items} == {
         "float32, batch 2, 3 steps, jit": "untested",
@@ -73,17 +77,10 @@ def test_port_that_cannot_be_traced():
 def test_chaotic_case_is_untested():
     config = LSTMConfig(7, 4, num_layers=3, bidirectional=True, proj_size=3)
     params = random_params(config, 2015, scale=30.0)
-    report = verify_matrix(
-        WrongPort(config),
-        params,
-        config,
-        dtypes=("float32",),
-        batches=(2,),
-        lengths=(100,),
-        modes=("no jit",),
-    )
-    assert report.items[0].ok is None
-    assert "one ulp grows" in report.items[0].detail
+    report = matrix(WrongPort(config), config, params, lengths=(100,))
+    (item,) = report.items
+    assert item.ok is None
+    assert "one ulp grows" in item.detail
     # Nothing was tested.
     assert not report.ok
 
@@ -92,10 +89,7 @@ def test_exception_is_reported_once():
     def port(x, state, lengths, *, params):
         raise ValueError("not today")
 
-    report = verify_matrix(
-        port, PARAMS, CONFIG, dtypes=("float32",), batches=(1,), lengths=(2,), modes=("no jit",)
-    )
-    (item,) = report.items
+    (item,) = matrix(port).items
     line = port.__code__.co_firstlineno + 1
     assert item.detail == f"runs: ValueError: not today (test_matrix.py:{line})"
 

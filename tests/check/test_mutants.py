@@ -32,12 +32,8 @@ def test_semantics_catch_and_search_names(bugs):
     params, cases = small_cases(config)
     port = Port.of(WrongPort(config, *bugs))
     evidence = [Evidence(c, params, port.run(params, c, np.float64)) for c, _ in cases]
-    generous: dict[str, float] = {
-        "outputs": 1e-9,
-        "h_n": 1e-9,
-        "c_n": 1e-9,
-        # Not even a loose limit accepts it.
-    }
+    # Not even a loose limit accepts it.
+    generous = dict.fromkeys(("outputs", "h_n", "c_n"), 1e-9)
     assert not all(
         semantics.result_semantics(entry.results, truth, generous).ok
         for entry, (_, truth) in zip(evidence, cases, strict=True)
@@ -53,23 +49,22 @@ def test_semantics_catch_and_search_names(bugs):
 
 @pytest.mark.parametrize("bugs", WHOLE, ids=" and ".join)
 def test_verify_catches_and_names(bugs):
-    caught_and_named(bugs, random_params(config_for(bugs), scale=1.5), config_for(bugs))
+    config = config_for(bugs)
+    assert caught_and_named(bugs, random_params(config, scale=1.5), config) == (True, True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bugs", MUTANTS, ids=" and ".join)
 def test_verify_catches_and_names_every_mutant(bugs):
-    caught_and_named(bugs, random_params(config_for(bugs), seed=3), config_for(bugs))
+    config = config_for(bugs)
+    assert caught_and_named(bugs, random_params(config, seed=3), config) == (True, True)
 
 
 def caught_and_named(bugs, params, config):
-    report = verify(
-        WrongPort(config, *bugs), params, config, gradients=False, seconds=60.0, against="oracle"
-    )
-    assert not report.ok
+    port = WrongPort(config, *bugs)
+    report = verify(port, params, config, gradients=False, seconds=60.0, against="oracle")
     causes = "\n".join(report.diagnosis)
-    for bug in bugs:
-        assert (BUGS[bug] or "") in causes
+    return not report.ok, all((BUGS[bug] or "") in causes for bug in bugs)
 
 
 @pytest.mark.slow
@@ -93,17 +88,9 @@ def test_faults_with_trained_weights():
             # These weights do not show the fault.
             continue
         shown += 1
-        report = verify(
-            WrongPort(config, *bugs),
-            params,
-            config,
-            gradients=False,
-            seconds=60.0,
-            against="oracle",
-        )
-        causes = "\n".join(report.diagnosis)
-        caught += not report.ok
-        named += all((BUGS[bug] or "") in causes for bug in bugs)
+        outcome = caught_and_named(bugs, params, config)
+        caught += outcome[0]
+        named += outcome[1]
     assert shown >= 60
     assert caught == shown
     assert named >= 0.9 * shown

@@ -42,6 +42,9 @@ def test_default_initial_state_is_zero():
     given = oracle.forward(params, case.inputs, zeros, case.seq_lengths, STRONG)
     assert np.array_equal(left_out.outputs, given.outputs)
     assert np.array_equal(left_out.c_n, given.c_n)
+    without = oracle_results(params, STRONG, case.without(state=True), gradients=True)
+    assert list(without.gradients or ()) == [*params, "inputs"]
+    assert oracle_results(params, STRONG, case).gradients is None
 
 
 def test_record_equals_the_run():

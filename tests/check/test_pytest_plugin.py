@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxlstm.check.pytest_plugin import approx
-
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import python_environment, run_python
 
 FOREIGN = """
 import numpy as np
@@ -52,7 +49,7 @@ def foreign(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *plugin, "--noconftest", "."],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        env=python_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -78,7 +75,7 @@ def test_failure_fits_one_screen(foreign):
 
 def test_plugin_loads_nothing():
     code = "import jaxlstm.check.pytest_plugin, sys; assert not {'jax', 'torch'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    run_python("-c", code)
 
 
 def test_approx_on_either_side():

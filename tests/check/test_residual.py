@@ -12,9 +12,10 @@ import pytest
 
 from jaxlstm.check.criteria.step_residual import gamma, step_residual
 from jaxlstm.check.port import Port, own_port
-from jaxlstm.check.reference import cases, oracle
+from jaxlstm.check.reference import cases
 from jaxlstm.config import LSTMConfig
 from tests.support.verification import STRONG, random_params
+from tests.support.wrong_ports import WrongPort
 
 WIDE = LSTMConfig(32, 48, num_layers=2, bidirectional=True)
 
@@ -34,46 +35,28 @@ def ratio(port, params, config, dtype=np.float32):
 @pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
 @pytest.mark.parametrize("config", [STRONG, WIDE])
 def test_our_steps_are_within_rounding(config, scale):
-    assert ratio(own_port(config), random_params(config, scale=scale), config).ratio < 0.5
+    assert ratio(own_port(config), random_params(config, scale=scale), config).value < 0.5
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_every_dtype(dtype):
-    assert ratio(own_port(STRONG), random_params(STRONG), STRONG, dtype).ratio < 0.7
-
-
-def numpy_port(config, equations=oracle.CORRECT, change=lambda params: params):
-    """The equations in NumPy and float32, with one function replaced."""
-
-    def port(x, state, lengths, *, params):
-        params = change({name: np.asarray(a) for name, a in params.items()})
-        found = oracle.forward(
-            params, x, state, lengths, config, dtype=x.dtype, equations=equations
-        )
-        return found.outputs, (found.h_n, found.c_n)
-
-    return Port.of(port)
-
-
-def tf32(a):
-    """Round to TF32's 10 bits of mantissa."""
-    bits = np.asarray(a, np.float32).view(np.uint32)
-    return ((bits + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
+    assert ratio(own_port(STRONG), random_params(STRONG), STRONG, dtype).value < 0.7
 
 
 @pytest.mark.parametrize("config", [STRONG, WIDE])
 def test_tf32_exceeds_rounding(config):
-    equations = oracle.Equations(product=lambda x, w: tf32(x) @ tf32(w).T)
-    assert ratio(numpy_port(config), random_params(config), config).ratio < 0.5
-    assert ratio(numpy_port(config, equations), random_params(config), config).ratio > 3
+    right, rounded = (Port.of(WrongPort(config, *bugs)) for bugs in ((), ("tf32",)))
+    assert ratio(right, random_params(config), config).value < 0.5
+    assert ratio(rounded, random_params(config), config).value > 3
 
 
 def test_wrong_bias_is_located():
-    def change(params):
-        return {**params, "bias_ih_l1_reverse": params["bias_ih_l1_reverse"] * 1.001}
+    def port(x, state, lengths, *, params):
+        changed = params | {"bias_ih_l1_reverse": params["bias_ih_l1_reverse"] * 1.001}
+        return WrongPort(STRONG)(x, state, lengths, params=changed)
 
-    found = ratio(numpy_port(STRONG, change=change), random_params(STRONG), STRONG)
-    assert found.ratio > 1.5
+    found = ratio(Port.of(port), random_params(STRONG), STRONG)
+    assert found.value > 1.5
     assert "layer 1 reverse" in found.where
 
 
@@ -92,20 +75,16 @@ def test_gamma():
     assert gamma(4000, 2.0**-8) == pytest.approx(6 * 4000**0.5 * 2.0**-8)
 
 
+# NaN in h propagates to the layers above.
 @pytest.mark.parametrize(
-    ("which", "where"),
-    [
-        (0, "c, layer 2 reverse"),
-        (1, "c, layer 1 reverse, unit 1"),
-        # NaN in h propagates to the layers above.
-    ],
+    ("which", "where"), [(0, "c, layer 2 reverse"), (1, "c, layer 1 reverse, unit 1")]
 )
 def test_nan_exceeds_every_bound(which, where):
     def port(x, state, lengths, *, params):
-        outputs, final = numpy_port(STRONG).call(x, state, lengths, params=params)
+        outputs, final = WrongPort(STRONG)(x, state, lengths, params=params)
         final[which][3, 2, 1] = np.nan
         return outputs, final
 
     found = ratio(Port.of(port), random_params(STRONG), STRONG)
-    assert found.ratio == np.inf
+    assert found.value == np.inf
     assert found.where.startswith(where)

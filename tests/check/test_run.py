@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import verification, verify
-from jaxlstm.check.criteria import step_residual
+from jaxlstm.check.criteria.measurement import Measurement
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import oracle_results
 from jaxlstm.config import LSTMConfig
@@ -23,15 +23,15 @@ def test_torch_is_the_truth_without_the_oracle():
     run = run_of(WrongPort(CONFIG), PARAMS, CONFIG, references=("torch",))
     case = cases.ordinary_case(CONFIG)
     found = run.truth(PARAMS, case, True).arrays()
-    wanted = oracle_results(PARAMS, CONFIG, case, gradients=True).arrays()
-    assert set(found) == set(wanted)
-    for name, a in wanted.items():
+    expected = oracle_results(PARAMS, CONFIG, case, gradients=True).arrays()
+    assert set(found) == set(expected)
+    for name, a in expected.items():
         np.testing.assert_allclose(found[name], a, rtol=0, atol=1e-12, err_msg=name)
 
 
 @pytest.mark.parametrize(("ratio", "verdict"), [(0.99, "ok"), (1.0, "FAILED")])
 def test_step_residual_has_a_bound(monkeypatch, ratio, verdict):
-    found = step_residual.StepResidual(ratio, "layer 1")
+    found = Measurement(ratio, 1.0, "layer 1")
     monkeypatch.setattr(verification, "step_residual", lambda *arguments, **options: found)
     report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
     assert {item.name: item.status for item in report.items}["step residual"] == verdict

@@ -57,29 +57,12 @@ def test_colours(screen: Screen) -> None:
     with redirect_stdout(screen):
         REPORT.show()
     text = screen.getvalue()
-    assert f"{RED}DOES NOT HOLD\x1b[0m" in text
-    assert f"{GREEN}ok " in text
-    assert f"{RED}FAILED" in text
-    lines = plain(text)
-    assert lines[1].strip("│ ") == "DOES NOT HOLD  my port [/bold]  1 ok, 1 failed, 1 untested"
-    assert lines[3] == "the gates are i,f,o,g"
-    table = [line for line in lines if line.startswith(("status", "FAILED"))]
-    assert table == [
-        "status     item        measured     limit   detail",
-        "FAILED     semantics       0.25   1.0e-14   worst: c_n[2, 4, 7]",
-    ]
-    assert lines[-12:] == [
-        "Gates at layer 0, forward, at time 2, row 1",
-        "f: 1 of 1 units differ; the worst is unit 0: 0.5, expected 0.25",
-        "c: 0 of 1 units differ; the worst is unit 0: 1, expected 1",
-        *("Notes", "no torch", "Settings", "seed   3", "dtype  x", "Environment", "jax  1.2"),
-        *("Reproduce", "verify(port)"),
-    ]
-    assert "\x1b[31m  f: 1 of 1" in text
-    assert f"{GREEN}  c: 0 of 1" in text
-    assert "\x1b[2m  dtype\x1b[0m" in text
-    assert "\x1b[1mNotes\x1b[0m" in text
-    assert "\x1b[33muntested" in text
+    assert plain(text) == [line.strip() for line in str(REPORT).splitlines()]
+    assert f"my port [/bold]: {RED}DOES NOT HOLD\x1b[0m" in text
+    assert f"{GREEN}ok\x1b[0m" in text
+    assert f"{RED}FAILED\x1b[0m" in text
+    assert "\x1b[33muntested\x1b[0m" in text
+    assert "\x1b[1mNotes:\x1b[0m" in text
     assert f"{GREEN}HOLDS" not in text
 
 
@@ -89,8 +72,7 @@ def test_passing_report_is_green(screen: Screen) -> None:
     text = screen.getvalue()
     assert "\x1b[1;32mHOLDS\x1b[0m" in text
     assert RED not in text
-    for heading in ("Gates", "Notes", "Settings", "Environment", "Reproduce"):
-        assert heading not in text
+    assert "\x1b[1m" not in text
 
 
 def test_plain_if_not_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +10,7 @@ import pytest
 import torch
 
 from jaxlstm.check.reference import cases, torch_precision, torch_runner
+from tests.support.processes import run_python
 from tests.support.verification import CONFIGS, STRONG, random_params
 
 
@@ -62,7 +61,7 @@ def test_results_have_the_dtype(dtype):
 
 def test_checker_loads_without_torch():
     code = "import sys, jaxlstm.check; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_python("-c", code)
 
 
 def test_settings_are_set_and_restored():

@@ -13,9 +13,9 @@ import pytest
 
 import jaxlstm
 from jaxlstm.check import verify
-from jaxlstm.check.arguments import require_params
 from jaxlstm.check.reference import cases, torch_runner
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.params import init_bound, param_shapes
 from tests.support.verification import STRONG, needs_torch, random_params
 from tests.support.wrong_ports import WrongPort
 
@@ -25,6 +25,10 @@ PARAMS = random_params(CONFIG)
 
 def own(x, state, lengths, *, params):
     return jaxlstm.lstm(params, x, state, seq_lengths=lengths, config=CONFIG)
+
+
+def check(port, **options):
+    return verify(port, PARAMS, CONFIG, gradients=False, **options)
 
 
 def status(report):
@@ -110,7 +114,7 @@ def test_nonfinite_weights_are_not_accused(value):
         against="oracle",
     )
     assert status(wrong)["step residual"] == "FAILED"
-    finite = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    finite = check(WrongPort(CONFIG), against="oracle")
     assert not finite.notes
 
 
@@ -147,7 +151,7 @@ def always_single(x, state, lengths, *, params):
 
 
 def test_float32_port_is_judged_in_float32():
-    report = verify(jax.jit(always_single), PARAMS, CONFIG, gradients=False)
+    report = check(jax.jit(always_single))
     assert report.ok, str(report)
     assert status(report)["float64 semantics"] == "untested"
     assert "returned float32 for float64 inputs" in str(report)
@@ -186,7 +190,7 @@ def test_port_that_raises():
             raise ValueError("one step is too few\nfor me")
         return WrongPort(CONFIG)(x, state, lengths, params=params)
 
-    report = verify(port, PARAMS, CONFIG, gradients=False)
+    report = check(port)
     item = {item.name: item for item in report.items}["runs"]
     assert item.ok is False
     line = port.__code__.co_firstlineno + 2
@@ -208,11 +212,31 @@ class Recording:
 
 
 def test_default_params_follow_from_the_seed():
+    """They are drawn as the parameters of a new LSTM."""
+
+    def drawn(seed, **options):
+        port = Recording()
+        report = verify(port, None, CONFIG, seed=seed, gradients=False, against="oracle", **options)
+        assert report.title == "Recording in float32"
+        return {name: np.asarray(a) for name, a in port.seen[0].items()}
+
+    found, again, other = drawn(5), drawn(5), drawn(6)
+    assert {name: a.shape for name, a in found.items()} == param_shapes(CONFIG)
+    assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
+    numbers = np.concatenate([a.ravel() for a in found.values()])
+    assert np.abs(numbers).max() <= init_bound(CONFIG)
+    assert np.ptp(numbers) > 1.9 * init_bound(CONFIG)
+    assert all(np.array_equal(a, again[name]) for name, a in found.items())
+    assert not np.array_equal(found["bias_ih_l0"], other["bias_ih_l0"])
+
+
+def test_params_may_be_in_any_order():
     port = Recording()
-    report = verify(port, None, CONFIG, seed=5, gradients=False, against="oracle")
-    assert report.title == "Recording in float32"
-    wanted = require_params(port, None, CONFIG, 5)
-    assert all(np.array_equal(port.seen[0][name], a) for name, a in wanted.items())
+    params = dict(reversed(PARAMS.items()))
+    verify(port, params, CONFIG, gradients=False, against="oracle", precision="tensorfloat32")
+    assert {name: a.tolist() for name, a in port.seen[0].items()} == {
+        name: a.tolist() for name, a in PARAMS.items()
+    }
 
 
 def test_batch_first_port_runs_in_the_checked_precision():
@@ -223,7 +247,7 @@ def test_batch_first_port_runs_in_the_checked_precision():
         seen.add(config.jax_default_matmul_precision)
         return WrongPort(CONFIG, "batch first")(x, state, lengths, params=params)
 
-    report = verify(port, PARAMS, CONFIG, gradients=False, precision="bfloat16", against="oracle")
+    report = check(port, precision="bfloat16", against="oracle")
     assert "the port is batch-first" in "; ".join(report.diagnosis)
     assert seen == {"bfloat16"}
 
@@ -232,34 +256,66 @@ def test_port_that_always_raises():
     def port(x, state, lengths, *, params):
         raise ValueError("not today")
 
-    report = verify(port, PARAMS, CONFIG, gradients=False)
+    report = check(port)
     assert status(report) == {"runs": "FAILED", "step residual": "FAILED"}
     assert report.diagnosis == ()
 
 
+def in_a_library():
+    np.linalg.inv(np.zeros((2, 2)))
+
+
+def in_jaxlstm():
+    jaxlstm.lstm(PARAMS, np.zeros((0, 1, 3), np.float32), config=CONFIG)
+
+
+def indirectly():
+    in_a_library()
+
+
+def raising(error):
+    def fail():
+        raise error
+
+    return fail
+
+
 @pytest.mark.parametrize(
-    "error", [KeyError("kernel"), AssertionError(), NotImplementedError("no lengths")]
+    ("fail", "last", "message"),
+    [
+        (raising(KeyError("kernel")), None, "KeyError: 'kernel'"),
+        (raising(AssertionError()), None, "AssertionError"),
+        (
+            raising(NotImplementedError("no lengths\nat all")),
+            None,
+            "NotImplementedError: no lengths",
+        ),
+        (in_a_library, None, "LinAlgError: Singular matrix"),
+        (in_jaxlstm, None, "ValueError: "),
+        (indirectly, in_a_library, "LinAlgError: Singular matrix"),
+    ],
 )
-def test_exception_in_one_case(error):
+def test_exception_in_one_case(fail, last, message):
+    """The report has the error's type and first line, and the last line of the port's own code."""
+
     def port(x, state, lengths, *, params):
         if x.shape[1] == 1:
-            raise error
+            fail()
         return WrongPort(CONFIG)(x, state, lengths, params=params)
 
-    report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle")
+    report = check(port, against="oracle", seconds=0)
     assert [item.name for item in report.failures] == ["runs"]
-    message = f": {error}" if str(error) else ""
-    line = port.__code__.co_firstlineno + 2
-    assert report.failures[0].detail == (
-        f"batch 1: {type(error).__name__}{message} (test_verify.py:{line}); fails in batch 1"
-    )
+    line = (last or fail).__code__.co_firstlineno + 1
+    detail = report.failures[0].detail
+    assert detail.startswith(f"batch 1: {message}")
+    assert detail.endswith(f" (test_verify.py:{line}); fails in batch 1")
 
 
 def test_malformed_results_have_no_explanation():
     def port(x, state, lengths, *, params):
         return np.ones((), x.dtype), (None, None)
 
-    report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
+    report = check(port, against="oracle", seconds=0)
     assert not report.ok
     assert [line for line in report.diagnosis if line.startswith("matches")] == []
 
@@ -270,48 +326,64 @@ class SingleSigmoid(WrongPort):
 
 
 def test_float32_function_within_float64_is_named():
-    report = verify(SingleSigmoid(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    report = check(SingleSigmoid(CONFIG), against="oracle")
     assert [item.name for item in report.failures] == ["float64 semantics against oracle"]
     assert "a part of the computation is in float32" in report.diagnosis[0]
     assert re.search("in [ifo], unit", report.diagnosis[1])
 
 
-@pytest.mark.parametrize("state", ["h_n", "c_n", "neither"])
-def test_port_without_final_state(state):
+def changed(change):
+    """Return a right port whose results are changed."""
+
     def port(x, state, lengths, *, params):
         outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
-        return outputs, (h_n if state == "h_n" else None, c_n if state == "c_n" else None)
+        return change(outputs, h_n, c_n)
 
-    report = verify(port, PARAMS, CONFIG, gradients=False)
+    return port
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y, h, c: (y, (h, None)),
+        lambda y, h, c: (y, (None, c)),
+        lambda y, h, c: (y, (None, None)),
+    ],
+    ids=["h_n", "c_n", "neither"],
+)
+def test_port_without_final_state(change):
+    report = check(changed(change))
     assert report.ok, str(report)
     assert status(report)["step residual"] == "untested"
 
 
-def test_different_shapes_are_reported():
-    def port(x, state, lengths, *, params):
-        outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
-        return outputs.swapaxes(0, 1), (h_n, c_n)
-
-    report = verify(port, PARAMS, CONFIG, gradients=False)
+@pytest.mark.parametrize(
+    ("change", "message", "cause"),
+    [
+        (
+            lambda y, h, c: (y.swapaxes(0, 1), (h, c)),
+            "outputs has shape (5, 12, 4), expected (12, 5, 4)",
+            "the first two axes of outputs are swapped",
+        ),
+        (
+            lambda y, h, c: (y, (h.astype(np.float32), c)),
+            "in float64, h_n has dtype float32, expected float64",
+            "",
+        ),
+    ],
+    ids=["shape", "dtype"],
+)
+def test_shape_and_dtype_are_reported(change, message, cause):
+    report = check(changed(change))
     assert status(report)["shape and dtype"] == "FAILED"
-    assert "outputs has shape (5, 12, 4), expected (12, 5, 4)" in str(report)
-    assert "the first two axes of outputs are swapped" in "; ".join(report.diagnosis)
-
-
-def test_float64_state_in_float32_is_reported():
-    def port(x, state, lengths, *, params):
-        outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
-        return outputs, (h_n.astype(np.float32), c_n)
-
-    report = verify(port, PARAMS, CONFIG, gradients=False)
-    assert status(report)["shape and dtype"] == "FAILED"
-    assert "in float64, h_n has dtype float32, expected float64" in str(report)
+    assert message in str(report)
+    assert cause in "; ".join(report.diagnosis)
 
 
 def test_oracle_judges_without_torch(monkeypatch):
     monkeypatch.setattr(torch_runner, "is_available", lambda: False)
     monkeypatch.setattr(torch_runner, "run", None)
-    report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False)
+    report = check(WrongPort(CONFIG))
     assert report.ok, str(report)
     assert "torch is not installed" in " ".join(report.notes)
     assert "torch" not in report.environment
@@ -322,20 +394,20 @@ def test_oracle_judges_without_torch(monkeypatch):
 
 @needs_torch
 def test_torch_only():
-    report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="torch")
+    report = check(WrongPort(CONFIG), against="torch")
     assert report.ok, str(report)
     assert "float64 semantics against oracle" not in status(report)
-    wrong = verify(WrongPort(CONFIG, "no c_0"), PARAMS, CONFIG, gradients=False, against="torch")
+    wrong = check(WrongPort(CONFIG, "no c_0"), against="torch")
     assert status(wrong)["float64 semantics against torch"] == "FAILED"
 
 
 def test_tolerances_replace_the_criteria():
     port = WrongPort(CONFIG, "bfloat16 weights")
-    loose = verify(port, PARAMS, CONFIG, gradients=False, rtol=1e-1, atol=1e-1)
+    loose = check(port, rtol=1e-1, atol=1e-1)
     assert loose.ok, str(loose)
     assert "tolerances set by the caller" in " ".join(loose.notes)
     assert "step residual" not in status(loose)
-    tight = verify(port, PARAMS, CONFIG, gradients=False, rtol=0.0, atol=1e-7)
+    tight = check(port, rtol=0.0, atol=1e-7)
     assert status(tight)["within the tolerance"] == "FAILED"
     assert "the weights are rounded to bfloat16" in "; ".join(tight.diagnosis)
     with pytest.raises(ValueError, match="without atol"):
@@ -382,14 +454,14 @@ def test_precision_applies_to_every_run(precision):
 
 @needs_torch
 def test_torchs_own_error_is_reported():
-    items = {
-        item.name: item for item in verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False).items
-    }
+    report = check(WrongPort(CONFIG), against=("oracle", "torch"))
+    assert report.settings["against"] == "torch, oracle"
+    items = {item.name: item for item in report.items}
     item = items["RMS error of results"]
     arrays = item.data["arrays"]
     assert {found["torch"] is None for found in arrays.values()} == {False}
     assert all(0 < found["torch"] < 1e-5 for found in arrays.values())
     assert "times the error of torch" in item.detail
-    alone = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle")
+    alone = check(WrongPort(CONFIG), against="oracle")
     items = {item.name: item for item in alone.items}
     assert "torch" not in items["RMS error of results"].detail

@@ -28,6 +28,6 @@ def test_every_container_is_listed() -> None:
     """The container names in the source equal those in the table."""
     page = (DOCS / "containers.md").read_text()
     source = "".join(p.read_text() for p in sorted((DOCS.parent / "converters").rglob("*.py")))
-    names = set(re.findall(r'Checkpoint\(source\.path, "([^"]+)"', source))
+    names = set(re.findall(r'(?:source\.path, |container = )"([^"]+)"', source))
     assert len(names) >= 7
     assert names <= set(re.findall(r"`([^`\n]+)`", page))

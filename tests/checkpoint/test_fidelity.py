@@ -6,7 +6,7 @@ bytes. NumPy gathers the expected elements; torch only saves its view.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ thorough = settings(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+# Each example of these containers takes longer.
+half = settings(thorough, max_examples=EXAMPLES // 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +109,11 @@ WORDS = st.from_regex(
 )
 
 
-def as_parameter(leaf: Leaf, wanted: bool) -> torch.Tensor:
+def as_parameter(leaf: Leaf, is_parameter: bool) -> torch.Tensor:
     """Return the tensor or a Parameter of it."""
     kind = leaf.tensor.dtype
     able = kind.is_floating_point or kind.is_complex
-    return torch.nn.Parameter(leaf.tensor, requires_grad=able) if wanted else leaf.tensor
+    return torch.nn.Parameter(leaf.tensor, requires_grad=able) if is_parameter else leaf.tensor
 
 
 def assert_same(ours: Checkpoint, expected: dict[str, Leaf]) -> None:
@@ -134,16 +138,8 @@ def trees(draw: st.DrawFn) -> tuple[dict[Any, Any], dict[str, Leaf]]:
             path, folder = (*path, key), folder.setdefault(key, {})
             folders.append((path, folder))
             key = draw(KEYS)
-        folder[key] = Held(leaf, as_parameter(leaf, draw(st.booleans())))
+        folder[key] = replace(leaf, tensor=as_parameter(leaf, draw(st.booleans())))
     return _released(tree), _in_order(tree, ())
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A leaf of the tree and the tensor or Parameter that is saved for it."""
-
-    leaf: Leaf
-    saved: torch.Tensor
 
 
 def _in_order(tree: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Leaf]:
@@ -152,18 +148,16 @@ def _in_order(tree: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Leaf]:
     for key, value in tree.items():
         if isinstance(value, dict):
             found |= _in_order(value, (*path, key))
-        elif isinstance(value, Held):
-            found[".".join((*path, key))] = value.leaf
+        elif isinstance(value, Leaf):
+            found[".".join((*path, key))] = value
     return found
 
 
-def _released(tree: dict[Any, Any]) -> dict[Any, Any]:
-    return {
-        key: _released(value)
-        if isinstance(value, dict)
-        else (value.saved if isinstance(value, Held) else value)
-        for key, value in tree.items()
-    }
+def _released(tree: Any) -> Any:
+    """Return the tree with tensors instead of leaves."""
+    if isinstance(tree, dict):
+        return {key: _released(value) for key, value in tree.items()}
+    return tree.tensor if isinstance(tree, Leaf) else tree
 
 
 class Net(torch.nn.Module):
@@ -204,25 +198,17 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fidelity") / "saved"
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @thorough
 @given(trees(), st.sampled_from([2, 3, 4, 5]))
-def test_zip(path: Path, made: tuple[Any, dict[str, Leaf]], protocol: int) -> None:
-    torch.save(made[0], path, pickle_protocol=protocol)
+def test_trees(path: Path, zipped: bool, made: tuple[Any, dict[str, Leaf]], protocol: int) -> None:
+    torch.save(made[0], path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     ours = read_checkpoint(path)
-    assert ours.container == "torch zip"
+    assert ours.container == ("torch zip" if zipped else "torch legacy")
     assert_same(ours, made[1])
 
 
-@thorough
-@given(trees(), st.sampled_from([2, 3, 4, 5]))
-def test_legacy(path: Path, made: tuple[Any, dict[str, Leaf]], protocol: int) -> None:
-    torch.save(made[0], path, _use_new_zipfile_serialization=False, pickle_protocol=protocol)
-    ours = read_checkpoint(path)
-    assert ours.container == "torch legacy"
-    assert_same(ours, made[1])
-
-
-@thorough
+@half
 @given(modules(DTYPES), st.booleans())
 def test_whole_modules(path: Path, made: tuple[Net, dict[str, Leaf]], zipped: bool) -> None:
     torch.save(made[0], path, _use_new_zipfile_serialization=zipped)
@@ -235,7 +221,7 @@ SCRIPTED = [
 ]
 
 
-@thorough
+@half
 @pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")
 @given(modules(SCRIPTED))
 def test_torchscript(path: Path, made: tuple[Net, dict[str, Leaf]]) -> None:

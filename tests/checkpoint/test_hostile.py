@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +17,24 @@ from jaxlstm_converters.lstm._find_lstms import find_lstms
 from tests.support.checkpoints.assemble import BOXES, WEIGHT, Box, mapping
 from tests.support.checkpoints.case import Case
 from tests.support.hostile.corpus import cases
-from tests.support.hostile.reader_process import Child, in_time
+from tests.support.hostile.reader_process import Child, assert_outcome
+from tests.support.processes import run_python
 
-ROOT = Path(__file__).parents[2]
 CASES = list(cases())
+
+each_box = pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"[^\x20-\x7e]", "?", case.id))
 def test_case(tmp_path: Path, child: Child, case: Case) -> None:
     path = case.create(tmp_path)
     result = child.ask(path, case.options)
-    assert not result["violations"]
+    assert_outcome(result, case)
     assert not list(tmp_path.rglob("PWNED"))
     assert not (child.folder / "PWNED").exists()
-    assert in_time(result), result
-    if case.codes:
-        assert result["code"] in case.codes, result
-        assert result["code"] in CODES
-        assert result["stage"] == ("read" if case.at_read else "open")
-        assert "\n" not in result["line"]
-        assert str(tmp_path) in result["line"] or not str(path).startswith(str(tmp_path))
-    else:
-        assert result["code"] is None, result
-        expected = {
-            name: [a.dtype.name, list(a.shape), hashlib.sha256(a.tobytes()).hexdigest()]
-            for name, a in case.tensors.items()
-        }
-        assert result["tensors"] == expected
-        assert bool(result["warnings"]) == case.warns
+    assert set(case.codes) <= CODES.keys()
+    if case.codes and path.is_relative_to(tmp_path):
+        assert str(tmp_path) in result["line"]
 
 
 def test_corpus_is_complete() -> None:
@@ -75,31 +63,19 @@ def test_limits_are_enforced(tmp_path: Path) -> None:
     """The reading process detects excess memory, foreign files, processes and imports."""
     path = tmp_path / "a.npy"
     np.save(path, np.zeros(1))
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'converters'}"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(path)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-    )
-    memory, seen = done.stdout.splitlines()
+    memory, seen = run_python("-c", PROBE, path).splitlines()
     assert memory == "MemoryError"
     assert {"open", "os.system", "import"} <= set(json.loads(seen))
 
 
-@pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
+@each_box
 def test_valid_file_after_hostile_ones(tmp_path: Path, make: type[Box]) -> None:
     """Case 4: state assigned to a function or class does not affect the next file."""
     for case in CASES:
         if case.number in (1, 3, 4) and case.label.startswith(make.label):
-            if case.codes:
-                with pytest.raises(CheckpointError):
-                    read_checkpoint(case.create(tmp_path))
-            else:
+            with pytest.raises(CheckpointError) if case.codes else nullcontext():
                 read_checkpoint(case.create(tmp_path))
-    box = make()
-    (tmp_path / "good").write_bytes(box.file(mapping(w=box.weight())))
+    _write_weight(tmp_path / "good", make)
     np.testing.assert_array_equal(read_checkpoint(tmp_path / "good")["w"], WEIGHT)
 
 
@@ -153,12 +129,21 @@ def _empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
-@pytest.mark.parametrize("change", [_touch, _overwrite, _cut, _empty], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
-def test_40_changed_before_reading_a_tensor(tmp_path: Path, make: type[Box], change: Any) -> None:
+each_change = pytest.mark.parametrize(
+    "change", [_touch, _overwrite, _cut, _empty], ids=lambda f: f.__name__
+)
+
+
+def _write_weight(path: Path, make: type[Box]) -> None:
     box = make()
-    path = tmp_path / "a"
     path.write_bytes(box.file(mapping(w=box.weight())))
+
+
+@each_change
+@each_box
+def test_40_changed_before_reading_a_tensor(tmp_path: Path, make: type[Box], change: Any) -> None:
+    path = tmp_path / "a"
+    _write_weight(path, make)
     ours = read_checkpoint(path)
     change(path)
     with pytest.raises(CheckpointError) as caught:
@@ -166,15 +151,14 @@ def test_40_changed_before_reading_a_tensor(tmp_path: Path, make: type[Box], cha
     assert caught.value.code == "file-changed"
 
 
-@pytest.mark.parametrize("change", [_touch, _overwrite, _cut, _empty], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
+@each_change
+@each_box
 def test_40_changed_while_opening(
     tmp_path: Path, make: type[Box], change: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file changes after the first read."""
-    box = make()
     path = tmp_path / "a"
-    path.write_bytes(box.file(mapping(w=box.weight())))
+    _write_weight(path, make)
     original, done = os.pread, []
 
     def pread(fd: int, count: int, offset: int) -> bytes:

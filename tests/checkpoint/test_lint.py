@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import io
 import re
-import subprocess
-import sys
 import tokenize
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import jaxlstm_converters.checkpoint
 from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
 from jaxlstm_converters.checkpoint.pickle.values import StorageType
+from tests.support.processes import run_python
 
 FOLDER = Path(jaxlstm_converters.checkpoint.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.py"))
@@ -124,5 +123,4 @@ def test_reading_imports_no_framework() -> None:
         "import sys, jaxlstm_converters.checkpoint\n"
         "print([m for m in ('torch', 'jax', 'flax', 'onnx') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert run_python("-c", code).strip() == "[]"

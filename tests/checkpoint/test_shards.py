@@ -1,4 +1,7 @@
-"""Sharded checkpoints, and indexes that contradict their shards or point outside the folder."""
+"""Sharded checkpoints, and indexes that contradict their shards.
+
+`tests/support/hostile/formats.py` has indexes that point outside the folder.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,13 @@ def test_shards(tmp_path: Path, ending: str) -> None:
     assert ours.metadata == ({"format": "pt"} if ending == "safetensors" else {})
 
 
+def test_links_inside_the_directory(tmp_path: Path) -> None:
+    index = write(tmp_path)
+    (tmp_path / "model-1.safetensors").rename(tmp_path / "blob")
+    (tmp_path / "model-1.safetensors").symlink_to("blob")
+    assert_same_checkpoint(read_checkpoint(index), STATE)
+
+
 def test_nonfinite_values_are_reported(tmp_path: Path) -> None:
     save_file({"w": torch.tensor([float("nan")])}, tmp_path / "a.safetensors")
     index = tmp_path / "index.json"
@@ -48,32 +58,6 @@ def test_nonfinite_values_are_reported(tmp_path: Path) -> None:
     ours = read_checkpoint(index)
     assert np.isnan(np.asarray(ours["w"]))
     assert ours.warnings == ["'w' holds 1 values that are NaN or infinite"]
-
-
-@pytest.mark.parametrize(
-    "file", ["../model-0.safetensors", "/etc/passwd", "..", "a/b", "a\\b", "", "x\0", 3]
-)
-def test_forbidden_paths(tmp_path: Path, file: Any) -> None:
-    with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(write(tmp_path, bias_hh_l1=file))
-    assert caught.value.code == "shard-path"
-
-
-def test_links_out_of_the_directory(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    index = write(tmp_path / "in")
-    (tmp_path / "in" / "model-1.safetensors").rename(tmp_path / "outside")
-    (tmp_path / "in" / "model-1.safetensors").symlink_to("../outside")
-    with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(index)
-    assert caught.value.code == "shard-path"
-
-
-def test_links_inside_the_directory(tmp_path: Path) -> None:
-    index = write(tmp_path)
-    (tmp_path / "model-1.safetensors").rename(tmp_path / "blob")
-    (tmp_path / "model-1.safetensors").symlink_to("blob")
-    assert_same_checkpoint(read_checkpoint(index), STATE)
 
 
 @pytest.mark.parametrize(
@@ -87,16 +71,6 @@ def test_links_inside_the_directory(tmp_path: Path) -> None:
 def test_index_contradicts_shards(tmp_path: Path, edits: dict[str, str], said: str) -> None:
     with pytest.raises(CheckpointError, match=said) as caught:
         read_checkpoint(write(tmp_path, **edits))
-    assert caught.value.code == "shard-mismatch"
-
-
-def test_tensor_missing_from_index(tmp_path: Path) -> None:
-    index = write(tmp_path)
-    content = json.loads(index.read_text())
-    del content["weight_map"]["bias_hh_l1"]
-    index.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="bias_hh_l1") as caught:
-        read_checkpoint(index)
     assert caught.value.code == "shard-mismatch"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import re
 import zipfile
 from pathlib import Path
@@ -14,84 +13,32 @@ import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
-from tests.support.checkpoints.tensors import DTYPES, random_tensor
+from tests.support.checkpoints.tensors import random_tensor
+from tests.support.checkpoints.trees import TREES
 from tests.support.wheels import fetch_pinned
 
 
-def check(tmp_path: Path, saved: Any, **options: Any) -> None:
-    """Save, read, and compare with torch.load."""
-    path = tmp_path / "saved.pt"
-    torch.save(saved, path, **options)
+def assert_reads_as_saved(path: Path, saved: Any, *, zipped: bool = True) -> None:
+    """Save, read, and compare with the saved tensors."""
+    torch.save(saved, path, _use_new_zipfile_serialization=zipped)
     ours = read_checkpoint(path)
-    assert_same_checkpoint(ours, flattened(torch.load(path, weights_only=False)))
-    assert ours.container == "torch zip"
+    assert_same_checkpoint(ours, flattened(saved))
+    assert ours.container == ("torch zip" if zipped else "torch legacy")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_dtypes(tmp_path: Path, dtype: str) -> None:
-    check(tmp_path, {"a": random_tensor(dtype, (5, 3)), "b": random_tensor(dtype, (), 1)})
-
-
-def test_state_dict_with_metadata(tmp_path: Path) -> None:
-    module = torch.nn.LSTM(5, 7, 2, bidirectional=True, proj_size=3)
-    state = module.state_dict()
-    assert isinstance(state, collections.OrderedDict)
-    assert state._metadata  # type: ignore[attr-defined]
-    check(tmp_path, state)
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_pickle_protocols(tmp_path: Path, protocol: int) -> None:
-    check(tmp_path, torch.nn.LSTM(2, 3).state_dict(), pickle_protocol=protocol)
-
-
-def test_nested_dicts_and_other_values(tmp_path: Path) -> None:
-    module = torch.nn.LSTM(2, 3)
-    optimizer = torch.optim.Adam(module.parameters())
-    module(torch.randn(4, 2))[0].sum().backward()
-    optimizer.step()
-    saved = {
-        "epoch": 3,
-        "big": 1 << 70,
-        "loss": [0.5, 0.25, float("inf")],
-        "model_state": module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "pair": (torch.arange(3), {"ünï": torch.arange(2.0)}),
-        "none": None,
-        "bytes": b"\x00\xff",
-        "set": {1, 2},
-        "rng": np.arange(4, dtype=np.uint32),
-        "scalar": np.float64(2.5),
-        "size": torch.Size([1, 2]),
-        "device": torch.device("cpu"),
-        "dtype": torch.float32,
-    }
-    check(tmp_path, saved)
-
-
-def test_views_of_shared_storages(tmp_path: Path) -> None:
-    base = torch.randn(6, 8, 4)
-    check(
-        tmp_path,
-        {
-            "whole": base,
-            "transposed": base.permute(2, 0, 1),
-            "row": base[3],
-            "column": base[:, 2, 1],
-            "strided": base[1::2, ::3],
-            "expanded": base[0, 0, :1].expand(5, 3, 1),
-            "windows": base.reshape(-1).unfold(0, 5, 2),
-            "empty": base[:0],
-            "scalar": base[1, 2, 3],
-            "size one": base[2:3, :, 1:2],
-        },
-    )
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("tree", TREES)
+def test_trees(tmp_path: Path, tree: str, zipped: bool) -> None:
+    """test_fidelity.py has every dtype and pickle protocol."""
+    assert_reads_as_saved(tmp_path / "a.pt", TREES[tree](), zipped=zipped)
 
 
 def test_large_strided_view(tmp_path: Path) -> None:
     # 18 MB, more than one block.
     base = torch.randn(1500, 3000)
-    check(tmp_path, {"t": base.t(), "half": base[::2, 1::3], "column": base[:, 7]})
+    assert_reads_as_saved(
+        tmp_path / "a.pt", {"t": base.t(), "half": base[::2, 1::3], "column": base[:, 7]}
+    )
 
 
 def test_tied_weights(tmp_path: Path) -> None:
@@ -101,24 +48,6 @@ def test_tied_weights(tmp_path: Path) -> None:
     assert list(ours) == ["a", "b", "c"]
     assert ours["a"].storage is ours["b"].storage is ours["c"].storage
     assert_same_bits(ours["c"], weight[1:])
-
-
-def test_parameters_buffers_and_tensors_with_attributes(tmp_path: Path) -> None:
-    plain = torch.nn.Parameter(torch.randn(3))
-    marked = torch.nn.Parameter(torch.randn(3), requires_grad=False)
-    marked.is_special = True  # type: ignore[attr-defined]
-    tensor = torch.randn(2)
-    tensor.note = "hello"  # type: ignore[attr-defined]
-    buffer = torch.nn.Buffer(torch.randn(4))
-    check(tmp_path, {"plain": plain, "marked": marked, "tensor": tensor, "buffer": buffer})
-
-
-def test_bare_tensor_has_the_empty_name(tmp_path: Path) -> None:
-    check(tmp_path, torch.arange(6.0).reshape(2, 3))
-
-
-def test_integer_keys_are_decimal(tmp_path: Path) -> None:
-    check(tmp_path, {0: {-12: torch.arange(2)}, 7: torch.arange(3)})
 
 
 def test_colliding_names(tmp_path: Path) -> None:
@@ -143,14 +72,6 @@ def test_big_endian(tmp_path: Path, dtype: str) -> None:
     )
     ours = read_checkpoint(tmp_path / "big.pt")
     assert_same_checkpoint(ours, {"w": value, "t": value.t()})
-
-
-def test_unknown_byte_order(tmp_path: Path) -> None:
-    torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
-    _rewrite(tmp_path / "a.pt", tmp_path / "b.pt", {"a/byteorder": lambda _: b"middle"})
-    with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(tmp_path / "b.pt")
-    assert caught.value.code == "byteorder"
 
 
 def test_no_byte_order_before_torch_2_1(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+
+from tests.support.processes import run_python
 
 SCRIPT = """
 import os, shutil, sys, numpy as np, ml_dtypes  # what asks for the platform as it is imported
@@ -36,11 +35,4 @@ except CheckpointError as error:
 def test_reads_from_many_threads(tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
     np.savez(path, **{str(k): np.full(300_000, k, np.float32) for k in range(8)})  # type: ignore[arg-type]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.split() == ["8", "not-a-file"], done.stderr
+    assert run_python("-c", SCRIPT, path).split() == ["8", "not-a-file"]

@@ -21,7 +21,6 @@ from jaxlstm.check import Item, Report
 from jaxlstm.check.port import own_port
 from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.difference import Divergence, StepDifference
-from jaxlstm.check.report.html import PAGE_START
 from jaxlstm.cli import check
 from tests.support.command import jaxlstm_command
 
@@ -80,34 +79,6 @@ def test_json_and_page_of_one_dtype(checkpoint: str, tmp_path: Path) -> None:
     for item in report["items"]:
         assert html.escape(f"{platform} float32: {item['name']}") in text
     assert f"jaxlstm check {checkpoint} --dtype float32 --seed 7</pre>" in text
-
-
-def test_the_page_replaces_pages_only(
-    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``--report`` leaves the checkpoint, the port and other files as they are."""
-    port = tmp_path / "mine.py"
-    port.write_text("def port(")
-    link, other = tmp_path / "link.html", tmp_path / "other.html"
-    link.symlink_to(Path(checkpoint).resolve())
-    other.write_text("<!doctype html><title>mine</title>")
-    page = tmp_path / "page.html"
-    page.write_text(PAGE_START)
-    (tmp_path / "folder").mkdir()
-    for report, message in (
-        (checkpoint, f"would replace the input {checkpoint}"),
-        (link, f"would replace the input {checkpoint}"),
-        (port, f"would replace the input {port}"),
-        (other, "exists and is not a page of jaxlstm check"),
-        (tmp_path / "missing" / "page.html", "does not exist"),
-        (tmp_path / "folder", "is a folder"),
-        (page, "mine.py, line"),
-    ):
-        before = Path(report).read_bytes() if Path(report).is_file() else b""
-        done = jaxlstm_command("check", checkpoint, "--port", f"{port}:port", "--report", report)
-        assert (done.status, len(done.err.splitlines())) == (2, 1)
-        assert message in done.err
-        assert not before or Path(report).read_bytes() == before
 
 
 @pytest.mark.usefixtures("wrong_layer")

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from jaxlstm import from_torch, load, save
+from jaxlstm.check.report.html import is_html_page
 from jaxlstm.cli.output import checkpoint_files, require_not_input
 from tests.support.command import jaxlstm_command
 
@@ -118,3 +119,29 @@ def test_another_file_needs_overwrite(model: Path) -> None:
     np.testing.assert_array_equal(
         load("notes.safetensors")[0]["weight_hh_l0"], MODEL["lstm.weight_hh_l0"].numpy()
     )
+
+
+@pytest.mark.parametrize(
+    "output", ["model.pt", "hard.pt", "soft.pt", "link/model.pt", "my_port.py"]
+)
+def test_a_report_does_not_replace_an_input(output: str, model: Path) -> None:
+    (model / "my_port.py").write_text("port = print")
+    before = (model / output).read_bytes()
+    options = ["--port", "my_port.py:port", "--overwrite", "--report", output]
+    done = jaxlstm_command("check", "model.pt", *options)
+    assert done.status == 2
+    assert f"--report {output} would replace the input" in done.err
+    assert (model / output).read_bytes() == before
+
+
+def test_a_report_replaces_only_a_report(model: Path) -> None:
+    (model / "notes.html").write_text("<!doctype html>mine")
+    command = ["check", "model.pt", "--dtype", "float32", "--report", "notes.html"]
+    done = jaxlstm_command(*command)
+    assert done.status == 2
+    assert "notes.html exists and was not written by jaxlstm" in done.err
+    assert (model / "notes.html").read_text() == "<!doctype html>mine"
+    assert jaxlstm_command(*command, "--overwrite").status == 0
+    assert is_html_page(model / "notes.html")
+    os.remove("model.pt")  # The report is accepted now; the checkpoint is missing.
+    assert "model.pt: " in jaxlstm_command(*command).err

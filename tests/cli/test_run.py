@@ -98,7 +98,7 @@ def test_casts(checkpoint: Path, tmp_path: Path) -> None:
     assert_outputs("a", np.load(output)["a"], x)
     half = np.asarray(x, jax.numpy.bfloat16)
     (tmp_path / "half.safetensors").write_bytes(b"".join(safetensors_bytes({"a": half}, {})))
-    assert run(checkpoint, tmp_path / "half.safetensors", output, "--cast", "--overwrite") == 0
+    assert run(checkpoint, tmp_path / "half.safetensors", output, "--cast") == 0
     assert_outputs("a", np.load(output)["a"], half.astype(np.float32))
     options = ("--dtype", "bfloat16", "--cast")
     assert run(checkpoint, source, tmp_path / "y.safetensors", *options) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run import job
 from tests.support.run_command import assert_outputs, run, sequences
 
@@ -38,7 +39,7 @@ def test_inputs_and_options(refuse: Refuse, tmp_path: Path) -> None:
     for source, output, options, message in (
         ("missing.npz", "y.npz", (), "no such file"),
         ("wide.npz", "y.npz", (), "s0 is float64 and the LSTM is float32; --cast"),
-        ("flat.npz", "y.npz", (), "x must have shape (time, 5) and at least one step, got (5,)"),
+        ("flat.npz", "y.npz", (), "x must have shape (time, 5), got (5,)"),
         ("empty.npz", "y.npz", (), "has no sequences"),
         ("objects.npz", "y.npz", (), "x is not an array of numbers"),
         ("x.npz", "y.npy", (), "the suffix must be .npz or .safetensors or .parquet"),
@@ -171,31 +172,51 @@ def test_columns_of_parquet(refuse: Refuse, checkpoint: Path, tmp_path: Path) ->
     assert_outputs("0", np.load(output)["0"], x)
 
 
-def test_existing_output(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet", ".npy"])
+def test_another_file_needs_overwrite(
+    suffix: str, refuse: Refuse, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """An existing output is replaced with --overwrite only."""
+    """Without ``--overwrite``, a run replaces only the output of a run."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow.parquet", reason="pyarrow writes parquet files")
+    source, output = tmp_path / "x.npy", tmp_path / f"y{suffix}"
+    block = np.zeros((2, 3, 5), np.float32)
+    np.save(source, block)
+    if suffix == ".npy":
+        np.save(output, block)
+    elif suffix == ".npz":
+        np.savez(output, a=block)
+    elif suffix == ".safetensors":
+        output.write_bytes(b"".join(safetensors_bytes({"a": block}, {})))
+    else:
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), output)
+    before = output.read_bytes()
+    refuse("x.npy", output.name, (), "exists and was not written by jaxlstm")
+    assert output.read_bytes() == before
+    assert run(checkpoint, source, output, "--overwrite") == 0
+    assert run(checkpoint, source, output) == 0
+    assert output.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "part-of-me", "part-000000000000000.safetensors.bak"]
+)
+def test_files_of_the_user_in_the_folder_of_parts(
+    name: str, refuse: Refuse, tmp_path: Path
+) -> None:
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
-    output = tmp_path / "y.npz"
-    output.write_bytes(b"something else")
-    assert run(checkpoint, tmp_path / "x.npz", output) == 2
-    assert f"-o {output} exists" in capsys.readouterr().err
-    assert output.read_bytes() == b"something else"
-    assert run(checkpoint, tmp_path / "x.npz", output, "--overwrite") == 0
-    assert np.load(output).files
+    (tmp_path / "y.npz.parts").mkdir()
+    (tmp_path / "y.npz.parts" / name).write_text("mine")
+    refuse("x.npz", "y.npz", (), f"holds {name}")
+    assert (tmp_path / "y.npz.parts" / name).read_text() == "mine"
+    assert not (tmp_path / "y.npz").exists()
 
 
-@pytest.mark.parametrize("option", [(), ("--overwrite",)])
-def test_foreign_folder_of_parts(
-    option: tuple[str, ...],
-    checkpoint: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A file of the user in OUT.parts, such as the input, is not removed with the parts."""
-    folder = tmp_path / "y.npz.parts"
-    folder.mkdir()
-    np.savez(folder / "x.npz", **sequences())  # type: ignore[arg-type]
-    assert run(checkpoint, folder / "x.npz", tmp_path / "y.npz", *option) == 2
-    assert "contains x.npz; move it" in capsys.readouterr().err
-    assert np.load(folder / "x.npz").files
+def test_input_in_the_folder_of_parts(refuse: Refuse, tmp_path: Path) -> None:
+    source = tmp_path / "y.safetensors.parts" / "part-000000000000000.safetensors"
+    source.parent.mkdir()
+    source.write_bytes(b"".join(safetensors_bytes(sequences(), {})))
+    refuse(str(source), "y.safetensors", (), "would replace the input")
+    assert source.exists()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+
+from tests.support.processes import run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = ("punctuation", "tag", "train_demo")
@@ -78,18 +78,12 @@ def rms(difference: np.ndarray) -> float:
 
 def test_tag_runs_without_torch(examples: SimpleNamespace) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; sys.argv = ['tag.py', sys.argv[1]]; "
+        "import sys; sys.modules['torch'] = None; sys.path.insert(0, sys.argv.pop(1)); "
         "import tag; tag.main()"
     )
     text = "alice opened her eyes and said the queen who is that"
-    done = subprocess.run(
-        [sys.executable, "-c", code, text],
-        cwd=EXAMPLES,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"restored:\n{examples.tag.punctuate(text)}\n" in done.stdout
+    printed = run_python("-c", code, EXAMPLES, text)
+    assert f"restored:\n{examples.tag.punctuate(text)}\n" in printed
 
 
 def test_strip_and_restore_are_inverse(examples: SimpleNamespace) -> None:

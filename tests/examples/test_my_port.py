@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import python_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +23,7 @@ def outcome(folder: Path, bug: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *plugin, "-p", "no:cacheprovider", "."],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "MY_BUG": bug},
+        env=python_environment(MY_BUG=bug),
         capture_output=True,
         text=True,
         check=False,

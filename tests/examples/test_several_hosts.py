@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import python_environment
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "several_hosts.py"
 LOSS = re.compile(r"step \d+: loss ([\d.]+)")
 
@@ -19,12 +20,10 @@ LOSS = re.compile(r"step \d+: loss ([\d.]+)")
 def start(*arguments: str, devices: int = 2) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, SCRIPT, *arguments],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        },
+        env=python_environment(
+            JAX_PLATFORMS="cpu",
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

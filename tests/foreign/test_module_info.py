@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import jax
@@ -21,33 +22,40 @@ from torch.testing._internal import common_modules as suite
 from jaxlstm import LSTMCellConfig, LSTMConfig, PackedSequence, lstm, lstm_cell
 from tests.support.bounds import assert_as_exact_as_torch, assert_equal_in_float64
 
-CELL_SAMPLES, LSTM_SAMPLES, PACKED_SAMPLES = 2, 32, 16
-CELL_ERRORS, LSTM_ERRORS = 4, 14
-
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-both_modes = pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 
 jitted_lstm = jax.jit(lstm, static_argnames="config")
 jitted_cell = jax.jit(lstm_cell)
 
 
 def samples_of(
-    function: Any, name: str, dtype: torch.dtype, training: bool, **options: Any
-) -> list:
-    """Return the suite's samples, drawn from torch's global seed."""
+    function: Any, name: str, dtype: torch.dtype, count: int, **options: Any
+) -> list[Any]:
+    """Return the suite's samples, drawn from torch's global seed. They have no dropout."""
     torch.manual_seed(0)
     info = next(info for info in suite.module_db if info.name == name)
-    return list(
-        function(info, device="cpu", dtype=dtype, requires_grad=False, training=training, **options)
+    samples = list(
+        function(info, device="cpu", dtype=dtype, requires_grad=False, training=False, **options)
     )
+    assert len(samples) == count
+    return samples
 
 
-def build(module_class: type, sample: Any, dtype: torch.dtype, training: bool) -> torch.nn.Module:
+def lstm_samples(dtype: torch.dtype) -> list[tuple[Any, Any, Any]]:
+    """Return the module, the sample and our function for each sample of ``nn.LSTM``."""
+    samples = samples_of(suite.module_inputs_torch_nn_LSTM, "nn.LSTM", dtype, 32)
+    configs = [LSTMConfig(**sample.constructor_input.kwargs) for sample in samples]
+    return [
+        (build(torch.nn.LSTM, sample, dtype), sample, partial(jitted_lstm, config=config))
+        for sample, config in zip(samples, configs, strict=True)
+    ]
+
+
+def build(module_class: type, sample: Any, dtype: torch.dtype) -> torch.nn.Module:
     """Build the sample's module with weights from a fixed seed."""
     torch.manual_seed(1)
     arguments = sample.constructor_input
-    module = module_class(*arguments.args, **arguments.kwargs).to(dtype)
-    return module.train(training)
+    return module_class(*arguments.args, **arguments.kwargs).to(dtype)
 
 
 def to_jax(value: Any) -> Any:
@@ -97,59 +105,40 @@ def assert_agrees(module: torch.nn.Module, sample: Any, run: Any) -> None:
 
 
 @both_dtypes
-@both_modes
-@pytest.mark.parametrize("index", range(LSTM_SAMPLES))
-def test_lstm(index: int, dtype: torch.dtype, training: bool) -> None:
-    samples = samples_of(suite.module_inputs_torch_nn_LSTM, "nn.LSTM", dtype, training)
-    assert len(samples) == LSTM_SAMPLES
-    sample = samples[index]
-    module = build(torch.nn.LSTM, sample, dtype, training)
-    config = LSTMConfig(**sample.constructor_input.kwargs)
-
-    assert_agrees(module, sample, partial(jitted_lstm, config=config))
+@pytest.mark.parametrize("index", range(32))
+def test_lstm(index: int, dtype: torch.dtype) -> None:
+    assert_agrees(*lstm_samples(dtype)[index])
 
 
 def test_pooled_error_of_all_samples_is_at_most_twice_torchs() -> None:
     """A single sample is tiny; the pooled samples are held to the tighter bound of large ones."""
-    pools: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-    for sample in samples_of(suite.module_inputs_torch_nn_LSTM, "nn.LSTM", torch.float32, False):
-        module = build(torch.nn.LSTM, sample, torch.float32, False)
-        config = LSTMConfig(**sample.constructor_input.kwargs)
-        results = results_of(module, sample, partial(jitted_lstm, config=config))
-        for pool, arrays in zip(pools, results, strict=True):
-            pool.extend(arrays)
+    results = (results_of(*sample) for sample in lstm_samples(torch.float32))
+    pools = (list(chain(*arrays)) for arrays in zip(*results, strict=True))
     assert_as_exact_as_torch(*pools, factor=2)
 
 
 @both_dtypes
-@both_modes
-@pytest.mark.parametrize("index", range(CELL_SAMPLES))
-def test_lstm_cell(index: int, dtype: torch.dtype, training: bool) -> None:
-    samples = samples_of(suite.module_inputs_torch_nn_LSTMCell, "nn.LSTMCell", dtype, training)
-    assert len(samples) == CELL_SAMPLES
-    sample = samples[index]
-    module = build(torch.nn.LSTMCell, sample, dtype, training)
-    assert_agrees(module, sample, jitted_cell)
+@pytest.mark.parametrize("index", range(2))
+def test_lstm_cell(index: int, dtype: torch.dtype) -> None:
+    sample = samples_of(suite.module_inputs_torch_nn_LSTMCell, "nn.LSTMCell", dtype, 2)[index]
+    assert_agrees(build(torch.nn.LSTMCell, sample, dtype), sample, jitted_cell)
 
 
-@pytest.mark.parametrize("index", range(PACKED_SAMPLES))
+@pytest.mark.parametrize("index", range(16))
 def test_packed(index: int) -> None:
     """The suite has packed sequences only for GRU; an LSTM with the same arguments takes them too."""
+    make, options = (
+        suite.module_inputs_torch_nn_RNN_GRU,
+        {"with_packed_sequence": True, "is_rnn": False},
+    )
+    packed_class = torch.nn.utils.rnn.PackedSequence
     samples = [
         sample
-        for sample in samples_of(
-            suite.module_inputs_torch_nn_RNN_GRU,
-            "nn.GRU",
-            torch.float64,
-            training=False,
-            with_packed_sequence=True,
-            is_rnn=False,
-        )
-        if isinstance(sample.forward_input.args[0], torch.nn.utils.rnn.PackedSequence)
+        for sample in samples_of(make, "nn.GRU", torch.float64, 32, **options)
+        if isinstance(sample.forward_input.args[0], packed_class)
     ]
-    assert len(samples) == PACKED_SAMPLES
+    assert len(samples) == 16
     sample = samples[index]
-    module = build(torch.nn.LSTM, sample, torch.float64, training=False)
     config = LSTMConfig(**sample.constructor_input.kwargs)
 
     # batch_sizes determine shapes, so the function closes over them.
@@ -158,7 +147,7 @@ def test_packed(index: int) -> None:
             packed.data
         )
 
-    assert_agrees(module, sample, run)
+    assert_agrees(build(torch.nn.LSTM, sample, torch.float64), sample, run)
 
 
 # Start of torch's message -> start of ours, where ours is not "ARGUMENT must be".
@@ -179,12 +168,10 @@ def our_message(torch_regex: str) -> str:
 
 
 @both_dtypes
-@pytest.mark.parametrize("index", range(CELL_ERRORS))
+@pytest.mark.parametrize("index", range(4))
 def test_lstm_cell_rejects(index: int, dtype: torch.dtype) -> None:
-    errors = samples_of(suite.module_error_inputs_torch_nn_LSTMCell, "nn.LSTMCell", dtype, False)
-    assert len(errors) == CELL_ERRORS
-    error = errors[index]
-    module = build(torch.nn.LSTMCell, error.module_error_input, dtype, training=False)
+    error = samples_of(suite.module_error_inputs_torch_nn_LSTMCell, "nn.LSTMCell", dtype, 4)[index]
+    module = build(torch.nn.LSTMCell, error.module_error_input, dtype)
     inputs = error.module_error_input.forward_input.args
     with pytest.raises(error.error_type, match=error.error_regex):
         module(*inputs)
@@ -193,11 +180,9 @@ def test_lstm_cell_rejects(index: int, dtype: torch.dtype) -> None:
 
 
 @both_dtypes
-@pytest.mark.parametrize("index", range(LSTM_ERRORS))
+@pytest.mark.parametrize("index", range(14))
 def test_lstm_rejects(index: int, dtype: torch.dtype) -> None:
-    errors = samples_of(suite.module_error_inputs_torch_nn_RNN_GRU, "nn.LSTM", dtype, False)
-    assert len(errors) == LSTM_ERRORS
-    error = errors[index]
+    error = samples_of(suite.module_error_inputs_torch_nn_RNN_GRU, "nn.LSTM", dtype, 14)[index]
     arguments = error.module_error_input.constructor_input
     if error.error_on is suite.ModuleErrorEnum.CONSTRUCTION_ERROR:
         with pytest.raises(error.error_type, match=error.error_regex):

@@ -123,7 +123,7 @@ def test_other_files_need_overwrite(part: str, folder: Path, tmp_path: Path) -> 
     config = CONFIGS["both"]
     path, foreign = tmp_path / "m.stablehlo", tmp_path / part
 
-    def write(seed: int, **options: bool) -> None:
+    def write(seed: int, **options: Any) -> None:
         params = weights(config, seed=seed)
         export(path, params, config, platforms=("cpu",), weights="beside", **options)
 

@@ -8,7 +8,7 @@ states.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from jaxlstm import LSTMConfig
+from tests.support.bounds import rms
 
 TIME, BATCH, INPUT, HIDDEN = 9, 6, 7, 16
 # Unsorted; includes the shortest and the longest possible length.
@@ -107,16 +108,21 @@ def draw(case: Case, dtype: Any, seed: int = 0) -> Arrays:
 
 
 def torch_module(config: LSTMConfig, dtype: torch.dtype = torch.float64) -> torch.nn.LSTM:
-    return torch.nn.LSTM(
-        config.input_size,
-        config.hidden_size,
-        num_layers=config.num_layers,
-        bias=config.bias,
-        batch_first=config.batch_first,
-        bidirectional=config.bidirectional,
-        proj_size=config.proj_size,
-        dtype=dtype,
-    )
+    return torch.nn.LSTM(**asdict(config), dtype=dtype)
+
+
+def torch_forward(
+    module: torch.nn.LSTM, inputs: torch.Tensor, state: Any, lengths: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return outputs, h_n and c_n of a module, ragged if there are lengths."""
+    if lengths is None:
+        outputs, (h_n, c_n) = module(inputs, state)
+        return outputs, h_n, c_n
+    batch_first, time = module.batch_first, inputs.shape[1 if module.batch_first else 0]
+    packed = pack_padded_sequence(inputs, torch.tensor(lengths), batch_first, enforce_sorted=False)
+    packed_outputs, (h_n, c_n) = module(packed, state)
+    outputs, _ = pad_packed_sequence(packed_outputs, batch_first, total_length=time)
+    return outputs, h_n, c_n
 
 
 def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype, device: str = "cpu") -> Results:
@@ -129,15 +135,7 @@ def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype, device: str = "cpu
     module.load_state_dict({name: tensor(p, False) for name, p in arrays.params.items()})
     inputs = tensor(arrays.inputs)
     state = None if arrays.state is None else tuple(tensor(s) for s in arrays.state)
-    if case.lengths is None:
-        outputs, (h_n, c_n) = module(inputs, state)
-    else:
-        batch_first = case.config.batch_first
-        packed = pack_padded_sequence(
-            inputs, torch.tensor(case.lengths), batch_first, enforce_sorted=False
-        )
-        packed_outputs, (h_n, c_n) = module(packed, state)
-        outputs, _ = pad_packed_sequence(packed_outputs, batch_first, total_length=TIME)
+    outputs, h_n, c_n = torch_forward(module, inputs, state, case.lengths)
     cotangents = [tensor(c, False) for c in arrays.cotangents]
     torch.autograd.backward((outputs, h_n, c_n), cotangents)
     results = {"outputs": outputs, "h_n": h_n, "c_n": c_n, "d inputs": inputs.grad}
@@ -145,10 +143,6 @@ def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype, device: str = "cpu
     if state is not None:
         results |= {"d h_0": state[0].grad, "d c_0": state[1].grad}
     return {name: t.detach().double().cpu().numpy() for name, t in results.items()}
-
-
-def rms(difference: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(difference))))
 
 
 def assert_matches(actual: Results, dtype: Any, torch_own: Results, truth: Results) -> None:

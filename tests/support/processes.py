@@ -9,7 +9,8 @@ import sys
 
 def python_environment(**variables: str) -> dict[str, str]:
     """Return the environment of a child process with this process's import path."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+    folders = map(os.path.abspath, sys.path)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **variables}
 
 
 def run_python(*arguments: object, **variables: str) -> str:

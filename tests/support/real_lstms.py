@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig
 from jaxlstm.check import verify, verify_cell
+from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.reference.cases import Case
 from tests.support.bounds import assert_as_exact_as_torch
 from tests.support.real_files import Real
 
@@ -25,17 +25,20 @@ def assert_real_lstm_is_as_exact_as_torch(real: Real, prefix: str) -> None:
     params, config = jaxlstm.load(real.path(), prefix=prefix)
     rng = np.random.default_rng(0)
     x = realistic_inputs(real, config.input_size, rng)
-    state = tuple(
+    h_0, c_0 = (
         rng.uniform(-0.5, 0.5, shape).astype(np.float32) for shape in config.state_shapes(BATCH)
     )
-    run, torch_module = (run_cell, torch_cell) if is_cell(config) else (run_lstm, torch_lstm)
+    state = h_0, c_0
     weights = {
-        name.removeprefix(prefix): torch.as_tensor(tensor)
+        name.removeprefix(prefix): np.asarray(tensor)
         for name, tensor in real.read(real.path()).items()
         if name.startswith(prefix)
     }
-    module = torch_module(config, weights)
-    float32, float64 = module(x, state, torch.float32), module(x, state, torch.float64)
+    case = Case("real", x, state, None, cotangents=(x, h_0, c_0))
+    float32, float64 = (
+        torch_runner.run(weights, config, case, dtype)[:3] for dtype in (np.float32, np.float64)
+    )
+    run = run_cell if is_cell(config) else run_lstm
     assert_as_exact_as_torch(run(params, config, x, state), float32, float64, factor=2)
     assert max(np.abs(h).max() for h in float64) > 0.3  # the outputs are not all close to zero
 
@@ -46,11 +49,7 @@ def assert_verdict_holds(real: Real, prefix: str) -> None:
     numpy_params = {name: np.asarray(array) for name, array in params.items()}
     if is_cell(config):
         step = jax.jit(lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state))
-
-        def cell(x: Any, state: Any, *, params: Any) -> Any:
-            return step(x, state, params=params)
-
-        report = verify_cell(cell, numpy_params, config, gradients=False)
+        report = verify_cell(step, numpy_params, config, gradients=False)
     else:
         report = verify(None, numpy_params, config, gradients=False)
     assert report.ok, str(report)
@@ -89,33 +88,4 @@ def run_cell(params: Any, config: LSTMConfig, x: np.ndarray, state: Any) -> Arra
     for frame in x:
         h, c = step(frame, (h, c))
         outputs.append(np.asarray(h))
-    return np.stack(outputs), np.asarray(h), np.asarray(c)
-
-
-def torch_lstm(config: LSTMConfig, weights: dict[str, torch.Tensor]) -> Any:
-    module = torch.nn.LSTM(**{**dataclasses.asdict(config), "batch_first": False})
-    module.load_state_dict(weights, strict=True)
-
-    def run(x: np.ndarray, state: Any, dtype: torch.dtype) -> Arrays:
-        with torch.no_grad():
-            initial = tuple(torch.tensor(array, dtype=dtype) for array in state)
-            outputs, final = module.to(dtype)(torch.tensor(x, dtype=dtype), initial)
-        return tuple(tensor.numpy() for tensor in (outputs, *final))
-
-    return run
-
-
-def torch_cell(config: LSTMConfig, weights: dict[str, torch.Tensor]) -> Any:
-    module = torch.nn.LSTMCell(config.input_size, config.hidden_size)
-    module.load_state_dict(weights, strict=True)
-
-    def run(x: np.ndarray, state: Any, dtype: torch.dtype) -> Arrays:
-        with torch.no_grad():
-            h, c = (torch.tensor(array[0], dtype=dtype) for array in state)
-            outputs = []
-            for frame in torch.tensor(x, dtype=dtype):
-                h, c = module.to(dtype)(frame, (h, c))
-                outputs.append(h)
-        return torch.stack(outputs).numpy(), h.numpy(), c.numpy()
-
-    return run
+    return np.stack(outputs), np.asarray(h)[None], np.asarray(c)[None]

@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.processes import python_environment
 from tools.fuzz.mutate import mutant
 
-ROOT = Path(__file__).parents[2]
 CHILD = (sys.executable, "-m", "tools.fuzz.child")
 # Files per process: enough to amortize its start.
 BLOCK = 10_000
@@ -111,11 +111,8 @@ def _process(
     seed: int, start: int, count: int, folder: Path, child: Sequence[str], report: Report
 ) -> int | None:
     """Run one process; return the index of the file during which it died, or None."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "converters")]),
-        # More threads would reserve address space.
-        "OPENBLAS_NUM_THREADS": "1",
-    }
+    # More threads would reserve address space.
+    environment = python_environment(OPENBLAS_NUM_THREADS="1")
     command = [*child, *map(str, (seed, start, count, folder))]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     for line in map(json.loads, done.stdout.splitlines()):
@@ -141,7 +138,9 @@ def keep(seed: int, report: Report, folder: Path) -> None:
         case = mutant(seed, indices[0])
         case.write(place)
         record = {"finding": finding, "seed": case.seed, "open": case.opened, "crc": case.check_crc}
-        (place / "finding.json").write_text(json.dumps(record | {"indices": indices[:20]}, indent=1))
+        (place / "finding.json").write_text(
+            json.dumps(record | {"indices": indices[:20]}, indent=1)
+        )
 
 
 def main() -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -29,8 +28,6 @@ from tests.support.hostile import reader
 from tools.fuzz.mutate import Mutant, mutant
 from tools.fuzz.seeds import seeds
 
-# Bytes allowed in addition to 1.25 times the file.
-MEMORY = 64 << 20
 # CPU seconds allowed in addition to the time for opcodes and bytes.
 SECONDS = 1.0
 # CPU seconds after which the process is killed.
@@ -98,7 +95,7 @@ def judge(case: Mutant, folder: Path) -> tuple[str, str | None]:
     """Return the outcome of a file, and a description if it is a finding."""
     path = case.write(folder)
     size = sum(map(len, case.files.values()))
-    _limit_memory(size)
+    reader.limit_memory(size)
     reader.violations.clear()
     signal.setitimer(signal.ITIMER_PROF, HANG)
     start = time.process_time()
@@ -123,13 +120,6 @@ def _signature(error: Exception) -> str:
     inside = [frame for frame in frames if SOURCE in frame.filename] or frames
     last = inside[-1]
     return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {str(error)[:200]}"
-
-
-def _limit_memory(size: int) -> None:
-    with open("/proc/self/statm") as statm:
-        now = int(statm.read().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY + size * 5 // 4, hard))
 
 
 def main(seed: int, start: int, count: int, folder: Path) -> None:

@@ -84,15 +84,15 @@ def _foreign_op(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
 
 def _argument(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
     """Change the argument of an opcode."""
-    places = [at for at, op in enumerate(ops) if len(op) > 1]
-    if places:
-        at = rng.choice(places)
-        ops[at] = changed(rng, ops[at], mutate)
+    _change_one(rng, ops, mutate, [at for at, op in enumerate(ops) if len(op) > 1])
 
 
 def _number(rng: Random, ops: list[bytes], mutate: Mutate) -> None:
     """Change a size, stride, offset or number of elements."""
-    places = [at for at, op in enumerate(ops) if op[:1] in INTEGERS]
+    _change_one(rng, ops, mutate, [at for at, op in enumerate(ops) if op[:1] in INTEGERS])
+
+
+def _change_one(rng: Random, ops: list[bytes], mutate: Mutate, places: list[int]) -> None:
     if places:
         at = rng.choice(places)
         ops[at] = changed(rng, ops[at], mutate)

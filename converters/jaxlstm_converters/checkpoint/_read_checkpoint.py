@@ -8,15 +8,15 @@ from .checkpoint import Checkpoint
 from .errors import CheckpointError, printable
 from .formats.numpy_files import NPY_MAGIC, is_npz, read_npy, read_npz
 from .formats.onnx import is_onnx, read_onnx
-from .formats.plain_pickle import read_pickle
 from .formats.safetensors import is_safetensors, read_safetensors
 from .formats.sharded import is_index, read_sharded
+from .formats.torch_legacy import read_pickle
 from .formats.torch_tar import is_tar, read_legacy_tar
 from .formats.torch_zip import read_torch_zip
 from .formats.torchscript import is_torchscript, read_torchscript
 from .io.budget import Budget
 from .io.source import Source
-from .io.zip_archive import Entry, read_archive, refuse_compressed
+from .io.zip_archive import Archive, Entry
 
 HEAD = 512
 
@@ -70,20 +70,17 @@ def _read_single(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
         return read_legacy_tar(source, budget)
     if is_onnx(head):
         return read_onnx(source, budget)
-    raise CheckpointError(
-        "unknown-format", f"the file starts with {head[:8]!r}, which no supported format does"
-    )
+    message = f"the file starts with {head[:8]!r}, which no supported format does"
+    raise CheckpointError("unknown-format", message)
 
 
 def _read_zip(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
-    entries = read_archive(source)
-    if is_npz(entries):
-        return read_npz(source, entries, budget, check_crc=check_crc)
-    prefix = _torch_prefix(entries)
-    if is_torchscript(entries, prefix):
-        return read_torchscript(source, entries, prefix, budget, check_crc=check_crc)
-    refuse_compressed(entries.values())
-    return read_torch_zip(source, entries, prefix, budget, check_crc=check_crc)
+    archive = Archive(source, check_crc)
+    if is_npz(archive):
+        return read_npz(archive, budget)
+    prefix = _torch_prefix(archive.entries)
+    read = read_torchscript if is_torchscript(archive, prefix) else read_torch_zip
+    return read(archive, prefix, budget)
 
 
 def _torch_prefix(entries: dict[str, Entry]) -> str:
@@ -97,8 +94,6 @@ def _torch_prefix(entries: dict[str, Entry]) -> str:
     prefix = roots[0].removesuffix("data.pkl")
     outside = [name for name in entries if not name.startswith(prefix)]
     if outside:
-        raise CheckpointError(
-            "zip-layout",
-            f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}",
-        )
+        message = f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}"
+        raise CheckpointError("zip-layout", message)
     return prefix

@@ -77,7 +77,6 @@ class CheckpointError(ValueError):
         self,
         code: str,
         message: str,
-        *,
         offset: int | None = None,
         path: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -89,18 +88,12 @@ class CheckpointError(ValueError):
         self.path = path
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore_error, (self.code, self.message, self.offset, self.path)
+        return CheckpointError, (self.code, self.message, self.offset, self.path)
 
     def __str__(self) -> str:
         where = "" if self.path is None else f"{printable(os.fspath(self.path), 400)}: "
         at = "" if self.offset is None else f" at byte {self.offset}"
         return f"{where}{self.message} [{self.code}{at}]"
-
-
-def _restore_error(
-    code: str, message: str, offset: int | None, path: str | os.PathLike[str] | None
-) -> CheckpointError:
-    return CheckpointError(code, message, offset=offset, path=path)
 
 
 def printable(text: str, limit: int = 100) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
-from jaxlstm_converters.lstm.select import select_lstm
+from jaxlstm_converters.lstm.select import select_lstm, with_fields
 
 
 def from_torch(
@@ -41,16 +41,19 @@ def from_torch(
       TypeError: the argument is neither a module nor a mapping, or a parameter is float64 while JAX's
         64-bit mode is off.
     """
+    state_dict, hints = _state_dict_and_hints(module_or_state_dict)
+    arrays, config = select_lstm(state_dict, prefix=prefix, hints=hints)
+    return to_jax(arrays, dtype), with_fields(config, batch_first=batch_first, dropout=dropout)
+
+
+def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
+    """Return NumPy arrays as JAX arrays of a dtype, or of their own if ``dtype`` is None."""
     from jaxlstm.precision import as_float_array, require_dtype
 
-    state_dict, hints = _state_dict_and_hints(module_or_state_dict)
-    arrays, config = select_lstm(
-        state_dict, prefix=prefix, batch_first=batch_first, dropout=dropout, hints=hints
-    )
     if dtype is not None:
         dtype = require_dtype("dtype", dtype)
         arrays = {name: array.astype(dtype) for name, array in arrays.items()}
-    return {name: as_float_array(name, array) for name, array in arrays.items()}, config
+    return {name: as_float_array(name, array) for name, array in arrays.items()}
 
 
 def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:

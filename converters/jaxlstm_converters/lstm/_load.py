@@ -11,8 +11,8 @@ import numpy as np
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
 from jaxlstm_converters.checkpoint import read_checkpoint
-from jaxlstm_converters.lstm._from_torch import from_torch
-from jaxlstm_converters.lstm.select import select_lstm
+from jaxlstm_converters.lstm._from_torch import to_jax
+from jaxlstm_converters.lstm.select import select_lstm, with_fields
 from jaxlstm_converters.write import flax_files
 
 
@@ -40,22 +40,8 @@ def load(
       ValueError: the file has no LSTM, ``prefix`` does not select exactly one, or the LSTM is invalid.
       OSError: the file cannot be read.
     """
-    flax_file = read_flax_file(path, prefix)
-    if flax_file is None:
-        return from_torch(
-            read_checkpoint(path),
-            prefix=prefix or "",
-            batch_first=batch_first,
-            dropout=dropout,
-            dtype=dtype,
-        )
-    params, config = flax_file
-    return from_torch(
-        params,
-        batch_first=config.batch_first if batch_first is None else batch_first,
-        dropout=config.dropout if dropout is None else dropout,
-        dtype=dtype,
-    )
+    arrays, config = load_numpy(path, prefix)
+    return to_jax(arrays, dtype), with_fields(config, batch_first=batch_first, dropout=dropout)
 
 
 def load_numpy(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm_converters.lstm.arrays import as_numpy
+from jaxlstm._shared.torch_tensors import as_numpy
 
 _WEIGHT = (
     r"(?P<prefix>(?:.*\.)?)(?P<base>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l\d+(?:_reverse)?)?)"

@@ -8,18 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import param_shapes
 from jaxlstm_converters.lstm._find_lstms import survey
-from jaxlstm_converters.lstm.arrays import as_numpy
 
 
 def select_lstm(
     state_dict: Mapping[str, Any],
     *,
     prefix: str | None = None,
-    batch_first: bool | None = None,
-    dropout: float | None = None,
     hints: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[dict[str, np.ndarray], LSTMConfig]:
     """Return the parameters of one LSTM as NumPy arrays, and its config.
@@ -27,7 +25,6 @@ def select_lstm(
     Args:
       state_dict: name -> tensor or array.
       prefix: the LSTM, as for ``jaxlstm.from_torch``.
-      batch_first, dropout: override the config.
       hints: prefix -> config fields that override what the state dict implies.
     """
     found = survey(state_dict)
@@ -36,15 +33,16 @@ def select_lstm(
     chosen = choose_prefix([*found.lstms, *found.broken], prefix, found.others)
     if chosen in found.broken:
         raise ValueError(found.broken[chosen])
-    config = found.lstms[chosen]
-    if not isinstance(config, LSTMCellConfig):
-        fields = {**(hints or {}).get(chosen, {})}
-        if batch_first is not None:
-            fields["batch_first"] = batch_first
-        if dropout is not None:
-            fields["dropout"] = dropout
-        config = dataclasses.replace(config, **fields)
+    config = with_fields(found.lstms[chosen], **(hints or {}).get(chosen, {}))
     return {name: as_numpy(found.tensors[chosen + name]) for name in param_shapes(config)}, config
+
+
+def with_fields(config: LSTMConfig, **fields: Any) -> LSTMConfig:
+    """Replace ``batch_first`` and ``dropout`` unless they are None; an LSTMCell has neither."""
+    if isinstance(config, LSTMCellConfig):
+        return config
+    fields = {name: value for name, value in fields.items() if value is not None}
+    return dataclasses.replace(config, **fields)
 
 
 def choose_prefix(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxlstm._shared.optional import import_optional
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
@@ -53,8 +53,7 @@ def load_optimizer(
       CheckpointError: the file is damaged, unsafe or in an unknown format.
       ImportError: optax is not installed.
     """
-    if importlib.util.find_spec("optax") is None:
-        raise ImportError("load_optimizer needs optax: pip install 'jaxlstm[optax]'")
+    import_optional("optax", "optax")
     check_params(params, config)
     checkpoint = read_checkpoint(path)
     chosen = _lstm(checkpoint, config, prefix)

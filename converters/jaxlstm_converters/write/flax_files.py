@@ -5,9 +5,9 @@ Both hold ``{"params": {torch's name: array}}``, which Linen's ``apply`` takes, 
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import DTYPE_CODES
 from jaxlstm.config import LSTMConfig
 from jaxlstm.config_json import METADATA_KEY, config_from_dict, config_to_dict
@@ -74,7 +75,7 @@ def write_orbax(path: Path, params: Arrays, config: LSTMConfig, *, overwrite: bo
             metadata = {METADATA_KEY: config_to_dict(config)}
             checkpointer.save(new.absolute(), {"params": params}, custom_metadata=metadata)
         if exists:
-            extra = set(os.listdir(path)) - set(os.listdir(new))
+            extra = _names_inside(path) - _names_inside(new)
             if extra and not overwrite:
                 raise FileExistsError(
                     f"{path} also holds {', '.join(sorted(extra))}; choose another path, or pass "
@@ -85,6 +86,12 @@ def write_orbax(path: Path, params: Arrays, config: LSTMConfig, *, overwrite: bo
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _names_inside(folder: Path) -> set[str]:
+    """Return the relative path of each file and folder, with "*" for the random names of Orbax."""
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return {re.sub(r"\b[0-9a-f]{32}\b", "*", path) for path in paths}
 
 
 def is_orbax(path: Path) -> bool:
@@ -144,13 +151,3 @@ def _validated(path: Path, tree: Any, config: Any) -> tuple[Arrays, LSTMConfig]:
     except (TypeError, ValueError) as error:
         raise CheckpointError("flax-file", f"not written by jaxlstm: {error}", path=path) from error
     return params, lstm_config
-
-
-def import_optional(module: str, extra: str) -> Any:
-    """Import an optional package; if it is missing, the error names the extra that installs it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{module} is not installed; install it with pip install 'jaxlstm[{extra}]'"
-        ) from error

@@ -16,12 +16,13 @@ up to ACTIVATION u. Nothing is linearized.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from jaxlstm.check.criteria.measurement import Measurement, worst_of
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import Results, run_oracle
@@ -35,33 +36,18 @@ ACTIVATION = 10.0
 CONFIDENCE = 6.0
 
 
-class StepResidual(NamedTuple):
-    """The worst residual in units of its bound, and its state, layer, direction and unit."""
-
-    ratio: float
-    where: str
-
-
 def step_residual(
     run: Callable[[Case], Results],
     params: Mapping[str, Any],
     config: LSTMConfig,
     cases: Sequence[Case],
     dtype: Any,
-) -> StepResidual | None:
-    """Measure the worst step residual over every step of some cases.
+) -> Measurement | None:
+    """Measure the worst residual, in units of its bound, over every step of some cases.
 
-    The steps start from the oracle's states on the cases, rounded to ``dtype``.
-
-    Args:
-      run: runs the port on a case. The port must take an initial state.
-      params: arrays under torch's names.
-      config: the LSTM.
-      cases: the cases whose steps are measured.
-      dtype: the working dtype.
-
-    Returns:
-      The worst residual, or None if the port does not return h_n and c_n in the expected shapes.
+    The steps start from the oracle's states on the cases, rounded to ``dtype``. ``run`` runs the port on a
+    case; the port must take an initial state. The result is None if the port does not return h_n and c_n in
+    the expected shapes.
     """
     params = {name: np.asarray(a).astype(dtype).astype(np.float64) for name, a in params.items()}
     case = _one_step_case(params, config, cases).astype(dtype)
@@ -75,18 +61,16 @@ def step_residual(
     if h_n.shape != h_0.shape or c_n.shape != c_0.shape:
         return None
     x = case.inputs[0].astype(np.float64)
-    worst = StepResidual(0.0, "")
+    residuals: list[Measurement] = []
     for layer in range(config.num_layers):
         slots = range(layer * config.num_directions, (layer + 1) * config.num_directions)
         for reverse, slot in enumerate(slots):
             w = oracle.weights_of(params, config, layer, bool(reverse))
             place = f"layer {layer}{' reverse' if reverse else ''}"
             states = h_0[slot], c_0[slot], h_n[slot], c_n[slot]
-            worst = max(
-                _direction_residual(w, x, *states, dtype, place), worst, key=lambda r: r.ratio
-            )
+            residuals += _direction_residuals(w, x, *states, dtype, place)
         x = np.concatenate([h_n[slot] for slot in slots], axis=-1)
-    return worst
+    return worst_of(residuals[::-1])
 
 
 def _one_step_case(params: Mapping[str, Any], config: LSTMConfig, cases: Sequence[Case]) -> Case:
@@ -107,7 +91,7 @@ def _one_step_case(params: Mapping[str, Any], config: LSTMConfig, cases: Sequenc
     return Case("one step each", x, (h_0, c_0), None, zeros)
 
 
-def _direction_residual(
+def _direction_residuals(
     w: oracle.Weights,
     x: Array,
     h_0: Array,
@@ -116,18 +100,15 @@ def _direction_residual(
     c_n: Array,
     dtype: Any,
     place: str,
-) -> StepResidual:
-    """Measure the worst residual of one direction of one layer."""
+) -> Iterator[Measurement]:
+    """Yield the worst residual of h and of c of one direction of one layer."""
     with np.errstate(invalid="ignore", over="ignore"):  # Weights may not be finite.
         step = oracle.cell(oracle.CORRECT, w, x, h_0, c_0)
         h_bound, c_bound = step_bound(w, x, h_0, c_0, step, dtype)
-    worst = StepResidual(0.0, "")
     for name, ours, true, bound in (("h", h_n, step.h, h_bound), ("c", c_n, step.c, c_bound)):
         ratio = _in_units(ours, true, bound)
         row, unit = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
-        if ratio[row, unit] >= worst.ratio:
-            worst = StepResidual(float(ratio[row, unit]), f"{name}, {place}, unit {unit}")
-    return worst
+        yield Measurement(float(ratio[row, unit]), 1.0, f"{name}, {place}, unit {unit}")
 
 
 def step_bound(

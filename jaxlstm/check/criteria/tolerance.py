@@ -9,7 +9,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jaxlstm.check.report.format import format_number
+from jaxlstm._shared.table import format_number
 
 Array = np.ndarray
 

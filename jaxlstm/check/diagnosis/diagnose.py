@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from jaxlstm._shared.table import format_number
 from jaxlstm.check.diagnosis.explain import explain
 from jaxlstm.check.diagnosis.gradients import explain_gradients
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.cases import ordinary_case
 from jaxlstm.check.reference.results import Evidence
 from jaxlstm.check.report.difference import StepDifference
-from jaxlstm.check.report.format import format_number
 from jaxlstm.check.verification import Verification
 
 Array = np.ndarray
@@ -28,14 +28,7 @@ def diagnose(
     difference: StepDifference | None,
     seconds: float,
 ) -> Iterator[str]:
-    """Yield explanations of the failed items.
-
-    Args:
-      verification: a finished verification.
-      failed: the names of the failed items.
-      difference: the first step at which the port differs from the oracle.
-      seconds: the time for pairs of faults.
-    """
+    """Yield explanations of the failed items. ``seconds`` is the time for pairs of faults."""
     if "repeatable" in failed:
         yield "a second call with the same arguments returns different values: the port keeps state"
     if "runs" in failed:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxlstm._shared.table import format_number
 from jaxlstm.check.diagnosis.layout import repair_layout, swapped_arrays
 from jaxlstm.check.faults.catalogue import catalogue
 from jaxlstm.check.faults.fault import Fault, OracleCall
 from jaxlstm.check.reference.oracle import OracleRun
 from jaxlstm.check.reference.results import Evidence, Results
-from jaxlstm.check.report.format import format_number
 from jaxlstm.config import LSTMConfig
 
 Array = np.ndarray
@@ -56,11 +56,8 @@ def explain(
 ) -> list[Explanation]:
     """Return the faults, or else the pair of faults, that explain all the evidence, the best first.
 
-    Args:
-      evidence: results without NaN.
-      config: the LSTM that the port should be.
-      seconds: the time for pairs. Single faults are always tried.
-      rounding: if true, only faults of precision are tried.
+    The evidence must be free of NaN. ``seconds`` limits the time for pairs; single faults are always tried.
+    If ``rounding`` is true, only faults of precision are tried.
     """
     search = _Search(evidence, config)
     faults = [fault for fault in catalogue(config) if fault.rounding or not rounding]

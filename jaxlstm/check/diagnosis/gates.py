@@ -24,12 +24,8 @@ def gates_of_one_step(
     gives o, unless h is projected. A step from c = 2 verifies that c' is linear. It is not if more than one
     step was made or if c feeds the gates, and then no gate can be recovered.
 
-    Args:
-      run: runs the LSTM on a case and returns its h_n and c_n.
-      config: the LSTM.
-      case: one step with an initial state.
-      slot: the index of the layer and direction in the state.
-      tolerance: the tolerance of the test for linearity; None selects it by dtype.
+    ``run`` runs the LSTM on a case and returns its h_n and c_n, ``case`` is one step with an initial state,
+    and ``slot`` is the index of the layer and direction in the state.
     """
     results = [run(_starting_from(case, slot, value)) for value in (0.0, 1.0, 2.0)]
     if results[0].c_n is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxlstm.check.port import Port
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.oracle import OracleRun
 from jaxlstm.check.reference.results import Results, run_oracle
-from jaxlstm.check.report.difference import Divergence, StepDifference
+from jaxlstm.check.report.difference import Candidate, Divergence, StepDifference, first_divergence
 from jaxlstm.config import LSTMConfig
 
 Array = np.ndarray
@@ -40,20 +40,30 @@ def locate_difference(
     case = port.adapt(case).astype(dtype)
     params = {name: np.asarray(a).astype(dtype) for name, a in params.items()}
     run_port = functools.partial(port.run, params, dtype=dtype, precision=precision)
+    run_reference = functools.partial(run_oracle, params, config)
     for steps in range(1, case.inputs.shape[0] + 1):
         part = _first_steps(case, steps)
-        ours, theirs = run_port(part), run_oracle(params, config, part)
-        place = _state_divergence(ours, theirs, config, part, tolerance)
+        ours, theirs = run_port(part), run_reference(part)
+        place = first_divergence(_states(ours, theirs, config, part), tolerance)
         if place is None:
-            place = _output_divergence(ours, theirs, config, tolerance)
-        if place is None:
-            continue
-        values = _values_at(place, ours, theirs, config)
-        if steps == 1 and port.takes_state and place.gate != "output":
-            run_reference = functools.partial(run_oracle, params, config)
-            gates = _gates_at(place, run_port, run_reference, config, part, tolerance)
-            values = gates | values
-        return StepDifference(_first_gate(place, values, tolerance), values)
+            place = first_divergence(_outputs(ours, theirs, config), tolerance)
+            if place is None:
+                continue
+            values = _values(_outputs(ours, theirs, config), place)
+        else:
+            values = _values(_states(ours, theirs, config, part), place)
+            if steps == 1 and port.takes_state:
+                slot = place.layer * config.num_directions + (place.direction == "reverse")
+                gates = [
+                    gates_of_one_step(run, config, part, slot, tolerance)
+                    for run in (run_port, run_reference)
+                ]
+                shown = [gate for gate in gates[1] if gate in gates[0]]
+                row = place.row
+                values = {g: (gates[0][g][row], gates[1][g][row]) for g in shown} | values
+        reverse, at = place.direction == "reverse", (place.time, place.row)
+        by_gate = ((place.layer, reverse, *at, gate, a, b) for gate, (a, b) in values.items())
+        return StepDifference(first_divergence(by_gate, tolerance) or place, values)
     return None
 
 
@@ -65,85 +75,34 @@ def _first_steps(case: Case, steps: int) -> Case:
     return replace(case, inputs=case.inputs[:steps], cotangents=(d_out[:steps], d_h, d_c))
 
 
-def _state_divergence(
-    ours: Results, theirs: OracleRun, config: LSTMConfig, case: Case, tolerance: float | None
-) -> Divergence | None:
+def _states(
+    ours: Results, theirs: OracleRun, config: LSTMConfig, case: Case
+) -> Iterator[Candidate]:
+    """Yield the final c and h of each layer, direction and row."""
     lengths = case.valid.sum(0)
-    for slot in range(config.num_layers * config.num_directions):
-        layer, reverse = divmod(slot, config.num_directions)
+    for layer, reverse in np.ndindex(config.num_layers, config.num_directions):
+        slot = layer * config.num_directions + reverse
         for gate, a, b in (("c", ours.c_n, theirs.c_n), ("h", ours.h_n, theirs.h_n)):
-            if a is None or a.shape != b.shape:
-                continue
-            for row, length in enumerate(lengths):
-                time = 0 if reverse else int(length) - 1
-                place = Divergence.at(
-                    layer, reverse, time, row, gate, a[slot, row], b[slot, row], tolerance
-                )
-                if place is not None:
-                    return place
-    return None
+            if a is not None and a.shape == b.shape:
+                for row, length in enumerate(lengths):
+                    time = 0 if reverse else int(length) - 1
+                    yield layer, reverse, time, row, gate, a[slot, row], b[slot, row]
 
 
-def _output_divergence(
-    ours: Results, theirs: OracleRun, config: LSTMConfig, tolerance: float | None
-) -> Divergence | None:
-    a, b = ours.outputs, theirs.outputs
-    if a.shape != b.shape:
-        return None
-    layer = config.num_layers - 1
-    for time, row in np.ndindex(a.shape[:2]):
-        place = Divergence.at(layer, 0, time, row, "output", a[time, row], b[time, row], tolerance)
-        if place is not None:
-            reverse, unit = divmod(place.unit, config.h_size)
-            return place._replace(direction="reverse" if reverse else "forward", unit=unit)
-    return None
-
-
-def _values_at(
-    place: Divergence, ours: Results, theirs: OracleRun, config: LSTMConfig
-) -> GateValues:
-    """Return c and h, or the outputs of the direction, from the results themselves."""
-    slot, reverse = _slot(config, place), place.direction == "reverse"
-    if place.gate == "output":
+def _outputs(ours: Results, theirs: OracleRun, config: LSTMConfig) -> Iterator[Candidate]:
+    """Yield the outputs of each step, row and direction of the last layer."""
+    if ours.outputs.shape == theirs.outputs.shape:
         a, b = (
-            results.outputs[place.time, place.row].reshape(-1, config.h_size)[int(reverse)]
+            results.outputs.reshape(*theirs.outputs.shape[:2], config.num_directions, -1)
             for results in (ours, theirs)
         )
-        return {"output": (a, b)}
-    return {
-        gate: (a[slot, place.row], b[slot, place.row])
-        for gate, a, b in (("c", ours.c_n, theirs.c_n), ("h", ours.h_n, theirs.h_n))
-        if a is not None and a.shape == b.shape
-    }
+        for at in np.ndindex(a.shape[:3]):
+            time, row, reverse = at
+            yield config.num_layers - 1, reverse, time, row, "output", a[at], b[at]
 
 
-def _gates_at(
-    place: Divergence,
-    run_port: Callable[[Case], Any],
-    run_reference: Callable[[Case], Any],
-    config: LSTMConfig,
-    case: Case,
-    tolerance: float | None,
-) -> GateValues:
-    """Return the gates that can be recovered from steps with other initial states."""
-    slot = _slot(config, place)
-    ours, theirs = (
-        gates_of_one_step(run, config, case, slot, tolerance) for run in (run_port, run_reference)
-    )
-    return {
-        gate: (ours[gate][place.row], theirs[gate][place.row]) for gate in theirs if gate in ours
-    }
-
-
-def _first_gate(place: Divergence, values: GateValues, tolerance: float | None) -> Divergence:
-    """Move the place to the first gate of its step that differs."""
-    reverse = place.direction == "reverse"
-    for gate, (a, b) in values.items():
-        found = Divergence.at(place.layer, reverse, place.time, place.row, gate, a, b, tolerance)
-        if found is not None:
-            return found
-    return place
-
-
-def _slot(config: LSTMConfig, place: Divergence) -> int:
-    return place.layer * config.num_directions + (place.direction == "reverse")
+def _values(candidates: Iterable[Candidate], place: Divergence) -> GateValues:
+    """Return the values of the candidates of one layer, direction and row at the time of a place."""
+    direction = ("forward", "reverse").index(place.direction)
+    at = (place.layer, direction, place.time, place.row)
+    return {gate: (a, b) for *where, gate, a, b in candidates if tuple(where) == at}

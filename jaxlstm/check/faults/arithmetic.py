@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.check.faults.cells import cell_with
@@ -15,21 +14,6 @@ from jaxlstm.check.reference.oracle import Equations, Step, Weights
 
 Array = np.ndarray
 Round = Callable[[Array], Array]
-HALF: tuple[tuple[str, Any], ...] = (("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16))
-
-
-def faults() -> Iterator[Fault]:
-    """Yield every fault of precision."""
-    yield _fault("the matrix products run in TF32", _round_products(tf32))
-    for name, dtype in HALF:
-        round_ = _rounder(dtype)
-        yield _fault(f"the matrix products take {name} operands", _round_products(round_))
-        yield _fault(f"the weights are rounded to {name}", _round_weights(round_))
-        yield _fault(f"the inputs are rounded to {name}", _round_inputs(round_))
-        yield _fault(f"h and c are kept in {name}", _round_states(round_, round_))
-        yield _fault(f"c is kept in {name}", _round_states(lambda h: h, round_))
-        yield _fault(f"c is kept in {name}, and h is computed from it", _round_cell_state(round_))
-        yield _fault(f"weights, inputs and states are in {name}", _round_everything(round_))
 
 
 def tf32(a: Array) -> Array:
@@ -37,14 +21,6 @@ def tf32(a: Array) -> Array:
     bits = np.asarray(a, np.float32).view(np.uint32).astype(np.uint64)
     bits += 0x0FFF + ((bits >> 13) & 1)
     return (bits & 0xFFFFE000).astype(np.uint32).view(np.float32).astype(np.float64)
-
-
-def _fault(cause: str, apply: Change) -> Fault:
-    return Fault(cause, apply, "precision", rounding=True)
-
-
-def _rounder(dtype: Any) -> Round:
-    return lambda a: a.astype(dtype).astype(np.float64)
 
 
 def _round_products(round_: Round) -> Change:
@@ -83,8 +59,30 @@ def _round_cell_state(round_: Round) -> Change:
     return lambda call: call.with_equations(cell=cell)
 
 
-def _round_everything(round_: Round) -> Change:
-    def apply(call: OracleCall) -> OracleCall:
-        return _round_states(round_, round_)(_round_inputs(round_)(_round_weights(round_)(call)))
+def _half(name: str) -> dict[str, Change]:
+    """Return the faults of a half precision, by cause."""
+    dtype = jnp.dtype(name)
 
-    return apply
+    def round_(a: Array) -> Array:
+        return a.astype(dtype).astype(np.float64)
+
+    weights, inputs = _round_weights(round_), _round_inputs(round_)
+    states = _round_states(round_, round_)
+    return {
+        f"the matrix products take {name} operands": _round_products(round_),
+        f"the weights are rounded to {name}": weights,
+        f"the inputs are rounded to {name}": inputs,
+        f"h and c are kept in {name}": states,
+        f"c is kept in {name}": _round_states(lambda h: h, round_),
+        f"c is kept in {name}, and h is computed from it": _round_cell_state(round_),
+        f"weights, inputs and states are in {name}": lambda call: states(inputs(weights(call))),
+    }
+
+
+_CAUSES = {
+    "the matrix products run in TF32": _round_products(tf32),
+    **_half("bfloat16"),
+    **_half("float16"),
+}
+
+FAULTS = tuple(Fault(cause, apply, "precision", rounding=True) for cause, apply in _CAUSES.items())

@@ -2,91 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.faults.fault import (
-    Applies,
-    Fault,
-    OracleCall,
-    always,
-    is_not_projected,
-    is_projected,
-)
+from jaxlstm.check.faults.fault import Fault, OracleCall
 from jaxlstm.check.reference.oracle import Equations, Step, Weights
 
 Array = np.ndarray
-
-
-def faults() -> Iterator[Fault]:
-    """Yield every fault of the cell."""
-    yield from _activations()
-    yield from _formulas()
-
-
-def _hard_sigmoid(slope: float) -> Callable[[Array], Array]:
-    return lambda z: np.clip(slope * z + 0.5, 0, 1)
-
-
-def _relu(z: Array) -> Array:
-    return np.maximum(z, 0)
-
-
-def _activations() -> Iterator[Fault]:
-    def fault(name: str, replacement: str, function: Callable[[Array], Array]) -> Fault:
-        def apply(call: OracleCall) -> OracleCall:
-            return call.with_equations(**{name: function})
-
-        return Fault(f"{name} is {replacement}", apply, name)
-
-    yield fault("sigmoid", "the hard one, clip(0.2 z + 0.5) (as in old Keras)", _hard_sigmoid(0.2))
-    yield fault("sigmoid", "the hard one, clip(z / 6 + 0.5)", _hard_sigmoid(1 / 6))
-    yield fault("sigmoid", "tanh", np.tanh)
-    yield fault("tanh", "relu", _relu)
-    yield fault("tanh", "the hard one, clip(z, -1, 1)", lambda z: np.clip(z, -1, 1))
-
-
-def _formulas() -> Iterator[Fault]:
-    def fault(
-        cause: str, group: str = "formula", applies: Applies = always, **parts: object
-    ) -> Fault:
-        def apply(call: OracleCall) -> OracleCall:
-            def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
-                return cell_with(eq, w, x, h, c, **parts)  # type: ignore[arg-type]
-
-            return call.with_equations(cell=cell)
-
-        return Fault(cause, apply, group, applies)
-
-    yield fault("the candidate g goes through sigmoid", g=lambda eq, z: eq.sigmoid(z))
-    yield fault("the candidate g goes through relu", g=lambda eq, z: _relu(z))
-    yield fault("the candidate g goes through no tanh", g=lambda eq, z: z)
-    yield fault("c goes through no tanh on its way to h", out=lambda eq, c: c)
-    yield fault("c goes through relu on its way to h", out=lambda eq, c: _relu(c))
-    yield fault("c goes through sigmoid on its way to h", out=lambda eq, c: eq.sigmoid(c))
-    yield fault("the forget gate is 1 - i", gates=lambda i, f, o: (i, 1 - i, o))
-    yield fault("the input gate is 1 - f", gates=lambda i, f, o: (1 - f, f, o))
-    yield fault("the forget gate is missing", gates=lambda i, f, o: (i, np.ones_like(f), o))
-    yield fault("the input gate is missing", gates=lambda i, f, o: (np.ones_like(i), f, o))
-    yield fault("the output gate is missing", gates=lambda i, f, o: (i, f, np.ones_like(o)))
-    yield Fault("h and c are swapped at every step", _swap_state, "formula", is_not_projected)
-    yield fault("h is computed from the c before the step", out_from_old_c=True)
-    yield fault("c is clipped to [-1, 1]", stored_c=lambda c: np.clip(c, -1, 1))
-    yield fault("c is clipped to [-3, 3]", stored_c=lambda c: np.clip(c, -3, 3))
-    yield fault("tanh comes after the projection", "projection", is_projected, project="first")
-    yield fault(
-        "weight_hr is ignored and h is cut to proj_size", "projection", is_projected, project="cut"
-    )
-
-
-def _swap_state(call: OracleCall) -> OracleCall:
-    inner = call.equations.cell
-
-    def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
-        return inner(eq, w, x, c, h)
-
-    return call.with_equations(cell=cell)
 
 
 def cell_with(
@@ -120,3 +44,58 @@ def cell_with(
         else:
             h_next = eq.product(h_next, w["weight_hr"])
     return Step(i, f, candidate, o, c_next, h_next)
+
+
+def _equation(name: str, replacement: str, function: Callable[[Array], Array]) -> Fault:
+    cause = f"{name} is {replacement}"
+    return Fault(cause, lambda call: call.with_equations(**{name: function}), name)
+
+
+def _formula(cause: str, group: str = "formula", needs: str = "", **parts: Any) -> Fault:
+    def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
+        return cell_with(eq, w, x, h, c, **parts)
+
+    return Fault(cause, lambda call: call.with_equations(cell=cell), group, needs)
+
+
+def _swap_state(call: OracleCall) -> OracleCall:
+    inner = call.equations.cell
+    return call.with_equations(cell=lambda eq, w, x, h, c: inner(eq, w, x, c, h))
+
+
+def _relu(z: Array) -> Array:
+    return np.maximum(z, 0)
+
+
+FAULTS = (
+    _equation(
+        "sigmoid",
+        "the hard one, clip(0.2 z + 0.5) (as in old Keras)",
+        lambda z: np.clip(0.2 * z + 0.5, 0, 1),
+    ),
+    _equation(
+        "sigmoid", "the hard one, clip(z / 6 + 0.5)", lambda z: np.clip(1 / 6 * z + 0.5, 0, 1)
+    ),
+    _equation("sigmoid", "tanh", np.tanh),
+    _equation("tanh", "relu", _relu),
+    _equation("tanh", "the hard one, clip(z, -1, 1)", lambda z: np.clip(z, -1, 1)),
+    _formula("the candidate g goes through sigmoid", g=lambda eq, z: eq.sigmoid(z)),
+    _formula("the candidate g goes through relu", g=lambda eq, z: _relu(z)),
+    _formula("the candidate g goes through no tanh", g=lambda eq, z: z),
+    _formula("c goes through no tanh on its way to h", out=lambda eq, c: c),
+    _formula("c goes through relu on its way to h", out=lambda eq, c: _relu(c)),
+    _formula("c goes through sigmoid on its way to h", out=lambda eq, c: eq.sigmoid(c)),
+    _formula("the forget gate is 1 - i", gates=lambda i, f, o: (i, 1 - i, o)),
+    _formula("the input gate is 1 - f", gates=lambda i, f, o: (1 - f, f, o)),
+    _formula("the forget gate is missing", gates=lambda i, f, o: (i, np.ones_like(f), o)),
+    _formula("the input gate is missing", gates=lambda i, f, o: (np.ones_like(i), f, o)),
+    _formula("the output gate is missing", gates=lambda i, f, o: (i, f, np.ones_like(o))),
+    Fault("h and c are swapped at every step", _swap_state, "formula", "not-projected"),
+    _formula("h is computed from the c before the step", out_from_old_c=True),
+    _formula("c is clipped to [-1, 1]", stored_c=lambda c: np.clip(c, -1, 1)),
+    _formula("c is clipped to [-3, 3]", stored_c=lambda c: np.clip(c, -3, 3)),
+    _formula("tanh comes after the projection", "projection", "projected", project="first"),
+    _formula(
+        "weight_hr is ignored and h is cut to proj_size", "projection", "projected", project="cut"
+    ),
+)

@@ -38,14 +38,10 @@ class OracleCall:
     @classmethod
     def of(cls, params: Mapping[str, Any], config: LSTMConfig, case: Case) -> OracleCall:
         """Return the call for a case, in float64."""
-        state = case.initial_state
-        if state is None:
-            h_shape, c_shape = config.state_shapes(case.inputs.shape[1])
-            state = (np.zeros(h_shape), np.zeros(c_shape))
         return cls(
             {name: np.asarray(a).astype(np.float64) for name, a in params.items()},
             case.inputs.astype(np.float64),
-            (state[0].astype(np.float64), state[1].astype(np.float64)),
+            oracle.state_of(case.initial_state, config, case.inputs.shape[1]),
             oracle.lengths_of(case.seq_lengths, case.inputs),
             config,
         )
@@ -56,14 +52,8 @@ class OracleCall:
         if layers is not None and layers < config.num_layers:
             config = replace(config, num_layers=layers, dropout=0.0)
         with np.errstate(all="ignore"):
-            return oracle.forward(
-                self.params,
-                self.inputs,
-                self.state,
-                self.lengths,
-                config,
-                equations=self.equations,
-            )
+            arguments = (self.params, self.inputs, self.state, self.lengths, config)
+            return oracle.forward(*arguments, equations=self.equations)
 
     def finished(self, run: oracle.OracleRun) -> Results:
         """Return the results of a run, with ``finish`` applied."""
@@ -86,42 +76,6 @@ class OracleCall:
 
 
 Change = Callable[[OracleCall], OracleCall]
-Applies = Callable[[LSTMConfig], bool]
-
-
-def always(config: LSTMConfig) -> bool:
-    """Return True: every config can have the fault."""
-    return True
-
-
-def has_bias(config: LSTMConfig) -> bool:
-    """Return True if the LSTM has biases."""
-    return config.bias
-
-
-def is_bidirectional(config: LSTMConfig) -> bool:
-    """Return True if the LSTM has two directions."""
-    return config.bidirectional
-
-
-def is_stacked(config: LSTMConfig) -> bool:
-    """Return True if the LSTM has several layers."""
-    return config.num_layers > 1
-
-
-def is_stacked_bidirectional(config: LSTMConfig) -> bool:
-    """Return True if the LSTM has several layers of two directions."""
-    return is_stacked(config) and is_bidirectional(config)
-
-
-def is_projected(config: LSTMConfig) -> bool:
-    """Return True if the LSTM projects h."""
-    return config.proj_size > 0
-
-
-def is_not_projected(config: LSTMConfig) -> bool:
-    """Return True if h and c have the same shape."""
-    return config.proj_size == 0
 
 
 @dataclass(frozen=True)
@@ -132,14 +86,14 @@ class Fault:
       cause: completes the sentence "the port matches an LSTM in which ...".
       apply: applies the fault to a call.
       group: two faults of one group are not combined.
-      applies: returns True for the configs that can have the fault.
+      needs: the properties (see :func:`properties`) that a config must have, separated by spaces.
       rounding: True for faults of precision.
     """
 
     cause: str
     apply: Change
     group: str
-    applies: Applies = always
+    needs: str = ""
     rounding: bool = False
 
     def only_finishes(self, call: OracleCall) -> bool:
@@ -147,3 +101,25 @@ class Fault:
         changed = self.apply(call)
         parts = ("params", "inputs", "state", "lengths", "equations")
         return all(getattr(changed, part) is getattr(call, part) for part in parts)
+
+
+def properties(config: LSTMConfig) -> set[str]:
+    """Return the properties of a config that decide which faults it can have."""
+    sizes = map(config.layer_input_size, range(config.num_layers))
+    present = {
+        "bias": config.bias,
+        "bidirectional": config.bidirectional,
+        "stacked": config.num_layers > 1,
+        "projected": config.proj_size > 0,
+        "projected-to-several": config.proj_size > 1,
+        "not-projected": config.proj_size == 0,
+        "square-weight_ih": config.hidden_size in sizes,
+        "several-alike": len(layers_alike(config)) > 1,
+    }
+    return {name for name, holds in present.items() if holds}
+
+
+def layers_alike(config: LSTMConfig) -> range:
+    """Return the layers whose parameters have the same shapes."""
+    first_is_alike = config.layer_input_size(0) == config.output_size
+    return range(0 if first_is_alike else 1, config.num_layers)

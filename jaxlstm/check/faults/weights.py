@@ -3,192 +3,164 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from jaxlstm.check.faults.fault import (
-    Change,
-    Fault,
-    OracleCall,
-    always,
-    has_bias,
-    is_bidirectional,
-    is_not_projected,
-)
-from jaxlstm.config import LSTMConfig
+from jaxlstm.check.faults.fault import Change, Fault, OracleCall, layers_alike
 
 Array = np.ndarray
 GATES = "ifgo"
-USED_BY = {"iofg": " (as in ONNX)", "igfo": " (as in haiku)", "figo": " (as in OpenVINO)"}
+_USED_BY = {"iofg": " (as in ONNX)", "igfo": " (as in haiku)", "figo": " (as in OpenVINO)"}
 
 
-def faults() -> Iterator[Fault]:
-    """Yield every fault of the parameters."""
-    yield from _gate_orders()
-    yield from _biases()
-    yield from _matrices()
-    yield from _places()
-
-
-def _each(change: Callable[[str, Array], Array]) -> Change:
-    """Return a fault that changes the parameters one by one."""
+def _each(
+    prefix: str | tuple[str, ...], change: Callable[[Array], Array], suffix: str = ""
+) -> Change:
+    """Return a fault that changes each parameter whose name starts and ends with the given strings."""
 
     def apply(call: OracleCall) -> OracleCall:
-        return replace(call, params={name: change(name, a) for name, a in call.params.items()})
+        chosen = {n for n in call.params if n.startswith(prefix) and n.endswith(suffix)}
+        params = {n: change(a) if n in chosen else a for n, a in call.params.items()}
+        return replace(call, params=params)
 
     return apply
 
 
-def _gate_orders() -> Iterator[Fault]:
-    everything = ("weight_ih", "weight_hh", "bias_")
-    for order in map("".join, itertools.permutations(GATES)):
-        if order != GATES:
-            cause = f"the gates are read in the order {', '.join(order)}{USED_BY.get(order, '')}"
-            yield Fault(cause, _reordered(order, everything), "gate order")
-    for order in ("iofg", "igfo", "figo", "ifog"):
-        for gates, prefixes, applies in (
-            ("the gates of the weights, but not of the biases,", everything[:2], has_bias),
-            ("only the gates of weight_hh", everything[1:2], always),
-            ("only the gates of the biases", everything[2:], has_bias),
-        ):
-            cause = f"{gates} are read in the order {', '.join(order)}"
-            yield Fault(cause, _reordered(order, prefixes), "gate order", applies)
-
-
 def _reordered(order: str, prefixes: tuple[str, ...]) -> Change:
-    def change(name: str, a: Array) -> Array:
-        if not name.startswith(prefixes):
-            return a
+    def change(a: Array) -> Array:
         blocks = a.reshape(4, len(a) // 4, *a.shape[1:])
         return blocks[[order.index(gate) for gate in GATES]].reshape(a.shape)
 
-    return _each(change)
+    return _each(prefixes, change)
 
 
-def _scaled(prefix: str, factor: float, suffix: str = "") -> Change:
-    return _each(
-        lambda name, a: a * factor if name.startswith(prefix) and name.endswith(suffix) else a
+def _scaled(prefix: str, factor: float) -> Change:
+    return _each(prefix, lambda a: a * factor)
+
+
+def _copied(source: str, target: str) -> Change:
+    return lambda call: replace(
+        call, params={name: call.params[name.replace(target, source)] for name in call.params}
     )
 
 
-def _biases() -> Iterator[Fault]:
-    def fault(cause: str, apply: Change) -> Fault:
-        return Fault(cause, apply, "bias", has_bias)
+def _forget_bias_raised(by: float) -> Change:
+    def change(a: Array) -> Array:
+        i, f, g, o = np.split(a, 4)
+        return np.concatenate([i, f + by, g, o])
 
-    def copied(source: str, target: str) -> Change:
-        return lambda call: replace(
-            call,
-            params={name: call.params[name.replace(target, source)] for name in call.params},
+    return _each("bias_ih", change)
+
+
+def _transposed(prefix: str) -> Change:
+    def change(a: Array) -> Array:
+        is_square = a.shape[0] == 4 * a.shape[1]
+        return np.concatenate([block.T for block in np.split(a, 4)]) if is_square else a
+
+    return _each(prefix, change)
+
+
+def _reshaped(prefix: str) -> Change:
+    return _each(prefix, lambda a: a.reshape(a.shape[::-1]).T)
+
+
+def _moved(source: Callable[[int, int, range], tuple[int, int]]) -> Change:
+    """Take the weights of (layer, reverse) from ``source(layer, reverse, layers_alike)``."""
+
+    def apply(call: OracleCall) -> OracleCall:
+        layers, params = layers_alike(call.config), dict(call.params)
+        for layer, reverse in np.ndindex(call.config.num_layers, call.config.num_directions):
+            origin = _suffix(*source(layer, reverse, layers))
+            for name in call.params:
+                kind, _, _ = name.partition("_l")
+                if name == kind + _suffix(layer, reverse):
+                    params[name] = call.params[kind + origin]
+        return replace(call, params=params)
+
+    return apply
+
+
+def _suffix(layer: int, reverse: int) -> str:
+    return f"_l{layer}_reverse" if reverse else f"_l{layer}"
+
+
+def _backwards(layer: int, reverse: int, layers: range) -> tuple[int, int]:
+    return (layers[0] + layers[-1] - layer if layer in layers else layer), reverse
+
+
+def _first(layer: int, reverse: int, layers: range) -> tuple[int, int]:
+    return (layers[0] if layer in layers else layer), reverse
+
+
+def _gates(
+    order: str, prefixes: tuple[str, ...], subject: str, needs: str = "", *, used_by: str = ""
+) -> Fault:
+    cause = f"{subject} are read in the order {', '.join(order)}{used_by}"
+    return Fault(cause, _reordered(order, prefixes), "gate order", needs)
+
+
+def _bias(cause: str, change: Change) -> Fault:
+    return Fault(cause, change, "bias", "bias")
+
+
+_ALL = ("weight_ih", "weight_hh", "bias_")
+
+FAULTS = (
+    *(
+        _gates(order, _ALL, "the gates", used_by=_USED_BY.get(order, ""))
+        for order in map("".join, itertools.permutations(GATES))
+        if order != GATES
+    ),
+    *(
+        _gates(order, prefixes, subject, needs)
+        for order in ("iofg", "igfo", "figo", "ifog")
+        for subject, prefixes, needs in (
+            ("the gates of the weights, but not of the biases,", _ALL[:2], "bias"),
+            ("only the gates of weight_hh", _ALL[1:2], ""),
+            ("only the gates of the biases", _ALL[2:], "bias"),
         )
-
-    def forget_bias_raised(by: float) -> Change:
-        def change(name: str, a: Array) -> Array:
-            if not name.startswith("bias_ih"):
-                return a
-            i, f, g, o = np.split(a, 4)
-            return np.concatenate([i, f + by, g, o])
-
-        return _each(change)
-
-    yield fault("bias_hh is dropped", _scaled("bias_hh", 0))
-    yield fault("bias_ih is dropped", _scaled("bias_ih", 0))
-    yield fault("both biases are dropped", _scaled("bias", 0))
-    yield fault("the biases are doubled", _scaled("bias", 2))
-    yield fault("bias_ih is used for bias_hh too", copied("bias_ih", "bias_hh"))
-    yield fault("bias_hh is used for bias_ih too", copied("bias_hh", "bias_ih"))
-    yield fault("1 is added to the forget gate's bias", forget_bias_raised(1.0))
-    yield fault("1 is subtracted from the forget gate's bias", forget_bias_raised(-1.0))
-    yield Fault(
+    ),
+    _bias("bias_hh is dropped", _scaled("bias_hh", 0)),
+    _bias("bias_ih is dropped", _scaled("bias_ih", 0)),
+    _bias("both biases are dropped", _scaled("bias", 0)),
+    _bias("the biases are doubled", _scaled("bias", 2)),
+    _bias("bias_ih is used for bias_hh too", _copied("bias_ih", "bias_hh")),
+    _bias("bias_hh is used for bias_ih too", _copied("bias_hh", "bias_ih")),
+    _bias("1 is added to the forget gate's bias", _forget_bias_raised(1.0)),
+    _bias("1 is subtracted from the forget gate's bias", _forget_bias_raised(-1.0)),
+    Fault(
         "the biases of the reverse direction are dropped",
-        _scaled("bias", 0, "_reverse"),
+        _each("bias", lambda a: a * 0, "_reverse"),
         "bias",
-        lambda config: has_bias(config) and is_bidirectional(config),
-    )
-
-
-def _matrices() -> Iterator[Fault]:
-    def has_square_ih(config: LSTMConfig) -> bool:
-        sizes = map(config.layer_input_size, range(config.num_layers))
-        return config.hidden_size in sizes
-
-    def transposed(prefix: str) -> Change:
-        def change(name: str, a: Array) -> Array:
-            if not name.startswith(prefix) or a.shape[0] != 4 * a.shape[1]:
-                return a
-            return np.concatenate([block.T for block in np.split(a, 4)])
-
-        return _each(change)
-
-    def reshaped(prefix: str) -> Change:
-        return _each(lambda name, a: a.reshape(a.shape[::-1]).T if name.startswith(prefix) else a)
-
-    for name, is_square in (("weight_hh", is_not_projected), ("weight_ih", has_square_ih)):
-        yield Fault(f"{name} is transposed gate by gate", transposed(name), name, is_square)
-    for name, applies in (
-        ("weight_hh", always),
-        ("weight_ih", always),
-        ("weight_hr", lambda config: config.proj_size > 1),
-    ):
-        cause = f"{name} is reshaped instead of transposed"
-        yield Fault(cause, reshaped(name), name, applies)
-    yield Fault("weight_hh is ignored", _scaled("weight_hh", 0), "weight_hh")
-
-
-def _places() -> Iterator[Fault]:
-    """Yield the faults that use the right weights in the wrong layer or direction."""
-
-    def alike(config: LSTMConfig) -> range:
-        """Return the layers that have the same shapes."""
-        same = config.layer_input_size(0) == config.output_size
-        return range(0 if same else 1, config.num_layers)
-
-    def moved(source: Callable[[int, int, range], tuple[int, int]]) -> Change:
-        """Take the weights of (layer, reverse) from ``source(layer, reverse, layers)``."""
-
-        def apply(call: OracleCall) -> OracleCall:
-            layers, params = alike(call.config), dict(call.params)
-            for layer, reverse in itertools.product(
-                range(call.config.num_layers), range(call.config.num_directions)
-            ):
-                for name in call.params:
-                    kind, _, place = name.partition("_l")
-                    if place and place == _place(layer, reverse):
-                        origin = _place(*source(layer, reverse, layers))
-                        params[name] = call.params[f"{kind}_l{origin}"]
-            return replace(call, params=params)
-
-        return apply
-
-    def backwards(layer: int, reverse: int, layers: range) -> tuple[int, int]:
-        return (layers[0] + layers[-1] - layer if layer in layers else layer), reverse
-
-    def first(layer: int, reverse: int, layers: range) -> tuple[int, int]:
-        return (layers[0] if layer in layers else layer), reverse
-
-    def has_several_alike(config: LSTMConfig) -> bool:
-        return len(alike(config)) > 1
-
-    yield Fault(
-        "the layers' weights are in reverse order", moved(backwards), "layer", has_several_alike
-    )
-    yield Fault(
-        "every layer has the first layer's weights", moved(first), "layer", has_several_alike
-    )
-    yield Fault(
+        "bias bidirectional",
+    ),
+    *(
+        Fault(f"{name} is transposed gate by gate", _transposed(name), name, needs)
+        for name, needs in (("weight_hh", "not-projected"), ("weight_ih", "square-weight_ih"))
+    ),
+    *(
+        Fault(f"{name} is reshaped instead of transposed", _reshaped(name), name, needs)
+        for name, needs in (
+            ("weight_hh", ""),
+            ("weight_ih", ""),
+            ("weight_hr", "projected-to-several"),
+        )
+    ),
+    Fault("weight_hh is ignored", _scaled("weight_hh", 0), "weight_hh"),
+    Fault("the layers' weights are in reverse order", _moved(_backwards), "layer", "several-alike"),
+    Fault("every layer has the first layer's weights", _moved(_first), "layer", "several-alike"),
+    Fault(
         "the weights of the two directions are swapped",
-        moved(lambda layer, reverse, _: (layer, 1 - reverse)),
+        _moved(lambda layer, reverse, _: (layer, 1 - reverse)),
         "direction",
-        is_bidirectional,
-    )
-    yield Fault(
+        "bidirectional",
+    ),
+    Fault(
         "the reverse direction has the forward direction's weights",
-        moved(lambda layer, reverse, _: (layer, 0)),
+        _moved(lambda layer, reverse, _: (layer, 0)),
         "direction",
-        is_bidirectional,
-    )
-
-
-def _place(layer: int, reverse: int) -> str:
-    return f"{layer}_reverse" if reverse else f"{layer}"
+        "bidirectional",
+    ),
+)

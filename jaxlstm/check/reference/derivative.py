@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,30 +21,16 @@ from jaxlstm.config import LSTMConfig
 Array = np.ndarray
 
 
-class Gradients(NamedTuple):
-    """The gradients of the parameters by name, of the inputs and of the initial state."""
-
-    params: Weights
-    inputs: Array
-    h_0: Array
-    c_0: Array
-
-
 def backward(
     params: Mapping[str, Any],
     run: OracleRun,
     seq_lengths: Any,
     config: LSTMConfig,
     cotangents: tuple[Any, Any, Any],
-) -> Gradients:
-    """Return the gradients of <cotangents, (outputs, h_n, c_n)>.
+) -> dict[str, Array]:
+    """Return the gradients of <cotangents, (outputs, h_n, c_n)> by parameter, "inputs", "h_0" and "c_0".
 
-    Args:
-      params: as for :func:`~jaxlstm.check.reference.oracle.forward`.
-      run: the forward pass, evaluated with the correct equations.
-      seq_lengths: as for ``forward``.
-      config: the LSTM.
-      cotangents: arrays of the shapes of outputs, h_n and c_n. Values in the padding are ignored.
+    ``run`` is the forward pass with the correct equations. Cotangents in the padding are ignored.
     """
     dtype = run.outputs.dtype
     params = {name: np.asarray(value).astype(dtype) for name, value in params.items()}
@@ -66,7 +52,8 @@ def backward(
             end = suffix(config, layer, bool(reverse))
             gradients |= {name + end: value for name, value in d_w.items()}
         d_out = d_inputs
-    return Gradients({name: gradients[name] for name in params}, d_out, d_h_0, d_c_0)
+    by_parameter = {name: gradients[name] for name in params}
+    return {**by_parameter, "inputs": d_out, "h_0": d_h_0, "c_0": d_c_0}
 
 
 def _direction_backward(

@@ -48,11 +48,8 @@ class Step(NamedTuple):
 class DirectionRun(NamedTuple):
     """The record of one direction of one layer, indexed by the time of its input.
 
-    Attributes:
-      inputs: (time, batch, features).
-      h_prev, c_prev: the state before each step; zero in the padding.
-      steps: a :class:`Step` of arrays (time, batch, units); zero in the padding.
-      h_n, c_n: the final state of each sequence.
+    ``h_prev`` and ``c_prev`` are the state before each step. Like ``steps``, they have shape
+    (time, batch, units) and are zero in the padding.
     """
 
     inputs: Array
@@ -64,14 +61,7 @@ class DirectionRun(NamedTuple):
 
 
 class OracleRun(NamedTuple):
-    """The results of a forward pass and the record of every step.
-
-    Attributes:
-      outputs: (time, batch, D*h_size).
-      h_n: (L*D, batch, h_size).
-      c_n: (L*D, batch, H).
-      record: ``record[layer][direction]`` is a :class:`DirectionRun`.
-    """
+    """The results of a forward pass, and ``record[layer][direction]`` of every step."""
 
     outputs: Array
     h_n: Array
@@ -160,20 +150,10 @@ def forward(
     dtype: Any = np.float64,
     equations: Equations = CORRECT,
 ) -> OracleRun:
-    """Run the LSTM.
-
-    Args:
-      params: arrays under torch's names.
-      inputs: (time, batch, input_size); ``config.batch_first`` is ignored.
-      initial_state: (h_0, c_0), or None for zeros.
-      seq_lengths: ints (batch,), or None if every step is valid.
-      config: the LSTM. Dropout is not applied.
-      dtype: the dtype of the computation.
-      equations: the equations to evaluate.
-    """
+    """Run the LSTM in ``dtype``, without dropout and with the time-major arrays of a case."""
     params = {name: np.asarray(value).astype(dtype) for name, value in params.items()}
     x = np.asarray(inputs).astype(dtype)
-    h_0, c_0 = _state(initial_state, config, x.shape[1], dtype)
+    h_0, c_0 = state_of(initial_state, config, x.shape[1], dtype)
     lengths = lengths_of(seq_lengths, x)
     record = []
     for layer in range(config.num_layers):
@@ -214,9 +194,10 @@ def lengths_of(seq_lengths: Any, x: Array) -> Array:
     return np.asarray(seq_lengths).astype(np.int64)
 
 
-def _state(
-    state: tuple[Any, Any] | None, config: LSTMConfig, batch: int, dtype: Any
+def state_of(
+    state: tuple[Any, Any] | None, config: LSTMConfig, batch: int, dtype: Any = np.float64
 ) -> tuple[Array, Array]:
+    """Return (h_0, c_0) in ``dtype``, zeros if the state is None."""
     if state is None:
         h_shape, c_shape = config.state_shapes(batch)
         return np.zeros(h_shape, dtype), np.zeros(c_shape, dtype)

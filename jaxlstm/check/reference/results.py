@@ -18,11 +18,8 @@ Array = np.ndarray
 class Results(NamedTuple):
     """Outputs, final state and gradients of an LSTM on one case.
 
-    Attributes:
-      outputs: (time, batch, D*h_size).
-      h_n, c_n: the final state. None if the implementation does not return it.
-      gradients: the gradients of the parameters, ``inputs``, ``h_0`` and ``c_0`` by name. None if not
-        computed.
+    ``h_n`` and ``c_n`` are None if the implementation does not return them. ``gradients`` are those of the
+    parameters, ``inputs``, ``h_0`` and ``c_0`` by name, or None if not computed.
     """
 
     outputs: Array
@@ -95,8 +92,7 @@ def oracle_results(
     results = Results(run.outputs, run.h_n, run.c_n)
     if not gradients:
         return results
-    derivative = backward(params, run, case.seq_lengths, config, case.cotangents)
-    by_name = {**derivative.params, "inputs": derivative.inputs}
-    if case.initial_state is not None:
-        by_name |= {"h_0": derivative.h_0, "c_0": derivative.c_0}
+    by_name = backward(params, run, case.seq_lengths, config, case.cotangents)
+    if case.initial_state is None:
+        del by_name["h_0"], by_name["c_0"]
     return results._replace(gradients=by_name)

@@ -7,30 +7,22 @@ after ``torch.set_float32_matmul_precision("medium")``. A check sets all of them
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class TorchSetting(NamedTuple):
-    """An attribute of torch and its values for products in float32 and in TF32."""
-
-    owner: str
-    name: str
-    float32: Any
-    tf32: Any
-
-
-# The settings that affect an LSTM. A CPU has no TF32.
+# The settings that affect an LSTM: owner, name, and the values for products in float32 and in TF32. A CPU has
+# no TF32.
 _SETTINGS = (
-    TorchSetting("backends.cudnn.rnn", "fp32_precision", "ieee", "tf32"),
-    TorchSetting("backends.cudnn.conv", "fp32_precision", "ieee", "tf32"),
-    TorchSetting("backends.cuda.matmul", "fp32_precision", "ieee", "tf32"),
-    TorchSetting("backends.mkldnn.rnn", "fp32_precision", "ieee", "ieee"),
-    TorchSetting("backends.mkldnn.matmul", "fp32_precision", "ieee", "ieee"),
+    ("backends.cudnn.rnn", "fp32_precision", "ieee", "tf32"),
+    ("backends.cudnn.conv", "fp32_precision", "ieee", "tf32"),
+    ("backends.cuda.matmul", "fp32_precision", "ieee", "tf32"),
+    ("backends.mkldnn.rnn", "fp32_precision", "ieee", "ieee"),
+    ("backends.mkldnn.matmul", "fp32_precision", "ieee", "ieee"),
 )
 _BEFORE_2_9 = (
-    TorchSetting("backends.cudnn", "allow_tf32", False, True),
-    TorchSetting("backends.cuda.matmul", "allow_tf32", False, True),
+    ("backends.cudnn", "allow_tf32", False, True),
+    ("backends.cuda.matmul", "allow_tf32", False, True),
 )
 
 
@@ -38,7 +30,9 @@ def in_force() -> dict[str, str]:
     """Return the current value of every setting by its name in torch."""
     import torch
 
-    values = {f"torch.{s.owner}.{s.name}": str(getattr(_owner(s.owner), s.name)) for s in _here()}
+    values = {
+        f"torch.{path}.{name}": str(getattr(_owner(path), name)) for path, name, _, _ in _here()
+    }
     for owner in ("backends.cudnn", "backends.cuda.matmul"):
         old = _read(lambda owner=owner: _owner(owner).allow_tf32)
         values.setdefault(f"torch.{owner}.allow_tf32", old)
@@ -49,18 +43,21 @@ def in_force() -> dict[str, str]:
 @contextlib.contextmanager
 def pinned(*, tf32: bool = False) -> Iterator[None]:
     """Compute products in float32, or on a GPU in TF32, within a context."""
-    settings = _here()
-    before = [getattr(_owner(s.owner), s.name) for s in settings]
+    settings = [
+        (_owner(path), name, as_tf32 if tf32 else as_float32)
+        for path, name, as_float32, as_tf32 in _here()
+    ]
+    before = [getattr(owner, name) for owner, name, _ in settings]
     try:
-        for s in settings:
-            setattr(_owner(s.owner), s.name, s.tf32 if tf32 else s.float32)
+        for owner, name, value in settings:
+            setattr(owner, name, value)
         yield
     finally:
-        for s, value in zip(settings, before, strict=True):
-            setattr(_owner(s.owner), s.name, value)
+        for (owner, name, _), value in zip(settings, before, strict=True):
+            setattr(owner, name, value)
 
 
-def _here() -> tuple[TorchSetting, ...]:
+def _here() -> tuple[tuple[str, str, Any, Any], ...]:
     """Return the settings of this version of torch. It rejects a mix of new and old names."""
     import torch
 
@@ -78,7 +75,4 @@ def _read(read: Callable[[], Any]) -> str:
 def _owner(path: str) -> Any:
     import torch
 
-    owner: Any = torch
-    for name in path.split("."):
-        owner = getattr(owner, name)
-    return owner
+    return operator.attrgetter(path)(torch)

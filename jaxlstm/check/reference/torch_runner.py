@@ -37,46 +37,32 @@ def run(
     dtype: Any,
     *,
     gradients: bool = False,
-    device: str = "cpu",
 ) -> Results:
-    """Run ``torch.nn.LSTM`` on a case. An LSTMCell runs as an LSTM of one layer.
+    """Run ``torch.nn.LSTM`` in ``dtype`` on a case. An LSTMCell runs as an LSTM of one layer.
 
-    Args:
-      params: arrays under torch's names, rounded to ``dtype``.
-      config: the LSTM.
-      case: the case, rounded to ``dtype``.
-      dtype: float16, bfloat16, float32 or float64.
-      gradients: if true, compute gradients for the cotangents of the case.
-      device: the torch device.
-
-    Returns:
-      Arrays of ``dtype``. Outputs in the padding are zero.
+    Parameters and case are rounded to ``dtype``. Outputs in the padding are zero.
     """
     import torch
 
     case = case.astype(dtype)
     with _pinned():
-        module = _module(params, config, dtype, device)
-        x = _tensor(case.inputs, device).requires_grad_(gradients)
+        module = _module(params, config, dtype)
+        x = _tensor(case.inputs).requires_grad_(gradients)
         state = None
         if case.initial_state is not None:
-            state = tuple(_tensor(a, device).requires_grad_(gradients) for a in case.initial_state)
+            state = tuple(_tensor(a).requires_grad_(gradients) for a in case.initial_state)
         tensors = _call(module, x, state, case.seq_lengths)
         outputs, h_n, c_n = map(tensor_to_numpy, tensors)
         results = Results(outputs, h_n, c_n)
         if not gradients:
             return results
-        sources: dict[str, torch.Tensor] = {
-            _own_name(name, config): leaf for name, leaf in module.named_parameters()
-        }
+        parameters = dict(module.named_parameters())
+        sources: dict[str, torch.Tensor] = {n: parameters[n + _suffix(config)] for n in params}
         sources["inputs"] = x
         if state is not None:
             sources |= {"h_0": state[0], "c_0": state[1]}
-        found = torch.autograd.grad(
-            tensors,
-            list(sources.values()),
-            grad_outputs=[_tensor(a, device) for a in case.cotangents],
-        )
+        cotangents = [_tensor(a) for a in case.cotangents]
+        found = torch.autograd.grad(tensors, list(sources.values()), grad_outputs=cotangents)
     return results._replace(gradients=dict(zip(sources, map(tensor_to_numpy, found), strict=True)))
 
 
@@ -91,9 +77,7 @@ def environment() -> dict[str, str]:
     return {"torch": torch.__version__, **settings}
 
 
-def _module(
-    params: Mapping[str, Any], config: LSTMConfig, dtype: Any, device: str
-) -> torch.nn.LSTM:
+def _module(params: Mapping[str, Any], config: LSTMConfig, dtype: Any) -> torch.nn.LSTM:
     import torch
 
     module = torch.nn.LSTM(
@@ -104,14 +88,19 @@ def _module(
         bidirectional=config.bidirectional,
         proj_size=config.proj_size,
         device="meta",  # Initial values would draw from the caller's random state.
-        dtype=_torch_dtype(dtype),
-    ).to_empty(device=device)
+        dtype=getattr(torch, np.dtype(dtype).name),
+    ).to_empty(device="cpu")
     state_dict = {
-        _lstm_name(name, config): _tensor(np.asarray(value).astype(dtype), device)
+        name + _suffix(config): _tensor(np.asarray(value).astype(dtype))
         for name, value in params.items()
     }
     module.load_state_dict(state_dict, strict=True)
     return module.eval()
+
+
+def _suffix(config: LSTMConfig) -> str:
+    """Return the suffix that torch.nn.LSTM adds to the names of an LSTMCell's parameters."""
+    return "_l0" if isinstance(config, LSTMCellConfig) else ""
 
 
 def _call(module: Any, x: torch.Tensor, state: Any, lengths: Any) -> tuple[torch.Tensor, ...]:
@@ -129,23 +118,9 @@ def _call(module: Any, x: torch.Tensor, state: Any, lengths: Any) -> tuple[torch
     return outputs, h_n, c_n
 
 
-def _lstm_name(name: str, config: LSTMConfig) -> str:
-    return f"{name}_l0" if isinstance(config, LSTMCellConfig) else name
-
-
-def _own_name(name: str, config: LSTMConfig) -> str:
-    return name.removesuffix("_l0") if isinstance(config, LSTMCellConfig) else name
-
-
-def _torch_dtype(dtype: Any) -> torch.dtype:
-    import torch
-
-    return getattr(torch, np.dtype(dtype).name)
-
-
-def _tensor(array: Any, device: str) -> torch.Tensor:
+def _tensor(array: Any) -> torch.Tensor:
     """Return a tensor with the bits of an array in its own memory."""
-    return numpy_to_tensor(np.array(array, order="C")).to(device)
+    return numpy_to_tensor(np.array(array, order="C"))
 
 
 @contextlib.contextmanager

@@ -44,13 +44,8 @@ class Item:
 class Heatmap:
     """A grid of non-negative numbers, ``rows[y][x]``, such as errors over time and units.
 
-    Attributes:
-      title: the caption.
-      x, y: the names of the axes.
-      rows: the numbers.
-      labels: labels of the rows; empty for numbered rows.
-      floor: the number at which the color scale starts. With 0, it starts some orders of magnitude below
-        the largest number.
+    ``x`` and ``y`` name the axes. ``labels`` are those of the rows, empty for numbered rows. The color scale
+    starts at ``floor`` or, if that is 0, some orders of magnitude below the largest number.
     """
 
     title: str

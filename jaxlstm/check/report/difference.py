@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,27 +27,6 @@ class Divergence(NamedTuple):
     unit: int
     actual: float
     expected: float
-
-    @classmethod
-    def at(
-        cls,
-        layer: int,
-        reverse: bool | int,
-        time: int,
-        row: int,
-        gate: str,
-        actual: Array,
-        expected: Array,
-        tolerance: float | None,
-    ) -> Divergence | None:
-        """Return the first unit of a row that differs from the oracle's, or None."""
-        units = differing_units(actual, expected, tolerance)
-        if not units.size:
-            return None
-        unit = int(units[0])
-        direction = "reverse" if reverse else "forward"
-        values = float(actual[unit]), float(expected[unit])
-        return cls(layer, direction, time, row, gate, unit, *values)
 
     @property
     def where(self) -> str:
@@ -105,6 +84,20 @@ class StepDifference(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return the place and the summary as plain Python values."""
         return {**self.place._asdict(), "gates": [gate._asdict() for gate in self.summary()]}
+
+
+Candidate = tuple[int, bool | int, int, int, str, Array, Array]
+"""Layer, reverse, time, row, gate, and the values of a port and of the oracle, (units,) each."""
+
+
+def first_divergence(candidates: Iterable[Candidate], tolerance: float | None) -> Divergence | None:
+    """Return the first unit of the first candidate that differs from the oracle, or None."""
+    for layer, reverse, time, row, gate, actual, expected in candidates:
+        for unit in differing_units(actual, expected, tolerance)[:1].tolist():
+            direction = "reverse" if reverse else "forward"
+            values = float(actual[unit]), float(expected[unit])
+            return Divergence(layer, direction, time, row, gate, unit, *values)
+    return None
 
 
 def differing_units(actual: Array, expected: Array, tolerance: float | None) -> Array:

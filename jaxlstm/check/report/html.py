@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from jaxlstm.check.report.data import Heatmap, Item, ReportData
+from jaxlstm._shared.table import format_number
+from jaxlstm.check.report.data import Heatmap, ReportData
 from jaxlstm.check.report.difference import StepDifference
-from jaxlstm.check.report.format import format_number
 from jaxlstm.check.report.heatmap import heatmap_svg
 
-PAGE_START = (
-    '<!doctype html>\n<html lang="en"><head><meta name="generator" content="jaxlstm check">'
+_START = (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="generator" content="jaxlstm">'
 )
-"""Start of every page, by which the command ``check`` recognizes a page that it may replace."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ok: #1a7f37; --bad: #b3261e; --none: #666; --line: #8884;
@@ -82,13 +83,19 @@ def html_page(report: ReportData) -> str:
         "</div>",
     ]
     return (
-        f'{PAGE_START}<meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'{_START}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(report.verdict)}</title><style>{_STYLE}</style></head>"
         f'<body><main class="{status}">\n'
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
     )
+
+
+def is_html_page(path: Path) -> bool:
+    """Return True if :func:`html_page` made the file."""
+    start = _START.encode()
+    with open(path, "rb") as file:
+        return file.read(len(start)) == start
 
 
 def _header(report: ReportData) -> str:
@@ -107,21 +114,18 @@ def _header(report: ReportData) -> str:
 
 def _items(report: ReportData) -> str:
     items = sorted(report.items, key=lambda item: item.ok is not False)  # Failures first.
-    return (
-        '<h2>Items</h2><table class="items"><thead><tr><th>Status</th><th>Item</th>'
-        '<th class="n">Measured</th><th class="n">Limit</th><th>Detail</th></tr></thead><tbody>'
-        + "".join(map(_row, items))
-        + "</tbody></table>"
-    )
-
-
-def _row(item: Item) -> str:
-    return (
+    rows = "".join(
         f'<tr><td class="s {item.status.lower()}">{item.status}</td><td>{escape(item.name)}</td>'
         f'<td class="n" data-label="measured">{format_number(item.measured)}</td>'
         f'<td class="n" data-label="limit">{format_number(item.limit)}</td>'
         f"<td>{escape(item.detail)}</td></tr>"
+        for item in items
     )
+    headings = (
+        '<th>Status</th><th>Item</th><th class="n">Measured</th><th class="n">Limit</th>'
+        "<th>Detail</th>"
+    )
+    return f'<h2>Items</h2><table class="items">{_head_and_body(headings, rows)}</table>'
 
 
 def _gates(difference: StepDifference) -> str:
@@ -132,21 +136,17 @@ def _gates(difference: StepDifference) -> str:
         f'<td class="n">{gate.actual:.5g}</td><td class="n">{gate.expected:.5g}</td></tr>'
         for gate in difference.summary()
     )
-    table = (
-        '<table><thead><tr><th>Gate</th><th class="n">Units that differ</th><th class="n">Worst unit</th>'
-        f'<th class="n">Port</th><th class="n">Oracle</th></tr></thead><tbody>{rows}</tbody></table>'
-    )
+    numbers = ("Units that differ", "Worst unit", "Port", "Oracle")
+    headings = "<th>Gate</th>" + "".join(f'<th class="n">{name}</th>' for name in numbers)
     errors = difference.errors()
-    grid = Heatmap(
-        "Distance from the oracle",
-        "unit",
-        "gate",
-        [row.tolist() for row in errors.values()],
-        tuple(errors),
-    )
-    return _side(
-        f"First difference from the oracle: {difference.place.where}", [table, heatmap_svg(grid)]
-    )
+    values = [row.tolist() for row in errors.values()]
+    grid = Heatmap("Distance from the oracle", "unit", "gate", values, tuple(errors))
+    heading = f"First difference from the oracle: {difference.place.where}"
+    return _side(heading, [f"<table>{_head_and_body(headings, rows)}</table>", heatmap_svg(grid)])
+
+
+def _head_and_body(headings: str, rows: str) -> str:
+    return f"<thead><tr>{headings}</tr></thead><tbody>{rows}</tbody>"
 
 
 def _side(heading: str, parts: list[str]) -> str:

@@ -34,7 +34,7 @@ class Report(ReportData):
 
     def show(self) -> None:
         """Print the report, in color on a terminal."""
-        terminal.show(self)
+        terminal.show_text(str(self))
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""

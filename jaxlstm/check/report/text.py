@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from jaxlstm._shared.table import table
+from jaxlstm._shared.table import format_number, table
 from jaxlstm.check.report.data import Item, ReportData
-from jaxlstm.check.report.format import format_number
 
 FIRST_SCREEN = 5
 """Failures shown by :func:`first_screen`."""

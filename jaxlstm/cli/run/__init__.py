@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jaxlstm._shared.atomic import require_replaceable
 from jaxlstm._shared.progress import progress_bar
+from jaxlstm.cli.arguments import add_command, load_selected
 from jaxlstm.cli.output import checkpoint_files, require_not_input
-from jaxlstm.cli.selection import load_selected
 
 MAX_LENGTH = 1 << 20
 """Largest length of one sequence among several. A length bucket is compiled only if a sequence needs it."""
@@ -19,33 +20,24 @@ MAX_LENGTH = 1 << 20
 
 def add_parser(commands: Any) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "run",
+        run,
         help="run an LSTM over a file of sequences",
         description="Run one LSTM of a PyTorch checkpoint over the sequences of a file. Finished parts are "
         "stored in OUT.parts. After a kill, the same command resumes and writes the same output. "
         "Exit status: 0 for success, 2 for bad input.",
+        overwrite=True,
+        output="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; it must not be "
+        "an input",
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
     parser.add_argument(
         "--input",
         required=True,
         metavar="X",
         help=".npz or .safetensors with arrays (time, features); .npy with an array (sequences, time, "
         "features), or (time, features) for one long sequence; .parquet with a column of lists",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; it must not be an "
-        "input",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    parser.add_argument(
-        "--prefix",
-        help="the LSTM to use, as listed by 'jaxlstm inspect'; required if there are several",
     )
     parser.add_argument(
         "--batch-size",
@@ -64,8 +56,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--column", default="inputs", help="the column of a parquet file (default: inputs)"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run, batch_first=None, dropout=None)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     from jaxlstm.inference.arguments import positive, time_major
 
     source, output = Path(args.input), Path(args.output)
-    require_not_input(output, [source, *checkpoint_files(args.checkpoint)])
+    for written in (output, job.parts_folder(output)):
+        require_not_input(written, [source, *checkpoint_files(args.checkpoint)])
     params, config = load_selected(args)
     config = time_major(config)
     batch_size = positive("--batch-size", args.batch_size)
@@ -88,17 +79,16 @@ def run(args: argparse.Namespace) -> int:
         sequences = open_sequences(source, args.column, config.input_size)
     count = len(long) if sequences is None else len(sequences)  # type: ignore[arg-type]
     if not count:
-        raise ValueError(f"--input {source} has no sequences")
+        raise ValueError(f"{source} has no sequences")
     compiled = runner.compile(
         params, config, max_length=MAX_LENGTH, max_batch=batch_size, dtype=args.dtype
     )
     results.check_output(output, source, long is not None, args.states, compiled.dtype)
+    require_replaceable(output, overwrite=args.overwrite, is_ours=results.is_output)
     if sequences is not None and args.states and output.suffix != ".parquet":
         results.check_names(sequences.names)
     start = time.perf_counter()
-    parts = job.Job(output, _identity(args, params, config, source))
-    parts.require_replaceable(overwrite=args.overwrite)
-    with parts.opened() as current:
+    with job.Job(output, _identity(args, params, config, source)).opened() as current:
         with progress_bar() as bar:
             if sequences is None:
                 job.run_long(current, compiled, long, args.cast, bar)  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,18 @@ from jaxlstm_converters.checkpoint import read_checkpoint
 PART_STEPS = 1 << 16
 """A part ends with the sequence that brings it to this number of time steps."""
 
-_JOB_FILE = re.compile(r"lock|job\.json|whole\.\w+|part-\d+\.safetensors|\.(job|part)[^/]*\.tmp")
-
 Part = dict[str, np.ndarray]
+
+# Everything that a job puts into its folder, including temporary files that a kill leaves there.
+_OWN_FILE = re.compile(
+    r"lock|job\.json|part-\d{15}\.safetensors|whole\.(npy|npz|parquet|safetensors)"
+    r"|\.(job\.json|part-\d{15}\.safetensors|whole\.safetensors)\.[0-9a-f]{16}\.tmp"
+)
+
+
+def parts_folder(output: Path) -> Path:
+    """Return the folder that holds the parts of an output until it is complete."""
+    return output.with_name(output.name + ".parts")
 
 
 class Job:
@@ -46,27 +54,9 @@ class Job:
 
     def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
         self.output = output
-        self.folder = output.with_name(output.name + ".parts")
+        self.folder = parts_folder(output)
         self._identity = json.dumps(identity, indent=2, sort_keys=True)
         self._identity_file = self.folder / "job.json"
-
-    def require_replaceable(self, *, overwrite: bool) -> None:
-        """Raise if the job would replace a finished output, or remove a file that is not part of a job.
-
-        An output beside its folder of parts belongs to a job that was killed while it removed the parts.
-        """
-        if self.output.exists() and not self.folder.exists() and not overwrite:
-            raise FileExistsError(
-                f"-o {self.output} exists; choose another path, or pass --overwrite to replace it"
-            )
-        if not self.folder.is_dir():
-            return
-        for path in self.folder.iterdir():
-            if not _JOB_FILE.fullmatch(path.name):
-                raise FileExistsError(
-                    f"-o {self.output}: the folder {self.folder}, which would hold the finished parts, "
-                    f"contains {path.name}; move it, or choose another path"
-                )
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Job]:
@@ -75,11 +65,17 @@ class Job:
         The folder is removed on success, and on failure if it has no finished part.
 
         Raises:
-          ValueError: the folder holds parts of another job, or another process has locked it.
+          ValueError: the folder holds parts of another job or other files, or another process has locked it.
         """
         if not self.output.parent.is_dir():
             raise FileNotFoundError(f"-o {self.output}: the folder does not exist")
         self.folder.mkdir(exist_ok=True)
+        foreign = [name for name in os.listdir(self.folder) if not _OWN_FILE.fullmatch(name)]
+        if foreign:
+            raise ValueError(
+                f"{self.folder} is needed for unfinished results, but it holds {foreign[0]}; move that file "
+                "or choose another -o"
+            )
         with open(self.folder / "lock", "w", encoding="utf-8") as lock:
             _lock(lock, self.output)
             if not self._identity_file.exists():
@@ -101,7 +97,11 @@ class Job:
     def _remove(self) -> None:
         # Without the identity file, parts that remain after a kill are stale.
         self._identity_file.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in filter(_OWN_FILE.fullmatch, os.listdir(self.folder)):
+            with contextlib.suppress(OSError):  # Windows does not remove the open lock.
+                (self.folder / name).unlink()
+        with contextlib.suppress(OSError):  # a file of somebody else appeared
+            self.folder.rmdir()
 
     def parts(self) -> Iterator[Any]:
         """Yield the finished parts in order, as checkpoints whose arrays are read on access."""
@@ -194,9 +194,7 @@ def _checked_array(name: str, array: np.ndarray, runner: Runner, cast: bool) -> 
     """Check the shape and dtype of an array, and cast it if ``cast`` allows it."""
     features = runner.config.input_size
     if array.ndim != 2 or array.shape[1] != features or not len(array):
-        raise ValueError(
-            f"{name} must have shape (time, {features}) and at least one step, got {array.shape}"
-        )
+        raise ValueError(f"{name} must have shape (time, {features}), got {array.shape}")
     dtype = array.dtype.newbyteorder("=")
     if not any(jax.numpy.issubdtype(dtype, kind) for kind in (np.floating, np.integer)):
         raise ValueError(f"{name} must hold real numbers, got {dtype}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import zipfile
@@ -13,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.atomic import write_atomically
+from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run.job import Job
-from jaxlstm.cli.run.sequences import import_parquet
+from jaxlstm_converters.checkpoint import read_checkpoint
 
 NAMED = (".npz", ".safetensors", ".parquet")
 """Suffixes of output files that store sequences by name, and their states."""
 STATES = ("h_n", "c_n")
+WRITER = "jaxlstm run"
+"""The comment or metadata by which :func:`is_output` recognizes an output."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time in a zip file. A constant, so that the bytes do not depend on the clock."""
 
@@ -51,7 +53,27 @@ def check_output(path: Path, source: Path, long: bool, states: bool, dtype: Any)
     if path.is_dir():
         raise IsADirectoryError(f"-o {path} is a folder; choose another path")
     if path.suffix == ".parquet":
-        import_parquet()
+        import_optional("pyarrow.parquet", "parquet")
+
+
+def is_output(path: Path) -> bool:
+    """Return True if :func:`assemble` wrote the file."""
+    try:
+        if path.suffix == ".npy":
+            # Only headers too long for version 1 have version 2 if NumPy wrote the file.
+            with open(path, "rb") as file:
+                return np.lib.format.read_magic(file) == (2, 0)
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return archive.comment == WRITER.encode()
+        if path.suffix == ".parquet":
+            metadata = (
+                import_optional("pyarrow.parquet", "parquet").read_schema(path).metadata or {}
+            )
+            return metadata.get(b"writer") == WRITER.encode()
+        return read_checkpoint(path).metadata.get("writer") == WRITER
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -78,7 +100,7 @@ def assemble(job: Job, states: bool) -> None:
     elif path.suffix == ".parquet":
         _write_parquet(temporary, job, states)
     else:
-        write_atomically(temporary, safetensors_bytes(_Results(job, states), {}))
+        write_atomically(temporary, safetensors_bytes(_Results(job, states), {"writer": WRITER}))
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -114,6 +136,7 @@ class _Results:
 
 def _write_npz(path: Path, named: Iterator[tuple[str, Any]]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = WRITER.encode()
         for name, tensor in named:
             entry = zipfile.ZipInfo(name + ".npy", EPOCH)
             with archive.open(entry, "w", force_zip64=True) as file:
@@ -122,34 +145,26 @@ def _write_npz(path: Path, named: Iterator[tuple[str, Any]]) -> None:
 
 def _write_npy(path: Path, job: Job) -> None:
     """Write one array: (time, features) for a long sequence, else (sequences, time, features)."""
-    shape: list[int] = []
-    for outputs, is_long in _outputs(job):
-        if not shape:
-            shape = [0, *outputs.shape[1 if is_long else 0 :]]
-        shape[0] += len(outputs) if is_long else 1
-    dtype = next(_outputs(job))[0].dtype
+    is_long = "outputs" in next(job.parts())
+    first = next(_outputs(job))
+    count = max(int(part.metadata["stop"]) for part in job.parts())
     description = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
+        "descr": np.lib.format.dtype_to_descr(first.dtype),
         "fortran_order": False,
-        "shape": tuple(shape),
+        "shape": (count, *first.shape[is_long:]),
     }
-    header = io.BytesIO()
-    np.lib.format.write_array_header_2_0(header, description)
     with open(path, "wb") as file:
-        file.write(header.getvalue())
-        for outputs, _ in _outputs(job):
+        np.lib.format.write_array_header_2_0(file, description)
+        for outputs in _outputs(job):
             file.write(np.ascontiguousarray(outputs).data)
 
 
-def _outputs(job: Job) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield each array of outputs, and True if it is a piece of one long sequence."""
+def _outputs(job: Job) -> Iterator[np.ndarray]:
+    """Yield the outputs of each sequence, or of each piece of one long sequence."""
     for part in job.parts():
-        if "outputs" in part:
-            yield np.asarray(part["outputs"]), True
-        else:
-            start, stop = (int(part.metadata[key]) for key in ("start", "stop"))
-            for index in range(start, stop):
-                yield np.asarray(part[f"{index}.outputs"]), False
+        numbers = range(int(part.metadata["start"]), int(part.metadata["stop"]))
+        names = ["outputs"] if "outputs" in part else [f"{number}.outputs" for number in numbers]
+        yield from (np.asarray(part[name]) for name in names)
 
 
 def _write_parquet(path: Path, job: Job, states: bool) -> None:
@@ -166,8 +181,10 @@ def _write_parquet(path: Path, job: Job, states: bool) -> None:
         columns["length"] = [part[f"{index}.outputs"].shape[0] for index in rows]
         for leaf in leaves:
             columns[leaf] = [np.asarray(part[f"{index}.{leaf}"]).ravel() for index in rows]
-        table = pyarrow.table(columns)
-        writer = writer or import_parquet().ParquetWriter(path, table.schema)
+        table = pyarrow.table(columns, metadata={"writer": WRITER})
+        writer = writer or import_optional("pyarrow.parquet", "parquet").ParquetWriter(
+            path, table.schema
+        )
         writer.write_table(table)
     if writer is not None:
         writer.close()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxlstm._shared.optional import import_optional
 from jaxlstm_converters.checkpoint import read_checkpoint
 
 
@@ -126,7 +127,7 @@ class _Safetensors:
 class _Parquet:
     def __init__(self, path: Path, column: str, features: int) -> None:
         try:
-            self.file = import_parquet().ParquetFile(path)
+            self.file = import_optional("pyarrow.parquet", "parquet").ParquetFile(path)
         except ValueError as error:
             raise ValueError(f"{path} is not a parquet file: {error}") from error
         self.column = column
@@ -187,14 +188,3 @@ def _is_list(kind: Any) -> bool:
     from pyarrow import types
 
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-
-
-def import_parquet() -> Any:
-    """Return the module ``pyarrow.parquet``. Raise an error that names the extra if it is missing."""
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "parquet files need pyarrow: pip install 'jaxlstm[parquet]'"
-        ) from None
-    return pyarrow.parquet

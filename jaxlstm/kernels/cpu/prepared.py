@@ -19,11 +19,7 @@ from jaxlstm.kernels.shapes import Shape
 
 
 def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pack the weights and biases of one direction in the layout of the current instruction set.
-
-    Args:
-      params: the parameters of one direction without suffix, float32 or float64.
-    """
+    """Pack the float32 or float64 parameters of one direction for the current instruction set."""
     handle = library().handle
     assert handle is not None
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in params.items()}
@@ -44,15 +40,10 @@ def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
 def run(
     prepared: Any, inputs: Any, state: Any, lengths: Any = None, *, reverse: bool = False
 ) -> tuple[jax.Array, LSTMState]:
-    """Run :func:`jaxlstm.scan.run` with prepared weights.
+    """Run :func:`jaxlstm.scan.run` with weights from :func:`prepare`.
 
-    Args:
-      prepared: the weights, from :func:`prepare`.
-      inputs: (T, B, features).
-      state: the initial state.
-      lengths: int32 (B,), or None if every step is valid. The kernel takes lengths instead of a mask, so that
-        XLA has almost nothing else to compute and runs the program on the calling thread.
-      reverse: as for :func:`jaxlstm.scan.scan_direction`.
+    ``lengths`` are int32 (B,), or None if every step is valid. The kernel takes lengths instead of a mask, so
+    that XLA has almost nothing else to compute and runs the program on the calling thread.
     """
     lengths = jnp.zeros(ffi.OMITTED, jnp.int32) if lengths is None else lengths
     shapes = [Shape((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]

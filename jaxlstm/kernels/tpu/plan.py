@@ -38,17 +38,8 @@ Placed = tuple[jax.Array, pl.BlockSpec]
 class Plan(NamedTuple):
     """The sizes of one call. ``batch`` and the sizes of the feature axes are padded.
 
-    Attributes:
-      time: number of time steps.
-      batch: number of sequences.
-      features: input_size.
-      units: hidden_size.
-      h_features: size of h, which is proj_size with a projection.
-      steps: time steps per block.
-      rows: rows of the batch per block.
-      parts: number of parts in a product, see :mod:`jaxlstm.kernels.tpu.products`.
-      dtype: dtype of inputs and weights.
-      projected: True if there is a projection.
+    A block has ``steps`` time steps of ``rows`` sequences. ``parts`` is the number of parts in a product, see
+    :mod:`jaxlstm.kernels.tpu.products`.
     """
 
     time: int

@@ -51,12 +51,9 @@ def split(x: jax.Array, count: int) -> list[jax.Array]:
 
 
 def product(x: jax.Array, weight: Sequence[Any], count: int) -> jax.Array:
-    """Return the product of x (rows, K) and a weight (K, N), in float32.
+    """Return the product of x (rows, K) and the parts of a weight (K, N), in float32.
 
-    Args:
-      x: float32 or bfloat16; the number of rows is a multiple of 16.
-      weight: references to the parts from :func:`split`.
-      count: number of parts of x if it is float32.
+    x is float32, split into ``count`` parts, or bfloat16. The number of rows is a multiple of 16.
     """
     rows, parts = x.shape[0], split(x, count)
     terms = []

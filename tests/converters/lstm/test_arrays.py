@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from jaxlstm import LSTMConfig, param_shapes, to_torch
+from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm_converters.lstm._from_torch import from_torch
 from jaxlstm_converters.lstm._to_torch import StateArray
-from jaxlstm_converters.lstm.arrays import as_numpy
 from jaxlstm_converters.lstm.fold import WeightNorm
-from jaxlstm_converters.lstm.select import select_lstm
+from jaxlstm_converters.lstm.select import select_lstm, with_fields
 
 CONFIG = LSTMConfig(2, 3)
 PARAMS = {name: np.ones(shape, np.float32) for name, shape in param_shapes(CONFIG).items()}
@@ -75,6 +75,9 @@ def test_to_torch_order_and_memory() -> None:
     assert list(found) == [f"a.{name}" for name in PARAMS]
     assert all(type(array) is StateArray for array in found.values())
     assert all(np.shares_memory(found[f"a.{name}"], PARAMS[name]) for name in PARAMS)
+    del backwards["weight_hh_l0"]
+    with pytest.raises(ValueError, match="missing weight_hh_l0"):
+        to_torch(backwards, CONFIG)
 
 
 def test_arguments_override_hints() -> None:
@@ -82,15 +85,13 @@ def test_arguments_override_hints() -> None:
     both = {f"{p}.{n}": np.ones(s) for p in "ab" for n, s in param_shapes(config).items()}
     hints = {"a.": {"batch_first": True, "dropout": 0.5}, "b.": {"dropout": 0.25}}
 
-    def chosen(prefix: str, **overrides: Any) -> tuple[bool, float]:
-        arrays, found = select_lstm(both, prefix=prefix, hints=hints, **overrides)
+    for prefix, batch_first, dropout in (("a", True, 0.5), ("b", False, 0.25)):
+        arrays, hinted = select_lstm(both, prefix=prefix, hints=hints)
         assert list(arrays) == list(param_shapes(config))
-        return found.batch_first, found.dropout
-
-    assert chosen("a") == (True, 0.5)
-    assert chosen("b") == (False, 0.25)
-    assert chosen("a", batch_first=False, dropout=0.0) == (False, 0.0)
-    assert chosen("b", batch_first=True) == (True, 0.25)
+        assert (hinted.batch_first, hinted.dropout) == (batch_first, dropout)
+        changed = with_fields(hinted, batch_first=not batch_first, dropout=0.0)
+        assert (changed.batch_first, changed.dropout) == (not batch_first, 0.0)
+        assert with_fields(hinted, batch_first=None, dropout=None) == hinted
     assert select_lstm(both, prefix="a")[1] == config
 
 
@@ -98,14 +99,6 @@ def test_a_cell_has_neither_batch_first_nor_dropout() -> None:
     cell = torch.nn.LSTMCell(2, 3)
     _, config = from_torch(cell, batch_first=True, dropout=0.5)
     assert (config.batch_first, config.dropout) == (False, 0.0)
-
-
-def test_the_error_without_an_lstm() -> None:
-    with pytest.raises(ValueError, match=r"its 6 tensors are a0, a1, a2, a3, a4, \.\.\.$"):
-        from_torch({f"a{k}": np.zeros(1) for k in range(6)})
-    model = torch.nn.ModuleDict({"g": torch.nn.GRU(2, 3), "r": torch.nn.RNN(2, 3)})
-    with pytest.raises(ValueError, match=r"no LSTM: g\. is a GRU, r\. is a RNN; only"):
-        from_torch(model)
 
 
 def test_weight_norm() -> None:

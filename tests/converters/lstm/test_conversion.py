@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from typing import Any
 
 import jax
@@ -16,38 +15,30 @@ import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, to_torch
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-CONFIGS = [
-    {"num_layers": layers, "bias": bias, "bidirectional": bi, "proj_size": proj}
-    for layers, bias, bi, proj in itertools.product((1, 2), (True, False), (True, False), (0, 3))
-]
+LAYERS = [
+    (
+        torch.nn.LSTM,
+        LSTMConfig,
+        {"num_layers": layers, "bias": b, "bidirectional": bi, "proj_size": p},
+    )
+    for layers, b, bi, p in itertools.product((1, 2), (True, False), (True, False), (0, 3))
+] + [(torch.nn.LSTMCell, LSTMCellConfig, {"bias": bias}) for bias in (True, False)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_round_trip_is_bit_exact(dtype: torch.dtype) -> None:
-    for arguments in CONFIGS:
-        module = torch.nn.LSTM(4, 5, **arguments, dtype=dtype)
+    for layer, config_type, arguments in LAYERS:
+        module = layer(4, 5, **arguments, dtype=dtype)
         with jax.enable_x64(dtype == torch.float64):
             params, config = from_torch(module)
-            assert config == LSTMConfig(4, 5, **arguments)
+            assert config == config_type(4, 5, **arguments)
             assert {str(p.dtype) for p in params.values()} == {str(dtype).removeprefix("torch.")}
-            state_dict = to_torch(params, config)
+            state_dict: Any = to_torch(params, config)
         assert list(state_dict) == list(module.state_dict())
-        fresh = torch.nn.LSTM(4, 5, **arguments, dtype=dtype)
-        fresh.load_state_dict(state_dict, strict=True)  # pyright: ignore[reportArgumentType]
+        fresh = layer(4, 5, **arguments, dtype=dtype)
+        fresh.load_state_dict(state_dict, strict=True)
         for name, tensor in module.state_dict().items():
             assert torch.equal(fresh.state_dict()[name], tensor), name
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_round_trip_of_a_cell(bias: bool) -> None:
-    cell = torch.nn.LSTMCell(4, 5, bias)
-    params, config = from_torch(cell)
-    assert config == LSTMCellConfig(4, 5, bias=bias)
-    fresh = torch.nn.LSTMCell(4, 5, bias)
-    fresh.load_state_dict(to_torch(params, config))  # pyright: ignore[reportArgumentType]
-    assert all(
-        torch.equal(a, b) for a, b in zip(fresh.parameters(), cell.parameters(), strict=True)
-    )
 
 
 def test_nan_payloads_and_signed_zeros_are_kept() -> None:
@@ -56,18 +47,6 @@ def test_nan_payloads_and_signed_zeros_are_kept() -> None:
     module.load_state_dict({**module.state_dict(), "bias_ih_l0": bits.view(torch.float32)})
     back = to_torch(*from_torch(module))["bias_ih_l0"]
     np.testing.assert_array_equal(np.asarray(back).view(np.int32), bits.numpy())
-
-
-def test_to_torch_with_a_prefix_and_single_tensors() -> None:
-    params, config = from_torch(torch.nn.LSTM(4, 5))
-    state_dict: Any = to_torch(params, config, prefix="encoder.lstm.")
-    assert set(state_dict) == {f"encoder.lstm.{name}" for name in params}
-    tensor = state_dict["encoder.lstm.weight_hh_l0"].tensor()
-    assert isinstance(tensor, torch.Tensor)
-    tensor[:] = 0  # a copy
-    assert np.abs(state_dict["encoder.lstm.weight_hh_l0"]).max() > 0
-    with pytest.raises(ValueError, match="missing weight_hh_l0"):
-        to_torch({"weight_ih_l0": params["weight_ih_l0"]}, config)
 
 
 class Model(torch.nn.Module):
@@ -98,6 +77,8 @@ def test_all_lstms_of_a_model_are_found() -> None:
         np.testing.assert_array_equal(params["weight_hh_l1_reverse"], expected)
     with pytest.raises(ValueError, match=r"prefix 'coder' matches no LSTM.*'module.encoder.'"):
         from_torch(model, prefix="coder")
+    with pytest.raises(ValueError, match=r"prefix 'other' selects a GRU"):
+        from_torch(model, prefix="other")
 
 
 def test_batch_first_and_dropout_of_a_state_dict_are_arguments() -> None:
@@ -127,42 +108,34 @@ def test_all_wrong_keys_are_reported_at_once() -> None:
         find_lstms(state_dict)
 
 
-def test_an_invalid_lstm_does_not_affect_others() -> None:
-    state_dict: dict[str, Any] = dict(Model().state_dict())
-    del state_dict["encoder.bias_hh_l1"]
-    params, _ = from_torch(state_dict, prefix="decoder")
-    assert params["weight_hh"].shape == (24, 6)
-    with pytest.raises(ValueError, match=r"missing encoder.bias_hh_l1"):
-        from_torch(state_dict, prefix="encoder")
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            {f"a{k}": np.zeros(1) for k in range(6)},
+            r"its 6 tensors are a0, a1, a2, a3, a4, \.\.\.$",
+        ),
+        (torch.nn.Linear(3, 4), r"no LSTM; its 2 tensors are weight, bias$"),
+        (torch.nn.GRU(4, 5), "the root is a GRU; only LSTM and LSTMCell"),
+        (
+            torch.nn.ModuleDict({"g": torch.nn.GRU(2, 3), "r": torch.nn.RNN(2, 3)}),
+            r"no LSTM: g\. is a GRU, r\. is a RNN; only",
+        ),
+        ({}, "it is empty"),
+        (
+            {"lstm._all_weight_values.0.param": np.zeros(3)},
+            "quantized one.*convert the float model",
+        ),
+    ],
+    ids=range(6),
+)
+def test_sources_without_an_lstm(source: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_torch(source)
 
 
-@pytest.mark.parametrize(("name", "rows"), [("GRU", 15), ("RNN", 5)])
-def test_gru_and_rnn_are_named_in_the_error(name: str, rows: int) -> None:
-    module = getattr(torch.nn, name)(4, 5)
-    assert module.state_dict()["weight_hh_l0"].shape[0] == rows
-    with pytest.raises(ValueError, match=f"the root is a {name}; only LSTM and LSTMCell"):
-        from_torch(module)
-
-
-def test_ambiguous_sizes() -> None:
-    """12 rows are an LSTM of size 3, a GRU of size 4 or an RNN of size 12."""
-    for kind, hidden in (("LSTM", 3), ("GRU", 4), ("RNN", 12)):
-        module = getattr(torch.nn, kind)(2, hidden)
-        assert len(find_lstms(module.state_dict())) == (kind == "LSTM")
-
-
-def test_optimizer_moments_are_not_an_lstm() -> None:
-    moments = {f"exp_avg.lstm.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
-    weights = {f"lstm.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
-    assert list(find_lstms(moments | weights)) == ["lstm."]
-
-
-def test_sources_without_an_lstm() -> None:
-    with pytest.raises(ValueError, match=r"no LSTM; its 2 tensors are weight, bias$"):
-        from_torch(torch.nn.Linear(3, 4))
-    with pytest.raises(
-        TypeError, match=r"must be a torch.nn.Module or a mapping.*got str; use jaxlstm.load"
-    ):
+def test_a_path_is_not_a_source() -> None:
+    with pytest.raises(TypeError, match=r"must be .* a mapping.*got str; use jaxlstm.load"):
         from_torch("model.pt")
 
 
@@ -174,14 +147,6 @@ def test_dtype_and_64_bit_mode() -> None:
     assert all(p.dtype == jnp.float32 for p in params.values())
 
 
-def test_dropout_of_one_layer_warns() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = torch.nn.LSTM(4, 5, dropout=0.5)
-    with pytest.warns(UserWarning, match="has no effect"):
-        assert from_torch(module)[1].dropout == 0.5
-
-
 def test_inputs_are_not_changed() -> None:
     state_dict = torch.nn.LSTM(4, 5).state_dict()
     before = {name: tensor.clone() for name, tensor in state_dict.items()}
@@ -190,33 +155,3 @@ def test_inputs_are_not_changed() -> None:
     jaxlstm.lstm(params, jnp.ones((2, 1, 4)), config=config)
     assert list(before) == list(state_dict)
     assert all(torch.equal(before[name], state_dict[name]) for name in before)
-
-
-def test_the_prefix_of_a_gru() -> None:
-    with pytest.raises(ValueError, match=r"prefix 'other' selects a GRU"):
-        from_torch(Model(), prefix="other")
-
-
-def test_a_missing_weight_is_named() -> None:
-    for arguments, name in (({"proj_size": 3}, "weight_hr_l0"), ({}, "weight_hh_l0")):
-        state_dict = dict(torch.nn.LSTM(4, 5, **arguments).state_dict())
-        del state_dict[name]
-        with pytest.raises(ValueError, match=f"is invalid.*{name}"):
-            from_torch(state_dict)
-
-
-def test_a_module_named_mu() -> None:
-    weights = {f"mu.{n}": t for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
-    assert list(find_lstms(weights)) == ["mu."]
-
-
-def test_big_endian_arrays() -> None:
-    state_dict = {n: t.numpy().astype(">f4") for n, t in torch.nn.LSTM(4, 5).state_dict().items()}
-    params, _ = from_torch(state_dict)
-    np.testing.assert_array_equal(params["weight_hh_l0"], state_dict["weight_hh_l0"])
-
-
-def test_torch_functions_take_lists_of_state_arrays() -> None:
-    state_dict: Any = to_torch(*from_torch(torch.nn.LSTM(4, 5)))
-    stacked = torch.stack([state_dict["bias_ih_l0"], state_dict["bias_hh_l0"]])
-    np.testing.assert_array_equal(stacked[1].numpy(), np.asarray(state_dict["bias_hh_l0"]))

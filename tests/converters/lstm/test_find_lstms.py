@@ -62,19 +62,17 @@ def test_a_missing_tensor_is_reported(config: LSTMConfig) -> None:
             find_lstms(state_dict(shapes, "x."))
 
 
-@pytest.mark.parametrize("proj_size", [1, 3, 4])
-def test_a_missing_projection_is_reported_with_its_shape(proj_size: int) -> None:
+@pytest.mark.parametrize(
+    ("proj_size", "name", "shape"),
+    [(0, "weight_hh_l0", (20, 5)), *((size, "weight_hr_l0", (size, 5)) for size in (1, 3, 4))],
+)
+def test_a_missing_matrix_is_reported_with_its_shape(
+    proj_size: int, name: str, shape: tuple[int, ...]
+) -> None:
     shapes = param_shapes(LSTMConfig(4, 5, proj_size=proj_size))
-    del shapes["weight_hr_l0"]
+    del shapes[name]
     assert infer_config(shapes) == LSTMConfig(4, 5, proj_size=proj_size)
-    assert f"missing weight_hr_l0 ({proj_size}, 5)" in survey(state_dict(shapes)).broken[""]
-
-
-def test_a_missing_recurrent_weight_is_reported_with_its_shape() -> None:
-    shapes = param_shapes(LSTMConfig(4, 5))
-    del shapes["weight_hh_l0"]
-    assert infer_config(shapes) == LSTMConfig(4, 5)
-    assert survey(state_dict(shapes)).broken[""].endswith("missing weight_hh_l0 (20, 5)")
+    assert survey(state_dict(shapes)).broken[""].endswith(f"missing {name} {shape}")
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(4, "LSTM"), (3, "GRU"), (1, "RNN"), (2, "")])
@@ -106,25 +104,21 @@ def test_one_wrong_matrix_does_not_hide_an_lstm(
     ]
 
 
-def test_a_wrong_layer_does_not_hide_the_next() -> None:
-    whole = param_shapes(LSTMConfig(4, 5, num_layers=2))
-    assert layer_kind(whole | {"weight_hh_l0": (20,), "weight_ih_l0": (7, 4)}) == "LSTM"
-
-
-def test_a_misshapen_projection_does_not_hide_an_lstm() -> None:
-    for config in (LSTMConfig(4, 5, proj_size=3), LSTMConfig(4, 5, num_layers=2, proj_size=3)):
-        assert layer_kind(param_shapes(config) | {"weight_hr_l0": (3,)}) == "LSTM"
-    # the columns of the projection are the hidden size, although the input weight is misshapen
-    assert (
-        layer_kind({"weight_ih_l0": (7, 4), "weight_hh_l0": (20, 3), "weight_hr_l0": (3, 5)})
-        == "LSTM"
-    )
-
-
-def test_sizes_of_zero() -> None:
-    assert layer_kind({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}) == "LSTM"
-    assert layer_kind({"weight_ih_l0": (5, 3), "weight_hh_l0": (5, 0)}) == ""
-    assert layer_kind({"bias_ih_l0": (20,), "bias_hh_l0": (20,)}) == ""
+def test_kind_of_unusual_shapes() -> None:
+    stack = param_shapes(LSTMConfig(4, 5, num_layers=2))
+    projected = param_shapes(LSTMConfig(4, 5, proj_size=3))
+    shapes: Shapes
+    for shapes, expected in (
+        (stack | {"weight_hh_l0": (20,), "weight_ih_l0": (7, 4)}, "LSTM"),  # by the next layer
+        (projected | {"weight_hr_l0": (3,)}, "LSTM"),
+        (param_shapes(PROJECTED) | {"weight_hr_l0": (3,)}, "LSTM"),
+        # The columns of the projection are the hidden size.
+        ({"weight_ih_l0": (7, 4), "weight_hh_l0": (20, 3), "weight_hr_l0": (3, 5)}, "LSTM"),
+        ({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}, "LSTM"),
+        ({"weight_ih_l0": (5, 3), "weight_hh_l0": (5, 0)}, ""),
+        ({"bias_ih_l0": (20,), "bias_hh_l0": (20,)}, ""),
+    ):
+        assert layer_kind(shapes) == expected, shapes
     assert find_lstms(state_dict({"bias_ih_l0": (20,), "bias_hh_l0": (20,)})) == {}
 
 
@@ -172,9 +166,8 @@ def test_a_cell_with_the_prefix_of_a_layer_is_left_out() -> None:
 def test_optimizer_moments_are_skipped(moment: str, first: str) -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
     assert group_by_prefix(state_dict(shapes, f"{first}{moment}.lstm.")) == {}
-    assert list(group_by_prefix(state_dict(shapes, f"{first}my_{moment}.lstm."))) == [
-        f"{first}my_{moment}.lstm."
-    ]
+    for module in (f"{first}my_{moment}.lstm.", "mu."):
+        assert list(group_by_prefix(state_dict(shapes, module))) == [module]
 
 
 def test_hints_of_a_module_and_of_a_saved_file() -> None:

@@ -79,11 +79,6 @@ def test_a_length_without_a_direction_is_an_error() -> None:
         find_lstms(state_dict)
 
 
-def test_a_quantized_lstm_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"dynamically quantized one.*convert the float model"):
-        from_torch({"lstm._all_weight_values.0.param": torch.zeros(3)})
-
-
 def test_a_folded_weight_replaces_its_parts() -> None:
     g, v = np.ones((32, 1), np.float32), np.ones((32, 8), np.float32)
     for names in (

@@ -63,17 +63,3 @@ def test_copies_of_a_model(tmp_path: Path) -> None:
         ValueError, match=r"matches more than one LSTM.*'ema\.shadow\.module\.lstm\.'"
     ):
         load(tmp_path / "m.pt", prefix="module.lstm")
-
-
-def test_a_stack_of_single_layers(tmp_path: Path) -> None:
-    """AWD-LSTM has one LSTM per layer, each with its own sizes."""
-    layers = [torch.nn.LSTM(n, m) for n, m in [(3, 6), (6, 4), (4, 3)]]
-    stack = torch.nn.ModuleDict({"rnns": torch.nn.ModuleList(layers)})
-    torch.save({"state_dict": stack.state_dict()}, tmp_path / "m.pt")
-    assert find_lstms(read_checkpoint(tmp_path / "m.pt")) == {
-        "state_dict.rnns.0.": LSTMConfig(3, 6),
-        "state_dict.rnns.1.": LSTMConfig(6, 4),
-        "state_dict.rnns.2.": LSTMConfig(4, 3),
-    }
-    params, _ = load(tmp_path / "m.pt", prefix="rnns.1")
-    np.testing.assert_array_equal(params["weight_ih_l0"], layers[1].state_dict()["weight_ih_l0"])

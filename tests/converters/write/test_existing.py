@@ -146,11 +146,12 @@ def test_an_orbax_directory_does_not_replace_a_file(tmp_path: Path) -> None:
     assert same_bits(load(path)[0], OLD)
 
 
-def test_files_added_to_an_orbax_directory_need_overwrite(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["notes.txt", "d/notes.txt"])
+def test_files_added_to_an_orbax_directory_need_overwrite(name: str, tmp_path: Path) -> None:
     path = tmp_path / "m"
     save(path, OLD, CONFIG)
-    (path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"m also holds notes\.txt"):
+    (path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"m also holds {name}"):
         save(path, NEW, CONFIG)
     assert same_bits(load(path)[0], OLD)
     assert os.listdir(tmp_path) == ["m"]

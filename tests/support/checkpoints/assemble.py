@@ -6,11 +6,15 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from tests.support.checkpoints.case import Case
+
 # The one valid weight of every file.
 WEIGHT = np.array([[1.5, -2.0], [0.25, 3e30]], "<f4")
+GOOD = {"w": WEIGHT}
 
 # -- opcodes -------------------------------------------------------------------------------------
 
@@ -57,6 +61,8 @@ def pairs(items: object) -> bytes:
 ORDERED = call(name("collections", "OrderedDict"))
 REBUILD = name("torch._utils", "_rebuild_tensor_v2")
 SYSTEM = call(name("posix", "system"), text("touch PWNED"))
+# Offset, size and strides of the weight.
+GEOMETRY = (integer(0), integers(2, 2), integers(2, 1))
 
 
 def view(storage: bytes, offset: bytes, size: bytes, stride: bytes, *more: bytes) -> bytes:
@@ -170,9 +176,32 @@ class Box:
         place = name(module, kind)
         return sequence(text("storage"), place, text(key), text(location), count) + b"Q"
 
-    def weight(self) -> bytes:
-        """Return the valid weight."""
-        return view(self.storage(), integer(0), integers(2, 2), integers(2, 1))
+    def weight(self, geometry: tuple[bytes, ...] = GEOMETRY, *more: bytes, **storage: Any) -> bytes:
+        """Return the valid weight, or one with another geometry or storage."""
+        return view(self.storage(**storage), *geometry, *more)
+
+    def case(self, number: int, label: str, root: bytes, *codes: str, **expected: Any) -> Case:
+        """Return a file with this root, refused with one of `codes` or, without codes, accepted."""
+        return Case(number, f"{self.label} {label}", self.file(root), codes, **expected)
+
+    @classmethod
+    def one(
+        cls,
+        number: int,
+        label: str,
+        *codes: str,
+        weight: Callable[[Box], bytes] | bytes | None = None,
+        geometry: tuple[bytes, ...] = GEOMETRY,
+        expected: dict[str, Any] | None = None,
+        **storage: Any,
+    ) -> Case:
+        """Return a file whose only entry is "w": `weight`, or the valid weight with some changes."""
+        box = cls()
+        if weight is None:
+            weight = box.weight(geometry, **storage)
+        elif callable(weight):
+            weight = weight(box)
+        return box.case(number, label, mapping(w=weight), *codes, **(expected or {}))
 
     def file(self, body: bytes, head: bytes = b"\x80\x02", stop: bytes = b".") -> bytes:
         """Return the bytes of the file whose root is `body`."""
@@ -235,17 +264,9 @@ class PlainBox(Box):
 
     label = "pickle"
 
-    def storage(
-        self,
-        key: str = "0",
-        kind: str = "FloatStorage",
-        numel: int | bytes = 4,
-        data: bytes | None = WEIGHT.tobytes(),
-        location: str = "cpu",
-        module: str = "torch",
-    ) -> bytes:
+    def storage(self, *args: Any, **kwargs: Any) -> bytes:
         inner = LegacyBox()
-        whole = inner.file(inner.storage(key, kind, numel, data, location, module))
+        whole = inner.file(inner.storage(*args, **kwargs))
         raw = b"B" + struct.pack("<I", len(whole)) + whole
         return call(name("torch.storage", "_load_from_bytes"), raw)
 

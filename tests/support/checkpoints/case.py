@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,3 +48,11 @@ class Case:
             return self.write(folder) or folder / "file"
         (folder / "file").write_bytes(self.write)
         return folder / "file"
+
+
+def table(
+    number: int, prefix: str, files: Mapping[str, bytes], *codes: str, **expected: Any
+) -> Iterator[Case]:
+    """Yield a case for each file, by its label."""
+    for label, file in files.items():
+        yield Case(number, f"{prefix} {label}", file, codes, **expected)

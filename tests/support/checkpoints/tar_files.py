@@ -7,7 +7,6 @@ import pickle
 import struct
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ class _Key:
         self.key = key
 
 
-def write_tar(path: Path, arrays: dict[str, np.ndarray], edit: Any = None) -> None:
+def write_tar(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a dict of float32 tensors as torch 0.1 did, each as a transposed view from element 1."""
     storages, tensors = io.BytesIO(), io.BytesIO()
     pickle.dump(len(arrays) + 1, storages, 2)
@@ -50,4 +49,4 @@ def write_tar(path: Path, arrays: dict[str, np.ndarray], edit: Any = None) -> No
         for name, raw in members.items():
             info = tarfile.TarInfo(name)
             info.size, info.mtime = len(raw), 1.5
-            archive.addfile(edit(info) if edit else info, io.BytesIO(raw))
+            archive.addfile(info, io.BytesIO(raw))

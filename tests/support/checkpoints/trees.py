@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -30,6 +31,9 @@ def training() -> Any:
         "size": torch.Size([1, 2]),
         "device": torch.device("cpu"),
         "dtype": torch.float32,
+        "none": None,
+        "rng": np.arange(4, dtype=np.uint32),
+        "scalar": np.float64(2.5),
     }
 
 
@@ -63,4 +67,14 @@ def parameters() -> Any:
     return {"p": plain, "m": marked, "t": tensor, "b": buffer, "tied": plain, "half": plain[1:]}
 
 
-TREES = {f.__name__: f for f in (state_dict, training, views, parameters)}
+def keys() -> Any:
+    """Return dicts with integer keys, which become decimal names."""
+    return {0: {-12: torch.arange(2)}, 7: torch.arange(3)}
+
+
+def bare() -> Any:
+    """Return a tensor, whose name is empty."""
+    return torch.arange(6.0).reshape(2, 3)
+
+
+TREES = {f.__name__: f for f in (state_dict, training, views, parameters, keys, bare)}

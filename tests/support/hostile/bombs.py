@@ -78,7 +78,7 @@ def _work(make: type[Box]) -> Iterator[Case]:
     box = make()
     many = b"}(" + b"".join(text(str(i)) + b"h\x00" for i in range(20_000)) + b"u"
     inner = box.weight() + b"q\x000}" + text("k" * 3_900) + many + b"s"
-    yield Case(9, f"{make.label} bomb: long names of tensors", box.file(inner), ("node-budget",))
+    yield box.case(9, "bomb: long names of tensors", inner, "node-budget")
     members = (
         name("a", "B")
         + b")\x81q\x000h\x00}("

@@ -6,10 +6,12 @@ import io
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from tests.support.checkpoints.assemble import (
+    GOOD,
     WEIGHT,
     Member,
     ScriptBox,
@@ -17,8 +19,8 @@ from tests.support.checkpoints.assemble import (
     mapping,
     name,
 )
-from tests.support.checkpoints.case import Case
-from tests.support.hostile.archives import GOOD, SOURCES, npz
+from tests.support.checkpoints.case import Case, table
+from tests.support.hostile.archives import SOURCES, npz
 
 
 def cases() -> Iterator[Case]:
@@ -35,28 +37,16 @@ def _contents(
 ) -> Iterator[Case]:
     """Case 17: checksums."""
     made = source()
+    unchecked: dict[str, Any] = {"tensors": tensors, "options": {"check_crc": False}}
     weight = 0 if label == "npz" else 2
-    wrong = list(made)
-    wrong[weight] = replace(made[weight], crc=zlib.crc32(made[weight].data) ^ 1)
-    yield Case(17, f"{label} of a weight", archive(wrong), ("crc-mismatch",), at_read=True)
-    unchecked = {"check_crc": False}
-    yield Case(
-        17, f"{label} of a weight, unchecked", archive(wrong), tensors=tensors, options=unchecked
-    )
-    if label == "npz":
-        return
-    for index in (0, 1):
-        wrong = list(made)
-        wrong[index] = replace(made[index], crc=0)
+    for index in (weight,) if label == "npz" else (weight, 0, 1):
+        # A checksum of 0 is wrong too.
+        crc = zlib.crc32(made[index].data) ^ 1 if index == weight else 0
+        wrong = [*made[:index], replace(made[index], crc=crc), *made[index + 1 :]]
+        entry = "a weight" if index == weight else made[index].name
         file = archive(wrong)
-        yield Case(17, f"{label} of {made[index].name}", file, ("crc-mismatch",))
-        yield Case(
-            17,
-            f"{label} of {made[index].name}, unchecked",
-            file,
-            tensors=tensors,
-            options=unchecked,
-        )
+        yield Case(17, f"{label} of {entry}", file, ("crc-mismatch",), at_read=index == weight)
+        yield Case(17, f"{label} of {entry}, unchecked", file, **unchecked)
 
 
 def _roots() -> Iterator[Case]:
@@ -64,15 +54,15 @@ def _roots() -> Iterator[Case]:
     for label in ("zip", "TorchScript"):
         made = SOURCES[label]()
         pickle = made[0].data
-        second = [*made, Member("n/data.pkl", pickle)]
-        yield Case(13, f"{label} two roots", archive(second), ("zip-layout",))
-        deeper = [*made, Member("m/n/data.pkl", pickle)]
-        yield Case(13, f"{label} a root within", archive(deeper), ("zip-layout",))
-        bare = [Member("data.pkl", pickle), *made]
-        yield Case(13, f"{label} a root without folder", archive(bare), ("zip-layout",))
-        stray = [*made, Member("n/data/0", b"x")]
-        yield Case(13, f"{label} a stray entry", archive(stray), ("zip-layout",))
-        yield Case(13, f"{label} no root", archive(made[1:]), ("zip-layout",))
+        roots = {
+            "two roots": [*made, Member("n/data.pkl", pickle)],
+            "a root within": [*made, Member("m/n/data.pkl", pickle)],
+            "a root without folder": [Member("data.pkl", pickle), *made],
+            "a stray entry": [*made, Member("n/data/0", b"x")],
+            "no root": made[1:],
+        }
+        files = {what: archive(members) for what, members in roots.items()}
+        yield from table(13, label, files, "zip-layout")
     yield Case(13, "zip without entries", archive([]), ("zip-layout", "unknown-format"))
     yield Case(13, "npz and a root", archive([*npz(), *SOURCES["zip"]()]), ("zip-layout",))
 

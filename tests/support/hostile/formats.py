@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.checkpoints.assemble import WEIGHT
-from tests.support.checkpoints.case import Case
-
-GOOD = {"w": WEIGHT}
+from tests.support.checkpoints.assemble import GOOD, WEIGHT
+from tests.support.checkpoints.case import Case, table
+from tools.fuzz.protobuf import varint
 
 
 def cases() -> Iterator[Case]:
@@ -34,50 +33,68 @@ def entry(shape: Any = (2, 2), offsets: Any = (0, 16), dtype: Any = "F32") -> di
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
+def field(number: int, value: bytes | int) -> bytes:
+    """Return a field of a protobuf message."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
 def _safetensors() -> Iterator[Case]:
-    """Cases 33 to 35; test_safetensors.py has more."""
+    """Cases 33 to 35 and 39."""
     good = {"w": entry()}
     yield Case(0, "safetensors as it should be", safetensors(good), tensors=GOOD)
-    twice = json.dumps(good)[:-1].encode()
-    for label, second in {"same": b"F32", "other dtype": b"I32"}.items():
-        raw = twice + b"," + json.dumps(good)[1:].encode().replace(b"F32", second)
-        yield Case(33, f"safetensors key twice, {label}", safetensors(raw), ("duplicate-key",))
     nan = np.full((2, 2), np.nan, "<f4")
-    yield Case(
-        39, "safetensors NaN", safetensors(good, nan.tobytes()), tensors={"w": nan}, warns=True
-    )
-    for length in (1 << 63, (1 << 64) - 1, 1 << 40, 200_000_000):
-        file = safetensors(good, length=length)
-        yield Case(34, f"safetensors header of {length}", file, ("unknown-format",))
-    layouts: dict[str, tuple[dict[str, Any], int]] = {
-        "overlap": ({"w": entry(), "v": entry(offsets=(8, 24))}, 24),
-        "same bytes": ({"w": entry(), "v": entry()}, 16),
-        "hole": ({"w": entry(), "v": entry(offsets=(20, 36))}, 36),
-        "hole before": ({"w": entry(offsets=(4, 20))}, 20),
-        "bytes after": (good, 17),
-        "bytes missing": (good, 15),
+    file = safetensors(good, nan.tobytes())
+    yield Case(39, "safetensors NaN", file, tensors={"w": nan}, warns=True)
+    once = json.dumps(good).encode()
+    other = once.replace(b"F32", b"I32")
+    inner = once.replace(b'"shape"', b'"dtype": "I32", "shape"')
+    twice = {
+        "same": once[:-1] + b"," + once[1:],
+        "other dtype": once[:-1] + b"," + other[1:],
+        "within an entry": inner,
     }
-    codes = ("safetensors-layout", "trailing-bytes", "truncated")
-    for label, (header, size) in layouts.items():
-        yield Case(34, f"safetensors {label}", safetensors(header, bytes(size)), codes)
-    for label, shape in {
-        "2^33 x 2^31": (1 << 33, 1 << 31),
-        "0 x 2^60": (0, 1 << 60),
-        "2^64": (1 << 64,),
-        "65 dimensions": (1,) * 65,
-    }.items():
-        offsets = (0, 0) if 0 in shape else (0, 16)
-        file = safetensors({"w": entry(shape, offsets)}, bytes(offsets[1]))
-        codes = ("tensor-shape", "tensor-bounds", "storage-size")
-        yield Case(35, f"safetensors {label}", file, codes)
-    deep = b'{"w":' + b"[" * 1_000_000
-    yield Case(34, "safetensors 1,000,000 brackets", safetensors(deep), ("safetensors-header",))
-    many = b"{" + b",".join(
+    files = {label: safetensors(header) for label, header in twice.items()}
+    yield from table(33, "safetensors key twice,", files, "duplicate-key")
+    lengths = (1 << 63, (1 << 64) - 1, 1 << 40, 200_000_000)
+    files = {str(length): safetensors(good, length=length) for length in lengths}
+    yield from table(34, "safetensors header of", files, "unknown-format")
+    layout, header = "safetensors-layout", "safetensors-header"
+    many = b",".join(
         b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(150_000)
     )
-    yield Case(
-        34, "safetensors 150,000 tensors", safetensors(many + b"}", b""), ("safetensors-header",)
-    )
+    headers: dict[str, tuple[int, Any, int, str]] = {
+        "overlap": (34, {"w": entry(), "v": entry(offsets=(8, 24))}, 24, layout),
+        "same bytes": (34, {"w": entry(), "v": entry()}, 16, layout),
+        "hole": (34, {"w": entry(), "v": entry(offsets=(20, 36))}, 36, layout),
+        "hole before": (34, {"w": entry(offsets=(4, 20))}, 20, layout),
+        "bytes after": (34, good, 17, "trailing-bytes"),
+        "bytes missing": (34, good, 15, "truncated"),
+        "backwards": (34, {"w": entry(offsets=(16, 0))}, 16, header),
+        "no offsets": (34, {"w": {"dtype": "F32", "shape": [2]}}, 8, header),
+        "more keys": (34, {"w": entry() | {"x": 1}}, 16, header),
+        "metadata": (34, {"__metadata__": {"a": 1}, "w": entry()}, 16, header),
+        "list": (34, [1, 2], 0, "unknown-format"),
+        "not JSON": (34, b"{'w': 1}", 0, header),
+        "constant NaN": (34, b'{"w": NaN}', 0, header),
+        "not UTF-8": (34, b'{"\xff": 1}', 0, header),
+        "long number": (34, b'{"w":' + b"9" * 10_000 + b"}", 0, header),
+        "1,000,000 brackets": (34, b'{"w":' + b"[" * 1_000_000, 16, header),
+        "150,000 tensors": (34, b"{" + many + b"}", 0, header),
+        "2^33 x 2^31": (35, {"w": entry((1 << 33, 1 << 31))}, 16, "tensor-bounds"),
+        "0 x 2^60": (35, {"w": entry((0, 1 << 60), (0, 0))}, 0, "tensor-shape"),
+        "2^64": (35, {"w": entry((1 << 64,))}, 16, "tensor-shape"),
+        "65 dimensions": (35, {"w": entry((1,) * 65)}, 16, "tensor-shape"),
+        "more rows": (35, {"w": entry((3, 2))}, 16, "tensor-bounds"),
+        "fewer rows": (35, {"w": entry((1, 2))}, 16, "storage-size"),
+        "size -2": (35, {"w": entry((-2, 2))}, 16, "tensor-shape"),
+        "size True": (35, {"w": entry((True, 4))}, 16, "tensor-shape"),
+        "size 2.0": (35, {"w": entry((2.0, 2))}, 16, header),
+        "dtype F4": (35, {"w": entry(dtype="F4")}, 16, "unsupported-tensor"),
+    }
+    for label, (number, made, size, code) in headers.items():
+        yield Case(number, f"safetensors {label}", safetensors(made, bytes(size)), (code,))
 
 
 def _shards() -> Iterator[Case]:
@@ -99,7 +116,17 @@ def _shards() -> Iterator[Case]:
 
     good = {"w": "a", "v": "b"}
     yield Case(0, "shards as they should be", write(good), tensors={"w": WEIGHT, "v": WEIGHT})
-    for path in ("../outside", "/etc/passwd", "..", "x/../../outside", "a\0", "..\\outside", ""):
+    for path in (
+        "../outside",
+        "/etc/passwd",
+        "..",
+        "x/../../outside",
+        "a\0",
+        "..\\outside",
+        "",
+        "a/b",
+        "a\\b",
+    ):
         yield Case(36, f"shards {path!r}", write({"w": path}), ("shard-path",))
     for link in ("../outside", "/etc/passwd", "..", "/dev/zero", "/proc/self/mem"):
         yield Case(36, f"shards link to {link}", write({"w": "link"}, link), ("shard-path",))
@@ -135,9 +162,8 @@ def _numpy() -> Iterator[Case]:
         "version 9": (b"NUMPY\x01", b"NUMPY\x09"),
         "code after": (b"}", b";"),
     }
-    codes = ("numpy-header", "tensor-bounds", "storage-size")
-    for label, (old, new) in edits.items():
-        yield Case(20, f"npy {label}", good.replace(old, new), codes)
+    files = {label: good.replace(*edit) for label, edit in edits.items()}
+    yield from table(20, "npy", files, "numpy-header", "tensor-bounds", "storage-size")
     yield Case(20, "npy cut", good[:-1], ("tensor-bounds", "storage-size"))
     yield Case(20, "npy bytes after", good + b"x", ("storage-size",))
     yield Case(8, "npy header of 4 GiB", b"\x93NUMPY\x02\x00\xff\xff\xff\xff", ("numpy-header",))
@@ -155,12 +181,6 @@ def _numpy() -> Iterator[Case]:
 
 def _onnx() -> Iterator[Case]:
     """Cases 8, 10, 19 and 26 in ONNX's wire format."""
-
-    def field(number: int, value: bytes | int) -> bytes:
-        if isinstance(value, int):
-            return _varint(number << 3) + _varint(value)
-        return _varint(number << 3 | 2) + _varint(len(value)) + value
-
     head = field(1, 8) + field(2, b"x")
     dims = field(1, 2) * 2
     data = WEIGHT.tobytes()
@@ -174,11 +194,10 @@ def _onnx() -> Iterator[Case]:
         "size -1": tensor.replace(dims, field(1, (1 << 64) - 1) + field(1, 2)),
         "size 2^62": tensor.replace(dims, field(1, 1 << 62)),
     }
-    codes = ("tensor-bounds", "tensor-shape", "storage-size")
-    for label, made in bad.items():
-        yield Case(19, f"ONNX {label}", head + field(7, field(5, made)), codes)
+    files = {label: head + field(7, field(5, made)) for label, made in bad.items()}
+    yield from table(19, "ONNX", files, "tensor-bounds", "tensor-shape", "storage-size")
     wrong = {
-        "length 2^60": head + b"\x3a" + _varint(1 << 60),
+        "length 2^60": head + b"\x3a" + varint(1 << 60),
         "number without end": head + b"\x3a" + b"\xff" * 20,
         "field 0": head + b"\x02\x00",
         "wire type 3": head + b"\x0b",
@@ -187,19 +206,10 @@ def _onnx() -> Iterator[Case]:
         "cut": (head + field(7, field(5, tensor)))[:-3],
         "name is no text": head + field(7, field(5, tensor.replace(b"\x42\x01w", b"\x42\x01\xff"))),
     }
-    for label, file in wrong.items():
-        yield Case(8, f"ONNX {label}", file, ("onnx-malformed",))
+    yield from table(8, "ONNX", wrong, "onnx-malformed")
     many = head + field(7, field(1, b"") * 1_000_000)
     yield Case(9, "ONNX 1,000,000 nodes", many, ("onnx-malformed",))
     graph = b""
     for _ in range(200):
         graph = field(1, field(4, b"If") + field(5, field(1, b"g") + field(6, graph)))
     yield Case(10, "ONNX graphs 200 deep", head + field(7, graph), ("onnx-malformed",))
-
-
-def _varint(value: int) -> bytes:
-    raw = bytearray()
-    while value > 0x7F:
-        raw.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*raw, value])

@@ -15,7 +15,9 @@ import numpy as np
 
 from tests.support.checkpoints.assemble import (
     BOXES,
+    GOOD,
     ORDERED,
+    REBUILD,
     WEIGHT,
     LegacyBox,
     PlainBox,
@@ -32,10 +34,8 @@ from tests.support.checkpoints.assemble import (
     view,
 )
 from tests.support.checkpoints.case import Case
-from tests.support.hostile.formats import entry, safetensors
-from tools.fuzz.protobuf import varint
+from tests.support.hostile.formats import entry, field, safetensors
 
-GOOD = {"w": WEIGHT}
 # Its repr is deeper than Python's stack.
 DEEP = b"]" * 2_000 + b"a" * 1_999
 # Its hash is deeper than the C stack.
@@ -76,10 +76,10 @@ def _long_messages() -> Iterator[Case]:
                 bodies["numel"] = sequence(*storage, text("0"), text("cpu"), odd) + b"Q"
             codes = ("tensor-shape", "storage-key", "storage-size")
             for place, body in bodies.items():
-                yield Case(10, f"{box.label} {label} {place}", box.file(mapping(w=body)), codes)
+                yield box.case(10, f"{label} {place}", mapping(w=body), *codes)
         box = make()
         twice = b"}(" + (WIDE + b"N") * 2 + b"u"
-        yield Case(9, f"{box.label} a wide key twice", box.file(twice), ("duplicate-key",))
+        yield box.case(9, "a wide key twice", twice, "duplicate-key")
     for label, odd in {"deep": DEEP, "wide": WIDE}.items():
         box = LegacyBox()
         box.version = b"\x80\x02" + odd + b"."
@@ -108,16 +108,14 @@ def _hashed() -> Iterator[Case]:
         for label, odd in {"a list": b"]", "200,000 tuples": DEEPER}.items():
             for place in ("class", "function"):
                 box = make()
-                parts = {
-                    "function": name("torch._utils", "_rebuild_tensor_v2"),
-                    "class": name("torch.nn.parameter", "Parameter"),
-                } | {place: odd}
+                parts = {"function": REBUILD, "class": name("torch.nn.parameter", "Parameter")}
+                parts |= {place: odd}
                 inner = sequence(box.storage(), integer(0), integers(2), integers(1), b"N", ORDERED)
                 made = call(
                     name("torch._tensor", "_rebuild_from_type_v2"), *parts.values(), inner, b"}"
                 )
                 codes = ("unsupported-tensor", "pickle-malformed")
-                yield Case(26, f"{box.label} {place} {label}", box.file(mapping(w=made)), codes)
+                yield box.case(26, f"{place} {label}", mapping(w=made), *codes)
     for label, dropout in {"2^2000": integer(1 << 2000), "2": integer(2)}.items():
         box = ZipBox()
         state = mapping(
@@ -175,9 +173,7 @@ def _strides() -> Iterator[Case]:
         box = make()
         column = view(box.storage(), integer(1), integers(1, 2), integers((1 << 62) - 1, 2))
         tensors = {"w": WEIGHT[:, 1:].reshape(1, 2)}
-        yield Case(
-            20, f"{box.label} a stride of 2^62", box.file(mapping(w=column)), tensors=tensors
-        )
+        yield box.case(20, "a stride of 2^62", mapping(w=column), tensors=tensors)
 
 
 def _json() -> Iterator[Case]:
@@ -186,21 +182,16 @@ def _json() -> Iterator[Case]:
     yield Case(36, "shards: a name that is no file name", index, ("shard-path",))
     # Depths around the limit of Python's stack.
     for depth in range(930, 990, 3):
-        for field, where in {"shape": b'"shape":[2,2]', "dtype": b'"dtype":"F32"'}.items():
+        for key, where in {"shape": b'"shape":[2,2]', "dtype": b'"dtype":"F32"'}.items():
             raw = json.dumps({"w": entry()}, separators=(",", ":")).encode()
-            odd = b'"%s":%s%s' % (field.encode(), b"[" * depth, b"]" * depth)
+            odd = b'"%s":%s%s' % (key.encode(), b"[" * depth, b"]" * depth)
             file = safetensors(raw.replace(where, odd))
             codes = ("safetensors-header", "tensor-shape", "unsupported-tensor")
-            yield Case(35, f"safetensors {field} {depth} deep", file, codes)
+            yield Case(35, f"safetensors {key} {depth} deep", file, codes)
 
 
 def _onnx() -> Iterator[Case]:
     """Cases 9 and 38."""
-
-    def field(number: int, value: bytes | int) -> bytes:
-        if isinstance(value, int):
-            return varint(number << 3) + varint(value)
-        return varint(number << 3 | 2) + varint(len(value)) + value
 
     def tensor(title: bytes, *dims: int) -> bytes:
         sizes = b"".join(field(1, n) for n in dims)

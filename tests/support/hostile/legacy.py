@@ -12,18 +12,14 @@ from typing import Any
 import torch
 
 from tests.support.checkpoints.assemble import (
+    GOOD,
     WEIGHT,
     LegacyBox,
     PlainBox,
-    integer,
     mapping,
     text,
-    view,
 )
-from tests.support.checkpoints.case import Case
-
-GOOD = {"w": WEIGHT}
-_SHAPE = (integer(0), b"(K\x02K\x02t", b"(K\x02K\x01t")
+from tests.support.checkpoints.case import Case, table
 
 
 def cases() -> Iterator[Case]:
@@ -33,53 +29,40 @@ def cases() -> Iterator[Case]:
 
 def _legacy() -> Iterator[Case]:
     """Case 30."""
-    box = LegacyBox()
-    body = mapping(w=box.weight())
-    yield Case(0, "legacy as it should be", box.file(body), tensors=GOOD)
-    plain = PlainBox()
-    yield Case(0, "pickle as it should be", plain.file(mapping(w=plain.weight())), tensors=GOOD)
-    edits: dict[str, tuple[Callable[[LegacyBox], object], tuple[str, ...]]] = {
-        "magic number": (lambda b: _set(b, magic=b"\x80\x02\x8a\x01\x07."), ("legacy-header",)),
-        "magic text": (
-            lambda b: _set(b, magic=b"\x80\x02" + text("x") + b"."),
-            ("trailing-bytes",),
-        ),
-        "protocol 1002": (lambda b: _set(b, version=b"\x80\x02M\xea\x03."), ("legacy-header",)),
-        "protocol a text": (
-            lambda b: _set(b, version=b"\x80\x02" + text("1") + b"."),
-            ("legacy-header",),
-        ),
-        "no system": (lambda b: _set(b, system=b"\x80\x02N."), ("legacy-header",)),
-        "system without byte order": (lambda b: _set(b, system=b"\x80\x02}."), ("legacy-header",)),
-        "keys missing": (lambda b: _set(b, keys=[]), ("missing-storage",)),
-        "keys twice": (lambda b: _set(b, keys=["0", "0"]), ("missing-storage",)),
-        "more keys": (lambda b: _set(b, keys=["0", "1"]), ("missing-storage",)),
-        "numel 3": (lambda b: _set(b, numel=3), ("storage-size",)),
-        "numel -1": (lambda b: _set(b, numel=-1), ("storage-size",)),
-        "numel 2^62": (lambda b: _set(b, numel=1 << 62), ("storage-size",)),
-        "storage cut": (
-            lambda b: b.storages.update({"0": WEIGHT.tobytes()[:-1]}),
-            ("storage-size",),
-        ),
-        "more bytes": (lambda b: _set(b, tail=bytes(100)), ("trailing-bytes",)),
+    for make in (LegacyBox, PlainBox):
+        yield make.one(0, "as it should be", expected={"tensors": GOOD})
+
+    def pickled(value: bytes) -> bytes:
+        return b"\x80\x02" + value + b"."
+
+    cut_storage = {"0": WEIGHT.tobytes()[:-1]}
+    # Attributes of the file, and the error code.
+    edits: dict[str, tuple[dict[str, Any], str]] = {
+        "magic number": ({"magic": pickled(b"\x8a\x01\x07")}, "legacy-header"),
+        "magic text": ({"magic": pickled(text("x"))}, "trailing-bytes"),
+        "protocol 1002": ({"version": pickled(b"M\xea\x03")}, "legacy-header"),
+        "protocol a text": ({"version": pickled(text("1"))}, "legacy-header"),
+        "no system": ({"system": pickled(b"N")}, "legacy-header"),
+        "system without byte order": ({"system": pickled(b"}")}, "legacy-header"),
+        "keys missing": ({"keys": []}, "missing-storage"),
+        "keys twice": ({"keys": ["0", "0"]}, "missing-storage"),
+        "more keys": ({"keys": ["0", "1"]}, "missing-storage"),
+        "numel 3": ({"numel": 3}, "storage-size"),
+        "numel -1": ({"numel": -1}, "storage-size"),
+        "numel 2^62": ({"numel": 1 << 62}, "storage-size"),
+        "storage cut": ({"storages": cut_storage}, "storage-size"),
+        "more bytes": ({"tail": bytes(100)}, "trailing-bytes"),
     }
-    for label, (edit, codes) in edits.items():
+    for label, (attributes, code) in edits.items():
         box = LegacyBox()
-        body = mapping(w=box.weight())
-        edit(box)
-        yield Case(30, f"legacy {label}", box.file(body), codes)
-    for cut in (1, 8, 15, 16, 17, 24, 40, 200):
-        box = LegacyBox()
-        file = box.file(mapping(w=box.weight()))[:-cut]
-        yield Case(30, f"legacy cut by {cut}", file, ("truncated", "pickle-malformed"))
+        root = mapping(w=box.weight())
+        vars(box).update(attributes)
+        yield box.case(30, label, root, code)
     box = LegacyBox()
-    file = box.file(mapping(w=view(box.storage(numel=1 << 40), *_SHAPE)))
-    yield Case(30, "legacy 4 TB announced", file, ("truncated",))
-
-
-def _set(box: LegacyBox, **attributes: Any) -> None:
-    for name, value in attributes.items():
-        setattr(box, name, value)
+    whole = box.file(mapping(w=box.weight()))
+    cuts = {str(cut): whole[:-cut] for cut in (1, 8, 15, 16, 17, 24, 40, 200)}
+    yield from table(30, "legacy cut by", cuts, "truncated", "pickle-malformed")
+    yield LegacyBox.one(30, "4 TB announced", "truncated", numel=1 << 40)
 
 
 def tar(
@@ -144,8 +127,8 @@ def _tars() -> Iterator[Case]:
 
     file = tar(names={"tensors": "other"}, form=tarfile.PAX_FORMAT, edit=path)
     yield Case(31, "tar pax header sets a path", file, ("tar-entry",))
-    for member in ("sys_info", "pickle", "tensors", "storages"):
-        yield Case(31, f"tar without {member}", tar(without=member), ("tar-entry",))
+    without = {name: tar(without=name) for name in ("sys_info", "pickle", "tensors", "storages")}
+    yield from table(31, "tar without", without, "tar-entry")
     good = tar()
     broken = good[:148] + b"0000000\0" + good[156:]
     yield Case(31, "tar checksum", broken, ("tar-entry",))

@@ -7,19 +7,13 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.support.checkpoints.assemble import WEIGHT, LegacyBox, ZipBox, mapping
+from tests.support.checkpoints.assemble import LegacyBox, ZipBox, mapping
 from tests.support.checkpoints.case import Case
 from tests.support.hostile.formats import entry, safetensors
 from tests.support.hostile.legacy import tar
 
-GOOD = {"w": WEIGHT}
-
 
 def cases() -> Iterator[Case]:
-    yield from _not_files()
-
-
-def _not_files() -> Iterator[Case]:
     """Case 41."""
 
     def fifo(folder: Path) -> None:

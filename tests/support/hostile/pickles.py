@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from tests.support.checkpoints.assemble import (
     BOXES,
+    GOOD,
     ORDERED,
     SYSTEM,
-    WEIGHT,
     Box,
     LegacyBox,
     call,
@@ -24,18 +24,12 @@ from tests.support.checkpoints.assemble import (
 )
 from tests.support.checkpoints.case import Case
 
-GOOD = {"w": WEIGHT}
-
 
 def cases() -> Iterator[Case]:
     for box in BOXES:
         yield from _calls(box)
         yield from _opcodes(box)
         yield from _nesting(box)
-
-
-def _refused(number: int, label: str, box: Box, body: bytes, *codes: str) -> Case:
-    return Case(number, f"{box.label} {label}", box.file(body), codes)
 
 
 def _calls(make: type[Box]) -> Iterator[Case]:
@@ -53,18 +47,16 @@ def _calls(make: type[Box]) -> Iterator[Case]:
         "import": call(name("importlib", "import_module"), text("antigravity")),
     }
     for label, code in calls.items():
-        yield _refused(1, f"{label} as a weight", box, mapping(weight_ih_l0=code), "foreign-weight")
-        yield _refused(1, f"{label} as the root", box, code, "foreign-root")
+        yield box.case(1, f"{label} as a weight", mapping(weight_ih_l0=code), "foreign-weight")
+        yield box.case(1, f"{label} as the root", code, "foreign-root")
         body = mapping(w=weight, config=code)
-        yield Case(1, f"{box.label} {label} beside a weight", box.file(body), tensors=GOOD)
+        yield box.case(1, f"{label} beside a weight", body, tensors=GOOD)
     shape = (integer(0), integers(2, 2), integers(2, 1))
-    yield _refused(1, "storage is a call", box, mapping(w=view(SYSTEM, *shape)), "foreign-weight")
+    yield box.case(1, "storage is a call", mapping(w=view(SYSTEM, *shape)), "foreign-weight")
     parameter = call(name("torch._utils", "_rebuild_parameter"), SYSTEM, b"\x88", ORDERED)
-    yield _refused(1, "parameter of a call", box, mapping(w=parameter), "foreign-weight")
-    yield _refused(
-        1, "call of a call", box, mapping(w=SYSTEM + sequence() + b"R"), "pickle-malformed"
-    )
-    yield _refused(1, "call of a text", box, mapping(w=call(text("eval"))), "pickle-malformed")
+    yield box.case(1, "parameter of a call", mapping(w=parameter), "foreign-weight")
+    yield box.case(1, "call of a call", mapping(w=SYSTEM + sequence() + b"R"), "pickle-malformed")
+    yield box.case(1, "call of a text", mapping(w=call(text("eval"))), "pickle-malformed")
     typed = call(
         name("torch._tensor", "_rebuild_from_type_v2"),
         name("posix", "system"),
@@ -72,17 +64,15 @@ def _calls(make: type[Box]) -> Iterator[Case]:
         sequence(text("x")),
         b"N",
     )
-    yield _refused(1, "rebuild function is os.system", box, mapping(w=typed), "pickle-malformed")
+    yield box.case(1, "rebuild function is os.system", mapping(w=typed), "pickle-malformed")
 
     dotted = text("os") + text("path.join") + b"\x93"
-    yield _refused(2, "dotted STACK_GLOBAL", box, mapping(w=weight, x=dotted), "pickle-global")
-    yield _refused(
-        2, "dotted GLOBAL", box, mapping(w=weight, x=b"cos\npath.join\n"), "pickle-global"
-    )
-    yield _refused(2, "number STACK_GLOBAL", box, mapping(x=b"K\0K\0\x93"), "pickle-global")
-    yield _refused(2, "empty GLOBAL", box, mapping(x=b"c\n\n"), "pickle-global")
+    yield box.case(2, "dotted STACK_GLOBAL", mapping(w=weight, x=dotted), "pickle-global")
+    yield box.case(2, "dotted GLOBAL", mapping(w=weight, x=b"cos\npath.join\n"), "pickle-global")
+    yield box.case(2, "number STACK_GLOBAL", mapping(x=b"K\0K\0\x93"), "pickle-global")
+    yield box.case(2, "empty GLOBAL", mapping(x=b"c\n\n"), "pickle-global")
     hidden = text("os\n") + text("system") + b"\x93"
-    yield _refused(2, "newline STACK_GLOBAL", box, mapping(x=hidden), "pickle-global")
+    yield box.case(2, "newline STACK_GLOBAL", mapping(x=hidden), "pickle-global")
 
     for label, code in {
         "INST": b"(" + text("x") + b"iposix\nsystem\n",
@@ -95,7 +85,7 @@ def _calls(make: type[Box]) -> Iterator[Case]:
         "NEXT_BUFFER": b"\x97",
         "unknown": b"\xff",
     }.items():
-        yield _refused(3, label, box, mapping(w=weight, x=code), "pickle-opcode")
+        yield box.case(3, label, mapping(w=weight, x=code), "pickle-opcode")
 
     for label, code in {
         "a function": name("posix", "system"),
@@ -107,9 +97,9 @@ def _calls(make: type[Box]) -> Iterator[Case]:
         "a text": text("x"),
     }.items():
         body = mapping(w=weight, x=code + mapping(__code__=text("x")) + b"b")
-        yield _refused(4, f"BUILD on {label}", box, body, "pickle-build")
+        yield box.case(4, f"BUILD on {label}", body, "pickle-build")
     twice = name("a", "B") + b")\x81}b}b"
-    yield _refused(4, "BUILD twice", box, mapping(w=weight, x=twice), "pickle-build")
+    yield box.case(4, "BUILD twice", mapping(w=weight, x=twice), "pickle-build")
 
     for label, tail in {"cut": b"X\xff\xff", "garbage": b"\xff\xff", "no stop": b""}.items():
         raw = box.wrap(b"\x80\x02" + SYSTEM + tail)
@@ -145,7 +135,7 @@ def _opcodes(make: type[Box]) -> Iterator[Case]:
         "PUT 2^70": b"p%d\n" % (1 << 70),
     }.items():
         body = mapping(w=weight, x=text("y") + put)
-        yield Case(7, f"{box.label} {label}", box.file(body), tensors=GOOD)
+        yield box.case(7, f"{label}", body, tensors=GOOD)
 
     wide = struct.pack("<Q", 1 << 62)
     for label, code in {
@@ -166,11 +156,11 @@ def _opcodes(make: type[Box]) -> Iterator[Case]:
         "no mark": b"u",
         "protocol 9": b"\x80\x09",
     }.items():
-        yield _refused(8, label, box, mapping(w=weight, x=code), "pickle-malformed")
+        yield box.case(8, label, mapping(w=weight, x=code), "pickle-malformed")
     for label, head in {"protocol 6": b"\x80\x06", "protocol 255": b"\x80\xff"}.items():
         yield Case(8, f"{box.label} {label}", box.file(good, head=head), ("pickle-malformed",))
     grow = b"](" + b"]" * 2_000_000 + b"e"
-    yield Case(8, f"{box.label} 2,000,000 lists", box.file(mapping(x=grow)), ("pickle-budget",))
+    yield box.case(8, "2,000,000 lists", mapping(x=grow), "pickle-budget")
 
     key = text("w")
     for label, body in {
@@ -181,15 +171,11 @@ def _opcodes(make: type[Box]) -> Iterator[Case]:
         "pairs": call(name("collections", "OrderedDict"), b"](" + sequence(key, weight) * 2 + b"e"),
         "1 and True": b"}(K\x01N\x88Nu",
     }.items():
-        yield _refused(11, label, box, body, "duplicate-key")
+        yield box.case(11, label, body, "duplicate-key")
     joined = pairs([("a.w", weight), ("a", mapping(w=weight))])
-    yield _refused(11, "joined names", box, joined, "duplicate-name")
-    yield _refused(
-        11,
-        "1 and '1'",
-        box,
-        b"}(" + integer(1) + weight + text("1") + weight + b"u",
-        "duplicate-name",
+    yield box.case(11, "joined names", joined, "duplicate-name")
+    yield box.case(
+        11, "1 and '1'", b"}(" + integer(1) + weight + text("1") + weight + b"u", "duplicate-name"
     )
 
 
@@ -197,49 +183,45 @@ def _nesting(make: type[Box]) -> Iterator[Case]:
     """Cases 9 and 10: references that multiply, form cycles or nest deeply."""
     box = make()
     weight = box.weight()
-    for label, (empty, fill) in {
-        "lists": (b"]", lambda i: b"(" + b"h" + bytes([i]) + b"h" + bytes([i]) + b"e"),
-        "dicts": (
-            b"}",
-            lambda i: b"(X\1\0\0\0ah" + bytes([i]) + b"X\1\0\0\0bh" + bytes([i]) + b"u",
-        ),
-    }.items():
-        for leaf, inner in {"": b"N", " of tensors": weight}.items():
-            body = (
-                inner
-                + b"q\x00"
-                + b"".join(empty + fill(i) + b"q" + bytes([i + 1]) for i in range(28))
-            )
-            body = b"(" + body + b"t"
-            codes = ("node-budget", "duplicate-name", "tensor-budget")
-            yield Case(9, f"{box.label} 28 levels of {label}{leaf}", box.file(body), codes)
-    tuples = b"Nq\x00" + b"".join(
-        b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(28)
-    )
-    yield Case(
-        9, f"{box.label} 28 levels of tuples", box.file(b"(" + tuples + b"t"), ("node-budget",)
-    )
+    gets = [b"h" + bytes([i]) for i in range(28)]
+    puts = [b"q" + bytes([i]) for i in range(29)]
 
-    yield _refused(10, "list in itself", box, b"]q\x00h\x00a", "cycle")
-    yield _refused(10, "dict in itself", box, b"}q\x00" + text("a") + b"h\x00s", "cycle")
-    yield _refused(10, "loop of two", box, b"}q\x00" + text("a") + b"]q\x01h\x00as", "cycle")
+    def levels(leaf: bytes, kind: str) -> bytes:
+        """Return a tuple of the leaf and 28 levels, each of which holds the previous one twice."""
+        forms = {
+            "lists": b"](%b%be",
+            "dicts": b"}(X\1\0\0\0a%bX\1\0\0\0b%bu",
+            "tuples": b"%b%b\x86",
+        }
+        made = [forms[kind] % (get, get) for get in gets]
+        return sequence(*(m + put for m, put in zip([leaf, *made], puts, strict=True)))
+
+    for kind in ("lists", "dicts"):
+        for leaf, inner in {"": b"N", " of tensors": weight}.items():
+            codes = ("node-budget", "duplicate-name", "tensor-budget")
+            yield box.case(9, f"28 levels of {kind}{leaf}", levels(inner, kind), *codes)
+    yield box.case(9, "28 levels of tuples", levels(b"N", "tuples"), "node-budget")
+
+    yield box.case(10, "list in itself", b"]q\x00h\x00a", "cycle")
+    yield box.case(10, "dict in itself", b"}q\x00" + text("a") + b"h\x00s", "cycle")
+    yield box.case(10, "loop of two", b"}q\x00" + text("a") + b"]q\x01h\x00as", "cycle")
     module = (
         name("a", "Net")
         + b")\x81q\x00"
         + mapping(_parameters=b"}", _buffers=b"}", _modules=mapping(child=b"h\x00"))
     )
     codes = ("cycle",) if box.label != "TorchScript" else ("foreign-root",)
-    yield _refused(10, "module in itself", box, module + b"b", *codes)
+    yield box.case(10, "module in itself", module + b"b", *codes)
     deep = 100_000
     for label, body in {
         "lists": b"]" * deep + b"a" * (deep - 1),
         "tuples": b")" + b"\x85" * deep,
         "dicts": (b"}" + text("a")) * deep + b"N" + b"s" * deep,
     }.items():
-        yield _refused(10, f"100,000 {label}", box, body, "too-deep")
+        yield box.case(10, f"100,000 {label}", body, "too-deep")
         inert = name("a", "B") + sequence(body) + b"R"
-        file = box.file(mapping(w=weight, x=inert))
-        yield Case(10, f"{box.label} 100,000 {label} in a placeholder", file, tensors=GOOD)
+        body = mapping(w=weight, x=inert)
+        yield box.case(10, f"100,000 {label} in a placeholder", body, tensors=GOOD)
     key = b"}" + b")" + b"\x85" * deep + b"Ns"
-    yield _refused(10, "a key of 100,000 tuples", box, key, "pickle-malformed")
-    yield _refused(10, "100,000 marks", box, b"(" * deep, "pickle-malformed")
+    yield box.case(10, "a key of 100,000 tuples", key, "pickle-malformed")
+    yield box.case(10, "100,000 marks", b"(" * deep, "pickle-malformed")

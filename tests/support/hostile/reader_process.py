@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.checkpoints.assemble import BOXES, mapping
-
-ROOT = Path(__file__).parents[3]
+from tests.support.checkpoints.case import Case
+from tests.support.processes import python_environment
 
 
 class Child:
@@ -39,11 +40,8 @@ class Child:
             self._process.communicate(timeout=60)
 
     def _start(self) -> subprocess.Popen[str]:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "converters")]),
-            # More threads would reserve address space.
-            "OPENBLAS_NUM_THREADS": "1",
-        }
+        # More threads would reserve address space.
+        environment = python_environment(OPENBLAS_NUM_THREADS="1")
         command = ["timeout", "600", sys.executable, "-m", "tests.support.hostile.reader"]
         process = subprocess.Popen(
             command,
@@ -66,6 +64,20 @@ class Child:
             assert self.ask(path, {})["code"] is None
 
 
-def in_time(result: dict[str, Any]) -> bool:
-    """Return True if the child kept its time limit; timing is meaningless under `make coverage`."""
-    return result["seconds"] <= result["limit"] or "COVERAGE_PROCESS_CONFIG" in os.environ
+def assert_outcome(result: dict[str, Any], case: Case) -> None:
+    """Assert that a file was refused or read as expected, without side effects and within the limits."""
+    assert not result["violations"]
+    # Timing is meaningless under `make coverage`.
+    in_time = result["seconds"] <= result["limit"] or "COVERAGE_PROCESS_CONFIG" in os.environ
+    assert in_time, result
+    if case.codes:
+        assert result["code"] in case.codes, result
+        assert result["stage"] == ("read" if case.at_read else "open")
+        assert "\n" not in result["line"]
+        return
+    assert result["code"] is None, result
+    assert result["tensors"] == {
+        name: [a.dtype.name, list(a.shape), hashlib.sha256(a.tobytes()).hexdigest()]
+        for name, a in case.tensors.items()
+    }
+    assert bool(result["warnings"]) == case.warns

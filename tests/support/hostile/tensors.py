@@ -9,7 +9,10 @@ import numpy as np
 
 from tests.support.checkpoints.assemble import (
     BOXES,
+    GEOMETRY,
+    GOOD,
     ORDERED,
+    REBUILD,
     WEIGHT,
     Box,
     LegacyBox,
@@ -21,11 +24,8 @@ from tests.support.checkpoints.assemble import (
     name,
     sequence,
     text,
-    view,
 )
 from tests.support.checkpoints.case import Case
-
-SHAPE = (integer(0), integers(2, 2), integers(2, 1))
 
 
 def cases() -> Iterator[Case]:
@@ -37,41 +37,28 @@ def cases() -> Iterator[Case]:
         yield from _accepted(box)
 
 
+def _float(value: float) -> bytes:
+    return b"G" + struct.pack(">d", value)
+
+
 def _storages(make: type[Box]) -> Iterator[Case]:
     """Cases 19, 24 and 25: persistent ids."""
-    for label, numel in {
-        "3": integer(3),
-        "5": integer(5),
-        "-1": integer(-1),
-        "2^62": integer(1 << 62),
-        "2^100": integer(1 << 100),
-        "True": b"\x88",
-        "None": b"N",
-        "4.0": b"G" + struct.pack(">d", 4.0),
-    }.items():
-        box = make()
-        body = mapping(w=view(box.storage(numel=numel), *SHAPE))
-        codes = ("storage-size", "truncated", "tensor-bounds")
-        yield Case(19, f"{box.label} numel {label}", box.file(body), codes)
-    box = make()
-    body = mapping(w=view(box.storage(data=WEIGHT.tobytes()[:12]), *SHAPE))
-    yield Case(19, f"{box.label} bytes cut", box.file(body), ("storage-size",))
+    numels = {str(n): integer(n) for n in (3, 5, -1)}
+    numels |= {"2^62": integer(1 << 62), "2^100": integer(1 << 100)}
+    numels |= {"True": b"\x88", "None": b"N", "4.0": _float(4.0)}
+    codes = ("storage-size", "truncated", "tensor-bounds")
+    for label, numel in numels.items():
+        yield make.one(19, f"numel {label}", *codes, numel=numel)
+    yield make.one(19, "bytes cut", "storage-size", data=WEIGHT.tobytes()[:12])
     for key in ("../../x", "/etc/passwd", "", "0/../1", "٣", "0 ", "-1", "x", "1" * 40):
-        box = make()
-        body = mapping(w=view(box.storage(key=key, data=None), *SHAPE))
-        yield Case(24, f"{box.label} key {key!r}", box.file(body), ("storage-key",))
-    box = make()
-    body = mapping(w=view(box.storage(data=None), *SHAPE))
-    yield Case(25, f"{box.label} no bytes", box.file(body), ("missing-storage",))
-    box = make()
+        yield make.one(24, f"key {key!r}", "storage-key", key=key, data=None)
+    yield make.one(25, "no bytes", "missing-storage", data=None)
     bad_id = sequence(text("storage")) + b"Q"
-    codes = ("pickle-malformed",)
-    yield Case(25, f"{box.label} short persistent id", box.file(mapping(w=bad_id)), codes)
+    yield make.one(25, "short persistent id", "pickle-malformed", weight=bad_id)
 
 
 def _geometry(make: type[Box]) -> Iterator[Case]:
     """Cases 20, 21 and 35: sizes, strides and offsets."""
-    impossible = ("tensor-shape", "tensor-bounds")
     for label, (offset, size, stride) in {
         "offset 1": (1, (2, 2), (2, 1)),
         "offset -1": (-1, (2, 2), (2, 1)),
@@ -87,86 +74,61 @@ def _geometry(make: type[Box]) -> Iterator[Case]:
         "65 dimensions": (0, (1,) * 65, (1,) * 65),
         "empty at offset 5": (5, (0,), (1,)),
     }.items():
-        box = make()
-        numbers = (integer(offset), integers(*size), integers(*stride))
-        body = mapping(w=view(box.storage(), *numbers))
-        yield Case(20, f"{box.label} {label}", box.file(body), impossible)
-    for label, numbers in {
+        geometry = (integer(offset), integers(*size), integers(*stride))
+        yield make.one(20, label, "tensor-shape", "tensor-bounds", geometry=geometry)
+    for label, geometry in {
         "size a list": (integer(0), b"](K\x02K\x02e", integers(2, 1)),
-        "size of floats": (integer(0), sequence(b"G" + struct.pack(">d", 4.0)), integers(1)),
-        "offset a text": (text("0"), integers(2, 2), integers(2, 1)),
+        "size of floats": (integer(0), sequence(_float(4.0)), integers(1)),
+        "offset a text": (text("0"), *GEOMETRY[1:]),
         "size True": (integer(0), sequence(b"\x88", integer(2)), integers(2, 1)),
     }.items():
-        box = make()
-        body = mapping(w=view(box.storage(), *numbers))
-        yield Case(20, f"{box.label} {label}", box.file(body), ("tensor-shape",))
-    for label, size in {
-        "2^31 x 2^20": (1 << 31, 1 << 20),
-        "2^62": (1 << 61,),
-        "16 MB of 4 bytes, 100 times": (1 << 22, 100),
-    }.items():
-        box = make()
-        numbers = (integer(0), integers(*size), integers(*(0,) * len(size)))
-        body = mapping(w=view(box.storage(), *numbers))
-        yield Case(21, f"{box.label} stride 0, {label}", box.file(body), ("tensor-budget",))
+        yield make.one(20, label, "tensor-shape", geometry=geometry)
+    for number, label, size, stride, code in (
+        (21, "stride 0, 2^31 x 2^20", (1 << 31, 1 << 20), 0, "tensor-budget"),
+        (21, "stride 0, 2^62", (1 << 61,), 0, "tensor-budget"),
+        (21, "stride 0, 16 MB of 4 bytes, 100 times", (1 << 22, 100), 0, "tensor-budget"),
+        (35, "[0, 2^60]", (0, 1 << 60), 1, "tensor-shape"),
+        (35, "[2^31, 0, 2^31]", (1 << 31, 0, 1 << 31), 1, "tensor-shape"),
+    ):
+        geometry = (integer(0), integers(*size), integers(*(stride,) * len(size)))
+        yield make.one(number, label, code, geometry=geometry)
     box = make()
-    one = view(box.storage(), integer(0), integers(1 << 22), integers(0))
-    many = (
-        b"]("
-        + one
-        + b"".join(
-            call(name("torch._utils", "_rebuild_tensor_v2"), *rest)
-            for rest in [
-                (box.storage(), integer(0), integers(1 << 22), integers(0), b"\x89", ORDERED)
-            ]
-            * 200
-        )
-        + b"e"
-    )
-    yield Case(
-        21, f"{box.label} stride 0, 200 tensors of 16 MB", box.file(many), ("tensor-budget",)
-    )
-    for label, size in {
-        "[0, 2^60]": (0, 1 << 60),
-        "[2^31, 0, 2^31]": (1 << 31, 0, 1 << 31),
-    }.items():
-        box = make()
-        strides = integers(*(1,) * len(size))
-        body = mapping(w=view(box.storage(), integer(0), integers(*size), strides))
-        yield Case(35, f"{box.label} {label}", box.file(body), ("tensor-shape",))
+    one = box.weight((integer(0), integers(1 << 22), integers(0)))
+    many = b"](" + one * 201 + b"e"
+    yield box.case(21, "stride 0, 200 tensors of 16 MB", many, "tensor-budget")
 
 
 def _sharing(make: type[Box]) -> Iterator[Case]:
     """Cases 22 and 23: a storage that is used twice."""
     box = make()
-    tied = mapping(a=view(box.storage(), *SHAPE), b=view(box.storage(), *SHAPE))
     tensors = {"a": WEIGHT, "b": WEIGHT}
-    yield Case(23, f"{box.label} tied", box.file(tied), tensors=tensors)
+    yield box.case(23, "tied", mapping(a=box.weight(), b=box.weight()), tensors=tensors)
     same = mapping(a=box.weight() + b"q\x00", b=b"h\x00")
-    yield Case(23, f"{box.label} one tensor, two names", box.file(same), tensors=tensors)
-    v3 = name("torch._utils", "_rebuild_tensor_v3")
+    yield box.case(23, "one tensor, two names", same, tensors=tensors)
     if make is PlainBox:
         return
-    for label, kind in {"IntStorage": "IntStorage", "DoubleStorage": "DoubleStorage"}.items():
+    for kind, numel in {"IntStorage": 4, "DoubleStorage": 2}.items():
         box = make()
-        numel = 2 if kind == "DoubleStorage" else 4
-        body = mapping(a=box.weight(), b=view(box.storage(kind=kind, numel=numel), *SHAPE))
-        codes = ("storage-dtype", "storage-size")
-        yield Case(22, f"{box.label} as float32 and {label}", box.file(body), codes)
+        root = mapping(a=box.weight(), b=box.weight(kind=kind, numel=numel))
+        yield box.case(22, f"as float32 and {kind}", root, "storage-dtype", "storage-size")
     box = make()
     untyped = box.storage(kind="UntypedStorage", module="torch.storage", numel=16)
+    v3 = name("torch._utils", "_rebuild_tensor_v3")
     first, second = (
         call(v3, untyped, integer(0), integers(2), integers(1), b"\x89", ORDERED, name("torch", d))
         for d in ("uint16", "float8_e5m2")
     )
     if isinstance(box, LegacyBox):
         box.width = 1
-    body = mapping(a=first, b=second)
-    yield Case(22, f"{box.label} as two dtypes", box.file(body), ("storage-dtype",))
+    yield box.case(22, "as two dtypes", mapping(a=first, b=second), "storage-dtype")
 
 
 def _kinds(make: type[Box]) -> Iterator[Case]:
     """Case 26: unsupported kinds of tensors, each refused by its name in the checkpoint."""
+
+    def case(label: str, **weight: object) -> Case:
+        return make.one(26, label, "unsupported-tensor", **weight)  # type: ignore[arg-type]
+
     for label, function in {
         "quantized": "_rebuild_qtensor",
         "sparse": "_rebuild_sparse_tensor",
@@ -177,76 +139,46 @@ def _kinds(make: type[Box]) -> Iterator[Case]:
         "from numpy": "_rebuild_device_tensor_from_numpy",
         "of the future": "_rebuild_tensor_v9",
     }.items():
-        box = make()
-        body = mapping(w=call(name("torch._utils", function), box.weight(), b"N"))
-        yield Case(26, f"{box.label} {label}", box.file(body), ("unsupported-tensor",))
+        rebuild = name("torch._utils", function)
+        yield case(label, weight=lambda box, rebuild=rebuild: call(rebuild, box.weight(), b"N"))
     for label, kind in {
         "subclass": name("theirs", "Tensor"),
         "FakeTensor": name("torch._subclasses", "FakeTensor"),
     }.items():
-        box = make()
-        inner = sequence(box.storage(), *SHAPE, b"\x89", ORDERED)
-        made = call(
-            name("torch._tensor", "_rebuild_from_type_v2"),
-            name("torch._utils", "_rebuild_tensor_v2"),
-            kind,
-            inner,
-            b"}",
-        )
-        yield Case(26, f"{box.label} {label}", box.file(mapping(w=made)), ("unsupported-tensor",))
-    box = make()
-    conjugate = mapping(w=view(box.storage(), *SHAPE, mapping(conj=b"\x88")))
-    yield Case(26, f"{box.label} conjugate view", box.file(conjugate), ("unsupported-tensor",))
-    box = make()
-    strange = mapping(w=view(box.storage(kind="QInt8Storage", numel=16), *SHAPE))
-    yield Case(26, f"{box.label} QInt8Storage", box.file(strange), ("unsupported-tensor",))
-    box = make()
-    foreign = mapping(w=view(box.storage(kind="system", module="posix"), *SHAPE))
-    yield Case(
-        26, f"{box.label} posix.system as storage type", box.file(foreign), ("unsupported-tensor",)
-    )
-    box = make()
-    wrapped = call(
-        name("torch._utils", "_rebuild_parameter"),
-        call(name("torch._utils", "_rebuild_qtensor")),
-        b"\x88",
-        ORDERED,
-    )
-    yield Case(
-        26,
-        f"{box.label} quantized parameter",
-        box.file(mapping(w=wrapped)),
-        ("unsupported-tensor",),
-    )
+
+        def typed(box: Box, kind: bytes = kind) -> bytes:
+            inner = sequence(box.storage(), *GEOMETRY, b"\x89", ORDERED)
+            return call(name("torch._tensor", "_rebuild_from_type_v2"), REBUILD, kind, inner, b"}")
+
+        yield case(label, weight=typed)
+    yield case("conjugate view", weight=lambda box: box.weight(GEOMETRY, mapping(conj=b"\x88")))
+    yield case("QInt8Storage", kind="QInt8Storage", numel=16)
+    yield case("posix.system as storage type", kind="system", module="posix")
+    quantized = call(name("torch._utils", "_rebuild_qtensor"))
+    parameter = call(name("torch._utils", "_rebuild_parameter"), quantized, b"\x88", ORDERED)
+    yield case("quantized parameter", weight=parameter)
 
 
 def _accepted(make: type[Box]) -> Iterator[Case]:
     """Cases 27, 32 and 39: unusual but valid files."""
     for device in ("cuda:7", "meta", "mps", "x" * 500):
-        box = make()
-        body = mapping(w=view(box.storage(location=device), *SHAPE))
-        yield Case(27, f"{box.label} on {device[:9]}", box.file(body), tensors={"w": WEIGHT})
-    box = make()
+        yield make.one(27, f"on {device[:9]}", expected={"tensors": GOOD}, location=device)
     enum = call(name("their_project", "Mode"), integer(1))
     config = name("their_project", "Config") + b")\x81" + mapping(mode=enum) + b"b"
     attributes = name("lightning.fabric", "AttributeDict") + b")\x81(" + text("lr") + config + b"u"
-    body = mapping(
-        state_dict=mapping(w=box.weight()),
+    box = make()
+    state, tensors = mapping(w=box.weight()), {"state_dict.w": WEIGHT}
+    lightning = mapping(
+        state_dict=state,
         hyper_parameters=attributes,
         callbacks=b"}" + name("their_project", "Checkpoint") + mapping(best=config) + b"s",
         loops=b"](" + config + enum + b"e",
     )
-    tensors = {"state_dict.w": WEIGHT}
-    yield Case(32, f"{box.label} Lightning", box.file(body), tensors=tensors)
-    box = make()
-    held = mapping(
-        state_dict=mapping(w=box.weight()), x=config[:-1] + b"(" + text("t") + box.weight() + b"ub"
-    )
-    yield Case(
-        32, f"{box.label} tensor in a placeholder", box.file(held), tensors=tensors, warns=True
-    )
+    yield box.case(32, "Lightning", lightning, tensors=tensors)
+    inside = config[:-1] + b"(" + text("t") + box.weight() + b"ub"
+    held = mapping(state_dict=state, x=inside)
+    yield box.case(32, "tensor in a placeholder", held, tensors=tensors, warns=True)
     for label, value in {"NaN": np.nan, "infinity": -np.inf}.items():
-        box = make()
         odd = np.array([[1, value], [2, value]], "<f4")
-        body = mapping(w=view(box.storage(data=odd.tobytes()), *SHAPE))
-        yield Case(39, f"{box.label} {label}", box.file(body), tensors={"w": odd}, warns=True)
+        expected = {"tensors": {"w": odd}, "warns": True}
+        yield make.one(39, label, expected=expected, data=odd.tobytes())

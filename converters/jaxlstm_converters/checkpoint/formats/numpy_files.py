@@ -8,14 +8,14 @@ import zlib
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError, printable
+from ..errors import printable
 from ..io._make_tensor import make_array
 from ..io.budget import Budget
 from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 from ..io.tensor import Tensor
-from ..io.zip_archive import Entry, refuse_compressed
+from ..io.zip_archive import Archive
 from ..pickle.numpy_calls import NUMERIC
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -27,20 +27,18 @@ HEADER = re.compile(
 )
 
 
-def is_npz(entries: dict[str, Entry]) -> bool:
+def is_npz(archive: Archive) -> bool:
     """Return True if every entry of an archive is an array."""
-    return bool(entries) and all(name.endswith(".npy") for name in entries)
+    return bool(archive.entries) and all(name.endswith(".npy") for name in archive.entries)
 
 
-def read_npz(
-    source: Source, entries: dict[str, Entry], budget: Budget, *, check_crc: bool
-) -> Checkpoint:
+def read_npz(archive: Archive, budget: Budget) -> Checkpoint:
     """Read an archive of arrays, each under the name of its entry without ".npy"."""
-    refuse_compressed(entries.values())
-    checkpoint = Checkpoint(source.path, "npz")
-    for name, entry in entries.items():
-        stream = Stream(source, entry.offset, entry.offset + entry.size, "numpy-header")
-        array = _read_array(stream, budget, entry.crc if check_crc else None)
+    archive.refuse_compressed()
+    checkpoint = Checkpoint(archive.source.path, "npz")
+    for name, entry in archive.entries.items():
+        stream = archive.stream(entry, "numpy-header")
+        array = _read_array(stream, budget, archive.crc(entry))
         _add(checkpoint, name.removesuffix(".npy"), array)
     return checkpoint
 
@@ -48,7 +46,7 @@ def read_npz(
 def read_npy(source: Source, budget: Budget) -> Checkpoint:
     """Read one array, whose name is ""."""
     checkpoint = Checkpoint(source.path, "npy")
-    stream = Stream(source, 0, source.size, "numpy-header")
+    stream = ByteReader(source, 0, source.size, "numpy-header")
     _add(checkpoint, "", _read_array(stream, budget, None))
     return checkpoint
 
@@ -60,35 +58,25 @@ def _add(checkpoint: Checkpoint, name: str, array: Tensor | None) -> None:
         checkpoint.add(name, array)
 
 
-def _read_array(stream: Stream, budget: Budget, crc: int | None) -> Tensor | None:
+def _read_array(stream: ByteReader, budget: Budget, crc: int | None) -> Tensor | None:
     """Return the array that makes up the stream; None if its dtype is not numeric.
 
     `crc` is the declared checksum of header and data.
     """
     start = stream.offset
     if stream.take(6) != NPY_MAGIC:
-        raise CheckpointError(
-            "numpy-header", f"the array does not start with {NPY_MAGIC!r}", offset=start
-        )
+        raise stream.malformed(f"the array does not start with {NPY_MAGIC!r}")
     major, _minor = stream.take(2)
     if major not in (1, 2, 3):
-        raise CheckpointError(
-            "numpy-header", f"the array has format version {major}, expected 1 to 3", offset=start
-        )
+        raise stream.malformed(f"the array has format version {major}, expected 1 to 3")
     length = stream.number("<H" if major == 1 else "<I")
     if length > MAX_HEADER:
-        raise CheckpointError(
-            "numpy-header",
-            f"the array header has {length} bytes; the limit is {MAX_HEADER}",
-            offset=start,
-        )
+        raise stream.malformed(f"the array header has {length} bytes; the limit is {MAX_HEADER}")
     text = stream.take(length).decode("latin1")
     header = HEADER.fullmatch(text)
     if header is None:
-        raise CheckpointError(
-            "numpy-header",
-            f"the array header is {printable(text)!r}, expected descr, fortran_order and shape",
-            offset=start,
+        raise stream.malformed(
+            f"the array header is {printable(text)!r}, expected descr, fortran_order and shape"
         )
     descr = header["descr"]
     if not NUMERIC.fullmatch(descr[1:]) or descr[0] not in "<>|=":

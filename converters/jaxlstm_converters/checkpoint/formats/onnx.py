@@ -7,6 +7,7 @@ i, f, g, o, where g is ONNX's c. See https://onnx.ai/onnx/operators/onnx__LSTM.h
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .onnx_graph import LSTMNode, Model, read_model
 # The positions of torch's i, f, g, o in ONNX's order.
 GATES = (0, 2, 3, 1)
 MAX_NODES = 1_000
+Weights = tuple[Tensor, Tensor, Tensor | None]
 # The names that exporters give to LSTM nodes.
 NODE = re.compile(r"(node_)?lstm(_\d+)?", re.IGNORECASE)
 
@@ -51,27 +53,20 @@ def read_onnx(source: Source, budget: Budget) -> Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Weights:
+class _Layer:
+    prefix: str
+    index: int
+    node: LSTMNode
     w: Tensor
     r: Tensor
     b: Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    prefix: str
-    index: int
-    node: LSTMNode
-    weights: _Weights
-
-
 def _layers(model: Model, checkpoint: Checkpoint) -> list[_Layer]:
     """Assign each LSTM node that has weights to a layer of an LSTM."""
     if len(model.lstm_nodes) > MAX_NODES:
-        raise CheckpointError(
-            "onnx-unsupported",
-            f"the model has {len(model.lstm_nodes)} LSTM nodes; the limit is {MAX_NODES}",
-        )
+        message = f"the model has {len(model.lstm_nodes)} LSTM nodes; the limit is {MAX_NODES}"
+        raise CheckpointError("onnx-unsupported", message)
     layers: list[_Layer] = []
     seen: set[tuple[str, ...]] = set()
     prefixes: set[str] = set()
@@ -84,20 +79,20 @@ def _layers(model: Model, checkpoint: Checkpoint) -> list[_Layer]:
         scope = _scope(node, number)
         last = layers[-1] if layers else None
         if last is not None and _scope(last.node, number) == scope and _feeds(last, weights):
-            layers.append(_Layer(last.prefix, last.index + 1, node, weights))
+            layers.append(_Layer(last.prefix, last.index + 1, node, *weights))
             continue
         prefix = f"{scope}." if scope else ""
         while prefix in prefixes:
             prefix = f"{scope or 'lstm'}_{number}."
             number += 1
         prefixes.add(prefix)
-        layers.append(_Layer(prefix, 0, node, weights))
+        layers.append(_Layer(prefix, 0, node, *weights))
         if node.batch_first:
             checkpoint.hints[prefix] = {"batch_first": True, "dropout": 0.0}
     return layers
 
 
-def _weights(model: Model, node: LSTMNode) -> _Weights | None:
+def _weights(model: Model, node: LSTMNode) -> Weights | None:
     """Return the weights, after checking their shapes; None if the model computes them."""
     shown = printable(node.name)
     if "" in node.weights[:2]:
@@ -121,7 +116,7 @@ def _weights(model: Model, node: LSTMNode) -> _Weights | None:
             f"LSTM node {shown!r} with {directions} directions has shapes W {w.shape}, R {r.shape}, "
             f"B {None if b is None else b.shape}; expected (D, 4H, in), (D, 4H, H), (D, 8H)",
         )
-    return _Weights(w, r, b)
+    return w, r, b
 
 
 def _scope(node: LSTMNode, number: int) -> str:
@@ -134,19 +129,17 @@ def _scope(node: LSTMNode, number: int) -> str:
     return ".".join(parts)
 
 
-def _feeds(last: _Layer, weights: _Weights) -> bool:
+def _feeds(last: _Layer, weights: Weights) -> bool:
     """Return True if the output of `last` has the input size of a layer with these weights."""
-    w, r, b = last.weights.w, last.weights.r, last.weights.b
-    return (
-        weights.w.shape[2] == w.shape[0] * r.shape[2]
-        and weights.r.shape == r.shape
-        and (weights.b is None) == (b is None)
-    )
+    w, r, b = weights
+    input_size = last.w.shape[0] * last.r.shape[2]
+    same_sizes = w.shape[2] == input_size and r.shape == last.r.shape
+    return same_sizes and (b is None) == (last.b is None)
 
 
 def _torch_tensors(layer: _Layer, budget: Budget) -> Iterator[tuple[str, Tensor]]:
     """Yield the parameters of torch.nn.LSTM by name."""
-    w, r, b = layer.weights.w, layer.weights.r, layer.weights.b
+    w, r, b = layer.w, layer.r, layer.b
     hidden = r.shape[2]
     for direction in range(w.shape[0]):
         suffix = f"_l{layer.index}" + ("_reverse" if direction else "")
@@ -161,15 +154,10 @@ def _torch_tensors(layer: _Layer, budget: Budget) -> Iterator[tuple[str, Tensor]
 def _reorder(whole: Tensor, row: int, gate_shape: tuple[int, ...], budget: Budget) -> Tensor:
     """Return the four gates whose rows start at `row`, in torch's order."""
     hidden, *columns = gate_shape
-    width = columns[0] if columns else 1
-    gates = [
-        make_tensor(
-            whole.storage,
-            whole.dtype,
-            gate_shape,
-            budget=budget,
-            offset=(row + gate * hidden) * width,
-        )
-        for gate in GATES
-    ]
-    return StackedTensor(gates)
+    offsets = [(row + gate * hidden) * math.prod(columns) for gate in GATES]
+    return StackedTensor(
+        [
+            make_tensor(whole.storage, whole.dtype, gate_shape, budget=budget, offset=n)
+            for n in offsets
+        ]
+    )

@@ -13,7 +13,6 @@ from ..io.budget import Budget
 from ..io.dtypes import DTYPES
 from ..io.protobuf import FieldBudget, Message
 from ..io.source import Source
-from ..io.storage import Storage
 from ..io.stream import Span
 from ..io.tensor import Tensor
 
@@ -148,7 +147,7 @@ def _read_tensor(model: Model, tensor: Message, name: str, *, is_initializer: bo
             )
         return
     model.tensors[name] = make_array(
-        Storage(span.source, span.offset, span.length),
+        span.storage(),
         dtype,
         tensor.ints(1),
         budget=model.budget,

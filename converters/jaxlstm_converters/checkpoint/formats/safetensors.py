@@ -47,33 +47,26 @@ def read_safetensors(source: Source, budget: Budget) -> Checkpoint:
     checkpoint.metadata = metadata
     if len(header) > MAX_TENSORS:
         raise _header_error(f"the header lists {len(header)} tensors; the limit is {MAX_TENSORS}")
-    ordered = sorted(
-        ((*_byte_range(name, entry), name, entry) for name, entry in header.items()),
-        key=lambda item: item[:2],
-    )
+    entries = [_parse_entry(name, entry) for name, entry in header.items()]
+    entries.sort(key=lambda entry: entry[:2])
     position = 0
-    for start, end, name, entry in ordered:
+    for start, end, name, dtype, shape in entries:
         if start != position:
             raise CheckpointError(
                 "safetensors-layout",
                 f"{printable(name)!r} starts at byte {start} of the data, but the tensor before it "
                 f"ends at {position}",
-                offset=data_start + position,
+                data_start + position,
             )
-        tensor = make_array(
-            Storage(source, data_start + start, end - start),
-            _dtype(name, entry),
-            _shape(name, entry),
-            budget=budget,
-            label=repr(printable(name)),
-        )
-        checkpoint.add(name, tensor)
+        storage = Storage(source, data_start + start, end - start)
+        label = repr(printable(name))
+        checkpoint.add(name, make_array(storage, dtype, shape, budget=budget, label=label))
         position = end
     if data_start + position != source.size:
         raise CheckpointError(
             "trailing-bytes" if data_start + position < source.size else "truncated",
             f"the last tensor ends at byte {data_start + position}, but the file has {source.size}",
-            offset=data_start + position,
+            data_start + position,
         )
     return checkpoint
 
@@ -87,37 +80,27 @@ def _read_header(source: Source) -> tuple[dict[str, Any], int]:
     return read_json(source, 8, length, "safetensors-header"), 8 + length
 
 
-def _byte_range(name: str, entry: Any) -> tuple[int, int]:
+def _parse_entry(name: str, entry: Any) -> tuple[int, int, str, np.dtype[Any], list[Any]]:
+    """Return start and end of the data, name, dtype and sizes; `make_array` checks the sizes."""
+    shown = repr(printable(name))
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise _header_error(
-            f"the entry of {printable(name)!r} does not have exactly the keys dtype, shape and "
-            "data_offsets"
+            f"the entry of {shown} does not have exactly the keys dtype, shape and data_offsets"
         )
-    offsets = entry["data_offsets"]
-    label = f"the data_offsets of {printable(name)!r}"
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(offsets) is not list or len(offsets) != 2 or not all(type(n) is int for n in offsets):
-        raise _header_error(f"{label} are not two integers")
-    start, end = offsets
-    if not 0 <= start <= end < 1 << 62:
-        raise _header_error(f"{label} are {describe_all(offsets)}, expected 0 <= start <= end")
-    return start, end
-
-
-def _dtype(name: str, entry: dict[str, Any]) -> np.dtype[Any]:
-    code = entry["dtype"]
-    if type(code) is not str or code not in DTYPE_CODES:
-        raise CheckpointError(
-            "unsupported-tensor",
-            f"{printable(name)!r} has dtype {describe(code)}, which is not supported",
+        raise _header_error(f"the data_offsets of {shown} are not two integers")
+    if not 0 <= offsets[0] <= offsets[1] < 1 << 62:
+        raise _header_error(
+            f"the data_offsets of {shown} are {describe_all(offsets)}, expected 0 <= start <= end"
         )
-    return DTYPES[DTYPE_CODES[code]]
-
-
-def _shape(name: str, entry: dict[str, Any]) -> list[int]:
-    if type(entry["shape"]) is not list:
-        raise _header_error(f"the shape of {printable(name)!r} is not a list")
-    return entry["shape"]
+    if type(code) is not str or code not in DTYPE_CODES:
+        message = f"{shown} has dtype {describe(code)}, which is not supported"
+        raise CheckpointError("unsupported-tensor", message)
+    if type(shape) is not list:
+        raise _header_error(f"the shape of {shown} is not a list")
+    return offsets[0], offsets[1], name, DTYPES[DTYPE_CODES[code]], shape
 
 
 def _header_error(message: str) -> CheckpointError:
-    return CheckpointError("safetensors-header", message, offset=8)
+    return CheckpointError("safetensors-header", message, 8)

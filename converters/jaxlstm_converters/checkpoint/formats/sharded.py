@@ -58,10 +58,8 @@ def _read_weight_map(source: Source) -> dict[str, str]:
     index = read_json(source, 0, source.size, "unknown-format")
     weight_map: Any = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(
-            "unknown-format",
-            "the JSON file has no weight_map, so it is not the index of a sharded checkpoint",
-        )
+        message = "the JSON file has no weight_map, so it is not the index of a sharded checkpoint"
+        raise CheckpointError("unknown-format", message)
     for file in weight_map.values():
         if type(file) is not str or not _is_file_name(file):
             raise CheckpointError(
@@ -70,9 +68,8 @@ def _read_weight_map(source: Source) -> dict[str, str]:
             )
     count = len(set(weight_map.values()))
     if count > MAX_SHARDS:
-        raise CheckpointError(
-            "shard-mismatch", f"the index names {count} shards; the limit is {MAX_SHARDS}"
-        )
+        message = f"the index names {count} shards; the limit is {MAX_SHARDS}"
+        raise CheckpointError("shard-mismatch", message)
     return weight_map
 
 
@@ -98,9 +95,8 @@ def _open(index: str, file: str) -> Source:
     try:
         return Source(path)
     except OSError as error:
-        raise CheckpointError(
-            "shard-mismatch", f"shard {printable(file)!r} cannot be opened: {error.strerror}"
-        ) from None
+        message = f"shard {printable(file)!r} cannot be opened: {error.strerror}"
+        raise CheckpointError("shard-mismatch", message) from None
 
 
 def _read_shard(
@@ -111,10 +107,8 @@ def _read_shard(
     shard.scalars.clear()
     count = max(len(shard), len(shard.hints))
     if count > limit:
-        raise CheckpointError(
-            "shard-mismatch",
-            f"the shard has {count} tensors or modules, but the index only {limit}",
-        )
+        message = f"the shard has {count} tensors or modules, but the index only {limit}"
+        raise CheckpointError("shard-mismatch", message)
     return shard
 
 

@@ -1,14 +1,15 @@
-"""The stream that torch.save wrote before torch 1.6.
+"""Files that start with a pickle: pickle.dump of arrays or tensors, or torch.save before 1.6.
 
-Five pickles (magic number, protocol version, system, the object, the keys of its storages) are
-followed by the storages in the order of the keys: the number of elements as int64, then the
-elements. The elements are little-endian even if the writer was big-endian
-(torch/csrc/serialization.cpp).
+The legacy format of torch.save has five pickles (magic number, protocol version, system, the
+object, the keys of its storages), followed by the storages in the order of the keys: the number of
+elements as int64, then the elements. The elements are little-endian even if the writer was
+big-endian (torch/csrc/serialization.cpp).
 """
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
@@ -16,9 +17,9 @@ from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
 from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Span, Stream
+from ..io.stream import ByteReader, Span
 from ..pickle._name_tensors import name_tensors
-from ..pickle._run_pickle import PickleResult, run_pickle
+from ..pickle._run_pickle import run_pickle
 from ..pickle.machine import PickleMachine
 from ..pickle.values import GlobalName
 from .torch_zip import parse_storage_id
@@ -27,6 +28,7 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
 
+@dataclass(slots=True)
 class LegacyStorages:
     """Storages that the object refers to before their bytes appear in the stream.
 
@@ -34,34 +36,26 @@ class LegacyStorages:
     own keys, as torch wrote them up to 0.4.
     """
 
-    def __init__(self, file_size: int) -> None:
-        self._file_size = file_size
-        self._by_key: dict[str, Storage] = {}
-        self._itemsize: dict[str, int] = {}
-        # By key of the view: its storage, the key of the storage that it is a part of, and its start.
-        self._views: dict[str, tuple[Storage, str, int]] = {}
+    file_size: int
+    _by_key: dict[str, Storage] = field(default_factory=dict)
+    _itemsize: dict[str, int] = field(default_factory=dict)
+    # By key of the view: its storage, the key of the storage that it is a part of, and its start.
+    _views: dict[str, tuple[Storage, str, int]] = field(default_factory=dict)
 
     def resolve(self, persistent_id: Any) -> Any:
         """Return a storage, or the class of a module that was stored with its source code."""
-        is_module = (
-            type(persistent_id) is tuple
-            and len(persistent_id) == 4
-            and persistent_id[0] == "module"
-        )
-        if is_module:
+        is_tuple = type(persistent_id) is tuple and len(persistent_id) == 4
+        if is_tuple and persistent_id[0] == "module":
             return persistent_id[1]
         kind, key, numel = parse_storage_id(persistent_id)
         if isinstance(kind, GlobalName):
-            raise CheckpointError(
-                "unsupported-tensor", f"a storage has type {kind}, which is not supported"
-            )
-        itemsize = 1 if kind.dtype is None else kind.dtype.itemsize
+            message = f"a storage has type {kind}, which is not supported"
+            raise CheckpointError("unsupported-tensor", message)
+        itemsize = kind.itemsize
         if key not in self._by_key:
-            if numel * itemsize > self._file_size:
-                raise CheckpointError(
-                    "truncated",
-                    f"storage {key} declares {numel * itemsize} bytes, more than the file has",
-                )
+            if numel * itemsize > self.file_size:
+                message = f"storage {key} declares {numel * itemsize} bytes, more than the file has"
+                raise CheckpointError("truncated", message)
             self._by_key[key] = Storage(None, 0, numel * itemsize)
             self._itemsize[key] = itemsize
         storage = self._by_key[key]
@@ -74,9 +68,8 @@ class LegacyStorages:
 
     def _view(self, view: Any, root: str, numel: int, itemsize: int) -> Storage:
         if type(view) is not tuple or len(view) != 3 or not all(type(n) is int for n in view[1:]):
-            raise CheckpointError(
-                "pickle-malformed", f"a view of storage {root} is not (key, start, size)"
-            )
+            message = f"a view of storage {root} is not (key, start, size)"
+            raise CheckpointError("pickle-malformed", message)
         key, start, size = view
         if type(key) is not str or not 0 <= start <= start + size <= numel or size < 0:
             raise CheckpointError("tensor-bounds", f"a view extends beyond storage {root}")
@@ -85,20 +78,16 @@ class LegacyStorages:
             storage = Storage(None, 0, size * itemsize, dtype=self._by_key[root].dtype)
             known = self._views[key] = (storage, root, start * itemsize)
         if known[1:] != (root, start * itemsize) or known[0].nbytes != size * itemsize:
-            raise CheckpointError(
-                "storage-size", f"view {printable(key)} is declared with two ranges"
-            )
+            message = f"view {printable(key)} is declared with two ranges"
+            raise CheckpointError("storage-size", message)
         return known[0]
 
     def place(self, source: Source, keys: Any, position: int) -> int:
         """Set the offsets of the storages, which start at `position`; return where they end."""
         is_texts = type(keys) is list and all(type(key) is str for key in keys)
         if not is_texts or sorted(keys) != sorted(self._by_key):
-            raise CheckpointError(
-                "missing-storage",
-                "the file does not hold exactly the storages that its tensors use",
-                offset=position,
-            )
+            message = "the file does not hold exactly the storages that its tensors use"
+            raise CheckpointError("missing-storage", message, position)
         for key in keys:
             storage = self._by_key[key]
             (numel,) = struct.unpack("<q", source.read(position, 8))
@@ -107,30 +96,39 @@ class LegacyStorages:
                 raise CheckpointError(
                     "storage-size",
                     f"storage {key} has {nbytes} bytes, but the pickle declares {storage.nbytes}",
-                    offset=position,
+                    position,
                 )
             storage.source, storage.offset = source, position + 8
             position += 8 + storage.nbytes
             if position > source.size:
-                raise CheckpointError(
-                    "truncated", f"the file ends within storage {key}", offset=storage.offset
-                )
+                message = f"the file ends within storage {key}"
+                raise CheckpointError("truncated", message, storage.offset)
         for storage, root, start in self._views.values():
             storage.source, storage.offset = source, self._by_key[root].offset + start
         return position
 
 
-def read_legacy(source: Source, position: int, budget: Budget) -> Checkpoint:
-    """Read the checkpoint whose magic number ends at `position`."""
-    checkpoint = Checkpoint(source.path, "torch legacy")
-    result = _read_body(Stream(source, position, source.size), budget)
+def read_pickle(source: Source, budget: Budget) -> Checkpoint:
+    """Read one pickle, or the legacy stream after it if it is torch's magic number."""
+    stream = ByteReader(source, 0, source.size)
+    result = run_pickle(stream, budget, nested=read_nested_storage)
+    container = "torch pickle" if result.nested_storages else "numpy pickle"
+    if type(result.value) is int:
+        if result.value != MAGIC_NUMBER:
+            message = "the file starts with a pickled integer that is not torch's magic number"
+            raise CheckpointError("legacy-header", message, 0)
+        container = "torch legacy"
+        result = _read_body(stream, budget)
+    else:
+        stream.require_end()
+    checkpoint = Checkpoint(source.path, container)
     name_tensors(checkpoint, result, budget=budget)
     return checkpoint
 
 
 def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     """Read a storage in a plain pickle: a legacy stream whose object is the storage."""
-    stream = Stream(span.source, span.offset, span.offset + span.length)
+    stream = span.stream()
     memory = outer.budget.memory
     magic = run_pickle(stream, outer.budget).value
     if magic != MAGIC_NUMBER:
@@ -140,37 +138,29 @@ def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     outer.budget.memory = memory
     outer.charge(result.opcodes)
     if not isinstance(result.value, Storage):
-        raise CheckpointError(
-            "legacy-header",
-            f"the bytes of a storage hold {describe(result.value)} instead",
-            offset=span.offset,
-        )
+        message = f"the bytes of a storage hold {describe(result.value)} instead"
+        raise CheckpointError("legacy-header", message, span.offset)
     return result.value
 
 
-def _read_body(stream: Stream, budget: Budget) -> PickleResult:
+def _read_body(stream: ByteReader, budget: Budget) -> PickleMachine:
     """Read the stream after the magic number, up to its end."""
     source, end = stream.source, stream.offset + stream.remaining
     version = run_pickle(stream, budget).value
     if version != PROTOCOL:
-        raise CheckpointError(
-            "legacy-header",
-            f"the protocol version is {describe(version)}, expected {PROTOCOL}",
-            offset=stream.offset,
-        )
+        message = f"the protocol version is {describe(version)}, expected {PROTOCOL}"
+        raise CheckpointError("legacy-header", message, stream.offset)
     writer = run_pickle(stream, budget).value
     if not isinstance(writer, dict) or type(writer.get("little_endian")) is not bool:
-        raise CheckpointError(
-            "legacy-header", "the system information has no byte order", offset=stream.offset
-        )
+        message = "the system information has no byte order"
+        raise CheckpointError("legacy-header", message, stream.offset)
     storages = LegacyStorages(source.size)
     result = run_pickle(stream, budget, persistent=storages.resolve)
     keys = run_pickle(stream, budget).value
     position = storages.place(source, keys, stream.offset)
     if position > end:
-        raise CheckpointError("truncated", "the file ends within a storage", offset=end)
+        raise CheckpointError("truncated", "the file ends within a storage", end)
     if position != end:
-        raise CheckpointError(
-            "trailing-bytes", f"{end - position} bytes follow the last storage", offset=position
-        )
+        message = f"{end - position} bytes follow the last storage"
+        raise CheckpointError("trailing-bytes", message, position)
     return result

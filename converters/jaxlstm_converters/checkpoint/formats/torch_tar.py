@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import Checkpoint
@@ -18,7 +17,7 @@ from ..io._make_tensor import MAX_NDIM, make_tensor
 from ..io.budget import Budget
 from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 from ..io.tensor import Tensor
 from ..pickle._name_tensors import name_tensors
 from ..pickle._run_pickle import run_pickle
@@ -43,23 +42,22 @@ def read_legacy_tar(source: Source, budget: Budget) -> Checkpoint:
     """Read the checkpoint, including modules that were saved whole."""
     checkpoint = Checkpoint(source.path, "torch legacy tar")
     members = _read_members(source)
-    storages = _read_storages(Stream(source, *members["storages"]), budget)
-    tensors = _read_tensors(Stream(source, *members["tensors"]), budget, storages)
+    storages = _read_storages(ByteReader(source, *members["storages"]), budget)
+    tensors = _read_tensors(ByteReader(source, *members["tensors"]), budget, storages)
 
     def resolve(persistent_id: Any) -> Any:
         # The class of a module, with its source code.
         if type(persistent_id) is tuple and persistent_id:
             return persistent_id[0]
         if type(persistent_id) is not str or persistent_id not in tensors:
-            raise CheckpointError(
-                "missing-storage", f"the file has no tensor with key {describe(persistent_id)}"
-            )
+            message = f"the file has no tensor with key {describe(persistent_id)}"
+            raise CheckpointError("missing-storage", message)
         return tensors[persistent_id]
 
-    stream = Stream(source, *members["pickle"])
+    stream = ByteReader(source, *members["pickle"])
     result = run_pickle(stream, budget, persistent=resolve)
     stream.require_end()
-    result = replace(result, tensors=list(tensors.values()))
+    result.tensors = list(tensors.values())
     name_tensors(checkpoint, result, budget=budget)
     return checkpoint
 
@@ -76,30 +74,21 @@ def _read_members(source: Source) -> dict[str, tuple[int, int]]:
         start = position + BLOCK
         position = start + -(-size // BLOCK) * BLOCK
         if position > source.size:
-            raise CheckpointError(
-                "truncated", f"the file ends within member {printable(name)!r}", offset=start
-            )
+            message = f"the file ends within member {printable(name)!r}"
+            raise CheckpointError("truncated", message, start)
         if kind == b"x":
             if size > BLOCK or not PAX_TIMES.fullmatch(source.read(start, size)):
-                raise CheckpointError(
-                    "tar-entry", "a pax header sets attributes other than times", offset=start
-                )
+                raise _tar_error("a pax header sets attributes other than times", start)
             continue
         if name not in MEMBERS or name in members:
-            raise CheckpointError(
-                "tar-entry", f"member {printable(name)!r} is unknown or appears twice", offset=start
-            )
+            raise _tar_error(f"member {printable(name)!r} is unknown or appears twice", start)
         members[name] = (start, start + size)
     rest = source.size - position
     if rest > MAX_PADDING or any(source.read(position, rest)):
-        raise CheckpointError(
-            "trailing-bytes", "bytes follow the end of the archive", offset=position
-        )
+        raise CheckpointError("trailing-bytes", "bytes follow the end of the archive", position)
     if members.keys() != MEMBERS:
         missing = ", ".join(sorted(MEMBERS - members.keys()))
-        raise CheckpointError(
-            "tar-entry", f"the archive is not a torch checkpoint: it has no member {missing}"
-        )
+        raise _tar_error(f"the archive is not a torch checkpoint: it has no member {missing}")
     return members
 
 
@@ -112,17 +101,13 @@ def _parse_header(header: bytes, at: int) -> tuple[str, bytes, int]:
     size = re.fullmatch(rb"([0-7]{1,11})[ \0]*", header[124:136])
     declared = re.fullmatch(rb" *([0-7]{1,7})[ \0]*", header[148:156])
     if not is_tar(header) or size is None or declared is None or int(declared[1], 8) != checksum:
-        raise CheckpointError(
-            "tar-entry", "a member header is malformed or has a wrong checksum", offset=at
-        )
+        raise _tar_error("a member header is malformed or has a wrong checksum", at)
     if kind not in (b"0", b"\0", b"x") or link or prefix:
-        raise CheckpointError(
-            "tar-entry", f"member {printable(name)!r} is not a regular file", offset=at
-        )
+        raise _tar_error(f"member {printable(name)!r} is not a regular file", at)
     return name, kind, int(size[1], 8)
 
 
-def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
+def _read_storages(stream: ByteReader, budget: Budget) -> dict[Any, Storage]:
     storages: dict[Any, Storage] = {}
     for _ in range(_read_count(stream, budget)):
         item = run_pickle(stream, budget).value
@@ -130,14 +115,10 @@ def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
             raise stream.malformed("a storage is not described by (key, location, type)")
         key, _location, kind = item
         numel = stream.number("<q")
-        itemsize = 1 if kind.dtype is None else kind.dtype.itemsize
-        if numel < 0 or numel * itemsize > stream.remaining:
-            raise CheckpointError(
-                "truncated",
-                f"a storage declares {numel} elements, more than the file has",
-                offset=stream.offset,
-            )
-        span = stream.span(numel * itemsize)
+        if numel < 0 or numel * kind.itemsize > stream.remaining:
+            message = f"a storage declares {numel} elements, more than the file has"
+            raise CheckpointError("truncated", message, stream.offset)
+        span = stream.span(numel * kind.itemsize)
         storage = Storage(stream.source, span.offset, span.length, dtype=kind.dtype)
         _add(storages, key, storage, stream)
     views = run_pickle(stream, budget).value
@@ -149,27 +130,25 @@ def _read_storages(stream: Stream, budget: Budget) -> dict[Any, Storage]:
     return storages
 
 
-def _add_view(storages: dict[Any, Storage], view: Any, stream: Stream) -> None:
+def _add_view(storages: dict[Any, Storage], view: Any, stream: ByteReader) -> None:
     """Add the storage of a view (key, key of the whole storage, start, size), in elements."""
     if type(view) is not tuple or len(view) != 4 or not all(type(n) is int for n in view):
         raise stream.malformed("a view of a storage is not described by four integers")
     key, root_key, start, size = view
     root = storages.get(root_key)
     if root is None or root.dtype is None:
-        raise CheckpointError(
-            "missing-storage", f"the file has no storage {describe(root_key)}, but a view of it"
-        )
+        message = f"the file has no storage {describe(root_key)}, but a view of it"
+        raise CheckpointError("missing-storage", message)
     itemsize = root.dtype.itemsize
     if start < 0 or size < 0 or (start + size) * itemsize > root.nbytes:
-        raise CheckpointError(
-            "tensor-bounds", f"a view extends beyond storage {describe(root_key)}"
-        )
+        message = f"a view extends beyond storage {describe(root_key)}"
+        raise CheckpointError("tensor-bounds", message)
     offset = root.offset + start * itemsize
     _add(storages, key, Storage(root.source, offset, size * itemsize, dtype=root.dtype), stream)
 
 
 def _read_tensors(
-    stream: Stream, budget: Budget, storages: dict[Any, Storage]
+    stream: ByteReader, budget: Budget, storages: dict[Any, Storage]
 ) -> dict[str, Tensor]:
     """Return the tensors by key, as the text by which `pickle` refers to them."""
     tensors: dict[str, Tensor] = {}
@@ -180,16 +159,14 @@ def _read_tensors(
         key, storage_key, _kind = item
         storage = storages.get(storage_key) if type(storage_key) in (int, str) else None
         if storage is None or storage.dtype is None:
-            raise CheckpointError(
-                "missing-storage", f"the file has no storage {describe(storage_key)}"
-            )
+            message = f"the file has no storage {describe(storage_key)}"
+            raise CheckpointError("missing-storage", message)
         ndim = stream.number("<i")
         # The upper half: early versions wrote eight bytes.
         stream.take(4)
         if not 0 <= ndim <= MAX_NDIM:
-            raise CheckpointError(
-                "tensor-shape", f"a tensor declares {ndim} dimensions, expected 0 to {MAX_NDIM}"
-            )
+            message = f"a tensor declares {ndim} dimensions, expected 0 to {MAX_NDIM}"
+            raise CheckpointError("tensor-shape", message)
         numbers = struct.unpack(f"<{2 * ndim + 1}q", stream.take(16 * ndim + 8))
         shape, strides, offset = numbers[:ndim], numbers[ndim:-1], numbers[-1]
         tensor = make_tensor(
@@ -200,18 +177,19 @@ def _read_tensors(
     return tensors
 
 
-def _read_count(stream: Stream, budget: Budget) -> int:
+def _read_count(stream: ByteReader, budget: Budget) -> int:
     count = run_pickle(stream, budget).value
     if type(count) is not int or not 0 <= count <= MAX_COUNT:
         raise stream.malformed(f"a count is {describe(count)}, expected 0 to {MAX_COUNT}")
     return count
 
 
-def _add(target: dict[Any, Any], key: Any, value: Any, stream: Stream) -> None:
+def _add(target: dict[Any, Any], key: Any, value: Any, stream: ByteReader) -> None:
     if type(key) not in (int, str) or key in target:
-        raise CheckpointError(
-            "storage-key",
-            f"the key {describe(key)} is used twice or is not an integer or string",
-            offset=stream.offset,
-        )
+        message = f"the key {describe(key)} is used twice or is not an integer or string"
+        raise CheckpointError("storage-key", message, stream.offset)
     target[key] = value
+
+
+def _tar_error(message: str, offset: int | None = None) -> CheckpointError:
+    return CheckpointError("tar-entry", message, offset)

@@ -8,49 +8,31 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
-from ..io.source import Source
 from ..io.storage import Storage
-from ..io.stream import Stream
-from ..io.zip_archive import Entry, read_entry, verify_crc
+from ..io.zip_archive import Archive
 from ..pickle._name_tensors import name_tensors
-from ..pickle._run_pickle import PickleResult, run_pickle
+from ..pickle._run_pickle import run_pickle
+from ..pickle.machine import PickleMachine
 from ..pickle.values import GlobalName, StorageType, UnsupportedTensor
 
 MAX_PICKLE = 256 << 20
 STORAGE_KEY = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
+@dataclass(slots=True)
 class ZipStorages:
-    """The storages in one folder of an archive, by key.
+    """The storages in one folder of an archive, such as "PREFIX/data/", by key."""
 
-    Args:
-        source: the file.
-        entries: the entries of the archive.
-        folder: the path of the storages, such as "PREFIX/data/".
-        big_endian: the byte order of the elements.
-        check_crc: compare checksums.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        entries: dict[str, Entry],
-        folder: str,
-        *,
-        big_endian: bool,
-        check_crc: bool,
-    ) -> None:
-        self._source = source
-        self._entries = entries
-        self._folder = folder
-        self._big_endian = big_endian
-        self._check_crc = check_crc
-        self._by_key: dict[str, Storage] = {}
+    archive: Archive
+    folder: str
+    big_endian: bool
+    _by_key: dict[str, Storage] = field(default_factory=dict)
 
     def resolve(self, persistent_id: Any) -> Storage | UnsupportedTensor:
         """Return the storage with this persistent id."""
@@ -62,23 +44,22 @@ class ZipStorages:
             storage = self._by_key[key] = self._open(key)
         if kind.dtype is not None:
             storage.use_as(kind.dtype)
-        declared = numel * (1 if kind.dtype is None else kind.dtype.itemsize)
+        declared = numel * kind.itemsize
         if declared != storage.nbytes:
             raise CheckpointError(
                 "storage-size",
                 f"storage {key} has {storage.nbytes} bytes, but the pickle declares {declared}",
-                offset=storage.offset,
+                storage.offset,
             )
         return storage
 
     def _open(self, key: str) -> Storage:
-        entry = self._entries.get(self._folder + key)
+        entry = self.archive.entries.get(self.folder + key)
         if entry is None:
-            raise CheckpointError(
-                "missing-storage", f"the archive has no entry {printable(self._folder)}{key}"
-            )
-        crc = entry.crc if self._check_crc else None
-        return Storage(self._source, entry.offset, entry.size, self._big_endian, crc)
+            message = f"the archive has no entry {printable(self.folder)}{key}"
+            raise CheckpointError("missing-storage", message)
+        crc = self.archive.crc(entry)
+        return Storage(self.archive.source, entry.offset, entry.size, self.big_endian, crc)
 
 
 def parse_storage_id(persistent_id: Any) -> tuple[StorageType | GlobalName, str, int]:
@@ -92,61 +73,46 @@ def parse_storage_id(persistent_id: Any) -> tuple[StorageType | GlobalName, str,
     if not isinstance(kind, StorageType | GlobalName):
         raise CheckpointError("pickle-malformed", f"the type of a storage is {describe(kind)}")
     if type(key) is not str or not STORAGE_KEY.fullmatch(key):
-        raise CheckpointError(
-            "storage-key", f"a storage has key {describe(key)}, expected a string of digits"
-        )
+        message = f"a storage has key {describe(key)}, expected a string of digits"
+        raise CheckpointError("storage-key", message)
     if type(numel) is not int or not 0 <= numel < 1 << 60:
-        raise CheckpointError(
-            "storage-size", f"storage {key} declares {describe(numel)} as its number of elements"
-        )
+        message = f"storage {key} declares {describe(numel)} as its number of elements"
+        raise CheckpointError("storage-size", message)
     return kind, key, numel
 
 
-def read_torch_zip(
-    source: Source, entries: dict[str, Entry], prefix: str, budget: Budget, *, check_crc: bool
-) -> Checkpoint:
+def read_torch_zip(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
     """Read the checkpoint under `prefix`, such as "archive/"."""
-    checkpoint = Checkpoint(source.path, "torch zip")
-    storages = ZipStorages(
-        source,
-        entries,
-        f"{prefix}data/",
-        big_endian=is_big_endian(source, entries, prefix, check_crc),
-        check_crc=check_crc,
-    )
-    result = run_entry(source, entries[f"{prefix}data.pkl"], storages, budget, check_crc)
+    archive.refuse_compressed()
+    checkpoint = Checkpoint(archive.source.path, "torch zip")
+    storages = ZipStorages(archive, f"{prefix}data/", is_big_endian(archive, prefix))
+    result = run_entry(archive, f"{prefix}data.pkl", storages, budget)
     name_tensors(checkpoint, result, budget=budget)
     return checkpoint
 
 
-def run_entry(
-    source: Source, entry: Entry, storages: ZipStorages, budget: Budget, check_crc: bool
-) -> PickleResult:
+def run_entry(archive: Archive, name: str, storages: ZipStorages, budget: Budget) -> PickleMachine:
     """Run the pickle that makes up a whole entry."""
+    entry = archive.entries[name]
     if entry.size > MAX_PICKLE:
-        raise CheckpointError(
-            "pickle-budget",
-            f"the pickle has {entry.size} bytes; the limit is {MAX_PICKLE}",
-            offset=entry.offset,
-        )
-    if check_crc:
-        verify_crc(source, entry)
-    stream = Stream(source, entry.offset, entry.offset + entry.size)
+        message = f"the pickle has {entry.size} bytes; the limit is {MAX_PICKLE}"
+        raise CheckpointError("pickle-budget", message, entry.offset)
+    archive.verify(entry)
+    stream = archive.stream(entry)
     result = run_pickle(stream, budget, persistent=storages.resolve)
     stream.require_end()
     return result
 
 
-def is_big_endian(source: Source, entries: dict[str, Entry], prefix: str, check_crc: bool) -> bool:
+def is_big_endian(archive: Archive, prefix: str) -> bool:
     """Return the byte order of the archive. Before torch 2.1 it was always little-endian."""
-    entry = entries.get(f"{prefix}byteorder")
+    entry = archive.entries.get(f"{prefix}byteorder")
     if entry is None:
         return False
-    order = read_entry(source, entry, 16, check_crc) if entry.size <= 16 else b"?"
+    if entry.size <= 16:
+        archive.verify(entry)
+    order = archive.stream(entry).take(entry.size) if entry.size <= 16 else b"?"
     if order not in (b"little", b"big"):
-        raise CheckpointError(
-            "byteorder",
-            f"the byteorder entry is {printable(repr(order))}, expected b'little' or b'big'",
-            offset=entry.offset,
-        )
+        message = f"the byteorder entry is {printable(repr(order))}, expected b'little' or b'big'"
+        raise CheckpointError("byteorder", message, entry.offset)
     return order == b"big"

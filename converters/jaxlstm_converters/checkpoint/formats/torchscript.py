@@ -7,45 +7,36 @@ submodules by name. The folder `code/` holds the program, which is neither parse
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..io.budget import Budget
-from ..io.source import Source
-from ..io.zip_archive import Entry, refuse_compressed
+from ..io.zip_archive import Archive
 from ..pickle._name_tensors import name_tensors
 from ..pickle.modules import Member
 from ..pickle.values import Placeholder
 from .torch_zip import ZipStorages, is_big_endian, run_entry
 
 
-def is_torchscript(entries: dict[str, Entry], prefix: str) -> bool:
+def is_torchscript(archive: Archive, prefix: str) -> bool:
     """Return True for a TorchScript archive, by the same rule as torch.load."""
-    return f"{prefix}constants.pkl" in entries
+    return f"{prefix}constants.pkl" in archive.entries
 
 
-def read_torchscript(
-    source: Source, entries: dict[str, Entry], prefix: str, budget: Budget, *, check_crc: bool
-) -> Checkpoint:
+def read_torchscript(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
     """Read the tensors under their state_dict() names, and constants as "CONSTANTS.c0" etc."""
-    code = f"{prefix}code/"
-    refuse_compressed(entry for name, entry in entries.items() if not name.startswith(code))
-    big_endian = is_big_endian(source, entries, prefix, check_crc)
-    checkpoint = Checkpoint(source.path, "TorchScript")
-    constants = Checkpoint(source.path, "TorchScript")
+    archive.refuse_compressed(except_folder=f"{prefix}code/")
+    big_endian = is_big_endian(archive, prefix)
+    checkpoint = Checkpoint(archive.source.path, "TorchScript")
+    constants = Checkpoint(archive.source.path, "TorchScript")
     for part, target in (("data", checkpoint), ("constants", constants)):
-        folder = f"{prefix}{part}/"
-        storages = ZipStorages(source, entries, folder, big_endian=big_endian, check_crc=check_crc)
-        entry = entries[f"{prefix}{part}.pkl"]
-        result = run_entry(source, entry, storages, budget, check_crc)
+        storages = ZipStorages(archive, f"{prefix}{part}/", big_endian)
+        result = run_entry(archive, f"{prefix}{part}.pkl", storages, budget)
         if target is constants:
             if type(result.value) is not tuple:
-                raise CheckpointError(
-                    "zip-layout", "the constants are not a tuple", offset=entry.offset
-                )
+                raise CheckpointError("zip-layout", "the constants are not a tuple")
             named = {f"c{index}": value for index, value in enumerate(result.value)}
-            result = replace(result, value={"CONSTANTS": named})
+            result.value = {"CONSTANTS": named}
         name_tensors(target, result, budget=budget, members=_attributes)
     checkpoint.warnings += constants.warnings
     for name, tensor in constants.items():

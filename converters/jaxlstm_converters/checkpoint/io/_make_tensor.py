@@ -59,7 +59,7 @@ def make_tensor(
             "tensor-bounds",
             f"a tensor with {_geometry(sizes, steps)} and offset {offset} extends beyond its storage of "
             f"{available} elements",
-            offset=storage.offset,
+            storage.offset,
         )
     if not empty and (_overlap(sizes, steps) + 1) * dtype.itemsize > MAX_OVERLAP:
         raise CheckpointError(
@@ -68,7 +68,7 @@ def make_tensor(
             "save it after .contiguous()",
         )
     budget.spend_on_tensor(math.prod(sizes) * dtype.itemsize)
-    return Tensor(storage, dtype, sizes, strides=steps, offset=offset)
+    return Tensor(storage, dtype, sizes, steps, offset)
 
 
 def make_array(
@@ -80,18 +80,10 @@ def make_array(
     fortran_order: bool = False,
     label: str = "an array",
 ) -> Tensor:
-    """Return a contiguous tensor that takes up the whole storage.
+    """Return a contiguous tensor that takes up the whole storage, or raise `storage-size`.
 
-    Args:
-        storage: the bytes.
-        dtype: the element type.
-        shape: the sizes, of any type.
-        budget: pays for the bytes of the tensor.
-        fortran_order: column-major instead of row-major.
-        label: the tensor, in the error message.
-
-    Raises:
-        CheckpointError: storage-size, storage-dtype, tensor-shape, tensor-bounds or tensor-budget.
+    Arguments and other errors are those of `make_tensor`, beside `fortran_order`, column-major
+    instead of row-major, and `label`, the tensor in the error message.
     """
     _check_sizes(shape)
     strides = contiguous_strides(shape[::-1])[::-1] if fortran_order else None
@@ -100,7 +92,7 @@ def make_array(
         raise CheckpointError(
             "storage-size",
             f"{label} needs {tensor.nbytes} bytes, but the file holds {storage.nbytes} for it",
-            offset=None if storage.source is None else storage.offset,
+            None if storage.source is None else storage.offset,
         )
     return tensor
 

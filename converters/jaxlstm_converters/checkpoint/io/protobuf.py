@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import CheckpointError
-from .stream import Span, Stream
+from .stream import ByteReader, Span
 
 CODE = "onnx-malformed"
 MAX_TEXT = 4096
@@ -54,7 +54,7 @@ class Message:
         values: list[int] = []
         for value in self._fields.get(number, ()):
             if isinstance(value, Span):
-                stream = _stream(value)
+                stream = value.stream(CODE)
                 while stream.remaining:
                     self._budget.spend()
                     values.append(_varint(stream))
@@ -85,14 +85,13 @@ class Message:
     def _spans(self, number: int) -> list[Span]:
         spans = self.packed(number)
         if len(spans) != len(self._fields.get(number, ())):
-            raise CheckpointError(
-                CODE, f"field {number} holds a number, not text or bytes", offset=self._span.offset
-            )
+            message = f"field {number} holds a number, not text or bytes"
+            raise CheckpointError(CODE, message, self._span.offset)
         return spans
 
 
 def _fields(span: Span) -> Iterator[tuple[int, int | Span]]:
-    stream = _stream(span)
+    stream = span.stream(CODE)
     while stream.remaining:
         key = _varint(stream)
         number, kind = key >> 3, key & 7
@@ -110,7 +109,7 @@ def _fields(span: Span) -> Iterator[tuple[int, int | Span]]:
             raise stream.malformed(f"a field has the unknown wire type {kind}")
 
 
-def _varint(stream: Stream) -> int:
+def _varint(stream: ByteReader) -> int:
     value = 0
     for shift in range(0, 70, 7):
         byte = stream.number("<B")
@@ -126,14 +125,9 @@ def _varint(stream: Stream) -> int:
 
 def _text(span: Span) -> str:
     if span.length > MAX_TEXT:
-        raise CheckpointError(
-            CODE, f"a name has {span.length} bytes; the limit is {MAX_TEXT}", offset=span.offset
-        )
+        message = f"a name has {span.length} bytes; the limit is {MAX_TEXT}"
+        raise CheckpointError(CODE, message, span.offset)
     try:
         return span.source.read(span.offset, span.length).decode("utf-8")
     except UnicodeDecodeError:
-        raise CheckpointError(CODE, "a name is not UTF-8", offset=span.offset) from None
-
-
-def _stream(span: Span) -> Stream:
-    return Stream(span.source, span.offset, span.offset + span.length, CODE)
+        raise CheckpointError(CODE, "a name is not UTF-8", span.offset) from None

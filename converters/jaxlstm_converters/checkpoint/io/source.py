@@ -103,7 +103,7 @@ class Source:
             raise CheckpointError(
                 "truncated",
                 f"expected {count} more bytes, but the file ends at {self.size}",
-                offset=offset,
+                offset,
                 path=self.path,
             )
 

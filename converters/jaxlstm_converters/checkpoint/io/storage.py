@@ -40,11 +40,8 @@ class Storage:
     def use_as(self, dtype: np.dtype[Any]) -> None:
         """Set the dtype, or raise `storage-dtype` if it has another one."""
         if self.dtype is not None and self.dtype != dtype:
-            raise CheckpointError(
-                "storage-dtype",
-                f"one storage is used as {self.dtype.name} and as {dtype.name}",
-                offset=self.offset,
-            )
+            message = f"one storage is used as {self.dtype.name} and as {dtype.name}"
+            raise CheckpointError("storage-dtype", message, self.offset)
         self.dtype = dtype
 
     def read_into(self, start: int, target: memoryview) -> None:
@@ -68,7 +65,7 @@ class Storage:
             raise CheckpointError(
                 "crc-mismatch",
                 f"a storage has checksum {crc:08x}, but the file declares {self.crc:08x}",
-                offset=self.offset,
+                self.offset,
                 path=self.source.path,
             )
         self._verified = True
@@ -111,7 +108,7 @@ def count_latin1(source: Source, offset: int, length: int) -> int:
         rest = b"?"
     if rest:
         message = "bytes are pickled as text, but the text is not Latin-1"
-        raise CheckpointError("pickle-malformed", message, offset=offset)
+        raise CheckpointError("pickle-malformed", message, offset)
     return count
 
 

@@ -1,4 +1,4 @@
-"""`Stream`: sequential reading, through a small buffer, of pickles and protocol buffers."""
+"""`ByteReader`: sequential reading, through a small buffer, of pickles and protocol buffers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError
 from .source import Source
+from .storage import Storage
 
 WINDOW = 1 << 16
 # Lines are the arguments of text opcodes: numbers and dotted module names.
@@ -21,8 +22,16 @@ class Span:
     offset: int
     length: int
 
+    def stream(self, code: str = "pickle-malformed") -> ByteReader:
+        """Return a reader of these bytes."""
+        return ByteReader(self.source, self.offset, self.offset + self.length, code)
 
-class Stream:
+    def storage(self) -> Storage:
+        """Return these bytes as a storage."""
+        return Storage(self.source, self.offset, self.length)
+
+
+class ByteReader:
     """A reader of the bytes from `offset` to `end`, in order.
 
     Args:
@@ -96,7 +105,7 @@ class Stream:
         """Raise `trailing-bytes` unless all bytes have been read."""
         if self.remaining:
             message = f"{self.remaining} bytes follow the end of the data"
-            raise CheckpointError("trailing-bytes", message, offset=self.offset)
+            raise CheckpointError("trailing-bytes", message, self.offset)
 
     def number(self, layout: str) -> int:
         """Return one number in a `struct` layout."""
@@ -111,7 +120,7 @@ class Stream:
 
     def malformed(self, message: str) -> CheckpointError:
         """Return the error for invalid bytes at this position."""
-        return CheckpointError(self._code, message, offset=self.offset)
+        return CheckpointError(self._code, message, self.offset)
 
     def _fill(self, count: int) -> None:
         self.require(count)

@@ -20,21 +20,20 @@ def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, 
         CheckpointError: `duplicate-key`, or `code` for everything else.
     """
     if length * MEMORY_FACTOR > source.size * 5 // 4 + MEMORY:
-        raise CheckpointError(code, f"a JSON text of {length} bytes is too large", offset=offset)
+        raise CheckpointError(code, f"a JSON text of {length} bytes is too large", offset)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
             seen: set[str] = set()
             repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise CheckpointError(
-                "duplicate-key", f"the JSON key {printable(repeated)!r} is set twice", offset=offset
-            )
+            message = f"the JSON key {printable(repeated)!r} is set twice"
+            raise CheckpointError("duplicate-key", message, offset)
         return result
 
     def refuse_number(text: str) -> None:
         message = f"the JSON number {printable(text)} is not an integer"
-        raise CheckpointError(code, message, offset=offset)
+        raise CheckpointError(code, message, offset)
 
     try:
         value = json.loads(
@@ -46,7 +45,7 @@ def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, 
     except CheckpointError:
         raise
     except (ValueError, RecursionError):
-        raise CheckpointError(code, "the text is not valid JSON", offset=offset) from None
+        raise CheckpointError(code, "the text is not valid JSON", offset) from None
     if not isinstance(value, dict):
-        raise CheckpointError(code, "the JSON text is not an object", offset=offset)
+        raise CheckpointError(code, "the JSON text is not an object", offset)
     return value

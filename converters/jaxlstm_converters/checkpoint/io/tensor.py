@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,45 +21,28 @@ from .storage import Storage
 BLOCK = 8 << 20
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Tensor:
     """A tensor of a checkpoint that has not been read. `numpy.asarray(tensor)` reads it.
 
+    Use `make_tensor` to create one: nothing is checked here.
+
     Attributes:
-        shape: the sizes.
-        dtype: a NumPy dtype; from ml_dtypes for bfloat16 and float8.
-        name: its name in the checkpoint; the first name of a tied tensor.
         storage: the bytes that it is a view of. Tied tensors share one storage.
+        dtype: a NumPy dtype; from ml_dtypes for bfloat16 and float8.
+        shape: the sizes.
+        name: its name in the checkpoint; the first name of a tied tensor.
     """
 
-    __slots__ = (
-        "_nonfinite_reported",
-        "_offset",
-        "_strides",
-        "_warnings",
-        "dtype",
-        "name",
-        "shape",
-        "storage",
-    )
-
-    def __init__(
-        self,
-        storage: Storage,
-        dtype: np.dtype[Any],
-        shape: tuple[int, ...],
-        *,
-        strides: tuple[int, ...],
-        offset: int,
-    ) -> None:
-        # Strides and offset count elements. Nothing is checked here: use `make_tensor`.
-        self.storage = storage
-        self.dtype = dtype
-        self.shape = shape
-        self.name = ""
-        self._strides = strides
-        self._offset = offset
-        self._warnings: list[str] | None = None
-        self._nonfinite_reported = False
+    storage: Storage
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    # In elements.
+    _strides: tuple[int, ...]
+    _offset: int
+    name: str = ""
+    _warnings: list[str] | None = None
+    _nonfinite_reported: bool = False
 
     @property
     def ndim(self) -> int:
@@ -110,10 +94,8 @@ class Tensor:
             _swap_bytes(raw, self.dtype)
 
     def _is_contiguous(self) -> bool:
-        dense = contiguous_strides(self.shape)
-        return all(
-            n == 1 or s == d for n, s, d in zip(self.shape, self._strides, dense, strict=True)
-        )
+        sizes = zip(self.shape, self._strides, contiguous_strides(self.shape), strict=True)
+        return all(n == 1 or stride == dense for n, stride, dense in sizes)
 
     def _gather(self, out: np.ndarray, strides: tuple[int, ...], offset: int) -> None:
         """Fill `out` from a strided view, halving it until the range to read fits in a block."""
@@ -145,9 +127,8 @@ class Tensor:
                 count += int((~np.isfinite(flat[start : start + CHUNK])).sum())
         if count:
             self._nonfinite_reported = True
-            self._warnings.append(
-                f"{printable(self.name)!r} holds {count} values that are NaN or infinite"
-            )
+            shown = printable(self.name)
+            self._warnings.append(f"{shown!r} holds {count} values that are NaN or infinite")
 
 
 class StackedTensor(Tensor):
@@ -158,8 +139,7 @@ class StackedTensor(Tensor):
     def __init__(self, parts: Sequence[Tensor]) -> None:
         first = parts[0]
         shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
-        strides = contiguous_strides(shape)
-        super().__init__(first.storage, first.dtype, shape, strides=strides, offset=0)
+        super().__init__(first.storage, first.dtype, shape, contiguous_strides(shape), 0)
         self._parts = tuple(parts)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:

@@ -12,12 +12,12 @@ Layout: (local header, name, extra, data, [data descriptor])*, central directory
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import printable
+from ..errors import CheckpointError, printable
 from .source import Source
-from .zip_directory import CentralHeader, read_directory, wide_field, widen, zip_error
+from .stream import ByteReader
+from .zip_directory import CentralHeader, read_directory, wide_field, widen
 
 LOCAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
 ENCRYPTED, HAS_DESCRIPTOR, UTF8 = 0x2041, 0x0008, 0x0800
@@ -37,98 +37,97 @@ class Entry:
     compressed: bool
 
 
-def read_archive(source: Source) -> dict[str, Entry]:
-    """Return the entries by name, in the order of their data.
+class Archive:
+    """A zip archive whose entries fill the file.
+
+    Args:
+        source: the file.
+        check_crc: compare the checksums of the entries.
+
+    Attributes:
+        entries: the entries by name, in the order of their data.
 
     Raises:
         CheckpointError: one of the zip codes, `truncated` or `trailing-bytes`.
     """
-    headers, directory_start = read_directory(source)
-    headers.sort(key=lambda header: header.local_offset)
-    ends = [header.local_offset for header in headers[1:]] + [directory_start]
-    entries: dict[str, Entry] = {}
-    position = 0
-    for header, end in zip(headers, ends, strict=False):
-        if header.local_offset != position:
-            raise zip_error(
-                "zip-overlap",
-                f"entry {header.shown_name!r} starts at byte {header.local_offset}, but the entry "
-                f"before it ends at {position}",
-                position,
-            )
-        entry = _read_entry(source, header, end)
-        if entry.name in entries:
-            raise zip_error(
-                "zip-duplicate-name", f"two entries are named {printable(entry.name)!r}", position
-            )
-        entries[entry.name] = entry
-        position = end
-    if position != directory_start:
-        raise zip_error(
-            "zip-overlap", "bytes before the central directory belong to no entry", position
-        )
-    return entries
 
+    def __init__(self, source: Source, check_crc: bool) -> None:
+        self.source = source
+        self.entries: dict[str, Entry] = {}
+        self._check_crc = check_crc
+        headers, directory_start = read_directory(source)
+        headers.sort(key=lambda header: header.local_offset)
+        ends = [header.local_offset for header in headers[1:]] + [directory_start]
+        position = 0
+        for header, end in zip(headers, ends, strict=False):
+            if header.local_offset != position:
+                problem = (
+                    f"starts at byte {header.local_offset}, the entry before it ends at {position}"
+                )
+                raise header.error("zip-overlap", problem)
+            entry = _read_entry(source, header, end)
+            if entry.name in self.entries:
+                raise header.error("zip-duplicate-name", "has the name of another entry")
+            self.entries[entry.name] = entry
+            position = end
+        if position != directory_start:
+            message = "bytes before the central directory belong to no entry"
+            raise CheckpointError("zip-overlap", message, position)
 
-def read_entry(source: Source, entry: Entry, limit: int, check_crc: bool = True) -> bytes:
-    """Return the data of an entry of at most `limit` bytes."""
-    if entry.size > limit:
-        message = f"{printable(entry.name)!r} has {entry.size} bytes, expected at most {limit}"
-        raise zip_error("zip-layout", message, entry.offset)
-    if check_crc:
-        verify_crc(source, entry)
-    return source.read(entry.offset, entry.size)
+    def crc(self, entry: Entry) -> int | None:
+        """Return the declared checksum of an entry; None if checksums are not compared."""
+        return entry.crc if self._check_crc else None
 
+    def stream(self, entry: Entry, code: str = "pickle-malformed") -> ByteReader:
+        """Return the data of an entry."""
+        return ByteReader(self.source, entry.offset, entry.offset + entry.size, code)
 
-def refuse_compressed(entries: Iterable[Entry]) -> None:
-    """Raise `zip-compressed` for a compressed entry: decompressed data may have any size."""
-    for entry in entries:
-        if entry.compressed:
-            raise zip_error(
-                "zip-compressed",
-                f"{printable(entry.name)!r} is compressed; write the file with torch.save or "
-                "numpy.savez, which do not compress",
-                entry.offset,
-            )
+    def refuse_compressed(self, except_folder: str | None = None) -> None:
+        """Raise `zip-compressed` for a compressed entry: decompressed data may have any size."""
+        for name, entry in self.entries.items():
+            if entry.compressed and not (except_folder and name.startswith(except_folder)):
+                raise CheckpointError(
+                    "zip-compressed",
+                    f"{printable(name)!r} is compressed; write the file with torch.save or "
+                    "numpy.savez, which do not compress",
+                    entry.offset,
+                )
 
-
-def verify_crc(source: Source, entry: Entry) -> None:
-    """Raise `crc-mismatch` unless the data has the checksum that the archive declares."""
-    crc = source.crc(entry.offset, entry.size)
-    if crc != entry.crc:
-        hint = ""
-        if entry.crc == 0:
+    def verify(self, entry: Entry) -> None:
+        """Raise `crc-mismatch` unless the data has the checksum that the archive declares."""
+        crc = self.source.crc(entry.offset, entry.size) if self._check_crc else entry.crc
+        if crc != entry.crc:
             hint = (
                 "; if it was written under torch.serialization.set_crc32_options(False), pass "
                 "check_crc=False"
             )
-        raise zip_error(
-            "crc-mismatch",
-            f"{printable(entry.name)!r} has checksum {crc:08x}, but the archive declares "
-            f"{entry.crc:08x}{hint}",
-            entry.offset,
-        )
+            raise CheckpointError(
+                "crc-mismatch",
+                f"{printable(entry.name)!r} has checksum {crc:08x}, but the archive declares "
+                f"{entry.crc:08x}{'' if entry.crc else hint}",
+                entry.offset,
+            )
 
 
 def _read_entry(source: Source, header: CentralHeader, end: int) -> Entry:
     """Return the entry whose bytes end at `end`, after comparing its local and central headers."""
-    at = header.local_offset
     name = _decode_name(header)
-    shown = printable(name)
-    if at + 30 + len(header.name) > end:
-        raise zip_error("zip-overlap", f"the header of {shown!r} overlaps the next entry", at)
-    head = source.read(at, 30 + len(header.name))
+    at = header.local_offset
+    extra_at = at + 30 + len(header.name)
+    if extra_at > end:
+        raise header.error("zip-overlap", "has a header that overlaps the next entry")
+    head = source.read(at, extra_at - at)
     signature, flags, method, crc, compressed, size, n_name, n_extra = struct.unpack_from(
         "<4s2xHH4xIIIHH", head
     )
-    mismatch = f"the local header of {shown!r} differs from the central directory"
+    mismatch = "has a local header that differs from the central directory"
     if signature != LOCAL or n_name != len(header.name) or head[30:] != header.name:
-        raise zip_error("zip-header-mismatch", mismatch, at)
-    data = at + len(head) + n_extra
+        raise header.error("zip-header-mismatch", mismatch)
+    data = extra_at + n_extra
     data_end = data + header.compressed
     if data_end > end:
-        raise zip_error("zip-overlap", f"the data of {shown!r} overlaps the next entry", at)
-    extra = source.read(at + len(head), n_extra)
+        raise header.error("zip-overlap", "has data that overlaps the next entry")
+    extra = source.read(extra_at, n_extra)
     expected = (header.crc, header.compressed, header.size)
     if flags & HAS_DESCRIPTOR and (crc, compressed, size) == (0, 0, 0):
         # torch leaves the fields at 0 and still writes ZIP64 values: the size, the offset, or 0.
@@ -139,15 +138,13 @@ def _read_entry(source: Source, header: CentralHeader, end: int) -> Entry:
         size, compressed = widen(extra, (size, compressed), at)
         agrees = (crc, compressed, size) == expected
     if (flags, method) != (header.flags, header.method) or not agrees:
-        raise zip_error("zip-header-mismatch", mismatch, at)
+        raise header.error("zip-header-mismatch", mismatch)
     if flags & HAS_DESCRIPTOR:
         _check_descriptor(source.read(data_end, min(end - data_end, 25)), expected, data_end)
     elif data_end != end:
-        raise zip_error("zip-overlap", f"bytes after {shown!r} belong to no entry", data_end)
+        raise header.error("zip-overlap", "is followed by bytes that belong to no entry")
     if header.method == 0 and header.compressed != header.size:
-        raise zip_error(
-            "zip-header-mismatch", f"{shown!r} is not compressed but declares two sizes", at
-        )
+        raise header.error("zip-header-mismatch", "is not compressed but declares two sizes")
     return Entry(name, data, header.size, header.crc, header.method != 0)
 
 
@@ -156,20 +153,18 @@ def _check_descriptor(data: bytes, expected: tuple[int, int, int], at: int) -> N
     body = data[4:] if len(data) in (16, 24) and data.startswith(DESCRIPTOR) else data
     layout = {12: "<III", 20: "<IQQ"}.get(len(body))
     if layout is None or struct.unpack(layout, body) != expected:
-        raise zip_error(
-            "zip-header-mismatch", "a data descriptor differs from the central directory", at
-        )
+        message = "a data descriptor differs from the central directory"
+        raise CheckpointError("zip-header-mismatch", message, at)
 
 
 def _decode_name(header: CentralHeader) -> str:
-    at, shown = header.local_offset, header.shown_name
     if header.flags & ENCRYPTED:
-        raise zip_error("zip-encrypted", f"{shown!r} is encrypted; decrypt the file first", at)
+        raise header.error("zip-encrypted", "is encrypted; decrypt the file first")
     try:
         name = header.name.decode("utf-8" if header.flags & UTF8 else "ascii")
     except UnicodeDecodeError:
-        raise zip_error("zip-directory", f"the entry name {shown!r} is not text", at) from None
+        raise header.error("zip-directory", "has a name that is not text") from None
     parts = name.removesuffix("/").split("/")
-    if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise zip_error("zip-directory", f"the entry name {shown!r} is not a relative path", at)
+    if "\\" in name or "\0" in name or not {"", ".", ".."}.isdisjoint(parts):
+        raise header.error("zip-directory", "has a name that is not a relative path")
     return name

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoint import Checkpoint, Scalar
 from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
 from ..io.tensor import Tensor
-from ._run_pickle import PickleResult
+from .machine import PickleMachine
 from .modules import Member, module_members
 from .values import GlobalName, NumpyArray, Placeholder, UnsupportedTensor
 
@@ -33,7 +34,7 @@ _MAY_HOLD_TENSORS = (dict, list, tuple, Placeholder, Tensor, NumpyArray, Unsuppo
 
 def name_tensors(
     checkpoint: Checkpoint,
-    result: PickleResult,
+    result: PickleMachine,
     *,
     budget: Budget,
     members: Members = module_members,
@@ -42,7 +43,7 @@ def name_tensors(
 
     Args:
         checkpoint: receives the tensors, scalars, hints and warnings.
-        result: the unpickled object. The visits are limited to twice the number of its opcodes,
+        result: the pickle that ran. The visits are limited to twice the number of its opcodes,
             because following references could lead to exponentially many values. Tensors that no
             name leads to are reported.
         budget: pays for visits beyond that limit.
@@ -56,9 +57,8 @@ def name_tensors(
     walk = _Walk(checkpoint, 2 * result.opcodes, budget, members)
     is_tensor = isinstance(root, Tensor | NumpyArray | UnsupportedTensor)
     if walk.children(root, "") is None and not is_tensor:
-        raise CheckpointError(
-            "foreign-root", f"the file holds {_describe(root)}; expected tensors, or dicts of them"
-        )
+        message = f"the file holds {_describe(root)}; expected tensors, or dicts of them"
+        raise CheckpointError("foreign-root", message)
     walk.visit_all(root)
     named = set(map(id, checkpoint.values()))
     unnamed = sum(id(tensor) not in named for tensor in result.tensors)
@@ -68,17 +68,15 @@ def name_tensors(
         )
 
 
+@dataclass
 class _Walk:
-    def __init__(
-        self, checkpoint: Checkpoint, visits: int, budget: Budget, members: Members
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._visits = visits
-        self._budget = budget
-        self._members = members
-        self._names_left = MAX_NAMES
-        # Negative once the scalars have been dropped.
-        self._scalars_left = MAX_SCALARS
+    checkpoint: Checkpoint
+    visits: int
+    budget: Budget
+    members: Members
+    names_left: int = MAX_NAMES
+    # Negative once the scalars have been dropped.
+    scalars_left: int = MAX_SCALARS
 
     def visit_all(self, root: Any) -> None:
         """Visit the values depth first, without recursion."""
@@ -111,21 +109,19 @@ class _Walk:
             if id(value) in path:
                 raise CheckpointError("cycle", f"{printable(name)!r} contains itself")
             if len(path) >= MAX_DEPTH:
-                raise CheckpointError(
-                    "too-deep", f"{printable(name)!r} is nested more than {MAX_DEPTH} levels deep"
-                )
+                message = f"{printable(name)!r} is nested more than {MAX_DEPTH} levels deep"
+                raise CheckpointError("too-deep", message)
             path.append(id(value))
             stack.append((name, inner))
 
     def _count_visit(self) -> None:
-        if self._visits:
-            self._visits -= 1
+        if self.visits:
+            self.visits -= 1
             return
-        self._budget.visits -= 1
-        if self._budget.visits < 0:
-            raise CheckpointError(
-                "node-budget", "following references visits far more values than the file holds"
-            )
+        self.budget.visits -= 1
+        if self.budget.visits < 0:
+            message = "following references visits far more values than the file holds"
+            raise CheckpointError("node-budget", message)
 
     def _enter(self, name: str, value: Any) -> Iterator[Member] | None:
         """Store a scalar or tensor, or return the members of any other value."""
@@ -135,7 +131,7 @@ class _Walk:
         if isinstance(value, NumpyArray) and value.tensor is not None:
             value = value.tensor
         if isinstance(value, Tensor):
-            self._checkpoint.add(name, value)
+            self.checkpoint.add(name, value)
             self._pay_for_name(120 + len(name))
         elif isinstance(value, UnsupportedTensor):
             raise CheckpointError(
@@ -151,33 +147,31 @@ class _Walk:
         members = self.children(value, name)
         is_foreign = members is None and isinstance(value, Placeholder | GlobalName)
         if is_foreign and WEIGHT.fullmatch(name.rpartition(".")[2]):
-            raise CheckpointError(
-                "foreign-weight",
-                f"{printable(name)!r} is {_describe(value)}, which the reader does not call",
-            )
+            message = f"{printable(name)!r} is {_describe(value)}, which the reader does not call"
+            raise CheckpointError("foreign-weight", message)
         return members
 
     def _pay_for_name(self, nbytes: int) -> None:
-        self._names_left -= nbytes
-        if self._names_left < 0:
+        self.names_left -= nbytes
+        if self.names_left < 0:
             raise CheckpointError("node-budget", "the names of the tensors take too much memory")
 
     def _keep_scalar(self, name: str, value: Scalar) -> None:
         """Store a scalar. If they are too many or ambiguous, warn and drop all of them."""
-        if self._scalars_left < 0:
+        if self.scalars_left < 0:
             return
-        self._scalars_left -= 200 + len(name) + (len(value) if isinstance(value, str) else 0)
-        scalars = self._checkpoint.scalars
-        if self._scalars_left < 0:
+        self.scalars_left -= 200 + len(name) + (len(value) if isinstance(value, str) else 0)
+        scalars = self.checkpoint.scalars
+        if self.scalars_left < 0:
             problem = "take too much memory"
         elif name in scalars:
             problem = f"have the name {printable(name)!r} twice"
         else:
             scalars[name] = value
             return
-        self._checkpoint.warnings.append(f"the scalars of the file {problem}; none are kept")
+        self.checkpoint.warnings.append(f"the scalars of the file {problem}; none are kept")
         scalars.clear()
-        self._scalars_left = -1
+        self.scalars_left = -1
 
     def children(self, value: Any, name: str) -> Iterator[Member] | None:
         """Return the named members of a value; None if it cannot have any."""
@@ -186,7 +180,7 @@ class _Walk:
         if isinstance(value, list | tuple):
             return ((str(index), item) for index, item in enumerate(value))
         if isinstance(value, Placeholder):
-            members = self._members(value)
+            members = self.members(value)
             self._keep_hints(value, name)
             return None if members is None else iter(members)
         return None
@@ -201,12 +195,12 @@ class _Walk:
             return
         self._pay_for_name(420 + len(name))
         if 0 <= dropout <= 1:
-            self._checkpoint.hints[name and f"{name}."] = {
+            self.checkpoint.hints[name and f"{name}."] = {
                 "batch_first": state["batch_first"],
                 "dropout": float(dropout),
             }
         else:
-            self._checkpoint.warnings.append(
+            self.checkpoint.warnings.append(
                 f"{printable(name)!r} has dropout {describe(dropout)}, expected 0 to 1; its dropout "
                 "and batch_first are ignored"
             )

@@ -1,55 +1,182 @@
-"""`run_pickle`: the pickle machine with its opcodes and known globals."""
+"""`run_pickle`: the table of opcodes, and the loop that runs them on a `PickleMachine`.
+
+`pickletools` in the standard library documents the opcodes. INST, OBJ, EXT1 to EXT4, DUP, STRING,
+NEXT_BUFFER and READONLY_BUFFER are missing because checkpoints never use them. Bytes stay in the
+file as `Span`s.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from ..errors import CheckpointError, printable
 from ..io.budget import Budget
 from ..io.storage import Storage
-from ..io.stream import Span, Stream
-from ..io.tensor import Tensor
+from ..io.stream import ByteReader, Span
 from .known_globals import VOCABULARY
-from .machine import PickleMachine
-from .opcodes import execute
-
-
-@dataclass(frozen=True, slots=True)
-class PickleResult:
-    """The result of one pickle.
-
-    Attributes:
-        value: the unpickled object.
-        tensors: every tensor that was built.
-        opcodes: the number of opcodes that ran.
-        has_nested_storages: True if a storage was held as the bytes of a whole file.
-    """
-
-    value: Any
-    tensors: list[Tensor]
-    opcodes: int
-    has_nested_storages: bool
+from .machine import MAX_LONG, PRICE, TUPLE_PRICE, PickleMachine
+from .values import GlobalName, Placeholder
 
 
 def run_pickle(
-    stream: Stream,
+    stream: ByteReader,
     budget: Budget,
     *,
     persistent: Callable[[Any], Any] | None = None,
     nested: Callable[[PickleMachine, Span], Storage] | None = None,
-) -> PickleResult:
-    """Run the pickle at the current position of `stream`, which is then after STOP.
+) -> PickleMachine:
+    """Run the pickle at the current position of `stream`, up to STOP, and return its machine.
 
-    Args:
-        stream: the bytes.
-        budget: pays for the values, and for the tensors.
-        persistent: maps a persistent id (a storage, in torch's files) to a value.
-        nested: reads a storage that the pickle holds as the bytes of a whole file.
+    `persistent` becomes its `persistent_value`. `PickleMachine` documents arguments and results.
 
     Raises:
         CheckpointError: with the offset of the opcode that was refused.
     """
-    machine = PickleMachine(stream, VOCABULARY, budget, persistent, nested)
-    value = execute(machine)
-    return PickleResult(value, machine.tensors, machine.opcodes, bool(machine.nested_storages))
+    machine = PickleMachine(stream, budget, VOCABULARY, persistent, nested)
+    take, find_operation = stream.take, OPERATIONS.get
+    at = stream.offset
+    try:
+        while True:
+            at = stream.offset
+            code = take(1)
+            machine.opcodes += 1
+            operation = find_operation(code)
+            if operation is not None:
+                operation(machine)
+            elif code == b".":
+                machine.stop()
+                return machine
+            else:
+                message = f"pickle opcode {code!r} is not supported: checkpoints never use it"
+                raise CheckpointError("pickle-opcode", message)
+    except CheckpointError as error:
+        if error.offset is None:
+            error.offset = at
+        raise
+
+
+def _parse_number(text: str, kind: type[int] | type[float], machine: PickleMachine) -> int | float:
+    try:
+        return kind(text.removesuffix("L") if kind is int else text)
+    except ValueError:
+        raise machine.malformed(f"{printable(text)!r} is not a number") from None
+
+
+def _text_int(m: PickleMachine) -> None:
+    line = m.stream.line()
+    value = {"00": False, "01": True}.get(line)
+    m.push(_parse_number(line, int, m) if value is None else value, PRICE)
+
+
+def _new_object_ex(m: PickleMachine) -> None:
+    # No known global takes keyword arguments.
+    m.pop()
+    m.call()
+
+
+def _set_item(m: PickleMachine) -> None:
+    value = m.pop()
+    m.set_items([m.pop(), value])
+
+
+def _stack_global(m: PickleMachine) -> None:
+    name = m.pop()
+    m.find_global(m.pop(), name)
+
+
+def _new_dict(m: PickleMachine) -> None:
+    items = m.pop_mark()
+    m.push({}, PRICE)
+    m.set_items(items)
+
+
+def _new_tuple(m: PickleMachine) -> None:
+    values = m.pop_mark()
+    m.push(tuple(values), TUPLE_PRICE + 8 * len(values))
+
+
+def _new_list(m: PickleMachine) -> None:
+    values = m.pop_mark()
+    m.push(values, PRICE + 8 * len(values))
+
+
+def _new_set(m: PickleMachine, name: str, items: list[Any]) -> None:
+    m.push(Placeholder(GlobalName("builtins", name), items=items), 3 * PRICE + 8 * len(items))
+
+
+def _py2_string(m: PickleMachine) -> None:
+    """Push a `str` of Python 2: a string if it is ASCII, or else bytes."""
+    span = m.stream.span(m.stream.number("<B"))
+    raw = span.source.read(span.offset, span.length)
+    m.push(raw.decode() if raw.isascii() else span, 2 * PRICE + len(raw))
+
+
+def _span(layout: str) -> Callable[[PickleMachine], None]:
+    return lambda m: m.push(m.stream.span(m.stream.number(layout)), PRICE)
+
+
+OPERATIONS: dict[bytes, Callable[[PickleMachine], object]] = {
+    # values
+    b"N": lambda m: m.push(None),  # NONE
+    b"\x88": lambda m: m.push(True),  # NEWTRUE
+    b"\x89": lambda m: m.push(False),  # NEWFALSE
+    b"K": lambda m: m.push(m.stream.number("<B")),  # BININT1
+    b"M": lambda m: m.push(m.stream.number("<H"), PRICE // 2),  # BININT2
+    b"J": lambda m: m.push(m.stream.number("<i"), PRICE // 2),  # BININT
+    b"G": lambda m: m.push(m.stream.number(">d"), PRICE // 2),  # BINFLOAT
+    b"\x8a": lambda m: m.long(m.stream.number("<B")),  # LONG1
+    b"\x8b": lambda m: m.long(m.stream.number("<i")),  # LONG4
+    b"I": _text_int,  # INT
+    b"L": lambda m: m.push(_parse_number(m.stream.line(), int, m), PRICE + MAX_LONG),  # LONG
+    b"F": lambda m: m.push(_parse_number(m.stream.line(), float, m), PRICE // 2),  # FLOAT
+    b"X": lambda m: m.text(m.stream.number("<I")),  # BINUNICODE
+    b"\x8c": lambda m: m.text(m.stream.number("<B")),  # SHORT_BINUNICODE
+    b"\x8d": lambda m: m.text(m.stream.number("<Q")),  # BINUNICODE8
+    b"C": _span("<B"),  # SHORT_BINBYTES
+    b"B": _span("<I"),  # BINBYTES
+    b"\x8e": _span("<Q"),  # BINBYTES8
+    b"\x96": _span("<Q"),  # BYTEARRAY8
+    b"T": _span("<I"),  # BINSTRING
+    b"U": _py2_string,  # SHORT_BINSTRING
+    # collections
+    b"(": PickleMachine.mark,  # MARK
+    b")": lambda m: m.push(()),  # EMPTY_TUPLE
+    b"\x85": lambda m: m.tuple(1),  # TUPLE1
+    b"\x86": lambda m: m.tuple(2),  # TUPLE2
+    b"\x87": lambda m: m.tuple(3),  # TUPLE3
+    b"t": _new_tuple,  # TUPLE
+    b"]": lambda m: m.push([], PRICE),  # EMPTY_LIST
+    b"l": _new_list,  # LIST
+    b"a": lambda m: m.extend([m.pop()]),  # APPEND
+    b"e": lambda m: m.extend(m.pop_mark()),  # APPENDS
+    b"}": lambda m: m.push({}, PRICE),  # EMPTY_DICT
+    b"d": _new_dict,  # DICT
+    b"s": _set_item,  # SETITEM
+    b"u": lambda m: m.set_items(m.pop_mark()),  # SETITEMS
+    b"\x8f": lambda m: _new_set(m, "set", []),  # EMPTY_SET
+    b"\x90": lambda m: m.extend(m.pop_mark()),  # ADDITEMS
+    b"\x91": lambda m: _new_set(m, "frozenset", m.pop_mark()),  # FROZENSET
+    # globals, calls, state
+    b"c": lambda m: m.find_global(m.stream.line(), m.stream.line()),  # GLOBAL
+    b"\x93": _stack_global,  # STACK_GLOBAL
+    b"R": PickleMachine.call,  # REDUCE
+    b"\x81": PickleMachine.call,  # NEWOBJ
+    b"\x92": _new_object_ex,  # NEWOBJ_EX
+    b"b": PickleMachine.build,  # BUILD
+    b"P": lambda m: m.persistent(m.stream.line()),  # PERSID
+    b"Q": lambda m: m.persistent(m.pop()),  # BINPERSID
+    # the memo, the stack and the pickle as a whole
+    b"q": lambda m: m.put(m.stream.number("<B")),  # BINPUT
+    b"r": lambda m: m.put(m.stream.number("<I")),  # LONG_BINPUT
+    b"p": lambda m: m.put(int(_parse_number(m.stream.line(), int, m))),  # PUT
+    b"\x94": PickleMachine.put_next,  # MEMOIZE
+    b"h": lambda m: m.get(m.stream.number("<B")),  # BINGET
+    b"j": lambda m: m.get(m.stream.number("<I")),  # LONG_BINGET
+    b"g": lambda m: m.get(int(_parse_number(m.stream.line(), int, m))),  # GET
+    b"0": PickleMachine.drop,  # POP
+    b"1": PickleMachine.pop_mark,  # POP_MARK
+    # FRAME is a hint for buffering; only its length is checked.
+    b"\x95": lambda m: m.stream.require(m.stream.number("<Q")),  # FRAME
+    b"\x80": lambda m: m.protocol(m.stream.number("<B")),  # PROTO
+}

@@ -34,7 +34,10 @@ KNOWN_GLOBALS: dict[tuple[str, str], Callable[..., Any] | StorageType | np.dtype
     ("torch._utils", "_rebuild_parameter"): torch_calls.parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): torch_calls.parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): torch_calls.from_type,
-    **{("torch", name): StorageType(DTYPES[dtype]) for name, dtype in _STORAGE_CLASSES.items()},
+    **{
+        ("torch", name): StorageType(DTYPES[dtype], DTYPES[dtype].itemsize)
+        for name, dtype in _STORAGE_CLASSES.items()
+    },
     ("torch.storage", "UntypedStorage"): StorageType(None),
     ("torch.storage", "_load_from_bytes"): torch_calls.load_from_bytes,
     **{("torch", name): DTYPES[name] for name in _DTYPES_WITHOUT_STORAGE_CLASS},

@@ -11,15 +11,14 @@ cannot expand.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError, describe, printable
-from ..io.budget import Budget
 from ..io.storage import Storage
-from ..io.stream import Span, Stream
+from ..io.stream import Span
 from ..io.tensor import Tensor
 from .stack import PickleStack
 from .values import GlobalName, OrderedDict, Placeholder, StorageType, TextSpan, UnsupportedTensor
@@ -57,37 +56,28 @@ class Vocabulary:
     set_state: Mapping[type, Callable[[PickleMachine, Any, Any], None]]
 
 
+@dataclass(eq=False, repr=False)
 class PickleMachine(PickleStack):
     """The state of one running pickle.
 
-    Args:
-        stream: the bytes.
-        vocabulary: the meanings of globals.
-        budget: pays for the values, and for the tensors.
-        persistent: maps a persistent id (a storage, in torch's files) to a value.
-        nested: reads a storage that the pickle holds as the bytes of a whole file.
-
     Attributes:
+        stream: the bytes.
+        budget: pays for the values, and for the tensors.
+        value: the unpickled object, after STOP.
+        vocabulary: the meanings of globals.
+        persistent_value: maps a persistent id (a storage, in torch's files) to a value.
+        nested: reads a storage that the pickle holds as the bytes of a whole file.
         tensors: every tensor that the pickle built.
         opcodes: the number of opcodes that ran.
         nested_storages: the results of `nested` by identity of the bytes.
     """
 
-    def __init__(
-        self,
-        stream: Stream,
-        vocabulary: Vocabulary,
-        budget: Budget,
-        persistent: Callable[[Any], Any] | None = None,
-        nested: Callable[[PickleMachine, Span], Storage] | None = None,
-    ) -> None:
-        super().__init__(stream, budget)
-        self.nested = nested
-        self.tensors: list[Tensor] = []
-        self.opcodes = 0
-        self.nested_storages: dict[int, tuple[Span, Storage]] = {}
-        self._vocabulary = vocabulary
-        self._persistent = persistent
+    vocabulary: Vocabulary
+    persistent_value: Callable[[Any], Any] | None = None
+    nested: Callable[[PickleMachine, Span], Storage] | None = None
+    tensors: list[Tensor] = field(default_factory=list, init=False)
+    opcodes: int = field(default=0, init=False)
+    nested_storages: dict[int, tuple[Span, Storage]] = field(default_factory=dict, init=False)
 
     def text(self, count: int) -> None:
         """Push the next `count` bytes as a string."""
@@ -125,9 +115,8 @@ class PickleMachine(PickleStack):
             if not _is_plain_key(key):
                 raise self.malformed(f"a dictionary key is {_kind(key)}, expected a plain value")
             if key in target:
-                raise CheckpointError(
-                    "duplicate-key", f"dictionary key {describe(key)} is set twice"
-                )
+                message = f"dictionary key {describe(key)} is set twice"
+                raise CheckpointError("duplicate-key", message)
             target[key] = value
 
     def extend(self, values: list[Any]) -> None:
@@ -140,31 +129,29 @@ class PickleMachine(PickleStack):
         self.charge(8 * len(values))
         target.extend(values)
 
-    # -- globals, calls and state ------------------------------------------------------------
-
     def find_global(self, module: Any, name: Any) -> None:
         """Push the constant that a global means, or its name."""
         for text in (module, name):
             if type(text) is not str or not 0 < len(text) <= MAX_GLOBAL or not text.isprintable():
-                raise CheckpointError(
-                    "pickle-global", f"a global is named {describe(text)}, expected printable text"
-                )
+                message = f"a global is named {describe(text)}, expected printable text"
+                raise CheckpointError("pickle-global", message)
         if not name.isidentifier():
             raise CheckpointError(
                 "pickle-global",
                 f"the global {printable(name)!r} of module {printable(module)!r} is not an identifier",
             )
-        meaning = self._vocabulary.meanings.get((module, name))
+        meaning = self.vocabulary.meanings.get((module, name))
         is_constant = meaning is not None and not callable(meaning)
         self.push(meaning if is_constant else GlobalName(module, name), 2 * PRICE)
 
-    def call(self, callee: Any, args: Any) -> None:
-        """Push the result of REDUCE or NEWOBJ: of a known global, or else a placeholder."""
+    def call(self) -> None:
+        """Replace a global and its arguments by its result, or a placeholder if it is unknown."""
+        args, callee = self.pop(), self.pop()
         if not isinstance(callee, GlobalName):
             raise self.malformed(f"{_kind(callee)} is called, expected a global")
         if type(args) is not tuple:
             raise self.malformed(f"the arguments of a call are {_kind(args)}, expected a tuple")
-        meaning = self._vocabulary.meanings.get((callee.module, callee.name))
+        meaning = self.vocabulary.meanings.get((callee.module, callee.name))
         if callable(meaning):
             self.push(meaning(self, args), PRICE)
         elif callee.module.startswith("torch") and callee.name.startswith("_rebuild_"):
@@ -173,32 +160,25 @@ class PickleMachine(PickleStack):
         else:
             self.push(Placeholder(callee, args), 3 * PRICE)
 
-    def build(self, state: Any) -> None:
-        """Set the state of the value on top."""
-        target = self.top()
+    def build(self) -> None:
+        """Set the state of the value below the top to the top, which is popped."""
+        state, target = self.pop(), self.top()
         if isinstance(target, Placeholder):
             if target.state is not None:
                 raise CheckpointError("pickle-build", f"the state of {target.cls} is set twice")
             target.state = state
-        elif (set_state := self._vocabulary.set_state.get(type(target))) is not None:
+        elif (set_state := self.vocabulary.set_state.get(type(target))) is not None:
             set_state(self, target, state)
         elif not isinstance(target, OrderedDict | Tensor | UnsupportedTensor):
             shown = str(target) if isinstance(target, GlobalName) else _kind(target)
-            raise CheckpointError(
-                "pickle-build", f"BUILD sets the state of {shown}, which has none"
-            )
+            message = f"BUILD sets the state of {shown}, which has none"
+            raise CheckpointError("pickle-build", message)
 
     def persistent(self, key: Any) -> None:
         """Push the value of a persistent id."""
-        if self._persistent is None:
+        if self.persistent_value is None:
             raise self.malformed("a persistent id, which this format does not use")
-        self.push(self._persistent(key), 3 * PRICE)
-
-    # -- the pickle as a whole ---------------------------------------------------------------
-
-    def frame(self, length: int) -> None:
-        """Check the length of a frame. Frames are hints for buffering and are ignored."""
-        self.stream.require(length)
+        self.push(self.persistent_value(key), 3 * PRICE)
 
     def protocol(self, number: int) -> None:
         """Check the protocol number."""

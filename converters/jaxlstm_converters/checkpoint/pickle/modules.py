@@ -32,23 +32,18 @@ def _members(state: dict[str, Any]) -> Iterator[Member]:
         non_persistent.add(name if type(name) is str else None)
     for group in ("_parameters", "_buffers", "_modules"):
         entries = state.get(group, {})
-        if not isinstance(entries, dict):
-            raise CheckpointError(
-                "pickle-malformed", f"the {group} of a module are not a dictionary"
-            )
+        if not isinstance(entries, dict) or not all(type(name) is str for name in entries):
+            message = f"the {group} of a module are not a dictionary with strings as keys"
+            raise CheckpointError("pickle-malformed", message)
         for name, member in entries.items():
-            if type(name) is not str:
-                raise CheckpointError(
-                    "pickle-malformed", f"a key of the {group} of a module is not a string"
-                )
             if group == "_buffers" and name in non_persistent:
                 yield None, member
                 continue
             if group != "_modules" and isinstance(member, Placeholder | GlobalName):
-                raise CheckpointError(
-                    "foreign-weight",
-                    f"{printable(name)!r} is the result of a call that the reader does not make",
+                message = (
+                    f"{printable(name)!r} is the result of a call that the reader does not make"
                 )
+                raise CheckpointError("foreign-weight", message)
             yield name, member
     # The packed weights of a quantized LSTM are a plain attribute.
     for name, member in state.items():

@@ -115,7 +115,7 @@ def _fill(
 
 def _make_storage(machine: PickleMachine, data: Any) -> Storage:
     if isinstance(data, Span):
-        return Storage(data.source, data.offset, data.length)
+        return data.storage()
     if isinstance(data, TextSpan) and data.latin1 is not None:
         return Latin1Storage(data.source, data.offset, data.latin1, encoded=data.length)
     if isinstance(data, Placeholder) and data.cls in _BYTES and not data.args:

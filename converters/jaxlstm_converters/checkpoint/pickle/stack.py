@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CheckpointError
 from ..io.budget import Budget
-from ..io.stream import Stream
+from ..io.stream import ByteReader
 
 # Bytes of a place on the stack, or of a mark.
 PLACE_PRICE = 8
@@ -14,26 +15,23 @@ PLACE_PRICE = 8
 MEMO_PRICE = 72
 
 
+@dataclass(eq=False, repr=False)
 class PickleStack:
-    """A stack of values with marks, and a memo of numbered values.
+    """A stack of values with marks, and a memo of numbered values."""
 
-    Args:
-        stream: the bytes of the pickle.
-        budget: pays for the values.
-    """
+    stream: ByteReader
+    budget: Budget
+    value: Any = field(default=None, init=False)
+    _stack: list[Any] = field(default_factory=list, init=False)
+    _marks: list[int] = field(default_factory=list, init=False)
+    _memo: dict[int, Any] = field(default_factory=dict, init=False)
 
-    def __init__(self, stream: Stream, budget: Budget) -> None:
-        self.stream = stream
-        self.budget = budget
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
-
-    def result(self) -> Any:
-        """Return the value of the pickle after STOP."""
+    def stop(self) -> None:
+        """Set the value of the pickle, and release the memo."""
         if len(self._stack) != 1 or self._marks:
             raise self.malformed("values are left on the stack at the end")
-        return self._stack[0]
+        self.value = self._stack.pop()
+        self._memo.clear()
 
     def malformed(self, message: str) -> CheckpointError:
         """Return the error for an invalid sequence of opcodes."""

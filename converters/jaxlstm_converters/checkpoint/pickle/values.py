@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class StorageType:
     """torch.FloatStorage and similar classes. The dtype of UntypedStorage is None."""
 
     dtype: np.dtype[Any] | None
+    itemsize: int = 1
 
 
 class OrderedDict(dict[Any, Any]):
@@ -36,6 +37,7 @@ class OrderedDict(dict[Any, Any]):
     __slots__ = ()
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Placeholder:
     """An instance of an unknown class, or the result of a call that the reader does not make.
 
@@ -46,13 +48,10 @@ class Placeholder:
         items: the elements of a set or list. The items of a dictionary are dropped.
     """
 
-    __slots__ = ("args", "cls", "items", "state")
-
-    def __init__(self, cls: GlobalName, args: tuple[Any, ...] = ()) -> None:
-        self.cls = cls
-        self.args = args
-        self.state: Any = None
-        self.items: list[Any] = []
+    cls: GlobalName
+    args: tuple[Any, ...] = ()
+    state: Any = None
+    items: list[Any] = field(default_factory=list)
 
     @property
     def packed_class(self) -> str:

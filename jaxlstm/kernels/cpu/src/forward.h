@@ -244,10 +244,7 @@ struct ForwardPass {
 
   // Stores m as output and next h, or with a projection as the operand of project_outputs.
   JAXLSTM_INLINE void store_m(long s, long t, long b, long unit, long count, bool valid, Vector<T> value) {
-    if (p.weight_hr) {
-      store(m + b * p.hidden_size + unit, value, count);
-      return;
-    }
+    if (p.weight_hr) return store(m + b * p.hidden_size + unit, value, count);
     const long at = b * p.h_size + unit;
     store(p.y + t * p.batch * p.h_size + at, valid ? value : Vector<T>{}, count);
     store(h[(s + 1) & 1] + at, valid ? value : load(h[s & 1] + at, count), count);

@@ -41,11 +41,8 @@ class Scratch {
     std::free(block_.data);
     block_.bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
     block_.data = std::aligned_alloc(kHugePage, block_.bytes);
-    if (block_.data) {
-      advise_huge_pages(block_.data, block_.bytes);
-    } else {
-      block_.bytes = 0;
-    }
+    if (block_.data) advise_huge_pages(block_.data, block_.bytes);
+    else block_.bytes = 0;
   }
   ~Scratch() {
     std::lock_guard<std::mutex> lock(mutex());

@@ -61,13 +61,9 @@ constexpr int panels_at_once(int rows) {
 
 // Compile-time counts, passed as arguments to generic lambdas.
 template <int M>
-struct Rows {
-  static constexpr int count = M;
-};
+struct Rows { static constexpr int count = M; };
 template <int N>
-struct Panels {
-  static constexpr int count = N;
-};
+struct Panels { static constexpr int count = N; };
 
 // Splits rows into nearly equal blocks of at most kMaxBlockRows, and calls f(first row, Rows<M>) for each.
 template <class F>
@@ -107,11 +103,8 @@ JAXLSTM_INLINE void for_register_blocks(
     const long groups = whole + (panel_end - panel_begin) % N;  // the remaining panels form groups of one
     for (long i = 0; i < groups; i++) {
       const long group = backwards ? groups - 1 - i : i;
-      if (group < whole) {
-        f(row, rows, panel_begin + group * N, Panels<N>());
-      } else if constexpr (N > 1) {
-        f(row, rows, panel_begin + whole * (N - 1) + group, Panels<1>());
-      }
+      if (group < whole) f(row, rows, panel_begin + group * N, Panels<N>());
+      else if constexpr (N > 1) f(row, rows, panel_begin + whole * (N - 1) + group, Panels<1>());
     }
   });
 }

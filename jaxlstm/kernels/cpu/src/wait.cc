@@ -32,15 +32,8 @@ bool has_passed(const Clock::time_point* deadline) { return deadline && Clock::n
 
 }  // namespace
 
-void Signal::store(uint32_t value) {
-  value_.store(value);
-  wake();
-}
-
-void Signal::add(uint32_t amount) {
-  value_.fetch_add(amount);
-  wake();
-}
+void Signal::store(uint32_t value) { value_.store(value), wake(); }
+void Signal::add(uint32_t amount) { value_.fetch_add(amount), wake(); }
 
 void Signal::wait_longer(uint32_t old, const Clock::time_point* deadline) {
   const auto end = Clock::now() + (deadline ? kSpinTimeToDeadline : kSpinTime);

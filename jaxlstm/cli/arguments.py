@@ -1,0 +1,75 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    output: str = "",
+    overwrite: bool = False,
+    **texts: str,
+) -> argparse.ArgumentParser:
+    """Add the parser of a command that reads a checkpoint.
+
+    Args:
+      commands: the subparsers of ``jaxlstm``.
+      name: the name of the command.
+      run: runs the command and returns its exit status.
+      output: help of ``-o``, which the command has if this is not empty.
+      overwrite: True if the command has ``--overwrite``.
+      texts: ``help`` and ``description``.
+    """
+    parser = commands.add_parser(name, **texts)
+    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
+    if output:
+        parser.add_argument("-o", "--output", required=True, metavar="OUT", help=output)
+    if overwrite:
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="replace existing files even if they were not written by jaxlstm",
+        )
+    parser.add_argument(
+        "--prefix",
+        help="the LSTM to use, as listed by 'jaxlstm inspect'; required if there are several",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run, batch_first=None, dropout=None)
+    return parser
+
+
+def add_unrecorded(parser: argparse.ArgumentParser) -> None:
+    """Add the config fields that most checkpoints do not record: ``--batch-first`` and ``--dropout``."""
+    unrecorded = "which most checkpoints do not record"
+    parser.add_argument(
+        "--batch-first",
+        action=argparse.BooleanOptionalAction,
+        help=f"the module's batch_first, {unrecorded} (default: off)",
+    )
+    parser.add_argument(
+        "--dropout",
+        type=float,
+        metavar="P",
+        help=f"the module's dropout, {unrecorded} (default: 0)",
+    )
+
+
+def load_selected(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
+    """Load the selected LSTM: its parameters as NumPy arrays, and its config."""
+    from jaxlstm.config import LSTMCellConfig
+    from jaxlstm_converters.lstm._load import load_numpy
+    from jaxlstm_converters.lstm.select import with_fields
+
+    params, config = load_numpy(args.checkpoint, args.prefix)
+    fields = {"batch_first": args.batch_first, "dropout": args.dropout}
+    given = [f"--{n.replace('_', '-')}" for n, value in fields.items() if value is not None]
+    if given and isinstance(config, LSTMCellConfig):
+        raise ValueError(f"{' and '.join(given)} cannot be used with an LSTMCell")
+    return params, with_fields(config, **fields)
