@@ -1,4 +1,4 @@
-"""Wrong ports are caught and at least nine of ten named correctly; right ports are never accused.
+"""Wrong ports are caught and at least nine of ten named correctly; right ports always pass.
 
 `make test` runs a few mutants through `verify`, and all of them through the criterion of semantics and the
 search for causes. The slow tests run all of them through `verify`, with random and with trained weights.

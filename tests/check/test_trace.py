@@ -161,3 +161,10 @@ def test_port_without_some_states(port, gate):
     found = trace(port, PARAMS, CONFIG)
     assert found is not None
     assert (found[:3], found.gate) == ((0, "forward", 0), gate)
+
+
+@pytest.mark.parametrize("recorded", [{"l7": {}}, {"l0": {"z": np.zeros(3)}}])
+def test_unknown_names_are_errors(recorded) -> None:
+    """A layer or gate that the LSTM does not have would not be compared."""
+    with pytest.raises(ValueError, match=r"got .*(l7|z)"):
+        trace(recorded, PARAMS, CONFIG, inputs=CASE.inputs)

@@ -19,9 +19,9 @@ def test_every_code_is_explained() -> None:
 
 def test_every_case_is_documented() -> None:
     page = (DOCS / "safety.md").read_text()
-    told = {int(n) for n in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
-    assert told == set(range(1, 42))
-    assert told >= {case.number for case in cases()} - {0}
+    numbers = {int(n) for n in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert numbers == set(range(1, 42))
+    assert numbers >= {case.number for case in cases()} - {0}
 
 
 def test_every_container_is_listed() -> None:

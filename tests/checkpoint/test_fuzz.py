@@ -28,11 +28,11 @@ def test_mutated_files(tmp_path: Path, start: int) -> None:
     assert report.files == sum(report.outcomes.values()) == 2_500
     # The mutants get past the first check: some files of every container are still readable, and most
     # error codes occur. Flax files, changing files and budgets are tested elsewhere.
-    read = {told.partition(" of ")[0] for told in report.outcomes} - CODES.keys()
+    read = {outcome.partition(" of ")[0] for outcome in report.outcomes} - CODES.keys()
     assert read >= {"torch zip", "torch legacy", "torch legacy tar", "TorchScript", "ONNX"}
     assert read >= {"safetensors", "sharded safetensors", "numpy pickle", "torch pickle", "npz"}
     assert len(report.outcomes.keys() & CODES.keys()) >= 30
-    refused = sum(number for told, number in report.outcomes.items() if told in CODES)
+    refused = sum(number for outcome, number in report.outcomes.items() if outcome in CODES)
     assert 0.5 < refused / report.files < 0.9
 
 

@@ -1,4 +1,4 @@
-"""Correct ports that compute differently; the checker must not accuse them."""
+"""Correct ports that compute differently; the checker must accept them."""
 
 from __future__ import annotations
 

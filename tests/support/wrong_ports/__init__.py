@@ -15,9 +15,9 @@ from tests.support.wrong_ports.whole import WrongPort
 __all__ = ["BUGS", "NEEDS_PROJECTION", "PAIRS", "WrongPort", "sigmoid"]
 
 BUGS: dict[str, str | None] = {
-    bug: told
+    bug: explanation
     for part in (gates, weights, states, time, whole, precision)
-    for bug, told in part.BUGS.items()
+    for bug, explanation in part.BUGS.items()
 }
 
 PAIRS = (
