@@ -17,15 +17,7 @@ from setuptools.errors import CCompilerError
 
 SOURCES = Path("jaxlstm/kernels/cpu/src")
 X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
-COMMON = [
-    "-std=c++17",
-    "-O3",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fvisibility=hidden",
-    "-g0",
-    "-w",
-]
+COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-g0", "-w"]
 # kernels.cc is compiled once for each instruction set, and the library selects one at run time.
 INSTRUCTION_SETS = {"baseline": []}
 if X86:

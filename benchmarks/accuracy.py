@@ -16,12 +16,7 @@ import numpy as np
 from tests.support import agreement
 from tests.support.cases import CASES, Results, pooled_error
 
-DTYPES = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "bfloat16": ml_dtypes.bfloat16,
-    "float64": np.float64,
-}
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
 
 
 def measure(dtype: type, every: int) -> list[tuple[float, float]]:

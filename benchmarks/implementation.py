@@ -29,9 +29,7 @@ class Implementation(NamedTuple):
     train: Callable[[], tuple[Any, Any]] | None
 
 
-def in_jax(
-    apply: Callable[[Any, Any, Any], jax.Array], weights: Any, problem: Problem
-) -> Implementation:
+def in_jax(apply: Callable[[Any, Any, Any], jax.Array], weights: Any, problem: Problem) -> Implementation:
     """Jit ``apply(weights, inputs, lengths) -> outputs`` and its gradient; both compile when first called."""
     x = jnp.asarray(problem.inputs)
     lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)

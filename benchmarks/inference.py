@@ -55,8 +55,7 @@ def step_latency(hidden_size: int, steps: int) -> dict[str, dict[str, float]]:
             side()
             times[name] += [1e6 * _seconds(side) for _ in range(BURST)]
     return {
-        name: {f"p{q}": float(np.percentile(taken, q)) for q in (50, 99)}
-        for name, taken in times.items()
+        name: {f"p{q}": float(np.percentile(taken, q)) for q in (50, 99)} for name, taken in times.items()
     }
 
 

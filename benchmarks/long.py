@@ -102,9 +102,7 @@ def main() -> None:
     print(f"gradients and torch's, {args.equal} steps: {errors(args.equal)}", flush=True)
     for side in args.sides.split(","):
         command = [sys.executable, "-m", "benchmarks.long", "--steps", str(args.steps)]
-        done = subprocess.run(
-            [*command, "--child", side], stdout=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run([*command, "--child", side], stdout=subprocess.PIPE, text=True, check=False)
         result = done.stdout.strip() if done.returncode == 0 else f"exit status {done.returncode}"
         print(f"{side}, {args.steps} steps: {result}", flush=True)
 

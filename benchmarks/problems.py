@@ -66,10 +66,7 @@ TINY_SIZES = {
         Size(5, 3, LSTMConfig(3, 4), ragged=True),
         Size(5, 2, LSTMConfig(3, 4, proj_size=2)),
     ),
-    "train": (
-        Size(5, 3, LSTMConfig(3, 4), ragged=True),
-        Size(5, 2, LSTMConfig(3, 4, proj_size=2)),
-    ),
+    "train": (Size(5, 3, LSTMConfig(3, 4), ragged=True), Size(5, 2, LSTMConfig(3, 4, proj_size=2))),
 }
 """Small sizes with every unusual option, to test that the benchmark runs."""
 

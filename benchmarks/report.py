@@ -92,9 +92,7 @@ def _json_lines(document: dict[str, Any]) -> Iterator[str]:
     for key, value in document.items():
         if isinstance(value, list):
             rows = ",\n    ".join(map(json.dumps, value))
-            yield (
-                f"  {json.dumps(key)}: [\n    {rows}\n  ]" if value else f"  {json.dumps(key)}: []"
-            )
+            yield (f"  {json.dumps(key)}: [\n    {rows}\n  ]" if value else f"  {json.dumps(key)}: []")
         elif isinstance(value, dict) and any(isinstance(item, dict) for item in value.values()):
             items = (f"{json.dumps(name)}: {json.dumps(item)}" for name, item in value.items())
             yield f"  {json.dumps(key)}: {{\n    " + ",\n    ".join(items) + "\n  }"

@@ -40,9 +40,7 @@ def without_lengths(port: Port) -> Port:
     return all_steps
 
 
-def lstm_ref(
-    inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Mapping[str, jax.Array]
-) -> Any:
+def lstm_ref(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Mapping[str, jax.Array]) -> Any:
     """The port of ``jax.experimental.rnn.lstm_ref``."""
     from jax.experimental import rnn
 
@@ -78,15 +76,7 @@ ROWS = (
     Row("keras.layers.LSTM, Bidirectional, on JAX", "keras", port_of("keras")),
     Row("jax.experimental.rnn.lstm_ref", "jax", lstm_ref),
 )
-HEADER = (
-    "library",
-    "version",
-    "verdict",
-    "RMS, results",
-    "RMS, gradients",
-    "untested",
-    "diagnosis",
-)
+HEADER = ("library", "version", "verdict", "RMS, results", "RMS, gradients", "untested", "diagnosis")
 
 
 def check(row: Row, **settings: Any) -> Report:

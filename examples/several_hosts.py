@@ -87,10 +87,7 @@ def train(args: argparse.Namespace) -> None:
         inputs, targets = draw(number)
         with exit_on_timeout(args.timeout, f"no response from the others in step {number}"):
             # each process provides the rows on its devices
-            x, y = (
-                jax.make_array_from_callback(a.shape, rows, a.__getitem__)
-                for a in (inputs, targets)
-            )
+            x, y = (jax.make_array_from_callback(a.shape, rows, a.__getitem__) for a in (inputs, targets))
             params, loss = step(params, x, y)
             value = float(loss)
         if first:

@@ -29,16 +29,8 @@ def load_model(path: Path = CHECKPOINT) -> tuple[dict[str, Any], jaxlstm.LSTMCon
     """Return the weights of every layer, and the config of the batch-first LSTM."""
     lstm_params, config = jaxlstm.load(path, batch_first=True)
     tensors = jaxlstm.read_checkpoint(path)
-    others = (
-        "tagger.embedding.weight",
-        "capital.weight",
-        "capital.bias",
-        "mark.weight",
-        "mark.bias",
-    )
-    weights = {
-        name: jnp.asarray(np.asarray(tensors[f"model_state_dict.{name}"])) for name in others
-    }
+    others = ("tagger.embedding.weight", "capital.weight", "capital.bias", "mark.weight", "mark.bias")
+    weights = {name: jnp.asarray(np.asarray(tensors[f"model_state_dict.{name}"])) for name in others}
     return weights | {"tagger.lstm": lstm_params}, config
 
 

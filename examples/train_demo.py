@@ -27,9 +27,7 @@ class Tagger(nn.Module):
     def __init__(self, embedding_size: int = 16, hidden_size: int = 24) -> None:
         super().__init__()
         self.embedding = nn.Embedding(len(ALPHABET), embedding_size)
-        self.lstm = nn.LSTM(
-            embedding_size, hidden_size, num_layers=2, batch_first=True, bidirectional=True
-        )
+        self.lstm = nn.LSTM(embedding_size, hidden_size, num_layers=2, batch_first=True, bidirectional=True)
 
     def forward(self, characters: torch.Tensor) -> torch.Tensor:
         features, _ = self.lstm(self.embedding(characters))

@@ -62,9 +62,7 @@ def _is_float(leaf: Any) -> bool:
         return False
     try:
         return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
-    except (
-        TypeError
-    ):  # A dtype of another library, for which require_dtype() raises a helpful error.
+    except TypeError:  # A dtype of another library, for which require_dtype() raises a helpful error.
         return True
 
 
@@ -80,9 +78,7 @@ def applies_dropout(config: LSTMConfig, deterministic: bool | None) -> bool:
     return not deterministic
 
 
-def run_lstm(
-    module: Any, params: Params, inputs: Any, initial_state: Any, seq_lengths: Any, key: Any
-) -> Any:
+def run_lstm(module: Any, params: Params, inputs: Any, initial_state: Any, seq_lengths: Any, key: Any) -> Any:
     """Run an LSTM with the settings of a module and, if there is a key, dropout."""
     params, inputs, initial_state = promote_dtypes(module.dtype, params, inputs, initial_state)
     return lstm(

@@ -101,9 +101,7 @@ def _int(name: str, value: object) -> int:
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(
-            f"{name} must be an int, got {value!r} of type {type(value).__name__}"
-        ) from None
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}") from None
 
 
 def _positive_int(name: str, value: object) -> int:
@@ -123,9 +121,7 @@ def _require_bool(name: str, value: object) -> None:
 
 def _probability(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{name} must be a number from 0 to 1, got {value!r} of type {type(value).__name__}"
-        )
+        raise TypeError(f"{name} must be a number from 0 to 1, got {value!r} of type {type(value).__name__}")
     if not 0 <= float(value) <= 1:
         raise ValueError(
             f"{name} must be in [0, 1], the probability of zeroing an element; got {float(value)}"
@@ -148,7 +144,5 @@ def _projection(proj_size: object, hidden_size: int) -> int:
 def require_config(config: Any) -> LSTMConfig:
     """Return the config, or raise TypeError."""
     if not isinstance(config, LSTMConfig):
-        raise TypeError(
-            f"config must be an LSTMConfig or LSTMCellConfig, got {type(config).__name__}"
-        )
+        raise TypeError(f"config must be an LSTMConfig or LSTMCellConfig, got {type(config).__name__}")
     return config

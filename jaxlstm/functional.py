@@ -105,9 +105,7 @@ def _lstm_packed(
 ) -> tuple[PackedSequence, LSTMState]:
     """Run a packed batch. As in torch, states are in the caller's order of sequences, not the sorted one."""
     if seq_lengths is not None:
-        raise ValueError(
-            "seq_lengths must be None with a PackedSequence, which has its own lengths"
-        )
+        raise ValueError("seq_lengths must be None with a PackedSequence, which has its own lengths")
     padded, lengths = padded_rows(packed)
     params, x, state, lengths = lstm_arguments(params, padded, initial_state, lengths, config, 0)
     state = LSTMState(*(packed.sort_rows(leaf, axis=1) for leaf in state))
@@ -128,9 +126,7 @@ def _lstm_time_major(
     backend: str,
 ) -> tuple[jax.Array, LSTMState]:
     """Run validated, batched, time-major arguments on a backend."""
-    params, x, initial_state, lengths = split_alike(
-        (params, x, initial_state, lengths), (None, 1, 1, 0)
-    )
+    params, x, initial_state, lengths = split_alike((params, x, initial_state, lengths), (None, 1, 1, 0))
     initial_state = varying_alike(initial_state, (params, x, lengths))
     if lengths is not None:
         # Padding may contain NaN, and 0 * NaN in the backward pass is NaN.
@@ -160,15 +156,9 @@ def lstm_cell(
     params: Mapping[str, Any], x: Any, state: None = None, *, precision: Precision = ...
 ) -> LSTMState: ...
 @overload
+def lstm_cell(params: Mapping[str, Any], x: Any, state: State, *, precision: Precision = ...) -> State: ...
 def lstm_cell(
-    params: Mapping[str, Any], x: Any, state: State, *, precision: Precision = ...
-) -> State: ...
-def lstm_cell(
-    params: Mapping[str, Any],
-    x: Any,
-    state: Any = None,
-    *,
-    precision: Precision = precision_.DEFAULT,
+    params: Mapping[str, Any], x: Any, state: Any = None, *, precision: Precision = precision_.DEFAULT
 ) -> Any:
     """Run one time step: ``torch.nn.LSTMCell`` as a pure function.
 

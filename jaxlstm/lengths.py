@@ -30,9 +30,7 @@ def check_lengths(
     """
     lengths = value if isinstance(value, jax.Array) else np.asarray(value)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(
-            f"{name} must be integers, got {lengths.dtype}; cast them with .astype(int)"
-        )
+        raise TypeError(f"{name} must be integers, got {lengths.dtype}; cast them with .astype(int)")
     if lengths.shape != (batch,):
         raise ValueError(
             f"{name} must have shape ({batch},), one length per sequence; got shape {lengths.shape}"

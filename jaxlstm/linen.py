@@ -35,9 +35,7 @@ def _declare_params(module: nn.Module, config: LSTMConfig, dtype: Any) -> Params
     def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return {
-        name: module.param(name, uniform, shape) for name, shape in param_shapes(config).items()
-    }
+    return {name: module.param(name, uniform, shape) for name, shape in param_shapes(config).items()}
 
 
 class LSTM(nn.Module):

@@ -100,14 +100,7 @@ class LSTM(_TorchNamed):
         deterministic: bool | None = None,
     ):
         self.config = LSTMConfig(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size
         )
         self.dtype = dtype
         self.precision, self.backend = precision, backend
@@ -121,12 +114,7 @@ class LSTM(_TorchNamed):
 
     @classmethod
     def from_params(
-        cls,
-        params: Mapping[str, Any],
-        config: LSTMConfig,
-        *,
-        rngs: nnx.Rngs | None = None,
-        **kwargs: Any,
+        cls, params: Mapping[str, Any], config: LSTMConfig, *, rngs: nnx.Rngs | None = None, **kwargs: Any
     ) -> Self:
         """Create a module that holds ``params``, and keeps their dtype.
 
@@ -242,9 +230,7 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
         """
         return _modules.run_cell(self, self.params, x, state)
 
-    def initialize_carry(
-        self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
-    ):
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None):
         """Return Flax's carry (c, h) for an input of ``input_shape``.
 
         Args:

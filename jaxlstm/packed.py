@@ -154,9 +154,7 @@ def pad_packed_sequence(
         raise TypeError(f"sequence must be a PackedSequence, got {type(sequence).__name__}")
     longest = sequence.batch_sizes.shape[0]
     if total_length is not None and total_length < longest:
-        raise ValueError(
-            f"total_length must be at least the longest sequence, {longest}; got {total_length}"
-        )
+        raise ValueError(f"total_length must be at least the longest sequence, {longest}; got {total_length}")
     padded, lengths = padded_rows(sequence, padding_value)
     if total_length is not None:
         extra = [(0, total_length - longest)] + [(0, 0)] * (padded.ndim - 1)

@@ -70,9 +70,7 @@ def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def direction_params(
-    params: Mapping[str, Any], config: LSTMConfig, layer: int, direction: int
-) -> Params:
+def direction_params(params: Mapping[str, Any], config: LSTMConfig, layer: int, direction: int) -> Params:
     """Return the parameters of one direction of one layer, without suffix."""
     end = suffix(config, layer, direction)
     return {name: params[name + end] for name in direction_shapes(config, layer)}
@@ -113,13 +111,9 @@ def shape_mismatches(
 ) -> list[str]:
     """List every missing, unexpected and misshapen parameter; ``prefix`` is put before each name."""
     expected = param_shapes(config)
-    missing = [
-        f"missing {prefix}{name} {shape}" for name, shape in expected.items() if name not in shapes
-    ]
+    missing = [f"missing {prefix}{name} {shape}" for name, shape in expected.items() if name not in shapes]
     unexpected = [
-        f"unexpected {prefix}{name} {shape}"
-        for name, shape in shapes.items()
-        if name not in expected
+        f"unexpected {prefix}{name} {shape}" for name, shape in shapes.items() if name not in expected
     ]
     misshapen = [
         f"{prefix}{name} has shape {shapes[name]}, expected {shape}"

@@ -126,11 +126,7 @@ def require_dtype(name: str, dtype: Any) -> np.dtype:
     try:
         checked = jnp.dtype(dtype)
     except TypeError:
-        hint = (
-            ""
-            if isinstance(dtype, str)
-            else "; convert a torch tensor with .detach().cpu().numpy()"
-        )
+        hint = "" if isinstance(dtype, str) else "; convert a torch tensor with .detach().cpu().numpy()"
         raise TypeError(
             f"{name} must be float16, bfloat16, float32 or float64, got {dtype!r}{hint}"
         ) from None

@@ -37,14 +37,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import precision as precision_
-from jaxlstm.cell import (
-    LSTMState,
-    StepDerivative,
-    cell_step,
-    differentiated_step,
-    input_gates,
-    project,
-)
+from jaxlstm.cell import LSTMState, StepDerivative, cell_step, differentiated_step, input_gates, project
 from jaxlstm.precision import Precision, gate_dtype, linear
 
 
@@ -111,9 +104,7 @@ def _run(
     reverse: bool,
     precision: Precision,
 ) -> tuple[jax.Array, LSTMState]:
-    return recurrence.run(
-        params, inputs, initial_state, valid, reverse=reverse, precision=precision
-    )
+    return recurrence.run(params, inputs, initial_state, valid, reverse=reverse, precision=precision)
 
 
 @partial(_run.defjvp, symbolic_zeros=True)
@@ -131,10 +122,7 @@ def _run_jvp(
     if m is not None and not _is_zero(dparams["weight_hr"]):
         dprojection = linear(m, dparams["weight_hr"], precision=precision).astype(m.dtype)
     dstate = jax.tree.map(
-        lambda d, x: jnp.zeros_like(x) if _is_zero(d) else d,
-        dstate,
-        initial_state,
-        is_leaf=_is_zero,
+        lambda d, x: jnp.zeros_like(x) if _is_zero(d) else d, dstate, initial_state, is_leaf=_is_zero
     )
     weights = {name: params[name] for name in ("weight_hh", "weight_hr") if name in params}
     run_tangents = RunTangents(dz, dprojection, dstate)
@@ -183,9 +171,7 @@ def run_and_differentiate(
         return _where(step_valid, new, state), _or_zero(step_valid, stored)
 
     x_gates = input_gates(params, inputs, precision=precision)
-    state, (outputs, derivative, m) = lax.scan(
-        step, initial_state, (x_gates, valid), reverse=reverse
-    )
+    state, (outputs, derivative, m) = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
     return (outputs, state), derivative, m
 
 
@@ -254,9 +240,7 @@ def gates_tangent(
 PLAIN = Recurrence(run, run_and_differentiate, run_tangent, gates_tangent)
 
 
-def states_before(
-    outputs: jax.Array, h_0: jax.Array, valid: jax.Array | None, *, reverse: bool
-) -> jax.Array:
+def states_before(outputs: jax.Array, h_0: jax.Array, valid: jax.Array | None, *, reverse: bool) -> jax.Array:
     """Return the h that each valid step starts from, (T, B, h_size); other steps hold any finite value."""
     if reverse:
         before = jnp.concatenate([outputs[1:], h_0[None]])

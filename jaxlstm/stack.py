@@ -97,9 +97,7 @@ def over_layers(
         outputs = []
         for direction in range(config.num_directions):
             slot = layer * config.num_directions + direction
-            output, last = run_direction(
-                layer, direction, x, LSTMState(state[0][slot], state[1][slot])
-            )
+            output, last = run_direction(layer, direction, x, LSTMState(state[0][slot], state[1][slot]))
             outputs.append(output)
             final.append(last)
         x = jnp.concatenate(outputs, axis=-1)

@@ -52,9 +52,7 @@ def lstm_arguments(
         time_axis = 1 if config.batch_first and not unbatched else 0
     if x.shape[time_axis] == 0:
         raise ValueError(f"inputs must have at least one time step, got shape {x.shape}")
-    state_shapes: Sequence[tuple[int, ...]] = config.state_shapes(
-        1 if unbatched else x.shape[1 - time_axis]
-    )
+    state_shapes: Sequence[tuple[int, ...]] = config.state_shapes(1 if unbatched else x.shape[1 - time_axis])
     if unbatched:
         x = x[:, None]
         state_shapes = [shape[::2] for shape in state_shapes]

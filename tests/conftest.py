@@ -46,9 +46,7 @@ collect_ignore = [str(path) for path in HERE.rglob("test_*.py") if MISSING and _
 def pytest_report_header() -> list[str]:
     if not MISSING:
         return []
-    return [
-        f"{', '.join(MISSING)} not installed: {len(collect_ignore)} test files are not collected"
-    ]
+    return [f"{', '.join(MISSING)} not installed: {len(collect_ignore)} test files are not collected"]
 
 
 @pytest.fixture(autouse=True)

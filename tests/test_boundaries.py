@@ -63,12 +63,7 @@ HOMES = {
     "numpy": PACKAGES,
     "ml_dtypes": PACKAGES,
     "torch": ("jaxlstm.check.reference", "jaxlstm_converters.pt2"),
-    "flax": (
-        "jaxlstm.nnx",
-        "jaxlstm.linen",
-        "jaxlstm_converters.flax",
-        "jaxlstm_converters.write",
-    ),
+    "flax": ("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm_converters.flax", "jaxlstm_converters.write"),
     "orbax": ("jaxlstm_converters.write",),
     "msgpack": ("jaxlstm_converters.write",),
     "optax": ("jaxlstm_converters.optimizer",),
@@ -199,9 +194,7 @@ def test_third_party_packages_have_homes() -> None:
 
 
 def test_dynamic_imports() -> None:
-    dynamic = {
-        m for m, path in modules().items() if _imports_dynamically(ast.parse(path.read_text()))
-    }
+    dynamic = {m for m, path in modules().items() if _imports_dynamically(ast.parse(path.read_text()))}
     assert dynamic == DYNAMIC_IMPORTS
 
 

@@ -31,11 +31,7 @@ SIZES = {"input_size": 3, "hidden_size": 5}
         ({"dropout": True}, TypeError, "dropout must be a number from 0 to 1, got True"),
         ({"dropout": "0.5"}, TypeError, "dropout must be a number"),
         ({"proj_size": -1}, ValueError, "proj_size must be positive, or zero"),
-        (
-            {"proj_size": 5},
-            ValueError,
-            "proj_size must be smaller than hidden_size, got proj_size=5",
-        ),
+        ({"proj_size": 5}, ValueError, "proj_size must be smaller than hidden_size, got proj_size=5"),
         ({"proj_size": 1.5}, TypeError, "proj_size must be an int"),
     ],
 )
@@ -57,14 +53,7 @@ def test_defaults_and_order_against_torch() -> None:
     for field in dataclasses.fields(config):
         assert getattr(config, field.name) == getattr(module, field.name), field.name
     assert LSTMConfig(3, 5, 2, False, True, 0.5, True, 4) == LSTMConfig(
-        3,
-        5,
-        num_layers=2,
-        bias=False,
-        batch_first=True,
-        dropout=0.5,
-        bidirectional=True,
-        proj_size=4,
+        3, 5, num_layers=2, bias=False, batch_first=True, dropout=0.5, bidirectional=True, proj_size=4
     )
 
 
@@ -107,13 +96,7 @@ def test_cell_config_replace_and_equality() -> None:
 def test_cell_config_arguments() -> None:
     cell = LSTMCellConfig(4, 5, False)
     assert repr(cell) == "LSTMCellConfig(input_size=4, hidden_size=5, bias=False)"
-    expected = {
-        "num_layers": 1,
-        "batch_first": False,
-        "dropout": 0.0,
-        "bidirectional": False,
-        "proj_size": 0,
-    }
+    expected = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
     assert {name: getattr(cell, name) for name in expected} == expected
     for name, value in expected.items():
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
@@ -121,12 +104,7 @@ def test_cell_config_arguments() -> None:
 
 
 def test_error_type_and_warning_location() -> None:
-    for argument, value in (
-        ("hidden_size", 2.5),
-        ("bias", 1),
-        ("dropout", "0.5"),
-        ("proj_size", 1.5),
-    ):
+    for argument, value in (("hidden_size", 2.5), ("bias", 1), ("dropout", "0.5"), ("proj_size", 1.5)):
         arguments: dict[str, Any] = {"hidden_size": 5, argument: value}
         with pytest.raises(
             TypeError, match=f"^{argument} must be .*{value!r} of type {type(value).__name__}"

@@ -97,9 +97,7 @@ def ulp_errors(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def test_activation_accuracy() -> None:
     rng = np.random.default_rng(0)
-    x = np.concatenate([s * rng.standard_normal(500_000) for s in (0.01, 0.3, 1, 4)]).astype(
-        np.float32
-    )
+    x = np.concatenate([s * rng.standard_normal(500_000) for s in (0.01, 0.3, 1, 4)]).astype(np.float32)
     wide = x.astype(np.float64)
     for function, truth, largest, root_mean_square in (
         (tanh, np.tanh(wide), 1.4, 0.32),

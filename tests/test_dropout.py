@@ -43,9 +43,7 @@ def test_keys_determine_masks() -> None:
     still = LSTMConfig(3, 64, num_layers=2)
     plain = lstm(PARAMS, X, config=CONFIG)[0]
     np.testing.assert_array_equal(plain, lstm(PARAMS, X, config=still)[0])
-    a, again, b = (
-        lstm(PARAMS, X, config=CONFIG, dropout_key=jax.random.key(k))[0] for k in (3, 3, 4)
-    )
+    a, again, b = (lstm(PARAMS, X, config=CONFIG, dropout_key=jax.random.key(k))[0] for k in (3, 3, 4))
     np.testing.assert_array_equal(a, again)
     assert np.abs(a - b).max() > 0.01
 
@@ -90,9 +88,7 @@ def test_nnx_without_dropout_stream() -> None:
     model = jaxlstm.nnx.LSTM.from_params(PARAMS, CONFIG, deterministic=False)
     assert np.isfinite(model(X)[0]).all()  # with the default stream of from_params
     model.rngs = nnx.data(None)
-    with pytest.raises(
-        ValueError, match=r"rngs must be an nnx.Rngs with a dropout stream .* got None"
-    ):
+    with pytest.raises(ValueError, match=r"rngs must be an nnx.Rngs with a dropout stream .* got None"):
         model(X)
 
 

@@ -17,39 +17,25 @@ X = jnp.ones((7, 4, 3))
 STATE = (jnp.zeros((2, 4, 5)), jnp.zeros((2, 4, 5)))
 
 
-def call(
-    params: Any = PARAMS, inputs: Any = X, state: Any = STATE, config: Any = CONFIG, **kwargs: Any
-):
+def call(params: Any = PARAMS, inputs: Any = X, state: Any = STATE, config: Any = CONFIG, **kwargs: Any):
     return lstm(params, inputs, state, config=config, **kwargs)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (
-            {"inputs": jnp.ones((7, 4, 2))},
-            ValueError,
-            "last axis of inputs must be input_size, 3; got shape",
-        ),
+        ({"inputs": jnp.ones((7, 4, 2))}, ValueError, "last axis of inputs must be input_size, 3; got shape"),
         ({"inputs": jnp.ones((7, 4, 3, 1))}, ValueError, "inputs must have 3 axes"),
         ({"inputs": jnp.ones(3)}, ValueError, "inputs must have 3 axes"),
         ({"inputs": jnp.ones((0, 4, 3))}, ValueError, "inputs must have at least one time step"),
         ({"inputs": [[1.0, 2.0, 3.0]]}, TypeError, "inputs must be a JAX or NumPy array, got list"),
-        (
-            {"inputs": jnp.ones((7, 4, 3), jnp.int32)},
-            TypeError,
-            "inputs must be float16, .*got int32",
-        ),
+        ({"inputs": jnp.ones((7, 4, 3), jnp.int32)}, TypeError, "inputs must be float16, .*got int32"),
         (
             {"inputs": X.astype(jnp.bfloat16)},
             TypeError,
             "the same dtype, got inputs bfloat16 and weight_ih_l0",
         ),
-        (
-            {"state": (STATE[0],)},
-            TypeError,
-            r"the state must be a pair \(h_0, c_0\).*tuple of length 1",
-        ),
+        ({"state": (STATE[0],)}, TypeError, r"the state must be a pair \(h_0, c_0\).*tuple of length 1"),
         ({"state": STATE[0]}, TypeError, "the state must be a pair"),
         ({"state": (STATE[0], None)}, TypeError, "c_0 must be a JAX or NumPy array, got NoneType"),
         (
@@ -67,23 +53,11 @@ def call(
             TypeError,
             "c_0 must have the dtype of the inp",
         ),
-        (
-            {"state": (STATE[0][:, 0], STATE[1][:, 0])},
-            ValueError,
-            r"h_0 must have shape \(2, 4, 5\)",
-        ),
+        ({"state": (STATE[0][:, 0], STATE[1][:, 0])}, ValueError, r"h_0 must have shape \(2, 4, 5\)"),
         ({"seq_lengths": [7, 7, 7]}, ValueError, r"seq_lengths must have shape \(4,\)"),
-        (
-            {"seq_lengths": [7, 0, 7, -1]},
-            ValueError,
-            "between 1 and .* 7; got 0 at index 1 and 1 more",
-        ),
+        ({"seq_lengths": [7, 0, 7, -1]}, ValueError, "between 1 and .* 7; got 0 at index 1 and 1 more"),
         ({"seq_lengths": [7, 8, 7, 7]}, ValueError, "between 1 and .* 7; got 8 at index 1$"),
-        (
-            {"seq_lengths": [7.0, 7.0, 7.0, 7.0]},
-            TypeError,
-            "seq_lengths must be integers, got float64",
-        ),
+        ({"seq_lengths": [7.0, 7.0, 7.0, 7.0]}, TypeError, "seq_lengths must be integers, got float64"),
         ({"backend": "cuda"}, ValueError, "backend must be one of .*got 'cuda'"),
         ({"precision": "exact"}, ValueError, "precision must be 'highest'"),
     ],
@@ -109,9 +83,7 @@ def test_all_bad_parameters_are_listed() -> None:
 def test_float64_requires_64_bit_mode() -> None:
     wide = np.ones((7, 4, 3))
     assert wide.dtype == np.float64
-    with pytest.raises(
-        TypeError, match=r"inputs is float64, but JAX's 64-bit mode is off.*jax_enable_x64"
-    ):
+    with pytest.raises(TypeError, match=r"inputs is float64, but JAX's 64-bit mode is off.*jax_enable_x64"):
         call(inputs=wide)
     with pytest.raises(TypeError, match="weight_ih_l0 is float64"):
         call({name: np.asarray(p, np.float64) for name, p in PARAMS.items()})
@@ -142,10 +114,7 @@ CELL = {name.removesuffix("_l0"): p for name, p in PARAMS.items() if name.endswi
         ((PARAMS, jnp.ones((4, 3))), "params must contain the matrix weight_ih, without a suffix"),
         ((CELL, jnp.ones((4, 2))), r"x must have shape \(batch, 3\) or \(3,\), got \(4, 2\)"),
         ((CELL, jnp.ones((1, 4, 3))), r"x must have shape"),
-        (
-            (CELL, jnp.ones((4, 3)), (jnp.ones((4, 5)), jnp.ones((3, 5)))),
-            r"c must have shape \(4, 5\)",
-        ),
+        ((CELL, jnp.ones((4, 3)), (jnp.ones((4, 5)), jnp.ones((3, 5)))), r"c must have shape \(4, 5\)"),
         (({**CELL, "bias_hh": jnp.ones(4)}, jnp.ones((4, 3))), "bias_hh has shape"),
     ],
 )

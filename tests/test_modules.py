@@ -163,14 +163,9 @@ def test_from_params(module: Any) -> None:
     model = module.from_params(params, config)
     assert model.config == config
     close(model(X), lstm(params, X, config=config))
-    close(
-        module.from_params(cell_params(), CELL_CONFIG)(X),
-        lstm(cell_params(), X, config=CELL_CONFIG),
-    )
+    close(module.from_params(cell_params(), CELL_CONFIG)(X), lstm(cell_params(), X, config=CELL_CONFIG))
     with pytest.raises(ValueError, match="missing weight_hh_l0_reverse"):
-        module.from_params(
-            {name: p for name, p in params.items() if name[-7:] != "reverse"}, config
-        )
+        module.from_params({name: p for name, p in params.items() if name[-7:] != "reverse"}, config)
 
 
 @pytest.mark.parametrize("cell_type", CELLS)

@@ -66,9 +66,7 @@ def test_pad_against_torch(value: float, total: int | None, batch_first: bool) -
     x = torch.tensor(padded(batch_first))
     theirs = rnn.pack_padded_sequence(x, LENGTHS["unsorted"], batch_first, enforce_sorted=False)
     expected, _ = rnn.pad_packed_sequence(theirs, batch_first, value, total)
-    ours, lengths = pad_packed_sequence(
-        PackedSequence.from_torch(theirs), batch_first, value, total
-    )
+    ours, lengths = pad_packed_sequence(PackedSequence.from_torch(theirs), batch_first, value, total)
     np.testing.assert_array_equal(ours, expected.numpy())
     np.testing.assert_array_equal(lengths, LENGTHS["unsorted"])
 
@@ -89,9 +87,7 @@ def test_lstm_on_packed_sequences(order: str, with_state: bool, jit: bool) -> No
         run = jax.jit(lambda p, x, s: jaxlstm.lstm(p, x, s, config=config))
         outputs, final = run(params, packed, given)
     elif jit:  # the batch size of a batch that came sorted is in the values of batch_sizes
-        run = jax.jit(
-            lambda p, data, s: jaxlstm.lstm(p, packed._replace(data=data), s, config=config)
-        )
+        run = jax.jit(lambda p, data, s: jaxlstm.lstm(p, packed._replace(data=data), s, config=config))
         outputs, final = run(params, packed.data, given)
     else:
         outputs, final = jaxlstm.lstm(params, packed, given, config=config)
@@ -132,16 +128,8 @@ def test_packed_sequence_is_a_pytree() -> None:
             ValueError,
             "lengths must be decreasing .*enforce_sorted",
         ),
-        (
-            lambda x: pack_padded_sequence(x, [6, 5, 4, 3, 0]),
-            ValueError,
-            "lengths must be between 1 and",
-        ),
-        (
-            lambda x: pack_padded_sequence(x, [7, 5, 4, 3, 1]),
-            ValueError,
-            "lengths must be between 1 and",
-        ),
+        (lambda x: pack_padded_sequence(x, [6, 5, 4, 3, 0]), ValueError, "lengths must be between 1 and"),
+        (lambda x: pack_padded_sequence(x, [7, 5, 4, 3, 1]), ValueError, "lengths must be between 1 and"),
         (lambda x: pack_padded_sequence(x, [6, 5]), ValueError, r"lengths must have shape \(5,\)"),
         (
             lambda x: pack_padded_sequence(x[0, 0], [1]),
@@ -165,10 +153,7 @@ def test_packed_sequence_is_a_pytree() -> None:
         ),
         (
             lambda x: jaxlstm.lstm(
-                {},
-                pack_padded_sequence(x, [6] * 5),
-                config=jaxlstm.LSTMConfig(3, 5),
-                seq_lengths=[6] * 5,
+                {}, pack_padded_sequence(x, [6] * 5), config=jaxlstm.LSTMConfig(3, 5), seq_lengths=[6] * 5
             ),
             ValueError,
             "seq_lengths must be None with a PackedSequence",

@@ -12,16 +12,7 @@ import pytest
 
 from jaxlstm import kernels
 from jaxlstm.precision import level_of, linear, resolve
-from tests.support.paths import (
-    LENGTHS,
-    ON_ANY_BACKEND,
-    PLAIN,
-    RICH,
-    WITHOUT_BACKEND,
-    Trace,
-    gradient,
-    layer,
-)
+from tests.support.paths import LENGTHS, ON_ANY_BACKEND, PLAIN, RICH, WITHOUT_BACKEND, Trace, gradient, layer
 from tests.support.products import levels_for, products_of
 
 LEVELS = {
@@ -127,14 +118,10 @@ def test_products_of_auto_on_other_platforms(platform: str) -> None:
     function, arguments = gradient(layer(RICH, LENGTHS, precision="tensorfloat32", backend="auto"))
     found = levels_for(platform, function, *arguments)
     assert set(found) == {"HIGH"}
-    assert (
-        len(found) >= 2 * 3 * 3
-    )  # W_ih, W_hh and W_hr of two layers, once forward and twice backward
+    assert len(found) >= 2 * 3 * 3  # W_ih, W_hh and W_hr of two layers, once forward and twice backward
 
 
-@pytest.mark.parametrize(
-    "place", ["top", "loop", "branch", "remat", "custom", "shard", "backwards"]
-)
+@pytest.mark.parametrize("place", ["top", "loop", "branch", "remat", "custom", "shard", "backwards"])
 def test_products_of_finds_every_product(place: str) -> None:
     def planted(x: jax.Array) -> jax.Array:
         return jnp.matmul(x, x)

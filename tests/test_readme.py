@@ -48,13 +48,7 @@ def test_side_by_side_lines_agree(tmp_path: Path) -> None:
     table = re.findall(r"```python\n(.*?)```", README[: README.index("</table>")], re.DOTALL)
     theirs, ours = table
     x, state = torch.randn(2, 3, 150), torch.randn(2, 2, 150)
-    in_torch: dict[str, object] = {
-        "path": path,
-        "torch": torch,
-        "inputs": x,
-        "h_0": state,
-        "c_0": state,
-    }
+    in_torch: dict[str, object] = {"path": path, "torch": torch, "inputs": x, "h_0": state, "c_0": state}
     exec(theirs, in_torch)
     in_jax: dict[str, object] = {"path": path, "inputs": jnp.asarray(x), "h_0": jnp.asarray(state)}
     in_jax["c_0"] = in_jax["h_0"]
@@ -66,12 +60,7 @@ def test_side_by_side_lines_agree(tmp_path: Path) -> None:
 def test_accuracy_table_is_within_the_limit() -> None:
     """At most twice torch's own error; one row per dtype."""
     table = README[README.index("<!-- accuracy -->") : README.index("<!-- /accuracy -->")]
-    assert re.findall(r"^\| (\w+\d+) ", table, re.MULTILINE) == [
-        "float32",
-        "float16",
-        "bfloat16",
-        "float64",
-    ]
+    assert re.findall(r"^\| (\w+\d+) ", table, re.MULTILINE) == ["float32", "float16", "bfloat16", "float64"]
     ratios = [float(r) for r in re.findall(r"worst ([\d.]+)", table)]
     assert len(ratios) == 6
     assert max(ratios) <= 2
@@ -117,9 +106,7 @@ def test_commands_are_those_of_the_parser() -> None:
 def table_after(text: str) -> list[list[str]]:
     """The cells of the first table after `text`, without its header."""
     table = README[README.index(text) :].split("\n\n")[1]
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]
-    ]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
 def results(file: str) -> list[dict[str, Any]]:
@@ -137,9 +124,7 @@ def results(file: str) -> list[dict[str, Any]]:
         ("A training step on", "cpu-amd-epyc-2-cores-training", ("torch",)),
     ],
 )
-def test_speeds_are_those_of_the_recorded_runs(
-    title: str, file: str, libraries: tuple[str, ...]
-) -> None:
+def test_speeds_are_those_of_the_recorded_runs(title: str, file: str, libraries: tuple[str, ...]) -> None:
     for row, (size, own, *others) in zip(results(file), table_after(title), strict=True):
         ms = row["ms"]
         assert size == row["size"]

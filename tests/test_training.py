@@ -34,9 +34,7 @@ def squares(outputs: jax.Array, target: jax.Array) -> jax.Array:
     [(CONFIGS[0], 7, True), (CONFIGS[1], None, False), (CONFIGS[1], 50, False)],
     ids=["stack-ragged", "projected", "one-block"],
 )
-def test_values_and_gradients_in_blocks(
-    config: LSTMConfig, block: int | None, ragged: bool
-) -> None:
+def test_values_and_gradients_in_blocks(config: LSTMConfig, block: int | None, ragged: bool) -> None:
     params, x, state, target = drawn(config, 23)
     lengths = np.array([23, 1, 8, 14]) if ragged else None
 
@@ -45,21 +43,12 @@ def test_values_and_gradients_in_blocks(
         return squares(outputs, target) + jnp.sum(final.c), (outputs, final)
 
     def blocks(params: Any, x: Any, state: Any) -> Any:
-        outputs, final = lstm_in_blocks(
-            params, x, state, config=config, block=block, seq_lengths=lengths
-        )
+        outputs, final = lstm_in_blocks(params, x, state, config=config, block=block, seq_lengths=lengths)
         return squares(outputs, target) + jnp.sum(final.c), (outputs, final)
 
     def summed(params: Any, x: Any, state: Any) -> Any:
         total, final = lstm_in_blocks(
-            params,
-            x,
-            state,
-            config=config,
-            block=block,
-            seq_lengths=lengths,
-            readout=squares,
-            targets=target,
+            params, x, state, config=config, block=block, seq_lengths=lengths, readout=squares, targets=target
         )
         return total + jnp.sum(final.c), final
 

@@ -35,10 +35,7 @@ def close(actual, expected) -> None:
 
 def test_vmap_over_inputs() -> None:
     many = jax.random.normal(jax.random.key(2), (3, *X.shape))
-    close(
-        jax.jit(jax.vmap(outputs, (None, 0)))(PARAMS, many),
-        jnp.stack([run(PARAMS, x) for x in many]),
-    )
+    close(jax.jit(jax.vmap(outputs, (None, 0)))(PARAMS, many), jnp.stack([run(PARAMS, x) for x in many]))
 
 
 def test_vmap_over_parameters() -> None:
@@ -206,11 +203,7 @@ def test_sharded_over_the_batch_by_jit() -> None:
         np.testing.assert_allclose(y, run(params, x, lengths), rtol=0, atol=1e-6)
         print(len(jax.devices()), "devices agree")
     """)
-    env = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False

@@ -75,9 +75,7 @@ def main() -> None:
     handle = library().handle
     assert handle is not None, library().reason
     if len(sys.argv) > 1 and not handle.jaxlstm_use_instruction_set(sys.argv[1].encode()):
-        sys.exit(
-            f"instruction set {sys.argv[1]!r} is not available in this build or on this processor"
-        )
+        sys.exit(f"instruction set {sys.argv[1]!r} is not available in this build or on this processor")
     sigmoid = tanh = WorstError(0.0, 0.0)
     for start in range(0, 2**32, BLOCK):
         errors = errors_at(np.arange(start, start + BLOCK, dtype=np.uint32))

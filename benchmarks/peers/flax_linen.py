@@ -31,9 +31,7 @@ def run(w: Any, x: Any, state: Any, lengths: Any, reverse: bool) -> Any:
     """Run one direction. Flax's state is (c, h), and it does not zero the padding."""
     h_0, c_0 = state
     module = rnn(w, reverse=reverse, keep_order=True)
-    (c, h), outputs = module.apply(
-        {"params": {"cell": w}}, x, initial_carry=(c_0, h_0), seq_lengths=lengths
-    )
+    (c, h), outputs = module.apply({"params": {"cell": w}}, x, initial_carry=(c_0, h_0), seq_lengths=lengths)
     return outputs, (h, c)
 
 

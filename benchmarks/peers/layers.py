@@ -61,9 +61,7 @@ def implementation(direction: Direction, problem: Problem, settings: Settings) -
         raise Unsupported("takes no lengths")
 
     def apply(weights: Any, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-        zeros = jnp.zeros(
-            (config.num_layers * config.num_directions, x.shape[1], config.hidden_size)
-        )
+        zeros = jnp.zeros((config.num_layers * config.num_directions, x.shape[1], config.hidden_size))
         outputs, _ = _stack(direction, weights, x, (zeros, zeros), lengths)
         if lengths is None:
             return outputs
@@ -77,10 +75,7 @@ def implementation(direction: Direction, problem: Problem, settings: Settings) -
 def _weights(direction: Direction, params: Mapping[str, Any], config: LSTMConfig) -> list[Any]:
     """The library's trees by layer and direction."""
     return [
-        [
-            direction.weights(direction_params(params, config, layer, d))
-            for d in range(config.num_directions)
-        ]
+        [direction.weights(direction_params(params, config, layer, d)) for d in range(config.num_directions)]
         for layer in range(config.num_layers)
     ]
 

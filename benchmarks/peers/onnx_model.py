@@ -29,9 +29,7 @@ def problem_model(problem: Problem) -> tuple[bytes, dict[str, np.ndarray]]:
     if problem.lengths is not None:
         inputs["lengths"] = problem.lengths
     time, batch = problem.inputs.shape[:2]
-    return onnx_model(
-        problem.params, problem.config, time, batch, ragged="lengths" in inputs
-    ), inputs
+    return onnx_model(problem.params, problem.config, time, batch, ragged="lengths" in inputs), inputs
 
 
 def state_names(config: LSTMConfig) -> list[str]:
@@ -109,17 +107,13 @@ def _nodes(config: LSTMConfig, layer: int, ragged: bool, stateful: bool) -> list
         outputs += [f"h{layer}_n", f"c{layer}_n"]
     direction = "bidirectional" if config.bidirectional else "forward"
     return [
-        helper.make_node(
-            "LSTM", inputs, outputs, hidden_size=config.hidden_size, direction=direction
-        ),
+        helper.make_node("LSTM", inputs, outputs, hidden_size=config.hidden_size, direction=direction),
         helper.make_node("Transpose", outputs[:1], [f"rows{layer}"], perm=[0, 2, 1, 3]),
         helper.make_node("Reshape", [f"rows{layer}", "joined"], [y]),
     ]
 
 
-def _weights(
-    params: Mapping[str, np.ndarray], config: LSTMConfig, layer: int
-) -> dict[str, np.ndarray]:
+def _weights(params: Mapping[str, np.ndarray], config: LSTMConfig, layer: int) -> dict[str, np.ndarray]:
     directions = []
     for d in range(config.num_directions):
         torch_order = direction_params(params, config, layer, d)

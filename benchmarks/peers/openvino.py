@@ -46,6 +46,4 @@ def _request(model: bytes, threads: int) -> Any:
         "INFERENCE_PRECISION_HINT": "f32",  # not the default on every CPU
     }
     core = openvino.Core()
-    return core.compile_model(
-        core.read_model(io.BytesIO(model)), "CPU", settings
-    ).create_infer_request()
+    return core.compile_model(core.read_model(io.BytesIO(model)), "CPU", settings).create_infer_request()

@@ -76,10 +76,7 @@ def implementation(
 
 
 def carrying(
-    params: Mapping[str, np.ndarray],
-    config: LSTMConfig,
-    threads: int,
-    wrap: Wrap = lambda forward: forward,
+    params: Mapping[str, np.ndarray], config: LSTMConfig, threads: int, wrap: Wrap = lambda forward: forward
 ) -> Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]:
     """Return ``call(inputs, state) -> (outputs, state)`` on a CPU; a state of None is zero."""
     torch.set_num_threads(threads)

@@ -38,9 +38,7 @@ class Tensors(Protocol):
         ...
 
 
-def safetensors_bytes(
-    tensors: Tensors, metadata: Mapping[str, str]
-) -> Iterator[bytes | memoryview]:
+def safetensors_bytes(tensors: Tensors, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a file: the header with its metadata, then each tensor.
 
     C-contiguous little-endian tensors are not copied, so that memory does not grow with the file.
@@ -90,9 +88,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, HEADER_LIMIT):
-        raise ValueError(
-            f"{path} is not a safetensors file: its header does not fit in {size} bytes"
-        )
+        raise ValueError(f"{path} is not a safetensors file: its header does not fit in {size} bytes")
     try:
         header = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:

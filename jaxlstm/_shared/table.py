@@ -7,15 +7,12 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Container[int] = ()
-) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Container[int] = ()) -> str:
     """Return a text table. Columns of numbers, and those listed in ``right``, are aligned right."""
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
     numeric = [
-        k in right or all(isinstance(row[k], (int, float)) for row in rows)
-        for k in range(len(header))
+        k in right or all(isinstance(row[k], (int, float)) for row in rows) for k in range(len(header))
     ]
     lines = (
         "  ".join(

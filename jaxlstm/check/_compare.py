@@ -8,12 +8,7 @@ from typing import Any
 import jax
 
 from jaxlstm.check.arguments import require_numbers
-from jaxlstm.check.criteria.tolerance import (
-    Array,
-    array_difference,
-    default_tolerance,
-    require_tolerances,
-)
+from jaxlstm.check.criteria.tolerance import Array, array_difference, default_tolerance, require_tolerances
 from jaxlstm.check.report.data import Item
 from jaxlstm.check.report.report import Report
 
@@ -55,9 +50,7 @@ def compare(
             where, other = ("expected", "actual") if path in theirs else ("actual", "expected")
             items.append(Item(path, False, detail=f"is in {where} but not in {other}"))
         else:
-            items.append(
-                _compare_leaf(path, ours[path], theirs[path], tolerance, equal_nan, check_dtype)
-            )
+            items.append(_compare_leaf(path, ours[path], theirs[path], tolerance, equal_nan, check_dtype))
     source = "torch.testing.assert_close, by dtype" if tolerance is None else "the caller"
     return Report(
         "compare",

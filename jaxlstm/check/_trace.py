@@ -90,11 +90,4 @@ def _activations(
             for times, rows in oracle.running(lengths, bool(reverse)):
                 for at in zip(times.tolist(), rows.tolist(), strict=True):
                     for gate in order:
-                        yield (
-                            layer,
-                            reverse,
-                            *at,
-                            gate,
-                            gates[gate][at],
-                            getattr(run.steps, gate)[at],
-                        )
+                        yield (layer, reverse, *at, gate, gates[gate][at], getattr(run.steps, gate)[at])

@@ -18,10 +18,7 @@ from jaxlstm.config import LSTMConfig, require_config
 
 
 def verify_cell(
-    step: Callable[..., Any],
-    params: Mapping[str, Any] | None,
-    config: LSTMConfig,
-    **settings: Any,
+    step: Callable[..., Any], params: Mapping[str, Any] | None, config: LSTMConfig, **settings: Any
 ) -> Report:
     """Check that ``step`` equals ``torch.nn.LSTMCell``, by calling it over whole sequences.
 
@@ -50,9 +47,7 @@ def verify_cell(
             try:
                 h, c = state
             except (TypeError, ValueError):
-                raise PortError(
-                    f"step must return a pair (h, c), got {type(state).__name__}"
-                ) from None
+                raise PortError(f"step must return a pair (h, c), got {type(state).__name__}") from None
             outputs.append(h)
         return _stack(outputs), (_stack([h]), _stack([c]))
 

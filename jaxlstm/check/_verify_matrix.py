@@ -89,9 +89,7 @@ def verify_matrix(
             run_float64=dtype == np.float64,
         )
         rng = np.random.default_rng([seed, batch, time])
-        verification.try_case(
-            make_case(name, config, rng, time=time, batch=batch, ragged=batch > 1)
-        )
+        verification.try_case(make_case(name, config, rng, time=time, batch=batch, ragged=batch > 1))
         items.append(_item(name, verification))
     if progress is not None:
         progress(len(cells), len(cells), "done")

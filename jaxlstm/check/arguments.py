@@ -89,12 +89,8 @@ def require_references(against: Sequence[str]) -> tuple[str, ...]:
     if unknown or not against:
         raise ValueError(f"against must name one or both of {REFERENCES}, got {tuple(against)}")
     available = tuple(
-        name
-        for name in REFERENCES
-        if name in against and (name != "torch" or torch_runner.is_available())
+        name for name in REFERENCES if name in against and (name != "torch" or torch_runner.is_available())
     )
     if not available:
-        raise ValueError(
-            "against names only torch, which is not installed; install torch or add 'oracle'"
-        )
+        raise ValueError("against names only torch, which is not installed; install torch or add 'oracle'")
     return available

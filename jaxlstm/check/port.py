@@ -57,9 +57,7 @@ class Port:
         kinds = [p.kind for p in parameters.values()]
         if inspect.Parameter.VAR_POSITIONAL in kinds:
             return cls(call, takes_params)
-        required = [
-            p for p in parameters.values() if p.default is p.empty and p.kind == p.KEYWORD_ONLY
-        ]
+        required = [p for p in parameters.values() if p.default is p.empty and p.kind == p.KEYWORD_ONLY]
         positional = sum(kind in _POSITIONAL for kind in kinds)
         if not positional or required:
             raise PortError(
@@ -89,9 +87,7 @@ class Port:
         with _jax_settings(dtype, precision):
             case = self.adapt(case).astype(dtype)
             # jnp.asarray of a NumPy array would compile a program for each new shape.
-            arrays = {
-                name: jax.device_put(np.asarray(a).astype(dtype)) for name, a in params.items()
-            }
+            arrays = {name: jax.device_put(np.asarray(a).astype(dtype)) for name, a in params.items()}
             x, state = jax.device_put((case.inputs, case.initial_state))
             call = functools.partial(self._call, lengths=case.seq_lengths)
             if not gradients:

@@ -56,9 +56,7 @@ class Verification:
     float64_refusal: str = ""
     not_differentiable: str = ""
     findings: Findings = field(default_factory=Findings)
-    evidence: dict[str, list[Evidence]] = field(
-        default_factory=lambda: {"float64": [], "working": []}
-    )
+    evidence: dict[str, list[Evidence]] = field(default_factory=lambda: {"float64": [], "working": []})
     conditions: dict[str, dict[str, float]] = field(default_factory=dict)
     chaotic: dict[str, float] = field(default_factory=dict)
     nan: tuple[Case, Results, Results] | None = None
@@ -146,9 +144,7 @@ class Verification:
             )
         return self.conditions[case.name]
 
-    def _check_rms(
-        self, params: Mapping[str, Any], case: Case, ours: Results, truth: Results
-    ) -> None:
+    def _check_rms(self, params: Mapping[str, Any], case: Case, ours: Results, truth: Results) -> None:
         """Compare the RMS errors of the port, of torch and of the equations in NumPy."""
         gradients = ours.gradients is not None
         condition = self._condition(params, case, truth, gradients)

@@ -37,8 +37,7 @@ def add_command(
             help="replace existing files even if they were not written by jaxlstm",
         )
     parser.add_argument(
-        "--prefix",
-        help="the LSTM to use, as listed by 'jaxlstm inspect'; required if there are several",
+        "--prefix", help="the LSTM to use, as listed by 'jaxlstm inspect'; required if there are several"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run, batch_first=None, dropout=None)
@@ -54,10 +53,7 @@ def add_unrecorded(parser: argparse.ArgumentParser) -> None:
         help=f"the module's batch_first, {unrecorded} (default: off)",
     )
     parser.add_argument(
-        "--dropout",
-        type=float,
-        metavar="P",
-        help=f"the module's dropout, {unrecorded} (default: 0)",
+        "--dropout", type=float, metavar="P", help=f"the module's dropout, {unrecorded} (default: 0)"
     )
 
 

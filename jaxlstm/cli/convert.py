@@ -55,9 +55,7 @@ def run(args: argparse.Namespace) -> int:
     bit_exact = written_config == config and all(
         written[name].dtype == array.dtype
         # As integers, NaN equals NaN and -0 differs from 0.
-        and np.array_equal(
-            written[name].view(f"u{array.itemsize}"), array.view(f"u{array.itemsize}")
-        )
+        and np.array_equal(written[name].view(f"u{array.itemsize}"), array.view(f"u{array.itemsize}"))
         for name, array in params.items()
     )
     report = {

@@ -58,9 +58,7 @@ def describe(path: str) -> dict[str, Any]:
                 "dtype": ", ".join(sorted({str(t.dtype) for t in tensors})),
                 "parameters": sum(math.prod(t.shape) for t in tensors),
                 "not_recorded": [
-                    name
-                    for name in ("batch_first", "dropout")
-                    if name in fields and name not in hinted
+                    name for name in ("batch_first", "dropout") if name in fields and name not in hinted
                 ],
             }
         )
@@ -104,10 +102,7 @@ def _text(report: dict[str, Any]) -> str:
     ]
     lines += [f"folded: {note}" for note in report["folded"]]
     lines += [f"INVALID: {reason}" for reason in report["broken"].values()]
-    lines += [
-        f"not an LSTM: {prefix or '(root)'} is a {kind}"
-        for prefix, kind in report["others"].items()
-    ]
+    lines += [f"not an LSTM: {prefix or '(root)'} is a {kind}" for prefix, kind in report["others"].items()]
     lines += [f"warning: {warning}" for warning in report["warnings"]]
     return "\n".join(lines).rstrip("\n")
 

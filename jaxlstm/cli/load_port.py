@@ -32,8 +32,7 @@ def load_port(spec: str) -> Callable[..., Any]:
     functions = [n for n, value in vars(module).items() if _is_own_callable(value, module)]
     choices = f" ({', '.join(functions)})" if functions else ""
     raise ValueError(
-        f"--port {spec}: {name} {problem} in {source}; name one of its functions{choices} as "
-        "FILE.py:NAME"
+        f"--port {spec}: {name} {problem} in {source}; name one of its functions{choices} as FILE.py:NAME"
     )
 
 

@@ -27,9 +27,7 @@ def merge_reports(
 
     runs = [(f"{backend} {dtype}", report) for (backend, dtype), report in reports.items()]
     items = [
-        dataclasses.replace(item, name=f"{run}: {item.name}")
-        for run, report in runs
-        for item in report.items
+        dataclasses.replace(item, name=f"{run}: {item.name}") for run, report in runs for item in report.items
     ]
     items += [Item(backend, None, detail=reason) for backend, reason in not_run.items()]
     return Report(

@@ -46,14 +46,9 @@ def require_not_input(
         if (
             _same(output, source)
             or any(_same(folder, source) for folder in output.absolute().parents)
-            or (
-                output.is_dir()
-                and any(_same(output, folder) for folder in source.resolve().parents)
-            )
+            or (output.is_dir() and any(_same(output, folder) for folder in source.resolve().parents))
         ):
-            raise ValueError(
-                f"{option} {output} would replace the input {source}; choose another path"
-            )
+            raise ValueError(f"{option} {output} would replace the input {source}; choose another path")
 
 
 def _same(a: Path, b: Path) -> bool:

@@ -61,9 +61,7 @@ def imap(
     return results()
 
 
-def _one_window(
-    engine: Engine, arrays: list[np.ndarray], batch_size: int, order: str
-) -> Iterator[Result]:
+def _one_window(engine: Engine, arrays: list[np.ndarray], batch_size: int, order: str) -> Iterator[Result]:
     """Yield the results of a window, in order."""
     indices = list(range(len(arrays)))
     if order == "length":
@@ -72,9 +70,7 @@ def _one_window(
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     results: dict[int, Result] = {}
     with engine.concurrent_calls(IN_FLIGHT), ThreadPoolExecutor(IN_FLIGHT) as workers:
-        computed = workers.map(
-            lambda rows: _run(engine, [arrays[index] for index in rows]), batches
-        )
+        computed = workers.map(lambda rows: _run(engine, [arrays[index] for index in rows]), batches)
         for rows, batch in zip(batches, computed, strict=True):
             results.update(zip(rows, batch, strict=True))
     for index in range(len(arrays)):

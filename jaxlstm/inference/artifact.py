@@ -152,9 +152,7 @@ class Exported:
         if np.ndim(inputs) != 3 or np.shape(inputs)[2] != x.shape[2]:
             raise ValueError(f"inputs must have shape {x.shape}, got {np.shape(inputs)}")
         if 0 in np.shape(inputs):
-            raise ValueError(
-                f"inputs must have at least one sequence and one step, got {np.shape(inputs)}"
-            )
+            raise ValueError(f"inputs must have at least one sequence and one step, got {np.shape(inputs)}")
         batch = inputs.shape[x.shape.index(h.shape[1])]
         shapes = [(leaf.shape[0], batch, leaf.shape[2]) for leaf in (h, c)]
         state = state_argument(initial_state, shapes, x.dtype)
@@ -204,9 +202,7 @@ def _check_arguments(path: Path, platforms: Sequence[str], weights: str) -> None
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {WEIGHTS}, got {weights!r}")
     if path.suffix == ".safetensors":
-        raise ValueError(
-            f"path must not end in .safetensors, the suffix of separate weights; got {path}"
-        )
+        raise ValueError(f"path must not end in .safetensors, the suffix of separate weights; got {path}")
 
 
 def _shapes(config: LSTMConfig, dtype: np.dtype) -> list[jax.ShapeDtypeStruct]:

@@ -112,12 +112,7 @@ class ChunkedForward:
         return outputs, final.h, final.c
 
     def step(
-        self,
-        weights: Any,
-        inputs: jax.Array,
-        h: jax.Array,
-        c: jax.Array,
-        active: jax.Array | None = None,
+        self, weights: Any, inputs: jax.Array, h: jax.Array, c: jax.Array, active: jax.Array | None = None
     ) -> Results:
         """Run one time step, from (batch, input_size) to (batch, output_size), h and c.
 
@@ -198,9 +193,7 @@ class ChunkedForward:
                     partial(chunk, LONG_CHUNK),
                     carry,
                 )
-            carry = lax.while_loop(
-                lambda carry, end=end: carry[0] < end, partial(chunk, CHUNK), carry
-            )
+            carry = lax.while_loop(lambda carry, end=end: carry[0] < end, partial(chunk, CHUNK), carry)
             start, h, c, outputs = carry
             h_n, c_n = h_n.at[:, :rows].set(h), c_n.at[:, :rows].set(c)
         return outputs, h_n, c_n

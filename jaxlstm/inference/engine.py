@@ -65,9 +65,7 @@ class Engine:
         # Check the precision also for the native kernel, which ignores it.
         resolve(precision)
         self.config = config
-        self.dtype = require_dtype(
-            "dtype", dtype or as_float_array(*next(iter(params.items()))).dtype
-        )
+        self.dtype = require_dtype("dtype", dtype or as_float_array(*next(iter(params.items()))).dtype)
         self.max_length = positive("max_length", max_length)
         self.max_batch = positive("max_batch", max_batch)
         self.length_buckets = length_buckets(self.max_length)
@@ -108,10 +106,7 @@ class Engine:
         return self._forward.concurrent_calls(count)
 
     def run_batch(
-        self,
-        x: np.ndarray,
-        lengths: np.ndarray,
-        state: tuple[np.ndarray, np.ndarray] | None = None,
+        self, x: np.ndarray, lengths: np.ndarray, state: tuple[np.ndarray, np.ndarray] | None = None
     ) -> Results:
         """Pad a batch to its bucket and start its executable.
 
@@ -135,9 +130,7 @@ class Engine:
         padded[:time, :batch] = x
         padded_lengths = np.zeros(rows, np.int32)
         padded_lengths[:batch] = lengths
-        padded_state = [
-            aligned_zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)
-        ]
+        padded_state = [aligned_zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)]
         for leaf, given in zip(padded_state, state or (), strict=False):
             leaf[:, :batch] = given
         self.count(int(lengths.sum()), self.computed_steps(padded_lengths))

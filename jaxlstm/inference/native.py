@@ -47,12 +47,7 @@ class NativeForward:
         ]
 
     def batch(
-        self,
-        weights: Any,
-        inputs: jax.Array,
-        h: jax.Array,
-        c: jax.Array,
-        lengths: jax.Array | None,
+        self, weights: Any, inputs: jax.Array, h: jax.Array, c: jax.Array, lengths: jax.Array | None
     ) -> Results:
         """Run a padded batch of sequences."""
 
@@ -66,12 +61,7 @@ class NativeForward:
         return outputs, final.h, final.c
 
     def step(
-        self,
-        weights: Any,
-        inputs: jax.Array,
-        h: jax.Array,
-        c: jax.Array,
-        active: jax.Array | None = None,
+        self, weights: Any, inputs: jax.Array, h: jax.Array, c: jax.Array, active: jax.Array | None = None
     ) -> Results:
         """Run one time step."""
         outputs, h, c = self.batch(weights, inputs[None], h, c, active)

@@ -13,13 +13,7 @@ from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.inference._map import Result, imap
-from jaxlstm.inference.arguments import (
-    host_lengths,
-    host_state,
-    positive,
-    time_major_inputs,
-    without_padding,
-)
+from jaxlstm.inference.arguments import host_lengths, host_state, positive, time_major_inputs, without_padding
 from jaxlstm.inference.engine import Engine, Stats
 from jaxlstm.inference.stream import Stream
 from jaxlstm.precision import Precision
@@ -121,9 +115,7 @@ class Runner:
             outputs = outputs.swapaxes(0, 1)
         return outputs, LSTMState(h_n, c_n)  # type: ignore[arg-type]
 
-    def map(
-        self, sequences: Iterable[Any], batch_size: int | None = None, **options: Any
-    ) -> list[Result]:
+    def map(self, sequences: Iterable[Any], batch_size: int | None = None, **options: Any) -> list[Result]:
         """Return the results of :meth:`imap` as a list."""
         return list(self.imap(sequences, batch_size, **options))
 

@@ -85,9 +85,7 @@ class Slots:
         if type(row) is not np.ndarray or row.dtype != self.stream.dtype:
             row = host_array(f"the input of slot {slot}", row, self.stream.dtype)
         if row.shape != (features,):
-            raise ValueError(
-                f"the input of slot {slot} must have shape ({features},), got {row.shape}"
-            )
+            raise ValueError(f"the input of slot {slot} must have shape ({features},), got {row.shape}")
         return row
 
     def _check(self, slot: int) -> None:

@@ -87,9 +87,7 @@ class Stream:
         """
         x, unbatched = time_major_inputs(chunk, self.config, self.dtype)
         if x.shape[1] != self.batch:
-            raise ValueError(
-                f"chunk must have the {self.batch} sequences of this stream, got {x.shape[1]}"
-            )
+            raise ValueError(f"chunk must have the {self.batch} sequences of this stream, got {x.shape[1]}")
         if len(x) == 1 and seq_lengths is None:
             outputs = self.step(np.ascontiguousarray(x[0]))[None]
         else:

@@ -46,9 +46,7 @@ def select_stack(backend: str, config: LSTMConfig, x: jax.Array) -> RunStack:
     return partial(run_directions, chosen)
 
 
-def select_recurrence(
-    backend: str, dtype: Any, *, weights: int = 0, rows: int = WORTH_PACKING
-) -> Recurrence:
+def select_recurrence(backend: str, dtype: Any, *, weights: int = 0, rows: int = WORTH_PACKING) -> Recurrence:
     """Return the recurrence that a backend uses for a dtype.
 
     ``weights`` is the number of elements in the matrices of one direction, and ``rows`` is time steps times

@@ -13,11 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.experimental.custom_partitioning import (
-    ArrayMapping,
-    SdyShardingRule,
-    custom_partitioning,
-)
+from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.sharding import Mesh, NamedSharding
 
 from jaxlstm.placement import batch_spec, rows_of
@@ -69,9 +65,7 @@ def over_batch(
 def _rows(mesh: Mesh, arguments: Sequence[Any], axes: Axes) -> Any:
     """Return the mesh axes that split the batch, or None if they do not divide it evenly."""
     rows = rows_of([argument.sharding for argument in arguments], axes)
-    parts = math.prod(
-        mesh.shape[name] for name in (rows if isinstance(rows, tuple) else (rows,)) if name
-    )
+    parts = math.prod(mesh.shape[name] for name in (rows if isinstance(rows, tuple) else (rows,)) if name)
     size = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
     return rows if size % parts == 0 else None
 

@@ -57,9 +57,7 @@ class PlatformKernels(NamedTuple):
             return scan.run(*arguments, **static)
         return arrays["outputs"], _fields(LSTMState, arrays)
 
-    def run_and_differentiate(
-        self, params: Any, inputs: Any, state: Any, valid: Any, **static: Any
-    ) -> Any:
+    def run_and_differentiate(self, params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
         """Run :func:`jaxlstm.scan.run_and_differentiate` by the kernel."""
         arguments = (params, inputs, state, valid)
         (outputs, last), derivative, m = shapes.run_and_differentiate(*arguments, **static)
@@ -73,14 +71,7 @@ class PlatformKernels(NamedTuple):
         return results, _fields(StepDerivative, arrays), arrays.get("m")
 
     def run_cotangent(
-        self,
-        weights: Any,
-        derivative: Any,
-        valid: Any,
-        cotangents: tuple,
-        *,
-        projected: bool,
-        **static: Any,
+        self, weights: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
     ) -> RunTangents:
         """Run :func:`run_cotangent` by the kernel."""
         arguments = (weights, derivative, valid, cotangents)
@@ -209,12 +200,7 @@ def build_recurrence(
     )
     run_tangent.set_transpose(
         lambda weights, derivative, valid, tangents, cotangents, **static: transposed_run(
-            weights,
-            derivative,
-            valid,
-            cotangents,
-            projected=tangents.projection is not None,
-            **static,
+            weights, derivative, valid, cotangents, projected=tangents.projection is not None, **static
         )
     )
     gates_tangent = KernelPrimitive(

@@ -121,12 +121,8 @@ class KernelPrimitive:
         arguments = jax.tree.unflatten(tree, avals)
         shapes = jax.tree.leaves(self.shapes(*arguments, **static))
         return [
-            avals[0].update(
-                shape=shape.shape, dtype=shape.dtype, weak_type=False, sharding=sharding
-            )
-            for shape, sharding in zip(
-                shapes, self._shardings(arguments, shapes, **static), strict=True
-            )
+            avals[0].update(shape=shape.shape, dtype=shape.dtype, weak_type=False, sharding=sharding)
+            for shape, sharding in zip(shapes, self._shardings(arguments, shapes, **static), strict=True)
         ]
 
     def _shardings(self, arguments: Any, shapes: list, **static: Any) -> list:

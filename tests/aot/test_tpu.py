@@ -64,8 +64,6 @@ def test_the_plain_scan_keeps_recurrent_weights_in_vmem(chip: str) -> None:
     """The loop carries the weights in S(1), which is VMEM."""
     program = FORMS[0].but(config=LSTMConfig(512, 512), batch=32, time=256)
     (loop,) = compiled(program, chip).loops
-    weights = [
-        shape for shape in loop.line.split(") while(")[0].split(" ") if "[2048,512]" in shape
-    ]
+    weights = [shape for shape in loop.line.split(") while(")[0].split(" ") if "[2048,512]" in shape]
     assert len(weights) == 1
     assert "S(1)" in weights[0]

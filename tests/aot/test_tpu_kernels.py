@@ -63,14 +63,8 @@ def test_number_of_parts_in_a_product(precision: str, parts: int) -> None:
     """A product has one dot per part of the weights, with up to ``parts`` parts of x stacked as rows."""
     forward, with_derivative, backward = kernels(LARGE.but(precision=precision))
     step, block = 32, 128  # rows of the recurrent product, and of the input projection
-    for equation, sizes in [
-        (forward, (step, block)),
-        (with_derivative, (step, block)),
-        (backward, (step,)),
-    ]:
-        products = [
-            e for e in all_equations(equation.params["jaxpr"]) if e.primitive.name == "dot_general"
-        ]
+    for equation, sizes in [(forward, (step, block)), (with_derivative, (step, block)), (backward, (step,))]:
+        products = [e for e in all_equations(equation.params["jaxpr"]) if e.primitive.name == "dot_general"]
         assert {v.aval.dtype.name for e in products for v in e.invars} == {"bfloat16"}
         assert {e.outvars[0].aval.dtype.name for e in products} == {"float32"}
         rows = sorted(e.invars[0].aval.shape[0] for e in products)
@@ -93,9 +87,7 @@ def test_half_the_traffic_of_the_plain_scan(chip: str) -> None:
     """The plain scan stores the gates of all steps, which do not fit in VMEM here."""
     for precision in ("highest", "default"):
         program = LARGE.but(precision=precision)
-        kernel, scan = (
-            hbm_bytes(compiled(program.but(backend=b), chip)) for b in ("pallas", "scan")
-        )
+        kernel, scan = (hbm_bytes(compiled(program.but(backend=b), chip)) for b in ("pallas", "scan"))
         assert kernel <= scan / 2
         inputs_and_outputs = 2 * 4 * program.time * program.batch * 512
         assert inputs_and_outputs <= kernel <= 1.2 * inputs_and_outputs

@@ -75,9 +75,7 @@ def test_the_kernel_in_shard_map(chip: str) -> None:
 @each_chip
 @pytest.mark.parametrize("axes", [{"hidden": 4}, {"data": 2, "hidden": 2}], ids=str)
 @pytest.mark.parametrize("layers", [1, 2])
-def test_units_split_over_chips_gather_h_once_per_step(
-    layers: int, axes: dict[str, int], chip: str
-) -> None:
+def test_units_split_over_chips_gather_h_once_per_step(layers: int, axes: dict[str, int], chip: str) -> None:
     config = LSTMConfig(128, 512, num_layers=layers)
     lstm = shard(config, mesh(chip, **axes))
     params, inputs, _, _ = PLAIN.but(config=config, batch=64).arguments()

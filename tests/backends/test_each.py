@@ -13,9 +13,7 @@ from tests.support import each_backend
 
 
 def rows(monkeypatch: pytest.MonkeyPatch, present: tuple[str, ...]) -> dict[str, Any]:
-    monkeypatch.setattr(
-        each_backend, "absence", lambda name: "" if name in present else f"no {name}"
-    )
+    monkeypatch.setattr(each_backend, "absence", lambda name: "" if name in present else f"no {name}")
     mark = each_backend.on_each_backend("n", [1, 2, 3], on_cpu=[2])
     return {row.id: ([m.name for m in row.marks], row.values) for row in mark.args[1]}
 
@@ -35,9 +33,7 @@ def test_an_unavailable_backend_is_skipped(backend: str) -> None:
     if not each_backend.absence(backend):
         pytest.skip(f"a {backend} is attached")
     command = [sys.executable, "-m", "pytest", "-q", "-m", backend, "tests/backends/test_batch.py"]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert " skipped" in done.stdout
     assert " passed" not in done.stdout

@@ -64,9 +64,7 @@ def test_the_command(backend: str, tmp_path: Path, capsys: pytest.CaptureFixture
             assert report["environment"]["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
 
 
-@on_each_backend(
-    "bugs", [(), *SEEN_IN_FLOAT64], on_cpu=[(), *SEEN_IN_FLOAT64[::20]], ids=" and ".join
-)
+@on_each_backend("bugs", [(), *SEEN_IN_FLOAT64], on_cpu=[(), *SEEN_IN_FLOAT64[::20]], ids=" and ".join)
 def test_semantics(backend: str, bugs: tuple[str, ...]) -> None:
     """A port without bugs agrees with the oracle in float64, and a port with bugs does not."""
     config = config_for(bugs)

@@ -21,10 +21,7 @@ from benchmarks.settings import Settings
 
 QUICK = ("torch", "onnxruntime", "flax-nnx", "keras")
 SLOW = ("torch-compile", "openvino", "flax-linen", "equinox", "haiku")
-CANNOT = {
-    "ragged": {"equinox", "haiku"},
-    "proj_size": set(PEERS) - {"torch", "torch-compile"},
-}
+CANNOT = {"ragged": {"equinox", "haiku"}, "proj_size": set(PEERS) - {"torch", "torch-compile"}}
 DO_NOT_TRAIN = {"onnxruntime", "openvino"}
 
 
@@ -32,9 +29,7 @@ def bench(*arguments: str) -> int:
     return main(["--tiny", "--rounds", "3", *arguments])
 
 
-def check_everything(
-    names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def check_everything(names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All sizes in both modes: each library that can run a problem is right and timed."""
     pytest.importorskip("matplotlib", reason="--png needs matplotlib")
     names = tuple(name for name in names if not peers.missing(name))
@@ -53,9 +48,7 @@ def check_everything(
         (mode, size.label) for mode, sizes in TINY_SIZES.items() for size in sizes
     ]
     for row in results["results"]:
-        absent = CANNOT.get(
-            "ragged" if row["ragged"] else "proj_size" if row["proj_size"] else "", set()
-        )
+        absent = CANNOT.get("ragged" if row["ragged"] else "proj_size" if row["proj_size"] else "", set())
         absent = (absent | (DO_NOT_TRAIN if row["mode"] == "train" else set())) & set(names)
         assert set(row["left_out"]) == absent
         assert set(row["ms"]) == {"jaxlstm", *names} - absent
@@ -142,13 +135,7 @@ def test_threads_follow_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.delenv("NPROC", raising=False)
     default = machine.threads()
-    for value, expected in {
-        "3": 3,
-        "0": default,
-        "-1": default,
-        "": default,
-        "two": default,
-    }.items():
+    for value, expected in {"3": 3, "0": default, "-1": default, "": default, "two": default}.items():
         monkeypatch.setenv("NPROC", value)
         assert machine.threads() == expected
 

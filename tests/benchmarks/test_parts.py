@@ -44,9 +44,7 @@ def test_wrong_outputs_are_found(value: float) -> None:
     assert fault == "outputs: shape (4, 2, 8), expected (5, 2, 8)"
 
 
-@pytest.mark.parametrize(
-    ("arithmetic", "bits"), [("float32", None), ("tf32", 10), ("bfloat16", 7)], ids=str
-)
+@pytest.mark.parametrize(("arithmetic", "bits"), [("float32", None), ("tf32", 10), ("bfloat16", 7)], ids=str)
 def test_tolerances_fit_the_arithmetic(arithmetic: str, bits: int | None) -> None:
     """Weights rounded to the arithmetic's bits pass; a third of the bits or another gate order fail."""
     problem = make_problem(Size(20, 4, jaxlstm.LSTMConfig(16, 32)))

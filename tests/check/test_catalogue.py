@@ -21,9 +21,7 @@ SQUARE = LSTMConfig(5, 5, num_layers=3, bidirectional=True)
 def answers(config):
     """Return the oracle's results with each fault, over four cases, as one vector per cause."""
     params = random_params(config, scale=1.5, dtype=np.float64)
-    cases = [
-        c for c in standard_cases(config) if c.name in ("ragged", "dense", "one step", "saturating")
-    ]
+    cases = [c for c in standard_cases(config) if c.name in ("ragged", "dense", "one step", "saturating")]
     calls = [OracleCall.of(params, config, case) for case in cases]
 
     def numbers(apply):

@@ -18,14 +18,10 @@ def test_agrees_with_assert_close(seed):
     rng = np.random.default_rng(seed)
     dtype = [np.float16, np.float32, np.float64][seed % 3]
     expected = rng.standard_normal((4, 3)).astype(dtype)
-    actual = (expected * (1 + rng.standard_normal() * 2 * 10.0 ** rng.integers(-9, -2))).astype(
-        dtype
-    )
+    actual = (expected * (1 + rng.standard_normal() * 2 * 10.0 ** rng.integers(-9, -2))).astype(dtype)
     tolerances: dict[str, Any] = {} if seed % 2 else {"rtol": 1e-4, "atol": 0.0}
     try:
-        torch.testing.assert_close(
-            torch.from_numpy(actual), torch.from_numpy(expected), **tolerances
-        )
+        torch.testing.assert_close(torch.from_numpy(actual), torch.from_numpy(expected), **tolerances)
         close = True
     except AssertionError:
         close = False
@@ -92,9 +88,7 @@ def test_different_structure_shape_or_dtype():
 def test_accepts_jax_torch_and_integers():
     values = [0.5, -1.25]
     assert compare(jnp.asarray(values), torch.tensor(values)).ok
-    assert compare(
-        torch.tensor(values, dtype=torch.bfloat16), np.asarray(values, ml_dtypes.bfloat16)
-    ).ok
+    assert compare(torch.tensor(values, dtype=torch.bfloat16), np.asarray(values, ml_dtypes.bfloat16)).ok
     assert compare(np.arange(3), np.arange(3)).ok
     assert not compare(np.arange(3), np.arange(3)[::-1].copy()).ok
     assert compare([1.0, (2.0,)], [1.0, (2.0,)]).ok

@@ -35,9 +35,7 @@ def test_form_reports_every_shape_and_dtype():
     good = answer([[1.0]], [2.0], [3.0])
     assert exact.shape_and_dtype(good, good, np.float64) == ""
     bad = answer([[1.0, 1.0]], [2.0], None)
-    assert (
-        exact.shape_and_dtype(bad, good, np.float64) == "outputs has shape (1, 2), expected (1, 1)"
-    )
+    assert exact.shape_and_dtype(bad, good, np.float64) == "outputs has shape (1, 2), expected (1, 1)"
     assert exact.shape_and_dtype(bad, good, "float32") == (
         "outputs has shape (1, 2), expected (1, 1); outputs has dtype float64, expected float32; "
         "h_n has dtype float64, expected float32"
@@ -61,10 +59,7 @@ def test_a_second_call_repeats_the_first():
     first = answer([1.0, NAN], [2.0], [3.0], {"inputs": np.ones(2)})
     assert exact.repeatability(first, first) == ""
     other = answer([1.0, NAN], [2.5], [3.0], {"inputs": np.zeros(2)})
-    assert (
-        exact.repeatability(first, other)
-        == "a second call returned different values of h_n, d inputs"
-    )
+    assert exact.repeatability(first, other) == "a second call returned different values of h_n, d inputs"
 
 
 def test_semantics_allow_amplified_rounding():
@@ -147,11 +142,7 @@ def test_rms_of_one_array():
         RmsRatio("b", 9, 3.0, None, 0.5),
         RmsRatio("c", 9, 1.0, None, 1.0),
     ]
-    assert rms.worst_ratio(ratios) == (
-        6.0,
-        16.0,
-        "b: 3.00e+00, correct implementations 5.00e-01",
-    )
+    assert rms.worst_ratio(ratios) == (6.0, 16.0, "b: 3.00e+00, correct implementations 5.00e-01")
     assert rms.worst_ratio([*ratios, RmsRatio("n", 9, NAN, None, 1.0)]).where.startswith("n: nan")
 
 

@@ -86,9 +86,7 @@ def test_pair_is_found_within_the_budget(clock):
     ],
 )
 def test_kinds_of_pairs(bugs, causes):
-    (found,) = explain.explain(
-        evidence(lambda case: of_two_faults(case, *bugs)), CONFIG, seconds=60.0
-    )
+    (found,) = explain.explain(evidence(lambda case: of_two_faults(case, *bugs)), CONFIG, seconds=60.0)
     assert len(found.causes) == 2
     for cause in causes:
         assert cause in " and ".join(found.causes)
@@ -110,6 +108,5 @@ def test_report_has_the_budget():
 
     report = verify(port, PARAMS, CONFIG, gradients=False, against="oracle", seconds=0.25)
     assert report.diagnosis[0] == (
-        "no known fault explains the results; pairs of faults were tried for up to 0.25 s (argument "
-        "seconds)"
+        "no known fault explains the results; pairs of faults were tried for up to 0.25 s (argument seconds)"
     )

@@ -27,9 +27,7 @@ def test_an_exact_criterion():
     assert item.ok is False
     assert item.measured is item.limit is None
     assert item.detail == "b: cannot, and 2 more; fails in b, c"
-    assert item.data == {
-        "cases": {"a": [], "b": ["cannot", "will not", "must not"], "c": ["is late"]}
-    }
+    assert item.data == {"cases": {"a": [], "b": ["cannot", "will not", "must not"], "c": ["is late"]}}
 
 
 def test_measured_criterion_reports_the_case_nearest_its_limit():

@@ -75,20 +75,13 @@ def test_gates_have_the_ports_dtype():
 
 def test_tolerance_is_relative_above_one():
     expected = np.array([0.5, 100.0, -100.0, 0.0, np.nan])
-    assert (
-        differing_units(np.add(expected[:4], [5e-10, 5e-8, -5e-8, -5e-10]), expected[:4], None).size
-        == 0
-    )
+    assert differing_units(np.add(expected[:4], [5e-10, 5e-8, -5e-8, -5e-10]), expected[:4], None).size == 0
     assert differing_units(expected[:4] + 2e-7, expected[:4], None).tolist() == [0, 1, 2, 3]
     assert differing_units(np.array([1.1, 1.3]), np.ones(2), 0.2).tolist() == [1]
     assert differing_units(expected, expected, None).tolist() == [4]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "allowed"), [(np.float64, 1e-9), (np.float32, 1e-4), (np.float16, 2e-2)]
-)
+@pytest.mark.parametrize(("dtype", "allowed"), [(np.float64, 1e-9), (np.float32, 1e-4), (np.float16, 2e-2)])
 def test_tolerance_by_dtype(dtype, allowed):
     exact = np.zeros(2)
-    assert differing_units(
-        np.array([0.9 * allowed, 1.1 * allowed], dtype), exact, None
-    ).tolist() == [1]
+    assert differing_units(np.array([0.9 * allowed, 1.1 * allowed], dtype), exact, None).tolist() == [1]

@@ -40,13 +40,9 @@ def test_descriptions_of_single_leaves():
     true = truth()
     assert explained(bias_hh_l0=true["bias_hh_l0"] * 0) == ["the gradient of bias_hh_l0 is zero"]
     assert explained(h_0=true["h_0"] * 2) == ["the gradient of h_0 is 2 times the correct gradient"]
-    assert explained(inputs=true["inputs"] + np.eye(12, 5)[..., None]) == [
-        "the gradient of inputs is wrong"
-    ]
+    assert explained(inputs=true["inputs"] + np.eye(12, 5)[..., None]) == ["the gradient of inputs is wrong"]
     assert explained(c_0=true["c_0"] * np.nan) == ["the gradient of c_0 is not finite"]
-    assert explained(h_0=true["c_0"], c_0=true["h_0"]) == [
-        "the gradients of h_0 and c_0 are swapped"
-    ]
+    assert explained(h_0=true["c_0"], c_0=true["h_0"]) == ["the gradients of h_0 and c_0 are swapped"]
     alike = explained(**{k: -v for k, v in true.items() if "weight" in k})
     assert len(alike) == 1
     assert "is -1 times" in alike[0]

@@ -58,9 +58,7 @@ def test_port_wrong_in_one_dtype_and_batch():
         wrong = x.dtype == "float32" and x.shape[1] == 3
         return outputs * (1.01 if wrong else 1.0), final
 
-    report = verify_matrix(
-        port, PARAMS, CONFIG, dtypes=("float32", "float64"), batches=(1, 3), lengths=(4,)
-    )
+    report = verify_matrix(port, PARAMS, CONFIG, dtypes=("float32", "float64"), batches=(1, 3), lengths=(4,))
     failed = {item.name for item in report.failures}
     assert failed == {f"float32, batch 3, 4 steps, {mode}" for mode in ("jit", "no jit")}
 

@@ -33,7 +33,7 @@ def test_semantics_catch_and_search_names(bugs):
     port = Port.of(WrongPort(config, *bugs))
     evidence = [Evidence(c, params, port.run(params, c, np.float64)) for c, _ in cases]
     # Not even a loose limit accepts it.
-    generous = dict.fromkeys(("outputs", "h_n", "c_n"), 1e-9)
+    generous: dict[str, float] = dict.fromkeys(("outputs", "h_n", "c_n"), 1e-9)
     assert not all(
         semantics.result_semantics(entry.results, truth, generous).ok
         for entry, (_, truth) in zip(evidence, cases, strict=True)

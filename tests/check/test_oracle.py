@@ -51,9 +51,7 @@ def test_record_equals_the_run():
     """The recorded h is the output, and each step starts from the state that the previous one left."""
     config = CONFIGS["bidirectional"]
     case = cases.ordinary_case(config)
-    run = oracle.forward(
-        random_params(config), case.inputs, case.initial_state, case.seq_lengths, config
-    )
+    run = oracle.forward(random_params(config), case.inputs, case.initial_state, case.seq_lengths, config)
     forward, backward = run.record[-1]
     assert np.array_equal(run.outputs, np.concatenate([forward.steps.h, backward.steps.h], -1))
     assert case.initial_state is not None

@@ -25,8 +25,7 @@ def cells(grid):
     paths = drawing(grid)[1][0]
     return {
         float(path.attrib["fill-opacity"]): [
-            (int(x), int(y), int(w))
-            for x, y, w in re.findall(r"M(\d+) (\d+)h(\d+)v1H\1z", path.attrib["d"])
+            (int(x), int(y), int(w)) for x, y, w in re.findall(r"M(\d+) (\d+)h(\d+)v1H\1z", path.attrib["d"])
         ]
         for path in paths
     }
@@ -67,15 +66,7 @@ def test_map():
         ("1", "176", "63"),
     ]
     boxes = [b for b in others if b.attrib.get("class") == "heat"]
-    assert [float(b.attrib["fill-opacity"]) for b in boxes] == [
-        0.0,
-        0.17,
-        0.33,
-        0.5,
-        0.67,
-        0.83,
-        1.0,
-    ]
+    assert [float(b.attrib["fill-opacity"]) for b in boxes] == [0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0]
     assert [int(b.attrib["x"]) for b in boxes] == list(range(86, 170, 12))
 
 

@@ -139,7 +139,5 @@ def test_float64_runs_on_the_cpu_if_the_device_lacks_it(monkeypatch):
     Port.of(port).run({}, case, np.float32)
     assert seen == [("float64", cpu), ("float32", None)]
     monkeypatch.setattr("jaxlstm.check.summary.lacks_float64", lambda device: True)
-    run = Verification(
-        own_port(config), {}, config, np.dtype("f4"), 0, False, ("oracle",), None, None
-    )
+    run = Verification(own_port(config), {}, config, np.dtype("f4"), 0, False, ("oracle",), None, None)
     assert [note for note in notes(run, ("oracle",)) if "float64 runs were on the CPU" in note]

@@ -76,9 +76,7 @@ def test_gamma():
 
 
 # NaN in h propagates to the layers above.
-@pytest.mark.parametrize(
-    ("which", "where"), [(0, "c, layer 2 reverse"), (1, "c, layer 1 reverse, unit 1")]
-)
+@pytest.mark.parametrize(("which", "where"), [(0, "c, layer 2 reverse"), (1, "c, layer 1 reverse, unit 1")])
 def test_nan_exceeds_every_bound(which, where):
     def port(x, state, lengths, *, params):
         outputs, final = WrongPort(STRONG)(x, state, lengths, params=params)

@@ -97,9 +97,7 @@ def test_settings_are_set_and_restored():
         backends: Any = torch.backends
         backends.mkldnn.matmul.fp32_precision = "none"
         backends.cuda.matmul.fp32_precision = "none"
-    assert [torch_precision.in_force()[name] for name in exact] == [
-        settings[name] for name in exact
-    ]
+    assert [torch_precision.in_force()[name] for name in exact] == [settings[name] for name in exact]
     np.testing.assert_array_equal(before.outputs, during.outputs)
 
 

@@ -80,9 +80,7 @@ def test_our_layer_holds_in_half_precision(dtype):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize(
-    "config", [LSTMCellConfig(2, 3), LSTMConfig(2, 3, bias=False, batch_first=True)]
-)
+@pytest.mark.parametrize("config", [LSTMCellConfig(2, 3), LSTMConfig(2, 3, bias=False, batch_first=True)])
 def test_our_layer_in_float64(config):
     report = verify(None, None, config, dtype="float64", gradients=False)
     assert report.ok, str(report)
@@ -106,12 +104,7 @@ def test_nonfinite_weights_are_not_accused(value):
     assert [note for note in report.notes if "infinity: bias_hh_l0, weight_hh_l1;" in note]
     assert status(report)["step residual"] == "ok"
     wrong = verify(
-        WrongPort(CONFIG, "no bias_hh"),
-        params,
-        CONFIG,
-        gradients=False,
-        seconds=0,
-        against="oracle",
+        WrongPort(CONFIG, "no bias_hh"), params, CONFIG, gradients=False, seconds=0, against="oracle"
     )
     assert status(wrong)["step residual"] == "FAILED"
     finite = check(WrongPort(CONFIG), against="oracle")
@@ -285,11 +278,7 @@ def raising(error):
     [
         (raising(KeyError("kernel")), None, "KeyError: 'kernel'"),
         (raising(AssertionError()), None, "AssertionError"),
-        (
-            raising(NotImplementedError("no lengths\nat all")),
-            None,
-            "NotImplementedError: no lengths",
-        ),
+        (raising(NotImplementedError("no lengths\nat all")), None, "NotImplementedError: no lengths"),
         (in_a_library, None, "LinAlgError: Singular matrix"),
         (in_jaxlstm, None, "ValueError: "),
         (indirectly, in_a_library, "LinAlgError: Singular matrix"),
@@ -344,11 +333,7 @@ def changed(change):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        lambda y, h, c: (y, (h, None)),
-        lambda y, h, c: (y, (None, c)),
-        lambda y, h, c: (y, (None, None)),
-    ],
+    [lambda y, h, c: (y, (h, None)), lambda y, h, c: (y, (None, c)), lambda y, h, c: (y, (None, None))],
     ids=["h_n", "c_n", "neither"],
 )
 def test_port_without_final_state(change):

@@ -104,9 +104,7 @@ def flat_leaves(dtypes: list[str]) -> st.SearchStrategy[list[Leaf]]:
 
 # Names contain no ".", because "." joins names and no two tensors may get the same name.
 KEYS = st.text(st.characters(exclude_characters=".", exclude_categories=["Cs"]), max_size=9)
-WORDS = st.from_regex(
-    r"(weight|bias)_[ih]h_l[0-9](_reverse)?|[a-zé_][a-zé0-9_]{0,6}", fullmatch=True
-)
+WORDS = st.from_regex(r"(weight|bias)_[ih]h_l[0-9](_reverse)?|[a-zé_][a-zé0-9_]{0,6}", fullmatch=True)
 
 
 def as_parameter(leaf: Leaf, is_parameter: bool) -> torch.Tensor:
@@ -216,9 +214,7 @@ def test_whole_modules(path: Path, made: tuple[Net, dict[str, Leaf]], zipped: bo
 
 
 # The other dtypes have no storage class, and TorchScript invents names for them.
-SCRIPTED = [
-    name for name in DTYPES if not name.startswith(("uint16", "uint32", "uint64", "float8"))
-]
+SCRIPTED = [name for name in DTYPES if not name.startswith(("uint16", "uint32", "uint64", "float8"))]
 
 
 @half

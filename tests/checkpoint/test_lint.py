@@ -41,9 +41,7 @@ def names(path: Path) -> set[str]:
 
     The module path of a relative import is left out: `pickle` and `io` are folders of the reader.
     """
-    text = re.sub(
-        r"^from \.+[\w.]+ import ", "from . import ", path.read_text(), flags=re.MULTILINE
-    )
+    text = re.sub(r"^from \.+[\w.]+ import ", "from . import ", path.read_text(), flags=re.MULTILINE)
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return {token.string for token in tokens if token.type == tokenize.NAME}
 
@@ -53,9 +51,7 @@ def forbidden(path: Path) -> set[str]:
     tree = list(ast.walk(ast.parse(path.read_text())))
     bare = {node.id for node in tree if isinstance(node, ast.Name)}
     of_sys = {
-        node.attr
-        for node in tree
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "sys"
+        node.attr for node in tree if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "sys"
     }
     return names(path) & FORBIDDEN | bare & BARE | of_sys - {"platform"}
 

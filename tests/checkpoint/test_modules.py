@@ -105,9 +105,7 @@ def test_object_without_tensors(tmp_path: Path, foreign: Any) -> None:
     assert caught.value.code == "foreign-root"
 
 
-@pytest.mark.filterwarnings(
-    "ignore:torch.ao.quantization is deprecated", "ignore::DeprecationWarning"
-)
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*quantiz.*")
 @pytest.mark.parametrize("form", ["state dict", "module", "TorchScript"])
 def test_dynamically_quantized_lstm(tmp_path: Path, form: str) -> None:

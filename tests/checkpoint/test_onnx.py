@@ -41,9 +41,7 @@ def test_two_independent_lstms_in_one_scope(tmp_path: Path) -> None:
     for number, module in enumerate([first, second]):
         names = [f"{k}{number}" for k in "WRB"]
         parts = stacked(module, 0)
-        initializers += [
-            numpy_helper.from_array(a, n) for n, a in zip(names, parts.values(), strict=True)
-        ]
+        initializers += [numpy_helper.from_array(a, n) for n, a in zip(names, parts.values(), strict=True)]
         nodes += [helper.make_node("LSTM", ["x", *names], ["y"], name=f"LSTM_{number}")]
     # A second LSTM with the same weights.
     nodes += [helper.make_node("LSTM", ["x", "W0", "R0", "B0"], ["z"], name="LSTM_2")]
@@ -122,9 +120,7 @@ def test_exported_by_torch(tmp_path: Path) -> None:
 @pytest.mark.network
 def test_silero_equals_the_cell_of_the_torchscript_file() -> None:
     """Two files from two exporters agree, which confirms the gate order."""
-    ours = read_checkpoint(
-        fetch_pinned("silero-vad", "silero_vad/data/silero_vad_16k_sequence.onnx")
-    )
+    ours = read_checkpoint(fetch_pinned("silero-vad", "silero_vad/data/silero_vad_16k_sequence.onnx"))
     script = read_checkpoint(fetch_pinned("silero-vad", "silero_vad/data/silero_vad.jit"))
     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         theirs = torch.from_numpy(np.asarray(script[f"_model.decoder.rnn.{name}"]))

@@ -36,9 +36,7 @@ def test_trees(tmp_path: Path, tree: str, zipped: bool) -> None:
 def test_large_strided_view(tmp_path: Path) -> None:
     # 18 MB, more than one block.
     base = torch.randn(1500, 3000)
-    assert_reads_as_saved(
-        tmp_path / "a.pt", {"t": base.t(), "half": base[::2, 1::3], "column": base[:, 7]}
-    )
+    assert_reads_as_saved(tmp_path / "a.pt", {"t": base.t(), "half": base[::2, 1::3], "column": base[:, 7]})
 
 
 def test_tied_weights(tmp_path: Path) -> None:
@@ -173,10 +171,7 @@ def test_beatnet() -> None:
 
 
 def _rewrite(
-    source: Path,
-    target: Path,
-    edits: dict[str, Any],
-    without: frozenset[str] | set[str] = frozenset(),
+    source: Path, target: Path, edits: dict[str, Any], without: frozenset[str] | set[str] = frozenset()
 ) -> None:
     """Copy an archive, with some entries edited, omitted, or written as Python's zipfile writes them."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:

@@ -83,10 +83,7 @@ def test_json_and_page_of_one_dtype(checkpoint: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("wrong_layer")
 def test_failing_matrix_returns_status_1(
-    checkpoint: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # 100 steps without jit are slow.
     quick = functools.partial(jaxlstm.check.verify_matrix, lengths=(1, 12))
@@ -152,8 +149,7 @@ def test_page_covers_every_run_and_absent_backends(
     runs = [f"{backend} {dtype}" for backend in ("cpu", "gpu") for dtype in ("float64", "float32")]
     rows = re.findall(r'<tr><td class="s (\w+)">\w+</td><td>([^<]*)</td>', text)
     assert sorted(rows) == sorted(
-        [("failed" if "64" in run else "ok", f"{run}: runs") for run in runs]
-        + [("untested", "tpu")]
+        [("failed" if "64" in run else "ok", f"{run}: runs") for run in runs] + [("untested", "tpu")]
     )
     assert "<td>on cpu: a; on gpu: b</td>" in text
     assert f"jaxlstm check {checkpoint} --prefix &#x27;&#x27; --backend all --seed 3</pre>" in text

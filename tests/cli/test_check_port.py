@@ -55,9 +55,7 @@ def test_right_port_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "m.pt: mine.py against torch" in (folder / "page.html").read_text()
 
 
-def test_wrong_port_fails_with_a_diagnosis(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_port_fails_with_a_diagnosis(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(f"{folder}/mine.py:onnx_order") == 1
     printed = capsys.readouterr().out
     assert "onnx_order in float32: DOES NOT HOLD" in printed

@@ -80,9 +80,7 @@ def test_without_flatbuffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("factor", [0.9, np.nan])
-def test_a_wrong_artifact_is_status_1(
-    factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_artifact_is_status_1(factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jaxlstm.inference import artifact
 
     right = artifact.lstm

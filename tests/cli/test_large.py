@@ -62,9 +62,7 @@ def test_only_the_lstm_is_read(file: str, tmp_path: Path, monkeypatch: pytest.Mo
         assert array.tobytes() == state[f"lstm.{name}"].numpy().tobytes(), name
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="other systems report peak memory in other units"
-)
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems report peak memory in other units")
 def test_memory_of_convert(tmp_path: Path) -> None:
     """The process needs at most 64 MiB and two copies of the LSTM."""
     state = state_dict(800, 60 * MIB)

@@ -121,9 +121,7 @@ def test_another_file_needs_overwrite(model: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "output", ["model.pt", "hard.pt", "soft.pt", "link/model.pt", "my_port.py"]
-)
+@pytest.mark.parametrize("output", ["model.pt", "hard.pt", "soft.pt", "link/model.pt", "my_port.py"])
 def test_a_report_does_not_replace_an_input(output: str, model: Path) -> None:
     (model / "my_port.py").write_text("port = print")
     before = (model / output).read_bytes()

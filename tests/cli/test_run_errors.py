@@ -52,9 +52,7 @@ def test_inputs_and_options(refuse: Refuse, tmp_path: Path) -> None:
         assert not (tmp_path / output).exists()
 
 
-def test_parts_of_another_run(
-    refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_of_another_run(refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "PART_STEPS", 60)
     mixed = sequences() | {"s8": np.zeros((4, 5))}
     np.savez(tmp_path / "x.npz", **mixed)  # type: ignore[arg-type]
@@ -123,11 +121,7 @@ def test_outputs(refuse: Refuse, tmp_path: Path) -> None:
 def test_dtypes_of_inputs(refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = sequences()["s0"]
     for array, options, message in (
-        (
-            (9 * x).astype(int),
-            (),
-            "sequence a is int64 and the LSTM is float32; --cast rounds the input\n",
-        ),
+        ((9 * x).astype(int), (), "sequence a is int64 and the LSTM is float32; --cast rounds the input\n"),
         (x.astype(np.float16), (), "rounds the input, --dtype float16 runs the LSTM in float16"),
         (x + 1j, ("--cast",), "sequence a must hold real numbers, got complex"),
         (x > 0, ("--cast",), "sequence a must hold real numbers, got bool"),
@@ -151,20 +145,12 @@ def test_columns_of_parquet(refuse: Refuse, checkpoint: Path, tmp_path: Path) ->
         (pyarrow.array(["a"]), "must hold lists of numbers, got string"),
         (pyarrow.array([None], steps), "row 0 of column 'inputs' contains a null"),
         (pyarrow.array([[[1, 2, 3, 4, None]]], steps), "row 0 of column 'inputs' contains a null"),
-        (
-            pyarrow.array([[[1, 2, 3], [4, 5]]], steps),
-            "must have 5 numbers in each step, got [2, 3]",
-        ),
+        (pyarrow.array([[[1, 2, 3], [4, 5]]], steps), "must have 5 numbers in each step, got [2, 3]"),
         (pyarrow.array([], steps), "x.parquet has no sequences"),
     ):
         parquet.write_table(pyarrow.table({"inputs": column}), source)
         refuse("x.parquet", "y.npz", (), message)
-    refuse(
-        "x.parquet",
-        "y.npz",
-        ("--column", "other"),
-        "has no column 'other'; choose one of ['inputs']",
-    )
+    refuse("x.parquet", "y.npz", ("--column", "other"), "has no column 'other'; choose one of ['inputs']")
     source.write_bytes(b"")
     refuse("x.parquet", "y.npz", (), "x.parquet is not a parquet file")
     parquet.write_table(pyarrow.table({"inputs": pyarrow.array([x.tolist()], steps)}), source)
@@ -173,9 +159,7 @@ def test_columns_of_parquet(refuse: Refuse, checkpoint: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet", ".npy"])
-def test_another_file_needs_overwrite(
-    suffix: str, refuse: Refuse, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_another_file_needs_overwrite(suffix: str, refuse: Refuse, checkpoint: Path, tmp_path: Path) -> None:
     """Without ``--overwrite``, a run replaces only the output of a run."""
     if suffix == ".parquet":
         pytest.importorskip("pyarrow.parquet", reason="pyarrow writes parquet files")
@@ -200,12 +184,8 @@ def test_another_file_needs_overwrite(
     assert output.read_bytes() != before
 
 
-@pytest.mark.parametrize(
-    "name", ["notes.txt", "part-of-me", "part-000000000000000.safetensors.bak"]
-)
-def test_files_of_the_user_in_the_folder_of_parts(
-    name: str, refuse: Refuse, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["notes.txt", "part-of-me", "part-000000000000000.safetensors.bak"])
+def test_files_of_the_user_in_the_folder_of_parts(name: str, refuse: Refuse, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
     (tmp_path / "y.npz.parts").mkdir()
     (tmp_path / "y.npz.parts" / name).write_text("mine")

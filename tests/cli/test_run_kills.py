@@ -61,9 +61,7 @@ def test_many_sequences(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "y.npz.parts").exists()
 
 
-def test_one_long_sequence(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_long_sequence(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "PART_STEPS", 50)
     write_long_sequence(tmp_path / "x.npy")
     assert run(checkpoint, tmp_path / "x.npy", tmp_path / "whole.npy") == 0

@@ -65,9 +65,7 @@ def test_whole_model_equals_torch(examples: SimpleNamespace, restorer: torch.nn.
         assert ours.shape == theirs.shape
         assert rms(ours - exact.numpy()) <= 2 * rms(theirs.numpy() - exact.numpy())
     capital, mark = torch_logits
-    expected = examples.punctuation.restore(
-        text, (capital[0] > 0).tolist(), mark[0].argmax(-1).tolist()
-    )
+    expected = examples.punctuation.restore(text, (capital[0] > 0).tolist(), mark[0].argmax(-1).tolist())
     assert examples.tag.punctuate(original) == expected
     assert expected != text
 
@@ -78,8 +76,7 @@ def rms(difference: np.ndarray) -> float:
 
 def test_tag_runs_without_torch(examples: SimpleNamespace) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; sys.path.insert(0, sys.argv.pop(1)); "
-        "import tag; tag.main()"
+        "import sys; sys.modules['torch'] = None; sys.path.insert(0, sys.argv.pop(1)); import tag; tag.main()"
     )
     text = "alice opened her eyes and said the queen who is that"
     printed = run_python("-c", code, EXAMPLES, text)

@@ -21,8 +21,7 @@ def start(*arguments: str, devices: int = 2) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, SCRIPT, *arguments],
         env=python_environment(
-            JAX_PLATFORMS="cpu",
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+            JAX_PLATFORMS="cpu", XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}"
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -44,10 +43,7 @@ def losses(output: str) -> list[float]:
 
 @pytest.mark.parametrize(
     "hidden",
-    [
-        pytest.param("1", id="over-the-batch", marks=pytest.mark.slow),
-        pytest.param("4", id="over-the-units"),
-    ],
+    [pytest.param("1", id="over-the-batch", marks=pytest.mark.slow), pytest.param("4", id="over-the-units")],
 )
 def test_two_processes_train_as_one(hidden: str) -> None:
     """Each process has two devices. With hidden=4 the all-gather of every step crosses the processes."""
@@ -76,9 +72,7 @@ def test_a_killed_process_ends_the_other(dead: int) -> None:
     _, errors = both[1 - dead].communicate(timeout=120)
     both[dead].communicate(timeout=60)
     assert both[1 - dead].returncode != 0
-    assert re.search("another task died|no response from the others in step", errors), errors[
-        -3000:
-    ]
+    assert re.search("another task died|no response from the others in step", errors), errors[-3000:]
 
 
 def test_missing_process_is_reported() -> None:

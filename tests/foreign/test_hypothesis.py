@@ -70,9 +70,7 @@ def calls(draw: st.DrawFn, *, ragged: bool) -> dict[str, Any]:
 
 def run_torch(call: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     module = torch_module(call["config"])
-    params, inputs, state = jax.tree.map(
-        torch.tensor, (call["params"], call["inputs"], call["state"])
-    )
+    params, inputs, state = jax.tree.map(torch.tensor, (call["params"], call["inputs"], call["state"]))
     module.load_state_dict(params)
     with torch.no_grad():
         return torch_forward(module, inputs, state, call["lengths"])

@@ -84,9 +84,7 @@ def test_initial_state() -> None:
 def test_masking() -> None:
     """A Keras mask at the end of a sequence, with ``zero_output_for_mask``, equals our ``seq_lengths``."""
     params, config = keras_lstm(3, 2)
-    outputs, (h_n, _) = jitted_lstm(
-        params, ascending(2, 4, 3), config=config, seq_lengths=jnp.array([3, 2])
-    )
+    outputs, (h_n, _) = jitted_lstm(params, ascending(2, 4, 3), config=config, seq_lengths=jnp.array([3, 2]))
     forwards = outputs[..., :2]
     golden = [[0.01588910, 0.05552048, 0.11755939, 0.0], [0.14185596, 0.28556206, 0.0, 0.0]]
     for row, steps in zip(forwards, golden, strict=True):
@@ -98,8 +96,6 @@ def test_masking_backwards() -> None:
     """Keras masks the start of the sequence here; ours has the valid steps first."""
     params, config = keras_lstm(3, 2)
     sequence, lengths = ascending(2, 4, 3), jnp.array([3, 2])
-    valid_first = jnp.stack(
-        [jnp.roll(row, n - 4, axis=0) for row, n in zip(sequence, lengths, strict=True)]
-    )
+    valid_first = jnp.stack([jnp.roll(row, n - 4, axis=0) for row, n in zip(sequence, lengths, strict=True)])
     _, (h_n, _) = jitted_lstm(params, valid_first, config=config, seq_lengths=lengths)
     assert_golden(h_n[1], equal_units([0.15341201, 0.3844719], 2))

@@ -83,7 +83,6 @@ def test_against_reference(num_layers: int, bidirectional: bool, lengths: list[i
             jnp.array(lengths, jnp.int32),
         )
         ours, theirs = (
-            jax.tree.leaves(value_and_gradients(run, config)(*args))
-            for run in (run_ours, run_reference)
+            jax.tree.leaves(value_and_gradients(run, config)(*args)) for run in (run_ours, run_reference)
         )
         assert_equal_in_float64(ours, theirs)

@@ -28,15 +28,11 @@ jitted_lstm = jax.jit(lstm, static_argnames="config")
 jitted_cell = jax.jit(lstm_cell)
 
 
-def samples_of(
-    function: Any, name: str, dtype: torch.dtype, count: int, **options: Any
-) -> list[Any]:
+def samples_of(function: Any, name: str, dtype: torch.dtype, count: int, **options: Any) -> list[Any]:
     """Return the suite's samples, drawn from torch's global seed. They have no dropout."""
     torch.manual_seed(0)
     info = next(info for info in suite.module_db if info.name == name)
-    samples = list(
-        function(info, device="cpu", dtype=dtype, requires_grad=False, training=False, **options)
-    )
+    samples = list(function(info, device="cpu", dtype=dtype, requires_grad=False, training=False, **options))
     assert len(samples) == count
     return samples
 
@@ -82,9 +78,7 @@ def in_float64(value: Any) -> Any:
     return tuple(in_float64(part) for part in value)
 
 
-def results_of(
-    module: torch.nn.Module, sample: Any, run: Any
-) -> tuple[list[Any], list[Any], list[Any]]:
+def results_of(module: torch.nn.Module, sample: Any, run: Any) -> tuple[list[Any], list[Any], list[Any]]:
     """Return the results of ``run(params, *inputs)``, of the module, and of the module in float64."""
     inputs = sample.forward_input.args
     with torch.no_grad():
@@ -127,10 +121,7 @@ def test_lstm_cell(index: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("index", range(16))
 def test_packed(index: int) -> None:
     """The suite has packed sequences only for GRU; an LSTM with the same arguments takes them too."""
-    make, options = (
-        suite.module_inputs_torch_nn_RNN_GRU,
-        {"with_packed_sequence": True, "is_rnn": False},
-    )
+    make, options = (suite.module_inputs_torch_nn_RNN_GRU, {"with_packed_sequence": True, "is_rnn": False})
     packed_class = torch.nn.utils.rnn.PackedSequence
     samples = [
         sample
@@ -143,9 +134,7 @@ def test_packed(index: int) -> None:
 
     # batch_sizes determine shapes, so the function closes over them.
     def run(params: Any, packed: PackedSequence) -> Any:
-        return jax.jit(lambda data: lstm(params, packed._replace(data=data), config=config))(
-            packed.data
-        )
+        return jax.jit(lambda data: lstm(params, packed._replace(data=data), config=config))(packed.data)
 
     assert_agrees(build(torch.nn.LSTM, sample, torch.float64), sample, run)
 

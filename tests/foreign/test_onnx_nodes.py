@@ -53,12 +53,7 @@ def direction_params(inputs: dict[str, np.ndarray], direction: int) -> dict[str,
     weight_ih, weight_hh = inputs["W"][direction], inputs["R"][direction]
     biases = inputs["B"][direction] if "B" in inputs else np.zeros(2 * len(weight_ih), np.float32)
     bias_ih, bias_hh = np.split(biases, 2)
-    stacked = {
-        "weight_ih": weight_ih,
-        "weight_hh": weight_hh,
-        "bias_ih": bias_ih,
-        "bias_hh": bias_hh,
-    }
+    stacked = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
     return {name: jnp.asarray(torch_gate_order(rows)) for name, rows in stacked.items()}
 
 

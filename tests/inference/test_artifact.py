@@ -165,9 +165,7 @@ def test_errors_of_a_call(folder: Path) -> None:
         loaded(x, (h,))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"c_0 must have shape \(2, 2, 16\)"):
         loaded(x, (h, c[:, :1]))
-    with pytest.raises(
-        TypeError, match="h_0 must have the dtype of the inputs, float32; got float16"
-    ):
+    with pytest.raises(TypeError, match="h_0 must have the dtype of the inputs, float32; got float16"):
         loaded(x, (h.astype(np.float16), c))
 
 

@@ -29,10 +29,7 @@ def resident_bytes() -> int:
 def test_memory_stays_over_100_000_calls(kind: str) -> None:
     runner = compile(weights(CONFIG), CONFIG, max_length=16, max_batch=2)
     stream, x = runner.stream(2), normal(9, 2, 5)
-    calls: dict[str, Callable[[], object]] = {
-        "call": lambda: runner(x),
-        "step": lambda: stream.step(x[0]),
-    }
+    calls: dict[str, Callable[[], object]] = {"call": lambda: runner(x), "step": lambda: stream.step(x[0])}
     # The first calls fill allocators and pools.
     for _ in range(5_000):
         calls[kind]()
@@ -63,8 +60,6 @@ print(hits.count("/jax/compilation_cache/cache_hits"), outputs.tobytes().hex())
 
 def test_persistent_cache(tmp_path: Path) -> None:
     """A second process compiles nothing, and computes the same bits."""
-    first, second = (
-        run_python("-c", CACHED, tmp_path, JAX_PLATFORMS="cpu").split() for _ in range(2)
-    )
+    first, second = (run_python("-c", CACHED, tmp_path, JAX_PLATFORMS="cpu").split() for _ in range(2))
     assert (first[0], second[0]) == ("0", "1")
     assert first[1] == second[1]

@@ -44,9 +44,7 @@ def runner_of(name: str) -> Runner:
 @functools.partial(jax.jit, static_argnames="config")
 def by_lstm(params: Any, x: Any, state: Any, lengths: Any, config: LSTMConfig) -> Any:
     """Run ``lstm`` without padding."""
-    y, (h, c) = lstm(
-        params, x, state, config=time_major(config), seq_lengths=lengths, backend="native"
-    )
+    y, (h, c) = lstm(params, x, state, config=time_major(config), seq_lengths=lengths, backend="native")
     return y, h, c
 
 

@@ -239,12 +239,7 @@ def test_errors_of_compile() -> None:
         ({"precision": "exact"}, ValueError, "precision must be 'highest'"),
         ({"params": lists}, TypeError, "weight_ih_l0 must be a JAX or NumPy array, got list"),
     ):
-        arguments: dict[str, Any] = {
-            "params": params,
-            "config": config,
-            "max_length": 1,
-            "max_batch": 1,
-        }
+        arguments: dict[str, Any] = {"params": params, "config": config, "max_length": 1, "max_batch": 1}
         with pytest.raises(kind, match=message):
             compile(**{**arguments, **options})
 

@@ -15,14 +15,9 @@ QUICK = ["default_device", "both:data=2,hidden=4"]
 SLOW = ["stack:data=2,hidden=4", "stack:data=8", "stack:hidden=8", "both:data=8", "both:hidden=8"]
 
 
-@pytest.mark.parametrize(
-    "cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"]
-)
+@pytest.mark.parametrize("cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
 def test_eight_devices(cases: list[str]) -> None:
-    flags = {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     assert run_python("-m", "tests.support.eight_devices", *cases, **flags).split() == cases
 
 

@@ -33,9 +33,7 @@ def test_auto_selects_the_kernel_by_dtype() -> None:
     assert "lstm_native_run" in jaxpr("native")
     assert "lstm_run" not in jaxpr("scan")
     assert "lstm_run" not in jaxpr("auto", jnp.bfloat16)
-    with pytest.raises(
-        RuntimeError, match=r"backend='native' supports float32 and float64, got bfloat16"
-    ):
+    with pytest.raises(RuntimeError, match=r"backend='native' supports float32 and float64, got bfloat16"):
         jaxpr("native", jnp.bfloat16)
     assert kernels.info()["instruction_set"] in ("amx", "avx512", "avx2", "baseline")
 
@@ -44,19 +42,10 @@ def test_auto_selects_the_kernel_by_dtype() -> None:
 def test_auto_packs_large_weights_only_if_it_pays() -> None:
     short, long = kernels.WORTH_PACKING - 1, kernels.WORTH_PACKING
     large = kernels.SMALL_WEIGHTS + 1
-    assert (
-        kernels.select_recurrence("auto", jnp.float32, weights=large, rows=short) is kernels.PLAIN
-    )
-    assert (
-        kernels.select_recurrence("auto", jnp.float32, weights=large, rows=long)
-        is not kernels.PLAIN
-    )
-    assert (
-        kernels.select_recurrence("auto", jnp.float32, weights=9, rows=short) is not kernels.PLAIN
-    )
-    assert (
-        kernels.select_recurrence("native", jnp.float32, weights=large, rows=1) is not kernels.PLAIN
-    )
+    assert kernels.select_recurrence("auto", jnp.float32, weights=large, rows=short) is kernels.PLAIN
+    assert kernels.select_recurrence("auto", jnp.float32, weights=large, rows=long) is not kernels.PLAIN
+    assert kernels.select_recurrence("auto", jnp.float32, weights=9, rows=short) is not kernels.PLAIN
+    assert kernels.select_recurrence("native", jnp.float32, weights=large, rows=1) is not kernels.PLAIN
 
 
 @needs_native
@@ -71,9 +60,7 @@ def test_auto_packs_large_weights_only_if_it_pays() -> None:
         (LSTMConfig(449, 128, proj_size=64), 1, 1, False),
     ],
 )
-def test_a_layer_passes_its_sizes(
-    config: LSTMConfig, time: int, batch: int, selected: bool
-) -> None:
+def test_a_layer_passes_its_sizes(config: LSTMConfig, time: int, batch: int, selected: bool) -> None:
     shapes = {**param_shapes(config), "x": (time, batch, config.input_size)}
     arrays = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     x = arrays.pop("x")
@@ -101,9 +88,7 @@ def test_pallas_is_an_error_without_a_kernel() -> None:
     run = lambda p, x: lstm(p, x, config=CONFIG, backend="pallas")[0].sum()  # noqa: E731
     for function in (run, jax.grad(run)):
         lowered = jax.jit(function).trace(params, x)
-        with pytest.raises(
-            NotImplementedError, match=r"backend='pallas' has kernels for tpu, .*use"
-        ):
+        with pytest.raises(NotImplementedError, match=r"backend='pallas' has kernels for tpu, .*use"):
             lowered.lower(lowering_platforms=("cpu",))
 
 
@@ -183,9 +168,7 @@ def test_jax_without_a_cpu_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.info()["reason"].startswith("JAX has no CPU device")
     assert not kernels.info()["native"]
     assert "lstm_run" not in jaxpr("auto")
-    with pytest.raises(
-        RuntimeError, match=r"backend='native' is unavailable: JAX has no CPU device"
-    ):
+    with pytest.raises(RuntimeError, match=r"backend='native' is unavailable: JAX has no CPU device"):
         jaxpr("native")
 
 

@@ -16,14 +16,7 @@ import pytest
 from jax import lax
 from jax.experimental import rnn
 
-from jaxlstm import (
-    LSTMConfig,
-    LSTMState,
-    inference,
-    init_params,
-    lstm,
-    pack_padded_sequence,
-)
+from jaxlstm import LSTMConfig, LSTMState, inference, init_params, lstm, pack_padded_sequence
 from jaxlstm.kernels.gpu import cudnn
 from tests.support.agreement import check, functional
 from tests.support.cases import CASES, Case
@@ -35,9 +28,7 @@ CONFIG = LSTMConfig(3, 5, num_layers=2, bidirectional=True)
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
-def reference(
-    x: Any, h_0: Any, c_0: Any, weights: Any, lengths: Any, *static: Any
-) -> tuple[Any, Any, Any]:
+def reference(x: Any, h_0: Any, c_0: Any, weights: Any, lengths: Any, *static: Any) -> tuple[Any, Any, Any]:
     """Run :func:`rnn.lstm_ref` with the arguments of :func:`rnn.lstm`."""
     input_size, hidden_size, num_layers, dropout, bidirectional, precision = static
     assert x.shape[2] == input_size
@@ -60,10 +51,7 @@ def reference_for_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("reference_for_cudnn")
 @pytest.mark.parametrize(
     "case",
-    [
-        case if case in PAIRWISE else pytest.param(case, marks=pytest.mark.slow)
-        for case in SUPPORTED
-    ],
+    [case if case in PAIRWISE else pytest.param(case, marks=pytest.mark.slow) for case in SUPPORTED],
     ids=str,
 )
 def test_values_and_gradients(case: Case) -> None:
@@ -87,8 +75,7 @@ def assert_close(actual: Any, expected: Any) -> None:
 def assert_matches_the_scan(*arguments: Any, **options: Any) -> None:
     """Compare ``lstm(*arguments, **options)`` on both backends; all options are static."""
     actual, expected = (
-        jax.jit(partial(lstm, backend=backend, **options))(*arguments)
-        for backend in ("cudnn", "scan")
+        jax.jit(partial(lstm, backend=backend, **options))(*arguments) for backend in ("cudnn", "scan")
     )
     assert_close(actual, expected)
 
@@ -141,16 +128,12 @@ def test_dropout_uses_the_masks_of_other_backends() -> None:
 @pytest.mark.usefixtures("reference_for_cudnn")
 def test_weight_layout() -> None:
     params, inputs, state = drawn()
-    shapes = jax.eval_shape(
-        lambda *a: lstm(*a, config=CONFIG, backend="cudnn"), params, inputs, state
-    )
+    shapes = jax.eval_shape(lambda *a: lstm(*a, config=CONFIG, backend="cudnn"), params, inputs, state)
     assert [leaf.shape for leaf in jax.tree.leaves(shapes)] == [(5, 3, 10), (4, 3, 5), (4, 3, 5)]
     packed = cudnn.pack(params, CONFIG, range(2))
     unpacked = rnn.unpack_lstm_weights(packed, 3, 5, 2, True)
     for number, end in enumerate(("l0", "l0_reverse", "l1", "l1_reverse")):
-        for name, leaves in zip(
-            ("weight_ih", "weight_hh", "bias_ih", "bias_hh"), unpacked, strict=True
-        ):
+        for name, leaves in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), unpacked, strict=True):
             np.testing.assert_array_equal(leaves[number], params[f"{name}_{end}"])
 
 
@@ -164,9 +147,7 @@ def test_precision() -> None:
 
 def test_unsupported_calls() -> None:
     run = lambda config, dtype: lstm(*drawn(config, dtype), config=config, backend="cudnn")  # noqa: E731
-    with pytest.raises(
-        RuntimeError, match=r"backend='cudnn' does not support a projection, got proj_size=2"
-    ):
+    with pytest.raises(RuntimeError, match=r"backend='cudnn' does not support a projection, got proj_size=2"):
         run(LSTMConfig(3, 5, proj_size=2), jnp.float32)
     with pytest.raises(RuntimeError, match=r"backend='cudnn' supports float32, got bfloat16"):
         run(CONFIG, jnp.bfloat16)
@@ -175,9 +156,7 @@ def test_unsupported_calls() -> None:
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="a GPU is attached")
 def test_error_without_a_gpu() -> None:
     params, inputs, state = drawn()
-    with pytest.raises(
-        RuntimeError, match=r"backend='cudnn' needs an NVIDIA GPU .* use backend='auto'"
-    ):
+    with pytest.raises(RuntimeError, match=r"backend='cudnn' needs an NVIDIA GPU .* use backend='auto'"):
         lstm(params, inputs, state, config=CONFIG, backend="cudnn")
 
 

@@ -15,14 +15,7 @@ import pytest
 from jaxlstm import lstm
 from jaxlstm.kernels.cpu import ffi
 from jaxlstm.kernels.cpu.library import library
-from tests.support.problems import (
-    ODD,
-    Problem,
-    draw,
-    needs_native,
-    values_and_gradients,
-    worst_error,
-)
+from tests.support.problems import ODD, Problem, draw, needs_native, values_and_gradients, worst_error
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 

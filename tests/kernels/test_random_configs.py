@@ -13,9 +13,7 @@ from tools.random_configs import TOLERANCE, draw_config, errors
 def test_native_equals_scan(first: int) -> None:
     numbers = range(first, first + (300 if first else 5))
     failures = {
-        str(config): error
-        for _, config, error in errors(1, numbers)
-        if not error <= TOLERANCE[config.dtype]
+        str(config): error for _, config, error in errors(1, numbers) if not error <= TOLERANCE[config.dtype]
     }
     assert failures == {}
 

@@ -84,9 +84,7 @@ def test_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called == [forward._kernel, backward._kernel]
 
 
-@pytest.mark.parametrize(
-    ("precision", "least", "most"), [("high", 0, 2e-5), ("default", 1e-4, 2e-2)]
-)
+@pytest.mark.parametrize(("precision", "least", "most"), [("high", 0, 2e-5), ("default", 1e-4, 2e-2)])
 def test_lower_precision(precision: str, least: float, most: float) -> None:
     config, params, inputs, state, _ = draw(Problem(8, 3, 40, 64), jnp.float32)
     actual = lstm(params, inputs, state, config=config, precision=precision)
@@ -117,14 +115,10 @@ def test_products_of_parts_ignore_the_default_of_jax() -> None:
 
 def test_parts_add_up() -> None:
     rng = np.random.default_rng(0)
-    x = jnp.asarray(
-        rng.standard_normal((64, 64)) * 10.0 ** rng.integers(-20, 20, (64, 64)), jnp.float32
-    )
+    x = jnp.asarray(rng.standard_normal((64, 64)) * 10.0 ** rng.integers(-20, 20, (64, 64)), jnp.float32)
     parts = jax.jit(lambda x: split(x, 3))(x)
     assert [part.dtype for part in parts] == [jnp.bfloat16] * 3
-    np.testing.assert_array_equal(
-        np.sum([np.asarray(part, np.float64) for part in parts], axis=0), x
-    )
+    np.testing.assert_array_equal(np.sum([np.asarray(part, np.float64) for part in parts], axis=0), x)
 
 
 def test_a_product_of_three_parts_has_float32_accuracy() -> None:

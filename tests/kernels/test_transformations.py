@@ -45,9 +45,7 @@ def test_vmap_over_inputs_is_one_call_with_a_larger_batch() -> None:
 
 def test_vmap_over_weights_is_an_ensemble() -> None:
     _, x = arguments()
-    ensemble = jax.vmap(lambda key: init_params(key, CONFIG))(
-        jax.random.split(jax.random.key(2), 3)
-    )
+    ensemble = jax.vmap(lambda key: init_params(key, CONFIG))(jax.random.split(jax.random.key(2), 3))
     outputs = jax.vmap(run, in_axes=(0, None))(ensemble, x)
     one = jax.tree.map(lambda leaf: leaf[1], ensemble)
     np.testing.assert_array_equal(outputs[1], run(one, x))
@@ -69,9 +67,7 @@ def test_vmap_over_an_empty_batch() -> None:
 def test_per_example_gradients() -> None:
     params, x = arguments()
     loss = lambda backend: lambda p, row: (run(p, row[:, None], backend) ** 2).sum()  # noqa: E731
-    native, scan = by_backend(
-        lambda backend: jax.vmap(jax.grad(loss(backend)), in_axes=(None, 1))(params, x)
-    )
+    native, scan = by_backend(lambda backend: jax.vmap(jax.grad(loss(backend)), in_axes=(None, 1))(params, x))
     assert worst_error(native, scan) < 1e-6
 
 
@@ -83,9 +79,7 @@ def test_forward_mode_and_second_derivatives() -> None:
 
         def derivatives(backend: str) -> Any:
             def f(p: Any) -> jax.Array:
-                outputs, last = lstm(
-                    p, x, state, config=config, seq_lengths=lengths, backend=backend
-                )
+                outputs, last = lstm(p, x, state, config=config, seq_lengths=lengths, backend=backend)
                 return (outputs**2).sum() + (last.c**3).sum()
 
             gradient_dot_params = lambda p: sum(  # noqa: E731
@@ -118,9 +112,9 @@ def test_inside_checkpoint_and_scan() -> None:
 
 def test_export_has_no_custom_call() -> None:
     params, x = arguments()
-    exported = jax.export.export(
-        jax.jit(lambda p, x: run(p, x, "auto")), platforms=("cpu", "cuda", "tpu")
-    )(params, x)
+    exported = jax.export.export(jax.jit(lambda p, x: run(p, x, "auto")), platforms=("cpu", "cuda", "tpu"))(
+        params, x
+    )
     assert "jaxlstm_forward" not in exported.mlir_module()
     assert worst_error(exported.call(params, x), run(params, x)) < 1e-6
 
@@ -138,7 +132,5 @@ def test_native_on_another_platform_is_an_error() -> None:
     for function in (run, jax.grad(loss)):
         traced = jax.jit(function).trace(params, x)
         for platform in ("cuda", "tpu"):
-            with pytest.raises(
-                NotImplementedError, match=r"backend='native' has kernels for cpu, .*'auto'"
-            ):
+            with pytest.raises(NotImplementedError, match=r"backend='native' has kernels for cpu, .*'auto'"):
                 traced.lower(lowering_platforms=(platform,))

@@ -104,9 +104,7 @@ def test_right_arrays(handler: Handler) -> None:
     shapes = list(handler.results.values())
     assert [result.shape for result in handler.run()] == shapes
     omitted = {n: s for n, s in OMITTED.items() if n in handler.arguments | handler.results}
-    width = {
-        n: (*s[:-1], H) for n, s in (handler.arguments | handler.results).items() if s[-1] == P
-    }
+    width = {n: (*s[:-1], H) for n, s in (handler.arguments | handler.results).items() if s[-1] == P}
     handler.run(width | omitted)
 
 
@@ -179,9 +177,7 @@ def test_prepared_weights() -> None:
     without = {"h_0": (B, H), "y": (T, B, H), "h_n": (B, H)}
     with rejected("prepared must have shape"):
         handler.run(without, right)
-    handler.run(
-        without | {"prepared": (handle.jaxlstm_prepared_size(False, I, H, H, False),)}, right
-    )
+    handler.run(without | {"prepared": (handle.jaxlstm_prepared_size(False, I, H, H, False),)}, right)
     with rejected("prepared has the wrong dtype"), jax.enable_x64(True):
         handler.run(dtypes=right | {"prepared": jnp.float64})
     with rejected(r"lengths must have shape \(2,\), got \(3,\)"):

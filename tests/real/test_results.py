@@ -22,10 +22,7 @@ def each_lstm(slow: tuple[str, ...] = ()) -> list[Any]:
     """Every LSTM; the files in ``slow`` take a minute or more."""
     return [
         pytest.param(
-            real,
-            prefix,
-            id=f"{real.label}-{prefix}",
-            marks=[pytest.mark.slow] if real.label in slow else [],
+            real, prefix, id=f"{real.label}-{prefix}", marks=[pytest.mark.slow] if real.label in slow else []
         )
         for real, prefix in EACH_LSTM
     ]

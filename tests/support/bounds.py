@@ -29,11 +29,7 @@ def assert_equal_in_float64(actual: Sequence[Any], expected: Sequence[Any]) -> N
 
 
 def assert_as_exact_as_torch(
-    actual: Sequence[Any],
-    torch_float32: Sequence[Any],
-    oracle_float64: Sequence[Any],
-    *,
-    factor: float,
+    actual: Sequence[Any], torch_float32: Sequence[Any], oracle_float64: Sequence[Any], *, factor: float
 ) -> None:
     assert_same_shapes(actual, torch_float32)
     assert all(np.asarray(array).dtype == np.float32 for array in actual)

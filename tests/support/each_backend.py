@@ -50,9 +50,7 @@ def on_each_backend(
             chosen, labels = chosen[:1], [f"{len(chosen)} tests"]
         for value, label in zip(chosen, labels, strict=True):
             row = (backend, value) if name else (backend,)
-            rows.append(
-                pytest.param(*row, marks=MARKS[backend], id=f"{backend}-{label}".strip("-"))
-            )
+            rows.append(pytest.param(*row, marks=MARKS[backend], id=f"{backend}-{label}".strip("-")))
     arguments = ("backend", name) if name else ("backend",)
     return pytest.mark.parametrize(arguments, rows, indirect=["backend"])
 

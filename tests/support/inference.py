@@ -57,8 +57,6 @@ def reference(
     rows = 8 - batch
     padding = [(0, 128 - time) if k == axis else (0, rows) if k < 2 else (0, 0) for k in range(3)]
     padded_state = tuple(np.pad(leaf, ((0, 0), (0, rows), (0, 0))) for leaf in state)
-    outputs, (h, c) = _lstm(
-        params, np.pad(x, padding), padded_state, np.pad(lengths, (0, rows)), config
-    )
+    outputs, (h, c) = _lstm(params, np.pad(x, padding), padded_state, np.pad(lengths, (0, rows)), config)
     index = (slice(batch), slice(time)) if axis else (slice(time), slice(batch))
     return np.asarray(outputs)[index], (np.asarray(h)[:, :batch], np.asarray(c)[:, :batch])

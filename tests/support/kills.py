@@ -37,9 +37,7 @@ def write_in_place(path: Path, seed: int) -> None:
 def writer(name: str) -> Callable[[Path, int], None]:
     if name == "in place":
         return write_in_place
-    return lambda path, seed: save(
-        path, random_params(CONFIG, np.float32, seed), CONFIG, format=name
-    )
+    return lambda path, seed: save(path, random_params(CONFIG, np.float32, seed), CONFIG, format=name)
 
 
 def kills(name: str, path: Path) -> list[tuple[str, str]]:

@@ -25,11 +25,7 @@ from tests.support.problems import Problem, draw, worst_error
 
 COLLECTIVE = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 FORWARD = {"jaxlstm_forward": 2}
-STEP = {
-    "jaxlstm_forward_and_differentiate": 2,
-    "jaxlstm_backward": 2,
-    "jaxlstm_gradients": 2,
-}
+STEP = {"jaxlstm_forward_and_differentiate": 2, "jaxlstm_backward": 2, "jaxlstm_gradients": 2}
 BATCH = (P(), P(None, "b"), P(None, "b"), P("b"))
 PROBLEM = Problem(5, 16, 8, 16, proj_size=8, bidirectional=True, ragged=True)
 CONFIG, PARAMS, X, STATE, LENGTHS = draw(PROBLEM, jnp.float32)
@@ -78,9 +74,7 @@ def compiled(function: Any, arguments: list) -> tuple[Any, dict, dict, str]:
     return program(*arguments), dict(calls), dict(Counter(re.findall(COLLECTIVE, text))), text
 
 
-def check(
-    on: Mesh, specs: tuple, collectives_forward: dict, collectives_step: dict, rows: Any = "b"
-) -> str:
+def check(on: Mesh, specs: tuple, collectives_forward: dict, collectives_step: dict, rows: Any = "b") -> str:
     """Check kernel calls, collectives and results, and return the compiled training step."""
     arguments = place(on, specs)
     outputs, calls, collectives, _ = compiled(forward, arguments)

@@ -83,9 +83,7 @@ def one_step(**options: Any) -> Trace:
 def runner_program(name: str, config: LSTMConfig, *more: Any, **options: Any) -> Trace:
     """Return the function that a Runner compiles where the native kernel is unavailable."""
     with mock.patch.object(native, "is_available", return_value=False):
-        runner = jaxlstm.inference.compile(
-            params_of(config), config, max_length=16, max_batch=2, **options
-        )
+        runner = jaxlstm.inference.compile(params_of(config), config, max_length=16, max_batch=2, **options)
     engine = runner._engine
     x = np.ones((chunked.CHUNK, B, IN), np.float32)
     x = x[0] if name == "step" else x
@@ -116,10 +114,7 @@ def truncated(**options: Any) -> Trace:
 
 def packed(**options: Any) -> Trace:
     pack = jaxlstm.pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
-    return lambda params, p: functional.lstm(params, p, config=RICH, **options), (
-        params_of(RICH),
-        pack,
-    )
+    return lambda params, p: functional.lstm(params, p, config=RICH, **options), (params_of(RICH), pack)
 
 
 ON_ANY_BACKEND: dict[str, Callable[..., Trace]] = {

@@ -31,9 +31,7 @@ class Problem(NamedTuple):
     ragged: bool = False
 
     def __str__(self) -> str:
-        flags = (
-            ["bi"] * self.bidirectional + ["nobias"] * (not self.bias) + ["ragged"] * self.ragged
-        )
+        flags = ["bi"] * self.bidirectional + ["nobias"] * (not self.bias) + ["ragged"] * self.ragged
         sizes = f"T{self.time}-B{self.batch}-I{self.input_size}-H{self.hidden_size}"
         return "-".join([sizes, *([f"P{self.proj_size}"] if self.proj_size else []), *flags])
 
@@ -68,14 +66,10 @@ def draw(problem: Problem, dtype: Any, seed: int = 0) -> tuple[LSTMConfig, dict,
         name: jnp.asarray(rng.uniform(-bound, bound, shape), dtype)
         for name, shape in param_shapes(config).items()
     }
-    inputs = jnp.asarray(
-        rng.standard_normal((problem.time, problem.batch, problem.input_size)), dtype
-    )
+    inputs = jnp.asarray(rng.standard_normal((problem.time, problem.batch, problem.input_size)), dtype)
     shapes = config.state_shapes(problem.batch)
     state = LSTMState(*(jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes))
-    lengths = (
-        jnp.asarray(rng.integers(1, problem.time + 1, problem.batch)) if problem.ragged else None
-    )
+    lengths = jnp.asarray(rng.integers(1, problem.time + 1, problem.batch)) if problem.ragged else None
     return config, params, inputs, state, lengths
 
 
@@ -88,9 +82,7 @@ def values_and_gradients(
     @partial(jax.jit, compiler_options=compiler_options)
     def run(params: Any, inputs: Any, state: Any) -> Any:
         def loss(params: Any, inputs: Any, state: Any) -> Any:
-            outputs, last = lstm(
-                params, inputs, state, config=config, seq_lengths=lengths, backend=backend
-            )
+            outputs, last = lstm(params, inputs, state, config=config, seq_lengths=lengths, backend=backend)
             weights = jnp.cos(jnp.arange(outputs.size, dtype=dtype)).reshape(outputs.shape)
             total = (weights * outputs).sum() + (last.h**2).sum() + jnp.sin(last.c).sum()
             return total, (outputs, last)

@@ -109,12 +109,7 @@ FILES = [
         by_torch,
     ),
     Real(
-        "beatnet",
-        "beatnet",
-        "BeatNet/models/model_1_weights.pt",
-        "torch zip",
-        {"lstm.": BEATNET},
-        by_torch,
+        "beatnet", "beatnet", "BeatNet/models/model_1_weights.pt", "torch zip", {"lstm.": BEATNET}, by_torch
     ),
     Real(
         "beatnet-module",

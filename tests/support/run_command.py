@@ -30,9 +30,7 @@ def write_long_sequence(path: Path) -> np.ndarray:
     return x
 
 
-def assert_outputs(
-    name: str, outputs: np.ndarray, x: np.ndarray, config: LSTMConfig = CONFIG
-) -> None:
+def assert_outputs(name: str, outputs: np.ndarray, x: np.ndarray, config: LSTMConfig = CONFIG) -> None:
     expected, _ = reference(weights(config), x[:, None], config=config)
     np.testing.assert_allclose(outputs, expected[:, 0], rtol=0, atol=1e-6, err_msg=name)
 

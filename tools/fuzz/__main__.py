@@ -138,9 +138,7 @@ def keep(seed: int, report: Report, folder: Path) -> None:
         case = mutant(seed, indices[0])
         case.write(place)
         record = {"finding": finding, "seed": case.seed, "open": case.opened, "crc": case.check_crc}
-        (place / "finding.json").write_text(
-            json.dumps(record | {"indices": indices[:20]}, indent=1)
-        )
+        (place / "finding.json").write_text(json.dumps(record | {"indices": indices[:20]}, indent=1))
 
 
 def main() -> int:
@@ -155,11 +153,7 @@ def main() -> int:
     options = parser.parse_args()
     began = time.monotonic()
     report = fuzz(
-        options.seed,
-        options.start,
-        options.count,
-        seconds=60 * options.minutes,
-        processes=options.processes,
+        options.seed, options.start, options.count, seconds=60 * options.minutes, processes=options.processes
     )
     keep(options.seed, report, options.keep)
     for outcome, number in sorted(report.outcomes.items(), key=lambda item: -item[1]):

@@ -18,15 +18,7 @@ Mutate = Callable[[Random, bytes], bytes]
 FIELDS = ("method", "flags", "crc", "size", "compressed", "offset")
 WIDTH = {"method": 2, "flags": 2, "n_extra": 2}
 BITS = (0, 1, 8, 0x40, 0x800, 0x808, 0x2000)
-ENTRIES = (
-    "byteorder",
-    "constants.pkl",
-    "data.pkl",
-    "data/0",
-    "code/a.py",
-    ".format_version",
-    "b.npy",
-)
+ENTRIES = ("byteorder", "constants.pkl", "data.pkl", "data/0", "code/a.py", ".format_version", "b.npy")
 
 
 @lru_cache(2000)
@@ -101,9 +93,7 @@ def _end(rng: Random) -> Callable[[int, int, int], bytes]:
         if at < 3:
             numbers[at] = number(rng, numbers[at]) % (1 << 64)
         lie = (count, size, start) if rng.random() < 0.3 else None
-        return end_record64(
-            numbers[0], numbers[1], numbers[2], lie=lie, at=start + size if at < 3 else None
-        )
+        return end_record64(numbers[0], numbers[1], numbers[2], lie=lie, at=start + size if at < 3 else None)
 
     def comment(count: int, size: int, start: int) -> bytes:
         return end_record(count, size, start, b"PK\5\6 comment")
@@ -132,9 +122,7 @@ def mutate_tar(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
         else:
             title, kind, data = members[at]
             members[at] = title, kind, mutate(rng, data)
-    made = b"".join(
-        _member(*member, edits=headers.get(index, {})) for index, member in enumerate(members)
-    )
+    made = b"".join(_member(*member, edits=headers.get(index, {})) for index, member in enumerate(members))
     return made + bytes(rng.choice((0, 512, 1024, 1024, 1024)))
 
 

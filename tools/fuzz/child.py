@@ -55,9 +55,7 @@ def outcome(case: Mutant, path: Path) -> str:
     except CheckpointError as error:
         line = str(error)
         if error.code not in CODES or "\n" in line or len(line) > 2_000:
-            raise BrokenPromiseError(
-                f"the error is not one line: {error.code} {line[:200]!r}"
-            ) from error
+            raise BrokenPromiseError(f"the error is not one line: {error.code} {line[:200]!r}") from error
         return error.code
     finally:
         reader.watching = False
@@ -70,9 +68,7 @@ def _materialised(checkpoint: Checkpoint, name: str) -> int:
     tensor = checkpoint[name]
     array = np.asarray(tensor)
     if (array.shape, array.dtype, array.nbytes) != (tensor.shape, tensor.dtype, tensor.nbytes):
-        raise BrokenPromiseError(
-            f"{name!r} is declared as {tensor} and is {array.dtype} {array.shape}"
-        )
+        raise BrokenPromiseError(f"{name!r} is declared as {tensor} and is {array.dtype} {array.shape}")
     if not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
         raise BrokenPromiseError(f"{name!r} is not a plain array")
     return array.nbytes

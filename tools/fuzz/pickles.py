@@ -10,15 +10,7 @@ from functools import lru_cache
 from random import Random
 
 from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
-from tests.support.checkpoints.assemble import (
-    BOXES,
-    ORDERED,
-    call,
-    integer,
-    integers,
-    name,
-    sequence,
-)
+from tests.support.checkpoints.assemble import BOXES, ORDERED, call, integer, integers, name, sequence
 from tests.support.checkpoints.assemble import text as text_op
 from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
 
@@ -154,9 +146,7 @@ def value(rng: Random) -> bytes:
 def _scalar(rng: Random, depth: int) -> bytes:
     large = integer(rng.choice((1, -1)) << rng.choice((62, 64, 100, 900, 1100, 2000)))
     real = b"G" + struct.pack(">d", rng.choice((0.5, float("nan"), float("inf"), 1e300)))
-    return rng.choice(
-        (b"N", b"\x88", b"\x89", integer(rng.randrange(9)), large, real, b"C\0", b")")
-    )
+    return rng.choice((b"N", b"\x88", b"\x89", integer(rng.randrange(9)), large, real, b"C\0", b")"))
 
 
 def _known(rng: Random, depth: int) -> bytes:

@@ -64,9 +64,7 @@ def _edit_tree(rng: Random, tree: Any) -> None:
     if what == 0:
         edit_sequence(rng, holder)
     elif what == 1 and pair is not holder:
-        pair[0] = rng.choice(
-            (text(rng, pair[0]), rng.choice(WORDS), holder[rng.randrange(len(holder))][0])
-        )
+        pair[0] = rng.choice((text(rng, pair[0]), rng.choice(WORDS), holder[rng.randrange(len(holder))][0]))
     else:
         pair[slot] = _changed(rng, pair[slot])
 

@@ -59,9 +59,7 @@ def compile_kernels(
         return list(pool.map(compile_one, instruction_sets))
 
 
-def link_harness(
-    folder: Path, compiler: str, options: Iterable[str], kernels: Iterable[Path]
-) -> Path:
+def link_harness(folder: Path, compiler: str, options: Iterable[str], kernels: Iterable[Path]) -> Path:
     """Link compiled kernels with ``harness.cc``."""
     path = folder / "harness"
     sources = [f"-I{SOURCES}", HERE / "harness.cc", SOURCES / "wait.cc", *kernels]

@@ -74,11 +74,7 @@ class CheckpointError(ValueError):
     """
 
     def __init__(
-        self,
-        code: str,
-        message: str,
-        offset: int | None = None,
-        path: str | os.PathLike[str] | None = None,
+        self, code: str, message: str, offset: int | None = None, path: str | os.PathLike[str] | None = None
     ) -> None:
         assert code in CODES, code
         super().__init__(message)

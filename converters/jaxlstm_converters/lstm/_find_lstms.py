@@ -14,9 +14,7 @@ from jaxlstm_converters.lstm.fold import fold
 from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind
 
 
-def find_lstms(
-    state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str],
-) -> dict[str, LSTMConfig]:
+def find_lstms(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, LSTMConfig]:
     """Return prefix -> config for every LSTM and LSTMCell in a state dict or file, in its order.
 
     An LSTMCell has an :class:`jaxlstm.LSTMCellConfig`. A state dict does not record ``batch_first`` and
@@ -69,9 +67,7 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
         elif kind == "LSTM":
             try:
                 config = infer_config(shapes, **hints.get(prefix, {}))
-            except (
-                ValueError
-            ) as error:  # for example a projection that is larger than the hidden size
+            except ValueError as error:  # for example a projection that is larger than the hidden size
                 found.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {error}"
                 continue
             if mismatches := shape_mismatches(shapes, config, prefix=prefix):

@@ -63,7 +63,5 @@ def read_flax_file(
     else:
         return None
     if prefix:
-        raise ValueError(
-            f"prefix must be None for {path}, which holds a single LSTM, got {prefix!r}"
-        )
+        raise ValueError(f"prefix must be None for {path}, which holds a single LSTM, got {prefix!r}")
     return params, config

@@ -35,9 +35,7 @@ class StateArray(np.ndarray):
         return numpy_to_tensor(np.array(self, order="C").view(np.ndarray))
 
 
-def to_torch(
-    params: Mapping[str, Any], config: LSTMConfig, *, prefix: str = ""
-) -> dict[str, np.ndarray]:
+def to_torch(params: Mapping[str, Any], config: LSTMConfig, *, prefix: str = "") -> dict[str, np.ndarray]:
     """Return the state dict of the ``torch.nn.LSTM`` or ``LSTMCell`` of this config, in torch's order.
 
     ``lstm.load_state_dict(jaxlstm.to_torch(params, config))`` accepts it as it is. ``.tensor()`` converts a
@@ -53,6 +51,4 @@ def to_torch(
         misshapen one.
     """
     check_params(params, config)
-    return {
-        prefix + name: np.asarray(params[name]).view(StateArray) for name in param_shapes(config)
-    }
+    return {prefix + name: np.asarray(params[name]).view(StateArray) for name in param_shapes(config)}

@@ -21,9 +21,7 @@ import numpy as np
 
 from jaxlstm._shared.torch_tensors import as_numpy
 
-_WEIGHT = (
-    r"(?P<prefix>(?:.*\.)?)(?P<base>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l\d+(?:_reverse)?)?)"
-)
+_WEIGHT = r"(?P<prefix>(?:.*\.)?)(?P<base>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l\d+(?:_reverse)?)?)"
 _LENGTH = re.compile(_WEIGHT + "_g", re.DOTALL)
 _RAW = re.compile(_WEIGHT + "_raw", re.DOTALL)
 _PARAMETRIZATION = re.compile(

@@ -20,9 +20,7 @@ _NAME = re.compile(
 )
 _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 # An optimizer that stores its moments by parameter name repeats the names and shapes of the LSTM.
-_OPTIMIZER = re.compile(
-    r"(^|\.)(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg)\."
-)
+_OPTIMIZER = re.compile(r"(^|\.)(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg)\.")
 
 Shapes = dict[str, tuple[int, ...]]
 """Parameter name without its prefix -> shape."""
@@ -68,9 +66,7 @@ def layer_kind(shapes: Shapes) -> str:
                 return kind
     matrices = ("weight_ih", "weight_hh")
     rows = {shape[0] for name, shape in shapes.items() if name.startswith(matrices) and shape}
-    if (
-        len(rows) == 1 and min(rows) % 4 == 0
-    ):  # a projected LSTM with a missing or misshapen projection
+    if len(rows) == 1 and min(rows) % 4 == 0:  # a projected LSTM with a missing or misshapen projection
         return "LSTM"
     return ""
 

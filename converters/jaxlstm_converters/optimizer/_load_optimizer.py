@@ -76,9 +76,7 @@ def load_optimizer(
         raise ValueError("; ".join(problems))
     if len(mapped) > 1:
         listed = ", ".join(repr(root.rstrip(".")) for root in mapped)
-        raise ValueError(
-            f"optimizer must select one of the optimizers that match this LSTM: {listed}"
-        )
+        raise ValueError(f"optimizer must select one of the optimizers that match this LSTM: {listed}")
     return next(iter(mapped.values()))
 
 
@@ -102,8 +100,7 @@ def _named(
         listed = ", ".join(repr(one.label) for one in optimizers) or "none"
         raise ValueError(
             f"no optimizer{'' if name is None else f' at {name!r}'} with state and param_groups in "
-            f"{checkpoint.path!r}; "
-            + "; ".join([f"the optimizers are: {listed}", *checkpoint.warnings])
+            f"{checkpoint.path!r}; " + "; ".join([f"the optimizers are: {listed}", *checkpoint.warnings])
         )
     return selected
 
@@ -125,9 +122,7 @@ def _homes(
     return {name: found[full] for name, full in lstm.items()}
 
 
-def _parts(
-    optimizer: TorchOptimizer, rules: Sequence[Rule], homes: Mapping[str, Place]
-) -> list[Part]:
+def _parts(optimizer: TorchOptimizer, rules: Sequence[Rule], homes: Mapping[str, Place]) -> list[Part]:
     """Group the LSTM's parameters by their hyperparameters, whatever group they are in."""
     parts: list[tuple[dict[str, Any], Part]] = []
     for name, (g, k) in homes.items():

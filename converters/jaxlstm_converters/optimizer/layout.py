@@ -82,9 +82,7 @@ def _only(name: str, options: set[Place | None]) -> Place:
     return place
 
 
-def _by_order(
-    optimizer: TorchOptimizer, model: Mapping[str, Shape]
-) -> Callable[[str], Options | None]:
+def _by_order(optimizer: TorchOptimizer, model: Mapping[str, Shape]) -> Callable[[str], Options | None]:
     """Return a function that matches the part of the file under a root by order and shape."""
     groups = [[optimizer.shape(key) for key in group.keys] for group in optimizer.groups]
 
@@ -104,16 +102,12 @@ def _by_name(
     """Return a function that matches the part of the file under a root by the names of the parameters."""
     slots = [(g, k) for g, group in enumerate(optimizer.groups) for k in range(len(group.keys))]
     if len(names) != len(slots) or len(set(names)) != len(names):
-        raise ValueError(
-            f"has {len(slots)} parameters, but there are {len(set(names))} different names"
-        )
+        raise ValueError(f"has {len(slots)} parameters, but there are {len(set(names))} different names")
     shapes = [optimizer.shape(key) for group in optimizer.groups for key in group.keys]
 
     def match(root: str) -> Options | None:
         full = [root + name for name in names]
-        if any(
-            n not in model or s not in (None, model[n]) for n, s in zip(full, shapes, strict=True)
-        ):
+        if any(n not in model or s not in (None, model[n]) for n, s in zip(full, shapes, strict=True)):
             return None
         return {name: {slot} for name, slot in zip(full, slots, strict=True)}
 

@@ -17,9 +17,7 @@ Layers = list[set[tuple[int, ...]]]
 MAX_MOVES = 300_000
 
 
-def places(
-    shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]
-) -> list[set[Place | None]]:
+def places(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) -> list[set[Place | None]]:
     """Return the possible places of each tensor of a model among an optimizer's parameters.
 
     Args:

@@ -111,11 +111,7 @@ def _sgd(hyper: Mapping[str, Any]) -> Rule:
     if hyper["dampening"]:
         parts.append(optax.scale(1 - hyper["dampening"]))
     parts.append(optax.trace(hyper["momentum"], nesterov=hyper["nesterov"]))
-    return Rule(
-        _chain(hyper, parts),
-        {"trace": "momentum_buffer"},
-        first_differs=bool(hyper["dampening"]),
-    )
+    return Rule(_chain(hyper, parts), {"trace": "momentum_buffer"}, first_differs=bool(hyper["dampening"]))
 
 
 def _rmsprop(hyper: Mapping[str, Any]) -> Rule:
@@ -126,10 +122,7 @@ def _rmsprop(hyper: Mapping[str, Any]) -> Rule:
     if hyper["centered"]:
         moments["mu"] = "grad_avg"
         scale_by = optax.scale_by_stddev
-    parts = [
-        *_weight_decay(hyper),
-        scale_by(decay=hyper["alpha"], eps=hyper["eps"], eps_in_sqrt=False),
-    ]
+    parts = [*_weight_decay(hyper), scale_by(decay=hyper["alpha"], eps=hyper["eps"], eps_in_sqrt=False)]
     if hyper["momentum"]:
         moments["trace"] = "momentum_buffer"
         parts.append(optax.trace(hyper["momentum"]))

@@ -94,9 +94,7 @@ def _check(name: str, moments: Moments, rule: Rule) -> None:
     if missing := expected - moments.keys() if moments.keys() & expected else set():
         raise ValueError(f"has no {', '.join(sorted(missing))} of {name}")
     if extra := moments.keys() - expected - {"step", *_UNUSED}:
-        raise ValueError(
-            f"has {', '.join(sorted(extra))} of {name}, which torch.optim does not have"
-        )
+        raise ValueError(f"has {', '.join(sorted(extra))} of {name}, which torch.optim does not have")
     if rule.first_differs and not moments:
         raise ValueError(
             f"has dampening but no momentum_buffer of {name}: torch does not dampen the first step, "
@@ -112,17 +110,14 @@ def _array(moments: Moments, field: str, name: str, param: Any) -> Any:
         return jnp.zeros_like(param)
     moment = np.asarray(moments[field])
     if moment.shape != np.shape(param):
-        raise ValueError(
-            f"has {field} of {name} with shape {moment.shape}, expected {np.shape(param)}"
-        )
+        raise ValueError(f"has {field} of {name} with shape {moment.shape}, expected {np.shape(param)}")
     return jnp.asarray(moment.astype(param.dtype))
 
 
 def _count(part: Part) -> int:
     """Return the number of steps, of which optax has one for all parameters."""
     steps = {
-        name: np.asarray(moments["step"]).item() if moments else 0
-        for name, moments in part.moments.items()
+        name: np.asarray(moments["step"]).item() if moments else 0 for name, moments in part.moments.items()
     }
     if len(set(steps.values())) > 1:
         counts = ", ".join(f"{name} {count:g}" for name, count in steps.items())

@@ -77,9 +77,7 @@ def find_optimizers(checkpoint: Checkpoint) -> list[TorchOptimizer]:
             fields[match["root"]][int(match["index"])][match["field"]] = value
     optimizers = [
         TorchOptimizer(
-            root,
-            [_param_group(groups[index]) for index in sorted(groups)],
-            _state(values, f"{root}state."),
+            root, [_param_group(groups[index]) for index in sorted(groups)], _state(values, f"{root}state.")
         )
         for root, groups in fields.items()
     ]

@@ -53,7 +53,4 @@ def largest_error(name: str, actual: Array, expected: Array, limit: float) -> Me
 def largest_errors(actual: Results, expected: Results) -> dict[str, float]:
     """Return the largest absolute error of each array, gradients included."""
     theirs = expected.arrays()
-    return {
-        name: largest_error(name, a, theirs[name], np.inf).value
-        for name, a in actual.arrays().items()
-    }
+    return {name: largest_error(name, a, theirs[name], np.inf).value for name, a in actual.arrays().items()}

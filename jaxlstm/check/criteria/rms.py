@@ -91,9 +91,9 @@ def correct_results(
         product=lambda x, w: np.ascontiguousarray(x[:, ::-1]) @ w[:, ::-1].T,
     )
     return [
-        oracle_results(
-            params, config, case, dtype=compute, gradients=gradients, equations=equations
-        ).astype(dtype)
+        oracle_results(params, config, case, dtype=compute, gradients=gradients, equations=equations).astype(
+            dtype
+        )
         for equations in (oracle.CORRECT, reordered)
     ]
 

@@ -31,15 +31,11 @@ TRIALS = 2
 """Random perturbations from which the condition is estimated."""
 
 
-def result_semantics(
-    actual: Results, expected: Results, condition: Mapping[str, float]
-) -> Measurement:
+def result_semantics(actual: Results, expected: Results, condition: Mapping[str, float]) -> Measurement:
     """Measure the largest absolute error, of the array that comes nearest its limit."""
     theirs = dict(expected.leaves())
     return worst_of(
-        largest_error(
-            name, value, theirs[name], max(RESULT_LIMIT, CONDITION_FACTOR * condition[name])
-        )
+        largest_error(name, value, theirs[name], max(RESULT_LIMIT, CONDITION_FACTOR * condition[name]))
         for name, value in actual.leaves()
     )
 
@@ -75,12 +71,7 @@ def condition_of(
 
 
 def perturbed_results(
-    params: Mapping[str, Any],
-    config: LSTMConfig,
-    case: Case,
-    rng: np.random.Generator,
-    *,
-    gradients: bool,
+    params: Mapping[str, Any], config: LSTMConfig, case: Case, rng: np.random.Generator, *, gradients: bool
 ) -> Results:
     """Return the oracle's results with every parameter, input and state changed by one ulp."""
 

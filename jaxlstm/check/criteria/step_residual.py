@@ -55,9 +55,7 @@ def step_residual(
     assert case.initial_state is not None
     if results.h_n is None or results.c_n is None:
         return None
-    h_0, c_0, h_n, c_n = (
-        np.asarray(a, np.float64) for a in (*case.initial_state, results.h_n, results.c_n)
-    )
+    h_0, c_0, h_n, c_n = (np.asarray(a, np.float64) for a in (*case.initial_state, results.h_n, results.c_n))
     if h_n.shape != h_0.shape or c_n.shape != c_0.shape:
         return None
     x = case.inputs[0].astype(np.float64)
@@ -92,14 +90,7 @@ def _one_step_case(params: Mapping[str, Any], config: LSTMConfig, cases: Sequenc
 
 
 def _direction_residuals(
-    w: oracle.Weights,
-    x: Array,
-    h_0: Array,
-    c_0: Array,
-    h_n: Array,
-    c_n: Array,
-    dtype: Any,
-    place: str,
+    w: oracle.Weights, x: Array, h_0: Array, c_0: Array, h_n: Array, c_n: Array, dtype: Any, place: str
 ) -> Iterator[Measurement]:
     """Yield the worst residual of h and of c of one direction of one layer."""
     with np.errstate(invalid="ignore", over="ignore"):  # Weights may not be finite.

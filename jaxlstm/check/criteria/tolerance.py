@@ -87,9 +87,7 @@ def array_difference(
 
     def largest(values: Array) -> LargestError:
         index = np.unravel_index(int(np.argmax(values)), values.shape)
-        return LargestError(
-            float(values[index]), tuple(int(k) for k in index), float(allowed[index])
-        )
+        return LargestError(float(values[index]), tuple(int(k) for k in index), float(allowed[index]))
 
     mismatched = int(np.count_nonzero(error > allowed))
     return ArrayDifference(mismatched, error.size, largest(error), largest(relative), largest(ulp))

@@ -23,10 +23,7 @@ SINGLE = 16 * float(np.finfo(np.float32).eps)
 
 
 def diagnose(
-    verification: Verification,
-    failed: set[str],
-    difference: StepDifference | None,
-    seconds: float,
+    verification: Verification, failed: set[str], difference: StepDifference | None, seconds: float
 ) -> Iterator[str]:
     """Yield explanations of the failed items. ``seconds`` is the time for pairs of faults."""
     if "repeatable" in failed:
@@ -75,19 +72,14 @@ def _explain_values(
 
 def _explain_precision(verification: Verification) -> Iterator[str]:
     """Explain a port that is right in float64 and imprecise in the working dtype."""
-    explanations = explain(
-        verification.evidence["working"], verification.config, seconds=0, rounding=True
-    )
+    explanations = explain(verification.evidence["working"], verification.config, seconds=0, rounding=True)
     yield from map(str, explanations)
     if not explanations:
         yield "the equations are right; no known fault of precision explains the loss of accuracy"
 
 
 def _explain_gradients(verification: Verification) -> Iterator[str]:
-    for case, params, results in (
-        *verification.evidence["float64"],
-        *verification.evidence["working"],
-    ):
+    for case, params, results in (*verification.evidence["float64"], *verification.evidence["working"]):
         if results.gradients:
             lines = explain_gradients(results.gradients, params, verification.config, case)
             if lines:

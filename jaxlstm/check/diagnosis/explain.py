@@ -48,11 +48,7 @@ class Explanation:
 
 @np.errstate(all="ignore")  # Weights may be infinite, and faults may make them infinite.
 def explain(
-    evidence: Sequence[Evidence],
-    config: LSTMConfig,
-    *,
-    seconds: float = 10.0,
-    rounding: bool = False,
+    evidence: Sequence[Evidence], config: LSTMConfig, *, seconds: float = 10.0, rounding: bool = False
 ) -> list[Explanation]:
     """Return the faults, or else the pair of faults, that explain all the evidence, the best first.
 
@@ -120,9 +116,7 @@ class _Search:
 
         yield from (pair for pair in in_time(cheap) if self.distance(pair, 0) <= self.tolerance)
         yield from in_time(of_precision)
-        yield from (
-            pair for pair in in_time(costly) if self._lowest_layer_distance(pair) <= self.tolerance
-        )
+        yield from (pair for pair in in_time(costly) if self._lowest_layer_distance(pair) <= self.tolerance)
 
     def distance(self, faults: tuple[Fault, ...], which: int) -> float:
         """Return the distance of the oracle under some faults from the results on one case."""
@@ -176,9 +170,7 @@ class _Search:
     def _is_idle(self, fault: Fault) -> bool:
         """Return True if a fault does not change the run of the cheapest case."""
         run, correct = self._cheapest_run((fault,), self._call((fault,), 0)), self.correct_runs[0]
-        return run is correct or all(
-            np.array_equal(a, b) for a, b in zip(run[:3], correct[:3], strict=True)
-        )
+        return run is correct or all(np.array_equal(a, b) for a, b in zip(run[:3], correct[:3], strict=True))
 
     def _lowest_layer_distance(self, faults: tuple[Fault, ...]) -> float:
         """Return the distance of the lowest layer's state in the cheapest case."""

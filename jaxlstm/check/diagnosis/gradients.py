@@ -66,9 +66,7 @@ def explain_gradients(
     tolerance = EXACT if ours["inputs"].dtype == np.float64 else ROUNDED
     run = run_oracle(params, config, case)
     for cause, is_cut, kept in _cuts(config):
-        weights = {
-            name: np.asarray(a, np.float64) * (not is_cut(name)) for name, a in params.items()
-        }
+        weights = {name: np.asarray(a, np.float64) * (not is_cut(name)) for name, a in params.items()}
         d_out, d_h, d_c = (a * keep for a, keep in zip(case.cotangents, kept, strict=True))
         found = backward(weights, run, case.seq_lengths, config, (d_out, d_h, d_c))
         if not _differing(ours, {name: found[name] for name in truth}, tolerance):
@@ -102,9 +100,7 @@ def _array_by_array(ours: Mapping[str, Array], truth: Mapping[str, Array]) -> li
     for name in wrong:
         error = _describe_error(np.asarray(ours[name], np.float64), truth[name])
         names_by_error.setdefault(error, []).append(name)
-    lines += [
-        f"the gradient of {', '.join(names)} {error}" for error, names in names_by_error.items()
-    ]
+    lines += [f"the gradient of {', '.join(names)} {error}" for error, names in names_by_error.items()]
     return lines
 
 

@@ -26,9 +26,7 @@ def swapped_arrays(evidence: Sequence[Evidence], config: LSTMConfig) -> set[str]
     return swapped
 
 
-def repair_layout(
-    entry: Evidence, config: LSTMConfig, swapped: set[str]
-) -> tuple[Results, list[str]]:
+def repair_layout(entry: Evidence, config: LSTMConfig, swapped: set[str]) -> tuple[Results, list[str]]:
     """Return the results with swapped axes restored, and a description of each layout error.
 
     Arrays of any other wrong shape become None.

@@ -55,8 +55,7 @@ def locate_difference(
             if steps == 1 and port.takes_state:
                 slot = place.layer * config.num_directions + (place.direction == "reverse")
                 gates = [
-                    gates_of_one_step(run, config, part, slot, tolerance)
-                    for run in (run_port, run_reference)
+                    gates_of_one_step(run, config, part, slot, tolerance) for run in (run_port, run_reference)
                 ]
                 shown = [gate for gate in gates[1] if gate in gates[0]]
                 row = place.row
@@ -75,9 +74,7 @@ def _first_steps(case: Case, steps: int) -> Case:
     return replace(case, inputs=case.inputs[:steps], cotangents=(d_out[:steps], d_h, d_c))
 
 
-def _states(
-    ours: Results, theirs: OracleRun, config: LSTMConfig, case: Case
-) -> Iterator[Candidate]:
+def _states(ours: Results, theirs: OracleRun, config: LSTMConfig, case: Case) -> Iterator[Candidate]:
     """Yield the final c and h of each layer, direction and row."""
     lengths = case.valid.sum(0)
     for layer, reverse in np.ndindex(config.num_layers, config.num_directions):

@@ -79,10 +79,6 @@ def _half(name: str) -> dict[str, Change]:
     }
 
 
-_CAUSES = {
-    "the matrix products run in TF32": _round_products(tf32),
-    **_half("bfloat16"),
-    **_half("float16"),
-}
+_CAUSES = {"the matrix products run in TF32": _round_products(tf32), **_half("bfloat16"), **_half("float16")}
 
 FAULTS = tuple(Fault(cause, apply, "precision", rounding=True) for cause, apply in _CAUSES.items())

@@ -69,13 +69,9 @@ def _relu(z: Array) -> Array:
 
 FAULTS = (
     _equation(
-        "sigmoid",
-        "the hard one, clip(0.2 z + 0.5) (as in old Keras)",
-        lambda z: np.clip(0.2 * z + 0.5, 0, 1),
+        "sigmoid", "the hard one, clip(0.2 z + 0.5) (as in old Keras)", lambda z: np.clip(0.2 * z + 0.5, 0, 1)
     ),
-    _equation(
-        "sigmoid", "the hard one, clip(z / 6 + 0.5)", lambda z: np.clip(1 / 6 * z + 0.5, 0, 1)
-    ),
+    _equation("sigmoid", "the hard one, clip(z / 6 + 0.5)", lambda z: np.clip(1 / 6 * z + 0.5, 0, 1)),
     _equation("sigmoid", "tanh", np.tanh),
     _equation("tanh", "relu", _relu),
     _equation("tanh", "the hard one, clip(z, -1, 1)", lambda z: np.clip(z, -1, 1)),
@@ -95,7 +91,5 @@ FAULTS = (
     _formula("c is clipped to [-1, 1]", stored_c=lambda c: np.clip(c, -1, 1)),
     _formula("c is clipped to [-3, 3]", stored_c=lambda c: np.clip(c, -3, 3)),
     _formula("tanh comes after the projection", "projection", "projected", project="first"),
-    _formula(
-        "weight_hr is ignored and h is cut to proj_size", "projection", "projected", project="cut"
-    ),
+    _formula("weight_hr is ignored and h is cut to proj_size", "projection", "projected", project="cut"),
 )

@@ -26,9 +26,7 @@ def _initial(cause: str, change: Callable[[State, OracleCall], State], needs: st
     return Fault(cause, apply, "initial state", needs)
 
 
-def _final(
-    cause: str, change: Callable[[State, OracleRun, OracleCall], State], needs: str = ""
-) -> Fault:
+def _final(cause: str, change: Callable[[State, OracleRun, OracleCall], State], needs: str = "") -> Fault:
     def finish(results: Results, run: OracleRun, call: OracleCall) -> Results:
         state: Any = (results.h_n, results.c_n)
         h_n, c_n = change(state, run, call)
@@ -97,9 +95,7 @@ _LAYOUTS: tuple[tuple[str, SlotOf, str], ...] = (
     ),
     (
         "have the layers in reverse order",
-        lambda layer, direction, config: (
-            (config.num_layers - 1 - layer) * config.num_directions + direction
-        ),
+        lambda layer, direction, config: (config.num_layers - 1 - layer) * config.num_directions + direction,
         "stacked",
     ),
     (
@@ -137,8 +133,5 @@ FAULTS = (
         "bidirectional",
     ),
     _final("the final state is that before the last step", _state_before_last),
-    _final(
-        "rows are sorted by length but h_n and c_n are not restored to their order",
-        _final_left_sorted,
-    ),
+    _final("rows are sorted by length but h_n and c_n are not restored to their order", _final_left_sorted),
 )

@@ -104,17 +104,13 @@ FAULTS = (
     ),
     _direction(
         "the reverse direction starts in the padding",
-        lambda run, lengths, reverse, time: (
-            _run_over_padding(run, lengths, time) if reverse else run()
-        ),
+        lambda run, lengths, reverse, time: _run_over_padding(run, lengths, time) if reverse else run(),
         "length",
         "bidirectional",
     ),
     _direction(
         "the final state is taken at the end of the padding",
-        lambda run, lengths, reverse, time: (
-            run() if reverse else _run_over_padding(run, lengths, time)
-        ),
+        lambda run, lengths, reverse, time: run() if reverse else _run_over_padding(run, lengths, time),
         "length",
     ),
     _direction(
@@ -130,9 +126,7 @@ FAULTS = (
         "bidirectional",
     ),
     _direction(
-        "every direction runs backwards",
-        lambda run, lengths, reverse, time: run(reverse=True),
-        "flip",
+        "every direction runs backwards", lambda run, lengths, reverse, time: run(reverse=True), "flip"
     ),
     Fault(
         "the inputs are reversed in time",

@@ -15,9 +15,7 @@ GATES = "ifgo"
 _USED_BY = {"iofg": " (as in ONNX)", "igfo": " (as in haiku)", "figo": " (as in OpenVINO)"}
 
 
-def _each(
-    prefix: str | tuple[str, ...], change: Callable[[Array], Array], suffix: str = ""
-) -> Change:
+def _each(prefix: str | tuple[str, ...], change: Callable[[Array], Array], suffix: str = "") -> Change:
     """Return a fault that changes each parameter whose name starts and ends with the given strings."""
 
     def apply(call: OracleCall) -> OracleCall:
@@ -142,11 +140,7 @@ FAULTS = (
     ),
     *(
         Fault(f"{name} is reshaped instead of transposed", _reshaped(name), name, needs)
-        for name, needs in (
-            ("weight_hh", ""),
-            ("weight_ih", ""),
-            ("weight_hr", "projected-to-several"),
-        )
+        for name, needs in (("weight_hh", ""), ("weight_ih", ""), ("weight_hr", "projected-to-several"))
     ),
     Fault("weight_hh is ignored", _scaled("weight_hh", 0), "weight_hh"),
     Fault("the layers' weights are in reverse order", _moved(_backwards), "layer", "several-alike"),

@@ -96,10 +96,7 @@ def make_case(
     return Case(
         name,
         inputs=scale * rng.standard_normal((time, batch, config.input_size)),
-        initial_state=(
-            scale * rng.uniform(-1, 1, h_shape),
-            scale * (0.5 + rng.standard_normal(c_shape)),
-        ),
+        initial_state=(scale * rng.uniform(-1, 1, h_shape), scale * (0.5 + rng.standard_normal(c_shape))),
         seq_lengths=_ragged_lengths(rng, time, batch) if ragged else None,
         cotangents=(
             rng.standard_normal((time, batch, config.output_size)),

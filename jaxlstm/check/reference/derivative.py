@@ -57,13 +57,7 @@ def backward(
 
 
 def _direction_backward(
-    w: Weights,
-    run: DirectionRun,
-    d_out: Array,
-    d_h: Array,
-    d_c: Array,
-    lengths: Array,
-    reverse: bool,
+    w: Weights, run: DirectionRun, d_out: Array, d_h: Array, d_c: Array, lengths: Array, reverse: bool
 ) -> tuple[Weights, Array, Array, Array]:
     """Return the gradients of one direction's weights, inputs and initial state."""
     d_w = {name: np.zeros_like(value) for name, value in w.items()}

@@ -161,9 +161,7 @@ def forward(
         for reverse in range(config.num_directions):
             slot = layer * config.num_directions + reverse
             w = weights_of(params, config, layer, bool(reverse))
-            run = equations.direction(
-                equations, w, x, h_0[slot], c_0[slot], lengths, reverse=bool(reverse)
-            )
+            run = equations.direction(equations, w, x, h_0[slot], c_0[slot], lengths, reverse=bool(reverse))
             runs.append(run)
         x = equations.join([run.steps.h for run in runs])
         record.append(tuple(runs))

@@ -67,13 +67,7 @@ def run_oracle(
 ) -> oracle.OracleRun:
     """Run the oracle on a case and keep the record of every step."""
     return oracle.forward(
-        params,
-        case.inputs,
-        case.initial_state,
-        case.seq_lengths,
-        config,
-        dtype=dtype,
-        equations=equations,
+        params, case.inputs, case.initial_state, case.seq_lengths, config, dtype=dtype, equations=equations
     )
 
 

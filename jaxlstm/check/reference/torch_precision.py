@@ -30,9 +30,7 @@ def in_force() -> dict[str, str]:
     """Return the current value of every setting by its name in torch."""
     import torch
 
-    values = {
-        f"torch.{path}.{name}": str(getattr(_owner(path), name)) for path, name, _, _ in _here()
-    }
+    values = {f"torch.{path}.{name}": str(getattr(_owner(path), name)) for path, name, _, _ in _here()}
     for owner in ("backends.cudnn", "backends.cuda.matmul"):
         old = _read(lambda owner=owner: _owner(owner).allow_tf32)
         values.setdefault(f"torch.{owner}.allow_tf32", old)
@@ -44,8 +42,7 @@ def in_force() -> dict[str, str]:
 def pinned(*, tf32: bool = False) -> Iterator[None]:
     """Compute products in float32, or on a GPU in TF32, within a context."""
     settings = [
-        (_owner(path), name, as_tf32 if tf32 else as_float32)
-        for path, name, as_float32, as_tf32 in _here()
+        (_owner(path), name, as_tf32 if tf32 else as_float32) for path, name, as_float32, as_tf32 in _here()
     ]
     before = [getattr(owner, name) for owner, name, _ in settings]
     try:

@@ -31,12 +31,7 @@ def is_available() -> bool:
 
 
 def run(
-    params: Mapping[str, Any],
-    config: LSTMConfig,
-    case: Case,
-    dtype: Any,
-    *,
-    gradients: bool = False,
+    params: Mapping[str, Any], config: LSTMConfig, case: Case, dtype: Any, *, gradients: bool = False
 ) -> Results:
     """Run ``torch.nn.LSTM`` in ``dtype`` on a case. An LSTMCell runs as an LSTM of one layer.
 
@@ -91,8 +86,7 @@ def _module(params: Mapping[str, Any], config: LSTMConfig, dtype: Any) -> torch.
         dtype=getattr(torch, np.dtype(dtype).name),
     ).to_empty(device="cpu")
     state_dict = {
-        name + _suffix(config): _tensor(np.asarray(value).astype(dtype))
-        for name, value in params.items()
+        name + _suffix(config): _tensor(np.asarray(value).astype(dtype)) for name, value in params.items()
     }
     module.load_state_dict(state_dict, strict=True)
     return module.eval()

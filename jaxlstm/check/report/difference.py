@@ -77,9 +77,7 @@ class StepDifference(NamedTuple):
         for gate, error in self.errors().items():
             actual, expected = self.gates[gate]
             worst, off = int(np.argmax(error)), differing_units(actual, expected, None).size
-            yield GateError(
-                gate, off, error.size, worst, float(actual[worst]), float(expected[worst])
-            )
+            yield GateError(gate, off, error.size, worst, float(actual[worst]), float(expected[worst]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the place and the summary as plain Python values."""

@@ -13,8 +13,7 @@ from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.heatmap import heatmap_svg
 
 _START = (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    '<meta name="generator" content="jaxlstm">'
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="jaxlstm">'
 )
 
 _STYLE = """
@@ -122,8 +121,7 @@ def _items(report: ReportData) -> str:
         for item in items
     )
     headings = (
-        '<th>Status</th><th>Item</th><th class="n">Measured</th><th class="n">Limit</th>'
-        "<th>Detail</th>"
+        '<th>Status</th><th>Item</th><th class="n">Measured</th><th class="n">Limit</th><th>Detail</th>'
     )
     return f'<h2>Items</h2><table class="items">{_head_and_body(headings, rows)}</table>'
 
@@ -166,7 +164,6 @@ def _pairs(heading: str, pairs: Mapping[str, Any]) -> str:
     if not pairs:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>"
-        for key, value in pairs.items()
+        f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>" for key, value in pairs.items()
     )
     return f'<section><h2>{heading}</h2><table class="pairs">{rows}</table></section>'

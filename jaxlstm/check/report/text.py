@@ -13,12 +13,7 @@ FIRST_SCREEN = 5
 
 def full_text(report: ReportData) -> str:
     """Return the whole report."""
-    lines = [
-        report.verdict,
-        *_section("Diagnosis", report.diagnosis),
-        "",
-        _table(report.items),
-    ]
+    lines = [report.verdict, *_section("Diagnosis", report.diagnosis), "", _table(report.items)]
     if report.difference:
         heading = f"Gates at {report.difference.place.where}"
         lines += _section(heading, map(str, report.difference.summary()))
@@ -54,10 +49,7 @@ def _cell(item: Item) -> str:
 
 
 def _table(items: Iterable[Item]) -> str:
-    rows = [
-        (i.status, i.name, format_number(i.measured), format_number(i.limit), i.detail)
-        for i in items
-    ]
+    rows = [(i.status, i.name, format_number(i.measured), format_number(i.limit), i.detail) for i in items]
     return table(("status", "item", "measured", "limit", "detail"), rows, right=(2, 3))
 
 

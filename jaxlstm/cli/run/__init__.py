@@ -46,16 +46,10 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="the number of sequences in a batch (default: 32)",
     )
-    parser.add_argument(
-        "--dtype", help="the dtype to run in (default: the dtype of the checkpoint)"
-    )
-    parser.add_argument(
-        "--cast", action="store_true", help="round inputs of another dtype to this dtype"
-    )
+    parser.add_argument("--dtype", help="the dtype to run in (default: the dtype of the checkpoint)")
+    parser.add_argument("--cast", action="store_true", help="round inputs of another dtype to this dtype")
     parser.add_argument("--states", action="store_true", help="also write h_n and c_n")
-    parser.add_argument(
-        "--column", default="inputs", help="the column of a parquet file (default: inputs)"
-    )
+    parser.add_argument("--column", default="inputs", help="the column of a parquet file (default: inputs)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,9 +74,7 @@ def run(args: argparse.Namespace) -> int:
     count = len(long) if sequences is None else len(sequences)  # type: ignore[arg-type]
     if not count:
         raise ValueError(f"{source} has no sequences")
-    compiled = runner.compile(
-        params, config, max_length=MAX_LENGTH, max_batch=batch_size, dtype=args.dtype
-    )
+    compiled = runner.compile(params, config, max_length=MAX_LENGTH, max_batch=batch_size, dtype=args.dtype)
     results.check_output(output, source, long is not None, args.states, compiled.dtype)
     require_replaceable(output, overwrite=args.overwrite, is_ours=results.is_output)
     if sequences is not None and args.states and output.suffix != ".parquet":

@@ -129,9 +129,7 @@ def run_sequences(
     """
     start = max((int(part.metadata["stop"]) for part in job.parts()), default=0)
     if start > len(sequences):
-        raise ValueError(
-            f"{job.folder} has parts of {start} sequences, and the input has {len(sequences)}"
-        )
+        raise ValueError(f"{job.folder} has parts of {start} sequences, and the input has {len(sequences)}")
     for block in _blocks(sequences.read(start)):
         progress(start, len(sequences), "sequences")
         arrays = [_checked_sequence(name, array, runner, cast) for name, array in block]
@@ -145,9 +143,7 @@ def run_sequences(
         start = stop
 
 
-def run_long(
-    job: Job, runner: Runner, sequence: np.ndarray, cast: bool, progress: Progress
-) -> None:
+def run_long(job: Job, runner: Runner, sequence: np.ndarray, cast: bool, progress: Progress) -> None:
     """Compute the missing parts of one sequence (time, features), which may be a memory map.
 
     Each part has the ``outputs`` of its steps, and the state ``h_n`` and ``c_n`` after them.

@@ -67,9 +67,7 @@ def is_output(path: Path) -> bool:
             with zipfile.ZipFile(path) as archive:
                 return archive.comment == WRITER.encode()
         if path.suffix == ".parquet":
-            metadata = (
-                import_optional("pyarrow.parquet", "parquet").read_schema(path).metadata or {}
-            )
+            metadata = import_optional("pyarrow.parquet", "parquet").read_schema(path).metadata or {}
             return metadata.get(b"writer") == WRITER.encode()
         return read_checkpoint(path).metadata.get("writer") == WRITER
     except (OSError, ValueError, zipfile.BadZipFile):
@@ -182,9 +180,7 @@ def _write_parquet(path: Path, job: Job, states: bool) -> None:
         for leaf in leaves:
             columns[leaf] = [np.asarray(part[f"{index}.{leaf}"]).ravel() for index in rows]
         table = pyarrow.table(columns, metadata={"writer": WRITER})
-        writer = writer or import_optional("pyarrow.parquet", "parquet").ParquetWriter(
-            path, table.schema
-        )
+        writer = writer or import_optional("pyarrow.parquet", "parquet").ParquetWriter(path, table.schema)
         writer.write_table(table)
     if writer is not None:
         writer.close()

@@ -134,9 +134,7 @@ class _Parquet:
         self.features = features
         columns = self.file.schema_arrow.names
         if column not in columns:
-            raise ValueError(
-                f"{path} has no column {column!r}; choose one of {columns} by --column"
-            )
+            raise ValueError(f"{path} has no column {column!r}; choose one of {columns} by --column")
         kind = self.file.schema_arrow.field(column).type
         if not _is_list(kind):
             raise ValueError(f"column {column!r} of {path} must hold lists of numbers, got {kind}")
@@ -170,9 +168,7 @@ class _Parquet:
             flat = flat.flatten()
             # In the innermost lists each list is a step.
             if not _is_list(flat.type) and set(sizes) - {self.features}:
-                raise ValueError(
-                    f"{row} must have {self.features} numbers in each step, got {sorted(sizes)}"
-                )
+                raise ValueError(f"{row} must have {self.features} numbers in each step, got {sorted(sizes)}")
         if flat is None or flat.null_count:
             raise ValueError(f"{row} contains a null")
         numbers = flat.to_numpy(zero_copy_only=False)

@@ -79,9 +79,7 @@ def _loaded() -> Library:
         # Before XLA's CPU backend starts, it accepts any registration, and calls fail later.
         jax.devices("cpu")
     except RuntimeError:
-        return Library(
-            None, "JAX has no CPU device because jax_platforms (JAX_PLATFORMS) excludes it"
-        )
+        return Library(None, "JAX has no CPU device because jax_platforms (JAX_PLATFORMS) excludes it")
     try:
         _register(handle)
     except AttributeError as error:

@@ -118,9 +118,7 @@ def require_supported(config: LSTMConfig, dtype: Any) -> None:
             "use backend='auto' or 'scan'"
         )
     if dtype != jnp.float32:
-        raise RuntimeError(
-            f"backend='cudnn' supports float32, got {dtype}; use backend='auto' or 'scan'"
-        )
+        raise RuntimeError(f"backend='cudnn' supports float32, got {dtype}; use backend='auto' or 'scan'")
 
 
 def require_device() -> None:

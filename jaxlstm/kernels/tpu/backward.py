@@ -16,16 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxlstm.cell import StepDerivative
 from jaxlstm.kernels.platforms import Results
-from jaxlstm.kernels.tpu.plan import (
-    GATES,
-    Plan,
-    call,
-    crop,
-    crop_gates,
-    pad,
-    pad_gates,
-    plan_call,
-)
+from jaxlstm.kernels.tpu.plan import GATES, Plan, call, crop, crop_gates, pad, pad_gates, plan_call
 from jaxlstm.kernels.tpu.products import product
 from jaxlstm.precision import Precision
 
@@ -52,9 +43,7 @@ def run_backward(
         "outputs_bar": (pad(outputs_bar, plan.batch, plan.h_features), over_time(plan.h_features)),
         "h_bar": (pad(state_bar.h, plan.batch, plan.h_features), plan.state(plan.h_features)),
         "c_bar": (pad(state_bar.c, plan.batch, plan.units), plan.state(plan.units)),
-        "weight_hh": plan.weight(
-            pad_gates(weights["weight_hh"].T, plan.units).T, gates, plan.h_features
-        ),
+        "weight_hh": plan.weight(pad_gates(weights["weight_hh"].T, plan.units).T, gates, plan.h_features),
     }
     for name, x in derivative._asdict().items():
         x = pad_gates(x, plan.units) if name == "by_gates" else pad(x, plan.units)
@@ -93,9 +82,7 @@ def _kernel(ref: Any, out: Any, h: Any, c: Any, *, plan: Plan, reverse: bool) ->
         if "valid" in ref:
             # At other steps the derivative is zero, hence z_bar too, and the state passes through unchanged.
             valid = ref["valid"][t] > 0
-            before = tuple(
-                jnp.where(valid, x, kept[...]) for x, kept in zip(before, (h, c), strict=True)
-            )
+            before = tuple(jnp.where(valid, x, kept[...]) for x, kept in zip(before, (h, c), strict=True))
             h_bar = jnp.where(valid, h_bar, 0.0)
         h[...], c[...] = before
         out["z_bar"][t] = z_bar.astype(out["z_bar"].dtype)

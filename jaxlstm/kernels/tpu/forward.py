@@ -17,17 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxlstm.cell import evaluate_step
 from jaxlstm.kernels.platforms import Results
-from jaxlstm.kernels.tpu.plan import (
-    GATES,
-    Plan,
-    call,
-    crop,
-    crop_gates,
-    pad,
-    pad_gates,
-    plan_call,
-    resident,
-)
+from jaxlstm.kernels.tpu.plan import GATES, Plan, call, crop, crop_gates, pad, pad_gates, plan_call, resident
 from jaxlstm.kernels.tpu.products import product
 from jaxlstm.precision import Precision, gate_dtype
 
@@ -66,8 +56,7 @@ def run_forward(
         operands["valid"] = plan.mask(valid, backwards=reverse)
     widths = {"outputs": plan.h_features, "h": plan.h_features, "by_gates": gates}
     padded_out = {
-        name: plan.out(shape, widths.get(name, plan.units), backwards=reverse)
-        for name, shape in out.items()
+        name: plan.out(shape, widths.get(name, plan.units), backwards=reverse) for name, shape in out.items()
     }
     scratch = [
         pltpu.VMEM((plan.steps, plan.rows, gates), jnp.float32),

@@ -83,9 +83,7 @@ class Plan(NamedTuple):
         """Return the padded shape and the blocks of a result (T, B, n) or (B, n)."""
         padded = Shape((*shape.shape[:-2], self.batch, width), shape.dtype)
         over_time = len(shape.shape) == 3
-        return padded, self.over_time(width, backwards=backwards) if over_time else self.state(
-            width
-        )
+        return padded, self.over_time(width, backwards=backwards) if over_time else self.state(width)
 
     def weight(self, matrix: jax.Array, rows: int, columns: int) -> list[Placed]:
         """Return a weight (in, out), padded and split for :func:`.products.product`."""

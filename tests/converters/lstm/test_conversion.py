@@ -16,11 +16,7 @@ from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, to_torch
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYERS = [
-    (
-        torch.nn.LSTM,
-        LSTMConfig,
-        {"num_layers": layers, "bias": b, "bidirectional": bi, "proj_size": p},
-    )
+    (torch.nn.LSTM, LSTMConfig, {"num_layers": layers, "bias": b, "bidirectional": bi, "proj_size": p})
     for layers, b, bi, p in itertools.product((1, 2), (True, False), (True, False), (0, 3))
 ] + [(torch.nn.LSTMCell, LSTMCellConfig, {"bias": bias}) for bias in (True, False)]
 
@@ -66,9 +62,7 @@ def test_all_lstms_of_a_model_are_found() -> None:
         "module.encoder.": LSTMConfig(4, 5, 2, bidirectional=True),
         "module.decoder.": LSTMCellConfig(10, 6),
     }
-    with pytest.raises(
-        ValueError, match=r"prefix must select one of.*'module.encoder.', 'module.decoder.'"
-    ):
+    with pytest.raises(ValueError, match=r"prefix must select one of.*'module.encoder.', 'module.decoder.'"):
         from_torch(model)
     for prefix in ("module.encoder.", "module.encoder", "encoder"):
         params, config = from_torch(model, prefix=prefix)
@@ -111,10 +105,7 @@ def test_all_wrong_keys_are_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (
-            {f"a{k}": np.zeros(1) for k in range(6)},
-            r"its 6 tensors are a0, a1, a2, a3, a4, \.\.\.$",
-        ),
+        ({f"a{k}": np.zeros(1) for k in range(6)}, r"its 6 tensors are a0, a1, a2, a3, a4, \.\.\.$"),
         (torch.nn.Linear(3, 4), r"no LSTM; its 2 tensors are weight, bias$"),
         (torch.nn.GRU(4, 5), "the root is a GRU; only LSTM and LSTMCell"),
         (
@@ -122,10 +113,7 @@ def test_all_wrong_keys_are_reported_at_once() -> None:
             r"no LSTM: g\. is a GRU, r\. is a RNN; only",
         ),
         ({}, "it is empty"),
-        (
-            {"lstm._all_weight_values.0.param": np.zeros(3)},
-            "quantized one.*convert the float model",
-        ),
+        ({"lstm._all_weight_values.0.param": np.zeros(3)}, "quantized one.*convert the float model"),
     ],
     ids=range(6),
 )

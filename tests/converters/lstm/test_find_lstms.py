@@ -79,9 +79,7 @@ def test_a_missing_matrix_is_reported_with_its_shape(
 def test_the_number_of_rows_decides_the_kind(factor: int, expected: str) -> None:
     shapes: Shapes = {"weight_ih_l0": (factor * 7, 2), "weight_hh_l0": (factor * 7, 7)}
     assert layer_kind(shapes) == expected
-    assert survey(state_dict(shapes, "m.")).others == (
-        {"m.": expected} if expected in ("GRU", "RNN") else {}
-    )
+    assert survey(state_dict(shapes, "m.")).others == ({"m.": expected} if expected in ("GRU", "RNN") else {})
     assert layer_kind({"weight_hh": (factor * 7, 7)}) == expected  # a cell without an input weight
 
 
@@ -93,9 +91,7 @@ def test_the_number_of_rows_decides_the_kind(factor: int, expected: str) -> None
         (1, "weight_ih_l0", (7, 4)),  # the recurrent weight decides
     ],
 )
-def test_one_wrong_matrix_does_not_hide_an_lstm(
-    layers: int, name: str, shape: tuple[int, ...]
-) -> None:
+def test_one_wrong_matrix_does_not_hide_an_lstm(layers: int, name: str, shape: tuple[int, ...]) -> None:
     config = LSTMConfig(4, 5, num_layers=layers)
     whole = param_shapes(config)
     assert layer_kind(whole | {name: shape}) == "LSTM"
@@ -127,9 +123,7 @@ def test_layers_and_directions_are_counted_by_name() -> None:
     gap = {name: shape for name, shape in shapes.items() if not name.endswith("_l1")}
     assert infer_config(gap).num_layers == 1
     assert [
-        p
-        for p in shape_mismatches(gap, infer_config(gap), prefix="m.")
-        if p.startswith("unexpected")
+        p for p in shape_mismatches(gap, infer_config(gap), prefix="m.") if p.startswith("unexpected")
     ] == [f"unexpected m.{name} {shape}" for name, shape in gap.items() if name.endswith("_l2")]
     assert infer_config({"weight_ih_l1": (20, 4)}).num_layers == 1  # at least one layer
     assert infer_config(shapes | {"weight_ih_l0_reverse": (20, 4)}).bidirectional
@@ -152,16 +146,12 @@ def test_a_cell_with_the_prefix_of_a_layer_is_left_out() -> None:
     layer, cell = param_shapes(LSTMConfig(4, 5)), param_shapes(LSTMCellConfig(4, 5))
     assert group_by_prefix(state_dict(layer | cell, "m.")) == {"m.": layer}
     assert group_by_prefix(state_dict(cell | layer, "m.")) == {"m.": layer}
-    assert group_by_prefix(state_dict(cell, "m.") | state_dict(layer, "n.")) == {
-        "m.": cell,
-        "n.": layer,
-    }
+    assert group_by_prefix(state_dict(cell, "m.") | state_dict(layer, "n.")) == {"m.": cell, "n.": layer}
 
 
 @pytest.mark.parametrize("first", ["", "state."])
 @pytest.mark.parametrize(
-    "moment",
-    ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg"],
+    "moment", ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg"]
 )
 def test_optimizer_moments_are_skipped(moment: str, first: str) -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
@@ -191,11 +181,7 @@ def test_hints_of_a_module_and_of_a_saved_file() -> None:
 
 def test_impossible_sizes_are_reported() -> None:
     """A projection must be smaller than the hidden size."""
-    shapes: Shapes = {
-        "weight_ih_l0": (20, 4),
-        "weight_hh_l0": (20, 6),
-        "weight_hr_l0": (6, 5),
-    }
+    shapes: Shapes = {"weight_ih_l0": (20, 4), "weight_hh_l0": (20, 6), "weight_hr_l0": (6, 5)}
     found = survey(state_dict(shapes) | state_dict(param_shapes(LSTMConfig(2, 3)), "b."))
     assert "proj_size must be smaller than hidden_size" in found.broken[""]
     assert found.lstms == {"b.": LSTMConfig(2, 3)}
@@ -229,9 +215,7 @@ def test_choose_prefix_errors() -> None:
         assert choose_prefix(["a.", ""], empty) == ""
         with pytest.raises(ValueError, match=r"must select one of the LSTMs 'a\.', 'b\.'$"):
             choose_prefix(["a.", "b."], empty)
-    with pytest.raises(
-        ValueError, match=r"'lstm' matches more than one LSTM; .* 'a\.lstm\.', 'b\.lstm"
-    ):
+    with pytest.raises(ValueError, match=r"'lstm' matches more than one LSTM; .* 'a\.lstm\.', 'b\.lstm"):
         choose_prefix(["a.lstm.", "b.lstm."], "lstm", {"lstm.": "GRU"})
     for asked in ("gru", "gru.", "x.gru."):
         with pytest.raises(ValueError, match=f"prefix '{asked}' selects a GRU, which is not"):

@@ -51,9 +51,7 @@ def test_another_parametrization_is_an_error() -> None:
     lstm = torch.nn.LSTM(6, 8)
     parametrizations.orthogonal(lstm, "weight_hh_l0")
     state_dict = {f"lstm.{name}": tensor for name, tensor in lstm.state_dict().items()}
-    with pytest.raises(
-        ValueError, match=r"lstm.weight_hh_l0 has a parametrization other than weight norm"
-    ):
+    with pytest.raises(ValueError, match=r"lstm.weight_hh_l0 has a parametrization other than weight norm"):
         from_torch(state_dict)
     parametrize.remove_parametrizations(lstm, "weight_hh_l0")
     assert find_lstms(lstm.state_dict()) == {"": LSTMConfig(6, 8)}
@@ -112,9 +110,7 @@ def test_problems_of_folding() -> None:
 
 
 def test_similar_names_are_not_folded() -> None:
-    others = {
-        f"a.{name}": np.ones(1) for name in ("weight_hh_l0_v", "weight_raw", "x_g", "weight_g")
-    }
+    others = {f"a.{name}": np.ones(1) for name in ("weight_hh_l0_v", "weight_raw", "x_g", "weight_g")}
     assert fold(others) == (others, [], {})
 
 

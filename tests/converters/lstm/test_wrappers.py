@@ -59,7 +59,5 @@ def test_copies_of_a_model(tmp_path: Path) -> None:
         params, _ = load(tmp_path / "m.pt", prefix=prefix)
         for name, parameter in lstm.named_parameters():
             np.testing.assert_array_equal(params[name], parameter.detach().numpy())
-    with pytest.raises(
-        ValueError, match=r"matches more than one LSTM.*'ema\.shadow\.module\.lstm\.'"
-    ):
+    with pytest.raises(ValueError, match=r"matches more than one LSTM.*'ema\.shadow\.module\.lstm\.'"):
         load(tmp_path / "m.pt", prefix="module.lstm")

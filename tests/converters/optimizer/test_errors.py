@@ -17,15 +17,10 @@ from jaxlstm import LSTMConfig, load, load_optimizer
 from tests.support.optimizer_files import reload, stepped
 
 
-@pytest.mark.parametrize(
-    "name", ["Adagrad", "NAdam", "RAdam", "Adamax", "Adadelta", "ASGD", "Rprop"]
-)
+@pytest.mark.parametrize("name", ["Adagrad", "NAdam", "RAdam", "Adamax", "Adadelta", "ASGD", "Rprop"])
 def test_unsupported_optimizers_are_named(name: str, tmp_path: Path) -> None:
     lstm = torch.nn.LSTM(3, 5)
-    torch.save(
-        {"m": lstm.state_dict(), "o": stepped([lstm], getattr(torch.optim, name))},
-        tmp_path / "c.pt",
-    )
+    torch.save({"m": lstm.state_dict(), "o": stepped([lstm], getattr(torch.optim, name))}, tmp_path / "c.pt")
     with pytest.raises(ValueError, match=f"the optimizer at 'o' is .*{name}"):
         reload(tmp_path / "c.pt")
 
@@ -123,9 +118,7 @@ def test_scalars_of_a_checkpoint(tmp_path: Path) -> None:
     torch.save({"a": {"b": 1}, "a.b": 2, "weight": weight}, path)
     checkpoint = jaxlstm.read_checkpoint(path)
     assert checkpoint.scalars == {}
-    assert checkpoint.warnings == [
-        "the scalars of the file have the name 'a.b' twice; none are kept"
-    ]
+    assert checkpoint.warnings == ["the scalars of the file have the name 'a.b' twice; none are kept"]
     torch.save({"a": list(range(100_000)), "weight": weight}, path)
     checkpoint = jaxlstm.read_checkpoint(path)
     assert checkpoint.scalars == {}

@@ -52,9 +52,7 @@ def test_parameters_of_the_optimizer(tmp_path: Path) -> None:
     save(state)
     for prefix, first in {"a": 2, "b": 6}.items():
         opt = reload(path, prefix=prefix)
-        np.testing.assert_array_equal(
-            moments(opt, "bias_hh_l0"), state["state"][first + 3]["exp_avg"]
-        )
+        np.testing.assert_array_equal(moments(opt, "bias_hh_l0"), state["state"][first + 3]["exp_avg"])
     save(stepped([head]))
     with pytest.raises(ValueError, match=r"the optimizer at 'o.0' does not train this LSTM"):
         reload(path, prefix="a")
@@ -69,9 +67,7 @@ def test_parameters_of_the_optimizer(tmp_path: Path) -> None:
     save(one, other)
     opt = reload(path, prefix="b", optimizer="o.1")
     np.testing.assert_array_equal(moments(opt, "bias_ih_l0"), other["state"][2]["exp_avg"])
-    with pytest.raises(
-        ValueError, match=r"no optimizer at 'p' .* the optimizers are: 'o.0', 'o.1'"
-    ):
+    with pytest.raises(ValueError, match=r"no optimizer at 'p' .* the optimizers are: 'o.0', 'o.1'"):
         reload(path, prefix="b", optimizer="p")
     save(stepped([model]), stepped([model], torch.optim.SGD, lr=0.1, momentum=0.9))
     with pytest.raises(
@@ -83,9 +79,7 @@ def test_parameters_of_the_optimizer(tmp_path: Path) -> None:
 def test_groups_without_names(tmp_path: Path) -> None:
     """Matrices and vectors in two groups have a unique match."""
     path = tmp_path / "c.pt"
-    model = torch.nn.Sequential(
-        torch.nn.Linear(3, 20), torch.nn.LSTM(20, 5, 2), torch.nn.Linear(5, 20)
-    )
+    model = torch.nn.Sequential(torch.nn.Linear(3, 20), torch.nn.LSTM(20, 5, 2), torch.nn.Linear(5, 20))
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     state = stepped(groups=[{"params": vectors, "weight_decay": 0.0}, {"params": matrices}])

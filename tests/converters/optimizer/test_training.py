@@ -30,9 +30,7 @@ class Model(torch.nn.Module):
         torch.manual_seed(seed)
         self.similarity = torch.nn.Parameter(torch.randn(16))
         self.inputs = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.BatchNorm1d(16))
-        self.encoder = torch.nn.ModuleDict(
-            {"lstm": torch.nn.LSTM(3, 4, bidirectional=True, proj_size=2)}
-        )
+        self.encoder = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(3, 4, bidirectional=True, proj_size=2)})
         self.norm = torch.nn.BatchNorm1d(16)
         self.head = torch.nn.Linear(4, 16)
         self.double()
@@ -88,11 +86,7 @@ def continue_in_jax(params: Any, config: LSTMConfig, opt: Any, steps: int) -> di
 
 
 def assert_training_continues(
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    path: Path,
-    rtol: float = 1e-12,
-    **arguments: Any,
+    model: Model, optimizer: torch.optim.Optimizer, path: Path, rtol: float = 1e-12, **arguments: Any
 ) -> None:
     with jax.enable_x64(True):
         params, config = load(path)
@@ -119,9 +113,7 @@ def write(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> None:
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
-    "Adam-L2": lambda p: torch.optim.Adam(
-        p, lr=0.01, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1
-    ),
+    "Adam-L2": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1),
     "Adam-maximize": lambda p: torch.optim.Adam(p, lr=0.001, maximize=True, weight_decay=0.1),
     "Adam-amsgrad": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True, weight_decay=0.1),
     "Adam-tensor-lr": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.01, dtype=torch.float64)),
@@ -129,13 +121,9 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "AdamW-amsgrad": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True, eps=1e-4),
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.1),
     "SGD-momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
-    "SGD-nesterov": lambda p: torch.optim.SGD(
-        p, lr=0.05, momentum=0.8, nesterov=True, weight_decay=0.01
-    ),
+    "SGD-nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8, nesterov=True, weight_decay=0.01),
     "SGD-dampening": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.4),
-    "SGD-maximize": lambda p: torch.optim.SGD(
-        p, lr=0.001, momentum=0.5, maximize=True, weight_decay=0.1
-    ),
+    "SGD-maximize": lambda p: torch.optim.SGD(p, lr=0.001, momentum=0.5, maximize=True, weight_decay=0.1),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.001, eps=1e-2, weight_decay=0.1),
     "RMSprop-momentum": lambda p: torch.optim.RMSprop(p, lr=0.001, alpha=0.9, momentum=0.8),
     "RMSprop-centered": lambda p: torch.optim.RMSprop(p, lr=0.001, centered=True, momentum=0.5),

@@ -98,9 +98,7 @@ def test_flax_reads_a_msgpack_file(tmp_path: Path) -> None:
     assert same_bits(tree["params"], params)
     x = np.ones((2, 3, 4), np.float32)
     fields = {k: v for k, v in tree["config"].items() if k != "type"}
-    outputs, _ = jaxlstm.linen.LSTM(**fields).apply(
-        {"params": tree["params"]}, x, deterministic=True
-    )
+    outputs, _ = jaxlstm.linen.LSTM(**fields).apply({"params": tree["params"]}, x, deterministic=True)
     np.testing.assert_array_equal(outputs, jaxlstm.lstm(params, x, config=CONFIG)[0])
 
 
@@ -177,10 +175,7 @@ def test_several_lstms_need_a_prefix(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     model = {"a": torch.nn.LSTM(4, 5).state_dict(), "b": torch.nn.LSTM(3, 5).state_dict()}
     torch.save({"model_state": model, "epoch": 3}, path)
-    assert list(jaxlstm.find_lstms(jaxlstm.read_checkpoint(path))) == [
-        "model_state.a.",
-        "model_state.b.",
-    ]
+    assert list(jaxlstm.find_lstms(jaxlstm.read_checkpoint(path))) == ["model_state.a.", "model_state.b."]
     with pytest.raises(ValueError, match=r"'model_state.a.', 'model_state.b.'"):
         load(path)
     params, config = load(path, prefix="b", batch_first=True)

@@ -50,9 +50,7 @@ def place(arguments: Any, sharding: Any) -> Any:
     """Add a sharding to shapes: one for all, or a tuple of trees that matches ``arguments``."""
     if not isinstance(sharding, tuple):
         sharding = jax.tree.map(lambda _: sharding, arguments)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), arguments, sharding
-    )
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), arguments, sharding)
 
 
 def compile_to_hlo(function: Callable[..., Any], arguments: Any) -> Hlo:

@@ -93,10 +93,7 @@ class Member:
 
 
 def archive(
-    members: list[Member],
-    *,
-    before: bytes = b"",
-    end: Callable[[int, int, int], bytes] | None = None,
+    members: list[Member], *, before: bytes = b"", end: Callable[[int, int, int], bytes] | None = None
 ) -> bytes:
     """Return an archive; `end` writes the end record from (count, size, offset) of the directory."""
     body, directory = bytearray(before), bytearray()
@@ -135,12 +132,7 @@ def end_record(count: int, size: int, start: int, comment: bytes = b"") -> bytes
 
 
 def end_record64(
-    count: int,
-    size: int,
-    start: int,
-    *,
-    at: int | None = None,
-    lie: tuple[int, int, int] | None = None,
+    count: int, size: int, start: int, *, at: int | None = None, lie: tuple[int, int, int] | None = None
 ) -> bytes:
     """Return ZIP64 end record and locator, then an end record that says `lie` or refers to ZIP64."""
     record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 0, 45, 0, 0, count, count, size, start)

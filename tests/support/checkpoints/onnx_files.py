@@ -26,17 +26,12 @@ def stacked(module: torch.nn.LSTM, layer: int) -> dict[str, np.ndarray]:
     }
     if module.bias:
         made["B"] = np.stack(
-            [
-                np.concatenate([to_onnx(state["bias_ih" + s]), to_onnx(state["bias_hh" + s])])
-                for s in suffixes
-            ]
+            [np.concatenate([to_onnx(state["bias_ih" + s]), to_onnx(state["bias_hh" + s])]) for s in suffixes]
         )
     return made
 
 
-def write(
-    path: Path, module: torch.nn.LSTM, name: str = "/encoder/lstm/LSTM", **attributes: Any
-) -> Path:
+def write(path: Path, module: torch.nn.LSTM, name: str = "/encoder/lstm/LSTM", **attributes: Any) -> Path:
     """Write one LSTM node per layer, named as torch.onnx.export names them."""
     nodes, initializers = [], []
     for layer in range(module.num_layers):

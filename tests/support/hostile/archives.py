@@ -130,10 +130,7 @@ def _places(label: str, made: list[Member]) -> Iterator[Case]:
     overlaps = {
         "bytes between": [replace(made[0], after=b"hidden"), *made[1:]],
         "bytes after the last": [*made[:-1], replace(made[-1], after=b"hidden")],
-        "first entry reaches into the second": [
-            replace(made[0], size=size, compressed=size),
-            *made[1:],
-        ],
+        "first entry reaches into the second": [replace(made[0], size=size, compressed=size), *made[1:]],
         "entry within an entry": [quoted, inside, *made[1:]],
     }
     yield from _table(14, label, overlaps, "zip-overlap")
@@ -152,7 +149,7 @@ def _headers(label: str, made: list[Member]) -> Iterator[Case]:
     methods |= {f"method {n}": {"method": n} for n in (1, 9, 12, 14, 93, 99)}
     yield from _table(15, label, changed(methods), "zip-compressed")
     crc, size = zlib.crc32(made[0].data), len(made[0].data)
-    far = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
+    far: dict[str, object] = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
     local: dict[str, dict[str, object]] = {
         "name": {"name": made[0].name[:-1] + "x"},
         "longer name": {"name": made[0].name + "x"},
@@ -209,9 +206,7 @@ def _end_records(label: str, made: list[Member], tensors: dict[str, np.ndarray])
         "no ZIP64": lambda n, size, start: end_record(n, size, 0xFFFFFFFF),
         "ZIP64 elsewhere": lambda *record: end_record64(*record, at=0),
         "ZIP64 of another count": lambda n, *rest: end_record64(n, *rest, lie=(n + 1, *rest)),
-        "ZIP64 of another offset": lambda n, size, start: end_record64(
-            n, size, start, lie=(n, size, 0)
-        ),
+        "ZIP64 of another offset": lambda n, size, start: end_record64(n, size, start, lie=(n, size, 0)),
         "ZIP64 of 2^62 entries": lambda n, size, start: end_record64(1 << 62, size, start),
         "ZIP64 size 2^63": lambda n, size, start: end_record64(n, 1 << 63, start),
         "none": lambda *record: b"",
@@ -221,7 +216,5 @@ def _end_records(label: str, made: list[Member], tensors: dict[str, np.ndarray])
     yield from table(16, f"{label} end record:", files, *codes)
 
 
-def _table(
-    number: int, label: str, archives: dict[str, list[Member]], *codes: str
-) -> Iterator[Case]:
+def _table(number: int, label: str, archives: dict[str, list[Member]], *codes: str) -> Iterator[Case]:
     return table(number, label, {what: archive(made) for what, made in archives.items()}, *codes)

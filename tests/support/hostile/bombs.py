@@ -126,8 +126,6 @@ def _entries() -> Iterator[Case]:
     yield Case(8, "npz bomb of 60,000 arrays", file, ("zip-directory",))
     for n in (600_000, 6_000_000):
         header = b'{"a":[' + b"[]," * n + b"1]}"
-        yield Case(
-            8, f"safetensors bomb of {n} lists", safetensors(header), ("safetensors-header",)
-        )
+        yield Case(8, f"safetensors bomb of {n} lists", safetensors(header), ("safetensors-header",))
     lists = b'{"weight_map":{},"a":[' + b"[]," * 3_000_000 + b"1]}"
     yield Case(8, "index bomb of lists", lists, ("unknown-format",))

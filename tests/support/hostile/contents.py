@@ -10,15 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.checkpoints.assemble import (
-    GOOD,
-    WEIGHT,
-    Member,
-    ScriptBox,
-    archive,
-    mapping,
-    name,
-)
+from tests.support.checkpoints.assemble import GOOD, WEIGHT, Member, ScriptBox, archive, mapping, name
 from tests.support.checkpoints.case import Case, table
 from tests.support.hostile.archives import SOURCES, npz
 
@@ -104,7 +96,5 @@ def _code() -> Iterator[Case]:
             yield Case(29, f"TorchScript code {label}, method {method}", file, tensors=GOOD)
     wrong = Member("m/code/x.py", b"pass", crc=1)
     yield Case(29, "TorchScript code of another checksum", archive([*made, wrong]), tensors=GOOD)
-    constants = [
-        replace(m, data=b"\x80\x02}.") if m.name.endswith("constants.pkl") else m for m in made
-    ]
+    constants = [replace(m, data=b"\x80\x02}.") if m.name.endswith("constants.pkl") else m for m in made]
     yield Case(29, "TorchScript constants are no tuple", archive(constants), ("zip-layout",))

@@ -9,28 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.support.checkpoints.case import Case
-from tests.support.hostile import (
-    archives,
-    bombs,
-    contents,
-    formats,
-    legacy,
-    not_files,
-    pickles,
-    tensors,
-)
+from tests.support.hostile import archives, bombs, contents, formats, legacy, not_files, pickles, tensors
 
 
 def cases() -> Iterator[Case]:
     """Yield all cases; their names are unique."""
-    for part in (
-        pickles,
-        tensors,
-        bombs,
-        archives,
-        contents,
-        legacy,
-        formats,
-        not_files,
-    ):
+    for part in (pickles, tensors, bombs, archives, contents, legacy, formats, not_files):
         yield from part.cases()

@@ -61,9 +61,7 @@ def _safetensors() -> Iterator[Case]:
     files = {str(length): safetensors(good, length=length) for length in lengths}
     yield from table(34, "safetensors header of", files, "unknown-format")
     layout, header = "safetensors-layout", "safetensors-header"
-    many = b",".join(
-        b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(150_000)
-    )
+    many = b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(150_000))
     headers: dict[str, tuple[int, Any, int, str]] = {
         "overlap": (34, {"w": entry(), "v": entry(offsets=(8, 24))}, 24, layout),
         "same bytes": (34, {"w": entry(), "v": entry()}, 16, layout),
@@ -130,9 +128,7 @@ def _shards() -> Iterator[Case]:
         yield Case(36, f"shards {path!r}", write({"w": path}), ("shard-path",))
     for link in ("../outside", "/etc/passwd", "..", "/dev/zero", "/proc/self/mem"):
         yield Case(36, f"shards link to {link}", write({"w": "link"}, link), ("shard-path",))
-    yield Case(
-        36, "shards link in circles", write({"w": "link"}, "link"), ("shard-mismatch", "shard-path")
-    )
+    yield Case(36, "shards link in circles", write({"w": "link"}, "link"), ("shard-mismatch", "shard-path"))
     yield Case(36, "shards directory", write({"w": "."}), ("shard-path",))
     for label, weight_map in {
         "lacks a tensor": {"w": "a", "v": "b", "u": "b"},

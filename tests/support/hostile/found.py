@@ -111,18 +111,13 @@ def _hashed() -> Iterator[Case]:
                 parts = {"function": REBUILD, "class": name("torch.nn.parameter", "Parameter")}
                 parts |= {place: odd}
                 inner = sequence(box.storage(), integer(0), integers(2), integers(1), b"N", ORDERED)
-                made = call(
-                    name("torch._tensor", "_rebuild_from_type_v2"), *parts.values(), inner, b"}"
-                )
+                made = call(name("torch._tensor", "_rebuild_from_type_v2"), *parts.values(), inner, b"}")
                 codes = ("unsupported-tensor", "pickle-malformed")
                 yield box.case(26, f"{place} {label}", mapping(w=made), *codes)
     for label, dropout in {"2^2000": integer(1 << 2000), "2": integer(2)}.items():
         box = ZipBox()
         state = mapping(
-            _parameters=mapping(w=box.weight()),
-            _modules=b"}",
-            batch_first=b"\x88",
-            dropout=dropout,
+            _parameters=mapping(w=box.weight()), _modules=b"}", batch_first=b"\x88", dropout=dropout
         )
         module = name("a", "LSTM") + b")\x81" + state + b"b"
         yield Case(32, f"dropout {label}", box.file(module), tensors=GOOD, warns=True)
@@ -203,9 +198,7 @@ def _onnx() -> Iterator[Case]:
     head = field(1, 8) + field(2, b"x")
     file = head + field(7, node(b"x"))
     yield Case(38, "ONNX LSTM without weights", file, ("onnx-malformed",))
-    weights = b"".join(
-        tensor(b"W%d" % i, 1, 4, 1) + tensor(b"R%d" % i, 1, 4, 1) for i in range(100)
-    )
+    weights = b"".join(tensor(b"W%d" % i, 1, 4, 1) + tensor(b"R%d" % i, 1, 4, 1) for i in range(100))
     nodes = b"".join(node(b"", b"W%d" % (i % 100), b"R%d" % (i // 100)) for i in range(10_000))
     codes = ("onnx-unsupported",)
     yield Case(9, "ONNX 10,000 LSTM nodes", head + field(7, weights + nodes), codes)

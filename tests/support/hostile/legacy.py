@@ -11,14 +11,7 @@ from typing import Any
 
 import torch
 
-from tests.support.checkpoints.assemble import (
-    GOOD,
-    WEIGHT,
-    LegacyBox,
-    PlainBox,
-    mapping,
-    text,
-)
+from tests.support.checkpoints.assemble import GOOD, WEIGHT, LegacyBox, PlainBox, mapping, text
 from tests.support.checkpoints.case import Case, table
 
 

@@ -75,11 +75,5 @@ def cases() -> Iterator[Case]:
     yield Case(41, "sparse 1 TB header of safetensors", sparse(announced), ("truncated",))
     yield Case(41, "one byte", b"P", ("unknown-format", "truncated"))
     for start in (b"PK", b"PK\3\4", b"\x80", b"\x80\x02", b"{", b"\x93NUMPY", b"\x08\x08\x12"):
-        codes = (
-            "truncated",
-            "pickle-malformed",
-            "unknown-format",
-            "numpy-header",
-            "onnx-malformed",
-        )
+        codes = ("truncated", "pickle-malformed", "unknown-format", "numpy-header", "onnx-malformed")
         yield Case(41, f"nothing but {start!r}", start, codes)

@@ -115,13 +115,7 @@ def _opcodes(make: type[Box]) -> Iterator[Case]:
     box = make()
     weight = box.weight()
     good = mapping(w=weight)
-    after = (
-        "trailing-bytes",
-        "pickle-malformed",
-        "pickle-opcode",
-        "legacy-header",
-        "missing-storage",
-    )
+    after = ("trailing-bytes", "pickle-malformed", "pickle-opcode", "legacy-header", "missing-storage")
     for label, tail in {"a byte": b"N", "a second pickle": b"\x80\x02" + SYSTEM + b"."}.items():
         yield Case(6, f"{box.label} {label} after STOP", box.file(good, stop=b"." + tail), after)
     if isinstance(box, LegacyBox):
@@ -174,9 +168,7 @@ def _opcodes(make: type[Box]) -> Iterator[Case]:
         yield box.case(11, label, body, "duplicate-key")
     joined = pairs([("a.w", weight), ("a", mapping(w=weight))])
     yield box.case(11, "joined names", joined, "duplicate-name")
-    yield box.case(
-        11, "1 and '1'", b"}(" + integer(1) + weight + text("1") + weight + b"u", "duplicate-name"
-    )
+    yield box.case(11, "1 and '1'", b"}(" + integer(1) + weight + text("1") + weight + b"u", "duplicate-name")
 
 
 def _nesting(make: type[Box]) -> Iterator[Case]:
@@ -188,11 +180,7 @@ def _nesting(make: type[Box]) -> Iterator[Case]:
 
     def levels(leaf: bytes, kind: str) -> bytes:
         """Return a tuple of the leaf and 28 levels, each of which holds the previous one twice."""
-        forms = {
-            "lists": b"](%b%be",
-            "dicts": b"}(X\1\0\0\0a%bX\1\0\0\0b%bu",
-            "tuples": b"%b%b\x86",
-        }
+        forms = {"lists": b"](%b%be", "dicts": b"}(X\1\0\0\0a%bX\1\0\0\0b%bu", "tuples": b"%b%b\x86"}
         made = [forms[kind] % (get, get) for get in gets]
         return sequence(*(m + put for m, put in zip([leaf, *made], puts, strict=True)))
 

@@ -62,9 +62,7 @@ class Gates(Precision):
     def gates(self, z_x: Array, z_h: Array, bias: Array) -> list[Array]:
         """Return the pre-activations of i, f, g, o."""
         xp = self.xp
-        order = next(
-            (bug[6:] for bug in self.bugs if bug.startswith("order ") and len(bug) == 10), "ifgo"
-        )
+        order = next((bug[6:] for bug in self.bugs if bug.startswith("order ") and len(bug) == 10), "ifgo")
         orders = [order] * 3
         if "order of weights" in self.bugs:
             orders = ["iofg", "iofg", "ifgo"]

@@ -50,9 +50,7 @@ class Time(Gates):
             h, c = first
         return y.astype(x.dtype), h, c
 
-    def step(
-        self, w: dict[str, Array], x: Array, h: Array, c: Array, goes_on: Array
-    ) -> tuple[Array, Array]:
+    def step(self, w: dict[str, Array], x: Array, h: Array, c: Array, goes_on: Array) -> tuple[Array, Array]:
         """Return the next state, or the old one in rows that have ended."""
         xp = self.xp
         h_new, c_new = self.cell(w, x, h, c)

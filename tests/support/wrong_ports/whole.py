@@ -35,9 +35,7 @@ class WrongPort(Time, Weights, States):
             if x.shape[0] != h_0.shape[1]:
                 raise ValueError(f"expected a state of batch {x.shape[0]}, got {h_0.shape[1]}")
             x = x.swapaxes(0, 1)
-        lengths = (
-            xp.full(x.shape[1], x.shape[0]) if seq_lengths is None else xp.asarray(seq_lengths)
-        )
+        lengths = xp.full(x.shape[1], x.shape[0]) if seq_lengths is None else xp.asarray(seq_lengths)
         with np.errstate(invalid="ignore", over="ignore"):
             outputs, h_n, c_n = self.run(weights, x, h_0, c_0, lengths)
         if "batch first" in self.bugs:

@@ -83,9 +83,7 @@ def _read_array(stream: ByteReader, budget: Budget, crc: int | None) -> Tensor |
         return None
     crc_start = zlib.crc32(stream.source.read(start, stream.offset - start))
     data = stream.span(stream.remaining)
-    storage = Storage(
-        stream.source, data.offset, data.length, descr[0] == ">", crc=crc, crc_start=crc_start
-    )
+    storage = Storage(stream.source, data.offset, data.length, descr[0] == ">", crc=crc, crc_start=crc_start)
     return make_array(
         storage,
         np.dtype(descr[1:]),

@@ -156,8 +156,5 @@ def _reorder(whole: Tensor, row: int, gate_shape: tuple[int, ...], budget: Budge
     hidden, *columns = gate_shape
     offsets = [(row + gate * hidden) * math.prod(columns) for gate in GATES]
     return StackedTensor(
-        [
-            make_tensor(whole.storage, whole.dtype, gate_shape, budget=budget, offset=n)
-            for n in offsets
-        ]
+        [make_tensor(whole.storage, whole.dtype, gate_shape, budget=budget, offset=n) for n in offsets]
     )

@@ -113,9 +113,7 @@ def _read_graph(model: Model, graph: Message, depth: int) -> None:
     for node in graph.messages(1):
         kind = node.text(4)
         if kind == "DynamicQuantizeLSTM":
-            model.warnings.append(
-                f"LSTM node {printable(node.text(3))!r} is quantized and is skipped"
-            )
+            model.warnings.append(f"LSTM node {printable(node.text(3))!r} is quantized and is skipped")
         if kind not in ("LSTM", "Constant", "If", "Loop", "Scan"):
             continue
         attributes = {a.text(1): a for a in node.messages(5)}
@@ -147,11 +145,7 @@ def _read_tensor(model: Model, tensor: Message, name: str, *, is_initializer: bo
             )
         return
     model.tensors[name] = make_array(
-        span.storage(),
-        dtype,
-        tensor.ints(1),
-        budget=model.budget,
-        label=repr(printable(name)),
+        span.storage(), dtype, tensor.ints(1), budget=model.budget, label=repr(printable(name))
     )
     if is_initializer:
         model.initializers.add(name)

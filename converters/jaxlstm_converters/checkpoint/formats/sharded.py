@@ -115,9 +115,7 @@ def _read_shard(
 def _check_names(weight_map: dict[str, str], shards: dict[str, Checkpoint]) -> None:
     """Raise one error with all tensors of the index that a shard lacks, and the reverse."""
     missing = [name for name, file in weight_map.items() if name not in shards[file]]
-    unexpected = [
-        name for file, shard in shards.items() for name in shard if weight_map.get(name) != file
-    ]
+    unexpected = [name for file, shard in shards.items() for name in shard if weight_map.get(name) != file]
     if missing or unexpected:
         raise CheckpointError(
             "shard-mismatch",

@@ -147,9 +147,7 @@ def _add_view(storages: dict[Any, Storage], view: Any, stream: ByteReader) -> No
     _add(storages, key, Storage(root.source, offset, size * itemsize, dtype=root.dtype), stream)
 
 
-def _read_tensors(
-    stream: ByteReader, budget: Budget, storages: dict[Any, Storage]
-) -> dict[str, Tensor]:
+def _read_tensors(stream: ByteReader, budget: Budget, storages: dict[Any, Storage]) -> dict[str, Tensor]:
     """Return the tensors by key, as the text by which `pickle` refers to them."""
     tensors: dict[str, Tensor] = {}
     for _ in range(_read_count(stream, budget)):
@@ -169,9 +167,7 @@ def _read_tensors(
             raise CheckpointError("tensor-shape", message)
         numbers = struct.unpack(f"<{2 * ndim + 1}q", stream.take(16 * ndim + 8))
         shape, strides, offset = numbers[:ndim], numbers[ndim:-1], numbers[-1]
-        tensor = make_tensor(
-            storage, storage.dtype, shape, budget=budget, strides=strides, offset=offset
-        )
+        tensor = make_tensor(storage, storage.dtype, shape, budget=budget, strides=strides, offset=offset)
         _add(tensors, str(key) if type(key) is int else key, tensor, stream)
     stream.require_end()
     return tensors

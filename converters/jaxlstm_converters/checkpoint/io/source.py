@@ -93,9 +93,7 @@ class Source:
 
     def _changed(self) -> CheckpointError:
         return CheckpointError(
-            "file-changed",
-            "the file was modified while it was being read; read it again",
-            path=self.path,
+            "file-changed", "the file was modified while it was being read; read it again", path=self.path
         )
 
     def _check_range(self, offset: int, count: int) -> None:

@@ -43,9 +43,7 @@ class ByteReader:
 
     __slots__ = ("_base", "_buffer", "_code", "_end", "_filled", "_position", "source")
 
-    def __init__(
-        self, source: Source, offset: int, end: int, code: str = "pickle-malformed"
-    ) -> None:
+    def __init__(self, source: Source, offset: int, end: int, code: str = "pickle-malformed") -> None:
         self.source = source
         self._code = code
         self._end = end

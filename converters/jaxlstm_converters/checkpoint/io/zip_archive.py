@@ -61,9 +61,7 @@ class Archive:
         position = 0
         for header, end in zip(headers, ends, strict=False):
             if header.local_offset != position:
-                problem = (
-                    f"starts at byte {header.local_offset}, the entry before it ends at {position}"
-                )
+                problem = f"starts at byte {header.local_offset}, the entry before it ends at {position}"
                 raise header.error("zip-overlap", problem)
             entry = _read_entry(source, header, end)
             if entry.name in self.entries:
@@ -98,8 +96,7 @@ class Archive:
         crc = self.source.crc(entry.offset, entry.size) if self._check_crc else entry.crc
         if crc != entry.crc:
             hint = (
-                "; if it was written under torch.serialization.set_crc32_options(False), pass "
-                "check_crc=False"
+                "; if it was written under torch.serialization.set_crc32_options(False), pass check_crc=False"
             )
             raise CheckpointError(
                 "crc-mismatch",

@@ -42,8 +42,8 @@ def read_directory(source: Source) -> tuple[list[CentralHeader], int]:
         at = start + position
         if data[position : position + 4] != CENTRAL or position + 46 > size:
             raise _directory_error("a central header is malformed", at)
-        flags, method, crc, compressed, plain, n_name, n_extra, n_comment, disk, offset = (
-            struct.unpack_from("<8xHH4xIIIHHHH6xI", data, position)
+        flags, method, crc, compressed, plain, n_name, n_extra, n_comment, disk, offset = struct.unpack_from(
+            "<8xHH4xIIIHHHH6xI", data, position
         )
         name_at = position + 46
         position = name_at + n_name + n_extra + n_comment
@@ -109,9 +109,7 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
     if end >= 76 and source.read(end - 20, 4) == LOCATOR64:
         directory_end = end - 76
         wide = _read_end64(source, end - 20, directory_end)
-        for narrow, unset, value in zip(
-            (start, count, size), (UNSET32, UNSET16, UNSET32), wide, strict=True
-        ):
+        for narrow, unset, value in zip((start, count, size), (UNSET32, UNSET16, UNSET32), wide, strict=True):
             if narrow not in (unset, value):
                 raise CheckpointError("zip-header-mismatch", "the two end records disagree", end)
         start, count, size = wide

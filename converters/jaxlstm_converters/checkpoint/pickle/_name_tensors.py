@@ -33,11 +33,7 @@ _MAY_HOLD_TENSORS = (dict, list, tuple, Placeholder, Tensor, NumpyArray, Unsuppo
 
 
 def name_tensors(
-    checkpoint: Checkpoint,
-    result: PickleMachine,
-    *,
-    budget: Budget,
-    members: Members = module_members,
+    checkpoint: Checkpoint, result: PickleMachine, *, budget: Budget, members: Members = module_members
 ) -> None:
     """Add every tensor that dicts, lists, tuples and modules lead to, with scalars and hints.
 
@@ -63,9 +59,7 @@ def name_tensors(
     named = set(map(id, checkpoint.values()))
     unnamed = sum(id(tensor) not in named for tensor in result.tensors)
     if unnamed:
-        checkpoint.warnings.append(
-            f"{unnamed} tensors belong to objects of unknown classes and are skipped"
-        )
+        checkpoint.warnings.append(f"{unnamed} tensors belong to objects of unknown classes and are skipped")
 
 
 @dataclass
@@ -97,9 +91,7 @@ class _Walk:
                 continue
             if len(prefix) + len(key) > MAX_NAME:
                 if isinstance(value, _MAY_HOLD_TENSORS):
-                    message = (
-                        f"the name that ends in {printable(key)!r} exceeds {MAX_NAME} characters"
-                    )
+                    message = f"the name that ends in {printable(key)!r} exceeds {MAX_NAME} characters"
                     raise CheckpointError("too-deep", message)
                 continue
             name = f"{prefix}.{key}" if len(stack) > 2 else key

@@ -51,6 +51,4 @@ KNOWN_GLOBALS: dict[tuple[str, str], Callable[..., Any] | StorageType | np.dtype
     ("_codecs", "encode"): numpy_calls.encode,
 }
 
-VOCABULARY = Vocabulary(
-    KNOWN_GLOBALS, {NumpyArray: numpy_calls.set_array, NumpyDtype: numpy_calls.set_dtype}
-)
+VOCABULARY = Vocabulary(KNOWN_GLOBALS, {NumpyArray: numpy_calls.set_array, NumpyDtype: numpy_calls.set_dtype})

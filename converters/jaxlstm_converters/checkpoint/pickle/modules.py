@@ -40,9 +40,7 @@ def _members(state: dict[str, Any]) -> Iterator[Member]:
                 yield None, member
                 continue
             if group != "_modules" and isinstance(member, Placeholder | GlobalName):
-                message = (
-                    f"{printable(name)!r} is the result of a call that the reader does not make"
-                )
+                message = f"{printable(name)!r} is the result of a call that the reader does not make"
                 raise CheckpointError("foreign-weight", message)
             yield name, member
     # The packed weights of a quantized LSTM are a plain attribute.

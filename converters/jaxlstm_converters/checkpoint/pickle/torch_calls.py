@@ -108,10 +108,7 @@ def load_from_bytes(machine: PickleMachine, args: tuple[Any, ...]) -> Storage:
 
 
 def _view(
-    machine: PickleMachine,
-    geometry: tuple[Any, ...],
-    dtype: np.dtype[Any] | None,
-    metadata: tuple[Any, ...],
+    machine: PickleMachine, geometry: tuple[Any, ...], dtype: np.dtype[Any] | None, metadata: tuple[Any, ...]
 ) -> Tensor | UnsupportedTensor:
     storage, offset, size, stride = geometry
     if isinstance(storage, UnsupportedTensor):
@@ -131,9 +128,7 @@ def _view(
     return tensor
 
 
-def _check_count(
-    machine: PickleMachine, function: str, args: tuple[Any, ...], least: int, most: int
-) -> None:
+def _check_count(machine: PickleMachine, function: str, args: tuple[Any, ...], least: int, most: int) -> None:
     if not least <= len(args) <= most:
         expected = str(least) if least == most else f"{least} to {most}"
         raise machine.malformed(f"{function} has {len(args)} arguments, expected {expected}")
