@@ -42,7 +42,7 @@ class LSTMConfig:
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size", "num_layers"):
-            self._set(name, _positive_int(name, getattr(self, name)))
+            self._set(name, positive_int(name, getattr(self, name)))
         for name in ("bias", "batch_first", "bidirectional"):
             _require_bool(name, getattr(self, name))
         self._set("dropout", _probability("dropout", self.dropout))
@@ -104,7 +104,8 @@ def _int(name: str, value: object) -> int:
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}") from None
 
 
-def _positive_int(name: str, value: object) -> int:
+def positive_int(name: str, value: object) -> int:
+    """Return ``value`` as an int; raise torch's error if it is zero or negative."""
     number = _int(name, value)
     if number <= 0:
         raise ValueError(f"{name} must be greater than zero, got {number}")

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cell import LSTMState
-from jaxlstm.inference.arguments import host_array, positive
+from jaxlstm.config import positive_int
+from jaxlstm.inference.arguments import host_array
 from jaxlstm.inference.engine import Engine
 
 ORDERS = ("length", "given")
@@ -37,14 +38,14 @@ def imap(
     """Implement ``Runner.imap``: check the arguments now, and each sequence when it is read."""
     if batch_size is None:
         batch_size = min(BATCH_SIZE, engine.max_batch)
-    batch_size = positive("batch_size", batch_size)
+    batch_size = positive_int("batch_size", batch_size)
     if batch_size > engine.max_batch:
         raise ValueError(
             f"batch_size must be at most the Runner's max_batch, {engine.max_batch}; got {batch_size}"
         )
     if order not in ORDERS:
         raise ValueError(f"order must be one of {ORDERS}, got {order!r}")
-    window = WINDOW * batch_size if window is None else positive("window", window)
+    window = WINDOW * batch_size if window is None else positive_int("window", window)
 
     def results() -> Iterator[Result]:
         total = len(sequences) if hasattr(sequences, "__len__") else 0  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,17 +13,6 @@ from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.lengths import check_lengths
 from jaxlstm.precision import DTYPES, as_float_array
 from jaxlstm.validate import check_state
-
-
-def positive(name: str, value: Any) -> int:
-    """Return ``value`` as an int that is at least 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
-    return number
 
 
 def time_major(config: LSTMConfig) -> LSTMConfig:

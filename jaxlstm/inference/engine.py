@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.config import LSTMConfig
+from jaxlstm.config import LSTMConfig, positive_int
 from jaxlstm.inference import native
-from jaxlstm.inference.arguments import cast_params, one_device, positive, time_major
+from jaxlstm.inference.arguments import cast_params, one_device, time_major
 from jaxlstm.inference.buckets import batch_buckets, bucket_of, length_buckets
 from jaxlstm.inference.chunked import ChunkedForward, Results
 from jaxlstm.kernels.cpu.memory import aligned_zeros
@@ -66,8 +66,8 @@ class Engine:
         resolve(precision)
         self.config = config
         self.dtype = require_dtype("dtype", dtype or as_float_array(*next(iter(params.items()))).dtype)
-        self.max_length = positive("max_length", max_length)
-        self.max_batch = positive("max_batch", max_batch)
+        self.max_length = positive_int("max_length", max_length)
+        self.max_batch = positive_int("max_batch", max_batch)
         self.length_buckets = length_buckets(self.max_length)
         self.batch_buckets = batch_buckets(self.max_batch)
         self.device = one_device(device)

@@ -11,9 +11,9 @@ import numpy as np
 from jaxlstm import precision as precision_
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMConfig
+from jaxlstm.config import LSTMConfig, positive_int
 from jaxlstm.inference._map import Result, imap
-from jaxlstm.inference.arguments import host_lengths, host_state, positive, time_major_inputs, without_padding
+from jaxlstm.inference.arguments import host_lengths, host_state, time_major_inputs, without_padding
 from jaxlstm.inference.engine import Engine, Stats
 from jaxlstm.inference.stream import Stream
 from jaxlstm.precision import Precision
@@ -147,7 +147,7 @@ class Runner:
 
     def stream(self, batch: int = 1) -> Stream:
         """Return a :class:`jaxlstm.inference.Stream` of ``batch`` sequences that arrive in chunks."""
-        return Stream(self._engine, positive("batch", batch))
+        return Stream(self._engine, positive_int("batch", batch))
 
     def warmup(self, *, progress: bool = True) -> None:
         """Compile every executable of single calls and ``map``, with a progress bar on a terminal."""

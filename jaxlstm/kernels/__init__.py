@@ -24,7 +24,6 @@ from jaxlstm.validate import require_backend
 
 NATIVE_DTYPES = ("float32", "float64")
 PALLAS_DTYPES = ("bfloat16", "float32")
-PLATFORMS = {"native": "cpu", "pallas": "tpu", "cudnn": "gpu"}
 
 # Each call of the native kernel packs the weights. Up to SMALL_WEIGHTS elements, this takes negligible time.
 # Beyond, it pays off from WORTH_PACKING time steps times sequences (measured on two cores with AVX-512).
@@ -88,23 +87,6 @@ def _require_dtype(backend: str, dtype: str, supported: tuple[str, ...]) -> None
     if dtype not in supported:
         raise RuntimeError(
             f"backend={backend!r} supports {' and '.join(supported)}, got {dtype}; "
-            "use backend='auto' or 'scan'"
-        )
-
-
-def require_here(backend: str, dtype: Any, platform: str | None = None) -> None:
-    """Raise a RuntimeError if a program for a platform, by default JAX's, cannot use this backend."""
-    if backend == "cudnn":
-        from jaxlstm.kernels.gpu import cudnn
-
-        cudnn.require_device()
-    else:
-        select_recurrence(backend, dtype)
-    platform = platform or jax.default_backend()
-    required = PLATFORMS.get(backend, platform)
-    if platform != required:
-        raise RuntimeError(
-            f"backend={backend!r} runs on a {required.upper()}, and the device is a {platform.upper()}; "
             "use backend='auto' or 'scan'"
         )
 

@@ -233,7 +233,7 @@ def test_errors_of_compile() -> None:
     params: dict[str, Any] = weights(config)
     lists = {name: leaf.tolist() for name, leaf in params.items()}
     for options, kind, message in (
-        ({"max_length": 0}, ValueError, "max_length must be at least 1, got 0"),
+        ({"max_length": 0}, ValueError, "max_length must be greater than zero, got 0"),
         ({"device": "cpu"}, TypeError, "a single device .*; got 'cpu', a str"),
         ({"device": jax.devices()}, TypeError, "a list. For several devices use .*inference.shard"),
         ({"precision": "exact"}, ValueError, "precision must be 'highest'"),

@@ -92,28 +92,6 @@ def test_pallas_is_an_error_without_a_kernel() -> None:
             lowered.lower(lowering_platforms=("cpu",))
 
 
-def test_require_here() -> None:
-    kernels.require_here("auto", "float32")
-    kernels.require_here("scan", "float32")
-    with pytest.raises(ValueError, match="backend must be one of"):
-        kernels.require_here("mkldnn", "float32")
-    if jax.default_backend() == "cpu":
-        with pytest.raises(RuntimeError, match=r"backend='pallas' runs on a TPU, .* CPU"):
-            kernels.require_here("pallas", "float32")
-        with pytest.raises(RuntimeError, match="backend='cudnn' needs an NVIDIA GPU"):
-            kernels.require_here("cudnn", "float32")
-
-
-@needs_native
-def test_require_here_for_another_platform() -> None:
-    kernels.require_here("native", "float32", "cpu")
-    for platform in ("gpu", "tpu"):
-        with pytest.raises(RuntimeError, match=f"runs on a CPU, .*{platform.upper()}; use"):
-            kernels.require_here("native", "float32", platform)
-    with pytest.raises(RuntimeError, match=r"runs on a TPU, .* CPU; use"):
-        kernels.require_here("pallas", "float32", "cpu")
-
-
 SCRIPT = """
 import sys
 import jax, jax.numpy as jnp

@@ -56,15 +56,16 @@ def run(args: argparse.Namespace) -> int:
     """Compute the parts that are missing, and assemble the output."""
     from jaxlstm.cli.run import job, results
     from jaxlstm.cli.run.sequences import open_npy, open_sequences
+    from jaxlstm.config import positive_int
     from jaxlstm.inference import runner
-    from jaxlstm.inference.arguments import positive, time_major
+    from jaxlstm.inference.arguments import time_major
 
     source, output = Path(args.input), Path(args.output)
     for written in (output, job.parts_folder(output)):
         require_not_input(written, [source, *checkpoint_files(args.checkpoint)])
     params, config = load_selected(args)
     config = time_major(config)
-    batch_size = positive("--batch-size", args.batch_size)
+    batch_size = positive_int("--batch-size", args.batch_size)
     long = sequences = None
     if source.suffix == ".npy" and not config.bidirectional:
         array = open_npy(source)
