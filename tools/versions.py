@@ -14,7 +14,16 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ["pytest", "pytest-xdist", "hypothesis", "safetensors", "beartype", "jaxtyping", "msgpack"]
+TOOLS = [
+    "pytest",
+    "pytest-xdist",
+    "hypothesis",
+    "safetensors",
+    "beartype",
+    "jaxtyping",
+    "msgpack",
+    "flatbuffers",
+]
 
 
 def lower_bounds() -> list[str]:
