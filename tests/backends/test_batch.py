@@ -1,4 +1,4 @@
-"""A sequence gives the same result alone and in a batch, up to rounding, on each backend.
+"""A sequence gives the same result with batch size 1 and in a larger batch, up to rounding, on each backend.
 
 Compilers use other instructions for one row than for many. If one of them has a lower precision (TF32 or
 bfloat16), the results differ by 1e-3.
@@ -28,7 +28,7 @@ ROUNDING = 8 * np.finfo(np.float32).eps
 
 
 def largest_difference(config: LSTMConfig, run: Any) -> float:
-    """Return the largest difference between a sequence alone, in a batch, and in float64."""
+    """Return the largest difference between a sequence with batch size 1, in a batch, and in float64."""
     rng = np.random.default_rng(0)
     params = random_params(config, scale=2.0)
     x = rng.standard_normal((TIME, BATCH, config.input_size)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Real checkpoints: tensors equal those of the original library, and the LSTMs are found."""
+"""Real checkpoints: tensors equal the original library's, and the LSTMs are found."""
 
 from __future__ import annotations
 

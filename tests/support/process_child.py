@@ -1,4 +1,4 @@
-"""Cases that need a process of their own, run by ``tests/kernels/test_processes.py``.
+"""Cases that need a separate process, run by ``tests/kernels/test_processes.py``.
 
 The command line argument is the name of a function of this module. The test reads what it prints.
 """
@@ -33,7 +33,7 @@ def step(x: jax.Array, backend: str = "native") -> Any:
 
 
 def run_concurrently(function: Callable[[Any], Any], inputs: list, times: int) -> None:
-    """Call a function with each input in a thread of its own, and require the same bits every time."""
+    """Call a function with each input in a separate thread, and require the same bits every time."""
     expected = [jax.block_until_ready(function(x)) for x in inputs]
     wrong: list[int] = []
 

@@ -171,7 +171,7 @@ def _headers(label: str, made: list[Member]) -> Iterator[Case]:
         "twice": {"local": far, "extra": wide * 2},
         "a field that is cut": {"extra": b"\x01\0\xff\xff"},
         "a central size": far | {"central_extra": _zip64(1 << 62, 1 << 62)},
-        "a central size of its own": {"central_extra": wide},
+        "a separate central size": {"central_extra": wide},
         "a central offset": {"offset": 0xFFFFFFFF, "central_extra": _zip64(1 << 63)},
     }
     codes = ("zip-header-mismatch", "zip-directory", "zip-overlap")

@@ -71,7 +71,7 @@ def _work(make: type[Box]) -> Iterator[Case]:
     yield Case(9, f"{make.label} bomb: a key of 1,000,000 elements", file, ("pickle-malformed",))
     keys = b"}(" + b"C\x01aN" * 100_000 + b"uq\x000"
     file = make().file(keys + b"(" + b"h\x00" * N + b"t")
-    yield Case(9, f"{make.label} bomb: keys that are no names", file, ("node-budget",))
+    yield Case(9, f"{make.label} bomb: keys that are not names", file, ("node-budget",))
     long = text("k" * 60_000) + b"q\x000}h\x00Nsq\x010"
     file = make().file(long + b"(" + b"h\x01" * N + b"t")
     yield Case(9, f"{make.label} bomb: a name of 60,000 letters", file)

@@ -97,4 +97,4 @@ def _code() -> Iterator[Case]:
     wrong = Member("m/code/x.py", b"pass", crc=1)
     yield Case(29, "TorchScript code of another checksum", archive([*made, wrong]), tensors=GOOD)
     constants = [replace(m, data=b"\x80\x02}.") if m.name.endswith("constants.pkl") else m for m in made]
-    yield Case(29, "TorchScript constants are no tuple", archive(constants), ("zip-layout",))
+    yield Case(29, "TorchScript constants are not a tuple", archive(constants), ("zip-layout",))

@@ -174,7 +174,7 @@ def _strides() -> Iterator[Case]:
 def _json() -> Iterator[Case]:
     """Cases 35 and 36: valid JSON strings that other formats cannot represent."""
     index = b'{"weight_map": {"w": "\\ud800"}}'
-    yield Case(36, "shards: a name that is no file name", index, ("shard-path",))
+    yield Case(36, "shards: an invalid file name", index, ("shard-path",))
     # Depths around the limit of Python's stack.
     for depth in range(930, 990, 3):
         for key, where in {"shape": b'"shape":[2,2]', "dtype": b'"dtype":"F32"'}.items():
