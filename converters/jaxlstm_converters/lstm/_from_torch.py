@@ -36,7 +36,7 @@ def from_torch(
       ``(params, config)``: a dict of JAX arrays and an :class:`jaxlstm.LSTMConfig`.
 
     Raises:
-      ValueError: there is no LSTM, ``prefix`` does not select exactly one, or the LSTM has missing,
+      ValueError: the state dict has no LSTM, ``prefix`` does not select exactly one, or the LSTM has missing,
         unexpected or misshapen tensors. The message names them.
       TypeError: the argument is neither a module nor a mapping, or a parameter is float64 while JAX's
         64-bit mode is off.
@@ -47,7 +47,7 @@ def from_torch(
 
 
 def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
-    """Return NumPy arrays as JAX arrays of a dtype, or of their own if ``dtype`` is None."""
+    """Return NumPy arrays as JAX arrays of ``dtype``; None keeps the dtype of each array."""
     from jaxlstm.precision import as_float_array, require_dtype
 
     if dtype is not None:
