@@ -88,7 +88,7 @@ class Graph:
     """An exported program: placeholders, nodes in order of execution, and results.
 
     Attributes:
-      parameters, buffers, constants: name of the value in the graph -> name in torch (``"lstm.weight_ih_l0"``).
+      parameters, buffers, constants: name of the value in the graph -> name in torch ("lstm.weight_ih_l0").
       inputs: the user inputs, flattened by ``in_tree``.
       nodes: the calls, each after all calls that it depends on.
       outputs: the user's results, flattened by ``out_tree``.
