@@ -59,6 +59,11 @@ class Tensor:
         """Size in bytes of the array that reading returns."""
         return self.size * self.dtype.itemsize
 
+    @property
+    def view_key(self) -> tuple[object, ...]:
+        """A key that is equal for two tensors that are the same view of the same storage."""
+        return id(self.storage), self.dtype, self.shape, self._strides, self._offset
+
     def set_name(self, name: str, warnings: list[str]) -> None:
         """Set the name, unless it is set, and the list that receives warnings about the values."""
         if self._warnings is None:
