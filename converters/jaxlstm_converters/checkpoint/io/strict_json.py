@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from ..errors import CheckpointError, printable
@@ -25,8 +26,8 @@ def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            seen: set[str] = set()
-            repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+            counts = Counter(key for key, _ in pairs)
+            repeated = next(key for key, count in counts.items() if count > 1)
             message = f"the JSON key {printable(repeated)!r} is set twice"
             raise CheckpointError("duplicate-key", message, offset)
         return result
