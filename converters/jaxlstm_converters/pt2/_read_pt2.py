@@ -73,6 +73,6 @@ def _read_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Read all tensors; tied tensors become one array."""
     arrays: dict[object, np.ndarray] = {}
     for tensor in tensors.values():
-        if tensor.view_key not in arrays:
-            arrays[tensor.view_key] = np.asarray(tensor)
-    return {name: arrays[tensor.view_key] for name, tensor in tensors.items()}
+        if tensor.identity not in arrays:
+            arrays[tensor.identity] = np.asarray(tensor)
+    return {name: arrays[tensor.identity] for name, tensor in tensors.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 from ..errors import CheckpointError, printable
@@ -45,8 +46,8 @@ def parse_json(text: str, code: str, offset: int | None = None, *, fractions: bo
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            seen: set[str] = set()
-            repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+            counts = Counter(key for key, _ in pairs)
+            repeated = next(key for key, count in counts.items() if count > 1)
             message = f"the JSON key {printable(repeated)!r} is set twice"
             raise CheckpointError("duplicate-key", message, offset)
         return result

@@ -60,9 +60,9 @@ class Tensor:
         return self.size * self.dtype.itemsize
 
     @property
-    def view_key(self) -> tuple[object, ...]:
-        """A key that is equal for two tensors that are the same view of the same storage."""
-        return id(self.storage), self.dtype, self.shape, self._strides, self._offset
+    def identity(self) -> tuple[Any, ...]:
+        """A key that is equal for tied tensors, which are the same elements of one storage."""
+        return id(self.storage), self._offset, self.shape, self._strides, self.dtype
 
     def set_name(self, name: str, warnings: list[str]) -> None:
         """Set the name, unless it is set, and the list that receives warnings about the values."""
@@ -146,6 +146,11 @@ class StackedTensor(Tensor):
         shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
         super().__init__(first.storage, first.dtype, shape, contiguous_strides(shape), 0)
         self._parts = tuple(parts)
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """The identities of the parts."""
+        return tuple(part.identity for part in self._parts)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
         row = byte = 0
