@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
+from jaxlstm.check.model.layers import LayerRecord
 from jaxlstm.check.model.results import ModelCase, ModelResults, is_array, is_floating, named_leaves
 from jaxlstm.check.port import jax_settings
 
@@ -37,6 +38,14 @@ class OurModel(Protocol):
         """Return the model with its parameters in ``dtype``, or as it is if ``dtype`` is None."""
         ...
 
+    def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Run the model and return the calls of its layers, or nothing if it has no known layers."""
+        ...
+
+    def evaluation(self) -> OurModel | None:
+        """Return the model in evaluation mode, or None if it has no modes."""
+        ...
+
 
 class FunctionModel:
     """A function of the arguments, or of parameters and the arguments."""
@@ -59,6 +68,13 @@ class FunctionModel:
             return self._function(tree, *args, **kwargs)
 
         return Call(function, {name: a for name, a in arrays.items() if is_floating(a)})
+
+    def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Return nothing: a function has no layers."""
+        return []
+
+    def evaluation(self) -> None:
+        """Return None: a function has no modes."""
 
 
 def cast(array: Any, dtype: Any) -> Any:
