@@ -78,6 +78,8 @@ class FlaxModel:
         if dtype is not None:
             for _, submodule in nnx.iter_modules(module):
                 _set_dtypes(submodule, dtype)
+                if getattr(submodule, "attention_fn", None) is nnx.dot_product_attention:
+                    submodule.attention_fn = _attention_in_its_dtype  # type: ignore[attr-defined]
         return module
 
 
@@ -109,6 +111,21 @@ def _set_dtypes(module: nnx.Module, dtype: Any) -> None:
     for name, value in vars(module).items():
         if isinstance(value, (type, np.dtype)) and jnp.issubdtype(value, jnp.floating):
             setattr(module, name, jnp.dtype(dtype))
+
+
+class _NoRecord:
+    """A stand-in for the module that would record attention weights."""
+
+    def sow(self, *args: Any) -> None:
+        """Record nothing."""
+
+
+def _attention_in_its_dtype(*args: Any, module: Any = None, **kwargs: Any) -> Any:
+    """Attend without ``jax.nn.dot_product_attention``, whose softmax is always in float32.
+
+    Flax avoids that function if it records the weights.
+    """
+    return nnx.dot_product_attention(*args, module=module or _NoRecord(), **kwargs)
 
 
 def _recording_class(cls: type, keep: Callable[[Any, Any, Any, Any], None]) -> type:

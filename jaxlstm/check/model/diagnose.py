@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.model.explain import AGREEMENT, Evidence, ModelSearch, output_distance
-from jaxlstm.check.model.layers import LayerRecord, compare_layers, distance
+from jaxlstm.check.model.explain import AGREEMENT, IMPROVEMENT, Evidence, ModelSearch, output_distance
+from jaxlstm.check.model.layers import EQUAL, LayerRecord, compare_layers, distance
 from jaxlstm.check.model.ours import OurRunner
 from jaxlstm.check.model.verification import ModelVerification
 from jaxlstm.check.reference.torch_layers import record_torch_layers
@@ -66,10 +66,16 @@ def _layers(verification: ModelVerification, dtype: type[np.floating] | np.dtype
 def _limits(verification: ModelVerification, theirs: Sequence[LayerRecord], dtype: Any) -> dict[int, float]:
     """Return by position the distance within which a layer in the working dtype is precise enough."""
     if np.dtype(dtype) == np.float64:
-        return {}
+        limit = AGREEMENT[_resolution(verification, dtype)]
+        return dict.fromkeys(range(len(theirs)), max(limit, EQUAL) if verification.casts else EQUAL)
     same = record_torch_layers(verification.theirs, verification.example, dtype)
     pairs = enumerate(zip(same, theirs, strict=True))
     return {k: OWN_ERRORS * distance(a.outputs, b.outputs) for k, (a, b) in pairs}
+
+
+def _resolution(verification: ModelVerification, dtype: Any) -> str:
+    """Return the name of the dtype to whose precision runs in ``dtype`` agree."""
+    return "float32" if verification.casts else np.dtype(dtype).name
 
 
 def _training_mode(verification: ModelVerification) -> Iterator[str]:
@@ -84,7 +90,8 @@ def _training_mode(verification: ModelVerification) -> Iterator[str]:
     except PORT_EXCEPTIONS:
         return
     found = output_distance(ours.outputs, verification.truths[case.name].outputs)
-    if found <= AGREEMENT["float64"]:
+    before = output_distance(verification.evidence[0][1].outputs, verification.truths[case.name].outputs)
+    if found <= min(AGREEMENT[_resolution(verification, np.float64)], before / IMPROVEMENT):
         yield (
             f"the model is in training mode: after model.eval() it matches {verification.theirs.name}, to "
             f"within {format_number(found)}"
@@ -101,7 +108,13 @@ def _causes(
         evidence = [Evidence(verification.example, None)]
     evidence[0] = replace(evidence[0], layers=layers)
     search = ModelSearch(
-        verification.theirs, evidence, verification.names, verification.pairing, dtype=dtype, seconds=seconds
+        verification.theirs,
+        evidence,
+        verification.names,
+        verification.pairing,
+        dtype=dtype,
+        agreement=AGREEMENT[_resolution(verification, dtype)],
+        seconds=seconds,
     )
     found = search.single(rounding=not wrong) or ([] if not wrong else search.several())
     yield from found

@@ -68,12 +68,13 @@ class ModelSearch:
         pairing: Pairing,
         *,
         dtype: Any = np.float64,
+        agreement: float = AGREEMENT["float64"],
         seconds: float = 10.0,
     ) -> None:
-        """Prepare to explain ``evidence`` of runs in ``dtype``. ``seconds`` limits the search."""
+        """Prepare to explain ``evidence`` of runs in ``dtype``, to within ``agreement``, for ``seconds``."""
         self.theirs, self.evidence = theirs, evidence
         self.names, self.pairing, self.dtype = names, pairing, dtype
-        self.agreement = AGREEMENT[np.dtype(dtype).name]
+        self.agreement = agreement
         self.deadline = time.monotonic() + seconds
         planted = self._run({}, record=True)
         self.operations, self.compared = planted.operations, len(self._compare(planted))

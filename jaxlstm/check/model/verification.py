@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from jaxlstm._shared.table import format_number
 from jaxlstm.check.criteria import exact, rms, semantics
 from jaxlstm.check.criteria.findings import Findings
 from jaxlstm.check.criteria.measurement import largest_errors
@@ -22,6 +23,9 @@ from jaxlstm.check.reference.torch_model import TorchModel
 
 Array = np.ndarray
 
+SINGLE = 16 * float(np.finfo(np.float32).eps)
+"""Relative error that a float32 part leaves in float64 results."""
+
 FIRST_TRIALS, MORE_TRIALS = 2, 8
 """Perturbed runs of torch that bound the error of a right model, and those added before a failure."""
 
@@ -34,6 +38,7 @@ class ModelVerification:
       tolerance: (rtol, atol) set by the caller, or None for the criteria.
       pairing: the layout of each parameter of the model.
       float64_refusal: the reason why the model cannot run in float64, or an empty string.
+      casts: the lines at which the model in float64 converts numbers to float32; None if not determined.
       refused: by case, the exception of the model where torch takes the case.
       evidence, working_evidence: cases and the model's results on them, in float64 and in the working dtype.
       truths: torch's results in float64, by case.
@@ -49,6 +54,7 @@ class ModelVerification:
     seed: int
     findings: Findings = field(default_factory=Findings)
     float64_refusal: str = ""
+    casts: list[str] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     evidence: list[tuple[ModelCase, ModelResults]] = field(default_factory=list)
     working_evidence: list[tuple[ModelCase, ModelResults]] = field(default_factory=list)
@@ -136,10 +142,28 @@ class ModelVerification:
         ours = self.aligned(ours, truth)
         condition = self.condition(case, truth, cotangents)
         number = semantics.result_semantics(ours, truth, condition)
+        if not number.ok and self._computes_in_float32(case, ours, truth):
+            return
         self.findings.add_measurement("float64 semantics against torch", case.name, number)
         if ours.gradients and truth.gradients:
             number = semantics.gradient_semantics(ours.gradients, truth.gradients, condition)
             self.findings.add_measurement("float64 gradients against torch", case.name, number)
+
+    def _computes_in_float32(self, case: ModelCase, ours: ModelResults, truth: ModelResults) -> bool:
+        """Return True if the model converts numbers to float32 and its error is not larger than that."""
+        worst = 0.0
+        for name, a in ours.leaves():
+            scale = float(np.max(np.abs(truth.outputs[name]), initial=0.0)) or 1.0
+            worst = max(worst, float(np.max(np.abs(a - truth.outputs[name]), initial=0.0)) / scale)
+        if self.casts is None:
+            self.casts = self.float64.casts_to_float32(case)
+        if not self.casts or not worst <= SINGLE:
+            return False
+        self.float64_refusal = (
+            f"the model converts float64 to float32 in {', '.join(self.casts[:3])}; its error in float64, "
+            f"{format_number(worst)}, is that of float32"
+        )
+        return True
 
     def condition(
         self, case: ModelCase, truth: ModelResults, cotangents: Mapping[str, Array] | None

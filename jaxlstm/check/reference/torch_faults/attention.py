@@ -28,6 +28,18 @@ def mask_of(name: str) -> Any:
     return variants
 
 
+def _inverted(mask: Any) -> Any:
+    """Invert a mask of bools, or one of zeros and minus infinity that is added to the scores.
+
+    The result for scores is finite, as in Flax: a row that is masked everywhere then gives a mean.
+    """
+    import torch
+
+    if mask.dtype == torch.bool:
+        return ~mask
+    return torch.zeros_like(mask).masked_fill(mask == 0, torch.finfo(mask.dtype).min)
+
+
 def dot_product(operation: Operation) -> Iterator[Variant]:
     """Yield faults of ``scaled_dot_product_attention``."""
     yield from mask_of("attn_mask")(operation)

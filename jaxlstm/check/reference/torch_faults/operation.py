@@ -41,7 +41,7 @@ _NAMES = {
     **{f"max_pool{n}d": (*_WINDOW, "dilation", "ceil_mode", "return_indices") for n in (1, 2, 3)},
     **{f"avg_pool{n}d": (*_WINDOW, "ceil_mode", "count_include_pad", "divisor_override") for n in (1, 2, 3)},
     "flatten": ("input", "start_dim", "end_dim"),
-    "gelu": ("input", "approximate"),
+    "gelu": ("input",),
     "masked_fill": ("input", "mask", "value"),
     "where": ("condition", "input", "other"),
     "cat": ("tensors", "dim"),
@@ -56,7 +56,7 @@ _NAMES = {
 }
 """The arguments of builtin functions, which have no signature."""
 
-_RENAMED = {"concat": "cat", "concatenate": "cat", "masked_fill_": "masked_fill", "relu_": "relu"}
+_RENAMED = {"concat": "cat", "concatenate": "cat", "relu_": "relu"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Operation:
     @property
     def where(self) -> str:
         """The path and the name, for reports."""
-        return f"{self.name} in {self.path}" if self.path else f"{self.name} in forward"
+        return f"{self.path} ({self.name})" if self.path else f"{self.name} in forward"
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an argument, or ``default`` if it was not passed."""

@@ -9,31 +9,33 @@ from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
 
 
 def product(operation: Operation) -> Iterator[Variant]:
-    """Yield the faults of an operation whose operands and result are rounded."""
+    """Yield the faults of an operation that rounds its operands, its product, and the sum with the bias.
+
+    XLA may leave out the last one or two of these roundings.
+    """
     for dtype in ("bfloat16", "float16"):
-        yield Variant(
-            f"{{where}} computes in {dtype}", lambda op, dtype=dtype: _in_half(op, dtype), rounding=True
-        )
+        for words, roundings in (("computes", 3), ("computes the product", 2), ("takes its operands", 1)):
+            yield Variant(
+                f"{{where}} {words} in {dtype}",
+                lambda op, dtype=dtype, roundings=roundings: _in_half(op, dtype, roundings),
+                rounding=True,
+            )
     yield Variant(
-        "{where} rounds its operands to TF32", lambda op: _with_rounded_operands(op, _to_tf32), rounding=True
-    )
-    yield Variant(
-        "{where} rounds its operands to bfloat16",
-        lambda op: _with_rounded_operands(op, lambda a: _round(a, "bfloat16")),
-        rounding=True,
+        "{where} takes its operands in TF32", lambda op: _with_rounded_operands(op, _to_tf32), rounding=True
     )
 
 
-def _in_half(operation: Operation, dtype: str) -> Any:
-    """Round the operands, the product, and the sum with the bias, as Flax does."""
+def _in_half(operation: Operation, dtype: str, roundings: int) -> Any:
     bias = operation.get("bias")
     result = _with_rounded_operands(operation, lambda a: _round(a, dtype), bias=None)
     if isinstance(result, tuple):
-        return tuple(_round(a, dtype) for a in result)
+        return tuple(_round(a, dtype) if roundings > 1 else a for a in result)
+    if roundings > 1:
+        result = _round(result, dtype)
     if bias is not None:
         axes = operation.get("weight").ndim - 2  # The axes after the channels.
-        result = _round(result, dtype) + _round(bias, dtype).reshape(-1, *(1,) * axes)
-    return _round(result, dtype)
+        result = result + _round(bias, dtype).reshape(-1, *(1,) * axes)
+    return _round(result, dtype) if roundings > 2 else result
 
 
 def _with_rounded_operands(operation: Operation, rounded: Callable[[Any], Any], **changes: Any) -> Any:
