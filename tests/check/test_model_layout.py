@@ -32,8 +32,7 @@ def test_layout_of_one_parameter(theirs, ours):
     pairing = pair({"layer.kernel": ours}, {"layer.weight": theirs})
     assert not pairing.unpaired
     gradient = RNG.normal(size=theirs.shape)
-    (choice,) = pairing.choices["layer.kernel"]
-    (layout,) = choice
+    ((layout,), *_) = pairing.choices["layer.kernel"]
     np.testing.assert_array_equal(theirs.ravel()[layout.index], ours)
     found = pairing.gradients({"layer.kernel": gradient.ravel()[layout.index]}, {"layer.weight": gradient})
     np.testing.assert_array_equal(found["layer.weight"], gradient)

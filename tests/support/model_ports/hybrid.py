@@ -24,7 +24,7 @@ FAULTS = {
     "residual": r"add in forward lacks its (first|second) summand",
     "epsilon": r"the epsilon of every layer_norm is 1e-06 instead of 1e-05",
     "dense bias": r"dense0 \(linear\) has no bias",
-    "direction order": r"in lstm \(lstm\), the the reverse direction's outputs come first",
+    "direction order": r"in lstm \(lstm\), the reverse direction's outputs come first",
     "pooled padding": r"masked_fill in forward is missing",
     "two faults": r"the epsilon of .*norm.* and .*gelu|gelu.* and the epsilon of",
 }

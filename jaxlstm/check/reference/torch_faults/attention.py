@@ -18,8 +18,9 @@ def mask_of(name: str) -> Any:
         mask = operation.get(name)
         if mask is None or not hasattr(mask, "dtype"):
             return
-        if str(mask.dtype) == "torch.bool":
-            yield Variant(f"the {name} of {{where}} is inverted", lambda op: op.run(**{name: ~op.get(name)}))
+        yield Variant(
+            f"the {name} of {{where}} is inverted", lambda op: op.run(**{name: _inverted(op.get(name))})
+        )
         if name in ("attn_mask", "key_padding_mask"):
             yield Variant(f"{{where}} has no {name}", lambda op: op.run(**{name: None}))
         elif operation.name == "masked_fill":
