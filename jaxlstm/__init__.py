@@ -65,6 +65,7 @@ _NAMES_OF_MODULE = {
         "to_torch",
     ),
 }
+_LAYERS = ("LSTM", "LSTMCell")
 _MODULES = ("check", "inference", "kernels", "linen", "models", "nnx", "training")
 _MODULE_OF = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
 
@@ -77,7 +78,8 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f"jaxlstm.{name}")
     else:
-        raise AttributeError(f"module 'jaxlstm' has no attribute {name!r}")
+        fix = f"; use jaxlstm.nnx.{name} or jaxlstm.linen.{name}" if name in _LAYERS else ""
+        raise AttributeError(f"module 'jaxlstm' has no attribute {name!r}{fix}")
     globals()[name] = value
     return value
 

@@ -37,14 +37,8 @@ class Program:
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        params: Mapping[str, np.ndarray],
-        buffers: Mapping[str, np.ndarray],
-        constants: Mapping[str, np.ndarray],
-    ) -> None:
-        """Accept a graph with its tensors, each under its name in torch.
+    def __init__(self, graph: Graph, tensors: Mapping[str, np.ndarray]) -> None:
+        """Accept a graph with its parameters, buffers and constants, each under its name in torch.
 
         Raises:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
@@ -53,9 +47,9 @@ class Program:
         self.graph = graph
         self.options = Options()
         self._plan = accept(graph)
-        self.params = _hold("parameter", graph.parameters, params)
-        self.buffers = _hold("buffer", graph.buffers, buffers)
-        self._constants = _hold("constant", graph.constants, constants)
+        self.params = _hold("parameter", graph.parameters, tensors)
+        self.buffers = _hold("buffer", graph.buffers, tensors)
+        self._constants = _hold("constant", graph.constants, tensors)
 
     @property
     def inputs(self) -> tuple[Input, ...]:

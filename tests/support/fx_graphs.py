@@ -48,7 +48,7 @@ def program_from(exported: torch.export.ExportedProgram) -> Program:
             for symbol, r in exported.range_constraints.items()
         },
     )
-    return Program(graph, params=tensors, buffers=tensors, constants=tensors)
+    return Program(graph, tensors)
 
 
 def program_of_function(function: Callable[..., Any], args: Sequence[torch.Tensor]) -> Program:
@@ -65,7 +65,7 @@ def program_of_function(function: Callable[..., Any], args: Sequence[torch.Tenso
         in_tree=_tree(pytree.tree_structure((tuple(args), {}))),
         out_tree=_tree(structure),
     )
-    return Program(graph, params={}, buffers={}, constants=constants)
+    return Program(graph, constants)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
