@@ -66,7 +66,10 @@ HOMES = {
     "numpy": PACKAGES,
     "ml_dtypes": PACKAGES,
     "torch": ("jaxlstm.check.reference", "jaxlstm_converters.pt2"),
-    "flax": ("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm_converters.flax", "jaxlstm_converters.write"),
+    "flax": (
+        *("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm.check.flax_model"),
+        *("jaxlstm_converters.flax", "jaxlstm_converters.write"),
+    ),
     "orbax": ("jaxlstm_converters.write",),
     "msgpack": ("jaxlstm_converters.write",),
     "optax": ("jaxlstm_converters.optimizer",),
