@@ -68,6 +68,8 @@ def gather(self: jax.Array, dim: int, index: jax.Array, sparse_grad: bool = Fals
     """Return elements along an axis, one for each index; other axes may be shorter than those of ``self``."""
     if self.ndim == 0:
         return jnp.broadcast_to(self, index.shape)
+    if index.size == 0:
+        return jnp.zeros(index.shape, self.dtype)
     require_in_range(index, 0, self.shape[axis(self, dim)], "indices of gather")
     return self.at[_places(self, dim, index)].get(mode="fill")
 

@@ -109,7 +109,7 @@ def native_group_norm(
     input: jax.Array, weight: Optional, bias: Optional, N: int, C: int, HxW: int, group: int, eps: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the group normalization, the means and the reciprocal standard deviations."""
-    mean, scale = _statistics(_wide(input).reshape(N, group, -1), (-1,), eps)
+    mean, scale = _statistics(_wide(input).reshape(N, group, C // group * HxW), (-1,), eps)
     return group_norm(input, group, weight, bias, eps), mean.squeeze(-1), scale.squeeze(-1)
 
 
