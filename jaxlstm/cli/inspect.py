@@ -1,4 +1,4 @@
-"""``jaxlstm inspect FILE``: list the LSTMs in a checkpoint, without importing jax."""
+"""``jaxlstm inspect FILE``: list the LSTMs or all layers in a checkpoint, without importing jax."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm._shared.table import size, table
@@ -15,24 +16,28 @@ def add_parser(commands: Any) -> None:
     """Add the command's parser."""
     parser = commands.add_parser(
         "inspect",
-        help="list the LSTMs in a checkpoint",
+        help="list the LSTMs in a checkpoint, or all its layers",
         description="List every LSTM and LSTMCell in a PyTorch checkpoint, with its prefix and config. "
         "Nothing in the file is executed. "
-        "Exit status: 0 if all LSTMs are valid, 1 if there is none or one is invalid, 2 for bad input.",
+        "Exit status: 0 if all LSTMs are valid, 1 if there is none (with --all: no layer) or one is invalid, "
+        "2 for bad input.",
     )
     parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
+    parser.add_argument(
+        "--all", action="store_true", help="list every layer: type, sizes, parameters, share of the model"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the LSTMs: return 0 if all are valid, 1 if there is none or one is invalid."""
-    report = describe(args.checkpoint)
+    """Print the layers: return 0 if all LSTMs are valid, 1 if nothing is found or an LSTM is invalid."""
+    report = describe(args.checkpoint, every_layer=args.all)
     print(json.dumps(report, indent=2) if args.json else _text(report))
-    return 0 if report["lstms"] and not report["broken"] else 1
+    return 0 if report.get("layers", report["lstms"]) and not report["broken"] else 1
 
 
-def describe(path: str) -> dict[str, Any]:
+def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     """Return the printed information in the form of the JSON output."""
     from jaxlstm.config_json import config_to_dict
     from jaxlstm.params import param_shapes
@@ -68,6 +73,7 @@ def describe(path: str) -> dict[str, Any]:
         "tensors": len(checkpoint),
         "bytes": sum(t.nbytes for t in checkpoint.values()),
         "lstms": lstms,
+        **(_describe_layers(found, hints) if every_layer else {}),
         "broken": found.broken,
         "folded": found.notes,
         "others": found.others,
@@ -75,46 +81,120 @@ def describe(path: str) -> dict[str, Any]:
     }
 
 
+def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    from jaxlstm_converters.layers import find_layers, is_optimizer_state
+
+    layers = find_layers(found, hints)
+    total = sum(layer.parameters for layer in layers)
+    in_lstms = sum(layer.parameters for layer in layers if layer.types in (("LSTM",), ("LSTMCell",)))
+    return {
+        "layers": [
+            {**dataclasses.asdict(layer), "share": layer.parameters / total if total else 0.0}
+            for layer in layers
+        ],
+        "parameters": total,
+        "lstm_share": in_lstms / total if total else 0.0,
+        "optimizer_tensors": sum(map(is_optimizer_state, found.tensors)),
+    }
+
+
 def _text(report: dict[str, Any]) -> str:
+    from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
+
     lines = [
         f"{report['path']}: {report['container']}, {report['tensors']} tensor"
-        f"{'s' * (report['tensors'] != 1)}, {size(report['bytes'])}"
+        f"{'s' * (report['tensors'] != 1)}, {size(report['bytes'])}",
+        "",
     ]
+    if "layers" in report:
+        lines += _layer_lines(report)
+    else:
+        lines += _lstm_lines(report)
+    lines += [f"folded: {note}" for note in report["folded"]]
+    lines += [f"INVALID: {reason}" for reason in report["broken"].values()]
+    if "layers" not in report:
+        lines += [
+            f"not an LSTM: {prefix or '(root)'} is {WITH_ARTICLE[kind]}"
+            for prefix, kind in report["others"].items()
+        ]
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    return "\n".join(lines).rstrip("\n")
+
+
+def _lstm_lines(report: dict[str, Any]) -> list[str]:
     rows = [
         (
             entry["prefix"] or "(root)",
             entry["config"]["type"],
-            _summary(entry["config"]),
+            sizes_text({name: v for name, v in entry["config"].items() if name != "type"}),
             entry["dtype"],
             entry["parameters"],
         )
         for entry in report["lstms"]
     ]
-    if rows:
-        lines += ["", table(("prefix", "type", "config", "dtype", "parameters"), rows), ""]
-    else:
-        lines += ["", "No LSTM found."]
-    lines += [
-        f"not recorded: {' and '.join(entry['not_recorded'])} of {entry['prefix'] or '(root)'}; "
-        "pass them to convert and check as options"
-        for entry in report["lstms"]
-        if entry["not_recorded"]
+    if not rows:
+        return ["No LSTM found."]
+    return [
+        table(("prefix", "type", "config", "dtype", "parameters"), rows),
+        "",
+        *(
+            f"not recorded: {' and '.join(entry['not_recorded'])} of {entry['prefix'] or '(root)'}; "
+            "pass them to convert and check as options"
+            for entry in report["lstms"]
+            if entry["not_recorded"]
+        ),
     ]
-    lines += [f"folded: {note}" for note in report["folded"]]
-    lines += [f"INVALID: {reason}" for reason in report["broken"].values()]
-    lines += [f"not an LSTM: {prefix or '(root)'} is a {kind}" for prefix, kind in report["others"].items()]
-    lines += [f"warning: {warning}" for warning in report["warnings"]]
-    return "\n".join(lines).rstrip("\n")
 
 
-def _summary(config: dict[str, Any]) -> str:
+def _layer_lines(report: dict[str, Any]) -> list[str]:
+    layers = report["layers"]
+    if not layers:
+        return ["No layer found."]
+    rows = [
+        (
+            layer["name"],
+            _type_text(layer["types"]),
+            sizes_text(layer["sizes"]) if layer["types"] else _shapes_text(layer["shapes"]),
+            layer["dtype"],
+            layer["parameters"],
+            f"{layer['share']:.1%}",
+            "; ".join(layer["notes"]),
+        )
+        for layer in layers
+    ]
+    rows.append(("total", "", "", "", report["parameters"], "", f"LSTMs: {report['lstm_share']:.1%}"))
+    lines = [table(("layer", "type", "sizes", "dtype", "parameters", "share", ""), rows, right={5}), ""]
+    lines += [
+        f"{types[0]}?: the tensors also fit {' and '.join(types[1:])}"
+        for types in dict.fromkeys(tuple(layer["types"]) for layer in layers)
+        if len(types) > 1
+    ]
+    missing = {layer["types"][0]: layer["not_recorded"] for layer in layers if layer["not_recorded"]}
+    if missing:
+        lines.append("not recorded in the file:")
+        lines += [f"  {kind}: {', '.join(names)}" for kind, names in missing.items()]
+    if count := report["optimizer_tensors"]:
+        lines.append(f"left out: {count} tensors of optimizers")
+    return lines
+
+
+def _type_text(types: tuple[str, ...]) -> str:
+    return types[0] + "?" * (len(types) > 1) if types else "(tensor)"
+
+
+def _shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes.values())
+
+
+def sizes_text(sizes: Mapping[str, Any]) -> str:
     """Return the sizes and the arguments that differ from torch's defaults: "150 -> 150, num_layers=2"."""
     from jaxlstm.config import LSTMConfig
 
-    defaults = {field.name: field.default for field in dataclasses.fields(LSTMConfig)}
-    differing = [
-        f"{name}={value}"
-        for name, value in config.items()
-        if name in defaults and defaults[name] not in (value, dataclasses.MISSING)
-    ]
-    return ", ".join([f"{config['input_size']} -> {config['hidden_size']}", *differing])
+    defaults = {field.name: field.default for field in dataclasses.fields(LSTMConfig)} | {"affine": True}
+    ends = [name for name in sizes if name.startswith(("in_", "input_", "out_", "hidden_"))]
+    shown = [" -> ".join(str(sizes[name]) for name in ends)] if ends else []
+    for name, value in sizes.items():
+        if name not in ends and (name not in defaults or value != defaults[name]):
+            text = "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            shown.append(f"{name}={text}")
+    return ", ".join(shown)

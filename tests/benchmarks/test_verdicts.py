@@ -16,7 +16,7 @@ from benchmarks.peers import layers
 from jaxlstm import LSTMConfig
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference.cases import ordinary_case
-from tests.support.verification import needs_torch, random_params
+from tests.support.verification import needs_torch, random_params, status
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {row.name: row for row in verdicts.ROWS}
@@ -31,10 +31,6 @@ def report_on(name, **settings):
     if peers.version(row.distribution) is None:
         pytest.skip(f"{row.distribution} is not installed; the extra 'bench' installs it")
     return verdicts.check(row, **settings)
-
-
-def status(report):
-    return {item.name: item.status for item in report.items}
 
 
 @pytest.mark.slow

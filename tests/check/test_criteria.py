@@ -18,7 +18,7 @@ from tests.support.verification import CONFIGS, random_params
 NAN, INF = float("nan"), float("inf")
 
 
-def answer(outputs, h_n=None, c_n=None, gradients=None, dtype=np.float64):
+def results(outputs, h_n=None, c_n=None, gradients=None, dtype=np.float64):
     arrays = [None if a is None else np.array(a, dtype) for a in (outputs, h_n, c_n)]
     return Results(*arrays, gradients)  # type: ignore[arg-type]
 
@@ -32,9 +32,9 @@ def test_measurement_and_its_limit():
 
 
 def test_form_reports_every_shape_and_dtype():
-    good = answer([[1.0]], [2.0], [3.0])
+    good = results([[1.0]], [2.0], [3.0])
     assert exact.shape_and_dtype(good, good, np.float64) == ""
-    bad = answer([[1.0, 1.0]], [2.0], None)
+    bad = results([[1.0, 1.0]], [2.0], None)
     assert exact.shape_and_dtype(bad, good, np.float64) == "outputs has shape (1, 2), expected (1, 1)"
     assert exact.shape_and_dtype(bad, good, "float32") == (
         "outputs has shape (1, 2), expected (1, 1); outputs has dtype float64, expected float32; "
@@ -45,10 +45,10 @@ def test_form_reports_every_shape_and_dtype():
 def test_masks_distinguish_nan_and_infinities():
     kinds = [0.0, NAN, INF, -INF]
     for actual, expected in itertools.product(kinds, kinds):
-        result = exact.nan_mask(answer([1.0, actual]), answer([2.0, expected]))
+        result = exact.nan_mask(results([1.0, actual]), results([2.0, expected]))
         differ = f"1 of 2 elements differ, the first at (1,): {actual}, expected {expected}"
         assert result == ("" if actual is expected else f"outputs: {differ}")
-    result = exact.nan_mask(answer([NAN, NAN], [1.0], [INF]), answer([1.0, 1.0], [1.0], [1.0]))
+    result = exact.nan_mask(results([NAN, NAN], [1.0], [INF]), results([1.0, 1.0], [1.0], [1.0]))
     assert result == (
         "outputs: 2 of 2 elements differ, the first at (0,): nan, expected 1.0; "
         "c_n: 1 of 1 elements differ, the first at (0,): inf, expected 1.0"
@@ -56,27 +56,27 @@ def test_masks_distinguish_nan_and_infinities():
 
 
 def test_a_second_call_repeats_the_first():
-    first = answer([1.0, NAN], [2.0], [3.0], {"inputs": np.ones(2)})
+    first = results([1.0, NAN], [2.0], [3.0], {"inputs": np.ones(2)})
     assert exact.repeatability(first, first) == ""
-    other = answer([1.0, NAN], [2.5], [3.0], {"inputs": np.zeros(2)})
+    other = results([1.0, NAN], [2.5], [3.0], {"inputs": np.zeros(2)})
     assert exact.repeatability(first, other) == "a second call returned different values of h_n, d inputs"
 
 
 def test_semantics_allow_amplified_rounding():
-    truth = answer([1.0, 2.0], [INF])
+    truth = results([1.0, 2.0], [INF])
     at = {"outputs": 0.0, "h_n": 0.0}
-    found = semantics.result_semantics(answer([1.0, 2.0 + 2e-14], [INF]), truth, at)
+    found = semantics.result_semantics(results([1.0, 2.0 + 2e-14], [INF]), truth, at)
     assert found.value == pytest.approx(2e-14, 0.03)
     assert (found.limit, found.where) == (1e-14, "outputs[1]")
     assert not found.ok
     at["outputs"] = 1e-15
-    assert semantics.result_semantics(answer([1.0, 2.0 + 2e-14], [INF]), truth, at).limit == 32e-15
-    missing = semantics.result_semantics(answer([NAN, 2.0], [0.0]), truth, at)
+    assert semantics.result_semantics(results([1.0, 2.0 + 2e-14], [INF]), truth, at).limit == 32e-15
+    missing = semantics.result_semantics(results([NAN, 2.0], [0.0]), truth, at)
     assert (missing.value, missing.where) == (INF, "outputs[0]")
-    assert semantics.result_semantics(answer([]), answer([]), at) == (0.0, 32e-15, "outputs")
+    assert semantics.result_semantics(results([]), results([]), at) == (0.0, 32e-15, "outputs")
     # The reported element is the nearest to its own limit, not the largest.
     wide = {"outputs": 1.0, "h_n": 0.0}
-    found = semantics.result_semantics(answer([1.5], [1e-14]), answer([1.0], [0.0]), wide)
+    found = semantics.result_semantics(results([1.5], [1e-14]), results([1.0], [0.0]), wide)
     assert found == (1e-14, 1e-14, "h_n[0]")
 
 
@@ -114,10 +114,10 @@ def test_a_ratio_of_rms_errors():
     assert found.torch == pytest.approx(0.75 / 3**0.5)
     # The largest error among the reference implementations.
     assert found.own == found.torch
-    alone = rms.rms_ratio("", truth.astype(np.float32), truth / 3, [], None)
-    assert alone.torch is None
+    without_torch = rms.rms_ratio("", truth.astype(np.float32), truth / 3, [], None)
+    assert without_torch.torch is None
     # Only the rounding to float32.
-    assert 0 < alone.own < 1e-7
+    assert 0 < without_torch.own < 1e-7
     nothing = rms.rms_ratio("", np.ones(1), np.array([INF]), [], None)
     assert (nothing.size, nothing.ours, nothing.value) == (0, 0.0, 1.0)
 
@@ -153,13 +153,13 @@ def test_worst_is_nearest_its_limit():
 
 
 def test_amplification():
-    truth = answer([2.0, INF], [0.0], [4.0], {"w": np.array([1.0, -1.0])})
+    truth = results([2.0, INF], [0.0], [4.0], {"w": np.array([1.0, -1.0])})
     ulp = np.spacing(1.0)
     condition = {"outputs": 10 * ulp, "h_n": 5.0, "c_n": 4 * ulp}
     assert semantics.amplification(condition, truth) == 5.0
-    nothing = answer([0.0], [INF], [])
+    nothing = results([0.0], [INF], [])
     assert semantics.amplification(dict.fromkeys(condition, 9.0), nothing) == 0.0
-    moved = answer([2.5, 0.0], [0.0], [1.0], {"w": np.array([1.0, 3.0])})
+    moved = results([2.5, 0.0], [0.0], [1.0], {"w": np.array([1.0, 3.0])})
     errors = {"outputs": 0.5, "h_n": 0.0, "c_n": 3.0, "d w": 4.0}
     assert measurement.largest_errors(moved, truth) == errors
 

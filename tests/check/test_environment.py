@@ -49,5 +49,5 @@ def test_unset_settings_are_empty(monkeypatch):
 
 @needs_torch
 def test_torch_settings():
-    alone = environment(None, with_torch=False)
-    assert environment(None, with_torch=True) == alone | torch_runner.environment()
+    without_torch = environment(None, with_torch=False)
+    assert environment(None, with_torch=True) == without_torch | torch_runner.environment()

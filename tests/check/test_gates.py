@@ -18,7 +18,7 @@ CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 PROJECTED = LSTMConfig(3, 4, num_layers=2, bidirectional=True, proj_size=2)
 
 
-def one_step(config, slot, change=lambda answer, case: answer):
+def one_step(config, slot, change=lambda results, case: results):
     """Return the recovered gates, and the oracle's recorded gates of a step from c_0 = 1."""
     params = random_params(config, dtype=np.float64)
     case = cases.ordinary_case(config)
@@ -52,23 +52,23 @@ def test_a_projection_hides_o():
 
 @pytest.mark.parametrize(("off", "gates"), [(1e-10, ["f", "i*g", "o"]), (1e-6, [])])
 def test_no_gates_if_the_step_is_not_linear_in_c(off, gates):
-    def bent(answer, case):
-        return answer._replace(c_n=answer.c_n + off * np.square(case.initial_state[1]))
+    def add_quadratic_term(results, case):
+        return results._replace(c_n=results.c_n + off * np.square(case.initial_state[1]))
 
-    assert list(one_step(CONFIG, 1, bent)[0]) == gates
+    assert list(one_step(CONFIG, 1, add_quadratic_term)[0]) == gates
 
 
 def test_missing_states():
-    assert one_step(CONFIG, 0, lambda answer, case: answer._replace(c_n=None))[0] == {}
-    measured, _ = one_step(CONFIG, 0, lambda answer, case: answer._replace(h_n=None))
+    assert one_step(CONFIG, 0, lambda results, case: results._replace(c_n=None))[0] == {}
+    measured, _ = one_step(CONFIG, 0, lambda results, case: results._replace(h_n=None))
     assert list(measured) == ["f", "i*g"]
 
 
 def test_gates_have_the_ports_dtype():
-    def half(answer, case):
-        return answer._replace(c_n=answer.c_n.astype(np.float16), h_n=answer.h_n.astype(np.float16))
+    def in_half_precision(results, case):
+        return results._replace(c_n=results.c_n.astype(np.float16), h_n=results.h_n.astype(np.float16))
 
-    measured, recorded = one_step(CONFIG, 2, half)
+    measured, recorded = one_step(CONFIG, 2, in_half_precision)
     assert {gate.dtype.name for gate in measured.values()} == {"float16"}
     np.testing.assert_allclose(measured["o"], recorded.o[0], rtol=5e-3)
 

@@ -9,7 +9,7 @@ from jaxlstm.check import verify_matrix
 from jaxlstm.check.reference import torch_runner
 from jaxlstm.check.report.text import matrix_table
 from jaxlstm.config import LSTMConfig
-from tests.support.verification import random_params
+from tests.support.verification import random_params, status
 from tests.support.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(2, 3)
@@ -66,7 +66,7 @@ def test_port_wrong_in_one_dtype_and_batch():
 def test_port_that_cannot_be_traced():
     report = matrix(WrongPort(CONFIG), modes=("jit", "no jit"))
     assert report.ok
-    assert {item.name: item.status for item in report.items} == {
+    assert status(report) == {
         "float32, batch 2, 3 steps, jit": "untested",
         "float32, batch 2, 3 steps, no jit": "ok",
     }

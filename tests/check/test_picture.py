@@ -85,9 +85,9 @@ def test_nonfinite_numbers():
     odd = Heatmap("e", "x", "y", [[float("inf"), float("nan"), 1e-3, 0.0, -1.0, 1.0]])
     assert cells(odd) == {0.5: [(2, 0, 1)], 1.0: [(0, 0, 2), (5, 0, 1)]}
     assert drawing(odd)[0][0].text == "largest: inf at x 0, y 0"
-    alone = Heatmap("e", "x", "y", [[float("nan"), 0.0]])
-    assert cells(alone) == {1.0: [(0, 0, 1)]}
-    assert drawing(alone)[0][0].text == "largest: nan at x 0, y 0"
+    only_nan = Heatmap("e", "x", "y", [[float("nan"), 0.0]])
+    assert cells(only_nan) == {1.0: [(0, 0, 1)]}
+    assert drawing(only_nan)[0][0].text == "largest: nan at x 0, y 0"
 
 
 @pytest.mark.parametrize("weakest", [0.0, 1e-8])

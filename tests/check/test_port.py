@@ -68,8 +68,8 @@ def test_rejects_malformed_results():
 def test_float64_does_not_change_jax():
     config = CONFIGS["everything"]
     case = cases.ordinary_case(config)
-    answer = own_port(config).run(random_params(config), case, np.float64, gradients=True)
-    assert {a.dtype for a in answer.arrays().values()} == {np.dtype(np.float64)}
+    results = own_port(config).run(random_params(config), case, np.float64, gradients=True)
+    assert {a.dtype for a in results.arrays().values()} == {np.dtype(np.float64)}
     assert not jax.config.read("jax_enable_x64")
 
 

@@ -10,7 +10,7 @@ from jaxlstm.check.criteria.measurement import Measurement
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import oracle_results
 from jaxlstm.config import LSTMConfig
-from tests.support.verification import needs_torch, random_params, run_of
+from tests.support.verification import needs_torch, random_params, run_of, status
 from tests.support.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
@@ -34,4 +34,4 @@ def test_step_residual_has_a_bound(monkeypatch, ratio, verdict):
     found = Measurement(ratio, 1.0, "layer 1")
     monkeypatch.setattr(verification, "step_residual", lambda *arguments, **options: found)
     report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
-    assert {item.name: item.status for item in report.items}["step residual"] == verdict
+    assert status(report)["step residual"] == verdict

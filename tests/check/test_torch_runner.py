@@ -45,18 +45,18 @@ def test_a_cell_runs_over_time():
         for x in torch.from_numpy(case.inputs):
             h, c = cell(x, (h, c))
             outputs.append(h.numpy())
-    answer = torch_runner.run(params, config, case, np.float64, gradients=True)
-    np.testing.assert_allclose(answer.outputs, np.stack(outputs), rtol=0, atol=1e-15)
-    assert answer.gradients is not None
-    assert answer.gradients.keys() == {*params, "inputs", "h_0", "c_0"}
+    results = torch_runner.run(params, config, case, np.float64, gradients=True)
+    np.testing.assert_allclose(results.outputs, np.stack(outputs), rtol=0, atol=1e-15)
+    assert results.gradients is not None
+    assert results.gradients.keys() == {*params, "inputs", "h_0", "c_0"}
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_results_have_the_dtype(dtype):
     case = cases.ordinary_case(STRONG)
-    answer = torch_runner.run(random_params(STRONG), STRONG, case, dtype, gradients=True)
-    assert {a.dtype for a in answer.arrays().values()} == {np.dtype(dtype)}
-    assert not answer.outputs[~case.valid].any()
+    results = torch_runner.run(random_params(STRONG), STRONG, case, dtype, gradients=True)
+    assert {a.dtype for a in results.arrays().values()} == {np.dtype(dtype)}
+    assert not results.outputs[~case.valid].any()
 
 
 def test_checker_loads_without_torch():

@@ -46,6 +46,48 @@ def test_inspect_reports_invalid_and_other_layers(tmp_path: Path) -> None:
     assert "missing lstm.bias_hh_l0 (16,)" in done.out
 
 
+def test_inspect_all_lists_every_layer() -> None:
+    done = jaxlstm_command("inspect", DEMO, "--all")
+    assert done.status == 0
+    layers = {line.split()[0]: line.split()[1:] for line in done.out.splitlines()[2:] if line}
+    assert layers["model_state_dict.mark"] == ["Linear", "48", "->", "7", "float32", "343", "1.5%"]
+    assert "Embedding: padding_idx" in done.out
+    model = torch.load(DEMO, weights_only=True)["model_state_dict"]
+    assert f"left out: {3 * len(model)} tensors of optimizers" in done.out  # Adam's step and moments
+    report = json.loads(jaxlstm_command("inspect", DEMO, "--all", "--json").out)
+    assert report["parameters"] == sum(tensor.numel() for tensor in model.values())
+    assert sum(layer["share"] for layer in report["layers"]) == pytest.approx(1)
+    (lstm,) = report["lstms"]
+    assert report["lstm_share"] == lstm["parameters"] / report["parameters"]
+
+
+def test_inspect_all_of_a_model_without_an_lstm(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, bias=False), torch.nn.LayerNorm(4))
+    torch.save({**model.state_dict(), "temperature": torch.ones(())}, tmp_path / "m.pt")
+    assert jaxlstm_command("inspect", tmp_path / "m.pt").status == 1
+    done = jaxlstm_command("inspect", tmp_path / "m.pt", "--all")
+    assert done.status == 0
+    assert "Conv2d?: the tensors also fit ConvTranspose2d" in done.out
+    assert "LayerNorm?: the tensors also fit GroupNorm and InstanceNorm" in done.out
+    assert "kernel_size=3x3" in done.out
+    assert "(tensor)    scalar" in done.out
+    assert "LSTMs: 0.0%" in done.out
+
+
+def test_inspect_all_of_invalid_lstms_and_empty_files(tmp_path: Path) -> None:
+    invalid = dict(torch.nn.LSTM(3, 4).state_dict())
+    del invalid["bias_hh_l0"]
+    torch.save({"gru": torch.nn.GRU(3, 4).state_dict(), "lstm": invalid}, tmp_path / "m.pt")
+    done = jaxlstm_command("inspect", tmp_path / "m.pt", "--all")
+    assert done.status == 1
+    assert "INVALID: the LSTM at 'lstm.'" in done.out
+    gru = next(line for line in done.out.splitlines() if line.startswith("gru"))
+    assert "3 -> 4" in gru
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    done = jaxlstm_command("inspect", tmp_path / "empty.pt", "--all")
+    assert (done.status, "No layer found." in done.out) == (1, True)
+
+
 @pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.msgpack", "m_orbax"])
 def test_convert_and_inspect_every_format(output: str, tmp_path: Path) -> None:
     path = tmp_path / output
@@ -66,6 +108,8 @@ def test_convert_and_inspect_every_format(output: str, tmp_path: Path) -> None:
     assert done.status == 0
     assert "16 -> 24, num_layers=2, " in done.out
     assert ("not recorded" in done.out) == (output == "m.pt")
+    (layer,) = json.loads(jaxlstm_command("inspect", path, "--all", "--json").out)["layers"]
+    assert layer["types"] == ["LSTM"]
 
 
 def test_convert_reports_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,31 @@ def test_inspect(real: Real) -> None:
     assert all(prefix in text for prefix in real.lstms)
 
 
+LAYERS = {
+    "resemblyzer": {"model_state.lstm": "LSTM", "model_state.linear": "Linear"},
+    "beatnet": {"conv1": "Conv1d", "linear0": "Linear", "lstm": "LSTM", "linear": "Linear"},
+    "silero-safetensors": {
+        "stft_conv": "Conv1d",
+        **{f"conv{k}": "Conv1d" for k in range(1, 5)},
+        "lstm_cell": "LSTMCell",
+        "final_conv": "Conv1d",
+    },
+    "g2pm": {"embedding": "Embedding", "lstm": "LSTM", "logit_layer.0": "Linear", "logit_layer.2": "Linear"},
+}
+LAYERS["beatnet-module"] = LAYERS["beatnet"]
+
+
+@pytest.mark.parametrize("label", LAYERS)
+def test_inspect_all(label: str) -> None:
+    """The types are those of the packages' source; two scalars of resemblyzer belong to no layer."""
+    real = BY_LABEL[label]
+    report = json.loads(jaxlstm_command("inspect", real.path(), "--all", "--json").out)
+    types = {layer["name"]: layer["types"] for layer in report["layers"] if layer["types"]}
+    assert types == {name: [kind] for name, kind in LAYERS[label].items()}
+    tensors = {n: t for n, t in real.read(real.path()).items() if not n.startswith("optimizer_state")}
+    assert report["parameters"] == sum(np.prod(tuple(t.shape)) for t in tensors.values())
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize(
     ("real", "prefix"), EACH_LSTM, ids=[f"{real.label}-{prefix}" for real, prefix in EACH_LSTM]

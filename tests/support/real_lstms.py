@@ -15,6 +15,7 @@ from jaxlstm.check.reference import torch_runner
 from jaxlstm.check.reference.cases import Case
 from tests.support.bounds import assert_as_exact_as_torch
 from tests.support.real_files import Real
+from tests.support.verification import status
 
 TIME, BATCH = 40, 3
 Arrays = tuple[np.ndarray, ...]
@@ -51,7 +52,7 @@ def assert_verdict_holds(real: Real, prefix: str) -> None:
     else:
         report = verify(None, numpy_params, config, gradients=False)
     assert report.ok, str(report)
-    statuses = {item.name: item.status for item in report.items}
+    statuses = status(report)
     assert statuses["float64 semantics against torch"] == "ok"
     assert statuses["step residual"] == "ok"
 

@@ -10,6 +10,7 @@ import pytest
 
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.report.report import Report
 from jaxlstm.check.verification import Verification
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import init_bound, param_shapes
@@ -55,6 +56,11 @@ def run_of(
         tolerance=None,
         precision="highest",
     )
+
+
+def status(report: Report) -> dict[str, str]:
+    """Return the status of each item of `report`: "ok", "FAILED" or "untested"."""
+    return {item.name: item.status for item in report.items}
 
 
 needs_torch = pytest.mark.skipif(not torch_runner.is_available(), reason="torch is not installed")

@@ -87,7 +87,7 @@ def _search(checkpoint: Checkpoint) -> None:
             raise BrokenPromiseError(f"find_lstms accepts incomplete LSTMs: {broken}")
 
 
-def judge(case: Mutant, folder: Path) -> tuple[str, str | None]:
+def read_and_classify(case: Mutant, folder: Path) -> tuple[str, str | None]:
     """Return the outcome of a file, and a description if it is a finding."""
     path = case.write(folder)
     size = sum(map(len, case.files.values()))
@@ -127,14 +127,14 @@ def main(seed: int, start: int, count: int, folder: Path) -> None:
     warnings.filterwarnings("ignore", module="pickletools")
     # Warm up: load modules that are imported on first use.
     for origin in seeds():
-        judge(Mutant(origin.name, origin.files, origin.opened, True), folder)
+        read_and_classify(Mutant(origin.name, origin.files, origin.opened, True), folder)
     reader.allowed = os.path.realpath(folder)
     sys.addaudithook(reader.watch)
     progress = os.open(folder / "progress", os.O_WRONLY | os.O_CREAT)
     counts: Counter[str] = Counter()
     for index in range(start, start + count):
         os.pwrite(progress, b"%20d" % index, 0)
-        result, finding = judge(mutant(seed, index), folder)
+        result, finding = read_and_classify(mutant(seed, index), folder)
         counts[result] += 1
         if finding is not None:
             _print({"index": index, "finding": finding})

@@ -59,6 +59,11 @@ class Tensor:
         """Size in bytes of the array that reading returns."""
         return self.size * self.dtype.itemsize
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """A key that is equal for tied tensors, which are the same elements of one storage."""
+        return id(self.storage), self._offset, self.shape, self._strides, self.dtype
+
     def set_name(self, name: str, warnings: list[str]) -> None:
         """Set the name, unless it is set, and the list that receives warnings about the values."""
         if self._warnings is None:
@@ -141,6 +146,11 @@ class StackedTensor(Tensor):
         shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
         super().__init__(first.storage, first.dtype, shape, contiguous_strides(shape), 0)
         self._parts = tuple(parts)
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """The identities of the parts."""
+        return tuple(part.identity for part in self._parts)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
         row = byte = 0

@@ -1,0 +1,5 @@
+"""Every layer of a state dict: its type, sizes and parameters, as far as the tensors tell."""
+
+from jaxlstm_converters.layers._find_layers import Layer as Layer
+from jaxlstm_converters.layers._find_layers import find_layers as find_layers
+from jaxlstm_converters.layers.modules import is_optimizer_state as is_optimizer_state

@@ -1,0 +1,147 @@
+"""The layer types of torch that fit a set of tensors, by their names, ranks and shapes.
+
+Types with the same tensors count as one: "BatchNorm" stands for every number of dimensions and for
+InstanceNorm with running statistics, "Embedding" for EmbeddingBag, "Linear" for its subclasses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Name in the layer -> shape."""
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_ATTENTION = re.compile(r"in_proj_(weight|bias)|[qkv]_proj_weight|bias_[kv]|out_proj\.(weight|bias)")
+
+# Words in a layer's name that decide among types with the same tensors, tried in this order.
+_WORDS = {
+    "ConvTranspose": r"transpose|deconv|upconv|convt|^up",
+    "Conv": r"conv|down|shortcut|stem|patch",
+    "Embedding": r"emb|^w[tp]e$|lookup|vocab",
+    "Linear": r"lin|^fc|dense|proj|head|classif|logit|mlp|^[qkvo]$",
+    "GroupNorm": r"group_?norm|^gn",
+    "InstanceNorm": r"instance_?norm",
+    "RMSNorm": r"rms",
+    "PReLU": r"prelu|^act",
+    "LayerNorm": r"layer_?norm|^ln",
+}
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """A type that fits.
+
+    Attributes:
+      name: its name in ``torch.nn``.
+      sizes: argument -> value, as far as the shapes tell.
+      not_recorded: arguments that a state dict does not record.
+    """
+
+    name: str
+    sizes: dict[str, Any] = field(default_factory=dict)
+    not_recorded: tuple[str, ...] = ()
+
+
+def claimed_names(shapes: Shapes) -> list[str]:
+    """Return the names of the tensors that may form one layer of torch."""
+    if "out_proj.weight" in shapes and ("in_proj_weight" in shapes or "q_proj_weight" in shapes):
+        return [name for name in shapes if _ATTENTION.fullmatch(name)]
+    if "running_mean" in shapes and "running_var" in shapes:
+        return [name for name in shapes if name in ("weight", "bias", *BUFFERS)]
+    return [name for name in shapes if name in ("weight", "bias")] if "weight" in shapes else []
+
+
+def fitting_types(shapes: Shapes) -> list[LayerType]:
+    """Return the types whose tensors have exactly these names and shapes, the likeliest first."""
+    if "out_proj.weight" in shapes:
+        return [_attention(shapes)]
+    if "running_mean" in shapes:
+        sizes = {"num_features": shapes["running_mean"][0], "affine": "weight" in shapes}
+        return [LayerType("BatchNorm", sizes, ("eps", "momentum"))]
+    weight, bias = shapes.get("weight", ()), shapes.get("bias")
+    if len(weight) == 1:
+        return _vector(weight[0], bias)
+    if len(weight) == 2:
+        return _matrix(weight, bias)
+    return _convolutions(weight, bias) if len(weight) in (3, 4, 5) else []
+
+
+def choose_by_name(types: list[LayerType], name: str) -> list[LayerType]:
+    """Return the one type that a word in the layer's name implies, or all types."""
+    if len(types) < 2:
+        return types
+    # Models call an RMSNorm "layernorm" too; without a bias the word decides nothing.
+    misleading = "LayerNorm" if any(t.name == "RMSNorm" for t in types) else ""
+    for part in reversed(name.split(".")):
+        for word, pattern in _WORDS.items():
+            chosen = [t for t in types if t.name.rstrip("123d") == word != misleading]
+            if chosen and re.search(pattern, part, re.IGNORECASE):
+                return chosen
+    return types
+
+
+def _attention(shapes: Shapes) -> LayerType:
+    embed_dim = shapes["out_proj.weight"][0]
+    sizes = {"embed_dim": embed_dim, "bias": "in_proj_bias" in shapes}
+    for name, key in (("kdim", "k_proj_weight"), ("vdim", "v_proj_weight")):
+        if key in shapes:
+            sizes[name] = shapes[key][-1]
+    if "bias_k" in shapes:
+        sizes["add_bias_kv"] = True
+    missing = ("num_heads", "dropout", "batch_first", "add_zero_attn")
+    return LayerType("MultiheadAttention", sizes, missing)
+
+
+def _vector(size: int, bias: tuple[int, ...] | None) -> list[LayerType]:
+    layer_norm = LayerType("LayerNorm", {"normalized_shape": [size], "bias": bias is not None}, ("eps",))
+    if bias == (size,):
+        group_norm = LayerType("GroupNorm", {"num_channels": size}, ("num_groups", "eps"))
+        return [layer_norm, group_norm, LayerType("InstanceNorm", {"num_features": size}, ("eps",))]
+    if bias is not None:
+        return []
+    rms_norm = LayerType("RMSNorm", {"normalized_shape": [size]}, ("eps",))
+    prelu = LayerType("PReLU", {"num_parameters": size})
+    return [prelu, rms_norm, layer_norm] if size == 1 else [rms_norm, layer_norm, prelu]
+
+
+def _matrix(weight: tuple[int, ...], bias: tuple[int, ...] | None) -> list[LayerType]:
+    rows, columns = weight
+    linear = LayerType("Linear", {"in_features": columns, "out_features": rows, "bias": bias is not None})
+    if bias is None:
+        embedding = LayerType(
+            "Embedding", {"num_embeddings": rows, "embedding_dim": columns}, ("padding_idx",)
+        )
+        return [linear, embedding]
+    if bias == (rows,):
+        return [linear]
+    if bias == (columns,):  # GPT-2 and its relatives
+        return [LayerType("transformers.Conv1D", {"nx": rows, "nf": columns})]
+    if bias == weight:
+        return [LayerType("LayerNorm", {"normalized_shape": list(weight), "bias": True}, ("eps",))]
+    return []
+
+
+def _convolutions(weight: tuple[int, ...], bias: tuple[int, ...] | None) -> list[LayerType]:
+    """Return Conv, ConvTranspose or both. The sizes hold for ``groups=1``, which the shapes do not tell."""
+    first, second, *kernel = weight
+    dims = f"{len(kernel)}d"
+    missing = ("stride", "padding", "dilation", "groups")
+    common = {"kernel_size": kernel, "bias": bias is not None}
+    types = []
+    if bias in (None, (first,)):
+        sizes = {"in_channels": second, "out_channels": first, **common}
+        types.append(LayerType(f"Conv{dims}", sizes, missing))
+    if bias in (None, (second,)) or (bias is not None and not types and _grouped(weight, bias)):
+        sizes = {"in_channels": first, "out_channels": bias[0] if bias else second, **common}
+        types.append(LayerType(f"ConvTranspose{dims}", sizes, (*missing, "output_padding")))
+    return types
+
+
+def _grouped(weight: tuple[int, ...], bias: tuple[int, ...]) -> bool:
+    """Return True if a transposed convolution with groups has these shapes."""
+    groups, remainder = divmod(bias[0], weight[1]) if len(bias) == 1 and weight[1] else (0, 1)
+    return groups > 1 and remainder == 0 and weight[0] % groups == 0

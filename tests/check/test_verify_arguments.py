@@ -1,0 +1,145 @@
+"""verify: params, seed, precision, references and tolerances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlstm.check import verify
+from jaxlstm.check.reference import torch_runner
+from jaxlstm.config import LSTMConfig
+from jaxlstm.params import init_bound, param_shapes
+from tests.support.verification import needs_torch, random_params, status
+from tests.support.wrong_ports import WrongPort
+
+CONFIG = LSTMConfig(3, 4, num_layers=2)
+PARAMS = random_params(CONFIG)
+
+
+def check(port, **options):
+    return verify(port, PARAMS, CONFIG, gradients=False, **options)
+
+
+class Recording:
+    def __init__(self):
+        self.seen: list[Any] = []
+
+    def __call__(self, x, state, lengths, *, params):
+        self.seen.append(params)
+        raise ValueError("seen")
+
+
+def test_default_params_follow_from_the_seed():
+    """They are drawn as the parameters of a new LSTM."""
+
+    def drawn(seed, **options):
+        port = Recording()
+        report = verify(port, None, CONFIG, seed=seed, gradients=False, against="oracle", **options)
+        assert report.title == "Recording in float32"
+        return {name: np.asarray(a) for name, a in port.seen[0].items()}
+
+    found, again, other = drawn(5), drawn(5), drawn(6)
+    assert {name: a.shape for name, a in found.items()} == param_shapes(CONFIG)
+    assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
+    numbers = np.concatenate([a.ravel() for a in found.values()])
+    assert np.abs(numbers).max() <= init_bound(CONFIG)
+    assert np.ptp(numbers) > 1.9 * init_bound(CONFIG)
+    assert all(np.array_equal(a, again[name]) for name, a in found.items())
+    assert not np.array_equal(found["bias_ih_l0"], other["bias_ih_l0"])
+
+
+def test_params_may_be_in_any_order():
+    port = Recording()
+    params = dict(reversed(PARAMS.items()))
+    verify(port, params, CONFIG, gradients=False, against="oracle", precision="tensorfloat32")
+    assert {name: a.tolist() for name, a in port.seen[0].items()} == {
+        name: a.tolist() for name, a in PARAMS.items()
+    }
+
+
+def test_batch_first_port_runs_in_the_checked_precision():
+    config: Any = jax.config
+    seen = set()
+
+    def port(x, state, lengths, *, params):
+        seen.add(config.jax_default_matmul_precision)
+        return WrongPort(CONFIG, "batch first")(x, state, lengths, params=params)
+
+    report = check(port, precision="bfloat16", against="oracle")
+    assert "the port is batch-first" in "; ".join(report.diagnosis)
+    assert seen == {"bfloat16"}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", None])
+def test_precision_applies_to_every_run(precision):
+    """The precision also applies to the runs that search for the cause."""
+    config: Any = jax.config
+    before, seen = config.jax_default_matmul_precision, set()
+
+    def port(x, state, lengths, *, params):
+        seen.add(config.jax_default_matmul_precision)
+        return WrongPort(CONFIG, "order iofg")(x, state, lengths, params=params)
+
+    report = verify(port, PARAMS, CONFIG, precision=precision, against="oracle")
+    assert report.difference is not None
+    assert report.difference.place.gate == "f"
+    assert f", precision={precision!r}" in report.again
+    assert seen == {precision or before}
+    assert report.environment["jax matmul precision"] == str(precision or before)
+
+
+def test_oracle_judges_without_torch(monkeypatch):
+    monkeypatch.setattr(torch_runner, "is_available", lambda: False)
+    monkeypatch.setattr(torch_runner, "run", None)
+    report = check(WrongPort(CONFIG))
+    assert report.ok, str(report)
+    assert "torch is not installed" in " ".join(report.notes)
+    assert "torch" not in report.environment
+    assert "float64 semantics against torch" not in status(report)
+    with pytest.raises(ValueError, match="only torch, which is not installed"):
+        verify(WrongPort(CONFIG), PARAMS, CONFIG, against="torch")
+
+
+@needs_torch
+def test_torch_only():
+    report = check(WrongPort(CONFIG), against="torch")
+    assert report.ok, str(report)
+    assert "float64 semantics against oracle" not in status(report)
+    wrong = check(WrongPort(CONFIG, "no c_0"), against="torch")
+    assert status(wrong)["float64 semantics against torch"] == "FAILED"
+
+
+def test_tolerances_replace_the_criteria():
+    port = WrongPort(CONFIG, "bfloat16 weights")
+    loose = check(port, rtol=1e-1, atol=1e-1)
+    assert loose.ok, str(loose)
+    assert "tolerances set by the caller" in " ".join(loose.notes)
+    assert "step residual" not in status(loose)
+    tight = check(port, rtol=0.0, atol=1e-7)
+    assert status(tight)["within the tolerance"] == "FAILED"
+    assert "the weights are rounded to bfloat16" in "; ".join(tight.diagnosis)
+    with pytest.raises(ValueError, match="without atol"):
+        verify(port, PARAMS, CONFIG, rtol=1.0)
+
+
+def test_rejects_invalid_arguments():
+    with pytest.raises(TypeError, match=r"config must be .*, got NoneType"):
+        verify(WrongPort(CONFIG), PARAMS, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"config must be .*, got dict"):
+        verify(WrongPort(CONFIG), PARAMS, {"input_size": 3})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"precision must be .*, got 'best'"):
+        verify(WrongPort(CONFIG), PARAMS, CONFIG, precision="best")
+    with pytest.raises(TypeError, match="params must be the weights"):
+        verify(lambda x, s, n: None, None, CONFIG)
+    with pytest.raises(ValueError, match="missing weight_hh_l0"):
+        verify(WrongPort(CONFIG), {"weight_ih_l0": np.ones((16, 3))}, CONFIG)
+    with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
+        verify(WrongPort(CONFIG), PARAMS, CONFIG, seed=-1)
+    with pytest.raises(ValueError, match="against must name"):
+        verify(WrongPort(CONFIG), PARAMS, CONFIG, against=("keras",))
+    for dtype in ("int32", "floaty"):
+        with pytest.raises(ValueError, match=f"dtype must be .*, got '{dtype}'"):
+            verify(WrongPort(CONFIG), PARAMS, CONFIG, dtype=dtype)

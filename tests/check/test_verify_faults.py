@@ -1,0 +1,192 @@
+"""verify: a port that raises or returns wrong arrays fails, and the report names the cause."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import jaxlstm
+from jaxlstm.check import verify
+from jaxlstm.config import LSTMConfig
+from tests.support.verification import needs_torch, random_params, status
+from tests.support.wrong_ports import WrongPort
+
+CONFIG = LSTMConfig(3, 4, num_layers=2)
+PARAMS = random_params(CONFIG)
+
+
+def own(x, state, lengths, *, params):
+    return jaxlstm.lstm(params, x, state, seq_lengths=lengths, config=CONFIG)
+
+
+def check(port, **options):
+    return verify(port, PARAMS, CONFIG, gradients=False, **options)
+
+
+def layer_gradient_missing(x, state, lengths, *, params):
+    frozen = {k: jax.lax.stop_gradient(v) if "_l1" in k else v for k, v in params.items()}
+    return own(x, state, lengths, params=frozen)
+
+
+def state_gradient_missing(x, state, lengths, *, params):
+    return own(x, jax.lax.stop_gradient(state), lengths, params=params)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("port", "cause"),
+    [
+        (layer_gradient_missing, "weight_ih_l1, weight_hh_l1, bias_ih_l1, bias_hh_l1 is zero"),
+        (state_gradient_missing, "the gradient of h_0, c_0 is zero"),
+    ],
+)
+def test_faults_of_the_derivative_are_caught_and_named(port, cause):
+    report = verify(jax.jit(port), PARAMS, CONFIG)
+    found = status(report)
+    assert found["float64 gradients against torch"] == "FAILED"
+    assert found["float64 gradients against oracle"] == "FAILED"
+    assert found["float64 semantics against oracle"] == "ok"
+    assert found["step residual"] == "ok"
+    assert cause in "; ".join(report.diagnosis)
+
+
+@needs_torch
+def test_port_that_raises():
+    def port(x, state, lengths, *, params):
+        if len(x) == 1:
+            raise ValueError("one step is too few\nfor me")
+        return WrongPort(CONFIG)(x, state, lengths, params=params)
+
+    report = check(port)
+    item = {item.name: item for item in report.items}["runs"]
+    assert item.ok is False
+    line = port.__code__.co_firstlineno + 2
+    assert item.detail == (
+        f"one step: ValueError: one step is too few (test_verify_faults.py:{line}); "
+        "fails in one step, one step from zeros"
+    )
+    assert status(report)["float64 semantics against torch"] == "ok"
+    assert status(report)["step residual"] == "FAILED"
+
+
+def test_port_that_always_raises():
+    def port(x, state, lengths, *, params):
+        raise ValueError("not today")
+
+    report = check(port)
+    assert status(report) == {"runs": "FAILED", "step residual": "FAILED"}
+    assert report.diagnosis == ()
+
+
+def in_a_library():
+    np.linalg.inv(np.zeros((2, 2)))
+
+
+def in_jaxlstm():
+    jaxlstm.lstm(PARAMS, np.zeros((0, 1, 3), np.float32), config=CONFIG)
+
+
+def indirectly():
+    in_a_library()
+
+
+def raising(error):
+    def fail():
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("fail", "last", "message"),
+    [
+        (raising(KeyError("kernel")), None, "KeyError: 'kernel'"),
+        (raising(AssertionError()), None, "AssertionError"),
+        (raising(NotImplementedError("no lengths\nat all")), None, "NotImplementedError: no lengths"),
+        (in_a_library, None, "LinAlgError: Singular matrix"),
+        (in_jaxlstm, None, "ValueError: "),
+        (indirectly, in_a_library, "LinAlgError: Singular matrix"),
+    ],
+)
+def test_exception_in_one_case(fail, last, message):
+    """The report has the error's type and first line, and the last line of the port's own code."""
+
+    def port(x, state, lengths, *, params):
+        if x.shape[1] == 1:
+            fail()
+        return WrongPort(CONFIG)(x, state, lengths, params=params)
+
+    report = check(port, against="oracle", seconds=0)
+    assert [item.name for item in report.failures] == ["runs"]
+    line = (last or fail).__code__.co_firstlineno + 1
+    detail = report.failures[0].detail
+    assert detail.startswith(f"batch 1: {message}")
+    assert detail.endswith(f" (test_verify_faults.py:{line}); fails in batch 1")
+
+
+def test_malformed_results_have_no_explanation():
+    def port(x, state, lengths, *, params):
+        return np.ones((), x.dtype), (None, None)
+
+    report = check(port, against="oracle", seconds=0)
+    assert not report.ok
+    assert [line for line in report.diagnosis if line.startswith("matches")] == []
+
+
+class SingleSigmoid(WrongPort):
+    def sigmoid(self, z):
+        return super().sigmoid(z.astype(np.float32)).astype(z.dtype)
+
+
+def test_float32_function_within_float64_is_named():
+    report = check(SingleSigmoid(CONFIG), against="oracle")
+    assert [item.name for item in report.failures] == ["float64 semantics against oracle"]
+    assert "a part of the computation is in float32" in report.diagnosis[0]
+    assert re.search("in [ifo], unit", report.diagnosis[1])
+
+
+def changed(change):
+    """Return a right port whose results are changed."""
+
+    def port(x, state, lengths, *, params):
+        outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
+        return change(outputs, h_n, c_n)
+
+    return port
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda y, h, c: (y, (h, None)), lambda y, h, c: (y, (None, c)), lambda y, h, c: (y, (None, None))],
+    ids=["h_n", "c_n", "neither"],
+)
+def test_port_without_final_state(change):
+    report = check(changed(change))
+    assert report.ok, str(report)
+    assert status(report)["step residual"] == "untested"
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "cause"),
+    [
+        (
+            lambda y, h, c: (y.swapaxes(0, 1), (h, c)),
+            "outputs has shape (5, 12, 4), expected (12, 5, 4)",
+            "the first two axes of outputs are swapped",
+        ),
+        (
+            lambda y, h, c: (y, (h.astype(np.float32), c)),
+            "in float64, h_n has dtype float32, expected float64",
+            "",
+        ),
+    ],
+    ids=["shape", "dtype"],
+)
+def test_shape_and_dtype_are_reported(change, message, cause):
+    report = check(changed(change))
+    assert status(report)["shape and dtype"] == "FAILED"
+    assert message in str(report)
+    assert cause in "; ".join(report.diagnosis)

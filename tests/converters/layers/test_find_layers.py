@@ -1,0 +1,265 @@
+"""Every layer of a state dict: type, sizes, parameters, and the arguments that are not recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+from jaxlstm import read_checkpoint
+from jaxlstm_converters.layers import Layer, find_layers, is_optimizer_state
+from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+
+UNRECORDED = ("stride", "padding", "dilation", "groups")
+
+
+def layers_of(state_dict: Mapping[str, Any]) -> dict[str, Layer]:
+    layers = find_layers(survey(state_dict), config_hints(state_dict))
+    return {layer.name: layer for layer in layers}
+
+
+def layer_of(module: nn.Module, name: str = "layer") -> Layer:
+    """Return the only layer of a module with an attribute of that name."""
+    (layer,) = layers_of(nn.ModuleDict({name: module}).state_dict()).values()
+    assert layer.parameters == sum(p.numel() for p in module.parameters())
+    assert layer.buffers == sum(b.numel() for b in module.buffers())
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "sizes"),
+    [
+        (nn.Linear(3, 4), "Linear", {"in_features": 3, "out_features": 4, "bias": True}),
+        (
+            nn.Conv1d(3, 4, 5),
+            "Conv1d",
+            {"in_channels": 3, "out_channels": 4, "kernel_size": [5], "bias": True},
+        ),
+        (nn.Conv2d(3, 4, (5, 6)), "Conv2d", {"in_channels": 3, "kernel_size": [5, 6]}),
+        (nn.Conv3d(3, 4, 2), "Conv3d", {"out_channels": 4, "kernel_size": [2, 2, 2]}),
+        (nn.ConvTranspose1d(3, 4, 5), "ConvTranspose1d", {"in_channels": 3, "out_channels": 4}),
+        (nn.ConvTranspose2d(8, 4, 2, groups=2), "ConvTranspose2d", {"in_channels": 8, "out_channels": 4}),
+        (nn.ConvTranspose3d(3, 4, 2), "ConvTranspose3d", {"kernel_size": [2, 2, 2]}),
+        (nn.BatchNorm1d(7), "BatchNorm", {"num_features": 7, "affine": True}),
+        (nn.BatchNorm2d(7, affine=False), "BatchNorm", {"num_features": 7, "affine": False}),
+        (nn.LayerNorm((3, 4)), "LayerNorm", {"normalized_shape": [3, 4], "bias": True}),
+        (nn.LSTM(3, 5, 2, proj_size=2), "LSTM", {"input_size": 3, "hidden_size": 5, "proj_size": 2}),
+        (nn.LSTMCell(3, 5, bias=False), "LSTMCell", {"input_size": 3, "hidden_size": 5, "bias": False}),
+        (
+            nn.GRU(3, 5, 2, bidirectional=True),
+            "GRU",
+            {"hidden_size": 5, "num_layers": 2, "bidirectional": True},
+        ),
+        (nn.GRUCell(3, 5), "GRUCell", {"input_size": 3, "hidden_size": 5, "bias": True}),
+        (nn.RNN(3, 5), "RNN", {"input_size": 3, "hidden_size": 5, "num_layers": 1}),
+        (nn.RNNCell(3, 5), "RNNCell", {"input_size": 3, "hidden_size": 5}),
+        (nn.MultiheadAttention(8, 2), "MultiheadAttention", {"embed_dim": 8, "bias": True}),
+        (
+            nn.MultiheadAttention(8, 2, kdim=5, vdim=6, bias=False, add_bias_kv=True),
+            "MultiheadAttention",
+            {"embed_dim": 8, "bias": False, "kdim": 5, "vdim": 6, "add_bias_kv": True},
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_the_type_is_certain(module: nn.Module, name: str, sizes: dict[str, Any]) -> None:
+    layer = layer_of(module)
+    assert layer.types == (name,)
+    assert sizes.items() <= layer.sizes.items()
+    assert layer.dtype == "torch.float32"
+    assert layer.notes == []
+
+
+@pytest.mark.parametrize(
+    ("module", "types"),
+    [
+        (nn.Linear(3, 4, bias=False), ("Linear", "Embedding")),
+        (nn.Embedding(3, 4), ("Linear", "Embedding")),
+        (nn.Conv2d(4, 4, 3), ("Conv2d", "ConvTranspose2d")),
+        (nn.Conv1d(3, 4, 3, bias=False), ("Conv1d", "ConvTranspose1d")),
+        (nn.ConvTranspose1d(3, 4, 3, bias=False), ("Conv1d", "ConvTranspose1d")),
+        (nn.LayerNorm(4), ("LayerNorm", "GroupNorm", "InstanceNorm")),
+        (nn.GroupNorm(2, 4), ("LayerNorm", "GroupNorm", "InstanceNorm")),
+        (nn.InstanceNorm2d(4, affine=True), ("LayerNorm", "GroupNorm", "InstanceNorm")),
+        (nn.RMSNorm(4), ("RMSNorm", "LayerNorm", "PReLU")),
+        (nn.LayerNorm(4, bias=False), ("RMSNorm", "LayerNorm", "PReLU")),
+        (nn.PReLU(), ("PReLU", "RMSNorm", "LayerNorm")),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_several_types_fit(module: nn.Module, types: tuple[str, ...]) -> None:
+    """The tensors do not tell the type, and no type is claimed."""
+    assert layer_of(module).types == types
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "expected"),
+    [
+        ("word_embeddings", nn.Embedding(3, 4), "Embedding"),
+        ("lm_head", nn.Linear(3, 4, bias=False), "Linear"),
+        ("deconv2", nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d"),
+        ("conv2", nn.Conv2d(4, 4, 3), "Conv2d"),
+        ("ln_1", nn.LayerNorm(4), "LayerNorm"),
+        ("groupnorm", nn.GroupNorm(2, 4), "GroupNorm"),
+        ("rms_norm", nn.RMSNorm(4), "RMSNorm"),
+    ],
+)
+def test_the_name_decides(name: str, module: nn.Module, expected: str) -> None:
+    layer = layer_of(module, name)
+    assert layer.types == (expected,)
+    assert layer.notes == ["type from the name"]
+
+
+def test_the_name_of_a_vector_without_bias_decides_nothing() -> None:
+    """Models call an RMSNorm "layernorm" too."""
+    assert len(layer_of(nn.RMSNorm(4), "input_layernorm").types) == 3
+
+
+def test_the_inner_name_wins() -> None:
+    model = nn.ModuleDict({"embeddings": nn.ModuleDict({"LayerNorm": nn.LayerNorm(4)})})
+    assert layers_of(model.state_dict())["embeddings.LayerNorm"].types == ("LayerNorm",)
+
+
+def test_not_recorded(tmp_path: Path) -> None:
+    assert layer_of(nn.Conv1d(3, 4, 5)).not_recorded == UNRECORDED
+    assert layer_of(nn.ConvTranspose1d(3, 4, 5)).not_recorded == (*UNRECORDED, "output_padding")
+    assert layer_of(nn.BatchNorm1d(3)).not_recorded == ("eps", "momentum")
+    assert layer_of(nn.GroupNorm(2, 4), "group_norm").not_recorded == ("num_groups", "eps")
+    assert "num_heads" in layer_of(nn.MultiheadAttention(8, 2)).not_recorded
+    assert layer_of(nn.LSTM(3, 4)).not_recorded == ("batch_first", "dropout")
+    assert layer_of(nn.RNN(3, 4)).not_recorded == ("batch_first", "dropout", "nonlinearity")
+    assert layer_of(nn.LSTMCell(3, 4)).not_recorded == layer_of(nn.Linear(3, 4)).not_recorded == ()
+    torch.save(nn.LSTM(3, 4, batch_first=True), tmp_path / "module.pt")  # records its arguments
+    (lstm,) = layers_of(read_checkpoint(tmp_path / "module.pt")).values()
+    assert lstm.sizes["batch_first"] is True
+    assert lstm.not_recorded == ()
+
+
+def pruned() -> nn.Module:
+    return prune.l1_unstructured(nn.Linear(3, 4), "weight", amount=0.5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("make", "note"),
+    [
+        (lambda: parametrizations.weight_norm(nn.Linear(3, 4)), "weight: weight normalization"),
+        (lambda: nn.utils.weight_norm(nn.Linear(3, 4)), "weight: weight normalization"),
+        (lambda: parametrizations.spectral_norm(nn.Linear(3, 4)), "weight: spectral normalization"),
+        (lambda: nn.utils.spectral_norm(nn.Linear(3, 4)), "weight: spectral normalization"),
+        (pruned, "weight: pruning"),
+        (
+            lambda: parametrizations.orthogonal(nn.Linear(3, 4), use_trivialization=False),
+            "weight: a parametrization",
+        ),
+    ],
+)
+def test_reparametrized_weights(make: Any, note: str) -> None:
+    (layer,) = layers_of(nn.ModuleDict({"layer": make()}).state_dict()).values()
+    assert layer.types == ("Linear",)
+    assert layer.notes == [note]
+    assert layer.sizes == {"in_features": 3, "out_features": 4, "bias": True}
+
+
+def test_a_normalized_lstm() -> None:
+    layer = layer_of(parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0"))
+    assert layer.types == ("LSTM",)
+    assert layer.notes == ["weight normalization"]
+
+
+def test_an_unknown_parametrization_of_an_lstm() -> None:
+    class Doubled(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return 2 * weight
+
+    lstm = nn.LSTM(3, 4)
+    parametrize.register_parametrization(lstm, "weight_hh_l0", Doubled())
+    layers = layers_of({f"lstm.{name}": tensor for name, tensor in lstm.state_dict().items()})
+    assert layers["lstm"].types == ("LSTM",)
+    assert layers["lstm"].notes == ["invalid"]
+    assert layers["lstm"].sizes == {}
+
+
+def test_unknown_tensors_are_layers_of_their_own() -> None:
+    model = nn.ModuleDict({"block": nn.Linear(2, 3)})
+    model["block"].register_buffer("scale", torch.ones(2, 5))
+    layers = layers_of({**model.state_dict(), "temperature": torch.ones(()), "a.bias": torch.ones(3)})
+    assert {name: layer.types for name, layer in layers.items()} == {
+        "block": ("Linear",),
+        "block.scale": (),
+        "temperature": (),
+        "a.bias": (),
+    }
+    assert layers["block.scale"].shapes == {"": (2, 5)}
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"weight": (3, 4), "bias": (7,)},
+        {"weight": (3, 4, 5), "bias": (7,)},
+        {"weight": (3,), "bias": (4,)},
+        {"weight": ()},
+        {"weight": (1, 2, 3, 4, 5, 6)},
+    ],
+)
+def test_shapes_that_fit_no_layer(shapes: dict[str, tuple[int, ...]]) -> None:
+    layers = layers_of({f"x.{name}": np.zeros(shape) for name, shape in shapes.items()})
+    assert {name: layer.types for name, layer in layers.items()} == {f"x.{name}": () for name in shapes}
+
+
+def test_a_transposed_linear() -> None:
+    """GPT-2 stores (inputs, outputs)."""
+    (layer,) = layers_of({"c_attn.weight": np.zeros((8, 24)), "c_attn.bias": np.zeros(24)}).values()
+    assert layer.types == ("transformers.Conv1D",)
+    assert layer.sizes == {"nx": 8, "nf": 24}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tied_weights_count_once(legacy: bool, tmp_path: Path) -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "decoder": nn.Linear(4, 5)})
+    model["decoder"].weight = model["embedding"].weight
+    torch.save(model.state_dict(), tmp_path / "m.pt", _use_new_zipfile_serialization=not legacy)
+    layers = layers_of(read_checkpoint(tmp_path / "m.pt"))
+    assert layers["decoder"].notes == ["weight tied to embedding"]
+    assert (
+        sum(layer.parameters for layer in layers.values()) == 25 == sum(p.numel() for p in model.parameters())
+    )
+
+
+def test_views_of_one_storage_are_not_tied(tmp_path: Path) -> None:
+    both = torch.zeros(8, 3)
+    torch.save({"a.weight": both[:4], "b.weight": both[4:]}, tmp_path / "m.pt")
+    layers = layers_of(read_checkpoint(tmp_path / "m.pt"))
+    assert [layer.parameters for layer in layers.values()] == [12, 12]
+
+
+def test_the_state_of_optimizers_is_left_out() -> None:
+    model = nn.Linear(3, 4)
+    for optimizer in (
+        torch.optim.Adam(model.parameters()),
+        torch.optim.SGD(model.parameters(), momentum=0.9),
+    ):
+        model(torch.ones(3)).sum().backward()
+        optimizer.step()
+        state = {
+            f"{root}.{key}.{name}": tensor
+            for root in ("optimizer_state_dict.state", "opt.state", "state")
+            for key, fields in optimizer.state_dict()["state"].items()
+            for name, tensor in fields.items()
+        }
+        assert all(map(is_optimizer_state, state))
+        layers = layers_of({**{f"model.{k}": v for k, v in model.state_dict().items()}, **state})
+        assert list(layers) == ["model"]
+    assert not is_optimizer_state("state.0.weight")
+
+
+def test_the_order_is_that_of_the_file() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.LSTM(3, 3), nn.MultiheadAttention(3, 1), nn.BatchNorm1d(3))
+    assert list(layers_of(model.state_dict())) == ["0", "1", "2", "3"]
