@@ -44,6 +44,12 @@ if TYPE_CHECKING:
     from jaxlstm_converters import read_checkpoint as read_checkpoint
     from jaxlstm_converters import save as save
     from jaxlstm_converters import to_torch as to_torch
+    from jaxlstm_converters.flax import LoadResult as LoadResult
+    from jaxlstm_converters.flax import PortingWarning as PortingWarning
+    from jaxlstm_converters.flax import StateDictError as StateDictError
+    from jaxlstm_converters.flax import load_state_dict as load_state_dict
+    from jaxlstm_converters.flax import register_layer as register_layer
+    from jaxlstm_converters.flax import state_dict as state_dict
 
 _NAMES_OF_MODULE = {
     "jaxlstm.cell": ("LSTMState",),
@@ -65,6 +71,14 @@ _NAMES_OF_MODULE = {
         "read_checkpoint",
         "save",
         "to_torch",
+    ),
+    "jaxlstm_converters.flax": (
+        "LoadResult",
+        "PortingWarning",
+        "StateDictError",
+        "load_state_dict",
+        "register_layer",
+        "state_dict",
     ),
 }
 _LAYERS = ("LSTM", "LSTMCell")
