@@ -106,6 +106,9 @@ def _variables(module: Any, variables: Any) -> Variables:
             f"module must be a flax.linen.Module, got {type(module).__qualname__}; for NNX use "
             "jaxlstm.load_state_dict and jaxlstm.state_dict"
         )
-    if not isinstance(variables, Mapping) or "params" not in variables:
-        raise TypeError("variables must be a dict of collections with 'params', as init returns it")
+    if not isinstance(variables, Mapping) or not all(isinstance(v, Mapping) for v in variables.values()):
+        raise TypeError(
+            "variables must be a dict of collections, such as {'params': ...}, got "
+            f"{type(variables).__qualname__}"
+        )
     return Variables(variables)
