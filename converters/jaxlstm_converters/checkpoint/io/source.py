@@ -28,7 +28,10 @@ class Source:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        _refuse_special(os.stat(path), self.path)
+        try:
+            _refuse_special(os.stat(path), self.path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such file: {self.path}") from None
         fd = _open(path)
         self._close = weakref.finalize(self, os.close, fd)
         self._fd = fd
