@@ -8,15 +8,11 @@ from typing import Any
 
 from jaxlstm._shared.table import size
 from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
+from jaxlstm.cli.compare_artifact import platform_names, relative_difference, runs_here, show_comparison
 from jaxlstm.cli.output import checkpoint_files, require_not_input
-from jaxlstm.cli.compare_artifact import (
-    platform_names,
-    relative_difference,
-    runs_here,
-    show_comparison,
-)
 from jaxlstm.cli.program import takes_program
 from jaxlstm.cli.program.export import run_program
+
 
 def add_parser(commands: Any) -> None:
     """Add the command's parser."""

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm._shared.table import size, table
-from jaxlstm.cli.program import is_program
 from jaxlstm.cli.program import describe as program
+from jaxlstm.cli.program import is_program
 
 
 def add_parser(commands: Any) -> None:

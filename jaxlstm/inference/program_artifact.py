@@ -5,8 +5,9 @@ The free axes of the program are symbolic in the file::
     exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
     results = exported.call(x)
 
-The arguments are the tensors of ``program.inputs``, in order. If the weights are in a separate file, they come
-first: ``exported.call(weights, x)``. Like an exported LSTM, the artifact contains the plain scan for each LSTM.
+The arguments are the tensors of ``program.inputs``, in order. If the weights are in a separate file, they
+come first: ``exported.call(weights, x)``. Like an exported LSTM, the artifact contains the plain scan for
+each LSTM.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
-from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.inference.artifact import check_arguments, goes_beside, read_artifact, weights_beside
 from jaxlstm.models import tree
@@ -61,7 +61,6 @@ def export_program(
       FileExistsError: ``path`` is not an artifact of a program.
     """
     path = Path(path)
-    import_optional("flatbuffers", "export")
     check_arguments(path, platforms, weights)
     shapes = _shapes(program)
     params = {name: np.asarray(array) for name, array in program.params.items()}
@@ -82,10 +81,10 @@ def export_program(
 
 
 def positional(program: Program) -> Callable[..., Any]:
-    """Return a program as a function of parameters and tensors: (params, \*tensors) -> results.
+    """Return a program as a function of parameters and tensors, with positional arguments only.
 
-    The tensors are those of ``program.inputs``, in order; the inputs that the export fixed are left out. Named
-    tuples among the results become tuples, and sizes become arrays.
+    The tensors are those of ``program.inputs``, in order; the inputs that the export fixed are left out.
+    Named tuples among the results become tuples, and sizes become arrays.
     """
 
     def call(params: Mapping[str, Any], *tensors: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxlstm._shared.table import size
 from jaxlstm.cli.compare_artifact import platform_names, relative_difference, runs_here, show_comparison
