@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm._shared.table import size, table
+from jaxlstm.cli.arguments import path_argument
 from jaxlstm.cli.program import describe as program
 from jaxlstm.cli.program import is_program
 
@@ -27,7 +28,7 @@ def add_parser(commands: Any) -> None:
         "Exit status: 0 if all LSTMs are valid and the program can run, 1 if a checkpoint has no LSTM (with "
         "--all: no layer), an LSTM is invalid or the program cannot run, 2 for bad input.",
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
+    parser.add_argument("checkpoint", type=path_argument, metavar="FILE", help="the checkpoint to read")
     parser.add_argument(
         "--all", action="store_true", help="list every layer: type, sizes, parameters, share of the model"
     )

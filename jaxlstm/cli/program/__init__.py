@@ -6,10 +6,8 @@ With ``--prefix`` the commands use one LSTM of the file, as from any other check
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from jaxlstm.models.program import Program
+from jaxlstm._shared.paths import require_exists
 
 
 def is_program(path: str) -> bool:
@@ -23,6 +21,7 @@ def is_program(path: str) -> bool:
     from jaxlstm_converters.checkpoint.io.source import Source
     from jaxlstm_converters.checkpoint.io.zip_archive import Archive
 
+    require_exists(path)
     try:
         source = Source(path)
         return source.read(0, min(2, source.size)) == b"PK" and is_pt2(Archive(source, check_crc=False))
@@ -34,14 +33,6 @@ def is_program(path: str) -> bool:
 def takes_program(args: argparse.Namespace) -> bool:
     """Return True if a command applies to a whole program."""
     return args.prefix is None and is_program(args.checkpoint)
-
-
-def load(path: str) -> Program:
-    """Return the program in a file."""
-    from jaxlstm.models.program import Program
-    from jaxlstm_converters.pt2._read_pt2 import read_pt2
-
-    return Program(*read_pt2(path))
 
 
 def refuse_options(args: argparse.Namespace, **unused: str) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from jaxlstm._shared.table import size
 from jaxlstm.cli.compare_artifact import platform_names, relative_difference, runs_here, show_comparison
-from jaxlstm.cli.output import require_not_input
-from jaxlstm.cli.program import load, refuse_options
+from jaxlstm.cli.output import require_output
+from jaxlstm.cli.program import refuse_options
 from jaxlstm.cli.program.describe import describe, shape_text
 from jaxlstm.cli.program.inputs import random_inputs
 
@@ -21,14 +21,15 @@ def run_program(args: argparse.Namespace) -> int:
     """Export, read back, and compare with the program if this machine can run it: 0 if equal, 1 if not."""
     from jaxlstm.inference.artifact import goes_beside, weights_beside
     from jaxlstm.inference.program_artifact import export_program
+    from jaxlstm_converters.pt2._load_program import load_program
 
     refuse_options(args, batch_first="--batch-first", dropout="--dropout")
     output = Path(args.output)
-    require_not_input(output, [args.checkpoint])
-    program = load(args.checkpoint)
+    require_output(output, [args.checkpoint])
+    program = load_program(args.checkpoint)
     beside = goes_beside(program.params, args.weights)
     if beside:
-        require_not_input(weights_beside(output), [args.checkpoint])
+        require_output(weights_beside(output), [args.checkpoint])
     platforms = platform_names(args)
     export_program(output, program, platforms=platforms, weights=args.weights, overwrite=args.overwrite)
     report = {

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.atomic import require_replaceable
 from jaxlstm._shared.progress import progress_bar
-from jaxlstm.cli.output import require_not_input
-from jaxlstm.cli.program import load, refuse_options
+from jaxlstm.cli.output import require_output
+from jaxlstm.cli.program import refuse_options
 
 if TYPE_CHECKING:
     from jaxlstm.cli.program.batches import Batches
@@ -30,15 +30,17 @@ def run_program(args: argparse.Namespace) -> int:
     from jaxlstm.cli.run import job, results
     from jaxlstm.cli.run.sequences import open_sequences
     from jaxlstm.config import positive_int
+    from jaxlstm_converters.pt2._load_program import load_program
 
     refuse_options(args, dtype="--dtype", states="--states")
     source, output = Path(args.input), Path(args.output)
     for written in (output, job.parts_folder(output)):
-        require_not_input(written, [source, args.checkpoint])
+        require_output(written, [source, args.checkpoint])
     for option, path in (("--input", source), ("-o", output)):
         if path.suffix not in SUFFIXES:
             raise ValueError(f"{option} {path}: for a program the suffix must be {' or '.join(SUFFIXES)}")
-    batches = Batches(load(args.checkpoint), positive_int("--batch-size", args.batch_size), cast=args.cast)
+    batch_size = positive_int("--batch-size", args.batch_size)
+    batches = Batches(load_program(args.checkpoint), batch_size, cast=args.cast)
     sequences = open_sequences(source)
     if not len(sequences):
         raise ValueError(f"{source} has no sequences")
