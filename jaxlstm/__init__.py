@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from jaxlstm_converters import read_checkpoint as read_checkpoint
     from jaxlstm_converters import save as save
     from jaxlstm_converters import to_torch as to_torch
+    from jaxlstm_converters.pt2._from_module import from_module as from_module
     from jaxlstm_converters.flax import LoadResult as LoadResult
     from jaxlstm_converters.flax import PortingWarning as PortingWarning
     from jaxlstm_converters.flax import StateDictError as StateDictError
