@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from jaxlstm_converters import read_checkpoint as read_checkpoint
     from jaxlstm_converters import save as save
     from jaxlstm_converters import to_torch as to_torch
-    from jaxlstm_converters.pt2._from_module import from_module as from_module
     from jaxlstm_converters.flax import LoadResult as LoadResult
     from jaxlstm_converters.flax import PortingWarning as PortingWarning
     from jaxlstm_converters.flax import StateDictError as StateDictError
     from jaxlstm_converters.flax import load_state_dict as load_state_dict
     from jaxlstm_converters.flax import register_layer as register_layer
     from jaxlstm_converters.flax import state_dict as state_dict
+    from jaxlstm_converters.pt2._from_module import from_module as from_module
 
 _NAMES_OF_MODULE = {
     "jaxlstm.cell": ("LSTMState",),
@@ -73,6 +73,7 @@ _NAMES_OF_MODULE = {
         "save",
         "to_torch",
     ),
+    "jaxlstm_converters.pt2._from_module": ("from_module",),
     "jaxlstm_converters.flax": (
         "LoadResult",
         "PortingWarning",

@@ -13,19 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jaxlstm_converters.checkpoint.io.source import MemorySource
-from jaxlstm_converters.pt2._read_pt2 import program_of
+from jaxlstm_converters.pt2._load_program import program_of
+from jaxlstm_converters.pt2._read_pt2 import read_source
 
 if TYPE_CHECKING:
     import torch
 
     from jaxlstm.models.program import Program
-
-# Warnings of torch.export that the user cannot act on.
-_HARMLESS = (
-    "The tensor attribute",  # tensors that are attributes become constants
-    "No complete tensor found",  # several views of one storage
-    "_check_is_size",  # torch's own code for loops
-)
 
 
 def from_module(
@@ -63,20 +57,17 @@ def from_module(
     if not isinstance(torch_module, torch.nn.Module):
         raise TypeError(f"torch_module must be a torch.nn.Module, got {type(torch_module).__name__}")
     if not isinstance(args, tuple):
-        raise TypeError(
-            f"args must be a tuple of example arguments, such as (x,), got {type(args).__name__}"
-        )
+        raise TypeError(f"args must be a tuple of example arguments, such as (x,), got {type(args).__name__}")
     kwargs = dict(kwargs or {})
     if dynamic_shapes is None:
         dynamic_shapes = _free_axes(torch_module, args, kwargs)
-    with warnings.catch_warnings():
-        for message in _HARMLESS:
-            warnings.filterwarnings("ignore", f".*{message}")
-        with _free_time_axis(torch_module):
-            exported = torch.export.export(torch_module, args, kwargs, dynamic_shapes=dynamic_shapes)
+    with _free_time_axis(torch_module), warnings.catch_warnings():
+        # About torch's own code, and attributes that become constants.
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(torch_module, args, kwargs, dynamic_shapes=dynamic_shapes)
         buffer = io.BytesIO()
         torch.export.save(exported, buffer)
-    return program_of(MemorySource(buffer.getvalue(), f"<{type(torch_module).__name__}>"))
+    return program_of(read_source(MemorySource(buffer.getvalue(), f"<{type(torch_module).__name__}>")))
 
 
 def _free_axes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from jaxlstm_converters.pt2.tensor_types import TensorTypes
 _OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}", re.ASCII)
 _TORCH = "torch.ops."
+_HIGHER_ORDER = "torch.ops.higher_order."
 
 
 def read_nodes(records: Sequence[Any], types: TensorTypes, defined: set[str]) -> tuple[Node, ...]:
@@ -37,7 +38,11 @@ def _node(record: Any, number: int, types: TensorTypes, defined: set[str]) -> No
     if not _OPERATOR.fullmatch(target):
         raise malformed("a node", f"{printable(target)!r} is not the name of an operator")
     path = _module_path(record)
-    context = f"{target} in module {printable(path)!r}"
+    context = f"{target} in {f'module {printable(path)}' if path else 'the outermost module'}"
+    if target.startswith(_HIGHER_ORDER):
+        raise unsupported(
+            context, "has a subgraph (control flow, torch.no_grad and the like), which is not supported"
+        )
     arguments = _arguments(record, defined, context)
     outputs = tuple(_output(value, context) for value in field(record, "outputs", list, context))
     results = [name for output in outputs for name in ((output,) if type(output) is str else output or ())]

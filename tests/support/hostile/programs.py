@@ -204,6 +204,7 @@ def _refused_parts() -> Iterator[Case]:
         "changed input": {outputs: {"user_input_mutation": {"arg": {"name": "mul"}, "user_input_name": "x"}}},
         "result of an unknown kind": {"graph_module.graph.nodes.0.outputs.0": {"as_int": 1}},
     }
+    files["control flow"] = {"graph_module.graph.nodes.0.target": "torch.ops.higher_order.cond"}
     yield from _documents(43, files, "pt2-unsupported")
     weights: dict[str, Edits] = {
         "pickled weight": {"use_pickle": True},
