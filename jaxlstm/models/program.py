@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models import tree
@@ -122,8 +123,8 @@ class Program:
         require_tensors("buffers", buffers, self.buffers)
         inputs, sizes = bind_inputs(self.graph, args, kwargs)
         values: dict[str, Any] = {
-            **{value: params[name] for value, name in self.graph.parameters.items()},
-            **{value: buffers[name] for value, name in self.graph.buffers.items()},
+            **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
+            **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
             **{value: self._constants[name] for value, name in self.graph.constants.items()},
             **inputs,
         }

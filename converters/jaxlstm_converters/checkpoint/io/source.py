@@ -109,6 +109,23 @@ class Source:
             )
 
 
+class Part(Source):
+    """A byte range of a file, such as an entry of an archive, as a file of its own."""
+
+    def __init__(self, whole: Source, offset: int, size: int) -> None:
+        self.path = whole.path
+        self.size = size
+        self._whole = whole
+        self._start = offset
+
+    def _read_at(self, offset: int, count: int) -> bytes:
+        return self._whole._read_at(self._start + offset, count)
+
+    def check_unchanged(self) -> None:
+        """Raise `file-changed` if the whole file has changed."""
+        self._whole.check_unchanged()
+
+
 def _open(path: str | os.PathLike[str]) -> int:
     if sys.platform == "win32":
         return os.open(path, os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT)
