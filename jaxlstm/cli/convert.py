@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     form = args.format or format_of(output)
     require_output(output, checkpoint_files(args.checkpoint))
     selected = load_selected(args)
-    warn_of_assumptions(args, selected)
     params, config, assumed = selected
     save(output, params, config, format=form, overwrite=args.overwrite, assumed=assumed)
+    warn_of_assumptions(args, selected)
     written, written_config = load_numpy(output)
     bit_exact = written_config == config and all(
         written[name].dtype == array.dtype

@@ -56,13 +56,13 @@ def run(args: argparse.Namespace) -> int:
     inputs = checkpoint_files(args.checkpoint)
     require_output(output, inputs)
     selected = load_selected(args)
-    warn_of_assumptions(args, selected)
     params, config, assumed = selected
     if goes_beside(params, args.weights):
         require_output(weights_beside(output), inputs)
     platforms = platform_names(args)
     options = {"weights": args.weights, "overwrite": args.overwrite, "assumed": assumed}
     export(output, params, config, platforms=platforms, **options)
+    warn_of_assumptions(args, selected)
     loaded = load_exported(output)
     difference = _largest_difference(loaded, params, config)
     report = {
