@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models import tree
@@ -140,8 +141,8 @@ class Program:
         require_tensors("buffers", buffers, self.buffers)
         inputs, sizes = bind_inputs(self.graph, args, kwargs)
         values: dict[str, Any] = {
-            **{value: params[name] for value, name in self.graph.parameters.items()},
-            **{value: buffers[name] for value, name in self.graph.buffers.items()},
+            **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
+            **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
             **{value: self._constants[name] for value, name in self.graph.constants.items()},
             **inputs,
         }
