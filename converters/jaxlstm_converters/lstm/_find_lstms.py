@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.config_json import METADATA_KEY, saved_config
+from jaxlstm.config_json import ASSUMABLE, METADATA_KEY, saved_config
 from jaxlstm.params import shape_mismatches
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm.fold import fold
@@ -26,12 +26,18 @@ def find_lstms(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -
         of a checkpoint for ``read_checkpoint``.
 
     Raises:
+      TypeError: the argument is neither a mapping nor a path.
       ValueError: an LSTM has missing, unexpected or misshapen tensors. The message names all of them.
     """
     if isinstance(state_dict_or_path, Mapping):
         found = survey(state_dict_or_path)
-    else:
+    elif isinstance(state_dict_or_path, (str, os.PathLike)):
         found = survey(read_checkpoint(state_dict_or_path))
+    else:
+        raise TypeError(
+            "state_dict_or_path must be a mapping of names to tensors or the path of a checkpoint, got "
+            f"{type(state_dict_or_path).__name__}; pass module.state_dict() for a torch module"
+        )
     for problem in found.broken.values():
         raise ValueError(problem)
     return found.lstms
@@ -83,15 +89,15 @@ def config_hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return prefix -> {"batch_first": ..., "dropout": ...} as far as the checkpoint records them.
 
     Modules that were pickled whole record them as attributes, and files of ``jaxlstm.save`` in their
-    metadata.
+    metadata, unless they were assumed when the file was written.
     """
     hints = {prefix: dict(hint) for prefix, hint in getattr(state_dict, "hints", {}).items()}
     metadata = getattr(state_dict, "metadata", {}).get(METADATA_KEY)
     if metadata is not None:
         try:
-            prefix, config = saved_config(metadata)
+            prefix, config, assumed = saved_config(metadata)
         except ValueError:  # another program's metadata under the same key
             return hints
         if not isinstance(config, LSTMCellConfig):
-            hints[prefix] = {"batch_first": config.batch_first, "dropout": config.dropout}
+            hints[prefix] = {name: getattr(config, name) for name in ASSUMABLE if name not in assumed}
     return hints

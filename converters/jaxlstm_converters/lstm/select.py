@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import param_shapes
-from jaxlstm_converters.lstm._find_lstms import survey
+from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+from jaxlstm_converters.lstm.selected import SelectedLSTM, unrecorded_arguments
+from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
 
 
 def select_lstm(
@@ -19,8 +19,8 @@ def select_lstm(
     *,
     prefix: str | None = None,
     hints: Mapping[str, Mapping[str, Any]] | None = None,
-) -> tuple[dict[str, np.ndarray], LSTMConfig]:
-    """Return the parameters of one LSTM as NumPy arrays, and its config.
+) -> SelectedLSTM:
+    """Return one LSTM with its parameters as NumPy arrays.
 
     Args:
       state_dict: name -> tensor or array.
@@ -33,8 +33,11 @@ def select_lstm(
     chosen = choose_prefix([*found.lstms, *found.broken], prefix, found.others)
     if chosen in found.broken:
         raise ValueError(found.broken[chosen])
-    config = with_fields(found.lstms[chosen], **(hints or {}).get(chosen, {}))
-    return {name: as_numpy(found.tensors[chosen + name]) for name in param_shapes(config)}, config
+    given = (hints or {}).get(chosen, {})
+    config = with_fields(found.lstms[chosen], **given)
+    recorded = {*config_hints(state_dict).get(chosen, {}), *given}
+    params = {name: as_numpy(found.tensors[chosen + name]) for name in param_shapes(config)}
+    return SelectedLSTM(params, config, unrecorded_arguments(config, recorded))
 
 
 def with_fields(config: LSTMConfig, **fields: Any) -> LSTMConfig:
@@ -66,7 +69,7 @@ def choose_prefix(
             return ""
         if len(prefixes) == 1:
             return prefixes[0]
-        raise ValueError(f"prefix must select one of the LSTMs {listed}")
+        raise ValueError(f"prefix must select one of the LSTMs {listed}, got {prefix!r}")
     dotted = prefix if prefix.endswith(".") else f"{prefix}."
     matches = [p for p in prefixes if p == dotted]
     matches = matches or [p for p in prefixes if p.endswith(f".{dotted}")]
@@ -76,7 +79,7 @@ def choose_prefix(
     if matches:
         problem = "matches more than one LSTM"
     elif kind:
-        problem = f"selects a {kind}, which is not supported"
+        problem = f"selects {WITH_ARTICLE[kind]}, which is not supported"
     else:
         problem = "matches no LSTM"
     raise ValueError(f"prefix {prefix!r} {problem}; the LSTMs are {listed}")
@@ -89,7 +92,9 @@ def _no_lstm_message(state_dict: Mapping[str, Any], others: Mapping[str, str]) -
             "convert the float model that was quantized"
         )
     if others:
-        layers = ", ".join(f"{prefix or 'the root'} is a {kind}" for prefix, kind in others.items())
+        layers = ", ".join(
+            f"{prefix or 'the root'} is {WITH_ARTICLE[kind]}" for prefix, kind in others.items()
+        )
         return f"the state dict has no LSTM: {layers}; only LSTM and LSTMCell can be converted"
     if not state_dict:
         return "the state dict has no LSTM: it is empty"
