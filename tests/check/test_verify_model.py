@@ -119,17 +119,15 @@ def test_wrong_gradient():
 
 
 def test_float32_inside_is_untested_in_float64():
-    theirs = nn.Softmax(-1)
-    right = verify_model(
-        lambda x: jax.nn.softmax(x.astype(jnp.float32)).astype(x.dtype), theirs, (torch.randn(4, 3),)
-    )
+    def softmax(x):
+        return jax.nn.softmax(x.astype(jnp.float32)).astype(x.dtype)
+
+    args = (torch.randn(4, 3),)
+    right = verify_model(softmax, nn.Softmax(-1), args)
     assert right.ok, str(right)
     assert status(right)["float64 semantics"] == "untested"
     assert "converts float64 to float32 in test_verify_model.py" in str(right)
-    wrong = verify_model(
-        lambda x: jax.nn.softmax(1.001 * x.astype(jnp.float32)), theirs, (torch.randn(4, 3),)
-    )
-    assert not wrong.ok
+    assert not verify_model(lambda x: softmax(1.001 * x), nn.Softmax(-1), args).ok
 
 
 @pytest.mark.parametrize(
