@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.table import size
-from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, warn_of_assumptions
 from jaxlstm.cli.compare_artifact import platform_names, relative_difference, runs_here, show_comparison
 from jaxlstm.cli.output import checkpoint_files, require_output
 from jaxlstm.cli.program import takes_program
@@ -55,12 +55,14 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     inputs = checkpoint_files(args.checkpoint)
     require_output(output, inputs)
-    params, config = load_selected(args)
+    selected = load_selected(args)
+    params, config, assumed = selected
     if goes_beside(params, args.weights):
         require_output(weights_beside(output), inputs)
     platforms = platform_names(args)
-    options = {"weights": args.weights, "overwrite": args.overwrite}
+    options = {"weights": args.weights, "overwrite": args.overwrite, "assumed": assumed}
     export(output, params, config, platforms=platforms, **options)
+    warn_of_assumptions(args, selected)
     loaded = load_exported(output)
     difference = _largest_difference(loaded, params, config)
     report = {
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         "bytes": output.stat().st_size,
         "weights": "inside" if loaded.params is None else str(weights_beside(output)),
         "platforms": list(loaded.exported.platforms),
-        "config": config_to_dict(config),
+        "config": config_to_dict(config, assumed),
         "largest_difference": difference,
     }
     text = f"{output}: {size(report['bytes'])} for {', '.join(platforms)}, {config}"

@@ -47,35 +47,34 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     """Return the printed information in the form of the JSON output."""
-    from jaxlstm.config_json import config_to_dict
+    from jaxlstm.config_json import ASSUMABLE, config_to_dict
     from jaxlstm.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.lstm._find_lstms import config_hints, survey
     from jaxlstm_converters.lstm._load import read_flax_file
+    from jaxlstm_converters.lstm.selected import SelectedLSTM, unrecorded_arguments
 
     flax_file = read_flax_file(path)
-    checkpoint: Any = read_checkpoint(path) if flax_file is None else flax_file[0]
+    checkpoint: Any = read_checkpoint(path) if flax_file is None else flax_file.params
     found, hints = survey(checkpoint), config_hints(checkpoint)
     if flax_file is not None:
-        found.lstms[""] = flax_file[1]
-        hints[""] = config_to_dict(flax_file[1])
+        found.lstms[""] = flax_file.config
+        hints[""] = dict.fromkeys(set(ASSUMABLE) - set(flax_file.unrecorded))
     graph = program.read_graph(path) if is_program(path) else None
     if graph is not None:
         _apply_hints(found, hints, program.lstm_hints(graph))
     lstms = []
     for prefix, config in found.lstms.items():
         tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
-        fields = config_to_dict(config)
-        hinted = hints.get(prefix, {})
+        unrecorded = unrecorded_arguments(config, hints.get(prefix, {}))
         lstms.append(
             {
                 "prefix": prefix,
-                "config": fields,
+                "config": config_to_dict(config),
                 "dtype": ", ".join(sorted({str(t.dtype) for t in tensors})),
                 "parameters": sum(math.prod(t.shape) for t in tensors),
-                "not_recorded": [
-                    name for name in ("batch_first", "dropout") if name in fields and name not in hinted
-                ],
+                "not_recorded": list(unrecorded),
+                "assumed": SelectedLSTM({}, config, unrecorded).assumptions(),
             }
         )
     return {
@@ -162,8 +161,8 @@ def _lstm_lines(report: dict[str, Any]) -> list[str]:
         table(("prefix", "type", "config", "dtype", "parameters"), rows),
         "",
         *(
-            f"not recorded: {' and '.join(entry['not_recorded'])} of {entry['prefix'] or '(root)'}; "
-            "pass them to convert and check as options"
+            f"not recorded: {' and '.join(entry['not_recorded'])} of {entry['prefix'] or '(root)'}; convert "
+            f"and export assume {entry['assumed']} unless you pass them as options"
             for entry in report["lstms"]
             if entry["not_recorded"]
         ),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def export(
     weights: str = "auto",
     precision: Precision = precision_.DEFAULT,
     overwrite: bool = False,
+    assumed: Collection[str] = (),
 ) -> None:
     """Write ``(inputs, h_0, c_0) -> (outputs, h_n, c_n)`` as a ``jax.export`` artifact, atomically.
 
@@ -67,6 +68,8 @@ def export(
         512 MiB.
       precision: precision of the matrix products, fixed in the artifact; see :mod:`jaxlstm.precision`.
       overwrite: replace existing files that ``export`` did not write.
+      assumed: arguments of the config that were assumed, which the file of separate weights records; see
+        ``jaxlstm.save``.
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or value.
@@ -99,7 +102,7 @@ def export(
     if beside:
         leaves = {name: jax.ShapeDtypeStruct(leaf.shape, dtype) for name, leaf in arrays.items()}
         exported = make(leaves, *shapes)
-        metadata = {"format": "pt", METADATA_KEY: saved_metadata("", config)}
+        metadata = {"format": "pt", METADATA_KEY: saved_metadata("", config, assumed)}
         files[weights_beside(path)] = safetensors_bytes(arrays, metadata)
     else:
         exported = make(*shapes)
