@@ -1,31 +1,28 @@
 """Run programs from their files in a process that cannot import torch, and compare with saved results.
 
 ``python programs_child.py FOLDER STEM...`` reads ``STEM.pt2`` and the cases of
-:mod:`tests.support.model_shapes.cases`, and prints as JSON the largest relative error of values and gradients of
-each case.
+:mod:`tests.support.model_shapes.cases`. It prints as JSON the largest relative error of values and gradients
+in each case.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
-sys.modules["torch"] = None  # type: ignore[assignment]
+import jax
+import numpy as np
 
-import json  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-
-import jaxlstm  # noqa: E402
-from jaxlstm.models import tree  # noqa: E402
+import jaxlstm
+from jaxlstm.models import tree
 
 Arrays = dict[str, np.ndarray]
 
 
 def errors(program: Any, case: Arrays) -> dict[str, float]:
-    """Return the largest error of the values and of the gradients, jitted, relative to the largest entries."""
+    """Return the largest errors of values and gradients, jitted, relative to the largest entries."""
     inputs = _numbered(case, "input")
     floating = {str(k): x for k, x in inputs.items() if np.issubdtype(x.dtype, np.floating)}
     cotangents = _numbered(case, "cotangent")
@@ -67,6 +64,7 @@ def _largest(actual: dict[str, Any], expected: Arrays) -> float:
 
 
 def main() -> None:
+    sys.modules["torch"] = None  # type: ignore[assignment]
     folder, *stems = sys.argv[1:]
     report: dict[str, list[dict[str, float]]] = {}
     for stem in stems:
@@ -75,6 +73,7 @@ def main() -> None:
         for path in sorted(Path(folder).glob(f"{stem}.*.npz")):
             with np.load(path) as case:
                 report[stem].append(errors(program, dict(case)))
+    assert sys.modules["torch"] is None
     print(json.dumps(report))
 
 

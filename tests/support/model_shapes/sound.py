@@ -41,6 +41,9 @@ class VoiceDetector(nn.Module):
 class SincFilters(nn.Module):
     """Band-pass filters with learned cutoffs on the waveform, pooling, normalization, and an LSTM."""
 
+    steps: Tensor
+    window: Tensor
+
     def __init__(self, taps: int = 15) -> None:
         super().__init__()
         self.low, self.band = nn.Parameter(torch.rand(6, 1) * 0.2), nn.Parameter(torch.rand(6, 1) * 0.2)

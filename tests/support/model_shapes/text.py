@@ -1,4 +1,4 @@
-"""Models of text: a tagger, a translator with attention, a tied language model, a transformer with an LSTM."""
+"""Models of text: tagger, translator with attention, tied language model, transformer with an LSTM."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Translator(nn.Module):
 
 
 class TiedLanguageModel(nn.Module):
-    """An LSTM whose output layer shares the weight of the embedding, with the state as argument and result."""
+    """An LSTM with state as argument and result; the output layer shares the weight of the embedding."""
 
     def __init__(self) -> None:
         super().__init__()

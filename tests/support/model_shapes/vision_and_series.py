@@ -11,7 +11,7 @@ from tests.support.model_shapes.shape import ModelShape
 
 
 class TextRecogniser(nn.Module):
-    """Convolutions that reduce the height of a line of text, two bidirectional LSTMs, scores of characters."""
+    """Convolutions that reduce the height of a line, two bidirectional LSTMs, scores of characters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,5 +125,7 @@ SHAPES = {
         (2, 0),
         ((1, 0), (5, 0)),
     ),
-    "TCN": ModelShape(TCN, lambda batch, length: (torch.randn(batch, 3, length),), (2, 12), ((3, 20), (1, 9))),
+    "TCN": ModelShape(
+        TCN, lambda batch, length: (torch.randn(batch, 3, length),), (2, 12), ((3, 20), (1, 9))
+    ),
 }
