@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,14 @@ from jaxlstm.models.operators.registry import Options
 from jaxlstm.precision import Precision
 
 
+class Write(Protocol):
+    """A function that writes parameters and buffers into a copy of the file of a program."""
+
+    def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write the file."""
+        ...
+
+
 class Program:
     """A model exported by ``torch.export``, as a function of its parameters and inputs.
 
@@ -31,26 +42,38 @@ class Program:
 
     Attributes:
       graph: the exported graph.
-      params: name in torch -> parameter.
+      params: name in torch -> parameter. A tied parameter has its first name only, as in
+        ``named_parameters`` of torch.
+      tied: other name of a tied parameter -> first name.
       buffers: name in torch -> buffer, for example the running mean of a batch normalization.
       options: precision and backend, see :meth:`with_options`.
 
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, graph: Graph, tensors: Mapping[str, np.ndarray], *, write: Write | None = None
+    ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.
+
+        Args:
+          graph: the exported graph.
+          tensors: name in torch -> value.
+          write: writes the file of :meth:`save`.
 
         Raises:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
             a tensor is float64 without JAX's 64-bit mode.
         """
-        self.graph = graph
+        self.tied = _other_names(graph.parameters, tensors)
+        first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
+        self.graph = graph = replace(graph, parameters=first_names)
         self.options = Options()
         self._plan = accept(graph)
         self.params = _hold("parameter", graph.parameters, tensors)
         self.buffers = _hold("buffer", graph.buffers, tensors)
         self._constants = _hold("constant", graph.constants, tensors)
+        self._write = write
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -145,12 +168,60 @@ class Program:
         other.options = Options(precision or self.options.precision, backend or self.options.backend)
         return other
 
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        params: Mapping[str, Any] | None = None,
+        *,
+        buffers: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the program as a ``.pt2`` file, atomically.
+
+        ``torch.export.load`` of torch 2.9 or later opens the file, and so does ``jaxlstm.load_program``. It
+        holds no sample inputs.
+
+        Args:
+          path: the file.
+          params: parameters with the names and shapes of ``program.params``, which is the default.
+          buffers: buffers as ``program.buffers``, which is the default.
+          overwrite: replace an existing file that jaxlstm did not write.
+
+        Raises:
+          ProgramError: params or buffers do not fit the program.
+          FileExistsError: ``path`` exists and must not be replaced.
+          TypeError: the program was made from a graph and not from a file or module.
+        """
+        params = self.params if params is None else params
+        buffers = self.buffers if buffers is None else buffers
+        require_tensors("params", params, self.params)
+        require_tensors("buffers", buffers, self.buffers)
+        if self._write is None:
+            raise TypeError(
+                "only programs of jaxlstm.load_program and jaxlstm.from_module can be saved; this one was "
+                "made from a graph"
+            )
+        tied = {name: params[first] for name, first in self.tied.items()}
+        self._write(Path(path), {**params, **tied, **buffers}, overwrite=overwrite)
+
     def __str__(self) -> str:
         return listing(self.graph)
 
     def __repr__(self) -> str:
         count = sum(array.size for array in self.params.values())
         return f"<Program: {len(self.graph.nodes)} nodes, {count:,} parameters>"
+
+
+def _other_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return other name -> first name of the parameters whose tensor is the same array."""
+    first: dict[int, str] = {}
+    others = {}
+    for name in dict.fromkeys(names.values()):
+        if name in tensors:
+            owner = first.setdefault(id(tensors[name]), name)
+            if owner != name:
+                others[name] = owner
+    return others
 
 
 def _hold(kind: str, names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
