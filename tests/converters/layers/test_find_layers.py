@@ -48,7 +48,7 @@ def layer_of(module: nn.Module, name: str = "layer") -> Layer:
         (nn.ConvTranspose3d(3, 4, 2), "ConvTranspose3d", {"kernel_size": [2, 2, 2]}),
         (nn.BatchNorm1d(7), "BatchNorm", {"num_features": 7, "affine": True}),
         (nn.BatchNorm2d(7, affine=False), "BatchNorm", {"num_features": 7, "affine": False}),
-        (nn.LayerNorm((3, 4)), "LayerNorm", {"normalized_shape": [3, 4], "bias": True}),
+        (nn.LayerNorm([3, 4]), "LayerNorm", {"normalized_shape": [3, 4], "bias": True}),
         (nn.LSTM(3, 5, 2, proj_size=2), "LSTM", {"input_size": 3, "hidden_size": 5, "proj_size": 2}),
         (nn.LSTMCell(3, 5, bias=False), "LSTMCell", {"input_size": 3, "hidden_size": 5, "bias": False}),
         (
