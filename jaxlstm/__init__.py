@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxlstm import inference as inference
     from jaxlstm import kernels as kernels
     from jaxlstm import linen as linen
+    from jaxlstm import models as models
     from jaxlstm import nnx as nnx
     from jaxlstm import training as training
     from jaxlstm.cell import LSTMState as LSTMState
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from jaxlstm.config import LSTMConfig as LSTMConfig
     from jaxlstm.functional import lstm as lstm
     from jaxlstm.functional import lstm_cell as lstm_cell
+    from jaxlstm.models.errors import ProgramError as ProgramError
+    from jaxlstm.models.program import Program as Program
     from jaxlstm.packed import PackedSequence as PackedSequence
     from jaxlstm.packed import pack_padded_sequence as pack_padded_sequence
     from jaxlstm.packed import pad_packed_sequence as pad_packed_sequence
@@ -40,11 +43,19 @@ if TYPE_CHECKING:
     from jaxlstm_converters import read_checkpoint as read_checkpoint
     from jaxlstm_converters import save as save
     from jaxlstm_converters import to_torch as to_torch
+    from jaxlstm_converters.flax import LoadResult as LoadResult
+    from jaxlstm_converters.flax import PortingWarning as PortingWarning
+    from jaxlstm_converters.flax import StateDictError as StateDictError
+    from jaxlstm_converters.flax import load_state_dict as load_state_dict
+    from jaxlstm_converters.flax import register_layer as register_layer
+    from jaxlstm_converters.flax import state_dict as state_dict
 
 _NAMES_OF_MODULE = {
     "jaxlstm.cell": ("LSTMState",),
     "jaxlstm.config": ("LSTMCellConfig", "LSTMConfig"),
     "jaxlstm.functional": ("lstm", "lstm_cell"),
+    "jaxlstm.models.errors": ("ProgramError",),
+    "jaxlstm.models.program": ("Program",),
     "jaxlstm.packed": ("PackedSequence", "pack_padded_sequence", "pad_packed_sequence"),
     "jaxlstm.params": ("Params", "init_params", "param_shapes"),
     "jaxlstm_converters": (
@@ -59,8 +70,17 @@ _NAMES_OF_MODULE = {
         "save",
         "to_torch",
     ),
+    "jaxlstm_converters.flax": (
+        "LoadResult",
+        "PortingWarning",
+        "StateDictError",
+        "load_state_dict",
+        "register_layer",
+        "state_dict",
+    ),
 }
-_MODULES = ("check", "inference", "kernels", "linen", "nnx", "training")
+_LAYERS = ("LSTM", "LSTMCell")
+_MODULES = ("check", "inference", "kernels", "linen", "models", "nnx", "training")
 _MODULE_OF = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
 
 __all__: list[str] = sorted((*_MODULE_OF, *_MODULES, "__version__"))  # pyright: ignore[reportUnsupportedDunderAll]
@@ -72,7 +92,8 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f"jaxlstm.{name}")
     else:
-        raise AttributeError(f"module 'jaxlstm' has no attribute {name!r}")
+        fix = f"; use jaxlstm.nnx.{name} or jaxlstm.linen.{name}" if name in _LAYERS else ""
+        raise AttributeError(f"module 'jaxlstm' has no attribute {name!r}{fix}")
     globals()[name] = value
     return value
 

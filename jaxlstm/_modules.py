@@ -66,14 +66,20 @@ def _is_float(leaf: Any) -> bool:
         return True
 
 
-def applies_dropout(config: LSTMConfig, deterministic: bool | None) -> bool:
-    """Return True if dropout applies to this call. Raise if ``deterministic`` is unset and dropout is on."""
+def applies_dropout(config: LSTMConfig, deterministic: bool | None, *, fix: str) -> bool:
+    """Return True if dropout applies to this call. Raise if ``deterministic`` is unset and dropout is on.
+
+    Args:
+      config: the LSTM.
+      deterministic: True for inference, False for training, None if the caller said neither.
+      fix: advice for the error message.
+    """
     if config.dropout == 0.0 or config.num_layers == 1:
         return False
     if deterministic is None:
         raise ValueError(
-            f"deterministic must be True (inference) or False (training) because "
-            f"dropout={config.dropout}; pass it to the call or to the constructor"
+            "deterministic must be True (inference) or False (training) because "
+            f"dropout={config.dropout}, got None; {fix}"
         )
     return not deterministic
 

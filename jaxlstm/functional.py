@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm import precision as precision_
+from jaxlstm._torch_keywords import torch_keywords
 from jaxlstm.cell import LSTMState, cell_step, input_gates
 from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels import select_stack
@@ -24,6 +25,7 @@ Inputs = TypeVar("Inputs", jax.Array, PackedSequence)
 State = TypeVar("State", bound=tuple[Any, ...])
 
 
+@torch_keywords(hx="initial_state", input="inputs")
 def lstm(
     params: Mapping[str, Any],
     inputs: Inputs | np.ndarray,
@@ -157,6 +159,7 @@ def lstm_cell(
 ) -> LSTMState: ...
 @overload
 def lstm_cell(params: Mapping[str, Any], x: Any, state: State, *, precision: Precision = ...) -> State: ...
+@torch_keywords(hx="state", input="x")
 def lstm_cell(
     params: Mapping[str, Any], x: Any, state: Any = None, *, precision: Precision = precision_.DEFAULT
 ) -> Any:

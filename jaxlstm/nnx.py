@@ -7,7 +7,7 @@ with torch's names, such as ``lstm.weight_ih_l0``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar, overload
+from typing import Any, NoReturn, Self, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from flax import nnx
 
 from jaxlstm import _modules
 from jaxlstm import precision as precision_
+from jaxlstm._tabulate import is_tabulated, tabulated
+from jaxlstm._torch_keywords import torch_keywords
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.functional import Inputs
@@ -32,6 +34,7 @@ class _TorchNamed(nnx.Module):
     param_dtype: Any
 
     def _init_params(self, rngs: nnx.Rngs, param_dtype: Any) -> None:
+        _require_rngs(rngs)
         self.param_dtype = param_dtype
         for name, value in init_params(rngs.params(), self.config, dtype=param_dtype).items():
             setattr(self, name, nnx.Param(value))
@@ -57,6 +60,13 @@ class _TorchNamed(nnx.Module):
         for name, value in arrays.items():
             setattr(self, name, nnx.Param(value))
         return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise an error that names the functions for this purpose; torch's modules have this method."""
+        raise AttributeError(
+            f"{type(self).__name__} has no load_state_dict; call jaxlstm.load_state_dict(model, state_dict), "
+            "or load_params(params) with the parameters of one LSTM"
+        )
 
 
 class LSTM(_TorchNamed):
@@ -109,6 +119,7 @@ class LSTM(_TorchNamed):
         self._set_dropout_stream(rngs)
 
     def _set_dropout_stream(self, rngs: nnx.Rngs) -> None:
+        _require_rngs(rngs)
         has_stream = self.config.dropout > 0 and ("dropout" in rngs or "default" in rngs)
         self.rngs = rngs["dropout"].fork() if has_stream else nnx.data(None)
 
@@ -132,6 +143,7 @@ class LSTM(_TorchNamed):
         model._set_dropout_stream(nnx.Rngs(0) if rngs is None else rngs)
         return model.load_params(_modules.layer_params(params, config))
 
+    @torch_keywords(hx="initial_state", input="inputs")
     def __call__(
         self,
         inputs: Inputs | np.ndarray,
@@ -159,9 +171,11 @@ class LSTM(_TorchNamed):
         if deterministic is None:
             deterministic = self.deterministic
         key = None
-        if _modules.applies_dropout(self.config, deterministic):
+        fix = "call model.eval() for inference or model.train() for training"
+        if _modules.applies_dropout(self.config, deterministic, fix=fix):
             key = _dropout_key(self.rngs if rngs is None else rngs)
-        return _modules.run_lstm(self, self.params, inputs, initial_state, seq_lengths, key)
+        results = _modules.run_lstm(self, self.params, inputs, initial_state, seq_lengths, key)
+        return tabulated(results) if is_tabulated(self) else results
 
 
 def _dropout_key(rngs: Any) -> jax.Array:
@@ -172,7 +186,18 @@ def _dropout_key(rngs: Any) -> jax.Array:
         )
     if isinstance(rngs, nnx.Rngs):
         return rngs.dropout()
-    return rngs() if isinstance(rngs, nnx.RngStream) else rngs
+    if isinstance(rngs, nnx.RngStream):
+        return rngs()
+    if not isinstance(rngs, jax.Array):
+        _require_rngs(rngs)
+    return rngs
+
+
+def _require_rngs(rngs: Any) -> None:
+    """Raise a TypeError unless ``rngs`` is an ``nnx.Rngs``."""
+    if not isinstance(rngs, nnx.Rngs):
+        seed = rngs if isinstance(rngs, int) else 0
+        raise TypeError(f"rngs must be an nnx.Rngs, got {rngs!r}; pass rngs=nnx.Rngs({seed})")
 
 
 class LSTMCell(_TorchNamed, nnx.RNNCellBase):
@@ -221,6 +246,7 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
     def __call__(self, x: jax.Array, state: State) -> State: ...
     @overload
     def __call__(self, x: State, state: jax.Array) -> tuple[State, jax.Array]: ...
+    @torch_keywords(hx="state", input="x")
     def __call__(self, x: Any, state: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run one step, in torch's form or in Flax's.
 

@@ -19,7 +19,7 @@ A torch state dict is a valid parameter tree. Conversion checks names and shapes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,10 +124,49 @@ def shape_mismatches(
 
 
 def check_params(params: Mapping[str, Any], config: LSTMConfig) -> None:
-    """Raise a ValueError that lists every missing, unexpected and misshapen parameter."""
+    """Raise unless ``params`` are the parameters of ``config``.
+
+    Raises:
+      TypeError: ``params`` is not a mapping.
+      ValueError: ``params`` are a whole state dict, or a parameter is missing, unexpected or misshapen. The
+        message names the prefix of the LSTM, or every such parameter.
+    """
     require_config(config)
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params must be a mapping of names to arrays, got {type(params).__name__}")
+    require_mapping(params)
     shapes = {name: tuple(np.shape(array)) for name, array in params.items()}
-    if problems := shape_mismatches(shapes, config):
-        raise ValueError(f"params do not fit {config}: " + "; ".join(problems))
+    problems = shape_mismatches(shapes, config)
+    if not problems:
+        return
+    first = next(iter(param_shapes(config)))
+    prefixes = [name.removesuffix(first) for name in shapes if name.endswith(f".{first}")]
+    if first not in shapes and prefixes:
+        select = f"prefix={prefixes[0]!r}"
+        raise ValueError(
+            f"params must be the parameters of one LSTM, got a state dict of {len(shapes)} tensors, in which "
+            f"they are under {' or '.join(map(repr, prefixes))}; select them by jaxlstm.from_torch(params, "
+            f"{select}) or jaxlstm.load(path, {select})"
+        )
+    raise ValueError(f"params do not fit {config}: {'; '.join(problems)}{_other_layer(shapes, config)}")
+
+
+def require_mapping(params: Any) -> None:
+    """Raise a TypeError if ``params`` is not a mapping."""
+    if not isinstance(params, Mapping):
+        shape = getattr(params, "shape", None)
+        kind = type(params).__name__ if shape is None else f"an array of shape {tuple(shape)}"
+        raise TypeError(
+            f"params must be a mapping of torch's parameter names to arrays, got {kind}; jaxlstm.load and "
+            "jaxlstm.from_torch return one"
+        )
+
+
+def _other_layer(names: Collection[str], config: LSTMConfig) -> str:
+    """Return advice if the names are those of an LSTM and the config of a cell, or the reverse."""
+    if isinstance(config, LSTMCellConfig) and "weight_ih_l0" in names:
+        return (
+            ". These are the parameters of an LSTM: run them with LSTM, or remove the suffix '_l0' from the "
+            "names to run the first layer as an LSTMCell"
+        )
+    if not isinstance(config, LSTMCellConfig) and "weight_ih" in names:
+        return ". These are the parameters of an LSTMCell: pass an LSTMCellConfig"
+    return ""

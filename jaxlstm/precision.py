@@ -126,7 +126,8 @@ def require_dtype(name: str, dtype: Any) -> np.dtype:
     try:
         checked = jnp.dtype(dtype)
     except TypeError:
-        hint = "" if isinstance(dtype, str) else "; convert a torch tensor with .detach().cpu().numpy()"
+        hint = "; convert a torch tensor with .detach().cpu().numpy(), a state dict with jaxlstm.from_torch"
+        hint = "" if isinstance(dtype, str) else hint
         raise TypeError(
             f"{name} must be float16, bfloat16, float32 or float64, got {dtype!r}{hint}"
         ) from None

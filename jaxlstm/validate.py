@@ -15,7 +15,7 @@ import numpy as np
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.lengths import as_lengths
-from jaxlstm.params import Params, check_params
+from jaxlstm.params import Params, check_params, require_mapping
 from jaxlstm.precision import as_float_array, require_array
 
 BACKENDS = ("auto", "scan", "native", "pallas", "cudnn")
@@ -44,6 +44,7 @@ def lstm_arguments(
       Parameters, inputs, initial state (zeros if it was None) and lengths (None if they were None). Inputs
       and states without a batch axis get one of size 1.
     """
+    _require_order("lstm(params, inputs, config=config)", params, inputs)
     check_params(params, config)
     x = _inputs(inputs, config)
     params = _params_of_dtype(params, x.dtype)
@@ -70,6 +71,8 @@ def cell_arguments(
     params: Mapping[str, Any], x: Any, state: tuple[Any, Any] | None
 ) -> tuple[Params, jax.Array, LSTMState]:
     """Check the arguments of ``lstm_cell`` and return them as JAX arrays; a state of None is zeros."""
+    _require_order("lstm_cell(params, x)", params, x)
+    require_mapping(params)
     config = _cell_config(params)
     x = as_float_array("x", x)
     if x.ndim not in (1, 2) or x.shape[-1] != config.input_size:
@@ -81,6 +84,12 @@ def cell_arguments(
     batch = x.shape[:-1]
     shapes = [(*batch, config.h_size), (*batch, config.hidden_size)]
     return params, x, state_argument(state, shapes, x.dtype, names=("h", "c"))
+
+
+def _require_order(call: str, params: Any, inputs: Any) -> None:
+    """Raise a TypeError if parameters and inputs are swapped."""
+    if isinstance(inputs, Mapping) and not isinstance(params, Mapping):
+        raise TypeError(f"params and inputs are swapped: the parameters come first, as in {call}")
 
 
 def _cell_config(params: Mapping[str, Any]) -> LSTMConfig:

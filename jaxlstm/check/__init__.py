@@ -1,4 +1,4 @@
-"""Checks that a JAX port of an LSTM equals torch's, and finds out why not.
+"""Checks that a JAX port of an LSTM or of a whole model equals torch's, and finds out why not.
 
 Public names are imported on first use, so that the pytest plugin costs nothing until it is used. torch is
 imported only by a check against torch.
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxlstm.check._verify import verify as verify
     from jaxlstm.check._verify_cell import verify_cell as verify_cell
     from jaxlstm.check._verify_matrix import verify_matrix as verify_matrix
+    from jaxlstm.check._verify_model import verify_model as verify_model
     from jaxlstm.check.report.data import Item as Item
     from jaxlstm.check.report.difference import Divergence as Divergence
     from jaxlstm.check.report.report import CheckFailed as CheckFailed
@@ -30,6 +31,7 @@ _MODULE_OF = {
     "verify": "_verify",
     "verify_cell": "_verify_cell",
     "verify_matrix": "_verify_matrix",
+    "verify_model": "_verify_model",
 }
 
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -84,7 +84,7 @@ class Port:
         Raises:
           PortError: if the port does not return ``(outputs, (h_n, c_n))``.
         """
-        with _jax_settings(dtype, precision):
+        with jax_settings(dtype, precision):
             case = self.adapt(case).astype(dtype)
             # jnp.asarray of a NumPy array would compile a program for each new shape.
             arrays = {name: jax.device_put(np.asarray(a).astype(dtype)) for name, a in params.items()}
@@ -162,7 +162,8 @@ def lacks_float64(device: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _jax_settings(dtype: Any, precision: str | None) -> Iterator[None]:
+def jax_settings(dtype: Any, precision: str | None) -> Iterator[None]:
+    """Set the precision of products, and for float64 the 64-bit mode and a device that has it."""
     with contextlib.ExitStack() as stack:
         if np.dtype(dtype) == np.float64:
             stack.enter_context(_enable_x64())

@@ -99,6 +99,8 @@ def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict
 
 
 def _text(report: dict[str, Any]) -> str:
+    from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
+
     lines = [
         f"{report['path']}: {report['container']}, {report['tensors']} tensor"
         f"{'s' * (report['tensors'] != 1)}, {size(report['bytes'])}",
@@ -112,7 +114,8 @@ def _text(report: dict[str, Any]) -> str:
     lines += [f"INVALID: {reason}" for reason in report["broken"].values()]
     if "layers" not in report:
         lines += [
-            f"not an LSTM: {prefix or '(root)'} is a {kind}" for prefix, kind in report["others"].items()
+            f"not an LSTM: {prefix or '(root)'} is {WITH_ARTICLE[kind]}"
+            for prefix, kind in report["others"].items()
         ]
     lines += [f"warning: {warning}" for warning in report["warnings"]]
     return "\n".join(lines).rstrip("\n")

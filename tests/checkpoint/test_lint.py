@@ -30,7 +30,7 @@ FORBIDDEN = {
 # Only as bare names: re.compile and os.open are harmless.
 BARE = {"compile", "open", "input", "breakpoint"}
 ALLOWED_IMPORTS = {
-    *("__future__", "collections.abc", "dataclasses", "typing"),
+    *("__future__", "collections", "collections.abc", "dataclasses", "typing"),
     *("json", "math", "os", "re", "stat", "struct", "sys", "threading", "weakref", "zlib"),
     *("numpy", "ml_dtypes"),
 }

@@ -8,6 +8,8 @@ from .checkpoint import Checkpoint
 from .errors import CheckpointError, printable
 from .formats.numpy_files import NPY_MAGIC, is_npz, read_npy, read_npz
 from .formats.onnx import is_onnx, read_onnx
+from .formats.pt2 import read_pt2
+from .formats.pt2_archive import is_pt2
 from .formats.safetensors import is_safetensors, read_safetensors
 from .formats.sharded import is_index, read_sharded
 from .formats.torch_legacy import read_pickle
@@ -78,6 +80,8 @@ def _read_zip(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
     archive = Archive(source, check_crc)
     if is_npz(archive):
         return read_npz(archive, budget)
+    if is_pt2(archive):
+        return read_pt2(archive, budget)
     prefix = _torch_prefix(archive.entries)
     read = read_torchscript if is_torchscript(archive, prefix) else read_torch_zip
     return read(archive, prefix, budget)

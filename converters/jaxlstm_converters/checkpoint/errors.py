@@ -58,6 +58,10 @@ CODES: dict[str, str] = {
     "shard-mismatch": "an index and its shards disagree",
     "onnx-malformed": "the file is not a valid ONNX model",
     "onnx-unsupported": "an ONNX LSTM that torch.nn.LSTM cannot express",
+    # programs
+    "pt2-version": "a .pt2 file of an unknown format or schema version",
+    "pt2-malformed": "the JSON texts of a .pt2 file do not describe a program",
+    "pt2-unsupported": "a .pt2 file with pickled values, custom objects, subgraphs or several programs",
     # Flax files
     "flax-file": "a Flax msgpack file or Orbax directory that jaxlstm.save did not write",
 }

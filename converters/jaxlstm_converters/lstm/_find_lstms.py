@@ -26,12 +26,18 @@ def find_lstms(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -
         of a checkpoint for ``read_checkpoint``.
 
     Raises:
+      TypeError: the argument is neither a mapping nor a path.
       ValueError: an LSTM has missing, unexpected or misshapen tensors. The message names all of them.
     """
     if isinstance(state_dict_or_path, Mapping):
         found = survey(state_dict_or_path)
-    else:
+    elif isinstance(state_dict_or_path, (str, os.PathLike)):
         found = survey(read_checkpoint(state_dict_or_path))
+    else:
+        raise TypeError(
+            "state_dict_or_path must be a mapping of names to tensors or the path of a checkpoint, got "
+            f"{type(state_dict_or_path).__name__}; pass module.state_dict() for a torch module"
+        )
     for problem in found.broken.values():
         raise ValueError(problem)
     return found.lstms

@@ -12,6 +12,7 @@ from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import param_shapes
 from jaxlstm_converters.lstm._find_lstms import survey
+from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
 
 
 def select_lstm(
@@ -76,7 +77,7 @@ def choose_prefix(
     if matches:
         problem = "matches more than one LSTM"
     elif kind:
-        problem = f"selects a {kind}, which is not supported"
+        problem = f"selects {WITH_ARTICLE[kind]}, which is not supported"
     else:
         problem = "matches no LSTM"
     raise ValueError(f"prefix {prefix!r} {problem}; the LSTMs are {listed}")
@@ -89,7 +90,9 @@ def _no_lstm_message(state_dict: Mapping[str, Any], others: Mapping[str, str]) -
             "convert the float model that was quantized"
         )
     if others:
-        layers = ", ".join(f"{prefix or 'the root'} is a {kind}" for prefix, kind in others.items())
+        layers = ", ".join(
+            f"{prefix or 'the root'} is {WITH_ARTICLE[kind]}" for prefix, kind in others.items()
+        )
         return f"the state dict has no LSTM: {layers}; only LSTM and LSTMCell can be converted"
     if not state_dict:
         return "the state dict has no LSTM: it is empty"

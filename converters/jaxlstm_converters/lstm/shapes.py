@@ -19,6 +19,7 @@ _NAME = re.compile(
     re.DOTALL,
 )
 _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
+WITH_ARTICLE = {"LSTM": "an LSTM", "GRU": "a GRU", "RNN": "an RNN"}
 # An optimizer that stores its moments by parameter name repeats the names and shapes of the LSTM.
 _OPTIMIZER = re.compile(r"(^|\.)(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg)\.")
 

@@ -9,24 +9,29 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.reference.results import Results
+from jaxlstm.check.reference.results import NamedArrays
 
 Array = np.ndarray
 
 
-def shape_and_dtype(actual: Results, expected: Results, dtype: Any) -> str:
-    """Describe every array whose shape or dtype is wrong."""
+def shape_and_dtype(actual: NamedArrays, expected: NamedArrays, dtype: Any = None) -> str:
+    """Describe every array whose shape or dtype is wrong.
+
+    The dtype is ``dtype`` or, if that is None, the expected one; integers may then have any width.
+    """
     theirs = dict(expected.leaves())
     problems = []
     for name, value in actual.leaves():
         if value.shape != theirs[name].shape:
             problems.append(f"{name} has shape {value.shape}, expected {theirs[name].shape}")
-        if value.dtype != np.dtype(dtype):
-            problems.append(f"{name} has dtype {value.dtype}, expected {np.dtype(dtype)}")
+        wanted = theirs[name].dtype if dtype is None else np.dtype(dtype)
+        integers = dtype is None and value.dtype.kind in "iu" and wanted.kind in "iu"
+        if value.dtype != wanted and not integers:
+            problems.append(f"{name} has dtype {value.dtype}, expected {wanted}")
     return "; ".join(problems)
 
 
-def nan_mask(actual: Results, expected: Results) -> str:
+def nan_mask(actual: NamedArrays, expected: NamedArrays) -> str:
     """Describe every array in which NaN and infinity are not where they are expected."""
     theirs = dict(expected.leaves())
     problems = []
@@ -41,7 +46,7 @@ def nan_mask(actual: Results, expected: Results) -> str:
     return "; ".join(problems)
 
 
-def repeatability(first: Results, second: Results) -> str:
+def repeatability(first: NamedArrays, second: NamedArrays) -> str:
     """Name the arrays that differ between two calls with the same arguments.
 
     A port whose results differ keeps state between calls.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlstm.check.reference.results import Results
+from jaxlstm.check.reference.results import NamedArrays
 
 Array = np.ndarray
 
@@ -50,7 +50,7 @@ def largest_error(name: str, actual: Array, expected: Array, limit: float) -> Me
     return Measurement(float(error[index]), limit, f"{name}{list(index)}")
 
 
-def largest_errors(actual: Results, expected: Results) -> dict[str, float]:
+def largest_errors(actual: NamedArrays, expected: NamedArrays) -> dict[str, float]:
     """Return the largest absolute error of each array, gradients included."""
     theirs = expected.arrays()
     return {name: largest_error(name, a, theirs[name], np.inf).value for name, a in actual.arrays().items()}

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlstm.check.criteria.measurement import Measurement, largest_error, largest_errors, worst_of
 from jaxlstm.check.reference.cases import Case
-from jaxlstm.check.reference.results import Results, oracle_results
+from jaxlstm.check.reference.results import NamedArrays, Results, oracle_results
 from jaxlstm.config import LSTMConfig
 
 Array = np.ndarray
@@ -31,7 +31,9 @@ TRIALS = 2
 """Random perturbations from which the condition is estimated."""
 
 
-def result_semantics(actual: Results, expected: Results, condition: Mapping[str, float]) -> Measurement:
+def result_semantics(
+    actual: NamedArrays, expected: NamedArrays, condition: Mapping[str, float]
+) -> Measurement:
     """Measure the largest absolute error, of the array that comes nearest its limit."""
     theirs = dict(expected.leaves())
     return worst_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,6 +13,18 @@ from jaxlstm.check.reference.derivative import backward
 from jaxlstm.config import LSTMConfig
 
 Array = np.ndarray
+
+
+class NamedArrays(Protocol):
+    """Results of a run as arrays by name."""
+
+    def leaves(self) -> Iterator[tuple[str, Array]]:
+        """Yield the name and array of each output."""
+        ...
+
+    def arrays(self) -> dict[str, Array]:
+        """Return every array by name, with the gradient of ``x`` under ``d x``."""
+        ...
 
 
 class Results(NamedTuple):

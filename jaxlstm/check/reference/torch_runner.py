@@ -1,6 +1,6 @@
 """torch's results on a case.
 
-torch is imported only here and in :mod:`.torch_precision`, on use. Matrix products of float32 run in full
+torch is imported on use. Matrix products of float32 run in full
 precision: TF32 and bfloat16 are switched off for the duration of a run, and the caller's settings and random
 state are preserved. A run uses one thread, so that sums have the same order on every machine.
 """
@@ -40,7 +40,7 @@ def run(
     import torch
 
     case = case.astype(dtype)
-    with _pinned():
+    with pinned():
         module = _module(params, config, dtype)
         x = _tensor(case.inputs).requires_grad_(gradients)
         state = None
@@ -65,7 +65,7 @@ def environment() -> dict[str, str]:
     """Return torch's version and the precision settings of :func:`run`."""
     import torch
 
-    with _pinned():
+    with pinned():
         settings = torch_precision.in_force()
     settings["torch.cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     settings["torch.mkldnn"] = str(torch.backends.mkldnn.is_available())
@@ -118,7 +118,8 @@ def _tensor(array: Any) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _pinned() -> Iterator[None]:
+def pinned() -> Iterator[None]:
+    """Run torch in full precision on one thread within a context."""
     import torch
 
     threads = torch.get_num_threads()

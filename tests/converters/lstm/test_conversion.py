@@ -110,7 +110,7 @@ def test_all_wrong_keys_are_reported_at_once() -> None:
         (torch.nn.GRU(4, 5), "the root is a GRU; only LSTM and LSTMCell"),
         (
             torch.nn.ModuleDict({"g": torch.nn.GRU(2, 3), "r": torch.nn.RNN(2, 3)}),
-            r"no LSTM: g\. is a GRU, r\. is a RNN; only",
+            r"no LSTM: g\. is a GRU, r\. is an RNN; only",
         ),
         ({}, "it is empty"),
         ({"lstm._all_weight_values.0.param": np.zeros(3)}, "quantized one.*convert the float model"),

@@ -1,8 +1,9 @@
-"""JSON objects with unique keys and without fractions."""
+"""JSON objects with unique keys and finite numbers."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from typing import Any
 
@@ -14,14 +15,33 @@ MEMORY_FACTOR = 28
 MEMORY = 56 << 20
 
 
-def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, Any]:
+def read_json(
+    source: Source, offset: int, length: int, code: str, *, fractions: bool = False
+) -> dict[str, Any]:
     """Return the JSON object in the `length` bytes from `offset` on.
+
+    Args:
+        source, offset, length: the text.
+        code: the error code for invalid text.
+        fractions: accept numbers with a fraction or an exponent.
 
     Raises:
         CheckpointError: `duplicate-key`, or `code` for everything else.
     """
     if length * MEMORY_FACTOR > source.size * 5 // 4 + MEMORY:
         raise CheckpointError(code, f"a JSON text of {length} bytes is too large", offset)
+    try:
+        text = source.read(offset, length).decode("utf-8")
+    except ValueError:
+        raise CheckpointError(code, "the text is not valid JSON", offset) from None
+    value = parse_json(text, code, offset, fractions=fractions)
+    if not isinstance(value, dict):
+        raise CheckpointError(code, "the JSON text is not an object", offset)
+    return value
+
+
+def parse_json(text: str, code: str, offset: int | None = None, *, fractions: bool = False) -> Any:
+    """Return the value of a JSON text; arguments and errors are those of `read_json`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -33,20 +53,21 @@ def read_json(source: Source, offset: int, length: int, code: str) -> dict[str, 
         return result
 
     def refuse_number(text: str) -> None:
-        message = f"the JSON number {printable(text)} is not an integer"
+        message = f"the JSON number {printable(text)} is not {'finite' if fractions else 'an integer'}"
         raise CheckpointError(code, message, offset)
 
+    def finite(text: str) -> float | None:
+        number = float(text)
+        return number if math.isfinite(number) else refuse_number(text)
+
     try:
-        value = json.loads(
-            source.read(offset, length).decode("utf-8"),
+        return json.loads(
+            text,
             object_pairs_hook=unique,
             parse_constant=refuse_number,
-            parse_float=refuse_number,
+            parse_float=finite if fractions else refuse_number,
         )
     except CheckpointError:
         raise
     except (ValueError, RecursionError):
         raise CheckpointError(code, "the text is not valid JSON", offset) from None
-    if not isinstance(value, dict):
-        raise CheckpointError(code, "the JSON text is not an object", offset)
-    return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import Any, Self, TypeVar, overload
+from typing import Any, NoReturn, Self, TypeVar, overload
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxlstm import _modules
 from jaxlstm import precision as precision_
+from jaxlstm._torch_keywords import torch_keywords
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.functional import Inputs
@@ -36,6 +37,22 @@ def _declare_params(module: nn.Module, config: LSTMConfig, dtype: Any) -> Params
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return {name: module.param(name, uniform, shape) for name, shape in param_shapes(config).items()}
+
+
+def _bound_params(module: nn.Module) -> Params:
+    if module.scope is None:
+        raise ValueError(
+            f"{type(module).__name__} holds no parameters, because it is not bound; get them from the "
+            "variables of init, or call module.bind(variables).params"
+        )
+    return dict(module.variables["params"])
+
+
+def _refuse_load_state_dict(module: nn.Module) -> NoReturn:
+    raise AttributeError(
+        f"{type(module).__name__} has no load_state_dict, because Linen modules are immutable; call "
+        "jaxlstm.linen.load_state_dict(module, variables, state_dict), which returns new variables"
+    )
 
 
 class LSTM(nn.Module):
@@ -95,7 +112,17 @@ class LSTM(nn.Module):
         """torch's arguments as a config."""
         return LSTMConfig(**_modules.torch_arguments(self))
 
+    @property
+    def params(self) -> Params:
+        """The parameters of a bound module, as a dict of torch's names and arrays."""
+        return _bound_params(self)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise an error that names the function for this purpose; torch's modules have this method."""
+        _refuse_load_state_dict(self)
+
     @nn.compact
+    @torch_keywords(hx="initial_state", input="inputs")
     def __call__(
         self,
         inputs: Inputs | np.ndarray,
@@ -122,7 +149,8 @@ class LSTM(nn.Module):
         params = _declare_params(self, config, self.param_dtype)
         if deterministic is None:
             deterministic = self.deterministic
-        key = self.make_rng("dropout") if _modules.applies_dropout(config, deterministic) else None
+        fix = "pass it to the call, the constructor or from_params"
+        key = self.make_rng("dropout") if _modules.applies_dropout(config, deterministic, fix=fix) else None
         return _modules.run_lstm(self, params, inputs, initial_state, seq_lengths, key)
 
 
@@ -164,6 +192,15 @@ class LSTMCell(nn.RNNCellBase):
         """torch's arguments as a config."""
         return LSTMCellConfig(self.input_size, self.hidden_size, bias=self.bias)
 
+    @property
+    def params(self) -> Params:
+        """The parameters of a bound module, as a dict of torch's names and arrays."""
+        return _bound_params(self)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise an error that names the function for this purpose; torch's modules have this method."""
+        _refuse_load_state_dict(self)
+
     @overload
     def __call__(self, x: jax.Array, state: None = None) -> LSTMState: ...
     @overload
@@ -171,6 +208,7 @@ class LSTMCell(nn.RNNCellBase):
     @overload
     def __call__(self, x: State, state: jax.Array) -> tuple[State, jax.Array]: ...
     @nn.compact
+    @torch_keywords(hx="state", input="x")
     def __call__(self, x: Any, state: Any = None) -> Any:
         """Run one step, in torch's form or in Flax's.
 

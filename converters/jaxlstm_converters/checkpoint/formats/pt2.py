@@ -1,0 +1,124 @@
+"""The tensors of a `.pt2` file (torch.export.save): parameters, buffers and constants by name.
+
+A config in JSON maps the name of a tensor to an entry with the bytes of its storage and to its dtype,
+sizes, strides and offset. Tied tensors share one entry.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, describe, printable
+from ..io._make_tensor import make_tensor
+from ..io.budget import Budget
+from ..io.dtypes import DTYPES
+from ..io.storage import Storage
+from ..io.tensor import Tensor
+from ..io.zip_archive import Archive
+from .pt2_archive import Program, open_program
+from .torch_zip import is_big_endian
+
+# torch._export.serde.schema.ScalarType
+SCALAR_TYPES = {
+    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
+    9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16",
+    29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz",
+    33: "float8_e8m0fnu", 34: "uint32", 35: "uint64",
+}  # fmt: skip
+STRIDED = 7
+BLOB = re.compile(r"(weight|tensor)_[0-9]{1,9}", re.ASCII)
+OBJECT = re.compile(r"(custom|opaque)_obj_")
+
+
+def read_pt2(archive: Archive, budget: Budget) -> Checkpoint:
+    """Read the tensors of the only program of an archive."""
+    return read_tensors(open_program(archive), budget)
+
+
+def read_tensors(program: Program, budget: Budget) -> Checkpoint:
+    """Return parameters and buffers, then constants, under their names in torch."""
+    checkpoint = Checkpoint(program.archive.source.path, "pt2")
+    big_endian = is_big_endian(program.archive, program.root)
+    for kind in ("weights", "constants"):
+        config = program.json(f"data/{kind}/{program.name}_{kind}_config.json").get("config")
+        if not isinstance(config, dict):
+            raise CheckpointError("pt2-malformed", f"the config of the {kind} is {describe(config)}")
+        storages: dict[str, Storage] = {}
+        for name, entry in config.items():
+            path = _payload(name, entry)
+            if path not in storages:
+                storages[path] = _open_storage(program, f"data/{kind}/{path}", big_endian)
+            checkpoint.add(name, _tensor(name, entry["tensor_meta"], storages[path], budget))
+    return checkpoint
+
+
+def scalar_type(code: Any) -> np.dtype[Any]:
+    """Return the dtype with this number in torch's schema."""
+    name = SCALAR_TYPES.get(code) if type(code) is int else None
+    if name is None:
+        raise CheckpointError("pt2-malformed", f"a dtype is {describe(code)}, expected a known number")
+    if name not in DTYPES:
+        raise CheckpointError("unsupported-tensor", f"torch.{name} is not supported")
+    return DTYPES[name]
+
+
+def _payload(name: str, entry: Any) -> str:
+    """Return the file name of the bytes of a tensor."""
+    shown = repr(printable(name))
+    if not isinstance(entry, dict) or not {"path_name", "use_pickle", "tensor_meta"} <= entry.keys():
+        raise CheckpointError("pt2-malformed", f"the entry of {shown} lacks path_name or tensor_meta")
+    path = entry["path_name"]
+    if type(path) is str and OBJECT.match(path):
+        raise CheckpointError("pt2-unsupported", f"{shown} is a custom object, which only torch can read")
+    if entry["use_pickle"] is not False:
+        raise CheckpointError("pt2-unsupported", f"{shown} is a pickled subclass; export plain tensors")
+    if type(path) is not str or not BLOB.fullmatch(path):
+        message = f"the bytes of {shown} are in {describe(path)}, expected a name such as 'weight_0'"
+        raise CheckpointError("storage-key", message)
+    return path
+
+
+def _open_storage(program: Program, name: str, big_endian: bool) -> Storage:
+    entry = program.entry(name)
+    if entry is None:
+        raise CheckpointError("missing-storage", f"the archive has no entry {printable(program.root)}{name}")
+    archive = program.archive
+    return Storage(archive.source, entry.offset, entry.size, big_endian, archive.crc(entry))
+
+
+def _tensor(name: str, meta: Any, storage: Storage, budget: Budget) -> Tensor:
+    shown = repr(printable(name))
+    if not isinstance(meta, dict):
+        raise CheckpointError("pt2-malformed", f"the tensor_meta of {shown} is {describe(meta)}")
+    if meta.get("layout") != STRIDED:
+        message = f"{shown} has layout {describe(meta.get('layout'))}, expected a dense tensor"
+        raise CheckpointError("unsupported-tensor", message)
+    dtype = scalar_type(meta.get("dtype"))
+    if storage.nbytes % dtype.itemsize:
+        message = f"the storage of {shown} has {storage.nbytes} bytes, which {dtype.name} does not divide"
+        raise CheckpointError("storage-size", message, storage.offset)
+    return make_tensor(
+        storage,
+        dtype,
+        _integers(shown, meta.get("sizes")),
+        budget=budget,
+        strides=_integers(shown, meta.get("strides")),
+        offset=_integer(shown, meta.get("storage_offset")),
+    )
+
+
+def _integers(shown: str, values: Any) -> list[Any]:
+    if type(values) is not list:
+        raise CheckpointError("pt2-malformed", f"sizes or strides of {shown} are {describe(values)}")
+    return [_integer(shown, value) for value in values]
+
+
+def _integer(shown: str, value: Any) -> Any:
+    """Return n of {"as_int": n}; `make_tensor` checks n."""
+    if not isinstance(value, dict) or value.keys() != {"as_int"}:
+        raise CheckpointError("pt2-malformed", f"a size, stride or offset of {shown} is not an integer")
+    return value["as_int"]

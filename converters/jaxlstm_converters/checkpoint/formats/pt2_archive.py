@@ -1,0 +1,109 @@
+"""The entries of a `.pt2` archive, the zip file that torch.export.save writes.
+
+Since torch 2.8 all entries are in one folder, ROOT: `ROOT/archive_format` is "pt2", `ROOT/models/NAME.json`
+is the graph, `ROOT/data/weights/` holds parameters and buffers, `ROOT/data/constants/` constants and
+non-persistent buffers. Sample inputs and extra files are never opened.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import CheckpointError, describe, printable
+from ..io.strict_json import read_json
+from ..io.zip_archive import Archive, Entry
+
+FORMAT_ENTRY = "archive_format"
+MODEL = re.compile(r"models/([^/]+)\.json")
+# Major versions of the schema that this reader knows. A new minor version only adds optional fields.
+SCHEMA_MAJORS = (8,)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The program of an archive.
+
+    Attributes:
+        archive: the zip file.
+        root: the folder of all entries, such as "model/".
+        name: the name of the program; torch.export.save calls it "model".
+        document: the parsed JSON text of the program.
+    """
+
+    archive: Archive
+    root: str
+    name: str
+    document: dict[str, Any]
+
+    def entry(self, name: str) -> Entry | None:
+        """Return an entry below the root, or None."""
+        return self.archive.entries.get(self.root + name)
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return the JSON object of an entry below the root."""
+        entry = self.entry(name)
+        if entry is None:
+            raise CheckpointError("zip-layout", f"the archive has no entry {printable(name)}")
+        return _json(self.archive, entry)
+
+
+def is_pt2(archive: Archive) -> bool:
+    """Return True for an archive of torch.export.save."""
+    return any(name.count("/") == 1 and name.endswith(f"/{FORMAT_ENTRY}") for name in archive.entries)
+
+
+def open_program(archive: Archive) -> Program:
+    """Return the only program of an archive, after checking the versions.
+
+    Raises:
+        CheckpointError: zip-layout, pt2-version, pt2-malformed or pt2-unsupported.
+    """
+    archive.refuse_compressed()
+    root = _root(archive)
+    _expect_text(archive, f"{root}{FORMAT_ENTRY}", b"pt2")
+    _expect_text(archive, f"{root}archive_version", b"0")
+    found = [match for name in archive.entries if (match := MODEL.fullmatch(name.removeprefix(root)))]
+    if len(found) != 1:
+        problem = f"the archive holds {len(found)} programs, expected one"
+        if not found and any(name.startswith(f"{root}data/aotinductor/") for name in archive.entries):
+            problem = "the archive holds compiled code and no program; write it with torch.export.save"
+        raise CheckpointError("pt2-unsupported", problem)
+    document = _json(archive, archive.entries[root + found[0][0]])
+    _check_schema(document.get("schema_version"))
+    return Program(archive, root, found[0][1], document)
+
+
+def _root(archive: Archive) -> str:
+    """Return the folder that holds every entry, such as "model/"."""
+    root = next(iter(archive.entries)).partition("/")[0] + "/"
+    outside = [name for name in archive.entries if not name.startswith(root)]
+    if outside:
+        message = f"entry {printable(outside[0])!r} is outside the folder {printable(root)!r}"
+        raise CheckpointError("zip-layout", message)
+    return root
+
+
+def _expect_text(archive: Archive, name: str, expected: bytes) -> None:
+    entry = archive.entries.get(name)
+    text = b""
+    if entry is not None and entry.size <= 16:
+        archive.verify(entry)
+        text = archive.stream(entry).take(entry.size)
+    if text.strip() != expected:
+        message = f"{printable(name)!r} is {printable(repr(text))}, expected {expected!r}"
+        raise CheckpointError("pt2-version", message, entry.offset if entry else None)
+
+
+def _check_schema(version: Any) -> None:
+    major = version.get("major") if isinstance(version, dict) else None
+    if type(major) is not int or major not in SCHEMA_MAJORS:
+        known = " or ".join(map(str, SCHEMA_MAJORS))
+        message = f"the program has schema version {describe(major)}, expected {known}"
+        raise CheckpointError("pt2-version", f"{message}; export the model with a supported torch version")
+
+
+def _json(archive: Archive, entry: Entry) -> dict[str, Any]:
+    archive.verify(entry)
+    return read_json(archive.source, entry.offset, entry.size, "pt2-malformed", fractions=True)

@@ -1,0 +1,67 @@
+"""Convert an NNX model to a PyTorch state dict."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+from flax import nnx
+
+from jaxlstm_converters.flax.layer import Layer
+from jaxlstm_converters.flax.names import Names
+from jaxlstm_converters.flax.nnx_tree import nnx_layers
+from jaxlstm_converters.flax.plan import make_plan
+from jaxlstm_converters.flax.result import PortingWarning, StateDictError
+from jaxlstm_converters.lstm._to_torch import StateArray
+
+
+def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
+    """Return the PyTorch state dict of a Flax NNX model, the inverse of ``load_state_dict``.
+
+    The arrays have torch's names, shapes and layouts, and the model's dtypes and bits.
+    ``torch_model.load_state_dict(state_dict)`` accepts them. ``num_batches_tracked`` of a BatchNorm is zero,
+    because Flax does not count batches.
+
+    Flax's own LSTM and GRU cells keep only the sum of torch's two biases. It is returned as ``bias_ih``, with
+    zeros as ``bias_hh``: the same function, but not the same tensors as those that were loaded.
+
+    Args:
+      model: the model.
+      names: as for ``load_state_dict``, torch prefix -> Flax prefix.
+
+    Raises:
+      StateDictError: a layer has no counterpart in torch.
+      TypeError: ``model`` is not an NNX module.
+
+    Warns:
+      PortingWarning: a layer does not hold all that torch's layer holds.
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"model must be a flax.nnx.Module, got {type(model).__qualname__}; for Linen use "
+            "jaxlstm.linen.state_dict"
+        )
+    tensors, losses = collect(nnx_layers(model), names)
+    for text in losses:
+        warnings.warn(text, PortingWarning, stacklevel=2)
+    return tensors
+
+
+def collect(layers: list[Layer], names: Mapping[str, str] | None) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the state dict of the layers, and one line for each layout that is not invertible."""
+    name_map = Names(names)
+    name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
+    plan = make_plan(layers, name_map)
+    if plan.failures:
+        raise StateDictError("\n  ".join(["the model has no state dict in torch", *plan.failures]))
+    tensors: dict[str, np.ndarray] = {}
+    losses: dict[str, list[str]] = {}
+    for assignment in plan.assignments:
+        arrays = tuple(np.asarray(slot.read()) for slot in assignment.slots)
+        layout = assignment.entry.layout
+        for name, array in zip(assignment.torch, layout.to_torch(arrays), strict=True):
+            tensors[name] = np.ascontiguousarray(array).reshape(array.shape).view(StateArray)
+        if layout.loss:
+            losses.setdefault(layout.loss, []).append(assignment.layer.path or "the model")
+    return tensors, [f"{', '.join(paths)}: {loss}" for loss, paths in losses.items()]

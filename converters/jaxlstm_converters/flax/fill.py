@@ -1,0 +1,204 @@
+"""Match, check and convert the tensors of a source for the layers of a model; nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm._shared.torch_tensors import as_numpy
+from jaxlstm_converters.flax.advice import advise, missing_hint, shape_hint, tied_hint
+from jaxlstm_converters.flax.layer import Layer, Slot
+from jaxlstm_converters.flax.located import Located, fold_weight_norm, locate
+from jaxlstm_converters.flax.names import Names
+from jaxlstm_converters.flax.plan import Assignment, Plan, make_plan
+from jaxlstm_converters.flax.result import Difference, LoadResult, StateDictError
+from jaxlstm_converters.flax.settings import settings_to_check
+from jaxlstm_converters.flax.source import open_source
+
+Filled = list[tuple[Slot, np.ndarray]]
+
+
+def fill(
+    layers: list[Layer], source: Any, names: Mapping[str, str] | None, strict: bool, cast: bool
+) -> tuple[LoadResult, Filled]:
+    """Return the result, and the new array of every slot that has one.
+
+    Raises:
+      StateDictError: a tensor cannot be converted, or with ``strict`` anything does not fit.
+    """
+    opened = open_source(source)
+    name_map = Names(names)
+    name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
+    located = locate(opened, make_plan(layers, name_map).torch_names, name_map)
+    plan = make_plan(layers, name_map, located.has)
+    fold_weight_norm(located, plan.torch_names)
+    _check_names(name_map, plan, located)
+
+    matched = _Match(plan, located, cast)
+    matched.run()
+    result = LoadResult(
+        tuple(matched.loaded),
+        tuple(matched.missing),
+        tuple(matched.unexpected()),
+        tuple(matched.misshapen),
+        tuple(settings_to_check(layers, name_map, located.settings)),
+        (*located.notes, *matched.notes()),
+    )
+    failures = plan.failures + matched.failures
+    if failures or (strict and not result.complete):
+        raise StateDictError(_message(failures, result, advise(plan, result, located)), result)
+    return result, matched.filled
+
+
+class _Match:
+    """The assignments of a plan, each filled from the source or recorded as a difference."""
+
+    def __init__(self, plan: Plan, located: Located, cast: bool) -> None:
+        self.plan, self.located, self.cast = plan, located, cast
+        self.loaded: list[tuple[str, str]] = []
+        self.missing: list[Difference] = []
+        self.misshapen: list[Difference] = []
+        self.failures: list[str] = []
+        self.filled: Filled = []
+        self._noted: dict[str, list[str]] = {}
+        # Arrays by the identity of their slots, to compare the copies of tied weights.
+        self._written: dict[object, tuple[Assignment, tuple[np.ndarray, ...]]] = {}
+
+    def run(self) -> None:
+        """Fill every assignment."""
+        present = [a for a in self.plan.assignments if all(map(self.located.has, a.torch))]
+        filled = {a.key for a in present}
+        for assignment in self.plan.assignments:
+            if all(map(self.located.has, assignment.torch)):
+                self._fill(assignment)
+            elif not assignment.entry.optional and assignment.key not in filled:
+                self._record_missing(assignment)
+
+    def unexpected(self) -> list[Difference]:
+        """Return the tensors of the source that belong to no assignment."""
+        used = {name for a in self.plan.assignments for name in a.torch}
+        tensors = self.located.tensors
+        return [
+            Difference(
+                self.located.original[name],
+                "",
+                tuple(tensor.shape),
+                None,
+                tied_hint(name, tensor, {other: tensors[other] for other in used if other in tensors}),
+            )
+            for name, tensor in tensors.items()
+            if name not in used
+        ]
+
+    def notes(self) -> list[str]:
+        """Return the notes of the assignments, each with its layers."""
+        return [f"{', '.join(layers)}: {note}" for note, layers in self._noted.items()]
+
+    def _fill(self, assignment: Assignment) -> None:
+        if not self._shapes_fit(assignment):
+            return
+        try:
+            arrays = self._convert(assignment)
+        except ValueError as error:
+            self.failures.append(f"{', '.join(assignment.torch)} -> {assignment.flax}: {error}")
+            return
+        if assignment.slots:
+            first, written = self._written.setdefault(assignment.key, (assignment, arrays))
+            if not all(map(_same, written, arrays)):
+                self.failures.append(
+                    f"{', '.join(first.torch)} and {', '.join(assignment.torch)} differ, but the model has "
+                    f"one array for both ({first.flax}, tied weights)"
+                )
+            if first is assignment:
+                self.filled += zip(assignment.slots, arrays, strict=True)
+        self.loaded += [(self.located.original[name], assignment.flax) for name in assignment.torch]
+        if assignment.entry.note:
+            self._noted.setdefault(assignment.entry.note, []).append(assignment.layer.path or "the model")
+
+    def _shapes_fit(self, assignment: Assignment) -> bool:
+        fit = True
+        for name, expected in zip(assignment.torch, assignment.torch_shapes(), strict=True):
+            shape = tuple(self.located.tensors[name].shape)
+            if shape != expected and not assignment.entry.optional:
+                hint = assignment.entry.hint or shape_hint(shape, expected)
+                original = self.located.original[name]
+                self.misshapen.append(Difference(original, assignment.flax, shape, expected, hint))
+                fit = False
+        return fit
+
+    def _convert(self, assignment: Assignment) -> tuple[np.ndarray, ...]:
+        arrays = tuple(as_numpy(self.located.tensors[name]) for name in assignment.torch)
+        slots = assignment.slots
+        if slots and arrays:
+            widest = jnp.result_type(*(slot.dtype for slot in slots))
+            arrays = tuple(cast_array(array, widest, self.cast) for array in arrays)
+        converted = assignment.entry.layout.to_flax(arrays)
+        for array, slot in zip(converted, slots, strict=True):
+            if array.shape != slot.shape:
+                raise ValueError(f"the layout gives the shape {array.shape}, expected {slot.shape}")
+        return tuple(
+            cast_array(array, slot.dtype, self.cast) for array, slot in zip(converted, slots, strict=True)
+        )
+
+    def _record_missing(self, assignment: Assignment) -> None:
+        shapes = assignment.torch_shapes()
+        for name, shape in zip(assignment.torch, shapes, strict=True):
+            if not self.located.has(name):
+                hint = missing_hint(name, assignment, self.located)
+                self.missing.append(Difference(name, assignment.flax, None, shape, hint))
+
+
+def cast_array(array: np.ndarray, dtype: np.dtype, allow_loss: bool) -> np.ndarray:
+    """Return an array in another dtype. Raise ValueError if values change and ``allow_loss`` is False."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(all="ignore"):
+        result = array.astype(dtype)
+        if not allow_loss and not _same(result.astype(array.dtype), array):
+            raise ValueError(
+                f"values change from {array.dtype} to {dtype}, the dtype of the model; create the model with "
+                f"param_dtype={array.dtype}, or pass cast=True"
+            )
+    return result
+
+
+def _same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Return True if all elements are equal, or NaN in both arrays."""
+    return bool(((first == second) | ((first != first) & (second != second))).all())
+
+
+def _check_names(names: Names, plan: Plan, located: Located) -> None:
+    """Raise ValueError for an entry of ``names`` that matches nothing on one of the sides."""
+    for torch, flax in names.flax_of.items():
+        if not _any_below(torch, located.tensors):
+            raise ValueError(
+                f"names has the torch prefix {torch!r}, but no tensor of the source starts with it; the "
+                f"prefixes are {_prefixes(located.tensors)}"
+            )
+        if not _any_below(flax, plan.flax_names):
+            raise ValueError(
+                f"names maps {torch!r} to {flax!r}, but no layer of the model has this path; the paths are "
+                f"{_prefixes(plan.flax_names)}"
+            )
+
+
+def _any_below(prefix: str, names: Any) -> bool:
+    return any(not prefix or name == prefix or name.startswith(f"{prefix}.") for name in names)
+
+
+def _prefixes(names: Any) -> str:
+    found = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    return ", ".join(map(repr, found[:20])) + (", ..." if len(found) > 20 else "")
+
+
+def _message(failures: list[str], result: LoadResult, advice: list[str]) -> str:
+    lines = [
+        "the state dict does not fit the model; nothing was written",
+        *(f"  {line}" for line in failures),
+    ]
+    for kind in ("missing", "unexpected", "misshapen"):
+        lines += [f"  {kind:10} {one}" for one in getattr(result, kind)]
+    return "\n".join([*lines, *advice])

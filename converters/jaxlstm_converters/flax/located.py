@@ -1,0 +1,94 @@
+"""The tensors of a source under plain names, without nesting and wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxlstm_converters.flax.names import Names, find_root, is_key, without_wrappers
+from jaxlstm_converters.flax.source import Source
+from jaxlstm_converters.lstm.fold import WeightNorm, fold
+
+
+@dataclass
+class Located:
+    """The tensors of a model in a source.
+
+    Attributes:
+      tensors: plain name -> tensor.
+      original: plain name -> name in the source.
+      settings: plain prefix of a layer -> the settings that the source records.
+      notes: one line per folded weight and per group of tensors that are not part of the model.
+      root: the prefix below which most of the model was found, if it is not a usual key and not removed.
+    """
+
+    tensors: dict[str, Any]
+    original: dict[str, str]
+    settings: dict[str, dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    root: str = ""
+
+    def has(self, name: str) -> bool:
+        """Return True if there is a tensor of this plain name."""
+        return name in self.tensors
+
+
+def locate(source: Source, wanted: list[str], names: Names) -> Located:
+    """Find the tensors of a model.
+
+    Args:
+      source: the source.
+      wanted: the names in torch that the model has by default.
+      names: the user's map.
+    """
+    tensors, fold_notes, _ = fold(source.tensors)
+    keep = {part for name in [*wanted, *names.flax_of] for part in name.split(".")}
+    plain = {name: without_wrappers(name, keep) for name in tensors}
+    root = find_root(plain.values(), wanted)
+    removed = root if root and is_key(root) else ""
+    start = f"{removed}." if removed else ""
+
+    located = Located({}, {}, {}, list(fold_notes), "" if removed else root)
+    ignored: list[str] = []
+    for original, name in plain.items():
+        if not _is_model(name, start, names):
+            ignored.append(original)
+            continue
+        name = name[len(start) :]
+        if name in located.tensors:
+            raise ValueError(
+                f"source holds {located.original[name]!r} and {original!r}, which are the same tensor of the "
+                "model once wrappers are removed; remove one"
+            )
+        located.tensors[name], located.original[name] = tensors[original], original
+    for prefix, settings in source.settings.items():
+        located.settings[without_wrappers(prefix, keep).removeprefix(start)] = settings
+    if ignored:
+        located.notes.append(_ignored_note(ignored, removed or ", ".join(names.selected)))
+    return located
+
+
+def _is_model(name: str, start: str, names: Names) -> bool:
+    """Return True unless a tensor lies outside the root, or outside the part that ``names`` selects."""
+    if not name.startswith(start):
+        return False
+    name = name[len(start) :]
+    return not names.selected or any(name.startswith(f"{prefix}.") for prefix in names.flax_of if prefix)
+
+
+def _ignored_note(ignored: list[str], root: str) -> str:
+    groups = sorted({name.split(".")[0] for name in ignored})
+    return f"{len(ignored)} tensors outside {root!r} are ignored: {', '.join(groups[:8])}"
+
+
+def fold_weight_norm(located: Located, expected: Iterable[str]) -> None:
+    """Fold weight normalization for layers of the model that do not have it."""
+    expected = set(expected)
+    for name in expected - located.tensors.keys():
+        pair = f"{name}_g", f"{name}_v"
+        if expected.isdisjoint(pair) and all(map(located.has, pair)):
+            g, v = (located.tensors.pop(part) for part in pair)
+            located.tensors[name] = WeightNorm(g, v)
+            located.original[name] = located.original[pair[1]]
+            located.notes.append(f"{name} = {pair[1]} * ({pair[0]} / norm({pair[1]})) (weight normalization)")

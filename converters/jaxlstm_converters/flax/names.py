@@ -1,0 +1,98 @@
+"""Names of modules and tensors in torch and in Flax."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+# Modules that torch puts around other modules, and keys under which training programs save a state dict.
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+KEYS = frozenset(
+    {"state_dict", "model_state_dict", "model_state", "model", "net", "network", "state", "weights", "params"}
+)
+_PARAMETRIZATION = re.compile(r"parametrizations\.([^.]+)\.original([01])$")
+
+
+class Names:
+    """The map between names in Flax and in torch that the user gives as ``names``.
+
+    A name of a tensor in Flax is the path of its layer and the name of torch's tensor, "conv0.weight". The
+    longest entry of ``names`` that is a prefix of it replaces that prefix. Other names are the same on both
+    sides. Two entries with the same Flax prefix give one Flax layer two names in torch (tied weights).
+    """
+
+    def __init__(self, names: Mapping[str, str] | None) -> None:
+        """Create the map.
+
+        Args:
+          names: torch prefix -> Flax prefix. Indices may be written ``layers[0]`` or ``layers.0``.
+        """
+        self.flax_of = {dotted(torch): dotted(flax) for torch, flax in (names or {}).items()}
+
+    def renamed(self, paths: Mapping[str, str]) -> None:
+        """Replace Flax prefixes that are keys of ``paths``."""
+        self.flax_of = {torch: paths.get(flax, flax) for torch, flax in self.flax_of.items()}
+
+    def to_torch(self, name: str) -> list[str]:
+        """Return the names in torch of a tensor of a Flax layer."""
+        prefix = _longest(name, self.flax_of.values())
+        if prefix is None:
+            candidates = [name]
+        else:
+            rest = _rest(name, prefix)
+            candidates = [_join(torch, rest) for torch, flax in self.flax_of.items() if flax == prefix]
+        return [torch for torch in candidates if self.to_flax(torch) == name] or candidates[:1]
+
+    def to_flax(self, torch: str) -> str:
+        """Return the name in Flax of a tensor in torch."""
+        prefix = _longest(torch, self.flax_of)
+        return torch if prefix is None else _join(self.flax_of[prefix], _rest(torch, prefix))
+
+    @property
+    def selected(self) -> list[str]:
+        """The torch prefixes that stand for the whole Flax model."""
+        return [torch for torch, flax in self.flax_of.items() if flax == "" and torch]
+
+
+def dotted(name: str) -> str:
+    """Return a path with its indices after dots: "layers[0].conv." becomes "layers.0.conv"."""
+    return re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", name).strip(".")
+
+
+def without_wrappers(name: str, keep: Iterable[str] = ()) -> str:
+    """Return a name without the components that torch's wrappers add, unless they are in ``keep``.
+
+    The new spelling of weight normalization becomes the old one: ``weight_g`` and ``weight_v``.
+    """
+    plain = ".".join(part for part in name.split(".") if part not in WRAPPERS or part in keep)
+    return _PARAMETRIZATION.sub(lambda match: f"{match[1]}_{'gv'[int(match[2])]}", plain)
+
+
+def find_root(names: Iterable[str], wanted: Iterable[str]) -> str:
+    """Return the prefix below which a state dict holds most of the wanted names; the shortest of equals."""
+    wanted = set(wanted)
+    found: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")
+        splits = ((".".join(parts[:k]), ".".join(parts[k:])) for k in range(len(parts)))
+        found.update(prefix for prefix, rest in splits if rest in wanted)
+    return max(found, key=lambda prefix: (found[prefix], -len(prefix)), default="")
+
+
+def is_key(prefix: str) -> bool:
+    """Return True if a prefix consists of usual keys of checkpoints, such as "model_state_dict"."""
+    return all(part in KEYS | WRAPPERS for part in prefix.split("."))
+
+
+def _longest(name: str, prefixes: Iterable[str]) -> str | None:
+    matching = [p for p in prefixes if p in ("", name) or name.startswith(f"{p}.")]
+    return max(matching, key=len, default=None)
+
+
+def _rest(name: str, prefix: str) -> str:
+    return name[len(prefix) + 1 :] if prefix else name
+
+
+def _join(prefix: str, rest: str) -> str:
+    return ".".join(part for part in (prefix, rest) if part)

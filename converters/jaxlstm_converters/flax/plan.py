@@ -1,0 +1,120 @@
+"""The plan of a conversion: which tensors of torch belong to which arrays of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+from jaxlstm_converters.flax.layer import Entry, Layer, Slot, entry, join
+from jaxlstm_converters.flax.names import Names
+from jaxlstm_converters.flax.rules import find_rule
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Tensors of torch, by name, and the arrays of a model that hold the same numbers.
+
+    Attributes:
+      torch: names in torch.
+      slots: the arrays.
+      entry: the row of the table that joins them.
+      layer: their layer.
+    """
+
+    torch: tuple[str, ...]
+    slots: tuple[Slot, ...]
+    entry: Entry
+    layer: Layer
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for two assignments of the same arrays (tied weights)."""
+        return tuple(slot.key for slot in self.slots)
+
+    @property
+    def flax(self) -> str:
+        """The paths of the arrays, for messages."""
+        return ", ".join(slot.path for slot in self.slots)
+
+    def torch_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes that the tensors of torch must have."""
+        return self.entry.layout.torch_shapes([slot.shape for slot in self.slots])
+
+
+@dataclass
+class Plan:
+    """All assignments of a model.
+
+    Attributes:
+      assignments: in the order of the layers.
+      flax_names: the name in Flax of every tensor, before ``names`` applies.
+      failures: one line for each layer that cannot be converted.
+    """
+
+    assignments: list[Assignment] = field(default_factory=list)
+    flax_names: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def torch_names(self) -> list[str]:
+        """The name of every tensor in torch."""
+        return [name for assignment in self.assignments for name in assignment.torch]
+
+
+def make_plan(layers: list[Layer], names: Names, has: Callable[[str], bool] | None = None) -> Plan:
+    """Apply the rules to every layer, and the names to every tensor.
+
+    Args:
+      layers: parents first.
+      names: the map of names.
+      has: returns True if the source holds a tensor; None without a source.
+    """
+    plan = Plan()
+    claimed: set[str] = set()
+    for layer, own_slots in _with_own_slots(layers):
+        if has is not None:
+            layer = dataclasses.replace(layer, has=_below(layer, names, has))
+        rule = find_rule(layer.module)
+        if rule is not None and not all(slot.path in claimed for slot in layer.slots.values()):
+            try:
+                entries = rule(layer)
+            except ValueError as error:
+                kind = type(layer.module).__name__
+                plan.failures.append(f"{layer.path or 'the model'} ({kind}): {error}")
+                claimed.update(slot.path for slot in layer.slots.values())
+                continue
+            for row in entries:
+                _assign(plan, layer, row, names)
+                claimed.update(layer.slots[name].path for name in row.flax)
+        for name, slot in own_slots.items():
+            if slot.path not in claimed:
+                _assign(plan, layer, entry(name, name), names)
+    return plan
+
+
+def _with_own_slots(layers: list[Layer]) -> Iterator[tuple[Layer, dict[str, Slot]]]:
+    """Yield each layer with the arrays that are in it, but in none of its submodules."""
+    owner = {slot.path: layer.path for layer in layers for slot in layer.slots.values()}
+    for layer in layers:
+        yield layer, {name: slot for name, slot in layer.slots.items() if owner[slot.path] == layer.path}
+
+
+def _below(layer: Layer, names: Names, has: Callable[[str], bool]) -> Callable[[str], bool]:
+    return lambda name: any(map(has, names.to_torch(join(layer.torch_path, name))))
+
+
+def _assign(plan: Plan, layer: Layer, row: Entry, names: Names) -> None:
+    """Add the assignments of one entry: one for each name that its layer has in torch."""
+    flax = [join(layer.torch_path, name) for name in row.torch]
+    slots = tuple(layer.slots[name] for name in row.flax)
+    plan.flax_names += flax
+    options = [names.to_torch(name) for name in flax]
+    # A tensor with fewer names than another of its entry has the first of them throughout.
+    rows = [
+        tuple(name or first[0] for name, first in zip(names_, options, strict=True))
+        for names_ in zip_longest(*options)
+    ]
+    for torch in rows or [()]:
+        plan.assignments.append(Assignment(torch, slots, row, layer))

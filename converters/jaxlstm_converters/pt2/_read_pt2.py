@@ -1,0 +1,78 @@
+"""`read_pt2`: the graph and the tensors of a `.pt2` file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxlstm.models.graph import Graph
+from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
+from jaxlstm_converters.checkpoint.formats.pt2 import read_tensors
+from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2, open_program
+from jaxlstm_converters.checkpoint.io.budget import Budget
+from jaxlstm_converters.checkpoint.io.source import Source
+from jaxlstm_converters.checkpoint.io.tensor import Tensor
+from jaxlstm_converters.checkpoint.io.zip_archive import Archive
+from jaxlstm_converters.pt2.fields import malformed
+from jaxlstm_converters.pt2.schema import read_graph, recorded_types
+from jaxlstm_converters.pt2.tensor_types import TensorTypes
+
+
+def read_pt2(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, np.ndarray]]:
+    """Return the graph of an exported program and its tensors, without torch.
+
+    Args:
+        path: a file of ``torch.export.save``.
+
+    Returns:
+        The graph, and name in torch -> array of every parameter, buffer and constant. Tied tensors are the
+        same array.
+
+    Raises:
+        CheckpointError: the file is not a program, is damaged or hostile, or has unsupported parts.
+        OSError: the file cannot be opened.
+    """
+    try:
+        source = Source(path)
+        if source.read(0, min(2, source.size)) != b"PK":
+            raise CheckpointError("unknown-format", "the file is not an archive of torch.export.save")
+        archive = Archive(source, check_crc=True)
+        if not is_pt2(archive):
+            raise CheckpointError("unknown-format", "the archive is not one of torch.export.save")
+        program = open_program(archive)
+        graph = read_graph(program.document)
+        tensors = read_tensors(program, Budget(source.size))
+        _require_tensors(graph, recorded_types(program.document), tensors)
+        arrays = _read_arrays(tensors)
+        source.check_unchanged()
+    except CheckpointError as error:
+        error.path = error.path or os.fspath(path)
+        raise
+    return graph, arrays
+
+
+def _require_tensors(graph: Graph, types: TensorTypes, tensors: Mapping[str, Tensor]) -> None:
+    """Raise unless the file holds a tensor of the recorded type for each placeholder that is not an input."""
+    for placeholders in (graph.parameters, graph.buffers, graph.constants):
+        for value, name in placeholders.items():
+            if name not in tensors:
+                message = f"the program uses the tensor {printable(name)!r}, which the file does not contain"
+                raise CheckpointError("missing-storage", message)
+            expected, tensor = types.of(value), tensors[name]
+            if (tensor.dtype, tensor.shape) != (expected.dtype, expected.shape):
+                raise malformed(
+                    printable(name),
+                    f"the tensor has dtype {tensor.dtype.name} and shape {tensor.shape}, but the graph "
+                    f"expects {expected.dtype.name} and {expected.shape}",
+                )
+
+
+def _read_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Read all tensors; tied tensors become one array."""
+    arrays: dict[object, np.ndarray] = {}
+    for tensor in tensors.values():
+        if tensor.identity not in arrays:
+            arrays[tensor.identity] = np.asarray(tensor)
+    return {name: arrays[tensor.identity] for name, tensor in tensors.items()}

@@ -1,0 +1,140 @@
+"""Arguments of nodes: the union `Argument` of torch's schema as plain values and references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from typing import Any
+
+from jaxlstm.models.graph import Argument, Value
+from jaxlstm_converters.checkpoint.errors import printable
+from jaxlstm_converters.checkpoint.formats.pt2 import STRIDED, scalar_type
+from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
+
+# Finite floats are JSON numbers, the others these strings.
+_NOT_FINITE = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
+_REFUSED = {
+    "as_graph": "has a subgraph (control flow or a context manager such as torch.no_grad)",
+    "as_custom_obj": "uses a custom object",
+    "as_operator": "takes an operator as an argument",
+    "as_complex": "takes a complex number as an argument",
+    "as_string_to_argument": "takes a dictionary as an argument",
+}
+
+
+def read_argument(value: Any, defined: Set[str], context: str) -> Argument:
+    """Return an argument.
+
+    Args:
+        value: {kind: content}, where kind is one of the names of the schema, such as "as_tensors".
+        defined: the values that exist when the node runs.
+        context: the node and the argument, for error messages.
+
+    Raises:
+        CheckpointError: pt2-malformed or pt2-unsupported.
+    """
+    kind, content = union(value, context)
+    if kind in _REFUSED:
+        raise unsupported(context, f"{_REFUSED[kind]}, which is not supported")
+    if kind in _ITEMS:
+        item = _ITEMS[kind]
+        return tuple(item(part, defined, context) for part in typed(content, list, context))
+    if kind not in _SINGLE:
+        raise malformed(context, f"has an argument of the unknown kind {printable(kind)!r}")
+    return _SINGLE[kind](content, defined, context)
+
+
+def read_reference(name: Any, defined: Set[str], context: str) -> Value:
+    """Return a reference to a value that is already defined."""
+    if type(name) is not str or name not in defined:
+        shown = repr(printable(name)) if type(name) is str else "a value that is not named by a string"
+        raise malformed(context, f"refers to {shown}, which no earlier node defines")
+    return Value(name)
+
+
+def _tensor(content: Any, defined: Set[str], context: str) -> Argument:
+    return read_reference(field(content, "name", str, context), defined, context)
+
+
+def _optional_tensor(content: Any, defined: Set[str], context: str) -> Argument:
+    kind, inner = union(content, context)
+    if kind not in ("as_tensor", "as_none"):
+        raise malformed(context, f"expected a tensor or none, got {printable(kind)!r}")
+    return _tensor(inner, defined, context) if kind == "as_tensor" else None
+
+
+def _symbolic(plain: str, kind: type) -> _Reader:
+    def read(content: Any, defined: Set[str], context: str) -> Argument:
+        tag, inner = union(content, context)
+        if tag == "as_name":
+            return read_reference(inner, defined, context)
+        if tag != plain:
+            raise malformed(context, f"expected as_name or {plain}, got {printable(tag)!r}")
+        return _plain(kind)(inner, defined, context)
+
+    return read
+
+
+def _plain(kind: type) -> _Reader:
+    if kind is float:
+        return _float
+    return lambda content, defined, context: typed(content, kind, context)
+
+
+def _float(content: Any, defined: Set[str], context: str) -> Argument:
+    if type(content) is str and content in _NOT_FINITE:
+        return _NOT_FINITE[content]
+    return float(content) if type(content) is int else typed(content, float, context)
+
+
+def _none(content: Any, defined: Set[str], context: str) -> Argument:
+    return None
+
+
+def _layout(content: Any, defined: Set[str], context: str) -> Argument:
+    if content != STRIDED:
+        raise unsupported(context, "asks for a sparse layout, which is not supported")
+    return None
+
+
+def _dtype(content: Any, defined: Set[str], context: str) -> Argument:
+    return scalar_type(content)
+
+
+def _list_of(item: _Reader) -> _Reader:
+    return lambda content, defined, context: tuple(
+        item(part, defined, context) for part in typed(content, list, context)
+    )
+
+
+_Reader = Callable[[Any, Set[str], str], Argument]
+
+_SINGLE: dict[str, _Reader] = {
+    "as_none": _none,
+    "as_tensor": _tensor,
+    "as_optional_tensor": _optional_tensor,
+    "as_int": _plain(int),
+    "as_float": _float,
+    "as_bool": _plain(bool),
+    "as_string": _plain(str),
+    "as_sym_int": _symbolic("as_int", int),
+    "as_sym_float": _symbolic("as_float", float),
+    "as_sym_bool": _symbolic("as_bool", bool),
+    "as_scalar_type": _dtype,
+    "as_memory_format": _none,
+    "as_device": _none,
+    "as_layout": _layout,
+}
+_ITEMS: dict[str, _Reader] = {
+    "as_tensors": _tensor,
+    "as_optional_tensors": _optional_tensor,
+    "as_nested_tensors": _list_of(_tensor),
+    "as_ints": _plain(int),
+    "as_int_lists": _list_of(_plain(int)),
+    "as_floats": _float,
+    "as_float_lists": _list_of(_float),
+    "as_bools": _plain(bool),
+    "as_strings": _plain(str),
+    "as_sym_ints": _symbolic("as_int", int),
+    "as_sym_floats": _symbolic("as_float", float),
+    "as_sym_bools": _symbolic("as_bool", bool),
+}

@@ -1,0 +1,60 @@
+"""The dtypes and sizes that torch recorded for the values of a graph.
+
+The expression of a symbolic size is never parsed: a size is an integer, a single symbol that matches a
+pattern, or unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from jaxlstm.models.graph import Size, TensorType
+from jaxlstm_converters.checkpoint.errors import printable
+from jaxlstm_converters.checkpoint.formats.pt2 import scalar_type
+from jaxlstm_converters.pt2.fields import field, malformed, typed, union
+
+# As torch writes a symbol: `Symbol('s77', positive=True, integer=True)`.
+_SYMBOL = re.compile(r"Symbol\('([a-z]+[0-9]+)'(?:, [a-z]+=True)*\)", re.ASCII)
+
+
+class TensorTypes:
+    """The recorded types of values by name.
+
+    Args:
+        records: the field `tensor_values` of a graph.
+
+    Attributes:
+        free_axes: the symbols that are sizes of inputs, beside which a symbol is an unknown size; None while
+            the inputs are read.
+    """
+
+    def __init__(self, records: Mapping[str, Any]) -> None:
+        self._records = records
+        self.free_axes: Set[str] | None = None
+
+    def of(self, name: str) -> TensorType:
+        """Return the type of a tensor."""
+        context = f"the type of {printable(name)}"
+        record = field(self._records, name, dict, context)
+        sizes = field(record, "sizes", list, context)
+        dtype = scalar_type(field(record, "dtype", int, context))
+        return TensorType(dtype, tuple(self._size(size, context) for size in sizes))
+
+    def of_all(self, names: Iterable[str]) -> dict[str, TensorType]:
+        """Return the types of the tensors among some values."""
+        return {name: self.of(name) for name in names if name in self._records}
+
+    def _size(self, value: Any, context: str) -> Size:
+        tag, content = union(value, context)
+        if tag == "as_int":
+            size = typed(content, int, context)
+            if size < 0:
+                raise malformed(context, f"has the size {size}")
+            return size
+        if tag != "as_expr":
+            raise malformed(context, f"expected as_int or as_expr, got {printable(tag)!r}")
+        match = _SYMBOL.fullmatch(field(content, "expr_str", str, context))
+        symbol = match[1] if match else None
+        return symbol if self.free_axes is None or symbol in self.free_axes else None

@@ -1,0 +1,188 @@
+"""Pairing parameters with torch's by their values, without knowledge of any converter.
+
+A parameter of the model holds the values of one of torch's in some order: transposed, reshaped, flipped, or
+one block of rows of a packed parameter. The order that reproduces the values bit for bit also relates the
+gradients. A bias may be the sum of torch's ``bias_ih`` and ``bias_hh``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Layout(NamedTuple):
+    """The order in which a parameter holds the values of one of torch's.
+
+    ``index`` has the shape of the parameter and holds positions in torch's flattened parameter, or -1 where
+    equal values leave the position open. ``order`` describes it in words.
+    """
+
+    theirs: str
+    index: Array
+    order: str
+
+
+Choice = tuple[Layout, ...]
+"""The layouts of one parameter: one of them, or two whose values are added."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The layouts of each parameter of a model.
+
+    Attributes:
+      choices: by parameter, every choice that reproduces its values; empty for a parameter without one.
+    """
+
+    choices: Mapping[str, tuple[Choice, ...]]
+
+    @property
+    def unpaired(self) -> list[str]:
+        """The parameters whose values are not a re-ordering of torch's."""
+        return [name for name, choices in self.choices.items() if not choices]
+
+    def resolve(self, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Pairing:
+        """Keep for each parameter the choice whose gradients agree best.
+
+        Equal values, such as a bias of zeros, leave several choices, each of which makes the same model.
+        """
+
+        def distance(name: str, choice: Choice) -> float:
+            errors = [
+                ours[name] - np.where(p.index < 0, ours[name], theirs[p.theirs].flat[p.index]) for p in choice
+            ]
+            return float(max(np.max(np.abs(error), initial=0.0) for error in errors))
+
+        def best(name: str, choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+            return (min(choices, key=lambda c: distance(name, c)),) if len(choices) > 1 else choices
+
+        return Pairing({name: best(name, choices) for name, choices in self.choices.items()})
+
+    def gradients(self, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return our gradients under torch's names and in torch's order.
+
+        Gradients of parameters that torch ties are added up. Elements that no parameter holds are torch's.
+        """
+        totals: dict[str, Array] = {}
+        covered: dict[str, Array] = {}
+        for name, choices in self.choices.items():
+            for layout in choices[0] if choices else ():
+                size, known = theirs[layout.theirs].size, layout.index >= 0
+                total = totals.setdefault(layout.theirs, np.zeros(size, ours[name].dtype))
+                np.add.at(total, layout.index[known], ours[name][known])
+                covered.setdefault(layout.theirs, np.zeros(size, bool))[layout.index[known]] = True
+        filled = {
+            name: np.where(covered[name], total, theirs[name].ravel().astype(total.dtype))
+            for name, total in totals.items()
+        }
+        return {name: total.reshape(theirs[name].shape) for name, total in filled.items()}
+
+    def summed(self) -> dict[str, tuple[str, str]]:
+        """Return the names of the two parameters of torch whose sum a parameter holds."""
+        firsts = {name: choices[0] for name, choices in self.choices.items() if choices}
+        return {name: (a.theirs, b.theirs) for name, (a, *rest) in firsts.items() for b in rest}
+
+
+def pair_parameters(
+    ours: Mapping[str, Array], theirs: Mapping[str, Array], same_module: Callable[[str, str], bool]
+) -> Pairing:
+    """Find the layouts of each parameter.
+
+    Args:
+      ours: the parameters of the model by path.
+      theirs: torch's parameters by name.
+      same_module: ``same_module(our_path, their_name)`` is True if both belong to modules matched by name.
+        Such pairs are preferred.
+    """
+    sources = _Sources(theirs)
+
+    def choices(name: str, value: Array) -> tuple[Choice, ...]:
+        found = [*sources.layouts(value), *sources.sums(value)]
+        near = [choice for choice in found if same_module(name, choice[0].theirs)]
+        return tuple(near or found)
+
+    return Pairing({name: choices(name, value) for name, value in ours.items()})
+
+
+class _Sources:
+    """torch's parameters, and the sorted values of their blocks of rows."""
+
+    def __init__(self, params: Mapping[str, Array]) -> None:
+        self._params = params
+        self._sorted: dict[tuple[str, int, int, str], Array] = {}
+
+    def layouts(self, value: Array) -> Iterator[Choice]:
+        """Yield every order of a parameter or of one of its blocks that gives ``value``."""
+        wanted = np.sort(value, axis=None)
+        for name, param in self._params.items():
+            blocks = param.size // value.size if value.size else 0
+            if not blocks or param.size % value.size or (blocks > 1 and len(param) % blocks):
+                continue
+            for block in range(blocks):
+                if not np.array_equal(self._sorted_block(name, blocks, block, value.dtype), wanted):
+                    continue
+                index = np.arange(param.size).reshape(param.shape)
+                if blocks > 1:
+                    index = np.split(index, blocks)[block]
+                yield from ((layout,) for layout in _orders(name, param.astype(value.dtype), index, value))
+
+    def sums(self, value: Array) -> Iterator[Choice]:
+        """Yield the pairs of torch's biases whose sum is ``value``, whole or one block of it."""
+        for name, param in self._params.items():
+            partner = name.replace("bias_ih", "bias_hh")
+            if partner == name or partner not in self._params:
+                continue
+            both = param, self._params[partner]
+            single = np.add(*both).astype(value.dtype)
+            double = np.add(*(a.astype(np.float64) for a in both)).astype(value.dtype)
+            blocks = param.size // value.size if value.size else 0
+            if not blocks or param.size % value.size:
+                continue
+            for index in np.split(np.arange(param.size), blocks):
+                if any(np.array_equal(total[index], value.ravel()) for total in (single, double)):
+                    index = index.reshape(value.shape)
+                    yield tuple(Layout(source, index, "summed") for source in (name, partner))
+
+    def _sorted_block(self, name: str, blocks: int, block: int, dtype: np.dtype) -> Array:
+        key = (name, blocks, block, str(dtype))
+        if key not in self._sorted:
+            param = self._params[name]
+            part = np.split(param, blocks)[block] if blocks > 1 else param
+            self._sorted[key] = np.sort(part.astype(dtype), axis=None)
+        return self._sorted[key]
+
+
+def _orders(name: str, param: Array, index: Array, value: Array) -> Iterator[Layout]:
+    """Yield the permutations and flips that give ``value``, or else the order of the values themselves."""
+    found = False
+    spatial = tuple(range(2, index.ndim))
+    for flipped in (False, True) if spatial else (False,):
+        base = np.flip(index, spatial) if flipped else index
+        for axes in itertools.permutations(range(index.ndim)):
+            candidate = base.transpose(axes).reshape(value.shape)
+            if np.array_equal(param.flat[candidate], value):
+                found = True
+                yield Layout(name, candidate, _words(axes, flipped))
+    if not found:
+        yield Layout(name, _by_value(param.ravel()[index.ravel()], index.ravel(), value), "re-ordered")
+
+
+def _by_value(param: Array, index: Array, value: Array) -> Array:
+    """Return the position of each value, or -1 for values that occur more than once."""
+    order = np.argsort(param, kind="stable")
+    found = np.empty(value.size, np.int64)
+    found[np.argsort(value, axis=None, kind="stable")] = index[order]
+    _, inverse, counts = np.unique(value.ravel(), return_inverse=True, return_counts=True)
+    return np.where(counts[inverse] == 1, found, -1).reshape(value.shape)
+
+
+def _words(axes: tuple[int, ...], flipped: bool) -> str:
+    order = "in torch's order" if axes == tuple(sorted(axes)) else f"transposed to {axes}"
+    return f"{order}, flipped" if flipped else order

@@ -1,0 +1,141 @@
+"""The model under test as a function of parameters and arguments, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.errors import ConcretizationTypeError, TracerArrayConversionError
+
+from jaxlstm.check.model.results import ModelCase, ModelResults, is_array, is_floating, named_leaves
+from jaxlstm.check.port import jax_settings
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Call:
+    """A model in one dtype: ``function(params, args, kwargs)`` and its parameters by name."""
+
+    function: Callable[[Mapping[str, Any], tuple[Any, ...], Mapping[str, Any]], Any]
+    params: Mapping[str, Array]
+
+
+class OurModel(Protocol):
+    """A model under test."""
+
+    @property
+    def name(self) -> str:
+        """The name of the model in reports."""
+        ...
+
+    def call_in(self, dtype: Any) -> Call:
+        """Return the model with its parameters in ``dtype``, or as it is if ``dtype`` is None."""
+        ...
+
+
+class FunctionModel:
+    """A function of the arguments, or of parameters and the arguments."""
+
+    def __init__(self, function: Callable[..., Any], params: Any = None) -> None:
+        """Wrap ``function(*args)`` or, if ``params`` is a tree of arrays, ``function(params, *args)``."""
+        self.name = getattr(function, "__name__", type(function).__name__)
+        self._function, self._params = function, params
+
+    def call_in(self, dtype: Any) -> Call:
+        """Return the function with its parameters in ``dtype``. It keeps arrays that it closes over."""
+        if self._params is None:
+            return Call(lambda _, args, kwargs: self._function(*args, **kwargs), {})
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(self._params)
+        names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+        arrays = {name: cast(np.asarray(leaf), dtype) for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+        def function(params: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            tree = jax.tree.unflatten(treedef, [params.get(name, arrays[name]) for name in names])
+            return self._function(tree, *args, **kwargs)
+
+        return Call(function, {name: a for name, a in arrays.items() if is_floating(a)})
+
+
+def cast(array: Any, dtype: Any) -> Any:
+    """Return a floating-point array in ``dtype``; other arrays, or all if ``dtype`` is None, as they are."""
+    if dtype is None or not is_array(array) or not is_floating(array):
+        return array
+    return np.asarray(array).astype(dtype)
+
+
+class OurRunner:
+    """A model in one dtype, compiled once for each shape of its arguments."""
+
+    def __init__(
+        self, model: OurModel, example: ModelCase, dtype: Any, *, cast_model: bool, precision: str | None
+    ) -> None:
+        """Prepare to run a model in ``dtype``; ``cast_model`` casts its parameters too.
+
+        Cases may differ from ``example`` only in their arrays.
+        """
+        self.dtype, self.precision = np.dtype(dtype), precision
+        self._example = example
+        with jax_settings(dtype, precision):
+            self.call = model.call_in(dtype if cast_model else None)
+            self._params = jax.device_put(dict(self.call.params))
+        self._forward = _jitted(self._outputs)
+        self._forward_and_back = _jitted(self._outputs_and_gradients)
+
+    def set_param(self, name: str, value: Array) -> None:
+        """Replace the value of a parameter."""
+        with jax_settings(self.dtype, self.precision):
+            self._params[name] = jax.device_put(value.astype(self._params[name].dtype))
+
+    def run(self, case: ModelCase, cotangents: Mapping[str, Array] | None = None) -> ModelResults:
+        """Run the model on a case, with its floating-point arrays rounded to the dtype.
+
+        If ``cotangents`` are given, by name of an output, compute the gradients of inputs and parameters.
+        """
+        with jax_settings(self.dtype, self.precision):
+            arrays = jax.device_put(case.astype(self.dtype).arrays_by_name())
+            floating = {name: a for name, a in arrays.items() if is_floating(a)}
+            others = {name: a for name, a in arrays.items() if name not in floating}
+            if cotangents is None:
+                return ModelResults(_to_numpy(self._forward(self._params, floating, others)))
+            found = self._forward_and_back(self._params, floating, others, dict(cotangents))
+            return ModelResults(*map(_to_numpy, found))
+
+    def _outputs(self, params: Any, floating: Any, others: Any) -> dict[str, Any]:
+        arrays = {**floating, **others}
+        case = self._example.with_arrays(arrays)
+        return named_leaves(self.call.function(params, case.args, case.kwargs), "outputs")
+
+    def _outputs_and_gradients(self, params: Any, floating: Any, others: Any, cotangents: Any) -> Any:
+        def real_outputs(params: Any, floating: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            outputs = self._outputs(params, floating, others)
+            return {n: a for n, a in outputs.items() if hasattr(a, "dtype") and is_floating(a)}, outputs
+
+        real, pull_back, outputs = jax.vjp(real_outputs, params, floating, has_aux=True)
+        given = {
+            n: cotangents[n].astype(a.dtype) if n in cotangents else jnp.zeros_like(a)
+            for n, a in real.items()
+        }
+        d_params, d_inputs = pull_back(given)
+        return outputs, {**d_inputs, **d_params}
+
+
+def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the jitted function, which runs eagerly if its control flow depends on values."""
+    jitted = jax.jit(function)
+
+    def call(*args: Any) -> Any:
+        try:
+            return jitted(*args)
+        except (ConcretizationTypeError, TracerArrayConversionError):
+            return function(*args)
+
+    return call
+
+
+def _to_numpy(arrays: Mapping[str, Any]) -> dict[str, Array]:
+    return {name: np.asarray(a) for name, a in arrays.items()}

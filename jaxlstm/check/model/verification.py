@@ -1,0 +1,232 @@
+"""A verification of a model in progress: runs both models on each case and collects the findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxlstm.check.criteria import exact, rms, semantics
+from jaxlstm.check.criteria.findings import Findings
+from jaxlstm.check.criteria.measurement import largest_errors
+from jaxlstm.check.criteria.tolerance import array_difference
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
+from jaxlstm.check.model.layout import pair_parameters
+from jaxlstm.check.model.names import ModuleNames
+from jaxlstm.check.model.ours import OurModel, OurRunner
+from jaxlstm.check.model.results import ModelCase, ModelResults, is_floating
+from jaxlstm.check.reference.torch_model import TorchModel
+
+Array = np.ndarray
+
+FIRST_TRIALS, MORE_TRIALS = 2, 8
+"""Perturbed runs of torch that bound the error of a right model, and those added before a failure."""
+
+
+@dataclass
+class ModelVerification:
+    """A model, the torch module that it should equal, and the findings so far.
+
+    Attributes:
+      tolerance: (rtol, atol) set by the caller, or None for the criteria.
+      pairing: the layout of each parameter of the model.
+      float64_refusal: the reason why the model cannot run in float64, or an empty string.
+      refused: by case, the exception of the model where torch takes the case.
+      evidence: the results of the model in float64, by case.
+    """
+
+    ours: OurModel
+    theirs: TorchModel
+    example: ModelCase
+    names: ModuleNames
+    gradients: bool
+    tolerance: tuple[float, float] | None
+    precision: str | None
+    seed: int
+    findings: Findings = field(default_factory=Findings)
+    float64_refusal: str = ""
+    refused: dict[str, str] = field(default_factory=dict)
+    evidence: dict[str, ModelResults] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Compile nothing yet: pair the parameters and prepare the two dtypes."""
+        self.working = OurRunner(
+            self.ours, self.example, self.theirs.dtype, cast_model=False, precision=self.precision
+        )
+        self.float64 = OurRunner(
+            self.ours, self.example, np.float64, cast_model=True, precision=self.precision
+        )
+        self.pairing = pair_parameters(self.working.call.params, self.theirs.params(), self.names.same_module)
+        exact_params = {n: p.astype(np.float64) for n, p in self.theirs.params().items()}
+        for name, (a, b) in self.pairing.summed().items():
+            index = self.pairing.choices[name][0][0].index
+            self.float64.set_param(name, (exact_params[a] + exact_params[b]).ravel()[index])
+
+    def try_case(self, case: ModelCase) -> None:
+        """Run both models on one case and record the findings."""
+        case = case.astype(self.theirs.dtype)
+        truth = self.theirs.run(case, np.float64)
+        # Compiling the gradients for other sizes would take most of the time of a check.
+        with_gradients = self.gradients and case.shapes() == self.example.shapes()
+        cotangents = self._cotangents(truth) if with_gradients else None
+        if cotangents:
+            truth = self.theirs.run(case, np.float64, cotangents=cotangents)
+        try:
+            ours = self.working.run(case, cotangents)
+        except PORT_EXCEPTIONS as error:
+            self._record_exception(case, describe(error))
+            return
+        self.findings.add_problem("runs", case.name, "")
+        theirs = self.theirs.run(case, self.theirs.dtype, cotangents=cotangents)
+        problem = _structure(ours, theirs)
+        self.findings.add_problem(
+            "shape and dtype", case.name, problem or exact.shape_and_dtype(ours, theirs)
+        )
+        if problem or not _same_shapes(ours, theirs):
+            self.evidence[case.name] = ours
+            return
+        if self.tolerance is None:
+            self._check_float64(case, truth, cotangents)
+        ours = self._aligned(ours, truth)
+        problem = exact.nan_mask(ours, theirs)
+        self.findings.add_problem("NaN mask", case.name, problem)
+        if problem:
+            return
+        if self.tolerance is not None:
+            self._check_tolerance(case, ours, truth, self.tolerance)
+        elif self.theirs.dtype != np.float64:
+            self._check_rms(case, ours, theirs, truth, cotangents)
+
+    def _record_exception(self, case: ModelCase, problem: str) -> None:
+        if case.name == self.example.name:
+            self.findings.add_problem("runs", case.name, problem)
+        else:
+            self.refused[case.name] = problem
+
+    def _check_float64(
+        self, case: ModelCase, truth: ModelResults, cotangents: Mapping[str, Array] | None
+    ) -> None:
+        """Compare both models in float64."""
+        if self.float64_refusal:
+            return
+        try:
+            ours = self.float64.run(case, cotangents)
+        except PORT_EXCEPTIONS as error:
+            self.float64_refusal = f"the model raised for float64 arguments: {describe(error)}"
+            return
+        if any(a.dtype != np.float64 for a in ours.floating().outputs.values()):
+            self.float64_refusal = "the model returned another dtype for float64 arguments"
+            return
+        self.evidence[case.name] = ours
+        if problem := exact.nan_mask(ours, truth):
+            self.findings.add_problem("NaN mask", case.name, f"in float64, {problem}")
+            return
+        if ours.gradients and truth.gradients:
+            self.pairing = self.pairing.resolve(ours.gradients, truth.gradients)
+        ours = self._aligned(ours, truth)
+        condition = self.condition(case, truth, cotangents)
+        number = semantics.result_semantics(ours, truth, condition)
+        self.findings.add_measurement("float64 semantics against torch", case.name, number)
+        if ours.gradients and truth.gradients:
+            number = semantics.gradient_semantics(ours.gradients, truth.gradients, condition)
+            self.findings.add_measurement("float64 gradients against torch", case.name, number)
+
+    def condition(
+        self, case: ModelCase, truth: ModelResults, cotangents: Mapping[str, Array] | None
+    ) -> dict[str, float]:
+        """Return the change of each array that rounding may cause in float64.
+
+        It is the larger of the change when every number changes by one ulp, and the error that torch makes in
+        its own dtype, in proportion.
+        """
+        rng = np.random.default_rng([self.seed, 99])
+        changes = [
+            largest_errors(self._perturbed(case, np.float64, cotangents, rng), truth)
+            for _ in range(FIRST_TRIALS)
+        ]
+        if self.theirs.dtype == np.float32:
+            scale = float(np.finfo(np.float64).eps / np.finfo(np.float32).eps)
+            errors = largest_errors(self.theirs.run(case, np.float32, cotangents=cotangents), truth)
+            changes.append({name: scale * error for name, error in errors.items()})
+        return {name: max(change[name] for change in changes) for name in changes[0]}
+
+    def _perturbed(
+        self, case: ModelCase, dtype: Any, cotangents: Any, rng: np.random.Generator
+    ) -> ModelResults:
+        """Run torch in float64 with every number changed by one ulp of ``dtype``."""
+        size = float(ml_dtypes.finfo(dtype).eps)
+        return self.theirs.run(case, np.float64, cotangents=cotangents, perturbation=(size, rng))
+
+    def _check_rms(
+        self, case: ModelCase, ours: ModelResults, theirs: ModelResults, truth: ModelResults, cotangents: Any
+    ) -> None:
+        """Compare the RMS errors of both models in the working dtype."""
+        dtype = self.theirs.dtype
+        correct = [self.theirs.run(case, dtype, cotangents=cotangents, onednn=False)]
+        ratios = _ratios(case, ours, theirs, truth, correct)
+        if ratios and not (rms.mean_ratio(ratios).ok and rms.worst_ratio(ratios).ok):
+            # Near a kink, such as a ReLU at 0, a right model may differ by much more than rounding.
+            rng = np.random.default_rng([self.seed, 100])
+            correct += [self._perturbed(case, dtype, cotangents, rng) for _ in range(MORE_TRIALS)]
+            ratios = _ratios(case, ours, theirs, truth, correct)
+        for ratio in ratios:
+            kind = "gradients" if ratio.where.startswith(f"{case.name}, d ") else "results"
+            self.findings.add_ratio(kind, ratio)
+
+    def _check_tolerance(
+        self, case: ModelCase, ours: ModelResults, truth: ModelResults, tolerance: tuple[float, float]
+    ) -> None:
+        """Compare every array with the float64 truth by the caller's tolerance."""
+        rtol, atol = tolerance
+        true = truth.arrays()
+        for name, value in ours.arrays().items():
+            found = array_difference(value, true[name], rtol=rtol, atol=atol, equal_nan=True)
+            problem = f"{name}: {found}" if found.mismatched else ""
+            self.findings.add_problem("within the tolerance", case.name, problem)
+
+    def _cotangents(self, truth: ModelResults) -> dict[str, Array]:
+        """Return a random cotangent for each floating-point output."""
+        rng = np.random.default_rng([self.seed, 1])
+        outputs = truth.floating().outputs
+        return {name: rng.standard_normal(a.shape).astype(self.theirs.dtype) for name, a in outputs.items()}
+
+    def _aligned(self, ours: ModelResults, truth: ModelResults) -> ModelResults:
+        """Return our results with the gradients of parameters under torch's names, and only those of both."""
+        if ours.gradients is None or truth.gradients is None:
+            return ours._replace(gradients=None)
+        gradients = {name: a for name, a in ours.gradients.items() if name in self.example.arrays_by_name()}
+        gradients |= self.pairing.gradients(ours.gradients, truth.gradients)
+        return ours._replace(gradients=gradients)
+
+
+def _structure(ours: ModelResults, theirs: ModelResults) -> str:
+    """Describe outputs that only one side has."""
+    if list(ours.outputs) == list(theirs.outputs):
+        return ""
+    return f"the model returns {_listed(ours.outputs)}, expected {_listed(theirs.outputs)}"
+
+
+def _listed(outputs: Mapping[str, Array]) -> str:
+    return ", ".join(outputs) or "nothing"
+
+
+def _same_shapes(ours: ModelResults, theirs: ModelResults) -> bool:
+    return all(a.shape == theirs.outputs[name].shape for name, a in ours.leaves())
+
+
+def _ratios(
+    case: ModelCase,
+    ours: ModelResults,
+    theirs: ModelResults,
+    truth: ModelResults,
+    correct: Sequence[ModelResults],
+) -> list[rms.RmsRatio]:
+    true, torch, others = truth.arrays(), theirs.arrays(), [c.arrays() for c in correct]
+    return [
+        rms.rms_ratio(f"{case.name}, {name}", a, true[name], [arrays[name] for arrays in others], torch[name])
+        for name, a in ours.arrays().items()
+        if is_floating(a)
+    ]

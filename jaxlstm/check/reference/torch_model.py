@@ -1,0 +1,158 @@
+"""A torch module as the reference of a model: its results and gradients in float64 and in its own dtype.
+
+The module is copied. The copy runs in evaluation mode on the CPU, with the settings of :mod:`.torch_runner`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
+from jaxlstm.check.model.results import ModelCase, ModelResults, is_floating, named_leaves
+from jaxlstm.check.reference import torch_runner
+
+if TYPE_CHECKING:
+    import torch
+
+Array = np.ndarray
+
+
+class TorchModel:
+    """A torch module that can run in several dtypes without a change to the caller's module."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        """Copy a module.
+
+        Raises:
+          TypeError: if it is not a ``torch.nn.Module``.
+        """
+        import torch
+
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(f"theirs must be a torch.nn.Module, got {type(module).__name__}")
+        self.name = type(module).__name__
+        self.was_training = module.training
+        self._copy = copy.deepcopy(module).eval().cpu().requires_grad_(False)
+        dtypes = [p.dtype for p in self._copy.parameters() if p.is_floating_point()]
+        self.dtype = np.dtype(tensor_to_numpy(torch.empty(0, dtype=dtypes[0] if dtypes else None)).dtype)
+        self._in_float64 = copy.deepcopy(self._copy).double()
+
+    def module(self, dtype: Any) -> torch.nn.Module:
+        """Return the copy in float64, or the copy in the module's own dtype."""
+        return self._in_float64 if np.dtype(dtype) == np.float64 else self._copy
+
+    def params(self) -> dict[str, Array]:
+        """Return the parameters in the module's own dtype by name. A tied parameter appears once."""
+        return {name: tensor_to_numpy(p) for name, p in self._copy.named_parameters()}
+
+    def run(
+        self,
+        case: ModelCase,
+        dtype: Any,
+        *,
+        cotangents: dict[str, Array] | None = None,
+        perturbation: tuple[float, np.random.Generator] | None = None,
+        onednn: bool = True,
+    ) -> ModelResults:
+        """Run the module on a case in ``dtype``, its own or float64.
+
+        Args:
+          case: the arguments; floating-point arrays are rounded to ``dtype``.
+          cotangents: by name of an output; if given, the gradients of inputs and parameters are computed.
+          perturbation: if given, a relative size and a generator; every number in the call changes by it.
+          onednn: if False, torch computes without oneDNN, which sums in another order.
+        """
+        case, module = case.astype(dtype), self.module(dtype)
+        if perturbation is not None:
+            case, module = _perturbed(case, module, *perturbation)
+        with pinned(onednn=onednn):
+            return _run(module, case, cotangents)
+
+
+def tensors_of(case: ModelCase) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, torch.Tensor]]:
+    """Return the arguments with tensors in place of arrays, and the floating-point tensors by name."""
+    case = case.map(lambda a: numpy_to_tensor(np.array(a, order="C")))
+    named = named_leaves(case.args, "args") | named_leaves(case.kwargs, "kwargs")
+    floating = {
+        name: leaf for name, leaf in named.items() if hasattr(leaf, "detach") and leaf.is_floating_point()
+    }
+    return case.args, dict(case.kwargs), floating
+
+
+def arrays_of(returned: Any) -> dict[str, Array]:
+    """Return the results of a module as NumPy arrays by name."""
+    leaves = named_leaves(returned, "outputs")
+    return {name: tensor_to_numpy(a) if hasattr(a, "detach") else np.asarray(a) for name, a in leaves.items()}
+
+
+@contextlib.contextmanager
+def pinned(*, onednn: bool = True) -> Iterator[None]:
+    """Compute in full precision on one thread, without the fused attention that zeroes padded rows."""
+    import torch
+
+    fastpath, with_onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = onednn and with_onednn
+    try:
+        with torch_runner.pinned(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch.backends.mkldnn.enabled = with_onednn
+
+
+def _run(module: torch.nn.Module, case: ModelCase, cotangents: dict[str, Array] | None) -> ModelResults:
+    import torch
+
+    args, kwargs, sources = tensors_of(case)
+    if cotangents is None:
+        with torch.no_grad():
+            return ModelResults(arrays_of(module(*args, **kwargs)))
+    sources |= {name: p for name, p in module.named_parameters() if p.is_floating_point()}
+    for tensor in sources.values():
+        tensor.requires_grad_()
+    try:
+        with torch.enable_grad():
+            returned = module(*args, **kwargs)
+            results = ModelResults(arrays_of(returned))
+            outputs = {n: a for n, a in named_leaves(returned, "outputs").items() if _differentiable(a)}
+            if not outputs:
+                return results
+            given = [numpy_to_tensor(cotangents[n].astype(results.outputs[n].dtype)) for n in outputs]
+            found = torch.autograd.grad(
+                list(outputs.values()), list(sources.values()), grad_outputs=given, allow_unused=True
+            )
+    finally:
+        module.requires_grad_(False)
+    gradients = {
+        name: tensor_to_numpy(torch.zeros_like(source) if g is None else g)
+        for (name, source), g in zip(sources.items(), found, strict=True)
+    }
+    return results._replace(gradients=gradients)
+
+
+def _differentiable(leaf: Any) -> bool:
+    return hasattr(leaf, "detach") and leaf.requires_grad
+
+
+def _perturbed(
+    case: ModelCase, module: torch.nn.Module, size: float, rng: np.random.Generator
+) -> tuple[ModelCase, torch.nn.Module]:
+    """Return a case and a copy of a module with every number changed by a relative ``size``."""
+    import torch
+
+    def factor(shape: tuple[int, ...]) -> Array:
+        return 1 + size * rng.choice([-1.0, 1.0], shape)
+
+    case = case.map(lambda a: (a * factor(a.shape)).astype(a.dtype) if is_floating(a) else a)
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.mul_(torch.as_tensor(factor(tuple(tensor.shape))))
+    return case, module

@@ -1,0 +1,18 @@
+"""torch's operators in JAX, a file for each theme. Importing this package registers them."""
+
+from __future__ import annotations
+
+from jaxlstm.models.operators import activations as activations
+from jaxlstm.models.operators import arithmetic as arithmetic
+from jaxlstm.models.operators import comparison as comparison
+from jaxlstm.models.operators import convolution as convolution
+from jaxlstm.models.operators import creation as creation
+from jaxlstm.models.operators import identity as identity
+from jaxlstm.models.operators import indexing as indexing
+from jaxlstm.models.operators import linear_algebra as linear_algebra
+from jaxlstm.models.operators import normalization as normalization
+from jaxlstm.models.operators import pooling as pooling
+from jaxlstm.models.operators import recurrent as recurrent
+from jaxlstm.models.operators import reductions as reductions
+from jaxlstm.models.operators import shapes as shapes
+from jaxlstm.models.operators import sizes as sizes

@@ -1,0 +1,69 @@
+"""Matrix products, at the precision of the call. Half precision accumulates in float32."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm import precision as precision_
+from jaxlstm.models.operators.dtypes import Operand
+from jaxlstm.models.operators.registry import Options, register_operator
+
+
+def product(a: jax.Array, b: jax.Array, options: Options) -> jax.Array:
+    """Return ``a @ b`` with NumPy's batching, in the dtype of ``a``."""
+    wide = precision_.gate_dtype(a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a.dtype
+    precision = precision_.resolve(options.precision)
+    return jnp.matmul(a, b, precision=precision, preferred_element_type=wide).astype(a.dtype)
+
+
+@register_operator("aten.linear.default")
+def linear(
+    input: jax.Array, weight: jax.Array, bias: jax.Array | None = None, *, options: Options
+) -> jax.Array:
+    """Return ``input @ weight.T + bias``."""
+    if weight.ndim == 1:
+        y = product(input, weight, options)
+        return y if bias is None else y + bias
+    return precision_.linear(input, weight, bias, precision=options.precision).astype(input.dtype)
+
+
+@register_operator(
+    "aten.matmul.default", "aten.bmm.default", "aten.mm.default", "aten.mv.default", "aten.dot.default"
+)
+def matmul(
+    self: jax.Array,
+    other: jax.Array | None = None,
+    mat2: jax.Array | None = None,
+    vec: jax.Array | None = None,
+    tensor: jax.Array | None = None,
+    *,
+    options: Options,
+) -> jax.Array:
+    """Return the matrix product; torch's schemas name the second factor differently."""
+    second = next(factor for factor in (other, mat2, vec, tensor) if factor is not None)
+    return product(self, second, options)
+
+
+@register_operator("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default")
+def addmm(
+    self: jax.Array,
+    mat1: jax.Array | None = None,
+    mat2: jax.Array | None = None,
+    batch1: jax.Array | None = None,
+    batch2: jax.Array | None = None,
+    mat: jax.Array | None = None,
+    vec: jax.Array | None = None,
+    beta: Operand = 1,
+    alpha: Operand = 1,
+    *,
+    options: Options,
+) -> jax.Array:
+    """Return ``beta * self + alpha * (a @ b)``; NaN in ``self`` is ignored if beta is 0."""
+    first = next(factor for factor in (mat1, batch1, mat) if factor is not None)
+    second = next(factor for factor in (mat2, batch2, vec) if factor is not None)
+    y = product(first, second, options)
+    y = y if alpha == 1 else y * jnp.asarray(alpha, y.dtype)
+    if beta == 0:
+        return y
+    return y + (self if beta == 1 else self * jnp.asarray(beta, self.dtype))

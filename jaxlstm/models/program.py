@@ -1,0 +1,165 @@
+"""``Program``: a whole model, exported by torch, as a pure JAX function."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm.models import tree
+from jaxlstm.models.acceptance import accept
+from jaxlstm.models.errors import ProgramError
+from jaxlstm.models.graph import Graph, Input
+from jaxlstm.models.inputs import bind_inputs, require_tensors
+from jaxlstm.models.interpreter import resolve, run_nodes
+from jaxlstm.models.listing import listing
+from jaxlstm.models.operators.dtypes import held, to_held
+from jaxlstm.models.operators.registry import Options
+from jaxlstm.precision import Precision
+
+
+class Program:
+    """A model exported by ``torch.export``, as a function of its parameters and inputs.
+
+    ``program(params, *args, **kwargs)`` is pure. It works under ``jax.jit``, ``jax.grad``, ``jax.vmap`` and
+    ``jax.export``, at any size of its free axes, and returns torch's structure of results. ``print(program)``
+    lists the operators.
+
+    Attributes:
+      graph: the exported graph.
+      params: name in torch -> parameter.
+      buffers: name in torch -> buffer, for example the running mean of a batch normalization.
+      options: precision and backend, see :meth:`with_options`.
+
+    >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
+    """
+
+    def __init__(self, graph: Graph, tensors: Mapping[str, np.ndarray]) -> None:
+        """Accept a graph with its parameters, buffers and constants, each under its name in torch.
+
+        Raises:
+          ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
+            a tensor is float64 without JAX's 64-bit mode.
+        """
+        self.graph = graph
+        self.options = Options()
+        self._plan = accept(graph)
+        self.params = _hold("parameter", graph.parameters, tensors)
+        self.buffers = _hold("buffer", graph.buffers, tensors)
+        self._constants = _hold("constant", graph.constants, tensors)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs: name, dtype and shape, in which a string names a free axis."""
+        return self.graph.inputs
+
+    @property
+    def mutated_buffers(self) -> tuple[str, ...]:
+        """The buffers that a call changes, see :meth:`call_with_buffers`."""
+        changed = {*self.graph.mutations}
+        changed |= {name for value, name in self.graph.buffers.items() if value in self._plan.mutated}
+        return tuple(name for name in self.buffers if name in changed)
+
+    def __call__(
+        self,
+        params: Mapping[str, Any],
+        *args: Any,
+        buffers: Mapping[str, Any] | None = None,
+        seq_lengths: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the program.
+
+        Args:
+          params: parameters with the names, shapes and dtypes of ``program.params``.
+          args, kwargs: the arguments of the exported module's ``forward``.
+          buffers: buffers as ``program.buffers``, which is the default.
+          seq_lengths: number of valid steps of each sequence for the LSTMs, (batch,); or a dict from module
+            path to such lengths. Steps after the end are ignored by an LSTM, and its outputs there are zero,
+            as with a packed sequence.
+
+        Returns:
+          The results of ``forward``, in its structure. Sizes of axes are Python integers.
+
+        Raises:
+          ProgramError: an argument does not fit. ``code`` says which check failed.
+        """
+        results, _ = self.call_with_buffers(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
+        return results
+
+    def call_with_buffers(
+        self,
+        params: Mapping[str, Any],
+        *args: Any,
+        buffers: Mapping[str, Any] | None = None,
+        seq_lengths: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """Run a program that changes its buffers and return (results, buffers after the call)."""
+        values = self.evaluate(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
+        leaves = iter([resolve(output, values) for output in self.graph.outputs])
+        after = {name: values[value] for value, name in self.graph.buffers.items()}
+        after |= {name: resolve(value, values) for name, value in self.graph.mutations.items()}
+        return tree.unflatten(self.graph.out_tree, leaves), after
+
+    def evaluate(
+        self,
+        params: Mapping[str, Any],
+        *args: Any,
+        buffers: Mapping[str, Any] | None = None,
+        seq_lengths: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Run the program and return every value of the graph by its name.
+
+        A value that an in-place operator changes later has its last contents.
+        """
+        buffers = self.buffers if buffers is None else buffers
+        require_tensors("params", params, self.params)
+        require_tensors("buffers", buffers, self.buffers)
+        inputs, sizes = bind_inputs(self.graph, args, kwargs)
+        values: dict[str, Any] = {
+            **{value: params[name] for value, name in self.graph.parameters.items()},
+            **{value: buffers[name] for value, name in self.graph.buffers.items()},
+            **{value: self._constants[name] for value, name in self.graph.constants.items()},
+            **inputs,
+        }
+        options = Options(self.options.precision, self.options.backend, seq_lengths)
+        for _ in run_nodes(self._plan, values, sizes, options):
+            pass
+        return values
+
+    def with_options(self, *, precision: Precision = None, backend: str | None = None) -> Program:
+        """Return the program with other settings.
+
+        Args:
+          precision: precision of matrix products and convolutions, see :mod:`jaxlstm.precision`; "highest"
+            unless set.
+          backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`; "auto" unless set.
+        """
+        other = copy.copy(self)
+        other.options = Options(precision or self.options.precision, backend or self.options.backend)
+        return other
+
+    def __str__(self) -> str:
+        return listing(self.graph)
+
+    def __repr__(self) -> str:
+        count = sum(array.size for array in self.params.values())
+        return f"<Program: {len(self.graph.nodes)} nodes, {count:,} parameters>"
+
+
+def _hold(kind: str, names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Return the tensors that the graph uses as JAX arrays, under torch's names."""
+    missing = [name for name in names.values() if name not in tensors]
+    if missing:
+        raise ProgramError("malformed-graph", f"the file has no tensor for the {kind} {missing[0]}")
+    arrays = {}
+    for name in names.values():
+        if name not in arrays:
+            held(tensors[name].dtype, f"{kind} {name}")
+            arrays[name] = to_held(np.asarray(tensors[name]), f"{kind} {name}")
+    return arrays

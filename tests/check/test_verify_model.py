@@ -1,0 +1,111 @@
+"""verify_model: right models hold, wrong ones do not, and the report says what was tested."""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jaxlstm.check import verify_model
+from tests.support.model_ports import crnn
+
+STATUS = {
+    "runs": "ok",
+    "shape and dtype": "ok",
+    "NaN mask": "ok",
+    "float64 semantics against torch": "ok",
+    "float64 gradients against torch": "ok",
+    "RMS error of results": "ok",
+    "RMS error of results, worst array": "ok",
+    "RMS error of gradients": "ok",
+    "RMS error of gradients, worst array": "ok",
+}
+
+
+def status(report):
+    return {item.name: item.status for item in report.items}
+
+
+def linear(x, weight, bias):
+    return x @ weight.T + bias
+
+
+def linear_with_params(params, x):
+    return linear(x, params["weight"], params["bias"])
+
+
+def test_right_model_holds():
+    theirs, ours, args, call = crnn()
+    steps = []
+    report = verify_model(ours, theirs, args, call=call, progress=lambda *step: steps.append(step))
+    assert report.ok, str(report)
+    assert status(report) == STATUS
+    cases = report.items[0].detail
+    assert cases == "6 cases"
+    assert [name for _, _, name in steps][:4] == ["example", "other values", "small values", "large values"]
+    assert report.notes[0] == "sizes that torch refuses to change: axis 1 of args[0]"
+    assert any("training mode" in note for note in report.notes)
+    assert json.loads(report.to_json())["ok"]
+    assert report.again == "jaxlstm.check.verify_model(ours, theirs, args)"
+    assert theirs.training
+
+
+def test_function_with_params():
+    theirs = nn.Linear(3, 2).eval()
+    params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    report = verify_model(linear_with_params, theirs, (x,), params=params)
+    assert report.ok, str(report)
+    assert status(report) == STATUS
+    data = next(i for i in report.items if i.name == "RMS error of gradients").data["arrays"]
+    assert {"example, d args[0]", "example, d weight", "example, d bias"} <= data.keys()
+
+
+def test_function_that_holds_its_weights():
+    theirs = nn.Linear(3, 2)
+    weight, bias = (p.detach().numpy() for p in theirs.parameters())
+    report = verify_model(lambda x: linear(x, weight, bias), theirs, (torch.randn(4, 3),))
+    assert report.ok, str(report)
+    assert status(report) == STATUS | {"gradients of parameters": "untested"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "item"),
+    [
+        (lambda x, w, b: linear(x, w, b * (1 + 1e-6)), "float64 semantics against torch"),
+        (lambda x, w, b: linear(x, w, b)[:, :1], "shape and dtype"),
+        (lambda x, w, b: linear(x, w, b).astype(jnp.float16), "shape and dtype"),
+        (lambda x, w, b: (linear(x, w, b), x), "shape and dtype"),
+        (lambda x, w, b: jnp.log(-jnp.abs(linear(x, w, b))), "NaN mask"),
+        (lambda x, w, b: linear(x.astype(jnp.bfloat16), w, b), "RMS error of results"),
+        (lambda x, w, b: linear(x, w.T, b), "runs"),
+    ],
+)
+def test_wrong_functions(ours, item):
+    theirs = nn.Linear(3, 2)
+    weight, bias = (p.detach().numpy() for p in theirs.parameters())
+    report = verify_model(lambda x: ours(x, weight, bias), theirs, (torch.randn(4, 3),), gradients=False)
+    assert status(report)[item] == "FAILED", str(report)
+
+
+def test_wrong_arguments():
+    theirs = nn.Linear(3, 2)
+    x = torch.randn(4, 3)
+    with pytest.raises(TypeError, match=r"theirs must be a torch.nn.Module, got function"):
+        verify_model(linear, linear, (x,))
+    with pytest.raises(TypeError, match=r"args must be a tuple of arguments, got Tensor; write \(x,\)"):
+        verify_model(linear, theirs, x)
+    with pytest.raises(TypeError, match=r"ours must be a flax\.nnx Module or a function of arrays, got int"):
+        verify_model(3, theirs, (x,))
+    with pytest.raises(TypeError, match="names must map torch prefixes"):
+        verify_model(linear, theirs, (x,), names=["cnn"])
+    with pytest.raises(TypeError, match="params must be None for an NNX module"):
+        verify_model(crnn()[1], theirs, (x,), params={})
+    with pytest.raises(ValueError, match="rtol was given without atol"):
+        verify_model(linear, theirs, (x,), rtol=1e-3)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        verify_model(linear, theirs, (torch.randn(4, 2),))

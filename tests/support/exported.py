@@ -1,0 +1,58 @@
+"""Models exported with torch, for tests of the `.pt2` reader."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+AUTO = torch.export.Dim.AUTO
+
+
+class Tagger(nn.Module):
+    """An LSTM with each kind of buffer and constant, a constant input and a nested result."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 4)
+        self.lstm = nn.LSTM(4, 3, bidirectional=True, batch_first=True)
+        self.out = nn.Linear(6, 5)
+        self.register_buffer("scale", torch.randn(5))
+        self.register_buffer("shift", torch.arange(5.0), persistent=False)
+        self.constant = torch.full((5,), 2.0)
+
+    def forward(self, tokens: torch.Tensor, factor: float | None = None) -> dict[str, Any]:
+        y, (h, c) = self.lstm(self.embedding(tokens))
+        logits = self.out(y) * self.scale + self.shift * self.constant
+        return {"logits": logits * factor + torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), "state": [h, (c,)]}
+
+
+class Tied(nn.Module):
+    """Tied and strided weights, and a module that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(3, 3)
+        self.decoder = nn.Linear(3, 3)
+        self.decoder.weight = self.encoder.weight
+        self.transposed = nn.Parameter(torch.randn(4, 3).T)
+        self.row = nn.Parameter(torch.randn(5, 4)[2])
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.decoder(self.encoder(self.encoder(x))) @ self.transposed + self.row, x[..., 0]
+
+
+def save(path: Path, module: nn.Module, *args: Any, **options: Any) -> torch.export.ExportedProgram:
+    """Export a module in evaluation mode to a file."""
+    with warnings.catch_warnings():
+        # About constants that are attributes and storages without a tensor that covers them.
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module.eval(), args, **options)
+        torch.export.save(program, path)
+    return program

@@ -1,0 +1,156 @@
+"""Habits from torch: each works, or the error names what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxlstm
+from jaxlstm import LSTMCellConfig, LSTMConfig, init_params, lstm, lstm_cell
+
+CONFIG = LSTMConfig(3, 5, num_layers=2, dropout=0.5)
+PARAMS = init_params(jax.random.key(0), CONFIG)
+CELL_CONFIG = LSTMCellConfig(3, 5)
+CELL = init_params(jax.random.key(0), CELL_CONFIG)
+X = jnp.ones((7, 4, 3))
+WHOLE = {f"rnn.{name}": p for name, p in PARAMS.items()} | {"head.weight": jnp.ones((2, 5))}
+
+
+def nnx_lstm(**options: Any) -> jaxlstm.nnx.LSTM:
+    return jaxlstm.nnx.LSTM.from_params(PARAMS, CONFIG, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: lstm(X, PARAMS, config=CONFIG),
+            TypeError,
+            r"swapped.*lstm\(params, inputs, config=config\)",
+        ),
+        (lambda: lstm_cell(X[0], CELL), TypeError, r"swapped.*lstm_cell\(params, x\)"),
+        (lambda: lstm(X, X, config=CONFIG), TypeError, r"params must be a mapping .*of shape \(7, 4, 3\)"),
+        (lambda: lstm_cell(X[0], X[0]), TypeError, r"params must be a mapping .*of shape \(4, 3\)"),
+        (lambda: lstm(None, X, config=CONFIG), TypeError, "params must be a mapping .*got NoneType"),  # type: ignore[arg-type]
+        (
+            lambda: lstm(PARAMS, X, hx=None, config=CONFIG),
+            TypeError,
+            "lstm got .*hx; pass it as initial_state",
+        ),
+        (lambda: lstm(PARAMS, input=X, config=CONFIG), TypeError, "torch's keyword input; pass it as inputs"),
+        (lambda: lstm_cell(CELL, X[0], hx=None), TypeError, "hx; pass it as state"),
+        (lambda: nnx_lstm()(X, hx=None), TypeError, "LSTM.__call__ got .*hx; pass it as initial_state"),
+        (lambda: jaxlstm.linen.LSTM.from_params(PARAMS, CONFIG)(X, hx=None), TypeError, "as initial_state"),
+        (lambda: jaxlstm.linen.LSTMCell.from_params(CELL, CELL_CONFIG)(X[0], hx=None), TypeError, "as state"),
+        (lambda: jaxlstm.LSTM, AttributeError, r"use jaxlstm\.nnx\.LSTM or jaxlstm\.linen\.LSTM$"),
+        (lambda: jaxlstm.LSTMCell, AttributeError, r"use jaxlstm\.nnx\.LSTMCell or"),
+        (lambda: jaxlstm.GRU, AttributeError, "no attribute 'GRU'$"),
+        (lambda: jaxlstm.nnx.LSTM(3, 5, rngs=0), TypeError, r"rngs must be an nnx.Rngs, got 0; .*Rngs\(0\)"),
+        (lambda: jaxlstm.nnx.LSTMCell(3, 5, rngs=7), TypeError, r"got 7; pass rngs=nnx.Rngs\(7\)"),
+        (lambda: nnx_lstm(rngs=1), TypeError, r"got 1; pass rngs=nnx.Rngs\(1\)"),
+        (lambda: nnx_lstm(deterministic=False)(X, rngs=2), TypeError, r"got 2; pass rngs=nnx.Rngs\(2\)"),
+        (
+            lambda: nnx_lstm()(X),
+            ValueError,
+            r"dropout=0.5, got None; call model.eval\(\) for inference or mod",
+        ),
+        (
+            lambda: jaxlstm.linen.LSTM.from_params(PARAMS, CONFIG)(X),
+            ValueError,
+            "pass it to the call, the con",
+        ),
+        (lambda: nnx_lstm().load_state_dict(WHOLE), AttributeError, r"call jaxlstm.load_state_dict\(model,"),
+        (
+            lambda: jaxlstm.linen.LSTM(3, 5).load_state_dict(WHOLE),
+            AttributeError,
+            r"immutable; call jaxlstm.linen.load_state_dict\(module, variables",
+        ),
+        (lambda: jaxlstm.linen.LSTMCell(3, 5).load_state_dict(WHOLE), AttributeError, "LSTMCell .*immutable"),
+    ],
+)
+def test_the_error_names_the_fix(call: Callable[[], Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda params: lstm(params, X, config=CONFIG),
+        lambda params: nnx_lstm().load_params(params),
+        lambda params: jaxlstm.nnx.LSTM.from_params(params, CONFIG),
+        lambda params: jaxlstm.linen.LSTM.from_params(params, CONFIG),
+        lambda params: jaxlstm.save("unused.safetensors", params, CONFIG),
+    ],
+)
+def test_a_whole_state_dict(call: Callable[[Any], Any]) -> None:
+    """The message gives the prefix, not a list of every tensor."""
+    with pytest.raises(ValueError, match=r"they are under 'rnn\.'; select them by") as caught:
+        call(WHOLE)
+    assert "jaxlstm.from_torch(params, prefix='rnn.')" in str(caught.value)
+    assert "missing" not in str(caught.value)
+    two = WHOLE | {f"encoder.{name}": p for name, p in PARAMS.items()}
+    with pytest.raises(ValueError, match=r"under 'rnn\.' or 'encoder\.'"):
+        call(two)
+
+
+def test_parameters_of_the_other_layer() -> None:
+    for cell in (jaxlstm.nnx.LSTMCell, jaxlstm.linen.LSTMCell):
+        with pytest.raises(
+            ValueError, match="parameters of an LSTM: run them with LSTM, or remove the suffix"
+        ):
+            cell.from_params(init_params(jax.random.key(0), LSTMConfig(3, 5)), LSTMConfig(3, 5))
+    with pytest.raises(ValueError, match="parameters of an LSTMCell: pass an LSTMCellConfig"):
+        lstm(CELL, X, config=LSTMConfig(3, 5))
+
+
+def test_to_torch_takes_a_module() -> None:
+    expected = jaxlstm.to_torch(PARAMS, CONFIG, prefix="rnn.")
+    cell = jaxlstm.to_torch(CELL, CELL_CONFIG)
+    bound = jaxlstm.linen.LSTM.from_params(PARAMS, CONFIG)
+    for module, prefix, state_dict in (
+        (nnx_lstm(), "rnn.", expected),
+        (bound, "rnn.", expected),
+        (jaxlstm.nnx.LSTMCell.from_params(CELL, CELL_CONFIG), "", cell),
+        (jaxlstm.linen.LSTMCell.from_params(CELL, CELL_CONFIG), "", cell),
+    ):
+        found = jaxlstm.to_torch(module, prefix=prefix)
+        assert list(found) == list(state_dict)
+        assert all(np.array_equal(found[name], state_dict[name]) for name in found)
+    with pytest.raises(ValueError, match=r"not bound; .*module\.bind\(variables\)\.params"):
+        jaxlstm.to_torch(bound.unbind()[0])
+    with pytest.raises(TypeError, match=r"config must be the LSTMConfig.*got None; pass it as the second"):
+        jaxlstm.to_torch(PARAMS)
+    with pytest.raises(TypeError, match=r"got Linear; jaxlstm\.state_dict\(model\) converts a whole"):
+        jaxlstm.to_torch(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+
+
+class Tagger(nnx.Module):
+    """A model that uses the names h and c of the state, and returns the state."""
+
+    def __init__(self) -> None:
+        self.lstm = nnx_lstm(deterministic=True)
+
+    def __call__(self, x: jax.Array) -> Any:
+        outputs, state = self.lstm(x)
+        return outputs + state.h[-1], state
+
+
+def test_tabulate() -> None:
+    for model in (nnx_lstm(deterministic=True), Tagger()):
+        table = nnx.tabulate(model, X, console_kwargs={"force_terminal": False})
+        assert "weight_hh_l1" in table
+        assert "float32[7,4,5]" in table
+        assert "float32[2,4,5]" in table
+    assert type(model(X)[1]) is jaxlstm.LSTMState
+
+
+def test_find_lstms_of_a_module() -> None:
+    with pytest.raises(TypeError, match=r"got Linear; pass module.state_dict\(\)"):
+        jaxlstm.find_lstms(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))  # type: ignore[arg-type]
