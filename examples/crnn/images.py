@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 HEIGHT, WIDTH = 16, 64
@@ -13,12 +15,15 @@ E 7F49494941  F 7F09090901  G 3E4149497A  H 7F0808087F  I 00417F4100  J 2040413F
 L 7F40404040  M 7F020C027F  N 7F0408107F  O 3E4141413E  P 7F09090906  Q 3E4151215E  R 7F09192946
 S 4649494931  T 01017F0101  U 3F4040403F  V 1F2040201F  W 3F4038403F  X 6314081463  Y 0708700807
 Z 6151494543
-""".split()
-ALPHABET = "".join(_FONT[::2])
+"""
+_COLUMNS = dict(re.findall(r"(\w) (\w{10})", _FONT))
+ALPHABET = "".join(_COLUMNS)
 CLASSES = len(ALPHABET) + 1  # class 0 is the blank of CTC
 _GLYPHS = {
-    character: np.array([[byte >> row & 1 for byte in bytes.fromhex(columns)] for row in range(7)], np.float32)
-    for character, columns in zip(_FONT[::2], _FONT[1::2], strict=True)
+    character: np.array(
+        [[byte >> row & 1 for byte in bytes.fromhex(columns)] for row in range(7)], np.float32
+    )
+    for character, columns in _COLUMNS.items()
 }
 
 
@@ -44,7 +49,7 @@ def draw(text: str, rng: np.random.Generator, slant: float = 0.0) -> np.ndarray:
 def batch(
     size: int, rng: np.random.Generator, slant: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return images (B, 1, 16, 64), classes (B, 6) padded with 0, and the texts of three to six characters."""
+    """Return images (B, 1, 16, 64), classes (B, 6) padded with 0, and texts of three to six characters."""
     lengths = rng.integers(3, 7, size)
     texts = ["".join(rng.choice(list(ALPHABET), length)) for length in lengths]
     labels = np.zeros((size, 6), np.int32)
@@ -56,9 +61,7 @@ def batch(
 def decode(logits: np.ndarray) -> list[str]:
     """Return the texts of logits (B, T, classes): the best class of each step, without repeats and blanks."""
     return [
-        "".join(
-            ALPHABET[k - 1] for k, before in zip(best, [0, *best[:-1]], strict=True) if k and k != before
-        )
+        "".join(ALPHABET[k - 1] for k, before in zip(best, [0, *best[:-1]], strict=True) if k and k != before)
         for best in np.argmax(logits, axis=-1).tolist()
     ]
 

@@ -58,7 +58,7 @@ def extract_features(audio: np.ndarray) -> np.ndarray:
     increase since the frame before.
     """
     padded = np.pad(audio, (WINDOW // 2, WINDOW))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[:: HOP][: -(-len(audio) // HOP)]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][: -(-len(audio) // HOP)]
     spectrum = np.abs(np.fft.rfft(frames * np.hanning(WINDOW)))[:, : WINDOW // 2]
     bands = np.log10(1 + spectrum @ _filters(spectrum.shape[1]))
     increase = np.maximum(np.diff(bands, axis=0, prepend=bands[:1]), 0)

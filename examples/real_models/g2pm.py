@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -61,11 +60,15 @@ class Reader:
         self.classes = {index: reading for reading, index in classes.items()}
         self._logits = nnx.jit(lambda model, characters: model(characters))
 
-    def __call__(self, sentence: str) -> list[str]:
-        """Return the reading of each character; characters without one stay as they are."""
+    def encode(self, sentence: str) -> np.ndarray:
+        """Return the model's input (T + 2,) for a sentence of T characters."""
         unknown = self.character_ids[UNKNOWN]
         ids = [self.character_ids.get(character, unknown) for character in [BEGIN, *sentence, END]]
-        logits = self._logits(self.model, jnp.asarray([ids]))
+        return np.array(ids, np.int32)
+
+    def __call__(self, sentence: str) -> list[str]:
+        """Return the reading of each character; characters without one stay as they are."""
+        logits = self._logits(self.model, self.encode(sentence)[None])
         best = np.asarray(logits[0].argmax(-1))[1:-1]
         return [self._choose(character, index) for character, index in zip(sentence, best, strict=True)]
 

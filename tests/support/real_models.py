@@ -27,6 +27,7 @@ RESEMBLYZER = ("resemblyzer", "resemblyzer/pretrained.pt")
 SILERO = ("silero-vad", "silero_vad/data/silero_vad.jit")
 G2PM = ("g2pM", "g2pM/np_ckpt.pkl")
 SPEECH = ("pyannote.audio", "pyannote/audio/sample/sample.wav")
+SPEAKERS = ("pyannote.audio", "pyannote/audio/sample/sample.rttm")
 SENTENCES = (
     "然而，他红了20年以后，他竟退出了大家的视线。",
     "银行行长说，重庆的重要性还在增长。",
@@ -70,7 +71,9 @@ class StatelessBeatNet(nn.Module):
 
     def forward(self, features: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]) -> Any:
         self.hidden, self.cell = state
-        return self.forward_of(self, features), (self.hidden, self.cell)
+        logits, state = self.forward_of(self, features), (self.hidden, self.cell)
+        del self.hidden, self.cell
+        return logits, state
 
 
 def load_resemblyzer(path: Path | None = None) -> nn.Module:
@@ -113,6 +116,7 @@ class SileroVAD(nn.Module):
         self.decoder.rnn = nn.LSTMCell(128, 128)
         self.decoder.decoder = nn.Sequential(nn.Dropout(0.1), nn.ReLU(), nn.Conv1d(128, 1, 1), nn.Sigmoid())
         self.load_state_dict(script._model.state_dict(), strict=True)
+        self.eval()
 
     def forward(self, frames: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = nn.functional.pad(frames, (0, 64), "reflect")[:, None]
