@@ -23,6 +23,9 @@ demo: $(VENV)/.flax,torch,cli  ## inspect, convert and check examples/demo.pt
 	$(BIN)/jaxlstm inspect examples/demo.pt
 	$(BIN)/jaxlstm convert examples/demo.pt -o $(VENV)/demo.safetensors --batch-first
 	$(BIN)/jaxlstm check $(VENV)/demo.safetensors
+	@echo
+	@echo "Shown: the LSTM of a PyTorch model, converted without PyTorch, gives PyTorch's results and gradients in JAX."
+	@echo "Next: $(BIN)/python examples/tag.py restores the capitals and commas of a text with it; or take a file of yours."
 
 test: $(VENV)/.test  ## all tests except the slow ones
 	$(PYTEST) -n $(WORKERS) -m "not slow"

@@ -51,7 +51,7 @@ class BuildKernel(build_ext):
                 extra_postargs=[*COMMON, *options],
             )
         objects += self.compiler.compile(
-            [str(SOURCES / name) for name in ("ffi.cc", "wait.cc")],
+            [str(SOURCES / name) for name in ("ffi.cc", "stack.cc", "wait.cc")],
             output_dir=self.build_temp,
             macros=macros,
             include_dirs=include,

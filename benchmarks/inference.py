@@ -1,6 +1,6 @@
 """Inference on a CPU beside other libraries: steps of a stream, and many sequences of different lengths.
 
-``python -m benchmarks.inference [--steps 10000] [--sizes 128,256,512] [--sequences 1000] [--json FILE]``.
+``python -m benchmarks.inference [--steps 10000] [--sizes 64,128,256,512] [--sequences 1000] [--json FILE]``.
 torch, torch.compile, ONNX Runtime and OpenVINO take part if they are installed. All have the same weights,
 and their outputs are compared before they are timed. Steps alternate in bursts of 100, each after one untimed
 call; runs over all sequences alternate, and the median counts. ``--steps 0`` or ``--sequences 0`` skips
@@ -112,7 +112,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--sizes", default="128,256,512")
+    parser.add_argument("--sizes", default="64,128,256,512")
     parser.add_argument("--sequences", type=int, default=1000)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()

@@ -16,13 +16,10 @@ if TYPE_CHECKING:
 
 
 def threads() -> int:
-    """Return the number of threads that XLA uses: NPROC, or one for each CPU of this process."""
-    requested = os.environ.get("NPROC", "")
-    if requested.isdecimal() and int(requested) > 0:
-        return int(requested)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of threads of each library: as many as XLA uses."""
+    from jaxlstm.kernels.cpu.threads import available_threads
+
+    return available_threads()
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jaxlstm_converters import from_torch as from_torch
     from jaxlstm_converters import load as load
     from jaxlstm_converters import load_optimizer as load_optimizer
+    from jaxlstm_converters import load_program as load_program
     from jaxlstm_converters import read_checkpoint as read_checkpoint
     from jaxlstm_converters import save as save
     from jaxlstm_converters import to_torch as to_torch
@@ -66,6 +67,7 @@ _NAMES_OF_MODULE = {
         "from_torch",
         "load",
         "load_optimizer",
+        "load_program",
         "read_checkpoint",
         "save",
         "to_torch",

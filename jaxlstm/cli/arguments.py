@@ -27,9 +27,9 @@ def add_command(
       texts: ``help`` and ``description``.
     """
     parser = commands.add_parser(name, **texts)
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
+    parser.add_argument("checkpoint", type=path_argument, metavar="FILE", help="the checkpoint to read")
     if output:
-        parser.add_argument("-o", "--output", required=True, metavar="OUT", help=output)
+        parser.add_argument("-o", "--output", type=path_argument, required=True, metavar="OUT", help=output)
     if overwrite:
         parser.add_argument(
             "--overwrite",
@@ -42,6 +42,13 @@ def add_command(
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run, batch_first=None, dropout=None)
     return parser
+
+
+def path_argument(text: str) -> str:
+    """Return a path argument; refuse an empty one, which is usually an unset variable of a shell."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got an empty string")
+    return text
 
 
 def add_unrecorded(parser: argparse.ArgumentParser) -> None:

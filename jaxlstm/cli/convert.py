@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
-from jaxlstm.cli.output import checkpoint_files, require_not_input
+from jaxlstm.cli.output import checkpoint_files, require_output
 
 
 def add_parser(commands: Any) -> None:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     output = Path(args.output)
     form = args.format or format_of(output)
-    require_not_input(output, checkpoint_files(args.checkpoint))
+    require_output(output, checkpoint_files(args.checkpoint))
     params, config = load_selected(args)
     save(output, params, config, format=form, overwrite=args.overwrite)
     written, written_config = load_numpy(output)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxlstm._shared.table import size
 from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
-from jaxlstm.cli.output import checkpoint_files, require_not_input
+from jaxlstm.cli.output import checkpoint_files, require_output
 
 TOLERANCE = 1e-5
 """Largest accepted difference between the artifact and ``jaxlstm.lstm``, relative to the largest result."""
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
     output = Path(args.output)
     inputs = checkpoint_files(args.checkpoint)
-    require_not_input(output, inputs)
+    require_output(output, inputs)
     params, config = load_selected(args)
     if goes_beside(params, args.weights):
-        require_not_input(weights_beside(output), inputs)
+        require_output(weights_beside(output), inputs)
     platforms = [name.strip() for name in args.platforms.split(",")]
     options = {"weights": args.weights, "overwrite": args.overwrite}
     export(output, params, config, platforms=platforms, **options)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm._shared.table import size, table
+from jaxlstm.cli.arguments import path_argument
 
 
 def add_parser(commands: Any) -> None:
@@ -22,7 +23,7 @@ def add_parser(commands: Any) -> None:
         "Exit status: 0 if all LSTMs are valid, 1 if there is none (with --all: no layer) or one is invalid, "
         "2 for bad input.",
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
+    parser.add_argument("checkpoint", type=path_argument, metavar="FILE", help="the checkpoint to read")
     parser.add_argument(
         "--all", action="store_true", help="list every layer: type, sizes, parameters, share of the model"
     )

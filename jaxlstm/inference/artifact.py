@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ import jax.export
 import numpy as np
 
 from jaxlstm import precision as precision_
-from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm._shared.atomic import require_replaceable, write_together
 from jaxlstm._shared.optional import import_optional
+from jaxlstm._shared.paths import require_exists, require_folder_of
 from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
@@ -93,15 +94,16 @@ def export(
         return outputs, state.h, state.c
 
     shapes = _shapes(config, dtype)
+    files: dict[Path, Iterable[bytes | memoryview]] = {}
     make = jax.export.export(jax.jit(jaxlstm_export), platforms=tuple(platforms))
     if beside:
         leaves = {name: jax.ShapeDtypeStruct(leaf.shape, dtype) for name, leaf in arrays.items()}
         exported = make(leaves, *shapes)
         metadata = {"format": "pt", METADATA_KEY: saved_metadata("", config)}
-        write_atomically(weights_beside(path), safetensors_bytes(arrays, metadata))
+        files[weights_beside(path)] = safetensors_bytes(arrays, metadata)
     else:
         exported = make(*shapes)
-    write_atomically(path, [bytes(exported.serialize())])
+    write_together({**files, path: [bytes(exported.serialize())]})
 
 
 def goes_beside(arrays: Mapping[str, Any], weights: str) -> bool:
@@ -170,6 +172,7 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
     """
     path = Path(path)
     import_optional("flatbuffers", "export")
+    require_exists(path)
     data = path.read_bytes()
     try:
         exported = jax.export.deserialize(bytearray(data))
@@ -203,6 +206,7 @@ def _check_arguments(path: Path, platforms: Sequence[str], weights: str) -> None
         raise ValueError(f"weights must be one of {WEIGHTS}, got {weights!r}")
     if path.suffix == ".safetensors":
         raise ValueError(f"path must not end in .safetensors, the suffix of separate weights; got {path}")
+    require_folder_of(path)
 
 
 def _shapes(config: LSTMConfig, dtype: np.dtype) -> list[jax.ShapeDtypeStruct]:

@@ -72,7 +72,8 @@ class Engine:
         self.batch_buckets = batch_buckets(self.max_batch)
         self.device = one_device(device)
         self._forward: ChunkedForward | native.NativeForward
-        if native.is_available(self.device, self.dtype, backend):
+        self.is_native = native.is_available(self.device, self.dtype, backend)
+        if self.is_native:
             self._forward = native.NativeForward(time_major(config))
         else:
             self._forward = ChunkedForward(time_major(config), precision, backend)

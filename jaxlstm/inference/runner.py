@@ -15,7 +15,7 @@ from jaxlstm.config import LSTMConfig, positive_int
 from jaxlstm.inference._map import Result, imap
 from jaxlstm.inference.arguments import host_lengths, host_state, time_major_inputs, without_padding
 from jaxlstm.inference.engine import Engine, Stats
-from jaxlstm.inference.stream import Stream
+from jaxlstm.inference.stream import SPIN, Stream
 from jaxlstm.precision import Precision
 
 
@@ -145,9 +145,16 @@ class Runner:
         """
         return imap(self._engine, sequences, batch_size, order, window, progress)
 
-    def stream(self, batch: int = 1) -> Stream:
-        """Return a :class:`jaxlstm.inference.Stream` of ``batch`` sequences that arrive in chunks."""
-        return Stream(self._engine, positive_int("batch", batch))
+    def stream(self, batch: int = 1, *, spin: float = SPIN) -> Stream:
+        """Return a :class:`jaxlstm.inference.Stream` of ``batch`` sequences that arrive in chunks.
+
+        Args:
+          batch: the number of sequences.
+          spin: seconds that helper threads of the native kernel spin after a call, so that a call that
+            follows within that time uses all cores at once. Then they sleep. With 0 they never spin, and
+            short calls run on one core. Other backends ignore it.
+        """
+        return Stream(self._engine, positive_int("batch", batch), spin)
 
     def warmup(self, *, progress: bool = True) -> None:
         """Compile every executable of single calls and ``map``, with a progress bar on a terminal."""

@@ -11,6 +11,7 @@ import pytest
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import Runner, Slots, compile
+from jaxlstm.inference.stream_compiled import CompiledState
 from tests.support.inference import compilations, normal, reference, weights
 
 CONFIG = LSTMConfig(5, 12, num_layers=2, batch_first=True)
@@ -84,12 +85,15 @@ def test_seq_lengths(runner: Runner) -> None:
     np.testing.assert_allclose(outputs[1:2, :4], expected, rtol=0, atol=1e-6)
 
 
-def test_steps_compile_nothing_and_allocate_no_state(runner: Runner) -> None:
+def test_steps_compile_nothing_and_allocate_no_state() -> None:
+    runner = compile(weights(CONFIG), CONFIG, max_length=32, max_batch=4, backend="scan")
     stream = runner.stream(2)
     stream.step(normal(2, 5))
+    state = stream._state
+    assert isinstance(state, CompiledState)
     before = compilations()
     for k in range(50):
-        old = stream._h
+        old = state._h
         stream.step(normal(2, 5, seed=k))
         assert old.is_deleted()  # donated: the new state has its buffer
     stream.reset()

@@ -15,6 +15,7 @@ from jaxlstm_converters.checkpoint import CheckpointError
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from tests.support.exported import AUTO, Tagger, Tied, save
 from tests.support.processes import run_python
+from tools.fuzz.seeds import HERE
 
 LEAF = Tree("leaf")
 
@@ -149,3 +150,11 @@ def test_reading_imports_neither_torch_nor_jax(tagger: tuple[Path, torch.export.
         "print([m for m in ('torch', 'jax', 'flax') if m in sys.modules])"
     )
     assert run_python("-c", code, tagger[0]).strip() == "[]"
+
+
+def test_final_states_with_a_wrong_type() -> None:
+    """Types that torch 2.9 recorded wrongly, and those that depend on them, are left out."""
+    graph, _ = read_pt2(HERE / "pt2-2.9.pt2")
+    assert node(graph, "aten.lstm.input").types.keys() == {"getitem"}
+    graph, _ = read_pt2(HERE / "pt2-2.13.pt2")
+    assert node(graph, "aten.lstm.input").types.keys() == {"getitem", "getitem_1", "getitem_2"}

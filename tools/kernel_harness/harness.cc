@@ -4,13 +4,14 @@
 //
 // Each problem runs on one of the instruction sets of this machine, in float32 or float64. Its results must agree
 // within rounding. In addition, weights packed once and used by concurrent calls must give the same bits, and so must a
-// batch with rows of padding.
+// batch with rows of padding. Some calls share the helper threads of the process.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <thread>
 
+#include "helpers.h"
 #include "instruction_sets.h"
 #include "naive.h"
 #include "team.h"
@@ -24,6 +25,16 @@ static void run(const Arguments& arguments, const Pass<Arguments>& pass, int thr
   run_as_team(threads, 0.01, [&](auto task) { helpers.emplace_back(task); },
               [&](int thread, int size, Barrier& barrier) { pass.run(arguments, scratch, thread, size, barrier); });
   for (auto& helper : helpers) helper.join();
+  std::free(scratch);
+}
+
+// As run, on the helper threads of the process. A call with a long estimate waits for sleeping helpers.
+template <class Arguments>
+static void run_with_helpers(const Arguments& arguments, const Pass<Arguments>& pass, int threads, int spin,
+                             bool is_long) {
+  void* scratch = std::aligned_alloc(64, (pass.scratch_bytes(arguments) + 63) / 64 * 64);
+  Helpers::of_process().run(threads, is_long ? 0.01 : 1e-6, std::chrono::microseconds(spin),
+      [&](int thread, int size, Barrier& barrier) { pass.run(arguments, scratch, thread, size, barrier); });
   std::free(scratch);
 }
 
@@ -104,10 +115,11 @@ static bool prepared_agrees(const Problem<T>& p, const Passes<T>& passes, int th
   vector<Results<T>> actual(kCalls, unwritten(p));
   vector<std::thread> calls;
   for (Results<T>& r : actual)
-    calls.emplace_back([&, arguments = forward_arguments(p, r)]() mutable {
+    calls.emplace_back([&, arguments = forward_arguments(p, r), spin = int(pick({0, 50, 1000})),
+                        is_long = pick({0, 1}) == 1]() mutable {
       arguments.prepared = prepared, arguments.weight_ih = arguments.weight_hh = arguments.bias = nullptr;
       if (arguments.weight_hr) arguments.weight_hr = prepared;  // any non-null pointer
-      run(arguments, passes.forward, threads);
+      run_with_helpers(arguments, passes.forward, threads, spin, is_long);
     });
   for (std::thread& call : calls) call.join();
   std::free(prepared);

@@ -98,7 +98,7 @@ def _missing_layers(plan: Plan, missing: set[str]) -> dict[str, dict[str, Shape]
     """Return layer -> {name: shape} for each layer of which every tensor is missing."""
     layers: dict[str, dict[str, Shape]] = defaultdict(dict)
     for assignment in plan.assignments:
-        for name, shape in zip(assignment.torch, assignment.torch_shapes(), strict=True):
+        for name, shape in zip(assignment.torch, assignment.torch_shapes, strict=True):
             prefix, _, last = name.rpartition(".")
             if name in missing:
                 layers[prefix][last] = shape

@@ -114,13 +114,14 @@ class _Match:
                 )
             if first is assignment:
                 self.filled += zip(assignment.slots, arrays, strict=True)
-        self.loaded += [(self.located.original[name], assignment.flax) for name in assignment.torch]
+        names = [self.located.original[name] for name in assignment.torch]
+        self.loaded += [(name, slot.path) for name in names for slot in assignment.slots]
         if assignment.entry.note:
             self._noted.setdefault(assignment.entry.note, []).append(assignment.layer.path or "the model")
 
     def _shapes_fit(self, assignment: Assignment) -> bool:
         fit = True
-        for name, expected in zip(assignment.torch, assignment.torch_shapes(), strict=True):
+        for name, expected in zip(assignment.torch, assignment.torch_shapes, strict=True):
             shape = tuple(self.located.tensors[name].shape)
             if shape != expected and not assignment.entry.optional:
                 hint = assignment.entry.hint or shape_hint(shape, expected)
@@ -144,7 +145,7 @@ class _Match:
         )
 
     def _record_missing(self, assignment: Assignment) -> None:
-        shapes = assignment.torch_shapes()
+        shapes = assignment.torch_shapes
         for name, shape in zip(assignment.torch, shapes, strict=True):
             if not self.located.has(name):
                 hint = missing_hint(name, assignment, self.located)

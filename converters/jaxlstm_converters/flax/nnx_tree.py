@@ -64,7 +64,9 @@ def _slots(module: Any, path: str) -> dict[str, Slot]:
 
 def _children(node: Any) -> Iterator[tuple[str, Any]]:
     """Yield the named members of a module, list, tuple or dict that may hold arrays."""
-    if isinstance(node, nnx.Module):
+    if isinstance(node, nnx.List):
+        members = enumerate(node)
+    elif isinstance(node, nnx.Module):
         members = ((name, value) for name, value in vars(node).items() if not name.startswith("_pytree__"))
     elif isinstance(node, Mapping):
         members = ((name, value) for name, value in node.items() if isinstance(name, str | int))

@@ -43,7 +43,7 @@ class LoadResult:
     """What `load_state_dict` did.
 
     Attributes:
-      loaded: (name in torch, path in the model) of each tensor that was written.
+      loaded: (name in torch, path in the model) for each tensor and each array that got its numbers.
       missing: tensors that the model needs and the source lacks.
       unexpected: tensors of the source without a place in the model.
       misshapen: tensors whose shape does not fit.

@@ -53,9 +53,9 @@ def _check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
             )
     if isinstance(module, _BATCH_NORMS):
         yield from _check_momentum(module, theirs)
-        if not module.use_running_average:
+        if module.use_running_average is False:  # Linen's None leaves the choice to the call
             yield (
-                "use_running_average is not True, so the layer normalizes by the batch; for the results of "
+                "use_running_average=False, so the layer normalizes by the batch; for the results of "
                 "torch's eval() call model.eval() or pass use_running_average=True"
             )
     if isinstance(module, _LSTMS):

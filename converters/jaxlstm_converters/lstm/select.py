@@ -67,7 +67,7 @@ def choose_prefix(
             return ""
         if len(prefixes) == 1:
             return prefixes[0]
-        raise ValueError(f"prefix must select one of the LSTMs {listed}")
+        raise ValueError(f"prefix must select one of the LSTMs {listed}, got {prefix!r}")
     dotted = prefix if prefix.endswith(".") else f"{prefix}."
     matches = [p for p in prefixes if p == dotted]
     matches = matches or [p for p in prefixes if p.endswith(f".{dotted}")]

@@ -20,11 +20,12 @@ from jaxlstm_converters.pt2.schema import read_graph, recorded_types
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
 
-def read_pt2(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, np.ndarray]]:
+def read_pt2(path: str | os.PathLike[str], *, check_crc: bool = True) -> tuple[Graph, dict[str, np.ndarray]]:
     """Return the graph of an exported program and its tensors, without torch.
 
     Args:
         path: a file of ``torch.export.save``.
+        check_crc: compare the checksums of the archive.
 
     Returns:
         The graph, and name in torch -> array of every parameter, buffer and constant. Tied tensors are the
@@ -38,7 +39,7 @@ def read_pt2(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, np.ndarray]
         source = Source(path)
         if source.read(0, min(2, source.size)) != b"PK":
             raise CheckpointError("unknown-format", "the file is not an archive of torch.export.save")
-        archive = Archive(source, check_crc=True)
+        archive = Archive(source, check_crc)
         if not is_pt2(archive):
             raise CheckpointError("unknown-format", "the archive is not one of torch.export.save")
         program = open_program(archive)

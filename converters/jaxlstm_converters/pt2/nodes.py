@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxlstm.models.graph import Argument, Node
+from jaxlstm.models.graph import Argument, Node, Value
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.pt2.arguments import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
@@ -42,7 +42,7 @@ def read_node(record: Any, types: TensorTypes, defined: set[str]) -> Node:
         kwargs=arguments if by_name else {},
         outputs=outputs,
         module_path=path,
-        types=types.of_all(results),
+        types=types.of_results(target, results, references(tuple(arguments.values()))),
     )
 
 
@@ -53,6 +53,15 @@ def define(name: str, defined: set[str]) -> None:
     if name in defined:
         raise CheckpointError("duplicate-name", f"two values of the graph are named {printable(name)!r}")
     defined.add(name)
+
+
+def references(argument: Argument) -> Iterator[str]:
+    """Yield the names of the values that an argument refers to."""
+    if isinstance(argument, Value):
+        yield argument.name
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from references(item)
 
 
 def _arguments(record: Any, defined: set[str], context: str) -> dict[str, Argument]:
@@ -81,7 +90,7 @@ def _output(value: Any, context: str) -> str | tuple[str, ...] | None:
 
 
 def _name(record: Any, results: Sequence[str], context: str) -> str:
-    """Return the name of a node, for which older versions of torch recorded only the results."""
+    """Return the name of a node; before torch 2.10 only results had names."""
     if record.get("name") is None:
         return results[0] if results else ""
     name = field(record, "name", str, context)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm._shared.paths import require_folder_of
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.config import LSTMConfig
 from jaxlstm.config_json import METADATA_KEY, saved_metadata
@@ -64,6 +65,7 @@ def save(
     path = Path(path)
     format = format or format_of(path)
     _check_format(format, prefix, metadata)
+    require_folder_of(path)
     check_params(params, config)
     arrays = {name: np.asarray(params[name]) for name in param_shapes(config)}
     if format == "orbax":
@@ -97,7 +99,7 @@ def format_of(path: Path) -> str:
     """Return the format that the suffix of a path selects."""
     if path.suffix not in _FORMAT_OF_SUFFIX:
         raise ValueError(
-            f"cannot infer the format from the suffix {path.suffix!r}; pass format (--format), one of "
+            f"cannot infer the format from the suffix {path.suffix!r}; pass format=NAME, with NAME one of "
             f"{', '.join(FORMATS)}"
         )
     return _FORMAT_OF_SUFFIX[path.suffix]

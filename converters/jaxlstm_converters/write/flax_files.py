@@ -79,12 +79,14 @@ def write_orbax(path: Path, params: Arrays, config: LSTMConfig, *, overwrite: bo
             if extra and not overwrite:
                 raise FileExistsError(
                     f"{path} also holds {', '.join(sorted(extra))}; choose another path, or pass "
-                    "overwrite=True (--overwrite) to delete the directory"
+                    "overwrite=True to delete the directory"
                 )
             os.rename(path, old)
         os.rename(new, path)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        # Orbax writes to a folder whose name starts with the given one, and renames it at the end.
+        for folder in path.parent.glob(f"{new.name}*"):
+            shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 

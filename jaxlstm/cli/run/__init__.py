@@ -11,8 +11,8 @@ from typing import Any
 
 from jaxlstm._shared.atomic import require_replaceable
 from jaxlstm._shared.progress import progress_bar
-from jaxlstm.cli.arguments import add_command, load_selected
-from jaxlstm.cli.output import checkpoint_files, require_not_input
+from jaxlstm.cli.arguments import add_command, load_selected, path_argument
+from jaxlstm.cli.output import checkpoint_files, require_output
 
 MAX_LENGTH = 1 << 20
 """Largest length of one sequence among several. A length bucket is compiled only if a sequence needs it."""
@@ -34,6 +34,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--input",
+        type=path_argument,
         required=True,
         metavar="X",
         help=".npz or .safetensors with arrays (time, features); .npy with an array (sequences, time, "
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     source, output = Path(args.input), Path(args.output)
     for written in (output, job.parts_folder(output)):
-        require_not_input(written, [source, *checkpoint_files(args.checkpoint)])
+        require_output(written, [source, *checkpoint_files(args.checkpoint)])
     params, config = load_selected(args)
     config = time_major(config)
     batch_size = positive_int("--batch-size", args.batch_size)

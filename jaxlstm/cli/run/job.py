@@ -67,8 +67,6 @@ class Job:
         Raises:
           ValueError: the folder holds parts of another job or other files, or another process has locked it.
         """
-        if not self.output.parent.is_dir():
-            raise FileNotFoundError(f"-o {self.output}: the folder does not exist")
         self.folder.mkdir(exist_ok=True)
         foreign = [name for name in os.listdir(self.folder) if not _OWN_FILE.fullmatch(name)]
         if foreign:
@@ -89,6 +87,10 @@ class Job:
                 )
             try:
                 yield self
+            except KeyboardInterrupt as interrupt:
+                if self._path(0).exists():
+                    interrupt.add_note(f"the same command continues from the finished parts in {self.folder}")
+                raise
             finally:
                 if not self._path(0).exists():
                     self._remove()

@@ -98,6 +98,11 @@ def _register(handle: ctypes.CDLL) -> None:
     handle.jaxlstm_prepared_size.restype = ctypes.c_int64
     handle.jaxlstm_use_instruction_set.restype = ctypes.c_bool
     handle.jaxlstm_use_instruction_set.argtypes = [ctypes.c_char_p]
+    if hasattr(handle, "jaxlstm_run_stack"):  # a library that was built from older sources lacks it
+        handle.jaxlstm_run_stack.restype = ctypes.c_bool
+        handle.jaxlstm_run_stack.argtypes = [
+            ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
+        ]  # fmt: skip
     for target in TARGETS:
         capsule = jax.ffi.pycapsule(getattr(handle, target))
         jax.ffi.register_ffi_target(target, capsule, platform="cpu")

@@ -81,6 +81,22 @@ def parse_storage_id(persistent_id: Any) -> tuple[StorageType | GlobalName, str,
     return kind, key, numel
 
 
+def root_folder(archive: Archive) -> str:
+    """Return the folder that holds data.pkl and all other entries, such as "archive/"."""
+    roots = [name for name in archive.entries if name.rpartition("/")[2] == "data.pkl"]
+    if len(roots) != 1 or roots[0].count("/") != 1:
+        raise CheckpointError(
+            "zip-layout",
+            f"the archive has {len(roots)} entries named data.pkl, expected one in a top-level folder",
+        )
+    prefix = roots[0].removesuffix("data.pkl")
+    outside = [name for name in archive.entries if not name.startswith(prefix)]
+    if outside:
+        message = f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}"
+        raise CheckpointError("zip-layout", message)
+    return prefix
+
+
 def read_torch_zip(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
     """Read the checkpoint under `prefix`, such as "archive/"."""
     archive.refuse_compressed()

@@ -64,12 +64,13 @@ Cost cost_of(const GradientsArguments<T>& p) {
 inline std::atomic<int> running{0}, announced{0};
 
 // Counts as a running call for its lifetime, and computes the number of threads to use: `requested`, or if that is 0
-// the call's share of the pool.
+// the call's share of the available ones, which a call shorter than `min_seconds` does not take.
 class Call {
  public:
-  Call(const Cost& cost, int64_t requested, int64_t pool_threads) : seconds(cost.seconds()) {
+  Call(const Cost& cost, int64_t requested, int64_t available, double min_seconds = kMinSecondsForHelpers)
+      : seconds(cost.seconds()) {
     const int calls = std::max(running.fetch_add(1) + 1, announced.load());
-    if (requested <= 0) requested = seconds < kMinSecondsForHelpers ? 1 : pool_threads / calls;
+    if (requested <= 0) requested = seconds < min_seconds ? 1 : available / calls;
     const int64_t useful = int64_t(cost.step_multiplications / kMinMultiplicationsPerThread);
     threads = int(std::max<int64_t>(1, std::min<int64_t>(requested, useful)));
   }

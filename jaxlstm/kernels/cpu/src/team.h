@@ -18,6 +18,10 @@ namespace jaxlstm {
 // call in twenty started without its helper on a virtual machine.
 constexpr double kShortestWait = 50e-6, kLongestWait = 2e-3, kWaitShare = 0.2;
 
+inline std::chrono::nanoseconds wait_for_helpers(double seconds) {
+  return std::chrono::nanoseconds(long(1e9 * std::min(kLongestWait, std::max(kShortestWait, kWaitShare * seconds))));
+}
+
 // Calls work(thread, threads, barrier) on at most `max_threads` threads, including this one, and returns when all have
 // finished. `seconds` is the estimated time of the work on one thread. `schedule` takes a copyable function without
 // arguments and runs it at any later time, on any thread.
@@ -52,8 +56,7 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
       team->finished.add(1);
     });
   }
-  const double wait = std::min(kLongestWait, std::max(kShortestWait, kWaitShare * seconds));
-  const auto deadline = Clock::now() + std::chrono::nanoseconds(long(wait * 1e9));
+  const auto deadline = Clock::now() + wait_for_helpers(seconds);
   for (uint32_t arrived; (arrived = team->arrived.load()) < uint32_t(max_threads) - 1 && Clock::now() < deadline;)
     team->arrived.wait_while(arrived, deadline);
   const uint32_t helpers = team->admitted.fetch_or(kClosed);

@@ -1,5 +1,7 @@
 #include "wait.h"
 
+#include <algorithm>
+
 #if defined(__linux__)
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -35,24 +37,41 @@ bool has_passed(const Clock::time_point* deadline) { return deadline && Clock::n
 void Signal::store(uint32_t value) { value_.store(value), wake(); }
 void Signal::add(uint32_t amount) { value_.fetch_add(amount), wake(); }
 
-void Signal::wait_longer(uint32_t old, const Clock::time_point* deadline) {
-  const auto end = Clock::now() + (deadline ? kSpinTimeToDeadline : kSpinTime);
-  while (Clock::now() < end && !has_passed(deadline))
+bool Signal::replace(uint32_t old, uint32_t value) {
+  if (!value_.compare_exchange_strong(old, value)) return false;
+  wake();
+  return true;
+}
+
+bool Signal::changes_within(std::chrono::nanoseconds limit, uint32_t old) const {
+  const auto end = Clock::now() + limit;
+  do
     for (int spins = 0; spins < 16; spins++) {
-      if (load() != old) return;
+      if (load() != old) return true;
       pause_briefly();
     }
+  while (Clock::now() < end);
+  return false;
+}
+
+void Signal::wait_longer(uint32_t old, const Clock::time_point* deadline) {
+  std::chrono::nanoseconds limit = deadline ? kSpinTimeToDeadline : kSpinTime;
+  if (deadline) limit = std::min(limit, std::chrono::nanoseconds(*deadline - Clock::now()));
+  if (!changes_within(limit, old)) sleep_while(old, deadline);
+}
+
+void Signal::sleep_while(uint32_t old, const Clock::time_point* deadline) {
   // The sleeper registers first and reads the value second; store() and add() write the value first and look for
   // sleepers second. So either the sleeper sees the new value, or wake() sees the sleeper.
   sleepers_.fetch_add(1);
-  while (value_.load() == old && !has_passed(deadline)) sleep_while(old, deadline);
+  while (value_.load() == old && !has_passed(deadline)) sleep_once(old, deadline);
   sleepers_.fetch_sub(1);
 }
 
 #if defined(__linux__)
 static_assert(sizeof(std::atomic<uint32_t>) == 4, "a futex is 4 bytes");
 
-void Signal::sleep_while(uint32_t old, const Clock::time_point* deadline) {
+void Signal::sleep_once(uint32_t old, const Clock::time_point* deadline) {
   timespec remaining{};
   if (deadline) {
     const long nanoseconds = std::chrono::nanoseconds(*deadline - Clock::now()).count();
@@ -65,7 +84,7 @@ void Signal::wake() {
   if (sleepers_.load()) syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 #else
-void Signal::sleep_while(uint32_t, const Clock::time_point*) { sched_yield(); }
+void Signal::sleep_once(uint32_t, const Clock::time_point*) { sched_yield(); }
 void Signal::wake() {}
 #endif
 

@@ -28,10 +28,17 @@ class Signal {
   }
   // Blocks until the value differs from `old` or the deadline has passed.
   void wait_while(uint32_t old, Clock::time_point deadline) { wait_longer(old, &deadline); }
+  // Returns false after spinning for `limit` while the value stays `old`.
+  bool changes_within(std::chrono::nanoseconds limit, uint32_t old) const;
+  // Sleeps, without spinning, until the value differs from `old`.
+  void sleep_while(uint32_t old) { sleep_while(old, nullptr); }
+  // Replaces `old` by `value`. Returns false if the value was not `old`.
+  bool replace(uint32_t old, uint32_t value);
 
  private:
   void wait_longer(uint32_t old, const Clock::time_point* deadline);
   void sleep_while(uint32_t old, const Clock::time_point* deadline);
+  void sleep_once(uint32_t old, const Clock::time_point* deadline);
   void wake();
 
   std::atomic<uint32_t> value_;

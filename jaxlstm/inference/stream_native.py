@@ -1,0 +1,53 @@
+"""The state of a stream on a CPU: NumPy arrays, which the native kernel advances without XLA."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxlstm.inference.engine import Engine
+from jaxlstm.kernels.cpu import stack
+
+
+class NativeState:
+    """The state (h, c) of ``batch`` sequences, with the methods of
+    :class:`jaxlstm.inference.stream_compiled.CompiledState`.
+
+    Args:
+      engine: an Engine on the native kernel.
+      batch: the number of sequences.
+      spin: seconds that helper threads spin after a call before they sleep.
+    """
+
+    def __init__(self, engine: Engine, batch: int, spin: float) -> None:
+        config = engine.config
+        prepared = [np.asarray(weights) for weights in engine.weights]
+        self._stack = stack.LayerStack(prepared, config.input_size, config.state_shapes(batch), spin)
+
+    @staticmethod
+    def supports(engine: Engine) -> bool:
+        """Return True if the Engine runs on the native kernel and the library can run a stack directly."""
+        return engine.is_native and stack.is_available()
+
+    def step(self, x: np.ndarray, active: np.ndarray | None) -> np.ndarray:
+        """Run one step of x (batch, input_size)."""
+        return self._stack.step(x, active)
+
+    def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Run the steps of x (time, batch, input_size), which is zero after each length."""
+        is_full = lengths.min() == len(x)
+        return self._stack.run(x, None if is_full else np.arange(len(x))[:, None] < lengths)
+
+    def reset(self, rows: np.ndarray) -> None:
+        """Set some rows to zeros; ``rows`` is bool (batch,)."""
+        for leaf in self._stack.state:
+            leaf[:, rows] = 0
+
+    def get(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of h and c."""
+        h, c = self._stack.state
+        return h.copy(), c.copy()
+
+    def set(self, h: np.ndarray, c: np.ndarray) -> None:
+        """Copy (h, c) into the state."""
+        for leaf, given in zip(self._stack.state, (h, c), strict=True):
+            leaf[...] = given

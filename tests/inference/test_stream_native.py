@@ -1,0 +1,211 @@
+"""Streams on the native kernel: same bits as one call, and helper threads that leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMConfig
+from jaxlstm.inference import Runner, Stream, compile
+from jaxlstm.inference.stream_compiled import CompiledState
+from jaxlstm.inference.stream_native import NativeState
+from jaxlstm.kernels.cpu.threads import available_threads
+from tests.support.inference import compilations, normal, weights
+from tests.support.problems import needs_native
+from tests.support.processes import run_python
+
+pytestmark = needs_native
+
+# Large enough for helper threads, which a step of fewer than 80,000 weights does not take.
+CONFIG = LSTMConfig(40, 160, num_layers=2)
+TASKS = Path("/proc/self/task")
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    return compile(weights(CONFIG), CONFIG, max_length=64, max_batch=4)
+
+
+@pytest.fixture(scope="module")
+def expected(runner: Runner) -> np.ndarray:
+    """The outputs of one call, (time, batch, features)."""
+    return runner(normal(60, 2, 40))[0]
+
+
+def steps(stream: Stream) -> np.ndarray:
+    """Return the outputs of :func:`expected`, step by step."""
+    return np.stack([stream.step(x) for x in normal(60, 2, 40)])
+
+
+@pytest.mark.parametrize("spin", [0, 1e-5, 1e-3, 0.1])
+def test_steps_have_the_bits_of_one_call(runner: Runner, expected: np.ndarray, spin: float) -> None:
+    stream = runner.stream(2, spin=spin)
+    assert isinstance(stream._state, NativeState)
+    for _ in range(3):
+        np.testing.assert_array_equal(steps(stream), expected)
+        stream.reset()
+
+
+def test_a_native_stream_has_the_bits_of_a_compiled_one(runner: Runner) -> None:
+    """Steps, chunks, masks, resets and strided inputs, for one sequence and several."""
+    rng = np.random.default_rng(0)
+    for batch in (1, 3, 24):
+        native, compiled = runner.stream(batch), runner.stream(batch)
+        compiled._state = CompiledState(runner._engine, batch)
+        for number in range(12):
+            x = rng.standard_normal((40, batch, 7)).astype(np.float32).transpose(2, 1, 0)
+            active, lengths = rng.random(batch) < 0.7, rng.integers(0, 8, batch)
+            method, arguments = (
+                (Stream.step, (x[0],)),
+                (Stream.step, (x[1], active)),
+                (Stream.__call__, (x,)),
+                (Stream.__call__, (x, lengths)),
+            )[number % 4]
+            np.testing.assert_array_equal(method(native, *arguments), method(compiled, *arguments))
+            if number % 5 == 4:
+                native.reset(active)
+                compiled.reset(active)
+            for leaf, other in zip(native.state, compiled.state, strict=True):
+                np.testing.assert_array_equal(leaf, other)
+
+
+def test_steps_compile_nothing_and_return_new_arrays(runner: Runner) -> None:
+    before = compilations()
+    stream = runner.stream(2)
+    outputs = [stream.step(x) for x in normal(5, 2, 40)]
+    outputs += list(stream(normal(5, 2, 40)))
+    stream.reset()
+    assert len({y.ctypes.data for y in outputs}) == 10
+    assert compilations() == before
+
+
+def test_large_steps_are_not_copied_and_read_any_strides(runner: Runner) -> None:
+    x = normal(2, 900, 80)
+    stream = runner.stream(900)
+    whole = runner.stream(900)
+    np.testing.assert_array_equal(
+        [stream.step(step[:, ::2]) for step in x], whole(np.ascontiguousarray(x[:, :, ::2]))
+    )
+
+
+def test_many_threads_with_a_stream_each(runner: Runner, expected: np.ndarray) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for outputs in pool.map(steps, [runner.stream(2) for _ in range(12)]):
+            np.testing.assert_array_equal(outputs, expected)
+
+
+def test_many_threads_with_one_stream(runner: Runner) -> None:
+    """Steps of several threads run one after another, so the state advances by all of them."""
+    x = normal(2, 40)
+    stream, alone = runner.stream(2), runner.stream(2)
+    with ThreadPoolExecutor(4) as pool:
+        outputs = list(pool.map(lambda _: stream.step(x), range(40)))
+    in_order = [alone.step(x) for _ in range(40)]
+    assert {y.tobytes() for y in outputs} == {y.tobytes() for y in in_order}
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="counts threads in /proc")
+def test_streams_leave_nothing_behind(runner: Runner) -> None:
+    """The helpers belong to the process. A stream is collected while they spin."""
+    before = len(list(TASKS.iterdir()))
+    for _ in range(40):
+        stream = runner.stream(2, spin=0.01)
+        collected = weakref.ref(stream)
+        for x in normal(4, 2, 40):
+            stream.step(x)
+        del stream
+        assert collected() is None  # without a cycle that waits for the garbage collector
+    assert len(list(TASKS.iterdir())) <= before + available_threads() - 1
+
+
+def test_helpers_stop_spinning(runner: Runner) -> None:
+    """Only the time of this process counts, so other processes do not disturb the test."""
+    for spin, limit in ((0, 0.1), (1e-3, 0.1)):
+        stream = runner.stream(2, spin=spin)
+        steps(stream)
+        time.sleep(0.02)
+        before = time.process_time()
+        time.sleep(0.4)
+        assert time.process_time() - before < limit
+
+
+@pytest.mark.parametrize("spin", [-1.0, float("nan"), float("inf")])
+def test_spin_is_checked(runner: Runner, spin: float) -> None:
+    with pytest.raises(ValueError, match="spin must be a number of seconds, at least 0"):
+        runner.stream(spin=spin)
+
+
+IN_A_PROCESS = """
+import os, sys, threading, time
+import numpy as np
+from jaxlstm import LSTMConfig
+from jaxlstm.inference import compile
+from tests.support.inference import weights
+
+config = LSTMConfig(40, 160, num_layers=2)
+runner = compile(weights(config), config, max_length=16, max_batch=2)
+stream, other = runner.stream(spin=10), runner.stream(spin=10)
+x = np.ones((1, 40), np.float32)
+end = time.monotonic() + 0.2
+while time.monotonic() < end:
+    y = stream.step(x)  # the helpers are awake now
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_its_own_helpers() -> None:
+    code = (
+        IN_A_PROCESS
+        + """
+for _ in range(3):
+    expected = [other.step(x) for _ in range(50)]
+    other.reset()
+    child = os.fork()
+    if child == 0:
+        again = [other.step(x) for _ in range(50)]
+        os._exit(0 if all((a == b).all() for a, b in zip(again, expected)) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    again = [other.step(x) for _ in range(50)]
+    assert all((a == b).all() for a, b in zip(again, expected))
+    other.reset()
+print("same bits")
+"""
+    )
+    assert run_python("-W", "ignore", "-c", code) == "same bits\n"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "sys.exit(0)",
+        "os._exit(0)",
+        "step = lambda: any(other.step(x) is None for _ in range(10**9))\n"
+        "threading.Thread(target=step, daemon=True).start()\n"
+        "time.sleep(0.05)",
+        "sys.modules['__main__'].stream = None",
+    ],
+    ids=["exit", "at-once", "in-a-step", "collected"],
+)
+def test_the_process_ends_while_helpers_spin(ending: str) -> None:
+    started = time.monotonic()
+    assert run_python("-c", IN_A_PROCESS + ending) == ""
+    assert time.monotonic() - started < 60
+
+
+def test_a_stream_collected_in_another_thread(runner: Runner, expected: np.ndarray) -> None:
+    streams = [runner.stream(2, spin=0.01) for _ in range(8)]
+    survivor = runner.stream(2, spin=0.01)
+    collector = threading.Thread(target=lambda: [streams.pop() for _ in range(8)])
+    for stream in list(streams):
+        stream.step(normal(2, 40))
+    del stream
+    collector.start()
+    np.testing.assert_array_equal(steps(survivor), expected)
+    collector.join()
