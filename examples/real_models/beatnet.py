@@ -54,8 +54,8 @@ def load(path: Any) -> BeatNet:
 def extract_features(audio: np.ndarray) -> np.ndarray:
     """Return the features (T, 272) of mono audio in [-1, 1] at 22,050 Hz.
 
-    They are those of the package, which computes them with madmom: 24 logarithmic bands per octave, and their
-    increase since the frame before.
+    The package computes the same features with madmom: 24 logarithmic bands per octave, and their increase
+    since the frame before.
     """
     padded = np.pad(audio, (WINDOW // 2, WINDOW))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][: -(-len(audio) // HOP)]

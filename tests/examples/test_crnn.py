@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
 import jaxlstm
 from tests.support.processes import run_python
@@ -86,8 +90,30 @@ def test_verify(crnn: SimpleNamespace) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mistake", ["flatten order", "strides", "batch_first"])
+def test_mistakes_of_the_page_fail(
+    mistake: str, crnn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = crnn.port.load()
+    if mistake == "batch_first":
+        model.lstm.config = dataclasses.replace(model.lstm.config, batch_first=False)
+    elif mistake == "strides":
+        pool = nnx.max_pool
+        monkeypatch.setattr(nnx, "max_pool", lambda x, window, strides: pool(x, window, padding="SAME"))
+    else:
+        call = jaxlstm.nnx.LSTM.__call__
+
+        def with_height_first(lstm: jaxlstm.nnx.LSTM, columns: jax.Array) -> Any:
+            channels_first = columns.reshape(*columns.shape[:2], 32, 4)
+            return call(lstm, channels_first.swapaxes(2, 3).reshape(columns.shape))
+
+        monkeypatch.setattr(jaxlstm.nnx.LSTM, "__call__", with_height_first)
+    assert not crnn.port.verify(model).ok
+
+
+@pytest.mark.slow
 def test_port_script(crnn: SimpleNamespace, tmp_path: Path) -> None:
-    """The whole script: the printed accuracies are those of the page, and torch reaches them too."""
+    """The script prints the verdict and accuracy of the page; the tuned model is as accurate in torch."""
     printed = run_python(FOLDER / "port.py", "--output", tmp_path / "slanted.pt")
     lines = [line for line in printed.splitlines() if line.startswith(("CRNN", "accuracy"))]
     assert lines[0] == "CRNN in float32: HOLDS (9 ok)"

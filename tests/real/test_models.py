@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,62 +13,9 @@ import torch
 import jaxlstm
 from jaxlstm import check
 from tests.support import real_models as real
+from tests.support.real_problems import Problem, beatnet, g2pm, resemblyzer, silero_vad
 
 pytestmark = pytest.mark.network
-
-
-class Problem(NamedTuple):
-    """A Flax model, the torch module that it should equal, and real inputs for both."""
-
-    ours: Any
-    theirs: torch.nn.Module
-    args: tuple[np.ndarray, ...]
-    names: dict[str, str]
-
-
-def beatnet() -> Problem:
-    """Half a second of a drum beat, with the state after two seconds."""
-    example = real.example("beatnet")
-    theirs = real.StatelessBeatNet(real.load_beatnet())
-    features = example.extract_features(example.drums())
-    zeros = torch.zeros(2, 1, 150)
-    with torch.no_grad():
-        _, state = theirs(torch.from_numpy(features[None, :100]), (zeros, zeros))
-    args = (features[None, 100:125], tuple(array.numpy() for array in state))
-    return Problem(example.load(real.fetch_pinned(*real.BEATNET)), theirs, args, {})
-
-
-def resemblyzer() -> Problem:
-    """Two windows of speech, one of each speaker, shortened to half a second."""
-    example = real.example("resemblyzer")
-    windows = example.partial_utterances(example.mel_spectrogram(real.speech()))
-    ours = example.load(real.fetch_pinned(*real.RESEMBLYZER))
-    return Problem(ours, real.load_resemblyzer(), (windows[[9, 16], :50],), {})
-
-
-def silero_vad() -> Problem:
-    """Frames at the start of speech, with states of the model."""
-    example = real.example("silero_vad")
-    theirs = real.SileroVAD(real.load_silero_script())
-    audio, state = real.speech(), torch.zeros(2, 1, 128)
-    frames = np.stack([audio[k - 64 : k + 512] for k in range(106_496, 110_592, 512)])
-    states = []
-    with torch.no_grad():
-        for frame in frames:
-            states.append(state)
-            _, state = theirs(torch.from_numpy(frame)[None], state)
-    args = (frames[-3:], torch.cat(states[-3:], dim=1).numpy())
-    names = {name.removeprefix("_model."): path for name, path in example.NAMES.items() if path}
-    return Problem(example.load(real.fetch_pinned(*real.SILERO)), theirs, args, names)
-
-
-def g2pm() -> Problem:
-    """Two sentences of one length, with their marks of begin and end."""
-    example = real.example("g2pm")
-    reader = example.Reader(real.fetch_pinned(*real.G2PM).parent)
-    state_dict = pickle.loads(real.fetch_pinned(*real.G2PM).read_bytes())
-    ids = np.stack([reader.encode(sentence[:16]) for sentence in real.SENTENCES[:2]])
-    return Problem(reader.model, real.TorchG2pM(state_dict), (ids,), example.NAMES)
 
 
 SLOW = pytest.mark.slow
@@ -80,9 +25,9 @@ SLOW = pytest.mark.slow
     "make", [pytest.param(beatnet, marks=SLOW), pytest.param(resemblyzer, marks=SLOW), silero_vad, g2pm]
 )
 def test_verify(make: Callable[[], Problem]) -> None:
-    """Outputs, states and gradients equal those of torch by the criteria of the checker."""
-    ours, theirs, args, names = make()
-    report = check.verify_model(ours, theirs, args, names=names)
+    """Outputs, states and gradients equal torch's by the criteria of the checker."""
+    problem = make()
+    report = check.verify_model(problem.ours, problem.theirs, problem.args, names=problem.names)
     assert report.ok, str(report)
 
 

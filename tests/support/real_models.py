@@ -77,7 +77,7 @@ class StatelessBeatNet(nn.Module):
 
 
 def load_resemblyzer(path: Path | None = None) -> nn.Module:
-    """Return the package's ``VoiceEncoder`` with its weights, or those of ``path``."""
+    """Return the package's ``VoiceEncoder`` with its weights, or with the weights of ``path``."""
     fetch_pinned("resemblyzer", "resemblyzer/hparams.py")
     source = fetch_pinned("resemblyzer", "resemblyzer/voice_encoder.py")
     package, audio = types.ModuleType("resemblyzer"), types.ModuleType("resemblyzer.audio")
