@@ -21,7 +21,7 @@ $(VENV)/.%: pyproject.toml $(KERNEL)
 
 demo: $(VENV)/.flax,torch,cli  ## inspect, convert and check examples/demo.pt
 	$(BIN)/jaxlstm inspect examples/demo.pt
-	$(BIN)/jaxlstm convert examples/demo.pt -o $(VENV)/demo.safetensors --batch-first
+	$(BIN)/jaxlstm convert examples/demo.pt -o $(VENV)/demo.safetensors --batch-first --dropout 0
 	$(BIN)/jaxlstm check $(VENV)/demo.safetensors
 	@echo
 	@echo "Shown: the LSTM of a PyTorch model, converted without PyTorch, gives PyTorch's results and gradients in JAX."

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from jaxlstm_converters.flax import load_state_dict as load_state_dict
     from jaxlstm_converters.flax import register_layer as register_layer
     from jaxlstm_converters.flax import state_dict as state_dict
+    from jaxlstm_converters.pt2._from_module import from_module as from_module
 
 _NAMES_OF_MODULE = {
     "jaxlstm.cell": ("LSTMState",),
@@ -72,6 +73,7 @@ _NAMES_OF_MODULE = {
         "save",
         "to_torch",
     ),
+    "jaxlstm_converters.pt2._from_module": ("from_module",),
     "jaxlstm_converters.flax": (
         "LoadResult",
         "PortingWarning",

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.report:
         _require_writable(args)
-    params, config = load_selected(args)
+    params, config, _ = load_selected(args)
     port = load_port(args.port) if args.port else None
     devices, absent = _devices(args.backend)
     reports: Reports = {}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, warn_of_assumptions
 from jaxlstm.cli.output import checkpoint_files, require_output
 
 
@@ -19,7 +18,7 @@ def add_parser(commands: Any) -> None:
         "convert",
         run,
         help="convert one LSTM of a checkpoint to another file format",
-        description="Convert one LSTM of a checkpoint to safetensors, PyTorch, Flax msgpack or Orbax. "
+        description="Convert one LSTM of a checkpoint to safetensors, PyTorch, NumPy, Flax msgpack or Orbax. "
         "The file is read back and compared bit for bit. "
         "Exit status: 0 if all bits are equal, 1 if not, 2 for bad input.",
         output="the file to write, or the directory for Orbax; it must not be FILE",
@@ -28,8 +27,8 @@ def add_parser(commands: Any) -> None:
     add_unrecorded(parser)
     parser.add_argument(
         "--format",
-        choices=("safetensors", "torch", "msgpack", "orbax"),
-        help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth, .msgpack, "
+        choices=("safetensors", "torch", "npz", "msgpack", "orbax"),
+        help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth, .npz, .msgpack, "
         "or no suffix for an Orbax directory)",
     )
 
@@ -45,13 +44,11 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     form = args.format or format_of(output)
     require_output(output, checkpoint_files(args.checkpoint))
-    params, config = load_selected(args)
-    save(output, params, config, format=form, overwrite=args.overwrite)
+    selected = load_selected(args)
+    params, config, assumed = selected
+    save(output, params, config, format=form, overwrite=args.overwrite, assumed=assumed)
+    warn_of_assumptions(args, selected)
     written, written_config = load_numpy(output)
-    if form == "torch":
-        fields = config_to_dict(config)
-        unrecorded = {n: fields[n] for n in ("batch_first", "dropout") if n in fields}
-        written_config = dataclasses.replace(written_config, **unrecorded)
     bit_exact = written_config == config and all(
         written[name].dtype == array.dtype
         # As integers, NaN equals NaN and -0 differs from 0.
@@ -61,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     report = {
         "output": str(output),
         "format": form,
-        "config": config_to_dict(config),
+        "config": config_to_dict(config, assumed),
         "parameters": sum(array.size for array in params.values()),
         "bit_exact": bit_exact,
     }

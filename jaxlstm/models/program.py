@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models import tree
@@ -19,6 +22,14 @@ from jaxlstm.models.listing import listing
 from jaxlstm.models.operators.dtypes import held, to_held
 from jaxlstm.models.operators.registry import Options
 from jaxlstm.precision import Precision
+
+
+class Write(Protocol):
+    """A function that writes parameters and buffers into a copy of the file of a program."""
+
+    def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write the file."""
+        ...
 
 
 class Program:
@@ -37,8 +48,15 @@ class Program:
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, graph: Graph, tensors: Mapping[str, np.ndarray], *, write: Write | None = None
+    ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.
+
+        Args:
+          graph: the exported graph.
+          tensors: name in torch -> value.
+          write: writes the file of :meth:`save`.
 
         Raises:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
@@ -50,6 +68,7 @@ class Program:
         self.params = _hold("parameter", graph.parameters, tensors)
         self.buffers = _hold("buffer", graph.buffers, tensors)
         self._constants = _hold("constant", graph.constants, tensors)
+        self._write = write
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -122,8 +141,8 @@ class Program:
         require_tensors("buffers", buffers, self.buffers)
         inputs, sizes = bind_inputs(self.graph, args, kwargs)
         values: dict[str, Any] = {
-            **{value: params[name] for value, name in self.graph.parameters.items()},
-            **{value: buffers[name] for value, name in self.graph.buffers.items()},
+            **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
+            **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
             **{value: self._constants[name] for value, name in self.graph.constants.items()},
             **inputs,
         }
@@ -143,6 +162,41 @@ class Program:
         other = copy.copy(self)
         other.options = Options(precision or self.options.precision, backend or self.options.backend)
         return other
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        params: Mapping[str, Any] | None = None,
+        *,
+        buffers: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the program as a ``.pt2`` file, atomically.
+
+        ``torch.export.load`` of torch 2.9 or later opens the file, and so does ``jaxlstm.load_program``. It
+        holds no sample inputs.
+
+        Args:
+          path: the file.
+          params: parameters with the names and shapes of ``program.params``, which is the default.
+          buffers: buffers as ``program.buffers``, which is the default.
+          overwrite: replace an existing file that jaxlstm did not write.
+
+        Raises:
+          ProgramError: params or buffers do not fit the program.
+          FileExistsError: ``path`` exists and must not be replaced.
+          TypeError: the program was made from a graph and not from a file or module.
+        """
+        params = self.params if params is None else params
+        buffers = self.buffers if buffers is None else buffers
+        require_tensors("params", params, self.params)
+        require_tensors("buffers", buffers, self.buffers)
+        if self._write is None:
+            raise TypeError(
+                "only programs of jaxlstm.load_program and jaxlstm.from_module can be saved; this one was "
+                "made from a graph"
+            )
+        self._write(Path(path), {**params, **buffers}, overwrite=overwrite)
 
     def __str__(self) -> str:
         return listing(self.graph)

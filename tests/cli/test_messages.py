@@ -51,7 +51,7 @@ def test_without_arguments() -> None:
         ("run m.pt --prefix a --input none.npz -o y.npz", "no such file: none.npz"),
         ("convert none.pt -o no/x.pt", "no/x.pt: the folder no does not exist; create it or choose another"),
         ("convert none.pt -o no/x", "no/x: the folder no does not exist"),
-        ("export none.pt -o no/x.stablehlo", "no/x.stablehlo: the folder no does not exist"),
+        ("export m.pt --prefix a -o no/x.stablehlo", "no/x.stablehlo: the folder no does not exist"),
         ("run m.pt --prefix a --input none.npz -o no/y.npz", "no/y.npz: the folder no does not exist"),
         ("check none.pt --report no/x.html", "no/x.html: the folder no does not exist"),
         ("convert rnn.pt -o x.pt", "the root is an RNN"),

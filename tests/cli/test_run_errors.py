@@ -112,7 +112,7 @@ def test_outputs(refuse: Refuse, tmp_path: Path) -> None:
         ("x.npz", "x.npz", (), "x.npz would replace the input"),
         ("x.npz", "link.npz", (), "link.npz would replace the input"),
         ("x.npz", "m.safetensors", (), "m.safetensors would replace the input"),
-        ("x.npz", "y.npz", ("--states",), "a.h_n would be the name of a sequence and of a state"),
+        ("x.npz", "y.npz", ("--states",), "a.h_n would be the name of a result of 'a' and of 'a.h_n'"),
     ):
         refuse(source, output, options, message)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before

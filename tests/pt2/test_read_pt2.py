@@ -30,7 +30,7 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.export
 def test_tensors(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
     """Parameters, buffers and constants have torch's names and bits."""
     path, program = tagger
-    _, tensors = read_pt2(path)
+    _, tensors, _ = read_pt2(path)
     expected = {**program.state_dict, **program.constants}
     assert tensors.keys() == expected.keys()
     assert {"shift", "constant", "scale"} < tensors.keys()
@@ -40,7 +40,7 @@ def test_tensors(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
 
 def test_signature(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
     path, program = tagger
-    graph, _ = read_pt2(path)
+    graph, *_ = read_pt2(path)
     signature = program.graph_signature
     assert dict(graph.parameters) == dict(signature.inputs_to_parameters)
     assert dict(graph.buffers) == dict(signature.inputs_to_buffers)
@@ -64,7 +64,7 @@ def node(graph: Graph, op: str) -> Node:
 
 def test_nodes(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
     path, program = tagger
-    graph, _ = read_pt2(path)
+    graph, *_ = read_pt2(path)
     (axis,) = graph.ranges
     lstm = node(graph, "aten.lstm.input")
     assert lstm.module_path == "lstm"
@@ -91,7 +91,7 @@ def test_nodes(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
 
 def test_tied_and_strided_weights(tmp_path: Path) -> None:
     program = save(tmp_path / "a.pt2", Tied(), torch.randn(2, 3))
-    graph, tensors = read_pt2(tmp_path / "a.pt2")
+    graph, tensors, _ = read_pt2(tmp_path / "a.pt2")
     assert tensors["encoder.weight"] is tensors["decoder.weight"]
     for name, tensor in program.state_dict.items():
         np.testing.assert_array_equal(tensors[name], tensor.detach().numpy(), strict=True)
@@ -113,7 +113,7 @@ class Arguments(nn.Module):
 def test_arguments(tmp_path: Path) -> None:
     x = torch.randn(3, 4)
     save(tmp_path / "a.pt2", Arguments(), x, kwargs={"mask": x > 0})
-    graph, _ = read_pt2(tmp_path / "a.pt2")
+    graph, *_ = read_pt2(tmp_path / "a.pt2")
     split = node(graph, "aten.split_with_sizes.default")
     assert split.kwargs["split_sizes"] == (1, 2)
     assert len(split.outputs) == 1
@@ -154,7 +154,7 @@ def test_reading_imports_neither_torch_nor_jax(tagger: tuple[Path, torch.export.
 
 def test_final_states_with_a_wrong_type() -> None:
     """Types that torch 2.9 recorded wrongly, and those that depend on them, are left out."""
-    graph, _ = read_pt2(HERE / "pt2-2.9.pt2")
+    graph, *_ = read_pt2(HERE / "pt2-2.9.pt2")
     assert node(graph, "aten.lstm.input").types.keys() == {"getitem"}
-    graph, _ = read_pt2(HERE / "pt2-2.13.pt2")
+    graph, *_ = read_pt2(HERE / "pt2-2.13.pt2")
     assert node(graph, "aten.lstm.input").types.keys() == {"getitem", "getitem_1", "getitem_2"}

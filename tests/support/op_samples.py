@@ -16,7 +16,6 @@ from torch.utils import _pytree as pytree
 from jaxlstm.models.program import Program
 from tests.support.fx_graphs import program_of_function, to_numpy
 
-# Samples that random numbers or uninitialized memory enter, or that torch itself cannot trace, are left out.
 _Function = Callable[..., tuple[torch.Tensor, ...]]
 
 
@@ -29,16 +28,30 @@ def op_infos() -> dict[str, Any]:
 def samples(name: str, dtype: torch.dtype, most: int) -> Iterator[tuple[_Function, list[torch.Tensor]]]:
     """Yield at most ``most`` samples of an operator, spread evenly: (function of its tensors, tensors)."""
     op = op_infos()[name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = list(op.sample_inputs("cpu", dtype))
+    found = _all_samples(name, dtype)
     for index in sorted({round(i) for i in np.linspace(0, len(found) - 1, most)}):
         sample = found[index]
         leaves, structure = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
-        yield (
-            _function(op, leaves, structure),
-            [leaf.detach() for leaf in leaves if isinstance(leaf, torch.Tensor)],
-        )
+        yield _function(op, leaves, structure), [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def count_samples(name: str, dtype: torch.dtype, most: int) -> int:
+    """Return the number of samples that :func:`samples` yields."""
+    return min(len(_all_samples(name, dtype)), most)
+
+
+def has_gradient(name: str) -> bool:
+    """Return True if an operator maps real numbers to real numbers and is differentiable in torch."""
+    is_complex = name in ("cfloat", "cdouble", "fft.rfft", "stft", "view_as_complex")
+    return op_infos()[name].supports_autograd and not is_complex
+
+
+def _all_samples(name: str, dtype: torch.dtype) -> list[Any]:
+    op = op_infos()[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        differentiable = dtype.is_floating_point and op.supports_autograd
+        return list(op.sample_inputs("cpu", dtype, requires_grad=differentiable))
 
 
 def _function(op: Callable[..., Any], leaves: Sequence[Any], structure: Any) -> _Function:
@@ -53,11 +66,12 @@ def _function(op: Callable[..., Any], leaves: Sequence[Any], structure: Any) -> 
 
 def require_equal_results(function: _Function, tensors: Sequence[torch.Tensor], *, jit: bool = False) -> None:
     """Assert that a function and its program give equal results for tensors."""
+    copies = [tensor.detach().clone() for tensor in tensors]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = function(*(tensor.clone() for tensor in tensors))
-        program = program_of_function(function, [tensor.clone() for tensor in tensors])
-    arrays = [to_numpy(tensor) for tensor in tensors]
+        expected = function(*(tensor.clone() for tensor in copies))
+        program = program_of_function(function, [tensor.clone() for tensor in copies])
+    arrays = [to_numpy(tensor) for tensor in copies]
     results = (jax.jit(program) if jit else program)({}, *arrays)
     assert len(results) == len(expected)
     for result, wanted in zip(results, expected, strict=True):
@@ -66,33 +80,43 @@ def require_equal_results(function: _Function, tensors: Sequence[torch.Tensor], 
 
 def require_equal_gradients(function: _Function, tensors: Sequence[torch.Tensor]) -> None:
     """Assert that a function and its program have equal gradients for random cotangents."""
-    leaves = [tensor.clone().requires_grad_(tensor.is_floating_point()) for tensor in tensors]
-    expected = [result for result in function(*leaves) if result.requires_grad]
-    cotangents = [torch.randn_like(result) for result in expected]
-    wanted = torch.autograd.grad(
-        expected, [leaf for leaf in leaves if leaf.requires_grad], cotangents, allow_unused=True
+    copies = [tensor.detach().clone() for tensor in tensors]
+    leaves = [
+        copy.clone().requires_grad_(tensor.requires_grad)
+        for copy, tensor in zip(copies, tensors, strict=True)
+    ]
+    results = function(*leaves)
+    cotangents = [torch.randn_like(result) if result.requires_grad else None for result in results]
+    expected = torch.autograd.grad(
+        [result for result in results if result.requires_grad],
+        [leaf for leaf in leaves if leaf.requires_grad],
+        [cotangent for cotangent in cotangents if cotangent is not None],
+        allow_unused=True,
     )
-    program = program_of_function(function, [tensor.clone() for tensor in tensors])
-    for result, gradient in zip(_gradients(program, tensors, cotangents), wanted, strict=True):
+    program = program_of_function(function, copies)
+    places = [index for index, tensor in enumerate(tensors) if tensor.requires_grad]
+    for result, gradient in zip(_gradients(program, copies, places, cotangents), expected, strict=True):
         if gradient is not None:
             require_close(result, to_numpy(gradient))
 
 
 def _gradients(
-    program: Program, tensors: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor]
+    program: Program,
+    tensors: Sequence[torch.Tensor],
+    places: Sequence[int],
+    cotangents: Sequence[torch.Tensor | None],
 ) -> Sequence[jax.Array]:
-    arrays = [to_numpy(tensor) for tensor in tensors]
-    places = [index for index, tensor in enumerate(tensors) if tensor.is_floating_point()]
+    arrays: list[Any] = [to_numpy(tensor) for tensor in tensors]
 
-    def differentiable(*floats: jax.Array) -> list[jax.Array]:
-        filled: list[Any] = list(arrays)
-        for place, array in zip(places, floats, strict=True):
+    def differentiable(*inputs: jax.Array) -> list[jax.Array]:
+        filled = list(arrays)
+        for place, array in zip(places, inputs, strict=True):
             filled[place] = array
         results = program({}, *filled)
-        return [result for result in results if np.issubdtype(result.dtype, np.floating)]
+        return [r for r, cotangent in zip(results, cotangents, strict=True) if cotangent is not None]
 
     _, backward = jax.vjp(differentiable, *(jax.numpy.asarray(arrays[place]) for place in places))
-    return backward([jax.numpy.asarray(to_numpy(cotangent)) for cotangent in cotangents])
+    return backward([jax.numpy.asarray(to_numpy(c)) for c in cotangents if c is not None])
 
 
 def require_close(result: Any, expected: np.ndarray) -> None:
@@ -105,7 +129,8 @@ def require_close(result: Any, expected: np.ndarray) -> None:
         return
     epsilon = float(jax.numpy.finfo(result.dtype).eps)
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    tolerance = 100 * epsilon
-    np.testing.assert_allclose(
-        np.asarray(result, wide), expected.astype(wide), rtol=tolerance, atol=tolerance
-    )
+    actual, expected = np.asarray(result, wide), expected.astype(wide)
+    # Sums of products cancel, so an error is relative to the largest element.
+    finite = np.abs(expected[np.isfinite(expected)])
+    scale = max(1.0, float(finite.max(initial=0)))
+    np.testing.assert_allclose(actual, expected, rtol=100 * epsilon, atol=100 * epsilon * scale)

@@ -70,7 +70,7 @@ def _read_program(case: Mutant, path: Path) -> str:
     """Read the graph of a program, and plan its execution."""
     reader.watching = True
     try:
-        graph, _ = read_pt2(path, check_crc=case.check_crc)
+        graph, *_ = read_pt2(path, check_crc=case.check_crc)
     except CheckpointError as error:
         _require_one_line(error)
         return f"pt2 without a graph: {error.code}"

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import param_shapes
-from jaxlstm_converters.lstm._find_lstms import survey
+from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+from jaxlstm_converters.lstm.selected import SelectedLSTM, unrecorded_arguments
 from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
 
 
@@ -20,8 +19,8 @@ def select_lstm(
     *,
     prefix: str | None = None,
     hints: Mapping[str, Mapping[str, Any]] | None = None,
-) -> tuple[dict[str, np.ndarray], LSTMConfig]:
-    """Return the parameters of one LSTM as NumPy arrays, and its config.
+) -> SelectedLSTM:
+    """Return one LSTM with its parameters as NumPy arrays.
 
     Args:
       state_dict: name -> tensor or array.
@@ -34,8 +33,11 @@ def select_lstm(
     chosen = choose_prefix([*found.lstms, *found.broken], prefix, found.others)
     if chosen in found.broken:
         raise ValueError(found.broken[chosen])
-    config = with_fields(found.lstms[chosen], **(hints or {}).get(chosen, {}))
-    return {name: as_numpy(found.tensors[chosen + name]) for name in param_shapes(config)}, config
+    given = (hints or {}).get(chosen, {})
+    config = with_fields(found.lstms[chosen], **given)
+    recorded = {*config_hints(state_dict).get(chosen, {}), *given}
+    params = {name: as_numpy(found.tensors[chosen + name]) for name in param_shapes(config)}
+    return SelectedLSTM(params, config, unrecorded_arguments(config, recorded))
 
 
 def with_fields(config: LSTMConfig, **fields: Any) -> LSTMConfig:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_pt2
+from jaxlstm_converters.pt2._write_pt2 import ProgramWriter
 
 if TYPE_CHECKING:
     from jaxlstm.models.program import Program
@@ -27,8 +28,12 @@ def load_program(path: str | os.PathLike[str]) -> Program:
     >>> program = jaxlstm.load_program("crnn.pt2")  # doctest: +SKIP
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
-    graph, tensors = read_pt2(path)
+    return program_of(read_pt2(path))
+
+
+def program_of(file: ProgramFile) -> Program:
+    """Return the program in a file that has been read."""
     # Imported here because it imports jax, which the other converters do without.
     from jaxlstm.models.program import Program
 
-    return Program(graph, tensors)
+    return Program(file.graph, file.tensors, write=ProgramWriter.of(file))

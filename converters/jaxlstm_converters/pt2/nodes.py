@@ -15,19 +15,34 @@ from jaxlstm_converters.pt2.tensor_types import TensorTypes
 _OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}", re.ASCII)
 _TORCH = "torch.ops."
+_HIGHER_ORDER = "torch.ops.higher_order."
 
 
-def read_node(record: Any, types: TensorTypes, defined: set[str]) -> Node:
-    """Return a node, and add its results to the values that are defined.
+def read_nodes(records: Sequence[Any], types: TensorTypes, defined: set[str]) -> tuple[Node, ...]:
+    """Return the nodes, and add their results to the values that are defined.
 
     Raises:
         CheckpointError: pt2-malformed, pt2-unsupported, unsupported-tensor or duplicate-name.
     """
+    names: set[str] = set()
+    nodes = []
+    for number, record in enumerate(records):
+        node = _node(record, number, types, defined)
+        define(node.name, names)
+        nodes.append(node)
+    return tuple(nodes)
+
+
+def _node(record: Any, number: int, types: TensorTypes, defined: set[str]) -> Node:
     target = field(record, "target", str, "a node")
     if not _OPERATOR.fullmatch(target):
         raise malformed("a node", f"{printable(target)!r} is not the name of an operator")
     path = _module_path(record)
-    context = f"{target} in module {printable(path)!r}"
+    context = f"{target} in {f'module {printable(path)}' if path else 'the outermost module'}"
+    if target.startswith(_HIGHER_ORDER):
+        raise unsupported(
+            context, "has a subgraph (control flow, torch.no_grad and the like), which is not supported"
+        )
     arguments = _arguments(record, defined, context)
     outputs = tuple(_output(value, context) for value in field(record, "outputs", list, context))
     results = [name for output in outputs for name in ((output,) if type(output) is str else output or ())]
@@ -36,7 +51,7 @@ def read_node(record: Any, types: TensorTypes, defined: set[str]) -> Node:
     # torch names the arguments of its own operators; the names for Python's depend on the version.
     by_name = target.startswith(_TORCH)
     return Node(
-        name=_name(record, results, context),
+        name=_name(record, number, results, context),
         op=target.removeprefix(_TORCH),
         args=() if by_name else tuple(arguments.values()),
         kwargs=arguments if by_name else {},
@@ -47,11 +62,11 @@ def read_node(record: Any, types: TensorTypes, defined: set[str]) -> Node:
 
 
 def define(name: str, defined: set[str]) -> None:
-    """Add the name of a value, which must be new."""
+    """Add the name of a node or value, which must be new."""
     if not _NAME.fullmatch(name):
-        raise malformed("the graph", f"{printable(name)!r} is not the name of a value")
+        raise malformed("the graph", f"{printable(name)!r} is not the name of a node or value")
     if name in defined:
-        raise CheckpointError("duplicate-name", f"two values of the graph are named {printable(name)!r}")
+        raise CheckpointError("duplicate-name", f"two nodes or values are named {printable(name)!r}")
     defined.add(name)
 
 
@@ -89,14 +104,11 @@ def _output(value: Any, context: str) -> str | tuple[str, ...] | None:
     raise unsupported(context, f"has a result of kind {printable(tag)}, which is not supported")
 
 
-def _name(record: Any, results: Sequence[str], context: str) -> str:
-    """Return the name of a node; before torch 2.10 only results had names."""
+def _name(record: Any, number: int, results: Sequence[str], context: str) -> str:
+    """Return the name of a node. torch 2.6 to 2.9 recorded only the names of results."""
     if record.get("name") is None:
-        return results[0] if results else ""
-    name = field(record, "name", str, context)
-    if not _NAME.fullmatch(name):
-        raise malformed(context, f"{printable(name)!r} is not the name of a node")
-    return name
+        return results[0] if results else f"node_{number}"
+    return field(record, "name", str, context)
 
 
 def _module_path(record: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from jaxlstm.models.graph import Graph, Input
 from jaxlstm_converters.pt2.arguments import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union
-from jaxlstm_converters.pt2.nodes import define, read_node
+from jaxlstm_converters.pt2.nodes import define, read_nodes
 from jaxlstm_converters.pt2.signature import read_signature
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
@@ -39,7 +39,7 @@ def read_graph(document: Mapping[str, Any]) -> Graph:
     axes = {size for item in inputs if item.type for size in item.type.shape if isinstance(size, str)}
     types.free_axes = axes
     defined = _placeholders(graph, signature.placeholders)
-    nodes = tuple(read_node(record, types, defined) for record in field(graph, "nodes", list, "the graph"))
+    nodes = read_nodes(field(graph, "nodes", list, "the graph"), types, defined)
     return Graph(
         parameters=signature.parameters,
         buffers=signature.buffers,
@@ -86,5 +86,7 @@ def _ranges(document: Any, axes: Set[str]) -> dict[str, tuple[int | None, int | 
             None if (bound := typed(bounds, dict, context).get(key)) is None else typed(bound, int, context)
             for key in ("min_val", "max_val")
         )
+        # torch traces with sizes of at least 2, and accepts 0 and 1 unless the bound is higher.
+        low = low if low is not None and low > 2 else None
         ranges[name] = (low, None if high is not None and high >= _UNBOUNDED else high)
     return ranges

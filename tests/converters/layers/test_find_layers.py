@@ -132,8 +132,9 @@ def test_not_recorded(tmp_path: Path) -> None:
     assert layer_of(nn.BatchNorm1d(3)).not_recorded == ("eps", "momentum")
     assert layer_of(nn.GroupNorm(2, 4), "group_norm").not_recorded == ("num_groups", "eps")
     assert "num_heads" in layer_of(nn.MultiheadAttention(8, 2)).not_recorded
-    assert layer_of(nn.LSTM(3, 4)).not_recorded == ("batch_first", "dropout")
-    assert layer_of(nn.RNN(3, 4)).not_recorded == ("batch_first", "dropout", "nonlinearity")
+    assert layer_of(nn.LSTM(3, 4)).not_recorded == ("batch_first",)
+    assert layer_of(nn.LSTM(3, 4, 2)).not_recorded == ("batch_first", "dropout")
+    assert layer_of(nn.RNN(3, 4)).not_recorded == ("batch_first", "nonlinearity")
     assert layer_of(nn.LSTMCell(3, 4)).not_recorded == layer_of(nn.Linear(3, 4)).not_recorded == ()
     torch.save(nn.LSTM(3, 4, batch_first=True), tmp_path / "module.pt")  # records its arguments
     (lstm,) = layers_of(read_checkpoint(tmp_path / "module.pt")).values()

@@ -204,6 +204,7 @@ def _refused_parts() -> Iterator[Case]:
         "changed input": {outputs: {"user_input_mutation": {"arg": {"name": "mul"}, "user_input_name": "x"}}},
         "result of an unknown kind": {"graph_module.graph.nodes.0.outputs.0": {"as_int": 1}},
     }
+    files["control flow"] = {"graph_module.graph.nodes.0.target": "torch.ops.higher_order.cond"}
     yield from _documents(43, files, "pt2-unsupported")
     weights: dict[str, Edits] = {
         "pickled weight": {"use_pickle": True},
@@ -336,8 +337,11 @@ def _graphs() -> Iterator[Case]:
     }
     yield from _documents(44, files, "pt2-malformed")
     again = {f"{graph}.nodes": [NODE, NODE]}
+    same = {f"{graph}.nodes": [NODE, NODE | {"outputs": [{"as_tensor": {"name": "mul_1"}}]}]}
     shadow = {f"{node}.outputs.0": {"as_tensor": {"name": "x"}}}
-    yield from _documents(44, {"node twice": again, "result named as an input": shadow}, "duplicate-name")
+    yield from _documents(
+        44, {"node twice": again, "name twice": same, "result named as an input": shadow}, "duplicate-name"
+    )
     other = {f"{signature}.input_specs.0.parameter.parameter_name": "v"}
     yield from _documents(25, {"weight that is not in the file": other}, "missing-storage")
     texts = {
@@ -356,6 +360,10 @@ def _graphs() -> Iterator[Case]:
     yield Case(11, "pt2 key twice", twice, ("duplicate-key",))
     bomb = archive(members(b'{"a":' + b"[" * 3_000_000 + b"]" * 3_000_000 + b"}"))
     yield Case(8, "pt2 brackets", bomb, ("pt2-malformed",))
+    many = {"as_tensors": [{"name": "x"}] * 140_000}
+    yield Case(
+        0, "pt2 140,000 references", archive(members(edited(DOCUMENT, {argument: many}))), tensors=GOOD
+    )
     lists = archive(members(b'{"a":[' + b"[]," * 2_500_000 + b"[]]}"))
     yield Case(8, "pt2 lists", lists, ("pt2-malformed",))
 

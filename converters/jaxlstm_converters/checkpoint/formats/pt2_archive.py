@@ -31,12 +31,14 @@ class Program:
         archive: the zip file.
         root: the folder of all entries, such as "model/"; "" before torch 2.8.
         name: the name of the program; torch.export.save calls it "model".
-        document: the parsed JSON text of the program.
+        text: the entry with the JSON text of the program.
+        document: the parsed text.
     """
 
     archive: Archive
     root: str
     name: str
+    text: Entry
     document: dict[str, Any]
 
     def entry(self, name: str) -> Entry | None:
@@ -70,7 +72,8 @@ def open_program(archive: Archive) -> Program:
     """
     archive.refuse_compressed()
     if FLAT_PROGRAM in archive.entries:
-        return Program(archive, "", "model", _document(archive, archive.entries[FLAT_PROGRAM]))
+        text = archive.entries[FLAT_PROGRAM]
+        return Program(archive, "", "model", text, _document(archive, text))
     root = _root(archive)
     _expect_text(archive, f"{root}{FORMAT_ENTRY}", b"pt2")
     _expect_text(archive, f"{root}archive_version", b"0")
@@ -80,7 +83,8 @@ def open_program(archive: Archive) -> Program:
         if not found and any(name.startswith(f"{root}data/aotinductor/") for name in archive.entries):
             problem = "the archive holds compiled code and no program; write it with torch.export.save"
         raise CheckpointError("pt2-unsupported", problem)
-    return Program(archive, root, found[0][1], _document(archive, archive.entries[root + found[0][0]]))
+    text = archive.entries[root + found[0][0]]
+    return Program(archive, root, found[0][1], text, _document(archive, text))
 
 
 def _root(archive: Archive) -> str:

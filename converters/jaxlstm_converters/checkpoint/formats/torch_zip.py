@@ -22,6 +22,8 @@ from ..pickle.machine import PickleMachine
 from ..pickle.values import GlobalName, StorageType, UnsupportedTensor
 
 MAX_PICKLE = 256 << 20
+OWN_METADATA = "jaxlstm"
+MAX_METADATA = 1 << 16
 STORAGE_KEY = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
@@ -104,7 +106,17 @@ def read_torch_zip(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
     storages = ZipStorages(archive, f"{prefix}data/", is_big_endian(archive, prefix))
     result = run_entry(archive, f"{prefix}data.pkl", storages, budget)
     name_tensors(checkpoint, result, budget=budget)
+    _read_own_metadata(checkpoint, archive, prefix)
     return checkpoint
+
+
+def _read_own_metadata(checkpoint: Checkpoint, archive: Archive, prefix: str) -> None:
+    """Add the text of the entry `jaxlstm`, which `jaxlstm.save` writes, to the metadata."""
+    entry = archive.entries.get(f"{prefix}{OWN_METADATA}")
+    if entry is not None and entry.size <= MAX_METADATA:
+        archive.verify(entry)
+        text = archive.stream(entry).take(entry.size)
+        checkpoint.metadata[OWN_METADATA] = text.decode("utf-8", "replace")
 
 
 def run_entry(archive: Archive, name: str, storages: ZipStorages, budget: Budget) -> PickleMachine:

@@ -126,6 +126,21 @@ class Part(Source):
         self._whole.check_unchanged()
 
 
+class MemorySource(Source):
+    """Bytes in memory as a file; `path` names them in error messages."""
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self.path = path
+        self.size = len(data)
+        self._data = data
+
+    def _read_at(self, offset: int, count: int) -> bytes:
+        return self._data[offset : offset + count]
+
+    def check_unchanged(self) -> None:
+        """Do nothing: bytes do not change."""
+
+
 def _open(path: str | os.PathLike[str]) -> int:
     if sys.platform == "win32":
         return os.open(path, os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT)
