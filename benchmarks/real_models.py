@@ -1,12 +1,14 @@
 """The table of ``docs/real_models.md``: real models in Flax and in PyTorch, their difference and speed.
 
-Run ``python -m benchmarks.real_models`` on an idle machine. It downloads the wheels. The implementations of
-a model take turns in one process, with the same number of threads.
+Run ``taskset -c 0 python -m benchmarks.real_models``. It downloads the wheels. The implementations of a model
+take turns in one process. The times are CPU times, which depend little on the other load of the machine. On
+several cores they would also count threads that spin.
 """
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +34,13 @@ def main() -> None:
 
 def _row(make: Callable[[], Problem]) -> tuple[str, ...]:
     problem = make()
-    run = nnx.jit(lambda model, args: model(*args))
+    graph, state = nnx.split(problem.ours)
+    run = jax.jit(lambda state, args: nnx.merge(graph, state)(*args))
     args = jax.tree.map(jax.numpy.asarray, problem.long_args)
     tensors = jax.tree.map(torch.from_numpy, problem.long_args)
 
     def ours() -> Any:
-        return jax.block_until_ready(run(problem.ours, args))
+        return jax.block_until_ready(run(state, args))
 
     def theirs() -> Any:
         with torch.inference_mode():
@@ -45,7 +48,7 @@ def _row(make: Callable[[], Problem]) -> tuple[str, ...]:
 
     actual, expected = _first(ours()), _first(theirs())
     difference = float(np.abs(actual - expected).max())
-    times = interleaved({"torch": theirs, "ours": ours}, ROUNDS)
+    times = interleaved({"torch": theirs, "ours": ours}, ROUNDS, clock=time.process_time)
     ratio = statistics.median(t / o for t, o in zip(times["torch"], times["ours"], strict=True))
     medians = [statistics.median(times[name]) for name in ("torch", "ours")]
     numbers = (difference, float(np.abs(expected).max()), *medians, ratio)

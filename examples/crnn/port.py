@@ -75,7 +75,7 @@ def evaluate(model: CRNN, slant: float = 0.0) -> float:
     """Return the accuracy on the 500 images on which ``train.py`` tests."""
     model.eval()
     images, _, texts = batch(500, np.random.default_rng(1), slant)
-    return accuracy(np.asarray(logits_of(model, images)), texts)
+    return accuracy(np.asarray(logits_of(model, jnp.asarray(images))), texts)
 
 
 @nnx.jit
@@ -96,7 +96,7 @@ def fine_tune(model: CRNN, steps: int = STEPS) -> None:
     rng = np.random.default_rng(0)
     for step in range(1, steps + 1):
         images, labels, _ = batch(BATCH, rng, SLANT)
-        loss = train_step(model, optimizer, images, labels)
+        loss = train_step(model, optimizer, jnp.asarray(images), jnp.asarray(labels))
         if step % 20 == 0 or step == steps:
             print(f"step {step}  loss {loss:.3f}", flush=True)
     model.eval()

@@ -102,6 +102,10 @@ def load_silero_script() -> Any:
 class SileroVAD(nn.Module):
     """The package's model for 16,000 Hz in eager torch: its TorchScript always computes in float32."""
 
+    stft: Any
+    encoder: Any
+    decoder: Any
+
     def __init__(self, script: Any) -> None:
         super().__init__()
         sizes = ((129, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1))
