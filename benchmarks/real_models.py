@@ -34,7 +34,8 @@ def main() -> None:
 
 def _row(make: Callable[[], Problem]) -> tuple[str, ...]:
     problem = make()
-    graph, state = nnx.split(problem.ours)
+    model = problem.ours
+    graph, state = nnx.split(model)
     run = jax.jit(lambda state, args: nnx.merge(graph, state)(*args))
     args = jax.tree.map(jax.numpy.asarray, problem.long_args)
     tensors = jax.tree.map(torch.from_numpy, problem.long_args)

@@ -63,17 +63,6 @@ def test_back_to_torch(crnn: SimpleNamespace, torch_model: torch.nn.Module, tmp_
             assert torch.equal(back[name], tensor), name
 
 
-def test_snippets_of_the_page_are_in_the_script() -> None:
-    """Every line of Python on the page is a line of a script, and the commands name existing files."""
-    source = "".join((FOLDER / f"{name}.py").read_text() for name in SCRIPTS)
-    lines = {line.strip() for line in source.splitlines()}
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) >= 4
-    quoted = {line.strip() for block in blocks for line in block.splitlines() if line.strip()}
-    assert sorted(quoted - lines) == []
-    assert all((ROOT / path).exists() for path in re.findall(r"python (examples/\S+\.py)", PAGE))
-
-
 def test_inspect_prints_the_table_of_the_page(crnn: SimpleNamespace) -> None:
     from tests.support.command import jaxlstm_command
 

@@ -1,4 +1,4 @@
-"""Real models and real inputs: models of ``examples/real_models`` beside those of their packages."""
+"""Real models and real inputs: models of ``examples/real_models`` beside the models of their packages."""
 
 from __future__ import annotations
 
