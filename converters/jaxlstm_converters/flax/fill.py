@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import as_numpy
-from jaxlstm_converters.flax.advice import advise, missing_hint, shape_hint, tied_hint
+from jaxlstm_converters.flax.advice import UnexpectedHints, advise, missing_hint, shape_hint
 from jaxlstm_converters.flax.layer import Layer, Slot
 from jaxlstm_converters.flax.located import Located, fold_weight_norm, locate
 from jaxlstm_converters.flax.names import Names
@@ -80,16 +80,10 @@ class _Match:
     def unexpected(self) -> list[Difference]:
         """Return the tensors of the source that belong to no assignment."""
         used = {name for a in self.plan.assignments for name in a.torch}
-        tensors = self.located.tensors
+        hints = UnexpectedHints(used, self.located)
         return [
-            Difference(
-                self.located.original[name],
-                "",
-                tuple(tensor.shape),
-                None,
-                tied_hint(name, tensor, {other: tensors[other] for other in used if other in tensors}),
-            )
-            for name, tensor in tensors.items()
+            Difference(self.located.original[name], "", tuple(tensor.shape), None, hints.hint(name))
+            for name, tensor in self.located.tensors.items()
             if name not in used
         ]
 

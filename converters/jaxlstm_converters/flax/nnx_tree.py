@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -81,7 +82,7 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
 
 def _variable_slot(variable: nnx.Variable, path: str) -> Slot | None:
     value = variable.get_value()
-    if not hasattr(value, "shape") or jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
+    if not hasattr(value, "shape") or jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return None
     return Slot(
         path,

@@ -68,7 +68,8 @@ class LoadResult:
         counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
         lines = [f"{len(self.loaded)} loaded, {counts}"]
         lines += [f"  {kind:10} {one}" for kind in kinds for one in getattr(self, kind)]
-        lines += [f"  {kind} {text}" for kind in ("warnings", "notes") for text in getattr(self, kind)]
+        lines += [f"  {'warning':10} {text}" for text in self.warnings]
+        lines += [f"  {'note':10} {text}" for text in self.notes]
         return "\n".join(lines)
 
 

@@ -70,6 +70,35 @@ def test_hints(change: dict[str, Any], hint: str) -> None:
     assert hint in str(rejected(linear(), source(**change)))
 
 
+def test_bias_without_a_place() -> None:
+    assert "the Flax layer has no bias: create it with use_bias=True" in str(
+        rejected(linear(use_bias=False), source())
+    )
+
+
+def test_norms_without_weights() -> None:
+    model = nnx.Dict({"norm": nnx.InstanceNorm(3, rngs=nnx.Rngs(0))})
+    error = rejected(model, {"other": torch.ones(1)})
+    assert all("create the layer with use_scale=False" in one.hint for one in error.missing)
+    theirs = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(3, track_running_stats=False)})
+    error = rejected(nnx.Dict({"norm": nnx.BatchNorm(3, rngs=nnx.Rngs(0))}), theirs)
+    assert all("track_running_stats=False" in one.hint for one in error.missing)
+
+
+def test_linear_layers_in_place_of_attention() -> None:
+    parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
+    theirs = torch.nn.ModuleDict({"attn": torch.nn.ModuleDict({n: torch.nn.Linear(4, 4) for n in parts})})
+    model = nnx.Dict({"attn": nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0))})
+    assert "as in names={'attn.q_proj': 'attn.query'}" in str(rejected(model, theirs))
+    names = {f"attn.{torch}": f"attn.{flax}" for torch, flax in parts.items()}
+    assert jaxlstm.load_state_dict(model, theirs, names=names).complete
+
+
+def test_state_dict_of_an_abstract_model() -> None:
+    with pytest.raises(ValueError, match=r"model must have values, but 'fc\.kernel' is abstract"):
+        jaxlstm.state_dict(nnx.eval_shape(linear))
+
+
 def test_proposed_names() -> None:
     class Model(nnx.Module):
         def __init__(self) -> None:

@@ -245,7 +245,7 @@ def test_weights_tied_only_in_torch() -> None:
 
 def test_dtypes() -> None:
     """The dtype of the model wins; a cast that changes values must be requested."""
-    theirs = torch_model()
+    theirs: Any = torch_model()
     model = flax_model(param_dtype=jnp.bfloat16)
     with pytest.raises(jaxlstm.StateDictError, match="values change from float32 to bfloat16") as error:
         jaxlstm.load_state_dict(model, theirs, names=NAMES)
@@ -271,7 +271,7 @@ def test_nan_and_infinity_are_not_a_loss(value: float) -> None:
 
 def test_arrays_are_copies() -> None:
     theirs = torch.nn.Linear(8, 8)
-    model = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+    model: Any = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
     jaxlstm.load_state_dict(model, theirs)
     before = np.array(model.bias[...])
     with torch.no_grad():
@@ -282,7 +282,7 @@ def test_arrays_are_copies() -> None:
 
 
 def test_cells_report_their_biases() -> None:
-    theirs = torch.nn.LSTM(3, 4)
+    theirs: Any = torch.nn.LSTM(3, 4)
     model = nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)))
     (note,) = jaxlstm.load_state_dict(model, theirs).notes
     assert "summed" in note
@@ -300,7 +300,7 @@ def test_weight_norm_is_folded_for_plain_layers(old: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         utils = torch.nn.utils if old else torch.nn.utils.parametrizations
-        theirs = torch.nn.ModuleDict({"fc": utils.weight_norm(torch.nn.Linear(3, 4))})
+        theirs: Any = torch.nn.ModuleDict({"fc": utils.weight_norm(torch.nn.Linear(3, 4))})
     model = nnx.Dict({"fc": nnx.Linear(3, 4, rngs=nnx.Rngs(0))})
     result = jaxlstm.load_state_dict(model, theirs)
     assert any("weight normalization" in note for note in result.notes)
@@ -310,7 +310,7 @@ def test_weight_norm_is_folded_for_plain_layers(old: bool) -> None:
 
 def test_batch_norm_in_training() -> None:
     """Equal outputs; torch averages the unbiased variance, Flax the biased one."""
-    theirs = torch.nn.BatchNorm1d(3)
+    theirs: Any = torch.nn.BatchNorm1d(3)
     model = nnx.BatchNorm(3, momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
     jaxlstm.load_state_dict(model, theirs)
     x = np.random.default_rng(0).standard_normal((5, 3)).astype("f")
@@ -362,7 +362,7 @@ def test_references_to_a_parent() -> None:
 
 
 def test_non_strict_writes_the_rest() -> None:
-    model = nnx.Dict({"a": nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "b": nnx.Linear(2, 2, rngs=nnx.Rngs(0))})
+    model: Any = nnx.Dict({"a": nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "b": nnx.Linear(2, 2, rngs=nnx.Rngs(0))})
     kept = np.array(model["b"].bias[...])
     theirs = {
         "a.weight": torch.ones(3, 2),
