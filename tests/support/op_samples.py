@@ -120,7 +120,7 @@ def _gradients(
 
 
 def require_close(result: Any, expected: np.ndarray) -> None:
-    """Assert equal shapes and dtypes, equal integers, and floats within float32's or half precision's error."""
+    """Assert equal shapes, dtypes and integers, and floats that differ by rounding."""
     assert result.shape == expected.shape
     if jax.config.read("jax_enable_x64"):
         assert result.dtype == expected.dtype

@@ -14,7 +14,7 @@ from jaxlstm_converters.flax._load_state_dict import place, warn
 from jaxlstm_converters.flax._state_dict import collect
 from jaxlstm_converters.flax.fill import fill
 from jaxlstm_converters.flax.linen_tree import Variables, linen_layers
-from jaxlstm_converters.flax.result import PortingWarning
+from jaxlstm_converters.porting_warning import PortingWarning
 
 
 def load_state_dict(

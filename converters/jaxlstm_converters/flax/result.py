@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class PortingWarning(UserWarning):
-    """A setting that a state dict does not record and that may differ between torch and Flax."""
-
-
 @dataclass(frozen=True)
 class Difference:
     """A tensor that does not fit.
