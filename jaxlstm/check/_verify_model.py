@@ -18,6 +18,7 @@ from jaxlstm.check.criteria.tolerance import require_tolerances
 from jaxlstm.check.environment import environment
 from jaxlstm.check.exceptions import describe
 from jaxlstm.check.model.cases import model_cases
+from jaxlstm.check.model.diagnose import ModelDiagnosis, diagnose_model
 from jaxlstm.check.model.names import ModuleNames
 from jaxlstm.check.model.ours import FunctionModel, OurModel
 from jaxlstm.check.model.results import ModelCase
@@ -41,6 +42,7 @@ def verify_model(
     rtol: float | None = None,
     atol: float | None = None,
     precision: str | None = "highest",
+    seconds: float = 10.0,
     progress: Progress | None = None,
 ) -> Report:
     """Check that a model equals a torch module to rounding.
@@ -59,6 +61,7 @@ def verify_model(
       rtol, atol: the tolerance that replaces the numeric criteria in the dtype of the module. Give both or
         neither.
       precision: the precision of matrix products and convolutions that set none. None keeps JAX's default.
+      seconds: time for the search of the cause of a failure.
       progress: called as ``progress(done, total, description)``.
 
     Returns:
@@ -80,6 +83,9 @@ def verify_model(
         seed=require_seed(seed),
     )
     notes = _try_cases(verification, progress)
+    items = tuple(_items(verification))
+    failed = {item.name for item in items if item.ok is False}
+    diagnosis = diagnose_model(verification, failed, seconds) if failed else ModelDiagnosis()
     settings = {
         "ours": verification.ours.name,
         "theirs": verification.theirs.name,
@@ -93,11 +99,13 @@ def verify_model(
     }
     return Report(
         title=f"{verification.ours.name} in {verification.theirs.dtype}",
-        items=tuple(_items(verification)),
+        items=items,
+        diagnosis=diagnosis.lines,
         notes=(*notes, *_notes(verification)),
         settings=settings,
         environment=environment(precision, with_torch=True),
         again=_call(settings, kwargs),
+        layers=diagnosis.layers,
     )
 
 
@@ -109,6 +117,9 @@ def _try_cases(verification: ModelVerification, progress: Progress | None) -> li
     rng = np.random.default_rng(verification.seed)
     cases, notes = model_cases(example, lambda case: _refusal(theirs, case), rng)
     for done, case in enumerate(cases):
+        if case.shapes() != example.shapes() and any(i.ok is False for i in verification.findings.items()):
+            notes.append(f"{case.name}: not tried after the failure")
+            continue
         if progress is not None:
             progress(done, len(cases), case.name)
         verification.try_case(case)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from jaxlstm.check import verify_model
-from tests.support.model_ports import crnn
+from tests.support.model_ports import MODELS
 
 STATUS = {
     "runs": "ok",
@@ -39,7 +39,7 @@ def linear_with_params(params, x):
 
 
 def test_right_model_holds():
-    theirs, ours, args, call = crnn()
+    theirs, ours, args, call = MODELS["crnn"]("")
     steps = []
     report = verify_model(ours, theirs, args, call=call, progress=lambda *step: steps.append(step))
     assert report.ok, str(report)
@@ -104,7 +104,7 @@ def test_wrong_arguments():
     with pytest.raises(TypeError, match="names must map torch prefixes"):
         verify_model(linear, theirs, (x,), names=["cnn"])
     with pytest.raises(TypeError, match="params must be None for an NNX module"):
-        verify_model(crnn()[1], theirs, (x,), params={})
+        verify_model(MODELS["crnn"]("")[1], theirs, (x,), params={})
     with pytest.raises(ValueError, match="rtol was given without atol"):
         verify_model(linear, theirs, (x,), rtol=1e-3)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
