@@ -92,7 +92,10 @@ def arange(end: Operand, start: Operand = 0, step: Operand = 1, dtype: Any = Non
 @register_operator("aten.linspace.default")
 def linspace(start: float, end: float, steps: int, dtype: Any = None) -> jax.Array:
     """Return evenly spaced numbers, both ends included."""
-    return jnp.asarray(np.linspace(start, end, steps).astype(held(dtype or DEFAULT_FLOAT)))
+    dtype = held(dtype or DEFAULT_FLOAT)
+    if is_integer(dtype):
+        raise NotImplementedError("linspace of integers, whose rounding torch leaves to the device")
+    return jnp.asarray(np.linspace(start, end, steps).astype(dtype))
 
 
 @register_operator("aten.eye.default", "aten.eye.m")
