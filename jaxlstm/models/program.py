@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxlstm.models import tree
 from jaxlstm.models.acceptance import accept
 from jaxlstm.models.errors import ProgramError
-from jaxlstm.models.graph import Graph, Input
+from jaxlstm.models.graph import Graph, Input, Node
 from jaxlstm.models.inputs import bind_inputs, require_tensors
 from jaxlstm.models.interpreter import resolve, run_nodes
 from jaxlstm.models.listing import listing
@@ -41,7 +42,9 @@ class Program:
 
     Attributes:
       graph: the exported graph.
-      params: name in torch -> parameter.
+      params: name in torch -> parameter. A tied parameter has its first name only, as in
+        ``named_parameters`` of torch.
+      tied: other name of a tied parameter -> first name.
       buffers: name in torch -> buffer, for example the running mean of a batch normalization.
       options: precision and backend, see :meth:`with_options`.
 
@@ -62,7 +65,9 @@ class Program:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
             a tensor is float64 without JAX's 64-bit mode.
         """
-        self.graph = graph
+        self.tied = _other_names(graph.parameters, tensors)
+        first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
+        self.graph = graph = replace(graph, parameters=first_names)
         self.options = Options()
         self._plan = accept(graph)
         self.params = _hold("parameter", graph.parameters, tensors)
@@ -74,6 +79,11 @@ class Program:
     def inputs(self) -> tuple[Input, ...]:
         """The inputs: name, dtype and shape, in which a string names a free axis."""
         return self.graph.inputs
+
+    @property
+    def constants(self) -> dict[str, jax.Array]:
+        """The constants of the graph, by name."""
+        return self._constants
 
     @property
     def mutated_buffers(self) -> tuple[str, ...]:
@@ -130,11 +140,13 @@ class Program:
         *args: Any,
         buffers: Mapping[str, Any] | None = None,
         seq_lengths: Any = None,
+        record: Callable[[Node, Any], None] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the program and return every value of the graph by its name.
 
-        A value that an in-place operator changes later has its last contents.
+        A value that an in-place operator changes later has its last contents. ``record`` is called with each
+        node and its result, in order.
         """
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)
@@ -147,8 +159,9 @@ class Program:
             **inputs,
         }
         options = Options(self.options.precision, self.options.backend, seq_lengths)
-        for _ in run_nodes(self._plan, values, sizes, options):
-            pass
+        for node, result in run_nodes(self._plan, values, sizes, options):
+            if record is not None:
+                record(node, result)
         return values
 
     def with_options(self, *, precision: Precision = None, backend: str | None = None) -> Program:
@@ -196,7 +209,8 @@ class Program:
                 "only programs of jaxlstm.load_program and jaxlstm.from_module can be saved; this one was "
                 "made from a graph"
             )
-        self._write(Path(path), {**params, **buffers}, overwrite=overwrite)
+        tied = {name: params[first] for name, first in self.tied.items()}
+        self._write(Path(path), {**params, **tied, **buffers}, overwrite=overwrite)
 
     def __str__(self) -> str:
         return listing(self.graph)
@@ -204,6 +218,18 @@ class Program:
     def __repr__(self) -> str:
         count = sum(array.size for array in self.params.values())
         return f"<Program: {len(self.graph.nodes)} nodes, {count:,} parameters>"
+
+
+def _other_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return other name -> first name of the parameters whose tensor is the same array."""
+    first: dict[int, str] = {}
+    others = {}
+    for name in dict.fromkeys(names.values()):
+        if name in tensors:
+            owner = first.setdefault(id(tensors[name]), name)
+            if owner != name:
+                others[name] = owner
+    return others
 
 
 def _hold(kind: str, names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -7,14 +7,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm._from_torch import to_jax
 from jaxlstm_converters.lstm.select import select_lstm, with_fields
 from jaxlstm_converters.lstm.selected import SelectedLSTM
+from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.write import flax_files
 
 
@@ -38,6 +38,9 @@ def load(
     Returns:
       ``(params, config)``: JAX arrays under torch's names and an :class:`jaxlstm.LSTMConfig`.
 
+    Warns:
+      PortingWarning: ``batch_first`` or ``dropout`` is neither recorded nor given.
+
     Raises:
       CheckpointError: the file is damaged, unsafe or in an unknown format.
       ValueError: the file has no LSTM, ``prefix`` does not select exactly one, or the LSTM is invalid.
@@ -48,29 +51,26 @@ def load(
         warnings.warn(
             f"{os.fspath(path)} does not record {' and '.join(selected.unrecorded)} of the LSTM; assumed "
             f"{selected.assumptions()}. Pass the values of the torch module to jaxlstm.load",
+            PortingWarning,
             stacklevel=2,
         )
     return to_jax(selected.params, dtype), selected.config
 
 
-def load_numpy(
-    path: str | os.PathLike[str], prefix: str | None = None
-) -> tuple[dict[str, np.ndarray], LSTMConfig]:
-    """Load as :func:`load` does, but return NumPy arrays of the stored dtype and do not import jax."""
-    params, config, _ = read_lstm(path, prefix)
-    return params, config
-
-
-def read_lstm(path: str | os.PathLike[str], prefix: str | None = None, **given: Any) -> SelectedLSTM:
-    """Return one LSTM of a file with NumPy arrays.
+def read_lstm(
+    path: str | os.PathLike[str], prefix: str | None = None, *, progress: Progress = no_progress, **given: Any
+) -> SelectedLSTM:
+    """Load as :func:`load` does, with NumPy arrays of the stored dtype and without importing jax.
 
     Args:
       path, prefix: as for :func:`load`.
+      progress: called before each tensor is read.
       **given: ``batch_first`` and ``dropout``, which override the file unless they are None.
     """
-    params, config, unrecorded = read_flax_file(path, prefix) or select_lstm(
-        read_checkpoint(path), prefix=prefix
-    )
+    selected = read_flax_file(path, prefix)
+    if selected is None:
+        selected = select_lstm(read_checkpoint(path), prefix=prefix, progress=progress)
+    params, config, unrecorded = selected
     unrecorded = tuple(name for name in unrecorded if given.get(name) is None)
     return SelectedLSTM(params, with_fields(config, **given), unrecorded)
 
