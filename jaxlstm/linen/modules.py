@@ -51,7 +51,7 @@ def _bound_params(module: nn.Module) -> Params:
 def _refuse_load_state_dict(module: nn.Module) -> NoReturn:
     raise AttributeError(
         f"{type(module).__name__} has no load_state_dict, because Linen modules are immutable; call "
-        "jaxlstm.linen.load_state_dict(module, variables, state_dict), which returns new variables"
+        "jaxlstm.linen.load_state_dict(module, variables, state_dict, inputs=x), which returns new variables"
     )
 
 
