@@ -26,7 +26,7 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
     because Flax does not count batches.
 
     Flax's own LSTM and GRU cells keep only the sum of torch's two biases. It is returned as ``bias_ih``, with
-    zeros as ``bias_hh``: the same function, but not the same tensors as those that were loaded.
+    zeros as ``bias_hh``. The function is the same, the tensors are not.
 
     Args:
       model: the model.

@@ -47,7 +47,7 @@ def load_state_dict(
       method: the method to call; ``__call__`` if None.
 
     Returns:
-      New variables. Arrays that were not loaded, with ``strict=False``, are those of ``variables``.
+      New variables. With ``strict=False``, arrays that were not loaded are taken from ``variables``.
 
     Raises:
       StateDictError: the source does not fit the model. The message lists every problem.

@@ -36,7 +36,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What `load_state_dict` did.
+    """The outcome of `load_state_dict`.
 
     Attributes:
       loaded: (name in torch, path in the model) for each tensor and each array that got its numbers.
