@@ -192,7 +192,10 @@ def _layer_lines(report: dict[str, Any]) -> list[str]:
         for types in dict.fromkeys(tuple(layer["types"]) for layer in layers)
         if len(types) > 1
     ]
-    missing = {layer["types"][0]: layer["not_recorded"] for layer in layers if layer["not_recorded"]}
+    missing: dict[str, dict[str, None]] = {}
+    for layer in layers:
+        if layer["not_recorded"]:
+            missing.setdefault(layer["types"][0], {}).update(dict.fromkeys(layer["not_recorded"]))
     if missing:
         lines.append("not recorded in the file:")
         lines += [f"  {kind}: {', '.join(names)}" for kind, names in missing.items()]
