@@ -49,7 +49,9 @@ def fill(
     )
     failures = plan.failures + matched.failures
     if failures or (strict and not result.complete):
-        raise StateDictError(_message(failures, result, advise(plan, result, located)), result)
+        raise StateDictError(
+            _message(failures, result, advise(plan, result, located, name_map.flax_of)), result
+        )
     return result, matched.filled
 
 

@@ -43,9 +43,7 @@ class Variables:
             if key[0] in _NOT_WEIGHTS or not hasattr(value, "shape"):
                 continue
             if key[1:] in slots:
-                raise ValueError(
-                    f"variables has {'.'.join(key[1:])!r} in two collections, which is not supported"
-                )
+                raise ValueError(f"variables must not have {'.'.join(key[1:])!r} in two collections")
             slots[key[1:]] = self._slot(key, value)
         return slots
 
