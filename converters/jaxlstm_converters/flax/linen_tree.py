@@ -127,7 +127,7 @@ def _torch_path(path: Path, found: Mapping[Path, nn.Module]) -> Path:
         return ()
     parent = found.get(path[:-1])
     name = next(_attribute(parent, path[-1]), (path[-1],)) if parent is not None else (path[-1],)
-    if name[0] == _TRANSPARENT.get(type(parent)):
+    if any(isinstance(parent, kind) and name[0] == hidden for kind, hidden in _TRANSPARENT.items()):
         name = name[1:]
     return (*_torch_path(path[:-1], found), *name)
 

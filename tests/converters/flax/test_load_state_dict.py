@@ -364,10 +364,27 @@ def test_references_to_a_parent() -> None:
 
     class Parent(nnx.Module):
         def __init__(self) -> None:
+            self.scale = nnx.Param(jnp.ones(1))
             self.child = Child(self)
 
-    model = Parent()
-    assert list(jaxlstm.state_dict(model)) == ["child.fc.weight", "child.fc.bias"]
+    assert list(jaxlstm.state_dict(Parent())) == ["scale", "child.fc.weight", "child.fc.bias"]
+
+
+def test_parts_that_are_not_modules() -> None:
+    """Lists, dicts and Pytrees in a module hold layers and parameters, too."""
+
+    class Part(nnx.Pytree):
+        def __init__(self) -> None:
+            self.w = nnx.Param(jnp.ones(1))
+            self.fc = nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0))
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.part = Part()
+            self.data = nnx.data([nnx.Param(jnp.ones(1)), {"a": nnx.PReLU()}])
+            self.window = jnp.ones(3)
+
+    assert list(jaxlstm.state_dict(Model())) == ["part.w", "data.0", "part.fc.weight", "data.1.a.weight"]
 
 
 def test_non_strict_writes_the_rest() -> None:
