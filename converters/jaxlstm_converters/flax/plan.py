@@ -116,8 +116,8 @@ def _assign(plan: Plan, layer: Layer, row: Entry, names: Names) -> None:
     for name, option in zip(flax, options, strict=True):
         if not option:
             raise ValueError(
-                f"names gives the tensor {name!r} to {names.to_flax(name)!r}, so that this layer has none; add "
-                f"an entry with {layer.path!r} as its value"
+                f"names gives the tensor {name!r} to {names.to_flax(name)!r}, so that this layer has none; "
+                f"add an entry with {layer.path!r} as its value"
             )
     # A tensor with fewer names than another of its entry has the first of them throughout.
     rows = [
