@@ -162,7 +162,7 @@ def test_wrappers(wrapper: str, in_file: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", ["module.", "model_state_dict.", "model_state_dict.module."])
 def test_names_with_wrappers(start: str) -> None:
-    """The keys of ``names`` may be those of the file."""
+    """The keys of ``names`` may be names as they are in the file."""
     model, theirs = flax_model(), torch_model()
     source = WRAPPERS["nested, data parallel"](theirs)
     jaxlstm.load_state_dict(model, source, names={start + torch: flax for torch, flax in NAMES.items()})
