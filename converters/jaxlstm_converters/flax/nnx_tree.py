@@ -36,9 +36,10 @@ def nnx_layers(model: nnx.Module) -> list[Layer]:
             layers.append(Layer(node, ".".join(path), torch_path, slots))
             open_ = [*open_, (len(path), slots)]
         if isinstance(node, nnx.WeightNorm):
-            for key in node.scales or {}:
+            scales = node.scales or {}
+            for key in scales:
                 at = (*path, "scales", *map(str, key))
-                _add(_scale_slot(node.scales, key, ".".join(at)), at, open_)
+                _add(_scale_slot(scales, key, ".".join(at)), at, open_)
         hidden = next((name for kind, name in _TRANSPARENT.items() if isinstance(node, kind)), None)
         for name, child in _children(node):
             shown = torch_path if name == hidden else join(torch_path, name)
