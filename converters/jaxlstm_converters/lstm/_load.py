@@ -14,6 +14,7 @@ from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm._from_torch import to_jax
 from jaxlstm_converters.lstm.select import select_lstm, with_fields
 from jaxlstm_converters.lstm.selected import SelectedLSTM
+from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.write import flax_files
 
 
@@ -37,6 +38,9 @@ def load(
     Returns:
       ``(params, config)``: JAX arrays under torch's names and an :class:`jaxlstm.LSTMConfig`.
 
+    Warns:
+      PortingWarning: ``batch_first`` or ``dropout`` is neither recorded nor given.
+
     Raises:
       CheckpointError: the file is damaged, unsafe or in an unknown format.
       ValueError: the file has no LSTM, ``prefix`` does not select exactly one, or the LSTM is invalid.
@@ -47,6 +51,7 @@ def load(
         warnings.warn(
             f"{os.fspath(path)} does not record {' and '.join(selected.unrecorded)} of the LSTM; assumed "
             f"{selected.assumptions()}. Pass the values of the torch module to jaxlstm.load",
+            PortingWarning,
             stacklevel=2,
         )
     return to_jax(selected.params, dtype), selected.config

@@ -201,7 +201,9 @@ def flip(self: jax.Array, dims: Sequence[int]) -> jax.Array:
     return jnp.flip(self, axes(self, dims) if dims else ())
 
 
-@register_operator("aten.to.dtype", "aten.to.dtype_layout", "aten._to_copy.default", may_alias=True)
+@register_operator(
+    "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten._to_copy.default", may_alias=True
+)
 def to_dtype(self: jax.Array, dtype: Any = None, copy: bool = False) -> jax.Array:
     """Convert to a dtype; floats are truncated to integers."""
     return self if dtype is None else self.astype(held(dtype))
@@ -351,6 +353,8 @@ def repeat_interleave(
 @register_operator("aten.unfold.default")
 def unfold(self: jax.Array, dimension: int, size: int, step: int) -> jax.Array:
     """Return all windows of an axis, in a new last axis."""
+    if self.ndim == 0:
+        return self.reshape(1)[:size]
     place = axis(self, dimension)
     starts = np.arange(0, self.shape[place] - size + 1, step)
     windows = jnp.take(self, starts[:, None] + np.arange(size), axis=place)

@@ -114,8 +114,9 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
             return NotImplemented
         return methods[method](*(np.asarray(x) if isinstance(x, Tensor) else x for x in inputs), **kwargs)
 
-    # Comparison is elementwise, as of arrays, but a tensor can be a key of a dict.
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        # Comparison is elementwise, as of arrays, but a tensor can be a key of a dict.
+        return object.__hash__(self)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
         """Fill `result`, whose bytes are `raw`."""
