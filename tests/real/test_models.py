@@ -49,7 +49,7 @@ def test_beatnet_on_four_bars() -> None:
 
 
 def test_resemblyzer_on_a_conversation() -> None:
-    example = real.example("resemblyzer")
+    example = real.example("voice_encoder")
     ours, theirs = example.load(real.fetch_pinned(*real.RESEMBLYZER)), real.load_resemblyzer()
     windows = example.partial_utterances(example.mel_spectrogram(real.speech()))[8:24:2]
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_fine_tuned_in_jax_and_given_back_to_the_package(tmp_path: Path) -> None
     ("name", "location", "names", "load"),
     [
         ("beatnet", real.BEATNET, {}, real.load_beatnet),
-        ("resemblyzer", real.RESEMBLYZER, {}, real.load_resemblyzer),
+        ("voice_encoder", real.RESEMBLYZER, {}, real.load_resemblyzer),
     ],
 )
 def test_the_state_dict_is_that_of_the_package(
