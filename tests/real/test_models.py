@@ -13,15 +13,13 @@ import torch
 import jaxlstm
 from jaxlstm import check
 from tests.support import real_models as real
-from tests.support.real_problems import Problem, beatnet, g2pm, resemblyzer, silero_vad
+from tests.support.real_problems import PROBLEMS, Problem
 
 pytestmark = pytest.mark.network
 
 
-@pytest.mark.parametrize(
-    "make",
-    [*(pytest.param(make, marks=pytest.mark.slow) for make in (beatnet, resemblyzer, silero_vad)), g2pm],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", PROBLEMS)
 def test_verify(make: Callable[[], Problem]) -> None:
     """Outputs, states and gradients equal torch's by the criteria of the checker."""
     problem = make()
