@@ -27,7 +27,7 @@ CHECKPOINT = Path(__file__).parent / "demo.pt"
 
 def load_model(path: Path = CHECKPOINT) -> tuple[dict[str, Any], jaxlstm.LSTMConfig]:
     """Return the weights of every layer, and the config of the batch-first LSTM."""
-    lstm_params, config = jaxlstm.load(path, batch_first=True)
+    lstm_params, config = jaxlstm.load(path, batch_first=True, dropout=0.0)
     tensors = jaxlstm.read_checkpoint(path)
     others = ("tagger.embedding.weight", "capital.weight", "capital.bias", "mark.weight", "mark.bias")
     weights = {name: jnp.asarray(np.asarray(tensors[f"model_state_dict.{name}"])) for name in others}

@@ -36,19 +36,21 @@ if TYPE_CHECKING:
     from jaxlstm_converters import Checkpoint as Checkpoint
     from jaxlstm_converters import CheckpointError as CheckpointError
     from jaxlstm_converters import OptimizerState as OptimizerState
+    from jaxlstm_converters import PortingWarning as PortingWarning
     from jaxlstm_converters import find_lstms as find_lstms
     from jaxlstm_converters import from_torch as from_torch
     from jaxlstm_converters import load as load
     from jaxlstm_converters import load_optimizer as load_optimizer
+    from jaxlstm_converters import load_program as load_program
     from jaxlstm_converters import read_checkpoint as read_checkpoint
     from jaxlstm_converters import save as save
     from jaxlstm_converters import to_torch as to_torch
     from jaxlstm_converters.flax import LoadResult as LoadResult
-    from jaxlstm_converters.flax import PortingWarning as PortingWarning
     from jaxlstm_converters.flax import StateDictError as StateDictError
     from jaxlstm_converters.flax import load_state_dict as load_state_dict
     from jaxlstm_converters.flax import register_layer as register_layer
     from jaxlstm_converters.flax import state_dict as state_dict
+    from jaxlstm_converters.pt2._from_module import from_module as from_module
 
 _NAMES_OF_MODULE = {
     "jaxlstm.cell": ("LSTMState",),
@@ -62,17 +64,19 @@ _NAMES_OF_MODULE = {
         "Checkpoint",
         "CheckpointError",
         "OptimizerState",
+        "PortingWarning",
         "find_lstms",
         "from_torch",
         "load",
         "load_optimizer",
+        "load_program",
         "read_checkpoint",
         "save",
         "to_torch",
     ),
+    "jaxlstm_converters.pt2._from_module": ("from_module",),
     "jaxlstm_converters.flax": (
         "LoadResult",
-        "PortingWarning",
         "StateDictError",
         "load_state_dict",
         "register_layer",

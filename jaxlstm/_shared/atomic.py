@@ -10,8 +10,10 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+
+from jaxlstm._shared.paths import require_folder_of
 
 
 def require_replaceable(path: Path, *, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
@@ -29,29 +31,43 @@ def require_replaceable(path: Path, *, overwrite: bool, is_ours: Callable[[Path]
         raise FileExistsError(f"{path} is {kind}; choose another path")
     if not overwrite and not is_ours(path):
         raise FileExistsError(
-            f"{path} exists and was not written by jaxlstm; choose another path, or pass overwrite=True "
-            "(--overwrite) to replace it"
+            f"{path} exists and was not written by jaxlstm; choose another path, or pass overwrite=True to "
+            "replace it"
         )
 
 
 def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Replace the file at ``path`` by one with these bytes; on an error it is unchanged."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the directory {path.parent} does not exist")
-    with _temporary_beside(path) as temporary:
-        expected = hashlib.sha256()
-        with open(temporary, "xb") as file:
-            for part in parts:
-                file.write(part)
-                expected.update(part)
-            file.flush()
-            os.fsync(file.fileno())
-        with open(temporary, "rb") as file:
-            actual = hashlib.file_digest(file, "sha256")
-        if actual.digest() != expected.digest():
-            raise OSError(f"{path}: the bytes read back differ from those written; check the disk")
-        os.replace(temporary, path)
-    _sync_directory(path.parent)
+    write_together({path: parts})
+
+
+def write_together(files: Mapping[Path, Iterable[bytes | memoryview]]) -> None:
+    """Replace several files by the given bytes. All of them are written before the first is replaced."""
+    with contextlib.ExitStack() as stack:
+        temporaries = {}
+        for path, parts in files.items():
+            require_folder_of(path)
+            temporaries[path] = stack.enter_context(_temporary_beside(path))
+            _write_and_compare(temporaries[path], parts, path)
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    for folder in {path.parent for path in files}:
+        _sync_directory(folder)
+
+
+def _write_and_compare(temporary: Path, parts: Iterable[bytes | memoryview], path: Path) -> None:
+    """Write a file, flush it to the disk, read it back, and compare the hashes."""
+    expected = hashlib.sha256()
+    with open(temporary, "xb") as file:
+        for part in parts:
+            file.write(part)
+            expected.update(part)
+        file.flush()
+        os.fsync(file.fileno())
+    with open(temporary, "rb") as file:
+        actual = hashlib.file_digest(file, "sha256")
+    if actual.digest() != expected.digest():
+        raise OSError(f"{path}: the bytes read back differ from those written; check the disk")
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def compare(
 
     Args:
       actual: an array (NumPy, JAX or torch), a number, or a pytree of them.
-      expected: the same, of the same structure.
+      expected: the same, of the same structure. Named tuples, such as LSTMState, count as tuples.
       rtol, atol: two elements agree if abs(actual - expected) <= atol + rtol * abs(expected). Give both or
         neither. Defaults: the tolerances of ``torch.testing.assert_close`` for the coarser of the two dtypes;
         integers and bools must be equal.
@@ -35,7 +35,8 @@ def compare(
 
     Returns:
       A report with one item for each leaf, named by its path. The detail gives the number of elements that
-      differ and the worst absolute, relative and ulp error, each with its index and the allowed error.
+      differ and the worst absolute and relative error, each with its index and the absolute error allowed
+      there. The item's data, and the JSON, also give the worst error in ulp.
 
     Raises:
       ValueError: if only one tolerance is given, or a tolerance is negative.
@@ -88,6 +89,18 @@ def _compare_leaf(
 
 
 def _leaves(name: str, tree: Any) -> dict[str, Array]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(_with_plain_tuples(tree))
     paths = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
     return {path or "array": require_numbers(f"{name}{path}", leaf) for path, leaf in paths}
+
+
+def _with_plain_tuples(tree: Any) -> Any:
+    """Replace named tuples by tuples, so that the state (h, c) has the same paths here and in torch."""
+
+    def is_named(node: Any) -> bool:
+        return isinstance(node, tuple) and hasattr(node, "_fields")
+
+    def plain(node: Any) -> Any:
+        return tuple(map(_with_plain_tuples, node)) if is_named(node) else node
+
+    return jax.tree.map(plain, tree, is_leaf=is_named)

@@ -18,13 +18,16 @@ from jaxlstm.check.criteria.tolerance import require_tolerances
 from jaxlstm.check.environment import environment
 from jaxlstm.check.exceptions import describe
 from jaxlstm.check.model.cases import model_cases
+from jaxlstm.check.model.diagnose import ModelDiagnosis, diagnose_model
 from jaxlstm.check.model.names import ModuleNames
 from jaxlstm.check.model.ours import FunctionModel, OurModel
+from jaxlstm.check.model.program_model import ProgramModel
 from jaxlstm.check.model.results import ModelCase
 from jaxlstm.check.model.verification import ModelVerification
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.data import Item
 from jaxlstm.check.report.report import Report
+from jaxlstm.models.program import Program
 
 
 def verify_model(
@@ -41,13 +44,16 @@ def verify_model(
     rtol: float | None = None,
     atol: float | None = None,
     precision: str | None = "highest",
+    seconds: float = 10.0,
     progress: Progress | None = None,
 ) -> Report:
     """Check that a model equals a torch module to rounding.
 
     Args:
-      ours: a Flax NNX module in the mode in which it should run, or a function of arrays.
-      theirs: a ``torch.nn.Module``. A copy of it runs in evaluation mode on the CPU.
+      ours: a Flax NNX module in the mode in which it should run, a :class:`jaxlstm.models.program.Program`,
+        or a function of arrays.
+      theirs: a ``torch.nn.Module``, of which a copy runs in evaluation mode on the CPU, or a
+        ``torch.export.ExportedProgram``.
       args, kwargs: an example of the arguments, as NumPy arrays, JAX arrays or torch tensors. Other inputs
         are made from it.
       call: ``call(ours, *args, **kwargs)``, for an NNX module whose arguments or results have another layout
@@ -59,6 +65,7 @@ def verify_model(
       rtol, atol: the tolerance that replaces the numeric criteria in the dtype of the module. Give both or
         neither.
       precision: the precision of matrix products and convolutions that set none. None keeps JAX's default.
+      seconds: time for the search of the cause of a failure.
       progress: called as ``progress(done, total, description)``.
 
     Returns:
@@ -80,6 +87,9 @@ def verify_model(
         seed=require_seed(seed),
     )
     notes = _try_cases(verification, progress)
+    items = tuple(_items(verification))
+    failed = {item.name for item in items if item.ok is False}
+    diagnosis = diagnose_model(verification, failed, seconds) if failed else ModelDiagnosis()
     settings = {
         "ours": verification.ours.name,
         "theirs": verification.theirs.name,
@@ -93,11 +103,13 @@ def verify_model(
     }
     return Report(
         title=f"{verification.ours.name} in {verification.theirs.dtype}",
-        items=tuple(_items(verification)),
+        items=items,
+        diagnosis=diagnosis.lines,
         notes=(*notes, *_notes(verification)),
         settings=settings,
         environment=environment(precision, with_torch=True),
         again=_call(settings, kwargs),
+        layers=diagnosis.layers,
     )
 
 
@@ -109,6 +121,9 @@ def _try_cases(verification: ModelVerification, progress: Progress | None) -> li
     rng = np.random.default_rng(verification.seed)
     cases, notes = model_cases(example, lambda case: _refusal(theirs, case), rng)
     for done, case in enumerate(cases):
+        if case.shapes() != example.shapes() and any(i.ok is False for i in verification.findings.items()):
+            notes.append(f"{case.name}: not tried after the failure")
+            continue
         if progress is not None:
             progress(done, len(cases), case.name)
         verification.try_case(case)
@@ -152,6 +167,10 @@ def _notes(verification: ModelVerification) -> Iterator[str]:
 
 
 def _our_model(ours: Any, call: Callable[..., Any] | None, params: Any) -> OurModel:
+    if isinstance(ours, Program):
+        if call is not None or params is not None:
+            raise TypeError("call and params must be None for a Program, which holds its parameters")
+        return ProgramModel(ours)
     flax = sys.modules.get("flax.nnx")  # Loaded if the caller holds one of its modules.
     if flax is not None and isinstance(ours, flax.Module):
         from jaxlstm.check.flax_model import FlaxModel
@@ -163,6 +182,10 @@ def _our_model(ours: Any, call: Callable[..., Any] | None, params: Any) -> OurMo
         raise TypeError(f"ours must be a flax.nnx Module or a function of arrays, got {type(ours).__name__}")
     if call is not None:
         raise TypeError("call must be None for a function, which can rearrange its arguments itself")
+    if "flax.linen" in sys.modules:
+        from jaxlstm.check.flax_model import LinenFunction
+
+        return LinenFunction(ours, params)
     return FunctionModel(ours, params)
 
 

@@ -1,16 +1,21 @@
-"""A Flax NNX model under test: its parameters by path, and a copy of it in float64."""
+"""A Flax model under test: its parameters by path, its layers, and a copy of it in float64."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
-from jaxlstm.check.model.ours import Call, cast
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.check.model.layers import LayerRecord
+from jaxlstm.check.model.ours import Call, FunctionModel, cast
+from jaxlstm.check.model.results import ModelCase
+from jaxlstm.check.port import jax_settings
 
 
 class FlaxModel:
@@ -34,6 +39,38 @@ class FlaxModel:
 
         return Call(function, dict(zip(names, map(np.asarray, leaves), strict=True)))
 
+    def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Run a copy eagerly and return every call of a submodule, in the order in which they return.
+
+        Calls that JAX traces, such as those inside ``nnx.scan``, are left out.
+        """
+        records = list[LayerRecord]()
+        with jax_settings(dtype, precision):
+            module = self.copy(dtype if dtype == np.float64 else None)
+            paths = {id(m): ".".join(map(str, path)) for path, m in nnx.iter_modules(module)}
+
+            def keep(layer: Any, args: Any, kwargs: Any, returned: Any) -> None:
+                inputs, outputs = _concrete_arrays((args, kwargs)), _concrete_arrays(returned)
+                path = paths.get(id(layer))
+                if path is not None and inputs is not None and outputs is not None:
+                    records.append(LayerRecord(path, type(layer).__name__, inputs, outputs))
+
+            classes = {type(m) for _, m in nnx.iter_modules(module) if callable(m)}
+            recording = {cls: _recording_class(cls, keep) for cls in classes}
+            for _, submodule in list(nnx.iter_modules(module)):
+                if callable(submodule):
+                    object.__setattr__(submodule, "__class__", recording[type(submodule)])
+            case = case.astype(dtype).map(jax.device_put)
+            with contextlib.suppress(*PORT_EXCEPTIONS):  # The item "runs" reports them.
+                self._call(module, *case.args, **case.kwargs)
+        return records
+
+    def evaluation(self) -> FlaxModel:
+        """Return the model in evaluation mode: running averages, and no dropout."""
+        module = self.copy(None)
+        module.eval()
+        return FlaxModel(module, self._call)
+
     def copy(self, dtype: Any) -> nnx.Module:
         """Return a copy of the module in ``dtype``, or as it is if ``dtype`` is None."""
         graph, state = nnx.split(self._module)
@@ -41,12 +78,32 @@ class FlaxModel:
         if dtype is not None:
             for _, submodule in nnx.iter_modules(module):
                 _set_dtypes(submodule, dtype)
+                if getattr(submodule, "attention_fn", None) is nnx.dot_product_attention:
+                    submodule.attention_fn = _attention_in_its_dtype  # type: ignore[attr-defined]
         return module
 
 
-def is_flax_module(model: Any) -> bool:
-    """Return True for an NNX module."""
-    return isinstance(model, nnx.Module)
+class LinenFunction(FunctionModel):
+    """A function that may call Linen modules, whose layers Flax reports."""
+
+    def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Run the function and return every call of a Linen module, in the order in which they return."""
+        records = list[LayerRecord]()
+
+        def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            returned = call(*args, **kwargs)
+            inputs, outputs = _concrete_arrays((args, kwargs)), _concrete_arrays(returned)
+            if context.method_name == "__call__" and inputs is not None and outputs is not None:
+                module = context.module
+                records.append(LayerRecord(".".join(module.path), type(module).__name__, inputs, outputs))
+            return returned
+
+        with jax_settings(dtype, precision), linen.intercept_methods(intercept):
+            call = self.call_in(dtype if dtype == np.float64 else None)
+            case = case.astype(dtype).map(jax.device_put)
+            with contextlib.suppress(*PORT_EXCEPTIONS):  # The item "runs" reports them.
+                call.function(jax.device_put(dict(call.params)), case.args, case.kwargs)
+        return records
 
 
 def _is_parameter(path: Any, leaf: Any) -> bool:
@@ -72,3 +129,37 @@ def _set_dtypes(module: nnx.Module, dtype: Any) -> None:
     for name, value in vars(module).items():
         if isinstance(value, (type, np.dtype)) and jnp.issubdtype(value, jnp.floating):
             setattr(module, name, jnp.dtype(dtype))
+
+
+class _NoRecord:
+    """A stand-in for the module that would record attention weights."""
+
+    def sow(self, *args: Any) -> None:
+        """Record nothing."""
+
+
+def _attention_in_its_dtype(*args: Any, module: Any = None, **kwargs: Any) -> Any:
+    """Attend without ``jax.nn.dot_product_attention``, whose softmax is always in float32.
+
+    Flax avoids that function if it records the weights.
+    """
+    return nnx.dot_product_attention(*args, module=module or _NoRecord(), **kwargs)
+
+
+def _recording_class(cls: type, keep: Callable[[Any, Any, Any, Any], None]) -> type:
+    """Return a subclass whose calls are recorded."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        returned = cls.__call__(self, *args, **kwargs)  # type: ignore[operator]
+        keep(self, args, kwargs, returned)
+        return returned
+
+    return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__})
+
+
+def _concrete_arrays(tree: Any) -> tuple[np.ndarray, ...] | None:
+    """Return copies of the arrays of a tree, or None if JAX traces one of them."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, (jax.Array, np.ndarray))]
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return None
+    return tuple(np.asarray(leaf) for leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))

@@ -1,10 +1,13 @@
-"""A pytest plugin: a fixture that verifies a port, and ``approx`` for trees of arrays.
+"""A pytest plugin: fixtures that verify a port or a model, and ``approx`` for trees of arrays.
 
 The distribution registers the plugin. A failed check prints the verdict, the diagnosis and the first
 failures of its report instead of arrays.
 
 >>> def test_my_port(jaxlstm_verify):
 ...     jaxlstm_verify(my_port, params, config)
+
+>>> def test_my_model(jaxlstm_verify_model):
+...     jaxlstm_verify_model(model, torch_model, (x,))
 
 >>> def test_my_tree():
 ...     assert my_tree() == approx(expected_tree)
@@ -51,12 +54,21 @@ class approx:  # noqa: N801 - It is named like pytest.approx.
 @pytest.fixture
 def jaxlstm_verify() -> Callable[..., Report]:
     """Return :func:`jaxlstm.check.verify`, which fails the test with the report's first screen."""
+    return _failing("verify")
 
+
+@pytest.fixture
+def jaxlstm_verify_model() -> Callable[..., Report]:
+    """Return :func:`jaxlstm.check.verify_model`, which fails the test with the report's first screen."""
+    return _failing("verify_model")
+
+
+def _failing(name: str) -> Callable[..., Report]:
     def check(*args: Any, **kwargs: Any) -> Report:
         __tracebackhide__ = True
-        from jaxlstm.check import verify
+        from jaxlstm import check
 
-        report = verify(*args, **kwargs)
+        report = getattr(check, name)(*args, **kwargs)
         if not report.ok:
             pytest.fail(report.first_screen(), pytrace=False)
         return report

@@ -1,21 +1,26 @@
 """The command line: ``jaxlstm inspect | convert | check | run | export``.
 
 Exit status: 0 for success, 1 if a result is wrong or something is missing, 2 for bad input or usage, which
-is explained in one line on standard error.
+is explained in one line on standard error. Ctrl-C gives 130.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxlstm._version import __version__
 from jaxlstm.cli import check, convert, export, inspect, run
+from jaxlstm.cli.interrupt import repeat_lost_interrupts
+from jaxlstm.cli.messages import in_one_line
 
 COMMANDS = (inspect, convert, check, run, export)
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C, as shells report it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,22 +42,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Exit status: 0 for success, 1 for a wrong or missing result, 2 for bad input or usage.",
     )
     parser.add_argument("--version", action="version", version=f"jaxlstm {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
     args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return 2
     try:
-        return args.run(args)
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("JAXLSTM_DEBUG"):
+        with repeat_lost_interrupts():
+            return args.run(args)
+    except KeyboardInterrupt as interrupt:
+        if _debug():
             raise
-        message = " ".join(_describe(error).split())
+        message = "; ".join(["interrupted", *getattr(interrupt, "__notes__", ())])
         print(f"jaxlstm {args.command}: {message}", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        if _debug():
+            raise
+        print(f"jaxlstm {args.command}: {in_one_line(error, args)}", file=sys.stderr)
         return 2
 
 
-def _describe(error: Exception) -> str:
-    """Return the message of an error, without the number of a system error."""
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+def _debug() -> bool:
+    return bool(os.environ.get("JAXLSTM_DEBUG"))

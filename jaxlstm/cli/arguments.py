@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from jaxlstm._shared.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from jaxlstm_converters.lstm.selected import SelectedLSTM
 
 
 def add_command(
@@ -27,9 +33,9 @@ def add_command(
       texts: ``help`` and ``description``.
     """
     parser = commands.add_parser(name, **texts)
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
+    parser.add_argument("checkpoint", type=path_argument, metavar="FILE", help="the checkpoint to read")
     if output:
-        parser.add_argument("-o", "--output", required=True, metavar="OUT", help=output)
+        parser.add_argument("-o", "--output", type=path_argument, required=True, metavar="OUT", help=output)
     if overwrite:
         parser.add_argument(
             "--overwrite",
@@ -44,28 +50,47 @@ def add_command(
     return parser
 
 
+def path_argument(text: str) -> str:
+    """Return a path argument; refuse an empty one, which is usually an unset variable of a shell."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got an empty string")
+    return text
+
+
 def add_unrecorded(parser: argparse.ArgumentParser) -> None:
     """Add the config fields that most checkpoints do not record: ``--batch-first`` and ``--dropout``."""
     unrecorded = "which most checkpoints do not record"
     parser.add_argument(
         "--batch-first",
         action=argparse.BooleanOptionalAction,
-        help=f"the module's batch_first, {unrecorded} (default: off)",
+        help=f"the module's batch_first, {unrecorded} (default: assumed off)",
     )
     parser.add_argument(
-        "--dropout", type=float, metavar="P", help=f"the module's dropout, {unrecorded} (default: 0)"
+        "--dropout", type=float, metavar="P", help=f"the module's dropout, {unrecorded} (default: assumed 0)"
     )
 
 
-def load_selected(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
-    """Load the selected LSTM: its parameters as NumPy arrays, and its config."""
+def load_selected(args: argparse.Namespace, progress: Progress = no_progress) -> SelectedLSTM:
+    """Load the selected LSTM, with its parameters as NumPy arrays."""
     from jaxlstm.config import LSTMCellConfig
-    from jaxlstm_converters.lstm._load import load_numpy
-    from jaxlstm_converters.lstm.select import with_fields
+    from jaxlstm_converters.lstm._load import read_lstm
 
-    params, config = load_numpy(args.checkpoint, args.prefix)
     fields = {"batch_first": args.batch_first, "dropout": args.dropout}
+    selected = read_lstm(args.checkpoint, args.prefix, progress=progress, **fields)
     given = [f"--{n.replace('_', '-')}" for n, value in fields.items() if value is not None]
-    if given and isinstance(config, LSTMCellConfig):
+    if given and isinstance(selected.config, LSTMCellConfig):
         raise ValueError(f"{' and '.join(given)} cannot be used with an LSTMCell")
-    return params, with_fields(config, **fields)
+    return selected
+
+
+def warn_of_assumptions(args: argparse.Namespace, selected: SelectedLSTM) -> None:
+    """Print a warning if ``--batch-first`` or ``--dropout`` was not given and is not in the file."""
+    if not selected.unrecorded:
+        return
+    options = {"batch_first": "--batch-first or --no-batch-first", "dropout": "--dropout P"}
+    print(
+        f"jaxlstm {args.command}: warning: {args.checkpoint} does not record "
+        f"{' and '.join(selected.unrecorded)}; assumed {selected.assumptions()}. Pass "
+        f"{' and '.join(options[name] for name in selected.unrecorded)}",
+        file=sys.stderr,
+    )

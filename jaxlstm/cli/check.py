@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
 from jaxlstm._shared.progress import Progress, progress_bar
-from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, path_argument
 from jaxlstm.cli.load_port import load_port
 from jaxlstm.cli.merged import Reports, command_line, merge_reports
-from jaxlstm.cli.output import checkpoint_files, require_not_input
+from jaxlstm.cli.output import checkpoint_files, require_output
+from jaxlstm.cli.verdict import NOT_RUN, verdict_text
 
 if TYPE_CHECKING:
     from jaxlstm.check import Report
 
 BACKENDS = ("cpu", "gpu", "tpu")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-NOT_RUN = "not run: JAX finds no such device"
 
 
 def add_parser(commands: Any) -> None:
@@ -61,15 +61,20 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="check only the results, over dtype x batch x length x jit, and print one table",
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="print every report in full, with settings and environment"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
-    parser.add_argument("--report", metavar="FILE.html", help="also write an HTML page")
+    parser.add_argument("--report", type=path_argument, metavar="FILE.html", help="also write an HTML page")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a verdict for each backend and dtype. Return 0 if all hold, else 1."""
+    """Check on each backend and in each dtype, and print the verdict. Return 0 if all hold, else 1."""
+    from jaxlstm.check.report.terminal import show_text
+
     if args.report:
         _require_writable(args)
-    params, config = load_selected(args)
+    params, config, _ = load_selected(args)
     port = load_port(args.port) if args.port else None
     devices, absent = _devices(args.backend)
     reports: Reports = {}
@@ -85,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
     else:
-        _print(args, reports, absent)
+        show_text(verdict_text(args, reports, absent))
     return 0 if all(report.ok for report in reports.values()) else 1
 
 
@@ -93,14 +98,12 @@ def _require_writable(args: argparse.Namespace) -> None:
     """Raise, before anything is computed, if ``--report`` cannot be written or would replace an input."""
     from jaxlstm.check.report.html import is_html_page
 
-    path = Path(args.report)
-    if not path.parent.is_dir():
-        raise ValueError(f"--report {path}: its folder does not exist")
+    report = Path(args.report)
     inputs = checkpoint_files(args.checkpoint)
     if args.port:
         inputs.append(Path(args.port.partition(":")[0]))
-    require_not_input(path, inputs, option="--report")
-    require_replaceable(path, overwrite=args.overwrite, is_ours=is_html_page)
+    require_output(report, inputs, option="--report")
+    require_replaceable(report, overwrite=args.overwrite, is_ours=is_html_page)
 
 
 def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -144,30 +147,6 @@ def _check(
 
 def _labelled(progress: Progress, label: str) -> Progress:
     return lambda done, total, step: progress(done, total, f"{label}: {step}")
-
-
-def _print(args: argparse.Namespace, reports: Reports, absent: list[str]) -> None:
-    from jaxlstm.check.report.terminal import show_text
-
-    for (backend, _), report in reports.items():
-        print(f"{args.checkpoint} on {backend}")
-        show_text(_matrix_text(report) if args.matrix else str(report))
-        print()
-    for backend in absent:
-        print(f"{backend}: {NOT_RUN}")
-
-
-def _matrix_text(report: Report) -> str:
-    from jaxlstm.check.report.text import matrix_table
-
-    lines = [
-        report.verdict,
-        matrix_table(report),
-        "float64: largest absolute difference from torch or the oracle; other dtypes: RMS error divided by "
-        "the RMS error of correct implementations",
-    ]
-    lines += [f"FAILED {item.name}: {item.detail}" for item in report.failures]
-    return "\n".join(lines)
 
 
 def _as_json(checkpoint: str, reports: Reports, absent: list[str]) -> Any:

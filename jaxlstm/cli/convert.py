@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
-from jaxlstm.cli.output import checkpoint_files, require_not_input
+from jaxlstm._shared.progress import progress_bar
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, warn_of_assumptions
+from jaxlstm.cli.output import checkpoint_files, require_output
 
 
 def add_parser(commands: Any) -> None:
@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
         "convert",
         run,
         help="convert one LSTM of a checkpoint to another file format",
-        description="Convert one LSTM of a checkpoint to safetensors, PyTorch, Flax msgpack or Orbax. "
+        description="Convert one LSTM of a checkpoint to safetensors, PyTorch, NumPy, Flax msgpack or Orbax. "
         "The file is read back and compared bit for bit. "
         "Exit status: 0 if all bits are equal, 1 if not, 2 for bad input.",
         output="the file to write, or the directory for Orbax; it must not be FILE",
@@ -28,8 +28,8 @@ def add_parser(commands: Any) -> None:
     add_unrecorded(parser)
     parser.add_argument(
         "--format",
-        choices=("safetensors", "torch", "msgpack", "orbax"),
-        help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth, .msgpack, "
+        choices=("safetensors", "torch", "npz", "msgpack", "orbax"),
+        help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth, .npz, .msgpack, "
         "or no suffix for an Orbax directory)",
     )
 
@@ -39,19 +39,19 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from jaxlstm.config_json import config_to_dict
-    from jaxlstm_converters.lstm._load import load_numpy
+    from jaxlstm_converters.lstm._load import read_lstm
     from jaxlstm_converters.write._save import format_of, save
 
     output = Path(args.output)
     form = args.format or format_of(output)
-    require_not_input(output, checkpoint_files(args.checkpoint))
-    params, config = load_selected(args)
-    save(output, params, config, format=form, overwrite=args.overwrite)
-    written, written_config = load_numpy(output)
-    if form == "torch":
-        fields = config_to_dict(config)
-        unrecorded = {n: fields[n] for n in ("batch_first", "dropout") if n in fields}
-        written_config = dataclasses.replace(written_config, **unrecorded)
+    require_output(output, checkpoint_files(args.checkpoint))
+    with progress_bar() as progress:
+        selected = load_selected(args, progress)
+        params, config, assumed = selected
+        options = {"overwrite": args.overwrite, "assumed": assumed, "progress": progress}
+        save(output, params, config, format=form, **options)
+        written, written_config, _ = read_lstm(output, progress=progress)
+    warn_of_assumptions(args, selected)
     bit_exact = written_config == config and all(
         written[name].dtype == array.dtype
         # As integers, NaN equals NaN and -0 differs from 0.
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     report = {
         "output": str(output),
         "format": form,
-        "config": config_to_dict(config),
+        "config": config_to_dict(config, assumed),
         "parameters": sum(array.size for array in params.values()),
         "bit_exact": bit_exact,
     }

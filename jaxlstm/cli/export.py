@@ -1,18 +1,18 @@
-"""``jaxlstm export FILE -o OUT``: export one LSTM as a StableHLO artifact that runs without jaxlstm."""
+"""``jaxlstm export FILE -o OUT``: export an LSTM or a program as an artifact that runs without jaxlstm."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import size
-from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected
-from jaxlstm.cli.output import checkpoint_files, require_not_input
-
-TOLERANCE = 1e-5
-"""Largest accepted difference between the artifact and ``jaxlstm.lstm``, relative to the largest result."""
+from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, warn_of_assumptions
+from jaxlstm.cli.compare_artifact import platform_names, relative_difference, runs_here, show_comparison
+from jaxlstm.cli.output import checkpoint_files, require_output
+from jaxlstm.cli.program import takes_program
+from jaxlstm.cli.program.export import run_program
 
 
 def add_parser(commands: Any) -> None:
@@ -21,10 +21,12 @@ def add_parser(commands: Any) -> None:
         commands,
         "export",
         run,
-        help="export one LSTM as a StableHLO artifact",
+        help="export one LSTM or a .pt2 program as a StableHLO artifact",
         description="Export one LSTM of a PyTorch checkpoint as a jax.export artifact, a function "
         "(inputs, h_0, c_0) -> (outputs, h_n, c_n) of any batch size and length that runs without jaxlstm. "
-        "The artifact is read back, run and compared with jaxlstm.lstm. "
+        "A .pt2 program becomes a function of the tensors among its inputs, of any size of its free axes; "
+        "--prefix selects one LSTM of it. "
+        "The artifact is read back, run and compared with jaxlstm. "
         "Exit status: 0 if the results agree, 1 if not, 2 for bad input.",
         output="the file to write, such as model.stablehlo; it must not be FILE",
         overwrite=True,
@@ -46,50 +48,47 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, read back, and compare with ``lstm`` if this machine can run it: 0 if equal, 1 if not."""
+    if takes_program(args):
+        return run_program(args)
     from jaxlstm.config_json import config_to_dict
     from jaxlstm.inference.artifact import export, goes_beside, load_exported, weights_beside
 
     output = Path(args.output)
     inputs = checkpoint_files(args.checkpoint)
-    require_not_input(output, inputs)
-    params, config = load_selected(args)
+    require_output(output, inputs)
+    with progress_bar() as progress:
+        selected = load_selected(args, progress)
+    params, config, assumed = selected
     if goes_beside(params, args.weights):
-        require_not_input(weights_beside(output), inputs)
-    platforms = [name.strip() for name in args.platforms.split(",")]
-    options = {"weights": args.weights, "overwrite": args.overwrite}
-    export(output, params, config, platforms=platforms, **options)
-    loaded = load_exported(output)
-    difference = _largest_difference(loaded, params, config)
+        require_output(weights_beside(output), inputs)
+    platforms = platform_names(args)
+    options = {"weights": args.weights, "overwrite": args.overwrite, "assumed": assumed}
+    with progress_bar() as progress:
+        progress(0, 2, f"exporting for {', '.join(platforms)}")
+        export(output, params, config, platforms=platforms, **options)
+        progress(1, 2, "comparing with jaxlstm.lstm")
+        loaded = load_exported(output)
+        difference = _largest_difference(loaded, params, config)
+    warn_of_assumptions(args, selected)
     report = {
         "output": str(output),
         "bytes": output.stat().st_size,
         "weights": "inside" if loaded.params is None else str(weights_beside(output)),
         "platforms": list(loaded.exported.platforms),
-        "config": config_to_dict(config),
+        "config": config_to_dict(config, assumed),
         "largest_difference": difference,
     }
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        print(f"{output}: {size(report['bytes'])} for {', '.join(platforms)}, {config}")
-        print(f"weights: {report['weights']}")
-        print(
-            "not run: this machine has none of these platforms"
-            if difference is None
-            else f"read back and run: largest difference from jaxlstm.lstm {difference:.1e}"
-        )
-    return 0 if difference is None or difference <= TOLERANCE else 1
+    text = f"{output}: {size(report['bytes'])} for {', '.join(platforms)}, {config}"
+    return show_comparison(report, text, "jaxlstm.lstm", as_json=args.json)
 
 
 def _largest_difference(loaded: Any, params: Any, config: Any) -> float | None:
     """Return the largest relative difference on random inputs, or None if it cannot run here."""
-    import jax
     import numpy as np
 
     from jaxlstm.functional import lstm
 
-    here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
-    if here not in loaded.exported.platforms:
+    if not runs_here(loaded.exported):
         return None
     rng = np.random.default_rng(0)
     dtype = loaded.exported.in_avals[-1].dtype
@@ -97,8 +96,4 @@ def _largest_difference(loaded: Any, params: Any, config: Any) -> float | None:
     x, h_0, c_0 = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
     expected, state = lstm(params, x, (h_0, c_0), config=config, backend="scan")
     outputs, final = loaded(x, (h_0, c_0))
-    differences = []
-    for a, b in zip((outputs, *final), (expected, *state), strict=True):
-        a, b = (np.asarray(leaf, np.float64) for leaf in (a, b))
-        differences.append(np.abs(a - b).max() / np.maximum(1.0, np.abs(b).max()))
-    return float(np.max(differences))  # np.max propagates NaN, which Python's max may drop
+    return relative_difference((outputs, *final), (expected, *state))

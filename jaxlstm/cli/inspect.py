@@ -1,4 +1,7 @@
-"""``jaxlstm inspect FILE``: list the LSTMs or all layers in a checkpoint, without importing jax."""
+"""``jaxlstm inspect FILE``: list the LSTMs or all layers in a checkpoint, without importing jax.
+
+A ``.pt2`` file is described as a program too. The check that its operators are supported imports jax.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm._shared.table import size, table
+from jaxlstm.cli.arguments import path_argument
+from jaxlstm.cli.program import describe as program
+from jaxlstm.cli.program import is_program
 
 
 def add_parser(commands: Any) -> None:
     """Add the command's parser."""
     parser = commands.add_parser(
         "inspect",
-        help="list the LSTMs in a checkpoint, or all its layers",
-        description="List every LSTM and LSTMCell in a PyTorch checkpoint, with its prefix and config. "
-        "Nothing in the file is executed. "
-        "Exit status: 0 if all LSTMs are valid, 1 if there is none (with --all: no layer) or one is invalid, "
-        "2 for bad input.",
+        help="list the LSTMs in a checkpoint or .pt2 program, or all its layers",
+        description="List every LSTM and LSTMCell in a PyTorch checkpoint, with its prefix and config. For a "
+        ".pt2 program also list inputs, free axes, results and operators. Nothing in the file is executed. "
+        "Exit status: 0 if all LSTMs are valid and the program can run, 1 if a checkpoint has no LSTM (with "
+        "--all: no layer), an LSTM is invalid or the program cannot run, 2 for bad input.",
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="the checkpoint to read")
+    parser.add_argument("checkpoint", type=path_argument, metavar="FILE", help="the checkpoint to read")
     parser.add_argument(
         "--all", action="store_true", help="list every layer: type, sizes, parameters, share of the model"
     )
@@ -31,40 +37,44 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the layers: return 0 if all LSTMs are valid, 1 if nothing is found or an LSTM is invalid."""
+    """Print the layers: return 0 if all LSTMs are valid, 1 if nothing is found or something is invalid."""
     report = describe(args.checkpoint, every_layer=args.all)
     print(json.dumps(report, indent=2) if args.json else _text(report))
-    return 0 if report.get("layers", report["lstms"]) and not report["broken"] else 1
+    found = "program" in report or report.get("layers", report["lstms"])
+    refused = report.get("program", {}).get("refused")
+    return 0 if found and not report["broken"] and not refused else 1
 
 
 def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     """Return the printed information in the form of the JSON output."""
-    from jaxlstm.config_json import config_to_dict
+    from jaxlstm.config_json import ASSUMABLE, config_to_dict
     from jaxlstm.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.lstm._find_lstms import config_hints, survey
     from jaxlstm_converters.lstm._load import read_flax_file
+    from jaxlstm_converters.lstm.selected import SelectedLSTM, unrecorded_arguments
 
     flax_file = read_flax_file(path)
-    checkpoint: Any = read_checkpoint(path) if flax_file is None else flax_file[0]
+    checkpoint: Any = read_checkpoint(path) if flax_file is None else flax_file.params
     found, hints = survey(checkpoint), config_hints(checkpoint)
     if flax_file is not None:
-        found.lstms[""] = flax_file[1]
-        hints[""] = config_to_dict(flax_file[1])
+        found.lstms[""] = flax_file.config
+        hints[""] = dict.fromkeys(set(ASSUMABLE) - set(flax_file.unrecorded))
+    graph = program.read_graph(path) if is_program(path) else None
+    if graph is not None:
+        _apply_hints(found, hints, program.lstm_hints(graph))
     lstms = []
     for prefix, config in found.lstms.items():
         tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
-        fields = config_to_dict(config)
-        hinted = hints.get(prefix, {})
+        unrecorded = unrecorded_arguments(config, hints.get(prefix, {}))
         lstms.append(
             {
                 "prefix": prefix,
-                "config": fields,
+                "config": config_to_dict(config),
                 "dtype": ", ".join(sorted({str(t.dtype) for t in tensors})),
                 "parameters": sum(math.prod(t.shape) for t in tensors),
-                "not_recorded": [
-                    name for name in ("batch_first", "dropout") if name in fields and name not in hinted
-                ],
+                "not_recorded": list(unrecorded),
+                "assumed": SelectedLSTM({}, config, unrecorded).assumptions(),
             }
         )
     return {
@@ -72,6 +82,7 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         "container": getattr(checkpoint, "container", "Flax file of jaxlstm"),
         "tensors": len(checkpoint),
         "bytes": sum(t.nbytes for t in checkpoint.values()),
+        **({} if graph is None else {"program": program.describe(graph)}),
         "lstms": lstms,
         **(_describe_layers(found, hints) if every_layer else {}),
         "broken": found.broken,
@@ -79,6 +90,14 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         "others": found.others,
         "warnings": list(getattr(checkpoint, "warnings", ())),
     }
+
+
+def _apply_hints(found: Any, hints: dict[str, Any], recorded: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add settings of LSTMs that a program records."""
+    for prefix, settings in recorded.items():
+        if prefix in found.lstms:
+            found.lstms[prefix] = dataclasses.replace(found.lstms[prefix], **settings)
+            hints[prefix] = {**hints.get(prefix, {}), **settings}
 
 
 def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -106,6 +125,8 @@ def _text(report: dict[str, Any]) -> str:
         f"{'s' * (report['tensors'] != 1)}, {size(report['bytes'])}",
         "",
     ]
+    if "program" in report:
+        lines += [*program.program_lines(report["program"]), ""]
     if "layers" in report:
         lines += _layer_lines(report)
     else:
@@ -118,6 +139,8 @@ def _text(report: dict[str, Any]) -> str:
             for prefix, kind in report["others"].items()
         ]
     lines += [f"warning: {warning}" for warning in report["warnings"]]
+    if refused := report.get("program", {}).get("refused"):
+        lines.append(f"CANNOT RUN: {refused}")
     return "\n".join(lines).rstrip("\n")
 
 
@@ -138,8 +161,8 @@ def _lstm_lines(report: dict[str, Any]) -> list[str]:
         table(("prefix", "type", "config", "dtype", "parameters"), rows),
         "",
         *(
-            f"not recorded: {' and '.join(entry['not_recorded'])} of {entry['prefix'] or '(root)'}; "
-            "pass them to convert and check as options"
+            f"not recorded: {' and '.join(entry['not_recorded'])} of {entry['prefix'] or '(root)'}; convert "
+            f"and export assume {entry['assumed']} unless you pass them as options"
             for entry in report["lstms"]
             if entry["not_recorded"]
         ),
@@ -169,7 +192,10 @@ def _layer_lines(report: dict[str, Any]) -> list[str]:
         for types in dict.fromkeys(tuple(layer["types"]) for layer in layers)
         if len(types) > 1
     ]
-    missing = {layer["types"][0]: layer["not_recorded"] for layer in layers if layer["not_recorded"]}
+    missing: dict[str, dict[str, None]] = {}
+    for layer in layers:
+        if layer["not_recorded"]:
+            missing.setdefault(layer["types"][0], {}).update(dict.fromkeys(layer["not_recorded"]))
     if missing:
         lines.append("not recorded in the file:")
         lines += [f"  {kind}: {', '.join(names)}" for kind, names in missing.items()]

@@ -39,7 +39,7 @@ def load_port(spec: str) -> Callable[..., Any]:
 def _import(spec: str, source: str) -> ModuleType:
     is_file = source.endswith(".py")
     if is_file and not Path(source).is_file():
-        raise ValueError(f"--port {spec}: file {source} does not exist")
+        raise ValueError(f"--port {spec}: no such file: {source}")
     folder = Path(source).resolve().parent if is_file else Path.cwd()
     sys.path.insert(0, str(folder))
     try:

@@ -1,4 +1,4 @@
-"""Protect the input files of a command from its output."""
+"""The output of a command: its folder must exist, and it must not replace an input."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from jaxlstm._shared.paths import require_folder_of
 
 
 def checkpoint_files(checkpoint: str | os.PathLike[str]) -> list[Path]:
@@ -20,10 +22,10 @@ def checkpoint_files(checkpoint: str | os.PathLike[str]) -> list[Path]:
         return [path]
 
 
-def require_not_input(
+def require_output(
     output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], *, option: str = "-o"
 ) -> None:
-    """Raise if writing ``output`` would replace an input.
+    """Raise if ``output`` has no folder to be written to, or if writing it would replace an input.
 
     An input is recognized under any name: through symbolic and hard links, relative paths, and names that
     differ in case on a file system that ignores case. A path inside an input directory is refused, and so
@@ -35,11 +37,11 @@ def require_not_input(
       option: the option that named the output, for the message.
 
     Raises:
+      FileNotFoundError: the folder of the output does not exist.
       ValueError: the output is or would destroy an input.
     """
-    if not os.fspath(output):
-        raise ValueError(f"{option} must be a path, got an empty string")
     output = Path(output)
+    require_folder_of(output)
     for source in map(Path, inputs):
         if not source.exists():
             continue

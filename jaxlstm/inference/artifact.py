@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ import jax.export
 import numpy as np
 
 from jaxlstm import precision as precision_
-from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm._shared.atomic import require_replaceable, write_together
 from jaxlstm._shared.optional import import_optional
+from jaxlstm._shared.paths import require_exists, require_folder_of
 from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
@@ -51,6 +52,7 @@ def export(
     weights: str = "auto",
     precision: Precision = precision_.DEFAULT,
     overwrite: bool = False,
+    assumed: Collection[str] = (),
 ) -> None:
     """Write ``(inputs, h_0, c_0) -> (outputs, h_n, c_n)`` as a ``jax.export`` artifact, atomically.
 
@@ -66,6 +68,8 @@ def export(
         512 MiB.
       precision: precision of the matrix products, fixed in the artifact; see :mod:`jaxlstm.precision`.
       overwrite: replace existing files that ``export`` did not write.
+      assumed: arguments of the config that were assumed, which the file of separate weights records; see
+        ``jaxlstm.save``.
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or value.
@@ -73,7 +77,7 @@ def export(
     """
     path = Path(path)
     import_optional("flatbuffers", "export")
-    _check_arguments(path, platforms, weights)
+    check_arguments(path, platforms, weights)
     check_params(params, config)
     dtype = require_dtype("dtype", dtype or next(iter(params.values())).dtype)
     arrays = {name: np.asarray(params[name]).astype(dtype) for name in param_shapes(config)}
@@ -93,15 +97,16 @@ def export(
         return outputs, state.h, state.c
 
     shapes = _shapes(config, dtype)
+    files: dict[Path, Iterable[bytes | memoryview]] = {}
     make = jax.export.export(jax.jit(jaxlstm_export), platforms=tuple(platforms))
     if beside:
         leaves = {name: jax.ShapeDtypeStruct(leaf.shape, dtype) for name, leaf in arrays.items()}
         exported = make(leaves, *shapes)
-        metadata = {"format": "pt", METADATA_KEY: saved_metadata("", config)}
-        write_atomically(weights_beside(path), safetensors_bytes(arrays, metadata))
+        metadata = {"format": "pt", METADATA_KEY: saved_metadata("", config, assumed)}
+        files[weights_beside(path)] = safetensors_bytes(arrays, metadata)
     else:
         exported = make(*shapes)
-    write_atomically(path, [bytes(exported.serialize())])
+    write_together({**files, path: [bytes(exported.serialize())]})
 
 
 def goes_beside(arrays: Mapping[str, Any], weights: str) -> bool:
@@ -169,14 +174,7 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
       OSError: the file or its weights cannot be read.
     """
     path = Path(path)
-    import_optional("flatbuffers", "export")
-    data = path.read_bytes()
-    try:
-        exported = jax.export.deserialize(bytearray(data))
-    except (ValueError, TypeError, IndexError, KeyError, AssertionError, struct.error) as error:
-        raise ValueError(
-            f"{path} is not a jax.export artifact; pass a file that 'jaxlstm export' wrote"
-        ) from error
+    exported = read_artifact(path)
     if len(exported.in_avals) < 3 or any(a.ndim != 3 for a in exported.in_avals[-3:]):
         raise ValueError(f"{path} is not an LSTM artifact: its arguments are {exported.in_avals}")
     if len(exported.in_avals) == 3:
@@ -191,18 +189,38 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
     return Exported(exported, jax.device_put(params))
 
 
+def read_artifact(path: Path) -> jax.export.Exported:
+    """Read a file of ``jax.export``.
+
+    Raises:
+      ValueError: the file is not such an artifact.
+      OSError: the file cannot be read.
+    """
+    import_optional("flatbuffers", "export")
+    require_exists(path)
+    data = path.read_bytes()
+    try:
+        return jax.export.deserialize(bytearray(data))
+    except (ValueError, TypeError, IndexError, KeyError, AssertionError, struct.error) as error:
+        raise ValueError(
+            f"{path} is not a jax.export artifact; pass a file that 'jaxlstm export' wrote"
+        ) from error
+
+
 def _signature(params: Mapping[str, Any]) -> dict[str, str]:
     """Return the dtype and shape of each array, by name."""
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in sorted(params.items())}
 
 
-def _check_arguments(path: Path, platforms: Sequence[str], weights: str) -> None:
+def check_arguments(path: Path, platforms: Sequence[str], weights: str) -> None:
+    """Raise if an argument of an export is invalid."""
     if isinstance(platforms, str) or not platforms or set(platforms) - set(PLATFORMS):
         raise ValueError(f"platforms must be some of {PLATFORMS}, got {platforms!r}")
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {WEIGHTS}, got {weights!r}")
     if path.suffix == ".safetensors":
         raise ValueError(f"path must not end in .safetensors, the suffix of separate weights; got {path}")
+    require_folder_of(path)
 
 
 def _shapes(config: LSTMConfig, dtype: np.dtype) -> list[jax.ShapeDtypeStruct]:

@@ -95,7 +95,8 @@ class Graph:
       in_tree: structure of (args, kwargs).
       out_tree: structure of the results.
       mutations: name in torch of a buffer that the program changes -> value that it holds afterwards.
-      ranges: name of a free axis -> (smallest, largest) size; None where unbounded.
+      ranges: name of a free axis -> (smallest, largest) size as recorded; None where unbounded. See
+        :meth:`size_range`.
     """
 
     parameters: Mapping[str, str]
@@ -108,3 +109,11 @@ class Graph:
     out_tree: Tree
     mutations: Mapping[str, Argument] = field(default_factory=dict)
     ranges: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+
+    def size_range(self, axis: str) -> tuple[int, int | None]:
+        """Return the smallest and the largest size of a free axis; None where unbounded.
+
+        torch records 2 as the smallest size of every dynamic axis and accepts 0 and 1 too.
+        """
+        low, high = self.ranges.get(axis, (None, None))
+        return (0 if low is None or low <= 2 else low), high

@@ -120,8 +120,8 @@ def _bind_sizes(
 
 
 def _require_range(graph: Graph, name: str, actual: int, where: str) -> None:
-    low, high = graph.ranges.get(name, (None, None))
-    if (low is not None and actual < low) or (high is not None and actual > high):
+    low, high = graph.size_range(name)
+    if actual < low or (high is not None and actual > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ProgramError("input-shape", f"{where} must be {bounds}, got {actual}")
 

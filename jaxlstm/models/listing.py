@@ -12,8 +12,9 @@ def listing(graph: Graph) -> str:
     """Return the text of a graph."""
     torch_names = {**graph.parameters, **graph.buffers, **graph.constants}
     lines = ["inputs:", *(f"  {_input(declared)}" for declared in graph.inputs)]
-    for name, (low, high) in graph.ranges.items():
-        lines.append(f"  {name}: {0 if low is None else low} to {'any size' if high is None else high}")
+    for name in graph.ranges:
+        low, high = graph.size_range(name)
+        lines.append(f"  {name}: {low} to {'any size' if high is None else high}")
     path = None
     for node in graph.nodes:
         if node.module_path != path:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models import tree
 from jaxlstm.models.acceptance import accept
 from jaxlstm.models.errors import ProgramError
-from jaxlstm.models.graph import Graph, Input
+from jaxlstm.models.graph import Graph, Input, Node
 from jaxlstm.models.inputs import bind_inputs, require_tensors
 from jaxlstm.models.interpreter import resolve, run_nodes
 from jaxlstm.models.listing import listing
 from jaxlstm.models.operators.dtypes import held, to_held
 from jaxlstm.models.operators.registry import Options
 from jaxlstm.precision import Precision
+
+
+class Write(Protocol):
+    """A function that writes parameters and buffers into a copy of the file of a program."""
+
+    def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write the file."""
+        ...
 
 
 class Program:
@@ -30,31 +42,48 @@ class Program:
 
     Attributes:
       graph: the exported graph.
-      params: name in torch -> parameter.
+      params: name in torch -> parameter. A tied parameter has its first name only, as in
+        ``named_parameters`` of torch.
+      tied: other name of a tied parameter -> first name.
       buffers: name in torch -> buffer, for example the running mean of a batch normalization.
       options: precision and backend, see :meth:`with_options`.
 
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, graph: Graph, tensors: Mapping[str, np.ndarray], *, write: Write | None = None
+    ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.
+
+        Args:
+          graph: the exported graph.
+          tensors: name in torch -> value.
+          write: writes the file of :meth:`save`.
 
         Raises:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
             a tensor is float64 without JAX's 64-bit mode.
         """
-        self.graph = graph
+        self.tied = _other_names(graph.parameters, tensors)
+        first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
+        self.graph = graph = replace(graph, parameters=first_names)
         self.options = Options()
         self._plan = accept(graph)
         self.params = _hold("parameter", graph.parameters, tensors)
         self.buffers = _hold("buffer", graph.buffers, tensors)
         self._constants = _hold("constant", graph.constants, tensors)
+        self._write = write
 
     @property
     def inputs(self) -> tuple[Input, ...]:
         """The inputs: name, dtype and shape, in which a string names a free axis."""
         return self.graph.inputs
+
+    @property
+    def constants(self) -> dict[str, jax.Array]:
+        """The constants of the graph, by name."""
+        return self._constants
 
     @property
     def mutated_buffers(self) -> tuple[str, ...]:
@@ -111,25 +140,28 @@ class Program:
         *args: Any,
         buffers: Mapping[str, Any] | None = None,
         seq_lengths: Any = None,
+        record: Callable[[Node, Any], None] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the program and return every value of the graph by its name.
 
-        A value that an in-place operator changes later has its last contents.
+        A value that an in-place operator changes later has its last contents. ``record`` is called with each
+        node and its result, in order.
         """
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)
         require_tensors("buffers", buffers, self.buffers)
         inputs, sizes = bind_inputs(self.graph, args, kwargs)
         values: dict[str, Any] = {
-            **{value: params[name] for value, name in self.graph.parameters.items()},
-            **{value: buffers[name] for value, name in self.graph.buffers.items()},
+            **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
+            **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
             **{value: self._constants[name] for value, name in self.graph.constants.items()},
             **inputs,
         }
         options = Options(self.options.precision, self.options.backend, seq_lengths)
-        for _ in run_nodes(self._plan, values, sizes, options):
-            pass
+        for node, result in run_nodes(self._plan, values, sizes, options):
+            if record is not None:
+                record(node, result)
         return values
 
     def with_options(self, *, precision: Precision = None, backend: str | None = None) -> Program:
@@ -144,12 +176,60 @@ class Program:
         other.options = Options(precision or self.options.precision, backend or self.options.backend)
         return other
 
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        params: Mapping[str, Any] | None = None,
+        *,
+        buffers: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the program as a ``.pt2`` file, atomically.
+
+        ``torch.export.load`` of torch 2.9 or later opens the file, and so does ``jaxlstm.load_program``. It
+        holds no sample inputs.
+
+        Args:
+          path: the file.
+          params: parameters with the names and shapes of ``program.params``, which is the default.
+          buffers: buffers as ``program.buffers``, which is the default.
+          overwrite: replace an existing file that jaxlstm did not write.
+
+        Raises:
+          ProgramError: params or buffers do not fit the program.
+          FileExistsError: ``path`` exists and must not be replaced.
+          TypeError: the program was made from a graph and not from a file or module.
+        """
+        params = self.params if params is None else params
+        buffers = self.buffers if buffers is None else buffers
+        require_tensors("params", params, self.params)
+        require_tensors("buffers", buffers, self.buffers)
+        if self._write is None:
+            raise TypeError(
+                "only programs of jaxlstm.load_program and jaxlstm.from_module can be saved; this one was "
+                "made from a graph"
+            )
+        tied = {name: params[first] for name, first in self.tied.items()}
+        self._write(Path(path), {**params, **tied, **buffers}, overwrite=overwrite)
+
     def __str__(self) -> str:
         return listing(self.graph)
 
     def __repr__(self) -> str:
         count = sum(array.size for array in self.params.values())
         return f"<Program: {len(self.graph.nodes)} nodes, {count:,} parameters>"
+
+
+def _other_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return other name -> first name of the parameters whose tensor is the same array."""
+    first: dict[int, str] = {}
+    others = {}
+    for name in dict.fromkeys(names.values()):
+        if name in tensors:
+            owner = first.setdefault(id(tensors[name]), name)
+            if owner != name:
+                others[name] = owner
+    return others
 
 
 def _hold(kind: str, names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import jaxlstm
 from jaxlstm.check import compare
 
 
@@ -44,7 +45,20 @@ def test_reports_number_size_and_place_of_differences():
     assert item.data["ulp"]["value"] == 6
     assert item.data["ulp"]["index"] == (0, 0)
     assert item.data["relative"]["value"] == 3 * 2.0**-22
-    assert "1 of 4 (25 %) differ" in item.detail
+    assert item.detail == (
+        "1 of 4 (25 %) differ; worst absolute error 1.9e-06 at (1, 0) (absolute error allowed: 1.0e-06), "
+        "worst relative error 7.2e-07 at (0, 0) (absolute error allowed: 1.0e-06)"
+    )
+
+
+def test_our_state_and_torchs_pair():
+    """LSTMState is a named tuple, torch's state a plain one."""
+    lstm = torch.nn.LSTM(3, 4)
+    params, config = jaxlstm.from_torch(lstm)
+    x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
+    report = compare(jaxlstm.lstm(params, x, config=config), lstm(torch.from_numpy(x)))
+    assert report.ok, str(report)
+    assert [item.name for item in report.items] == ["[0]", "[1][0]", "[1][1]"]
 
 
 def test_ulp_of_the_coarser_dtype():

@@ -46,7 +46,7 @@ def test_mutants_are_deterministic() -> None:
     assert made.hexdigest() == DIGEST
 
 
-DIGEST = "ae9f9f66a39868de78c80af8b62f8fe84d06eb0ef05b89a5c7ec11ed647e8b55"
+DIGEST = "10672fb8a7a79d6f7fa6bee4d8e8c1c700195500daf5d701c2b906b2cbeaeaf9"
 
 
 def test_seeds_are_valid(tmp_path: Path) -> None:

@@ -58,8 +58,10 @@ def test_right_port_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_wrong_port_fails_with_a_diagnosis(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(f"{folder}/mine.py:onnx_order") == 1
     printed = capsys.readouterr().out
-    assert "onnx_order in float32: DOES NOT HOLD" in printed
     assert "the gates are read in the order" in printed
+    last = printed.splitlines()[-1]
+    assert last.startswith(f"m.pt: {folder}/mine.py:onnx_order DOES NOT HOLD (cpu float32: ")
+    assert last.endswith("; --verbose shows every item")
 
 
 def test_module_in_the_working_directory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +74,7 @@ def test_module_in_the_working_directory(folder: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("port", "text", "message"),
     [
-        ("none.py", None, "file none.py does not exist"),
+        ("none.py", None, "no such file: none.py"),
         ("mine.py:absent", None, "absent does not exist in mine.py; name one of its functions"),
         ("no_such_module:port", None, "No module named 'no_such_module'"),
         ("bad.py", "x = 1\ny = x / 0\n", "ZeroDivisionError: division by zero (bad.py, line 2)"),

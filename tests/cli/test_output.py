@@ -13,7 +13,7 @@ import torch
 
 from jaxlstm import from_torch, load, save
 from jaxlstm.check.report.html import is_html_page
-from jaxlstm.cli.output import checkpoint_files, require_not_input
+from jaxlstm.cli.output import checkpoint_files, require_output
 from tests.support.command import jaxlstm_command
 
 INDEX = "model.safetensors.index.json"
@@ -102,8 +102,8 @@ def test_an_orbax_directory_is_one_input(tmp_path: Path) -> None:
     save(path, *from_torch(MODEL))
     for output in (path, path / "_METADATA", path / "new.safetensors", tmp_path):
         with pytest.raises(ValueError, match="would replace the input"):
-            require_not_input(output, [path])
-    require_not_input(tmp_path / "other", [path, tmp_path / "missing"])
+            require_output(output, [path])
+    require_output(tmp_path / "other", [path, tmp_path / "missing"])
 
 
 def test_another_file_needs_overwrite(model: Path) -> None:
@@ -142,4 +142,4 @@ def test_a_report_replaces_only_a_report(model: Path) -> None:
     assert jaxlstm_command(*command, "--overwrite").status == 0
     assert is_html_page(model / "notes.html")
     os.remove("model.pt")  # The report is accepted now; the checkpoint is missing.
-    assert "model.pt: " in jaxlstm_command(*command).err
+    assert "no such file: model.pt" in jaxlstm_command(*command).err

@@ -45,7 +45,7 @@ def test_memory_of_assemble(suffix: str, tmp_path: Path) -> None:
             named = {f"{index}.{leaf}": array for leaf, array in part.items()}
             current.add(index, index + 1, named, [f"s{index}"])
         tracemalloc.start()
-        results.assemble(current, states=False)
+        results.assemble(current)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     # Arrow compresses the zeros.

@@ -43,7 +43,7 @@ def test_inputs_and_options(refuse: Refuse, tmp_path: Path) -> None:
         ("empty.npz", "y.npz", (), "has no sequences"),
         ("objects.npz", "y.npz", (), "x is not an array of numbers"),
         ("x.npz", "y.npy", (), "the suffix must be .npz or .safetensors or .parquet"),
-        ("x.npz", "nowhere/y.npz", (), "the folder does not exist"),
+        ("x.npz", "nowhere/y.npz", (), "nowhere does not exist; create it or choose another path"),
         ("x.npz", "y.npz", ("--batch-size", "0"), "--batch-size must be greater than zero, got 0"),
         ("x.npz", "y.npz", ("--dtype", "int8"), "dtype must be float16"),
         ("x.npz", "y.npz", ("--prefix", "nothing"), "prefix"),
@@ -112,7 +112,7 @@ def test_outputs(refuse: Refuse, tmp_path: Path) -> None:
         ("x.npz", "x.npz", (), "x.npz would replace the input"),
         ("x.npz", "link.npz", (), "link.npz would replace the input"),
         ("x.npz", "m.safetensors", (), "m.safetensors would replace the input"),
-        ("x.npz", "y.npz", ("--states",), "a.h_n would be the name of a sequence and of a state"),
+        ("x.npz", "y.npz", ("--states",), "a.h_n would be the name of a result of 'a' and of 'a.h_n'"),
     ):
         refuse(source, output, options, message)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree
 
 import jaxlstm
 from jaxlstm.models.graph import Graph, Node, TensorType, Tree, Value
@@ -15,6 +17,7 @@ from jaxlstm_converters.checkpoint import CheckpointError
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from tests.support.exported import AUTO, Tagger, Tied, save
 from tests.support.processes import run_python
+from tools.fuzz.seeds import HERE
 
 LEAF = Tree("leaf")
 
@@ -29,7 +32,7 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.export
 def test_tensors(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
     """Parameters, buffers and constants have torch's names and bits."""
     path, program = tagger
-    _, tensors = read_pt2(path)
+    _, tensors, _ = read_pt2(path)
     expected = {**program.state_dict, **program.constants}
     assert tensors.keys() == expected.keys()
     assert {"shift", "constant", "scale"} < tensors.keys()
@@ -39,7 +42,7 @@ def test_tensors(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
 
 def test_signature(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
     path, program = tagger
-    graph, _ = read_pt2(path)
+    graph, *_ = read_pt2(path)
     signature = program.graph_signature
     assert dict(graph.parameters) == dict(signature.inputs_to_parameters)
     assert dict(graph.buffers) == dict(signature.inputs_to_buffers)
@@ -49,7 +52,7 @@ def test_signature(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
         ("tokens", TensorType(np.dtype("int64"), (axis, 7)), None),
         ("factor", None, 2.0),
     ]
-    assert graph.outputs == tuple(Value(name) for name in signature.user_outputs)
+    assert graph.outputs == tuple(Value(str(name)) for name in signature.user_outputs)
     assert graph.in_tree == Tree("tuple", (Tree("tuple", (LEAF, LEAF)), Tree("dict")))
     state = Tree("list", (LEAF, Tree("tuple", (LEAF,))))
     assert graph.out_tree == Tree("dict", (LEAF, state), ("logits", "state"))
@@ -63,7 +66,7 @@ def node(graph: Graph, op: str) -> Node:
 
 def test_nodes(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
     path, program = tagger
-    graph, _ = read_pt2(path)
+    graph, *_ = read_pt2(path)
     (axis,) = graph.ranges
     lstm = node(graph, "aten.lstm.input")
     assert lstm.module_path == "lstm"
@@ -90,7 +93,7 @@ def test_nodes(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
 
 def test_tied_and_strided_weights(tmp_path: Path) -> None:
     program = save(tmp_path / "a.pt2", Tied(), torch.randn(2, 3))
-    graph, tensors = read_pt2(tmp_path / "a.pt2")
+    graph, tensors, _ = read_pt2(tmp_path / "a.pt2")
     assert tensors["encoder.weight"] is tensors["decoder.weight"]
     for name, tensor in program.state_dict.items():
         np.testing.assert_array_equal(tensors[name], tensor.detach().numpy(), strict=True)
@@ -112,7 +115,7 @@ class Arguments(nn.Module):
 def test_arguments(tmp_path: Path) -> None:
     x = torch.randn(3, 4)
     save(tmp_path / "a.pt2", Arguments(), x, kwargs={"mask": x > 0})
-    graph, _ = read_pt2(tmp_path / "a.pt2")
+    graph, *_ = read_pt2(tmp_path / "a.pt2")
     split = node(graph, "aten.split_with_sizes.default")
     assert split.kwargs["split_sizes"] == (1, 2)
     assert len(split.outputs) == 1
@@ -122,6 +125,50 @@ def test_arguments(tmp_path: Path) -> None:
     assert node(graph, "aten.index.Tensor").kwargs["indices"][0] is None  # type: ignore[index]
     assert len(node(graph, "aten.max.dim").outputs) == 2
     assert graph.in_tree == Tree("tuple", (Tree("tuple", (LEAF,)), Tree("dict", (LEAF,), ("mask",))))
+
+
+class Point(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Results(nn.Module):
+    """Results in a namedtuple, with None and a number, and buffers of several dtypes and shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("narrow", torch.ones(2, dtype=torch.bfloat16))
+        self.register_buffer("empty", torch.ones(0, 3, dtype=torch.int8))
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("flags", torch.tensor([True, False]))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        with torch.no_grad():
+            y = x * 2
+        return Point(x + 1, y), None, 3
+
+
+def test_results_and_dtypes(tmp_path: Path) -> None:
+    _pytree._register_namedtuple(Point, serialized_type_name="tests.Point")
+    save(tmp_path / "a.pt2", Results(), torch.ones(2))
+    with pytest.raises(CheckpointError, match=r"torch\.no_grad"):
+        read_pt2(tmp_path / "a.pt2")
+    with torch.no_grad():
+        program = save(tmp_path / "a.pt2", Results(), torch.ones(2))
+    graph, tensors, _ = read_pt2(tmp_path / "a.pt2")
+    point = Tree("namedtuple", (LEAF, LEAF), ("x", "y"), "tests.Point")
+    assert graph.out_tree == Tree("tuple", (point, LEAF, LEAF))
+    assert graph.outputs[2:] == (None, 3)
+    for name, tensor in program.state_dict.items():
+        assert tensors[name].dtype.name == str(tensor.dtype).removeprefix("torch.")
+        assert tensors[name].tolist() == tensor.tolist()
+
+
+def test_lstm_settings(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
+    """`load` takes batch_first from the graph."""
+    assert jaxlstm.read_checkpoint(tagger[0]).hints == {"lstm.": {"batch_first": True, "dropout": 0.0}}
+    _, config = jaxlstm.load(tagger[0])
+    assert config.batch_first
 
 
 def test_read_checkpoint(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
@@ -149,3 +196,11 @@ def test_reading_imports_neither_torch_nor_jax(tagger: tuple[Path, torch.export.
         "print([m for m in ('torch', 'jax', 'flax') if m in sys.modules])"
     )
     assert run_python("-c", code, tagger[0]).strip() == "[]"
+
+
+def test_final_states_with_a_wrong_type() -> None:
+    """Types that torch 2.9 recorded wrongly, and those that depend on them, are left out."""
+    graph, *_ = read_pt2(HERE / "pt2-2.9.pt2")
+    assert node(graph, "aten.lstm.input").types.keys() == {"getitem"}
+    graph, *_ = read_pt2(HERE / "pt2-2.13.pt2")
+    assert node(graph, "aten.lstm.input").types.keys() == {"getitem", "getitem_1", "getitem_2"}

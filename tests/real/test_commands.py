@@ -10,7 +10,7 @@ import pytest
 
 import jaxlstm
 from jaxlstm.config_json import config_to_dict
-from jaxlstm_converters.lstm._load import load_numpy
+from jaxlstm_converters.lstm._load import read_lstm
 from tests.support.command import jaxlstm_command
 from tests.support.real_files import BY_LABEL, EACH_LSTM, FILES, Real
 
@@ -26,8 +26,10 @@ def test_inspect(real: Real) -> None:
     listed = {lstm["prefix"]: lstm["config"] for lstm in found["lstms"]}
     assert listed == {prefix: config_to_dict(config) for prefix, config in real.lstms.items()}
     for lstm in found["lstms"]:
-        recorded = real.hints or isinstance(real.lstms[lstm["prefix"]], jaxlstm.LSTMCellConfig)
-        assert lstm["not_recorded"] == ([] if recorded else ["batch_first", "dropout"])
+        config = real.lstms[lstm["prefix"]]
+        recorded = real.hints or isinstance(config, jaxlstm.LSTMCellConfig)
+        missing = ["batch_first", "dropout"] if config.num_layers > 1 else ["batch_first"]
+        assert lstm["not_recorded"] == ([] if recorded else missing)
     assert not found["broken"]
     assert not found["others"]
     assert not found["warnings"]
@@ -68,7 +70,7 @@ def test_convert(real: Real, prefix: str, suffix: str, tmp_path: Path) -> None:
     output = tmp_path / f"converted.{suffix}"
     select = ["--prefix", prefix] if len(real.lstms) > 1 else []
     assert jaxlstm_command("convert", real.path(), "-o", output, *select).status == 0
-    converted, config = load_numpy(output)
+    converted, config, _ = read_lstm(output)
     if suffix == "safetensors":  # a torch file does not record batch_first
         assert config == real.lstms[prefix]
     theirs = real.read(real.path())

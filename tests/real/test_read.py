@@ -39,7 +39,7 @@ def test_a_pickled_module_and_its_state_dict_are_equal() -> None:
 
 def test_the_onnx_and_torchscript_files_hold_the_same_cell() -> None:
     """The gates of the ONNX file are in another order; apart from that, the bits are equal."""
-    params, _ = load(BY_LABEL["silero-onnx"].path())
+    params, _ = load(BY_LABEL["silero-onnx"].path(), batch_first=False, dropout=0.0)
     cell, _ = load(BY_LABEL["silero-torchscript"].path(), prefix="_model.decoder.rnn")
     assert {f"{name}_l0" for name in cell} == params.keys()
     for name, array in cell.items():
@@ -50,7 +50,7 @@ def test_the_optimizer_of_resemblyzer() -> None:
     path = BY_LABEL["resemblyzer"].path()
     checkpoint = read_checkpoint(path)
     assert sum(name.startswith("optimizer_state.state.") for name in checkpoint) > 20
-    params, config = load(path)
+    params, config = load(path, batch_first=False, dropout=0.0)
     optimizer = load_optimizer(path, params, config)
     shapes = {name: array.shape for name, array in params.items()}
     adam = next(s for s in optimizer.state if hasattr(s, "mu"))  # type: ignore[union-attr]

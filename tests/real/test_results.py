@@ -41,7 +41,7 @@ def test_verify(real: Real, prefix: str) -> None:
 def test_calls_that_pass_on_the_state_equal_one_call() -> None:
     """BeatNet runs its LSTM frame by frame and keeps the state."""
     real = BY_LABEL["beatnet"]
-    params, config = jaxlstm.load(real.path(), batch_first=True)
+    params, config = jaxlstm.load(real.path(), batch_first=True, dropout=0.0)
     x = np.random.default_rng(0).standard_normal((1, 30, 150)).astype(np.float32)
     run = jax.jit(lambda x, state: jaxlstm.lstm(params, x, state, config=config))
     zeros = jaxlstm.LSTMState(jnp.zeros((2, 1, 150)), jnp.zeros((2, 1, 150)))

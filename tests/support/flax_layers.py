@@ -57,7 +57,7 @@ class LayerCase(NamedTuple):
 def _conv(spatial: int, **kwargs: Any) -> LayerCase:
     """A convolution of odd sizes: 4 to 6 channels, kernel (3, 2, 1), stride 2, padding 1."""
     kernel = (3, 2, 1)[:spatial]
-    layer = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[spatial - 1]
+    layer: Any = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[spatial - 1]
     groups = kwargs.pop("groups", 1)
     return LayerCase(
         lambda: layer(4, 6, kernel, stride=2, padding=1, groups=groups, **kwargs),
@@ -73,7 +73,7 @@ def _conv(spatial: int, **kwargs: Any) -> LayerCase:
 
 def _conv_transpose(spatial: int, transpose_kernel: bool) -> LayerCase:
     kernel = (3, 4)[:spatial]
-    layer = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d)[spatial - 1]
+    layer: Any = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d)[spatial - 1]
     # torch: padding 1, output_padding 1; Flax pads by k - 1 - padding on the left.
     padding = [(k - 2, k - 1) for k in kernel]
     return LayerCase(

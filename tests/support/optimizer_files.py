@@ -16,7 +16,7 @@ from jaxlstm import load, load_optimizer
 def reload(path: Path, **arguments: Any) -> Any:
     """Load the optimizer of an LSTM in a file, in the stored dtype."""
     with jax.enable_x64(True):
-        params, config = load(path, prefix=arguments.get("prefix"))
+        params, config = load(path, prefix=arguments.get("prefix"), batch_first=False, dropout=0.0)
         return load_optimizer(path, params, config, **arguments)
 
 

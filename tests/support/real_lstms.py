@@ -23,7 +23,7 @@ Arrays = tuple[np.ndarray, ...]
 
 def assert_real_lstm_is_as_exact_as_torch(real: Real, prefix: str) -> None:
     """The RMS error in float32, relative to torch in float64, is at most twice torch's."""
-    params, config = jaxlstm.load(real.path(), prefix=prefix)
+    params, config = jaxlstm.load(real.path(), prefix=prefix, batch_first=False, dropout=0.0)
     rng = np.random.default_rng(0)
     x = realistic_inputs(real, config.input_size, rng)
     h_0, c_0 = (rng.uniform(-0.5, 0.5, shape).astype(np.float32) for shape in config.state_shapes(BATCH))
@@ -44,7 +44,7 @@ def assert_real_lstm_is_as_exact_as_torch(real: Real, prefix: str) -> None:
 
 def assert_verdict_holds(real: Real, prefix: str) -> None:
     """``verify`` passes."""
-    params, config = jaxlstm.load(real.path(), prefix=prefix)
+    params, config = jaxlstm.load(real.path(), prefix=prefix, batch_first=False, dropout=0.0)
     numpy_params = {name: np.asarray(array) for name, array in params.items()}
     if is_cell(config):
         step = jax.jit(lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state))

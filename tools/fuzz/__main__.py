@@ -1,6 +1,6 @@
 """Fuzz the checkpoint reader with mutated files of every container, in processes with limits.
 
-    python -m tools.fuzz --seed S --start N --count M [--minutes X] [--processes P]
+    python -m tools.fuzz --seed S --start N --count M [--minutes X] [--processes P] [--only pt2]
 
 File N of seed S is the same on every machine. A finding is a file that yields neither tensors nor a
 `CheckpointError`, or that exceeds the limits on time or memory. Findings are kept in the folder `--keep`,
@@ -63,6 +63,7 @@ def fuzz(
     seconds: float = float("inf"),
     processes: int = 1,
     child: Sequence[str] = CHILD,
+    only: str = "",
 ) -> Report:
     """Read files `start` to `start + count`, or fewer if the time runs out.
 
@@ -73,6 +74,7 @@ def fuzz(
         seconds: no block of files starts after this time.
         processes: number of concurrent processes.
         child: command of the process that reads files.
+        only: mutate only the valid files whose name starts with this text.
     """
     end, step = start + count, min(BLOCK, -(-count // processes))
     began = time.monotonic()
@@ -84,7 +86,7 @@ def fuzz(
                 first = next(blocks, end)
             if first == end:
                 break
-            report = _block(seed, first, min(step, end - first), child)
+            report = _block(seed, first, min(step, end - first), child, only)
             with lock:
                 whole.add(report)
 
@@ -93,27 +95,26 @@ def fuzz(
     return whole
 
 
-def _block(seed: int, start: int, count: int, child: Sequence[str]) -> Report:
+def _block(seed: int, start: int, count: int, child: Sequence[str], only: str) -> Report:
     """Read a block of files in one process; start another after a death, from the next file on."""
     report, end = Report(files=count), start + count
     # In memory, so that the disk does not dominate the measured time.
     shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=shared) as folder:
         for _ in range(MAX_DEATHS):
-            died = _process(seed, start, end - start, Path(folder), child, report)
+            died = _process((seed, start, end - start, folder, only), child, report)
             if died is None:
                 return report
             start = died + 1
     raise RuntimeError(f"{MAX_DEATHS} processes died between files {end - count} and {start}")
 
 
-def _process(
-    seed: int, start: int, count: int, folder: Path, child: Sequence[str], report: Report
-) -> int | None:
+def _process(arguments: tuple[int, int, int, str, str], child: Sequence[str], report: Report) -> int | None:
     """Run one process; return the index of the file during which it died, or None."""
     # More threads would reserve address space.
     environment = python_environment(OPENBLAS_NUM_THREADS="1")
-    command = [*child, *map(str, (seed, start, count, folder))]
+    folder = Path(arguments[3])
+    command = [*child, *map(str, arguments)]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     for line in map(json.loads, done.stdout.splitlines()):
         if "counts" in line:
@@ -130,12 +131,12 @@ def _process(
     return index
 
 
-def keep(seed: int, report: Report, folder: Path) -> None:
+def keep(seed: int, report: Report, folder: Path, only: str = "") -> None:
     """Write the first file of each finding to its own folder."""
     for finding, indices in report.findings.items():
         place = folder / f"{seed}-{indices[0]}"
         place.mkdir(parents=True, exist_ok=True)
-        case = mutant(seed, indices[0])
+        case = mutant(seed, indices[0], only)
         case.write(place)
         record = {"finding": finding, "seed": case.seed, "open": case.opened, "crc": case.check_crc}
         (place / "finding.json").write_text(json.dumps(record | {"indices": indices[:20]}, indent=1))
@@ -149,13 +150,19 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1 << 40, help="how many files")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--only", default="", help="mutate only seeds whose name starts with this text")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"))
     options = parser.parse_args()
     began = time.monotonic()
     report = fuzz(
-        options.seed, options.start, options.count, seconds=60 * options.minutes, processes=options.processes
+        options.seed,
+        options.start,
+        options.count,
+        seconds=60 * options.minutes,
+        processes=options.processes,
+        only=options.only,
     )
-    keep(options.seed, report, options.keep)
+    keep(options.seed, report, options.keep, options.only)
     for outcome, number in sorted(report.outcomes.items(), key=lambda item: -item[1]):
         print(f"{number:9} {outcome}")
     for finding, indices in report.findings.items():

@@ -44,7 +44,9 @@ def mutate_zip(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
         elif what == 8:
             _edit_name(rng, members)
         else:
-            member = rng.choice(members)
+            # The JSON texts of a program are few among its entries, and decide the most.
+            weights = [8 if member.data.startswith(b"{") else 1 for member in members]
+            (member,) = rng.choices(members, weights)
             member.data = mutate(rng, member.data)
     return archive(members, **options)
 

@@ -1,6 +1,6 @@
 """Read a range of mutated files in a separate process and report the outcome of each.
 
-    python -m tools.fuzz.child SEED START COUNT FOLDER
+    python -m tools.fuzz.child SEED START COUNT FOLDER ONLY
 
 Any outcome except tensors or a `CheckpointError` within the limits is a finding. Findings and counts are
 printed as lines of JSON. `FOLDER/progress` holds the index of the current file, so that the parent can
@@ -22,8 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm.models.acceptance import accept
+from jaxlstm.models.errors import ProgramError
 from jaxlstm_converters.checkpoint import CODES, Checkpoint, CheckpointError, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
+from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from tests.support.hostile import reader
 from tools.fuzz.mutate import Mutant, mutant
 from tools.fuzz.seeds import seeds
@@ -34,7 +37,7 @@ SECONDS = 1.0
 HANG = 20.0
 # Number of files between two lines of counts.
 REPORT = 500
-SOURCE = str(Path("jaxlstm_converters", "checkpoint"))
+SOURCE = f"jaxlstm_converters{os.sep}"
 
 
 class BrokenPromiseError(AssertionError):
@@ -53,14 +56,37 @@ def outcome(case: Mutant, path: Path) -> str:
         checkpoint = read_checkpoint(path, check_crc=case.check_crc)
         read = sum(_materialised(checkpoint, name) for name in checkpoint)
     except CheckpointError as error:
-        line = str(error)
-        if error.code not in CODES or "\n" in line or len(line) > 2_000:
-            raise BrokenPromiseError(f"the error is not one line: {error.code} {line[:200]!r}") from error
+        _require_one_line(error)
         return error.code
     finally:
         reader.watching = False
     _search(checkpoint)
+    if checkpoint.container == "pt2":
+        return _read_program(case, path)
     return f"{checkpoint.container} of {'no' if not read else 'some'} bytes"
+
+
+def _read_program(case: Mutant, path: Path) -> str:
+    """Read the graph of a program, and plan its execution."""
+    reader.watching = True
+    try:
+        graph, *_ = read_pt2(path, check_crc=case.check_crc)
+    except CheckpointError as error:
+        _require_one_line(error)
+        return f"pt2 without a graph: {error.code}"
+    finally:
+        reader.watching = False
+    try:
+        accept(graph)
+    except ProgramError as error:
+        return f"pt2 without a program: {error.code}"
+    return "pt2 of a program"
+
+
+def _require_one_line(error: CheckpointError) -> None:
+    line = str(error)
+    if error.code not in CODES or "\n" in line or len(line) > 2_000:
+        raise BrokenPromiseError(f"the error is not one line: {error.code} {line[:200]!r}") from error
 
 
 def _materialised(checkpoint: Checkpoint, name: str) -> int:
@@ -118,7 +144,7 @@ def _signature(error: Exception) -> str:
     return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {str(error)[:200]}"
 
 
-def main(seed: int, start: int, count: int, folder: Path) -> None:
+def main(seed: int, start: int, count: int, folder: Path, only: str = "") -> None:
     """Read files `start` to `start + count`."""
     warnings.simplefilter("error")
     # A warning of torch about arguments, raised by find_lstms.
@@ -134,7 +160,7 @@ def main(seed: int, start: int, count: int, folder: Path) -> None:
     counts: Counter[str] = Counter()
     for index in range(start, start + count):
         os.pwrite(progress, b"%20d" % index, 0)
-        result, finding = read_and_classify(mutant(seed, index), folder)
+        result, finding = read_and_classify(mutant(seed, index, only), folder)
         counts[result] += 1
         if finding is not None:
             _print({"index": index, "finding": finding})
@@ -148,4 +174,4 @@ def _print(line: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5])

@@ -41,10 +41,16 @@ class Mutant:
         return folder / self.opened
 
 
-def mutant(seed: int, index: int) -> Mutant:
-    """Return the mutant of a seed and an index, the same on every machine."""
+def mutant(seed: int, index: int, only: str = "") -> Mutant:
+    """Return the mutant of a seed and an index, the same on every machine.
+
+    Args:
+        seed: seed of the mutations.
+        index: number of the file.
+        only: mutate only the valid files whose name starts with this text.
+    """
     rng = Random(f"{seed}-{index}")
-    origin = rng.choice(seeds())
+    origin = rng.choice([origin for origin in seeds() if origin.name.startswith(only)])
     files = dict(origin.files)
     for name in rng.sample(list(files), min(len(files), rng.choice((1, 1, 1, 2)))):
         files[name] = mutate(rng, files[name])

@@ -14,6 +14,25 @@ from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, tex
 Mutate = Callable[[Random, bytes], bytes]
 
 WORDS = ("F32", "BF16", "F8_E8M0", "F4", "I64", "BOOL", "C64", "U16", "__metadata__", "weight_map")
+# Kinds of arguments, specs and expressions in the schema of exported programs.
+PROGRAM_WORDS = (
+    *(
+        "as_none",
+        "as_int",
+        "as_ints",
+        "as_float",
+        "as_bool",
+        "as_string",
+        "as_tensor",
+        "as_tensors",
+        "as_name",
+    ),
+    *("as_sym_int", "as_sym_ints", "as_expr", "as_graph", "as_custom_obj", "as_scalar_type", "as_complex"),
+    *("user_input", "constant_input", "parameter", "buffer", "custom_obj", "token", "buffer_mutation"),
+    *("Symbol('s77', positive=True, integer=True)", "Symbol('s1')", "Pow(Integer(9), Integer(10**9))"),
+    *("builtins.tuple", "builtins.dict", "collections.namedtuple", "__main__.T", "[1, null]", "NaN"),
+    *("weight_0", "tensor_0", "custom_obj_0", "x", "getitem", "torch.ops.aten.add.Tensor", "_operator.add"),
+)
 DTYPES = ("<f4", ">f8", "|b1", "<c16", "|O", "<U3", "<M8[s]", "|V4", "f4", "=i2", "", "<f4x", ">i1")
 
 
@@ -47,6 +66,10 @@ def mutate_json(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
     return _written(tree).encode("utf-8", "surrogatepass")
 
 
+def _word(rng: Random) -> str:
+    return rng.choice(rng.choice((WORDS, PROGRAM_WORDS)))
+
+
 def _edit_tree(rng: Random, tree: Any) -> None:
     """Pick a random place in the tree and edit it."""
     holder = tree
@@ -64,7 +87,7 @@ def _edit_tree(rng: Random, tree: Any) -> None:
     if what == 0:
         edit_sequence(rng, holder)
     elif what == 1 and pair is not holder:
-        pair[0] = rng.choice((text(rng, pair[0]), rng.choice(WORDS), holder[rng.randrange(len(holder))][0]))
+        pair[0] = rng.choice((text(rng, pair[0]), _word(rng), holder[rng.randrange(len(holder))][0]))
     else:
         pair[slot] = _changed(rng, pair[slot])
 
@@ -72,8 +95,13 @@ def _edit_tree(rng: Random, tree: Any) -> None:
 def _changed(rng: Random, old: Any) -> Any:
     if type(old) is int and rng.random() < 0.8:
         return number(rng, old)
+    if isinstance(old, str) and old.startswith("[") and rng.random() < 0.7:
+        # The structure of arguments and results is JSON in a string.
+        tree = _parsed(old.encode())
+        _edit_tree(rng, tree)
+        return _written(tree)
     if isinstance(old, str) and rng.random() < 0.7:
-        return rng.choice((text(rng, old), rng.choice(WORDS)))
+        return rng.choice((text(rng, old), _word(rng)))
     depth = rng.choice((1, 2, 50, 900, 940, 960, 980, 2000))
     return rng.choice(
         (

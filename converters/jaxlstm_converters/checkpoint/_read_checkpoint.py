@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .checkpoint import Checkpoint
-from .errors import CheckpointError, printable
+from .errors import CheckpointError
 from .formats.numpy_files import NPY_MAGIC, is_npz, read_npy, read_npz
 from .formats.onnx import is_onnx, read_onnx
 from .formats.pt2 import read_pt2
@@ -14,11 +14,11 @@ from .formats.safetensors import is_safetensors, read_safetensors
 from .formats.sharded import is_index, read_sharded
 from .formats.torch_legacy import read_pickle
 from .formats.torch_tar import is_tar, read_legacy_tar
-from .formats.torch_zip import read_torch_zip
+from .formats.torch_zip import read_torch_zip, root_folder
 from .formats.torchscript import is_torchscript, read_torchscript
 from .io.budget import Budget
 from .io.source import Source
-from .io.zip_archive import Archive, Entry
+from .io.zip_archive import Archive
 
 HEAD = 512
 
@@ -82,22 +82,6 @@ def _read_zip(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
         return read_npz(archive, budget)
     if is_pt2(archive):
         return read_pt2(archive, budget)
-    prefix = _torch_prefix(archive.entries)
+    prefix = root_folder(archive)
     read = read_torchscript if is_torchscript(archive, prefix) else read_torch_zip
     return read(archive, prefix, budget)
-
-
-def _torch_prefix(entries: dict[str, Entry]) -> str:
-    """Return the folder that holds data.pkl and all other entries, such as "archive/"."""
-    roots = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
-    if len(roots) != 1 or roots[0].count("/") != 1:
-        raise CheckpointError(
-            "zip-layout",
-            f"the archive has {len(roots)} entries named data.pkl, expected one in a top-level folder",
-        )
-    prefix = roots[0].removesuffix("data.pkl")
-    outside = [name for name in entries if not name.startswith(prefix)]
-    if outside:
-        message = f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}"
-        raise CheckpointError("zip-layout", message)
-    return prefix

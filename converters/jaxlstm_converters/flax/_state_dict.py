@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 from flax import nnx
 
-from jaxlstm_converters.flax.layer import Layer
+from jaxlstm_converters.flax.layer import Layer, Slot
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.nnx_tree import nnx_layers
 from jaxlstm_converters.flax.plan import make_plan
-from jaxlstm_converters.flax.result import PortingWarning, StateDictError
+from jaxlstm_converters.flax.result import StateDictError
 from jaxlstm_converters.lstm._to_torch import StateArray
+from jaxlstm_converters.porting_warning import PortingWarning
 
 
 def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
@@ -24,7 +26,7 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
     because Flax does not count batches.
 
     Flax's own LSTM and GRU cells keep only the sum of torch's two biases. It is returned as ``bias_ih``, with
-    zeros as ``bias_hh``: the same function, but not the same tensors as those that were loaded.
+    zeros as ``bias_hh``. The function is the same, the tensors are not.
 
     Args:
       model: the model.
@@ -32,6 +34,7 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
 
     Raises:
       StateDictError: a layer has no counterpart in torch.
+      ValueError: the model is abstract.
       TypeError: ``model`` is not an NNX module.
 
     Warns:
@@ -48,6 +51,13 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
     return tensors
 
 
+def _read(slot: Slot) -> np.ndarray:
+    value = slot.read()
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise ValueError(f"model must have values, but {slot.path!r} is abstract; fill the model first")
+    return np.asarray(value)
+
+
 def collect(layers: list[Layer], names: Mapping[str, str] | None) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the state dict of the layers, and one line for each layout that is not invertible."""
     name_map = Names(names)
@@ -58,7 +68,7 @@ def collect(layers: list[Layer], names: Mapping[str, str] | None) -> tuple[dict[
     tensors: dict[str, np.ndarray] = {}
     losses: dict[str, list[str]] = {}
     for assignment in plan.assignments:
-        arrays = tuple(np.asarray(slot.read()) for slot in assignment.slots)
+        arrays = tuple(map(_read, assignment.slots))
         layout = assignment.entry.layout
         for name, array in zip(assignment.torch, layout.to_torch(arrays), strict=True):
             tensors[name] = np.ascontiguousarray(array).reshape(array.shape).view(StateArray)

@@ -8,6 +8,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
+from flax import nnx
+
 from jaxlstm_converters.flax.located import Located
 from jaxlstm_converters.flax.plan import Assignment, Plan
 from jaxlstm_converters.flax.result import LoadResult
@@ -27,27 +30,52 @@ def shape_hint(shape: Shape, expected: Shape) -> str:
 
 
 def missing_hint(name: str, assignment: Assignment, located: Located) -> str:
-    """Return a hint for a layer of torch that exists, but lacks one of the tensors."""
+    """Return a hint for a missing tensor, by the other tensors of its layer in torch."""
     prefix, _, last = name.rpartition(".")
     siblings = {other.rpartition(".")[2] for other in located.tensors if other.rpartition(".")[0] == prefix}
-    if last == "bias" and "weight" in siblings and "bias" not in siblings:
+    if last == "bias" and "weight" in siblings:
         return "the torch layer has no bias: create the layer with use_bias=False"
+    if last in ("weight_g", "weight_v") and "weight" in siblings:
+        return "the torch layer has no weight normalization: use the layer without WeightNorm"
     if last in ("running_mean", "running_var") and siblings:
         return "the torch layer has track_running_stats=False, so it keeps no statistics"
+    if last == "in_proj_weight":
+        path = assignment.layer.path
+        example = {".".join(filter(None, (prefix, "q_proj"))): ".".join(filter(None, (path, "query")))}
+        return f"if torch has linear layers instead, name them one by one, as in names={example}"
+    if isinstance(assignment.layer.module, nnx.InstanceNorm | nn.InstanceNorm) and not siblings:
+        return "torch's default is affine=False: create the layer with use_scale=False, use_bias=False"
     return ""
 
 
-def tied_hint(name: str, tensor: Any, others: Mapping[str, Any]) -> str:
-    """Return a hint for an unexpected tensor that shares its memory with one that the model has."""
-    place = _memory(tensor)
-    twin = next((other for other, own in others.items() if place and _memory(own) == place), None)
-    if twin is None:
+class UnexpectedHints:
+    """Hints for tensors that the model has no place for.
+
+    Args:
+      used: names of the tensors that have a place.
+      located: all tensors.
+    """
+
+    def __init__(self, used: set[str], located: Located) -> None:
+        self._tensors = located.tensors
+        self._used = used
+        self._twins = {
+            place: name
+            for name in used & located.tensors.keys()
+            if (place := _memory(located.tensors[name])) is not None
+        }
+
+    def hint(self, name: str) -> str:
+        """Return a likely cause, or nothing."""
+        prefix, _, last = name.rpartition(".")
+        twin = self._twins.get(_memory(self._tensors[name]))
+        if twin is not None:
+            other = twin.rpartition(".")[0]
+            names = {prefix: other, other: other}
+            return f"it is the same tensor as {twin!r} (tied weights): names={names} accepts both"
+        if last == "bias" and f"{prefix}.weight" in self._used:
+            return "the Flax layer has no bias: create it with use_bias=True"
         return ""
-    layers = [full.rpartition(".")[0] for full in (name, twin)]
-    return (
-        f"it is the same tensor as {twin!r} (tied weights): "
-        f"names={{{layers[0]!r}: {layers[1]!r}, {layers[1]!r}: {layers[1]!r}}} accepts both"
-    )
 
 
 def _memory(tensor: Any) -> object:
@@ -73,36 +101,46 @@ def advise(plan: Plan, result: LoadResult, located: Located) -> list[str]:
 
 
 def propose_names(plan: Plan, result: LoadResult, located: Located) -> dict[str, str]:
-    """Return names that would join missing layers and unexpected tensors; empty if they do not fit.
+    """Return names that would join missing layers and unexpected tensors; empty if there are none.
 
-    The layers of the model take, in their order, the first layer of torch with tensors of the same names and
+    The layers of the model take, in their order, the first prefix of torch with tensors of the same names and
     shapes.
     """
-    missing = {one.torch for one in result.missing}
     unexpected = {one.torch for one in result.unexpected}
-    free: dict[str, dict[str, Shape]] = defaultdict(dict)
-    for name, original in located.original.items():
-        if original in unexpected:
-            prefix, _, last = name.rpartition(".")
-            free[prefix][last] = tuple(located.tensors[name].shape)
+    free = {
+        name: tuple(located.tensors[name].shape)
+        for name, original in located.original.items()
+        if original in unexpected
+    }
     names: dict[str, str] = {}
-    for path, tensors in _missing_layers(plan, missing).items():
-        match = next((prefix for prefix, shapes in free.items() if tensors.items() <= shapes.items()), None)
+    for path, tensors in _missing_layers(plan, {one.torch for one in result.missing}).items():
+        match = _first_prefix(free, tensors)
         if match is not None:
-            del free[match]
+            for name in tensors:
+                del free[f"{match}.{name}"]
             names |= [_shortened(match, path)]
     return names
 
 
 def _missing_layers(plan: Plan, missing: set[str]) -> dict[str, dict[str, Shape]]:
-    """Return layer -> {name: shape} for each layer of which every tensor is missing."""
+    """Return torch prefix -> {name: shape} for each layer of which every tensor is missing."""
     layers: dict[str, dict[str, Shape]] = defaultdict(dict)
     for assignment in plan.assignments:
-        for name, shape in zip(assignment.torch, assignment.torch_shapes(), strict=True):
-            prefix, _, last = name.rpartition(".")
-            if name in missing:
-                layers[prefix][last] = shape
-    return layers
+        prefix = assignment.layer.torch_path
+        names = dict(zip(assignment.torch, assignment.torch_shapes, strict=True))
+        if prefix and all(name in missing and name.startswith(f"{prefix}.") for name in names):
+            layers[prefix] |= {name[len(prefix) + 1 :]: shape for name, shape in names.items()}
+    return {prefix: tensors for prefix, tensors in layers.items() if tensors}
+
+
+def _first_prefix(free: Mapping[str, Shape], tensors: Mapping[str, Shape]) -> str | None:
+    """Return the first prefix below which all tensors exist."""
+    first = next(iter(tensors))
+    for name in free:
+        prefix = name.removesuffix(f".{first}")
+        if prefix != name and all(free.get(f"{prefix}.{own}") == shape for own, shape in tensors.items()):
+            return prefix
+    return None
 
 
 def _shortened(torch: str, flax: str) -> tuple[str, str]:

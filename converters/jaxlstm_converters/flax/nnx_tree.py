@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -64,7 +65,9 @@ def _slots(module: Any, path: str) -> dict[str, Slot]:
 
 def _children(node: Any) -> Iterator[tuple[str, Any]]:
     """Yield the named members of a module, list, tuple or dict that may hold arrays."""
-    if isinstance(node, nnx.Module):
+    if isinstance(node, nnx.List):
+        members = enumerate(node)
+    elif isinstance(node, nnx.Module):
         members = ((name, value) for name, value in vars(node).items() if not name.startswith("_pytree__"))
     elif isinstance(node, Mapping):
         members = ((name, value) for name, value in node.items() if isinstance(name, str | int))
@@ -79,7 +82,7 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
 
 def _variable_slot(variable: nnx.Variable, path: str) -> Slot | None:
     value = variable.get_value()
-    if not hasattr(value, "shape") or jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
+    if not hasattr(value, "shape") or jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return None
     return Slot(
         path,

@@ -21,26 +21,20 @@ class Assignment:
       slots: the arrays.
       entry: the row of the table that joins them.
       layer: their layer.
+      torch_shapes: the shapes that the tensors of torch must have.
     """
 
     torch: tuple[str, ...]
     slots: tuple[Slot, ...]
     entry: Entry
     layer: Layer
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Equal for two assignments of the same arrays (tied weights)."""
-        return tuple(slot.key for slot in self.slots)
+    torch_shapes: list[tuple[int, ...]]
 
     @property
     def flax(self) -> str:
-        """The paths of the arrays, for messages."""
-        return ", ".join(slot.path for slot in self.slots)
-
-    def torch_shapes(self) -> list[tuple[int, ...]]:
-        """Return the shapes that the tensors of torch must have."""
-        return self.entry.layout.torch_shapes([slot.shape for slot in self.slots])
+        """The path of the first array, and the number of the others, for messages."""
+        first = self.slots[0].path if self.slots else ""
+        return first if len(self.slots) < 2 else f"{first} and {len(self.slots) - 1} more"
 
 
 @dataclass
@@ -79,19 +73,23 @@ def make_plan(layers: list[Layer], names: Names, has: Callable[[str], bool] | No
         rule = find_rule(layer.module)
         if rule is not None and not all(slot.path in claimed for slot in layer.slots.values()):
             try:
-                entries = rule(layer)
-            except ValueError as error:
-                kind = type(layer.module).__name__
-                plan.failures.append(f"{layer.path or 'the model'} ({kind}): {error}")
+                for row in rule(layer):
+                    _assign(plan, layer, row, names)
+                    claimed.update(layer.slots[name].path for name in row.flax)
+            except (ValueError, KeyError) as error:
+                plan.failures.append(_failure(layer, error))
                 claimed.update(slot.path for slot in layer.slots.values())
-                continue
-            for row in entries:
-                _assign(plan, layer, row, names)
-                claimed.update(layer.slots[name].path for name in row.flax)
         for name, slot in own_slots.items():
             if slot.path not in claimed:
                 _assign(plan, layer, entry(name, name), names)
     return plan
+
+
+def _failure(layer: Layer, error: ValueError | KeyError) -> str:
+    shapes = ", ".join(f"{name} {slot.shape}" for name, slot in layer.slots.items())
+    reason = f"has no array {error}" if isinstance(error, KeyError) else str(error)
+    kind = type(layer.module).__name__
+    return f"{layer.path or 'the model'} ({kind} with {shapes}): {reason}"
 
 
 def _with_own_slots(layers: list[Layer]) -> Iterator[tuple[Layer, dict[str, Slot]]]:
@@ -109,6 +107,7 @@ def _assign(plan: Plan, layer: Layer, row: Entry, names: Names) -> None:
     """Add the assignments of one entry: one for each name that its layer has in torch."""
     flax = [join(layer.torch_path, name) for name in row.torch]
     slots = tuple(layer.slots[name] for name in row.flax)
+    shapes = row.layout.torch_shapes([slot.shape for slot in slots])
     plan.flax_names += flax
     options = [names.to_torch(name) for name in flax]
     # A tensor with fewer names than another of its entry has the first of them throughout.
@@ -117,4 +116,4 @@ def _assign(plan: Plan, layer: Layer, row: Entry, names: Names) -> None:
         for names_ in zip_longest(*options)
     ]
     for torch in rows or [()]:
-        plan.assignments.append(Assignment(torch, slots, row, layer))
+        plan.assignments.append(Assignment(torch, slots, row, layer, shapes))

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class PortingWarning(UserWarning):
-    """A setting that a state dict does not record and that may differ between torch and Flax."""
-
-
 @dataclass(frozen=True)
 class Difference:
     """A tensor that does not fit.
@@ -40,10 +36,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What `load_state_dict` did.
+    """The outcome of `load_state_dict`.
 
     Attributes:
-      loaded: (name in torch, path in the model) of each tensor that was written.
+      loaded: (name in torch, path in the model) for each tensor and each array that got its numbers.
       missing: tensors that the model needs and the source lacks.
       unexpected: tensors of the source without a place in the model.
       misshapen: tensors whose shape does not fit.
@@ -68,7 +64,8 @@ class LoadResult:
         counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
         lines = [f"{len(self.loaded)} loaded, {counts}"]
         lines += [f"  {kind:10} {one}" for kind in kinds for one in getattr(self, kind)]
-        lines += [f"  {kind} {text}" for kind in ("warnings", "notes") for text in getattr(self, kind)]
+        lines += [f"  {'warning':10} {text}" for text in self.warnings]
+        lines += [f"  {'note':10} {text}" for text in self.notes]
         return "\n".join(lines)
 
 

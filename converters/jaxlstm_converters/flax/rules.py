@@ -90,7 +90,7 @@ def batch_norm_rule(layer: Layer) -> list[Entry]:
         *norm_rule(layer),
         entry("running_mean", "mean"),
         entry("running_var", "var"),
-        Entry(("num_batches_tracked",), (), count, optional=True),
+        Entry(("num_batches_tracked",), (), count),
     ]
 
 
@@ -135,7 +135,7 @@ RULES: dict[type, Rule] = {
     nn.Bidirectional: recurrent.bidirectional_rule,
     **dict.fromkeys(recurrent.CELLS, recurrent.lone_cell_rule),
 }
-RULES[nnx.WeightNorm] = lambda layer: weight_norm.rule(layer, find_rule)
+RULES[nnx.WeightNorm] = RULES[nn.WeightNorm] = lambda layer: weight_norm.rule(layer, find_rule)
 
 
 def find_rule(module: Any) -> Rule | None:

@@ -22,6 +22,7 @@ _NORMS = (
     *(nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm),
     *(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm),
 )
+_RNNS = (nnx.RNN, nnx.Bidirectional, nn.RNN, nn.Bidirectional)
 _LSTMS = (jaxlstm.nnx.LSTM, jaxlstm.linen.modules.LSTM)
 
 
@@ -53,11 +54,13 @@ def _check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
             )
     if isinstance(module, _BATCH_NORMS):
         yield from _check_momentum(module, theirs)
-        if not module.use_running_average:
+        if module.use_running_average is False:  # Linen's None leaves the choice to the call
             yield (
-                "use_running_average is not True, so the layer normalizes by the batch; for the results of "
+                "use_running_average=False, so the layer normalizes by the batch; for the results of "
                 "torch's eval() call model.eval() or pass use_running_average=True"
             )
+    if isinstance(module, _RNNS) and theirs.get("batch_first") is module.time_major:
+        yield f"time_major={module.time_major}, but the torch layer has batch_first={theirs['batch_first']}"
     if isinstance(module, _LSTMS):
         yield from _check_batch_first(module, theirs)
 

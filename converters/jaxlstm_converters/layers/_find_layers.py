@@ -17,6 +17,7 @@ from jaxlstm_converters.layers.modules import Module, group_by_module, is_optimi
 from jaxlstm_converters.layers.types import BUFFERS, LayerType, choose_by_name, claimed_names, fitting_types
 from jaxlstm_converters.lstm._find_lstms import Survey
 from jaxlstm_converters.lstm.fold import WeightNorm
+from jaxlstm_converters.lstm.selected import unrecorded_arguments
 from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config
 
 
@@ -87,9 +88,12 @@ def _recurrent(prefix: str, members: dict[str, Any], found: Survey, hints: Mappi
     if prefix in found.broken:
         return _Draft(prefix, members, [LayerType(kind)], [*notes, "invalid"])
     shapes = {name[len(prefix) :]: tuple(tensor.shape) for name, tensor in members.items()}
-    sizes = config_to_dict(found.lstms.get(prefix) or infer_config(shapes))
+    if kind != "LSTM":  # Only an LSTM has projections.
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("weight_hr")}
+    config = found.lstms.get(prefix) or infer_config(shapes)
+    sizes = config_to_dict(config)
     cell = "Cell" if sizes.pop("type") == "LSTMCell" else ""
-    missing = [name for name in ("batch_first", "dropout") if name in sizes and name not in hints]
+    missing = list(unrecorded_arguments(config, hints))
     for name in missing:
         del sizes[name]
     if kind != "LSTM":

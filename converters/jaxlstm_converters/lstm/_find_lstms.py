@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.config_json import METADATA_KEY, saved_config
+from jaxlstm.config_json import ASSUMABLE, METADATA_KEY, saved_config
 from jaxlstm.params import shape_mismatches
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm.fold import fold
@@ -89,15 +89,15 @@ def config_hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return prefix -> {"batch_first": ..., "dropout": ...} as far as the checkpoint records them.
 
     Modules that were pickled whole record them as attributes, and files of ``jaxlstm.save`` in their
-    metadata.
+    metadata, unless they were assumed when the file was written.
     """
     hints = {prefix: dict(hint) for prefix, hint in getattr(state_dict, "hints", {}).items()}
     metadata = getattr(state_dict, "metadata", {}).get(METADATA_KEY)
     if metadata is not None:
         try:
-            prefix, config = saved_config(metadata)
+            prefix, config, assumed = saved_config(metadata)
         except ValueError:  # another program's metadata under the same key
             return hints
         if not isinstance(config, LSTMCellConfig):
-            hints[prefix] = {"batch_first": config.batch_first, "dropout": config.dropout}
+            hints[prefix] = {name: getattr(config, name) for name in ASSUMABLE if name not in assumed}
     return hints

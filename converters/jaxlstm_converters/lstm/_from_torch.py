@@ -42,7 +42,7 @@ def from_torch(
         64-bit mode is off.
     """
     state_dict, hints = _state_dict_and_hints(module_or_state_dict)
-    arrays, config = select_lstm(state_dict, prefix=prefix, hints=hints)
+    arrays, config, _ = select_lstm(state_dict, prefix=prefix, hints=hints)
     return to_jax(arrays, dtype), with_fields(config, batch_first=batch_first, dropout=dropout)
 
 

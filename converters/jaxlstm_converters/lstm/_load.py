@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm._from_torch import to_jax
 from jaxlstm_converters.lstm.select import select_lstm, with_fields
+from jaxlstm_converters.lstm.selected import SelectedLSTM
+from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.write import flax_files
 
 
@@ -29,39 +31,59 @@ def load(
     Args:
       path: a checkpoint in any format of ``jaxlstm.read_checkpoint``, or a file or Orbax directory written by
         ``jaxlstm.save``.
-      prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save``, other
-        than torch files, record ``batch_first`` and ``dropout``.
+      prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save`` and
+        modules that were pickled whole record ``batch_first`` and ``dropout``. For other files, a warning
+        says what is assumed if they are not given.
 
     Returns:
       ``(params, config)``: JAX arrays under torch's names and an :class:`jaxlstm.LSTMConfig`.
+
+    Warns:
+      PortingWarning: ``batch_first`` or ``dropout`` is neither recorded nor given.
 
     Raises:
       CheckpointError: the file is damaged, unsafe or in an unknown format.
       ValueError: the file has no LSTM, ``prefix`` does not select exactly one, or the LSTM is invalid.
       OSError: the file cannot be read.
     """
-    arrays, config = load_numpy(path, prefix)
-    return to_jax(arrays, dtype), with_fields(config, batch_first=batch_first, dropout=dropout)
+    selected = read_lstm(path, prefix, batch_first=batch_first, dropout=dropout)
+    if selected.unrecorded:
+        warnings.warn(
+            f"{os.fspath(path)} does not record {' and '.join(selected.unrecorded)} of the LSTM; assumed "
+            f"{selected.assumptions()}. Pass the values of the torch module to jaxlstm.load",
+            PortingWarning,
+            stacklevel=2,
+        )
+    return to_jax(selected.params, dtype), selected.config
 
 
-def load_numpy(
-    path: str | os.PathLike[str], prefix: str | None = None
-) -> tuple[dict[str, np.ndarray], LSTMConfig]:
-    """Load as :func:`load` does, but return NumPy arrays of the stored dtype and do not import jax."""
-    return read_flax_file(path, prefix) or select_lstm(read_checkpoint(path), prefix=prefix)
+def read_lstm(
+    path: str | os.PathLike[str], prefix: str | None = None, *, progress: Progress = no_progress, **given: Any
+) -> SelectedLSTM:
+    """Load as :func:`load` does, with NumPy arrays of the stored dtype and without importing jax.
+
+    Args:
+      path, prefix: as for :func:`load`.
+      progress: called before each tensor is read.
+      **given: ``batch_first`` and ``dropout``, which override the file unless they are None.
+    """
+    selected = read_flax_file(path, prefix)
+    if selected is None:
+        selected = select_lstm(read_checkpoint(path), prefix=prefix, progress=progress)
+    params, config, unrecorded = selected
+    unrecorded = tuple(name for name in unrecorded if given.get(name) is None)
+    return SelectedLSTM(params, with_fields(config, **given), unrecorded)
 
 
-def read_flax_file(
-    path: str | os.PathLike[str], prefix: str | None = None
-) -> tuple[dict[str, np.ndarray], LSTMConfig] | None:
+def read_flax_file(path: str | os.PathLike[str], prefix: str | None = None) -> SelectedLSTM | None:
     """Read a msgpack file or Orbax directory; return None if the path is neither."""
     path = Path(path)
     if flax_files.is_orbax(path):
-        params, config = flax_files.read_orbax(path)
+        selected = flax_files.read_orbax(path)
     elif flax_files.is_msgpack(path):
-        params, config = flax_files.read_msgpack(path)
+        selected = flax_files.read_msgpack(path)
     else:
         return None
     if prefix:
         raise ValueError(f"prefix must be None for {path}, which holds a single LSTM, got {prefix!r}")
-    return params, config
+    return selected

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
+from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import param_shapes
-from jaxlstm_converters.lstm._find_lstms import survey
+from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+from jaxlstm_converters.lstm.selected import SelectedLSTM, unrecorded_arguments
 from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
 
 
@@ -20,13 +20,15 @@ def select_lstm(
     *,
     prefix: str | None = None,
     hints: Mapping[str, Mapping[str, Any]] | None = None,
-) -> tuple[dict[str, np.ndarray], LSTMConfig]:
-    """Return the parameters of one LSTM as NumPy arrays, and its config.
+    progress: Progress = no_progress,
+) -> SelectedLSTM:
+    """Return one LSTM with its parameters as NumPy arrays.
 
     Args:
       state_dict: name -> tensor or array.
       prefix: the LSTM, as for ``jaxlstm.from_torch``.
       hints: prefix -> config fields that override what the state dict implies.
+      progress: called before each tensor is read.
     """
     found = survey(state_dict)
     if not found.lstms and not found.broken:
@@ -34,8 +36,15 @@ def select_lstm(
     chosen = choose_prefix([*found.lstms, *found.broken], prefix, found.others)
     if chosen in found.broken:
         raise ValueError(found.broken[chosen])
-    config = with_fields(found.lstms[chosen], **(hints or {}).get(chosen, {}))
-    return {name: as_numpy(found.tensors[chosen + name]) for name in param_shapes(config)}, config
+    given = (hints or {}).get(chosen, {})
+    config = with_fields(found.lstms[chosen], **given)
+    recorded = {*config_hints(state_dict).get(chosen, {}), *given}
+    names = list(param_shapes(config))
+    params = {}
+    for done, name in enumerate(names):
+        progress(done, len(names), f"reading {chosen}{name}")
+        params[name] = as_numpy(found.tensors[chosen + name])
+    return SelectedLSTM(params, config, unrecorded_arguments(config, recorded))
 
 
 def with_fields(config: LSTMConfig, **fields: Any) -> LSTMConfig:
@@ -67,7 +76,7 @@ def choose_prefix(
             return ""
         if len(prefixes) == 1:
             return prefixes[0]
-        raise ValueError(f"prefix must select one of the LSTMs {listed}")
+        raise ValueError(f"prefix must select one of the LSTMs {listed}, got {prefix!r}")
     dotted = prefix if prefix.endswith(".") else f"{prefix}."
     matches = [p for p in prefixes if p == dotted]
     matches = matches or [p for p in prefixes if p.endswith(f".{dotted}")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,37 +21,58 @@ from jaxlstm_converters.pt2.schema import read_graph, recorded_types
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
 
-def read_pt2(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, np.ndarray]]:
+class ProgramFile(NamedTuple):
+    """The parts of a program.
+
+    Attributes:
+        graph: the graph.
+        tensors: name in torch -> array of every parameter, buffer and constant. Tied tensors are the same
+            array.
+        document: the JSON text from which the graph was read.
+    """
+
+    graph: Graph
+    tensors: dict[str, np.ndarray]
+    document: bytes
+
+
+def read_pt2(path: str | os.PathLike[str], *, check_crc: bool = True) -> ProgramFile:
     """Return the graph of an exported program and its tensors, without torch.
 
     Args:
         path: a file of ``torch.export.save``.
-
-    Returns:
-        The graph, and name in torch -> array of every parameter, buffer and constant. Tied tensors are the
-        same array.
+        check_crc: compare the checksums of the archive.
 
     Raises:
         CheckpointError: the file is not a program, is damaged or hostile, or has unsupported parts.
         OSError: the file cannot be opened.
     """
+    return read_source(Source(path), check_crc=check_crc)
+
+
+def read_source(source: Source, *, check_crc: bool = True) -> ProgramFile:
+    """Return the program in an open file; see `read_pt2`."""
     try:
-        source = Source(path)
-        if source.read(0, min(2, source.size)) != b"PK":
-            raise CheckpointError("unknown-format", "the file is not an archive of torch.export.save")
-        archive = Archive(source, check_crc=True)
-        if not is_pt2(archive):
-            raise CheckpointError("unknown-format", "the archive is not one of torch.export.save")
-        program = open_program(archive)
-        graph = read_graph(program.document)
-        tensors = read_tensors(program, Budget(source.size))
-        _require_tensors(graph, recorded_types(program.document), tensors)
-        arrays = _read_arrays(tensors)
-        source.check_unchanged()
+        return _read(source, check_crc)
     except CheckpointError as error:
-        error.path = error.path or os.fspath(path)
+        error.path = error.path or source.path
         raise
-    return graph, arrays
+
+
+def _read(source: Source, check_crc: bool) -> ProgramFile:
+    if source.read(0, min(2, source.size)) != b"PK":
+        raise CheckpointError("unknown-format", "the file is not an archive of torch.export.save")
+    archive = Archive(source, check_crc)
+    if not is_pt2(archive):
+        raise CheckpointError("unknown-format", "the archive is not one of torch.export.save")
+    program = open_program(archive)
+    graph = read_graph(program.document)
+    tensors = read_tensors(program, Budget(source.size))
+    _require_tensors(graph, recorded_types(program.document), tensors)
+    arrays = _read_arrays(tensors)
+    text = source.read(program.text.offset, program.text.size)
+    source.check_unchanged()
+    return ProgramFile(graph, arrays, text)
 
 
 def _require_tensors(graph: Graph, types: TensorTypes, tensors: Mapping[str, Tensor]) -> None:

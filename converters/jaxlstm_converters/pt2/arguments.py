@@ -13,7 +13,7 @@ from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupp
 # Finite floats are JSON numbers, the others these strings.
 _NOT_FINITE = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 _REFUSED = {
-    "as_graph": "has a subgraph (control flow or a context manager such as torch.no_grad)",
+    "as_graph": "is a subgraph",
     "as_custom_obj": "uses a custom object",
     "as_operator": "takes an operator as an argument",
     "as_complex": "takes a complex number as an argument",

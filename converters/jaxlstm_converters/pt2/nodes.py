@@ -3,56 +3,84 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxlstm.models.graph import Argument, Node
+from jaxlstm.models.graph import Argument, Node, Value
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.pt2.arguments import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
-_OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
+_OPERATOR = re.compile(r"(?=.{3,1000}\Z)[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}", re.ASCII)
 _TORCH = "torch.ops."
+_HIGHER_ORDER = "torch.ops.higher_order."
 
 
-def read_node(record: Any, types: TensorTypes, defined: set[str]) -> Node:
-    """Return a node, and add its results to the values that are defined.
+def read_nodes(records: Sequence[Any], types: TensorTypes, defined: set[str]) -> tuple[Node, ...]:
+    """Return the nodes, and add their results to the values that are defined.
 
     Raises:
         CheckpointError: pt2-malformed, pt2-unsupported, unsupported-tensor or duplicate-name.
     """
+    names: set[str] = set()
+    nodes = []
+    for number, record in enumerate(records):
+        node = _node(record, number, types, defined)
+        define(node.name, names)
+        nodes.append(node)
+    return tuple(nodes)
+
+
+def _node(record: Any, number: int, types: TensorTypes, defined: set[str]) -> Node:
     target = field(record, "target", str, "a node")
     if not _OPERATOR.fullmatch(target):
         raise malformed("a node", f"{printable(target)!r} is not the name of an operator")
     path = _module_path(record)
-    context = f"{target} in module {printable(path)!r}"
+    context = f"{target} in {f'module {path}' if path else 'the outermost module'}"
+    if target.startswith(_HIGHER_ORDER):
+        problem = "has a subgraph, which is not supported"
+        if target.endswith("wrap_with_set_grad_enabled"):
+            problem += (
+                "; it stands for torch.no_grad in the module, which an export inside `with torch.no_grad():` "
+                "does not record"
+            )
+        raise unsupported(context, problem)
     arguments = _arguments(record, defined, context)
     outputs = tuple(_output(value, context) for value in field(record, "outputs", list, context))
     results = [name for output in outputs for name in ((output,) if type(output) is str else output or ())]
     for name in results:
         define(name, defined)
-    # torch names the arguments of its own operators; the names for Python's depend on the version.
+    # Only operators of torch have argument names that do not depend on the version of torch.
     by_name = target.startswith(_TORCH)
     return Node(
-        name=_name(record, results, context),
+        name=_name(record, number, results, context),
         op=target.removeprefix(_TORCH),
         args=() if by_name else tuple(arguments.values()),
         kwargs=arguments if by_name else {},
         outputs=outputs,
         module_path=path,
-        types=types.of_all(results),
+        types=types.of_results(target, results, references(tuple(arguments.values()))),
     )
 
 
 def define(name: str, defined: set[str]) -> None:
-    """Add the name of a value, which must be new."""
+    """Add the name of a node or value, which must be new."""
     if not _NAME.fullmatch(name):
-        raise malformed("the graph", f"{printable(name)!r} is not the name of a value")
+        raise malformed("the graph", f"{printable(name)!r} is not the name of a node or value")
     if name in defined:
-        raise CheckpointError("duplicate-name", f"two values of the graph are named {printable(name)!r}")
+        raise CheckpointError("duplicate-name", f"two nodes or values are named {printable(name)!r}")
     defined.add(name)
+
+
+def references(argument: Argument) -> Iterator[str]:
+    """Yield the names of the values that an argument refers to."""
+    if isinstance(argument, Value):
+        yield argument.name
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from references(item)
 
 
 def _arguments(record: Any, defined: set[str], context: str) -> dict[str, Argument]:
@@ -60,8 +88,8 @@ def _arguments(record: Any, defined: set[str], context: str) -> dict[str, Argume
     for item in field(record, "inputs", list, context):
         name = field(item, "name", str, context)
         where = f"{context}, argument {name}"
-        if name in arguments:
-            raise malformed(where, "is given twice")
+        if name in arguments or not _NAME.fullmatch(name):
+            raise malformed(where, "is given twice, or its name is not an identifier")
         arguments[name] = read_argument(field(item, "arg", dict, where), defined, where)
     return arguments
 
@@ -80,14 +108,11 @@ def _output(value: Any, context: str) -> str | tuple[str, ...] | None:
     raise unsupported(context, f"has a result of kind {printable(tag)}, which is not supported")
 
 
-def _name(record: Any, results: Sequence[str], context: str) -> str:
-    """Return the name of a node, for which older versions of torch recorded only the results."""
+def _name(record: Any, number: int, results: Sequence[str], context: str) -> str:
+    """Return the name of a node. torch 2.6 to 2.9 recorded only the names of results."""
     if record.get("name") is None:
-        return results[0] if results else ""
-    name = field(record, "name", str, context)
-    if not _NAME.fullmatch(name):
-        raise malformed(context, f"{printable(name)!r} is not the name of a node")
-    return name
+        return results[0] if results else f"node_{number}"
+    return field(record, "name", str, context)
 
 
 def _module_path(record: Any) -> str:
@@ -98,4 +123,4 @@ def _module_path(record: Any) -> str:
     # Nodes that torch inserted have a stack of three equal placeholders.
     if len(innermost) < 3 or innermost[0] == innermost[1]:
         return ""
-    return innermost[1]
+    return printable(innermost[1], 1_000)

@@ -1,6 +1,6 @@
 """The JSON text of an exported program as a `Graph`.
 
-Names and kinds are those of `torch/_export/serde/schema.py`.
+`torch/_export/serde/schema.py` defines names and kinds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from jaxlstm.models.graph import Graph, Input
 from jaxlstm_converters.pt2.arguments import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union
-from jaxlstm_converters.pt2.nodes import define, read_node
+from jaxlstm_converters.pt2.nodes import define, read_nodes
 from jaxlstm_converters.pt2.signature import read_signature
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
@@ -39,7 +39,7 @@ def read_graph(document: Mapping[str, Any]) -> Graph:
     axes = {size for item in inputs if item.type for size in item.type.shape if isinstance(size, str)}
     types.free_axes = axes
     defined = _placeholders(graph, signature.placeholders)
-    nodes = tuple(read_node(record, types, defined) for record in field(graph, "nodes", list, "the graph"))
+    nodes = read_nodes(field(graph, "nodes", list, "the graph"), types, defined)
     return Graph(
         parameters=signature.parameters,
         buffers=signature.buffers,
@@ -61,13 +61,13 @@ def recorded_types(document: Mapping[str, Any]) -> TensorTypes:
 
 
 def _placeholders(graph: Any, expected: Sequence[str | None]) -> set[str]:
-    """Return the names of the tensors among the placeholders, which must be those of the signature."""
+    """Return the names of the tensors among the placeholders, which must match the signature."""
     names: list[str | None] = []
     for value in field(graph, "inputs", list, "the graph"):
         tag, content = union(value, "a placeholder")
         names.append(field(content, "name", str, "a placeholder") if tag == "as_tensor" else None)
     if names != list(expected):
-        raise malformed("the graph", "its placeholders differ from those of the signature")
+        raise malformed("the graph", "its placeholders differ from the signature")
     defined: set[str] = set()
     for name in names:
         if name is not None:
@@ -86,5 +86,7 @@ def _ranges(document: Any, axes: Set[str]) -> dict[str, tuple[int | None, int | 
             None if (bound := typed(bounds, dict, context).get(key)) is None else typed(bound, int, context)
             for key in ("min_val", "max_val")
         )
+        # torch traces with sizes of at least 2, and accepts 0 and 1 unless the bound is higher.
+        low = low if low is not None and low > 2 else None
         ranges[name] = (low, None if high is not None and high >= _UNBOUNDED else high)
     return ranges

@@ -7,7 +7,7 @@ pattern, or unknown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from jaxlstm.models.graph import Size, TensorType
@@ -17,6 +17,7 @@ from jaxlstm_converters.pt2.fields import field, malformed, typed, union
 
 # As torch writes a symbol: `Symbol('s77', positive=True, integer=True)`.
 _SYMBOL = re.compile(r"Symbol\('([a-z]+[0-9]+)'(?:, [a-z]+=True)*\)", re.ASCII)
+_LSTM = "torch.ops.aten.lstm.input"
 
 
 class TensorTypes:
@@ -32,6 +33,8 @@ class TensorTypes:
 
     def __init__(self, records: Mapping[str, Any]) -> None:
         self._records = records
+        # Values whose recorded type differs from torch's result.
+        self._wrong: set[str] = set()
         self.free_axes: Set[str] | None = None
 
     def of(self, name: str) -> TensorType:
@@ -42,9 +45,29 @@ class TensorTypes:
         dtype = scalar_type(field(record, "dtype", int, context))
         return TensorType(dtype, tuple(self._size(size, context) for size in sizes))
 
-    def of_all(self, names: Iterable[str]) -> dict[str, TensorType]:
-        """Return the types of the tensors among some values."""
-        return {name: self.of(name) for name in names if name in self._records}
+    def of_results(
+        self, target: str, results: Sequence[str], arguments: Iterable[str]
+    ) -> dict[str, TensorType]:
+        """Return the recorded types of the results of a node, without the types that torch recorded wrongly.
+
+        At least up to torch 2.9, the final states of an LSTM have an axis too many in the file, and so may
+        everything that depends on them.
+
+        Args:
+            target: the operator.
+            results: the names of the results.
+            arguments: the names of the values that the node uses.
+        """
+        if not self._wrong.isdisjoint(arguments):
+            self._wrong.update(results)
+            return {}
+        types = {name: self.of(name) for name in results if name in self._records}
+        if target == _LSTM and len(types) == 3:
+            output, *states = (types[name] for name in results)
+            if any(len(state.shape) != len(output.shape) for state in states):
+                self._wrong.update(results[1:])
+                return {results[0]: output}
+        return types
 
     def _size(self, value: Any, context: str) -> Size:
         tag, content = union(value, context)

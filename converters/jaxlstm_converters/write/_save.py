@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm._shared.paths import require_folder_of
+from jaxlstm._shared.progress import Progress, no_progress, reported_bytes
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.config import LSTMConfig
-from jaxlstm.config_json import METADATA_KEY, saved_metadata
+from jaxlstm.config_json import ASSUMABLE, METADATA_KEY, saved_metadata
 from jaxlstm.params import check_params, param_shapes
 from jaxlstm_converters.write import flax_files
 from jaxlstm_converters.write.existing import is_saved_file
+from jaxlstm_converters.write.npz import npz_bytes
 from jaxlstm_converters.write.torch_zip import torch_bytes
 
-FORMATS = ("safetensors", "torch", "msgpack", "orbax")
+FORMATS = ("safetensors", "torch", "npz", "msgpack", "orbax")
 _FORMAT_OF_SUFFIX = {
     ".safetensors": "safetensors",
     ".pt": "torch",
     ".pth": "torch",
+    ".npz": "npz",
     ".msgpack": "msgpack",
     "": "orbax",
 }
@@ -37,6 +41,8 @@ def save(
     metadata: Mapping[str, str] | None = None,
     format: str | None = None,
     overwrite: bool = False,
+    assumed: Collection[str] = (),
+    progress: Progress | None = None,
 ) -> None:
     """Write parameters and config to a file that ``jaxlstm.load`` reads.
 
@@ -47,14 +53,16 @@ def save(
     Args:
       path: the file, or for Orbax the directory. It may exist if ``save`` wrote it.
       params: arrays under torch's names.
-      config: the LSTM. A torch file does not record its ``batch_first`` and ``dropout``; the other formats
-        do.
-      prefix: put before each name in a safetensors or torch file, such as ``"encoder.lstm."``.
+      config: the LSTM. The file records all its arguments.
+      prefix: put before each name in a safetensors, torch or npz file, such as ``"encoder.lstm."``.
       metadata: additional strings for the header of a safetensors file.
-      format: "safetensors", "torch" (for ``torch.load(weights_only=True)``), "msgpack" (Flax) or "orbax" (a
-        directory). None selects by the suffix: ``.safetensors``, ``.pt``, ``.pth``, ``.msgpack``, or no
-        suffix for Orbax.
+      format: "safetensors", "torch" (for ``torch.load(weights_only=True)``), "npz" (NumPy), "msgpack" (Flax)
+        or "orbax" (a directory). None selects by the suffix: ``.safetensors``, ``.pt``, ``.pth``, ``.npz``,
+        ``.msgpack``, or no suffix for Orbax.
       overwrite: replace an existing file that ``save`` did not write. Such a directory is never replaced.
+      assumed: those of "batch_first" and "dropout" that were assumed, because the source of the LSTM does not
+        record them. The file says so, and ``load`` warns again.
+      progress: called as ``progress(done, total, description)`` with numbers of bytes.
 
     Raises:
       ValueError: ``params`` do not fit ``config``, the format is unknown, or it does not support an argument.
@@ -64,29 +72,36 @@ def save(
     path = Path(path)
     format = format or format_of(path)
     _check_format(format, prefix, metadata)
+    if not set(assumed) <= set(ASSUMABLE):
+        raise ValueError(f"assumed must name some of {ASSUMABLE}, got {tuple(assumed)}")
+    require_folder_of(path)
     check_params(params, config)
     arrays = {name: np.asarray(params[name]) for name in param_shapes(config)}
     if format == "orbax":
-        flax_files.write_orbax(path, arrays, config, overwrite=overwrite)
+        flax_files.write_orbax(path, arrays, config, assumed, overwrite=overwrite)
         return
     require_replaceable(path, overwrite=overwrite, is_ours=is_saved_file)
     named = {prefix + name: array for name, array in arrays.items()}
-    config_text = saved_metadata(prefix, config)
+    config_text = saved_metadata(prefix, config, assumed)
+    parts: Iterable[bytes | memoryview]
     if format == "msgpack":
-        write_atomically(path, [flax_files.msgpack_bytes(arrays, config)])
+        parts = [flax_files.msgpack_bytes(arrays, config, assumed)]
     elif format == "torch":
-        write_atomically(path, [torch_bytes(named, config_text)])
+        parts = [torch_bytes(named, config_text)]
+    elif format == "npz":
+        parts = [npz_bytes(named, config_text)]
     else:
-        header = {"format": "pt", **(metadata or {}), METADATA_KEY: config_text}
-        write_atomically(path, safetensors_bytes(named, header))
+        parts = safetensors_bytes(named, {"format": "pt", **(metadata or {}), METADATA_KEY: config_text})
+    total = sum(array.nbytes for array in arrays.values())
+    write_atomically(path, reported_bytes(parts, total, f"writing {path.name}", progress or no_progress))
 
 
 def _check_format(format: str, prefix: str, metadata: Mapping[str, str] | None) -> None:
     """Raise if the format is unknown or does not support an argument."""
     if format not in FORMATS:
         raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
-    if prefix and format not in ("safetensors", "torch"):
-        raise ValueError(f"prefix is supported by safetensors and torch files, not by {format}")
+    if prefix and format not in ("safetensors", "torch", "npz"):
+        raise ValueError(f"prefix is supported by safetensors, torch and npz files, not by {format}")
     if metadata and format != "safetensors":
         raise ValueError(f"metadata is supported by safetensors files, not by {format}")
     if metadata and METADATA_KEY in metadata:
@@ -97,7 +112,7 @@ def format_of(path: Path) -> str:
     """Return the format that the suffix of a path selects."""
     if path.suffix not in _FORMAT_OF_SUFFIX:
         raise ValueError(
-            f"cannot infer the format from the suffix {path.suffix!r}; pass format (--format), one of "
+            f"cannot infer the format from the suffix {path.suffix!r}; pass format=NAME, with NAME one of "
             f"{', '.join(FORMATS)}"
         )
     return _FORMAT_OF_SUFFIX[path.suffix]

@@ -21,8 +21,8 @@ def is_saved_file(path: Path) -> bool:
         if torch_zip.has_marker(path):
             return True
         checkpoint = read_checkpoint(path)
-        prefix, config = saved_config(checkpoint.metadata.get(METADATA_KEY, ""))
+        prefix, config, _ = saved_config(checkpoint.metadata.get(METADATA_KEY, ""))
     except (CheckpointError, OSError, ValueError, ModuleNotFoundError):
         return False
     names = {prefix + name for name in param_shapes(config)}
-    return checkpoint.container == "safetensors" and set(checkpoint) == names
+    return checkpoint.container in ("safetensors", "npz") and set(checkpoint) == names

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,19 @@ import numpy as np
 from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import DTYPE_CODES
 from jaxlstm.config import LSTMConfig
-from jaxlstm.config_json import METADATA_KEY, config_from_dict, config_to_dict
+from jaxlstm.config_json import METADATA_KEY, assumed_arguments, config_from_dict, config_to_dict
 from jaxlstm.params import check_params
 from jaxlstm_converters.checkpoint import CheckpointError
+from jaxlstm_converters.lstm.selected import SelectedLSTM
 
 Arrays = dict[str, np.ndarray]
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"
 
 
-def msgpack_bytes(params: Arrays, config: LSTMConfig) -> bytes:
+def msgpack_bytes(params: Arrays, config: LSTMConfig, assumed: Collection[str] = ()) -> bytes:
     """Return ``{"params": ..., "config": ...}`` as bytes for ``flax.serialization.msgpack_restore``."""
     serialization = import_optional("flax.serialization", "flax")
-    return serialization.msgpack_serialize({"params": params, "config": config_to_dict(config)})
+    return serialization.msgpack_serialize({"params": params, "config": config_to_dict(config, assumed)})
 
 
 def is_msgpack(path: Path) -> bool:
@@ -40,7 +42,7 @@ def is_msgpack(path: Path) -> bool:
         return file.read(8) in (b"\x82\xa6config", b"\x82\xa6params")
 
 
-def read_msgpack(path: Path) -> tuple[Arrays, LSTMConfig]:
+def read_msgpack(path: Path) -> SelectedLSTM:
     """Read a file of :func:`msgpack_bytes`."""
     serialization = import_optional("flax.serialization", "flax")
     msgpack = import_optional("msgpack", "flax")
@@ -51,7 +53,9 @@ def read_msgpack(path: Path) -> tuple[Arrays, LSTMConfig]:
     return _validated(path, tree, tree.get("config") if isinstance(tree, dict) else None)
 
 
-def write_orbax(path: Path, params: Arrays, config: LSTMConfig, *, overwrite: bool) -> None:
+def write_orbax(
+    path: Path, params: Arrays, config: LSTMConfig, assumed: Collection[str] = (), *, overwrite: bool
+) -> None:
     """Write a directory with Orbax's ``StandardCheckpointer``.
 
     An existing directory is replaced by two renames: if the process dies between them, the old directory
@@ -72,19 +76,21 @@ def write_orbax(path: Path, params: Arrays, config: LSTMConfig, *, overwrite: bo
     new, old = (path.with_name(f".{path.name}.{unique}.{end}") for end in ("new", "old"))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            metadata = {METADATA_KEY: config_to_dict(config)}
+            metadata = {METADATA_KEY: config_to_dict(config, assumed)}
             checkpointer.save(new.absolute(), {"params": params}, custom_metadata=metadata)
         if exists:
             extra = _names_inside(path) - _names_inside(new)
             if extra and not overwrite:
                 raise FileExistsError(
                     f"{path} also holds {', '.join(sorted(extra))}; choose another path, or pass "
-                    "overwrite=True (--overwrite) to delete the directory"
+                    "overwrite=True to delete the directory"
                 )
             os.rename(path, old)
         os.rename(new, path)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        # Orbax writes to a folder whose name starts with the given one, and renames it at the end.
+        for folder in path.parent.glob(f"{new.name}*"):
+            shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -112,7 +118,7 @@ def saved_orbax_config(path: Path) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def read_orbax(path: Path) -> tuple[Arrays, LSTMConfig]:
+def read_orbax(path: Path) -> SelectedLSTM:
     """Read a directory of :func:`write_orbax`."""
     ocp = import_optional("orbax.checkpoint", "orbax")
     config = saved_orbax_config(path)
@@ -132,8 +138,8 @@ def _as_numpy(checkpointer: Any, path: Path) -> Any:
     return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
 
 
-def _validated(path: Path, tree: Any, config: Any) -> tuple[Arrays, LSTMConfig]:
-    """Return the parameters and config of a restored tree, or raise if ``jaxlstm.save`` did not write it."""
+def _validated(path: Path, tree: Any, config: Any) -> SelectedLSTM:
+    """Return the LSTM in a restored tree, or raise if ``jaxlstm.save`` did not write it."""
     params = tree.get("params") if isinstance(tree, dict) else None
     if not isinstance(params, dict) or not isinstance(config, dict):
         raise CheckpointError(
@@ -148,6 +154,7 @@ def _validated(path: Path, tree: Any, config: Any) -> tuple[Arrays, LSTMConfig]:
     try:
         lstm_config = config_from_dict(config)
         check_params(params, lstm_config)
+        assumed = assumed_arguments(config)
     except (TypeError, ValueError) as error:
         raise CheckpointError("flax-file", f"not written by jaxlstm: {error}", path=path) from error
-    return params, lstm_config
+    return SelectedLSTM(params, lstm_config, assumed)

@@ -14,19 +14,17 @@ Source: torch/serialization.py and caffe2/serialize/inline_container.cc.
 
 from __future__ import annotations
 
-import io
 import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
+from jaxlstm_converters.write.stored_zip import has_entry, zip_bytes
+
 _ROOT = "archive"
 _MARKER = f"{_ROOT}/jaxlstm"
-_ALIGNMENT = 64
-_LOCAL_HEADER = 30  # bytes before the name of an entry
 _STORAGES = {
     np.dtype(np.float64): "DoubleStorage",
     np.dtype(np.float32): "FloatStorage",
@@ -45,34 +43,22 @@ def torch_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
     for name, tensor in tensors.items():
         if tensor.dtype not in _STORAGES:
             raise TypeError(f"{name} must be a floating-point array, got {tensor.dtype}")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        _add(archive, "data.pkl", _state_dict_pickle(tensors))
-        _add(archive, "byteorder", b"little")
-        for number, tensor in enumerate(tensors.values()):
-            _add(archive, f"data/{number}", tensor.astype(tensor.dtype.newbyteorder("<")).tobytes())
-        _add(archive, "version", b"3\n")
-        _add(archive, "jaxlstm", metadata.encode())
-    return buffer.getvalue()
+    entries = {
+        "data.pkl": _state_dict_pickle(tensors),
+        "byteorder": b"little",
+        **{
+            f"data/{number}": tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
+            for number, tensor in enumerate(tensors.values())
+        },
+        "version": b"3\n",
+        "jaxlstm": metadata.encode(),
+    }
+    return zip_bytes({f"{_ROOT}/{name}": data for name, data in entries.items()})
 
 
 def has_marker(path: Path) -> bool:
     """Return True for a file of :func:`torch_bytes`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _MARKER in archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return False
-
-
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """Add a stored entry; an extra field of the right length aligns its data to 64 bytes."""
-    entry = zipfile.ZipInfo(f"{_ROOT}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-    assert archive.fp is not None
-    start = archive.fp.tell() + _LOCAL_HEADER + len(entry.filename) + 4
-    padding = -start % _ALIGNMENT
-    entry.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-    archive.writestr(entry, data)
+    return has_entry(path, _MARKER)
 
 
 def _state_dict_pickle(tensors: Mapping[str, np.ndarray]) -> bytes:

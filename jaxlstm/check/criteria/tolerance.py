@@ -51,10 +51,10 @@ class ArrayDifference:
     ulp: LargestError | None = None
 
     def __str__(self) -> str:
-        if self.absolute is None or self.relative is None or self.ulp is None:
+        if self.absolute is None or self.relative is None:
             return "empty"
         share = 100 * self.mismatched / self.total
-        errors = {"absolute": self.absolute, "relative": self.relative, "ulp": self.ulp}
+        errors = {"absolute": self.absolute, "relative": self.relative}
         parts = [
             f"worst {name} error {format_number(error.value)} at {error.index} "
             f"(absolute error allowed: {format_number(error.allowed)})"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.check.model.layers import LayerRecord
 from jaxlstm.check.model.results import ModelCase, ModelResults, is_array, is_floating, named_leaves
 from jaxlstm.check.port import jax_settings
 
@@ -37,6 +40,14 @@ class OurModel(Protocol):
         """Return the model with its parameters in ``dtype``, or as it is if ``dtype`` is None."""
         ...
 
+    def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Run the model and return the calls of its layers, or nothing if it has no known layers."""
+        ...
+
+    def evaluation(self) -> OurModel | None:
+        """Return the model in evaluation mode, or None if it has no modes."""
+        ...
+
 
 class FunctionModel:
     """A function of the arguments, or of parameters and the arguments."""
@@ -53,12 +64,22 @@ class FunctionModel:
         leaves, treedef = jax.tree_util.tree_flatten_with_path(self._params)
         names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
         arrays = {name: cast(np.asarray(leaf), dtype) for name, (_, leaf) in zip(names, leaves, strict=True)}
+        # In Flax's variables, the other collections are not parameters.
+        prefix = "params." if any(name.startswith("params.") for name in names) else ""
 
         def function(params: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            tree = jax.tree.unflatten(treedef, [params.get(name, arrays[name]) for name in names])
-            return self._function(tree, *args, **kwargs)
+            tree = [params.get(name.removeprefix(prefix), arrays[name]) for name in names]
+            return self._function(jax.tree.unflatten(treedef, tree), *args, **kwargs)
 
-        return Call(function, {name: a for name, a in arrays.items() if is_floating(a)})
+        params = {n: a for n, a in arrays.items() if n.startswith(prefix) and is_floating(a)}
+        return Call(function, {name.removeprefix(prefix): a for name, a in params.items()})
+
+    def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Return nothing: a function has no layers."""
+        return []
+
+    def evaluation(self) -> None:
+        """Return None: a function has no modes."""
 
 
 def cast(array: Any, dtype: Any) -> Any:
@@ -97,13 +118,27 @@ class OurRunner:
         If ``cotangents`` are given, by name of an output, compute the gradients of inputs and parameters.
         """
         with jax_settings(self.dtype, self.precision):
-            arrays = jax.device_put(case.astype(self.dtype).arrays_by_name())
-            floating = {name: a for name, a in arrays.items() if is_floating(a)}
-            others = {name: a for name, a in arrays.items() if name not in floating}
+            floating, others = self._split(case)
             if cotangents is None:
                 return ModelResults(_to_numpy(self._forward(self._params, floating, others)))
             found = self._forward_and_back(self._params, floating, others, dict(cotangents))
             return ModelResults(*map(_to_numpy, found))
+
+    def casts_to_float32(self, case: ModelCase) -> list[str]:
+        """Return the lines of code at which a float64 run converts numbers to float32."""
+        with jax_settings(self.dtype, self.precision):
+            floating, others = self._split(case)
+            try:
+                jaxpr = jax.make_jaxpr(self._outputs)(self._params, floating, others)
+            except PORT_EXCEPTIONS:  # Control flow that depends on values.
+                return []
+        return list(dict.fromkeys(_casts(jaxpr.jaxpr)))
+
+    def _split(self, case: ModelCase) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the floating-point arrays of a case on the device, and the others."""
+        arrays = jax.device_put(case.astype(self.dtype).arrays_by_name())
+        floating = {name: a for name, a in arrays.items() if is_floating(a)}
+        return floating, {name: a for name, a in arrays.items() if name not in floating}
 
     def _outputs(self, params: Any, floating: Any, others: Any) -> dict[str, Any]:
         arrays = {**floating, **others}
@@ -122,6 +157,30 @@ class OurRunner:
         }
         d_params, d_inputs = pull_back(given)
         return outputs, {**d_inputs, **d_params}
+
+
+def _casts(jaxpr: Any) -> Iterator[str]:
+    """Yield the place of each conversion from float64 to a shorter floating-point dtype."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "convert_element_type":
+            old, new = equation.invars[0].aval.dtype, np.dtype(equation.params["new_dtype"])
+            if old == np.float64 and jnp.issubdtype(new, jnp.floating) and new != np.float64:
+                yield _place(equation)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                yield from _casts(getattr(inner, "jaxpr", inner))
+
+
+def _place(equation: Any) -> str:
+    """Return the file and line of an equation, outside of JAX."""
+    jax_folder = str(Path(jax.__file__).parent)
+    frames = getattr(equation.source_info.traceback, "frames", ())
+    outside = (f for f in frames if not f.file_name.startswith(jax_folder))
+    return next((f"{Path(f.file_name).name}:{f.line_num}" for f in outside), "an unknown line")
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns")
 
 
 def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:

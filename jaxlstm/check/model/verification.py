@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from jaxlstm._shared.table import format_number
 from jaxlstm.check.criteria import exact, rms, semantics
 from jaxlstm.check.criteria.findings import Findings
 from jaxlstm.check.criteria.measurement import largest_errors
@@ -22,6 +23,9 @@ from jaxlstm.check.reference.torch_model import TorchModel
 
 Array = np.ndarray
 
+SINGLE = 16 * float(np.finfo(np.float32).eps)
+"""Relative error that a float32 part leaves in float64 results."""
+
 FIRST_TRIALS, MORE_TRIALS = 2, 8
 """Perturbed runs of torch that bound the error of a right model, and those added before a failure."""
 
@@ -34,8 +38,10 @@ class ModelVerification:
       tolerance: (rtol, atol) set by the caller, or None for the criteria.
       pairing: the layout of each parameter of the model.
       float64_refusal: the reason why the model cannot run in float64, or an empty string.
+      casts: the lines at which the model in float64 converts numbers to float32; None if not determined.
       refused: by case, the exception of the model where torch takes the case.
-      evidence: the results of the model in float64, by case.
+      evidence, working_evidence: cases and the model's results on them, in float64 and in the working dtype.
+      truths: torch's results in float64, by case.
     """
 
     ours: OurModel
@@ -48,8 +54,11 @@ class ModelVerification:
     seed: int
     findings: Findings = field(default_factory=Findings)
     float64_refusal: str = ""
+    casts: list[str] | None = None
     refused: dict[str, str] = field(default_factory=dict)
-    evidence: dict[str, ModelResults] = field(default_factory=dict)
+    evidence: list[tuple[ModelCase, ModelResults]] = field(default_factory=list)
+    working_evidence: list[tuple[ModelCase, ModelResults]] = field(default_factory=list)
+    truths: dict[str, ModelResults] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Compile nothing yet: pair the parameters and prepare the two dtypes."""
@@ -80,17 +89,17 @@ class ModelVerification:
             self._record_exception(case, describe(error))
             return
         self.findings.add_problem("runs", case.name, "")
+        self.working_evidence.append((case, ours))
+        self.truths[case.name] = truth
+        in_float64 = self._run_float64(case, cotangents) if self.tolerance is None else None
         theirs = self.theirs.run(case, self.theirs.dtype, cotangents=cotangents)
-        problem = _structure(ours, theirs)
-        self.findings.add_problem(
-            "shape and dtype", case.name, problem or exact.shape_and_dtype(ours, theirs)
-        )
-        if problem or not _same_shapes(ours, theirs):
-            self.evidence[case.name] = ours
+        problem = _structure(ours, theirs) or exact.shape_and_dtype(ours, theirs)
+        self.findings.add_problem("shape and dtype", case.name, problem)
+        if not _same_shapes(ours, theirs):
             return
-        if self.tolerance is None:
-            self._check_float64(case, truth, cotangents)
-        ours = self._aligned(ours, truth)
+        if in_float64 is not None:
+            self._check_float64(case, in_float64, truth, cotangents)
+        ours = self.aligned(ours, truth)
         problem = exact.nan_mask(ours, theirs)
         self.findings.add_problem("NaN mask", case.name, problem)
         if problem:
@@ -106,33 +115,55 @@ class ModelVerification:
         else:
             self.refused[case.name] = problem
 
-    def _check_float64(
-        self, case: ModelCase, truth: ModelResults, cotangents: Mapping[str, Array] | None
-    ) -> None:
-        """Compare both models in float64."""
+    def _run_float64(self, case: ModelCase, cotangents: Mapping[str, Array] | None) -> ModelResults | None:
+        """Run the model in float64 and keep the results; return None if it cannot run in float64."""
         if self.float64_refusal:
-            return
+            return None
         try:
             ours = self.float64.run(case, cotangents)
         except PORT_EXCEPTIONS as error:
             self.float64_refusal = f"the model raised for float64 arguments: {describe(error)}"
-            return
-        if any(a.dtype != np.float64 for a in ours.floating().outputs.values()):
-            self.float64_refusal = "the model returned another dtype for float64 arguments"
-            return
-        self.evidence[case.name] = ours
+            return None
+        if wrong := [a.dtype for a in ours.floating().outputs.values() if a.dtype != np.float64]:
+            self.float64_refusal = f"the model returned {wrong[0]} for float64 arguments"
+            return None
+        self.evidence.append((case, ours))
+        return ours
+
+    def _check_float64(
+        self, case: ModelCase, ours: ModelResults, truth: ModelResults, cotangents: Mapping[str, Array] | None
+    ) -> None:
+        """Compare both models in float64."""
         if problem := exact.nan_mask(ours, truth):
             self.findings.add_problem("NaN mask", case.name, f"in float64, {problem}")
             return
         if ours.gradients and truth.gradients:
             self.pairing = self.pairing.resolve(ours.gradients, truth.gradients)
-        ours = self._aligned(ours, truth)
+        ours = self.aligned(ours, truth)
         condition = self.condition(case, truth, cotangents)
         number = semantics.result_semantics(ours, truth, condition)
+        if not number.ok and self._computes_in_float32(case, ours, truth):
+            return
         self.findings.add_measurement("float64 semantics against torch", case.name, number)
         if ours.gradients and truth.gradients:
             number = semantics.gradient_semantics(ours.gradients, truth.gradients, condition)
             self.findings.add_measurement("float64 gradients against torch", case.name, number)
+
+    def _computes_in_float32(self, case: ModelCase, ours: ModelResults, truth: ModelResults) -> bool:
+        """Return True if the model converts numbers to float32 and its error is not larger than that."""
+        worst = 0.0
+        for name, a in ours.leaves():
+            scale = float(np.max(np.abs(truth.outputs[name]), initial=0.0)) or 1.0
+            worst = max(worst, float(np.max(np.abs(a - truth.outputs[name]), initial=0.0)) / scale)
+        if self.casts is None:
+            self.casts = self.float64.casts_to_float32(case)
+        if not self.casts or not worst <= SINGLE:
+            return False
+        self.float64_refusal = (
+            f"the model converts float64 to float32 in {', '.join(self.casts[:3])}; its error in float64, "
+            f"{format_number(worst)}, is that of float32"
+        )
+        return True
 
     def condition(
         self, case: ModelCase, truth: ModelResults, cotangents: Mapping[str, Array] | None
@@ -193,7 +224,7 @@ class ModelVerification:
         outputs = truth.floating().outputs
         return {name: rng.standard_normal(a.shape).astype(self.theirs.dtype) for name, a in outputs.items()}
 
-    def _aligned(self, ours: ModelResults, truth: ModelResults) -> ModelResults:
+    def aligned(self, ours: ModelResults, truth: ModelResults) -> ModelResults:
         """Return our results with the gradients of parameters under torch's names, and only those of both."""
         if ours.gradients is None or truth.gradients is None:
             return ours._replace(gradients=None)
@@ -214,7 +245,8 @@ def _listed(outputs: Mapping[str, Array]) -> str:
 
 
 def _same_shapes(ours: ModelResults, theirs: ModelResults) -> bool:
-    return all(a.shape == theirs.outputs[name].shape for name, a in ours.leaves())
+    shapes = [{name: a.shape for name, a in results.leaves()} for results in (ours, theirs)]
+    return shapes[0] == shapes[1]
 
 
 def _ratios(

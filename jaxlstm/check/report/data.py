@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlstm.check.report.difference import StepDifference
+from jaxlstm.check.report.layers import LayerDifference
 
 SCHEMA = 1
 """Version of the JSON. It grows when a key changes its meaning or is removed."""
@@ -70,6 +71,7 @@ class ReportData:
       heatmaps: the errors over time and units.
       again: the call or command that repeats the check.
       difference: the first step at which the port differs from the oracle, or None.
+      layers: the layers of a model that failed, in torch's order of calls.
     """
 
     title: str
@@ -81,6 +83,7 @@ class ReportData:
     heatmaps: tuple[Heatmap, ...] = ()
     again: str = ""
     difference: StepDifference | None = None
+    layers: tuple[LayerDifference, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -133,6 +136,7 @@ class ReportData:
             "environment": dict(self.environment),
             "again": self.again,
             "difference": self.difference.to_dict() if self.difference else None,
+            "layers": [{**layer._asdict(), "ok": layer.ok} for layer in self.layers],
         }
 
     def to_json(self) -> str:

@@ -72,6 +72,7 @@ def html_page(report: ReportData) -> str:
         _header(report),
         _list("Diagnosis", report.diagnosis),
         _gates(report.difference) if report.difference else "",
+        _layers(report),
         _items(report),
         _side("Error over time and units", [heatmap_svg(grid) for grid in report.heatmaps]),
         _list("Notes", report.notes),
@@ -124,6 +125,20 @@ def _items(report: ReportData) -> str:
         '<th>Status</th><th>Item</th><th class="n">Measured</th><th class="n">Limit</th><th>Detail</th>'
     )
     return f'<h2>Items</h2><table class="items">{_head_and_body(headings, rows)}</table>'
+
+
+def _layers(report: ReportData) -> str:
+    """Return the layers of a model as a table, in the order of calls."""
+    if not report.layers:
+        return ""
+    rows = "".join(
+        f'<tr><td class="s {"ok" if layer.ok else "failed"}">{"equal" if layer.ok else "differs"}</td>'
+        f"<td>{escape(layer.name)}</td><td>{escape(layer.kind)}</td>"
+        f'<td class="n">{format_number(layer.outputs)}</td></tr>'
+        for layer in report.layers
+    )
+    headings = '<th>Status</th><th>Layer</th><th>Type</th><th class="n">Difference / largest element</th>'
+    return f"<h2>Layers</h2><table>{_head_and_body(headings, rows)}</table>"
 
 
 def _gates(difference: StepDifference) -> str:

@@ -17,6 +17,8 @@ def full_text(report: ReportData) -> str:
     if report.difference:
         heading = f"Gates at {report.difference.place.where}"
         lines += _section(heading, map(str, report.difference.summary()))
+    if report.layers:
+        lines += _section("Layers", _layers(report).splitlines())
     lines += _section("Notes", report.notes)
     for name, values in (("Settings", report.settings), ("Environment", report.environment)):
         lines += _section(name, (f"{key}: {value}" for key, value in values.items()))
@@ -42,6 +44,15 @@ def matrix_table(report: ReportData) -> str:
     columns = list(next(iter(cells.values()), ()))
     rows = [(label, *(row[column] for column in columns)) for label, row in cells.items()]
     return table(("", *columns), rows, right=range(1, len(columns) + 1))
+
+
+def _layers(report: ReportData) -> str:
+    """Return the layers of a model as a table, in the order of calls."""
+    rows = [
+        ("equal" if layer.ok else "DIFFERS", layer.name, layer.kind, format_number(layer.outputs))
+        for layer in report.layers
+    ]
+    return table(("status", "layer", "type", "difference / largest element"), rows, right=(3,))
 
 
 def _cell(item: Item) -> str:

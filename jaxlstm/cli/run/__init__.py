@@ -1,4 +1,7 @@
-"""``jaxlstm run FILE --input X -o OUT``: run one LSTM over a file of sequences, resumable after a kill."""
+"""``jaxlstm run FILE --input X -o OUT``: run an LSTM or a program over a file of sequences.
+
+A run that was killed resumes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from typing import Any
 
 from jaxlstm._shared.atomic import require_replaceable
 from jaxlstm._shared.progress import progress_bar
-from jaxlstm.cli.arguments import add_command, load_selected
-from jaxlstm.cli.output import checkpoint_files, require_not_input
+from jaxlstm.cli.arguments import add_command, load_selected, path_argument
+from jaxlstm.cli.output import checkpoint_files, require_output
+from jaxlstm.cli.program import takes_program
+from jaxlstm.cli.program.run import run_program
 
 MAX_LENGTH = 1 << 20
 """Largest length of one sequence among several. A length bucket is compiled only if a sequence needs it."""
@@ -24,9 +29,10 @@ def add_parser(commands: Any) -> None:
         commands,
         "run",
         run,
-        help="run an LSTM over a file of sequences",
-        description="Run one LSTM of a PyTorch checkpoint over the sequences of a file. Finished parts are "
-        "stored in OUT.parts. After a kill, the same command resumes and writes the same output. "
+        help="run an LSTM or a .pt2 program over a file of sequences",
+        description="Run one LSTM of a PyTorch checkpoint, or a .pt2 program with one input, over the "
+        "sequences of a file; --prefix selects one LSTM of a program. Finished parts are stored in "
+        "OUT.parts. After a kill, the same command resumes and writes the same output. "
         "Exit status: 0 for success, 2 for bad input.",
         overwrite=True,
         output="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; it must not be "
@@ -34,10 +40,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--input",
+        type=path_argument,
         required=True,
         metavar="X",
         help=".npz or .safetensors with arrays (time, features); .npy with an array (sequences, time, "
-        "features), or (time, features) for one long sequence; .parquet with a column of lists",
+        "features), or (time, features) for one long sequence; .parquet with a column of lists. For a "
+        "program: .npz or .safetensors with one input without its batch axis under each name",
     )
     parser.add_argument(
         "--batch-size",
@@ -60,10 +68,12 @@ def run(args: argparse.Namespace) -> int:
     from jaxlstm.inference import runner
     from jaxlstm.inference.arguments import time_major
 
+    if takes_program(args):
+        return run_program(args)
     source, output = Path(args.input), Path(args.output)
     for written in (output, job.parts_folder(output)):
-        require_not_input(written, [source, *checkpoint_files(args.checkpoint)])
-    params, config = load_selected(args)
+        require_output(written, [source, *checkpoint_files(args.checkpoint)])
+    params, config, _ = load_selected(args)
     config = time_major(config)
     batch_size = positive_int("--batch-size", args.batch_size)
     long = sequences = None
@@ -78,16 +88,18 @@ def run(args: argparse.Namespace) -> int:
     compiled = runner.compile(params, config, max_length=MAX_LENGTH, max_batch=batch_size, dtype=args.dtype)
     results.check_output(output, source, long is not None, args.states, compiled.dtype)
     require_replaceable(output, overwrite=args.overwrite, is_ours=results.is_output)
+    leaves = results.OUTPUTS_AND_STATES if args.states else results.OUTPUTS
     if sequences is not None and args.states and output.suffix != ".parquet":
-        results.check_names(sequences.names)
+        results.check_names(sequences.names, leaves)
     start = time.perf_counter()
     with job.Job(output, _identity(args, params, config, source)).opened() as current:
         with progress_bar() as bar:
             if sequences is None:
                 job.run_long(current, compiled, long, args.cast, bar)  # type: ignore[arg-type]
             else:
-                job.run_sequences(current, compiled, sequences, batch_size, args.cast, bar)
-        results.assemble(current, args.states)
+                compute = job.compute_lstm(compiled, batch_size, args.cast)
+                job.run_sequences(current, compute, sequences, bar)
+        results.assemble(current, leaves)
     stats = compiled.stats()
     report = {
         "output": str(output),
@@ -107,19 +119,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _identity(args: argparse.Namespace, params: Any, config: Any, source: Path) -> dict[str, Any]:
-    """Return everything on which the results depend.
-
-    The input is identified by size and modification time, because hashing would read it a second time.
-    """
+    """Return everything on which the results depend."""
+    from jaxlstm.cli.run import job
     from jaxlstm.config_json import config_to_dict
 
     digest = hashlib.sha256()
     for name, array in params.items():
         digest.update(name.encode() + array.tobytes())
-    status = source.stat()
     return {
         "weights": digest.hexdigest(),
         "config": config_to_dict(config),
-        "input": [str(source.resolve()), status.st_size, status.st_mtime_ns],
+        "input": job.input_identity(source),
         "options": [args.batch_size, args.dtype, args.cast, args.states, args.column],
     }

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ PART_STEPS = 1 << 16
 """A part ends with the sequence that brings it to this number of time steps."""
 
 Part = dict[str, np.ndarray]
+Block = list[tuple[str, np.ndarray]]
+"""Names and arrays of the sequences of one part."""
+Compute = Callable[[Block], Iterable[Part]]
+"""Returns the results of each sequence of a block, by name."""
 
 # Everything that a job puts into its folder, including temporary files that a kill leaves there.
 _OWN_FILE = re.compile(
@@ -42,6 +46,12 @@ _OWN_FILE = re.compile(
 def parts_folder(output: Path) -> Path:
     """Return the folder that holds the parts of an output until it is complete."""
     return output.with_name(output.name + ".parts")
+
+
+def input_identity(source: Path) -> list[Any]:
+    """Return path, size and modification time of an input; hashing would read it a second time."""
+    status = source.stat()
+    return [str(source.resolve()), status.st_size, status.st_mtime_ns]
 
 
 class Job:
@@ -67,8 +77,6 @@ class Job:
         Raises:
           ValueError: the folder holds parts of another job or other files, or another process has locked it.
         """
-        if not self.output.parent.is_dir():
-            raise FileNotFoundError(f"-o {self.output}: the folder does not exist")
         self.folder.mkdir(exist_ok=True)
         foreign = [name for name in os.listdir(self.folder) if not _OWN_FILE.fullmatch(name)]
         if foreign:
@@ -89,6 +97,10 @@ class Job:
                 )
             try:
                 yield self
+            except KeyboardInterrupt as interrupt:
+                if self._path(0).exists():
+                    interrupt.add_note(f"the same command continues from the finished parts in {self.folder}")
+                raise
             finally:
                 if not self._path(0).exists():
                     self._remove()
@@ -120,27 +132,35 @@ class Job:
         return self.folder / f"part-{start:015d}.safetensors"
 
 
-def run_sequences(
-    job: Job, runner: Runner, sequences: Sequences, batch_size: int, cast: bool, progress: Progress
-) -> None:
+def run_sequences(job: Job, compute: Compute, sequences: Sequences, progress: Progress) -> None:
     """Compute the missing parts of many sequences.
 
-    Sequence number K has the tensors ``K.outputs``, ``K.h_n`` and ``K.c_n``.
+    Sequence number K has the tensors ``K.LEAF``, for each result LEAF that ``compute`` returns.
     """
     start = max((int(part.metadata["stop"]) for part in job.parts()), default=0)
     if start > len(sequences):
         raise ValueError(f"{job.folder} has parts of {start} sequences, and the input has {len(sequences)}")
     for block in _blocks(sequences.read(start)):
-        progress(start, len(sequences), "sequences")
-        arrays = [_checked_sequence(name, array, runner, cast) for name, array in block]
-        results = runner.imap(arrays, batch_size, progress=False)
         part: Part = {}
-        for index, (outputs, state) in enumerate(results, start):
-            part[f"{index}.outputs"] = outputs
-            part[f"{index}.h_n"], part[f"{index}.c_n"] = (np.asarray(leaf) for leaf in state)
+        progress(start, len(sequences), "sequences")
+        for index, results in enumerate(compute(block), start):
+            progress(index + 1, len(sequences), "sequences")
+            part.update((f"{index}.{leaf}", array) for leaf, array in results.items())
         stop = start + len(block)
         job.add(start, stop, part, [name for name, _ in block])
         start = stop
+
+
+def compute_lstm(runner: Runner, batch_size: int, cast: bool) -> Compute:
+    """Return the computation of ``outputs``, ``h_n`` and ``c_n`` by a runner."""
+
+    def compute(block: Block) -> Iterator[Part]:
+        arrays = [_checked_sequence(name, array, runner, cast) for name, array in block]
+        for outputs, state in runner.imap(arrays, batch_size, progress=False):
+            h_n, c_n = (np.asarray(leaf) for leaf in state)
+            yield {"outputs": outputs, "h_n": h_n, "c_n": c_n}
+
+    return compute
 
 
 def run_long(job: Job, runner: Runner, sequence: np.ndarray, cast: bool, progress: Progress) -> None:
@@ -163,7 +183,7 @@ def run_long(job: Job, runner: Runner, sequence: np.ndarray, cast: bool, progres
         job.add(begin, begin + len(piece), part, ["outputs"])
 
 
-def _blocks(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[list[tuple[str, np.ndarray]]]:
+def _blocks(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[Block]:
     """Yield the sequences of each part."""
     block, steps = [], 0
     for name, array in named:

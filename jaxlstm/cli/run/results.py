@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from jaxlstm_converters.checkpoint import read_checkpoint
 
 NAMED = (".npz", ".safetensors", ".parquet")
 """Suffixes of output files that store sequences by name, and their states."""
-STATES = ("h_n", "c_n")
+OUTPUTS = {"": "outputs"}
+"""Suffix of the name of a sequence in the output -> name of the result in the parts."""
+OUTPUTS_AND_STATES = {"": "outputs", ".h_n": "h_n", ".c_n": "c_n"}
 WRITER = "jaxlstm run"
 """The comment or metadata by which :func:`is_output` recognizes an output."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -74,59 +76,60 @@ def is_output(path: Path) -> bool:
         return False
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raise if a state of one sequence would get the name of another sequence."""
-    taken = set(names)
+def check_names(names: Sequence[str], leaves: Mapping[str, str]) -> None:
+    """Raise if two results would get the same name."""
+    owners: dict[str, str] = {}
     for name in names:
-        for leaf in STATES:
-            if f"{name}.{leaf}" in taken:
+        for suffix in leaves:
+            owner = owners.setdefault(name + suffix, name)
+            if owner != name:
                 raise ValueError(
-                    f"--states: {name}.{leaf} would be the name of a sequence and of a state of {name!r}; "
-                    "rename one of these sequences, or write .parquet"
+                    f"{name}{suffix} would be the name of a result of {owner!r} and of {name!r}; rename one "
+                    "of these sequences, or write .parquet"
                 )
 
 
-def assemble(job: Job, states: bool) -> None:
-    """Write ``job.output`` from all parts, with h_n and c_n if ``states`` is True."""
+def assemble(job: Job, leaves: Mapping[str, str] = OUTPUTS) -> None:
+    """Write ``job.output`` from all parts.
+
+    Args:
+      job: the finished job.
+      leaves: suffix of a name in the output -> result of each sequence, such as ``OUTPUTS_AND_STATES``.
+    """
     path = job.output
     # A kill leaves this file in the folder of the parts, where the next run replaces it.
     temporary = job.folder / f"whole{path.suffix}"
     if path.suffix == ".npy":
         _write_npy(temporary, job)
     elif path.suffix == ".npz":
-        _write_npz(temporary, _named_results(job, states))
+        _write_npz(temporary, _named_results(job, leaves))
     elif path.suffix == ".parquet":
-        _write_parquet(temporary, job, states)
+        _write_parquet(temporary, job, leaves)
     else:
-        write_atomically(temporary, safetensors_bytes(_Results(job, states), {"writer": WRITER}))
+        write_atomically(temporary, safetensors_bytes(_Results(job, leaves), {"writer": WRITER}))
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
-def _named_results(job: Job, states: bool) -> Iterator[tuple[str, Any]]:
-    """Yield the name and the unread tensor of each result.
-
-    Outputs have the name of their sequence. States have that name and a suffix.
-    """
+def _named_results(job: Job, leaves: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the unread tensor of each result."""
     for part in job.parts():
         start = int(part.metadata["start"])
         for index, name in enumerate(json.loads(part.metadata["names"]), start):
-            yield name, part[f"{index}.outputs"]
-            if states:
-                for leaf in STATES:
-                    yield f"{name}.{leaf}", part[f"{index}.{leaf}"]
+            for suffix, leaf in leaves.items():
+                yield name + suffix, part[f"{index}.{leaf}"]
 
 
 class _Results:
     """The results in the form that ``safetensors_bytes`` takes. Each is read when it is written."""
 
-    def __init__(self, job: Job, states: bool) -> None:
+    def __init__(self, job: Job, leaves: Mapping[str, str]) -> None:
         self.job = job
-        self.states = states
+        self.leaves = leaves
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        return _named_results(self.job, self.states)
+        return _named_results(self.job, self.leaves)
 
     def values(self) -> Iterator[Any]:
         return (tensor for _, tensor in self.items())
@@ -165,11 +168,10 @@ def _outputs(job: Job) -> Iterator[np.ndarray]:
         yield from (np.asarray(part[name]) for name in names)
 
 
-def _write_parquet(path: Path, job: Job, states: bool) -> None:
+def _write_parquet(path: Path, job: Job, leaves: Mapping[str, str]) -> None:
     """Write a row for each sequence: name, length, and outputs, h_n and c_n as flat lists."""
     import pyarrow
 
-    leaves = ("outputs", *STATES) if states else ("outputs",)
     writer = None
     for part in job.parts():
         start = int(part.metadata["start"])
@@ -177,7 +179,7 @@ def _write_parquet(path: Path, job: Job, states: bool) -> None:
         rows = range(start, start + len(names))
         columns: dict[str, Any] = {"name": names}
         columns["length"] = [part[f"{index}.outputs"].shape[0] for index in rows]
-        for leaf in leaves:
+        for leaf in leaves.values():
             columns[leaf] = [np.asarray(part[f"{index}.{leaf}"]).ravel() for index in rows]
         table = pyarrow.table(columns, metadata={"writer": WRITER})
         writer = writer or import_optional("pyarrow.parquet", "parquet").ParquetWriter(path, table.schema)

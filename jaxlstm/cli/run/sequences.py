@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxlstm._shared.optional import import_optional
+from jaxlstm._shared.paths import require_exists
 from jaxlstm_converters.checkpoint import read_checkpoint
 
 
@@ -45,8 +46,7 @@ def open_sequences(path: Path, column: str = "inputs", features: int = 1) -> Seq
       ValueError: the suffix is unknown, or the file is malformed.
       ModuleNotFoundError: the file is a parquet file, and pyarrow is not installed.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    require_exists(path)
     if path.suffix == ".parquet":
         return _Parquet(path, column, features)
     kinds = {".npz": _Npz, ".npy": _Npy, ".safetensors": _Safetensors}
@@ -57,6 +57,7 @@ def open_sequences(path: Path, column: str = "inputs", features: int = 1) -> Seq
 
 def open_npy(path: Path) -> np.ndarray:
     """Return the array of a .npy file as a memory map."""
+    require_exists(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:

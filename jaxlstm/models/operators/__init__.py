@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxlstm.models.operators import activations as activations
 from jaxlstm.models.operators import arithmetic as arithmetic
+from jaxlstm.models.operators import attention as attention
 from jaxlstm.models.operators import comparison as comparison
 from jaxlstm.models.operators import convolution as convolution
 from jaxlstm.models.operators import creation as creation
@@ -11,8 +12,11 @@ from jaxlstm.models.operators import identity as identity
 from jaxlstm.models.operators import indexing as indexing
 from jaxlstm.models.operators import linear_algebra as linear_algebra
 from jaxlstm.models.operators import normalization as normalization
+from jaxlstm.models.operators import padding as padding
 from jaxlstm.models.operators import pooling as pooling
 from jaxlstm.models.operators import recurrent as recurrent
 from jaxlstm.models.operators import reductions as reductions
+from jaxlstm.models.operators import resampling as resampling
 from jaxlstm.models.operators import shapes as shapes
 from jaxlstm.models.operators import sizes as sizes
+from jaxlstm.models.operators import spectral as spectral

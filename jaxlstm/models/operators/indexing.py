@@ -1,17 +1,22 @@
-"""Look-ups and masks.
+"""Look-ups, scatters and masks.
 
 An index that is out of range raises when its value is known, that is outside of ``jax.jit``. Under ``jit``
-the look-up gives NaN for floats: a wrong index never selects a wrong row.
+a look-up gives NaN for floats (the smallest number for integers) and a scatter drops the element, so a wrong
+index never selects a wrong row.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models.errors import ProgramError
-from jaxlstm.models.operators.dtypes import Operand, as_array
+from jaxlstm.models.operators.axes import axis
+from jaxlstm.models.operators.dtypes import Operand, as_array, held
 from jaxlstm.models.operators.registry import register_operator
 
 
@@ -37,14 +42,138 @@ def embedding(
 ) -> jax.Array:
     """Return rows of a table. Negative indices do not count from the end; ``padding_idx`` has no gradient."""
     require_in_range(indices, 0, weight.shape[0], "indices of an embedding")
-    row = jnp.where(indices < 0, weight.shape[0], indices)
-    rows = weight.at[row].get(mode="fill", fill_value=jnp.nan)
+    rows = _take(weight, indices, 0)
     if padding_idx < 0:
         return rows
     return jnp.where((indices == padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)
+
+
+@register_operator("aten.index_select.default")
+def index_select(self: jax.Array, dim: int, index: jax.Array) -> jax.Array:
+    """Return the slices of an axis at indices."""
+    if self.ndim == 0:
+        return self
+    require_in_range(index, 0, self.shape[axis(self, dim)], "indices of index_select")
+    return _take(self, jnp.atleast_1d(index), axis(self, dim))
+
+
+def _take(x: jax.Array, indices: jax.Array, place: int) -> jax.Array:
+    """Return slices; indices that are negative or too large give NaN."""
+    beyond = jnp.where(indices < 0, x.shape[place], indices)
+    return x.at[(slice(None),) * place + (beyond,)].get(mode="fill")
+
+
+@register_operator("aten.gather.default")
+def gather(self: jax.Array, dim: int, index: jax.Array, sparse_grad: bool = False) -> jax.Array:
+    """Return elements along an axis, one for each index; other axes may be shorter than those of ``self``."""
+    if self.ndim == 0:
+        return jnp.broadcast_to(self, index.shape)
+    if index.size == 0:
+        return jnp.zeros(index.shape, self.dtype)
+    require_in_range(index, 0, self.shape[axis(self, dim)], "indices of gather")
+    return self.at[_places(self, dim, index)].get(mode="fill")
+
+
+def _places(x: jax.Array, dim: int, index: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the indices of all axes for an index along one of them."""
+    grids = list(jnp.indices(index.shape, sparse=True))
+    place = axis(x, dim)
+    grids[place] = jnp.where(index < 0, x.shape[place], index)
+    return tuple(grids)
+
+
+@register_operator("aten.scatter.src", "aten.scatter.value")
+def scatter(
+    self: jax.Array, dim: int, index: jax.Array, src: jax.Array | None = None, value: Operand = 0
+) -> jax.Array:
+    """Write elements along an axis, one for each index."""
+    return _scatter(self, dim, index, src, value, "set")
+
+
+@register_operator("aten.scatter_add.default")
+def scatter_add(self: jax.Array, dim: int, index: jax.Array, src: jax.Array) -> jax.Array:
+    """Add elements along an axis, one for each index; equal indices accumulate."""
+    return _scatter(self, dim, index, src, 0, "add")
+
+
+def _scatter(
+    x: jax.Array, dim: int, index: jax.Array, src: jax.Array | None, value: Operand, mode: str
+) -> jax.Array:
+    flat, places = (x.reshape(1), index.reshape(-1)) if x.ndim == 0 else (x, index)
+    require_in_range(places, 0, flat.shape[axis(flat, dim)], "indices of scatter")
+    if src is not None:
+        src = src.reshape(-1) if x.ndim == 0 else src[tuple(slice(size) for size in index.shape)]
+    update = as_array(value, x.dtype) if src is None else src.astype(x.dtype)
+    method = getattr(flat.at[_places(flat, dim, places)], mode)
+    return method(update, mode="drop").reshape(x.shape)
+
+
+@register_operator("aten.index.Tensor")
+def index(self: jax.Array, indices: Sequence[jax.Array | None]) -> jax.Array:
+    """Index with integer arrays, as NumPy; None keeps an axis.
+
+    A bool array works outside of ``jax.jit`` only, because the shape of the result depends on its values.
+    """
+    return self.at[_index(self, indices)].get(mode="fill")
+
+
+@register_operator("aten.index_put.default", "aten._unsafe_index_put.default")
+def index_put(
+    self: jax.Array, indices: Sequence[jax.Array | None], values: jax.Array, accumulate: bool = False
+) -> jax.Array:
+    """Write values at the places that :func:`index` reads."""
+    mask = indices[0] if len(indices) == 1 else None
+    if mask is not None and mask.dtype == jnp.bool_ and values.size == 1 and not accumulate:
+        # Unlike an index, a mask has a static shape.
+        mask = mask.reshape(*mask.shape, *((1,) * (self.ndim - mask.ndim)))
+        return masked_fill(self, mask, values.reshape(()))
+    places = self.at[_index(self, indices)]
+    values = values.astype(self.dtype)
+    return places.add(values, mode="drop") if accumulate else places.set(values, mode="drop")
+
+
+def _index(x: jax.Array, indices: Sequence[jax.Array | None]) -> tuple[Any, ...]:
+    """Return an index for NumPy's rules; integers that are out of range stay so."""
+    result: list[Any] = []
+    place = 0
+    for item in indices:
+        if item is None:
+            result.append(slice(None))
+            place += 1
+        elif item.dtype in (jnp.bool_, jnp.uint8):
+            result.append(item.astype(bool))
+            place += item.ndim
+        else:
+            size = x.shape[place]
+            require_in_range(item, -size, size, f"indices of axis {place}")
+            # Beyond the end from below is beyond the end, too.
+            result.append(jnp.where(item < -size, size, item))
+            place += 1
+    return tuple(result)
 
 
 @register_operator("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
 def masked_fill(self: jax.Array, mask: jax.Array, value: Operand) -> jax.Array:
     """Return ``value`` where the mask is True."""
     return jnp.where(mask, as_array(value, self.dtype), self)
+
+
+@register_operator("aten.tril.default")
+def tril(self: jax.Array, diagonal: int = 0) -> jax.Array:
+    """Return the lower triangle of each matrix, zeros elsewhere."""
+    return jnp.tril(self, diagonal)
+
+
+@register_operator("aten.triu.default")
+def triu(self: jax.Array, diagonal: int = 0) -> jax.Array:
+    """Return the upper triangle of each matrix, zeros elsewhere."""
+    return jnp.triu(self, diagonal)
+
+
+@register_operator("aten.one_hot.default")
+def one_hot(self: jax.Array, num_classes: int = -1) -> jax.Array:
+    """Return 1 at the index of each element in a new last axis, else 0."""
+    if num_classes < 0:
+        raise ValueError("one_hot needs num_classes: without it the shape depends on the values")
+    require_in_range(self, 0, num_classes, "indices of one_hot")
+    return jax.nn.one_hot(self, num_classes, dtype=held("int64"))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from jaxlstm import precision as precision_
-from jaxlstm.models.operators.dtypes import Operand
+from jaxlstm.models.operators.dtypes import Operand, is_float
 from jaxlstm.models.operators.registry import Options, register_operator
 
 
 def product(a: jax.Array, b: jax.Array, options: Options) -> jax.Array:
     """Return ``a @ b`` with NumPy's batching, in the dtype of ``a``."""
-    wide = precision_.gate_dtype(a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a.dtype
+    wide = precision_.gate_dtype(a.dtype) if is_float(a) else a.dtype
     precision = precision_.resolve(options.precision)
     return jnp.matmul(a, b, precision=precision, preferred_element_type=wide).astype(a.dtype)
 
@@ -67,3 +69,21 @@ def addmm(
     if beta == 0:
         return y
     return y + (self if beta == 1 else self * jnp.asarray(beta, self.dtype))
+
+
+@register_operator("aten.einsum.default")
+def einsum(
+    equation: str, tensors: Sequence[jax.Array], path: Sequence[int] | None = None, *, options: Options
+) -> jax.Array:
+    """Return the sum of products that an equation describes."""
+    first = tensors[0]
+    wide = precision_.gate_dtype(first.dtype) if is_float(first) else first.dtype
+    precision = precision_.resolve(options.precision)
+    y = jnp.einsum(equation, *tensors, precision=precision, preferred_element_type=wide)
+    return y.astype(first.dtype)
+
+
+@register_operator("aten.outer.default")
+def outer(self: jax.Array, vec2: jax.Array) -> jax.Array:
+    """Return the product of each pair of elements of two vectors."""
+    return self[:, None] * vec2[None, :]

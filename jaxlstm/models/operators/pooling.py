@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxlstm.models.operators.axes import repeated
-from jaxlstm.models.operators.dtypes import is_float
+from jaxlstm.models.operators.dtypes import held, is_float
 from jaxlstm.models.operators.registry import register_operator
 from jaxlstm.precision import gate_dtype
 
@@ -29,8 +31,25 @@ def _register_max_pool(n: int) -> None:
         ceil_mode: bool = False,
     ) -> jax.Array:
         windows = _Windows(self, n, kernel_size, stride, padding, dilation, ceil_mode)
-        lowest = -np.inf if is_float(self) else np.iinfo(self.dtype).min
-        return windows.reduce(self, lax.max, np.asarray(lowest, self.dtype))
+        if max(windows.dilation) > 1:
+            # XLA's pooling has no gradient for a dilated window.
+            return windows.largest(self)[0]
+        return windows.reduce(self, lax.max, _lowest(self.dtype))
+
+    @register_operator(f"aten.max_pool{n}d_with_indices.default")
+    def max_pool_with_indices(
+        self: jax.Array,
+        kernel_size: Ints,
+        stride: Ints = (),
+        padding: Ints = 0,
+        dilation: Ints = 1,
+        ceil_mode: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        return _Windows(self, n, kernel_size, stride, padding, dilation, ceil_mode).largest(self)
+
+
+def _lowest(dtype: Any) -> np.ndarray:
+    return np.asarray(-np.inf if is_float(dtype) else np.iinfo(dtype).min, dtype)
 
 
 def _register_avg_pool(n: int) -> None:
@@ -112,6 +131,33 @@ class _Windows:
             None,
             (*other, *self.dilation),
         )
+
+    def largest(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the largest element of each window, the first of equal ones, and its flat index in ``x``."""
+        n = len(self.kernel)
+        pads = [(0, 0, 0)] * (x.ndim - n) + [
+            (pad, pad + extra, 0) for pad, extra in zip(self.padding, self.extra, strict=True)
+        ]
+        padded = lax.pad(x, jnp.asarray(_lowest(x.dtype)), pads)
+        places = np.arange(math.prod(self.sizes)).reshape(self.sizes)
+        places = np.pad(places, [pad[:2] for pad in pads[x.ndim - n :]])
+        offsets = list(itertools.product(*map(range, self.kernel)))
+        candidates = jnp.stack([self._at_offset(padded, offset) for offset in offsets], -1)
+        indices = np.stack([self._at_offset(places, offset) for offset in offsets], -1)
+        winner = jnp.argmax(candidates, -1, keepdims=True)
+        values = jnp.take_along_axis(candidates, winner, -1).squeeze(-1)
+        chosen = jnp.take_along_axis(jnp.broadcast_to(indices, candidates.shape), winner, -1).squeeze(-1)
+        return values, chosen.astype(held("int64"))
+
+    def _at_offset(self, x: Any, offset: Sequence[int]) -> Any:
+        """Return the element at an offset in each window of a padded array."""
+        index: list[slice] = []
+        for place, start in enumerate(offset):
+            size = x.shape[x.ndim - len(offset) + place]
+            reach = self.dilation[place] * (self.kernel[place] - 1)
+            first = start * self.dilation[place]
+            index.append(slice(first, first + size - reach, self.stride[place]))
+        return x[(..., *index)]
 
     def counts(self, include_pad: bool) -> jax.Array:
         """Return the number of elements of each window, padding included or not.

@@ -201,7 +201,9 @@ def flip(self: jax.Array, dims: Sequence[int]) -> jax.Array:
     return jnp.flip(self, axes(self, dims) if dims else ())
 
 
-@register_operator("aten.to.dtype", "aten.to.dtype_layout", "aten._to_copy.default", may_alias=True)
+@register_operator(
+    "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten._to_copy.default", may_alias=True
+)
 def to_dtype(self: jax.Array, dtype: Any = None, copy: bool = False) -> jax.Array:
     """Convert to a dtype; floats are truncated to integers."""
     return self if dtype is None else self.astype(held(dtype))
@@ -236,3 +238,124 @@ def fill(self: jax.Array, value: Operand) -> jax.Array:
 def zero(self: jax.Array) -> jax.Array:
     """Return zeros in the shape and dtype of ``self``."""
     return jnp.zeros_like(self)
+
+
+def _chunk_size(size: int, chunks: int) -> int:
+    return max(-(-size // chunks), 1)
+
+
+def _chunk_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    dim = kwargs.get("dim", 0)
+    size = _chunk_size(base.shape[axis(base, dim)], kwargs["chunks"])
+    return _set(base, view, dim, slice(index * size, (index + 1) * size))
+
+
+@register_operator("aten.chunk.default", write_back=_chunk_back)
+def chunk(self: jax.Array, chunks: int, dim: int = 0) -> list[jax.Array]:
+    """Split an axis into at most ``chunks`` parts of equal size; the last part may be smaller."""
+    return split(self, _chunk_size(self.shape[axis(self, dim)], chunks), dim)
+
+
+def _sizes_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    sizes = kwargs.get("split_sizes", kwargs.get("split_size"))
+    assert sizes is not None
+    start = sum(sizes[:index])
+    return _set(base, view, kwargs.get("dim", 0), slice(start, start + sizes[index]))
+
+
+@register_operator("aten.split_with_sizes.default", "aten.split.sizes", write_back=_sizes_back)
+def split_with_sizes(
+    self: jax.Array, split_sizes: Sequence[int] | None = None, dim: int = 0, split_size: Any = None
+) -> list[jax.Array]:
+    """Split an axis into parts of given sizes."""
+    sizes = split_size if split_sizes is None else split_sizes
+    place = axis(self, dim)
+    if sum(sizes) != self.shape[place]:
+        raise ValueError(f"split sizes {tuple(sizes)} do not add up to {self.shape[place]}")
+    return jnp.split(self, np.cumsum(sizes)[:-1].tolist(), place)
+
+
+def _unbind_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    return _set(base, view, kwargs.get("dim", 0), index)
+
+
+@register_operator("aten.unbind.int", write_back=_unbind_back)
+def unbind(self: jax.Array, dim: int = 0) -> list[jax.Array]:
+    """Return the slices of an axis, without the axis."""
+    place = axis(self, dim)
+    return [jax.lax.index_in_dim(self, i, place, keepdims=False) for i in range(self.shape[place])]
+
+
+def _narrow_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    start = kwargs["start"] % max(base.shape[axis(base, kwargs["dim"])], 1)
+    return _set(base, view, kwargs["dim"], slice(start, start + kwargs["length"]))
+
+
+@register_operator("aten.narrow.default", write_back=_narrow_back)
+def narrow(self: jax.Array, dim: int, start: int, length: int) -> jax.Array:
+    """Return ``length`` elements of an axis from ``start``."""
+    place = axis(self, dim)
+    size = self.shape[place]
+    first = start + size if start < 0 else start
+    if not 0 <= first <= first + length <= size:
+        raise IndexError(f"start {start} and length {length} leave axis {dim} of size {size}")
+    return jax.lax.slice_in_dim(self, first, first + length, axis=place)
+
+
+def _movedim_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    return jnp.moveaxis(view, kwargs["destination"], kwargs["source"])
+
+
+@register_operator("aten.movedim.int", "aten.movedim.intlist", write_back=_movedim_back)
+def movedim(self: jax.Array, source: Any, destination: Any) -> jax.Array:
+    """Move axes to other places."""
+    return jnp.moveaxis(self, source, destination)
+
+
+@register_operator("aten.view_as.default", write_back=_reshape_back)
+def view_as(self: jax.Array, other: jax.Array) -> jax.Array:
+    """Return the elements in the shape of another tensor."""
+    return self.reshape(other.shape)
+
+
+@register_operator("aten.reshape_as.default", may_alias=True)
+def reshape_as(self: jax.Array, other: jax.Array) -> jax.Array:
+    """Return the elements in the shape of another tensor."""
+    return self.reshape(other.shape)
+
+
+@register_operator("aten.type_as.default", may_alias=True)
+def type_as(self: jax.Array, other: jax.Array) -> jax.Array:
+    """Convert to the dtype of another tensor."""
+    return self.astype(other.dtype)
+
+
+@register_operator("aten.to.other", may_alias=True)
+def to_other(self: jax.Array, other: jax.Array, copy: bool = False) -> jax.Array:
+    """Convert to the dtype of another tensor."""
+    return self.astype(other.dtype)
+
+
+@register_operator("aten.roll.default")
+def roll(self: jax.Array, shifts: Any, dims: Any = ()) -> jax.Array:
+    """Shift elements along axes; those that leave an end enter at the other."""
+    return jnp.roll(self, shifts, None if dims == () else dims)
+
+
+@register_operator("aten.repeat_interleave.self_int")
+def repeat_interleave(
+    self: jax.Array, repeats: int, dim: int | None = None, output_size: int | None = None
+) -> jax.Array:
+    """Repeat each element of an axis, or of the flattened tensor."""
+    return jnp.repeat(self, repeats, None if dim is None else axis(self, dim))
+
+
+@register_operator("aten.unfold.default")
+def unfold(self: jax.Array, dimension: int, size: int, step: int) -> jax.Array:
+    """Return all windows of an axis, in a new last axis."""
+    if self.ndim == 0:
+        return self.reshape(1)[:size]
+    place = axis(self, dimension)
+    starts = np.arange(0, self.shape[place] - size + 1, step)
+    windows = jnp.take(self, starts[:, None] + np.arange(size), axis=place)
+    return jnp.moveaxis(windows, place + 1, -1)

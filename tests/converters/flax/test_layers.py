@@ -1,8 +1,11 @@
-"""Every row of the porting table against torch: values, gradients, and the way back."""
+"""Every row of the porting table against torch, in NNX and Linen: values, gradients, and the way back."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,81 +17,156 @@ from flax import nnx
 
 import jaxlstm
 from tests.support.flax_layers import CASES, LOSSY, LayerCase, example, randomized
+from tests.support.linen_layers import LINEN, call_arguments
+
+# Gradients that take long to compile, of layers whose rule has a faster case. test_linen runs them forward.
+SLOW = {
+    "Conv1d",
+    "Conv2d, groups",
+    "Conv3d",
+    "ConvTranspose2d, transpose_kernel",
+    "MultiHeadAttention without bias",
+    "MultiHeadAttention, separate",
+    "RNN of GRUCell",
+    "RNN of LSTMCell",
+    "RNN of jaxlstm LSTMCell",
+    "RNN of OptimizedLSTMCell without biases",
+    "WeightNorm of ConvTranspose1d",
+    "WeightNorm of ConvTranspose2d, flipped",
+    "jaxlstm LSTM",
+    "jaxlstm LSTM, projected",
+}
 
 
-def load(model: nnx.Module, source: Any, **kwargs: Any) -> Any:
-    """Fill a model whose settings are not under test."""
+@contextmanager
+def no_porting_warnings() -> Iterator[None]:
+    """Ignore warnings about settings, which are not under test here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jaxlstm.PortingWarning)
-        return jaxlstm.load_state_dict(model, source, **kwargs)
+        yield
 
 
-def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", jaxlstm.PortingWarning)
-        return jaxlstm.state_dict(model)
-
-
-def torch_results(case: LayerCase, layer: torch.nn.Module, weights: np.ndarray) -> dict[str, Any]:
-    """Return the output, and the gradients of ``(output * weights).sum()``."""
+def torch_results(case: LayerCase, layer: torch.nn.Module) -> dict[str, Any]:
+    """Return the output, and the gradients of ``(output * weights).sum()`` by torch's names."""
     x = torch.tensor(example(case), requires_grad=bool(case.shape))
     y = case.run_torch(layer, x)
-    (y * torch.tensor(weights)).sum().backward()
-    results = {"output": y, **{f"d{name}": p.grad for name, p in layer.named_parameters()}}
-    return {name: t.detach().numpy() for name, t in results.items()} | {"dx": x.grad}
+    (y * torch.tensor(_weights(y.shape))).sum().backward()
+    results = {"output": y, **{name: p.grad for name, p in layer.named_parameters()}}
+    if case.shape:
+        results["inputs"] = x.grad
+    return {name: t.detach().numpy() for name, t in results.items()}
 
 
-def flax_results(case: LayerCase, model: nnx.Module, weights: np.ndarray) -> dict[str, Any]:
-    """Return the same of the Flax layer, with its gradients under torch's names."""
+def nnx_results(case: LayerCase, model: nnx.Module) -> dict[str, Any]:
+    """Return the same of a Flax layer."""
 
     def loss(model: Any, x: Any) -> Any:
         y = case.to_torch(case.run_flax(model, case.to_flax(x)))
-        return (y * weights).sum(), y
+        return (y * _weights(y.shape)).sum(), y
 
-    x = jnp.asarray(example(case))
-    argnums = (0, 1) if case.shape else 0
-    scales = isinstance(model, nnx.WeightNorm)
-    (_, y), gradients = nnx.jit(nnx.value_and_grad(loss, argnums=argnums, has_aux=True))(model, x)
-    gradients, dx = gradients if case.shape else (gradients, None)
-    nnx.update(model, gradients)
-    # The scales of WeightNorm are no Params, so Flax returns no gradient for them.
-    named = {} if scales else state_dict(model)
-    return {"output": y, "dx": dx, **{f"d{name}": g for name, g in named.items()}}
+    argnums = (0, 1) if case.shape else (0,)
+    compute = nnx.jit(nnx.value_and_grad(loss, argnums=argnums, has_aux=True))
+    (_, y), gradients = compute(model, jnp.asarray(example(case)))
+    nnx.update(model, gradients[0])
+    with no_porting_warnings():
+        named = jaxlstm.state_dict(model)
+    if isinstance(model, nnx.WeightNorm):
+        named.pop("weight_g")  # the scales of nnx.WeightNorm are plain arrays without a gradient
+    return {"output": y, **dict(zip(["inputs"], gradients[1:], strict=False)), **named}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients(name: str) -> None:
+def _weights(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape)
+
+
+def assert_close(case: LayerCase, actual: dict[str, Any], expected: dict[str, Any], skip: str) -> None:
+    for key, value in expected.items():
+        if key in actual and not (skip and key.startswith(skip)):
+            np.testing.assert_allclose(actual[key], value, rtol=0, atol=case.atol, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES]
+)
+def test_nnx(name: str) -> None:
     case = CASES[name]
     layer = randomized(case.torch()).eval()
     with jax.enable_x64(True):
         model = case.flax(nnx.Rngs(0))
-        result = load(model, layer)
-        assert result.complete
-        shape = case.run_torch(layer, torch.tensor(example(case))).shape
-        weights = np.random.default_rng(1).standard_normal(shape)
-        expected = torch_results(case, layer, weights)
-        actual = flax_results(case, model, weights)
-    compared = set(expected) & set(actual)
-    assert {"output", "dx"} <= compared
-    for key in compared:
-        if name in LOSSY and key.startswith("dbias_hh"):
-            continue
-        if expected[key] is None:
-            continue
-        np.testing.assert_allclose(actual[key], expected[key], rtol=0, atol=case.atol, err_msg=key)
+        with no_porting_warnings():
+            assert jaxlstm.load_state_dict(model, layer).complete
+        actual = nnx_results(case, model)
+    expected = torch_results(case, layer)
+    biases = "bias_hh" if name in LOSSY else ""  # the gradient of the sum is under the name bias_ih
+    assert_close(case, actual, expected, biases)
+    scales = {key for key in expected if key.endswith(("weight_g", "original0", "original1"))}
+    assert expected.keys() - actual.keys() <= scales
+
+
+@pytest.mark.parametrize("name", LINEN)
+def test_linen(name: str) -> None:
+    case = CASES[name]
+    layer = randomized(case.torch()).eval()
+    module = LINEN[name]()
+    with jax.enable_x64(True):
+        inputs = call_arguments(case, jnp.asarray(example(case)))
+        variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+        with no_porting_warnings():
+            variables = jaxlstm.linen.load_state_dict(module, variables, layer, inputs=inputs)
+            restored = jaxlstm.linen.state_dict(module, variables, inputs=inputs)
+
+        @jax.jit
+        def run(variables: Any, x: Any) -> Any:
+            return case.to_torch(case.run_flax(partial(module.apply, variables), case.to_flax(x)))
+
+        y = run(variables, jnp.asarray(example(case)))
+    expected = torch_results(case, layer)["output"]
+    # Linen's BatchNorm adds epsilon to the variance in float32.
+    atol = 1e-6 if name.startswith("BatchNorm") else case.atol
+    np.testing.assert_allclose(y, expected, rtol=0, atol=atol)
+    if name not in LOSSY:
+        assert_restores(case, layer, restored)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in LOSSY])
 def test_back_to_torch(name: str) -> None:
-    """The state dict is torch's, bit for bit, and torch takes it."""
     case = CASES[name]
     layer = randomized(case.torch())
-    with jax.enable_x64(True):
-        model = case.flax(nnx.Rngs(0))
-        load(model, layer)
-        restored = jaxlstm.state_dict(model)
+    with jax.enable_x64(True), no_porting_warnings():
+        model = nnx.eval_shape(lambda: case.flax(nnx.Rngs(0)))
+        jaxlstm.load_state_dict(model, layer)
+        assert_restores(case, layer, jaxlstm.state_dict(model))
+
+
+def assert_restores(case: LayerCase, layer: torch.nn.Module, state_dict: dict[str, np.ndarray]) -> None:
+    """Assert that torch takes the state dict, and that it has the bits of the layer."""
     other = case.torch().double()
-    other.load_state_dict(restored)
+    other.load_state_dict(state_dict)
     assert list(other.state_dict()) == list(layer.state_dict())
     for key, tensor in layer.state_dict().items():
         assert torch.equal(other.state_dict()[key], tensor), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LINEN)
+def test_linen_gradients(name: str) -> None:
+    case = CASES[name]
+    layer = randomized(case.torch()).eval()
+    module = LINEN[name]()
+    with jax.enable_x64(True), no_porting_warnings():
+        inputs = call_arguments(case, jnp.asarray(example(case)))
+        variables = dict(module.init(jax.random.key(0), *inputs))
+        variables = dict(jaxlstm.linen.load_state_dict(module, variables, layer, inputs=inputs))
+
+        @jax.jit
+        @jax.grad
+        def gradients(params: Any) -> Any:
+            call = partial(module.apply, {**variables, "params": params})
+            y = case.to_torch(case.run_flax(call, case.to_flax(jnp.asarray(example(case)))))
+            return (y * _weights(y.shape)).sum()
+
+        variables["params"] = gradients(variables.get("params", {}))
+        actual = jaxlstm.linen.state_dict(module, variables, inputs=inputs)
+    if name.startswith("BatchNorm"):
+        case = case._replace(atol=5e-6)
+    assert_close(case, dict(actual), torch_results(case, layer), "bias_hh" if name in LOSSY else "")

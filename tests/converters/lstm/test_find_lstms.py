@@ -213,7 +213,7 @@ def test_choose_prefix_errors() -> None:
     for empty in ("", None):
         assert choose_prefix(["a."], empty) == "a."
         assert choose_prefix(["a.", ""], empty) == ""
-        with pytest.raises(ValueError, match=r"must select one of the LSTMs 'a\.', 'b\.'$"):
+        with pytest.raises(ValueError, match=r"must select one of the LSTMs 'a\.', 'b\.', got"):
             choose_prefix(["a.", "b."], empty)
     with pytest.raises(ValueError, match=r"'lstm' matches more than one LSTM; .* 'a\.lstm\.', 'b\.lstm"):
         choose_prefix(["a.lstm.", "b.lstm."], "lstm", {"lstm.": "GRU"})

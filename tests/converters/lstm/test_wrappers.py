@@ -56,7 +56,7 @@ def test_copies_of_a_model(tmp_path: Path) -> None:
     }
     expected = [model.lstm, average.module.lstm, everywhere.module.lstm]
     for prefix, lstm in zip(found, expected, strict=True):
-        params, _ = load(tmp_path / "m.pt", prefix=prefix)
+        params, _ = load(tmp_path / "m.pt", prefix=prefix, batch_first=False, dropout=0.0)
         for name, parameter in lstm.named_parameters():
             np.testing.assert_array_equal(params[name], parameter.detach().numpy())
     with pytest.raises(ValueError, match=r"matches more than one LSTM.*'ema\.shadow\.module\.lstm\.'"):

@@ -79,7 +79,7 @@ def test_weight_norm_and_wrong_configs(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     lstm = torch.nn.LSTM(3, 5)
     torch.save({"m": lstm.state_dict(), "o": stepped([lstm])}, path)
-    params, config = load(path)
+    params, config = load(path, batch_first=False)
     with pytest.raises(ValueError, match="params do not fit"):
         load_optimizer(path, params, LSTMConfig(3, 6))
     other = LSTMConfig(3, 6)
@@ -87,7 +87,7 @@ def test_weight_norm_and_wrong_configs(tmp_path: Path) -> None:
         load_optimizer(path, jaxlstm.init_params(jax.random.key(0), other), other)
     torch.nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
     torch.save({"m": lstm.state_dict(), "o": stepped([lstm])}, path)
-    params, config = load(path)
+    params, config = load(path, batch_first=False)
     with pytest.raises(ValueError, match=r"'m.weight_hh_l0' is computed from other tensors"):
         load_optimizer(path, params, config)
 

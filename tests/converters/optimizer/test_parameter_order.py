@@ -26,13 +26,13 @@ def test_moments_are_bit_exact(tmp_path: Path) -> None:
     model = torch.nn.Sequential(norm, lstm, head, after)
     state = stepped([model])
     torch.save({"m": model.state_dict(), "o": state}, tmp_path / "c.pt")
-    params, config = load(tmp_path / "c.pt")
+    params, config = load(tmp_path / "c.pt", batch_first=False)
     opt = load_optimizer(tmp_path / "c.pt", params, config)
     for k, name in enumerate(params, start=2):
         for ours, theirs in {"mu": "exp_avg", "nu": "exp_avg_sq"}.items():
             np.testing.assert_array_equal(moments(opt, name, ours), state["state"][k][theirs])
     assert int(optax.tree_utils.tree_get(opt.state, "count")) == 1
-    half, config = load(tmp_path / "c.pt", dtype=jnp.bfloat16)
+    half, config = load(tmp_path / "c.pt", batch_first=False, dtype=jnp.bfloat16)
     opt = load_optimizer(tmp_path / "c.pt", half, config)
     assert moments(opt, "weight_ih_l0").dtype == jnp.bfloat16
 
@@ -102,7 +102,7 @@ def test_frozen_parameters(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Embedding(7, 3), lstm, head)
     state = stepped([lstm, head])
     torch.save({"state_dict": model.state_dict(), "optimizer_states": [state]}, tmp_path / "c.pt")
-    opt = reload(tmp_path / "c.pt")
+    opt = reload(tmp_path / "c.pt", batch_first=False)
     np.testing.assert_array_equal(moments(opt, "weight_hh_l1"), state["state"][5]["exp_avg"])
 
 

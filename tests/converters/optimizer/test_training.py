@@ -89,7 +89,7 @@ def assert_training_continues(
     model: Model, optimizer: torch.optim.Optimizer, path: Path, rtol: float = 1e-12, **arguments: Any
 ) -> None:
     with jax.enable_x64(True):
-        params, config = load(path)
+        params, config = load(path, batch_first=False, dropout=0.0)
         assert config == CONFIG
         opt = load_optimizer(path, params, config, **arguments)
         ours = continue_in_jax(params, config, opt, 20)
@@ -200,7 +200,7 @@ def test_resemblyzer(tmp_path: Path) -> None:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     order = checkpoint["optimizer_state"]["param_groups"][0]["params"]
     stored = [checkpoint["optimizer_state"]["state"][key] for key in order]
-    params, config = load(path, batch_first=True)
+    params, config = load(path, batch_first=True, dropout=0.0)
     opt = load_optimizer(path, params, config)
     assert int(optax.tree_utils.tree_get(opt.state, "count")) == 1564500
     for k, name in enumerate(params, start=2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, load, save
-from jaxlstm_converters.lstm._load import load_numpy
+from jaxlstm_converters.lstm._load import read_lstm
 from tests.support.saved_params import random_params, same_bits
 
-FORMATS = {"safetensors": "m.safetensors", "msgpack": "m.msgpack", "orbax": "m_orbax"}
+FORMATS = {"safetensors": "m.safetensors", "npz": "m.npz", "msgpack": "m.msgpack", "orbax": "m_orbax"}
 CONFIG = LSTMConfig(4, 5, num_layers=2, batch_first=True, dropout=0.25, proj_size=3)
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
+NUMPYS_OWN = (np.float16, np.float32, np.float64)
 CELL = LSTMCellConfig(4, 5, bias=False)
 
 
@@ -32,6 +34,7 @@ CELL = LSTMCellConfig(4, 5, bias=False)
     [
         *(("safetensors", config, dtype) for config in (CONFIG, CELL) for dtype in DTYPES),
         *(("msgpack", CONFIG, dtype) for dtype in DTYPES),
+        *(("npz", config, dtype) for config in (CONFIG, CELL) for dtype in DTYPES if dtype in NUMPYS_OWN),
         ("msgpack", CELL, np.float32),
         ("orbax", CONFIG, ml_dtypes.bfloat16),
         ("orbax", CELL, np.float64),
@@ -42,7 +45,7 @@ def test_round_trip(format: str, config: LSTMConfig, dtype: Any, tmp_path: Path)
     path = tmp_path / FORMATS[format]
     save(path, random_params(config, dtype, seed=1), config)
     save(path, params, config)  # replaces a file of save
-    back, config_back = load_numpy(path)
+    back, config_back, _ = read_lstm(path)
     assert config_back == config
     assert same_bits(back, params)
     with jax.enable_x64(dtype is np.float64):
@@ -85,10 +88,35 @@ def test_torch_reads_a_torch_file(config: LSTMConfig, dtype: Any, tmp_path: Path
         else torch.nn.LSTM(4, 5, 2, batch_first=True, proj_size=3)
     )
     module.load_state_dict({n.removeprefix("encoder."): t for n, t in theirs.items()}, strict=True)
-    back, config_back = load_numpy(path)
+    back, config_back, _ = read_lstm(path)
     assert same_bits(back, params)
-    unrecorded = {"batch_first": False, "dropout": 0.0} if config is CONFIG else {}
-    assert config_back == dataclasses.replace(config, **unrecorded)
+    assert config_back == config
+
+
+def test_numpy_reads_an_npz_file(tmp_path: Path) -> None:
+    params = random_params(CONFIG, np.float32)
+    path = tmp_path / "m.npz"
+    save(path, params, CONFIG, prefix="lstm.")
+    with np.load(path, allow_pickle=False) as arrays:
+        assert arrays.files == [*(f"lstm.{name}" for name in params), "jaxlstm"]
+        assert same_bits({name: arrays[f"lstm.{name}"] for name in params}, params)
+        assert json.loads(arrays["jaxlstm"].item())["prefix"] == "lstm."
+    checkpoint = jaxlstm.read_checkpoint(path)
+    assert "jaxlstm" not in checkpoint
+    assert not checkpoint.warnings
+    first = path.read_bytes()
+    save(path, params, CONFIG, prefix="lstm.")
+    assert path.read_bytes() == first
+    with pytest.raises(TypeError, match=r"float64 in a \.npz file, got bfloat16; choose another format"):
+        save(path, random_params(CONFIG, ml_dtypes.bfloat16), CONFIG)
+
+
+@pytest.mark.parametrize("text", [np.array(["jaxlstm"]), np.array(3.0), np.array("not JSON"), np.array("{}")])
+def test_npz_of_another_program(text: np.ndarray, tmp_path: Path) -> None:
+    """An array named jaxlstm may be anything."""
+    params = random_params(LSTMConfig(4, 5), np.float32)
+    np.savez(tmp_path / "m.npz", jaxlstm=text, **params)  # type: ignore[arg-type]
+    assert load(tmp_path / "m.npz", batch_first=True)[1] == LSTMConfig(4, 5, batch_first=True)
 
 
 def test_flax_reads_a_msgpack_file(tmp_path: Path) -> None:
@@ -134,12 +162,12 @@ def test_orbax_directory_of_another_program(tmp_path: Path) -> None:
 def test_metadata_of_another_program_is_ignored(tmp_path: Path) -> None:
     params = random_params(LSTMConfig(4, 5), np.float32)
     safetensors.numpy.save_file(params, tmp_path / "m.safetensors", {"jaxlstm": "hello"})
-    assert load(tmp_path / "m.safetensors")[1] == LSTMConfig(4, 5)
+    assert load(tmp_path / "m.safetensors", batch_first=False)[1] == LSTMConfig(4, 5)
 
 
 def test_a_flax_file_takes_no_prefix(tmp_path: Path) -> None:
     save(tmp_path / "m.msgpack", random_params(CONFIG, np.float32), CONFIG)
-    for read in (load, load_numpy):
+    for read in (load, read_lstm):
         with pytest.raises(ValueError, match="prefix must be None"):
             read(tmp_path / "m.msgpack", prefix="foo")
 
@@ -149,7 +177,7 @@ def test_a_flax_file_takes_no_prefix(tmp_path: Path) -> None:
     [
         ({"format": "pickle"}, "format must be one of"),
         ({"format": None}, r"cannot infer the format from the suffix '\.bin'"),
-        ({"format": "msgpack", "prefix": "a."}, "prefix is supported by safetensors and torch"),
+        ({"format": "msgpack", "prefix": "a."}, "prefix is supported by safetensors, torch and npz"),
         ({"format": "orbax", "metadata": {"a": "b"}}, "metadata is supported by safetensors files"),
         ({"format": "safetensors", "metadata": {"jaxlstm": ""}}, "must not have the key 'jaxlstm'"),
     ],
@@ -162,7 +190,7 @@ def test_invalid_arguments(arguments: Any, message: str, tmp_path: Path) -> None
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["m.safetensors", "m.msgpack", "m_orbax"])
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "m.npz", "m.msgpack", "m_orbax"])
 def test_arguments_override_the_file(name: str, tmp_path: Path) -> None:
     save(tmp_path / name, random_params(CONFIG, np.float32), CONFIG)
     params, config = load(tmp_path / name, batch_first=False, dropout=0.5, dtype="bfloat16")

@@ -1,6 +1,6 @@
 """The hostile corpus: every case of docs/safety.md in every container to which it applies.
 
-Cases 1 to 41 have the numbers of that page; 0 is a valid file. Cases 38 (an LSTM with a missing tensor)
+Cases 1 to 46 have the numbers of that page; 0 is a valid file. Cases 38 (an LSTM with a missing tensor)
 and 40 (a file that changes while it is read) are in test_hostile.py.
 """
 
@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.support.checkpoints.case import Case
-from tests.support.hostile import archives, bombs, contents, formats, legacy, not_files, pickles, tensors
+from tests.support.hostile import (
+    archives,
+    bombs,
+    contents,
+    formats,
+    legacy,
+    not_files,
+    pickles,
+    programs,
+    tensors,
+)
 
 
 def cases() -> Iterator[Case]:
     """Yield all cases; their names are unique."""
-    for part in (pickles, tensors, bombs, archives, contents, legacy, formats, not_files):
+    for part in (pickles, tensors, bombs, archives, contents, legacy, formats, programs, not_files):
         yield from part.cases()

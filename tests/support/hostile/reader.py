@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
+from jaxlstm_converters.pt2._read_pt2 import read_pt2
 
 FORBIDDEN = ("import", "exec", "compile", "os.", "subprocess.", "socket.", "shutil.", "ctypes.")
 HARMLESS = ("os.listdir", "os.scandir", "os.putenv")
@@ -45,6 +46,9 @@ def read(path: str, options: dict[str, bool]) -> dict[str, Any]:
         checkpoint = read_checkpoint(path, **options)
         stage = "read"
         arrays = {name: np.asarray(tensor) for name, tensor in checkpoint.items()}
+        stage = "open"
+        if checkpoint.container == "pt2":
+            read_pt2(path, **options)
     except CheckpointError as error:
         return {"code": error.code, "stage": stage, "line": str(error)}
     # Reported to the parent, which fails the test.

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.checkpoints.assemble import BOXES, mapping
+from tests.support.checkpoints.assemble import BOXES, archive, mapping
 from tests.support.checkpoints.case import Case
+from tests.support.hostile import program_files
 from tests.support.processes import python_environment
 
 
@@ -62,6 +63,9 @@ class Child:
             path = self.folder / f"warm-{index}"
             path.write_bytes(box.file(mapping(w=box.weight())))
             assert self.ask(path, {})["code"] is None
+        path = self.folder / "warm-pt2"
+        path.write_bytes(archive(program_files.members()))
+        assert self.ask(path, {})["code"] is None
 
 
 def assert_outcome(result: dict[str, Any], case: Case) -> None:

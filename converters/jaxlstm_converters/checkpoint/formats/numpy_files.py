@@ -20,6 +20,9 @@ from ..pickle.numpy_calls import NUMERIC
 
 NPY_MAGIC = b"\x93NUMPY"
 MAX_HEADER = 4096
+OWN_METADATA = "jaxlstm"
+"""The name under which `jaxlstm.save` stores its metadata."""
+MAX_METADATA = 1 << 16
 HEADER = re.compile(
     r"\{'descr': '(?P<descr>[^']*)', 'fortran_order': (?P<fortran>True|False), "
     r"'shape': \((?P<shape>(?:\d{1,19}, ?)*(?:\d{1,19})?)\), \}\s*",
@@ -38,6 +41,13 @@ def read_npz(archive: Archive, budget: Budget) -> Checkpoint:
     checkpoint = Checkpoint(archive.source.path, "npz")
     for name, entry in archive.entries.items():
         stream = archive.stream(entry, "numpy-header")
+        if name == f"{OWN_METADATA}.npy" and entry.size <= MAX_METADATA:
+            archive.verify(entry)
+            text = _read_text(stream)
+            if text is not None:
+                checkpoint.metadata[OWN_METADATA] = text
+                continue
+            stream = archive.stream(entry, "numpy-header")
         array = _read_array(stream, budget, archive.crc(entry))
         _add(checkpoint, name.removesuffix(".npy"), array)
     return checkpoint
@@ -64,6 +74,35 @@ def _read_array(stream: ByteReader, budget: Budget, crc: int | None) -> Tensor |
     `crc` is the declared checksum of header and data.
     """
     start = stream.offset
+    header = _read_header(stream)
+    descr = header["descr"]
+    if not NUMERIC.fullmatch(descr[1:]) or descr[0] not in "<>|=":
+        return None
+    crc_start = zlib.crc32(stream.source.read(start, stream.offset - start))
+    data = stream.span(stream.remaining)
+    storage = Storage(stream.source, data.offset, data.length, descr[0] == ">", crc=crc, crc_start=crc_start)
+    return make_array(
+        storage,
+        np.dtype(descr[1:]),
+        [int(n) for n in header["shape"].replace(" ", "").split(",") if n],
+        budget=budget,
+        fortran_order=header["fortran"] == "True",
+    )
+
+
+def _read_text(stream: ByteReader) -> str | None:
+    """Return the string that makes up the stream; None if it is another array.
+
+    `jaxlstm.save` stores its metadata in this form, an array of shape () of UTF-32 characters.
+    """
+    header = _read_header(stream)
+    if header["shape"] or not header["descr"].startswith("<U"):
+        return None
+    return stream.take(stream.remaining).decode("utf-32-le", "replace").rstrip("\0")
+
+
+def _read_header(stream: ByteReader) -> re.Match[str]:
+    """Read the header of an array."""
     if stream.take(6) != NPY_MAGIC:
         raise stream.malformed(f"the array does not start with {NPY_MAGIC!r}")
     major, _minor = stream.take(2)
@@ -78,16 +117,4 @@ def _read_array(stream: ByteReader, budget: Budget, crc: int | None) -> Tensor |
         raise stream.malformed(
             f"the array header is {printable(text)!r}, expected descr, fortran_order and shape"
         )
-    descr = header["descr"]
-    if not NUMERIC.fullmatch(descr[1:]) or descr[0] not in "<>|=":
-        return None
-    crc_start = zlib.crc32(stream.source.read(start, stream.offset - start))
-    data = stream.span(stream.remaining)
-    storage = Storage(stream.source, data.offset, data.length, descr[0] == ">", crc=crc, crc_start=crc_start)
-    return make_array(
-        storage,
-        np.dtype(descr[1:]),
-        [int(n) for n in header["shape"].replace(" ", "").split(",") if n],
-        budget=budget,
-        fortran_order=header["fortran"] == "True",
-    )
+    return header

@@ -1,12 +1,14 @@
 """The tensors of a `.pt2` file (torch.export.save): parameters, buffers and constants by name.
 
-A config in JSON maps the name of a tensor to an entry with the bytes of its storage and to its dtype,
-sizes, strides and offset. Tied tensors share one entry.
+Since torch 2.9 a config in JSON maps the name of a tensor to an entry with the bytes of its storage and to
+its dtype, sizes, strides and offset. Tied tensors share one entry. Up to torch 2.8 a file of torch.save
+inside the archive holds the tensors.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ from ..errors import CheckpointError, describe, printable
 from ..io._make_tensor import make_tensor
 from ..io.budget import Budget
 from ..io.dtypes import DTYPES
+from ..io.source import Part
 from ..io.storage import Storage
 from ..io.tensor import Tensor
-from ..io.zip_archive import Archive
+from ..io.zip_archive import Archive, Entry
 from .pt2_archive import Program, open_program
-from .torch_zip import is_big_endian
+from .pt2_hints import lstm_hints
+from .torch_zip import is_big_endian, read_torch_zip, root_folder
+from .torchscript import is_torchscript
 
 # torch._export.serde.schema.ScalarType
 SCALAR_TYPES = {
@@ -42,18 +47,46 @@ def read_pt2(archive: Archive, budget: Budget) -> Checkpoint:
 def read_tensors(program: Program, budget: Budget) -> Checkpoint:
     """Return parameters and buffers, then constants, under their names in torch."""
     checkpoint = Checkpoint(program.archive.source.path, "pt2")
-    big_endian = is_big_endian(program.archive, program.root)
+    checkpoint.hints = lstm_hints(program.document)
     for kind in ("weights", "constants"):
-        config = program.json(f"data/{kind}/{program.name}_{kind}_config.json").get("config")
-        if not isinstance(config, dict):
-            raise CheckpointError("pt2-malformed", f"the config of the {kind} is {describe(config)}")
-        storages: dict[str, Storage] = {}
-        for name, entry in config.items():
-            path = _payload(name, entry)
-            if path not in storages:
-                storages[path] = _open_storage(program, f"data/{kind}/{path}", big_endian)
-            checkpoint.add(name, _tensor(name, entry["tensor_meta"], storages[path], budget))
+        pickled = program.pickled(kind)
+        tensors = _raw(program, kind, budget) if pickled is None else _pickled(program, pickled, budget)
+        for name, tensor in tensors:
+            checkpoint.add(name, tensor)
     return checkpoint
+
+
+def _raw(program: Program, kind: str, budget: Budget) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that are stored as bytes, by name."""
+    config = program.json(f"data/{kind}/{program.name}_{kind}_config.json").get("config")
+    if not isinstance(config, dict):
+        raise CheckpointError("pt2-malformed", f"the config of the {kind} is {describe(config)}")
+    big_endian = is_big_endian(program.archive, program.root)
+    storages: dict[str, Storage] = {}
+    for name, entry in config.items():
+        path = _payload(name, entry)
+        if path not in storages:
+            storages[path] = _open_storage(program, f"data/{kind}/{path}", big_endian)
+        yield name, _tensor(name, entry["tensor_meta"], storages[path], budget)
+
+
+def _pickled(program: Program, entry: Entry, budget: Budget) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in a file of torch.save inside the archive, by name."""
+    source = program.archive.source
+    program.archive.verify(entry)
+    try:
+        inner = Archive(Part(source, entry.offset, entry.size), program.archive.checks_crc)
+        root = root_folder(inner)
+        if is_torchscript(inner, root):
+            raise CheckpointError("zip-layout", "the tensors are in a TorchScript archive")
+        tensors = read_torch_zip(inner, root, budget)
+    except CheckpointError as error:
+        if error.offset is not None:
+            error.offset += entry.offset
+        raise
+    for storage in {id(tensor.storage): tensor.storage for tensor in tensors.values()}.values():
+        storage.source, storage.offset = source, storage.offset + entry.offset
+    yield from tensors.items()
 
 
 def scalar_type(code: Any) -> np.dtype[Any]:

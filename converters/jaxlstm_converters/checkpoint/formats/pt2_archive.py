@@ -2,7 +2,7 @@
 
 Since torch 2.8 all entries are in one folder, ROOT: `ROOT/archive_format` is "pt2", `ROOT/models/NAME.json`
 is the graph, `ROOT/data/weights/` holds parameters and buffers, `ROOT/data/constants/` constants and
-non-persistent buffers. Sample inputs and extra files are never opened.
+non-persistent buffers. Before, the archive had no folder. Sample inputs and extra files are never opened.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from ..io.strict_json import read_json
 from ..io.zip_archive import Archive, Entry
 
 FORMAT_ENTRY = "archive_format"
+FLAT_PROGRAM = "serialized_exported_program.json"
+FLAT_TENSORS = {"weights": "serialized_state_dict.pt", "constants": "serialized_constants.pt"}
 MODEL = re.compile(r"models/([^/]+)\.json")
 # Major versions of the schema that this reader knows. A new minor version only adds optional fields.
 SCHEMA_MAJORS = (8,)
@@ -27,19 +29,25 @@ class Program:
 
     Attributes:
         archive: the zip file.
-        root: the folder of all entries, such as "model/".
+        root: the folder of all entries, such as "model/"; "" before torch 2.8.
         name: the name of the program; torch.export.save calls it "model".
-        document: the parsed JSON text of the program.
+        text: the entry with the JSON text of the program.
+        document: the parsed text.
     """
 
     archive: Archive
     root: str
     name: str
+    text: Entry
     document: dict[str, Any]
 
     def entry(self, name: str) -> Entry | None:
         """Return an entry below the root, or None."""
         return self.archive.entries.get(self.root + name)
+
+    def pickled(self, kind: str) -> Entry | None:
+        """Return the entry that torch.save wrote for the "weights" or "constants", up to torch 2.8."""
+        return self.entry(f"data/{kind}/{self.name}.pt" if self.root else FLAT_TENSORS[kind])
 
     def json(self, name: str) -> dict[str, Any]:
         """Return the JSON object of an entry below the root."""
@@ -51,7 +59,9 @@ class Program:
 
 def is_pt2(archive: Archive) -> bool:
     """Return True for an archive of torch.export.save."""
-    return any(name.count("/") == 1 and name.endswith(f"/{FORMAT_ENTRY}") for name in archive.entries)
+    return FLAT_PROGRAM in archive.entries or any(
+        name.count("/") == 1 and name.endswith(f"/{FORMAT_ENTRY}") for name in archive.entries
+    )
 
 
 def open_program(archive: Archive) -> Program:
@@ -61,6 +71,9 @@ def open_program(archive: Archive) -> Program:
         CheckpointError: zip-layout, pt2-version, pt2-malformed or pt2-unsupported.
     """
     archive.refuse_compressed()
+    if FLAT_PROGRAM in archive.entries:
+        text = archive.entries[FLAT_PROGRAM]
+        return Program(archive, "", "model", text, _document(archive, text))
     root = _root(archive)
     _expect_text(archive, f"{root}{FORMAT_ENTRY}", b"pt2")
     _expect_text(archive, f"{root}archive_version", b"0")
@@ -70,9 +83,8 @@ def open_program(archive: Archive) -> Program:
         if not found and any(name.startswith(f"{root}data/aotinductor/") for name in archive.entries):
             problem = "the archive holds compiled code and no program; write it with torch.export.save"
         raise CheckpointError("pt2-unsupported", problem)
-    document = _json(archive, archive.entries[root + found[0][0]])
-    _check_schema(document.get("schema_version"))
-    return Program(archive, root, found[0][1], document)
+    text = archive.entries[root + found[0][0]]
+    return Program(archive, root, found[0][1], text, _document(archive, text))
 
 
 def _root(archive: Archive) -> str:
@@ -96,12 +108,16 @@ def _expect_text(archive: Archive, name: str, expected: bytes) -> None:
         raise CheckpointError("pt2-version", message, entry.offset if entry else None)
 
 
-def _check_schema(version: Any) -> None:
+def _document(archive: Archive, entry: Entry) -> dict[str, Any]:
+    """Return the JSON text of a program, after checking its schema version."""
+    document = _json(archive, entry)
+    version = document.get("schema_version")
     major = version.get("major") if isinstance(version, dict) else None
     if type(major) is not int or major not in SCHEMA_MAJORS:
         known = " or ".join(map(str, SCHEMA_MAJORS))
         message = f"the program has schema version {describe(major)}, expected {known}"
         raise CheckpointError("pt2-version", f"{message}; export the model with a supported torch version")
+    return document
 
 
 def _json(archive: Archive, entry: Entry) -> dict[str, Any]:

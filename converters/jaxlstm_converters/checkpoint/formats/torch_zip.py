@@ -22,6 +22,8 @@ from ..pickle.machine import PickleMachine
 from ..pickle.values import GlobalName, StorageType, UnsupportedTensor
 
 MAX_PICKLE = 256 << 20
+OWN_METADATA = "jaxlstm"
+MAX_METADATA = 1 << 16
 STORAGE_KEY = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
@@ -81,6 +83,22 @@ def parse_storage_id(persistent_id: Any) -> tuple[StorageType | GlobalName, str,
     return kind, key, numel
 
 
+def root_folder(archive: Archive) -> str:
+    """Return the folder that holds data.pkl and all other entries, such as "archive/"."""
+    roots = [name for name in archive.entries if name.rpartition("/")[2] == "data.pkl"]
+    if len(roots) != 1 or roots[0].count("/") != 1:
+        raise CheckpointError(
+            "zip-layout",
+            f"the archive has {len(roots)} entries named data.pkl, expected one in a top-level folder",
+        )
+    prefix = roots[0].removesuffix("data.pkl")
+    outside = [name for name in archive.entries if not name.startswith(prefix)]
+    if outside:
+        message = f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}"
+        raise CheckpointError("zip-layout", message)
+    return prefix
+
+
 def read_torch_zip(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
     """Read the checkpoint under `prefix`, such as "archive/"."""
     archive.refuse_compressed()
@@ -88,7 +106,17 @@ def read_torch_zip(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
     storages = ZipStorages(archive, f"{prefix}data/", is_big_endian(archive, prefix))
     result = run_entry(archive, f"{prefix}data.pkl", storages, budget)
     name_tensors(checkpoint, result, budget=budget)
+    _read_own_metadata(checkpoint, archive, prefix)
     return checkpoint
+
+
+def _read_own_metadata(checkpoint: Checkpoint, archive: Archive, prefix: str) -> None:
+    """Add the text of the entry `jaxlstm`, which `jaxlstm.save` writes, to the metadata."""
+    entry = archive.entries.get(f"{prefix}{OWN_METADATA}")
+    if entry is not None and entry.size <= MAX_METADATA:
+        archive.verify(entry)
+        text = archive.stream(entry).take(entry.size)
+        checkpoint.metadata[OWN_METADATA] = text.decode("utf-8", "replace")
 
 
 def run_entry(archive: Archive, name: str, storages: ZipStorages, budget: Budget) -> PickleMachine:

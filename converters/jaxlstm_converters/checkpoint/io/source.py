@@ -28,7 +28,10 @@ class Source:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        _refuse_special(os.stat(path), self.path)
+        try:
+            _refuse_special(os.stat(path), self.path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such file: {self.path}") from None
         fd = _open(path)
         self._close = weakref.finalize(self, os.close, fd)
         self._fd = fd
@@ -104,6 +107,38 @@ class Source:
                 offset,
                 path=self.path,
             )
+
+
+class Part(Source):
+    """A byte range of a file, such as an entry of an archive, as a file of its own."""
+
+    def __init__(self, whole: Source, offset: int, size: int) -> None:
+        self.path = whole.path
+        self.size = size
+        self._whole = whole
+        self._start = offset
+
+    def _read_at(self, offset: int, count: int) -> bytes:
+        return self._whole._read_at(self._start + offset, count)
+
+    def check_unchanged(self) -> None:
+        """Raise `file-changed` if the whole file has changed."""
+        self._whole.check_unchanged()
+
+
+class MemorySource(Source):
+    """Bytes in memory as a file; `path` names them in error messages."""
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self.path = path
+        self.size = len(data)
+        self._data = data
+
+    def _read_at(self, offset: int, count: int) -> bytes:
+        return self._data[offset : offset + count]
+
+    def check_unchanged(self) -> None:
+        """Do nothing: bytes do not change."""
 
 
 def _open(path: str | os.PathLike[str]) -> int:

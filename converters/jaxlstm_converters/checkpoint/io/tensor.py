@@ -22,8 +22,11 @@ BLOCK = 8 << 20
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Tensor:
+class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
     """A tensor of a checkpoint that has not been read. `numpy.asarray(tensor)` reads it.
+
+    So do `tensor.T`, `tensor.transpose`, operators such as `tensor + 1`, and NumPy's functions. Each
+    reads the file again and returns a NumPy array.
 
     Use `make_tensor` to create one: nothing is checked here.
 
@@ -64,6 +67,15 @@ class Tensor:
         """A key that is equal for tied tensors, which are the same elements of one storage."""
         return id(self.storage), self._offset, self.shape, self._strides, self.dtype
 
+    @property
+    def T(self) -> np.ndarray:  # noqa: N802 - NumPy's name
+        """The transposed array."""
+        return self.transpose()
+
+    def transpose(self, *axes: Any) -> np.ndarray:
+        """Return the array with permuted axes, in reverse order if none are given."""
+        return np.asarray(self).transpose(*axes)
+
     def set_name(self, name: str, warnings: list[str]) -> None:
         """Set the name, unless it is set, and the list that receives warnings about the values."""
         if self._warnings is None:
@@ -88,6 +100,23 @@ class Tensor:
             self._read(raw, result)
             self._report_nonfinite(result)
         return result if dtype is None else result.astype(dtype, copy=False)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """Apply a function of NumPy to arrays in place of tensors.
+
+        Raises:
+            TypeError: the result is to be written into a tensor, as by `tensor += 1`.
+        """
+        methods = {"__call__": ufunc, "reduce": ufunc.reduce, "accumulate": ufunc.accumulate}
+        if any(isinstance(out, Tensor) for out in kwargs.get("out", ())):
+            raise TypeError("a tensor of a checkpoint cannot be changed; change numpy.asarray(tensor)")
+        if method not in methods:
+            return NotImplemented
+        return methods[method](*(np.asarray(x) if isinstance(x, Tensor) else x for x in inputs), **kwargs)
+
+    def __hash__(self) -> int:
+        # Comparison is elementwise, as of arrays, but a tensor can be a key of a dict.
+        return object.__hash__(self)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
         """Fill `result`, whose bytes are `raw`."""

@@ -46,6 +46,7 @@ class Archive:
 
     Attributes:
         entries: the entries by name, in the order of their data.
+        checks_crc: whether checksums are compared.
 
     Raises:
         CheckpointError: one of the zip codes, `truncated` or `trailing-bytes`.
@@ -54,7 +55,7 @@ class Archive:
     def __init__(self, source: Source, check_crc: bool) -> None:
         self.source = source
         self.entries: dict[str, Entry] = {}
-        self._check_crc = check_crc
+        self.checks_crc = check_crc
         headers, directory_start = read_directory(source)
         headers.sort(key=lambda header: header.local_offset)
         ends = [header.local_offset for header in headers[1:]] + [directory_start]
@@ -74,7 +75,7 @@ class Archive:
 
     def crc(self, entry: Entry) -> int | None:
         """Return the declared checksum of an entry; None if checksums are not compared."""
-        return entry.crc if self._check_crc else None
+        return entry.crc if self.checks_crc else None
 
     def stream(self, entry: Entry, code: str = "pickle-malformed") -> ByteReader:
         """Return the data of an entry."""
@@ -93,7 +94,7 @@ class Archive:
 
     def verify(self, entry: Entry) -> None:
         """Raise `crc-mismatch` unless the data has the checksum that the archive declares."""
-        crc = self.source.crc(entry.offset, entry.size) if self._check_crc else entry.crc
+        crc = self.source.crc(entry.offset, entry.size) if self.checks_crc else entry.crc
         if crc != entry.crc:
             hint = (
                 "; if it was written under torch.serialization.set_crc32_options(False), pass check_crc=False"

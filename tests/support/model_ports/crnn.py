@@ -1,8 +1,4 @@
-"""Three torch models and their Flax ports, right or with a planted fault.
-
-A port takes ``fault``, the name of a fault or "". The ports are filled by hand, so that these tests do not
-depend on the converters.
-"""
+"""A text recogniser in torch, and its Flax port, right or with a planted fault."""
 
 from __future__ import annotations
 
@@ -10,12 +6,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 from flax import nnx
 from torch import nn
 
 import jaxlstm
+from tests.support.model_ports.fill import fill
+
+FAULTS = {
+    "flatten order": r"flatten in forward merges axes 2, 3 in the order 3, 2",
+    "batch norm epsilon": r"the epsilon of every batch_norm is 0.001 instead of 1e-05",
+    "batch statistics": r"the model is in training mode: after model.eval\(\) it matches",
+    "relu": r"cnn.2 \(relu\) is missing",
+    "pool stride": r"the stride of cnn.3 \(max_pool2d\) is 1",
+    "pool padding": r"cnn.8 \(avg_pool2d\) pads as SAME does",
+    "count_include_pad": r"cnn.8 \(avg_pool2d\) does not count the padding",
+    "conv bias": r"cnn.4 \(conv2d\) has no bias",
+    "conv SAME padding": r"cnn.7 \(conv2d\) pads as SAME does",
+    "conv in bfloat16": r"cnn.4 \(conv2d\) computes the product in bfloat16",
+    "leaky slope": r"the slope of cnn.6 \(leaky_relu\) is 0.01 instead of 0.1",
+    "batch_first": r"lstm \(lstm\) has batch_first=False instead of True",
+    "layers swapped": r"the weights of cnn.4 \(conv2d\) and cnn.7 \(conv2d\) are swapped",
+    "kernel axes": r"the height and width of the weight of cnn.0 \(conv2d\) are swapped",
+}
+"""The cause that the report must name, by fault."""
 
 
 class TorchCRNN(nn.Module):
@@ -96,40 +110,6 @@ def crnn(fault: str = "") -> tuple[TorchCRNN, CRNN, tuple[Any, ...], Any]:
         ours.conv0.kernel[...] = ours.conv0.kernel[...].swapaxes(0, 1)
     x = torch.randn(3, 1, 16, 12)
     return theirs, ours, (x,), lambda model, x: model(x.transpose(0, 2, 3, 1))
-
-
-def fill(flax: Any, layer: nn.Module) -> None:
-    """Copy the weights of a torch layer into the Flax layer of the same kind."""
-    arrays = {name: a.detach().numpy().copy() for name, a in layer.state_dict().items()}
-    match layer:
-        case nn.LSTM():
-            flax.load_params(arrays)
-            return
-        case nn.MultiheadAttention():
-            _fill_attention(flax, arrays)
-            return
-        case nn.Embedding():
-            flax.embedding[...] = arrays["weight"]
-            return
-        case nn.Linear():
-            flax.kernel[...] = arrays["weight"].T
-        case nn.Conv2d():
-            flax.kernel[...] = arrays["weight"].transpose(2, 3, 1, 0)
-        case nn.LayerNorm() | nn.BatchNorm2d():
-            flax.scale[...] = arrays["weight"]
-    if isinstance(layer, nn.BatchNorm2d):
-        flax.mean[...], flax.var[...] = arrays["running_mean"], arrays["running_var"]
-    if flax.bias is not None:
-        flax.bias[...] = arrays["bias"]
-
-
-def _fill_attention(flax: nnx.MultiHeadAttention, arrays: dict[str, np.ndarray]) -> None:
-    heads, width = flax.num_heads, flax.in_features
-    weights, biases = (np.split(arrays[f"in_proj_{kind}"], 3) for kind in ("weight", "bias"))
-    for part, weight, bias in zip((flax.query, flax.key, flax.value), weights, biases, strict=True):
-        part.kernel[...], part.bias[...] = weight.T.reshape(width, heads, -1), bias.reshape(heads, -1)
-    flax.out.kernel[...] = arrays["out_proj.weight"].T.reshape(heads, -1, width)
-    flax.out.bias[...] = arrays["out_proj.bias"]
 
 
 def _randomize_statistics(norm: nn.BatchNorm2d) -> None:

@@ -1,0 +1,120 @@
+"""`from_module`: export a live torch module, and read the result with the reader of `.pt2` files.
+
+torch is imported by the functions, so that importing the package does not import torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jaxlstm_converters.checkpoint.io.source import MemorySource
+from jaxlstm_converters.pt2._load_program import program_of
+from jaxlstm_converters.pt2._read_pt2 import read_source
+
+if TYPE_CHECKING:
+    import torch
+
+    from jaxlstm.models.program import Program
+
+
+def from_module(
+    torch_module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> Program:
+    """Return a live torch module as a program.
+
+    The module is exported with ``torch.export``, and the file that torch would save is read as
+    :func:`jaxlstm.load_program` reads it. The time axis of an LSTM stays free, which a plain export does not
+    achieve. ``program.inputs`` lists the axes that are free. An axis of size 0 or 1 in the example is fixed,
+    so pass an example with a batch of at least two.
+
+    Args:
+      torch_module: the module, in evaluation mode.
+      args: example arguments of its ``forward``, which determine dtypes and fixed sizes.
+      kwargs: example keyword arguments.
+      dynamic_shapes: as for ``torch.export.export``. By default every axis of every tensor is
+        ``torch.export.Dim.AUTO``: free unless the module fixes it.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+      CheckpointError: the exported program has parts that are not supported, such as control flow.
+      ProgramError: it uses unsupported operators, or the module is in training mode.
+      Exception: torch cannot export the module.
+
+    >>> program = jaxlstm.from_module(crnn.eval(), (images,))  # doctest: +SKIP
+    >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
+    """
+    import torch
+
+    if not isinstance(torch_module, torch.nn.Module):
+        raise TypeError(f"torch_module must be a torch.nn.Module, got {type(torch_module).__name__}")
+    if not isinstance(args, tuple):
+        raise TypeError(f"args must be a tuple of example arguments, such as (x,), got {type(args).__name__}")
+    kwargs = dict(kwargs or {})
+    if dynamic_shapes is None:
+        dynamic_shapes = _free_axes(torch_module, args, kwargs)
+    with _free_time_axis(torch_module), warnings.catch_warnings():
+        # About torch's own code, and attributes that become constants.
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(torch_module, args, kwargs, dynamic_shapes=dynamic_shapes)
+        buffer = io.BytesIO()
+        torch.export.save(exported, buffer)
+    return program_of(read_source(MemorySource(buffer.getvalue(), f"<{type(torch_module).__name__}>")))
+
+
+def _free_axes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return dynamic shapes by which torch decides for each axis whether it can be free."""
+    import torch
+    from torch.utils import _pytree
+
+    def axes(value: Any) -> dict[int, Any] | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        # torch fixes axes of size 0 and 1 in any case, and logs a warning if they are marked.
+        return {axis: torch.export.Dim.AUTO for axis, size in enumerate(value.shape) if size > 1}
+
+    arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    return _pytree.tree_map(axes, dict(arguments))
+
+
+@contextlib.contextmanager
+def _free_time_axis(module: torch.nn.Module) -> Iterator[None]:
+    """Let the length of the sequences of LSTMs be free in exports inside the block.
+
+    torch traces an LSTM as a loop over a fixed number of steps, unless a ``while_loop`` is registered for it.
+    The exported graph holds the LSTM as one node either way.
+    """
+    import torch
+
+    if not any(isinstance(part, torch.nn.LSTM) for part in module.modules()):
+        yield
+        return
+    try:
+        from torch.export._patches import register_lstm_while_loop_decomposition
+    except ImportError:
+        register_lstm_while_loop_decomposition = None
+    if register_lstm_while_loop_decomposition is None:
+        message = (
+            f"torch {torch.__version__} fixes the sequence length of an LSTM to the length in the example; "
+            "torch 2.13 can keep it free"
+        )
+        warnings.warn(message, UserWarning, stacklevel=4)
+        yield
+        return
+    # torch caches how it traces an operator: without clearing, an earlier export in this process would undo
+    # the registration, and the registration would outlive the block.
+    cache = torch.ops.aten.lstm.input._dispatch_cache
+    cache.clear()
+    try:
+        with register_lstm_while_loop_decomposition():
+            yield
+    finally:
+        cache.clear()

@@ -1,0 +1,39 @@
+"""`load_program`: a `.pt2` file as a function in JAX."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_pt2
+from jaxlstm_converters.pt2._write_pt2 import ProgramWriter
+
+if TYPE_CHECKING:
+    from jaxlstm.models.program import Program
+
+
+def load_program(path: str | os.PathLike[str]) -> Program:
+    """Return the program in a file of ``torch.export.save``, without torch.
+
+    The file is parsed as data: nothing in it is executed, and no expression is evaluated.
+
+    Args:
+      path: a ``.pt2`` file of torch 2.6 or later.
+
+    Raises:
+      CheckpointError: the file is not a program, is damaged or hostile, or has parts that are not supported.
+      ProgramError: the graph uses unsupported operators, or was exported in training mode.
+      OSError: the file cannot be opened.
+
+    >>> program = jaxlstm.load_program("crnn.pt2")  # doctest: +SKIP
+    >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
+    """
+    return program_of(read_pt2(path))
+
+
+def program_of(file: ProgramFile) -> Program:
+    """Return the program in a file that has been read."""
+    # Imported here because it imports jax, which the other converters do without.
+    from jaxlstm.models.program import Program
+
+    return Program(file.graph, file.tensors, write=ProgramWriter.of(file))

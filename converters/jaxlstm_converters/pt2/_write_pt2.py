@@ -1,0 +1,139 @@
+"""`ProgramWriter`: a program with new values of its tensors as a file that torch.export.load opens.
+
+The file has the layout of torch 2.9 and later: the JSON text that was read, the bytes of each tensor, and
+configs that describe them. Sample inputs and extra files are not written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm_converters.checkpoint.formats.pt2 import SCALAR_TYPES, STRIDED
+from jaxlstm_converters.checkpoint.io.tensor import contiguous_strides
+from jaxlstm_converters.pt2._read_pt2 import ProgramFile
+from jaxlstm_converters.write.stored_zip import has_entry, zip_bytes
+
+_ROOT = "program"
+# Tells jaxlstm that it may replace the file; torch reads it as an extra file.
+_MARKER = f"{_ROOT}/extra/jaxlstm"
+_CODES = {name: code for code, name in SCALAR_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The form of a tensor in the file; tied tensors have the same `tie`."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    tie: int
+
+
+@dataclass(frozen=True)
+class ProgramWriter:
+    """Writes a program that was read from a file.
+
+    Attributes:
+        document: the JSON text of the program.
+        stored: name in torch -> form of every tensor.
+        constants: name -> value of the constants.
+    """
+
+    document: bytes
+    stored: Mapping[str, Stored]
+    constants: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, file: ProgramFile) -> ProgramWriter:
+        """Return the writer of a program. It keeps the values of the constants only."""
+        stored = {name: Stored(array.dtype, array.shape, id(array)) for name, array in file.tensors.items()}
+        constants = {name: file.tensors[name] for name in file.graph.constants.values()}
+        return cls(file.document, stored, constants)
+
+    def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write the file atomically.
+
+        Args:
+            path: the file.
+            values: name -> value of each parameter and buffer.
+            overwrite: replace an existing file that jaxlstm did not write.
+
+        Raises:
+            ValueError: a value has another shape than in the file, or a dtype that does not fit it.
+            FileExistsError: the path exists and must not be replaced.
+        """
+        require_replaceable(path, overwrite=overwrite, is_ours=lambda path: has_entry(path, _MARKER))
+        entries = {
+            "archive_format": b"pt2",
+            "archive_version": b"0",
+            "byteorder": b"little",
+            ".data/version": b"3\n",
+            "models/model.json": self.document,
+            # torch requires this entry; an empty one stands for no sample inputs.
+            "data/sample_inputs/model.pt": b"",
+            "extra/jaxlstm": b"",
+            **self._tensor_entries({**self.constants, **values}),
+        }
+        write_atomically(path, [zip_bytes({f"{_ROOT}/{name}": data for name, data in entries.items()})])
+
+    def _tensor_entries(self, values: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the entries that hold the tensors, and the configs that describe them."""
+        module = json.loads(self.document)["graph_module"]
+        records = module["graph"]["tensor_values"]
+        configs: dict[str, dict[str, Any]] = {"weights": {}, "constants": {}}
+        entries: dict[str, bytes] = {}
+        # Tied tensors were read as one array, and share an entry as long as their values are equal.
+        paths: dict[tuple[str, int, bytes], str] = {}
+        for spec in module["signature"]["input_specs"]:
+            ((kind, placeholder),) = spec.items()
+            if kind not in ("parameter", "buffer", "tensor_constant"):
+                continue
+            name = placeholder[f"{kind}_name"]
+            persistent = kind == "parameter" or placeholder.get("persistent", False)
+            folder, prefix = ("weights", "weight") if persistent else ("constants", "tensor")
+            array = _as_stored(name, values[name], self.stored[name])
+            key = folder, self.stored[name].tie, array.tobytes()
+            path = paths.setdefault(key, f"{prefix}_{len(paths)}")
+            entries[f"data/{folder}/{path}"] = key[2]
+            configs[folder][name] = {
+                "path_name": path,
+                "is_param": kind == "parameter",
+                "use_pickle": False,
+                "tensor_meta": _meta(array, records[placeholder["arg"]["name"]].get("requires_grad", False)),
+            }
+        for folder, config in configs.items():
+            text = json.dumps({"config": config})
+            entries[f"data/{folder}/model_{folder}_config.json"] = text.encode()
+        return entries
+
+
+def _as_stored(name: str, value: Any, stored: Stored) -> np.ndarray:
+    """Return the value of a tensor in the dtype of the file, little-endian and contiguous."""
+    array = np.asarray(value)
+    # JAX holds the integers of a program in 32 bits unless its 64-bit mode is on.
+    fits = array.dtype == stored.dtype or (array.dtype.kind, stored.dtype.kind) == ("i", "i")
+    if array.shape != stored.shape or not fits:
+        raise ValueError(
+            f"{name} must be {stored.dtype.name}{list(stored.shape)} as in the program, got "
+            f"{array.dtype.name}{list(array.shape)}"
+        )
+    return np.ascontiguousarray(array, stored.dtype.newbyteorder("<")).reshape(stored.shape)
+
+
+def _meta(array: np.ndarray, requires_grad: bool) -> dict[str, Any]:
+    """Return the description of a contiguous tensor in torch's schema."""
+    return {
+        "dtype": _CODES[array.dtype.name],
+        "sizes": [{"as_int": n} for n in array.shape],
+        "requires_grad": requires_grad,
+        "device": {"type": "cpu", "index": None},
+        "strides": [{"as_int": n} for n in contiguous_strides(array.shape)],
+        "storage_offset": {"as_int": 0},
+        "layout": STRIDED,
+    }

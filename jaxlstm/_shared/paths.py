@@ -1,0 +1,20 @@
+"""Errors for a path that does not exist, without the number of a system error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def require_exists(path: str | os.PathLike[str]) -> None:
+    """Raise FileNotFoundError if there is no file or folder at ``path``."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no such file: {os.fspath(path)}")
+
+
+def require_folder_of(path: Path) -> None:
+    """Raise FileNotFoundError if the folder in which ``path`` is to be written does not exist."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path}: the folder {path.parent} does not exist; create it or choose another path"
+        )

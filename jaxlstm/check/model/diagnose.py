@@ -1,0 +1,211 @@
+"""The diagnosis of a model that failed: the cause, the first layer that differs, and foreign weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm._shared.table import format_number
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
+from jaxlstm.check.model.explain import AGREEMENT, IMPROVEMENT, Evidence, ModelSearch, output_distance
+from jaxlstm.check.model.layers import EQUAL, LayerRecord, compare_layers, distance
+from jaxlstm.check.model.ours import OurRunner
+from jaxlstm.check.model.program_model import ProgramModel
+from jaxlstm.check.model.verification import ModelVerification
+from jaxlstm.check.reference.torch_layers import record_torch_layers
+from jaxlstm.check.report.layers import LayerDifference
+
+Array = np.ndarray
+
+WRONG_GRADIENT = 1e-8
+"""Relative error in float64 above which a gradient is wrong, and not just imprecise."""
+
+OWN_ERRORS = 16.0
+"""A layer is imprecise if its error is this many times that of torch in the same dtype."""
+
+
+@dataclass(frozen=True)
+class ModelDiagnosis:
+    """The explanations, the most likely first, and the layers of both models."""
+
+    lines: tuple[str, ...] = ()
+    layers: tuple[LayerDifference, ...] = ()
+
+
+def diagnose_model(verification: ModelVerification, failed: set[str], seconds: float) -> ModelDiagnosis:
+    """Explain the failed items. ``seconds`` is the time for the search of causes."""
+    wrong = {"runs", "shape and dtype", "NaN mask", "float64 semantics against torch"} & failed
+    imprecise = any(name.startswith(("RMS error of results", "within")) for name in failed)
+    if not wrong and not imprecise:
+        return ModelDiagnosis(tuple(_gradients(verification)))
+    dtype = np.float64 if wrong and not verification.float64_refusal else verification.theirs.dtype
+    if isinstance(verification.ours, ProgramModel):
+        return _diagnose_program(verification, verification.ours)
+    ours = _layers(verification, dtype)
+    theirs = record_torch_layers(verification.theirs, verification.example, np.float64)
+    limits = _limits(verification, theirs, dtype)
+    layers = compare_layers(ours, theirs, verification.names, verification.pairing, limits)
+    mode = list(_training_mode(verification)) if wrong else []
+    lines = [
+        *(mode or _causes(verification, ours, dtype, bool(wrong), seconds)),
+        *_location(layers),
+        *_foreign_weights(verification),
+    ]
+    return ModelDiagnosis(tuple(lines), tuple(layers))
+
+
+def _diagnose_program(verification: ModelVerification, program: ProgramModel) -> ModelDiagnosis:
+    """Name the first node of a program that differs from torch's operator on the same graph."""
+    try:
+        nodes = program.nodes(verification.example, verification.precision)
+    except PORT_EXCEPTIONS as error:
+        return ModelDiagnosis((f"the nodes cannot be compared: {describe(error)}",))
+    wrong = next((node for node in nodes if not node.ok), None)
+    if wrong is None:
+        line = (
+            f"in float64, each of the {len(nodes)} nodes compared equals torch's operator: the graph differs "
+            f"from {verification.theirs.name}, or accuracy is lost only in the working dtype"
+        )
+    else:
+        line = f"first differs at node {wrong.theirs}, {wrong.kind}: {_size(wrong)}"
+    return ModelDiagnosis((line,), tuple(nodes))
+
+
+def _size(layer: LayerDifference) -> str:
+    if layer.outputs == np.inf:
+        return "other shapes or values that are not finite"
+    return f"{format_number(layer.outputs)} times the largest element"
+
+
+def _layers(verification: ModelVerification, dtype: type[np.floating] | np.dtype) -> list[LayerRecord]:
+    """Return the layers of the model on the example, or nothing if they cannot be recorded."""
+    try:
+        return verification.ours.layers(verification.example, dtype, verification.precision)
+    except PORT_EXCEPTIONS:  # A model may depend on being called as a whole.
+        return []
+
+
+def _limits(verification: ModelVerification, theirs: Sequence[LayerRecord], dtype: Any) -> dict[int, float]:
+    """Return by position the distance within which a layer in the working dtype is precise enough."""
+    if np.dtype(dtype) == np.float64:
+        limit = AGREEMENT[_resolution(verification, dtype)]
+        return dict.fromkeys(range(len(theirs)), max(limit, EQUAL) if verification.casts else EQUAL)
+    same = record_torch_layers(verification.theirs, verification.example, dtype)
+    pairs = enumerate(zip(same, theirs, strict=True))
+    return {k: OWN_ERRORS * distance(a.outputs, b.outputs) for k, (a, b) in pairs}
+
+
+def _resolution(verification: ModelVerification, dtype: Any) -> str:
+    """Return the name of the dtype to whose precision runs in ``dtype`` agree."""
+    return "float32" if verification.casts else np.dtype(dtype).name
+
+
+def _training_mode(verification: ModelVerification) -> Iterator[str]:
+    """Test if the model equals torch in evaluation mode."""
+    evaluation = verification.ours.evaluation()
+    if evaluation is None or not verification.evidence:
+        return
+    case, _ = verification.evidence[0]
+    runner = OurRunner(evaluation, case, np.float64, cast_model=True, precision=verification.precision)
+    try:
+        ours = runner.run(case)
+    except PORT_EXCEPTIONS:
+        return
+    found = output_distance(ours.outputs, verification.truths[case.name].outputs)
+    before = output_distance(verification.evidence[0][1].outputs, verification.truths[case.name].outputs)
+    if found <= min(AGREEMENT[_resolution(verification, np.float64)], before / IMPROVEMENT):
+        yield (
+            f"the model is in training mode: after model.eval() it matches {verification.theirs.name}, to "
+            f"within {format_number(found)}"
+        )
+
+
+def _causes(
+    verification: ModelVerification, layers: Sequence[LayerRecord], dtype: Any, wrong: bool, seconds: float
+) -> Iterator[str]:
+    """Search for the faults that explain the results."""
+    runs = verification.evidence if np.dtype(dtype) == np.float64 else verification.working_evidence
+    evidence = [Evidence(case, results.outputs) for case, results in runs if _is_finite(results.outputs)]
+    if not evidence:
+        evidence = [Evidence(verification.example, None)]
+    evidence[0] = replace(evidence[0], layers=layers)
+    search = ModelSearch(
+        verification.theirs,
+        evidence,
+        verification.names,
+        verification.pairing,
+        dtype=dtype,
+        agreement=AGREEMENT[_resolution(verification, dtype)],
+        seconds=seconds,
+    )
+    found = search.single(rounding=not wrong) or ([] if not wrong else search.several())
+    yield from found
+    if not found:
+        yield (
+            "no known fault explains the results; faults of each operation of torch's module were tried for "
+            f"up to {seconds:g} s (argument seconds)"
+        )
+
+
+def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
+    """Name the first layer that differs, and the one before it if the fault lies between the two."""
+    before = None
+    for layer in layers:
+        if layer.ok:
+            before = layer
+            continue
+        size = _size(layer)
+        if not layer.theirs:
+            after = f" after {before.name}" if before else ""
+            yield f"the outputs of the layers agree; the results differ{after}: {size}"
+        elif layer.inputs <= layer.limit:
+            yield f"first differs in {layer.name}, a {layer.kind} whose inputs agree: {size}"
+        else:
+            start = before.name if before else "the arguments"
+            yield f"first differs between {start} and {layer.name}, whose inputs already differ: {size}"
+        return
+
+
+def _foreign_weights(verification: ModelVerification) -> Iterator[str]:
+    """Name the parameters whose values torch does not have, and the most similar one of torch."""
+    theirs = verification.theirs.params()
+    for name in verification.pairing.unpaired:
+        value = verification.working.call.params[name]
+        like = [n for n, p in theirs.items() if p.size == value.size]
+        halves = [(d, n) for n in like for d in ("bfloat16", "float16") if _equal_in(d, value, theirs[n])]
+        hint = "; they are those of {1} rounded to {0}".format(*halves[0]) if halves else ""
+        yield f"the values of {name} are not a re-layout of any parameter of torch{hint}"
+
+
+def _equal_in(dtype: str, value: Array, other: Array) -> bool:
+    rounded = [np.sort(a.astype(jnp.dtype(dtype)).astype(np.float32), axis=None) for a in (value, other)]
+    return bool(np.array_equal(*rounded))
+
+
+def _gradients(verification: ModelVerification) -> Iterator[str]:
+    """Describe wrong gradients of a model whose outputs are right."""
+    for case, results in verification.evidence[:1]:
+        truth = verification.truths[case.name]
+        ours = verification.aligned(results, truth)
+        for name, gradient in (ours.gradients or {}).items():
+            expected = (truth.gradients or {})[name]
+            scale = float(np.max(np.abs(expected), initial=0.0))
+            if np.max(np.abs(gradient - expected), initial=0.0) > WRONG_GRADIENT * scale:
+                yield f"the gradient of {name} {_wrong_gradient(gradient, expected, scale)}"
+
+
+def _wrong_gradient(gradient: Array, expected: Array, scale: float) -> str:
+    if not gradient.any():
+        return "is zero, as after stop_gradient"
+    ratio = float(np.vdot(gradient, expected) / (np.vdot(expected, expected) or 1.0))
+    if np.allclose(gradient, ratio * expected, rtol=0, atol=WRONG_GRADIENT * scale):
+        return f"is {ratio:.4g} times torch's"
+    return "is wrong"
+
+
+def _is_finite(outputs: Mapping[str, Array]) -> bool:
+    return all(bool(np.isfinite(a.astype(np.float64)).all()) for a in outputs.values())

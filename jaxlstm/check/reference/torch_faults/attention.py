@@ -1,0 +1,122 @@
+"""Faults of attention and of masks: inverted or missing masks, scale, heads, and swapped projections."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
+
+_SWAPPED = {"query and key": (1, 0, 2), "key and value": (0, 2, 1), "query and value": (2, 1, 0)}
+
+
+def mask_of(name: str) -> Any:
+    """Return the faults of an operation whose argument ``name`` is a mask."""
+
+    def variants(operation: Operation) -> Iterator[Variant]:
+        mask = operation.get(name)
+        if mask is None or not hasattr(mask, "dtype"):
+            return
+        yield Variant(
+            f"the {name} of {{where}} is inverted", lambda op: op.run(**{name: _inverted(op.get(name))})
+        )
+        if name in ("attn_mask", "key_padding_mask"):
+            yield Variant(f"{{where}} has no {name}", lambda op: op.run(**{name: None}))
+        elif operation.name == "masked_fill":
+            yield Variant("{where} is missing", lambda op: op.get("input"))
+
+    return variants
+
+
+def _inverted(mask: Any) -> Any:
+    """Invert a mask of bools, or one of zeros and minus infinity that is added to the scores.
+
+    The result for scores is finite, as in Flax: a row that is masked everywhere then gives a mean.
+    """
+    import torch
+
+    if mask.dtype == torch.bool:
+        return ~mask
+    return torch.zeros_like(mask).masked_fill(mask == 0, torch.finfo(mask.dtype).min)
+
+
+def dot_product(operation: Operation) -> Iterator[Variant]:
+    """Yield faults of ``scaled_dot_product_attention``."""
+    yield from mask_of("attn_mask")(operation)
+    yield Variant("{where} does not scale the scores", lambda op: op.run(scale=1.0))
+    if operation.get("attn_mask") is None:
+        causal = operation.get("is_causal", False)
+        words = "is not causal" if causal else "is causal"
+        yield Variant(f"{{where}} {words}", lambda op: op.run(is_causal=not causal))
+
+
+def multi_head(operation: Operation) -> Iterator[Variant]:
+    """Yield faults of ``multi_head_attention_forward``."""
+    for name in ("key_padding_mask", "attn_mask"):
+        yield from mask_of(name)(operation)
+    heads = operation.get("num_heads")
+    if operation.get("in_proj_bias") is not None:
+        yield Variant("the projections of {where} have no bias", lambda op: op.run(in_proj_bias=None))
+        yield Variant(
+            "the output of {where} has no bias", lambda op: op.run(out_proj_bias=op.get("out_proj_bias") * 0)
+        )
+    if operation.get("in_proj_weight") is None:
+        return
+    size = operation.get("embed_dim_to_check") // heads
+    yield Variant("{where} does not scale the scores", lambda op: _scaled_queries(op, size**0.5))
+    yield Variant("{where} has its heads as (size, heads) instead of (heads, size)", _heads_last)
+    for order, words in (
+        ((1, 0, 2), "query and key"),
+        ((0, 2, 1), "key and value"),
+        ((2, 1, 0), "query and value"),
+    ):
+        yield Variant(
+            f"the {words} projections of {{where}} are swapped",
+            lambda op, order=order: _projections_in(op, order),
+        )
+    if heads > 1:
+        yield Variant("{where} has one head", lambda op: op.run(num_heads=1))
+
+
+def _scaled_queries(operation: Operation, scale: float) -> Any:
+    return _with_projections(operation, lambda part, which: part * scale if which == 0 else part)
+
+
+def _projections_in(operation: Operation, order: tuple[int, ...]) -> Any:
+    changes = {}
+    for name in ("in_proj_weight", "in_proj_bias"):
+        if (packed := operation.get(name)) is not None:
+            parts = packed.chunk(3)
+            changes[name] = _joined([parts[k] for k in order])
+    return operation.run(**changes)
+
+
+def _heads_last(operation: Operation) -> Any:
+    """Split the projected features into heads in the other order, and merge them likewise."""
+    heads = operation.get("num_heads")
+    rows = operation.get("embed_dim_to_check")
+    order = [d * heads + h for h, d in itertools.product(range(heads), range(rows // heads))]
+    weight = operation.get("out_proj_weight")[:, order]
+    arguments = _projected(operation, lambda part, _: part[order])
+    return operation.run(**arguments, out_proj_weight=weight)
+
+
+def _with_projections(operation: Operation, change: Any) -> Any:
+    return operation.run(**_projected(operation, change))
+
+
+def _projected(operation: Operation, change: Any) -> dict[str, Any]:
+    """Return the packed weight and bias with each of the three parts changed."""
+    packed = {name: operation.get(name) for name in ("in_proj_weight", "in_proj_bias")}
+    return {
+        name: _joined([change(part, which) for which, part in enumerate(value.chunk(3))])
+        for name, value in packed.items()
+        if value is not None
+    }
+
+
+def _joined(parts: list[Any]) -> Any:
+    import torch
+
+    return torch.cat(parts)

@@ -1,0 +1,32 @@
+"""The difference of one layer of a model from torch's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class LayerDifference(NamedTuple):
+    """The distance of a layer's inputs and outputs from torch's, relative to torch's largest element.
+
+    ``theirs`` and ``ours`` are paths of modules, empty for the model itself; ``kind`` is torch's class.
+    """
+
+    theirs: str
+    ours: str
+    kind: str
+    shape: tuple[int, ...]
+    inputs: float
+    outputs: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        """True if the outputs equal torch's."""
+        return self.outputs <= self.limit
+
+    @property
+    def name(self) -> str:
+        """The path in the model and, if it differs, torch's."""
+        if not self.theirs:
+            return "the whole model"
+        return self.ours if self.ours == self.theirs else f"{self.ours} (torch: {self.theirs})"

@@ -1,0 +1,121 @@
+"""``jaxlstm inspect`` on a ``.pt2`` file: inputs, free axes, results and operators of the program."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.models.graph import Argument, Graph, TensorType, Tree, Value
+
+
+def read_graph(path: str) -> Graph:
+    """Return the graph of the program in a file."""
+    from jaxlstm_converters.pt2._read_pt2 import read_pt2
+
+    return read_pt2(path)[0]
+
+
+def describe(graph: Graph) -> dict[str, Any]:
+    """Return inputs, free axes, results and operators of a graph as JSON."""
+    types = {name: type_ for node in graph.nodes for name, type_ in node.types.items()}
+    types |= {declared.name: declared.type for declared in graph.inputs if declared.type is not None}
+    names = result_names(graph)
+    return {
+        "inputs": [
+            {"name": declared.name, **_describe_type(declared.type, declared.constant)}
+            for declared in graph.inputs
+        ],
+        "free_axes": {axis: list(graph.size_range(axis)) for axis in _free_axes(graph)},
+        "results": [
+            {"name": name, **_describe_result(output, types)}
+            for name, output in zip(names, graph.outputs, strict=True)
+        ],
+        "nodes": len(graph.nodes),
+        "operators": dict(Counter(node.op for node in graph.nodes).most_common()),
+        "refused": _refusal(graph),
+    }
+
+
+def lstm_hints(graph: Graph) -> dict[str, dict[str, Any]]:
+    """Return prefix -> batch_first and dropout of each LSTM in a graph."""
+    hints = {}
+    for node in graph.nodes:
+        if node.op == "aten.lstm.input":
+            first, *_ = node.kwargs["params"]  # type: ignore[misc]
+            name = graph.parameters.get(getattr(first, "name", ""), "")
+            if name.endswith("weight_ih_l0"):
+                settings = {key: node.kwargs[key] for key in ("batch_first", "dropout")}
+                hints[name.removesuffix("weight_ih_l0")] = settings
+    return hints
+
+
+def result_names(graph: Graph) -> list[str]:
+    """Return a name for each result: its keys and indices in the structure of results, such as "logits.0"."""
+    return [path or "result" for path in _paths(graph.out_tree, "")]
+
+
+def shape_text(type_: dict[str, Any]) -> str:
+    """Return dtype and shape of an entry of :func:`describe`: "int64 (s77, s68)"."""
+    if "constant" in type_:
+        return f"fixed to {type_['constant']!r}"
+    sizes = ["?" if size is None else str(size) for size in type_["shape"]]
+    return f"{type_['dtype']} ({', '.join(sizes)}{',' * (len(sizes) == 1)})"
+
+
+def program_lines(described: dict[str, Any]) -> list[str]:
+    """Return the lines of ``jaxlstm inspect`` about a program."""
+    lines = [f"input {entry['name']}: {shape_text(entry)}" for entry in described["inputs"]]
+    for axis, (low, high) in described["free_axes"].items():
+        bounds = f"{low or 1} to {high}" if high is not None else f"at least {low}" if low else "any size"
+        lines.append(f"free axis {axis}: {bounds}")
+    lines += [f"result {entry['name']}: {shape_text(entry)}" for entry in described["results"]]
+    operators = ", ".join(
+        f"{op.removeprefix('aten.').partition('.')[0]}{f' x{count}' if count > 1 else ''}"
+        for op, count in described["operators"].items()
+    )
+    lines.append(f"{described['nodes']} nodes: {operators}")
+    return lines
+
+
+def _describe_type(type_: TensorType | None, constant: Any) -> dict[str, Any]:
+    if type_ is None:
+        return {"constant": constant}
+    return {"dtype": str(type_.dtype), "shape": list(type_.shape)}
+
+
+def _describe_result(output: Argument, types: Mapping[str, TensorType]) -> dict[str, Any]:
+    if not isinstance(output, Value):
+        return {"constant": output}
+    # The value of a size has no tensor type.
+    return _describe_type(types.get(output.name, TensorType(np.dtype(int), ())), None)
+
+
+def _free_axes(graph: Graph) -> list[str]:
+    types = [declared.type for declared in graph.inputs if declared.type is not None]
+    return list(dict.fromkeys(size for type_ in types for size in type_.shape if isinstance(size, str)))
+
+
+def _refusal(graph: Graph) -> str:
+    """Return the reason why the program cannot run, or an empty string."""
+    from jaxlstm.models.acceptance import accept
+    from jaxlstm.models.errors import ProgramError
+
+    try:
+        accept(graph)
+    except ProgramError as error:
+        return str(error)
+    return ""
+
+
+def _paths(tree: Tree, prefix: str) -> list[str]:
+    if tree.kind == "leaf":
+        return [prefix]
+    keys = tree.keys or range(len(tree.children))
+    return [
+        path
+        for key, child in zip(keys, tree.children, strict=True)
+        for path in _paths(child, f"{prefix}.{key}" if prefix else str(key))
+    ]

@@ -1,0 +1,160 @@
+"""``export_program``: a whole program as one StableHLO file that runs without jaxlstm and without torch.
+
+The free axes of the program are symbolic in the file::
+
+    exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
+    results = exported.call(x)
+
+The arguments are the tensors of ``program.inputs``, in order. If the weights are in a separate file, they
+come first: ``exported.call(weights, x)``. Like an exported LSTM, the artifact contains the plain scan for
+each LSTM.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm._shared.atomic import require_replaceable, write_together
+from jaxlstm._shared.safetensors import safetensors_bytes
+from jaxlstm.inference.artifact import check_arguments, goes_beside, read_artifact, weights_beside
+from jaxlstm.models import tree
+from jaxlstm.models.graph import Input
+from jaxlstm.models.program import Program
+
+_INSIDE, _BESIDE = "jaxlstm_program", "jaxlstm_program_weights_beside"
+"""Names of the exported function, by which an artifact of this module is recognized."""
+
+
+def export_program(
+    path: str | os.PathLike[str],
+    program: Program,
+    *,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    weights: str = "auto",
+    overwrite: bool = False,
+) -> jax.export.Exported:
+    """Write a program as a ``jax.export`` artifact, atomically.
+
+    Args:
+      path: the file to write, such as ``model.stablehlo``.
+      program: the program. Its precision is fixed in the artifact, and its buffers are constants.
+      platforms: platforms to compile for: "cpu", "cuda", "rocm", "tpu". They need not be present.
+      weights: "inside" the artifact, or "beside" it as ``model.safetensors``. "auto" means "inside" up to
+        512 MiB.
+      overwrite: replace existing files that ``export_program`` did not write.
+
+    Returns:
+      The artifact.
+
+    Raises:
+      ValueError: an argument is invalid, or an axis of an input is an expression of free axes.
+      ProgramError: an operator does not accept axes of unknown size.
+      FileExistsError: ``path`` is not an artifact of a program.
+    """
+    path = Path(path)
+    check_arguments(path, platforms, weights)
+    shapes = _shapes(program)
+    params = {name: np.asarray(array) for name, array in program.params.items()}
+    beside = goes_beside(params, weights)
+    _require_replaceable([path, weights_beside(path)] if beside else [path], overwrite)
+    call = positional(program.with_options(backend="scan"))
+    if beside:
+        exported_function: Any = call
+        shapes = [{n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in params.items()}, *shapes]
+    else:
+        exported_function = partial(call, params)
+    exported_function = _named(exported_function, _BESIDE if beside else _INSIDE)
+    exported = jax.export.export(jax.jit(exported_function), platforms=tuple(platforms))(*shapes)
+    files: dict[Path, Iterable[bytes | memoryview]] = {}
+    if beside:
+        files[weights_beside(path)] = safetensors_bytes(params, {"format": "pt"})
+    write_together({**files, path: [bytes(exported.serialize())]})
+    return exported
+
+
+def positional(program: Program) -> Callable[..., Any]:
+    """Return a program as a function of parameters and tensors, with positional arguments only.
+
+    The tensors are those of ``program.inputs``, in order; the inputs that the export fixed are left out.
+    Named tuples among the results become tuples, and sizes become arrays.
+    """
+
+    def call(params: Mapping[str, Any], *tensors: Any) -> Any:
+        given = iter(tensors)
+        leaves = [d.constant if d.type is None else next(given) for d in program.inputs]
+        args, kwargs = tree.unflatten(program.graph.in_tree, iter(leaves))
+        return _plain(program(params, *args, **kwargs))
+
+    return call
+
+
+def _plain(results: Any) -> Any:
+    if isinstance(results, dict):
+        return {name: _plain(result) for name, result in results.items()}
+    if isinstance(results, list | tuple):
+        return (list if isinstance(results, list) else tuple)(map(_plain, results))
+    return results if results is None else jnp.asarray(results)
+
+
+def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def named(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    named.__name__ = name
+    return named
+
+
+def has_separate_weights(exported: jax.export.Exported) -> bool:
+    """Return True if the weights are the first argument of an artifact of :func:`export_program`."""
+    return exported.fun_name == _BESIDE
+
+
+def _require_replaceable(outputs: Sequence[Path], overwrite: bool) -> None:
+    """Raise if an output exists and is not part of an artifact of :func:`export_program`."""
+    try:
+        name = read_artifact(outputs[0]).fun_name
+    except (OSError, ValueError):
+        name = ""
+    ours = {_INSIDE: outputs[:1], _BESIDE: outputs}.get(name, [])
+    for output in outputs:
+        require_replaceable(output, overwrite=overwrite, is_ours=ours.__contains__)
+
+
+def _shapes(program: Program) -> list[Any]:
+    """Return the shape of each tensor among the inputs, with symbolic sizes."""
+    axes = _symbols(program)
+    return [_shape(declared, axes) for declared in program.inputs if declared.type is not None]
+
+
+def _symbols(program: Program) -> dict[str, Any]:
+    """Return name of a free axis -> symbolic size."""
+    sizes = [size for declared in program.inputs if declared.type for size in declared.type.shape]
+    names = list(dict.fromkeys(size for size in sizes if isinstance(size, str)))
+    constraints = []
+    for name in names:
+        low, high = program.graph.size_range(name)
+        constraints.append(f"{name} >= {max(low, 1)}")
+        constraints += [f"{name} <= {high}"] if high is not None else []
+    if not names:
+        return {}
+    return dict(zip(names, jax.export.symbolic_shape(", ".join(names), constraints=constraints), strict=True))
+
+
+def _shape(declared: Input, axes: dict[str, Any]) -> jax.ShapeDtypeStruct:
+    assert declared.type is not None
+    if None in declared.type.shape:
+        raise ValueError(
+            f"input {declared.name} has an axis whose size is an expression of other axes; export the model "
+            "with an independent size for this axis"
+        )
+    shape = tuple(axes.get(size, size) for size in declared.type.shape)  # type: ignore[arg-type]
+    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(declared.type.dtype))

@@ -1,0 +1,83 @@
+"""A tensor of a checkpoint works in expressions like the array that it is read as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from jaxlstm import CheckpointError, read_checkpoint
+from jaxlstm_converters.checkpoint import Tensor
+
+
+@pytest.fixture
+def tensors(tmp_path: Path) -> dict[str, Tensor]:
+    state = {"w": torch.randn(3, 4), "v": torch.randn(4), "b": torch.randn(3, 4, dtype=torch.bfloat16)}
+    torch.save(state, tmp_path / "m.pt")
+    return read_checkpoint(tmp_path / "m.pt")
+
+
+def test_transposition(tensors: dict[str, Tensor]) -> None:
+    w = tensors["w"]
+    expected = np.asarray(w)
+    for found in (w.T, w.transpose(), w.transpose(1, 0), w.transpose((1, 0)), np.transpose(w)):
+        assert type(found) is np.ndarray
+        np.testing.assert_array_equal(found, expected.T)
+
+
+def test_operators_and_functions(tensors: dict[str, Tensor]) -> None:
+    w, v = tensors["w"], tensors["v"]
+    a, b = np.asarray(w), np.asarray(v)
+    pairs = (
+        (w + 1, a + 1),
+        (2 * w, 2 * a),
+        (w - w, a - a),
+        (-w / 3, -a / 3),
+        (w @ v, a @ b),
+        (w.T @ w, a.T @ a),
+        (a @ v, a @ b),
+        (w > 0, a > 0),
+        (w == a, a == a),
+        (np.exp(w), np.exp(a)),
+        (np.sum(w, axis=0), a.sum(axis=0)),
+        (np.max(w), a.max()),
+        (np.add.accumulate(w), np.add.accumulate(a)),
+        (np.concatenate([w, w]), np.concatenate([a, a])),
+        (np.linalg.norm(w), np.linalg.norm(a)),
+        (jnp.asarray(w) + 1, a + 1),
+    )
+    for found, expected in pairs:
+        np.testing.assert_array_equal(found, expected)
+    bfloat16 = tensors["b"] + tensors["b"]
+    assert bfloat16.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(bfloat16, np.asarray(tensors["b"]) * 2)
+
+
+def test_a_tensor_cannot_be_changed(tensors: dict[str, Tensor]) -> None:
+    w = tensors["w"]
+    before = np.asarray(w)
+    with pytest.raises(TypeError, match=r"cannot be changed; change numpy\.asarray\(tensor\)"):
+        w += 1
+    with pytest.raises(TypeError, match="cannot be changed"):
+        np.add(before, 1, out=w)  # type: ignore[call-overload]
+    with pytest.raises(TypeError):
+        np.add.at(w, 0, 1)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(tensors["w"], before)
+    assert {w: "a key"}[w] == "a key"
+
+
+def test_a_damaged_tensor_is_refused(tmp_path: Path) -> None:
+    """Arithmetic reads through the same checks as numpy.asarray."""
+    torch.save({"w": torch.full((3, 4), 7.0)}, tmp_path / "m.pt")
+    data = bytearray((tmp_path / "m.pt").read_bytes())
+    data[data.index(np.full(12, 7.0, np.float32).tobytes())] ^= 1
+    (tmp_path / "m.pt").write_bytes(data)
+    w = read_checkpoint(tmp_path / "m.pt")["w"]
+    for use in (lambda: w + 1, lambda: w.T, lambda: np.sum(w)):
+        with pytest.raises(CheckpointError) as caught:
+            use()
+        assert caught.value.code == "crc-mismatch"

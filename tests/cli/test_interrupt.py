@@ -1,0 +1,113 @@
+"""Ctrl-C: one line, exit status 130, and no partial file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlstm import cli
+from jaxlstm.cli.run import job
+from tests.support.command import jaxlstm_command
+from tests.support.run_command import sequences
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> None:
+    """Send this process SIGINT at a call of a function of ``os``, as Ctrl-C does."""
+    real, left = getattr(os, function), [call]
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(os, function, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "function", "call"),
+    [
+        ("convert", "x.safetensors", "fsync", 1),
+        ("convert", "x.safetensors", "replace", 1),
+        ("convert", "x.pt", "fsync", 1),
+        ("convert", "x.msgpack", "fsync", 1),
+        ("convert", "x_orbax", "rename", 1),
+        ("export", "x.stablehlo", "fsync", 1),
+        # The weights are written; the artifact is not.
+        ("export --weights beside", "x.stablehlo", "fsync", 2),
+        ("export --weights beside", "x.stablehlo", "replace", 1),
+    ],
+)
+def test_no_file_remains(
+    command: str,
+    output: str,
+    function: str,
+    call: int,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if command.startswith("export"):
+        pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
+    name, *options = command.split()
+    interrupt_at(monkeypatch, function, call)
+    done = jaxlstm_command(name, checkpoint, "-o", tmp_path / output, *options)
+    assert (done.status, done.out, done.err) == (130, "", f"jaxlstm {name}: interrupted\n")
+    assert os.listdir(tmp_path) == [checkpoint.name]
+
+
+def test_run_says_that_it_can_continue(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PART_STEPS", 60)
+    np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
+    arguments = ["run", checkpoint, "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz"]
+    with monkeypatch.context() as patch:
+        # The first rename is that of the description of the job.
+        interrupt_at(patch, "replace", 2)
+        done = jaxlstm_command(*arguments)
+    assert (done.status, done.err) == (130, "jaxlstm run: interrupted\n")
+    assert sorted(os.listdir(tmp_path)) == [checkpoint.name, "x.npz"]
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "replace", 3)
+        done = jaxlstm_command(*arguments)
+    parts = tmp_path / "y.npz.parts"
+    assert done.status == 130
+    assert f"interrupted; the same command continues from the finished parts in {parts}\n" in done.err
+    assert len(list(parts.glob("part-*"))) == 1
+    assert jaxlstm_command(*arguments).status == 0
+    assert sorted(os.listdir(tmp_path)) == [checkpoint.name, "x.npz", "y.npz"]
+
+
+def test_an_interrupt_in_a_destructor_is_not_lost(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops exceptions there, and in the function that JAX runs at each garbage collection."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def slow_fsync(descriptor: int) -> None:
+        Interrupted()
+        for _ in range(500):
+            time.sleep(0.01)
+        raise AssertionError("the interrupt was lost")
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    done = jaxlstm_command("convert", checkpoint, "-o", tmp_path / "x.pt")
+    assert (done.status, done.err) == (130, "jaxlstm convert: interrupted\n")
+    assert os.listdir(tmp_path) == [checkpoint.name]
+
+
+def test_debug_shows_the_traceback(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXLSTM_DEBUG", "1")
+    interrupt_at(monkeypatch, "fsync", 1)
+    with pytest.raises(KeyboardInterrupt):
+        cli.main(["convert", str(checkpoint), "-o", str(tmp_path / "x.pt")])

@@ -1,0 +1,87 @@
+"""The messages of the command line name its options, and say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import jaxlstm
+from jaxlstm.inference import load_exported
+from tests.support.command import jaxlstm_command
+
+STATE = {**torch.nn.LSTM(3, 4).state_dict(prefix="a."), **torch.nn.LSTM(3, 4).state_dict(prefix="b.")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    torch.save(STATE, "m.pt")
+    torch.save(torch.nn.RNN(3, 4).state_dict(), "rnn.pt")
+    Path("mine.safetensors").write_text("mine")
+    return tmp_path
+
+
+def test_without_arguments() -> None:
+    done = jaxlstm_command()
+    assert (done.status, done.out) == (2, "")
+    for command in ("inspect", "convert", "check", "run", "export"):
+        assert f"\n    {command} " in done.err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("convert m.pt -o mine.safetensors --prefix a", "pass --overwrite to replace it"),
+        ("convert m.pt -o x.bin", "the suffix '.bin'; pass --format NAME, with NAME one of safetensors, "),
+        ("convert m.pt -o x.pt", "--prefix must select one of the LSTMs 'a.', 'b.', got None"),
+        ("convert m.pt -o x.pt --prefix c", "--prefix 'c' matches no LSTM; the LSTMs are 'a.', 'b.'"),
+        ("check m.pt --prefix a --seed -1", "--seed must be 0 or more, got -1"),
+        ("convert m.pt -o ", "argument -o/--output: must be a path, got an empty string"),
+        ("convert  -o x.pt", "argument FILE: must be a path, got an empty string"),
+        ("inspect ", "argument FILE: must be a path, got an empty string"),
+        ("check m.pt --report ", "argument --report: must be a path, got an empty string"),
+        ("run m.pt --input  -o y.npz", "argument --input: must be a path, got an empty string"),
+        ("inspect none.pt", "no such file: none.pt"),
+        ("convert none.pt -o x.pt", "no such file: none.pt"),
+        ("check none.pt", "no such file: none.pt"),
+        ("run m.pt --prefix a --input none.npy -o y.npy", "no such file: none.npy"),
+        ("run m.pt --prefix a --input none.npz -o y.npz", "no such file: none.npz"),
+        ("convert none.pt -o no/x.pt", "no/x.pt: the folder no does not exist; create it or choose another"),
+        ("convert none.pt -o no/x", "no/x: the folder no does not exist"),
+        ("export m.pt --prefix a -o no/x.stablehlo", "no/x.stablehlo: the folder no does not exist"),
+        ("run m.pt --prefix a --input none.npz -o no/y.npz", "no/y.npz: the folder no does not exist"),
+        ("check none.pt --report no/x.html", "no/x.html: the folder no does not exist"),
+        ("convert rnn.pt -o x.pt", "the root is an RNN"),
+    ],
+)
+def test_message(folder: Path, line: str, message: str) -> None:
+    done = jaxlstm_command(*line.split(" "))
+    assert (done.status, done.out) == (2, "")
+    command = line.split(" ")[0]
+    assert done.err.startswith(f"jaxlstm {command}: ")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert "=True" not in done.err
+    assert "Errno" not in done.err
+    assert (folder / "mine.safetensors").read_text() == "mine"
+
+
+def test_inspect_an_rnn(folder: Path) -> None:
+    assert "not an LSTM: (root) is an RNN" in jaxlstm_command("inspect", "rnn.pt").out
+
+
+def test_the_library_names_its_arguments(folder: Path) -> None:
+    params, config = jaxlstm.from_torch(STATE, prefix="a")
+    with pytest.raises(FileExistsError, match=r"or pass overwrite=True to replace it$"):
+        jaxlstm.save("mine.safetensors", params, config)
+    for output in ("no/x.safetensors", "no/orbax"):
+        with pytest.raises(FileNotFoundError, match="the folder no does not exist; create it"):
+            jaxlstm.save(output, params, config)
+    assert not Path("no").exists()
+    calls: list[Any] = [jaxlstm.load, jaxlstm.read_checkpoint, jaxlstm.find_lstms, load_exported]
+    for call in calls:
+        with pytest.raises(FileNotFoundError, match=r"^no such file: none\.pt$"):
+            call("none.pt")

@@ -1,0 +1,171 @@
+"""``inspect``, ``run`` and ``export`` on a ``.pt2`` program: the demo tagger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from jaxlstm import load_program
+from jaxlstm.cli.run import job
+from jaxlstm.models.program import Program
+from tests.support.command import Result, jaxlstm_command
+from tests.support.exported import AUTO, save
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
+LENGTHS = (5, 9, 5, 1, 5, 9)
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return load_program(DEMO)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> dict[str, np.ndarray]:
+    """Sequences of characters, also in ``x.npz``."""
+    rng = np.random.default_rng(0)
+    texts = {f"s{k}": rng.integers(0, 29, length) for k, length in enumerate(LENGTHS)}
+    np.savez(tmp_path / "x.npz", **texts)  # type: ignore[arg-type]
+    return texts
+
+
+def run(folder: Path, *options: object, checkpoint: Path = DEMO, source: str = "x.npz") -> Result:
+    output = folder / "y.npz"
+    return jaxlstm_command("run", checkpoint, "--input", folder / source, "-o", output, *options)
+
+
+def assert_results(folder: Path, texts: dict[str, np.ndarray], program: Program) -> None:
+    written = np.load(folder / "y.npz")
+    assert set(written.files) == {f"{name}.{index}" for name in texts for index in range(2)}
+    for name, text in texts.items():
+        for index, expected in enumerate(program(program.params, text[None])):
+            np.testing.assert_allclose(written[f"{name}.{index}"], expected[0], rtol=0, atol=1e-5)
+
+
+def test_inspect() -> None:
+    done = jaxlstm_command("inspect", DEMO)
+    assert done.status == 0
+    report = json.loads(jaxlstm_command("inspect", DEMO, "--json").out)
+    batch, length = report["program"]["free_axes"]
+    for line in (
+        f"input characters: int64 ({batch}, {length})",
+        f"free axis {length}: any size",
+        f"result 1: float32 ({batch}, {length}, 7)",
+        "16 -> 24, num_layers=2, batch_first=True, bidirectional=True",
+    ):
+        assert line in done.out
+    assert "not recorded" not in done.out
+    assert report["program"]["operators"]["aten.lstm.input"] == 1
+    assert report["lstms"][0]["not_recorded"] == []
+    listed = jaxlstm_command("inspect", DEMO, "--all")
+    assert listed.status == 0
+    assert "Linear     48 -> 7" in listed.out
+
+
+def test_inspect_names_the_operators_that_are_not_supported(tmp_path: Path) -> None:
+    save(tmp_path / "gru.pt2", torch.nn.GRU(3, 4), torch.randn(5, 2, 3))
+    done = jaxlstm_command("inspect", tmp_path / "gru.pt2")
+    assert done.status == 1
+    assert "CANNOT RUN: the program calls 1 unsupported operator" in done.out
+    assert "aten.gru.input" in done.out
+
+
+@pytest.mark.parametrize("weights", ["inside", "beside"])
+def test_export(weights: str, tmp_path: Path, program: Program) -> None:
+    pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
+    output = tmp_path / "m.stablehlo"
+    options = ("--platforms", "cpu,tpu", "--weights", weights, "--json")
+    done = jaxlstm_command("export", DEMO, "-o", output, *options)
+    assert done.status == 0, done.err
+    report = json.loads(done.out)
+    assert report["largest_difference"] <= 1e-6
+    assert (report["weights"] == "inside") == (weights == "inside")
+    exported = jax.export.deserialize(bytearray(output.read_bytes()))
+    characters = np.random.default_rng(0).integers(0, 29, (1, 12)).astype(np.int32)
+    first = (program.params,) if weights == "beside" else ()
+    results = exported.call(*first, characters)
+    for actual, expected in zip(results, program(program.params, characters), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+    # The command replaces its own output, and nothing else.
+    assert jaxlstm_command("export", DEMO, "-o", output, *options).status == 0
+    (tmp_path / "notes").write_text("mine")
+    assert "was not written by jaxlstm" in jaxlstm_command("export", DEMO, "-o", tmp_path / "notes").err
+
+
+def test_prefix_selects_one_lstm(tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
+    options = ("--platforms", "cpu", "--prefix", "tagger.lstm.", "--json")
+    done = jaxlstm_command("export", DEMO, "-o", tmp_path / "m", *options)
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["config"]["hidden_size"] == 24
+
+
+def test_run(tmp_path: Path, texts: dict[str, np.ndarray], program: Program) -> None:
+    done = run(tmp_path, "--json")
+    assert done.status == 0, done.err
+    report = json.loads(done.out)
+    assert (report["batches"], report["shapes"], report["results"]) == (3, 3, ["0", "1"])
+    assert_results(tmp_path, texts, program)
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npz", "y.npz"}
+
+
+def test_run_resumes(
+    tmp_path: Path, texts: dict[str, np.ndarray], program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failure the finished parts are not computed again."""
+    monkeypatch.setattr(job, "PART_STEPS", 10)
+    add = job.Job.add
+
+    def add_two(self: job.Job, start: int, *rest: Any) -> None:
+        if start >= 4:
+            raise OSError("the disk is full")
+        add(self, start, *rest)
+
+    monkeypatch.setattr(job.Job, "add", add_two)
+    assert "the disk is full" in run(tmp_path).err
+    monkeypatch.setattr(job.Job, "add", add)
+    assert "has parts of a run with another" in run(tmp_path, "--batch-size", "2").err
+    report = json.loads(run(tmp_path, "--json").out)
+    assert 0 < report["sequences_run_now"] < len(texts)
+    assert_results(tmp_path, texts, program)
+
+
+class Pair(torch.nn.Module):
+    """Two inputs, and one result without a batch axis."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+        return a.sum() if b is None else a + b
+
+
+def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> None:
+    del texts
+    x = torch.randn(3, 4)
+    save(tmp_path / "two.pt2", Pair(), x, x, dynamic_shapes=({0: AUTO}, {0: AUTO}))
+    save(tmp_path / "sum.pt2", Pair(), x, dynamic_shapes=({0: AUTO},))
+    np.savez(tmp_path / "wide.npz", a=np.zeros((3, 2), np.int64))
+    np.savez(tmp_path / "real.npz", a=np.zeros(3))
+    np.save(tmp_path / "x.npy", np.zeros((3, 2, 1)))
+    (tmp_path / "cut.pt2").write_bytes(DEMO.read_bytes()[:90_000])
+    cases: list[tuple[Result, str]] = [
+        (run(tmp_path, checkpoint=tmp_path / "two.pt2"), "takes a program with one input, this one has 2: a"),
+        (run(tmp_path, checkpoint=tmp_path / "sum.pt2"), "without the batch axis"),
+        (run(tmp_path, source="wide.npz"), "a must have shape"),
+        (run(tmp_path, source="real.npz"), "a is float64 and the program takes int64; --cast"),
+        (run(tmp_path, source="x.npy"), "for a program the suffix must be .npz or .safetensors"),
+        (run(tmp_path, "--states"), "--states cannot be used with a .pt2 program"),
+        (jaxlstm_command("inspect", tmp_path / "cut.pt2"), "truncated"),
+        (jaxlstm_command("export", DEMO, "-o", DEMO), "would replace the input"),
+        (jaxlstm_command("export", DEMO, "-o", tmp_path / "m", "--dropout", "0.5"), "--dropout cannot"),
+        (jaxlstm_command("export", tmp_path / "gone.pt2", "-o", tmp_path / "m"), "no such file"),
+    ]
+    for result, message in cases:
+        assert result.status == 2, message
+        assert message in result.err
+        assert len(result.err.splitlines()) == 1
+    assert not (tmp_path / "y.npz").exists()

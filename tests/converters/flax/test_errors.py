@@ -1,0 +1,365 @@
+"""Sources that do not fit: one error that lists everything, an unchanged model, and hints."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import jaxlstm
+
+pytestmark = pytest.mark.filterwarnings("ignore::jaxlstm.PortingWarning")
+
+
+def linear(rngs: nnx.Rngs | None = None, **kwargs: Any) -> nnx.Dict:
+    return nnx.Dict({"fc": nnx.Linear(2, 3, rngs=rngs or nnx.Rngs(0), **kwargs)})
+
+
+def source(**changes: Any) -> dict[str, Any]:
+    tensors = {"fc.weight": torch.ones(3, 2), "fc.bias": torch.ones(3)}
+    tensors |= {name.replace("_", "."): value for name, value in changes.items()}
+    return {name: value for name, value in tensors.items() if value is not None}
+
+
+def snapshot(model: nnx.Module) -> dict[Any, np.ndarray]:
+    return {path: np.array(value) for path, value in nnx.to_flat_state(nnx.state(model))}
+
+
+def rejected(model: nnx.Module, source: Any, **kwargs: Any) -> jaxlstm.StateDictError:
+    """Return the error, and check that the model is unchanged."""
+    before = snapshot(model)
+    with pytest.raises(jaxlstm.StateDictError) as error:
+        jaxlstm.load_state_dict(model, source, **kwargs)
+    after = snapshot(model)
+    assert before.keys() == after.keys()
+    for path, value in before.items():
+        np.testing.assert_array_equal(value, after[path])
+    return error.value
+
+
+def test_everything_in_one_error() -> None:
+    error = rejected(linear(), source(fc_weight=torch.ones(3, 4), fc_bias=None, extra_w=torch.ones(5)))
+    assert "  missing    fc.bias -> fc.bias (3,)" in str(error)
+    assert "  unexpected extra.w (5,)" in str(error)
+    assert "  misshapen  fc.weight -> fc.kernel has shape (3, 4), expected (3, 2)" in str(error)
+    assert [len(part) for part in (error.missing, error.unexpected, error.misshapen)] == [1, 1, 1]
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"fc_weight": torch.ones(2, 3)}, "transposed by (1, 0) it would fit"),
+        ({"fc_weight": torch.ones(6)}, "reshaped it would fit"),
+        ({"fc_weight": torch.ones(3, 2, 1, 1)}, "reshaped it would fit"),
+        ({"fc_bias": None}, "the torch layer has no bias: create the layer with use_bias=False"),
+    ],
+)
+def test_hints(change: dict[str, Any], hint: str) -> None:
+    assert hint in str(rejected(linear(), source(**change)))
+
+
+def test_bias_without_a_place() -> None:
+    assert "the Flax layer has no bias: create it with use_bias=True" in str(
+        rejected(linear(use_bias=False), source())
+    )
+
+
+def test_norms_without_weights() -> None:
+    model = nnx.Dict({"norm": nnx.InstanceNorm(3, rngs=nnx.Rngs(0))})
+    error = rejected(model, {"other": torch.ones(1)})
+    assert all("create the layer with use_scale=False" in one.hint for one in error.missing)
+    theirs = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(3, track_running_stats=False)})
+    error = rejected(nnx.Dict({"norm": nnx.BatchNorm(3, rngs=nnx.Rngs(0))}), theirs)
+    assert all("track_running_stats=False" in one.hint for one in error.missing)
+
+
+def test_linear_layers_in_place_of_attention() -> None:
+    parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
+    theirs = torch.nn.ModuleDict({"attn": torch.nn.ModuleDict({n: torch.nn.Linear(4, 4) for n in parts})})
+    model = nnx.Dict({"attn": nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0))})
+    assert "as in names={'attn.q_proj': 'attn.query'}" in str(rejected(model, theirs))
+    names = {f"attn.{torch}": f"attn.{flax}" for torch, flax in parts.items()}
+    assert jaxlstm.load_state_dict(model, theirs, names=names).complete
+
+
+def test_state_dict_of_an_abstract_model() -> None:
+    with pytest.raises(ValueError, match=r"model must have values, but 'fc\.kernel' is abstract"):
+        jaxlstm.state_dict(nnx.eval_shape(linear))
+
+
+def test_proposed_names() -> None:
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            rngs = nnx.Rngs(0)
+            self.embed = nnx.Embed(7, 2, rngs=rngs)
+            self.blocks = nnx.List([nnx.Linear(2, 2, rngs=rngs) for _ in range(12)])
+            self.out = nnx.Linear(2, 5, rngs=rngs)
+
+    theirs = torch.nn.Module()
+    theirs.tokens = torch.nn.Embedding(7, 2)
+    theirs.layers = torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(12)])
+    theirs.head = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(2, 5))
+    error = rejected(Model(), theirs)
+    expected = {"tokens": "embed", "layers": "blocks", "head.1": "out"}
+    assert f"by shapes and order these names fit; check them: names={expected}" in str(error)
+    assert jaxlstm.load_state_dict(Model(), theirs, names=expected).complete
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"fd": "fc"}, "names has the torch prefix 'fd', but no tensor of the source starts with it"),
+        (
+            {"fc": "fd"},
+            "names maps 'fc' to 'fd', but no layer of the model has this path; the paths are 'fc'",
+        ),
+    ],
+)
+def test_names_that_match_nothing(names: dict[str, str], message: str) -> None:
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            jaxlstm.load_state_dict(linear(), source(), names=names, strict=strict)
+
+
+def test_two_copies_of_a_model() -> None:
+    tensors = source()
+    tensors["module.fc.weight"] = torch.ones(3, 2)
+    with pytest.raises(ValueError, match=r"'fc.weight' and 'module.fc.weight'.*the same tensor"):
+        jaxlstm.load_state_dict(linear(), tensors)
+
+
+def test_wrong_names() -> None:
+    with pytest.raises(TypeError, match="names must be a dict from torch prefixes to Flax prefixes"):
+        jaxlstm.load_state_dict(linear(), source(), names=[("fd", "fc")])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [3, [("fc.weight", 1)], None])
+def test_wrong_source(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"source must be a path, a state dict or a torch\.nn\.Module, got"):
+        jaxlstm.load_state_dict(linear(), wrong)
+
+
+def test_wrong_model() -> None:
+    module = nn.Dense(3)
+    for function in (jaxlstm.load_state_dict, jaxlstm.state_dict):
+        arguments = (source(),) if function is jaxlstm.load_state_dict else ()
+        with pytest.raises(TypeError, match=r"model must be a flax\.nnx\.Module, got Dense; for Linen use"):
+            function(module, *arguments)  # type: ignore[arg-type]
+
+
+def test_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(source(), path)
+    path.write_bytes(path.read_bytes()[:-30])
+    model = linear()
+    before = snapshot(model)
+    with pytest.raises(jaxlstm.CheckpointError):
+        jaxlstm.load_state_dict(model, path)
+    with pytest.raises(FileNotFoundError):
+        jaxlstm.load_state_dict(model, tmp_path / "absent.pt")
+    assert all((before[path] == value).all() for path, value in snapshot(model).items())
+
+
+def test_damaged_tensor(tmp_path: Path) -> None:
+    """The tensors are read after all shapes have been checked."""
+    path = tmp_path / "model.pt"
+    torch.save(source(fc_weight=torch.full((3, 2), 1.5)), path)
+    path.write_bytes(path.read_bytes().replace(np.full(6, 1.5, "<f4").tobytes(), bytes(24)))
+    with pytest.raises(jaxlstm.CheckpointError, match="crc-mismatch"):
+        jaxlstm.load_state_dict(linear(), path)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_gru_with_candidate_bias(strict: bool) -> None:
+    model = nnx.GRUCell(3, 4, rngs=nnx.Rngs(0))
+    message = str(rejected(model, torch.nn.GRUCell(3, 4), strict=strict))
+    assert "https://github.com/google/flax/issues/5594" in message
+    assert "b_hn" in message
+
+
+def test_per_channel_prelu() -> None:
+    error = rejected(nnx.PReLU(), torch.nn.PReLU(4))
+    assert "Flax's PReLU has one slope for all channels" in str(error)
+
+
+def test_grouped_conv_transpose() -> None:
+    model = nnx.ConvTranspose(4, 4, (3,), transpose_kernel=True, rngs=nnx.Rngs(0))
+    error = rejected(model, torch.nn.ConvTranspose1d(4, 4, 3, groups=2))
+    assert "Flax's ConvTranspose has no groups" in str(error)
+
+
+def test_attention_with_extra_biases() -> None:
+    model = nnx.MultiHeadAttention(2, 6, decode=False, rngs=nnx.Rngs(0))
+    error = rejected(model, torch.nn.MultiheadAttention(6, 2, add_bias_kv=True))
+    assert [one.torch for one in error.unexpected] == ["bias_k", "bias_v"]
+
+
+def test_layers_without_a_rule() -> None:
+    model = nnx.WeightNorm(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), variable_filter=None, rngs=nnx.Rngs(0))
+    assert "WeightNorm is supported around one layer" in str(rejected(model, torch.nn.Linear(2, 3)))
+    model = nnx.WeightNorm(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+    assert "the torch layer has no weight normalization" in str(rejected(model, torch.nn.Linear(2, 3)))
+    batched = nnx.LinearGeneral(2, 3, batch_axis={0: 4}, rngs=nnx.Rngs(0))
+    with pytest.raises(jaxlstm.StateDictError, match=r"no state dict in torch\n  the model \(LinearGeneral"):
+        jaxlstm.state_dict(batched)
+
+
+def test_stacked_layers() -> None:
+    """No torch layer has a stack of kernels, which nnx.vmap over a constructor makes."""
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    model.kernel, model.bias = nnx.Param(jnp.zeros((4, 2, 3))), nnx.Param(jnp.zeros((4, 3)))
+    message = str(rejected(model, torch.nn.Linear(2, 3)))
+    assert "the model (Linear with kernel (4, 2, 3), bias (4, 3)): axes don't match array" in message
+
+
+@pytest.mark.parametrize("names", [None, {"encoder": "fc"}])
+def test_wrong_layout_of_a_registered_layer(names: dict[str, str] | None) -> None:
+    class Odd(nnx.Module):
+        def __init__(self) -> None:
+            self.w = nnx.Param(jnp.zeros((2, 3)))
+
+    jaxlstm.register_layer(Odd, {"weight": ("w", lambda x: x, np.transpose)})
+    model = nnx.Dict({"fc": Odd()})
+    prefix = "encoder" if names else "fc"
+    message = str(rejected(model, {f"{prefix}.weight": np.ones((3, 2), "f")}, names=names))
+    assert "the layout gives the shape (3, 2), expected (2, 3)" in message
+
+
+# Settings that a state dict does not record
+
+
+@pytest.fixture
+def recorded() -> Iterator[list[warnings.WarningMessage]]:
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always", jaxlstm.PortingWarning)
+        yield messages
+
+
+NORMS = {
+    "epsilon": (nnx.LayerNorm(3, rngs=nnx.Rngs(0), use_fast_variance=False), torch.nn.LayerNorm(3)),
+    "use_fast_variance": (nnx.LayerNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5), torch.nn.LayerNorm(3)),
+    "momentum": (
+        nnx.BatchNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5, use_running_average=True, use_fast_variance=False),
+        torch.nn.BatchNorm1d(3),
+    ),
+    "use_running_average": (
+        nnx.BatchNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5, momentum=0.9, use_fast_variance=False),
+        torch.nn.BatchNorm1d(3),
+    ),
+    "batch_first": (jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)), torch.nn.LSTM(3, 4, batch_first=True)),
+}
+
+
+@pytest.mark.parametrize("from_module", [True, False])
+@pytest.mark.parametrize("setting", NORMS)
+def test_settings(setting: str, from_module: bool, recorded: list[warnings.WarningMessage]) -> None:
+    model, theirs = NORMS[setting]
+    result = jaxlstm.load_state_dict(model, theirs if from_module else theirs.state_dict())
+    assert [str(message.message) for message in recorded] == list(result.warnings)
+    (text,) = result.warnings
+    assert text.startswith(f"the model: {setting}")
+    assert Path(recorded[0].filename) == Path(__file__)
+
+
+def test_time_major(recorded: list[warnings.WarningMessage]) -> None:
+    model = nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)), time_major=True)
+    assert jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4)).warnings == ()
+    jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4, batch_first=True))
+    (message,) = recorded
+    assert "time_major=True, but the torch layer has batch_first=True" in str(message.message)
+
+
+def test_equal_settings(recorded: list[warnings.WarningMessage]) -> None:
+    """A torch module whose settings are the model's gives no warning, even if they are not the defaults."""
+    options: dict[str, Any] = {"rngs": nnx.Rngs(0), "use_fast_variance": False}
+    model = nnx.List(
+        [
+            nnx.LayerNorm(3, epsilon=1e-3, **options),
+            nnx.BatchNorm(3, epsilon=1e-4, momentum=0.7, use_running_average=True, **options),
+            jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)),
+            nnx.RMSNorm(3, epsilon=float(np.finfo(np.float32).eps), **options),
+        ]
+    )
+    theirs = torch.nn.ModuleList(
+        [
+            torch.nn.LayerNorm(3, eps=1e-3),
+            torch.nn.BatchNorm1d(3, eps=1e-4, momentum=0.3),
+            torch.nn.LSTM(3, 4),
+            torch.nn.RMSNorm(3),
+        ]
+    )
+    assert jaxlstm.load_state_dict(model, theirs).warnings == ()
+    assert recorded == []
+
+
+def test_settings_of_a_whole_module_in_a_file(
+    tmp_path: Path, recorded: list[warnings.WarningMessage]
+) -> None:
+    torch.save(torch.nn.Sequential(torch.nn.LSTM(3, 4, batch_first=True)), tmp_path / "module.pt")
+    model = nnx.Sequential(jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)))
+    jaxlstm.load_state_dict(model, tmp_path / "module.pt")
+    (message,) = recorded
+    assert "batch_first=False, but the torch layer has batch_first=True" in str(message.message)
+
+
+# Linen
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x: Any, decode: bool = False) -> Any:
+        x = nn.Dense(3, name="fc")(x)
+        return nn.Dense(2, name="out")(x) if decode else x
+
+    def encode(self, x: Any) -> Any:
+        return x
+
+
+X = jnp.ones((1, 2))
+
+
+def linen_variables() -> Any:
+    return Linen().init(jax.random.key(0), X, True)
+
+
+def test_linen_inputs_must_reach_every_layer() -> None:
+    with pytest.raises(ValueError, match="inputs must reach every layer, but the call does not reach 'out'"):
+        jaxlstm.linen.load_state_dict(Linen(), linen_variables(), source(), inputs=X)
+
+
+def test_linen_wrong_arguments() -> None:
+    with pytest.raises(TypeError, match=r"module must be a flax\.linen\.Module, got Linear"):
+        jaxlstm.linen.load_state_dict(
+            nnx.Linear(2, 3, rngs=nnx.Rngs(0)),  # type: ignore[arg-type]
+            {},
+            source(),
+            inputs=X,
+        )
+    with pytest.raises(TypeError, match="variables must be a dict of collections"):
+        jaxlstm.linen.state_dict(Linen(), X, inputs=X)  # type: ignore[arg-type]
+
+
+def test_linen_does_not_change_its_argument(recorded: list[warnings.WarningMessage]) -> None:
+    variables = linen_variables()
+    before = jax.tree.map(np.array, variables)
+    with pytest.raises(jaxlstm.StateDictError, match=r"missing    out\.weight -> out\.kernel"):
+        jaxlstm.linen.load_state_dict(Linen(), variables, source(), inputs=(X, True))
+    loaded = jaxlstm.linen.load_state_dict(
+        Linen(), variables, source(), inputs=X, kwargs={"decode": True}, strict=False
+    )
+    assert loaded["params"]["fc"]["kernel"].all()
+    assert "2 loaded, 2 missing" in str(recorded[0].message)
+    jax.tree.map(np.testing.assert_array_equal, before, variables)
+    jax.tree.map(np.testing.assert_array_equal, before["params"]["out"], loaded["params"]["out"])

@@ -1,0 +1,165 @@
+"""In-place operators: values that share memory in torch change together; unknown sharing is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from jaxlstm.models.errors import ProgramError
+from tests.support.fx_graphs import program_of_function, to_numpy
+
+Tensor = torch.Tensor
+
+
+def through_transpose(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.t()[0].mul_(2)
+    return (y,)
+
+
+def through_a_slice_of_a_slice(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    part = y[1:]
+    part[:, ::2].add_(10)
+    return y, part
+
+
+def through_unsqueeze_and_permute(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.unsqueeze(0).permute(2, 0, 1)[1].zero_()
+    return (y,)
+
+
+def through_split(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    first, second = y.split(2, dim=1)
+    second.copy_(first)
+    return y, first
+
+
+def through_chunk_and_unbind(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.chunk(2, dim=1)[1].neg_()
+    y.unbind(0)[2].fill_(7)
+    return (y,)
+
+
+def through_view_and_unflatten(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.view(2, 6)[0].sub_(1)
+    y.unflatten(1, (2, 2))[:, 1].div_(2)
+    return (y,)
+
+
+def through_narrow_and_movedim(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.narrow(1, 1, 2).movedim(0, 1)[0].clamp_(max=0)
+    return (y,)
+
+
+def base_changes_the_view(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    row, wide = y[0], y.unsqueeze(1).expand(3, 2, 4)
+    y.mul_(3)
+    return row, wide, y.detach()
+
+
+def result_is_the_argument(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    z = y.add_(1)
+    w = z.mul_(2)
+    y.sub_(3)
+    return y, z, w
+
+
+def through_dropout(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    z = torch.dropout(y, 0.5, False)
+    z.add_(1)
+    return y, z
+
+
+def keeps_the_dtype(x: Tensor) -> tuple[Tensor, ...]:
+    y = (x * 10).to(torch.int32)
+    y.mul_(2).add_(1)
+    return (y,)
+
+
+def broadcasts(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.mul_(x[0]).masked_fill_(y > 0, -1.0)
+    y[:, 1] = x[:, 0]
+    y[y < -2] = 5.0
+    y[torch.tensor([0, 2])] += 1
+    return (y,)
+
+
+FUNCTIONS = [
+    through_transpose,
+    through_a_slice_of_a_slice,
+    through_unsqueeze_and_permute,
+    through_split,
+    through_chunk_and_unbind,
+    through_view_and_unflatten,
+    through_narrow_and_movedim,
+    base_changes_the_view,
+    result_is_the_argument,
+    through_dropout,
+    keeps_the_dtype,
+    broadcasts,
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_shared_memory(function: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+    x = torch.randn(3, 4)
+    expected = function(x.clone())
+    ran = program_of_function(function, [x.clone()])
+    for run in (ran, jax.jit(ran)):
+        for result, wanted in zip(run({}, x.numpy()), expected, strict=True):
+            np.testing.assert_allclose(result, to_numpy(wanted), rtol=1e-6)
+
+
+def test_input_is_not_changed() -> None:
+    x = np.ones((2, 2), np.float32)
+    ran = program_of_function(lambda x: (x.mul_(2),), [torch.ones(2, 2)])
+    np.testing.assert_array_equal(ran({}, x)[0], 2 * x)
+    np.testing.assert_array_equal(x, np.ones((2, 2)))
+
+
+def unknown_sharing(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    flat = y.t().reshape(-1)
+    flat.add_(1)
+    return y, flat
+
+
+def unknown_but_unused(x: Tensor) -> tuple[Tensor, ...]:
+    flat = x.clone().t().reshape(-1)
+    flat.add_(1)
+    return (flat,)
+
+
+def conversion_copies(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    z = y.to(torch.int32)
+    z.add_(1)
+    return y, z
+
+
+def test_unknown_sharing_is_refused() -> None:
+    with pytest.raises(ProgramError, match=r"reshape.*\.clone\(\)") as caught:
+        program_of_function(unknown_sharing, [torch.randn(3, 4)])
+    assert caught.value.code == "unsupported-alias"
+
+
+@pytest.mark.parametrize("function", [unknown_but_unused, conversion_copies])
+def test_harmless_copies(function: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+    x = torch.randn(3, 4)
+    ran = program_of_function(function, [x.clone()])
+    for result, wanted in zip(ran({}, x.numpy()), function(x.clone()), strict=True):
+        np.testing.assert_allclose(result, to_numpy(wanted), rtol=1e-6)

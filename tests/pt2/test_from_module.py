@@ -1,0 +1,146 @@
+"""from_module gives the program of a live module, with batch and time free."""
+
+from __future__ import annotations
+
+import builtins
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.exc import UserError
+
+import jaxlstm
+from tests.support.exported import Tagger
+
+
+class Recogniser(nn.Module):
+    """Convolution, pooling, LSTM over the columns of the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 3, 3, padding=1)
+        self.lstm = nn.LSTM(3 * 4, 5, bidirectional=True, batch_first=True)
+        self.out = nn.Linear(10, 4)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        columns = nn.functional.max_pool2d(self.convolution(pictures).relu(), 2)
+        return self.out(self.lstm(columns.permute(0, 3, 1, 2).flatten(2))[0])
+
+
+class Stateful(nn.Module):
+    """An LSTM with its state among nested and keyword arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, num_layers=2)
+
+    def forward(self, x: torch.Tensor, *, state: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
+        y, state = self.lstm(x, state)
+        return {"y": y[-1], "state": state}
+
+
+def assert_same(program: jaxlstm.Program, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+    """Assert that a program gives torch's results."""
+    with torch.no_grad():
+        expected = jax.tree.leaves(module(*args, **kwargs))
+    args, kwargs = jax.tree.map(_as_input, (args, kwargs))
+    actual = jax.tree.leaves(program(program.params, *args, **kwargs))
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def _as_input(leaf: Any) -> Any:
+    return leaf.numpy() if torch.is_tensor(leaf) else leaf
+
+
+def test_recogniser(tmp_path: Path) -> None:
+    """The width of the picture, which becomes time, and the batch are free, and 1 is a valid batch."""
+    module = Recogniser().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program = jaxlstm.from_module(module, (torch.randn(2, 1, 8, 12),))
+    for shape in ((2, 1, 8, 12), (3, 1, 8, 20), (1, 1, 8, 6)):
+        assert_same(program, module, torch.randn(shape))
+    program.save(tmp_path / "a.pt2")
+    assert_same(jaxlstm.load_program(tmp_path / "a.pt2"), module, torch.randn(4, 1, 8, 10))
+
+
+def test_earlier_export() -> None:
+    """An earlier plain export of an LSTM in the same process does not fix the time axis."""
+    module = nn.LSTM(3, 2).eval()
+    x = torch.randn(5, 2, 3)
+    _require_plain_export_fails(module, x)
+    program = jaxlstm.from_module(module, (x,))
+    assert_same(program, module, torch.randn(9, 4, 3))
+    # from_module leaves no trace.
+    _require_plain_export_fails(module, x)
+
+
+def _require_plain_export_fails(module: nn.Module, x: torch.Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UserError, match="specialized"):
+            torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+
+
+def test_nested_and_keyword_arguments() -> None:
+    module = Stateful().eval()
+    program = jaxlstm.from_module(
+        module, (torch.randn(5, 2, 3),), {"state": (torch.randn(2, 2, 4), torch.randn(2, 2, 4))}
+    )
+    state = (torch.randn(2, 6, 4), torch.randn(2, 6, 4))
+    assert_same(program, module, torch.randn(7, 6, 3), state=state)
+
+
+def test_dynamic_shapes_are_used() -> None:
+    module = Tagger().eval()
+    tokens = torch.randint(0, 11, (2, 7))
+    dim = torch.export.Dim("batch", min=1, max=8)
+    program = jaxlstm.from_module(module, (tokens, 2.0), dynamic_shapes=({0: dim}, None))
+    (axis,) = program.graph.ranges
+    assert program.graph.ranges[axis] == (None, 8)
+    assert program.inputs[0].type is not None
+    assert program.inputs[0].type.shape == (axis, 7)
+    assert_same(program, module, torch.randint(0, 11, (5, 7)), 2.0)
+    with pytest.raises(jaxlstm.ProgramError, match="from"):
+        program(program.params, np.zeros((9, 7), np.int32), 2.0)
+
+
+def test_torch_without_the_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that cannot keep the time axis free says so, and exports with a fixed length."""
+    original = builtins.__import__
+
+    def no_patch(name: str, *args: Any) -> Any:
+        if name == "torch.export._patches":
+            raise ImportError(name)
+        return original(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", no_patch)
+    module = nn.LSTM(3, 2).eval()
+    with pytest.warns(UserWarning, match=r"torch .* fixes the sequence length"):
+        program = jaxlstm.from_module(module, (torch.randn(5, 2, 3),))
+    assert program.inputs[0].type is not None
+    assert program.inputs[0].type.shape[0] == 5
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(TypeError, match=r"torch_module must be a torch\.nn\.Module, got int"):
+        jaxlstm.from_module(1, ())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"args must be a tuple .* got Tensor"):
+        jaxlstm.from_module(nn.Linear(2, 2), torch.randn(2))  # type: ignore[arg-type]
+
+
+def test_unsupported_modules() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+
+    with pytest.raises(jaxlstm.CheckpointError, match="subgraph") as caught:
+        jaxlstm.from_module(Branches(), (torch.randn(3),))
+    assert caught.value.code == "pt2-unsupported"
+    assert str(caught.value).startswith("<Branches>: ")

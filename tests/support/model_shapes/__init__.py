@@ -1,0 +1,7 @@
+"""Twelve models with LSTMs of the shapes that occur in practice."""
+
+from __future__ import annotations
+
+from tests.support.model_shapes import sound, text, vision_and_series
+
+SHAPES = {**vision_and_series.SHAPES, **text.SHAPES, **sound.SHAPES}

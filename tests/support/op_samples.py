@@ -1,0 +1,139 @@
+"""PyTorch's own samples of arguments for its operators (``op_db``), run by torch and as a program."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.utils import _pytree as pytree
+
+from jaxlstm.models.program import Program
+from tests.support.fx_graphs import program_of_function, to_numpy
+
+_Function = Callable[..., tuple[torch.Tensor, ...]]
+
+
+@cache
+def op_infos() -> dict[str, Any]:
+    """Return every OpInfo by its name, with its variant ("div.floor_rounding")."""
+    return {op.name + f".{op.variant_test_name}".rstrip("."): op for op in op_db}
+
+
+def samples(name: str, dtype: torch.dtype, most: int) -> Iterator[tuple[_Function, list[torch.Tensor]]]:
+    """Yield at most ``most`` samples of an operator, spread evenly: (function of its tensors, tensors)."""
+    op = op_infos()[name]
+    found = _all_samples(name, dtype)
+    for index in sorted({round(i) for i in np.linspace(0, len(found) - 1, most)}):
+        sample = found[index]
+        leaves, structure = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
+        yield _function(op, leaves, structure), [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def count_samples(name: str, dtype: torch.dtype, most: int) -> int:
+    """Return the number of samples that :func:`samples` yields."""
+    return min(len(_all_samples(name, dtype)), most)
+
+
+def has_gradient(name: str) -> bool:
+    """Return True if an operator maps real numbers to real numbers and is differentiable in torch."""
+    is_complex = name in ("cfloat", "cdouble", "fft.rfft", "stft", "view_as_complex")
+    # torch ignores the gradients of the statistics of native_layer_norm, and in float64 multiplies by a float32
+    # sixth in the gradient of hardsigmoid.
+    differs = name in ("native_layer_norm", "nn.functional.hardsigmoid")
+    return op_infos()[name].supports_autograd and not is_complex and not differs
+
+
+def _all_samples(name: str, dtype: torch.dtype) -> list[Any]:
+    op = op_infos()[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        differentiable = dtype.is_floating_point and op.supports_autograd
+        return list(op.sample_inputs("cpu", dtype, requires_grad=differentiable))
+
+
+def _function(op: Callable[..., Any], leaves: Sequence[Any], structure: Any) -> _Function:
+    def function(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        remaining = iter(tensors)
+        filled = [next(remaining) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        first, args, kwargs = pytree.tree_unflatten(filled, structure)
+        return tuple(pytree.tree_leaves(op(first, *args, **kwargs)))
+
+    return function
+
+
+def require_equal_results(function: _Function, tensors: Sequence[torch.Tensor], *, jit: bool = False) -> None:
+    """Assert that a function and its program give equal results for tensors."""
+    copies = [tensor.detach().clone() for tensor in tensors]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = function(*(tensor.clone() for tensor in copies))
+        program = program_of_function(function, [tensor.clone() for tensor in copies])
+    arrays = [to_numpy(tensor) for tensor in copies]
+    results = (jax.jit(program) if jit else program)({}, *arrays)
+    assert len(results) == len(expected)
+    for result, wanted in zip(results, expected, strict=True):
+        require_close(result, to_numpy(wanted))
+
+
+def require_equal_gradients(function: _Function, tensors: Sequence[torch.Tensor]) -> None:
+    """Assert that a function and its program have equal gradients for random cotangents."""
+    copies = [tensor.detach().clone() for tensor in tensors]
+    leaves = [
+        copy.clone().requires_grad_(tensor.requires_grad)
+        for copy, tensor in zip(copies, tensors, strict=True)
+    ]
+    results = function(*leaves)
+    cotangents = [torch.randn_like(result) if result.requires_grad else None for result in results]
+    expected = torch.autograd.grad(
+        [result for result in results if result.requires_grad],
+        [leaf for leaf in leaves if leaf.requires_grad],
+        [cotangent for cotangent in cotangents if cotangent is not None],
+        allow_unused=True,
+    )
+    program = program_of_function(function, copies)
+    places = [index for index, tensor in enumerate(tensors) if tensor.requires_grad]
+    for result, gradient in zip(_gradients(program, copies, places, cotangents), expected, strict=True):
+        if gradient is not None:
+            require_close(result, to_numpy(gradient))
+
+
+def _gradients(
+    program: Program,
+    tensors: Sequence[torch.Tensor],
+    places: Sequence[int],
+    cotangents: Sequence[torch.Tensor | None],
+) -> Sequence[jax.Array]:
+    arrays: list[Any] = [to_numpy(tensor) for tensor in tensors]
+
+    def differentiable(*inputs: jax.Array) -> list[jax.Array]:
+        filled = list(arrays)
+        for place, array in zip(places, inputs, strict=True):
+            filled[place] = array
+        results = program({}, *filled)
+        return [r for r, cotangent in zip(results, cotangents, strict=True) if cotangent is not None]
+
+    _, backward = jax.vjp(differentiable, *(jax.numpy.asarray(arrays[place]) for place in places))
+    return backward([jax.numpy.asarray(to_numpy(c)) for c in cotangents if c is not None])
+
+
+def require_close(result: Any, expected: np.ndarray) -> None:
+    """Assert equal shapes, dtypes and integers, and floats that differ by rounding."""
+    assert result.shape == expected.shape
+    if jax.config.read("jax_enable_x64"):
+        assert result.dtype == expected.dtype
+    if expected.dtype.kind in "biu":
+        np.testing.assert_array_equal(result, expected)
+        return
+    epsilon = float(jax.numpy.finfo(result.dtype).eps)
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    actual, expected = np.asarray(result, wide), expected.astype(wide)
+    # Sums of products cancel, so an error is relative to the largest element.
+    finite = np.abs(expected[np.isfinite(expected)])
+    scale = max(1.0, float(finite.max(initial=0)))
+    np.testing.assert_allclose(actual, expected, rtol=100 * epsilon, atol=100 * epsilon * scale)
