@@ -6,12 +6,7 @@ project = "jaxlstm"
 author = "The jaxlstm authors"
 release = __version__
 
-extensions = [
-    "myst_nb",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "sphinx_copybutton",
-]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 html_theme = "furo"
 html_title = "jaxlstm"
 # docs/examples is a link to examples/, whose notebook is a page of the site.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,16 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlstm import precision as precision_
 from jaxlstm.models import tree
 from jaxlstm.models.acceptance import accept
 from jaxlstm.models.errors import ProgramError
-from jaxlstm.models.graph import Graph, Input
+from jaxlstm.models.graph import Graph, Input, Node
 from jaxlstm.models.inputs import bind_inputs, require_tensors
 from jaxlstm.models.interpreter import resolve, run_nodes
 from jaxlstm.models.listing import listing
 from jaxlstm.models.operators.dtypes import held, to_held
 from jaxlstm.models.operators.registry import Options
 from jaxlstm.precision import Precision
+from jaxlstm.validate import require_backend
 
 
 class Write(Protocol):
@@ -81,6 +83,11 @@ class Program:
         return self.graph.inputs
 
     @property
+    def constants(self) -> dict[str, jax.Array]:
+        """The constants of the graph, by name."""
+        return self._constants
+
+    @property
     def mutated_buffers(self) -> tuple[str, ...]:
         """The buffers that a call changes, see :meth:`call_with_buffers`."""
         changed = {*self.graph.mutations}
@@ -135,11 +142,13 @@ class Program:
         *args: Any,
         buffers: Mapping[str, Any] | None = None,
         seq_lengths: Any = None,
+        record: Callable[[Node, Any], None] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the program and return every value of the graph by its name.
 
-        A value that an in-place operator changes later has its last contents.
+        A value that an in-place operator changes later has its last contents. ``record`` is called with each
+        node and its result, in order.
         """
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)
@@ -152,20 +161,25 @@ class Program:
             **inputs,
         }
         options = Options(self.options.precision, self.options.backend, seq_lengths)
-        for _ in run_nodes(self._plan, values, sizes, options):
-            pass
+        for node, result in run_nodes(self._plan, values, sizes, options):
+            if record is not None:
+                record(node, result)
         return values
 
-    def with_options(self, *, precision: Precision = None, backend: str | None = None) -> Program:
+    def with_options(self, *, precision: Precision = precision_.DEFAULT, backend: str = "auto") -> Program:
         """Return the program with other settings.
 
         Args:
-          precision: precision of matrix products and convolutions, see :mod:`jaxlstm.precision`; "highest"
-            unless set.
-          backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`; "auto" unless set.
+          precision: precision of matrix products and convolutions, see :mod:`jaxlstm.precision`.
+          backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
+
+        Raises:
+          ValueError: the name of the precision or backend is unknown.
         """
+        precision_.resolve(precision)
+        require_backend(backend)
         other = copy.copy(self)
-        other.options = Options(precision or self.options.precision, backend or self.options.backend)
+        other.options = Options(precision, backend)
         return other
 
     def save(
