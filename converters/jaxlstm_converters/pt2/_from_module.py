@@ -32,9 +32,9 @@ def from_module(
     """Return a live torch module as a program.
 
     The module is exported with ``torch.export``, and the file that torch would save is read as
-    :func:`jaxlstm.load_program` reads it. The time axis of an LSTM stays free, which a plain export does not
-    achieve. ``program.inputs`` lists the axes that are free. An axis of size 0 or 1 in the example is fixed,
-    so pass an example with a batch of at least two.
+    :func:`jaxlstm.load_program` reads it. The time axis of an LSTM stays free (torch 2.11 and later), which a
+    plain export does not achieve. ``program.inputs`` lists the axes that are free. An axis of size 0 or 1 in
+    the example is fixed, so pass an example with a batch of at least two.
 
     Args:
       torch_module: the module, in evaluation mode.
@@ -104,7 +104,7 @@ def _free_time_axis(module: torch.nn.Module) -> Iterator[None]:
     if register_lstm_while_loop_decomposition is None:
         message = (
             f"torch {torch.__version__} fixes the sequence length of an LSTM to the length in the example; "
-            "torch 2.13 can keep it free"
+            "torch 2.11 and later can keep it free"
         )
         warnings.warn(message, UserWarning, stacklevel=4)
         yield

@@ -109,7 +109,7 @@ def _output(value: Any, context: str) -> str | tuple[str, ...] | None:
 
 
 def _name(record: Any, number: int, results: Sequence[str], context: str) -> str:
-    """Return the name of a node. torch 2.6 to 2.9 recorded only the names of results."""
+    """Return the name of a node. torch 2.6 to 2.10 recorded only the names of results."""
     if record.get("name") is None:
         return results[0] if results else f"node_{number}"
     return field(record, "name", str, context)

@@ -50,8 +50,8 @@ class TensorTypes:
     ) -> dict[str, TensorType]:
         """Return the recorded types of the results of a node, without the types that torch recorded wrongly.
 
-        At least up to torch 2.9, the final states of an LSTM have an axis too many in the file, and so may
-        everything that depends on them.
+        Up to torch 2.12, the final states of an LSTM have an axis too many in the file, and so may everything
+        that depends on them.
 
         Args:
             target: the operator.
