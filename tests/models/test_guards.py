@@ -62,6 +62,20 @@ def test_unknown_conditions(guard: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(tmp_path.iterdir())
 
 
+def test_a_batch_of_one() -> None:
+    shapes = {"x": (1, 8)}
+    require_guards(("(L['x'].size()[1] % (L['x'].size()[0]*L['x'].size()[1])) != 0",), shapes, {})
+    for guard in ("(L['x'].size()[0] % 2) == 0", "(L['x'].size()[0] % 3) != 1", "L['x'].size()[0] > 1"):
+        with pytest.raises(ProgramError, match="does not hold"):
+            require_guards((guard,), shapes, {})
+
+
+def test_numbers_on_the_left() -> None:
+    require_guards(("6 != L['x'].size()[0]",), SHAPES, {})
+    with pytest.raises(ProgramError, match="does not hold"):
+        require_guards(("L['x'].size()[0] != 6",), SHAPES, {})
+
+
 class Branch(torch.nn.Module):
     """A model whose branch depends on the number of rows."""
 
