@@ -81,7 +81,10 @@ def test_an_exported_program_is_a_reference(exported):
     assert any(note.startswith("sizes that torch refuses to change") for note in report.notes)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if k % 4 == 0 else pytest.mark.slow) for k, name in enumerate(FAULTS)],
+)
 def test_fault_is_found_at_its_node(exported, monkeypatch, name):
     model, args, program = exported
     path, wrong = FAULTS[name]

@@ -69,7 +69,7 @@ def test_run_says_that_it_can_continue(
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
     arguments = ["run", checkpoint, "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz"]
     with monkeypatch.context() as patch:
-        # The first rename is that of the description of the job.
+        # The first rename concerns the description of the job.
         interrupt_at(patch, "replace", 2)
         done = jaxlstm_command(*arguments)
     assert (done.status, done.err) == (130, "jaxlstm run: interrupted\n")

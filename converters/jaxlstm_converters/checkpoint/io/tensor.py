@@ -102,7 +102,7 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         return result if dtype is None else result.astype(dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Apply a function of NumPy to arrays in place of tensors.
+        """Read the tensors among the inputs and apply a function of NumPy.
 
         Raises:
             TypeError: the result is to be written into a tensor, as by `tensor += 1`.
