@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,6 +65,8 @@ def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
 class Dtypes(nn.Module):
     """Buffers of several dtypes, without axes, empty, strided and not persistent."""
 
+    hidden: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("narrow", torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
@@ -82,11 +85,13 @@ def test_dtypes(tmp_path: Path) -> None:
     program = save(tmp_path / "a.pt2", Dtypes(), torch.ones(3))
     jaxlstm.load_program(tmp_path / "a.pt2").save(tmp_path / "b.pt2")
     again = torch.export.load(tmp_path / "b.pt2")
-    for expected, actual in ((program.state_dict, again.state_dict), (program.constants, again.constants)):
-        assert actual.keys() == expected.keys()
-        for name, tensor in expected.items():
-            assert actual[name].dtype == tensor.dtype
-            assert torch.equal(actual[name], tensor)
+    expected: dict[str, Any] = {**program.state_dict, **program.constants}
+    actual: dict[str, Any] = {**again.state_dict, **again.constants}
+    assert again.state_dict.keys() == program.state_dict.keys()
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert actual[name].dtype == tensor.dtype
+        assert torch.equal(actual[name], tensor)
 
 
 def test_existing_files(tmp_path: Path) -> None:
