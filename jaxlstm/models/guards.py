@@ -98,16 +98,20 @@ def _is_between_tensors(condition: ast.expr) -> bool:
 
 
 def _is_about_strides(condition: ast.expr) -> bool:
-    """Return True for an inequality of sizes; a model's own conditions divide by numbers."""
+    """Return True for an inequality with remainders of divisions by sizes.
+
+    A model's own conditions have no remainder, or divide by a number.
+    """
+    divisors = [
+        node.right
+        for node in ast.walk(condition)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod)
+    ]
     return (
         isinstance(condition, ast.Compare)
         and [type(op) for op in condition.ops] == [ast.NotEq]
-        and not any(
-            isinstance(node, ast.BinOp)
-            and isinstance(node.op, ast.Mod)
-            and isinstance(node.right, ast.Constant)
-            for node in ast.walk(condition)
-        )
+        and bool(divisors)
+        and not any(isinstance(divisor, ast.Constant) for divisor in divisors)
     )
 
 

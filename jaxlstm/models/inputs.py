@@ -149,6 +149,25 @@ def require_tensors(what: str, given: Mapping[str, Any], expected: Mapping[str, 
             )
 
 
+def require_lstms(graph: Graph, seq_lengths: Any) -> None:
+    """Raise if ``seq_lengths`` is given and no LSTM, or no LSTM of that path, would take it."""
+    if seq_lengths is None:
+        return
+    paths = list(dict.fromkeys(node.module_path for node in graph.nodes if node.op == "aten.lstm.input"))
+    if not paths:
+        raise ProgramError(
+            "input-structure",
+            "seq_lengths is given, but the program has no LSTM that could take it (an LSTMCell runs single "
+            "steps). Leave it out",
+        )
+    unknown = [path for path in seq_lengths if path not in paths] if isinstance(seq_lengths, Mapping) else []
+    if unknown:
+        raise ProgramError(
+            "input-structure",
+            f"seq_lengths has the module path {unknown[0]!r}, but the LSTMs of the program are {paths}",
+        )
+
+
 def shown_shape(shape: Sequence[Any]) -> str:
     """Return a shape for people: named axes by name, expressions of free axes as "?"."""
     return (

@@ -19,7 +19,7 @@ from jaxlstm.models.acceptance import accept
 from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.graph import Graph, Input, Node
 from jaxlstm.models.guards import require_guards
-from jaxlstm.models.inputs import bind_inputs, require_tensors
+from jaxlstm.models.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.models.interpreter import resolve, run_nodes
 from jaxlstm.models.listing import listing
 from jaxlstm.models.operators.dtypes import held, to_held
@@ -154,6 +154,7 @@ class Program:
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)
         require_tensors("buffers", buffers, self.buffers)
+        require_lstms(self.graph, seq_lengths)
         inputs, sizes = bind_inputs(self.graph, args, kwargs)
         if self.options.guards:
             constants = {item.name: item.constant for item in self.inputs if item.type is None}

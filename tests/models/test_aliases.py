@@ -98,7 +98,26 @@ def broadcasts(x: Tensor) -> tuple[Tensor, ...]:
     return (y,)
 
 
+def through_windows(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    windows = y.unfold(1, 2, 2)
+    windows[:, 1].mul_(5)
+    y[0].add_(1)
+    return y, windows
+
+
+def through_complex_numbers(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    z = torch.view_as_complex(y.view(3, 2, 2))
+    z.real.mul_(2)
+    z.imag.sub_(1)
+    torch.view_as_real(z)[0].neg_()
+    return y, torch.view_as_real(z).clone()
+
+
 FUNCTIONS = [
+    through_windows,
+    through_complex_numbers,
     through_transpose,
     through_a_slice_of_a_slice,
     through_unsqueeze_and_permute,

@@ -65,7 +65,13 @@ def test_unknown_conditions(guard: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_batch_of_one() -> None:
     shapes = {"x": (1, 8)}
     require_guards(("(L['x'].size()[1] % (L['x'].size()[0]*L['x'].size()[1])) != 0",), shapes, {})
-    for guard in ("(L['x'].size()[0] % 2) == 0", "(L['x'].size()[0] % 3) != 1", "L['x'].size()[0] > 1"):
+    for guard in (
+        "(L['x'].size()[0] % 2) == 0",
+        "(L['x'].size()[0] % 3) != 1",
+        "L['x'].size()[0] > 1",
+        "L['x'].size()[0] != 1",
+        "L['x'].size()[1] != (8*L['x'].size()[0])",
+    ):
         with pytest.raises(ProgramError, match="does not hold"):
             require_guards((guard,), shapes, {})
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.program import Program
 from tests.support.fx_graphs import program_of, to_numpy
 
@@ -82,6 +83,16 @@ def test_sequence_lengths(tagger: Tagger, words: torch.Tensor, program: Program)
     for row, length in enumerate(lengths.tolist()):
         # The first LSTM runs backward over the padding too.
         np.testing.assert_allclose(only_second[row, :length], full[row, :length], atol=1e-6)
+
+
+def test_sequence_lengths_without_an_lstm(words: torch.Tensor, program: Program) -> None:
+    lengths = np.array([4, 6, 1])
+    with pytest.raises(ProgramError, match=r"'frist'.*\['first', 'second'\]"):
+        program(program.params, words.numpy(), seq_lengths={"frist": lengths})
+    x = torch.randn(3, 4)
+    linear = program_of(nn.Linear(4, 2), (x,))
+    with pytest.raises(ProgramError, match="no LSTM"):
+        linear(linear.params, x.numpy(), seq_lengths=lengths)
 
 
 def test_backends_and_precision(words: torch.Tensor, program: Program) -> None:

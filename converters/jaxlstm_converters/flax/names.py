@@ -97,14 +97,31 @@ def without_wrappers(name: str, keep: Iterable[str] = ()) -> str:
 
 
 def find_root(names: Iterable[str], wanted: Iterable[str]) -> str:
-    """Return the prefix below which a state dict holds most of the wanted names; the shortest of equals."""
+    """Return the prefix below which a state dict holds most of the wanted names.
+
+    Of equals, a usual key of checkpoints comes before others, and then the shortest.
+
+    Raises:
+      ValueError: the wanted names are below several usual keys, none of which contains the others.
+    """
     wanted = set(wanted)
     found: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
         splits = ((".".join(parts[:k]), ".".join(parts[k:])) for k in range(len(parts)))
         found.update(prefix for prefix, rest in splits if rest in wanted)
-    return max(found, key=lambda prefix: (found[prefix], -len(prefix)), default="")
+    most = max(found.values(), default=0)
+    equals = sorted((prefix for prefix in found if found[prefix] == most), key=len)
+    keys = [prefix for prefix in equals if is_key(prefix)]
+    if "" in equals or not keys:
+        return min(equals, key=len, default="")
+    other = next((key for key in keys if not f"{key}.".startswith(f"{keys[0]}.")), None)
+    if other is not None:
+        raise ValueError(
+            f"source holds the model below {keys[0]!r} and below {other!r}: pass the state dict of one of "
+            f"them, or names={{{keys[0]!r}: ''}}"
+        )
+    return keys[0]
 
 
 def is_key(prefix: str) -> bool:

@@ -35,7 +35,7 @@ def _t_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax
     return t(view)
 
 
-def _set(base: jax.Array, view: jax.Array, dim: int, where: int | slice) -> jax.Array:
+def _set(base: jax.Array, view: jax.Array, dim: int, where: int | slice | np.ndarray) -> jax.Array:
     return base.at[(slice(None),) * axis(base, dim) + (where,)].set(view)
 
 
@@ -348,7 +348,18 @@ def repeat_interleave(
     return jnp.repeat(self, repeats, None if dim is None else axis(self, dim))
 
 
-@register_operator("aten.unfold.default")
+def _unfold_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    if kwargs["step"] < kwargs["size"]:
+        raise ValueError("an in-place operator writes to windows that overlap, whose elements share memory")
+    if base.ndim == 0:
+        return view.reshape(base.shape)
+    place = axis(base, kwargs["dimension"])
+    starts = np.arange(0, base.shape[place] - kwargs["size"] + 1, kwargs["step"])
+    windows = jnp.moveaxis(view, -1, place + 1)
+    return _set(base, windows, place, starts[:, None] + np.arange(kwargs["size"]))
+
+
+@register_operator("aten.unfold.default", write_back=_unfold_back)
 def unfold(self: jax.Array, dimension: int, size: int, step: int) -> jax.Array:
     """Return all windows of an axis, in a new last axis."""
     if self.ndim == 0:

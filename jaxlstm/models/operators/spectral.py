@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models.operators.registry import register_operator
+
+Kwargs = Mapping[str, Any]
 
 
 @register_operator("aten.stft.default", "aten.stft.center")
@@ -49,25 +52,41 @@ def _window(window: jax.Array | None, length: int, n_fft: int, dtype: Any) -> ja
     return jnp.pad(window, (before, n_fft - length - before))
 
 
-@register_operator("aten.view_as_real.default")
+def _real_pairs_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    return view_as_complex(view)
+
+
+def _complex_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    return view_as_real(view)
+
+
+def _real_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    return jax.lax.complex(view, base.imag)
+
+
+def _imag_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    return jax.lax.complex(base.real, view)
+
+
+@register_operator("aten.view_as_real.default", write_back=_real_pairs_back)
 def view_as_real(self: jax.Array) -> jax.Array:
     """Return real and imaginary parts in a new last axis."""
     return jnp.stack([self.real, self.imag], -1)
 
 
-@register_operator("aten.view_as_complex.default")
+@register_operator("aten.view_as_complex.default", write_back=_complex_back)
 def view_as_complex(self: jax.Array) -> jax.Array:
     """Return the pairs of the last axis as complex numbers."""
     return jax.lax.complex(self[..., 0], self[..., 1])
 
 
-@register_operator("aten.real.default")
+@register_operator("aten.real.default", write_back=_real_back)
 def real(self: jax.Array) -> jax.Array:
     """Return the real part."""
     return self.real
 
 
-@register_operator("aten.imag.default")
+@register_operator("aten.imag.default", write_back=_imag_back)
 def imag(self: jax.Array) -> jax.Array:
     """Return the imaginary part."""
     return self.imag

@@ -84,6 +84,27 @@ def test_names_with_wrappers(start: str) -> None:
     assert_equal(model, theirs)
 
 
+@pytest.mark.parametrize("other", ["net", "net.module"])
+def test_two_models_in_one_checkpoint(other: str) -> None:
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    right = {"weight": np.ones((2, 2), "f"), "bias": np.ones(2, "f")}
+    wrong = {name: 2 * array for name, array in right.items()}
+    both = {f"model.{n}": a for n, a in right.items()} | {f"{other}.{n}": a for n, a in wrong.items()}
+    with pytest.raises(ValueError, match="below 'net' and below 'model'"):
+        jaxlstm.load_state_dict(model, both)
+    jaxlstm.load_state_dict(model, both, names={"model": ""})
+    np.testing.assert_array_equal(model.kernel[...], right["weight"])
+
+
+def test_a_usual_key_beside_a_shorter_one() -> None:
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    right = {"weight": np.ones((2, 2), "f"), "bias": np.ones(2, "f")}
+    averaged = {name: 2 * array for name, array in right.items()}
+    result = jaxlstm.load_state_dict(model, {"model_state_dict": right, "ema": averaged})
+    np.testing.assert_array_equal(model.kernel[...], right["weight"])
+    assert any("ignored: ema" in note for note in result.notes)
+
+
 def test_a_part_wrapped_alone() -> None:
     """torch.compile and DataParallel of a submodule add a component in the middle of the names."""
     model, theirs = flax_model(), torch_model()
