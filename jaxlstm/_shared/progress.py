@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 Progress = Callable[[int, int, str], None]
 """Report progress: (steps done, total steps, description)."""
+
+CHUNK = 16 << 20
+"""Bytes written between two reports of :func:`reported_bytes`."""
+
+
+def no_progress(done: int, total: int, description: str) -> None:
+    """Report nothing."""
+
+
+def reported_bytes(
+    parts: Iterable[bytes | memoryview], total: int, description: str, progress: Progress
+) -> Iterator[memoryview]:
+    """Yield the parts in chunks, and report the bytes before each; ``total`` may be approximate."""
+    done = 0
+    for part in parts:
+        view = memoryview(part).cast("B")
+        for start in range(0, len(view), CHUNK):
+            progress(min(done, total), total, description)
+            yield view[start : start + CHUNK]
+            done += len(view[start : start + CHUNK])
+    progress(total, total, description)
 
 
 @contextlib.contextmanager
@@ -18,7 +39,7 @@ def progress_bar(show: bool = True) -> Iterator[Progress]:
     The bar is drawn by ``rich`` (extra ``cli``) if it is installed, else as a line that rewrites itself.
     """
     if not show or not sys.stderr.isatty():
-        yield lambda done, total, description: None
+        yield no_progress
         return
     bar = _rich_bar()
     if bar is None:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from jaxlstm._shared.progress import Progress, no_progress
+
 if TYPE_CHECKING:
     from jaxlstm_converters.lstm.selected import SelectedLSTM
 
@@ -68,13 +70,13 @@ def add_unrecorded(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_selected(args: argparse.Namespace) -> SelectedLSTM:
+def load_selected(args: argparse.Namespace, progress: Progress = no_progress) -> SelectedLSTM:
     """Load the selected LSTM, with its parameters as NumPy arrays."""
     from jaxlstm.config import LSTMCellConfig
     from jaxlstm_converters.lstm._load import read_lstm
 
     fields = {"batch_first": args.batch_first, "dropout": args.dropout}
-    selected = read_lstm(args.checkpoint, args.prefix, **fields)
+    selected = read_lstm(args.checkpoint, args.prefix, progress=progress, **fields)
     given = [f"--{n.replace('_', '-')}" for n, value in fields.items() if value is not None]
     if given and isinstance(selected.config, LSTMCellConfig):
         raise ValueError(f"{' and '.join(given)} cannot be used with an LSTMCell")

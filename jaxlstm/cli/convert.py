@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, warn_of_assumptions
 from jaxlstm.cli.output import checkpoint_files, require_output
 
@@ -38,17 +39,19 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from jaxlstm.config_json import config_to_dict
-    from jaxlstm_converters.lstm._load import load_numpy
+    from jaxlstm_converters.lstm._load import read_lstm
     from jaxlstm_converters.write._save import format_of, save
 
     output = Path(args.output)
     form = args.format or format_of(output)
     require_output(output, checkpoint_files(args.checkpoint))
-    selected = load_selected(args)
-    params, config, assumed = selected
-    save(output, params, config, format=form, overwrite=args.overwrite, assumed=assumed)
+    with progress_bar() as progress:
+        selected = load_selected(args, progress)
+        params, config, assumed = selected
+        options = {"overwrite": args.overwrite, "assumed": assumed, "progress": progress}
+        save(output, params, config, format=form, **options)
+        written, written_config, _ = read_lstm(output, progress=progress)
     warn_of_assumptions(args, selected)
-    written, written_config = load_numpy(output)
     bit_exact = written_config == config and all(
         written[name].dtype == array.dtype
         # As integers, NaN equals NaN and -0 differs from 0.

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import size
 from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, warn_of_assumptions
 from jaxlstm.cli.compare_artifact import platform_names, relative_difference, runs_here, show_comparison
@@ -55,16 +56,20 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     inputs = checkpoint_files(args.checkpoint)
     require_output(output, inputs)
-    selected = load_selected(args)
+    with progress_bar() as progress:
+        selected = load_selected(args, progress)
     params, config, assumed = selected
     if goes_beside(params, args.weights):
         require_output(weights_beside(output), inputs)
     platforms = platform_names(args)
     options = {"weights": args.weights, "overwrite": args.overwrite, "assumed": assumed}
-    export(output, params, config, platforms=platforms, **options)
+    with progress_bar() as progress:
+        progress(0, 2, f"exporting for {', '.join(platforms)}")
+        export(output, params, config, platforms=platforms, **options)
+        progress(1, 2, "comparing with jaxlstm.lstm")
+        loaded = load_exported(output)
+        difference = _largest_difference(loaded, params, config)
     warn_of_assumptions(args, selected)
-    loaded = load_exported(output)
-    difference = _largest_difference(loaded, params, config)
     report = {
         "output": str(output),
         "bytes": output.stat().st_size,

@@ -13,7 +13,7 @@ each LSTM.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm._shared.atomic import require_replaceable, write_together
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.inference.artifact import check_arguments, goes_beside, read_artifact, weights_beside
 from jaxlstm.models import tree
@@ -74,9 +74,10 @@ def export_program(
         exported_function = partial(call, params)
     exported_function = _named(exported_function, _BESIDE if beside else _INSIDE)
     exported = jax.export.export(jax.jit(exported_function), platforms=tuple(platforms))(*shapes)
+    files: dict[Path, Iterable[bytes | memoryview]] = {}
     if beside:
-        write_atomically(weights_beside(path), safetensors_bytes(params, {"format": "pt"}))
-    write_atomically(path, [bytes(exported.serialize())])
+        files[weights_beside(path)] = safetensors_bytes(params, {"format": "pt"})
+    write_together({**files, path: [bytes(exported.serialize())]})
     return exported
 
 

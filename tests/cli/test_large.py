@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from jaxlstm import cli, read_checkpoint, save
-from jaxlstm_converters.lstm._load import load_numpy
+from jaxlstm_converters.lstm._load import read_lstm
 from tests.support.processes import run_python
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_only_the_lstm_is_read(file: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert cli.main(["convert", str(path), "-o", str(tmp_path / "o.safetensors")]) == 0
     lstm_bytes = sum(t.nbytes for name, t in state.items() if name.startswith("lstm."))
     assert lstm_bytes <= sum(read) < lstm_bytes + 200_000
-    for name, array in load_numpy(tmp_path / "o.safetensors")[0].items():
+    for name, array in read_lstm(tmp_path / "o.safetensors").params.items():
         assert array.tobytes() == state[f"lstm.{name}"].numpy().tobytes(), name
 
 
@@ -94,12 +94,12 @@ def test_an_open_checkpoint_can_be_replaced(file: str, tmp_path: Path) -> None:
     state = state_dict(8, 64)
     path = write(state, tmp_path / file)
     opened = read_checkpoint(path)
-    params, config = load_numpy(path)
+    params, config, _ = read_lstm(path)
     save(path, {name: opened[f"lstm.{name}"] for name in params}, config, overwrite=True)
     for name in params:
         expected = state[f"lstm.{name}"].numpy().tobytes()
         assert np.asarray(opened[f"lstm.{name}"]).tobytes() == expected
-        assert load_numpy(path)[0][name].tobytes() == params[name].tobytes() == expected
+        assert read_lstm(path).params[name].tobytes() == params[name].tobytes() == expected
     assert os.listdir(tmp_path) == [file]
 
 

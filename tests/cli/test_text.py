@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from contextlib import redirect_stderr
 
@@ -12,12 +11,8 @@ from jaxlstm import LSTMConfig
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import size
 from jaxlstm.inference import compile
+from tests.support.command import Screen
 from tests.support.inference import normal, weights
-
-
-class Screen(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.parametrize("rich", ["with rich", "without"])

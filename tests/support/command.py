@@ -17,6 +17,13 @@ class Result(NamedTuple):
     err: str
 
 
+class Screen(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def jaxlstm_command(*arguments: object) -> Result:
     """Run ``jaxlstm ARGUMENTS``."""
     out, err = io.StringIO(), io.StringIO()

@@ -7,8 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
 from jaxlstm_converters.checkpoint import read_checkpoint
@@ -53,24 +52,20 @@ def load(
     return to_jax(selected.params, dtype), selected.config
 
 
-def load_numpy(
-    path: str | os.PathLike[str], prefix: str | None = None
-) -> tuple[dict[str, np.ndarray], LSTMConfig]:
-    """Load as :func:`load` does, but return NumPy arrays of the stored dtype and do not import jax."""
-    params, config, _ = read_lstm(path, prefix)
-    return params, config
-
-
-def read_lstm(path: str | os.PathLike[str], prefix: str | None = None, **given: Any) -> SelectedLSTM:
-    """Return one LSTM of a file with NumPy arrays.
+def read_lstm(
+    path: str | os.PathLike[str], prefix: str | None = None, *, progress: Progress = no_progress, **given: Any
+) -> SelectedLSTM:
+    """Load as :func:`load` does, with NumPy arrays of the stored dtype and without importing jax.
 
     Args:
       path, prefix: as for :func:`load`.
+      progress: called before each tensor is read.
       **given: ``batch_first`` and ``dropout``, which override the file unless they are None.
     """
-    params, config, unrecorded = read_flax_file(path, prefix) or select_lstm(
-        read_checkpoint(path), prefix=prefix
-    )
+    selected = read_flax_file(path, prefix)
+    if selected is None:
+        selected = select_lstm(read_checkpoint(path), prefix=prefix, progress=progress)
+    params, config, unrecorded = selected
     unrecorded = tuple(name for name in unrecorded if given.get(name) is None)
     return SelectedLSTM(params, with_fields(config, **given), unrecorded)
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.params import param_shapes
@@ -19,6 +20,7 @@ def select_lstm(
     *,
     prefix: str | None = None,
     hints: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Progress = no_progress,
 ) -> SelectedLSTM:
     """Return one LSTM with its parameters as NumPy arrays.
 
@@ -26,6 +28,7 @@ def select_lstm(
       state_dict: name -> tensor or array.
       prefix: the LSTM, as for ``jaxlstm.from_torch``.
       hints: prefix -> config fields that override what the state dict implies.
+      progress: called before each tensor is read.
     """
     found = survey(state_dict)
     if not found.lstms and not found.broken:
@@ -36,7 +39,11 @@ def select_lstm(
     given = (hints or {}).get(chosen, {})
     config = with_fields(found.lstms[chosen], **given)
     recorded = {*config_hints(state_dict).get(chosen, {}), *given}
-    params = {name: as_numpy(found.tensors[chosen + name]) for name in param_shapes(config)}
+    names = list(param_shapes(config))
+    params = {}
+    for done, name in enumerate(names):
+        progress(done, len(names), f"reading {chosen}{name}")
+        params[name] = as_numpy(found.tensors[chosen + name])
     return SelectedLSTM(params, config, unrecorded_arguments(config, recorded))
 
 

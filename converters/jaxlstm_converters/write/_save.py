@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
 from jaxlstm._shared.paths import require_folder_of
+from jaxlstm._shared.progress import Progress, no_progress, reported_bytes
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.config import LSTMConfig
 from jaxlstm.config_json import ASSUMABLE, METADATA_KEY, saved_metadata
@@ -41,6 +42,7 @@ def save(
     format: str | None = None,
     overwrite: bool = False,
     assumed: Collection[str] = (),
+    progress: Progress | None = None,
 ) -> None:
     """Write parameters and config to a file that ``jaxlstm.load`` reads.
 
@@ -60,6 +62,7 @@ def save(
       overwrite: replace an existing file that ``save`` did not write. Such a directory is never replaced.
       assumed: those of "batch_first" and "dropout" that were assumed, because the source of the LSTM does not
         record them. The file says so, and ``load`` warns again.
+      progress: called as ``progress(done, total, description)`` with numbers of bytes.
 
     Raises:
       ValueError: ``params`` do not fit ``config``, the format is unknown, or it does not support an argument.
@@ -80,15 +83,17 @@ def save(
     require_replaceable(path, overwrite=overwrite, is_ours=is_saved_file)
     named = {prefix + name: array for name, array in arrays.items()}
     config_text = saved_metadata(prefix, config, assumed)
+    parts: Iterable[bytes | memoryview]
     if format == "msgpack":
-        write_atomically(path, [flax_files.msgpack_bytes(arrays, config, assumed)])
+        parts = [flax_files.msgpack_bytes(arrays, config, assumed)]
     elif format == "torch":
-        write_atomically(path, [torch_bytes(named, config_text)])
+        parts = [torch_bytes(named, config_text)]
     elif format == "npz":
-        write_atomically(path, [npz_bytes(named, config_text)])
+        parts = [npz_bytes(named, config_text)]
     else:
-        header = {"format": "pt", **(metadata or {}), METADATA_KEY: config_text}
-        write_atomically(path, safetensors_bytes(named, header))
+        parts = safetensors_bytes(named, {"format": "pt", **(metadata or {}), METADATA_KEY: config_text})
+    total = sum(array.nbytes for array in arrays.values())
+    write_atomically(path, reported_bytes(parts, total, f"writing {path.name}", progress or no_progress))
 
 
 def _check_format(format: str, prefix: str, metadata: Mapping[str, str] | None) -> None:

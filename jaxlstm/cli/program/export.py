@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import size
 from jaxlstm.cli.compare_artifact import platform_names, relative_difference, runs_here, show_comparison
 from jaxlstm.cli.output import require_output
@@ -26,19 +27,25 @@ def run_program(args: argparse.Namespace) -> int:
     refuse_options(args, batch_first="--batch-first", dropout="--dropout")
     output = Path(args.output)
     require_output(output, [args.checkpoint])
-    program = load_program(args.checkpoint)
+    with progress_bar() as progress:
+        progress(0, 1, f"reading {args.checkpoint}")
+        program = load_program(args.checkpoint)
     beside = goes_beside(program.params, args.weights)
     if beside:
         require_output(weights_beside(output), [args.checkpoint])
     platforms = platform_names(args)
-    export_program(output, program, platforms=platforms, weights=args.weights, overwrite=args.overwrite)
+    with progress_bar() as progress:
+        progress(0, 2, f"exporting for {', '.join(platforms)}")
+        export_program(output, program, platforms=platforms, weights=args.weights, overwrite=args.overwrite)
+        progress(1, 2, "comparing with the program")
+        difference = _largest_difference(output, program)
     report = {
         "output": str(output),
         "bytes": output.stat().st_size,
         "weights": str(weights_beside(output)) if beside else "inside",
         "platforms": platforms,
         **{name: describe(program.graph)[name] for name in ("inputs", "free_axes", "results")},
-        "largest_difference": _largest_difference(output, program),
+        "largest_difference": difference,
     }
     shapes = ", ".join(f"{entry['name']}: {shape_text(entry)}" for entry in report["inputs"])
     text = f"{output}: {size(report['bytes'])} for {', '.join(platforms)}, a function of {shapes}"

@@ -141,9 +141,10 @@ def run_sequences(job: Job, compute: Compute, sequences: Sequences, progress: Pr
     if start > len(sequences):
         raise ValueError(f"{job.folder} has parts of {start} sequences, and the input has {len(sequences)}")
     for block in _blocks(sequences.read(start)):
-        progress(start, len(sequences), "sequences")
         part: Part = {}
+        progress(start, len(sequences), "sequences")
         for index, results in enumerate(compute(block), start):
+            progress(index + 1, len(sequences), "sequences")
             part.update((f"{index}.{leaf}", array) for leaf, array in results.items())
         stop = start + len(block)
         job.add(start, stop, part, [name for name, _ in block])

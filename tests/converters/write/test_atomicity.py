@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, param_shapes, save
-from jaxlstm_converters.lstm._load import load_numpy
+from jaxlstm_converters.lstm._load import read_lstm
 from tests.support.kills import kills
 from tests.support.processes import run_python
 
@@ -38,7 +38,7 @@ def constant_params(value: float) -> dict[str, np.ndarray]:
 
 def read_constant(path: Path) -> float:
     """Load the file and return the value of all its elements."""
-    params, config = load_numpy(path)
+    params, config, _ = read_lstm(path)
     assert config == CONFIG
     (value,) = {float(v) for p in params.values() for v in np.unique(p)}
     return value

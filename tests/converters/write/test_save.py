@@ -18,7 +18,7 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, load, save
-from jaxlstm_converters.lstm._load import load_numpy
+from jaxlstm_converters.lstm._load import read_lstm
 from tests.support.saved_params import random_params, same_bits
 
 FORMATS = {"safetensors": "m.safetensors", "npz": "m.npz", "msgpack": "m.msgpack", "orbax": "m_orbax"}
@@ -45,7 +45,7 @@ def test_round_trip(format: str, config: LSTMConfig, dtype: Any, tmp_path: Path)
     path = tmp_path / FORMATS[format]
     save(path, random_params(config, dtype, seed=1), config)
     save(path, params, config)  # replaces a file of save
-    back, config_back = load_numpy(path)
+    back, config_back, _ = read_lstm(path)
     assert config_back == config
     assert same_bits(back, params)
     with jax.enable_x64(dtype is np.float64):
@@ -88,7 +88,7 @@ def test_torch_reads_a_torch_file(config: LSTMConfig, dtype: Any, tmp_path: Path
         else torch.nn.LSTM(4, 5, 2, batch_first=True, proj_size=3)
     )
     module.load_state_dict({n.removeprefix("encoder."): t for n, t in theirs.items()}, strict=True)
-    back, config_back = load_numpy(path)
+    back, config_back, _ = read_lstm(path)
     assert same_bits(back, params)
     assert config_back == config
 
@@ -167,7 +167,7 @@ def test_metadata_of_another_program_is_ignored(tmp_path: Path) -> None:
 
 def test_a_flax_file_takes_no_prefix(tmp_path: Path) -> None:
     save(tmp_path / "m.msgpack", random_params(CONFIG, np.float32), CONFIG)
-    for read in (load, load_numpy):
+    for read in (load, read_lstm):
         with pytest.raises(ValueError, match="prefix must be None"):
             read(tmp_path / "m.msgpack", prefix="foo")
 

@@ -1,0 +1,97 @@
+"""Long work shows a progress bar: conversion, export, runs, the check matrix and warmup."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxlstm
+from jaxlstm import LSTMConfig, cli, save
+from jaxlstm.cli.run import job
+from jaxlstm.inference import compile
+from tests.support.command import Screen
+from tests.support.inference import weights
+from tests.support.run_command import CONFIG, sequences, write_long_sequence
+
+
+def shown(*arguments: object) -> str:
+    """Return what a command writes to a terminal's standard error."""
+    screen = Screen()
+    with redirect_stderr(screen):
+        assert cli.main([str(argument) for argument in arguments]) == 0
+    return screen.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def plain_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without rich, the bar is a line of text for each step."""
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+
+
+@pytest.mark.parametrize("output", ["x.safetensors", "x.pt", "x.npz"])
+def test_convert(output: str, checkpoint: Path, tmp_path: Path) -> None:
+    text = shown("convert", checkpoint, "-o", tmp_path / output)
+    nbytes = sum(array.nbytes for array in weights(CONFIG).values())
+    assert "0/8 reading weight_ih_l0" in text
+    assert "7/8 reading bias_hh_l1" in text
+    assert f"0/{nbytes} writing {output}" in text
+    assert f"{nbytes}/{nbytes} writing {output}" in text
+    assert text.count("reading weight_ih_l0") == 2  # the input, and the output for the comparison
+    assert text.endswith("\r\033[K")
+
+
+def test_a_large_tensor_is_written_in_chunks(tmp_path: Path) -> None:
+    steps: list[tuple[int, int, str]] = []
+    config = LSTMConfig(1, 1100)
+    params = weights(config)
+    save(tmp_path / "x.safetensors", params, config, progress=lambda *step: steps.append(step))
+    done = [step[0] for step in steps]
+    total = sum(array.nbytes for array in params.values())
+    assert done == sorted(done)
+    assert done[-1] == total
+    assert {step[1:] for step in steps} == {(total, "writing x.safetensors")}
+    # weight_hh has 19 MB and takes two chunks.
+    assert len(done) == 7
+
+
+def test_export(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
+    text = shown("export", checkpoint, "-o", tmp_path / "m.stablehlo", "--platforms", "cpu")
+    assert "7/8 reading bias_hh_l1" in text
+    assert "0/2 exporting for cpu" in text
+    assert "1/2 comparing with jaxlstm.lstm" in text
+
+
+def test_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
+    text = shown("run", checkpoint, "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz")
+    for done in range(10):
+        assert f" {done}/9 sequences" in text
+    monkeypatch.setattr(job, "PART_STEPS", 50)
+    write_long_sequence(tmp_path / "x.npy")
+    text = shown("run", checkpoint, "--input", tmp_path / "x.npy", "-o", tmp_path / "y.npy")
+    for done in (0, 50, 100):
+        assert f" {done}/120 steps" in text
+
+
+def test_check_matrix(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = functools.partial(jaxlstm.check.verify_matrix, lengths=(1, 2), batches=(1,), against="oracle")
+    monkeypatch.setattr(jaxlstm.check, "verify_matrix", quick)
+    text = shown("check", checkpoint, "--matrix", "--backend", "cpu", "--dtype", "float32")
+    assert "0/4 cpu: float32, batch 1, 1 step, jit" in text
+    assert "3/4 cpu: float32, batch 1, 2 steps, no jit" in text
+    assert "4/4 cpu: done" in text
+
+
+def test_warmup() -> None:
+    runner = compile(weights(CONFIG), CONFIG, max_length=32, max_batch=1)
+    screen = Screen()
+    with redirect_stderr(screen):
+        runner.warmup()
+    assert "0/2 compiling 16 steps of 1" in screen.getvalue()
+    assert "1/2 compiling 32 steps of 1" in screen.getvalue()
