@@ -21,11 +21,13 @@ from jaxlstm.check.model.cases import model_cases
 from jaxlstm.check.model.diagnose import ModelDiagnosis, diagnose_model
 from jaxlstm.check.model.names import ModuleNames
 from jaxlstm.check.model.ours import FunctionModel, OurModel
+from jaxlstm.check.model.program_model import ProgramModel
 from jaxlstm.check.model.results import ModelCase
 from jaxlstm.check.model.verification import ModelVerification
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.data import Item
 from jaxlstm.check.report.report import Report
+from jaxlstm.models.program import Program
 
 
 def verify_model(
@@ -48,8 +50,10 @@ def verify_model(
     """Check that a model equals a torch module to rounding.
 
     Args:
-      ours: a Flax NNX module in the mode in which it should run, or a function of arrays.
-      theirs: a ``torch.nn.Module``. A copy of it runs in evaluation mode on the CPU.
+      ours: a Flax NNX module in the mode in which it should run, a :class:`jaxlstm.models.program.Program`,
+        or a function of arrays.
+      theirs: a ``torch.nn.Module``, of which a copy runs in evaluation mode on the CPU, or a
+        ``torch.export.ExportedProgram``.
       args, kwargs: an example of the arguments, as NumPy arrays, JAX arrays or torch tensors. Other inputs
         are made from it.
       call: ``call(ours, *args, **kwargs)``, for an NNX module whose arguments or results have another layout
@@ -163,6 +167,10 @@ def _notes(verification: ModelVerification) -> Iterator[str]:
 
 
 def _our_model(ours: Any, call: Callable[..., Any] | None, params: Any) -> OurModel:
+    if isinstance(ours, Program):
+        if call is not None or params is not None:
+            raise TypeError("call and params must be None for a Program, which holds its parameters")
+        return ProgramModel(ours)
     flax = sys.modules.get("flax.nnx")  # Loaded if the caller holds one of its modules.
     if flax is not None and isinstance(ours, flax.Module):
         from jaxlstm.check.flax_model import FlaxModel

@@ -9,8 +9,9 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
 from jaxlstm._shared.progress import Progress, progress_bar
@@ -37,9 +38,9 @@ def add_parser(commands: Any) -> None:
         run,
         help="compare jitted JAX with torch on a checkpoint or .pt2 program",
         description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
-        "gradient, on inputs chosen to reveal faults. A .pt2 program is compared as a whole and node by node, "
-        "unless --prefix selects one LSTM of it; torch.export.load reads it, which may execute code in the "
-        "file. Exit status 0: they match; 1: they do not.",
+        "gradient, on inputs chosen to reveal faults. A .pt2 program is compared as a whole and node by "
+        "node, unless --prefix selects one LSTM of it; torch.export.load reads it, which may execute code in "
+        "the file. Exit status 0: they match; 1: they do not.",
         overwrite=True,
     )
     add_unrecorded(parser)
@@ -78,22 +79,22 @@ def run(args: argparse.Namespace) -> int:
 
     if args.report:
         _require_writable(args)
-    subject, check = _prepare(args)
+    subject = _load(args)
     devices, absent = _devices(args.backend)
     reports: Reports = {}
     with progress_bar() as progress:
         for backend, device in devices.items():
             labelled = _labelled(progress, backend)
-            for dtype, report in check(device, labelled):
-                again = command_line(args, backend=backend, dtype="" if args.matrix else dtype)
+            for dtype, report in subject.check(device, labelled):
+                again = command_line(args, backend=backend, dtype=dtype if dtype in DTYPES else "")
                 reports[backend, dtype] = dataclasses.replace(report, again=again)
     if args.report:
-        whole = merge_reports(args, subject, reports, dict.fromkeys(absent, NOT_RUN))
+        whole = merge_reports(args, subject.value, reports, dict.fromkeys(absent, NOT_RUN))
         write_atomically(Path(args.report), [whole.to_html().encode()])
     if args.json:
         print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
     else:
-        show_text(verdict_text(args, reports, absent))
+        show_text(verdict_text(args, subject.name, reports, absent))
     return 0 if all(report.ok for report in reports.values()) else 1
 
 
@@ -109,14 +110,21 @@ def _require_writable(args: argparse.Namespace) -> None:
     require_replaceable(report, overwrite=args.overwrite, is_ours=is_html_page)
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Any, Callable[[Any, Progress], Iterator[tuple[str, Report]]]]:
-    """Return the program or config under test, and a function (device, progress) -> reports by dtype."""
+class _Subject(NamedTuple):
+    """What is checked: its name, its config or program, and (device, progress) -> reports by dtype."""
+
+    name: str
+    value: Any
+    check: Callable[[Any, Progress], Iterator[tuple[str, Report]]]
+
+
+def _load(args: argparse.Namespace) -> _Subject:
     if takes_program(args):
         program = load_checked(args)
-        return program, lambda device, progress: check_program(device, program, args, progress)
+        return _Subject("the program", program, partial(check_program, program, args))
     params, config, _ = load_selected(args)
     port = load_port(args.port) if args.port else None
-    return config, lambda device, progress: _check(device, port, params, config, args, progress)
+    return _Subject(args.port or "jaxlstm.lstm", config, partial(_check, port, params, config, args))
 
 
 def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -136,11 +144,11 @@ def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check(
-    device: Any,
     port: Callable[..., Any] | None,
     params: Any,
     config: Any,
     args: argparse.Namespace,
+    device: Any,
     progress: Progress,
 ) -> Iterator[tuple[str, Report]]:
     """Yield a report for each dtype or, with ``--matrix``, one report over every combination."""

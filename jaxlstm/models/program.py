@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ import numpy as np
 from jaxlstm.models import tree
 from jaxlstm.models.acceptance import accept
 from jaxlstm.models.errors import ProgramError
-from jaxlstm.models.graph import Graph, Input
+from jaxlstm.models.graph import Graph, Input, Node
 from jaxlstm.models.inputs import bind_inputs, require_tensors
 from jaxlstm.models.interpreter import resolve, run_nodes
 from jaxlstm.models.listing import listing
@@ -81,6 +81,11 @@ class Program:
         return self.graph.inputs
 
     @property
+    def constants(self) -> dict[str, jax.Array]:
+        """The constants of the graph, by name."""
+        return self._constants
+
+    @property
     def mutated_buffers(self) -> tuple[str, ...]:
         """The buffers that a call changes, see :meth:`call_with_buffers`."""
         changed = {*self.graph.mutations}
@@ -135,11 +140,13 @@ class Program:
         *args: Any,
         buffers: Mapping[str, Any] | None = None,
         seq_lengths: Any = None,
+        record: Callable[[Node, Any], None] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the program and return every value of the graph by its name.
 
-        A value that an in-place operator changes later has its last contents.
+        A value that an in-place operator changes later has its last contents. ``record`` is called with each
+        node and its result, in order.
         """
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)
@@ -152,8 +159,9 @@ class Program:
             **inputs,
         }
         options = Options(self.options.precision, self.options.backend, seq_lengths)
-        for _ in run_nodes(self._plan, values, sizes, options):
-            pass
+        for node, result in run_nodes(self._plan, values, sizes, options):
+            if record is not None:
+                record(node, result)
         return values
 
     def with_options(self, *, precision: Precision = None, backend: str | None = None) -> Program:

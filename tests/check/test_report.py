@@ -108,6 +108,7 @@ def test_failures():
         "environment": {"jax": "1.2"},
         "again": "verify(port)",
         "difference": None,
+        "layers": [],
     }
     assert REPORT.to_json().splitlines()[1] == '  "schema": 1,'
     assert json.loads(REPORT.to_json())["items"][1]["measured"] == 0.25

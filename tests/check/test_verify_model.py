@@ -95,7 +95,9 @@ def test_wrong_functions(ours, item):
 def test_wrong_arguments():
     theirs = nn.Linear(3, 2)
     x = torch.randn(4, 3)
-    with pytest.raises(TypeError, match=r"theirs must be a torch.nn.Module, got function"):
+    with pytest.raises(
+        TypeError, match=r"theirs must be a torch\.nn\.Module or .*ExportedProgram, got function"
+    ):
         verify_model(linear, linear, (x,))
     with pytest.raises(TypeError, match=r"args must be a tuple of arguments, got Tensor; write \(x,\)"):
         verify_model(linear, theirs, x)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.model.explain import AGREEMENT, IMPROVEMENT, Evidence, ModelSearch, output_distance
 from jaxlstm.check.model.layers import EQUAL, LayerRecord, compare_layers, distance
 from jaxlstm.check.model.ours import OurRunner
+from jaxlstm.check.model.program_model import ProgramModel
 from jaxlstm.check.model.verification import ModelVerification
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.report.layers import LayerDifference
@@ -42,6 +43,8 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
     if not wrong and not imprecise:
         return ModelDiagnosis(tuple(_gradients(verification)))
     dtype = np.float64 if wrong and not verification.float64_refusal else verification.theirs.dtype
+    if isinstance(verification.ours, ProgramModel):
+        return _diagnose_program(verification, verification.ours)
     ours = _layers(verification, dtype)
     theirs = record_torch_layers(verification.theirs, verification.example, np.float64)
     limits = _limits(verification, theirs, dtype)
@@ -53,6 +56,29 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
         *_foreign_weights(verification),
     ]
     return ModelDiagnosis(tuple(lines), tuple(layers))
+
+
+def _diagnose_program(verification: ModelVerification, program: ProgramModel) -> ModelDiagnosis:
+    """Name the first node of a program that differs from torch's operator on the same graph."""
+    try:
+        nodes = program.nodes(verification.example, verification.precision)
+    except PORT_EXCEPTIONS as error:
+        return ModelDiagnosis((f"the nodes cannot be compared: {describe(error)}",))
+    wrong = next((node for node in nodes if not node.ok), None)
+    if wrong is None:
+        line = (
+            f"in float64, each of the {len(nodes)} nodes compared equals torch's operator: the graph differs "
+            f"from {verification.theirs.name}, or accuracy is lost only in the working dtype"
+        )
+    else:
+        line = f"first differs at node {wrong.theirs}, {wrong.kind}: {_size(wrong)}"
+    return ModelDiagnosis((line,), tuple(nodes))
+
+
+def _size(layer: LayerDifference) -> str:
+    if layer.outputs == np.inf:
+        return "other shapes or values that are not finite"
+    return f"{format_number(layer.outputs)} times the largest element"
 
 
 def _layers(verification: ModelVerification, dtype: type[np.floating] | np.dtype) -> list[LayerRecord]:
@@ -132,9 +158,7 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
         if layer.ok:
             before = layer
             continue
-        size = f"{format_number(layer.outputs)} times the largest element"
-        if layer.outputs == np.inf:
-            size = "other shapes"
+        size = _size(layer)
         if not layer.theirs:
             after = f" after {before.name}" if before else ""
             yield f"the outputs of the layers agree; the results differ{after}: {size}"

@@ -24,7 +24,7 @@ def record_torch_layers(model: TorchModel, case: ModelCase, dtype: Any) -> list[
 
     module, records = model.module(dtype), list[LayerRecord]()
     args, kwargs, _ = tensors_of(case.astype(dtype))
-    with recording(module, records), pinned(), torch.no_grad():
+    with recording(module, records), pinned(dtype), torch.no_grad():
         module(*args, **kwargs)
     return records
 

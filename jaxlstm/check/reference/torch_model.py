@@ -25,22 +25,30 @@ Array = np.ndarray
 class TorchModel:
     """A torch module that can run in several dtypes without a change to the caller's module."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        """Copy a module.
+    def __init__(self, module: Any) -> None:
+        """Copy a module or the module of an exported program.
 
         Raises:
-          TypeError: if it is not a ``torch.nn.Module``.
+          TypeError: if it is neither.
         """
         import torch
 
+        exported = isinstance(module, torch.export.ExportedProgram)
+        self.name = "the exported program" if exported else type(module).__name__
+        module = module.module() if exported else module
         if not isinstance(module, torch.nn.Module):
-            raise TypeError(f"theirs must be a torch.nn.Module, got {type(module).__name__}")
-        self.name = type(module).__name__
-        self.was_training = module.training
-        self._copy = copy.deepcopy(module).eval().cpu().requires_grad_(False)
+            raise TypeError(
+                f"theirs must be a torch.nn.Module or a torch.export.ExportedProgram, got {self.name}"
+            )
+        self.was_training = module.training and not exported
+        self._copy = copy.deepcopy(module).cpu().requires_grad_(False)
+        if not exported:  # An exported module has no modes.
+            self._copy.eval()
         dtypes = [p.dtype for p in self._copy.parameters() if p.is_floating_point()]
         self.dtype = np.dtype(tensor_to_numpy(torch.empty(0, dtype=dtypes[0] if dtypes else None)).dtype)
         self._in_float64 = copy.deepcopy(self._copy).double()
+        if isinstance(self._in_float64, torch.fx.GraphModule):
+            _replace_dtypes(self._in_float64)
 
     def module(self, dtype: Any) -> torch.nn.Module:
         """Return the copy in float64, or the copy in the module's own dtype."""
@@ -70,7 +78,7 @@ class TorchModel:
         case, module = case.astype(dtype), self.module(dtype)
         if perturbation is not None:
             case, module = _perturbed(case, module, *perturbation)
-        with pinned(onednn=onednn):
+        with pinned(dtype, onednn=onednn):
             return _run(module, case, cotangents)
 
 
@@ -91,10 +99,15 @@ def arrays_of(returned: Any) -> dict[str, Array]:
 
 
 @contextlib.contextmanager
-def pinned(*, onednn: bool = True) -> Iterator[None]:
-    """Compute in full precision on one thread, without the fused attention that zeroes padded rows."""
+def pinned(dtype: Any, *, onednn: bool = True) -> Iterator[None]:
+    """Compute in full precision on one thread, without the fused attention that zeroes padded rows.
+
+    ``dtype`` is the default dtype of tensors that a module creates.
+    """
     import torch
 
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, np.dtype(dtype).name))
     fastpath, with_onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
     torch.backends.mkldnn.enabled = onednn and with_onednn
@@ -102,6 +115,7 @@ def pinned(*, onednn: bool = True) -> Iterator[None]:
         with torch_runner.pinned(), torch.random.fork_rng(devices=[]):
             yield
     finally:
+        torch.set_default_dtype(default)
         torch.backends.mha.set_fastpath_enabled(fastpath)
         torch.backends.mkldnn.enabled = with_onednn
 
@@ -134,6 +148,20 @@ def _run(module: torch.nn.Module, case: ModelCase, cotangents: dict[str, Array] 
         for (name, source), g in zip(sources.items(), found, strict=True)
     }
     return results._replace(gradients=gradients)
+
+
+def _replace_dtypes(module: torch.fx.GraphModule) -> None:
+    """Replace the floating-point dtypes that an export wrote into a graph by float64."""
+    import torch
+
+    def replaced(value: Any) -> Any:
+        is_float = isinstance(value, torch.dtype) and value.is_floating_point
+        return torch.float64 if is_float else value
+
+    for node in module.graph.nodes:
+        node.args = torch.fx.node.map_aggregate(node.args, replaced)
+        node.kwargs = torch.fx.node.map_aggregate(node.kwargs, replaced)
+    module.recompile()
 
 
 def _differentiable(leaf: Any) -> bool:

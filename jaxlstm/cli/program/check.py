@@ -24,9 +24,9 @@ def load_checked(args: argparse.Namespace) -> Program:
 
 
 def check_program(
-    device: Any, program: Program, args: argparse.Namespace, progress: Progress
+    program: Program, args: argparse.Namespace, device: Any, progress: Progress
 ) -> Iterator[tuple[str, Report]]:
-    """Yield the report on a program, with its dtype."""
+    """Yield the report on a program."""
     import jax
 
     from jaxlstm.check import verify_model
@@ -37,10 +37,10 @@ def check_program(
     tensors = random_inputs(program, seed=args.seed)
     if tensors is None:
         raise ValueError(
-            f"{args.checkpoint}: no example was found, because the program refuses all sizes that were tried; "
-            "call jaxlstm.check.verify_model with an example of yours"
+            f"{args.checkpoint}: the program refuses inputs of all sizes that were tried; call "
+            "jaxlstm.check.verify_model with an example of yours"
         )
     example, kwargs = as_arguments(program, tensors)
     exported = read_exported_program(args.checkpoint)
     with jax.default_device(device):
-        yield "", verify_model(program, exported, example, kwargs, seed=args.seed, progress=progress)
+        yield "program", verify_model(program, exported, example, kwargs, seed=args.seed, progress=progress)

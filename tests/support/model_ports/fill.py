@@ -26,9 +26,11 @@ def fill(flax: Any, layer: nn.Module) -> None:
             flax.kernel[...] = arrays["weight"].T
         case nn.Conv2d():
             flax.kernel[...] = arrays["weight"].transpose(2, 3, 1, 0)
-        case nn.LayerNorm() | nn.BatchNorm2d():
+        case nn.Conv1d():
+            flax.kernel[...] = arrays["weight"].transpose(2, 1, 0)
+        case nn.LayerNorm() | nn.GroupNorm() | nn.BatchNorm1d() | nn.BatchNorm2d():
             flax.scale[...] = arrays["weight"]
-    if isinstance(layer, nn.BatchNorm2d):
+    if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
         flax.mean[...], flax.var[...] = arrays["running_mean"], arrays["running_var"]
     if flax.bias is not None:
         flax.bias[...] = arrays["bias"]

@@ -159,7 +159,7 @@ def run_planted(
     module, planted = model.module(dtype), Planted()
     args, kwargs, _ = tensors_of(case.astype(dtype))
     recorded = recording(module, planted.layers) if record else contextlib.nullcontext()
-    with recorded, _module_paths(module) as stack, pinned(), torch.no_grad():
+    with recorded, _module_paths(module) as stack, pinned(dtype), torch.no_grad():
         with _mode(stack, known, replacements, planted.operations):
             try:
                 returned = module(*args, **kwargs)

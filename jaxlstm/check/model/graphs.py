@@ -1,0 +1,47 @@
+"""The graph of a program with float64 in place of its floating-point dtypes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.models.graph import Graph, Node, TensorType
+
+_CREATES = (
+    *("zeros", "ones", "full", "arange", "linspace", "eye", "scalar_tensor"),
+    *("hann_window", "hamming_window"),
+)
+"""Operators whose result has the default dtype unless they are given one."""
+
+
+def in_float64(graph: Graph) -> Graph:
+    """Return the graph with every dtype among floating-point types and arguments replaced by float64."""
+    return replace(
+        graph,
+        inputs=tuple(replace(i, type=i.type and _type(i.type)) for i in graph.inputs),
+        nodes=tuple(_node(node) for node in graph.nodes),
+    )
+
+
+def _node(node: Node) -> Node:
+    kwargs = {name: _argument(value) for name, value in node.kwargs.items()}
+    types = {name: _type(type_) for name, type_ in node.types.items()}
+    operator = node.op.split(".")[1] if "." in node.op else node.op
+    is_floating = any(type_.dtype == np.float64 for type_ in types.values())
+    if operator in _CREATES and kwargs.get("dtype") is None and is_floating:
+        kwargs["dtype"] = np.dtype(np.float64)
+    return replace(node, kwargs=kwargs, args=tuple(map(_argument, node.args)), types=types)
+
+
+def _type(type_: TensorType) -> TensorType:
+    return replace(type_, dtype=_argument(type_.dtype))
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_argument, value))
+    if isinstance(value, np.dtype) and (value.kind == "f" or value.name == "bfloat16"):
+        return np.dtype(np.float64)
+    return value

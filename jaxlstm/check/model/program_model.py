@@ -1,0 +1,97 @@
+"""A program under test: node by node, against torch's operators on the same graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm.check.model.graphs import in_float64
+from jaxlstm.check.model.layers import EQUAL, LayerRecord, distance
+from jaxlstm.check.model.ours import Call, cast
+from jaxlstm.check.model.results import ModelCase, is_floating
+from jaxlstm.check.port import jax_settings
+from jaxlstm.check.reference.torch_graph import run_graph
+from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.models.graph import Node
+from jaxlstm.models.inputs import bind_inputs
+from jaxlstm.models.program import Program
+
+
+class ProgramModel:
+    """A program, in its own dtypes or in float64."""
+
+    name = "Program"
+
+    def __init__(self, program: Program) -> None:
+        """Wrap a program."""
+        self._program = program
+
+    def call_in(self, dtype: Any) -> Call:
+        """Return the program with its parameters, buffers and graph in float64 if ``dtype`` is float64."""
+        program = self.program_in(dtype)
+        params = {name: np.asarray(a) for name, a in program.params.items()}
+        floating = {name: a for name, a in params.items() if is_floating(a)}
+        return Call(lambda p, args, kwargs: program({**params, **p}, *args, **kwargs), floating)
+
+    def program_in(self, dtype: Any) -> Program:
+        """Return the program in float64, or as it is for any other ``dtype``."""
+        program = self._program
+        if dtype is None or np.dtype(dtype) != np.float64:
+            return program
+        tensors = {**program.params, **program.buffers, **program.constants}
+        arrays = {name: cast(np.asarray(a), dtype) for name, a in tensors.items()}
+        options = program.options
+        return Program(in_float64(program.graph), arrays).with_options(
+            precision=options.precision, backend=options.backend
+        )
+
+    def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Return nothing: :meth:`nodes` compares the nodes of the graph."""
+        return []
+
+    def evaluation(self) -> None:
+        """Return None: a program is in evaluation mode."""
+
+    def nodes(self, case: ModelCase, precision: str | None) -> list[LayerDifference]:
+        """Compare each node with torch's operator in float64, in the order of the graph.
+
+        Both sides start from the same inputs, so that the first node that differs is the wrong one.
+        """
+        ours: dict[str, Sequence[np.ndarray]] = {}
+        with jax_settings(np.float64, precision):
+            program = self.program_in(np.float64)
+            case = case.astype(np.float64)
+            args, kwargs = jax.tree.map(_on_device, (case.args, dict(case.kwargs)))
+
+            def record(node: Node, result: Any) -> None:
+                ours[node.name] = _arrays(result)
+
+            program.evaluate(program.params, *args, record=record, **kwargs)
+            tensors = {**program.params, **program.buffers, **program.constants}
+            arrays = {name: np.asarray(a) for name, a in tensors.items()}
+            inputs, _ = bind_inputs(program.graph, args, kwargs)
+            values = {name: np.asarray(a) for name, a in inputs.items()}
+        theirs = run_graph(program.graph, arrays, values)
+        return [
+            _difference(node, ours[node.name], theirs[node.name])
+            for node in program.graph.nodes
+            if node.name in theirs and ours.get(node.name)
+        ]
+
+
+def _difference(node: Node, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> LayerDifference:
+    where = f"{node.name} in {node.module_path}" if node.module_path else node.name
+    shape = tuple(theirs[0].shape) if theirs else ()
+    return LayerDifference(where, where, node.op, shape, 0.0, distance(ours, theirs), EQUAL)
+
+
+def _on_device(leaf: Any) -> Any:
+    return jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def _arrays(result: Any) -> list[np.ndarray]:
+    leaves = jax.tree.leaves(result)
+    return [np.asarray(a) for a in leaves if isinstance(a, jax.Array)]

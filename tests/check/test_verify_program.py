@@ -1,0 +1,104 @@
+"""verify_model of programs: right ones hold, and a fault in an operator is found at its node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import jaxlstm
+from jaxlstm.check import verify_model
+from jaxlstm.models.operators import registry
+
+
+class Model(nn.Module):
+    """A module that calls the twelve operators of ``FAULTS``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 8, 3, padding=1)
+        self.batch_norm = nn.BatchNorm1d(8)
+        self.group_norm = nn.GroupNorm(2, 8)
+        self.lstm = nn.LSTM(8, 4, batch_first=True, bidirectional=True)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Sequential(nn.Linear(8, 6), nn.GELU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.leaky_relu(self.group_norm(self.batch_norm(self.conv(x))), 0.2)
+        x = self.norm(self.lstm(functional.max_pool2d(x[:, :, None], (1, 2))[:, :, 0].transpose(1, 2))[0])
+        x = self.head(x)
+        x = torch.cat([x, functional.silu(x)], -1)
+        return torch.softmax(x, -1).mean(1)
+
+
+FAULTS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "aten.conv1d.default": ("conv", lambda f, **k: f(**{**k, "bias": None})),
+    "aten.batch_norm.default": ("batch_norm", lambda f, **k: f(**{**k, "eps": 1e-3})),
+    "aten.group_norm.default": ("group_norm", lambda f, **k: f(**{**k, "num_groups": 1})),
+    "aten.leaky_relu.default": ("", lambda f, **k: f(**{**k, "negative_slope": 0.01})),
+    "aten.max_pool2d.default": ("", lambda f, **k: -f(**{**k, "self": -k["self"]})),
+    "aten.lstm.input": ("lstm", lambda f, **k: tuple(1.001 * a for a in f(**k))),
+    "aten.layer_norm.default": ("norm", lambda f, **k: f(**{**k, "eps": 1e-6})),
+    "aten.linear.default": ("head.0", lambda f, **k: f(**k).astype(jnp.float32).astype(k["input"].dtype)),
+    "aten.gelu.default": ("head.1", lambda f, **k: f(**{**k, "approximate": "tanh"})),
+    "aten.silu.default": ("", lambda f, **k: jnp.maximum(k["self"], 0)),
+    "aten.cat.default": ("", lambda f, **k: f(**{**k, "tensors": k["tensors"][::-1]})),
+    "aten.softmax.int": ("", lambda f, **k: f(**{**k, "dim": 1})),
+}
+"""By operator: the path of the module that calls it, and the wrong operator."""
+
+
+@pytest.fixture(scope="module")
+def exported():
+    torch.manual_seed(0)
+    model, x = Model().eval(), torch.randn(3, 3, 10)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.ndim == 1 and not name.endswith("var"):
+                tensor.add_(torch.rand(tensor.shape))
+    return model, (x,), jaxlstm.from_module(model, (x,))
+
+
+def test_right_program_holds(exported):
+    model, args, program = exported
+    report = verify_model(program, model, args)
+    assert report.ok, str(report)
+    assert {item.status for item in report.items} == {"ok"}
+    assert report.title == "Program in float32"
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes self.lstm")
+def test_an_exported_program_is_a_reference(exported):
+    model, args, program = exported
+    theirs = torch.export.export(model, args)
+    report = verify_model(program, theirs, args, gradients=False)
+    assert report.ok, str(report)
+    assert any(note.startswith("sizes that torch refuses to change") for note in report.notes)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_found_at_its_node(exported, monkeypatch, name):
+    model, args, program = exported
+    path, wrong = FAULTS[name]
+    right = registry.find_operator(name)
+    assert right is not None
+    names = list(right.signature.parameters)
+
+    def function(*args, **kwargs):
+        return wrong(right.function, **dict(zip(names, args, strict=False)), **kwargs)
+
+    function.__signature__ = right.signature
+    faulty = registry.Operator(name, function, right.write_back, right.may_alias)
+    monkeypatch.setitem(registry._OPERATORS, name, faulty)
+    program = type(program)(program.graph, {**program.params, **program.buffers, **program.constants})
+    report = verify_model(program, model, args, gradients=False)
+    assert not report.ok
+    (node,) = [n for n in program.graph.nodes if n.op == name]
+    where = f"node {node.name} in {path}" if path else f"node {node.name}, "
+    assert report.diagnosis[0].startswith(f"first differs at {where}"), "\n".join(report.diagnosis)
+    assert name in report.diagnosis[0]
