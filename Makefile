@@ -7,7 +7,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q
 
 .PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest test-aot test-aarch64 sanitize \
-	random-configs fuzz coverage lint format bench bench-checkpoint clean
+	random-configs fuzz coverage docs lint format bench bench-checkpoint clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+)( test-tpu)?:[^#]*## /\1\2: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "%-18s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ coverage: $(VENV)/.dev  ## coverage of lines and branches of the checker and the
 	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not slow" tests/check tests/converters tests/checkpoint tests/cli
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=98
+
+docs: $(VENV)/.docs  ## the documentation site, in docs/_build/html
+	$(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
 
 lint: $(VENV)/.dev  ## ruff, pyright, and C++ lines of at most 120 characters
 	$(BIN)/ruff check .

@@ -23,10 +23,10 @@ INSTRUCTION_SETS = {"baseline": []}
 if X86:
     INSTRUCTION_SETS["avx2"] = ["-march=x86-64-v3"]
     INSTRUCTION_SETS["avx512"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+    INSTRUCTION_SETS["avx512_bf16"] = [*INSTRUCTION_SETS["avx512"], "-mavx512bf16"]
 # Only Linux lets a process request the AMX registers.
 if X86 and sys.platform == "linux":
-    AMX = ["-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
-    INSTRUCTION_SETS["amx"] = [*INSTRUCTION_SETS["avx512"], *AMX]
+    INSTRUCTION_SETS["amx"] = [*INSTRUCTION_SETS["avx512_bf16"], "-mamx-tile", "-mamx-bf16"]
 
 
 class BuildKernel(build_ext):

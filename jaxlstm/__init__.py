@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jaxlstm_converters import Checkpoint as Checkpoint
     from jaxlstm_converters import CheckpointError as CheckpointError
     from jaxlstm_converters import OptimizerState as OptimizerState
+    from jaxlstm_converters import PortingWarning as PortingWarning
     from jaxlstm_converters import find_lstms as find_lstms
     from jaxlstm_converters import from_torch as from_torch
     from jaxlstm_converters import load as load
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from jaxlstm_converters import save as save
     from jaxlstm_converters import to_torch as to_torch
     from jaxlstm_converters.flax import LoadResult as LoadResult
-    from jaxlstm_converters.flax import PortingWarning as PortingWarning
     from jaxlstm_converters.flax import StateDictError as StateDictError
     from jaxlstm_converters.flax import load_state_dict as load_state_dict
     from jaxlstm_converters.flax import register_layer as register_layer
@@ -64,6 +64,7 @@ _NAMES_OF_MODULE = {
         "Checkpoint",
         "CheckpointError",
         "OptimizerState",
+        "PortingWarning",
         "find_lstms",
         "from_torch",
         "load",
@@ -76,7 +77,6 @@ _NAMES_OF_MODULE = {
     "jaxlstm_converters.pt2._from_module": ("from_module",),
     "jaxlstm_converters.flax": (
         "LoadResult",
-        "PortingWarning",
         "StateDictError",
         "load_state_dict",
         "register_layer",

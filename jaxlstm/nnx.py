@@ -260,7 +260,7 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
         """Return Flax's carry (c, h) for an input of ``input_shape``.
 
         Args:
-          input_shape: shape of one step of the input, (*batch, input_size).
+          input_shape: shape of one step of the input, ``(*batch, input_size)``.
           rngs: random streams for ``carry_init``, which draws from ``carry``.
           carry_init: ``(key, shape, dtype)`` to an array; zeros if None.
         """

@@ -161,7 +161,7 @@ def require_mapping(params: Any) -> None:
 
 
 def _other_layer(names: Collection[str], config: LSTMConfig) -> str:
-    """Return advice if the names are those of an LSTM and the config of a cell, or the reverse."""
+    """Return advice if an LSTM's names meet a cell's config, or a cell's names an LSTM's config."""
     if isinstance(config, LSTMCellConfig) and "weight_ih_l0" in names:
         return (
             ". These are the parameters of an LSTM: run them with LSTM, or remove the suffix '_l0' from the "

@@ -23,8 +23,8 @@ torch's LSTM uses TF32 unless ``torch.backends.cudnn.rnn.fp32_precision = "ieee"
 you compare them there.
 
 **Half precision.** Products of float16 and bfloat16 accumulate in float32, and the gates are computed in
-float32. h and c are rounded to the working dtype after each step, so splitting a sequence into several calls
-does not change the results.
+float32. The plain scan rounds h and c to the working dtype after each step, so splitting a sequence into
+several calls does not change its results. The native CPU kernel keeps c in float32 during a call.
 """
 
 from __future__ import annotations

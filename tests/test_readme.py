@@ -1,7 +1,8 @@
-"""The README's code runs in order; its links lead somewhere; its tables match the recorded results."""
+"""The code of the README runs; links lead somewhere; tables and the chart match the recorded results."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import statistics
@@ -11,32 +12,62 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import chart
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+BENCHMARKS = (ROOT / "docs/benchmarks.md").read_text()
 
 
-def python_blocks() -> list[str]:
-    """The fenced Python blocks outside the side-by-side table."""
-    text = re.sub(r"<table>.*?</table>", "", README, flags=re.DOTALL)
+def python_blocks(page: str) -> list[str]:
+    """The fenced Python blocks of a page outside the side-by-side table."""
+    text = re.sub(r"<table>.*?</table>", "", (ROOT / page).read_text(), flags=re.DOTALL)
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-def test_blocks_run_and_print_the_quoted_output(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with the examples."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    blocks = python_blocks()
-    assert len(blocks) == 4
-    names: dict[str, object] = {}
+
+
+def run(blocks: list[str], names: dict[str, Any]) -> dict[str, Any]:
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    printed = capsys.readouterr().out
-    quoted = re.findall(r"print\(.*?\)\s+# (\(.*\))", blocks[0])
-    assert quoted
-    for line in quoted:
-        assert line in printed
-    assert "HOLDS" in printed
+        exec(compile(block, "page", "exec"), names)
+    return names
+
+
+def test_readme_runs(
+    folder: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from train_demo import Restorer
+
+    torch_model = Restorer()
+    saved = torch.load("examples/demo.pt")["model_state_dict"]
+    torch_model.load_state_dict(saved)
+    blocks = python_blocks("README.md")
+    assert len(blocks) == 4
+    names = run(blocks, {"torch_model": torch_model})
+    assert "HOLDS" in capsys.readouterr().out
+    assert names["state_dict"].keys() == saved.keys()
+    for ours, theirs in zip(
+        names["model"](names["characters"]), (names["capital"], names["mark"]), strict=True
+    ):
+        assert abs(ours - theirs).max() < 1e-5
+
+
+def test_layer_page_runs_and_prints_the_quoted_shapes(
+    folder: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = python_blocks("docs/layer.md")
+    assert len(blocks) == 2
+    run(blocks, {})
+    (quoted,) = re.findall(r"print\(.*?\)\s+# (\(.*\))", blocks[0])
+    assert quoted in capsys.readouterr().out
 
 
 def test_side_by_side_lines_agree(tmp_path: Path) -> None:
@@ -59,7 +90,7 @@ def test_side_by_side_lines_agree(tmp_path: Path) -> None:
 
 def test_accuracy_table_is_within_the_limit() -> None:
     """At most twice torch's own error; one row per dtype."""
-    table = README[README.index("<!-- accuracy -->") : README.index("<!-- /accuracy -->")]
+    table = BENCHMARKS[BENCHMARKS.index("<!-- accuracy -->") : BENCHMARKS.index("<!-- /accuracy -->")]
     assert re.findall(r"^\| (\w+\d+) ", table, re.MULTILINE) == ["float32", "float16", "bfloat16", "float64"]
     ratios = [float(r) for r in re.findall(r"worst ([\d.]+)", table)]
     assert len(ratios) == 6
@@ -105,8 +136,18 @@ def test_commands_are_those_of_the_parser() -> None:
 
 def table_after(text: str) -> list[list[str]]:
     """The cells of the first table after `text`, without its header."""
-    table = README[README.index(text) :].split("\n\n")[1]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    lines = BENCHMARKS[BENCHMARKS.index(text) :].splitlines()
+    table = list(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line.startswith("|"), lines)))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 130
+
+
+def test_chart_is_that_of_the_recorded_run() -> None:
+    document = json.loads((ROOT / "benchmarks/results/cpu-amd-epyc-2-cores.json").read_text())
+    assert (ROOT / "docs/pictures/speed.svg").read_text() == chart.draw(document)
 
 
 def results(file: str) -> list[dict[str, Any]]:

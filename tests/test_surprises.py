@@ -12,7 +12,13 @@ import pytest
 from flax import nnx
 
 import jaxlstm
-from jaxlstm import LSTMCellConfig, LSTMConfig, init_params, lstm, lstm_cell
+from jaxlstm import LSTMCellConfig, LSTMConfig, init_params
+
+# The tests pass arguments that a type checker refuses.
+lstm: Any = jaxlstm.lstm
+lstm_cell: Any = jaxlstm.lstm_cell
+nnx_modules: Any = jaxlstm.nnx
+linen_modules: Any = jaxlstm.linen
 
 CONFIG = LSTMConfig(3, 5, num_layers=2, dropout=0.5)
 PARAMS = init_params(jax.random.key(0), CONFIG)
@@ -22,7 +28,7 @@ X = jnp.ones((7, 4, 3))
 WHOLE = {f"rnn.{name}": p for name, p in PARAMS.items()} | {"head.weight": jnp.ones((2, 5))}
 
 
-def nnx_lstm(**options: Any) -> jaxlstm.nnx.LSTM:
+def nnx_lstm(**options: Any) -> Any:
     return jaxlstm.nnx.LSTM.from_params(PARAMS, CONFIG, **options)
 
 
@@ -37,7 +43,7 @@ def nnx_lstm(**options: Any) -> jaxlstm.nnx.LSTM:
         (lambda: lstm_cell(X[0], CELL), TypeError, r"swapped.*lstm_cell\(params, x\)"),
         (lambda: lstm(X, X, config=CONFIG), TypeError, r"params must be a mapping .*of shape \(7, 4, 3\)"),
         (lambda: lstm_cell(X[0], X[0]), TypeError, r"params must be a mapping .*of shape \(4, 3\)"),
-        (lambda: lstm(None, X, config=CONFIG), TypeError, "params must be a mapping .*got NoneType"),  # type: ignore[arg-type]
+        (lambda: lstm(None, X, config=CONFIG), TypeError, "params must be a mapping .*got NoneType"),
         (
             lambda: lstm(PARAMS, X, hx=None, config=CONFIG),
             TypeError,
@@ -46,13 +52,13 @@ def nnx_lstm(**options: Any) -> jaxlstm.nnx.LSTM:
         (lambda: lstm(PARAMS, input=X, config=CONFIG), TypeError, "torch's keyword input; pass it as inputs"),
         (lambda: lstm_cell(CELL, X[0], hx=None), TypeError, "hx; pass it as state"),
         (lambda: nnx_lstm()(X, hx=None), TypeError, "LSTM.__call__ got .*hx; pass it as initial_state"),
-        (lambda: jaxlstm.linen.LSTM.from_params(PARAMS, CONFIG)(X, hx=None), TypeError, "as initial_state"),
-        (lambda: jaxlstm.linen.LSTMCell.from_params(CELL, CELL_CONFIG)(X[0], hx=None), TypeError, "as state"),
+        (lambda: linen_modules.LSTM.from_params(PARAMS, CONFIG)(X, hx=None), TypeError, "as initial_state"),
+        (lambda: linen_modules.LSTMCell.from_params(CELL, CELL_CONFIG)(X[0], hx=None), TypeError, "as state"),
         (lambda: jaxlstm.LSTM, AttributeError, r"use jaxlstm\.nnx\.LSTM or jaxlstm\.linen\.LSTM$"),
         (lambda: jaxlstm.LSTMCell, AttributeError, r"use jaxlstm\.nnx\.LSTMCell or"),
         (lambda: jaxlstm.GRU, AttributeError, "no attribute 'GRU'$"),
-        (lambda: jaxlstm.nnx.LSTM(3, 5, rngs=0), TypeError, r"rngs must be an nnx.Rngs, got 0; .*Rngs\(0\)"),
-        (lambda: jaxlstm.nnx.LSTMCell(3, 5, rngs=7), TypeError, r"got 7; pass rngs=nnx.Rngs\(7\)"),
+        (lambda: nnx_modules.LSTM(3, 5, rngs=0), TypeError, r"rngs must be an nnx.Rngs, got 0; .*Rngs\(0\)"),
+        (lambda: nnx_modules.LSTMCell(3, 5, rngs=7), TypeError, r"got 7; pass rngs=nnx.Rngs\(7\)"),
         (lambda: nnx_lstm(rngs=1), TypeError, r"got 1; pass rngs=nnx.Rngs\(1\)"),
         (lambda: nnx_lstm(deterministic=False)(X, rngs=2), TypeError, r"got 2; pass rngs=nnx.Rngs\(2\)"),
         (
@@ -61,17 +67,17 @@ def nnx_lstm(**options: Any) -> jaxlstm.nnx.LSTM:
             r"dropout=0.5, got None; call model.eval\(\) for inference or mod",
         ),
         (
-            lambda: jaxlstm.linen.LSTM.from_params(PARAMS, CONFIG)(X),
+            lambda: linen_modules.LSTM.from_params(PARAMS, CONFIG)(X),
             ValueError,
             "pass it to the call, the con",
         ),
         (lambda: nnx_lstm().load_state_dict(WHOLE), AttributeError, r"call jaxlstm.load_state_dict\(model,"),
         (
-            lambda: jaxlstm.linen.LSTM(3, 5).load_state_dict(WHOLE),
+            lambda: linen_modules.LSTM(3, 5).load_state_dict(WHOLE),
             AttributeError,
             r"immutable; call jaxlstm.linen.load_state_dict\(module, variables",
         ),
-        (lambda: jaxlstm.linen.LSTMCell(3, 5).load_state_dict(WHOLE), AttributeError, "LSTMCell .*immutable"),
+        (lambda: linen_modules.LSTMCell(3, 5).load_state_dict(WHOLE), AttributeError, "LSTMCell .*immutable"),
     ],
 )
 def test_the_error_names_the_fix(call: Callable[[], Any], error: type, message: str) -> None:

@@ -12,5 +12,6 @@ from jaxlstm_converters.lstm._load import load as load
 from jaxlstm_converters.lstm._to_torch import to_torch as to_torch
 from jaxlstm_converters.optimizer._load_optimizer import load_optimizer as load_optimizer
 from jaxlstm_converters.optimizer.state import OptimizerState as OptimizerState
+from jaxlstm_converters.porting_warning import PortingWarning as PortingWarning
 from jaxlstm_converters.pt2._load_program import load_program as load_program
 from jaxlstm_converters.write._save import save as save

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def require_exists(path: str | os.PathLike[str]) -> None:
-    """Raise FileNotFoundError if there is no file or folder at ``path``."""
+    """Raise FileNotFoundError if neither a file nor a folder exists at ``path``."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"no such file: {os.fspath(path)}")
 

@@ -182,6 +182,10 @@ def _our_model(ours: Any, call: Callable[..., Any] | None, params: Any) -> OurMo
         raise TypeError(f"ours must be a flax.nnx Module or a function of arrays, got {type(ours).__name__}")
     if call is not None:
         raise TypeError("call must be None for a function, which can rearrange its arguments itself")
+    if "flax.linen" in sys.modules:
+        from jaxlstm.check.flax_model import LinenFunction
+
+        return LinenFunction(ours, params)
     return FunctionModel(ours, params)
 
 

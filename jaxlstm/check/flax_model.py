@@ -1,4 +1,4 @@
-"""A Flax NNX model under test: its parameters by path, and a copy of it in float64."""
+"""A Flax model under test: its parameters by path, its layers, and a copy of it in float64."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.model.layers import LayerRecord
-from jaxlstm.check.model.ours import Call, cast
+from jaxlstm.check.model.ours import Call, FunctionModel, cast
 from jaxlstm.check.model.results import ModelCase
 from jaxlstm.check.port import jax_settings
 
@@ -83,9 +83,27 @@ class FlaxModel:
         return module
 
 
-def is_flax_module(model: Any) -> bool:
-    """Return True for an NNX module."""
-    return isinstance(model, nnx.Module)
+class LinenFunction(FunctionModel):
+    """A function that may call Linen modules, whose layers Flax reports."""
+
+    def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Run the function and return every call of a Linen module, in the order in which they return."""
+        records = list[LayerRecord]()
+
+        def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            returned = call(*args, **kwargs)
+            inputs, outputs = _concrete_arrays((args, kwargs)), _concrete_arrays(returned)
+            if context.method_name == "__call__" and inputs is not None and outputs is not None:
+                module = context.module
+                records.append(LayerRecord(".".join(module.path), type(module).__name__, inputs, outputs))
+            return returned
+
+        with jax_settings(dtype, precision), linen.intercept_methods(intercept):
+            call = self.call_in(dtype if dtype == np.float64 else None)
+            case = case.astype(dtype).map(jax.device_put)
+            with contextlib.suppress(*PORT_EXCEPTIONS):  # The item "runs" reports them.
+                call.function(jax.device_put(dict(call.params)), case.args, case.kwargs)
+        return records
 
 
 def _is_parameter(path: Any, leaf: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from jaxlstm._version import __version__
 from jaxlstm.cli import check, convert, export, inspect, run
+from jaxlstm.cli.interrupt import repeat_lost_interrupts
 from jaxlstm.cli.messages import in_one_line
 
 COMMANDS = (inspect, convert, check, run, export)
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        return args.run(args)
+        with repeat_lost_interrupts():
+            return args.run(args)
     except KeyboardInterrupt as interrupt:
         if _debug():
             raise

@@ -85,12 +85,15 @@ def load_selected(args: argparse.Namespace, progress: Progress = no_progress) ->
 
 def warn_of_assumptions(args: argparse.Namespace, selected: SelectedLSTM) -> None:
     """Print a warning if ``--batch-first`` or ``--dropout`` was not given and is not in the file."""
+    from jaxlstm_converters.lstm.selected import assumptions
+
     if not selected.unrecorded:
         return
+    assumed = assumptions(selected.config, selected.unrecorded)
     options = {"batch_first": "--batch-first or --no-batch-first", "dropout": "--dropout P"}
     print(
         f"jaxlstm {args.command}: warning: {args.checkpoint} does not record "
-        f"{' and '.join(selected.unrecorded)}; assumed {selected.assumptions()}. Pass "
+        f"{' and '.join(selected.unrecorded)}; assumed {assumed}. Pass "
         f"{' and '.join(options[name] for name in selected.unrecorded)}",
         file=sys.stderr,
     )

@@ -52,7 +52,7 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.lstm._find_lstms import config_hints, survey
     from jaxlstm_converters.lstm._load import read_flax_file
-    from jaxlstm_converters.lstm.selected import SelectedLSTM, unrecorded_arguments
+    from jaxlstm_converters.lstm.selected import assumptions, unrecorded_arguments
 
     flax_file = read_flax_file(path)
     checkpoint: Any = read_checkpoint(path) if flax_file is None else flax_file.params
@@ -74,7 +74,7 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
                 "dtype": ", ".join(sorted({str(t.dtype) for t in tensors})),
                 "parameters": sum(math.prod(t.shape) for t in tensors),
                 "not_recorded": list(unrecorded),
-                "assumed": SelectedLSTM({}, config, unrecorded).assumptions(),
+                "assumed": assumptions(config, unrecorded),
             }
         )
     return {
@@ -192,7 +192,10 @@ def _layer_lines(report: dict[str, Any]) -> list[str]:
         for types in dict.fromkeys(tuple(layer["types"]) for layer in layers)
         if len(types) > 1
     ]
-    missing = {layer["types"][0]: layer["not_recorded"] for layer in layers if layer["not_recorded"]}
+    missing: dict[str, dict[str, None]] = {}
+    for layer in layers:
+        if layer["not_recorded"]:
+            missing.setdefault(layer["types"][0], {}).update(dict.fromkeys(layer["not_recorded"]))
     if missing:
         lines.append("not recorded in the file:")
         lines += [f"  {kind}: {', '.join(names)}" for kind, names in missing.items()]

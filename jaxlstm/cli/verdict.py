@@ -33,8 +33,8 @@ def verdict_text(args: argparse.Namespace, subject: str, reports: Reports, absen
     elif args.matrix:
         paragraphs = [*_grids(runs), *_problems(runs)]
     else:
-        paragraphs = [_items(runs)] if ok else []
-        paragraphs += _problems(runs)
+        failed = any(report.failures for report in reports.values())
+        paragraphs = [*([] if failed else [_items(runs)]), *_problems(runs)]
     if absent:
         paragraphs.append("\n".join(f"{backend}: {NOT_RUN}" for backend in absent))
     counts = "; ".join(f"{run}: {report.counts}" for run, report in runs.items())

@@ -16,7 +16,7 @@ from jaxlstm.inference import native
 from jaxlstm.inference.arguments import cast_params, one_device, time_major
 from jaxlstm.inference.buckets import batch_buckets, bucket_of, length_buckets
 from jaxlstm.inference.chunked import ChunkedForward, Results
-from jaxlstm.kernels.cpu.memory import aligned_zeros
+from jaxlstm.kernels.cpu.memory import ALIGNMENT, aligned_zeros
 from jaxlstm.params import check_params
 from jaxlstm.precision import Precision, as_float_array, require_dtype, resolve
 
@@ -127,8 +127,7 @@ class Engine:
             )
         rows = bucket_of(batch, self.batch_buckets)
         steps = bucket_of(time, self.length_buckets)
-        padded = aligned_zeros((steps, rows, x.shape[2]), self.dtype)
-        padded[:time, :batch] = x
+        padded = _padded(x, steps, rows)
         padded_lengths = np.zeros(rows, np.int32)
         padded_lengths[:batch] = lengths
         padded_state = [aligned_zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)]
@@ -187,3 +186,14 @@ class Engine:
     def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:
         sharding = jax.sharding.SingleDeviceSharding(self.device)
         return jax.ShapeDtypeStruct(shape, self.dtype, sharding=sharding)
+
+
+def _padded(x: np.ndarray, steps: int, rows: int) -> np.ndarray:
+    """Return x (time, batch, features) with zeros up to a bucket, or x itself if XLA can read it in place."""
+    time, batch, features = x.shape
+    is_full = (time, batch) == (steps, rows)
+    if is_full and x.flags.c_contiguous and x.ctypes.data % ALIGNMENT == 0:
+        return x
+    padded = aligned_zeros((steps, rows, features), x.dtype)
+    padded[:time, :batch] = x
+    return padded

@@ -18,7 +18,6 @@ import numpy as np
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.inference.chunked import Results
-from jaxlstm.kernels import NATIVE_DTYPES
 from jaxlstm.kernels.cpu import prepared
 from jaxlstm.kernels.cpu.library import library
 from jaxlstm.params import direction_params
@@ -28,7 +27,7 @@ from jaxlstm.stack import over_layers
 def is_available(device: Any, dtype: np.dtype, backend: str) -> bool:
     """Return True if a Runner with these settings uses the native kernel."""
     selected = device.platform == "cpu" and backend in ("auto", "native")
-    return selected and dtype.name in NATIVE_DTYPES and library().handle is not None
+    return selected and library().handle is not None and dtype.name in library().dtypes
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ class NativeState:
     def __init__(self, engine: Engine, batch: int, spin: float) -> None:
         config = engine.config
         prepared = [np.asarray(weights) for weights in engine.weights]
-        self._stack = stack.LayerStack(prepared, config.input_size, config.state_shapes(batch), spin)
+        shapes = config.state_shapes(batch)
+        self._dtype = engine.dtype
+        self._stack = stack.LayerStack(prepared, engine.dtype, config.input_size, shapes, spin)
 
     @staticmethod
     def supports(engine: Engine) -> bool:
@@ -43,9 +45,9 @@ class NativeState:
             leaf[:, rows] = 0
 
     def get(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of h and c."""
+        """Return copies of h and c, rounded to the Engine's dtype."""
         h, c = self._stack.state
-        return h.copy(), c.copy()
+        return h.astype(self._dtype), c.astype(self._dtype)
 
     def set(self, h: np.ndarray, c: np.ndarray) -> None:
         """Copy (h, c) into the state."""

@@ -22,7 +22,6 @@ from jaxlstm.scan import PLAIN, Recurrence
 from jaxlstm.stack import RunStack, run_directions
 from jaxlstm.validate import require_backend
 
-NATIVE_DTYPES = ("float32", "float64")
 PALLAS_DTYPES = ("bfloat16", "float32")
 
 # Each call of the native kernel packs the weights. Up to SMALL_WEIGHTS elements, this takes negligible time.
@@ -71,13 +70,13 @@ def select_recurrence(backend: str, dtype: Any, *, weights: int = 0, rows: int =
 
     if backend == "auto":
         worth_packing = weights <= SMALL_WEIGHTS or rows >= WORTH_PACKING
-        if not worth_packing or library().handle is None or name not in NATIVE_DTYPES:
+        if not worth_packing or library().handle is None or name not in library().dtypes:
             return PLAIN
     if library().handle is None:
         raise RuntimeError(
             f"backend='native' is unavailable: {library().reason}; use backend='auto' or 'scan'"
         )
-    _require_dtype(backend, name, NATIVE_DTYPES)
+    _require_dtype(backend, name, library().dtypes)
     from jaxlstm.kernels.cpu.ffi import AUTO, NATIVE
 
     return AUTO if backend == "auto" else NATIVE
@@ -92,13 +91,20 @@ def _require_dtype(backend: str, dtype: str, supported: tuple[str, ...]) -> None
 
 
 def info() -> dict[str, Any]:
-    """Return the status of the native kernel: ``native``, ``reason``, ``instruction_set`` and ``dtypes``."""
+    """Return the status of the native kernel.
+
+    Returns:
+      ``native``, ``reason`` and ``instruction_set``; ``dtypes``, the dtypes that run natively; and
+      ``products``, the dtype in which products of each of them are computed.
+    """
     from jaxlstm.kernels.cpu.library import library
 
     loaded = library()
+    available = loaded.handle is not None
     return {
-        "native": loaded.handle is not None,
+        "native": available,
         "reason": loaded.reason,
-        "instruction_set": None if loaded.handle is None else loaded.instruction_set,
-        "dtypes": NATIVE_DTYPES,
+        "instruction_set": loaded.instruction_set if available else None,
+        "dtypes": loaded.dtypes,
+        "products": {name: loaded.product_dtype(name).name for name in loaded.dtypes} if available else {},
     }

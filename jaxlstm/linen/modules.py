@@ -51,7 +51,7 @@ def _bound_params(module: nn.Module) -> Params:
 def _refuse_load_state_dict(module: nn.Module) -> NoReturn:
     raise AttributeError(
         f"{type(module).__name__} has no load_state_dict, because Linen modules are immutable; call "
-        "jaxlstm.linen.load_state_dict(module, variables, state_dict), which returns new variables"
+        "jaxlstm.linen.load_state_dict(module, variables, state_dict, inputs=x), which returns new variables"
     )
 
 
@@ -221,7 +221,7 @@ class LSTMCell(nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
-        """Return Flax's carry (c, h) of zeros for an input of ``input_shape``, (*batch, input_size)."""
+        """Return Flax's carry (c, h) of zeros for an input of ``input_shape``, ``(*batch, input_size)``."""
         shape = (*input_shape[:-1], self.hidden_size)
         dtype = self.dtype or self.param_dtype
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)

@@ -6,18 +6,15 @@ it is used, and the model must have been exported in evaluation mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import jaxlstm.models.operators as operators_
+# Imported to register the operators.
+from jaxlstm.models import operators as operators
 from jaxlstm.models.aliases import Write, mutated_placeholders, place_of, plan_writes, values_in
 from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.graph import Argument, Graph, Node
 from jaxlstm.models.operators.registry import Operator, find_operator, functional_name, is_in_place
-
-__all__ = ["Plan", "accept"]
-_ = operators_  # imported to register the operators
 
 
 @dataclass(frozen=True)
@@ -45,13 +42,12 @@ def accept(graph: Graph) -> Plan:
         whether two tensors share memory.
     """
     _require_defined_values(graph)
-    operators = _operators_of(graph)
+    found = _operators_of(graph)
     _require_evaluation_mode(graph)
-    for node, operator in zip(graph.nodes, operators, strict=True):
+    for node, operator in zip(graph.nodes, found, strict=True):
         _require_known_arguments(node, operator)
-    writes = plan_writes(graph, operators)
-    mutated = mutated_placeholders(graph, operators) & _placeholders(graph)
-    return Plan(graph, operators, writes, frozenset(mutated))
+    mutated = mutated_placeholders(graph, found) & _placeholders(graph)
+    return Plan(graph, found, plan_writes(graph, found), frozenset(mutated))
 
 
 def _placeholders(graph: Graph) -> set[str]:
@@ -61,14 +57,13 @@ def _placeholders(graph: Graph) -> set[str]:
 def _require_defined_values(graph: Graph) -> None:
     defined = _placeholders(graph)
     for node in graph.nodes:
-        _require(values := values_in((*node.args, *node.kwargs.values())), defined, f"node {node.name}")
-        del values
+        _require(values_in((*node.args, *node.kwargs.values())), defined, f"node {node.name}")
         for output in node.outputs:
             defined.update((output,) if isinstance(output, str) else output or ())
     _require(values_in((*graph.outputs, *graph.mutations.values())), defined, "the result of the graph")
 
 
-def _require(names: Any, defined: set[str], user: str) -> None:
+def _require(names: Iterable[str], defined: set[str], user: str) -> None:
     for name in names:
         if name not in defined:
             raise ProgramError(

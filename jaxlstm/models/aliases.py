@@ -5,8 +5,8 @@ with its argument must change too. Before a program runs, :func:`plan_writes` fo
 value. For each in-place node it lists the views to write back, from the argument to the tensor that owns the
 memory, and the views to compute again.
 
-Whether ``reshape`` or ``contiguous`` shares memory depends on strides, which JAX does not have. A program
-whose result depends on it is refused.
+The results of ``reshape`` and ``contiguous`` share memory or not depending on strides, which JAX does not
+have. A program whose result depends on this is refused.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class _Views:
     """The views that the nodes of a graph have defined so far."""
 
     def __init__(self, graph: Graph) -> None:
-        self._types = {name: type_ for node in graph.nodes for name, type_ in node.types.items()}
+        self._types = {declared.name: declared.type for declared in graph.inputs if declared.type}
+        self._types |= {name: type_ for node in graph.nodes for name, type_ in node.types.items()}
         self._views: dict[str, View] = {}
         self._owners: dict[str, str] = {}
         self._families: dict[str, list[str]] = {}
@@ -123,7 +124,7 @@ class _Views:
             raise ProgramError(
                 "unsupported-alias",
                 f"node {node.name} ({node.op}, {place_of(node)}) changes {target} in place, and {unknown[0]} "
-                f"is used later. Whether the two share memory depends on the strides at node {link.name} "
+                f"is used later. They share memory or not depending on the strides at node {link.name} "
                 f"({link.op}). Replace the in-place operator by its functional form, or insert .clone() "
                 "before it, and export again",
             )

@@ -67,8 +67,8 @@ def _call(node: Node, operator: Operator, values: Values, sizes: Mapping[str, in
         shapes = ", ".join(f"{name} {_shown(value)}" for name, value in kwargs.items() if value is not None)
         raise ProgramError(
             "node-failed",
-            f"node {_title(node)} with {shapes} failed: {error}. If the inputs have other sizes than at "
-            f"export: {_how_to_free(sizes)}",
+            f"node {_title(node)} with {shapes} failed: {error}. Do the inputs have other sizes than at "
+            f"export? {_how_to_free(sizes)}",
         ) from error
 
 
@@ -151,7 +151,7 @@ def _require_type(
 def _how_to_free(sizes: Mapping[str, int]) -> str:
     free = ", ".join(f"{name} = {size}" for name, size in sizes.items()) or "none"
     return (
-        "export the axis as dynamic, with jaxlstm.from_module(model, args, dynamic_shapes=...), or with "
+        "Export the axis as dynamic, with jaxlstm.from_module(model, args, dynamic_shapes=...), or with "
         "torch.export.export(..., dynamic_shapes={'x': {1: torch.export.Dim.AUTO}}) for axis 1 of input x "
         f"(free axes of this program: {free})"
     )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlstm import precision as precision_
 from jaxlstm.models import tree
 from jaxlstm.models.acceptance import accept
 from jaxlstm.models.errors import ProgramError
@@ -23,6 +24,7 @@ from jaxlstm.models.listing import listing
 from jaxlstm.models.operators.dtypes import held, to_held
 from jaxlstm.models.operators.registry import Options
 from jaxlstm.precision import Precision
+from jaxlstm.validate import require_backend
 
 
 class Write(Protocol):
@@ -164,16 +166,20 @@ class Program:
                 record(node, result)
         return values
 
-    def with_options(self, *, precision: Precision = None, backend: str | None = None) -> Program:
+    def with_options(self, *, precision: Precision = precision_.DEFAULT, backend: str = "auto") -> Program:
         """Return the program with other settings.
 
         Args:
-          precision: precision of matrix products and convolutions, see :mod:`jaxlstm.precision`; "highest"
-            unless set.
-          backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`; "auto" unless set.
+          precision: precision of matrix products and convolutions, see :mod:`jaxlstm.precision`.
+          backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
+
+        Raises:
+          ValueError: the name of the precision or backend is unknown.
         """
+        precision_.resolve(precision)
+        require_backend(backend)
         other = copy.copy(self)
-        other.options = Options(precision or self.options.precision, backend or self.options.backend)
+        other.options = Options(precision, backend)
         return other
 
     def save(

@@ -73,7 +73,7 @@ def test_faults_with_trained_weights():
     import jaxlstm
 
     checkpoint = Path(__file__).parents[2] / "examples" / "demo.pt"
-    params, config = jaxlstm.load(checkpoint, batch_first=True, dropout=0.0)
+    params, config = jaxlstm.load(checkpoint, batch_first=False, dropout=0.0)
     rng = np.random.default_rng(0)
     shown, caught, named = 0, 0, 0
     for bugs in MUTANTS:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen
 from torch import nn
 
 from jaxlstm.check import verify_model
@@ -71,6 +73,61 @@ def test_function_that_holds_its_weights():
     report = verify_model(lambda x: linear(x, weight, bias), theirs, (torch.randn(4, 3),))
     assert report.ok, str(report)
     assert status(report) == STATUS | {"gradients of parameters": "untested"}
+
+
+class LinenNet(linen.Module):
+    epsilon: float
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.BatchNorm(use_running_average=True, epsilon=self.epsilon, name="norm")(linen.Dense(4)(x))
+        return linen.Dense(2, name="head")(linen.relu(x))
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3])
+def test_linen_function(epsilon):
+    theirs = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    weights = {name: a.detach().numpy() for name, a in theirs.state_dict().items()}
+    variables = {
+        "params": {
+            "Dense_0": {"kernel": weights["0.weight"].T, "bias": weights["0.bias"]},
+            "norm": {"scale": weights["1.weight"], "bias": weights["1.bias"]},
+            "head": {"kernel": weights["3.weight"].T, "bias": weights["3.bias"]},
+        },
+        "batch_stats": {"norm": {"mean": weights["1.running_mean"], "var": weights["1.running_var"]}},
+    }
+    report = verify_model(LinenNet(epsilon).apply, theirs, (torch.randn(5, 3),), params=variables)
+    if epsilon == 1e-5:
+        assert report.ok, str(report)
+        assert status(report) == STATUS
+    else:
+        assert "the epsilon of 1 (batch_norm) is 0.001 instead of 1e-05" in report.diagnosis[0]
+        assert report.diagnosis[1].startswith("first differs in norm (torch: 1), a BatchNorm1d whose inputs")
+
+
+def test_wrong_gradient():
+    theirs = nn.Linear(3, 2)
+    params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+
+    def stopped(params, x):
+        return linear(x, params["weight"], jax.lax.stop_gradient(params["bias"]))
+
+    report = verify_model(stopped, theirs, (torch.randn(4, 3),), params=params)
+    assert status(report)["float64 semantics against torch"] == "ok"
+    assert status(report)["float64 gradients against torch"] == "FAILED"
+    assert report.diagnosis == ("the gradient of bias is zero, as after stop_gradient",)
+
+
+def test_float32_inside_is_untested_in_float64():
+    def softmax(x):
+        return jax.nn.softmax(x.astype(jnp.float32)).astype(x.dtype)
+
+    args = (torch.randn(4, 3),)
+    right = verify_model(softmax, nn.Softmax(-1), args)
+    assert right.ok, str(right)
+    assert status(right)["float64 semantics"] == "untested"
+    assert "converts float64 to float32 in test_verify_model.py" in str(right)
+    assert not verify_model(lambda x: softmax(1.001 * x), nn.Softmax(-1), args).ok
 
 
 @pytest.mark.parametrize(

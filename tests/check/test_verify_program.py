@@ -44,7 +44,7 @@ FAULTS: dict[str, tuple[str, Callable[..., Any]]] = {
     "aten.max_pool2d.default": ("", lambda f, **k: -f(**{**k, "self": -k["self"]})),
     "aten.lstm.input": ("lstm", lambda f, **k: tuple(1.001 * a for a in f(**k))),
     "aten.layer_norm.default": ("norm", lambda f, **k: f(**{**k, "eps": 1e-6})),
-    "aten.linear.default": ("head.0", lambda f, **k: f(**k).astype(jnp.float32).astype(k["input"].dtype)),
+    "aten.linear.default": ("head.0", lambda f, **k: f(**{**k, "bias": None})),
     "aten.gelu.default": ("head.1", lambda f, **k: f(**{**k, "approximate": "tanh"})),
     "aten.silu.default": ("", lambda f, **k: jnp.maximum(k["self"], 0)),
     "aten.cat.default": ("", lambda f, **k: f(**{**k, "tensors": k["tensors"][::-1]})),
@@ -81,7 +81,10 @@ def test_an_exported_program_is_a_reference(exported):
     assert any(note.startswith("sizes that torch refuses to change") for note in report.notes)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if k % 4 == 0 else pytest.mark.slow) for k, name in enumerate(FAULTS)],
+)
 def test_fault_is_found_at_its_node(exported, monkeypatch, name):
     model, args, program = exported
     path, wrong = FAULTS[name]

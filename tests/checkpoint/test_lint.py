@@ -18,6 +18,9 @@ from tests.support.processes import run_python
 
 FOLDER = Path(jaxlstm_converters.checkpoint.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.py"))
+# The reader of programs. The other modules of its folder run after it, or export from a live module.
+MODULES = ("_read_pt2", "arguments", "fields", "nodes", "schema", "signature", "tensor_types", "tree_spec")
+PROGRAMS = [FOLDER.parent / "pt2" / f"{name}.py" for name in MODULES]
 
 FORBIDDEN = {
     *("pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"),
@@ -77,6 +80,17 @@ def test_sources_are_found() -> None:
 def test_no_forbidden_names(path: Path) -> None:
     assert not forbidden(path)
     assert set(imports(path)) <= ALLOWED_IMPORTS
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_reader_of_programs(path: Path) -> None:
+    """It imports the graph, itself and the checkpoint reader, and nothing else that is not harmless."""
+    assert not forbidden(path)
+    readers = ("jaxlstm_converters.checkpoint", "jaxlstm_converters.pt2.")
+    assert {name for name in imports(path) if not name.startswith(readers)} <= {
+        *ALLOWED_IMPORTS,
+        "jaxlstm.models.graph",
+    }
 
 
 @pytest.mark.parametrize(

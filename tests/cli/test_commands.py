@@ -74,6 +74,16 @@ def test_inspect_all_of_a_model_without_an_lstm(tmp_path: Path) -> None:
     assert "LSTMs: 0.0%" in done.out
 
 
+def test_inspect_all_lists_each_unrecorded_argument_once(tmp_path: Path) -> None:
+    """Dropout matters only between layers, so one of these LSTMs lacks it and the other does not."""
+    model = torch.nn.ModuleList([torch.nn.LSTM(3, 4), torch.nn.LSTM(3, 4, 2), torch.nn.LSTM(3, 4)])
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    assert (
+        "\n  LSTM: batch_first, dropout\n"
+        in jaxlstm_command("inspect", tmp_path / "m.pt", "--all").out + "\n"
+    )
+
+
 def test_inspect_all_of_invalid_lstms_and_empty_files(tmp_path: Path) -> None:
     invalid = dict(torch.nn.LSTM(3, 4).state_dict())
     del invalid["bias_hh_l0"]

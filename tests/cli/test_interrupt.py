@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_run_says_that_it_can_continue(
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
     arguments = ["run", checkpoint, "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz"]
     with monkeypatch.context() as patch:
-        # The first rename is that of the description of the job.
+        # The first rename concerns the description of the job.
         interrupt_at(patch, "replace", 2)
         done = jaxlstm_command(*arguments)
     assert (done.status, done.err) == (130, "jaxlstm run: interrupted\n")
@@ -82,6 +83,27 @@ def test_run_says_that_it_can_continue(
     assert len(list(parts.glob("part-*"))) == 1
     assert jaxlstm_command(*arguments).status == 0
     assert sorted(os.listdir(tmp_path)) == [checkpoint.name, "x.npz", "y.npz"]
+
+
+def test_an_interrupt_in_a_destructor_is_not_lost(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops exceptions there, and in the function that JAX runs at each garbage collection."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def slow_fsync(descriptor: int) -> None:
+        Interrupted()
+        for _ in range(500):
+            time.sleep(0.01)
+        raise AssertionError("the interrupt was lost")
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    done = jaxlstm_command("convert", checkpoint, "-o", tmp_path / "x.pt")
+    assert (done.status, done.err) == (130, "jaxlstm convert: interrupted\n")
+    assert os.listdir(tmp_path) == [checkpoint.name]
 
 
 def test_debug_shows_the_traceback(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,14 @@ def test_failures_come_first_and_are_few(checkpoint: Path, monkeypatch: pytest.M
     )
 
 
+def test_a_check_without_tested_items_does_not_hold(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = printed(checkpoint, monkeypatch, Report("a", (Item("lengths", None, detail="takes none"),)))
+    assert "lengths  untested" in text
+    assert "DOES NOT HOLD (cpu float32: 1 untested)" in text.splitlines()[-1]
+
+
 def test_verbose(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = Report("title", FAILED, settings={"seed": 3}, environment={"jax": "1.2"})
     quiet = printed(checkpoint, monkeypatch, report)

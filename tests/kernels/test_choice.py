@@ -32,10 +32,19 @@ def test_auto_selects_the_kernel_by_dtype() -> None:
     assert "lstm_run" in jaxpr("auto")
     assert "lstm_native_run" in jaxpr("native")
     assert "lstm_run" not in jaxpr("scan")
+    assert "lstm_run" in jaxpr("auto", jnp.bfloat16)
+    with pytest.raises(RuntimeError, match=r"backend='pallas' supports bfloat16 and float32, got float16"):
+        jaxpr("pallas", jnp.float16)
+    assert kernels.info()["instruction_set"] in ("amx", "avx512_bf16", "avx512", "avx2", "baseline")
+
+
+@needs_native
+def test_a_library_from_older_sources_has_no_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = library.Library(object(), "loaded")  # type: ignore[arg-type]
+    monkeypatch.setattr(library, "_loaded", lambda: older)
     assert "lstm_run" not in jaxpr("auto", jnp.bfloat16)
     with pytest.raises(RuntimeError, match=r"backend='native' supports float32 and float64, got bfloat16"):
         jaxpr("native", jnp.bfloat16)
-    assert kernels.info()["instruction_set"] in ("amx", "avx512", "avx2", "baseline")
 
 
 @needs_native

@@ -46,7 +46,7 @@ NAMES = """
     nn.functional.interpolate.trilinear nn.functional.layer_norm nn.functional.leaky_relu
     nn.functional.linear nn.functional.local_response_norm nn.functional.logsigmoid
     nn.functional.max_pool1d nn.functional.max_pool2d nn.functional.max_pool3d nn.functional.mish
-    nn.functional.multi_head_attention_forward nn.functional.normalize nn.functional.pad.circular
+    nn.functional.normalize nn.functional.pad.circular
     nn.functional.pad.constant nn.functional.pad.reflect nn.functional.pad.replicate
     nn.functional.pad.replicate_negative nn.functional.prelu nn.functional.relu nn.functional.relu6
     nn.functional.rms_norm nn.functional.rrelu nn.functional.scaled_dot_product_attention
@@ -57,7 +57,7 @@ NAMES = """
     rsqrt rsub scalar_tensor scatter scatter_add select short sigmoid sign signal.windows.bartlett
     signal.windows.blackman signal.windows.cosine signal.windows.exponential signal.windows.gaussian
     signal.windows.general_cosine signal.windows.general_hamming signal.windows.hamming
-    signal.windows.hann signal.windows.kaiser signal.windows.nuttall sin sinh slice softmax split
+    signal.windows.hann signal.windows.nuttall sin sinh slice softmax split
     split.list_args split_with_sizes sqrt square squeeze squeeze.multiple stack std std.unbiased stft sub
     sum t tan tanh transpose tril triu true_divide trunc unbind unflatten unfold unsqueeze var
     var.unbiased var_mean var_mean.unbiased view view_as view_as_complex where zero_ zeros zeros_like
@@ -76,7 +76,9 @@ PARTLY_REFUSED = (
     "nn.functional.batch_norm",
     "nn.functional.embedding",
     "nn.functional.instance_norm",
-    "nn.functional.multi_head_attention_forward",
+    "nn.functional.rrelu",
+    "nn.functional.scaled_dot_product_attention",
+    "repeat_interleave",
 )
 MOST = 8  # samples per operator; max_pool1d has 1,152
 

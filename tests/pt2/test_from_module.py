@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import UserError
 
 import jaxlstm
 from tests.support.exported import Tagger
@@ -83,7 +84,7 @@ def test_earlier_export() -> None:
 def _require_plain_export_fails(module: nn.Module, x: torch.Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(torch._dynamo.exc.UserError, match="specialized"):
+        with pytest.raises(UserError, match="specialized"):
             torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree
 
 import jaxlstm
 from jaxlstm.models.graph import Graph, Node, TensorType, Tree, Value
@@ -50,7 +52,7 @@ def test_signature(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
         ("tokens", TensorType(np.dtype("int64"), (axis, 7)), None),
         ("factor", None, 2.0),
     ]
-    assert graph.outputs == tuple(Value(name) for name in signature.user_outputs)
+    assert graph.outputs == tuple(Value(str(name)) for name in signature.user_outputs)
     assert graph.in_tree == Tree("tuple", (Tree("tuple", (LEAF, LEAF)), Tree("dict")))
     state = Tree("list", (LEAF, Tree("tuple", (LEAF,))))
     assert graph.out_tree == Tree("dict", (LEAF, state), ("logits", "state"))
@@ -125,6 +127,50 @@ def test_arguments(tmp_path: Path) -> None:
     assert graph.in_tree == Tree("tuple", (Tree("tuple", (LEAF,)), Tree("dict", (LEAF,), ("mask",))))
 
 
+class Point(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Results(nn.Module):
+    """Results in a namedtuple, with None and a number, and buffers of several dtypes and shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("narrow", torch.ones(2, dtype=torch.bfloat16))
+        self.register_buffer("empty", torch.ones(0, 3, dtype=torch.int8))
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("flags", torch.tensor([True, False]))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        with torch.no_grad():
+            y = x * 2
+        return Point(x + 1, y), None, 3
+
+
+def test_results_and_dtypes(tmp_path: Path) -> None:
+    _pytree._register_namedtuple(Point, serialized_type_name="tests.Point")
+    save(tmp_path / "a.pt2", Results(), torch.ones(2))
+    with pytest.raises(CheckpointError, match=r"torch\.no_grad"):
+        read_pt2(tmp_path / "a.pt2")
+    with torch.no_grad():
+        program = save(tmp_path / "a.pt2", Results(), torch.ones(2))
+    graph, tensors, _ = read_pt2(tmp_path / "a.pt2")
+    point = Tree("namedtuple", (LEAF, LEAF), ("x", "y"), "tests.Point")
+    assert graph.out_tree == Tree("tuple", (point, LEAF, LEAF))
+    assert graph.outputs[2:] == (None, 3)
+    for name, tensor in program.state_dict.items():
+        assert tensors[name].dtype.name == str(tensor.dtype).removeprefix("torch.")
+        assert tensors[name].tolist() == tensor.tolist()
+
+
+def test_lstm_settings(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
+    """`load` takes batch_first from the graph."""
+    assert jaxlstm.read_checkpoint(tagger[0]).hints == {"lstm.": {"batch_first": True, "dropout": 0.0}}
+    _, config = jaxlstm.load(tagger[0])
+    assert config.batch_first
+
+
 def test_read_checkpoint(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
     path, program = tagger
     checkpoint = jaxlstm.read_checkpoint(path)
@@ -153,7 +199,7 @@ def test_reading_imports_neither_torch_nor_jax(tagger: tuple[Path, torch.export.
 
 
 def test_final_states_with_a_wrong_type() -> None:
-    """Types that torch 2.9 recorded wrongly, and those that depend on them, are left out."""
+    """Types that torch recorded wrongly up to 2.12, and those that depend on them, are left out."""
     graph, *_ = read_pt2(HERE / "pt2-2.9.pt2")
     assert node(graph, "aten.lstm.input").types.keys() == {"getitem"}
     graph, *_ = read_pt2(HERE / "pt2-2.13.pt2")

@@ -36,7 +36,7 @@ def test_torch_opens_the_file(tmp_path: Path, version: str) -> None:
 def test_new_parameters(tmp_path: Path) -> None:
     program = jaxlstm.load_program(NEWEST)
     params = {name: value * 0.5 for name, value in program.params.items()}
-    program.save(tmp_path / "a.pt2", params, buffers={"scale": np.float32([3.0, -1.0])})
+    program.save(tmp_path / "a.pt2", params, buffers={"scale": np.array([3.0, -1.0], np.float32)})
     again = jaxlstm.load_program(tmp_path / "a.pt2")
     for name, value in params.items():
         np.testing.assert_array_equal(again.params[name], value, strict=True)

@@ -53,7 +53,7 @@ def without_versions(graph: Graph) -> Graph:
             for name, type_ in node.types.items()
         }
         if node.op == "aten.lstm.input":
-            types = {name: types[name] for name in node.outputs[:1]}
+            types = {"getitem": types["getitem"]}
         nodes.append(replace(node, name=str(node.outputs[0]), types=types))
     inputs = tuple(replace(item, type=None) for item in graph.inputs)
     return replace(graph, nodes=tuple(nodes), inputs=inputs, ranges={"axis": graph.ranges[axis]})

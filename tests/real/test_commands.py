@@ -26,8 +26,10 @@ def test_inspect(real: Real) -> None:
     listed = {lstm["prefix"]: lstm["config"] for lstm in found["lstms"]}
     assert listed == {prefix: config_to_dict(config) for prefix, config in real.lstms.items()}
     for lstm in found["lstms"]:
-        recorded = real.hints or isinstance(real.lstms[lstm["prefix"]], jaxlstm.LSTMCellConfig)
-        assert lstm["not_recorded"] == ([] if recorded else ["batch_first", "dropout"])
+        config = real.lstms[lstm["prefix"]]
+        recorded = real.hints or isinstance(config, jaxlstm.LSTMCellConfig)
+        missing = ["batch_first", "dropout"] if config.num_layers > 1 else ["batch_first"]
+        assert lstm["not_recorded"] == ([] if recorded else missing)
     assert not found["broken"]
     assert not found["others"]
     assert not found["warnings"]

@@ -12,6 +12,7 @@ import pytest
 
 from jaxlstm import LSTMConfig, LSTMState, kernels, lstm
 from jaxlstm.params import init_bound, param_shapes
+from jaxlstm.precision import gate_dtype
 
 needs_native = pytest.mark.skipif(
     not kernels.info()["native"], reason=f"no native kernel: {kernels.info()['reason']}"
@@ -83,7 +84,8 @@ def values_and_gradients(
     def run(params: Any, inputs: Any, state: Any) -> Any:
         def loss(params: Any, inputs: Any, state: Any) -> Any:
             outputs, last = lstm(params, inputs, state, config=config, seq_lengths=lengths, backend=backend)
-            weights = jnp.cos(jnp.arange(outputs.size, dtype=dtype)).reshape(outputs.shape)
+            numbers = jnp.arange(outputs.size, dtype=gate_dtype(dtype))  # may exceed the largest float16
+            weights = jnp.cos(numbers).astype(dtype).reshape(outputs.shape)
             total = (weights * outputs).sum() + (last.h**2).sum() + jnp.sin(last.c).sum()
             return total, (outputs, last)
 

@@ -2,7 +2,7 @@
 //
 //   harness [problems] [seed] [max threads]
 //
-// Each problem runs on one of the instruction sets of this machine, in float32 or float64. Its results must agree
+// Each problem runs on one of the instruction sets of this machine, in one of the dtypes. Its results must agree
 // within rounding. In addition, weights packed once and used by concurrent calls must give the same bits, and so must a
 // batch with rows of padding. Some calls share the helper threads of the process.
 #include <cstdio>
@@ -11,6 +11,7 @@
 #include <limits>
 #include <thread>
 
+#include "half_conversion.h"
 #include "helpers.h"
 #include "instruction_sets.h"
 #include "naive.h"
@@ -183,6 +184,114 @@ static bool agrees(const InstructionSet& instruction_set, int threads) {
   return false;
 }
 
+// Returns the number of a half with `fraction_bits`, by arithmetic instead of bits.
+static double number_of(uint32_t bits, int fraction_bits) {
+  const int bias = (1 << (14 - fraction_bits)) - 1, fraction = bits & ((1 << fraction_bits) - 1);
+  const int exponent = (bits & 0x7fff) >> fraction_bits;
+  const double size = exponent == 2 * bias + 1 ? (fraction ? NAN : HUGE_VAL)
+                      : exponent ? std::ldexp(fraction + (1 << fraction_bits), exponent - bias - fraction_bits)
+                                 : std::ldexp(fraction, 1 - bias - fraction_bits);
+  return bits & 0x8000 ? -size : size;
+}
+// Converts every half, and the floats around the middle between neighbours, which must round to even.
+template <class T>
+static bool conversions_agree(int fraction_bits) {
+  const auto narrowed = [](float value) { T half; narrow(value, half); return half.bits; };
+  for (uint32_t bits = 0; bits < 0x10000; bits++) {
+    const double number = number_of(bits, fraction_bits);
+    const float wide = widen(T{uint16_t(bits)});
+    if (number != number ? wide == wide || !std::isnan(widen(T{narrowed(wide)})) : wide != float(number)) return false;
+    if (number != number) continue;
+    if (std::signbit(wide) != std::signbit(number) || narrowed(wide) != bits) return false;
+    const uint32_t largest = ((1u << (15 - fraction_bits)) - 1) * (1u << fraction_bits) - 1;
+    if ((bits & 0x7fff) > largest) continue;
+    const double next = (bits & 0x7fff) == largest ? number + (number - number_of(bits - 1, fraction_bits))
+                                                   : number_of(bits + 1, fraction_bits);
+    const float middle = float((number + next) / 2);
+    if (double(middle) != (number + next) / 2) continue;  // between subnormal bfloat16, which no kernel relies on
+    const uint32_t even = bits & 1 ? bits + 1 : bits;
+    const float below = std::nextafter(middle, wide), above = std::nextafter(middle, float(2 * next - number));
+    if (narrowed(middle) != even || narrowed(below) != bits || narrowed(above) != bits + 1) return false;
+  }
+  return true;
+}
+
+// A problem whose weights and inputs are rounded to half precision, and the results of its forward pass.
+template <class T>
+struct HalfProblem {
+  Problem<float> wide;
+  vector<T> x = rounded(wide.x), weight_ih = rounded(wide.weight_ih), weight_hh = rounded(wide.weight_hh);
+  vector<T> weight_hr = rounded(wide.weight_hr);
+  Results<float> results = unwritten(wide);
+  vector<T> y = vector<T>(results.y.size(), T{0x7fff}), m = vector<T>(results.m.size(), T{0x7fff});  // NaN
+
+  static vector<T> rounded(vector<float>& values) {
+    vector<T> halves(values.size());
+    narrow(values.data(), halves.data(), long(values.size()));
+    widen(halves.data(), values.data(), long(values.size()));
+    return halves;
+  }
+
+  ForwardArguments<T> arguments() {
+    const Problem<float>& p = wide;
+    Results<float>& r = results;
+    return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, x.data(), weight_ih.data(),
+            weight_hh.data(), p.has_bias ? p.bias.data() : nullptr, p.projected ? weight_hr.data() : nullptr,
+            p.h_0.data(), p.c_0.data(), valid_of(p), y.data(), r.h_n.data(), r.c_n.data(), r.by_gates.data(),
+            r.f.data(), r.m_by_c.data(), m.data(), nullptr};
+  }
+};
+
+// Packs the weights as the instruction set takes them: in T, or widened to float32.
+template <class T>
+static void* prepared_weights(const InstructionSet& instruction_set, HalfProblem<T>& problem) {
+  const auto pack = [](const auto& passes, const auto& arguments) {
+    void* prepared = std::aligned_alloc(64, passes.prepared_bytes(arguments));
+    passes.prepare_weights(arguments, prepared);
+    return prepared;
+  };
+  if (instruction_set.multiplies<T>()) return pack(instruction_set.passes<T>(), problem.arguments());
+  return pack(instruction_set.passes<float>(), forward_arguments(problem.wide, problem.results));
+}
+
+// As agrees, for the forward pass in half precision.
+template <class T>
+static bool half_agrees(const InstructionSet& instruction_set, int threads, const char* name) {
+  const Problem<float> p;
+  HalfProblem<T> plain{p}, prepared{p}, padded{pad(p, pick({1, 3, 7, 16}))};
+  const Pass<ForwardArguments<T>>& pass = instruction_set.passes<T>().forward;
+  run(plain.arguments(), pass, threads);
+  run(padded.arguments(), pass, threads);
+  ForwardArguments<T> arguments = prepared.arguments();
+  void* const weights = prepared_weights(instruction_set, prepared);
+  arguments.prepared = weights, arguments.weight_ih = arguments.weight_hh = nullptr, arguments.bias = nullptr;
+  run(arguments, pass, threads);
+  std::free(weights);
+  const Arrays<float> kSteps{&Results<float>::y, &Results<float>::by_gates, &Results<float>::f,
+                             &Results<float>::m_by_c};
+  for (HalfProblem<T>* problem : {&plain, &prepared, &padded}) {
+    widen(problem->y.data(), problem->results.y.data(), long(problem->y.size()));
+    widen(problem->m.data(), problem->results.m.data(), long(problem->m.size()));
+  }
+  const auto same = [&](const HalfProblem<T>& other, long times) {
+    return same_rows(kSteps, other.results, plain.results, times, p.batch, times == 1 ? p.batch : other.wide.batch) &&
+           same_rows(kForwardStates<float>, other.results, plain.results, 1, p.batch, other.wide.batch);
+  };
+  const Results<float>& a = plain.results;
+  const Results<float> e = naive(plain.wide);
+  const double error = std::max({worst_error(a.y, e.y), worst_error(a.h_n, e.h_n), worst_error(a.c_n, e.c_n),
+                                 worst_error(a.by_gates, e.by_gates), worst_error(a.f, e.f),
+                                 worst_error(a.m_by_c, e.m_by_c), worst_error(a.m, e.m)});
+  const bool right = error < (std::is_same_v<T, Bfloat16> ? 3e-2 : 4e-3);
+  const bool bits = same(prepared, 1), rows = same(padded, p.time);
+  if (right && bits && rows) return true;
+  std::printf("%s %s T=%ld B=%ld I=%ld H=%ld P=%ld reverse=%d bias=%d ragged=%d threads=%d: error %.2e%s%s\n",
+              instruction_set.name, name, p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse,
+              p.has_bias, p.ragged, threads, error, bits ? "" : ", other bits with prepared weights",
+              rows ? "" : ", other bits with padding");
+  return false;
+}
+
 int main(int count, char** arguments) {
   const int problems = count > 1 ? std::atoi(arguments[1]) : 200;
   engine.seed(count > 2 ? std::atoi(arguments[2]) : 0);
@@ -190,12 +299,17 @@ int main(int count, char** arguments) {
   vector<const InstructionSet*> available;
   for (const InstructionSet* instruction_set : kInstructionSets)
     if (runs_here(*instruction_set)) available.push_back(instruction_set);
-  int wrong = 0;
+  int wrong = !conversions_agree<Bfloat16>(7) + !conversions_agree<Float16>(10);
+  if (wrong) std::printf("wrong conversions of half precision\n");
   for (int i = 0; i < problems; i++) {
     const InstructionSet& instruction_set = *available[i % available.size()];
     const int threads = 1 + int(engine() % max_threads);
-    const bool wide = i / available.size() % 2;
-    wrong += !(wide ? agrees<double>(instruction_set, threads) : agrees<float>(instruction_set, threads));
+    switch (i / available.size() % 4) {
+      case 0: wrong += !agrees<float>(instruction_set, threads); break;
+      case 1: wrong += !agrees<double>(instruction_set, threads); break;
+      case 2: wrong += !half_agrees<Bfloat16>(instruction_set, threads, "bfloat16"); break;
+      case 3: wrong += !half_agrees<Float16>(instruction_set, threads, "float16"); break;
+    }
   }
   std::printf("%d problems, %d wrong\n", problems, wrong);
   return wrong != 0;

@@ -16,7 +16,8 @@ class Checkpoint(dict[str, Tensor]):
     Attributes:
         path: the file.
         container: the file format, such as "torch zip" or "safetensors".
-        metadata: strings stored with the tensors: the `__metadata__` of safetensors.
+        metadata: strings stored with the tensors: the `__metadata__` of safetensors, and the config
+            in a torch or npz file of `jaxlstm.save`.
         hints: `batch_first` and `dropout` of each LSTM module that was saved whole, by module
             prefix ("lstm."). A state dict does not contain them.
         scalars: the numbers, strings, booleans and None beside the tensors, by name, such as

@@ -8,6 +8,5 @@ the tensors of a `source`.
 from jaxlstm_converters.flax._load_state_dict import load_state_dict as load_state_dict
 from jaxlstm_converters.flax._state_dict import state_dict as state_dict
 from jaxlstm_converters.flax.result import LoadResult as LoadResult
-from jaxlstm_converters.flax.result import PortingWarning as PortingWarning
 from jaxlstm_converters.flax.result import StateDictError as StateDictError
 from jaxlstm_converters.flax.rules import register_layer as register_layer

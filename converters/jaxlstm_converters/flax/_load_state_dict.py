@@ -14,7 +14,8 @@ from flax import nnx
 
 from jaxlstm_converters.flax.fill import fill
 from jaxlstm_converters.flax.nnx_tree import nnx_layers
-from jaxlstm_converters.flax.result import LoadResult, PortingWarning
+from jaxlstm_converters.flax.result import LoadResult
+from jaxlstm_converters.porting_warning import PortingWarning
 
 
 def load_state_dict(

@@ -13,8 +13,9 @@ from jaxlstm_converters.flax.layer import Layer, Slot
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.nnx_tree import nnx_layers
 from jaxlstm_converters.flax.plan import make_plan
-from jaxlstm_converters.flax.result import PortingWarning, StateDictError
+from jaxlstm_converters.flax.result import StateDictError
 from jaxlstm_converters.lstm._to_torch import StateArray
+from jaxlstm_converters.porting_warning import PortingWarning
 
 
 def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
@@ -25,7 +26,7 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
     because Flax does not count batches.
 
     Flax's own LSTM and GRU cells keep only the sum of torch's two biases. It is returned as ``bias_ih``, with
-    zeros as ``bias_hh``: the same function, but not the same tensors as those that were loaded.
+    zeros as ``bias_hh``. The function is the same, the tensors are not.
 
     Args:
       model: the model.

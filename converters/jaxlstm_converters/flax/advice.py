@@ -35,6 +35,8 @@ def missing_hint(name: str, assignment: Assignment, located: Located) -> str:
     siblings = {other.rpartition(".")[2] for other in located.tensors if other.rpartition(".")[0] == prefix}
     if last == "bias" and "weight" in siblings:
         return "the torch layer has no bias: create the layer with use_bias=False"
+    if last in ("weight_g", "weight_v") and "weight" in siblings:
+        return "the torch layer has no weight normalization: use the layer without WeightNorm"
     if last in ("running_mean", "running_var") and siblings:
         return "the torch layer has track_running_stats=False, so it keeps no statistics"
     if last == "in_proj_weight":

@@ -32,7 +32,7 @@ def fill(
     opened = open_source(source)
     name_map = Names(names)
     name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
-    located = locate(opened, make_plan(layers, name_map).torch_names, name_map)
+    located = locate(opened, make_plan(layers, name_map), name_map)
     plan = make_plan(layers, name_map, located.has)
     fold_weight_norm(located, plan.torch_names)
     _check_names(name_map, plan, located)
@@ -64,17 +64,17 @@ class _Match:
         self.failures: list[str] = []
         self.filled: Filled = []
         self._noted: dict[str, list[str]] = {}
-        # Arrays by the identity of their slots, to compare the copies of tied weights.
-        self._written: dict[object, tuple[Assignment, tuple[np.ndarray, ...]]] = {}
+        # By the identity of a slot, to compare the copies of tied weights.
+        self._written: dict[object, tuple[Assignment, np.ndarray]] = {}
 
     def run(self) -> None:
         """Fill every assignment."""
         present = [a for a in self.plan.assignments if all(map(self.located.has, a.torch))]
-        filled = {a.key for a in present}
+        filled = {slot.key for a in present for slot in a.slots}
         for assignment in self.plan.assignments:
             if all(map(self.located.has, assignment.torch)):
                 self._fill(assignment)
-            elif not assignment.entry.optional and assignment.key not in filled:
+            elif not filled.issuperset(slot.key for slot in assignment.slots):
                 self._record_missing(assignment)
 
     def unexpected(self) -> list[Difference]:
@@ -94,20 +94,21 @@ class _Match:
     def _fill(self, assignment: Assignment) -> None:
         if not self._shapes_fit(assignment):
             return
+        read = tuple(as_numpy(self.located.tensors[name]) for name in assignment.torch)
         try:
-            arrays = self._convert(assignment)
+            arrays = self._convert(assignment, read)
         except ValueError as error:
             self.failures.append(f"{', '.join(assignment.torch)} -> {assignment.flax}: {error}")
             return
-        if assignment.slots:
-            first, written = self._written.setdefault(assignment.key, (assignment, arrays))
-            if not all(map(_same, written, arrays)):
+        for slot, array in zip(assignment.slots, arrays, strict=True):
+            first, written = self._written.setdefault(slot.key, (assignment, array))
+            if written is array:
+                self.filled.append((slot, array))
+            elif not _same(written, array):
                 self.failures.append(
                     f"{', '.join(first.torch)} and {', '.join(assignment.torch)} differ, but the model has "
                     f"one array for both ({first.flax}, tied weights)"
                 )
-            if first is assignment:
-                self.filled += zip(assignment.slots, arrays, strict=True)
         names = [self.located.original[name] for name in assignment.torch]
         self.loaded += [(name, slot.path) for name in names for slot in assignment.slots]
         if assignment.entry.note:
@@ -117,15 +118,14 @@ class _Match:
         fit = True
         for name, expected in zip(assignment.torch, assignment.torch_shapes, strict=True):
             shape = tuple(self.located.tensors[name].shape)
-            if shape != expected and not assignment.entry.optional:
+            if shape != expected:
                 hint = assignment.entry.hint or shape_hint(shape, expected)
                 original = self.located.original[name]
                 self.misshapen.append(Difference(original, assignment.flax, shape, expected, hint))
                 fit = False
         return fit
 
-    def _convert(self, assignment: Assignment) -> tuple[np.ndarray, ...]:
-        arrays = tuple(as_numpy(self.located.tensors[name]) for name in assignment.torch)
+    def _convert(self, assignment: Assignment, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         slots = assignment.slots
         if slots and arrays:
             widest = jnp.result_type(*(slot.dtype for slot in slots))
@@ -190,10 +190,8 @@ def _prefixes(names: Any) -> str:
 
 
 def _message(failures: list[str], result: LoadResult, advice: list[str]) -> str:
-    lines = [
-        "the state dict does not fit the model; nothing was written",
-        *(f"  {line}" for line in failures),
-    ]
+    lines = ["the state dict does not fit the model; nothing was written"]
+    lines += [f"  {line}" for line in failures]
     for kind in ("missing", "unexpected", "misshapen"):
         lines += [f"  {kind:10} {one}" for one in getattr(result, kind)]
     return "\n".join([*lines, *advice])

@@ -67,7 +67,6 @@ class Entry:
       torch: names below the prefix of the torch layer.
       flax: names below the path of the Flax layer.
       layout: the map between them.
-      optional: True if a source without the tensors is complete.
       hint: added to the message if the shapes do not fit.
       note: added to the notes of the result.
     """
@@ -75,7 +74,6 @@ class Entry:
     torch: tuple[str, ...]
     flax: tuple[str, ...]
     layout: Layout = SAME
-    optional: bool = False
     hint: str = ""
     note: str = ""
 

@@ -1,7 +1,7 @@
 """Layouts: how the arrays of a torch layer become the arrays of a Flax layer, and back.
 
-A layout maps a tuple of arrays to a tuple of arrays. Most map each array by itself. All work on any array,
-so that the torch shapes that a Flax layer expects come from `to_torch` of arrays without memory.
+A layout maps a tuple of arrays to a tuple of arrays. Most layouts treat each array separately. The torch
+shapes that a Flax layer expects are computed with the layout itself, on arrays that take no memory.
 """
 
 from __future__ import annotations

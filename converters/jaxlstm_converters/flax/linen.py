@@ -14,7 +14,7 @@ from jaxlstm_converters.flax._load_state_dict import place, warn
 from jaxlstm_converters.flax._state_dict import collect
 from jaxlstm_converters.flax.fill import fill
 from jaxlstm_converters.flax.linen_tree import Variables, linen_layers
-from jaxlstm_converters.flax.result import PortingWarning
+from jaxlstm_converters.porting_warning import PortingWarning
 
 
 def load_state_dict(
@@ -47,7 +47,7 @@ def load_state_dict(
       method: the method to call; ``__call__`` if None.
 
     Returns:
-      New variables. Arrays that were not loaded, with ``strict=False``, are those of ``variables``.
+      New variables. With ``strict=False``, arrays that were not loaded are taken from ``variables``.
 
     Raises:
       StateDictError: the source does not fit the model. The message lists every problem.

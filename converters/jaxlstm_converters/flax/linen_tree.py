@@ -19,7 +19,7 @@ from jaxlstm_converters.flax.layer import Layer, Slot
 
 Path = tuple[str, ...]
 _NOT_WEIGHTS = frozenset({"cache", "intermediates", "perturbations", "losses"})
-# Modules whose children have no names of their own in torch: the attribute that holds them.
+# Modules whose children are unnamed in torch: the attribute that holds them.
 _TRANSPARENT: dict[type, str] = {nn.Sequential: "layers", nn.WeightNorm: "layer_instance"}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlstm_converters.flax.names import Names, find_root, is_key, without_wrappers
+from jaxlstm_converters.flax.plan import Plan
 from jaxlstm_converters.flax.source import Source
 from jaxlstm_converters.lstm.fold import WeightNorm, fold
 
@@ -34,20 +35,21 @@ class Located:
         return name in self.tensors
 
 
-def locate(source: Source, wanted: list[str], names: Names) -> Located:
+def locate(source: Source, plan: Plan, names: Names) -> Located:
     """Find the tensors of a model.
 
     Args:
       source: the source.
-      wanted: the names in torch that the model has by default.
-      names: the user's map.
+      plan: the plan of the model without a source.
+      names: the user's map. Its torch prefixes become plain, too.
     """
     tensors, fold_notes, _ = fold(source.tensors)
-    keep = {part for name in [*wanted, *names.flax_of] for part in name.split(".")}
+    keep = {part for name in plan.flax_names for part in name.split(".")}
     plain = {name: without_wrappers(name, keep) for name in tensors}
-    root = find_root(plain.values(), wanted)
+    root = find_root(plain.values(), (without_wrappers(name, keep) for name in plan.torch_names))
     removed = root if root and is_key(root) else ""
     start = f"{removed}." if removed else ""
+    names.make_plain(lambda torch: without_wrappers(torch, keep).removeprefix(start))
 
     located = Located({}, {}, {}, list(fold_notes), "" if removed else root)
     ignored: list[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 # Modules that torch puts around other modules, and keys under which training programs save a state dict.
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -28,11 +28,18 @@ class Names:
         Args:
           names: torch prefix -> Flax prefix. Indices may be written ``layers[0]`` or ``layers.0``.
         """
-        self.flax_of = {dotted(torch): dotted(flax) for torch, flax in (names or {}).items()}
+        names = {} if names is None else names
+        if not isinstance(names, Mapping) or not all(isinstance(s, str) for s in [*names, *names.values()]):
+            raise TypeError(f"names must be a dict from torch prefixes to Flax prefixes, got {names!r}")
+        self.flax_of = {dotted(torch): dotted(flax) for torch, flax in names.items()}
 
     def renamed(self, paths: Mapping[str, str]) -> None:
         """Replace Flax prefixes that are keys of ``paths``."""
         self.flax_of = {torch: paths.get(flax, flax) for torch, flax in self.flax_of.items()}
+
+    def make_plain(self, plain: Callable[[str], str]) -> None:
+        """Replace each torch prefix by a plain one."""
+        self.flax_of = {plain(torch): flax for torch, flax in self.flax_of.items()}
 
     def to_torch(self, name: str) -> list[str]:
         """Return the names in torch of a tensor of a Flax layer."""

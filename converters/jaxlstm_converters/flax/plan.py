@@ -31,11 +31,6 @@ class Assignment:
     torch_shapes: list[tuple[int, ...]]
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """Equal for two assignments of the same arrays (tied weights)."""
-        return tuple(slot.key for slot in self.slots)
-
-    @property
     def flax(self) -> str:
         """The path of the first array, and the number of the others, for messages."""
         first = self.slots[0].path if self.slots else ""

@@ -1,4 +1,4 @@
-"""Recurrent cells of Flax and of this library, alone or in ``RNN`` and ``Bidirectional``.
+"""Recurrent cells of Flax and of this library, also in ``RNN`` and ``Bidirectional``.
 
 Flax's LSTM cells keep one bias, the sum of torch's two. Its GRU cells keep only the sum for the gates r and
 z; nnx.GRUCell has no bias in the recurrent term of the candidate (https://github.com/google/flax/issues/5594).

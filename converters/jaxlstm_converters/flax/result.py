@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class PortingWarning(UserWarning):
-    """A setting that a state dict does not record and that may differ between torch and Flax."""
-
-
 @dataclass(frozen=True)
 class Difference:
     """A tensor that does not fit.
@@ -40,7 +36,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What `load_state_dict` did.
+    """The outcome of `load_state_dict`.
 
     Attributes:
       loaded: (name in torch, path in the model) for each tensor and each array that got its numbers.

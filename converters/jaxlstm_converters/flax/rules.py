@@ -90,7 +90,7 @@ def batch_norm_rule(layer: Layer) -> list[Entry]:
         *norm_rule(layer),
         entry("running_mean", "mean"),
         entry("running_var", "var"),
-        Entry(("num_batches_tracked",), (), count, optional=True),
+        Entry(("num_batches_tracked",), (), count),
     ]
 
 

@@ -46,7 +46,7 @@ def rule(layer: Layer, find_rule: Callable[[Any], Callable[[Layer], list[Entry]]
 
 
 def _length_layout(weight: Layout, kernel: tuple[int, ...], feature_axes: Any) -> Layout:
-    """Return the layout of g, given that of v: Flax's scale has only the feature axes of the kernel."""
+    """Return the layout of g from the layout of v: Flax's scale has only the kernel's feature axes."""
     axes = (feature_axes,) if isinstance(feature_axes, int) else feature_axes or ()
     kept = {axis % len(kernel) for axis in axes}
     if not kept:  # one length for the whole weight, a scalar in torch too

@@ -88,6 +88,8 @@ def _recurrent(prefix: str, members: dict[str, Any], found: Survey, hints: Mappi
     if prefix in found.broken:
         return _Draft(prefix, members, [LayerType(kind)], [*notes, "invalid"])
     shapes = {name[len(prefix) :]: tuple(tensor.shape) for name, tensor in members.items()}
+    if kind != "LSTM":  # Only an LSTM has projections.
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("weight_hr")}
     config = found.lstms.get(prefix) or infer_config(shapes)
     sizes = config_to_dict(config)
     cell = "Cell" if sizes.pop("type") == "LSTMCell" else ""

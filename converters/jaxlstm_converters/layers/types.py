@@ -58,10 +58,9 @@ def claimed_names(shapes: Shapes) -> list[str]:
 def fitting_types(shapes: Shapes) -> list[LayerType]:
     """Return the types whose tensors have exactly these names and shapes, the likeliest first."""
     if "out_proj.weight" in shapes:
-        return [_attention(shapes)]
+        return _attention(shapes)
     if "running_mean" in shapes:
-        sizes = {"num_features": shapes["running_mean"][0], "affine": "weight" in shapes}
-        return [LayerType("BatchNorm", sizes, ("eps", "momentum"))]
+        return _batch_norm(shapes)
     weight, bias = shapes.get("weight", ()), shapes.get("bias")
     if len(weight) == 1:
         return _vector(weight[0], bias)
@@ -84,16 +83,30 @@ def choose_by_name(types: list[LayerType], name: str) -> list[LayerType]:
     return types
 
 
-def _attention(shapes: Shapes) -> LayerType:
+def _attention(shapes: Shapes) -> list[LayerType]:
+    projections = [shape for name, shape in shapes.items() if name.endswith(("proj_weight", "proj.weight"))]
+    if any(len(shape) != 2 for shape in projections):
+        return []
     embed_dim = shapes["out_proj.weight"][0]
-    sizes = {"embed_dim": embed_dim, "bias": "in_proj_bias" in shapes}
+    if shapes.get("in_proj_weight", (3 * embed_dim, embed_dim)) != (3 * embed_dim, embed_dim):
+        return []
+    sizes: dict[str, Any] = {"embed_dim": embed_dim, "bias": "in_proj_bias" in shapes}
     for name, key in (("kdim", "k_proj_weight"), ("vdim", "v_proj_weight")):
         if key in shapes:
-            sizes[name] = shapes[key][-1]
+            sizes[name] = shapes[key][1]
     if "bias_k" in shapes:
         sizes["add_bias_kv"] = True
     missing = ("num_heads", "dropout", "batch_first", "add_zero_attn")
-    return LayerType("MultiheadAttention", sizes, missing)
+    return [LayerType("MultiheadAttention", sizes, missing)]
+
+
+def _batch_norm(shapes: Shapes) -> list[LayerType]:
+    size = shapes["running_mean"]
+    vectors = [shape for name, shape in shapes.items() if name != "num_batches_tracked"]
+    if len(size) != 1 or any(shape != size for shape in vectors):
+        return []
+    sizes = {"num_features": size[0], "affine": "weight" in shapes}
+    return [LayerType("BatchNorm", sizes, ("eps", "momentum"))]
 
 
 def _vector(size: int, bias: tuple[int, ...] | None) -> list[LayerType]:

@@ -13,7 +13,8 @@ from jaxlstm.params import Params
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm._from_torch import to_jax
 from jaxlstm_converters.lstm.select import select_lstm, with_fields
-from jaxlstm_converters.lstm.selected import SelectedLSTM
+from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions
+from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.write import flax_files
 
 
@@ -32,10 +33,13 @@ def load(
         ``jaxlstm.save``.
       prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save`` and
         modules that were pickled whole record ``batch_first`` and ``dropout``. For other files, a warning
-        says what is assumed if they are not given.
+        gives the assumed values of arguments that are None.
 
     Returns:
       ``(params, config)``: JAX arrays under torch's names and an :class:`jaxlstm.LSTMConfig`.
+
+    Warns:
+      PortingWarning: ``batch_first`` or ``dropout`` is neither recorded nor given.
 
     Raises:
       CheckpointError: the file is damaged, unsafe or in an unknown format.
@@ -44,9 +48,11 @@ def load(
     """
     selected = read_lstm(path, prefix, batch_first=batch_first, dropout=dropout)
     if selected.unrecorded:
+        assumed = assumptions(selected.config, selected.unrecorded)
         warnings.warn(
             f"{os.fspath(path)} does not record {' and '.join(selected.unrecorded)} of the LSTM; assumed "
-            f"{selected.assumptions()}. Pass the values of the torch module to jaxlstm.load",
+            f"{assumed}. Pass the values of the torch module to jaxlstm.load",
+            PortingWarning,
             stacklevel=2,
         )
     return to_jax(selected.params, dtype), selected.config

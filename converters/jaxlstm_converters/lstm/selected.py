@@ -14,16 +14,17 @@ class SelectedLSTM(NamedTuple):
     Attributes:
       params: arrays under torch's names.
       config: the LSTM. It has torch's defaults for the arguments in ``unrecorded``.
-      unrecorded: "batch_first" and "dropout", as far as they are not known.
+      unrecorded: the unknown arguments among "batch_first" and "dropout".
     """
 
     params: dict[str, Any]
     config: LSTMConfig
     unrecorded: tuple[str, ...]
 
-    def assumptions(self) -> str:
-        """Return the assumed arguments in words: "batch_first=False and dropout=0.0"."""
-        return " and ".join(f"{name}={getattr(self.config, name)}" for name in self.unrecorded)
+
+def assumptions(config: LSTMConfig, unrecorded: Collection[str]) -> str:
+    """Return the assumed arguments in words: "batch_first=False and dropout=0.0"."""
+    return " and ".join(f"{name}={getattr(config, name)}" for name in unrecorded)
 
 
 def unrecorded_arguments(config: LSTMConfig, recorded: Collection[str]) -> tuple[str, ...]:

@@ -32,9 +32,9 @@ def from_module(
     """Return a live torch module as a program.
 
     The module is exported with ``torch.export``, and the file that torch would save is read as
-    :func:`jaxlstm.load_program` reads it. The time axis of an LSTM stays free, which a plain export does not
-    achieve. ``program.inputs`` lists the axes that are free. An axis of size 0 or 1 in the example is fixed,
-    so pass an example with a batch of at least two.
+    :func:`jaxlstm.load_program` reads it. The time axis of an LSTM stays free (torch 2.11 and later), which a
+    plain export does not achieve. ``program.inputs`` lists the axes that are free. An axis of size 0 or 1 in
+    the example is fixed, so pass an example with a batch of at least two.
 
     Args:
       torch_module: the module, in evaluation mode.
@@ -73,6 +73,7 @@ def from_module(
 def _free_axes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return dynamic shapes by which torch decides for each axis whether it can be free."""
     import torch
+    from torch.utils import _pytree
 
     def axes(value: Any) -> dict[int, Any] | None:
         if not isinstance(value, torch.Tensor):
@@ -81,14 +82,14 @@ def _free_axes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
         return {axis: torch.export.Dim.AUTO for axis, size in enumerate(value.shape) if size > 1}
 
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-    return torch.utils._pytree.tree_map(axes, dict(arguments))
+    return _pytree.tree_map(axes, dict(arguments))
 
 
 @contextlib.contextmanager
 def _free_time_axis(module: torch.nn.Module) -> Iterator[None]:
     """Let the length of the sequences of LSTMs be free in exports inside the block.
 
-    torch traces an LSTM as a loop over a fixed number of steps, unless it is told to trace a ``while_loop``.
+    torch traces an LSTM as a loop over a fixed number of steps, unless a ``while_loop`` is registered for it.
     The exported graph holds the LSTM as one node either way.
     """
     import torch
@@ -102,8 +103,8 @@ def _free_time_axis(module: torch.nn.Module) -> Iterator[None]:
         register_lstm_while_loop_decomposition = None
     if register_lstm_while_loop_decomposition is None:
         message = (
-            f"torch {torch.__version__} fixes the sequence length of an LSTM to that of the example; "
-            "torch 2.13 can keep it free"
+            f"torch {torch.__version__} fixes the sequence length of an LSTM to the length in the example; "
+            "torch 2.11 and later can keep it free"
         )
         warnings.warn(message, UserWarning, stacklevel=4)
         yield

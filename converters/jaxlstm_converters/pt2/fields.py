@@ -17,7 +17,7 @@ def field(record: Any, key: str, kind: type, context: str) -> Any:
         record: a parsed JSON value, expected to be an object.
         key: the field.
         kind: dict, list, str, int, bool or float.
-        context: what the record describes, for the error message.
+        context: names the record in the error message.
 
     Raises:
         CheckpointError: pt2-malformed.

@@ -12,7 +12,7 @@ from jaxlstm_converters.pt2.arguments import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
-_OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
+_OPERATOR = re.compile(r"(?=.{3,1000}\Z)[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}", re.ASCII)
 _TORCH = "torch.ops."
 _HIGHER_ORDER = "torch.ops.higher_order."
@@ -38,17 +38,21 @@ def _node(record: Any, number: int, types: TensorTypes, defined: set[str]) -> No
     if not _OPERATOR.fullmatch(target):
         raise malformed("a node", f"{printable(target)!r} is not the name of an operator")
     path = _module_path(record)
-    context = f"{target} in {f'module {printable(path)}' if path else 'the outermost module'}"
+    context = f"{target} in {f'module {path}' if path else 'the outermost module'}"
     if target.startswith(_HIGHER_ORDER):
-        raise unsupported(
-            context, "has a subgraph (control flow, torch.no_grad and the like), which is not supported"
-        )
+        problem = "has a subgraph, which is not supported"
+        if target.endswith("wrap_with_set_grad_enabled"):
+            problem += (
+                "; it stands for torch.no_grad in the module, which an export inside `with torch.no_grad():` "
+                "does not record"
+            )
+        raise unsupported(context, problem)
     arguments = _arguments(record, defined, context)
     outputs = tuple(_output(value, context) for value in field(record, "outputs", list, context))
     results = [name for output in outputs for name in ((output,) if type(output) is str else output or ())]
     for name in results:
         define(name, defined)
-    # torch names the arguments of its own operators; the names for Python's depend on the version.
+    # Only operators of torch have argument names that do not depend on the version of torch.
     by_name = target.startswith(_TORCH)
     return Node(
         name=_name(record, number, results, context),
@@ -84,8 +88,8 @@ def _arguments(record: Any, defined: set[str], context: str) -> dict[str, Argume
     for item in field(record, "inputs", list, context):
         name = field(item, "name", str, context)
         where = f"{context}, argument {name}"
-        if name in arguments:
-            raise malformed(where, "is given twice")
+        if name in arguments or not _NAME.fullmatch(name):
+            raise malformed(where, "is given twice, or its name is not an identifier")
         arguments[name] = read_argument(field(item, "arg", dict, where), defined, where)
     return arguments
 
@@ -105,7 +109,7 @@ def _output(value: Any, context: str) -> str | tuple[str, ...] | None:
 
 
 def _name(record: Any, number: int, results: Sequence[str], context: str) -> str:
-    """Return the name of a node. torch 2.6 to 2.9 recorded only the names of results."""
+    """Return the name of a node. torch 2.6 to 2.10 recorded only the names of results."""
     if record.get("name") is None:
         return results[0] if results else f"node_{number}"
     return field(record, "name", str, context)
@@ -119,4 +123,4 @@ def _module_path(record: Any) -> str:
     # Nodes that torch inserted have a stack of three equal placeholders.
     if len(innermost) < 3 or innermost[0] == innermost[1]:
         return ""
-    return innermost[1]
+    return printable(innermost[1], 1_000)

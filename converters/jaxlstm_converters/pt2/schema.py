@@ -1,6 +1,6 @@
 """The JSON text of an exported program as a `Graph`.
 
-Names and kinds are those of `torch/_export/serde/schema.py`.
+`torch/_export/serde/schema.py` defines names and kinds.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def recorded_types(document: Mapping[str, Any]) -> TensorTypes:
 
 
 def _placeholders(graph: Any, expected: Sequence[str | None]) -> set[str]:
-    """Return the names of the tensors among the placeholders, which must be those of the signature."""
+    """Return the names of the tensors among the placeholders, which must match the signature."""
     names: list[str | None] = []
     for value in field(graph, "inputs", list, "the graph"):
         tag, content = union(value, "a placeholder")
         names.append(field(content, "name", str, "a placeholder") if tag == "as_tensor" else None)
     if names != list(expected):
-        raise malformed("the graph", "its placeholders differ from those of the signature")
+        raise malformed("the graph", "its placeholders differ from the signature")
     defined: set[str] = set()
     for name in names:
         if name is not None:

@@ -27,9 +27,9 @@ class UserInput:
 
 @dataclass(slots=True)
 class Signature:
-    """The signature of a program; the fields have the meaning of those of `jaxlstm.models.graph.Graph`.
+    """The signature of a program; `jaxlstm.models.graph.Graph` explains the fields of the same names.
 
-    `placeholders` lists the names of all placeholders in order, with None for those that are not tensors.
+    `placeholders` lists the names of all placeholders in order, with None for each constant.
     `outputs` and the values of `mutations` are arguments that have not been read.
     """
 

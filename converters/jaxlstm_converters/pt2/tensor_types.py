@@ -33,7 +33,7 @@ class TensorTypes:
 
     def __init__(self, records: Mapping[str, Any]) -> None:
         self._records = records
-        # Values whose recorded type is not that of torch's result.
+        # Values whose recorded type differs from torch's result.
         self._wrong: set[str] = set()
         self.free_axes: Set[str] | None = None
 
@@ -48,10 +48,10 @@ class TensorTypes:
     def of_results(
         self, target: str, results: Sequence[str], arguments: Iterable[str]
     ) -> dict[str, TensorType]:
-        """Return the recorded types of the results of a node, except those that torch recorded wrongly.
+        """Return the recorded types of the results of a node, without the types that torch recorded wrongly.
 
-        At least up to torch 2.9, the final states of an LSTM have an axis too many in the file, and so may
-        everything that depends on them.
+        Up to torch 2.12, the final states of an LSTM have an axis too many in the file, and so may everything
+        that depends on them.
 
         Args:
             target: the operator.

@@ -53,7 +53,8 @@ def _tree(spec: Any, namedtuples: Mapping[str, tuple[str, ...]], context: str, d
     if kind in _DICTS:
         tree = Tree("dict", children, _dict_keys(spec, kind, context))
     elif kind == "collections.namedtuple":
-        name = _context(spec, context)
+        # For a namedtuple the context is the name of its class, not JSON.
+        name = spec.get("context")
         if type(name) is not str or name not in namedtuples:
             raise unsupported(context, f"the fields of the namedtuple {describe(name)} are not in the file")
         tree = Tree("namedtuple", children, namedtuples[name], name)
@@ -66,16 +67,12 @@ def _tree(spec: Any, namedtuples: Mapping[str, tuple[str, ...]], context: str, d
 
 
 def _dict_keys(spec: Any, kind: str, context: str) -> tuple[str | int, ...]:
-    keys = _context(spec, context)
+    """Return the keys of a dict, which are JSON in a string, or parsed for a defaultdict."""
+    keys = spec.get("context")
+    keys = parse_json(keys, "pt2-malformed") if type(keys) is str else keys
     if kind == "collections.defaultdict":
         keys = field(keys, "dict_context", list, context)
     for key in typed(keys, list, context):
         if type(key) not in (str, int):
             raise unsupported(context, f"a key of a dict is {describe(key)}, expected a string or an integer")
     return tuple(keys)
-
-
-def _context(spec: Any, context: str) -> Any:
-    """Return the value of the field "context", JSON in a string, or already parsed for a defaultdict."""
-    value = spec.get("context")
-    return parse_json(value, "pt2-malformed") if type(value) is str else value

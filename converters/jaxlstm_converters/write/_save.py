@@ -60,8 +60,8 @@ def save(
         or "orbax" (a directory). None selects by the suffix: ``.safetensors``, ``.pt``, ``.pth``, ``.npz``,
         ``.msgpack``, or no suffix for Orbax.
       overwrite: replace an existing file that ``save`` did not write. Such a directory is never replaced.
-      assumed: those of "batch_first" and "dropout" that were assumed, because the source of the LSTM does not
-        record them. The file says so, and ``load`` warns again.
+      assumed: the arguments out of "batch_first" and "dropout" that the source of the LSTM does not record.
+        The file lists them, and ``load`` warns again.
       progress: called as ``progress(done, total, description)`` with numbers of bytes.
 
     Raises:

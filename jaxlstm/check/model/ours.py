@@ -64,12 +64,15 @@ class FunctionModel:
         leaves, treedef = jax.tree_util.tree_flatten_with_path(self._params)
         names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
         arrays = {name: cast(np.asarray(leaf), dtype) for name, (_, leaf) in zip(names, leaves, strict=True)}
+        # In Flax's variables, the other collections are not parameters.
+        prefix = "params." if any(name.startswith("params.") for name in names) else ""
 
         def function(params: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            tree = jax.tree.unflatten(treedef, [params.get(name, arrays[name]) for name in names])
-            return self._function(tree, *args, **kwargs)
+            tree = [params.get(name.removeprefix(prefix), arrays[name]) for name in names]
+            return self._function(jax.tree.unflatten(treedef, tree), *args, **kwargs)
 
-        return Call(function, {name: a for name, a in arrays.items() if is_floating(a)})
+        params = {n: a for n, a in arrays.items() if n.startswith(prefix) and is_floating(a)}
+        return Call(function, {name.removeprefix(prefix): a for name, a in params.items()})
 
     def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
         """Return nothing: a function has no layers."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,12 @@ class TorchModel:
                 f"theirs must be a torch.nn.Module or a torch.export.ExportedProgram, got {self.name}"
             )
         self.was_training = module.training and not exported
-        self._copy = copy.deepcopy(module).cpu().requires_grad_(False)
+        self._copy = _deep_copy(module).cpu().requires_grad_(False)
         if not exported:  # An exported module has no modes.
             self._copy.eval()
         dtypes = [p.dtype for p in self._copy.parameters() if p.is_floating_point()]
         self.dtype = np.dtype(tensor_to_numpy(torch.empty(0, dtype=dtypes[0] if dtypes else None)).dtype)
-        self._in_float64 = copy.deepcopy(self._copy).double()
+        self._in_float64 = _deep_copy(self._copy).double()
         if isinstance(self._in_float64, torch.fx.GraphModule):
             _replace_dtypes(self._in_float64)
 
@@ -150,6 +151,13 @@ def _run(module: torch.nn.Module, case: ModelCase, cotangents: dict[str, Array] 
     return results._replace(gradients=gradients)
 
 
+def _deep_copy(module: torch.nn.Module) -> torch.nn.Module:
+    with warnings.catch_warnings():
+        # The copy of an exported module touches deprecated classes of torch.
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(module)
+
+
 def _replace_dtypes(module: torch.fx.GraphModule) -> None:
     """Replace the floating-point dtypes that an export wrote into a graph by float64."""
     import torch
@@ -178,7 +186,7 @@ def _perturbed(
         return 1 + size * rng.choice([-1.0, 1.0], shape)
 
     case = case.map(lambda a: (a * factor(a.shape)).astype(a.dtype) if is_floating(a) else a)
-    module = copy.deepcopy(module)
+    module = _deep_copy(module)
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():

@@ -1,7 +1,8 @@
 """Calls of the native CPU kernel for one direction, through XLA's FFI.
 
-The kernel supports float32 and float64. It ignores ``precision``, because products on a CPU always have the
-full precision of the dtype.
+The kernel ignores ``precision``, because products on a CPU always have the full precision of the dtype. In
+half precision the forward pass takes half-precision arrays, with the state and the bias in float32; the
+backward pass and the gradients run in float32, and their results are rounded once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from jaxlstm.kernels import shapes
 from jaxlstm.kernels.platforms import TANGENTS, PlatformKernels, Results, build_recurrence
 from jaxlstm.kernels.shapes import Shape
-from jaxlstm.precision import Precision
+from jaxlstm.precision import Precision, gate_dtype
 
 OMITTED = (0,)
 """The shape of an optional array that is not passed."""
@@ -35,14 +36,18 @@ def run_forward(
     precision: Precision,
 ) -> Results:
     """Run the forward pass, see :class:`jaxlstm.kernels.platforms.PlatformKernels`."""
-    target, result_shapes = "jaxlstm_forward", list(out.values())
+    wide = gate_dtype(inputs.dtype)
+    dtypes = {"h": wide, "c": wide}
+    target = "jaxlstm_forward"
+    result_shapes = [Shape(x.shape, dtypes.get(name, x.dtype)) for name, x in out.items()]
     if "f" in out:
         target += "_and_differentiate"
         result_shapes += [] if "m" in out else [Shape(OMITTED, inputs.dtype)]
-    operands = (inputs, *_weights(params, inputs.dtype), *state, _valid(valid))
+    operands = (inputs, *_weights(params, inputs.dtype), *_widened(state), _valid(valid))
     call: Any = jax.ffi.ffi_call(target, result_shapes)
     arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    return dict(zip(out, arrays, strict=False))  # drops an omitted m, the last result
+    # A zip without strict drops an omitted m, the last result.
+    return {name: x.astype(out[name].dtype) for name, x in zip(out, arrays, strict=False)}
 
 
 def run_backward(
@@ -56,17 +61,19 @@ def run_backward(
     precision: Precision,
 ) -> Results:
     """Run the backward pass, see :class:`jaxlstm.kernels.platforms.PlatformKernels`."""
-    outputs_bar, state_bar = cotangents
+    outputs_bar, state_bar = _widened(cotangents)
+    weights = _widened(weights)
     dtype = outputs_bar.dtype
     omitted = jnp.zeros(OMITTED, dtype)
     projection_bar = Shape(outputs_bar.shape if "weight_hr" in weights else OMITTED, dtype)
-    result_shapes = [out["z_bar"], projection_bar, out["h_bar"], out["c_bar"]]
+    result_shapes = [out["z_bar"], projection_bar, _widened(out["h_bar"]), _widened(out["c_bar"])]
     matrices = (weights["weight_hh"], weights.get("weight_hr", omitted))
     operands = (*matrices, *derivative, _valid(valid), outputs_bar, *state_bar)
     # z_bar overwrites by_gates, which is not needed afterwards: fresh memory would cost more than the step.
     call: Any = jax.ffi.ffi_call("jaxlstm_backward", result_shapes, input_output_aliases={2: 0})
     arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    return dict(zip(("z_bar", "projection_bar", "h_bar", "c_bar"), arrays, strict=True))
+    results = dict(zip(("z_bar", "projection_bar", "h_bar", "c_bar"), arrays, strict=True))
+    return {name: x.astype(out[name].dtype) if name in out else x for name, x in results.items()}
 
 
 def gradients(
@@ -84,18 +91,31 @@ def gradients(
     """Return all gradients in one call, because XLA would share the threads among several."""
     by_name = shapes.gradients(weight_ih, inputs, outputs, names=names)
     omitted = Shape(OMITTED, inputs.dtype)
-    result_shapes = [by_name.get(name, omitted) for name in TANGENTS]
+    result_shapes = [_widened(by_name.get(name, omitted)) for name in TANGENTS]
     call: Any = jax.ffi.ffi_call("jaxlstm_gradients", result_shapes)
-    operands = (z_bar, inputs, outputs, h_0, _valid(valid), weight_ih)
+    operands = (z_bar, *_widened((inputs, outputs, h_0)), _valid(valid), _widened(weight_ih))
     arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    return {name: x for name, x in zip(TANGENTS, arrays, strict=True) if name in names}
+    results = dict(zip(TANGENTS, arrays, strict=True))
+    return {name: results[name].astype(by_name[name].dtype) for name in names}
 
 
 def _weights(params: dict[str, Any], dtype: Any) -> tuple:
     """Return weight_ih, weight_hh, the sum of both biases and weight_hr, as the library takes them."""
     omitted = jnp.zeros(OMITTED, dtype)
-    bias = params["bias_ih"] + params["bias_hh"] if "bias_ih" in params else omitted
+    bias = _widened(omitted)
+    if "bias_ih" in params:
+        bias = _widened(params["bias_ih"]) + _widened(params["bias_hh"])
     return params["weight_ih"], params["weight_hh"], bias, params.get("weight_hr", omitted)
+
+
+def _widened(tree: Any) -> Any:
+    """Return a tree of arrays or shapes with float32 in place of half precision."""
+
+    def widened(x: Any) -> Any:
+        dtype = gate_dtype(x.dtype)
+        return Shape(x.shape, dtype) if isinstance(x, Shape) else x.astype(dtype)
+
+    return jax.tree.map(widened, tree)
 
 
 def _valid(valid: jax.Array | None) -> jax.Array:

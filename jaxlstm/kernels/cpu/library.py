@@ -12,9 +12,11 @@ import importlib.machinery
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 SWITCH = "JAXLSTM_NATIVE"
 """Environment variable; 0 turns the kernel off."""
@@ -40,6 +42,10 @@ TARGETS = (
 )
 
 
+DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+"""The dtypes of the kernel, with their numbers in calls from ctypes (dtypes.h)."""
+
+
 class Library(NamedTuple):
     """The loaded library. ``handle`` is None if it is unavailable, and ``reason`` says why."""
 
@@ -48,9 +54,25 @@ class Library(NamedTuple):
 
     @property
     def instruction_set(self) -> str:
-        """The instruction set in use: "amx", "avx512", "avx2" or "baseline"."""
+        """The instruction set in use: "amx", "avx512_bf16", "avx512", "avx2" or "baseline"."""
         assert self.handle is not None
         return self.handle.jaxlstm_instruction_set().decode()
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The names of the dtypes that the kernel takes."""
+        if self.handle is not None and not hasattr(self.handle, "jaxlstm_multiplies"):
+            return ("float32", "float64")  # built from older sources
+        return tuple(DTYPE_NUMBERS)
+
+    def product_dtype(self, dtype: Any) -> np.dtype:
+        """Return the dtype in which products of ``dtype`` are computed: it, or float32 for half precision."""
+        name = jnp.dtype(dtype).name
+        assert self.handle is not None
+        is_half = name in ("bfloat16", "float16")
+        if is_half and not self.handle.jaxlstm_multiplies(DTYPE_NUMBERS[name]):
+            return np.dtype(np.float32)
+        return jnp.dtype(dtype)
 
 
 def library() -> Library:
@@ -88,7 +110,9 @@ def _loaded() -> Library:
         cause = str(error).splitlines()[0]
         return Library(None, f"built for a version of JAX other than {jax.__version__}: {cause}")
     if _is_off(AMX_SWITCH) and Library(handle, "").instruction_set == "amx":
-        handle.jaxlstm_use_instruction_set(b"avx512")
+        for name in (b"avx512_bf16", b"avx512"):
+            if handle.jaxlstm_use_instruction_set(name):
+                break
     return Library(handle, f"loaded from {path}")
 
 
@@ -98,6 +122,8 @@ def _register(handle: ctypes.CDLL) -> None:
     handle.jaxlstm_prepared_size.restype = ctypes.c_int64
     handle.jaxlstm_use_instruction_set.restype = ctypes.c_bool
     handle.jaxlstm_use_instruction_set.argtypes = [ctypes.c_char_p]
+    if hasattr(handle, "jaxlstm_multiplies"):
+        handle.jaxlstm_multiplies.restype = ctypes.c_bool
     if hasattr(handle, "jaxlstm_run_stack"):  # a library that was built from older sources lacks it
         handle.jaxlstm_run_stack.restype = ctypes.c_bool
         handle.jaxlstm_run_stack.argtypes = [

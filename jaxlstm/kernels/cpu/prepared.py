@@ -13,27 +13,32 @@ import numpy as np
 
 from jaxlstm.cell import LSTMState
 from jaxlstm.kernels.cpu import ffi
-from jaxlstm.kernels.cpu.library import library
+from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 from jaxlstm.kernels.cpu.memory import aligned_zeros
 from jaxlstm.kernels.shapes import Shape
+from jaxlstm.precision import gate_dtype
 
 
 def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pack the float32 or float64 parameters of one direction for the current instruction set."""
-    handle = library().handle
-    assert handle is not None
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in params.items()}
+    """Pack the parameters of one direction for the current instruction set.
+
+    Half-precision weights that it cannot multiply are widened to float32.
+    """
+    loaded = library()
+    assert loaded.handle is not None
+    dtype = loaded.product_dtype(params["weight_hh"].dtype)
+    wide = gate_dtype(dtype)
+    arrays = {name: np.ascontiguousarray(leaf, dtype) for name, leaf in params.items() if "weight" in name}
     (gates, input_size), h_size = arrays["weight_ih"].shape, arrays["weight_hh"].shape[1]
-    dtype = arrays["weight_hh"].dtype
-    if "bias_ih" in arrays:
-        arrays["bias"] = arrays["bias_ih"] + arrays["bias_hh"]
+    if "bias_ih" in params:
+        arrays["bias"] = params["bias_ih"].astype(wide) + params["bias_hh"].astype(wide)
     sizes = [ctypes.c_int64(size) for size in (input_size, gates // 4, h_size)]
-    is_float64 = dtype == np.float64
-    count = handle.jaxlstm_prepared_size(is_float64, *sizes, "weight_hr" in arrays)
+    number = DTYPE_NUMBERS[dtype.name]
+    count = loaded.handle.jaxlstm_prepared_size(number, *sizes, "weight_hr" in arrays)
     prepared = aligned_zeros((count,), dtype)
     weights = (arrays.get(name) for name in ("weight_ih", "weight_hh", "bias", "weight_hr"))
     addresses = (*map(_address, weights), _address(prepared))
-    handle.jaxlstm_prepare_weights(is_float64, *sizes, *addresses)
+    loaded.handle.jaxlstm_prepare_weights(number, *sizes, *addresses)
     return prepared
 
 
@@ -47,11 +52,12 @@ def run(
     """
     lengths = jnp.zeros(ffi.OMITTED, jnp.int32) if lengths is None else lengths
     shapes = [Shape((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]
-    shapes += [Shape(leaf.shape, leaf.dtype) for leaf in state]
+    shapes += [Shape(leaf.shape, gate_dtype(leaf.dtype)) for leaf in state]
     call: Any = jax.ffi.ffi_call("jaxlstm_forward_prepared", shapes)
     threads = np.int64(ffi.THREADS)
-    outputs, h, c = call(inputs, prepared, *state, lengths, reverse=reverse, threads=threads)
-    return outputs, LSTMState(h, c)
+    wide = (leaf.astype(gate_dtype(leaf.dtype)) for leaf in state)
+    outputs, h, c = call(inputs, prepared, *wide, lengths, reverse=reverse, threads=threads)
+    return outputs, LSTMState(h.astype(state.h.dtype), c.astype(state.c.dtype))
 
 
 @contextlib.contextmanager

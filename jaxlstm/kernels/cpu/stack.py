@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxlstm.kernels.cpu.library import library
+from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 from jaxlstm.kernels.cpu.memory import aligned_zeros
 from jaxlstm.kernels.cpu.threads import available_threads
+from jaxlstm.precision import gate_dtype
 
 COPIED_BYTES = 64 << 10
 """Inputs and outputs of a step up to this size are copied. Asking NumPy for an address takes longer."""
@@ -29,7 +30,7 @@ class _Stack(ctypes.Structure):
     """``Stack`` of stack.h."""
 
     _fields_ = (
-        ("wide", ctypes.c_int64),
+        ("dtype", ctypes.c_int64),
         ("layer_count", ctypes.c_int64),
         ("batch", ctypes.c_int64),
         ("hidden_size", ctypes.c_int64),
@@ -53,6 +54,7 @@ class LayerStack:
 
     Args:
       prepared: the weights of each layer, from :func:`jaxlstm.kernels.cpu.prepared.prepare`.
+      dtype: the dtype of inputs and outputs. In half precision the state is float32.
       input_size: features of the first layer's inputs.
       state_shapes: the shapes of h and c, (layers, batch, features).
       spin: seconds that helper threads spin after a call before they sleep.
@@ -61,23 +63,23 @@ class LayerStack:
     def __init__(
         self,
         prepared: Sequence[np.ndarray],
+        dtype: np.dtype,
         input_size: int,
         state_shapes: Sequence[tuple[int, int, int]],
         spin: float,
     ) -> None:
         self._prepared = prepared  # keeps the weights alive
-        dtype = prepared[0].dtype
         (count, batch, h_size), hidden_size = state_shapes[0], state_shapes[1][2]
-        self._state = [[aligned_zeros(shape, dtype) for shape in state_shapes] for _ in range(2)]
+        self._state = [[aligned_zeros(shape, gate_dtype(dtype)) for shape in state_shapes] for _ in range(2)]
         self._layers = (_Layer * count)(
             *((h_size if layer else input_size, _address(weights)) for layer, weights in enumerate(prepared))
         )
         addresses = [[_address(leaf) for leaf in state] for state in self._state]
         h, c = ((ctypes.c_void_p * 2)(*pair) for pair in zip(*addresses, strict=True))
+        number, threads = DTYPE_NUMBERS[dtype.name], available_threads()
         self._stack = _Stack(
-            dtype == np.float64, count, batch, hidden_size, h_size, available_threads(), round(1e9 * spin),
-            self._layers, h, c, 0,
-        )  # fmt: skip
+            number, count, batch, hidden_size, h_size, threads, round(1e9 * spin), self._layers, h, c, 0
+        )
         handle = library().handle
         assert handle is not None
         self._run = handle.jaxlstm_run_stack

@@ -58,7 +58,9 @@ def leaky_relu(self: jax.Array, negative_slope: float = 0.01) -> jax.Array:
 @register_operator("aten.prelu.default", "aten._prelu_kernel.default")
 def prelu(self: jax.Array, weight: jax.Array) -> jax.Array:
     """Return x where positive, else x times a learned slope, one for all channels or one for each."""
-    if weight.size > 1 and weight.ndim == 1 and self.ndim > 1:
+    if weight.size == 1:
+        weight = weight.reshape(())
+    elif weight.ndim == 1 and self.ndim > 1:
         weight = weight.reshape(-1, *((1,) * (self.ndim - 2)))
     return jnp.where(self > 0, self, self * weight)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.models.operators.dtypes import DEFAULT_FLOAT, Operand, as_array, dtype_of, held
+from jaxlstm.models.operators.dtypes import DEFAULT_FLOAT, Operand, as_array, dtype_of, held, is_integer
 from jaxlstm.models.operators.registry import register_operator
 
 
@@ -80,6 +80,8 @@ def arange(end: Operand, start: Operand = 0, step: Operand = 1, dtype: Any = Non
     """Return numbers from ``start`` to below ``end``: int64 for integers, else float32."""
     whole = all(isinstance(bound, int) for bound in (start, end, step))
     dtype = held(dtype or (np.int64 if whole else DEFAULT_FLOAT))
+    if is_integer(dtype):
+        start, end, step, whole = int(start), int(end), int(step), True
     count = -((start - end) // step) if whole else math.ceil((end - start) / step)
     if count < 0:
         raise ValueError(f"arange from {start} to {end} needs a step of the other sign, got {step}")
@@ -90,7 +92,10 @@ def arange(end: Operand, start: Operand = 0, step: Operand = 1, dtype: Any = Non
 @register_operator("aten.linspace.default")
 def linspace(start: float, end: float, steps: int, dtype: Any = None) -> jax.Array:
     """Return evenly spaced numbers, both ends included."""
-    return jnp.asarray(np.linspace(start, end, steps).astype(held(dtype or DEFAULT_FLOAT)))
+    dtype = held(dtype or DEFAULT_FLOAT)
+    if is_integer(dtype):
+        raise NotImplementedError("linspace of integers, whose rounding torch leaves to the device")
+    return jnp.asarray(np.linspace(start, end, steps).astype(dtype))
 
 
 @register_operator("aten.eye.default", "aten.eye.m")

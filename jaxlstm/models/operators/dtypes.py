@@ -113,7 +113,7 @@ def float_type(dtype: Any) -> np.dtype:
 
 
 def sum_type(x: jax.Array, dtype: Any = None) -> np.dtype:
-    """Return the dtype of a sum: the requested one, int64 for integers and bools, else that of ``x``."""
+    """Return the dtype of a sum: ``dtype`` if given, int64 for integers and bools, else ``x.dtype``."""
     if dtype is not None:
         return held(dtype)
     return np.dtype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else held(np.int64)

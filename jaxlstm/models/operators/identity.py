@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from jaxlstm.models.errors import ProgramError
-from jaxlstm.models.operators.registry import register_operator
-
-
-def _same(base: jax.Array, view: jax.Array, index: int, kwargs: Mapping[str, Any]) -> jax.Array:
-    return view
+from jaxlstm.models.operators.registry import register_operator, same
 
 
 # Training mode is refused at load time. torch returns the input itself.
@@ -21,7 +16,7 @@ def _same(base: jax.Array, view: jax.Array, index: int, kwargs: Mapping[str, Any
     "aten.feature_dropout.default",
     "aten.alpha_dropout.default",
     "aten.feature_alpha_dropout.default",
-    write_back=_same,
+    write_back=same,
 )
 def dropout(input: jax.Array, p: float, train: bool) -> jax.Array:
     """Return the input: dropout in evaluation."""

@@ -65,7 +65,7 @@ def _take(x: jax.Array, indices: jax.Array, place: int) -> jax.Array:
 
 @register_operator("aten.gather.default")
 def gather(self: jax.Array, dim: int, index: jax.Array, sparse_grad: bool = False) -> jax.Array:
-    """Return elements along an axis, one for each index; other axes may be shorter than those of ``self``."""
+    """Return elements along an axis, one for each index; the index may be shorter along other axes."""
     if self.ndim == 0:
         return jnp.broadcast_to(self, index.shape)
     if index.size == 0:

@@ -19,6 +19,10 @@ def pad(self: jax.Array, pad: Sequence[int], mode: str = "constant", value: floa
     if mode == "constant":
         return constant_pad_nd(self, pad, value or 0)
     widths = _widths(self, pad)
+    if mode == "circular":
+        # torch wraps what is left after cropping.
+        self = _crop(self, widths)
+        widths = [(max(before, 0), max(after, 0)) for before, after in widths]
     wider = [(max(before, 0), max(after, 0)) for before, after in widths]
     return _crop(jnp.pad(self, wider, mode=_MODES[mode]), widths)
 

@@ -81,7 +81,7 @@ class Operator:
         return next(iter(self.signature.parameters), "")
 
     def known_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the keyword arguments without those that have no meaning in JAX."""
+        """Return the keyword arguments that have a meaning in JAX."""
         return {
             name: value
             for name, value in kwargs.items()
@@ -90,6 +90,11 @@ class Operator:
 
 
 _OPERATORS: dict[str, Operator] = {}
+
+
+def same(base: jax.Array, view: jax.Array, index: int, kwargs: Mapping[str, Any]) -> jax.Array:
+    """Return the view: the ``write_back`` of an operator that returns its argument."""
+    return view
 
 
 def register_operator(
@@ -126,7 +131,12 @@ def register_operator(
 
 def find_operator(name: str) -> Operator | None:
     """Return a registered operator, or the functional form of an in-place operator, or None."""
-    return _OPERATORS.get(name) or _OPERATORS.get(functional_name(name))
+    if name in _OPERATORS:
+        return _OPERATORS[name]
+    operator = _OPERATORS.get(functional_name(name))
+    # transpose_ and the like change the shape of their argument and not its memory.
+    is_view = operator is not None and operator.write_back not in (None, same)
+    return None if is_view else operator
 
 
 def functional_name(name: str) -> str:

@@ -66,16 +66,18 @@ def _sizes_and_scales(
     return [math.floor(size * factor) for size, factor in zip(x.shape[-n:], factors, strict=True)], factors
 
 
-def _step(size: int, target: int, scale: float | None) -> np.float32:
-    """Return the distance of two outputs on the input axis, in torch's float32."""
-    return np.float32(1 / scale if scale else size / target)
+def _step(size: int, target: int, scale: float | None) -> float:
+    """Return the distance of two outputs on the input axis."""
+    return 1 / scale if scale else size / target
 
 
 def _nearest(x: jax.Array, sizes: Sequence[int], scales: Scales, offset: float) -> jax.Array:
     first = x.ndim - len(sizes)
     for place, (target, scale) in enumerate(zip(sizes, scales, strict=True), start=first):
         size = x.shape[place]
-        steps = (np.arange(target, dtype=np.float32) + np.float32(offset)) * _step(size, target, scale)
+        steps = (np.arange(target, dtype=np.float32) + np.float32(offset)) * np.float32(
+            _step(size, target, scale)
+        )
         x = jnp.take(x, np.minimum(np.floor(steps).astype(np.int32), size - 1), axis=place)
     return x
 
@@ -84,17 +86,20 @@ def _linear(x: jax.Array, sizes: Sequence[int], scales: Scales, align_corners: b
     y = x.astype(gate_dtype(x.dtype))
     first = x.ndim - len(sizes)
     for place, (target, scale) in enumerate(zip(sizes, scales, strict=True), start=first):
-        y = _interpolate(y, place, _positions(x.shape[place], target, scale, align_corners))
+        y = _interpolate(y, place, _positions(y.dtype, x.shape[place], target, scale, align_corners))
     return y.astype(x.dtype)
 
 
-def _positions(size: int, target: int, scale: float | None, align_corners: bool) -> np.ndarray:
-    """Return the place of each output on the input axis."""
-    outputs = np.arange(target, dtype=np.float32)
+def _positions(
+    dtype: np.dtype, size: int, target: int, scale: float | None, align_corners: bool
+) -> np.ndarray:
+    """Return the place of each output on the input axis, computed in the dtype of the tensor as in torch."""
+    outputs = np.arange(target, dtype=dtype)
     if align_corners:
-        return outputs * np.float32((size - 1) / (target - 1) if target > 1 else 0)
-    step = _step(size, target, scale)
-    return np.maximum((outputs + np.float32(0.5)) * step - np.float32(0.5), 0)
+        return outputs * outputs.dtype.type((size - 1) / (target - 1) if target > 1 else 0)
+    step = outputs.dtype.type(_step(size, target, scale))
+    half = outputs.dtype.type(0.5)
+    return np.maximum((outputs + half) * step - half, 0)
 
 
 def _interpolate(x: jax.Array, place: int, positions: np.ndarray) -> jax.Array:

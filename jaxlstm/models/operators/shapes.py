@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlstm.models.operators.axes import axes, axis, axis_of, slice_of
 from jaxlstm.models.operators.dtypes import Operand, as_array, held, promoted
-from jaxlstm.models.operators.registry import register_operator
+from jaxlstm.models.operators.registry import register_operator, same
 
 Kwargs = Mapping[str, Any]
 
@@ -115,7 +115,7 @@ def unsqueeze(self: jax.Array, dim: int) -> jax.Array:
 
 @register_operator("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", write_back=_reshape_back)
 def squeeze(self: jax.Array, dim: Any = None) -> jax.Array:
-    """Remove axes of size 1: all, or those of ``dim`` that have size 1."""
+    """Remove axes of size 1, all of them or only among ``dim``."""
     # An empty list of axes removes none.
     candidates = () if dim == () else axes(self, dim)
     return jnp.squeeze(self, tuple(place for place in candidates if self.shape[place] == 1))
@@ -154,9 +154,7 @@ def expand_as(self: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.broadcast_to(self, other.shape)
 
 
-@register_operator(
-    "aten.alias.default", "aten.detach.default", "aten.lift_fresh.default", write_back=_reshape_back
-)
+@register_operator("aten.alias.default", "aten.detach.default", "aten.lift_fresh.default", write_back=same)
 def alias(self: jax.Array) -> jax.Array:
     """Return the tensor itself."""
     return self
@@ -201,7 +199,9 @@ def flip(self: jax.Array, dims: Sequence[int]) -> jax.Array:
     return jnp.flip(self, axes(self, dims) if dims else ())
 
 
-@register_operator("aten.to.dtype", "aten.to.dtype_layout", "aten._to_copy.default", may_alias=True)
+@register_operator(
+    "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten._to_copy.default", may_alias=True
+)
 def to_dtype(self: jax.Array, dtype: Any = None, copy: bool = False) -> jax.Array:
     """Convert to a dtype; floats are truncated to integers."""
     return self if dtype is None else self.astype(held(dtype))
@@ -336,7 +336,7 @@ def to_other(self: jax.Array, other: jax.Array, copy: bool = False) -> jax.Array
 
 @register_operator("aten.roll.default")
 def roll(self: jax.Array, shifts: Any, dims: Any = ()) -> jax.Array:
-    """Shift elements along axes; those that leave an end enter at the other."""
+    """Rotate elements along axes."""
     return jnp.roll(self, shifts, None if dims == () else dims)
 
 
@@ -351,6 +351,8 @@ def repeat_interleave(
 @register_operator("aten.unfold.default")
 def unfold(self: jax.Array, dimension: int, size: int, step: int) -> jax.Array:
     """Return all windows of an axis, in a new last axis."""
+    if self.ndim == 0:
+        return self.reshape(1)[:size]
     place = axis(self, dimension)
     starts = np.arange(0, self.shape[place] - size + 1, step)
     windows = jnp.take(self, starts[:, None] + np.arange(size), axis=place)

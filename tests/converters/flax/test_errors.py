@@ -140,6 +140,11 @@ def test_two_copies_of_a_model() -> None:
         jaxlstm.load_state_dict(linear(), tensors)
 
 
+def test_wrong_names() -> None:
+    with pytest.raises(TypeError, match="names must be a dict from torch prefixes to Flax prefixes"):
+        jaxlstm.load_state_dict(linear(), source(), names=[("fd", "fc")])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("wrong", [3, [("fc.weight", 1)], None])
 def test_wrong_source(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"source must be a path, a state dict or a torch\.nn\.Module, got"):
@@ -165,6 +170,15 @@ def test_damaged_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         jaxlstm.load_state_dict(model, tmp_path / "absent.pt")
     assert all((before[path] == value).all() for path, value in snapshot(model).items())
+
+
+def test_damaged_tensor(tmp_path: Path) -> None:
+    """The tensors are read after all shapes have been checked."""
+    path = tmp_path / "model.pt"
+    torch.save(source(fc_weight=torch.full((3, 2), 1.5)), path)
+    path.write_bytes(path.read_bytes().replace(np.full(6, 1.5, "<f4").tobytes(), bytes(24)))
+    with pytest.raises(jaxlstm.CheckpointError, match="crc-mismatch"):
+        jaxlstm.load_state_dict(linear(), path)
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -195,13 +209,15 @@ def test_attention_with_extra_biases() -> None:
 def test_layers_without_a_rule() -> None:
     model = nnx.WeightNorm(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), variable_filter=None, rngs=nnx.Rngs(0))
     assert "WeightNorm is supported around one layer" in str(rejected(model, torch.nn.Linear(2, 3)))
+    model = nnx.WeightNorm(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+    assert "the torch layer has no weight normalization" in str(rejected(model, torch.nn.Linear(2, 3)))
     batched = nnx.LinearGeneral(2, 3, batch_axis={0: 4}, rngs=nnx.Rngs(0))
     with pytest.raises(jaxlstm.StateDictError, match=r"no state dict in torch\n  the model \(LinearGeneral"):
         jaxlstm.state_dict(batched)
 
 
 def test_stacked_layers() -> None:
-    """A stack of kernels, as nnx.vmap over a constructor makes it, is no torch layer."""
+    """No torch layer has a stack of kernels, which nnx.vmap over a constructor makes."""
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     model.kernel, model.bias = nnx.Param(jnp.zeros((4, 2, 3))), nnx.Param(jnp.zeros((4, 3)))
     message = str(rejected(model, torch.nn.Linear(2, 3)))
@@ -255,6 +271,14 @@ def test_settings(setting: str, from_module: bool, recorded: list[warnings.Warni
     (text,) = result.warnings
     assert text.startswith(f"the model: {setting}")
     assert Path(recorded[0].filename) == Path(__file__)
+
+
+def test_time_major(recorded: list[warnings.WarningMessage]) -> None:
+    model = nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)), time_major=True)
+    assert jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4)).warnings == ()
+    jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4, batch_first=True))
+    (message,) = recorded
+    assert "time_major=True, but the torch layer has batch_first=True" in str(message.message)
 
 
 def test_equal_settings(recorded: list[warnings.WarningMessage]) -> None:

@@ -22,7 +22,7 @@ NAMES = {"cnn.0": "conv0", "cnn.1": "bn0", "blocks": "layers"}
 
 
 class Torch(torch.nn.Module):
-    """A model with a list and a dict of modules, a Sequential, a parameter and a buffer of its own."""
+    """A model with a list and a dict of modules, a Sequential, a bare parameter and a buffer."""
 
     scale: torch.Tensor
 
@@ -158,6 +158,15 @@ def test_wrappers(wrapper: str, in_file: bool, tmp_path: Path) -> None:
     ignored = [note for note in result.notes if "ignored" in note]
     assert len(ignored) == ("nested" in wrapper)
     assert all("optimizer_state_dict" in note for note in ignored)
+
+
+@pytest.mark.parametrize("start", ["module.", "model_state_dict.", "model_state_dict.module."])
+def test_names_with_wrappers(start: str) -> None:
+    """The keys of ``names`` may be those of the file."""
+    model, theirs = flax_model(), torch_model()
+    source = WRAPPERS["nested, data parallel"](theirs)
+    jaxlstm.load_state_dict(model, source, names={start + torch: flax for torch, flax in NAMES.items()})
+    assert_equal(model, theirs)
 
 
 def test_a_part_wrapped_alone() -> None:

@@ -201,7 +201,7 @@ def names_of(tree: Leaf | Branch, torch: str = "", flax: str = "") -> dict[str, 
     return names
 
 
-@settings(EXAMPLES, max_examples=25)
+@settings(EXAMPLES, max_examples=15)
 @given(TREES, st.integers(0, 2**31))
 def test_random_trees(tree: Leaf | Branch, seed: int) -> None:
     torch.manual_seed(seed)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -48,7 +50,7 @@ def layer_of(module: nn.Module, name: str = "layer") -> Layer:
         (nn.ConvTranspose3d(3, 4, 2), "ConvTranspose3d", {"kernel_size": [2, 2, 2]}),
         (nn.BatchNorm1d(7), "BatchNorm", {"num_features": 7, "affine": True}),
         (nn.BatchNorm2d(7, affine=False), "BatchNorm", {"num_features": 7, "affine": False}),
-        (nn.LayerNorm((3, 4)), "LayerNorm", {"normalized_shape": [3, 4], "bias": True}),
+        (nn.LayerNorm([3, 4]), "LayerNorm", {"normalized_shape": [3, 4], "bias": True}),
         (nn.LSTM(3, 5, 2, proj_size=2), "LSTM", {"input_size": 3, "hidden_size": 5, "proj_size": 2}),
         (nn.LSTMCell(3, 5, bias=False), "LSTMCell", {"input_size": 3, "hidden_size": 5, "bias": False}),
         (
@@ -187,6 +189,53 @@ def test_an_unknown_parametrization_of_an_lstm() -> None:
     assert layers["lstm"].sizes == {}
 
 
+NAMES = [
+    "weight",
+    "bias",
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+    "in_proj_weight",
+    "q_proj_weight",
+    "k_proj_weight",
+    "bias_k",
+    "out_proj.weight",
+    "out_proj.bias",
+    "weight_g",
+    "weight_v",
+    "weight_orig",
+    "weight_u",
+    "parametrizations.weight.original0",
+    "parametrizations.weight.original1",
+    "weight_ih_l0",
+    "weight_hh_l0",
+    "weight_hr_l0",
+    "bias_ih_l0",
+    "weight_ih",
+    "weight_hh",
+]
+PATHS = [prefix + name for prefix in ("", "a.", "a.out_proj.") for name in NAMES]
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, 9, 12]), max_size=4).map(tuple)
+
+
+@given(st.dictionaries(st.sampled_from(PATHS), SHAPES, min_size=1, max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_any_names_and_shapes_are_listed(shapes: dict[str, tuple[int, ...]]) -> None:
+    """Whatever the tensors are, each of their elements is in one layer."""
+    found = survey({name: np.zeros(shape) for name, shape in shapes.items()})
+    layers = find_layers(found, {})
+    assert sum(layer.parameters + layer.buffers for layer in layers) == sum(
+        int(np.prod(shape)) for shape in shapes.values()
+    )
+
+
+def test_a_projection_in_a_gru_is_ignored() -> None:
+    shapes = {"weight_ih_l0": (9, 2), "weight_hh_l0": (9, 3), "weight_hr_l0": (5, 3)}
+    (layer,) = layers_of({f"x.{name}": np.zeros(shape) for name, shape in shapes.items()}).values()
+    assert layer.types == ("GRU",)
+    assert layer.sizes["hidden_size"] == 3
+
+
 def test_unknown_tensors_are_layers_of_their_own() -> None:
     model = nn.ModuleDict({"block": nn.Linear(2, 3)})
     model["block"].register_buffer("scale", torch.ones(2, 5))
@@ -208,6 +257,10 @@ def test_unknown_tensors_are_layers_of_their_own() -> None:
         {"weight": (3,), "bias": (4,)},
         {"weight": ()},
         {"weight": (1, 2, 3, 4, 5, 6)},
+        {"running_mean": (3,), "running_var": (4,)},
+        {"running_mean": (), "running_var": ()},
+        {"in_proj_weight": (9, 4), "out_proj.weight": (3, 3)},
+        {"q_proj_weight": (3, 3), "out_proj.weight": ()},
     ],
 )
 def test_shapes_that_fit_no_layer(shapes: dict[str, tuple[int, ...]]) -> None:

@@ -36,11 +36,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("folder")
 def test_load_warns() -> None:
-    with pytest.warns(UserWarning, match=r"^m.pt does not record batch_first and dropout of the LSTM; assum"):
+    with pytest.warns(
+        jaxlstm.PortingWarning, match=r"^m.pt does not record batch_first and dropout of the LSTM; assum"
+    ):
         assert load("m.pt")[1] == CONFIG
-    with pytest.warns(UserWarning, match=r"record dropout of the LSTM; assumed dropout=0\.0\. Pass the val"):
+    with pytest.warns(
+        jaxlstm.PortingWarning, match=r"record dropout of the LSTM; assumed dropout=0\.0\. Pass the val"
+    ):
         load("m.pt", batch_first=True)
-    with pytest.warns(UserWarning, match=r"record batch_first of the LSTM; assumed batch_first=False\. Pass"):
+    with pytest.warns(
+        jaxlstm.PortingWarning, match=r"record batch_first of the LSTM; assumed batch_first=False\. Pass"
+    ):
         load("one.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -55,7 +61,9 @@ def test_load_warns() -> None:
 def test_a_converted_file_records_the_assumption(output: str) -> None:
     done = jaxlstm_command("convert", "m.pt", "-o", output)
     assert (done.status, done.err) == (0, WARNING)
-    with pytest.warns(UserWarning, match="does not record batch_first and dropout of the LSTM; assumed"):
+    with pytest.warns(
+        jaxlstm.PortingWarning, match="does not record batch_first and dropout of the LSTM; assumed"
+    ):
         assert load(output)[1] == CONFIG
     (lstm,) = json.loads(jaxlstm_command("inspect", output, "--json").out)["lstms"]
     assert lstm["not_recorded"] == ["batch_first", "dropout"]
@@ -77,7 +85,7 @@ def test_export_warns_and_check_does_not() -> None:
     assert done.status == 0
     assert "export: warning: one.pt does not record batch_first; assumed batch_first=False. Pass" in done.err
     assert json.loads(done.out)["config"]["assumed"] == ["batch_first"]
-    with pytest.warns(UserWarning, match="does not record batch_first"):
+    with pytest.warns(jaxlstm.PortingWarning, match="does not record batch_first"):
         load("x.safetensors")
     assert jaxlstm_command("export", "one.pt", "-o", "y.stablehlo", *options, "--no-batch-first").err == ""
     # The checker runs every LSTM time-major and without dropout.
@@ -87,7 +95,9 @@ def test_export_warns_and_check_does_not() -> None:
 def test_save_takes_assumptions(tmp_path: Path) -> None:
     params: Any = random_params(CONFIG, np.float32)
     save(tmp_path / "x.pt", params, CONFIG, assumed=["dropout"])
-    with pytest.warns(UserWarning, match=r"does not record dropout of the LSTM; assumed dropout=0\.0"):
+    with pytest.warns(
+        jaxlstm.PortingWarning, match=r"does not record dropout of the LSTM; assumed dropout=0\.0"
+    ):
         load(tmp_path / "x.pt")
     with pytest.raises(ValueError, match=r"assumed must name some of .*got \('bias',\)"):
         save(tmp_path / "x.pt", params, CONFIG, assumed=["bias"])

@@ -115,7 +115,7 @@ def test_numpy_reads_an_npz_file(tmp_path: Path) -> None:
 def test_npz_of_another_program(text: np.ndarray, tmp_path: Path) -> None:
     """An array named jaxlstm may be anything."""
     params = random_params(LSTMConfig(4, 5), np.float32)
-    np.savez(tmp_path / "m.npz", jaxlstm=text, **params)
+    np.savez(tmp_path / "m.npz", jaxlstm=text, **params)  # type: ignore[arg-type]
     assert load(tmp_path / "m.npz", batch_first=True)[1] == LSTMConfig(4, 5, batch_first=True)
 
 

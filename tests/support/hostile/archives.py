@@ -23,7 +23,7 @@ from tests.support.checkpoints.assemble import (
     mapping,
 )
 from tests.support.checkpoints.case import Case, table
-from tests.support.hostile import programs
+from tests.support.hostile import program_files
 
 
 def members(make: type[ZipBox]) -> list[Member]:
@@ -42,7 +42,7 @@ SOURCES: dict[str, Callable[[], list[Member]]] = {
     "zip": lambda: members(ZipBox),
     "TorchScript": lambda: members(ScriptBox),
     "npz": npz,
-    "pt2": programs.members,
+    "pt2": program_files.members,
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.support.checkpoints.assemble import BOXES, archive, mapping
 from tests.support.checkpoints.case import Case
-from tests.support.hostile import programs
+from tests.support.hostile import program_files
 from tests.support.processes import python_environment
 
 
@@ -64,7 +64,7 @@ class Child:
             path.write_bytes(box.file(mapping(w=box.weight())))
             assert self.ask(path, {})["code"] is None
         path = self.folder / "warm-pt2"
-        path.write_bytes(archive(programs.members()))
+        path.write_bytes(archive(program_files.members()))
         assert self.ask(path, {})["code"] is None
 
 

@@ -23,6 +23,7 @@ from ..io.storage import Storage
 from ..io.tensor import Tensor
 from ..io.zip_archive import Archive, Entry
 from .pt2_archive import Program, open_program
+from .pt2_hints import lstm_hints
 from .torch_zip import is_big_endian, read_torch_zip, root_folder
 from .torchscript import is_torchscript
 
@@ -46,6 +47,7 @@ def read_pt2(archive: Archive, budget: Budget) -> Checkpoint:
 def read_tensors(program: Program, budget: Budget) -> Checkpoint:
     """Return parameters and buffers, then constants, under their names in torch."""
     checkpoint = Checkpoint(program.archive.source.path, "pt2")
+    checkpoint.hints = lstm_hints(program.document)
     for kind in ("weights", "constants"):
         pickled = program.pickled(kind)
         tensors = _raw(program, kind, budget) if pickled is None else _pickled(program, pickled, budget)

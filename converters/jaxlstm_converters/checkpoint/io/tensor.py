@@ -102,7 +102,7 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         return result if dtype is None else result.astype(dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Apply a function of NumPy to arrays in place of tensors.
+        """Read the tensors among the inputs and apply a function of NumPy.
 
         Raises:
             TypeError: the result is to be written into a tensor, as by `tensor += 1`.
@@ -114,8 +114,9 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
             return NotImplemented
         return methods[method](*(np.asarray(x) if isinstance(x, Tensor) else x for x in inputs), **kwargs)
 
-    # Comparison is elementwise, as of arrays, but a tensor can be a key of a dict.
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        # Comparison is elementwise, as of arrays, but a tensor can be a key of a dict.
+        return object.__hash__(self)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
         """Fill `result`, whose bytes are `raw`."""

@@ -22,7 +22,7 @@
 namespace jaxlstm {
 namespace {
 
-typedef uint16_t Bfloat16;
+typedef uint16_t TileBits;  // a bfloat16
 constexpr long kTileDepth = 32;                     // k per tile
 constexpr long kTileSize = 512, kResultSize = 256;  // elements per operand tile and per result tile
 constexpr int kParts = 3;
@@ -113,7 +113,7 @@ JAXLSTM_INLINE void split_pairs(Floats above, Floats below, __m512i (&parts)[kPa
 // Packs the three parts of one tile, `step` elements apart. row(r, first, second) returns two vectors for each of the
 // 16 rows of the tile. kPairs interleaves them; kTransposed transposes the tile as a matrix of pairs.
 template <bool kPairs, bool kTransposed, class Row>
-JAXLSTM_INLINE void pack_tile(Row&& row, Bfloat16* to, long step, Magnitude& magnitude) {
+JAXLSTM_INLINE void pack_tile(Row&& row, TileBits* to, long step, Magnitude& magnitude) {
   Floats words[kParts][16];
   for (int r = 0; r < 16; r++) {
     Floats first, second;
@@ -141,10 +141,10 @@ JAXLSTM_INLINE Floats load_masked(const float* p, long count) {
 
 // A left operand, [k tile][row tile][part][16 rows][32 k].
 struct LeftOperand {
-  Bfloat16* tiles;
+  TileBits* tiles;
   long row_tiles;
   static long size(long row_tiles, long K) { return ceil_divide(K, kTileDepth) * row_tiles * kParts * kTileSize; }
-  Bfloat16* at(long k_tile, long row_tile) const {
+  TileBits* at(long k_tile, long row_tile) const {
     return tiles + (k_tile * row_tiles + row_tile) * kParts * kTileSize;
   }
 
@@ -152,7 +152,7 @@ struct LeftOperand {
   JAXLSTM_INLINE void put(long row, long k, Floats values) const {
     __m256i parts[kParts];
     split(values, parts);
-    Bfloat16* to = at(k / kTileDepth, row / 16) + row % 16 * kTileDepth + k % kTileDepth;
+    TileBits* to = at(k / kTileDepth, row / 16) + row % 16 * kTileDepth + k % kTileDepth;
     for (int p = 0; p < kParts; p++) _mm256_store_si256((__m256i*)(to + p * kTileSize), parts[p]);
   }
   // Packs all K columns of one row tile, of which `count` rows exist.
@@ -183,11 +183,11 @@ struct LeftOperand {
 
 // A right operand, [panel][k tile][part][4 tiles][16 pairs of k][16 columns].
 struct RightOperand {
-  Bfloat16* tiles;
+  TileBits* tiles;
   long k_tiles;
   static long size(long panels, long K) { return panels * ceil_divide(K, kTileDepth) * kParts * 4 * kTileSize; }
-  const Bfloat16* panel(long n) const { return tiles + n * k_tiles * kParts * 4 * kTileSize; }
-  Bfloat16* at(long panel, long k_tile, int v) const {
+  const TileBits* panel(long n) const { return tiles + n * k_tiles * kParts * 4 * kTileSize; }
+  TileBits* at(long panel, long k_tile, int v) const {
     return tiles + ((panel * k_tiles + k_tile) * kParts * 4 + v) * kTileSize;
   }
   static constexpr long kPartStep = 4 * kTileSize;
@@ -255,14 +255,14 @@ struct RightOperand {
 // for each k tile, to run on the vector units while AMX multiplies. The empty asm statement keeps the compiler from
 // moving stores to the operands past the tile loads.
 template <class Interleaved>
-JAXLSTM_INLINE void multiply_2_by_2(const Bfloat16* a, long a_step, const Bfloat16* b, long k_tiles, float* above,
+JAXLSTM_INLINE void multiply_2_by_2(const TileBits* a, long a_step, const TileBits* b, long k_tiles, float* above,
                                     float* below, Interleaved&& interleaved) {
   constexpr long kBelow = kParts * kTileSize, kB = RightOperand::kPartStep;
   asm volatile("" ::: "memory");
   _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
   for (long k = 0; k < k_tiles; k++) {
-    const Bfloat16 *a_1 = a + k * a_step, *a_2 = a_1 + kTileSize, *a_3 = a_2 + kTileSize;
-    const Bfloat16 *b_1 = b + k * kParts * kB, *b_2 = b_1 + kB, *b_3 = b_2 + kB;
+    const TileBits *a_1 = a + k * a_step, *a_2 = a_1 + kTileSize, *a_3 = a_2 + kTileSize;
+    const TileBits *b_1 = b + k * kParts * kB, *b_2 = b_1 + kB, *b_3 = b_2 + kB;
     JAXLSTM_LOAD(6, b_3); JAXLSTM_LOAD(7, b_3 + kTileSize);
     JAXLSTM_LOAD(4, a_1); JAXLSTM_LOAD(5, a_1 + kBelow); JAXLSTM_2_BY_2();
     JAXLSTM_LOAD(6, b_2); JAXLSTM_LOAD(7, b_2 + kTileSize); JAXLSTM_2_BY_2();
@@ -272,7 +272,7 @@ JAXLSTM_INLINE void multiply_2_by_2(const Bfloat16* a, long a_step, const Bfloat
     interleaved();
   }
   for (long k = 0; k < k_tiles; k++) {
-    const Bfloat16 *a_1 = a + k * a_step, *b_1 = b + k * kParts * kB;
+    const TileBits *a_1 = a + k * a_step, *b_1 = b + k * kParts * kB;
     JAXLSTM_LOAD(4, a_1); JAXLSTM_LOAD(5, a_1 + kBelow);
     JAXLSTM_LOAD(6, b_1); JAXLSTM_LOAD(7, b_1 + kTileSize); JAXLSTM_2_BY_2();
   }
@@ -282,13 +282,13 @@ JAXLSTM_INLINE void multiply_2_by_2(const Bfloat16* a, long a_step, const Bfloat
 
 // Multiplies one row tile with all four tiles of a panel, in the same order of additions.
 template <class Interleaved>
-JAXLSTM_INLINE void multiply_1_by_4(const Bfloat16* a, long a_step, const Bfloat16* b, long k_tiles, float* results,
+JAXLSTM_INLINE void multiply_1_by_4(const TileBits* a, long a_step, const TileBits* b, long k_tiles, float* results,
                                     Interleaved&& interleaved) {
   constexpr long kB = RightOperand::kPartStep;
   asm volatile("" ::: "memory");
   _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
   for (long k = 0; k < k_tiles; k++) {
-    const Bfloat16 *a_1 = a + k * a_step, *b_1 = b + k * kParts * kB, *b_2 = b_1 + kB, *b_3 = b_2 + kB;
+    const TileBits *a_1 = a + k * a_step, *b_1 = b + k * kParts * kB, *b_2 = b_1 + kB, *b_3 = b_2 + kB;
     JAXLSTM_LOAD(4, a_1); JAXLSTM_LOAD(5, a_1 + kTileSize); JAXLSTM_LOAD(6, a_1 + 2 * kTileSize);
     JAXLSTM_1_BY_4(4, b_3);
     JAXLSTM_1_BY_4(4, b_2);
@@ -321,7 +321,7 @@ JAXLSTM_INLINE void multiply_panel(const LeftOperand& left, long row_tiles, cons
   alignas(64) float partial[4 * kResultSize];
   for (long k = 0; k < right.k_tiles; k += kMaxChainTiles) {
     const long depth = minimum(kMaxChainTiles, right.k_tiles - k);
-    const Bfloat16* b = right.panel(panel) + k * kParts * RightOperand::kPartStep;
+    const TileBits* b = right.panel(panel) + k * kParts * RightOperand::kPartStep;
     long row_tile = 0;
     for (; row_tile + 2 <= row_tiles; row_tile += 2)
       for (int v = 0; v < 4; v += 2) {

@@ -22,8 +22,8 @@ struct AmxBackwardPass : BackwardPass<float> {
   AmxBackwardPass(const BackwardArguments<float>& arguments, void* scratch) : BackwardPass<float>(arguments, scratch) {
     if (!use_amx) return;
     Arena arena(scratch, scratch_bytes);
-    right = {arena.take<Bfloat16>(RightOperand::size(state_panels, depth)), 4 * gate_k_tiles};
-    for (LeftOperand& left : left_grads) left = {arena.take<Bfloat16>(LeftOperand::size(row_tiles, depth)), row_tiles};
+    right = {arena.take<TileBits>(RightOperand::size(state_panels, depth)), 4 * gate_k_tiles};
+    for (LeftOperand& left : left_grads) left = {arena.take<TileBits>(LeftOperand::size(row_tiles, depth)), row_tiles};
     sums = arena.take<float>(state_panels * row_tiles * 4 * kResultSize);
     magnitudes = arena.take<uint32_t>(Magnitudes::kSize);
     scratch_bytes = arena.used();
@@ -61,7 +61,7 @@ struct AmxBackwardPass : BackwardPass<float> {
     const long size = LeftOperand::size(row_tiles, depth);
     for (const LeftOperand& left : left_grads) {
       const long begin = share(size, thread, threads), end = share(size, thread + 1, threads);
-      std::memset(left.tiles + begin, 0, size_t(end - begin) * sizeof(Bfloat16));
+      std::memset(left.tiles + begin, 0, size_t(end - begin) * sizeof(TileBits));
     }
     Magnitudes all(magnitudes);
     all.record(thread, gradients, weights);

@@ -29,10 +29,10 @@ struct AmxForwardPass : ForwardPass<float> {
     if (!use_amx) return;
     steps_ahead = minimum(p.time, row_tiles < kMaxRowTilesAhead ? kMaxRowTilesAhead / row_tiles : 1);
     Arena arena(scratch, scratch_bytes);
-    right_ih = {arena.take<Bfloat16>(RightOperand::size(panels, p.input_size)), ceil_divide(p.input_size, kTileDepth)};
-    right_hh = {arena.take<Bfloat16>(RightOperand::size(panels, p.h_size)), ceil_divide(p.h_size, kTileDepth)};
-    left_x = {arena.take<Bfloat16>(LeftOperand::size(steps_ahead * row_tiles, p.input_size)), steps_ahead * row_tiles};
-    for (LeftOperand& left : left_h) left = {arena.take<Bfloat16>(LeftOperand::size(row_tiles, p.h_size)), row_tiles};
+    right_ih = {arena.take<TileBits>(RightOperand::size(panels, p.input_size)), ceil_divide(p.input_size, kTileDepth)};
+    right_hh = {arena.take<TileBits>(RightOperand::size(panels, p.h_size)), ceil_divide(p.h_size, kTileDepth)};
+    left_x = {arena.take<TileBits>(LeftOperand::size(steps_ahead * row_tiles, p.input_size)), steps_ahead * row_tiles};
+    for (LeftOperand& left : left_h) left = {arena.take<TileBits>(LeftOperand::size(row_tiles, p.h_size)), row_tiles};
     sums = arena.take<float>(panels * row_tiles * 4 * kResultSize);
     projected = arena.take<float>(steps_ahead * panels * row_tiles * 4 * kResultSize);
     magnitudes = arena.take<uint32_t>(Magnitudes::kSize);
@@ -87,7 +87,7 @@ struct AmxForwardPass : ForwardPass<float> {
     }
     for (long tile = share(row_tiles, thread, threads); tile < share(row_tiles, thread + 1, threads); tile++)
       left_h[0].pack_rows(p.h_0 + 16 * tile * p.h_size, p.h_size, rows_of(tile), p.h_size, tile, left);
-    if (thread == 0) std::memset(left_h[1].tiles, 0, LeftOperand::size(row_tiles, p.h_size) * sizeof(Bfloat16));
+    if (thread == 0) std::memset(left_h[1].tiles, 0, LeftOperand::size(row_tiles, p.h_size) * sizeof(TileBits));
   }
 
   // Packs one panel from the weights or, if they were prepared, from the panel of vectors.

@@ -25,9 +25,9 @@ struct AmxGradientsPass : GradientsPass<float> {
   const long row_groups = p.threads * ceil_divide(rows, 16 * kRowTiles * p.threads);
   const long row_tiles = 2 * ceil_divide(rows, 32 * row_groups);
   const long pairs = input_pairs + (p.grad_weight_hh ? ceil_divide(p.h_size, 32) : 0);
-  Bfloat16* left;        // a chunk of [x | h]^T, [pair]
+  TileBits* left;        // a chunk of [x | h]^T, [pair]
   RightOperand right;    // W_ih
-  Bfloat16* gate_tiles;  // packed tiles of grad_gates, [thread]
+  TileBits* gate_tiles;  // packed tiles of grad_gates, [thread]
   // [pair][panel of gates][2][4][16][16] and [thread][panel of inputs][row tile][4][16][16]
   float *sums, *grad_x;
   uint32_t* magnitudes;
@@ -36,9 +36,9 @@ struct AmxGradientsPass : GradientsPass<float> {
       : GradientsPass<float>(arguments, scratch) {
     if (!use_amx) return;
     Arena arena(scratch, scratch_bytes);
-    left = arena.take<Bfloat16>(pairs * kPairSize);
-    right = {arena.take<Bfloat16>(p.grad_x ? RightOperand::size(input_panels, gates) : 0), gate_k_tiles};
-    gate_tiles = arena.take<Bfloat16>(p.threads * kGateTilesSize);
+    left = arena.take<TileBits>(pairs * kPairSize);
+    right = {arena.take<TileBits>(p.grad_x ? RightOperand::size(input_panels, gates) : 0), gate_k_tiles};
+    gate_tiles = arena.take<TileBits>(p.threads * kGateTilesSize);
     sums = arena.take<float>(pairs * gate_panels * 8 * kResultSize);
     grad_x = arena.take<float>(p.grad_x ? p.threads * input_panels * kRowTiles * 4 * kResultSize : 0);
     magnitudes = arena.take<uint32_t>(Magnitudes::kSize);
@@ -69,7 +69,7 @@ struct AmxGradientsPass : GradientsPass<float> {
     return all.in_range(threads);
   }
 
-  Bfloat16* gate_tiles_of(int thread) const { return gate_tiles + thread * kGateTilesSize; }
+  TileBits* gate_tiles_of(int thread) const { return gate_tiles + thread * kGateTilesSize; }
 
   void weight_gradients(int thread, int threads, Barrier& barrier, OperandMagnitudes& magnitude) {
     const long begin = share(gate_panels, thread, threads), end = share(gate_panels, thread + 1, threads);
@@ -105,7 +105,7 @@ struct AmxGradientsPass : GradientsPass<float> {
   }
 
   // Packs a chunk of one panel of grad_gates, and adds it to grad_bias.
-  void pack_gates(long row, long depth, long panel, long n, Bfloat16* to, OperandMagnitudes& magnitude) const {
+  void pack_gates(long row, long depth, long panel, long n, TileBits* to, OperandMagnitudes& magnitude) const {
     Floats sum[4] = {};
     for (long k = 0; k < depth; k++) {
       const long from = row + k * kTileDepth;
@@ -121,7 +121,7 @@ struct AmxGradientsPass : GradientsPass<float> {
 
   float* sums_at(long pair, long panel) const { return sums + (pair * gate_panels + panel) * 8 * kResultSize; }
 
-  void multiply_panels(long row, long depth, long first, long last, Bfloat16* packed) const {
+  void multiply_panels(long row, long depth, long first, long last, TileBits* packed) const {
     const RightOperand panels{packed, kDepth};
     alignas(64) float partial[4 * kResultSize];
     for (long pair = 0; pair < pairs; pair++)
@@ -129,7 +129,7 @@ struct AmxGradientsPass : GradientsPass<float> {
         for (int v = 0; v < 4; v += 2) {
           float *above = sums_at(pair, panel) + v * kResultSize, *below = above + 4 * kResultSize;
           long line = 0;
-          const Bfloat16* tiles = panels.panel(panel - first) + v * kTileSize;
+          const TileBits* tiles = panels.panel(panel - first) + v * kTileSize;
           multiply_2_by_2(left + pair * kPairSize, 2 * kParts * kTileSize, tiles, depth, row ? partial : above,
                           row ? partial + 2 * kResultSize : below, [&] {
             for (int i = 0; i < 2; i++, line += 16) __builtin_prefetch(above + line), __builtin_prefetch(below + line);
@@ -180,7 +180,7 @@ struct AmxGradientsPass : GradientsPass<float> {
   long depth_of(long stage, long stages) const { return minimum(kDepth, gate_k_tiles - stage % stages * kDepth); }
   long tiles_of(long stage, long stages) const { return row_tiles * depth_of(stage, stages); }
 
-  void pack_rows_tile(long stage, long stages, long i, Bfloat16* to, OperandMagnitudes& magnitude) const {
+  void pack_rows_tile(long stage, long stages, long i, TileBits* to, OperandMagnitudes& magnitude) const {
     const long depth = depth_of(stage, stages), k = i % depth, tile = i / depth;
     const long row = (stage / stages * row_tiles + tile) * 16, gate = (stage % stages * kDepth + k) * kTileDepth;
     LeftOperand{to, row_tiles}.pack_tile_of_rows(p.grad_gates + row * gates + gate, gates, rows - row, gates - gate, k,

@@ -11,10 +11,15 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "barrier.h"
+#include "half.h"
 
 namespace jaxlstm {
+
+// In half precision T is the dtype of the weights, inputs and outputs. Everything else is Wide<T>, that is float32: the
+// state, the sums and the derivative.
 
 // See jaxlstm/cell.py for the equations. m = o tanh(c').
 template <class T>
@@ -24,20 +29,20 @@ struct ForwardArguments {
   const T* x;            // [T, B, I]
   const T* weight_ih;    // [4H, I]
   const T* weight_hh;    // [4H, P]
-  const T* bias;         // [4H], or null
+  const Wide<T>* bias;   // [4H], or null
   const T* weight_hr;    // [P, H], or null without a projection
-  const T *h_0, *c_0;    // [B, P], [B, H]
+  const Wide<T>*h_0, *c_0;  // [B, P], [B, H]
   const uint8_t* valid;  // [T, B], or null if all steps are valid; an invalid step keeps the state and outputs zeros
   T* y;                  // [T, B, P]
-  T *h_n, *c_n;          // [B, P], [B, H]
+  Wide<T>*h_n, *c_n;     // [B, P], [B, H]
   // The derivative of each step, or null in inference. With z for the gates before their nonlinearity:
-  T* by_gates;  // [T, B, 4H]: dc'/dz for i, f and g, and dm/dz for o with c' held fixed
-  T* f;         // [T, B, H]: dc'/dc
-  T* m_by_c;    // [T, B, H]: dm/dc'
-  T* m;         // [T, B, H], or null without a projection
+  Wide<T>* by_gates;  // [T, B, 4H]: dc'/dz for i, f and g, and dm/dz for o with c' held fixed
+  Wide<T>* f;         // [T, B, H]: dc'/dc
+  Wide<T>* m_by_c;    // [T, B, H]: dm/dc'
+  T* m;               // [T, B, H], or null without a projection
   // Weights and bias as packed by prepare_weights, or null. If given, no other weights are read, and weight_hr only
-  // needs to be non-null to indicate a projection.
-  const T* prepared;
+  // needs to be non-null to indicate a projection. An instruction set that does not multiply T takes float32 weights.
+  const void* prepared;
 };
 
 template <class T>
@@ -78,14 +83,18 @@ struct Pass {
   void (*run)(const Arguments&, void* scratch, int thread, int threads, Barrier&);
 };
 
-// The passes for one dtype.
+// The passes for one dtype. In half precision only the forward pass exists; its derivative is float32.
 template <class T>
-struct Passes {
+struct ForwardPasses {
   Pass<ForwardArguments<T>> forward;
-  Pass<BackwardArguments<T>> backward;
-  Pass<GradientsArguments<T>> gradients;
+  // Null for a dtype that the instruction set does not multiply.
   size_t (*prepared_bytes)(const ForwardArguments<T>&);
   void (*prepare_weights)(const ForwardArguments<T>&, void* prepared);
+};
+template <class T>
+struct Passes : ForwardPasses<T> {
+  Pass<BackwardArguments<T>> backward;
+  Pass<GradientsArguments<T>> gradients;
 };
 
 // Everything that is compiled for one instruction set.
@@ -93,13 +102,20 @@ struct InstructionSet {
   const char* name;
   Passes<float> float_passes;
   Passes<double> double_passes;
+  ForwardPasses<Bfloat16> bfloat16_passes;
+  ForwardPasses<Float16> float16_passes;
   void (*activations)(const float* x, float* sigmoid, float* tanh, long n);
 
   template <class T>
-  const Passes<T>& passes() const {
-    if constexpr (sizeof(T) == 4) return float_passes;
-    else return double_passes;
+  const auto& passes() const {
+    if constexpr (std::is_same_v<T, float>) return float_passes;
+    else if constexpr (std::is_same_v<T, double>) return double_passes;
+    else if constexpr (std::is_same_v<T, Bfloat16>) return bfloat16_passes;
+    else return float16_passes;
   }
+  // Returns true if weights of type T are multiplied as they are, and not widened to float32.
+  template <class T>
+  bool multiplies() const { return passes<T>().prepared_bytes != nullptr; }
 };
 
 }  // namespace jaxlstm

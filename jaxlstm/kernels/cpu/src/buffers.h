@@ -6,6 +6,7 @@
 #include <string>
 #include <type_traits>
 
+#include "half.h"
 #include "memory.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -20,6 +21,8 @@ template <class T>
 constexpr ffi::DataType dtype_of() {
   if constexpr (std::is_same_v<T, float>) return ffi::F32;
   else if constexpr (std::is_same_v<T, double>) return ffi::F64;
+  else if constexpr (std::is_same_v<T, Bfloat16>) return ffi::BF16;
+  else if constexpr (std::is_same_v<T, Float16>) return ffi::F16;
   else if constexpr (std::is_same_v<T, int32_t>) return ffi::S32;
   else return ffi::PRED;
 }
@@ -32,8 +35,9 @@ class BufferChecker {
  public:
   // `buffer` determines the dtype of the call.
   explicit BufferChecker(const Buffer& buffer) {
-    if (buffer.element_type() != ffi::F32 && buffer.element_type() != ffi::F64)
-      fail("inputs must be float32 or float64");
+    for (const ffi::DataType dtype : {ffi::F32, ffi::F64, ffi::BF16, ffi::F16})
+      if (buffer.element_type() == dtype) return;
+    fail("inputs must be float16, bfloat16, float32 or float64");
   }
 
   // Returns the shape of a buffer with kAxes axes, or zeros after an error.

@@ -5,6 +5,7 @@
 #include "amx_policy.h"
 #include "buffers.h"
 #include "cost.h"
+#include "dtypes.h"
 #include "instruction_sets.h"
 #include "memory.h"
 #include "prepared_weights.h"
@@ -39,11 +40,11 @@ ForwardArguments<Real> forward_arguments(BufferChecker& checker, Buffer& x, Buff
   ForwardArguments<Real> p{T, B, I, H, P, reverse};
   checker.require_nonzero_sizes(T, H, P);
   p.x = checker.input<Real>("x", x, {T, B, I});
-  p.h_0 = checker.input<Real>("h_0", h_0, {B, P});
-  p.c_0 = checker.input<Real>("c_0", c_0, {B, H});
+  p.h_0 = checker.input<Wide<Real>>("h_0", h_0, {B, P});
+  p.c_0 = checker.input<Wide<Real>>("c_0", c_0, {B, H});
   p.y = checker.output<Real>("y", y, {T, B, P});
-  p.h_n = checker.output<Real>("h_n", h_n, {B, P});
-  p.c_n = checker.output<Real>("c_n", c_n, {B, H});
+  p.h_n = checker.output<Wide<Real>>("h_n", h_n, {B, P});
+  p.c_n = checker.output<Wide<Real>>("c_n", c_n, {B, H});
   return p;
 }
 
@@ -53,7 +54,7 @@ void set_weights(BufferChecker& checker, ForwardArguments<Real>& p, Buffer& weig
   const long I = p.input_size, H = p.hidden_size, P = p.h_size;
   p.weight_ih = checker.input<Real>("weight_ih", weight_ih, {4 * H, I});
   p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
-  p.bias = checker.optional_input<Real>("bias", bias, {4 * H});
+  p.bias = checker.optional_input<Wide<Real>>("bias", bias, {4 * H});
   p.weight_hr = checker.optional_input<Real>("weight_hr", weight_hr, {P, H});
   if (!p.weight_hr && P != H) checker.fail("h_0 must be as wide as c_0 without weight_hr");
 }
@@ -79,9 +80,9 @@ ffi::Error forward_and_differentiate(ffi::ThreadPool& pool, Buffer& x, Buffer& w
   set_weights(checker, p, weight_ih, weight_hh, bias, weight_hr);
   p.valid = checker.optional_input<uint8_t>("valid", valid, {p.time, p.batch});
   const long T = p.time, B = p.batch, H = p.hidden_size;
-  p.by_gates = checker.output<Real>("by_gates", by_gates, {T, B, 4 * H});
-  p.f = checker.output<Real>("f", f, {T, B, H});
-  p.m_by_c = checker.output<Real>("m_by_c", m_by_c, {T, B, H});
+  p.by_gates = checker.output<Wide<Real>>("by_gates", by_gates, {T, B, 4 * H});
+  p.f = checker.output<Wide<Real>>("f", f, {T, B, H});
+  p.m_by_c = checker.output<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
   p.m = checker.optional_output<Real>("m", m, {T, B, H});
   return run(checker, p, active_instruction_set().passes<Real>().forward, threads, pool);
 }
@@ -93,9 +94,13 @@ ffi::Error forward_prepared(ffi::ThreadPool& pool, Buffer& x, Buffer& prepared, 
   BufferChecker checker(x);
   auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
   const bool projected = p.h_size != p.hidden_size;
-  const int64_t size = prepared_size<Real>(p.input_size, p.hidden_size, p.h_size, projected);
-  p.prepared = checker.input<Real>("prepared", prepared, {size});
-  p.weight_hr = projected ? p.prepared : nullptr;
+  const auto set_prepared = [&](auto weight) {
+    typedef decltype(weight) Weight;
+    const int64_t size = prepared_size<Weight>(p.input_size, p.hidden_size, p.h_size, projected);
+    p.prepared = checker.input<Weight>("prepared", prepared, {size});
+  };
+  active_instruction_set().multiplies<Real>() ? set_prepared(Real()) : set_prepared(Wide<Real>());
+  p.weight_hr = projected ? static_cast<const Real*>(p.prepared) : nullptr;
   const int32_t* length = checker.optional_input<int32_t>("lengths", lengths, {p.batch});
   std::vector<uint8_t> valid;
   if (length && !checker.failed())
@@ -162,11 +167,20 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
   return run(p, active_instruction_set().passes<Real>().gradients, call, pool);
 }
 
-// Instantiates a handler for the dtype of its first buffer, against which the others are checked.
+// Instantiates a handler for the dtype of its first buffer, against which the others are checked. The derivative of a
+// half-precision LSTM is computed in float32.
 #define JAXLSTM_BY_DTYPE(function)                                                       \
   [](ffi::ThreadPool pool, Buffer first, auto... rest) {                                 \
     if (first.element_type() == ffi::F64) return function<double>(pool, first, rest...); \
     return function<float>(pool, first, rest...);                                        \
+  }
+
+#define JAXLSTM_BY_ANY_DTYPE(function)                                                        \
+  [](ffi::ThreadPool pool, Buffer first, auto... rest) {                                      \
+    if (first.element_type() == ffi::F64) return function<double>(pool, first, rest...);      \
+    if (first.element_type() == ffi::BF16) return function<Bfloat16>(pool, first, rest...);   \
+    if (first.element_type() == ffi::F16) return function<Float16>(pool, first, rest...);     \
+    return function<float>(pool, first, rest...);                                             \
   }
 
 // Returns the signature of a handler: its buffers and the attributes that all handlers share.
@@ -185,9 +199,9 @@ auto signature() {
 
 #pragma GCC visibility push(default)
 extern "C" {
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signature<8, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_DTYPE(forward_prepared), (signature<5, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_DTYPE(forward_and_differentiate),
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_ANY_DTYPE(forward), (signature<8, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_ANY_DTYPE(forward_prepared), (signature<5, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_ANY_DTYPE(forward_and_differentiate),
                               (signature<8, 7>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, JAXLSTM_BY_DTYPE(gradients), (signature<6, 4>()));
@@ -198,15 +212,25 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, JAXLSTM_BY_DTYPE(gradients), (s
 const char* jaxlstm_instruction_set() { return active_instruction_set().name; }
 // Selects the instruction set of subsequent calls. Returns false if it is unknown or cannot run here.
 bool jaxlstm_use_instruction_set(const char* name) { return use_instruction_set(name); }
-// Packs weights and biases for calls of jaxlstm_forward_prepared. `wide` selects float64; absent arrays are null.
-void jaxlstm_prepare_weights(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, const void* weight_ih,
-                             const void* weight_hh, const void* bias, const void* weight_hr, void* prepared) {
-  (wide ? prepare_weights<double> : prepare_weights<float>)(
-      input_size, hidden_size, h_size, weight_ih, weight_hh, bias, weight_hr, prepared);
+// Returns true if the active instruction set multiplies weights of this dtype. It prepares no others: half-precision
+// weights are then prepared as float32.
+bool jaxlstm_multiplies(Dtype dtype) {
+  return with_dtype(dtype, [](auto real) { return active_instruction_set().multiplies<decltype(real)>(); });
+}
+// Packs weights and biases for calls of jaxlstm_forward_prepared. Absent arrays are null. In half precision the bias is
+// float32.
+void jaxlstm_prepare_weights(Dtype dtype, int64_t input_size, int64_t hidden_size, int64_t h_size,
+                             const void* weight_ih, const void* weight_hh, const void* bias, const void* weight_hr,
+                             void* prepared) {
+  with_dtype(dtype, [&](auto real) {
+    prepare_weights<decltype(real)>(input_size, hidden_size, h_size, weight_ih, weight_hh, bias, weight_hr, prepared);
+  });
 }
 // Returns the number of elements that jaxlstm_prepare_weights writes.
-int64_t jaxlstm_prepared_size(bool wide, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
-  return (wide ? prepared_size<double> : prepared_size<float>)(input_size, hidden_size, h_size, projected);
+int64_t jaxlstm_prepared_size(Dtype dtype, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
+  return with_dtype(dtype, [&](auto real) {
+    return prepared_size<decltype(real)>(input_size, hidden_size, h_size, projected);
+  });
 }
 // Returns true if the kernel takes AMX for a batch with these valid steps, [time, batch].
 bool jaxlstm_pays_for_tiles(const uint8_t* valid, int64_t time, int64_t batch) {

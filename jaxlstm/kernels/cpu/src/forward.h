@@ -11,6 +11,10 @@
 #include "panel.h"
 #include "work_sharing.h"
 
+#if defined(__AVX512BF16__)
+#include "bfloat16.h"
+#endif
+
 namespace jaxlstm {
 namespace {
 
@@ -28,26 +32,27 @@ struct ForwardPass {
   const bool hoisted = p.batch <= kMaxHoistedRows;
   // Packed weights and bias, the state c as [panel][row][lanes], m = o tanh(c') before a projection, h before and after
   // the current step, and hoisted W_ih x + b as [panel][row][4][lanes].
-  T *weight_ih, *weight_hh, *weight_hr, *bias, *c, *m, *h[2], *ahead;
+  T *weight_ih, *weight_hh, *weight_hr, *m, *h[2];
+  Wide<T>*bias, *c, *ahead;
   long steps_ahead = 0;
   size_t prepared_bytes, scratch_bytes;
 
   ForwardPass(const ForwardArguments<T>& arguments, void* scratch) : p(arguments) {
-    Arena weights(p.prepared ? const_cast<T*>(p.prepared) : scratch);
-    weight_ih = weights.take<T>(panels * p.input_size * 4 * L);
-    weight_hh = weights.take<T>(panels * p.h_size * 4 * L);
-    weight_hr = p.weight_hr ? weights.take<T>(output_panels * p.hidden_size * 4 * L) : nullptr;
-    bias = weights.take<T>(panels * 4 * L);
+    Arena weights(p.prepared ? const_cast<void*>(p.prepared) : scratch);
+    weight_ih = weights.take<T>(panels * padded_depth<T>(p.input_size) * 4 * L);
+    weight_hh = weights.take<T>(panels * padded_depth<T>(p.h_size) * 4 * L);
+    weight_hr = p.weight_hr ? weights.take<T>(output_panels * padded_depth<T>(p.hidden_size) * 4 * L) : nullptr;
+    bias = weights.take<Wide<T>>(panels * 4 * L);
     prepared_bytes = weights.used();
     Arena arena(scratch, p.prepared ? 0 : prepared_bytes);
-    c = arena.take<T>(panels * p.batch * L);
+    c = arena.take<Wide<T>>(panels * p.batch * L);
     m = p.weight_hr ? arena.take<T>(p.batch * p.hidden_size) : nullptr;
     for (T*& buffer : h) buffer = arena.take<T>(p.batch * p.h_size);
     if (hoisted && p.batch) {
-      const long step_bytes = panels * 4 * L * p.batch * long(sizeof(T));
+      const long step_bytes = panels * 4 * L * p.batch * long(sizeof(Wide<T>));
       steps_ahead = kHoistedBytes / step_bytes < 8 ? 8 : kHoistedBytes / step_bytes;
       if (steps_ahead > p.time) steps_ahead = p.time;
-      ahead = arena.take<T>(panels * steps_ahead * p.batch * 4 * L);
+      ahead = arena.take<Wide<T>>(panels * steps_ahead * p.batch * 4 * L);
     }
     scratch_bytes = arena.used() + kPrefetchBytes;
   }
@@ -138,14 +143,14 @@ struct ForwardPass {
       for (long b = 0; b < p.batch; b++)
         store(c + (panel * p.batch + b) * L, load(p.c_0 + b * p.hidden_size + panel * L, count));
     }
-    if (thread == 0 && p.batch) std::memcpy(h[0], p.h_0, size_t(p.batch) * p.h_size * sizeof(T));
+    if (thread == 0) copy_rounded(p.h_0, h[0], p.batch * p.h_size);
   }
 
   // Sets the outputs of step s to zero for rows that it does not compute.
   void zero_outputs(long s, Range rows) const {
-    const auto zero = [&](T* array, long width) {
+    const auto zero = [&](auto* array, long width) {
       const long begin = (time_of(s) * p.batch + rows.begin) * width, count = rows.size() * width;
-      if (array) std::memset(array + begin, 0, size_t(count) * sizeof(T));
+      if (array) std::memset(array + begin, 0, size_t(count) * sizeof *array);
     };
     if (!rows.size()) return;
     zero(p.y, p.h_size), zero(p.by_gates, 4 * p.hidden_size);
@@ -172,12 +177,12 @@ struct ForwardPass {
         Vector<T> sums[M][4 * N];
         start_from_bias(panel, sums);
         multiply<M, N>(p.x + (t * p.batch + row) * p.input_size, p.input_size,
-                       weight_ih + panel * p.input_size * 4 * L, p.input_size, sums);
+                       panel_at(weight_ih, panel, p.input_size), p.input_size, sums);
         for (int r = 0; r < M; r++)
           for (int v = 0; v < 4 * N; v++) store(ahead_at(panel + v / 4, row + r) + v % 4 * L, sums[r][v]);
       });
   }
-  T* ahead_at(long panel, long row) const { return ahead + (panel * steps_ahead * p.batch + row) * 4 * L; }
+  Wide<T>* ahead_at(long panel, long row) const { return ahead + (panel * steps_ahead * p.batch + row) * 4 * L; }
 
   template <int M, int N4>
   JAXLSTM_INLINE void start_from_bias(long panel, Vector<T> (&sums)[M][N4]) const {
@@ -205,9 +210,9 @@ struct ForwardPass {
         } else {
           start_from_bias(panel, sums);
           multiply<M, N>(p.x + (t * p.batch + row) * p.input_size, p.input_size,
-                         weight_ih + panel * p.input_size * 4 * L, p.input_size, sums);
+                         panel_at(weight_ih, panel, p.input_size), p.input_size, sums);
         }
-        multiply<M, N>(h[s & 1] + row * p.h_size, p.h_size, weight_hh + panel * p.h_size * 4 * L, p.h_size, sums);
+        multiply<M, N>(h[s & 1] + row * p.h_size, p.h_size, panel_at(weight_hh, panel, p.h_size), p.h_size, sums);
 #pragma GCC unroll 8
         for (int r = 0; r < M; r++)
 #pragma GCC unroll 4
@@ -220,7 +225,7 @@ struct ForwardPass {
   __attribute__((noinline)) void cell(long s, long t, long b, long panel, const Vector<T>* sums) {
     const long unit = panel * L, count = gates.count<T>(panel, 0);
     const long at = (t * p.batch + b) * p.hidden_size + unit;
-    T* state = c + (panel * p.batch + b) * L;
+    Wide<T>* state = c + (panel * p.batch + b) * L;
     const bool valid = !p.valid || p.valid[t * p.batch + b];
     const Vector<T> i = sigmoid(sums[0]), f = sigmoid(sums[1]), g = tanh(sums[2]), o = sigmoid(sums[3]);
     const Vector<T> c_before = load(state), c_next = sum_of_products(f, c_before, i, g), tanh_c = tanh(c_next);
@@ -232,7 +237,7 @@ struct ForwardPass {
       __builtin_prefetch(p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit + g * p.hidden_size + 4 * next, 1);
     __builtin_prefetch(p.f + at + next, 1), __builtin_prefetch(p.m_by_c + at + next, 1);
     const Vector<T> zero = {};
-    T* by = p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit;
+    Wide<T>* by = p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit;
     store(by, valid ? g * (i * (1 - i)) : zero, count);
     store(by + p.hidden_size, valid ? c_before * (f * (1 - f)) : zero, count);
     store(by + 2 * p.hidden_size, valid ? i * ((1 + g) * (1 - g)) : zero, count);
@@ -256,7 +261,7 @@ struct ForwardPass {
       [&](long row, auto rows, long panel, auto group) {
         constexpr int M = decltype(rows)::count, N = decltype(group)::count;
         Vector<T> sums[M][4 * N] = {};
-        multiply<M, N>(m + row * p.hidden_size, p.hidden_size, weight_hr + panel * p.hidden_size * 4 * L,
+        multiply<M, N>(m + row * p.hidden_size, p.hidden_size, panel_at(weight_hr, panel, p.hidden_size),
                        p.hidden_size, sums);
         for (int r = 0; r < M; r++) {
           const bool valid = !p.valid || p.valid[t * p.batch + row + r];
@@ -276,9 +281,8 @@ struct ForwardPass {
     for (long panel = units.begin; panel < units.end; panel++)
       for (long b = rows.begin; b < rows.end; b++)
         store(p.c_n + b * p.hidden_size + panel * L, load(c + (panel * p.batch + b) * L), gates.count<T>(panel, 0));
-    if (rows_of_h.size())
-      std::memcpy(p.h_n + rows_of_h.begin * p.h_size, h[p.time & 1] + rows_of_h.begin * p.h_size,
-                  size_t(rows_of_h.size()) * p.h_size * sizeof(T));
+    const long first = rows_of_h.begin * p.h_size;
+    copy_widened(h[p.time & 1] + first, p.h_n + first, rows_of_h.size() * p.h_size);
   }
 };
 

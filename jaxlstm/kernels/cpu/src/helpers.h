@@ -39,9 +39,11 @@ class Helpers {
   void run(int max_threads, double seconds, std::chrono::nanoseconds spin, const Work& work) {
     std::vector<Helper*> team;
     if (max_threads > 1 && !busy_.exchange(true)) {
-      recruit(size_t(max_threads) - 1, seconds, spin, team);
-      start(team, spin, [&](int thread, int threads, Barrier& barrier) { work(thread, threads, barrier); });
+      const auto begin = Clock::now();
+      if (begin >= alone_until_) recruit(size_t(max_threads) - 1, seconds, spin, team);
+      start(team, spin, work);
       last_end_ = Clock::now();
+      if (!team.empty() && last_end_ - begin > longest_call(seconds)) alone_until_ = last_end_ + kTimeAlone;
       busy_.store(false);
     } else {
       start(team, spin, work);
@@ -49,6 +51,13 @@ class Helpers {
   }
 
  private:
+  // A call with helpers that takes far longer than it should on one thread has waited for a helper that lost its core to
+  // another process. Calls then run alone for a while, since the next one would wait as well.
+  static constexpr auto kTimeAlone = std::chrono::milliseconds(100);
+  static std::chrono::nanoseconds longest_call(double seconds) {
+    return std::chrono::nanoseconds(long(10e9 * seconds)) + std::chrono::microseconds(500);
+  }
+
   // The states of a helper. A caller takes a spinning helper, sets its task, and starts it.
   enum : uint32_t { kAsleep, kWoken, kSpinning, kTaken, kWorking };
 
@@ -147,7 +156,7 @@ class Helpers {
 
   std::atomic<bool> busy_{false};
   std::vector<Helper*> helpers_;  // only used by the thread that set busy_
-  Clock::time_point last_end_{};
+  Clock::time_point last_end_{}, alone_until_{};
 };
 
 }  // namespace jaxlstm

@@ -5,8 +5,10 @@
 
 #include "arguments.h"
 
-#if defined(JAXLSTM_AMX)
+#if defined(JAXLSTM_X86)
 #include <cpuid.h>
+#endif
+#if defined(JAXLSTM_AMX)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -16,7 +18,7 @@ namespace jaxlstm {
 // Defined by kernels.cc, once for each instruction set.
 extern const InstructionSet instruction_set_baseline;
 #if defined(JAXLSTM_X86)
-extern const InstructionSet instruction_set_avx2, instruction_set_avx512;
+extern const InstructionSet instruction_set_avx2, instruction_set_avx512, instruction_set_avx512_bf16;
 #endif
 #if defined(JAXLSTM_AMX)
 extern const InstructionSet instruction_set_amx;
@@ -28,7 +30,7 @@ constexpr const InstructionSet* kInstructionSets[] = {
     &instruction_set_amx,
 #endif
 #if defined(JAXLSTM_X86)
-    &instruction_set_avx512, &instruction_set_avx2,
+    &instruction_set_avx512_bf16, &instruction_set_avx512, &instruction_set_avx2,
 #endif
     &instruction_set_baseline};
 
@@ -42,18 +44,26 @@ inline bool supports_avx512() {
 #endif
 }
 
+// Checks for products of bfloat16 vectors.
+inline bool supports_avx512_bf16() {
+#if defined(JAXLSTM_X86)
+  unsigned a, b, c, d;
+  return supports_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & (1u << 5);
+#else
+  return false;
+#endif
+}
+
 // Checks for AMX with bfloat16, and asks Linux for the tile registers, which a process gets only on request.
 inline bool supports_amx() {
 #if defined(JAXLSTM_AMX_IN_SOFTWARE)  // see tools/kernel_harness
-  return supports_avx512();
+  return supports_avx512_bf16();
 #elif defined(JAXLSTM_AMX)
   unsigned a, b, c, d;
-  if (!supports_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if (!supports_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   const bool tiles = d & (1u << 24), bfloat16_tiles = d & (1u << 22);
-  if (!tiles || !bfloat16_tiles || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
-  const bool bfloat16_vectors = a & (1u << 5);
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  return bfloat16_vectors && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return tiles && bfloat16_tiles && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
@@ -64,6 +74,7 @@ inline bool runs_here(const InstructionSet& instruction_set) {
   if (&instruction_set == &instruction_set_amx) return supports_amx();
 #endif
 #if defined(JAXLSTM_X86)
+  if (&instruction_set == &instruction_set_avx512_bf16) return supports_avx512_bf16();
   if (&instruction_set == &instruction_set_avx512) return supports_avx512();
   if (&instruction_set == &instruction_set_avx2)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");

@@ -2,6 +2,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "gradients.h"
+#include "widened_forward.h"
 
 #if defined(__AMX_BF16__)
 #include "amx_backward.h"
@@ -45,9 +46,20 @@ void prepare_weights(const ForwardArguments<T>& arguments, void* prepared) {
   ForwardPass<T>(arguments, prepared).prepare_weights();
 }
 
+template <class T, class Forward>
+constexpr ForwardPasses<T> kMultiplied{kPass<ForwardArguments<T>, Forward>, prepared_bytes<T>, prepare_weights<T>};
+template <class T>
+constexpr ForwardPasses<T> kWidened{kPass<ForwardArguments<T>, WidenedForwardPass<T, FloatForwardPass>>, nullptr,
+                                    nullptr};
+#if defined(__AVX512BF16__)
+constexpr const ForwardPasses<Bfloat16>& kBfloat16Passes = kMultiplied<Bfloat16, ForwardPass<Bfloat16>>;
+#else
+constexpr const ForwardPasses<Bfloat16>& kBfloat16Passes = kWidened<Bfloat16>;
+#endif
+
 template <class T, class Forward, class Backward, class Gradients>
-constexpr Passes<T> kPasses{kPass<ForwardArguments<T>, Forward>, kPass<BackwardArguments<T>, Backward>,
-                            kPass<GradientsArguments<T>, Gradients>, prepared_bytes<T>, prepare_weights<T>};
+constexpr Passes<T> kPasses{kMultiplied<T, Forward>, kPass<BackwardArguments<T>, Backward>,
+                            kPass<GradientsArguments<T>, Gradients>};
 
 void activations(const float* x, float* sigmoids, float* tanhs, long n) {
   constexpr long L = kLanes<float>;
@@ -70,6 +82,8 @@ const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET) = {
     JAXLSTM_STRING(JAXLSTM_TARGET),
     kPasses<float, FloatForwardPass, FloatBackwardPass, FloatGradientsPass>,
     kPasses<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>,
+    kBfloat16Passes,
+    kWidened<Float16>,
     activations,
 };
 

@@ -9,6 +9,7 @@
 // accumulate into M x 4 N vector registers. Each step over k loads 4 N vectors of weights and broadcasts M elements of
 // the rows, for 4 M N multiply-adds. M and N are template parameters, chosen so that the sums fit the registers.
 #pragma once
+#include "half.h"
 #include "vector.h"
 
 namespace jaxlstm {
@@ -21,9 +22,18 @@ constexpr long kSumLength = 128;
 // row there are as many loads as products, and prefetching costs more than it saves.
 constexpr long kPrefetchBytes = 4096;
 
+// The number of k of a packed panel: K, or in half precision, where a product takes two k, the next even number.
+template <class T>
+constexpr long padded_depth(long K) { return kIsHalf<T> ? (K + 1) / 2 * 2 : K; }
+// Returns a panel of packed weights with K rows of weights.
+template <class T>
+JAXLSTM_INLINE T* panel_at(T* packed, long panel, long K) {
+  return packed + panel * padded_depth<T>(K) * 4 * kLanes<T>;
+}
+
 // Adds the product of M rows and N adjacent panels to `sums`. Element k of row m is rows[m * row_stride + k *
 // k_stride]. The order of the additions does not depend on M or N, so the result of a row does not depend on its batch.
-template <int M, int N, class T>
+template <int M, int N, class T, std::enable_if_t<!kIsHalf<T>, int> = 0>
 JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, long K,
                              Vector<T> (&sums)[M][4 * N], long k_stride = 1) {
   constexpr int L = kLanes<T>;

@@ -20,7 +20,7 @@ void prepare_weights(int64_t input_size, int64_t hidden_size, int64_t h_size, co
   ForwardArguments<T> p{};
   p.input_size = input_size, p.hidden_size = hidden_size, p.h_size = h_size;
   p.weight_ih = static_cast<const T*>(weight_ih), p.weight_hh = static_cast<const T*>(weight_hh);
-  p.bias = static_cast<const T*>(bias), p.weight_hr = static_cast<const T*>(weight_hr);
+  p.bias = static_cast<const Wide<T>*>(bias), p.weight_hr = static_cast<const T*>(weight_hr);
   active_instruction_set().passes<T>().prepare_weights(p, prepared);
 }
 

@@ -7,11 +7,10 @@ namespace jaxlstm {
 extern "C" {
 // See run_stack in stack.h.
 bool jaxlstm_run_stack(Stack* stack, int64_t time, const void* x, const void* valid, void* y) {
-  const auto run = [&](auto real) {
+  return with_dtype(Dtype(stack->dtype), [&](auto real) {
     typedef decltype(real) T;
     return run_stack<T>(*stack, time, static_cast<const T*>(x), static_cast<const uint8_t*>(valid), static_cast<T*>(y));
-  };
-  return stack->wide ? run(double()) : run(float());
+  });
 }
 }
 #pragma GCC visibility pop

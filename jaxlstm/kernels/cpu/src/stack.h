@@ -3,6 +3,7 @@
 // The same passes compute a step and a whole sequence, so both have the same bits.
 #pragma once
 #include "cost.h"
+#include "dtypes.h"
 #include "helpers.h"
 #include "memory.h"
 #include "prepared_weights.h"
@@ -15,12 +16,12 @@ struct Layer {
   const void* prepared;  // from jaxlstm_prepare_weights
 };
 struct Stack {
-  int64_t wide;  // 1 for float64, 0 for float32
+  int64_t dtype;  // a Dtype
   int64_t layer_count, batch, hidden_size, h_size;
   int64_t threads, spin_nanoseconds;  // maximum number of threads, and how long helpers spin after a call
   const Layer* layers;
-  // The state of all layers, [layer_count, batch, h_size] and [layer_count, batch, hidden_size], in two buffers: each
-  // call reads the current one, writes the other, and makes that the current one.
+  // The state of all layers, [layer_count, batch, h_size] and [layer_count, batch, hidden_size], in float32 for half
+  // precision. It has two buffers: each call reads the current one, writes the other, and makes that current.
   void *h[2], *c[2];
   int64_t current;
 };
@@ -36,10 +37,11 @@ bool run_stack(Stack& stack, long time, const T* x, const uint8_t* valid, T* y) 
   Cost cost{};
   for (long i = 0; i < stack.layer_count; i++) {
     ForwardArguments<T>& p = layers[i] = {time, B, stack.layers[i].input_size, H, P, false};
-    p.prepared = static_cast<const T*>(stack.layers[i].prepared);
-    p.weight_hr = P == H ? nullptr : p.prepared;  // any non-null pointer
-    p.h_0 = static_cast<const T*>(stack.h[from]) + i * B * P, p.h_n = static_cast<T*>(stack.h[!from]) + i * B * P;
-    p.c_0 = static_cast<const T*>(stack.c[from]) + i * B * H, p.c_n = static_cast<T*>(stack.c[!from]) + i * B * H;
+    p.prepared = stack.layers[i].prepared;
+    p.weight_hr = P == H ? nullptr : static_cast<const T*>(p.prepared);  // any non-null pointer
+    const auto part = [i](void* state, long size) { return static_cast<Wide<T>*>(state) + i * size; };
+    p.h_0 = part(stack.h[from], B * P), p.h_n = part(stack.h[!from], B * P);
+    p.c_0 = part(stack.c[from], B * H), p.c_n = part(stack.c[!from], B * H);
     p.valid = valid;
     pass_bytes = std::max(pass_bytes, (pass.scratch_bytes(p) + 63) / 64 * 64);
     const Cost layer_cost = cost_of(p);

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "half.h"
+
 #define JAXLSTM_INLINE inline __attribute__((always_inline))
 
 namespace jaxlstm {
@@ -24,15 +26,17 @@ constexpr int kVectorBytes = 16, kMaxBlockRows = 6, kRegisters = 32;
 constexpr int kVectorBytes = 16, kMaxBlockRows = 2, kRegisters = 16;
 #endif
 
+// A vector of half-precision numbers holds them widened to float32.
 template <class T>
 struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes)));
-  typedef T unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
+  typedef Wide<T> Element;
+  typedef Element type __attribute__((vector_size(kVectorBytes)));
+  typedef Element unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(Element)), may_alias));
 };
 template <class T>
 using Vector = typename VectorOf<T>::type;
 template <class T>
-constexpr int kLanes = kVectorBytes / int(sizeof(T));
+constexpr int kLanes = kVectorBytes / int(sizeof(Wide<T>));
 
 template <class T>
 JAXLSTM_INLINE Vector<T> load(const T* p) {
@@ -55,6 +59,10 @@ JAXLSTM_INLINE void store(T* p, Vector<T> v, long n) {
   if (n == kLanes<T>) return store(p, v);
   for (long l = 0; l < n; l++) p[l] = v[l];
 }
+template <class T>
+JAXLSTM_INLINE void copy_rounded(const T* from, T* to, long count) { std::memcpy(to, from, size_t(count) * sizeof(T)); }
+template <class T>
+JAXLSTM_INLINE void copy_widened(const T* from, T* to, long count) { std::memcpy(to, from, size_t(count) * sizeof(T)); }
 // Returns v in a register, and hides from the optimizer how it was computed.
 template <class V>
 JAXLSTM_INLINE V opaque(V v) {

@@ -1,0 +1,156 @@
+"""Half precision on the native kernel: accuracy, rows that do not depend on each other, NaN and infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMConfig, lstm
+from jaxlstm.inference import compile
+from jaxlstm.kernels import info
+from jaxlstm.kernels.cpu.library import library
+from tests.support.inference import normal, weights
+from tests.support.problems import needs_native
+
+pytestmark = [
+    needs_native,
+    pytest.mark.skipif("bfloat16" not in library().dtypes, reason="a library built from older sources"),
+]
+
+DTYPES = ("bfloat16", "float16")
+CONFIGS = {
+    "stack": LSTMConfig(7, 40, num_layers=2),
+    "both": LSTMConfig(16, 33, bidirectional=True, bias=False),
+    "projected": LSTMConfig(5, 48, proj_size=9),
+}
+
+
+@pytest.fixture(params=["best", "widened"])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test with the best instruction set of this machine and with one that widens bfloat16."""
+    handle, best = library().handle, library().instruction_set
+    assert handle is not None
+    if request.param == "widened":
+        if best == "baseline":
+            pytest.skip("the best instruction set widens")
+        handle.jaxlstm_use_instruction_set(b"baseline")
+    yield library().instruction_set
+    handle.jaxlstm_use_instruction_set(best.encode())
+
+
+def half(dtype: str, tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+def rms(actual: Any, exact: Any) -> float:
+    """Return the RMS error relative to the RMS of ``exact``."""
+    exact = np.asarray(exact)
+    return float(np.sqrt(np.mean((np.asarray(actual, np.float64) - exact) ** 2) / np.mean(exact**2)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_forward_is_at_least_as_accurate_as_the_plain_scan(
+    name: str, dtype: str, instruction_set: str
+) -> None:
+    config = CONFIGS[name]
+    params, x = half(dtype, weights(config)), half(dtype, normal(40, 6, config.input_size))
+    lengths = jnp.array([40, 1, 17, 40, 39, 8])
+
+    def run(backend: str, *arguments: Any) -> Any:
+        params, x = arguments
+        y, state = lstm(params, x, config=config, seq_lengths=lengths, backend=backend)
+        return y, *state
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
+        exact = run("scan", *wide)
+    native, scan = run("native", params, x), run("scan", params, x)
+    for ours, plain, reference in zip(native, scan, exact, strict=True):
+        assert ours.dtype == dtype
+        # The errors are random: with the same rounding points they differ by a few percent.
+        assert rms(ours, reference) <= 1.1 * rms(plain, reference)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["both", "projected"])
+def test_gradients_are_at_least_as_accurate_as_the_plain_scan(name: str, dtype: str) -> None:
+    config = CONFIGS[name]
+    params, x = half(dtype, weights(config)), half(dtype, normal(12, 4, config.input_size))
+    direction = normal(12, 4, config.output_size, seed=5)
+    lengths = jnp.array([12, 1, 7, 12])
+
+    def gradients(backend: str, *arguments: Any) -> list[jax.Array]:
+        def loss(params: Any, x: Any) -> jax.Array:
+            y, _ = lstm(params, x, config=config, seq_lengths=lengths, backend=backend)
+            return (y * direction).sum()
+
+        return jax.tree.leaves(jax.grad(loss, (0, 1))(*arguments))
+
+    with jax.enable_x64(True):
+        exact = gradients("scan", *jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x)))
+    native, scan = gradients("native", params, x), gradients("scan", params, x)
+    for ours, plain, reference in zip(native, scan, exact, strict=True):
+        assert ours.dtype == dtype
+        assert rms(ours, reference) <= 1.2 * rms(plain, reference) + 1e-5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_are_independent(dtype: str, instruction_set: str) -> None:
+    """A row has the same bits in any batch, in a Runner's padded batch, and in a stream."""
+    config = CONFIGS["stack"]
+    params, x = half(dtype, weights(config)), np.asarray(half(dtype, normal(20, 7, 7)))
+    runner = compile(params, config, max_length=32, max_batch=8)
+    outputs, state = runner(x)
+    whole = lstm(params, jnp.asarray(x), config=config, backend="native")
+    np.testing.assert_array_equal(outputs, whole[0])
+    np.testing.assert_array_equal(state.c, whole[1].c)
+    np.testing.assert_array_equal(runner(x[:, 3:4])[0][:, 0], outputs[:, 3])
+    stream = runner.stream(7)
+    pieces = [stream(x[:9]), *(stream.step(step)[None] for step in x[9:12]), stream(x[12:])]
+    assert pieces[1].dtype == dtype
+    np.testing.assert_array_equal(np.concatenate(pieces), outputs)
+    np.testing.assert_array_equal(stream.state.c, state.c)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_and_infinity_stay_in_their_row(dtype: str, instruction_set: str) -> None:
+    config = CONFIGS["stack"]
+    params, x = half(dtype, weights(config)), normal(9, 6, 7)
+    clean, _ = lstm(params, half(dtype, x), config=config, backend="native")
+    x[4, 1], x[2, 3, 0] = np.nan, np.inf
+    outputs, _ = lstm(params, half(dtype, x), config=config, backend="native")
+    expected, _ = lstm(params, half(dtype, x), config=config, backend="scan")
+    np.testing.assert_array_equal(np.isnan(outputs), np.isnan(expected))
+    assert np.isnan(outputs[4:, 1]).all()
+    np.testing.assert_array_equal(outputs[:, [0, 2, 4, 5]], clean[:, [0, 2, 4, 5]])
+    np.testing.assert_array_equal(outputs[:4, 1], clean[:4, 1])
+
+
+def test_threads_do_not_change_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LSTMConfig(33, 96)
+    params, x = half("bfloat16", weights(config)), half("bfloat16", normal(8, 24, 33))
+    results = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr("jaxlstm.kernels.cpu.ffi.THREADS", threads)
+        results.append(lstm(params, x, config=config, backend="native")[0])
+        jax.clear_caches()  # the number of threads is part of the program
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_info_reports_the_products(instruction_set: str) -> None:
+    expected = "bfloat16" if instruction_set in ("amx", "avx512_bf16") else "float32"
+    about = info()
+    assert about["dtypes"] == ("float32", "float64", "bfloat16", "float16")
+    assert about["products"] == {
+        "float32": "float32",
+        "float64": "float64",
+        "bfloat16": expected,
+        "float16": "float32",
+    }

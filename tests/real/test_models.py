@@ -1,0 +1,120 @@
+"""Whole models of the packages in ``tests/support/wheels.py`` as Flax models, against the packages' code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxlstm
+from jaxlstm import check
+from tests.support import real_models as real
+from tests.support.real_problems import PROBLEMS, Problem
+
+pytestmark = pytest.mark.network
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", PROBLEMS)
+def test_verify(make: Callable[[], Problem]) -> None:
+    """Outputs, states and gradients equal torch's by the criteria of the checker."""
+    problem = make()
+    report = check.verify_model(problem.ours, problem.theirs, problem.args, names=problem.names)
+    assert report.ok, str(report)
+
+
+def test_beatnet_on_four_bars() -> None:
+    """The package's class, in one call and frame by frame; the beats are found."""
+    example = real.example("beatnet")
+    ours, theirs = example.load(real.fetch_pinned(*real.BEATNET)), real.load_beatnet()
+    features = example.extract_features(example.drums())[None]
+    zeros = jnp.zeros((2, 1, 150))
+    logits, state = ours(jnp.asarray(features[:, :200]), (zeros, zeros))
+    rest, _ = ours(jnp.asarray(features[:, 200:]), tuple(state))  # shapes that are compiled already
+    logits = np.concatenate([logits, rest], axis=2)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+    beat, downbeat, neither = torch.from_numpy(logits[0]).softmax(0)
+    last_bar = 300 + 25 * np.arange(4)
+    assert downbeat[last_bar[0] - 2 : last_bar[0] + 3].max() > 0.5
+    assert all(beat[k - 2 : k + 3].max() > 0.5 for k in last_bar[1:])
+    assert neither[last_bar + 12].min() > 0.5
+
+
+def test_resemblyzer_on_a_conversation() -> None:
+    example = real.example("voice_encoder")
+    ours, theirs = example.load(real.fetch_pinned(*real.RESEMBLYZER)), real.load_resemblyzer()
+    windows = example.partial_utterances(example.mel_spectrogram(real.speech()))[8:24:2]
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(windows)).numpy()
+    np.testing.assert_allclose(ours(jnp.asarray(windows)), expected, rtol=0, atol=2e-6)
+
+
+def test_silero_vad_on_a_conversation() -> None:
+    """All frames in one call equal the package's model, which is called frame by frame."""
+    example = real.example("silero_vad")
+    ours, theirs = example.load(real.fetch_pinned(*real.SILERO)), real.load_silero_script()
+    audio = real.speech()[96_000 : 96_000 + 100 * 512 - 300]
+    padded = torch.from_numpy(np.pad(audio, (0, 300)))
+    with torch.no_grad():
+        expected = [theirs(padded[None, k : k + 512], 16000).item() for k in range(0, len(padded), 512)]
+    probabilities = np.asarray(ours.whole(jnp.asarray(audio)))
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=2e-5)
+    assert probabilities.min() < 0.1
+    assert probabilities.max() > 0.9
+
+
+def test_the_eager_silero_vad_equals_the_script() -> None:
+    script = real.load_silero_script()
+    frames, state = 0.1 * torch.randn(3, 576), 0.3 * torch.randn(2, 3, 128)
+    with torch.no_grad():
+        results = zip(real.SileroVAD(script)(frames, state), script._model(frames, state), strict=True)
+    for ours, theirs in results:
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sentence", real.SENTENCES)
+def test_g2pm_reads_sentences(sentence: str) -> None:
+    reader = real.example("g2pm").Reader(real.fetch_pinned(*real.G2PM).parent)
+    assert reader(sentence) == real.load_g2pm()(sentence, char_split=True)
+
+
+def test_fine_tuned_in_jax_and_given_back_to_the_package(tmp_path: Path) -> None:
+    """The loss falls, and the package loads the new file and computes the new vectors."""
+    example = real.example("fine_tune")
+    windows, speakers = example.labelled_windows(
+        real.fetch_pinned(*real.SPEECH), real.fetch_pinned(*real.SPEAKERS), step=80
+    )
+    assert set(speakers) == {0, 1}
+    windows = windows[:, :60]
+    ours = example.load(real.fetch_pinned(*real.RESEMBLYZER))
+    before = ours(jnp.asarray(windows))
+    losses = example.fine_tune(ours, windows, speakers, steps=4)
+    assert losses[-1] < 0.9 * losses[0]
+    example.write_for_torch(ours, tmp_path / "tuned.pt")
+    theirs = real.load_resemblyzer(tmp_path / "tuned.pt")
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(windows)).numpy()
+    np.testing.assert_allclose(ours(jnp.asarray(windows)), expected, rtol=0, atol=5e-6)
+    assert np.abs(expected - before).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "location", "names", "load"),
+    [
+        ("beatnet", real.BEATNET, {}, real.load_beatnet),
+        ("voice_encoder", real.RESEMBLYZER, {}, real.load_resemblyzer),
+    ],
+)
+def test_the_state_dict_is_that_of_the_package(
+    name: str, location: tuple[str, str], names: dict[str, str], load: Callable[[], torch.nn.Module]
+) -> None:
+    ours = jaxlstm.state_dict(real.example(name).load(real.fetch_pinned(*location)), names=names)
+    theirs = load().state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key].numpy()) for key in theirs)
