@@ -25,7 +25,7 @@ demo: $(VENV)/.flax,torch,cli  ## a whole model, examples/demo.pt2: inspect it, 
 	$(BIN)/python examples/tag.py
 	@echo
 	@echo "Shown: a whole PyTorch model, read without PyTorch, gives PyTorch's results and gradients in JAX."
-	@echo "Next: $(BIN)/jaxlstm inspect FILE with a .pt or .pt2 file of yours."
+	@echo "Next: examples/export_demo.py shows how the file was made; or $(BIN)/jaxlstm inspect a .pt or .pt2 file of yours."
 
 test: $(VENV)/.test  ## all tests except the slow ones
 	$(PYTEST) -n $(WORKERS) -m "not slow"

@@ -92,8 +92,9 @@ def test_tag_runs_without_torch(examples: SimpleNamespace) -> None:
 def test_make_demo_ends_with_the_next_step() -> None:
     command = ["make", "--dry-run", "demo"]
     done = subprocess.run(command, cwd=EXAMPLES.parent, check=True, capture_output=True, text=True)
-    check, blank, shown, following = done.stdout.splitlines()[-4:]
+    check, run, blank, shown, following = done.stdout.splitlines()[-5:]
     assert "jaxlstm check" in check
+    assert "tag.py" in run
     assert blank == "echo"
     assert shown.startswith('echo "Shown: ')
     assert following.startswith('echo "Next: ')
