@@ -42,7 +42,9 @@ def load(path: Any) -> VoiceEncoder:
     The file also holds two scalars of the loss and the state of the optimizer, which this model lacks.
     """
     model = VoiceEncoder(rngs=nnx.Rngs(0))
-    jaxlstm.load_state_dict(model, path, strict=False)
+    result = jaxlstm.load_state_dict(model, path, strict=False)
+    if result.missing or result.misshapen:
+        raise ValueError(str(result))
     return model
 
 

@@ -183,7 +183,7 @@ def _foreign_weights(verification: ModelVerification) -> Iterator[str]:
 
 def _equal_in(dtype: str, value: Array, other: Array) -> bool:
     rounded = [np.sort(a.astype(jnp.dtype(dtype)).astype(np.float32), axis=None) for a in (value, other)]
-    return bool(np.array_equal(*rounded))
+    return bool(np.array_equal(rounded[0], rounded[1]))
 
 
 def _gradients(verification: ModelVerification) -> Iterator[str]:

@@ -133,6 +133,21 @@ def test_names_that_match_nothing(names: dict[str, str], message: str) -> None:
             jaxlstm.load_state_dict(linear(), source(), names=names, strict=strict)
 
 
+def test_names_that_match_nothing_in_a_model() -> None:
+    with pytest.raises(ValueError, match="names maps 'fc' to 'fd', but no layer of the model has this path"):
+        jaxlstm.state_dict(linear(), names={"fc": "fd"})
+
+
+def test_names_that_leave_a_layer_without_tensors() -> None:
+    """The tensor of one layer is given to another, which would leave both with the same numbers."""
+    model = nnx.Dict({"a": nnx.Linear(2, 2, rngs=nnx.Rngs(0)), "b": nnx.Linear(2, 2, rngs=nnx.Rngs(0))})
+    theirs = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+    message = "names gives the tensor 'b.weight' to 'a.weight', so that this layer has none"
+    assert message in str(rejected(model, theirs, names={"b": "a"}, strict=False))
+    with pytest.raises(jaxlstm.StateDictError, match=re.escape(message)):
+        jaxlstm.state_dict(model, names={"b": "a"})
+
+
 def test_two_copies_of_a_model() -> None:
     tensors = source()
     tensors["module.fc.weight"] = torch.ones(3, 2)

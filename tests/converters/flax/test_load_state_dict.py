@@ -162,7 +162,7 @@ def test_wrappers(wrapper: str, in_file: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", ["module.", "model_state_dict.", "model_state_dict.module."])
 def test_names_with_wrappers(start: str) -> None:
-    """The keys of ``names`` may be those of the file."""
+    """The keys of ``names`` may be names as they are in the file."""
     model, theirs = flax_model(), torch_model()
     source = WRAPPERS["nested, data parallel"](theirs)
     jaxlstm.load_state_dict(model, source, names={start + torch: flax for torch, flax in NAMES.items()})
@@ -364,10 +364,27 @@ def test_references_to_a_parent() -> None:
 
     class Parent(nnx.Module):
         def __init__(self) -> None:
+            self.scale = nnx.Param(jnp.ones(1))
             self.child = Child(self)
 
-    model = Parent()
-    assert list(jaxlstm.state_dict(model)) == ["child.fc.weight", "child.fc.bias"]
+    assert list(jaxlstm.state_dict(Parent())) == ["scale", "child.fc.weight", "child.fc.bias"]
+
+
+def test_parts_that_are_not_modules() -> None:
+    """Lists, dicts and Pytrees in a module hold layers and parameters, too."""
+
+    class Part(nnx.Pytree):
+        def __init__(self) -> None:
+            self.w = nnx.Param(jnp.ones(1))
+            self.fc = nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0))
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.part = Part()
+            self.data = nnx.data([nnx.Param(jnp.ones(1)), {"a": nnx.PReLU()}])
+            self.window = jnp.ones(3)
+
+    assert list(jaxlstm.state_dict(Model())) == ["part.w", "data.0", "part.fc.weight", "data.1.a.weight"]
 
 
 def test_non_strict_writes_the_rest() -> None:
