@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from resemblyzer import HOP, SAMPLE_RATE, VoiceEncoder, load, mel_spectrogram, read_wav
+from voice_encoder import HOP, SAMPLE_RATE, VoiceEncoder, load, mel_spectrogram, read_wav
 
 import jaxlstm
 

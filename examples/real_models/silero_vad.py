@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from resemblyzer import read_wav
+from voice_encoder import read_wav
 
 import jaxlstm
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
+from jax.core import Tracer
 
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.model.layers import LayerRecord
@@ -143,7 +144,8 @@ def _attention_in_its_dtype(*args: Any, module: Any = None, **kwargs: Any) -> An
 
     Flax avoids that function if it records the weights.
     """
-    return nnx.dot_product_attention(*args, module=module or _NoRecord(), **kwargs)
+    recorder: Any = module or _NoRecord()
+    return nnx.dot_product_attention(*args, module=recorder, **kwargs)
 
 
 def _recording_class(cls: type, keep: Callable[[Any, Any, Any, Any], None]) -> type:
@@ -160,6 +162,6 @@ def _recording_class(cls: type, keep: Callable[[Any, Any, Any, Any], None]) -> t
 def _concrete_arrays(tree: Any) -> tuple[np.ndarray, ...] | None:
     """Return copies of the arrays of a tree, or None if JAX traces one of them."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, (jax.Array, np.ndarray))]
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         return None
     return tuple(np.asarray(leaf) for leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))

@@ -157,11 +157,11 @@ def test_wrong_arguments():
     ):
         verify_model(linear, linear, (x,))
     with pytest.raises(TypeError, match=r"args must be a tuple of arguments, got Tensor; write \(x,\)"):
-        verify_model(linear, theirs, x)
+        verify_model(linear, theirs, x)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"ours must be a flax\.nnx Module or a function of arrays, got int"):
         verify_model(3, theirs, (x,))
     with pytest.raises(TypeError, match="names must map torch prefixes"):
-        verify_model(linear, theirs, (x,), names=["cnn"])
+        verify_model(linear, theirs, (x,), names=["cnn"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="params must be None for an NNX module"):
         verify_model(MODELS["crnn"]("")[1], theirs, (x,), params={})
     with pytest.raises(ValueError, match="rtol was given without atol"):

@@ -42,6 +42,7 @@ def test_operators_and_functions(tensors: dict[str, Tensor]) -> None:
         (a @ v, a @ b),
         (w > 0, a > 0),
         (w == a, a == a),
+        (a != w, a != a),
         (np.exp(w), np.exp(a)),
         (np.sum(w, axis=0), a.sum(axis=0)),
         (np.max(w), a.max()),
@@ -68,6 +69,20 @@ def test_a_tensor_cannot_be_changed(tensors: dict[str, Tensor]) -> None:
         np.add.at(w, 0, 1)  # type: ignore[arg-type]
     np.testing.assert_array_equal(tensors["w"], before)
     assert {w: "a key"}[w] == "a key"
+
+
+def test_comparison_with_other_values_reads_nothing(
+    tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it reads a file, the reader compares values that may be tensors."""
+    w, v = tensors["w"], tensors["v"]
+    monkeypatch.setattr(Tensor, "__array__", None)
+    for other in ("storage", 1, None, v, (w,)):
+        assert (w == other) is (other == w) is False
+        assert (w != other) is True
+    assert w == w
+    assert w in ("storage", w)
+    assert w not in ("storage", v)
 
 
 def test_a_damaged_tensor_is_refused(tmp_path: Path) -> None:

@@ -97,7 +97,12 @@ def test_mistakes_of_the_page_fail(
             return call(lstm, channels_first.swapaxes(2, 3).reshape(columns.shape))
 
         monkeypatch.setattr(jaxlstm.nnx.LSTM, "__call__", with_height_first)
-    assert not crnn.port.verify(model).ok
+    report = crnn.port.verify(model)
+    assert not report.ok
+    if mistake == "flatten order":
+        cause = "matches CRNN if flatten in forward merges axes 2, 3 in the order 3, 2"
+        assert cause in str(report)
+        assert cause in PAGE
 
 
 @pytest.mark.slow

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import jaxlstm
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from tests.support.exported import save
 from tools.fuzz.seeds import HERE
 
 NEWEST = HERE / "pt2-2.13.pt2"
@@ -57,6 +60,38 @@ def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(checkpoint[alias], 3)
     state = torch.export.load(tmp_path / "tied.pt2").state_dict
     assert state[alias].data_ptr() == state[name].data_ptr()
+
+
+class Dtypes(nn.Module):
+    """Buffers of several dtypes, without axes, empty, strided and not persistent."""
+
+    hidden: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("narrow", torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
+        self.register_buffer("empty", torch.ones(0, 3, dtype=torch.int8))
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("flags", torch.tensor([True, False]))
+        self.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
+        self.register_buffer("hidden", torch.arange(3), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.hidden
+
+
+def test_dtypes(tmp_path: Path) -> None:
+    """Buffers keep their dtypes, although JAX holds int64 as int32."""
+    program = save(tmp_path / "a.pt2", Dtypes(), torch.ones(3))
+    jaxlstm.load_program(tmp_path / "a.pt2").save(tmp_path / "b.pt2")
+    again = torch.export.load(tmp_path / "b.pt2")
+    expected: dict[str, Any] = {**program.state_dict, **program.constants}
+    actual: dict[str, Any] = {**again.state_dict, **again.constants}
+    assert again.state_dict.keys() == program.state_dict.keys()
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert actual[name].dtype == tensor.dtype
+        assert torch.equal(actual[name], tensor)
 
 
 def test_existing_files(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ LAYERS["beatnet-module"] = LAYERS["beatnet"]
 
 @pytest.mark.parametrize("label", LAYERS)
 def test_inspect_all(label: str) -> None:
-    """The types are those of the packages' source; two scalars of resemblyzer belong to no layer."""
+    """The types agree with the packages' source; two scalars of resemblyzer belong to no layer."""
     real = BY_LABEL[label]
     report = json.loads(jaxlstm_command("inspect", real.path(), "--all", "--json").out)
     types = {layer["name"]: layer["types"] for layer in report["layers"] if layer["types"]}

@@ -46,7 +46,7 @@ def example(name: str) -> types.ModuleType:
 
 def speech() -> np.ndarray:
     """Return 30 s of a conversation between two people, at 16,000 Hz."""
-    return example("resemblyzer").read_wav(fetch_pinned(*SPEECH)).astype(np.float32)
+    return example("voice_encoder").read_wav(fetch_pinned(*SPEECH)).astype(np.float32)
 
 
 def load_beatnet() -> nn.Module:

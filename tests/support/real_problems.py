@@ -44,7 +44,7 @@ def beatnet() -> Problem:
 
 def resemblyzer() -> Problem:
     """Two windows of speech, one of each speaker, shortened to half a second. The long input has 8."""
-    example = real.example("resemblyzer")
+    example = real.example("voice_encoder")
     windows = example.partial_utterances(example.mel_spectrogram(real.speech()))
     ours = example.load(real.fetch_pinned(*real.RESEMBLYZER))
     return Problem(ours, real.load_resemblyzer(), (windows[[9, 16], :50],), (windows[8:24:2],), {})

@@ -34,7 +34,7 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
 
     Raises:
       StateDictError: a layer has no counterpart in torch.
-      ValueError: the model is abstract.
+      ValueError: the model is abstract, or an entry of ``names`` matches no layer.
       TypeError: ``model`` is not an NNX module.
 
     Warns:
@@ -63,6 +63,7 @@ def collect(layers: list[Layer], names: Mapping[str, str] | None) -> tuple[dict[
     name_map = Names(names)
     name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
     plan = make_plan(layers, name_map)
+    name_map.require_flax_prefixes(plan.flax_names)
     if plan.failures:
         raise StateDictError("\n  ".join(["the model has no state dict in torch", *plan.failures]))
     tensors: dict[str, np.ndarray] = {}

@@ -32,7 +32,7 @@ def shape_hint(shape: Shape, expected: Shape) -> str:
 def missing_hint(name: str, assignment: Assignment, located: Located) -> str:
     """Return a hint for a missing tensor, by the other tensors of its layer in torch."""
     prefix, _, last = name.rpartition(".")
-    siblings = {other.rpartition(".")[2] for other in located.tensors if other.rpartition(".")[0] == prefix}
+    siblings = located.layers.get(prefix, set())
     if last == "bias" and "weight" in siblings:
         return "the torch layer has no bias: create the layer with use_bias=False"
     if last in ("weight_g", "weight_v") and "weight" in siblings:
@@ -87,16 +87,16 @@ def _memory(tensor: Any) -> object:
     return None
 
 
-def advise(plan: Plan, result: LoadResult, located: Located) -> list[str]:
-    """Return lines below the list of differences."""
+def advise(plan: Plan, result: LoadResult, located: Located, names: Mapping[str, str]) -> list[str]:
+    """Return lines below the list of differences, given the user's ``names``."""
     if located.root:
-        names = f"names={{{located.root!r}: ''}}"
+        part = f"names={{{located.root!r}: ''}}"
         return [
-            f"most of the model is below {located.root!r} in the source: pass {names} to read only that part"
+            f"most of the model is below {located.root!r} in the source: pass {part} to read only that part"
         ]
     proposal = propose_names(plan, result, located)
     if proposal:
-        return [f"by shapes and order these names fit; check them: names={proposal!r}"]
+        return [f"by shapes and order these names fit; check them: names={ {**names, **proposal} }"]
     return []
 
 

@@ -35,7 +35,8 @@ def fill(
     located = locate(opened, make_plan(layers, name_map), name_map)
     plan = make_plan(layers, name_map, located.has)
     fold_weight_norm(located, plan.torch_names)
-    _check_names(name_map, plan, located)
+    name_map.require_torch_prefixes(located.tensors)
+    name_map.require_flax_prefixes(plan.flax_names)
 
     matched = _Match(plan, located, cast)
     matched.run()
@@ -49,7 +50,9 @@ def fill(
     )
     failures = plan.failures + matched.failures
     if failures or (strict and not result.complete):
-        raise StateDictError(_message(failures, result, advise(plan, result, located)), result)
+        raise StateDictError(
+            _message(failures, result, advise(plan, result, located, name_map.flax_of)), result
+        )
     return result, matched.filled
 
 
@@ -163,30 +166,6 @@ def cast_array(array: np.ndarray, dtype: np.dtype, allow_loss: bool) -> np.ndarr
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
     """Return True if all elements are equal, or NaN in both arrays."""
     return bool(((first == second) | ((first != first) & (second != second))).all())
-
-
-def _check_names(names: Names, plan: Plan, located: Located) -> None:
-    """Raise ValueError for an entry of ``names`` that matches nothing on one of the sides."""
-    for torch, flax in names.flax_of.items():
-        if not _any_below(torch, located.tensors):
-            raise ValueError(
-                f"names has the torch prefix {torch!r}, but no tensor of the source starts with it; the "
-                f"prefixes are {_prefixes(located.tensors)}"
-            )
-        if not _any_below(flax, plan.flax_names):
-            raise ValueError(
-                f"names maps {torch!r} to {flax!r}, but no layer of the model has this path; the paths are "
-                f"{_prefixes(plan.flax_names)}"
-            )
-
-
-def _any_below(prefix: str, names: Any) -> bool:
-    return any(not prefix or name == prefix or name.startswith(f"{prefix}.") for name in names)
-
-
-def _prefixes(names: Any) -> str:
-    found = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
-    return ", ".join(map(repr, found[:20])) + (", ..." if len(found) > 20 else "")
 
 
 def _message(failures: list[str], result: LoadResult, advice: list[str]) -> str:

@@ -43,9 +43,7 @@ class Variables:
             if key[0] in _NOT_WEIGHTS or not hasattr(value, "shape"):
                 continue
             if key[1:] in slots:
-                raise ValueError(
-                    f"variables has {'.'.join(key[1:])!r} in two collections, which is not supported"
-                )
+                raise ValueError(f"variables must not have {'.'.join(key[1:])!r} in two collections")
             slots[key[1:]] = self._slot(key, value)
         return slots
 
@@ -129,7 +127,7 @@ def _torch_path(path: Path, found: Mapping[Path, nn.Module]) -> Path:
         return ()
     parent = found.get(path[:-1])
     name = next(_attribute(parent, path[-1]), (path[-1],)) if parent is not None else (path[-1],)
-    if name[0] == _TRANSPARENT.get(type(parent)):
+    if any(isinstance(parent, kind) and name[0] == hidden for kind, hidden in _TRANSPARENT.items()):
         name = name[1:]
     return (*_torch_path(path[:-1], found), *name)
 

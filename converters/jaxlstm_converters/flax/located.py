@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from jaxlstm_converters.flax.names import Names, find_root, is_key, without_wrappers
@@ -21,7 +22,7 @@ class Located:
       original: plain name -> name in the source.
       settings: plain prefix of a layer -> the settings that the source records.
       notes: one line per folded weight and per group of tensors that are not part of the model.
-      root: the prefix below which most of the model was found, if it is not a usual key and not removed.
+      root: the prefix below which most of the model was found, unless it was a usual key and was removed.
     """
 
     tensors: dict[str, Any]
@@ -29,6 +30,15 @@ class Located:
     settings: dict[str, dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     root: str = ""
+
+    @cached_property
+    def layers(self) -> dict[str, set[str]]:
+        """Prefix of a layer -> the last components of its tensors."""
+        layers: dict[str, set[str]] = {}
+        for name in self.tensors:
+            prefix, _, last = name.rpartition(".")
+            layers.setdefault(prefix, set()).add(last)
+        return layers
 
     def has(self, name: str) -> bool:
         """Return True if there is a tensor of this plain name."""
@@ -46,12 +56,15 @@ def locate(source: Source, plan: Plan, names: Names) -> Located:
     tensors, fold_notes, _ = fold(source.tensors)
     keep = {part for name in plan.flax_names for part in name.split(".")}
     plain = {name: without_wrappers(name, keep) for name in tensors}
-    root = find_root(plain.values(), (without_wrappers(name, keep) for name in plan.torch_names))
+    wanted = [without_wrappers(name, keep) for name in plan.torch_names]
+    root = find_root(plain.values(), wanted)
     removed = root if root and is_key(root) else ""
     start = f"{removed}." if removed else ""
     names.make_plain(lambda torch: without_wrappers(torch, keep).removeprefix(start))
 
-    located = Located({}, {}, {}, list(fold_notes), "" if removed else root)
+    found = set(plain.values()).intersection(f"{root}.{name}" for name in wanted)
+    most = not removed and 2 * len(found) >= len(wanted)
+    located = Located({}, {}, {}, list(fold_notes), root if most else "")
     ignored: list[str] = []
     for original, name in plain.items():
         if not _is_model(name, start, names):

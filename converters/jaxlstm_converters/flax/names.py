@@ -42,19 +42,39 @@ class Names:
         self.flax_of = {plain(torch): flax for torch, flax in self.flax_of.items()}
 
     def to_torch(self, name: str) -> list[str]:
-        """Return the names in torch of a tensor of a Flax layer."""
+        """Return the names in torch of a tensor of a Flax layer; none if they belong to another layer."""
         prefix = _longest(name, self.flax_of.values())
         if prefix is None:
             candidates = [name]
         else:
             rest = _rest(name, prefix)
             candidates = [_join(torch, rest) for torch, flax in self.flax_of.items() if flax == prefix]
-        return [torch for torch in candidates if self.to_flax(torch) == name] or candidates[:1]
+        return [torch for torch in candidates if self.to_flax(torch) == name]
 
     def to_flax(self, torch: str) -> str:
         """Return the name in Flax of a tensor in torch."""
         prefix = _longest(torch, self.flax_of)
         return torch if prefix is None else _join(self.flax_of[prefix], _rest(torch, prefix))
+
+    def require_flax_prefixes(self, names: Iterable[str]) -> None:
+        """Raise ValueError for a Flax prefix that is not one of ``names`` or a prefix of one."""
+        names = list(names)
+        for torch, flax in self.flax_of.items():
+            if not _any_below(flax, names):
+                raise ValueError(
+                    f"names maps {torch!r} to {flax!r}, but no layer of the model has this path; the paths "
+                    f"are {_list_prefixes(names)}"
+                )
+
+    def require_torch_prefixes(self, names: Iterable[str]) -> None:
+        """Raise ValueError for a torch prefix that is not one of ``names`` or a prefix of one."""
+        names = list(names)
+        for torch in self.flax_of:
+            if not _any_below(torch, names):
+                raise ValueError(
+                    f"names has the torch prefix {torch!r}, but no tensor of the source starts with it; the "
+                    f"prefixes are {_list_prefixes(names)}"
+                )
 
     @property
     def selected(self) -> list[str]:
@@ -90,6 +110,17 @@ def find_root(names: Iterable[str], wanted: Iterable[str]) -> str:
 def is_key(prefix: str) -> bool:
     """Return True if a prefix consists of usual keys of checkpoints, such as "model_state_dict"."""
     return all(part in KEYS | WRAPPERS for part in prefix.split("."))
+
+
+def _any_below(prefix: str, names: Iterable[str]) -> bool:
+    """Return True if a name is ``prefix`` or starts with it."""
+    return any(not prefix or name == prefix or name.startswith(f"{prefix}.") for name in names)
+
+
+def _list_prefixes(names: Iterable[str]) -> str:
+    """Return the prefixes of the first layers, for messages."""
+    found = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    return ", ".join(map(repr, found[:20])) + (", ..." if len(found) > 20 else "")
 
 
 def _longest(name: str, prefixes: Iterable[str]) -> str | None:

@@ -81,7 +81,10 @@ def make_plan(layers: list[Layer], names: Names, has: Callable[[str], bool] | No
                 claimed.update(slot.path for slot in layer.slots.values())
         for name, slot in own_slots.items():
             if slot.path not in claimed:
-                _assign(plan, layer, entry(name, name), names)
+                try:
+                    _assign(plan, layer, entry(name, name), names)
+                except ValueError as error:
+                    plan.failures.append(f"{slot.path}: {error}")
     return plan
 
 
@@ -110,6 +113,12 @@ def _assign(plan: Plan, layer: Layer, row: Entry, names: Names) -> None:
     shapes = row.layout.torch_shapes([slot.shape for slot in slots])
     plan.flax_names += flax
     options = [names.to_torch(name) for name in flax]
+    for name, option in zip(flax, options, strict=True):
+        if not option:
+            raise ValueError(
+                f"names gives the tensor {name!r} to {names.to_flax(name)!r}, so that this layer has none; "
+                f"add an entry with {layer.path!r} as its value"
+            )
     # A tensor with fewer names than another of its entry has the first of them throughout.
     rows = [
         tuple(name or first[0] for name, first in zip(names_, options, strict=True))

@@ -38,7 +38,8 @@ def settings_to_check(
     """
     found: dict[str, list[str]] = {}
     for layer in layers:
-        prefix = names.to_torch(join(layer.torch_path, "weight"))[0].rpartition(".")[0]
+        torch = names.to_torch(join(layer.torch_path, "weight"))
+        prefix = torch[0].rpartition(".")[0] if torch else ""
         for line in _check(layer.module, settings.get(prefix, {})):
             found.setdefault(line, []).append(layer.path or "the model")
     return [f"{_listed(paths)}: {line}" for line, paths in found.items()]

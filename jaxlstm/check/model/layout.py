@@ -10,14 +10,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 Array = np.ndarray
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True)
+class Layout:
     """The order in which a parameter holds the values of one of torch's.
 
     ``index`` has the shape of the parameter and holds positions in torch's flattened parameter, or -1 where

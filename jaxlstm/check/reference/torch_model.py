@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class TorchModel:
         case: ModelCase,
         dtype: Any,
         *,
-        cotangents: dict[str, Array] | None = None,
+        cotangents: Mapping[str, Array] | None = None,
         perturbation: tuple[float, np.random.Generator] | None = None,
         onednn: bool = True,
     ) -> ModelResults:
@@ -121,7 +121,7 @@ def pinned(dtype: Any, *, onednn: bool = True) -> Iterator[None]:
         torch.backends.mkldnn.enabled = with_onednn
 
 
-def _run(module: torch.nn.Module, case: ModelCase, cotangents: dict[str, Array] | None) -> ModelResults:
+def _run(module: torch.nn.Module, case: ModelCase, cotangents: Mapping[str, Array] | None) -> ModelResults:
     import torch
 
     args, kwargs, sources = tensors_of(case)
@@ -161,14 +161,14 @@ def _deep_copy(module: torch.nn.Module) -> torch.nn.Module:
 def _replace_dtypes(module: torch.fx.GraphModule) -> None:
     """Replace the floating-point dtypes that an export wrote into a graph by float64."""
     import torch
+    from torch.fx.node import map_aggregate
 
     def replaced(value: Any) -> Any:
         is_float = isinstance(value, torch.dtype) and value.is_floating_point
         return torch.float64 if is_float else value
 
     for node in module.graph.nodes:
-        node.args = torch.fx.node.map_aggregate(node.args, replaced)
-        node.kwargs = torch.fx.node.map_aggregate(node.kwargs, replaced)
+        node.args, node.kwargs = (map_aggregate(tree, replaced) for tree in (node.args, node.kwargs))
     module.recompile()
 
 

@@ -23,8 +23,10 @@ from tests.support.linen_layers import LINEN, call_arguments
 SLOW = {
     "Conv1d",
     "Conv2d, groups",
+    "Conv2d, dilation, no bias",
     "Conv3d",
     "ConvTranspose2d, transpose_kernel",
+    "LSTMCell",
     "MultiHeadAttention without bias",
     "MultiHeadAttention, separate",
     "RNN of GRUCell",
@@ -35,6 +37,7 @@ SLOW = {
     "WeightNorm of ConvTranspose2d, flipped",
     "jaxlstm LSTM",
     "jaxlstm LSTM, projected",
+    "jaxlstm LSTMCell",
 }
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import jaxlstm
 from jaxlstm_converters.flax.layouts import Flip, Layout, Reshape, Split, Transpose, chain, linear
 
-EXAMPLES = settings(deadline=None, derandomize=True)
+EXAMPLES = settings(deadline=None, derandomize=True, max_examples=50)
 
 # Layouts
 

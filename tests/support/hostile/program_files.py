@@ -142,7 +142,7 @@ LAYOUTS = {
 
 
 def pickled(layout: str, tensors: bytes | None, document: Any = DOCUMENT) -> bytes:
-    """Return an archive with a file of torch.save for the weights, or without it, and no constants."""
+    """Return an archive whose weights are in a file of torch.save, or missing, and without constants."""
     program, weights, constants = LAYOUTS[layout]
     made = [Member(program, json.dumps(document).encode()), Member(constants, ZipBox().file(mapping()))]
     if tensors is not None:

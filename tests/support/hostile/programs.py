@@ -137,7 +137,7 @@ def _structures() -> Iterator[Case]:
         "more keys than values": spec(KEYWORDS | {"context": '["a", "b"]', "children_spec": [LEAF]}),
     }
     files = {f"structure, {what}": {f"{call}.out_spec": text} for what, text in texts.items()}
-    files["arguments that are no pair"] = {f"{call}.in_spec": spec(ARGUMENTS)}
+    files["arguments that are not a pair"] = {f"{call}.in_spec": spec(ARGUMENTS)}
     files["no call of the root"] = {"graph_module.module_call_graph": []}
     yield from documents(44, files, "pt2-malformed")
 

@@ -51,7 +51,7 @@ class TorchCRNN(nn.Module):
         self.lstm = nn.LSTM(8, 5, bidirectional=True, batch_first=True)
         self.fc = nn.Linear(10, 7)
         for norm in (self.cnn[1], self.cnn[5]):
-            _randomize_statistics(norm)
+            _randomize_statistics(norm)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.cnn(x).permute(0, 3, 1, 2).flatten(2)
@@ -88,7 +88,7 @@ class CRNN(nnx.Module):
         x = self.bn1(self.conv1(x))
         x = nnx.leaky_relu(x, 0.01 if self.fault == "leaky slope" else 0.1)
         x = self.conv2(x)
-        padding = "SAME" if self.fault == "pool padding" else ((1, 1), (1, 1))
+        padding: Any = "SAME" if self.fault == "pool padding" else ((1, 1), (1, 1))
         count = self.fault != "count_include_pad"
         x = nnx.avg_pool(x, (3, 3), strides=(2, 1), padding=padding, count_include_pad=count)
         x = x.transpose(0, 2, 1, 3) if self.fault == "flatten order" else x.transpose(0, 2, 3, 1)

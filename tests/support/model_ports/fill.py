@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from flax import nnx
 from torch import nn
 
 
@@ -36,7 +35,7 @@ def fill(flax: Any, layer: nn.Module) -> None:
         flax.bias[...] = arrays["bias"]
 
 
-def _fill_attention(flax: nnx.MultiHeadAttention, arrays: dict[str, np.ndarray]) -> None:
+def _fill_attention(flax: Any, arrays: dict[str, np.ndarray]) -> None:
     heads, width = flax.num_heads, flax.in_features
     weights, biases = (np.split(arrays[f"in_proj_{kind}"], 3) for kind in ("weight", "bias"))
     for part, weight, bias in zip((flax.query, flax.key, flax.value), weights, biases, strict=True):

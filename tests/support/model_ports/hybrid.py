@@ -88,7 +88,7 @@ def hybrid(fault: str = "") -> tuple[TorchHybrid, Hybrid, tuple[Any, ...], None]
     theirs, ours = TorchHybrid(), Hybrid(fault)
     for name in ("attention", "norm0", "norm1", "dense0", "dense1", "lstm", "head"):
         fill(getattr(ours, name), getattr(theirs, name))
-    attention = ours.attention
+    attention: Any = ours.attention
     if fault == "heads":
         for part in (attention.query, attention.key, attention.value):
             kernel = part.kernel[...]

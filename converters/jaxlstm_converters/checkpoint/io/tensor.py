@@ -26,7 +26,8 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
     """A tensor of a checkpoint that has not been read. `numpy.asarray(tensor)` reads it.
 
     So do `tensor.T`, `tensor.transpose`, operators such as `tensor + 1`, and NumPy's functions. Each
-    reads the file again and returns a NumPy array.
+    reads the file again and returns a NumPy array. `==` and `!=` are elementwise if the other operand is
+    an array, and otherwise compare identities.
 
     Use `make_tensor` to create one: nothing is checked here.
 
@@ -114,8 +115,15 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
             return NotImplemented
         return methods[method](*(np.asarray(x) if isinstance(x, Tensor) else x for x in inputs), **kwargs)
 
+    # The reader compares values from a file, some of which are tensors, with strings and numbers. That
+    # must not read a tensor. With an array on the other side, the comparison is the array's.
+    def __eq__(self, other: object) -> bool:
+        return object.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return object.__ne__(self, other)
+
     def __hash__(self) -> int:
-        # Comparison is elementwise, as of arrays, but a tensor can be a key of a dict.
         return object.__hash__(self)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:

@@ -56,10 +56,10 @@ def _config(operation: Operation) -> LSTMConfig:
 def _run_oracle(operation: Operation, fault: Fault) -> Any:
     """Return the outputs and states of the oracle with a fault."""
     config, first = _config(operation), operation.get("batch_first")
-    x, *state = map(tensor_to_numpy, (operation.get("input"), *operation.get("hx")))
+    x, h, c = map(tensor_to_numpy, (operation.get("input"), *operation.get("hx")))
     params = dict(zip(param_shapes(config), map(tensor_to_numpy, operation.get("params")), strict=True))
     inputs = x.swapaxes(0, 1) if first else x
-    call = OracleCall(params, inputs, tuple(state), oracle.lengths_of(None, inputs), config)
+    call = OracleCall(params, inputs, (h, c), oracle.lengths_of(None, inputs), config)
     results = fault.apply(call).results()
     arrays = [results.outputs, results.h_n, results.c_n]
     if first:

@@ -4,7 +4,7 @@ It is the model of "Generalized end-to-end loss for speaker verification" (Wan e
 https://arxiv.org/abs/1710.10467). The weights come from the file of the PyTorch package::
 
     pip download --no-deps resemblyzer==0.1.4 && python -m zipfile -e Resemblyzer-0.1.4-*.whl resemblyzer
-    python examples/real_models/resemblyzer.py resemblyzer/resemblyzer/pretrained.pt speech.wav
+    python examples/real_models/voice_encoder.py resemblyzer/resemblyzer/pretrained.pt speech.wav
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def load(path: Any) -> VoiceEncoder:
     The file also holds two scalars of the loss and the state of the optimizer, which this model lacks.
     """
     model = VoiceEncoder(rngs=nnx.Rngs(0))
-    jaxlstm.load_state_dict(model, path, strict=False)
+    result = jaxlstm.load_state_dict(model, path, strict=False)
+    if result.missing or result.misshapen:
+        raise ValueError(str(result))
     return model
 
 
