@@ -97,6 +97,8 @@ class Graph:
       mutations: name in torch of a buffer that the program changes -> value that it holds afterwards.
       ranges: name of a free axis -> (smallest, largest) size as recorded; None where unbounded. See
         :meth:`size_range`.
+      guards: conditions on the sizes of the inputs under which the graph is valid, see
+        :mod:`jaxlstm.models.guards`.
     """
 
     parameters: Mapping[str, str]
@@ -109,6 +111,7 @@ class Graph:
     out_tree: Tree
     mutations: Mapping[str, Argument] = field(default_factory=dict)
     ranges: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    guards: tuple[str, ...] = ()
 
     def size_range(self, axis: str) -> tuple[int, int | None]:
         """Return the smallest and the largest size of a free axis; None where unbounded.

@@ -18,6 +18,7 @@ from jaxlstm.models import tree
 from jaxlstm.models.acceptance import accept
 from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.graph import Graph, Input, Node
+from jaxlstm.models.guards import require_guards
 from jaxlstm.models.inputs import bind_inputs, require_tensors
 from jaxlstm.models.interpreter import resolve, run_nodes
 from jaxlstm.models.listing import listing
@@ -154,24 +155,32 @@ class Program:
         require_tensors("params", params, self.params)
         require_tensors("buffers", buffers, self.buffers)
         inputs, sizes = bind_inputs(self.graph, args, kwargs)
+        if self.options.guards:
+            constants = {item.name: item.constant for item in self.inputs if item.type is None}
+            shapes = {name: array.shape for name, array in inputs.items()}
+            require_guards(self.graph.guards, shapes, constants)
         values: dict[str, Any] = {
             **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
             **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
             **{value: self._constants[name] for value, name in self.graph.constants.items()},
             **inputs,
         }
-        options = Options(self.options.precision, self.options.backend, seq_lengths)
+        options = replace(self.options, seq_lengths=seq_lengths)
         for node, result in run_nodes(self._plan, values, sizes, options):
             if record is not None:
                 record(node, result)
         return values
 
-    def with_options(self, *, precision: Precision = precision_.DEFAULT, backend: str = "auto") -> Program:
+    def with_options(
+        self, *, precision: Precision = precision_.DEFAULT, backend: str = "auto", guards: bool = True
+    ) -> Program:
         """Return the program with other settings.
 
         Args:
           precision: precision of matrix products and convolutions, see :mod:`jaxlstm.precision`.
           backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
+          guards: check the conditions on sizes that the export recorded. Without the check, inputs that
+            would take another branch of the model give wrong numbers.
 
         Raises:
           ValueError: the name of the precision or backend is unknown.
@@ -179,7 +188,7 @@ class Program:
         precision_.resolve(precision)
         require_backend(backend)
         other = copy.copy(self)
-        other.options = Options(precision, backend)
+        other.options = Options(precision, backend, guards)
         return other
 
     def save(

@@ -123,6 +123,7 @@ class Buffers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.count: torch.Tensor
         self.register_buffer("count", torch.zeros(3))
 
     def forward(self, x: torch.Tensor, scale: dict[str, torch.Tensor]) -> Result:

@@ -104,14 +104,14 @@ def _graph(fx: torch.fx.Graph, *, skip: set[str] = frozenset(), **fields: Any) -
 
 
 def _node(node: torch.fx.Node, items: dict[tuple[str, int], str]) -> Node:
-    meta = node.meta.get("val")
+    meta: Any = node.meta.get("val")
     types = {}
     if isinstance(meta, torch.Tensor):
         types[node.name] = _type(meta)
     stack = [entry[0] for entry in node.meta.get("nn_module_stack", {}).values()]
     module_path = stack[-1] if stack and not stack[-1].startswith("_empty_nn_module_stack") else ""
     if not isinstance(node.target, torch._ops.OpOverload):
-        function = node.target
+        function: Any = node.target
         name = f"{function.__module__}.{function.__name__}"
         args = tuple(_argument(argument) for argument in node.args)
         return Node(node.name, name, args, {}, (node.name,), module_path)

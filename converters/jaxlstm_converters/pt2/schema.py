@@ -51,7 +51,14 @@ def read_graph(document: Mapping[str, Any]) -> Graph:
         out_tree=signature.out_tree,
         mutations={name: read_argument(v, defined, "a mutation") for name, v in signature.mutations.items()},
         ranges=_ranges(document, axes),
+        guards=_guards(document),
     )
+
+
+def _guards(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the conditions on sizes as text, each once; files before torch 2.9 have none."""
+    texts = typed(document.get("guards_code", []), list, "the guards")
+    return tuple(dict.fromkeys(typed(text, str, "a guard") for text in texts))
 
 
 def recorded_types(document: Mapping[str, Any]) -> TensorTypes:

@@ -49,9 +49,11 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
     theirs = record_torch_layers(verification.theirs, verification.example, np.float64)
     limits = _limits(verification, theirs, dtype)
     layers = compare_layers(ours, theirs, verification.names, verification.pairing, limits)
-    mode = list(_training_mode(verification)) if wrong else []
+    # Without a run in float64, a large error may have any cause.
+    wrong_values = bool(wrong) or not verification.evidence
+    mode = list(_training_mode(verification)) if wrong_values else []
     lines = [
-        *(mode or _causes(verification, ours, dtype, bool(wrong), seconds)),
+        *(mode or _causes(verification, ours, dtype, wrong_values, seconds)),
         *_location(layers),
         *_foreign_weights(verification),
     ]
@@ -177,7 +179,7 @@ def _foreign_weights(verification: ModelVerification) -> Iterator[str]:
         value = verification.working.call.params[name]
         like = [n for n, p in theirs.items() if p.size == value.size]
         halves = [(d, n) for n in like for d in ("bfloat16", "float16") if _equal_in(d, value, theirs[n])]
-        hint = "; they are those of {1} rounded to {0}".format(*halves[0]) if halves else ""
+        hint = "; they equal {1} rounded to {0}".format(*halves[0]) if halves else ""
         yield f"the values of {name} are not a re-layout of any parameter of torch{hint}"
 
 

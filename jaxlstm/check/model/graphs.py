@@ -1,4 +1,4 @@
-"""The graph of a program with float64 in place of its floating-point dtypes."""
+"""The graph of a program, converted to float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers of both models: their outputs in one run, and the first one that leaves torch's."""
+"""The layers of both models: their outputs in one run, compared in torch's order."""
 
 from __future__ import annotations
 

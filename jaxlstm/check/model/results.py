@@ -36,7 +36,7 @@ class ModelResults(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelCase:
-    """Arguments of a model, with NumPy arrays in place of arrays and tensors."""
+    """Arguments of a model, whose arrays are NumPy arrays."""
 
     name: str
     args: tuple[Any, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,11 @@ from jaxlstm.check.criteria.findings import Findings
 from jaxlstm.check.criteria.measurement import largest_errors
 from jaxlstm.check.criteria.tolerance import array_difference
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
+from jaxlstm.check.model.comparison import relative_error, rms_ratios, same_shapes, structure_problem
 from jaxlstm.check.model.layout import pair_parameters
 from jaxlstm.check.model.names import ModuleNames
 from jaxlstm.check.model.ours import OurModel, OurRunner
-from jaxlstm.check.model.results import ModelCase, ModelResults, is_floating
+from jaxlstm.check.model.results import ModelCase, ModelResults
 from jaxlstm.check.reference.torch_model import TorchModel
 
 Array = np.ndarray
@@ -61,7 +62,7 @@ class ModelVerification:
     truths: dict[str, ModelResults] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Compile nothing yet: pair the parameters and prepare the two dtypes."""
+        """Pair the parameters and prepare the model in the working dtype and in float64."""
         self.working = OurRunner(
             self.ours, self.example, self.theirs.dtype, cast_model=False, precision=self.precision
         )
@@ -93,9 +94,9 @@ class ModelVerification:
         self.truths[case.name] = truth
         in_float64 = self._run_float64(case, cotangents) if self.tolerance is None else None
         theirs = self.theirs.run(case, self.theirs.dtype, cotangents=cotangents)
-        problem = _structure(ours, theirs) or exact.shape_and_dtype(ours, theirs)
+        problem = structure_problem(ours, theirs) or exact.shape_and_dtype(ours, theirs)
         self.findings.add_problem("shape and dtype", case.name, problem)
-        if not _same_shapes(ours, theirs):
+        if not same_shapes(ours, theirs):
             return
         if in_float64 is not None:
             self._check_float64(case, in_float64, truth, cotangents)
@@ -151,17 +152,14 @@ class ModelVerification:
 
     def _computes_in_float32(self, case: ModelCase, ours: ModelResults, truth: ModelResults) -> bool:
         """Return True if the model converts numbers to float32 and its error is not larger than that."""
-        worst = 0.0
-        for name, a in ours.leaves():
-            scale = float(np.max(np.abs(truth.outputs[name]), initial=0.0)) or 1.0
-            worst = max(worst, float(np.max(np.abs(a - truth.outputs[name]), initial=0.0)) / scale)
+        worst = relative_error(ours, truth)
         if self.casts is None:
             self.casts = self.float64.casts_to_float32(case)
         if not self.casts or not worst <= SINGLE:
             return False
         self.float64_refusal = (
             f"the model converts float64 to float32 in {', '.join(self.casts[:3])}; its error in float64, "
-            f"{format_number(worst)}, is that of float32"
+            f"{format_number(worst)}, is no larger than float32 rounding"
         )
         return True
 
@@ -197,12 +195,12 @@ class ModelVerification:
         """Compare the RMS errors of both models in the working dtype."""
         dtype = self.theirs.dtype
         correct = [self.theirs.run(case, dtype, cotangents=cotangents, onednn=False)]
-        ratios = _ratios(case, ours, theirs, truth, correct)
+        ratios = rms_ratios(case, ours, theirs, truth, correct)
         if ratios and not (rms.mean_ratio(ratios).ok and rms.worst_ratio(ratios).ok):
             # Near a kink, such as a ReLU at 0, a right model may differ by much more than rounding.
             rng = np.random.default_rng([self.seed, 100])
             correct += [self._perturbed(case, dtype, cotangents, rng) for _ in range(MORE_TRIALS)]
-            ratios = _ratios(case, ours, theirs, truth, correct)
+            ratios = rms_ratios(case, ours, theirs, truth, correct)
         for ratio in ratios:
             kind = "gradients" if ratio.where.startswith(f"{case.name}, d ") else "results"
             self.findings.add_ratio(kind, ratio)
@@ -225,40 +223,9 @@ class ModelVerification:
         return {name: rng.standard_normal(a.shape).astype(self.theirs.dtype) for name, a in outputs.items()}
 
     def aligned(self, ours: ModelResults, truth: ModelResults) -> ModelResults:
-        """Return our results with the gradients of parameters under torch's names, and only those of both."""
+        """Return our results with the gradients of parameters under torch's names."""
         if ours.gradients is None or truth.gradients is None:
             return ours._replace(gradients=None)
         gradients = {name: a for name, a in ours.gradients.items() if name in self.example.arrays_by_name()}
         gradients |= self.pairing.gradients(ours.gradients, truth.gradients)
         return ours._replace(gradients=gradients)
-
-
-def _structure(ours: ModelResults, theirs: ModelResults) -> str:
-    """Describe outputs that only one side has."""
-    if list(ours.outputs) == list(theirs.outputs):
-        return ""
-    return f"the model returns {_listed(ours.outputs)}, expected {_listed(theirs.outputs)}"
-
-
-def _listed(outputs: Mapping[str, Array]) -> str:
-    return ", ".join(outputs) or "nothing"
-
-
-def _same_shapes(ours: ModelResults, theirs: ModelResults) -> bool:
-    shapes = [{name: a.shape for name, a in results.leaves()} for results in (ours, theirs)]
-    return shapes[0] == shapes[1]
-
-
-def _ratios(
-    case: ModelCase,
-    ours: ModelResults,
-    theirs: ModelResults,
-    truth: ModelResults,
-    correct: Sequence[ModelResults],
-) -> list[rms.RmsRatio]:
-    true, torch, others = truth.arrays(), theirs.arrays(), [c.arrays() for c in correct]
-    return [
-        rms.rms_ratio(f"{case.name}, {name}", a, true[name], [arrays[name] for arrays in others], torch[name])
-        for name, a in ours.arrays().items()
-        if is_floating(a)
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.operators.registry import register_operator, same
@@ -26,7 +27,7 @@ def dropout(input: jax.Array, p: float, train: bool) -> jax.Array:
 @register_operator("aten._assert_scalar.default")
 def assert_scalar(self: Any, assert_msg: str) -> None:
     """Raise if an assertion about sizes does not hold. Under ``jit``, values of tensors are not checked."""
-    if not isinstance(self, jax.core.Tracer) and not self:
+    if not isinstance(self, Tracer) and not self:
         raise ProgramError("guard", f"the program requires: {assert_msg}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.operators.axes import axis
@@ -22,7 +23,7 @@ from jaxlstm.models.operators.registry import register_operator
 
 def require_in_range(indices: jax.Array, low: int, high: int, what: str) -> None:
     """Raise if known indices are outside of low <= index < high."""
-    if isinstance(indices, jax.core.Tracer) or not indices.size:
+    if isinstance(indices, Tracer) or not indices.size:
         return
     values = np.asarray(indices)
     outside = (values < low) | (values >= high)

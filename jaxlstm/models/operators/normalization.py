@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,7 @@ def batch_norm(
     assert running_mean is not None
     assert running_var is not None
     x = _wide(input)
-    mean, var = _per_channel(running_mean, x), _per_channel(running_var, x)
-    y = (x - mean) * jax.lax.rsqrt(var + eps)
+    y = (x - _per_channel(running_mean, x)) * jax.lax.rsqrt(_per_channel(running_var, x) + eps)
     return _scale_and_shift(y, _per_channel(weight, x), _per_channel(bias, x)).astype(input.dtype)
 
 
@@ -169,6 +169,10 @@ def _scale_and_shift(x: jax.Array, weight: Optional, bias: Optional) -> jax.Arra
     return x if bias is None else x + bias.astype(x.dtype)
 
 
+@overload
+def _per_channel(values: jax.Array, x: jax.Array) -> jax.Array: ...
+@overload
+def _per_channel(values: Optional, x: jax.Array) -> Optional: ...
 def _per_channel(values: Optional, x: jax.Array) -> Optional:
     """Return one value per channel in a shape that broadcasts with ``x``."""
     return None if values is None else values.astype(x.dtype).reshape(1, -1, *((1,) * (x.ndim - 2)))

@@ -119,14 +119,14 @@ def var(
     correction: Operand | None = None,
 ) -> jax.Array:
     """Return the variance: squared deviations over (n - correction), by default n - 1."""
-    correction = int(unbiased) if correction is None else correction
+    removed: Any = int(unbiased) if correction is None else correction
     places = axes(self, dim)
     x = self.astype(gate_dtype(self.dtype))
     deviation = x - jnp.mean(x, places, keepdims=True)
     count = 1
     for place in places:
         count *= x.shape[place]
-    freedom = max(count - correction, 0)
+    freedom = max(count - removed, 0)
     squares = jnp.sum(jnp.square(deviation), places, keepdims=keepdim)
     return (squares / jnp.asarray(freedom, squares.dtype)).astype(self.dtype)
 

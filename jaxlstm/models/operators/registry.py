@@ -35,11 +35,13 @@ class Options:
     Attributes:
       precision: precision of matrix products and convolutions, see :mod:`jaxlstm.precision`.
       backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
+      guards: check the conditions that the export recorded.
       seq_lengths: number of valid steps of each sequence for the LSTMs, (batch,), or None.
     """
 
     precision: Precision = precision_.DEFAULT
     backend: str = "auto"
+    guards: bool = True
     seq_lengths: Any = None
 
     def of_module(self, path: str) -> Options:

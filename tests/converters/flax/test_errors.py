@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -250,131 +247,3 @@ def test_wrong_layout_of_a_registered_layer(names: dict[str, str] | None) -> Non
     prefix = "encoder" if names else "fc"
     message = str(rejected(model, {f"{prefix}.weight": np.ones((3, 2), "f")}, names=names))
     assert "the layout gives the shape (3, 2), expected (2, 3)" in message
-
-
-# Settings that a state dict does not record
-
-
-@pytest.fixture
-def recorded() -> Iterator[list[warnings.WarningMessage]]:
-    with warnings.catch_warnings(record=True) as messages:
-        warnings.simplefilter("always", jaxlstm.PortingWarning)
-        yield messages
-
-
-NORMS = {
-    "epsilon": (nnx.LayerNorm(3, rngs=nnx.Rngs(0), use_fast_variance=False), torch.nn.LayerNorm(3)),
-    "use_fast_variance": (nnx.LayerNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5), torch.nn.LayerNorm(3)),
-    "momentum": (
-        nnx.BatchNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5, use_running_average=True, use_fast_variance=False),
-        torch.nn.BatchNorm1d(3),
-    ),
-    "use_running_average": (
-        nnx.BatchNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5, momentum=0.9, use_fast_variance=False),
-        torch.nn.BatchNorm1d(3),
-    ),
-    "batch_first": (jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)), torch.nn.LSTM(3, 4, batch_first=True)),
-}
-
-
-@pytest.mark.parametrize("from_module", [True, False])
-@pytest.mark.parametrize("setting", NORMS)
-def test_settings(setting: str, from_module: bool, recorded: list[warnings.WarningMessage]) -> None:
-    model, theirs = NORMS[setting]
-    result = jaxlstm.load_state_dict(model, theirs if from_module else theirs.state_dict())
-    assert [str(message.message) for message in recorded] == list(result.warnings)
-    (text,) = result.warnings
-    assert text.startswith(f"the model: {setting}")
-    assert Path(recorded[0].filename) == Path(__file__)
-
-
-def test_time_major(recorded: list[warnings.WarningMessage]) -> None:
-    model = nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)), time_major=True)
-    assert jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4)).warnings == ()
-    jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4, batch_first=True))
-    (message,) = recorded
-    assert "time_major=True, but the torch layer has batch_first=True" in str(message.message)
-
-
-def test_equal_settings(recorded: list[warnings.WarningMessage]) -> None:
-    """A torch module whose settings are the model's gives no warning, even if they are not the defaults."""
-    options: dict[str, Any] = {"rngs": nnx.Rngs(0), "use_fast_variance": False}
-    model = nnx.List(
-        [
-            nnx.LayerNorm(3, epsilon=1e-3, **options),
-            nnx.BatchNorm(3, epsilon=1e-4, momentum=0.7, use_running_average=True, **options),
-            jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)),
-            nnx.RMSNorm(3, epsilon=float(np.finfo(np.float32).eps), **options),
-        ]
-    )
-    theirs = torch.nn.ModuleList(
-        [
-            torch.nn.LayerNorm(3, eps=1e-3),
-            torch.nn.BatchNorm1d(3, eps=1e-4, momentum=0.3),
-            torch.nn.LSTM(3, 4),
-            torch.nn.RMSNorm(3),
-        ]
-    )
-    assert jaxlstm.load_state_dict(model, theirs).warnings == ()
-    assert recorded == []
-
-
-def test_settings_of_a_whole_module_in_a_file(
-    tmp_path: Path, recorded: list[warnings.WarningMessage]
-) -> None:
-    torch.save(torch.nn.Sequential(torch.nn.LSTM(3, 4, batch_first=True)), tmp_path / "module.pt")
-    model = nnx.Sequential(jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)))
-    jaxlstm.load_state_dict(model, tmp_path / "module.pt")
-    (message,) = recorded
-    assert "batch_first=False, but the torch layer has batch_first=True" in str(message.message)
-
-
-# Linen
-
-
-class Linen(nn.Module):
-    @nn.compact
-    def __call__(self, x: Any, decode: bool = False) -> Any:
-        x = nn.Dense(3, name="fc")(x)
-        return nn.Dense(2, name="out")(x) if decode else x
-
-    def encode(self, x: Any) -> Any:
-        return x
-
-
-X = jnp.ones((1, 2))
-
-
-def linen_variables() -> Any:
-    return Linen().init(jax.random.key(0), X, True)
-
-
-def test_linen_inputs_must_reach_every_layer() -> None:
-    with pytest.raises(ValueError, match="inputs must reach every layer, but the call does not reach 'out'"):
-        jaxlstm.linen.load_state_dict(Linen(), linen_variables(), source(), inputs=X)
-
-
-def test_linen_wrong_arguments() -> None:
-    with pytest.raises(TypeError, match=r"module must be a flax\.linen\.Module, got Linear"):
-        jaxlstm.linen.load_state_dict(
-            nnx.Linear(2, 3, rngs=nnx.Rngs(0)),  # type: ignore[arg-type]
-            {},
-            source(),
-            inputs=X,
-        )
-    with pytest.raises(TypeError, match="variables must be a dict of collections"):
-        jaxlstm.linen.state_dict(Linen(), X, inputs=X)  # type: ignore[arg-type]
-
-
-def test_linen_does_not_change_its_argument(recorded: list[warnings.WarningMessage]) -> None:
-    variables = linen_variables()
-    before = jax.tree.map(np.array, variables)
-    with pytest.raises(jaxlstm.StateDictError, match=r"missing    out\.weight -> out\.kernel"):
-        jaxlstm.linen.load_state_dict(Linen(), variables, source(), inputs=(X, True))
-    loaded = jaxlstm.linen.load_state_dict(
-        Linen(), variables, source(), inputs=X, kwargs={"decode": True}, strict=False
-    )
-    assert loaded["params"]["fc"]["kernel"].all()
-    assert "2 loaded, 2 missing" in str(recorded[0].message)
-    jax.tree.map(np.testing.assert_array_equal, before, variables)
-    jax.tree.map(np.testing.assert_array_equal, before["params"]["out"], loaded["params"]["out"])

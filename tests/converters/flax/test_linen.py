@@ -119,3 +119,45 @@ def test_one_name_in_two_collections() -> None:
     variables = {"params": {"w": jnp.ones(2)}, "buffers": {"w": jnp.ones(2)}}
     with pytest.raises(ValueError, match="variables must not have 'w' in two collections"):
         jaxlstm.linen.state_dict(Twice(), variables, inputs=X)
+
+
+class Optional(nn.Module):
+    """A model that calls its second layer only on request."""
+
+    @nn.compact
+    def __call__(self, x: Any, decode: bool = False) -> Any:
+        x = nn.Dense(3, name="fc")(x)
+        return nn.Dense(2, name="out")(x) if decode else x
+
+
+SOURCE = {"fc.weight": torch.ones(3, 2), "fc.bias": torch.ones(3)}
+
+
+def optional_variables() -> Any:
+    return Optional().init(jax.random.key(0), X, True)
+
+
+def test_inputs_must_reach_every_layer() -> None:
+    with pytest.raises(ValueError, match="inputs must reach every layer, but the call does not reach 'out'"):
+        jaxlstm.linen.load_state_dict(Optional(), optional_variables(), SOURCE, inputs=X)
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(TypeError, match=r"module must be a flax\.linen\.Module, got Torch"):
+        jaxlstm.linen.load_state_dict(Torch(), {}, SOURCE, inputs=X)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="variables must be a dict of collections"):
+        jaxlstm.linen.state_dict(Optional(), X, inputs=X)  # type: ignore[arg-type]
+
+
+def test_the_argument_is_unchanged() -> None:
+    variables = optional_variables()
+    before = jax.tree.map(np.array, variables)
+    with pytest.raises(jaxlstm.StateDictError, match=r"missing    out\.weight -> out\.kernel"):
+        jaxlstm.linen.load_state_dict(Optional(), variables, SOURCE, inputs=(X, True))
+    with pytest.warns(jaxlstm.PortingWarning, match="2 loaded, 2 missing"):
+        loaded = jaxlstm.linen.load_state_dict(
+            Optional(), variables, SOURCE, inputs=X, kwargs={"decode": True}, strict=False
+        )
+    assert loaded["params"]["fc"]["kernel"].all()
+    jax.tree.map(np.testing.assert_array_equal, before, variables)
+    jax.tree.map(np.testing.assert_array_equal, before["params"]["out"], loaded["params"]["out"])

@@ -44,7 +44,7 @@ KNOWN = frozenset(_VARIANTS)
 
 
 def variants(operation: Operation, *, rounding: bool = False) -> Iterator[Variant]:
-    """Yield the faults of an operation; if ``rounding`` is true, those of precision."""
+    """Yield the faults of an operation; if ``rounding`` is true, its faults of precision."""
     if rounding:
         if operation.name in _PRODUCTS:
             yield from precision.product(operation)

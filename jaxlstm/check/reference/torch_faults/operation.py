@@ -17,6 +17,7 @@ import numpy as np
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.model.layers import LayerRecord
 from jaxlstm.check.model.results import ModelCase
+from jaxlstm.check.reference.torch_faults.arguments import ARGUMENT_NAMES, RENAMED
 from jaxlstm.check.reference.torch_layers import recording
 from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, pinned, tensors_of
 
@@ -24,39 +25,6 @@ if TYPE_CHECKING:
     import torch
 
 Array = np.ndarray
-
-_WINDOW = ("input", "kernel_size", "stride", "padding")
-_CONV = ("input", "weight", "bias", "stride", "padding")
-_INPLACE = ("relu", "silu", "selu", "mish", "hardsigmoid", "hardswish", "relu6")
-_NAMES = {
-    **dict.fromkeys(
-        ("relu", "silu", "selu", "mish", "hardsigmoid", "hardswish", "relu6"), ("input", "inplace")
-    ),
-    **dict.fromkeys(("tanh", "sigmoid", "softplus", "softsign", "logsigmoid"), ("input",)),
-    "leaky_relu": ("input", "negative_slope", "inplace"),
-    "elu": ("input", "alpha", "inplace"),
-    "linear": ("input", "weight", "bias"),
-    **{f"conv{n}d": (*_CONV, "dilation", "groups") for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": (*_CONV, "output_padding", "groups", "dilation") for n in (1, 2, 3)},
-    **{f"max_pool{n}d": (*_WINDOW, "dilation", "ceil_mode", "return_indices") for n in (1, 2, 3)},
-    **{f"avg_pool{n}d": (*_WINDOW, "ceil_mode", "count_include_pad", "divisor_override") for n in (1, 2, 3)},
-    "flatten": ("input", "start_dim", "end_dim"),
-    "gelu": ("input",),
-    "masked_fill": ("input", "mask", "value"),
-    "where": ("condition", "input", "other"),
-    "cat": ("tensors", "dim"),
-    "stack": ("tensors", "dim"),
-    "softmax": ("input", "dim"),
-    "log_softmax": ("input", "dim"),
-    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
-    "lstm": (
-        *("input", "hx", "params", "has_biases", "num_layers"),
-        *("dropout", "train", "bidirectional", "batch_first"),
-    ),
-}
-"""The arguments of builtin functions, which have no signature."""
-
-_RENAMED = {"concat": "cat", "concatenate": "cat", "relu_": "relu"}
 
 
 @dataclass(frozen=True)
@@ -89,11 +57,11 @@ class Operation:
     def run(self, **changes: Any) -> Any:
         """Call the function with some of its arguments replaced."""
         arguments = {**self.arguments, **changes}
-        if self.positional or self.name not in _NAMES:
+        if self.positional or self.name not in ARGUMENT_NAMES:
             return self.function(*self.positional, **arguments)
         # A method and a builtin name their arguments differently; both take them in this order.
         args = []
-        for name in _NAMES[self.name]:
+        for name in ARGUMENT_NAMES[self.name]:
             if name not in arguments:
                 break
             args.append(arguments.pop(name))
@@ -196,14 +164,16 @@ def _mode(
 
 def _name_of(function: Any) -> str:
     name = getattr(function, "__name__", "")
-    return _RENAMED.get(name, name)
+    return RENAMED.get(name, name)
 
 
 def _operation(
     name: str, path: str, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Operation:
-    if name in _NAMES and len(args) <= len(_NAMES[name]):
-        return Operation(name, path, function, dict(zip(_NAMES[name], args, strict=False)) | dict(kwargs))
+    if name in ARGUMENT_NAMES and len(args) <= len(ARGUMENT_NAMES[name]):
+        return Operation(
+            name, path, function, dict(zip(ARGUMENT_NAMES[name], args, strict=False)) | dict(kwargs)
+        )
     try:
         bound = inspect.signature(function).bind(*args, **kwargs).arguments
     except (TypeError, ValueError):  # A builtin without a signature.

@@ -1,0 +1,121 @@
+"""Names of layers in torch and in Flax, wrappers, and parts of checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import jaxlstm
+from tests.support.flax_models import NAMES, assert_equal, flax_model, torch_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::jaxlstm.PortingWarning")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"cnn[0].": "conv0.", "cnn[1]": "bn0", "blocks": "layers"},
+        {**NAMES, "blocks.0": "layers[0]", "blocks.1": "layers[1]", "heads.tag": "heads['tag']"},
+        {"cnn.0": "conv0", "cnn.1": "bn0", "blocks": "layers", "mlp": "mlp.layers"},
+        {**NAMES, "cnn.0.weight": "conv0.weight", "weight": "weight"},
+    ],
+)
+def test_spellings_of_names(names: dict[str, str]) -> None:
+    model, theirs = flax_model(), torch_model()
+    jaxlstm.load_state_dict(model, theirs, names=names)
+    assert_equal(model, theirs, names)
+
+
+def test_swapped_names() -> None:
+    class Two(nnx.Module):
+        def __init__(self) -> None:
+            self.a = nnx.Param(jnp.zeros(1))
+            self.b = nnx.Param(jnp.zeros(1))
+
+    model = Two()
+    source = {"a": np.ones(1, "f"), "b": np.full(1, 2, "f")}
+    jaxlstm.load_state_dict(model, source, names={"a": "b", "b": "a"})
+    assert model.a[...] == 2
+    assert jaxlstm.state_dict(model, names={"a": "b", "b": "a"}) == source
+
+
+def _nested(state_dict: dict[str, Any]) -> dict[str, Any]:
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+    return {"epoch": 3, "model_state_dict": state_dict, "optimizer_state_dict": optimizer}
+
+
+WRAPPERS = {
+    "data parallel": lambda model: torch.nn.DataParallel(model).state_dict(),
+    # torch.compile is slow to import.
+    "compiled": lambda model: {f"_orig_mod.{k}": v for k, v in model.state_dict().items()},
+    "nested": lambda model: _nested(model.state_dict()),
+    "nested, data parallel": lambda model: _nested(torch.nn.DataParallel(model).state_dict()),
+    "Lightning": lambda model: {"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}},
+}
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers(wrapper: str, in_file: bool, tmp_path: Path) -> None:
+    model, theirs = flax_model(), torch_model()
+    source = WRAPPERS[wrapper](theirs)
+    if in_file:
+        torch.save(source, tmp_path / "model.pt")
+        source = tmp_path / "model.pt"
+    result = jaxlstm.load_state_dict(model, source, names=NAMES)
+    assert_equal(model, theirs)
+    ignored = [note for note in result.notes if "ignored" in note]
+    assert len(ignored) == ("nested" in wrapper)
+    assert all("optimizer_state_dict" in note for note in ignored)
+
+
+@pytest.mark.parametrize("start", ["module.", "model_state_dict.", "model_state_dict.module."])
+def test_names_with_wrappers(start: str) -> None:
+    """The keys of ``names`` may be names as they are in the file."""
+    model, theirs = flax_model(), torch_model()
+    source = WRAPPERS["nested, data parallel"](theirs)
+    jaxlstm.load_state_dict(model, source, names={start + torch: flax for torch, flax in NAMES.items()})
+    assert_equal(model, theirs)
+
+
+def test_a_part_wrapped_alone() -> None:
+    """torch.compile and DataParallel of a submodule add a component in the middle of the names."""
+    model, theirs = flax_model(), torch_model()
+    parts: Any = theirs
+    plain = torch_model()
+    plain.load_state_dict(theirs.state_dict())
+    parts.cnn = torch.nn.DataParallel(parts.cnn)
+    source = {k.replace("mlp.0", "mlp.0._orig_mod"): v for k, v in parts.state_dict().items()}
+    result = jaxlstm.load_state_dict(model, source, names=NAMES)
+    assert ("cnn.module.0.weight", "conv0.kernel") in result.loaded
+    assert_equal(model, plain)
+
+
+def test_a_model_that_uses_the_name_of_a_wrapper() -> None:
+    class Wrapper(nnx.Module):
+        def __init__(self) -> None:
+            self.module = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+
+    model = Wrapper()
+    theirs = torch.nn.ModuleDict({"module": torch.nn.Linear(2, 3)})
+    jaxlstm.load_state_dict(model, theirs)
+    assert_equal(model, theirs, {})
+
+
+def test_part_of_a_checkpoint() -> None:
+    theirs = torch.nn.ModuleDict({"encoder": torch_model(), "decoder": torch.nn.Linear(2, 2)})
+    names = {"encoder": "", **{f"encoder.{torch}": flax for torch, flax in NAMES.items()}}
+    model = flax_model()
+    with pytest.raises(
+        jaxlstm.StateDictError, match=r"below 'encoder' in the source: pass names=\{'encoder': ''\}"
+    ):
+        jaxlstm.load_state_dict(model, theirs, names=None)
+    result = jaxlstm.load_state_dict(model, theirs, names=names)
+    assert result.notes == ("2 tensors outside 'encoder' are ignored: decoder",)
+    assert_equal(model, theirs["encoder"])  # pyright: ignore[reportArgumentType]

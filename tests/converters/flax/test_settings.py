@@ -1,0 +1,89 @@
+"""Warnings about settings that a state dict does not record."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import jaxlstm
+
+
+@pytest.fixture
+def recorded() -> Iterator[list[warnings.WarningMessage]]:
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always", jaxlstm.PortingWarning)
+        yield messages
+
+
+LAYERS: dict[str, Callable[[], tuple[nnx.Module, torch.nn.Module]]] = {
+    "epsilon": lambda: (nnx.LayerNorm(3, rngs=nnx.Rngs(0), use_fast_variance=False), torch.nn.LayerNorm(3)),
+    "use_fast_variance": lambda: (nnx.LayerNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5), torch.nn.LayerNorm(3)),
+    "momentum": lambda: (
+        nnx.BatchNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5, use_running_average=True, use_fast_variance=False),
+        torch.nn.BatchNorm1d(3),
+    ),
+    "use_running_average": lambda: (
+        nnx.BatchNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5, momentum=0.9, use_fast_variance=False),
+        torch.nn.BatchNorm1d(3),
+    ),
+    "batch_first": lambda: (jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)), torch.nn.LSTM(3, 4, batch_first=True)),
+}
+
+
+@pytest.mark.parametrize("from_module", [True, False])
+@pytest.mark.parametrize("setting", LAYERS)
+def test_settings(setting: str, from_module: bool, recorded: list[warnings.WarningMessage]) -> None:
+    model, theirs = LAYERS[setting]()
+    result = jaxlstm.load_state_dict(model, theirs if from_module else theirs.state_dict())
+    assert [str(message.message) for message in recorded] == list(result.warnings)
+    (text,) = result.warnings
+    assert text.startswith(f"the model: {setting}")
+    assert Path(recorded[0].filename) == Path(__file__)
+
+
+def test_time_major(recorded: list[warnings.WarningMessage]) -> None:
+    model = nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)), time_major=True)
+    assert jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4)).warnings == ()
+    jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4, batch_first=True))
+    (message,) = recorded
+    assert "time_major=True, but the torch layer has batch_first=True" in str(message.message)
+
+
+def test_equal_settings(recorded: list[warnings.WarningMessage]) -> None:
+    """A torch module whose settings are the model's gives no warning, even if they are not the defaults."""
+    options: dict[str, Any] = {"rngs": nnx.Rngs(0), "use_fast_variance": False}
+    model = nnx.List(
+        [
+            nnx.LayerNorm(3, epsilon=1e-3, **options),
+            nnx.BatchNorm(3, epsilon=1e-4, momentum=0.7, use_running_average=True, **options),
+            jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)),
+            nnx.RMSNorm(3, epsilon=float(np.finfo(np.float32).eps), **options),
+        ]
+    )
+    theirs = torch.nn.ModuleList(
+        [
+            torch.nn.LayerNorm(3, eps=1e-3),
+            torch.nn.BatchNorm1d(3, eps=1e-4, momentum=0.3),
+            torch.nn.LSTM(3, 4),
+            torch.nn.RMSNorm(3),
+        ]
+    )
+    assert jaxlstm.load_state_dict(model, theirs).warnings == ()
+    assert recorded == []
+
+
+def test_settings_of_a_whole_module_in_a_file(
+    tmp_path: Path, recorded: list[warnings.WarningMessage]
+) -> None:
+    torch.save(torch.nn.Sequential(torch.nn.LSTM(3, 4, batch_first=True)), tmp_path / "module.pt")
+    model = nnx.Sequential(jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)))
+    jaxlstm.load_state_dict(model, tmp_path / "module.pt")
+    (message,) = recorded
+    assert "batch_first=False, but the torch layer has batch_first=True" in str(message.message)
