@@ -13,6 +13,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
+from jaxlstm.check.faults import weights
 from tests.support.wheels import fetch_pinned
 
 ROOT = Path(__file__).parent.parent
@@ -130,6 +131,18 @@ def test_recipes(folder: Path) -> None:
     names = run_page("recipes.md")
     assert names["batch_first"] is True
     assert names["report"].verdict.count("HOLDS") == 1
+
+
+def test_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    """The snippet works, and the gate orders that have a name in the diagnosis are those of the table."""
+    run_page("comparison.md")
+    assert all(float(difference) < 1e-6 for difference in capsys.readouterr().out.split())
+    text = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+    orders = {(order, library) for library, order in re.findall(r"^\| (\w+).* \| `([ifgo]{4})`", text, re.M)}
+    pattern = r"the gates are read in the order (.*) \(as in (\w+)\)"
+    causes = [match for fault in weights.FAULTS if (match := re.fullmatch(pattern, fault.cause))]
+    named = {(match[1].replace(", ", ""), match[2].replace("haiku", "Haiku")) for match in causes}
+    assert {row for row in orders if row[0] != "ifgo"} == named
 
 
 @pytest.mark.slow
