@@ -19,13 +19,13 @@ $(VENV)/.%: pyproject.toml $(KERNEL)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
 
-demo: $(VENV)/.flax,torch,cli  ## inspect, convert and check examples/demo.pt
-	$(BIN)/jaxlstm inspect examples/demo.pt
-	$(BIN)/jaxlstm convert examples/demo.pt -o $(VENV)/demo.safetensors --batch-first --dropout 0
-	$(BIN)/jaxlstm check $(VENV)/demo.safetensors
+demo: $(VENV)/.flax,torch,cli  ## a whole model, examples/demo.pt2: inspect it, check it against torch, run it
+	$(BIN)/jaxlstm inspect examples/demo.pt2
+	$(BIN)/jaxlstm check examples/demo.pt2
+	$(BIN)/python examples/tag.py
 	@echo
-	@echo "Shown: the LSTM of a PyTorch model, converted without PyTorch, gives PyTorch's results and gradients in JAX."
-	@echo "Next: $(BIN)/python examples/tag.py restores the capitals and commas of a text with it; or take a file of yours."
+	@echo "Shown: a whole PyTorch model, read without PyTorch, gives PyTorch's results and gradients in JAX."
+	@echo "Next: examples/export_demo.py shows how the file was made; or $(BIN)/jaxlstm inspect a .pt or .pt2 file of yours."
 
 test: $(VENV)/.test  ## all tests except the slow ones
 	$(PYTEST) -n $(WORKERS) -m "not slow"

@@ -9,6 +9,8 @@ release = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 html_theme = "furo"
 html_title = "jaxlstm"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 # docs/examples is a link to examples/, whose notebook is a page of the site.
 exclude_patterns = ["_build", "examples/**/README.md", "examples/README.md"]
 

@@ -1,7 +1,6 @@
-"""Run the PyTorch checkpoint ``demo.pt`` in JAX, without PyTorch: restore capitals and punctuation.
+"""Run the program ``demo.pt2`` in JAX, without PyTorch: restore capitals and punctuation.
 
-``jaxlstm.load`` reads the LSTM. The embedding and the two linear layers are one line of JAX each, with
-weights from the same file::
+``jaxlstm.load_program`` reads the whole model: embedding, LSTM and linear layers::
 
     python examples/tag.py
     python examples/tag.py "alice opened her eyes and said the queen who is that"
@@ -11,46 +10,27 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from punctuation import encode, read_paragraphs, restore, strip
 
 import jaxlstm
 
-CHECKPOINT = Path(__file__).parent / "demo.pt"
+PROGRAM = Path(__file__).parent / "demo.pt2"
 
 
-def load_model(path: Path = CHECKPOINT) -> tuple[dict[str, Any], jaxlstm.LSTMConfig]:
-    """Return the weights of every layer, and the config of the batch-first LSTM."""
-    lstm_params, config = jaxlstm.load(path, batch_first=True, dropout=0.0)
-    tensors = jaxlstm.read_checkpoint(path)
-    others = ("tagger.embedding.weight", "capital.weight", "capital.bias", "mark.weight", "mark.bias")
-    weights = {name: jnp.asarray(np.asarray(tensors[f"model_state_dict.{name}"])) for name in others}
-    return weights | {"tagger.lstm": lstm_params}, config
-
-
-@partial(jax.jit, static_argnames="config")
-def logits(
-    weights: dict[str, Any], characters: jax.Array, *, config: jaxlstm.LSTMConfig
-) -> tuple[jax.Array, jax.Array]:
+def logits(characters: np.ndarray, path: Path = PROGRAM) -> tuple[jax.Array, jax.Array]:
     """Return logits of capitals (batch, time) and of marks (batch, time, marks), as ``Restorer`` does."""
-    embedded = weights["tagger.embedding.weight"][characters]
-    features, _ = jaxlstm.lstm(weights["tagger.lstm"], embedded, config=config)
-    capital = features @ weights["capital.weight"].T + weights["capital.bias"]
-    mark = features @ weights["mark.weight"].T + weights["mark.bias"]
-    return capital[..., 0], mark
+    program = jaxlstm.load_program(path)
+    return jax.jit(program)(program.params, characters)
 
 
-def punctuate(text: str, path: Path = CHECKPOINT) -> str:
+def punctuate(text: str) -> str:
     """Return the text with predicted capitals and marks; the ones that it has are ignored."""
-    weights, config = load_model(path)
     plain = strip(text).text
-    capital, mark = logits(weights, jnp.asarray([encode(plain)]), config=config)
+    capital, mark = logits(np.array([encode(plain)]))
     return restore(plain, (capital[0] > 0).tolist(), mark[0].argmax(-1).tolist())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -44,9 +45,7 @@ def test_readme_runs(
     import torch
 
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    from train_demo import Restorer
-
-    torch_model = Restorer()
+    torch_model = importlib.import_module("train_demo").Restorer()
     saved = torch.load("examples/demo.pt")["model_state_dict"]
     torch_model.load_state_dict(saved)
     blocks = python_blocks("README.md")

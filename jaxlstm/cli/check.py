@@ -1,6 +1,6 @@
 """``jaxlstm check FILE``: compare jitted JAX with torch on a checkpoint.
 
-The JAX code is jaxlstm's own layer or, with ``--port``, a function of the user.
+The JAX code is jaxlstm's own layer, a whole program or, with ``--port``, a function of the user.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
 from jaxlstm._shared.progress import Progress, progress_bar
@@ -18,6 +19,8 @@ from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, pa
 from jaxlstm.cli.load_port import load_port
 from jaxlstm.cli.merged import Reports, command_line, merge_reports
 from jaxlstm.cli.output import checkpoint_files, require_output
+from jaxlstm.cli.program import takes_program
+from jaxlstm.cli.program.check import check_program, load_checked
 from jaxlstm.cli.verdict import NOT_RUN, verdict_text
 
 if TYPE_CHECKING:
@@ -33,9 +36,11 @@ def add_parser(commands: Any) -> None:
         commands,
         "check",
         run,
-        help="compare jitted JAX with torch on a checkpoint",
+        help="compare jitted JAX with torch on a checkpoint or .pt2 program",
         description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
-        "gradient, on inputs chosen to reveal faults. Exit status 0: they match; 1: they do not.",
+        "gradient, on inputs chosen to reveal faults. A .pt2 program is compared as a whole and node by "
+        "node, unless --prefix selects one LSTM of it; torch.export.load reads it, which may execute code in "
+        "the file. Exit status 0: they match; 1: they do not.",
         overwrite=True,
     )
     add_unrecorded(parser)
@@ -74,23 +79,22 @@ def run(args: argparse.Namespace) -> int:
 
     if args.report:
         _require_writable(args)
-    params, config, _ = load_selected(args)
-    port = load_port(args.port) if args.port else None
+    subject = _load(args)
     devices, absent = _devices(args.backend)
     reports: Reports = {}
     with progress_bar() as progress:
         for backend, device in devices.items():
             labelled = _labelled(progress, backend)
-            for dtype, report in _check(device, port, params, config, args, labelled):
-                again = command_line(args, backend=backend, dtype="" if args.matrix else dtype)
+            for dtype, report in subject.check(device, labelled):
+                again = command_line(args, backend=backend, dtype=dtype if dtype in DTYPES else "")
                 reports[backend, dtype] = dataclasses.replace(report, again=again)
     if args.report:
-        whole = merge_reports(args, config, reports, dict.fromkeys(absent, NOT_RUN))
+        whole = merge_reports(args, subject.value, reports, dict.fromkeys(absent, NOT_RUN))
         write_atomically(Path(args.report), [whole.to_html().encode()])
     if args.json:
         print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
     else:
-        show_text(verdict_text(args, reports, absent))
+        show_text(verdict_text(args, subject.name, reports, absent))
     return 0 if all(report.ok for report in reports.values()) else 1
 
 
@@ -104,6 +108,23 @@ def _require_writable(args: argparse.Namespace) -> None:
         inputs.append(Path(args.port.partition(":")[0]))
     require_output(report, inputs, option="--report")
     require_replaceable(report, overwrite=args.overwrite, is_ours=is_html_page)
+
+
+class _Subject(NamedTuple):
+    """What is checked: its name, its config or program, and (device, progress) -> reports by dtype."""
+
+    name: str
+    value: Any
+    check: Callable[[Any, Progress], Iterator[tuple[str, Report]]]
+
+
+def _load(args: argparse.Namespace) -> _Subject:
+    if takes_program(args):
+        program = load_checked(args)
+        return _Subject("the program", program, partial(check_program, program, args))
+    params, config, _ = load_selected(args)
+    port = load_port(args.port) if args.port else None
+    return _Subject(args.port or "jaxlstm.lstm", config, partial(_check, port, params, config, args))
 
 
 def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -123,11 +144,11 @@ def _devices(backend: str | None) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check(
-    device: Any,
     port: Callable[..., Any] | None,
     params: Any,
     config: Any,
     args: argparse.Namespace,
+    device: Any,
     progress: Progress,
 ) -> Iterator[tuple[str, Report]]:
     """Yield a report for each dtype or, with ``--matrix``, one report over every combination."""

@@ -36,7 +36,14 @@ def relative_difference(actual: Any, expected: Any) -> float:
     return float(np.max(differences))  # np.max propagates NaN, which Python's max may drop
 
 
-def show_comparison(report: dict[str, Any], text: str, reference: str, *, as_json: bool) -> int:
+def show_comparison(
+    report: dict[str, Any],
+    text: str,
+    reference: str,
+    *,
+    as_json: bool,
+    not_run: str = "this machine has none of these platforms",
+) -> int:
     """Print the result of an export. Return 0 if the artifact agrees or cannot run here, else 1."""
     difference = report["largest_difference"]
     if as_json:
@@ -45,7 +52,7 @@ def show_comparison(report: dict[str, Any], text: str, reference: str, *, as_jso
         print(text)
         print(f"weights: {report['weights']}")
         print(
-            "not run: this machine has none of these platforms"
+            f"not run: {not_run}"
             if difference is None
             else f"read back and run: largest difference from {reference} {difference:.1e}"
         )

@@ -19,14 +19,14 @@ EXPLANATIONS = 5
 """Lines of the diagnosis that are shown without ``--verbose``."""
 
 
-def verdict_text(args: argparse.Namespace, reports: Reports, absent: Sequence[str]) -> str:
+def verdict_text(args: argparse.Namespace, subject: str, reports: Reports, absent: Sequence[str]) -> str:
     """Return the text for the reports of all runs.
 
-    ``--verbose`` gives every report in full, with settings and environment. ``absent`` lists the backends
-    without a device.
+    ``--verbose`` gives every report in full, with settings and environment. ``subject`` names the code under
+    test. ``absent`` lists the backends without a device.
     """
     runs = {f"{backend} {dtype}": report for (backend, dtype), report in reports.items()}
-    title = f"{args.checkpoint}: {args.port or 'jaxlstm.lstm'}"
+    title = f"{args.checkpoint}: {subject}"
     ok = all(report.ok for report in reports.values())
     if args.verbose:
         paragraphs = [str(report) for report in reports.values()]

@@ -89,12 +89,17 @@ def positional(program: Program) -> Callable[..., Any]:
     """
 
     def call(params: Mapping[str, Any], *tensors: Any) -> Any:
-        given = iter(tensors)
-        leaves = [d.constant if d.type is None else next(given) for d in program.inputs]
-        args, kwargs = tree.unflatten(program.graph.in_tree, iter(leaves))
+        args, kwargs = as_arguments(program, tensors)
         return _plain(program(params, *args, **kwargs))
 
     return call
+
+
+def as_arguments(program: Program, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a program with these tensors, and with the constants that the export fixed."""
+    given = iter(tensors)
+    leaves = [d.constant if d.type is None else next(given) for d in program.inputs]
+    return tree.unflatten(program.graph.in_tree, iter(leaves))
 
 
 def _plain(results: Any) -> Any:

@@ -62,7 +62,7 @@ def require_guards(
             if not holds and _is_about_strides(condition):
                 at_least_two = {name: tuple(max(size, 2) for size in shape) for name, shape in shapes.items()}
                 holds = _evaluate(condition, {**at_least_two, **constants})
-        except (_UnknownError, ArithmeticError, LookupError, TypeError):
+        except (_UnknownError, ArithmeticError, LookupError, TypeError, RecursionError):
             problem = "cannot be checked"
         else:
             if holds:

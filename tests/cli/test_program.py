@@ -98,6 +98,14 @@ def test_export(weights: str, tmp_path: Path, program: Program) -> None:
     assert "was not written by jaxlstm" in jaxlstm_command("export", DEMO, "-o", tmp_path / "notes").err
 
 
+def test_check(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = jaxlstm_command("check", DEMO, "--report", page)
+    assert done.status == 0, done.err
+    assert done.out.rstrip().splitlines()[-1].startswith(f"{DEMO}: the program HOLDS")
+    assert "float64 gradients against torch" in page.read_text()
+
+
 def test_prefix_selects_one_lstm(tmp_path: Path) -> None:
     pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
     options = ("--platforms", "cpu", "--prefix", "tagger.lstm.", "--json")
@@ -162,6 +170,8 @@ def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> No
         (jaxlstm_command("inspect", tmp_path / "cut.pt2"), "truncated"),
         (jaxlstm_command("export", DEMO, "-o", DEMO), "would replace the input"),
         (jaxlstm_command("export", DEMO, "-o", tmp_path / "m", "--dropout", "0.5"), "--dropout cannot"),
+        (jaxlstm_command("check", DEMO, "--matrix"), "--matrix cannot be used with a .pt2 program"),
+        (jaxlstm_command("check", tmp_path / "cut.pt2"), "truncated"),
         (jaxlstm_command("export", tmp_path / "gone.pt2", "-o", tmp_path / "m"), "no such file"),
     ]
     for result, message in cases:

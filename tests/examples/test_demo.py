@@ -9,15 +9,15 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
+from jaxlstm import load_program
 from tests.support.processes import run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SCRIPTS = ("punctuation", "tag", "train_demo")
+SCRIPTS = ("punctuation", "tag", "train_demo", "export_demo")
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,17 @@ def restorer(examples: SimpleNamespace) -> torch.nn.Module:
     return model.eval()
 
 
-def test_checkpoint_is_small() -> None:
-    assert (EXAMPLES / "demo.pt").stat().st_size < 300_000
+@pytest.mark.parametrize("name", ["demo.pt", "demo.pt2"])
+def test_files_are_small(name: str) -> None:
+    assert (EXAMPLES / name).stat().st_size < 300_000
+
+
+def test_program_is_the_export_of_the_checkpoint(examples: SimpleNamespace) -> None:
+    program, exported = load_program(examples.tag.PROGRAM), examples.export_demo.export()
+    for name, parameter in exported.params.items():
+        np.testing.assert_array_equal(program.params[name], parameter, strict=True)
+    assert [node.op for node in program.graph.nodes] == [node.op for node in exported.graph.nodes]
+    assert program.inputs[0].type.shape == tuple(program.graph.ranges)  # type: ignore[union-attr]
 
 
 def test_readme_reports_the_scores_of_the_checkpoint(
@@ -57,13 +66,7 @@ def test_whole_model_equals_torch(examples: SimpleNamespace, restorer: torch.nn.
     with torch.no_grad():
         torch_logits = restorer(torch.tensor(characters))
         oracle = copy.deepcopy(restorer).double()(torch.tensor(characters))
-    weights, config = examples.tag.load_model()
-    for ours, theirs, exact in zip(
-        examples.tag.logits(weights, jnp.asarray(characters), config=config),
-        torch_logits,
-        oracle,
-        strict=True,
-    ):
+    for ours, theirs, exact in zip(examples.tag.logits(characters), torch_logits, oracle, strict=True):
         assert ours.shape == theirs.shape
         assert rms(ours - exact.numpy()) <= 2 * rms(theirs.numpy() - exact.numpy())
     capital, mark = torch_logits
@@ -89,8 +92,9 @@ def test_tag_runs_without_torch(examples: SimpleNamespace) -> None:
 def test_make_demo_ends_with_the_next_step() -> None:
     command = ["make", "--dry-run", "demo"]
     done = subprocess.run(command, cwd=EXAMPLES.parent, check=True, capture_output=True, text=True)
-    check, blank, shown, following = done.stdout.splitlines()[-4:]
+    check, run, blank, shown, following = done.stdout.splitlines()[-5:]
     assert "jaxlstm check" in check
+    assert "tag.py" in run
     assert blank == "echo"
     assert shown.startswith('echo "Shown: ')
     assert following.startswith('echo "Next: ')

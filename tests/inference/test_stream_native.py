@@ -203,9 +203,8 @@ def test_a_stream_collected_in_another_thread(runner: Runner, expected: np.ndarr
     streams = [runner.stream(2, spin=0.01) for _ in range(8)]
     survivor = runner.stream(2, spin=0.01)
     collector = threading.Thread(target=lambda: [streams.pop() for _ in range(8)])
-    for stream in list(streams):
-        stream.step(normal(2, 40))
-    del stream
+    for number in range(len(streams)):
+        streams[number].step(normal(2, 40))
     collector.start()
     np.testing.assert_array_equal(steps(survivor), expected)
     collector.join()

@@ -52,7 +52,7 @@ def test_rms_error_is_not_larger_than_the_scan() -> None:
     assert native <= 1.05 * scan
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512", "amx"])
+@pytest.fixture(params=["baseline", "avx2", "avx512", "avx512_bf16", "amx"])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     handle = library().handle
     assert handle is not None

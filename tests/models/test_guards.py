@@ -47,9 +47,10 @@ def test_conditions(guard: str, holds: bool) -> None:
         "L['x'].__class__ == 1",
         "(" * 100_000,
         "(" * 3_000,
+        "1" + "+1" * 1_900 + " == 1901",
         "",
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_unknown_conditions(guard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -41,7 +41,7 @@ def text(rng: Random, old: str) -> str:
     at = rng.randrange(len(old) + 1)
     other = rng.choice(TEXTS + NAMES)
     return rng.choice(
-        (other, old[:at], old[at:], old[:at] + other + old[at:], old[:-1] + other, old * 2, old * 99)
+        (other, old[:at], old[at:], old[:at] + other + old[at:], old[:-1] + other, old * 2, old[:2_000] * 99)
     )
 
 

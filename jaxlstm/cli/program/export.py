@@ -49,7 +49,8 @@ def run_program(args: argparse.Namespace) -> int:
     }
     shapes = ", ".join(f"{entry['name']}: {shape_text(entry)}" for entry in report["inputs"])
     text = f"{output}: {size(report['bytes'])} for {', '.join(platforms)}, a function of {shapes}"
-    return show_comparison(report, text, "the program", as_json=args.json)
+    not_run = "this machine has none of these platforms, or the program refuses the sizes that were tried"
+    return show_comparison(report, text, "the program", as_json=args.json, not_run=not_run)
 
 
 def _largest_difference(output: Path, program: Program) -> float | None:

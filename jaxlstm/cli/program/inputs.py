@@ -2,52 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from jaxlstm.models.graph import Graph, Input, Value
 
 if TYPE_CHECKING:
     from jaxlstm.models.program import Program
 
 SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
 """Sizes to try for the free axes. A program may refuse small ones, for example after several poolings."""
+BATCH = 3
 
 
-def random_inputs(program: Program) -> list[np.ndarray] | None:
-    """Return the tensors among the inputs of a program, or None if it takes no size of ``SIZES``.
+def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
+    """Return the tensors among the inputs of a program, or None if it refuses all sizes of ``SIZES``.
 
-    Integers are 0 or 1, which are valid indices of every larger table.
+    Floating-point numbers are normal. An input of an embedding holds indices of its rows, any other input of
+    integers holds 0 and 1.
     """
-    axes = [size for declared in program.inputs if declared.type for size in declared.type.shape]
+    tensors = [declared for declared in program.inputs if declared.type is not None]
+    axes = [size for declared in tensors for size in declared.type.shape]  # type: ignore[union-attr]
     names = list(dict.fromkeys(size for size in axes if isinstance(size, str)))
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for smallest in SIZES:
         sizes = {name: smallest + index for index, name in enumerate(names)}
-        # The first free axis is usually the batch.
-        sizes.update((name, min(sizes[name], 3)) for name in names[:1])
-        sizes = {name: _clipped(program, name, size) for name, size in sizes.items()}
-        tensors = [
-            _random(rng, declared.type.dtype, [sizes.get(s, s) for s in declared.type.shape])  # type: ignore[arg-type]
-            for declared in program.inputs
-            if declared.type is not None
-        ]
-        if _accepts(program, tensors):
-            return tensors
+        sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
+        sizes = {name: _clipped(program.graph, name, size) for name, size in sizes.items()}
+        arrays = [_random(rng, declared, sizes, program) for declared in tensors]
+        if _accepts(program, arrays):
+            return arrays
     return None
 
 
-def _clipped(program: Program, axis: str, size: int) -> int:
-    low, high = program.graph.size_range(axis)
+def _clipped(graph: Graph, axis: str, size: int) -> int:
+    low, high = graph.size_range(axis)
     return max(low, size if high is None else min(size, high))
 
 
-def _random(rng: np.random.Generator, dtype: np.dtype, shape: list[int]) -> np.ndarray:
+def _random(rng: np.random.Generator, declared: Input, sizes: dict[str, int], program: Program) -> np.ndarray:
+    assert declared.type is not None
+    dtype = declared.type.dtype
+    shape = [sizes[size] if isinstance(size, str) else size or 1 for size in declared.type.shape]
     if dtype.kind in "biu":
-        return rng.integers(0, 2, shape).astype(dtype)
+        return rng.integers(0, _rows(program, declared.name), shape).astype(dtype)
     return rng.standard_normal(shape).astype(dtype)
 
 
-def _accepts(program: Program, tensors: list[np.ndarray]) -> bool:
+def _rows(program: Program, name: str) -> int:
+    """Return the rows of the smallest embedding that an input indexes, or 2 if there is none."""
+    rows = []
+    for node in program.graph.nodes:
+        weight = node.kwargs.get("weight")
+        if node.op == "aten.embedding.default" and node.kwargs["indices"] == Value(name):
+            torch_name = program.graph.parameters.get(getattr(weight, "name", ""), "")
+            rows += [program.params[torch_name].shape[0]] if torch_name else []
+    return min(rows, default=2)
+
+
+def _accepts(program: Program, tensors: Sequence[np.ndarray]) -> bool:
     import jax
 
     from jaxlstm.inference.program_artifact import positional

@@ -51,7 +51,8 @@ def to_held(values: np.ndarray, what: str) -> jax.Array:
                 f"{what} is {values.dtype} and holds values outside of {dtype}, which JAX uses unless its "
                 "64-bit mode is on. Turn it on with jax.config.update('jax_enable_x64', True)",
             )
-    return jnp.asarray(values.astype(dtype, copy=False))
+    # Unlike jnp.asarray, this compiles nothing; the copy keeps the result apart from the caller's memory.
+    return jax.device_put(np.array(values, dtype))
 
 
 def is_scalar(operand: Operand) -> bool:

@@ -1,0 +1,157 @@
+"""The snippets of the pages run in order, and the quoted messages and help texts are the real ones."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import jaxlstm
+from jaxlstm.check.faults import weights
+from tests.support.wheels import fetch_pinned
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the fenced blocks of a page in one language."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def run_page(page: str) -> dict[str, Any]:
+    """Run the Python blocks of a page in one namespace, and return it."""
+    names: dict[str, Any] = {"__name__": page}
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the examples and the files that the pages mention."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    two = {
+        **torch.nn.LSTM(3, 4).state_dict(prefix="encoder."),
+        **torch.nn.LSTM(4, 3).state_dict(prefix="decoder."),
+    }
+    torch.save(two, "two.pt")
+    torch.save(torch.nn.GRU(3, 4).state_dict(prefix="rnn."), "gru.pt")
+    Path("half.pt").write_bytes(Path("two.pt").read_bytes()[:2000])
+    Path("lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    Path("mine.safetensors").write_text("mine")
+    return tmp_path
+
+
+# For each message on docs/faq.md, in its order, an expression that causes it.
+CAUSES = [
+    "jaxlstm.load('examples/demo.pt')",
+    "jaxlstm.load('two.pt')",
+    "jaxlstm.load('gru.pt')",
+    "jaxlstm.load('lfs.pt')",
+    "jaxlstm.load('half.pt')",
+    "jaxlstm.save('mine.safetensors', params, config)",
+    "jaxlstm.lstm({f'rnn.{name}': array for name, array in two_layers.items()}, x, config=config)",
+    "jaxlstm.lstm(params, x, hx=None, config=config)",
+    "jaxlstm.lstm(params, jnp.ones((3, 9, 20)), config=config)",
+    "jaxlstm.lstm(params, x, (jnp.ones((3, 4, 24)),) * 2, config=config)",
+    "jaxlstm.lstm(params, x.astype(jnp.bfloat16), config=config)",
+    "jaxlstm.lstm(params, np.ones((3, 9, 16)), config=config)",
+    "jaxlstm.lstm(params, x, config=config, seq_lengths=[4, 0, 9])",
+    "jaxlstm.nnx.LSTM(16, 24, 2, dropout=0.5, batch_first=True, rngs=nnx.Rngs(0))(x)",
+    "jaxlstm.load_state_dict(Tagger(nnx.Rngs(0)), 'examples/demo.pt')",
+    "jaxlstm.load_state_dict(Half(), one_layer)",
+    "jaxlstm.load_state_dict(Normalized(), batch_norm)",
+    "jaxlstm.inference.compile(params, config, max_length=16, max_batch=2)(x)",
+    "jaxlstm.inference.compile(params, config, max_length=16, max_batch=2).stream()",
+    "jaxlstm.from_module(Fourier(), (torch.ones(5, 3),))",
+    "program(program.params, jnp.ones((1, 5)))",
+]
+
+
+class Fourier(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.fft.fft(x)
+
+
+class Half(jaxlstm.nnx.LSTM):
+    def __init__(self) -> None:
+        super().__init__(16, 24, param_dtype="bfloat16", rngs=nnx.Rngs(0))
+
+
+class Normalized(nnx.Module):
+    def __init__(self) -> None:
+        norm = {"momentum": 0.9, "epsilon": 1e-5, "use_fast_variance": False}
+        self.bn = nnx.BatchNorm(4, **norm, rngs=nnx.Rngs(0))
+
+
+def fits(quote: str, message: str) -> bool:
+    """Return True if a message equals a quote, in which "..." stands for anything."""
+    pattern = ".*".join(re.escape(part) for part in quote.strip().split("..."))
+    return re.fullmatch(pattern, message.strip(), re.DOTALL) is not None
+
+
+def message_of(cause: str, names: dict[str, Any]) -> str:
+    """Return the message of the error or PortingWarning that an expression causes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jaxlstm.PortingWarning)
+        with pytest.raises((Exception, jaxlstm.PortingWarning)) as caught:
+            eval(cause, names)
+    return str(caught.value)
+
+
+def test_error_messages(folder: Path) -> None:
+    quotes = blocks("faq.md", "text")
+    assert len(quotes) == len(CAUSES)
+    names = run_page("faq.md")
+    names |= {"Fourier": Fourier, "Half": Half, "Normalized": Normalized, "torch": torch}
+    Path("mine.safetensors").write_text("mine")
+    names["one_layer"] = torch.nn.LSTM(16, 24).state_dict()
+    names["two_layers"] = torch.nn.LSTM(16, 24, 2).state_dict()
+    names["batch_norm"] = torch.nn.BatchNorm1d(4).state_dict(prefix="bn.")
+    names["program"] = jaxlstm.load_program("examples/demo.pt2")
+    messages = [message_of(cause, names) for cause in CAUSES]
+    pairs = zip(quotes, messages, strict=True)
+    assert [pair for pair in pairs if not fits(*pair)] == []
+
+
+def test_recipes(folder: Path) -> None:
+    lstm = torch.nn.LSTM(16, 24, 2, bidirectional=True, batch_first=True)
+    params, config = jaxlstm.load("examples/demo.pt", batch_first=True, dropout=0.0)
+    lstm.load_state_dict({name: torch.tensor(a) for name, a in jaxlstm.to_torch(params, config).items()})
+    inputs = torch.randn(2, 5, 16)
+    np.savez("recorded.npz", inputs=inputs, outputs=lstm(inputs)[0].detach())
+    names = run_page("recipes.md")
+    assert names["batch_first"] is True
+    assert names["report"].verdict.count("HOLDS") == 1
+
+
+def test_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    """The snippet works, and the gate orders that have a name in the diagnosis are those of the table."""
+    run_page("comparison.md")
+    assert all(float(difference) < 1e-6 for difference in capsys.readouterr().out.split())
+    text = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+    orders = {(order, library) for library, order in re.findall(r"^\| (\w+).* \| `([ifgo]{4})`", text, re.M)}
+    pattern = r"the gates are read in the order (.*) \(as in (\w+)\)"
+    causes = [match for fault in weights.FAULTS if (match := re.fullmatch(pattern, fault.cause))]
+    named = {(match[1].replace(", ", ""), match[2].replace("haiku", "Haiku")) for match in causes}
+    assert {row for row in orders if row[0] != "ifgo"} == named
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_what_holds_means(folder: Path) -> None:
+    """Rounding errors grow with the sequence, alike in torch, in jaxlstm and from changed inputs."""
+    (folder / "pytorch_model.bin").symlink_to(fetch_pinned("whisperx", "whisperx/assets/pytorch_model.bin"))
+    errors = run_page("what_holds_means.md")["errors"]
+    assert all(1e-6 < error < 1e-3 for error in errors[10].values())
+    assert all(error > 0.1 for error in errors[100].values())
+    for error in errors.values():
+        assert error["jaxlstm"] < 10 * max(error["torch"], error["moved"])
