@@ -153,8 +153,10 @@ class _Views:
             if node.outputs and isinstance(node.outputs[0], str):
                 yield View(node.outputs[0], target_of(node), node, operator, 0, certain=True)
             return
-        base = node.kwargs.get(operator.first_parameter)
-        if not isinstance(base, Value) or not (operator.write_back or operator.may_alias):
+        base = _only_value(node.kwargs.get(operator.first_parameter)) or _only_value(
+            node.kwargs.get("tensors")
+        )
+        if base is None or not (operator.write_back or operator.may_alias):
             return
         results = node.outputs[0] if len(node.outputs) == 1 else node.outputs
         for index, name in enumerate(results if isinstance(results, tuple) else (results,)):
@@ -166,6 +168,13 @@ class _Views:
         """Return True if a value is known to be a conversion of another, which copies."""
         types = self._types.get(before), self._types.get(after)
         return types[0] is not None and types[1] is not None and types[0].dtype != types[1].dtype
+
+
+def _only_value(argument: Argument) -> Value | None:
+    """Return the value that an argument is, or that it is a list of; None if there are several or none."""
+    if isinstance(argument, tuple) and len(argument) == 1:
+        (argument,) = argument
+    return argument if isinstance(argument, Value) else None
 
 
 def _last_uses(graph: Graph) -> dict[str, int]:

@@ -157,6 +157,13 @@ def unknown_sharing(x: Tensor) -> tuple[Tensor, ...]:
     return y, flat
 
 
+def unknown_sharing_through_einsum(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    z = torch.einsum("ij->ji", y)
+    z.add_(1)
+    return y, z
+
+
 def unknown_but_unused(x: Tensor) -> tuple[Tensor, ...]:
     flat = x.clone().t().reshape(-1)
     flat.add_(1)
@@ -170,9 +177,12 @@ def conversion_copies(x: Tensor) -> tuple[Tensor, ...]:
     return y, z
 
 
-def test_unknown_sharing_is_refused() -> None:
-    with pytest.raises(ProgramError, match=r"reshape.*\.clone\(\)") as caught:
-        program_of_function(unknown_sharing, [torch.randn(3, 4)])
+@pytest.mark.parametrize(
+    ("function", "link"), [(unknown_sharing, "reshape"), (unknown_sharing_through_einsum, "einsum")]
+)
+def test_unknown_sharing_is_refused(function: Callable[[Tensor], tuple[Tensor, ...]], link: str) -> None:
+    with pytest.raises(ProgramError, match=rf"{link}.*\.clone\(\)") as caught:
+        program_of_function(function, [torch.randn(3, 4)])
     assert caught.value.code == "unsupported-alias"
 
 

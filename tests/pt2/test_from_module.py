@@ -144,3 +144,15 @@ def test_unsupported_modules() -> None:
         jaxlstm.from_module(Branches(), (torch.randn(3),))
     assert caught.value.code == "pt2-unsupported"
     assert str(caught.value).startswith("<Branches>: ")
+
+
+class Largest(nn.Module):
+    """A module that returns a type of torch which has no name in a file."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return x.max(1)
+
+
+def test_results_without_a_name() -> None:
+    with pytest.raises(TypeError, match=r"return_types\.max.*Return plain tuples"):
+        jaxlstm.from_module(Largest(), (torch.ones(2, 3),))

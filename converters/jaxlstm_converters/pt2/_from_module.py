@@ -44,7 +44,8 @@ def from_module(
         ``torch.export.Dim.AUTO``: free unless the module fixes it.
 
     Raises:
-      TypeError: an argument has the wrong type.
+      TypeError: an argument has the wrong type, or the module returns a type that ``torch.export.save``
+        cannot write, such as the result of ``x.max(1)``.
       CheckpointError: the exported program has parts that are not supported, such as control flow.
       ProgramError: it uses unsupported operators, or the module is in training mode.
       Exception: torch cannot export the module.
@@ -66,7 +67,12 @@ def from_module(
         warnings.simplefilter("ignore")
         exported = torch.export.export(torch_module, args, kwargs, dynamic_shapes=dynamic_shapes)
         buffer = io.BytesIO()
-        torch.export.save(exported, buffer)
+        try:
+            torch.export.save(exported, buffer)
+        except NotImplementedError as error:
+            # torch.return_types.max and the like have no name in a file.
+            message = f"torch.export.save cannot write it: {error} Return plain tuples, lists or dicts"
+            raise TypeError(message) from error
     return program_of(read_source(MemorySource(buffer.getvalue(), f"<{type(torch_module).__name__}>")))
 
 

@@ -71,7 +71,8 @@ def addmm(
     return y + (self if beta == 1 else self * jnp.asarray(beta, self.dtype))
 
 
-@register_operator("aten.einsum.default")
+# torch returns a view if the equation only permutes the axes of one tensor.
+@register_operator("aten.einsum.default", may_alias=True)
 def einsum(
     equation: str, tensors: Sequence[jax.Array], path: Sequence[int] | None = None, *, options: Options
 ) -> jax.Array:
