@@ -17,6 +17,12 @@ from jaxlstm.models.operators.registry import Operator, Options, is_in_place
 
 Values = dict[str, Any]
 
+# The exceptions of an operator on arguments that it cannot take, or whose result does not fit into memory.
+_FAILURES = (
+    *(TypeError, ValueError, IndexError, ArithmeticError, NotImplementedError),
+    *(MemoryError, jax.errors.JaxRuntimeError),
+)
+
 
 def run_nodes(
     plan: Plan, values: Values, sizes: Mapping[str, int], options: Options
@@ -63,7 +69,7 @@ def _call(node: Node, operator: Operator, values: Values, sizes: Mapping[str, in
         return _apply(node, operator, args, kwargs, options)
     except ProgramError as error:
         raise ProgramError(error.code, f"node {_title(node)}: {error.message}") from error
-    except (TypeError, ValueError, IndexError, ArithmeticError, NotImplementedError) as error:
+    except _FAILURES as error:
         shapes = ", ".join(f"{name} {_shown(value)}" for name, value in kwargs.items() if value is not None)
         raise ProgramError(
             "node-failed",

@@ -14,7 +14,7 @@ from torch import nn
 
 from jaxlstm.models import register_operator
 from jaxlstm.models.errors import ProgramError
-from jaxlstm.models.graph import Value
+from jaxlstm.models.graph import Node, Value
 from jaxlstm.models.operators import registry
 from tests.support.fx_graphs import program_of
 from tests.support.graphs import X, node, program
@@ -109,6 +109,19 @@ def test_failed_node() -> None:
     message = refused("node-failed", lambda: jax.jit(ran)({}, np.ones((4, 3), np.float32)))
     for part in ("aten.view.default", "float32[4, 3]", "dynamic"):
         assert part in message
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        node("aten.zeros.default", size=(1 << 20, 1 << 20, 1 << 10)),
+        node("aten.arange.default", end=1 << 50),
+        node("aten.adaptive_avg_pool1d.default", self=X, output_size=(10**9,)),
+    ],
+    ids=lambda node: node.op,
+)
+def test_results_that_do_not_fit_into_memory(hostile: Node) -> None:
+    refused("node-failed", lambda: program(hostile)({}, ONES))
 
 
 def test_sizes_and_guards() -> None:

@@ -22,6 +22,11 @@ _NORMS = (
     *(nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm),
     *(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm),
 )
+# The number of heads or groups leaves no trace in the shapes of the tensors.
+_COUNTS = {
+    "num_heads": (nnx.MultiHeadAttention, nn.MultiHeadDotProductAttention),
+    "num_groups": (nnx.GroupNorm, nn.GroupNorm),
+}
 _RNNS = (nnx.RNN, nnx.Bidirectional, nn.RNN, nn.Bidirectional)
 _LSTMS = (jaxlstm.nnx.LSTM, jaxlstm.linen.modules.LSTM)
 
@@ -60,6 +65,10 @@ def _check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
                 "use_running_average=False, so the layer normalizes by the batch; for the results of "
                 "torch's eval() call model.eval() or pass use_running_average=True"
             )
+    for name, types in _COUNTS.items():
+        ours = getattr(module, name) if isinstance(module, types) else None
+        if ours is not None and theirs.get(name, ours) != ours:
+            yield f"{name}={ours}, but the torch layer has {name}={theirs[name]}"
     if isinstance(module, _RNNS) and theirs.get("batch_first") is module.time_major:
         yield f"time_major={module.time_major}, but the torch layer has batch_first={theirs['batch_first']}"
     if isinstance(module, _LSTMS):

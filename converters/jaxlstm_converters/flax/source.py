@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
 
-SETTINGS = ("eps", "momentum", "batch_first")
+SETTINGS = ("eps", "momentum", "batch_first", "num_heads", "num_groups")
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Source:
 
     Attributes:
       tensors: name -> torch tensor, NumPy array or lazy tensor of a checkpoint.
-      settings: prefix of a torch module -> its ``eps``, ``momentum`` and ``batch_first``.
+      settings: prefix of a torch module -> its ``eps``, ``momentum`` and the other ``SETTINGS``.
     """
 
     tensors: Mapping[str, Any]

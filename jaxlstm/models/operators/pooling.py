@@ -19,6 +19,9 @@ from jaxlstm.precision import gate_dtype
 
 Ints = int | Sequence[int]
 
+# Each part is an operation of its own. Without a bound, a number in a file could fill the memory.
+_MOST_PARTS = 1 << 16
+
 
 def _register_max_pool(n: int) -> None:
     @register_operator(f"aten.max_pool{n}d.default")
@@ -188,6 +191,8 @@ def adaptive_avg_pool(self: jax.Array, output_size: Sequence[int]) -> jax.Array:
 
 def part_bounds(size: int, count: int) -> list[tuple[int, int]]:
     """Return the bounds of the parts of an axis in adaptive pooling."""
+    if count > _MOST_PARTS:
+        raise ValueError(f"output_size must be at most {_MOST_PARTS:,}, got {count}")
     return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
 
 

@@ -56,6 +56,24 @@ def test_time_major(recorded: list[warnings.WarningMessage]) -> None:
     assert "time_major=True, but the torch layer has batch_first=True" in str(message.message)
 
 
+def test_numbers_of_heads_and_groups(recorded: list[warnings.WarningMessage]) -> None:
+    options: dict[str, Any] = {"rngs": nnx.Rngs(0)}
+    model = nnx.List(
+        [
+            nnx.MultiHeadAttention(2, 8, decode=False, **options),
+            nnx.GroupNorm(8, 2, epsilon=1e-5, use_fast_variance=False, **options),
+        ]
+    )
+    theirs = torch.nn.ModuleList([torch.nn.MultiheadAttention(8, 2), torch.nn.GroupNorm(2, 8)])
+    assert jaxlstm.load_state_dict(model, theirs).warnings == ()
+    theirs = torch.nn.ModuleList([torch.nn.MultiheadAttention(8, 4), torch.nn.GroupNorm(4, 8)])
+    assert jaxlstm.load_state_dict(model, theirs).warnings == (
+        "0: num_heads=2, but the torch layer has num_heads=4",
+        "1: num_groups=2, but the torch layer has num_groups=4",
+    )
+    assert len(recorded) == 2
+
+
 def test_equal_settings(recorded: list[warnings.WarningMessage]) -> None:
     """A torch module whose settings are the model's gives no warning, even if they are not the defaults."""
     options: dict[str, Any] = {"rngs": nnx.Rngs(0), "use_fast_variance": False}
