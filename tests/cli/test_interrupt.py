@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from jaxlstm import cli
 from jaxlstm.cli.run import job
 from tests.support.command import jaxlstm_command
 from tests.support.run_command import sequences
+
+
+@pytest.fixture(autouse=True)
+def default_handler() -> Iterator[None]:
+    """Handle SIGINT as a program in the foreground does: workers of pytest-xdist ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> None:

@@ -109,16 +109,17 @@ def pinned(dtype: Any, *, onednn: bool = True) -> Iterator[None]:
 
     default = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, np.dtype(dtype).name))
-    fastpath, with_onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    fastpath, with_onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = onednn and with_onednn
+    # The public setter raises in a process that has imported torch's own test helpers.
+    torch._C._set_mkldnn_enabled(onednn and with_onednn)
     try:
         with torch_runner.pinned(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_default_dtype(default)
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        torch.backends.mkldnn.enabled = with_onednn
+        torch._C._set_mkldnn_enabled(with_onednn)
 
 
 def _run(module: torch.nn.Module, case: ModelCase, cotangents: Mapping[str, Array] | None) -> ModelResults:

@@ -102,7 +102,7 @@ def test_frozen_parameters(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Embedding(7, 3), lstm, head)
     state = stepped([lstm, head])
     torch.save({"state_dict": model.state_dict(), "optimizer_states": [state]}, tmp_path / "c.pt")
-    opt = reload(tmp_path / "c.pt", batch_first=False)
+    opt = reload(tmp_path / "c.pt")
     np.testing.assert_array_equal(moments(opt, "weight_hh_l1"), state["state"][5]["exp_avg"])
 
 
