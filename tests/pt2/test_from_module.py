@@ -109,6 +109,10 @@ def test_dynamic_shapes_are_used() -> None:
     assert_same(program, module, torch.randint(0, 11, (5, 7)), 2.0)
     with pytest.raises(jaxlstm.ProgramError, match="from"):
         program(program.params, np.zeros((9, 7), np.int32), 2.0)
+    # A fixed time axis does not stay fixed in later exports.
+    later = jaxlstm.from_module(Tagger().eval(), (tokens, 2.0))
+    assert later.inputs[0].type is not None
+    assert all(isinstance(size, str) for size in later.inputs[0].type.shape)
 
 
 def test_torch_without_the_patch(monkeypatch: pytest.MonkeyPatch) -> None:

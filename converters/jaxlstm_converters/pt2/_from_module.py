@@ -119,6 +119,8 @@ def _free_time_axis(module: torch.nn.Module) -> Iterator[None]:
     # the registration, and the registration would outlive the block.
     cache = torch.ops.aten.lstm.input._dispatch_cache
     cache.clear()
+    # The loop is compiled. Code compiled for a fixed time axis in an earlier export would fix it here too.
+    torch._dynamo.reset_code_caches()
     try:
         with register_lstm_while_loop_decomposition():
             yield
