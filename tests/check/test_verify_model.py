@@ -149,6 +149,20 @@ def test_wrong_functions(ours, item):
     assert status(report)[item] == "FAILED", str(report)
 
 
+def test_longer_inputs_show_a_fault_after_pooling():
+    """Faults beyond the length of the example are visible although pooling halves the axis."""
+
+    def ours(x):
+        pooled = x.reshape(*x.shape[:2], -1, 2).mean(-1) if x.shape[2] % 2 == 0 else without_last(x)
+        return jnp.where(jnp.arange(pooled.shape[2]) < 6, pooled, 0)
+
+    def without_last(x):
+        return x[..., :-1].reshape(*x.shape[:2], -1, 2).mean(-1)
+
+    report = verify_model(ours, nn.AvgPool1d(2), (np.random.default_rng(0).normal(size=(2, 3, 12)),))
+    assert status(report)["float64 semantics against torch"] == "FAILED"
+
+
 def test_wrong_arguments():
     theirs = nn.Linear(3, 2)
     x = torch.randn(4, 3)

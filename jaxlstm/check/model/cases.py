@@ -107,7 +107,8 @@ def _accepted(example: ModelCase, axes: tuple[Axis, ...], size: int, refusal: Re
         rng = np.random.default_rng(0)
         return list(itertools.islice((n for n in fits if not refusal(_resize(example, {axes: n}, rng))), 1))
 
-    return first((1, size // 2, size - 1)) + first((size + 1, 2 * size))
+    # Five more elements remain visible after pooling, and change an even size into an odd one.
+    return first((1, size // 2, size - 1)) + first((size + 5, 2 * size, size + 1))
 
 
 def _combined(resized: dict[tuple[Axis, ...], list[int]]) -> Iterator[dict[tuple[Axis, ...], int]]:
