@@ -90,7 +90,7 @@ def test_tag_runs_without_torch(examples: SimpleNamespace) -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_demo_ends_with_the_next_step() -> None:
-    command = ["make", "--dry-run", "demo"]
+    command = ["make", "--no-print-directory", "--dry-run", "demo"]
     done = subprocess.run(command, cwd=EXAMPLES.parent, check=True, capture_output=True, text=True)
     check, run, blank, shown, following = done.stdout.splitlines()[-5:]
     assert "jaxlstm check" in check
