@@ -160,9 +160,9 @@ class _Views:
             return
         results = node.outputs[0] if len(node.outputs) == 1 else node.outputs
         for index, name in enumerate(results if isinstance(results, tuple) else (results,)):
-            is_copy = operator.may_alias and self._differ_in_dtype(base.name, name)
-            if isinstance(name, str) and not is_copy:
-                yield View(name, base.name, node, operator, index, certain=operator.write_back is not None)
+            if not isinstance(name, str) or (operator.may_alias and self._differ_in_dtype(base.name, name)):
+                continue
+            yield View(name, base.name, node, operator, index, certain=operator.write_back is not None)
 
     def _differ_in_dtype(self, before: str, after: str) -> bool:
         """Return True if a value is known to be a conversion of another, which copies."""
