@@ -160,3 +160,8 @@ class Largest(nn.Module):
 def test_results_without_a_name() -> None:
     with pytest.raises(TypeError, match=r"return_types\.max.*Return plain tuples"):
         jaxlstm.from_module(Largest(), (torch.ones(2, 3),))
+
+
+def test_a_saved_program_holds_no_paths_of_source_files(tmp_path: Path) -> None:
+    jaxlstm.from_module(nn.Linear(3, 4).eval(), (torch.randn(2, 3),)).save(tmp_path / "linear.pt2")
+    assert b".py" not in (tmp_path / "linear.pt2").read_bytes()

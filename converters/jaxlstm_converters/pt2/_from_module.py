@@ -66,6 +66,8 @@ def from_module(
         # About torch's own code, and attributes that become constants.
         warnings.simplefilter("ignore")
         exported = torch.export.export(torch_module, args, kwargs, dynamic_shapes=dynamic_shapes)
+        for node in exported.graph.nodes:
+            node.meta.pop("stack_trace", None)  # It holds the paths of source files on this machine.
         buffer = io.BytesIO()
         try:
             torch.export.save(exported, buffer)
