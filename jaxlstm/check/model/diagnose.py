@@ -25,7 +25,7 @@ WRONG_GRADIENT = 1e-8
 """Relative error in float64 above which a gradient is wrong, and not just imprecise."""
 
 OWN_ERRORS = 16.0
-"""A layer is imprecise if its error is this many times that of torch in the same dtype."""
+"""A layer is imprecise if its error exceeds torch's error in the same dtype by this factor."""
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ class ModelSearch:
         return max(max(layer.inputs, layer.outputs) for layer in layers)
 
     def _progress(self, replacements: Mapping[int, Replacement]) -> int:
-        """Return the number of layers before the first one that differs."""
+        """Return the number of layers before the first difference."""
         layers = self._compare(self._run(replacements, record=True))
         return next((k for k, layer in enumerate(layers) if not layer.ok), len(layers))
 

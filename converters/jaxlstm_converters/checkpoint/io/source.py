@@ -110,7 +110,7 @@ class Source:
 
 
 class Part(Source):
-    """A byte range of a file, such as an entry of an archive, as a file of its own."""
+    """A byte range of a file, such as an entry of an archive, as a separate file."""
 
     def __init__(self, whole: Source, offset: int, size: int) -> None:
         self.path = whole.path

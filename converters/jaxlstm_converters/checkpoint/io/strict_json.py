@@ -41,7 +41,7 @@ def read_json(
 
 
 def parse_json(text: str, code: str, offset: int | None = None, *, fractions: bool = False) -> Any:
-    """Return the value of a JSON text; arguments and errors are those of `read_json`."""
+    """Return the value of a JSON text, with the arguments and errors of `read_json`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
