@@ -16,7 +16,6 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 from jaxlstm.check.criteria import exact, rms, semantics
 from jaxlstm.check.criteria.findings import Findings
 from jaxlstm.check.criteria.step_residual import step_residual
-from jaxlstm.check.criteria.tolerance import array_difference
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.port import Port, PortError
 from jaxlstm.check.reference import torch_runner
@@ -93,7 +92,7 @@ class Verification:
             again = self._run_port(rounded, self.dtype, gradients)
             self.findings.add_problem("repeatable", case.name, exact.repeatability(ours, again))
         if self.tolerance is not None:
-            self._check_tolerance(case, ours, truth, self.tolerance)
+            self.findings.add_tolerance(case.name, ours.arrays(), truth.arrays(), self.tolerance)
         elif self.dtype != np.float64:
             self._check_rms(params, rounded, ours, truth)
 
@@ -163,17 +162,6 @@ class Verification:
             where = f"{case.name}, {name}"
             ratio = rms.rms_ratio(where, value, true[name], others, torch.get(name))
             self.findings.add_ratio("gradients" if name.startswith("d ") else "results", ratio)
-
-    def _check_tolerance(
-        self, case: Case, ours: Results, truth: Results, tolerance: tuple[float, float]
-    ) -> None:
-        """Compare every array with the float64 truth by the caller's tolerance."""
-        rtol, atol = tolerance
-        true = truth.arrays()
-        for name, value in ours.arrays().items():
-            found = array_difference(value, true[name], rtol=rtol, atol=atol, equal_nan=True)
-            problem = f"{name}: {found}" if found.mismatched else ""
-            self.findings.add_problem("within the tolerance", case.name, problem)
 
     def check_steps(self, cases: Sequence[Case]) -> Iterator[Item]:
         """Yield the item of the step residual, measured over the steps of some cases."""

@@ -15,6 +15,7 @@ from tests.support.processes import python_environment, run_python
 
 FOREIGN = """
 import numpy as np
+from torch import nn
 from jaxlstm.check.pytest_plugin import approx
 from jaxlstm.config import LSTMConfig
 from tests.support.verification import random_params
@@ -29,6 +30,15 @@ def test_right(jaxlstm_verify):
 
 def test_wrong(jaxlstm_verify):
     jaxlstm_verify(WrongPort(CONFIG, "order iofg"), PARAMS, CONFIG, gradients=False)
+
+def test_right_model(jaxlstm_verify_model):
+    layer, x = nn.Linear(3, 4), np.ones((2, 3), np.float32)
+    weight, bias = (a.detach().numpy() for a in layer.parameters())
+    assert jaxlstm_verify_model(lambda x: x @ weight.T + bias, layer, (x,), gradients=False).ok
+
+def test_wrong_model(jaxlstm_verify_model):
+    layer, x = nn.Linear(3, 4), np.ones((2, 3), np.float32)
+    jaxlstm_verify_model(lambda x: x @ layer.weight.detach().numpy().T, layer, (x,), gradients=False)
 
 def test_something_else():
     assert 1 + 1 == 3
@@ -58,7 +68,8 @@ def foreign(tmp_path_factory):
 
 
 def test_right_port_passes_and_wrong_ones_fail(foreign):
-    assert "3 failed, 1 passed" in foreign
+    assert "4 failed, 2 passed" in foreign
+    assert foreign.count("DOES NOT HOLD") >= 2
     assert "assert (1 + 1) == 3" in foreign
     assert "INTERNALERROR" not in foreign
 

@@ -149,6 +149,16 @@ def test_wrong_functions(ours, item):
     assert status(report)[item] == "FAILED", str(report)
 
 
+def test_page_and_json_list_the_layers():
+    theirs, ours, args, call = MODELS["crnn"]("flatten order")
+    report = verify_model(ours, theirs, args, call=call, gradients=False)
+    table = report.to_html().split("<h2>Layers</h2>")[1]
+    assert [row["ours"] for row in json.loads(report.to_json())["layers"]] == [a.ours for a in report.layers]
+    assert {layer.ok for layer in report.layers} == {True, False}
+    for layer in report.layers:
+        assert layer.name in table
+
+
 def test_longer_inputs_show_a_fault_after_pooling():
     """Faults beyond the length of the example are visible although pooling halves the axis."""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from jaxlstm.check.criteria import rms
 from jaxlstm.check.criteria.measurement import Measurement, worst_of
 from jaxlstm.check.criteria.rms import RmsRatio
+from jaxlstm.check.criteria.tolerance import array_difference
 from jaxlstm.check.report.data import Item
 
 
@@ -32,6 +35,20 @@ class Findings:
     def add_ratio(self, kind: str, ratio: RmsRatio) -> None:
         """Record an RMS ratio of "results" or "gradients"."""
         self.ratios.setdefault(kind, []).append(ratio)
+
+    def add_tolerance(
+        self,
+        case: str,
+        ours: Mapping[str, np.ndarray],
+        truth: Mapping[str, np.ndarray],
+        tolerance: tuple[float, float],
+    ) -> None:
+        """Compare every array with the float64 truth by the caller's tolerance (rtol, atol)."""
+        rtol, atol = tolerance
+        for name, value in ours.items():
+            difference = array_difference(value, truth[name], rtol=rtol, atol=atol, equal_nan=True)
+            problem = f"{name}: {difference}" if difference.mismatched else ""
+            self.add_problem("within the tolerance", case, problem)
 
     def items(self) -> Iterator[Item]:
         """Yield one report item for each criterion. Its data hold every case."""

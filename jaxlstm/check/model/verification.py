@@ -13,7 +13,6 @@ from jaxlstm._shared.table import format_number
 from jaxlstm.check.criteria import exact, rms, semantics
 from jaxlstm.check.criteria.findings import Findings
 from jaxlstm.check.criteria.measurement import largest_errors
-from jaxlstm.check.criteria.tolerance import array_difference
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.model.comparison import relative_error, rms_ratios, same_shapes, structure_problem
 from jaxlstm.check.model.layout import pair_parameters
@@ -106,7 +105,7 @@ class ModelVerification:
         if problem:
             return
         if self.tolerance is not None:
-            self._check_tolerance(case, ours, truth, self.tolerance)
+            self.findings.add_tolerance(case.name, ours.arrays(), truth.arrays(), self.tolerance)
         elif self.theirs.dtype != np.float64:
             self._check_rms(case, ours, theirs, truth, cotangents)
 
@@ -204,17 +203,6 @@ class ModelVerification:
         for ratio in ratios:
             kind = "gradients" if ratio.where.startswith(f"{case.name}, d ") else "results"
             self.findings.add_ratio(kind, ratio)
-
-    def _check_tolerance(
-        self, case: ModelCase, ours: ModelResults, truth: ModelResults, tolerance: tuple[float, float]
-    ) -> None:
-        """Compare every array with the float64 truth by the caller's tolerance."""
-        rtol, atol = tolerance
-        true = truth.arrays()
-        for name, value in ours.arrays().items():
-            found = array_difference(value, true[name], rtol=rtol, atol=atol, equal_nan=True)
-            problem = f"{name}: {found}" if found.mismatched else ""
-            self.findings.add_problem("within the tolerance", case.name, problem)
 
     def _cotangents(self, truth: ModelResults) -> dict[str, Array]:
         """Return a random cotangent for each floating-point output."""
