@@ -81,7 +81,7 @@ def test_the_eager_silero_vad_equals_the_script() -> None:
 @pytest.mark.parametrize("sentence", real.SENTENCES)
 def test_g2pm_reads_sentences(sentence: str) -> None:
     theirs = real.load_g2pm()  # fetches the tables that the reader needs too
-    reader = real.example("g2pm").Reader(real.fetch_pinned(*real.G2PM).parent)
+    reader = real.example("g2pm").Reader(real.fetch_g2pm_folder())
     assert reader(sentence) == theirs(sentence, char_split=True)
 
 

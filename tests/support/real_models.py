@@ -132,10 +132,16 @@ class SileroVAD(nn.Module):
         return self.decoder.decoder(state[0, ..., None])[..., 0], state
 
 
+def fetch_g2pm_folder() -> Path:
+    """Return the package's folder with the weights and the tables of characters and readings."""
+    for table in ("char2idx", "class2idx", "digest_cedict"):
+        fetch_pinned("g2pM", f"g2pM/{table}.pkl")
+    return fetch_pinned(*G2PM).parent
+
+
 def load_g2pm() -> Any:
     """Return the package's ``G2pM``, which computes with NumPy."""
-    for table in ("char2idx", "class2idx", "digest_cedict", "np_ckpt"):
-        fetch_pinned("g2pM", f"g2pM/{table}.pkl")
+    fetch_g2pm_folder()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=ResourceWarning)
         return import_file("g2pM", "g2pM/g2pM.py").G2pM()

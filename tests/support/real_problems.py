@@ -70,7 +70,7 @@ def silero_vad() -> Problem:
 def g2pm() -> Problem:
     """Two sentences of one length, with marks of begin and end. The long input has 64 such sentences."""
     example = real.example("g2pm")
-    reader = example.Reader(real.fetch_pinned(*real.G2PM).parent)
+    reader = example.Reader(real.fetch_g2pm_folder())
     state_dict = pickle.loads(real.fetch_pinned(*real.G2PM).read_bytes())
     ids = np.stack([reader.encode(sentence[:16]) for sentence in real.SENTENCES[:2]])
     return Problem(reader.model, real.TorchG2pM(state_dict), (ids,), (np.tile(ids, (32, 1)),), example.NAMES)
