@@ -44,7 +44,11 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
         return ModelDiagnosis(tuple(_gradients(verification)))
     dtype = np.float64 if wrong and not verification.float64_refusal else verification.theirs.dtype
     if isinstance(verification.ours, ProgramModel):
-        return _diagnose_program(verification, verification.ours)
+        nodes = _diagnose_nodes(verification, verification.ours)
+        if not wrong or any(not node.ok for node in nodes.layers):
+            return nodes
+    else:
+        nodes = ModelDiagnosis()
     ours = _layers(verification, dtype)
     theirs = record_torch_layers(verification.theirs, verification.example, np.float64)
     limits = _limits(verification, theirs, dtype)
@@ -56,11 +60,12 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
         *(mode or _causes(verification, ours, dtype, wrong_values, seconds)),
         *_location(layers),
         *_foreign_weights(verification),
+        *nodes.lines,
     ]
     return ModelDiagnosis(tuple(lines), tuple(layers))
 
 
-def _diagnose_program(verification: ModelVerification, program: ProgramModel) -> ModelDiagnosis:
+def _diagnose_nodes(verification: ModelVerification, program: ProgramModel) -> ModelDiagnosis:
     """Name the first node of a program that differs from torch's operator on the same graph."""
     try:
         nodes = program.nodes(verification.example, verification.precision)
@@ -69,7 +74,7 @@ def _diagnose_program(verification: ModelVerification, program: ProgramModel) ->
     wrong = next((node for node in nodes if not node.ok), None)
     if wrong is None:
         line = (
-            f"in float64, each of the {len(nodes)} nodes compared equals torch's operator: the graph differs "
+            f"each of the {len(nodes)} nodes compared equals torch's operator in float64: the graph differs "
             f"from {verification.theirs.name}, or accuracy is lost only in the working dtype"
         )
     else:

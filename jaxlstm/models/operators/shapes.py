@@ -214,6 +214,8 @@ def split(self: jax.Array, split_size: int, dim: int = 0) -> list[jax.Array]:
     size = self.shape[place]
     if split_size == 0 and size == 0:
         return [self]
+    if split_size <= 0:
+        raise ValueError(f"split_size must be positive for an axis of size {size}, got {split_size}")
     return [
         jax.lax.slice_in_dim(self, start, min(start + split_size, size), axis=place)
         for start in range(0, max(size, 1), split_size)
@@ -268,8 +270,10 @@ def split_with_sizes(
     """Split an axis into parts of given sizes."""
     sizes = split_size if split_sizes is None else split_sizes
     place = axis(self, dim)
-    if sum(sizes) != self.shape[place]:
-        raise ValueError(f"split sizes {tuple(sizes)} do not add up to {self.shape[place]}")
+    if sum(sizes) != self.shape[place] or min(sizes, default=0) < 0:
+        raise ValueError(
+            f"split_sizes must not be negative and must add up to {self.shape[place]}, got {tuple(sizes)}"
+        )
     return jnp.split(self, np.cumsum(sizes)[:-1].tolist(), place)
 
 
