@@ -105,6 +105,16 @@ def test_linen_function(epsilon):
         assert report.diagnosis[1].startswith("first differs in norm (torch: 1), a BatchNorm1d whose inputs")
 
 
+def test_linen_function_without_batch_statistics():
+    theirs = nn.BatchNorm1d(3).eval()
+    norm = linen.BatchNorm(use_running_average=True)
+    params = {"params": norm.init(jax.random.key(0), jnp.ones((2, 3)))["params"]}
+    report = verify_model(norm.apply, theirs, (torch.randn(5, 3),), params=params, gradients=False)
+    assert status(report)["runs"] == "FAILED"
+    assert "needs every collection that init returns, such as batch_stats: params={'params'" in str(report)
+    assert "ScopeCollectionNotFound" in str(report)
+
+
 def test_wrong_gradient():
     theirs = nn.Linear(3, 2)
     params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
@@ -169,6 +179,16 @@ def test_page_and_json_list_the_layers():
     assert {layer.ok for layer in report.layers} == {True, False}
     for layer in report.layers:
         assert layer.name in table
+
+
+def test_channels_first_for_a_model_with_channels_last():
+    theirs, ours, args, _ = MODELS["crnn"]("")
+    report = verify_model(ours, theirs, args, gradients=False)
+    assert status(report)["runs"] == "FAILED"
+    assert report.diagnosis[0] == (
+        "the model matches TorchCRNN if the channels of args[0] are the last axis: pass "
+        "call=lambda model, x: model(x.transpose(0, 2, 3, 1))"
+    )
 
 
 def test_longer_inputs_show_a_fault_after_pooling():

@@ -116,7 +116,11 @@ def test_wrong_params(program: Program) -> None:
 @pytest.mark.parametrize(
     ("operator", "sizes", "message"),
     [
-        ("aten.split.Tensor", {"split_size": -1}, "split_size must be positive for an axis of size 4, got -1"),
+        (
+            "aten.split.Tensor",
+            {"split_size": -1},
+            "split_size must be positive for an axis of size 4, got -1",
+        ),
         ("aten.split.Tensor", {"split_size": 0}, "split_size must be positive for an axis of size 4, got 0"),
         ("aten.split_with_sizes.default", {"split_sizes": (5, -1)}, r"must not be negative .* got \(5, -1\)"),
         ("aten.split_with_sizes.default", {"split_sizes": (1, 2)}, r"must add up to 4, got \(1, 2\)"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
+from jaxlstm.check.model.channels import channels_last_advice
 from jaxlstm.check.model.explain import AGREEMENT, IMPROVEMENT, Evidence, ModelSearch, output_distance
 from jaxlstm.check.model.layers import EQUAL, LayerRecord, compare_layers, distance
 from jaxlstm.check.model.ours import OurRunner
@@ -55,9 +56,11 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
     layers = compare_layers(ours, theirs, verification.names, verification.pairing, limits)
     # Without a run in float64, a large error may have any cause.
     wrong_values = bool(wrong) or not verification.evidence
-    mode = list(_training_mode(verification)) if wrong_values else []
+    settings = list(_training_mode(verification)) if wrong_values else []
+    if "runs" in wrong:
+        settings += channels_last_advice(verification)
     lines = [
-        *(mode or _causes(verification, ours, dtype, wrong_values, seconds)),
+        *(settings or _causes(verification, ours, dtype, wrong_values, seconds)),
         *_location(layers),
         *_foreign_weights(verification),
         *nodes.lines,
