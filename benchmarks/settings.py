@@ -1,15 +1,10 @@
-"""The device, precision and number of threads that all implementations share."""
+"""Settings that all implementations share. Imports of JAX are lazy; see `benchmarks.processes`."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
-
-import jax
-
-from jaxlstm.check.reference import torch_precision
-from jaxlstm.precision import resolve
 
 
 class Settings(NamedTuple):
@@ -19,18 +14,34 @@ class Settings(NamedTuple):
       device: "cpu", "gpu" or "tpu"; JAX's first device of that platform.
       precision: of float32 matrix products, see :mod:`jaxlstm.precision`.
       threads: the number of threads per implementation on a CPU.
+      dtype: of weights, inputs and outputs.
+      backend: jaxlstm's backend.
+      rounds: how often the implementations take turns.
+      tiny: tiny sizes, to test that the benchmark runs.
+      against: the other libraries that take part.
     """
 
     device: str
     precision: str
     threads: int
+    dtype: str = "float32"
+    backend: str = "auto"
+    rounds: int = 9
+    tiny: bool = False
+    against: tuple[str, ...] = ()
 
     @property
     def arithmetic(self) -> str:
-        """The coarsest arithmetic that the precision allows on the device: float32, tf32 or bfloat16.
+        """The coarsest arithmetic that dtype, precision and device allow: float32, tf32 or bfloat16.
 
-        Three passes of bfloat16 on a TPU count as tf32, which is about as accurate.
+        float16 and three passes of bfloat16 on a TPU count as tf32, which is about as accurate.
         """
+        import jax
+
+        from jaxlstm.precision import resolve
+
+        if self.dtype != "float32":
+            return "tf32" if self.dtype == "float16" else "bfloat16"
         level = resolve(self.precision)
         if self.device == "cpu" or level == jax.lax.Precision.HIGHEST:
             return "float32"
@@ -42,6 +53,10 @@ class Settings(NamedTuple):
 @contextlib.contextmanager
 def applied(settings: Settings, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Apply the settings to JAX, and to torch if ``names`` needs it; yield the resulting settings."""
+    import jax
+
+    from jaxlstm.check.reference import torch_precision
+
     device = jax.devices(settings.device)[0]
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.default_device(device))
