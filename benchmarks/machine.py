@@ -21,14 +21,13 @@ def threads() -> int:
 
 
 def identity() -> dict[str, Any]:
-    """Return the commit, whether files differ from it, other than results, and the processor."""
-    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!README.md")
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if changed is None else bool(changed),
-        "cpu": cpu_name(),
-        "cpus": os.cpu_count(),
-    }
+    """Return the commit, or None outside of a clone, and the processor."""
+    return {"commit": _git("rev-parse", "HEAD"), "cpu": cpu_name(), "cpus": os.cpu_count()}
+
+
+def is_dirty() -> bool:
+    """Return True if files differ from the commit, other than results and pages."""
+    return bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!README.md"))
 
 
 def details() -> dict[str, Any]:

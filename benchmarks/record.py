@@ -19,10 +19,10 @@ def load(path: Path) -> Document:
 
 def check(path: Path) -> None:
     """Raise ValueError if a file exists and belongs to another commit or processor."""
-    if not path.exists():
-        return
-    document, here = load(path), machine.identity()
-    different = (f"{k}: {document.get(k)}, here {v}" for k, v in here.items() if document.get(k) != v)
+    document, here = load(path) if path.exists() else {}, machine.identity()
+    different = (
+        f"{k}: {document[k]}, here {here[k]}" for k in document if k in here and document[k] != here[k]
+    )
     if reasons := "; ".join(different):
         raise ValueError(f"{path} is of another run ({reasons}). Delete it or name another file")
 
@@ -32,8 +32,9 @@ def save(path: Path, name: str, part: dict[str, Any], load_average: float | None
     if path.exists():
         document = load(path)
     else:
-        about = {**machine.identity(), "load_average_before": load_average, **machine.details()}
-        document = {**about, "parts": {}}
+        about = {**machine.identity(), "dirty": False, "load_average_before": load_average}
+        document = {**about, **machine.details(), "parts": {}}
+    document["dirty"] |= machine.is_dirty()
     document["parts"][name] = part
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(_lines(document) + "\n", encoding="utf-8")

@@ -50,13 +50,12 @@ def machine(document: record.Document) -> str:
     versions = document["versions"]
     shown = ("jax", "torch", "onnxruntime", "openvino", "flax")
     listed = ", ".join(f"{LABELS.get(n, n)} {versions[n]}" for n in shown if n in versions)
-    changed = " with local changes" if document["dirty"] else ""
-    return (
-        f"{document['cpu']}, {document['cpus']} cores, instruction set "
-        f"{document['kernels']['instruction_set']}; {listed}.\n"
-        f"Commit {document['commit'][:12]}{changed}; load average before the start: "
-        f"{document['load_average_before']}."
+    source = document.get("note") or (
+        f"Commit {document['commit'][:12]}{' with local changes' if document['dirty'] else ''}; load average "
+        f"before the start: {document['load_average_before']}."
     )
+    kernel = document["kernels"]["instruction_set"]
+    return f"{document['cpu']}, {document['cpus']} cores, instruction set {kernel}; {listed}.\n{source}"
 
 
 def drawing() -> str:
