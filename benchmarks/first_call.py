@@ -6,9 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks import processes
+import jax
+
+from benchmarks import peers, processes
+from benchmarks.implementation import own
+from benchmarks.problems import Size, make_problem
 from benchmarks.settings import Settings
 from benchmarks.timing import spreads
+from jaxlstm import LSTMConfig
 
 PROCESSES = {
     "jaxlstm": """
@@ -47,11 +52,6 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
 def compilations(settings: Settings) -> dict[str, dict[str, Callable[[], Callable[[], Any]]]]:
     """Return for each case constructors of calls that compile."""
 
-    from benchmarks import peers
-    from benchmarks.implementation import own
-    from benchmarks.problems import Size, make_problem
-    from jaxlstm import LSTMConfig
-
     makers = {"jaxlstm": own}
     if "flax-nnx" in settings.against:
         makers["flax-nnx"] = peers.load("flax-nnx").implementation
@@ -71,8 +71,6 @@ def compilations(settings: Settings) -> dict[str, dict[str, Callable[[], Callabl
 
 def _first_calls(makers: dict[str, Callable[[], Callable[[], Any]]], rounds: int) -> dict[str, list[float]]:
     """Return the milliseconds of first calls, each with empty caches, after one that is not counted."""
-    import jax
-
     times: dict[str, list[float]] = {name: [] for name in makers}
     for number in range(rounds + 1):
         for name, make in makers.items():

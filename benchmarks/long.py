@@ -7,15 +7,16 @@ libraries and compilation included. First the gradients are compared with torch'
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jax
+import numpy as np
 
 from benchmarks import processes
+from benchmarks.problems import Problem, Size, make_problem
 from benchmarks.settings import Settings
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from benchmarks.problems import Problem
+from jaxlstm import LSTMConfig, lstm
+from jaxlstm.training import lstm_in_blocks
 
 BATCH, HIDDEN = 8, 256
 ROUNDS = 3  # memory hardly varies
@@ -34,15 +35,10 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def _problem(steps: int) -> Problem:
-    from benchmarks.problems import Size, make_problem
-    from jaxlstm import LSTMConfig
-
     return make_problem(Size(steps, BATCH, LSTMConfig(16, HIDDEN)))
 
 
 def _in_blocks(steps: int) -> dict[str, np.ndarray]:
-    from jaxlstm.training import lstm_in_blocks
-
     config = _problem(1).config
 
     def loss(params: Any, x: Any) -> Any:
@@ -52,8 +48,6 @@ def _in_blocks(steps: int) -> dict[str, np.ndarray]:
 
 
 def _in_one_call(steps: int) -> dict[str, np.ndarray]:
-    from jaxlstm import lstm
-
     config = _problem(1).config
     return _gradients(lambda params, x: (lstm(params, x, config=config)[0] ** 2).sum() / _count(steps), steps)
 
@@ -63,9 +57,6 @@ def _count(steps: int) -> int:
 
 
 def _gradients(loss: Any, steps: int) -> dict[str, np.ndarray]:
-    import jax
-    import numpy as np
-
     given = _problem(steps)
     gradients = jax.jit(jax.grad(loss))(given.params, given.inputs)
     return {name: np.asarray(gradient) for name, gradient in gradients.items()}
@@ -87,8 +78,6 @@ GRADIENTS = {"jaxlstm": _in_blocks, "jaxlstm in one call": _in_one_call, "torch"
 
 def compare(steps: int) -> None:
     """Assert that all gradients are equal to torch's, up to 1e-4 of the largest element."""
-    import numpy as np
-
     expected = _in_torch(steps)
     for name in ("jaxlstm", "jaxlstm in one call"):
         for actual, gradient in zip(GRADIENTS[name](steps).values(), expected.values(), strict=True):

@@ -1,4 +1,7 @@
-"""The machine, the commit and the versions behind a measurement. Imports of JAX are lazy."""
+"""The machine, the commit and the versions behind a measurement.
+
+Imports of JAX are lazy, because they would add to the memory of the children of `benchmarks.processes`.
+"""
 
 from __future__ import annotations
 

@@ -95,13 +95,13 @@ def _cell(row: Row, name: str) -> str:
     if value is None:
         return "-"
     if name == OWN:
-        return f"{_number(row['values'][OWN][1])} {row['unit']}"
-    return "equal" if is_equal(row, name) else _number(value)
+        return f"{_median(row['values'][OWN][1])} {row['unit']}"
+    return "equal" if is_equal(row, name) else _ratio(value)
 
 
 def _mean_cell(rows: Sequence[Row], name: str) -> str:
     mean = geometric_mean(rows, name)
-    return "" if name == OWN or mean is None else f"{mean:.2f}"
+    return "" if name == OWN or mean is None else _ratio(mean)
 
 
 def _further(row: Row, keys: Sequence[str]) -> Iterator[str]:
@@ -110,6 +110,9 @@ def _further(row: Row, keys: Sequence[str]) -> Iterator[str]:
         yield value if isinstance(value, str) else f"{value:g}"
 
 
-def _number(value: float) -> str:
-    """Three significant digits without an exponent, at most two decimals for ratios near 1."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _median(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

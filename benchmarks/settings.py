@@ -1,10 +1,15 @@
-"""Settings that all implementations share. Imports of JAX are lazy; see `benchmarks.processes`."""
+"""Settings that all implementations share."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+
+import jax
+
+from jaxlstm.check.reference import torch_precision
+from jaxlstm.precision import resolve
 
 
 class Settings(NamedTuple):
@@ -36,10 +41,6 @@ class Settings(NamedTuple):
 
         float16 and three passes of bfloat16 on a TPU count as tf32, which is about as accurate.
         """
-        import jax
-
-        from jaxlstm.precision import resolve
-
         if self.dtype != "float32":
             return "tf32" if self.dtype == "float16" else "bfloat16"
         level = resolve(self.precision)
@@ -53,10 +54,6 @@ class Settings(NamedTuple):
 @contextlib.contextmanager
 def applied(settings: Settings, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Apply the settings to JAX, and to torch if ``names`` needs it; yield the resulting settings."""
-    import jax
-
-    from jaxlstm.check.reference import torch_precision
-
     device = jax.devices(settings.device)[0]
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.default_device(device))
