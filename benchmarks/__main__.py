@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = ALL if "all" in args.names else [(name, args.dtype) for name in args.names]
     if len(runs) > 1:
         return _run_each(runs, [word for word in argv if word not in args.names])
-    ((name, _),) = runs
+    name = args.names[0]
     if args.dtype != "float32" and not name.startswith("layer"):
         parser().error(f"--dtype {args.dtype}: the part {name} has float32 only")
     return run(name, args)

@@ -150,7 +150,7 @@ def test_processes_take_turns() -> None:
     seconds, peaks = processes.rows("case", sides, 1)
     assert (seconds["unit"], peaks["unit"]) == ("s", "MiB")
     assert 90 < peaks["values"]["large"][1] - peaks["values"]["small"][1] < 110
-    with pytest.raises(RuntimeError, match="SystemExit.* failed"):
+    with pytest.raises(RuntimeError, match="SystemExit"):
         processes.run(["-c", "raise SystemExit(3)"])
 
 
