@@ -1,7 +1,7 @@
 """Check an installed jaxlstm, in the interpreter that runs this file. `make release-check` runs it.
 
 ``python -P installed_check.py GOLDEN EXAMPLES native|scan``: the path of tests/golden.json, the folder of the
-examples, and whether the installation should have the native kernel. Imports only jaxlstm and its dependencies.
+examples, and whether the installation should have the native kernel. Needs only jaxlstm's dependencies.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check_golden(golden: dict[str, Any]) -> None:
 
 
 def check_kernel(expected: bool) -> None:
-    """Whether the native kernel is there as expected, is selected, and agrees with the scan."""
+    """The native kernel is there and selected if expected, and agrees with the scan."""
     info = jaxlstm.kernels.info()
     check(info["native"] == expected, f"kernels.info(): {info}")
     check(expected or info["reason"].startswith("not built: no C++ compiler"), f"reason: {info['reason']}")
@@ -85,7 +85,9 @@ def main(golden: str, examples: str, kernel: str) -> None:
     check_golden(json.loads(Path(golden).read_text(encoding="utf-8"))["time_major"])
     check_demo(Path(examples))
     backend = jaxlstm.kernels.info()["instruction_set"] or "no kernel"
-    print(f"jaxlstm {jaxlstm.__version__} ({backend}), jax {jax.__version__}, Python {sys.version.split()[0]}")
+    print(
+        f"jaxlstm {jaxlstm.__version__} ({backend}), jax {jax.__version__}, Python {sys.version.split()[0]}"
+    )
 
 
 if __name__ == "__main__":

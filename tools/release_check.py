@@ -1,9 +1,9 @@
 """Build the distributions and check them: ``python -m tools.release_check [PYTHON ...]``.
 
 Builds the sdist and a wheel from a clone of HEAD, and a wheel from the sdist with each further interpreter.
-Each wheel gets its manylinux tag and is installed in a new environment without a compiler, with the newest JAX
-that its interpreter supports; the first wheel is also installed with the oldest JAX. Needs Linux, a C++ compiler
-and the extra ``release``. If all checks hold, the sdist and the wheels are in dist/.
+Each wheel gets its manylinux tag and is installed in a new environment without a compiler, with the newest
+JAX for its interpreter; the first wheel is installed with the oldest supported JAX too. Needs Linux, a C++
+compiler and the extra ``release``. If all checks hold, the sdist and the wheels are in dist/.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CheckError(Exception):
 
 
 def run(*command: str | Path, path: str | None = None) -> str:
-    """Run a command that must succeed, and return its output. ``path`` replaces PATH; CC and CXX are unset."""
+    """Run a command that must succeed; return its output. ``path`` replaces PATH and unsets CC and CXX."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "JAX"))}
     if path is not None:
         environment = {k: v for k, v in environment.items() if k not in ("CC", "CXX")} | {"PATH": path}
@@ -95,7 +95,9 @@ def wheel_contents(dist: Path) -> str:
     library = any(name.startswith("jaxlstm/kernels/cpu/_native") for name in names)
     links = RELATIVE_LINK.findall(str(metadata.get_payload()))
     if folders != {"jaxlstm", "jaxlstm_converters"} or sources or links or not library:
-        raise CheckError(f"folders {sorted(folders)}, C++ {sources}, relative links {links}, library {library}")
+        raise CheckError(
+            f"folders {sorted(folders)}, C++ {sources}, relative links {links}, library {library}"
+        )
     return f"{len(names)} files, the library among them"
 
 
