@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tables.main()
         return 0
     if "tables" in args.names:
-        parser().error("tables is a command of its own")
+        parser().error("tables takes no other NAME")
     if "all" in args.names and args.json:
         args.json.unlink(missing_ok=True)
     if args.json:
@@ -102,7 +102,7 @@ def run(name: str, args: argparse.Namespace) -> int:
 
 
 def _run_each(runs: Sequence[tuple[str, str]], options: list[str]) -> int:
-    """Run each part in a process of its own; a part that fails does not stop the others."""
+    """Run each part in a separate process; a part that fails does not stop the others."""
     failed = []
     for name, dtype in runs:
         command = [sys.executable, "-m", "benchmarks", name, *options, "--dtype", dtype]

@@ -33,7 +33,7 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def _errors(case: Case, dtype: Any) -> list[float]:
-    """Return the error of values and that of gradients."""
+    """Return the errors of values and of gradients."""
     result: list[float] = []
 
     def record(actual: Results, _: object, torch_own: Results, truth: Results) -> None:

@@ -70,7 +70,7 @@ def compilations(settings: Settings) -> dict[str, dict[str, Callable[[], Callabl
 
 
 def _first_calls(makers: dict[str, Callable[[], Callable[[], Any]]], rounds: int) -> dict[str, list[float]]:
-    """Return the milliseconds of first calls, each with empty caches, after one that is not counted."""
+    """Return the milliseconds of first calls with empty caches. The first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in makers}
     for number in range(rounds + 1):
         for name, make in makers.items():

@@ -1,6 +1,6 @@
 """Time and peak memory of a training step over one long sequence: `jaxlstm.training` beside torch.
 
-One layer, B = 8, H = 256, 16 inputs; the loss is a mean of squares. Each side runs in a process of its own,
+One layer, B = 8, H = 256, 16 inputs; the loss is a mean of squares. Each side runs in a separate process,
 libraries and compilation included. First the gradients are compared with torch's over a shorter sequence.
 """
 

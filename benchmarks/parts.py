@@ -2,7 +2,7 @@
 
 A part is a function ``run(settings)`` that yields rows in a form that JSON can hold:
 
-- ``case``: what was measured.
+- ``case``: the name of the row.
 - ``unit`` and ``values``: for each implementation the lower quartile, median and upper quartile.
 - ``columns``: further columns of the table, numbers or text.
 - ``left_out``: for each implementation that cannot run the case, the reason.

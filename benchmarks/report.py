@@ -80,7 +80,7 @@ def geometric_mean(rows: Sequence[Row], name: str) -> float | None:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """The implementations in the order of the rows, without those that are missing everywhere."""
+    """The implementations in the order of the rows; those missing everywhere are left out."""
     return list(dict.fromkeys(name for row in rows for k in ("values", "wrong") for name in row.get(k, {})))
 
 

@@ -65,7 +65,7 @@ def drawing() -> str:
 
 
 def main() -> None:
-    """Rewrite all pages and the chart; print the names of those that change."""
+    """Rewrite all pages and the chart; print the names of changed files."""
     written = {page: render(page.read_text(encoding="utf-8")) for page in pages()} | {CHART: drawing()}
     for path, text in written.items():
         if path.read_text(encoding="utf-8") != text:

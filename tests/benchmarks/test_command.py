@@ -80,7 +80,7 @@ def test_a_file_of_another_commit_is_refused(
     ("arguments", "message"),
     [
         (["layers"], "invalid choice: 'layers'"),
-        (["tables", "streams"], "tables is a command of its own"),
+        (["tables", "streams"], "tables takes no other NAME"),
         (["layer-infer", "--against", "torch,pytorch"], "unknown library: 'pytorch'; choose from torch,"),
         (["layer-infer", "--against", ""], "unknown library: ''"),
         (["layer-infer", "--rounds", "0"], "expected a positive integer, got '0'"),
