@@ -54,7 +54,7 @@ assert len(lstm) == 8
 """
 LOAD = """
 import sys, jax, jaxlstm
-params, config = jaxlstm.load(sys.argv[1])
+params, config = jaxlstm.load(sys.argv[1], batch_first=False, dropout=0.0)
 jax.block_until_ready(params)
 assert len(params) == 8
 """
@@ -84,7 +84,16 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
 def cases(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Return the arguments of Python for each process of each case."""
     pt, st = str(folder / "big.pt"), str(folder / "big.safetensors")
-    convert = ["-m", "jaxlstm", "convert", "-o", str(folder / "lstm.safetensors")]
+    convert = [
+        "-m",
+        "jaxlstm",
+        "convert",
+        "--no-batch-first",
+        "--dropout",
+        "0",
+        "-o",
+        str(folder / "lstm.safetensors"),
+    ]
     mapped = ["-c", TORCH_LOAD.format(mmap=True), pt]
     read = ["-c", TORCH_LOAD.format(mmap=False), pt]
     return {
