@@ -86,9 +86,7 @@ def _diagnose_nodes(verification: ModelVerification, program: ProgramModel) -> M
 
 
 def _size(layer: LayerDifference) -> str:
-    if layer.outputs == np.inf:
-        return "other shapes or values that are not finite"
-    return f"{format_number(layer.outputs)} times the largest element"
+    return layer.difference + (" times the largest element" if np.isfinite(layer.outputs) else "")
 
 
 def _layers(verification: ModelVerification, dtype: type[np.floating] | np.dtype) -> list[LayerRecord]:
@@ -154,11 +152,10 @@ def _causes(
     )
     found = search.single(rounding=not wrong) or ([] if not wrong else search.several())
     yield from found
-    if not found:
-        yield (
-            "no known fault explains the results; faults of each operation of torch's module were tried for "
-            f"up to {seconds:g} s (argument seconds)"
-        )
+    if search.timed_out and not found:
+        yield f"no cause was found in {seconds:g} s; a longer search may find one (argument seconds)"
+    elif not found:
+        yield "no known fault of the operations of torch's module explains the results"
 
 
 def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:

@@ -78,7 +78,7 @@ class ModelSearch:
         self.theirs, self.evidence = theirs, evidence
         self.names, self.pairing, self.dtype = names, pairing, dtype
         self.agreement = agreement
-        self.deadline = time.monotonic() + seconds
+        self.deadline, self.timed_out = time.monotonic() + seconds, False
         planted = self._run({}, record=True)
         self.operations, self.compared = planted.operations, len(self._compare(planted))
 
@@ -180,6 +180,7 @@ class ModelSearch:
     def _in_time(self, faults: Iterable[Fault]) -> Iterator[Fault]:
         for fault in faults:
             if time.monotonic() > self.deadline:
+                self.timed_out = True
                 return
             yield fault
 
