@@ -48,7 +48,7 @@ HALF = ("torch", "openvino")
 """The libraries that take part in half precision by default."""
 PARTS = {
     "layer-infer": Part("layer", "infer", SIZES, (*STATEFUL, "flax-nnx"), mean=True),
-    "layer-train": Part("layer", "train", SIZES, ("torch", "flax-nnx"), mean=True),
+    "layer-train": Part("layer", "train", SIZES, ("torch",), mean=True),
     "streams": Part("streams", "run", "step", STATEFUL),
     "sequences": Part("sequences", "run", "batch", STATEFUL),
     "programs": Part("programs", "run", "model", ("torch", "torch-compile")),
