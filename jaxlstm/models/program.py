@@ -22,7 +22,7 @@ from jaxlstm.models.guards import require_guards
 from jaxlstm.models.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.models.interpreter import resolve, run_nodes
 from jaxlstm.models.listing import listing
-from jaxlstm.models.operators.dtypes import held, to_held
+from jaxlstm.models.operators.dtypes import held_without_loss
 from jaxlstm.models.operators.registry import Options
 from jaxlstm.precision import Precision
 from jaxlstm.validate import require_backend
@@ -55,7 +55,12 @@ class Program:
     """
 
     def __init__(
-        self, graph: Graph, tensors: Mapping[str, np.ndarray], *, write: Write | None = None
+        self,
+        graph: Graph,
+        tensors: Mapping[str, np.ndarray],
+        *,
+        write: Write | None = None,
+        copy: bool = True,
     ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.
 
@@ -63,6 +68,7 @@ class Program:
           graph: the exported graph.
           tensors: name in torch -> value.
           write: writes the file of :meth:`save`.
+          copy: copy the values. False if nothing else writes to their memory, which JAX may then use.
 
         Raises:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
@@ -73,9 +79,9 @@ class Program:
         self.graph = graph = replace(graph, parameters=first_names)
         self.options = Options()
         self._plan = accept(graph)
-        self.params = _hold("parameter", graph.parameters, tensors)
-        self.buffers = _hold("buffer", graph.buffers, tensors)
-        self._constants = _hold("constant", graph.constants, tensors)
+        self.params = _hold("parameter", graph.parameters, tensors, copy)
+        self.buffers = _hold("buffer", graph.buffers, tensors, copy)
+        self._constants = _hold("constant", graph.constants, tensors, copy)
         self._write = write
 
     @property
@@ -248,7 +254,9 @@ def _other_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) ->
     return others
 
 
-def _hold(kind: str, names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+def _hold(
+    kind: str, names: Mapping[str, str], tensors: Mapping[str, np.ndarray], copy: bool
+) -> dict[str, jax.Array]:
     """Return the tensors that the graph uses as JAX arrays, under torch's names."""
     missing = [name for name in names.values() if name not in tensors]
     if missing:
@@ -256,6 +264,8 @@ def _hold(kind: str, names: Mapping[str, str], tensors: Mapping[str, np.ndarray]
     arrays = {}
     for name in names.values():
         if name not in arrays:
-            held(tensors[name].dtype, f"{kind} {name}")
-            arrays[name] = to_held(np.asarray(tensors[name]), f"{kind} {name}")
-    return arrays
+            values = np.asarray(tensors[name])
+            dtype = held_without_loss(values, f"{kind} {name}")
+            arrays[name] = np.array(values, dtype, copy=True if copy else None)
+    # One call for all arrays: each call takes as long as a small array.
+    return jax.device_put(arrays)
