@@ -6,8 +6,9 @@ before its timed burst: its own threads wake up, and the spinning threads of the
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 BURST_SECONDS = 0.05  # minimum length of a timed burst, which keeps the clock's noise small
@@ -30,6 +31,17 @@ def interleaved(
             _warm_up(calls[name], clock)
             times[name].append(1e3 * _seconds_per_call(calls[name], repeats[name], clock))
     return times
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Return lower quartile, median and upper quartile, with four significant digits."""
+    several = [*values] * (2 if len(values) == 1 else 1)
+    return [float(f"{value:.4g}") for value in statistics.quantiles(several, n=4, method="inclusive")]
+
+
+def spreads(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Return the quartiles of each implementation."""
+    return {name: quartiles(values) for name, values in times.items()}
 
 
 def _calls_per_burst(call: Call, clock: Clock) -> int:
