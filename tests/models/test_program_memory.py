@@ -20,7 +20,7 @@ def test_program_copies_the_values() -> None:
     np.testing.assert_array_equal(made.params["w"], 1)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices have memory of their own")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices copy the values")
 def test_values_that_were_read_are_not_copied() -> None:
     graph, tensors, _ = read_pt2(HERE / "pt2-2.13.pt2")
     made = Program(graph, tensors, copy=False)
