@@ -1,12 +1,13 @@
 """Build the native CPU kernel. Without a C++ compiler, the package installs without the kernel.
 
-All other metadata is in pyproject.toml.
+It also adapts the README to the package index. All other metadata is in pyproject.toml.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,7 +65,20 @@ class BuildKernel(build_ext):
         )
 
 
+def long_description() -> str:
+    """Return the README for the package index, where relative links and pictures lead nowhere."""
+    text = Path("README.md").read_text(encoding="utf-8").replace("install '.[", "install 'jaxlstm[")
+    text = re.sub(r"!\[[^\]]*\]\(([^)]*)\)", r"(`\1`)", text)
+    text = re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+    return (
+        text.rstrip()
+        + "\n\nThe pages and files named here are in the source distribution, in `docs/` and `examples/`.\n"
+    )
+
+
 setup(
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     # An optional extension that fails to build is skipped with a warning.
     ext_modules=[Extension("jaxlstm.kernels.cpu._native", sources=[], optional=True)],
     cmdclass={"build_ext": BuildKernel},

@@ -26,12 +26,15 @@ TOOLS = [
 ]
 
 
-def lower_bounds() -> list[str]:
-    """Return ``name==version`` for each runtime requirement ``name>=version``."""
+def lower_bounds(*extras: str) -> list[str]:
+    """Return ``name==version`` for each requirement ``name>=version`` of the package and of some extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    requirements = project["dependencies"] + extras["flax"] + extras["orbax"] + extras["optax"]
-    return [re.sub(r">=([^,;]+).*", r"==\1", requirement) for requirement in requirements]
+    requirements = [*project["dependencies"]]
+    for extra in extras:
+        requirements += project["optional-dependencies"][extra]
+    bounds = [re.sub(r">=([^,;]+).*", r"==\1", requirement) for requirement in requirements]
+    # Pin jaxlib to the version of jax: jax itself accepts newer ones.
+    return bounds + [bound.replace("jax", "jaxlib") for bound in bounds if bound.startswith("jax==")]
 
 
 def main(which: str, venv: str, python: str) -> int:
@@ -41,10 +44,7 @@ def main(which: str, venv: str, python: str) -> int:
         subprocess.run([python, "-m", "venv", folder], check=True)
     pip = [binary, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if which == "oldest":
-        bounds = lower_bounds()
-        # Pin jaxlib to the version of jax: jax itself accepts newer ones.
-        jax = next(bound for bound in bounds if bound.startswith("jax=="))
-        packages = [*bounds, jax.replace("jax", "jaxlib"), "torch", "expecttest", "onnx"]
+        packages = [*lower_bounds("flax", "orbax", "optax"), "torch", "expecttest", "onnx"]
     else:
         packages = ["--upgrade", "jax", "flax", "orbax-checkpoint", "optax", "numpy"]
     subprocess.run([*pip, *packages, *TOOLS], check=True)
