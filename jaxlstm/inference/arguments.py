@@ -58,8 +58,8 @@ def require_concrete(name: str, value: Any) -> None:
     """Raise a TypeError if ``value`` is a tracer: the caller runs under ``jax.jit`` or a similar function."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
-            f"{name} is traced by jax.jit, grad, vmap or scan, got {value.aval.str_short()}. A Runner and its "
-            "streams are compiled already: call them without such a function. Inside one, use "
+            f"{name} is traced by jax.jit, grad, vmap or scan, got {value.aval.str_short()}. A Runner and "
+            "its streams are compiled already: call them without such a function. Inside one, use "
             "jaxlstm.lstm(params, inputs, config=config)"
         )
 
