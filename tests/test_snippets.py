@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen, nnx
 
 import jaxlstm
 from jaxlstm.cli import COMMANDS
@@ -106,10 +106,10 @@ def test_inference(folder: Path) -> None:
 
 
 def test_checking(folder: Path, jaxlstm_verify: Callable[..., Any]) -> None:
-    torch_model, dense = torch.nn.Linear(3, 2), flax.linen.Dense(2)
+    torch_model, dense = torch.nn.Linear(3, 2), linen.Dense(2)
     x = jnp.ones((2, 3))
     given: dict[str, Any] = {"x": x, "torch_model": torch_model, "linen": dense}
-    given["model"] = flax.nnx.Linear(3, 2, rngs=flax.nnx.Rngs(0))
+    given["model"] = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     jaxlstm.load_state_dict(given["model"], torch_model)
     given["variables"] = jaxlstm.linen.load_state_dict(
         dense, dense.init(jax.random.key(0), x), torch_model, inputs=x

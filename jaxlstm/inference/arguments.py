@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.lengths import check_lengths
@@ -56,7 +57,7 @@ def one_device(device: Any) -> Any:
 
 def require_concrete(name: str, value: Any) -> None:
     """Raise a TypeError if ``value`` is a tracer: the caller runs under ``jax.jit`` or a similar function."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         raise TypeError(
             f"{name} is traced by jax.jit, grad, vmap or scan, got {value.aval.str_short()}. A Runner and "
             "its streams are compiled already: call them without such a function. Inside one, use "
