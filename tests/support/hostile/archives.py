@@ -55,7 +55,7 @@ def cases() -> Iterator[Case]:
         yield from _places(label, made)
         yield from _headers(label, made)
         yield from _end_records(label, made, tensors)
-        repeated = [replace(m, extra=_zip64(len(m.data), len(m.data))) for m in made]
+        repeated = [replace(made[0], extra=_zip64(len(made[0].data), len(made[0].data))), *made[1:]]
         yield Case(0, f"{label} as zipfile wrote before Python 3.11.4", archive(repeated), tensors=tensors)
         yield Case(0, f"{label} as torch writes 4 GiB", archive(_wide(made)), tensors=tensors)
 
