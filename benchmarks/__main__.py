@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine, record, report
-from benchmarks.parts import ALL, DTYPES, PARTS, key
+from benchmarks.parts import ALL, DTYPES, HALF, PARTS, key
 from benchmarks.peers import PEERS, missing
 from benchmarks.settings import Settings
 
@@ -75,7 +75,7 @@ def run(name: str, args: argparse.Namespace) -> int:
     """Run a part in this process. The file is rewritten after each row, so an abort loses one row."""
     load_average, start = machine.load_average(), time.perf_counter()
     part, label = PARTS[name], key(name, args.dtype)
-    against = args.against or part.against
+    against = args.against or (part.against if args.dtype == "float32" else HALF)
     left_out = {peer: reason for peer in against if (reason := _reason(peer, args.device))}
     settings = Settings(
         device=args.device,

@@ -28,7 +28,7 @@ class Part(NamedTuple):
     Attributes:
       module, function: where its run function is. It is imported when the part runs.
       header: the header of the table's first column.
-      against: the other libraries that take part by default; see `benchmarks.peers`.
+      against: the other libraries that take part in float32 by default; see `benchmarks.peers`.
       mean: whether the table ends with the geometric means of the ratios.
     """
 
@@ -44,9 +44,11 @@ class Part(NamedTuple):
 
 
 STATEFUL = ("torch", "onnxruntime", "openvino")
+HALF = ("torch", "openvino")
+"""The libraries that take part in half precision by default."""
 PARTS = {
     "layer-infer": Part("layer", "infer", SIZES, (*STATEFUL, "flax-nnx"), mean=True),
-    "layer-train": Part("layer", "train", SIZES, ("torch", "flax-nnx"), mean=True),
+    "layer-train": Part("layer", "train", SIZES, ("torch",), mean=True),
     "streams": Part("streams", "run", "step", STATEFUL),
     "sequences": Part("sequences", "run", "batch", STATEFUL),
     "programs": Part("programs", "run", "model", ("torch", "torch-compile")),

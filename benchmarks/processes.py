@@ -39,8 +39,10 @@ def run(arguments: Sequence[str]) -> Cost:
 
 def measure(arguments: Sequence[str]) -> Cost:
     """Run Python as a child of this process. Raise RuntimeError if it fails."""
+    # The uncounted first run writes bytecode, which installed packages have.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment)
     _, status, used = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)

@@ -1,7 +1,8 @@
 """Interleaved timing in one process.
 
 The implementations take turns, and the order rotates from round to round. Each runs untimed for a moment
-before its timed burst: its own threads wake up, and the spinning threads of the previous one go to sleep.
+before its timed burst: its own threads wake up, and the spinning threads of the previous one go to sleep. A
+pause replaces the untimed run before a long call, which waking threads hardly affects.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 BURST_SECONDS = 0.05  # minimum length of a timed burst, which keeps the clock's noise small
 WARM_SECONDS = 0.02  # minimum length of the untimed run before it
+LONG_SECONDS = 0.2  # length from which a call gets a pause instead
 
 Call = Callable[[], Any]
 Clock = Callable[[], float]
@@ -22,13 +24,17 @@ def interleaved(
     calls: Mapping[str, Call], rounds: int, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
     """Return the milliseconds per call of each implementation, one value per round."""
-    repeats = {name: _calls_per_burst(call, clock) for name, call in calls.items()}
+    seconds = {name: _first_seconds(call, clock) for name, call in calls.items()}
+    repeats = {name: 1 + int(BURST_SECONDS / max(one, 1e-6)) for name, one in seconds.items()}
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            _warm_up(calls[name], clock)
+            if seconds[name] < LONG_SECONDS:
+                _warm_up(calls[name], clock)
+            else:
+                time.sleep(WARM_SECONDS)
             times[name].append(1e3 * _seconds_per_call(calls[name], repeats[name], clock))
     return times
 
@@ -44,9 +50,9 @@ def spreads(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     return {name: quartiles(values) for name, values in times.items()}
 
 
-def _calls_per_burst(call: Call, clock: Clock) -> int:
+def _first_seconds(call: Call, clock: Clock) -> float:
     _warm_up(call, clock)
-    return 1 + int(BURST_SECONDS / max(_seconds_per_call(call, 1, clock), 1e-6))
+    return _seconds_per_call(call, 1, clock)
 
 
 def _warm_up(call: Call, clock: Clock) -> None:

@@ -54,7 +54,12 @@ class Program:
     """
 
     def __init__(
-        self, graph: Graph, tensors: Mapping[str, np.ndarray], *, write: Write | None = None
+        self,
+        graph: Graph,
+        tensors: Mapping[str, np.ndarray],
+        *,
+        write: Write | None = None,
+        copy: bool = True,
     ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.
 
@@ -62,6 +67,7 @@ class Program:
           graph: the exported graph.
           tensors: name in torch -> value.
           write: writes the file of :meth:`save`.
+          copy: copy the values. False if nothing else writes to their memory, which JAX may then use.
 
         Raises:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
@@ -72,9 +78,9 @@ class Program:
         self.graph = graph = replace(graph, parameters=first_names)
         self.options = Options()
         self._plan = accept(graph)
-        self.params = hold_tensors("parameter", graph.parameters, tensors)
-        self.buffers = hold_tensors("buffer", graph.buffers, tensors)
-        self._constants = hold_tensors("constant", graph.constants, tensors)
+        self.params = hold_tensors("parameter", graph.parameters, tensors, copy=copy)
+        self.buffers = hold_tensors("buffer", graph.buffers, tensors, copy=copy)
+        self._constants = hold_tensors("constant", graph.constants, tensors, copy=copy)
         self._write = write
 
     @property

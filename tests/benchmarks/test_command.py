@@ -28,7 +28,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("no memory")
 
     functions = SimpleNamespace(works=lambda settings: iter([ROW]), fails=fails)
-    monkeypatch.setattr(parts.importlib, "import_module", lambda name: functions)
+    monkeypatch.setattr(parts, "importlib", SimpleNamespace(import_module=lambda name: functions))
     monkeypatch.setattr(
         command, "PARTS", {n: Part("fake", n, "size", ("torch",)) for n in ("works", "fails")}
     )

@@ -84,6 +84,9 @@ def test_turns_rotate_and_start_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(times["a"], [2, 2, 2])
     np.testing.assert_allclose(times["b"], [5, 5, 5])
     assert "".join(called) == "aabb" + "aabb" + "bbaa" + "aabb"  # once warm, once timed
+    called.clear()
+    timing.interleaved({"a": call("a", 0.002), "c": call("c", 0.3)}, 2, clock=lambda: now[0])
+    assert "".join(called) == "aacc" + "aac" + "caa"  # long calls are only timed
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,47 +65,37 @@ def cumsum(self: jax.Array, dim: int, dtype: Any = None) -> jax.Array:
     return jnp.cumsum(self.astype(result), axis(self, dim)) if self.ndim else self.astype(result)
 
 
-@register_operator("aten.var.default", "aten.var.dim", "aten.var.correction")
-def var(
-    self: jax.Array,
-    dim: Any = None,
-    unbiased: bool = True,
-    keepdim: bool = False,
-    correction: Operand | None = None,
-) -> jax.Array:
-    """Return the variance: squared deviations over (n - correction), by default n - 1."""
-    removed: Any = int(unbiased) if correction is None else correction
-    places = axes(self, dim)
-    x = self.astype(gate_dtype(self.dtype))
-    deviation = x - jnp.mean(x, places, keepdims=True)
-    count = 1
-    for place in places:
-        count *= x.shape[place]
-    freedom = max(count - removed, 0)
+def _register_moment(name: str, moment: Callable[..., Any]) -> None:
+    @register_operator(f"aten.{name}.default", f"aten.{name}.dim", f"aten.{name}.correction")
+    def operator(
+        self: jax.Array,
+        dim: Any = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        correction: Operand | None = None,
+    ) -> Any:
+        removed = int(unbiased) if correction is None else correction
+        return moment(self, dim, removed, keepdim)
+
+
+def _variance(x: jax.Array, dim: Any, removed: Any, keepdim: bool) -> jax.Array:
+    """Return the squared deviations over (n - removed)."""
+    places = axes(x, dim)
+    wide = x.astype(gate_dtype(x.dtype))
+    deviation = wide - jnp.mean(wide, places, keepdims=True)
+    freedom = max(math.prod(x.shape[place] for place in places) - removed, 0)
     squares = jnp.sum(jnp.square(deviation), places, keepdims=keepdim)
-    return (squares / jnp.asarray(freedom, squares.dtype)).astype(self.dtype)
+    return (squares / jnp.asarray(freedom, squares.dtype)).astype(x.dtype)
 
 
-@register_operator("aten.std.default", "aten.std.dim", "aten.std.correction")
-def std(
-    self: jax.Array,
-    dim: Any = None,
-    unbiased: bool = True,
-    keepdim: bool = False,
-    correction: Operand | None = None,
-) -> jax.Array:
+def _deviation(x: jax.Array, *arguments: Any) -> jax.Array:
     """Return the square root of the variance."""
-    wide = self.astype(gate_dtype(self.dtype))
-    return jnp.sqrt(var(wide, dim, unbiased, keepdim, correction)).astype(self.dtype)
+    return jnp.sqrt(_variance(x.astype(gate_dtype(x.dtype)), *arguments)).astype(x.dtype)
 
 
-@register_operator("aten.var_mean.correction", "aten.var_mean.default", "aten.var_mean.dim")
-def var_mean(
-    self: jax.Array,
-    dim: Any = None,
-    unbiased: bool = True,
-    keepdim: bool = False,
-    correction: Operand | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Return the variance and the mean."""
-    return var(self, dim, unbiased, keepdim, correction), mean(self, dim, keepdim)
+def _variance_and_mean(x: jax.Array, dim: Any, removed: Any, keepdim: bool) -> tuple[jax.Array, jax.Array]:
+    return _variance(x, dim, removed, keepdim), mean(x, dim, keepdim)
+
+
+for _name, _moment in {"var": _variance, "std": _deviation, "var_mean": _variance_and_mean}.items():
+    _register_moment(_name, _moment)
