@@ -7,7 +7,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q
 
 .PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest test-aot test-aarch64 sanitize \
-	random-configs fuzz coverage docs release-check lint format bench bench-checkpoint clean
+	random-configs fuzz coverage docs release-check lint format bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+)( test-tpu)?:[^#]*## /\1\2: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "%-18s %s\n", $$1, $$2}'
@@ -92,11 +92,9 @@ format: $(VENV)/.dev  ## ruff, rewriting files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench  ## time the layer beside other libraries; leave the machine idle meanwhile
-	$(BIN)/python -m benchmarks
-
-bench-checkpoint: $(VENV)/.test  ## read 20 MB from a 2 GB checkpoint, beside torch and safetensors
-	$(BIN)/python -m benchmarks.checkpoint
+PARTS ?= all
+bench: $(VENV)/.bench  ## all benchmarks, or PARTS of them, beside other libraries; leave the machine idle meanwhile
+	$(BIN)/python -m benchmarks $(PARTS)
 
 clean:  ## remove environments, builds and caches
 	rm -rf $(VENV) $(AOT) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*

@@ -66,8 +66,8 @@ class BuildKernel(build_ext):
 
 
 def long_description() -> str:
-    """Return the README with relative links and pictures as text: they lead nowhere on the package index."""
-    text = Path("README.md").read_text(encoding="utf-8")
+    """Return the README for the package index, where relative links and pictures lead nowhere."""
+    text = Path("README.md").read_text(encoding="utf-8").replace("install '.[", "install 'jaxlstm[")
     text = re.sub(r"!\[[^\]]*\]\(([^)]*)\)", r"(`\1`)", text)
     text = re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
     return (

@@ -1,93 +1,123 @@
-"""Time the layer beside other libraries' LSTMs: ``python -m benchmarks``."""
+"""The command line: run parts, or write the tables of the documentation."""
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-
-from benchmarks import layer, machine, problems, report
+from benchmarks import machine, record, report
+from benchmarks.parts import ALL, DTYPES, HALF, PARTS, key
 from benchmarks.peers import PEERS, missing
-from benchmarks.settings import Settings, applied
-from jaxlstm._shared.progress import progress_bar
+from benchmarks.settings import Settings
 
-MODES = ("infer", "train")
+DESCRIPTION = (
+    "Time jaxlstm beside other libraries on one device. All get the same weights, precision and number of "
+    "threads (one per CPU of this process; `taskset` limits them), and their results are compared before "
+    "they are timed. They take turns in one process; times are medians. Leave the machine idle meanwhile. "
+    "Exit status 1 if a part fails or a result is wrong."
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description="Time lstm() beside other libraries' LSTMs on one device, in float32. All get the same "
-        "weights, precision and number of threads (one per CPU of this process; `taskset` limits them), and "
-        "are compared with a float64 oracle before they are timed. They take turns in one process; times are "
-        "medians. Leave the machine idle meanwhile. Exit status 1 if a library disagrees with the oracle.",
-    )
+    result = argparse.ArgumentParser(prog="python -m benchmarks", description=DESCRIPTION)
     add = result.add_argument
-    add(
-        "--against",
-        type=_names,
-        metavar="NAMES",
-        default=tuple(PEERS),
-        help=f"comma-separated, of {','.join(PEERS)}; default: all that are installed and run on the device",
-    )
-    add("--mode", choices=(*MODES, "both"), default="both")
+    names = (*PARTS, "all", "tables")
+    add("names", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
+    add("--json", type=_output, metavar="FILE", help="write results, machine, commit and versions")
+    add("--rounds", type=_positive, default=9, help="timed bursts of each library (default: 9)")
+    add("--tiny", action="store_true", help="tiny sizes, to test that the benchmark runs")
+    add("--against", type=_names, metavar="NAMES", help=f"comma-separated, of {','.join(PEERS)}")
+    add("--dtype", choices=DTYPES, default="float32", help="of the parts layer-infer and layer-train")
     add("--backend", choices=("auto", "scan", "native", "pallas", "cudnn"), default="auto")
-    add("--device", choices=("cpu", "gpu", "tpu"), help="default: JAX's default device")
+    add("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
     add(
         "--precision",
         choices=("highest", "float32", "tensorfloat32", "bfloat16"),
         default="highest",
-        help="the coarsest arithmetic allowed for matrix products (default: highest, which is float32)",
+        help="the coarsest arithmetic allowed for float32 products (default: highest, which is float32)",
     )
-    add("--rounds", type=_positive, default=9, help="timed bursts of each library (default: 9)")
-    add("--tiny", action="store_true", help="tiny sizes, to test that the benchmark runs")
-    add("--json", type=_output, metavar="FILE", help="write results, versions and settings")
-    add("--png", type=_output, metavar="FILE", help="draw a bar chart (needs matplotlib)")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table for each mode. Return 1 if a library disagrees with the oracle, else 0."""
+    """Run the parts; return the exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = parser().parse_args(argv)
-    try:
-        device = jax.devices(args.device)[0].platform
-    except RuntimeError as error:
-        parser().error(f"--device {args.device}: {error}")
-    names = [name for name in args.against if _takes_part(name, device)]
-    settings = Settings(device, args.precision, machine.threads())
-    distributions = [d for name in names for d in PEERS[name].distributions]
-    with applied(settings, names) as in_force:
-        about = machine.describe(distributions, settings)
-    about |= {"backend": args.backend, "rounds": args.rounds, "in_force": in_force}
-    print(_headline(about), flush=True)
-    rows = _measure(args, names, settings, about)
-    if args.png:
-        report.write_chart(args.png, rows, names, _headline(about))
-    return int(any(row["wrong"] for row in rows))
+    if args.names == ["tables"]:
+        from benchmarks import tables
+
+        tables.main()
+        return 0
+    if "tables" in args.names:
+        parser().error("tables takes no other NAME")
+    if "all" in args.names and args.json:
+        args.json.unlink(missing_ok=True)
+    if args.json:
+        try:
+            record.check(args.json)
+        except ValueError as error:
+            parser().error(str(error))
+    runs = ALL if "all" in args.names else [(name, args.dtype) for name in args.names]
+    if len(runs) > 1:
+        return _run_each(runs, [word for word in argv if word not in args.names])
+    name = args.names[0]
+    if args.dtype != "float32" and not name.startswith("layer"):
+        parser().error(f"--dtype {args.dtype}: the part {name} has float32 only")
+    return run(name, args)
 
 
-def _measure(
-    args: argparse.Namespace, names: list[str], settings: Settings, about: dict[str, Any]
-) -> list[report.Row]:
-    """Measure and print each mode. The JSON file is rewritten after each row, so an abort loses one row."""
-    sizes = problems.TINY_SIZES if args.tiny else problems.SIZES
-    makers = layer.makers(names, args.backend, settings)
-    rows: list[report.Row] = []
-    for mode in MODES if args.mode == "both" else (args.mode,):
-        with progress_bar() as progress:
-            for number, size in enumerate(sizes[mode], 1):
-                rows.append(layer.measure(mode, size, makers, args.rounds, settings))
-                progress(number, len(sizes[mode]), f"{mode} {size.label}")
-                if args.json:
-                    report.write_json(args.json, {**about, "results": rows})
-        of_mode = [row for row in rows if row["mode"] == mode]
-        print(f"\n{mode}: ms (time / time of {layer.OWN})")
-        print(report.mode_table(of_mode, names), *report.remarks(of_mode), sep="\n", flush=True)
-    return rows
+def run(name: str, args: argparse.Namespace) -> int:
+    """Run a part in this process. The file is rewritten after each row, so an abort loses one row."""
+    load_average, start = machine.load_average(), time.perf_counter()
+    part, label = PARTS[name], key(name, args.dtype)
+    against = args.against or (part.against if args.dtype == "float32" else HALF)
+    left_out = {peer: reason for peer in against if (reason := _reason(peer, args.device))}
+    settings = Settings(
+        device=args.device,
+        precision=args.precision,
+        threads=machine.threads(),
+        dtype=args.dtype,
+        backend=args.backend,
+        rounds=args.rounds,
+        tiny=args.tiny,
+        against=tuple(peer for peer in against if peer not in left_out),
+    )
+    results = {"settings": settings._asdict(), "left_out": left_out, "rows": []}
+    for row in part.run()(settings):
+        results["rows"].append({field: value for field, value in row.items() if value})
+        results["seconds"] = round(time.perf_counter() - start)
+        print(f"{label}: {row['case']}", file=sys.stderr, flush=True)
+        if args.json:
+            record.save(args.json, label, results, load_average)
+    rows = results["rows"]
+    absent = (f"left out: {peer}: {reason}" for peer, reason in left_out.items())
+    texts = (report.table(part, rows), report.losses(rows), *absent, *report.gaps(rows))
+    print(f"\n{label}", *filter(None, texts), sep="\n", flush=True)
+    return int(any("wrong" in row for row in rows))
+
+
+def _run_each(runs: Sequence[tuple[str, str]], options: list[str]) -> int:
+    """Run each part in a separate process; a part that fails does not stop the others."""
+    failed = []
+    for name, dtype in runs:
+        command = [sys.executable, "-m", "benchmarks", name, *options, "--dtype", dtype]
+        if subprocess.run(command, cwd=machine.ROOT, check=False).returncode:
+            failed.append(key(name, dtype))
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", flush=True)
+    return int(bool(failed))
+
+
+def _reason(peer: str, device: str) -> str:
+    """Return the reason why a library cannot take part, or an empty string."""
+    if absent := missing(peer):
+        return f"not installed: {', '.join(absent)}"
+    return "" if device in PEERS[peer].devices else f"does not run on a {device.upper()}"
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -107,35 +137,12 @@ def _positive(text: str) -> int:
 
 def _output(text: str) -> Path:
     """Check an output path before anything is measured."""
-    path = Path(text)
+    path = Path(text).absolute()
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: its directory does not exist")
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a directory; name a file in it")
     return path
-
-
-def _takes_part(name: str, device: str) -> bool:
-    """Return True if a library is installed and runs on the device; otherwise print the reason."""
-    reason = ""
-    if absent := missing(name):
-        reason = f"not installed: {', '.join(absent)}"
-    elif device not in PEERS[name].devices:
-        reason = f"does not run on a {device.upper()}"
-    if reason:
-        print(f"{name} is left out: {reason}", flush=True)
-    return not reason
-
-
-def _headline(about: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    kernels = about["kernels"]
-    native = kernels["instruction_set"] if kernels["native"] else f"none ({kernels['reason']})"
-    return (
-        f"{versions}\n{about['device_name']}, {about['threads']} threads; precision {about['precision']} "
-        f"({about['arithmetic']} on this device); backend {about['backend']}, native kernel: {native}; "
-        f"medians of {about['rounds']} rounds"
-    )
 
 
 if __name__ == "__main__":

@@ -69,4 +69,4 @@ def _by_name(result: Any, mode: str) -> dict[str, Any]:
 
 
 def _on_host(array: Any) -> np.ndarray:
-    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
+    return np.asarray(array.float().cpu() if hasattr(array, "cpu") else array)  # NumPy has no bfloat16

@@ -1,12 +1,10 @@
-"""Draw a recorded run as an SVG bar chart: ``python -m benchmarks.chart RESULTS.json CHART.svg``."""
+"""Draw the rows of a layer as an SVG bar chart."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
+from benchmarks.parts import Row
 from benchmarks.report import ratio
 
 NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -14,22 +12,14 @@ COLORS = {"torch": "#d9542b", "onnxruntime": "#4a6fb5", "openvino": "#7a9e3f"}
 LEFT, UNIT, BAR, GAP, TOP = 250, 130, 11, 9, 40
 
 
-def label(row: dict[str, Any]) -> str:
-    """Return the size of a row in words."""
-    layers = f", {row['num_layers']} layers" if row["num_layers"] > 1 else ""
-    extra = ", bidirectional" * row["bidirectional"] + ", ragged" * row["ragged"]
-    extra += f", projected to {row['proj_size']}" if row["proj_size"] else ""
-    return f"{row['batch']} x {row['time']} steps, {row['hidden_size']} units{layers}{extra}"
-
-
-def draw(document: dict[str, Any]) -> str:
+def draw(rows: Sequence[Row]) -> str:
     """Return the chart: for each size, every library's time divided by jaxlstm's."""
-    names = [name for name in NAMES if any(ratio(row, name) for row in document["results"])]
+    names = [name for name in NAMES if any(ratio(row, name) for row in rows)]
     marks, y = _legend(names), TOP
-    for row in document["results"]:
+    for row in rows:
         bars = [(name, value) for name in names if (value := ratio(row, name)) is not None]
         middle = y + BAR * len(bars) / 2 + 4
-        marks.append(f'<text x="{LEFT - 8}" y="{middle}" text-anchor="end">{label(row)}</text>')
+        marks.append(f'<text x="{LEFT - 8}" y="{middle}" text-anchor="end">{row["words"]}</text>')
         for name, value in bars:
             width, color = f"{value * UNIT:.1f}", COLORS[name]
             marks.append(f'<rect x="{LEFT}" y="{y}" width="{width}" height="{BAR - 1}" fill="{color}"/>')
@@ -50,8 +40,3 @@ def _legend(names: list[str]) -> list[str]:
         marks.append(f'<rect x="{x}" y="6" width="10" height="10" fill="{COLORS[name]}"/>')
         marks.append(f'<text x="{x + 14}" y="15">{NAMES[name]}</text>')
     return marks
-
-
-if __name__ == "__main__":
-    source, target = map(Path, sys.argv[1:])
-    target.write_text(draw(json.loads(source.read_text())))

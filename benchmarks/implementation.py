@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.problems import Problem
+from benchmarks.settings import Settings
 from jaxlstm.functional import lstm
+from jaxlstm.inference import compile
 
 
 class Unsupported(Exception):  # noqa: N818, not an error: the benchmark goes on
@@ -31,7 +33,7 @@ class Implementation(NamedTuple):
 
 def in_jax(apply: Callable[[Any, Any, Any], jax.Array], weights: Any, problem: Problem) -> Implementation:
     """Jit ``apply(weights, inputs, lengths) -> outputs`` and its gradient; both compile when first called."""
-    x = jnp.asarray(problem.inputs)
+    x = jnp.asarray(problem.inputs, problem.dtype)
     lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)
 
     def loss(x: Any, weights: Any, lengths: Any) -> jax.Array:
@@ -45,12 +47,27 @@ def in_jax(apply: Callable[[Any, Any, Any], jax.Array], weights: Any, problem: P
     )
 
 
-def own(problem: Problem, backend: str, precision: str) -> Implementation:
+def own(problem: Problem, settings: Settings) -> Implementation:
     """Return ``jaxlstm.lstm`` as one jitted call, which includes packing the weights."""
-    params = {name: jnp.asarray(value) for name, value in problem.params.items()}
+    params = {name: jnp.asarray(value, problem.dtype) for name, value in problem.params.items()}
+    options: Any = {"backend": settings.backend, "precision": settings.precision}
 
     def apply(params: Any, x: Any, lengths: Any) -> jax.Array:
-        options: Any = {"seq_lengths": lengths, "backend": backend, "precision": precision}
-        return lstm(params, x, config=problem.config, **options)[0]
+        return lstm(params, x, config=problem.config, seq_lengths=lengths, **options)[0]
 
     return in_jax(apply, params, problem)
+
+
+def runner(problem: Problem, settings: Settings) -> Implementation:
+    """Return a Runner, which packs the weights once."""
+    call = compile(
+        problem.params,
+        problem.config,
+        max_length=problem.size.time,
+        max_batch=problem.size.batch,
+        dtype=problem.dtype,
+        backend=settings.backend,
+        precision=settings.precision,  # type: ignore[arg-type]
+    )
+    x = jnp.asarray(problem.inputs, problem.dtype)
+    return Implementation(lambda: call(x, None, problem.lengths)[0], None)

@@ -1,111 +1,87 @@
-"""Memory of a training step over one long sequence: `jaxlstm.training` beside torch.
+"""Time and peak memory of a training step over one long sequence: `jaxlstm.training` beside torch.
 
-``python -m benchmarks.long [--steps 100000] [--sides jaxlstm,torch]``. One layer, B = 8, H = 256, 16 inputs;
-the loss is a mean of squares. Each side runs in a separate process and reports its peak resident memory,
-libraries included. First the gradients of `jaxlstm.training` and ``jaxlstm.lstm`` are compared with torch's
-over ``--equal`` steps.
+One layer, B = 8, H = 256, 16 inputs; the loss is a mean of squares. Each side runs in a separate process,
+libraries and compilation included. First the gradients are compared with torch's over a shorter sequence.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
+from benchmarks import processes
 from benchmarks.problems import Problem, Size, make_problem
+from benchmarks.settings import Settings
 from jaxlstm import LSTMConfig, lstm
+from jaxlstm.training import lstm_in_blocks
 
 BATCH, HIDDEN = 8, 256
-Gradients = dict[str, np.ndarray]
+ROUNDS = 3  # memory hardly varies
 
 
-def problem(steps: int) -> Problem:
+def run(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Compare gradients, then measure a training step of each side."""
+    steps, short = (50, 50) if settings.tiny else (10_000, 1000)
+    processes.run(["-c", f"from benchmarks.long import compare; compare({short})"])
+    sides = {
+        name: ["-c", f"from benchmarks.long import GRADIENTS; GRADIENTS[{name!r}]({steps})"]
+        for name in GRADIENTS
+        if name.startswith("jaxlstm") or name in settings.against
+    }
+    yield from processes.rows(f"{steps:,} steps", sides, min(ROUNDS, settings.rounds))
+
+
+def _problem(steps: int) -> Problem:
     return make_problem(Size(steps, BATCH, LSTMConfig(16, HIDDEN)))
 
 
-def jaxlstm_gradients(steps: int, blocks: bool) -> Gradients:
-    import jax
-    import jax.numpy as jnp
+def _in_blocks(steps: int) -> dict[str, np.ndarray]:
+    config = _problem(1).config
 
-    from jaxlstm.training import lstm_in_blocks
+    def loss(params: Any, x: Any) -> Any:
+        return lstm_in_blocks(params, x, config=config, readout=lambda y, _: (y**2).sum() / _count(steps))[0]
 
-    given = problem(steps)
+    return _gradients(loss, steps)
 
-    def squares(outputs: jax.Array, _: Any) -> jax.Array:
-        return jnp.mean(outputs**2) * (outputs.size / (steps * BATCH * HIDDEN))
 
-    def loss(params: Any, x: jax.Array) -> jax.Array:
-        if blocks:
-            return lstm_in_blocks(params, x, config=given.config, readout=squares)[0]
-        return squares(lstm(params, x, config=given.config)[0], None)
+def _in_one_call(steps: int) -> dict[str, np.ndarray]:
+    config = _problem(1).config
+    return _gradients(lambda params, x: (lstm(params, x, config=config)[0] ** 2).sum() / _count(steps), steps)
 
+
+def _count(steps: int) -> int:
+    return steps * BATCH * HIDDEN
+
+
+def _gradients(loss: Any, steps: int) -> dict[str, np.ndarray]:
+    given = _problem(steps)
     gradients = jax.jit(jax.grad(loss))(given.params, given.inputs)
     return {name: np.asarray(gradient) for name, gradient in gradients.items()}
 
 
-def torch_gradients(steps: int) -> Gradients:
+def _in_torch(steps: int) -> dict[str, np.ndarray]:
     import torch
 
     from benchmarks.peers.torch import module
 
-    given = problem(steps)
+    given = _problem(steps)
     lstm = module(given.params, given.config)
     lstm(torch.from_numpy(given.inputs))[0].square().mean().backward()
     return {name: weight.grad.numpy() for name, weight in lstm.named_parameters()}  # type: ignore[union-attr]
 
 
-SIDES = {
-    "jaxlstm": lambda steps: jaxlstm_gradients(steps, True),
-    "torch": torch_gradients,
-    "jaxlstm.lstm": lambda steps: jaxlstm_gradients(steps, False),
-}
+GRADIENTS = {"jaxlstm": _in_blocks, "jaxlstm in one call": _in_one_call, "torch": _in_torch}
 
 
-def cost(side: str, steps: int) -> dict[str, float]:
-    """Return the seconds of a step, compilation included, and this process's peak memory in MiB."""
-    start = time.perf_counter()
-    gradients = SIDES[side](steps)
-    assert all(np.isfinite(gradient).all() for gradient in gradients.values())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-    return {"seconds": time.perf_counter() - start, "MiB": peak}
-
-
-def errors(steps: int) -> dict[str, float]:
-    """Return the largest difference of a gradient from torch's, relative to its largest element."""
-    expected = torch_gradients(steps)
-    result = {}
-    for side in ("jaxlstm", "jaxlstm.lstm"):
-        actual = SIDES[side](steps)
-        result[side] = max(
-            float(np.abs(actual[name] - gradient).max() / np.abs(gradient).max())
-            for name, gradient in expected.items()
-        )
-    return result
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--equal", type=int, default=2_000, metavar="STEPS")
-    parser.add_argument("--sides", default="jaxlstm,torch")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        print(json.dumps(cost(args.child, args.steps)))
-        return
-    print(f"gradients and torch's, {args.equal} steps: {errors(args.equal)}", flush=True)
-    for side in args.sides.split(","):
-        command = [sys.executable, "-m", "benchmarks.long", "--steps", str(args.steps)]
-        done = subprocess.run([*command, "--child", side], stdout=subprocess.PIPE, text=True, check=False)
-        result = done.stdout.strip() if done.returncode == 0 else f"exit status {done.returncode}"
-        print(f"{side}, {args.steps} steps: {result}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def compare(steps: int) -> None:
+    """Assert that all gradients are equal to torch's, up to 1e-4 of the largest element."""
+    expected = _in_torch(steps)
+    for side in ("jaxlstm", "jaxlstm in one call"):
+        actual = GRADIENTS[side](steps)
+        for name, gradient in expected.items():
+            tolerance = 1e-4 * float(np.abs(gradient).max())
+            message = f"{side}, {name}"
+            np.testing.assert_allclose(actual[name], gradient, rtol=0, atol=tolerance, err_msg=message)

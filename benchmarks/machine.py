@@ -1,18 +1,19 @@
-"""The machine and the versions behind a measurement.
+"""The machine, the commit and the versions behind a measurement.
 
-Imports of JAX are lazy: `benchmarks.checkpoint` measures memory and must stay small itself.
+Imports of JAX are lazy, because they would add to the memory of the children of `benchmarks.processes`.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
-from importlib import metadata
-from typing import TYPE_CHECKING, Any
+import subprocess
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from benchmarks.settings import Settings
+from benchmarks.peers import PEERS, version
+
+ROOT = Path(__file__).parents[1]
 
 
 def threads() -> int:
@@ -22,14 +23,18 @@ def threads() -> int:
     return available_threads()
 
 
-def versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Return the versions of Python, jaxlstm and the given distributions."""
-    found = {name: metadata.version(name) for name in distributions}
-    return {"python": platform.python_version(), "jaxlstm": metadata.version("jaxlstm"), **found}
+def identity() -> dict[str, Any]:
+    """Return the commit, or None outside of a clone, and the processor."""
+    return {"commit": _git("rev-parse", "HEAD"), "cpu": cpu_name(), "cpus": os.cpu_count()}
 
 
-def describe(distributions: Iterable[str], settings: Settings) -> dict[str, Any]:
-    """Return versions, device, CPU, threads, load average and the native kernel in use."""
+def is_dirty() -> bool:
+    """Return True if files differ from the commit, other than results and pages."""
+    return bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!README.md"))
+
+
+def details() -> dict[str, Any]:
+    """Return devices, threads, the native kernel in use, and versions of all libraries."""
     import jax
 
     from jaxlstm import kernels
@@ -37,20 +42,14 @@ def describe(distributions: Iterable[str], settings: Settings) -> dict[str, Any]
     kernel = kernels.info()
     if kernel["native"]:
         del kernel["reason"]  # a path on this machine
-    device = jax.devices(settings.device)[0]
+    names = dict.fromkeys(name for peer in PEERS.values() for name in peer.distributions)
+    versions = {name: version(name) for name in ("jaxlstm", "jax", "jaxlib", "numpy", *names, "safetensors")}
     return {
-        "versions": versions(dict.fromkeys(("jax", "jaxlib", "numpy", *distributions))),
-        "device": settings.device,
-        "device_name": cpu_name() if settings.device == "cpu" else str(device.device_kind),
-        "platform_version": device.client.platform_version,
-        "cpu": cpu_name(),
-        "cpus": os.cpu_count(),
-        "threads": settings.threads,
-        "precision": settings.precision,
-        "arithmetic": settings.arithmetic,
         "system": f"{platform.system()} {platform.machine()}",
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "devices": [device.device_kind for device in jax.devices()],
+        "threads": threads(),
         "kernels": kernel,
+        "versions": {"python": platform.python_version()} | {n: v for n, v in versions.items() if v},
     }
 
 
@@ -61,3 +60,17 @@ def cpu_name() -> str:
             return next(line.split(":")[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def load_average() -> float | None:
+    """Return the load average of the last minute, or None where the system has none."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _git(*arguments: str) -> str | None:
+    """Return the output of git, or None outside of a clone."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,15 +1,8 @@
-"""The table of ``docs/real_models.md``: real models in Flax and in PyTorch, their difference and speed.
-
-Run ``taskset -c 0 python -m benchmarks.real_models``. It downloads the wheels. The implementations of a model
-take turns in one process. The times are CPU times, which depend little on the other load of the machine. On
-several cores they would also count threads that spin.
-"""
+"""Published models in Flax and in PyTorch: their largest difference and speed. It downloads their wheels."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,22 +10,27 @@ import numpy as np
 import torch
 from flax import nnx
 
-from benchmarks.machine import cpu_name, threads
-from benchmarks.timing import interleaved
-from jaxlstm._shared.table import format_number, table
+from benchmarks.settings import Settings
+from benchmarks.timing import interleaved, spreads
 from tests.support.real_problems import PROBLEMS, Problem
 
-ROUNDS = 11
-COLUMNS = ("model", "largest difference", "largest output", "torch ms", "jaxlstm ms", "torch / jaxlstm")
+TITLES = {
+    "beatnet": "BeatNet, 8 s of drums",
+    "resemblyzer": "Resemblyzer, 8 windows of 1.6 s",
+    "silero_vad": "Silero VAD, one frame of a stream",
+    "g2pm": "g2pM, 64 sentences of 18 characters",
+}
 
 
-def main() -> None:
-    torch.set_num_threads(threads())
-    print(f"{cpu_name()}, {threads()} threads; torch {torch.__version__}, jax {jax.__version__}")
-    print(table(COLUMNS, [_row(make) for make in PROBLEMS]))
+def run(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Compare and time each model."""
+    torch.set_num_threads(settings.threads)
+    for make in PROBLEMS:
+        yield row(make, settings)
 
 
-def _row(make: Callable[[], Problem]) -> tuple[str, ...]:
+def row(make: Callable[[], Problem], settings: Settings) -> dict[str, Any]:
+    """Compare and time one model."""
     problem = make()
     model = problem.ours
     graph, state = nnx.split(model)
@@ -48,18 +46,13 @@ def _row(make: Callable[[], Problem]) -> tuple[str, ...]:
             return problem.theirs(*tensors)
 
     actual, expected = _first(ours()), _first(theirs())
+    largest = float(np.abs(expected).max())
     difference = float(np.abs(actual - expected).max())
-    times = interleaved({"torch": theirs, "ours": ours}, ROUNDS, clock=time.process_time)
-    ratio = statistics.median(t / o for t, o in zip(times["torch"], times["ours"], strict=True))
-    medians = [statistics.median(times[name]) for name in ("torch", "ours")]
-    numbers = (difference, float(np.abs(expected).max()), *medians, ratio)
-    return (make.__name__, *map(format_number, numbers))
+    values = spreads(interleaved({"jaxlstm": ours, "torch": theirs}, settings.rounds))
+    columns = {"largest difference": float(f"{difference:.2g}"), "largest output": float(f"{largest:.2g}")}
+    return {"case": TITLES[make.__name__], "unit": "ms", "values": values, "columns": columns}
 
 
 def _first(outputs: Any) -> np.ndarray:
     """Return the first output; the others are states."""
     return np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,100 +1,118 @@
-"""Results as text, as JSON and as a bar chart."""
+"""Rows as a markdown table, and as sentences."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
-from benchmarks.layer import OWN
-from jaxlstm._shared.table import table
+from benchmarks.parts import Part, Row
 
-Row = dict[str, Any]
+OWN = "jaxlstm"
+LABELS = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "flax-nnx": "flax nnx",
+    "torch-compile": "torch.compile",
+}
 
 
 def ratio(row: Row, name: str) -> float | None:
-    """Return a library's time over jaxlstm's, or None if either was not timed."""
-    ms = row["ms"]
-    return ms[name] / ms[OWN] if name in ms and OWN in ms else None
+    """Return the median of an implementation divided by jaxlstm's, or None if either is missing."""
+    values = row.get("values", {})
+    return values[name][1] / values[OWN][1] if name in values and OWN in values else None
 
 
-def mode_table(rows: Sequence[Row], names: Sequence[str]) -> str:
-    """Return milliseconds and ratios as a table whose last line holds the geometric means of the ratios."""
-    header = ("T, B, I, H, layers", *(f"{name} ms" for name in (OWN, *names)))
-    lines = [(row["size"], *(_cell(row, name) for name in (OWN, *names))) for row in rows]
-    means = ("geometric mean", "", *(_mean(rows, name) for name in names))
-    return table(header, [*lines, means])
+def is_equal(row: Row, name: str) -> bool:
+    """Return True if the quartiles of an implementation and of jaxlstm overlap."""
+    (low, _, high), (own_low, _, own_high) = row["values"][name], row["values"][OWN]
+    return low <= own_high and own_low <= high
 
 
-def remarks(rows: Sequence[Row]) -> list[str]:
-    """List each reason for a gap in the table once, with the sizes that it applies to."""
-    sizes: dict[str, list[str]] = {}
+def table(part: Part, rows: Sequence[Row]) -> str:
+    """Return jaxlstm's medians, the other implementations' medians divided by them, and further columns."""
+    names = _names(rows)
+    further = list(dict.fromkeys(key for row in rows for key in row.get("columns", {})))
+    lines = [[row["case"], *(_cell(row, name) for name in names), *_further(row, further)] for row in rows]
+    if part.mean:
+        lines.append(["geometric mean", *(_mean_cell(rows, name) for name in names), *("" for _ in further)])
+    header = [part.header, *(LABELS.get(name, name) for name in names), *further]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])
+
+
+def losses(rows: Sequence[Row]) -> str:
+    """Return a sentence that names each case in which another library is ahead."""
+    found = []
+    for name in _others(rows):
+        cases = [
+            f"{row['case']} ({value:.2f})"
+            for row in rows
+            if (value := ratio(row, name)) is not None and value < 1 and not is_equal(row, name)
+        ]
+        if cases:
+            found.append(f"{LABELS.get(name, name)} at {'; '.join(cases)}")
+    if not found:
+        return "No other library is ahead of jaxlstm here." if _others(rows) else ""
+    return f"Ahead of jaxlstm: {'. '.join(found)}."
+
+
+def means(rows: Sequence[Row]) -> str:
+    """Return a sentence with the geometric means of the other libraries' ratios."""
+    cells = [f"{mean:.2f} ({LABELS.get(n, n)})" for n in _others(rows) if (mean := geometric_mean(rows, n))]
+    listed = " and ".join([", ".join(cells[:-1]), cells[-1]] if len(cells) > 1 else cells)
+    return f"The geometric means of the other libraries' times, divided by ours, are {listed}."
+
+
+def gaps(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield each reason for a gap in the table once, with its cases."""
+    cases: dict[str, list[str]] = {}
     for row in rows:
-        for name, reason in row["left_out"].items():
-            sizes.setdefault(f"- {name}: {reason}", []).append(row["size"])
-        for name, fault in row["wrong"].items():
-            sizes.setdefault(f"WRONG, not timed: {name}: {fault}", []).append(row["size"])
-    return [f"{remark} ({'; '.join(labels)})" for remark, labels in sizes.items()]
+        for kind in ("left_out", "wrong"):
+            for name, reason in row.get(kind, {}).items():
+                cases.setdefault(f"{kind.replace('_', ' ')}: {name}: {reason}", []).append(row["case"])
+    for reason, labels in cases.items():
+        yield f"{reason} ({'; '.join(labels)})"
+
+
+def geometric_mean(rows: Sequence[Row], name: str) -> float | None:
+    """Return the geometric mean of an implementation's ratios, or None if it has none."""
+    ratios = [value for row in rows if (value := ratio(row, name)) is not None]
+    return statistics.geometric_mean(ratios) if ratios else None
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """The implementations in the order of the rows; those missing everywhere are left out."""
+    return list(dict.fromkeys(name for row in rows for k in ("values", "wrong") for name in row.get(k, {})))
+
+
+def _others(rows: Sequence[Row]) -> list[str]:
+    return [name for name in _names(rows) if not name.startswith(OWN)]
 
 
 def _cell(row: Row, name: str) -> str:
-    if name in row["wrong"]:
+    if name in row.get("wrong", {}):
         return "wrong"
-    if name not in row["ms"]:
+    value = ratio(row, name)
+    if value is None:
         return "-"
-    ms, value = f"{row['ms'][name]:.3g}", ratio(row, name)
-    return ms if name == OWN or value is None else f"{ms} ({value:.2f})"
+    if name == OWN:
+        return f"{_median(row['values'][OWN][1])} {row['unit']}"
+    return "equal" if is_equal(row, name) else _ratio(value)
 
 
-def _mean(rows: Sequence[Row], name: str) -> str:
-    ratios = [value for row in rows if (value := ratio(row, name)) is not None]
-    return f"({statistics.geometric_mean(ratios):.2f})" if ratios else "-"
+def _mean_cell(rows: Sequence[Row], name: str) -> str:
+    mean = geometric_mean(rows, name)
+    return "" if name == OWN or mean is None else _ratio(mean)
 
 
-def write_chart(path: Path, rows: Sequence[Row], names: Sequence[str], title: str) -> None:
-    """Write a PNG: one panel per mode, one group per size, one bar per library, jaxlstm as the line at 1."""
-    from matplotlib.figure import Figure
-
-    modes = list(dict.fromkeys(row["mode"] for row in rows))
-    heights = [sum(row["mode"] == mode for row in rows) for mode in modes]
-    size = (9, 1.5 + (0.4 + 0.16 * len(names)) * sum(heights))
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    panels = figure.subplots(len(modes), squeeze=False, height_ratios=heights)[:, 0]
-    for panel, mode in zip(panels, modes, strict=True):
-        _draw(panel, [row for row in rows if row["mode"] == mode], names)
-        panel.set_xlabel(f"{mode}: time / time of {OWN}; above 1 {OWN} is faster", fontsize=8)
-    figure.savefig(path, format="png", dpi=120)
+def _further(row: Row, keys: Sequence[str]) -> Iterator[str]:
+    for key in keys:
+        value = row.get("columns", {}).get(key, "")
+        yield value if isinstance(value, str) else f"{value:g}"
 
 
-def _draw(panel: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
-    width = 0.8 / max(len(names), 1)
-    for k, name in enumerate(names):
-        bars = [(n, value) for n, row in enumerate(rows) if (value := ratio(row, name)) is not None]
-        places = [n - 0.4 + (k + 0.5) * width for n, _ in bars]
-        drawn = panel.barh(places, [value for _, value in bars], width, color=f"C{k}", label=name)
-        panel.bar_label(drawn, fmt="%.2f", fontsize=6, padding=2)
-    panel.axvline(1, color="black", linewidth=1)
-    panel.set_yticks(range(len(rows)), [row["size"] for row in rows], fontsize=7)
-    panel.invert_yaxis()
-    if names:
-        panel.legend(fontsize=7)
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a measurement with one line for each key and for each row of a table."""
-    path.write_text("{\n" + ",\n".join(_json_lines(document)) + "\n}\n", encoding="utf-8")
-
-
-def _json_lines(document: dict[str, Any]) -> Iterator[str]:
-    for key, value in document.items():
-        if isinstance(value, list):
-            rows = ",\n    ".join(map(json.dumps, value))
-            yield (f"  {json.dumps(key)}: [\n    {rows}\n  ]" if value else f"  {json.dumps(key)}: []")
-        elif isinstance(value, dict) and any(isinstance(item, dict) for item in value.values()):
-            items = (f"{json.dumps(name)}: {json.dumps(item)}" for name, item in value.items())
-            yield f"  {json.dumps(key)}: {{\n    " + ",\n    ".join(items) + "\n  }"
-        else:
-            yield f"  {json.dumps(key)}: {json.dumps(value)}"
+def _median(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -1,4 +1,4 @@
-"""The device, precision and number of threads that all implementations share."""
+"""Settings that all implementations share."""
 
 from __future__ import annotations
 
@@ -19,18 +19,30 @@ class Settings(NamedTuple):
       device: "cpu", "gpu" or "tpu"; JAX's first device of that platform.
       precision: of float32 matrix products, see :mod:`jaxlstm.precision`.
       threads: the number of threads per implementation on a CPU.
+      dtype: of weights, inputs and outputs.
+      backend: jaxlstm's backend.
+      rounds: how often the implementations take turns.
+      tiny: tiny sizes, to test that the benchmark runs.
+      against: the other libraries that take part.
     """
 
     device: str
     precision: str
     threads: int
+    dtype: str = "float32"
+    backend: str = "auto"
+    rounds: int = 9
+    tiny: bool = False
+    against: tuple[str, ...] = ()
 
     @property
     def arithmetic(self) -> str:
-        """The coarsest arithmetic that the precision allows on the device: float32, tf32 or bfloat16.
+        """The coarsest arithmetic that dtype, precision and device allow: float32, tf32 or bfloat16.
 
-        Three passes of bfloat16 on a TPU count as tf32, which is about as accurate.
+        float16 and three passes of bfloat16 on a TPU count as tf32, which is about as accurate.
         """
+        if self.dtype != "float32":
+            return "tf32" if self.dtype == "float16" else "bfloat16"
         level = resolve(self.precision)
         if self.device == "cpu" or level == jax.lax.Precision.HIGHEST:
             return "float32"

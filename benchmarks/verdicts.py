@@ -1,4 +1,4 @@
-"""The checker's verdict on other libraries' LSTMs: ``python -m benchmarks.verdicts`` prints a table.
+"""The checker's verdict on other libraries' LSTMs.
 
 Each library gets the same weights, for two layers in both directions with biases, and runs through the
 adapters in `benchmarks.peers`. Two directions use the library's own wrapper if it has one. Layers are stacked
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.peers import layers, load, version
+from benchmarks.settings import Settings
 from jaxlstm.check import Report, verify
 from jaxlstm.config import LSTMConfig
 
@@ -76,7 +77,15 @@ ROWS = (
     Row("keras.layers.LSTM, Bidirectional, on JAX", "keras", port_of("keras")),
     Row("jax.experimental.rnn.lstm_ref", "jax", lstm_ref),
 )
-HEADER = ("library", "version", "verdict", "RMS, results", "RMS, gradients", "untested", "diagnosis")
+
+
+def run(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Check each library that is installed."""
+    for row in ROWS[:1] if settings.tiny else ROWS:
+        if version(row.distribution) is None:
+            yield {"case": row.name, "columns": {"version": "not installed"}}
+        else:
+            yield {"case": row.name, "columns": columns(row, check(row))}
 
 
 def check(row: Row, **settings: Any) -> Report:
@@ -84,31 +93,15 @@ def check(row: Row, **settings: Any) -> Report:
     return verify(jax.jit(row.port), None, CONFIG, **settings)
 
 
-def cells(row: Row, report: Report) -> tuple[str, ...]:
-    """Return the cells of a row, all of them from the report."""
+def columns(row: Row, report: Report) -> dict[str, str | float]:
+    """Return the columns of a row, all of them from the report."""
     items = {item.name: item for item in report.items}
-    errors = (items.get(f"RMS error of {kind}") for kind in ("results", "gradients"))
-    return (
-        row.name,
-        version(row.distribution) or "",
-        "holds" if report.ok else "does not hold",
-        *(f"{item.measured:.2f}" if item and item.measured else "" for item in errors),
-        ", ".join(item.name for item in report.items if item.ok is None),
-        report.diagnosis[0] if report.diagnosis else "",
-    )
-
-
-def lines() -> Iterator[str]:
-    """Yield the table as markdown."""
-    yield f"| {' | '.join(HEADER)} |"
-    yield "|---" * len(HEADER) + "|"
-    for row in ROWS:
-        if version(row.distribution) is None:
-            yield f"| {row.name} | not installed |" + " |" * (len(HEADER) - 2)
-        else:
-            yield f"| {' | '.join(cells(row, check(row)))} |"
-
-
-if __name__ == "__main__":
-    for line in lines():
-        print(line, flush=True)
+    errors = {kind: items.get(f"RMS error of {kind}") for kind in ("results", "gradients")}
+    measured = {f"RMS, {kind}": item.measured for kind, item in errors.items() if item and item.measured}
+    return {
+        "version": version(row.distribution) or "",
+        "verdict": "holds" if report.ok else "does not hold",
+        **{name: float(f"{value:.3g}") for name, value in measured.items()},
+        "untested": ", ".join(item.name for item in report.items if item.ok is None),
+        "diagnosis": report.diagnosis[0] if report.diagnosis else "",
+    }

@@ -22,6 +22,9 @@ from jaxlstm.scan import Recurrence, scan_direction
 RunDirection = Callable[[int, int, jax.Array, LSTMState], tuple[jax.Array, LSTMState]]
 """``(layer, direction, x, state)`` to the outputs and the final state of one direction of one layer."""
 
+RunLayer = Callable[[int, jax.Array, list[LSTMState]], tuple[jax.Array, list[LSTMState]]]
+"""``(layer, x, states)`` to the outputs and the final states of the directions of one layer."""
+
 BetweenLayers = Callable[[int, jax.Array], jax.Array]
 """``(layer, outputs)`` to the inputs of layer ``layer + 1``. It is not called for the last layer."""
 
@@ -92,15 +95,35 @@ def over_layers(
     Returns:
       Outputs of the last layer (T, B, D*h_size), and the final state, with the shapes of ``state``.
     """
+
+    def run_layer(layer: int, x: jax.Array, states: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
+        results = [run_direction(layer, direction, x, state) for direction, state in enumerate(states)]
+        return jnp.concatenate([y for y, _ in results], axis=-1), [last for _, last in results]
+
+    return over_whole_layers(config, x, state, run_layer, between_layers=between_layers)
+
+
+def over_whole_layers(
+    config: LSTMConfig,
+    x: jax.Array,
+    state: tuple[jax.Array, jax.Array],
+    run_layer: RunLayer,
+    *,
+    between_layers: BetweenLayers | None = None,
+) -> tuple[jax.Array, LSTMState]:
+    """Run every layer, all of its directions at once; see :func:`over_layers`.
+
+    Args:
+      config, x, state, between_layers: as for :func:`over_layers`.
+      run_layer: ``(layer, x, states)`` to outputs (T, B, D*h_size) and the final states. ``states`` holds the
+        ``LSTMState(h, c)`` of each direction of the layer, whose arrays have no layer axis.
+    """
+    count = config.num_directions
     final: list[LSTMState] = []
     for layer in range(config.num_layers):
-        outputs = []
-        for direction in range(config.num_directions):
-            slot = layer * config.num_directions + direction
-            output, last = run_direction(layer, direction, x, LSTMState(state[0][slot], state[1][slot]))
-            outputs.append(output)
-            final.append(last)
-        x = jnp.concatenate(outputs, axis=-1)
+        slots = range(layer * count, (layer + 1) * count)
+        x, last = run_layer(layer, x, [LSTMState(state[0][slot], state[1][slot]) for slot in slots])
+        final += last
         if between_layers is not None and layer < config.num_layers - 1:
             x = between_layers(layer, x)
     return x, LSTMState(jnp.stack([s.h for s in final]), jnp.stack([s.c for s in final]))

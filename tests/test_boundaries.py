@@ -86,6 +86,7 @@ DYNAMIC_IMPORTS = {
     "jaxlstm",  # public names, listed under TYPE_CHECKING too
     "jaxlstm.check",  # the same
     "jaxlstm.cli.load_port",  # a module of the user
+    "jaxlstm._shared.lazy_names",  # the public names of a package
     "jaxlstm._shared.optional",  # import_optional
 }
 IMPORTERS = ("import_module", "import_optional", "__import__")

@@ -30,12 +30,12 @@ def on(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", rows, ids=str)
 
 
-@on(HALF)
+@on(FEW)
 def test_float64(case: Case) -> None:
     check(case, np.float64, functional(case))
 
 
-@on(FEW)
+@on(FEWER)
 def test_float64_on_the_scan(case: Case) -> None:
     check(case, np.float64, functional(case, "scan"))
 
@@ -58,7 +58,7 @@ def test_half_precision(case: Case, dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("module", [nnx_module, linen_module], ids=["nnx", "linen"])
-@on(FEW)
+@on(FEWER)
 def test_modules(case: Case, module: Callable[[Case], Forward], dtype: Any) -> None:
     check(case, dtype, module(case))
 

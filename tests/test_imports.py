@@ -19,6 +19,7 @@ import jaxlstm
         ("from jaxlstm import lstm, init_params, PackedSequence", ("flax", "torch")),
         ("from jaxlstm import read_checkpoint, find_lstms", ("jax", "flax", "torch", "onnx")),
         ("from jaxlstm import load, save, from_torch, to_torch", ("flax", "torch", "orbax")),
+        ("from jaxlstm import load_program", ("jax", "torch", "jaxlstm_converters.checkpoint.pickle")),
         ("import jaxlstm.check", ("flax", "torch", "jaxlstm_converters")),
         ("import jaxlstm.nnx", ("torch", "jaxlstm_converters")),
         ("import jaxlstm.cli", ("jax", "flax", "torch", "rich", "matplotlib")),

@@ -11,4 +11,4 @@ def implementation(problem: Problem, settings: Settings) -> Implementation:
     """Run all layers and directions in one call."""
     if problem.config.proj_size:
         raise Unsupported("has no projection")
-    return own(problem, "cudnn", settings.precision)
+    return own(problem, settings._replace(backend="cudnn"))

@@ -61,14 +61,15 @@ def implementation(direction: Direction, problem: Problem, settings: Settings) -
         raise Unsupported("takes no lengths")
 
     def apply(weights: Any, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-        zeros = jnp.zeros((config.num_layers * config.num_directions, x.shape[1], config.hidden_size))
+        shape = (config.num_layers * config.num_directions, x.shape[1], config.hidden_size)
+        zeros = jnp.zeros(shape, x.dtype)
         outputs, _ = _stack(direction, weights, x, (zeros, zeros), lengths)
         if lengths is None:
             return outputs
         valid = jnp.arange(len(x))[:, None] < lengths
         return jnp.where(valid[:, :, None], outputs, 0)
 
-    params = {name: jnp.asarray(value) for name, value in problem.params.items()}
+    params = {name: jnp.asarray(value, problem.dtype) for name, value in problem.params.items()}
     return in_jax(apply, _weights(direction, params, config), problem)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import onnxruntime
 
-from benchmarks.implementation import Implementation
+from benchmarks.implementation import Implementation, Unsupported
 from benchmarks.peers import onnx_model
 from benchmarks.problems import Problem
 from benchmarks.settings import Settings
@@ -14,6 +14,8 @@ from benchmarks.settings import Settings
 
 def implementation(problem: Problem, settings: Settings) -> Implementation:
     """Run the problem's ONNX model in a session."""
+    if problem.dtype != "float32":
+        raise Unsupported(f"has no LSTM in {problem.dtype}")
     model, inputs = onnx_model.problem_model(problem)
     run = _session(model, settings.threads)
     return Implementation(lambda: run(inputs)[0], None)

@@ -10,7 +10,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # 
 
 import openvino  # noqa: E402
 
-from benchmarks.implementation import Implementation  # noqa: E402
+from benchmarks.implementation import Implementation, Unsupported  # noqa: E402
 from benchmarks.peers import onnx_model  # noqa: E402
 from benchmarks.problems import Problem  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
@@ -19,7 +19,7 @@ from benchmarks.settings import Settings  # noqa: E402
 def implementation(problem: Problem, settings: Settings) -> Implementation:
     """Run the problem's ONNX model as a compiled model."""
     model, inputs = onnx_model.problem_model(problem)
-    request = _request(model, settings.threads)
+    request = _request(model, settings.threads, problem.dtype)
 
     def infer() -> Any:
         return request.infer(inputs, share_inputs=True, share_outputs=True)["y"]
@@ -39,11 +39,16 @@ def carrying(params: Any, config: Any, threads: int) -> Any:
     return onnx_model.carrying(run, config)
 
 
-def _request(model: bytes, threads: int) -> Any:
+def _request(model: bytes, threads: int, dtype: str = "float32") -> Any:
+    """Compile a model with float32 inputs and outputs that computes in ``dtype``."""
+    hints = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
+    hint, capability = hints[dtype]
+    core = openvino.Core()
+    if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise Unsupported(f"does not compute in {dtype} on this CPU")
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",  # not the default on every CPU
+        "INFERENCE_PRECISION_HINT": hint,  # the default differs between CPUs
     }
-    core = openvino.Core()
     return core.compile_model(core.read_model(io.BytesIO(model)), "CPU", settings).create_infer_request()

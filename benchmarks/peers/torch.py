@@ -47,8 +47,9 @@ def implementation(
     """Run the module, over a packed sequence if ragged. Sets the number of threads of the whole process."""
     device, wait = placement(settings.device)
     torch.set_num_threads(settings.threads)
-    lstm = module(problem.params, problem.config).to(device)
-    x = torch.from_numpy(problem.inputs).to(device)
+    dtype = getattr(torch, problem.dtype)
+    lstm = module(problem.params, problem.config).to(device, dtype)
+    x = torch.from_numpy(problem.inputs).to(device, dtype)
     x_with_gradient = x.clone().requires_grad_()
     names = [name for name, _ in lstm.named_parameters()]
     leaves = [x_with_gradient, *lstm.parameters()]

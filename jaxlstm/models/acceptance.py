@@ -101,7 +101,7 @@ def _operators_of(graph: Graph) -> tuple[Operator, ...]:
         "unsupported-operator",
         f"the program calls {len(missing)} unsupported operator{'s' * (len(missing) > 1)}:\n"
         + "\n".join(lines)
-        + f"\n{_FIX}",
+        + f".\n{_FIX}",
     )
 
 

@@ -106,8 +106,7 @@ def _bind_sizes(
             raise ProgramError(
                 "input-shape",
                 f"{here} must have size {size}, which the export fixed, got {actual} (shape "
-                f"{shown_shape(shape)}). To accept other sizes, export the axis as dynamic: dynamic_shapes="
-                f"{{{declared.name!r}: {{{place}: torch.export.Dim.AUTO}}}}",
+                f"{shown_shape(shape)}). {how_to_free(declared.name, place)}",
             )
         if isinstance(size, str):
             if sizes.setdefault(size, actual) != actual:
@@ -166,6 +165,15 @@ def require_lstms(graph: Graph, seq_lengths: Any) -> None:
             "input-structure",
             f"seq_lengths has the module path {unknown[0]!r}, but the LSTMs of the program are {paths}",
         )
+
+
+def how_to_free(name: str, axis: int) -> str:
+    """Return the advice on an axis of an input whose size the export fixed."""
+    return (
+        "To accept other sizes, export the axis as dynamic: "
+        f"dynamic_shapes={{{name!r}: {{{axis}: torch.export.Dim.AUTO}}}}. For the sequence length of an "
+        "LSTM, which torch.export fixes even so, use jaxlstm.from_module and Program.save"
+    )
 
 
 def shown_shape(shape: Sequence[Any]) -> str:

@@ -16,14 +16,13 @@ import numpy as np
 from jaxlstm import precision as precision_
 from jaxlstm.models import tree
 from jaxlstm.models.acceptance import accept
-from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.graph import Graph, Input, Node
 from jaxlstm.models.guards import require_guards
 from jaxlstm.models.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.models.interpreter import resolve, run_nodes
 from jaxlstm.models.listing import listing
-from jaxlstm.models.operators.dtypes import held, to_held
 from jaxlstm.models.operators.registry import Options
+from jaxlstm.models.tensors import hold_tensors, tied_names
 from jaxlstm.precision import Precision
 from jaxlstm.validate import require_backend
 
@@ -55,7 +54,12 @@ class Program:
     """
 
     def __init__(
-        self, graph: Graph, tensors: Mapping[str, np.ndarray], *, write: Write | None = None
+        self,
+        graph: Graph,
+        tensors: Mapping[str, np.ndarray],
+        *,
+        write: Write | None = None,
+        copy: bool = True,
     ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.
 
@@ -63,19 +67,20 @@ class Program:
           graph: the exported graph.
           tensors: name in torch -> value.
           write: writes the file of :meth:`save`.
+          copy: copy the values. False if nothing else writes to their memory, which JAX may then use.
 
         Raises:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
             a tensor is float64 without JAX's 64-bit mode.
         """
-        self.tied = _other_names(graph.parameters, tensors)
+        self.tied = tied_names(graph.parameters, tensors)
         first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
         self.graph = graph = replace(graph, parameters=first_names)
         self.options = Options()
         self._plan = accept(graph)
-        self.params = _hold("parameter", graph.parameters, tensors)
-        self.buffers = _hold("buffer", graph.buffers, tensors)
-        self._constants = _hold("constant", graph.constants, tensors)
+        self.params = hold_tensors("parameter", graph.parameters, tensors, copy=copy)
+        self.buffers = hold_tensors("buffer", graph.buffers, tensors, copy=copy)
+        self._constants = hold_tensors("constant", graph.constants, tensors, copy=copy)
         self._write = write
 
     @property
@@ -234,28 +239,3 @@ class Program:
     def __repr__(self) -> str:
         count = sum(array.size for array in self.params.values())
         return f"<Program: {len(self.graph.nodes)} nodes, {count:,} parameters>"
-
-
-def _other_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Return other name -> first name of the parameters whose tensor is the same array."""
-    first: dict[int, str] = {}
-    others = {}
-    for name in dict.fromkeys(names.values()):
-        if name in tensors:
-            owner = first.setdefault(id(tensors[name]), name)
-            if owner != name:
-                others[name] = owner
-    return others
-
-
-def _hold(kind: str, names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Return the tensors that the graph uses as JAX arrays, under torch's names."""
-    missing = [name for name in names.values() if name not in tensors]
-    if missing:
-        raise ProgramError("malformed-graph", f"the file has no tensor for the {kind} {missing[0]}")
-    arrays = {}
-    for name in names.values():
-        if name not in arrays:
-            held(tensors[name].dtype, f"{kind} {name}")
-            arrays[name] = to_held(np.asarray(tensors[name]), f"{kind} {name}")
-    return arrays

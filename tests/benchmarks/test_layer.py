@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: who takes part, wrong results are not timed, the files that it writes."""
+"""The parts layer-infer and layer-train: who takes part, wrong results are not timed, the recorded file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from benchmarks import layer, machine, peers
 from benchmarks.__main__ import main
 from benchmarks.implementation import Implementation, own
 from benchmarks.peers import PEERS
-from benchmarks.problems import SIZES, TINY_SIZES, make_problem
+from benchmarks.problems import SIZES, TINY_SIZES, Size, make_problem
 from benchmarks.settings import Settings
+from jaxlstm import LSTMConfig
 
-QUICK = ("torch", "onnxruntime", "flax-nnx", "keras")
-SLOW = ("torch-compile", "openvino", "flax-linen", "equinox", "haiku")
-CANNOT = {"ragged": {"equinox", "haiku"}, "proj_size": set(PEERS) - {"torch", "torch-compile"}}
+QUICK = ("torch", "onnxruntime", "flax-nnx")
+SLOW = ("torch-compile", "openvino", "flax-linen", "equinox", "haiku", "keras")
+CANNOT = {"ragged": {"equinox", "haiku"}, "projected": set(PEERS) - {"torch", "torch-compile"}}
 DO_NOT_TRAIN = {"onnxruntime", "openvino"}
 
 
@@ -29,48 +30,60 @@ def bench(*arguments: str) -> int:
     return main(["--tiny", "--rounds", "3", *arguments])
 
 
-def check_everything(names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All sizes in both modes: each library that can run a problem is right and timed."""
-    pytest.importorskip("matplotlib", reason="--png needs matplotlib")
+def check_everything(mode: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    """All sizes: each library that can run a problem is right and timed."""
     names = tuple(name for name in names if not peers.missing(name))
-    out, png = tmp_path / "out.json", tmp_path / "out.png"
-    assert bench("--against", ",".join(names), "--json", str(out), "--png", str(png)) == 0
-    printed, results = capsys.readouterr().out, json.loads(out.read_text())
-    assert png.read_bytes().startswith(b"\x89PNG")
+    out = tmp_path / "out.json"
+    assert bench(f"layer-{mode}", "--against", ",".join(names), "--json", str(out)) == 0
+    document = json.loads(out.read_text())
     distributions = {d for name in names for d in PEERS[name].distributions}
     for distribution in {"jax", "jaxlib", "numpy"} | distributions:
-        assert results["versions"][distribution] == metadata.version(distribution)
-    assert results["cpu"] == results["device_name"] == machine.cpu_name()
-    expected = {"device": "cpu", "precision": "highest", "arithmetic": "float32"}
-    expected |= {"threads": 1, "rounds": 3, "backend": "auto"}
-    assert expected.items() <= results.items()
-    assert [(row["mode"], row["size"]) for row in results["results"]] == [
-        (mode, size.label) for mode, sizes in TINY_SIZES.items() for size in sizes
-    ]
-    for row in results["results"]:
-        absent = CANNOT.get("ragged" if row["ragged"] else "proj_size" if row["proj_size"] else "", set())
-        absent = (absent | (DO_NOT_TRAIN if row["mode"] == "train" else set())) & set(names)
-        assert set(row["left_out"]) == absent
-        assert set(row["ms"]) == {"jaxlstm", *names} - absent
-        assert row["wrong"] == {}
-        for name, ms in row["ms"].items():
-            least, most = row["ms_range"][name]
-            assert 0 < least <= ms <= most
+        assert document["versions"][distribution] == metadata.version(distribution)
+    assert document["cpu"] == machine.cpu_name()
+    part = document["parts"][f"layer-{mode}"]
+    expected = {"device": "cpu", "threads": 1, "rounds": 3, "dtype": "float32", "against": list(names)}
+    assert expected.items() <= part["settings"].items()
+    assert [row["case"] for row in part["rows"]] == [size.label for size in TINY_SIZES[mode]]
+    ours = {"jaxlstm", "jaxlstm Runner"} if mode == "infer" else {"jaxlstm"}
+    for row in part["rows"]:
+        cannot = (libraries for word, libraries in CANNOT.items() if word in row["words"])
+        absent = set().union(*cannot, DO_NOT_TRAIN if mode == "train" else ()) & set(names)
+        assert set(row.get("left_out", ())) == absent
+        assert set(row["values"]) == {*ours, *names} - absent
+        assert "wrong" not in row
+        for name, (low, median, high) in row["values"].items():
+            assert 0 < low <= median <= high
             assert 0 < row["error"][name] < 1e-6
-            assert row["first_call_s"][name] > 0
-            ratio = "" if name == "jaxlstm" else f" ({ms / row['ms']['jaxlstm']:.2f})"
-            assert f"{ms:.3g}{ratio}" in printed
 
 
-def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check_everything(QUICK, tmp_path, capsys)
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_everything(mode: str, tmp_path: Path) -> None:
+    check_everything(mode, QUICK, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["infer", "train"])
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # from torch
-def test_everything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_else(mode: str, tmp_path: Path) -> None:
     assert set(QUICK) | set(SLOW) == {name for name in PEERS if "cpu" in PEERS[name].devices}
-    check_everything(SLOW, tmp_path, capsys)
+    check_everything(mode, SLOW, tmp_path)
+
+
+def test_half_precision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All get the same rounded numbers and compute in bfloat16; the part has a name of its own."""
+    monkeypatch.setitem(TINY_SIZES, "infer", TINY_SIZES["infer"][1:2])
+    out = tmp_path / "out.json"
+    arguments = ["--dtype", "bfloat16", "--against", "torch,onnxruntime", "--json", str(out)]
+    assert bench("layer-infer", *arguments) == 0
+    ((name, part),) = json.loads(out.read_text())["parts"].items()
+    assert name == "layer-infer-bfloat16"
+    (row,) = part["rows"]
+    assert row["left_out"] == {"onnxruntime": "has no LSTM in bfloat16"}
+    assert row["values"].keys() == row["error"].keys() == {"jaxlstm", "jaxlstm Runner", "torch"}
+    assert all(1e-4 < error < 2e-2 for error in row["error"].values())  # rounded, unlike float32
+    assert "has no LSTM in bfloat16" in capsys.readouterr().out
 
 
 def test_wrong_results_are_not_timed(
@@ -80,7 +93,7 @@ def test_wrong_results_are_not_timed(
         params = dict(problem.params)
         i, f, g, o = np.split(params["weight_hh_l0"], 4)
         params["weight_hh_l0"] = np.concatenate([f, i, g, o])
-        return own(dataclasses.replace(problem, params=params), "scan", settings.precision)
+        return own(dataclasses.replace(problem, params=params), settings)
 
     timed: list[set[str]] = []
     interleaved = layer.interleaved
@@ -89,55 +102,16 @@ def test_wrong_results_are_not_timed(
     monkeypatch.setattr(
         layer, "interleaved", lambda calls, n: timed.append(set(calls)) or interleaved(calls, n)
     )
-    monkeypatch.setitem(TINY_SIZES, "infer", TINY_SIZES["infer"][1:2])
+    monkeypatch.setitem(TINY_SIZES, "train", TINY_SIZES["train"][:1])
     out = tmp_path / "out.json"
-    assert bench("--against", "flax-nnx", "--mode", "infer", "--json", str(out)) == 1
+    assert bench("layer-train", "--against", "flax-nnx", "--json", str(out)) == 1
     assert timed == [{"jaxlstm"}]
-    (row,) = json.loads(out.read_text())["results"]
-    assert set(row["ms"]) == {"jaxlstm"}
-    assert "outputs differs from the float64 oracle by" in row["wrong"]["flax-nnx"]
+    (row,) = json.loads(out.read_text())["parts"]["layer-train"]["rows"]
+    assert set(row["values"]) == {"jaxlstm"}
+    assert "differs from the float64 oracle by" in row["wrong"]["flax-nnx"]
     printed = capsys.readouterr().out
-    assert "WRONG, not timed: flax-nnx: outputs differs" in printed
-    assert printed.count(" wrong") == 1
-
-
-def test_missing_libraries_are_reported(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(PEERS, "haiku", peers.Peer("nothing", ("no-such-distribution",)))
-    monkeypatch.setitem(TINY_SIZES, "infer", TINY_SIZES["infer"][:1])
-    assert bench("--against", "haiku,cudnn", "--mode", "infer") == 0
-    printed = capsys.readouterr().out
-    assert "haiku is left out: not installed: no-such-distribution\n" in printed
-    assert "cudnn is left out: does not run on a CPU\n" in printed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--against", "torch,pytorch"], "unknown library: 'pytorch'; choose from torch,"),
-        (["--against", ""], "unknown library: ''"),
-        (["--rounds", "0"], "expected a positive integer, got '0'"),
-        (["--json", "absent/out.json"], "absent/out.json: its directory does not exist"),
-        (["--png", "."], "--png: . is a directory"),
-        (["--device", "tpu"], "--device tpu: "),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_bad_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        bench(*arguments)
-    assert message in capsys.readouterr().err
-
-
-def test_threads_follow_xla(monkeypatch: pytest.MonkeyPatch) -> None:
-    """XLA's own setting, unless it is not a positive number."""
-    monkeypatch.undo()
-    monkeypatch.delenv("NPROC", raising=False)
-    default = machine.threads()
-    for value, expected in {"3": 3, "0": default, "-1": default, "": default, "two": default}.items():
-        monkeypatch.setenv("NPROC", value)
-        assert machine.threads() == expected
+    assert "wrong: flax-nnx: the gradient of" in printed
+    assert "| wrong |" in printed
 
 
 def test_sizes_cover_the_unusual_options() -> None:
@@ -149,7 +123,8 @@ def test_sizes_cover_the_unusual_options() -> None:
 
 
 def test_lengths_are_unsorted_and_numbers_repeat() -> None:
-    problem, again = make_problem(SIZES["infer"][-1]), make_problem(SIZES["infer"][-1])
+    size = Size(512, 64, LSTMConfig(3, 4), ragged=True)
+    problem, again = make_problem(size), make_problem(size)
     assert problem.lengths is not None
     assert sorted(problem.lengths)[:: len(problem.lengths) - 1] == [1, problem.size.time]
     assert sorted(problem.lengths, reverse=True) != list(problem.lengths)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import jaxlstm
-from benchmarks import agreement, inference, peers, timing
+from benchmarks import agreement, machine, peers, processes, sequences, streams, timing
 from benchmarks.implementation import Unsupported
+from benchmarks.parts import PARTS
 from benchmarks.peers import torch as torch_peer
 from benchmarks.problems import TINY_SIZES, Problem, Size, make_problem
 from benchmarks.settings import Settings, applied
@@ -83,6 +84,9 @@ def test_turns_rotate_and_start_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(times["a"], [2, 2, 2])
     np.testing.assert_allclose(times["b"], [5, 5, 5])
     assert "".join(called) == "aabb" + "aabb" + "bbaa" + "aabb"  # once warm, once timed
+    called.clear()
+    timing.interleaved({"a": call("a", 0.002), "c": call("c", 0.3)}, 2, clock=lambda: now[0])
+    assert "".join(called) == "aacc" + "aac" + "caa"  # long calls are only timed
 
 
 @pytest.mark.parametrize(
@@ -132,12 +136,47 @@ def test_torch_waits_for_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waits == ["torch", "torch"]
 
 
-def test_inference_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps with a carried state and whole sequences; the program compares the outputs itself."""
+@pytest.mark.parametrize("part", [streams, sequences])
+def test_streams_and_sequences(part: Any) -> None:
+    """The parts compare the outputs themselves."""
     names = tuple(n for n in ("torch", "onnxruntime") if not peers.missing(n))
-    monkeypatch.setattr(inference, "STATEFUL", names)
-    monkeypatch.setattr(inference, "ROUNDS", 1)
-    times = inference.step_latency(16, 1)
-    assert set(times) == {"jaxlstm", *names}
-    assert all(0 < of["p50"] <= of["p99"] for of in times.values())
-    assert {"Runner", "Runner.map", *names} < set(inference.many_sequences(3))
+    settings = Settings("cpu", "highest", 1, rounds=2, tiny=True, against=names)
+    rows = list(part.run(settings))
+    for row in rows:
+        assert all(0 < low <= median <= high for low, median, high in row["values"].values())
+    assert rows[0]["values"].keys() > {"jaxlstm", *names}
+    assert "jaxlstm one by one" in rows[-1]["values"]
+
+
+def test_processes_take_turns() -> None:
+    sides = {"small": ["-c", "pass"], "large": ["-c", "bytearray(100 << 20)"]}
+    seconds, peaks = processes.rows("case", sides, 1)
+    assert (seconds["unit"], peaks["unit"]) == ("s", "MiB")
+    assert 90 < peaks["values"]["large"][1] - peaks["values"]["small"][1] < 110
+    with pytest.raises(RuntimeError, match="SystemExit"):
+        processes.run(["-c", "raise SystemExit(3)"])
+
+
+def test_quartiles() -> None:
+    assert timing.quartiles([5.0, 1.0, 4.0, 2.0, 3.0]) == [2.0, 3.0, 4.0]
+    assert timing.quartiles([1.23456]) == [1.235] * 3
+
+
+def test_threads_follow_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA's own setting, unless it is not a positive number."""
+    monkeypatch.undo()
+    monkeypatch.delenv("NPROC", raising=False)
+    default = machine.threads()
+    for value, expected in {"3": 3, "0": default, "-1": default, "": default, "two": default}.items():
+        monkeypatch.setenv("NPROC", value)
+        assert machine.threads() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["programs", "first-call", "checkpoint", "long", "accuracy", "verdicts"])
+def test_other_parts(name: str) -> None:
+    part = PARTS[name]
+    settings = Settings("cpu", "highest", 1, rounds=1, tiny=True, against=("torch",))
+    for row in part.run()(settings):
+        assert row["case"]
+        assert row.get("values", {"jaxlstm": row.get("columns")})["jaxlstm"]

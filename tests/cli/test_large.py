@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks import processes
 from jaxlstm import cli, read_checkpoint, save
 from jaxlstm_converters.lstm._load import read_lstm
 from tests.support.processes import run_python
 
-ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 
 
@@ -43,7 +41,7 @@ def write(state: dict[str, torch.Tensor], path: Path) -> Path:
 def test_only_the_lstm_is_read(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = state_dict(32, 4 * MIB)
     path = write(state, tmp_path / file)
-    inode, read, pread = os.stat(path).st_ino, [], os.pread
+    inode, read, pread, preadv = os.stat(path).st_ino, [], os.pread, os.preadv
 
     def counted(fd: int, count: int, offset: int) -> bytes:
         data = pread(fd, count, offset)
@@ -51,7 +49,14 @@ def test_only_the_lstm_is_read(file: str, tmp_path: Path, monkeypatch: pytest.Mo
             read.append(len(data))
         return data
 
+    def counted_into(fd: int, targets: list[memoryview], offset: int) -> int:
+        count = preadv(fd, targets, offset)
+        if os.fstat(fd).st_ino == inode:
+            read.append(count)
+        return count
+
     monkeypatch.setattr(os, "pread", counted)
+    monkeypatch.setattr(os, "preadv", counted_into)
     assert cli.main(["inspect", str(path)]) == 0
     assert 0 < sum(read) < 200_000  # the names of the tensors, in windows of 64 KiB
     read.clear()
@@ -70,10 +75,7 @@ def test_memory_of_convert(tmp_path: Path) -> None:
     lstm_bytes = sum(t.nbytes for name, t in state.items() if name.startswith("lstm."))
     assert lstm_bytes > 20e6
     arguments = ["-m", "jaxlstm", "convert", str(path), "-o", str(tmp_path / "o.safetensors")]
-    # Peak memory includes the process that was forked, so a small process starts the command.
-    script = f"from benchmarks.checkpoint import run\nprint(run({arguments!r}).peak_bytes)"
-    peak_bytes = int(run_python("-c", script))
-    assert 2 * lstm_bytes < peak_bytes <= 64 * MIB + 2 * lstm_bytes
+    assert 2 * lstm_bytes < processes.run(arguments).peak_bytes <= 64 * MIB + 2 * lstm_bytes
 
 
 def test_no_framework_is_imported(tmp_path: Path) -> None:
@@ -101,14 +103,3 @@ def test_an_open_checkpoint_can_be_replaced(file: str, tmp_path: Path) -> None:
         assert np.asarray(opened[f"lstm.{name}"]).tobytes() == expected
         assert read_lstm(path).params[name].tobytes() == params[name].tobytes() == expected
     assert os.listdir(tmp_path) == [file]
-
-
-@pytest.mark.slow
-def test_benchmark(tmp_path: Path) -> None:
-    out = tmp_path / "results.json"
-    command = [sys.executable, "-m", "benchmarks.checkpoint", "--matrices", "2", "--rounds", "1"]
-    subprocess.run([*command, "--json", str(out)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    results = json.loads(out.read_text())
-    assert results["lstm_bytes"] == 20_680_704
-    assert len(results["goals"]) == 3
-    assert all(cost["seconds"] > 0 for cost in results["results"].values())

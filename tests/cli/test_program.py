@@ -156,6 +156,8 @@ def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> No
     x = torch.randn(3, 4)
     save(tmp_path / "two.pt2", Pair(), x, x, dynamic_shapes=({0: AUTO}, {0: AUTO}))
     save(tmp_path / "sum.pt2", Pair(), x, dynamic_shapes=({0: AUTO},))
+    save(tmp_path / "fixed.pt2", torch.nn.ReLU(), x)
+    np.savez(tmp_path / "long.npz", a=np.zeros(5, np.float32))
     np.savez(tmp_path / "wide.npz", a=np.zeros((3, 2), np.int64))
     np.savez(tmp_path / "real.npz", a=np.zeros(3))
     np.save(tmp_path / "x.npy", np.zeros((3, 2, 1)))
@@ -164,6 +166,11 @@ def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> No
         (run(tmp_path, checkpoint=tmp_path / "two.pt2"), "takes a program with one input, this one has 2: a"),
         (run(tmp_path, checkpoint=tmp_path / "sum.pt2"), "without the batch axis"),
         (run(tmp_path, source="wide.npz"), "a must have shape"),
+        (
+            run(tmp_path, checkpoint=tmp_path / "fixed.pt2", source="long.npz"),
+            "a must have shape (4,), got (5,). To accept other sizes, export the axis as dynamic: "
+            "dynamic_shapes={'input': {1: torch.export.Dim.AUTO}}",
+        ),
         (run(tmp_path, source="real.npz"), "a is float64 and the program takes int64; --cast"),
         (run(tmp_path, source="x.npy"), "for a program the suffix must be .npz or .safetensors"),
         (run(tmp_path, "--states"), "--states cannot be used with a .pt2 program"),

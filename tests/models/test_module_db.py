@@ -20,7 +20,7 @@ from tests.support.fx_graphs import program_of, to_numpy
 # is causal.
 MODULES = {
     "nn.LSTM": (32, 32),
-    "nn.LSTMCell": (10, 10),
+    "nn.LSTMCell": (2, 2),
     "nn.MultiheadAttention": (64, 64),
     "nn.TransformerEncoderLayer": (35, 35),
     "nn.TransformerDecoderLayer": (67, 67),

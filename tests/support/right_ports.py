@@ -73,7 +73,7 @@ NUMPY: tuple[Callable[[LSTMConfig], Any], ...] = (
 
 
 def unrolled(config: LSTMConfig) -> Any:
-    """One layer, one direction: the input products are outside a scan that is unrolled by three."""
+    """One layer, one direction: the input products are outside a scan that is unrolled by two."""
 
     @jax.jit
     def port(inputs: Any, initial_state: Any, *, params: Any) -> Any:
@@ -87,7 +87,7 @@ def unrolled(config: LSTMConfig) -> Any:
             return (h, c), h
 
         state = initial_state[0][0], initial_state[1][0]
-        (h, c), outputs = jax.lax.scan(step, state, hoisted, unroll=3)
+        (h, c), outputs = jax.lax.scan(step, state, hoisted, unroll=2)
         return outputs, (h[None], c[None])
 
     return port

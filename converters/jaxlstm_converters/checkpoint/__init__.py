@@ -2,14 +2,29 @@
 
 `io` holds files, byte streams, storages and tensors. `pickle` is an interpreter for pickles that
 calls only functions of this package. `formats` has one module for each file format, and
-`_read_checkpoint` selects among them.
+`_read_checkpoint` selects among them. Public names are imported on first use.
 """
 
 from __future__ import annotations
 
-from ._read_checkpoint import read_checkpoint
-from .checkpoint import Checkpoint
-from .errors import CODES, CheckpointError
-from .io.tensor import Tensor
+from typing import TYPE_CHECKING
 
-__all__ = ["CODES", "Checkpoint", "CheckpointError", "Tensor", "read_checkpoint"]
+from jaxlstm._shared.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from ._read_checkpoint import read_checkpoint as read_checkpoint
+    from .checkpoint import Checkpoint as Checkpoint
+    from .errors import CODES as CODES
+    from .errors import CheckpointError as CheckpointError
+    from .io.tensor import Tensor as Tensor
+
+__all__, __getattr__, __dir__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
+    __name__,
+    {
+        "CODES": "errors",
+        "Checkpoint": "checkpoint",
+        "CheckpointError": "errors",
+        "Tensor": "io.tensor",
+        "read_checkpoint": "_read_checkpoint",
+    },
+)

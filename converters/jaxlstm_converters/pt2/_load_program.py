@@ -36,4 +36,4 @@ def program_of(file: ProgramFile) -> Program:
     # Imported here because it imports jax, which the other converters do without.
     from jaxlstm.models.program import Program
 
-    return Program(file.graph, file.tensors, write=ProgramWriter.of(file))
+    return Program(file.graph, file.tensors, write=ProgramWriter.of(file), copy=False)

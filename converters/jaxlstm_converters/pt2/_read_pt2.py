@@ -96,5 +96,5 @@ def _read_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     arrays: dict[object, np.ndarray] = {}
     for tensor in tensors.values():
         if tensor.identity not in arrays:
-            arrays[tensor.identity] = np.asarray(tensor)
+            arrays[tensor.identity] = tensor.read()
     return {name: arrays[tensor.identity] for name, tensor in tensors.items()}

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.criteria import exact, rms, semantics
+from jaxlstm.check.criteria import exact, semantics
 from jaxlstm.check.criteria.findings import Findings
-from jaxlstm.check.criteria.measurement import largest_errors
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
-from jaxlstm.check.model.comparison import relative_error, rms_ratios, same_shapes, structure_problem
+from jaxlstm.check.model.comparison import relative_error, same_shapes, structure_problem
 from jaxlstm.check.model.layout import pair_parameters
 from jaxlstm.check.model.names import ModuleNames
 from jaxlstm.check.model.ours import OurModel, OurRunner
 from jaxlstm.check.model.results import ModelCase, ModelResults
+from jaxlstm.check.model.rounding import Rounding
 from jaxlstm.check.reference.torch_model import TorchModel
 
 Array = np.ndarray
 
 SINGLE = 16 * float(np.finfo(np.float32).eps)
 """Relative error that a float32 part leaves in float64 results."""
-
-FIRST_TRIALS, MORE_TRIALS = 2, 8
-"""Perturbed runs of torch that bound the error of a right model, and those added before a failure."""
 
 
 @dataclass
@@ -62,6 +57,7 @@ class ModelVerification:
 
     def __post_init__(self) -> None:
         """Pair the parameters and prepare the model in the working dtype and in float64."""
+        self.rounding = Rounding(self.theirs, self.seed)
         self.working = OurRunner(
             self.ours, self.example, self.theirs.dtype, cast_model=False, precision=self.precision
         )
@@ -107,7 +103,9 @@ class ModelVerification:
         if self.tolerance is not None:
             self.findings.add_tolerance(case.name, ours.arrays(), truth.arrays(), self.tolerance)
         elif self.theirs.dtype != np.float64:
-            self._check_rms(case, ours, theirs, truth, cotangents)
+            for ratio in self.rounding.ratios(case, ours, theirs, truth, cotangents):
+                kind = "gradients" if ratio.where.startswith(f"{case.name}, d ") else "results"
+                self.findings.add_ratio(kind, ratio)
 
     def _record_exception(self, case: ModelCase, problem: str) -> None:
         if case.name == self.example.name:
@@ -140,7 +138,7 @@ class ModelVerification:
         if ours.gradients and truth.gradients:
             self.pairing = self.pairing.resolve(ours.gradients, truth.gradients)
         ours = self.aligned(ours, truth)
-        condition = self.condition(case, truth, cotangents)
+        condition = self.rounding.condition(case, truth, cotangents)
         number = semantics.result_semantics(ours, truth, condition)
         if not number.ok and self._computes_in_float32(case, ours, truth):
             return
@@ -161,48 +159,6 @@ class ModelVerification:
             f"{format_number(worst)}, is no larger than float32 rounding"
         )
         return True
-
-    def condition(
-        self, case: ModelCase, truth: ModelResults, cotangents: Mapping[str, Array] | None
-    ) -> dict[str, float]:
-        """Return the change of each array that rounding may cause in float64.
-
-        It is the larger of the change when every number changes by one ulp, and the error that torch makes in
-        its own dtype, in proportion.
-        """
-        rng = np.random.default_rng([self.seed, 99])
-        changes = [
-            largest_errors(self._perturbed(case, np.float64, cotangents, rng), truth)
-            for _ in range(FIRST_TRIALS)
-        ]
-        if self.theirs.dtype == np.float32:
-            scale = float(np.finfo(np.float64).eps / np.finfo(np.float32).eps)
-            errors = largest_errors(self.theirs.run(case, np.float32, cotangents=cotangents), truth)
-            changes.append({name: scale * error for name, error in errors.items()})
-        return {name: max(change[name] for change in changes) for name in changes[0]}
-
-    def _perturbed(
-        self, case: ModelCase, dtype: Any, cotangents: Any, rng: np.random.Generator
-    ) -> ModelResults:
-        """Run torch in float64 with every number changed by one ulp of ``dtype``."""
-        size = float(ml_dtypes.finfo(dtype).eps)
-        return self.theirs.run(case, np.float64, cotangents=cotangents, perturbation=(size, rng))
-
-    def _check_rms(
-        self, case: ModelCase, ours: ModelResults, theirs: ModelResults, truth: ModelResults, cotangents: Any
-    ) -> None:
-        """Compare the RMS errors of both models in the working dtype."""
-        dtype = self.theirs.dtype
-        correct = [self.theirs.run(case, dtype, cotangents=cotangents, onednn=False)]
-        ratios = rms_ratios(case, ours, theirs, truth, correct)
-        if ratios and not (rms.mean_ratio(ratios).ok and rms.worst_ratio(ratios).ok):
-            # Near a kink, such as a ReLU at 0, a right model may differ by much more than rounding.
-            rng = np.random.default_rng([self.seed, 100])
-            correct += [self._perturbed(case, dtype, cotangents, rng) for _ in range(MORE_TRIALS)]
-            ratios = rms_ratios(case, ours, theirs, truth, correct)
-        for ratio in ratios:
-            kind = "gradients" if ratio.where.startswith(f"{case.name}, d ") else "results"
-            self.findings.add_ratio(kind, ratio)
 
     def _cotangents(self, truth: ModelResults) -> dict[str, Array]:
         """Return a random cotangent for each floating-point output."""

@@ -31,12 +31,13 @@ class TorchModel:
 
         Raises:
           TypeError: if it is neither.
+          ValueError: torch cannot build the module of an exported program.
         """
         import torch
 
         exported = isinstance(module, torch.export.ExportedProgram)
         self.name = "the exported program" if exported else type(module).__name__
-        module = module.module() if exported else module
+        module = _exported_module(module) if exported else module
         if not isinstance(module, torch.nn.Module):
             raise TypeError(
                 f"theirs must be a torch.nn.Module or a torch.export.ExportedProgram, got {self.name}"
@@ -150,6 +151,17 @@ def _run(module: torch.nn.Module, case: ModelCase, cotangents: Mapping[str, Arra
         for (name, source), g in zip(sources.items(), found, strict=True)
     }
     return results._replace(gradients=gradients)
+
+
+def _exported_module(program: torch.export.ExportedProgram) -> torch.nn.Module:
+    try:
+        return program.module()
+    except RuntimeError as error:
+        # For example, torch keeps an attribute "meta" of its own in the place of a submodule of that name.
+        raise ValueError(
+            f"torch cannot run this exported program: {error}. Pass the live module to verify_model instead, "
+            "or rename the submodule that the error names and export the model again"
+        ) from error
 
 
 def _deep_copy(module: torch.nn.Module) -> torch.nn.Module:

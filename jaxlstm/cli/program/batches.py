@@ -10,7 +10,7 @@ import numpy as np
 from jaxlstm.cli.program.describe import result_names
 from jaxlstm.inference.program_artifact import positional
 from jaxlstm.models.graph import Input, Size, TensorType, Value
-from jaxlstm.models.inputs import shown_shape
+from jaxlstm.models.inputs import how_to_free, shown_shape
 from jaxlstm.models.program import Program
 
 Named = tuple[str, np.ndarray]
@@ -79,12 +79,14 @@ class Batches:
     def _checked(self, name: str, array: np.ndarray) -> np.ndarray:
         """Check the shape and dtype of a sequence, and convert it if ``cast`` allows it."""
         expected = self._type.shape[1:]
-        fits = array.ndim == len(expected) and all(
-            not isinstance(size, int) or size == actual
-            for size, actual in zip(expected, array.shape, strict=True)
-        )
-        if not fits or not array.size:
-            raise ValueError(f"{name} must have shape {shown_shape(expected)}, got {array.shape}")
+        wrong = [
+            place
+            for place, (size, actual) in enumerate(zip(expected, array.shape, strict=False), 1)
+            if isinstance(size, int) and size != actual
+        ]
+        if wrong or array.ndim != len(expected) or not array.size:
+            fix = f". {how_to_free(self._input.name, wrong[0])}" if wrong else ""
+            raise ValueError(f"{name} must have shape {shown_shape(expected)}, got {array.shape}{fix}")
         dtype = self._type.dtype
         is_exact = dtype.kind == array.dtype.kind == "i" and np.can_cast(array.dtype, dtype)
         if array.dtype.newbyteorder("=") != dtype and not is_exact and not self._cast:

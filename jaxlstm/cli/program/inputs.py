@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,13 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
     axes = [size for declared in tensors for size in declared.type.shape]  # type: ignore[union-attr]
     names = list(dict.fromkeys(size for size in axes if isinstance(size, str)))
     rng = np.random.default_rng(seed)
+    fixed = {size for size in axes if isinstance(size, int)}
     for smallest in SIZES:
-        sizes = {name: smallest + index for index, name in enumerate(names)}
-        sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
+        # No two axes have the same size by accident: verify_model changes equal sizes together.
+        unused = (size for size in itertools.count(smallest) if size not in fixed)
+        sizes = {name: next(unused) for name in names}
+        if BATCH not in fixed:
+            sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
         sizes = {name: _clipped(program.graph, name, size) for name, size in sizes.items()}
         arrays = [_random(rng, declared, sizes, program) for declared in tensors]
         if _accepts(program, arrays):

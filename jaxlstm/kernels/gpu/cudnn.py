@@ -22,7 +22,7 @@ from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.params import direction_params
 from jaxlstm.precision import Precision, level_of
-from jaxlstm.stack import BetweenLayers
+from jaxlstm.stack import BetweenLayers, over_whole_layers
 
 
 def run_stack(
@@ -44,17 +44,16 @@ def run_stack(
     """
     require_supported(config, x.dtype)
     require_device()
-    every_layer = range(config.num_layers)
-    calls = [every_layer] if between_layers is None else [range(k, k + 1) for k in every_layer]
-    final: list[LSTMState] = []
-    for layers in calls:
-        slots = slice(layers.start * config.num_directions, layers.stop * config.num_directions)
-        state = LSTMState(initial_state.h[slots], initial_state.c[slots])
-        x, state = _run_layers(params, x, state, lengths, config, layers, precision)
-        final.append(state)
-        if between_layers is not None and layers.stop < config.num_layers:
-            x = between_layers(layers.start, x)
-    return x, LSTMState(*(jnp.concatenate(leaves) for leaves in zip(*final, strict=True)))
+    if between_layers is None:
+        every_layer = range(config.num_layers)
+        return _run_layers(params, x, initial_state, lengths, config, every_layer, precision)
+
+    def run_layer(layer: int, x: jax.Array, states: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
+        state = LSTMState(*map(jnp.stack, zip(*states, strict=True)))
+        y, last = _run_layers(params, x, state, lengths, config, range(layer, layer + 1), precision)
+        return y, [LSTMState(h, c) for h, c in zip(last.h, last.c, strict=True)]
+
+    return over_whole_layers(config, x, initial_state, run_layer, between_layers=between_layers)
 
 
 def _run_layers(

@@ -7,11 +7,14 @@ from jaxlstm.models.operators import arithmetic as arithmetic
 from jaxlstm.models.operators import attention as attention
 from jaxlstm.models.operators import comparison as comparison
 from jaxlstm.models.operators import convolution as convolution
+from jaxlstm.models.operators import copies as copies
 from jaxlstm.models.operators import creation as creation
+from jaxlstm.models.operators import extrema as extrema
 from jaxlstm.models.operators import identity as identity
 from jaxlstm.models.operators import indexing as indexing
 from jaxlstm.models.operators import linear_algebra as linear_algebra
 from jaxlstm.models.operators import normalization as normalization
+from jaxlstm.models.operators import norms as norms
 from jaxlstm.models.operators import padding as padding
 from jaxlstm.models.operators import pooling as pooling
 from jaxlstm.models.operators import recurrent as recurrent
@@ -19,4 +22,6 @@ from jaxlstm.models.operators import reductions as reductions
 from jaxlstm.models.operators import resampling as resampling
 from jaxlstm.models.operators import shapes as shapes
 from jaxlstm.models.operators import sizes as sizes
+from jaxlstm.models.operators import slices as slices
 from jaxlstm.models.operators import spectral as spectral
+from jaxlstm.models.operators import unary as unary

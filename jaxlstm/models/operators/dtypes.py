@@ -42,6 +42,12 @@ def held(dtype: Any, what: str = "a tensor of the program") -> np.dtype:
 
 def to_held(values: np.ndarray, what: str) -> jax.Array:
     """Return a NumPy array as a JAX array; integers that do not fit into 32 bits are refused, not wrapped."""
+    # Unlike jnp.asarray, this compiles nothing; the copy keeps the result apart from the caller's memory.
+    return jax.device_put(np.array(values, held_without_loss(values, what)))
+
+
+def held_without_loss(values: np.ndarray, what: str) -> np.dtype:
+    """Return the dtype in which JAX holds an array; integers that do not fit into 32 bits are refused."""
     dtype = held(values.dtype, what)
     if dtype != values.dtype and values.size:
         limits = np.iinfo(dtype)
@@ -51,8 +57,7 @@ def to_held(values: np.ndarray, what: str) -> jax.Array:
                 f"{what} is {values.dtype} and holds values outside of {dtype}, which JAX uses unless its "
                 "64-bit mode is on. Turn it on with jax.config.update('jax_enable_x64', True)",
             )
-    # Unlike jnp.asarray, this compiles nothing; the copy keeps the result apart from the caller's memory.
-    return jax.device_put(np.array(values, dtype))
+    return dtype
 
 
 def is_scalar(operand: Operand) -> bool:

@@ -21,9 +21,10 @@ from jaxlstm import precision as precision_
 from jaxlstm.precision import Precision
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-# (base, view, index of the view among the results, other arguments of the operator by name) -> the base with
-# the view written into it
-WriteBack = Callable[[jax.Array, jax.Array, int, Mapping[str, Any]], jax.Array]
+# the arguments of an operator by name, without the first
+Kwargs = Mapping[str, Any]
+# (base, view, index of the view among the results, kwargs) -> the base with the view written into it
+WriteBack = Callable[[jax.Array, jax.Array, int, Kwargs], jax.Array]
 
 IGNORED = frozenset({"layout", "device", "pin_memory", "memory_format", "non_blocking"})
 
@@ -94,7 +95,7 @@ class Operator:
 _OPERATORS: dict[str, Operator] = {}
 
 
-def same(base: jax.Array, view: jax.Array, index: int, kwargs: Mapping[str, Any]) -> jax.Array:
+def same(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
     """Return the view: the ``write_back`` of an operator that returns its argument."""
     return view
 

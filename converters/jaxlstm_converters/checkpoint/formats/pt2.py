@@ -22,10 +22,9 @@ from ..io.source import Part
 from ..io.storage import Storage
 from ..io.tensor import Tensor
 from ..io.zip_archive import Archive, Entry
+from .byteorder import is_big_endian
 from .pt2_archive import Program, open_program
 from .pt2_hints import lstm_hints
-from .torch_zip import is_big_endian, read_torch_zip, root_folder
-from .torchscript import is_torchscript
 
 # torch._export.serde.schema.ScalarType
 SCALAR_TYPES = {
@@ -72,6 +71,10 @@ def _raw(program: Program, kind: str, budget: Budget) -> Iterator[tuple[str, Ten
 
 def _pickled(program: Program, entry: Entry, budget: Budget) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in a file of torch.save inside the archive, by name."""
+    # Imported here because files of torch 2.9 and later do without the reader of pickles.
+    from .torch_zip import read_torch_zip, root_folder
+    from .torchscript import is_torchscript
+
     source = program.archive.source
     program.archive.verify(entry)
     try:

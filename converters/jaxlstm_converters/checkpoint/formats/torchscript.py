@@ -15,7 +15,8 @@ from ..io.zip_archive import Archive
 from ..pickle._name_tensors import name_tensors
 from ..pickle.modules import Member
 from ..pickle.values import Placeholder
-from .torch_zip import ZipStorages, is_big_endian, run_entry
+from .byteorder import is_big_endian
+from .torch_zip import ZipStorages, run_entry
 
 
 def is_torchscript(archive: Archive, prefix: str) -> bool:

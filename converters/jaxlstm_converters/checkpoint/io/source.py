@@ -69,10 +69,20 @@ class Source:
         """Fill `target` with the bytes from `offset` on."""
         self._check_range(offset, len(target))
         position = 0
-        # Chunks instead of preadv, which macOS lacks.
-        for part in self.chunks(offset, len(target)):
-            target[position : position + len(part)] = part
-            position += len(part)
+        while position < len(target):
+            count = self._fill(offset + position, target[position : position + (1 << 30)])
+            if not count:
+                raise self._changed()
+            position += count
+
+    def _fill(self, offset: int, target: memoryview) -> int:
+        """Read at most `len(target)` bytes from `offset` on into `target`, and return their number."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._fd, [target], offset)
+        # Windows has no preadv, nor had macOS before version 11.
+        part = self._read_at(offset, min(len(target), CHUNK))
+        target[: len(part)] = part
+        return len(part)
 
     def chunks(self, offset: int, count: int) -> Iterator[bytes]:
         """Yield `count` bytes from `offset` on, in chunks."""
@@ -121,6 +131,9 @@ class Part(Source):
     def _read_at(self, offset: int, count: int) -> bytes:
         return self._whole._read_at(self._start + offset, count)
 
+    def _fill(self, offset: int, target: memoryview) -> int:
+        return self._whole._fill(self._start + offset, target)
+
     def check_unchanged(self) -> None:
         """Raise `file-changed` if the whole file has changed."""
         self._whole.check_unchanged()
@@ -136,6 +149,10 @@ class MemorySource(Source):
 
     def _read_at(self, offset: int, count: int) -> bytes:
         return self._data[offset : offset + count]
+
+    def _fill(self, offset: int, target: memoryview) -> int:
+        target[:] = memoryview(self._data)[offset : offset + len(target)]
+        return len(target)
 
     def check_unchanged(self) -> None:
         """Do nothing: bytes do not change."""

@@ -1,7 +1,7 @@
 """`Tensor`: a strided view of a storage whose elements are read on demand.
 
 `make_tensor` checks sizes, strides and offset against the storage before any memory is allocated.
-The bytes are read, and their checksum compared, in `Tensor.__array__`.
+The bytes are read, and their checksum compared, in `Tensor.read`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from .storage import Storage
 
 # A strided read holds at most this many bytes beside its result.
 BLOCK = 8 << 20
+# XLA aligns buffers on a CPU to this many bytes.
+ALIGNMENT = 64
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -95,12 +97,17 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         """
         if copy is False:
             raise ValueError("copy=False is not possible: reading a tensor from a file copies it")
-        raw = np.empty(self.nbytes, np.uint8)
+        result = self.read()
+        self._report_nonfinite(result)
+        return result if dtype is None else result.astype(dtype, copy=False)
+
+    def read(self) -> np.ndarray:
+        """Return the array of `numpy.asarray(tensor)` without looking for values that are not finite."""
+        raw = _aligned_bytes(self.nbytes)
         result = raw.view(self.dtype).reshape(self.shape)
         if self.size:
             self._read(raw, result)
-            self._report_nonfinite(result)
-        return result if dtype is None else result.astype(dtype, copy=False)
+        return result
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Read the tensors among the inputs and apply a function of NumPy.
@@ -204,6 +211,13 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(n, 1)
     return tuple(reversed(strides))
+
+
+def _aligned_bytes(count: int) -> np.ndarray:
+    """Return uninitialized bytes at an address from which JAX uses them on a CPU without a copy."""
+    padded = np.empty(count + ALIGNMENT, np.uint8)
+    start = -padded.__array_interface__["data"][0] % ALIGNMENT
+    return padded[start : start + count]
 
 
 def _swap_bytes(raw: np.ndarray, dtype: np.dtype[Any]) -> None:

@@ -1,0 +1,123 @@
+"""Streams: one step of two layers, for one sequence and for 4,096 of them.
+
+The implementations alternate in blocks of steps, each after a few untimed ones. A row holds the medians of
+the blocks, another one their 99th percentiles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import jaxlstm
+from benchmarks import peers
+from benchmarks.problems import Problem, Size, make_problem
+from benchmarks.settings import Settings
+from benchmarks.timing import interleaved, spreads
+
+BLOCK = 500
+Call = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
+Step = Callable[[], np.ndarray]
+
+
+def run(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Time steps of one sequence in several sizes, then of many sequences."""
+    block = 10 if settings.tiny else BLOCK
+    for hidden_size in (8,) if settings.tiny else (64, 128, 256, 512):
+        problem = _problem(hidden_size)
+        blocks = _blocks(steps(problem, settings), settings.rounds, block)
+        for percentile, name in ((50, ""), (99, ", 99th percentile")):
+            of_blocks = {
+                side: [float(np.percentile(taken, percentile)) for taken in column]
+                for side, column in blocks.items()
+            }
+            yield {"case": f"H = {hidden_size}{name}", "unit": "us", "values": spreads(of_blocks)}
+    problem, count = _problem(8 if settings.tiny else 64), 16 if settings.tiny else 4096
+    times = interleaved(many_steps(problem, count), settings.rounds)
+    case = f"{count:,} streams, H = {problem.config.hidden_size}"
+    yield {"case": case, "unit": "ms", "values": spreads(times)}
+
+
+def steps(problem: Problem, settings: Settings) -> dict[str, Step]:
+    """Return a step of each implementation, after a check that several steps agree."""
+    x = problem.inputs[0]
+    result: dict[str, Step] = {"jaxlstm": _stream(problem, x)}
+    for name in settings.against:
+        call = peers.load(name).carrying(problem.params, problem.config, settings.threads)
+        result[name] = _stepping(call, x[None])
+    for _ in range(3):
+        assert_equal({name: step() for name, step in result.items()}, 1e-5)
+    rounded = _stream(problem, x.astype("bfloat16"))
+    result["jaxlstm bfloat16"] = rounded
+    return result
+
+
+def many_steps(problem: Problem, count: int) -> dict[str, Callable[[], Any]]:
+    """Return a step of all sequences with Slots, and with a loop over streams."""
+    runner = _runner(problem, "float32")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((count, problem.config.input_size)).astype(np.float32)
+    slots = jaxlstm.inference.Slots(runner, count)
+    inputs = {slots.open(): row for row in x}
+    streams = [runner.stream() for _ in x]
+
+    def together() -> Any:
+        return list(slots.step(inputs).values())
+
+    def one_by_one() -> Any:
+        return [stream.step(row) for stream, row in zip(streams, x[:, None], strict=True)]
+
+    assert_equal({"Slots": np.array(together()), "streams": np.array(one_by_one())[:, 0]}, 1e-5)
+    return {"jaxlstm": together, "jaxlstm one by one": one_by_one}
+
+
+def assert_equal(outputs: dict[str, np.ndarray], tolerance: float) -> None:
+    """Assert that all arrays are equal to the first."""
+    first = next(iter(outputs.values()))
+    for name, array in outputs.items():
+        np.testing.assert_allclose(array, first, rtol=0, atol=tolerance, err_msg=name)
+
+
+def _problem(hidden_size: int) -> Problem:
+    return make_problem(Size(1, 1, jaxlstm.LSTMConfig(hidden_size, hidden_size, num_layers=2)))
+
+
+def _runner(problem: Problem, dtype: Any) -> jaxlstm.inference.Runner:
+    return jaxlstm.inference.compile(problem.params, problem.config, max_length=16, max_batch=1, dtype=dtype)
+
+
+def _stream(problem: Problem, x: np.ndarray) -> Step:
+    stream = _runner(problem, x.dtype).stream()
+    return lambda: stream.step(x)
+
+
+def _stepping(call: Call, x: np.ndarray) -> Step:
+    """Return a step that keeps its state between calls."""
+    state = None
+
+    def step() -> np.ndarray:
+        nonlocal state
+        y, state = call(x, state)
+        return y[0]
+
+    return step
+
+
+def _blocks(sides: dict[str, Step], rounds: int, block: int) -> dict[str, list[list[float]]]:
+    """Return the microseconds of each step, one list for each round."""
+    times: dict[str, list[list[float]]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, step in sides.items():
+            for _ in range(block // 10):
+                step()
+            times[name].append([_microseconds(step) for _ in range(block)])
+    return times
+
+
+def _microseconds(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return 1e6 * (time.perf_counter() - start)

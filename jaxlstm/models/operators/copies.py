@@ -1,0 +1,110 @@
+"""Joined, repeated and converted tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm.models.operators.axes import axes, axis, axis_of
+from jaxlstm.models.operators.dtypes import Operand, as_array, held, promoted
+from jaxlstm.models.operators.registry import register_operator, same
+
+
+@register_operator("aten.cat.default", "aten.concat.default")
+def cat(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
+    """Concatenate along an axis. Tensors of shape (0,) are skipped, whatever the other shapes."""
+    arrays = promoted(*tensors)
+    kept = [array for array in arrays if array.shape != (0,)] or arrays
+    return jnp.concatenate(kept, axis(kept[0], dim))
+
+
+@register_operator("aten.stack.default")
+def stack(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
+    """Concatenate along a new axis."""
+    arrays = promoted(*tensors)
+    return jnp.stack(arrays, axis_of(arrays[0].ndim + 1, dim))
+
+
+@register_operator("aten.repeat.default")
+def repeat(self: jax.Array, repeats: Sequence[int]) -> jax.Array:
+    """Tile the tensor; axes are added in front if there are more repeats than axes."""
+    return jnp.tile(self.reshape((1,) * (len(repeats) - self.ndim) + self.shape), repeats)
+
+
+@register_operator("aten.repeat_interleave.self_int")
+def repeat_interleave(
+    self: jax.Array, repeats: int, dim: int | None = None, output_size: int | None = None
+) -> jax.Array:
+    """Repeat each element of an axis, or of the flattened tensor."""
+    return jnp.repeat(self, repeats, None if dim is None else axis(self, dim))
+
+
+@register_operator("aten.flip.default")
+def flip(self: jax.Array, dims: Sequence[int]) -> jax.Array:
+    """Reverse axes."""
+    return jnp.flip(self, axes(self, dims) if dims else ())
+
+
+@register_operator("aten.roll.default")
+def roll(self: jax.Array, shifts: Any, dims: Any = ()) -> jax.Array:
+    """Rotate elements along axes."""
+    return jnp.roll(self, shifts, None if dims == () else dims)
+
+
+@register_operator("aten.alias.default", "aten.detach.default", "aten.lift_fresh.default", write_back=same)
+def alias(self: jax.Array) -> jax.Array:
+    """Return the tensor itself."""
+    return self
+
+
+@register_operator("aten.contiguous.default", may_alias=True)
+def contiguous(self: jax.Array) -> jax.Array:
+    """Return the tensor itself: JAX has no strides."""
+    return self
+
+
+@register_operator("aten.clone.default", "aten.lift_fresh_copy.default")
+def clone(self: jax.Array) -> jax.Array:
+    """Return a copy."""
+    return self
+
+
+@register_operator(
+    "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten._to_copy.default", may_alias=True
+)
+def to_dtype(self: jax.Array, dtype: Any = None, copy: bool = False) -> jax.Array:
+    """Convert to a dtype; floats are truncated to integers."""
+    return self if dtype is None else self.astype(held(dtype))
+
+
+@register_operator("aten.to.other", may_alias=True)
+def to_other(self: jax.Array, other: jax.Array, copy: bool = False) -> jax.Array:
+    """Convert to the dtype of another tensor."""
+    return self.astype(other.dtype)
+
+
+@register_operator("aten.type_as.default", may_alias=True)
+def type_as(self: jax.Array, other: jax.Array) -> jax.Array:
+    """Convert to the dtype of another tensor."""
+    return self.astype(other.dtype)
+
+
+@register_operator("aten.copy.default")
+def copy(self: jax.Array, src: jax.Array) -> jax.Array:
+    """Return ``src`` in the shape and dtype of ``self``: the functional form of ``copy_``."""
+    return jnp.broadcast_to(src.astype(self.dtype), self.shape)
+
+
+@register_operator("aten.fill.Tensor", "aten.fill.Scalar")
+def fill(self: jax.Array, value: Operand) -> jax.Array:
+    """Return a number in the shape and dtype of ``self``."""
+    return jnp.broadcast_to(as_array(value, self.dtype), self.shape)
+
+
+@register_operator("aten.zero.default")
+def zero(self: jax.Array) -> jax.Array:
+    """Return zeros in the shape and dtype of ``self``."""
+    return jnp.zeros_like(self)

@@ -1,0 +1,150 @@
+"""``python -m benchmarks``: usage, a part that fails, the recorded file, the tables of the documentation."""
+
+from __future__ import annotations
+
+import json
+from importlib import util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import machine, parts, peers, record, report, tables
+from benchmarks.parts import PARTS, Part
+
+ROW = {"case": "small", "unit": "ms", "values": {"jaxlstm": [1.0, 2.0, 3.0], "torch": [4.0, 6.0, 8.0]}}
+EQUAL = {"case": "large", "unit": "ms", "values": {"jaxlstm": [1.0, 2.0, 3.0], "torch": [1.0, 1.5, 2.0]}}
+FASTER = {"case": "odd", "unit": "ms", "values": {"jaxlstm": [2.0, 2.0, 3.0], "torch": [1.0, 1.0, 1.0]}}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts: one with a row, one that fails after its first row."""
+
+    def fails(settings: Any) -> Any:
+        yield ROW
+        raise ValueError("no memory")
+
+    functions = SimpleNamespace(works=lambda settings: iter([ROW]), fails=fails)
+    monkeypatch.setattr(parts, "importlib", SimpleNamespace(import_module=lambda name: functions))
+    monkeypatch.setattr(
+        command, "PARTS", {n: Part("fake", n, "size", ("torch",)) for n in ("works", "fails")}
+    )
+    monkeypatch.setattr(command, "ALL", (("fails", "float32"), ("works", "float32")))
+
+
+def in_this_process(words: list[str], **options: Any) -> SimpleNamespace:
+    """Stand in for subprocess.run of a part; an exception becomes exit status 1."""
+    try:
+        return SimpleNamespace(returncode=command.main(words[3:]))
+    except ValueError:
+        return SimpleNamespace(returncode=1)
+
+
+def test_a_part_that_fails_loses_only_its_own_rows(
+    fake: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "subprocess", SimpleNamespace(run=in_this_process))
+    monkeypatch.setattr(peers, "version", lambda distribution: None)
+    out = tmp_path / "out.json"
+    out.write_text("left from another run")
+    assert command.main(["all", "--json", str(out)]) == 1
+    document = json.loads(out.read_text())
+    assert {name: part["rows"] for name, part in document["parts"].items()} == {
+        "fails": [ROW],
+        "works": [ROW],
+    }
+    assert document["parts"]["works"]["left_out"] == {"torch": "not installed: torch"}
+    assert document["commit"] == machine.identity()["commit"]
+    assert {"dirty", "load_average_before", "kernels", "versions"} < document.keys()
+    printed = capsys.readouterr().out
+    assert printed.endswith("failed: fails\n")
+    assert "left out: torch: not installed: torch\n" in printed
+
+
+def test_a_file_of_another_commit_is_refused(
+    fake: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    assert command.main(["works", "--json", str(out)]) == 0
+    assert command.main(["works", "--json", str(out)]) == 0
+    out.write_text(json.dumps(record.load(out) | {"commit": "0" * 40}))
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["works", "--json", str(out)])
+    assert f"commit: {'0' * 40}, here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["layers"], "invalid choice: 'layers'"),
+        (["tables", "streams"], "tables takes no other NAME"),
+        (["layer-infer", "--against", "torch,pytorch"], "unknown library: 'pytorch'; choose from torch,"),
+        (["layer-infer", "--against", ""], "unknown library: ''"),
+        (["layer-infer", "--rounds", "0"], "expected a positive integer, got '0'"),
+        (["layer-infer", "--json", "absent/out.json"], "absent/out.json: its directory does not exist"),
+        (["layer-infer", "--json", "."], "--json: . is a directory"),
+        (["streams", "--dtype", "bfloat16"], "the part streams has float32 only"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_parts_have_modules_and_known_peers() -> None:
+    for name, part in PARTS.items():
+        assert util.find_spec(f"benchmarks.{part.module}"), name
+        assert set(part.against) <= set(peers.PEERS), name
+    assert {parts.part_of(parts.key(*run)) for run in parts.ALL} == set(PARTS.values())
+
+
+def test_table() -> None:
+    part = Part("fake", "run", "size", mean=True)
+    rows = [ROW, EQUAL, FASTER | {"values": FASTER["values"] | {"jaxlstm Runner": [1.0, 1.0, 1.0]}}]
+    lines = report.table(part, rows).splitlines()
+    assert lines == [
+        "| size | jaxlstm | torch | jaxlstm Runner |",
+        "| --- | --- | --- | --- |",
+        "| small | 2 ms | 3.00 | - |",
+        "| large | 2 ms | equal | - |",
+        "| odd | 2 ms | 0.50 | 0.50 |",
+        "| geometric mean |  | 1.04 | 0.50 |",
+    ]
+    assert report.losses(rows) == "Ahead of jaxlstm: torch at odd (0.50)."
+    assert report.losses([ROW, EQUAL]) == "No other library is ahead of jaxlstm here."
+    assert report.means([ROW]) == (
+        "The geometric means of the other libraries' times, divided by ours, are 3.00 (torch)."
+    )
+
+
+def test_table_of_other_columns() -> None:
+    rows = [{"case": "Flax", "columns": {"verdict": "holds", "RMS": 1.25}}]
+    assert report.table(Part("fake", "run", "library"), rows).splitlines()[::2] == [
+        "| library | verdict | RMS |",
+        "| Flax | holds | 1.25 |",
+    ]
+
+
+def test_pages_are_those_of_the_recorded_runs() -> None:
+    """Run `python -m benchmarks tables` if this fails."""
+    blocks = 0
+    for page in tables.pages():
+        text = page.read_text(encoding="utf-8")
+        assert tables.render(text) == text, page
+        assert text.count("<!-- benchmark:") == len(tables.BLOCK.findall(text)), page
+        blocks += len(tables.BLOCK.findall(text))
+    assert blocks > 10
+    assert tables.CHART.read_text(encoding="utf-8") == tables.drawing()
+
+
+def test_a_block_without_a_result_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "m.json").write_text(json.dumps({"parts": {"streams": {"rows": [ROW]}}}))
+    old = "a\n<!-- benchmark: m {} -->\nold\n<!-- end -->\nz"
+    assert "\nNot measured in this run.\n" in tables.render(old.format("long"))
+    assert "| small | 2 ms | 3.00 |\n\nNo other" in tables.render(old.format("streams"))
