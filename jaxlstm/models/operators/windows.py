@@ -80,8 +80,8 @@ class Windows:
     def _reduce(self, x: jax.Array, start: np.ndarray, function: Function, by_slices: Function) -> jax.Array:
         """Reduce each window, axis by axis.
 
-        On a CPU this is faster than XLA's reduction of windows, and XLA keeps the layout of a convolution
-        before it (channels last) up to the next one.
+        On a CPU, XLA fuses the slices with the transposes around its convolutions, which have channels last.
+        Its reduction of windows is slower and writes both layouts to memory.
         """
         # The gradient of XLA's reduction of windows does not support dilation.
         if max(self.dilation) == 1 and sum(self.kernel) > _MOST_SLICES:
