@@ -19,7 +19,9 @@ from tools.fuzz.mutate import mutant
 from tools.fuzz.seeds import seeds
 
 
-@pytest.mark.parametrize("start", range(0, 10_000, 2_500))
+@pytest.mark.parametrize(
+    "start", [0, 2_500, *(pytest.param(start, marks=pytest.mark.slow) for start in (5_000, 7_500))]
+)
 def test_mutated_files(tmp_path: Path, start: int) -> None:
     """Every mutant yields tensors or a CheckpointError within the limits."""
     report = fuzz(0, start, 2_500)
