@@ -64,6 +64,7 @@ CAUSES = [
     "jaxlstm.load_state_dict(Half(), one_layer)",
     "jaxlstm.load_state_dict(Normalized(), batch_norm)",
     "jaxlstm.inference.compile(params, config, max_length=16, max_batch=2)(x)",
+    "jax.jit(jaxlstm.inference.compile(params, config, max_length=16, max_batch=4))(x)",
     "jaxlstm.inference.compile(params, config, max_length=16, max_batch=2).stream()",
     "jaxlstm.from_module(Fourier(), (torch.ones(5, 3),))",
     "program(program.params, jnp.ones((1, 5)))",
