@@ -14,23 +14,17 @@ from flax import nnx
 
 import jaxlstm
 from jaxlstm.check.faults import weights
+from tests.support.pages import ROOT, blocks, run_page
 from tests.support.wheels import fetch_pinned
 
-ROOT = Path(__file__).parent.parent
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """Return the fenced blocks of a page in one language."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
-def run_page(page: str) -> dict[str, Any]:
-    """Run the Python blocks of a page in one namespace, and return it."""
-    names: dict[str, Any] = {"__name__": page}
-    for block in blocks(page, "python"):
-        exec(compile(block, page, "exec"), names)
-    return names
+# Pages whose snippets another test runs or compares with a script.
+ELSEWHERE = {
+    "crnn.md": "tests/examples/test_pages.py",
+    "layer.md": "tests/test_readme.py",
+    "porting.md": "tests/converters/flax/test_docs.py",
+    "programs.md": "tests/models/test_docs.py",
+    "real_models.md": "tests/examples/test_pages.py",
+}
 
 
 @pytest.fixture
@@ -70,6 +64,7 @@ CAUSES = [
     "jaxlstm.load_state_dict(Half(), one_layer)",
     "jaxlstm.load_state_dict(Normalized(), batch_norm)",
     "jaxlstm.inference.compile(params, config, max_length=16, max_batch=2)(x)",
+    "jax.jit(jaxlstm.inference.compile(params, config, max_length=16, max_batch=4))(x)",
     "jaxlstm.inference.compile(params, config, max_length=16, max_batch=2).stream()",
     "jaxlstm.from_module(Fourier(), (torch.ones(5, 3),))",
     "program(program.params, jnp.ones((1, 5)))",
@@ -105,6 +100,14 @@ def message_of(cause: str, names: dict[str, Any]) -> str:
         with pytest.raises((Exception, jaxlstm.PortingWarning)) as caught:
             eval(cause, names)
     return str(caught.value)
+
+
+def test_the_snippets_of_every_page_are_run() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md") if blocks(page.name, "python")}
+    tests = "".join((ROOT / "tests" / file).read_text() for file in ("test_docs.py", "test_snippets.py"))
+    assert pages == ELSEWHERE.keys() | set(re.findall(r'run_page\("([a-z_]+\.md)"', tests))
+    for page, test in ELSEWHERE.items():
+        assert page in (ROOT / test).read_text(), test
 
 
 def test_error_messages(folder: Path) -> None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
+from flax.errors import FlaxError, ScopeCollectionNotFound
 from jax.core import Tracer
 
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
@@ -87,6 +88,18 @@ class FlaxModel:
 class LinenFunction(FunctionModel):
     """A function that may call Linen modules, whose layers Flax reports."""
 
+    def call_in(self, dtype: Any) -> Call:
+        """Return the function with its parameters in ``dtype``. Flax's own exceptions become ValueErrors."""
+        call = super().call_in(dtype)
+
+        def function(params: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            try:
+                return call.function(params, args, kwargs)
+            except FlaxError as error:
+                raise ValueError(_flax_message(error)) from error
+
+        return Call(function, call.params)
+
     def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
         """Run the function and return every call of a Linen module, in the order in which they return."""
         records = list[LayerRecord]()
@@ -105,6 +118,15 @@ class LinenFunction(FunctionModel):
             with contextlib.suppress(*PORT_EXCEPTIONS):  # The item "runs" reports them.
                 call.function(jax.device_put(dict(call.params)), case.args, case.kwargs)
         return records
+
+
+def _flax_message(error: FlaxError) -> str:
+    """Return Flax's message, and what to pass if a collection is missing."""
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, ScopeCollectionNotFound):
+        every = "the function needs every collection that init returns, such as batch_stats"
+        message = f"{every}: params={{'params': ..., 'batch_stats': ...}}. {message}"
+    return message
 
 
 def _is_parameter(path: Any, leaf: Any) -> bool:

@@ -1,7 +1,8 @@
 """The command line: ``jaxlstm inspect | convert | check | run | export``.
 
 Exit status: 0 for success, 1 if a result is wrong or something is missing, 2 for bad input or usage, which
-is explained in one line on standard error. Ctrl-C gives 130.
+is explained in one line on standard error. Ctrl-C gives 130, and 141 means that the reader of standard output
+closed it, as in ``jaxlstm inspect FILE | head``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from jaxlstm.cli.messages import in_one_line
 COMMANDS = (inspect, convert, check, run, export)
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status after Ctrl-C, as shells report it."""
+OUTPUT_CLOSED = 128 + 13
+"""Exit status after SIGPIPE, as shells report it. Windows has no ``signal.SIGPIPE``."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,6 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Bad input is reported in one line. ``JAXLSTM_DEBUG=1`` shows the traceback instead.
     """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes the rest of the output at exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _Parser(
         prog="jaxlstm",
         description="Run PyTorch LSTM checkpoints in JAX.",
@@ -58,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = "; ".join(["interrupted", *getattr(interrupt, "__notes__", ())])
         print(f"jaxlstm {args.command}: {message}", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         if _debug():
             raise

@@ -55,6 +55,10 @@ def command_line(args: argparse.Namespace, *, backend: str | None = None, dtype:
     words = ["jaxlstm", "check", str(args.checkpoint)]
     if args.prefix is not None:
         words += ["--prefix", args.prefix]
+    if args.batch_first is not None:
+        words.append("--batch-first" if args.batch_first else "--no-batch-first")
+    if args.dropout is not None:
+        words += ["--dropout", str(args.dropout)]
     if args.port is not None:
         words += ["--port", args.port]
     if backend or args.backend:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.lengths import check_lengths
@@ -54,8 +55,22 @@ def one_device(device: Any) -> Any:
     return device
 
 
+def require_concrete(name: str, value: Any) -> None:
+    """Raise a TypeError if ``value`` is a tracer: the caller runs under ``jax.jit`` or a similar function."""
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{name} is traced by jax.jit, grad, vmap or scan, got {value.aval.str_short()}. A Runner and "
+            "its streams are compiled already: call them without such a function. Inside one, use "
+            "jaxlstm.lstm(params, inputs, config=config)"
+        )
+
+
 def host_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    """Return ``value`` as a NumPy array. Raise if its dtype is not ``dtype`` or it was deleted."""
+    """Return ``value`` as a NumPy array.
+
+    Raise if it is traced, its dtype is not ``dtype`` or it was deleted.
+    """
+    require_concrete(name, value)
     if isinstance(value, jax.Array):
         if value.is_deleted():
             raise ValueError(
@@ -119,5 +134,6 @@ def host_lengths(lengths: Any, batch: int, time: int, *, minimum: int = 1) -> np
     """Return the lengths as int32 (batch,), or ``time`` for each sequence if they are None."""
     if lengths is None:
         return np.full(batch, time, np.int32)
+    require_concrete("seq_lengths", lengths)
     array = np.atleast_1d(np.asarray(lengths))
     return np.asarray(check_lengths(array, batch, time, minimum=minimum)).astype(np.int32)

@@ -73,6 +73,8 @@ def test_half_precision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All get the same rounded numbers and compute in bfloat16; the part has a name of its own."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
     monkeypatch.setitem(TINY_SIZES, "infer", TINY_SIZES["infer"][1:2])
     out = tmp_path / "out.json"
     arguments = ["--dtype", "bfloat16", "--against", "torch,onnxruntime", "--json", str(out)]

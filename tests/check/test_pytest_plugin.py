@@ -52,6 +52,7 @@ def test_trees():
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
+    pytest.importorskip("torch", reason="verify_model compares with a torch module")
     folder = tmp_path_factory.mktemp("foreign")
     (folder / "test_foreign.py").write_text(FOREIGN)
     installed = metadata.entry_points(group="pytest11", name="jaxlstm")

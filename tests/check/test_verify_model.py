@@ -105,6 +105,17 @@ def test_linen_function(epsilon):
         assert report.diagnosis[1].startswith("first differs in norm (torch: 1), a BatchNorm1d whose inputs")
 
 
+def test_linen_function_without_batch_statistics():
+    theirs = nn.BatchNorm1d(3).eval()
+    norm = linen.BatchNorm(use_running_average=True)
+    params = {"params": norm.init(jax.random.key(0), jnp.ones((2, 3)))["params"]}
+    report = verify_model(norm.apply, theirs, (torch.randn(5, 3),), params=params, gradients=False)
+    assert report.title == "BatchNorm.apply in float32"
+    assert status(report)["runs"] == "FAILED"
+    assert "needs every collection that init returns, such as batch_stats: params={'params'" in str(report)
+    assert "ScopeCollectionNotFound" in str(report)
+
+
 def test_wrong_gradient():
     theirs = nn.Linear(3, 2)
     params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
@@ -169,6 +180,38 @@ def test_page_and_json_list_the_layers():
     assert {layer.ok for layer in report.layers} == {True, False}
     for layer in report.layers:
         assert layer.name in table
+
+
+def test_channels_first_for_a_model_with_channels_last():
+    theirs, ours, args, _ = MODELS["crnn"]("")
+    report = verify_model(ours, theirs, args, gradients=False)
+    assert status(report)["runs"] == "FAILED"
+    assert report.diagnosis[0] == (
+        "the model matches TorchCRNN if the channels of args[0] are the last axis: pass "
+        "call=lambda model, x: model(x.transpose(0, 2, 3, 1))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "seconds", "line"),
+    [
+        (lambda x: jax.nn.gelu(x).max((1, 2)), 60, "0 (relu) is gelu, in its tanh form, instead of relu"),
+        (lambda x: jnp.sin(x).max((1, 2)), 60, "no known fault of the operations of torch's module explains"),
+        (lambda x: jnp.sin(x).max((1, 2)), 0, "no cause was found in 0 s; a longer search may find one"),
+    ],
+)
+def test_search_of_causes(ours, seconds, line):
+    theirs = nn.Sequential(nn.ReLU(), nn.MaxPool2d((4, 5)), nn.Flatten(0))
+    report = verify_model(ours, theirs, (torch.randn(3, 4, 5),), gradients=False, seconds=seconds)
+    assert line in report.diagnosis[0]
+
+
+def test_pool_stride():
+    def ours(x):
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 1), (1, 2, 2), "VALID")
+
+    report = verify_model(ours, nn.MaxPool2d((2, 1)), (torch.randn(3, 4, 6),), gradients=False)
+    assert "the stride of max_pool2d in forward is 2" in report.diagnosis[0]
 
 
 def test_longer_inputs_show_a_fault_after_pooling():

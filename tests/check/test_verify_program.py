@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -105,3 +106,21 @@ def test_fault_is_found_at_its_node(exported, monkeypatch, name):
     where = f"node {node.name} in {path}" if path else f"node {node.name}, "
     assert report.diagnosis[0].startswith(f"first differs at {where}"), "\n".join(report.diagnosis)
     assert name in report.diagnosis[0]
+
+
+def test_another_epsilon_than_the_module(exported):
+    """Each node equals torch's operator, so the cause lies in the arguments that the graph holds."""
+    model, args, program = exported
+    theirs = copy.deepcopy(model)
+    theirs.norm.eps = 1e-3
+    report = verify_model(program, theirs, args, gradients=False, seconds=60)
+    assert report.diagnosis[0].startswith(
+        "matches Model if the epsilon of norm (layer_norm) is 1e-05 instead"
+    )
+    assert report.diagnosis[1].startswith("first differs in norm, a LayerNorm whose inputs agree")
+    assert {layer.theirs for layer in report.layers if layer.ok} == {
+        "conv",
+        "batch_norm",
+        "group_norm",
+        "lstm",
+    }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 import jaxlstm
 from jaxlstm import cli
 from tests.support.command import jaxlstm_command
-from tests.support.processes import run_python
+from tests.support.processes import python_environment, run_python
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt"
 CONFIG = jaxlstm.LSTMConfig(16, 24, num_layers=2, bidirectional=True)
@@ -22,6 +24,23 @@ CONFIG = jaxlstm.LSTMConfig(16, 24, num_layers=2, bidirectional=True)
 
 def test_python_m_jaxlstm() -> None:
     assert "torch zip" in run_python("-m", "jaxlstm", "inspect", DEMO)
+
+
+@pytest.mark.parametrize("arguments", [("inspect", DEMO), ("--help",)])
+def test_a_closed_pipe_ends_the_command_silently(arguments: tuple[object, ...]) -> None:
+    """``jaxlstm ... | head`` closes its end early."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jaxlstm", *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=python_environment(PYTHONUNBUFFERED=""),
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_inspect_lists_the_lstm() -> None:

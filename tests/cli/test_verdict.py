@@ -83,3 +83,12 @@ def test_verbose(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in ("title: DOES NOT HOLD", "detail 8", "Settings:", "seed: 3", "Environment:", "jax: 1.2"):
         assert part in verbose
     assert verbose.splitlines()[-1] == quiet.splitlines()[-1].removesuffix("; --verbose shows every item")
+
+
+@pytest.mark.parametrize("options", [("--batch-first", "--dropout", "0.0"), ("--no-batch-first",), ()])
+def test_the_command_to_reproduce_has_the_given_options(
+    options: tuple, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = printed(checkpoint, monkeypatch, Report("a", ITEMS), options=("--verbose", *options))
+    again = " ".join(("jaxlstm check", str(checkpoint), *options, "--backend cpu --dtype float32 --seed 0"))
+    assert again in [line.strip() for line in text.splitlines()]

@@ -223,6 +223,9 @@ def test_errors_of_a_call() -> None:
         (lambda: runner.map([x[0]], 3), ValueError, "batch_size must be at most .* 2; got 3"),
         (lambda: runner.map([x], 2), ValueError, r"sequence 0 must have shape \(time, 5\)"),
         (lambda: runner.map([x[0]], 2, order="shuffled"), ValueError, "order must be one of"),
+        (lambda: jax.jit(runner)(x), TypeError, r"inputs is traced.*float32\[4,2,5\].* use jaxlstm.lstm"),
+        (lambda: jax.vmap(runner.stream())(x[None]), TypeError, "A Runner and its streams are compiled"),
+        (lambda: jax.jit(lambda n: runner(x, None, n))(np.array([1, 4])), TypeError, "seq_lengths is traced"),
     ):
         with pytest.raises(kind, match=message):
             call()

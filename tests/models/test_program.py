@@ -14,6 +14,8 @@ from torch import nn
 from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.program import Program
 from tests.support.fx_graphs import program_of, to_numpy
+from tests.support.graphs import X, node
+from tests.support.graphs import program as program_of_nodes
 
 BATCH = torch.export.Dim("batch", min=2, max=64)
 
@@ -109,6 +111,25 @@ def test_wrong_params(program: Program) -> None:
         with pytest.raises(ProgramError, match="params") as caught:
             program(params, images)
         assert caught.value.code == "params"
+
+
+@pytest.mark.parametrize(
+    ("operator", "sizes", "message"),
+    [
+        (
+            "aten.split.Tensor",
+            {"split_size": -1},
+            "split_size must be positive for an axis of size 4, got -1",
+        ),
+        ("aten.split.Tensor", {"split_size": 0}, "split_size must be positive for an axis of size 4, got 0"),
+        ("aten.split_with_sizes.default", {"split_sizes": (5, -1)}, r"must not be negative .* got \(5, -1\)"),
+        ("aten.split_with_sizes.default", {"split_sizes": (1, 2)}, r"must add up to 4, got \(1, 2\)"),
+    ],
+)
+def test_sizes_of_parts_that_torch_refuses(operator: str, sizes: dict[str, Any], message: str) -> None:
+    parts = node(operator, ("a", "b"), self=X, **sizes)
+    with pytest.raises(ProgramError, match=message):
+        program_of_nodes(parts, output="a")({}, np.ones((4, 3), np.float32))
 
 
 class Result(NamedTuple):

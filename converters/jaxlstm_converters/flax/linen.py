@@ -16,6 +16,8 @@ from jaxlstm_converters.flax.fill import fill
 from jaxlstm_converters.flax.linen_tree import Variables, linen_layers
 from jaxlstm_converters.porting_warning import PortingWarning
 
+_COLLECTIONS = ("params", "batch_stats")
+
 
 def load_state_dict(
     module: nn.Module,
@@ -52,7 +54,8 @@ def load_state_dict(
     Raises:
       StateDictError: the source does not fit the model. The message lists every problem.
       CheckpointError: the file is damaged, unsafe or in an unknown format.
-      ValueError: an entry of ``names`` matches nothing, or the call does not reach every layer.
+      ValueError: an entry of ``names`` matches nothing, the call does not reach every layer, or ``variables``
+        has no collection "params" or "batch_stats".
       TypeError: ``module``, ``variables`` or ``source`` has another type.
 
     Warns:
@@ -110,5 +113,10 @@ def _variables(module: Any, variables: Any) -> Variables:
         raise TypeError(
             "variables must be a dict of collections, such as {'params': ...}, got "
             f"{type(variables).__qualname__}"
+        )
+    if variables and not any(name in _COLLECTIONS for name in variables):
+        raise ValueError(
+            "variables must hold collections, such as {'params': ..., 'batch_stats': ...}, as init returns "
+            f"them; got {', '.join(map(repr, variables))}"
         )
     return Variables(variables)

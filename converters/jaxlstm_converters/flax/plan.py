@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
+from flax import linen
+
 from jaxlstm_converters.flax.layer import Entry, Layer, Slot, entry, join
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.rules import find_rule
+from jaxlstm_converters.flax.stacked import require_unstacked
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def make_plan(layers: list[Layer], names: Names, has: Callable[[str], bool] | No
         rule = find_rule(layer.module)
         if rule is not None and not all(slot.path in claimed for slot in layer.slots.values()):
             try:
+                require_unstacked(layer)
                 for row in rule(layer):
                     _assign(plan, layer, row, names)
                     claimed.update(layer.slots[name].path for name in row.flax)
@@ -90,7 +94,11 @@ def make_plan(layers: list[Layer], names: Names, has: Callable[[str], bool] | No
 
 def _failure(layer: Layer, error: ValueError | KeyError) -> str:
     shapes = ", ".join(f"{name} {slot.shape}" for name, slot in layer.slots.items())
-    reason = f"has no array {error}" if isinstance(error, KeyError) else str(error)
+    reason = str(error)
+    if isinstance(error, KeyError):
+        reason = f"has no array {error}"
+        if isinstance(layer.module, linen.BatchNorm):
+            reason += "; variables must hold every collection that init returns, batch_stats too"
     kind = type(layer.module).__name__
     return f"{layer.path or 'the model'} ({kind} with {shapes}): {reason}"
 

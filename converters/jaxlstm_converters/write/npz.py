@@ -11,12 +11,14 @@ import numpy as np
 from jaxlstm.config_json import METADATA_KEY
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+# Entries of this size get ZIP64 fields, whose layout depends on the version of Python.
+_LARGE = 1 << 30
 
 
 def npz_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
     """Return the bytes of a file that ``numpy.load`` opens without pickle.
 
-    The bytes depend on nothing but the arguments.
+    The bytes depend only on the arguments and, from 1 GiB a tensor, on the version of Python.
 
     Args:
       tensors: name -> array.
@@ -34,6 +36,7 @@ def npz_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in {**tensors, METADATA_KEY: np.array(metadata)}.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as file:
+            entry, large = zipfile.ZipInfo(f"{name}.npy", _EPOCH), array.nbytes >= _LARGE
+            with archive.open(entry, "w", force_zip64=large) as file:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
     return buffer.getvalue()

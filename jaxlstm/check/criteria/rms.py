@@ -49,11 +49,10 @@ def rms_ratio(
     where: str, actual: Array, truth: Array, correct: Sequence[Array], torch: Array | None
 ) -> RmsRatio:
     """Measure the RMS error of an array and of the correct implementations, where the truth is finite."""
-    usable = np.isfinite(truth)
-    theirs = None if torch is None else _rms(torch, truth, usable)
-    errors = [_rms(a, truth, usable) for a in (*correct, truth.astype(actual.dtype))]
+    theirs = None if torch is None else rms_error(torch, truth)
+    errors = [rms_error(a, truth) for a in (*correct, truth.astype(actual.dtype))]
     own = max(*errors, theirs or 0.0)
-    return RmsRatio(where, int(np.count_nonzero(usable)), _rms(actual, truth, usable), theirs, own)
+    return RmsRatio(where, int(np.count_nonzero(np.isfinite(truth))), rms_error(actual, truth), theirs, own)
 
 
 def mean_ratio(ratios: Sequence[RmsRatio]) -> Measurement:
@@ -102,8 +101,10 @@ def _geometric_mean(values: Any) -> float:
     return float(np.exp(np.mean(np.log(values))))
 
 
-def _rms(value: Array, true: Array, usable: Array) -> float:
+def rms_error(value: Array, truth: Array) -> float:
+    """Return the RMS error of an array where the truth is finite."""
+    usable = np.isfinite(truth)
     if not usable.any():
         return 0.0
-    error = np.asarray(value, np.float64)[usable] - true[usable]
+    error = np.asarray(value, np.float64)[usable] - truth[usable]
     return float(np.sqrt(np.mean(error**2)))

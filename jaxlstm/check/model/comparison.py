@@ -44,11 +44,11 @@ def rms_ratios(
     theirs: ModelResults,
     truth: ModelResults,
     correct: Sequence[ModelResults],
-) -> list[rms.RmsRatio]:
+) -> dict[str, rms.RmsRatio]:
     """Return the RMS error of each floating-point array, beside the errors of torch and other right runs."""
     true, torch, others = truth.arrays(), theirs.arrays(), [c.arrays() for c in correct]
-    return [
-        rms.rms_ratio(f"{case.name}, {name}", a, true[name], [arrays[name] for arrays in others], torch[name])
+    return {
+        name: rms.rms_ratio(f"{case.name}, {name}", a, true[name], [o[name] for o in others], torch[name])
         for name, a in ours.arrays().items()
         if is_floating(a)
-    ]
+    }

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
+from jaxlstm.check.model.channels import channels_last_advice
 from jaxlstm.check.model.explain import AGREEMENT, IMPROVEMENT, Evidence, ModelSearch, output_distance
 from jaxlstm.check.model.layers import EQUAL, LayerRecord, compare_layers, distance
 from jaxlstm.check.model.ours import OurRunner
@@ -44,23 +45,30 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
         return ModelDiagnosis(tuple(_gradients(verification)))
     dtype = np.float64 if wrong and not verification.float64_refusal else verification.theirs.dtype
     if isinstance(verification.ours, ProgramModel):
-        return _diagnose_program(verification, verification.ours)
+        nodes = _diagnose_nodes(verification, verification.ours)
+        if not wrong or any(not node.ok for node in nodes.layers):
+            return nodes
+    else:
+        nodes = ModelDiagnosis()
     ours = _layers(verification, dtype)
     theirs = record_torch_layers(verification.theirs, verification.example, np.float64)
     limits = _limits(verification, theirs, dtype)
     layers = compare_layers(ours, theirs, verification.names, verification.pairing, limits)
     # Without a run in float64, a large error may have any cause.
     wrong_values = bool(wrong) or not verification.evidence
-    mode = list(_training_mode(verification)) if wrong_values else []
+    settings = list(_training_mode(verification)) if wrong_values else []
+    if "runs" in wrong:
+        settings += channels_last_advice(verification)
     lines = [
-        *(mode or _causes(verification, ours, dtype, wrong_values, seconds)),
+        *(settings or _causes(verification, ours, dtype, wrong_values, seconds)),
         *_location(layers),
         *_foreign_weights(verification),
+        *nodes.lines,
     ]
     return ModelDiagnosis(tuple(lines), tuple(layers))
 
 
-def _diagnose_program(verification: ModelVerification, program: ProgramModel) -> ModelDiagnosis:
+def _diagnose_nodes(verification: ModelVerification, program: ProgramModel) -> ModelDiagnosis:
     """Name the first node of a program that differs from torch's operator on the same graph."""
     try:
         nodes = program.nodes(verification.example, verification.precision)
@@ -69,7 +77,7 @@ def _diagnose_program(verification: ModelVerification, program: ProgramModel) ->
     wrong = next((node for node in nodes if not node.ok), None)
     if wrong is None:
         line = (
-            f"in float64, each of the {len(nodes)} nodes compared equals torch's operator: the graph differs "
+            f"each of the {len(nodes)} nodes compared equals torch's operator in float64: the graph differs "
             f"from {verification.theirs.name}, or accuracy is lost only in the working dtype"
         )
     else:
@@ -78,9 +86,7 @@ def _diagnose_program(verification: ModelVerification, program: ProgramModel) ->
 
 
 def _size(layer: LayerDifference) -> str:
-    if layer.outputs == np.inf:
-        return "other shapes or values that are not finite"
-    return f"{format_number(layer.outputs)} times the largest element"
+    return layer.difference + (" times the largest element" if np.isfinite(layer.outputs) else "")
 
 
 def _layers(verification: ModelVerification, dtype: type[np.floating] | np.dtype) -> list[LayerRecord]:
@@ -146,11 +152,10 @@ def _causes(
     )
     found = search.single(rounding=not wrong) or ([] if not wrong else search.several())
     yield from found
-    if not found:
-        yield (
-            "no known fault explains the results; faults of each operation of torch's module were tried for "
-            f"up to {seconds:g} s (argument seconds)"
-        )
+    if search.timed_out and not found:
+        yield f"no cause was found in {seconds:g} s; a longer search may find one (argument seconds)"
+    elif not found:
+        yield "no known fault of the operations of torch's module explains the results"
 
 
 def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:

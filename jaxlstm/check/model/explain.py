@@ -34,6 +34,9 @@ AGREEMENT = {"float64": 1e-8, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1
 IMPROVEMENT = 8.0
 """A fault of precision brings the module at least this many times closer to the model."""
 
+ROUNDING, MUCH_FURTHER = 1e-15, 1e4
+"""Faults that come much less near than the best one, beyond rounding, explain nothing."""
+
 Measure = Callable[[Array], float]
 
 MAX_FAULTS, MAX_EXPLANATIONS = 3, 3
@@ -75,7 +78,7 @@ class ModelSearch:
         self.theirs, self.evidence = theirs, evidence
         self.names, self.pairing, self.dtype = names, pairing, dtype
         self.agreement = agreement
-        self.deadline = time.monotonic() + seconds
+        self.deadline, self.timed_out = time.monotonic() + seconds, False
         planted = self._run({}, record=True)
         self.operations, self.compared = planted.operations, len(self._compare(planted))
 
@@ -89,6 +92,9 @@ class ModelSearch:
             reached = self._largest_distance(fault.replacements, measure, limit)
             if reached <= limit:
                 found.append((reached, fault.cause))
+        if found and not rounding:
+            nearest = max(min(reached for reached, _ in found), ROUNDING)
+            found = [pair for pair in found if pair[0] <= MUCH_FURTHER * nearest]
         # Among faults that agree to rounding, the order of the catalogue decides.
         found.sort(key=lambda pair: pair[0] if rounding else math.floor(math.log10(pair[0] + 1e-17)))
         return [_sentence(self.theirs, [cause], d) for d, cause in found[:MAX_EXPLANATIONS]]
@@ -174,6 +180,7 @@ class ModelSearch:
     def _in_time(self, faults: Iterable[Fault]) -> Iterator[Fault]:
         for fault in faults:
             if time.monotonic() > self.deadline:
+                self.timed_out = True
                 return
             yield fault
 

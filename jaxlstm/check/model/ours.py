@@ -55,6 +55,8 @@ class FunctionModel:
     def __init__(self, function: Callable[..., Any], params: Any = None) -> None:
         """Wrap ``function(*args)`` or, if ``params`` is a tree of arrays, ``function(params, *args)``."""
         self.name = getattr(function, "__name__", type(function).__name__)
+        if (owner := getattr(function, "__self__", None)) is not None:
+            self.name = f"{type(owner).__name__}.{self.name}"
         self._function, self._params = function, params
 
     def call_in(self, dtype: Any) -> Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxlstm.check.model.results import ModelCase, is_floating
 from jaxlstm.check.port import jax_settings
 from jaxlstm.check.reference.torch_graph import run_graph
 from jaxlstm.check.report.layers import LayerDifference
-from jaxlstm.models.graph import Node
+from jaxlstm.models.graph import Node, Value
 from jaxlstm.models.inputs import bind_inputs
 from jaxlstm.models.program import Program
 
@@ -49,8 +50,23 @@ class ProgramModel:
         )
 
     def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
-        """Return nothing: :meth:`nodes` compares the nodes of the graph."""
-        return []
+        """Return the calls of the modules that are a single node each, such as a norm or a convolution."""
+        results: dict[str, tuple[np.ndarray, ...]] = {}
+        with jax_settings(dtype, precision):
+            program = self.program_in(dtype)
+            args, kwargs = jax.tree.map(_on_device, _arguments(case.astype(dtype)))
+
+            def record(node: Node, result: Any) -> None:
+                results[node.name] = tuple(_arrays(result))
+
+            values = program.evaluate(program.params, *args, record=record, **kwargs)
+        weights = {*program.graph.parameters, *program.graph.buffers, *program.graph.constants}
+        calls = []
+        for node in program.graph.nodes:
+            inputs = _arrays([values[name] for name in _value_names(node) if name not in weights])
+            if inputs and results[node.name]:  # Others create zeros or compute sizes.
+                calls.append(LayerRecord(node.module_path, node.op, tuple(inputs), results[node.name]))
+        return _single_calls(calls)
 
     def evaluation(self) -> None:
         """Return None: a program is in evaluation mode."""
@@ -63,8 +79,7 @@ class ProgramModel:
         ours: dict[str, Sequence[np.ndarray]] = {}
         with jax_settings(np.float64, precision):
             program = self.program_in(np.float64)
-            case = case.astype(np.float64)
-            args, kwargs = jax.tree.map(_on_device, (case.args, dict(case.kwargs)))
+            args, kwargs = jax.tree.map(_on_device, _arguments(case.astype(np.float64)))
 
             def record(node: Node, result: Any) -> None:
                 ours[node.name] = _arrays(result)
@@ -86,6 +101,23 @@ def _difference(node: Node, ours: Sequence[np.ndarray], theirs: Sequence[np.ndar
     where = f"{node.name} in {node.module_path}" if node.module_path else node.name
     shape = tuple(theirs[0].shape) if theirs else ()
     return LayerDifference(where, where, node.op, shape, 0.0, distance(ours, theirs), EQUAL)
+
+
+def _single_calls(calls: Sequence[LayerRecord]) -> list[LayerRecord]:
+    """Return the calls of the modules that never make two in succession."""
+    pairs = itertools.pairwise(call.path for call in calls)
+    several = {"", *(path for path, following in pairs if path == following)}
+    return [call for call in calls if call.path not in several]
+
+
+def _value_names(node: Node) -> list[str]:
+    """Return the names of the values that a node takes, in order."""
+    arguments = jax.tree.leaves([*node.args, *node.kwargs.values()])
+    return [a.name for a in arguments if isinstance(a, Value)]
+
+
+def _arguments(case: ModelCase) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return case.args, dict(case.kwargs)
 
 
 def _on_device(leaf: Any) -> Any:

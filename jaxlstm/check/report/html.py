@@ -134,7 +134,7 @@ def _layers(report: ReportData) -> str:
     rows = "".join(
         f'<tr><td class="s {"ok" if layer.ok else "failed"}">{"equal" if layer.ok else "differs"}</td>'
         f"<td>{escape(layer.name)}</td><td>{escape(layer.kind)}</td>"
-        f'<td class="n">{format_number(layer.outputs)}</td></tr>'
+        f'<td class="n">{layer.difference}</td></tr>'
         for layer in report.layers
     )
     headings = '<th>Status</th><th>Layer</th><th>Type</th><th class="n">Difference / largest element</th>'

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
+
+from jaxlstm._shared.table import format_number
 
 
 class LayerDifference(NamedTuple):
@@ -23,6 +26,11 @@ class LayerDifference(NamedTuple):
     def ok(self) -> bool:
         """True if the outputs equal torch's."""
         return self.outputs <= self.limit
+
+    @property
+    def difference(self) -> str:
+        """The distance of the outputs in words."""
+        return format_number(self.outputs) if math.isfinite(self.outputs) else "other shape or not finite"
 
     @property
     def name(self) -> str:

@@ -49,7 +49,7 @@ def matrix_table(report: ReportData) -> str:
 def _layers(report: ReportData) -> str:
     """Return the layers of a model as a table, in the order of calls."""
     rows = [
-        ("equal" if layer.ok else "DIFFERS", layer.name, layer.kind, format_number(layer.outputs))
+        ("equal" if layer.ok else "DIFFERS", layer.name, layer.kind, layer.difference)
         for layer in report.layers
     ]
     return table(("status", "layer", "type", "difference / largest element"), rows, right=(3,))

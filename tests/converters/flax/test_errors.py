@@ -228,14 +228,6 @@ def test_layers_without_a_rule() -> None:
         jaxlstm.state_dict(batched)
 
 
-def test_stacked_layers() -> None:
-    """No torch layer has a stack of kernels, which nnx.vmap over a constructor makes."""
-    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
-    model.kernel, model.bias = nnx.Param(jnp.zeros((4, 2, 3))), nnx.Param(jnp.zeros((4, 3)))
-    message = str(rejected(model, torch.nn.Linear(2, 3)))
-    assert "the model (Linear with kernel (4, 2, 3), bias (4, 3)): axes don't match array" in message
-
-
 @pytest.mark.parametrize("names", [None, {"encoder": "fc"}])
 def test_wrong_layout_of_a_registered_layer(names: dict[str, str] | None) -> None:
     class Odd(nnx.Module):
@@ -247,3 +239,20 @@ def test_wrong_layout_of_a_registered_layer(names: dict[str, str] | None) -> Non
     prefix = "encoder" if names else "fc"
     message = str(rejected(model, {f"{prefix}.weight": np.ones((3, 2), "f")}, names=names))
     assert "the layout gives the shape (3, 2), expected (2, 3)" in message
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rngs: nnx.Linear(2, 2, rngs=rngs),
+        lambda rngs: nnx.Conv(2, 2, 3, rngs=rngs),
+        lambda rngs: nnx.BatchNorm(2, rngs=rngs),
+        lambda rngs: nnx.Embed(5, 2, rngs=rngs),
+    ],
+    ids=["Linear", "Conv", "BatchNorm", "Embed"],
+)
+def test_stacked_layers(make: Any) -> None:
+    """No torch layer has a stack of kernels, which nnx.vmap over a constructor makes."""
+    model = nnx.Dict({"blocks": nnx.split_rngs(splits=3)(nnx.vmap(make))(nnx.Rngs(0))})
+    message = str(rejected(model, {"blocks.0.weight": torch.ones(2, 2)}))
+    assert "its arrays are stacked along one more axis, as by vmap or scan; fill the layers one" in message

@@ -149,6 +149,17 @@ def test_wrong_arguments() -> None:
         jaxlstm.linen.state_dict(Optional(), X, inputs=X)  # type: ignore[arg-type]
 
 
+def test_variables_without_batch_statistics() -> None:
+    module, theirs = nn.BatchNorm(use_running_average=True), torch.nn.BatchNorm1d(2)
+    params = module.init(jax.random.key(0), X)["params"]
+    with pytest.raises(
+        jaxlstm.StateDictError, match="has no array 'mean'; variables must hold every collect"
+    ):
+        jaxlstm.linen.load_state_dict(module, {"params": params}, theirs, inputs=X)
+    with pytest.raises(ValueError, match=r"variables must hold collections, .* got 'norm'"):
+        jaxlstm.linen.load_state_dict(module, {"norm": params}, theirs, inputs=X)
+
+
 def test_the_argument_is_unchanged() -> None:
     variables = optional_variables()
     before = jax.tree.map(np.array, variables)

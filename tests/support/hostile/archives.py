@@ -55,6 +55,8 @@ def cases() -> Iterator[Case]:
         yield from _places(label, made)
         yield from _headers(label, made)
         yield from _end_records(label, made, tensors)
+        repeated = [replace(made[0], extra=_zip64(len(made[0].data), len(made[0].data))), *made[1:]]
+        yield Case(0, f"{label} as zipfile wrote before Python 3.11.4", archive(repeated), tensors=tensors)
         yield Case(0, f"{label} as torch writes 4 GiB", archive(_wide(made)), tensors=tensors)
 
 
@@ -169,7 +171,9 @@ def _headers(label: str, made: list[Member]) -> Iterator[Case]:
     lies: dict[str, dict[str, Any]] = {
         "a size": {"local": far, "extra": _zip64(size + 1, size)},
         "one value": {"local": far, "extra": _zip64(size)},
-        "values that nobody asked for": {"extra": wide},
+        "a size that the header has too": {"extra": _zip64(size + 1, size)},
+        "only one size that the header has too": {"extra": _zip64(size)},
+        "more than the sizes": {"extra": _zip64(size, size, 0)},
         "twice": {"local": far, "extra": wide * 2},
         "a field that is cut": {"extra": b"\x01\0\xff\xff"},
         "a central size": far | {"central_extra": _zip64(1 << 62, 1 << 62)},

@@ -133,7 +133,9 @@ def _read_entry(source: Source, header: CentralHeader, end: int) -> Entry:
         values = set(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
         agrees = len(wide) % 8 == 0 and values <= {0, header.size, at}
     else:
-        size, compressed = widen(extra, (size, compressed), at)
+        # zipfile before Python 3.11.4, and so numpy.savez, repeats the sizes in a needless ZIP64 field.
+        if wide_field(extra, at) != struct.pack("<QQ", size, compressed):
+            size, compressed = widen(extra, (size, compressed), at)
         agrees = (crc, compressed, size) == expected
     if (flags, method) != (header.flags, header.method) or not agrees:
         raise header.error("zip-header-mismatch", mismatch)

@@ -35,6 +35,9 @@ def activation(operation: Operation) -> Iterator[Variant]:
         if name != operation.name:
             cause = f"{{where}} is {name} instead of {operation.name}"
             yield Variant(cause, lambda op, name=name: _function(name)(op.get("input")))
+    if operation.name != "gelu":  # Flax's gelu has the tanh form by default.
+        cause = f"{{where}} is gelu, in its tanh form, instead of {operation.name}"
+        yield Variant(cause, lambda op: _function("gelu")(op.get("input"), approximate="tanh"))
 
 
 def softmax(operation: Operation) -> Iterator[Variant]:

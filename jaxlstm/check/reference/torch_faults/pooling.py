@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def pooling(operation: Operation) -> Iterator[Variant]:
     """Yield faults of a max or average pooling."""
     is_max = operation.name.startswith("max")
-    yield Variant("the stride of {where} is 1", lambda op: op.run(stride=1))
+    for stride in (1, 2):
+        yield Variant(f"the stride of {{where}} is {stride}", lambda op, stride=stride: op.run(stride=stride))
     yield Variant("{where} has no padding", lambda op: op.run(padding=0))
     yield Variant("{where} pads as SAME does, without counting the padding", _same)
     if not is_max:

@@ -1,0 +1,92 @@
+"""Large RMS errors of right models near a kink or in few elements, and of wrong models, which stay large."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jaxlstm.check import verify_model
+from jaxlstm.check.criteria.rms import RmsRatio
+from jaxlstm.check.model.results import ModelResults
+from jaxlstm.check.model.second_opinion import second_opinion
+
+U = 2.0**-24
+TRUTH = np.linspace(1, 2, 50)
+
+
+def opinion(ours: float, own: float, *, kink: float = 0.0) -> float:
+    """Return the ratio of an array whose rounding error is ``U``, and ``kink`` beyond a kink."""
+    rng = np.random.default_rng(0)
+
+    def perturbed(size: float) -> ModelResults:
+        error = size * rng.standard_normal(TRUTH.shape) + (kink if size > 1e-9 else 0.0)
+        return ModelResults({"y": TRUTH + error})
+
+    ratio = RmsRatio("example, y", TRUTH.size, ours, own, own)
+    (found,) = second_opinion({"y": ratio}, ModelResults({"y": TRUTH}), np.float32, perturbed)
+    return found.value
+
+
+def test_luck_of_torch():
+    assert opinion(2 * U, U / 100) == pytest.approx(2, rel=0.2)
+    assert opinion(U / 2, U / 100) == 1, "an error below rounding must not lower the mean of the others"
+
+
+def test_kink_excuses_only_the_error_that_it_causes():
+    assert opinion(0.1, U, kink=0.1) < 1.1
+    assert opinion(10.0, U, kink=0.1) > 16
+    assert opinion(1e-3, U, kink=0.1) == 1
+
+
+def test_imprecision_is_not_excused():
+    assert opinion(2.0**-11, U) > 1e3  # TF32
+    assert opinion(20 * U, 2 * U) == pytest.approx(10, rel=0.2)
+    assert opinion(2 * U, 1.5 * U) == pytest.approx(2 / 1.5), "below the limit, torch's error is the unit"
+
+
+@jax.custom_vjp
+def imprecise_gradient(weight):
+    """Return the argument; its gradient is rounded to bfloat16 in float32, and exact in float64."""
+    return weight
+
+
+def _rounded(_, gradient):
+    return (
+        (gradient.astype(jnp.bfloat16) if gradient.dtype == jnp.float32 else gradient).astype(gradient.dtype),
+    )
+
+
+imprecise_gradient.defvjp(lambda weight: (weight, None), _rounded)
+
+
+def _with_unit_at_zero(x: torch.Tensor) -> nn.Sequential:
+    """Return a network in which a ReLU of the first example is at 0, to rounding."""
+    torch.manual_seed(0)
+    first = nn.Linear(5, 16)
+    before = first.weight.double() @ x[0].double()
+    with torch.no_grad():
+        first.bias[:12] = -before[:12]
+    return nn.Sequential(first, nn.ReLU(), nn.Linear(16, 8)).requires_grad_(False)
+
+
+@pytest.mark.parametrize("wrong", [(), ("0.weight",), ("2.bias",)], ids=["right", "before", "after"])
+def test_relu_at_zero(wrong):
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+    theirs = _with_unit_at_zero(x)
+    params = {name: p.numpy() for name, p in theirs.named_parameters()}
+
+    def ours(params, x):
+        p = {name: imprecise_gradient(a) if name in wrong else a for name, a in params.items()}
+        hidden = jax.nn.relu(x @ p["0.weight"].T + p["0.bias"])
+        return hidden @ p["2.weight"].T + p["2.bias"]
+
+    report = verify_model(ours, theirs, (x,), params=params)
+    failed = {item.name for item in report.items if item.ok is False}
+    if wrong:
+        assert "RMS error of gradients, worst array" in failed, str(report)
+    else:
+        assert not failed, str(report)
