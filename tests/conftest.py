@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,30 @@ def _helpers(path: Path, node: ast.ImportFrom) -> list[Path]:
 
 
 collect_ignore = [str(path) for path in HERE.rglob("test_*.py") if MISSING and _needs_missing(path)]
+
+
+# Many programs are compiled again in another test, in the other worker, or in a child process.
+COMPILATION_CACHE = {
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share compiled programs among the tests, workers and child processes of this run.
+
+    The cache is empty at the start of a run. ``JAX_ENABLE_COMPILATION_CACHE=false`` turns it off.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return  # a worker, or a cache that the caller has chosen
+    folder = tempfile.mkdtemp(prefix="jaxlstm-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    settings = {"jax_compilation_cache_dir": folder, **COMPILATION_CACHE}
+    os.environ.update({name.upper(): str(value) for name, value in settings.items()})
+    import jax
+
+    for name, value in settings.items():
+        jax.config.update(name, value)
 
 
 def pytest_report_header() -> list[str]:

@@ -22,7 +22,7 @@ from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
 from tests.support.checkpoints.tensors import DTYPES
 
 # Per container; there are five.
-EXAMPLES = 400
+EXAMPLES = 200
 
 thorough = settings(
     max_examples=EXAMPLES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,25 +54,31 @@ def rms(actual: Any, exact: Any) -> float:
     return float(np.sqrt(np.mean((np.asarray(actual, np.float64) - exact) ** 2) / np.mean(exact**2)))
 
 
+def forward(name: str, dtype: str, backend: str, *, wide: bool = False) -> tuple[jax.Array, ...]:
+    """Return outputs, h_n and c_n of a config, in float64 if ``wide``."""
+    config = CONFIGS[name]
+    params, x = half(dtype, weights(config)), half(dtype, normal(40, 6, config.input_size))
+    lengths = jnp.array([40, 1, 17, 40, 39, 8])
+    with jax.enable_x64(wide):
+        if wide:
+            params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
+        y, state = lstm(params, x, config=config, seq_lengths=lengths, backend=backend)
+    return y, *state
+
+
+@functools.cache
+def scans(name: str, dtype: str) -> tuple[tuple[jax.Array, ...], ...]:
+    """Return the results of the plain scan, and those in float64, once for all instruction sets."""
+    return forward(name, dtype, "scan"), forward(name, dtype, "scan", wide=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_forward_is_at_least_as_accurate_as_the_plain_scan(
     name: str, dtype: str, instruction_set: str
 ) -> None:
-    config = CONFIGS[name]
-    params, x = half(dtype, weights(config)), half(dtype, normal(40, 6, config.input_size))
-    lengths = jnp.array([40, 1, 17, 40, 39, 8])
-
-    def run(backend: str, *arguments: Any) -> Any:
-        params, x = arguments
-        y, state = lstm(params, x, config=config, seq_lengths=lengths, backend=backend)
-        return y, *state
-
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
-        exact = run("scan", *wide)
-    native, scan = run("native", params, x), run("scan", params, x)
-    for ours, plain, reference in zip(native, scan, exact, strict=True):
+    scan, exact = scans(name, dtype)
+    for ours, plain, reference in zip(forward(name, dtype, "native"), scan, exact, strict=True):
         assert ours.dtype == dtype
         # The errors are random: with the same rounding points they differ by a few percent.
         assert rms(ours, reference) <= 1.1 * rms(plain, reference)
