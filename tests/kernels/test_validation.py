@@ -16,7 +16,7 @@ from tests.support.problems import needs_native
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 T, B, I, H, P = 3, 2, 4, 5, 3
-OPTIONAL = ("bias", "weight_hr", "valid", "m", "grad_projected", "grad_bias")
+OPTIONAL = ("bias_ih", "bias_hh", "weight_hr", "valid", "m", "grad_projected", "grad_bias")
 OMITTED: dict[str, tuple] = dict.fromkeys(OPTIONAL, (0,))
 WEIGHTS = {"weight_hh": (4 * H, P), "weight_hr": (P, H)}
 STEPS = {"by_gates": (T, B, 4 * H), "f": (T, B, H), "m_by_c": (T, B, H)}
@@ -24,7 +24,8 @@ FORWARD = {
     "x": (T, B, I),
     "weight_ih": (4 * H, I),
     "weight_hh": (4 * H, P),
-    "bias": (4 * H,),
+    "bias_ih": (4 * H,),
+    "bias_hh": (4 * H,),
     "weight_hr": (P, H),
     "h_0": (B, P),
     "c_0": (B, H),
@@ -147,6 +148,13 @@ def test_wrong_size(handler: Handler, name: str) -> None:
 def test_omitted_projection(handler: Handler) -> None:
     with rejected("without weight_hr"):
         handler.run({"weight_hr": (0,)})
+
+
+@pytest.mark.parametrize("name", ["bias_ih", "bias_hh"])
+def test_one_bias(name: str) -> None:
+    for handler in HANDLERS[:2]:
+        with rejected("bias_ih and bias_hh must be given together"):
+            handler.run({name: (0,)})
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)

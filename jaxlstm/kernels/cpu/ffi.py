@@ -1,8 +1,8 @@
 """Calls of the native CPU kernel for one direction, through XLA's FFI.
 
 The kernel ignores ``precision``, because products on a CPU always have the full precision of the dtype. In
-half precision the forward pass takes half-precision arrays, with the state and the bias in float32; the
-backward pass and the gradients run in float32, and their results are rounded once.
+half precision the forward pass takes half-precision arrays; the backward pass and the gradients run in
+float32, and their results are rounded once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from jaxlstm.precision import Precision, gate_dtype
 OMITTED = (0,)
 """The shape of an optional array that is not passed."""
 
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+"""The parameters that the library takes, in its order."""
+
 THREADS = 0
 """Number of threads per call; 0 means the size of XLA's thread pool."""
 
@@ -36,18 +39,18 @@ def run_forward(
     precision: Precision,
 ) -> Results:
     """Run the forward pass, see :class:`jaxlstm.kernels.platforms.PlatformKernels`."""
-    wide = gate_dtype(inputs.dtype)
-    dtypes = {"h": wide, "c": wide}
     target = "jaxlstm_forward"
-    result_shapes = [Shape(x.shape, dtypes.get(name, x.dtype)) for name, x in out.items()]
+    result_shapes = list(out.values())
     if "f" in out:
         target += "_and_differentiate"
         result_shapes += [] if "m" in out else [Shape(OMITTED, inputs.dtype)]
-    operands = (inputs, *_weights(params, inputs.dtype), *_widened(state), _valid(valid))
+    omitted = jnp.zeros(OMITTED, inputs.dtype)
+    weights = (params.get(name, omitted) for name in WEIGHTS)
+    operands = (inputs, *weights, *state, _valid(valid))
     call: Any = jax.ffi.ffi_call(target, result_shapes)
     arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
     # A zip without strict drops an omitted m, the last result.
-    return {name: x.astype(out[name].dtype) for name, x in zip(out, arrays, strict=False)}
+    return dict(zip(out, arrays, strict=False))
 
 
 def run_backward(
@@ -97,15 +100,6 @@ def gradients(
     arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
     results = dict(zip(TANGENTS, arrays, strict=True))
     return {name: results[name].astype(by_name[name].dtype) for name in names}
-
-
-def _weights(params: dict[str, Any], dtype: Any) -> tuple:
-    """Return weight_ih, weight_hh, the sum of both biases and weight_hr, as the library takes them."""
-    omitted = jnp.zeros(OMITTED, dtype)
-    bias = _widened(omitted)
-    if "bias_ih" in params:
-        bias = _widened(params["bias_ih"]) + _widened(params["bias_hh"])
-    return params["weight_ih"], params["weight_hh"], bias, params.get("weight_hr", omitted)
 
 
 def _widened(tree: Any) -> Any:

@@ -52,12 +52,11 @@ def run(
     """
     lengths = jnp.zeros(ffi.OMITTED, jnp.int32) if lengths is None else lengths
     shapes = [Shape((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]
-    shapes += [Shape(leaf.shape, gate_dtype(leaf.dtype)) for leaf in state]
+    shapes += [Shape(leaf.shape, leaf.dtype) for leaf in state]
     call: Any = jax.ffi.ffi_call("jaxlstm_forward_prepared", shapes)
     threads = np.int64(ffi.THREADS)
-    wide = (leaf.astype(gate_dtype(leaf.dtype)) for leaf in state)
-    outputs, h, c = call(inputs, prepared, *wide, lengths, reverse=reverse, threads=threads)
-    return outputs, LSTMState(h.astype(state.h.dtype), c.astype(state.c.dtype))
+    outputs, h, c = call(inputs, prepared, *state, lengths, reverse=reverse, threads=threads)
+    return outputs, LSTMState(h, c)
 
 
 @contextlib.contextmanager

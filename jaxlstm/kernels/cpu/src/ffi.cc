@@ -6,6 +6,7 @@
 #include "buffers.h"
 #include "cost.h"
 #include "dtypes.h"
+#include "half_conversion.h"
 #include "instruction_sets.h"
 #include "memory.h"
 #include "prepared_weights.h"
@@ -31,60 +32,98 @@ ffi::Error run(const BufferChecker& checker, const Arguments& p, const Pass<Argu
   return run(p, pass, Call(cost_of(p), requested_threads, pool.num_threads()), pool);
 }
 
+// Arrays in the dtype of a forward call that its pass takes in another form: the state in Wide<Real>, and the biases as
+// their sum in Wide<Real>. The library converts them, because XLA runs a program that only calls the kernel on the
+// calling thread, and a program with conversions or sums on another one.
+template <class Real>
+struct UnconvertedArrays {
+  const Real *h_0, *c_0;
+  Real *h_n, *c_n;
+  const Real *bias_ih = nullptr, *bias_hh = nullptr;  // null without biases
+};
+
 // Returns the arguments that all forward handlers share. Sizes are named as in arguments.h.
 template <class Real>
 ForwardArguments<Real> forward_arguments(BufferChecker& checker, Buffer& x, Buffer& h_0, Buffer& c_0, Result& y,
-                                         Result& h_n, Result& c_n, bool reverse) {
+                                         Result& h_n, Result& c_n, bool reverse, UnconvertedArrays<Real>& arrays) {
   const auto [T, B, I] = checker.sizes<3>("x", x);
   const long P = checker.sizes<2>("h_0", h_0)[1], H = checker.sizes<2>("c_0", c_0)[1];
   ForwardArguments<Real> p{T, B, I, H, P, reverse};
   checker.require_nonzero_sizes(T, H, P);
   p.x = checker.input<Real>("x", x, {T, B, I});
-  p.h_0 = checker.input<Wide<Real>>("h_0", h_0, {B, P});
-  p.c_0 = checker.input<Wide<Real>>("c_0", c_0, {B, H});
+  arrays.h_0 = checker.input<Real>("h_0", h_0, {B, P});
+  arrays.c_0 = checker.input<Real>("c_0", c_0, {B, H});
   p.y = checker.output<Real>("y", y, {T, B, P});
-  p.h_n = checker.output<Wide<Real>>("h_n", h_n, {B, P});
-  p.c_n = checker.output<Wide<Real>>("c_n", c_n, {B, H});
+  arrays.h_n = checker.output<Real>("h_n", h_n, {B, P});
+  arrays.c_n = checker.output<Real>("c_n", c_n, {B, H});
   return p;
 }
 
 template <class Real>
-void set_weights(BufferChecker& checker, ForwardArguments<Real>& p, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
-                  Buffer& weight_hr) {
+void set_weights(BufferChecker& checker, ForwardArguments<Real>& p, UnconvertedArrays<Real>& arrays, Buffer& weight_ih,
+                 Buffer& weight_hh, Buffer& bias_ih, Buffer& bias_hh, Buffer& weight_hr) {
   const long I = p.input_size, H = p.hidden_size, P = p.h_size;
   p.weight_ih = checker.input<Real>("weight_ih", weight_ih, {4 * H, I});
   p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
-  p.bias = checker.optional_input<Wide<Real>>("bias", bias, {4 * H});
+  arrays.bias_ih = checker.optional_input<Real>("bias_ih", bias_ih, {4 * H});
+  arrays.bias_hh = checker.optional_input<Real>("bias_hh", bias_hh, {4 * H});
+  if (!arrays.bias_ih != !arrays.bias_hh) checker.fail("bias_ih and bias_hh must be given together");
   p.weight_hr = checker.optional_input<Real>("weight_hr", weight_hr, {P, H});
   if (!p.weight_hr && P != H) checker.fail("h_0 must be as wide as c_0 without weight_hr");
 }
 
+// Converts the state and the biases, and runs the forward pass.
 template <class Real>
-ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias,
-                   Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n, Result& c_n,
-                   bool reverse, int64_t threads) {
+ffi::Error run_forward(const BufferChecker& checker, ForwardArguments<Real>& p, const UnconvertedArrays<Real>& arrays,
+                       int64_t threads, ffi::ThreadPool& pool) {
+  if (checker.failed()) return checker.error();
+  std::vector<Wide<Real>> bias(arrays.bias_ih ? 4 * p.hidden_size : 0);
+  for (size_t i = 0; i < bias.size(); i++) bias[i] = widen(arrays.bias_ih[i]) + widen(arrays.bias_hh[i]);
+  if (!bias.empty()) p.bias = bias.data();
+  const auto& pass = active_instruction_set().passes<Real>().forward;
+  if constexpr (kIsHalf<Real>) {
+    const long h_count = p.batch * p.h_size, c_count = p.batch * p.hidden_size;
+    std::vector<float> state(2 * (h_count + c_count));
+    float *h_0 = state.data(), *c_0 = h_0 + h_count, *h_n = c_0 + c_count, *c_n = h_n + h_count;
+    widen(arrays.h_0, h_0, h_count), widen(arrays.c_0, c_0, c_count);
+    p.h_0 = h_0, p.c_0 = c_0, p.h_n = h_n, p.c_n = c_n;
+    ffi::Error error = run(checker, p, pass, threads, pool);
+    narrow(h_n, arrays.h_n, h_count), narrow(c_n, arrays.c_n, c_count);
+    return error;
+  } else {
+    p.h_0 = arrays.h_0, p.c_0 = arrays.c_0, p.h_n = arrays.h_n, p.c_n = arrays.c_n;
+    return run(checker, p, pass, threads, pool);
+  }
+}
+
+template <class Real>
+ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias_ih,
+                   Buffer& bias_hh, Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n,
+                   Result& c_n, bool reverse, int64_t threads) {
   BufferChecker checker(x);
-  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
-  set_weights(checker, p, weight_ih, weight_hh, bias, weight_hr);
+  UnconvertedArrays<Real> arrays;
+  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse, arrays);
+  set_weights(checker, p, arrays, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr);
   p.valid = checker.optional_input<uint8_t>("valid", valid, {p.time, p.batch});
-  return run(checker, p, active_instruction_set().passes<Real>().forward, threads, pool);
+  return run_forward(checker, p, arrays, threads, pool);
 }
 
 template <class Real>
 ffi::Error forward_and_differentiate(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh,
-                                     Buffer& bias, Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid,
-                                     Result& y, Result& h_n, Result& c_n, Result& by_gates, Result& f, Result& m_by_c,
-                                     Result& m, bool reverse, int64_t threads) {
+                                     Buffer& bias_ih, Buffer& bias_hh, Buffer& weight_hr, Buffer& h_0, Buffer& c_0,
+                                     Buffer& valid, Result& y, Result& h_n, Result& c_n, Result& by_gates, Result& f,
+                                     Result& m_by_c, Result& m, bool reverse, int64_t threads) {
   BufferChecker checker(x);
-  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
-  set_weights(checker, p, weight_ih, weight_hh, bias, weight_hr);
+  UnconvertedArrays<Real> arrays;
+  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse, arrays);
+  set_weights(checker, p, arrays, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr);
   p.valid = checker.optional_input<uint8_t>("valid", valid, {p.time, p.batch});
   const long T = p.time, B = p.batch, H = p.hidden_size;
   p.by_gates = checker.output<Wide<Real>>("by_gates", by_gates, {T, B, 4 * H});
   p.f = checker.output<Wide<Real>>("f", f, {T, B, H});
   p.m_by_c = checker.output<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
   p.m = checker.optional_output<Real>("m", m, {T, B, H});
-  return run(checker, p, active_instruction_set().passes<Real>().forward, threads, pool);
+  return run_forward(checker, p, arrays, threads, pool);
 }
 
 // `prepared` holds the weights and biases as packed by jaxlstm_prepare_weights.
@@ -92,7 +131,8 @@ template <class Real>
 ffi::Error forward_prepared(ffi::ThreadPool& pool, Buffer& x, Buffer& prepared, Buffer& h_0, Buffer& c_0,
                             Buffer& lengths, Result& y, Result& h_n, Result& c_n, bool reverse, int64_t threads) {
   BufferChecker checker(x);
-  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse);
+  UnconvertedArrays<Real> arrays;
+  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse, arrays);
   const bool projected = p.h_size != p.hidden_size;
   const auto set_prepared = [&](auto weight) {
     typedef decltype(weight) Weight;
@@ -107,7 +147,7 @@ ffi::Error forward_prepared(ffi::ThreadPool& pool, Buffer& x, Buffer& prepared, 
     for (long t = 0; t < p.time; t++)
       for (long row = 0; row < p.batch; row++) valid.push_back(t < length[row]);
   p.valid = length ? valid.data() : nullptr;
-  return run(checker, p, active_instruction_set().passes<Real>().forward, threads, pool);
+  return run_forward(checker, p, arrays, threads, pool);
 }
 
 template <class Real>
@@ -199,10 +239,10 @@ auto signature() {
 
 #pragma GCC visibility push(default)
 extern "C" {
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_ANY_DTYPE(forward), (signature<8, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_ANY_DTYPE(forward), (signature<9, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_ANY_DTYPE(forward_prepared), (signature<5, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_ANY_DTYPE(forward_and_differentiate),
-                              (signature<8, 7>()));
+                              (signature<9, 7>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, JAXLSTM_BY_DTYPE(gradients), (signature<6, 4>()));
 

@@ -16,6 +16,9 @@ inline __attribute__((always_inline)) To same_bits(From from) {
   return to;
 }
 
+template <class T, std::enable_if_t<!kIsHalf<T>, int> = 0>
+T widen(T value) { return value; }
+
 inline __attribute__((always_inline)) float widen(Bfloat16 half) { return same_bits<float>(uint32_t(half.bits) << 16); }
 
 inline __attribute__((always_inline)) float widen(Float16 half) {
