@@ -16,7 +16,7 @@ from jaxlstm.inference import native
 from jaxlstm.inference.arguments import cast_params, one_device, time_major
 from jaxlstm.inference.buckets import batch_buckets, bucket_of, length_buckets
 from jaxlstm.inference.chunked import ChunkedForward, Results
-from jaxlstm.kernels.cpu.memory import ALIGNMENT, aligned_zeros
+from jaxlstm.inference.padding import FullBatch, padded_inputs, padded_start
 from jaxlstm.params import check_params
 from jaxlstm.precision import Precision, as_float_array, require_dtype, resolve
 
@@ -82,6 +82,7 @@ class Engine:
         # Trace one step, so that an unavailable backend raises here and not at the first call.
         jax.eval_shape(self._forward.step, self.weights, *self._step_shapes(1))
         self._executables: dict[tuple, Any] = {}
+        self._full_batches: dict[tuple[int, int], FullBatch] = {}
         self._compiling = threading.Lock()
         self._counting = threading.Lock()
         self._compilations = self._calls = self._valid_steps = self._computed_steps = 0
@@ -107,13 +108,13 @@ class Engine:
         return self._forward.concurrent_calls(count)
 
     def run_batch(
-        self, x: np.ndarray, lengths: np.ndarray, state: tuple[np.ndarray, np.ndarray] | None = None
+        self, x: np.ndarray, lengths: np.ndarray | None, state: tuple[np.ndarray, np.ndarray] | None = None
     ) -> Results:
         """Pad a batch to its bucket and start its executable.
 
         Args:
           x: (time, batch, input_size), with zeros after each length.
-          lengths: int32 (batch,).
+          lengths: int32 (batch,), or None if every sequence has ``time`` steps.
           state: (h, c), or None for zeros.
 
         Returns:
@@ -127,15 +128,24 @@ class Engine:
             )
         rows = bucket_of(batch, self.batch_buckets)
         steps = bucket_of(time, self.length_buckets)
-        padded = _padded(x, steps, rows)
-        padded_lengths = np.zeros(rows, np.int32)
-        padded_lengths[:batch] = lengths
-        padded_state = [aligned_zeros(shape, self.dtype) for shape in self.config.state_shapes(rows)]
-        for leaf, given in zip(padded_state, state or (), strict=False):
-            leaf[:, :batch] = given
-        self.count(int(lengths.sum()), self.computed_steps(padded_lengths))
+        padded = padded_inputs(x, steps, rows)
         executable = self.batch_executable(steps, rows)
-        return executable(self.weights, padded, *padded_state, padded_lengths)
+        if lengths is None and state is None and (time, batch) == (steps, rows):
+            full = self._full_batch(steps, rows)
+            self.count(steps * rows, full.computed_steps)
+            return executable(self.weights, padded, *full.start)
+        given = np.full(batch, time, np.int32) if lengths is None else lengths
+        h, c, padded_lengths = padded_start(self.config, self.dtype, rows, given, state)
+        self.count(int(given.sum()), self.computed_steps(padded_lengths))
+        return executable(self.weights, padded, h, c, padded_lengths)
+
+    def _full_batch(self, steps: int, rows: int) -> FullBatch:
+        full = self._full_batches.get((steps, rows))
+        if full is None:
+            start = padded_start(self.config, self.dtype, rows, np.full(rows, steps, np.int32), None)
+            full = FullBatch(jax.device_put(start, self.device), self.computed_steps(start[2]))
+            self._full_batches[steps, rows] = full
+        return full
 
     def batch_executable(self, time: int, batch: int, *, donate: bool = False) -> Any:
         """Return the executable for a batch of one shape, which may donate h and c.
@@ -186,14 +196,3 @@ class Engine:
     def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:
         sharding = jax.sharding.SingleDeviceSharding(self.device)
         return jax.ShapeDtypeStruct(shape, self.dtype, sharding=sharding)
-
-
-def _padded(x: np.ndarray, steps: int, rows: int) -> np.ndarray:
-    """Return x (time, batch, features) with zeros up to a bucket, or x itself if XLA can read it in place."""
-    time, batch, features = x.shape
-    is_full = (time, batch) == (steps, rows)
-    if is_full and x.flags.c_contiguous and x.ctypes.data % ALIGNMENT == 0:
-        return x
-    padded = aligned_zeros((steps, rows, features), x.dtype)
-    padded[:time, :batch] = x
-    return padded

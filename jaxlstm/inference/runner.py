@@ -102,8 +102,10 @@ class Runner:
         """
         x, unbatched = time_major_inputs(inputs, self.config, self.dtype)
         time, batch = x.shape[:2]
-        lengths = host_lengths(seq_lengths, batch, time)
-        x = without_padding(x, lengths)
+        lengths = None
+        if seq_lengths is not None:
+            lengths = host_lengths(seq_lengths, batch, time)
+            x = without_padding(x, lengths)
         state = None
         if initial_state is not None:
             state = host_state(initial_state, self.config, batch, self.dtype, unbatched)

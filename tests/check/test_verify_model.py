@@ -141,6 +141,35 @@ def test_float32_inside_is_untested_in_float64():
     assert not verify_model(lambda x: softmax(1.001 * x), nn.Softmax(-1), args).ok
 
 
+class Encoded(nn.Module):
+    """A linear layer after the addition of a positional encoding, which is a buffer in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+        self.encoding: torch.Tensor
+        self.register_buffer("encoding", torch.sin(torch.arange(20)[:, None] / 10 ** torch.linspace(0, 4, 8)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x + self.encoding[: x.shape[1]])
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, "untested"), (1 + 1e-5, "FAILED")])
+def test_a_table_that_the_model_computes(scale, expected):
+    """In float64, the model's encoding differs from torch's, which is rounded to float32."""
+    theirs = Encoded()
+    weight, bias = (p.detach().numpy() for p in theirs.fc.parameters())
+
+    def ours(x):
+        encoding = jnp.sin(jnp.arange(20)[:, None] / 10 ** jnp.linspace(0, 4, 8)).astype(x.dtype)
+        return linear(x + encoding[: x.shape[1]], scale * weight, bias)
+
+    report = verify_model(ours, theirs, (torch.randn(2, 7, 8),), gradients=False)
+    found = status(report)
+    assert found.get("float64 semantics", found.get("float64 semantics against torch")) == expected, report
+    assert report.ok == (expected == "untested")
+
+
 @pytest.mark.parametrize(
     ("ours", "item"),
     [

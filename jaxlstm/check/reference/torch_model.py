@@ -83,6 +83,28 @@ class TorchModel:
         with pinned(dtype, onednn=onednn):
             return _run(module, case, cotangents)
 
+    def tables(self) -> list[str]:
+        """Return the names of the floating-point buffers that are not statistics, such as encodings."""
+        return [
+            name
+            for name, a in self._copy.named_buffers()
+            if a.is_floating_point() and not name.endswith(("running_mean", "running_var"))
+        ]
+
+    def run_with_other_tables(self, case: ModelCase, rng: np.random.Generator) -> ModelResults:
+        """Run the module in float64 with every number of its tables changed by rounding in its own dtype."""
+        import torch
+
+        module = _deep_copy(self._in_float64)
+        buffers = dict(module.named_buffers())
+        size = float(np.finfo(self.dtype).eps) if self.dtype.kind == "f" else 0.0
+        with torch.no_grad():
+            for name in self.tables():
+                signs = torch.from_numpy(rng.choice([-1.0, 1.0], tuple(buffers[name].shape)))
+                buffers[name].add_(size * buffers[name].abs().max() * signs)
+        with pinned(np.float64):
+            return _run(module, case.astype(np.float64), None)
+
 
 def tensors_of(case: ModelCase) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, torch.Tensor]]:
     """Return the arguments with tensors in place of arrays, and the floating-point tensors by name."""

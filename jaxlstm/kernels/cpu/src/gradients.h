@@ -94,6 +94,11 @@ struct GradientsPass {
       for_row_blocks(begin, end, [&](long first, auto block) {
         constexpr int M = decltype(block)::count;
         Vector<T> sums[M][4] = {};
+        // The result is strided and larger than the second-level cache. Without this prefetch, waiting for it takes a
+        // third of the time.
+        for (int m = 0; m < (first_chunk ? 0 : M); m++)
+          for (int v = 0; v < 4; v++)
+            __builtin_prefetch(result + (first + m) * columns.columns + columns.first<T>(panel, v), 1);
         multiply<M, 1>(packed + (first - begin) * count, 1, operand + panel * count * 4 * L, count, sums, M);
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++)
