@@ -21,7 +21,10 @@ def start(*arguments: str, devices: int = 2) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, SCRIPT, *arguments],
         env=python_environment(
-            JAX_PLATFORMS="cpu", XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}"
+            JAX_PLATFORMS="cpu",
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+            # Only one of several processes would write the cache of tests/conftest.py.
+            JAX_ENABLE_COMPILATION_CACHE="false",
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
