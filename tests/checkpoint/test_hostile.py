@@ -25,7 +25,12 @@ CASES = list(cases())
 each_box = pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"[^\x20-\x7e]", "?", case.id))
+def _parameter(case: Case) -> Any:
+    marks = (pytest.mark.slow,) if case.slow else ()
+    return pytest.param(case, id=re.sub(r"[^\x20-\x7e]", "?", case.id), marks=marks)
+
+
+@pytest.mark.parametrize("case", [_parameter(case) for case in CASES])
 def test_case(tmp_path: Path, child: Child, case: Case) -> None:
     path = case.create(tmp_path)
     result = child.ask(path, case.options)

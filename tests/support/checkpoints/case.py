@@ -26,6 +26,7 @@ class Case:
         warns: the accepted file causes a warning.
         at_read: the error occurs when tensors are read, not when the file is opened.
         options: keyword arguments for read_checkpoint.
+        slow: another container of a file that is already in the corpus; left to the slow tests.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Case:
     warns: bool = False
     at_read: bool = False
     options: dict[str, bool] = field(default_factory=dict)
+    slow: bool = False
 
     @property
     def id(self) -> str:
