@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q
+# Each worker starts with neighbouring tests, which share fixtures.
+PARALLEL := -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest test-aot test-aarch64 sanitize \
 	random-configs fuzz coverage docs release-check lint format bench clean
@@ -28,10 +30,10 @@ demo: $(VENV)/.flax,torch,cli  ## a whole model, examples/demo.pt2: inspect it, 
 	@echo "Next: examples/export_demo.py shows how the file was made; or $(BIN)/jaxlstm inspect a .pt or .pt2 file of yours."
 
 test: $(VENV)/.test  ## all tests except the slow ones
-	$(PYTEST) -n $(WORKERS) -m "not slow"
+	$(PYTEST) $(PARALLEL) -m "not slow"
 
 test-slow: $(VENV)/.test  ## the slow tests
-	$(PYTEST) -n $(WORKERS) -m slow
+	$(PYTEST) $(PARALLEL) -m slow
 
 # torch needs memory on the same GPU, so JAX must not preallocate it. One process has the device.
 test-gpu test-tpu: test-%: $(VENV)/.test-%  ## the tests of a GPU or TPU, on one
@@ -69,9 +71,13 @@ FUZZ_SEED ?= $(shell date +%s)
 fuzz: $(VENV)/.test  ## read mutated checkpoints for FUZZ_MINUTES; findings go to fuzz-findings/
 	$(BIN)/python -m tools.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
 
+# With the planted faults of whole models, which are slow: each reaches another explanation.
+COVERED := tests/check tests/converters tests/checkpoint tests/cli tests/pt2 tests/models/test_program.py \
+	tests/models/test_acceptance.py tests/test_snippets.py tests/test_surprises.py
 coverage: $(VENV)/.dev  ## coverage of lines and branches of the checker and the converters
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not slow" tests/check tests/converters tests/checkpoint tests/cli
+	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not slow" $(COVERED)
+	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m slow tests/check/test_model_faults.py
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=98
 
