@@ -12,6 +12,7 @@ import torch
 from flax import linen
 from torch import nn
 
+import jaxlstm
 from jaxlstm.check import verify_model
 from tests.support.model_ports import MODELS
 
@@ -257,6 +258,25 @@ def test_longer_inputs_show_a_fault_after_pooling():
     assert status(report)["float64 semantics against torch"] == "FAILED"
 
 
+def test_sizes_and_dtypes_that_the_model_refuses():
+    """They are untested, not wrong."""
+    theirs = nn.Linear(3, 2).eval()
+    weight, bias = (p.detach().numpy() for p in theirs.parameters())
+
+    def ours(x):
+        if x.shape[0] != 4:
+            raise ValueError("four rows only")
+        if x.dtype != jnp.float32:
+            raise TypeError("float32 only")
+        return linear(x, weight, bias)
+
+    report = verify_model(ours, theirs, (torch.randn(4, 3),))
+    details = {item.name: item.detail for item in report.items if item.status == "untested"}
+    assert "float32 only" in details["float64 semantics"]
+    assert any("torch takes this case, the model raised" in detail for detail in details.values())
+    assert report.ok, str(report)
+
+
 def test_wrong_arguments():
     theirs = nn.Linear(3, 2)
     x = torch.randn(4, 3)
@@ -272,6 +292,11 @@ def test_wrong_arguments():
         verify_model(linear, theirs, (x,), names=["cnn"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="params must be None for an NNX module"):
         verify_model(MODELS["crnn"]("")[1], theirs, (x,), params={})
+    with pytest.raises(TypeError, match="call must be None for a function"):
+        verify_model(linear, theirs, (x,), call=linear)
+    program = jaxlstm.from_module(theirs.eval(), (x,))
+    with pytest.raises(TypeError, match="call and params must be None for a Program"):
+        verify_model(program, theirs, (x,), params={})
     with pytest.raises(ValueError, match="rtol was given without atol"):
         verify_model(linear, theirs, (x,), rtol=1e-3)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
