@@ -21,7 +21,7 @@ def merge_reports(
     """Return one report of all runs.
 
     The names of items, diagnoses and heat maps start with the backend and dtype. ``not_run`` maps each absent
-    backend to the reason. ``difference`` is that of the first run that has one.
+    backend to the reason. ``difference`` comes from the first run with one.
     """
     from jaxlstm.check import Item, Report
 

@@ -46,7 +46,7 @@ class Rounding:
     def ratios(
         self, case: ModelCase, ours: ModelResults, theirs: ModelResults, truth: ModelResults, cotangents: Any
     ) -> list[rms.RmsRatio]:
-        """Return the RMS error of each array of a model in the working dtype, beside those of right runs."""
+        """Return the RMS error of each array in the working dtype, relative to correct runs."""
         dtype = self.theirs.dtype
         correct = [self.theirs.run(case, dtype, cotangents=cotangents, onednn=False)]
         ratios = rms_ratios(case, ours, theirs, truth, correct)

@@ -179,7 +179,7 @@ def _exported_module(program: torch.export.ExportedProgram) -> torch.nn.Module:
     try:
         return program.module()
     except RuntimeError as error:
-        # For example, torch keeps an attribute "meta" of its own in the place of a submodule of that name.
+        # For example, torch's own attribute "meta" hides a submodule of that name.
         raise ValueError(
             f"torch cannot run this exported program: {error}. Pass the live module to verify_model instead, "
             "or rename the submodule that the error names and export the model again"

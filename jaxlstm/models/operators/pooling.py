@@ -12,7 +12,7 @@ from jaxlstm.models.operators.registry import register_operator
 from jaxlstm.models.operators.windows import Ints, Windows
 from jaxlstm.precision import gate_dtype
 
-# Each part is an operation of its own. Without a bound, a number in a file could fill the memory.
+# Each part is a separate operation. Without a bound, a number in a file could fill the memory.
 _MOST_PARTS = 1 << 16
 
 

@@ -122,8 +122,8 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
             return NotImplemented
         return methods[method](*(np.asarray(x) if isinstance(x, Tensor) else x for x in inputs), **kwargs)
 
-    # The reader compares values from a file, some of which are tensors, with strings and numbers. That
-    # must not read a tensor. With an array on the other side, the comparison is the array's.
+    # The reader compares values from a file with strings and numbers. If a value is a tensor, the
+    # comparison must not read its elements. An array on the other side makes the comparison itself.
     def __eq__(self, other: object) -> bool:
         return object.__eq__(self, other)
 
