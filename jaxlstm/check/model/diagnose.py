@@ -16,6 +16,7 @@ from jaxlstm.check.model.explain import AGREEMENT, IMPROVEMENT, Evidence, ModelS
 from jaxlstm.check.model.layers import EQUAL, LayerRecord, compare_layers, distance
 from jaxlstm.check.model.ours import OurRunner
 from jaxlstm.check.model.program_model import ProgramModel
+from jaxlstm.check.model.results import ModelCase
 from jaxlstm.check.model.verification import ModelVerification
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.report.layers import LayerDifference
@@ -40,19 +41,21 @@ class ModelDiagnosis:
 def diagnose_model(verification: ModelVerification, failed: set[str], seconds: float) -> ModelDiagnosis:
     """Explain the failed items. ``seconds`` is the time for the search of causes."""
     wrong = {"runs", "shape and dtype", "NaN mask", "float64 semantics against torch"} & failed
+    # Wrong values show on the first case that failed; the error of rounding is that of all cases.
+    case = (verification.first_failure if wrong else None) or verification.example
     imprecise = any(name.startswith(("RMS error of results", "within")) for name in failed)
     if not wrong and not imprecise:
         return ModelDiagnosis(tuple(_gradients(verification)))
     dtype = np.float64 if wrong and not verification.float64_refusal else verification.theirs.dtype
     if isinstance(verification.ours, ProgramModel):
-        nodes = _diagnose_nodes(verification, verification.ours)
+        nodes = _diagnose_nodes(verification, verification.ours, case)
         if not wrong or any(not node.ok for node in nodes.layers):
             return nodes
     else:
         nodes = ModelDiagnosis()
-    ours = _layers(verification, dtype)
-    theirs = record_torch_layers(verification.theirs, verification.example, np.float64)
-    limits = _limits(verification, theirs, dtype)
+    ours = _layers(verification, case, dtype)
+    theirs = record_torch_layers(verification.theirs, case, np.float64)
+    limits = _limits(verification, case, theirs, dtype)
     layers = compare_layers(ours, theirs, verification.names, verification.pairing, limits)
     # Without a run in float64, a large error may have any cause.
     wrong_values = bool(wrong) or not verification.evidence
@@ -60,7 +63,8 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
     if "runs" in wrong:
         settings += channels_last_advice(verification)
     lines = [
-        *(settings or _causes(verification, ours, dtype, wrong_values, seconds)),
+        *(settings or _causes(verification, case, ours, dtype, wrong_values, seconds)),
+        *_other_case(verification, case),
         *_location(layers),
         *_foreign_weights(verification),
         *nodes.lines,
@@ -68,10 +72,12 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
     return ModelDiagnosis(tuple(lines), tuple(layers))
 
 
-def _diagnose_nodes(verification: ModelVerification, program: ProgramModel) -> ModelDiagnosis:
+def _diagnose_nodes(
+    verification: ModelVerification, program: ProgramModel, case: ModelCase
+) -> ModelDiagnosis:
     """Name the first node of a program that differs from torch's operator on the same graph."""
     try:
-        nodes = program.nodes(verification.example, verification.precision)
+        nodes = program.nodes(case, verification.precision)
     except PORT_EXCEPTIONS as error:
         return ModelDiagnosis((f"the nodes cannot be compared: {describe(error)}",))
     wrong = next((node for node in nodes if not node.ok), None)
@@ -89,20 +95,24 @@ def _size(layer: LayerDifference) -> str:
     return layer.difference + (" times the largest element" if np.isfinite(layer.outputs) else "")
 
 
-def _layers(verification: ModelVerification, dtype: type[np.floating] | np.dtype) -> list[LayerRecord]:
-    """Return the layers of the model on the example, or nothing if they cannot be recorded."""
+def _layers(
+    verification: ModelVerification, case: ModelCase, dtype: type[np.floating] | np.dtype
+) -> list[LayerRecord]:
+    """Return the layers of the model on a case, or nothing if they cannot be recorded."""
     try:
-        return verification.ours.layers(verification.example, dtype, verification.precision)
+        return verification.ours.layers(case, dtype, verification.precision)
     except PORT_EXCEPTIONS:  # A model may depend on being called as a whole.
         return []
 
 
-def _limits(verification: ModelVerification, theirs: Sequence[LayerRecord], dtype: Any) -> dict[int, float]:
+def _limits(
+    verification: ModelVerification, case: ModelCase, theirs: Sequence[LayerRecord], dtype: Any
+) -> dict[int, float]:
     """Return by position the distance within which a layer in the working dtype is precise enough."""
     if np.dtype(dtype) == np.float64:
         limit = AGREEMENT[_resolution(verification, dtype)]
         return dict.fromkeys(range(len(theirs)), max(limit, EQUAL) if verification.casts else EQUAL)
-    same = record_torch_layers(verification.theirs, verification.example, dtype)
+    same = record_torch_layers(verification.theirs, case, dtype)
     pairs = enumerate(zip(same, theirs, strict=True))
     return {k: OWN_ERRORS * distance(a.outputs, b.outputs) for k, (a, b) in pairs}
 
@@ -132,14 +142,27 @@ def _training_mode(verification: ModelVerification) -> Iterator[str]:
         )
 
 
+def _other_case(verification: ModelVerification, case: ModelCase) -> Iterator[str]:
+    """Name the case that differs if the example does not."""
+    if case.name != verification.example.name:
+        names = f"{verification.ours.name} equals {verification.theirs.name}"
+        yield f"{names} on the example; with {case.name} it does not"
+
+
 def _causes(
-    verification: ModelVerification, layers: Sequence[LayerRecord], dtype: Any, wrong: bool, seconds: float
+    verification: ModelVerification,
+    first: ModelCase,
+    layers: Sequence[LayerRecord],
+    dtype: Any,
+    wrong: bool,
+    seconds: float,
 ) -> Iterator[str]:
-    """Search for the faults that explain the results."""
+    """Search for the faults that explain the results. ``layers`` are those of the case ``first``."""
     runs = verification.evidence if np.dtype(dtype) == np.float64 else verification.working_evidence
     evidence = [Evidence(case, results.outputs) for case, results in runs if _is_finite(results.outputs)]
-    if not evidence:
-        evidence = [Evidence(verification.example, None)]
+    evidence.sort(key=lambda entry: entry.case.name != first.name)
+    if not evidence or evidence[0].case.name != first.name:
+        evidence = [Evidence(first, None), *evidence]
     evidence[0] = replace(evidence[0], layers=layers)
     search = ModelSearch(
         verification.theirs,
