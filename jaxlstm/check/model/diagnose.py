@@ -62,11 +62,12 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
     settings = list(_training_mode(verification)) if wrong_values else []
     if "runs" in wrong:
         settings += channels_last_advice(verification)
+    causes = settings or list(_causes(verification, case, ours, dtype, wrong_values, seconds))
+    causes += _foreign_weights(verification)
     lines = [
-        *(settings or _causes(verification, case, ours, dtype, wrong_values, seconds)),
+        *(causes or ["no known fault of the operations of torch's module explains the results"]),
         *_other_case(verification, case),
         *_location(layers),
-        *_foreign_weights(verification),
         *nodes.lines,
     ]
     return ModelDiagnosis(tuple(lines), tuple(layers))
@@ -177,8 +178,6 @@ def _causes(
     yield from found
     if search.timed_out and not found:
         yield f"no cause was found in {seconds:g} s; a longer search may find one (argument seconds)"
-    elif not found:
-        yield "no known fault of the operations of torch's module explains the results"
 
 
 def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
@@ -201,14 +200,20 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
 
 
 def _foreign_weights(verification: ModelVerification) -> Iterator[str]:
-    """Name the parameters whose values torch does not have, and the most similar one of torch."""
+    """Name the parameters whose values torch does not have, by the dtype to which torch's were rounded."""
     theirs = verification.theirs.params()
+    foreign: dict[str, list[str]] = {}
     for name in verification.pairing.unpaired:
         value = verification.working.call.params[name]
-        like = [n for n, p in theirs.items() if p.size == value.size]
-        halves = [(d, n) for n in like for d in ("bfloat16", "float16") if _equal_in(d, value, theirs[n])]
-        hint = "; they equal {1} rounded to {0}".format(*halves[0]) if halves else ""
-        yield f"the values of {name} are not a re-layout of any parameter of torch{hint}"
+        like = [p for p in theirs.values() if p.size == value.size]
+        halves = (d for d in ("bfloat16", "float16") if any(_equal_in(d, value, p) for p in like))
+        foreign.setdefault(next(halves, ""), []).append(name)
+    for half, found in foreign.items():
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        hint = f"; they equal torch's rounded to {half}" if half else ""
+        yield (
+            f"the values of {', '.join(found[:3])}{more} are not a re-layout of any parameter of torch{hint}"
+        )
 
 
 def _equal_in(dtype: str, value: Array, other: Array) -> bool:
