@@ -1,4 +1,4 @@
-"""The diagnosis of a model that failed: the cause, the first layer that differs, and foreign weights."""
+"""The diagnosis of a model that failed: the cause, and the first layer that differs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm._shared.table import format_number
@@ -15,6 +14,7 @@ from jaxlstm.check.model.channels import channels_last_advice
 from jaxlstm.check.model.explain import AGREEMENT, IMPROVEMENT, Evidence, ModelSearch, output_distance
 from jaxlstm.check.model.layers import EQUAL, LayerRecord, compare_layers, distance
 from jaxlstm.check.model.ours import OurRunner
+from jaxlstm.check.model.parameters import foreign_weights, wrong_gradients
 from jaxlstm.check.model.program_model import ProgramModel
 from jaxlstm.check.model.results import ModelCase
 from jaxlstm.check.model.verification import ModelVerification
@@ -22,9 +22,6 @@ from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.report.layers import LayerDifference
 
 Array = np.ndarray
-
-WRONG_GRADIENT = 1e-8
-"""Relative error in float64 above which a gradient is wrong, and not just imprecise."""
 
 OWN_ERRORS = 16.0
 """A layer is imprecise if its error exceeds torch's error in the same dtype by this factor."""
@@ -45,7 +42,7 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
     case = (verification.first_failure if wrong else None) or verification.example
     imprecise = any(name.startswith(("RMS error of results", "within")) for name in failed)
     if not wrong and not imprecise:
-        return ModelDiagnosis(tuple(_gradients(verification)))
+        return ModelDiagnosis(tuple(wrong_gradients(verification)))
     dtype = np.float64 if wrong and not verification.float64_refusal else verification.theirs.dtype
     if isinstance(verification.ours, ProgramModel):
         nodes = _diagnose_nodes(verification, verification.ours, case)
@@ -63,7 +60,7 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
     if "runs" in wrong:
         settings += channels_last_advice(verification)
     causes = settings or list(_causes(verification, case, ours, dtype, wrong_values, seconds))
-    causes += _foreign_weights(verification)
+    causes += foreign_weights(verification)
     lines = [
         *(causes or ["no known fault of the operations of torch's module explains the results"]),
         *_other_case(verification, case),
@@ -197,49 +194,6 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
             start = before.name if before else "the arguments"
             yield f"first differs between {start} and {layer.name}, whose inputs already differ: {size}"
         return
-
-
-def _foreign_weights(verification: ModelVerification) -> Iterator[str]:
-    """Name the parameters whose values torch does not have, by the dtype to which torch's were rounded."""
-    theirs = verification.theirs.params()
-    foreign: dict[str, list[str]] = {}
-    for name in verification.pairing.unpaired:
-        value = verification.working.call.params[name]
-        like = [p for p in theirs.values() if p.size == value.size]
-        halves = (d for d in ("bfloat16", "float16") if any(_equal_in(d, value, p) for p in like))
-        foreign.setdefault(next(halves, ""), []).append(name)
-    for half, found in foreign.items():
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        hint = f"; they equal torch's rounded to {half}" if half else ""
-        yield (
-            f"the values of {', '.join(found[:3])}{more} are not a re-layout of any parameter of torch{hint}"
-        )
-
-
-def _equal_in(dtype: str, value: Array, other: Array) -> bool:
-    rounded = [np.sort(a.astype(jnp.dtype(dtype)).astype(np.float32), axis=None) for a in (value, other)]
-    return bool(np.array_equal(rounded[0], rounded[1]))
-
-
-def _gradients(verification: ModelVerification) -> Iterator[str]:
-    """Describe wrong gradients of a model whose outputs are right."""
-    for case, results in verification.evidence[:1]:
-        truth = verification.truths[case.name]
-        ours = verification.aligned(results, truth)
-        for name, gradient in (ours.gradients or {}).items():
-            expected = (truth.gradients or {})[name]
-            scale = float(np.max(np.abs(expected), initial=0.0))
-            if np.max(np.abs(gradient - expected), initial=0.0) > WRONG_GRADIENT * scale:
-                yield f"the gradient of {name} {_wrong_gradient(gradient, expected, scale)}"
-
-
-def _wrong_gradient(gradient: Array, expected: Array, scale: float) -> str:
-    if not gradient.any():
-        return "is zero, as after stop_gradient"
-    ratio = float(np.vdot(gradient, expected) / (np.vdot(expected, expected) or 1.0))
-    if np.allclose(gradient, ratio * expected, rtol=0, atol=WRONG_GRADIENT * scale):
-        return f"is {ratio:.4g} times torch's"
-    return "is wrong"
 
 
 def _is_finite(outputs: Mapping[str, Array]) -> bool:
