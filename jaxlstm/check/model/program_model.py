@@ -44,10 +44,9 @@ class ProgramModel:
             return program
         tensors = {**program.params, **program.buffers, **program.constants}
         arrays = {name: cast(np.asarray(a), dtype) for name, a in tensors.items()}
-        options = program.options
-        return Program(in_float64(program.graph), arrays).with_options(
-            precision=options.precision, backend=options.backend
-        )
+        in_64 = Program(in_float64(program.graph), arrays)
+        in_64.options = program.options
+        return in_64
 
     def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
         """Return the calls of the modules that are a single node each, such as a norm or a convolution."""
