@@ -140,6 +140,17 @@ def register_operator(
     return register
 
 
+def register_synonym(name: str, synonym: str) -> None:
+    """Register another name for each overload of an operator of torch with the same parameters.
+
+    >>> register_synonym("mul", "multiply")
+    """
+    prefix = f"aten.{name}."
+    for operator in [operator for key, operator in _OPERATORS.items() if key.startswith(prefix)]:
+        other = f"aten.{synonym}.{operator.name.removeprefix(prefix)}"
+        _OPERATORS[other] = replace(operator, name=other)
+
+
 def find_operator(name: str) -> Operator | None:
     """Return a registered operator, or the functional form of an in-place operator, or None."""
     if name in _OPERATORS:
