@@ -52,7 +52,7 @@ def _running_extremum(
     if x.ndim == 0:
         return x, jnp.zeros((), held("int64"))
     place = axis(x, dim)
-    fixed = jax.lax.stop_gradient(x)
+    fixed = jax.lax.stop_gradient(x.astype(jnp.int8) if x.dtype == jnp.bool_ else x)
     # NaN wins, and the last one counts.
     is_extremum = (fixed == running(fixed, place)) | jnp.isnan(fixed)
     own = jax.lax.broadcasted_iota(held("int64"), x.shape, place)

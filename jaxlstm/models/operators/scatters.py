@@ -48,6 +48,8 @@ def index_add(
     self: jax.Array, dim: int, index: jax.Array, source: jax.Array, alpha: Operand = 1
 ) -> jax.Array:
     """Add slices, times ``alpha``, to the slices of an axis at indices; equal indices accumulate."""
+    if self.dtype == jnp.bool_:
+        return index_add(self.astype(jnp.int32), dim, index, source, int(alpha)).astype(jnp.bool_)
     flat, place = self.reshape(self.shape or (1,)), axis(self, dim)
     require_in_range(index, 0, flat.shape[place], "indices of index_add")
     slices = (*flat.shape[:place], index.size, *flat.shape[place + 1 :])
@@ -82,6 +84,9 @@ def scatter_reduce(
     """
     if reduce not in _METHODS:
         raise ValueError(f"reduce must be one of {', '.join(_METHODS)}, got {reduce!r}")
+    if self.dtype == jnp.bool_:
+        numbers = (self.astype(jnp.int32), dim, index, src.astype(jnp.int32))
+        return scatter_reduce(*numbers, reduce, include_self).astype(jnp.bool_)
     flat, places = (self.reshape(1), index.reshape(-1)) if self.ndim == 0 else (self, index)
     require_in_range(places, 0, flat.shape[axis(flat, dim)], "indices of scatter_reduce")
     source = src.reshape(-1) if self.ndim == 0 else src[tuple(slice(size) for size in index.shape)]
