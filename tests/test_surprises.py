@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 import jaxlstm
@@ -71,6 +74,17 @@ def nnx_lstm(**options: Any) -> Any:
             ValueError,
             "pass it to the call, the con",
         ),
+        (lambda: nnx_modules.LSTM.from_params(CONFIG, PARAMS), TypeError, "config must be an .*, got dict"),
+        (
+            lambda: nnx_modules.LSTMCell.from_params(CELL_CONFIG, CELL),
+            TypeError,
+            "config must be an LSTMConf",
+        ),
+        (lambda: linen_modules.LSTM.from_params(CONFIG, PARAMS), TypeError, "config must be an .*, got dict"),
+        (lambda: linen_modules.LSTMCell.from_params(CELL_CONFIG, CELL), TypeError, "config must be an LSTM"),
+        (lambda: jaxlstm.load(WHOLE), TypeError, r"path must be .*got dict; jaxlstm\.from_torch takes a sta"),
+        (lambda: jaxlstm.load_state_dict(nnx.Linear, WHOLE), TypeError, "the class Linear; pass an instance"),
+        (lambda: jaxlstm.state_dict(nnx.Linear), TypeError, "got the class Linear; pass an instance"),
         (lambda: nnx_lstm().load_state_dict(WHOLE), AttributeError, r"call jaxlstm.load_state_dict\(model,"),
         (
             lambda: linen_modules.LSTM(3, 5).load_state_dict(WHOLE),
@@ -160,3 +174,31 @@ def test_tabulate() -> None:
 def test_find_lstms_of_a_module() -> None:
     with pytest.raises(TypeError, match=r"got Linear; pass module.state_dict\(\)"):
         jaxlstm.find_lstms(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))  # type: ignore[arg-type]
+
+
+def test_a_torch_tensor_at_inference() -> None:
+    """Runners and programs take arrays; the message says how to convert."""
+    config = LSTMConfig(3, 4)
+    runner = jaxlstm.inference.compile(
+        init_params(jax.random.key(0), config), config, max_length=8, max_batch=1
+    )
+    program = jaxlstm.from_module(torch.nn.Linear(3, 2), (torch.ones(2, 3),))
+    x = torch.ones(2, 3)
+    for call in (lambda: runner(x), lambda: program(program.params, x)):
+        with pytest.raises((TypeError, jaxlstm.ProgramError), match=r"got a torch tensor; .*\.detach\(\)"):
+            call()
+    with pytest.raises(jaxlstm.ProgramError, match=r"got a JAX array; call program\(program\.params, \.\.\."):
+        program(jnp.ones((2, 3)))  # type: ignore[arg-type]
+    with pytest.raises(jaxlstm.ProgramError, match="takes 1 positional argument after params, got 0"):
+        program(program.params)
+
+
+def test_a_dropout_without_effect_is_reported_once(tmp_path: Path) -> None:
+    """The warning names the user's line, however often the library builds the config."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        config = LSTMConfig(3, 4, dropout=0.5)
+        jaxlstm.save(tmp_path / "x.safetensors", init_params(jax.random.key(0), config), config)
+        jaxlstm.load(tmp_path / "x.safetensors")
+    assert {warning.filename for warning in caught} == {__file__}
+    assert len({warning.lineno for warning in caught}) == len(caught) <= 3
