@@ -22,6 +22,9 @@ lstm: Any = jaxlstm.lstm
 lstm_cell: Any = jaxlstm.lstm_cell
 nnx_modules: Any = jaxlstm.nnx
 linen_modules: Any = jaxlstm.linen
+load: Any = jaxlstm.load
+load_state_dict: Any = jaxlstm.load_state_dict
+state_dict: Any = jaxlstm.state_dict
 
 CONFIG = LSTMConfig(3, 5, num_layers=2, dropout=0.5)
 PARAMS = init_params(jax.random.key(0), CONFIG)
@@ -82,9 +85,9 @@ def nnx_lstm(**options: Any) -> Any:
         ),
         (lambda: linen_modules.LSTM.from_params(CONFIG, PARAMS), TypeError, "config must be an .*, got dict"),
         (lambda: linen_modules.LSTMCell.from_params(CELL_CONFIG, CELL), TypeError, "config must be an LSTM"),
-        (lambda: jaxlstm.load(WHOLE), TypeError, r"path must be .*got dict; jaxlstm\.from_torch takes a sta"),
-        (lambda: jaxlstm.load_state_dict(nnx.Linear, WHOLE), TypeError, "the class Linear; pass an instance"),
-        (lambda: jaxlstm.state_dict(nnx.Linear), TypeError, "got the class Linear; pass an instance"),
+        (lambda: load(WHOLE), TypeError, r"path must be .*got dict; jaxlstm\.from_torch takes a sta"),
+        (lambda: load_state_dict(nnx.Linear, WHOLE), TypeError, "the class Linear; pass an instance"),
+        (lambda: state_dict(nnx.Linear), TypeError, "got the class Linear; pass an instance"),
         (lambda: nnx_lstm().load_state_dict(WHOLE), AttributeError, r"call jaxlstm.load_state_dict\(model,"),
         (
             lambda: linen_modules.LSTM(3, 5).load_state_dict(WHOLE),
