@@ -67,9 +67,9 @@ def lstm(
       TypeError, ValueError: an argument has the wrong type, shape or dtype.
       RuntimeError: the requested backend is not available.
 
-    >>> config = LSTMConfig(input_size=3, hidden_size=5)
-    >>> params = init_params(jax.random.key(0), config)
-    >>> outputs, (h_n, c_n) = lstm(params, jnp.ones((7, 2, 3)), config=config)
+    >>> config = jaxlstm.LSTMConfig(input_size=3, hidden_size=5)
+    >>> params = jaxlstm.init_params(jax.random.key(0), config)
+    >>> outputs, (h_n, c_n) = jaxlstm.lstm(params, jnp.ones((7, 2, 3)), config=config)
     >>> outputs.shape, h_n.shape
     ((7, 2, 5), (1, 2, 5))
     """
@@ -180,6 +180,11 @@ def lstm_cell(
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or dtype.
+
+    >>> params = jaxlstm.init_params(jax.random.key(0), jaxlstm.LSTMCellConfig(3, 5))
+    >>> h, c = jaxlstm.lstm_cell(params, jnp.ones((2, 3)))
+    >>> h.shape
+    (2, 5)
     """
     params, x, given = cell_arguments(params, x, state)
     new = cell_step(params, input_gates(params, x, precision=precision), given, precision=precision)

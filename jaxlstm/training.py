@@ -57,6 +57,12 @@ def lstm_in_blocks(
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or dtype, or the LSTM is bidirectional.
+
+    >>> config = jaxlstm.LSTMConfig(3, 5)
+    >>> params = jaxlstm.init_params(jax.random.key(0), config)
+    >>> outputs, (h_n, c_n) = jaxlstm.training.lstm_in_blocks(params, jnp.ones((9, 2, 3)), config=config)
+    >>> outputs.shape
+    (9, 2, 5)
     """
     if config.bidirectional:
         raise ValueError(

@@ -49,6 +49,10 @@ def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> 
         CheckpointError: the file has an unsupported format, or is damaged or hostile. See its
             `code`.
         OSError: the file cannot be opened.
+
+    >>> torch.save({"model": torch.nn.Linear(2, 3).state_dict()}, "linear.pt")
+    >>> jaxlstm.read_checkpoint("linear.pt")["model.weight"].shape
+    (3, 2)
     """
     try:
         source = Source(path)

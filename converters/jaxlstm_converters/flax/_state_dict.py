@@ -40,6 +40,9 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
 
     Warns:
       PortingWarning: a layer does not hold all that torch's layer holds.
+
+    >>> list(jaxlstm.state_dict(nnx.Linear(2, 3, rngs=nnx.Rngs(0))))
+    ['weight', 'bias']
     """
     require_module(model, "jaxlstm.linen.state_dict")
     tensors, losses = collect(nnx_layers(model), names)

@@ -47,6 +47,11 @@ def load(
       TypeError: ``path`` is not a path, or ``dtype`` is not a float dtype.
       ValueError: the file has no LSTM, ``prefix`` does not select exactly one, or the LSTM is invalid.
       OSError: the file cannot be read.
+
+    >>> torch.save(torch.nn.LSTM(3, 5).state_dict(), "lstm.pt")
+    >>> params, config = jaxlstm.load("lstm.pt", batch_first=False, dropout=0.0)
+    >>> config.hidden_size
+    5
     """
     require_path(path, "jaxlstm.from_torch")
     selected = read_lstm(path, prefix, batch_first=batch_first, dropout=dropout)

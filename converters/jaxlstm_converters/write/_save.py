@@ -68,6 +68,9 @@ def save(
       ValueError: ``params`` do not fit ``config``, the format is unknown, or it does not support an argument.
       FileExistsError: ``path`` exists and ``save`` did not write it.
       OSError: the file cannot be written, for example because the disk is full. The old file is unchanged.
+
+    >>> params, config = jaxlstm.from_torch(torch.nn.LSTM(3, 5))
+    >>> jaxlstm.save("lstm.safetensors", params, config)
     """
     path = Path(path)
     format = format or format_of(path)
