@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import jax
 
@@ -50,6 +50,14 @@ class Options:
         if isinstance(self.seq_lengths, Mapping):
             return replace(self, seq_lengths=self.seq_lengths.get(path))
         return self
+
+
+class OptionChanges(TypedDict, total=False):
+    """The settings of :meth:`jaxlstm.models.program.Program.with_options`."""
+
+    precision: Precision
+    backend: str
+    guards: bool
 
 
 @dataclass(frozen=True)
