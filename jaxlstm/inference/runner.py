@@ -113,7 +113,8 @@ class Runner:
         if initial_state is not None:
             state = host_state(initial_state, self.config, batch, self.dtype, unbatched)
         outputs, h_n, c_n = map(np.asarray, self._engine.run_batch(x, lengths, state))
-        outputs, h_n, c_n = outputs[:time, :batch], h_n[:, :batch], c_n[:, :batch]
+        if outputs.shape[:2] != (time, batch):
+            outputs, h_n, c_n = outputs[:time, :batch], h_n[:, :batch], c_n[:, :batch]
         if unbatched:
             return outputs[:, 0], LSTMState(h_n[:, 0], c_n[:, 0])  # type: ignore[arg-type]
         if self.config.batch_first:

@@ -22,7 +22,7 @@ def relative_error(ours: ModelResults, truth: ModelResults) -> float:
 
 
 def structure_problem(ours: ModelResults, theirs: ModelResults) -> str:
-    """Describe outputs that only one side has, in any order: ``jax.jit`` sorts the keys of a dict."""
+    """Describe outputs that only one side has. Keys may come in any order, since ``jax.jit`` sorts them."""
     if ours.outputs.keys() == theirs.outputs.keys():
         return ""
     return f"the model returns {_listed(ours.outputs)}, expected {_listed(theirs.outputs)}"
