@@ -16,6 +16,7 @@ from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels import select_stack
 from jaxlstm.lengths import valid_steps
 from jaxlstm.packed import PackedSequence, packed_rows, padded_rows
+from jaxlstm.params import require_key
 from jaxlstm.placement import split_alike, varying_alike
 from jaxlstm.precision import Precision, resolve
 from jaxlstm.stack import BetweenLayers, dropout
@@ -150,6 +151,7 @@ def _dropout_between_layers(key: jax.Array | None, rate: float) -> BetweenLayers
     """Return the dropout of training, with a separate mask for each layer; None for inference."""
     if key is None:
         return None
+    require_key("dropout_key", key)
     return lambda layer, x: dropout(jax.random.fold_in(key, layer), x, rate)
 
 

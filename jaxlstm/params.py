@@ -103,11 +103,19 @@ def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) 
     dtype = require_dtype("dtype", dtype)
     shapes = param_shapes(config)
     bound = init_bound(config)
+    require_key("key", key)
     keys = jax.random.split(key, len(shapes))
     return {
         name: jax.random.uniform(leaf_key, shape, dtype, -bound, bound)
         for leaf_key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
+
+
+def require_key(name: str, key: Any) -> None:
+    """Raise a TypeError if ``key`` is not an array, as a JAX random key is, but a seed for example."""
+    if not hasattr(key, "dtype"):
+        seed = key if isinstance(key, int) else 0
+        raise TypeError(f"{name} must be a JAX random key, got {key!r}; pass jax.random.key({seed})")
 
 
 def shape_mismatches(

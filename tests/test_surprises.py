@@ -23,6 +23,7 @@ lstm_cell: Any = jaxlstm.lstm_cell
 nnx_modules: Any = jaxlstm.nnx
 linen_modules: Any = jaxlstm.linen
 load: Any = jaxlstm.load
+from_module: Any = jaxlstm.from_module
 load_state_dict: Any = jaxlstm.load_state_dict
 state_dict: Any = jaxlstm.state_dict
 
@@ -31,6 +32,7 @@ PARAMS = init_params(jax.random.key(0), CONFIG)
 CELL_CONFIG = LSTMCellConfig(3, 5)
 CELL = init_params(jax.random.key(0), CELL_CONFIG)
 X = jnp.ones((7, 4, 3))
+TORCH_PACKED = torch.nn.utils.rnn.pack_padded_sequence(torch.ones(7, 4, 3), [7, 4, 2, 1])
 WHOLE = {f"rnn.{name}": p for name, p in PARAMS.items()} | {"head.weight": jnp.ones((2, 5))}
 
 
@@ -85,6 +87,19 @@ def nnx_lstm(**options: Any) -> Any:
         ),
         (lambda: linen_modules.LSTM.from_params(CONFIG, PARAMS), TypeError, "config must be an .*, got dict"),
         (lambda: linen_modules.LSTMCell.from_params(CELL_CONFIG, CELL), TypeError, "config must be an LSTM"),
+        (lambda: init_params(0, CONFIG), TypeError, r"key must be a .*key, got 0; pass jax.random.key\(0\)"),  # type: ignore[arg-type]
+        (lambda: lstm(PARAMS, X, config=CONFIG, dropout_key=3), TypeError, "dropout_key must be .*got 3; pa"),
+        (lambda: jaxlstm.save(PARAMS, CONFIG, "x"), TypeError, r"got dict; call jaxlstm\.save\(path, params"),  # type: ignore[arg-type]
+        (
+            lambda: lstm(PARAMS, TORCH_PACKED, config=CONFIG),
+            TypeError,
+            "with jaxlstm.PackedSequence.from_tor",
+        ),
+        (
+            lambda: from_module(torch.nn.Tanh(), (X,)),
+            TypeError,
+            "must hold torch tensors, got ArrayImpl; use",
+        ),
         (lambda: load(WHOLE), TypeError, r"path must be .*got dict; jaxlstm\.from_torch takes a sta"),
         (lambda: load_state_dict(nnx.Linear, WHOLE), TypeError, "the class Linear; pass an instance"),
         (lambda: state_dict(nnx.Linear), TypeError, "got the class Linear; pass an instance"),

@@ -6,13 +6,10 @@ import os
 from pathlib import Path
 
 
-def require_path(path: object, instead: str) -> None:
-    """Raise TypeError if ``path`` is not a path; ``instead`` names the function for a state dict."""
+def require_path(path: object, fix: str) -> None:
+    """Raise TypeError, with the fix at the end of its message, if ``path`` is not a path."""
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(
-            f"path must be a str or os.PathLike, got {type(path).__name__}; {instead} takes a state dict "
-            "or a torch module"
-        )
+        raise TypeError(f"path must be a str or os.PathLike, got {type(path).__name__}; {fix}")
 
 
 def require_exists(path: str | os.PathLike[str]) -> None:

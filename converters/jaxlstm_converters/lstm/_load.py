@@ -53,7 +53,7 @@ def load(
     >>> config.hidden_size
     5
     """
-    require_path(path, "jaxlstm.from_torch")
+    require_path(path, "jaxlstm.from_torch takes a state dict or a torch module")
     selected = read_lstm(path, prefix, batch_first=batch_first, dropout=dropout)
     if selected.unrecorded:
         assumed = assumptions(selected.config, selected.unrecorded)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
-from jaxlstm._shared.paths import require_folder_of
+from jaxlstm._shared.paths import require_folder_of, require_path
 from jaxlstm._shared.progress import Progress, no_progress, reported_bytes
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.config import LSTMConfig
@@ -72,6 +72,7 @@ def save(
     >>> params, config = jaxlstm.from_torch(torch.nn.LSTM(3, 5))
     >>> jaxlstm.save("lstm.safetensors", params, config)
     """
+    require_path(path, "call jaxlstm.save(path, params, config)")
     path = Path(path)
     format = format or format_of(path)
     _check_format(format, prefix, metadata)
