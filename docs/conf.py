@@ -9,6 +9,7 @@ release = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 html_theme = "furo"
 html_title = "jaxlstm"
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 # docs/examples is a link to examples/, whose notebook is a page of the site.
@@ -20,11 +21,13 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autoclass_content = "class"
-autodoc_default_options = {"members": True}
+autodoc_default_options = {"members": True, "special-members": "__call__"}
+default_role = "code"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

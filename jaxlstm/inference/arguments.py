@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxlstm._shared.torch_tensors import kind_of
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.lengths import check_lengths
 from jaxlstm.precision import DTYPES, as_float_array
@@ -86,7 +87,7 @@ def check_array(name: str, value: Any, dtype: np.dtype) -> None:
                 "gather it first, or use jaxlstm.inference.shard"
             )
     elif not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy or JAX array, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a NumPy or JAX array, got {kind_of(value)}")
     if value.dtype != dtype:
         other = f", or compile a Runner with dtype={str(value.dtype)!r}"
         raise TypeError(

@@ -51,6 +51,9 @@ def compile(
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or value.
       RuntimeError: the backend is unavailable.
+
+    >>> runner = jaxlstm.inference.compile(params, config, max_length=64, max_batch=8)  # doctest: +SKIP
+    >>> outputs, (h_n, c_n) = runner(inputs)  # doctest: +SKIP
     """
     engine = Engine(
         params,

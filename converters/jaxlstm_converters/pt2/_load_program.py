@@ -35,6 +35,7 @@ def load_program(path: str | os.PathLike[str]) -> Program:
     with ThreadPoolExecutor(1) as threads:
         reading = threads.submit(read_source, source)
         import jaxlstm.models.program  # noqa: F401
+
         return program_of(reading.result())
 
 
