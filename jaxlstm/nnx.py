@@ -24,6 +24,8 @@ from jaxlstm.functional import Inputs
 from jaxlstm.params import Params, init_params, param_shapes
 from jaxlstm.precision import Precision
 
+__all__ = ("LSTM", "LSTMCell")
+
 State = TypeVar("State", bound=tuple[Any, ...])
 
 
