@@ -73,6 +73,9 @@ def verify_model(
 
     Raises:
       TypeError, ValueError: if an argument is invalid. The message names it.
+
+    >>> report = jaxlstm.check.verify_model(model, torch_model, (x,))  # doctest: +SKIP
+    >>> report.raise_if_failed()  # doctest: +SKIP
     """
     require_tolerances(rtol, atol)
     example = ModelCase.of("example", _require_args(args), kwargs or {})

@@ -1,4 +1,4 @@
-"""Where a model differs: the case, the layer, and the shape."""
+"""Where a model differs: the case, the layer, the shape, and the names of the results."""
 
 from __future__ import annotations
 
@@ -43,3 +43,21 @@ def test_fault_at_other_sizes_only():
     assert layer.startswith("first differs between dense and head, whose inputs already differ: ")
     assert layer.endswith("shape (1, 1, 2) instead of (1, 0, 2)")
     assert [layer.ok for layer in report.layers] == [True, False, False]
+
+
+class TwoResults(nn.Module):
+    """A module whose dict of results is not in alphabetical order."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": 2 * x, "last": x[-1]}
+
+
+def test_dict_of_results():
+    """``jax.jit`` sorts its keys."""
+    x = torch.randn(3, 2)
+    assert verify_model(lambda x: {"y": 2 * x, "last": x[-1]}, TwoResults(), (x,)).ok
+    missing = verify_model(lambda x: {"y": 2 * x}, TwoResults(), (x,))
+    (item,) = (item for item in missing.items if item.name == "shape and dtype")
+    assert item.detail.startswith(
+        "example: the model returns outputs['y'], expected outputs['y'], outputs['last']"
+    )

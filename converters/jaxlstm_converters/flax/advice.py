@@ -89,7 +89,7 @@ def _memory(tensor: Any) -> object:
 
 def advise(plan: Plan, result: LoadResult, located: Located, names: Mapping[str, str]) -> list[str]:
     """Return lines below the list of differences, given the user's ``names``."""
-    if located.root:
+    if located.root and not any(map(located.has, plan.torch_names)):
         part = f"names={{{located.root!r}: ''}}"
         return [
             f"most of the model is below {located.root!r} in the source: pass {part} to read only that part"

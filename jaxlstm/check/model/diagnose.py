@@ -189,11 +189,16 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
             after = f" after {before.name}" if before else ""
             yield f"the outputs of the layers agree; the results differ{after}: {size}"
         elif layer.inputs <= layer.limit:
-            yield f"first differs in {layer.name}, a {layer.kind} whose inputs agree: {size}"
+            yield f"first differs in {layer.name}, {_with_article(layer.kind)} whose inputs agree: {size}"
         else:
             start = before.name if before else "the arguments"
             yield f"first differs between {start} and {layer.name}, whose inputs already differ: {size}"
         return
+
+
+def _with_article(kind: str) -> str:
+    """Return the class of a layer after "a" or "an", as in "an LSTM"."""
+    return f"{'an' if kind.startswith((*'AEIO', 'LSTM', 'RNN')) else 'a'} {kind}"
 
 
 def _is_finite(outputs: Mapping[str, Array]) -> bool:

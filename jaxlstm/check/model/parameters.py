@@ -24,6 +24,9 @@ def foreign_weights(verification: ModelVerification) -> Iterator[str]:
         like = [p for p in theirs.values() if p.size == value.size]
         halves = (d for d in ("bfloat16", "float16") if any(_equal_in(d, value, p) for p in like))
         foreign.setdefault(next(halves, ""), []).append(name)
+    if len(foreign.get("", ())) == len(verification.working.call.params) > 1:
+        yield "no parameter of the model has torch's values: fill it with jaxlstm.load_state_dict first"
+        return
     for half, found in foreign.items():
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         hint = f"; they equal torch's rounded to {half}" if half else ""

@@ -125,7 +125,7 @@ def register_operator(
         ``kwargs`` holds the other arguments.
       may_alias: torch returns a view for some memory layouts and a copy for others.
 
-    >>> @register_operator("mylib.scale.default")
+    >>> @jaxlstm.models.register_operator("mylib.scale.default")  # doctest: +SKIP
     ... def scale(x, factor=2.0):
     ...     return x * factor
     """
