@@ -54,7 +54,7 @@ def index_add(
     require_in_range(index, 0, flat.shape[place], "indices of index_add")
     slices = (*flat.shape[:place], index.size, *flat.shape[place + 1 :])
     update = source.reshape(slices) * as_array(alpha, self.dtype)
-    return flat.at[_slices(flat, place, index, 0)].add(update, mode="drop").reshape(self.shape)
+    return flat.at[_slices(flat, place, index)].add(update, mode="drop").reshape(self.shape)
 
 
 @register_operator("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor")
@@ -63,15 +63,13 @@ def index_fill(self: jax.Array, dim: int, index: jax.Array, value: Operand) -> j
     flat, place = self.reshape(self.shape or (1,)), axis(self, dim)
     size = flat.shape[place]
     require_in_range(index, -size, size, "indices of index_fill")
-    written = flat.at[_slices(flat, place, index, size)].set(as_array(value, self.dtype), mode="drop")
-    return written.reshape(self.shape)
+    slices = _slices(flat, place, jnp.where(index < 0, index + size, index))
+    return flat.at[slices].set(as_array(value, self.dtype), mode="drop").reshape(self.shape)
 
 
-def _slices(x: jax.Array, place: int, index: jax.Array, from_end: int) -> tuple[Any, ...]:
-    """Return NumPy's index of slices; ``from_end`` is the number of negative indices that are in range."""
-    size = x.shape[place]
-    index = jnp.where(index < 0, index + size, index) if from_end else index
-    return (slice(None),) * place + (jnp.where(index < 0, size, index).reshape(-1),)
+def _slices(x: jax.Array, place: int, index: jax.Array) -> tuple[Any, ...]:
+    """Return NumPy's index of slices, with negative indices out of range."""
+    return (slice(None),) * place + (jnp.where(index < 0, x.shape[place], index).reshape(-1),)
 
 
 @register_operator("aten.scatter_reduce.two")

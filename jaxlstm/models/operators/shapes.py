@@ -92,6 +92,10 @@ def _register_at_least(n: int, function: Any) -> None:
     def at_least(self: jax.Array) -> jax.Array:
         return function(self)
 
+    @register_operator(f"aten.atleast_{n}d.Sequence", write_back=_reshape_back)
+    def each_at_least(tensors: Sequence[jax.Array]) -> list[jax.Array]:
+        return [function(tensor) for tensor in tensors]
+
 
 for _n, _function in ((1, jnp.atleast_1d), (2, jnp.atleast_2d), (3, jnp.atleast_3d)):
     _register_at_least(_n, _function)
