@@ -1,6 +1,6 @@
 """The checker in another project's test file: a handwritten LSTM in JAX, and two tests of it.
 
-    pip install jaxlstm pytest
+    pip install '.[torch]' pytest
     pytest examples/test_my_port.py
 
 The fixture ``jaxlstm_verify`` is installed with jaxlstm. ``MY_BUG=1`` introduces the most common mistake of

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.config import LSTMCellConfig, LSTMConfig, require_config
 from jaxlstm.functional import lstm, lstm_cell
 from jaxlstm.params import Params, check_params
 from jaxlstm.precision import as_float_array, require_dtype
@@ -30,7 +30,7 @@ def layer_params(params: Mapping[str, Any], config: LSTMConfig) -> Mapping[str, 
 
 def checked_params(params: Mapping[str, Any], config: LSTMConfig) -> tuple[Params, np.dtype]:
     """Return parameters as JAX arrays, and their dtype, after a check of names, shapes and dtypes."""
-    check_params(params, config)
+    check_params(params, require_config(config))
     arrays = {name: as_float_array(name, value) for name, value in params.items()}
     return arrays, jnp.result_type(*arrays.values())
 

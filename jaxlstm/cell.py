@@ -41,7 +41,12 @@ from jaxlstm.precision import Precision, linear
 
 
 class LSTMState(NamedTuple):
-    """The state of an LSTM in torch's order: hidden state h, then cell state c."""
+    """The state of an LSTM in torch's order: hidden state h, then cell state c.
+
+    Attributes:
+      h: (layers * directions, batch, h_size); for a cell (batch, h_size).
+      c: (layers * directions, batch, hidden_size); for a cell (batch, hidden_size).
+    """
 
     h: jax.Array
     c: jax.Array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+import sys
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,7 @@ class LSTMConfig:
             warnings.warn(
                 f"dropout={self.dropout} has no effect: it follows each layer except the last, and "
                 "num_layers is 1. Set dropout=0.0, or add layers.",
-                stacklevel=3,
+                stacklevel=_stacklevel_of_the_user(),
             )
 
     def _set(self, name: str, value: object) -> None:
@@ -95,6 +96,22 @@ class LSTMCellConfig(LSTMConfig):
     dropout: float = field(default=0.0, init=False, repr=False)
     bidirectional: bool = field(default=False, init=False, repr=False)
     proj_size: int = field(default=0, init=False, repr=False)
+
+
+def _stacklevel_of_the_user() -> int:
+    """Return the ``stacklevel`` with which a warning of the caller names the first line outside this library.
+
+    A config is also built from files and by ``dataclasses.replace``. Python shows a repeated warning once if
+    each names the same line.
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_internal(str(frame.f_globals.get("__name__"))):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _is_internal(module: str) -> bool:
+    return module.partition(".")[0] in ("jaxlstm", "jaxlstm_converters", "dataclasses")
 
 
 def _int(name: str, value: object) -> int:

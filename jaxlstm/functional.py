@@ -16,6 +16,7 @@ from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels import select_stack
 from jaxlstm.lengths import valid_steps
 from jaxlstm.packed import PackedSequence, packed_rows, padded_rows
+from jaxlstm.params import require_key
 from jaxlstm.placement import split_alike, varying_alike
 from jaxlstm.precision import Precision, resolve
 from jaxlstm.stack import BetweenLayers, dropout
@@ -67,9 +68,9 @@ def lstm(
       TypeError, ValueError: an argument has the wrong type, shape or dtype.
       RuntimeError: the requested backend is not available.
 
-    >>> config = LSTMConfig(input_size=3, hidden_size=5)
-    >>> params = init_params(jax.random.key(0), config)
-    >>> outputs, (h_n, c_n) = lstm(params, jnp.ones((7, 2, 3)), config=config)
+    >>> config = jaxlstm.LSTMConfig(input_size=3, hidden_size=5)
+    >>> params = jaxlstm.init_params(jax.random.key(0), config)
+    >>> outputs, (h_n, c_n) = jaxlstm.lstm(params, jnp.ones((7, 2, 3)), config=config)
     >>> outputs.shape, h_n.shape
     ((7, 2, 5), (1, 2, 5))
     """
@@ -150,6 +151,7 @@ def _dropout_between_layers(key: jax.Array | None, rate: float) -> BetweenLayers
     """Return the dropout of training, with a separate mask for each layer; None for inference."""
     if key is None:
         return None
+    require_key("dropout_key", key)
     return lambda layer, x: dropout(jax.random.fold_in(key, layer), x, rate)
 
 
@@ -180,6 +182,11 @@ def lstm_cell(
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or dtype.
+
+    >>> params = jaxlstm.init_params(jax.random.key(0), jaxlstm.LSTMCellConfig(3, 5))
+    >>> h, c = jaxlstm.lstm_cell(params, jnp.ones((2, 3)))
+    >>> h.shape
+    (2, 5)
     """
     params, x, given = cell_arguments(params, x, state)
     new = cell_step(params, input_gates(params, x, precision=precision), given, precision=precision)

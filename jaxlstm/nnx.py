@@ -19,10 +19,12 @@ from jaxlstm import precision as precision_
 from jaxlstm._tabulate import is_tabulated, tabulated
 from jaxlstm._torch_keywords import torch_keywords
 from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.config import LSTMCellConfig, LSTMConfig, require_config
 from jaxlstm.functional import Inputs
 from jaxlstm.params import Params, init_params, param_shapes
 from jaxlstm.precision import Precision
+
+__all__ = ("LSTM", "LSTMCell")
 
 State = TypeVar("State", bound=tuple[Any, ...])
 
@@ -137,7 +139,7 @@ class LSTM(_TorchNamed):
           rngs: random streams for dropout; ``nnx.Rngs(0)`` if None.
           **kwargs: ``dtype``, ``precision``, ``backend`` and ``deterministic``, as for the constructor.
         """
-        arguments = _modules.torch_arguments(config)
+        arguments = _modules.torch_arguments(require_config(config))
         # Abstract construction draws no random numbers.
         model = nnx.eval_shape(lambda: cls(**arguments, rngs=nnx.Rngs(0), **kwargs))
         model._set_dropout_stream(nnx.Rngs(0) if rngs is None else rngs)
@@ -236,6 +238,7 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
           config: the cell.
           **kwargs: ``dtype`` and ``precision``, as for the constructor.
         """
+        require_config(config)
         arguments = (config.input_size, config.hidden_size, config.bias)
         cell = nnx.eval_shape(lambda: cls(*arguments, rngs=nnx.Rngs(0), **kwargs))
         return cell.load_params(params)

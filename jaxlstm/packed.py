@@ -101,6 +101,10 @@ def pack_padded_sequence(
 
     Raises:
       TypeError, ValueError: lengths are traced, out of range, or unsorted with ``enforce_sorted``.
+
+    >>> packed = jaxlstm.pack_padded_sequence(jnp.ones((5, 2, 3)), [5, 2])
+    >>> packed.data.shape
+    (7, 3)
     """
     if isinstance(lengths, Tracer):
         raise TypeError(
@@ -149,6 +153,11 @@ def pad_packed_sequence(
 
     Raises:
       ValueError: ``total_length`` is below the longest length.
+
+    >>> packed = jaxlstm.pack_padded_sequence(jnp.ones((5, 2, 3)), [5, 2])
+    >>> padded, lengths = jaxlstm.pad_packed_sequence(packed)
+    >>> padded.shape
+    (5, 2, 3)
     """
     if not isinstance(sequence, PackedSequence):
         raise TypeError(f"sequence must be a PackedSequence, got {type(sequence).__name__}")

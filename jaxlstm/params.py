@@ -59,7 +59,7 @@ def direction_shapes(config: LSTMConfig, layer: int) -> dict[str, tuple[int, ...
 def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every parameter, in the order of torch's ``state_dict``.
 
-    >>> param_shapes(LSTMConfig(3, 5))
+    >>> jaxlstm.param_shapes(jaxlstm.LSTMConfig(3, 5))
     {'weight_ih_l0': (20, 3), 'weight_hh_l0': (20, 5), 'bias_ih_l0': (20,), 'bias_hh_l0': (20,)}
     """
     return {
@@ -91,6 +91,10 @@ def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) 
 
     Returns:
       A dict with the names and shapes of :func:`param_shapes`.
+
+    >>> params = jaxlstm.init_params(jax.random.key(0), jaxlstm.LSTMConfig(3, 5))
+    >>> params["weight_hh_l0"].shape
+    (20, 5)
     """
     import jax
 
@@ -99,11 +103,19 @@ def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) 
     dtype = require_dtype("dtype", dtype)
     shapes = param_shapes(config)
     bound = init_bound(config)
+    require_key("key", key)
     keys = jax.random.split(key, len(shapes))
     return {
         name: jax.random.uniform(leaf_key, shape, dtype, -bound, bound)
         for leaf_key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
+
+
+def require_key(name: str, key: Any) -> None:
+    """Raise a TypeError if ``key`` is not an array, as a JAX random key is, but a seed for example."""
+    if not hasattr(key, "dtype"):
+        seed = key if isinstance(key, int) else 0
+        raise TypeError(f"{name} must be a JAX random key, got {key!r}; pass jax.random.key({seed})")
 
 
 def shape_mismatches(

@@ -144,10 +144,10 @@ def require_dtype(name: str, dtype: Any) -> np.dtype:
 def require_array(name: str, value: Any) -> None:
     """Raise a TypeError if ``value`` is not an array."""
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
-        raise TypeError(
-            f"{name} must be a JAX or NumPy array, got {type(value).__name__}; "
-            "convert it with jnp.asarray(..., dtype=jnp.float32)"
-        )
+        kind = type(value).__name__
+        packed = kind == "PackedSequence"
+        convert = "jaxlstm.PackedSequence.from_torch" if packed else "jnp.asarray(..., dtype=jnp.float32)"
+        raise TypeError(f"{name} must be a JAX or NumPy array, got {kind}; convert it with {convert}")
 
 
 def as_float_array(name: str, value: Any) -> jax.Array:

@@ -1,10 +1,10 @@
-r"""Training on long sequences: gradients in blocks of time, and truncated backpropagation.
+"""Training on long sequences: gradients in blocks of time, and truncated backpropagation.
 
-The backward pass of an LSTM needs the results of every step, so its memory is :math:`O(T)`.
-:func:`lstm_in_blocks` stores only the state before each block of :math:`b` steps, and runs a block again to
-compute its gradient. Memory is :math:`O(T / b + b)`, or :math:`O(\sqrt T)` with :math:`b = \sqrt T`, at the
-cost of one more forward pass. The gradients are exact. This is gradient checkpointing along time, see Chen
-et al. (2016), https://arxiv.org/abs/1604.06174.
+The backward pass of an LSTM needs the results of every step, so its memory grows with the number of steps T.
+:func:`lstm_in_blocks` stores only the state before each block of b steps, and runs a block again to compute
+its gradient. Memory grows as T / b + b, which is 2 sqrt(T) for b = sqrt(T), at the cost of one more forward
+pass. The gradients are exact. This is gradient checkpointing along time, see Chen et al. (2016),
+https://arxiv.org/abs/1604.06174.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ def lstm_in_blocks(
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or dtype, or the LSTM is bidirectional.
+
+    >>> config = jaxlstm.LSTMConfig(3, 5)
+    >>> params = jaxlstm.init_params(jax.random.key(0), config)
+    >>> outputs, (h_n, c_n) = jaxlstm.training.lstm_in_blocks(params, jnp.ones((9, 2, 3)), config=config)
+    >>> outputs.shape
+    (9, 2, 5)
     """
     if config.bidirectional:
         raise ValueError(

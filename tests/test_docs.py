@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,19 @@ def test_error_messages(folder: Path) -> None:
     messages = [message_of(cause, names) for cause in CAUSES]
     pairs = zip(quotes, messages, strict=True)
     assert [pair for pair in pairs if not fits(*pair)] == []
+
+
+def test_front_page(folder: Path) -> None:
+    assert run_page("index.md")["outputs"].shape == (3, 9, 48)
+
+
+def test_equations_are_rendered() -> None:
+    """MyST takes ``$`` for text unless its extension is on."""
+    notebook = json.loads((ROOT / "examples/inner_workings.ipynb").read_text())
+    prose = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    configuration = runpy.run_path(str(ROOT / "docs/conf.py"))
+    assert "$$" in prose
+    assert "dollarmath" in configuration["myst_enable_extensions"]
 
 
 def test_recipes(folder: Path) -> None:

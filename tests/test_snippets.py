@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import doctest
+import io
+import pydoc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +45,32 @@ def test_every_public_name_has_an_example(folder: Path) -> None:
     public = {*jaxlstm.__all__, *jaxlstm.check.__all__, *jaxlstm.inference.__all__}
     assert {name for name in public if name not in API} == {"__version__", "Params"}
     run_page("api.md")
+
+
+def public_objects() -> dict[str, Any]:
+    """Return the functions and classes that the API reference lists, by their full names."""
+    found, module = {}, "jaxlstm"
+    for directive, name in re.findall(r"^\.\. (\w+):: (\S+)$", API, re.MULTILINE):
+        if directive == "currentmodule":
+            module = name
+        elif directive in ("autofunction", "autoclass"):
+            full = name if name.startswith("jaxlstm.") else f"{module}.{name}"
+            found[full] = pydoc.locate(full)
+    return found
+
+
+def test_examples_of_docstrings(folder: Path) -> None:
+    """They run as typed after the imports of the page."""
+    scope = {"jax": jax, "jnp": jnp, "np": np, "nnx": nnx, "torch": torch, "jaxlstm": jaxlstm}
+    finder, runner, shown = doctest.DocTestFinder(), doctest.DocTestRunner(), io.StringIO()
+    objects = public_objects()
+    assert len(objects) > 50
+    for name, target in objects.items():
+        assert target.__doc__, name
+        for test in finder.find(target, name, globs=dict(scope)):
+            runner.run(test, out=shown.write)
+    assert runner.failures == 0, shown.getvalue()
+    assert runner.tries > 30
 
 
 def test_voice_detector(folder: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 import jaxlstm
@@ -19,12 +22,17 @@ lstm: Any = jaxlstm.lstm
 lstm_cell: Any = jaxlstm.lstm_cell
 nnx_modules: Any = jaxlstm.nnx
 linen_modules: Any = jaxlstm.linen
+load: Any = jaxlstm.load
+from_module: Any = jaxlstm.from_module
+load_state_dict: Any = jaxlstm.load_state_dict
+state_dict: Any = jaxlstm.state_dict
 
 CONFIG = LSTMConfig(3, 5, num_layers=2, dropout=0.5)
 PARAMS = init_params(jax.random.key(0), CONFIG)
 CELL_CONFIG = LSTMCellConfig(3, 5)
 CELL = init_params(jax.random.key(0), CELL_CONFIG)
 X = jnp.ones((7, 4, 3))
+TORCH_PACKED = torch.nn.utils.rnn.pack_padded_sequence(torch.ones(7, 4, 3), [7, 4, 2, 1])
 WHOLE = {f"rnn.{name}": p for name, p in PARAMS.items()} | {"head.weight": jnp.ones((2, 5))}
 
 
@@ -71,6 +79,30 @@ def nnx_lstm(**options: Any) -> Any:
             ValueError,
             "pass it to the call, the con",
         ),
+        (lambda: nnx_modules.LSTM.from_params(CONFIG, PARAMS), TypeError, "config must be an .*, got dict"),
+        (
+            lambda: nnx_modules.LSTMCell.from_params(CELL_CONFIG, CELL),
+            TypeError,
+            "config must be an LSTMConf",
+        ),
+        (lambda: linen_modules.LSTM.from_params(CONFIG, PARAMS), TypeError, "config must be an .*, got dict"),
+        (lambda: linen_modules.LSTMCell.from_params(CELL_CONFIG, CELL), TypeError, "config must be an LSTM"),
+        (lambda: init_params(0, CONFIG), TypeError, r"key must be a .*key, got 0; pass jax.random.key\(0\)"),  # type: ignore[arg-type]
+        (lambda: lstm(PARAMS, X, config=CONFIG, dropout_key=3), TypeError, "dropout_key must be .*got 3; pa"),
+        (lambda: jaxlstm.save(PARAMS, CONFIG, "x"), TypeError, r"got dict; call jaxlstm\.save\(path, params"),  # type: ignore[arg-type]
+        (
+            lambda: lstm(PARAMS, TORCH_PACKED, config=CONFIG),
+            TypeError,
+            "with jaxlstm.PackedSequence.from_tor",
+        ),
+        (
+            lambda: from_module(torch.nn.Tanh(), (X,)),
+            TypeError,
+            "must hold torch tensors, got ArrayImpl; use",
+        ),
+        (lambda: load(WHOLE), TypeError, r"path must be .*got dict; jaxlstm\.from_torch takes a sta"),
+        (lambda: load_state_dict(nnx.Linear, WHOLE), TypeError, "the class Linear; pass an instance"),
+        (lambda: state_dict(nnx.Linear), TypeError, "got the class Linear; pass an instance"),
         (lambda: nnx_lstm().load_state_dict(WHOLE), AttributeError, r"call jaxlstm.load_state_dict\(model,"),
         (
             lambda: linen_modules.LSTM(3, 5).load_state_dict(WHOLE),
@@ -160,3 +192,31 @@ def test_tabulate() -> None:
 def test_find_lstms_of_a_module() -> None:
     with pytest.raises(TypeError, match=r"got Linear; pass module.state_dict\(\)"):
         jaxlstm.find_lstms(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))  # type: ignore[arg-type]
+
+
+def test_a_torch_tensor_at_inference() -> None:
+    """Runners and programs take arrays; the message says how to convert."""
+    config = LSTMConfig(3, 4)
+    runner = jaxlstm.inference.compile(
+        init_params(jax.random.key(0), config), config, max_length=8, max_batch=1
+    )
+    program = jaxlstm.from_module(torch.nn.Linear(3, 2), (torch.ones(2, 3),))
+    x = torch.ones(2, 3)
+    for call in (lambda: runner(x), lambda: program(program.params, x)):
+        with pytest.raises((TypeError, jaxlstm.ProgramError), match=r"got a torch tensor; .*\.detach\(\)"):
+            call()
+    with pytest.raises(jaxlstm.ProgramError, match=r"got a JAX array; call program\(program\.params, \.\.\."):
+        program(jnp.ones((2, 3)))  # type: ignore[arg-type]
+    with pytest.raises(jaxlstm.ProgramError, match="takes 1 positional argument after params, got 0"):
+        program(program.params)
+
+
+def test_a_dropout_without_effect_is_reported_once(tmp_path: Path) -> None:
+    """The warning names the user's line, however often the library builds the config."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        config = LSTMConfig(3, 4, dropout=0.5)
+        jaxlstm.save(tmp_path / "x.safetensors", init_params(jax.random.key(0), config), config)
+        jaxlstm.load(tmp_path / "x.safetensors")
+    assert {warning.filename for warning in caught} == {__file__}
+    assert len({warning.lineno for warning in caught}) == len(caught) <= 3

@@ -124,6 +124,7 @@ def main() -> None:
     fine_tune(model, arguments.steps)
     print(f"accuracy {evaluate(model):.3f}, on slanted text {evaluate(model, SLANT):.3f}")
     write_for_torch(model, arguments.output)
+    print(f"wrote {arguments.output}")
 
 
 if __name__ == "__main__":

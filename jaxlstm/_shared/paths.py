@@ -1,9 +1,15 @@
-"""Errors for a path that does not exist, without the number of a system error."""
+"""Errors for a path of the wrong type or that does not exist, without the number of a system error."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+def require_path(path: object, fix: str) -> None:
+    """Raise TypeError, with the fix at the end of its message, if ``path`` is not a path."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a str or os.PathLike, got {type(path).__name__}; {fix}")
 
 
 def require_exists(path: str | os.PathLike[str]) -> None:

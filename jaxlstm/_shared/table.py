@@ -1,4 +1,4 @@
-"""Plain text tables, numbers and sizes for a terminal."""
+"""Plain text tables, numbers, counts and sizes for a terminal."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def format_number(value: float | None) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+
+
+def count_of(count: int, singular: str, plural: str = "") -> str:
+    """Return a number and its noun, as in "1 sequence" and "2 sequences"."""
+    return f"{count} {singular if count == 1 else plural or f'{singular}s'}"
 
 
 def size(count: int) -> str:

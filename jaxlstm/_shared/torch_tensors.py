@@ -42,3 +42,11 @@ def numpy_to_tensor(array: np.ndarray) -> Any:
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def kind_of(value: Any) -> str:
+    """Return the type of a refused argument for a message; a torch tensor with the way to convert it."""
+    if hasattr(value, "detach") and hasattr(value, "numpy"):
+        return "a torch tensor; convert it with .detach().cpu().numpy()"
+    name = type(value).__name__
+    return {"ArrayImpl": "a JAX array", "DynamicJaxprTracer": "a traced array"}.get(name, name)

@@ -41,6 +41,9 @@ def compare(
     Raises:
       ValueError: if only one tolerance is given, or a tolerance is negative.
       TypeError: if a leaf is not an array of real numbers.
+
+    >>> jaxlstm.check.compare(jnp.ones(3), np.ones(3, np.float32)).ok
+    True
     """
     require_tolerances(rtol, atol)
     tolerance = None if rtol is None or atol is None else (rtol, atol)

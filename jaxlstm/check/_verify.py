@@ -73,6 +73,9 @@ def verify(
 
     Raises:
       TypeError, ValueError: if an argument is invalid. The message names it.
+
+    >>> report = jaxlstm.check.verify(port, params, config)  # doctest: +SKIP
+    >>> report.raise_if_failed()  # doctest: +SKIP
     """
     config, seed = require_config(config), require_seed(seed)
     verification = Verification(

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxlstm._shared.progress import Progress
+from jaxlstm._shared.table import count_of
 from jaxlstm.check.arguments import (
     REFERENCES,
     require_dtype,
@@ -73,7 +74,7 @@ def verify_matrix(
     cells = list(itertools.product(map(require_dtype, dtypes), batches, lengths, modes))
     items = []
     for done, (dtype, batch, time, mode) in enumerate(cells):
-        name = f"{dtype}, batch {batch}, {time} step{'s' * (time != 1)}, {mode}"
+        name = f"{dtype}, batch {batch}, {count_of(time, 'step')}, {mode}"
         if progress is not None:
             progress(done, len(cells), name)
         verification = Verification(

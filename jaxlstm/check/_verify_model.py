@@ -73,6 +73,9 @@ def verify_model(
 
     Raises:
       TypeError, ValueError: if an argument is invalid. The message names it.
+
+    >>> report = jaxlstm.check.verify_model(model, torch_model, (x,))  # doctest: +SKIP
+    >>> report.raise_if_failed()  # doctest: +SKIP
     """
     require_tolerances(rtol, atol)
     example = ModelCase.of("example", _require_args(args), kwargs or {})
@@ -121,13 +124,15 @@ def _try_cases(verification: ModelVerification, progress: Progress | None) -> li
     rng = np.random.default_rng(verification.seed)
     cases, notes = model_cases(example, lambda case: _refusal(theirs, case), rng)
     for done, case in enumerate(cases):
-        failed = {item.name for item in verification.findings.items() if item.ok is False}
+        failed = verification.findings.failed()
         if "runs" in failed or (failed and case.shapes() != example.shapes()):
             notes.append(f"{case.name}: not tried after the failure")
             continue
         if progress is not None:
             progress(done, len(cases), case.name)
         verification.try_case(case)
+        if verification.first_failure is None and verification.findings.failed():
+            verification.first_failure = case
     if progress is not None:
         progress(len(cases), len(cases), "done")
     return notes

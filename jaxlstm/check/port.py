@@ -115,9 +115,10 @@ class Port:
         try:
             outputs, (h_n, c_n) = returned
         except (TypeError, ValueError):
+            structure = str(jax.tree_util.tree_structure(returned)).removeprefix("PyTreeDef(")[:-1]
             raise PortError(
                 "port must return (outputs, (h_n, c_n)), where h_n and c_n are arrays or None; "
-                f"got {jax.tree_util.tree_structure(returned)}"
+                f"got {structure.replace('*', 'array')}"
             ) from None
         return outputs, h_n, c_n
 

@@ -8,16 +8,17 @@ closed it, as in ``jaxlstm inspect FILE | head``.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from jaxlstm._version import __version__
 from jaxlstm.cli import check, convert, export, inspect, run
 from jaxlstm.cli.interrupt import repeat_lost_interrupts
-from jaxlstm.cli.messages import in_one_line
+from jaxlstm.cli.messages import in_one_line, warnings_in_one_line
 
 COMMANDS = (inspect, convert, check, run, export)
 INTERRUPTED = 128 + signal.SIGINT
@@ -60,12 +61,12 @@ def _run(argv: Sequence[str] | None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
-    args = parser.parse_args(argv)
+    args = _parse(parser, commands.choices, argv)
     if args.command is None:
         parser.print_help(sys.stderr)
         return 2
     try:
-        with repeat_lost_interrupts():
+        with repeat_lost_interrupts(), warnings_in_one_line(args):
             return args.run(args)
     except KeyboardInterrupt as interrupt:
         if _debug():
@@ -80,6 +81,19 @@ def _run(argv: Sequence[str] | None) -> int:
             raise
         print(f"jaxlstm {args.command}: {in_one_line(error, args)}", file=sys.stderr)
         return 2
+
+
+def _parse(
+    parser: _Parser, commands: Mapping[str, argparse.ArgumentParser], argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parse the arguments; report unknown ones for their command, with the closest option."""
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        own = commands.get(args.command, parser)
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], own._option_string_actions, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        own.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
 
 
 def _debug() -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlstm._shared.table import size, table
+from jaxlstm._shared.table import count_of, size, table
 from jaxlstm.cli.program.describe import program_lines
 
 
@@ -15,8 +15,8 @@ def listing(report: dict[str, Any]) -> str:
     from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
 
     lines = [
-        f"{report['path']}: {report['container']}, {report['tensors']} tensor"
-        f"{'s' * (report['tensors'] != 1)}, {size(report['bytes'])}",
+        f"{report['path']}: {report['container']}, {count_of(report['tensors'], 'tensor')}, "
+        f"{size(report['bytes'])}",
         "",
     ]
     if "program" in report:
@@ -50,7 +50,7 @@ def _lstm_lines(report: dict[str, Any]) -> list[str]:
         for entry in report["lstms"]
     ]
     if not rows:
-        return ["No LSTM found."]
+        return ["No LSTM found. --all lists every layer."]
     return [
         table(("prefix", "type", "config", "dtype", "parameters"), rows),
         "",

@@ -14,6 +14,7 @@ from jaxlstm.cell import LSTMState
 from jaxlstm.config import positive_int
 from jaxlstm.inference.arguments import host_array
 from jaxlstm.inference.engine import Engine
+from jaxlstm.kernels.cpu.memory import aligned_zeros
 
 ORDERS = ("length", "given")
 BATCH_SIZE = 32
@@ -81,7 +82,7 @@ def _one_window(engine: Engine, arrays: list[np.ndarray], batch_size: int, order
 def _run(engine: Engine, batch: list[np.ndarray]) -> list[Result]:
     """Return the results of one batch, as copies: a view would keep the whole batch alive."""
     lengths = np.array([len(array) for array in batch], np.int32)
-    x = np.zeros((lengths.max(), len(batch), engine.config.input_size), engine.dtype)
+    x = aligned_zeros((int(lengths.max()), len(batch), engine.config.input_size), engine.dtype)
     for row, array in enumerate(batch):
         x[: len(array), row] = array
     outputs, h_n, c_n = map(np.asarray, engine.run_batch(x, lengths))

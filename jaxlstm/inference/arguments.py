@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxlstm._shared.torch_tensors import kind_of
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.lengths import check_lengths
 from jaxlstm.precision import DTYPES, as_float_array
@@ -66,10 +67,13 @@ def require_concrete(name: str, value: Any) -> None:
 
 
 def host_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    """Return ``value`` as a NumPy array.
+    """Return ``value`` as a NumPy array after :func:`check_array`."""
+    check_array(name, value, dtype)
+    return np.asarray(value)
 
-    Raise if it is traced, its dtype is not ``dtype`` or it was deleted.
-    """
+
+def check_array(name: str, value: Any, dtype: np.dtype) -> None:
+    """Raise unless ``value`` is a NumPy or JAX array of ``dtype`` with values that this process can read."""
     require_concrete(name, value)
     if isinstance(value, jax.Array):
         if value.is_deleted():
@@ -83,19 +87,24 @@ def host_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
                 "gather it first, or use jaxlstm.inference.shard"
             )
     elif not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy or JAX array, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a NumPy or JAX array, got {kind_of(value)}")
     if value.dtype != dtype:
         other = f", or compile a Runner with dtype={str(value.dtype)!r}"
         raise TypeError(
             f"{name} must be {dtype}, the dtype of this Runner; got {value.dtype}. Cast it with "
             f".astype{other if value.dtype in DTYPES else ''}"
         )
-    return np.asarray(value)
 
 
-def time_major_inputs(inputs: Any, config: LSTMConfig, dtype: np.dtype) -> tuple[np.ndarray, bool]:
-    """Return the inputs as (time, batch, input_size), and True if they had no batch axis."""
-    x = host_array("inputs", inputs, dtype)
+def time_major_inputs(
+    inputs: Any, config: LSTMConfig, dtype: np.dtype
+) -> tuple[np.ndarray | jax.Array, bool]:
+    """Return the inputs as (time, batch, input_size), and True if they had no batch axis.
+
+    Inputs that have these axes are returned as they are, and others as a NumPy array.
+    """
+    check_array("inputs", inputs, dtype)
+    x = inputs
     axes = "(batch, time, {0})" if config.batch_first else "(time, batch, {0})"
     if x.ndim not in (2, 3) or x.shape[-1] != config.input_size:
         raise ValueError(
@@ -104,16 +113,17 @@ def time_major_inputs(inputs: Any, config: LSTMConfig, dtype: np.dtype) -> tuple
         )
     unbatched = x.ndim == 2
     if unbatched:
-        x = x[:, None]
+        x = np.asarray(x)[:, None]
     elif config.batch_first:
-        x = x.swapaxes(0, 1)
+        x = np.asarray(x).swapaxes(0, 1)
     if 0 in x.shape:
         raise ValueError(f"inputs must have at least one sequence and one step, got {inputs.shape}")
     return x, unbatched
 
 
-def without_padding(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def without_padding(x: np.ndarray | jax.Array, lengths: np.ndarray) -> np.ndarray:
     """Return x (time, batch, features) with zeros after each length: padding may hold NaN."""
+    x = np.asarray(x)
     if lengths.min() == len(x):
         return x
     valid = np.arange(len(x))[:, None] < lengths

@@ -220,6 +220,11 @@ def check_arguments(path: Path, platforms: Sequence[str], weights: str) -> None:
         raise ValueError(f"weights must be one of {WEIGHTS}, got {weights!r}")
     if path.suffix == ".safetensors":
         raise ValueError(f"path must not end in .safetensors, the suffix of separate weights; got {path}")
+    if path.suffix in (".onnx", ".pt", ".pt2", ".pth"):
+        raise ValueError(
+            f"path must not end in {path.suffix}, as the artifact is StableHLO; got {path}. The usual "
+            "suffix is .stablehlo"
+        )
     require_folder_of(path)
 
 

@@ -1,23 +1,22 @@
 """Buckets: the lengths and batch sizes for which a Runner compiles executables.
 
 Lengths and batch sizes are rounded up to a power of two, and never above the caller's own limit. The shortest
-length is :data:`jaxlstm.inference.chunked.CHUNK`. Computation stops at the end of the longest sequence, so a
-long bucket costs memory but no time.
+length is :data:`SHORTEST`. Computation stops at the end of the longest sequence, so a long bucket costs
+memory but no time.
 """
 
 from __future__ import annotations
 
-from jaxlstm.inference.chunked import CHUNK
+SHORTEST = 16
 
 
 def length_buckets(max_length: int) -> tuple[int, ...]:
-    """Return the lengths to compile, ascending: at most ceil(log2(max_length)) + 1 multiples of CHUNK.
+    """Return the lengths to compile, ascending: powers of two from SHORTEST, and ``max_length`` as the last.
 
     >>> length_buckets(100)
-    (16, 32, 64, 112)
+    (16, 32, 64, 100)
     """
-    last = -(-max_length // CHUNK) * CHUNK
-    return tuple(_doublings(CHUNK, last))
+    return tuple(_doublings(SHORTEST, max_length))
 
 
 def batch_buckets(max_batch: int) -> tuple[int, ...]:

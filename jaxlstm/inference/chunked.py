@@ -157,6 +157,8 @@ class ChunkedForward:
     ) -> Results:
         """Run a stack of layers in one direction."""
         params = lax.optimization_barrier(params)
+        time = len(inputs)
+        inputs = jnp.pad(inputs, ((0, -time % CHUNK), (0, 0), (0, 0)))
 
         def chunk(size: int, carry: tuple) -> tuple:
             start, h, c, outputs = carry
@@ -196,7 +198,7 @@ class ChunkedForward:
             carry = lax.while_loop(lambda carry, end=end: carry[0] < end, partial(chunk, CHUNK), carry)
             start, h, c, outputs = carry
             h_n, c_n = h_n.at[:, :rows].set(h), c_n.at[:, :rows].set(c)
-        return outputs, h_n, c_n
+        return outputs[:time], h_n, c_n
 
 
 def _reversed(x: jax.Array, lengths: jax.Array) -> jax.Array:

@@ -108,7 +108,10 @@ class Engine:
         return self._forward.concurrent_calls(count)
 
     def run_batch(
-        self, x: np.ndarray, lengths: np.ndarray | None, state: tuple[np.ndarray, np.ndarray] | None = None
+        self,
+        x: np.ndarray | jax.Array,
+        lengths: np.ndarray | None,
+        state: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Results:
         """Pad a batch to its bucket and start its executable.
 
@@ -120,6 +123,9 @@ class Engine:
         Returns:
           Outputs, h and c with the shapes of the bucket. Reading them waits for the computation.
         """
+        if lengths is None and state is None and (full := self._full_batch(x)):
+            self.count(full.valid_steps, full.computed_steps)
+            return full.executable(self.weights, x, *full.start)
         time, batch = x.shape[:2]
         if time > self.max_length or batch > self.max_batch:
             raise ValueError(
@@ -128,24 +134,32 @@ class Engine:
             )
         rows = bucket_of(batch, self.batch_buckets)
         steps = bucket_of(time, self.length_buckets)
-        padded = padded_inputs(x, steps, rows)
+        padded = padded_inputs(np.asarray(x), steps, rows)
         executable = self.batch_executable(steps, rows)
-        if lengths is None and state is None and (time, batch) == (steps, rows):
-            full = self._full_batch(steps, rows)
-            self.count(steps * rows, full.computed_steps)
-            return executable(self.weights, padded, *full.start)
         given = np.full(batch, time, np.int32) if lengths is None else lengths
         h, c, padded_lengths = padded_start(self.config, self.dtype, rows, given, state)
         self.count(int(given.sum()), self.computed_steps(padded_lengths))
         return executable(self.weights, padded, h, c, padded_lengths)
 
-    def _full_batch(self, steps: int, rows: int) -> FullBatch:
+    def _full_batch(self, x: Any) -> FullBatch | None:
+        """Return the executable and its other arguments for x, or None if x must be padded or moved."""
+        steps, rows, _ = x.shape
         full = self._full_batches.get((steps, rows))
-        if full is None:
+        if full is None and steps in self.length_buckets and rows in self.batch_buckets:
             start = padded_start(self.config, self.dtype, rows, np.full(rows, steps, np.int32), None)
-            full = FullBatch(jax.device_put(start, self.device), self.computed_steps(start[2]))
+            executable = self.batch_executable(steps, rows)
+            (_, input_format, *_), _ = executable.input_formats
+            full = FullBatch(
+                executable,
+                input_format,
+                jax.device_put(start, self.device),
+                steps * rows,
+                self.computed_steps(start[2]),
+            )
             self._full_batches[steps, rows] = full
-        return full
+        if full is None or isinstance(x, np.ndarray) or x.format == full.input_format:
+            return full
+        return None
 
     def batch_executable(self, time: int, batch: int, *, donate: bool = False) -> Any:
         """Return the executable for a batch of one shape, which may donate h and c.

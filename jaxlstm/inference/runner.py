@@ -51,6 +51,9 @@ def compile(
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or value.
       RuntimeError: the backend is unavailable.
+
+    >>> runner = jaxlstm.inference.compile(params, config, max_length=64, max_batch=8)  # doctest: +SKIP
+    >>> outputs, (h_n, c_n) = runner(inputs)  # doctest: +SKIP
     """
     engine = Engine(
         params,
@@ -110,7 +113,8 @@ class Runner:
         if initial_state is not None:
             state = host_state(initial_state, self.config, batch, self.dtype, unbatched)
         outputs, h_n, c_n = map(np.asarray, self._engine.run_batch(x, lengths, state))
-        outputs, h_n, c_n = outputs[:time, :batch], h_n[:, :batch], c_n[:, :batch]
+        if outputs.shape[:2] != (time, batch):
+            outputs, h_n, c_n = outputs[:time, :batch], h_n[:, :batch], c_n[:, :batch]
         if unbatched:
             return outputs[:, 0], LSTMState(h_n[:, 0], c_n[:, 0])  # type: ignore[arg-type]
         if self.config.batch_first:

@@ -14,7 +14,7 @@ from jaxlstm.inference.runner import Runner
 class Slots:
     """A :class:`jaxlstm.inference.Stream` whose rows are assigned to callers. Threads may share one.
 
-    >>> slots = Slots(runner, 4096)                      # doctest: +SKIP
+    >>> slots = jaxlstm.inference.Slots(runner, 4096)    # doctest: +SKIP
     >>> slot = slots.open()                              # doctest: +SKIP
     >>> outputs = slots.step({slot: samples})[slot]      # doctest: +SKIP
     >>> slots.close(slot)                                # doctest: +SKIP

@@ -86,6 +86,7 @@ class Stream:
           Outputs with the axes of ``chunk`` and output_size features, zero after each length.
         """
         x, unbatched = time_major_inputs(chunk, self.config, self.dtype)
+        x = np.asarray(x)
         if x.shape[1] != self.batch:
             raise ValueError(f"chunk must have the {self.batch} sequences of this stream, got {x.shape[1]}")
         if len(x) == 1 and seq_lengths is None:

@@ -20,7 +20,7 @@ from jaxlstm import _modules
 from jaxlstm import precision as precision_
 from jaxlstm._torch_keywords import torch_keywords
 from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.config import LSTMCellConfig, LSTMConfig, require_config
 from jaxlstm.functional import Inputs
 from jaxlstm.params import Params, init_bound, param_shapes
 from jaxlstm.precision import Precision
@@ -182,6 +182,7 @@ class LSTMCell(nn.RNNCellBase):
           config: the cell.
           **kwargs: ``dtype`` and ``precision``, as for the constructor.
         """
+        require_config(config)
         config = LSTMCellConfig(config.input_size, config.hidden_size, bias=config.bias)
         params, dtype = _modules.checked_params(params, config)
         arguments = (config.input_size, config.hidden_size, config.bias)

@@ -153,21 +153,29 @@ class _Views:
             if node.outputs and isinstance(node.outputs[0], str):
                 yield View(node.outputs[0], target_of(node), node, operator, 0, certain=True)
             return
-        base = _only_value(node.kwargs.get(operator.first_parameter)) or _only_value(
-            node.kwargs.get("tensors")
-        )
-        if base is None or not (operator.write_back or operator.may_alias):
+        if not (operator.write_back or operator.may_alias):
             return
         results = node.outputs[0] if len(node.outputs) == 1 else node.outputs
-        for index, name in enumerate(results if isinstance(results, tuple) else (results,)):
-            if not isinstance(name, str) or (operator.may_alias and self._differ_in_dtype(base.name, name)):
+        results = results if isinstance(results, tuple) else (results,)
+        for index, (name, base) in enumerate(zip(results, _bases(node, operator, len(results)), strict=True)):
+            if base is None or not isinstance(name, str):
                 continue
-            yield View(name, base.name, node, operator, index, certain=operator.write_back is not None)
+            if not (operator.may_alias and self._differ_in_dtype(base.name, name)):
+                yield View(name, base.name, node, operator, index, certain=operator.write_back is not None)
 
     def _differ_in_dtype(self, before: str, after: str) -> bool:
         """Return True if a value is known to be a conversion of another, which copies."""
         types = self._types.get(before), self._types.get(after)
         return types[0] is not None and types[1] is not None and types[0].dtype != types[1].dtype
+
+
+def _bases(node: Node, operator: Operator, count: int) -> Sequence[Value | None]:
+    """Return the value whose memory each of ``count`` results shares."""
+    tensors = node.kwargs.get("tensors")
+    if isinstance(tensors, tuple) and len(tensors) == count > 1:
+        # broadcast_tensors and meshgrid: a view of each tensor.
+        return [_only_value(tensor) for tensor in tensors]
+    return [_only_value(node.kwargs.get(operator.first_parameter)) or _only_value(tensors)] * count
 
 
 def _only_value(argument: Argument) -> Value | None:

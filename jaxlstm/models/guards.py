@@ -8,6 +8,7 @@ syntax tree of the text and knows no other constructs. Nothing is executed.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Mapping
@@ -16,12 +17,26 @@ from typing import Any
 from jaxlstm.models.errors import ProgramError
 
 LONGEST = 4_000
+POWER_BITS = 256
+"""Largest number of bits of a power of integers."""
+
 _BINARY: dict[type, Any] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+}
+# The functions of one argument that torch's PythonPrinter writes, other than trigonometric ones.
+_FUNCTIONS: dict[str, Any] = {
+    "abs": abs,
+    "round": round,
+    "math.floor": math.floor,
+    "math.ceil": math.ceil,
+    "math.trunc": math.trunc,
+    "torch.sym_float": float,
+    "torch._sym_sqrt": math.sqrt,
 }
 _COMPARE: dict[type, Any] = {
     ast.Eq: operator.eq,
@@ -62,7 +77,7 @@ def require_guards(
             if not holds and _is_about_strides(condition):
                 at_least_two = {name: tuple(max(size, 2) for size in shape) for name, shape in shapes.items()}
                 holds = _evaluate(condition, {**at_least_two, **constants})
-        except (_UnknownError, ArithmeticError, LookupError, TypeError, RecursionError):
+        except (_UnknownError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
             problem = "cannot be checked"
         else:
             if holds:
@@ -121,6 +136,8 @@ def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
             return value
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
             return _BINARY[type(op)](_evaluate(left, inputs), _evaluate(right, inputs))
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _power(_evaluate(left, inputs), _evaluate(right, inputs))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluate(operand, inputs)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -134,6 +151,8 @@ def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
             return all(_COMPARE[type(op)](a, b) for op, a, b in pairs)
         case ast.Call(func=ast.Name(id="max" | "min" as name), args=args, keywords=[]):
             return (max if name == "max" else min)(_evaluate(arg, inputs) for arg in args)
+        case ast.Call(func=func, args=[arg], keywords=[]) if (name := ast.unparse(func)) in _FUNCTIONS:
+            return _FUNCTIONS[name](_evaluate(arg, inputs))
         case ast.Subscript(
             value=ast.Call(func=ast.Attribute(value=source, attr="size"), args=[], keywords=[]),
             slice=ast.Constant(value=int() as place),
@@ -142,6 +161,12 @@ def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
         case ast.Subscript():
             return inputs[_name(node)]
     raise _UnknownError
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if isinstance(base, int) and abs(base).bit_length() * max(abs(exponent), 1) > POWER_BITS:
+        raise _UnknownError
+    return base**exponent
 
 
 def _name(node: ast.expr) -> str:

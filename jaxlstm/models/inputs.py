@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlstm._shared.table import count_of
+from jaxlstm._shared.torch_tensors import kind_of
 from jaxlstm.models import tree
 from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.graph import Graph, Input, TensorType
@@ -44,8 +46,8 @@ def _flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, A
     if len(args) != len(positional.children):
         raise ProgramError(
             "input-structure",
-            f"the program takes {len(positional.children)} positional arguments after params, got "
-            f"{len(args)} (inputs: {names})",
+            f"the program takes {count_of(len(positional.children), 'positional argument')} after params, "
+            f"got {len(args)} (inputs: {names})",
         )
     if set(kwargs) != set(named.keys):
         raise ProgramError(
@@ -76,7 +78,7 @@ def _as_array(name: str, expected: TensorType, argument: Any) -> Array:
         raise ProgramError(
             "input-dtype",
             f"input {name} must be a jax.Array or numpy.ndarray of dtype {expected.dtype}, got "
-            f"{type(argument).__name__}",
+            f"{kind_of(argument)}",
         )
     dtype = held(expected.dtype, f"input {name}")
     # Without 64-bit mode, int32 stands for int64; with it, int32 fits into int64.
@@ -130,7 +132,10 @@ def require_tensors(what: str, given: Mapping[str, Any], expected: Mapping[str, 
     if given is expected:
         return
     if not isinstance(given, Mapping):
-        raise ProgramError("params", f"{what} must be a dict of arrays, got {type(given).__name__}")
+        raise ProgramError(
+            "params",
+            f"{what} must be a dict of arrays, got {kind_of(given)}; call program(program.params, ...)",
+        )
     missing = [name for name in expected if name not in given]
     unknown = [name for name in given if name not in expected]
     if missing or unknown:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,8 @@ from jaxlstm.models.guards import require_guards
 from jaxlstm.models.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.models.interpreter import resolve, run_nodes
 from jaxlstm.models.listing import listing
-from jaxlstm.models.operators.registry import Options
+from jaxlstm.models.operators.registry import OptionChanges, Options
 from jaxlstm.models.tensors import hold_tensors, tied_names
-from jaxlstm.precision import Precision
 from jaxlstm.validate import require_backend
 
 
@@ -177,24 +176,24 @@ class Program:
                 record(node, result)
         return values
 
-    def with_options(
-        self, *, precision: Precision = precision_.DEFAULT, backend: str = "auto", guards: bool = True
-    ) -> Program:
-        """Return the program with other settings.
+    def with_options(self, **changes: Unpack[OptionChanges]) -> Program:
+        """Return the program with other settings. Those not given stay as they are.
 
         Args:
-          precision: precision of matrix products and convolutions, see :mod:`jaxlstm.precision`.
-          backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
-          guards: check the conditions on sizes that the export recorded. Without the check, inputs that
-            would take another branch of the model give wrong numbers.
+          changes: one or more of the settings
+
+            - ``precision``: precision of matrix products and convolutions, see :mod:`jaxlstm.precision`.
+            - ``backend``: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
+            - ``guards``: check the conditions on sizes that the export recorded. Without the check, inputs
+              that would take another branch of the model give wrong numbers.
 
         Raises:
           ValueError: the name of the precision or backend is unknown.
         """
-        precision_.resolve(precision)
-        require_backend(backend)
         other = copy.copy(self)
-        other.options = Options(precision, backend, guards)
+        other.options = replace(self.options, **changes)
+        precision_.resolve(other.options.precision)
+        require_backend(other.options.backend)
         return other
 
     def save(

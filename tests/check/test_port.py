@@ -61,7 +61,7 @@ def test_rejects_malformed_results():
     config = CONFIGS["plain"]
     case = cases.ordinary_case(config)
     port = Port.of(lambda x, state, lengths: x)
-    with pytest.raises(TypeError, match=r"port must return \(outputs, \(h_n, c_n\)\)"):
+    with pytest.raises(TypeError, match=r"port must return \(outputs, \(h_n, c_n\)\).*; got array$"):
         port.run(random_params(config), case, np.float32)
 
 

@@ -12,7 +12,6 @@ import torch
 from flax import linen
 from torch import nn
 
-import jaxlstm
 from jaxlstm.check import verify_model
 from tests.support.model_ports import MODELS
 
@@ -202,48 +201,6 @@ def test_tolerance_of_the_caller(error, expected):
     assert status(report)["within the tolerance"] == expected
 
 
-def test_page_and_json_list_the_layers():
-    theirs, ours, args, call = MODELS["crnn"]("flatten order")
-    report = verify_model(ours, theirs, args, call=call, gradients=False)
-    table = report.to_html().split("<h2>Layers</h2>")[1]
-    assert [row["ours"] for row in json.loads(report.to_json())["layers"]] == [a.ours for a in report.layers]
-    assert {layer.ok for layer in report.layers} == {True, False}
-    for layer in report.layers:
-        assert layer.name in table
-
-
-def test_channels_first_for_a_model_with_channels_last():
-    theirs, ours, args, _ = MODELS["crnn"]("")
-    report = verify_model(ours, theirs, args, gradients=False)
-    assert status(report)["runs"] == "FAILED"
-    assert report.diagnosis[0] == (
-        "the model matches TorchCRNN if the channels of args[0] are the last axis: pass "
-        "call=lambda model, x: model(x.transpose(0, 2, 3, 1))"
-    )
-
-
-@pytest.mark.parametrize(
-    ("ours", "seconds", "line"),
-    [
-        (lambda x: jax.nn.gelu(x).max((1, 2)), 60, "0 (relu) is gelu, in its tanh form, instead of relu"),
-        (lambda x: jnp.sin(x).max((1, 2)), 60, "no known fault of the operations of torch's module explains"),
-        (lambda x: jnp.sin(x).max((1, 2)), 0, "no cause was found in 0 s; a longer search may find one"),
-    ],
-)
-def test_search_of_causes(ours, seconds, line):
-    theirs = nn.Sequential(nn.ReLU(), nn.MaxPool2d((4, 5)), nn.Flatten(0))
-    report = verify_model(ours, theirs, (torch.randn(3, 4, 5),), gradients=False, seconds=seconds)
-    assert line in report.diagnosis[0]
-
-
-def test_pool_stride():
-    def ours(x):
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 1), (1, 2, 2), "VALID")
-
-    report = verify_model(ours, nn.MaxPool2d((2, 1)), (torch.randn(3, 4, 6),), gradients=False)
-    assert "the stride of max_pool2d in forward is 2" in report.diagnosis[0]
-
-
 def test_longer_inputs_show_a_fault_after_pooling():
     """Faults beyond the length of the example are visible although pooling halves the axis."""
 
@@ -275,29 +232,3 @@ def test_sizes_and_dtypes_that_the_model_refuses():
     assert "float32 only" in details["float64 semantics"]
     assert any("torch takes this case, the model raised" in detail for detail in details.values())
     assert report.ok, str(report)
-
-
-def test_wrong_arguments():
-    theirs = nn.Linear(3, 2)
-    x = torch.randn(4, 3)
-    with pytest.raises(
-        TypeError, match=r"theirs must be a torch\.nn\.Module or .*ExportedProgram, got function"
-    ):
-        verify_model(linear, linear, (x,))
-    with pytest.raises(TypeError, match=r"args must be a tuple of arguments, got Tensor; write \(x,\)"):
-        verify_model(linear, theirs, x)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"ours must be a flax\.nnx Module or a function of arrays, got int"):
-        verify_model(3, theirs, (x,))
-    with pytest.raises(TypeError, match="names must map torch prefixes"):
-        verify_model(linear, theirs, (x,), names=["cnn"])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="params must be None for an NNX module"):
-        verify_model(MODELS["crnn"]("")[1], theirs, (x,), params={})
-    with pytest.raises(TypeError, match="call must be None for a function"):
-        verify_model(linear, theirs, (x,), call=linear)
-    program = jaxlstm.from_module(theirs.eval(), (x,))
-    with pytest.raises(TypeError, match="call and params must be None for a Program"):
-        verify_model(program, theirs, (x,), params={})
-    with pytest.raises(ValueError, match="rtol was given without atol"):
-        verify_model(linear, theirs, (x,), rtol=1e-3)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        verify_model(linear, theirs, (torch.randn(4, 2),))

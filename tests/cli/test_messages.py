@@ -21,6 +21,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(STATE, "m.pt")
     torch.save(torch.nn.RNN(3, 4).state_dict(), "rnn.pt")
     Path("mine.safetensors").write_text("mine")
+    Path("lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    Path("page.pt").write_text("\n<!DOCTYPE html>")
+    Path("x.stablehlo").write_bytes(bytes.fromhex("3c0000003800640000000000"))
     return tmp_path
 
 
@@ -55,6 +58,15 @@ def test_without_arguments() -> None:
         ("run m.pt --prefix a --input none.npz -o no/y.npz", "no/y.npz: the folder no does not exist"),
         ("check none.pt --report no/x.html", "no/x.html: the folder no does not exist"),
         ("convert rnn.pt -o x.pt", "the root is an RNN"),
+        ("inspect m.pt --verbose", "unrecognized arguments: --verbose (see jaxlstm inspect --help)"),
+        (
+            "convert m.pt -o x.pt --batch_first",
+            "--batch_first; did you mean --batch-first? (see jaxlstm conv",
+        ),
+        ("export m.pt -o x.onnx --prefix a", "must not end in .onnx, as the artifact is StableHLO"),
+        ("inspect lfs.pt", "it looks like a Git LFS pointer: run git lfs pull [unknown-format]"),
+        ("inspect page.pt", "it looks like a web page instead of the download"),
+        ("inspect x.stablehlo", "; jaxlstm.inference.load_exported reads artifacts of jaxlstm export"),
     ],
 )
 def test_message(folder: Path, line: str, message: str) -> None:
@@ -67,6 +79,19 @@ def test_message(folder: Path, line: str, message: str) -> None:
     assert "=True" not in done.err
     assert "Errno" not in done.err
     assert (folder / "mine.safetensors").read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("default:dropout")
+def test_a_warning_of_python_is_one_line_without_a_source_line(folder: Path) -> None:
+    arguments = ("--prefix", "a", "--batch-first", "--dropout", "0.5")
+    done = jaxlstm_command("convert", "m.pt", "-o", "x.safetensors", *arguments)
+    assert done.status == 0
+    assert done.err.startswith("jaxlstm convert: warning: dropout=0.5 has no effect")
+    assert done.err.count("\n") == 1
+
+
+def test_inspect_a_file_without_an_lstm(folder: Path) -> None:
+    assert "No LSTM found. --all lists every layer." in jaxlstm_command("inspect", "rnn.pt").out
 
 
 def test_inspect_an_rnn(folder: Path) -> None:

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def outcome(folder: Path, bug: str) -> str:
-    """Copy the file to ``folder``, run pytest there and return its output."""
-    shutil.copy(ROOT / "examples" / "test_my_port.py", folder)
+    """Copy the file and its settings to ``folder``, run pytest there and return its output."""
+    for file in ("test_my_port.py", "pytest.ini"):
+        shutil.copy(ROOT / "examples" / file, folder)
     installed = metadata.entry_points(group="pytest11", name="jaxlstm")
     plugin = () if installed else ("-p", "jaxlstm.check.pytest_plugin")
     done = subprocess.run(

@@ -8,8 +8,10 @@ import threading
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.layout import Format, Layout
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, kernels, lstm
 from jaxlstm.inference import Runner, compile
@@ -35,7 +37,7 @@ def test_length_buckets() -> None:
         buckets = length_buckets(max_length)
         assert len(buckets) <= np.ceil(np.log2(max_length)) + 1
         assert all(b <= 2 * a for a, b in itertools.pairwise(buckets))
-        assert buckets[-1] >= max_length > buckets[-1] - 16
+        assert buckets[-1] == max_length
         assert batch_buckets(max_length)[-1] == max_length
 
 
@@ -77,6 +79,20 @@ def test_bits_do_not_depend_on_the_bucket(name: str, batch: int, time: int) -> N
     np.testing.assert_array_equal(outputs, expected)
     np.testing.assert_array_equal(state.h, final.h)
     np.testing.assert_array_equal(state.c, final.c)
+
+
+def test_full_batches_in_any_layout() -> None:
+    config, runner = CONFIGS["one"], runner_of("one")
+    x = normal(40, 4, config.input_size)
+    expected, final = runner(x, None, np.full(4, 40))
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    transposed = jax.device_put(x, Format(Layout((2, 1, 0)), sharding))
+    unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    unaligned[...] = x
+    for full in (x, jnp.asarray(x), transposed, np.asfortranarray(x), x[::-1].copy()[::-1], unaligned):
+        outputs, state = runner(full)
+        np.testing.assert_array_equal(outputs, expected)
+        np.testing.assert_array_equal(state, final)
 
 
 def test_computed_steps() -> None:

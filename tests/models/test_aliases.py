@@ -115,7 +115,48 @@ def through_complex_numbers(x: Tensor) -> tuple[Tensor, ...]:
     return y, torch.view_as_real(z).clone()
 
 
+def through_diagonals(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.diagonal(1).mul_(3)
+    y.unsqueeze(0).diagonal(-1, 2, 1).sub_(1)
+    return (y,)
+
+
+def through_other_names_of_transpose(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.swapaxes(0, 1)[0].mul_(2)
+    y.mT[1].sub_(1)
+    y.swapdims(-1, 0)[2].neg_()
+    y.moveaxis(0, 1)[3].add_(5)
+    y.adjoint()[0].div_(2)
+    return (+y,)
+
+
+def through_sections(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.tensor_split(3, dim=1)[0].mul_(2)
+    y.tensor_split((1, -1), dim=1)[2].sub_(3)
+    y.hsplit(2)[1].neg_()
+    y.vsplit((1,))[1].add_(1)
+    torch.atleast_3d(y).dsplit(1)[0].div_(2)
+    return (y,)
+
+
+def through_grids(x: Tensor) -> tuple[Tensor, ...]:
+    y, z = x.clone(), x[:1].clone()
+    same, wide = torch.broadcast_tensors(y, z)
+    same.add_(1)
+    z.mul_(2)
+    rows, columns = torch.meshgrid(y[0], z[0, :1], indexing="ij")
+    rows.neg_()
+    return y, same, wide, rows, columns
+
+
 FUNCTIONS = [
+    through_diagonals,
+    through_other_names_of_transpose,
+    through_sections,
+    through_grids,
     through_windows,
     through_complex_numbers,
     through_transpose,

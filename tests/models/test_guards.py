@@ -25,6 +25,12 @@ SHAPES = {"x": (6, 3), "d_k_0": (4,)}
         ("2 <= L['x'].size()[0] < 6", False),
         ("not (L['x'].size()[0] == 6 and L['x'].size()[1] - 1 == 2)", False),
         ("L['flag'] == True", True),
+        # As torch writes an interpolation by a scale.
+        ("math.trunc(0.5*torch.sym_float(L['x'].size()[1])) != 1", False),
+        ("math.floor(L['x'].size()[0] / 4) == 1", True),
+        ("math.ceil(L['x'].size()[0] / 4) == round(1.6)", True),
+        ("torch._sym_sqrt(abs(L['x'].size()[0] - 15)) == 3.0", True),
+        ("L['x'].size()[1] ** 2 == 9", True),
     ],
 )
 def test_conditions(guard: str, holds: bool) -> None:
@@ -41,6 +47,12 @@ def test_conditions(guard: str, holds: bool) -> None:
     [
         "__import__('os').system('touch PWNED')",
         "L['x'].size()[0] ** 99999999999 > 1",
+        "((9**81)**81)**81 > 1",
+        "round(5, -10000000000) == 0",
+        "math.sqrt(2) > 1",
+        "torch._sym_sqrt(-1) == 1",
+        "math.floor(1e308*1e308) == 1",
+        "(-8)**0.5 > 1",
         "L['x'].size()[7] == 1",
         "L['z'].size()[0] == 1",
         "L['x'].size()[0] % 0 == 1",
@@ -50,7 +62,7 @@ def test_conditions(guard: str, holds: bool) -> None:
         "1" + "+1" * 1_900 + " == 1901",
         "",
     ],
-    ids=range(10),
+    ids=range(16),
 )
 def test_unknown_conditions(guard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -59,7 +71,8 @@ def test_unknown_conditions(guard: str, tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ProgramError, match="cannot be checked") as caught:
         ran({}, x)
     assert caught.value.code == "guard"
-    np.testing.assert_array_equal(ran.with_options(guards=False)({}, x), x)
+    unguarded = ran.with_options(guards=False).with_options(backend="scan")
+    np.testing.assert_array_equal(unguarded({}, x), x)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Twelve models from their files, without torch: values and gradients at other sizes than at the export.
+"""Thirteen models from their files, without torch: values and gradients at other sizes than at the export.
 
 Each is exported with dynamic axes and saved. One process that cannot import torch runs all of them, jitted.
 """
@@ -17,7 +17,7 @@ from tests.support.model_shapes import SHAPES
 from tests.support.model_shapes.cases import file_stem, write_cases
 from tests.support.processes import run_python
 
-FAST = ("TCN", "tied language model", "voice detector")
+FAST = ("super-resolution", "tied language model", "voice detector")
 SLOW = tuple(name for name in SHAPES if name not in FAST)
 
 Report = dict[str, list[dict[str, float]]]

@@ -21,52 +21,67 @@ from tests.support.op_samples import (
 
 # The names of op_db whose samples call registered operators, except random and uninitialized tensors.
 NAMES = """
-    T __getitem__ __radd__ __rdiv__ __rmatmul__ __rmod__ __rmul__ __rpow__ __rsub__ abs acos add addcdiv
-    addcmul addmm addmm.decomposed addmv all amax amin any arange argmax argmin asin atan atan2 baddbmm
-    bfloat16 bmm bmm.triton_optimized bool broadcast_to byte cat ceil cfloat char chunk clamp clamp_max
-    clamp_min clone conj constant_pad_nd contiguous cos cosh cumsum dist div.floor_rounding
-    div.no_rounding_mode div.trunc_rounding dot double einsum eq erf exp exp2 expand expand_as expm1 eye
-    fft.irfft fft.rfft fill flatten flip float floor floor_divide fmod full full_like gather ge gt half
-    index_put index_select int isfinite isinf isnan le lerp linalg.vector_norm linspace log log10 log1p
-    log2 log_softmax log_softmax.with_dtype logical_and logical_not logical_or logical_xor logsumexp long
-    lt masked.amax masked.amin masked.argmax masked.argmin masked.cumsum masked.log_softmax
-    masked.logsumexp masked.mean masked.norm masked.prod masked.softmax masked.softmin masked.sum
-    masked_fill matmul max.binary max.reduction_no_dim max.reduction_with_dim maximum mean min.binary
-    min.reduction_no_dim min.reduction_with_dim minimum mm movedim mul mv narrow native_group_norm
+    T __getitem__ __radd__ __rdiv__ __rmatmul__ __rmod__ __rmul__ __rpow__ __rsub__ abs acos acosh add
+    addcdiv addcmul addmm addmm.decomposed addmv all amax amin aminmax any arange argmax argmin argsort asin
+    asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm bfloat16 bmm bmm.triton_optimized bool
+    broadcast_tensors broadcast_to bucketize byte cat cdist ceil cfloat char chunk clamp clamp_max clamp_min
+    clone column_stack conj constant_pad_nd contiguous copysign cos cosh count_nonzero cross cummax cummin
+    cumprod cumsum deg2rad diag diag_embed diagonal diff dist div.floor_rounding div.no_rounding_mode
+    div.trunc_rounding dot double dsplit dstack einsum eq erf erfc exp exp2 expand expand_as expm1 eye
+    fft.irfft fft.rfft fill flatten flip fliplr flipud float floor floor_divide fmax fmin fmod frac full
+    full_like gather ge gt half heaviside hsplit hstack hypot index_add index_fill index_put index_select
+    inner int isfinite isinf isnan kron le lerp linalg.cross linalg.matrix_norm linalg.norm
+    linalg.norm.subgradients_at_zero linalg.vector_norm linspace log log10 log1p log2 log_softmax
+    log_softmax.with_dtype logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor
+    logit logsumexp long lt mH mT masked.amax masked.amin masked.argmax masked.argmin masked.cumsum
+    masked.log_softmax masked.logsumexp masked.mean masked.norm masked.prod masked.softmax masked.softmin
+    masked.sum masked_fill matmul max.binary max.reduction_no_dim max.reduction_with_dim maximum mean
+    meshgrid.list_of_tensors meshgrid.variadic_tensors min.binary min.reduction_no_dim
+    min.reduction_with_dim minimum mm movedim mul mv nan_to_num nansum narrow native_group_norm
     native_layer_norm ne neg new_full new_ones new_zeros nn.functional.adaptive_avg_pool1d
-    nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d nn.functional.avg_pool1d
-    nn.functional.avg_pool2d nn.functional.avg_pool3d nn.functional.batch_norm nn.functional.celu
+    nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d nn.functional.adaptive_max_pool1d
+    nn.functional.adaptive_max_pool2d nn.functional.adaptive_max_pool3d nn.functional.avg_pool1d
+    nn.functional.avg_pool2d nn.functional.avg_pool3d nn.functional.batch_norm nn.functional.bilinear
+    nn.functional.binary_cross_entropy_with_logits nn.functional.celu nn.functional.channel_shuffle
     nn.functional.conv1d nn.functional.conv2d nn.functional.conv3d nn.functional.conv_transpose1d
-    nn.functional.conv_transpose2d nn.functional.conv_transpose3d nn.functional.elu
-    nn.functional.embedding nn.functional.feature_alpha_dropout.without_train nn.functional.gelu
-    nn.functional.glu nn.functional.group_norm nn.functional.hardshrink nn.functional.hardsigmoid
-    nn.functional.hardswish nn.functional.hardtanh nn.functional.instance_norm
-    nn.functional.interpolate.area nn.functional.interpolate.bilinear nn.functional.interpolate.linear
-    nn.functional.interpolate.nearest nn.functional.interpolate.nearest-exact
-    nn.functional.interpolate.trilinear nn.functional.layer_norm nn.functional.leaky_relu
-    nn.functional.linear nn.functional.local_response_norm nn.functional.logsigmoid
-    nn.functional.max_pool1d nn.functional.max_pool2d nn.functional.max_pool3d nn.functional.mish
-    nn.functional.normalize nn.functional.pad.circular
-    nn.functional.pad.constant nn.functional.pad.reflect nn.functional.pad.replicate
-    nn.functional.pad.replicate_negative nn.functional.prelu nn.functional.relu nn.functional.relu6
-    nn.functional.rms_norm nn.functional.rrelu nn.functional.scaled_dot_product_attention
-    nn.functional.selu nn.functional.silu nn.functional.softmin nn.functional.softplus
-    nn.functional.softshrink nn.functional.softsign nn.functional.tanhshrink nn.functional.threshold norm
-    norm.fro norm.inf ones ones_like outer permute pow prod real reciprocal remainder repeat
-    repeat_interleave reshape reshape_as roll round round.decimals_0 round.decimals_3 round.decimals_neg_3
-    rsqrt rsub scalar_tensor scatter scatter_add select short sigmoid sign signal.windows.bartlett
-    signal.windows.blackman signal.windows.cosine signal.windows.exponential signal.windows.gaussian
-    signal.windows.general_cosine signal.windows.general_hamming signal.windows.hamming
-    signal.windows.hann signal.windows.nuttall sin sinh slice softmax split
-    split.list_args split_with_sizes sqrt square squeeze squeeze.multiple stack std std.unbiased stft sub
-    sum t tan tanh transpose tril triu true_divide trunc unbind unflatten unfold unsqueeze var
-    var.unbiased var_mean var_mean.unbiased view view_as view_as_complex where zero_ zeros zeros_like
+    nn.functional.conv_transpose2d nn.functional.conv_transpose3d nn.functional.cosine_similarity
+    nn.functional.cross_entropy nn.functional.elu nn.functional.embedding
+    nn.functional.feature_alpha_dropout.without_train nn.functional.gelu nn.functional.glu
+    nn.functional.group_norm nn.functional.hardshrink nn.functional.hardsigmoid nn.functional.hardswish
+    nn.functional.hardtanh nn.functional.huber_loss nn.functional.instance_norm
+    nn.functional.interpolate.area nn.functional.interpolate.bicubic nn.functional.interpolate.bilinear
+    nn.functional.interpolate.linear nn.functional.interpolate.nearest
+    nn.functional.interpolate.nearest-exact nn.functional.interpolate.trilinear nn.functional.l1_loss
+    nn.functional.layer_norm nn.functional.leaky_relu nn.functional.linear nn.functional.local_response_norm
+    nn.functional.logsigmoid nn.functional.max_pool1d nn.functional.max_pool2d nn.functional.max_pool3d
+    nn.functional.mish nn.functional.mse_loss nn.functional.nll_loss nn.functional.normalize
+    nn.functional.pad.circular nn.functional.pad.constant nn.functional.pad.reflect
+    nn.functional.pad.replicate nn.functional.pad.replicate_negative nn.functional.pairwise_distance
+    nn.functional.pixel_shuffle nn.functional.pixel_unshuffle nn.functional.prelu nn.functional.relu
+    nn.functional.relu6 nn.functional.rms_norm nn.functional.rrelu
+    nn.functional.scaled_dot_product_attention nn.functional.selu nn.functional.silu
+    nn.functional.smooth_l1_loss nn.functional.softmin nn.functional.softplus nn.functional.softshrink
+    nn.functional.softsign nn.functional.tanhshrink nn.functional.threshold norm norm.fro norm.inf ones
+    ones_like outer permute positive pow prod rad2deg ravel real reciprocal remainder repeat
+    repeat_interleave reshape reshape_as roll rot90 round round.decimals_0 round.decimals_3
+    round.decimals_neg_3 rsqrt rsub scalar_tensor scatter scatter_add scatter_reduce.amax
+    scatter_reduce.amin scatter_reduce.mean scatter_reduce.prod scatter_reduce.sum searchsorted select sgn
+    short sigmoid sign signal.windows.bartlett signal.windows.blackman signal.windows.cosine
+    signal.windows.exponential signal.windows.gaussian signal.windows.general_cosine
+    signal.windows.general_hamming signal.windows.hamming signal.windows.hann signal.windows.nuttall sin
+    sinc sinh slice softmax split split.list_args split_with_sizes sqrt square squeeze squeeze.multiple
+    stack std std.unbiased std_mean std_mean.unbiased stft sub sum t take_along_dim tan tanh tensor_split
+    tensordot tile trace transpose tril triu true_divide trunc unbind unflatten unfold unsqueeze var
+    var.unbiased var_mean var_mean.unbiased view view_as view_as_complex vsplit vstack where xlogy zero_
+    zeros zeros_like
 """.split()  # noqa: SIM905
 # Operators to run with integers, bools and half precision, too.
 OTHER_DTYPES = """
     abs add clamp div.floor_rounding div.no_rounding_mode div.trunc_rounding eq floor_divide fmod ge mul ne
     neg pow remainder rsub sub sum cumsum argmax max.binary where masked_fill cat arange mean exp sigmoid sqrt
-    bitwise_not bitwise_and logical_not
+    bitwise_not bitwise_and logical_not copysign count_nonzero cummax cumprod deg2rad diff fmax hypot
+    index_add linalg.norm nan_to_num nansum nn.functional.cross_entropy nn.functional.interpolate.bicubic
+    nn.functional.mse_loss scatter_reduce.amax scatter_reduce.mean searchsorted sinc trace xlogy
 """.split()  # noqa: SIM905
 NEED_FLOAT64 = ("double", "cdouble", "softmax.with_dtype", "log_softmax.with_dtype")
 SLOW = pytest.mark.slow
@@ -79,14 +94,17 @@ PARTLY_REFUSED = (
     "nn.functional.rrelu",
     "nn.functional.scaled_dot_product_attention",
     "repeat_interleave",
+    "tensor_split",
 )
 MOST = 8  # samples per operator; max_pool1d has 1,152
 
 
-def run(name: str, dtype: torch.dtype, most: int, check: Callable[..., None]) -> int:
-    """Check samples of an operator and return their number."""
+def run(
+    name: str, dtype: torch.dtype, most: int, check: Callable[..., None], synonym: Callable | None = None
+) -> int:
+    """Check samples of an operator, or of its synonym, and return their number."""
     count = 0
-    for function, tensors in samples(name, dtype, most):
+    for function, tensors in samples(name, dtype, most, synonym):
         try:
             check(function, tensors)
         except ProgramError as error:
@@ -98,7 +116,7 @@ def run(name: str, dtype: torch.dtype, most: int, check: Callable[..., None]) ->
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES[::2] if name not in (*NEED_FLOAT64, *PARTLY_REFUSED)]
+    "name", [name for name in NAMES[::3] if name not in (*NEED_FLOAT64, *PARTLY_REFUSED)]
 )
 def test_first_sample(name: str) -> None:
     # Without JAX's 64-bit mode, as most users run. A third of the programs are compiled.
@@ -111,6 +129,14 @@ def test_first_sample(name: str) -> None:
 def test_samples(name: str) -> None:
     with jax.enable_x64(True):
         assert run(name, torch.float32, MOST, require_equal_results)
+
+
+@SLOW
+@pytest.mark.parametrize("name", [name for name in NAMES if op_infos()[name].aliases])
+def test_other_names(name: str) -> None:
+    with jax.enable_x64(True):
+        for synonym in op_infos()[name].aliases:
+            assert run(name, torch.float32, 2, require_equal_results, synonym)
 
 
 @SLOW

@@ -73,7 +73,8 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(numpy_dtype(torch.bfloat16))
-    return tensor.numpy()
+    # Gradients that are zero everywhere may have no memory in torch.
+    return tensor.numpy(force=True)
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype:

@@ -42,7 +42,7 @@ class Mutant:
 
 
 def mutant(seed: int, index: int, only: str = "") -> Mutant:
-    """Return the mutant of a seed and an index, the same on every machine with the same Python version.
+    """Return the mutant of a seed and an index, the same on every machine.
 
     Args:
         seed: seed of the mutations.

@@ -21,6 +21,14 @@ from .io.source import Source
 from .io.zip_archive import Archive
 
 HEAD = 512
+# Files that users mistake for checkpoints, by their first bytes.
+KINDS = {
+    b"version https://git-lfs": "a Git LFS pointer: run git lfs pull",
+    b"<!doctype html": "a web page instead of the download",
+    b"<html": "a web page instead of the download",
+    b"\x89hdf": "an HDF5 file, as Keras writes",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+}
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> Checkpoint:
@@ -41,6 +49,10 @@ def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> 
         CheckpointError: the file has an unsupported format, or is damaged or hostile. See its
             `code`.
         OSError: the file cannot be opened.
+
+    >>> torch.save({"model": torch.nn.Linear(2, 3).state_dict()}, "linear.pt")
+    >>> jaxlstm.read_checkpoint("linear.pt")["model.weight"].shape
+    (3, 2)
     """
     try:
         source = Source(path)
@@ -73,7 +85,15 @@ def _read_single(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
     if is_onnx(head):
         return read_onnx(source, budget)
     message = f"the file starts with {head[:8]!r}, which no supported format does"
-    raise CheckpointError("unknown-format", message)
+    raise CheckpointError("unknown-format", message + _likely_kind(head, source.path))
+
+
+def _likely_kind(head: bytes, path: str) -> str:
+    """Return the end of a message about an unknown format: the likely kind of the file."""
+    if os.fsdecode(path).endswith(".stablehlo"):
+        return "; jaxlstm.inference.load_exported reads artifacts of jaxlstm export"
+    kind = next((kind for start, kind in KINDS.items() if head.lstrip().lower().startswith(start)), "")
+    return f"; it looks like {kind}" if kind else ""
 
 
 def _read_zip(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:

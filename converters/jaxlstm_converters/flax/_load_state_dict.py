@@ -56,17 +56,24 @@ def load_state_dict(
     Warns:
       PortingWarning: a setting that a state dict does not record may differ, such as an epsilon.
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f"model must be a flax.nnx.Module, got {type(model).__qualname__}; for Linen use "
-            "jaxlstm.linen.load_state_dict"
-        )
+    require_module(model, "jaxlstm.linen.load_state_dict")
     result, filled = fill(nnx_layers(model), source, names, strict, cast)
     placed = [(slot, place(array, slot.read())) for slot, array in filled]
     for slot, array in placed:
         slot.write(array)
     warn(result)
     return result
+
+
+def require_module(model: object, for_linen: str) -> None:
+    """Raise TypeError if ``model`` is not an NNX module; ``for_linen`` names the function for Linen."""
+    if isinstance(model, nnx.Module):
+        return
+    if isinstance(model, type):
+        raise TypeError(f"model must be a flax.nnx.Module, got the class {model.__name__}; pass an instance")
+    raise TypeError(
+        f"model must be a flax.nnx.Module, got {type(model).__qualname__}; for Linen use {for_linen}"
+    )
 
 
 def place(array: np.ndarray, old: Any) -> jax.Array:

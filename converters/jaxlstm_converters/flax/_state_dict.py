@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxlstm_converters.flax._load_state_dict import require_module
 from jaxlstm_converters.flax.layer import Layer, Slot
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.nnx_tree import nnx_layers
@@ -39,12 +40,11 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
 
     Warns:
       PortingWarning: a layer does not hold all that torch's layer holds.
+
+    >>> list(jaxlstm.state_dict(nnx.Linear(2, 3, rngs=nnx.Rngs(0))))
+    ['weight', 'bias']
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f"model must be a flax.nnx.Module, got {type(model).__qualname__}; for Linen use "
-            "jaxlstm.linen.state_dict"
-        )
+    require_module(model, "jaxlstm.linen.state_dict")
     tensors, losses = collect(nnx_layers(model), names)
     for text in losses:
         warnings.warn(text, PortingWarning, stacklevel=2)

@@ -89,7 +89,7 @@ def _memory(tensor: Any) -> object:
 
 def advise(plan: Plan, result: LoadResult, located: Located, names: Mapping[str, str]) -> list[str]:
     """Return lines below the list of differences, given the user's ``names``."""
-    if located.root:
+    if located.root and not any(map(located.has, plan.torch_names)):
         part = f"names={{{located.root!r}: ''}}"
         return [
             f"most of the model is below {located.root!r} in the source: pass {part} to read only that part"
@@ -103,7 +103,8 @@ def advise(plan: Plan, result: LoadResult, located: Located, names: Mapping[str,
 def propose_names(plan: Plan, result: LoadResult, located: Located) -> dict[str, str]:
     """Return names that would join missing layers and unexpected tensors; empty if there are none.
 
-    The layers of the model take, in their order, the first prefix of torch with tensors of the same names and
+    A parameter takes the only weight of a module of torch at its path, such as the slopes of a PReLU. The
+    layers of the model take, in their order, the first prefix of torch with tensors of the same names and
     shapes.
     """
     unexpected = {one.torch for one in result.unexpected}
@@ -112,8 +113,13 @@ def propose_names(plan: Plan, result: LoadResult, located: Located) -> dict[str,
         for name, original in located.original.items()
         if original in unexpected
     }
+    missing = {one.torch: one for one in result.missing}
     names: dict[str, str] = {}
-    for path, tensors in _missing_layers(plan, {one.torch for one in result.missing}).items():
+    for name, one in missing.items():
+        if name and free.get(weight := f"{name}.weight") == one.expected:
+            names[weight] = one.flax
+            del free[weight]
+    for path, tensors in _missing_layers(plan, set(missing)).items():
         match = _first_prefix(free, tensors)
         if match is not None:
             for name in tensors:

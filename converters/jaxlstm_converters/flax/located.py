@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from jaxlstm_converters.flax.names import Names, find_root, is_key, without_wrappers
+from jaxlstm_converters.flax.names import Names, find_root, leading_keys, without_wrappers
 from jaxlstm_converters.flax.plan import Plan
 from jaxlstm_converters.flax.source import Source
 from jaxlstm_converters.lstm.fold import WeightNorm, fold
@@ -22,7 +22,7 @@ class Located:
       original: plain name -> name in the source.
       settings: plain prefix of a layer -> the settings that the source records.
       notes: one line per folded weight and per group of tensors that are not part of the model.
-      root: the prefix below which most of the model was found, unless it was a usual key and was removed.
+      root: the prefix among the plain names below which most of the model was found; often empty.
     """
 
     tensors: dict[str, Any]
@@ -58,13 +58,13 @@ def locate(source: Source, plan: Plan, names: Names) -> Located:
     plain = {name: without_wrappers(name, keep) for name in tensors}
     wanted = [without_wrappers(name, keep) for name in plan.torch_names]
     root = find_root(plain.values(), wanted)
-    removed = root if root and is_key(root) else ""
+    removed = leading_keys(root)
     start = f"{removed}." if removed else ""
     names.make_plain(lambda torch: without_wrappers(torch, keep).removeprefix(start))
 
     found = set(plain.values()).intersection(f"{root}.{name}" for name in wanted)
-    most = not removed and 2 * len(found) >= len(wanted)
-    located = Located({}, {}, {}, list(fold_notes), root if most else "")
+    most = 2 * len(found) >= len(wanted)
+    located = Located({}, {}, {}, list(fold_notes), root.removeprefix(removed).strip(".") if most else "")
     ignored: list[str] = []
     for original, name in plain.items():
         if not _is_model(name, start, names):

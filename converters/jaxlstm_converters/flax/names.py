@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 
 # Modules that torch puts around other modules, and keys under which training programs save a state dict.
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -127,6 +128,11 @@ def find_root(names: Iterable[str], wanted: Iterable[str]) -> str:
 def is_key(prefix: str) -> bool:
     """Return True if a prefix consists of usual keys of checkpoints, such as "model_state_dict"."""
     return all(part in KEYS | WRAPPERS for part in prefix.split("."))
+
+
+def leading_keys(prefix: str) -> str:
+    """Return the usual keys at the start of a prefix: "model_state_dict" of "model_state_dict.tagger"."""
+    return ".".join(takewhile(is_key, prefix.split(".")))
 
 
 def _any_below(prefix: str, names: Iterable[str]) -> bool:

@@ -39,7 +39,7 @@ class LoadResult:
     """The outcome of `load_state_dict`.
 
     Attributes:
-      loaded: (name in torch, path in the model) for each tensor and each array that got its numbers.
+      loaded: (name in torch, path in the model) for each tensor and the array that holds it now.
       missing: tensors that the model needs and the source lacks.
       unexpected: tensors of the source without a place in the model.
       misshapen: tensors whose shape does not fit.

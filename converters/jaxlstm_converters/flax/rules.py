@@ -149,7 +149,7 @@ UserRow = str | tuple[str, Callable[[np.ndarray], Any], Callable[[np.ndarray], A
 def register_layer(
     layer_type: type, tensors: Mapping[str, UserRow] | Callable[[Any], Mapping[str, UserRow]]
 ) -> None:
-    """Register the tensors of a layer type of yours for ``load_state_dict`` and ``state_dict``.
+    """Register the names and layouts of your own layer type for ``load_state_dict`` and ``state_dict``.
 
     >>> jaxlstm.register_layer(  # doctest: +SKIP
     ...     MyDense, {"weight": ("kernel", np.transpose, np.transpose), "bias": "bias"}

@@ -28,6 +28,9 @@ def find_lstms(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -
     Raises:
       TypeError: the argument is neither a mapping nor a path.
       ValueError: an LSTM has missing, unexpected or misshapen tensors. The message names all of them.
+
+    >>> list(jaxlstm.find_lstms(torch.nn.LSTM(3, 5).state_dict(prefix="encoder.")))
+    ['encoder.']
     """
     if isinstance(state_dict_or_path, Mapping):
         found = survey(state_dict_or_path)

@@ -40,6 +40,10 @@ def from_torch(
         unexpected or misshapen tensors. The message names them.
       TypeError: the argument is neither a module nor a mapping, or a parameter is float64 while JAX's
         64-bit mode is off.
+
+    >>> params, config = jaxlstm.from_torch(torch.nn.LSTM(3, 5, batch_first=True))
+    >>> config.batch_first, params["weight_ih_l0"].shape
+    (True, (20, 3))
     """
     state_dict, hints = _state_dict_and_hints(module_or_state_dict)
     arrays, config, _ = select_lstm(state_dict, prefix=prefix, hints=hints)

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from jaxlstm._shared.paths import require_path
 from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
@@ -43,9 +44,16 @@ def load(
 
     Raises:
       CheckpointError: the file is damaged, unsafe or in an unknown format.
+      TypeError: ``path`` is not a path, or ``dtype`` is not a float dtype.
       ValueError: the file has no LSTM, ``prefix`` does not select exactly one, or the LSTM is invalid.
       OSError: the file cannot be read.
+
+    >>> torch.save(torch.nn.LSTM(3, 5).state_dict(), "lstm.pt")
+    >>> params, config = jaxlstm.load("lstm.pt", batch_first=False, dropout=0.0)
+    >>> config.hidden_size
+    5
     """
+    require_path(path, "jaxlstm.from_torch takes a state dict or a torch module")
     selected = read_lstm(path, prefix, batch_first=batch_first, dropout=dropout)
     if selected.unrecorded:
         assumed = assumptions(selected.config, selected.unrecorded)

@@ -53,6 +53,10 @@ def to_torch(
       TypeError: the argument is neither arrays with a config nor such a module.
       ValueError: the parameters do not fit the config. The message lists every missing, unexpected and
         misshapen one.
+
+    >>> params, config = jaxlstm.from_torch(torch.nn.LSTM(3, 5))
+    >>> list(jaxlstm.to_torch(params, config, prefix="rnn."))
+    ['rnn.weight_ih_l0', 'rnn.weight_hh_l0', 'rnn.bias_ih_l0', 'rnn.bias_hh_l0']
     """
     params = params_or_module
     if config is None:

@@ -29,7 +29,7 @@ def load_optimizer(
     names: Sequence[str] | None = None,
     decoupled_weight_decay: bool | None = None,
 ) -> OptimizerState:
-    """Load the optimizer of one LSTM, to continue in JAX a training that began in torch.
+    """Load the optimizer of one LSTM, to continue in JAX a training run that began in torch.
 
     A torch optimizer numbers its parameters. They are matched to the model's state dict in the same file by
     ``param_names`` if the optimizer has them (torch 2.6), and otherwise by order and shape. The match must be

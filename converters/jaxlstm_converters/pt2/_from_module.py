@@ -60,6 +60,9 @@ def from_module(
     if not isinstance(args, tuple):
         raise TypeError(f"args must be a tuple of example arguments, such as (x,), got {type(args).__name__}")
     kwargs = dict(kwargs or {})
+    for value in (*args, *kwargs.values()):
+        if hasattr(value, "__array__") and not isinstance(value, torch.Tensor):
+            raise TypeError(f"args must hold torch tensors, got {type(value).__name__}; use torch.from_numpy")
     if dynamic_shapes is None:
         dynamic_shapes = _free_axes(torch_module, args, kwargs)
     with _free_time_axis(torch_module), warnings.catch_warnings():

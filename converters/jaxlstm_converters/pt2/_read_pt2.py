@@ -20,6 +20,8 @@ from jaxlstm_converters.pt2.fields import malformed
 from jaxlstm_converters.pt2.schema import read_graph, recorded_types
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
+_NOT_A_PROGRAM = "not a program of torch.export.save; jaxlstm.load and load_state_dict read checkpoints"
+
 
 class ProgramFile(NamedTuple):
     """The parts of a program.
@@ -61,10 +63,10 @@ def read_source(source: Source, *, check_crc: bool = True) -> ProgramFile:
 
 def _read(source: Source, check_crc: bool) -> ProgramFile:
     if source.read(0, min(2, source.size)) != b"PK":
-        raise CheckpointError("unknown-format", "the file is not an archive of torch.export.save")
+        raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
     archive = Archive(source, check_crc)
     if not is_pt2(archive):
-        raise CheckpointError("unknown-format", "the archive is not one of torch.export.save")
+        raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
     program = open_program(archive)
     graph = read_graph(program.document)
     tensors = read_tensors(program, Budget(source.size))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
-from jaxlstm._shared.paths import require_folder_of
+from jaxlstm._shared.paths import require_folder_of, require_path
 from jaxlstm._shared.progress import Progress, no_progress, reported_bytes
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.config import LSTMConfig
@@ -68,7 +68,11 @@ def save(
       ValueError: ``params`` do not fit ``config``, the format is unknown, or it does not support an argument.
       FileExistsError: ``path`` exists and ``save`` did not write it.
       OSError: the file cannot be written, for example because the disk is full. The old file is unchanged.
+
+    >>> params, config = jaxlstm.from_torch(torch.nn.LSTM(3, 5))
+    >>> jaxlstm.save("lstm.safetensors", params, config)
     """
+    require_path(path, "call jaxlstm.save(path, params, config)")
     path = Path(path)
     format = format or format_of(path)
     _check_format(format, prefix, metadata)

@@ -50,6 +50,10 @@ class Findings:
             problem = f"{name}: {difference}" if difference.mismatched else ""
             self.add_problem("within the tolerance", case, problem)
 
+    def failed(self) -> set[str]:
+        """Return the names of the report items that failed."""
+        return {item.name for item in self.items() if item.ok is False}
+
     def items(self) -> Iterator[Item]:
         """Yield one report item for each criterion. Its data hold every case."""
         for criterion, problems in self.problems.items():

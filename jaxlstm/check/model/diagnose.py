@@ -1,4 +1,4 @@
-"""The diagnosis of a model that failed: the cause, the first layer that differs, and foreign weights."""
+"""The diagnosis of a model that failed: the cause, and the first layer that differs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm._shared.table import format_number
@@ -15,15 +14,14 @@ from jaxlstm.check.model.channels import channels_last_advice
 from jaxlstm.check.model.explain import AGREEMENT, IMPROVEMENT, Evidence, ModelSearch, output_distance
 from jaxlstm.check.model.layers import EQUAL, LayerRecord, compare_layers, distance
 from jaxlstm.check.model.ours import OurRunner
+from jaxlstm.check.model.parameters import foreign_weights, wrong_gradients
 from jaxlstm.check.model.program_model import ProgramModel
+from jaxlstm.check.model.results import ModelCase
 from jaxlstm.check.model.verification import ModelVerification
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.report.layers import LayerDifference
 
 Array = np.ndarray
-
-WRONG_GRADIENT = 1e-8
-"""Relative error in float64 above which a gradient is wrong, and not just imprecise."""
 
 OWN_ERRORS = 16.0
 """A layer is imprecise if its error exceeds torch's error in the same dtype by this factor."""
@@ -40,38 +38,44 @@ class ModelDiagnosis:
 def diagnose_model(verification: ModelVerification, failed: set[str], seconds: float) -> ModelDiagnosis:
     """Explain the failed items. ``seconds`` is the time for the search of causes."""
     wrong = {"runs", "shape and dtype", "NaN mask", "float64 semantics against torch"} & failed
+    # Wrong values show on the first case that failed; the error of rounding is that of all cases.
+    case = (verification.first_failure if wrong else None) or verification.example
     imprecise = any(name.startswith(("RMS error of results", "within")) for name in failed)
     if not wrong and not imprecise:
-        return ModelDiagnosis(tuple(_gradients(verification)))
+        return ModelDiagnosis(tuple(wrong_gradients(verification)))
     dtype = np.float64 if wrong and not verification.float64_refusal else verification.theirs.dtype
     if isinstance(verification.ours, ProgramModel):
-        nodes = _diagnose_nodes(verification, verification.ours)
+        nodes = _diagnose_nodes(verification, verification.ours, case)
         if not wrong or any(not node.ok for node in nodes.layers):
             return nodes
     else:
         nodes = ModelDiagnosis()
-    ours = _layers(verification, dtype)
-    theirs = record_torch_layers(verification.theirs, verification.example, np.float64)
-    limits = _limits(verification, theirs, dtype)
+    ours = _layers(verification, case, dtype)
+    theirs = record_torch_layers(verification.theirs, case, np.float64)
+    limits = _limits(verification, case, theirs, dtype)
     layers = compare_layers(ours, theirs, verification.names, verification.pairing, limits)
     # Without a run in float64, a large error may have any cause.
     wrong_values = bool(wrong) or not verification.evidence
     settings = list(_training_mode(verification)) if wrong_values else []
     if "runs" in wrong:
         settings += channels_last_advice(verification)
+    causes = settings or list(_causes(verification, case, ours, dtype, wrong_values, seconds))
+    causes += foreign_weights(verification)
     lines = [
-        *(settings or _causes(verification, ours, dtype, wrong_values, seconds)),
+        *(causes or ["no known fault of the operations of torch's module explains the results"]),
+        *_other_case(verification, case),
         *_location(layers),
-        *_foreign_weights(verification),
         *nodes.lines,
     ]
     return ModelDiagnosis(tuple(lines), tuple(layers))
 
 
-def _diagnose_nodes(verification: ModelVerification, program: ProgramModel) -> ModelDiagnosis:
+def _diagnose_nodes(
+    verification: ModelVerification, program: ProgramModel, case: ModelCase
+) -> ModelDiagnosis:
     """Name the first node of a program that differs from torch's operator on the same graph."""
     try:
-        nodes = program.nodes(verification.example, verification.precision)
+        nodes = program.nodes(case, verification.precision)
     except PORT_EXCEPTIONS as error:
         return ModelDiagnosis((f"the nodes cannot be compared: {describe(error)}",))
     wrong = next((node for node in nodes if not node.ok), None)
@@ -89,20 +93,24 @@ def _size(layer: LayerDifference) -> str:
     return layer.difference + (" times the largest element" if np.isfinite(layer.outputs) else "")
 
 
-def _layers(verification: ModelVerification, dtype: type[np.floating] | np.dtype) -> list[LayerRecord]:
-    """Return the layers of the model on the example, or nothing if they cannot be recorded."""
+def _layers(
+    verification: ModelVerification, case: ModelCase, dtype: type[np.floating] | np.dtype
+) -> list[LayerRecord]:
+    """Return the layers of the model on a case, or nothing if they cannot be recorded."""
     try:
-        return verification.ours.layers(verification.example, dtype, verification.precision)
+        return verification.ours.layers(case, dtype, verification.precision)
     except PORT_EXCEPTIONS:  # A model may depend on being called as a whole.
         return []
 
 
-def _limits(verification: ModelVerification, theirs: Sequence[LayerRecord], dtype: Any) -> dict[int, float]:
+def _limits(
+    verification: ModelVerification, case: ModelCase, theirs: Sequence[LayerRecord], dtype: Any
+) -> dict[int, float]:
     """Return by position the distance within which a layer in the working dtype is precise enough."""
     if np.dtype(dtype) == np.float64:
         limit = AGREEMENT[_resolution(verification, dtype)]
         return dict.fromkeys(range(len(theirs)), max(limit, EQUAL) if verification.casts else EQUAL)
-    same = record_torch_layers(verification.theirs, verification.example, dtype)
+    same = record_torch_layers(verification.theirs, case, dtype)
     pairs = enumerate(zip(same, theirs, strict=True))
     return {k: OWN_ERRORS * distance(a.outputs, b.outputs) for k, (a, b) in pairs}
 
@@ -132,14 +140,27 @@ def _training_mode(verification: ModelVerification) -> Iterator[str]:
         )
 
 
+def _other_case(verification: ModelVerification, case: ModelCase) -> Iterator[str]:
+    """Name the case that differs if the example does not."""
+    if case.name != verification.example.name:
+        names = f"{verification.ours.name} equals {verification.theirs.name}"
+        yield f"{names} on the example; with {case.name} it does not"
+
+
 def _causes(
-    verification: ModelVerification, layers: Sequence[LayerRecord], dtype: Any, wrong: bool, seconds: float
+    verification: ModelVerification,
+    first: ModelCase,
+    layers: Sequence[LayerRecord],
+    dtype: Any,
+    wrong: bool,
+    seconds: float,
 ) -> Iterator[str]:
-    """Search for the faults that explain the results."""
+    """Search for the faults that explain the results. ``layers`` are those of the case ``first``."""
     runs = verification.evidence if np.dtype(dtype) == np.float64 else verification.working_evidence
     evidence = [Evidence(case, results.outputs) for case, results in runs if _is_finite(results.outputs)]
-    if not evidence:
-        evidence = [Evidence(verification.example, None)]
+    evidence.sort(key=lambda entry: entry.case.name != first.name)
+    if not evidence or evidence[0].case.name != first.name:
+        evidence = [Evidence(first, None), *evidence]
     evidence[0] = replace(evidence[0], layers=layers)
     search = ModelSearch(
         verification.theirs,
@@ -154,8 +175,6 @@ def _causes(
     yield from found
     if search.timed_out and not found:
         yield f"no cause was found in {seconds:g} s; a longer search may find one (argument seconds)"
-    elif not found:
-        yield "no known fault of the operations of torch's module explains the results"
 
 
 def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
@@ -170,48 +189,16 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
             after = f" after {before.name}" if before else ""
             yield f"the outputs of the layers agree; the results differ{after}: {size}"
         elif layer.inputs <= layer.limit:
-            yield f"first differs in {layer.name}, a {layer.kind} whose inputs agree: {size}"
+            yield f"first differs in {layer.name}, {_with_article(layer.kind)} whose inputs agree: {size}"
         else:
             start = before.name if before else "the arguments"
             yield f"first differs between {start} and {layer.name}, whose inputs already differ: {size}"
         return
 
 
-def _foreign_weights(verification: ModelVerification) -> Iterator[str]:
-    """Name the parameters whose values torch does not have, and the most similar one of torch."""
-    theirs = verification.theirs.params()
-    for name in verification.pairing.unpaired:
-        value = verification.working.call.params[name]
-        like = [n for n, p in theirs.items() if p.size == value.size]
-        halves = [(d, n) for n in like for d in ("bfloat16", "float16") if _equal_in(d, value, theirs[n])]
-        hint = "; they equal {1} rounded to {0}".format(*halves[0]) if halves else ""
-        yield f"the values of {name} are not a re-layout of any parameter of torch{hint}"
-
-
-def _equal_in(dtype: str, value: Array, other: Array) -> bool:
-    rounded = [np.sort(a.astype(jnp.dtype(dtype)).astype(np.float32), axis=None) for a in (value, other)]
-    return bool(np.array_equal(rounded[0], rounded[1]))
-
-
-def _gradients(verification: ModelVerification) -> Iterator[str]:
-    """Describe wrong gradients of a model whose outputs are right."""
-    for case, results in verification.evidence[:1]:
-        truth = verification.truths[case.name]
-        ours = verification.aligned(results, truth)
-        for name, gradient in (ours.gradients or {}).items():
-            expected = (truth.gradients or {})[name]
-            scale = float(np.max(np.abs(expected), initial=0.0))
-            if np.max(np.abs(gradient - expected), initial=0.0) > WRONG_GRADIENT * scale:
-                yield f"the gradient of {name} {_wrong_gradient(gradient, expected, scale)}"
-
-
-def _wrong_gradient(gradient: Array, expected: Array, scale: float) -> str:
-    if not gradient.any():
-        return "is zero, as after stop_gradient"
-    ratio = float(np.vdot(gradient, expected) / (np.vdot(expected, expected) or 1.0))
-    if np.allclose(gradient, ratio * expected, rtol=0, atol=WRONG_GRADIENT * scale):
-        return f"is {ratio:.4g} times torch's"
-    return "is wrong"
+def _with_article(kind: str) -> str:
+    """Return the class of a layer after "a" or "an", as in "an LSTM"."""
+    return f"{'an' if kind.startswith((*'AEIO', 'LSTM', 'RNN')) else 'a'} {kind}"
 
 
 def _is_finite(outputs: Mapping[str, Array]) -> bool:

@@ -61,7 +61,8 @@ def compare_layers(
                 theirs=record.path,
                 ours=ours_record.path,
                 kind=record.kind,
-                shape=tuple(record.outputs[0].shape) if record.outputs else (),
+                shape=shape_of(record.outputs),
+                ours_shape=shape_of(ours_record.outputs),
                 inputs=distance(ours_record.inputs, record.inputs),
                 outputs=outputs,
                 limit=limits.get(position, EQUAL),
@@ -79,6 +80,11 @@ def distance(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
     if not floats[0] or not floats[1]:
         return math.inf if len(floats[0]) != len(floats[1]) else 0.0
     return max((_array_distance(a, b) for a, b in zip(*floats, strict=False)), default=0.0)
+
+
+def shape_of(outputs: Sequence[Array]) -> tuple[int, ...]:
+    """Return the shape of the first output, or ``()`` without one."""
+    return tuple(outputs[0].shape) if outputs else ()
 
 
 def _array_distance(ours: Array, theirs: Array) -> float:

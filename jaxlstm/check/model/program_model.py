@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxlstm.check.model.graphs import in_float64
-from jaxlstm.check.model.layers import EQUAL, LayerRecord, distance
+from jaxlstm.check.model.layers import EQUAL, LayerRecord, distance, shape_of
 from jaxlstm.check.model.ours import Call, cast
 from jaxlstm.check.model.results import ModelCase, is_floating
 from jaxlstm.check.port import jax_settings
@@ -44,10 +44,9 @@ class ProgramModel:
             return program
         tensors = {**program.params, **program.buffers, **program.constants}
         arrays = {name: cast(np.asarray(a), dtype) for name, a in tensors.items()}
-        options = program.options
-        return Program(in_float64(program.graph), arrays).with_options(
-            precision=options.precision, backend=options.backend
-        )
+        in_64 = Program(in_float64(program.graph), arrays)
+        in_64.options = program.options
+        return in_64
 
     def layers(self, case: ModelCase, dtype: Any, precision: str | None) -> list[LayerRecord]:
         """Return the calls of the modules that are a single node each, such as a norm or a convolution."""
@@ -99,8 +98,9 @@ class ProgramModel:
 
 def _difference(node: Node, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> LayerDifference:
     where = f"{node.name} in {node.module_path}" if node.module_path else node.name
-    shape = tuple(theirs[0].shape) if theirs else ()
-    return LayerDifference(where, where, node.op, shape, 0.0, distance(ours, theirs), EQUAL)
+    return LayerDifference(
+        where, where, node.op, shape_of(theirs), shape_of(ours), 0.0, distance(ours, theirs), EQUAL
+    )
 
 
 def _single_calls(calls: Sequence[LayerRecord]) -> list[LayerRecord]:

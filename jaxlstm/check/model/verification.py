@@ -38,6 +38,7 @@ class ModelVerification:
       pairing: the layout of each parameter of the model.
       float64_refusal: the reason why the model cannot run in float64, or an empty string.
       casts: the lines at which the model in float64 converts numbers to float32; None if not determined.
+      first_failure: the first case on which a criterion failed.
       refused: by case, the exception of the model where torch takes the case.
       evidence, working_evidence: cases and the model's results on them, in float64 and in the working dtype.
       truths: torch's results in float64, by case.
@@ -54,6 +55,7 @@ class ModelVerification:
     findings: Findings = field(default_factory=Findings)
     float64_refusal: str = ""
     casts: list[str] | None = None
+    first_failure: ModelCase | None = None
     refused: dict[str, str] = field(default_factory=dict)
     evidence: list[tuple[ModelCase, ModelResults]] = field(default_factory=list)
     working_evidence: list[tuple[ModelCase, ModelResults]] = field(default_factory=list)

@@ -16,7 +16,12 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1
 class Divergence(NamedTuple):
     """The first number that differs from the oracle's.
 
-    ``gate`` is one of i, f, g, o, c and h; "i*g" if a port shows only the product; or "output".
+    Attributes:
+      layer, time, row, unit: indices from 0.
+      direction: "forward" or "reverse".
+      gate: one of i, f, g, o, c and h; "i*g" if a port shows only the product; or "output".
+      actual: the number of the port.
+      expected: the number of the oracle.
     """
 
     layer: int

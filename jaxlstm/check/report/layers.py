@@ -11,13 +11,15 @@ from jaxlstm._shared.table import format_number
 class LayerDifference(NamedTuple):
     """The distance of a layer's inputs and outputs from torch's, relative to torch's largest element.
 
-    ``theirs`` and ``ours`` are paths of modules, empty for the model itself; ``kind`` is torch's class.
+    ``theirs`` and ``ours`` are paths of modules, empty for the model itself; ``kind`` is torch's class. The
+    shapes are those of the first output, ``()`` without one.
     """
 
     theirs: str
     ours: str
     kind: str
     shape: tuple[int, ...]
+    ours_shape: tuple[int, ...]
     inputs: float
     outputs: float
     limit: float
@@ -30,7 +32,12 @@ class LayerDifference(NamedTuple):
     @property
     def difference(self) -> str:
         """The distance of the outputs in words."""
-        return format_number(self.outputs) if math.isfinite(self.outputs) else "other shape or not finite"
+        if math.isfinite(self.outputs):
+            return format_number(self.outputs)
+        # Axes may be permuted, as between channels first and last.
+        if sorted(self.ours_shape) != sorted(self.shape):
+            return f"shape {self.ours_shape} instead of {self.shape}"
+        return "other shape or not finite"
 
     @property
     def name(self) -> str:

@@ -18,7 +18,21 @@ class CheckFailed(AssertionError):  # noqa: N818 - It reads as an assertion.
 
 @dataclass(frozen=True)
 class Report(ReportData):
-    """The verdict of a check and its grounds. The fields are described in :class:`ReportData`."""
+    """The verdict of a check and its grounds. ``print(report)`` shows every item.
+
+    Attributes:
+      ok: True if no item failed and at least one passed.
+      verdict: title, verdict and number of items by status, in one line.
+      title: the port or model, and the dtype that was checked.
+      items: an :class:`Item` for every criterion.
+      failures: the items that failed.
+      diagnosis: explanations of a failure, the most likely first.
+      notes: facts that limit the verdict, such as tolerances set by the caller.
+      settings: the arguments of the check.
+      environment: the versions, device and precision of the check.
+      again: the call or command that repeats the check.
+      layers: the layers of a model that failed, in torch's order of calls.
+    """
 
     def raise_if_failed(self) -> None:
         """Raise :class:`CheckFailed`, an AssertionError, unless the check holds."""

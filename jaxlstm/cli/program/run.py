@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.atomic import require_replaceable
 from jaxlstm._shared.progress import progress_bar
+from jaxlstm._shared.table import count_of
 from jaxlstm.cli.output import require_output
 from jaxlstm.cli.program import refuse_options
 
@@ -78,6 +79,7 @@ def _show(args: argparse.Namespace, output: Path, count: int, batches: Batches, 
         print(json.dumps(report, indent=2))
     else:
         print(
-            f"{output}: {count} sequences; ran {batches.sequences} in {batches.batches} batches of "
-            f"{len(batches.shapes)} shapes in {seconds:.1f} s"
+            f"{output}: {count_of(count, 'sequence')}; ran {batches.sequences} in "
+            f"{count_of(batches.batches, 'batch', 'batches')} of {count_of(len(batches.shapes), 'shape')} "
+            f"in {seconds:.1f} s"
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxlstm._shared.atomic import require_replaceable
 from jaxlstm._shared.progress import progress_bar
+from jaxlstm._shared.table import count_of
 from jaxlstm.cli.arguments import add_command, load_selected, path_argument
 from jaxlstm.cli.output import checkpoint_files, require_output
 from jaxlstm.cli.program import takes_program
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
     else:
         print(
-            f"{output}: {report['sequences']} sequences; ran {stats.valid_steps} steps in "
+            f"{output}: {count_of(report['sequences'], 'sequence')}; ran {stats.valid_steps} steps in "
             f"{report['seconds']:.1f} s, {stats.padding_waste:.0%} of the computed steps were padding"
         )
     return 0

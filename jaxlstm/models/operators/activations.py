@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,21 +9,9 @@ import jax.numpy as jnp
 
 from jaxlstm import activations
 from jaxlstm.models.operators.axes import axis
-from jaxlstm.models.operators.dtypes import as_float, held, is_float
+from jaxlstm.models.operators.dtypes import as_float, held, in_float32
 from jaxlstm.models.operators.registry import register_operator
 from jaxlstm.precision import gate_dtype
-
-
-def in_float32(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Decorate a function of an array: half precision is converted to float32 and back."""
-
-    @functools.wraps(function)
-    def wrapper(self: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        if not is_float(self):
-            return function(self, *args, **kwargs)
-        return function(self.astype(gate_dtype(self.dtype)), *args, **kwargs).astype(self.dtype)
-
-    return wrapper
 
 
 @register_operator("aten.relu.default")
@@ -189,13 +175,13 @@ def threshold(self: jax.Array, threshold: float, value: float) -> jax.Array:
     return jnp.where(self <= threshold, jnp.asarray(value, self.dtype), self)
 
 
-@register_operator("aten.softmax.int", "aten._softmax.default")
+@register_operator("aten.softmax.int", "aten._softmax.default", "aten.special_softmax.default")
 def softmax(self: jax.Array, dim: int, dtype: Any = None, half_to_float: bool = False) -> jax.Array:
     """Return exp(x) / sum(exp(x)) along an axis; ``dtype`` converts first."""
     return _normalized(jax.nn.softmax, self, dim, dtype)
 
 
-@register_operator("aten.log_softmax.int", "aten._log_softmax.default")
+@register_operator("aten.log_softmax.int", "aten._log_softmax.default", "aten.special_log_softmax.default")
 def log_softmax(self: jax.Array, dim: int, dtype: Any = None, half_to_float: bool = False) -> jax.Array:
     """Return the logarithm of the softmax along an axis; ``dtype`` converts first."""
     return _normalized(jax.nn.log_softmax, self, dim, dtype)

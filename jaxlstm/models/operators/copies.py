@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,22 @@ def stack(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
     return jnp.stack(arrays, axis_of(arrays[0].ndim + 1, dim))
 
 
+def _register_stack(name: str, function: Callable[..., jax.Array]) -> None:
+    @register_operator(f"aten.{name}.default")
+    def stacked(tensors: Sequence[jax.Array]) -> jax.Array:
+        return function(promoted(*tensors))
+
+
+for _name in ("hstack", "vstack", "dstack", "column_stack"):
+    _register_stack(_name, getattr(jnp, _name))
+
+
+@register_operator("aten.tile.default")
+def tile(self: jax.Array, dims: Sequence[int]) -> jax.Array:
+    """Tile the tensor; missing numbers of repetitions in front are 1."""
+    return jnp.tile(self, dims)
+
+
 @register_operator("aten.repeat.default")
 def repeat(self: jax.Array, repeats: Sequence[int]) -> jax.Array:
     """Tile the tensor; axes are added in front if there are more repeats than axes."""
@@ -48,13 +64,33 @@ def flip(self: jax.Array, dims: Sequence[int]) -> jax.Array:
     return jnp.flip(self, axes(self, dims) if dims else ())
 
 
+@register_operator("aten.fliplr.default")
+def fliplr(self: jax.Array) -> jax.Array:
+    """Reverse the second axis."""
+    return jnp.flip(self, 1)
+
+
+@register_operator("aten.flipud.default")
+def flipud(self: jax.Array) -> jax.Array:
+    """Reverse the first axis."""
+    return jnp.flip(self, 0)
+
+
+@register_operator("aten.rot90.default")
+def rot90(self: jax.Array, k: int = 1, dims: Sequence[int] = (0, 1)) -> jax.Array:
+    """Rotate the plane of two axes by ``k`` quarters, from the first axis towards the second."""
+    return jnp.rot90(self, k, (dims[0], dims[1]))
+
+
 @register_operator("aten.roll.default")
 def roll(self: jax.Array, shifts: Any, dims: Any = ()) -> jax.Array:
     """Rotate elements along axes."""
     return jnp.roll(self, shifts, None if dims == () else dims)
 
 
-@register_operator("aten.alias.default", "aten.detach.default", "aten.lift_fresh.default", write_back=same)
+@register_operator(
+    *(f"aten.{name}.default" for name in ("alias", "detach", "lift_fresh", "positive")), write_back=same
+)
 def alias(self: jax.Array) -> jax.Array:
     """Return the tensor itself."""
     return self

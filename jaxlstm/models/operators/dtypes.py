@@ -6,6 +6,8 @@ throughout a program; values that do not fit are refused where they are known. f
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ import numpy as np
 from jax import dtypes
 
 from jaxlstm.models.errors import ProgramError
+from jaxlstm.precision import gate_dtype
 
 Operand = Any  # a jax.Array or a Python number
 DEFAULT_FLOAT = np.dtype(np.float32)  # torch.get_default_dtype()
@@ -116,6 +119,18 @@ def as_float(x: jax.Array) -> jax.Array:
 def float_type(dtype: Any) -> np.dtype:
     """Return the dtype in which torch computes a function of real numbers: float32 for integers."""
     return np.dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else DEFAULT_FLOAT
+
+
+def in_float32(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Decorate a function of an array: half precision is converted to float32 and back."""
+
+    @functools.wraps(function)
+    def wrapper(self: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        if not is_float(self):
+            return function(self, *args, **kwargs)
+        return function(self.astype(gate_dtype(self.dtype)), *args, **kwargs).astype(self.dtype)
+
+    return wrapper
 
 
 def sum_type(x: jax.Array, dtype: Any = None) -> np.dtype:

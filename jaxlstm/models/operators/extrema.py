@@ -24,6 +24,12 @@ def amin(self: jax.Array, dim: Any = (), keepdim: bool = False) -> jax.Array:
     return jnp.min(self, axes(self, dim), keepdims=keepdim)
 
 
+@register_operator("aten.aminmax.default")
+def aminmax(self: jax.Array, dim: int | None = None, keepdim: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Return the smallest and the largest element along an axis, or of all."""
+    return amin(self, dim, keepdim), amax(self, dim, keepdim)
+
+
 @register_operator("aten.max.default")
 def max_(self: jax.Array) -> jax.Array:
     """Return the largest element."""
@@ -92,3 +98,9 @@ def sort(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the elements in order along an axis, and their indices."""
     return topk(self, self.shape[axis(self, dim)] if self.ndim else 1, dim, descending)
+
+
+@register_operator("aten.argsort.default", "aten.argsort.stable")
+def argsort(self: jax.Array, dim: int = -1, descending: bool = False, stable: bool = False) -> jax.Array:
+    """Return the indices of the elements in order along an axis; equal elements keep their order."""
+    return sort(self, dim, descending)[1]

@@ -1,7 +1,7 @@
-"""Look-ups, scatters and masks.
+"""Look-ups and masks.
 
 An index that is out of range raises when its value is known, that is outside of ``jax.jit``. Under ``jit``
-a look-up gives NaN for floats (the smallest number for integers) and a scatter drops the element, so a wrong
+a look-up gives NaN for floats (the smallest number for integers) and a write drops the element, so a wrong
 index never selects a wrong row.
 """
 
@@ -72,41 +72,34 @@ def gather(self: jax.Array, dim: int, index: jax.Array, sparse_grad: bool = Fals
     if index.size == 0:
         return jnp.zeros(index.shape, self.dtype)
     require_in_range(index, 0, self.shape[axis(self, dim)], "indices of gather")
-    return self.at[_places(self, dim, index)].get(mode="fill")
+    return self.at[places_along(self, dim, index)].get(mode="fill")
 
 
-def _places(x: jax.Array, dim: int, index: jax.Array) -> tuple[jax.Array, ...]:
+@register_operator("aten.take_along_dim.default")
+def take_along_dim(self: jax.Array, indices: jax.Array, dim: int | None = None) -> jax.Array:
+    """Return elements along an axis, one for each index; None flattens both tensors.
+
+    Along an axis, negative indices count from the end.
+    """
+    if dim is None:
+        return gather(self.reshape(-1), 0, indices.reshape(-1))
+    place = axis(self, dim)
+    others = [(*array.shape[:place], 1, *array.shape[place + 1 :]) for array in (self, indices)]
+    shape = list(jnp.broadcast_shapes(*others))
+
+    def expanded(array: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(array, (*shape[:place], array.shape[place], *shape[place + 1 :]))
+
+    size = self.shape[place]
+    return gather(expanded(self), place, expanded(jnp.where(indices < 0, indices + size, indices)))
+
+
+def places_along(x: jax.Array, dim: int, index: jax.Array) -> tuple[jax.Array, ...]:
     """Return the indices of all axes for an index along one of them."""
     grids = list(jnp.indices(index.shape, sparse=True))
     place = axis(x, dim)
     grids[place] = jnp.where(index < 0, x.shape[place], index)
     return tuple(grids)
-
-
-@register_operator("aten.scatter.src", "aten.scatter.value")
-def scatter(
-    self: jax.Array, dim: int, index: jax.Array, src: jax.Array | None = None, value: Operand = 0
-) -> jax.Array:
-    """Write elements along an axis, one for each index."""
-    return _scatter(self, dim, index, src, value, "set")
-
-
-@register_operator("aten.scatter_add.default")
-def scatter_add(self: jax.Array, dim: int, index: jax.Array, src: jax.Array) -> jax.Array:
-    """Add elements along an axis, one for each index; equal indices accumulate."""
-    return _scatter(self, dim, index, src, 0, "add")
-
-
-def _scatter(
-    x: jax.Array, dim: int, index: jax.Array, src: jax.Array | None, value: Operand, mode: str
-) -> jax.Array:
-    flat, places = (x.reshape(1), index.reshape(-1)) if x.ndim == 0 else (x, index)
-    require_in_range(places, 0, flat.shape[axis(flat, dim)], "indices of scatter")
-    if src is not None:
-        src = src.reshape(-1) if x.ndim == 0 else src[tuple(slice(size) for size in index.shape)]
-    update = as_array(value, x.dtype) if src is None else src.astype(x.dtype)
-    method = getattr(flat.at[_places(flat, dim, places)], mode)
-    return method(update, mode="drop").reshape(x.shape)
 
 
 @register_operator("aten.index.Tensor")
@@ -157,18 +150,6 @@ def _index(x: jax.Array, indices: Sequence[jax.Array | None]) -> tuple[Any, ...]
 def masked_fill(self: jax.Array, mask: jax.Array, value: Operand) -> jax.Array:
     """Return ``value`` where the mask is True."""
     return jnp.where(mask, as_array(value, self.dtype), self)
-
-
-@register_operator("aten.tril.default")
-def tril(self: jax.Array, diagonal: int = 0) -> jax.Array:
-    """Return the lower triangle of each matrix, zeros elsewhere."""
-    return jnp.tril(self, diagonal)
-
-
-@register_operator("aten.triu.default")
-def triu(self: jax.Array, diagonal: int = 0) -> jax.Array:
-    """Return the upper triangle of each matrix, zeros elsewhere."""
-    return jnp.triu(self, diagonal)
 
 
 @register_operator("aten.one_hot.default")

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm import precision as precision_
-from jaxlstm.models.operators.dtypes import Operand, is_float
+from jaxlstm.models.operators.axes import axis
+from jaxlstm.models.operators.dtypes import Operand, is_float, promoted
 from jaxlstm.models.operators.registry import Options, register_operator
 
 
@@ -77,6 +78,10 @@ def einsum(
     equation: str, tensors: Sequence[jax.Array], path: Sequence[int] | None = None, *, options: Options
 ) -> jax.Array:
     """Return the sum of products that an equation describes."""
+    return _sum_of_products(equation, *tensors, options=options)
+
+
+def _sum_of_products(equation: str, *tensors: jax.Array, options: Options) -> jax.Array:
     first = tensors[0]
     wide = precision_.gate_dtype(first.dtype) if is_float(first) else first.dtype
     precision = precision_.resolve(options.precision)
@@ -84,7 +89,78 @@ def einsum(
     return y.astype(first.dtype)
 
 
+@register_operator("aten.tensordot.default")
+def tensordot(
+    self: jax.Array,
+    other: jax.Array,
+    dims_self: Sequence[int],
+    dims_other: Sequence[int],
+    *,
+    options: Options,
+) -> jax.Array:
+    """Return the sum of products over pairs of axes; a size of 1 is broadcast to the size of the other."""
+    sizes = [max(self.shape[own], other.shape[its]) for own, its in zip(dims_self, dims_other, strict=True)]
+    self, other = _expanded(self, dims_self, sizes), _expanded(other, dims_other, sizes)
+    wide = precision_.gate_dtype(self.dtype) if is_float(self) else self.dtype
+    precision = precision_.resolve(options.precision)
+    pairs = (tuple(dims_self), tuple(dims_other))
+    y = jnp.tensordot(self, other, pairs, precision=precision, preferred_element_type=wide)
+    return y.astype(self.dtype)
+
+
+def _expanded(x: jax.Array, dims: Sequence[int], sizes: Sequence[int]) -> jax.Array:
+    """Return an array with its axes of size 1 broadcast to the given sizes."""
+    shape = list(x.shape)
+    for dim, size in zip(dims, sizes, strict=True):
+        shape[dim] = size if shape[dim] == 1 else shape[dim]
+    return jnp.broadcast_to(x, shape)
+
+
+@register_operator("aten.inner.default")
+def inner(self: jax.Array, other: jax.Array, *, options: Options) -> jax.Array:
+    """Return the sum of products over the last axes; the product if either has no axes."""
+    if self.ndim == 0 or other.ndim == 0:
+        return self * other
+    return tensordot(self, other, (-1,), (-1,), options=options)
+
+
+@register_operator("aten.bilinear.default")
+def bilinear(
+    input1: jax.Array,
+    input2: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    options: Options,
+) -> jax.Array:
+    """Return ``input1 @ weight[o] @ input2 + bias[o]`` for each output ``o``."""
+    y = _sum_of_products("...i,oij,...j->...o", input1, weight, input2, options=options)
+    return y if bias is None else y + bias
+
+
 @register_operator("aten.outer.default")
 def outer(self: jax.Array, vec2: jax.Array) -> jax.Array:
     """Return the product of each pair of elements of two vectors."""
     return self[:, None] * vec2[None, :]
+
+
+@register_operator("aten.kron.default")
+def kron(self: jax.Array, other: jax.Array) -> jax.Array:
+    """Return the Kronecker product."""
+    return jnp.kron(*promoted(self, other))
+
+
+@register_operator("aten.linalg_cross.default")
+def linalg_cross(self: jax.Array, other: jax.Array, dim: int = -1) -> jax.Array:
+    """Return the cross product of vectors of three elements along an axis."""
+    self, other = jnp.broadcast_arrays(*promoted(self, other))
+    if self.shape[axis(self, dim)] != 3:
+        raise ValueError(f"axis {dim} must have size 3, got {self.shape[axis(self, dim)]}")
+    first, second = (jnp.roll(self, shift, dim) * jnp.roll(other, -shift, dim) for shift in (-1, 1))
+    return first - second
+
+
+@register_operator("aten.cross.default")
+def cross(self: jax.Array, other: jax.Array, dim: int | None = None) -> jax.Array:
+    """Return the cross product along an axis, by default the first one of size 3."""
+    return linalg_cross(self, other, self.shape.index(3) if dim is None else dim)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from jaxlstm.models.operators.dtypes import held
 from jaxlstm.models.operators.registry import register_operator
 from jaxlstm.models.operators.windows import Ints, Windows
 from jaxlstm.precision import gate_dtype
@@ -73,6 +76,38 @@ def adaptive_avg_pool(self: jax.Array, output_size: Sequence[int]) -> jax.Array:
     for place, count in enumerate(output_size, start=first):
         x = _average_parts(x, place, part_bounds(self.shape[place], count))
     return x.astype(self.dtype)
+
+
+def _register_adaptive_max_pool(n: int) -> None:
+    @register_operator(f"aten.adaptive_max_pool{n}d.default")
+    def adaptive_max_pool(self: jax.Array, output_size: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+        sizes = self.shape[-n:]
+        places = jnp.arange(math.prod(sizes), dtype=held("int64")).reshape(sizes)
+        values, places = self, jnp.broadcast_to(places, self.shape)
+        # The last axis first, so that the first of equal elements in memory wins.
+        for place, count in reversed(list(enumerate(output_size, start=self.ndim - n))):
+            values, places = _largest_of_parts(
+                values, places, place, part_bounds(sizes[place - self.ndim], count)
+            )
+        return values, places
+
+
+for _n in (1, 2, 3):
+    _register_adaptive_max_pool(_n)
+
+
+def _largest_of_parts(
+    x: jax.Array, places: jax.Array, place: int, parts: list[tuple[int, int]]
+) -> tuple[jax.Array, jax.Array]:
+    """Return the largest element of each part of an axis, and the element of ``places`` beside it."""
+    low, high = np.array(parts, np.int32).reshape(-1, 2).T
+    longest = max((high - low).tolist(), default=1)
+    # A shorter part repeats its last element.
+    members = np.minimum(low[:, None] + np.arange(longest), high[:, None] - 1)
+    candidates = [jnp.take(array, members, place) for array in (x, places)]
+    winner = jnp.argmax(candidates[0], place + 1, keepdims=True)
+    values, chosen = (jnp.take_along_axis(array, winner, place + 1) for array in candidates)
+    return values.squeeze(place + 1), chosen.squeeze(place + 1)
 
 
 def part_bounds(size: int, count: int) -> list[tuple[int, int]]:

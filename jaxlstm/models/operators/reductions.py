@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.models.operators.axes import axes, axis
+from jaxlstm.models.operators.axes import axes
 from jaxlstm.models.operators.dtypes import Operand, as_float, held, sum_type
 from jaxlstm.models.operators.registry import register_operator
 from jaxlstm.precision import gate_dtype
@@ -58,11 +58,16 @@ def logsumexp(self: jax.Array, dim: Any, keepdim: bool = False) -> jax.Array:
     return jax.nn.logsumexp(wide, axis=axes(x, dim), keepdims=keepdim).astype(x.dtype)
 
 
-@register_operator("aten.cumsum.default")
-def cumsum(self: jax.Array, dim: int, dtype: Any = None) -> jax.Array:
-    """Return the running sum along an axis."""
-    result = sum_type(self, dtype)
-    return jnp.cumsum(self.astype(result), axis(self, dim)) if self.ndim else self.astype(result)
+@register_operator("aten.nansum.default")
+def nansum(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> jax.Array:
+    """Return the sum over axes without NaN."""
+    return sum_(jnp.where(jnp.isnan(self), 0, self), dim, keepdim, dtype)
+
+
+@register_operator("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
+def count_nonzero(self: jax.Array, dim: Any = None) -> jax.Array:
+    """Return the number of elements that are not zero, over axes or all."""
+    return jnp.sum(self != 0, axes(self, dim), dtype=held("int64"))
 
 
 def _register_moment(name: str, moment: Callable[..., Any]) -> None:
@@ -93,9 +98,13 @@ def _deviation(x: jax.Array, *arguments: Any) -> jax.Array:
     return jnp.sqrt(_variance(x.astype(gate_dtype(x.dtype)), *arguments)).astype(x.dtype)
 
 
-def _variance_and_mean(x: jax.Array, dim: Any, removed: Any, keepdim: bool) -> tuple[jax.Array, jax.Array]:
-    return _variance(x, dim, removed, keepdim), mean(x, dim, keepdim)
+def _with_mean(moment: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def both(x: jax.Array, dim: Any, removed: Any, keepdim: bool) -> tuple[jax.Array, jax.Array]:
+        return moment(x, dim, removed, keepdim), mean(x, dim, keepdim)
+
+    return both
 
 
-for _name, _moment in {"var": _variance, "std": _deviation, "var_mean": _variance_and_mean}.items():
+for _name, _moment in {"var": _variance, "std": _deviation}.items():
     _register_moment(_name, _moment)
+    _register_moment(f"{_name}_mean", _with_mean(_moment))

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import jax
 
@@ -50,6 +50,14 @@ class Options:
         if isinstance(self.seq_lengths, Mapping):
             return replace(self, seq_lengths=self.seq_lengths.get(path))
         return self
+
+
+class OptionChanges(TypedDict, total=False):
+    """The settings of :meth:`jaxlstm.models.program.Program.with_options`."""
+
+    precision: Precision
+    backend: str
+    guards: bool
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ def register_operator(
         ``kwargs`` holds the other arguments.
       may_alias: torch returns a view for some memory layouts and a copy for others.
 
-    >>> @register_operator("mylib.scale.default")
+    >>> @jaxlstm.models.register_operator("mylib.scale.default")  # doctest: +SKIP
     ... def scale(x, factor=2.0):
     ...     return x * factor
     """
@@ -130,6 +138,17 @@ def register_operator(
         return function
 
     return register
+
+
+def register_synonym(name: str, synonym: str) -> None:
+    """Register another name for each overload of an operator of torch with the same parameters.
+
+    >>> register_synonym("mul", "multiply")
+    """
+    prefix = f"aten.{name}."
+    for operator in [operator for key, operator in _OPERATORS.items() if key.startswith(prefix)]:
+        other = f"aten.{synonym}.{operator.name.removeprefix(prefix)}"
+        _OPERATORS[other] = replace(operator, name=other)
 
 
 def find_operator(name: str) -> Operator | None:

@@ -1,9 +1,10 @@
-"""Interpolation to another size: nearest and linear, in one, two and three dimensions."""
+"""Interpolation to another size: nearest and linear in one, two and three dimensions, and bicubic."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from jaxlstm.models.operators.registry import register_operator
 from jaxlstm.precision import gate_dtype
 
 Scales = Sequence[float | None]
+# (array, axis, places of the outputs on the axis) -> the array with the outputs on the axis
+Kernel = Callable[[jax.Array, int, np.ndarray], jax.Array]
 
 
 def _register_nearest(n: int, name: str, offset: float) -> None:
@@ -28,7 +31,7 @@ def _register_nearest(n: int, name: str, offset: float) -> None:
         return _nearest(self, output_size, _in_order(scales, n), offset)
 
 
-def _register_linear(n: int, name: str) -> None:
+def _register_smooth(n: int, name: str, kernel: Kernel) -> None:
     @register_operator(f"aten.upsample_{name}{n}d.vec")
     def by_sizes(
         input: jax.Array,
@@ -37,19 +40,13 @@ def _register_linear(n: int, name: str) -> None:
         scale_factors: Sequence[float] | None,
     ) -> jax.Array:
         sizes, scales = _sizes_and_scales(input, n, output_size, scale_factors)
-        return _linear(input, sizes, scales, align_corners)
+        return _smooth(input, sizes, scales, align_corners, kernel)
 
     @register_operator(f"aten.upsample_{name}{n}d.default")
     def by_scales(
         self: jax.Array, output_size: Sequence[int], align_corners: bool, **scales: float | None
     ) -> jax.Array:
-        return _linear(self, output_size, _in_order(scales, n), align_corners)
-
-
-for _n, _name in ((1, "linear"), (2, "bilinear"), (3, "trilinear")):
-    _register_nearest(_n, "upsample_nearest", 0.0)
-    _register_nearest(_n, "_upsample_nearest_exact", 0.5)
-    _register_linear(_n, _name)
+        return _smooth(self, output_size, _in_order(scales, n), align_corners, kernel)
 
 
 def _in_order(scales: dict[str, float | None], n: int) -> Scales:
@@ -82,11 +79,14 @@ def _nearest(x: jax.Array, sizes: Sequence[int], scales: Scales, offset: float) 
     return x
 
 
-def _linear(x: jax.Array, sizes: Sequence[int], scales: Scales, align_corners: bool) -> jax.Array:
+def _smooth(
+    x: jax.Array, sizes: Sequence[int], scales: Scales, align_corners: bool, kernel: Kernel
+) -> jax.Array:
+    """Interpolate along each axis from the neighbours of each output."""
     y = x.astype(gate_dtype(x.dtype))
     first = x.ndim - len(sizes)
     for place, (target, scale) in enumerate(zip(sizes, scales, strict=True), start=first):
-        y = _interpolate(y, place, _positions(y.dtype, x.shape[place], target, scale, align_corners))
+        y = kernel(y, place, _positions(y.dtype, x.shape[place], target, scale, align_corners))
     return y.astype(x.dtype)
 
 
@@ -99,12 +99,49 @@ def _positions(
         return outputs * outputs.dtype.type((size - 1) / (target - 1) if target > 1 else 0)
     step = outputs.dtype.type(_step(size, target, scale))
     half = outputs.dtype.type(0.5)
-    return np.maximum((outputs + half) * step - half, 0)
+    return (outputs + half) * step - half
 
 
-def _interpolate(x: jax.Array, place: int, positions: np.ndarray) -> jax.Array:
+def _linear(x: jax.Array, place: int, positions: np.ndarray) -> jax.Array:
     size = x.shape[place]
+    positions = np.maximum(positions, 0)
     low = np.minimum(positions.astype(np.int32), size - 1)
     high = np.minimum(low + 1, size - 1)
-    weight: Any = (positions - low).reshape(-1, *((1,) * (x.ndim - 1 - place))).astype(x.dtype)
+    weight = _along(x, place, positions - low)
     return jnp.take(x, low, axis=place) * (1 - weight) + jnp.take(x, high, axis=place) * weight
+
+
+_CUBIC_SLOPE = -0.75  # torch's parameter of the cubic convolution
+
+
+def _cubic(x: jax.Array, place: int, positions: np.ndarray) -> jax.Array:
+    """Interpolate from four neighbours; beyond the border, the border repeats."""
+    size = x.shape[place]
+    low = np.minimum(np.floor(positions).astype(np.int32), size - 1)
+    fraction = np.clip(positions - low, 0, 1).astype(x.dtype)
+    neighbours = (
+        jnp.take(x, np.clip(low + offset, 0, size - 1), axis=place)
+        * _along(x, place, _cubic_weight(np.abs(fraction - offset)))
+        for offset in (-1, 0, 1, 2)
+    )
+    return functools.reduce(jnp.add, neighbours)
+
+
+def _cubic_weight(distance: np.ndarray) -> np.ndarray:
+    """Return the weight of a neighbour at a distance of at most 2."""
+    a = distance.dtype.type(_CUBIC_SLOPE)
+    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, far)
+
+
+def _along(x: jax.Array, place: int, weights: np.ndarray) -> Any:
+    """Return weights for a product along an axis."""
+    return weights.reshape(-1, *((1,) * (x.ndim - 1 - place))).astype(x.dtype)
+
+
+for _n, _name in ((1, "linear"), (2, "bilinear"), (3, "trilinear")):
+    _register_nearest(_n, "upsample_nearest", 0.0)
+    _register_nearest(_n, "_upsample_nearest_exact", 0.5)
+    _register_smooth(_n, _name, _linear)
+_register_smooth(2, "bicubic", _cubic)

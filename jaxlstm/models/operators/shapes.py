@@ -38,6 +38,12 @@ def view_as(self: jax.Array, other: jax.Array) -> jax.Array:
     return self.reshape(other.shape)
 
 
+@register_operator("aten.ravel.default", may_alias=True)
+def ravel(self: jax.Array) -> jax.Array:
+    """Merge all axes into one."""
+    return self.reshape(-1)
+
+
 @register_operator("aten.reshape_as.default", may_alias=True)
 def reshape_as(self: jax.Array, other: jax.Array) -> jax.Array:
     """Return the elements in the shape of another tensor."""
@@ -81,6 +87,16 @@ def squeeze(self: jax.Array, dim: Any = None) -> jax.Array:
     return jnp.squeeze(self, tuple(place for place in candidates if self.shape[place] == 1))
 
 
+def _register_at_least(n: int, function: Any) -> None:
+    @register_operator(f"aten.atleast_{n}d.default", write_back=_reshape_back)
+    def at_least(self: jax.Array) -> jax.Array:
+        return function(self)
+
+
+for _n, _function in ((1, jnp.atleast_1d), (2, jnp.atleast_2d), (3, jnp.atleast_3d)):
+    _register_at_least(_n, _function)
+
+
 @register_operator("aten.expand.default", "aten.broadcast_to.default", write_back=_reshape_back)
 def expand(self: jax.Array, size: Sequence[int], implicit: bool = False) -> jax.Array:
     """Repeat axes of size 1 and add axes in front; -1 keeps a size."""
@@ -95,14 +111,58 @@ def expand_as(self: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.broadcast_to(self, other.shape)
 
 
+@register_operator("aten.broadcast_tensors.default", write_back=_reshape_back)
+def broadcast_tensors(tensors: Sequence[jax.Array]) -> list[jax.Array]:
+    """Expand tensors to their common shape."""
+    return jnp.broadcast_arrays(*tensors)
+
+
+@register_operator("aten.meshgrid.default", "aten.meshgrid.indexing", write_back=_reshape_back)
+def meshgrid(tensors: Sequence[jax.Array], indexing: str = "ij") -> list[jax.Array]:
+    """Return the coordinates of a grid, one array for each axis; "xy" swaps the first two axes."""
+    return jnp.meshgrid(*(tensor.reshape(-1) for tensor in tensors), indexing=indexing)
+
+
 def _transpose_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
     return transpose(view, **kwargs)
 
 
-@register_operator("aten.transpose.int", write_back=_transpose_back)
+@register_operator("aten.transpose.int", "aten.swapdims.default", write_back=_transpose_back)
 def transpose(self: jax.Array, dim0: int, dim1: int) -> jax.Array:
     """Swap two axes."""
     return jnp.swapaxes(self, axis(self, dim0), axis(self, dim1)) if self.ndim else self
+
+
+def _swapaxes_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    return swapaxes(view, **kwargs)
+
+
+@register_operator("aten.swapaxes.default", write_back=_swapaxes_back)
+def swapaxes(self: jax.Array, axis0: int, axis1: int) -> jax.Array:
+    """Swap two axes."""
+    return transpose(self, axis0, axis1)
+
+
+def _matrices_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    return transpose(view, -2, -1)
+
+
+@register_operator("aten.mT.default", write_back=_matrices_back)
+def transpose_matrices(self: jax.Array) -> jax.Array:
+    """Swap the last two axes."""
+    return transpose(self, -2, -1)
+
+
+def _adjoint_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    return adjoint(view)
+
+
+@register_operator(
+    "aten.adjoint.default", "aten.mH.default", "aten.matrix_H.default", write_back=_adjoint_back
+)
+def adjoint(self: jax.Array) -> jax.Array:
+    """Swap the last two axes and conjugate complex numbers."""
+    return jnp.conj(transpose(self, -2, -1)) if self.ndim else self
 
 
 def _t_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:

@@ -1,9 +1,6 @@
-"""Parts of an axis: slices, splits and windows."""
+"""Parts of an axis: slices and windows."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +10,13 @@ from jaxlstm.models.operators.axes import axis, slice_of
 from jaxlstm.models.operators.registry import Kwargs, register_operator
 
 
-def _set(base: jax.Array, view: jax.Array, dim: int, where: int | slice | np.ndarray) -> jax.Array:
+def set_part(base: jax.Array, view: jax.Array, dim: int, where: int | slice | np.ndarray) -> jax.Array:
+    """Return ``base`` with a view written to a part of an axis."""
     return base.at[(slice(None),) * axis(base, dim) + (where,)].set(view)
 
 
 def _select_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    return _set(base, view, kwargs["dim"], kwargs["index"])
+    return set_part(base, view, kwargs["dim"], kwargs["index"])
 
 
 @register_operator("aten.select.int", write_back=_select_back)
@@ -34,7 +32,7 @@ def select(self: jax.Array, dim: int, index: int) -> jax.Array:
 def _slice_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
     dim = kwargs.get("dim", 0)
     bounds = (kwargs.get("start"), kwargs.get("end"), kwargs.get("step", 1))
-    return _set(base, view, dim, slice_of(base.shape[axis(base, dim)], *bounds))
+    return set_part(base, view, dim, slice_of(base.shape[axis(base, dim)], *bounds))
 
 
 @register_operator("aten.slice.Tensor", write_back=_slice_back)
@@ -48,7 +46,7 @@ def slice_(
 
 def _narrow_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
     start = kwargs["start"] % max(base.shape[axis(base, kwargs["dim"])], 1)
-    return _set(base, view, kwargs["dim"], slice(start, start + kwargs["length"]))
+    return set_part(base, view, kwargs["dim"], slice(start, start + kwargs["length"]))
 
 
 @register_operator("aten.narrow.default", write_back=_narrow_back)
@@ -62,65 +60,8 @@ def narrow(self: jax.Array, dim: int, start: int, length: int) -> jax.Array:
     return jax.lax.slice_in_dim(self, first, first + length, axis=place)
 
 
-def _split_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    size = kwargs["split_size"]
-    return _set(base, view, kwargs.get("dim", 0), slice(index * size, (index + 1) * size))
-
-
-@register_operator("aten.split.Tensor", write_back=_split_back)
-def split(self: jax.Array, split_size: int, dim: int = 0) -> list[jax.Array]:
-    """Split an axis into parts of a size; the last part may be smaller."""
-    place = axis(self, dim)
-    size = self.shape[place]
-    if split_size == 0 and size == 0:
-        return [self]
-    if split_size <= 0:
-        raise ValueError(f"split_size must be positive for an axis of size {size}, got {split_size}")
-    return [
-        jax.lax.slice_in_dim(self, start, min(start + split_size, size), axis=place)
-        for start in range(0, max(size, 1), split_size)
-    ]
-
-
-def _chunk_size(size: int, chunks: int) -> int:
-    return max(-(-size // chunks), 1)
-
-
-def _chunk_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    dim = kwargs.get("dim", 0)
-    size = _chunk_size(base.shape[axis(base, dim)], kwargs["chunks"])
-    return _set(base, view, dim, slice(index * size, (index + 1) * size))
-
-
-@register_operator("aten.chunk.default", write_back=_chunk_back)
-def chunk(self: jax.Array, chunks: int, dim: int = 0) -> list[jax.Array]:
-    """Split an axis into at most ``chunks`` parts of equal size; the last part may be smaller."""
-    return split(self, _chunk_size(self.shape[axis(self, dim)], chunks), dim)
-
-
-def _sizes_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    sizes = kwargs.get("split_sizes", kwargs.get("split_size"))
-    assert sizes is not None
-    start = sum(sizes[:index])
-    return _set(base, view, kwargs.get("dim", 0), slice(start, start + sizes[index]))
-
-
-@register_operator("aten.split_with_sizes.default", "aten.split.sizes", write_back=_sizes_back)
-def split_with_sizes(
-    self: jax.Array, split_sizes: Sequence[int] | None = None, dim: int = 0, split_size: Any = None
-) -> list[jax.Array]:
-    """Split an axis into parts of given sizes."""
-    sizes = split_size if split_sizes is None else split_sizes
-    place = axis(self, dim)
-    if sum(sizes) != self.shape[place] or min(sizes, default=0) < 0:
-        raise ValueError(
-            f"split_sizes must not be negative and must add up to {self.shape[place]}, got {tuple(sizes)}"
-        )
-    return jnp.split(self, np.cumsum(sizes)[:-1].tolist(), place)
-
-
 def _unbind_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    return _set(base, view, kwargs.get("dim", 0), index)
+    return set_part(base, view, kwargs.get("dim", 0), index)
 
 
 @register_operator("aten.unbind.int", write_back=_unbind_back)
@@ -138,7 +79,7 @@ def _unfold_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -
     place = axis(base, kwargs["dimension"])
     starts = np.arange(0, base.shape[place] - kwargs["size"] + 1, kwargs["step"])
     windows = jnp.moveaxis(view, -1, place + 1)
-    return _set(base, windows, place, starts[:, None] + np.arange(kwargs["size"]))
+    return set_part(base, windows, place, starts[:, None] + np.arange(kwargs["size"]))
 
 
 @register_operator("aten.unfold.default", write_back=_unfold_back)

@@ -7,24 +7,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.models.operators.dtypes import as_float, is_float
+from jaxlstm.models.operators.dtypes import as_float, in_float32, is_float
 from jaxlstm.models.operators.registry import register_operator
 
+
+def magnitude(x: jax.Array) -> jax.Array:
+    """Return the absolute value, with torch's gradient 0 at 0."""
+    return jnp.abs(x) if jnp.iscomplexobj(x) else jnp.where(x == 0, jnp.zeros_like(x), jnp.abs(x))
+
+
 _UNARY: dict[str, Any] = {
-    "abs": jnp.abs,
+    "abs": magnitude,
     "bitwise_not": jnp.bitwise_not,
     "neg": jnp.negative,
+    "sgn": jnp.sign,
     "sign": jnp.sign,
     "square": jnp.square,
 }
 _ROUNDING: dict[str, Any] = {"ceil": jnp.ceil, "floor": jnp.floor, "trunc": jnp.trunc}
 _FLOAT_UNARY: dict[str, Any] = {
     "acos": jnp.arccos,
+    "acosh": jnp.arccosh,
     "asin": jnp.arcsin,
+    "asinh": jnp.arcsinh,
     "atan": jnp.arctan,
+    "atanh": jnp.arctanh,
     "cos": jnp.cos,
     "cosh": jnp.cosh,
+    "deg2rad": jnp.deg2rad,
     "erf": jax.lax.erf,
+    "erfc": jax.lax.erfc,
     "exp": jnp.exp,
     "exp2": jnp.exp2,
     "expm1": jnp.expm1,
@@ -32,9 +44,11 @@ _FLOAT_UNARY: dict[str, Any] = {
     "log10": jnp.log10,
     "log1p": jnp.log1p,
     "log2": jnp.log2,
+    "rad2deg": jnp.rad2deg,
     "reciprocal": jnp.reciprocal,
     "rsqrt": jax.lax.rsqrt,
     "sin": jnp.sin,
+    "sinc": in_float32(jnp.sinc),
     "sinh": jnp.sinh,
     "sqrt": jnp.sqrt,
     "tan": jnp.tan,
@@ -69,8 +83,38 @@ def round_(self: jax.Array) -> jax.Array:
     return jnp.round(self) if is_float(self) else self
 
 
-@register_operator("aten.round.decimals")
-def round_decimals(self: jax.Array, decimals: int) -> jax.Array:
+@register_operator("aten.round.decimals", "aten.special_round.default")
+def round_decimals(self: jax.Array, decimals: int = 0) -> jax.Array:
     """Return the number rounded to a number of decimals."""
+    if decimals == 0:
+        return round_(self)
     scale = 10.0 ** abs(decimals)
     return jnp.round(self * scale) / scale if decimals >= 0 else jnp.round(self / scale) * scale
+
+
+@register_operator("aten.frac.default")
+def frac(self: jax.Array) -> jax.Array:
+    """Return the number without its integral part, with its sign."""
+    return self - jnp.trunc(self)
+
+
+@register_operator("aten.logit.default")
+def logit(self: jax.Array, eps: float | None = None) -> jax.Array:
+    """Return log(x / (1 - x)), with x between ``eps`` and 1 - ``eps``."""
+    return _logit(as_float(self), eps)
+
+
+@in_float32
+def _logit(x: jax.Array, eps: float | None) -> jax.Array:
+    if eps is not None:
+        inside = (x >= eps) & (x <= 1 - eps)
+        x = jnp.where(inside, x, jnp.clip(jax.lax.stop_gradient(x), eps, 1 - eps))
+    return jnp.log(x / (1 - x))
+
+
+@register_operator("aten.nan_to_num.default")
+def nan_to_num(
+    self: jax.Array, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> jax.Array:
+    """Replace NaN by a number (0 for None), and infinity by a number (the largest of the dtype for None)."""
+    return jnp.nan_to_num(self, nan=nan or 0.0, posinf=posinf, neginf=neginf) if is_float(self) else self

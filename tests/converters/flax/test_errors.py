@@ -96,6 +96,14 @@ def test_state_dict_of_an_abstract_model() -> None:
         jaxlstm.state_dict(nnx.eval_shape(linear))
 
 
+def test_parameter_without_a_layer() -> None:
+    model = nnx.Dict({"block": nnx.Dict({"slope": nnx.Param(jnp.zeros(3))})})
+    theirs = torch.nn.ModuleDict({"block": torch.nn.ModuleDict({"slope": torch.nn.PReLU(3)})})
+    assert "names={'block.slope.weight': 'block.slope'}" in str(rejected(model, theirs))
+    jaxlstm.load_state_dict(model, theirs, names={"block.slope.weight": "block.slope"})
+    np.testing.assert_array_equal(model["block"]["slope"][...], np.full(3, 0.25, np.float32))
+
+
 def test_proposed_names() -> None:
     class Model(nnx.Module):
         def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,25 @@ def test_part_of_a_checkpoint() -> None:
     result = jaxlstm.load_state_dict(model, theirs, names=names)
     assert result.notes == ("2 tensors outside 'encoder' are ignored: decoder",)
     assert_equal(model, theirs["encoder"])  # pyright: ignore[reportArgumentType]
+
+
+def test_most_of_the_model_is_nested_deeper() -> None:
+    """The wrapper is removed, and the proposal keeps the layers that fit already."""
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.embedding = nnx.Embed(5, 2, rngs=nnx.Rngs(0))
+            self.lstm = jaxlstm.nnx.LSTM(2, 3, batch_first=True, rngs=nnx.Rngs(0))
+            self.head = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+
+    tagger = torch.nn.ModuleDict(
+        {"embedding": torch.nn.Embedding(5, 2), "lstm": torch.nn.LSTM(2, 3, batch_first=True)}
+    )
+    theirs = torch.nn.ModuleDict({"tagger": tagger, "head": torch.nn.Linear(3, 4)})
+    source = {"model_state_dict": theirs.state_dict(), "optimizer_state_dict": {"exp_avg": torch.ones(2)}}
+    names = {"tagger.embedding": "embedding", "tagger.lstm": "lstm"}
+    with pytest.raises(jaxlstm.StateDictError, match=re.escape(f"names={names}")) as caught:
+        jaxlstm.load_state_dict(Model(), source)
+    assert "optimizer" not in str(caught.value)
+    assert "tagger.head" not in str(caught.value)
+    assert jaxlstm.load_state_dict(Model(), source, names=names).complete

@@ -1,4 +1,4 @@
-"""Twelve models with LSTMs of the shapes that occur in practice."""
+"""Models of the shapes that occur in practice, twelve of them with LSTMs."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ class SincFilters(nn.Module):
     def filters(self) -> Tensor:
         low = self.low.abs() + 0.01
         high = torch.clamp(low + self.band.abs(), max=0.5)
-        angles = 2 * math.pi * self.steps
-        right = (torch.sin(high * angles) - torch.sin(low * angles)) / (angles / 2)
+        below, above = (2 * cutoff * torch.sinc(2 * cutoff * self.steps) for cutoff in (low, high))
+        right = above - below
         kernel = torch.cat([right.flip(1), 2 * (high - low), right], dim=1)
         return (kernel / (2 * (high - low)) * self.window).unsqueeze(1)
 

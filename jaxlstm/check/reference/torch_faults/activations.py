@@ -35,6 +35,12 @@ def activation(operation: Operation) -> Iterator[Variant]:
         if name != operation.name:
             cause = f"{{where}} is {name} instead of {operation.name}"
             yield Variant(cause, lambda op, name=name: _function(name)(op.get("input")))
+    if operation.name == "sigmoid":
+        cause = "{where} is softmax over the last axis instead of sigmoid"
+        yield Variant(cause, lambda op: _function("softmax")(op.get("input"), dim=-1))
+    if operation.name == "prelu" and operation.get("weight").numel() > 1:
+        cause = "{where} has one slope for all channels, the first"
+        yield Variant(cause, lambda op: op.run(weight=op.get("weight")[:1]))
     if operation.name != "gelu":  # Flax's gelu has the tanh form by default.
         cause = f"{{where}} is gelu, in its tanh form, instead of {operation.name}"
         yield Variant(cause, lambda op: _function("gelu")(op.get("input"), approximate="tanh"))

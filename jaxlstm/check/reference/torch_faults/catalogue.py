@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from jaxlstm.check.reference.torch_faults import (
     activations,
+    arithmetic,
     attention,
     layers,
     pooling,
@@ -32,6 +33,9 @@ _VARIANTS: dict[str, tuple[Callable[[Operation], Iterator[Variant]], ...]] = {
     **dict.fromkeys(("flatten", "view", "reshape"), (shapes.reshaping,)),
     "cat": (shapes.concatenation,),
     "add": (shapes.addition,),
+    **dict.fromkeys(arithmetic.REDUCTIONS, (arithmetic.reduction,)),
+    **dict.fromkeys(("mul", "div"), (arithmetic.scaling,)),
+    "interpolate": (arithmetic.resampling,),
     "masked_fill": (attention.mask_of("mask"),),
     "where": (attention.mask_of("condition"),),
     "scaled_dot_product_attention": (attention.dot_product,),

@@ -48,6 +48,11 @@ def convolution(operation: Operation) -> Iterator[Variant]:
     yield Variant("{where} has no padding", lambda op: op.run(padding=0))
     yield Variant("{where} has a stride of 1", lambda op: op.run(stride=1))
     yield Variant("{where} has a dilation of 1", lambda op: op.run(dilation=1))
+    yield Variant(
+        "{where} has a dilation of 1 and pads as SAME does", lambda op: _same_padding(op, dilation=1)
+    )
+    yield Variant("{where} pads at the start only, as a causal convolution", _causal_padding)
+    yield Variant("{where} pads circularly", _circular_padding)
 
 
 def normalization(operation: Operation) -> Iterator[Variant]:
@@ -62,8 +67,16 @@ def normalization(operation: Operation) -> Iterator[Variant]:
     if operation.get("weight") is not None:
         yield Variant("{where} has no scale", lambda op: op.run(weight=None))
     yield Variant("{where} is missing", lambda op: op.get("input"))
-    if operation.name == "group_norm" and operation.get("num_groups") != 1:
-        yield Variant("{where} has one group", lambda op: op.run(num_groups=1))
+    if operation.name == "group_norm":
+        yield from _other_groups(operation)
+
+
+def _other_groups(operation: Operation) -> Iterator[Variant]:
+    given, channels = operation.get("num_groups"), operation.get("input").shape[1]
+    for count in range(1, channels + 1):
+        if count != given and channels % count == 0:
+            cause = f"{{where}} has num_groups={count} instead of {given}"
+            yield Variant(cause, lambda op, count=count: op.run(num_groups=count))
 
 
 def batch_norm(operation: Operation) -> Iterator[Variant]:
@@ -85,14 +98,45 @@ def embedding(operation: Operation) -> Iterator[Variant]:
     )
 
 
-def _same_padding(operation: Operation) -> torch.Tensor:
+def _same_padding(operation: Operation, dilation: Any = None) -> torch.Tensor:
+    count = operation.get("weight").ndim - 2
+    dilation = _tuple(dilation or operation.get("dilation", 1), count)
+    stride = _tuple(operation.get("stride", 1), count)
+    pads = same_pads(
+        operation.get("input").shape[-count:], operation.get("weight").shape[2:], stride, dilation
+    )
+    return _padded(operation, pads, dilation=dilation)
+
+
+def _causal_padding(operation: Operation) -> torch.Tensor:
+    pads: list[int] = []
+    for size, dilation in _kernel(operation):
+        pads = [dilation * (size - 1), 0, *pads]
+    return _padded(operation, pads)
+
+
+def _circular_padding(operation: Operation) -> torch.Tensor:
+    kernel = list(_kernel(operation))
+    given = operation.get("padding", 0)
+    if isinstance(given, str):
+        return _padded(
+            operation, [d * (k - 1) // 2 for k, d in reversed(kernel) for _ in range(2)], "circular"
+        )
+    return _padded(operation, [p for p in reversed(_tuple(given, len(kernel))) for _ in range(2)], "circular")
+
+
+def _kernel(operation: Operation) -> Iterator[tuple[int, int]]:
+    """Yield the size and the dilation of each spatial axis of a kernel."""
+    sizes = operation.get("weight").shape[2:]
+    return zip(sizes, _tuple(operation.get("dilation", 1), len(sizes)), strict=True)
+
+
+def _padded(operation: Operation, pads: list[int], mode: str = "constant", **changes: Any) -> torch.Tensor:
+    """Run a convolution on an input that is padded before, in the order of ``torch.nn.functional.pad``."""
     import torch
 
-    x, weight = operation.get("input"), operation.get("weight")
-    count = weight.ndim - 2
-    stride, dilation = (_tuple(operation.get(name, 1), count) for name in ("stride", "dilation"))
-    pads = same_pads(x.shape[-count:], weight.shape[2:], stride, dilation)
-    return operation.run(input=torch.nn.functional.pad(x, pads), padding=0)
+    x = torch.nn.functional.pad(operation.get("input"), pads, mode)
+    return operation.run(input=x, padding=0, **changes)
 
 
 def same_pads(sizes: Any, kernel: Any, stride: Any, dilation: Any) -> list[int]:

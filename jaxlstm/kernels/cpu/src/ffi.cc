@@ -1,4 +1,5 @@
 // The handlers that XLA calls: each checks its buffers and runs a pass on the threads of XLA's pool.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -153,11 +154,14 @@ ffi::Error forward_prepared(ffi::ThreadPool& pool, Buffer& x, Buffer& prepared, 
   active_instruction_set().multiplies<Real>() ? set_prepared(Real()) : set_prepared(Wide<Real>());
   p.weight_hr = projected ? static_cast<const Real*>(p.prepared) : nullptr;
   const int32_t* length = checker.optional_input<int32_t>("lengths", lengths, {p.batch});
-  std::vector<uint8_t> valid;
-  if (length && !checker.failed())
+  std::vector<uint8_t> valid;  // stays empty if every step is valid
+  const auto is_shorter = [&](int32_t steps) { return steps < p.time; };
+  if (length && !checker.failed() && std::any_of(length, length + p.batch, is_shorter)) {
+    valid.reserve(p.time * p.batch);
     for (long t = 0; t < p.time; t++)
       for (long row = 0; row < p.batch; row++) valid.push_back(t < length[row]);
-  p.valid = length ? valid.data() : nullptr;
+    p.valid = valid.data();
+  }
   return run_forward(checker, p, arrays, threads, pool);
 }
 

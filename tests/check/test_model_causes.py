@@ -1,0 +1,68 @@
+"""verify_model: the cause that the report names, and the layers that it lists."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+from jaxlstm.check import verify_model
+from tests.support.model_ports import MODELS
+
+
+def test_page_and_json_list_the_layers():
+    theirs, ours, args, call = MODELS["crnn"]("flatten order")
+    report = verify_model(ours, theirs, args, call=call, gradients=False)
+    table = report.to_html().split("<h2>Layers</h2>")[1]
+    assert [row["ours"] for row in json.loads(report.to_json())["layers"]] == [a.ours for a in report.layers]
+    assert {layer.ok for layer in report.layers} == {True, False}
+    for layer in report.layers:
+        assert layer.name in table
+
+
+def test_channels_first_for_a_model_with_channels_last():
+    theirs, ours, args, _ = MODELS["crnn"]("")
+    report = verify_model(ours, theirs, args, gradients=False)
+    assert (report.items[0].name, report.items[0].status) == ("runs", "FAILED")
+    assert report.diagnosis[0] == (
+        "the model matches TorchCRNN if the channels of args[0] are the last axis: pass "
+        "call=lambda model, x: model(x.transpose(0, 2, 3, 1))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "seconds", "line"),
+    [
+        (lambda x: jax.nn.gelu(x).max((1, 2)), 60, "0 (relu) is gelu, in its tanh form, instead of relu"),
+        (lambda x: jnp.sin(x).max((1, 2)), 60, "no known fault of the operations of torch's module explains"),
+        (lambda x: jnp.sin(x).max((1, 2)), 0, "no cause was found in 0 s; a longer search may find one"),
+    ],
+)
+def test_search_of_causes(ours, seconds, line):
+    theirs = nn.Sequential(nn.ReLU(), nn.MaxPool2d((4, 5)), nn.Flatten(0))
+    report = verify_model(ours, theirs, (torch.randn(3, 4, 5),), gradients=False, seconds=seconds)
+    assert line in report.diagnosis[0]
+
+
+def test_pool_stride():
+    def ours(x):
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 1), (1, 2, 2), "VALID")
+
+    report = verify_model(ours, nn.MaxPool2d((2, 1)), (torch.randn(3, 4, 6),), gradients=False)
+    assert "the stride of max_pool2d in forward is 2" in report.diagnosis[0]
+
+
+def test_a_model_that_was_not_filled():
+    """One line instead of one for each parameter."""
+    ours = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    ours.bias = nnx.Param(jnp.ones(2))
+    report = verify_model(ours, nn.Linear(3, 2).eval(), (torch.randn(4, 3),), gradients=False)
+    filling = [line for line in report.diagnosis if "torch's values" in line or "re-layout" in line]
+    assert filling == [
+        "no parameter of the model has torch's values: fill it with jaxlstm.load_state_dict first"
+    ]
