@@ -216,14 +216,17 @@ static bool conversions_agree(int fraction_bits) {
   return true;
 }
 
-// A problem whose weights and inputs are rounded to half precision, and the results of its forward pass.
+// A problem whose weights, inputs and gradients of outputs are rounded to half precision, and its results.
 template <class T>
 struct HalfProblem {
   Problem<float> wide;
   vector<T> x = rounded(wide.x), weight_ih = rounded(wide.weight_ih), weight_hh = rounded(wide.weight_hh);
-  vector<T> weight_hr = rounded(wide.weight_hr);
+  vector<T> weight_hr = rounded(wide.weight_hr), h_0 = rounded(wide.h_0), grad_y = rounded(wide.grad_y);
   Results<float> results = unwritten(wide);
-  vector<T> y = vector<T>(results.y.size(), T{0x7fff}), m = vector<T>(results.m.size(), T{0x7fff});  // NaN
+  vector<T> y = unwritten_like(results.y), m = unwritten_like(results.m);
+  vector<T> grad_projected = unwritten_like(results.grad_projected), grad_x = unwritten_like(results.grad_x);
+  vector<T> grad_weight_ih = unwritten_like(results.grad_weight_ih);
+  vector<T> grad_weight_hh = unwritten_like(results.grad_weight_hh);
 
   static vector<T> rounded(vector<float>& values) {
     vector<T> halves(values.size());
@@ -231,8 +234,42 @@ struct HalfProblem {
     widen(halves.data(), values.data(), long(values.size()));
     return halves;
   }
+  static vector<T> unwritten_like(const vector<float>& wide) { return vector<T>(wide.size(), T{0x7fff}); }  // NaN
 
-  ForwardArguments<T> arguments() {
+  // Runs all passes, and widens the results.
+  void solve(const Passes<T>& passes, int threads) {
+    run(forward_arguments(), passes.forward, threads);
+    run(backward_arguments(), passes.backward, threads);
+    run(gradients_arguments(threads), passes.gradients, threads);
+    widen_results();
+  }
+  void widen_results() {
+    for (const auto& [half, wide] : {std::pair(&y, &results.y), std::pair(&m, &results.m),
+                                     std::pair(&grad_projected, &results.grad_projected),
+                                     std::pair(&grad_x, &results.grad_x),
+                                     std::pair(&grad_weight_ih, &results.grad_weight_ih),
+                                     std::pair(&grad_weight_hh, &results.grad_weight_hh)})
+      widen(half->data(), wide->data(), long(half->size()));
+  }
+
+  BackwardArguments<T> backward_arguments() {
+    const Problem<float>& p = wide;
+    Results<float>& r = results;
+    return {p.time, p.batch, p.hidden_size, p.h_size, p.reverse, weight_hh.data(),
+            p.projected ? weight_hr.data() : nullptr, r.by_gates.data(), r.f.data(), r.m_by_c.data(), valid_of(p),
+            grad_y.data(), p.grad_h_n.data(), p.grad_c_n.data(), r.grad_gates.data(), grad_projected.data(),
+            r.grad_h_0.data(), r.grad_c_0.data()};
+  }
+  GradientsArguments<T> gradients_arguments(int threads) {
+    const Problem<float>& p = wide;
+    return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, threads, results.grad_gates.data(),
+            x.data(), y.data(), h_0.data(), valid_of(p), weight_ih.data(),
+            p.requested & kGradX ? grad_x.data() : nullptr,
+            p.requested & kGradWeightIh ? grad_weight_ih.data() : nullptr,
+            p.requested & kGradWeightHh ? grad_weight_hh.data() : nullptr,
+            p.requested & kGradBias ? results.grad_bias.data() : nullptr};
+  }
+  ForwardArguments<T> forward_arguments() {
     const Problem<float>& p = wide;
     Results<float>& r = results;
     return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, x.data(), weight_ih.data(),
@@ -250,40 +287,33 @@ static void* prepared_weights(const InstructionSet& instruction_set, HalfProblem
     passes.prepare_weights(arguments, prepared);
     return prepared;
   };
-  if (instruction_set.multiplies<T>()) return pack(instruction_set.passes<T>(), problem.arguments());
+  if (instruction_set.multiplies<T>()) return pack(instruction_set.passes<T>(), problem.forward_arguments());
   return pack(instruction_set.passes<float>(), forward_arguments(problem.wide, problem.results));
 }
 
-// As agrees, for the forward pass in half precision.
+// As agrees, in half precision.
 template <class T>
 static bool half_agrees(const InstructionSet& instruction_set, int threads, const char* name) {
   const Problem<float> p;
   HalfProblem<T> plain{p}, prepared{p}, padded{pad(p, pick({1, 3, 7, 16}))};
-  const Pass<ForwardArguments<T>>& pass = instruction_set.passes<T>().forward;
-  run(plain.arguments(), pass, threads);
-  run(padded.arguments(), pass, threads);
-  ForwardArguments<T> arguments = prepared.arguments();
+  const Passes<T>& passes = instruction_set.passes<T>();
+  plain.solve(passes, threads);
+  padded.solve(passes, threads);
+  ForwardArguments<T> arguments = prepared.forward_arguments();
   void* const weights = prepared_weights(instruction_set, prepared);
   arguments.prepared = weights, arguments.weight_ih = arguments.weight_hh = nullptr, arguments.bias = nullptr;
-  run(arguments, pass, threads);
+  run(arguments, passes.forward, threads);
+  prepared.widen_results();
   std::free(weights);
-  const Arrays<float> kSteps{&Results<float>::y, &Results<float>::by_gates, &Results<float>::f,
-                             &Results<float>::m_by_c};
-  for (HalfProblem<T>* problem : {&plain, &prepared, &padded}) {
-    widen(problem->y.data(), problem->results.y.data(), long(problem->y.size()));
-    widen(problem->m.data(), problem->results.m.data(), long(problem->m.size()));
-  }
-  const auto same = [&](const HalfProblem<T>& other, long times) {
-    return same_rows(kSteps, other.results, plain.results, times, p.batch, times == 1 ? p.batch : other.wide.batch) &&
-           same_rows(kForwardStates<float>, other.results, plain.results, 1, p.batch, other.wide.batch);
+  const auto same = [&](const Arrays<float>& arrays, const HalfProblem<T>& other, long times) {
+    return same_rows(arrays, other.results, plain.results, times, p.batch, times == 1 ? p.batch : other.wide.batch);
   };
-  const Results<float>& a = plain.results;
-  const Results<float> e = naive(plain.wide);
-  const double error = std::max({worst_error(a.y, e.y), worst_error(a.h_n, e.h_n), worst_error(a.c_n, e.c_n),
-                                 worst_error(a.by_gates, e.by_gates), worst_error(a.f, e.f),
-                                 worst_error(a.m_by_c, e.m_by_c), worst_error(a.m, e.m)});
+  const double error = worst_error(plain.wide, plain.results, naive(plain.wide));
   const bool right = error < (std::is_same_v<T, Bfloat16> ? 3e-2 : 4e-3);
-  const bool bits = same(prepared, 1), rows = same(padded, p.time);
+  const bool bits = same(kForwardSteps<float>, prepared, 1) && same(kForwardStates<float>, prepared, 1);
+  const bool rows = same(kForwardSteps<float>, padded, p.time) && same(kBackwardSteps<float>, padded, p.time) &&
+                    same_rows(kForwardStates<float>, padded.results, plain.results, 1, p.batch, padded.wide.batch) &&
+                    same_rows(kBackwardStates<float>, padded.results, plain.results, 1, p.batch, padded.wide.batch);
   if (right && bits && rows) return true;
   std::printf("%s %s T=%ld B=%ld I=%ld H=%ld P=%ld reverse=%d bias=%d ragged=%d threads=%d: error %.2e%s%s\n",
               instruction_set.name, name, p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse,

@@ -1,8 +1,6 @@
 """Calls of the native CPU kernel for one direction, through XLA's FFI.
 
-The kernel ignores ``precision``, because products on a CPU always have the full precision of the dtype. In
-half precision the forward pass takes half-precision arrays; the backward pass and the gradients run in
-float32, and their results are rounded once.
+The kernel ignores ``precision``, because products on a CPU always have the full precision of the dtype.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import numpy as np
 from jaxlstm.kernels import shapes
 from jaxlstm.kernels.platforms import TANGENTS, PlatformKernels, Results, build_recurrence
 from jaxlstm.kernels.shapes import Shape
-from jaxlstm.precision import Precision, gate_dtype
+from jaxlstm.precision import Precision
 
 OMITTED = (0,)
 """The shape of an optional array that is not passed."""
@@ -64,19 +62,17 @@ def run_backward(
     precision: Precision,
 ) -> Results:
     """Run the backward pass, see :class:`jaxlstm.kernels.platforms.PlatformKernels`."""
-    outputs_bar, state_bar = _widened(cotangents)
-    weights = _widened(weights)
+    outputs_bar, state_bar = cotangents
     dtype = outputs_bar.dtype
     omitted = jnp.zeros(OMITTED, dtype)
     projection_bar = Shape(outputs_bar.shape if "weight_hr" in weights else OMITTED, dtype)
-    result_shapes = [out["z_bar"], projection_bar, _widened(out["h_bar"]), _widened(out["c_bar"])]
+    result_shapes = [out["z_bar"], projection_bar, out["h_bar"], out["c_bar"]]
     matrices = (weights["weight_hh"], weights.get("weight_hr", omitted))
     operands = (*matrices, *derivative, _valid(valid), outputs_bar, *state_bar)
     # z_bar overwrites by_gates, which is not needed afterwards: fresh memory would cost more than the step.
     call: Any = jax.ffi.ffi_call("jaxlstm_backward", result_shapes, input_output_aliases={2: 0})
     arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
-    results = dict(zip(("z_bar", "projection_bar", "h_bar", "c_bar"), arrays, strict=True))
-    return {name: x.astype(out[name].dtype) if name in out else x for name, x in results.items()}
+    return dict(zip(("z_bar", "projection_bar", "h_bar", "c_bar"), arrays, strict=True))
 
 
 def gradients(
@@ -93,23 +89,12 @@ def gradients(
 ) -> dict[str, Any]:
     """Return all gradients in one call, because XLA would share the threads among several."""
     by_name = shapes.gradients(weight_ih, inputs, outputs, names=names)
-    omitted = Shape(OMITTED, inputs.dtype)
-    result_shapes = [_widened(by_name.get(name, omitted)) for name in TANGENTS]
+    result_shapes = [by_name.get(name, Shape(OMITTED, inputs.dtype)) for name in TANGENTS]
     call: Any = jax.ffi.ffi_call("jaxlstm_gradients", result_shapes)
-    operands = (z_bar, *_widened((inputs, outputs, h_0)), _valid(valid), _widened(weight_ih))
+    operands = (z_bar, inputs, outputs, h_0, _valid(valid), weight_ih)
     arrays = call(*operands, reverse=reverse, threads=np.int64(THREADS))
     results = dict(zip(TANGENTS, arrays, strict=True))
-    return {name: results[name].astype(by_name[name].dtype) for name in names}
-
-
-def _widened(tree: Any) -> Any:
-    """Return a tree of arrays or shapes with float32 in place of half precision."""
-
-    def widened(x: Any) -> Any:
-        dtype = gate_dtype(x.dtype)
-        return Shape(x.shape, dtype) if isinstance(x, Shape) else x.astype(dtype)
-
-    return jax.tree.map(widened, tree)
+    return {name: results[name] for name in names}
 
 
 def _valid(valid: jax.Array | None) -> jax.Array:

@@ -61,7 +61,7 @@ class Library(NamedTuple):
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The names of the dtypes that the kernel takes."""
-        if self.handle is not None and not hasattr(self.handle, "jaxlstm_multiplies"):
+        if self.handle is not None and not hasattr(self.handle, "jaxlstm_interface"):
             return ("float32", "float64")  # built from older sources
         return tuple(DTYPE_NUMBERS)
 

@@ -18,8 +18,8 @@
 
 namespace jaxlstm {
 
-// In half precision T is the dtype of the weights, inputs and outputs. Everything else is Wide<T>, that is float32: the
-// state, the sums and the derivative.
+// In half precision T is the dtype of the weights, inputs and outputs, and of their gradients. Everything else is
+// Wide<T>, that is float32: the state, the biases, the derivative, and the gradients of state, biases and gates.
 
 // See jaxlstm/cell.py for the equations. m = o tanh(c').
 template <class T>
@@ -51,12 +51,13 @@ struct BackwardArguments {
   bool reverse;                           // as in the forward pass
   const T* weight_hh;                     // [4H, P]
   const T* weight_hr;                     // [P, H], or null
-  const T *by_gates, *f, *m_by_c;         // from the forward pass
+  const Wide<T>*by_gates, *f, *m_by_c;    // from the forward pass
   const uint8_t* valid;                   // [T, B], or null
-  const T *grad_y, *grad_h_n, *grad_c_n;  // [T, B, P], [B, P], [B, H]
-  T* grad_gates;                          // [T, B, 4H], of the gates before their nonlinearity; may alias by_gates
+  const T* grad_y;                        // [T, B, P]
+  const Wide<T>*grad_h_n, *grad_c_n;      // [B, P], [B, H]
+  Wide<T>* grad_gates;                    // [T, B, 4H], of the gates before their nonlinearity; may alias by_gates
   T* grad_projected;                      // [T, B, P], of W_hr m, or null without a projection
-  T *grad_h_0, *grad_c_0;                 // [B, P], [B, H]
+  Wide<T>*grad_h_0, *grad_c_0;            // [B, P], [B, H]
 };
 
 // Results that are null are not computed.
@@ -65,14 +66,14 @@ struct GradientsArguments {
   long time, batch, input_size, hidden_size, h_size;
   bool reverse;                        // as in the forward pass
   int threads;                         // maximum number of threads
-  const T* grad_gates;                 // [T, B, 4H]
+  const Wide<T>* grad_gates;           // [T, B, 4H]
   const T* x;                          // [T, B, I]
   const T *y, *h_0;                    // [T, B, P], [B, P]
   const uint8_t* valid;                // [T, B], or null
   const T* weight_ih;                  // [4H, I]
   T* grad_x;                           // [T, B, I]
   T *grad_weight_ih, *grad_weight_hh;  // [4H, I], [4H, P]
-  T* grad_bias;                        // [4H]
+  Wide<T>* grad_bias;                  // [4H]
 };
 
 // One compiled pass. All threads of a call run it at the same time, each with its own index `thread`. They share one
@@ -83,18 +84,15 @@ struct Pass {
   void (*run)(const Arguments&, void* scratch, int thread, int threads, Barrier&);
 };
 
-// The passes for one dtype. In half precision only the forward pass exists; its derivative is float32.
+// The passes for one dtype.
 template <class T>
-struct ForwardPasses {
+struct Passes {
   Pass<ForwardArguments<T>> forward;
-  // Null for a dtype that the instruction set does not multiply.
-  size_t (*prepared_bytes)(const ForwardArguments<T>&);
-  void (*prepare_weights)(const ForwardArguments<T>&, void* prepared);
-};
-template <class T>
-struct Passes : ForwardPasses<T> {
   Pass<BackwardArguments<T>> backward;
   Pass<GradientsArguments<T>> gradients;
+  // Null for a dtype whose weights the forward pass does not multiply as they are.
+  size_t (*prepared_bytes)(const ForwardArguments<T>&);
+  void (*prepare_weights)(const ForwardArguments<T>&, void* prepared);
 };
 
 // Everything that is compiled for one instruction set.
@@ -102,8 +100,8 @@ struct InstructionSet {
   const char* name;
   Passes<float> float_passes;
   Passes<double> double_passes;
-  ForwardPasses<Bfloat16> bfloat16_passes;
-  ForwardPasses<Float16> float16_passes;
+  Passes<Bfloat16> bfloat16_passes;
+  Passes<Float16> float16_passes;
   void (*activations)(const float* x, float* sigmoid, float* tanh, long n);
 
   template <class T>

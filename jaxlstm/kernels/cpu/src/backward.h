@@ -10,6 +10,10 @@
 #include "panel.h"
 #include "work_sharing.h"
 
+#if defined(__AVX512BF16__)
+#include "bfloat16.h"
+#endif
+
 namespace jaxlstm {
 namespace {
 
@@ -23,15 +27,21 @@ struct BackwardPass {
   // Packed weights, and two arrays [panel][row][4][lanes] that a step passes on to the next: the gradient of c, and the
   // part of the gradient of h that bypasses W_hh. The latter is the gradient of the last state, which invalid steps
   // hand on.
-  T *weight_hh, *weight_hr, *grad_c, *grad_h;
+  T *weight_hh, *weight_hr;
+  Wide<T>*grad_c, *grad_h;
+  // In half precision: grad_gates of the current step and of the step that follows it, and the rounding errors of the
+  // first step, whose product with W_hh is a result.
+  T *rounded_gates[2], *rounding_errors;
   size_t scratch_bytes;
 
   BackwardPass(const BackwardArguments<T>& arguments, void* scratch) : p(arguments) {
     Arena arena(scratch);
     weight_hh = arena.take<T>(state_panels * gate_rows * 4 * L);
-    weight_hr = p.weight_hr ? arena.take<T>(unit_panels * p.h_size * 4 * L) : nullptr;
-    grad_c = arena.take<T>(unit_panels * p.batch * 4 * L);
-    grad_h = arena.take<T>(state_panels * p.batch * 4 * L);
+    weight_hr = p.weight_hr ? arena.take<T>(unit_panels * padded_depth<T>(p.h_size) * 4 * L) : nullptr;
+    grad_c = arena.take<Wide<T>>(unit_panels * p.batch * 4 * L);
+    grad_h = arena.take<Wide<T>>(state_panels * p.batch * 4 * L);
+    for (T*& step : rounded_gates) step = arena.take<T>(kIsHalf<T> ? p.batch * gate_rows : 0);
+    rounding_errors = arena.take<T>(kIsHalf<T> ? p.batch * gate_rows : 0);
     scratch_bytes = arena.used() + kPrefetchBytes;
   }
 
@@ -61,7 +71,12 @@ struct BackwardPass {
   }
 
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
-  T* panel_row(T* buffer, long panel, long b) const { return buffer + (panel * p.batch + b) * 4 * L; }
+  Wide<T>* panel_row(Wide<T>* buffer, long panel, long b) const { return buffer + (panel * p.batch + b) * 4 * L; }
+  // Returns grad_gates of step s as the product with W_hh reads it.
+  const T* multiplied_gates(long s) const {
+    if constexpr (kIsHalf<T>) return rounded_gates[s & 1];
+    else return p.grad_gates + time_of(s) * p.batch * gate_rows;
+  }
 
   void pack_weights(int thread, int threads) {
     const Range state_range = share_of({0, state_panels}, thread, threads);
@@ -73,7 +88,8 @@ struct BackwardPass {
     copy_to_panels(p.grad_h_n, p.h_size, rows, states, my_states, grad_h);
     copy_to_panels(p.grad_c_n, p.hidden_size, rows, units, my_units, grad_c);
   }
-  void copy_to_panels(const T* from, long width, Range rows, PlainColumns columns, Range panels, T* to) const {
+  void copy_to_panels(const Wide<T>* from, long width, Range rows, PlainColumns columns, Range panels,
+                      Wide<T>* to) const {
     for (long panel = panels.begin; panel < panels.end; panel++)
       for (long b = rows.begin; b < rows.end; b++)
         for (int v = 0; v < 4; v++) {
@@ -87,7 +103,7 @@ struct BackwardPass {
   // Without a projection it continues with the cell. Step -1 stands for the initial state.
   void step(long s, Range my_rows, Range panels) {
     const bool has_next = s < p.time - 1;
-    const T* next = has_next ? p.grad_gates + time_of(s + 1) * p.batch * gate_rows : nullptr;
+    const T* next = has_next ? multiplied_gates(s + 1) : nullptr;
     for_register_blocks(my_rows.begin, my_rows.end, panels.begin, panels.end, s & 1,
       [&](long row, auto rows, long panel, auto group) {
         constexpr int M = decltype(rows)::count, N = decltype(group)::count;
@@ -97,7 +113,11 @@ struct BackwardPass {
 #pragma GCC unroll 16
           for (int v = 0; v < 4 * N; v++) sums[r][v] = load(panel_row(grad_h, panel + v / 4, row + r) + v % 4 * L);
         if (has_next)
-          multiply<M, N>(next + row * gate_rows, gate_rows, weight_hh + panel * gate_rows * 4 * L, gate_rows, sums);
+          multiply<M, N>(next + row * gate_rows, gate_rows, panel_at(weight_hh, panel, gate_rows), gate_rows, sums);
+        if constexpr (kIsHalf<T>)
+          if (s < 0)
+            multiply<M, N>(rounding_errors + row * gate_rows, gate_rows, panel_at(weight_hh, panel, gate_rows),
+                           gate_rows, sums);
         for (int r = 0; r < M; r++)
           for (int v = 0; v < 4 * N; v++) {
             const long count = states.count<T>(panel + v / 4, v % 4);
@@ -111,12 +131,13 @@ struct BackwardPass {
     if (s < 0) return store(p.grad_h_0 + at, value, count);
     const long t = time_of(s), at_t = t * p.batch * p.h_size + at;
     const bool valid = !p.valid || p.valid[t * p.batch + b];
+    __builtin_prefetch(p.grad_y + at_t + (p.reverse ? p.batch : -p.batch) * p.h_size);  // of the next step
     store(panel_row(grad_h, panel, b) + v * L, valid ? Vector<T>{} : value);
     if (valid) value += load(p.grad_y + at_t, count);
     if (p.weight_hr) {
       store(p.grad_projected + at_t, valid ? value : Vector<T>{}, count);
     } else {
-      differentiate_cell(t, b, panel, v, count, valid, value);
+      differentiate_cell(s, b, panel, v, count, valid, value);
     }
   }
 
@@ -127,35 +148,44 @@ struct BackwardPass {
         constexpr int M = decltype(rows)::count, N = decltype(group)::count;
         Vector<T> sums[M][4 * N] = {};
         multiply<M, N>(p.grad_projected + (t * p.batch + row) * p.h_size, p.h_size,
-                       weight_hr + panel * p.h_size * 4 * L, p.h_size, sums);
+                       panel_at(weight_hr, panel, p.h_size), p.h_size, sums);
         for (int r = 0; r < M; r++)
           for (int v = 0; v < 4 * N; v++) {
             const long count = units.count<T>(panel + v / 4, v % 4);
             const bool valid = !p.valid || p.valid[t * p.batch + row + r];
-            if (count) differentiate_cell(t, row + r, panel + v / 4, v % 4, count, valid, sums[r][v]);
+            if (count) differentiate_cell(s, row + r, panel + v / 4, v % 4, count, valid, sums[r][v]);
           }
       });
   }
 
   // Computes the gradients of the gates and of c from grad_m, with m = o tanh(c').
   JAXLSTM_INLINE void differentiate_cell(
-      long t, long b, long panel, int v, long count, bool valid, Vector<T> grad_m) {
-    const long unit = units.first<T>(panel, v), at = (t * p.batch + b) * p.hidden_size + unit;
-    const long gate = (t * p.batch + b) * gate_rows + unit;
-    T* to = p.grad_gates + gate;
+      long s, long b, long panel, int v, long count, bool valid, Vector<T> grad_m) {
+    const long row = time_of(s) * p.batch + b, unit = units.first<T>(panel, v);
+    const long at = row * p.hidden_size + unit, gate = row * gate_rows + unit;
     const long next = (p.reverse ? p.batch : -p.batch) * p.hidden_size;  // distance to the next step
     for (int g = 0; g < 4; g++) __builtin_prefetch(p.by_gates + gate + g * p.hidden_size + 4 * next, 1);
     __builtin_prefetch(p.m_by_c + at + next), __builtin_prefetch(p.f + at + next);
+    const auto store_gate = [&](int g, Vector<T> value) __attribute__((always_inline)) {
+      store(p.grad_gates + gate + g * p.hidden_size, value, count);
+      if constexpr (kIsHalf<T>) store_rounded(s, b * gate_rows + g * p.hidden_size + unit, value, count);
+    };
     if (!valid) {
-      for (int g = 0; g < 4; g++) store(to + g * p.hidden_size, Vector<T>{}, count);
+      for (int g = 0; g < 4; g++) store_gate(g, Vector<T>{});
       return;
     }
-    const T* by = p.by_gates + gate;
-    T* c = panel_row(grad_c, panel, b) + v * L;
+    const Wide<T>* by = p.by_gates + gate;
+    Wide<T>* c = panel_row(grad_c, panel, b) + v * L;
     const Vector<T> grad_c_next = load(c) + load(p.m_by_c + at, count) * grad_m;
-    for (int g = 0; g < 3; g++) store(to + g * p.hidden_size, load(by + g * p.hidden_size, count) * grad_c_next, count);
-    store(to + 3 * p.hidden_size, load(by + 3 * p.hidden_size, count) * grad_m, count);
+    for (int g = 0; g < 3; g++) store_gate(g, load(by + g * p.hidden_size, count) * grad_c_next);
+    store_gate(3, load(by + 3 * p.hidden_size, count) * grad_m);
     store(c, load(p.f + at, count) * grad_c_next);
+  }
+
+  JAXLSTM_INLINE void store_rounded(long s, long at, Vector<T> value, long count) {
+    T* rounded = rounded_gates[s & 1] + at;
+    store(rounded, value, count);
+    if (s == 0) store(rounding_errors + at, value - load(rounded, count), count);
   }
 
   void finish(Range rows, Range panels) {

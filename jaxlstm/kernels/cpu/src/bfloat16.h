@@ -1,7 +1,9 @@
 // Products of bfloat16 by AVX-512's vdpbf16ps, which adds the products of two adjacent k to a sum in float32.
 //
 // Packed weights have the layout [panel][pair of k][4][lanes][2], with a zero after an odd number of k. h is rounded to
-// bfloat16 after each step, since the next step multiplies it; c, the gates and all sums are float32.
+// bfloat16 after each step, since the next step multiplies it; c, the gates and all sums are float32. In the backward
+// pass, the gradients of the gates are rounded when they are multiplied, by W_hh, W_ih, x and h, except for the product
+// that is the gradient of h_0. All other gradients are float32 until they are results.
 #pragma once
 #include <immintrin.h>
 
@@ -33,15 +35,16 @@ inline void copy_widened(const Bfloat16* from, float* to, long count) {
   }
 }
 
-// As multiply in panel.h. An instruction adds two products, so the sums need no partial sums for half their length.
+// As multiply in panel.h, where k_stride is the distance from one pair of k to the next. An instruction adds two
+// products, so the sums need no partial sums for half their length.
 template <int M, int N>
 JAXLSTM_INLINE void multiply(const Bfloat16* rows, long row_stride, const Bfloat16* weights, long K,
-                             Floats (&sums)[M][4 * N]) {
+                             Floats (&sums)[M][4 * N], long k_stride = kPair) {
   const long pairs = padded_depth<Bfloat16>(K) / kPair, panel_stride = pairs * 4 * 32;
   const auto add_pair = [&](long pair, auto&& elements) __attribute__((always_inline)) {
     __m512i a[M];
 #pragma GCC unroll 8
-    for (int m = 0; m < M; m++) a[m] = opaque(_mm512_set1_epi32(elements(rows + m * row_stride + pair * kPair)));
+    for (int m = 0; m < M; m++) a[m] = opaque(_mm512_set1_epi32(elements(rows + m * row_stride + pair * k_stride)));
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++) {
       const Bfloat16* w = weights + n * panel_stride + pair * 4 * 32;
@@ -60,10 +63,50 @@ JAXLSTM_INLINE void multiply(const Bfloat16* rows, long row_stride, const Bfloat
   if (K % kPair) add_pair(K / kPair, [](const Bfloat16* p) { return int(p->bits); });
 }
 
-// As pack in panel.h, for a k_stride of 1: transposes squares of 16 columns by 16 pairs.
+// Returns lanes of two bfloat16: one of the first vector, then one of the second.
+JAXLSTM_INLINE Floats interleave(__m256i first, __m256i second) {
+  return (Floats)_mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
+}
+
+// As pack_rows in gradients.h: two rows are a pair of k.
+template <class Row, class Columns>
+void pack_rows(Row&& row_at, long K, Columns columns, long begin, long end, Bfloat16* packed) {
+  constexpr long kColumns = kLanes<Bfloat16>, kDepth = kPair * kColumns;
+  const long pairs = padded_depth<Bfloat16>(K) / kPair;
+  for (long pair = 0; pair < pairs; pair++) {
+    const bool both = kPair * pair + 1 < K;
+    const Bfloat16 *first = row_at(kPair * pair), *second = both ? row_at(kPair * pair + 1) : first;
+    for (long panel = begin; panel < end; panel++)
+      for (int v = 0; v < 4; v++) {
+        const long column = columns.template first<Bfloat16>(panel, v);
+        const __mmask16 used = first_elements(columns.template count<Bfloat16>(panel, v));
+        const Floats elements = interleave(_mm256_maskz_loadu_epi16(used, first + column),
+                                           _mm256_maskz_loadu_epi16(both ? used : 0, second + column));
+        _mm512_storeu_si512(packed + ((panel * pairs + pair) * 4 + v) * kDepth, (__m512i)elements);
+      }
+  }
+}
+
+// As pack_block in gradients.h, for an even k.
+template <int M>
+JAXLSTM_INLINE void pack_block(const Bfloat16* rows, long stride, long width, long k, long k_end, long K,
+                               Bfloat16* packed) {
+  const __mmask16 used = first_elements(width < 16 ? width : 16);
+  for (; k < k_end; k += kPair) {
+    const Bfloat16* row = rows + k * stride;
+    const Floats elements = interleave(_mm256_maskz_loadu_epi16(used, row),
+                                       _mm256_maskz_loadu_epi16(k + 1 < K ? used : 0, row + stride));
+    const __mmask16 stored = first_elements((padded_depth<Bfloat16>(K) - k) / kPair * M >= 16 ? 16 : M);
+    _mm512_mask_storeu_epi32(packed + k * M, stored, (__m512i)elements);
+  }
+}
+
+// As pack in panel.h. For a k_stride of 1 it transposes squares of 16 columns by 16 pairs.
 template <class Columns>
-void pack(const Bfloat16* source, long K, long, long column_stride, Columns columns, long begin, long end,
+void pack(const Bfloat16* source, long K, long k_stride, long column_stride, Columns columns, long begin, long end,
           Bfloat16* packed) {
+  if (column_stride == 1)
+    return pack_rows([&](long k) { return source + k * k_stride; }, K, columns, begin, end, packed);
   constexpr long kColumns = kLanes<Bfloat16>, kDepth = kPair * kColumns;
   const long pairs = padded_depth<Bfloat16>(K) / kPair;
   for (long panel = begin; panel < end; panel++)

@@ -33,15 +33,34 @@ ffi::Error run(const BufferChecker& checker, const Arguments& p, const Pass<Argu
   return run(p, pass, Call(cost_of(p), requested_threads, pool.num_threads()), pool);
 }
 
-// Arrays in the dtype of a forward call that its pass takes in another form: the state in Wide<Real>, and the biases as
-// their sum in Wide<Real>. The library converts them, because XLA runs a program that only calls the kernel on the
-// calling thread, and a program with conversions or sums on another one.
+// Arrays in the dtype of a call that its pass takes in another form: the states in Wide<Real>, and the biases as their
+// sum in Wide<Real>. The library converts them, because XLA runs a program that only calls the kernel on the calling
+// thread, and a program with conversions or sums on another one.
 template <class Real>
-struct UnconvertedArrays {
-  const Real *h_0, *c_0;
-  Real *h_n, *c_n;
+struct UnconvertedState {
+  const Real *h, *c;  // the pass starts from these
+  Real *h_end, *c_end;
+};
+template <class Real>
+struct UnconvertedArrays : UnconvertedState<Real> {
   const Real *bias_ih = nullptr, *bias_hh = nullptr;  // null without biases
 };
+
+// Converts the state of `batch` rows, calls run(h, c, h_end, c_end) with the converted arrays, and converts the results
+// back.
+template <class Real, class Run>
+ffi::Error with_converted_state(const UnconvertedState<Real>& arrays, long h_count, long c_count, Run&& run) {
+  if constexpr (kIsHalf<Real>) {
+    std::vector<float> state(2 * (h_count + c_count));
+    float *h = state.data(), *c = h + h_count, *h_end = c + c_count, *c_end = h_end + h_count;
+    widen(arrays.h, h, h_count), widen(arrays.c, c, c_count);
+    ffi::Error error = run(h, c, h_end, c_end);
+    narrow(h_end, arrays.h_end, h_count), narrow(c_end, arrays.c_end, c_count);
+    return error;
+  } else {
+    return run(arrays.h, arrays.c, arrays.h_end, arrays.c_end);
+  }
+}
 
 // Returns the arguments that all forward handlers share. Sizes are named as in arguments.h.
 template <class Real>
@@ -52,11 +71,11 @@ ForwardArguments<Real> forward_arguments(BufferChecker& checker, Buffer& x, Buff
   ForwardArguments<Real> p{T, B, I, H, P, reverse};
   checker.require_nonzero_sizes(T, H, P);
   p.x = checker.input<Real>("x", x, {T, B, I});
-  arrays.h_0 = checker.input<Real>("h_0", h_0, {B, P});
-  arrays.c_0 = checker.input<Real>("c_0", c_0, {B, H});
+  arrays.h = checker.input<Real>("h_0", h_0, {B, P});
+  arrays.c = checker.input<Real>("c_0", c_0, {B, H});
   p.y = checker.output<Real>("y", y, {T, B, P});
-  arrays.h_n = checker.output<Real>("h_n", h_n, {B, P});
-  arrays.c_n = checker.output<Real>("c_n", c_n, {B, H});
+  arrays.h_end = checker.output<Real>("h_n", h_n, {B, P});
+  arrays.c_end = checker.output<Real>("c_n", c_n, {B, H});
   return p;
 }
 
@@ -82,19 +101,11 @@ ffi::Error run_forward(const BufferChecker& checker, ForwardArguments<Real>& p, 
   for (size_t i = 0; i < bias.size(); i++) bias[i] = widen(arrays.bias_ih[i]) + widen(arrays.bias_hh[i]);
   if (!bias.empty()) p.bias = bias.data();
   const auto& pass = active_instruction_set().passes<Real>().forward;
-  if constexpr (kIsHalf<Real>) {
-    const long h_count = p.batch * p.h_size, c_count = p.batch * p.hidden_size;
-    std::vector<float> state(2 * (h_count + c_count));
-    float *h_0 = state.data(), *c_0 = h_0 + h_count, *h_n = c_0 + c_count, *c_n = h_n + h_count;
-    widen(arrays.h_0, h_0, h_count), widen(arrays.c_0, c_0, c_count);
-    p.h_0 = h_0, p.c_0 = c_0, p.h_n = h_n, p.c_n = c_n;
-    ffi::Error error = run(checker, p, pass, threads, pool);
-    narrow(h_n, arrays.h_n, h_count), narrow(c_n, arrays.c_n, c_count);
-    return error;
-  } else {
-    p.h_0 = arrays.h_0, p.c_0 = arrays.c_0, p.h_n = arrays.h_n, p.c_n = arrays.c_n;
-    return run(checker, p, pass, threads, pool);
-  }
+  return with_converted_state(arrays, p.batch * p.h_size, p.batch * p.hidden_size,
+      [&](const Wide<Real>* h_0, const Wide<Real>* c_0, Wide<Real>* h_n, Wide<Real>* c_n) {
+        p.h_0 = h_0, p.c_0 = c_0, p.h_n = h_n, p.c_n = c_n;
+        return run(checker, p, pass, threads, pool);
+      });
 }
 
 template <class Real>
@@ -168,17 +179,23 @@ ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr,
   p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
   p.weight_hr = checker.optional_input<Real>("weight_hr", weight_hr, {P, H});
   if (!p.weight_hr && P != H) checker.fail("grad_y must be as wide as grad_c_n without weight_hr");
-  p.by_gates = checker.input<Real>("by_gates", by_gates, {T, B, 4 * H});
-  p.f = checker.input<Real>("f", f, {T, B, H});
-  p.m_by_c = checker.input<Real>("m_by_c", m_by_c, {T, B, H});
+  p.by_gates = checker.input<Wide<Real>>("by_gates", by_gates, {T, B, 4 * H});
+  p.f = checker.input<Wide<Real>>("f", f, {T, B, H});
+  p.m_by_c = checker.input<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
   p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
-  p.grad_h_n = checker.input<Real>("grad_h_n", grad_h_n, {B, P});
-  p.grad_c_n = checker.input<Real>("grad_c_n", grad_c_n, {B, H});
-  p.grad_gates = checker.output<Real>("grad_gates", grad_gates, {T, B, 4 * H});
+  p.grad_gates = checker.output<Wide<Real>>("grad_gates", grad_gates, {T, B, 4 * H});
   if (p.weight_hr) p.grad_projected = checker.output<Real>("grad_projected", grad_projected, {T, B, P});
-  p.grad_h_0 = checker.output<Real>("grad_h_0", grad_h_0, {B, P});
-  p.grad_c_0 = checker.output<Real>("grad_c_0", grad_c_0, {B, H});
-  return run(checker, p, active_instruction_set().passes<Real>().backward, threads, pool);
+  UnconvertedState<Real> state;
+  state.h = checker.input<Real>("grad_h_n", grad_h_n, {B, P});
+  state.c = checker.input<Real>("grad_c_n", grad_c_n, {B, H});
+  state.h_end = checker.output<Real>("grad_h_0", grad_h_0, {B, P});
+  state.c_end = checker.output<Real>("grad_c_0", grad_c_0, {B, H});
+  if (checker.failed()) return checker.error();
+  return with_converted_state(state, B * P, B * H,
+      [&](const Wide<Real>* grad_h_n, const Wide<Real>* grad_c_n, Wide<Real>* grad_h_0, Wide<Real>* grad_c_0) {
+        p.grad_h_n = grad_h_n, p.grad_c_n = grad_c_n, p.grad_h_0 = grad_h_0, p.grad_c_0 = grad_c_0;
+        return run(checker, p, active_instruction_set().passes<Real>().backward, threads, pool);
+      });
 }
 
 template <class Real>
@@ -191,7 +208,7 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
   GradientsArguments<Real> p{T, B, I, H, P, reverse};
   checker.require_nonzero_sizes(T, H, P);
   p.x = checker.input<Real>("x", x, {T, B, I});
-  p.grad_gates = checker.input<Real>("grad_gates", grad_gates, {T, B, 4 * H});
+  p.grad_gates = checker.input<Wide<Real>>("grad_gates", grad_gates, {T, B, 4 * H});
   p.y = checker.input<Real>("y", y, {T, B, P});
   p.h_0 = checker.input<Real>("h_0", h_0, {B, P});
   p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
@@ -199,7 +216,7 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
   p.grad_x = checker.optional_output<Real>("grad_x", grad_x, {T, B, I});
   p.grad_weight_ih = checker.optional_output<Real>("grad_weight_ih", grad_weight_ih, {4 * H, I});
   p.grad_weight_hh = checker.optional_output<Real>("grad_weight_hh", grad_weight_hh, {4 * H, P});
-  p.grad_bias = checker.optional_output<Real>("grad_bias", grad_bias, {4 * H});
+  p.grad_bias = checker.optional_output<Wide<Real>>("grad_bias", grad_bias, {4 * H});
   if (checker.failed()) return checker.error();
   if (B == 0) {
     for (Result* sum : {&grad_weight_ih, &grad_weight_hh, &grad_bias})
@@ -211,21 +228,25 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
   return run(p, active_instruction_set().passes<Real>().gradients, call, pool);
 }
 
-// Instantiates a handler for the dtype of its first buffer, against which the others are checked. The derivative of a
-// half-precision LSTM is computed in float32.
-#define JAXLSTM_BY_DTYPE(function)                                                       \
-  [](ffi::ThreadPool pool, Buffer first, auto... rest) {                                 \
-    if (first.element_type() == ffi::F64) return function<double>(pool, first, rest...); \
-    return function<float>(pool, first, rest...);                                        \
+// Returns f(T()) for the type T of a buffer, against which a handler checks the others. Other dtypes are errors too.
+template <class F>
+ffi::Error by_dtype(const Buffer& buffer, F&& f) {
+  switch (buffer.element_type()) {
+    case ffi::F64: return f(double());
+    case ffi::BF16: return f(Bfloat16());
+    case ffi::F16: return f(Float16());
+    default: return f(float());
   }
-
-#define JAXLSTM_BY_ANY_DTYPE(function)                                                        \
-  [](ffi::ThreadPool pool, Buffer first, auto... rest) {                                      \
-    if (first.element_type() == ffi::F64) return function<double>(pool, first, rest...);      \
-    if (first.element_type() == ffi::BF16) return function<Bfloat16>(pool, first, rest...);   \
-    if (first.element_type() == ffi::F16) return function<Float16>(pool, first, rest...);     \
-    return function<float>(pool, first, rest...);                                             \
+}
+// A handler that takes the dtype of its first buffer.
+#define JAXLSTM_BY_DTYPE(function)                                                                           \
+  [](ffi::ThreadPool pool, Buffer first, auto... rest) {                                                     \
+    return by_dtype(first, [&](auto real) { return function<decltype(real)>(pool, first, rest...); });       \
   }
+// The gradients of the gates are float32 in half precision, so x determines the dtype.
+constexpr auto gradients_by_dtype = [](ffi::ThreadPool pool, Buffer grad_gates, Buffer x, auto... rest) {
+  return by_dtype(x, [&](auto real) { return gradients<decltype(real)>(pool, grad_gates, x, rest...); });
+};
 
 // Returns the signature of a handler: its buffers and the attributes that all handlers share.
 template <int kInputs, int kOutputs, class Binding>
@@ -243,14 +264,17 @@ auto signature() {
 
 #pragma GCC visibility push(default)
 extern "C" {
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_ANY_DTYPE(forward), (signature<9, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_ANY_DTYPE(forward_prepared), (signature<5, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_ANY_DTYPE(forward_and_differentiate),
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signature<9, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_DTYPE(forward_prepared), (signature<5, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_DTYPE(forward_and_differentiate),
                               (signature<9, 7>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, JAXLSTM_BY_DTYPE(gradients), (signature<6, 4>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<6, 4>()));
 
 // The functions below are called from Python through ctypes.
+
+// Returns the version of the interface to Python.
+int jaxlstm_interface() { return 2; }
 
 // Returns the name of the active instruction set.
 const char* jaxlstm_instruction_set() { return active_instruction_set().name; }

@@ -28,7 +28,8 @@ constexpr long padded_depth(long K) { return kIsHalf<T> ? (K + 1) / 2 * 2 : K; }
 // Returns a panel of packed weights with K rows of weights.
 template <class T>
 JAXLSTM_INLINE T* panel_at(T* packed, long panel, long K) {
-  return packed + panel * padded_depth<T>(K) * 4 * kLanes<T>;
+  typedef std::remove_const_t<T> Element;
+  return packed + panel * padded_depth<Element>(K) * 4 * kLanes<Element>;
 }
 
 // Adds the product of M rows and N adjacent panels to `sums`. Element k of row m is rows[m * row_stride + k *

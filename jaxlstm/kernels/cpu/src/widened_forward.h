@@ -9,6 +9,11 @@
 namespace jaxlstm {
 namespace {
 
+template <class T>
+void widen_range(const T* from, float* to, Range range) { widen(from + range.begin, to + range.begin, range.size()); }
+template <class T>
+void narrow_range(const float* from, T* to, Range range) { narrow(from + range.begin, to + range.begin, range.size()); }
+
 template <class T, class FloatPass>
 struct WidenedForwardPass {
   const ForwardArguments<T>& p;
@@ -32,17 +37,17 @@ struct WidenedForwardPass {
 
   void run(int thread, int threads, Barrier& barrier) {
     const auto mine = [&](long count) { return share_of({0, count}, thread, threads); };
-    widen(p.x, x, mine(steps * p.input_size));
+    widen_range(p.x, x, mine(steps * p.input_size));
     if (!p.prepared) {
-      widen(p.weight_ih, weight_ih, mine(gate_count * p.input_size));
-      widen(p.weight_hh, weight_hh, mine(gate_count * p.h_size));
-      if (weight_hr) widen(p.weight_hr, weight_hr, mine(p.h_size * p.hidden_size));
+      widen_range(p.weight_ih, weight_ih, mine(gate_count * p.input_size));
+      widen_range(p.weight_hh, weight_hh, mine(gate_count * p.h_size));
+      if (weight_hr) widen_range(p.weight_hr, weight_hr, mine(p.h_size * p.hidden_size));
     }
     barrier.wait();
     pass.run(thread, threads, barrier);
     barrier.wait();
-    narrow(y, p.y, mine(steps * p.h_size));
-    if (m) narrow(m, p.m, mine(steps * p.hidden_size));
+    narrow_range(y, p.y, mine(steps * p.h_size));
+    if (m) narrow_range(m, p.m, mine(steps * p.hidden_size));
   }
 
  private:
@@ -53,12 +58,6 @@ struct WidenedForwardPass {
     float* const m_or_not_null = m ? m : reinterpret_cast<float*>(p.m);
     return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, x, weight_ih, weight_hh, p.bias,
             projection, p.h_0, p.c_0, p.valid, y, p.h_n, p.c_n, p.by_gates, p.f, p.m_by_c, m_or_not_null, p.prepared};
-  }
-  static void widen(const T* from, float* to, Range part) {
-    jaxlstm::widen(from + part.begin, to + part.begin, part.size());
-  }
-  static void narrow(const float* from, T* to, Range part) {
-    jaxlstm::narrow(from + part.begin, to + part.begin, part.size());
   }
 };
 
