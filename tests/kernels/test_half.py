@@ -116,7 +116,7 @@ def gradients_of_scans(name: str, dtype: str) -> tuple[list[jax.Array], ...]:
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("both", "bfloat16"),
+        pytest.param("both", "bfloat16", marks=pytest.mark.slow),
         pytest.param("both", "float16", marks=pytest.mark.slow),
         ("projected", "bfloat16"),
         pytest.param("projected", "float16", marks=pytest.mark.slow),

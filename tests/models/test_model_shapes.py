@@ -17,7 +17,7 @@ from tests.support.model_shapes import SHAPES
 from tests.support.model_shapes.cases import file_stem, write_cases
 from tests.support.processes import run_python
 
-FAST = ("super-resolution", "tied language model", "voice detector")
+FAST = ("tied language model", "voice detector")
 SLOW = tuple(name for name in SHAPES if name not in FAST)
 
 Report = dict[str, list[dict[str, float]]]

@@ -26,7 +26,7 @@ class Case:
         warns: the accepted file causes a warning.
         at_read: the error occurs when tensors are read, not when the file is opened.
         options: keyword arguments for read_checkpoint.
-        slow: another container of a file that is already in the corpus; left to the slow tests.
+        slow: left to the slow tests, since a similar file is in the corpus.
     """
 
     number: int
