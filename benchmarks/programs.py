@@ -25,10 +25,8 @@ from benchmarks.timing import interleaved, spreads
 
 LOAD = {
     "jaxlstm": """
-import sys, jaxlstm
-program = jaxlstm.load_program(sys.argv[1])
-import jax
-jax.block_until_ready(program.params)
+import sys, jax, jaxlstm
+jax.block_until_ready(jaxlstm.load_program(sys.argv[1]).params)
 """,
     "torch": """
 import sys, torch

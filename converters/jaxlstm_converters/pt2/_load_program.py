@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from jaxlstm_converters.checkpoint.io.source import Source
-from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_source
+from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_pt2
 from jaxlstm_converters.pt2._write_pt2 import ProgramWriter
 
 if TYPE_CHECKING:
@@ -30,13 +28,7 @@ def load_program(path: str | os.PathLike[str]) -> Program:
     >>> program = jaxlstm.load_program("crnn.pt2")  # doctest: +SKIP
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
-    source = Source(path)
-    # The first import of JAX takes ten times as long as reading 50 MB. A thread reads meanwhile.
-    with ThreadPoolExecutor(1) as threads:
-        reading = threads.submit(read_source, source)
-        import jaxlstm.models.program  # noqa: F401
-
-        return program_of(reading.result())
+    return program_of(read_pt2(path))
 
 
 def program_of(file: ProgramFile) -> Program:
