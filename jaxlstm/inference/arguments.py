@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from jaxlstm._shared.torch_tensors import kind_of
 from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.kernels.cpu.memory import aligned_zeros
 from jaxlstm.lengths import check_lengths
 from jaxlstm.precision import DTYPES, as_float_array
 from jaxlstm.validate import check_state
@@ -127,7 +128,9 @@ def without_padding(x: np.ndarray | jax.Array, lengths: np.ndarray) -> np.ndarra
     if lengths.min() == len(x):
         return x
     valid = np.arange(len(x))[:, None] < lengths
-    return np.where(valid[:, :, None], x, np.zeros((), x.dtype))
+    clean = aligned_zeros(x.shape, x.dtype)
+    np.copyto(clean, x, where=valid[:, :, None])
+    return clean
 
 
 def host_state(
