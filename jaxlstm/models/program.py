@@ -177,7 +177,7 @@ class Program:
         return values
 
     def with_options(self, **changes: Unpack[OptionChanges]) -> Program:
-        """Return the program with other settings. Those not given stay as they are.
+        """Return the program with other settings. Settings that are not given keep their values.
 
         Args:
           changes: one or more of the settings

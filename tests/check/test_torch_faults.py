@@ -1,4 +1,4 @@
-"""Faults of single operations: each computes what a port with that fault computes."""
+"""Faults of single operations: each gives the result of a port with that fault."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class ModelDiagnosis:
 def diagnose_model(verification: ModelVerification, failed: set[str], seconds: float) -> ModelDiagnosis:
     """Explain the failed items. ``seconds`` is the time for the search of causes."""
     wrong = {"runs", "shape and dtype", "NaN mask", "float64 semantics against torch"} & failed
-    # Wrong values show on the first case that failed; the error of rounding is that of all cases.
+    # Wrong values show on the first case that failed; rounding errors are measured over all cases.
     case = (verification.first_failure if wrong else None) or verification.example
     imprecise = any(name.startswith(("RMS error of results", "within")) for name in failed)
     if not wrong and not imprecise:
@@ -155,7 +155,7 @@ def _causes(
     wrong: bool,
     seconds: float,
 ) -> Iterator[str]:
-    """Search for the faults that explain the results. ``layers`` are those of the case ``first``."""
+    """Search for the faults that explain the results. ``layers`` were recorded on the case ``first``."""
     runs = verification.evidence if np.dtype(dtype) == np.float64 else verification.working_evidence
     evidence = [Evidence(case, results.outputs) for case, results in runs if _is_finite(results.outputs)]
     evidence.sort(key=lambda entry: entry.case.name != first.name)
