@@ -11,8 +11,8 @@ from jaxlstm._shared.table import format_number
 class LayerDifference(NamedTuple):
     """The distance of a layer's inputs and outputs from torch's, relative to torch's largest element.
 
-    ``theirs`` and ``ours`` are paths of modules, empty for the model itself; ``kind`` is torch's class. ``shape``
-    and ``ours_shape`` belong to the first output; they are ``()`` if there is no output.
+    ``theirs`` and ``ours`` are paths of modules, empty for the model itself; ``kind`` is torch's class.
+    ``shape`` and ``ours_shape`` belong to the first output; they are ``()`` if there is no output.
     """
 
     theirs: str
