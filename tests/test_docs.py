@@ -75,7 +75,7 @@ CAUSES = [
 
 class Fourier(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.fft.fft(x)
+        return torch.fft.fft2(x)
 
 
 class Half(jaxlstm.nnx.LSTM):

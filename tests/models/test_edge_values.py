@@ -60,6 +60,16 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
         ),
         [torch.arange(12.0).sin().reshape(4, 3)],
     ),
+    "certain probabilities": (
+        lambda x: (nn.functional.binary_cross_entropy(x, x.flip(0), reduction="none"),),
+        [torch.tensor([0.0, 1.0, 1e-45, 0.5, 0.0])],
+    ),
+    "means without NaN": (lambda x: (x.nanmean(), x[[2, 6]].nanmean(), x[:2].nanmean(0, True)), [NUMBERS]),
+    "the angle of real numbers": (lambda x: (x.angle(), x[[0, 3]].long().neg().angle()), [NUMBERS]),
+    "blocks of all dimensions": (
+        lambda x: (torch.block_diag(x[0], x[:2].long(), x[None, :3].half()), torch.diagflat(x[:4], -1)),
+        [NUMBERS],
+    ),
     "no rows": (
         lambda x: (
             torch.cdist(x, x[:, :2]),
@@ -107,6 +117,18 @@ GRADIENTS: dict[str, tuple[Function, list[Tensor]]] = {
     "logarithm of a running sum": (
         lambda x: (x.logcumsumexp(0), x.reshape(2, 2).logcumsumexp(1)),
         [leaf(1, -2, -30, 4)],
+    ),
+    "certain probabilities": (
+        lambda x, target: (nn.functional.binary_cross_entropy(x, target, reduction="none"),),
+        [leaf(0, 1, 1, 0, 1e-30, 0.5), leaf(0, 1, 0.25, 0.75, 0.5, 0)],
+    ),
+    "the divergence from 0": (
+        lambda x: (nn.functional.kl_div(x, leaf(0, 0.5, 1).detach(), reduction="sum"),),
+        [leaf(-1, -2, 0)],
+    ),
+    "the angle of 0": (
+        lambda x, y: (torch.view_as_complex(x).angle(), torch.view_as_complex(x).sgn(), y.angle()),
+        [torch.tensor([[0.0, 0], [-1, 2], [0, -3]]).double().requires_grad_(), leaf(-2, 0, 2)],
     ),
     "equal elements": (
         lambda x, y: (torch.fmax(x, y), nn.functional.l1_loss(x, y)),

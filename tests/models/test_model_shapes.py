@@ -1,4 +1,4 @@
-"""Thirteen models from their files, without torch: values and gradients at other sizes than at the export.
+"""Fifteen models from their files, without torch: values and gradients at other sizes than at the export.
 
 Each is exported with dynamic axes and saved. One process that cannot import torch runs all of them, jitted.
 """

@@ -46,20 +46,19 @@ def count_samples(name: str, dtype: torch.dtype, most: int) -> int:
 
 
 def has_gradient(name: str) -> bool:
-    """Return True if an operator maps real numbers to real numbers and is differentiable in torch."""
-    is_complex = name in ("cfloat", "cdouble", "fft.rfft", "stft", "view_as_complex")
+    """Return True if an operator is differentiable in torch, and its gradient there exact."""
     # torch ignores the gradients of the statistics of native_layer_norm, and multiplies by a sixth in float32
     # in the gradient of hardsigmoid.
     # Exponentials in the gradient of logcumsumexp round numbers of 10,000.
     differs = name in ("native_layer_norm", "nn.functional.hardsigmoid", "logcumsumexp")
-    return op_infos()[name].supports_autograd and not is_complex and not differs
+    return op_infos()[name].supports_autograd and not differs
 
 
 def _all_samples(name: str, dtype: torch.dtype) -> list[Any]:
     op = op_infos()[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        differentiable = dtype.is_floating_point and op.supports_autograd
+        differentiable = (dtype.is_floating_point or dtype.is_complex) and op.supports_autograd
         return list(op.sample_inputs("cpu", dtype, requires_grad=differentiable))
 
 
@@ -127,9 +126,11 @@ def _gradients(
         return [r for r, cotangent in zip(results, cotangents, strict=True) if cotangent is not None]
 
     def gradients(inputs: Sequence[Any], seeds: Sequence[Any]) -> Sequence[jax.Array]:
-        return jax.vjp(differentiable, *inputs)[1](list(seeds))
+        # The gradient by a complex number is the conjugate of torch's.
+        found = jax.vjp(differentiable, *inputs)[1](list(seeds))
+        return [jax.numpy.conj(gradient) for gradient in found]
 
-    seeds = [to_numpy(cotangent) for cotangent in cotangents if cotangent is not None]
+    seeds = [np.conj(to_numpy(cotangent)) for cotangent in cotangents if cotangent is not None]
     # A mask as an index works outside of jit only.
     has_mask = any(tensor.dtype == torch.bool for tensor in tensors)
     run = gradients if has_mask else jax.jit(gradients)

@@ -7,12 +7,15 @@ from jaxlstm.models.operators import arithmetic as arithmetic
 from jaxlstm.models.operators import attention as attention
 from jaxlstm.models.operators import channels as channels
 from jaxlstm.models.operators import comparison as comparison
+from jaxlstm.models.operators import complex_numbers as complex_numbers
 from jaxlstm.models.operators import convolution as convolution
 from jaxlstm.models.operators import copies as copies
 from jaxlstm.models.operators import creation as creation
 from jaxlstm.models.operators import diagonals as diagonals
 from jaxlstm.models.operators import distances as distances
+from jaxlstm.models.operators import embeddings as embeddings
 from jaxlstm.models.operators import extrema as extrema
+from jaxlstm.models.operators import grids as grids
 from jaxlstm.models.operators import identity as identity
 from jaxlstm.models.operators import indexing as indexing
 from jaxlstm.models.operators import linear_algebra as linear_algebra
@@ -21,6 +24,7 @@ from jaxlstm.models.operators import normalization as normalization
 from jaxlstm.models.operators import norms as norms
 from jaxlstm.models.operators import padding as padding
 from jaxlstm.models.operators import pairs as pairs
+from jaxlstm.models.operators import patches as patches
 from jaxlstm.models.operators import pooling as pooling
 from jaxlstm.models.operators import recurrent as recurrent
 from jaxlstm.models.operators import reductions as reductions

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models.operators.axes import axis, axis_of
-from jaxlstm.models.operators.dtypes import sum_type
+from jaxlstm.models.operators.dtypes import promoted, sum_type
 from jaxlstm.models.operators.registry import Kwargs, register_operator
 
 
@@ -44,6 +46,18 @@ def diag_embed(self: jax.Array, offset: int = 0, dim1: int = -2, dim2: int = -1)
 def diag(self: jax.Array, diagonal: int = 0) -> jax.Array:
     """Return the diagonal of a matrix, or the matrix with a vector on its diagonal."""
     return diag_embed(self, diagonal) if self.ndim == 1 else jnp.diagonal(self, diagonal)
+
+
+@register_operator("aten.diagflat.default")
+def diagflat(self: jax.Array, offset: int = 0) -> jax.Array:
+    """Return the matrix with all elements on a diagonal."""
+    return diag_embed(self.reshape(-1), offset)
+
+
+@register_operator("aten.block_diag.default")
+def block_diag(tensors: Sequence[jax.Array]) -> jax.Array:
+    """Return the matrix with matrices along its diagonal, zeros elsewhere; a vector is one row."""
+    return jax.scipy.linalg.block_diag(*promoted(*tensors))
 
 
 @register_operator("aten.trace.default")

@@ -33,32 +33,16 @@ def require_in_range(indices: jax.Array, low: int, high: int, what: str) -> None
         )
 
 
-@register_operator("aten.embedding.default")
-def embedding(
-    weight: jax.Array,
-    indices: jax.Array,
-    padding_idx: int = -1,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> jax.Array:
-    """Return rows of a table. Negative indices do not count from the end; ``padding_idx`` has no gradient."""
-    require_in_range(indices, 0, weight.shape[0], "indices of an embedding")
-    rows = _take(weight, indices, 0)
-    if padding_idx < 0:
-        return rows
-    return jnp.where((indices == padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)
-
-
 @register_operator("aten.index_select.default")
 def index_select(self: jax.Array, dim: int, index: jax.Array) -> jax.Array:
     """Return the slices of an axis at indices."""
     if self.ndim == 0:
         return self
     require_in_range(index, 0, self.shape[axis(self, dim)], "indices of index_select")
-    return _take(self, jnp.atleast_1d(index), axis(self, dim))
+    return take(self, jnp.atleast_1d(index), axis(self, dim))
 
 
-def _take(x: jax.Array, indices: jax.Array, place: int) -> jax.Array:
+def take(x: jax.Array, indices: jax.Array, place: int) -> jax.Array:
     """Return slices; indices that are negative or too large give NaN."""
     beyond = jnp.where(indices < 0, x.shape[place], indices)
     return x.at[(slice(None),) * place + (beyond,)].get(mode="fill")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.models.operators.activations import log_softmax
 from jaxlstm.models.operators.dtypes import promoted
 from jaxlstm.models.operators.indexing import require_in_range
+from jaxlstm.models.operators.pairs import xlogy
 from jaxlstm.models.operators.reductions import mean, sum_
 from jaxlstm.models.operators.registry import register_operator
 from jaxlstm.models.operators.unary import magnitude
+from jaxlstm.precision import gate_dtype
 
 _NONE, _MEAN = 0, 1
+_LEAST_VARIANCE = float(np.float32(1e-12))  # torch rounds it to float32
 
 
 def _reduced(losses: jax.Array, reduction: int) -> jax.Array:
@@ -67,6 +74,43 @@ def binary_cross_entropy_with_logits(
     positive = 1 if pos_weight is None else (pos_weight - 1) * target + 1
     losses = (1 - target) * self - positive * jax.nn.log_sigmoid(self)
     return _reduced(losses if weight is None else losses * weight, reduction)
+
+
+@register_operator("aten.binary_cross_entropy.default")
+def binary_cross_entropy(
+    self: jax.Array, target: jax.Array, weight: jax.Array | None = None, reduction: int = _MEAN
+) -> jax.Array:
+    """Return the cross entropy of probabilities; logarithms are at least -100."""
+    if not isinstance(self, Tracer) and not bool(jnp.all((self >= 0) & (self <= 1))):
+        raise ValueError("binary_cross_entropy needs probabilities from 0 to 1; apply a sigmoid before")
+    wide = gate_dtype(self.dtype)
+    losses = _entropy(self.astype(wide), target.astype(wide))
+    losses = losses if weight is None else losses * weight
+    return _reduced(losses.astype(self.dtype), reduction)
+
+
+@jax.custom_jvp
+def _entropy(x: jax.Array, target: jax.Array) -> jax.Array:
+    lowest = -100
+    return (target - 1) * jnp.maximum(jnp.log1p(-x), lowest) - target * jnp.maximum(jnp.log(x), lowest)
+
+
+@_entropy.defjvp
+def _entropy_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """Return torch's gradient, which differs from the derivative of the bounded logarithms."""
+    x, target = primals
+    by_x = (x - target) / jnp.maximum(x * (1 - x), _LEAST_VARIANCE)
+    return _entropy(x, target), by_x * tangents[0] + (jnp.log1p(-x) - jnp.log(x)) * tangents[1]
+
+
+@register_operator("aten.kl_div.default")
+def kl_div(
+    self: jax.Array, target: jax.Array, reduction: int = _MEAN, *, log_target: bool = False
+) -> jax.Array:
+    """Return the terms of the divergence of logarithms of probabilities from a target distribution."""
+    self, target = promoted(self, target)
+    terms = jnp.exp(target) * (target - self) if log_target else xlogy(target, target) - target * self
+    return _reduced(terms, reduction)
 
 
 @register_operator("aten.cross_entropy_loss.default")

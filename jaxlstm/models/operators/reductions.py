@@ -64,6 +64,14 @@ def nansum(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any =
     return sum_(jnp.where(jnp.isnan(self), 0, self), dim, keepdim, dtype)
 
 
+@register_operator("aten.nanmean.default")
+def nanmean(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> jax.Array:
+    """Return the mean over axes of the elements that are not NaN."""
+    count = jnp.sum(~jnp.isnan(self), axes(self, dim), keepdims=keepdim)
+    total = nansum(self, dim, keepdim, dtype)
+    return total / count.astype(total.dtype)
+
+
 @register_operator("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
 def count_nonzero(self: jax.Array, dim: Any = None) -> jax.Array:
     """Return the number of elements that are not zero, over axes or all."""

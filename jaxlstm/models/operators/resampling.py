@@ -119,20 +119,24 @@ def _cubic(x: jax.Array, place: int, positions: np.ndarray) -> jax.Array:
     size = x.shape[place]
     low = np.minimum(np.floor(positions).astype(np.int32), size - 1)
     fraction = np.clip(positions - low, 0, 1).astype(x.dtype)
+    weights = cubic_far(1 + fraction), cubic_near(fraction), cubic_near(1 - fraction), cubic_far(2 - fraction)
     neighbours = (
-        jnp.take(x, np.clip(low + offset, 0, size - 1), axis=place)
-        * _along(x, place, _cubic_weight(np.abs(fraction - offset)))
-        for offset in (-1, 0, 1, 2)
+        jnp.take(x, np.clip(low + step, 0, size - 1), axis=place) * _along(x, place, weight)
+        for step, weight in zip((-1, 0, 1, 2), weights, strict=True)
     )
     return functools.reduce(jnp.add, neighbours)
 
 
-def _cubic_weight(distance: np.ndarray) -> np.ndarray:
-    """Return the weight of a neighbour at a distance of at most 2."""
-    a = distance.dtype.type(_CUBIC_SLOPE)
-    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
-    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return np.where(distance <= 1, near, far)
+def cubic_near(distance: Any) -> Any:
+    """Return the weight of a neighbour at a distance of at most 1, for an array of NumPy or JAX."""
+    a = _CUBIC_SLOPE
+    return ((a + 2) * distance - (a + 3)) * distance * distance + 1
+
+
+def cubic_far(distance: Any) -> Any:
+    """Return the weight of a neighbour at a distance from 1 to 2."""
+    a = _CUBIC_SLOPE
+    return ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
 
 
 def _along(x: jax.Array, place: int, weights: np.ndarray) -> Any:

@@ -1,18 +1,24 @@
-"""The short-time Fourier transform, and complex numbers as pairs of real ones."""
+"""Fourier transforms, of a whole signal and of its frames."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
+from jaxlstm.models.operators.complex_numbers import view_as_real
+from jaxlstm.models.operators.patches import overlap_add
 from jaxlstm.models.operators.registry import register_operator
 
-Kwargs = Mapping[str, Any]
+# torch's normalizations: none, by the root of the size, by the size. NumPy's names differ by direction.
+_FORWARD = ("backward", "ortho", "forward")
+_INVERSE = ("forward", "ortho", "backward")
+_LEAST_ENVELOPE = 1e-11  # torch refuses windows that add up to less
 
 
 @register_operator("aten.stft.default", "aten.stft.center")
@@ -42,7 +48,64 @@ def stft(
     spectrum = jnp.fft.rfft(frames) if one_sided else jnp.fft.fft(frames)
     spectrum = jnp.swapaxes(spectrum, 1, 2) / (math.sqrt(n_fft) if normalized else 1)
     spectrum = spectrum if self.ndim == 2 else spectrum[0]
-    return spectrum if return_complex else view_as_real(spectrum)
+    stays_complex = is_complex if return_complex is None else return_complex
+    return spectrum if stays_complex else view_as_real(spectrum)
+
+
+@register_operator("aten.istft.default")
+def istft(
+    self: jax.Array,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: jax.Array | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: int | None = None,
+    return_complex: bool = False,
+) -> jax.Array:
+    """Return the signal whose frames have the Fourier transforms (batch, frequencies, frames)."""
+    hop = n_fft // 4 if hop_length is None else hop_length
+    one_sided = self.shape[-2] != n_fft if onesided is None else onesided
+    _require_spectrum(self, n_fft, hop, one_sided, return_complex)
+    spectrum, norm = jnp.swapaxes(self, -2, -1), "ortho" if normalized else "backward"
+    if return_complex:
+        frames = jnp.fft.ifft(spectrum, norm=norm)
+    else:
+        frames = jnp.fft.irfft(spectrum[..., : n_fft // 2 + 1], n_fft, norm=norm)
+    factors = _window(window, win_length or n_fft, n_fft, frames.real.dtype)
+    signal = overlap_add(frames * factors, hop)
+    envelope = overlap_add(jnp.broadcast_to(jnp.square(factors), frames.shape[-2:]), hop)
+    size = signal.shape[-1]
+    start = n_fft // 2 if center else 0
+    end = size - start if length is None else start + length
+    inner = signal[..., start:end] / _nonzero(envelope[start:end])
+    return jnp.pad(inner, [(0, 0)] * (inner.ndim - 1) + [(0, max(end - size, 0))])
+
+
+def _require_spectrum(
+    spectrum: jax.Array, n_fft: int, hop: int, one_sided: bool, return_complex: bool
+) -> None:
+    """Raise if a spectrum does not have the frequencies that ``n_fft`` gives."""
+    frequencies = n_fft // 2 + 1 if one_sided else n_fft
+    if spectrum.ndim not in (2, 3) or spectrum.shape[-2] != frequencies or not spectrum.size:
+        raise ValueError(
+            f"istft with n_fft {n_fft} needs a spectrum (batch, {frequencies}, frames), got shape "
+            f"{spectrum.shape}"
+        )
+    if hop < 1:
+        raise ValueError(f"hop_length must be at least 1, got {hop}")
+    if return_complex and one_sided:
+        raise ValueError("return_complex needs all frequencies: onesided=False")
+
+
+def _nonzero(envelope: jax.Array) -> jax.Array:
+    """Return the sum of the squared windows; where it is 0, raise, or return NaN if it is not known."""
+    is_zero = jnp.abs(envelope) < _LEAST_ENVELOPE
+    if not isinstance(is_zero, Tracer) and is_zero.any():
+        raise ValueError("the windows of istft add up to 0 at some samples, which no frame then determines")
+    return jnp.where(is_zero, jnp.nan, envelope)
 
 
 def _window(window: jax.Array | None, length: int, n_fft: int, dtype: Any) -> jax.Array:
@@ -52,53 +115,33 @@ def _window(window: jax.Array | None, length: int, n_fft: int, dtype: Any) -> ja
     return jnp.pad(window, (before, n_fft - length - before))
 
 
-def _real_pairs_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    return view_as_complex(view)
+def _register_fft(name: str, transform: Callable[..., jax.Array]) -> None:
+    @register_operator(f"aten.fft_{name}.default")
+    def fft(self: jax.Array, n: int | None = None, dim: int = -1, norm: str | None = None) -> jax.Array:
+        return transform(self, n, dim, norm)
 
 
-def _complex_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    return view_as_real(view)
+for _name in ("fft", "ifft", "rfft", "irfft"):
+    _register_fft(_name, getattr(jnp.fft, _name))
 
 
-def _real_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    return jax.lax.complex(view, base.imag)
+@register_operator("aten._fft_r2c.default")
+def fft_r2c(self: jax.Array, dim: Sequence[int], normalization: int, onesided: bool) -> jax.Array:
+    """Return the Fourier transform of a real array along axes; ``onesided`` keeps half of the last one."""
+    transform = jnp.fft.rfftn if onesided else jnp.fft.fftn
+    return transform(self, axes=dim, norm=_FORWARD[normalization])
 
 
-def _imag_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    return jax.lax.complex(base.real, view)
+@register_operator("aten._fft_c2r.default")
+def fft_c2r(self: jax.Array, dim: Sequence[int], normalization: int, last_dim_size: int) -> jax.Array:
+    """Return the real array of a Fourier transform along axes, half of the last one."""
+    sizes = (*(self.shape[place] for place in dim[:-1]), last_dim_size)
+    return jnp.fft.irfftn(self, sizes, dim, _INVERSE[normalization])
 
 
-@register_operator("aten.view_as_real.default", write_back=_real_pairs_back)
-def view_as_real(self: jax.Array) -> jax.Array:
-    """Return real and imaginary parts in a new last axis."""
-    return jnp.stack([self.real, self.imag], -1)
-
-
-@register_operator("aten.view_as_complex.default", write_back=_complex_back)
-def view_as_complex(self: jax.Array) -> jax.Array:
-    """Return the pairs of the last axis as complex numbers."""
-    return jax.lax.complex(self[..., 0], self[..., 1])
-
-
-@register_operator("aten.real.default", write_back=_real_back)
-def real(self: jax.Array) -> jax.Array:
-    """Return the real part."""
-    return self.real
-
-
-@register_operator("aten.imag.default", write_back=_imag_back)
-def imag(self: jax.Array) -> jax.Array:
-    """Return the imaginary part."""
-    return self.imag
-
-
-@register_operator("aten.fft_rfft.default")
-def fft_rfft(self: jax.Array, n: int | None = None, dim: int = -1, norm: str | None = None) -> jax.Array:
-    """Return the Fourier transform of a real signal along an axis."""
-    return jnp.fft.rfft(self, n, dim, norm)
-
-
-@register_operator("aten.fft_irfft.default")
-def fft_irfft(self: jax.Array, n: int | None = None, dim: int = -1, norm: str | None = None) -> jax.Array:
-    """Return the real signal of a Fourier transform along an axis."""
-    return jnp.fft.irfft(self, n, dim, norm)
+@register_operator("aten._fft_c2c.default")
+def fft_c2c(self: jax.Array, dim: Sequence[int], normalization: int, forward: bool) -> jax.Array:
+    """Return the Fourier transform along axes, or its inverse."""
+    if forward:
+        return jnp.fft.fftn(self, axes=dim, norm=_FORWARD[normalization])
+    return jnp.fft.ifftn(self, axes=dim, norm=_INVERSE[normalization])

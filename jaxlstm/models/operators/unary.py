@@ -16,11 +16,19 @@ def magnitude(x: jax.Array) -> jax.Array:
     return jnp.abs(x) if jnp.iscomplexobj(x) else jnp.where(x == 0, jnp.zeros_like(x), jnp.abs(x))
 
 
+def signum(x: jax.Array) -> jax.Array:
+    """Return x / abs(x), and 0 at 0. Unlike jnp.sign, it has a gradient for complex numbers."""
+    if not jnp.iscomplexobj(x):
+        return jnp.sign(x)
+    is_zero = x == 0
+    return jnp.where(is_zero, 0, x / jnp.where(is_zero, 1, jnp.abs(x)))
+
+
 _UNARY: dict[str, Any] = {
     "abs": magnitude,
     "bitwise_not": jnp.bitwise_not,
     "neg": jnp.negative,
-    "sgn": jnp.sign,
+    "sgn": signum,
     "sign": jnp.sign,
     "square": jnp.square,
 }
