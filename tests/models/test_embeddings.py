@@ -26,8 +26,17 @@ def table() -> Tensor:
     return torch.tensor([[1.0, 5], [3, 2], [3, 4], [7, 0], [0, 5]], dtype=torch.float64, requires_grad=True)
 
 
-FAST = [("mean", 2), ("max", -1)]
-BAGS = [("mean", None), ("mean", -1), ("max", None), ("max", 2), ("sum", None), ("sum", 2), ("sum", -1)]
+FAST = [("max", -1)]
+BAGS = [
+    ("mean", None),
+    ("mean", 2),
+    ("mean", -1),
+    ("max", None),
+    ("max", 2),
+    ("sum", None),
+    ("sum", 2),
+    ("sum", -1),
+]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +56,7 @@ def test_bags(mode: str, padding_idx: int | None) -> None:
         )
 
     with jax.enable_x64(True):
-        require_equal_results(bags, [table()])
+        require_equal_results(bags, [table()], jit=True)
         require_equal_gradients(bags, [table()])
 
 
