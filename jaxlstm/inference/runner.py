@@ -85,6 +85,12 @@ class Runner:
         self.length_buckets = engine.length_buckets
         self.batch_buckets = engine.batch_buckets
 
+    def __repr__(self) -> str:
+        return (
+            f"Runner({self.config}, max_length={self.max_length}, max_batch={self.max_batch}, "
+            f"dtype={self.dtype}, device={self.device})"
+        )
+
     def __call__(
         self, inputs: Any, initial_state: Any = None, seq_lengths: Any = None
     ) -> tuple[np.ndarray, LSTMState]:

@@ -53,6 +53,9 @@ class Stream:
         else:
             self._state = CompiledState(engine, batch)
 
+    def __repr__(self) -> str:
+        return f"Stream({self.config}, batch={self.batch}, dtype={self.dtype})"
+
     def step(self, x: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
         """Run one time step, with the least overhead.
 

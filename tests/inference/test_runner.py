@@ -220,6 +220,15 @@ def test_threads_share_a_runner() -> None:
     assert runner.stats().calls == 32 * 11
 
 
+def test_repr() -> None:
+    config = CONFIGS["one"]
+    runner = compile(weights(config), config, max_length=16, max_batch=2)
+    assert (
+        repr(runner) == f"Runner({config}, max_length=16, max_batch=2, dtype=float32, device={runner.device})"
+    )
+    assert repr(runner.stream(2)) == f"Stream({config}, batch=2, dtype=float32)"
+
+
 def test_errors_of_a_call() -> None:
     runner = compile(weights(CONFIGS["one"]), CONFIGS["one"], max_length=16, max_batch=2)
     x = normal(4, 2, 5)
