@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def pytest_report_header() -> list[str]:
     if not MISSING:
         return []
     return [f"{', '.join(MISSING)} not installed: {len(collect_ignore)} test files are not collected"]
+
+
+@pytest.fixture(scope="module")
+def fast_compilation() -> Iterator[None]:
+    """Turn most of XLA's optimizations off, for tests that compile far longer than they run."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,8 @@ from torch import nn
 from jaxlstm.check import verify_model
 from tests.support.model_ports import MODELS
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 
 def test_page_and_json_list_the_layers():
     theirs, ours, args, call = MODELS["crnn"]("flatten order")

@@ -10,6 +10,8 @@ import torch
 from jaxlstm.check import verify_model
 from tests.support.model_ports import FAULTS, MODELS
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 QUICK = {
     *(("crnn", "flatten order"), ("crnn", "pool stride"), ("tagger", "dropout")),
     *(("tagger", "linear in bfloat16"), ("hybrid", "two faults")),

@@ -16,6 +16,8 @@ import jaxlstm
 from jaxlstm.check import verify_model
 from jaxlstm.models.operators import registry
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 
 class Model(nn.Module):
     """A module that calls the twelve operators of ``FAULTS``."""

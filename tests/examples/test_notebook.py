@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow  # `make docs` executes the notebook, too.
+
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "inner_workings.ipynb"
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden.json").read_text(encoding="utf-8"))
 

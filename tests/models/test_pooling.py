@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import jaxlstm
 from jaxlstm.models.operators.registry import Options, find_operator
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 
 class Chain(nn.Module):
     """Two pools between convolutions, with groups, a skip connection, a result in the middle, and flatten."""

@@ -17,6 +17,8 @@ from tests.support.fx_graphs import program_of, to_numpy
 from tests.support.graphs import X, node
 from tests.support.graphs import program as program_of_nodes
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 BATCH = torch.export.Dim("batch", min=2, max=64)
 
 

@@ -15,6 +15,8 @@ from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.program import Program
 from tests.support.fx_graphs import program_of, to_numpy
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"bias": False, "batch_first": True},

@@ -17,6 +17,8 @@ from torch._dynamo.exc import UserError
 import jaxlstm
 from tests.support.exported import Tagger
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 
 class Recogniser(nn.Module):
     """Convolution, pooling, LSTM over the columns of the picture."""
