@@ -54,12 +54,20 @@ def details() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Return the CPU's model name on Linux, elsewhere its family."""
+    """Return the CPU's model name on Linux, elsewhere its family.
+
+    A virtual machine may hide the number of the model, as in "AMD EPYC"; family and model follow such a name.
+    """
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
+            fields = [[part.strip() for part in line.partition(":")[::2]] for line in lines]
+    except OSError:
         return platform.processor() or platform.machine()
+    cpu = dict(reversed(fields))  # of several CPUs, the first
+    name = cpu.get("model name") or platform.machine()
+    if any(map(str.isdigit, name)) or "cpu family" not in cpu:
+        return name
+    return f"{name} (family {cpu['cpu family']}, model {cpu['model']})"
 
 
 def load_average() -> float | None:
