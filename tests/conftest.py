@@ -79,7 +79,10 @@ def pytest_report_header() -> list[str]:
 
 @pytest.fixture(scope="module")
 def fast_compilation() -> Iterator[None]:
-    """Turn most of XLA's optimizations off, for tests that compile far longer than they run."""
+    """Turn most of XLA's optimizations off, for tests that compile far longer than they run.
+
+    XLA's float32 functions are less accurate then, so tests of accuracy do not use it.
+    """
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)

@@ -15,8 +15,6 @@ from jax.core import Tracer
 import jaxlstm
 from jaxlstm import LSTMState, lstm, lstm_cell
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 X = jax.random.normal(jax.random.key(0), (7, 4, 3))
 
 

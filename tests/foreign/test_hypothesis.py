@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +19,6 @@ from hypothesis import strategies as st
 from jaxlstm import LSTMConfig, lstm, param_shapes
 from tests.support.bounds import assert_equal_in_float64
 from tests.support.cases import torch_forward, torch_module
-
-pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 jitted_lstm = jax.jit(lstm, static_argnames="config")
 

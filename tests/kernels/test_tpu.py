@@ -22,8 +22,6 @@ from tests.support.problems import Problem, draw, values_and_gradients, worst_er
 
 INTERPRETED = interpreted("lstm_tpu_interpreted", TPU)
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 @pytest.fixture(autouse=True)
 def auto_selects_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
