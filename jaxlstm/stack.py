@@ -131,7 +131,7 @@ def over_whole_layers(
 
 @jax.custom_jvp
 def concatenate_features(arrays: Sequence[jax.Array]) -> jax.Array:
-    """Concatenate arrays of one dtype along the last axis.
+    """Concatenate arrays (..., features) of one dtype along the last axis.
 
     XLA on a CPU concatenates bfloat16 in float32, with slow conversions before and after. It copies integers
     as they are.

@@ -152,7 +152,7 @@ def test_recipes(folder: Path) -> None:
 
 
 def test_comparison(capsys: pytest.CaptureFixture[str]) -> None:
-    """The snippet works, and the gate orders that have a name in the diagnosis are those of the table."""
+    """The snippet works, and the table lists the gate orders that the diagnosis can name."""
     run_page("comparison.md")
     assert all(float(difference) < 1e-6 for difference in capsys.readouterr().out.split())
     text = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")

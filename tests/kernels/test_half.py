@@ -33,7 +33,7 @@ CONFIGS = {
 
 @pytest.fixture(params=["best", "widened"])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test with the best instruction set of this machine and with one that widens bfloat16."""
+    """Run a test twice: with the best instruction set of this machine, and with bfloat16 widened."""
     handle, best = library().handle, library().instruction_set
     assert handle is not None
     if request.param == "widened":

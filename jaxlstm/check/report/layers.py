@@ -12,7 +12,7 @@ class LayerDifference(NamedTuple):
     """The distance of a layer's inputs and outputs from torch's, relative to torch's largest element.
 
     ``theirs`` and ``ours`` are paths of modules, empty for the model itself; ``kind`` is torch's class.
-    ``shape`` and ``ours_shape`` belong to the first output; they are ``()`` if there is no output.
+    ``shape`` and ``ours_shape`` belong to the first output; without an output they are ``()``.
     """
 
     theirs: str

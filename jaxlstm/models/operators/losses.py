@@ -107,7 +107,10 @@ def _entropy_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 def kl_div(
     self: jax.Array, target: jax.Array, reduction: int = _MEAN, *, log_target: bool = False
 ) -> jax.Array:
-    """Return the terms of the divergence of logarithms of probabilities from a target distribution."""
+    """Return the divergence of logarithms of probabilities from a target distribution of the same shape.
+
+    The gradient by a target of 0 is finite; torch's is NaN.
+    """
     self, target = promoted(self, target)
     terms = jnp.exp(target) * (target - self) if log_target else xlogy(target, target) - target * self
     return _reduced(terms, reduction)
