@@ -140,6 +140,7 @@ def test_equations_are_rendered() -> None:
     assert "dollarmath" in configuration["myst_enable_extensions"]
 
 
+@pytest.mark.slow
 def test_recipes(folder: Path) -> None:
     lstm = torch.nn.LSTM(16, 24, 2, bidirectional=True, batch_first=True)
     params, config = jaxlstm.load("examples/demo.pt", batch_first=True, dropout=0.0)

@@ -73,6 +73,7 @@ def test_examples_of_docstrings(folder: Path) -> None:
     assert runner.tries > 30
 
 
+@pytest.mark.slow
 def test_voice_detector(folder: Path) -> None:
     names = run_page("voice_detector.md")
     assert names["report"].ok, str(names["report"])
@@ -81,6 +82,7 @@ def test_voice_detector(folder: Path) -> None:
     assert len(names["seconds"]) == len(names["live"])
 
 
+@pytest.mark.slow
 def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page compares both APIs with each other and with torch; the loss falls at every step."""
     for file in ("demo.pt", "data", "punctuation.py", "train_demo.py"):

@@ -18,6 +18,7 @@ CONFIG = LSTMCellConfig(3, 4)
 PARAMS = random_params(CONFIG)
 
 
+@pytest.mark.slow
 def test_our_cell():
     step = jax.jit(lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state))
     report = verify_cell(step, PARAMS, CONFIG)

@@ -14,6 +14,9 @@ from tests.support.processes import python_environment
 
 ROOT = Path(__file__).parents[2]
 
+# tests/check/test_pytest_plugin.py has quicker tests of the fixture.
+pytestmark = pytest.mark.slow
+
 
 def outcome(folder: Path, bug: str) -> str:
     """Copy the file and its settings to ``folder``, run pytest there and return its output."""
@@ -41,6 +44,5 @@ def test_report_names_the_mistake_on_one_screen(tmp_path: Path) -> None:
     assert len(report.splitlines()) < 40
 
 
-@pytest.mark.slow
 def test_all_pass_without_the_mistake(tmp_path: Path) -> None:
     assert "2 passed" in outcome(tmp_path, "")

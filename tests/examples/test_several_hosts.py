@@ -63,7 +63,7 @@ def test_two_processes_train_as_one(hidden: str) -> None:
     assert losses(printed[2][0]) == []
 
 
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_other(dead: int) -> None:
     both = start_two("--steps", "1000000", "--hidden", "4", "--timeout", "12")
     output = both[0].stdout

@@ -21,6 +21,8 @@ from jax.experimental.rnn import lstm_ref
 from jaxlstm import LSTMConfig, init_params, lstm
 from tests.support.bounds import assert_equal_in_float64
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 BATCH, TIME = 4, 7
 LENGTHS = {"full": [7, 7, 7, 7], "sorted": [7, 5, 2, 1], "unsorted": [3, 7, 1, 6]}
 

@@ -13,16 +13,14 @@ from tests.support.problems import needs_native
 pytestmark = needs_native
 CASES = [
     "sharded_batch",
-    "other_axes",
     "same_bits",
     "uneven_batch",
     "float64",
     "shard_map",
     "shard_map_without_a_state",
-    "plain_scan",
     "export",
 ]
-MORE_CASES = ["two_axes", "replicated", "higher_derivatives", "gspmd"]
+MORE_CASES = ["other_axes", "plain_scan", "two_axes", "replicated", "higher_derivatives", "gspmd"]
 
 
 @pytest.mark.parametrize(

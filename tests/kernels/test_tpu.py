@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import jax
@@ -31,8 +30,8 @@ def auto_selects_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "select_recurrence", select)
 
 
-# PAIRWISE has every combination of any two settings. The rest of the table is slow.
-PAIRWISE, THREE = CASES[2::19], CASES[::43]
+# THREE has both values of each setting, and ONE has most features. The rest of the table is slow.
+THREE, ONE = CASES[::43], CASES[68:69]
 
 
 def on(cases: list[Case]) -> pytest.MarkDecorator:
@@ -41,19 +40,19 @@ def on(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", rows, ids=str)
 
 
-@on(PAIRWISE)
+@on(THREE)
 def test_float32_against_torch(case: Case) -> None:
     check(case, np.float32, functional(case))
 
 
-@on(THREE)
+@on(ONE)
 def test_bfloat16_against_torch(case: Case) -> None:
     check(case, ml_dtypes.bfloat16, functional(case))
 
 
-def test_pairwise_cases_cover_all_pairs() -> None:
-    for columns in itertools.combinations(range(7), 2):
-        assert len({tuple(settings(case)[k] for k in columns) for case in PAIRWISE}) == 4
+def test_three_cases_have_every_setting() -> None:
+    for values in zip(*map(settings, THREE), strict=True):
+        assert len(set(values)) == 2
 
 
 # A tile is 16 rows by 128, and a block has 128 rows of one or more steps. Some of these problems have several

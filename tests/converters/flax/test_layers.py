@@ -19,6 +19,8 @@ import jaxlstm
 from tests.support.flax_layers import CASES, LOSSY, LayerCase, example, randomized
 from tests.support.linen_layers import LINEN, call_arguments
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 # Gradients that take long to compile, of layers whose rule has a faster case. test_linen runs them forward.
 SLOW = {
     "Conv1d",
