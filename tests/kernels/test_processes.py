@@ -34,6 +34,13 @@ def test_concurrent_calls(case: str) -> None:
     assert child(case) == "done\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="moves threads to one core, as only Linux can")
+def test_threads_on_one_core_do_not_spin() -> None:
+    """A step takes microseconds. If every step waited for a spinning thread, these calls would take 10 seconds."""
+    # XLA needs a second thread, which becomes the helper.
+    assert float(child("one_core", NPROC="2")) < 3
+
+
 def test_compilation_cache(tmp_path: Path) -> None:
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path),

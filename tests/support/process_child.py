@@ -5,8 +5,10 @@ The command line argument is the name of a function of this module. The test rea
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +66,21 @@ def full_pool() -> None:
     ffi.THREADS = 8
     many = jax.jit(lambda x: [step(x * (1 + n)) for n in range(16)])
     run_concurrently(many, [X * (1 + n) for n in range(6)], 3)
+
+
+def one_core() -> None:
+    """Print the seconds of 20 calls whose two threads share one core."""
+    ffi.THREADS = 2
+    config, params, x, *_ = draw(Problem(1000, 1, 64, 128), jnp.float32)
+    call = jax.jit(lambda x: lstm(params, x, config=config, backend="native")[0])
+    jax.block_until_ready(call(x))
+    core = min(os.sched_getaffinity(0))
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), {core})
+    start = time.perf_counter()
+    for _ in range(20):
+        jax.block_until_ready(call(x))
+    print(time.perf_counter() - start)
 
 
 def cached() -> None:

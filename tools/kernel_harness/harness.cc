@@ -23,7 +23,7 @@ template <class Arguments>
 static void run(const Arguments& arguments, const Pass<Arguments>& pass, int threads) {
   void* scratch = std::aligned_alloc(64, (pass.scratch_bytes(arguments) + 63) / 64 * 64);
   vector<std::thread> helpers;
-  run_as_team(threads, 0.01, [&](auto task) { helpers.emplace_back(task); },
+  run_as_team(threads, 1.0, [&](auto task) { helpers.emplace_back(task); },
               [&](int thread, int size, Barrier& barrier) { pass.run(arguments, scratch, thread, size, barrier); });
   for (auto& helper : helpers) helper.join();
   std::free(scratch);

@@ -16,7 +16,7 @@ class Barrier {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1);
     } else {
-      round_.wait_while(round);
+      round_.wait_between_steps(round);
     }
   }
 

@@ -22,6 +22,9 @@ inline std::chrono::nanoseconds wait_for_helpers(double seconds) {
   return std::chrono::nanoseconds(long(1e9 * std::min(kLongestWait, std::max(kShortestWait, kWaitShare * seconds))));
 }
 
+// A call below this time on one thread takes no helpers while the cores are crowded.
+constexpr double kShortCall = 20e-3;
+
 // Calls work(thread, threads, barrier) on at most `max_threads` threads, including this one, and returns when all have
 // finished. `seconds` is the estimated time of the work on one thread. `schedule` takes a copyable function without
 // arguments and runs it at any later time, on any thread.
@@ -36,7 +39,7 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
     Barrier* barrier = nullptr;
     std::thread::id caller = std::this_thread::get_id();
   };
-  if (max_threads <= 1) {
+  if (max_threads <= 1 || (seconds < kShortCall && cores_are_crowded())) {
     Barrier barrier(1);
     work(0, 1, barrier);
     return;

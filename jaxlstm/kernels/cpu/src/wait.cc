@@ -21,6 +21,10 @@ constexpr auto kSpinTime = std::chrono::microseconds(1000);
 // A wait with a deadline is for a thread that may not have started. It may even be queued for the core of the waiting
 // thread, so a long spin delays it.
 constexpr auto kSpinTimeToDeadline = std::chrono::microseconds(100);
+// If another process has a core, the awaited thread may be queued for the core of the spinning one, step after step. A
+// spin in vain suggests that, so for some time all waits between steps spin briefly.
+constexpr auto kSpinTimeIfCrowded = std::chrono::microseconds(5), kCrowdedTime = std::chrono::microseconds(50000);
+std::atomic<Clock::time_point> crowded_until{Clock::time_point::min()};
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -59,6 +63,15 @@ void Signal::wait_longer(uint32_t old, const Clock::time_point* deadline) {
   if (deadline) limit = std::min(limit, std::chrono::nanoseconds(*deadline - Clock::now()));
   if (!changes_within(limit, old)) sleep_while(old, deadline);
 }
+
+void Signal::wait_longer_between_steps(uint32_t old) {
+  const bool crowded = cores_are_crowded();
+  if (changes_within(crowded ? kSpinTimeIfCrowded : kSpinTime, old)) return;
+  if (!crowded) crowded_until.store(Clock::now() + kCrowdedTime, std::memory_order_relaxed);
+  sleep_while(old);
+}
+
+bool cores_are_crowded() { return Clock::now() < crowded_until.load(std::memory_order_relaxed); }
 
 void Signal::sleep_while(uint32_t old, const Clock::time_point* deadline) {
   // The sleeper registers first and reads the value second; store() and add() write the value first and look for

@@ -11,6 +11,9 @@ namespace jaxlstm {
 
 typedef std::chrono::steady_clock Clock;
 
+// Returns true for some time after a long wait between steps, which suggests that other processes use the cores.
+bool cores_are_crowded();
+
 // A number that threads can wait on. The functions in wait.cc are compiled once, for the baseline processor.
 class Signal {
  public:
@@ -26,6 +29,12 @@ class Signal {
       if (load() != old) return;
     wait_longer(old, nullptr);
   }
+  // As wait_while, for threads that wait for each other at every step.
+  __attribute__((always_inline)) void wait_between_steps(uint32_t old) {
+    for (int spins = 0; spins < 100; spins++)
+      if (load() != old) return;
+    wait_longer_between_steps(old);
+  }
   // Blocks until the value differs from `old` or the deadline has passed.
   void wait_while(uint32_t old, Clock::time_point deadline) { wait_longer(old, &deadline); }
   // Returns false after spinning for `limit` while the value stays `old`.
@@ -37,6 +46,7 @@ class Signal {
 
  private:
   void wait_longer(uint32_t old, const Clock::time_point* deadline);
+  void wait_longer_between_steps(uint32_t old);
   void sleep_while(uint32_t old, const Clock::time_point* deadline);
   void sleep_once(uint32_t old, const Clock::time_point* deadline);
   void wake();
