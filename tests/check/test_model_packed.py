@@ -57,9 +57,17 @@ class ClassifierPort(nnx.Module):
 @pytest.mark.parametrize(
     ("fault", "cause", "place"),
     [
-        ("lengths", "pack_padded_sequence in forward ignores the lengths", "in lstm, an LSTM whose inputs agree"),
+        (
+            "lengths",
+            "pack_padded_sequence in forward ignores the lengths",
+            "in lstm, an LSTM whose inputs agree",
+        ),
         ("layers", "in lstm (lstm), h_n and c_n have the layers in reverse order", "between lstm and head"),
-        ("join", "in lstm (lstm), the reverse direction's outputs come first in the last layer", "after head"),
+        (
+            "join",
+            "in lstm (lstm), the reverse direction's outputs come first in the last layer",
+            "after head",
+        ),
         ("head", "no known fault of the operations", "between lstm and head"),
     ],
 )

@@ -65,12 +65,7 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
         without_cause = "the model raised an exception: see the item runs"
     else:
         without_cause = "no known fault of the operations of torch's module explains the results"
-    lines = [
-        *(causes or [without_cause]),
-        *_other_case(verification, case),
-        *_location(layers),
-        *nodes.lines,
-    ]
+    lines = [*(causes or [without_cause]), *_other_case(verification, case), *_location(layers), *nodes.lines]
     return ModelDiagnosis(tuple(lines), tuple(layers))
 
 

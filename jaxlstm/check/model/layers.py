@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,8 @@ def compare_layers(
 def distance(ours: Sequence[Array], theirs: Sequence[Array], ragged: bool = False) -> float:
     """Return the largest difference of two lists of arrays, relative to the largest element of each.
 
-    Axes may be permuted, as between channels first and last. Arrays of other sizes are infinitely distant.
+    Axes may be permuted, as between channels first and last, and one side may have merged all axes but the
+    last, as torch's models do before a linear layer. Arrays of other sizes are infinitely distant.
     If ``ragged`` is true, one axis of ours may be longer: the padding after torch's longest sequence.
     """
     floats = [[np.asarray(a, np.float64) for a in arrays if a.dtype.kind != "b"] for arrays in (ours, theirs)]
@@ -96,16 +97,31 @@ def shape_of(outputs: Sequence[Array]) -> tuple[int, ...]:
 def _array_distance(ours: Array, theirs: Array, ragged: bool) -> float:
     scale = float(np.max(np.abs(theirs), initial=0.0, where=np.isfinite(theirs))) or 1.0
     best = math.inf
+    for actual, expected in _arrangements(ours, theirs, ragged):
+        with np.errstate(invalid="ignore"):
+            error = np.abs(actual - expected)
+        error = np.where(np.isfinite(expected), error, 0.0)
+        error[np.isnan(error)] = np.inf
+        best = min(best, float(np.max(error, initial=0.0)) / scale)
+    return best
+
+
+def _arrangements(ours: Array, theirs: Array, ragged: bool) -> Iterator[tuple[Array, Array]]:
+    """Yield both arrays in the layouts in which they have the same shape."""
     for axes in itertools.permutations(range(theirs.ndim)):
         expected = theirs.transpose(axes)
         actual = _without_padding(ours, expected.shape) if ragged else ours
-        if expected.shape == actual.shape:
-            with np.errstate(invalid="ignore"):
-                error = np.abs(actual - expected)
-            error = np.where(np.isfinite(expected), error, 0.0)
-            error[np.isnan(error)] = np.inf
-            best = min(best, float(np.max(error, initial=0.0)) / scale)
-    return best
+        if actual.shape == expected.shape:
+            yield actual, expected
+    if ours.ndim != theirs.ndim and ours.size == theirs.size and ours.shape[-1:] == theirs.shape[-1:] != ():
+        yield from itertools.product(_merged(ours), _merged(theirs))
+
+
+def _merged(array: Array) -> list[Array]:
+    """Return the array with all axes but the last merged, in each order."""
+    last = array.ndim - 1
+    orders = itertools.permutations(range(last))
+    return [array.transpose(*order, last).reshape(-1, array.shape[last]) for order in orders]
 
 
 def _without_padding(array: Array, shape: tuple[int, ...]) -> Array:
