@@ -104,9 +104,9 @@ def _fold_weight_norm(folded: Folded, match: re.Match[str], g: str, v: str) -> N
     if v not in tensors:
         problem = f"{g} needs a direction {v}"
     elif not is_length_of(tensors[g], tensors[v]):
+        length, direction = tuple(tensors[g].shape), tuple(tensors[v].shape)
         problem = (
-            f"{g} has shape {tuple(tensors[g].shape)}, expected (), or the shape {tuple(tensors[v].shape)} of "
-            f"{v} with some axes of size 1"
+            f"{g} has shape {length}, expected (), or the shape {direction} of {v} with some axes of size 1"
         )
     if problem:
         folded.problems[match["prefix"]] = f"{weight} cannot be folded: {problem}"

@@ -143,7 +143,7 @@ def test_cells_report_their_biases() -> None:
 
 @pytest.mark.parametrize("dim", [0, 1, None])
 @pytest.mark.parametrize("old", [True, False])
-def test_weight_norm_is_folded_for_plain_layers(old: bool, dim: int | None) -> None:
+def test_weight_norm_is_folded_for_plain_layers(old: bool, dim: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         utils = torch.nn.utils if old else torch.nn.utils.parametrizations

@@ -49,7 +49,8 @@ def test_weight_norm_is_folded_as_torch_computes_it(normalize: Callable[[Any, st
 
 @pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
 def test_a_scalar_length_scales_the_whole_weight() -> None:
-    lstm = parametrizations.weight_norm(torch.nn.LSTM(6, 8), "weight_ih_l0", dim=None)
+    normalize: Any = parametrizations.weight_norm  # torch annotates dim as int
+    lstm = normalize(torch.nn.LSTM(6, 8), "weight_ih_l0", dim=None)
     params, _ = from_torch(lstm)
     np.testing.assert_array_max_ulp(params["weight_ih_l0"], lstm.weight_ih_l0.detach().numpy(), maxulp=4)
 
