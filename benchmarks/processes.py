@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.machine import ROOT
-from benchmarks.timing import quartiles
+from benchmarks.timing import quartiles, spreads
 
 MIB = 1 << 20
 
@@ -39,8 +39,7 @@ def run(arguments: Sequence[str]) -> Cost:
 
 def measure(arguments: Sequence[str]) -> Cost:
     """Run Python as a child of this process. Raise RuntimeError if it fails."""
-    # The uncounted first run writes bytecode, which installed packages have.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = _environment()
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment)
     _, status, used = os.wait4(child.pid, 0)
@@ -49,6 +48,23 @@ def measure(arguments: Sequence[str]) -> Cost:
     if child.returncode:
         raise RuntimeError(f"exit status {child.returncode}")
     return Cost(seconds, used.ru_maxrss * 1024)
+
+
+def _environment() -> dict[str, str]:
+    """Let the uncounted first run write bytecode, which installed packages have."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def printed_row(case: str, sides: Mapping[str, Sequence[str]], rounds: int) -> dict:
+    """Return a row with the seconds that each process prints. The first run of each side is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, arguments in sides.items():
+            command, environment = [sys.executable, *arguments], _environment()
+            printed = subprocess.check_output(command, cwd=ROOT, text=True, env=environment)
+            if number:
+                seconds[name].append(float(printed))
+    return {"case": case, "unit": "s", "values": spreads(seconds)}
 
 
 def rows(case: str, sides: Mapping[str, Sequence[str]], rounds: int) -> list[dict]:

@@ -1,7 +1,8 @@
 """Whole programs beside PyTorch, and the time to load a file.
 
 A text recogniser, a tagger and a voice detector run as jitted programs, in eager PyTorch and under
-``torch.compile``. Then whole processes load a program of 50 MB.
+``torch.compile``. Then processes load a program of 50 MB: the time of whole processes, and of the load alone
+where JAX is already imported and torch is not.
 """
 
 from __future__ import annotations
@@ -33,6 +34,22 @@ import sys, torch
 torch.export.load(sys.argv[1]).module()
 """,
 }
+# The same in a process that runs JAX; each prints its seconds.
+LOAD_BESIDE_JAX = {
+    "jaxlstm": """
+import sys, time, jax, jaxlstm
+start = time.perf_counter()
+jax.block_until_ready(jaxlstm.load_program(sys.argv[1]).params)
+print(time.perf_counter() - start)
+""",
+    "torch": """
+import sys, time, jax
+start = time.perf_counter()
+import torch
+torch.export.load(sys.argv[1]).module()
+print(time.perf_counter() - start)
+""",
+}
 
 
 def run(settings: Settings) -> Iterator[dict[str, Any]]:
@@ -45,6 +62,8 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
         jaxlstm.from_module(Large().eval(), (torch.randn(2, 3, 640),)).save(path)
         sides = {name: ["-c", code, str(path)] for name, code in LOAD.items()}
         yield processes.rows("a process that loads a program of 50 MB", sides, settings.rounds)[0]
+        sides = {name: ["-c", code, str(path)] for name, code in LOAD_BESIDE_JAX.items()}
+        yield processes.printed_row("the load alone, after import jax", sides, settings.rounds)
 
 
 def row(name: str, settings: Settings) -> dict[str, Any]:

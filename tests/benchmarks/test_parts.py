@@ -157,6 +157,11 @@ def test_processes_take_turns() -> None:
         processes.run(["-c", "raise SystemExit(3)"])
 
 
+def test_processes_print_their_seconds() -> None:
+    row = processes.printed_row("case", {"one": ["-c", "print(0.5)"], "two": ["-c", "print(2)"]}, 2)
+    assert row["values"] == {"one": [0.5] * 3, "two": [2.0] * 3}
+
+
 def test_quartiles() -> None:
     assert timing.quartiles([5.0, 1.0, 4.0, 2.0, 3.0]) == [2.0, 3.0, 4.0]
     assert timing.quartiles([1.23456]) == [1.235] * 3
