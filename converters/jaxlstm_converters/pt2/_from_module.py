@@ -6,6 +6,7 @@ torch is imported by the functions, so that importing the package does not impor
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
 import warnings
@@ -101,16 +102,16 @@ def _no_packed_sequences(module: torch.nn.Module) -> Iterator[None]:
     """Raise an error if an LSTM receives a packed sequence, which torch.export does not trace."""
     import torch
 
-    def refuse(path: str, args: tuple[Any, ...]) -> None:
+    def refuse(path: str, module: torch.nn.Module, args: Any) -> None:
         if args and isinstance(args[0], torch.nn.utils.rnn.PackedSequence):
             raise TypeError(
-                "torch_module must not pack sequences, which torch.export does not trace; got a PackedSequence "
-                f"as the input of {path or 'the LSTM'}. Run the LSTM on the padded inputs in forward, and pass "
-                "their lengths to the program, as in program(program.params, x, seq_lengths=lengths)"
+                "torch_module must not pack sequences, which torch.export does not trace; got a "
+                f"PackedSequence as the input of {path or 'the LSTM'}. Run the LSTM on the padded inputs in "
+                "forward, and pass the lengths to the program: program(params, x, seq_lengths=lengths)"
             )
 
     handles = [
-        part.register_forward_pre_hook(lambda _, args, path=path: refuse(path, args))
+        part.register_forward_pre_hook(functools.partial(refuse, path))
         for path, part in module.named_modules()
         if isinstance(part, torch.nn.LSTM)
     ]
