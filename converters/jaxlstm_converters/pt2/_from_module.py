@@ -104,9 +104,10 @@ def _no_packed_sequences(module: torch.nn.Module) -> Iterator[None]:
     def refuse(path: str, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], torch.nn.utils.rnn.PackedSequence):
             raise TypeError(
-                "torch_module must not pack sequences, which torch.export does not trace; got a PackedSequence "
-                f"as the input of {path or 'the LSTM'}. Run the LSTM on the padded inputs in forward, and pass "
-                "their lengths to the program, as in program(program.params, x, seq_lengths=lengths)"
+                "torch_module must not pack sequences, which torch.export does not trace; got a "
+                f"PackedSequence as the input of {path or 'the LSTM'}. Run the LSTM on the padded inputs in "
+                "forward, and pass their lengths to the program, as in "
+                "program(program.params, x, seq_lengths=lengths)"
             )
 
     handles = [
