@@ -107,7 +107,8 @@ def _no_packed_sequences(module: torch.nn.Module) -> Iterator[None]:
             raise TypeError(
                 "torch_module must not pack sequences, which torch.export does not trace; got a "
                 f"PackedSequence as the input of {path or 'the LSTM'}. Run the LSTM on the padded inputs in "
-                "forward, and pass the lengths to the program: program(params, x, seq_lengths=lengths)"
+                "forward, and pass their lengths to the program, as in "
+                "program(program.params, x, seq_lengths=lengths)"
             )
 
     handles = [
