@@ -84,7 +84,6 @@ HOMES = {
 # The modules that may import a module whose name is not a literal.
 DYNAMIC_IMPORTS = {
     "jaxlstm",  # public names, listed under TYPE_CHECKING too
-    "jaxlstm.check",  # the same
     "jaxlstm.cli.load_port",  # a module of the user
     "jaxlstm._shared.lazy_names",  # the public names of a package
     "jaxlstm._shared.optional",  # import_optional

@@ -6,8 +6,9 @@ imported only by a check against torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxlstm._shared.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from jaxlstm.check._compare import compare as compare
@@ -21,29 +22,18 @@ if TYPE_CHECKING:
     from jaxlstm.check.report.report import CheckFailed as CheckFailed
     from jaxlstm.check.report.report import Report as Report
 
-_MODULE_OF = {
-    "CheckFailed": "report.report",
-    "Divergence": "report.difference",
-    "Item": "report.data",
-    "Report": "report.report",
-    "compare": "_compare",
-    "trace": "_trace",
-    "verify": "_verify",
-    "verify_cell": "_verify_cell",
-    "verify_matrix": "_verify_matrix",
-    "verify_model": "_verify_model",
-}
-
-__all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'jaxlstm.check' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"jaxlstm.check.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__, __getattr__, __dir__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
+    __name__,
+    {
+        "CheckFailed": "report.report",
+        "Divergence": "report.difference",
+        "Item": "report.data",
+        "Report": "report.report",
+        "compare": "_compare",
+        "trace": "_trace",
+        "verify": "_verify",
+        "verify_cell": "_verify_cell",
+        "verify_matrix": "_verify_matrix",
+        "verify_model": "_verify_model",
+    },
+)

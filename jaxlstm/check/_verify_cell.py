@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -60,7 +61,8 @@ def verify_cell(
     takes_params = "params" in inspect.signature(step).parameters
     chosen = port_with_params if takes_params else port
     chosen.__name__ = getattr(step, "__name__", type(step).__name__)
-    return verify(chosen, params, config, **settings)
+    report = verify(chosen, params, config, **settings)
+    return replace(report, again=report.again.replace("verify(", "verify_cell(", 1))
 
 
 def _steps(inputs: Any) -> Any:

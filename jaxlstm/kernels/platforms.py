@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-
 from jaxlstm import scan
 from jaxlstm.cell import LSTMState, StepDerivative
-from jaxlstm.kernels import shapes
+from jaxlstm.kernels import shapes, transposes
 from jaxlstm.kernels.primitive import KernelPrimitive
-from jaxlstm.placement import whole_beside
-from jaxlstm.precision import Precision, linear, resolve
 from jaxlstm.scan import RunTangents
 
 TANGENTS = {"inputs": 1, "weight_ih": None, "weight_hh": None, "bias": None}
@@ -73,7 +69,7 @@ class PlatformKernels(NamedTuple):
     def run_cotangent(
         self, weights: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
     ) -> RunTangents:
-        """Run :func:`run_cotangent` by the kernel."""
+        """Run :func:`jaxlstm.kernels.transposes.run_cotangent` by the kernel."""
         arguments = (weights, derivative, valid, cotangents)
         z, projection, state = shapes.run_cotangent(*arguments, projected=projected, **static)
         out: dict[str, Any] = {"z_bar": z, "h_bar": state.h, "c_bar": state.c}
@@ -81,7 +77,7 @@ class PlatformKernels(NamedTuple):
             out["projection_bar"] = projection
         arrays = self.backward(*arguments, out, **static)
         if arrays is None:
-            return run_cotangent(*arguments, projected=projected, **static)
+            return transposes.run_cotangent(*arguments, projected=projected, **static)
         projection_bar = arrays["projection_bar"] if projected else None
         state_bar = LSTMState(arrays["h_bar"], arrays["c_bar"])
         return RunTangents(arrays["z_bar"], projection_bar, state_bar)
@@ -89,61 +85,6 @@ class PlatformKernels(NamedTuple):
 
 def _fields(kind: Any, arrays: dict[str, Any]) -> Any:
     return kind(*(arrays[name] for name in kind._fields))
-
-
-def run_cotangent(
-    weights: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
-) -> RunTangents:
-    """Return the transpose of :func:`jaxlstm.scan.run_tangent`, derived by JAX.
-
-    Args:
-      cotangents: cotangents of the outputs and of the last state.
-      projected: True if the cotangent of ``RunTangents.projection`` is required.
-    """
-    outputs, state = cotangents
-    # linear_transpose gets arrays instead of shapes, because their types also carry the sharding.
-    like = RunTangents(derivative.by_gates, outputs if projected else None, state)
-    tangent = lambda tangents: scan.run_tangent(weights, derivative, valid, tangents, **static)  # noqa: E731
-    (result,) = jax.linear_transpose(tangent, like)(cotangents)
-    return result
-
-
-def gradients(
-    weight_ih: Any,
-    inputs: Any,
-    outputs: Any,
-    h_0: Any,
-    valid: Any,
-    z_bar: Any,
-    *,
-    names: tuple[str, ...],
-    reverse: bool,
-    precision: Precision,
-) -> dict[str, Any]:
-    """Return the transpose of :func:`jaxlstm.scan.gates_tangent` for the tangents in ``names``."""
-
-    def by_weight(operand: Any) -> Any:
-        product = jax.lax.dot_general(
-            z_bar,
-            operand,
-            (((0, 1), (0, 1)), ((), ())),  # contracts time and batch
-            precision=resolve(precision),
-            preferred_element_type=z_bar.dtype,
-            out_sharding=whole_beside(z_bar, 2),
-        )
-        return product.astype(operand.dtype)
-
-    result = {}
-    if "inputs" in names:
-        by_inputs = lambda dx: linear(dx, weight_ih, precision=precision)  # noqa: E731
-        (result["inputs"],) = jax.linear_transpose(by_inputs, inputs)(z_bar)
-    if "weight_ih" in names:
-        result["weight_ih"] = by_weight(inputs)
-    if "weight_hh" in names:
-        result["weight_hh"] = by_weight(scan.states_before(outputs, h_0, valid, reverse=reverse))
-    if "bias" in names:
-        result["bias"] = z_bar.sum((0, 1))
-    return result
 
 
 def build_recurrence(
@@ -157,16 +98,11 @@ def build_recurrence(
       required_by: name of the backend that requires a kernel. Lowering for a platform without one is then
         an error, except in ``jax.export``, which always gets the plain scan. None: the plain scan runs.
     """
-
-    def kernels(which: str) -> dict[str, Callable[..., Any]]:
-        functions = {key: getattr(platform, which) for key, platform in platforms.items()}
-        return {key: function for key, function in functions.items() if function is not None}
-
     run = KernelPrimitive(
         f"{name}_run",
         scan.run,
         shapes.run,
-        kernels=kernels("run"),
+        kernels=_kernels(platforms, "run"),
         batch_axes=(None, 1, 0, 1),
         result_batch_axes=lambda *_, **static: [1, 0, 0],
         required_by=required_by,
@@ -175,13 +111,25 @@ def build_recurrence(
         f"{name}_run_and_differentiate",
         scan.run_and_differentiate,
         shapes.run_and_differentiate,
-        kernels=kernels("run_and_differentiate"),
+        kernels=_kernels(platforms, "run_and_differentiate"),
         batch_axes=(None, 1, 0, 1),
         result_batch_axes=lambda params, *_, **static: (
             [1, 0, 0, 1, 1, 1, *([1] if "weight_hr" in params else [])]
         ),
         required_by=required_by,
     )
+    return scan.Recurrence(
+        run,
+        run_and_differentiate,
+        _run_tangent(name, platforms, required_by),
+        _gates_tangent(name, platforms),
+    )
+
+
+def _run_tangent(
+    name: str, platforms: Mapping[str, PlatformKernels], required_by: str | None
+) -> KernelPrimitive:
+    """Return the primitive of :func:`jaxlstm.scan.run_tangent`, whose transpose runs kernels."""
     run_tangent = KernelPrimitive(
         f"{name}_run_tangent",
         scan.run_tangent,
@@ -191,9 +139,9 @@ def build_recurrence(
     )
     transposed_run = KernelPrimitive(
         f"{name}_run_cotangent",
-        run_cotangent,
+        transposes.run_cotangent,
         shapes.run_cotangent,
-        kernels=kernels("run_cotangent"),
+        kernels=_kernels(platforms, "run_cotangent"),
         batch_axes=(None, 1, 1, (1, 0)),
         result_batch_axes=lambda *_, projected, **static: [1, *([1] if projected else []), 0, 0],
         required_by=required_by,
@@ -203,6 +151,11 @@ def build_recurrence(
             weights, derivative, valid, cotangents, projected=tangents.projection is not None, **static
         )
     )
+    return run_tangent
+
+
+def _gates_tangent(name: str, platforms: Mapping[str, PlatformKernels]) -> KernelPrimitive:
+    """Return the primitive of :func:`jaxlstm.scan.gates_tangent`, whose transpose may run kernels."""
     gates_tangent = KernelPrimitive(
         f"{name}_gates_tangent",
         scan.gates_tangent,
@@ -212,9 +165,9 @@ def build_recurrence(
     )
     transposed_gates = KernelPrimitive(
         f"{name}_gradients",
-        gradients,
+        transposes.gradients,
         shapes.gradients,
-        kernels=kernels("gradients"),
+        kernels=_kernels(platforms, "gradients"),
         batch_axes=(None, 1, 1, 0, 1, 1),
         result_batch_axes=lambda *_, names, **static: [TANGENTS[key] for key in sorted(names)],
     )
@@ -223,4 +176,10 @@ def build_recurrence(
             weight_ih, inputs, outputs, h_0, valid, z_bar, names=tuple(sorted(tangents)), **static
         )
     )
-    return scan.Recurrence(run, run_and_differentiate, run_tangent, gates_tangent)
+    return gates_tangent
+
+
+def _kernels(platforms: Mapping[str, PlatformKernels], which: str) -> dict[str, Callable[..., Any]]:
+    """Return the kernels of one kind by platform, of the platforms that have one."""
+    functions = {key: getattr(platform, which) for key, platform in platforms.items()}
+    return {key: function for key, function in functions.items() if function is not None}

@@ -45,7 +45,7 @@ def run_tangent(
 def run_cotangent(
     weights: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
 ) -> RunTangents:
-    """Return the shapes for :func:`jaxlstm.kernels.platforms.run_cotangent`."""
+    """Return the shapes for :func:`jaxlstm.kernels.transposes.run_cotangent`."""
     outputs, state = _like(cotangents)
     return RunTangents(_like(derivative.by_gates), outputs if projected else None, state)
 
@@ -58,7 +58,7 @@ def gates_tangent(weight_ih: Any, inputs: Any, *arrays: Any, **static: Any) -> A
 def gradients(
     weight_ih: Any, inputs: Any, outputs: Any, *arrays: Any, names: tuple[str, ...], **static: Any
 ) -> dict[str, Any]:
-    """Return the shapes for :func:`jaxlstm.kernels.platforms.gradients`."""
+    """Return the shapes for :func:`jaxlstm.kernels.transposes.gradients`."""
     gates, dtype = weight_ih.shape[0], inputs.dtype
     shapes = {
         "inputs": _like(inputs),

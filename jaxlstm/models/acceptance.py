@@ -72,7 +72,10 @@ def _require(names: Iterable[str], defined: set[str], user: str) -> None:
 
 
 # Operators that the package does not run, and the reason.
-_NOT_AN_LSTM = "recurrent networks other than the LSTM are not supported"
+_NOT_AN_LSTM = (
+    "recurrent networks other than the LSTM are not supported; run_decompositions() of the exported program "
+    "replaces them"
+)
 _REFUSED = dict.fromkeys(
     ("gru", "gru_cell", "rnn_tanh", "rnn_tanh_cell", "rnn_relu", "rnn_relu_cell"), _NOT_AN_LSTM
 )

@@ -47,7 +47,7 @@ def test_every_fault_changes_the_result_differently(config):
 ALL = {
     "gate order": 35,
     "precision": 15,
-    "formula": 15,
+    "formula": 17,
     "bias": 8,
     "initial state": 6,
     "final state": 5,

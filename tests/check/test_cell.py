@@ -62,7 +62,26 @@ def test_foreign_cell_with_foreign_params():
     report = verify_cell(Wrong(), PARAMS, CONFIG, gradients=False)
     assert not report.ok
     assert report.title == "Wrong in float32"
+    assert report.again.startswith("jaxlstm.check.verify_cell(Wrong, params, LSTMCellConfig(")
     assert "h and c are swapped at every step" in "\n".join(report.diagnosis)
+
+
+@pytest.mark.parametrize(
+    ("step", "cause"),
+    [
+        (
+            lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state)[::-1],
+            "every step returns (c, h) instead of (h, c)",
+        ),
+        (
+            lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state[::-1])[::-1],
+            "every step takes and returns (c, h) (as in Flax) instead of (h, c)",
+        ),
+    ],
+)
+def test_order_of_the_state(step, cause):
+    report = verify_cell(jax.jit(step), PARAMS, CONFIG, gradients=False)
+    assert report.diagnosis[0].startswith(f"matches an LSTM in which {cause}, to within ")
 
 
 def test_rejects_other_objects():

@@ -51,6 +51,24 @@ def test_search_of_causes(ours, seconds, line):
     assert line in report.diagnosis[0]
 
 
+def test_exception_after_right_layers():
+    """No operation after the exception is a cause."""
+
+    class Port(nnx.Module):
+        def __init__(self):
+            self.dense = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.dense(x) @ jnp.ones((5, 2))
+
+    theirs, ours = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2)).eval(), Port()
+    ours.dense.kernel[...] = jnp.asarray(theirs[0].weight.detach().numpy().T)
+    ours.dense.bias[...] = jnp.asarray(theirs[0].bias.detach().numpy())
+    report = verify_model(ours, theirs, (torch.randn(2, 3),), gradients=False)
+    assert [layer.ok for layer in report.layers] == [True]
+    assert report.diagnosis == ("the model raised an exception: see the item runs",)
+
+
 def test_pool_stride():
     def ours(x):
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 1), (1, 2, 2), "VALID")

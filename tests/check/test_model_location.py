@@ -61,3 +61,36 @@ def test_dict_of_results():
     assert item.detail.startswith(
         "example: the model returns outputs['y'], expected outputs['y'], outputs['last']"
     )
+
+
+class Merged(nn.Module):
+    """A model that merges time and batch before its linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.second(self.first(x.reshape(-1, x.shape[2])))
+        return self.head(y).view(x.shape[0], x.shape[1], -1)
+
+
+class MergedPort(nnx.Module):
+    """The port of :class:`Merged` that merges no axes, batch first, with a ReLU before the head."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.first, self.second = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.second(self.first(x.swapaxes(0, 1)))
+        return self.head(jax.nn.relu(y)).swapaxes(0, 1)
+
+
+def test_layers_whose_axes_torch_merges():
+    theirs, ours = Merged(), MergedPort()
+    jaxlstm.load_state_dict(ours, theirs)
+    report = verify_model(ours, theirs, (torch.randn(5, 2, 3),), gradients=False)
+    assert report.diagnosis[-1].startswith("first differs between second and head, whose inputs already")
+    assert [layer.ok for layer in report.layers] == [True, True, False, False]

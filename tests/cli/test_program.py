@@ -76,6 +76,22 @@ def test_inspect_names_the_operators_that_are_not_supported(tmp_path: Path) -> N
     assert "aten.gru.input" in done.out
 
 
+def test_inspect_counts_operators_by_name(tmp_path: Path) -> None:
+    """Overloads of one operator count together; Python's operators have their own names."""
+
+    class Sizes(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x + x + 1).reshape(x.shape[0] * x.shape[1] // 2, 2)
+
+    save(tmp_path / "sizes.pt2", Sizes(), torch.randn(4, 6), dynamic_shapes=({0: AUTO, 1: AUTO},))
+    (line,) = (
+        s for s in jaxlstm_command("inspect", tmp_path / "sizes.pt2").out.splitlines() if "nodes: " in s
+    )
+    operators = line.partition("nodes: ")[2].split(", ")
+    assert {"add x2", "mul", "floordiv"} <= set(operators)
+    assert "_operator" not in line
+
+
 @pytest.mark.parametrize("weights", ["inside", "beside"])
 def test_export(weights: str, tmp_path: Path, program: Program) -> None:
     pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")

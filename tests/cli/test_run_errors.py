@@ -32,6 +32,7 @@ def refuse(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_inputs_and_options(refuse: Refuse, tmp_path: Path) -> None:
     np.savez(tmp_path / "wide.npz", **sequences(np.float64))  # type: ignore[arg-type]
     np.savez(tmp_path / "flat.npz", x=np.zeros(5, np.float32))
+    np.savez(tmp_path / "no_steps.npz", x=np.zeros((0, 5), np.float32))
     np.savez(tmp_path / "empty.npz")
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
     with zipfile.ZipFile(tmp_path / "objects.npz", "w") as archive:
@@ -39,7 +40,8 @@ def test_inputs_and_options(refuse: Refuse, tmp_path: Path) -> None:
     for source, output, options, message in (
         ("missing.npz", "y.npz", (), "no such file"),
         ("wide.npz", "y.npz", (), "s0 is float64 and the LSTM is float32; --cast"),
-        ("flat.npz", "y.npz", (), "x must have shape (time, 5), got (5,)"),
+        ("flat.npz", "y.npz", (), "x must have shape (time, 5) with at least one step, got (5,)"),
+        ("no_steps.npz", "y.npz", (), "with at least one step, got (0, 5)"),
         ("empty.npz", "y.npz", (), "has no sequences"),
         ("objects.npz", "y.npz", (), "x is not an array of numbers"),
         ("x.npz", "y.npy", (), "the suffix must be .npz or .safetensors or .parquet"),

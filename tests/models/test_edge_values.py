@@ -51,6 +51,10 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
         lambda x, i: (x.scatter_reduce(0, i, x - 5, "mean", include_self=False),),
         [torch.arange(8), INDICES],
     ),
+    "sums of bools": (
+        lambda x, i: (x.scatter_add(0, i, ~x), x.index_add(0, i, ~x), x.scatter_reduce(0, i, ~x, "sum")),
+        [torch.tensor([True, False, False, True, False]), torch.tensor([0, 1, 1, 3, 0])],
+    ),
     "a cross entropy of ignored targets": (
         lambda x: tuple(
             nn.functional.cross_entropy(
@@ -141,6 +145,16 @@ GRADIENTS: dict[str, tuple[Function, list[Tensor]]] = {
 def test_gradients(name: str) -> None:
     with jax.enable_x64(True):
         require_equal_gradients(*GRADIENTS[name])
+
+
+def test_an_excluded_element_is_no_tie() -> None:
+    """torch 2.13 counts the excluded 0 of x as a largest element and halves the gradient."""
+    x, index, source = torch.tensor([0.0]), torch.tensor([0, 0]), torch.tensor([0.0, -1.0])
+    program = program_of_function(
+        lambda x, i, s: (x.scatter_reduce(0, i, s, "amax", include_self=False),), [x, index, source]
+    )
+    gradient = jax.grad(lambda s: program({}, x.numpy(), index.numpy(), s)[0].sum())(source.numpy())
+    assert gradient.tolist() == [1.0, 0.0]
 
 
 OUT_OF_RANGE: dict[str, Function] = {

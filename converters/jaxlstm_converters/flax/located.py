@@ -10,7 +10,7 @@ from typing import Any
 from jaxlstm_converters.flax.names import Names, find_root, leading_keys, without_wrappers
 from jaxlstm_converters.flax.plan import Plan
 from jaxlstm_converters.flax.source import Source
-from jaxlstm_converters.lstm.fold import WeightNorm, fold
+from jaxlstm_converters.lstm.fold import WeightNorm, fold, is_length_of
 
 
 @dataclass
@@ -102,8 +102,12 @@ def fold_weight_norm(located: Located, expected: Iterable[str]) -> None:
     expected = set(expected)
     for name in expected - located.tensors.keys():
         pair = f"{name}_g", f"{name}_v"
-        if expected.isdisjoint(pair) and all(map(located.has, pair)):
-            g, v = (located.tensors.pop(part) for part in pair)
+        if not expected.isdisjoint(pair) or not all(map(located.has, pair)):
+            continue
+        g, v = (located.tensors[part] for part in pair)
+        if is_length_of(g, v):
+            for part in pair:
+                del located.tensors[part]
             located.tensors[name] = WeightNorm(g, v)
             located.original[name] = located.original[pair[1]]
             located.notes.append(f"{name} = {pair[1]} * ({pair[0]} / norm({pair[1]})) (weight normalization)")

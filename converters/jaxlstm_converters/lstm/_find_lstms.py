@@ -67,13 +67,13 @@ class Survey(NamedTuple):
 def survey(state_dict: Mapping[str, Any]) -> Survey:
     """Find the LSTMs as :func:`find_lstms` does, but report invalid ones instead of raising."""
     tensors, notes, problems = fold(state_dict)
-    found = Survey({}, {}, tensors, notes, {})
+    found = Survey({}, dict(problems), tensors, notes, {})
     hints = config_hints(state_dict)
     for prefix, shapes in group_by_prefix(tensors).items():
         kind = layer_kind(shapes)
         if prefix in problems:
-            found.broken[prefix] = problems[prefix]
-        elif kind == "LSTM":
+            continue
+        if kind == "LSTM":
             try:
                 config = infer_config(shapes, **hints.get(prefix, {}))
             except ValueError as error:  # for example a projection that is larger than the hidden size

@@ -3,7 +3,8 @@
 - **Weight normalization** (Salimans and Kingma, 2016, https://arxiv.org/abs/1602.07868) stores a direction
   v and a length g, as ``weight_hh_l0_v`` and ``weight_hh_l0_g`` (``torch.nn.utils.weight_norm``) or as
   ``parametrizations.weight_hh_l0.original1`` and ``original0`` (``torch.nn.utils.parametrizations``). The
-  weight is ``v * (g / norm(v))``; the norm runs over the axes on which g has size 1.
+  weight is ``v * (g / norm(v))``; the norm runs over the axes on which g has size 1, or over all axes if g is
+  a scalar (``dim=None``).
 - **Weight drop** (Merity et al., 2017, https://arxiv.org/abs/1708.02182) stores the weight before dropout as
   ``weight_hh_l0_raw``, in the wrapper or in the wrapped module. It is the weight in inference.
 
@@ -67,10 +68,17 @@ class WeightNorm:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         g, v = as_numpy(self.g), as_numpy(self.v)
-        axes = tuple(axis for axis, size in enumerate(g.shape) if size != v.shape[axis])
+        axes = tuple(axis for axis in range(v.ndim) if not g.ndim or g.shape[axis] != v.shape[axis])
         squares = np.square(v.astype(np.float64)).sum(axis=axes, keepdims=True)
         weight = v * (g / np.sqrt(squares).astype(v.dtype))
         return weight if dtype is None else weight.astype(dtype)
+
+
+def is_length_of(g: Any, v: Any) -> bool:
+    """Return True if the shape of g is that of v with some axes of size 1, or a scalar's."""
+    if len(g.shape) != len(v.shape):
+        return not g.shape
+    return all(length in (1, size) for length, size in zip(g.shape, v.shape, strict=True))
 
 
 def fold(state_dict: Mapping[str, Any]) -> Folded:
@@ -92,10 +100,16 @@ def fold(state_dict: Mapping[str, Any]) -> Folded:
 def _fold_weight_norm(folded: Folded, match: re.Match[str], g: str, v: str) -> None:
     tensors = folded.tensors
     weight = match["prefix"] + match["base"]
-    if v not in tensors or len(tensors[g].shape) != len(tensors[v].shape):
-        folded.problems[match["prefix"]] = (
-            f"{weight} cannot be folded: {g} needs a direction {v} with the same number of axes"
+    problem = ""
+    if v not in tensors:
+        problem = f"{g} needs a direction {v}"
+    elif not is_length_of(tensors[g], tensors[v]):
+        length, direction = tuple(tensors[g].shape), tuple(tensors[v].shape)
+        problem = (
+            f"{g} has shape {length}, expected (), or the shape {direction} of {v} with some axes of size 1"
         )
+    if problem:
+        folded.problems[match["prefix"]] = f"{weight} cannot be folded: {problem}"
         return
     tensors[weight] = WeightNorm(tensors.pop(g), tensors.pop(v))
     folded.notes.append(f"{weight} = {v} * ({g} / norm({v})) (weight normalization)")

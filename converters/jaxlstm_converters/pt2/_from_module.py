@@ -6,6 +6,7 @@ torch is imported by the functions, so that importing the package does not impor
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
 import warnings
@@ -44,8 +45,8 @@ def from_module(
         ``torch.export.Dim.AUTO``: free unless the module fixes it.
 
     Raises:
-      TypeError: an argument has the wrong type, or the module returns a type that ``torch.export.save``
-        cannot write, such as the result of ``x.max(1)``.
+      TypeError: an argument has the wrong type, an LSTM of the module receives a packed sequence, or the
+        module returns a type that ``torch.export.save`` cannot write, such as the result of ``x.max(1)``.
       CheckpointError: the exported program has parts that are not supported, such as control flow.
       ProgramError: it uses unsupported operators, or the module is in training mode.
       Exception: torch cannot export the module.
@@ -65,7 +66,7 @@ def from_module(
             raise TypeError(f"args must hold torch tensors, got {type(value).__name__}; use torch.from_numpy")
     if dynamic_shapes is None:
         dynamic_shapes = _free_axes(torch_module, args, kwargs)
-    with _free_time_axis(torch_module), warnings.catch_warnings():
+    with _free_time_axis(torch_module), _no_packed_sequences(torch_module), warnings.catch_warnings():
         # About torch's own code, and attributes that become constants.
         warnings.simplefilter("ignore")
         exported = torch.export.export(torch_module, args, kwargs, dynamic_shapes=dynamic_shapes)
@@ -94,6 +95,32 @@ def _free_axes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     return _pytree.tree_map(axes, dict(arguments))
+
+
+@contextlib.contextmanager
+def _no_packed_sequences(module: torch.nn.Module) -> Iterator[None]:
+    """Raise an error if an LSTM receives a packed sequence, which torch.export does not trace."""
+    import torch
+
+    def refuse(path: str, module: torch.nn.Module, args: Any) -> None:
+        if args and isinstance(args[0], torch.nn.utils.rnn.PackedSequence):
+            raise TypeError(
+                "torch_module must not pack sequences, which torch.export does not trace; got a "
+                f"PackedSequence as the input of {path or 'the LSTM'}. Run the LSTM on the padded inputs in "
+                "forward, and pass their lengths to the program, as in "
+                "program(program.params, x, seq_lengths=lengths)"
+            )
+
+    handles = [
+        part.register_forward_pre_hook(functools.partial(refuse, path))
+        for path, part in module.named_modules()
+        if isinstance(part, torch.nn.LSTM)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

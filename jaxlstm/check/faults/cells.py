@@ -63,6 +63,14 @@ def _swap_state(call: OracleCall) -> OracleCall:
     return call.with_equations(cell=lambda eq, w, x, h, c: inner(eq, w, x, c, h))
 
 
+def _return_swapped(call: OracleCall) -> OracleCall:
+    def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
+        step = call.equations.cell(eq, w, x, h, c)
+        return step._replace(h=step.c, c=step.h)
+
+    return call.with_equations(cell=cell)
+
+
 def _relu(z: Array) -> Array:
     return np.maximum(z, 0)
 
@@ -87,6 +95,13 @@ FAULTS = (
     _formula("the input gate is missing", gates=lambda i, f, o: (np.ones_like(i), f, o)),
     _formula("the output gate is missing", gates=lambda i, f, o: (i, f, np.ones_like(o))),
     Fault("h and c are swapped at every step", _swap_state, "formula", "not-projected"),
+    Fault("every step returns (c, h) instead of (h, c)", _return_swapped, "formula", "not-projected"),
+    Fault(
+        "every step takes and returns (c, h) (as in Flax) instead of (h, c)",
+        lambda call: _return_swapped(_swap_state(call)),
+        "formula",
+        "not-projected",
+    ),
     _formula("h is computed from the c before the step", out_from_old_c=True),
     _formula("c is clipped to [-1, 1]", stored_c=lambda c: np.clip(c, -1, 1)),
     _formula("c is clipped to [-3, 3]", stored_c=lambda c: np.clip(c, -3, 3)),

@@ -61,12 +61,11 @@ def diagnose_model(verification: ModelVerification, failed: set[str], seconds: f
         settings += channels_last_advice(verification)
     causes = settings or list(_causes(verification, case, ours, dtype, wrong_values, seconds))
     causes += foreign_weights(verification)
-    lines = [
-        *(causes or ["no known fault of the operations of torch's module explains the results"]),
-        *_other_case(verification, case),
-        *_location(layers),
-        *nodes.lines,
-    ]
+    if "runs" in wrong:
+        without_cause = "the model raised an exception: see the item runs"
+    else:
+        without_cause = "no known fault of the operations of torch's module explains the results"
+    lines = [*(causes or [without_cause]), *_other_case(verification, case), *_location(layers), *nodes.lines]
     return ModelDiagnosis(tuple(lines), tuple(layers))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.model.layers import LayerRecord, compare_layers
+from jaxlstm.check.model.layers import EQUAL, LayerRecord, compare_layers
 from jaxlstm.check.model.layout import Pairing
 from jaxlstm.check.model.names import ModuleNames
 from jaxlstm.check.model.results import ModelCase
@@ -85,7 +85,10 @@ class ModelSearch:
     def single(self, *, rounding: bool = False) -> list[str]:
         """Return single faults that explain all the evidence, the best first."""
         measure = _rms if rounding else _maximum
-        limit = self._largest_distance({}, measure) / IMPROVEMENT
+        distance = self._largest_distance({}, measure)
+        if self.evidence[0].outputs is None and distance <= EQUAL:
+            return []  # The model raised after layers that are right.
+        limit = distance / IMPROVEMENT
         limit = limit if rounding else min(limit, self.agreement)
         found = []
         for fault in self._in_time(self._faults(rounding)):

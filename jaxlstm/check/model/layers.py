@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +21,17 @@ EQUAL = 1e-9
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One call of a module: its path, its type, and the arrays that it received and returned."""
+    """One call of a module: its path, its type, and the arrays that it received and returned.
+
+    Attributes:
+      ragged: True if torch packed the sequences. Its arrays end at the longest one, with NaN in the padding.
+    """
 
     path: str
     kind: str
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
+    ragged: bool = False
 
 
 def compare_layers(
@@ -54,7 +59,7 @@ def compare_layers(
         records = [by_path[p][call] for p in candidates if p in by_path and len(by_path[p]) > call]
         if not records:
             continue
-        compared = [(distance(r.outputs, record.outputs), r) for r in records]
+        compared = [(distance(r.outputs, record.outputs, record.ragged), r) for r in records]
         outputs, ours_record = min(compared, key=lambda pair: pair[0])
         found.append(
             LayerDifference(
@@ -63,7 +68,7 @@ def compare_layers(
                 kind=record.kind,
                 shape=shape_of(record.outputs),
                 ours_shape=shape_of(ours_record.outputs),
-                inputs=distance(ours_record.inputs, record.inputs),
+                inputs=distance(ours_record.inputs, record.inputs, record.ragged),
                 outputs=outputs,
                 limit=limits.get(position, EQUAL),
             )
@@ -71,15 +76,17 @@ def compare_layers(
     return found
 
 
-def distance(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
+def distance(ours: Sequence[Array], theirs: Sequence[Array], ragged: bool = False) -> float:
     """Return the largest difference of two lists of arrays, relative to the largest element of each.
 
-    Axes may be permuted, as between channels first and last. Arrays of other sizes are infinitely distant.
+    Axes may be permuted, as between channels first and last, and one side may have merged all axes but the
+    last, as torch's models do before a linear layer. Arrays of other sizes are infinitely distant.
+    If ``ragged`` is true, one axis of ours may be longer: the padding after torch's longest sequence.
     """
     floats = [[np.asarray(a, np.float64) for a in arrays if a.dtype.kind != "b"] for arrays in (ours, theirs)]
     if not floats[0] or not floats[1]:
         return math.inf if len(floats[0]) != len(floats[1]) else 0.0
-    return max((_array_distance(a, b) for a, b in zip(*floats, strict=False)), default=0.0)
+    return max((_array_distance(a, b, ragged) for a, b in zip(*floats, strict=False)), default=0.0)
 
 
 def shape_of(outputs: Sequence[Array]) -> tuple[int, ...]:
@@ -87,17 +94,41 @@ def shape_of(outputs: Sequence[Array]) -> tuple[int, ...]:
     return tuple(outputs[0].shape) if outputs else ()
 
 
-def _array_distance(ours: Array, theirs: Array) -> float:
+def _array_distance(ours: Array, theirs: Array, ragged: bool) -> float:
     scale = float(np.max(np.abs(theirs), initial=0.0, where=np.isfinite(theirs))) or 1.0
     best = math.inf
-    for axes in itertools.permutations(range(theirs.ndim)):
-        if theirs.transpose(axes).shape == ours.shape:
-            with np.errstate(invalid="ignore"):
-                error = np.abs(ours - theirs.transpose(axes))
-            error = np.where(np.isfinite(theirs.transpose(axes)), error, 0.0)
-            error[np.isnan(error)] = np.inf
-            best = min(best, float(np.max(error, initial=0.0)) / scale)
+    for actual, expected in _arrangements(ours, theirs, ragged):
+        with np.errstate(invalid="ignore"):
+            error = np.abs(actual - expected)
+        error = np.where(np.isfinite(expected), error, 0.0)
+        error[np.isnan(error)] = np.inf
+        best = min(best, float(np.max(error, initial=0.0)) / scale)
     return best
+
+
+def _arrangements(ours: Array, theirs: Array, ragged: bool) -> Iterator[tuple[Array, Array]]:
+    """Yield both arrays in the layouts in which they have the same shape."""
+    for axes in itertools.permutations(range(theirs.ndim)):
+        expected = theirs.transpose(axes)
+        actual = _without_padding(ours, expected.shape) if ragged else ours
+        if actual.shape == expected.shape:
+            yield actual, expected
+    if ours.ndim != theirs.ndim and ours.size == theirs.size and ours.shape[-1:] == theirs.shape[-1:] != ():
+        yield from itertools.product(_merged(ours), _merged(theirs))
+
+
+def _merged(array: Array) -> list[Array]:
+    """Return the array with all axes but the last merged, in each order."""
+    last = array.ndim - 1
+    orders = itertools.permutations(range(last))
+    return [array.transpose(*order, last).reshape(-1, array.shape[last]) for order in orders]
+
+
+def _without_padding(array: Array, shape: tuple[int, ...]) -> Array:
+    """Return the array cut to a shape, if one axis alone is longer."""
+    if array.ndim != len(shape) or sum(a != b for a, b in zip(array.shape, shape, strict=True)) > 1:
+        return array
+    return array[tuple(map(slice, shape))]
 
 
 def _partners(pairing: Pairing) -> Mapping[str, Sequence[str]]:

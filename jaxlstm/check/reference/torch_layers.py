@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxlstm._shared.torch_tensors import tensor_to_numpy
 from jaxlstm.check.model.layers import LayerRecord
 from jaxlstm.check.model.results import ModelCase
 from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, pinned, tensors_of
@@ -35,8 +37,9 @@ def recording(module: torch.nn.Module, records: list[LayerRecord]) -> Iterator[N
 
     def keep(path: str) -> Any:
         def hook(layer: Any, args: Any, kwargs: Any, returned: Any) -> None:
-            inputs = tuple(_copies(args) + _copies(kwargs))
-            records.append(LayerRecord(path, type(layer).__name__, inputs, tuple(_copies(returned))))
+            inputs, outputs = _copies([*args, kwargs]), _copies(returned)
+            ragged = _is_packed(returned) or any(map(_is_packed, args))
+            records.append(LayerRecord(path, type(layer).__name__, tuple(inputs), tuple(outputs), ragged))
 
         return hook
 
@@ -52,6 +55,24 @@ def recording(module: torch.nn.Module, records: list[LayerRecord]) -> Iterator[N
 
 
 def _copies(tree: Any) -> list[Array]:
-    """Return copies of the tensors of a tree, because a later operation may work in place."""
+    """Return copies of the tensors of a tree, because a later operation may work in place.
+
+    Packed sequences become time-major arrays with NaN in the padding.
+    """
+    from torch.nn.utils import rnn
+
+    if isinstance(tree, rnn.PackedSequence):
+        return [tensor_to_numpy(rnn.pad_packed_sequence(tree, padding_value=math.nan)[0])]
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, (tuple, list)):
+        return [copy for entry in tree for copy in _copies(entry)]
     arrays = arrays_of(tree).values()
     return [np.array(a) for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind in "fiub"]
+
+
+def _is_packed(value: Any) -> bool:
+    from torch.nn.utils import rnn
+
+    first = value[0] if type(value) is tuple and value else value
+    return isinstance(first, rnn.PackedSequence)

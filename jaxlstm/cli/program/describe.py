@@ -72,10 +72,10 @@ def program_lines(described: dict[str, Any]) -> list[str]:
         bounds = f"{low or 1} to {high}" if high is not None else f"at least {low}" if low else "any size"
         lines.append(f"free axis {axis}: {bounds}")
     lines += [f"result {entry['name']}: {shape_text(entry)}" for entry in described["results"]]
-    operators = ", ".join(
-        f"{op.removeprefix('aten.').partition('.')[0]}{f' x{count}' if count > 1 else ''}"
-        for op, count in described["operators"].items()
-    )
+    counts: Counter[str] = Counter()
+    for op, count in described["operators"].items():
+        counts[op.removeprefix("aten.").removeprefix("_operator.").partition(".")[0]] += count
+    operators = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.most_common())
     lines.append(f"{described['nodes']} nodes: {operators}")
     return lines
 

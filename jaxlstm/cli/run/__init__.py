@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.atomic import require_replaceable
 from jaxlstm._shared.progress import progress_bar
@@ -19,6 +19,9 @@ from jaxlstm.cli.arguments import add_command, load_selected, path_argument
 from jaxlstm.cli.output import checkpoint_files, require_output
 from jaxlstm.cli.program import takes_program
 from jaxlstm.cli.program.run import run_program
+
+if TYPE_CHECKING:
+    from jaxlstm.inference.engine import Stats
 
 MAX_LENGTH = 1 << 20
 """Largest length of one sequence among several. A length bucket is compiled only if a sequence needs it."""
@@ -63,7 +66,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compute the parts that are missing, and assemble the output."""
-    from jaxlstm.cli.run import job, results
+    from jaxlstm.cli.run import job, lstm, results
     from jaxlstm.cli.run.sequences import open_npy, open_sequences
     from jaxlstm.config import positive_int
     from jaxlstm.inference import runner
@@ -96,26 +99,12 @@ def run(args: argparse.Namespace) -> int:
     with job.Job(output, _identity(args, params, config, source)).opened() as current:
         with progress_bar() as bar:
             if sequences is None:
-                job.run_long(current, compiled, long, args.cast, bar)  # type: ignore[arg-type]
+                lstm.run_long(current, compiled, long, args.cast, bar)  # type: ignore[arg-type]
             else:
-                compute = job.compute_lstm(compiled, batch_size, args.cast)
+                compute = lstm.compute_lstm(compiled, batch_size, args.cast)
                 job.run_sequences(current, compute, sequences, bar)
         results.assemble(current, leaves)
-    stats = compiled.stats()
-    report = {
-        "output": str(output),
-        "sequences": 1 if sequences is None else count,
-        "steps_run_now": stats.valid_steps,
-        "padding_waste": stats.padding_waste,
-        "seconds": time.perf_counter() - start,
-    }
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        print(
-            f"{output}: {count_of(report['sequences'], 'sequence')}; ran {stats.valid_steps} steps in "
-            f"{report['seconds']:.1f} s, {stats.padding_waste:.0%} of the computed steps were padding"
-        )
+    _show(args, output, 1 if sequences is None else count, compiled.stats(), time.perf_counter() - start)
     return 0
 
 
@@ -133,3 +122,20 @@ def _identity(args: argparse.Namespace, params: Any, config: Any, source: Path) 
         "input": job.input_identity(source),
         "options": [args.batch_size, args.dtype, args.cast, args.states, args.column],
     }
+
+
+def _show(args: argparse.Namespace, output: Path, count: int, stats: Stats, seconds: float) -> None:
+    if args.json:
+        report = {
+            "output": str(output),
+            "sequences": count,
+            "steps_run_now": stats.valid_steps,
+            "padding_waste": stats.padding_waste,
+            "seconds": seconds,
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        print(
+            f"{output}: {count_of(count, 'sequence')}; ran {stats.valid_steps} steps in {seconds:.1f} s, "
+            f"{stats.padding_waste:.0%} of the computed steps were padding"
+        )

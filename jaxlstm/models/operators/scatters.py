@@ -22,25 +22,27 @@ def scatter(
     self: jax.Array, dim: int, index: jax.Array, src: jax.Array | None = None, value: Operand = 0
 ) -> jax.Array:
     """Write elements along an axis, one for each index."""
-    return _scatter(self, dim, index, src, value, "set")
+    flat, places, source = _along(self, dim, index, src)
+    update = as_array(value, self.dtype) if source is None else source.astype(self.dtype)
+    return flat.at[places].set(update, mode="drop").reshape(self.shape)
 
 
 @register_operator("aten.scatter_add.default")
 def scatter_add(self: jax.Array, dim: int, index: jax.Array, src: jax.Array) -> jax.Array:
     """Add elements along an axis, one for each index; equal indices accumulate."""
-    return _scatter(self, dim, index, src, 0, "add")
+    return scatter_reduce(self, dim, index, src, "sum")
 
 
-def _scatter(
-    x: jax.Array, dim: int, index: jax.Array, src: jax.Array | None, value: Operand, mode: str
-) -> jax.Array:
-    flat, places = (x.reshape(1), index.reshape(-1)) if x.ndim == 0 else (x, index)
-    require_in_range(places, 0, flat.shape[axis(flat, dim)], "indices of scatter")
-    if src is not None:
-        src = src.reshape(-1) if x.ndim == 0 else src[tuple(slice(size) for size in index.shape)]
-    update = as_array(value, x.dtype) if src is None else src.astype(x.dtype)
-    method = getattr(flat.at[places_along(flat, dim, places)], mode)
-    return method(update, mode="drop").reshape(x.shape)
+def _along(
+    x: jax.Array, dim: int, index: jax.Array, src: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, ...], Any]:
+    """Return ``x`` with at least one axis, NumPy's index of its elements, and their elements of ``src``."""
+    if x.ndim == 0:
+        x, index, src = x.reshape(1), index.reshape(-1), None if src is None else src.reshape(-1)
+    elif src is not None:
+        src = src[tuple(slice(size) for size in index.shape)]
+    require_in_range(index, 0, x.shape[axis(x, dim)], "indices of a scatter")
+    return x, places_along(x, dim, index), src
 
 
 @register_operator("aten.index_add.default")
@@ -85,10 +87,7 @@ def scatter_reduce(
     if self.dtype == jnp.bool_:
         numbers = (self.astype(jnp.int32), dim, index, src.astype(jnp.int32))
         return scatter_reduce(*numbers, reduce, include_self).astype(jnp.bool_)
-    flat, places = (self.reshape(1), index.reshape(-1)) if self.ndim == 0 else (self, index)
-    require_in_range(places, 0, flat.shape[axis(flat, dim)], "indices of scatter_reduce")
-    source = src.reshape(-1) if self.ndim == 0 else src[tuple(slice(size) for size in index.shape)]
-    where = places_along(flat, dim, places)
+    flat, where, source = _along(self, dim, index, src)
     counts = jnp.zeros(flat.shape, jnp.int32).at[where].add(1, mode="drop")
     start = flat if include_self else jnp.where(counts > 0, _identity(reduce, flat.dtype), flat)
     if reduce == "prod":

@@ -141,17 +141,25 @@ def test_cells_report_their_biases() -> None:
     torch.testing.assert_close(other(x)[0], theirs(x)[0])
 
 
+@pytest.mark.parametrize("dim", [0, 1, None])
 @pytest.mark.parametrize("old", [True, False])
-def test_weight_norm_is_folded_for_plain_layers(old: bool) -> None:
+def test_weight_norm_is_folded_for_plain_layers(old: bool, dim: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         utils = torch.nn.utils if old else torch.nn.utils.parametrizations
-        theirs: Any = torch.nn.ModuleDict({"fc": utils.weight_norm(torch.nn.Linear(3, 4))})
+        theirs: Any = torch.nn.ModuleDict({"fc": utils.weight_norm(torch.nn.Linear(3, 4), dim=dim)})
     model = nnx.Dict({"fc": nnx.Linear(3, 4, rngs=nnx.Rngs(0))})
     result = jaxlstm.load_state_dict(model, theirs)
     assert any("weight normalization" in note for note in result.notes)
     weight = theirs["fc"].weight
     np.testing.assert_allclose(model["fc"].kernel[...], np.asarray(weight.detach()).T, atol=1e-6)
+
+
+def test_a_length_of_another_shape_is_not_folded() -> None:
+    source = {"weight_v": np.ones((4, 3)), "weight_g": np.ones((2, 1)), "bias": np.ones(4)}
+    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(jaxlstm.StateDictError, match=r"unexpected weight_g \(2, 1\)"):
+        jaxlstm.load_state_dict(model, source)
 
 
 def test_batch_norm_in_training() -> None:

@@ -47,6 +47,14 @@ def test_weight_norm_is_folded_as_torch_computes_it(normalize: Callable[[Any, st
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
+def test_a_scalar_length_scales_the_whole_weight() -> None:
+    normalize: Any = parametrizations.weight_norm  # torch annotates dim as int
+    lstm = normalize(torch.nn.LSTM(6, 8), "weight_ih_l0", dim=None)
+    params, _ = from_torch(lstm)
+    np.testing.assert_array_max_ulp(params["weight_ih_l0"], lstm.weight_ih_l0.detach().numpy(), maxulp=4)
+
+
 def test_another_parametrization_is_an_error() -> None:
     lstm = torch.nn.LSTM(6, 8)
     parametrizations.orthogonal(lstm, "weight_hh_l0")
@@ -55,6 +63,14 @@ def test_another_parametrization_is_an_error() -> None:
         from_torch(state_dict)
     parametrize.remove_parametrizations(lstm, "weight_hh_l0")
     assert find_lstms(lstm.state_dict()) == {"": LSTMConfig(6, 8)}
+
+
+def test_another_parametrization_of_every_weight_is_an_error() -> None:
+    lstm = torch.nn.LSTM(6, 8, bias=False)
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        parametrizations.orthogonal(lstm, name)
+    with pytest.raises(ValueError, match="has a parametrization other than weight norm"):
+        find_lstms(lstm.state_dict())
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
@@ -95,12 +111,14 @@ def test_a_folded_weight_replaces_its_parts() -> None:
 
 
 def test_problems_of_folding() -> None:
-    g, v = np.ones(32), np.ones((32, 8))
-    found = fold({"a.weight_hh_l0_g": g, "a.weight_hh_l0_v": v})
-    assert found.problems["a."].endswith(
-        "a.weight_hh_l0_g needs a direction a.weight_hh_l0_v with the same number of axes"
-    )
-    assert list(found.tensors) == ["a.weight_hh_l0_g", "a.weight_hh_l0_v"]
+    v = np.ones((32, 8))
+    for shape in ((32,), (8,), (16, 1), (32, 1, 1)):
+        found = fold({"a.weight_hh_l0_g": np.ones(shape), "a.weight_hh_l0_v": v})
+        assert found.problems["a."].endswith(
+            f"a.weight_hh_l0_g has shape {shape}, expected (), or the shape (32, 8) of a.weight_hh_l0_v with "
+            "some axes of size 1"
+        )
+        assert list(found.tensors) == ["a.weight_hh_l0_g", "a.weight_hh_l0_v"]
     stem = "a.parametrizations.bias_hh_l1_reverse."
     for parts in (["original"], ["original0", "original1", "0.base"], ["original0"]):
         [(prefix, problem)] = fold({stem + part: v for part in parts}).problems.items()

@@ -90,10 +90,7 @@ def open_program(archive: Archive) -> Program:
 def _root(archive: Archive) -> str:
     """Return the folder that holds every entry, such as "model/"."""
     root = next(iter(archive.entries)).partition("/")[0] + "/"
-    outside = [name for name in archive.entries if not name.startswith(root)]
-    if outside:
-        message = f"entry {printable(outside[0])!r} is outside the folder {printable(root)!r}"
-        raise CheckpointError("zip-layout", message)
+    archive.require_folder(root)
     return root
 
 

@@ -93,10 +93,7 @@ def root_folder(archive: Archive) -> str:
             f"the archive has {len(roots)} entries named data.pkl, expected one in a top-level folder",
         )
     prefix = roots[0].removesuffix("data.pkl")
-    outside = [name for name in archive.entries if not name.startswith(prefix)]
-    if outside:
-        message = f"entry {printable(outside[0])!r} is outside the folder {printable(prefix)!r}"
-        raise CheckpointError("zip-layout", message)
+    archive.require_folder(prefix)
     return prefix
 
 

@@ -81,6 +81,13 @@ class Archive:
         """Return the data of an entry."""
         return ByteReader(self.source, entry.offset, entry.offset + entry.size, code)
 
+    def require_folder(self, folder: str) -> None:
+        """Raise `zip-layout` for an entry outside of a folder such as "archive/"."""
+        for name in self.entries:
+            if not name.startswith(folder):
+                message = f"entry {printable(name)!r} is outside the folder {printable(folder)!r}"
+                raise CheckpointError("zip-layout", message)
+
     def refuse_compressed(self, except_folder: str | None = None) -> None:
         """Raise `zip-compressed` for a compressed entry: decompressed data may have any size."""
         for name, entry in self.entries.items():

@@ -33,8 +33,14 @@ ARGUMENT_NAMES = {
         *("input", "hx", "params", "has_biases", "num_layers"),
         *("dropout", "train", "bidirectional", "batch_first"),
     ),
+    "pack_padded_sequence": ("input", "lengths", "batch_first"),
 }
 """The arguments of builtin functions, which have no signature."""
 
-RENAMED = {"concat": "cat", "concatenate": "cat", "relu_": "relu"}
+RENAMED = {
+    "concat": "cat",
+    "concatenate": "cat",
+    "relu_": "relu",
+    "_pack_padded_sequence": "pack_padded_sequence",
+}
 """Names of one operation under its usual name."""

@@ -41,6 +41,7 @@ _VARIANTS: dict[str, tuple[Callable[[Operation], Iterator[Variant]], ...]] = {
     "scaled_dot_product_attention": (attention.dot_product,),
     "multi_head_attention_forward": (attention.multi_head,),
     "lstm": (recurrent.recurrent,),
+    "pack_padded_sequence": (recurrent.packing,),
 }
 
 KNOWN = frozenset(_VARIANTS)

@@ -1,8 +1,11 @@
-"""Faults of an LSTM inside a model: the axes of its input, and the catalogue of faults of ``verify``."""
+"""Faults of an LSTM inside a model: the axes of its input, and the catalogue of faults of ``verify``.
+
+The faults of an LSTM over packed sequences read zeros in the padding, whose contents torch dropped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,22 +13,42 @@ import numpy as np
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
 from jaxlstm.check.faults.catalogue import catalogue
 from jaxlstm.check.faults.fault import Fault, OracleCall
-from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import param_shapes
 
+_PACKED = (
+    *("input", "batch_sizes", "hx", "params", "has_biases", "num_layers"),
+    *("dropout", "train", "bidirectional"),
+)
+"""The arguments of ``torch.lstm`` over packed sequences."""
+
 
 def recurrent(operation: Operation) -> Iterator[Variant]:
-    """Yield faults of ``torch.lstm``. An LSTM over packed sequences has none."""
-    if not isinstance(operation.get("hx"), (tuple, list)):
-        return
-    first = operation.get("batch_first")
-    yield Variant(f"{{where}} has batch_first={not first} instead of {first}", _flip_batch_first)
-    config = _config(operation)
+    """Yield faults of ``torch.lstm``."""
+    arguments = _arguments(operation)
+    if "batch_sizes" not in arguments:
+        first = arguments["batch_first"]
+        yield Variant(f"{{where}} has batch_first={not first} instead of {first}", _flip_batch_first)
+    config = _config(arguments)
     for fault in catalogue(config):
         if not fault.rounding:
             yield Variant(f"in {{where}}, {fault.cause}", lambda op, fault=fault: _run_oracle(op, fault))
+
+
+def packing(operation: Operation) -> Iterator[Variant]:
+    """Yield the fault of a port that runs over the padding too."""
+    time, lengths = operation.get("input").shape[bool(operation.get("batch_first"))], operation.get("lengths")
+    if bool((lengths < time).any()):
+        full = lengths.new_full(lengths.shape, time)
+        yield Variant("{where} ignores the lengths", lambda op: op.run(lengths=full))
+
+
+def _arguments(operation: Operation) -> Mapping[str, Any]:
+    """Return the arguments by name; ``batch_sizes`` is among them if the sequences are packed."""
+    if isinstance(operation.get("hx"), (tuple, list)):
+        return operation.arguments
+    return dict(zip(_PACKED, operation.arguments.values(), strict=True))
 
 
 def _flip_batch_first(operation: Operation) -> Any:
@@ -38,30 +61,34 @@ def _flip_batch_first(operation: Operation) -> Any:
     return operation.run(batch_first=first, hx=state)
 
 
-def _config(operation: Operation) -> LSTMConfig:
-    weights = operation.get("params")
-    bias, directions = operation.get("has_biases"), 2 if operation.get("bidirectional") else 1
-    each = len(weights) // (operation.get("num_layers") * directions)
+def _config(arguments: Mapping[str, Any]) -> LSTMConfig:
+    weights, num_layers = arguments["params"], arguments["num_layers"]
+    bias, directions = arguments["has_biases"], 2 if arguments["bidirectional"] else 1
+    each = len(weights) // (num_layers * directions)
     hidden, projected = weights[0].shape[0] // 4, each > (4 if bias else 2)
     return LSTMConfig(
         weights[0].shape[1],
         hidden,
-        operation.get("num_layers"),
+        num_layers,
         bias=bias,
-        bidirectional=operation.get("bidirectional"),
+        bidirectional=arguments["bidirectional"],
         proj_size=weights[each - 1].shape[0] if projected else 0,
     )
 
 
 def _run_oracle(operation: Operation, fault: Fault) -> Any:
     """Return the outputs and states of the oracle with a fault."""
-    config, first = _config(operation), operation.get("batch_first")
-    x, h, c = map(tensor_to_numpy, (operation.get("input"), *operation.get("hx")))
-    params = dict(zip(param_shapes(config), map(tensor_to_numpy, operation.get("params")), strict=True))
+    arguments = _arguments(operation)
+    config, first = _config(arguments), arguments.get("batch_first")
+    x, h, c = map(tensor_to_numpy, (arguments["input"], *arguments["hx"]))
+    params = dict(zip(param_shapes(config), map(tensor_to_numpy, arguments["params"]), strict=True))
     inputs = x.swapaxes(0, 1) if first else x
-    call = OracleCall(params, inputs, (h, c), oracle.lengths_of(None, inputs), config)
-    results = fault.apply(call).results()
-    arrays = [results.outputs, results.h_n, results.c_n]
-    if first:
-        arrays[0] = results.outputs.swapaxes(0, 1)
+    valid = np.ones(inputs.shape[:2], bool)
+    if packed := "batch_sizes" in arguments:
+        valid = np.arange(h.shape[1]) < tensor_to_numpy(arguments["batch_sizes"])[:, None]
+        inputs = np.zeros((*valid.shape, x.shape[1]), x.dtype)
+        inputs[valid] = x
+    results = fault.apply(OracleCall(params, inputs, (h, c), valid.sum(0), config)).results()
+    outputs = results.outputs[valid] if packed else results.outputs
+    arrays = (outputs.swapaxes(0, 1) if first else outputs, results.h_n, results.c_n)
     return tuple(numpy_to_tensor(np.array(a, x.dtype, order="C")) for a in arrays)
