@@ -36,7 +36,7 @@ def test_concurrent_calls(case: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="moves threads to one core, as only Linux can")
 def test_threads_on_one_core_do_not_spin() -> None:
-    """A step takes microseconds. If every step waited for a spinning thread, these calls would take 10 seconds."""
+    """A step takes microseconds. With a spin at every step, the calls took more than 30 seconds."""
     # XLA needs a second thread, which becomes the helper.
     assert float(child("one_core", NPROC="2")) < 3
 
