@@ -11,6 +11,7 @@ import torch
 from flax import nnx
 from torch import nn
 
+import jaxlstm
 from jaxlstm.check import verify_model
 from tests.support.model_ports import MODELS
 
@@ -61,9 +62,9 @@ def test_exception_after_right_layers():
         def __call__(self, x):
             return self.dense(x) @ jnp.ones((5, 2))
 
-    theirs, ours = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2)).eval(), Port()
-    ours.dense.kernel[...] = jnp.asarray(theirs[0].weight.detach().numpy().T)
-    ours.dense.bias[...] = jnp.asarray(theirs[0].bias.detach().numpy())
+    dense, ours = nn.Linear(3, 4), Port()
+    theirs = nn.Sequential(dense, nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2)).eval()
+    jaxlstm.load_state_dict(ours.dense, dense)
     report = verify_model(ours, theirs, (torch.randn(2, 3),), gradients=False)
     assert [layer.ok for layer in report.layers] == [True]
     assert report.diagnosis == ("the model raised an exception: see the item runs",)
