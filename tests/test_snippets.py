@@ -35,8 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_public_name_has_an_example(folder: Path) -> None:
-    """The examples assert what they show."""
+def test_every_public_name_has_an_example() -> None:
     directives = re.findall(r"^\.\. (?:autofunction|autoclass|autoexception):: (\S+)$", API, re.MULTILINE)
     pages = ("api.md", "checking.md", "programs.md")
     code = "\n".join(block for page in pages for block in blocks(page, "python"))
@@ -44,6 +43,11 @@ def test_every_public_name_has_an_example(folder: Path) -> None:
     assert {name for name in names if not re.search(rf"\b{name}\(|\.{name}\b", code)} == set()
     public = {*jaxlstm.__all__, *jaxlstm.check.__all__, *jaxlstm.inference.__all__}
     assert {name for name in public if name not in API} == {"__version__", "Params"}
+
+
+@pytest.mark.slow
+def test_api(folder: Path) -> None:
+    """The examples assert what they show."""
     run_page("api.md")
 
 

@@ -44,10 +44,8 @@ def losses(output: str) -> list[float]:
     return [float(value) for value in LOSS.findall(output)]
 
 
-@pytest.mark.parametrize(
-    "hidden",
-    [pytest.param("1", id="over-the-batch", marks=pytest.mark.slow), pytest.param("4", id="over-the-units")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", ["1", "4"], ids=["over-the-batch", "over-the-units"])
 def test_two_processes_train_as_one(hidden: str) -> None:
     """Each process has two devices. With hidden=4 the all-gather of every step crosses the processes."""
     single = start("--steps", "4", devices=1)

@@ -60,8 +60,8 @@ def test_three_cases_have_every_setting() -> None:
 ODD = [
     Problem(1, 1, 1, 1),
     Problem(5, 3, 4, 17, proj_size=5, bidirectional=True, ragged=True),
-    Problem(21, 20, 130, 140, bias=False, ragged=True),
-    Problem(3, 129, 6, 16, ragged=True),
+    pytest.param(Problem(21, 20, 130, 140, bias=False, ragged=True), marks=pytest.mark.slow),
+    pytest.param(Problem(3, 129, 6, 16, ragged=True), marks=pytest.mark.slow),
 ]
 
 

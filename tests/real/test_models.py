@@ -55,6 +55,7 @@ def test_resemblyzer_on_a_conversation() -> None:
     np.testing.assert_allclose(ours(jnp.asarray(windows)), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_silero_vad_on_a_conversation() -> None:
     """All frames in one call equal the package's model, which is called frame by frame."""
     example = real.example("silero_vad")
