@@ -1,7 +1,7 @@
 """Whole programs beside PyTorch, and the time to load a file.
 
 A text recogniser, a tagger and a voice detector run as jitted programs, in eager PyTorch and under
-``torch.compile``. Then processes load a program of 50 MB: the time of whole processes, and of the load alone
+``torch.compile``. Then processes load a program of 50 MB: the time of whole processes, and of only the load,
 where JAX is already imported and torch is not.
 """
 
@@ -63,7 +63,7 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
         sides = {name: ["-c", code, str(path)] for name, code in LOAD.items()}
         yield processes.rows("a process that loads a program of 50 MB", sides, settings.rounds)[0]
         sides = {name: ["-c", code, str(path)] for name, code in LOAD_BESIDE_JAX.items()}
-        yield processes.printed_row("the load alone, after import jax", sides, settings.rounds)
+        yield processes.printed_row("only the load, after import jax", sides, settings.rounds)
 
 
 def row(name: str, settings: Settings) -> dict[str, Any]:
