@@ -47,7 +47,7 @@ def test_every_public_name_has_an_example() -> None:
 
 @pytest.mark.slow
 def test_api(folder: Path) -> None:
-    """The examples assert what they show."""
+    """The examples contain assertions."""
     run_page("api.md")
 
 

@@ -1,6 +1,6 @@
 """Cases that need a separate process, run by ``tests/kernels/test_processes.py``.
 
-The command line argument is the name of a function of this module. The test reads what it prints.
+The command line argument names a function of this module. The test reads the output.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class WeightNorm:
 
 
 def is_length_of(g: Any, v: Any) -> bool:
-    """Return True if the shape of g is that of v with some axes of size 1, or a scalar's."""
+    """Return True if g is a scalar, or has the shape of v with some axes of size 1."""
     if len(g.shape) != len(v.shape):
         return not g.shape
     return all(length in (1, size) for length, size in zip(g.shape, v.shape, strict=True))

@@ -125,7 +125,7 @@ def _merged(array: Array) -> list[Array]:
 
 
 def _without_padding(array: Array, shape: tuple[int, ...]) -> Array:
-    """Return the array cut to a shape, if one axis alone is longer."""
+    """Return the array cut to a shape, if exactly one axis is longer."""
     if array.ndim != len(shape) or sum(a != b for a, b in zip(array.shape, shape, strict=True)) > 1:
         return array
     return array[tuple(map(slice, shape))]

@@ -21,8 +21,9 @@ constexpr auto kSpinTime = std::chrono::microseconds(1000);
 // A wait with a deadline is for a thread that may not have started. It may even be queued for the core of the waiting
 // thread, so a long spin delays it.
 constexpr auto kSpinTimeToDeadline = std::chrono::microseconds(100);
-// If another process has a core, the awaited thread may be queued for the core of the spinning one, step after step. A
-// spin in vain suggests that, so for some time all waits between steps spin briefly.
+// If another process occupies a core, two threads of a call may share the other core. There a spinning thread keeps the
+// awaited one from running, step after step. A spin in vain suggests that, so for some time all waits between steps spin
+// briefly.
 constexpr auto kSpinTimeIfCrowded = std::chrono::microseconds(5), kCrowdedTime = std::chrono::microseconds(50000);
 std::atomic<Clock::time_point> crowded_until{Clock::time_point::min()};
 

@@ -25,15 +25,11 @@ class Signal {
 
   // Blocks until the value differs from `old`.
   __attribute__((always_inline)) void wait_while(uint32_t old) {
-    for (int spins = 0; spins < 100; spins++)
-      if (load() != old) return;
-    wait_longer(old, nullptr);
+    if (!changes_soon(old)) wait_longer(old, nullptr);
   }
   // As wait_while, for threads that wait for each other at every step.
   __attribute__((always_inline)) void wait_between_steps(uint32_t old) {
-    for (int spins = 0; spins < 100; spins++)
-      if (load() != old) return;
-    wait_longer_between_steps(old);
+    if (!changes_soon(old)) wait_longer_between_steps(old);
   }
   // Blocks until the value differs from `old` or the deadline has passed.
   void wait_while(uint32_t old, Clock::time_point deadline) { wait_longer(old, &deadline); }
@@ -45,6 +41,11 @@ class Signal {
   bool replace(uint32_t old, uint32_t value);
 
  private:
+  __attribute__((always_inline)) bool changes_soon(uint32_t old) const {
+    for (int spins = 0; spins < 100; spins++)
+      if (load() != old) return true;
+    return false;
+  }
   void wait_longer(uint32_t old, const Clock::time_point* deadline);
   void wait_longer_between_steps(uint32_t old);
   void sleep_while(uint32_t old, const Clock::time_point* deadline);
