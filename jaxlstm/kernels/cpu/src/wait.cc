@@ -22,8 +22,8 @@ constexpr auto kSpinTime = std::chrono::microseconds(1000);
 // thread, so a long spin delays it.
 constexpr auto kSpinTimeToDeadline = std::chrono::microseconds(100);
 // If another process occupies a core, two threads of a call may share the other core. There a spinning thread keeps the
-// awaited one from running, step after step. A spin in vain suggests that, so for some time all waits between steps spin
-// briefly.
+// awaited one from running, step after step. A spin in vain suggests that, so for some time all waits between steps are
+// brief.
 constexpr auto kSpinTimeIfCrowded = std::chrono::microseconds(5), kCrowdedTime = std::chrono::microseconds(50000);
 std::atomic<Clock::time_point> crowded_until{Clock::time_point::min()};
 
