@@ -23,9 +23,12 @@ constexpr auto kSpinTime = std::chrono::microseconds(1000);
 constexpr auto kSpinTimeToDeadline = std::chrono::microseconds(100);
 // If another process occupies a core, two threads of a call may share the other core. There a spinning thread keeps the
 // awaited one from running, step after step. A spin in vain suggests that, so for some time all waits between steps are
-// brief.
-constexpr auto kSpinTimeIfCrowded = std::chrono::microseconds(5), kCrowdedTime = std::chrono::microseconds(50000);
+// brief. That time doubles if the next spin in vain follows soon: the threads of other libraries in the process spin for
+// milliseconds, but another process may compute for minutes.
+constexpr auto kSpinTimeIfCrowded = std::chrono::microseconds(5);
+constexpr long kShortestCrowd = 2000000, kLongestCrowd = 64000000;  // nanoseconds
 std::atomic<Clock::time_point> crowded_until{Clock::time_point::min()};
+std::atomic<long> crowded_nanoseconds{kShortestCrowd};
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -33,6 +36,15 @@ void pause_briefly() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+void expect_crowd() {
+  const auto now = Clock::now();
+  const long last = crowded_nanoseconds.load(std::memory_order_relaxed);
+  const bool soon = now < crowded_until.load(std::memory_order_relaxed) + std::chrono::nanoseconds(last);
+  const long next = soon ? std::min(2 * last, kLongestCrowd) : kShortestCrowd;
+  crowded_nanoseconds.store(next, std::memory_order_relaxed);
+  crowded_until.store(now + std::chrono::nanoseconds(next), std::memory_order_relaxed);
 }
 
 bool has_passed(const Clock::time_point* deadline) { return deadline && Clock::now() >= *deadline; }
@@ -68,7 +80,7 @@ void Signal::wait_longer(uint32_t old, const Clock::time_point* deadline) {
 void Signal::wait_longer_between_steps(uint32_t old) {
   const bool crowded = cores_are_crowded();
   if (changes_within(crowded ? kSpinTimeIfCrowded : kSpinTime, old)) return;
-  if (!crowded) crowded_until.store(Clock::now() + kCrowdedTime, std::memory_order_relaxed);
+  if (!crowded) expect_crowd();
   sleep_while(old);
 }
 
