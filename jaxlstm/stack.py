@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
+from jaxlstm.direction import over_time
 from jaxlstm.lengths import valid_steps
 from jaxlstm.params import direction_params
 from jaxlstm.precision import Precision
-from jaxlstm.scan import Recurrence, scan_direction
+from jaxlstm.scan import Recurrence
 
 RunDirection = Callable[[int, int, jax.Array, LSTMState], tuple[jax.Array, LSTMState]]
 """``(layer, direction, x, state)`` to the outputs and the final state of one direction of one layer."""
@@ -60,7 +61,7 @@ def run_directions(
     def run_direction(
         layer: int, direction: int, x: jax.Array, state: LSTMState
     ) -> tuple[jax.Array, LSTMState]:
-        return scan_direction(
+        return over_time(
             direction_params(params, config, layer, direction),
             x,
             state,

@@ -126,12 +126,12 @@ def test_tanh_special_values_and_derivative() -> None:
 def test_shape_annotations_are_checked() -> None:
     from jaxtyping import TypeCheckError
 
+    from jaxlstm.direction import over_time
     from jaxlstm.lengths import valid_steps
-    from jaxlstm.scan import scan_direction
 
     with pytest.raises(TypeCheckError, match="lengths"):
         valid_steps(jnp.ones((2, 2), jnp.int32), 3)
     cell = {"weight_ih": jnp.ones((8, 3)), "weight_hh": jnp.ones((8, 2))}
     state = jaxlstm.LSTMState(jnp.ones((5, 2)), jnp.ones((4, 2)))  # different batch sizes
     with pytest.raises(TypeCheckError, match="initial_state"):
-        scan_direction(cell, jnp.ones((6, 4, 3)), state)
+        over_time(cell, jnp.ones((6, 4, 3)), state)

@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if takes_program(args):
         return run_program(args)
     from jaxlstm.config_json import config_to_dict
-    from jaxlstm.inference.artifact import export, goes_beside, load_exported, weights_beside
+    from jaxlstm.inference.artifact import goes_beside, weights_beside
+    from jaxlstm.inference.lstm_artifact import export, load_exported
 
     output = Path(args.output)
     inputs = checkpoint_files(args.checkpoint)

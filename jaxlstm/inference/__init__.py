@@ -5,10 +5,10 @@ See docs/inference.md.
 
 from __future__ import annotations
 
-from jaxlstm.inference.artifact import Exported as Exported
-from jaxlstm.inference.artifact import export as export
-from jaxlstm.inference.artifact import load_exported as load_exported
 from jaxlstm.inference.engine import Stats as Stats
+from jaxlstm.inference.lstm_artifact import Exported as Exported
+from jaxlstm.inference.lstm_artifact import export as export
+from jaxlstm.inference.lstm_artifact import load_exported as load_exported
 from jaxlstm.inference.runner import Runner as Runner
 from jaxlstm.inference.runner import compile as compile
 from jaxlstm.inference.sharding import Sharded as Sharded

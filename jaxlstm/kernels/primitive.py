@@ -12,18 +12,17 @@ kernel changes only speed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from enum import Enum
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxlstm.kernels.lowering import Devices, devices_of, lower_with_mesh, unsupported
 from jaxlstm.kernels.partition import over_batch
+from jaxlstm.kernels.vmap import vmapped
 from jaxlstm.placement import batch_spec, rows_of, varying_alike
 
 
@@ -66,14 +65,14 @@ class KernelPrimitive:
         batching.primitive_batchers[primitive] = self._batch
         mlir.register_lowering(
             primitive,
-            partial(self._lower, _unsupported(required_by, tuple(kernels)))
+            partial(self._lower, unsupported(required_by, tuple(kernels)))
             if kernels and required_by
             else mlir.lower_fun(self._plain_leaves, multiple_results=True),
         )
         for platform, kernel in kernels.items():
             mlir.register_lowering(primitive, partial(self._lower, kernel), platform=platform)
         if kernels:
-            _lower_with_mesh(primitive)
+            lower_with_mesh(primitive)
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """Bind the primitive and return the tree of results."""
@@ -153,35 +152,12 @@ class KernelPrimitive:
 
     def _batch(self, leaves: tuple, dims: tuple, *, tree: Any, **static: Any) -> tuple:
         bind = partial(self.primitive.bind, tree=tree, **static)
-        axes, out_axes = self._leaf_batch_axes(jax.tree.unflatten(tree, leaves), **static)
-        mapped = [dim is not None for dim in dims]
-        size = next(x.shape[d] for x, d, m in zip(leaves, dims, mapped, strict=True) if m)
-        if None in out_axes or size == 0:
-            plain = partial(self._plain_leaves, tree=tree, **static)
-            outs = jax.vmap(plain, in_axes=dims)(*leaves)
-            return outs, [0] * len(outs)
-        if any(m and axis is None for m, axis in zip(mapped, axes, strict=True)):
-            return self._map_sequentially(bind, leaves, dims, mapped)
-        folded = [
-            x if axis is None else _fold(x, dim if m else None, axis, size)
-            for x, dim, m, axis in zip(leaves, dims, mapped, axes, strict=True)
-        ]
-        outs = [_unfold(y, axis, size) for y, axis in zip(bind(*folded), out_axes, strict=True)]
-        return outs, out_axes
-
-    @staticmethod
-    def _map_sequentially(bind: Callable, leaves: tuple, dims: tuple, mapped: list[bool]) -> tuple:
-        moved = [jnp.moveaxis(x, d, 0) for x, d, m in zip(leaves, dims, mapped, strict=True) if m]
-
-        def one(values: list) -> list:
-            rest = iter(values)
-            return bind(*(next(rest) if m else x for x, m in zip(leaves, mapped, strict=True)))
-
-        outs = lax.map(one, moved)
-        return outs, [0] * len(outs)
+        plain = partial(self._plain_leaves, tree=tree, **static)
+        batch_axes = self._leaf_batch_axes(jax.tree.unflatten(tree, leaves), **static)
+        return vmapped(bind, plain, leaves, dims, *batch_axes)
 
     def _lower(self, kernel: Callable, ctx: Any, *leaves: Any, tree: Any, **static: Any) -> Any:
-        devices = _devices(ctx.module_context.axis_context)
+        devices = devices_of(ctx.module_context.axis_context)
         if devices is Devices.UNKNOWN or ctx.module_context.lowering_parameters.for_export:
             kernel, devices = self.plain, Devices.UNKNOWN
 
@@ -192,51 +168,6 @@ class KernelPrimitive:
             axes = self._leaf_batch_axes(jax.tree.unflatten(tree, ctx.avals_in), **static)
             run = over_batch(run, *axes, [aval.ndim for aval in (*ctx.avals_in, *ctx.avals_out)])
         return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves)
-
-
-def _unsupported(backend: str, platforms: tuple[str, ...]) -> Callable:
-    """Return a stand-in for the kernel on platforms without one; it raises an error."""
-
-    def raise_error(*_: Any, **__: Any) -> Any:
-        raise NotImplementedError(
-            f"backend={backend!r} has kernels for {' and '.join(platforms)}, but this program is compiled "
-            "for another platform; use backend='auto' or 'scan'"
-        )
-
-    return raise_error
-
-
-class Devices(Enum):
-    """The devices that a primitive is lowered for.
-
-    In a ``jax.shard_map`` over all axes of the mesh the value is ONE, because the body runs per device.
-    """
-
-    ONE = "one"
-    SEVERAL = "several"
-    UNKNOWN = "unknown"
-
-
-def _devices(context: Any) -> Devices:
-    manual = getattr(context, "manual_axes", None)
-    if manual is not None:
-        all_manual = set(manual) == set(context.mesh.axis_names)
-        return Devices.ONE if all_manual else Devices.UNKNOWN
-    if context.num_devices == 1:
-        return Devices.ONE
-    return Devices.UNKNOWN if context.abstract_mesh is None else Devices.SEVERAL
-
-
-def _lower_with_mesh(primitive: Primitive) -> None:
-    """Make JAX pass the mesh of the program to the lowering rule, which needs it to partition the kernel.
-
-    JAX has no public API for this. If the private name disappears, the rule cannot see the mesh, and programs
-    for several devices run the plain function.
-    """
-    with suppress(ImportError):
-        from jax._src.dispatch import prim_requires_devices_during_lowering
-
-        prim_requires_devices_during_lowering.add(primitive)
 
 
 @lru_cache(maxsize=256)
@@ -261,16 +192,3 @@ def _items(static: dict) -> tuple:
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
     aval = x.aval if ad.is_undefined_primal(x) else x
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-
-
-def _fold(x: jax.Array, dim: int | None, axis: int, size: int) -> jax.Array:
-    """Move the mapped axis ``dim``, or a new one, in front of the batch axis and merge the two."""
-    if dim is None:
-        x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], size, *x.shape[axis:]))
-    else:
-        x = jnp.moveaxis(x, dim, axis)
-    return x.reshape(*x.shape[:axis], size * x.shape[axis + 1], *x.shape[axis + 2 :])
-
-
-def _unfold(y: jax.Array, axis: int, size: int) -> jax.Array:
-    return y.reshape(*y.shape[:axis], size, y.shape[axis] // size, *y.shape[axis + 1 :])

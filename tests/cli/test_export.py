@@ -72,23 +72,24 @@ def test_other_files_need_overwrite(tmp_path: Path) -> None:
     assert jaxlstm_command(*command, "--overwrite").status == 0
 
 
-def test_without_flatbuffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", [DEMO, DEMO.with_suffix(".pt2")], ids=["lstm", "program"])
+def test_without_flatbuffers(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
-    done = jaxlstm_command("export", DEMO, "-o", tmp_path / "m.stablehlo")
+    done = jaxlstm_command("export", file, "-o", tmp_path / "m.stablehlo")
     assert done.status == 2
     assert "pip install 'jaxlstm[export]'" in done.err
 
 
 @pytest.mark.parametrize("factor", [0.9, np.nan])
 def test_a_wrong_artifact_is_status_1(factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jaxlstm.inference import artifact
+    from jaxlstm.inference import lstm_artifact
 
-    right = artifact.lstm
+    right = lstm_artifact.lstm
 
     def scaled(*arguments: Any, **options: Any) -> Any:
         outputs, state = right(*arguments, **options)
         return outputs, state._replace(c=factor * state.c)
 
-    monkeypatch.setattr(artifact, "lstm", scaled)
+    monkeypatch.setattr(lstm_artifact, "lstm", scaled)
     options = ["--platforms", "cpu"]
     assert jaxlstm_command("export", DEMO, "-o", tmp_path / "m.stablehlo", *options).status == 1
