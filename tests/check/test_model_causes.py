@@ -18,6 +18,49 @@ from tests.support.model_ports import MODELS
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
+class Summary(nn.Module):
+    """The vector that stands for a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True, bidirectional=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0][:, -1]
+
+
+class SummaryPort(nnx.Module):
+    """The port of :class:`Summary`, which takes another vector."""
+
+    def __init__(self, take) -> None:
+        self.lstm = jaxlstm.nnx.LSTM(3, 4, batch_first=True, bidirectional=True, rngs=nnx.Rngs(0))
+        self.take = take
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.take(*self.lstm(x))
+
+
+@pytest.mark.parametrize(
+    ("take", "cause"),
+    [
+        (lambda outputs, state: outputs[:, 0], "indexing in forward is [:, 0] instead of [:, -1]"),
+        (
+            lambda outputs, state: outputs.mean(1),
+            "indexing in forward is mean over axis 1 instead of [:, -1]",
+        ),
+        (
+            lambda outputs, state: jnp.concatenate(tuple(state.h), -1),
+            "in lstm (lstm), h_n is read instead of the last step of the outputs",
+        ),
+    ],
+)
+def test_another_vector_of_a_sequence(take, cause):
+    theirs, ours = Summary().eval(), SummaryPort(take)
+    jaxlstm.load_state_dict(ours, theirs)
+    report = verify_model(ours, theirs, (torch.randn(4, 5, 3),), gradients=False)
+    assert report.diagnosis[0].startswith(f"matches Summary if {cause}")
+
+
 def test_page_and_json_list_the_layers():
     theirs, ours, args, call = MODELS["crnn"]("flatten order")
     report = verify_model(ours, theirs, args, call=call, gradients=False)

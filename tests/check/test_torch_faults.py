@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import rnn
 
 from jaxlstm.check.model.results import ModelCase
 from jaxlstm.check.reference.torch_faults.catalogue import KNOWN, variants
@@ -33,7 +36,14 @@ def with_fault(module, x, cause):
     model, case = TorchModel(module), ModelCase.of("x", (x,), {})
     operation = run_planted(model, case, np.float32, KNOWN, {}).operations[-1]
     (variant,) = (v for v in variants(operation) if cause in v.cause)
-    return torch.as_tensor(variant.apply(operation))
+    result = variant.apply(operation)
+    return result[0] if isinstance(result, tuple) else torch.as_tensor(result)
+
+
+def lstm_operation(module):
+    planted = run_planted(TorchModel(module), ModelCase.of("x", (X,), {}), np.float32, KNOWN, {})
+    (operation,) = (operation for operation in planted.operations if operation.name == "lstm")
+    return operation
 
 
 def same_weights(module, other):
@@ -73,6 +83,12 @@ with torch.no_grad():
             "is amax",
             lambda x: x.amax((1, 2), keepdim=True),
         ),
+        (Function(lambda x: x.max(1).values), X, "is mean", lambda x: x.mean(1)),
+        (Function(lambda x: x.mean(1, keepdim=True)), X, "the last element of axis 1", lambda x: x[:, -1:]),
+        (Function(lambda x: torch.max(x, dim=2)[0]), X, "the first element of axis 2", lambda x: x[..., 0]),
+        (Function(lambda x: x[:, -1]), X, "is [:, 0] instead of [:, -1]", lambda x: x[:, 0]),
+        (Function(lambda x: x[:1, ..., 0]), X, "is [:1, ..., -1] instead", lambda x: x[:1, ..., -1]),
+        (Function(lambda x: x[:, -1]), X, "is amax over axis 1", lambda x: x.amax(1)),
         (Function(lambda x: x / 8**0.5), X, "division by 2.82843", lambda x: x),
         (
             nn.Upsample(scale_factor=1.5),
@@ -99,3 +115,43 @@ def test_fault(module, x, cause, wrong):
     with torch.no_grad():
         torch.testing.assert_close(with_fault(module, x, cause), wrong(x))
         assert wrong(x).shape != module(x).shape or not torch.allclose(wrong(x), module(x))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("read", "cause"),
+    [
+        (lambda y: y[-1], "the last step of the outputs is read instead of h_n"),
+        (lambda y: y.mean(0), "the mean of the outputs is read instead of h_n"),
+        (lambda y: y.amax(0), "the maximum of the outputs is read instead of h_n"),
+    ],
+)
+def test_outputs_instead_of_h_n(read, cause, packed, bidirectional):
+    """The fault replaces h_n of the last layer. Outputs are zero where a sequence has ended."""
+    lstm = nn.LSTM(9, 4, num_layers=2, bidirectional=bidirectional)
+    pack = partial(rnn.pack_padded_sequence, lengths=torch.tensor([2, 2, 2, 2, 1, 1]))
+    operation = lstm_operation(Function(lambda x: lstm(pack(x) if packed else x)[1]))
+    (variant,) = (v for v in variants(operation) if cause in v.cause)
+    with torch.no_grad():
+        outputs, (h_n, c_n) = lstm(pack(X) if packed else X)
+        faulty = variant.apply(operation)
+    torch.testing.assert_close(faulty[0], outputs.data if packed else outputs)
+    y = rnn.pad_packed_sequence(outputs)[0] if packed else outputs
+    last = torch.stack(read(y).chunk(2 if bidirectional else 1, -1))
+    torch.testing.assert_close(faulty[1], torch.cat((h_n[: -len(last)], last)))
+    torch.testing.assert_close(faulty[2], c_n)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(("end", "which"), [(-1, "last"), (0, "first")])
+def test_h_n_instead_of_outputs(end, which, batch_first):
+    lstm = nn.LSTM(9, 4, bidirectional=True, batch_first=batch_first)
+    operation = lstm_operation(lstm)
+    cause = f"h_n is read instead of the {which} step of the outputs"
+    (variant,) = (v for v in variants(operation) if cause in v.cause)
+    with torch.no_grad():
+        outputs, (h_n, _) = lstm(X)
+        faulty, *_ = variant.apply(operation)
+    (outputs.swapaxes(0, 1) if batch_first else outputs)[end] = torch.cat(tuple(h_n), -1)
+    torch.testing.assert_close(faulty, outputs)

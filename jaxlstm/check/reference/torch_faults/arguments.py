@@ -13,8 +13,9 @@ ARGUMENT_NAMES = {
     "leaky_relu": ("input", "negative_slope", "inplace"),
     "elu": ("input", "alpha", "inplace"),
     "prelu": ("input", "weight"),
-    **dict.fromkeys(("sum", "mean", "amax"), ("input", "dim", "keepdim")),
+    **dict.fromkeys(("sum", "mean", "amax", "max"), ("input", "dim", "keepdim")),
     **dict.fromkeys(("mul", "div"), ("input", "other")),
+    "indexing": ("input", "index"),
     "linear": ("input", "weight", "bias"),
     **{f"conv{n}d": (*_CONV, "dilation", "groups") for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": (*_CONV, "output_padding", "groups", "dilation") for n in (1, 2, 3)},
@@ -41,6 +42,7 @@ RENAMED = {
     "concat": "cat",
     "concatenate": "cat",
     "relu_": "relu",
+    "__getitem__": "indexing",
     "_pack_padded_sequence": "pack_padded_sequence",
 }
 """Names of one operation under its usual name."""

@@ -1,21 +1,10 @@
-"""Faults of reductions, and of products with a constant."""
+"""Faults of products with a constant, and of interpolation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
-
-REDUCTIONS = ("sum", "mean", "amax")
-
-
-def reduction(operation: Operation) -> Iterator[Variant]:
-    """Yield the other reductions over the same axes."""
-    dims = {name: value for name, value in operation.arguments.items() if name in ("dim", "keepdim")}
-    for name in REDUCTIONS:
-        if name != operation.name and dims.get("dim") is not None:
-            cause = f"{{where}} is {name} instead of {operation.name}"
-            yield Variant(cause, lambda op, name=name: getattr(op.get("input"), name)(**dims))
 
 
 def scaling(operation: Operation) -> Iterator[Variant]:

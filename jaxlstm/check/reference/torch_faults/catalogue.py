@@ -12,6 +12,7 @@ from jaxlstm.check.reference.torch_faults import (
     pooling,
     precision,
     recurrent,
+    selection,
     shapes,
 )
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
@@ -33,7 +34,8 @@ _VARIANTS: dict[str, tuple[Callable[[Operation], Iterator[Variant]], ...]] = {
     **dict.fromkeys(("flatten", "view", "reshape"), (shapes.reshaping,)),
     "cat": (shapes.concatenation,),
     "add": (shapes.addition,),
-    **dict.fromkeys(arithmetic.REDUCTIONS, (arithmetic.reduction,)),
+    **dict.fromkeys(selection.REDUCTIONS, (selection.reduction,)),
+    "indexing": (selection.indexing,),
     **dict.fromkeys(("mul", "div"), (arithmetic.scaling,)),
     "interpolate": (arithmetic.resampling,),
     "masked_fill": (attention.mask_of("mask"),),

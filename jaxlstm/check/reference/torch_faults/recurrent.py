@@ -1,11 +1,12 @@
-"""Faults of an LSTM inside a model: the axes of its input, and the catalogue of faults of ``verify``.
+"""Faults of an LSTM inside a model: axes, h_n or outputs, and the catalogue of faults of ``verify``.
 
 The faults of an LSTM over packed sequences read zeros in the padding, whose contents torch dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,37 @@ _PACKED = (
 """The arguments of ``torch.lstm`` over packed sequences."""
 
 
+_READ: dict[str, Callable[[Any], Any]] = {
+    "last step": lambda y: y[-1],
+    "mean": lambda y: y.mean(0),
+    "maximum": lambda y: y.amax(0),
+}
+"""What a port may read from outputs (T, B, features) instead of h_n."""
+
+
 def recurrent(operation: Operation) -> Iterator[Variant]:
     """Yield faults of ``torch.lstm``."""
     arguments = _arguments(operation)
     if "batch_sizes" not in arguments:
         first = arguments["batch_first"]
         yield Variant(f"{{where}} has batch_first={not first} instead of {first}", _flip_batch_first)
+    yield from _ends(operation, arguments)
     config = _config(arguments)
     for fault in catalogue(config):
         if not fault.rounding:
             yield Variant(f"in {{where}}, {fault.cause}", lambda op, fault=fault: _run_oracle(op, fault))
+
+
+def _ends(operation: Operation, arguments: Mapping[str, Any]) -> Iterator[Variant]:
+    """Yield the faults of a port that confuses h_n of the last layer with the outputs."""
+    for what, read in _READ.items():
+        yield Variant(
+            f"in {{where}}, the {what} of the outputs is read instead of h_n", partial(_as_h_n, read=read)
+        )
+    if "batch_sizes" not in arguments:
+        for end, which in ((-1, "last"), (0, "first")):
+            cause = f"in {{where}}, h_n is read instead of the {which} step of the outputs"
+            yield Variant(cause, partial(_h_n_as_outputs, end=end))
 
 
 def packing(operation: Operation) -> Iterator[Variant]:
@@ -61,6 +83,33 @@ def _flip_batch_first(operation: Operation) -> Any:
     return operation.run(batch_first=first, hx=state)
 
 
+def _as_h_n(operation: Operation, *, read: Callable[[Any], Any]) -> Any:
+    """Return h_n of the last layer as read from the outputs, which are zero in rows that have ended."""
+    arguments, (outputs, h_n, c_n) = _arguments(operation), operation.run()
+    y = outputs.swapaxes(0, 1) if operation.get("batch_first") else outputs
+    if "batch_sizes" in arguments:
+        valid = _valid_steps(arguments["batch_sizes"], h_n.shape[1])
+        y = outputs.new_zeros(*valid.shape, outputs.shape[-1])
+        y[numpy_to_tensor(valid)] = outputs
+    h_n, directions = h_n.clone(), 2 if arguments["bidirectional"] else 1
+    h_n[-directions:] = read(y).unflatten(-1, (directions, -1)).movedim(-2, 0)
+    return outputs, h_n, c_n
+
+
+def _h_n_as_outputs(operation: Operation, *, end: int) -> Any:
+    """Return the outputs at an end as h_n of the last layer."""
+    outputs, h_n, c_n = operation.run()
+    outputs, directions = outputs.clone(), 2 if _arguments(operation)["bidirectional"] else 1
+    step = outputs.select(1 if operation.get("batch_first") else 0, end)
+    step.copy_(h_n[-directions:].movedim(0, -2).flatten(-2))
+    return outputs, h_n, c_n
+
+
+def _valid_steps(batch_sizes: Any, batch: int) -> np.ndarray:
+    """Return the steps of packed sequences that are not padding, (T, B)."""
+    return np.arange(batch) < tensor_to_numpy(batch_sizes)[:, None]
+
+
 def _config(arguments: Mapping[str, Any]) -> LSTMConfig:
     weights, num_layers = arguments["params"], arguments["num_layers"]
     bias, directions = arguments["has_biases"], 2 if arguments["bidirectional"] else 1
@@ -85,7 +134,7 @@ def _run_oracle(operation: Operation, fault: Fault) -> Any:
     inputs = x.swapaxes(0, 1) if first else x
     valid = np.ones(inputs.shape[:2], bool)
     if packed := "batch_sizes" in arguments:
-        valid = np.arange(h.shape[1]) < tensor_to_numpy(arguments["batch_sizes"])[:, None]
+        valid = _valid_steps(arguments["batch_sizes"], h.shape[1])
         inputs = np.zeros((*valid.shape, x.shape[1]), x.dtype)
         inputs[valid] = x
     results = fault.apply(OracleCall(params, inputs, (h, c), valid.sum(0), config)).results()
