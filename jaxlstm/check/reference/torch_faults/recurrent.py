@@ -30,7 +30,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "mean": lambda y: y.mean(0),
     "maximum": lambda y: y.amax(0),
 }
-"""What a port may read from outputs (T, B, features) instead of h_n."""
+"""Summaries of the outputs (T, B, features) that a port may read instead of h_n."""
 
 
 def recurrent(operation: Operation) -> Iterator[Variant]:

@@ -65,7 +65,7 @@ def _select(operation: Operation, *, end: int) -> Any:
 def _as_result(operation: Operation, values: torch.Tensor) -> Any:
     """Return the values as the operation does: ``max`` over an axis returns indices, too."""
     result = operation.run()
-    return type(result)((values, result.indices)) if isinstance(result, tuple) else values
+    return type(result)((values, result[1])) if isinstance(result, tuple) else values
 
 
 def _listed(parts: tuple[Any, ...]) -> str:
