@@ -117,7 +117,8 @@ def _drops_elements(kwargs: Mapping[str, Argument]) -> bool:
 
 
 def _updates_statistics(kwargs: Mapping[str, Argument]) -> bool:
-    return bool(kwargs.get("use_input_stats")) and kwargs.get("running_mean") is not None
+    uses_batch = kwargs.get("training") or kwargs.get("use_input_stats")
+    return bool(uses_batch) and kwargs.get("running_mean") is not None
 
 
 # The arguments that show that a model was exported in training mode.
@@ -126,8 +127,7 @@ _TRAINING: dict[str, Callable[[Mapping[str, Argument]], bool]] = {
         ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout"),
         _is_true("train"),
     ),
-    "aten.batch_norm": _is_true("training"),
-    "aten.instance_norm": _updates_statistics,
+    **dict.fromkeys(("aten.batch_norm", "aten.instance_norm"), _updates_statistics),
     "aten.lstm": _drops_elements,
     "aten.scaled_dot_product_attention": _is_true("dropout_p"),
     "aten.rrelu": _is_true("training"),
