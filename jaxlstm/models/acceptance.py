@@ -47,7 +47,22 @@ def accept(graph: Graph) -> Plan:
     for node, operator in zip(graph.nodes, found, strict=True):
         _require_known_arguments(node, operator)
     mutated = mutated_placeholders(graph, found) & _placeholders(graph)
+    _require_unshared(graph, mutated)
     return Plan(graph, found, plan_writes(graph, found), frozenset(mutated))
+
+
+def _require_unshared(graph: Graph, mutated: Iterable[str]) -> None:
+    """Raise if the program changes a tensor that shares memory with another."""
+    names = {**graph.parameters, **graph.buffers, **graph.constants}
+    changed = {names[value] for value in mutated if value in names} | graph.mutations.keys()
+    for group in graph.shared:
+        for name in sorted(changed & set(group)):
+            others = ", ".join(other for other in group if other != name)
+            raise ProgramError(
+                "unsupported-alias",
+                f"the program changes {name}, which shares memory with {others}. Give each its own memory "
+                "with .clone() in the model, and export again",
+            )
 
 
 def _placeholders(graph: Graph) -> set[str]:
