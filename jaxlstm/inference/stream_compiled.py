@@ -51,8 +51,8 @@ class CompiledState:
 
     def set(self, h: np.ndarray, c: np.ndarray) -> None:
         """Copy (h, c) to buffers that can be donated, unlike buffers that share memory with NumPy."""
-        nothing = np.zeros(self._batch, bool)
-        self._replace(*jax.device_put((h, c), self._engine.device), nothing)
+        h_new, c_new = jax.device_put((h, c), self._engine.device)
+        self._replace(h_new, c_new, np.zeros(self._batch, bool))
 
     def _replace(self, h: jax.Array, c: jax.Array, zeroed: np.ndarray) -> None:
         """Replace the state by (h, c) with some rows set to zeros."""
