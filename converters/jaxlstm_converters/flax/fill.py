@@ -11,7 +11,7 @@ import numpy as np
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm_converters.flax.advice import UnexpectedHints, advise, missing_hint, shape_hint
 from jaxlstm_converters.flax.layer import Layer, Slot
-from jaxlstm_converters.flax.located import Located, fold_weight_norm, locate
+from jaxlstm_converters.flax.located import Located, fold_reparametrized, locate
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.plan import Assignment, Plan, make_plan
 from jaxlstm_converters.flax.result import Difference, LoadResult, StateDictError
@@ -34,7 +34,7 @@ def fill(
     name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
     located = locate(opened, make_plan(layers, name_map), name_map)
     plan = make_plan(layers, name_map, located.has)
-    fold_weight_norm(located, plan.torch_names)
+    fold_reparametrized(located, plan.torch_names)
     name_map.require_torch_prefixes(located.tensors)
     name_map.require_flax_prefixes(plan.flax_names)
 
