@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from jaxlstm_converters.flax.names import Names, find_root, leading_keys, without_wrappers
+from jaxlstm_converters.flax.names import COUNT, Names, find_root, leading_keys, without_wrappers
 from jaxlstm_converters.flax.plan import Plan
 from jaxlstm_converters.flax.source import Source
 from jaxlstm_converters.lstm.fold import WeightNorm, fold, fold_pruning, is_length_of
@@ -67,7 +67,7 @@ def locate(source: Source, plan: Plan, names: Names) -> Located:
     located = Located({}, {}, {}, list(fold_notes), root.removeprefix(removed).strip(".") if most else "")
     ignored: list[str] = []
     for original, name in plain.items():
-        if not _is_model(name, start, names):
+        if not _is_model(name, start, names) or (name.rpartition(".")[2] == COUNT and name not in wanted):
             ignored.append(original)
             continue
         name = name[len(start) :]

@@ -177,8 +177,8 @@ def _fold_parametrization(folded: Folded, match: re.Match[str], name: str) -> No
     elif parts and match["part"] != "original1":
         folded.problems[match["prefix"]] = (
             f"{match['prefix']}{match['base']} has a parametrization other than weight normalization "
-            f"({', '.join(sorted(parts))}); call torch.nn.utils.parametrize.remove_parametrizations "
-            "on it in torch and save the model again"
+            f"({', '.join(sorted(parts))}); pass the torch module to jaxlstm.from_torch, or call "
+            "torch.nn.utils.parametrize.remove_parametrizations on it and save the model again"
         )
 
 

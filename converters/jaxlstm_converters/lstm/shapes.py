@@ -60,7 +60,7 @@ def group_by_module(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
 def foreign_tensors(shapes: Shapes, config: LSTMConfig) -> Shapes:
     """Return the tensors which show that a layer with the names of torch's LSTM computes something else.
 
-    They are weights and biases with other names, such as those of peepholes, and in a cell, which has no
+    They are weights and biases with other names, such as peepholes, and in a cell, which has no
     submodules, also all with one number per row of the gates, such as the weight of a layer normalization.
 
     Args:

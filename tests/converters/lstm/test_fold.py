@@ -75,6 +75,49 @@ def test_a_mask_of_another_shape_is_not_folded() -> None:
         find_lstms(state_dict)
 
 
+class Doubled(torch.nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+class Scaled(torch.nn.Module):
+    """Two tensors with the shapes of a weight normalization."""
+
+    def forward(self, scale: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return scale * weight
+
+    def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((len(weight), 1), 3.0), weight
+
+
+def normalized_and_doubled(lstm: Any, name: str) -> None:
+    parametrizations.weight_norm(lstm, name)
+    parametrize.register_parametrization(lstm, name, Doubled())
+
+
+PARAMETRIZATIONS: dict[str, Callable[[Any, str], Any]] = {
+    "spectral": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "scaled": lambda lstm, name: parametrize.register_parametrization(lstm, name, Scaled()),
+    "normalized and doubled": normalized_and_doubled,
+}
+
+
+@pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
+@pytest.mark.parametrize("kind", PARAMETRIZATIONS)
+def test_a_module_computes_its_parametrized_weights(kind: str) -> None:
+    lstm: Any = torch.nn.LSTM(6, 8)
+    PARAMETRIZATIONS[kind](lstm, "weight_hh_l0")
+    before = {name: tensor.clone() for name, tensor in lstm.state_dict().items()}
+    for model, prefix in ((lstm, ""), (torch.nn.Sequential(lstm), "0.")):
+        params, config = from_torch(model, prefix=prefix)
+        assert config == LSTMConfig(6, 8)
+        assert all(torch.equal(before[name], tensor) for name, tensor in lstm.state_dict().items())
+        lstm.eval()
+        np.testing.assert_array_equal(params["weight_hh_l0"], lstm.weight_hh_l0.detach().numpy())
+        lstm.train()
+
+
 def test_another_parametrization_is_an_error() -> None:
     lstm = torch.nn.LSTM(6, 8)
     parametrizations.orthogonal(lstm, "weight_hh_l0")
