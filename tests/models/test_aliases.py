@@ -191,6 +191,35 @@ def test_input_is_not_changed() -> None:
     np.testing.assert_array_equal(x, np.ones((2, 2)))
 
 
+def detached(x: Tensor) -> tuple[Tensor, ...]:
+    return (x * x.detach(), x + (x.round() - x).detach())
+
+
+def written_through_detach(x: Tensor) -> tuple[Tensor, ...]:
+    y = x * 2
+    z = y.detach()
+    z[0].mul_(3)
+    return y * x, z
+
+
+def detached_in_place(x: Tensor) -> tuple[Tensor, ...]:
+    y = x * 2
+    y.detach_()
+    return (y * x,)
+
+
+@pytest.mark.parametrize("function", [detached, written_through_detach, detached_in_place])
+def test_detach_stops_the_gradient(function: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    ran = program_of_function(function, [x.detach().clone()])
+    expected = function(x)
+    torch.autograd.backward([result.sum() for result in expected if result.requires_grad])
+    for result, wanted in zip(ran({}, to_numpy(x)), expected, strict=True):
+        np.testing.assert_allclose(result, to_numpy(wanted), rtol=1e-6)
+    gradient = jax.grad(lambda x: sum(result.sum() for result in ran({}, x)))(to_numpy(x))
+    np.testing.assert_allclose(gradient, x.grad, rtol=1e-6)
+
+
 def unknown_sharing(x: Tensor) -> tuple[Tensor, ...]:
     y = x.clone()
     flat = y.t().reshape(-1)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxlstm.models.operators.axes import axes, axis, axis_of
 from jaxlstm.models.operators.dtypes import Operand, as_array, held, promoted
-from jaxlstm.models.operators.registry import register_operator, same
+from jaxlstm.models.operators.registry import register_operator, same, same_values
 
 
 @register_operator("aten.cat.default", "aten.concat.default")
@@ -88,12 +88,16 @@ def roll(self: jax.Array, shifts: Any, dims: Any = ()) -> jax.Array:
     return jnp.roll(self, shifts, None if dims == () else dims)
 
 
-@register_operator(
-    *(f"aten.{name}.default" for name in ("alias", "detach", "lift_fresh", "positive")), write_back=same
-)
+@register_operator(*(f"aten.{name}.default" for name in ("alias", "lift_fresh", "positive")), write_back=same)
 def alias(self: jax.Array) -> jax.Array:
     """Return the tensor itself."""
     return self
+
+
+@register_operator("aten.detach.default", write_back=same_values)
+def detach(self: jax.Array) -> jax.Array:
+    """Return the tensor itself, through which no gradient flows."""
+    return jax.lax.stop_gradient(self)
 
 
 @register_operator("aten.contiguous.default", may_alias=True)

@@ -108,6 +108,21 @@ def same(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Ar
     return view
 
 
+def same_values(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    """Return the view with the gradient of the base: the ``write_back`` of ``detach``."""
+    return _with_values(base, view)
+
+
+@jax.custom_jvp
+def _with_values(base: jax.Array, values: jax.Array) -> jax.Array:
+    return values
+
+
+@_with_values.defjvp
+def _with_values_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    return primals[1], tangents[0]
+
+
 def register_operator(
     *names: str, write_back: WriteBack | None = None, may_alias: bool = False
 ) -> Callable[[Function], Function]:
@@ -157,7 +172,7 @@ def find_operator(name: str) -> Operator | None:
         return _OPERATORS[name]
     operator = _OPERATORS.get(functional_name(name))
     # transpose_ and the like change the shape of their argument and not its memory.
-    is_view = operator is not None and operator.write_back not in (None, same)
+    is_view = operator is not None and operator.write_back not in (None, same, same_values)
     return None if is_view else operator
 
 
