@@ -16,7 +16,7 @@ import numpy as np
 def tensor_to_numpy(tensor: Any) -> np.ndarray:
     """Return a torch tensor as a C-contiguous NumPy array; a contiguous CPU tensor is not copied."""
     torch = sys.modules["torch"]  # loaded, because the caller holds one of its tensors
-    tensor = tensor.detach().cpu().contiguous()
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()

@@ -51,6 +51,27 @@ def test_two_independent_lstms_in_one_scope(tmp_path: Path) -> None:
     assert_same_checkpoint(ours, expected)
 
 
+@pytest.mark.parametrize("between", ["Identity", "Relu"])
+def test_lstms_of_equal_sizes_are_layers_only_if_connected(tmp_path: Path, between: str) -> None:
+    """Other exporters name all nodes of a model in one scope."""
+    nodes, initializers, modules = [], [], [torch.nn.LSTM(4, 4) for _ in range(2)]
+    for number, module in enumerate(modules):
+        names = [f"{k}{number}" for k in "WRB"]
+        parts = stacked(module, 0)
+        initializers += [numpy_helper.from_array(a, n) for n, a in zip(names, parts.values(), strict=True)]
+        nodes += [
+            helper.make_node("LSTM", [f"x{number}", *names], [f"y{number}"], name=f"node_LSTM_{number}"),
+            helper.make_node(between, [f"y{number}"], [f"x{number + 1}"]),
+        ]
+    ours = read_checkpoint(save(tmp_path / "a.onnx", nodes, initializers))
+    connected = between == "Identity"
+    assert set(ours) == {
+        name if number == 0 else name.replace("_l0", "_l1") if connected else f"lstm_1.{name}"
+        for number, module in enumerate(modules)
+        for name in module.state_dict()
+    }
+
+
 def test_weights_in_constants_of_a_branch(tmp_path: Path) -> None:
     module = torch.nn.LSTM(2, 3)
     inner = [

@@ -33,6 +33,10 @@ def missing_hint(name: str, assignment: Assignment, located: Located) -> str:
     """Return a hint for a missing tensor, by the other tensors of its layer in torch."""
     prefix, _, last = name.rpartition(".")
     siblings = located.layers.get(prefix, set())
+    if ".".join(filter(None, (prefix, "parametrizations", last))) in located.layers:
+        return "torch computes it by a parametrization: pass the torch module instead of its state dict"
+    if f"{last}_orig" in siblings:
+        return "torch computes it in a hook: call torch.nn.utils.remove_spectral_norm and save again"
     if last == "bias" and "weight" in siblings:
         return "the torch layer has no bias: create the layer with use_bias=False"
     if last in ("weight_g", "weight_v") and "weight" in siblings:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm_converters.flax.advice import UnexpectedHints, advise, missing_hint, shape_hint
 from jaxlstm_converters.flax.layer import Layer, Slot
-from jaxlstm_converters.flax.located import Located, fold_weight_norm, locate
+from jaxlstm_converters.flax.located import Located, fold_reparametrized, locate
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.plan import Assignment, Plan, make_plan
 from jaxlstm_converters.flax.result import Difference, LoadResult, StateDictError
@@ -34,7 +34,7 @@ def fill(
     name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
     located = locate(opened, make_plan(layers, name_map), name_map)
     plan = make_plan(layers, name_map, located.has)
-    fold_weight_norm(located, plan.torch_names)
+    fold_reparametrized(located, plan.torch_names)
     name_map.require_torch_prefixes(located.tensors)
     name_map.require_flax_prefixes(plan.flax_names)
 
@@ -132,6 +132,8 @@ class _Match:
         slots = assignment.slots
         if slots and arrays:
             widest = jnp.result_type(*(slot.dtype for slot in slots))
+            if not self.cast:
+                _refuse_integers(arrays, widest)
             arrays = tuple(cast_array(array, widest, self.cast) for array in arrays)
         converted = assignment.entry.layout.to_flax(arrays)
         for array, slot in zip(converted, slots, strict=True):
@@ -147,6 +149,16 @@ class _Match:
             if not self.located.has(name):
                 hint = missing_hint(name, assignment, self.located)
                 self.missing.append(Difference(name, assignment.flax, None, shape, hint))
+
+
+def _refuse_integers(arrays: tuple[np.ndarray, ...], dtype: np.dtype) -> None:
+    """Raise ValueError for integers where the model has floats: their scales are in other tensors."""
+    kinds = {str(array.dtype) for array in arrays if array.dtype.kind in "iu"}
+    if kinds and jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"integers ({', '.join(sorted(kinds))}) for an array of {dtype} are probably quantized weights; "
+            "load the model from before the quantization, or pass cast=True if they are the values"
+        )
 
 
 def cast_array(array: np.ndarray, dtype: np.dtype, allow_loss: bool) -> np.ndarray:

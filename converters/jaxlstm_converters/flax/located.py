@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from jaxlstm_converters.flax.names import Names, find_root, leading_keys, without_wrappers
+from jaxlstm_converters.flax.names import COUNT, Names, find_root, leading_keys, without_wrappers
 from jaxlstm_converters.flax.plan import Plan
 from jaxlstm_converters.flax.source import Source
-from jaxlstm_converters.lstm.fold import WeightNorm, fold, is_length_of
+from jaxlstm_converters.lstm.fold import WeightNorm, fold, fold_pruning, is_length_of
 
 
 @dataclass
@@ -67,7 +67,7 @@ def locate(source: Source, plan: Plan, names: Names) -> Located:
     located = Located({}, {}, {}, list(fold_notes), root.removeprefix(removed).strip(".") if most else "")
     ignored: list[str] = []
     for original, name in plain.items():
-        if not _is_model(name, start, names):
+        if not _is_model(name, start, names) or (name.rpartition(".")[2] == COUNT and name not in wanted):
             ignored.append(original)
             continue
         name = name[len(start) :]
@@ -97,10 +97,13 @@ def _ignored_note(ignored: list[str], root: str) -> str:
     return f"{len(ignored)} tensors outside {root!r} are ignored: {', '.join(groups[:8])}"
 
 
-def fold_weight_norm(located: Located, expected: Iterable[str]) -> None:
-    """Fold weight normalization for layers of the model that do not have it."""
+def fold_reparametrized(located: Located, expected: Iterable[str]) -> None:
+    """Fold pruning, and weight normalization for layers of the model that do not have it."""
     expected = set(expected)
     for name in expected - located.tensors.keys():
+        fold_pruning(located.tensors, located.notes, name)
+        if name in located.tensors:
+            located.original[name] = located.original[f"{name}_orig"]
         pair = f"{name}_g", f"{name}_v"
         if not expected.isdisjoint(pair) or not all(map(located.has, pair)):
             continue

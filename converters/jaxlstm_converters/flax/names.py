@@ -9,6 +9,8 @@ from itertools import takewhile
 
 # Modules that torch puts around other modules, and keys under which training programs save a state dict.
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+# The number of models in the average of torch.optim.swa_utils.AveragedModel, beside its "module".
+COUNT = "n_averaged"
 KEYS = frozenset(
     {"state_dict", "model_state_dict", "model_state", "model", "net", "network", "state", "weights", "params"}
 )

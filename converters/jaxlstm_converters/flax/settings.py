@@ -27,6 +27,8 @@ _COUNTS = {
     "num_heads": (nnx.MultiHeadAttention, nn.MultiHeadDotProductAttention),
     "num_groups": (nnx.GroupNorm, nn.GroupNorm),
 }
+# Settings of torch that Flax lacks, by the layers that have them.
+_ONLY_IN_TORCH = {"add_zero_attn": _COUNTS["num_heads"], "max_norm": (nnx.Embed, nn.Embed)}
 _RNNS = (nnx.RNN, nnx.Bidirectional, nn.RNN, nn.Bidirectional)
 _LSTMS = (jaxlstm.nnx.LSTM, jaxlstm.linen.modules.LSTM)
 
@@ -69,6 +71,9 @@ def _check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
         ours = getattr(module, name) if isinstance(module, types) else None
         if ours is not None and theirs.get(name, ours) != ours:
             yield f"{name}={ours}, but the torch layer has {name}={theirs[name]}"
+    for name, types in _ONLY_IN_TORCH.items():
+        if isinstance(module, types) and theirs.get(name):
+            yield f"the torch layer has {name}={theirs[name]}, which Flax does not have"
     if isinstance(module, _RNNS) and theirs.get("batch_first") is module.time_major:
         yield f"time_major={module.time_major}, but the torch layer has batch_first={theirs['batch_first']}"
     if isinstance(module, _LSTMS):

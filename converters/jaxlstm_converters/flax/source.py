@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
+from jaxlstm_converters.lstm.module_state_dict import module_state_dict
 
-SETTINGS = ("eps", "momentum", "batch_first", "num_heads", "num_groups")
+SETTINGS = ("eps", "momentum", "batch_first", "num_heads", "num_groups", "add_zero_attn", "max_norm")
 
 
 @dataclass
@@ -45,7 +46,7 @@ def open_source(source: Any) -> Source:
             name: {key: getattr(module, key) for key in SETTINGS if hasattr(module, key)}
             for name, module in source.named_modules()
         }
-        return Source(source.state_dict(), settings)
+        return Source(module_state_dict(source), settings)
     raise TypeError(
         "source must be a path, a state dict or a torch.nn.Module, got "
         f"{type(source).__module__}.{type(source).__qualname__}"

@@ -16,7 +16,7 @@ from jaxlstm_converters.checkpoint.io.tensor import Tensor
 from jaxlstm_converters.layers.modules import Module, group_by_module, is_optimizer_state
 from jaxlstm_converters.layers.types import BUFFERS, LayerType, choose_by_name, claimed_names, fitting_types
 from jaxlstm_converters.lstm._find_lstms import Survey
-from jaxlstm_converters.lstm.fold import WeightNorm
+from jaxlstm_converters.lstm.fold import ComputedWeight, Pruned, WeightNorm
 from jaxlstm_converters.lstm.selected import unrecorded_arguments
 from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config
 
@@ -84,7 +84,8 @@ class _Draft(NamedTuple):
 
 def _recurrent(prefix: str, members: dict[str, Any], found: Survey, hints: Mapping[str, Any]) -> _Draft:
     kind = found.others.get(prefix, "LSTM")
-    notes = ["weight normalization"] * any(isinstance(tensor, WeightNorm) for tensor in members.values())
+    folds = {WeightNorm: "weight normalization", Pruned: "pruning"}
+    notes = [note for fold, note in folds.items() if any(isinstance(t, fold) for t in members.values())]
     if prefix in found.broken:
         return _Draft(prefix, members, [LayerType(kind)], [*notes, "invalid"])
     shapes = {name[len(prefix) :]: tuple(tensor.shape) for name, tensor in members.items()}
@@ -126,7 +127,7 @@ def _layer(draft: _Draft, owners: dict[Any, str]) -> Layer:
     name = draft.prefix.removesuffix(".") or "(root)"
     notes, counts = list(draft.notes), {"parameters": 0, "buffers": 0}
     for path, tensor in draft.tensors.items():
-        for part in (tensor.g, tensor.v) if isinstance(tensor, WeightNorm) else (tensor,):
+        for part in tensor.parameters if isinstance(tensor, ComputedWeight) else (tensor,):
             owner = owners.setdefault(_identity(part), name)
             if owner != name:
                 notes.append(f"{path[len(draft.prefix) :]} tied to {owner}")

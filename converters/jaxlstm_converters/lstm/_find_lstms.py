@@ -11,7 +11,13 @@ from jaxlstm.config_json import ASSUMABLE, METADATA_KEY, saved_config
 from jaxlstm.params import shape_mismatches
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm.fold import fold
-from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind
+from jaxlstm_converters.lstm.shapes import (
+    foreign_tensors,
+    group_by_module,
+    group_by_prefix,
+    infer_config,
+    layer_kind,
+)
 
 
 def find_lstms(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, LSTMConfig]:
@@ -69,6 +75,7 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
     tensors, notes, problems = fold(state_dict)
     found = Survey({}, dict(problems), tensors, notes, {})
     hints = config_hints(state_dict)
+    modules = group_by_module(tensors)
     for prefix, shapes in group_by_prefix(tensors).items():
         kind = layer_kind(shapes)
         if prefix in problems:
@@ -79,7 +86,11 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
             except ValueError as error:  # for example a projection that is larger than the hidden size
                 found.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {error}"
                 continue
-            if mismatches := shape_mismatches(shapes, config, prefix=prefix):
+            mismatches = shape_mismatches(shapes, config, prefix=prefix)
+            if foreign := foreign_tensors(modules[prefix], config):
+                mismatches += [f"unexpected {prefix}{name} {shape}" for name, shape in foreign.items()]
+                mismatches.append("torch.nn.LSTM does not have these, so this is another kind of layer")
+            if mismatches:
                 found.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {'; '.join(mismatches)}"
             else:
                 found.lstms[prefix] = config

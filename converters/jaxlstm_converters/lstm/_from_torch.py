@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
+from jaxlstm_converters.lstm.module_state_dict import module_state_dict
 from jaxlstm_converters.lstm.select import select_lstm, with_fields
 
 
@@ -56,6 +57,9 @@ def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
 
     if dtype is not None:
         dtype = require_dtype("dtype", dtype)
+        for name, array in arrays.items():
+            if array.dtype.kind in "biu":  # an integer is not the weight, but its quantized form
+                require_dtype(name, array.dtype)
         arrays = {name: array.astype(dtype) for name, array in arrays.items()}
     return {name: as_float_array(name, array) for name, array in arrays.items()}
 
@@ -74,4 +78,4 @@ def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dic
         for name, sub in source.named_modules()
         if hasattr(sub, "batch_first") and hasattr(sub, "proj_size")
     }
-    return source.state_dict(), hints
+    return module_state_dict(source), hints

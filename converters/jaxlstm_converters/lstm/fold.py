@@ -5,6 +5,8 @@
   ``parametrizations.weight_hh_l0.original1`` and ``original0`` (``torch.nn.utils.parametrizations``). The
   weight is ``v * (g / norm(v))``; the norm runs over the axes on which g has size 1, or over all axes if g is
   a scalar (``dim=None``).
+- **Pruning** (``torch.nn.utils.prune``) stores the weight before pruning as ``weight_hh_l0_orig`` and a mask
+  as ``weight_hh_l0_mask``. The weight is their product.
 - **Weight drop** (Merity et al., 2017, https://arxiv.org/abs/1708.02182) stores the weight before dropout as
   ``weight_hh_l0_raw``, in the wrapper or in the wrapped module. It is the weight in inference.
 
@@ -24,6 +26,7 @@ from jaxlstm._shared.torch_tensors import as_numpy
 
 _WEIGHT = r"(?P<prefix>(?:.*\.)?)(?P<base>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l\d+(?:_reverse)?)?)"
 _LENGTH = re.compile(_WEIGHT + "_g", re.DOTALL)
+_MASK = re.compile(_WEIGHT + "_mask", re.DOTALL)
 _RAW = re.compile(_WEIGHT + "_raw", re.DOTALL)
 _PARAMETRIZATION = re.compile(
     _WEIGHT.replace("(?P<base>", r"parametrizations\.(?P<base>") + r"\.(?P<part>.+)", re.DOTALL
@@ -44,34 +47,75 @@ class Folded(NamedTuple):
     problems: dict[str, str]
 
 
+class ComputedWeight:
+    """A weight that is computed from other tensors when it is read.
+
+    Attributes:
+      parameters: the tensors of it that torch trains; the last one has the shape and dtype of the weight.
+    """
+
+    parameters: tuple[Any, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return tuple(self.parameters[-1].shape)
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the weight."""
+        return self.parameters[-1].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weight in bytes."""
+        return self.parameters[-1].nbytes
+
+    def compute(self) -> np.ndarray:
+        """Return the weight."""
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        weight = self.compute()
+        return weight if dtype is None else weight.astype(dtype)
+
+
 @dataclass(frozen=True)
-class WeightNorm:
-    """The weight ``v * (g / norm(v))``, computed when it is read."""
+class WeightNorm(ComputedWeight):
+    """The weight ``v * (g / norm(v))``."""
 
     g: Any
     v: Any
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the weight."""
-        return tuple(self.v.shape)
+    def parameters(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The length and the direction."""
+        return self.g, self.v
 
-    @property
-    def dtype(self) -> Any:
-        """Dtype of the weight."""
-        return self.v.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the weight in bytes."""
-        return self.v.nbytes
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def compute(self) -> np.ndarray:
+        """Return the weight. The norm is accumulated in float64."""
         g, v = as_numpy(self.g), as_numpy(self.v)
         axes = tuple(axis for axis in range(v.ndim) if not g.ndim or g.shape[axis] != v.shape[axis])
         squares = np.square(v.astype(np.float64)).sum(axis=axes, keepdims=True)
-        weight = v * (g / np.sqrt(squares).astype(v.dtype))
-        return weight if dtype is None else weight.astype(dtype)
+        return v * (g / np.sqrt(squares).astype(v.dtype))
+
+
+@dataclass(frozen=True)
+class Pruned(ComputedWeight):
+    """The weight ``orig * mask``."""
+
+    mask: Any
+    orig: Any
+
+    @property
+    def parameters(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The weight before pruning; the mask is a buffer."""
+        return (self.orig,)
+
+    def compute(self) -> np.ndarray:
+        """Return the weight."""
+        orig = as_numpy(self.orig)
+        return orig * as_numpy(self.mask).astype(orig.dtype)
 
 
 def is_length_of(g: Any, v: Any) -> bool:
@@ -90,6 +134,8 @@ def fold(state_dict: Mapping[str, Any]) -> Folded:
     for name in state_dict:
         if match := _LENGTH.fullmatch(name):
             _fold_weight_norm(folded, match, name, f"{name[:-2]}_v")
+        elif match := _MASK.fullmatch(name):
+            fold_pruning(folded.tensors, folded.notes, match["prefix"] + match["base"])
         elif match := _RAW.fullmatch(name):
             _fold_raw(folded, match, name)
         elif match := _PARAMETRIZATION.fullmatch(name):
@@ -115,6 +161,14 @@ def _fold_weight_norm(folded: Folded, match: re.Match[str], g: str, v: str) -> N
     folded.notes.append(f"{weight} = {v} * ({g} / norm({v})) (weight normalization)")
 
 
+def fold_pruning(tensors: dict[str, Any], notes: list[str], weight: str) -> None:
+    """Replace ``weight_orig`` and ``weight_mask`` by the weight, if both are there and have one shape."""
+    orig, mask = f"{weight}_orig", f"{weight}_mask"
+    if orig in tensors and mask in tensors and tuple(tensors[orig].shape) == tuple(tensors[mask].shape):
+        tensors[weight] = Pruned(tensors.pop(mask), tensors.pop(orig))
+        notes.append(f"{weight} = {orig} * {mask} (pruning)")
+
+
 def _fold_parametrization(folded: Folded, match: re.Match[str], name: str) -> None:
     stem = name[: -len(match["part"])]
     parts = {n for n in folded.tensors if n.startswith(stem)}
@@ -123,8 +177,8 @@ def _fold_parametrization(folded: Folded, match: re.Match[str], name: str) -> No
     elif parts and match["part"] != "original1":
         folded.problems[match["prefix"]] = (
             f"{match['prefix']}{match['base']} has a parametrization other than weight normalization "
-            f"({', '.join(sorted(parts))}); call torch.nn.utils.parametrize.remove_parametrizations "
-            "on it in torch and save the model again"
+            f"({', '.join(sorted(parts))}); pass the torch module to jaxlstm.from_torch, or call "
+            "torch.nn.utils.parametrize.remove_parametrizations on it and save the model again"
         )
 
 

@@ -18,6 +18,7 @@ _NAME = re.compile(
     r"(?P<suffix>|_l(?P<layer>0|[1-9]\d*)(?P<reverse>_reverse)?)",
     re.DOTALL,
 )
+_FOREIGN = re.compile(r"(weight|bias)_[^.]+")
 _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 WITH_ARTICLE = {"LSTM": "an LSTM", "GRU": "a GRU", "RNN": "an RNN"}
 # An optimizer that stores its moments by parameter name repeats the names and shapes of the LSTM.
@@ -43,6 +44,32 @@ def group_by_prefix(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
         for (prefix, is_cell), shapes in groups.items()
         if not (is_cell and (prefix, False) in groups)
     }
+
+
+def group_by_module(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
+    """Return prefix -> shapes of a module's own tensors and of the ``weight`` of each of its submodules."""
+    groups: dict[str, Shapes] = defaultdict(dict)
+    for name, tensor in state_dict.items():
+        start = name.rfind(".") + 1
+        starts = {start, name.rfind(".", 0, max(start - 1, 0)) + 1} if name[start:] == "weight" else {start}
+        for start in starts:
+            groups[name[:start]][name[start:]] = tuple(tensor.shape)
+    return groups
+
+
+def foreign_tensors(shapes: Shapes, config: LSTMConfig) -> Shapes:
+    """Return the tensors which show that a layer with the names of torch's LSTM computes something else.
+
+    They are weights and biases with other names, such as peepholes, and in a cell, which has no
+    submodules, also all with one number per row of the gates, such as the weight of a layer normalization.
+
+    Args:
+      shapes: the module of the layer, as ``group_by_module`` returns it.
+      config: the config that its other tensors imply.
+    """
+    per_row = (4 * config.hidden_size,) if isinstance(config, LSTMCellConfig) else None
+    others = {name: shape for name, shape in shapes.items() if not _NAME.fullmatch(name)}
+    return {name: shape for name, shape in others.items() if shape == per_row or _FOREIGN.fullmatch(name)}
 
 
 def layer_kind(shapes: Shapes) -> str:

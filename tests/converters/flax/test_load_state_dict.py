@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from torch.nn.utils import prune
 
 import jaxlstm
 from tests.support.flax_models import NAMES, Torch, assert_equal, flax_model, torch_model
@@ -160,6 +161,54 @@ def test_a_length_of_another_shape_is_not_folded() -> None:
     model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
     with pytest.raises(jaxlstm.StateDictError, match=r"unexpected weight_g \(2, 1\)"):
         jaxlstm.load_state_dict(model, source)
+
+
+def test_pruning_and_parametrizations_are_folded() -> None:
+    theirs: Any = torch.nn.Linear(3, 4)
+    prune.random_unstructured(theirs, "bias", 0.5)
+    model: Any = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    (note,) = jaxlstm.load_state_dict(model, theirs.state_dict()).notes
+    assert note == "bias = bias_orig * bias_mask (pruning)"
+    np.testing.assert_array_equal(model.bias[...], theirs.bias.detach())
+    torch.nn.utils.parametrizations.spectral_norm(theirs, "weight").eval()
+    with pytest.raises(jaxlstm.StateDictError, match="pass the torch module instead of its state dict"):
+        jaxlstm.load_state_dict(model, theirs.state_dict())
+    jaxlstm.load_state_dict(model, theirs)
+    np.testing.assert_array_equal(model.kernel[...], theirs.weight.detach().T)
+
+
+def test_a_spectral_normalization_in_a_hook_is_an_error() -> None:
+    theirs = torch.nn.utils.spectral_norm(torch.nn.Linear(3, 4))
+    with pytest.raises(jaxlstm.StateDictError, match=r"call torch\.nn\.utils\.remove_spectral_norm"):
+        jaxlstm.load_state_dict(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), theirs)
+
+
+def test_quantized_weights_are_an_error() -> None:
+    source = {"weight": np.ones((4, 3), np.int8), "bias": np.ones(4, np.float32)}
+    model: Any = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(jaxlstm.StateDictError, match=r"weight -> kernel: integers \(int8\)"):
+        jaxlstm.load_state_dict(model, source, strict=False)
+    jaxlstm.load_state_dict(model, source, cast=True)
+    assert (model.kernel[...] == 1).all()
+
+
+def test_an_averaged_model() -> None:
+    theirs: Any = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(3, 4))
+    model: Any = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    (note,) = jaxlstm.load_state_dict(model, theirs.state_dict()).notes
+    assert "n_averaged" in note
+    np.testing.assert_array_equal(model.bias[...], theirs.module.bias.detach())
+
+
+def test_values_of_a_module_that_are_not_tensors_are_skipped() -> None:
+    class Counted(torch.nn.Linear):
+        def get_extra_state(self) -> int:
+            return 3
+
+        def set_extra_state(self, state: int) -> None:
+            raise NotImplementedError
+
+    assert jaxlstm.load_state_dict(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), Counted(3, 4)).complete
 
 
 def test_batch_norm_in_training() -> None:

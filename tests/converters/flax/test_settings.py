@@ -56,6 +56,20 @@ def test_time_major(recorded: list[warnings.WarningMessage]) -> None:
     assert "time_major=True, but the torch layer has batch_first=True" in str(message.message)
 
 
+def test_settings_that_flax_lacks(recorded: list[warnings.WarningMessage]) -> None:
+    attention = nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0))
+    embed = nnx.Embed(5, 4, rngs=nnx.Rngs(0))
+    jaxlstm.load_state_dict(attention, torch.nn.MultiheadAttention(4, 2))
+    jaxlstm.load_state_dict(embed, torch.nn.Embedding(5, 4))
+    assert recorded == []
+    jaxlstm.load_state_dict(attention, torch.nn.MultiheadAttention(4, 2, add_zero_attn=True))
+    jaxlstm.load_state_dict(embed, torch.nn.Embedding(5, 4, max_norm=0.5))
+    assert [str(message.message) for message in recorded] == [
+        "the model: the torch layer has add_zero_attn=True, which Flax does not have",
+        "the model: the torch layer has max_norm=0.5, which Flax does not have",
+    ]
+
+
 def test_numbers_of_heads_and_groups(recorded: list[warnings.WarningMessage]) -> None:
     options: dict[str, Any] = {"rngs": nnx.Rngs(0)}
     model = nnx.List(

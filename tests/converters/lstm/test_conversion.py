@@ -135,6 +135,16 @@ def test_dtype_and_64_bit_mode() -> None:
     assert all(p.dtype == jnp.float32 for p in params.values())
 
 
+def test_integers_are_not_weights() -> None:
+    """They are the quantized form of weights, and their scales are elsewhere."""
+    state_dict = {name: tensor.to(torch.int8) for name, tensor in torch.nn.LSTM(3, 5).state_dict().items()}
+    for dtype in (None, "float32"):
+        with pytest.raises(
+            TypeError, match="weight_ih_l0 must be float16, bfloat16, float32 or float64, got"
+        ):
+            jaxlstm.from_torch(state_dict, dtype=dtype)
+
+
 def test_inputs_are_not_changed() -> None:
     state_dict = torch.nn.LSTM(4, 5).state_dict()
     before = {name: tensor.clone() for name, tensor in state_dict.items()}

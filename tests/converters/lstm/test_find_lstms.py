@@ -129,6 +129,31 @@ def test_layers_and_directions_are_counted_by_name() -> None:
     assert infer_config(shapes | {"weight_ih_l0_reverse": (20, 4)}).bidirectional
 
 
+@pytest.mark.parametrize("prefix", ["", "decoder.cell."])
+@pytest.mark.parametrize(
+    ("bias", "others"),
+    [
+        (True, {"weight_ci": (5,), "weight_cf": (5,), "weight_co": (5,)}),  # peepholes
+        (True, {"weight_ch": (15,)}),
+        (False, {"bias": (20,)}),  # one bias instead of two
+        (False, {"layernorm_i.weight": (20,)}),  # as in PyTorch's benchmarks/fastrnns/custom_lstms.py
+    ],
+)
+def test_other_kinds_of_lstm_cells_are_reported(prefix: str, bias: bool, others: Shapes) -> None:
+    cell = param_shapes(LSTMCellConfig(4, 5, bias=bias))
+    broken = survey(state_dict(cell | others, prefix)).broken[prefix]
+    assert "; ".join(f"unexpected {prefix}{name} {shape}" for name, shape in others.items()) in broken
+    assert broken.endswith("so this is another kind of layer")
+
+
+def test_tensors_beside_an_lstm_are_not_part_of_it() -> None:
+    cell, layer = LSTMCellConfig(4, 5), LSTMConfig(4, 5)
+    beside: Shapes = {"h0": (1, 5), "fc.weight": (20, 5), "fc.bias": (20,), "a.norm.weight": (20,)}
+    assert find_lstms(state_dict(param_shapes(cell) | beside)) == {"": cell}
+    assert find_lstms(state_dict(param_shapes(layer) | beside | {"norm.weight": (20,)})) == {"": layer}
+    assert survey(state_dict(param_shapes(layer) | {"weight_ch_l0": (5,)}, "m.")).broken.keys() == {"m."}
+
+
 def test_whole_names_are_matched() -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
     others = {

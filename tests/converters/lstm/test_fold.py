@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from jaxlstm import LSTMConfig, find_lstms, from_torch
 from jaxlstm_converters.lstm._find_lstms import survey
@@ -53,6 +53,69 @@ def test_a_scalar_length_scales_the_whole_weight() -> None:
     lstm = normalize(torch.nn.LSTM(6, 8), "weight_ih_l0", dim=None)
     params, _ = from_torch(lstm)
     np.testing.assert_array_max_ulp(params["weight_ih_l0"], lstm.weight_ih_l0.detach().numpy(), maxulp=4)
+
+
+@pytest.mark.parametrize("names", [NAMES, ("weight_ih_l0", "weight_hh_l0")])
+def test_pruning_is_folded(names: tuple[str, ...]) -> None:
+    model = torch.nn.Sequential(torch.nn.LSTM(6, 8, 2, bidirectional=True))
+    for name in names:
+        prune.l1_unstructured(model[0], name, 0.5)
+    params, config = from_torch(model)
+    assert config == LSTMConfig(6, 8, 2, bidirectional=True)
+    for name, ours in params.items():
+        np.testing.assert_array_equal(ours, getattr(model[0], name).detach().numpy())
+    assert len(survey(model.state_dict()).notes) == len(names)
+
+
+def test_a_mask_of_another_shape_is_not_folded() -> None:
+    state_dict = dict(torch.nn.LSTM(6, 8).state_dict())
+    state_dict["weight_hh_l0_orig"] = state_dict.pop("weight_hh_l0")
+    state_dict["weight_hh_l0_mask"] = torch.ones(8, 32)
+    with pytest.raises(ValueError, match="missing weight_hh_l0"):
+        find_lstms(state_dict)
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+class Scaled(torch.nn.Module):
+    """Two tensors with the shapes of a weight normalization."""
+
+    def forward(self, scale: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return scale * weight
+
+    def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((len(weight), 1), 3.0), weight
+
+
+def normalized_and_doubled(lstm: Any, name: str) -> None:
+    parametrizations.weight_norm(lstm, name)
+    parametrize.register_parametrization(lstm, name, Doubled())
+
+
+PARAMETRIZATIONS: dict[str, Callable[[Any, str], Any]] = {
+    "spectral": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "scaled": lambda lstm, name: parametrize.register_parametrization(lstm, name, Scaled()),
+    "normalized and doubled": normalized_and_doubled,
+}
+
+
+@pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
+@pytest.mark.parametrize("kind", PARAMETRIZATIONS)
+def test_a_module_computes_its_parametrized_weights(kind: str) -> None:
+    lstm: Any = torch.nn.LSTM(6, 8)
+    PARAMETRIZATIONS[kind](lstm, "weight_hh_l0")
+    before = {name: tensor.clone() for name, tensor in lstm.state_dict().items()}
+    for model, prefix in ((lstm, ""), (torch.nn.Sequential(lstm), "0.")):
+        params, config = from_torch(model, prefix=prefix)
+        assert config == LSTMConfig(6, 8)
+        assert all(torch.equal(before[name], tensor) for name, tensor in lstm.state_dict().items())
+        lstm.eval()
+        np.testing.assert_array_equal(params["weight_hh_l0"], lstm.weight_hh_l0.detach().numpy())
+        lstm.train()
 
 
 def test_another_parametrization_is_an_error() -> None:

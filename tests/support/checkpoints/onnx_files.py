@@ -37,6 +37,11 @@ def write(path: Path, module: torch.nn.LSTM, name: str = "/encoder/lstm/LSTM", *
     for layer in range(module.num_layers):
         parts = stacked(module, layer)
         initializers += [numpy_helper.from_array(a, f"{k}{layer}") for k, a in parts.items()]
+        if layer:  # the output (T, D, B, H) becomes (T, B, D * H)
+            nodes += [
+                helper.make_node("Transpose", [f"y{layer - 1}"], [f"t{layer}"], perm=[0, 2, 1, 3]),
+                helper.make_node("Reshape", [f"t{layer}", "shape"], [f"x{layer}"]),
+            ]
         suffix = f"_{layer}" if layer else ""
         nodes.append(
             helper.make_node(

@@ -37,7 +37,8 @@ def read_onnx(source: Source, budget: Budget) -> Checkpoint:
     """Read the initializers. Weights of LSTM nodes are named `PREFIXweight_ih_l0` and so on.
 
     The prefix is the scope of the node: "/decoder/rnn/LSTM" becomes "decoder.rnn.". Consecutive
-    nodes of one scope with matching sizes are the layers of one LSTM.
+    nodes of one scope with matching sizes are the layers of one LSTM if each runs on the output of the
+    one before.
     """
     checkpoint = Checkpoint(source.path, "ONNX")
     model = read_model(source, budget, checkpoint.warnings)
@@ -78,7 +79,8 @@ def _layers(model: Model, checkpoint: Checkpoint) -> list[_Layer]:
         seen.add(node.weights)
         scope = _scope(node, number)
         last = layers[-1] if layers else None
-        if last is not None and _scope(last.node, number) == scope and _feeds(last, weights):
+        same_scope = last is not None and _scope(last.node, number) == scope
+        if last is not None and same_scope and _fits(last, weights) and model.feeds(last.node, node):
             layers.append(_Layer(last.prefix, last.index + 1, node, *weights))
             continue
         prefix = f"{scope}." if scope else ""
@@ -129,7 +131,7 @@ def _scope(node: LSTMNode, number: int) -> str:
     return ".".join(parts)
 
 
-def _feeds(last: _Layer, weights: Weights) -> bool:
+def _fits(last: _Layer, weights: Weights) -> bool:
     """Return True if the output of `last` has the input size of a layer with these weights."""
     w, r, b = weights
     input_size = last.w.shape[0] * last.r.shape[2]

@@ -21,7 +21,9 @@ DATA_TYPES = {
     9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64",
     15: "complex128", 16: "bfloat16", 17: "float8_e4m3fn", 19: "float8_e5m2",
 }  # fmt: skip
-# Of graphs inside nodes.
+# Exporters put some of these between the layers of an LSTM.
+REARRANGING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+# Of graphs inside nodes, and of nodes between two layers of an LSTM.
 MAX_DEPTH = 20
 
 
@@ -31,6 +33,7 @@ class LSTMNode:
 
     name: str
     inputs: tuple[str, ...]
+    output: str
     attributes: dict[str, Message]
 
     @property
@@ -84,6 +87,7 @@ class Model:
         warnings: receives lines about tensors and nodes that are not read.
         tensors: initializers and constants by name.
         initializers: the names of those tensors that are initializers.
+        rearranged: output -> input of each node that keeps all elements, such as Transpose.
         lstm_nodes: the LSTM nodes of the main graph, then, depth first, of nested graphs.
     """
 
@@ -91,7 +95,17 @@ class Model:
     warnings: list[str]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     initializers: set[str] = field(default_factory=set)
+    rearranged: dict[str, str] = field(default_factory=dict)
     lstm_nodes: list[LSTMNode] = field(default_factory=list)
+
+    def feeds(self, node: LSTMNode, other: LSTMNode) -> bool:
+        """Return True if the input of ``other`` is the output of ``node``, at most rearranged."""
+        value = other.inputs[0]
+        for _ in range(MAX_DEPTH):
+            if value == node.output or value not in self.rearranged:
+                break
+            value = self.rearranged[value]
+        return value == node.output
 
 
 def read_model(source: Source, budget: Budget, warnings: list[str]) -> Model:
@@ -114,13 +128,15 @@ def _read_graph(model: Model, graph: Message, depth: int) -> None:
         kind = node.text(4)
         if kind == "DynamicQuantizeLSTM":
             model.warnings.append(f"LSTM node {printable(node.text(3))!r} is quantized and is skipped")
+        outputs = node.texts(2) or [""]
+        if kind in REARRANGING and (inputs := node.texts(1)):
+            model.rearranged[outputs[0]] = inputs[0]
         if kind not in ("LSTM", "Constant", "If", "Loop", "Scan"):
             continue
         attributes = {a.text(1): a for a in node.messages(5)}
-        outputs = node.texts(2) or [""]
         if kind == "LSTM":
             name = node.text(3) or outputs[0]
-            model.lstm_nodes.append(LSTMNode(name, tuple(node.texts(1)), attributes))
+            model.lstm_nodes.append(LSTMNode(name, tuple(node.texts(1)), outputs[0], attributes))
         elif kind == "Constant" and "value" in attributes:
             for constant in attributes["value"].messages(5):
                 # Inlining a function turns its initializers into constants that keep their names.
