@@ -26,6 +26,7 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
     "fmax, fmin": (lambda x: (torch.fmax(x[:, None], x), torch.fmin(x[:, None], x)), [NUMBERS]),
     "heaviside": (lambda x: (torch.heaviside(x, torch.tensor(0.25)),), [NUMBERS]),
     "signs": (lambda x: (x.sign(), x.sgn()), [NUMBERS]),
+    "clamp": (lambda x: (x.clamp(-1, 2), x.clamp(max=x.flip(0)), x.clamp(2, 1)), [NUMBERS]),
     "nan_to_num": (lambda x: (x.nan_to_num(), x.nan_to_num(1, 2, -3)), [NUMBERS]),
     "sorted sequences": (
         lambda x: (torch.bucketize(x, x[[1, 0, 3]]), torch.bucketize(1.5, x[[1, 0, 3]], right=True)),
@@ -134,6 +135,10 @@ GRADIENTS: dict[str, tuple[Function, list[Tensor]]] = {
     "the angle of 0": (
         lambda x, y: (torch.view_as_complex(x).angle(), torch.view_as_complex(x).sgn(), y.angle()),
         [torch.tensor([[0.0, 0], [-1, 2], [0, -3]]).double().requires_grad_(), leaf(-2, 0, 2)],
+    ),
+    "bounds of clamp": (
+        lambda x, y: (x.clamp(0, 2), x.clamp_min(0), x.clamp_max(2), x.clamp(y, y + 1), x.clamp_min(y)),
+        [leaf(-1, 0, 1, 2, 3), leaf(0, 0, 0, 1, 1)],
     ),
     "equal elements": (
         lambda x, y: (torch.fmax(x, y), nn.functional.l1_loss(x, y)),

@@ -112,12 +112,19 @@ def minimum(self: jax.Array, other: jax.Array) -> jax.Array:
 
 @register_operator("aten.clamp.default", "aten.clamp.Tensor", "aten.clip.default", "aten.clip.Tensor")
 def clamp(self: jax.Array, min: Operand | None = None, max: Operand | None = None) -> jax.Array:
-    """Return ``self`` between two bounds; ``max`` wins where the bounds cross."""
+    """Return ``self`` between two bounds; ``max`` wins where the bounds cross.
+
+    NaN wins. At a bound, ``self`` has the whole gradient, as in torch; jnp.maximum would share it.
+    """
     dtype = result_type(*(bound for bound in (self, min, max) if bound is not None))
     result = as_array(self, dtype)
     if min is not None:
-        result = jnp.maximum(result, as_array(min, dtype))
-    return result if max is None else jnp.minimum(result, as_array(max, dtype))
+        low = as_array(min, dtype)
+        result = jnp.where((result < low) | (low != low), low, result)
+    if max is not None:
+        high = as_array(max, dtype)
+        result = jnp.where((result > high) | (high != high), high, result)
+    return result
 
 
 @register_operator("aten.clamp_min.default", "aten.clamp_min.Tensor")
