@@ -31,7 +31,7 @@ class PackedSequence(NamedTuple):
       batch_sizes: number of sequences longer than each step, decreasing integers (time,).
       sorted_indices: integers (batch,): sorted row b is the caller's row ``sorted_indices[b]``. None if the
         batch was given sorted.
-      unsorted_indices: the inverse permutation, or None.
+      unsorted_indices: the inverse permutation. None computes it from ``sorted_indices``, as torch does.
     """
 
     data: jax.Array
@@ -84,7 +84,10 @@ class PackedSequence(NamedTuple):
 
     def unsort_rows(self, x: jax.Array, axis: int) -> jax.Array:
         """Reorder sequences from the sorted order to the caller's order."""
-        return x if self.unsorted_indices is None else jnp.take(x, self.unsorted_indices, axis)
+        inverse = self.unsorted_indices
+        if inverse is None and self.sorted_indices is not None:
+            inverse = jnp.argsort(self.sorted_indices)
+        return x if inverse is None else jnp.take(x, inverse, axis)
 
 
 def pack_padded_sequence(
@@ -161,7 +164,7 @@ def pad_packed_sequence(
     """
     if not isinstance(sequence, PackedSequence):
         raise TypeError(f"sequence must be a PackedSequence, got {type(sequence).__name__}")
-    longest = sequence.batch_sizes.shape[0]
+    longest = len(sequence.batch_sizes)
     if total_length is not None and total_length < longest:
         raise ValueError(f"total_length must be at least the longest sequence, {longest}; got {total_length}")
     padded, lengths = padded_rows(sequence, padding_value)
@@ -174,6 +177,7 @@ def pad_packed_sequence(
 
 def padded_rows(packed: PackedSequence, padding_value: float = 0.0) -> tuple[jax.Array, jax.Array]:
     """Return the padded batch (T, B, ...) and its lengths (B,), in sorted order."""
+    _check_batch_sizes(packed)
     sizes = jnp.asarray(packed.batch_sizes, jnp.int32)
     rows = jnp.arange(packed.batch)
     lengths = jnp.sum(sizes[:, None] > rows[None, :], axis=0, dtype=jnp.int32)
@@ -182,6 +186,19 @@ def padded_rows(packed: PackedSequence, padding_value: float = 0.0) -> tuple[jax
     padded = packed.data[jnp.where(valid, starts[:, None] + rows[None, :], 0)]
     valid = valid.reshape(valid.shape + (1,) * (padded.ndim - 2))
     return jnp.where(valid, padded, jnp.asarray(padding_value, padded.dtype)), lengths
+
+
+def _check_batch_sizes(packed: PackedSequence) -> None:
+    """Raise a ValueError if ``batch_sizes`` is known and does not describe ``data``."""
+    if isinstance(packed.batch_sizes, Tracer):
+        return
+    sizes = np.asarray(packed.batch_sizes)
+    rows = packed.data.shape[0]
+    if sizes.ndim != 1 or sizes.sum() != rows or np.any(np.diff(sizes) > 0) or np.any(sizes < 1):
+        raise ValueError(
+            "batch_sizes must be decreasing positive integers whose sum is the number of rows of data, "
+            f"{rows}; got {sizes.tolist()}. Pack with jaxlstm.pack_padded_sequence"
+        )
 
 
 def packed_rows(padded: jax.Array, like: PackedSequence) -> PackedSequence:

@@ -120,6 +120,21 @@ def test_packed_sequence_is_a_pytree() -> None:
     assert len(jax.tree.leaves(packed)) == 4
 
 
+def test_inverse_permutation_is_optional() -> None:
+    packed = pack_padded_sequence(padded(False), LENGTHS["unsorted"], enforce_sorted=False)
+    config = jaxlstm.LSTMConfig(3, 5)
+    params = jaxlstm.init_params(jax.random.key(0), config)
+    expected = jaxlstm.lstm(params, packed, config=config)[1]
+    state = jaxlstm.lstm(params, packed._replace(unsorted_indices=None), config=config)[1]
+    np.testing.assert_array_equal(state.h, expected.h)
+
+
+def packed_lstm(data: Any, batch_sizes: list[int]) -> Any:
+    config = jaxlstm.LSTMConfig(3, 5)
+    params = jaxlstm.init_params(jax.random.key(0), config)
+    return jaxlstm.lstm(params, PackedSequence(data, batch_sizes), config=config)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -157,6 +172,14 @@ def test_packed_sequence_is_a_pytree() -> None:
             ),
             ValueError,
             "seq_lengths must be None with a PackedSequence",
+        ),
+        (lambda x: packed_lstm(x[0], [2, 2]), ValueError, r"batch_sizes must be .* data, 5; got \[2, 2\]"),
+        (lambda x: packed_lstm(x[0], [3, 3]), ValueError, r"batch_sizes must be .* data, 5; got \[3, 3\]"),
+        (lambda x: packed_lstm(x[0], [2, 3]), ValueError, r"batch_sizes must be .* data, 5; got \[2, 3\]"),
+        (
+            lambda x: pad_packed_sequence(PackedSequence(x[0], [5, 0])),
+            ValueError,
+            r"batch_sizes must be decreasing positive integers",
         ),
     ],
 )

@@ -53,8 +53,7 @@ def imap(
         numbered = enumerate(sequences)
         done = 0
         with progress_bar(progress) as bar:
-            while block := list(itertools.islice(numbered, window)):
-                arrays = [_sequence(engine, number, value) for number, value in block]
+            while arrays := [_sequence(engine, *item) for item in itertools.islice(numbered, window)]:
                 for result in _one_window(engine, arrays, batch_size, order):
                     yield result
                     done += 1
@@ -91,7 +90,8 @@ def _run(engine: Engine, batch: list[np.ndarray]) -> list[Result]:
 
 
 def _sequence(engine: Engine, number: int, value: Any) -> np.ndarray:
-    array = host_array(f"sequence {number}", value, engine.dtype)
+    # A copy, because an iterator may yield the same buffer again, with the next sequence.
+    array = np.array(host_array(f"sequence {number}", value, engine.dtype))
     features = engine.config.input_size
     if array.ndim != 2 or array.shape[1] != features or not 1 <= len(array) <= engine.max_length:
         raise ValueError(

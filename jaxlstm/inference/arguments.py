@@ -89,6 +89,11 @@ def check_array(name: str, value: Any, dtype: np.dtype) -> None:
             )
     elif not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy or JAX array, got {kind_of(value)}")
+    elif isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be an array without a mask, got a MaskedArray; replace the masked elements with "
+            ".filled(), or pass seq_lengths for padding"
+        )
     if value.dtype != dtype:
         other = f", or compile a Runner with dtype={str(value.dtype)!r}"
         raise TypeError(

@@ -77,9 +77,10 @@ class Sharded:
         check_params(params, self.config)
         placed = {}
         for name, leaf in params.items():
-            array = leaf
+            # A copy: jax.device_put would share memory with a NumPy array.
+            array = as_float_array(name, leaf)
             if not name.startswith("weight_hr"):
-                array = jnp.reshape(leaf, (4, self.config.hidden_size, *leaf.shape[1:]))
+                array = jnp.reshape(array, (4, self.config.hidden_size, *array.shape[1:]))
             placed[name] = jax.device_put(array, NamedSharding(self.mesh, self._spec(name)))
         return placed
 

@@ -43,7 +43,7 @@ class CompiledState:
 
     def reset(self, rows: np.ndarray) -> None:
         """Set some rows to zeros; ``rows`` is bool (batch,)."""
-        self._h, self._c = self._reset(self._h, self._c, rows)
+        self._replace(self._h, self._c, rows)
 
     def get(self) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of h and c."""
@@ -51,8 +51,13 @@ class CompiledState:
 
     def set(self, h: np.ndarray, c: np.ndarray) -> None:
         """Copy (h, c) to buffers that can be donated, unlike buffers that share memory with NumPy."""
-        nothing = np.zeros(self._batch, bool)
-        self._h, self._c = self._reset(*jax.device_put((h, c), self._engine.device), nothing)
+        h_new, c_new = jax.device_put((h, c), self._engine.device)
+        self._replace(h_new, c_new, np.zeros(self._batch, bool))
+
+    def _replace(self, h: jax.Array, c: jax.Array, zeroed: np.ndarray) -> None:
+        """Replace the state by (h, c) with some rows set to zeros."""
+        # The arguments may share memory with the caller's arrays, so wait until they have been read.
+        self._h, self._c = jax.block_until_ready(self._reset(h, c, zeroed))
 
 
 def _compile_reset(engine: Engine, batch: int) -> Any:

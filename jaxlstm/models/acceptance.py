@@ -47,7 +47,22 @@ def accept(graph: Graph) -> Plan:
     for node, operator in zip(graph.nodes, found, strict=True):
         _require_known_arguments(node, operator)
     mutated = mutated_placeholders(graph, found) & _placeholders(graph)
+    _require_unshared(graph, mutated)
     return Plan(graph, found, plan_writes(graph, found), frozenset(mutated))
+
+
+def _require_unshared(graph: Graph, mutated: Iterable[str]) -> None:
+    """Raise if the program changes a tensor that shares memory with another."""
+    names = {**graph.parameters, **graph.buffers, **graph.constants}
+    changed = {names[value] for value in mutated if value in names} | graph.mutations.keys()
+    for group in graph.shared:
+        for name in sorted(changed & set(group)):
+            others = ", ".join(other for other in group if other != name)
+            raise ProgramError(
+                "unsupported-alias",
+                f"the program changes {name}, which shares memory with {others}. Give each its own memory "
+                "with .clone() in the model, and export again",
+            )
 
 
 def _placeholders(graph: Graph) -> set[str]:
@@ -117,7 +132,8 @@ def _drops_elements(kwargs: Mapping[str, Argument]) -> bool:
 
 
 def _updates_statistics(kwargs: Mapping[str, Argument]) -> bool:
-    return bool(kwargs.get("use_input_stats")) and kwargs.get("running_mean") is not None
+    uses_batch = kwargs.get("training") or kwargs.get("use_input_stats")
+    return bool(uses_batch) and kwargs.get("running_mean") is not None
 
 
 # The arguments that show that a model was exported in training mode.
@@ -126,8 +142,7 @@ _TRAINING: dict[str, Callable[[Mapping[str, Argument]], bool]] = {
         ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout"),
         _is_true("train"),
     ),
-    "aten.batch_norm": _is_true("training"),
-    "aten.instance_norm": _updates_statistics,
+    **dict.fromkeys(("aten.batch_norm", "aten.instance_norm"), _updates_statistics),
     "aten.lstm": _drops_elements,
     "aten.scaled_dot_product_attention": _is_true("dropout_p"),
     "aten.rrelu": _is_true("training"),

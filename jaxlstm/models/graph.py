@@ -99,6 +99,7 @@ class Graph:
         :meth:`size_range`.
       guards: conditions on the sizes of the inputs under which the graph is valid, see
         :mod:`jaxlstm.models.guards`.
+      shared: groups of names in torch whose tensors share memory.
     """
 
     parameters: Mapping[str, str]
@@ -112,6 +113,7 @@ class Graph:
     mutations: Mapping[str, Argument] = field(default_factory=dict)
     ranges: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
     guards: tuple[str, ...] = ()
+    shared: tuple[tuple[str, ...], ...] = ()
 
     def size_range(self, axis: str) -> tuple[int, int | None]:
         """Return the smallest and the largest size of a free axis; None where unbounded.

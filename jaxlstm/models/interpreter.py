@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,7 +44,8 @@ def run_nodes(
         result = _call(node, operator, values, sizes, options)
         write = plan.writes.get(index)
         if write is not None:
-            result = _write(write, result, values, options)
+            with _naming(node):
+                result = _write(write, result, values, options)
         _bind(node, result, values)
         for name, type_ in node.types.items():
             if name in values:
@@ -66,9 +68,10 @@ def _call(node: Node, operator: Operator, values: Values, sizes: Mapping[str, in
     if is_in_place(node.op):
         args, kwargs = [kwargs.pop("self")], kwargs
     try:
-        return _apply(node, operator, args, kwargs, options)
-    except ProgramError as error:
-        raise ProgramError(error.code, f"node {_title(node)}: {error.message}") from error
+        with _naming(node):
+            return _apply(node, operator, args, kwargs, options)
+    except ProgramError:
+        raise
     except _FAILURES as error:
         shapes = ", ".join(f"{name} {_shown(value)}" for name, value in kwargs.items() if value is not None)
         raise ProgramError(
@@ -76,6 +79,15 @@ def _call(node: Node, operator: Operator, values: Values, sizes: Mapping[str, in
             f"node {_title(node)} with {shapes} failed: {error}. Do the inputs have other sizes than at "
             f"export? {_how_to_free(sizes)}",
         ) from error
+
+
+@contextlib.contextmanager
+def _naming(node: Node) -> Iterator[None]:
+    """Name the node in a ``ProgramError`` that an operator raises."""
+    try:
+        yield
+    except ProgramError as error:
+        raise ProgramError(error.code, f"node {_title(node)}: {error.message}") from error
 
 
 def _apply(node: Node, operator: Operator, args: list, kwargs: dict[str, Any], options: Options) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -163,6 +164,19 @@ def test_default_batch_size_of_map() -> None:
         np.testing.assert_allclose(state.h, final[0][:, 0], rtol=0, atol=1e-6)
 
 
+def test_map_of_an_iterator_that_reuses_its_buffer() -> None:
+    runner, buffer = runner_of("one"), np.empty((7, 5), np.float32)
+    sequences = [normal(7, 5, seed=seed) for seed in range(3)]
+
+    def one_after_another() -> Iterator[np.ndarray]:
+        for sequence in sequences:
+            buffer[...] = sequence
+            yield buffer
+
+    for actual, expected in zip(runner.map(one_after_another()), runner.map(sequences), strict=True):
+        np.testing.assert_array_equal(actual[0], expected[0])
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype: str) -> None:
     config = CONFIGS["one"]
@@ -185,6 +199,16 @@ def test_float64_params_without_64_bit_mode() -> None:
     runner = compile(params, config, max_length=40, max_batch=4, dtype="float32")
     x = normal(9, 2, 5)
     np.testing.assert_array_equal(runner(x)[0], runner_of("one")(x)[0])
+
+
+def test_64_bit_mode_without_the_native_kernel() -> None:
+    """In 64-bit mode, Python's integers are int64 beside the int32 of the loop over chunks."""
+    config, x = CONFIGS["one"], normal(20, 2, 5)
+    with jax.enable_x64(True):
+        for dtype in (np.float32, np.float64):
+            runner = compile(weights(config), config, max_length=32, max_batch=2, dtype=dtype, backend="scan")
+            expected = reference(weights(config, dtype), x.astype(dtype), config=config)[0]
+            np.testing.assert_allclose(runner(x.astype(dtype))[0], expected, rtol=0, atol=1e-6)
 
 
 def test_nan_stays_in_its_row() -> None:
@@ -236,6 +260,7 @@ def test_errors_of_a_call() -> None:
         (lambda: runner(x.astype(np.float64)), TypeError, "inputs must be float32"),
         (lambda: runner(x.astype(int)), TypeError, "got int64. Cast it with .astype$"),
         (lambda: runner(x.tolist()), TypeError, "inputs must be a NumPy or JAX array"),
+        (lambda: runner(np.ma.masked_less(x, 0)), TypeError, "inputs must be an array without a mask"),
         (lambda: runner(normal(4, 2, 6)), ValueError, r"\(time, batch, 5\).*got \(4, 2, 6\)"),
         (lambda: runner(x[:0]), ValueError, "at least one sequence and one step"),
         (lambda: runner(normal(17, 2, 5)), ValueError, "up to 16 steps of up to 2"),

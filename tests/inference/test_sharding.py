@@ -8,6 +8,7 @@ import pytest
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
+from jaxlstm.kernels.cpu.memory import aligned_zeros
 from tests.support.inference import normal, weights
 from tests.support.processes import run_python
 
@@ -19,6 +20,15 @@ SLOW = ["stack:data=2,hidden=4", "stack:data=8", "stack:hidden=8", "both:data=8"
 def test_eight_devices(cases: list[str]) -> None:
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     assert run_python("-m", "tests.support.eight_devices", *cases, **flags).split() == cases
+
+
+def test_placed_params_do_not_share_memory_with_numpy() -> None:
+    config = LSTMConfig(5, 16, proj_size=8)
+    params = {name: aligned_zeros(leaf.shape, leaf.dtype) for name, leaf in weights(config).items()}
+    placed = shard(config, jax.make_mesh((1,), ("data",))).place(params)
+    for leaf in params.values():
+        leaf[...] = 1
+    assert not any(np.any(leaf) for leaf in placed.values())
 
 
 def test_errors_of_shard() -> None:

@@ -12,6 +12,7 @@ import pytest
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import Runner, Slots, compile
 from jaxlstm.inference.stream_compiled import CompiledState
+from jaxlstm.kernels.cpu.memory import aligned_zeros
 from tests.support.inference import compilations, normal, reference, weights
 
 CONFIG = LSTMConfig(5, 12, num_layers=2, batch_first=True)
@@ -55,6 +56,17 @@ def test_save_and_restore_the_state(runner: Runner) -> None:
     np.testing.assert_array_equal(other(x[:, 8:]), rest)
     stream.state = saved
     np.testing.assert_array_equal(stream(x[:, 8:]), rest)
+
+
+def test_the_state_is_read_before_the_assignment_returns() -> None:
+    config = LSTMConfig(2, 512)
+    stream = compile(weights(config), config, max_length=4, max_batch=1, backend="scan").stream(1024)
+    for _ in range(20):
+        state = [aligned_zeros(shape, np.dtype(np.float32)) for shape in config.state_shapes(1024)]
+        stream.state = state
+        for leaf in state:
+            leaf[...] = 1
+        assert not any(leaf.any() for leaf in stream.state)
 
 
 def test_reset(runner: Runner) -> None:

@@ -81,6 +81,13 @@ def test_training_mode(layer: nn.Module) -> None:
     assert y is None or np.array_equal(y, x.numpy())
 
 
+def test_batch_normalization_without_running_statistics() -> None:
+    layer = nn.BatchNorm1d(3, track_running_stats=False).eval()
+    x = torch.randn(2, 3, 4)
+    program = program_of(layer, (x,))
+    np.testing.assert_allclose(program(program.params, x.numpy()), layer(x).detach().numpy(), atol=1e-5)
+
+
 def test_lstm_in_training_mode() -> None:
     x = torch.randn(4, 2, 3)
     with_dropout = nn.LSTM(3, 4, num_layers=2, dropout=0.5)

@@ -217,7 +217,28 @@ def test_detach_stops_the_gradient(function: Callable[[Tensor], tuple[Tensor, ..
     for result, wanted in zip(ran({}, to_numpy(x)), expected, strict=True):
         np.testing.assert_allclose(result, to_numpy(wanted), rtol=1e-6)
     gradient = jax.grad(lambda x: sum(result.sum() for result in ran({}, x)))(to_numpy(x))
+    assert x.grad is not None
     np.testing.assert_allclose(gradient, x.grad, rtol=1e-6)
+
+
+def row_of_an_expanded_tensor(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y[:1].expand(3, 4)[0].add_(1)
+    return (y,)
+
+
+def row_of_windows_that_overlap(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    y.unfold(1, 2, 1)[:, 0].add_(1)
+    return (y,)
+
+
+@pytest.mark.parametrize("function", [row_of_an_expanded_tensor, row_of_windows_that_overlap])
+def test_write_to_one_of_several_copies_is_refused(function: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+    ran = program_of_function(function, [torch.randn(3, 4)])
+    with pytest.raises(ProgramError, match=r"node add_.*share memory.*\.clone\(\)") as caught:
+        ran({}, np.ones((3, 4), np.float32))
+    assert caught.value.code == "unsupported-alias"
 
 
 def unknown_sharing(x: Tensor) -> tuple[Tensor, ...]:

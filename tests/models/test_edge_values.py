@@ -25,6 +25,7 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
     "xlogy": (lambda x: (torch.xlogy(x[:, None], x), torch.xlogy(x, 2), torch.xlogy(0, x)), [NUMBERS]),
     "fmax, fmin": (lambda x: (torch.fmax(x[:, None], x), torch.fmin(x[:, None], x)), [NUMBERS]),
     "heaviside": (lambda x: (torch.heaviside(x, torch.tensor(0.25)),), [NUMBERS]),
+    "signs": (lambda x: (x.sign(), x.sgn()), [NUMBERS]),
     "nan_to_num": (lambda x: (x.nan_to_num(), x.nan_to_num(1, 2, -3)), [NUMBERS]),
     "sorted sequences": (
         lambda x: (torch.bucketize(x, x[[1, 0, 3]]), torch.bucketize(1.5, x[[1, 0, 3]], right=True)),

@@ -15,6 +15,7 @@ from torch import nn
 from torch._dynamo.exc import UserError
 
 import jaxlstm
+from jaxlstm.models.errors import ProgramError
 from tests.support.exported import Tagger
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -44,6 +45,38 @@ class Stateful(nn.Module):
     def forward(self, x: torch.Tensor, *, state: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
         y, state = self.lstm(x, state)
         return {"y": y[-1], "state": state}
+
+
+class Lazy(nn.Module):
+    """Buffers whose conjugate and sign torch applies when it reads them."""
+
+    conjugate: torch.Tensor
+    negative: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("conjugate", torch.tensor([1 + 2j, 3 - 1j]).conj())
+        self.register_buffer("negative", torch.tensor([1 + 2j, 3 - 1j]).conj().imag)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x * self.conjugate, x * self.negative
+
+
+class Shared(nn.Module):
+    """A buffer that changes, and another one in the same storage."""
+
+    state: torch.Tensor
+    other: torch.Tensor
+
+    def __init__(self, start: int, end: int) -> None:
+        super().__init__()
+        storage = torch.zeros(6)
+        self.register_buffer("state", storage[:3])
+        self.register_buffer("other", storage[start:end])
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.state.add_(x)
+        return self.state * 2, self.other + 1
 
 
 def assert_same(program: jaxlstm.Program, module: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -185,3 +218,20 @@ def test_results_without_a_name() -> None:
 def test_a_saved_program_holds_no_paths_of_source_files(tmp_path: Path) -> None:
     jaxlstm.from_module(nn.Linear(3, 4).eval(), (torch.randn(2, 3),)).save(tmp_path / "linear.pt2")
     assert b".py" not in (tmp_path / "linear.pt2").read_bytes()
+
+
+def test_lazy_conjugates_and_negatives() -> None:
+    module, x = Lazy(), torch.randn(2)
+    assert_same(jaxlstm.from_module(module, (x,)), module, x)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 3), (2, 4)])
+def test_a_buffer_that_changes_and_shares_memory_is_refused(start: int, end: int) -> None:
+    with pytest.raises(ProgramError, match=r"changes (state|other).*shares memory.*\.clone\(\)") as caught:
+        jaxlstm.from_module(Shared(start, end), (torch.randn(3),))
+    assert caught.value.code == "unsupported-alias"
+
+
+def test_a_buffer_that_changes_beside_another_in_one_storage() -> None:
+    program = jaxlstm.from_module(Shared(3, 6), (torch.randn(3),))
+    assert_same(program, Shared(3, 6), torch.randn(3))

@@ -72,6 +72,8 @@ def from_module(
         exported = torch.export.export(torch_module, args, kwargs, dynamic_shapes=dynamic_shapes)
         for node in exported.graph.nodes:
             node.meta.pop("stack_trace", None)  # It holds the paths of source files on this machine.
+        for tensors in (exported.state_dict, exported.constants):
+            tensors.update((name, _resolved(tensor)) for name, tensor in tensors.items())
         buffer = io.BytesIO()
         try:
             torch.export.save(exported, buffer)
@@ -80,6 +82,15 @@ def from_module(
             message = f"torch.export.save cannot write it: {error} Return plain tuples, lists or dicts"
             raise TypeError(message) from error
     return program_of(read_source(MemorySource(buffer.getvalue(), f"<{type(torch_module).__name__}>")))
+
+
+def _resolved(value: Any) -> Any:
+    """Return a tensor with the values that it shows: a file does not record lazy conjugates and negatives."""
+    import torch
+
+    if torch.is_tensor(value) and (value.is_conj() or value.is_neg()):
+        return value.resolve_conj().resolve_neg()
+    return value
 
 
 def _free_axes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

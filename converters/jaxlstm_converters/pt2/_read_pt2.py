@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from jaxlstm_converters.checkpoint.io.tensor import Tensor
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive
 from jaxlstm_converters.pt2.fields import malformed
 from jaxlstm_converters.pt2.schema import read_graph, recorded_types
+from jaxlstm_converters.pt2.sharing import shared_tensors
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
 _NOT_A_PROGRAM = "not a program of torch.export.save; jaxlstm.load and load_state_dict read checkpoints"
@@ -68,8 +70,8 @@ def _read(source: Source, check_crc: bool) -> ProgramFile:
     if not is_pt2(archive):
         raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
     program = open_program(archive)
-    graph = read_graph(program.document)
     tensors = read_tensors(program, Budget(source.size))
+    graph = replace(read_graph(program.document), shared=shared_tensors(tensors))
     _require_tensors(graph, recorded_types(program.document), tensors)
     arrays = _read_arrays(tensors)
     text = source.read(program.text.offset, program.text.size)

@@ -43,6 +43,13 @@ def repeated(value: int | Sequence[int] | None, count: int, default: Any = None)
     return value
 
 
+_TO_THE_END = 2**63 - 1
+"""The end of ``x[start:]`` in a graph."""
+
+
 def slice_of(size: int, start: int | None, end: int | None, step: int = 1) -> slice:
     """Return a slice within an axis. As in Python and torch, bounds outside of the axis are clamped."""
-    return slice(*slice(start, end, step).indices(size))
+    if all(isinstance(number, int | None) for number in (size, start, end)):
+        return slice(*slice(start, end, step).indices(size))
+    # With the symbolic sizes of jax.export, JAX clamps the bounds.
+    return slice(start, None if end == _TO_THE_END else end, step)

@@ -27,12 +27,12 @@ def batch_norm(
     eps: float,
     cudnn_enabled: bool = False,
 ) -> jax.Array:
-    """Normalize each channel (axis 1) by the running statistics."""
-    # Without running statistics, training is True, and the program is refused at load time.
-    assert running_mean is not None
-    assert running_var is not None
+    """Normalize each channel (axis 1) by the running statistics, or by those of the batch without them."""
     x = _wide(input)
-    y = (x - _per_channel(running_mean, x)) * jax.lax.rsqrt(_per_channel(running_var, x) + eps)
+    if running_mean is None or running_var is None:
+        y = _standardize(x, (0, *range(2, x.ndim)), eps)
+    else:
+        y = (x - _per_channel(running_mean, x)) * jax.lax.rsqrt(_per_channel(running_var, x) + eps)
     return _scale_and_shift(y, _per_channel(weight, x), _per_channel(bias, x)).astype(input.dtype)
 
 

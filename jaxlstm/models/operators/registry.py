@@ -18,6 +18,7 @@ from typing import Any, TypedDict, TypeVar
 import jax
 
 from jaxlstm import precision as precision_
+from jaxlstm.models.errors import ProgramError
 from jaxlstm.precision import Precision
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -121,6 +122,14 @@ def _with_values(base: jax.Array, values: jax.Array) -> jax.Array:
 @_with_values.defjvp
 def _with_values_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return primals[1], tangents[0]
+
+
+def shares_elements(what: str) -> ProgramError:
+    """Return the error of a write to a view whose elements share memory."""
+    return ProgramError(
+        "unsupported-alias",
+        f"it writes to {what}, whose elements share memory. Insert .clone() before it, and export again",
+    )
 
 
 def register_operator(

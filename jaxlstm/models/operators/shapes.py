@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models.operators.axes import axes, axis, axis_of
-from jaxlstm.models.operators.registry import Kwargs, register_operator
+from jaxlstm.models.operators.registry import Kwargs, register_operator, shares_elements
 
 
 def _reshape_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
     if base.size != view.size:
-        raise ValueError("an in-place operator writes to an expanded tensor, whose elements share memory")
+        raise shares_elements("an expanded tensor")
     return view.reshape(base.shape)
 
 

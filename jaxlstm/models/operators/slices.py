@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models.operators.axes import axis, slice_of
-from jaxlstm.models.operators.registry import Kwargs, register_operator
+from jaxlstm.models.operators.registry import Kwargs, register_operator, shares_elements
 
 
 def set_part(base: jax.Array, view: jax.Array, dim: int, where: int | slice | np.ndarray) -> jax.Array:
@@ -73,7 +73,7 @@ def unbind(self: jax.Array, dim: int = 0) -> list[jax.Array]:
 
 def _unfold_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
     if kwargs["step"] < kwargs["size"]:
-        raise ValueError("an in-place operator writes to windows that overlap, whose elements share memory")
+        raise shares_elements("windows that overlap")
     if base.ndim == 0:
         return view.reshape(base.shape)
     place = axis(base, kwargs["dimension"])

@@ -17,9 +17,9 @@ def magnitude(x: jax.Array) -> jax.Array:
 
 
 def signum(x: jax.Array) -> jax.Array:
-    """Return x / abs(x), and 0 at 0. Unlike jnp.sign, it has a gradient for complex numbers."""
+    """Return x / abs(x), and 0 at 0 and for NaN. Unlike jnp.sign, it has a gradient for complex numbers."""
     if not jnp.iscomplexobj(x):
-        return jnp.sign(x)
+        return jnp.where(x != x, jnp.zeros_like(x), jnp.sign(x))
     is_zero = x == 0
     return jnp.where(is_zero, 0, x / jnp.where(is_zero, 1, jnp.abs(x)))
 
@@ -29,7 +29,7 @@ _UNARY: dict[str, Any] = {
     "bitwise_not": jnp.bitwise_not,
     "neg": jnp.negative,
     "sgn": signum,
-    "sign": jnp.sign,
+    "sign": signum,
     "square": jnp.square,
 }
 _ROUNDING: dict[str, Any] = {"ceil": jnp.ceil, "floor": jnp.floor, "trunc": jnp.trunc}

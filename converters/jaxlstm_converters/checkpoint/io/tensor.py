@@ -71,6 +71,13 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         return id(self.storage), self._offset, self.shape, self._strides, self.dtype
 
     @property
+    def byte_range(self) -> tuple[int, int]:
+        """The first byte of the storage that it covers, and the first byte after its last."""
+        strides = zip(self.shape, self._strides, strict=True)
+        last = sum((n - 1) * stride for n, stride in strides) if self.size else -1
+        return self._offset * self.dtype.itemsize, (self._offset + last + 1) * self.dtype.itemsize
+
+    @property
     def T(self) -> np.ndarray:  # noqa: N802 - NumPy's name
         """The transposed array."""
         return self.transpose()
