@@ -22,7 +22,7 @@ from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig
 from jaxlstm.functional import lstm
 from jaxlstm.lengths import as_lengths
-from jaxlstm.precision import Precision
+from jaxlstm.precision import Precision, as_float_array
 
 Readout = Callable[[jax.Array, Any], Any]
 """``(outputs, targets)`` of a block to a tree of arrays, which is summed over the blocks."""
@@ -69,8 +69,15 @@ def lstm_in_blocks(
             "lstm_in_blocks requires a unidirectional LSTM, got bidirectional=True: the reverse direction "
             "runs the blocks in the opposite order. Use jaxlstm.lstm, under jax.checkpoint to save memory"
         )
-    if jnp.ndim(inputs) != 3:
-        raise ValueError(f"inputs must have 3 axes, got shape {jnp.shape(inputs)}")
+    inputs = as_float_array("inputs", inputs)
+    if inputs.ndim != 3:
+        raise ValueError(f"inputs must have 3 axes, got shape {inputs.shape}")
+    for leaf in jax.tree.leaves(targets):
+        if jnp.shape(leaf)[:2] != inputs.shape[:2]:
+            raise ValueError(
+                f"targets must have the first two axes of inputs, {inputs.shape[:2]}; got shape "
+                f"{jnp.shape(leaf)}"
+            )
     axis = 1 if config.batch_first else 0
     time, batch = inputs.shape[axis], inputs.shape[1 - axis]
     if time == 0:

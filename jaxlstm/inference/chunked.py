@@ -176,7 +176,7 @@ class ChunkedForward:
                 backend=self.backend,
             )
             y, h, c = lax.optimization_barrier((y, state.h, state.c))
-            return start + size, h, c, lax.dynamic_update_slice(outputs, y, (start, 0, 0))
+            return start + size, h, c, lax.dynamic_update_slice_in_dim(outputs, y, start, axis=0)
 
         # "auto" is the plain scan wherever this class is used.
         with_kernel = self.backend not in ("auto", "scan")

@@ -169,6 +169,24 @@ def test_port_without_final_state(change):
     assert status(report)["step residual"] == "untested"
 
 
+@pytest.mark.parametrize(("h", "c"), [(None, 1), (1, None), (None, None)], ids=["h_n", "c_n", "neither"])
+def test_gradients_of_a_port_without_final_state(h, c):
+    @jax.jit
+    def port(x, state, lengths, *, params):
+        outputs, (h_n, c_n) = own(x, state, lengths, params=params)
+        return outputs, (h and h_n, c and c_n)
+
+    def without_gradient_of_outputs(x, state, lengths, *, params):
+        outputs, state = port(x, state, lengths, params=params)
+        return jax.lax.stop_gradient(outputs), state
+
+    report = verify(port, PARAMS, CONFIG)
+    assert report.ok, str(report)
+    assert status(report)["float64 gradients against oracle"] == "ok"
+    report = verify(without_gradient_of_outputs, PARAMS, CONFIG, seconds=0)
+    assert status(report)["float64 gradients against oracle"] == "FAILED"
+
+
 @pytest.mark.parametrize(
     ("change", "message", "cause"),
     [

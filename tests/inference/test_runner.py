@@ -201,6 +201,16 @@ def test_float64_params_without_64_bit_mode() -> None:
     np.testing.assert_array_equal(runner(x)[0], runner_of("one")(x)[0])
 
 
+def test_64_bit_mode_without_the_native_kernel() -> None:
+    """In 64-bit mode, Python's integers are int64 beside the int32 of the loop over chunks."""
+    config, x = CONFIGS["one"], normal(20, 2, 5)
+    with jax.enable_x64(True):
+        for dtype in (np.float32, np.float64):
+            runner = compile(weights(config), config, max_length=32, max_batch=2, dtype=dtype, backend="scan")
+            expected = reference(weights(config, dtype), x.astype(dtype), config=config)[0]
+            np.testing.assert_allclose(runner(x.astype(dtype))[0], expected, rtol=0, atol=1e-6)
+
+
 def test_nan_stays_in_its_row() -> None:
     runner = runner_of("both")
     x = normal(20, 3, 7)

@@ -74,10 +74,10 @@ def make_plan(layers: list[Layer], names: Names, has: Callable[[str], bool] | No
         if has is not None:
             layer = dataclasses.replace(layer, has=_below(layer, names, has))
         rule = find_rule(layer.module)
-        if rule is not None and not all(slot.path in claimed for slot in layer.slots.values()):
+        if not all(slot.path in claimed for slot in layer.slots.values()):
             try:
                 require_unstacked(layer)
-                for row in rule(layer):
+                for row in rule(layer) if rule else ():
                     _assign(plan, layer, row, names)
                     claimed.update(layer.slots[name].path for name in row.flax)
             except (ValueError, KeyError) as error:

@@ -68,6 +68,13 @@ class Case:
             seq_lengths=None if lengths else self.seq_lengths,
         )
 
+    def without_results(self, *, h_n: bool, c_n: bool) -> Case:
+        """Return the case with zero cotangents for the final states that a port does not return."""
+        outputs, h, c = self.cotangents
+        return replace(
+            self, cotangents=(outputs, np.zeros_like(h) if h_n else h, np.zeros_like(c) if c_n else c)
+        )
+
     @property
     def valid(self) -> Array:
         """A bool mask (time, batch), true inside each sequence."""

@@ -256,11 +256,22 @@ def test_wrong_layout_of_a_registered_layer(names: dict[str, str] | None) -> Non
         lambda rngs: nnx.Conv(2, 2, 3, rngs=rngs),
         lambda rngs: nnx.BatchNorm(2, rngs=rngs),
         lambda rngs: nnx.Embed(5, 2, rngs=rngs),
+        lambda rngs: nnx.Conv(2, 2, 3, use_bias=False, rngs=rngs),
+        lambda rngs: nnx.LinearGeneral((2, 3), 2, axis=(-2, -1), rngs=rngs),
+        lambda rngs: nnx.RMSNorm(2, rngs=rngs),
+        lambda rngs: nnx.InstanceNorm(2, rngs=rngs),
+        lambda rngs: nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs),
+        lambda rngs: nnx.LSTMCell(2, 3, rngs=rngs),
+        lambda rngs: nnx.OptimizedLSTMCell(2, 3, rngs=rngs),
+        lambda rngs: jaxlstm.nnx.LSTM(2, 3, rngs=rngs),
+        lambda rngs: jaxlstm.nnx.LSTMCell(2, 3, rngs=rngs),
     ],
-    ids=["Linear", "Conv", "BatchNorm", "Embed"],
 )
 def test_stacked_layers(make: Any) -> None:
     """No torch layer has a stack of kernels, which nnx.vmap over a constructor makes."""
     model = nnx.Dict({"blocks": nnx.split_rngs(splits=3)(nnx.vmap(make))(nnx.Rngs(0))})
     message = str(rejected(model, {"blocks.0.weight": torch.ones(2, 2)}))
-    assert "its arrays are stacked along one more axis, as by vmap or scan; fill the layers one" in message
+    stacked = "its arrays are stacked along one more axis, as by vmap or scan; fill the layers one"
+    assert stacked in message
+    with pytest.raises(jaxlstm.StateDictError, match=stacked):
+        jaxlstm.state_dict(model)
