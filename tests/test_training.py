@@ -136,6 +136,6 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="targets must have the first two axes of inputs"):
         lstm_in_blocks(params, x, config=config, readout=lambda y, t: (y[..., 0] - t).sum(), targets=longer)
     with jax.enable_x64(False), pytest.raises(TypeError, match="inputs is float64"):
-        lstm_in_blocks(params, np.asarray(x, np.float64), config=config)
+        lstm_in_blocks(params, np.asarray(x, np.float64), config=config)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one time step"):
         lstm_in_blocks(params, x[:0], config=config)

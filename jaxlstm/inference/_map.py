@@ -84,7 +84,7 @@ def _run(engine: Engine, batch: list[np.ndarray]) -> list[Result]:
     x = aligned_zeros((int(lengths.max()), len(batch), engine.config.input_size), engine.dtype)
     for row, array in enumerate(batch):
         x[: len(array), row] = array
-    outputs, h_n, c_n = map(np.asarray, engine.run_batch(x, lengths))
+    outputs, h_n, c_n = engine.run_batch(x, lengths)
     states = [LSTMState(h_n[:, row].copy(), c_n[:, row].copy()) for row in range(len(batch))]  # type: ignore[arg-type]
     return [(outputs[: len(array), row].copy(), states[row]) for row, array in enumerate(batch)]
 

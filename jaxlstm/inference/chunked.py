@@ -1,4 +1,4 @@
-"""The forward pass without packed weights: ``jaxlstm.lstm`` on chunks of time, over a shrinking batch.
+"""The forward pass in compiled programs: ``jaxlstm.lstm`` on chunks of time, over a shrinking batch.
 
 Loops whose trip count is decided at run time walk through time in chunks of :data:`CHUNK` steps. This has
 three effects:
@@ -14,8 +14,6 @@ continues, and then its first half. This saves most if sequences are sorted, the
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,7 +56,6 @@ class ChunkedForward:
     """The forward pass of one LSTM for every platform and backend.
 
     ``batch`` and ``step`` are traced and compiled for each shape.
-    :class:`jaxlstm.inference.native.NativeForward` has the same methods.
 
     Args:
       config: the LSTM, time-major.
@@ -70,17 +67,13 @@ class ChunkedForward:
     precision: Precision
     backend: str
 
-    def prepare(self, params: Mapping[str, jax.Array]) -> Params:
-        """Return the weights in the form that ``batch`` and ``step`` read."""
-        return dict(params)
-
     def batch(
         self, weights: Any, inputs: jax.Array, h: jax.Array, c: jax.Array, lengths: jax.Array
     ) -> Results:
         """Run a padded batch of sequences.
 
         Args:
-          weights: the result of ``prepare``.
+          weights: the parameters, under torch's names.
           inputs: (time, batch, input_size), with zeros after each length; time is a length bucket.
           h: initial h, (layers * directions, batch, h_size).
           c: initial c, (layers * directions, batch, hidden_size).
@@ -140,11 +133,6 @@ class ChunkedForward:
             start += chunks * CHUNK
             total += rows * chunks * CHUNK
         return total
-
-    @staticmethod
-    def concurrent_calls(count: int) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which ``count`` threads call the executables at the same time."""
-        return contextlib.nullcontext()
 
     def _in_chunks(
         self,

@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import jax
 import numpy as np
 
 from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels.cpu.memory import aligned_zeros
-
-
-class FullBatch(NamedTuple):
-    """A batch that fills its bucket, from zero states.
-
-    An Engine keeps one for each bucket. After a computation, Python finds its own code and data evicted from
-    the processor's caches: making these arrays in each call would take 0.1 ms.
-
-    Attributes:
-      executable: takes weights, inputs, h, c and lengths.
-      input_format: device and layout of the inputs.
-      start: h, c and lengths, on the device.
-      valid_steps: time steps times sequences.
-      computed_steps: the number of time steps that the executable computes.
-    """
-
-    executable: Any
-    input_format: Any
-    start: tuple[jax.Array, jax.Array, jax.Array]
-    valid_steps: int
-    computed_steps: int
 
 
 def padded_inputs(x: np.ndarray, steps: int, rows: int) -> np.ndarray:

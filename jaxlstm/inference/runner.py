@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxlstm import precision as precision_
-from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cell import LSTMState
 from jaxlstm.config import LSTMConfig, positive_int
 from jaxlstm.inference._map import Result, imap
-from jaxlstm.inference.arguments import host_lengths, host_state, time_major_inputs, without_padding
+from jaxlstm.inference.arguments import (
+    cast_params,
+    host_lengths,
+    host_state,
+    one_device,
+    time_major_inputs,
+    without_padding,
+)
+from jaxlstm.inference.compiled_engine import CompiledEngine
 from jaxlstm.inference.engine import Engine, Stats
+from jaxlstm.inference.native_engine import NativeEngine, is_available
 from jaxlstm.inference.stream import SPIN, Stream
-from jaxlstm.precision import Precision
+from jaxlstm.params import check_params
+from jaxlstm.precision import Precision, as_float_array, require_dtype, resolve
 
 
 def compile(
@@ -30,7 +38,7 @@ def compile(
     backend: str = "auto",
     device: Any = None,
 ) -> Runner:
-    """Return an LSTM for inference that serves every shape with a few executables.
+    """Return an LSTM for inference, for every shape up to a limit.
 
     Args:
       params: parameters under torch's names. They are copied to the device once, so later changes have no
@@ -45,8 +53,8 @@ def compile(
       device: the device to run on; JAX's default device if None.
 
     Returns:
-      A :class:`Runner`. It compiles an executable at the first call that needs it; ``Runner.warmup`` compiles
-      all of them.
+      A :class:`Runner`. On the native kernel it compiles nothing. Elsewhere it compiles an executable at the
+      first call that needs it; ``Runner.warmup`` compiles all of them.
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or value.
@@ -55,24 +63,25 @@ def compile(
     >>> runner = jaxlstm.inference.compile(params, config, max_length=64, max_batch=8)  # doctest: +SKIP
     >>> outputs, (h_n, c_n) = runner(inputs)  # doctest: +SKIP
     """
-    engine = Engine(
-        params,
-        config,
-        max_length=max_length,
-        max_batch=max_batch,
-        dtype=dtype,
-        precision=precision,
-        backend=backend,
-        device=device,
-    )
-    return Runner(engine)
+    check_params(params, config)
+    resolve(precision)  # also for the native kernel, which ignores it
+    dtype = require_dtype("dtype", dtype or as_float_array(*next(iter(params.items()))).dtype)
+    settings: dict[str, Any] = {
+        "max_length": positive_int("max_length", max_length),
+        "max_batch": positive_int("max_batch", max_batch),
+        "dtype": dtype,
+        "device": one_device(device),
+    }
+    params = cast_params(params, dtype)
+    if is_available(settings["device"], dtype, backend):
+        return Runner(NativeEngine(params, config, **settings))
+    return Runner(CompiledEngine(params, config, precision=precision, backend=backend, **settings))
 
 
 class Runner:
     """An LSTM compiled for inference, made by :func:`compile`. Threads may share one.
 
-    Results are NumPy arrays on the host: slicing a padded result on the device would compile an executable
-    for each shape.
+    Results are NumPy arrays on the host.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -82,8 +91,6 @@ class Runner:
         self.device = engine.device
         self.max_length = engine.max_length
         self.max_batch = engine.max_batch
-        self.length_buckets = engine.length_buckets
-        self.batch_buckets = engine.batch_buckets
 
     def __repr__(self) -> str:
         return (
@@ -103,14 +110,19 @@ class Runner:
           seq_lengths: integers (batch,), from 1 to time.
 
         Returns:
-          ``(outputs, LSTMState(h_n, c_n))`` with the shapes that ``jaxlstm.lstm`` returns. The arrays are
-          read-only views of the padded results.
+          ``(outputs, LSTMState(h_n, c_n))`` with the shapes that ``jaxlstm.lstm`` returns. Without the native
+          kernel, the arrays are read-only.
 
         Raises:
           TypeError, ValueError: an argument has the wrong type or shape, or exceeds max_length or max_batch.
         """
         x, unbatched = time_major_inputs(inputs, self.config, self.dtype)
         time, batch = x.shape[:2]
+        if time > self.max_length or batch > self.max_batch:
+            raise ValueError(
+                f"this Runner takes up to {self.max_length} steps of up to {self.max_batch} sequences, got "
+                f"{time} of {batch}; compile it with a larger max_length or max_batch, or use a stream"
+            )
         lengths = None
         if seq_lengths is not None:
             lengths = host_lengths(seq_lengths, batch, time)
@@ -118,9 +130,7 @@ class Runner:
         state = None
         if initial_state is not None:
             state = host_state(initial_state, self.config, batch, self.dtype, unbatched)
-        outputs, h_n, c_n = map(np.asarray, self._engine.run_batch(x, lengths, state))
-        if outputs.shape[:2] != (time, batch):
-            outputs, h_n, c_n = outputs[:time, :batch], h_n[:, :batch], c_n[:, :batch]
+        outputs, h_n, c_n = self._engine.run_batch(x, lengths, state)
         if unbatched:
             return outputs[:, 0], LSTMState(h_n[:, 0], c_n[:, 0])  # type: ignore[arg-type]
         if self.config.batch_first:
@@ -169,12 +179,11 @@ class Runner:
         return Stream(self._engine, positive_int("batch", batch), spin)
 
     def warmup(self, *, progress: bool = True) -> None:
-        """Compile every executable of single calls and ``map``, with a progress bar on a terminal."""
-        shapes = list(itertools.product(self.length_buckets, self.batch_buckets))
-        with progress_bar(progress) as bar:
-            for done, (time, batch) in enumerate(shapes):
-                bar(done, len(shapes), f"compiling {time} steps of {batch}")
-                self._engine.batch_executable(time, batch)
+        """Compile every executable of single calls and ``map``, with a progress bar on a terminal.
+
+        The native kernel has none.
+        """
+        self._engine.warmup(progress=progress)
 
     def stats(self) -> Stats:
         """Return the counts of compilations, calls and time steps so far."""

@@ -15,7 +15,9 @@ from jaxlstm.inference.arguments import (
     time_major_inputs,
     without_padding,
 )
+from jaxlstm.inference.compiled_engine import CompiledEngine
 from jaxlstm.inference.engine import Engine
+from jaxlstm.inference.native_engine import NativeEngine
 from jaxlstm.inference.stream_compiled import CompiledState
 from jaxlstm.inference.stream_native import NativeState
 
@@ -48,9 +50,10 @@ class Stream:
         self._lock = threading.Lock()
         self._step_shape = (batch, engine.config.input_size)
         self._state: NativeState | CompiledState
-        if NativeState.supports(engine):
+        if isinstance(engine, NativeEngine):
             self._state = NativeState(engine, batch, spin)
         else:
+            assert isinstance(engine, CompiledEngine)
             self._state = CompiledState(engine, batch)
 
     def __repr__(self) -> str:
@@ -134,9 +137,8 @@ class Stream:
     def _run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         engine = self._engine
         pieces = []
-        longest = engine.length_buckets[-1]
-        for start in range(0, len(x), longest):
-            piece = x[start : start + longest]
+        for start in range(0, len(x), engine.max_length):
+            piece = x[start : start + engine.max_length]
             left = np.clip(lengths - start, 0, len(piece)).astype(np.int32)
             pieces.append(self._state.run(piece, left))
             engine.count(int(left.sum()), engine.computed_steps(left))

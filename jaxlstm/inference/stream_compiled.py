@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.inference.buckets import bucket_of
-from jaxlstm.inference.engine import Engine
+from jaxlstm.inference.compiled_engine import CompiledEngine
 from jaxlstm.kernels.cpu.memory import aligned_zeros
 
 
 class CompiledState:
     """The state (h, c) of ``batch`` sequences on the Engine's device, and the programs that advance it."""
 
-    def __init__(self, engine: Engine, batch: int) -> None:
+    def __init__(self, engine: CompiledEngine, batch: int) -> None:
         self._engine = engine
         self._batch = batch
         self._step = engine.step_executable(batch)
@@ -60,7 +60,7 @@ class CompiledState:
         self._h, self._c = jax.block_until_ready(self._reset(h, c, zeroed))
 
 
-def _compile_reset(engine: Engine, batch: int) -> Any:
+def _compile_reset(engine: CompiledEngine, batch: int) -> Any:
     """Compile ``(h, c, mask) -> (h, c)``, which sets the rows of the mask to zeros."""
 
     def reset(h: jax.Array, c: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

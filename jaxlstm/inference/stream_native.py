@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxlstm.inference.engine import Engine
-from jaxlstm.kernels.cpu import stack
+from jaxlstm.inference.native_engine import NativeEngine
+from jaxlstm.kernels.cpu.stack import LayerStack
 
 
 class NativeState:
@@ -13,22 +13,14 @@ class NativeState:
     :class:`jaxlstm.inference.stream_compiled.CompiledState`.
 
     Args:
-      engine: an Engine on the native kernel.
+      engine: the engine whose weights it uses.
       batch: the number of sequences.
       spin: seconds that helper threads spin after a call before they sleep.
     """
 
-    def __init__(self, engine: Engine, batch: int, spin: float) -> None:
-        config = engine.config
-        prepared = [np.asarray(weights) for weights in engine.weights]
-        shapes = config.state_shapes(batch)
+    def __init__(self, engine: NativeEngine, batch: int, spin: float) -> None:
         self._dtype = engine.dtype
-        self._stack = stack.LayerStack(prepared, engine.dtype, config.input_size, shapes, spin)
-
-    @staticmethod
-    def supports(engine: Engine) -> bool:
-        """Return True if the Engine runs on the native kernel and the library can run a stack directly."""
-        return engine.is_native and stack.is_available()
+        self._stack = LayerStack(engine.layers, batch, spin)
 
     def step(self, x: np.ndarray, active: np.ndarray | None) -> np.ndarray:
         """Run one step of x (batch, input_size)."""

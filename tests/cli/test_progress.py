@@ -89,7 +89,7 @@ def test_check_matrix(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_warmup() -> None:
-    runner = compile(weights(CONFIG), CONFIG, max_length=32, max_batch=1)
+    runner = compile(weights(CONFIG), CONFIG, max_length=32, max_batch=1, backend="scan")
     screen = Screen()
     with redirect_stderr(screen):
         runner.warmup()

@@ -53,7 +53,7 @@ jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
 config = LSTMConfig(5, 12, num_layers=2)
 params, x = weights(config), normal(20, 2, 5)
 del hits[:]
-outputs, _ = compile(params, config, max_length=32, max_batch=2)(x)
+outputs, _ = compile(params, config, max_length=32, max_batch=2, backend="scan")(x)
 print(hits.count("/jax/compilation_cache/cache_hits"), outputs.tobytes().hex())
 """
 

@@ -39,15 +39,6 @@ def test_auto_selects_the_kernel_by_dtype() -> None:
 
 
 @needs_native
-def test_a_library_from_older_sources_has_no_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    older = library.Library(object(), "loaded")  # type: ignore[arg-type]
-    monkeypatch.setattr(library, "_loaded", lambda: older)
-    assert "lstm_run" not in jaxpr("auto", jnp.bfloat16)
-    with pytest.raises(RuntimeError, match=r"backend='native' supports float32 and float64, got bfloat16"):
-        jaxpr("native", jnp.bfloat16)
-
-
-@needs_native
 def test_auto_packs_large_weights_only_if_it_pays() -> None:
     short, long = kernels.WORTH_PACKING - 1, kernels.WORTH_PACKING
     large = kernels.SMALL_WEIGHTS + 1
@@ -160,12 +151,11 @@ def test_jax_without_a_cpu_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_native
-def test_library_older_than_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_of_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_loaded", library._loaded.__wrapped__)
-    monkeypatch.setattr(library, "TARGETS", (*library.TARGETS, "jaxlstm_added_later"))
+    monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
     assert "lstm_run" not in jaxpr("auto")
-    reason = kernels.info()["reason"]
-    assert re.match("built from an older version of the sources.*jaxlstm_added_later", reason)
+    assert re.match(r"built from other sources \(interface 3, not 4\)", kernels.info()["reason"])
 
 
 @pytest.mark.parametrize("value", ["0", "0 ", "OFF", "False", "no"])

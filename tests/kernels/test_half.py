@@ -18,10 +18,7 @@ from jaxlstm.kernels.cpu.library import library
 from tests.support.inference import normal, weights
 from tests.support.problems import needs_native
 
-pytestmark = [
-    needs_native,
-    pytest.mark.skipif("bfloat16" not in library().dtypes, reason="a library built from older sources"),
-]
+pytestmark = needs_native
 
 DTYPES = ("bfloat16", "float16")
 CONFIGS = {

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm.kernels.cpu.library import library
 from tests.support.problems import needs_native
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
@@ -166,29 +165,3 @@ def test_wrong_number_of_arrays(handler: Handler) -> None:
             wrong.run()
     with rejected("number of results"):
         handler._replace(results=handler.results | {"another": (1,)}).run()
-
-
-def test_prepared_weights() -> None:
-    """Packed weights take the place of all weights, and lengths take the place of ``valid``."""
-    handle = library().handle
-    assert handle is not None
-    size = handle.jaxlstm_prepared_size(False, I, H, P, True)
-    state = {name: FORWARD[name] for name in ("h_0", "c_0")}
-    arguments = {"x": FORWARD["x"], "prepared": (size,), **state, "lengths": (B,)}
-    handler = Handler("jaxlstm_forward_prepared", arguments, RESULTS)
-    right: dict[str, Any] = {"lengths": jnp.int32}
-    handler.run(dtypes=right)
-    handler.run({"lengths": (0,)}, right)
-    for wrong in (size - 1, size + 1, 0):
-        with rejected(rf"prepared must have shape \({size},\), got \({wrong},\)"):
-            handler.run({"prepared": (wrong,)}, right)
-    without = {"h_0": (B, H), "y": (T, B, H), "h_n": (B, H)}
-    with rejected("prepared must have shape"):
-        handler.run(without, right)
-    handler.run(without | {"prepared": (handle.jaxlstm_prepared_size(False, I, H, H, False),)}, right)
-    with rejected("prepared has the wrong dtype"), jax.enable_x64(True):
-        handler.run(dtypes=right | {"prepared": jnp.float64})
-    with rejected(r"lengths must have shape \(2,\), got \(3,\)"):
-        handler.run({"lengths": (B + 1,)}, right)
-    with rejected("lengths has the wrong dtype"):
-        handler.run(dtypes={"lengths": jnp.bool})

@@ -12,7 +12,7 @@ from flax import nnx
 
 import jaxlstm
 from jaxlstm import LSTMConfig, functional, training
-from jaxlstm.inference import chunked, native
+from jaxlstm.inference import chunked
 
 T, B, IN, H = 4, 2, 3, 5
 PLAIN = LSTMConfig(IN, H)
@@ -82,9 +82,9 @@ def one_step(**options: Any) -> Trace:
 
 def runner_program(name: str, config: LSTMConfig, *more: Any, **options: Any) -> Trace:
     """Return the function that a Runner compiles where the native kernel is unavailable."""
-    with mock.patch.object(native, "is_available", return_value=False):
+    with mock.patch("jaxlstm.inference.runner.is_available", return_value=False):
         runner = jaxlstm.inference.compile(params_of(config), config, max_length=16, max_batch=2, **options)
-    engine = runner._engine
+    engine: Any = runner._engine
     x = np.ones((chunked.CHUNK, B, IN), np.float32)
     x = x[0] if name == "step" else x
     run = getattr(engine._forward, name)

@@ -4,72 +4,18 @@
 //
 // Each problem runs on one of the instruction sets of this machine, in one of the dtypes. Its results must agree
 // within rounding. In addition, weights packed once and used by concurrent calls must give the same bits, and so must a
-// batch with rows of padding. Some calls share the helper threads of the process.
+// batch with rows of padding, and a stack of layers in one call. Some calls share the helper threads of the process.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <thread>
 
-#include "half_conversion.h"
-#include "helpers.h"
-#include "instruction_sets.h"
+#include "half_problem.h"
 #include "naive.h"
-#include "team.h"
+#include "passes.h"
+#include "stack_problem.h"
 
 using namespace jaxlstm;
-
-template <class Arguments>
-static void run(const Arguments& arguments, const Pass<Arguments>& pass, int threads) {
-  void* scratch = std::aligned_alloc(64, (pass.scratch_bytes(arguments) + 63) / 64 * 64);
-  vector<std::thread> helpers;
-  run_as_team(threads, 1.0, [&](auto task) { helpers.emplace_back(task); },
-              [&](int thread, int size, Barrier& barrier) { pass.run(arguments, scratch, thread, size, barrier); });
-  for (auto& helper : helpers) helper.join();
-  std::free(scratch);
-}
-
-// As run, on the helper threads of the process. A call with a long estimate waits for sleeping helpers.
-template <class Arguments>
-static void run_with_helpers(const Arguments& arguments, const Pass<Arguments>& pass, int threads, int spin,
-                             bool is_long) {
-  void* scratch = std::aligned_alloc(64, (pass.scratch_bytes(arguments) + 63) / 64 * 64);
-  Helpers::of_process().run(threads, is_long ? 0.01 : 1e-6, std::chrono::microseconds(spin),
-      [&](int thread, int size, Barrier& barrier) { pass.run(arguments, scratch, thread, size, barrier); });
-  std::free(scratch);
-}
-
-template <class T>
-static const T* weight_hr_of(const Problem<T>& p) { return p.projected ? p.weight_hr.data() : nullptr; }
-template <class T>
-static const uint8_t* valid_of(const Problem<T>& p) { return p.ragged ? p.valid.data() : nullptr; }
-
-template <class T>
-static ForwardArguments<T> forward_arguments(const Problem<T>& p, Results<T>& r) {
-  return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, p.x.data(), p.weight_ih.data(),
-          p.weight_hh.data(), p.has_bias ? p.bias.data() : nullptr, weight_hr_of(p), p.h_0.data(), p.c_0.data(),
-          valid_of(p), r.y.data(), r.h_n.data(), r.c_n.data(), r.by_gates.data(), r.f.data(), r.m_by_c.data(),
-          r.m.data(), nullptr};
-}
-template <class T>
-static BackwardArguments<T> backward_arguments(const Problem<T>& p, Results<T>& r) {
-  return {p.time, p.batch, p.hidden_size, p.h_size, p.reverse, p.weight_hh.data(), weight_hr_of(p),
-          r.by_gates.data(), r.f.data(), r.m_by_c.data(), valid_of(p), p.grad_y.data(), p.grad_h_n.data(),
-          p.grad_c_n.data(), r.grad_gates.data(), r.grad_projected.data(), r.grad_h_0.data(), r.grad_c_0.data()};
-}
-template <class T>
-static GradientsArguments<T> gradients_arguments(const Problem<T>& p, Results<T>& r, int threads) {
-  return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, threads, r.grad_gates.data(),
-          p.x.data(), r.y.data(), p.h_0.data(), valid_of(p), p.weight_ih.data(),
-          p.requested & kGradX ? r.grad_x.data() : nullptr,
-          p.requested & kGradWeightIh ? r.grad_weight_ih.data() : nullptr,
-          p.requested & kGradWeightHh ? r.grad_weight_hh.data() : nullptr,
-          p.requested & kGradBias ? r.grad_bias.data() : nullptr};
-}
-
-// Fills the results with NaN, which reveals elements that a kernel does not write.
-template <class T>
-static Results<T> unwritten(const Problem<T>& p) { return {p, std::numeric_limits<T>::quiet_NaN()}; }
 
 template <class T>
 static Results<T> solve(const Problem<T>& p, const Passes<T>& passes, int threads) {
@@ -176,6 +122,7 @@ static bool agrees(const InstructionSet& instruction_set, int threads) {
   Results<T> r = solve(p, passes, threads);
   const double error = worst_error(p, r, naive(p));
   const bool prepared = prepared_agrees(p, passes, threads, r), padded = padded_agrees(p, passes, threads, r);
+  if (!stack_agrees<T>(instruction_set, threads)) return false;
   if (error < (sizeof(T) == 4 ? 2e-5 : 1e-13) && prepared && padded) return true;
   std::printf("%s float%zu T=%ld B=%ld I=%ld H=%ld P=%ld reverse=%d bias=%d ragged=%d threads=%d: error %.2e%s%s\n",
               instruction_set.name, 8 * sizeof(T), p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse,
@@ -214,81 +161,6 @@ static bool conversions_agree(int fraction_bits) {
     if (narrowed(middle) != even || narrowed(below) != bits || narrowed(above) != bits + 1) return false;
   }
   return true;
-}
-
-// A problem whose weights, inputs and gradients of outputs are rounded to half precision, and its results.
-template <class T>
-struct HalfProblem {
-  Problem<float> wide;
-  vector<T> x = rounded(wide.x), weight_ih = rounded(wide.weight_ih), weight_hh = rounded(wide.weight_hh);
-  vector<T> weight_hr = rounded(wide.weight_hr), h_0 = rounded(wide.h_0), grad_y = rounded(wide.grad_y);
-  Results<float> results = unwritten(wide);
-  vector<T> y = unwritten_like(results.y), m = unwritten_like(results.m);
-  vector<T> grad_projected = unwritten_like(results.grad_projected), grad_x = unwritten_like(results.grad_x);
-  vector<T> grad_weight_ih = unwritten_like(results.grad_weight_ih);
-  vector<T> grad_weight_hh = unwritten_like(results.grad_weight_hh);
-
-  static vector<T> rounded(vector<float>& values) {
-    vector<T> halves(values.size());
-    narrow(values.data(), halves.data(), long(values.size()));
-    widen(halves.data(), values.data(), long(values.size()));
-    return halves;
-  }
-  static vector<T> unwritten_like(const vector<float>& wide) { return vector<T>(wide.size(), T{0x7fff}); }  // NaN
-
-  // Runs all passes, and widens the results.
-  void solve(const Passes<T>& passes, int threads) {
-    run(forward_arguments(), passes.forward, threads);
-    run(backward_arguments(), passes.backward, threads);
-    run(gradients_arguments(threads), passes.gradients, threads);
-    widen_results();
-  }
-  void widen_results() {
-    for (const auto& [half, wide] : {std::pair(&y, &results.y), std::pair(&m, &results.m),
-                                     std::pair(&grad_projected, &results.grad_projected),
-                                     std::pair(&grad_x, &results.grad_x),
-                                     std::pair(&grad_weight_ih, &results.grad_weight_ih),
-                                     std::pair(&grad_weight_hh, &results.grad_weight_hh)})
-      widen(half->data(), wide->data(), long(half->size()));
-  }
-
-  BackwardArguments<T> backward_arguments() {
-    const Problem<float>& p = wide;
-    Results<float>& r = results;
-    return {p.time, p.batch, p.hidden_size, p.h_size, p.reverse, weight_hh.data(),
-            p.projected ? weight_hr.data() : nullptr, r.by_gates.data(), r.f.data(), r.m_by_c.data(), valid_of(p),
-            grad_y.data(), p.grad_h_n.data(), p.grad_c_n.data(), r.grad_gates.data(), grad_projected.data(),
-            r.grad_h_0.data(), r.grad_c_0.data()};
-  }
-  GradientsArguments<T> gradients_arguments(int threads) {
-    const Problem<float>& p = wide;
-    return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, threads, results.grad_gates.data(),
-            x.data(), y.data(), h_0.data(), valid_of(p), weight_ih.data(),
-            p.requested & kGradX ? grad_x.data() : nullptr,
-            p.requested & kGradWeightIh ? grad_weight_ih.data() : nullptr,
-            p.requested & kGradWeightHh ? grad_weight_hh.data() : nullptr,
-            p.requested & kGradBias ? results.grad_bias.data() : nullptr};
-  }
-  ForwardArguments<T> forward_arguments() {
-    const Problem<float>& p = wide;
-    Results<float>& r = results;
-    return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, x.data(), weight_ih.data(),
-            weight_hh.data(), p.has_bias ? p.bias.data() : nullptr, p.projected ? weight_hr.data() : nullptr,
-            p.h_0.data(), p.c_0.data(), valid_of(p), y.data(), r.h_n.data(), r.c_n.data(), r.by_gates.data(),
-            r.f.data(), r.m_by_c.data(), m.data(), nullptr};
-  }
-};
-
-// Packs the weights as the instruction set takes them: in T, or widened to float32.
-template <class T>
-static void* prepared_weights(const InstructionSet& instruction_set, HalfProblem<T>& problem) {
-  const auto pack = [](const auto& passes, const auto& arguments) {
-    void* prepared = std::aligned_alloc(64, passes.prepared_bytes(arguments));
-    passes.prepare_weights(arguments, prepared);
-    return prepared;
-  };
-  if (instruction_set.multiplies<T>()) return pack(instruction_set.passes<T>(), problem.forward_arguments());
-  return pack(instruction_set.passes<float>(), forward_arguments(problem.wide, problem.results));
 }
 
 // As agrees, in half precision.

@@ -33,14 +33,11 @@ NOT_BUILT = "not built: " + (
     "clang++, then reinstall jaxlstm"
 )
 
-TARGETS = (
-    "jaxlstm_forward",
-    "jaxlstm_forward_prepared",
-    "jaxlstm_forward_and_differentiate",
-    "jaxlstm_backward",
-    "jaxlstm_gradients",
-)
+TARGETS = ("jaxlstm_forward", "jaxlstm_forward_and_differentiate", "jaxlstm_backward", "jaxlstm_gradients")
 
+
+INTERFACE = 3
+"""The version of the interface of the library, ``jaxlstm_interface`` in ffi.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 """The dtypes of the kernel, with their numbers in calls from ctypes (dtypes.h)."""
@@ -61,8 +58,6 @@ class Library(NamedTuple):
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The names of the dtypes that the kernel takes."""
-        if self.handle is not None and not hasattr(self.handle, "jaxlstm_interface"):
-            return ("float32", "float64")  # built from older sources
         return tuple(DTYPE_NUMBERS)
 
     def product_dtype(self, dtype: Any) -> np.dtype:
@@ -97,6 +92,11 @@ def _loaded() -> Library:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
         return Library(None, f"failed to load: {error}")
+    version = handle.jaxlstm_interface() if hasattr(handle, "jaxlstm_interface") else 0
+    if version != INTERFACE:
+        return Library(
+            None, f"built from other sources (interface {version}, not {INTERFACE}): reinstall jaxlstm"
+        )
     try:
         # Before XLA's CPU backend starts, it accepts any registration, and calls fail later.
         jax.devices("cpu")
@@ -104,8 +104,6 @@ def _loaded() -> Library:
         return Library(None, "JAX has no CPU device because jax_platforms (JAX_PLATFORMS) excludes it")
     try:
         _register(handle)
-    except AttributeError as error:
-        return Library(None, f"built from an older version of the sources, rebuild it: {error}")
     except jax.errors.JaxRuntimeError as error:  # XLA's FFI has another version
         cause = str(error).splitlines()[0]
         return Library(None, f"built for a version of JAX other than {jax.__version__}: {cause}")
@@ -122,13 +120,10 @@ def _register(handle: ctypes.CDLL) -> None:
     handle.jaxlstm_prepared_size.restype = ctypes.c_int64
     handle.jaxlstm_use_instruction_set.restype = ctypes.c_bool
     handle.jaxlstm_use_instruction_set.argtypes = [ctypes.c_char_p]
-    if hasattr(handle, "jaxlstm_multiplies"):
-        handle.jaxlstm_multiplies.restype = ctypes.c_bool
-    if hasattr(handle, "jaxlstm_run_stack"):  # a library that was built from older sources lacks it
-        handle.jaxlstm_run_stack.restype = ctypes.c_bool
-        handle.jaxlstm_run_stack.argtypes = [
-            ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
-        ]  # fmt: skip
+    handle.jaxlstm_multiplies.restype = ctypes.c_bool
+    handle.jaxlstm_run_stack.restype = ctypes.c_bool
+    pointer = ctypes.c_void_p
+    handle.jaxlstm_run_stack.argtypes = [pointer, ctypes.c_int64, pointer, pointer, pointer]
     for target in TARGETS:
         capsule = jax.ffi.pycapsule(getattr(handle, target))
         jax.ffi.register_ffi_target(target, capsule, platform="cpu")

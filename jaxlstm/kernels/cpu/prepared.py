@@ -1,21 +1,15 @@
-"""The native kernel for many calls with the same weights, which are packed once instead of in each call."""
+"""Weights that are packed once for many calls of the native kernel, and the calls that share its threads."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.cell import LSTMState
-from jaxlstm.kernels.cpu import ffi
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 from jaxlstm.kernels.cpu.memory import aligned_zeros
-from jaxlstm.kernels.shapes import Shape
 from jaxlstm.precision import gate_dtype
 
 
@@ -40,23 +34,6 @@ def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
     addresses = (*map(_address, weights), _address(prepared))
     loaded.handle.jaxlstm_prepare_weights(number, *sizes, *addresses)
     return prepared
-
-
-def run(
-    prepared: Any, inputs: Any, state: Any, lengths: Any = None, *, reverse: bool = False
-) -> tuple[jax.Array, LSTMState]:
-    """Run :func:`jaxlstm.scan.run` with weights from :func:`prepare`.
-
-    ``lengths`` are int32 (B,), or None if every step is valid. The kernel takes lengths instead of a mask, so
-    that XLA has almost nothing else to compute and runs the program on the calling thread.
-    """
-    lengths = jnp.zeros(ffi.OMITTED, jnp.int32) if lengths is None else lengths
-    shapes = [Shape((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)]
-    shapes += [Shape(leaf.shape, leaf.dtype) for leaf in state]
-    call: Any = jax.ffi.ffi_call("jaxlstm_forward_prepared", shapes)
-    threads = np.int64(ffi.THREADS)
-    outputs, h, c = call(inputs, prepared, *state, lengths, reverse=reverse, threads=threads)
-    return outputs, LSTMState(h, c)
 
 
 @contextlib.contextmanager

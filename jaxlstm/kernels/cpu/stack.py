@@ -1,29 +1,39 @@
-"""A stack of layers with its state, run by the native library on NumPy arrays, without XLA.
+"""A stack of layers on weights that are packed once, run by the native library on NumPy arrays, without XLA.
 
-XLA takes 15 to 25 microseconds to start a compiled program, more than a step of a small LSTM. Here ctypes
-calls the kernel.
+XLA takes 15 to 25 microseconds to start a compiled program, more than a step of a small LSTM, and compiles a
+program for each shape. Here ctypes calls the kernel.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
+import jax
 import numpy as np
 
+from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
-from jaxlstm.kernels.cpu.memory import aligned_zeros
+from jaxlstm.kernels.cpu.memory import aligned_empty, aligned_zeros
+from jaxlstm.kernels.cpu.prepared import prepare
 from jaxlstm.kernels.cpu.threads import available_threads
+from jaxlstm.params import direction_params
 from jaxlstm.precision import gate_dtype
+
+SPIN = 1e-4
+"""Seconds that helper threads spin after whole sequences. A call that follows at once need not wake them."""
 
 COPIED_BYTES = 64 << 10
 """Inputs and outputs of a step up to this size are copied. Asking NumPy for an address takes longer."""
+
+State = tuple[np.ndarray, np.ndarray]
+"""(h, c) of all layers and directions, (layers * directions, batch, features); in half precision float32."""
 
 
 class _Layer(ctypes.Structure):
     """``Layer`` of stack.h."""
 
-    _fields_ = (("input_size", ctypes.c_int64), ("prepared", ctypes.c_void_p))
+    _fields_ = (("input_size", ctypes.c_int64), ("prepared", ctypes.c_void_p * 2))
 
 
 class _Stack(ctypes.Structure):
@@ -32,6 +42,7 @@ class _Stack(ctypes.Structure):
     _fields_ = (
         ("dtype", ctypes.c_int64),
         ("layer_count", ctypes.c_int64),
+        ("directions", ctypes.c_int64),
         ("batch", ctypes.c_int64),
         ("hidden_size", ctypes.c_int64),
         ("h_size", ctypes.c_int64),
@@ -44,56 +55,88 @@ class _Stack(ctypes.Structure):
     )
 
 
-def is_available() -> bool:
-    """Return True if the library was loaded and has the entry that this module calls."""
-    return hasattr(library().handle, "jaxlstm_run_stack")
+class PackedLayers:
+    """The packed weights of an LSTM. Threads may share them.
+
+    Args:
+      params: the parameters under torch's names.
+      config: the LSTM; its inputs here are time-major, and its dropout is ignored.
+      dtype: the dtype of params, inputs and outputs.
+    """
+
+    def __init__(self, params: Mapping[str, jax.Array], config: LSTMConfig, dtype: np.dtype) -> None:
+        self.config, self.dtype = config, dtype
+        arrays = {name: np.asarray(leaf) for name, leaf in params.items()}
+        self.prepared = [
+            [
+                prepare(direction_params(arrays, config, layer, direction))
+                for direction in range(config.num_directions)
+            ]
+            for layer in range(config.num_layers)
+        ]
+        addresses = [(ctypes.c_void_p * 2)(*map(_address, layer)) for layer in self.prepared]
+        sizes = map(config.layer_input_size, range(config.num_layers))
+        self._layers = (_Layer * config.num_layers)(*zip(sizes, addresses, strict=True))
+        self._threads = available_threads()
+        self._zeros: dict[int, State] = {}  # initial states by batch size, which the kernel only reads
+
+    def run(
+        self, x: np.ndarray, valid: np.ndarray | None, state: State | None = None
+    ) -> tuple[np.ndarray, State]:
+        """Run whole sequences.
+
+        Args:
+          x: (time, batch, input_size).
+          valid: contiguous bool (time, batch). At a step where it is False, a row keeps its state and outputs
+            zeros. None if every step is valid.
+          state: the initial state, contiguous; zeros if None.
+
+        Returns:
+          The outputs (time, batch, output_size) and the final state.
+        """
+        batch = x.shape[1]
+        given = state or self._zeros.get(batch) or self._zeros.setdefault(batch, self.zeros(batch))
+        final = np.empty_like(given[0]), np.empty_like(given[1])
+        stack = self.stack(given, final, spin=SPIN)
+        return _outputs(_call_of(stack), x, valid, self.config.output_size), final
+
+    def zeros(self, batch: int) -> State:
+        """Return a state of zeros."""
+        h, c = (aligned_zeros(shape, gate_dtype(self.dtype)) for shape in self.config.state_shapes(batch))
+        return h, c
+
+    def stack(self, initial: State, final: State, *, spin: float) -> _Stack:
+        """Return the layers between two buffers of the state, of which ``initial`` is the current one."""
+        h, c = ((ctypes.c_void_p * 2)(*map(_address, pair)) for pair in zip(initial, final, strict=True))
+        (_, batch, h_size), config = initial[0].shape, self.config
+        sizes = (config.num_layers, config.num_directions, batch, config.hidden_size, h_size)
+        number = DTYPE_NUMBERS[self.dtype.name]
+        return _Stack(number, *sizes, self._threads, round(1e9 * spin), self._layers, h, c, 0)
 
 
 class LayerStack:
-    """Layers in one direction and their state (h, c). One thread at a time may use it.
+    """Layers and their state (h, c), which each call advances. One thread at a time may use it.
 
     Args:
-      prepared: the weights of each layer, from :func:`jaxlstm.kernels.cpu.prepared.prepare`.
-      dtype: the dtype of inputs and outputs. In half precision the state is float32.
-      input_size: features of the first layer's inputs.
-      state_shapes: the shapes of h and c, (layers, batch, features).
+      layers: the layers.
+      batch: the number of sequences.
       spin: seconds that helper threads spin after a call before they sleep.
     """
 
-    def __init__(
-        self,
-        prepared: Sequence[np.ndarray],
-        dtype: np.dtype,
-        input_size: int,
-        state_shapes: Sequence[tuple[int, int, int]],
-        spin: float,
-    ) -> None:
-        self._prepared = prepared  # keeps the weights alive
-        (count, batch, h_size), hidden_size = state_shapes[0], state_shapes[1][2]
-        self._state = [[aligned_zeros(shape, gate_dtype(dtype)) for shape in state_shapes] for _ in range(2)]
-        self._layers = (_Layer * count)(
-            *((h_size if layer else input_size, _address(weights)) for layer, weights in enumerate(prepared))
-        )
-        addresses = [[_address(leaf) for leaf in state] for state in self._state]
-        h, c = ((ctypes.c_void_p * 2)(*pair) for pair in zip(*addresses, strict=True))
-        number, threads = DTYPE_NUMBERS[dtype.name], available_threads()
-        self._stack = _Stack(
-            number, count, batch, hidden_size, h_size, threads, round(1e9 * spin), self._layers, h, c, 0
-        )
-        handle = library().handle
-        assert handle is not None
-        self._run = handle.jaxlstm_run_stack
-        self._stack_address = ctypes.addressof(self._stack)
-        self._x = aligned_zeros((batch, input_size), dtype)
-        self._y = aligned_zeros((batch, h_size), dtype)
+    def __init__(self, layers: PackedLayers, batch: int, spin: float) -> None:
+        self._layers = layers  # keeps the weights alive
+        self._state = layers.zeros(batch), layers.zeros(batch)
+        self._stack = layers.stack(*self._state, spin=spin)
+        self._call = _call_of(self._stack)
+        self._x = aligned_zeros((batch, layers.config.input_size), layers.dtype)
+        self._y = aligned_zeros((batch, layers.config.output_size), layers.dtype)
         self._addresses = _address(self._x), _address(self._y)
         self._copies = max(self._x.nbytes, self._y.nbytes) <= COPIED_BYTES
 
     @property
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
+    def state(self) -> State:
         """The current (h, c). The next call does not write to these arrays, but the one after it does."""
-        h, c = self._state[self._stack.current]
-        return h, c
+        return self._state[self._stack.current]
 
     def step(self, x: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """Run one step.
@@ -103,7 +146,7 @@ class LayerStack:
           valid: contiguous bool (batch,). Rows where it is False keep their state and output zeros.
 
         Returns:
-          Outputs (batch, h_size), a new array.
+          Outputs (batch, output_size), a new array.
         """
         if valid is None and self._copies:
             self._x[...] = x
@@ -114,14 +157,32 @@ class LayerStack:
 
     def run(self, x: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """Run the steps of x (time, batch, input_size), as :meth:`step`."""
-        x = np.ascontiguousarray(x)
-        y = np.empty((*x.shape[:2], self._y.shape[1]), x.dtype)
-        self._call(len(x), _address(x), None if valid is None else _address(valid), _address(y))
-        return y
+        return _outputs(self._call, x, valid, self._y.shape[1])
 
-    def _call(self, time: int, x: int, valid: int | None, y: int) -> None:
-        if not self._run(self._stack_address, time, x, valid, y):
-            raise MemoryError("no memory for the intermediate results of a stream")
+
+Call = Callable[[int, int, int | None, int], None]
+"""``(time, x, valid, y)`` to nothing, by the addresses of the arrays."""
+
+
+def _call_of(stack: _Stack) -> Call:
+    """Return a function that runs steps of a stack, which the caller keeps alive."""
+    handle, address = library().handle, ctypes.addressof(stack)
+    assert handle is not None
+    run = handle.jaxlstm_run_stack
+
+    def call(time: int, x: int, valid: int | None, y: int) -> None:
+        if not run(address, time, x, valid, y):
+            raise MemoryError("no memory for the intermediate results of an LSTM")
+
+    return call
+
+
+def _outputs(call: Call, x: np.ndarray, valid: np.ndarray | None, features: int) -> np.ndarray:
+    """Run the steps of x (time, batch, input_size) and return their outputs (time, batch, features)."""
+    x = np.ascontiguousarray(x)
+    y = aligned_empty((*x.shape[:2], features), x.dtype)
+    call(len(x), _address(x), None if valid is None else _address(valid), _address(y))
+    return y
 
 
 def _address(array: np.ndarray) -> int:

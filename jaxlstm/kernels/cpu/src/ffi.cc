@@ -10,7 +10,6 @@
 #include "half_conversion.h"
 #include "instruction_sets.h"
 #include "memory.h"
-#include "prepared_weights.h"
 #include "team.h"
 
 namespace jaxlstm {
@@ -138,33 +137,6 @@ ffi::Error forward_and_differentiate(ffi::ThreadPool& pool, Buffer& x, Buffer& w
   return run_forward(checker, p, arrays, threads, pool);
 }
 
-// `prepared` holds the weights and biases as packed by jaxlstm_prepare_weights.
-template <class Real>
-ffi::Error forward_prepared(ffi::ThreadPool& pool, Buffer& x, Buffer& prepared, Buffer& h_0, Buffer& c_0,
-                            Buffer& lengths, Result& y, Result& h_n, Result& c_n, bool reverse, int64_t threads) {
-  BufferChecker checker(x);
-  UnconvertedArrays<Real> arrays;
-  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse, arrays);
-  const bool projected = p.h_size != p.hidden_size;
-  const auto set_prepared = [&](auto weight) {
-    typedef decltype(weight) Weight;
-    const int64_t size = prepared_size<Weight>(p.input_size, p.hidden_size, p.h_size, projected);
-    p.prepared = checker.input<Weight>("prepared", prepared, {size});
-  };
-  active_instruction_set().multiplies<Real>() ? set_prepared(Real()) : set_prepared(Wide<Real>());
-  p.weight_hr = projected ? static_cast<const Real*>(p.prepared) : nullptr;
-  const int32_t* length = checker.optional_input<int32_t>("lengths", lengths, {p.batch});
-  std::vector<uint8_t> valid;  // stays empty if every step is valid
-  const auto is_shorter = [&](int32_t steps) { return steps < p.time; };
-  if (length && !checker.failed() && std::any_of(length, length + p.batch, is_shorter)) {
-    valid.reserve(p.time * p.batch);
-    for (long t = 0; t < p.time; t++)
-      for (long row = 0; row < p.batch; row++) valid.push_back(t < length[row]);
-    p.valid = valid.data();
-  }
-  return run_forward(checker, p, arrays, threads, pool);
-}
-
 template <class Real>
 ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr, Buffer& by_gates, Buffer& f,
                     Buffer& m_by_c, Buffer& valid, Buffer& grad_y, Buffer& grad_h_n, Buffer& grad_c_n,
@@ -265,7 +237,6 @@ auto signature() {
 #pragma GCC visibility push(default)
 extern "C" {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signature<9, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_prepared, JAXLSTM_BY_DTYPE(forward_prepared), (signature<5, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_DTYPE(forward_and_differentiate),
                               (signature<9, 7>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
@@ -274,7 +245,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<
 // The functions below are called from Python through ctypes.
 
 // Returns the version of the interface to Python.
-int jaxlstm_interface() { return 2; }
+int jaxlstm_interface() { return 3; }
 
 // Returns the name of the active instruction set.
 const char* jaxlstm_instruction_set() { return active_instruction_set().name; }
@@ -284,21 +255,6 @@ bool jaxlstm_use_instruction_set(const char* name) { return use_instruction_set(
 // weights are then prepared as float32.
 bool jaxlstm_multiplies(Dtype dtype) {
   return with_dtype(dtype, [](auto real) { return active_instruction_set().multiplies<decltype(real)>(); });
-}
-// Packs weights and biases for calls of jaxlstm_forward_prepared. Absent arrays are null. In half precision the bias is
-// float32.
-void jaxlstm_prepare_weights(Dtype dtype, int64_t input_size, int64_t hidden_size, int64_t h_size,
-                             const void* weight_ih, const void* weight_hh, const void* bias, const void* weight_hr,
-                             void* prepared) {
-  with_dtype(dtype, [&](auto real) {
-    prepare_weights<decltype(real)>(input_size, hidden_size, h_size, weight_ih, weight_hh, bias, weight_hr, prepared);
-  });
-}
-// Returns the number of elements that jaxlstm_prepare_weights writes.
-int64_t jaxlstm_prepared_size(Dtype dtype, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
-  return with_dtype(dtype, [&](auto real) {
-    return prepared_size<decltype(real)>(input_size, hidden_size, h_size, projected);
-  });
 }
 // Returns true if the kernel takes AMX for a batch with these valid steps, [time, batch].
 bool jaxlstm_pays_for_tiles(const uint8_t* valid, int64_t time, int64_t batch) {
