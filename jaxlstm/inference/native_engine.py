@@ -51,7 +51,7 @@ class NativeEngine(Engine):
             valid = np.arange(time)[:, None] < lengths
             self.count(steps, self.computed_steps(lengths))
         if state is not None:
-            h, c = (np.ascontiguousarray(leaf, gate_dtype(self.dtype)) for leaf in state)
+            h, c = (np.asarray(leaf, gate_dtype(self.dtype)) for leaf in state)
             state = h, c
         outputs, (h_n, c_n) = self.layers.run(x, valid, state)
         return outputs, h_n.astype(self.dtype, copy=False), c_n.astype(self.dtype, copy=False)

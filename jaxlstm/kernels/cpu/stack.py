@@ -7,6 +7,7 @@ program for each shape. Here ctypes calls the kernel.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -78,7 +79,8 @@ class PackedLayers:
         sizes = map(config.layer_input_size, range(config.num_layers))
         self._layers = (_Layer * config.num_layers)(*zip(sizes, addresses, strict=True))
         self._threads = available_threads()
-        self._zeros: dict[int, State] = {}  # initial states by batch size, which the kernel only reads
+        # Zeros for the initial states of the largest batch so far, which the kernel only reads.
+        self._zeros = aligned_zeros((0,), gate_dtype(dtype))
 
     def run(
         self, x: np.ndarray, valid: np.ndarray | None, state: State | None = None
@@ -89,16 +91,24 @@ class PackedLayers:
           x: (time, batch, input_size).
           valid: contiguous bool (time, batch). At a step where it is False, a row keeps its state and outputs
             zeros. None if every step is valid.
-          state: the initial state, contiguous; zeros if None.
+          state: the initial state; zeros if None.
 
         Returns:
           The outputs (time, batch, output_size) and the final state.
         """
-        batch = x.shape[1]
-        given = state or self._zeros.get(batch) or self._zeros.setdefault(batch, self.zeros(batch))
-        final = np.empty_like(given[0]), np.empty_like(given[1])
-        stack = self.stack(given, final, spin=SPIN)
+        h_0, c_0 = self._shared_zeros(x.shape[1]) if state is None else map(_dense, state)
+        final = np.empty_like(h_0), np.empty_like(c_0)
+        stack = self.stack((h_0, c_0), final, spin=SPIN)
         return _outputs(_call_of(stack), x, valid, self.config.output_size), final
+
+    def _shared_zeros(self, batch: int) -> State:
+        shapes = self.config.state_shapes(batch)
+        sizes = [math.prod(shape) for shape in shapes]
+        zeros = self._zeros
+        if len(zeros) < max(sizes):
+            self._zeros = zeros = aligned_zeros((max(sizes),), zeros.dtype)
+        h, c = (zeros[:size].reshape(shape) for size, shape in zip(sizes, shapes, strict=True))
+        return h, c
 
     def zeros(self, batch: int) -> State:
         """Return a state of zeros."""
@@ -179,10 +189,15 @@ def _call_of(stack: _Stack) -> Call:
 
 def _outputs(call: Call, x: np.ndarray, valid: np.ndarray | None, features: int) -> np.ndarray:
     """Run the steps of x (time, batch, input_size) and return their outputs (time, batch, features)."""
-    x = np.ascontiguousarray(x)
+    x = _dense(x)
     y = aligned_empty((*x.shape[:2], features), x.dtype)
     call(len(x), _address(x), None if valid is None else _address(valid), _address(y))
     return y
+
+
+def _dense(array: np.ndarray) -> np.ndarray:
+    """Return an array that C++ can read: contiguous, and aligned to its elements."""
+    return array if array.flags.c_contiguous and array.flags.aligned else np.array(array, order="C")
 
 
 def _address(array: np.ndarray) -> int:
