@@ -11,6 +11,7 @@ from flax import nnx
 
 import jaxlstm.linen.modules
 import jaxlstm.nnx
+from jaxlstm_converters.flax.convolution_settings import CONVOLUTIONS, check_convolution
 from jaxlstm_converters.flax.layer import Layer, join
 from jaxlstm_converters.flax.names import Names
 
@@ -76,6 +77,8 @@ def _check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
             yield f"the torch layer has {name}={theirs[name]}, which Flax does not have"
     if isinstance(module, _RNNS) and theirs.get("batch_first") is module.time_major:
         yield f"time_major={module.time_major}, but the torch layer has batch_first={theirs['batch_first']}"
+    if isinstance(module, CONVOLUTIONS):
+        yield from check_convolution(module, theirs)
     if isinstance(module, _LSTMS):
         yield from _check_batch_first(module, theirs)
 

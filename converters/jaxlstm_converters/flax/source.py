@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
+from jaxlstm_converters.flax import convolution_settings
 from jaxlstm_converters.lstm.module_state_dict import module_state_dict
 
-SETTINGS = ("eps", "momentum", "batch_first", "num_heads", "num_groups", "add_zero_attn", "max_norm")
+SETTINGS = (
+    *("eps", "momentum", "batch_first", "num_heads", "num_groups", "add_zero_attn", "max_norm"),
+    *convolution_settings.SETTINGS,
+)
 
 
 @dataclass

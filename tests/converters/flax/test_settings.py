@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -119,3 +120,60 @@ def test_settings_of_a_whole_module_in_a_file(
     jaxlstm.load_state_dict(model, tmp_path / "module.pt")
     (message,) = recorded
     assert "batch_first=False, but the torch layer has batch_first=True" in str(message.message)
+
+
+CONVOLUTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "equal": ({"padding": 1}, {"padding": 1}, ""),
+    "same": ({}, {"padding": "same"}, ""),
+    "same as numbers": ({}, {"padding": 1}, ""),
+    "valid": ({"padding": "VALID"}, {}, ""),
+    "pairs": ({"padding": [(2, 2)], "kernel_dilation": 2}, {"padding": 2, "dilation": 2}, ""),
+    "circular": ({"padding": "CIRCULAR"}, {"padding": 1, "padding_mode": "circular"}, ""),
+    "causal": ({"padding": "CAUSAL"}, {}, ""),
+    "the defaults": ({}, {}, "padding='SAME' pads 1 and 1, but the torch layer 0 and 0: pass"),
+    "stride": (
+        {"padding": 1},
+        {"padding": 1, "stride": 2},
+        "strides=(1,), but the torch layer has stride=(2,)",
+    ),
+    "dilation": (
+        {"padding": "VALID"},
+        {"dilation": 2},
+        "kernel_dilation=(1,), but the torch layer has dilation=(2,)",
+    ),
+    "same with a stride": (
+        {"strides": 2},
+        {"padding": 1, "stride": 2},
+        "padding='SAME' with strides above 1 depends on the size of the input, and the torch layer pads 1 "
+        "and 1: pass padding=((1, 1),)",
+    ),
+    "mode": (
+        {"padding": 1},
+        {"padding": 1, "padding_mode": "reflect"},
+        "padding=1 pads with zeros, but the torch layer has padding_mode='reflect'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolutions(case: str, recorded: list[warnings.WarningMessage]) -> None:
+    """The warnings are right: without one, the layers give equal results."""
+    ours, theirs, warning = CONVOLUTIONS[case]
+    conv, layer = nnx.Conv(3, 4, 3, rngs=nnx.Rngs(0), **ours), torch.nn.Conv1d(3, 4, 3, **theirs)
+    result = jaxlstm.load_state_dict(conv, layer)
+    assert len(result.warnings) == bool(warning)
+    assert all(text.startswith(f"the model: {warning}") for text in result.warnings)
+    assert jaxlstm.load_state_dict(conv, layer.state_dict()).warnings == ()
+    x = torch.randn(2, 3, 12)
+    padded = torch.nn.functional.pad(x, (2, 0)) if case == "causal" else x
+    expected = layer(padded).detach().numpy().swapaxes(1, 2)
+    actual = np.asarray(conv(jnp.asarray(x.numpy().swapaxes(1, 2))))
+    assert bool(warning) != (actual.shape == expected.shape and np.allclose(actual, expected, atol=1e-5))
+
+
+def test_transposed_convolution(recorded: list[warnings.WarningMessage]) -> None:
+    conv, theirs = nnx.Conv(4, 4, 3, rngs=nnx.Rngs(0)), torch.nn.ConvTranspose1d(4, 4, 3)
+    (text,) = jaxlstm.load_state_dict(conv, theirs).warnings
+    assert text == "the model: the layer is a convolution, but the torch layer is a transposed convolution"
+    transposed = nnx.ConvTranspose(4, 4, 3, padding="VALID", rngs=nnx.Rngs(0))
+    assert jaxlstm.load_state_dict(transposed, theirs).warnings == ()
