@@ -19,7 +19,7 @@ Pads = tuple[tuple[int, int], ...]
 
 def check_convolution(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
     """Yield one line for each setting that differs from torch's, if the source records them."""
-    if not set(SETTINGS) <= theirs.keys():
+    if not set(SETTINGS) <= theirs.keys() or len(theirs["stride"]) != len(_each(module.kernel_size, 1)):
         return
     transposed = isinstance(module, _TRANSPOSED)
     if theirs["transposed"] != transposed:
