@@ -1,4 +1,4 @@
-// Helper threads for calls that follow each other closely, such as the steps of a stream.
+// Helper threads for calls that follow each other closely, such as the steps of a stream or the batches of a Runner.
 //
 // XLA's pool puts a thread to sleep after each call, and waking it takes longer than a step. A helper instead spins for
 // a bounded time after a call. If the next call arrives meanwhile, the helper joins it within a fraction of a
