@@ -31,7 +31,7 @@ def layer_params(params: Mapping[str, Any], config: LSTMConfig) -> Mapping[str, 
 def checked_params(params: Mapping[str, Any], config: LSTMConfig) -> tuple[Params, np.dtype]:
     """Return parameters as JAX arrays, and their dtype, after a check of names, shapes and dtypes."""
     check_params(params, require_config(config))
-    arrays = {name: as_float_array(name, value) for name, value in params.items()}
+    arrays = {name: as_float_array(name, value, copy=True) for name, value in params.items()}
     return arrays, jnp.result_type(*arrays.values())
 
 

@@ -150,12 +150,14 @@ def require_array(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a JAX or NumPy array, got {kind}; convert it with {convert}")
 
 
-def as_float_array(name: str, value: Any) -> jax.Array:
+def as_float_array(name: str, value: Any, *, copy: bool = False) -> jax.Array:
     """Return ``value`` as a JAX array of the same dtype.
+
+    With ``copy``, a NumPy array is copied first: JAX may share its memory, or read it after returning.
 
     Raises:
       TypeError: ``value`` is not an array, or its dtype fails :func:`require_dtype`.
     """
     require_array(name, value)
     require_dtype(name, value.dtype)
-    return jnp.asarray(value)
+    return jnp.asarray(np.array(value) if copy and isinstance(value, np.ndarray) else value)

@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 import jaxlstm
 from jaxlstm import LSTMState, lstm, lstm_cell
+from jaxlstm.kernels.cpu.memory import aligned_zeros
 
 X = jax.random.normal(jax.random.key(0), (7, 4, 3))
 
@@ -166,6 +167,20 @@ def test_from_params(module: Any) -> None:
     close(module.from_params(cell_params(), CELL_CONFIG)(X), lstm(cell_params(), X, config=CELL_CONFIG))
     with pytest.raises(ValueError, match="missing weight_hh_l0_reverse"):
         module.from_params({name: p for name, p in params.items() if name[-7:] != "reverse"}, config)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_from_params_copies_numpy_arrays(module: Any) -> None:
+    """Older versions of JAX share memory with aligned arrays."""
+    config = jaxlstm.LSTMConfig(16, 16)
+    params = {
+        name: aligned_zeros(shape, np.dtype(np.float32))
+        for name, shape in jaxlstm.param_shapes(config).items()
+    }
+    model = module.from_params(params, config)
+    for leaf in params.values():
+        leaf[...] = 1
+    assert not any(np.any(leaf) for leaf in model.params.values())
 
 
 @pytest.mark.parametrize("cell_type", CELLS)

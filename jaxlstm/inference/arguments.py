@@ -32,7 +32,7 @@ def cast_params(params: Mapping[str, Any], dtype: np.dtype) -> dict[str, jax.Arr
         if getattr(leaf, "dtype", None) == np.float64:
             # JAX rejects float64 unless its 64-bit mode is on, so NumPy casts these.
             leaf = leaf.astype(dtype)
-        cast[name] = as_float_array(name, leaf).astype(dtype)
+        cast[name] = as_float_array(name, leaf, copy=True).astype(dtype)
     return cast
 
 

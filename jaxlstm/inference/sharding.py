@@ -77,8 +77,7 @@ class Sharded:
         check_params(params, self.config)
         placed = {}
         for name, leaf in params.items():
-            # A copy: jax.device_put would share memory with a NumPy array.
-            array = as_float_array(name, leaf)
+            array = as_float_array(name, leaf, copy=True)
             if not name.startswith("weight_hr"):
                 array = jnp.reshape(array, (4, self.config.hidden_size, *array.shape[1:]))
             placed[name] = jax.device_put(array, NamedSharding(self.mesh, self._spec(name)))

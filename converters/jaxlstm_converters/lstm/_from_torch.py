@@ -61,7 +61,7 @@ def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
             if array.dtype.kind in "biu":  # an integer is not the weight, but its quantized form
                 require_dtype(name, array.dtype)
         arrays = {name: array.astype(dtype) for name, array in arrays.items()}
-    return {name: as_float_array(name, array) for name, array in arrays.items()}
+    return {name: as_float_array(name, array, copy=True) for name, array in arrays.items()}
 
 
 def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:

@@ -37,6 +37,18 @@ def test_round_trip_is_bit_exact(dtype: torch.dtype) -> None:
             assert torch.equal(fresh.state_dict()[name], tensor), name
 
 
+def test_params_share_no_memory_with_the_module() -> None:
+    """Older versions of JAX share memory with aligned arrays, which torch's are."""
+    module = torch.nn.LSTM(64, 64)
+    params, _ = from_torch(module)
+    before = {name: np.array(leaf) for name, leaf in params.items()}
+    with torch.no_grad():
+        for tensor in module.parameters():
+            tensor.fill_(1)
+    for name, leaf in params.items():
+        np.testing.assert_array_equal(leaf, before[name])
+
+
 def test_nan_payloads_and_signed_zeros_are_kept() -> None:
     module = torch.nn.LSTM(1, 1)
     bits = torch.tensor([0x7FC12345, -0x80000000, 0x00000001, 0x7F800000], dtype=torch.int32)
