@@ -37,6 +37,18 @@ def test_round_trip_is_bit_exact(dtype: torch.dtype) -> None:
             assert torch.equal(fresh.state_dict()[name], tensor), name
 
 
+def test_negative_views() -> None:
+    """torch applies the sign of such a tensor when it reads it."""
+    state_dict = torch.nn.LSTM(3, 4).state_dict()
+    views = {
+        name: torch._neg_view(tensor)  # pyright: ignore[reportPrivateImportUsage]
+        for name, tensor in state_dict.items()
+    }
+    params, _ = from_torch(views, batch_first=False, dropout=0.0)
+    for name, tensor in state_dict.items():
+        np.testing.assert_array_equal(params[name], -tensor.numpy())
+
+
 def test_params_share_no_memory_with_the_module() -> None:
     """Older versions of JAX share memory with aligned arrays, which torch's are."""
     module = torch.nn.LSTM(64, 64)
