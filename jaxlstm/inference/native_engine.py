@@ -17,7 +17,7 @@ from jaxlstm.config import LSTMConfig
 from jaxlstm.inference.arguments import time_major
 from jaxlstm.inference.engine import Engine, Results
 from jaxlstm.kernels.cpu import prepared
-from jaxlstm.kernels.cpu.library import library
+from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 from jaxlstm.kernels.cpu.stack import PackedLayers
 from jaxlstm.precision import gate_dtype
 
@@ -25,7 +25,7 @@ from jaxlstm.precision import gate_dtype
 def is_available(device: Any, dtype: np.dtype, backend: str) -> bool:
     """Return True if a Runner with these settings uses the native kernel."""
     selected = device.platform == "cpu" and backend in ("auto", "native")
-    return selected and library().handle is not None and dtype.name in library().dtypes
+    return selected and library().handle is not None and dtype.name in DTYPE_NUMBERS
 
 
 class NativeEngine(Engine):
@@ -44,12 +44,12 @@ class NativeEngine(Engine):
         """Implement :meth:`Engine.run_batch`."""
         x = np.asarray(x)
         time, batch = x.shape[:2]
-        valid, steps = None, time * batch
-        if lengths is None or (steps := int(lengths.sum())) == time * batch:
-            self.count(steps, steps)
+        if lengths is None or lengths.min() == time:
+            valid = None
+            self.count(time * batch, time * batch)
         else:
             valid = np.arange(time)[:, None] < lengths
-            self.count(steps, self.computed_steps(lengths))
+            self.count(int(lengths.sum()), self.computed_steps(lengths))
         if state is not None:
             h, c = (np.asarray(leaf, gate_dtype(self.dtype)) for leaf in state)
             state = h, c

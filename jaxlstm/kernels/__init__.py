@@ -66,17 +66,17 @@ def select_recurrence(backend: str, dtype: Any, *, weights: int = 0, rows: int =
         from jaxlstm.kernels.tpu import PALLAS
 
         return PALLAS
-    from jaxlstm.kernels.cpu.library import library
+    from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 
     if backend == "auto":
         worth_packing = weights <= SMALL_WEIGHTS or rows >= WORTH_PACKING
-        if not worth_packing or library().handle is None or name not in library().dtypes:
+        if not worth_packing or library().handle is None or name not in DTYPE_NUMBERS:
             return PLAIN
     if library().handle is None:
         raise RuntimeError(
             f"backend='native' is unavailable: {library().reason}; use backend='auto' or 'scan'"
         )
-    _require_dtype(backend, name, library().dtypes)
+    _require_dtype(backend, name, tuple(DTYPE_NUMBERS))
     from jaxlstm.kernels.cpu.ffi import AUTO, NATIVE
 
     return AUTO if backend == "auto" else NATIVE
@@ -97,7 +97,7 @@ def info() -> dict[str, Any]:
       ``native``, ``reason`` and ``instruction_set``; ``dtypes``, the dtypes that run natively; and
       ``products``, the dtype in which products of each of them are computed.
     """
-    from jaxlstm.kernels.cpu.library import library
+    from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 
     loaded = library()
     available = loaded.handle is not None
@@ -105,6 +105,6 @@ def info() -> dict[str, Any]:
         "native": available,
         "reason": loaded.reason,
         "instruction_set": loaded.instruction_set if available else None,
-        "dtypes": loaded.dtypes,
-        "products": {name: loaded.product_dtype(name).name for name in loaded.dtypes} if available else {},
+        "dtypes": tuple(DTYPE_NUMBERS),
+        "products": {name: loaded.product_dtype(name).name for name in DTYPE_NUMBERS} if available else {},
     }

@@ -76,9 +76,8 @@ def _flax_pads(padding: Any, extents: list[int]) -> Pads:
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:
-    return (
-        (1 if value is None else value,) * dims if value is None or isinstance(value, int) else tuple(value)
-    )
+    value = 1 if value is None else value
+    return (value,) * dims if isinstance(value, int) else tuple(value)
 
 
 def _listed(pads: Pads) -> str:

@@ -15,6 +15,7 @@ A folded weight cannot be loaded back into the module that it came from, so the 
 
 from __future__ import annotations
 
+import abc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,14 +48,13 @@ class Folded(NamedTuple):
     problems: dict[str, str]
 
 
-class ComputedWeight:
-    """A weight that is computed from other tensors when it is read.
+class ComputedWeight(abc.ABC):
+    """A weight that is computed from other tensors when it is read."""
 
-    Attributes:
-      parameters: the tensors of it that torch trains; the last one has the shape and dtype of the weight.
-    """
-
-    parameters: tuple[Any, ...]
+    @property
+    @abc.abstractmethod
+    def parameters(self) -> tuple[Any, ...]:
+        """The tensors that torch trains; the last one has the shape and dtype of the weight."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,9 +71,9 @@ class ComputedWeight:
         """Size of the weight in bytes."""
         return self.parameters[-1].nbytes
 
+    @abc.abstractmethod
     def compute(self) -> np.ndarray:
         """Return the weight."""
-        raise NotImplementedError
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         weight = self.compute()
@@ -88,7 +88,7 @@ class WeightNorm(ComputedWeight):
     v: Any
 
     @property
-    def parameters(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def parameters(self) -> tuple[Any, ...]:
         """The length and the direction."""
         return self.g, self.v
 
@@ -108,7 +108,7 @@ class Pruned(ComputedWeight):
     orig: Any
 
     @property
-    def parameters(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def parameters(self) -> tuple[Any, ...]:
         """The weight before pruning; the mask is a buffer."""
         return (self.orig,)
 

@@ -15,9 +15,9 @@ def module_state_dict(module: Any) -> dict[str, Any]:
     """
     tensors = {name: value for name, value in module.state_dict().items() if hasattr(value, "shape")}
     for path, part in module.named_modules(remove_duplicate=False):
-        if type(part).__name__ != "ParametrizationList" or [type(p).__name__ for p in part] == [
-            "_WeightNorm"
-        ]:
+        if type(part).__name__ != "ParametrizationList":
+            continue
+        if [type(parametrization).__name__ for parametrization in part] == ["_WeightNorm"]:
             continue
         tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{path}.")}
         owner, _, weight = path.rpartition("parametrizations.")

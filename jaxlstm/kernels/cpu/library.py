@@ -55,11 +55,6 @@ class Library(NamedTuple):
         assert self.handle is not None
         return self.handle.jaxlstm_instruction_set().decode()
 
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        """The names of the dtypes that the kernel takes."""
-        return tuple(DTYPE_NUMBERS)
-
     def product_dtype(self, dtype: Any) -> np.dtype:
         """Return the dtype in which products of ``dtype`` are computed: it, or float32 for half precision."""
         name = jnp.dtype(dtype).name
