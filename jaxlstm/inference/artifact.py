@@ -1,4 +1,4 @@
-"""What the artifacts of LSTMs and of programs share: arguments, separate weights, reading a file."""
+"""Arguments, separate weights and reading, for the artifacts of both LSTMs and programs."""
 
 from __future__ import annotations
 

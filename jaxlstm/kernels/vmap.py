@@ -23,7 +23,7 @@ def vmapped(
 
     Args:
       bind: the primitive, from arrays to a list of arrays.
-      plain: the same function in JAX, for what the primitive cannot do.
+      plain: the same function in JAX, for the cases that the primitive does not support.
       mapped_axes: the mapped axis of each array, or None.
       batch_axes: the batch axis of each array without its mapped axis, None for weights.
       result_batch_axes: the batch axis of each result, None for a sum over the batch.

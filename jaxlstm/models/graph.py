@@ -1,7 +1,7 @@
 """The graph of an exported program as plain data: no torch, no JAX arrays, nothing to execute.
 
 ``jaxlstm_converters.pt2`` builds a graph from a ``.pt2`` file; ``jaxlstm.models.program`` runs it. The
-vocabulary is that of ``torch.export``: a node calls an operator, a placeholder is a parameter, a buffer,
+words are used as in ``torch.export``: a node calls an operator, a placeholder is a parameter, a buffer,
 a constant or a user input, and a symbolic size is the size of an axis that was exported as dynamic.
 """
 

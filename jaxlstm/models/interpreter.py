@@ -54,7 +54,7 @@ def run_nodes(
 
 
 def resolve(argument: Argument, values: Mapping[str, Any]) -> Any:
-    """Return an argument with the values in place of their names."""
+    """Return an argument in which each name of a value is replaced by the value."""
     if isinstance(argument, Value):
         return values[argument.name]
     if isinstance(argument, tuple):

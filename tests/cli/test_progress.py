@@ -20,7 +20,7 @@ from tests.support.run_command import CONFIG, sequences, write_long_sequence
 
 
 def shown(*arguments: object) -> str:
-    """Return what a command writes to a terminal's standard error."""
+    """Return the text that a command writes to standard error, on a terminal."""
     screen = Screen()
     with redirect_stderr(screen):
         assert cli.main([str(argument) for argument in arguments]) == 0

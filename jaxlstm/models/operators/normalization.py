@@ -27,7 +27,7 @@ def batch_norm(
     eps: float,
     cudnn_enabled: bool = False,
 ) -> jax.Array:
-    """Normalize each channel (axis 1) by the running statistics, or by those of the batch without them."""
+    """Normalize each channel (axis 1) by its running statistics, or by the batch if they are None."""
     x = _wide(input)
     if running_mean is None or running_var is None:
         y = _standardize(x, (0, *range(2, x.ndim)), eps)

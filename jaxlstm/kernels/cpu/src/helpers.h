@@ -52,7 +52,7 @@ class Helpers {
 
  private:
   // A call with helpers that takes far longer than it should on one thread has waited for a helper that lost its core
-  // to another process. Calls then run alone for a while, since the next one would wait as well.
+  // to another process. For a while, calls then take no helpers, since the next one would wait as well.
   static constexpr auto kTimeAlone = std::chrono::milliseconds(100);
   static std::chrono::nanoseconds longest_call(double seconds) {
     return std::chrono::nanoseconds(long(10e9 * seconds)) + std::chrono::microseconds(500);

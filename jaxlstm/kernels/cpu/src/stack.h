@@ -109,7 +109,7 @@ class StackCall {
   std::optional<Scratch> scratch_;
 };
 
-// Runs `time` steps, with arrays as in StackCall. Returns false, with an unchanged state, if there is no memory.
+// Runs `time` steps, with arrays as in StackCall. Returns false, with an unchanged state, if an allocation fails.
 template <class T>
 bool run_stack(Stack& stack, long time, const T* x, const uint8_t* valid, T* y) {
   const StackCall<T> work(stack, time, x, valid, y);
