@@ -54,9 +54,20 @@ void prepare_weights(const ForwardArguments<T>& arguments, void* prepared) {
   ForwardPass<T>(arguments, prepared).prepare_weights();
 }
 
+template <class T>
+void activations(const Wide<T>* x, Wide<T>* sigmoids, Wide<T>* tanhs, long n) {
+  constexpr long L = kLanes<T>;
+  for (long i = 0; i < n; i += L) {
+    const long count = n - i < L ? n - i : L;
+    store(sigmoids + i, sigmoid<T>(load(x + i, count)), count);
+    store(tanhs + i, tanh<T>(load(x + i, count)), count);
+  }
+}
+
 template <class T, class Forward, class Backward, class Gradients>
 constexpr Passes<T> kPasses{kPass<ForwardArguments<T>, Forward>, kPass<BackwardArguments<T>, Backward>,
-                            kPass<GradientsArguments<T>, Gradients>, prepared_bytes<T>, prepare_weights<T>};
+                            kPass<GradientsArguments<T>, Gradients>, prepared_bytes<T>, prepare_weights<T>,
+                            activations<T>};
 
 template <class T>
 constexpr Passes<T> kFastPasses = kPasses<T, FastForward<T>, FastBackward<T>, FastGradients<T>>;
@@ -66,22 +77,13 @@ template <class T>
 constexpr Passes<T> kWidenedPasses{
     kPass<ForwardArguments<T>, WidenedForwardPass<T, FastForward<float>>>,
     kPass<BackwardArguments<T>, WidenedBackwardPass<T, FastBackward<float>>>,
-    kPass<GradientsArguments<T>, WidenedGradientsPass<T, FastGradients<float>>>, nullptr, nullptr};
+    kPass<GradientsArguments<T>, WidenedGradientsPass<T, FastGradients<float>>>, nullptr, nullptr, activations<float>};
 
 #if defined(__AVX512BF16__)
 constexpr const Passes<Bfloat16>& kBfloat16Passes = kFastPasses<Bfloat16>;
 #else
 constexpr const Passes<Bfloat16>& kBfloat16Passes = kWidenedPasses<Bfloat16>;
 #endif
-
-void activations(const float* x, float* sigmoids, float* tanhs, long n) {
-  constexpr long L = kLanes<float>;
-  for (long i = 0; i < n; i += L) {
-    const long count = n - i < L ? n - i : L;
-    store(sigmoids + i, sigmoid(load(x + i, count)), count);
-    store(tanhs + i, tanh(load(x + i, count)), count);
-  }
-}
 
 }  // namespace
 
@@ -97,7 +99,6 @@ const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET) = {
     kPasses<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>,
     kBfloat16Passes,
     kWidenedPasses<Float16>,
-    activations,
 };
 
 }  // namespace jaxlstm
