@@ -58,7 +58,7 @@ def forward(name: str, dtype: str, backend: str, *, wide: bool = False) -> tuple
     """Return outputs, h_n and c_n of a config, in float64 if ``wide``."""
     config, rows = CONFIGS[name], ROWS.get(name, 6)
     params, x = half(dtype, weights(config)), half(dtype, normal(40, rows, config.input_size))
-    lengths = jnp.resize(jnp.array([40, 1, 17, 40, 39, 8]), rows)
+    lengths = jnp.resize(jnp.array([40, 1, 17, 40, 39, 8]), (rows,))
     with jax.enable_x64(wide):
         if wide:
             params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
@@ -102,7 +102,7 @@ def gradients(name: str, dtype: str, backend: str, *, wide: bool = False) -> lis
     config, rows = CONFIGS[name], ROWS.get(name, 12)
     params, x = half(dtype, weights(config)), half(dtype, normal(60, rows, config.input_size))
     state = tuple(half(dtype, normal(*shape, seed=3)) for shape in config.state_shapes(rows))
-    lengths = jnp.resize(jnp.array([60, 1, 7, 60, 59, 31, 60, 60, 2, 44, 60, 17]), rows)
+    lengths = jnp.resize(jnp.array([60, 1, 7, 60, 59, 31, 60, 60, 2, 44, 60, 17]), (rows,))
     directions = (normal(60, rows, config.output_size, seed=5), *(normal(*h.shape, seed=6) for h in state))
 
     def loss(params: Any, x: Any, state: Any) -> jax.Array:
