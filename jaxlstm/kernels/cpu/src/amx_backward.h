@@ -59,7 +59,7 @@ struct AmxBackwardPass : BackwardPass<T> {
         right.pack_rows(p.weight_hh + row * p.h_size, p.h_size, p.hidden_size - unit, states, panel, k, weights);
       }
     const auto check = [&](const auto* array, long count) {
-      if (!kHasSmallTerms<T>) return;
+      if constexpr (kIsHalf<T>) return;
       for (long i = share(count, thread, threads), end = share(count, thread + 1, threads); i < end; i += L)
         gradients.update(load_masked(array + i, end - i));
     };
