@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.graph import Argument, Graph, Node, Value
-from jaxlstm.models.operators.registry import Operator, is_in_place
+from jaxlstm.models.operators.registry import Operator, changes_shape, is_in_place
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,13 @@ def plan_writes(graph: Graph, operators: Sequence[Operator]) -> dict[int, Write]
             target = target_of(node)
             alive = {name for name in views.family(target) if last_use.get(name, -1) > index}
             writes[index] = views.plan_write(node, target, alive - {target})
+        elif changes_shape(node.op) and last_use.get(target_of(node), -1) > index:
+            raise ProgramError(
+                "unsupported-alias",
+                f"node {node.name} ({node.op}, {place_of(node)}) changes the shape of {target_of(node)} in "
+                "place, and its old name is used later. Replace the operator by its functional form, and "
+                "export again",
+            )
         views.add(node, operator)
     return writes
 

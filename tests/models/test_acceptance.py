@@ -188,9 +188,14 @@ def test_64_bit_types() -> None:
         assert integers({}, np.full((1, 3), 5, np.int32)).dtype == np.int64
 
 
-def test_in_place_views_are_unsupported() -> None:
-    message = refused("unsupported-operator", lambda: program(node("aten.t_.default", self=X)))
-    assert "aten.t_.default" in message
+def test_in_place_views() -> None:
+    transposed = node("aten.t_.default", "t", self=X)
+    result = program(transposed, node("aten.neg.default", self=Value("t")))({}, ONES)
+    np.testing.assert_array_equal(result, -ONES.T)
+    message = refused(
+        "unsupported-alias", lambda: program(transposed, node("aten.add.Tensor", self=Value("t"), other=X))
+    )
+    assert "node t (aten.t_.default, the outermost module) changes the shape of x in place" in message
     program(node("aten.detach_.default", self=X))
 
 

@@ -152,7 +152,28 @@ def through_grids(x: Tensor) -> tuple[Tensor, ...]:
     return y, same, wide, rows, columns
 
 
+def through_a_new_shape(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    row = y[0]
+    y.t_()
+    y.mul_(2)
+    y.swapaxes_(0, 1).swapdims_(0, 1)[1].fill_(7)
+    return y, row
+
+
+def through_a_removed_axis(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()[:, None]
+    across = y.transpose(0, 2)
+    y.squeeze_(1)
+    y.unsqueeze_(0).squeeze_()
+    across[1] = 3
+    y[0].unsqueeze_(0).add_(1)
+    return y, across, y.transpose_(0, 1) + 1
+
+
 FUNCTIONS = [
+    through_a_new_shape,
+    through_a_removed_axis,
     through_diagonals,
     through_other_names_of_transpose,
     through_sections,

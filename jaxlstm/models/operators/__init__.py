@@ -38,6 +38,7 @@ from jaxlstm.models.operators import slices as slices
 from jaxlstm.models.operators import spectral as spectral
 from jaxlstm.models.operators import splits as splits
 from jaxlstm.models.operators import unary as unary
+from jaxlstm.models.operators import writes as writes
 
 # The last one: it refers to the others.
 from jaxlstm.models.operators import synonyms as synonyms  # isort: skip

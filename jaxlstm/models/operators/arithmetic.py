@@ -47,7 +47,7 @@ def mul(self: jax.Array, other: Operand) -> jax.Array:
     return self * other
 
 
-@register_operator("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor")
+@register_operator("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor", "aten.true_divide.Scalar")
 def div(self: jax.Array, other: Operand) -> jax.Array:
     """Return ``self / other``; integers are divided as float32."""
     self, other = promoted_floats(self, other)
@@ -65,7 +65,7 @@ def div_mode(self: jax.Array, other: Operand, rounding_mode: str | None = None) 
     return jax.lax.div(*jnp.broadcast_arrays(self, other)) if is_integer(self) else jnp.trunc(self / other)
 
 
-@register_operator("aten.floor_divide.default", "aten.floor_divide.Scalar")
+@register_operator("aten.floor_divide.default", "aten.floor_divide.Scalar", "aten.floor_divide.Tensor")
 def floor_divide(self: jax.Array, other: Operand) -> jax.Array:
     """Return the quotient rounded down; a float divided by zero is infinite or NaN, as in torch."""
     self, other = promoted(self, other)
@@ -86,7 +86,7 @@ def fmod(self: jax.Array, other: Operand) -> jax.Array:
     return jnp.fmod(*promoted(self, other))
 
 
-@register_operator("aten.pow.Tensor_Tensor", "aten.pow.Tensor_Scalar", "aten.pow.Scalar")
+@register_operator("aten.pow.Tensor_Tensor", "aten.pow.Tensor_Scalar", "aten.pow.Scalar", "aten.pow.Tensor")
 def pow(self: Operand, exponent: Operand) -> jax.Array:
     """Return ``self ** exponent``; integers to a negative integer power are refused, as in torch."""
     dtype = result_type(self, exponent)

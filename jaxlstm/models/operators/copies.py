@@ -7,7 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
+from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.operators.axes import axes, axis, axis_of
 from jaxlstm.models.operators.dtypes import Operand, as_array, held, promoted
 from jaxlstm.models.operators.registry import register_operator, same, same_values
@@ -50,12 +53,30 @@ def repeat(self: jax.Array, repeats: Sequence[int]) -> jax.Array:
     return jnp.tile(self.reshape((1,) * (len(repeats) - self.ndim) + self.shape), repeats)
 
 
-@register_operator("aten.repeat_interleave.self_int")
+@register_operator("aten.repeat_interleave.self_int", "aten.repeat_interleave.self_Tensor")
 def repeat_interleave(
-    self: jax.Array, repeats: int, dim: int | None = None, output_size: int | None = None
+    self: jax.Array, repeats: int | jax.Array, dim: int | None = None, output_size: int | None = None
 ) -> jax.Array:
-    """Repeat each element of an axis, or of the flattened tensor."""
-    return jnp.repeat(self, repeats, None if dim is None else axis(self, dim))
+    """Repeat each element of an axis, or of the flattened tensor.
+
+    For a tensor of repeats, ``output_size`` is their sum; without it, the repeats must be known.
+    """
+    place = None if dim is None else axis(self, dim)
+    if isinstance(repeats, int):
+        return jnp.repeat(self, repeats, place)
+    if isinstance(repeats, Tracer):
+        if output_size is None:
+            raise ProgramError(
+                "unsupported-operator",
+                "the size of its result depends on the tensor of repeats, which is unknown in jax.jit. Pass "
+                "output_size, the sum of the repeats, to repeat_interleave, and export again",
+            )
+        return jnp.repeat(self, repeats, place, total_repeat_length=output_size)
+    count = self.size if place is None else self.shape[place]
+    total = int(np.broadcast_to(repeats, (count,)).sum())
+    if output_size not in (None, total):
+        raise ValueError(f"output_size must be the sum of the repeats, {total}, got {output_size}")
+    return jnp.repeat(self, repeats, place, total_repeat_length=total)
 
 
 @register_operator("aten.flip.default")

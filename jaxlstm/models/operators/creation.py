@@ -107,7 +107,32 @@ def eye(n: int, m: int | None = None, dtype: Any = None) -> jax.Array:
 @register_operator("aten.hann_window.default", "aten.hann_window.periodic")
 def hann_window(window_length: int, periodic: bool = True, dtype: Any = None) -> jax.Array:
     """Return the Hann window."""
-    period = window_length if periodic else window_length - 1
-    angles = np.arange(window_length) * (2 * np.pi / max(period, 1))
-    window = 0.5 - 0.5 * np.cos(angles) if window_length > 1 else np.ones(window_length)
+    return _cosines(window_length, periodic, (0.5, 0.5), dtype)
+
+
+@register_operator(
+    *(
+        f"aten.hamming_window.{how}"
+        for how in ("default", "periodic", "periodic_alpha", "periodic_alpha_beta")
+    )
+)
+def hamming_window(
+    window_length: int, periodic: bool = True, alpha: float = 0.54, beta: float = 0.46, dtype: Any = None
+) -> jax.Array:
+    """Return the Hamming window."""
+    return _cosines(window_length, periodic, (alpha, beta), dtype)
+
+
+@register_operator("aten.blackman_window.default", "aten.blackman_window.periodic")
+def blackman_window(window_length: int, periodic: bool = True, dtype: Any = None) -> jax.Array:
+    """Return the Blackman window."""
+    return _cosines(window_length, periodic, (0.42, 0.5, 0.08), dtype)
+
+
+def _cosines(length: int, periodic: bool, factors: Sequence[float], dtype: Any) -> jax.Array:
+    """Return a window that is a sum of cosines, with alternating signs."""
+    period = length if periodic else length - 1
+    angles = np.arange(length) * (2 * np.pi / max(period, 1))
+    terms = [(-1) ** k * factor * np.cos(k * angles) for k, factor in enumerate(factors)]
+    window = np.sum(terms, axis=0) if length > 1 else np.ones(length)
     return jnp.asarray(window.astype(held(dtype or DEFAULT_FLOAT)))

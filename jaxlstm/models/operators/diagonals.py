@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.models.operators.axes import axis, axis_of
-from jaxlstm.models.operators.dtypes import promoted, sum_type
+from jaxlstm.models.operators.dtypes import held, promoted, sum_type
 from jaxlstm.models.operators.registry import Kwargs, register_operator
 
 
 def _diagonal_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
-    dims = (axis(base, kwargs.get("dim1", 0)), axis(base, kwargs.get("dim2", 1)))
-    matrices = jnp.moveaxis(base, dims, (-2, -1))
-    places = _places(kwargs.get("offset", 0), view.shape[-1])
-    return jnp.moveaxis(matrices.at[(..., *places)].set(view), (-2, -1), dims)
+    return set_diagonal(base, view, **kwargs)
+
+
+def set_diagonal(x: jax.Array, new: jax.Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> jax.Array:
+    """Return ``x`` with another diagonal of each matrix in the axes ``dim1`` and ``dim2``."""
+    dims = (axis(x, dim1), axis(x, dim2))
+    matrices = jnp.moveaxis(x, dims, (-2, -1))
+    written = matrices.at[(..., *_places(offset, new.shape[-1]))].set(new)
+    return jnp.moveaxis(written, (-2, -1), dims)
 
 
 def _places(offset: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,3 +82,15 @@ def tril(self: jax.Array, diagonal: int = 0) -> jax.Array:
 def triu(self: jax.Array, diagonal: int = 0) -> jax.Array:
     """Return the upper triangle of each matrix, zeros elsewhere."""
     return jnp.triu(self, diagonal)
+
+
+@register_operator("aten.tril_indices.default")
+def tril_indices(row: int, col: int, offset: int = 0, dtype: Any = None) -> jax.Array:
+    """Return the rows and columns of the lower triangle of a matrix."""
+    return jnp.asarray(np.stack(np.tril_indices(row, offset, col)).astype(held(dtype or "int64")))
+
+
+@register_operator("aten.triu_indices.default")
+def triu_indices(row: int, col: int, offset: int = 0, dtype: Any = None) -> jax.Array:
+    """Return the rows and columns of the upper triangle of a matrix."""
+    return jnp.asarray(np.stack(np.triu_indices(row, offset, col)).astype(held(dtype or "int64")))

@@ -72,6 +72,50 @@ def addmm(
     return y + (self if beta == 1 else self * jnp.asarray(beta, self.dtype))
 
 
+@register_operator("aten.vdot.default")
+def vdot(self: jax.Array, other: jax.Array, *, options: Options) -> jax.Array:
+    """Return the sum of products of two vectors, the first one conjugated."""
+    return product(jnp.conj(self), other, options)
+
+
+@register_operator("aten.linalg_vecdot.default")
+def vecdot(x: jax.Array, y: jax.Array, dim: int = -1, *, options: Options) -> jax.Array:
+    """Return the sum of products along an axis, with the first factor conjugated."""
+    x, y = jnp.broadcast_arrays(jnp.conj(x), y)
+    x, y = jnp.moveaxis(x, dim, -1), jnp.moveaxis(y, dim, -1)
+    return product(x[..., None, :], y[..., None], options)[..., 0, 0]
+
+
+@register_operator("aten.addr.default")
+def addr(
+    self: jax.Array,
+    vec1: jax.Array,
+    vec2: jax.Array,
+    beta: Operand = 1,
+    alpha: Operand = 1,
+    *,
+    options: Options,
+) -> jax.Array:
+    """Return ``beta * self + alpha * outer(vec1, vec2)``."""
+    return addmm(self, vec1[:, None], vec2[None], beta=beta, alpha=alpha, options=options)
+
+
+@register_operator("aten.addbmm.default")
+def addbmm(
+    self: jax.Array,
+    batch1: jax.Array,
+    batch2: jax.Array,
+    beta: Operand = 1,
+    alpha: Operand = 1,
+    *,
+    options: Options,
+) -> jax.Array:
+    """Return ``beta * self + alpha *`` the sum of the products of all pairs of matrices."""
+    rows = batch1.swapaxes(0, 1).reshape(batch1.shape[1], -1)
+    columns = batch2.reshape(-1, batch2.shape[2])
+    return addmm(self, rows, columns, beta=beta, alpha=alpha, options=options)
+
+
 # torch returns a view if the equation only permutes the axes of one tensor.
 @register_operator("aten.einsum.default", may_alias=True)
 def einsum(

@@ -177,12 +177,7 @@ def register_synonym(name: str, synonym: str) -> None:
 
 def find_operator(name: str) -> Operator | None:
     """Return a registered operator, or the functional form of an in-place operator, or None."""
-    if name in _OPERATORS:
-        return _OPERATORS[name]
-    operator = _OPERATORS.get(functional_name(name))
-    # transpose_ and the like change the shape of their argument and not its memory.
-    is_view = operator is not None and operator.write_back not in (None, same, same_values)
-    return None if is_view else operator
+    return _OPERATORS.get(name) or _OPERATORS.get(functional_name(name))
 
 
 def functional_name(name: str) -> str:
@@ -198,7 +193,15 @@ def functional_name(name: str) -> str:
 
 def is_in_place(name: str) -> bool:
     """Return True if an operator writes to its argument ``self``."""
-    return name not in _OPERATORS and functional_name(name) != name
+    return name not in _OPERATORS and functional_name(name) != name and not changes_shape(name)
+
+
+def changes_shape(name: str) -> bool:
+    """Return True for ``transpose_`` and the like, which change the shape of ``self`` but no element."""
+    if name in _OPERATORS or functional_name(name) == name:
+        return False
+    operator = find_operator(name)
+    return operator is not None and operator.write_back not in (None, same, same_values)
 
 
 def operator_names() -> list[str]:

@@ -17,11 +17,21 @@ from jaxlstm.models.operators.indexing import places_along, require_in_range
 from jaxlstm.models.operators.registry import register_operator
 
 
-@register_operator("aten.scatter.src", "aten.scatter.value")
+@register_operator(
+    "aten.scatter.src", "aten.scatter.value", "aten.scatter.reduce", "aten.scatter.value_reduce"
+)
 def scatter(
-    self: jax.Array, dim: int, index: jax.Array, src: jax.Array | None = None, value: Operand = 0
+    self: jax.Array,
+    dim: int,
+    index: jax.Array,
+    src: jax.Array | None = None,
+    value: Operand = 0,
+    reduce: str | None = None,
 ) -> jax.Array:
-    """Write elements along an axis, one for each index."""
+    """Write elements along an axis, one for each index; ``reduce`` is "add", "multiply" or None."""
+    if reduce is not None:
+        src = jnp.full(index.shape, as_array(value, self.dtype)) if src is None else src
+        return scatter_reduce(self, dim, index, src, {"add": "sum", "multiply": "prod"}[reduce])
     flat, places, source = _along(self, dim, index, src)
     update = as_array(value, self.dtype) if source is None else source.astype(self.dtype)
     return flat.at[places].set(update, mode="drop").reshape(self.shape)

@@ -131,7 +131,9 @@ def _transpose_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs
     return transpose(view, **kwargs)
 
 
-@register_operator("aten.transpose.int", "aten.swapdims.default", write_back=_transpose_back)
+@register_operator(
+    "aten.transpose.int", "aten.transpose.default", "aten.swapdims.default", write_back=_transpose_back
+)
 def transpose(self: jax.Array, dim0: int, dim1: int) -> jax.Array:
     """Swap two axes."""
     return jnp.swapaxes(self, axis(self, dim0), axis(self, dim1)) if self.ndim else self
