@@ -33,7 +33,8 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
   constexpr uint32_t kOpen = 0, kClosed = 1u << 31;
   struct Team {
     std::atomic<uint32_t> admitted{kOpen};  // number of helpers; the bit kClosed ends admission
-    Signal arrived{0}, started{0}, finished{0};
+    Signal answered{0}, started{0}, finished{0};
+    const int core = current_core();
     int size = 0;  // `size`, `work` and `barrier` are set before `started`, and outlive every member
     const Work* work = nullptr;
     Barrier* barrier = nullptr;
@@ -49,19 +50,24 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
     schedule([team] {
       // A pool without threads runs the function immediately.
       if (std::this_thread::get_id() == team->caller) return;
+      // On the core of a caller that is awake, this thread keeps it from running, and so would its spins.
+      if (team->core >= 0 && current_core() == team->core && !team->answered.has_sleepers()) {
+        team->answered.add(1);
+        return;
+      }
       uint32_t before = team->admitted.load();
       do {
         if (before & kClosed) return;
       } while (!team->admitted.compare_exchange_weak(before, before + 1));
-      team->arrived.add(1);
+      team->answered.add(1);
       team->started.wait_while(0);
       (*team->work)(int(before) + 1, team->size, *team->barrier);
       team->finished.add(1);
     });
   }
   const auto deadline = Clock::now() + wait_for_helpers(seconds);
-  for (uint32_t arrived; (arrived = team->arrived.load()) < uint32_t(max_threads) - 1 && Clock::now() < deadline;)
-    team->arrived.wait_while(arrived, deadline);
+  for (uint32_t answered; (answered = team->answered.load()) < uint32_t(max_threads) - 1 && Clock::now() < deadline;)
+    team->answered.wait_while(answered, deadline);
   const uint32_t helpers = team->admitted.fetch_or(kClosed);
   Barrier barrier(int(helpers) + 1);
   team->size = int(helpers) + 1, team->work = &work, team->barrier = &barrier;
