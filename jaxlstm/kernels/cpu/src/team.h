@@ -25,6 +25,10 @@ inline std::chrono::nanoseconds wait_for_helpers(double seconds) {
 // A call below this time on one thread takes no helpers while the cores are crowded.
 constexpr double kShortCall = 20e-3;
 
+// A helper that wakes up on the core of its caller keeps the caller from running, with its spins too. It takes one or
+// two milliseconds until the system moves one of them, so a call below this time goes on without the helper.
+constexpr double kTooShortToMove = 2e-3;
+
 // Calls work(thread, threads, barrier) on at most `max_threads` threads, including this one, and returns when all have
 // finished. `seconds` is the estimated time of the work on one thread. `schedule` takes a copyable function without
 // arguments and runs it at any later time, on any thread.
@@ -34,7 +38,7 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
   struct Team {
     std::atomic<uint32_t> admitted{kOpen};  // number of helpers; the bit kClosed ends admission
     Signal answered{0}, started{0}, finished{0};
-    const int core = current_core();
+    int declines_on_core = -1;  // helpers decline on this core while the caller is awake; none for -1
     int size = 0;  // `size`, `work` and `barrier` are set before `started`, and outlive every member
     const Work* work = nullptr;
     Barrier* barrier = nullptr;
@@ -46,12 +50,12 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
     return;
   }
   auto team = std::make_shared<Team>();
+  if (seconds < kTooShortToMove) team->declines_on_core = current_core();
   for (int i = 1; i < max_threads; i++) {
     schedule([team] {
       // A pool without threads runs the function immediately.
       if (std::this_thread::get_id() == team->caller) return;
-      // On the core of a caller that is awake, this thread keeps it from running, and so would its spins.
-      if (team->core >= 0 && current_core() == team->core && !team->answered.has_sleepers()) {
+      if (team->declines_on_core >= 0 && current_core() == team->declines_on_core && !team->answered.has_sleepers()) {
         team->answered.add(1);
         return;
       }
