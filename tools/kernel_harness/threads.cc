@@ -21,7 +21,7 @@ static void move_to(int core) {
   sched_setaffinity(0, sizeof cores, &cores);
 }
 
-// Returns true if a helper on the core of its caller returns at once, and the caller then works alone.
+// Returns true if a helper on the core of its caller returns at once, and the caller works without it.
 static bool helper_declines_on_the_core_of_its_caller() {
   const int core = current_core();
   move_to(core);
