@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlstm.kernels.cpu.library import library
+from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 
 FLOATS = ctypes.POINTER(ctypes.c_float)
 TINY = np.finfo(np.float32).tiny
@@ -26,14 +26,13 @@ class WorstError(NamedTuple):
     x: float
 
 
-def activations(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the kernel's sigmoid and tanh of a float32 array."""
+def activations(x: np.ndarray, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+    """Return the kernel's sigmoid and tanh of a float32 array, as in a call of this dtype."""
     handle = library().handle
     assert handle is not None
     sigmoid, tanh = np.empty_like(x), np.empty_like(x)
-    handle.jaxlstm_activations(
-        *(array.ctypes.data_as(FLOATS) for array in (x, sigmoid, tanh)), ctypes.c_long(x.size)
-    )
+    pointers = (array.ctypes.data_as(FLOATS) for array in (x, sigmoid, tanh))
+    handle.jaxlstm_activations(DTYPE_NUMBERS[dtype], *pointers, ctypes.c_long(x.size))
     return sigmoid, tanh
 
 

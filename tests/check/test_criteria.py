@@ -136,6 +136,14 @@ def test_rms_of_many_arrays():
     assert better.where.endswith("0.0005 times the error of torch")
 
 
+def test_rms_of_large_cell_states():
+    """They are left out of the mean unless there is nothing else."""
+    large = RmsRatio("large c", 600, 1e-3, None, 1.0, in_mean=False)
+    ordinary = RmsRatio("a", 1000, 3.0, None, 1.0)
+    assert rms.mean_ratio([large, ordinary]).value == pytest.approx(3.0)
+    assert rms.mean_ratio([large]).value == pytest.approx(1e-3)
+
+
 def test_rms_of_one_array():
     ratios = [
         RmsRatio("a", 9, 2.0, None, 1.0),

@@ -9,6 +9,8 @@ import pytest
 
 from jaxlstm.check import verify
 from jaxlstm.check.diagnosis import explain
+from jaxlstm.check.faults.cells import clipped_c
+from jaxlstm.check.faults.fault import OracleCall
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import Evidence, oracle_results
@@ -90,6 +92,15 @@ def test_kinds_of_pairs(bugs, causes):
     assert len(found.causes) == 2
     for cause in causes:
         assert cause in " and ".join(found.causes)
+
+
+@pytest.mark.parametrize("bound", [0.25, 3.3, 50.0, 400.0])
+def test_clip_is_named_with_its_bound(bound):
+    def clipped(case):
+        return clipped_c(bound).apply(OracleCall.of(PARAMS, CONFIG, case)).results()
+
+    (found,) = explain.explain(evidence(clipped), CONFIG, seconds=0.0)
+    assert found.causes == (f"c is clipped to [-{bound:g}, {bound:g}]",)
 
 
 def test_single_faults_ignore_the_budget(clock):

@@ -49,6 +49,16 @@ def test_one_step_starts_from_zeros():
         assert not state.any()
 
 
+def test_large_cell_states():
+    (case,) = (case for case in cases.standard_cases(STRONG) if case.name == "large c")
+    assert case.initial_state is not None
+    h_0, c_0 = case.initial_state
+    assert 100 <= np.abs(c_0).min() < 1000 < np.abs(c_0).max() <= cases.LARGE_C
+    assert c_0.min() < 0 < c_0.max()
+    assert np.abs(h_0).max() <= 1
+    assert case.inputs.shape[:2] == (1, 3)
+
+
 def test_states_and_padding():
     for case in cases.standard_cases(CONFIGS["bidirectional"]):
         if case.name == "one step from zeros":

@@ -66,7 +66,7 @@ def test_port_that_raises():
     line = port.__code__.co_firstlineno + 2
     assert item.detail == (
         f"one step: ValueError: one step is too few (test_verify_faults.py:{line}); "
-        "fails in one step, one step from zeros"
+        "fails in one step, one step from zeros, large c"
     )
     assert status(report)["float64 semantics against torch"] == "ok"
     assert status(report)["step residual"] == "FAILED"

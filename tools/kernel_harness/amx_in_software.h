@@ -1,8 +1,8 @@
 // AMX in software, for processors with AVX-512 but without AMX.
 //
 // With the compiler option `-include amx_in_software.h`, the AMX kernels call these functions instead of the
-// intrinsics, and run on any processor with AVX-512. The emulation is slow but exact: every tile has 16 rows of 64
-// bytes, products accumulate in float32, and subnormal bfloat16 flush to zero.
+// intrinsics, and run on any processor with AVX-512. Every tile has 16 rows of 64 bytes. Sums are added and rounded in
+// the order of Intel's definition of TDPBF16PS. Subnormal bfloat16 flush to zero, but subnormal sums do not.
 #pragma once
 #define JAXLSTM_AMX_IN_SOFTWARE 1
 
@@ -24,17 +24,19 @@ inline void software_store(int tile, void* to, long stride) {
   for (int r = 0; r < 16; r++) std::memcpy(static_cast<char*>(to) + r * stride, software_tiles[tile][r], 64);
 }
 
-// Adds the product of a and b to tile `to`: row r += sum over k of a[r][k] b[k], where a[r][k] and b[k] are pairs.
+// Adds the product of a and b to tile `to`: row r += sum over k of a[r][k] b[k], where a[r][k] and b[k] are pairs. The
+// first and second numbers of the pairs have separate sums.
 inline void software_multiply(int to, int a, int b) {
   for (int r = 0; r < 16; r++) {
-    __m512 sum = _mm512_load_ps(software_tiles[to][r]);
+    __m512 first = _mm512_setzero_ps(), second = first;
     for (int k = 0; k < 16; k++) {
       const __m512i left = _mm512_set1_epi32(int(software_tiles[a][r][k]));
       const __m512i right = _mm512_load_si512(software_tiles[b][k]), high = _mm512_set1_epi32(int(0xffff0000));
-      sum = _mm512_fmadd_ps((__m512)_mm512_slli_epi32(left, 16), (__m512)_mm512_slli_epi32(right, 16), sum);
-      sum = _mm512_fmadd_ps((__m512)_mm512_and_si512(left, high), (__m512)_mm512_and_si512(right, high), sum);
+      first = _mm512_fmadd_ps((__m512)_mm512_slli_epi32(left, 16), (__m512)_mm512_slli_epi32(right, 16), first);
+      second = _mm512_fmadd_ps((__m512)_mm512_and_si512(left, high), (__m512)_mm512_and_si512(right, high), second);
     }
-    _mm512_store_ps(software_tiles[to][r], sum);
+    const __m512 sum = _mm512_add_ps(first, second);
+    _mm512_store_ps(software_tiles[to][r], _mm512_add_ps(_mm512_load_ps(software_tiles[to][r]), sum));
   }
 }
 

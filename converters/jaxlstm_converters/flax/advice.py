@@ -98,10 +98,14 @@ def advise(plan: Plan, result: LoadResult, located: Located, names: Mapping[str,
         return [
             f"most of the model is below {located.root!r} in the source: pass {part} to read only that part"
         ]
+    lines = []
+    if located.beside:
+        part = {located.key: "", **{f"{located.key}.{torch}": flax for torch, flax in names.items()}}
+        lines.append(f"the model was found below {located.key!r}: pass names={part} to read only that part")
     proposal = propose_names(plan, result, located)
     if proposal:
-        return [f"by shapes and order these names fit; check them: names={ {**names, **proposal} }"]
-    return []
+        lines.append(f"by shapes and order these names fit; check them: names={ {**names, **proposal} }")
+    return lines
 
 
 def propose_names(plan: Plan, result: LoadResult, located: Located) -> dict[str, str]:

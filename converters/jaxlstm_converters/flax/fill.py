@@ -84,11 +84,15 @@ class _Match:
         """Return the tensors of the source that belong to no assignment."""
         used = {name for a in self.plan.assignments for name in a.torch}
         hints = UnexpectedHints(used, self.located)
-        return [
+        inside = [
             Difference(self.located.original[name], "", tuple(tensor.shape), None, hints.hint(name))
             for name, tensor in self.located.tensors.items()
             if name not in used
         ]
+        beside = [
+            Difference(name, "", tuple(tensor.shape), None) for name, tensor in self.located.beside.items()
+        ]
+        return inside + beside
 
     def notes(self) -> list[str]:
         """Return the notes of the assignments, each with its layers."""

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from jaxlstm_converters.flax.names import COUNT, Names, find_root, leading_keys, without_wrappers
+from jaxlstm_converters.flax.names import (
+    COUNT,
+    Names,
+    find_root,
+    is_training_state,
+    leading_keys,
+    without_wrappers,
+)
 from jaxlstm_converters.flax.plan import Plan
 from jaxlstm_converters.flax.source import Source
 from jaxlstm_converters.lstm.fold import WeightNorm, fold, fold_pruning, is_length_of
@@ -23,6 +30,8 @@ class Located:
       settings: plain prefix of a layer -> the settings that the source records.
       notes: one line per folded weight and per group of tensors that are not part of the model.
       root: the prefix among the plain names below which most of the model was found; often empty.
+      key: the usual key that was removed from the names, such as "model_state_dict"; often empty.
+      beside: name in the source -> tensor beside ``key`` that may be part of a larger model.
     """
 
     tensors: dict[str, Any]
@@ -30,6 +39,8 @@ class Located:
     settings: dict[str, dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     root: str = ""
+    key: str = ""
+    beside: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def layers(self) -> dict[str, set[str]]:
@@ -68,7 +79,10 @@ def locate(source: Source, plan: Plan, names: Names) -> Located:
     ignored: list[str] = []
     for original, name in plain.items():
         if not _is_model(name, start, names) or (name.rpartition(".")[2] == COUNT and name not in wanted):
-            ignored.append(original)
+            if name.startswith(start) or names.selected or is_training_state(name, removed):
+                ignored.append(original)
+            else:
+                located.beside[original] = tensors[original]
             continue
         name = name[len(start) :]
         if name in located.tensors:
@@ -79,6 +93,7 @@ def locate(source: Source, plan: Plan, names: Names) -> Located:
         located.tensors[name], located.original[name] = tensors[original], original
     for prefix, settings in source.settings.items():
         located.settings[without_wrappers(prefix, keep).removeprefix(start)] = settings
+    located.key = removed
     if ignored:
         located.notes.append(_ignored_note(ignored, removed or ", ".join(names.selected)))
     return located

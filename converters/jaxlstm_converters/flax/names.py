@@ -11,8 +11,12 @@ from itertools import takewhile
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 # The number of models in the average of torch.optim.swa_utils.AveragedModel, beside its "module".
 COUNT = "n_averaged"
-KEYS = frozenset(
-    {"state_dict", "model_state_dict", "model_state", "model", "net", "network", "state", "weights", "params"}
+# The names of a state dict in a training program's file, where the rest is not part of the model.
+STATE_DICTS = frozenset({"state_dict", "model_state_dict", "model_state", "state", "weights", "params"})
+# These are also usual attributes of a larger model, beside its other parts.
+KEYS = STATE_DICTS | {"model", "net", "network"}
+_TRAINING_STATE = re.compile(
+    r"optim|sched|scaler|rng|epoch|step|loss|criterion|metric|best|history|(^|_)(ema|swa|lr)(_|$)"
 )
 _PARAMETRIZATION = re.compile(r"parametrizations\.([^.]+)\.original([01])$")
 
@@ -135,6 +139,16 @@ def is_key(prefix: str) -> bool:
 def leading_keys(prefix: str) -> str:
     """Return the usual keys at the start of a prefix: "model_state_dict" of "model_state_dict.tagger"."""
     return ".".join(takewhile(is_key, prefix.split(".")))
+
+
+def is_training_state(name: str, root: str) -> bool:
+    """Return True if a tensor outside ``root``, which consists of usual keys, is no part of a larger model.
+
+    Beside "model", an optimizer's state is not part of the model, but a "head" is.
+    """
+    parts, keys = name.split("."), root.split(".")
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(parts, keys, strict=False)))
+    return keys[common] in STATE_DICTS or bool(_TRAINING_STATE.search(parts[common]))
 
 
 def _any_below(prefix: str, names: Iterable[str]) -> bool:

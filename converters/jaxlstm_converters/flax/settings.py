@@ -14,6 +14,7 @@ import jaxlstm.nnx
 from jaxlstm_converters.flax.convolution_settings import CONVOLUTIONS, check_convolution
 from jaxlstm_converters.flax.layer import Layer, join
 from jaxlstm_converters.flax.names import Names
+from jaxlstm_converters.lstm.imitations import warning_of
 
 _BATCH_NORMS = (nnx.BatchNorm, nn.BatchNorm)
 _RMS_NORMS = (nnx.RMSNorm, nn.RMSNorm)
@@ -81,6 +82,8 @@ def _check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
         yield from check_convolution(module, theirs)
     if isinstance(module, _LSTMS):
         yield from _check_batch_first(module, theirs)
+    if "imitation" in theirs:
+        yield warning_of(theirs["imitation"])
 
 
 def _check_epsilon(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:

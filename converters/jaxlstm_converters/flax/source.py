@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
 from jaxlstm_converters.flax import convolution_settings
+from jaxlstm_converters.lstm.imitations import imitations
 from jaxlstm_converters.lstm.module_state_dict import module_state_dict
 
 SETTINGS = (
@@ -23,7 +24,8 @@ class Source:
 
     Attributes:
       tensors: name -> torch tensor, NumPy array or lazy tensor of a checkpoint.
-      settings: prefix of a torch module -> its ``eps``, ``momentum`` and the other ``SETTINGS``.
+      settings: prefix of a torch module -> its ``eps``, ``momentum`` and the other ``SETTINGS``; its class
+        is under "imitation" if it is not torch's LSTM but has the same parameter names.
     """
 
     tensors: Mapping[str, Any]
@@ -50,6 +52,8 @@ def open_source(source: Any) -> Source:
             name: {key: getattr(module, key) for key in SETTINGS if hasattr(module, key)}
             for name, module in source.named_modules()
         }
+        for prefix, class_name in imitations(source).items():
+            settings.setdefault(prefix.rstrip("."), {})["imitation"] = class_name
         return Source(module_state_dict(source), settings)
     raise TypeError(
         "source must be a path, a state dict or a torch.nn.Module, got "

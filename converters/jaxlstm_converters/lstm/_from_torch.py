@@ -5,13 +5,17 @@ Names and shapes are the same on both sides, so the conversion only checks them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
+from jaxlstm_converters.lstm._find_lstms import survey
+from jaxlstm_converters.lstm.imitations import imitations, warning_of
 from jaxlstm_converters.lstm.module_state_dict import module_state_dict
-from jaxlstm_converters.lstm.select import select_lstm, with_fields
+from jaxlstm_converters.lstm.select import choose_prefix, select_lstm, with_fields
+from jaxlstm_converters.porting_warning import PortingWarning
 
 
 def from_torch(
@@ -42,12 +46,19 @@ def from_torch(
       TypeError: the argument is neither a module nor a mapping, or a parameter is float64 while JAX's
         64-bit mode is off.
 
+    Warns:
+      PortingWarning: the LSTM of a module is of another class than torch's, with the same parameter names.
+
     >>> params, config = jaxlstm.from_torch(torch.nn.LSTM(3, 5, batch_first=True))
     >>> config.batch_first, params["weight_ih_l0"].shape
     (True, (20, 3))
     """
     state_dict, hints = _state_dict_and_hints(module_or_state_dict)
     arrays, config, _ = select_lstm(state_dict, prefix=prefix, hints=hints)
+    if others := {} if isinstance(module_or_state_dict, Mapping) else imitations(module_or_state_dict):
+        chosen = choose_prefix(survey(state_dict).lstms, prefix)
+        if chosen in others:
+            warnings.warn(warning_of(others[chosen]), PortingWarning, stacklevel=2)
     return to_jax(arrays, dtype), with_fields(config, batch_first=batch_first, dropout=dropout)
 
 

@@ -32,12 +32,15 @@ TRIALS = 2
 
 
 def result_semantics(
-    actual: NamedArrays, expected: NamedArrays, condition: Mapping[str, float]
+    actual: NamedArrays, expected: NamedArrays, condition: Mapping[str, float], scale: float = 1.0
 ) -> Measurement:
-    """Measure the largest absolute error, of the array that comes nearest its limit."""
-    theirs = dict(expected.leaves())
+    """Measure the largest absolute error, of the array that comes nearest its limit.
+
+    ``scale`` multiplies ``RESULT_LIMIT``.
+    """
+    theirs, least = dict(expected.leaves()), scale * RESULT_LIMIT
     return worst_of(
-        largest_error(name, value, theirs[name], max(RESULT_LIMIT, CONDITION_FACTOR * condition[name]))
+        largest_error(name, value, theirs[name], max(least, CONDITION_FACTOR * condition[name]))
         for name, value in actual.leaves()
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.diagnosis.layout import repair_layout, swapped_arrays
 from jaxlstm.check.faults.catalogue import catalogue
+from jaxlstm.check.faults.cells import CLIPS, clipped_c
 from jaxlstm.check.faults.fault import Fault, OracleCall
 from jaxlstm.check.reference.oracle import OracleRun
 from jaxlstm.check.reference.results import Evidence, Results
@@ -56,7 +57,8 @@ def explain(
     If ``rounding`` is true, only faults of precision are tried.
     """
     search = _Search(evidence, config)
-    faults = [fault for fault in catalogue(config) if fault.rounding or not rounding]
+    known = (*catalogue(config), *_clipped(search.results))
+    faults = [fault for fault in known if fault.rounding or not rounding]
     found = list(search.agreeing([()])) if search.layout_causes else []
     if not found:
         found = list(search.agreeing((fault,) for fault in faults))
@@ -177,6 +179,17 @@ class _Search:
         run, ours = self._call(faults, 0).run(layers=1), self.results[0]
         pairs = [(ours.h_n, run.h_n), (ours.c_n, run.c_n)]
         return max((_relative(a[: len(b)], b) for a, b in pairs if a is not None), default=0.0)
+
+
+def _clipped(results: Iterable[Results]) -> Iterator[Fault]:
+    """Yield the fault of a clipped c if the largest magnitude in c_n occurs several times."""
+    sizes = [np.abs(r.c_n).ravel() for r in results if r.c_n is not None]
+    if not sizes:
+        return
+    numbers = np.concatenate(sizes)
+    bound = float(np.max(numbers, initial=0.0))
+    if np.isfinite(bound) and bound not in (0.0, *CLIPS) and np.count_nonzero(numbers == bound) > 1:
+        yield clipped_c(bound)
 
 
 def _cost(evidence: Evidence) -> tuple[int, bool]:

@@ -13,6 +13,10 @@ from jaxlstm.check.reference.oracle import Equations, Step, Weights
 Array = np.ndarray
 
 
+CLIPS = (1.0, 3.0)
+"""Bounds of a clipped c in the catalogue; the diagnosis adds the bound that the results show."""
+
+
 def cell_with(
     eq: Equations,
     w: Weights,
@@ -44,6 +48,11 @@ def cell_with(
         else:
             h_next = eq.product(h_next, w["weight_hr"])
     return Step(i, f, candidate, o, c_next, h_next)
+
+
+def clipped_c(bound: float) -> Fault:
+    """Return the fault of a cell that clips c."""
+    return _formula(f"c is clipped to [-{bound:g}, {bound:g}]", stored_c=lambda c: np.clip(c, -bound, bound))
 
 
 def _equation(name: str, replacement: str, function: Callable[[Array], Array]) -> Fault:
@@ -103,8 +112,7 @@ FAULTS = (
         "not-projected",
     ),
     _formula("h is computed from the c before the step", out_from_old_c=True),
-    _formula("c is clipped to [-1, 1]", stored_c=lambda c: np.clip(c, -1, 1)),
-    _formula("c is clipped to [-3, 3]", stored_c=lambda c: np.clip(c, -3, 3)),
+    *map(clipped_c, CLIPS),
     _formula("tanh comes after the projection", "projection", "projected", project="first"),
     _formula("weight_hr is ignored and h is cut to proj_size", "projection", "projected", project="cut"),
 )

@@ -7,6 +7,7 @@ ports look right. The cases here therefore have:
 - ragged, unsorted lengths, with numbers in the padding;
 - a batch of one and larger batches, and one, some and many time steps;
 - magnitudes that saturate the gates and magnitudes that nearly vanish;
+- cell states of up to 10,000, which show that c is not clipped;
 - NaN in one row and infinity in another, which must not reach the other rows.
 
 Every case follows from the config and a seed.
@@ -26,6 +27,8 @@ Array = np.ndarray
 
 RAGGED_TIME = 12
 LONG_TIME = 100
+LARGE_C = 1e4
+"""Largest element of an initial cell state. float16 ends at 65,504."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Case:
       seq_lengths: int32 (batch,), or None if every step is valid.
       cotangents: arrays of the shapes of outputs, h_n and c_n.
       differentiate: if true, gradients are compared too.
+      largest_c: the scale of the absolute limits. A rounding error of the forget gate is multiplied by c.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Case:
     seq_lengths: Array | None
     cotangents: tuple[Array, Array, Array]
     differentiate: bool = True
+    largest_c: float = 1.0
 
     def astype(self, dtype: Any) -> Case:
         """Return the case with every number rounded to ``dtype``."""
@@ -141,6 +146,7 @@ def standard_cases(config: LSTMConfig, seed: int = 0) -> tuple[Case, ...]:
         make_case("batch 1", config, rng(5), time=7, batch=1, differentiate=False),
         make_case("one step", config, rng(6), time=1, batch=3, differentiate=False),
         _from_zeros(make_case("one step from zeros", config, rng(8), time=1, batch=3)),
+        large_c_case(config, rng(9)),
         make_case("long", config, rng(7), time=LONG_TIME, batch=2, differentiate=False),
     )
 
@@ -150,6 +156,15 @@ def _from_zeros(case: Case) -> Case:
     assert case.initial_state is not None
     h_0, c_0 = map(np.zeros_like, case.initial_state)
     return replace(case, initial_state=(h_0, c_0), differentiate=False)
+
+
+def large_c_case(config: LSTMConfig, rng: np.random.Generator) -> Case:
+    """Return a case of one step from cell states of either sign, between 100 and ``LARGE_C``."""
+    case = make_case("large c", config, rng, time=1, batch=3, differentiate=False)
+    assert case.initial_state is not None
+    h_0, c_0 = case.initial_state
+    sizes = 10 ** rng.uniform(2, np.log10(LARGE_C), c_0.shape)
+    return replace(case, initial_state=(h_0, np.copysign(sizes, c_0)), largest_c=LARGE_C)
 
 
 def nan_case(config: LSTMConfig, rng: np.random.Generator) -> Case:

@@ -103,9 +103,7 @@ def _loaded() -> Library:
         cause = str(error).splitlines()[0]
         return Library(None, f"built for a version of JAX other than {jax.__version__}: {cause}")
     if _is_off(AMX_SWITCH) and Library(handle, "").instruction_set == "amx":
-        for name in (b"avx512_bf16", b"avx512"):
-            if handle.jaxlstm_use_instruction_set(name):
-                break
+        handle.jaxlstm_use_instruction_set(b"avx512_bf16")  # which every processor with AMX has
     return Library(handle, f"loaded from {path}")
 
 

@@ -106,6 +106,48 @@ def test_a_usual_key_beside_a_shorter_one() -> None:
     assert any("ignored: ema" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("key", ["model", "net", "state_dict.model"])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_another_part_beside_a_usual_attribute(key: str, in_file: bool, tmp_path: Path) -> None:
+    """A torch module with the parts "model" and "head", of which the Flax model has only the first."""
+    theirs = torch.nn.Linear(2, 2)
+    outer = f"{key}.".removesuffix("model.").removesuffix("net.")
+    source: Any = {f"{key}.{name}": array for name, array in theirs.state_dict().items()}
+    source |= {f"{outer}head.weight": torch.ones(4, 2), "optimizer.state.0.exp_avg": torch.ones(2, 2)}
+    if in_file:
+        torch.save(source, tmp_path / "model.pt")
+        source = tmp_path / "model.pt"
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(jaxlstm.StateDictError, match=re.escape(f"names={{{key!r}: ''}}")) as caught:
+        jaxlstm.load_state_dict(model, source)
+    assert [one.torch for one in caught.value.unexpected] == [f"{outer}head.weight"]
+    result = jaxlstm.load_state_dict(model, source, strict=False)
+    assert [one.torch for one in result.unexpected] == [f"{outer}head.weight"]
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    assert jaxlstm.load_state_dict(model, source, names={key: ""}).complete
+    assert_equal(model, theirs, {})
+
+
+def test_the_proposal_keeps_the_names() -> None:
+    source = {"model.fc.weight": np.ones((3, 2), "f"), "head.weight": np.ones((4, 3), "f")}
+    model = nnx.Dict({"dense": nnx.Linear(2, 3, use_bias=False, rngs=nnx.Rngs(0))})
+    names = {"model": "", "model.fc": "dense"}
+    with pytest.raises(jaxlstm.StateDictError, match=re.escape(f"names={names}")):
+        jaxlstm.load_state_dict(model, source, names={"fc": "dense"})
+    assert jaxlstm.load_state_dict(model, source, names=names).complete
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["optimizer", "lr_scheduler", "scaler", "rng_state", "ema", "model_ema", "criterion", "best_loss"],
+)
+def test_training_state_beside_the_model(other: str) -> None:
+    model = nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0))
+    source = {"model": {"weight": np.ones((2, 2), "f")}, other: {"x": np.ones(1, "f")}}
+    (note,) = jaxlstm.load_state_dict(model, source).notes
+    assert note == f"1 tensors outside 'model' are ignored: {other}"
+
+
 def test_a_part_wrapped_alone() -> None:
     """torch.compile and DataParallel of a submodule add a component in the middle of the names."""
     model, theirs = flax_model(), torch_model()

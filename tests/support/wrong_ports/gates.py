@@ -33,6 +33,7 @@ BUGS: dict[str, str | None] = {
     "no output gate": "the output gate is missing",
     "old c": "h is computed from the c before the step",
     "clip": "c is clipped to [-1, 1]",
+    "clip at 50": "c is clipped to [-50, 50]",
     "projection before tanh": "tanh comes after the projection",
     "projection cut": "weight_hr is ignored",
     "peephole": None,
@@ -55,6 +56,8 @@ class Gates(Precision):
         c_new = f * c + i * g
         if "clip" in self.bugs:
             c_new = xp.clip(c_new, -1, 1)
+        if "clip at 50" in self.bugs:
+            c_new = xp.clip(c_new, -50, 50)
         if "bfloat16 c" in self.bugs:
             c_new = bfloat16(f * bfloat16(c) + i * g)
         return self.shown(w, o, c, c_new), c_new

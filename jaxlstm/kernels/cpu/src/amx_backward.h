@@ -1,39 +1,45 @@
-// The backward pass on AMX: grad_h = W_hh^T grad_gates on tiles (amx.h), the rest as in backward.h.
+// The backward pass on AMX: grad_h = W_hh^T grad_gates on tiles (amx_product.h), the rest as in backward.h.
 //
 // As in the forward pass, the vector units compute the cells of one panel while AMX multiplies the next, and split the
 // new grad_gates into parts for the next product.
 #pragma once
-#include "amx.h"
 #include "amx_policy.h"
+#include "amx_product.h"
 #include "backward.h"
 
 namespace jaxlstm {
 namespace {
 
-struct AmxBackwardPass : BackwardPass<float> {
+template <class T>
+struct AmxBackwardPass : BackwardPass<T> {
+  typedef BackwardPass<T> Base;
+  using Base::L, Base::p, Base::states, Base::state_panels, Base::gate_rows, Base::grad_h, Base::scratch_bytes;
+  using Base::finish, Base::finish_grad_h, Base::panel_row, Base::prepare, Base::time_of;
   const bool use_amx = amx_is_faster(used_rows(p.valid, p.time, p.batch)) && !p.weight_hr;
   const long row_tiles = ceil_divide(p.batch, 16);
   const long gate_k_tiles = ceil_divide(p.hidden_size, kTileDepth), depth = 4 * gate_k_tiles * kTileDepth;
-  RightOperand right;         // W_hh, each gate padded to whole k tiles
-  LeftOperand left_grads[2];  // grad_gates of the current step and of the step that follows it
-  float* sums;                // [panel][row tile][4][16][16]
+  RightOperand<T> right;         // W_hh, each gate padded to whole k tiles
+  LeftOperand<T> left_grads[2];  // grad_gates of the current step and of the step that follows it
+  LeftOperand<T> left_errors{};  // in bfloat16, the rounding errors of the first step
+  float* sums;                   // [panel][row tile][4][16][16]
   uint32_t* magnitudes;
 
-  AmxBackwardPass(const BackwardArguments<float>& arguments, void* scratch) : BackwardPass<float>(arguments, scratch) {
+  AmxBackwardPass(const BackwardArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
     if (!use_amx) return;
     Arena arena(scratch, scratch_bytes);
-    right = {arena.take<TileBits>(RightOperand::size(state_panels, depth)), 4 * gate_k_tiles};
-    for (LeftOperand& left : left_grads) left = {arena.take<TileBits>(LeftOperand::size(row_tiles, depth)), row_tiles};
+    right = RightOperand<T>::take(arena, state_panels, depth);
+    for (LeftOperand<T>& left : left_grads) left = LeftOperand<T>::take(arena, row_tiles, depth);
+    if constexpr (kIsHalf<T>) left_errors = LeftOperand<T>::take(arena, row_tiles, depth);
     sums = arena.take<float>(state_panels * row_tiles * 4 * kResultSize);
-    magnitudes = arena.take<uint32_t>(Magnitudes::kSize);
+    magnitudes = arena.take<uint32_t>(Magnitudes<T>::kSize);
     scratch_bytes = arena.used();
   }
 
   void run(int thread, int threads, Barrier& barrier) {
-    if (!use_amx || threads > Magnitudes::kMaxThreads) return BackwardPass<float>::run(thread, threads, barrier);
+    if (!use_amx || threads > Magnitudes<T>::kMaxThreads) return Base::run(thread, threads, barrier);
     const Range rows{0, p.batch}, panels = share_of({0, state_panels}, thread, threads);
     // The check comes first, since writing grad_gates may overwrite by_gates.
-    if (!pack_and_check(thread, threads, panels, barrier)) return BackwardPass<float>::run(thread, threads, barrier);
+    if (!pack_and_check(thread, threads, panels, barrier)) return Base::run(thread, threads, barrier);
     const TileRegisters registers;
     prepare(rows, panels, panels);
     for (long s = p.time - 1; s >= -1; s--) {
@@ -46,24 +52,22 @@ struct AmxBackwardPass : BackwardPass<float> {
  private:
   // Packs this thread's share of W_hh, and checks the range of W_hh and of all gradients that the pass starts from.
   bool pack_and_check(int thread, int threads, Range panels, Barrier& barrier) {
-    Magnitude gradients, weights;
+    Magnitude<T> gradients, weights;
     for (long panel = panels.begin; panel < panels.end; panel++)
       for (long k = 0; k < right.k_tiles; k++) {
         const long unit = k % gate_k_tiles * kTileDepth, row = k / gate_k_tiles * p.hidden_size + unit;
         right.pack_rows(p.weight_hh + row * p.h_size, p.h_size, p.hidden_size - unit, states, panel, k, weights);
       }
-    const auto check = [&](const float* array, long count) {
+    const auto check = [&](const auto* array, long count) {
+      if constexpr (kIsHalf<T>) return;
       for (long i = share(count, thread, threads), end = share(count, thread + 1, threads); i < end; i += L)
         gradients.update(load_masked(array + i, end - i));
     };
     check(p.grad_y, p.time * p.batch * p.h_size);
     check(p.grad_h_n, p.batch * p.h_size), check(p.grad_c_n, p.batch * p.hidden_size);
-    const long size = LeftOperand::size(row_tiles, depth);
-    for (const LeftOperand& left : left_grads) {
-      const long begin = share(size, thread, threads), end = share(size, thread + 1, threads);
-      std::memset(left.tiles + begin, 0, size_t(end - begin) * sizeof(TileBits));
-    }
-    Magnitudes all(magnitudes);
+    for (const LeftOperand<T>& left : left_grads) left.clear(depth, thread, threads);
+    if (left_errors.tiles) left_errors.clear(depth, thread, threads);
+    Magnitudes<T> all(magnitudes);
     all.record(thread, gradients, weights);
     barrier.wait();
     return all.in_range(threads);
@@ -73,18 +77,20 @@ struct AmxBackwardPass : BackwardPass<float> {
 
   // As BackwardPass::step.
   void step_on_tiles(long s, Range panels) {
-    const LeftOperand& next = left_grads[(s + 1) & 1];
+    const LeftOperand<T>& next = left_grads[(s + 1) & 1];
     const bool has_next = s < p.time - 1;
     const long rows_per_call = ceil_divide(p.batch, interleaved_calls(row_tiles, right));
     long pending = -1;  // the multiplied panel whose cells are not computed yet
     for (long i = panels.begin; i < panels.end; i++) {
       const long panel = s & 1 ? panels.begin + panels.end - 1 - i : i;
       long row = pending < 0 ? p.batch : 0;
+      const auto sums_of = [&](long tile) { return sums_at(panel, tile); };
       if (has_next)
-        multiply_panel(next, row_tiles, right, panel, [&](long tile) { return sums_at(panel, tile); }, [&] {
+        multiply_panel(next, row_tiles, right, panel, sums_of, [&] {
           const long end = minimum(p.batch, row + rows_per_call);
           for (; row < end; row++) finish_row(s, row, pending, true);
         });
+      if (left_errors.tiles && s < 0) multiply_panel(left_errors, row_tiles, right, panel, sums_of, [] {}, true);
       for (; row < p.batch; row++) finish_row(s, row, pending, has_next);
       pending = panel;
     }
@@ -93,17 +99,25 @@ struct AmxBackwardPass : BackwardPass<float> {
 
   void finish_row(long s, long row, long panel, bool has_next) {
     for (int v = 0; v < 4; v++) {
-      const long count = states.count<float>(panel, v);
+      const long count = states.template count<float>(panel, v);
       if (!count) continue;
       Floats grad = load(panel_row(grad_h, panel, row) + v * L);
       if (has_next) grad += load(sums_at(panel, row / 16) + v * kResultSize + row % 16 * 16);
       finish_grad_h(s, row, panel, v, count, grad);
       if (s < 0) continue;
-      const long unit = states.first<float>(panel, v);
-      const float* grads = p.grad_gates + (time_of(s) * p.batch + row) * gate_rows + unit;
-      for (int g = 0; g < 4; g++)
-        left_grads[s & 1].put(row, g * gate_k_tiles * kTileDepth + unit, load_masked(grads + g * p.hidden_size, count));
+      const long unit = states.template first<float>(panel, v);
+      const long at = (time_of(s) * p.batch + row) * gate_rows + unit;
+      put_gates(left_grads[s & 1], row, unit, p.grad_gates + at, count);
+      if (left_errors.tiles && s == 0)
+        put_gates(left_errors, row, unit, Base::rounding_errors + row * gate_rows + unit, count);
     }
+  }
+
+  // Packs the gates of 16 units of a row, in the layout of grad_gates.
+  template <class Source>
+  void put_gates(const LeftOperand<T>& left, long row, long unit, const Source* gates, long count) const {
+    for (int g = 0; g < 4; g++)
+      left.put(row, g * gate_k_tiles * kTileDepth + unit, load_masked(gates + g * p.hidden_size, count));
   }
 };
 

@@ -1,23 +1,27 @@
-// The forward pass on AMX: products on tiles (amx.h), the cell as in forward.h.
+// The forward pass on AMX: products on tiles (amx_product.h), the cell as in forward.h.
 //
 // W_ih x is computed for several steps at a time, since products of more rows are faster. Each step adds W_hh h. While
 // AMX multiplies a panel, the vector units compute the cells of the previous panel and split the new h into its parts
 // for the next step.
 #pragma once
-#include "amx.h"
 #include "amx_policy.h"
+#include "amx_product.h"
 #include "forward.h"
 
 namespace jaxlstm {
 namespace {
 
-struct AmxForwardPass : ForwardPass<float> {
+template <class T>
+struct AmxForwardPass : ForwardPass<T> {
+  typedef ForwardPass<T> Base;
+  using Base::L, Base::p, Base::gates, Base::panels, Base::bias, Base::h, Base::steps_ahead, Base::scratch_bytes;
+  using Base::cell, Base::copy_h, Base::finish, Base::live_rows, Base::prepare, Base::time_of, Base::zero_outputs;
   static constexpr long kMaxRowTilesAhead = 16;
   const long used = used_rows(p.valid, p.time, p.batch);
   const bool use_amx = amx_is_faster(used) && !p.weight_hr;
   const long row_tiles = ceil_divide(used, 16);
-  RightOperand right_ih, right_hh;
-  LeftOperand left_x, left_h[2];  // h before and after the current step
+  RightOperand<T> right_ih, right_hh;
+  LeftOperand<T> left_x, left_h[2];  // h before and after the current step
   // W_ih x of the steps ahead, [panel][row tile][gate][16][16], and W_hh h of one step, likewise. The row tiles of the
   // steps ahead are numbered consecutively, and a step has only those with valid rows.
   float *projected, *sums;
@@ -25,23 +29,23 @@ struct AmxForwardPass : ForwardPass<float> {
   long first_tile[kMaxRowTilesAhead + 1];  // first row tile of each step ahead, and the end of the last one
   long step_tile = 0;                      // first row tile of the current step
 
-  AmxForwardPass(const ForwardArguments<float>& arguments, void* scratch) : ForwardPass<float>(arguments, scratch) {
+  AmxForwardPass(const ForwardArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
     if (!use_amx) return;
     steps_ahead = minimum(p.time, row_tiles < kMaxRowTilesAhead ? kMaxRowTilesAhead / row_tiles : 1);
     Arena arena(scratch, scratch_bytes);
-    right_ih = {arena.take<TileBits>(RightOperand::size(panels, p.input_size)), ceil_divide(p.input_size, kTileDepth)};
-    right_hh = {arena.take<TileBits>(RightOperand::size(panels, p.h_size)), ceil_divide(p.h_size, kTileDepth)};
-    left_x = {arena.take<TileBits>(LeftOperand::size(steps_ahead * row_tiles, p.input_size)), steps_ahead * row_tiles};
-    for (LeftOperand& left : left_h) left = {arena.take<TileBits>(LeftOperand::size(row_tiles, p.h_size)), row_tiles};
+    right_ih = RightOperand<T>::take(arena, panels, p.input_size);
+    right_hh = RightOperand<T>::take(arena, panels, p.h_size);
+    left_x = LeftOperand<T>::take(arena, steps_ahead * row_tiles, p.input_size);
+    for (LeftOperand<T>& left : left_h) left = LeftOperand<T>::take(arena, row_tiles, p.h_size);
     sums = arena.take<float>(panels * row_tiles * 4 * kResultSize);
     projected = arena.take<float>(steps_ahead * panels * row_tiles * 4 * kResultSize);
-    magnitudes = arena.take<uint32_t>(Magnitudes::kSize);
+    magnitudes = arena.take<uint32_t>(Magnitudes<T>::kSize);
     scratch_bytes = arena.used();
   }
 
   void run(int thread, int threads, Barrier& barrier) {
-    if (use_amx && threads <= Magnitudes::kMaxThreads && run_on_tiles(thread, threads, barrier)) return;
-    ForwardPass<float>::run(thread, threads, barrier);  // overwrites all results
+    if (use_amx && threads <= Magnitudes<T>::kMaxThreads && run_on_tiles(thread, threads, barrier)) return;
+    Base::run(thread, threads, barrier);  // overwrites all results
   }
 
  private:
@@ -49,7 +53,7 @@ struct AmxForwardPass : ForwardPass<float> {
   bool run_on_tiles(int thread, int threads, Barrier& barrier) {
     const TileRegisters registers;
     const Range rows{0, p.batch}, units = share_of({0, panels}, thread, threads);
-    Magnitude left, right;
+    Magnitude<T> left, right;
     pack_tiles(thread, threads, units, left, right);
     prepare(thread, threads);
     barrier.wait();
@@ -68,7 +72,7 @@ struct AmxForwardPass : ForwardPass<float> {
       before = live;
     }
     finish(rows, share_of(rows, thread, threads), units);
-    Magnitudes all(magnitudes);
+    Magnitudes<T> all(magnitudes);
     all.record(thread, left, right);
     barrier.wait();
     return all.in_range(threads);
@@ -80,22 +84,23 @@ struct AmxForwardPass : ForwardPass<float> {
     return projected + (panel * steps_ahead * row_tiles + tile) * 4 * kResultSize;
   }
 
-  void pack_tiles(int thread, int threads, Range units, Magnitude& left, Magnitude& right) {
+  void pack_tiles(int thread, int threads, Range units, Magnitude<T>& left, Magnitude<T>& right) {
     for (long panel = units.begin; panel < units.end; panel++) {
-      pack_panel(right_ih, p.weight_ih, weight_ih, p.input_size, panel, right);
-      pack_panel(right_hh, p.weight_hh, weight_hh, p.h_size, panel, right);
+      pack_panel(right_ih, p.weight_ih, Base::weight_ih, p.input_size, panel, right);
+      pack_panel(right_hh, p.weight_hh, Base::weight_hh, p.h_size, panel, right);
     }
     for (long tile = share(row_tiles, thread, threads); tile < share(row_tiles, thread + 1, threads); tile++)
       left_h[0].pack_rows(p.h_0 + 16 * tile * p.h_size, p.h_size, rows_of(tile), p.h_size, tile, left);
-    if (thread == 0) std::memset(left_h[1].tiles, 0, LeftOperand::size(row_tiles, p.h_size) * sizeof(TileBits));
+    left_h[1].clear(p.h_size, thread, threads);
   }
 
   // Packs one panel from the weights or, if they were prepared, from the panel of vectors.
-  void pack_panel(RightOperand to, const float* matrix, const float* prepared, long K, long panel,
-                  Magnitude& magnitude) const {
+  void pack_panel(RightOperand<T> to, const T* matrix, const T* prepared, long K, long panel,
+                  Magnitude<T>& magnitude) const {
     if (!p.prepared) return to.pack_transposed(matrix, K, gates, panel, magnitude);
+    if constexpr (kIsHalf<T>) return to.copy_panel(panel_at(prepared, panel, K), K, panel);
     constexpr long kWidth = 4 * L;
-    const RightOperand panel_only{to.at(panel, 0, 0), to.k_tiles};
+    const RightOperand<T> panel_only{to.at(panel, 0, 0), to.k_tiles};
     for (long k = 0; k < K; k += kTileDepth)
       panel_only.pack_rows(prepared + (panel * K + k) * kWidth, kWidth, K - k, PlainColumns{kWidth}, 0, k / kTileDepth,
                            magnitude);
@@ -109,8 +114,8 @@ struct AmxForwardPass : ForwardPass<float> {
     return first_tile[steps_ahead];
   }
 
-  void split_inputs(long s, int thread, int threads, Magnitude& magnitude) {
-    const LeftOperand x{left_x.tiles, first_tile[steps_ahead]};
+  void split_inputs(long s, int thread, int threads, Magnitude<T>& magnitude) {
+    const LeftOperand<T> x{left_x.tiles, first_tile[steps_ahead]};
     const Range mine = share_of({0, x.row_tiles}, thread, threads);
     for (long tile = mine.begin, i = 0; tile < mine.end; tile++) {
       while (tile >= first_tile[i + 1]) i++;
@@ -120,7 +125,7 @@ struct AmxForwardPass : ForwardPass<float> {
   }
 
   void project_inputs(Range units) {
-    const LeftOperand x{left_x.tiles, first_tile[steps_ahead]};
+    const LeftOperand<T> x{left_x.tiles, first_tile[steps_ahead]};
     for (long panel = units.begin; panel < units.end; panel++)
       multiply_panel(x, x.row_tiles, right_ih, panel, [&](long tile) { return projected_at(panel, tile); }, [] {});
   }
@@ -133,7 +138,7 @@ struct AmxForwardPass : ForwardPass<float> {
   }
 
   void step_on_tiles(long s, long rows, Range units) {
-    const LeftOperand& before = left_h[s & 1];
+    const LeftOperand<T>& before = left_h[s & 1];
     const long live_row_tiles = ceil_divide(rows, 16);
     step_tile = first_tile[s % steps_ahead];
     const long rows_per_call = ceil_divide(rows, interleaved_calls(live_row_tiles, right_hh));

@@ -1,58 +1,61 @@
-// The gradients of weights, bias and inputs on AMX (amx.h), as in gradients.h.
+// The gradients of weights, bias and inputs on AMX (amx_product.h), as in gradients.h.
 //
 // For the weights, [x | h]^T is the left operand and grad_gates the right one, so the larger of the two is packed
 // without a transposition. For the inputs, grad_gates is the left operand and W_ih the right one. Both products run in
 // chunks of 512 k. Of each chunk, a few tiles of grad_gates, which stay in the second-level cache, are multiplied with
 // all of the other operand. Columns of [x | h] are processed in pairs of row tiles: 32 columns of x or of h.
 #pragma once
-#include "amx.h"
+#include "amx_product.h"
 #include "gradients.h"
 
 namespace jaxlstm {
 namespace {
 
-struct AmxGradientsPass : GradientsPass<float> {
+template <class T>
+struct AmxGradientsPass : GradientsPass<T> {
+  typedef GradientsPass<T> Base;
+  using Base::L, Base::p, Base::rows, Base::gates, Base::inputs, Base::input_panels, Base::scratch_bytes;
+  using Base::h_before, Base::x_at;
   static constexpr long kDepth = kMaxChainTiles;      // k tiles per chunk
   static constexpr long kPanels = 4, kRowTiles = 16;  // panels or row tiles of grad_gates packed at a time
-  static constexpr long kPairSize = kDepth * 2 * kParts * kTileSize;
-  static constexpr long kGateTilesSize = kPanels * kDepth * kParts * 4 * kTileSize;
-  static_assert(kGateTilesSize == kRowTiles * kDepth * kParts * kTileSize, "both products use the same buffer");
-  const bool use_amx = rows >= 64 && p.threads <= Magnitudes::kMaxThreads;
+  static constexpr long kPairSize = kDepth * 2 * kParts<T> * kTileSize;
+  static constexpr long kGateTilesSize = kPanels * kDepth * kParts<T> * 4 * kTileSize;
+  static_assert(kGateTilesSize == kRowTiles * kDepth * kParts<T> * kTileSize, "both products use the same buffer");
+  const bool use_amx = rows >= 64 && p.threads <= Magnitudes<T>::kMaxThreads;
   const PlainColumns gate_columns{gates};
-  const long gate_panels = gate_columns.panels<float>(), gate_k_tiles = ceil_divide(gates, kTileDepth);
+  const long gate_panels = gate_columns.template panels<float>(), gate_k_tiles = ceil_divide(gates, kTileDepth);
   const long input_pairs = p.grad_weight_ih ? ceil_divide(p.input_size, 32) : 0;
   // For the inputs, rows are processed in groups of equal size, the same number for each thread.
   const long row_groups = p.threads * ceil_divide(rows, 16 * kRowTiles * p.threads);
   const long row_tiles = 2 * ceil_divide(rows, 32 * row_groups);
   const long pairs = input_pairs + (p.grad_weight_hh ? ceil_divide(p.h_size, 32) : 0);
   TileBits* left;        // a chunk of [x | h]^T, [pair]
-  RightOperand right;    // W_ih
+  RightOperand<T> right;    // W_ih
   TileBits* gate_tiles;  // packed tiles of grad_gates, [thread]
   // [pair][panel of gates][2][4][16][16] and [thread][panel of inputs][row tile][4][16][16]
   float *sums, *grad_x;
   uint32_t* magnitudes;
 
-  AmxGradientsPass(const GradientsArguments<float>& arguments, void* scratch)
-      : GradientsPass<float>(arguments, scratch) {
+  AmxGradientsPass(const GradientsArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
     if (!use_amx) return;
     Arena arena(scratch, scratch_bytes);
     left = arena.take<TileBits>(pairs * kPairSize);
-    right = {arena.take<TileBits>(p.grad_x ? RightOperand::size(input_panels, gates) : 0), gate_k_tiles};
+    right = RightOperand<T>::take(arena, p.grad_x ? input_panels : 0, gates);
     gate_tiles = arena.take<TileBits>(p.threads * kGateTilesSize);
     sums = arena.take<float>(pairs * gate_panels * 8 * kResultSize);
     grad_x = arena.take<float>(p.grad_x ? p.threads * input_panels * kRowTiles * 4 * kResultSize : 0);
-    magnitudes = arena.take<uint32_t>(Magnitudes::kSize);
+    magnitudes = arena.take<uint32_t>(Magnitudes<T>::kSize);
     scratch_bytes = arena.used();
   }
 
   void run(int thread, int threads, Barrier& barrier) {
     if (use_amx && run_on_tiles(thread, threads, barrier)) return;
-    GradientsPass<float>::run(thread, threads, barrier);  // overwrites all results
+    Base::run(thread, threads, barrier);  // overwrites all results
   }
 
  private:
   struct OperandMagnitudes {
-    Magnitude grad_gates, x, h, weight_ih;
+    Magnitude<T> grad_gates, x, h, weight_ih;
   };
 
   // Returns false, with invalid results, if an operand was out of range.
@@ -63,7 +66,7 @@ struct AmxGradientsPass : GradientsPass<float> {
     if (pairs || p.grad_bias) weight_gradients(thread, threads, barrier, magnitude);
     barrier.wait();
     if (p.grad_x) input_gradients(thread, threads, magnitude);
-    Magnitudes all(magnitudes);
+    Magnitudes<T> all(magnitudes);
     all.record(thread, magnitude.grad_gates, magnitude.x, magnitude.h, magnitude.weight_ih);
     barrier.wait();
     return all.in_range(threads);
@@ -92,7 +95,7 @@ struct AmxGradientsPass : GradientsPass<float> {
   // Packs one tile of [x | h]^T: 16 columns of x or h, 32 rows.
   void pack_operand(long row, long pair, long k, long tile, OperandMagnitudes& magnitude) const {
     const long first = row + k * kTileDepth, count = rows - first;
-    const LeftOperand to{left + pair * kPairSize, 2};
+    const LeftOperand<T> to{left + pair * kPairSize, 2};
     if (pair < input_pairs) {
       const long column = 32 * pair + 16 * tile;
       to.pack_columns([&](long r) { return x_at(first + r) + column; }, count, p.input_size - column, k, tile,
@@ -109,12 +112,12 @@ struct AmxGradientsPass : GradientsPass<float> {
     Floats sum[4] = {};
     for (long k = 0; k < depth; k++) {
       const long from = row + k * kTileDepth;
-      RightOperand{to, kDepth}.pack_rows_and_sum(p.grad_gates + from * gates + 64 * panel, gates, rows - from,
+      RightOperand<T>{to, kDepth}.pack_rows_and_sum(p.grad_gates + from * gates + 64 * panel, gates, rows - from,
                                                  gates - 64 * panel, n, k, magnitude.grad_gates, sum);
     }
     for (int v = 0; v < 4; v++) {
-      const long width = gate_columns.count<float>(panel, v);
-      float* bias = p.grad_bias + gate_columns.first<float>(panel, v);
+      const long width = gate_columns.template count<float>(panel, v);
+      float* bias = p.grad_bias + gate_columns.template first<float>(panel, v);
       if (p.grad_bias && width) store(bias, row ? load(bias, width) + sum[v] : sum[v], width);
     }
   }
@@ -122,7 +125,7 @@ struct AmxGradientsPass : GradientsPass<float> {
   float* sums_at(long pair, long panel) const { return sums + (pair * gate_panels + panel) * 8 * kResultSize; }
 
   void multiply_panels(long row, long depth, long first, long last, TileBits* packed) const {
-    const RightOperand panels{packed, kDepth};
+    const RightOperand<T> panels{packed, kDepth};
     alignas(64) float partial[4 * kResultSize];
     for (long pair = 0; pair < pairs; pair++)
       for (long panel = first; panel < last; panel++)
@@ -130,7 +133,7 @@ struct AmxGradientsPass : GradientsPass<float> {
           float *above = sums_at(pair, panel) + v * kResultSize, *below = above + 4 * kResultSize;
           long line = 0;
           const TileBits* tiles = panels.panel(panel - first) + v * kTileSize;
-          multiply_2_by_2(left + pair * kPairSize, 2 * kParts * kTileSize, tiles, depth, row ? partial : above,
+          multiply_2_by_2<T>(left + pair * kPairSize, 2 * kParts<T> * kTileSize, tiles, depth, row ? partial : above,
                           row ? partial + 2 * kResultSize : below, [&] {
             for (int i = 0; i < 2; i++, line += 16) __builtin_prefetch(above + line), __builtin_prefetch(below + line);
           });
@@ -142,7 +145,7 @@ struct AmxGradientsPass : GradientsPass<float> {
     for (long pair = 0; pair < pairs; pair++) {
       const bool of_x = pair < input_pairs;
       const long width = of_x ? p.input_size : p.h_size, first = 32 * (of_x ? pair : pair - input_pairs);
-      float* result = of_x ? p.grad_weight_ih : p.grad_weight_hh;
+      T* result = of_x ? p.grad_weight_ih : p.grad_weight_hh;
       for (int tile = 0; tile < 8; tile++) {
         const long column = first + tile / 4 * 16, gate = 64 * panel + tile % 4 * 16;
         Floats lines[16];
@@ -183,8 +186,8 @@ struct AmxGradientsPass : GradientsPass<float> {
   void pack_rows_tile(long stage, long stages, long i, TileBits* to, OperandMagnitudes& magnitude) const {
     const long depth = depth_of(stage, stages), k = i % depth, tile = i / depth;
     const long row = (stage / stages * row_tiles + tile) * 16, gate = (stage % stages * kDepth + k) * kTileDepth;
-    LeftOperand{to, row_tiles}.pack_tile_of_rows(p.grad_gates + row * gates + gate, gates, rows - row, gates - gate, k,
-                                                 tile, magnitude.grad_gates);
+    LeftOperand<T>{to, row_tiles}.pack_tile_of_rows(p.grad_gates + row * gates + gate, gates, rows - row, gates - gate,
+                                                    k, tile, magnitude.grad_gates);
   }
 
   float* grad_x_at(int thread, long panel, long tile) const {
@@ -193,15 +196,15 @@ struct AmxGradientsPass : GradientsPass<float> {
 
   void multiply_rows(long stage, long stages, int thread) const {
     const long first = stage % stages * kDepth, depth = depth_of(stage, stages);
-    const LeftOperand packed{gate_tiles_of(thread), row_tiles};
+    const LeftOperand<T> packed{gate_tiles_of(thread), row_tiles};
     alignas(64) float partial[4 * kResultSize];
     for (long panel = 0; panel < input_panels; panel++)
       for (long tile = 0; tile < row_tiles; tile += 2)
-        for (int v = 0; v < 4 && inputs.count<float>(panel, v); v += 2) {
+        for (int v = 0; v < 4 && inputs.template count<float>(panel, v); v += 2) {
           float *above = grad_x_at(thread, panel, tile) + v * kResultSize, *below = above + 4 * kResultSize;
-          multiply_2_by_2(packed.at(0, tile), row_tiles * kParts * kTileSize,
-                          right.panel(panel) + first * kParts * RightOperand::kPartStep + v * kTileSize, depth,
-                          first ? partial : above, first ? partial + 2 * kResultSize : below, [] {});
+          multiply_2_by_2<T>(packed.at(0, tile), row_tiles * kParts<T> * kTileSize,
+                             right.panel(panel) + first * RightOperand<T>::kTileStep + v * kTileSize, depth,
+                             first ? partial : above, first ? partial + 2 * kResultSize : below, [] {});
           if (first) add_tiles(above, partial, 2), add_tiles(below, partial + 2 * kResultSize, 2);
         }
   }
@@ -211,9 +214,9 @@ struct AmxGradientsPass : GradientsPass<float> {
     for (long r = 0; r < count; r++)
       for (long panel = 0; panel < input_panels; panel++)
         for (int v = 0; v < 4; v++) {
-          const long width = inputs.count<float>(panel, v);
+          const long width = inputs.template count<float>(panel, v), column = inputs.template first<float>(panel, v);
           const float* from = grad_x_at(thread, panel, r / 16) + v * kResultSize + r % 16 * 16;
-          if (width) store(p.grad_x + (first + r) * p.input_size + inputs.first<float>(panel, v), load(from), width);
+          if (width) store(p.grad_x + (first + r) * p.input_size + column, load(from), width);
         }
   }
 };

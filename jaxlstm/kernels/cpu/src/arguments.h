@@ -93,6 +93,8 @@ struct Passes {
   // Null for a dtype whose weights the forward pass does not multiply as they are.
   size_t (*prepared_bytes)(const ForwardArguments<T>&);
   void (*prepare_weights)(const ForwardArguments<T>&, void* prepared);
+  // The sigmoid and tanh of n numbers, as in a cell.
+  void (*activations)(const Wide<T>* x, Wide<T>* sigmoids, Wide<T>* tanhs, long n);
 };
 
 // Everything that is compiled for one instruction set.
@@ -102,7 +104,6 @@ struct InstructionSet {
   Passes<double> double_passes;
   Passes<Bfloat16> bfloat16_passes;
   Passes<Float16> float16_passes;
-  void (*activations)(const float* x, float* sigmoid, float* tanh, long n);
 
   template <class T>
   const auto& passes() const {

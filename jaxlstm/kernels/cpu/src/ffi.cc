@@ -262,9 +262,13 @@ bool jaxlstm_pays_for_tiles(const uint8_t* valid, int64_t time, int64_t batch) {
 }
 // Adds to the number of concurrent calls that share the threads of the pool.
 void jaxlstm_add_callers(int count) { announced.fetch_add(count); }
-// Evaluates sigmoid and tanh at n floats, to test their accuracy.
-void jaxlstm_activations(const float* x, float* sigmoids, float* tanhs, long n) {
-  active_instruction_set().activations(x, sigmoids, tanhs, n);
+// Evaluates the sigmoid and tanh of a cell in a dtype at n numbers, float64 or float32, to test their accuracy.
+void jaxlstm_activations(Dtype dtype, const void* x, void* sigmoids, void* tanhs, long n) {
+  with_dtype(dtype, [&](auto real) {
+    typedef Wide<decltype(real)> Number;
+    active_instruction_set().passes<decltype(real)>().activations(
+        static_cast<const Number*>(x), static_cast<Number*>(sigmoids), static_cast<Number*>(tanhs), n);
+  });
 }
 }
 #pragma GCC visibility pop

@@ -13,6 +13,7 @@
 
 #if defined(__AVX512BF16__)
 #include "bfloat16.h"
+#include "bfloat16_activations.h"
 #endif
 
 namespace jaxlstm {
@@ -227,8 +228,8 @@ struct ForwardPass {
     const long at = (t * p.batch + b) * p.hidden_size + unit;
     Wide<T>* state = c + (panel * p.batch + b) * L;
     const bool valid = !p.valid || p.valid[t * p.batch + b];
-    const Vector<T> i = sigmoid(sums[0]), f = sigmoid(sums[1]), g = tanh(sums[2]), o = sigmoid(sums[3]);
-    const Vector<T> c_before = load(state), c_next = sum_of_products(f, c_before, i, g), tanh_c = tanh(c_next);
+    const Vector<T> i = sigmoid<T>(sums[0]), f = sigmoid<T>(sums[1]), g = tanh<T>(sums[2]), o = sigmoid<T>(sums[3]);
+    const Vector<T> c_before = load(state), c_next = sum_of_products(f, c_before, i, g), tanh_c = tanh<T>(c_next);
     if (valid) store(state, c_next);
     store_m(s, t, b, unit, count, valid, o * tanh_c);
     if (!p.by_gates) return;

@@ -14,14 +14,21 @@
 namespace jaxlstm {
 namespace {
 
+// The passes for float32, and for bfloat16 where the processor multiplies it.
 #if defined(__AMX_BF16__)
-typedef AmxForwardPass FloatForwardPass;
-typedef AmxBackwardPass FloatBackwardPass;
-typedef AmxGradientsPass FloatGradientsPass;
+template <class T>
+using FastForward = AmxForwardPass<T>;
+template <class T>
+using FastBackward = AmxBackwardPass<T>;
+template <class T>
+using FastGradients = AmxGradientsPass<T>;
 #else
-typedef ForwardPass<float> FloatForwardPass;
-typedef BackwardPass<float> FloatBackwardPass;
-typedef GradientsPass<float> FloatGradientsPass;
+template <class T>
+using FastForward = ForwardPass<T>;
+template <class T>
+using FastBackward = BackwardPass<T>;
+template <class T>
+using FastGradients = GradientsPass<T>;
 #endif
 
 template <class Arguments, class Implementation>
@@ -47,40 +54,36 @@ void prepare_weights(const ForwardArguments<T>& arguments, void* prepared) {
   ForwardPass<T>(arguments, prepared).prepare_weights();
 }
 
+template <class T>
+void activations(const Wide<T>* x, Wide<T>* sigmoids, Wide<T>* tanhs, long n) {
+  constexpr long L = kLanes<T>;
+  for (long i = 0; i < n; i += L) {
+    const long count = n - i < L ? n - i : L;
+    store(sigmoids + i, sigmoid<T>(load(x + i, count)), count);
+    store(tanhs + i, tanh<T>(load(x + i, count)), count);
+  }
+}
+
 template <class T, class Forward, class Backward, class Gradients>
 constexpr Passes<T> kPasses{kPass<ForwardArguments<T>, Forward>, kPass<BackwardArguments<T>, Backward>,
-                            kPass<GradientsArguments<T>, Gradients>, prepared_bytes<T>, prepare_weights<T>};
+                            kPass<GradientsArguments<T>, Gradients>, prepared_bytes<T>, prepare_weights<T>,
+                            activations<T>};
 
-// Half precision by passes in float32, for each pass without one of its own.
 template <class T>
-using WidenedForward = WidenedForwardPass<T, FloatForwardPass>;
+constexpr Passes<T> kFastPasses = kPasses<T, FastForward<T>, FastBackward<T>, FastGradients<T>>;
+
+// Half precision by passes in float32.
 template <class T>
-using WidenedBackward = WidenedBackwardPass<T, FloatBackwardPass>;
-template <class T>
-using WidenedGradients = WidenedGradientsPass<T, FloatGradientsPass>;
-template <class T>
-constexpr Passes<T> kWidenedPasses{kPass<ForwardArguments<T>, WidenedForward<T>>,
-                                   kPass<BackwardArguments<T>, WidenedBackward<T>>,
-                                   kPass<GradientsArguments<T>, WidenedGradients<T>>, nullptr, nullptr};
-#if defined(__AMX_BF16__)
-// Training takes float32's products on tiles, which are faster than AVX-512's products of bfloat16.
-constexpr const Passes<Bfloat16>& kBfloat16Passes =
-    kPasses<Bfloat16, ForwardPass<Bfloat16>, WidenedBackward<Bfloat16>, WidenedGradients<Bfloat16>>;
-#elif defined(__AVX512BF16__)
-constexpr const Passes<Bfloat16>& kBfloat16Passes =
-    kPasses<Bfloat16, ForwardPass<Bfloat16>, BackwardPass<Bfloat16>, GradientsPass<Bfloat16>>;
+constexpr Passes<T> kWidenedPasses{
+    kPass<ForwardArguments<T>, WidenedForwardPass<T, FastForward<float>>>,
+    kPass<BackwardArguments<T>, WidenedBackwardPass<T, FastBackward<float>>>,
+    kPass<GradientsArguments<T>, WidenedGradientsPass<T, FastGradients<float>>>, nullptr, nullptr, activations<float>};
+
+#if defined(__AVX512BF16__)
+constexpr const Passes<Bfloat16>& kBfloat16Passes = kFastPasses<Bfloat16>;
 #else
 constexpr const Passes<Bfloat16>& kBfloat16Passes = kWidenedPasses<Bfloat16>;
 #endif
-
-void activations(const float* x, float* sigmoids, float* tanhs, long n) {
-  constexpr long L = kLanes<float>;
-  for (long i = 0; i < n; i += L) {
-    const long count = n - i < L ? n - i : L;
-    store(sigmoids + i, sigmoid(load(x + i, count)), count);
-    store(tanhs + i, tanh(load(x + i, count)), count);
-  }
-}
 
 }  // namespace
 
@@ -92,11 +95,10 @@ void activations(const float* x, float* sigmoids, float* tanhs, long n) {
 extern const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET);
 const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET) = {
     JAXLSTM_STRING(JAXLSTM_TARGET),
-    kPasses<float, FloatForwardPass, FloatBackwardPass, FloatGradientsPass>,
+    kFastPasses<float>,
     kPasses<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>,
     kBfloat16Passes,
     kWidenedPasses<Float16>,
-    activations,
 };
 
 }  // namespace jaxlstm

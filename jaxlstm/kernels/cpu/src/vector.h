@@ -189,5 +189,11 @@ JAXLSTM_INLINE Doubles tanh(Doubles x) {
   return x;
 }
 
+// The functions of a cell in dtype T. For bfloat16, bfloat16_activations.h has others.
+template <class T>
+JAXLSTM_INLINE Vector<T> sigmoid(Vector<T> x) { return sigmoid(x); }
+template <class T>
+JAXLSTM_INLINE Vector<T> tanh(Vector<T> x) { return tanh(x); }
+
 }  // namespace
 }  // namespace jaxlstm

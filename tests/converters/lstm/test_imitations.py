@@ -1,0 +1,80 @@
+"""Modules of other classes with the parameter names of torch's LSTM."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from flax import nnx
+from torch.nn.utils import parametrizations
+
+import jaxlstm
+
+
+class ForgetFirst(torch.nn.Module):
+    """An LSTM of one layer with the gates in the order f, i, o, g."""
+
+    def __init__(self, suffix: str = "_l0") -> None:
+        super().__init__()
+        for name, shape in (("weight_ih", (20, 3)), ("weight_hh", (20, 5)), ("bias_ih", 20), ("bias_hh", 20)):
+            self.register_parameter(name + suffix, torch.nn.Parameter(torch.randn(shape)))
+
+
+class Subclass(torch.nn.LSTM):
+    pass
+
+
+def outer(part: torch.nn.Module) -> torch.nn.Module:
+    return torch.nn.ModuleDict({"rnn": part, "other": torch.nn.Linear(2, 2)})
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("suffix", ["_l0", ""])
+def test_another_class_is_named(nested: bool, suffix: str) -> None:
+    module = ForgetFirst(suffix)
+    with pytest.warns(jaxlstm.PortingWarning, match=r"is a .*\.ForgetFirst, not a torch\.nn\.LSTM") as caught:
+        jaxlstm.from_torch(outer(module) if nested else module)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.nn.LSTM(3, 5),
+        lambda: torch.nn.LSTMCell(3, 5),
+        lambda: Subclass(3, 5),
+        lambda: outer(torch.nn.LSTM(3, 5)),
+        lambda: torch.nn.DataParallel(torch.nn.LSTM(3, 5)),
+        lambda: torch.jit.script(torch.nn.LSTM(3, 5)),
+        lambda: parametrizations.weight_norm(torch.nn.LSTM(3, 5), "weight_hh_l0"),
+        lambda: ForgetFirst().state_dict(),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_no_warning(make: Any) -> None:
+    module = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jaxlstm.PortingWarning)
+        jaxlstm.from_torch(module)
+
+
+def test_only_the_chosen_module_counts() -> None:
+    both = torch.nn.ModuleDict({"a": ForgetFirst(), "b": torch.nn.LSTM(3, 5)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jaxlstm.PortingWarning)
+        jaxlstm.from_torch(both, prefix="b")
+    with pytest.warns(jaxlstm.PortingWarning, match="ForgetFirst"):
+        jaxlstm.from_torch(both, prefix="a")
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_a_whole_model(right: bool) -> None:
+    model = nnx.Dict({"rnn": jaxlstm.nnx.LSTM(3, 5, batch_first=True, rngs=nnx.Rngs(0))})
+    theirs = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 5, batch_first=True) if right else ForgetFirst()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jaxlstm.PortingWarning)
+        result = jaxlstm.load_state_dict(model, theirs)
+    named = [line for line in result.warnings if line.startswith("rnn: ") and ".ForgetFirst, not a" in line]
+    assert len(named) == (not right)
