@@ -68,6 +68,15 @@ def link_harness(folder: Path, compiler: str, options: Iterable[str], kernels: I
     return path
 
 
+def compile_threads_check(folder: Path, compiler: str) -> Path:
+    """Compile ``threads.cc``, which needs no kernels."""
+    path = folder / "threads"
+    run_compiler(
+        *(compiler, "-O2", f"-I{SOURCES}", HERE / "threads.cc", SOURCES / "wait.cc", "-o", path, "-lpthread")
+    )
+    return path
+
+
 def run_compiler(compiler: str, *arguments: str | Path) -> None:
     """Run the compiler with the options that all builds share."""
     subprocess.run([compiler, *OPTIONS, *arguments], check=True)

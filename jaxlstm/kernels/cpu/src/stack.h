@@ -89,7 +89,7 @@ class StackCall {
   static size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
   void add(const Cost& other) {
-    cost_.multiplications += other.multiplications, cost_.reading_seconds += other.reading_seconds;
+    cost_.seconds += other.seconds;
     cost_.step_multiplications = std::max(cost_.step_multiplications, other.step_multiplications);
   }
 

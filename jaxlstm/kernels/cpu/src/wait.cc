@@ -4,6 +4,7 @@
 
 #if defined(__linux__)
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -95,6 +96,8 @@ void Signal::sleep_while(uint32_t old, const Clock::time_point* deadline) {
 }
 
 #if defined(__linux__)
+int current_core() { return sched_getcpu(); }
+
 static_assert(sizeof(std::atomic<uint32_t>) == 4, "a futex is 4 bytes");
 
 void Signal::sleep_once(uint32_t old, const Clock::time_point* deadline) {
@@ -110,6 +113,7 @@ void Signal::wake() {
   if (sleepers_.load()) syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 #else
+int current_core() { return -1; }
 void Signal::sleep_once(uint32_t, const Clock::time_point*) { sched_yield(); }
 void Signal::wake() {}
 #endif

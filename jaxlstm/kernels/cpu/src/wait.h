@@ -14,6 +14,9 @@ typedef std::chrono::steady_clock Clock;
 // Returns true for some time after a long wait between steps, which suggests that other processes use the cores.
 bool cores_are_crowded();
 
+// Returns the number of the core that this thread runs on, or -1 if the system does not tell.
+int current_core();
+
 // A number that threads can wait on. The functions in wait.cc are compiled once, for the baseline processor.
 class Signal {
  public:
@@ -37,6 +40,8 @@ class Signal {
   bool changes_within(std::chrono::nanoseconds limit, uint32_t old) const;
   // Sleeps, without spinning, until the value differs from `old`.
   void sleep_while(uint32_t old) { sleep_while(old, nullptr); }
+  // Returns true if a thread sleeps until the value changes.
+  bool has_sleepers() const { return sleepers_.load() > 0; }
   // Replaces `old` by `value`. Returns false if the value was not `old`.
   bool replace(uint32_t old, uint32_t value);
 
