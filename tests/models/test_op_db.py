@@ -74,9 +74,8 @@ NAMES = """
     signal.windows.hann signal.windows.nuttall sin sinc sinh slice slice_scatter softmax split
     split.list_args split_with_sizes sqrt square squeeze squeeze.multiple stack std std.unbiased std_mean
     std_mean.unbiased stft sub sum t take take_along_dim tan tanh tensor_split tensordot tile trace
-    transpose tril tril_indices triu triu_indices true_divide trunc unbind unflatten unfold unsqueeze var
-    var.unbiased var_mean var_mean.unbiased vdot view view_as view_as_complex vsplit vstack where xlogy
-    zero_ zeros zeros_like
+    transpose tril triu true_divide trunc unbind unflatten unfold unsqueeze var var.unbiased var_mean
+    var_mean.unbiased vdot view view_as view_as_complex vsplit vstack where xlogy zero_ zeros zeros_like
 """.split()  # noqa: SIM905
 # Operators to run with integers, bools and half precision, too.
 OTHER_DTYPES = """

@@ -51,7 +51,12 @@ def windows(x: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-@pytest.mark.parametrize("function", [filled_by_reduction, other_overloads, windows])
+def triangles(x: Tensor) -> tuple[Tensor, ...]:
+    rows, columns = torch.tril_indices(3, 4, -1)
+    return x[rows, columns], torch.triu_indices(3, 4, 1), torch.triu_indices(3, 2, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("function", [filled_by_reduction, other_overloads, windows, triangles])
 @pytest.mark.parametrize("jit", [False, True])
 def test_results(function: Callable[[Tensor], tuple[Tensor, ...]], jit: bool) -> None:
     with jax.enable_x64(True):
