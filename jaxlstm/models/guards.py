@@ -8,11 +8,15 @@ syntax tree of the text and knows no other constructs. Nothing is executed.
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import operator
 import re
 from collections.abc import Mapping
 from typing import Any
+
+import jax
+import jax.export
 
 from jaxlstm.models.errors import ProgramError
 
@@ -48,6 +52,19 @@ _COMPARE: dict[type, Any] = {
 }
 
 
+UNDECIDED: type[Exception]
+if hasattr(jax.errors, "InconclusiveDimensionOperation"):
+    UNDECIDED = jax.errors.InconclusiveDimensionOperation
+else:  # Older releases of JAX.
+    UNDECIDED = jax.core.InconclusiveDimensionOperation  # type: ignore[attr-defined]
+"""JAX's error for a comparison that depends on the sizes of the free axes of an artifact."""
+
+UNDECIDED_GUARD = (
+    "does not hold for all sizes of the free axes (a range of an axis may decide it, such as "
+    "torch.export.Dim('time', min=4))"
+)
+
+
 class _UnknownError(Exception):
     """A guard with a construct that this module does not know."""
 
@@ -79,10 +96,13 @@ def require_guards(
                 holds = _evaluate(condition, {**at_least_two, **constants})
         except (_UnknownError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
             problem = "cannot be checked"
+        except UNDECIDED:
+            problem = UNDECIDED_GUARD
         else:
             if holds:
                 continue
-            problem = "does not hold for these inputs"
+            is_symbolic = any(map(jax.export.is_symbolic_dim, itertools.chain(*shapes.values())))
+            problem = UNDECIDED_GUARD if is_symbolic else "does not hold for these inputs"
         raise ProgramError(
             "guard",
             f"the export chose a branch of the model by a condition that {problem}: {guard[:200]!r}. Export "

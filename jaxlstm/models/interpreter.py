@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 
 from jaxlstm.models.acceptance import Plan
 from jaxlstm.models.aliases import View, Write, place_of
 from jaxlstm.models.errors import ProgramError
 from jaxlstm.models.graph import Argument, Node, Value
+from jaxlstm.models.guards import UNDECIDED
 from jaxlstm.models.operators.dtypes import held
 from jaxlstm.models.operators.registry import Operator, Options, is_in_place
 
@@ -21,7 +23,7 @@ Values = dict[str, Any]
 # The exceptions of an operator on arguments that it cannot take, or whose result does not fit into memory.
 _FAILURES = (
     *(TypeError, ValueError, IndexError, ArithmeticError, NotImplementedError),
-    *(MemoryError, jax.errors.JaxRuntimeError),
+    *(MemoryError, jax.errors.JaxRuntimeError, UNDECIDED),
 )
 
 
@@ -153,6 +155,15 @@ def _require_type(
             "static-shape", f"node {_title(node)} has {value.ndim} axes here, and {len(expected)} in the file"
         )
     for place, (size, actual) in enumerate(zip(expected, value.shape, strict=True)):
+        if size is not None and size != actual and jax.export.is_symbolic_dim(actual):
+            raise ProgramError(
+                "static-shape",
+                f"node {_title(node)}: axis {place} of its result has size {size} in the file, and {actual} "
+                "for the free axes of the artifact, which differ for some sizes. Export the axis with a "
+                "range in which they are equal, such as "
+                "dynamic_shapes={'x': {1: torch.export.Dim('time', min=3)}}, "
+                "or with a fixed size",
+            )
         if size is not None and size != actual:
             raise ProgramError(
                 "static-shape",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -78,8 +79,12 @@ def new_full(self: jax.Array, size: Sequence[int], fill_value: Operand, dtype: A
 @register_operator("aten.arange.default", "aten.arange.start", "aten.arange.start_step")
 def arange(end: Operand, start: Operand = 0, step: Operand = 1, dtype: Any = None) -> jax.Array:
     """Return numbers from ``start`` to below ``end``: int64 for integers, else float32."""
-    whole = all(isinstance(bound, int) for bound in (start, end, step))
+    bounds = (start, end, step)
+    whole = all(isinstance(bound, int) or jax.export.is_symbolic_dim(bound) for bound in bounds)
     dtype = held(dtype or (np.int64 if whole else DEFAULT_FLOAT))
+    if any(map(jax.export.is_symbolic_dim, bounds)):
+        places = jax.lax.iota(held("int64"), -((start - end) // step))
+        return (start + step * places).astype(dtype)
     if is_integer(dtype):
         start, end, step, whole = int(start), int(end), int(step), True
     count = -((start - end) // step) if whole else math.ceil((end - start) / step)
