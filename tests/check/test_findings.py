@@ -72,6 +72,7 @@ def test_rms_errors_become_two_items():
         "ours": 40.0,
         "torch": 1.0,
         "own": 1.0,
+        "in_mean": True,
         "ratio": 40.0,
     }
     assert worst.name == "RMS error of results, worst array"
