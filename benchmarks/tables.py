@@ -17,7 +17,7 @@ from benchmarks.report import LABELS
 
 RESULTS = ROOT / "benchmarks/results"
 CHART = ROOT / "docs/pictures/speed.svg"
-CHARTED = ("amd-epyc-2-cores", "layer-infer")
+CHARTED = ("amd-epyc-zen4-2-cores", "layer-infer")
 BLOCK = re.compile(r"(<!-- benchmark: (\S+) ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
