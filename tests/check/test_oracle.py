@@ -21,8 +21,9 @@ def test_agrees_with_torch(name):
     for case in cases.standard_cases(config, seed=1):
         ours = oracle_results(params, config, case, gradients=case.differentiate)
         theirs = torch_runner.run(params, config, case, np.float64, gradients=case.differentiate)
+        rtol = 1e-15 if case.largest_c > 1 else 0  # the spacing of large numbers is above 1e-14
         for (leaf, a), (_, b) in zip(ours.leaves(), theirs.leaves(), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-14, err_msg=f"{case.name} {leaf}")
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-14, err_msg=f"{case.name} {leaf}")
         if not case.differentiate:
             continue
         assert ours.gradients is not None
