@@ -56,7 +56,9 @@ UNDECIDED: type[Exception]
 if hasattr(jax.errors, "InconclusiveDimensionOperation"):
     UNDECIDED = jax.errors.InconclusiveDimensionOperation
 else:  # Older releases of JAX.
-    UNDECIDED = jax.core.InconclusiveDimensionOperation  # type: ignore[attr-defined]
+    import jax.extend.core
+
+    UNDECIDED = jax.extend.core.InconclusiveDimensionOperation  # type: ignore[attr-defined]
 """JAX's error for a comparison that depends on the sizes of the free axes of an artifact."""
 
 UNDECIDED_GUARD = (
