@@ -21,7 +21,7 @@ def imitations(module: Any) -> dict[str, str]:
 
 
 def warning_of(class_name: str) -> str:
-    """Return what a user should check about a module of another class."""
+    """Return the warning for a module of another class."""
     return (
         f"the torch module is a {class_name}, not a torch.nn.LSTM or LSTMCell; its parameters have the same "
         "names, but its equations and its order of gates may differ: compare the results with "
