@@ -144,7 +144,8 @@ def leading_keys(prefix: str) -> str:
 def is_training_state(name: str, root: str) -> bool:
     """Return True if a tensor outside ``root`` cannot be part of a larger model.
 
-    ``root`` consists of usual keys. Beside "model", an optimizer's state is not part of the model, but a "head" is.
+    ``root`` consists of usual keys. Beside "model", an optimizer's state is not part of the model, but a
+    "head" is.
     """
     parts, keys = name.split("."), root.split(".")
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(parts, keys, strict=False)))

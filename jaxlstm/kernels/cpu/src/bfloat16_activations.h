@@ -1,6 +1,6 @@
 // Sigmoid and tanh for a cell in bfloat16, in half the instructions of those in vector.h. Their relative errors are
-// below 2^-15; rounding to bfloat16 has 2^-9. For |x| < 3, the derivatives' factors 1 - sigmoid and 1 - |tanh| have relative
-// errors below 2^-14 and 2^-13.
+// below 2^-15; rounding to bfloat16 has 2^-9. For |x| < 3, the derivatives' factors 1 - sigmoid and 1 - |tanh| have
+// relative errors below 2^-14 and 2^-13.
 #pragma once
 #include <immintrin.h>
 
