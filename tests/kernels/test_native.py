@@ -93,13 +93,13 @@ def test_results_do_not_depend_on_the_number_of_threads(
 def test_a_row_does_not_depend_on_its_batch() -> None:
     """Rows agree bit for bit in batches of any size, although a batch of one takes another code path.
 
-    AMX is used for batches of 16 rows and more, and agrees only among these.
+    In float32, AMX is used for batches of 12 rows and more, and agrees only among these.
     """
     config, params, inputs, state, _ = draw(Problem(12, 29, 20, 70), jnp.float32)
     whole, last = lstm(params, inputs, state, config=config, backend="native")
     amx = library().instruction_set == "amx"
     few = (slice(0, 1), slice(3, 5), slice(4, 8), slice(10, 17))
-    for rows in (slice(0, 16), slice(3, 27)) if amx else few:
+    for rows in (slice(0, 12), slice(0, 16), slice(3, 27)) if amx else few:
         state_part = type(state)(*(leaf[:, rows] for leaf in state))
         part, last_part = lstm(params, inputs[:, rows], state_part, config=config, backend="native")
         np.testing.assert_array_equal(part, whole[:, rows])
@@ -107,7 +107,7 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 
 
 def test_batches_that_use_amx() -> None:
-    """AMX needs rows, up to the last one with a valid step, that fill three quarters of blocks of 16."""
+    """In float32, AMX needs 12 rows up to the last one with a valid step."""
     handle = library().handle
     assert handle is not None
     pays_for_tiles = handle.jaxlstm_pays_for_tiles
@@ -117,9 +117,8 @@ def test_batches_that_use_amx() -> None:
         address = None if valid is None else valid.ctypes.data_as(ctypes.c_void_p)
         return pays_for_tiles(address, ctypes.c_int64(time), ctypes.c_int64(batch))
 
-    few, many = [1, 9, 15, 17, 23, 33, 35], [16, 24, 32, 36, 48, 50, 1000]
-    for rows in few + many:
-        assert pays(None, 3, rows) == (rows in many)
+    for rows in [1, 9, 11, 12, 15, 17, 33, 1000]:
+        assert pays(None, 3, rows) == (rows >= 12)
     rng = np.random.default_rng(0)
     for _ in range(300):
         time, batch = int(rng.integers(1, 6)), int(rng.integers(1, 60))
@@ -145,15 +144,21 @@ AMX_SHAPES = [
 
 @pytest.mark.parametrize("problem", AMX_SHAPES, ids=str)
 def test_amx_has_float32_accuracy(amx: None, problem: Problem) -> None:
-    """Values and gradients have about the same RMS error to float64 as the plain scan."""
+    """The RMS errors to float64 of values and gradients are on average at most the plain scan's.
+
+    For single arrays the ratio scatters from draw to draw.
+    """
     with jax.enable_x64(True):
         truth = jax.tree.leaves(values_and_gradients(problem, jnp.float64, "scan"))
     native, scan = (
         jax.tree.leaves(values_and_gradients(problem, jnp.float32, b)) for b in ("native", "scan")
     )
+    ratios = []
     for n, s, t in zip(native, scan, truth, strict=True):
         rounding = 2.0**-25 * rms(t, 0)  # of the results themselves
-        assert rms(n, t) <= 1.25 * max(rms(s, t), rounding)
+        ratios.append(rms(n, t) / max(rms(s, t), rounding))
+    assert np.exp(np.mean(np.log(ratios))) <= 1.05
+    assert max(ratios) <= 1.6
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25, jnp.inf, jnp.nan])

@@ -28,19 +28,24 @@ constexpr int kParts = kIsHalf<T> ? 1 : 3;
 // Not std::min, since this header is compiled for several instruction sets (vector.h).
 JAXLSTM_INLINE long minimum(long a, long b) { return a < b ? a : b; }
 
-// Configures the tile registers of this thread as eight tiles of 16 rows of 64 bytes, for the lifetime of the object.
+// Configures the tile registers of this thread as eight tiles of 64 bytes per row, for the lifetime of the object.
 class TileRegisters {
  public:
-  TileRegisters() {
+  TileRegisters() { set_rows(16); }
+  ~TileRegisters() { _tile_release(); }
+  TileRegisters(const TileRegisters&) = delete;
+
+  // Sets the number of rows of left operands and results, which may be less than 16 for products of one row tile
+  // (multiply_1_by_4). A product of few rows takes less time. All tiles become zero.
+  static void set_rows(long rows) {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } config;
+    for (int tile = 0; tile < 7 && rows < 16; tile++) config.rows[tile] = uint8_t(rows);
     _tile_loadconfig(&config);
   }
-  ~TileRegisters() { _tile_release(); }
-  TileRegisters(const TileRegisters&) = delete;
 };
 
 // The largest magnitude in an operand, as the bits of a float. Three parts represent a float32 only if neither the
@@ -97,6 +102,15 @@ JAXLSTM_INLINE void split(Floats remainder, __m256i (&parts)[N]) {
     parts[p] = (__m256i)_mm512_cvtneps_pbh((__m512)remainder);
     remainder -= (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(parts[p]), 16);
   }
+}
+// Sets all lanes but the first n to zero: products with the zeros that fill a tile would turn NaN into more NaN.
+JAXLSTM_INLINE Floats first_lanes(Floats v, long n) {
+  return n == 16 ? v : (Floats)_mm512_maskz_mov_ps(__mmask16((1 << n) - 1), (__m512)v);
+}
+template <class T>
+JAXLSTM_INLINE Floats rounded(Floats v) {
+  if constexpr (!kIsHalf<T>) return v;
+  return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v)), 16);
 }
 // Splits 32 adjacent numbers: one row of a left tile.
 template <int N>
@@ -172,21 +186,20 @@ struct LeftOperand {
     TileBits* to = at(k / kTileDepth, row / 16) + row % 16 * kTileDepth + k % kTileDepth;
     for (int p = 0; p < kParts<T>; p++) _mm256_store_si256((__m256i*)(to + p * kTileSize), parts[p]);
   }
-  // Packs all K columns of one row tile, of which `count` rows exist.
-  template <class Source>
-  void pack_rows(const Source* rows, long row_stride, long count, long K, long row_tile,
-                 Magnitude<T>& magnitude) const {
+  // Packs all K columns of one row tile, whose rows are row(0), row(1), ... and of which `count` exist.
+  template <class Row>
+  void pack_rows(Row&& row, long count, long K, long row_tile, Magnitude<T>& magnitude) const {
     for (long k = 0; k < K; k += kTileDepth)
-      pack_tile_of_rows(rows + k, row_stride, count, K - k, k / kTileDepth, row_tile, magnitude);
+      pack_tile_of_rows([&](long r) { return row(r) + k; }, count, K - k, k / kTileDepth, row_tile, magnitude);
   }
   // Packs one tile, of which `count` rows and `width` columns exist.
-  template <class Source>
-  JAXLSTM_INLINE void pack_tile_of_rows(const Source* rows, long row_stride, long count, long width, long k_tile,
-                                        long row_tile, Magnitude<T>& magnitude) const {
+  template <class Row>
+  JAXLSTM_INLINE void pack_tile_of_rows(Row&& row, long count, long width, long k_tile, long row_tile,
+                                        Magnitude<T>& magnitude) const {
     pack_tile<T, false, false>([&](int r, Floats& first, Floats& second) {
-      const Source* from = rows + r * row_stride;
-      const long columns = r < count ? width : 0;
-      first = load_masked(from, columns), second = load_masked(from + 16, columns - 16);
+      if (r >= count) return void(first = second = Floats{});
+      const auto* from = row(r);
+      first = load_masked(from, width), second = load_masked(from + 16, width - 16);
     }, at(k_tile, row_tile), kTileSize, magnitude);
   }
   // Packs one tile of the transpose of a matrix with the rows row(0), row(1), ...: 16 columns of 32 rows, of which
@@ -201,19 +214,22 @@ struct LeftOperand {
   }
 };
 
-// A right operand, [panel][k tile][part][4 tiles][16 pairs of k][16 columns].
+// A right operand, [panel][half][k tile][part][2 tiles][16 pairs of k][16 columns]. A half has two of the four tiles of
+// a panel, so that products read it in order.
 template <class T>
 struct RightOperand {
-  static constexpr long kPartStep = 4 * kTileSize, kTileStep = kParts<T> * kPartStep;
+  // Distances in elements: from one row of a tile to the next, from one tile to the next in a half, and so on.
+  static constexpr long kRowStep = 32, kNext = kTileSize, kPartStep = 2 * kTileSize, kTileStep = kParts<T> * kPartStep;
   TileBits* tiles;
   long k_tiles;
+  static long size(long panels, long k_tiles) { return panels * k_tiles * 2 * kTileStep; }
   static RightOperand take(Arena& arena, long panels, long K) {
     const long k_tiles = ceil_divide(K, kTileDepth);
-    return {arena.take<TileBits>(panels * k_tiles * kTileStep), k_tiles};
+    return {arena.take<TileBits>(size(panels, k_tiles)), k_tiles};
   }
-  const TileBits* panel(long n) const { return tiles + n * k_tiles * kTileStep; }
+  // Returns the first part of tile v of a panel.
   TileBits* at(long panel, long k_tile, int v) const {
-    return tiles + (panel * k_tiles + k_tile) * kTileStep + v * kTileSize;
+    return tiles + ((2 * panel + v / 2) * k_tiles + k_tile) * kTileStep + v % 2 * kTileSize;
   }
 
   // Packs one panel of the transpose of `source`, which is [columns][K].
@@ -227,15 +243,6 @@ struct RightOperand {
           const long depth = r < count ? K - k : 0;
           first = load_masked(from + r * K, depth), second = load_masked(from + r * K + 16, depth - 16);
         }, at(n, k / kTileDepth, v), kPartStep, magnitude);
-      }
-  }
-  // Copies one panel of pairs of bfloat16 that was packed for vectors (bfloat16.h).
-  void copy_panel(const Bfloat16* packed, long K, long n) const {
-    const long pairs = padded_depth<Bfloat16>(K) / kPair;
-    for (long pair = 0; pair < 16 * k_tiles; pair++)
-      for (int v = 0; v < 4; v++) {
-        const __m512i row = pair < pairs ? _mm512_loadu_si512(packed + (4 * pair + v) * 32) : _mm512_setzero_si512();
-        _mm512_store_si512(at(n, pair / 16, v) + pair % 16 * 32, row);
       }
   }
   // Packs one k tile of one panel of a matrix [K][columns], of which `count` rows exist.
@@ -269,6 +276,16 @@ struct RightOperand {
         for (int p = 0; p < kParts<T>; p++) _mm512_store_si512(at(n, k_tile, v) + p * kPartStep + r * 32, parts[p]);
       }
     for (int v = 0; v < 4; v++) sums[v] += partial[v];
+  }
+};
+
+// A panel of weights in bfloat16 as packed for vectors (bfloat16.h): its rows of 16 pairs of k are rows of tiles.
+struct PackedPanels {
+  static constexpr long kRowStep = 4 * 32, kNext = 32, kPartStep = 0, kTileStep = 16 * kRowStep;
+  const Bfloat16* panels;
+  long k_tiles;
+  const TileBits* at(long panel, long k_tile, int v) const {
+    return reinterpret_cast<const TileBits*>(panels) + (panel * k_tiles + k_tile) * kTileStep + v * kNext;
   }
 };
 

@@ -14,7 +14,8 @@ template <class T>
 struct AmxBackwardPass : BackwardPass<T> {
   typedef BackwardPass<T> Base;
   using Base::L, Base::p, Base::states, Base::state_panels, Base::gate_rows, Base::grad_h, Base::scratch_bytes;
-  using Base::finish, Base::finish_grad_h, Base::panel_row, Base::prepare, Base::time_of;
+  using Base::differentiate_cell, Base::finish, Base::is_valid, Base::panel_row, Base::prefetch_grad_y, Base::prepare,
+      Base::time_of;
   const bool use_amx = amx_is_faster(used_rows(p.valid, p.time, p.batch)) && !p.weight_hr;
   const long row_tiles = ceil_divide(p.batch, 16);
   const long gate_k_tiles = ceil_divide(p.hidden_size, kTileDepth), depth = 4 * gate_k_tiles * kTileDepth;
@@ -40,7 +41,8 @@ struct AmxBackwardPass : BackwardPass<T> {
     const Range rows{0, p.batch}, panels = share_of({0, state_panels}, thread, threads);
     // The check comes first, since writing grad_gates may overwrite by_gates.
     if (!pack_and_check(thread, threads, panels, barrier)) return Base::run(thread, threads, barrier);
-    const TileRegisters registers;
+    TileRegisters registers;
+    registers.set_rows(minimum(16, p.batch));
     prepare(rows, panels, panels);
     for (long s = p.time - 1; s >= -1; s--) {
       step_on_tiles(s, panels);
@@ -78,46 +80,59 @@ struct AmxBackwardPass : BackwardPass<T> {
   // As BackwardPass::step.
   void step_on_tiles(long s, Range panels) {
     const LeftOperand<T>& next = left_grads[(s + 1) & 1];
-    const bool has_next = s < p.time - 1;
-    const long rows_per_call = ceil_divide(p.batch, interleaved_calls(row_tiles, right));
-    long pending = -1;  // the multiplied panel whose cells are not computed yet
+    Cells cells{*this, s};  // of the panel that was multiplied before
     for (long i = panels.begin; i < panels.end; i++) {
       const long panel = s & 1 ? panels.begin + panels.end - 1 - i : i;
-      long row = pending < 0 ? p.batch : 0;
       const auto sums_of = [&](long tile) { return sums_at(panel, tile); };
-      if (has_next)
-        multiply_panel(next, row_tiles, right, panel, sums_of, [&] {
-          const long end = minimum(p.batch, row + rows_per_call);
-          for (; row < end; row++) finish_row(s, row, pending, true);
-        });
+      if (s < p.time - 1) multiply_panel(next, row_tiles, right, panel, sums_of, [&] { cells.advance(); });
       if (left_errors.tiles && s < 0) multiply_panel(left_errors, row_tiles, right, panel, sums_of, [] {}, true);
-      for (; row < p.batch; row++) finish_row(s, row, pending, has_next);
-      pending = panel;
+      cells.finish();
+      cells.start(panel);
     }
-    for (long row = 0; row < p.batch && pending >= 0; row++) finish_row(s, row, pending, has_next);
+    cells.finish();
   }
 
-  void finish_row(long s, long row, long panel, bool has_next) {
-    for (int v = 0; v < 4; v++) {
-      const long count = states.template count<float>(panel, v);
-      if (!count) continue;
-      Floats grad = load(panel_row(grad_h, panel, row) + v * L);
-      if (has_next) grad += load(sums_at(panel, row / 16) + v * kResultSize + row % 16 * 16);
-      finish_grad_h(s, row, panel, v, count, grad);
-      if (s < 0) continue;
-      const long unit = states.template first<float>(panel, v);
-      const long at = (time_of(s) * p.batch + row) * gate_rows + unit;
-      put_gates(left_grads[s & 1], row, unit, p.grad_gates + at, count);
-      if (left_errors.tiles && s == 0)
-        put_gates(left_errors, row, unit, Base::rounding_errors + row * gate_rows + unit, count);
-    }
-  }
+  // The cells of a panel, one vector of units at a time, spread evenly over the calls of `advance` during a product.
+  struct Cells {
+    AmxBackwardPass& pass;
+    const long s;
+    const long vectors = 4 * pass.p.batch, calls = interleaved_calls<T>(pass.row_tiles, pass.right.k_tiles);
+    const long per_call = ceil_divide(vectors, calls), calls_per_vector = calls > vectors ? calls / vectors : 1;
+    long panel = 0, next = vectors, waited = 0;
 
-  // Packs the gates of 16 units of a row, in the layout of grad_gates.
-  template <class Source>
-  void put_gates(const LeftOperand<T>& left, long row, long unit, const Source* gates, long count) const {
-    for (int g = 0; g < 4; g++)
-      left.put(row, g * gate_k_tiles * kTileDepth + unit, load_masked(gates + g * p.hidden_size, count));
+    void start(long new_panel) { panel = new_panel, next = waited = 0; }
+    JAXLSTM_INLINE void advance() {
+      if (++waited < calls_per_vector) return;
+      waited = 0;
+      for (const long end = minimum(vectors, next + per_call); next < end; next++) run();
+    }
+    void finish() {
+      for (; next < vectors; next++) run();
+    }
+    void run() const { pass.finish_vector(s, next / 4, panel, next % 4); }
+  };
+
+  __attribute__((noinline)) void finish_vector(long s, long row, long panel, int v) {
+    const long count = states.template count<float>(panel, v);
+    if (!count) return;
+    const long unit = states.template first<float>(panel, v), t = time_of(s);
+    const long at = row * p.h_size + unit, at_t = t * p.batch * p.h_size + at;
+    const bool is_last = s == p.time - 1, valid = s < 0 || is_valid(t, row);
+    Floats grad_m = is_last ? Floats{} : load(sums_at(panel, row / 16) + v * kResultSize + row % 16 * 16);
+    Wide<T>* const bypass = panel_row(grad_h, panel, row) + v * L;
+    if (is_last || p.valid) grad_m += load(bypass);
+    if (s < 0) return store(p.grad_h_0 + at, grad_m, count);
+    prefetch_grad_y(at_t);
+    if (p.valid) store(bypass, valid ? Floats{} : grad_m);
+    if (valid) grad_m += load(p.grad_y + at_t, count);
+    Floats grads[4];
+    differentiate_cell(t, row, panel, v, count, valid, grad_m, grads);
+    for (int g = 0; g < 4; g++) {
+      const long k = g * gate_k_tiles * kTileDepth + unit;
+      const Floats grad = first_lanes(grads[g], count);
+      left_grads[s & 1].put(row, k, grad);
+      if (left_errors.tiles && s == 0) left_errors.put(row, k, grad - rounded<T>(grad));
+    }
   }
 };
 

@@ -16,11 +16,11 @@ struct AmxGradientsPass : GradientsPass<T> {
   typedef GradientsPass<T> Base;
   using Base::L, Base::p, Base::rows, Base::gates, Base::inputs, Base::input_panels, Base::scratch_bytes;
   using Base::h_before, Base::x_at;
-  static constexpr long kDepth = kMaxChainTiles;      // k tiles per chunk
+  static constexpr long kDepth = kMaxChainTiles;    // k tiles per chunk
   static constexpr long kPanels = 4, kRowTiles = 16;  // panels or row tiles of grad_gates packed at a time
   static constexpr long kPairSize = kDepth * 2 * kParts<T> * kTileSize;
-  static constexpr long kGateTilesSize = kPanels * kDepth * kParts<T> * 4 * kTileSize;
-  static_assert(kGateTilesSize == kRowTiles * kDepth * kParts<T> * kTileSize, "both products use the same buffer");
+  static constexpr long kGateTilesSize = kRowTiles * kDepth * kParts<T> * kTileSize;
+  static_assert(kPanels * 4 == kRowTiles, "both products use the same buffer");
   const bool use_amx = rows >= 64 && p.threads <= Magnitudes<T>::kMaxThreads;
   const PlainColumns gate_columns{gates};
   const long gate_panels = gate_columns.template panels<float>(), gate_k_tiles = ceil_divide(gates, kTileDepth);
@@ -126,18 +126,15 @@ struct AmxGradientsPass : GradientsPass<T> {
 
   void multiply_panels(long row, long depth, long first, long last, TileBits* packed) const {
     const RightOperand<T> panels{packed, kDepth};
-    alignas(64) float partial[4 * kResultSize];
     for (long pair = 0; pair < pairs; pair++)
       for (long panel = first; panel < last; panel++)
         for (int v = 0; v < 4; v += 2) {
-          float *above = sums_at(pair, panel) + v * kResultSize, *below = above + 4 * kResultSize;
+          float* const to = sums_at(pair, panel) + v * kResultSize;
           long line = 0;
-          const TileBits* tiles = panels.panel(panel - first) + v * kTileSize;
-          multiply_2_by_2<T>(left + pair * kPairSize, 2 * kParts<T> * kTileSize, tiles, depth, row ? partial : above,
-                          row ? partial + 2 * kResultSize : below, [&] {
-            for (int i = 0; i < 2; i++, line += 16) __builtin_prefetch(above + line), __builtin_prefetch(below + line);
-          });
-          if (row) add_tiles(above, partial, 2), add_tiles(below, partial + 2 * kResultSize, 2);
+          multiply_half<RightOperand<T>>(LeftOperand<T>{left + pair * kPairSize, 2}, 1, panels.at(panel - first, 0, v), depth,
+                        [&](long tile) { return to + tile * 4 * kResultSize; },
+                        [&] { __builtin_prefetch(to + line), __builtin_prefetch(to + 4 * kResultSize + line), line += 16; },
+                        row > 0);
         }
   }
 
@@ -186,8 +183,8 @@ struct AmxGradientsPass : GradientsPass<T> {
   void pack_rows_tile(long stage, long stages, long i, TileBits* to, OperandMagnitudes& magnitude) const {
     const long depth = depth_of(stage, stages), k = i % depth, tile = i / depth;
     const long row = (stage / stages * row_tiles + tile) * 16, gate = (stage % stages * kDepth + k) * kTileDepth;
-    LeftOperand<T>{to, row_tiles}.pack_tile_of_rows(p.grad_gates + row * gates + gate, gates, rows - row, gates - gate,
-                                                    k, tile, magnitude.grad_gates);
+    LeftOperand<T>{to, row_tiles}.pack_tile_of_rows([&](long r) { return p.grad_gates + (row + r) * gates + gate; },
+                                                    rows - row, gates - gate, k, tile, magnitude.grad_gates);
   }
 
   float* grad_x_at(int thread, long panel, long tile) const {
@@ -197,16 +194,10 @@ struct AmxGradientsPass : GradientsPass<T> {
   void multiply_rows(long stage, long stages, int thread) const {
     const long first = stage % stages * kDepth, depth = depth_of(stage, stages);
     const LeftOperand<T> packed{gate_tiles_of(thread), row_tiles};
-    alignas(64) float partial[4 * kResultSize];
     for (long panel = 0; panel < input_panels; panel++)
-      for (long tile = 0; tile < row_tiles; tile += 2)
-        for (int v = 0; v < 4 && inputs.template count<float>(panel, v); v += 2) {
-          float *above = grad_x_at(thread, panel, tile) + v * kResultSize, *below = above + 4 * kResultSize;
-          multiply_2_by_2<T>(packed.at(0, tile), row_tiles * kParts<T> * kTileSize,
-                             right.panel(panel) + first * RightOperand<T>::kTileStep + v * kTileSize, depth,
-                             first ? partial : above, first ? partial + 2 * kResultSize : below, [] {});
-          if (first) add_tiles(above, partial, 2), add_tiles(below, partial + 2 * kResultSize, 2);
-        }
+      for (int v = 0; v < 4 && inputs.template count<float>(panel, v); v += 2)
+        multiply_half<RightOperand<T>>(packed, row_tiles / 2, right.at(panel, first, v), depth,
+                      [&](long tile) { return grad_x_at(thread, panel, tile) + v * kResultSize; }, [] {}, first > 0);
   }
 
   void store_rows(long group, int thread) const {

@@ -16,9 +16,8 @@ inline long used_rows(const uint8_t* valid, long time, long batch) {
   return used;
 }
 
-// Returns true if AMX is faster. Its tiles have 16 rows; vectors are faster for fewer rows, or if the last tile of a
-// batch would be mostly empty.
-inline bool amx_is_faster(long rows) { return rows >= 16 && 4 * rows >= 3 * ((rows + 15) / 16 * 16); }
+// Returns true if AMX is faster in float32. Its tiles have 16 rows, and a product of fewer rows takes hardly less time.
+inline bool amx_is_faster(long rows) { return rows >= 12; }
 
 }  // namespace
 }  // namespace jaxlstm

@@ -36,7 +36,7 @@ struct BackwardPass {
 
   BackwardPass(const BackwardArguments<T>& arguments, void* scratch) : p(arguments) {
     Arena arena(scratch);
-    weight_hh = arena.take<T>(state_panels * gate_rows * 4 * L);
+    weight_hh = arena.take<T>(state_panels * padded_depth<T>(gate_rows) * 4 * L);
     weight_hr = p.weight_hr ? arena.take<T>(unit_panels * padded_depth<T>(p.h_size) * 4 * L) : nullptr;
     grad_c = arena.take<Wide<T>>(unit_panels * p.batch * 4 * L);
     grad_h = arena.take<Wide<T>>(state_panels * p.batch * 4 * L);
@@ -130,15 +130,16 @@ struct BackwardPass {
     const long column = states.first<T>(panel, v), at = b * p.h_size + column;
     if (s < 0) return store(p.grad_h_0 + at, value, count);
     const long t = time_of(s), at_t = t * p.batch * p.h_size + at;
-    const bool valid = !p.valid || p.valid[t * p.batch + b];
-    __builtin_prefetch(p.grad_y + at_t + (p.reverse ? p.batch : -p.batch) * p.h_size);  // of the next step
+    const bool valid = is_valid(t, b);
+    prefetch_grad_y(at_t);
     store(panel_row(grad_h, panel, b) + v * L, valid ? Vector<T>{} : value);
     if (valid) value += load(p.grad_y + at_t, count);
-    if (p.weight_hr) {
-      store(p.grad_projected + at_t, valid ? value : Vector<T>{}, count);
-    } else {
-      differentiate_cell(s, b, panel, v, count, valid, value);
-    }
+    if (p.weight_hr) store(p.grad_projected + at_t, valid ? value : Vector<T>{}, count);
+    else store_gates(s, b, panel, v, count, valid, value);
+  }
+  bool is_valid(long t, long row) const { return !p.valid || p.valid[t * p.batch + row]; }
+  JAXLSTM_INLINE void prefetch_grad_y(long at) const {  // of the next step
+    __builtin_prefetch(p.grad_y + at + (p.reverse ? p.batch : -p.batch) * p.h_size);
   }
 
   void differentiate_projection(long s, Range my_rows, Range panels) {
@@ -152,34 +153,38 @@ struct BackwardPass {
         for (int r = 0; r < M; r++)
           for (int v = 0; v < 4 * N; v++) {
             const long count = units.count<T>(panel + v / 4, v % 4);
-            const bool valid = !p.valid || p.valid[t * p.batch + row + r];
-            if (count) differentiate_cell(s, row + r, panel + v / 4, v % 4, count, valid, sums[r][v]);
+            if (count) store_gates(s, row + r, panel + v / 4, v % 4, count, is_valid(t, row + r), sums[r][v]);
           }
       });
   }
 
-  // Computes the gradients of the gates and of c from grad_m, with m = o tanh(c').
+  JAXLSTM_INLINE void store_gates(long s, long b, long panel, int v, long count, bool valid, Vector<T> grad_m) {
+    Vector<T> grads[4];
+    differentiate_cell(time_of(s), b, panel, v, count, valid, grad_m, grads);
+    if constexpr (kIsHalf<T>)
+      for (int g = 0; g < 4; g++)
+        store_rounded(s, b * gate_rows + g * p.hidden_size + units.first<T>(panel, v), grads[g], count);
+  }
+
+  // Computes the gradients of the gates and of c from grad_m, with m = o tanh(c'), and stores them.
   JAXLSTM_INLINE void differentiate_cell(
-      long s, long b, long panel, int v, long count, bool valid, Vector<T> grad_m) {
-    const long row = time_of(s) * p.batch + b, unit = units.first<T>(panel, v);
+      long t, long b, long panel, int v, long count, bool valid, Vector<T> grad_m, Vector<T> (&grads)[4]) {
+    const long row = t * p.batch + b, unit = units.first<T>(panel, v);
     const long at = row * p.hidden_size + unit, gate = row * gate_rows + unit;
     const long next = (p.reverse ? p.batch : -p.batch) * p.hidden_size;  // distance to the next step
     for (int g = 0; g < 4; g++) __builtin_prefetch(p.by_gates + gate + g * p.hidden_size + 4 * next, 1);
     __builtin_prefetch(p.m_by_c + at + next), __builtin_prefetch(p.f + at + next);
-    const auto store_gate = [&](int g, Vector<T> value) __attribute__((always_inline)) {
-      store(p.grad_gates + gate + g * p.hidden_size, value, count);
-      if constexpr (kIsHalf<T>) store_rounded(s, b * gate_rows + g * p.hidden_size + unit, value, count);
-    };
-    if (!valid) {
-      for (int g = 0; g < 4; g++) store_gate(g, Vector<T>{});
-      return;
+    if (valid) {
+      const Wide<T>* by = p.by_gates + gate;
+      Wide<T>* c = panel_row(grad_c, panel, b) + v * L;
+      const Vector<T> grad_c_next = load(c) + load(p.m_by_c + at, count) * grad_m;
+      for (int g = 0; g < 3; g++) grads[g] = load(by + g * p.hidden_size, count) * grad_c_next;
+      grads[3] = load(by + 3 * p.hidden_size, count) * grad_m;
+      store(c, load(p.f + at, count) * grad_c_next);
+    } else {
+      for (Vector<T>& grad : grads) grad = Vector<T>{};
     }
-    const Wide<T>* by = p.by_gates + gate;
-    Wide<T>* c = panel_row(grad_c, panel, b) + v * L;
-    const Vector<T> grad_c_next = load(c) + load(p.m_by_c + at, count) * grad_m;
-    for (int g = 0; g < 3; g++) store_gate(g, load(by + g * p.hidden_size, count) * grad_c_next);
-    store_gate(3, load(by + 3 * p.hidden_size, count) * grad_m);
-    store(c, load(p.f + at, count) * grad_c_next);
+    for (int g = 0; g < 4; g++) store(p.grad_gates + gate + g * p.hidden_size, grads[g], count);
   }
 
   JAXLSTM_INLINE void store_rounded(long s, long at, Vector<T> value, long count) {

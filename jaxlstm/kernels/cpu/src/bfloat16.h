@@ -1,9 +1,9 @@
 // Products of bfloat16 by AVX-512's vdpbf16ps, which adds the products of two adjacent k to a sum in float32.
 //
-// Packed weights have the layout [panel][pair of k][4][lanes][2], with a zero after an odd number of k. h is rounded to
-// bfloat16 after each step, since the next step multiplies it; c, the gates and all sums are float32. In the backward
-// pass, the gradients of the gates are rounded when they are multiplied, by W_hh, W_ih, x and h, except for the product
-// that is the gradient of h_0. All other gradients are float32 until they are results.
+// Packed weights have the layout [panel][pair of k][4][lanes][2], with zeros after the last k. h is rounded to bfloat16
+// after each step, since the next step multiplies it; c, the gates and all sums are float32. In the backward pass, the
+// gradients of the gates are rounded when they are multiplied, by W_hh, W_ih, x and h, except for the product that is
+// the gradient of h_0. All other gradients are float32 until they are results.
 #pragma once
 #include <immintrin.h>
 
@@ -12,7 +12,6 @@
 namespace jaxlstm {
 namespace {
 
-constexpr long kPair = 2;
 JAXLSTM_INLINE __mmask32 first_elements(long n) { return n >= 32 ? ~0u : (1u << n) - 1; }
 
 JAXLSTM_INLINE Floats load(const Bfloat16* p, long n = kLanes<Bfloat16>) {
@@ -74,14 +73,14 @@ void pack_rows(Row&& row_at, long K, Columns columns, long begin, long end, Bflo
   constexpr long kColumns = kLanes<Bfloat16>, kDepth = kPair * kColumns;
   const long pairs = padded_depth<Bfloat16>(K) / kPair;
   for (long pair = 0; pair < pairs; pair++) {
-    const bool both = kPair * pair + 1 < K;
-    const Bfloat16 *first = row_at(kPair * pair), *second = both ? row_at(kPair * pair + 1) : first;
+    const long k = kPair * pair;
+    const Bfloat16 *first = row_at(k < K ? k : 0), *second = k + 1 < K ? row_at(k + 1) : first;
     for (long panel = begin; panel < end; panel++)
       for (int v = 0; v < 4; v++) {
         const long column = columns.template first<Bfloat16>(panel, v);
         const __mmask16 used = first_elements(columns.template count<Bfloat16>(panel, v));
-        const Floats elements = interleave(_mm256_maskz_loadu_epi16(used, first + column),
-                                           _mm256_maskz_loadu_epi16(both ? used : 0, second + column));
+        const Floats elements = interleave(_mm256_maskz_loadu_epi16(k < K ? used : 0, first + column),
+                                           _mm256_maskz_loadu_epi16(k + 1 < K ? used : 0, second + column));
         _mm512_storeu_si512(packed + ((panel * pairs + pair) * 4 + v) * kDepth, (__m512i)elements);
       }
   }
@@ -118,7 +117,7 @@ void pack(const Bfloat16* source, long K, long k_stride, long column_stride, Col
         for (long l = 0; l < kColumns; l++)
           square[l] = (Floats)_mm512_maskz_loadu_epi16(l < count ? first_elements(depth) : 0, from + l * column_stride);
         transpose<float>(square);
-        for (long j = 0; j < (depth + 1) / kPair; j++)
+        for (long j = 0; j < kColumns && k / kPair + j < pairs; j++)
           _mm512_storeu_si512(packed + ((panel * pairs + k / kPair + j) * 4 + v) * kDepth, (__m512i)square[j]);
       }
 }

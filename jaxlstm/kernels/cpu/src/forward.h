@@ -13,7 +13,9 @@
 
 #if defined(__AVX512BF16__)
 #include "bfloat16.h"
-#include "bfloat16_activations.h"
+#endif
+#if defined(__AVX512F__)
+#include "avx512_activations.h"
 #endif
 
 namespace jaxlstm {
@@ -109,6 +111,7 @@ struct ForwardPass {
   }
 
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
+  JAXLSTM_INLINE bool is_valid(long t, long row) const { return !p.valid || p.valid[t * p.batch + row]; }
 
   // Returns the part of `rows` that step s computes, up to the last valid row.
   Range live_rows(long s, Range rows) const {
@@ -137,6 +140,10 @@ struct ForwardPass {
 
   // Packs the bias and copies the initial state.
   void prepare(int thread, int threads) {
+    prepare_c(thread, threads);
+    if (thread == 0) copy_rounded(p.h_0, h[0], p.batch * p.h_size);
+  }
+  void prepare_c(int thread, int threads) {
     const Range mine = share_of({0, panels}, thread, threads);
     if (!p.prepared) pack_bias(mine);
     for (long panel = mine.begin; panel < mine.end; panel++) {
@@ -144,7 +151,6 @@ struct ForwardPass {
       for (long b = 0; b < p.batch; b++)
         store(c + (panel * p.batch + b) * L, load(p.c_0 + b * p.hidden_size + panel * L, count));
     }
-    if (thread == 0) copy_rounded(p.h_0, h[0], p.batch * p.h_size);
   }
 
   // Sets the outputs of step s to zero for rows that it does not compute.
@@ -217,22 +223,27 @@ struct ForwardPass {
 #pragma GCC unroll 8
         for (int r = 0; r < M; r++)
 #pragma GCC unroll 4
-          for (int n = 0; n < N; n++) cell(s, t, row + r, panel + n, &sums[r][4 * n]);
+          for (int n = 0; n < N; n++) finish_row(s, t, row + r, panel + n, &sums[r][4 * n]);
       });
   }
 
   // Computes c' = f c + i g and m = o tanh(c') for one row and one vector of units, and the derivative of the step if
   // requested. An invalid step keeps the state. The function is not inlined: each inlined copy could round differently.
-  __attribute__((noinline)) void cell(long s, long t, long b, long panel, const Vector<T>* sums) {
+  __attribute__((noinline)) void finish_row(long s, long t, long b, long panel, const Vector<T>* sums) {
+    store_m(s, t, b, panel, cell(t, b, panel, sigmoid<T>(sums[0]), sigmoid<T>(sums[1]), tanh<T>(sums[2]),
+                                 sigmoid<T>(sums[3])));
+  }
+
+  // Computes c' from the gates, stores it and, if requested, the derivative of the step. Returns m.
+  JAXLSTM_INLINE Vector<T> cell(long t, long b, long panel, Vector<T> i, Vector<T> f, Vector<T> g, Vector<T> o) {
     const long unit = panel * L, count = gates.count<T>(panel, 0);
     const long at = (t * p.batch + b) * p.hidden_size + unit;
     Wide<T>* state = c + (panel * p.batch + b) * L;
-    const bool valid = !p.valid || p.valid[t * p.batch + b];
-    const Vector<T> i = sigmoid<T>(sums[0]), f = sigmoid<T>(sums[1]), g = tanh<T>(sums[2]), o = sigmoid<T>(sums[3]);
+    const bool valid = is_valid(t, b);
     const Vector<T> c_before = load(state), c_next = sum_of_products(f, c_before, i, g), tanh_c = tanh<T>(c_next);
+    const Vector<T> value = o * tanh_c;
     if (valid) store(state, c_next);
-    store_m(s, t, b, unit, count, valid, o * tanh_c);
-    if (!p.by_gates) return;
+    if (!p.by_gates) return value;
     const long next = (p.reverse ? -p.batch : p.batch) * p.hidden_size;  // distance to the next step
     for (int g = 0; g < 4; g++)
       __builtin_prefetch(p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit + g * p.hidden_size + 4 * next, 1);
@@ -245,11 +256,14 @@ struct ForwardPass {
     store(by + 3 * p.hidden_size, valid ? tanh_c * (o * (1 - o)) : zero, count);
     store(p.f + at, valid ? f : zero, count);
     store(p.m_by_c + at, valid ? o * ((1 + tanh_c) * (1 - tanh_c)) : zero, count);
-    if (p.m) store(p.m + at, valid ? o * tanh_c : zero, count);
+    if (p.m) store(p.m + at, valid ? value : zero, count);
+    return value;
   }
 
   // Stores m as output and next h, or with a projection as the operand of project_outputs.
-  JAXLSTM_INLINE void store_m(long s, long t, long b, long unit, long count, bool valid, Vector<T> value) {
+  JAXLSTM_INLINE void store_m(long s, long t, long b, long panel, Vector<T> value) {
+    const long unit = panel * L, count = gates.count<T>(panel, 0);
+    const bool valid = is_valid(t, b);
     if (p.weight_hr) return store(m + b * p.hidden_size + unit, value, count);
     const long at = b * p.h_size + unit;
     store(p.y + t * p.batch * p.h_size + at, valid ? value : Vector<T>{}, count);
@@ -265,7 +279,7 @@ struct ForwardPass {
         multiply<M, N>(m + row * p.hidden_size, p.hidden_size, panel_at(weight_hr, panel, p.hidden_size),
                        p.hidden_size, sums);
         for (int r = 0; r < M; r++) {
-          const bool valid = !p.valid || p.valid[t * p.batch + row + r];
+          const bool valid = is_valid(t, row + r);
           for (int v = 0; v < 4 * N; v++) {
             const long count = outputs.count<T>(panel + v / 4, v % 4);
             if (count == 0) continue;
@@ -279,11 +293,14 @@ struct ForwardPass {
 
   // Stores the last state: c of some units of `rows`, and all of h for `rows_of_h`.
   void finish(Range rows, Range rows_of_h, Range units) {
+    finish_c(rows, units);
+    const long first = rows_of_h.begin * p.h_size;
+    copy_widened(h[p.time & 1] + first, p.h_n + first, rows_of_h.size() * p.h_size);
+  }
+  void finish_c(Range rows, Range units) {
     for (long panel = units.begin; panel < units.end; panel++)
       for (long b = rows.begin; b < rows.end; b++)
         store(p.c_n + b * p.hidden_size + panel * L, load(c + (panel * p.batch + b) * L), gates.count<T>(panel, 0));
-    const long first = rows_of_h.begin * p.h_size;
-    copy_widened(h[p.time & 1] + first, p.h_n + first, rows_of_h.size() * p.h_size);
   }
 };
 

@@ -65,7 +65,7 @@ struct GradientsPass {
     h = arena.take<T>(p.grad_weight_hh ? state_panels * kChunkRows * 4 * L : 0);
     packed_gates = arena.take<T>(kChunkRows * gates);
     partial_bias = arena.take<Wide<T>>(gates);
-    weight_ih = arena.take<T>(p.grad_x ? input_panels * gates * 4 * L : 0);
+    weight_ih = arena.take<T>(p.grad_x ? input_panels * padded_depth<T>(gates) * 4 * L : 0);
     if constexpr (kIsHalf<T>) {
       rounded_gates = arena.take<T>(kChunkRows * gates);
       sums_ih = arena.take<float>(p.grad_weight_ih ? gates * p.input_size : 0);
@@ -166,7 +166,7 @@ struct GradientsPass {
           for (int v = 0; v < 4; v++)
             __builtin_prefetch(sums_so_far + (first + m) * columns.columns + columns.first<T>(panel, v), 1);
         multiply<M, 1>(packed + (first - begin) * padded_depth<T>(count), kAdjacent, panel_at(operand, panel, count),
-                       padded_depth<T>(count), sums, kAdjacent * M);
+                       kIsHalf<T> ? (count + 1) / 2 * 2 : count, sums, kAdjacent * M);
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++)
 #pragma GCC unroll 4

@@ -22,9 +22,16 @@ constexpr long kSumLength = 128;
 // row there are as many loads as products, and prefetching costs more than it saves.
 constexpr long kPrefetchBytes = 4096;
 
-// The number of k of a packed panel: K, or in half precision, where a product takes two k, the next even number.
+// The number of k that a product of half precision takes at once, and that of a tile of AMX (amx.h).
+constexpr long kPair = 2;
+#if defined(__AMX_BF16__)
+constexpr long kHalfDepth = 32;
+#else
+constexpr long kHalfDepth = kPair;
+#endif
+// The number of k of a packed panel: K, or in half precision the next multiple of kHalfDepth.
 template <class T>
-constexpr long padded_depth(long K) { return kIsHalf<T> ? (K + 1) / 2 * 2 : K; }
+constexpr long padded_depth(long K) { return kIsHalf<T> ? (K + kHalfDepth - 1) / kHalfDepth * kHalfDepth : K; }
 // Returns a panel of packed weights with K rows of weights.
 template <class T>
 JAXLSTM_INLINE T* panel_at(T* packed, long panel, long K) {

@@ -157,11 +157,8 @@ JAXLSTM_INLINE Floats sigmoid(Floats x) {
   return reciprocal(d, small - (d - sum));
 }
 
-// Returns tanh(x): for |x| < 1 the minimax polynomial x + x^3 P(x^2), otherwise 1 - 2 / (exp(2|x|) + 1) with the sign
-// of x.
-JAXLSTM_INLINE Floats tanh(Floats x) {
-  const Ints sign = (Ints)x & int(0x80000000);
-  Floats size = (Floats)((Ints)x ^ sign);
+// Returns tanh(x) for 0 <= x < 1, by the minimax polynomial x + x^3 P(x^2).
+JAXLSTM_INLINE Floats tanh_near_zero(Floats x) {
   const Floats square = x * x;
   Floats p = Floats{} - 0.00035845154f;
   p = p * square + 0.002301363f;
@@ -170,12 +167,17 @@ JAXLSTM_INLINE Floats tanh(Floats x) {
   p = p * square - 0.0538798f;
   p = p * square + 0.13332345f;
   p = p * square - 0.33333296f;
-  const Floats near_zero = size + size * (square * p);
+  return x + x * (square * p);
+}
+// Returns tanh(x): for |x| < 1 a polynomial, otherwise 1 - 2 / (exp(2|x|) + 1) with the sign of x.
+JAXLSTM_INLINE Floats tanh(Floats x) {
+  const Ints sign = (Ints)x & int(0x80000000);
+  const Floats size = (Floats)((Ints)x ^ sign);
   const Floats capped = size > 10.0f ? Floats{} + 10.0f : size;
   Floats power, rest;
   exp_parts(capped + capped, power, rest);
   const Floats beyond = 1.0f - 2.0f * reciprocal(power * rest + (power + 1.0f));
-  const Floats y = size < 1.0f ? near_zero : beyond;
+  const Floats y = size < 1.0f ? tanh_near_zero(size) : beyond;
   return (Floats)((Ints)y | sign);
 }
 
@@ -189,7 +191,7 @@ JAXLSTM_INLINE Doubles tanh(Doubles x) {
   return x;
 }
 
-// The functions of a cell in dtype T. For bfloat16, bfloat16_activations.h has others.
+// The functions of a cell in dtype T. For AVX-512, avx512_activations.h has others.
 template <class T>
 JAXLSTM_INLINE Vector<T> sigmoid(Vector<T> x) { return sigmoid(x); }
 template <class T>
