@@ -15,19 +15,22 @@ template <class T>
 struct AmxForwardPass : ForwardPass<T> {
   typedef ForwardPass<T> Base;
   using Base::L, Base::p, Base::gates, Base::panels, Base::bias, Base::scratch_bytes;
+  using Base::outputs, Base::output_panels;
   using Base::cell, Base::finish_c, Base::is_valid, Base::live_rows, Base::prepare_c, Base::time_of, Base::zero_outputs;
   typedef std::conditional_t<kIsHalf<T>, PackedPanels, RightOperand<T>> Weights;
   static constexpr long kRowsAhead = 256;
   const long used = used_rows(p.valid, p.time, p.batch);
   // A product of one row in bfloat16 is faster than with vectors too.
-  const bool use_amx = (kIsHalf<T> ? used > 0 : amx_is_faster(used)) && !p.weight_hr;
+  const bool use_amx = kIsHalf<T> ? used > 0 : amx_is_faster(used);
   const long row_tiles = ceil_divide(used, 16);
   // The number of steps whose W_ih x is computed at once, and the row tiles of their rows.
   const long ahead = use_amx ? minimum(p.time, used < kRowsAhead ? kRowsAhead / used : 1) : 0;
   const long tiles_ahead = ceil_divide(ahead * used, 16);
-  Weights right_ih, right_hh;
-  LeftOperand<T> left_x, left_h[2];  // h before and after the current step
-  float *projected, *sums;           // W_ih x of the steps ahead and W_hh h of a step, [panel][row tile][gate][16][16]
+  Weights right_ih, right_hh, right_hr;
+  LeftOperand<T> left_x, left_h[2], left_m;  // h before and after the current step, m before a projection
+  // W_ih x of the steps ahead, and W_hh h and W_hr m of a step, [panel][row tile][4][16][16].
+  float *projected, *sums, *sums_hr;
+  Magnitude<T> left, right, projections;  // of x and h_0, the weights, and h after a projection
   uint32_t* magnitudes;
   // Where the rows of each step ahead begin, without those after its last valid one, and the end of the last one.
   long first_row[kRowsAhead + 1];
@@ -36,9 +39,15 @@ struct AmxForwardPass : ForwardPass<T> {
   AmxForwardPass(const ForwardArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
     if (!use_amx) return;
     Arena arena(scratch, scratch_bytes);
-    right_ih = weights(arena, Base::weight_ih, p.input_size), right_hh = weights(arena, Base::weight_hh, p.h_size);
+    right_ih = weights(arena, Base::weight_ih, p.input_size, panels);
+    right_hh = weights(arena, Base::weight_hh, p.h_size, panels);
     left_x = LeftOperand<T>::take(arena, tiles_ahead, p.input_size);
-    for (LeftOperand<T>& left : left_h) left = LeftOperand<T>::take(arena, row_tiles, p.h_size);
+    for (LeftOperand<T>& operand : left_h) operand = LeftOperand<T>::take(arena, row_tiles, p.h_size);
+    if (p.weight_hr) {
+      right_hr = weights(arena, Base::weight_hr, p.hidden_size, output_panels);
+      left_m = LeftOperand<T>::take(arena, row_tiles, p.hidden_size);
+      sums_hr = arena.take<float>(output_panels * row_tiles * 4 * kResultSize);
+    }
     sums = arena.take<float>(panels * row_tiles * 4 * kResultSize);
     projected = arena.take<float>(panels * tiles_ahead * 4 * kResultSize);
     magnitudes = arena.take<uint32_t>(Magnitudes<T>::kSize);
@@ -51,7 +60,7 @@ struct AmxForwardPass : ForwardPass<T> {
   }
 
  private:
-  Weights weights(Arena& arena, const T* packed, long K) const {
+  static Weights weights(Arena& arena, const T* packed, long K, long panels) {
     if constexpr (kIsHalf<T>) return {packed, padded_depth<T>(K) / kTileDepth};
     else return Weights::take(arena, panels, K);
   }
@@ -60,30 +69,35 @@ struct AmxForwardPass : ForwardPass<T> {
   bool run_on_tiles(int thread, int threads, Barrier& barrier) {
     TileRegisters registers;
     const Range rows{0, p.batch}, units = share_of({0, panels}, thread, threads);
+    const Range my_outputs = share_of({0, output_panels}, thread, threads);
     first_panel = units.begin;
-    Magnitude<T> left, right;
-    pack_tiles(thread, threads, units, left, right);
+    pack_weights(thread, threads, units, my_outputs);
+    pack_state(thread, threads);
     prepare_c(thread, threads);
-    split_inputs(0, thread, threads, left);
+    split_inputs(0, thread, threads);
     barrier.wait();
     Range before = rows;
     for (long s = 0; s < p.time; s++) {
       const Range live = live_rows(s, rows);
       if (s > 0 && s % ahead == 0) {
-        split_inputs(s, thread, threads, left);
+        split_inputs(s, thread, threads);
         barrier.wait();
       }
       if (s % ahead == 0) project_inputs(registers, units);
       zero_outputs(s, share_of({live.end, rows.end}, thread, threads));
       copy_h(s, share_of({live.end, before.end}, thread, threads));
       if (live.size()) step_on_tiles(s, live.end, units);
+      if (p.weight_hr && live.size()) {
+        barrier.wait();
+        project_outputs(s, live.end, my_outputs);
+      }
       if (s < p.time - 1 && (live.size() || before.size())) barrier.wait();
       before = live;
     }
     finish_c(rows, units);
     if constexpr (kIsHalf<T>) return true;
     Magnitudes<T> all(magnitudes);
-    all.record(thread, left, right);
+    all.record(thread, left, right, projections);
     barrier.wait();
     return all.in_range(threads);
   }
@@ -97,19 +111,35 @@ struct AmxForwardPass : ForwardPass<T> {
     return projected + (panel * tiles_ahead + tile) * 4 * kResultSize;
   }
 
-  void pack_tiles(int thread, int threads, Range units, Magnitude<T>& left, Magnitude<T>& right) {
+  void pack_weights(int thread, int threads, Range units, Range my_outputs) {
     if constexpr (kIsHalf<T>) {
       if (!p.prepared) Base::pack_weights(thread, threads);
     } else {
       for (long panel = units.begin; panel < units.end; panel++) {
-        pack_panel(right_ih, p.weight_ih, Base::weight_ih, p.input_size, panel, right);
-        pack_panel(right_hh, p.weight_hh, Base::weight_hh, p.h_size, panel, right);
+        pack_panel(right_ih, p.weight_ih, Base::weight_ih, p.input_size, gates, panel);
+        pack_panel(right_hh, p.weight_hh, Base::weight_hh, p.h_size, gates, panel);
       }
+      for (long panel = my_outputs.begin; p.weight_hr && panel < my_outputs.end; panel++)
+        pack_panel(right_hr, p.weight_hr, Base::weight_hr, p.hidden_size, outputs, panel);
     }
+  }
+  // Packs one panel from the weights or, if they were prepared, from the panel of vectors.
+  template <class Columns>
+  void pack_panel(RightOperand<T> to, const T* matrix, const T* prepared, long K, Columns columns, long panel) {
+    if (!p.prepared) return to.pack_transposed(matrix, K, columns, panel, right);
+    constexpr long kWidth = 4 * L;
+    const RightOperand<T> panel_only{to.at(panel, 0, 0), to.k_tiles};
+    for (long k = 0; k < K; k += kTileDepth)
+      panel_only.pack_rows(prepared + (panel * K + k) * kWidth, kWidth, K - k, PlainColumns{kWidth}, 0, k / kTileDepth,
+                           right);
+  }
+
+  void pack_state(int thread, int threads) {
     for (long tile = share(row_tiles, thread, threads); tile < share(row_tiles, thread + 1, threads); tile++)
       left_h[0].pack_rows([&](long r) { return p.h_0 + (16 * tile + r) * p.h_size; }, minimum(16L, used - 16 * tile),
                           p.h_size, tile, left);
     if (p.time > 1) left_h[1].clear(p.h_size, thread, threads);
+    if (p.weight_hr) left_m.clear(p.hidden_size, thread, threads);
     const Range mine = p.valid ? share_of({0, p.batch * p.h_size}, thread, threads) : Range{};
     for (long i = mine.begin; i < mine.end; i += L) {
       const long count = minimum(L, mine.end - i);
@@ -117,19 +147,8 @@ struct AmxForwardPass : ForwardPass<T> {
     }
   }
 
-  // Packs one panel from the weights or, if they were prepared, from the panel of vectors.
-  void pack_panel(RightOperand<T> to, const T* matrix, const T* prepared, long K, long panel,
-                  Magnitude<T>& magnitude) const {
-    if (!p.prepared) return to.pack_transposed(matrix, K, gates, panel, magnitude);
-    constexpr long kWidth = 4 * L;
-    const RightOperand<T> panel_only{to.at(panel, 0, 0), to.k_tiles};
-    for (long k = 0; k < K; k += kTileDepth)
-      panel_only.pack_rows(prepared + (panel * K + k) * kWidth, kWidth, K - k, PlainColumns{kWidth}, 0, k / kTileDepth,
-                           magnitude);
-  }
-
   // Packs this thread's share of the inputs of the steps from s on.
-  void split_inputs(long s, int thread, int threads, Magnitude<T>& magnitude) {
+  void split_inputs(long s, int thread, int threads) {
     first_row[0] = 0;
     for (long i = 0; i < ahead; i++)
       first_row[i + 1] = first_row[i] + (s + i < p.time ? live_rows(s + i, {0, p.batch}).size() : 0);
@@ -143,7 +162,7 @@ struct AmxForwardPass : ForwardPass<T> {
         while (16 * tile + r >= first_row[i + 1]) i++;
         rows[r] = p.x + (time_of(s + i) * p.batch + 16 * tile + r - first_row[i]) * p.input_size;
       }
-      x.pack_rows([&](long r) { return rows[r]; }, count, p.input_size, tile, magnitude);
+      x.pack_rows([&](long r) { return rows[r]; }, count, p.input_size, tile, left);
     }
   }
   LeftOperand<T> inputs_ahead() const { return {left_x.tiles, ceil_divide(first_row[ahead], 16)}; }
@@ -160,10 +179,10 @@ struct AmxForwardPass : ForwardPass<T> {
   // As copy_h, for the parts of h.
   void copy_h(long s, Range rows) const {
     for (long row = rows.begin; row < minimum(rows.end, used); row++)
-      for (long panel = 0; panel < panels; panel++) left_h[(s + 1) & 1].put(row, panel * L, load_h(row, panel));
+      for (long column = 0; column < p.h_size; column += L) left_h[(s + 1) & 1].put(row, column, load_h(row, column));
   }
-  Floats load_h(long row, long panel) const {
-    return load_masked(p.h_n + row * p.h_size + panel * L, p.h_size - panel * L);
+  Floats load_h(long row, long column) const {
+    return load_masked(p.h_n + row * p.h_size + column, p.h_size - column);
   }
 
   void step_on_tiles(long s, long rows, Range units) {
@@ -230,23 +249,44 @@ struct AmxForwardPass : ForwardPass<T> {
       Floats z[4];
       for (int v = 0; v < 4; v++) z[v] = load(x + v * kResultSize) + load(bias + v * L) + load(h + v * kResultSize);
       const Floats i = sigmoid<T>(z[0]), f = sigmoid<T>(z[1]), g = tanh<T>(z[2]), o = sigmoid<T>(z[3]);
-      pass.store_h(s, t, row, panel, pass.cell(t, row, panel, i, f, g, o));
+      pass.store_m(s, t, row, panel, pass.cell(t, row, panel, i, f, g, o));
     }
   };
 
   __attribute__((noinline)) void finish_row(long s, long t, long row, long panel, Floats i, Floats f, Floats g,
                                             Floats o) {
-    store_h(s, t, row, panel, cell(t, row, panel, i, f, g, o));
+    store_m(s, t, row, panel, cell(t, row, panel, i, f, g, o));
+  }
+  JAXLSTM_INLINE void store_m(long s, long t, long row, long panel, Floats m) const {
+    const long count = gates.template count<float>(panel, 0);
+    if (p.weight_hr) left_m.put(row, panel * L, first_lanes(m, count));
+    else store_h(s, t, row, panel * L, count, m);
   }
 
   // Stores h as output, as operand of the next step and, where it may be the last one, as state.
-  JAXLSTM_INLINE void store_h(long s, long t, long row, long panel, Floats h) const {
-    const long at = row * p.h_size + panel * L, count = gates.template count<float>(panel, 0);
+  JAXLSTM_INLINE void store_h(long s, long t, long row, long column, long count, Floats h) const {
+    const long at = row * p.h_size + column;
     const bool valid = is_valid(t, row);
     store(p.y + t * p.batch * p.h_size + at, valid ? h : Floats{}, count);
-    if (!valid) h = load_h(row, panel);
+    if (!valid) h = load_h(row, column);
     else if (p.valid || s == p.time - 1) store(p.h_n + at, rounded<T>(h), count);
-    if (s < p.time - 1) left_h[(s + 1) & 1].put(row, panel * L, first_lanes(h, count));
+    if (s < p.time - 1) left_h[(s + 1) & 1].put(row, column, first_lanes(h, count));
+  }
+
+  // As in forward.h.
+  void project_outputs(long s, long rows, Range my_outputs) {
+    for (long panel = my_outputs.begin; panel < my_outputs.end; panel++) {
+      const auto results = [&](long tile) { return sums_hr + (panel * row_tiles + tile) * 4 * kResultSize; };
+      multiply_panel(left_m, ceil_divide(rows, 16), right_hr, panel, results, [] {});
+      for (long row = 0; row < rows; row++)
+        for (int v = 0; v < 4; v++) {
+          const long count = outputs.template count<float>(panel, v);
+          if (!count) continue;
+          const Floats h = load(results(row / 16) + v * kResultSize + row % 16 * 16);
+          projections.update(first_lanes(h, count));
+          store_h(s, time_of(s), row, outputs.template first<float>(panel, v), count, h);
+        }
+    }
   }
 };
 
