@@ -4,6 +4,7 @@
 // AMX multiplies a panel, the vector units compute the cells of the panel before, and split the new h into its parts for
 // the next step.
 #pragma once
+#include "amx_cells.h"
 #include "amx_policy.h"
 #include "amx_product.h"
 #include "forward.h"
@@ -57,6 +58,13 @@ struct AmxForwardPass : ForwardPass<T> {
   void run(int thread, int threads, Barrier& barrier) {
     if (use_amx && threads <= Magnitudes<T>::kMaxThreads && run_on_tiles(thread, threads, barrier)) return;
     Base::run(thread, threads, barrier);  // overwrites all results
+  }
+
+  // Takes m = o tanh(c') of one row and one vector of units.
+  JAXLSTM_INLINE void store_m(long s, long t, long row, long panel, Floats m) const {
+    const long count = gates.template count<float>(panel, 0);
+    if (p.weight_hr) left_m.put(row, panel * L, first_lanes(m, count));
+    else store_h(s, t, row, panel * L, count, m);
   }
 
  private:
@@ -188,79 +196,16 @@ struct AmxForwardPass : ForwardPass<T> {
   void step_on_tiles(long s, long rows, Range units) {
     const LeftOperand<T>& before = left_h[s & 1];
     const long live_row_tiles = ceil_divide(rows, 16);
-    const long stages = ceil_divide(rows * Cells::kStages, interleaved_calls<T>(live_row_tiles, right_hh.k_tiles));
-    Cells cells{*this, s};  // of the panel that was multiplied before
+    const long calls = interleaved_calls<T>(live_row_tiles, right_hh.k_tiles);
+    AmxCells<AmxForwardPass, T> cells(*this, s, rows, calls);  // of the panel that was multiplied before
     for (long i = units.begin; i < units.end; i++) {
       const long panel = s & 1 ? units.begin + units.end - 1 - i : i;
       multiply_panel(before, live_row_tiles, right_hh, panel, [&](long tile) { return sums_at(panel, tile); },
-                     [&] { cells.advance(stages); });
+                     [&] { cells.advance(); });
       cells.finish();
-      cells.start(panel, rows);
+      cells.start(panel, first_row[s % ahead], projected_at(panel, 0), sums_at(panel, 0));
     }
     cells.finish();
-  }
-
-  // The cells of some rows of a panel, in stages that are short enough to run between tile products.
-  struct Cells {
-    static constexpr int kStages = kIsHalf<T> ? 1 : 5;
-    AmxForwardPass& pass;
-    const long s, t = pass.time_of(s);
-    long panel = 0, row = 0, end = 0, row_ahead = 0;  // row_ahead: the index of the row in W_ih x
-    int stage = 0;
-    const float *x = nullptr, *h = nullptr, *bias = nullptr;  // the gates of the row: W_ih x, W_hh h and b
-    Floats i, f, g, o;
-
-    void start(long new_panel, long rows) {
-      panel = new_panel, row = 0, end = rows, row_ahead = pass.first_row[s % pass.ahead];
-      x = pass.projected_at(panel, row_ahead / 16) + row_ahead % 16 * 16;
-      h = pass.sums_at(panel, 0), bias = pass.bias + panel * 4 * L;
-    }
-    JAXLSTM_INLINE void advance(long stages) {
-      for (; stages > 0 && row < end; stages--) run_stage();
-    }
-    void finish() {
-      while (row < end) run_stage();
-    }
-
-   private:
-    JAXLSTM_INLINE void run_stage() {
-      if constexpr (kStages == 1) {
-        run_row();
-      } else {
-        switch (stage++) {
-          case 0: i = sigmoid_of(x, h, bias); return;
-          case 1: f = sigmoid_of(x + kResultSize, h + kResultSize, bias + L); return;
-          case 2: g = tanh_of(x + 2 * kResultSize, h + 2 * kResultSize, bias + 2 * L); return;
-          case 3: o = sigmoid_of(x + 3 * kResultSize, h + 3 * kResultSize, bias + 3 * L); return;
-          case 4: pass.finish_row(s, t, row, panel, i, f, g, o), stage = 0;
-        }
-      }
-      x += ++row_ahead % 16 ? 16 : 16 + 3 * kResultSize;
-      h += ++row % 16 ? 16 : 16 + 3 * kResultSize;
-    }
-    // These are not inlined: each inlined copy could round differently.
-    __attribute__((noinline)) static Floats sigmoid_of(const float* x, const float* h, const float* b) {
-      return sigmoid<T>(load(x) + load(b) + load(h));
-    }
-    __attribute__((noinline)) static Floats tanh_of(const float* x, const float* h, const float* b) {
-      return tanh<T>(load(x) + load(b) + load(h));
-    }
-    __attribute__((noinline)) void run_row() {
-      Floats z[4];
-      for (int v = 0; v < 4; v++) z[v] = load(x + v * kResultSize) + load(bias + v * L) + load(h + v * kResultSize);
-      const Floats i = sigmoid<T>(z[0]), f = sigmoid<T>(z[1]), g = tanh<T>(z[2]), o = sigmoid<T>(z[3]);
-      pass.store_m(s, t, row, panel, pass.cell(t, row, panel, i, f, g, o));
-    }
-  };
-
-  __attribute__((noinline)) void finish_row(long s, long t, long row, long panel, Floats i, Floats f, Floats g,
-                                            Floats o) {
-    store_m(s, t, row, panel, cell(t, row, panel, i, f, g, o));
-  }
-  JAXLSTM_INLINE void store_m(long s, long t, long row, long panel, Floats m) const {
-    const long count = gates.template count<float>(panel, 0);
-    if (p.weight_hr) left_m.put(row, panel * L, first_lanes(m, count));
-    else store_h(s, t, row, panel * L, count, m);
   }
 
   // Stores h as output, as operand of the next step and, where it may be the last one, as state.
