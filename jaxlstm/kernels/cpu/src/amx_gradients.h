@@ -130,11 +130,14 @@ struct AmxGradientsPass : GradientsPass<T> {
       for (long panel = first; panel < last; panel++)
         for (int v = 0; v < 4; v += 2) {
           float* const to = sums_at(pair, panel) + v * kResultSize;
+          const auto results = [&](long tile) { return to + tile * 4 * kResultSize; };
           long line = 0;
-          multiply_half<RightOperand<T>>(LeftOperand<T>{left + pair * kPairSize, 2}, 1, panels.at(panel - first, 0, v), depth,
-                        [&](long tile) { return to + tile * 4 * kResultSize; },
-                        [&] { __builtin_prefetch(to + line), __builtin_prefetch(to + 4 * kResultSize + line), line += 16; },
-                        row > 0);
+          const auto prefetch_line = [&] {
+            for (int tile = 0; tile < 2; tile++) __builtin_prefetch(results(tile) + line);
+            line += 16;
+          };
+          multiply_half<RightOperand<T>>(LeftOperand<T>{left + pair * kPairSize, 2}, 1, panels.at(panel - first, 0, v),
+                                         depth, results, prefetch_line, row > 0);
         }
   }
 
@@ -197,7 +200,8 @@ struct AmxGradientsPass : GradientsPass<T> {
     for (long panel = 0; panel < input_panels; panel++)
       for (int v = 0; v < 4 && inputs.template count<float>(panel, v); v += 2)
         multiply_half<RightOperand<T>>(packed, row_tiles / 2, right.at(panel, first, v), depth,
-                      [&](long tile) { return grad_x_at(thread, panel, tile) + v * kResultSize; }, [] {}, first > 0);
+                                       [&](long tile) { return grad_x_at(thread, panel, tile) + v * kResultSize; },
+                                       [] {}, first > 0);
   }
 
   void store_rows(long group, int thread) const {

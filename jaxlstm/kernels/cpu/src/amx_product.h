@@ -21,7 +21,8 @@ constexpr int kTerms = kParts<T> == 1 ? 1 : 6;
 // four tiles of a panel from memory. Results accumulate in registers 0 to 3.
 #define JAXLSTM_LOAD(tile, from) _tile_loadd(tile, from, 64)
 #define JAXLSTM_LOAD_RIGHT(tile, from) _tile_loadd(tile, from, Right::kRowStep * sizeof(TileBits))
-#define JAXLSTM_LOAD_PAIR(from) do { JAXLSTM_LOAD_RIGHT(6, from); JAXLSTM_LOAD_RIGHT(7, (from) + Right::kNext); } while (0)
+#define JAXLSTM_LOAD_PAIR(from) \
+  do { JAXLSTM_LOAD_RIGHT(6, from); JAXLSTM_LOAD_RIGHT(7, (from) + Right::kNext); } while (0)
 #define JAXLSTM_2_BY_2() \
   do { _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7); } while (0)
 #define JAXLSTM_1_BY_1(n, a, b) do { JAXLSTM_LOAD_RIGHT(7, b); _tile_dpbf16ps(n, a, 7); } while (0)
@@ -92,8 +93,8 @@ JAXLSTM_INLINE void add_tiles(float* to, const float* from, int tiles) {
   for (long i = 0; i < tiles * kResultSize; i += 16) store(to + i, load(to + i) + load(from + i));
 }
 
-// Multiplies pairs of row tiles with two tiles of a panel, and stores the results or adds them. results(row_tile) points
-// to two adjacent tiles.
+// Multiplies pairs of row tiles with two tiles of a panel, and stores the results or adds them. results(row_tile)
+// points to two adjacent tiles.
 template <class Right, class T, class Results, class Interleaved>
 JAXLSTM_INLINE void multiply_half(const LeftOperand<T>& left, long pairs, const TileBits* b, long k_tiles,
                                   Results&& results, Interleaved&& interleaved, bool adds = false) {
