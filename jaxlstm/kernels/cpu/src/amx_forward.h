@@ -1,8 +1,8 @@
 // The forward pass on AMX: products on tiles (amx_product.h), the cell as in forward.h.
 //
 // W_ih x is computed for several steps at a time, since products of more rows are faster. Each step adds W_hh h. While
-// AMX multiplies a panel, the vector units compute the cells of the panel before (amx_cells.h), and split the new h into
-// its parts for the next step.
+// AMX multiplies a panel, the vector units compute the cells of the panel before (amx_cells.h), and split the new h
+// into its parts for the next step.
 #pragma once
 #include "amx_cells.h"
 #include "amx_policy.h"

@@ -133,7 +133,7 @@ struct AmxGradientsPass : GradientsPass<T> {
           const auto results = [&](long tile) { return to + tile * 4 * kResultSize; };
           long line = 0;
           const auto prefetch_line = [&] {
-            for (int tile = 0; tile < 2; tile++) __builtin_prefetch(results(tile) + line);
+            for (int tile = 0; tile < 2 && line < 2 * kResultSize; tile++) __builtin_prefetch(results(tile) + line);
             line += 16;
           };
           multiply_half<RightOperand<T>>(LeftOperand<T>{left + pair * kPairSize, 2}, 1, panels.at(panel - first, 0, v),
