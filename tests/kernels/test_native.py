@@ -106,6 +106,20 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
         np.testing.assert_array_equal(last_part.c, last.c[:, rows])
 
 
+def test_a_row_in_bfloat16_does_not_depend_on_its_batch() -> None:
+    """Where the processor multiplies bfloat16, this includes AMX, on which a single row uses tiles too."""
+    if kernels.info()["products"]["bfloat16"] != "bfloat16":
+        pytest.skip("bfloat16 is multiplied as float32")
+    for proj_size in (0, 40):
+        config, params, inputs, state, _ = draw(Problem(12, 29, 20, 70, proj_size), jnp.bfloat16)
+        whole, last = lstm(params, inputs, state, config=config, backend="native")
+        for rows in (slice(0, 1), slice(3, 5), slice(10, 17), slice(0, 16), slice(3, 27)):
+            state_part = type(state)(*(leaf[:, rows] for leaf in state))
+            part, last_part = lstm(params, inputs[:, rows], state_part, config=config, backend="native")
+            np.testing.assert_array_equal(part, whole[:, rows])
+            np.testing.assert_array_equal(last_part.c, last.c[:, rows])
+
+
 def test_batches_that_use_amx() -> None:
     """In float32, AMX needs 12 rows up to the last one with a valid step."""
     handle = library().handle
@@ -139,26 +153,26 @@ AMX_SHAPES = [
     Problem(9, 29, 40, 130, ragged=True, bidirectional=True),  # two blocks, the last partly filled
     Problem(21, 48, 33, 70, bias=False, bidirectional=True),  # three blocks, several chunks ahead
     Problem(4, 16, 600, 530),  # sums longer than one chain
+    Problem(7, 20, 40, 130, proj_size=70, ragged=True),
 ]
 
 
 @pytest.mark.parametrize("problem", AMX_SHAPES, ids=str)
 def test_amx_has_float32_accuracy(amx: None, problem: Problem) -> None:
-    """The RMS errors to float64 of values and gradients are on average at most the plain scan's.
+    """The RMS errors to float64 of values and gradients are at most the plain scan's.
 
-    For single arrays the ratio scatters from draw to draw.
+    The gradients of biases are sums without products. The kernel's have on average 1.2 times the error of XLA's, with
+    AMX and without.
     """
     with jax.enable_x64(True):
-        truth = jax.tree.leaves(values_and_gradients(problem, jnp.float64, "scan"))
+        truth = jax.tree.leaves_with_path(values_and_gradients(problem, jnp.float64, "scan"))
     native, scan = (
         jax.tree.leaves(values_and_gradients(problem, jnp.float32, b)) for b in ("native", "scan")
     )
-    ratios = []
-    for n, s, t in zip(native, scan, truth, strict=True):
+    for n, s, (path, t) in zip(native, scan, truth, strict=True):
         rounding = 2.0**-25 * rms(t, 0)  # of the results themselves
-        ratios.append(rms(n, t) / max(rms(s, t), rounding))
-    assert np.exp(np.mean(np.log(ratios))) <= 1.05
-    assert max(ratios) <= 1.6
+        bound = 1.6 if "bias" in jax.tree_util.keystr(path) else 1.1
+        assert rms(n, t) <= bound * max(rms(s, t), rounding), path
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25, jnp.inf, jnp.nan])

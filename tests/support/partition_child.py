@@ -128,7 +128,7 @@ def replicated() -> None:
 
 
 def same_bits() -> None:
-    """Without AMX, a row does not depend on its batch, so the results are those of one device."""
+    """Without AMX, a row does not depend on its batch, so one device returns the same bits."""
     handle, active = library().handle, library().instruction_set
     assert handle is not None
     if active == "amx":

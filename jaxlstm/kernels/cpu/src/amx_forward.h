@@ -21,7 +21,7 @@ struct AmxForwardPass : ForwardPass<T> {
   typedef std::conditional_t<kIsHalf<T>, PackedPanels, RightOperand<T>> Weights;
   static constexpr long kRowsAhead = 256;
   const long used = used_rows(p.valid, p.time, p.batch);
-  // A product of one row in bfloat16 is faster than with vectors too.
+  // In bfloat16 tiles are faster than vectors for any number of rows.
   const bool use_amx = kIsHalf<T> ? used > 0 : amx_is_faster(used);
   const long row_tiles = ceil_divide(used, 16);
   // The number of steps whose W_ih x is computed at once, and the row tiles of their rows.

@@ -95,6 +95,8 @@ struct Passes {
   void (*prepare_weights)(const ForwardArguments<T>&, void* prepared);
   // The sigmoid and tanh of n numbers, as in a cell.
   void (*activations)(const Wide<T>* x, Wide<T>* sigmoids, Wide<T>* tanhs, long n);
+  // A thread must have this many multiplications per step, or synchronization costs more than the thread saves.
+  double multiplications_per_thread;
 };
 
 // Everything that is compiled for one instruction set.

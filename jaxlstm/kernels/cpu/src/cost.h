@@ -5,13 +5,12 @@
 #include <cstdint>
 #include <utility>
 
-#include "arguments.h"
+#include "instruction_sets.h"
 
 namespace jaxlstm {
 
-// A thread must have this many multiplications per step, or synchronization costs more than the thread saves. A call
-// shorter than kMinSecondsForHelpers runs on the calling thread, since waking helpers would take longer.
-constexpr double kMinMultiplicationsPerThread = 40e3, kMinSecondsForHelpers = 300e-6;
+// A shorter call runs on the calling thread, since waking helpers would take longer.
+constexpr double kMinSecondsForHelpers = 300e-6;
 // The speed of one thread, as measured with float32 on AMD Zen 4: of products, and of the activations of a hidden unit.
 template <class T>
 constexpr double kMultiplicationsPerSecond = 200e9 / sizeof(T);
@@ -19,11 +18,15 @@ constexpr double kActivationSeconds = 5e-9;
 // With few rows, reading the weights dominates, from the second-level cache (1 MiB) or beyond.
 inline double seconds_to_read(double bytes) { return bytes / (bytes <= (1 << 20) ? 120e9 : 25e9); }
 
-// The time of a call on one thread in seconds, and its multiplications between two synchronizations of its threads. Two
-// multiplications in half precision count as one in float32.
+// The time of a call on one thread in seconds, and the number of threads that its multiplications between two
+// synchronizations keep busy.
 struct Cost {
-  double seconds, step_multiplications;
+  double seconds, useful_threads;
 };
+template <class T>
+double useful_threads(double step_multiplications) {
+  return step_multiplications / active_instruction_set().passes<T>().multiplications_per_thread;
+}
 
 // Returns the number of steps that have a valid row, and the number of valid rows of all steps.
 template <class Arguments>
@@ -44,7 +47,7 @@ Cost cost_of_steps(const Arguments& p, double multiplications_per_row, double ac
   const double row_seconds =
       multiplications_per_row / kMultiplicationsPerSecond<T> + activations_per_row * kActivationSeconds;
   const double reading_seconds = seconds_to_read(multiplications_per_row * sizeof(T));
-  return {std::max(rows * row_seconds, steps * reading_seconds), multiplications_per_row * p.batch * sizeof(T) / 4};
+  return {std::max(rows * row_seconds, steps * reading_seconds), useful_threads<T>(multiplications_per_row * p.batch)};
 }
 template <class T>
 Cost cost_of(const ForwardArguments<T>& p) {
@@ -60,7 +63,7 @@ Cost cost_of(const GradientsArguments<T>& p) {
   const double columns = double(p.input_size) * (!!p.grad_x + !!p.grad_weight_ih) + p.h_size;
   const double multiplications_per_row = 4 * columns * p.hidden_size;
   return {multiplications_per_row * rows / kMultiplicationsPerSecond<T>,
-          multiplications_per_row * std::min(rows, 256.0)};
+          useful_threads<T>(multiplications_per_row * std::min(rows, 256.0))};
 }
 
 // Concurrent calls share the threads of the pool: `running` counts the calls at this moment, `announced` the concurrent
@@ -75,7 +78,7 @@ class Call {
       : seconds(cost.seconds) {
     const int calls = std::max(running.fetch_add(1) + 1, announced.load());
     if (requested <= 0) requested = seconds < min_seconds ? 1 : available / calls;
-    const int64_t useful = int64_t(cost.step_multiplications / kMinMultiplicationsPerThread);
+    const int64_t useful = int64_t(cost.useful_threads);
     threads = int(std::max<int64_t>(1, std::min<int64_t>(requested, useful)));
   }
   ~Call() { running.fetch_sub(1); }

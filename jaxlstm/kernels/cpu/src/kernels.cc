@@ -64,10 +64,18 @@ void activations(const Wide<T>* x, Wide<T>* sigmoids, Wide<T>* tanhs, long n) {
   }
 }
 
+#if defined(__AMX_BF16__)
+template <class T>
+constexpr double kMultiplicationsPerThread = std::is_same_v<T, Bfloat16> ? 80e3 : 40e3;
+#else
+template <class T>
+constexpr double kMultiplicationsPerThread = 40e3;
+#endif
+
 template <class T, class Forward, class Backward, class Gradients>
 constexpr Passes<T> kPasses{kPass<ForwardArguments<T>, Forward>, kPass<BackwardArguments<T>, Backward>,
                             kPass<GradientsArguments<T>, Gradients>, prepared_bytes<T>, prepare_weights<T>,
-                            activations<T>};
+                            activations<T>, kMultiplicationsPerThread<T>};
 
 template <class T>
 constexpr Passes<T> kFastPasses = kPasses<T, FastForward<T>, FastBackward<T>, FastGradients<T>>;
@@ -77,7 +85,8 @@ template <class T>
 constexpr Passes<T> kWidenedPasses{
     kPass<ForwardArguments<T>, WidenedForwardPass<T, FastForward<float>>>,
     kPass<BackwardArguments<T>, WidenedBackwardPass<T, FastBackward<float>>>,
-    kPass<GradientsArguments<T>, WidenedGradientsPass<T, FastGradients<float>>>, nullptr, nullptr, activations<float>};
+    kPass<GradientsArguments<T>, WidenedGradientsPass<T, FastGradients<float>>>, nullptr, nullptr, activations<float>,
+    kMultiplicationsPerThread<float>};
 
 #if defined(__AVX512BF16__)
 constexpr const Passes<Bfloat16>& kBfloat16Passes = kFastPasses<Bfloat16>;

@@ -22,7 +22,7 @@ constexpr long kSumLength = 128;
 // row there are as many loads as products, and prefetching costs more than it saves.
 constexpr long kPrefetchBytes = 4096;
 
-// The number of k that a product of half precision takes at once, and that of a tile of AMX (amx.h).
+// In half precision, a product of vectors takes two k at once, and a tile of AMX (amx.h) has 32.
 constexpr long kPair = 2;
 #if defined(__AMX_BF16__)
 constexpr long kHalfDepth = 32;

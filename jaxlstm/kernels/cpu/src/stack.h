@@ -90,7 +90,7 @@ class StackCall {
 
   void add(const Cost& other) {
     cost_.seconds += other.seconds;
-    cost_.step_multiplications = std::max(cost_.step_multiplications, other.step_multiplications);
+    cost_.useful_threads = std::max(cost_.useful_threads, other.useful_threads);
   }
 
   // Writes both directions of some rows side by side.

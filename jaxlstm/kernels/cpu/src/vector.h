@@ -115,33 +115,31 @@ typedef Vector<float> Floats;
 typedef int Ints __attribute__((vector_size(kVectorBytes)));
 typedef Vector<double> Doubles;
 
-// Returns 1 / (d + rest), for 1 <= d <= 2^127 and |rest| smaller than the spacing of floats at d. Newton's method
-// refines the processor's estimate, or a division where no estimate exists.
+// Returns 1 / (d + rest), for 1 <= d <= 2^127 and |rest| smaller than the spacing of floats at d, by one step of Newton's
+// method.
 JAXLSTM_INLINE Floats reciprocal(Floats d, Floats rest = Floats{}) {
-#if defined(__AVX512F__)
-  typedef float V16 __attribute__((vector_size(64)));
-  Floats r = (Floats)__builtin_ia32_rcp14ps512_mask((V16)d, V16{}, (unsigned short)-1);
-  r += r * (1.0f - d * r);
-#else
   const Floats r = 1.0f / d;
-#endif
   return r + r * ((1.0f - d * r) - rest * r);
 }
 
+// Returns the minimax polynomial for (exp(r) - 1 - r) / r^2 on [-ln(2)/2, ln(2)/2].
+JAXLSTM_INLINE Floats exp_polynomial(Floats r) {
+  Floats p = Floats{} + 0x1.6bebf2p-10f;
+  p = p * r + 0x1.1227f6p-7f;
+  p = p * r + 0x1.555674p-5f;
+  p = p * r + 0x1.5554b0p-3f;
+  p = p * r + 0x1.fffffep-2f;
+  return p;
+}
 // Splits exp(x), for |x| <= 88, into power * (1 + rest) with power = 2^n and |rest| < 0.42. It uses Cody and Waite's
-// range reduction and a minimax polynomial for expm1 on [-ln(2)/2, ln(2)/2].
+// range reduction.
 JAXLSTM_INLINE void exp_parts(Floats x, Floats& power, Floats& rest) {
   const Floats shift = Floats{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Floats shifted = x * 1.44269504f + shift;
   const Floats n = shifted - shift;
   const Floats high = x - n * 0.693145752f, r = high - n * 1.42860677e-6f;
   const Floats lost = (high - r) - n * 1.42860677e-6f;  // the rounding error of r
-  Floats p = Floats{} + 0x1.6bebf2p-10f;
-  p = p * r + 0x1.1227f6p-7f;
-  p = p * r + 0x1.555674p-5f;
-  p = p * r + 0x1.5554b0p-3f;
-  p = p * r + 0x1.fffffep-2f;
-  rest = ((r * r) * p + lost) + r;
+  rest = ((r * r) * exp_polynomial(r) + lost) + r;
   power = (Floats)(((Ints)shifted << 23) + (127 << 23));
 }
 
