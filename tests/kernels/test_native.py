@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm import lstm
+from jaxlstm import kernels, lstm
 from jaxlstm.kernels.cpu import ffi
 from jaxlstm.kernels.cpu.library import library
 from tests.support.problems import ODD, Problem, draw, needs_native, values_and_gradients, worst_error
@@ -161,8 +161,8 @@ AMX_SHAPES = [
 def test_amx_has_float32_accuracy(amx: None, problem: Problem) -> None:
     """The RMS errors to float64 of values and gradients are at most the plain scan's.
 
-    The gradients of biases are sums without products. The kernel's have on average 1.2 times the error of XLA's, with
-    AMX and without.
+    The gradients of biases are sums without products. The kernel's have on average 1.2 times the error of
+    XLA's, with AMX and without.
     """
     with jax.enable_x64(True):
         truth = jax.tree.leaves_with_path(values_and_gradients(problem, jnp.float64, "scan"))

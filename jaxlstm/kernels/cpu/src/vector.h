@@ -115,8 +115,8 @@ typedef Vector<float> Floats;
 typedef int Ints __attribute__((vector_size(kVectorBytes)));
 typedef Vector<double> Doubles;
 
-// Returns 1 / (d + rest), for 1 <= d <= 2^127 and |rest| smaller than the spacing of floats at d, by one step of Newton's
-// method.
+// Returns 1 / (d + rest), for 1 <= d <= 2^127 and |rest| smaller than the spacing of floats at d, by a division and
+// a step of Newton's method.
 JAXLSTM_INLINE Floats reciprocal(Floats d, Floats rest = Floats{}) {
   const Floats r = 1.0f / d;
   return r + r * ((1.0f - d * r) - rest * r);
