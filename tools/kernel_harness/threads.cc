@@ -1,4 +1,4 @@
-// Checks the threads of a call without a kernel: how many it asks for, and which of them join it.
+// Checks the threads of a call: how many it asks for, and which of them join it.
 #include <sched.h>
 
 #include <cstdio>
