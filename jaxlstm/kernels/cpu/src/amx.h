@@ -178,6 +178,8 @@ struct LeftOperand {
   TileBits* at(long k_tile, long row_tile) const {
     return tiles + (k_tile * row_tiles + row_tile) * kParts<T> * kTileSize;
   }
+  // Returns the part from one row tile on.
+  LeftOperand from(long row_tile) const { return {at(0, row_tile), row_tiles}; }
 
   // Stores 16 elements of one row, from column k on, which is a multiple of 16.
   JAXLSTM_INLINE void put(long row, long k, Floats values) const {

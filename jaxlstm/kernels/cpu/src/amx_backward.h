@@ -24,6 +24,7 @@ struct AmxBackwardPass : BackwardPass<T> {
   LeftOperand<T> left_errors{};  // in bfloat16, the rounding errors of the first step
   float* sums;                   // [panel][row tile][4][16][16]
   uint32_t* magnitudes;
+  Range my_rows;  // of this thread
 
   AmxBackwardPass(const BackwardArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
     if (!use_amx) return;
@@ -38,23 +39,26 @@ struct AmxBackwardPass : BackwardPass<T> {
 
   void run(int thread, int threads, Barrier& barrier) {
     if (!use_amx || threads > Magnitudes<T>::kMaxThreads) return Base::run(thread, threads, barrier);
-    const Range rows{0, p.batch}, panels = share_of({0, state_panels}, thread, threads);
     // The check comes first, since writing grad_gates may overwrite by_gates.
-    if (!pack_and_check(thread, threads, panels, barrier)) return Base::run(thread, threads, barrier);
+    if (!pack_and_check(thread, threads, barrier)) return Base::run(thread, threads, barrier);
     TileRegisters registers;
     registers.set_rows(minimum(16, p.batch));
-    prepare(rows, panels, panels);
+    const WorkShare mine{shares_rows(threads), thread, threads};
+    my_rows = mine.rows(p.batch, 16);
+    const Range panels = mine.columns(state_panels);
+    prepare(my_rows, panels, panels);
     for (long s = p.time - 1; s >= -1; s--) {
       step_on_tiles(s, panels);
-      if (s >= 0) barrier.wait();
+      if (s >= 0) mine.synchronize(barrier);
     }
-    finish(rows, panels);
+    finish(my_rows, panels);
   }
 
  private:
   // Packs this thread's share of W_hh, and checks the range of W_hh and of all gradients that the pass starts from.
-  bool pack_and_check(int thread, int threads, Range panels, Barrier& barrier) {
+  bool pack_and_check(int thread, int threads, Barrier& barrier) {
     Magnitude<T> gradients, weights;
+    const Range panels = share_of({0, state_panels}, thread, threads);
     for (long panel = panels.begin; panel < panels.end; panel++)
       for (long k = 0; k < right.k_tiles; k++) {
         const long unit = k % gate_k_tiles * kTileDepth, row = k / gate_k_tiles * p.hidden_size + unit;
@@ -75,17 +79,28 @@ struct AmxBackwardPass : BackwardPass<T> {
     return all.in_range(threads);
   }
 
+  // As in the forward pass, if the numbers of row tiles balance.
+  bool shares_rows(int threads) const {
+    const long weight_bytes = RightOperand<T>::size(state_panels, right.k_tiles) * sizeof(TileBits);
+    const long by_rows = ceil_divide(row_tiles, threads) * state_panels;
+    const long by_panels = row_tiles * ceil_divide(state_panels, threads);
+    return threads > 1 && sharing_backward_rows_is_faster(p.batch / threads, weight_bytes) &&
+           10 * by_rows <= 11 * by_panels;
+  }
+
   float* sums_at(long panel, long row_tile) const { return sums + (panel * row_tiles + row_tile) * 4 * kResultSize; }
 
   // As BackwardPass::step.
   void step_on_tiles(long s, Range panels) {
-    const LeftOperand<T>& next = left_grads[(s + 1) & 1];
+    const long first_tile = my_rows.begin / 16, tiles = ceil_divide(my_rows.size(), 16);
+    const LeftOperand<T> next = left_grads[(s + 1) & 1].from(first_tile);
     Cells cells{*this, s};  // of the panel that was multiplied before
     for (long i = panels.begin; i < panels.end; i++) {
       const long panel = s & 1 ? panels.begin + panels.end - 1 - i : i;
-      const auto sums_of = [&](long tile) { return sums_at(panel, tile); };
-      if (s < p.time - 1) multiply_panel(next, row_tiles, right, panel, sums_of, [&] { cells.advance(); });
-      if (left_errors.tiles && s < 0) multiply_panel(left_errors, row_tiles, right, panel, sums_of, [] {}, true);
+      const auto sums_of = [&](long tile) { return sums_at(panel, first_tile + tile); };
+      if (s < p.time - 1) multiply_panel(next, tiles, right, panel, sums_of, [&] { cells.advance(); });
+      if (left_errors.tiles && s < 0)
+        multiply_panel(left_errors.from(first_tile), tiles, right, panel, sums_of, [] {}, true);
       cells.finish();
       cells.start(panel);
     }
@@ -96,7 +111,8 @@ struct AmxBackwardPass : BackwardPass<T> {
   struct Cells {
     AmxBackwardPass& pass;
     const long s;
-    const long vectors = 4 * pass.p.batch, calls = interleaved_calls<T>(pass.row_tiles, pass.right.k_tiles);
+    const long vectors = 4 * pass.my_rows.size();
+    const long calls = interleaved_calls<T>(ceil_divide(pass.my_rows.size(), 16), pass.right.k_tiles);
     const long per_call = ceil_divide(vectors, calls), calls_per_vector = calls > vectors ? calls / vectors : 1;
     long panel = 0, next = vectors, waited = 0;
 
@@ -109,7 +125,7 @@ struct AmxBackwardPass : BackwardPass<T> {
     void finish() {
       for (; next < vectors; next++) run();
     }
-    void run() const { pass.finish_vector(s, next / 4, panel, next % 4); }
+    void run() const { pass.finish_vector(s, pass.my_rows.begin + next / 4, panel, next % 4); }
   };
 
   __attribute__((noinline)) void finish_vector(long s, long row, long panel, int v) {

@@ -10,26 +10,27 @@
 namespace jaxlstm {
 namespace {
 
-// The cells of the first `rows` rows of one panel after another. `calls` is how often `advance` is called per panel.
+// The cells of some rows, from a multiple of 16 on, of one panel after another. `calls` is how often `advance` is called
+// per panel.
 template <class Pass, class T>
 class AmxCells {
  public:
-  AmxCells(Pass& pass, long s, long rows, long calls)
-      : pass_(pass), s_(s), t_(pass.time_of(s)), rows_(rows), row_(rows),
-        stages_per_call_(ceil_divide(rows * kStages, calls)) {}
+  AmxCells(Pass& pass, long s, Range rows, long calls)
+      : pass_(pass), s_(s), t_(pass.time_of(s)), rows_(rows), row_(rows.end),
+        stages_per_call_(ceil_divide(rows.size() * kStages, calls)) {}
 
-  // Begins with the cells of a panel. W_ih x is at `by_x` from row `row_ahead` on, and W_hh h at `by_h`, both
-  // [row tile][gate][16][16].
+  // Begins with the cells of a panel. W_ih x is at `by_x` from row `row_ahead` on, and W_hh h of the first row at
+  // `by_h`, both [row tile][gate][16][16].
   void start(long panel, long row_ahead, const float* by_x, const float* by_h) {
-    panel_ = panel, row_ = 0, row_ahead_ = row_ahead;
+    panel_ = panel, row_ = rows_.begin, row_ahead_ = row_ahead;
     x_ = by_x + row_ahead / 16 * 4 * kResultSize + row_ahead % 16 * 16, h_ = by_h;
     bias_ = pass_.bias + panel * 4 * kLanes<T>;
   }
   JAXLSTM_INLINE void advance() {
-    for (long i = 0; i < stages_per_call_ && row_ < rows_; i++) run_stage();
+    for (long i = 0; i < stages_per_call_ && row_ < rows_.end; i++) run_stage();
   }
   void finish() {
-    while (row_ < rows_) run_stage();
+    while (row_ < rows_.end) run_stage();
   }
 
  private:
@@ -67,7 +68,8 @@ class AmxCells {
   }
 
   Pass& pass_;
-  const long s_, t_, rows_;
+  const long s_, t_;
+  const Range rows_;
   long panel_ = 0, row_, row_ahead_ = 0;  // row_ahead_: the index of the row in W_ih x
   const long stages_per_call_;
   int stage_ = 0;

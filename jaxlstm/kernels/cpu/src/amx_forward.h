@@ -18,6 +18,7 @@ struct AmxForwardPass : ForwardPass<T> {
   using Base::L, Base::p, Base::gates, Base::panels, Base::bias, Base::scratch_bytes;
   using Base::outputs, Base::output_panels;
   using Base::cell, Base::finish_c, Base::is_valid, Base::live_rows, Base::prepare_c, Base::time_of, Base::zero_outputs;
+  using Base::lengths_balance;
   typedef std::conditional_t<kIsHalf<T>, PackedPanels, RightOperand<T>> Weights;
   static constexpr long kRowsAhead = 256;
   const long used = used_rows(p.valid, p.time, p.batch);
@@ -33,9 +34,10 @@ struct AmxForwardPass : ForwardPass<T> {
   float *projected, *sums, *sums_hr;
   Magnitude<T> left, right, projections;  // of x and h_0, the weights, and h after a projection
   uint32_t* magnitudes;
-  // Where the rows of each step ahead begin, without those after its last valid one, and the end of the last one.
+  // Of this thread: its rows and panels, and where its rows of each step ahead begin, without those after the last valid
+  // one, and the end of the last one.
+  Range my_rows, my_panels;
   long first_row[kRowsAhead + 1];
-  long first_panel = 0;  // of this thread
 
   AmxForwardPass(const ForwardArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
     if (!use_amx) return;
@@ -76,33 +78,34 @@ struct AmxForwardPass : ForwardPass<T> {
   // Returns false, with invalid results, if an operand was out of range.
   bool run_on_tiles(int thread, int threads, Barrier& barrier) {
     TileRegisters registers;
-    const Range rows{0, p.batch}, units = share_of({0, panels}, thread, threads);
-    const Range my_outputs = share_of({0, output_panels}, thread, threads);
-    first_panel = units.begin;
-    pack_weights(thread, threads, units, my_outputs);
+    const WorkShare mine{shares_rows(threads), thread, threads};
+    const Range my_outputs = mine.columns(output_panels);
+    my_rows = mine.rows(p.batch, 16), my_panels = mine.columns(panels);
+    pack_weights(thread, threads);
     pack_state(thread, threads);
     prepare_c(thread, threads);
-    split_inputs(0, thread, threads);
+    split_inputs(0, mine);
     barrier.wait();
-    Range before = rows;
+    Range before = my_rows;
     for (long s = 0; s < p.time; s++) {
-      const Range live = live_rows(s, rows);
+      const Range live = live_rows(s, my_rows);
       if (s > 0 && s % ahead == 0) {
-        split_inputs(s, thread, threads);
-        barrier.wait();
+        split_inputs(s, mine);
+        mine.synchronize(barrier);
       }
-      if (s % ahead == 0) project_inputs(registers, units);
-      zero_outputs(s, share_of({live.end, rows.end}, thread, threads));
-      copy_h(s, share_of({live.end, before.end}, thread, threads));
-      if (live.size()) step_on_tiles(s, live.end, units);
+      if (s % ahead == 0) project_inputs(registers);
+      zero_outputs(s, mine.whole_rows({live.end, my_rows.end}));
+      copy_h(s, mine.whole_rows({live.end, before.end}));
+      if (live.size()) step_on_tiles(s, live);
       if (p.weight_hr && live.size()) {
-        barrier.wait();
-        project_outputs(s, live.end, my_outputs);
+        mine.synchronize(barrier);
+        project_outputs(s, live, my_outputs);
       }
-      if (s < p.time - 1 && (live.size() || before.size())) barrier.wait();
+      if (s < p.time - 1 && (live.size() || before.size())) mine.synchronize(barrier);
       before = live;
     }
-    finish_c(rows, units);
+    finish_c(my_rows, my_panels);
+    finish_streams();  // before another thread overwrites the results
     if constexpr (kIsHalf<T>) return true;
     Magnitudes<T> all(magnitudes);
     all.record(thread, left, right, projections);
@@ -110,24 +113,37 @@ struct AmxForwardPass : ForwardPass<T> {
     return all.in_range(threads);
   }
 
-  // The panels of a thread take turns in the memory of its first two, which stays in the first-level cache.
-  float* sums_at(long panel, long row_tile) const {
-    const long place = first_panel + (panel - first_panel) % 2;
-    return sums + (place * row_tiles + row_tile) * 4 * kResultSize;
-  }
-  float* projected_at(long panel, long tile) const {
-    return projected + (panel * tiles_ahead + tile) * 4 * kResultSize;
+  bool shares_rows(int threads) const {
+    const long weight_bytes = RightOperand<T>::size(panels, ceil_divide(p.h_size, kTileDepth)) * sizeof(TileBits);
+    return threads > 1 && sharing_forward_rows_is_faster(p.batch / threads, weight_bytes) &&
+           lengths_balance(threads, [&](int thread) { return WorkShare{true, thread, threads}.rows(p.batch, 16); });
   }
 
-  void pack_weights(int thread, int threads, Range units, Range my_outputs) {
+  // The panels of a thread take turns in the memory of its first two, which stays in the first-level cache.
+  float* sums_at(long panel, long row_tile) const {
+    const long place = my_panels.begin + (panel - my_panels.begin) % 2;
+    return sums + (place * row_tiles + row_tile) * 4 * kResultSize;
+  }
+  // The row tiles of this thread's rows ahead follow those of the rows before them.
+  long first_tile_ahead() const { return ahead * my_rows.begin / 16; }
+  float* projected_at(long panel, long tile) const {
+    return projected + (panel * tiles_ahead + first_tile_ahead() + tile) * 4 * kResultSize;
+  }
+  LeftOperand<T> inputs_ahead() const {
+    return {left_x.tiles + LeftOperand<T>::size(first_tile_ahead(), p.input_size), ceil_divide(first_row[ahead], 16)};
+  }
+
+  void pack_weights(int thread, int threads) {
     if constexpr (kIsHalf<T>) {
       if (!p.prepared) Base::pack_weights(thread, threads);
     } else {
+      const Range units = share_of({0, panels}, thread, threads);
       for (long panel = units.begin; panel < units.end; panel++) {
         pack_panel(right_ih, p.weight_ih, Base::weight_ih, p.input_size, gates, panel);
         pack_panel(right_hh, p.weight_hh, Base::weight_hh, p.h_size, gates, panel);
       }
-      for (long panel = my_outputs.begin; p.weight_hr && panel < my_outputs.end; panel++)
+      const Range projected_units = share_of({0, p.weight_hr ? output_panels : 0}, thread, threads);
+      for (long panel = projected_units.begin; panel < projected_units.end; panel++)
         pack_panel(right_hr, p.weight_hr, Base::weight_hr, p.hidden_size, outputs, panel);
     }
   }
@@ -156,30 +172,30 @@ struct AmxForwardPass : ForwardPass<T> {
   }
 
   // Packs this thread's share of the inputs of the steps from s on.
-  void split_inputs(long s, int thread, int threads) {
+  void split_inputs(long s, const WorkShare& mine) {
     first_row[0] = 0;
     for (long i = 0; i < ahead; i++)
-      first_row[i + 1] = first_row[i] + (s + i < p.time ? live_rows(s + i, {0, p.batch}).size() : 0);
+      first_row[i + 1] = first_row[i] + (s + i < p.time ? live_rows(s + i, my_rows).size() : 0);
     const long all_rows = first_row[ahead];
     const LeftOperand<T> x = inputs_ahead();
-    const Range mine = share_of({0, x.row_tiles}, thread, threads);
-    for (long tile = mine.begin, i = 0; tile < mine.end; tile++) {
+    const Range tiles = mine.whole_rows({0, x.row_tiles});
+    for (long tile = tiles.begin, i = 0; tile < tiles.end; tile++) {
       const T* rows[16];
       const long count = minimum(16L, all_rows - 16 * tile);
       for (long r = 0; r < count; r++) {
         while (16 * tile + r >= first_row[i + 1]) i++;
-        rows[r] = p.x + (time_of(s + i) * p.batch + 16 * tile + r - first_row[i]) * p.input_size;
+        const long row = my_rows.begin + 16 * tile + r - first_row[i];
+        rows[r] = p.x + (time_of(s + i) * p.batch + row) * p.input_size;
       }
       x.pack_rows([&](long r) { return rows[r]; }, count, p.input_size, tile, left);
     }
   }
-  LeftOperand<T> inputs_ahead() const { return {left_x.tiles, ceil_divide(first_row[ahead], 16)}; }
 
-  void project_inputs(TileRegisters& registers, Range units) {
+  void project_inputs(TileRegisters& registers) {
     const LeftOperand<T> x = inputs_ahead();
     if (!x.row_tiles) return;
     if (used < 16) registers.set_rows(minimum(16L, first_row[ahead]));
-    for (long panel = units.begin; panel < units.end; panel++)
+    for (long panel = my_panels.begin; panel < my_panels.end; panel++)
       multiply_panel(x, x.row_tiles, right_ih, panel, [&](long tile) { return projected_at(panel, tile); }, [] {});
     if (used < 16) registers.set_rows(used);
   }
@@ -193,17 +209,17 @@ struct AmxForwardPass : ForwardPass<T> {
     return load_masked(p.h_n + row * p.h_size + column, p.h_size - column);
   }
 
-  void step_on_tiles(long s, long rows, Range units) {
-    const LeftOperand<T>& before = left_h[s & 1];
-    const long live_row_tiles = ceil_divide(rows, 16);
-    const long calls = interleaved_calls<T>(live_row_tiles, right_hh.k_tiles);
+  void step_on_tiles(long s, Range rows) {
+    const long first_tile = rows.begin / 16, tiles = ceil_divide(rows.size(), 16);
+    const LeftOperand<T> before = left_h[s & 1].from(first_tile);
+    const long calls = interleaved_calls<T>(tiles, right_hh.k_tiles);
     AmxCells<AmxForwardPass, T> cells(*this, s, rows, calls);  // of the panel that was multiplied before
-    for (long i = units.begin; i < units.end; i++) {
-      const long panel = s & 1 ? units.begin + units.end - 1 - i : i;
-      multiply_panel(before, live_row_tiles, right_hh, panel, [&](long tile) { return sums_at(panel, tile); },
+    for (long i = my_panels.begin; i < my_panels.end; i++) {
+      const long panel = s & 1 ? my_panels.begin + my_panels.end - 1 - i : i;
+      multiply_panel(before, tiles, right_hh, panel, [&](long tile) { return sums_at(panel, first_tile + tile); },
                      [&] { cells.advance(); });
       cells.finish();
-      cells.start(panel, first_row[s % ahead], projected_at(panel, 0), sums_at(panel, 0));
+      cells.start(panel, first_row[s % ahead], projected_at(panel, 0), sums_at(panel, first_tile));
     }
     cells.finish();
   }
@@ -219,15 +235,17 @@ struct AmxForwardPass : ForwardPass<T> {
   }
 
   // As in forward.h.
-  void project_outputs(long s, long rows, Range my_outputs) {
+  void project_outputs(long s, Range rows, Range my_outputs) {
+    const long first_tile = rows.begin / 16;
     for (long panel = my_outputs.begin; panel < my_outputs.end; panel++) {
-      const auto results = [&](long tile) { return sums_hr + (panel * row_tiles + tile) * 4 * kResultSize; };
-      multiply_panel(left_m, ceil_divide(rows, 16), right_hr, panel, results, [] {});
-      for (long row = 0; row < rows; row++)
+      const auto sums_of = [&](long tile) { return sums_hr + (panel * row_tiles + tile) * 4 * kResultSize; };
+      multiply_panel(left_m.from(first_tile), ceil_divide(rows.size(), 16), right_hr, panel,
+                     [&](long tile) { return sums_of(first_tile + tile); }, [] {});
+      for (long row = rows.begin; row < rows.end; row++)
         for (int v = 0; v < 4; v++) {
           const long count = outputs.template count<float>(panel, v);
           if (!count) continue;
-          const Floats h = load(results(row / 16) + v * kResultSize + row % 16 * 16);
+          const Floats h = load(sums_of(row / 16) + v * kResultSize + row % 16 * 16);
           projections.update(first_lanes(h, count));
           store_h(s, time_of(s), row, outputs.template first<float>(panel, v), count, h);
         }

@@ -33,6 +33,8 @@ struct ForwardPass {
   const PlainColumns outputs{p.h_size};
   const long panels = gates.panels<T>(), output_panels = outputs.panels<T>();
   const bool hoisted = p.batch <= kMaxHoistedRows;
+  // A small derivative is still in the caches when the backward pass reads it.
+  const bool streams = kStreams && 6 * p.time * p.batch * p.hidden_size * long(sizeof(Wide<T>)) > 1 << 20;
   // Packed weights and bias, the state c as [panel][row][lanes], m = o tanh(c') before a projection, h before and after
   // the current step, and hoisted W_ih x + b as [panel][row][4][lanes].
   T *weight_ih, *weight_hh, *weight_hr, *m, *h[2];
@@ -81,6 +83,7 @@ struct ForwardPass {
       before = live;
     }
     finish(rows, mine.whole_rows(rows), units);
+    finish_streams();
   }
 
   // Packs weights and bias to the start of scratch memory, which other calls then take as `prepared`.
@@ -91,13 +94,18 @@ struct ForwardPass {
 
  protected:
   // Returns true if threads should share the rows: if that is faster in principle (work_sharing.h), and if ragged
-  // lengths leave no thread with much more work than a share of the units would.
+  // lengths allow it.
   bool split_rows(int threads) const {
     const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));
     if (threads == 1 || hoisted || !sharing_rows_is_faster(p.batch / threads, weight_bytes)) return false;
+    return lengths_balance(threads, [&](int thread) { return share_of({0, p.batch}, thread, threads); });
+  }
+  // Returns true if no thread has much more work with its rows than with a share of the units.
+  template <class Rows>
+  bool lengths_balance(int threads, Rows&& rows_of) const {
     long longest = 0;
     for (int thread = 0; thread < threads; thread++) {
-      const long steps = row_steps(share_of({0, p.batch}, thread, threads));
+      const long steps = row_steps(rows_of(thread));
       if (steps > longest) longest = steps;
     }
     const long by_units = row_steps({0, p.batch}) * ceil_divide(panels, threads);
@@ -244,20 +252,25 @@ struct ForwardPass {
     const Vector<T> value = o * tanh_c;
     if (valid) store(state, c_next);
     if (!p.by_gates) return value;
-    const long next = (p.reverse ? -p.batch : p.batch) * p.hidden_size;  // distance to the next step
-    for (int g = 0; g < 4; g++)
-      __builtin_prefetch(p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit + g * p.hidden_size + 4 * next, 1);
-    __builtin_prefetch(p.f + at + next, 1), __builtin_prefetch(p.m_by_c + at + next, 1);
-    const Vector<T> zero = {};
     Wide<T>* by = p.by_gates + (t * p.batch + b) * 4 * p.hidden_size + unit;
-    store(by, valid ? g * (i * (1 - i)) : zero, count);
-    store(by + p.hidden_size, valid ? c_before * (f * (1 - f)) : zero, count);
-    store(by + 2 * p.hidden_size, valid ? i * ((1 + g) * (1 - g)) : zero, count);
-    store(by + 3 * p.hidden_size, valid ? tanh_c * (o * (1 - o)) : zero, count);
-    store(p.f + at, valid ? f : zero, count);
-    store(p.m_by_c + at, valid ? o * ((1 + tanh_c) * (1 - tanh_c)) : zero, count);
-    if (p.m) store(p.m + at, valid ? value : zero, count);
+    if (!streams) prefetch_derivative(by, at);
+    const auto put = [&](auto* to, Vector<T> v) {
+      if (!valid) v = Vector<T>{};
+      streams ? stream(to, v, count) : store(to, v, count);
+    };
+    put(by, g * (i * (1 - i)));
+    put(by + p.hidden_size, c_before * (f * (1 - f)));
+    put(by + 2 * p.hidden_size, i * ((1 + g) * (1 - g)));
+    put(by + 3 * p.hidden_size, tanh_c * (o * (1 - o)));
+    put(p.f + at, f);
+    put(p.m_by_c + at, o * ((1 + tanh_c) * (1 - tanh_c)));
+    if (p.m) store(p.m + at, valid ? value : Vector<T>{}, count);
     return value;
+  }
+  JAXLSTM_INLINE void prefetch_derivative(const Wide<T>* by, long at) const {  // of the next step
+    const long next = (p.reverse ? -p.batch : p.batch) * p.hidden_size;
+    for (int g = 0; g < 4; g++) __builtin_prefetch(by + g * p.hidden_size + 4 * next, 1);
+    __builtin_prefetch(p.f + at + next, 1), __builtin_prefetch(p.m_by_c + at + next, 1);
   }
 
   // Stores m as output and next h, or with a projection as the operand of project_outputs.

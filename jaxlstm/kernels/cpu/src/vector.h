@@ -8,6 +8,10 @@
 #include <cstring>
 #include <type_traits>
 
+#if defined(__AMX_BF16__)
+#include <immintrin.h>
+#endif
+
 #include "half.h"
 
 #define JAXLSTM_INLINE inline __attribute__((always_inline))
@@ -59,6 +63,23 @@ JAXLSTM_INLINE void store(T* p, Vector<T> v, long n) {
   if (n == kLanes<T>) return store(p, v);
   for (long l = 0; l < n; l++) p[l] = v[l];
 }
+// Stores past the caches, so that the processor does not first read the lines that it overwrites. The calling thread
+// must call finish_streams before other threads read or overwrite them. This was faster on a Xeon with AMX, and not on
+// AMD Zen 4.
+#if defined(__AMX_BF16__)
+constexpr bool kStreams = true;
+template <class T>
+JAXLSTM_INLINE void stream(T* p, Vector<T> v, long n) {
+  if (n == kLanes<T> && uintptr_t(p) % 64 == 0) _mm512_stream_si512((__m512i*)p, (__m512i)v);
+  else store(p, v, n);
+}
+JAXLSTM_INLINE void finish_streams() { _mm_sfence(); }
+#else
+constexpr bool kStreams = false;
+template <class T>
+JAXLSTM_INLINE void stream(T* p, Vector<T> v, long n) { store(p, v, n); }
+JAXLSTM_INLINE void finish_streams() {}
+#endif
 template <class T>
 JAXLSTM_INLINE void copy_rounded(const T* from, T* to, long count) { std::memcpy(to, from, size_t(count) * sizeof(T)); }
 template <class T>

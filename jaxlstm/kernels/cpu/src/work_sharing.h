@@ -38,7 +38,12 @@ struct WorkShare {
   const bool by_rows;
   const int thread, threads;
 
-  Range rows(long all) const { return by_rows ? share_of({0, all}, thread, threads) : Range{0, all}; }
+  // Returns this thread's rows of `all`. Every share but the last is a multiple of `block` rows.
+  Range rows(long all, long block = 1) const {
+    if (!by_rows) return {0, all};
+    const Range blocks = share_of({0, ceil_divide(all, block)}, thread, threads);
+    return {blocks.begin * block, thread < threads - 1 ? blocks.end * block : all};
+  }
   Range columns(long all) const { return by_rows ? Range{0, all} : share_of({0, all}, thread, threads); }
   // Returns this thread's part of work that is done once per row. `row_range` is a part of rows().
   Range whole_rows(Range row_range) const { return by_rows ? row_range : share_of(row_range, thread, threads); }
