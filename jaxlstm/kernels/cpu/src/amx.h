@@ -260,8 +260,8 @@ struct RightOperand {
       }, at(n, k_tile, v), kPartStep, magnitude);
     }
   }
-  // Packs one k tile of a panel of adjacent columns, and adds its rows to `sums`. It reads whole rows of the panel,
-  // since rows may be far apart in memory.
+  // Packs one k tile of a panel of adjacent columns, and adds its rows to `sums`. It reads whole rows of the panel, and
+  // prefetches those of the next k tile, since rows may be far apart in memory.
   void pack_rows_and_sum(const float* rows, long row_stride, long count, long width, long n, long k_tile,
                          Magnitude<T>& magnitude, Floats (&sums)[4]) const {
     Floats partial[4] = {};
@@ -269,6 +269,7 @@ struct RightOperand {
 #pragma GCC unroll 4
       for (int v = 0; v < 4; v++) {
         const float* from = rows + 2 * r * row_stride + 16 * v;
+        __builtin_prefetch(from + 32 * row_stride), __builtin_prefetch(from + 33 * row_stride);
         const Floats first = load_masked(from, 2 * r < count ? width - 16 * v : 0);
         const Floats second = load_masked(from + row_stride, 2 * r + 1 < count ? width - 16 * v : 0);
         magnitude.update(first), magnitude.update(second);

@@ -126,19 +126,24 @@ struct AmxGradientsPass : GradientsPass<T> {
 
   void multiply_panels(long row, long depth, long first, long last, TileBits* packed) const {
     const RightOperand<T> panels{packed, kDepth};
-    for (long pair = 0; pair < pairs; pair++)
+    for (long pair = 0; pair < pairs; pair++) {
+      const TileBits* next_pair = left + (pair + 1) % pairs * kPairSize;
       for (long panel = first; panel < last; panel++)
         for (int v = 0; v < 4; v += 2) {
           float* const to = sums_at(pair, panel) + v * kResultSize;
           const auto results = [&](long tile) { return to + tile * 4 * kResultSize; };
           long line = 0;
-          const auto prefetch_line = [&] {
+          const auto prefetch = [&] {
             for (int tile = 0; tile < 2 && line < 2 * kResultSize; tile++) __builtin_prefetch(results(tile) + line);
             line += 16;
+            // To the second-level cache: two lines, so that the products of a pair cover the next pair.
+            __builtin_prefetch(next_pair, 0, 2), __builtin_prefetch(next_pair + 32, 0, 2);
+            next_pair += 64;
           };
           multiply_half<RightOperand<T>>(LeftOperand<T>{left + pair * kPairSize, 2}, 1, panels.at(panel - first, 0, v),
-                                         depth, results, prefetch_line, row > 0);
+                                         depth, results, prefetch, row > 0);
         }
+    }
   }
 
   void store_panel(long panel) const {
