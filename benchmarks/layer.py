@@ -39,12 +39,14 @@ def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[s
         errors, left_out, wrong = {}, {}, {}
         for name, make in makers.items():
             try:
-                call = _call(make(problem, settings), mode)
+                implementation = make(problem, settings)
+                call = _call(implementation, mode)
                 result = call()
             except Unsupported as reason:
                 left_out[name] = str(reason)
                 continue
-            errors[name], fault = agreement.compare(result, expected, mode, settings.arithmetic)
+            arithmetic = implementation.arithmetic or settings.arithmetic
+            errors[name], fault = agreement.compare(result, expected, mode, arithmetic)
             if fault is None:
                 calls[name] = call
             else:

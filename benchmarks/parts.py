@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 
 STATEFUL = ("torch", "onnxruntime", "openvino")
-HALF = ("torch", "openvino")
+HALF = ("torch", "openvino", "onnxruntime-int8")
 """The libraries that take part in half precision by default."""
 PARTS = {
     "layer-infer": Part("layer", "infer", SIZES, (*STATEFUL, "flax-nnx"), mean=True),

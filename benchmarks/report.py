@@ -10,6 +10,7 @@ from benchmarks.parts import Part, Row
 OWN = "jaxlstm"
 LABELS = {
     "onnxruntime": "ONNX Runtime",
+    "onnxruntime-int8": "ONNX Runtime int8",
     "openvino": "OpenVINO",
     "flax-nnx": "flax nnx",
     "torch-compile": "torch.compile",

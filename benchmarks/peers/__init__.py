@@ -25,6 +25,7 @@ PEERS = {
     "torch-compile": Peer("torch_compile", ("torch",), ("cpu", "gpu")),
     "cudnn": Peer("cudnn", ("jax",), ("gpu",)),
     "onnxruntime": Peer("onnxruntime", ("onnxruntime", "onnx"), ("cpu",)),
+    "onnxruntime-int8": Peer("onnxruntime_int8", ("onnxruntime", "onnx"), ("cpu",)),
     "openvino": Peer("openvino", ("openvino", "onnx"), ("cpu",)),
     "flax-nnx": Peer("flax_nnx", ("flax",)),
     "flax-linen": Peer("flax_linen", ("flax",)),

@@ -17,17 +17,18 @@ def implementation(problem: Problem, settings: Settings) -> Implementation:
     if problem.dtype != "float32":
         raise Unsupported(f"has no LSTM in {problem.dtype}")
     model, inputs = onnx_model.problem_model(problem)
-    run = _session(model, settings.threads)
+    run = session(model, settings.threads)
     return Implementation(lambda: run(inputs)[0], None)
 
 
 def carrying(params: Any, config: Any, threads: int) -> Any:
     """Return ``call(inputs, state) -> (outputs, state)`` for one sequence of any length."""
     model = onnx_model.onnx_model(params, config, "time", 1, stateful=True)
-    return onnx_model.carrying(_session(model, threads), config)
+    return onnx_model.carrying(session(model, threads), config)
 
 
-def _session(model: bytes, threads: int) -> onnx_model.Run:
+def session(model: bytes, threads: int) -> onnx_model.Run:
+    """Load a model; the result runs it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -24,7 +24,7 @@ carrying = partial(eager.carrying, wrap=torch.compile)
 def implementation(problem: Problem, settings: Settings) -> Implementation:
     """Compile anew: torch limits the number of recompilations."""
     torch.compiler.reset()
-    infer, train = eager.implementation(problem, settings, torch.compile)
+    infer, train, _ = eager.implementation(problem, settings, torch.compile)
     assert train is not None
     return Implementation(partial(_or_unsupported, infer), partial(_or_unsupported, train))
 

@@ -21,9 +21,9 @@ from benchmarks.settings import Settings
 from jaxlstm import LSTMConfig
 
 QUICK = ("torch", "onnxruntime", "flax-nnx")
-SLOW = ("torch-compile", "openvino", "flax-linen", "equinox", "haiku", "keras")
+SLOW = ("torch-compile", "onnxruntime-int8", "openvino", "flax-linen", "equinox", "haiku", "keras")
 CANNOT = {"ragged": {"equinox", "haiku"}, "projected": set(PEERS) - {"torch", "torch-compile"}}
-DO_NOT_TRAIN = {"onnxruntime", "openvino"}
+DO_NOT_TRAIN = {"onnxruntime", "onnxruntime-int8", "openvino"}
 
 
 def bench(*arguments: str) -> int:
@@ -53,7 +53,7 @@ def check_everything(mode: str, names: tuple[str, ...], tmp_path: Path) -> None:
         assert "wrong" not in row
         for name, (low, median, high) in row["values"].items():
             assert 0 < low <= median <= high
-            assert 0 < row["error"][name] < 1e-6
+            assert 0 < row["error"][name] < (5e-2 if name == "onnxruntime-int8" else 1e-6)
 
 
 @pytest.mark.parametrize("mode", ["infer", "train"])

@@ -128,7 +128,7 @@ def test_torch_waits_for_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = torch_peer.Placement("cpu", lambda: waits.append("torch"))
     monkeypatch.setattr(torch_peer, "placement", lambda device: on_cpu)
     problem = make_problem(RAGGED)
-    infer, train = torch_peer.implementation(problem, Settings("gpu", "highest", 1))
+    infer, train, _ = torch_peer.implementation(problem, Settings("gpu", "highest", 1))
     assert train is not None
     for mode, call in (("infer", infer), ("train", train)):
         expected = agreement.expected_arrays(problem, mode)
