@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from benchmarks import agreement, peers
+from benchmarks import agreement, machine, peers
 from benchmarks.implementation import Implementation, Unsupported, own, runner
 from benchmarks.problems import SIZES, TINY_SIZES, Problem, Size, make_problem
 from benchmarks.settings import Settings, applied
@@ -20,7 +20,8 @@ def infer(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def train(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Time the gradients of each size with respect to inputs and weights."""
+    """Time the gradients of each size with respect to inputs and weights, with memory that is kept."""
+    machine.keep_freed_memory()
     return _measure_all("train", {"jaxlstm": own}, settings)
 
 

@@ -5,6 +5,7 @@ Imports of JAX are lazy, because they would add to the memory of the children of
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -21,6 +22,19 @@ def threads() -> int:
     from jaxlstm.kernels.cpu.threads import available_threads
 
     return available_threads()
+
+
+def keep_freed_memory() -> None:
+    """Make glibc's malloc keep freed memory, and take memory from one arena.
+
+    A training step takes hundreds of megabytes. Some virtual machines give free memory back to the host, and
+    getting it again can take longer than the step, at random and for every library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8  # from malloc.h
+    for option, value in ((m_trim_threshold, 2**31 - 1), (m_mmap_threshold, 2**31 - 1), (m_arena_max, 1)):
+        if mallopt:
+            mallopt(option, value)
 
 
 def identity() -> dict[str, Any]:
