@@ -19,8 +19,8 @@ class Tolerance(NamedTuple):
     gradients: float  # relative to the largest element of each gradient
 
 
-# Keyed by Settings.arithmetic and Implementation.arithmetic. Rounding the operands of every product to 10 bits
-# gave errors up to 3e-4 and 6e-4 over several sizes, and to 7 bits up to 3e-3 and 5e-3.
+# Keyed by Settings.arithmetic and Implementation.arithmetic. Rounding the operands of every product to 10
+# bits gave errors up to 3e-4 and 6e-4 over several sizes, to 7 bits up to 3e-3 and 5e-3.
 TOLERANCES = {
     "float32": Tolerance(1e-5, 1e-4),
     "tf32": Tolerance(2e-3, 4e-3),

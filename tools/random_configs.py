@@ -48,7 +48,7 @@ def draw_config(seed: int, number: int) -> Config:
     projected = hidden_size > 1 and rng.random() < 0.3
     problem = Problem(
         time=int(rng.choice([1, 2, 3, 5, 9, 20, 40])),
-        batch=int(rng.choice([1, 2, 3, 4, 5, 7, 13, 16, 24, 29, 32, 33, 48])),
+        batch=int(rng.choice([1, 2, 3, 4, 5, 7, 13, 16, 24, 29, 32, 33, 48, 67, 100])),
         input_size=int(rng.choice([1, 3, 8, 16, 17, 40, 70, 128])),
         hidden_size=hidden_size,
         proj_size=int(rng.integers(1, hidden_size)) if projected else 0,
