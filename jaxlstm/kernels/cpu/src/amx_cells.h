@@ -10,8 +10,8 @@
 namespace jaxlstm {
 namespace {
 
-// The cells of some rows, from a multiple of 16 on, of one panel after another. `calls` is how often `advance` is called
-// per panel.
+// The cells of some rows, from a multiple of 16 on, of one panel after another. `calls` is how often `advance` is
+// called per panel.
 template <class Pass, class T>
 class AmxCells {
  public:

@@ -34,8 +34,8 @@ struct AmxForwardPass : ForwardPass<T> {
   float *projected, *sums, *sums_hr;
   Magnitude<T> left, right, projections;  // of x and h_0, the weights, and h after a projection
   uint32_t* magnitudes;
-  // Of this thread: its rows and panels, and where its rows of each step ahead begin, without those after the last valid
-  // one, and the end of the last one.
+  // Of this thread: its rows and panels, and where its rows of each step ahead begin, without those after the last
+  // valid one, and the end of the last one.
   Range my_rows, my_panels;
   long first_row[kRowsAhead + 1];
 

@@ -16,9 +16,9 @@ inline long used_rows(const uint8_t* valid, long time, long batch) {
   return used;
 }
 
-// Return true if threads should share the rows (work_sharing.h), given the size of the recurrent weights. With 2 threads
-// it gained up to 14 % of the forward pass and 50 % of the backward pass, where all threads would read the parts of
-// grad_gates that others wrote, and nothing beyond these limits.
+// Return true if threads should share the rows (work_sharing.h), given the size of the recurrent weights. With 2
+// threads it gained up to 14 % of the forward pass and 50 % of the backward pass, where otherwise each thread reads the
+// grad_gates that the others wrote. Beyond these limits it gained nothing.
 inline bool sharing_forward_rows_is_faster(long rows_per_thread, long weight_bytes) {
   return rows_per_thread >= 32 && weight_bytes <= 2 << 20;
 }
