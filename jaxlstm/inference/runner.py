@@ -126,7 +126,8 @@ class Runner:
         lengths = None
         if seq_lengths is not None:
             lengths = host_lengths(seq_lengths, batch, time)
-            x = without_padding(x, lengths)
+            if self._engine.reads_padding:
+                x = without_padding(x, lengths)
         state = None
         if initial_state is not None:
             state = host_state(initial_state, self.config, batch, self.dtype, unbatched)

@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -72,13 +73,21 @@ def test_bits_do_not_depend_on_the_bucket(name: str, batch: int, time: int) -> N
     assert_same_bits(runner, by_lstm(params, x, state, full, config), x, state)
 
 
-def test_padding_does_not_matter() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["both", "projected"])
+def test_padding_does_not_matter(name: str, dtype: str) -> None:
     """Padding may hold NaN, also in a batch that is large enough for AMX."""
-    runner = runner_of("both")
-    x, lengths = normal(40, 16, 7), np.array([40, 3, 1, *range(13, 39, 2)])
-    outputs, state = runner(x, None, lengths)
-    with_nan = np.where(np.arange(40)[:, None, None] < lengths[:, None], x, np.nan)
-    assert_same_bits(runner, (outputs, *state), with_nan.astype(np.float32), None, lengths)
+    config = CONFIGS[name]
+    params = {key: jnp.asarray(value, dtype) for key, value in weights(config).items()}
+    runner = compile(params, config, max_length=40, max_batch=16, dtype=dtype)
+    lengths = np.array([40, 3, 1, *range(13, 39, 2)])
+    x = normal(40, 16, config.input_size).astype(dtype)
+    padding = np.arange(40)[:, None, None] >= lengths[:, None]
+    outputs, state = runner(np.where(padding, np.zeros((), dtype), x), None, lengths)
+    assert np.isfinite(outputs.astype(np.float32)).all()
+    for value in (np.nan, 3e38):
+        padded = np.where(padding, np.full((), value, dtype), x)
+        assert_same_bits(runner, (outputs, *state), padded, None, lengths)
 
 
 def test_float64() -> None:

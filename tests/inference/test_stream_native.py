@@ -80,6 +80,19 @@ def test_a_stream_has_the_bits_of_lstm() -> None:
                 np.testing.assert_array_equal(leaf, other)
 
 
+def test_padding_does_not_matter(runner: Runner) -> None:
+    """Inputs of inactive sequences and after each length may hold NaN."""
+    x, lengths = normal(5, 20, 40), np.arange(20) % 6
+    padding = np.arange(5)[:, None, None] >= lengths[:, None]
+    clean, dirty = runner.stream(20), runner.stream(20)
+    expected = clean(np.where(padding, 0, x).astype(np.float32), lengths)
+    np.testing.assert_array_equal(dirty(np.where(padding, np.nan, x).astype(np.float32), lengths), expected)
+    active = lengths > 2
+    expected = clean.step(x[0], active)
+    unused = np.where(active[:, None], x[0], np.nan).astype(np.float32)
+    np.testing.assert_array_equal(dirty.step(unused, active), expected)
+
+
 def test_steps_compile_nothing_and_return_new_arrays(runner: Runner) -> None:
     before = compilations()
     stream = runner.stream(2)

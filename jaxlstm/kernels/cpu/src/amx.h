@@ -188,19 +188,22 @@ struct LeftOperand {
     TileBits* to = at(k / kTileDepth, row / 16) + row % 16 * kTileDepth + k % kTileDepth;
     for (int p = 0; p < kParts<T>; p++) _mm256_store_si256((__m256i*)(to + p * kTileSize), parts[p]);
   }
-  // Packs all K columns of one row tile, whose rows are row(0), row(1), ... and of which `count` exist.
+  // Packs all K columns of one row tile, whose rows are row(0), row(1), ... and of which `count` exist. A row that is
+  // null becomes zeros.
   template <class Row>
   void pack_rows(Row&& row, long count, long K, long row_tile, Magnitude<T>& magnitude) const {
-    for (long k = 0; k < K; k += kTileDepth)
-      pack_tile_of_rows([&](long r) { return row(r) + k; }, count, K - k, k / kTileDepth, row_tile, magnitude);
+    for (long k = 0; k < K; k += kTileDepth) {
+      const auto row_from_k = [&](long r) { return row(r) ? row(r) + k : nullptr; };
+      pack_tile_of_rows(row_from_k, count, K - k, k / kTileDepth, row_tile, magnitude);
+    }
   }
   // Packs one tile, of which `count` rows and `width` columns exist.
   template <class Row>
   JAXLSTM_INLINE void pack_tile_of_rows(Row&& row, long count, long width, long k_tile, long row_tile,
                                         Magnitude<T>& magnitude) const {
     pack_tile<T, false, false>([&](int r, Floats& first, Floats& second) {
-      if (r >= count) return void(first = second = Floats{});
-      const auto* from = row(r);
+      const auto* from = r < count ? row(r) : nullptr;
+      if (!from) return void(first = second = Floats{});
       first = load_masked(from, width), second = load_masked(from + 16, width - 16);
     }, at(k_tile, row_tile), kTileSize, magnitude);
   }

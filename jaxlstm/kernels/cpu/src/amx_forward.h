@@ -171,7 +171,8 @@ struct AmxForwardPass : ForwardPass<T> {
     }
   }
 
-  // Packs this thread's share of the inputs of the steps from s on.
+  // Packs this thread's share of the inputs of the steps from s on. Those of invalid steps may be NaN or huge; they do
+  // not count for the magnitude.
   void split_inputs(long s, const WorkShare& mine) {
     first_row[0] = 0;
     for (long i = 0; i < ahead; i++)
@@ -184,8 +185,8 @@ struct AmxForwardPass : ForwardPass<T> {
       const long count = minimum(16L, all_rows - 16 * tile);
       for (long r = 0; r < count; r++) {
         while (16 * tile + r >= first_row[i + 1]) i++;
-        const long row = my_rows.begin + 16 * tile + r - first_row[i];
-        rows[r] = p.x + (time_of(s + i) * p.batch + row) * p.input_size;
+        const long row = my_rows.begin + 16 * tile + r - first_row[i], t = time_of(s + i);
+        rows[r] = is_valid(t, row) ? p.x + (t * p.batch + row) * p.input_size : nullptr;
       }
       x.pack_rows([&](long r) { return rows[r]; }, count, p.input_size, tile, left);
     }
