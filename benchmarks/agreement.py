@@ -25,7 +25,7 @@ TOLERANCES = {
     "float32": Tolerance(1e-5, 1e-4),
     "tf32": Tolerance(2e-3, 4e-3),
     "bfloat16": Tolerance(2e-2, 4e-2),
-    "int8": Tolerance(5e-2, np.nan),  # ONNX Runtime's outputs have errors up to 0.024
+    "int8": Tolerance(5e-2, np.nan),  # ONNX Runtime's outputs had errors up to 0.024
 }
 
 
