@@ -25,7 +25,7 @@ class Implementation(NamedTuple):
       infer: returns the outputs (T, B, D*h_size), zero after the end of each sequence.
       train: returns the gradients of the sum of squared outputs with respect to the inputs and to the
         weights: a dict under torch's names, or the library's own tree. None if the library does not train.
-      arithmetic: of the products if not that of the settings; a key of `agreement.TOLERANCES`.
+      arithmetic: a key of `agreement.TOLERANCES`; None means the arithmetic of the settings.
     """
 
     infer: Callable[[], Any]

@@ -25,16 +25,16 @@ def threads() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc's malloc keep freed memory, and take memory from one arena.
+    """Make glibc's malloc keep freed memory, and take memory from one arena; do nothing without glibc.
 
     A training step takes hundreds of megabytes. Some virtual machines give free memory back to the host, and
     getting it again can take longer than the step, at random and for every library.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if platform.libc_ver()[0] != "glibc":
+        return
     m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8  # from malloc.h
     for option, value in ((m_trim_threshold, 2**31 - 1), (m_mmap_threshold, 2**31 - 1), (m_arena_max, 1)):
-        if mallopt:
-            mallopt(option, value)
+        ctypes.CDLL(None).mallopt(option, value)
 
 
 def identity() -> dict[str, Any]:

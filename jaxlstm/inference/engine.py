@@ -47,10 +47,10 @@ class Engine(abc.ABC):
     """An LSTM on one device. Threads may share an Engine.
 
     Attributes:
-      reads_padding: whether inputs after the end of a sequence must be finite.
+      needs_zero_padding: whether inputs must be zero after the end of each sequence.
     """
 
-    reads_padding = True
+    needs_zero_padding = True
 
     def __init__(
         self, config: LSTMConfig, *, max_length: int, max_batch: int, dtype: np.dtype, device: Any
@@ -82,7 +82,7 @@ class Engine(abc.ABC):
         """Run a batch of at most ``max_batch`` sequences of at most ``max_length`` steps.
 
         Args:
-          x: (time, batch, input_size), with zeros after each length if the engine reads padding.
+          x: (time, batch, input_size), with zeros after each length if the engine needs them.
           lengths: int32 (batch,), or None if every sequence has ``time`` steps.
           state: (h, c), or None for zeros.
 

@@ -31,7 +31,7 @@ def is_available(device: Any, dtype: np.dtype, backend: str) -> bool:
 class NativeEngine(Engine):
     """An LSTM on the native kernel; for the arguments see :func:`jaxlstm.inference.compile`."""
 
-    reads_padding = False
+    needs_zero_padding = False
 
     def __init__(self, params: Mapping[str, jax.Array], config: LSTMConfig, **settings: Any) -> None:
         super().__init__(config, **settings)

@@ -126,7 +126,7 @@ class Runner:
         lengths = None
         if seq_lengths is not None:
             lengths = host_lengths(seq_lengths, batch, time)
-            if self._engine.reads_padding:
+            if self._engine.needs_zero_padding:
                 x = without_padding(x, lengths)
         state = None
         if initial_state is not None:

@@ -99,7 +99,7 @@ class Stream:
             outputs = self.step(np.ascontiguousarray(x[0]))[None]
         else:
             lengths = host_lengths(seq_lengths, self.batch, len(x), minimum=0)
-            if self._engine.reads_padding:
+            if self._engine.needs_zero_padding:
                 x = without_padding(x, lengths)
             # Hold the lock over all pieces, so that another caller cannot advance the state between them.
             with self._lock:

@@ -27,7 +27,7 @@ class NativeState:
         return self._stack.step(x, active)
 
     def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Run the steps of x (time, batch, input_size); what follows each length is ignored."""
+        """Run the steps of x (time, batch, input_size). Padding may hold any numbers."""
         is_full = lengths.min() == len(x)
         return self._stack.run(x, None if is_full else np.arange(len(x))[:, None] < lengths)
 

@@ -72,7 +72,7 @@ def test_everything_else(mode: str, tmp_path: Path) -> None:
 def test_half_precision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All get the same rounded numbers and compute in bfloat16; the part has a name of its own."""
+    """All get the same rounded numbers and compute in bfloat16; the part has a separate name."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     monkeypatch.setitem(TINY_SIZES, "infer", TINY_SIZES["infer"][1:2])

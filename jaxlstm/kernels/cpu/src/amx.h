@@ -264,7 +264,7 @@ struct RightOperand {
     }
   }
   // Packs one k tile of a panel of adjacent columns, and adds its rows to `sums`. It reads whole rows of the panel, and
-  // prefetches those of the next k tile, since rows may be far apart in memory.
+  // prefetches the rows of the next k tile, since rows may be far apart in memory.
   void pack_rows_and_sum(const float* rows, long row_stride, long count, long width, long n, long k_tile,
                          Magnitude<T>& magnitude, Floats (&sums)[4]) const {
     Floats partial[4] = {};

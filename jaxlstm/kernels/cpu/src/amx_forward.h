@@ -124,7 +124,7 @@ struct AmxForwardPass : ForwardPass<T> {
     const long place = my_panels.begin + (panel - my_panels.begin) % 2;
     return sums + (place * row_tiles + row_tile) * 4 * kResultSize;
   }
-  // The row tiles of this thread's rows ahead follow those of the rows before them.
+  // The tiles ahead of all threads form one array. Returns the first tile of this thread.
   long first_tile_ahead() const { return ahead * my_rows.begin / 16; }
   float* projected_at(long panel, long tile) const {
     return projected + (panel * tiles_ahead + first_tile_ahead() + tile) * 4 * kResultSize;
@@ -171,8 +171,8 @@ struct AmxForwardPass : ForwardPass<T> {
     }
   }
 
-  // Packs this thread's share of the inputs of the steps from s on. Those of invalid steps may be NaN or huge; they do
-  // not count for the magnitude.
+  // Packs this thread's share of the inputs of the steps from s on. Inputs of invalid steps become zero: they may be
+  // NaN or huge, and must not count for the magnitude.
   void split_inputs(long s, const WorkShare& mine) {
     first_row[0] = 0;
     for (long i = 0; i < ahead; i++)
