@@ -38,10 +38,14 @@ constexpr long kMaxChainTiles = 16;
 // Multiplies two row tiles, starting at tile `a`, with two tiles of a panel. It calls `interleaved` after each group of
 // four tile products, to run on the vector units while AMX multiplies. The empty asm statement keeps the compiler from
 // moving stores to the operands past the tile loads.
+//
+// After every 20 products it stores a tile that nobody reads: on the Xeon of docs/benchmarks.md, loops with more than
+// about 130 products between two tile stores take up to 25 % longer. The reason is not known.
 template <class T, class Right, class Interleaved>
 JAXLSTM_INLINE void multiply_2_by_2(const TileBits* a, long a_step, const TileBits* b, long k_tiles, float* above,
                                     float* below, Interleaved&& interleaved) {
   constexpr long kBelow = kParts<T> * kTileSize, kB = Right::kPartStep, b_step = Right::kTileStep;
+  alignas(64) float unused[kResultSize];
   asm volatile("" ::: "memory");
   _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
   for (long k = 0; kTerms<T> > 1 && k < k_tiles; k++) {
@@ -53,6 +57,7 @@ JAXLSTM_INLINE void multiply_2_by_2(const TileBits* a, long a_step, const TileBi
     JAXLSTM_LOAD(4, a_2); JAXLSTM_LOAD(5, a_2 + kBelow); JAXLSTM_2_BY_2(); interleaved();
     JAXLSTM_LOAD_PAIR(b_1); JAXLSTM_2_BY_2(); interleaved();
     JAXLSTM_LOAD(4, a_3); JAXLSTM_LOAD(5, a_3 + kBelow); JAXLSTM_2_BY_2(); interleaved();
+    _tile_stored(5, unused, 64);
   }
   for (long k = 0; k < k_tiles; k++) {
     const TileBits *a_1 = a + k * a_step, *b_1 = b + k * b_step;
