@@ -208,13 +208,21 @@ struct LeftOperand {
     }, at(k_tile, row_tile), kTileSize, magnitude);
   }
   // Packs one tile of the transpose of a matrix with the rows row(0), row(1), ...: 16 columns of 32 rows, of which
-  // `width` columns and `count` rows exist.
+  // `width` columns and `count` rows exist. It prefetches the rows of the next k tile, since rows may be far apart in
+  // memory.
   template <class Row>
-  JAXLSTM_INLINE void pack_columns(Row&& row, long count, long width, long k_tile, long row_tile,
-                                   Magnitude<T>& magnitude) const {
-    pack_tile<T, true, true>([&](int r, Floats& first, Floats& second) {
-      first = 2 * r < count ? load_masked(row(2 * r), width) : Floats{};
-      second = 2 * r + 1 < count ? load_masked(row(2 * r + 1), width) : Floats{};
+  void pack_columns(Row&& row, long count, long width, long k_tile, long row_tile, Magnitude<T>& magnitude) const {
+    Floats columns[2][16];  // of the first and the last 16 rows
+    for (long half = 0; half < 2; half++) {
+      for (long i = 0; i < 16; i++) {
+        const long r = 16 * half + i;
+        if (r + kTileDepth < count) __builtin_prefetch(row(r + kTileDepth));
+        columns[half][i] = r < count ? load_masked(row(r), width) : Floats{};
+      }
+      transpose<float>(columns[half]);
+    }
+    pack_tile<T, false, false>([&](int column, Floats& first, Floats& second) {
+      first = columns[0][column], second = columns[1][column];
     }, at(k_tile, row_tile), kTileSize, magnitude);
   }
 };
