@@ -122,7 +122,7 @@ def _load(args: argparse.Namespace) -> _Subject:
     if takes_program(args):
         program = load_checked(args)
         return _Subject("the program", program, partial(check_program, program, args))
-    params, config, _ = load_selected(args)
+    params, config, *_ = load_selected(args)
     port = load_port(args.port) if args.port else None
     return _Subject(args.port or "jaxlstm.lstm", config, partial(_check, port, params, config, args))
 

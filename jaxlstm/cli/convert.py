@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
     require_output(output, checkpoint_files(args.checkpoint))
     with progress_bar() as progress:
         selected = load_selected(args, progress)
-        params, config, assumed = selected
-        options = {"overwrite": args.overwrite, "assumed": assumed, "progress": progress}
+        params, config = selected.params, selected.config
+        options = {"overwrite": args.overwrite, "assumed": selected.unrecorded, "progress": progress}
         save(output, params, config, format=form, **options)
-        written, written_config, _ = read_lstm(output, progress=progress)
+        written, written_config, *_ = read_lstm(output, progress=progress)
     warn_of_assumptions(args, selected)
     bit_exact = written_config == config and all(
         written[name].dtype == array.dtype
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     report = {
         "output": str(output),
         "format": form,
-        "config": config_to_dict(config, assumed),
+        "config": config_to_dict(config, selected.unrecorded),
         "parameters": sum(array.size for array in params.values()),
         "bit_exact": bit_exact,
     }

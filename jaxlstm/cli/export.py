@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     require_output(output, inputs)
     with progress_bar() as progress:
         selected = load_selected(args, progress)
-    params, config, assumed = selected
+    params, config, assumed, _ = selected
     if goes_beside(params, args.weights):
         require_output(weights_beside(output), inputs)
     platforms = platform_names(args)

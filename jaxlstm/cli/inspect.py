@@ -88,8 +88,16 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         "broken": found.broken,
         "folded": found.notes,
         "others": found.others,
-        "warnings": list(getattr(checkpoint, "warnings", ())),
+        "warnings": [*getattr(checkpoint, "warnings", ()), *_imitations(checkpoint, found)],
     }
+
+
+def _imitations(checkpoint: Any, found: Any) -> list[str]:
+    from jaxlstm_converters.lstm.imitations import warning_of
+
+    classes = {prefix: hint.get("imitation") for prefix, hint in getattr(checkpoint, "hints", {}).items()}
+    named = [(prefix, classes[prefix]) for prefix in found.lstms if classes.get(prefix)]
+    return [f"{prefix or '(root)'}: {warning_of(class_name)}" for prefix, class_name in named]
 
 
 def _apply_hints(found: Any, hints: dict[str, Any], recorded: Mapping[str, Mapping[str, Any]]) -> None:

@@ -96,7 +96,7 @@ def test_an_open_checkpoint_can_be_replaced(file: str, tmp_path: Path) -> None:
     state = state_dict(8, 64)
     path = write(state, tmp_path / file)
     opened = read_checkpoint(path)
-    params, config, _ = read_lstm(path)
+    params, config, *_ = read_lstm(path)
     save(path, {name: opened[f"lstm.{name}"] for name in params}, config, overwrite=True)
     for name in params:
         expected = state[f"lstm.{name}"].numpy().tobytes()

@@ -105,7 +105,10 @@ def config_hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Modules that were pickled whole record them as attributes, and files of ``jaxlstm.save`` in their
     metadata, unless they were assumed when the file was written.
     """
-    hints = {prefix: dict(hint) for prefix, hint in getattr(state_dict, "hints", {}).items()}
+    hints = {
+        prefix: {name: hint[name] for name in ASSUMABLE if name in hint}
+        for prefix, hint in getattr(state_dict, "hints", {}).items()
+    }
     metadata = getattr(state_dict, "metadata", {}).get(METADATA_KEY)
     if metadata is not None:
         try:

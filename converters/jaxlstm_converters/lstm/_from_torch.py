@@ -11,10 +11,9 @@ from typing import Any
 
 from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
-from jaxlstm_converters.lstm._find_lstms import survey
 from jaxlstm_converters.lstm.imitations import imitations, warning_of
 from jaxlstm_converters.lstm.module_state_dict import module_state_dict
-from jaxlstm_converters.lstm.select import choose_prefix, select_lstm, with_fields
+from jaxlstm_converters.lstm.select import select_lstm, with_fields
 from jaxlstm_converters.porting_warning import PortingWarning
 
 
@@ -54,12 +53,11 @@ def from_torch(
     (True, (20, 3))
     """
     state_dict, hints = _state_dict_and_hints(module_or_state_dict)
-    arrays, config, _ = select_lstm(state_dict, prefix=prefix, hints=hints)
-    if others := {} if isinstance(module_or_state_dict, Mapping) else imitations(module_or_state_dict):
-        chosen = choose_prefix(survey(state_dict).lstms, prefix)
-        if chosen in others:
-            warnings.warn(warning_of(others[chosen]), PortingWarning, stacklevel=2)
-    return to_jax(arrays, dtype), with_fields(config, batch_first=batch_first, dropout=dropout)
+    selected = select_lstm(state_dict, prefix=prefix, hints=hints)
+    if selected.imitation:
+        warnings.warn(warning_of(selected.imitation), PortingWarning, stacklevel=2)
+    config = with_fields(selected.config, batch_first=batch_first, dropout=dropout)
+    return to_jax(selected.params, dtype), config
 
 
 def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
@@ -76,7 +74,7 @@ def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
 
 
 def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:
-    """Return a state dict, and prefix -> batch_first and dropout of the LSTMs of a module."""
+    """Return a state dict, and what a module records of its LSTMs, as ``Checkpoint.hints`` of a file."""
     if isinstance(source, Mapping):
         return source, {}
     if not callable(getattr(source, "state_dict", None)):
@@ -89,4 +87,6 @@ def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dic
         for name, sub in source.named_modules()
         if hasattr(sub, "batch_first") and hasattr(sub, "proj_size")
     }
+    for prefix, class_name in imitations(source).items():
+        hints.setdefault(prefix, {})["imitation"] = class_name
     return module_state_dict(source), hints

@@ -13,6 +13,7 @@ from jaxlstm.config import LSTMConfig
 from jaxlstm.params import Params
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm._from_torch import to_jax
+from jaxlstm_converters.lstm.imitations import warning_of
 from jaxlstm_converters.lstm.select import select_lstm, with_fields
 from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions
 from jaxlstm_converters.porting_warning import PortingWarning
@@ -40,7 +41,8 @@ def load(
       ``(params, config)``: JAX arrays under torch's names and an :class:`jaxlstm.LSTMConfig`.
 
     Warns:
-      PortingWarning: ``batch_first`` or ``dropout`` is neither recorded nor given.
+      PortingWarning: ``batch_first`` or ``dropout`` is neither recorded nor given, or the file holds a whole
+        module whose LSTM may be of another class than torch's, with the same parameter names.
 
     Raises:
       CheckpointError: the file is damaged, unsafe or in an unknown format.
@@ -55,6 +57,8 @@ def load(
     """
     require_path(path, "jaxlstm.from_torch takes a state dict or a torch module")
     selected = read_lstm(path, prefix, batch_first=batch_first, dropout=dropout)
+    if selected.imitation:
+        warnings.warn(warning_of(selected.imitation), PortingWarning, stacklevel=2)
     if selected.unrecorded:
         assumed = assumptions(selected.config, selected.unrecorded)
         warnings.warn(
@@ -79,9 +83,8 @@ def read_lstm(
     selected = read_flax_file(path, prefix)
     if selected is None:
         selected = select_lstm(read_checkpoint(path), prefix=prefix, progress=progress)
-    params, config, unrecorded = selected
-    unrecorded = tuple(name for name in unrecorded if given.get(name) is None)
-    return SelectedLSTM(params, with_fields(config, **given), unrecorded)
+    unrecorded = tuple(name for name in selected.unrecorded if given.get(name) is None)
+    return selected._replace(config=with_fields(selected.config, **given), unrecorded=unrecorded)
 
 
 def read_flax_file(path: str | os.PathLike[str], prefix: str | None = None) -> SelectedLSTM | None:

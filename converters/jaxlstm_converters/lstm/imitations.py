@@ -21,10 +21,10 @@ def imitations(module: Any) -> dict[str, str]:
 
 
 def warning_of(class_name: str) -> str:
-    """Return the warning for a module of another class."""
+    """Return the warning for a module that may be of another class than torch's."""
     return (
-        f"the torch module is a {class_name}, not a torch.nn.LSTM or LSTMCell; its parameters have the same "
-        "names, but its equations and its order of gates may differ: compare the results with "
+        f"the torch module is a {class_name}; its parameters have the names of a torch.nn.LSTM or LSTMCell, "
+        "but its equations and its order of gates may differ: compare the results with "
         "jaxlstm.check.verify_model"
     )
 

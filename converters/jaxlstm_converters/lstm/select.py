@@ -27,7 +27,8 @@ def select_lstm(
     Args:
       state_dict: name -> tensor or array.
       prefix: the LSTM, as for ``jaxlstm.from_torch``.
-      hints: prefix -> config fields that override what the state dict implies.
+      hints: prefix -> config fields that override what the state dict implies, and "imitation" as in
+        ``Checkpoint.hints``.
       progress: called before each tensor is read.
     """
     found = survey(state_dict)
@@ -36,15 +37,17 @@ def select_lstm(
     chosen = choose_prefix([*found.lstms, *found.broken], prefix, found.others)
     if chosen in found.broken:
         raise ValueError(found.broken[chosen])
-    given = (hints or {}).get(chosen, {})
+    of_module = (hints or {}).get(chosen, {})
+    given = {name: value for name, value in of_module.items() if name != "imitation"}
     config = with_fields(found.lstms[chosen], **given)
     recorded = {*config_hints(state_dict).get(chosen, {}), *given}
+    imitation = {**getattr(state_dict, "hints", {}).get(chosen, {}), **of_module}.get("imitation", "")
     names = list(param_shapes(config))
     params = {}
     for done, name in enumerate(names):
         progress(done, len(names), f"reading {chosen}{name}")
         params[name] = as_numpy(found.tensors[chosen + name])
-    return SelectedLSTM(params, config, unrecorded_arguments(config, recorded))
+    return SelectedLSTM(params, config, unrecorded_arguments(config, recorded), imitation)
 
 
 def with_fields(config: LSTMConfig, **fields: Any) -> LSTMConfig:

@@ -15,11 +15,13 @@ class SelectedLSTM(NamedTuple):
       params: arrays under torch's names.
       config: the LSTM. It has torch's defaults for the arguments in ``unrecorded``.
       unrecorded: the unknown arguments among "batch_first" and "dropout".
+      imitation: the class of the module if it may not be torch's, else "".
     """
 
     params: dict[str, Any]
     config: LSTMConfig
     unrecorded: tuple[str, ...]
+    imitation: str = ""
 
 
 def assumptions(config: LSTMConfig, unrecorded: Collection[str]) -> str:

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     source, output = Path(args.input), Path(args.output)
     for written in (output, job.parts_folder(output)):
         require_output(written, [source, *checkpoint_files(args.checkpoint)])
-    params, config, _ = load_selected(args)
+    params, config, *_ = load_selected(args)
     config = time_major(config)
     batch_size = positive_int("--batch-size", args.batch_size)
     long = sequences = None

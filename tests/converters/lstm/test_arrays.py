@@ -86,14 +86,14 @@ def test_arguments_override_hints() -> None:
     hints = {"a.": {"batch_first": True, "dropout": 0.5}, "b.": {"dropout": 0.25}}
 
     for prefix, batch_first, dropout in (("a", True, 0.5), ("b", False, 0.25)):
-        arrays, hinted, unrecorded = select_lstm(both, prefix=prefix, hints=hints)
+        arrays, hinted, unrecorded, _ = select_lstm(both, prefix=prefix, hints=hints)
         assert unrecorded == (() if prefix == "a" else ("batch_first",))
         assert list(arrays) == list(param_shapes(config))
         assert (hinted.batch_first, hinted.dropout) == (batch_first, dropout)
         changed = with_fields(hinted, batch_first=not batch_first, dropout=0.0)
         assert (changed.batch_first, changed.dropout) == (not batch_first, 0.0)
         assert with_fields(hinted, batch_first=None, dropout=None) == hinted
-    assert select_lstm(both, prefix="a")[1:] == (config, ("batch_first", "dropout"))
+    assert select_lstm(both, prefix="a")[1:] == (config, ("batch_first", "dropout"), "")
 
 
 def test_a_cell_has_neither_batch_first_nor_dropout() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from flax import nnx
 from torch.nn.utils import parametrizations
 
 import jaxlstm
+from jaxlstm.cli.inspect import describe
 
 
 class ForgetFirst(torch.nn.Module):
@@ -34,7 +37,7 @@ def outer(part: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize("suffix", ["_l0", ""])
 def test_another_class_is_named(nested: bool, suffix: str) -> None:
     module = ForgetFirst(suffix)
-    with pytest.warns(jaxlstm.PortingWarning, match=r"is a .*\.ForgetFirst, not a torch\.nn\.LSTM") as caught:
+    with pytest.warns(jaxlstm.PortingWarning, match=r"is a .*\.ForgetFirst; its parameters") as caught:
         jaxlstm.from_torch(outer(module) if nested else module)
     assert caught[0].filename == __file__
 
@@ -69,12 +72,50 @@ def test_only_the_chosen_module_counts() -> None:
         jaxlstm.from_torch(both, prefix="a")
 
 
+class DerivedCell(torch.nn.LSTMCell):
+    pass
+
+
+@pytest.mark.parametrize("prefix", ["", "rnn"])
+def test_the_class_in_a_file_of_a_module(prefix: str, tmp_path: Path) -> None:
+    path = tmp_path / "module.pt"
+    torch.save(outer(ForgetFirst()) if prefix else ForgetFirst(), path)
+    expected = r"is a tests\..*\.ForgetFirst; its parameters"
+    with pytest.warns(jaxlstm.PortingWarning, match=expected) as caught:
+        jaxlstm.load(path, batch_first=False)
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(jaxlstm.PortingWarning, match=expected):
+        jaxlstm.from_torch(jaxlstm.read_checkpoint(path))
+    (warning,) = describe(str(path))["warnings"]
+    name = "rnn." if prefix else "(root)"
+    assert re.match(f"{re.escape(name)}: the torch module {expected}", warning)
+
+
+@pytest.mark.parametrize(
+    ("module", "named"),
+    [
+        (torch.nn.LSTM(3, 5), False),
+        (torch.nn.LSTMCell(3, 5), False),
+        (Subclass(3, 5), False),
+        (torch.nn.DataParallel(torch.nn.LSTM(3, 5)), False),
+        (DerivedCell(3, 5), True),  # a file does not tell a derived cell from a foreign one
+        (torch.nn.GRU(3, 5), False),
+    ],
+)
+def test_classes_in_files(module: torch.nn.Module, named: bool, tmp_path: Path) -> None:
+    torch.save(module, tmp_path / "module.pt")
+    hints = jaxlstm.read_checkpoint(tmp_path / "module.pt").hints
+    assert any("imitation" in hint for hint in hints.values()) is named
+
+
+@pytest.mark.parametrize("from_file", [False, True])
 @pytest.mark.parametrize("right", [False, True])
-def test_a_whole_model(right: bool) -> None:
+def test_a_whole_model(right: bool, from_file: bool, tmp_path: Path) -> None:
     model = nnx.Dict({"rnn": jaxlstm.nnx.LSTM(3, 5, batch_first=True, rngs=nnx.Rngs(0))})
     theirs = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 5, batch_first=True) if right else ForgetFirst()})
+    torch.save(theirs, tmp_path / "module.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jaxlstm.PortingWarning)
-        result = jaxlstm.load_state_dict(model, theirs)
-    named = [line for line in result.warnings if line.startswith("rnn: ") and ".ForgetFirst, not a" in line]
+        result = jaxlstm.load_state_dict(model, tmp_path / "module.pt" if from_file else theirs)
+    named = [line for line in result.warnings if line.startswith("rnn: ") and ".ForgetFirst; its" in line]
     assert len(named) == (not right)

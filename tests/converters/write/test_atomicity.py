@@ -38,7 +38,7 @@ def constant_params(value: float) -> dict[str, np.ndarray]:
 
 def read_constant(path: Path) -> float:
     """Load the file and return the value of all its elements."""
-    params, config, _ = read_lstm(path)
+    params, config, *_ = read_lstm(path)
     assert config == CONFIG
     (value,) = {float(v) for p in params.values() for v in np.unique(p)}
     return value

@@ -45,7 +45,7 @@ def test_round_trip(format: str, config: LSTMConfig, dtype: Any, tmp_path: Path)
     path = tmp_path / FORMATS[format]
     save(path, random_params(config, dtype, seed=1), config)
     save(path, params, config)  # replaces a file of save
-    back, config_back, _ = read_lstm(path)
+    back, config_back, *_ = read_lstm(path)
     assert config_back == config
     assert same_bits(back, params)
     with jax.enable_x64(dtype is np.float64):
@@ -88,7 +88,7 @@ def test_torch_reads_a_torch_file(config: LSTMConfig, dtype: Any, tmp_path: Path
         else torch.nn.LSTM(4, 5, 2, batch_first=True, proj_size=3)
     )
     module.load_state_dict({n.removeprefix("encoder."): t for n, t in theirs.items()}, strict=True)
-    back, config_back, _ = read_lstm(path)
+    back, config_back, *_ = read_lstm(path)
     assert same_bits(back, params)
     assert config_back == config
 

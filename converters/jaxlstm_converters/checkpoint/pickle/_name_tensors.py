@@ -12,7 +12,7 @@ from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
 from ..io.tensor import Tensor
 from .machine import PickleMachine
-from .modules import Member, module_members
+from .modules import Member, module_hints, module_members
 from .values import GlobalName, NumpyArray, Placeholder, UnsupportedTensor
 
 MAX_DEPTH = 200
@@ -178,24 +178,20 @@ class _Walk:
         return None
 
     def _keep_hints(self, module: Placeholder, name: str) -> None:
-        """Store the attributes of an LSTM module that its parameters do not determine."""
-        state = module.state
-        if not isinstance(state, dict) or type(state.get("batch_first")) is not bool:
+        """Store what the parameters of an LSTM module do not determine."""
+        hint = module_hints(module)
+        if not hint:
             return
-        dropout = state.get("dropout", 0.0)
-        if type(dropout) not in (int, float):
-            return
-        self._pay_for_name(420 + len(name))
-        if 0 <= dropout <= 1:
-            self.checkpoint.hints[name and f"{name}."] = {
-                "batch_first": state["batch_first"],
-                "dropout": float(dropout),
-            }
-        else:
+        self._pay_for_name(620 + len(name))
+        dropout = hint.get("dropout", 0)
+        if not 0 <= dropout <= 1:
             self.checkpoint.warnings.append(
                 f"{printable(name)!r} has dropout {describe(dropout)}, expected 0 to 1; its dropout "
                 "and batch_first are ignored"
             )
+            del hint["batch_first"], hint["dropout"]
+        if hint:
+            self.checkpoint.hints[name and f"{name}."] = hint
 
 
 def _dict_members(value: dict[Any, Any]) -> Iterator[Member]:

@@ -24,6 +24,33 @@ def module_members(value: Placeholder) -> Iterator[Member] | None:
     return _members(state)
 
 
+def module_hints(value: Placeholder) -> dict[str, Any]:
+    """Return `batch_first`, `dropout` and the class of an LSTM, as `Checkpoint.hints` describes them."""
+    state = value.state
+    if not isinstance(state, dict):
+        return {}
+    hints: dict[str, Any] = {}
+    batch_first, dropout = state.get("batch_first"), state.get("dropout", 0.0)
+    if type(batch_first) is bool and type(dropout) in (int, float):
+        hints |= {"batch_first": batch_first, "dropout": dropout}
+    if _may_be_imitation(value.cls, state):
+        hints["imitation"] = str(value.cls)
+    return hints
+
+
+def _may_be_imitation(cls: GlobalName, state: dict[str, Any]) -> bool:
+    """Return True for a module with an LSTM's parameter names that is not known to be torch's.
+
+    A class derived from torch.nn.LSTM is known by attributes that torch sets. One derived from LSTMCell has
+    no such attributes, and counts as an imitation.
+    """
+    parameters = state.get("_parameters")
+    if not isinstance(parameters, dict) or cls.module.partition(".")[0] == "torch":
+        return False
+    has_names = any(type(name) is str and name.startswith("weight_ih") for name in parameters)
+    return has_names and not (state.get("mode") == "LSTM" and "_flat_weights_names" in state)
+
+
 def _members(state: dict[str, Any]) -> Iterator[Member]:
     non_persistent = set()
     for name in _set_items(state.get("_non_persistent_buffers_set")):
