@@ -74,11 +74,22 @@ def draw(problem: Problem, dtype: Any, seed: int = 0) -> tuple[LSTMConfig, dict,
     return config, params, inputs, state, lengths
 
 
+def nudged(inputs: Any, seed: int) -> Any:
+    """Move each number to an adjacent one, up or down at random."""
+    up = np.random.default_rng(seed).random(inputs.shape) < 0.5
+    return jnp.asarray(np.nextafter(np.asarray(inputs), np.where(up, np.inf, -np.inf).astype(inputs.dtype)))
+
+
 def values_and_gradients(
-    problem: Problem, dtype: Any, backend: str, compiler_options: dict | None = None
+    problem: Problem, dtype: Any, backend: str, compiler_options: dict | None = None, nudge: int | None = None
 ) -> Any:
-    """Return the gradients of a nonlinear loss by all arguments, the outputs and the last state."""
+    """Return the gradients of a nonlinear loss by all arguments, the outputs and the last state.
+
+    A ``nudge`` is the seed with which the inputs are :func:`nudged`.
+    """
     config, params, inputs, state, lengths = draw(problem, dtype)
+    if nudge is not None:
+        inputs = nudged(inputs, nudge)
 
     @partial(jax.jit, compiler_options=compiler_options)
     def run(params: Any, inputs: Any, state: Any) -> Any:
