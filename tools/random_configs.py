@@ -109,6 +109,7 @@ def is_wrong(config: Config, error: float) -> bool:
     return not error <= TOLERANCE[config.dtype] and not error <= 3 * sensitivity_of(config)
 
 
+@functools.cache
 def sensitivity_of(config: Config) -> float:
     """Return the largest change of the scan's results over ``NUDGES`` nudges of the inputs."""
     problem, dtype = config.problem, jnp.dtype(config.dtype)
