@@ -111,7 +111,7 @@ def _require_writable(args: argparse.Namespace) -> None:
 
 
 class _Subject(NamedTuple):
-    """What is checked: its name, its config or program, and (device, progress) -> reports by dtype."""
+    """The port or program to check, with a function (device, progress) -> reports by dtype."""
 
     name: str
     value: Any

@@ -67,6 +67,14 @@ def test_whole_module(tmp_path: Path, foreign: Any, zipped: bool) -> None:
     assert ours.hints == {"lstm.": {"batch_first": True, "dropout": 0.25}}
 
 
+def test_an_integer_dropout_becomes_a_float(tmp_path: Path) -> None:
+    lstm = torch.nn.LSTM(3, 4)
+    lstm.dropout = 0
+    torch.save(lstm, tmp_path / "a.pt")
+    dropout = read_checkpoint(tmp_path / "a.pt").hints[""]["dropout"]
+    assert (type(dropout), dropout) == (float, 0.0)
+
+
 def test_module_in_a_dict(tmp_path: Path, foreign: Any) -> None:
     wrapped = torch.nn.DataParallel(foreign.Tagger())
     torch.save({"model": wrapped, "epoch": 1}, tmp_path / "a.pt")

@@ -74,7 +74,7 @@ def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
 
 
 def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:
-    """Return a state dict, and what a module records of its LSTMs, as ``Checkpoint.hints`` of a file."""
+    """Return the state dict of a module, and hints for its LSTMs in the form of ``Checkpoint.hints``."""
     if isinstance(source, Mapping):
         return source, {}
     if not callable(getattr(source, "state_dict", None)):

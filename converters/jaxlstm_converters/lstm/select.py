@@ -27,8 +27,7 @@ def select_lstm(
     Args:
       state_dict: name -> tensor or array.
       prefix: the LSTM, as for ``jaxlstm.from_torch``.
-      hints: prefix -> config fields that override what the state dict implies, and "imitation" as in
-        ``Checkpoint.hints``.
+      hints: prefix -> settings in the form of ``Checkpoint.hints``; they override the state dict.
       progress: called before each tensor is read.
     """
     found = survey(state_dict)

@@ -178,15 +178,16 @@ class _Walk:
         return None
 
     def _keep_hints(self, module: Placeholder, name: str) -> None:
-        """Store what the parameters of an LSTM module do not determine."""
+        """Store the settings and the class of an LSTM module."""
         hint = module_hints(module)
         if not hint:
             return
         self._pay_for_name(620 + len(name))
-        dropout = hint.get("dropout", 0)
-        if not 0 <= dropout <= 1:
+        if "dropout" in hint and 0 <= hint["dropout"] <= 1:
+            hint["dropout"] = float(hint["dropout"])
+        elif "dropout" in hint:
             self.checkpoint.warnings.append(
-                f"{printable(name)!r} has dropout {describe(dropout)}, expected 0 to 1; its dropout "
+                f"{printable(name)!r} has dropout {describe(hint['dropout'])}, expected 0 to 1; its dropout "
                 "and batch_first are ignored"
             )
             del hint["batch_first"], hint["dropout"]
