@@ -28,6 +28,7 @@ if X86:
 # Only Linux lets a process request the AMX registers.
 if X86 and sys.platform == "linux":
     INSTRUCTION_SETS["amx"] = [*INSTRUCTION_SETS["avx512_bf16"], "-mamx-tile", "-mamx-bf16"]
+    INSTRUCTION_SETS["amx_float16"] = [*INSTRUCTION_SETS["amx"], "-DJAXLSTM_FLOAT16_TILES"]
 
 
 class BuildKernel(build_ext):

@@ -203,7 +203,7 @@ def test_threads_do_not_change_the_bits(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_info_reports_the_products(instruction_set: str) -> None:
-    expected = "bfloat16" if instruction_set in ("amx", "avx512_bf16") else "float32"
+    expected = "bfloat16" if instruction_set in ("amx", "amx_float16", "avx512_bf16") else "float32"
     about = info()
     assert about["dtypes"] == ("float32", "float64", "bfloat16", "float16")
     assert about["products"] == {

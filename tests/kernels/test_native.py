@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -52,15 +53,22 @@ def test_rms_error_is_not_larger_than_the_scan() -> None:
     assert native <= 1.05 * scan
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512", "avx512_bf16", "amx"])
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Use an instruction set, or skip the test if this machine lacks it."""
     handle = library().handle
     assert handle is not None
     default = library().instruction_set
-    if not handle.jaxlstm_use_instruction_set(request.param.encode()):
-        pytest.skip(f"this processor or build has no {request.param}")
-    yield request.param
+    if not handle.jaxlstm_use_instruction_set(name.encode()):
+        pytest.skip(f"this processor or build has no {name}")
+    yield
     handle.jaxlstm_use_instruction_set(default.encode())
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512", "avx512_bf16", "amx", "amx_float16"])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    with using(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("problem", [ODD[3], ODD[4], ODD[6]], ids=str)
@@ -97,7 +105,7 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     """
     config, params, inputs, state, _ = draw(Problem(12, 29, 20, 70), jnp.float32)
     whole, last = lstm(params, inputs, state, config=config, backend="native")
-    amx = library().instruction_set == "amx"
+    amx = library().instruction_set.startswith("amx")
     few = (slice(0, 1), slice(3, 5), slice(4, 8), slice(10, 17))
     for rows in (slice(0, 12), slice(0, 16), slice(3, 27)) if amx else few:
         state_part = type(state)(*(leaf[:, rows] for leaf in state))
@@ -142,14 +150,15 @@ def test_batches_that_use_amx() -> None:
         assert pays(valid, time, batch) == pays(None, time, used_rows)
 
 
-@pytest.fixture
-def amx() -> None:
-    if library().instruction_set != "amx":
-        pytest.skip("this processor or build has no AMX")
+@pytest.fixture(params=["amx", "amx_float16"])
+def amx(request: pytest.FixtureRequest) -> Iterator[str]:
+    with using(request.param):
+        yield request.param
 
 
 AMX_SHAPES = [
     Problem(5, 16, 1, 7),  # one block of rows; the other sizes are smaller than a tile
+    Problem(6, 16, 26, 70),  # short sums
     Problem(9, 29, 40, 130, ragged=True, bidirectional=True),  # two blocks, the last partly filled
     Problem(21, 48, 33, 70, bias=False, bidirectional=True),  # three blocks, several chunks ahead
     Problem(4, 16, 600, 530),  # sums longer than one chain
@@ -158,7 +167,7 @@ AMX_SHAPES = [
 
 
 @pytest.mark.parametrize("problem", AMX_SHAPES, ids=str)
-def test_amx_has_float32_accuracy(amx: None, problem: Problem) -> None:
+def test_amx_has_float32_accuracy(amx: str, problem: Problem) -> None:
     """The RMS errors to float64 of values and gradients are at most the plain scan's.
 
     The gradients of biases are sums without products. The kernel's have on average 1.2 times the error of
@@ -176,7 +185,7 @@ def test_amx_has_float32_accuracy(amx: None, problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25, jnp.inf, jnp.nan])
-def test_amx_falls_back_to_float32(amx: None, scale: float) -> None:
+def test_amx_falls_back_to_float32(amx: str, scale: float) -> None:
     """Operands outside 2^-60 to 2^60 give the same bits as AVX-512."""
     config, params, inputs, state, _ = draw(Problem(6, 20, 24, 40), jnp.float32)
     state = jax.tree.map(jnp.zeros_like, state)
@@ -188,15 +197,50 @@ def test_amx_falls_back_to_float32(amx: None, scale: float) -> None:
         return outputs, pull(scale * jnp.ones_like(outputs))
 
     actual = outputs_and_gradient(scaled)
-    handle = library().handle
-    assert handle is not None
-    assert handle.jaxlstm_use_instruction_set(b"avx512")
-    try:
+    with using("avx512"):
         expected = outputs_and_gradient(scaled)
-    finally:
-        handle.jaxlstm_use_instruction_set(b"amx")
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, e)
+
+
+def accuracy(params: dict, inputs: Any, state: Any, config: Any) -> tuple[float, float]:
+    """Return the RMS errors of the native kernel's and the scan's outputs, relative to those of each row."""
+
+    def outputs(backend: str, dtype: Any) -> np.ndarray:
+        cast = jax.tree.map(lambda a: jnp.asarray(a, dtype), (params, inputs, state))
+        return np.asarray(lstm(*cast, config=config, backend=backend)[0], np.float64)
+
+    with jax.enable_x64(True):
+        truth = outputs("scan", jnp.float64)
+    size = np.sqrt(np.mean(truth**2, axis=(0, 2), keepdims=True))
+    native, scan = (rms(outputs(b, jnp.float32) / size, truth / size) for b in ("native", "scan"))
+    return native, scan
+
+
+@pytest.mark.parametrize(
+    ("problem", "units", "rows", "weights", "first_state"),
+    [
+        (Problem(20, 20, 40, 130), 1e6, 0, 1, 1),  # inputs in units that differ by 1e12, and weights to match
+        (Problem(20, 20, 40, 130), 1, 1e-3, 1, 1),  # rows whose inputs differ by 1e5
+        (Problem(20, 20, 40, 130), 1, 0, 1e-4, 0),
+        (Problem(2, 20, 256, 256), 1, 0, 30, 1),
+        (Problem(20, 20, 40, 130), 1, 0, 1, 30),  # too large a state for the scales of float16
+        (Problem(20, 20, 40, 130, bias=False), 1, 0, 1e-6, 0),  # outputs too small for them
+    ],
+)
+def test_accuracy_at_unusual_scales(
+    amx: str, problem: Problem, units: float, rows: float, weights: float, first_state: float
+) -> None:
+    config, params, inputs, state, _ = draw(problem, jnp.float32)
+    of_input = units ** jnp.linspace(-1, 1, problem.input_size)
+    inputs *= of_input
+    if rows:
+        inputs *= (rows ** jnp.linspace(0, 1.7, problem.batch))[:, None]
+    params = {name: weights * value for name, value in params.items()}
+    params["weight_ih_l0"] /= of_input
+    state = jax.tree.map(lambda leaf: first_state * leaf, state)
+    native, scan = accuracy(params, inputs, state, config)
+    assert native <= 1.1 * max(scan, 2.0**-25)
 
 
 def test_nan_and_inf_stay_in_their_row() -> None:

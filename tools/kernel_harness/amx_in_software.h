@@ -2,7 +2,8 @@
 //
 // With the compiler option `-include amx_in_software.h`, the AMX kernels call these functions instead of the
 // intrinsics, and run on any processor with AVX-512. Every tile has 16 rows of 64 bytes. Sums are added and rounded in
-// the order of Intel's definition of TDPBF16PS. Subnormal bfloat16 flush to zero, but subnormal sums do not.
+// the order of Intel's definition of TDPBF16PS and TDPFP16PS. Subnormal bfloat16 flush to zero, but subnormal float16
+// and subnormal sums do not.
 #pragma once
 #define JAXLSTM_AMX_IN_SOFTWARE 1
 
@@ -24,16 +25,29 @@ inline void software_store(int tile, void* to, long stride) {
   for (int r = 0; r < 16; r++) std::memcpy(static_cast<char*>(to) + r * stride, software_tiles[tile][r], 64);
 }
 
+// Widens the first or the second numbers of pairs.
+struct SoftwareBfloat16 {
+  static __m512 first(__m512i pairs) { return (__m512)_mm512_slli_epi32(pairs, 16); }
+  static __m512 second(__m512i pairs) {
+    return (__m512)_mm512_and_si512(pairs, _mm512_set1_epi32(int(0xffff0000)));
+  }
+};
+struct SoftwareFloat16 {
+  static __m512 first(__m512i pairs) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs)); }
+  static __m512 second(__m512i pairs) { return first(_mm512_srli_epi32(pairs, 16)); }
+};
+
 // Adds the product of a and b to tile `to`: row r += sum over k of a[r][k] b[k], where a[r][k] and b[k] are pairs. The
 // first and second numbers of the pairs have separate sums.
+template <class Format>
 inline void software_multiply(int to, int a, int b) {
   for (int r = 0; r < 16; r++) {
     __m512 first = _mm512_setzero_ps(), second = first;
     for (int k = 0; k < 16; k++) {
       const __m512i left = _mm512_set1_epi32(int(software_tiles[a][r][k]));
-      const __m512i right = _mm512_load_si512(software_tiles[b][k]), high = _mm512_set1_epi32(int(0xffff0000));
-      first = _mm512_fmadd_ps((__m512)_mm512_slli_epi32(left, 16), (__m512)_mm512_slli_epi32(right, 16), first);
-      second = _mm512_fmadd_ps((__m512)_mm512_and_si512(left, high), (__m512)_mm512_and_si512(right, high), second);
+      const __m512i right = _mm512_load_si512(software_tiles[b][k]);
+      first = _mm512_fmadd_ps(Format::first(left), Format::first(right), first);
+      second = _mm512_fmadd_ps(Format::second(left), Format::second(right), second);
     }
     const __m512 sum = _mm512_add_ps(first, second);
     _mm512_store_ps(software_tiles[to][r], _mm512_add_ps(_mm512_load_ps(software_tiles[to][r]), sum));
@@ -63,6 +77,7 @@ inline __m256i software_bfloat16(__m512 values) {
 #define _tile_zero software_zero
 #define _tile_loadd software_load
 #define _tile_stored software_store
-#define _tile_dpbf16ps software_multiply
+#define _tile_dpbf16ps software_multiply<SoftwareBfloat16>
+#define JAXLSTM_DPFP16PS software_multiply<SoftwareFloat16>
 #define _mm512_cvtneps_pbh software_bfloat16
 #endif

@@ -14,13 +14,15 @@ CPU_FLAGS = Path("/proc/cpuinfo")
 OPTIONS = ["-std=c++17", "-w", "-fno-math-errno", "-fno-trapping-math"]
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
+AMX = ["-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 BASELINE: dict[str, list[str]] = {"baseline": []}
 ON_X86 = {
     **BASELINE,
     "avx2": ["-march=x86-64-v3"],
     "avx512": ["-march=x86-64-v4"],
     "avx512_bf16": ["-march=x86-64-v4", "-mavx512bf16"],
-    "amx": ["-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "amx": AMX,
+    "amx_float16": [*AMX, "-DJAXLSTM_FLOAT16_TILES"],
 }
 """Compiler options of each instruction set."""
 

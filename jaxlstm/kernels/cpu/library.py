@@ -51,7 +51,7 @@ class Library(NamedTuple):
 
     @property
     def instruction_set(self) -> str:
-        """The instruction set in use: "amx", "avx512_bf16", "avx512", "avx2" or "baseline"."""
+        """The name of the instruction set in use, one of those in instruction_sets.h."""
         assert self.handle is not None
         return self.handle.jaxlstm_instruction_set().decode()
 
@@ -102,7 +102,7 @@ def _loaded() -> Library:
     except jax.errors.JaxRuntimeError as error:  # XLA's FFI has another version
         cause = str(error).splitlines()[0]
         return Library(None, f"built for a version of JAX other than {jax.__version__}: {cause}")
-    if _is_off(AMX_SWITCH) and Library(handle, "").instruction_set == "amx":
+    if _is_off(AMX_SWITCH) and Library(handle, "").instruction_set in ("amx", "amx_float16"):
         handle.jaxlstm_use_instruction_set(b"avx512_bf16")  # which every processor with AMX has
     return Library(handle, f"loaded from {path}")
 

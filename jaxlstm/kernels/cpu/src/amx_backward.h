@@ -13,15 +13,16 @@ namespace {
 template <class T>
 struct AmxBackwardPass : BackwardPass<T> {
   typedef BackwardPass<T> Base;
+  typedef Bfloat16Parts<T> P;
   using Base::L, Base::p, Base::states, Base::state_panels, Base::gate_rows, Base::grad_h, Base::scratch_bytes;
   using Base::differentiate_cell, Base::finish, Base::is_valid, Base::panel_row, Base::prefetch_grad_y, Base::prepare,
       Base::time_of;
   const bool use_amx = amx_is_faster(used_rows(p.valid, p.time, p.batch)) && !p.weight_hr;
   const long row_tiles = ceil_divide(p.batch, 16);
   const long gate_k_tiles = ceil_divide(p.hidden_size, kTileDepth), depth = 4 * gate_k_tiles * kTileDepth;
-  RightOperand<T> right;         // W_hh, each gate padded to whole k tiles
-  LeftOperand<T> left_grads[2];  // grad_gates of the current step and of the step that follows it
-  LeftOperand<T> left_errors{};  // in bfloat16, the rounding errors of the first step
+  RightOperand<P> right;         // W_hh, each gate padded to whole k tiles
+  LeftOperand<P> left_grads[2];  // grad_gates of the current step and of the step that follows it
+  LeftOperand<P> left_errors{};  // in bfloat16, the rounding errors of the first step
   float* sums;                   // [panel][row tile][4][16][16]
   uint32_t* magnitudes;
   Range my_rows;  // of this thread
@@ -29,9 +30,9 @@ struct AmxBackwardPass : BackwardPass<T> {
   AmxBackwardPass(const BackwardArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
     if (!use_amx) return;
     Arena arena(scratch, scratch_bytes);
-    right = RightOperand<T>::take(arena, state_panels, depth);
-    for (LeftOperand<T>& left : left_grads) left = LeftOperand<T>::take(arena, row_tiles, depth);
-    if constexpr (kIsHalf<T>) left_errors = LeftOperand<T>::take(arena, row_tiles, depth);
+    right = RightOperand<P>::take(arena, state_panels, depth);
+    for (LeftOperand<P>& left : left_grads) left = LeftOperand<P>::take(arena, row_tiles, depth);
+    if constexpr (kIsHalf<T>) left_errors = LeftOperand<P>::take(arena, row_tiles, depth);
     sums = arena.take<float>(state_panels * row_tiles * 4 * kResultSize);
     magnitudes = arena.take<uint32_t>(Magnitudes<T>::kSize);
     scratch_bytes = arena.used();
@@ -71,7 +72,7 @@ struct AmxBackwardPass : BackwardPass<T> {
     };
     check(p.grad_y, p.time * p.batch * p.h_size);
     check(p.grad_h_n, p.batch * p.h_size), check(p.grad_c_n, p.batch * p.hidden_size);
-    for (const LeftOperand<T>& left : left_grads) left.clear(depth, thread, threads);
+    for (const LeftOperand<P>& left : left_grads) left.clear(depth, thread, threads);
     if (left_errors.tiles) left_errors.clear(depth, thread, threads);
     Magnitudes<T> all(magnitudes);
     all.record(thread, gradients, weights);
@@ -81,7 +82,7 @@ struct AmxBackwardPass : BackwardPass<T> {
 
   // As in the forward pass, if the numbers of row tiles balance.
   bool shares_rows(int threads) const {
-    const long weight_bytes = RightOperand<T>::size(state_panels, right.k_tiles) * sizeof(TileBits);
+    const long weight_bytes = RightOperand<P>::size(state_panels, right.k_tiles) * sizeof(TileBits);
     const long by_rows = ceil_divide(row_tiles, threads) * state_panels;
     const long by_panels = row_tiles * ceil_divide(state_panels, threads);
     return threads > 1 && sharing_backward_rows_is_faster(p.batch / threads, weight_bytes) &&
@@ -93,7 +94,7 @@ struct AmxBackwardPass : BackwardPass<T> {
   // As BackwardPass::step.
   void step_on_tiles(long s, Range panels) {
     const long first_tile = my_rows.begin / 16, tiles = ceil_divide(my_rows.size(), 16);
-    const LeftOperand<T> next = left_grads[(s + 1) & 1].from(first_tile);
+    const LeftOperand<P> next = left_grads[(s + 1) & 1].from(first_tile);
     Cells cells{*this, s};  // of the panel that was multiplied before
     for (long i = panels.begin; i < panels.end; i++) {
       const long panel = s & 1 ? panels.begin + panels.end - 1 - i : i;
@@ -112,7 +113,7 @@ struct AmxBackwardPass : BackwardPass<T> {
     AmxBackwardPass& pass;
     const long s;
     const long vectors = 4 * pass.my_rows.size();
-    const long calls = interleaved_calls<T>(ceil_divide(pass.my_rows.size(), 16), pass.right.k_tiles);
+    const long calls = interleaved_calls<P>(ceil_divide(pass.my_rows.size(), 16), pass.right.k_tiles);
     const long per_call = ceil_divide(vectors, calls), calls_per_vector = calls > vectors ? calls / vectors : 1;
     long panel = 0, next = vectors, waited = 0;
 

@@ -12,7 +12,7 @@ namespace {
 
 // The cells of some rows, from a multiple of 16 on, of one panel after another. `calls` is how often `advance` is
 // called per panel.
-template <class Pass, class T>
+template <class Pass, class T, class P>
 class AmxCells {
  public:
   AmxCells(Pass& pass, long s, Range rows, long calls)
@@ -20,9 +20,9 @@ class AmxCells {
         stages_per_call_(ceil_divide(rows.size() * kStages, calls)) {}
 
   // Begins with the cells of a panel. W_ih x is at `by_x` from row `row_ahead` on, and W_hh h of the first row at
-  // `by_h`, both [row tile][gate][16][16].
-  void start(long panel, long row_ahead, const float* by_x, const float* by_h) {
-    panel_ = panel, row_ = rows_.begin, row_ahead_ = row_ahead;
+  // `by_h`, both [row tile][gate][16][16]. The scale of row r of W_ih x is unscale_x[r], if there are scales.
+  void start(long panel, long row_ahead, const float* by_x, const float* by_h, const float* unscale_x) {
+    panel_ = panel, row_ = rows_.begin, row_ahead_ = row_ahead, unscale_x_ = unscale_x;
     x_ = by_x + row_ahead / 16 * 4 * kResultSize + row_ahead % 16 * 16, h_ = by_h;
     bias_ = pass_.bias + panel * 4 * kLanes<T>;
   }
@@ -53,6 +53,10 @@ class AmxCells {
     h_ += ++row_ % 16 ? 16 : 16 + 3 * kResultSize;
   }
   JAXLSTM_INLINE Floats sum(int v) const {
+    // Scales are powers of two, so it does not matter whether products and sums are fused.
+    if constexpr (kIsFloat16<P>)
+      return load(x_ + v * kResultSize) * unscale_x_[row_ahead_] + load(bias_ + v * kLanes<T>) +
+             load(h_ + v * kResultSize) * pass_.scale_h.unscale;
     return load(x_ + v * kResultSize) + load(bias_ + v * kLanes<T>) + load(h_ + v * kResultSize);
   }
 
@@ -74,6 +78,7 @@ class AmxCells {
   const long stages_per_call_;
   int stage_ = 0;
   const float *x_ = nullptr, *h_ = nullptr, *bias_ = nullptr;  // the gates of the row: W_ih x, W_hh h and b
+  const float* unscale_x_ = nullptr;
   Floats i_, f_, g_, o_;
 };
 

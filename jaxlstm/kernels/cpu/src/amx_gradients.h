@@ -14,12 +14,13 @@ namespace {
 template <class T>
 struct AmxGradientsPass : GradientsPass<T> {
   typedef GradientsPass<T> Base;
+  typedef Bfloat16Parts<T> P;
   using Base::L, Base::p, Base::rows, Base::gates, Base::inputs, Base::input_panels, Base::scratch_bytes;
   using Base::h_before, Base::x_at;
   static constexpr long kDepth = kMaxChainTiles;    // k tiles per chunk
   static constexpr long kPanels = 4, kRowTiles = 16;  // panels or row tiles of grad_gates packed at a time
-  static constexpr long kPairSize = kDepth * 2 * kParts<T> * kTileSize;
-  static constexpr long kGateTilesSize = kRowTiles * kDepth * kParts<T> * kTileSize;
+  static constexpr long kPairSize = kDepth * 2 * P::kCount * kTileSize;
+  static constexpr long kGateTilesSize = kRowTiles * kDepth * P::kCount * kTileSize;
   static_assert(kPanels * 4 == kRowTiles, "both products use the same buffer");
   const bool use_amx = rows >= 64 && p.threads <= Magnitudes<T>::kMaxThreads;
   const PlainColumns gate_columns{gates};
@@ -30,7 +31,7 @@ struct AmxGradientsPass : GradientsPass<T> {
   const long row_tiles = 2 * ceil_divide(rows, 32 * row_groups);
   const long pairs = input_pairs + (p.grad_weight_hh ? ceil_divide(p.h_size, 32) : 0);
   TileBits* left;        // a chunk of [x | h]^T, [pair]
-  RightOperand<T> right;    // W_ih
+  RightOperand<P> right;    // W_ih
   TileBits* gate_tiles;  // packed tiles of grad_gates, [thread]
   // [pair][panel of gates][2][4][16][16] and [thread][panel of inputs][row tile][4][16][16]
   float *sums, *grad_x;
@@ -40,7 +41,7 @@ struct AmxGradientsPass : GradientsPass<T> {
     if (!use_amx) return;
     Arena arena(scratch, scratch_bytes);
     left = arena.take<TileBits>(pairs * kPairSize);
-    right = RightOperand<T>::take(arena, p.grad_x ? input_panels : 0, gates);
+    right = RightOperand<P>::take(arena, p.grad_x ? input_panels : 0, gates);
     gate_tiles = arena.take<TileBits>(p.threads * kGateTilesSize);
     sums = arena.take<float>(pairs * gate_panels * 8 * kResultSize);
     grad_x = arena.take<float>(p.grad_x ? p.threads * input_panels * kRowTiles * 4 * kResultSize : 0);
@@ -95,7 +96,7 @@ struct AmxGradientsPass : GradientsPass<T> {
   // Packs one tile of [x | h]^T: 16 columns of x or h, 32 rows.
   void pack_operand(long row, long pair, long k, long tile, OperandMagnitudes& magnitude) const {
     const long first = row + k * kTileDepth, count = rows - first;
-    const LeftOperand<T> to{left + pair * kPairSize, 2};
+    const LeftOperand<P> to{left + pair * kPairSize, 2};
     if (pair < input_pairs) {
       const long column = 32 * pair + 16 * tile;
       to.pack_columns([&](long r) { return x_at(first + r) + column; }, count, p.input_size - column, k, tile,
@@ -112,7 +113,7 @@ struct AmxGradientsPass : GradientsPass<T> {
     Floats sum[4] = {};
     for (long k = 0; k < depth; k++) {
       const long from = row + k * kTileDepth;
-      RightOperand<T>{to, kDepth}.pack_rows_and_sum(p.grad_gates + from * gates + 64 * panel, gates, rows - from,
+      RightOperand<P>{to, kDepth}.pack_rows_and_sum(p.grad_gates + from * gates + 64 * panel, gates, rows - from,
                                                  gates - 64 * panel, n, k, magnitude.grad_gates, sum);
     }
     for (int v = 0; v < 4; v++) {
@@ -125,7 +126,7 @@ struct AmxGradientsPass : GradientsPass<T> {
   float* sums_at(long pair, long panel) const { return sums + (pair * gate_panels + panel) * 8 * kResultSize; }
 
   void multiply_panels(long row, long depth, long first, long last, TileBits* packed) const {
-    const RightOperand<T> panels{packed, kDepth};
+    const RightOperand<P> panels{packed, kDepth};
     for (long pair = 0; pair < pairs; pair++) {
       const TileBits* next_pair = left + (pair + 1) % pairs * kPairSize;
       for (long panel = first; panel < last; panel++)
@@ -140,7 +141,7 @@ struct AmxGradientsPass : GradientsPass<T> {
             __builtin_prefetch(next_pair, 0, 2), __builtin_prefetch(next_pair + 32, 0, 2);
             next_pair += 64;
           };
-          multiply_half<RightOperand<T>>(LeftOperand<T>{left + pair * kPairSize, 2}, 1, panels.at(panel - first, 0, v),
+          multiply_half<RightOperand<P>>(LeftOperand<P>{left + pair * kPairSize, 2}, 1, panels.at(panel - first, 0, v),
                                          depth, results, prefetch, row > 0);
         }
     }
@@ -191,7 +192,7 @@ struct AmxGradientsPass : GradientsPass<T> {
   void pack_rows_tile(long stage, long stages, long i, TileBits* to, OperandMagnitudes& magnitude) const {
     const long depth = depth_of(stage, stages), k = i % depth, tile = i / depth;
     const long row = (stage / stages * row_tiles + tile) * 16, gate = (stage % stages * kDepth + k) * kTileDepth;
-    LeftOperand<T>{to, row_tiles}.pack_tile_of_rows([&](long r) { return p.grad_gates + (row + r) * gates + gate; },
+    LeftOperand<P>{to, row_tiles}.pack_tile_of_rows([&](long r) { return p.grad_gates + (row + r) * gates + gate; },
                                                     rows - row, gates - gate, k, tile, magnitude.grad_gates);
   }
 
@@ -201,10 +202,10 @@ struct AmxGradientsPass : GradientsPass<T> {
 
   void multiply_rows(long stage, long stages, int thread) const {
     const long first = stage % stages * kDepth, depth = depth_of(stage, stages);
-    const LeftOperand<T> packed{gate_tiles_of(thread), row_tiles};
+    const LeftOperand<P> packed{gate_tiles_of(thread), row_tiles};
     for (long panel = 0; panel < input_panels; panel++)
       for (int v = 0; v < 4 && inputs.template count<float>(panel, v); v += 2)
-        multiply_half<RightOperand<T>>(packed, row_tiles / 2, right.at(panel, first, v), depth,
+        multiply_half<RightOperand<P>>(packed, row_tiles / 2, right.at(panel, first, v), depth,
                                        [&](long tile) { return grad_x_at(thread, panel, tile) + v * kResultSize; },
                                        [] {}, first > 0);
   }

@@ -21,13 +21,13 @@ extern const InstructionSet instruction_set_baseline;
 extern const InstructionSet instruction_set_avx2, instruction_set_avx512, instruction_set_avx512_bf16;
 #endif
 #if defined(JAXLSTM_AMX)
-extern const InstructionSet instruction_set_amx;
+extern const InstructionSet instruction_set_amx, instruction_set_amx_float16;
 #endif
 
 // From fastest to slowest.
 constexpr const InstructionSet* kInstructionSets[] = {
 #if defined(JAXLSTM_AMX)
-    &instruction_set_amx,
+    &instruction_set_amx_float16, &instruction_set_amx,
 #endif
 #if defined(JAXLSTM_X86)
     &instruction_set_avx512_bf16, &instruction_set_avx512, &instruction_set_avx2,
@@ -69,8 +69,23 @@ inline bool supports_amx() {
 #endif
 }
 
+// Checks for AMX with float16. Every processor with AMX and AVX10 has it, but some virtual machines do not report it.
+inline bool supports_amx_float16() {
+#if defined(JAXLSTM_AMX_IN_SOFTWARE)
+  return supports_amx();
+#elif defined(JAXLSTM_AMX)
+  unsigned a, b, c, d;
+  if (!supports_amx() || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
+  const bool float16_tiles = a & (1u << 21), avx10 = d & (1u << 19);
+  return float16_tiles || avx10;
+#else
+  return false;
+#endif
+}
+
 inline bool runs_here(const InstructionSet& instruction_set) {
 #if defined(JAXLSTM_AMX)
+  if (&instruction_set == &instruction_set_amx_float16) return supports_amx_float16();
   if (&instruction_set == &instruction_set_amx) return supports_amx();
 #endif
 #if defined(JAXLSTM_X86)

@@ -10,14 +10,22 @@
 #include "amx_forward.h"
 #include "amx_gradients.h"
 #endif
+#if defined(JAXLSTM_FLOAT16_TILES)
+#include "amx_float16_forward.h"
+#endif
 
 namespace jaxlstm {
 namespace {
 
 // The passes for float32, and for bfloat16 where the processor multiplies it.
 #if defined(__AMX_BF16__)
+#if defined(JAXLSTM_FLOAT16_TILES)
+template <class T>
+using FastForward = std::conditional_t<kIsHalf<T>, AmxForwardPass<T>, AmxFloat16ForwardPass>;
+#else
 template <class T>
 using FastForward = AmxForwardPass<T>;
+#endif
 template <class T>
 using FastBackward = AmxBackwardPass<T>;
 template <class T>

@@ -1,0 +1,102 @@
+// Scales for operands of two float16 (amx_parts.h), which are accurate for magnitudes from 2^-2 to 2^16.
+//
+// All scales are powers of two, so scaling does not round. W x is computed as (W / D) (D x). D holds a power of two for
+// each column of W, its largest magnitude rounded down. So an element of D x is about as large as its largest effect on
+// W x, whatever the units of x. Each row of D x is then scaled so that its largest magnitude is from 2^14 to 2^15, and
+// W / D is scaled by 2^14. The error of an element is at most 2^-23 of it or, if that is more, 2^-40 of the largest
+// element of its row of D x, or of W / D.
+#pragma once
+#include "amx_range.h"
+#include "arena.h"
+#include "half_conversion.h"
+#include "work_sharing.h"
+
+namespace jaxlstm {
+namespace {
+
+// Returns the bits of 2^exponent.
+constexpr uint32_t power_of_two(int exponent) { return uint32_t(127 + exponent) << 23; }
+
+constexpr int kScaledExponent = 14;
+constexpr float kLargestState = 16;
+
+// The scale of a row of D x, and the scale of its products with W / D.
+struct RowScale {
+  float scale = 1, unscale = 1;
+
+  // Returns the scale of a row, given the bits of its largest magnitude.
+  static RowScale of(uint32_t largest) {
+    constexpr uint32_t kLeast = power_of_two(-90);  // below, 1 / scale could underflow
+    largest &= power_of_two(128);
+    if (largest < kLeast) largest = kLeast;
+    return {same_bits<float>(power_of_two(kScaledExponent) + power_of_two(0) - largest),
+            same_bits<float>(largest - 2 * (power_of_two(kScaledExponent) - power_of_two(0)))};
+  }
+};
+
+// The scales of the columns of W, padded to whole k tiles.
+struct ColumnScales {
+  float *of_x, *of_weights;  // D and 2^14 / D
+  static ColumnScales take(Arena& arena, long K) {
+    const long size = ceil_divide(K, kTileDepth) * kTileDepth;
+    return {arena.take<float>(size), arena.take<float>(size)};
+  }
+
+  // Finds the scales of a share of the columns of W, [rows][K].
+  void find(const float* weights, long rows, long K, int thread, int threads) const {
+    constexpr long kVectors = 8;
+    const Range mine = share_of({0, ceil_divide(K, kTileDepth) * 2}, thread, threads);
+    for (long first = mine.begin; first < mine.end; first += kVectors) {
+      Magnitude<float> largest[kVectors];
+      for (long row = 0; row < rows; row++)
+        for (long i = 0, k = 16 * first; i < kVectors; i++, k += 16)
+          largest[i].update(load_masked(weights + row * K + k, K - k));
+      for (long i = 0; i < minimum(kVectors, mine.end - first); i++) set(16 * (first + i), largest[i]);
+    }
+  }
+  // As find, of weights that are packed as panels of vectors (panel.h).
+  void find_in_panels(const float* weights, long panels, long K, int thread, int threads) const {
+    const Range mine = share_of({0, ceil_divide(K, kTileDepth) * 2}, thread, threads);
+    for (long vector = mine.begin; vector < mine.end; vector++) {
+      alignas(64) float magnitudes[16] = {};
+      for (long i = 0, k = 16 * vector; k < minimum(K, 16 * vector + 16); i++, k++) {
+        Magnitude<float> largest;
+        for (long panel = 0; panel < panels; panel++)
+          for (int v = 0; v < 4; v++) largest.update(load(weights + ((panel * K + k) * 4 + v) * 16));
+        magnitudes[i] = same_bits<float>(largest.bits());
+      }
+      Magnitude<float> largest;
+      largest.update(load(magnitudes));
+      set(16 * vector, largest);
+    }
+  }
+
+  // Returns the scale of a row of D x, and updates the magnitude of x.
+  RowScale of_row(const float* row, long K, Magnitude<float>& magnitude) const {
+    Magnitude<float> scaled;
+    for (long k = 0; k < K; k += 16) {
+      const Floats x = load_masked(row + k, K - k);
+      magnitude.update(x);
+      scaled.update(x * load(of_x + k));
+    }
+    return RowScale::of(scaled.bits());
+  }
+  // Returns the scale of rows of h, whose numbers are at most 1 or, in h_0, kLargestState.
+  RowScale of_states(long K) const {
+    Magnitude<float> largest;
+    for (long k = 0; k < K; k += 16) largest.update(kLargestState * load_masked(of_x + k, K - k));
+    return RowScale::of(largest.bits());
+  }
+
+ private:
+  void set(long k, const Magnitude<float>& largest) const {
+    const __m512i exponents = _mm512_and_si512(largest.lanes(), _mm512_set1_epi32(power_of_two(128)));
+    const __m512i powers = _mm512_max_epu32(exponents, _mm512_set1_epi32(power_of_two(-60)));
+    const __m512i scaled_one = _mm512_set1_epi32(power_of_two(kScaledExponent) + power_of_two(0));
+    store(of_x + k, (Floats)powers);
+    store(of_weights + k, (Floats)_mm512_sub_epi32(scaled_one, powers));
+  }
+};
+
+}  // namespace
+}  // namespace jaxlstm
