@@ -194,7 +194,7 @@ def test_amx_falls_back_to_float32(amx: str, scale: float) -> None:
     def outputs_and_gradient(x: Any) -> Any:
         run = lambda x: lstm(params, x, state, config=config, backend="native")[0]  # noqa: E731
         outputs, pull = jax.vjp(run, x)
-        return outputs, pull(scale * jnp.ones_like(outputs))
+        return jax.block_until_ready((outputs, pull(scale * jnp.ones_like(outputs))))
 
     actual = outputs_and_gradient(scaled)
     with using("avx512"):
@@ -241,6 +241,37 @@ def test_accuracy_at_unusual_scales(
     state = jax.tree.map(lambda leaf: first_state * leaf, state)
     native, scan = accuracy(params, inputs, state, config)
     assert native <= 1.1 * max(scan, 2.0**-25)
+
+
+def test_gradients_at_unusual_scales(amx: str) -> None:
+    """Gradients vanish over 40 steps, and inputs have units that differ by 1e12.
+
+    The RMS errors are relative to each column of a gradient of weights and each row of the inputs' gradient.
+    """
+    config, params, inputs, state, _ = draw(Problem(40, 64, 40, 130), jnp.float32)
+    of_input = 1e6 ** jnp.linspace(-1, 1, 40)
+    params["weight_ih_l0"] /= of_input
+
+    def gradients(backend: str, dtype: Any) -> list[np.ndarray]:
+        def last(params: Any, x: Any) -> Any:
+            return lstm(params, x, cast_state, config=config, backend=backend)[0][-1].sum()
+
+        cast_params, x, cast_state = jax.tree.map(
+            lambda a: jnp.asarray(a, dtype), (params, inputs * of_input, state)
+        )
+        of_params, of_x = jax.grad(last, argnums=(0, 1))(cast_params, x)
+        return [
+            np.asarray(g, np.float64) for g in (of_params["weight_ih_l0"], of_params["weight_hh_l0"], of_x)
+        ]
+
+    with jax.enable_x64(True):
+        truths = gradients("scan", jnp.float64)
+    assert rms(truths[2][0], 0) < 1e-6 * rms(truths[2][-1], 0)
+    for native, scan, truth, axis in zip(
+        gradients("native", jnp.float32), gradients("scan", jnp.float32), truths, (0, 0, 2), strict=True
+    ):
+        size = np.sqrt(np.mean(truth**2, axis=axis, keepdims=True))
+        assert rms(native / size, truth / size) <= 1.1 * rms(scan / size, truth / size)
 
 
 def test_nan_and_inf_stay_in_their_row() -> None:

@@ -175,8 +175,7 @@ struct AmxForwardPass : ForwardPass<T> {
     return magnitude;
   }
   JAXLSTM_INLINE Floats scaled_h(long k, Floats h) const {
-    if constexpr (kScales) return h * load(scales_hh.of_x + k) * scale_h.scale;
-    return h;
+    return kScales ? h * load(scales_hh.of_x + k) * scale_h.scale : h;
   }
 
   void pack_weights(int thread, int threads) {
@@ -199,13 +198,9 @@ struct AmxForwardPass : ForwardPass<T> {
                   const ColumnScales& scales) {
     if (!p.prepared)
       return to.pack_transposed(matrix, K, columns, panel, right, [&](long, long k, Floats v) {
-        if constexpr (kScales) return v * load(scales.of_weights + k);
-        return v;
+        return kScales ? v * load(scales.of_weights + k) : v;
       });
-    const auto scaling = [&](long k, Floats v) {
-      if constexpr (kScales) return v * scales.of_weights[k];
-      return v;
-    };
+    const auto scaling = [&](long k, Floats v) { return kScales ? v * scales.of_weights[k] : v; };
     constexpr long kWidth = 4 * L;
     const RightOperand<P> panel_only{to.at(panel, 0, 0), to.k_tiles};
     for (long k = 0; k < K; k += kTileDepth)

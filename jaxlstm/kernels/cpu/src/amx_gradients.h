@@ -6,23 +6,26 @@
 // all of the other operand. Columns of [x | h] are processed in pairs of row tiles: 32 columns of x or of h.
 #pragma once
 #include "amx_product.h"
+#include "amx_scales.h"
 #include "gradients.h"
 
 namespace jaxlstm {
 namespace {
 
-template <class T>
+// P: the parts of the operands (amx_parts.h).
+template <class T, class P = Bfloat16Parts<T>>
 struct AmxGradientsPass : GradientsPass<T> {
   typedef GradientsPass<T> Base;
-  typedef Bfloat16Parts<T> P;
   using Base::L, Base::p, Base::rows, Base::gates, Base::inputs, Base::input_panels, Base::scratch_bytes;
   using Base::h_before, Base::x_at;
+  static constexpr bool kScales = kIsFloat16<P>;
   static constexpr long kDepth = kMaxChainTiles;    // k tiles per chunk
   static constexpr long kPanels = 4, kRowTiles = 16;  // panels or row tiles of grad_gates packed at a time
   static constexpr long kPairSize = kDepth * 2 * P::kCount * kTileSize;
   static constexpr long kGateTilesSize = kRowTiles * kDepth * P::kCount * kTileSize;
   static_assert(kPanels * 4 == kRowTiles, "both products use the same buffer");
-  const bool use_amx = rows >= 64 && p.threads <= Magnitudes<T>::kMaxThreads;
+  // For shorter sums, float16 is less accurate than sums in float32.
+  const bool use_amx = rows >= (kScales ? 256 : 64) && (!kScales || gates >= 160) && p.threads <= Magnitudes<T>::kMaxThreads;
   const PlainColumns gate_columns{gates};
   const long gate_panels = gate_columns.template panels<float>(), gate_k_tiles = ceil_divide(gates, kTileDepth);
   const long input_pairs = p.grad_weight_ih ? ceil_divide(p.input_size, 32) : 0;
@@ -35,6 +38,11 @@ struct AmxGradientsPass : GradientsPass<T> {
   TileBits* gate_tiles;  // packed tiles of grad_gates, [thread]
   // [pair][panel of gates][2][4][16][16] and [thread][panel of inputs][row tile][4][16][16]
   float *sums, *grad_x;
+  // For kScales: the scales of the columns of [x | h] in a chunk, [pair][32]; of the columns of grad_gates in a chunk,
+  // [thread][kPanels][64]; of the rows of W_ih; and of the rows of grad_gates in a group, [thread][kRowTiles * 16].
+  LaneScales *column_scales, *gate_scales;
+  ColumnScales scales_ih;
+  RowScale* row_scales;
   uint32_t* magnitudes;
 
   AmxGradientsPass(const GradientsArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
@@ -45,24 +53,29 @@ struct AmxGradientsPass : GradientsPass<T> {
     gate_tiles = arena.take<TileBits>(p.threads * kGateTilesSize);
     sums = arena.take<float>(pairs * gate_panels * 8 * kResultSize);
     grad_x = arena.take<float>(p.grad_x ? p.threads * input_panels * kRowTiles * 4 * kResultSize : 0);
+    if (kScales) {
+      column_scales = arena.take<LaneScales>(pairs * 2), gate_scales = arena.take<LaneScales>(p.threads * kPanels * 4);
+      scales_ih = ColumnScales::take(arena, p.grad_x ? gates : 0);
+      row_scales = arena.take<RowScale>(p.threads * kRowTiles * 16);
+    }
     magnitudes = arena.take<uint32_t>(Magnitudes<T>::kSize);
     scratch_bytes = arena.used();
   }
 
   void run(int thread, int threads, Barrier& barrier) {
-    if (use_amx && run_on_tiles(thread, threads, barrier)) return;
+    if (run_on_tiles(thread, threads, barrier)) return;
     Base::run(thread, threads, barrier);  // overwrites all results
   }
 
- private:
-  struct OperandMagnitudes {
-    Magnitude<T> grad_gates, x, h, weight_ih;
-  };
-
-  // Returns false, with invalid results, if an operand was out of range.
+  // Returns false, with invalid results, if AMX is not faster or an operand was out of range.
   bool run_on_tiles(int thread, int threads, Barrier& barrier) {
+    if (!use_amx) return false;
     const TileRegisters registers;
     OperandMagnitudes magnitude;
+    if constexpr (kScales) {
+      if (p.grad_x) scales_ih.find_of_rows(p.weight_ih, gates, p.input_size, thread, threads);
+      barrier.wait();
+    }
     if (p.grad_x) pack_weights(thread, threads, magnitude);
     if (pairs || p.grad_bias) weight_gradients(thread, threads, barrier, magnitude);
     barrier.wait();
@@ -73,6 +86,11 @@ struct AmxGradientsPass : GradientsPass<T> {
     return all.in_range(threads);
   }
 
+ private:
+  struct OperandMagnitudes {
+    Magnitude<T> grad_gates, x, h, weight_ih;
+  };
+
   TileBits* gate_tiles_of(int thread) const { return gate_tiles + thread * kGateTilesSize; }
 
   void weight_gradients(int thread, int threads, Barrier& barrier, OperandMagnitudes& magnitude) {
@@ -80,41 +98,57 @@ struct AmxGradientsPass : GradientsPass<T> {
     for (long row = 0; row < rows; row += kDepth * kTileDepth) {
       const long depth = minimum(kDepth, ceil_divide(rows - row, kTileDepth));
       barrier.wait();  // the previous chunk is no longer read
-      for (long i = share(pairs * depth * 2, thread, threads); i < share(pairs * depth * 2, thread + 1, threads); i++)
-        pack_operand(row, i / (2 * depth), i / 2 % depth, i % 2, magnitude);
+      const Range mine = share_of({0, pairs * 2 * depth}, thread, threads);
+      LaneScales scales;
+      for (long i = mine.begin; i < mine.end; i++) {
+        const long tile = i / depth, k = i % depth;
+        if (kScales && (i == mine.begin || k == 0)) scales = scales_of_operand(row, tile);
+        if (kScales && k == 0) column_scales[tile] = scales;
+        pack_operand(row, tile, k, scales, magnitude);
+      }
       barrier.wait();
       for (long first = begin; first < end; first += kPanels) {
         const long last = minimum(end, first + kPanels);
         for (long panel = first; panel < last; panel++)
-          pack_gates(row, depth, panel, panel - first, gate_tiles_of(thread), magnitude);
-        multiply_panels(row, depth, first, last, gate_tiles_of(thread));
+          pack_gates(row, depth, panel, panel - first, thread, magnitude);
+        multiply_panels(row, depth, first, last, thread);
       }
     }
     for (long panel = begin; panel < end; panel++) store_panel(panel);
   }
 
-  // Packs one tile of [x | h]^T: 16 columns of x or h, 32 rows.
-  void pack_operand(long row, long pair, long k, long tile, OperandMagnitudes& magnitude) const {
-    const long first = row + k * kTileDepth, count = rows - first;
-    const LeftOperand<P> to{left + pair * kPairSize, 2};
-    if (pair < input_pairs) {
-      const long column = 32 * pair + 16 * tile;
-      to.pack_columns([&](long r) { return x_at(first + r) + column; }, count, p.input_size - column, k, tile,
-                      magnitude.x);
-    } else {
-      const long column = 32 * (pair - input_pairs) + 16 * tile;
-      to.pack_columns([&](long r) { return h_before(first + r) + column; }, count, p.h_size - column, k, tile,
-                      magnitude.h);
-    }
+  // Returns row r of 16 columns of x or h, from row `row` on.
+  const T* operand_at(long row, long tile, long r) const {
+    return tile < 2 * input_pairs ? x_at(row + r) + 16 * tile : h_before(row + r) + 16 * (tile - 2 * input_pairs);
   }
-
+  long operand_width(long tile) const {
+    return tile < 2 * input_pairs ? p.input_size - 16 * tile : p.h_size - 16 * (tile - 2 * input_pairs);
+  }
+  long chunk_rows(long row) const { return minimum(kDepth * kTileDepth, rows - row); }
+  LaneScales scales_of_operand(long row, long tile) const {
+    Magnitude<float> largest;
+    for (long r = 0; r < chunk_rows(row); r++) largest.update(load_masked(operand_at(row, tile, r), operand_width(tile)));
+    return LaneScales::of(largest);
+  }
+  // Packs one tile of [x | h]^T: 16 columns of x or h, 32 rows.
+  void pack_operand(long row, long tile, long k, const LaneScales& scales, OperandMagnitudes& magnitude) const {
+    const long first = row + k * kTileDepth;
+    const auto scaling = [&](Floats v) { return kScales ? v * scales.scale : v; };
+    LeftOperand<P>{left + tile / 2 * kPairSize, 2}.pack_columns(
+        [&](long r) { return operand_at(first, tile, r); }, rows - first, operand_width(tile), k, tile % 2,
+        tile < 2 * input_pairs ? magnitude.x : magnitude.h, scaling);
+  }
   // Packs a chunk of one panel of grad_gates, and adds it to grad_bias.
-  void pack_gates(long row, long depth, long panel, long n, TileBits* to, OperandMagnitudes& magnitude) const {
+  void pack_gates(long row, long depth, long panel, long n, int thread, OperandMagnitudes& magnitude) const {
     Floats sum[4] = {};
+    LaneScales* const scales = gate_scales_of(thread, n);
+    if (kScales) find_gate_scales(row, panel, scales);
+    const auto scaling = [&](int v, Floats x) { return kScales ? x * scales[v].scale : x; };
     for (long k = 0; k < depth; k++) {
       const long from = row + k * kTileDepth;
-      RightOperand<P>{to, kDepth}.pack_rows_and_sum(p.grad_gates + from * gates + 64 * panel, gates, rows - from,
-                                                 gates - 64 * panel, n, k, magnitude.grad_gates, sum);
+      RightOperand<P>{gate_tiles_of(thread), kDepth}.pack_rows_and_sum(
+          p.grad_gates + from * gates + 64 * panel, gates, rows - from, gates - 64 * panel, n, k, magnitude.grad_gates,
+          sum, scaling);
     }
     for (int v = 0; v < 4; v++) {
       const long width = gate_columns.template count<float>(panel, v);
@@ -123,10 +157,20 @@ struct AmxGradientsPass : GradientsPass<T> {
     }
   }
 
+  LaneScales* gate_scales_of(int thread, long n) const { return gate_scales + (thread * kPanels + n) * 4; }
+  void find_gate_scales(long row, long panel, LaneScales* scales) const {
+    Magnitude<float> largest[4];
+    for (long r = 0; r < chunk_rows(row); r++)
+      for (int v = 0; v < 4; v++)
+        largest[v].update(load_masked(p.grad_gates + (row + r) * gates + 64 * panel + 16 * v,
+                                      gates - 64 * panel - 16 * v));
+    for (int v = 0; v < 4; v++) scales[v] = LaneScales::of(largest[v]);
+  }
+
   float* sums_at(long pair, long panel) const { return sums + (pair * gate_panels + panel) * 8 * kResultSize; }
 
-  void multiply_panels(long row, long depth, long first, long last, TileBits* packed) const {
-    const RightOperand<P> panels{packed, kDepth};
+  void multiply_panels(long row, long depth, long first, long last, int thread) const {
+    const RightOperand<P> panels{gate_tiles_of(thread), kDepth};
     for (long pair = 0; pair < pairs; pair++) {
       const TileBits* next_pair = left + (pair + 1) % pairs * kPairSize;
       for (long panel = first; panel < last; panel++)
@@ -141,10 +185,32 @@ struct AmxGradientsPass : GradientsPass<T> {
             __builtin_prefetch(next_pair, 0, 2), __builtin_prefetch(next_pair + 32, 0, 2);
             next_pair += 64;
           };
-          multiply_half<RightOperand<P>>(LeftOperand<P>{left + pair * kPairSize, 2}, 1, panels.at(panel - first, 0, v),
-                                         depth, results, prefetch, row > 0);
+          const TileBits *a = left + pair * kPairSize, *b = panels.at(panel - first, 0, v);
+          if constexpr (kScales) {
+            alignas(64) float products[4 * kResultSize];
+            multiply_2_by_2<P, RightOperand<P>>(a, 2 * P::kCount * kTileSize, b, depth, products,
+                                                products + 2 * kResultSize, prefetch);
+            for (int tile = 0; tile < 2; tile++)
+              add_unscaled(results(tile), products + 2 * tile * kResultSize, column_scales[2 * pair + tile],
+                           gate_scales_of(thread, panel - first) + v, row > 0);
+          } else {
+            multiply_half<RightOperand<P>>(LeftOperand<P>{const_cast<TileBits*>(a), 2}, 1, b, depth, results, prefetch,
+                                           row > 0);
+          }
         }
     }
+  }
+
+  // Stores two tiles of products without their scales, or adds them.
+  static void add_unscaled(float* to, const float* products, const LaneScales& rows, const LaneScales* columns,
+                           bool adds) {
+    alignas(64) float unscale[16];
+    store(unscale, rows.unscale);
+    for (int v = 0; v < 2; v++)
+      for (int r = 0; r < 16; r++, to += 16, products += 16) {
+        const Floats sum = load(products) * unscale[r] * columns[v].unscale;
+        store(to, adds ? load(to) + sum : sum);
+      }
   }
 
   void store_panel(long panel) const {
@@ -168,7 +234,7 @@ struct AmxGradientsPass : GradientsPass<T> {
     for (long i = share(all, thread, threads); i < share(all, thread + 1, threads); i++) {
       const long k = i % gate_k_tiles, gate = k * kTileDepth;
       right.pack_rows(p.weight_ih + gate * p.input_size, p.input_size, gates - gate, inputs, i / gate_k_tiles, k,
-                      magnitude.weight_ih);
+                      magnitude.weight_ih, [&](long k, Floats v) { return kScales ? v * scales_ih.of_weights[k] : v; });
     }
   }
 
@@ -180,7 +246,7 @@ struct AmxGradientsPass : GradientsPass<T> {
     const long end = share(row_groups, thread + 1, threads) * stages;
     for (long stage = begin; stage < end; stage++) {
       for (long i = 0; i < tiles_of(stage, stages); i++)
-        pack_rows_tile(stage, stages, i, gate_tiles_of(thread), magnitude);
+        pack_rows_tile(stage, stages, i, thread, magnitude);
       multiply_rows(stage, stages, thread);
       if (stage % stages == stages - 1) store_rows(stage / stages, thread);
     }
@@ -189,13 +255,22 @@ struct AmxGradientsPass : GradientsPass<T> {
   long depth_of(long stage, long stages) const { return minimum(kDepth, gate_k_tiles - stage % stages * kDepth); }
   long tiles_of(long stage, long stages) const { return row_tiles * depth_of(stage, stages); }
 
-  void pack_rows_tile(long stage, long stages, long i, TileBits* to, OperandMagnitudes& magnitude) const {
+  void pack_rows_tile(long stage, long stages, long i, int thread, OperandMagnitudes& magnitude) const {
     const long depth = depth_of(stage, stages), k = i % depth, tile = i / depth;
-    const long row = (stage / stages * row_tiles + tile) * 16, gate = (stage % stages * kDepth + k) * kTileDepth;
-    LeftOperand<P>{to, row_tiles}.pack_tile_of_rows([&](long r) { return p.grad_gates + (row + r) * gates + gate; },
-                                                    rows - row, gates - gate, k, tile, magnitude.grad_gates);
+    const long first_gate = stage % stages * kDepth * kTileDepth, gate = first_gate + k * kTileDepth;
+    const long row = (stage / stages * row_tiles + tile) * 16;
+    const auto row_at = [&](long r) { return p.grad_gates + (row + r) * gates + gate; };
+    RowScale* const scales = row_scales_of(thread) + tile * 16;
+    if constexpr (kScales)
+      for (long r = 0; gate == 0 && r < minimum(16, rows - row); r++)
+        scales[r] = scales_ih.of_row(row_at(r), gates, magnitude.grad_gates);
+    LeftOperand<P>{gate_tiles_of(thread), row_tiles}.pack_tile_of_rows(
+        row_at, rows - row, gates - gate, k, tile, magnitude.grad_gates, [&](long r, long k, Floats v) {
+          return kScales ? v * load(scales_ih.of_x + first_gate + k) * scales[r].scale : v;
+        });
   }
 
+  RowScale* row_scales_of(int thread) const { return row_scales + thread * kRowTiles * 16; }
   float* grad_x_at(int thread, long panel, long tile) const {
     return grad_x + ((thread * input_panels + panel) * row_tiles + tile) * 4 * kResultSize;
   }
@@ -217,7 +292,8 @@ struct AmxGradientsPass : GradientsPass<T> {
         for (int v = 0; v < 4; v++) {
           const long width = inputs.template count<float>(panel, v), column = inputs.template first<float>(panel, v);
           const float* from = grad_x_at(thread, panel, r / 16) + v * kResultSize + r % 16 * 16;
-          if (width) store(p.grad_x + (first + r) * p.input_size + column, load(from), width);
+          const Floats sum = kScales ? load(from) * row_scales_of(thread)[r].unscale : load(from);
+          if (width) store(p.grad_x + (first + r) * p.input_size + column, sum, width);
         }
   }
 };

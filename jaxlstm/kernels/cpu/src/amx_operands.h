@@ -9,10 +9,12 @@ namespace jaxlstm {
 namespace {
 
 // What is packed may be scaled. scaling(r, k, v) returns the scaled numbers v, which row r of a tile has from k on;
-// scaling(k, v) returns those that row k of a right operand has.
+// scaling(k, v) returns those that row k of a right operand has, scaling(v) and scaling(n, v) those of 16 columns, or of
+// the nth 16 columns of a panel.
 struct Unscaled {
   JAXLSTM_INLINE Floats operator()(long, long, Floats v) const { return v; }
   JAXLSTM_INLINE Floats operator()(long, Floats v) const { return v; }
+  JAXLSTM_INLINE Floats operator()(Floats v) const { return v; }
 };
 
 // Packs the parts of one tile, `step` elements apart. row(r, first, second) returns two vectors for each of the
@@ -93,8 +95,9 @@ struct LeftOperand {
   // Packs one tile of the transpose of a matrix with the rows row(0), row(1), ...: 16 columns of 32 rows, of which
   // `width` columns and `count` rows exist. It prefetches the rows of the next k tile, since rows may be far apart in
   // memory.
-  template <class Row>
-  void pack_columns(Row&& row, long count, long width, long k_tile, long row_tile, Magnitude<Number>& magnitude) const {
+  template <class Row, class Scaling = Unscaled>
+  void pack_columns(Row&& row, long count, long width, long k_tile, long row_tile, Magnitude<Number>& magnitude,
+                    Scaling&& scaling = {}) const {
     Floats columns[2][16];  // of the first and the last 16 rows
     for (long half = 0; half < 2; half++) {
       for (long i = 0; i < 16; i++) {
@@ -102,6 +105,7 @@ struct LeftOperand {
         if (r + kTileDepth < count) __builtin_prefetch(row(r + kTileDepth));
         columns[half][i] = r < count ? load_masked(row(r), width) : Floats{};
         magnitude.update(columns[half][i]);
+        columns[half][i] = scaling(columns[half][i]);
       }
       transpose<float>(columns[half]);
     }
@@ -163,8 +167,9 @@ struct RightOperand {
   }
   // Packs one k tile of a panel of adjacent columns, and adds its rows to `sums`. It reads whole rows of the panel, and
   // prefetches the rows of the next k tile, since rows may be far apart in memory.
+  template <class Scaling = Unscaled>
   void pack_rows_and_sum(const float* rows, long row_stride, long count, long width, long n, long k_tile,
-                         Magnitude<Number>& magnitude, Floats (&sums)[4]) const {
+                         Magnitude<Number>& magnitude, Floats (&sums)[4], Scaling&& scaling = {}) const {
     Floats partial[4] = {};
     for (long r = 0; r < 16; r++)
 #pragma GCC unroll 4
@@ -176,7 +181,7 @@ struct RightOperand {
         magnitude.update(first), magnitude.update(second);
         partial[v] += first + second;
         __m512i parts[P::kCount];
-        split_pairs<P>(first, second, parts);
+        split_pairs<P>(scaling(v, first), scaling(v, second), parts);
         for (int p = 0; p < P::kCount; p++) _mm512_store_si512(at(n, k_tile, v) + p * kPartStep + r * 32, parts[p]);
       }
     for (int v = 0; v < 4; v++) sums[v] += partial[v];

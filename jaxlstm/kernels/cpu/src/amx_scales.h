@@ -34,6 +34,19 @@ struct RowScale {
   }
 };
 
+// The scales of 16 columns, and those of their products.
+struct LaneScales {
+  Floats scale, unscale;
+
+  static LaneScales of(const Magnitude<float>& largest) {
+    const __m512i exponents = _mm512_and_si512(largest.lanes(), _mm512_set1_epi32(power_of_two(128)));
+    const __m512i powers = _mm512_max_epu32(exponents, _mm512_set1_epi32(power_of_two(-90)));
+    const __m512i two_to_14 = _mm512_set1_epi32(power_of_two(kScaledExponent)), one = _mm512_set1_epi32(power_of_two(0));
+    return {(Floats)_mm512_sub_epi32(_mm512_add_epi32(two_to_14, one), powers),
+            (Floats)_mm512_sub_epi32(_mm512_add_epi32(powers, one), two_to_14)};
+  }
+};
+
 // The scales of the columns of W, padded to whole k tiles.
 struct ColumnScales {
   float *of_x, *of_weights;  // D and 2^14 / D
@@ -56,19 +69,16 @@ struct ColumnScales {
   }
   // As find, of weights that are packed as panels of vectors (panel.h).
   void find_in_panels(const float* weights, long panels, long K, int thread, int threads) const {
-    const Range mine = share_of({0, ceil_divide(K, kTileDepth) * 2}, thread, threads);
-    for (long vector = mine.begin; vector < mine.end; vector++) {
-      alignas(64) float magnitudes[16] = {};
-      for (long i = 0, k = 16 * vector; k < minimum(K, 16 * vector + 16); i++, k++) {
-        Magnitude<float> largest;
-        for (long panel = 0; panel < panels; panel++)
-          for (int v = 0; v < 4; v++) largest.update(load(weights + ((panel * K + k) * 4 + v) * 16));
-        magnitudes[i] = same_bits<float>(largest.bits());
-      }
-      Magnitude<float> largest;
-      largest.update(load(magnitudes));
-      set(16 * vector, largest);
-    }
+    find_each(K, thread, threads, [&](long k, Magnitude<float>& largest) {
+      for (long panel = 0; panel < panels; panel++)
+        for (int v = 0; v < 4; v++) largest.update(load(weights + ((panel * K + k) * 4 + v) * 16));
+    });
+  }
+  // As find, of the columns of the transpose of `weights`, [K][columns].
+  void find_of_rows(const float* weights, long K, long columns, int thread, int threads) const {
+    find_each(K, thread, threads, [&](long k, Magnitude<float>& largest) {
+      for (long i = 0; i < columns; i += 16) largest.update(load_masked(weights + k * columns + i, columns - i));
+    });
   }
 
   // Returns the scale of a row of D x, and updates the magnitude of x.
@@ -89,6 +99,22 @@ struct ColumnScales {
   }
 
  private:
+  // update(k, largest) finds the largest magnitude of column k.
+  template <class Update>
+  void find_each(long K, int thread, int threads, Update&& update) const {
+    const Range mine = share_of({0, ceil_divide(K, kTileDepth) * 2}, thread, threads);
+    for (long vector = mine.begin; vector < mine.end; vector++) {
+      alignas(64) float magnitudes[16] = {};
+      for (long k = 16 * vector; k < minimum(K, 16 * vector + 16); k++) {
+        Magnitude<float> largest;
+        update(k, largest);
+        magnitudes[k % 16] = same_bits<float>(largest.bits());
+      }
+      Magnitude<float> largest;
+      largest.update(load(magnitudes));
+      set(16 * vector, largest);
+    }
+  }
   void set(long k, const Magnitude<float>& largest) const {
     const __m512i exponents = _mm512_and_si512(largest.lanes(), _mm512_set1_epi32(power_of_two(128)));
     const __m512i powers = _mm512_max_epu32(exponents, _mm512_set1_epi32(power_of_two(-60)));

@@ -11,7 +11,7 @@
 #include "amx_gradients.h"
 #endif
 #if defined(JAXLSTM_FLOAT16_TILES)
-#include "amx_float16_forward.h"
+#include "amx_float16.h"
 #endif
 
 namespace jaxlstm {
@@ -22,14 +22,16 @@ namespace {
 #if defined(JAXLSTM_FLOAT16_TILES)
 template <class T>
 using FastForward = std::conditional_t<kIsHalf<T>, AmxForwardPass<T>, AmxFloat16ForwardPass>;
+template <class T>
+using FastGradients = std::conditional_t<kIsHalf<T>, AmxGradientsPass<T>, AmxFloat16GradientsPass>;
 #else
 template <class T>
 using FastForward = AmxForwardPass<T>;
+template <class T>
+using FastGradients = AmxGradientsPass<T>;
 #endif
 template <class T>
 using FastBackward = AmxBackwardPass<T>;
-template <class T>
-using FastGradients = AmxGradientsPass<T>;
 #else
 template <class T>
 using FastForward = ForwardPass<T>;
