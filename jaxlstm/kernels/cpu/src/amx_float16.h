@@ -11,7 +11,8 @@ template <class Arguments, template <class, class> class Pass>
 struct AmxFloat16Pass {
   Pass<float, TwoFloat16> pass;
   Pass<float, ThreeBfloat16> fallback;
-  const size_t scratch_bytes = pass.scratch_bytes > fallback.scratch_bytes ? pass.scratch_bytes : fallback.scratch_bytes;
+  const size_t scratch_bytes =
+      pass.scratch_bytes > fallback.scratch_bytes ? pass.scratch_bytes : fallback.scratch_bytes;
 
   AmxFloat16Pass(const Arguments& arguments, void* scratch) : pass(arguments, scratch), fallback(arguments, scratch) {}
 

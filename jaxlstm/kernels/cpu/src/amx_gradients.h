@@ -24,8 +24,9 @@ struct AmxGradientsPass : GradientsPass<T> {
   static constexpr long kPairSize = kDepth * 2 * P::kCount * kTileSize;
   static constexpr long kGateTilesSize = kRowTiles * kDepth * P::kCount * kTileSize;
   static_assert(kPanels * 4 == kRowTiles, "both products use the same buffer");
-  // For shorter sums, float16 is less accurate than sums in float32.
-  const bool use_amx = rows >= (kScales ? 256 : 64) && (!kScales || gates >= 160) && p.threads <= Magnitudes<T>::kMaxThreads;
+  // Shorter sums are less accurate in float16 than in float32.
+  const bool use_amx = rows >= (kScales ? 256 : 64) && gates >= (kScales ? 160 : 0) &&
+                       p.threads <= Magnitudes<T>::kMaxThreads;
   const PlainColumns gate_columns{gates};
   const long gate_panels = gate_columns.template panels<float>(), gate_k_tiles = ceil_divide(gates, kTileDepth);
   const long input_pairs = p.grad_weight_ih ? ceil_divide(p.input_size, 32) : 0;
@@ -127,7 +128,8 @@ struct AmxGradientsPass : GradientsPass<T> {
   long chunk_rows(long row) const { return minimum(kDepth * kTileDepth, rows - row); }
   LaneScales scales_of_operand(long row, long tile) const {
     Magnitude<float> largest;
-    for (long r = 0; r < chunk_rows(row); r++) largest.update(load_masked(operand_at(row, tile, r), operand_width(tile)));
+    for (long r = 0; r < chunk_rows(row); r++)
+      largest.update(load_masked(operand_at(row, tile, r), operand_width(tile)));
     return LaneScales::of(largest);
   }
   // Packs one tile of [x | h]^T: 16 columns of x or h, 32 rows.

@@ -8,9 +8,9 @@
 namespace jaxlstm {
 namespace {
 
-// What is packed may be scaled. scaling(r, k, v) returns the scaled numbers v, which row r of a tile has from k on;
-// scaling(k, v) returns those that row k of a right operand has, scaling(v) and scaling(n, v) those of 16 columns, or of
-// the nth 16 columns of a panel.
+// What is packed may be scaled. scaling(r, k, v) returns the scaled numbers v, which row r of a tile has from k on.
+// scaling(k, v) returns those that row k of a right operand has or, where a function says so, those that the columns
+// have from 16 k on. scaling(v) returns those of 16 columns.
 struct Unscaled {
   JAXLSTM_INLINE Floats operator()(long, long, Floats v) const { return v; }
   JAXLSTM_INLINE Floats operator()(long, Floats v) const { return v; }
@@ -166,7 +166,7 @@ struct RightOperand {
     }
   }
   // Packs one k tile of a panel of adjacent columns, and adds its rows to `sums`. It reads whole rows of the panel, and
-  // prefetches the rows of the next k tile, since rows may be far apart in memory.
+  // prefetches the rows of the next k tile, since rows may be far apart in memory. The scaling depends on the columns.
   template <class Scaling = Unscaled>
   void pack_rows_and_sum(const float* rows, long row_stride, long count, long width, long n, long k_tile,
                          Magnitude<Number>& magnitude, Floats (&sums)[4], Scaling&& scaling = {}) const {

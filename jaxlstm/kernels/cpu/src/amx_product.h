@@ -47,8 +47,8 @@ constexpr long kMaxChainTiles = 16;
 // four tile products, to run on the vector units while AMX multiplies. The empty asm statement keeps the compiler from
 // moving stores to the operands past the tile loads.
 //
-// After every 12 or 20 products it stores a tile that nobody reads: on the Xeon of docs/benchmarks.md, loops with more than
-// about 130 products between two tile stores take up to 25 % longer. The reason is not known.
+// After every 12 or 20 products it stores a tile that nobody reads: on the Xeon of docs/benchmarks.md, loops with more
+// than about 130 products between two tile stores take up to 25 % longer. The reason is not known.
 template <class P, class Right, class Interleaved>
 JAXLSTM_INLINE void multiply_2_by_2(const TileBits* a, long a_step, const TileBits* b, long k_tiles, float* above,
                                     float* below, Interleaved&& interleaved) {

@@ -41,9 +41,10 @@ struct LaneScales {
   static LaneScales of(const Magnitude<float>& largest) {
     const __m512i exponents = _mm512_and_si512(largest.lanes(), _mm512_set1_epi32(power_of_two(128)));
     const __m512i powers = _mm512_max_epu32(exponents, _mm512_set1_epi32(power_of_two(-90)));
-    const __m512i two_to_14 = _mm512_set1_epi32(power_of_two(kScaledExponent)), one = _mm512_set1_epi32(power_of_two(0));
-    return {(Floats)_mm512_sub_epi32(_mm512_add_epi32(two_to_14, one), powers),
-            (Floats)_mm512_sub_epi32(_mm512_add_epi32(powers, one), two_to_14)};
+    const __m512i largest_scaled = _mm512_set1_epi32(power_of_two(kScaledExponent));
+    const __m512i one = _mm512_set1_epi32(power_of_two(0));
+    return {(Floats)_mm512_sub_epi32(_mm512_add_epi32(largest_scaled, one), powers),
+            (Floats)_mm512_sub_epi32(_mm512_add_epi32(powers, one), largest_scaled)};
   }
 };
 
