@@ -187,7 +187,7 @@ struct AmxGradientsPass : GradientsPass<T> {
             __builtin_prefetch(next_pair, 0, 2), __builtin_prefetch(next_pair + 32, 0, 2);
             next_pair += 64;
           };
-          const TileBits *a = left + pair * kPairSize, *b = panels.at(panel - first, 0, v);
+          TileBits *const a = left + pair * kPairSize, *const b = panels.at(panel - first, 0, v);
           if constexpr (kScales) {
             alignas(64) float products[4 * kResultSize];
             multiply_2_by_2<P, RightOperand<P>>(a, 2 * P::kCount * kTileSize, b, depth, products,
@@ -196,8 +196,7 @@ struct AmxGradientsPass : GradientsPass<T> {
               add_unscaled(results(tile), products + 2 * tile * kResultSize, column_scales[2 * pair + tile],
                            gate_scales_of(thread, panel - first) + v, row > 0);
           } else {
-            multiply_half<RightOperand<P>>(LeftOperand<P>{const_cast<TileBits*>(a), 2}, 1, b, depth, results, prefetch,
-                                           row > 0);
+            multiply_half<RightOperand<P>>(LeftOperand<P>{a, 2}, 1, b, depth, results, prefetch, row > 0);
           }
         }
     }

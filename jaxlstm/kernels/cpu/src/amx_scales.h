@@ -3,8 +3,8 @@
 // All scales are powers of two, so scaling does not round. W x is computed as (W / D) (D x). D holds a power of two for
 // each column of W, its largest magnitude rounded down. So an element of D x is about as large as its largest effect on
 // W x, whatever the units of x. Each row of D x is then scaled so that its largest magnitude is from 2^14 to 2^15, and
-// W / D is scaled by 2^14. The error of an element is at most 2^-23 of it or, if that is more, 2^-40 of the largest
-// element of its row of D x, or of W / D.
+// W / D is scaled by 2^14. The error of an element is at most 2^-23 of it or, if that is more, 2^-39 of the largest
+// element of its row of D x, or of W / D. The scale of h is fixed, so its elements have errors of up to 2^-35 of 1.
 #pragma once
 #include "amx_range.h"
 #include "arena.h"
@@ -14,37 +14,33 @@
 namespace jaxlstm {
 namespace {
 
-// Returns the bits of 2^exponent.
-constexpr uint32_t power_of_two(int exponent) { return uint32_t(127 + exponent) << 23; }
+constexpr float kLargestScaled = 0x1p14f, kLargestState = 16;
 
-constexpr int kScaledExponent = 14;
-constexpr float kLargestState = 16;
+// Returns magnitudes rounded down to powers of two that are at least `least`.
+JAXLSTM_INLINE Floats powers_of_two(const Magnitude<float>& magnitude, float least) {
+  const __m512i exponents = _mm512_and_si512(magnitude.lanes(), _mm512_set1_epi32(0x7f800000));
+  return (Floats)_mm512_max_epu32(exponents, (__m512i)_mm512_set1_ps(least));
+}
+// Smaller magnitudes count as this one, so that scales and their products neither overflow nor underflow.
+constexpr float kLeast = 0x1p-90f;
 
-// The scale of a row of D x, and the scale of its products with W / D.
+// The scale of a row of D x, and the factor that removes it and that of W / D from a product.
 struct RowScale {
   float scale = 1, unscale = 1;
 
-  // Returns the scale of a row, given the bits of its largest magnitude.
-  static RowScale of(uint32_t largest) {
-    constexpr uint32_t kLeast = power_of_two(-90);  // below, 1 / scale could underflow
-    largest &= power_of_two(128);
-    if (largest < kLeast) largest = kLeast;
-    return {same_bits<float>(power_of_two(kScaledExponent) + power_of_two(0) - largest),
-            same_bits<float>(largest - 2 * (power_of_two(kScaledExponent) - power_of_two(0)))};
+  static RowScale of(const Magnitude<float>& row) {
+    const float power = _mm512_reduce_max_ps((__m512)powers_of_two(row, kLeast));
+    return {kLargestScaled / power, power / (kLargestScaled * kLargestScaled)};
   }
 };
 
-// The scales of 16 columns, and those of their products.
+// The scales of 16 columns, and the factors that remove them.
 struct LaneScales {
   Floats scale, unscale;
 
-  static LaneScales of(const Magnitude<float>& largest) {
-    const __m512i exponents = _mm512_and_si512(largest.lanes(), _mm512_set1_epi32(power_of_two(128)));
-    const __m512i powers = _mm512_max_epu32(exponents, _mm512_set1_epi32(power_of_two(-90)));
-    const __m512i largest_scaled = _mm512_set1_epi32(power_of_two(kScaledExponent));
-    const __m512i one = _mm512_set1_epi32(power_of_two(0));
-    return {(Floats)_mm512_sub_epi32(_mm512_add_epi32(largest_scaled, one), powers),
-            (Floats)_mm512_sub_epi32(_mm512_add_epi32(powers, one), largest_scaled)};
+  static LaneScales of(const Magnitude<float>& columns) {
+    const Floats powers = powers_of_two(columns, kLeast);
+    return {kLargestScaled / powers, powers / kLargestScaled};
   }
 };
 
@@ -90,13 +86,13 @@ struct ColumnScales {
       magnitude.update(x);
       scaled.update(x * load(of_x + k));
     }
-    return RowScale::of(scaled.bits());
+    return RowScale::of(scaled);
   }
   // Returns the scale of rows of h, whose numbers are at most 1 or, in h_0, kLargestState.
   RowScale of_states(long K) const {
     Magnitude<float> largest;
     for (long k = 0; k < K; k += 16) largest.update(kLargestState * load_masked(of_x + k, K - k));
-    return RowScale::of(largest.bits());
+    return RowScale::of(largest);
   }
 
  private:
@@ -116,12 +112,9 @@ struct ColumnScales {
       set(16 * vector, largest);
     }
   }
-  void set(long k, const Magnitude<float>& largest) const {
-    const __m512i exponents = _mm512_and_si512(largest.lanes(), _mm512_set1_epi32(power_of_two(128)));
-    const __m512i powers = _mm512_max_epu32(exponents, _mm512_set1_epi32(power_of_two(-60)));
-    const __m512i scaled_one = _mm512_set1_epi32(power_of_two(kScaledExponent) + power_of_two(0));
-    store(of_x + k, (Floats)powers);
-    store(of_weights + k, (Floats)_mm512_sub_epi32(scaled_one, powers));
+  void set(long k, const Magnitude<float>& columns) const {
+    const Floats powers = powers_of_two(columns, 0x1p-60f);
+    store(of_x + k, powers), store(of_weights + k, kLargestScaled / powers);
   }
 };
 

@@ -69,7 +69,8 @@ inline bool supports_amx() {
 #endif
 }
 
-// Checks for AMX with float16. Every processor with AMX and AVX10 has it, but some virtual machines do not report it.
+// Checks for AMX with float16, which some virtual machines do not report. AMX together with version 1 of AVX10 means
+// Granite Rapids, which has it.
 inline bool supports_amx_float16() {
 #if defined(JAXLSTM_AMX_IN_SOFTWARE)
   return supports_amx();
@@ -77,7 +78,7 @@ inline bool supports_amx_float16() {
   unsigned a, b, c, d;
   if (!supports_amx() || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
   const bool float16_tiles = a & (1u << 21), avx10 = d & (1u << 19);
-  return float16_tiles || avx10;
+  return float16_tiles || (avx10 && __get_cpuid_count(0x24, 0, &a, &b, &c, &d) && (b & 0xff) == 1);
 #else
   return false;
 #endif
