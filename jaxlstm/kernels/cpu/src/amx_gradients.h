@@ -1,71 +1,50 @@
 // The gradients of weights, bias and inputs on AMX (amx_product.h), as in gradients.h.
 //
 // For the weights, [x | h]^T is the left operand and grad_gates the right one, so the larger of the two is packed
-// without a transposition. For the inputs, grad_gates is the left operand and W_ih the right one. Both products run in
-// chunks of 512 k. Of each chunk, a few tiles of grad_gates, which stay in the second-level cache, are multiplied with
-// all of the other operand. Columns of [x | h] are processed in pairs of row tiles: 32 columns of x or of h.
+// without a transposition. This product and that for the inputs run in chunks of 512 k. Of each chunk, a few tiles of
+// grad_gates, which stay in the second-level cache, are multiplied with all of the other operand. Columns of [x | h]
+// are processed in pairs of row tiles: 32 columns of x or of h.
 #pragma once
-#include "amx_product.h"
-#include "amx_scales.h"
-#include "gradients.h"
+#include "amx_input_gradients.h"
 
 namespace jaxlstm {
 namespace {
 
-// P: the parts of the operands (amx_parts.h).
 template <class T, class P = Bfloat16Parts<T>>
-struct AmxGradientsPass : GradientsPass<T> {
-  typedef GradientsPass<T> Base;
-  using Base::L, Base::p, Base::rows, Base::gates, Base::inputs, Base::input_panels, Base::scratch_bytes;
-  using Base::h_before, Base::x_at;
-  static constexpr bool kScales = kIsFloat16<P>;
-  static constexpr long kDepth = kMaxChainTiles;    // k tiles per chunk
-  static constexpr long kPanels = 4, kRowTiles = 16;  // panels or row tiles of grad_gates packed at a time
+struct AmxGradientsPass : AmxInputGradients<T, P> {
+  typedef AmxInputGradients<T, P> InputGradients;
+  using InputGradients::p, InputGradients::rows, InputGradients::gates, InputGradients::scratch_bytes;
+  using InputGradients::h_before, InputGradients::x_at, InputGradients::use_amx, InputGradients::gate_tiles_of;
+  using InputGradients::kDepth, InputGradients::kScales;
+  using typename InputGradients::OperandMagnitudes;
+  static constexpr long kPanels = 4;  // panels of grad_gates packed at a time
+  static_assert(kPanels * 4 == InputGradients::kRowTiles, "both products use the same buffer");
   static constexpr long kPairSize = kDepth * 2 * P::kCount * kTileSize;
-  static constexpr long kGateTilesSize = kRowTiles * kDepth * P::kCount * kTileSize;
-  static_assert(kPanels * 4 == kRowTiles, "both products use the same buffer");
-  // Shorter sums are less accurate in float16 than in float32.
-  const bool use_amx = rows >= (kScales ? 256 : 64) && gates >= (kScales ? 160 : 0) &&
-                       p.threads <= Magnitudes<T>::kMaxThreads;
   const PlainColumns gate_columns{gates};
-  const long gate_panels = gate_columns.template panels<float>(), gate_k_tiles = ceil_divide(gates, kTileDepth);
+  const long gate_panels = gate_columns.template panels<float>();
   const long input_pairs = p.grad_weight_ih ? ceil_divide(p.input_size, 32) : 0;
-  // For the inputs, rows are processed in groups of equal size, the same number for each thread.
-  const long row_groups = p.threads * ceil_divide(rows, 16 * kRowTiles * p.threads);
-  const long row_tiles = 2 * ceil_divide(rows, 32 * row_groups);
   const long pairs = input_pairs + (p.grad_weight_hh ? ceil_divide(p.h_size, 32) : 0);
-  TileBits* left;        // a chunk of [x | h]^T, [pair]
-  RightOperand<P> right;    // W_ih
-  TileBits* gate_tiles;  // packed tiles of grad_gates, [thread]
-  // [pair][panel of gates][2][4][16][16] and [thread][panel of inputs][row tile][4][16][16]
-  float *sums, *grad_x;
-  // For kScales: the scales of the columns of [x | h] in a chunk, [pair][32]; of the columns of grad_gates in a chunk,
-  // [thread][kPanels][64]; of the rows of W_ih; and of the rows of grad_gates in a group, [thread][kRowTiles * 16].
+  TileBits* left;  // a chunk of [x | h]^T, [pair]
+  float* sums;     // [pair][panel of gates][2][4][16][16]
+  // For kScales: of the columns of [x | h] in a chunk, [pair][32], and of the columns of grad_gates in a chunk,
+  // [thread][kPanels][64].
   LaneScales *column_scales, *gate_scales;
-  ColumnScales scales_ih;
-  RowScale* row_scales;
   uint32_t* magnitudes;
 
-  AmxGradientsPass(const GradientsArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
+  AmxGradientsPass(const GradientsArguments<T>& arguments, void* scratch) : InputGradients(arguments, scratch) {
     if (!use_amx) return;
     Arena arena(scratch, scratch_bytes);
     left = arena.take<TileBits>(pairs * kPairSize);
-    right = RightOperand<P>::take(arena, p.grad_x ? input_panels : 0, gates);
-    gate_tiles = arena.take<TileBits>(p.threads * kGateTilesSize);
     sums = arena.take<float>(pairs * gate_panels * 8 * kResultSize);
-    grad_x = arena.take<float>(p.grad_x ? p.threads * input_panels * kRowTiles * 4 * kResultSize : 0);
-    if (kScales) {
-      column_scales = arena.take<LaneScales>(pairs * 2), gate_scales = arena.take<LaneScales>(p.threads * kPanels * 4);
-      scales_ih = ColumnScales::take(arena, p.grad_x ? gates : 0);
-      row_scales = arena.take<RowScale>(p.threads * kRowTiles * 16);
-    }
+    column_scales = arena.take<LaneScales>(kScales ? pairs * 2 : 0);
+    gate_scales = arena.take<LaneScales>(kScales ? p.threads * kPanels * 4 : 0);
     magnitudes = arena.take<uint32_t>(Magnitudes<T>::kSize);
     scratch_bytes = arena.used();
   }
 
   void run(int thread, int threads, Barrier& barrier) {
     if (run_on_tiles(thread, threads, barrier)) return;
-    Base::run(thread, threads, barrier);  // overwrites all results
+    GradientsPass<T>::run(thread, threads, barrier);  // overwrites all results
   }
 
   // Returns false, with invalid results, if AMX is not faster or an operand was out of range.
@@ -74,13 +53,13 @@ struct AmxGradientsPass : GradientsPass<T> {
     const TileRegisters registers;
     OperandMagnitudes magnitude;
     if constexpr (kScales) {
-      if (p.grad_x) scales_ih.find_of_rows(p.weight_ih, gates, p.input_size, thread, threads);
+      if (p.grad_x) this->find_weight_scales(thread, threads);
       barrier.wait();
     }
-    if (p.grad_x) pack_weights(thread, threads, magnitude);
+    if (p.grad_x) this->pack_weights(thread, threads, magnitude);
     if (pairs || p.grad_bias) weight_gradients(thread, threads, barrier, magnitude);
     barrier.wait();
-    if (p.grad_x) input_gradients(thread, threads, magnitude);
+    if (p.grad_x) this->input_gradients(thread, threads, magnitude);
     Magnitudes<T> all(magnitudes);
     all.record(thread, magnitude.grad_gates, magnitude.x, magnitude.h, magnitude.weight_ih);
     barrier.wait();
@@ -88,12 +67,6 @@ struct AmxGradientsPass : GradientsPass<T> {
   }
 
  private:
-  struct OperandMagnitudes {
-    Magnitude<T> grad_gates, x, h, weight_ih;
-  };
-
-  TileBits* gate_tiles_of(int thread) const { return gate_tiles + thread * kGateTilesSize; }
-
   void weight_gradients(int thread, int threads, Barrier& barrier, OperandMagnitudes& magnitude) {
     const long begin = share(gate_panels, thread, threads), end = share(gate_panels, thread + 1, threads);
     for (long row = 0; row < rows; row += kDepth * kTileDepth) {
@@ -140,6 +113,7 @@ struct AmxGradientsPass : GradientsPass<T> {
         [&](long r) { return operand_at(first, tile, r); }, rows - first, operand_width(tile), k, tile % 2,
         tile < 2 * input_pairs ? magnitude.x : magnitude.h, scaling);
   }
+
   // Packs a chunk of one panel of grad_gates, and adds it to grad_bias.
   void pack_gates(long row, long depth, long panel, long n, int thread, OperandMagnitudes& magnitude) const {
     Floats sum[4] = {};
@@ -230,73 +204,6 @@ struct AmxGradientsPass : GradientsPass<T> {
     }
   }
 
-  void pack_weights(int thread, int threads, OperandMagnitudes& magnitude) const {
-    const long all = input_panels * gate_k_tiles;
-    for (long i = share(all, thread, threads); i < share(all, thread + 1, threads); i++) {
-      const long k = i % gate_k_tiles, gate = k * kTileDepth;
-      right.pack_rows(p.weight_ih + gate * p.input_size, p.input_size, gates - gate, inputs, i / gate_k_tiles, k,
-                      magnitude.weight_ih, [&](long k, Floats v) { return kScales ? v * scales_ih.of_weights[k] : v; });
-    }
-  }
-
-  // Computes grad_x = W_ih^T grad_gates for this thread's groups of rows. A stage is one chunk of the gates of one
-  // group.
-  void input_gradients(int thread, int threads, OperandMagnitudes& magnitude) {
-    const long stages = ceil_divide(gate_k_tiles, kDepth);
-    const long begin = share(row_groups, thread, threads) * stages;
-    const long end = share(row_groups, thread + 1, threads) * stages;
-    for (long stage = begin; stage < end; stage++) {
-      for (long i = 0; i < tiles_of(stage, stages); i++)
-        pack_rows_tile(stage, stages, i, thread, magnitude);
-      multiply_rows(stage, stages, thread);
-      if (stage % stages == stages - 1) store_rows(stage / stages, thread);
-    }
-  }
-
-  long depth_of(long stage, long stages) const { return minimum(kDepth, gate_k_tiles - stage % stages * kDepth); }
-  long tiles_of(long stage, long stages) const { return row_tiles * depth_of(stage, stages); }
-
-  void pack_rows_tile(long stage, long stages, long i, int thread, OperandMagnitudes& magnitude) const {
-    const long depth = depth_of(stage, stages), k = i % depth, tile = i / depth;
-    const long first_gate = stage % stages * kDepth * kTileDepth, gate = first_gate + k * kTileDepth;
-    const long row = (stage / stages * row_tiles + tile) * 16;
-    const auto row_at = [&](long r) { return p.grad_gates + (row + r) * gates + gate; };
-    RowScale* const scales = row_scales_of(thread) + tile * 16;
-    if constexpr (kScales)
-      for (long r = 0; gate == 0 && r < minimum(16, rows - row); r++)
-        scales[r] = scales_ih.of_row(row_at(r), gates, magnitude.grad_gates);
-    LeftOperand<P>{gate_tiles_of(thread), row_tiles}.pack_tile_of_rows(
-        row_at, rows - row, gates - gate, k, tile, magnitude.grad_gates, [&](long r, long k, Floats v) {
-          return kScales ? v * load(scales_ih.of_x + first_gate + k) * scales[r].scale : v;
-        });
-  }
-
-  RowScale* row_scales_of(int thread) const { return row_scales + thread * kRowTiles * 16; }
-  float* grad_x_at(int thread, long panel, long tile) const {
-    return grad_x + ((thread * input_panels + panel) * row_tiles + tile) * 4 * kResultSize;
-  }
-
-  void multiply_rows(long stage, long stages, int thread) const {
-    const long first = stage % stages * kDepth, depth = depth_of(stage, stages);
-    const LeftOperand<P> packed{gate_tiles_of(thread), row_tiles};
-    for (long panel = 0; panel < input_panels; panel++)
-      for (int v = 0; v < 4 && inputs.template count<float>(panel, v); v += 2)
-        multiply_half<RightOperand<P>>(packed, row_tiles / 2, right.at(panel, first, v), depth,
-                                       [&](long tile) { return grad_x_at(thread, panel, tile) + v * kResultSize; },
-                                       [] {}, first > 0);
-  }
-
-  void store_rows(long group, int thread) const {
-    const long first = group * row_tiles * 16, count = minimum(row_tiles * 16, rows - first);
-    for (long r = 0; r < count; r++)
-      for (long panel = 0; panel < input_panels; panel++)
-        for (int v = 0; v < 4; v++) {
-          const long width = inputs.template count<float>(panel, v), column = inputs.template first<float>(panel, v);
-          const float* from = grad_x_at(thread, panel, r / 16) + v * kResultSize + r % 16 * 16;
-          const Floats sum = kScales ? load(from) * row_scales_of(thread)[r].unscale : load(from);
-          if (width) store(p.grad_x + (first + r) * p.input_size + column, sum, width);
-        }
-  }
 };
 
 }  // namespace
