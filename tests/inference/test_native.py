@@ -73,6 +73,15 @@ def test_bits_do_not_depend_on_the_bucket(name: str, batch: int, time: int) -> N
     assert_same_bits(runner, by_lstm(params, x, state, full, config), x, state)
 
 
+def test_bits_of_prepared_weights_with_tiles() -> None:
+    """With AMX, these sizes use tiles of float16 where the processor has them."""
+    config = LSTMConfig(40, 130, bidirectional=True)
+    params, x = weights(config), normal(9, 48, 40)
+    state = tuple(normal(*shape, seed=1) for shape in config.state_shapes(48))
+    runner = compile(params, config, max_length=9, max_batch=48)
+    assert_same_bits(runner, by_lstm(params, x, state, np.full(48, 9), config), x, state)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["both", "projected"])
 def test_padding_does_not_matter(name: str, dtype: str) -> None:

@@ -75,10 +75,13 @@ def test_matches_the_scan(problem: Problem, reverse: bool, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("filling", [0.0, np.nan])
+@pytest.mark.parametrize(("input_size", "hidden_size"), [(9, 70), (40, 130)])
 @pytest.mark.parametrize(("rows", "batch"), [(3, 5), (9, 16), (17, 32), (30, 48)])
-def test_padding_rows_change_no_bit(rows: int, batch: int, filling: float) -> None:
+def test_padding_rows_change_no_bit(
+    rows: int, batch: int, input_size: int, hidden_size: int, filling: float
+) -> None:
     """This holds even if a full batch of the padded size would use AMX."""
-    params, inputs, state = direction(Problem(20, batch, 9, 70))
+    params, inputs, state = direction(Problem(20, batch, input_size, hidden_size))
     lengths = np.random.default_rng(0).integers(1, 21, rows)
     valid = np.arange(20)[:, None] < np.pad(lengths, (0, batch - rows))
     inputs = inputs.at[:, rows:].set(filling)

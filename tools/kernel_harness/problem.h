@@ -41,7 +41,7 @@ struct Problem {
 
   Problem() {
     time = pick({1, 2, 3, 9, 20}), batch = pick({1, 2, 3, 4, 5, 7, 13, 16, 29, 33, 48, 67, 100});
-    input_size = pick({1, 3, 8, 40}), hidden_size = pick({1, 2, 7, 8, 16, 17, 33, 65, 130});
+    input_size = pick({1, 3, 8, 40, 40}), hidden_size = pick({1, 2, 7, 8, 16, 17, 33, 65, 130, 130});
     projected = pick({0, 0, 1}) && hidden_size > 2;  // as in torch, h_size is then smaller than hidden_size
     has_bias = pick({0, 1}), ragged = pick({0, 1}), reverse = pick({0, 1});
     h_size = projected ? 1 + hidden_size / 2 : hidden_size, gates = 4 * hidden_size;

@@ -1,8 +1,8 @@
 // The cells of the forward pass on AMX, computed on the vector units while AMX multiplies.
 //
 // Between two groups of four tile products the processor hides about 50 vector instructions, so in float32 a cell runs
-// in five stages of about that size. In bfloat16, where a panel takes a sixth of the tile products, there are too few
-// groups for that.
+// in five stages of about that size: about two per group with bfloat16 parts, four with float16 parts. In bfloat16,
+// where a panel takes a sixth of the tile products, there are too few groups for that.
 #pragma once
 #include "amx_product.h"
 #include "forward.h"

@@ -80,14 +80,13 @@ struct AmxForwardOperands : ForwardPass<T> {
     barrier.wait();
     scale_h = scales_hh.of_states(p.h_size);
   }
-  // Returns the magnitude of this thread's part of h_n, scaled so that it is out of range below 2^-12: the scale of h
+  // Returns the magnitude of this thread's part of h_n, divided so that it is out of range below 2^-12: the scale of h
   // allows for kLargestState, so the parts of numbers that small have large relative errors.
   Magnitude<T> final_states() const {
     Magnitude<T> magnitude;
-    for (long row = my_rows.begin; row < my_rows.end; row++)
-      for (long panel = my_panels.begin; panel < my_panels.end; panel++)
-        magnitude.update(load_h(row, panel * L) * 0x1p-48f);
-    return magnitude;
+    for (long row = my_rows.begin; row < minimum(my_rows.end, used); row++)
+      for (long panel = my_panels.begin; panel < my_panels.end; panel++) magnitude.update(load_h(row, panel * L));
+    return magnitude.over_power_of_two(48);
   }
   JAXLSTM_INLINE Floats scaled_h(long k, Floats h) const {
     return kScales ? h * load(scales_hh.of_x + k) * scale_h.scale : h;

@@ -203,7 +203,6 @@ struct AmxGradientsPass : AmxInputGradients<T, P> {
       }
     }
   }
-
 };
 
 }  // namespace

@@ -8,9 +8,9 @@
 namespace jaxlstm {
 namespace {
 
-// What is packed may be scaled. scaling(r, k, v) returns the scaled numbers v, which row r of a tile has from k on.
-// scaling(k, v) returns those that row k of a right operand has or, where a function says so, those that the columns
-// have from 16 k on. scaling(v) returns those of 16 columns.
+// Packing may scale numbers: `scaling` takes a vector v and its place, and returns the scaled vector. The place is
+// (row of the tile, first k) for a vector along k, k for a row of a right operand, and the index of 16 columns or
+// nothing where the scale depends on the columns only.
 struct Unscaled {
   JAXLSTM_INLINE Floats operator()(long, long, Floats v) const { return v; }
   JAXLSTM_INLINE Floats operator()(long, Floats v) const { return v; }

@@ -15,7 +15,7 @@ struct ThreeBfloat16 {
   typedef float Number;
   static constexpr int kCount = 3, kTerms = 6;
 };
-// A float32 is the sum of two float16 with an error of at most 2^-23 |a|, if |a| is between 2^-2 and 2^16. Below, the
+// A float32 is the sum of two float16 with an error of at most 2^-23 |a|, if |a| is between 2^-2 and 65504. Below, the
 // error is at most 2^-25.
 struct TwoFloat16 {
   typedef float Number;

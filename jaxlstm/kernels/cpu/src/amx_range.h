@@ -5,9 +5,9 @@
 namespace jaxlstm {
 namespace {
 
-// The largest magnitude in an operand, as the bits of a float. Three parts represent a float32 only if neither the
-// parts nor their products overflow or underflow, which excludes NaN and infinity too. A bfloat16 has no such limits,
-// and its magnitude stays 0.
+// The largest magnitude in an operand, as the bits of a float. Parts represent a float32 only if neither the parts nor
+// their products overflow or underflow, which excludes NaN and infinity too. A bfloat16 has no such limits, and its
+// magnitude stays 0.
 template <class T>
 class Magnitude {
  public:
@@ -18,7 +18,16 @@ class Magnitude {
   }
   __m512i lanes() const { return largest_; }
   uint32_t bits() const { return _mm512_reduce_max_epu32(largest_); }
-  // Returns the largest magnitudes, with infinity in place of those above `limit`.
+  // Returns the magnitude divided by 2^exponent. If it is not zero, neither is the quotient.
+  Magnitude over_power_of_two(int exponent) const {
+    const __m512i divisor = _mm512_set1_epi32(exponent << 23);
+    const __m512i least = _mm512_add_epi32(divisor, _mm512_set1_epi32(1));
+    Magnitude quotient;
+    quotient.largest_ = _mm512_maskz_sub_epi32(_mm512_test_epi32_mask(largest_, largest_),
+                                               _mm512_max_epu32(largest_, least), divisor);
+    return quotient;
+  }
+  // Returns the largest magnitudes. Those above `limit` become infinity.
   Floats limited_to(float limit) const {
     const __mmask16 above = _mm512_cmpgt_epu32_mask(largest_, (__m512i)_mm512_set1_ps(limit));
     return (Floats)_mm512_mask_mov_epi32(largest_, above, (__m512i)_mm512_set1_ps(INFINITY));

@@ -4,7 +4,10 @@
 // each column of W, its largest magnitude rounded down. So an element of D x is about as large as its largest effect on
 // W x, whatever the units of x. Each row of D x is then scaled so that its largest magnitude is from 2^14 to 2^15, and
 // W / D is scaled by 2^14. The error of an element is at most 2^-23 of it or, if that is more, 2^-39 of the largest
-// element of its row of D x, or of W / D. The scale of h is fixed, so its elements have errors of up to 2^-35 of 1.
+// element of its row of D x, or of W / D. The scale of h is fixed, so an element of D h has an error of up to 2^-35 of
+// the largest of D.
+//
+// For the gradients of weights, a chunk of rows of x, h and grad_gates is scaled by columns.
 #pragma once
 #include "amx_range.h"
 #include "arena.h"
@@ -24,7 +27,7 @@ JAXLSTM_INLINE Floats powers_of_two(const Magnitude<float>& magnitude, float lea
 // Smaller magnitudes count as this one, so that scales and their products neither overflow nor underflow.
 constexpr float kLeast = 0x1p-90f;
 
-// The scale of a row of D x, and the factor that removes it and that of W / D from a product.
+// The scale of a row of D x, and the factor that removes both scales from its products with W / D.
 struct RowScale {
   float scale = 1, unscale = 1;
 
@@ -57,11 +60,12 @@ struct ColumnScales {
     constexpr long kVectors = 8;
     const Range mine = share_of({0, ceil_divide(K, kTileDepth) * 2}, thread, threads);
     for (long first = mine.begin; first < mine.end; first += kVectors) {
+      const long count = minimum(kVectors, mine.end - first);
       Magnitude<float> largest[kVectors];
       for (long row = 0; row < rows; row++)
-        for (long i = 0, k = 16 * first; i < kVectors; i++, k += 16)
+        for (long i = 0, k = 16 * first; i < count; i++, k += 16)
           largest[i].update(load_masked(weights + row * K + k, K - k));
-      for (long i = 0; i < minimum(kVectors, mine.end - first); i++) set(16 * (first + i), largest[i]);
+      for (long i = 0; i < count; i++) set(16 * (first + i), largest[i]);
     }
   }
   // As find, of weights that are packed as panels of vectors (panel.h).
