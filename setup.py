@@ -9,7 +9,9 @@ import os
 import platform
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -44,14 +46,8 @@ class BuildKernel(build_ext):
         include = [os.path.join(spec.submodule_search_locations[0], "include")]
         macros = [("JAXLSTM_X86", "1")] if X86 else []
         macros += [("JAXLSTM_AMX", "1")] if "amx" in INSTRUCTION_SETS else []
-        objects = []
-        for name, options in INSTRUCTION_SETS.items():
-            objects += self.compiler.compile(
-                [str(SOURCES / "kernels.cc")],
-                output_dir=os.path.join(self.build_temp, name),
-                macros=[("JAXLSTM_TARGET", name)],
-                extra_postargs=[*COMMON, *options],
-            )
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(chain.from_iterable(pool.map(self.compile_kernels, INSTRUCTION_SETS)))
         objects += self.compiler.compile(
             [str(SOURCES / name) for name in ("ffi.cc", "stack.cc", "wait.cc")],
             output_dir=self.build_temp,
@@ -63,6 +59,15 @@ class BuildKernel(build_ext):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         self.compiler.link_shared_object(
             objects, path, libraries=["pthread"], target_lang="c++", build_temp=self.build_temp
+        )
+
+    def compile_kernels(self, instruction_set: str) -> list[str]:
+        """Compile ``kernels.cc`` for an instruction set, and return the object files."""
+        return self.compiler.compile(
+            [str(SOURCES / "kernels.cc")],
+            output_dir=os.path.join(self.build_temp, instruction_set),
+            macros=[("JAXLSTM_TARGET", instruction_set)],
+            extra_postargs=[*COMMON, *INSTRUCTION_SETS[instruction_set]],
         )
 
 

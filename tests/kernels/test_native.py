@@ -173,9 +173,8 @@ AMX_SHAPES = [
 def test_amx_has_float32_accuracy(amx: str, problem: Problem) -> None:
     """The RMS errors to float64 of values and gradients are at most the plain scan's.
 
-    With tiles of float16 they are at most the scan's or those of the kernel's sums without AMX. The
-    gradients of biases are sums without products. The kernel's have on average 1.2 times the error of XLA's,
-    with AMX and without.
+    With tiles of float16, sums without AMX may have the larger error. The gradients of biases are sums
+    without products. The kernel's have on average 1.2 times the error of XLA's, with AMX and without.
     """
     with jax.enable_x64(True):
         truth = jax.tree.leaves_with_path(values_and_gradients(problem, jnp.float64, "scan"))

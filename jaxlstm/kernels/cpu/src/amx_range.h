@@ -27,7 +27,7 @@ class Magnitude {
                                                _mm512_max_epu32(largest_, least), divisor);
     return quotient;
   }
-  // Returns the largest magnitudes. Those above `limit` become infinity.
+  // Returns the largest magnitudes, where infinity replaces any above `limit`.
   Floats limited_to(float limit) const {
     const __mmask16 above = _mm512_cmpgt_epu32_mask(largest_, (__m512i)_mm512_set1_ps(limit));
     return (Floats)_mm512_mask_mov_epi32(largest_, above, (__m512i)_mm512_set1_ps(INFINITY));
