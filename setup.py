@@ -72,7 +72,7 @@ class BuildKernel(build_ext):
 
 
 def long_description() -> str:
-    """Return the README for the package index, where relative links and pictures lead nowhere."""
+    """Return the README without pictures and relative links, which the package index cannot show."""
     text = Path("README.md").read_text(encoding="utf-8").replace("install '.[", "install 'jaxlstm[")
     text = re.sub(r"!\[[^\]]*\]\(([^)]*)\)", r"(`\1`)", text)
     text = re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)

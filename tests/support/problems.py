@@ -74,6 +74,12 @@ def draw(problem: Problem, dtype: Any, seed: int = 0) -> tuple[LSTMConfig, dict,
     return config, params, inputs, state, lengths
 
 
+def rms(actual: Any, expected: Any) -> float:
+    """Return the root mean square of the differences, computed in float64."""
+    difference = np.asarray(actual, np.float64) - np.asarray(expected, np.float64)
+    return float(np.sqrt(np.mean(difference**2)))
+
+
 def nudged(inputs: Any, seed: int) -> Any:
     """Move each number to an adjacent one, up or down at random."""
     up = np.random.default_rng(seed).random(inputs.shape) < 0.5
