@@ -1,4 +1,4 @@
-"""The native kernel on AMX: the batches that use it, its accuracy, and the calls that fall back to vectors."""
+"""The native kernel on AMX: the batches that use it, its accuracy, and calls that fall back to vectors."""
 
 from __future__ import annotations
 
