@@ -50,16 +50,18 @@ JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, l
     const long end = begin + kSumLength < K ? begin + kSumLength : K;
     Vector<T> partial[M][4 * N] = {};
     for (long k = begin; k < end; k++) {
+      Vector<T> a[M];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) a[m] = broadcast(rows[m * row_stride + k * k_stride]);
 #pragma GCC unroll 4
       for (int n = 0; n < N; n++) {
         const T* w = weights + n * panel_stride + k * 4 * L;
 #pragma GCC unroll 4
-        for (int v = 0; v < (M > 1 ? 4 : 0); v++) __builtin_prefetch((const char*)(w + v * L) + kPrefetchBytes);
+        for (int v = 0; v < 4; v++) {
+          if (M > 1 && v * kVectorBytes % 64 == 0) __builtin_prefetch((const char*)(w + v * L) + kPrefetchBytes);
+          const Vector<T> b = load(w + v * L);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; m++) {
-          const Vector<T> a = broadcast(rows[m * row_stride + k * k_stride]);
-#pragma GCC unroll 4
-          for (int v = 0; v < 4; v++) partial[m][4 * n + v] += a * load(w + v * L);
+          for (int m = 0; m < M; m++) partial[m][4 * n + v] += a[m] * b;
         }
       }
     }
