@@ -169,7 +169,11 @@ def test_port_without_final_state(change):
     assert status(report)["step residual"] == "untested"
 
 
-@pytest.mark.parametrize(("h", "c"), [(None, 1), (1, None), (None, None)], ids=["h_n", "c_n", "neither"])
+@pytest.mark.parametrize(
+    ("h", "c"),
+    [(None, 1), pytest.param(1, None, marks=pytest.mark.slow), (None, None)],
+    ids=["h_n", "c_n", "neither"],
+)
 def test_gradients_of_a_port_without_final_state(h, c):
     @jax.jit
     def port(x, state, lengths, *, params):

@@ -62,7 +62,8 @@ def forward(name: str, dtype: str, backend: str, *, wide: bool = False) -> tuple
     with jax.enable_x64(wide):
         if wide:
             params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
-        y, state = lstm(params, x, config=config, seq_lengths=lengths, backend=backend)
+        run = jax.jit(functools.partial(lstm, config=config, seq_lengths=lengths, backend=backend))
+        y, state = run(params, x)
     return y, *state
 
 
@@ -114,7 +115,7 @@ def gradients(name: str, dtype: str, backend: str, *, wide: bool = False) -> lis
         arguments = (params, x, state)
         if wide:
             arguments = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), arguments)
-        return jax.tree.leaves(jax.grad(loss, (0, 1, 2))(*arguments))
+        return jax.tree.leaves(jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments))
 
 
 @functools.cache
