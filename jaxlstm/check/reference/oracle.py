@@ -85,7 +85,7 @@ def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
     z = eq.product(x, w["weight_ih"]) + eq.product(h, w["weight_hh"])
     if "bias_ih" in w:
         z = z + w["bias_ih"] + w["bias_hh"]
-    i, f, g, o = z.reshape(len(z), 4, -1).swapaxes(0, 1)
+    i, f, g, o = z.reshape(len(z), 4, z.shape[-1] // 4).swapaxes(0, 1)
     i, f, g, o = eq.sigmoid(i), eq.sigmoid(f), eq.tanh(g), eq.sigmoid(o)
     c = f * c + i * g
     h = o * eq.tanh(c)
