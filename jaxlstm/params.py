@@ -19,9 +19,7 @@ A torch state dict is a valid parameter tree. Conversion checks names and shapes
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,31 +96,19 @@ def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) 
     >>> params["weight_hh_l0"].shape
     (20, 5)
     """
+    import jax
+
     from jaxlstm.precision import require_dtype
 
     dtype = require_dtype("dtype", dtype)
     shapes = param_shapes(config)
+    bound = init_bound(config)
     require_key("key", key)
-    arrays = _drawing(tuple(shapes.values()), init_bound(config), dtype)(key)
-    return dict(zip(shapes, arrays, strict=True))
-
-
-@functools.cache
-def _drawing(
-    shapes: tuple[tuple[int, ...], ...], bound: float, dtype: Any
-) -> Callable[[jax.Array], list[jax.Array]]:
-    """Return a program that draws all arrays at once: XLA takes 0.2 s to compile each draw."""
-    import jax
-
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-
-    @jax.jit
-    def draw(key: jax.Array) -> list[jax.Array]:
-        numbers = jax.random.uniform(key, (int(ends[-1]),), dtype, -bound, bound)
-        parts = jax.numpy.split(numbers, ends[:-1])
-        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-    return draw
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: jax.random.uniform(leaf_key, shape, dtype, -bound, bound)
+        for leaf_key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
 
 
 def require_key(name: str, key: Any) -> None:
