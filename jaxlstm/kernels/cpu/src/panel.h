@@ -7,7 +7,8 @@
 //
 // The product is register-blocked, as in GotoBLAS (Goto and van de Geijn 2008): M rows and N panels at a time
 // accumulate into M x 4 N vector registers. Each step over k loads 4 N vectors of weights and broadcasts M elements of
-// the rows, for 4 M N multiply-adds. M and N are template parameters, chosen so that the sums fit the registers.
+// the rows, for 4 M N multiply-adds. M and N are template parameters, chosen so that the sums, an element of each row
+// and a vector of weights fit the registers.
 #pragma once
 #include "half.h"
 #include "vector.h"
