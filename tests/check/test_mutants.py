@@ -24,15 +24,19 @@ from tests.support.verification import random_params
 from tests.support.wrong_ports import BUGS, NEEDS_PROJECTION, WrongPort
 
 
-def by_semantics():
-    """Yield the mutants that semantics catch; slow but for every sixth and one without a known cause."""
-    caught = [bugs for bugs in MUTANTS if not NOT_BY_SEMANTICS & set(bugs)]
-    for k, bugs in enumerate(caught):
-        fast = k % 6 == 0 or bugs == ("output scaled",)
-        yield pytest.param(bugs, marks=() if fast else pytest.mark.slow, id=" and ".join(bugs))
+def marked(mutants, fast):
+    """Return the mutants as parameters of a test, slow unless they are in ``fast``."""
+    return [
+        pytest.param(bugs, marks=() if bugs in fast else pytest.mark.slow, id=" and ".join(bugs))
+        for bugs in mutants
+    ]
 
 
-@pytest.mark.parametrize("bugs", list(by_semantics()))
+BY_SEMANTICS = [bugs for bugs in MUTANTS if not NOT_BY_SEMANTICS & set(bugs)]
+NO_CAUSE = ("output scaled",)
+
+
+@pytest.mark.parametrize("bugs", marked(BY_SEMANTICS, [*BY_SEMANTICS[::6], NO_CAUSE]))
 def test_semantics_catch_and_search_names(bugs):
     config = config_for(bugs)
     params, cases = small_cases(config)
@@ -53,12 +57,8 @@ def test_semantics_catch_and_search_names(bugs):
         assert not causes
 
 
-# The first four are those that semantics do not catch.
-@pytest.mark.parametrize(
-    "bugs",
-    [pytest.param(bugs, marks=pytest.mark.slow if i >= 6 else ()) for i, bugs in enumerate(WHOLE)],
-    ids=" and ".join,
-)
+# WHOLE begins with the mutants that semantics do not catch.
+@pytest.mark.parametrize("bugs", marked(WHOLE, WHOLE[: len(NOT_BY_SEMANTICS) + 2]))
 def test_verify_catches_and_names(bugs):
     config = config_for(bugs)
     assert caught_and_named(bugs, random_params(config, scale=1.5), config) == (True, True)
