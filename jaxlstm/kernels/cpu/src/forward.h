@@ -6,6 +6,7 @@
 // A step computes only the rows up to its last valid one, and skips a step without valid rows. The choice depends only
 // on `valid`, so all threads agree on when to synchronize.
 #pragma once
+#include "activations.h"
 #include "arena.h"
 #include "arguments.h"
 #include "panel.h"
@@ -13,9 +14,7 @@
 
 #if defined(__AVX512BF16__)
 #include "bfloat16.h"
-#endif
-#if defined(__AVX512F__)
-#include "avx512_activations.h"
+#include "bfloat16_activations.h"
 #endif
 
 namespace jaxlstm {

@@ -50,6 +50,7 @@ JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, l
   for (long begin = 0; begin < K; begin += kSumLength) {
     const long end = begin + kSumLength < K ? begin + kSumLength : K;
     Vector<T> partial[M][4 * N] = {};
+#pragma GCC unroll 2
     for (long k = begin; k < end; k++) {
       Vector<T> a[M];
 #pragma GCC unroll 8

@@ -1,10 +1,9 @@
-// Vectors of one instruction set, in the vector extensions of GCC and Clang, with sigmoid and tanh.
+// Vectors of one instruction set, in the vector extensions of GCC and Clang.
 //
 // This header and the headers that include it are compiled once for each instruction set. Everything in them is in an
 // unnamed namespace. Otherwise the linker could keep a single copy of an inline function, compiled for instructions
 // that the processor lacks.
 #pragma once
-#include <cmath>
 #include <cstring>
 #include <type_traits>
 
@@ -135,86 +134,6 @@ JAXLSTM_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
 typedef Vector<float> Floats;
 typedef int Ints __attribute__((vector_size(kVectorBytes)));
 typedef Vector<double> Doubles;
-
-// Returns 1 / (d + rest), for 1 <= d <= 2^127 and |rest| smaller than the spacing of floats at d, by a division and
-// a step of Newton's method.
-JAXLSTM_INLINE Floats reciprocal(Floats d, Floats rest = Floats{}) {
-  const Floats r = 1.0f / d;
-  return r + r * ((1.0f - d * r) - rest * r);
-}
-
-// Returns the minimax polynomial for (exp(r) - 1 - r) / r^2 on [-ln(2)/2, ln(2)/2].
-JAXLSTM_INLINE Floats exp_polynomial(Floats r) {
-  Floats p = Floats{} + 0x1.6bebf2p-10f;
-  p = p * r + 0x1.1227f6p-7f;
-  p = p * r + 0x1.555674p-5f;
-  p = p * r + 0x1.5554b0p-3f;
-  p = p * r + 0x1.fffffep-2f;
-  return p;
-}
-// Splits exp(x), for |x| <= 88, into power * (1 + rest) with power = 2^n and |rest| < 0.42. It uses Cody and Waite's
-// range reduction.
-JAXLSTM_INLINE void exp_parts(Floats x, Floats& power, Floats& rest) {
-  const Floats shift = Floats{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const Floats shifted = x * 1.44269504f + shift;
-  const Floats n = shifted - shift;
-  const Floats high = x - n * 0.693145752f, r = high - n * 1.42860677e-6f;
-  const Floats lost = (high - r) - n * 1.42860677e-6f;  // the rounding error of r
-  rest = ((r * r) * exp_polynomial(r) + lost) + r;
-  power = (Floats)(((Ints)shifted << 23) + (127 << 23));
-}
-
-// Returns 1 / (1 + exp(-x)). NaN passes through, because both comparisons with it are false.
-JAXLSTM_INLINE Floats sigmoid(Floats x) {
-  Floats y = -x, power, rest;
-  y = y < -88.0f ? Floats{} - 88.0f : y;
-  y = y > 88.0f ? Floats{} + 88.0f : y;
-  exp_parts(y, power, rest);
-  const Floats larger = power < 1.0f ? Floats{} + 1.0f : power, smaller = power < 1.0f ? power : Floats{} + 1.0f;
-  const Floats sum = power + 1.0f, lost = smaller - (sum - larger);  // exact (Dekker 1971)
-  const Floats small = power * rest + lost, d = sum + small;
-  return reciprocal(d, small - (d - sum));
-}
-
-// Returns tanh(x) for 0 <= x < 1, by the minimax polynomial x + x^3 P(x^2).
-JAXLSTM_INLINE Floats tanh_near_zero(Floats x) {
-  const Floats square = x * x;
-  Floats p = Floats{} - 0.00035845154f;
-  p = p * square + 0.002301363f;
-  p = p * square - 0.0079461047f;
-  p = p * square + 0.021486657f;
-  p = p * square - 0.0538798f;
-  p = p * square + 0.13332345f;
-  p = p * square - 0.33333296f;
-  return x + x * (square * p);
-}
-// Returns tanh(x): for |x| < 1 a polynomial, otherwise 1 - 2 / (exp(2|x|) + 1) with the sign of x.
-JAXLSTM_INLINE Floats tanh(Floats x) {
-  const Ints sign = (Ints)x & int(0x80000000);
-  const Floats size = (Floats)((Ints)x ^ sign);
-  const Floats capped = size > 10.0f ? Floats{} + 10.0f : size;
-  Floats power, rest;
-  exp_parts(capped + capped, power, rest);
-  const Floats beyond = 1.0f - 2.0f * reciprocal(power * rest + (power + 1.0f));
-  const Floats y = size < 1.0f ? tanh_near_zero(size) : beyond;
-  return (Floats)((Ints)y | sign);
-}
-
-// float64 is used to verify results, not for speed: these call the C library for each lane.
-JAXLSTM_INLINE Doubles sigmoid(Doubles x) {
-  for (int l = 0; l < kLanes<double>; l++) x[l] = 1.0 / (1.0 + std::exp(-x[l]));
-  return x;
-}
-JAXLSTM_INLINE Doubles tanh(Doubles x) {
-  for (int l = 0; l < kLanes<double>; l++) x[l] = std::tanh(x[l]);
-  return x;
-}
-
-// The functions of a cell in dtype T. For AVX-512, avx512_activations.h has others.
-template <class T>
-JAXLSTM_INLINE Vector<T> sigmoid(Vector<T> x) { return sigmoid(x); }
-template <class T>
-JAXLSTM_INLINE Vector<T> tanh(Vector<T> x) { return tanh(x); }
 
 }  // namespace
 }  // namespace jaxlstm
