@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -13,16 +15,15 @@ ALIGNMENT = 64
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return an array of zeros whose address is a multiple of ALIGNMENT."""
-    return _aligned(np.zeros, shape, dtype)
+    return aligned(np.zeros, shape, dtype)[0]
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array of any contents whose address is a multiple of ALIGNMENT."""
-    return _aligned(np.empty, shape, dtype)
-
-
-def _aligned(make: Callable[..., np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def aligned(
+    make: Callable[..., np.ndarray], shape: tuple[int, ...], dtype: np.dtype
+) -> tuple[np.ndarray, int]:
+    """Return an array made by ``np.zeros`` or ``np.empty``, and its address, a multiple of ALIGNMENT."""
     nbytes = math.prod(shape) * dtype.itemsize
-    block = make(nbytes + ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % ALIGNMENT
-    return block[start : start + nbytes].view(dtype).reshape(shape)
+    block: Any = make(nbytes + ALIGNMENT, np.uint8)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(block))  # in a third of the time of block.ctypes
+    start = -address % ALIGNMENT
+    return block[start : start + nbytes].view(dtype).reshape(shape), address + start

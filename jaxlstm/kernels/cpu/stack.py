@@ -9,13 +9,15 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
-from jaxlstm.kernels.cpu.memory import aligned_empty, aligned_zeros
+from jaxlstm.kernels.cpu.memory import ALIGNMENT, aligned, aligned_zeros
 from jaxlstm.kernels.cpu.prepared import prepare
 from jaxlstm.kernels.cpu.threads import available_threads
 from jaxlstm.params import direction_params
@@ -38,7 +40,7 @@ class _Layer(ctypes.Structure):
 
 
 class _Stack(ctypes.Structure):
-    """``Stack`` of stack.h."""
+    """``Stack`` of stack.h. Here the two elements of its arrays h and c have names of their own."""
 
     _fields_ = (
         ("dtype", ctypes.c_int64),
@@ -50,10 +52,20 @@ class _Stack(ctypes.Structure):
         ("threads", ctypes.c_int64),
         ("spin_nanoseconds", ctypes.c_int64),
         ("layers", ctypes.POINTER(_Layer)),
-        ("h", ctypes.c_void_p * 2),
-        ("c", ctypes.c_void_p * 2),
+        ("h_initial", ctypes.c_void_p),
+        ("h_final", ctypes.c_void_p),
+        ("c_initial", ctypes.c_void_p),
+        ("c_final", ctypes.c_void_p),
         ("current", ctypes.c_int64),
     )
+
+
+class StateBuffer(NamedTuple):
+    """A state and the addresses of its arrays."""
+
+    state: State
+    h_address: int
+    c_address: int
 
 
 class PackedLayers:
@@ -67,6 +79,7 @@ class PackedLayers:
 
     def __init__(self, params: Mapping[str, jax.Array], config: LSTMConfig, dtype: np.dtype) -> None:
         self.config, self.dtype = config, dtype
+        self._state_dtype = np.dtype(gate_dtype(dtype))
         arrays = {name: np.asarray(leaf) for name, leaf in params.items()}
         self.prepared = [
             [
@@ -78,9 +91,17 @@ class PackedLayers:
         addresses = [(ctypes.c_void_p * 2)(*map(_address, layer)) for layer in self.prepared]
         sizes = map(config.layer_input_size, range(config.num_layers))
         self._layers = (_Layer * config.num_layers)(*zip(sizes, addresses, strict=True))
-        self._threads = available_threads()
-        # Zeros for the initial states of the largest batch so far, which the kernel only reads.
-        self._zeros = aligned_zeros((0,), gate_dtype(dtype))
+        # Building a struct takes longer than copying one and setting some fields.
+        self._template = _Stack(
+            DTYPE_NUMBERS[dtype.name],
+            layer_count=config.num_layers,
+            directions=config.num_directions,
+            hidden_size=config.hidden_size,
+            h_size=config.state_shapes(1)[0][-1],
+            threads=available_threads(),
+            layers=self._layers,
+        )
+        self._zeros = self.state_buffer(np.zeros, 0)
 
     def run(
         self, x: np.ndarray, valid: np.ndarray | None, state: State | None = None
@@ -96,32 +117,41 @@ class PackedLayers:
         Returns:
           The outputs (time, batch, output_size) and the final state.
         """
-        h_0, c_0 = self._shared_zeros(x.shape[1]) if state is None else map(_dense, state)
-        final = np.empty_like(h_0), np.empty_like(c_0)
-        stack = self.stack((h_0, c_0), final, spin=SPIN)
-        return _outputs(_call_of(stack), x, valid, self.config.output_size), final
+        batch = x.shape[1]
+        if state is None:
+            initial = self._shared_zeros(batch)
+        else:
+            h, c = map(_dense, state)
+            initial = StateBuffer((h, c), _address(h), _address(c))
+        final = self.state_buffer(np.empty, batch)
+        stack = self.stack(batch, initial, final, spin=SPIN)
+        return _outputs(_call_of(stack), x, valid, self.config.output_size), final.state
 
-    def _shared_zeros(self, batch: int) -> State:
-        shapes = self.config.state_shapes(batch)
-        sizes = [math.prod(shape) for shape in shapes]
+    def _shared_zeros(self, batch: int) -> StateBuffer:
+        """Return the initial state of calls without one, which the kernel only reads."""
         zeros = self._zeros
-        if len(zeros) < max(sizes):
-            self._zeros = zeros = aligned_zeros((max(sizes),), zeros.dtype)
-        h, c = (zeros[:size].reshape(shape) for size, shape in zip(sizes, shapes, strict=True))
-        return h, c
+        if zeros.state[0].shape[1] != batch:
+            self._zeros = zeros = self.state_buffer(np.zeros, batch)
+        return zeros
 
-    def zeros(self, batch: int) -> State:
-        """Return a state of zeros."""
-        h, c = (aligned_zeros(shape, gate_dtype(self.dtype)) for shape in self.config.state_shapes(batch))
-        return h, c
+    def state_buffer(self, make: Callable[..., np.ndarray], batch: int) -> StateBuffer:
+        """Return a state in one block of memory, made by ``np.zeros`` or ``np.empty``."""
+        dtype = self._state_dtype
+        h_shape, c_shape = self.config.state_shapes(batch)
+        h_size, c_size = math.prod(h_shape), math.prod(c_shape)
+        line = ALIGNMENT // dtype.itemsize
+        c_begin = -(-h_size // line) * line
+        block, address = aligned(make, (c_begin + c_size,), dtype)
+        state = block[:h_size].reshape(h_shape), block[c_begin:].reshape(c_shape)
+        return StateBuffer(state, address, address + c_begin * dtype.itemsize)
 
-    def stack(self, initial: State, final: State, *, spin: float) -> _Stack:
+    def stack(self, batch: int, initial: StateBuffer, final: StateBuffer, *, spin: float) -> _Stack:
         """Return the layers between two buffers of the state, of which ``initial`` is the current one."""
-        h, c = ((ctypes.c_void_p * 2)(*map(_address, pair)) for pair in zip(initial, final, strict=True))
-        (_, batch, h_size), config = initial[0].shape, self.config
-        sizes = (config.num_layers, config.num_directions, batch, config.hidden_size, h_size)
-        number = DTYPE_NUMBERS[self.dtype.name]
-        return _Stack(number, *sizes, self._threads, round(1e9 * spin), self._layers, h, c, 0)
+        stack = _Stack.from_buffer_copy(self._template)
+        stack.batch, stack.spin_nanoseconds = batch, round(1e9 * spin)
+        _, stack.h_initial, stack.c_initial = initial
+        _, stack.h_final, stack.c_final = final
+        return stack
 
 
 class LayerStack:
@@ -135,8 +165,8 @@ class LayerStack:
 
     def __init__(self, layers: PackedLayers, batch: int, spin: float) -> None:
         self._layers = layers  # keeps the weights alive
-        self._state = layers.zeros(batch), layers.zeros(batch)
-        self._stack = layers.stack(*self._state, spin=spin)
+        self._buffers = layers.state_buffer(np.zeros, batch), layers.state_buffer(np.zeros, batch)
+        self._stack = layers.stack(batch, *self._buffers, spin=spin)
         self._call = _call_of(self._stack)
         self._x = aligned_zeros((batch, layers.config.input_size), layers.dtype)
         self._y = aligned_zeros((batch, layers.config.output_size), layers.dtype)
@@ -146,7 +176,7 @@ class LayerStack:
     @property
     def state(self) -> State:
         """The current (h, c). The next call does not write to these arrays, but the one after it does."""
-        return self._state[self._stack.current]
+        return self._buffers[self._stack.current].state
 
     def step(self, x: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """Run one step.
@@ -176,9 +206,8 @@ Call = Callable[[int, int, int | None, int], None]
 
 def _call_of(stack: _Stack) -> Call:
     """Return a function that runs steps of a stack, which the caller keeps alive."""
-    handle, address = library().handle, ctypes.addressof(stack)
-    assert handle is not None
-    run = handle.jaxlstm_run_stack
+    address = ctypes.addressof(stack)
+    run = _library_function()
 
     def call(time: int, x: int, valid: int | None, y: int) -> None:
         if not run(address, time, x, valid, y):
@@ -187,11 +216,18 @@ def _call_of(stack: _Stack) -> Call:
     return call
 
 
+@cache
+def _library_function() -> Callable[..., bool]:
+    handle = library().handle
+    assert handle is not None
+    return handle.jaxlstm_run_stack
+
+
 def _outputs(call: Call, x: np.ndarray, valid: np.ndarray | None, features: int) -> np.ndarray:
     """Run the steps of x (time, batch, input_size) and return their outputs (time, batch, features)."""
     x = _dense(x)
-    y = aligned_empty((*x.shape[:2], features), x.dtype)
-    call(len(x), _address(x), None if valid is None else _address(valid), _address(y))
+    y, y_address = aligned(np.empty, (*x.shape[:2], features), x.dtype)
+    call(len(x), _address(x), None if valid is None else _address(valid), y_address)
     return y
 
 
