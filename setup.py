@@ -49,7 +49,7 @@ class BuildKernel(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(chain.from_iterable(pool.map(self.compile_kernels, INSTRUCTION_SETS)))
         objects += self.compiler.compile(
-            [str(SOURCES / name) for name in ("ffi.cc", "stack.cc", "wait.cc")],
+            [str(SOURCES / name) for name in ("ffi.cc", "python.cc", "wait.cc")],
             output_dir=self.build_temp,
             macros=macros,
             include_dirs=include,

@@ -82,6 +82,18 @@ def test_bits_of_prepared_weights_with_tiles() -> None:
     assert_same_bits(runner, by_lstm(params, x, state, np.full(48, 9), config), x, state)
 
 
+@pytest.mark.parametrize("batch", [3, 32])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bits_of_saturated_gates(dtype: str, batch: int) -> None:
+    """Sigmoids below 2^-126 are zeros, on XLA's threads and on Python's."""
+    config = LSTMConfig(40, 130)
+    params = {key: jnp.asarray(value, dtype) for key, value in weights(config).items()}
+    x = (1000 * normal(20, batch, config.input_size)).astype(dtype)
+    state = tuple(np.full(shape, 1e-39, dtype) for shape in config.state_shapes(batch))
+    runner = compile(params, config, max_length=20, max_batch=batch, dtype=dtype)
+    assert_same_bits(runner, by_lstm(params, x, state, np.full(batch, 20), config), x, state)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["both", "projected"])
 def test_padding_does_not_matter(name: str, dtype: str) -> None:

@@ -10,14 +10,13 @@ import ctypes
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
-from jaxlstm.kernels.cpu.memory import ALIGNMENT, aligned, aligned_zeros
+from jaxlstm.kernels.cpu.memory import aligned, aligned_zeros
 from jaxlstm.kernels.cpu.prepared import prepare
 from jaxlstm.kernels.cpu.threads import available_threads
 from jaxlstm.params import direction_params
@@ -60,12 +59,8 @@ class _Stack(ctypes.Structure):
     )
 
 
-class StateBuffer(NamedTuple):
-    """A state and the addresses of its arrays."""
-
-    state: State
-    h_address: int
-    c_address: int
+Addresses = tuple[int, int]
+"""The addresses of h and c."""
 
 
 class PackedLayers:
@@ -101,7 +96,8 @@ class PackedLayers:
             threads=available_threads(),
             layers=self._layers,
         )
-        self._zeros = self.state_buffer(np.zeros, 0)
+        # The initial h and c of calls without one, for the largest batch so far. The kernel only reads it.
+        self._zeros = aligned(np.zeros, (0,), self._state_dtype)
 
     def run(
         self, x: np.ndarray, valid: np.ndarray | None, state: State | None = None
@@ -119,38 +115,35 @@ class PackedLayers:
         """
         batch = x.shape[1]
         if state is None:
-            initial = self._shared_zeros(batch)
+            zeros = self._shared_zeros(batch)  # a local variable, since another thread may replace them
+            initial = zeros[1], zeros[1]
         else:
             h, c = map(_dense, state)
-            initial = StateBuffer((h, c), _address(h), _address(c))
-        final = self.state_buffer(np.empty, batch)
+            initial = _address(h), _address(c)
+        final_state, final = self.new_state(np.empty, batch)
         stack = self.stack(batch, initial, final, spin=SPIN)
-        return _outputs(_call_of(stack), x, valid, self.config.output_size), final.state
+        return _outputs(_call_of(stack), x, valid, self.config.output_size), final_state
 
-    def _shared_zeros(self, batch: int) -> StateBuffer:
-        """Return the initial state of calls without one, which the kernel only reads."""
+    def _shared_zeros(self, batch: int) -> tuple[np.ndarray, int]:
+        size = max(map(math.prod, self.config.state_shapes(batch)))
         zeros = self._zeros
-        if zeros.state[0].shape[1] != batch:
-            self._zeros = zeros = self.state_buffer(np.zeros, batch)
+        if zeros[0].size < size:
+            self._zeros = zeros = aligned(np.zeros, (size,), self._state_dtype)
         return zeros
 
-    def state_buffer(self, make: Callable[..., np.ndarray], batch: int) -> StateBuffer:
-        """Return a state in one block of memory, made by ``np.zeros`` or ``np.empty``."""
-        dtype = self._state_dtype
+    def new_state(self, make: Callable[..., np.ndarray], batch: int) -> tuple[State, Addresses]:
+        """Return a state made by ``np.zeros`` or ``np.empty``, and its addresses."""
         h_shape, c_shape = self.config.state_shapes(batch)
-        h_size, c_size = math.prod(h_shape), math.prod(c_shape)
-        line = ALIGNMENT // dtype.itemsize
-        c_begin = -(-h_size // line) * line
-        block, address = aligned(make, (c_begin + c_size,), dtype)
-        state = block[:h_size].reshape(h_shape), block[c_begin:].reshape(c_shape)
-        return StateBuffer(state, address, address + c_begin * dtype.itemsize)
+        h, h_address = aligned(make, h_shape, self._state_dtype)
+        c, c_address = aligned(make, c_shape, self._state_dtype)
+        return (h, c), (h_address, c_address)
 
-    def stack(self, batch: int, initial: StateBuffer, final: StateBuffer, *, spin: float) -> _Stack:
+    def stack(self, batch: int, initial: Addresses, final: Addresses, *, spin: float) -> _Stack:
         """Return the layers between two buffers of the state, of which ``initial`` is the current one."""
         stack = _Stack.from_buffer_copy(self._template)
         stack.batch, stack.spin_nanoseconds = batch, round(1e9 * spin)
-        _, stack.h_initial, stack.c_initial = initial
-        _, stack.h_final, stack.c_final = final
+        stack.h_initial, stack.c_initial = initial
+        stack.h_final, stack.c_final = final
         return stack
 
 
@@ -165,8 +158,8 @@ class LayerStack:
 
     def __init__(self, layers: PackedLayers, batch: int, spin: float) -> None:
         self._layers = layers  # keeps the weights alive
-        self._buffers = layers.state_buffer(np.zeros, batch), layers.state_buffer(np.zeros, batch)
-        self._stack = layers.stack(batch, *self._buffers, spin=spin)
+        self._states, addresses = zip(*(layers.new_state(np.zeros, batch) for _ in range(2)), strict=True)
+        self._stack = layers.stack(batch, *addresses, spin=spin)
         self._call = _call_of(self._stack)
         self._x = aligned_zeros((batch, layers.config.input_size), layers.dtype)
         self._y = aligned_zeros((batch, layers.config.output_size), layers.dtype)
@@ -176,7 +169,7 @@ class LayerStack:
     @property
     def state(self) -> State:
         """The current (h, c). The next call does not write to these arrays, but the one after it does."""
-        return self._buffers[self._stack.current].state
+        return self._states[self._stack.current]
 
     def step(self, x: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """Run one step.

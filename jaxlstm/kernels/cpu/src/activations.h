@@ -1,6 +1,5 @@
-// Sigmoid and tanh of vectors.
-//
-// In float32, the three functions at the top differ between instruction sets; everything else is common.
+// Sigmoid and tanh of vectors. `clip`, `nearest_power` and `reciprocal` differ between instruction sets; the rest is
+// common.
 #pragma once
 #include <cmath>
 
@@ -14,11 +13,11 @@ namespace jaxlstm {
 namespace {
 
 // Returns x clipped to between -limit and limit. NaN passes through: the minimum and maximum of x86 return their second
-// operand if one is NaN.
+// operand if one is NaN, and elsewhere both comparisons are false.
 JAXLSTM_INLINE Floats clip(Floats x, float limit) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_max_ps(_mm512_set1_ps(-limit), _mm512_min_ps(_mm512_set1_ps(limit), (__m512)x));
-#elif defined(__AVX__)
+#elif defined(__AVX2__)
   return (Floats)_mm256_max_ps(_mm256_set1_ps(-limit), _mm256_min_ps(_mm256_set1_ps(limit), (__m256)x));
 #elif defined(__x86_64__)
   return (Floats)_mm_max_ps(_mm_set1_ps(-limit), _mm_min_ps(_mm_set1_ps(limit), (__m128)x));
@@ -28,7 +27,7 @@ JAXLSTM_INLINE Floats clip(Floats x, float limit) {
 #endif
 }
 
-// Returns the integer n nearest to scaled = x * scale, and sets power to 2^n.
+// Returns the integer n nearest to x * scale, and sets power to 2^n.
 JAXLSTM_INLINE Floats nearest_power(Floats x, float scale, Floats& power) {
 #if defined(__AVX512F__)
   const Floats n = (Floats)_mm512_roundscale_ps((__m512)(x * scale), _MM_FROUND_TO_NEAREST_INT);

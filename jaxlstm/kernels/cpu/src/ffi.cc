@@ -3,10 +3,8 @@
 #include <cstring>
 #include <vector>
 
-#include "amx_policy.h"
 #include "buffers.h"
 #include "cost.h"
-#include "dtypes.h"
 #include "half_conversion.h"
 #include "instruction_sets.h"
 #include "memory.h"
@@ -241,35 +239,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_DTYP
                               (signature<9, 7>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<6, 4>()));
-
-// The functions below are called from Python through ctypes.
-
-// Returns the version of the interface to Python.
-int jaxlstm_interface() { return 3; }
-
-// Returns the name of the active instruction set.
-const char* jaxlstm_instruction_set() { return active_instruction_set().name; }
-// Selects the instruction set of subsequent calls. Returns false if it is unknown or cannot run here.
-bool jaxlstm_use_instruction_set(const char* name) { return use_instruction_set(name); }
-// Returns true if the active instruction set multiplies weights of this dtype. It prepares no others: half-precision
-// weights are then prepared as float32.
-bool jaxlstm_multiplies(Dtype dtype) {
-  return with_dtype(dtype, [](auto real) { return active_instruction_set().multiplies<decltype(real)>(); });
-}
-// Returns true if the kernel takes AMX for a batch with these valid steps, [time, batch].
-bool jaxlstm_pays_for_tiles(const uint8_t* valid, int64_t time, int64_t batch) {
-  return amx_is_faster(used_rows(valid, time, batch));
-}
-// Adds to the number of concurrent calls that share the threads of the pool.
-void jaxlstm_add_callers(int count) { announced.fetch_add(count); }
-// Evaluates the sigmoid and tanh of a cell in a dtype at n numbers, float64 or float32, to test their accuracy.
-void jaxlstm_activations(Dtype dtype, const void* x, void* sigmoids, void* tanhs, long n) {
-  with_dtype(dtype, [&](auto real) {
-    typedef Wide<decltype(real)> Number;
-    active_instruction_set().passes<decltype(real)>().activations(
-        static_cast<const Number*>(x), static_cast<Number*>(sigmoids), static_cast<Number*>(tanhs), n);
-  });
-}
 }
 #pragma GCC visibility pop
 

@@ -1,5 +1,5 @@
 // Conversion of half precision to float32 and back, rounding to nearest even, in loops that compilers vectorize. No
-// intermediate number is subnormal, since XLA's threads flush subnormal float32 to zero.
+// intermediate number is subnormal, since those are zeros in a pass (subnormals.h) and on XLA's threads.
 #pragma once
 #include <cstring>
 

@@ -2,6 +2,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "gradients.h"
+#include "subnormals.h"
 #include "widened_backward.h"
 #include "widened_forward.h"
 
@@ -48,6 +49,7 @@ size_t scratch_bytes(const Arguments& arguments) {
 
 template <class Arguments, class Implementation>
 void run(const Arguments& arguments, void* scratch, int thread, int threads, Barrier& barrier) {
+  const NoSubnormals zeros;
   Implementation(arguments, scratch).run(thread, threads, barrier);
 }
 
