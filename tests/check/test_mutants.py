@@ -129,7 +129,8 @@ def not_accused(seed):
     assert report.diagnosis == ()
 
 
-@pytest.mark.parametrize("seed", range(7))
+# Seed 1810: sigmoid through tanh, at weights and states where its absolute error of a gate near 0 matters.
+@pytest.mark.parametrize("seed", [*range(7), 1810])
 def test_right_ports_are_not_accused(seed):
     not_accused(seed)
 

@@ -1,17 +1,21 @@
 """Float64 semantics: in float64, a correct port agrees with the references to rounding.
 
 Large weights magnify rounding. The limits therefore grow with the condition of a case: the change of the
-oracle's results when every number in the call changes by one ulp.
+oracle's results when every number in the call changes by one ulp, and every sigmoid by 2^-53. Many libraries
+compute sigmoid through tanh, so a gate near 0 has an absolute error of that size, and multiplies a c of up to
+10,000.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxlstm.check.criteria.measurement import Measurement, largest_error, largest_errors, worst_of
+from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import NamedArrays, Results, oracle_results
 from jaxlstm.config import LSTMConfig
@@ -67,7 +71,7 @@ def condition_of(
     *,
     gradients: bool,
 ) -> dict[str, float]:
-    """Return the largest change of each array when every number in the call changes by one ulp."""
+    """Return the largest change of each array under :func:`perturbed_results`."""
     trials = [
         largest_errors(perturbed_results(params, config, case, rng, gradients=gradients), truth)
         for _ in range(TRIALS)
@@ -78,15 +82,24 @@ def condition_of(
 def perturbed_results(
     params: Mapping[str, Any], config: LSTMConfig, case: Case, rng: np.random.Generator, *, gradients: bool
 ) -> Results:
-    """Return the oracle's results with every parameter, input and state changed by one ulp."""
+    """Return the oracle's results with every parameter, input and state changed by one ulp, and every sigmoid
+    by 2^-53, the spacing of numbers below 1.
+    """
+
+    def signs(a: Array) -> Array:
+        return rng.choice([-1.0, 1.0], a.shape)
 
     def perturb(a: Any) -> Array:
         a = np.asarray(a).astype(np.float64)
-        return a * (1 + np.spacing(1.0) * rng.choice([-1.0, 1.0], a.shape))
+        return a * (1 + np.spacing(1.0) * signs(a))
+
+    def sigmoid(z: Array) -> Array:
+        return oracle.sigmoid(z) + 2.0**-53 * signs(z)
 
     case = case.map(perturb)
     params = {name: perturb(a) for name, a in params.items()}
-    return oracle_results(params, config, case, gradients=gradients)
+    equations = dataclasses.replace(oracle.CORRECT, sigmoid=sigmoid)
+    return oracle_results(params, config, case, gradients=gradients, equations=equations)
 
 
 def amplification(condition: Mapping[str, float], truth: Results) -> float:

@@ -1,7 +1,7 @@
 // Subnormal numbers are zero in a pass, on every thread.
 //
-// XLA's threads treat them so, and the threads of Python do not. Without this, the last bits of a result would depend on
-// the thread that computes it: sigmoid(-88) is subnormal.
+// XLA's threads treat them so, and Python's do not. Without this, the last bits of a result would depend on the thread
+// that computes it: sigmoid(-88) is subnormal.
 #pragma once
 #include <cstdint>
 
