@@ -77,12 +77,13 @@ def test_run_says_that_it_can_continue(
     monkeypatch.setattr(job, "PART_STEPS", 60)
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
     arguments = ["run", checkpoint, "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz"]
-    with monkeypatch.context() as patch:
-        # The first rename concerns the description of the job.
-        interrupt_at(patch, "replace", 2)
-        done = jaxlstm_command(*arguments)
-    assert (done.status, done.err) == (130, "jaxlstm run: interrupted\n")
-    assert sorted(os.listdir(tmp_path)) == [checkpoint.name, "x.npz"]
+    # The first rename concerns the description of the job.
+    for call in (1, 2):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, "replace", call)
+            done = jaxlstm_command(*arguments)
+        assert (done.status, done.err) == (130, "jaxlstm run: interrupted\n")
+        assert sorted(os.listdir(tmp_path)) == [checkpoint.name, "x.npz"]
     with monkeypatch.context() as patch:
         interrupt_at(patch, "replace", 3)
         done = jaxlstm_command(*arguments)

@@ -83,16 +83,17 @@ class Job:
             )
         with open(self.folder / "lock", "w", encoding="utf-8") as lock:
             _lock(lock, self.output)
-            if not self._identity_file.exists():
-                for stale in self.folder.glob("part-*"):
-                    stale.unlink()
-                write_atomically(self._identity_file, [self._identity.encode()])
-            elif self._identity_file.read_text(encoding="utf-8") != self._identity:
+            is_new = not self._identity_file.exists()
+            if not is_new and self._identity_file.read_text(encoding="utf-8") != self._identity:
                 raise ValueError(
                     f"{self.folder} has parts of a run with another checkpoint, input or options; "
                     "finish that run, or remove the folder"
                 )
             try:
+                if is_new:
+                    for stale in self.folder.glob("part-*"):
+                        stale.unlink()
+                    write_atomically(self._identity_file, [self._identity.encode()])
                 yield self
             except KeyboardInterrupt as interrupt:
                 if self._path(0).exists():
