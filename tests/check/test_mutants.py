@@ -130,7 +130,7 @@ def not_accused(seed):
 
 
 # Seed 1810: sigmoid through tanh, at weights and states where its absolute error of a gate near 0 matters.
-@pytest.mark.parametrize("seed", [*range(7), 1810])
+@pytest.mark.parametrize("seed", [*range(6), 1810])
 def test_right_ports_are_not_accused(seed):
     not_accused(seed)
 
