@@ -38,7 +38,7 @@ def link_library(folder: Path, kernels: Iterable[Path], include: Path) -> Path:
     """Link the library as setup.py does. ``include`` holds XLA's headers."""
     path = folder / "_native.so"
     shared = ["-shared", "-fvisibility=hidden", f"-I{include}"]
-    sources = [build.SOURCES / name for name in ("ffi.cc", "python.cc", "wait.cc")]
+    sources = [path for path in build.SOURCES.glob("*.cc") if path.name != "kernels.cc"]
     build.run_compiler(COMPILER, *OPTIONS, *shared, *sources, *kernels, "-o", path)
     return path
 

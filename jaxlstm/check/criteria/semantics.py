@@ -82,8 +82,9 @@ def condition_of(
 def perturbed_results(
     params: Mapping[str, Any], config: LSTMConfig, case: Case, rng: np.random.Generator, *, gradients: bool
 ) -> Results:
-    """Return the oracle's results with every parameter, input and state changed by one ulp, and every sigmoid
-    by 2^-53, the spacing of numbers below 1.
+    """Return the oracle's results after every number of the call has changed by one ulp.
+
+    Every sigmoid changes by 2^-53, the spacing of the numbers below 1.
     """
 
     def signs(a: Array) -> Array:

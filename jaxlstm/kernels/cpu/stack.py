@@ -39,7 +39,7 @@ class _Layer(ctypes.Structure):
 
 
 class _Stack(ctypes.Structure):
-    """``Stack`` of stack.h. Here the two elements of its arrays h and c have names of their own."""
+    """``Stack`` of stack.h, with a field for each element of its arrays h and c."""
 
     _fields_ = (
         ("dtype", ctypes.c_int64),

@@ -1,4 +1,4 @@
-// What every forward pass works on: packed weights, the state c, and the rows that each step computes.
+// The operands of a forward pass: packed weights, the state c, and the rows of each step.
 //
 // A step computes only the rows up to its last valid one, and skips a step without valid rows. The choice depends only
 // on `valid`, so all threads agree on when to synchronize.
