@@ -72,8 +72,8 @@ fuzz: $(VENV)/.test  ## read mutated checkpoints for FUZZ_MINUTES; findings go t
 	$(BIN)/python -m tools.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
 
 # With the planted faults of whole models, which are slow: each reaches another explanation.
-COVERED := tests/check tests/converters tests/checkpoint tests/cli tests/pt2 tests/models/test_program.py \
-	tests/models/test_acceptance.py tests/test_snippets.py tests/test_surprises.py
+COVERED := tests/check tests/converters tests/checkpoint tests/cli tests/pt2 tests/programs/test_program.py \
+	tests/programs/test_acceptance.py tests/test_snippets.py tests/test_surprises.py
 coverage: $(VENV)/.dev  ## coverage of lines and branches of the checker and the converters
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not slow" $(COVERED)

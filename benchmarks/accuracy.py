@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.settings import Settings
-from tests.support import agreement
-from tests.support.cases import Case, Results, pooled_error
+from testing import agreement
+from testing.cases import Case, Results, pooled_error
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
 KINDS = {"outputs and states": False, "gradients": True}

@@ -18,7 +18,7 @@ from jaxlstm import LSTMConfig
 PROCESSES = {
     "jaxlstm": """
 import jax, numpy, jaxlstm
-from jaxlstm.params import param_shapes
+from jaxlstm.layer.params import param_shapes
 config = jaxlstm.LSTMConfig(256, 256)
 params = {name: numpy.ones(shape, "float32") for name, shape in param_shapes(config).items()}
 run = jax.jit(lambda params, x: jaxlstm.lstm(params, x, config=config))
@@ -26,7 +26,7 @@ jax.block_until_ready(run(params, numpy.ones((16, 4, 256), "float32")))
 """,
     "jaxlstm Runner": """
 import numpy, jaxlstm
-from jaxlstm.params import param_shapes
+from jaxlstm.layer.params import param_shapes
 config = jaxlstm.LSTMConfig(256, 256)
 params = {name: numpy.ones(shape, "float32") for name, shape in param_shapes(config).items()}
 runner = jaxlstm.inference.compile(params, config, max_length=16, max_batch=4)

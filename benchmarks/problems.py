@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import init_bound, param_shapes
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import init_bound, param_shapes
 
 
 class Size(NamedTuple):

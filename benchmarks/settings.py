@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxlstm.check.reference import torch_precision
-from jaxlstm.precision import resolve
+from jaxlstm.layer.precision import resolve
 
 
 class Settings(NamedTuple):
@@ -17,7 +17,7 @@ class Settings(NamedTuple):
 
     Attributes:
       device: "cpu", "gpu" or "tpu"; JAX's first device of that platform.
-      precision: of float32 matrix products, see :mod:`jaxlstm.precision`.
+      precision: of float32 matrix products, see :mod:`jaxlstm.layer.precision`.
       threads: the number of threads per implementation on a CPU.
       dtype: of weights, inputs and outputs.
       backend: jaxlstm's backend.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from benchmarks.peers import layers, load, version
 from benchmarks.settings import Settings
 from jaxlstm.check import Report, verify
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 CONFIG = LSTMConfig(16, 24, num_layers=2, bidirectional=True)
 Port = Callable[..., Any]

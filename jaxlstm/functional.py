@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm import precision as precision_
-from jaxlstm._torch_keywords import torch_keywords
-from jaxlstm.cell import LSTMState, cell_step, input_gates
-from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels import select_stack
-from jaxlstm.lengths import valid_steps
-from jaxlstm.packed import PackedSequence, packed_rows, padded_rows
-from jaxlstm.params import require_key
-from jaxlstm.placement import split_alike, varying_alike
-from jaxlstm.precision import Precision, resolve
-from jaxlstm.stack import BetweenLayers, dropout
-from jaxlstm.validate import cell_arguments, lstm_arguments, require_backend
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.cell import LSTMState, cell_step, input_gates
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.lengths import valid_steps
+from jaxlstm.layer.mesh_types import split_alike, varying_alike
+from jaxlstm.layer.packed import PackedSequence, packed_rows, padded_rows
+from jaxlstm.layer.params import require_key
+from jaxlstm.layer.precision import Precision, resolve
+from jaxlstm.layer.stack import BetweenLayers, dropout
+from jaxlstm.layer.torch_keywords import torch_keywords
+from jaxlstm.layer.validate import cell_arguments, lstm_arguments, require_backend
 
 Inputs = TypeVar("Inputs", jax.Array, PackedSequence)
 State = TypeVar("State", bound=tuple[Any, ...])
@@ -55,7 +55,7 @@ def lstm(
         cannot be checked: 0 leaves the row's state unchanged, and a value above T counts as T.
       dropout_key: a JAX random key, which turns on ``config.dropout`` between layers (training). No
         dropout if None (inference).
-      precision: precision of the matrix products, see :mod:`jaxlstm.precision`.
+      precision: precision of the matrix products, see :mod:`jaxlstm.layer.precision`.
       backend: the implementation. "scan" is ``jax.lax.scan``, "native" the CPU kernel, "pallas" the TPU
         kernel, "cudnn" NVIDIA's library. "auto" takes the native kernel if it is installed and supports
         the dtype, and otherwise the scan. See :mod:`jaxlstm.kernels`.
@@ -174,7 +174,7 @@ def lstm_cell(
       x: input, (batch, input_size) or (input_size,).
       state: (h, c), of shapes (batch, h_size) and (batch, hidden_size), without batch if ``x`` has none.
         Zeros if None.
-      precision: precision of the matrix products, see :mod:`jaxlstm.precision`.
+      precision: precision of the matrix products, see :mod:`jaxlstm.layer.precision`.
 
     Returns:
       The next (h, c), with the shapes and dtype of ``state``. It has the type of ``state`` too, so any pair

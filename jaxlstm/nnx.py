@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxlstm import _modules
-from jaxlstm import precision as precision_
-from jaxlstm._tabulate import is_tabulated, tabulated
-from jaxlstm._torch_keywords import torch_keywords
-from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMCellConfig, LSTMConfig, require_config
-from jaxlstm.functional import Inputs
-from jaxlstm.params import Params, init_params, param_shapes
-from jaxlstm.precision import Precision
+from jaxlstm.functional import Inputs, lstm, lstm_cell
+from jaxlstm.layer import module_calls
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig, require_config
+from jaxlstm.layer.nnx_tabulate import is_tabulated, tabulated
+from jaxlstm.layer.params import Params, init_params, param_shapes
+from jaxlstm.layer.precision import Precision
+from jaxlstm.layer.torch_keywords import torch_keywords
 
 __all__ = ("LSTM", "LSTMCell")
 
@@ -58,7 +58,7 @@ class _TorchNamed(nnx.Module):
         Raises:
           ValueError: a parameter is missing, unexpected or of the wrong shape.
         """
-        arrays, self.param_dtype = _modules.checked_params(params, self.config)
+        arrays, self.param_dtype = module_calls.checked_params(params, self.config)
         for name, value in arrays.items():
             setattr(self, name, nnx.Param(value))
         return self
@@ -87,7 +87,7 @@ class LSTM(_TorchNamed):
         U(-1/sqrt(H), 1/sqrt(H)); ``dropout`` draws the masks between layers.
       dtype: dtype of the computation; the widest dtype of inputs and parameters if None.
       param_dtype: dtype of the parameters.
-      precision: precision of the matrix products, see :mod:`jaxlstm.precision`.
+      precision: precision of the matrix products, see :mod:`jaxlstm.layer.precision`.
       backend: the implementation, see :func:`jaxlstm.lstm`.
       deterministic: True turns dropout off (inference), False turns it on (training). ``eval()`` and
         ``train()`` set it. Required only with ``dropout > 0``.
@@ -139,11 +139,11 @@ class LSTM(_TorchNamed):
           rngs: random streams for dropout; ``nnx.Rngs(0)`` if None.
           **kwargs: ``dtype``, ``precision``, ``backend`` and ``deterministic``, as for the constructor.
         """
-        arguments = _modules.torch_arguments(require_config(config))
+        arguments = module_calls.torch_arguments(require_config(config))
         # Abstract construction draws no random numbers.
         model = nnx.eval_shape(lambda: cls(**arguments, rngs=nnx.Rngs(0), **kwargs))
         model._set_dropout_stream(nnx.Rngs(0) if rngs is None else rngs)
-        return model.load_params(_modules.layer_params(params, config))
+        return model.load_params(module_calls.layer_params(params, config))
 
     @torch_keywords(hx="initial_state", input="inputs")
     def __call__(
@@ -174,9 +174,9 @@ class LSTM(_TorchNamed):
             deterministic = self.deterministic
         key = None
         fix = "call model.eval() for inference or model.train() for training"
-        if _modules.applies_dropout(self.config, deterministic, fix=fix):
+        if module_calls.applies_dropout(self.config, deterministic, fix=fix):
             key = _dropout_key(self.rngs if rngs is None else rngs)
-        results = _modules.run_lstm(self, self.params, inputs, initial_state, seq_lengths, key)
+        results = lstm(**module_calls.lstm_call(self, self.params, inputs, initial_state, seq_lengths, key))
         return tabulated(results) if is_tabulated(self) else results
 
 
@@ -257,7 +257,7 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
           The state (h, c) for ``cell(x, (h, c))``, and ``((c, h), h)`` for ``cell((c, h), x)``. The new
           state has the type of the given one, and is an :class:`jaxlstm.LSTMState` if that was None.
         """
-        return _modules.run_cell(self, self.params, x, state)
+        return module_calls.call_cell(lstm_cell, self, self.params, x, state)
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None):
         """Return Flax's carry (c, h) for an input of ``input_shape``.

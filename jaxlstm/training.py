@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlstm import precision as precision_
-from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMConfig
 from jaxlstm.functional import lstm
-from jaxlstm.lengths import as_lengths
-from jaxlstm.precision import Precision, as_float_array
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.lengths import as_lengths
+from jaxlstm.layer.precision import Precision, as_float_array
 
 Readout = Callable[[jax.Array, Any], Any]
 """``(outputs, targets)`` of a block to a tree of arrays, which is summed over the blocks."""

@@ -35,9 +35,9 @@ def _needs_missing(path: Path) -> bool:
 
 
 def _helpers(path: Path, node: ast.ImportFrom) -> list[Path]:
-    """Return the files of `tests` that a ``from ... import ...`` statement loads."""
+    """Return the files of `tests` or `testing` that a ``from ... import ...`` statement loads."""
     parts = (node.module or "").split(".") if node.module else []
-    if node.level == 0 and parts[0] != HERE.name:
+    if node.level == 0 and parts[0] not in (HERE.name, "testing"):
         return []
     base = (path.parents[node.level - 1] if node.level else HERE.parent).joinpath(*parts)
     files = [base, *(base / alias.name for alias in node.names)]

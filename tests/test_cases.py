@@ -10,18 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.support.agreement import (
-    FEW,
-    FEWER,
-    HALF,
-    Forward,
-    check,
-    functional,
-    linen_module,
-    nnx_module,
-    settings,
-)
-from tests.support.cases import CASES, Case
+from testing.agreement import FEW, FEWER, HALF, Forward, check, functional, linen_module, nnx_module, settings
+from testing.cases import CASES, Case
 
 
 def on(cases: list[Case]) -> pytest.MarkDecorator:

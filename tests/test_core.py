@@ -13,7 +13,7 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMConfig, init_params, lstm, lstm_cell
-from jaxlstm.activations import sigmoid, tanh
+from jaxlstm.layer.activations import sigmoid, tanh
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -126,8 +126,8 @@ def test_tanh_special_values_and_derivative() -> None:
 def test_shape_annotations_are_checked() -> None:
     from jaxtyping import TypeCheckError
 
-    from jaxlstm.direction import over_time
-    from jaxlstm.lengths import valid_steps
+    from jaxlstm.layer.direction import over_time
+    from jaxlstm.layer.lengths import valid_steps
 
     with pytest.raises(TypeCheckError, match="lengths"):
         valid_steps(jnp.ones((2, 2), jnp.int32), 3)

@@ -16,15 +16,15 @@ from flax import nnx
 
 import jaxlstm
 from jaxlstm.check.faults import weights
-from tests.support.pages import ROOT, blocks, run_page
-from tests.support.wheels import fetch_pinned
+from testing.pages import ROOT, blocks, run_page
+from testing.wheels import fetch_pinned
 
 # Pages whose snippets another test runs or compares with a script.
 ELSEWHERE = {
     "crnn.md": "tests/examples/test_pages.py",
     "layer.md": "tests/test_readme.py",
     "porting.md": "tests/converters/flax/test_docs.py",
-    "programs.md": "tests/models/test_docs.py",
+    "programs.md": "tests/programs/test_docs.py",
     "real_models.md": "tests/examples/test_pages.py",
 }
 

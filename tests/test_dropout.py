@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxlstm
 from jaxlstm import LSTMConfig, init_params, lstm
-from jaxlstm.stack import dropout
+from jaxlstm.layer.stack import dropout
 
 CONFIG = LSTMConfig(3, 64, num_layers=2, dropout=0.4)
 PARAMS = init_params(jax.random.key(0), CONFIG)

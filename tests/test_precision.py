@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from jaxlstm import kernels
-from jaxlstm.precision import level_of, linear, resolve
-from tests.support.paths import LENGTHS, ON_ANY_BACKEND, PLAIN, RICH, WITHOUT_BACKEND, Trace, gradient, layer
-from tests.support.products import levels_for, products_of
+from jaxlstm.layer.precision import level_of, linear, resolve
+from testing.paths import LENGTHS, ON_ANY_BACKEND, PLAIN, RICH, WITHOUT_BACKEND, Trace, gradient, layer
+from testing.products import levels_for, products_of
 
 LEVELS = {
     "highest": "HIGHEST",

@@ -20,8 +20,8 @@ from flax import linen, nnx
 
 import jaxlstm
 from jaxlstm.cli import COMMANDS
-from tests.support.command import jaxlstm_command
-from tests.support.pages import ROOT, blocks, run_page
+from testing.command import jaxlstm_command
+from testing.pages import ROOT, blocks, run_page
 
 API = (ROOT / "docs" / "api.md").read_text()
 

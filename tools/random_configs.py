@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.kernels.cpu import ffi
-from tests.support.problems import Problem, values_and_gradients, worst_error
+from testing.problems import Problem, values_and_gradients, worst_error
 
 TOLERANCE = {"float32": 5e-6, "float64": 2e-14, "bfloat16": 3e-2, "float16": 4e-3}
 """Largest accepted ``worst_error`` of each dtype. In half precision the scan's own error is as large."""

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from benchmarks.implementation import Implementation, Unsupported, in_jax
 from benchmarks.problems import Problem
 from benchmarks.settings import Settings
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import direction_params
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import direction_params
 
 State = tuple[jax.Array, jax.Array]
 

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.implementation import Unsupported
 from benchmarks.problems import Problem
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import direction_params
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import direction_params
 
 OPSET, IR_VERSION = 14, 8  # old enough for every runtime
 Run = Callable[[dict[str, np.ndarray]], Any]

@@ -12,7 +12,7 @@ from torch.nn.utils import rnn
 from benchmarks.implementation import Implementation, Unsupported
 from benchmarks.problems import Problem
 from benchmarks.settings import Settings
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import linecache
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
 def lazy_names(
-    package: str, module_of: Mapping[str, str]
+    package: str, fixes: Mapping[str, str] | None = None
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__all__`, `__getattr__` and `__dir__` of a package.
 
+    The names are those that the package's `__init__.py` imports under `if TYPE_CHECKING:`, so that each
+    is listed once, where type checkers read it too.
+
     Args:
         package: the name of the package.
-        module_of: public name -> name of the module below the package that defines it.
+        fixes: advice for the error of a name that the package lacks.
     """
+    module_of = {name: module for module, name in _typed_imports(package)}
     names = sorted(module_of)
 
     def get(name: str) -> Any:
         if name not in module_of:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{(fixes or {}).get(name, '')}")
+        if module_of[name] == package:
+            value = importlib.import_module(f"{package}.{name}")
+        else:
+            value = getattr(importlib.import_module(module_of[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 
     return names, get, lambda: names
+
+
+def _typed_imports(package: str) -> Iterator[tuple[str, str]]:
+    """Yield the module and name of each import under `if TYPE_CHECKING:`."""
+    module = sys.modules[package]
+    source = linecache.getlines(str(module.__file__), vars(module))
+    if not source:
+        raise ImportError(f"{package} reads its public names from its source; install its .py files too")
+    for statement in ast.parse("".join(source)).body:
+        match statement:
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=imports):
+                for node in imports:
+                    assert isinstance(node, ast.ImportFrom)
+                    assert node.module is not None
+                    home = f"{package}.{node.module}" if node.level else node.module
+                    yield from ((home, alias.name) for alias in node.names)

@@ -22,18 +22,4 @@ if TYPE_CHECKING:
     from jaxlstm.check.report.report import CheckFailed as CheckFailed
     from jaxlstm.check.report.report import Report as Report
 
-__all__, __getattr__, __dir__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
-    __name__,
-    {
-        "CheckFailed": "report.report",
-        "Divergence": "report.difference",
-        "Item": "report.data",
-        "Report": "report.report",
-        "compare": "_compare",
-        "trace": "_trace",
-        "verify": "_verify",
-        "verify_cell": "_verify_cell",
-        "verify_matrix": "_verify_matrix",
-        "verify_model": "_verify_model",
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -14,7 +14,7 @@ from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.cases import Case, ordinary_case
 from jaxlstm.check.reference.results import run_oracle
 from jaxlstm.check.report.difference import Candidate, Divergence, first_divergence
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Activations = Mapping[str, Mapping[str, Any]]
 

@@ -30,7 +30,7 @@ from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.summary import heatmaps, notes, untested
 from jaxlstm.check.verification import Verification
-from jaxlstm.config import LSTMConfig, require_config
+from jaxlstm.layer.config import LSTMConfig, require_config
 
 
 def verify(

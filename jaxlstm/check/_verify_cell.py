@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxlstm.check._verify import verify
 from jaxlstm.check.port import PortError
 from jaxlstm.check.report.report import Report
-from jaxlstm.config import LSTMConfig, require_config
+from jaxlstm.layer.config import LSTMConfig, require_config
 
 
 def verify_cell(

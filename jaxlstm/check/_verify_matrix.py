@@ -27,7 +27,7 @@ from jaxlstm.check.report.data import Item
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.summary import notes
 from jaxlstm.check.verification import Verification
-from jaxlstm.config import LSTMConfig, require_config
+from jaxlstm.layer.config import LSTMConfig, require_config
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 MODES = ("jit", "no jit")

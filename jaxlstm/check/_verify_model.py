@@ -27,7 +27,7 @@ from jaxlstm.check.model.verification import ModelVerification
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.data import Item
 from jaxlstm.check.report.report import Report
-from jaxlstm.models.program import Program
+from jaxlstm.programs.program import Program
 
 
 def verify_model(
@@ -50,7 +50,7 @@ def verify_model(
     """Check that a model equals a torch module to rounding.
 
     Args:
-      ours: a Flax NNX module in the mode in which it should run, a :class:`jaxlstm.models.program.Program`,
+      ours: a Flax NNX module in the mode in which it should run, a :class:`jaxlstm.programs.program.Program`,
         or a function of arrays.
       theirs: a ``torch.nn.Module``, of which a copy runs in evaluation mode on the CPU, or a
         ``torch.export.ExportedProgram``.

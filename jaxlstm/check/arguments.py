@@ -13,9 +13,9 @@ import numpy as np
 from jaxlstm._shared.torch_tensors import tensor_to_numpy
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import torch_runner
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import check_params, init_bound, param_shapes
-from jaxlstm.precision import DTYPES
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import check_params, init_bound, param_shapes
+from jaxlstm.layer.precision import DTYPES
 
 REFERENCES = ("torch", "oracle")
 

@@ -11,7 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jaxlstm._version import __version__
+from jaxlstm._shared.version import __version__
 from jaxlstm.check.port import default_device
 from jaxlstm.check.reference import torch_runner
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import Results
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 

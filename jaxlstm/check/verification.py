@@ -22,7 +22,7 @@ from jaxlstm.check.reference import torch_runner
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import Evidence, Results, oracle_results
 from jaxlstm.check.report.data import Item
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 
 @dataclass

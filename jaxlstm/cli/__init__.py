@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from jaxlstm._version import __version__
+from jaxlstm._shared.version import __version__
 from jaxlstm.cli import check, convert, export, inspect, run
 from jaxlstm.cli.interrupt import repeat_lost_interrupts
 from jaxlstm.cli.messages import in_one_line, warnings_in_one_line

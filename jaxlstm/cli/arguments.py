@@ -73,7 +73,7 @@ def add_unrecorded(parser: argparse.ArgumentParser) -> None:
 
 def load_selected(args: argparse.Namespace, progress: Progress = no_progress) -> SelectedLSTM:
     """Load the selected LSTM, with its parameters as NumPy arrays."""
-    from jaxlstm.config import LSTMCellConfig
+    from jaxlstm.layer.config import LSTMCellConfig
     from jaxlstm_converters.lstm._load import read_lstm
     from jaxlstm_converters.lstm.imitations import warning_of
     from jaxlstm_converters.porting_warning import PortingWarning

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the file, read it back and compare: return 0 if every bit is the same, 1 if not."""
     import numpy as np
 
-    from jaxlstm.config_json import config_to_dict
+    from jaxlstm.layer.config_json import config_to_dict
     from jaxlstm_converters.lstm._load import read_lstm
     from jaxlstm_converters.write._save import format_of, save
 

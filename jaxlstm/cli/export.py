@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     """Export, read back, and compare with ``lstm`` if this machine can run it: 0 if equal, 1 if not."""
     if takes_program(args):
         return run_program(args)
-    from jaxlstm.config_json import config_to_dict
     from jaxlstm.inference.artifact import goes_beside, weights_beside
     from jaxlstm.inference.lstm_artifact import export, load_exported
+    from jaxlstm.layer.config_json import config_to_dict
 
     output = Path(args.output)
     inputs = checkpoint_files(args.checkpoint)

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     """Return the printed information in the form of the JSON output."""
-    from jaxlstm.config_json import ASSUMABLE, config_to_dict
-    from jaxlstm.params import param_shapes
+    from jaxlstm.layer.config_json import ASSUMABLE, config_to_dict
+    from jaxlstm.layer.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.lstm._find_lstms import config_hints, survey
     from jaxlstm_converters.lstm._load import read_flax_file

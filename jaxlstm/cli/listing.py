@@ -108,7 +108,7 @@ def _shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 def _sizes_text(sizes: Mapping[str, Any]) -> str:
     """Return the sizes and the arguments that differ from torch's defaults: "150 -> 150, num_layers=2"."""
-    from jaxlstm.config import LSTMConfig
+    from jaxlstm.layer.config import LSTMConfig
 
     defaults = {field.name: field.default for field in dataclasses.fields(LSTMConfig)} | {"affine": True}
     ends = [name for name in sizes if name.startswith(("in_", "input_", "out_", "hidden_"))]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.progress import progress_bar
-from jaxlstm.cell import LSTMState
-from jaxlstm.config import positive_int
 from jaxlstm.inference.arguments import host_array
 from jaxlstm.inference.engine import Engine
 from jaxlstm.kernels.cpu.memory import aligned_zeros
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import positive_int
 
 ORDERS = ("length", "given")
 BATCH_SIZE = 32

@@ -11,11 +11,11 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxlstm._shared.torch_tensors import kind_of
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.kernels.cpu.memory import aligned_zeros
-from jaxlstm.lengths import check_lengths
-from jaxlstm.precision import DTYPES, as_float_array
-from jaxlstm.validate import check_state
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.lengths import check_lengths
+from jaxlstm.layer.precision import DTYPES, as_float_array
+from jaxlstm.layer.validate import check_state
 
 
 def time_major(config: LSTMConfig) -> LSTMConfig:

@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMConfig
 from jaxlstm.functional import lstm
-from jaxlstm.params import Params, direction_params
-from jaxlstm.precision import Precision
-from jaxlstm.stack import over_layers
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import Params, direction_params
+from jaxlstm.layer.precision import Precision
+from jaxlstm.layer.stack import over_layers
 
 Results = tuple[jax.Array, jax.Array, jax.Array]
 """Outputs, h and c."""

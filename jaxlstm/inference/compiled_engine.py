@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from jaxlstm._shared.progress import progress_bar
-from jaxlstm.config import LSTMConfig
 from jaxlstm.inference.arguments import time_major
 from jaxlstm.inference.buckets import batch_buckets, bucket_of, length_buckets
 from jaxlstm.inference.chunked import ChunkedForward
 from jaxlstm.inference.engine import Engine, Results
 from jaxlstm.inference.padding import padded_inputs, padded_start
-from jaxlstm.precision import Precision
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.precision import Precision
 
 
 class CompiledEngine(Engine):

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Results = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Outputs, h and c."""

@@ -22,17 +22,17 @@ import jax
 import jax.export
 import numpy as np
 
-from jaxlstm import precision as precision_
 from jaxlstm._shared.atomic import require_replaceable, write_together
 from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
-from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMConfig
-from jaxlstm.config_json import METADATA_KEY, saved_metadata
 from jaxlstm.functional import lstm
 from jaxlstm.inference.artifact import check_arguments, goes_beside, read_artifact, weights_beside
-from jaxlstm.params import check_params, param_shapes
-from jaxlstm.precision import Precision, require_dtype
-from jaxlstm.validate import state_argument
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.config_json import METADATA_KEY, saved_metadata
+from jaxlstm.layer.params import check_params, param_shapes
+from jaxlstm.layer.precision import Precision, require_dtype
+from jaxlstm.layer.validate import state_argument
 
 
 def export(
@@ -59,7 +59,7 @@ def export(
       dtype: dtype of weights, inputs and states; the dtype of the params if None.
       weights: "inside" the artifact, or "beside" it as ``model.safetensors``. "auto" means "inside" up to
         512 MiB.
-      precision: precision of the matrix products, fixed in the artifact; see :mod:`jaxlstm.precision`.
+      precision: precision of the matrix products, fixed in the artifact; see :mod:`jaxlstm.layer.precision`.
       overwrite: replace existing files that ``export`` did not write.
       assumed: arguments of the config that were assumed, which the file of separate weights records; see
         ``jaxlstm.save``.

@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.config import LSTMConfig
 from jaxlstm.inference.arguments import time_major
 from jaxlstm.inference.engine import Engine, Results
 from jaxlstm.kernels.cpu import prepared
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 from jaxlstm.kernels.cpu.stack import PackedLayers
-from jaxlstm.precision import gate_dtype
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.precision import gate_dtype
 
 
 def is_available(device: Any, dtype: np.dtype, backend: str) -> bool:

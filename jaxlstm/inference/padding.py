@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels.cpu.memory import aligned_zeros
+from jaxlstm.layer.config import LSTMConfig
 
 
 def padded_inputs(x: np.ndarray, steps: int, rows: int) -> np.ndarray:

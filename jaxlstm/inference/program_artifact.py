@@ -26,9 +26,9 @@ import numpy as np
 from jaxlstm._shared.atomic import require_replaceable, write_together
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.inference.artifact import check_arguments, goes_beside, read_artifact, weights_beside
-from jaxlstm.models import tree
-from jaxlstm.models.graph import Input
-from jaxlstm.models.program import Program
+from jaxlstm.programs import tree
+from jaxlstm.programs.graph import Input
+from jaxlstm.programs.program import Program
 
 _INSIDE, _BESIDE = "jaxlstm_program", "jaxlstm_program_weights_beside"
 """Names of the exported function, by which an artifact of this module is recognized."""

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm import precision as precision_
-from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMConfig, positive_int
 from jaxlstm.inference._map import Result, imap
 from jaxlstm.inference.arguments import (
     cast_params,
@@ -23,8 +20,11 @@ from jaxlstm.inference.compiled_engine import CompiledEngine
 from jaxlstm.inference.engine import Engine, Stats
 from jaxlstm.inference.native_engine import NativeEngine, is_available
 from jaxlstm.inference.stream import SPIN, Stream
-from jaxlstm.params import check_params
-from jaxlstm.precision import Precision, as_float_array, require_dtype, resolve
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import LSTMConfig, positive_int
+from jaxlstm.layer.params import check_params
+from jaxlstm.layer.precision import Precision, as_float_array, require_dtype, resolve
 
 
 def compile(
@@ -48,7 +48,7 @@ def compile(
       max_batch: the largest number of sequences in a call.
       dtype: dtype of the weights, inputs and states; the params are cast to it. The dtype of the params if
         None.
-      precision: precision of the matrix products; see :mod:`jaxlstm.precision`.
+      precision: precision of the matrix products; see :mod:`jaxlstm.layer.precision`.
       backend: backend of ``jaxlstm.lstm``.
       device: the device to run on; JAX's default device if None.
 

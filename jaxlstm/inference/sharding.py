@@ -18,14 +18,14 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxlstm import precision as precision_
-from jaxlstm.cell import LSTMState, cell_step, input_gates
-from jaxlstm.config import LSTMConfig
-from jaxlstm.lengths import as_lengths, valid_steps
-from jaxlstm.params import Params, check_params, direction_params, param_shapes
-from jaxlstm.precision import Precision, as_float_array, linear
-from jaxlstm.stack import over_layers
-from jaxlstm.validate import state_argument
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.cell import LSTMState, cell_step, input_gates
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.lengths import as_lengths, valid_steps
+from jaxlstm.layer.params import Params, check_params, direction_params, param_shapes
+from jaxlstm.layer.precision import Precision, as_float_array, linear
+from jaxlstm.layer.stack import over_layers
+from jaxlstm.layer.validate import state_argument
 
 AXES = ("data", "hidden")
 
@@ -43,7 +43,7 @@ def shard(config: LSTMConfig, mesh: Mesh, *, precision: Precision = precision_.D
     Args:
       config: the LSTM. The size of "hidden" must divide hidden_size.
       mesh: a mesh with axes "data" and "hidden", or one of them, of one process or of several.
-      precision: precision of the matrix products; see :mod:`jaxlstm.precision`.
+      precision: precision of the matrix products; see :mod:`jaxlstm.layer.precision`.
 
     Raises:
       ValueError: the mesh has another axis, or the size of "hidden" does not divide hidden_size.

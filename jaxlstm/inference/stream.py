@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.cell import LSTMState
 from jaxlstm.inference.arguments import (
     host_array,
     host_lengths,
@@ -20,6 +19,7 @@ from jaxlstm.inference.engine import Engine
 from jaxlstm.inference.native_engine import NativeEngine
 from jaxlstm.inference.stream_compiled import CompiledState
 from jaxlstm.inference.stream_native import NativeState
+from jaxlstm.layer.cell import LSTMState
 
 SPIN = 1e-3
 """Seconds that the helper threads of a stream spin after a call by default."""

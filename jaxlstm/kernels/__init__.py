@@ -1,7 +1,7 @@
 """Kernels for CPU, GPU and TPU, and the selection of a backend.
 
-A kernel changes speed, not results beyond rounding. The plain scan (:mod:`jaxlstm.scan`) is the reference for
-every kernel and the fallback where a kernel does not apply.
+A kernel changes speed, not results beyond rounding. The plain scan (:mod:`jaxlstm.layer.scan`) is the
+reference for every kernel and the fallback where a kernel does not apply.
 
 ``backend="auto"`` of :func:`jaxlstm.lstm` selects the native CPU kernel if it was built and supports the
 dtype. A program with ``"auto"`` that is compiled for another platform contains the plain scan.
@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.config import LSTMConfig
-from jaxlstm.scan import PLAIN, Recurrence
-from jaxlstm.stack import RunStack, run_directions
-from jaxlstm.validate import require_backend
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.scan import PLAIN, Recurrence
+from jaxlstm.layer.stack import RunStack, run_directions
+from jaxlstm.layer.validate import require_backend
 
 PALLAS_DTYPES = ("bfloat16", "float32")
 

@@ -16,7 +16,7 @@ import jax
 from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.sharding import Mesh, NamedSharding
 
-from jaxlstm.placement import batch_spec, rows_of
+from jaxlstm.layer.mesh_types import batch_spec, rows_of
 
 Axes = Sequence[int | None]
 """The batch axis of each array, or None."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxlstm import scan
-from jaxlstm.cell import LSTMState, StepDerivative
 from jaxlstm.kernels import shapes, transposes
 from jaxlstm.kernels.primitive import KernelPrimitive
-from jaxlstm.scan import RunTangents
+from jaxlstm.layer import scan
+from jaxlstm.layer.cell import LSTMState, StepDerivative
+from jaxlstm.layer.scan import RunTangents
 
 TANGENTS = {"inputs": 1, "weight_ih": None, "weight_hh": None, "bias": None}
-"""The names of the tangents of :func:`jaxlstm.scan.gates_tangent`, each with its batch axis."""
+"""The names of the tangents of :func:`jaxlstm.layer.scan.gates_tangent`, each with its batch axis."""
 
 Results = dict[str, Any] | None
 """Arrays by name, or None if a kernel does not support the arguments."""
@@ -31,13 +31,14 @@ class PlatformKernels(NamedTuple):
 
     Attributes:
       forward: ``(params, inputs, state, valid, out)``. ``out`` has "outputs", and "h" and "c" for the last
-        state. To differentiate, it also has the fields of :class:`jaxlstm.cell.StepDerivative`, and "m" with
-        a projection.
+        state. To differentiate, it also has the fields of :class:`jaxlstm.layer.cell.StepDerivative`, and
+        "m" with a projection.
       backward: ``(weights, derivative, valid, (outputs_bar, state_bar), out)``. ``out`` has "z_bar", and
         "h_bar" and "c_bar" for the initial state. It also has "projection_bar", the cotangent of dW_hr m, if
         that is required.
       gradients: ``(weight_ih, inputs, outputs, h_0, valid, z_bar, *, names)``, the transpose of
-        :func:`jaxlstm.scan.gates_tangent` for the tangents in ``names``. None to use matrix products by XLA.
+        :func:`jaxlstm.layer.scan.gates_tangent` for the tangents in ``names``. None to use matrix products
+        by XLA.
     """
 
     forward: Callable[..., Results]
@@ -45,7 +46,7 @@ class PlatformKernels(NamedTuple):
     gradients: Callable[..., Any] | None = None
 
     def run(self, params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
-        """Run :func:`jaxlstm.scan.run` by the kernel."""
+        """Run :func:`jaxlstm.layer.scan.run` by the kernel."""
         arguments = (params, inputs, state, valid)
         outputs, last = shapes.run(*arguments, **static)
         arrays = self.forward(*arguments, {"outputs": outputs, **last._asdict()}, **static)
@@ -54,7 +55,7 @@ class PlatformKernels(NamedTuple):
         return arrays["outputs"], _fields(LSTMState, arrays)
 
     def run_and_differentiate(self, params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
-        """Run :func:`jaxlstm.scan.run_and_differentiate` by the kernel."""
+        """Run :func:`jaxlstm.layer.scan.run_and_differentiate` by the kernel."""
         arguments = (params, inputs, state, valid)
         (outputs, last), derivative, m = shapes.run_and_differentiate(*arguments, **static)
         out = {"outputs": outputs, **last._asdict(), **derivative._asdict()}
@@ -129,7 +130,7 @@ def build_recurrence(
 def _run_tangent(
     name: str, platforms: Mapping[str, PlatformKernels], required_by: str | None
 ) -> KernelPrimitive:
-    """Return the primitive of :func:`jaxlstm.scan.run_tangent`, whose transpose runs kernels."""
+    """Return the primitive of :func:`jaxlstm.layer.scan.run_tangent`, whose transpose runs kernels."""
     run_tangent = KernelPrimitive(
         f"{name}_run_tangent",
         scan.run_tangent,
@@ -155,7 +156,7 @@ def _run_tangent(
 
 
 def _gates_tangent(name: str, platforms: Mapping[str, PlatformKernels]) -> KernelPrimitive:
-    """Return the primitive of :func:`jaxlstm.scan.gates_tangent`, whose transpose may run kernels."""
+    """Return the primitive of :func:`jaxlstm.layer.scan.gates_tangent`, whose transpose may run kernels."""
     gates_tangent = KernelPrimitive(
         f"{name}_gates_tangent",
         scan.gates_tangent,

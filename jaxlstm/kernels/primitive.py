@@ -23,7 +23,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxlstm.kernels.lowering import Devices, devices_of, lower_with_mesh, unsupported
 from jaxlstm.kernels.partition import over_batch
 from jaxlstm.kernels.vmap import vmapped
-from jaxlstm.placement import batch_spec, rows_of, varying_alike
+from jaxlstm.layer.mesh_types import batch_spec, rows_of, varying_alike
 
 
 class KernelPrimitive:

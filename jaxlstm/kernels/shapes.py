@@ -1,4 +1,4 @@
-"""Result shapes of the functions of a :class:`jaxlstm.scan.Recurrence` and of their transposes.
+"""Result shapes of the functions of a :class:`jaxlstm.layer.scan.Recurrence` and of their transposes.
 
 Each function takes the arguments of the function that it describes, and returns ``jax.ShapeDtypeStruct`` in
 place of arrays.
@@ -10,22 +10,22 @@ from typing import Any
 
 import jax
 
-from jaxlstm.cell import LSTMState, StepDerivative
-from jaxlstm.precision import gate_dtype
-from jaxlstm.scan import RunTangents
+from jaxlstm.layer.cell import LSTMState, StepDerivative
+from jaxlstm.layer.precision import gate_dtype
+from jaxlstm.layer.scan import RunTangents
 
 # Typed as Any because shapes take the place of arrays in classes with annotated fields.
 Shape: Any = jax.ShapeDtypeStruct
 
 
 def run(params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
-    """Return the shapes for :func:`jaxlstm.scan.run`."""
+    """Return the shapes for :func:`jaxlstm.layer.scan.run`."""
     outputs = Shape((*inputs.shape[:2], state.h.shape[1]), inputs.dtype)
     return outputs, _like(state)
 
 
 def run_and_differentiate(params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> Any:
-    """Return the shapes for :func:`jaxlstm.scan.run_and_differentiate`."""
+    """Return the shapes for :func:`jaxlstm.layer.scan.run_and_differentiate`."""
     steps, H, dtype = inputs.shape[:2], state.c.shape[1], gate_dtype(inputs.dtype)
     units = Shape((*steps, H), dtype)
     derivative = StepDerivative(Shape((*steps, 4 * H), dtype), units, units)
@@ -36,7 +36,7 @@ def run_and_differentiate(params: Any, inputs: Any, state: Any, valid: Any, **st
 def run_tangent(
     weights: Any, derivative: Any, valid: Any, tangents: RunTangents, **static: Any
 ) -> tuple[Any, LSTMState]:
-    """Return the shapes for :func:`jaxlstm.scan.run_tangent`."""
+    """Return the shapes for :func:`jaxlstm.layer.scan.run_tangent`."""
     state = tangents.state
     steps = tangents.gates.shape[:2]
     return Shape((*steps, state.h.shape[1]), state.h.dtype), _like(state)
@@ -51,7 +51,7 @@ def run_cotangent(
 
 
 def gates_tangent(weight_ih: Any, inputs: Any, *arrays: Any, **static: Any) -> Any:
-    """Return the shapes for :func:`jaxlstm.scan.gates_tangent`."""
+    """Return the shapes for :func:`jaxlstm.layer.scan.gates_tangent`."""
     return Shape((*inputs.shape[:2], weight_ih.shape[0]), gate_dtype(inputs.dtype))
 
 

@@ -1,4 +1,4 @@
-"""The transposes of the tangents in :mod:`jaxlstm.scan`, which a platform without kernels runs."""
+"""The transposes of the tangents in :mod:`jaxlstm.layer.scan`, which a platform without kernels runs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import jax
 
-from jaxlstm import scan
-from jaxlstm.placement import whole_beside
-from jaxlstm.precision import Precision, linear, resolve
-from jaxlstm.scan import RunTangents
+from jaxlstm.layer import scan
+from jaxlstm.layer.mesh_types import whole_beside
+from jaxlstm.layer.precision import Precision, linear, resolve
+from jaxlstm.layer.scan import RunTangents
 
 
 def run_cotangent(
     weights: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
 ) -> RunTangents:
-    """Return the transpose of :func:`jaxlstm.scan.run_tangent`, derived by JAX.
+    """Return the transpose of :func:`jaxlstm.layer.scan.run_tangent`, derived by JAX.
 
     Args:
       cotangents: cotangents of the outputs and of the last state.
@@ -41,7 +41,7 @@ def gradients(
     reverse: bool,
     precision: Precision,
 ) -> dict[str, Any]:
-    """Return the transpose of :func:`jaxlstm.scan.gates_tangent` for the tangents in ``names``."""
+    """Return the transpose of :func:`jaxlstm.layer.scan.gates_tangent` for the tangents in ``names``."""
 
     def by_weight(operand: Any) -> Any:
         product = jax.lax.dot_general(

@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm import _modules
-from jaxlstm import precision as precision_
-from jaxlstm._torch_keywords import torch_keywords
-from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMCellConfig, LSTMConfig, require_config
-from jaxlstm.functional import Inputs
-from jaxlstm.params import Params, init_bound, param_shapes
-from jaxlstm.precision import Precision
+from jaxlstm.functional import Inputs, lstm, lstm_cell
+from jaxlstm.layer import module_calls
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig, require_config
+from jaxlstm.layer.params import Params, init_bound, param_shapes
+from jaxlstm.layer.precision import Precision
+from jaxlstm.layer.torch_keywords import torch_keywords
 
 State = TypeVar("State", bound=tuple[Any, ...])
 
@@ -67,7 +67,7 @@ class LSTM(nn.Module):
         arguments, see :class:`jaxlstm.LSTMConfig`.
       dtype: dtype of the computation; the widest dtype of inputs and parameters if None.
       param_dtype: dtype of the parameters.
-      precision: precision of the matrix products, see :mod:`jaxlstm.precision`.
+      precision: precision of the matrix products, see :mod:`jaxlstm.layer.precision`.
       backend: the implementation, see :func:`jaxlstm.lstm`.
       deterministic: True turns dropout off (inference), False turns it on (training, with an rng named
         ``dropout``). Set it here or in the call. Required only with ``dropout > 0``.
@@ -103,14 +103,14 @@ class LSTM(nn.Module):
           config: the LSTM. An :class:`jaxlstm.LSTMCellConfig` makes an LSTM of one layer.
           **kwargs: ``dtype``, ``precision``, ``backend`` and ``deterministic``, as for the constructor.
         """
-        params, dtype = _modules.checked_params(params, config)
-        model = cls(**_modules.torch_arguments(config), param_dtype=dtype, **kwargs)
-        return model.bind({"params": _modules.layer_params(params, config)})
+        params, dtype = module_calls.checked_params(params, config)
+        model = cls(**module_calls.torch_arguments(config), param_dtype=dtype, **kwargs)
+        return model.bind({"params": module_calls.layer_params(params, config)})
 
     @property
     def config(self) -> LSTMConfig:
         """torch's arguments as a config."""
-        return LSTMConfig(**_modules.torch_arguments(self))
+        return LSTMConfig(**module_calls.torch_arguments(self))
 
     @property
     def params(self) -> Params:
@@ -150,8 +150,10 @@ class LSTM(nn.Module):
         if deterministic is None:
             deterministic = self.deterministic
         fix = "pass it to the call, the constructor or from_params"
-        key = self.make_rng("dropout") if _modules.applies_dropout(config, deterministic, fix=fix) else None
-        return _modules.run_lstm(self, params, inputs, initial_state, seq_lengths, key)
+        key = (
+            self.make_rng("dropout") if module_calls.applies_dropout(config, deterministic, fix=fix) else None
+        )
+        return lstm(**module_calls.lstm_call(self, params, inputs, initial_state, seq_lengths, key))
 
 
 class LSTMCell(nn.RNNCellBase):
@@ -184,7 +186,7 @@ class LSTMCell(nn.RNNCellBase):
         """
         require_config(config)
         config = LSTMCellConfig(config.input_size, config.hidden_size, bias=config.bias)
-        params, dtype = _modules.checked_params(params, config)
+        params, dtype = module_calls.checked_params(params, config)
         arguments = (config.input_size, config.hidden_size, config.bias)
         return cls(*arguments, param_dtype=dtype, **kwargs).bind({"params": params})
 
@@ -218,7 +220,7 @@ class LSTMCell(nn.RNNCellBase):
           state has the type of the given one, and is an :class:`jaxlstm.LSTMState` if that was None.
         """
         params = _declare_params(self, self.config, self.param_dtype)
-        return _modules.run_cell(self, params, x, state)
+        return module_calls.call_cell(lstm_cell, self, params, x, state)
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from jaxlstm import LSTMConfig
-from tests.support.aot.gpu import compiled, each_chip
-from tests.support.aot.programs import FORMS, MAX_EXTRA_INSTRUCTIONS, Program, grouped_by_program
+from testing.aot.gpu import compiled, each_chip
+from testing.aot.programs import FORMS, MAX_EXTRA_INSTRUCTIONS, Program, grouped_by_program
 
 PROGRAMS = [form.but(gradient=gradient) for form in FORMS for gradient in (False, True)]
 each_program = grouped_by_program(PROGRAMS)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tests.support.aot.hlo import Hlo
+from testing.aot.hlo import Hlo
 
 X, W = jnp.ones((6, 3, 4)), jnp.ones((4, 4))
 

@@ -7,7 +7,7 @@ import re
 import jax
 import pytest
 
-from tests.support.aot.programs import FORMS, Program
+from testing.aot.programs import FORMS, Program
 
 # A gradient contains the forward pass.
 SCANS = [form.but(gradient=True) for form in FORMS]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jaxlstm import LSTMConfig
-from tests.support.aot.programs import FORMS, MAX_EXTRA_INSTRUCTIONS, Program, grouped_by_program
-from tests.support.aot.tpu import compiled, each_chip
+from testing.aot.programs import FORMS, MAX_EXTRA_INSTRUCTIONS, Program, grouped_by_program
+from testing.aot.tpu import compiled, each_chip
 
 PROGRAMS = [
     form.but(gradient=gradient, backend=backend)

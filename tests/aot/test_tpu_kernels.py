@@ -11,9 +11,9 @@ import pytest
 from jaxlstm import LSTMConfig
 from jaxlstm.kernels import shapes
 from jaxlstm.kernels.tpu import TPU
-from tests.support.aot.programs import Program
-from tests.support.aot.tpu import compiled, each_chip
-from tests.support.aot.traffic import hbm_bytes
+from testing.aot.programs import Program
+from testing.aot.tpu import compiled, each_chip
+from testing.aot.traffic import hbm_bytes
 
 LARGE = Program("large", LSTMConfig(512, 512), time=1024, batch=32)
 PROJECTED = LARGE.but(config=LSTMConfig(512, 512, proj_size=256))

@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
-from tests.support.aot.hlo import Hlo
-from tests.support.aot.programs import FORMS, Program
-from tests.support.aot.tpu import compile_to_hlo, each_chip, mesh, place
+from testing.aot.hlo import Hlo
+from testing.aot.programs import FORMS, Program
+from testing.aot.tpu import compile_to_hlo, each_chip, mesh, place
 
 PLAIN = FORMS[0]
 

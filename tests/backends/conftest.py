@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from tests.support.each_backend import absence
+from testing.each_backend import absence
 
 
 @pytest.fixture

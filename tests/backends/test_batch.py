@@ -14,9 +14,9 @@ import pytest
 
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.check.reference import oracle
-from jaxlstm.precision import linear
-from tests.support.each_backend import on_each_backend
-from tests.support.verification import random_params
+from jaxlstm.layer.precision import linear
+from testing.each_backend import on_each_backend
+from testing.verification import random_params
 
 TIME, BATCH = 40, 32
 CONFIGS = {

@@ -10,10 +10,10 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm import lstm
-from tests.support.agreement import check, functional
-from tests.support.cases import CASES, Case
-from tests.support.each_backend import name_of, on_each_backend
-from tests.support.problems import Problem, draw, values_and_gradients, worst_error
+from testing.agreement import check, functional
+from testing.cases import CASES, Case
+from testing.each_backend import name_of, on_each_backend
+from testing.problems import Problem, draw, values_and_gradients, worst_error
 
 ROWS = list(itertools.product(CASES, (np.float32, ml_dtypes.bfloat16)))
 WITHOUT_PROJECTION = [case for case in CASES if case.config.proj_size == 0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import each_backend
+from testing import each_backend
 
 
 def rows(monkeypatch: pytest.MonkeyPatch, present: tuple[str, ...]) -> dict[str, Any]:

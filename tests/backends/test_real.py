@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.each_backend import on_each_backend
-from tests.support.real_files import BY_LABEL, EACH_LSTM, Real
-from tests.support.real_lstms import assert_real_lstm_is_as_exact_as_torch, assert_verdict_holds
+from testing.each_backend import on_each_backend
+from testing.real_files import BY_LABEL, EACH_LSTM, Real
+from testing.real_lstms import assert_real_lstm_is_as_exact_as_torch, assert_verdict_holds
 
 pytestmark = pytest.mark.network
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.agreement import HALF, check, functional, linen_module, nnx_module
-from tests.support.cases import CASES, Case
-from tests.support.each_backend import name_of, on_each_backend
+from testing.agreement import HALF, check, functional, linen_module, nnx_module
+from testing.cases import CASES, Case
+from testing.each_backend import name_of, on_each_backend
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 ROWS = list(itertools.product(CASES, DTYPES))

@@ -18,10 +18,10 @@ from jaxlstm.check.criteria import semantics
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import torch_runner
 from jaxlstm.check.reference.results import Evidence
-from tests.support.each_backend import on_each_backend
-from tests.support.mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
-from tests.support.verification import CONFIGS, random_params
-from tests.support.wrong_ports import BUGS, WrongPort
+from testing.each_backend import on_each_backend
+from testing.mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
+from testing.verification import CONFIGS, random_params
+from testing.wrong_ports import BUGS, WrongPort
 
 LAYERS = [name for name in CONFIGS if name != "cell"]
 SEEN_IN_FLOAT64 = [bugs for bugs in MUTANTS if not NOT_BY_SEMANTICS & set(bugs)]

@@ -10,7 +10,7 @@ from benchmarks.peers import layers
 from jaxlstm import LSTMConfig
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference.cases import ordinary_case
-from tests.support.verification import random_params, status
+from testing.verification import random_params, status
 
 BY_NAME = {row.name: row for row in verdicts.ROWS}
 FLAX = ("flax.nnx.RNN, Bidirectional", "flax.linen.RNN, Bidirectional")

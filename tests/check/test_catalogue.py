@@ -11,8 +11,8 @@ from jaxlstm.check.faults.arithmetic import tf32
 from jaxlstm.check.faults.catalogue import catalogue
 from jaxlstm.check.faults.fault import OracleCall
 from jaxlstm.check.reference.cases import ordinary_case, standard_cases
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import CONFIGS, random_params
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import CONFIGS, random_params
 
 WHOLE = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
 SQUARE = LSTMConfig(5, 5, num_layers=3, bidirectional=True)

@@ -11,8 +11,8 @@ import pytest
 import jaxlstm
 from jaxlstm.check import verify_cell
 from jaxlstm.check.port import PortError
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from tests.support.verification import random_params
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
+from testing.verification import random_params
 
 CONFIG = LSTMCellConfig(3, 4)
 PARAMS = random_params(CONFIG)

@@ -12,8 +12,8 @@ from jaxlstm.check.criteria.measurement import Measurement
 from jaxlstm.check.criteria.rms import RmsRatio
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import Results
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import CONFIGS, random_params
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import CONFIGS, random_params
 
 NAN, INF = float("nan"), float("inf")
 

@@ -10,8 +10,8 @@ import pytest
 from jaxlstm.check.diagnosis.diagnose import diagnose
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import Evidence, oracle_results
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import random_params, run_of
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import random_params, run_of
 
 CONFIG = LSTMConfig(3, 4)
 PARAMS = random_params(CONFIG)

@@ -12,7 +12,7 @@ import numpy as np
 import jaxlstm
 from jaxlstm.check.environment import environment
 from jaxlstm.check.reference import torch_runner
-from tests.support.verification import needs_torch
+from testing.verification import needs_torch
 
 
 def test_all_settings(monkeypatch):

@@ -14,9 +14,9 @@ from jaxlstm.check.faults.fault import OracleCall
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import Evidence, oracle_results
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import random_params
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import random_params
+from testing.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 PARAMS = random_params(CONFIG, scale=1.5)

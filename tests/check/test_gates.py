@@ -11,8 +11,8 @@ from jaxlstm.check.diagnosis.gates import gates_of_one_step
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import run_oracle
 from jaxlstm.check.report.difference import differing_units
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import random_params
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import random_params
 
 CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 PROJECTED = LSTMConfig(3, 4, num_layers=2, bidirectional=True, proj_size=2)

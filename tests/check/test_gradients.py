@@ -12,8 +12,8 @@ import pytest
 from jaxlstm.check.diagnosis.gradients import explain_gradients
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import oracle_results
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import random_params
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import random_params
 
 CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 PARAMS = random_params(CONFIG, dtype=np.float64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.check.reference import cases
-from tests.support.verification import CONFIGS, STRONG
+from testing.verification import CONFIGS, STRONG
 
 
 def test_reproducible_from_the_seed():

@@ -8,9 +8,9 @@ import jaxlstm
 from jaxlstm.check import verify_matrix
 from jaxlstm.check.reference import torch_runner
 from jaxlstm.check.report.text import matrix_table
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import random_params, status
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import random_params, status
+from testing.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(2, 3)
 PARAMS = random_params(CONFIG)

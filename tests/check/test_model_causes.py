@@ -13,7 +13,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm.check import verify_model
-from tests.support.model_ports import MODELS
+from testing.model_ports import MODELS
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

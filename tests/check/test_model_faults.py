@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jaxlstm.check import verify_model
-from tests.support.model_ports import FAULTS, MODELS
+from testing.model_ports import FAULTS, MODELS
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

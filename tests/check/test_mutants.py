@@ -17,11 +17,11 @@ from jaxlstm.check.diagnosis.explain import explain
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference.cases import make_case
 from jaxlstm.check.reference.results import Evidence
-from jaxlstm.config import LSTMConfig
-from tests.support import right_ports
-from tests.support.mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
-from tests.support.verification import random_params
-from tests.support.wrong_ports import BUGS, NEEDS_PROJECTION, WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from testing import right_ports
+from testing.mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
+from testing.verification import random_params
+from testing.wrong_ports import BUGS, NEEDS_PROJECTION, WrongPort
 
 
 def marked(mutants, fast):

@@ -10,7 +10,7 @@ import pytest
 
 from jaxlstm.check.reference import cases, oracle, torch_runner
 from jaxlstm.check.reference.results import oracle_results
-from tests.support.verification import CONFIGS, STRONG, needs_torch, random_params
+from testing.verification import CONFIGS, STRONG, needs_torch, random_params
 
 
 @needs_torch
@@ -90,4 +90,4 @@ def test_shares_no_code_with_the_layer():
         for alias in node.names
     }
     ours = {name for name in imported if name.startswith(("jaxlstm", "jax"))}
-    assert ours == {"jaxlstm.config"}
+    assert ours == {"jaxlstm.layer.config"}

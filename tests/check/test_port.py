@@ -12,10 +12,10 @@ from jaxlstm.check.port import Port, own_port
 from jaxlstm.check.reference import cases
 from jaxlstm.check.summary import notes
 from jaxlstm.check.verification import Verification
-from jaxlstm.config import LSTMConfig
-from tests.support.products import products_of
-from tests.support.verification import CONFIGS, random_params
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from testing.products import products_of
+from testing.verification import CONFIGS, random_params
+from testing.wrong_ports import WrongPort
 
 
 def everything(inputs, initial_state, seq_lengths): ...

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from jaxlstm.check.pytest_plugin import approx
-from tests.support.processes import python_environment, run_python
+from testing.processes import python_environment, run_python
 
 FOREIGN = """
 import numpy as np
 from torch import nn
 from jaxlstm.check.pytest_plugin import approx
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import random_params
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import random_params
+from testing.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4)
 PARAMS = random_params(CONFIG)

@@ -13,9 +13,9 @@ import pytest
 from jaxlstm.check.criteria.step_residual import gamma, step_residual
 from jaxlstm.check.port import Port, own_port
 from jaxlstm.check.reference import cases
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import STRONG, random_params
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import STRONG, random_params
+from testing.wrong_ports import WrongPort
 
 WIDE = LSTMConfig(32, 48, num_layers=2, bidirectional=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxlstm.check import verify_model
-from tests.support.random_models import random_models
+from testing.random_models import random_models
 
 SAMPLE, ALL = 1, 200
 

@@ -9,9 +9,9 @@ from jaxlstm.check import verification, verify
 from jaxlstm.check.criteria.measurement import Measurement
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import oracle_results
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import needs_torch, random_params, run_of, status
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import needs_torch, random_params, run_of, status
+from testing.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 PARAMS = random_params(CONFIG)

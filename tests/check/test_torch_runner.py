@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from jaxlstm.check.reference import cases, torch_precision, torch_runner
-from tests.support.processes import run_python
-from tests.support.verification import CONFIGS, STRONG, random_params
+from testing.processes import run_python
+from testing.verification import CONFIGS, STRONG, random_params
 
 
 def test_settings_and_random_state_are_restored():

@@ -9,9 +9,9 @@ from jaxlstm.check import trace
 from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import cases, oracle
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import random_params
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import random_params
+from testing.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 PARAMS = random_params(CONFIG)

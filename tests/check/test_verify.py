@@ -12,10 +12,10 @@ import pytest
 import jaxlstm
 from jaxlstm.check import verify
 from jaxlstm.check.reference import cases
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from tests.support.right_ports import SigmoidThroughTanh
-from tests.support.verification import STRONG, needs_torch, random_params, status
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
+from testing.right_ports import SigmoidThroughTanh
+from testing.verification import STRONG, needs_torch, random_params, status
+from testing.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 PARAMS = random_params(CONFIG)

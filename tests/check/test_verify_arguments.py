@@ -10,10 +10,10 @@ import pytest
 
 from jaxlstm.check import verify
 from jaxlstm.check.reference import torch_runner
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import init_bound, param_shapes
-from tests.support.verification import needs_torch, random_params, status
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import init_bound, param_shapes
+from testing.verification import needs_torch, random_params, status
+from testing.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 PARAMS = random_params(CONFIG)

@@ -10,9 +10,9 @@ import pytest
 
 import jaxlstm
 from jaxlstm.check import verify
-from jaxlstm.config import LSTMConfig
-from tests.support.verification import needs_torch, random_params, status
-from tests.support.wrong_ports import WrongPort
+from jaxlstm.layer.config import LSTMConfig
+from testing.verification import needs_torch, random_params, status
+from testing.wrong_ports import WrongPort
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 PARAMS = random_params(CONFIG)

@@ -13,7 +13,7 @@ from flax import linen
 from torch import nn
 
 from jaxlstm.check import verify_model
-from tests.support.model_ports import MODELS
+from testing.model_ports import MODELS
 
 STATUS = {
     "runs": "ok",

@@ -8,7 +8,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm.check import verify_model
-from tests.support.model_ports import MODELS
+from testing.model_ports import MODELS
 
 
 def linear(x, weight, bias):

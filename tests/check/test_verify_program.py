@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import jaxlstm
 from jaxlstm.check import verify_model
-from jaxlstm.models.operators import registry
+from jaxlstm.programs.operators import registry
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.hostile.reader_process import Child
+from testing.hostile.reader_process import Child
 
 
 @pytest.fixture(scope="module")

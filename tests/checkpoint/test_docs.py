@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from jaxlstm_converters.checkpoint import CODES
-from tests.support.hostile.corpus import cases
+from testing.hostile.corpus import cases
 
 DOCS = Path(__file__).parents[2] / "docs"
 

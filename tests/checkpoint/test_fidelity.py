@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
-from tests.support.checkpoints.tensors import DTYPES
+from testing.checkpoints.tensors import DTYPES
 
 # Per container; there are five.
 EXAMPLES = 200

@@ -11,9 +11,9 @@ import pytest
 
 from jaxlstm_converters.checkpoint import CODES, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
-from tests.support.checkpoints.case import Case
-from tests.support.hostile.found import cases
-from tests.support.hostile.reader_process import Child, assert_outcome
+from testing.checkpoints.case import Case
+from testing.hostile.found import cases
+from testing.hostile.reader_process import Child, assert_outcome
 from tools.fuzz.__main__ import fuzz, keep
 from tools.fuzz.mutate import mutant
 from tools.fuzz.seeds import seeds

@@ -14,11 +14,11 @@ import pytest
 
 from jaxlstm_converters.checkpoint import CODES, CheckpointError, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import find_lstms
-from tests.support.checkpoints.assemble import BOXES, WEIGHT, Box, mapping
-from tests.support.checkpoints.case import Case
-from tests.support.hostile.corpus import cases
-from tests.support.hostile.reader_process import Child, assert_outcome
-from tests.support.processes import run_python
+from testing.checkpoints.assemble import BOXES, WEIGHT, Box, mapping
+from testing.checkpoints.case import Case
+from testing.hostile.corpus import cases
+from testing.hostile.reader_process import Child, assert_outcome
+from testing.processes import run_python
 
 CASES = list(cases())
 
@@ -50,7 +50,7 @@ def test_corpus_is_complete() -> None:
 
 PROBE = """
 import json, os, sys
-import tests.support.hostile.reader as child
+import testing.hostile.reader as child
 
 sys.addaudithook(child.watch)
 child.limit(sys.argv[1])

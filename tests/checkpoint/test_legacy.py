@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from jaxlstm_converters.checkpoint import read_checkpoint
-from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
-from tests.support.checkpoints.tar_files import write_tar
-from tests.support.wheels import fetch_pinned
+from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
+from testing.checkpoints.tar_files import write_tar
+from testing.wheels import fetch_pinned
 
 
 def test_module_with_its_source(tmp_path: Path) -> None:

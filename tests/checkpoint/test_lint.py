@@ -14,7 +14,7 @@ import pytest
 import jaxlstm_converters.checkpoint
 from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
 from jaxlstm_converters.checkpoint.pickle.values import StorageType
-from tests.support.processes import run_python
+from testing.processes import run_python
 
 FOLDER = Path(jaxlstm_converters.checkpoint.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.py"))
@@ -91,7 +91,7 @@ def test_reader_of_programs(path: Path) -> None:
     readers = ("jaxlstm_converters.checkpoint", "jaxlstm_converters.pt2.")
     assert {name for name in imports(path) if not name.startswith(readers)} <= {
         *ALLOWED_IMPORTS,
-        "jaxlstm.models.graph",
+        "jaxlstm.programs.graph",
     }
 
 

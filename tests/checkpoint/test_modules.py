@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from tests.support.checkpoints.compare import assert_same_checkpoint
-from tests.support.wheels import fetch_pinned
+from testing.checkpoints.compare import assert_same_checkpoint
+from testing.wheels import fetch_pinned
 
 SOURCE = """
 import enum

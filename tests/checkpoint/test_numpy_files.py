@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
-from tests.support.checkpoints.trees import TREES
-from tests.support.wheels import fetch_pinned
+from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
+from testing.checkpoints.trees import TREES
+from testing.wheels import fetch_pinned
 
 DTYPES = ["?", "i1", "u1", "<i2", "<u4", "<i8", "<f2", "<f4", "<f8", "<c8", "<c16", ">f4", ">i8"]
 

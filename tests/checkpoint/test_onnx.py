@@ -12,9 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint
-from tests.support.checkpoints.onnx_files import save, stacked, write
-from tests.support.wheels import fetch_pinned
+from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint
+from testing.checkpoints.onnx_files import save, stacked, write
+from testing.wheels import fetch_pinned
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

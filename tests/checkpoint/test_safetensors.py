@@ -1,6 +1,6 @@
 """safetensors files are read as by the safetensors library.
 
-`tests/support/hostile/formats.py` has the files that are refused.
+`testing/hostile/formats.py` has the files that are refused.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jaxlstm_converters.checkpoint import read_checkpoint
-from tests.support.checkpoints.compare import assert_same_bits
-from tests.support.checkpoints.tensors import DTYPES, random_tensor
-from tests.support.wheels import fetch_pinned
+from testing.checkpoints.compare import assert_same_bits
+from testing.checkpoints.tensors import DTYPES, random_tensor
+from testing.wheels import fetch_pinned
 
 
 def test_dtypes_and_metadata(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Sharded checkpoints, and indexes that contradict their shards.
 
-`tests/support/hostile/formats.py` has indexes that point outside the folder.
+`testing/hostile/formats.py` has indexes that point outside the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from tests.support.checkpoints.compare import assert_same_checkpoint
+from testing.checkpoints.compare import assert_same_checkpoint
 
 STATE = torch.nn.LSTM(3, 4, 2).state_dict()
 PARTS = [dict(list(STATE.items())[:5]), dict(list(STATE.items())[5:])]

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from tests.support.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
-from tests.support.checkpoints.tensors import random_tensor
-from tests.support.checkpoints.trees import TREES
-from tests.support.wheels import fetch_pinned
+from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
+from testing.checkpoints.tensors import random_tensor
+from testing.checkpoints.trees import TREES
+from testing.wheels import fetch_pinned
 
 
 def assert_reads_as_saved(path: Path, saved: Any, *, zipped: bool = True) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from jaxlstm_converters.checkpoint import read_checkpoint
-from tests.support.checkpoints.compare import assert_same_bits
-from tests.support.wheels import fetch_pinned
+from testing.checkpoints.compare import assert_same_bits
+from testing.wheels import fetch_pinned
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")
 

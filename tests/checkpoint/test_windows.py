@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.processes import run_python
+from testing.processes import run_python
 
 SCRIPT = """
 import os, shutil, sys, numpy as np, ml_dtypes  # what asks for the platform as it is imported

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.run_command import write_checkpoint
+from testing.run_command import write_checkpoint
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The checkpoint of ``tests.support.run_command``."""
+    """The checkpoint of ``testing.run_command``."""
     return write_checkpoint(tmp_path)

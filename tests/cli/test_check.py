@@ -16,13 +16,14 @@ import pytest
 import torch
 
 import jaxlstm
-from jaxlstm import cli, stack
+from jaxlstm import cli
 from jaxlstm.check import Item, Report
 from jaxlstm.check.port import own_port
 from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.difference import Divergence, StepDifference
 from jaxlstm.cli import check
-from tests.support.command import jaxlstm_command
+from jaxlstm.layer import stack
+from testing.command import jaxlstm_command
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import torch
 
 import jaxlstm
 from jaxlstm import cli
-from tests.support.command import jaxlstm_command
-from tests.support.processes import python_environment, run_python
+from testing.command import jaxlstm_command
+from testing.processes import python_environment, run_python
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt"
 CONFIG = jaxlstm.LSTMConfig(16, 24, num_layers=2, bidirectional=True)

@@ -12,7 +12,7 @@ import pytest
 
 from jaxlstm import load, lstm, save
 from jaxlstm.inference import load_exported
-from tests.support.command import jaxlstm_command
+from testing.command import jaxlstm_command
 
 pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
 

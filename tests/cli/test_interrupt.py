@@ -14,8 +14,8 @@ import pytest
 
 from jaxlstm import cli
 from jaxlstm.cli.run import job
-from tests.support.command import jaxlstm_command
-from tests.support.run_command import sequences
+from testing.command import jaxlstm_command
+from testing.run_command import sequences
 
 
 @pytest.fixture(autouse=True)

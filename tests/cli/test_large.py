@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from benchmarks import processes
 from jaxlstm import cli, read_checkpoint, save
 from jaxlstm_converters.lstm._load import read_lstm
-from tests.support.processes import run_python
+from testing.processes import run_python
 
 MIB = 1 << 20
 

@@ -10,7 +10,7 @@ import torch
 
 import jaxlstm
 from jaxlstm.inference import load_exported
-from tests.support.command import jaxlstm_command
+from testing.command import jaxlstm_command
 
 STATE = {**torch.nn.LSTM(3, 4).state_dict(prefix="a."), **torch.nn.LSTM(3, 4).state_dict(prefix="b.")}
 

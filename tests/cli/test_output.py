@@ -14,7 +14,7 @@ import torch
 from jaxlstm import from_torch, load, save
 from jaxlstm.check.report.html import is_html_page
 from jaxlstm.cli.output import checkpoint_files, require_output
-from tests.support.command import jaxlstm_command
+from testing.command import jaxlstm_command
 
 INDEX = "model.safetensors.index.json"
 MODEL = {"head.weight": torch.ones(2), **torch.nn.LSTM(3, 4).state_dict(prefix="lstm.")}

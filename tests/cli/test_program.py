@@ -13,9 +13,9 @@ import torch
 
 from jaxlstm import load_program
 from jaxlstm.cli.run import job
-from jaxlstm.models.program import Program
-from tests.support.command import Result, jaxlstm_command
-from tests.support.exported import AUTO, save
+from jaxlstm.programs.program import Program
+from testing.command import Result, jaxlstm_command
+from testing.exported import AUTO, save
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
 LENGTHS = (5, 9, 5, 1, 5, 9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxlstm.cli.program.inputs import random_inputs
-from tests.support.graphs import X, node, program
+from testing.graphs import X, node, program
 
 
 def test_free_axes_have_sizes_of_their_own() -> None:

@@ -14,9 +14,9 @@ import jaxlstm
 from jaxlstm import LSTMConfig, cli, save
 from jaxlstm.cli.run import job
 from jaxlstm.inference import compile
-from tests.support.command import Screen
-from tests.support.inference import weights
-from tests.support.run_command import CONFIG, sequences, write_long_sequence
+from testing.command import Screen
+from testing.inference import weights
+from testing.run_command import CONFIG, sequences, write_long_sequence
 
 
 def shown(*arguments: object) -> str:

@@ -12,8 +12,8 @@ import pytest
 from jaxlstm import LSTMConfig, read_checkpoint, save
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run import job, results
-from tests.support.inference import reference, weights
-from tests.support.run_command import CONFIG, assert_outputs, run, sequences, write_long_sequence
+from testing.inference import reference, weights
+from testing.run_command import CONFIG, assert_outputs, run, sequences, write_long_sequence
 
 BOTH = LSTMConfig(5, 6, bidirectional=True)
 

@@ -11,7 +11,7 @@ import pytest
 
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.cli.run import job
-from tests.support.run_command import assert_outputs, run, sequences
+from testing.run_command import assert_outputs, run, sequences
 
 Refuse = Callable[..., None]
 

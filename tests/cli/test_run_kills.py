@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jaxlstm.cli.run import job
-from tests.support.processes import python_environment
-from tests.support.run_command import run, sequences, write_long_sequence
+from testing.processes import python_environment
+from testing.run_command import run, sequences, write_long_sequence
 
 # Kills itself before or after the K-th rename: a rename makes a part, or the output, valid.
 KILLED = """

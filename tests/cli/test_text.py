@@ -11,8 +11,8 @@ from jaxlstm import LSTMConfig
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import size
 from jaxlstm.inference import compile
-from tests.support.command import Screen
-from tests.support.inference import normal, weights
+from testing.command import Screen
+from testing.inference import normal, weights
 
 
 @pytest.mark.parametrize("rich", ["with rich", "without"])

@@ -9,7 +9,7 @@ import torch
 
 from jaxlstm.check import Item, Report
 from jaxlstm.cli import check
-from tests.support.command import jaxlstm_command
+from testing.command import jaxlstm_command
 
 SCREEN = 24
 ITEMS = tuple(Item(f"item {k}", True, 0.5, 1.0, "detail") for k in range(13))

@@ -17,7 +17,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
-from tests.support.processes import run_python
+from testing.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "crnn"
@@ -64,7 +64,7 @@ def test_back_to_torch(crnn: SimpleNamespace, torch_model: torch.nn.Module, tmp_
 
 
 def test_inspect_prints_the_table_of_the_page(crnn: SimpleNamespace) -> None:
-    from tests.support.command import jaxlstm_command
+    from testing.command import jaxlstm_command
 
     printed = jaxlstm_command("inspect", crnn.train.CHECKPOINT, "--all").out
     table = re.search(r"```\n(layer .*?)\n```", PAGE, re.DOTALL)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from jaxlstm import load_program
-from tests.support.processes import run_python
+from testing.processes import run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = ("punctuation", "tag", "train_demo", "export_demo")

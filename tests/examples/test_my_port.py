@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import python_environment
+from testing.processes import python_environment
 
 ROOT = Path(__file__).parents[2]
 

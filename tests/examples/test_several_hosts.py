@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import python_environment
+from testing.processes import python_environment
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "several_hosts.py"
 LOSS = re.compile(r"step \d+: loss ([\d.]+)")

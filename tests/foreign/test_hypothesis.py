@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlstm import LSTMConfig, lstm, param_shapes
-from tests.support.bounds import assert_equal_in_float64
-from tests.support.cases import torch_forward, torch_module
+from testing.bounds import assert_equal_in_float64
+from testing.cases import torch_forward, torch_module
 
 jitted_lstm = jax.jit(lstm, static_argnames="config")
 

@@ -19,7 +19,7 @@ import pytest
 from jax.experimental.rnn import lstm_ref
 
 from jaxlstm import LSTMConfig, init_params, lstm
-from tests.support.bounds import assert_equal_in_float64
+from testing.bounds import assert_equal_in_float64
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

@@ -20,7 +20,7 @@ import torch
 from torch.testing._internal import common_modules as suite
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, PackedSequence, lstm, lstm_cell
-from tests.support.bounds import assert_as_exact_as_torch, assert_equal_in_float64
+from testing.bounds import assert_as_exact_as_torch, assert_equal_in_float64
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 

@@ -14,8 +14,8 @@ import pytest
 from jaxlstm import LSTMConfig, load, lstm, save
 from jaxlstm.inference import export, load_exported
 from jaxlstm.inference.artifact import weights_beside
-from tests.support.inference import normal, weights
-from tests.support.processes import run_python
+from testing.inference import normal, weights
+from testing.processes import run_python
 
 pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
 

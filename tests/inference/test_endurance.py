@@ -11,8 +11,8 @@ import pytest
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import compile
-from tests.support.inference import normal, weights
-from tests.support.processes import run_python
+from testing.inference import normal, weights
+from testing.processes import run_python
 
 CONFIG = LSTMConfig(5, 12, num_layers=2)
 MEMORY = Path("/proc/self/statm")
@@ -44,7 +44,7 @@ CACHED = """
 import sys, jax
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import compile
-from tests.support.inference import normal, weights
+from testing.inference import normal, weights
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

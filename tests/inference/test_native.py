@@ -16,8 +16,8 @@ import pytest
 from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
 from jaxlstm.inference import Runner, compile
 from jaxlstm.inference.arguments import time_major
-from tests.support.inference import normal, weights
-from tests.support.problems import needs_native
+from testing.inference import normal, weights
+from testing.problems import needs_native
 
 pytestmark = needs_native
 

@@ -18,7 +18,7 @@ from jaxlstm import LSTMCellConfig, LSTMConfig, kernels, lstm
 from jaxlstm.inference import Runner, compile
 from jaxlstm.inference.buckets import batch_buckets, length_buckets
 from jaxlstm.inference.chunked import CHUNK, ChunkedForward
-from tests.support.inference import compilations, normal, reference, weights
+from testing.inference import compilations, normal, reference, weights
 
 CONFIGS = {
     "one": LSTMConfig(5, 12),

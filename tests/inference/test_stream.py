@@ -13,7 +13,7 @@ from jaxlstm import LSTMConfig
 from jaxlstm.inference import Runner, Slots, compile
 from jaxlstm.inference.stream_compiled import CompiledState
 from jaxlstm.kernels.cpu.memory import aligned_zeros
-from tests.support.inference import compilations, normal, reference, weights
+from testing.inference import compilations, normal, reference, weights
 
 CONFIG = LSTMConfig(5, 12, num_layers=2, batch_first=True)
 

@@ -18,9 +18,9 @@ from jaxlstm import LSTMConfig, lstm
 from jaxlstm.inference import Runner, Stream, compile
 from jaxlstm.inference.stream_native import NativeState
 from jaxlstm.kernels.cpu.threads import available_threads
-from tests.support.inference import compilations, normal, weights
-from tests.support.problems import needs_native
-from tests.support.processes import run_python
+from testing.inference import compilations, normal, weights
+from testing.problems import needs_native
+from testing.processes import run_python
 
 pytestmark = needs_native
 
@@ -164,7 +164,7 @@ import os, sys, threading, time
 import numpy as np
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import compile
-from tests.support.inference import weights
+from testing.inference import weights
 
 config = LSTMConfig(40, 160, num_layers=2)
 runner = compile(weights(config), config, max_length=16, max_batch=2)

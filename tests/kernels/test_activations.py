@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.support.problems import needs_native
+from testing.problems import needs_native
 from tools.ulp import activations, errors_at
 
 pytestmark = needs_native

@@ -15,7 +15,7 @@ import pytest
 
 from jaxlstm import LSTMConfig, init_params, kernels, lstm, param_shapes
 from jaxlstm.kernels.cpu import library
-from tests.support.problems import needs_native
+from testing.problems import needs_native
 
 ROOT = Path(__file__).parents[2]
 CONFIG = LSTMConfig(3, 4)

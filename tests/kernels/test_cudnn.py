@@ -18,8 +18,8 @@ from jax.experimental import rnn
 
 from jaxlstm import LSTMConfig, LSTMState, inference, init_params, lstm, pack_padded_sequence
 from jaxlstm.kernels.gpu import cudnn
-from tests.support.agreement import check, functional
-from tests.support.cases import CASES, Case
+from testing.agreement import check, functional
+from testing.cases import CASES, Case
 
 SUPPORTED = [case for case in CASES if case.config.proj_size == 0]
 PAIRWISE = SUPPORTED[3::9]  # every combination of any two settings

@@ -15,8 +15,8 @@ from jaxlstm import LSTMConfig, lstm
 from jaxlstm.inference import compile
 from jaxlstm.kernels import info
 from jaxlstm.kernels.cpu.library import library
-from tests.support.inference import normal, weights
-from tests.support.problems import needs_native
+from testing.inference import normal, weights
+from testing.problems import needs_native
 
 pytestmark = needs_native
 

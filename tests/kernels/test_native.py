@@ -14,8 +14,8 @@ import pytest
 from jaxlstm import kernels, lstm
 from jaxlstm.kernels.cpu import ffi
 from jaxlstm.kernels.cpu.library import library
-from tests.support.instruction_sets import using
-from tests.support.problems import ODD, Problem, draw, needs_native, rms, values_and_gradients, worst_error
+from testing.instruction_sets import using
+from testing.problems import ODD, Problem, draw, needs_native, rms, values_and_gradients, worst_error
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 

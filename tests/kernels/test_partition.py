@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.support.problems import needs_native
+from testing.problems import needs_native
 
 pytestmark = needs_native
 CASES = [
@@ -29,7 +29,7 @@ MORE_CASES = ["other_axes", "plain_scan", "two_axes", "replicated", "higher_deri
     ids=["most", "more", "private name"],
 )
 def test_eight_devices(cases: list[str]) -> None:
-    """See the functions of ``tests/support/partition_child.py``."""
+    """See the functions of ``testing/partition_child.py``."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -37,7 +37,7 @@ def test_eight_devices(cases: list[str]) -> None:
         "PYTHONWARNINGS": "error",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.partition_child", *cases],
+        [sys.executable, "-m", "testing.partition_child", *cases],
         env=environment,
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.problems import needs_native
+from testing.problems import needs_native
 
 pytestmark = needs_native
 TIMEOUT = 150
@@ -18,7 +18,7 @@ TIMEOUT = 150
 
 def child(case: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.process_child", case],
+        [sys.executable, "-m", "testing.process_child", case],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         capture_output=True,
         text=True,

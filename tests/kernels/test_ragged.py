@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMState, scan
+from jaxlstm import LSTMState
 from jaxlstm.kernels.cpu import ffi
-from tests.support.problems import Problem, draw, needs_native, worst_error
+from jaxlstm.layer import scan
+from testing.problems import Problem, draw, needs_native, worst_error
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.problems import Problem, needs_native
+from testing.problems import Problem, needs_native
 from tools.random_configs import Config, draw_config, errors, is_wrong
 
 

@@ -13,11 +13,11 @@ import pytest
 from jaxlstm import kernels, lstm
 from jaxlstm.kernels.tpu import TPU, backward, forward, plan
 from jaxlstm.kernels.tpu.products import product, split
-from jaxlstm.scan import PLAIN
-from tests.support.agreement import check, functional, settings
-from tests.support.cases import CASES, Case
-from tests.support.interpreted import interpreted
-from tests.support.problems import Problem, draw, values_and_gradients, worst_error
+from jaxlstm.layer.scan import PLAIN
+from testing.agreement import check, functional, settings
+from testing.cases import CASES, Case
+from testing.interpreted import interpreted
+from testing.problems import Problem, draw, values_and_gradients, worst_error
 
 INTERPRETED = interpreted("lstm_tpu_interpreted", TPU)
 

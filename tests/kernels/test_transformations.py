@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, init_params, lstm
-from tests.support.problems import Problem, draw, needs_native, worst_error
+from testing.problems import Problem, draw, needs_native, worst_error
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 CONFIG = LSTMConfig(5, 12)

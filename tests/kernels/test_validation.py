@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support.problems import needs_native
+from testing.problems import needs_native
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 T, B, I, H, P = 3, 2, 4, 5, 3

@@ -15,8 +15,8 @@ from torch import nn
 from torch._dynamo.exc import UserError
 
 import jaxlstm
-from jaxlstm.models.errors import ProgramError
-from tests.support.exported import Tagger
+from jaxlstm.programs.errors import ProgramError
+from testing.exported import Tagger
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils import _pytree
 
 import jaxlstm
-from jaxlstm.models.graph import Graph, Node, TensorType, Tree, Value
+from jaxlstm.programs.graph import Graph, Node, TensorType, Tree, Value
 from jaxlstm_converters.checkpoint import CheckpointError
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from tests.support.exported import AUTO, Tagger, Tied, save
-from tests.support.processes import run_python
+from testing.exported import AUTO, Tagger, Tied, save
+from testing.processes import run_python
 from tools.fuzz.seeds import HERE
 
 LEAF = Tree("leaf")

@@ -13,7 +13,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from tests.support.exported import save
+from testing.exported import save
 from tools.fuzz.seeds import HERE
 
 NEWEST = HERE / "pt2-2.13.pt2"

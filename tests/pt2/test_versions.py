@@ -32,7 +32,7 @@ import pytest
 import torch
 
 import jaxlstm
-from jaxlstm.models.graph import Graph
+from jaxlstm.programs.graph import Graph
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from tools.fuzz.seeds import HERE
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import jaxlstm
-from jaxlstm.config_json import config_to_dict
+from jaxlstm.layer.config_json import config_to_dict
 from jaxlstm_converters.lstm._load import read_lstm
-from tests.support.command import jaxlstm_command
-from tests.support.real_files import BY_LABEL, EACH_LSTM, FILES, Real
+from testing.command import jaxlstm_command
+from testing.real_files import BY_LABEL, EACH_LSTM, FILES, Real
 
 pytestmark = pytest.mark.network
 

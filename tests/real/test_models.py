@@ -1,4 +1,4 @@
-"""Whole models of the packages in ``tests/support/wheels.py`` as Flax models, against the packages' code."""
+"""Whole models of the packages in ``testing/wheels.py`` as Flax models, against the packages' code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 import jaxlstm
 from jaxlstm import check
-from tests.support import real_models as real
-from tests.support.real_problems import PROBLEMS, Problem
+from testing import real_models as real
+from testing.real_problems import PROBLEMS, Problem
 
 pytestmark = pytest.mark.network
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import jaxlstm
-from tests.support.real_problems import Problem, beatnet, resemblyzer, silero_vad
+from testing.real_problems import Problem, beatnet, resemblyzer, silero_vad
 
 pytestmark = pytest.mark.network
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxlstm import find_lstms, load, load_optimizer, read_checkpoint
-from tests.support.checkpoints.compare import assert_same_bits
-from tests.support.real_files import BY_LABEL, FILES, Real
+from testing.checkpoints.compare import assert_same_bits
+from testing.real_files import BY_LABEL, FILES, Real
 
 pytestmark = pytest.mark.network
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxlstm
-from tests.support.real_files import BY_LABEL, EACH_LSTM, Real
-from tests.support.real_lstms import assert_real_lstm_is_as_exact_as_torch, assert_verdict_holds
+from testing.real_files import BY_LABEL, EACH_LSTM, Real
+from testing.real_lstms import assert_real_lstm_is_as_exact_as_torch, assert_verdict_holds
 
 pytestmark = pytest.mark.network
 

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.processes import python_environment
+from testing.processes import python_environment
 from tools.fuzz.mutate import mutant
 
 CHILD = (sys.executable, "-m", "tools.fuzz.child")

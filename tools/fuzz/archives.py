@@ -10,7 +10,7 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from tests.support.checkpoints.assemble import Member, archive, end_record, end_record64
+from testing.checkpoints.assemble import Member, archive, end_record, end_record64
 from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
 
 Mutate = Callable[[Random, bytes], bytes]

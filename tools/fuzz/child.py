@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.models.acceptance import accept
-from jaxlstm.models.errors import ProgramError
+from jaxlstm.programs.acceptance import accept
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.checkpoint import CODES, Checkpoint, CheckpointError, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from tests.support.hostile import reader
+from testing.hostile import reader
 from tools.fuzz.mutate import Mutant, mutant
 from tools.fuzz.seeds import seeds
 

@@ -10,8 +10,8 @@ from functools import lru_cache
 from random import Random
 
 from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
-from tests.support.checkpoints.assemble import BOXES, ORDERED, call, integer, integers, name, sequence
-from tests.support.checkpoints.assemble import text as text_op
+from testing.checkpoints.assemble import BOXES, ORDERED, call, integer, integers, name, sequence
+from testing.checkpoints.assemble import text as text_op
 from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
 
 Mutate = Callable[[Random, bytes], bytes]

@@ -18,13 +18,4 @@ if TYPE_CHECKING:
     from .errors import CheckpointError as CheckpointError
     from .io.tensor import Tensor as Tensor
 
-__all__, __getattr__, __dir__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
-    __name__,
-    {
-        "CODES": "errors",
-        "Checkpoint": "checkpoint",
-        "CheckpointError": "errors",
-        "Tensor": "io.tensor",
-        "read_checkpoint": "_read_checkpoint",
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__)  # pyright: ignore[reportUnsupportedDunderAll]

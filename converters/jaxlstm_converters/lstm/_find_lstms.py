@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.config_json import ASSUMABLE, METADATA_KEY, saved_config
-from jaxlstm.params import shape_mismatches
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.config_json import ASSUMABLE, METADATA_KEY, saved_config
+from jaxlstm.layer.params import shape_mismatches
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm.fold import fold
 from jaxlstm_converters.lstm.shapes import (

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import Params
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import Params
 from jaxlstm_converters.lstm.imitations import imitations, warning_of
 from jaxlstm_converters.lstm.module_state_dict import module_state_dict
 from jaxlstm_converters.lstm.select import select_lstm, with_fields
@@ -62,7 +62,7 @@ def from_torch(
 
 def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
     """Return NumPy arrays as JAX arrays of ``dtype``; None keeps the dtype of each array."""
-    from jaxlstm.precision import as_float_array, require_dtype
+    from jaxlstm.layer.precision import as_float_array, require_dtype
 
     if dtype is not None:
         dtype = require_dtype("dtype", dtype)

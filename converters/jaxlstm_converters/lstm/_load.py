@@ -9,8 +9,8 @@ from typing import Any
 
 from jaxlstm._shared.paths import require_path
 from jaxlstm._shared.progress import Progress, no_progress
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import Params
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import Params
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm._from_torch import to_jax
 from jaxlstm_converters.lstm.imitations import warning_of

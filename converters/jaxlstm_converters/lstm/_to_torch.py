@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import check_params, param_shapes
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import check_params, param_shapes
 
 
 class StateArray(np.ndarray):

@@ -8,8 +8,8 @@ from typing import Any
 
 from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm._shared.torch_tensors import as_numpy
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.params import param_shapes
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.params import param_shapes
 from jaxlstm_converters.lstm._find_lstms import config_hints, survey
 from jaxlstm_converters.lstm.selected import SelectedLSTM, unrecorded_arguments
 from jaxlstm_converters.lstm.shapes import WITH_ARTICLE

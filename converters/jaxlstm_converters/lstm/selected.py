@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 
 
 class SelectedLSTM(NamedTuple):

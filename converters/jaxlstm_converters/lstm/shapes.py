@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 
 _NAME = re.compile(
     r"(?P<prefix>(?:.*\.)?)(?P<base>weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxlstm._shared.optional import import_optional
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import check_params, param_shapes
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import survey
 from jaxlstm_converters.lstm.select import choose_prefix

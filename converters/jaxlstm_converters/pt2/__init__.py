@@ -1,1 +1,1 @@
-"""Programs of torch.export: a `.pt2` file as a `jaxlstm.models.graph.Graph` and its tensors."""
+"""Programs of torch.export: a `.pt2` file as a `jaxlstm.programs.graph.Graph` and its tensors."""

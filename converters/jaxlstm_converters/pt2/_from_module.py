@@ -20,7 +20,7 @@ from jaxlstm_converters.pt2._read_pt2 import read_source
 if TYPE_CHECKING:
     import torch
 
-    from jaxlstm.models.program import Program
+    from jaxlstm.programs.program import Program
 
 
 def from_module(

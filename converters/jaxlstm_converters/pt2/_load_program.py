@@ -9,7 +9,7 @@ from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_pt2
 from jaxlstm_converters.pt2._write_pt2 import ProgramWriter
 
 if TYPE_CHECKING:
-    from jaxlstm.models.program import Program
+    from jaxlstm.programs.program import Program
 
 
 def load_program(path: str | os.PathLike[str]) -> Program:
@@ -34,6 +34,6 @@ def load_program(path: str | os.PathLike[str]) -> Program:
 def program_of(file: ProgramFile) -> Program:
     """Return the program in a file that has been read."""
     # Imported here because it imports jax, which the other converters do without.
-    from jaxlstm.models.program import Program
+    from jaxlstm.programs.program import Program
 
     return Program(file.graph, file.tensors, write=ProgramWriter.of(file), copy=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlstm.models.graph import Graph
+from jaxlstm.programs.graph import Graph
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.checkpoint.formats.pt2 import read_tensors
 from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2, open_program

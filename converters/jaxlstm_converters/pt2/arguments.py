@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from typing import Any
 
-from jaxlstm.models.graph import Argument, Value
+from jaxlstm.programs.graph import Argument, Value
 from jaxlstm_converters.checkpoint.errors import printable
 from jaxlstm_converters.checkpoint.formats.pt2 import STRIDED, scalar_type
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported

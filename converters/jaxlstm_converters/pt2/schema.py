@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from jaxlstm.models.graph import Graph, Input
+from jaxlstm.programs.graph import Graph, Input
 from jaxlstm_converters.pt2.arguments import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union
 from jaxlstm_converters.pt2.nodes import define, read_nodes

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlstm.models.graph import Tree
+from jaxlstm.programs.graph import Tree
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.pt2.arguments import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
@@ -27,7 +27,7 @@ class UserInput:
 
 @dataclass(slots=True)
 class Signature:
-    """The signature of a program; `jaxlstm.models.graph.Graph` explains the fields of the same names.
+    """The signature of a program; `jaxlstm.programs.graph.Graph` explains the fields of the same names.
 
     `placeholders` lists the names of all placeholders in order, with None for each constant.
     `outputs` and the values of `mutations` are arguments that have not been read.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from jaxlstm.models.graph import Size, TensorType
+from jaxlstm.programs.graph import Size, TensorType
 from jaxlstm_converters.checkpoint.errors import printable
 from jaxlstm_converters.checkpoint.formats.pt2 import scalar_type
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlstm.models.graph import Tree
+from jaxlstm.programs.graph import Tree
 from jaxlstm_converters.checkpoint.errors import CheckpointError, describe, printable
 from jaxlstm_converters.checkpoint.io.strict_json import parse_json
 from jaxlstm_converters.pt2.fields import field, malformed, typed, unsupported

@@ -13,9 +13,9 @@ from jaxlstm._shared.atomic import require_replaceable, write_atomically
 from jaxlstm._shared.paths import require_folder_of, require_path
 from jaxlstm._shared.progress import Progress, no_progress, reported_bytes
 from jaxlstm._shared.safetensors import safetensors_bytes
-from jaxlstm.config import LSTMConfig
-from jaxlstm.config_json import ASSUMABLE, METADATA_KEY, saved_metadata
-from jaxlstm.params import check_params, param_shapes
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.config_json import ASSUMABLE, METADATA_KEY, saved_metadata
+from jaxlstm.layer.params import check_params, param_shapes
 from jaxlstm_converters.write import flax_files
 from jaxlstm_converters.write.existing import is_saved_file
 from jaxlstm_converters.write.npz import npz_bytes

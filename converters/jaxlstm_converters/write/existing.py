@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxlstm.config_json import METADATA_KEY, saved_config
-from jaxlstm.params import param_shapes
+from jaxlstm.layer.config_json import METADATA_KEY, saved_config
+from jaxlstm.layer.params import param_shapes
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from jaxlstm_converters.write import flax_files, torch_zip
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.safetensors import DTYPE_CODES
-from jaxlstm.config import LSTMConfig
-from jaxlstm.config_json import METADATA_KEY, assumed_arguments, config_from_dict, config_to_dict
-from jaxlstm.params import check_params
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.config_json import METADATA_KEY, assumed_arguments, config_from_dict, config_to_dict
+from jaxlstm.layer.params import check_params
 from jaxlstm_converters.checkpoint import CheckpointError
 from jaxlstm_converters.lstm.selected import SelectedLSTM
 

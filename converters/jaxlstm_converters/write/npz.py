@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxlstm.config_json import METADATA_KEY
+from jaxlstm.layer.config_json import METADATA_KEY
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # Entries of this size get ZIP64 fields, whose layout depends on the version of Python.

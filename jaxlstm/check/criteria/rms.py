@@ -16,7 +16,7 @@ from jaxlstm.check.criteria.measurement import Measurement
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import Results, oracle_results
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 

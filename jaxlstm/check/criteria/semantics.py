@@ -18,7 +18,7 @@ from jaxlstm.check.criteria.measurement import Measurement, largest_error, large
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import NamedArrays, Results, oracle_results
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 

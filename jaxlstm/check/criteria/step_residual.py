@@ -26,7 +26,7 @@ from jaxlstm.check.criteria.measurement import Measurement, worst_of
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import Results, run_oracle
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 

@@ -21,7 +21,7 @@ from jaxlstm.check.faults.cells import CLIPS, clipped_c
 from jaxlstm.check.faults.fault import Fault, OracleCall
 from jaxlstm.check.reference.oracle import OracleRun
 from jaxlstm.check.reference.results import Evidence, Results
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.report.difference import differing_units
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 

@@ -14,7 +14,7 @@ from jaxlstm._shared.table import format_number
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.derivative import backward
 from jaxlstm.check.reference.results import oracle_results, run_oracle
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxlstm.check.reference.results import Evidence, Results
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 

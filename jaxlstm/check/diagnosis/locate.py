@@ -15,7 +15,7 @@ from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.oracle import OracleRun
 from jaxlstm.check.reference.results import Results, run_oracle
 from jaxlstm.check.report.difference import Candidate, Divergence, StepDifference, first_divergence
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 GateValues = dict[str, tuple[Array, Array]]

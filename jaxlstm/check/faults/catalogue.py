@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxlstm.check.faults import arithmetic, cells, states, time, weights
 from jaxlstm.check.faults.fault import Fault, properties
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 _FAULTS = (*weights.FAULTS, *states.FAULTS, *time.FAULTS, *cells.FAULTS, *arithmetic.FAULTS)
 

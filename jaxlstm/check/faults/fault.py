@@ -14,7 +14,7 @@ import numpy as np
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import Results
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 Finish = Callable[[Results, oracle.OracleRun, "OracleCall"], Results]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxlstm.check.faults.fault import Fault, OracleCall
 from jaxlstm.check.reference.oracle import OracleRun
 from jaxlstm.check.reference.results import Results
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 State = tuple[Array, Array]

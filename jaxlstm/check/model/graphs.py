@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.models.graph import Graph, Node, TensorType
+from jaxlstm.programs.graph import Graph, Node, TensorType
 
 _CREATES = (
     *("zeros", "ones", "full", "arange", "linspace", "eye", "scalar_tensor"),

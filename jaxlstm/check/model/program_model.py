@@ -16,9 +16,9 @@ from jaxlstm.check.model.results import ModelCase, is_floating
 from jaxlstm.check.port import jax_settings
 from jaxlstm.check.reference.torch_graph import run_graph
 from jaxlstm.check.report.layers import LayerDifference
-from jaxlstm.models.graph import Node, Value
-from jaxlstm.models.inputs import bind_inputs
-from jaxlstm.models.program import Program
+from jaxlstm.programs.graph import Node, Value
+from jaxlstm.programs.inputs import bind_inputs
+from jaxlstm.programs.program import Program
 
 
 class ProgramModel:

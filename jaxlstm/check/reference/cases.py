@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 

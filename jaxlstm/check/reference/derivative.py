@@ -16,7 +16,7 @@ from jaxlstm.check.reference.oracle import (
     suffix,
     weights_of,
 )
-from jaxlstm.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 
 Array = np.ndarray
 Weights = dict[str, Array]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.torch_model import pinned
-from jaxlstm.models.graph import Argument, Graph, Node, Value
+from jaxlstm.programs.graph import Argument, Graph, Node, Value
 
 Array = np.ndarray
 

@@ -19,7 +19,7 @@ from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
 from jaxlstm.check.reference import torch_precision
 from jaxlstm.check.reference.cases import Case
 from jaxlstm.check.reference.results import Results
-from jaxlstm.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 
 if TYPE_CHECKING:
     import torch

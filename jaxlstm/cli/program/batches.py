@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxlstm.cli.program.describe import result_names
 from jaxlstm.inference.program_artifact import positional
-from jaxlstm.models.graph import Input, Size, TensorType, Value
-from jaxlstm.models.inputs import how_to_free, shown_shape
-from jaxlstm.models.program import Program
+from jaxlstm.programs.graph import Input, Size, TensorType, Value
+from jaxlstm.programs.inputs import how_to_free, shown_shape
+from jaxlstm.programs.program import Program
 
 Named = tuple[str, np.ndarray]
 

@@ -11,7 +11,7 @@ from jaxlstm.cli.program import refuse_options
 
 if TYPE_CHECKING:
     from jaxlstm.check import Report
-    from jaxlstm.models.program import Program
+    from jaxlstm.programs.program import Program
 
 
 def load_checked(args: argparse.Namespace) -> Program:

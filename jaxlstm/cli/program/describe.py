@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.models.graph import Argument, Graph, TensorType, Tree, Value
+from jaxlstm.programs.graph import Argument, Graph, TensorType, Tree, Value
 
 
 def read_graph(path: str) -> Graph:
@@ -100,8 +100,8 @@ def _free_axes(graph: Graph) -> list[str]:
 
 def _refusal(graph: Graph) -> str:
     """Return the reason why the program cannot run, or an empty string."""
-    from jaxlstm.models.acceptance import accept
-    from jaxlstm.models.errors import ProgramError
+    from jaxlstm.programs.acceptance import accept
+    from jaxlstm.programs.errors import ProgramError
 
     try:
         accept(graph)

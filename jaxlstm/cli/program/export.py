@@ -15,7 +15,7 @@ from jaxlstm.cli.program.describe import describe, shape_text
 from jaxlstm.cli.program.inputs import random_inputs
 
 if TYPE_CHECKING:
-    from jaxlstm.models.program import Program
+    from jaxlstm.programs.program import Program
 
 
 def run_program(args: argparse.Namespace) -> int:

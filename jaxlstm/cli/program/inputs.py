@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxlstm.models.graph import Graph, Input, Value
+from jaxlstm.programs.graph import Graph, Input, Value
 
 if TYPE_CHECKING:
-    from jaxlstm.models.program import Program
+    from jaxlstm.programs.program import Program
 
 SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
 """Sizes to try for the free axes. A program may refuse small ones, for example after several poolings."""
@@ -71,7 +71,7 @@ def _accepts(program: Program, tensors: Sequence[np.ndarray]) -> bool:
     import jax
 
     from jaxlstm.inference.program_artifact import positional
-    from jaxlstm.models.errors import ProgramError
+    from jaxlstm.programs.errors import ProgramError
 
     try:
         jax.eval_shape(positional(program), program.params, *tensors)

@@ -30,7 +30,7 @@ def run_program(args: argparse.Namespace) -> int:
     from jaxlstm.cli.program.batches import Batches
     from jaxlstm.cli.run import job, results
     from jaxlstm.cli.run.sequences import open_sequences
-    from jaxlstm.config import positive_int
+    from jaxlstm.layer.config import positive_int
     from jaxlstm_converters.pt2._load_program import load_program
 
     refuse_options(args, dtype="--dtype", states="--states")

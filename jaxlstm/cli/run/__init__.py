@@ -68,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
     """Compute the parts that are missing, and assemble the output."""
     from jaxlstm.cli.run import job, lstm, results
     from jaxlstm.cli.run.sequences import open_npy, open_sequences
-    from jaxlstm.config import positive_int
     from jaxlstm.inference import runner
     from jaxlstm.inference.arguments import time_major
+    from jaxlstm.layer.config import positive_int
 
     if takes_program(args):
         return run_program(args)
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 def _identity(args: argparse.Namespace, params: Any, config: Any, source: Path) -> dict[str, Any]:
     """Return everything on which the results depend."""
     from jaxlstm.cli.run import job
-    from jaxlstm.config_json import config_to_dict
+    from jaxlstm.layer.config_json import config_to_dict
 
     digest = hashlib.sha256()
     for name, array in params.items():

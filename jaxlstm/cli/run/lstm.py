@@ -10,7 +10,7 @@ import numpy as np
 from jaxlstm._shared.progress import Progress
 from jaxlstm.cli.run import job
 from jaxlstm.inference.runner import Runner
-from jaxlstm.precision import DTYPES
+from jaxlstm.layer.precision import DTYPES
 
 
 def compute_lstm(runner: Runner, batch_size: int, cast: bool) -> job.Compute:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxlstm.kernels import shapes
 from jaxlstm.kernels.platforms import TANGENTS, PlatformKernels, Results, build_recurrence
 from jaxlstm.kernels.shapes import Shape
-from jaxlstm.precision import Precision
+from jaxlstm.layer.precision import Precision
 
 OMITTED = (0,)
 """The shape of an optional array that is not passed."""

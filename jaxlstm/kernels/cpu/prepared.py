@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 from jaxlstm.kernels.cpu.memory import aligned_zeros
-from jaxlstm.precision import gate_dtype
+from jaxlstm.layer.precision import gate_dtype
 
 
 def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:

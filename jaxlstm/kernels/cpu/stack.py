@@ -14,13 +14,13 @@ from functools import cache
 import jax
 import numpy as np
 
-from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 from jaxlstm.kernels.cpu.memory import aligned, aligned_zeros
 from jaxlstm.kernels.cpu.prepared import prepare
 from jaxlstm.kernels.cpu.threads import available_threads
-from jaxlstm.params import direction_params
-from jaxlstm.precision import gate_dtype
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import direction_params
+from jaxlstm.layer.precision import gate_dtype
 
 SPIN = 1e-4
 """Seconds that helper threads spin after whole sequences. A call that follows at once need not wake them."""

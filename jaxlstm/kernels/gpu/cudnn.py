@@ -17,12 +17,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import rnn
 
-from jaxlstm.cell import LSTMState
-from jaxlstm.config import LSTMConfig
 from jaxlstm.kernels.primitive import KernelPrimitive
-from jaxlstm.params import direction_params
-from jaxlstm.precision import Precision, level_of
-from jaxlstm.stack import BetweenLayers, over_whole_layers
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import direction_params
+from jaxlstm.layer.precision import Precision, level_of
+from jaxlstm.layer.stack import BetweenLayers, over_whole_layers
 
 
 def run_stack(
@@ -37,7 +37,7 @@ def run_stack(
 ) -> tuple[jax.Array, LSTMState]:
     """Run all layers in one call, or one call per layer if ``between_layers`` is given.
 
-    This is a :class:`jaxlstm.stack.RunStack` for float32 without projection.
+    This is a :class:`jaxlstm.layer.stack.RunStack` for float32 without projection.
 
     Raises:
       RuntimeError: cuDNN is not available, or does not support the config or the dtype.

@@ -1,8 +1,9 @@
 """The backward pass: cotangents of the pre-activations from cotangents of the outputs and the last state.
 
-This is the transpose of :func:`jaxlstm.scan.run_tangent`, laid out as in :mod:`jaxlstm.kernels.tpu.forward`.
-The grid iterates over time in the opposite order, and the cotangents of h and c stay in scratch memory in
-float32. XLA computes the gradients of the weights and the inputs afterwards, each with one large product.
+This is the transpose of :func:`jaxlstm.layer.scan.run_tangent`, laid out as in
+:mod:`jaxlstm.kernels.tpu.forward`. The grid iterates over time in the opposite order, and the cotangents of
+h and c stay in scratch memory in float32. XLA computes the gradients of the weights and the inputs
+afterwards, each with one large product.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxlstm.cell import StepDerivative
 from jaxlstm.kernels.platforms import Results
 from jaxlstm.kernels.tpu.plan import GATES, Plan, call, crop, crop_gates, pad, pad_gates, plan_call
 from jaxlstm.kernels.tpu.products import product
-from jaxlstm.precision import Precision
+from jaxlstm.layer.cell import StepDerivative
+from jaxlstm.layer.precision import Precision
 
 
 def run_backward(

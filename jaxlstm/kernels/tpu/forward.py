@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxlstm.cell import evaluate_step
 from jaxlstm.kernels.platforms import Results
 from jaxlstm.kernels.tpu.plan import GATES, Plan, call, crop, crop_gates, pad, pad_gates, plan_call, resident
 from jaxlstm.kernels.tpu.products import product
-from jaxlstm.precision import Precision, gate_dtype
+from jaxlstm.layer.cell import evaluate_step
+from jaxlstm.layer.precision import Precision, gate_dtype
 
 
 def run_forward(

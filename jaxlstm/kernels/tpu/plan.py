@@ -17,7 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxlstm.kernels.shapes import Shape
 from jaxlstm.kernels.tpu.products import parts_for, split
-from jaxlstm.precision import Precision
+from jaxlstm.layer.precision import Precision
 
 ROWS, LANES, GATES = 16, 128, 4
 DTYPES = (jnp.float32, jnp.bfloat16)

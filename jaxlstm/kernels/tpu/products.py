@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlstm.precision import Precision, level_of
+from jaxlstm.layer.precision import Precision, level_of
 
 PARTS = {lax.Precision.HIGHEST: 3, lax.Precision.HIGH: 2, lax.Precision.DEFAULT: 1}
 EXACT = lax.Precision.DEFAULT

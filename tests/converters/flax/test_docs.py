@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import jaxlstm
-from tests.support.pages import ROOT, run_page
+from testing.pages import ROOT, run_page
 
 
 def test_snippets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

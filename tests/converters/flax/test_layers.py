@@ -16,8 +16,8 @@ import torch
 from flax import nnx
 
 import jaxlstm
-from tests.support.flax_layers import CASES, LOSSY, LayerCase, example, randomized
-from tests.support.linen_layers import LINEN, call_arguments
+from testing.flax_layers import CASES, LOSSY, LayerCase, example, randomized
+from testing.linen_layers import LINEN, call_arguments
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

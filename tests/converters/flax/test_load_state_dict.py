@@ -17,7 +17,7 @@ from flax import nnx
 from torch.nn.utils import prune
 
 import jaxlstm
-from tests.support.flax_models import NAMES, Torch, assert_equal, flax_model, torch_model
+from testing.flax_models import NAMES, Torch, assert_equal, flax_model, torch_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxlstm.PortingWarning")
 

@@ -13,7 +13,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
-from tests.support.flax_models import NAMES, assert_equal, flax_model, torch_model
+from testing.flax_models import NAMES, assert_equal, flax_model, torch_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxlstm.PortingWarning")
 

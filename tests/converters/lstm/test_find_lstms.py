@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, param_shapes
-from jaxlstm.config_json import METADATA_KEY, saved_metadata
-from jaxlstm.params import shape_mismatches
+from jaxlstm.layer.config_json import METADATA_KEY, saved_metadata
+from jaxlstm.layer.params import shape_mismatches
 from jaxlstm_converters.lstm._find_lstms import config_hints, survey
 from jaxlstm_converters.lstm.select import choose_prefix
 from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind

@@ -13,8 +13,8 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMConfig, load, save
-from tests.support.command import jaxlstm_command
-from tests.support.saved_params import random_params
+from testing.command import jaxlstm_command
+from testing.saved_params import random_params
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 FILES = ("x.safetensors", "x.pt", "x.npz", "x.msgpack", "x_orbax")

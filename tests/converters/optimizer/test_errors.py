@@ -14,7 +14,7 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMConfig, load, load_optimizer
-from tests.support.optimizer_files import reload, stepped
+from testing.optimizer_files import reload, stepped
 
 
 @pytest.mark.parametrize("name", ["Adagrad", "NAdam", "RAdam", "Adamax", "Adadelta", "ASGD", "Rprop"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from jaxlstm import load, load_optimizer
 from jaxlstm_converters.optimizer.parameter_order import places
-from tests.support.optimizer_files import moments, reload, stepped
+from testing.optimizer_files import moments, reload, stepped
 
 
 def test_moments_are_bit_exact(tmp_path: Path) -> None:

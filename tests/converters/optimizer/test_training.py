@@ -15,8 +15,8 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMConfig, load, load_optimizer
-from tests.support.optimizer_files import moments, reload
-from tests.support.wheels import fetch_pinned
+from testing.optimizer_files import moments, reload
+from testing.wheels import fetch_pinned
 
 CONFIG = LSTMConfig(3, 4, bidirectional=True, proj_size=2)
 PREFIX = "encoder.lstm."

@@ -12,8 +12,8 @@ import pytest
 
 from jaxlstm import LSTMConfig, param_shapes, save
 from jaxlstm_converters.lstm._load import read_lstm
-from tests.support.kills import kills
-from tests.support.processes import run_python
+from testing.kills import kills
+from testing.processes import run_python
 
 CONFIG = LSTMConfig(60, 60)
 FULL_DISK = """

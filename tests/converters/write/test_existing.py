@@ -16,7 +16,7 @@ import torch
 
 from jaxlstm import LSTMConfig, load, save
 from jaxlstm_converters.write.existing import is_saved_file
-from tests.support.saved_params import random_params, same_bits
+from testing.saved_params import random_params, same_bits
 
 CONFIG = LSTMConfig(2, 3)
 OLD, NEW = (random_params(CONFIG, np.float32, seed) for seed in (0, 1))

@@ -19,7 +19,7 @@ import torch
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, load, save
 from jaxlstm_converters.lstm._load import read_lstm
-from tests.support.saved_params import random_params, same_bits
+from testing.saved_params import random_params, same_bits
 
 FORMATS = {"safetensors": "m.safetensors", "npz": "m.npz", "msgpack": "m.msgpack", "orbax": "m_orbax"}
 CONFIG = LSTMConfig(4, 5, num_layers=2, batch_first=True, dropout=0.25, proj_size=3)

@@ -15,8 +15,8 @@ from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
 from jaxlstm.check.faults.catalogue import catalogue
 from jaxlstm.check.faults.fault import Fault, OracleCall
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
-from jaxlstm.config import LSTMConfig
-from jaxlstm.params import param_shapes
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import param_shapes
 
 _PACKED = (
     *("input", "batch_sizes", "hx", "params", "has_biases", "num_layers"),

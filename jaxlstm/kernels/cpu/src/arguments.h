@@ -21,7 +21,7 @@ namespace jaxlstm {
 // In half precision T is the dtype of the weights, inputs and outputs, and of their gradients. Everything else is
 // Wide<T>, that is float32: the state, the biases, the derivative, and the gradients of state, biases and gates.
 
-// See jaxlstm/cell.py for the equations. m = o tanh(c').
+// See jaxlstm/layer/cell.py for the equations. m = o tanh(c').
 template <class T>
 struct ForwardArguments {
   long time, batch, input_size, hidden_size, h_size;

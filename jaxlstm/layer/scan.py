@@ -1,0 +1,188 @@
+"""One direction of one layer over time, as a plain ``jax.lax.scan``.
+
+Time is the first axis of every array. One large product computes the input projection of all time steps
+before the loop. The loop contains only the recurrent product ``W_hh h``, which needs the previous step.
+
+**Ragged batches** keep their order. At a step that is not valid, the state does not change and the output is
+zero. A forward pass therefore ends with the state after the last valid step of each row. A reverse pass keeps
+the initial state until it reaches the last valid step of the row, so each row is reversed within its own
+length, as torch does for packed sequences.
+
+All functions but :func:`run` serve the derivative, which :mod:`jaxlstm.layer.direction` defines.
+:func:`run_and_differentiate` stores a :class:`jaxlstm.layer.cell.StepDerivative` per step, six numbers per
+hidden unit, so that the backward pass does not recompute the activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlstm.layer.cell import LSTMState, StepDerivative, cell_step, differentiated_step, input_gates, project
+from jaxlstm.layer.precision import Precision, gate_dtype, linear
+
+
+class Recurrence(NamedTuple):
+    """An implementation of one direction: the four functions of this module, or a kernel's.
+
+    Each function has the signature of the function of the same name in this module. All of them take
+    ``reverse`` and ``precision`` by keyword.
+    """
+
+    run: Callable[..., tuple[jax.Array, LSTMState]]
+    run_and_differentiate: Callable[..., tuple]
+    run_tangent: Callable[..., tuple[jax.Array, LSTMState]]
+    gates_tangent: Callable[..., jax.Array]
+
+
+class RunTangents(NamedTuple):
+    """The inputs of :func:`run_tangent` that enter linearly.
+
+    Attributes:
+      gates: dz, (T, B, 4H).
+      projection: dW_hr m, (T, B, h_size); None without a projection, or if dW_hr is zero.
+      state: tangent of the initial state.
+    """
+
+    gates: jax.Array
+    projection: jax.Array | None
+    state: LSTMState
+
+
+def run(
+    params: dict[str, Any],
+    inputs: jax.Array,
+    initial_state: LSTMState,
+    valid: jax.Array | None,
+    *,
+    reverse: bool,
+    precision: Precision,
+) -> tuple[jax.Array, LSTMState]:
+    """Return the outputs and the last state, as :func:`jaxlstm.layer.direction.over_time` does."""
+
+    def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:
+        x_gates, step_valid = step_inputs
+        new = cell_step(params, x_gates, state, precision=precision)
+        return _where(step_valid, new, state), _or_zero(step_valid, new.h)
+
+    x_gates = input_gates(params, inputs, precision=precision)
+    state, outputs = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
+    return outputs, state
+
+
+def run_and_differentiate(
+    params: dict[str, Any],
+    inputs: jax.Array,
+    initial_state: LSTMState,
+    valid: jax.Array | None,
+    *,
+    reverse: bool,
+    precision: Precision,
+) -> tuple[tuple[jax.Array, LSTMState], StepDerivative, jax.Array | None]:
+    """Return the results of :func:`run`, the derivative of each step, and m (T, B, H).
+
+    The derivative and m are zero at steps that are not valid. m is None without a projection.
+    """
+
+    def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, tuple]:
+        x_gates, step_valid = step_inputs
+        new, derivative, m = differentiated_step(params, x_gates, state, precision=precision)
+        stored = (new.h, derivative, m if "weight_hr" in params else None)
+        return _where(step_valid, new, state), _or_zero(step_valid, stored)
+
+    x_gates = input_gates(params, inputs, precision=precision)
+    state, (outputs, derivative, m) = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
+    return (outputs, state), derivative, m
+
+
+def run_tangent(
+    weights: dict[str, Any],
+    derivative: StepDerivative,
+    valid: jax.Array | None,
+    tangents: RunTangents,
+    *,
+    reverse: bool,
+    precision: Precision,
+) -> tuple[jax.Array, LSTMState]:
+    """Return the tangents of the outputs and of the last state, linear in ``tangents``.
+
+    ``weights`` holds ``weight_hh``, and ``weight_hr`` with a projection. ``derivative`` comes from
+    :func:`run_and_differentiate`.
+    """
+
+    def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:
+        step_derivative, dz, dprojection, step_valid = step_inputs
+        dh, dc = state
+        dz = dz + linear(dh, weights["weight_hh"], precision=precision)
+        dm, dc_next = step_derivative.apply(dz, dc.astype(dz.dtype))
+        dh_next = project(weights, dm, dh.dtype, precision=precision)
+        if dprojection is not None:
+            dh_next = dh_next + dprojection
+        new = LSTMState(dh_next, dc_next.astype(dc.dtype))
+        return _where(step_valid, new, state), _or_zero(step_valid, new.h)
+
+    steps = (derivative, tangents.gates, tangents.projection, valid)
+    state, outputs = lax.scan(step, tangents.state, steps, reverse=reverse)
+    return outputs, state
+
+
+def gates_tangent(
+    weight_ih: jax.Array,
+    inputs: jax.Array,
+    outputs: jax.Array,
+    h_0: jax.Array,
+    valid: jax.Array | None,
+    tangents: dict[str, jax.Array],
+    *,
+    reverse: bool,
+    precision: Precision,
+) -> jax.Array:
+    """Return dz (T, B, 4H), linear in ``tangents``.
+
+    Args:
+      tangents: tangents of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``. ``bias`` is the sum of both
+        biases, in the dtype of the gates. A missing entry is zero.
+    """
+    dtype = gate_dtype(inputs.dtype)
+    dz = jnp.zeros((*inputs.shape[:-1], weight_ih.shape[0]), dtype)
+    if "inputs" in tangents:
+        dz += linear(tangents["inputs"], weight_ih, precision=precision)
+    if "weight_ih" in tangents:
+        dz += linear(inputs, tangents["weight_ih"], precision=precision)
+    if "weight_hh" in tangents:
+        h_before = states_before(outputs, h_0, valid, reverse=reverse)
+        dz += linear(h_before, tangents["weight_hh"], precision=precision)
+    if "bias" in tangents:
+        dz += tangents["bias"]
+    return dz
+
+
+PLAIN = Recurrence(run, run_and_differentiate, run_tangent, gates_tangent)
+
+
+def states_before(outputs: jax.Array, h_0: jax.Array, valid: jax.Array | None, *, reverse: bool) -> jax.Array:
+    """Return the h that each valid step starts from, (T, B, h_size); other steps hold any finite value."""
+    if reverse:
+        before = jnp.concatenate([outputs[1:], h_0[None]])
+    else:
+        before = jnp.concatenate([h_0[None], outputs[:-1]])
+    if valid is None or not reverse:
+        return before
+    # In reverse, the first step of a row is its last valid one, and it starts from the initial state.
+    follows = jnp.concatenate([valid[1:], jnp.zeros_like(valid[:1])])
+    return jnp.where(follows[:, :, None], before, h_0)
+
+
+def _where(valid: jax.Array | None, new: Any, old: Any) -> Any:
+    """Select ``new`` in the valid rows of a batch (B,) and ``old`` in the others."""
+    if valid is None:
+        return new
+    return jax.tree.map(lambda n, o: jnp.where(valid[:, None], n, o), new, old)
+
+
+def _or_zero(valid: jax.Array | None, new: Any) -> Any:
+    return _where(valid, new, jax.tree.map(jnp.zeros_like, new))

@@ -1,0 +1,159 @@
+"""The loop over layers and directions.
+
+Layer k reads the outputs of layer k-1, with both directions concatenated along the feature axis. States
+are stacked in torch's order: layer 0 forward, layer 0 reverse, layer 1 forward, and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.direction import over_time
+from jaxlstm.layer.lengths import valid_steps
+from jaxlstm.layer.params import direction_params
+from jaxlstm.layer.precision import Precision
+from jaxlstm.layer.scan import Recurrence
+
+RunDirection = Callable[[int, int, jax.Array, LSTMState], tuple[jax.Array, LSTMState]]
+"""``(layer, direction, x, state)`` to the outputs and the final state of one direction of one layer."""
+
+RunLayer = Callable[[int, jax.Array, list[LSTMState]], tuple[jax.Array, list[LSTMState]]]
+"""``(layer, x, states)`` to the outputs and the final states of the directions of one layer."""
+
+BetweenLayers = Callable[[int, jax.Array], jax.Array]
+"""``(layer, outputs)`` to the inputs of layer ``layer + 1``. It is not called for the last layer."""
+
+
+RunStack = Callable[..., tuple[jax.Array, LSTMState]]
+"""A function that runs a stack on one backend. It is called as :func:`run_directions`, but without
+``recurrence``.
+"""
+
+
+def run_directions(
+    recurrence: Recurrence,
+    params: Mapping[str, Any],
+    x: jax.Array,
+    initial_state: LSTMState,
+    lengths: jax.Array | None,
+    *,
+    config: LSTMConfig,
+    precision: Precision,
+    between_layers: BetweenLayers | None = None,
+) -> tuple[jax.Array, LSTMState]:
+    """Run every layer and direction of an LSTM, one direction at a time, by a recurrence.
+
+    Arguments and results are as for :func:`over_layers`. Inputs are zero after the end of each sequence.
+    ``lengths`` are integers (B,), or None if every step is valid. A length of 0 leaves the row's state
+    unchanged; a length above T counts as T.
+
+    Returns:
+      Outputs (T, B, D*h_size), zero after the end of each sequence, and the final state.
+    """
+    valid = None if lengths is None else valid_steps(lengths, x.shape[0])
+
+    def run_direction(
+        layer: int, direction: int, x: jax.Array, state: LSTMState
+    ) -> tuple[jax.Array, LSTMState]:
+        return over_time(
+            direction_params(params, config, layer, direction),
+            x,
+            state,
+            valid,
+            reverse=direction == 1,
+            precision=precision,
+            recurrence=recurrence,
+        )
+
+    return over_layers(config, x, initial_state, run_direction, between_layers=between_layers)
+
+
+def over_layers(
+    config: LSTMConfig,
+    x: jax.Array,
+    state: tuple[jax.Array, jax.Array],
+    run_direction: RunDirection,
+    *,
+    between_layers: BetweenLayers | None = None,
+) -> tuple[jax.Array, LSTMState]:
+    """Run every layer in each direction; each layer reads the outputs of the layer below.
+
+    Args:
+      config: the LSTM, for its number of layers and directions.
+      x: inputs of the first layer, (T, B, input_size).
+      state: h (L*D, B, h_size) and c (L*D, B, hidden_size), in torch's order.
+      run_direction: ``(layer, direction, x, LSTMState(h, c))`` to outputs (T, B, h_size) and the final
+        state of one direction, whose arrays have no layer axis. Direction 1 runs from the last step to the
+        first.
+      between_layers: ``(layer, outputs)`` to the inputs of the next layer, such as dropout.
+
+    Returns:
+      Outputs of the last layer (T, B, D*h_size), and the final state, with the shapes of ``state``.
+    """
+
+    def run_layer(layer: int, x: jax.Array, states: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
+        results = [run_direction(layer, direction, x, state) for direction, state in enumerate(states)]
+        return concatenate_features([y for y, _ in results]), [last for _, last in results]
+
+    return over_whole_layers(config, x, state, run_layer, between_layers=between_layers)
+
+
+def over_whole_layers(
+    config: LSTMConfig,
+    x: jax.Array,
+    state: tuple[jax.Array, jax.Array],
+    run_layer: RunLayer,
+    *,
+    between_layers: BetweenLayers | None = None,
+) -> tuple[jax.Array, LSTMState]:
+    """Run every layer, all of its directions at once; see :func:`over_layers`.
+
+    Args:
+      config, x, state, between_layers: as for :func:`over_layers`.
+      run_layer: ``(layer, x, states)`` to outputs (T, B, D*h_size) and the final states. ``states`` holds the
+        ``LSTMState(h, c)`` of each direction of the layer, whose arrays have no layer axis.
+    """
+    count = config.num_directions
+    final: list[LSTMState] = []
+    for layer in range(config.num_layers):
+        slots = range(layer * count, (layer + 1) * count)
+        x, last = run_layer(layer, x, [LSTMState(state[0][slot], state[1][slot]) for slot in slots])
+        final += last
+        if between_layers is not None and layer < config.num_layers - 1:
+            x = between_layers(layer, x)
+    return x, LSTMState(jnp.stack([s.h for s in final]), jnp.stack([s.c for s in final]))
+
+
+@jax.custom_jvp
+def concatenate_features(arrays: Sequence[jax.Array]) -> jax.Array:
+    """Concatenate arrays (..., features) of one dtype along the last axis.
+
+    XLA on a CPU concatenates bfloat16 in float32, with slow conversions before and after. It copies integers
+    as they are.
+    """
+    dtype = arrays[0].dtype
+    if len(arrays) == 1 or dtype != jnp.bfloat16:
+        return jnp.concatenate(arrays, axis=-1)
+    bits = [jax.lax.bitcast_convert_type(array, jnp.uint16) for array in arrays]
+    return jax.lax.bitcast_convert_type(jnp.concatenate(bits, axis=-1), dtype)
+
+
+@concatenate_features.defjvp
+def _concatenate_tangents(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    return concatenate_features(*primals), jnp.concatenate(*tangents, axis=-1)
+
+
+def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """Apply torch's inverted dropout: zero each element with probability ``rate``, scale the others."""
+    if rate == 0.0:
+        return x
+    if rate == 1.0:
+        return jnp.zeros_like(x)
+    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))

@@ -1,0 +1,180 @@
+"""Validation of the arguments of ``lstm`` and ``lstm_cell``.
+
+The checks are torch's. They read shapes and dtypes only, so a compiled function does not pay for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.layer.cell import LSTMState
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.lengths import as_lengths
+from jaxlstm.layer.params import Params, check_params, require_mapping
+from jaxlstm.layer.precision import as_float_array, require_array
+
+BACKENDS = ("auto", "scan", "native", "pallas", "cudnn")
+
+
+def require_backend(backend: str) -> None:
+    """Raise a ValueError if ``backend`` is not the name of a backend."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
+
+
+def lstm_arguments(
+    params: Mapping[str, Any],
+    inputs: Any,
+    initial_state: tuple[Any, Any] | None,
+    seq_lengths: Any,
+    config: LSTMConfig,
+    time_axis: int | None = None,
+) -> tuple[Params, jax.Array, LSTMState, jax.Array | None]:
+    """Check the arguments of ``lstm`` and return them as JAX arrays with a batch axis.
+
+    Args:
+      time_axis: the time axis of ``inputs``; taken from ``config.batch_first`` if None.
+
+    Returns:
+      Parameters, inputs, initial state (zeros if it was None) and lengths (None if they were None). Inputs
+      and states without a batch axis get one of size 1.
+    """
+    _require_order("lstm(params, inputs, config=config)", params, inputs)
+    check_params(params, config)
+    x = _inputs(inputs, config)
+    params = _params_of_dtype(params, x.dtype)
+    unbatched = x.ndim == 2
+    if time_axis is None:
+        time_axis = 1 if config.batch_first and not unbatched else 0
+    if x.shape[time_axis] == 0:
+        raise ValueError(f"inputs must have at least one time step, got shape {x.shape}")
+    state_shapes: Sequence[tuple[int, ...]] = config.state_shapes(1 if unbatched else x.shape[1 - time_axis])
+    if unbatched:
+        x = x[:, None]
+        state_shapes = [shape[::2] for shape in state_shapes]
+        if seq_lengths is not None and np.ndim(seq_lengths) == 0:
+            seq_lengths = jnp.asarray(seq_lengths)[None]
+    state = state_argument(initial_state, state_shapes, x.dtype)
+    if unbatched:
+        state = LSTMState(state.h[:, None], state.c[:, None])
+    batch = x.shape[1 - time_axis]
+    lengths = None if seq_lengths is None else as_lengths(seq_lengths, batch, x.shape[time_axis])
+    return params, x, state, lengths
+
+
+def cell_arguments(
+    params: Mapping[str, Any], x: Any, state: tuple[Any, Any] | None
+) -> tuple[Params, jax.Array, LSTMState]:
+    """Check the arguments of ``lstm_cell`` and return them as JAX arrays; a state of None is zeros."""
+    _require_order("lstm_cell(params, x)", params, x)
+    require_mapping(params)
+    config = _cell_config(params)
+    x = as_float_array("x", x)
+    if x.ndim not in (1, 2) or x.shape[-1] != config.input_size:
+        raise ValueError(
+            f"x must have shape (batch, {config.input_size}) or ({config.input_size},), got {x.shape}; its "
+            f"last axis must match the {config.input_size} columns of weight_ih"
+        )
+    params = _params_of_dtype(params, x.dtype)
+    batch = x.shape[:-1]
+    shapes = [(*batch, config.h_size), (*batch, config.hidden_size)]
+    return params, x, state_argument(state, shapes, x.dtype, names=("h", "c"))
+
+
+def _require_order(call: str, params: Any, inputs: Any) -> None:
+    """Raise a TypeError if parameters and inputs are swapped."""
+    if isinstance(inputs, Mapping) and not isinstance(params, Mapping):
+        raise TypeError(f"params and inputs are swapped: the parameters come first, as in {call}")
+
+
+def _cell_config(params: Mapping[str, Any]) -> LSTMConfig:
+    """Return the config that the shapes of a cell's weights imply, after a check of all of them."""
+    for name in ("weight_ih", "weight_hh"):
+        if name not in params or np.ndim(params[name]) != 2:
+            raise ValueError(
+                f"params must contain the matrix {name}, without a suffix; got {sorted(params)}. To run "
+                "one layer of an LSTM, remove the suffix of its parameters, such as '_l0'"
+            )
+    rows, input_size = np.shape(params["weight_ih"])
+    hidden_size = rows // 4
+    if "weight_hr" not in params:
+        config = LSTMCellConfig(input_size, hidden_size, bias="bias_ih" in params)
+        check_params(params, config)
+        return config
+    # torch has no projected cell, but a layer of a projected LSTM is one.
+    proj_size = np.shape(params["weight_hr"])[0]
+    config = LSTMConfig(input_size, hidden_size, bias="bias_ih" in params, proj_size=proj_size)
+    check_params({f"{name}_l0": leaf for name, leaf in params.items()}, config)
+    return config
+
+
+def _inputs(inputs: Any, config: LSTMConfig) -> jax.Array:
+    x = as_float_array("inputs", inputs)
+    if x.ndim not in (2, 3):
+        axes = "(batch, time, input_size)" if config.batch_first else "(time, batch, input_size)"
+        raise ValueError(
+            f"inputs must have 3 axes {axes}, or 2 axes (time, input_size) for a single sequence; got "
+            f"shape {x.shape}"
+        )
+    if x.shape[-1] != config.input_size:
+        raise ValueError(
+            f"the last axis of inputs must be input_size, {config.input_size}; got shape {x.shape}"
+        )
+    return x
+
+
+def _params_of_dtype(params: Mapping[str, Any], dtype: np.dtype) -> Params:
+    arrays = {name: as_float_array(name, leaf) for name, leaf in params.items()}
+    for name, leaf in arrays.items():
+        if leaf.dtype != dtype:
+            raise TypeError(
+                f"inputs and params must have the same dtype, got inputs {dtype} and {name} {leaf.dtype}; "
+                "cast one of them with .astype"
+            )
+    return arrays
+
+
+def state_argument(
+    state: tuple[Any, Any] | None,
+    shapes: Sequence[tuple[int, ...]],
+    dtype: np.dtype,
+    *,
+    names: tuple[str, str] = ("h_0", "c_0"),
+) -> LSTMState:
+    """Return a state as JAX arrays after a check of shapes and dtypes, or zeros if it is None."""
+    if state is None:
+        return LSTMState(*(jnp.zeros(shape, dtype) for shape in shapes))
+    pair = check_state(state, shapes, names=names)
+    arrays = [as_float_array(name, leaf) for name, leaf in zip(names, pair, strict=True)]
+    for name, leaf in zip(names, arrays, strict=True):
+        if leaf.dtype != dtype:
+            raise TypeError(f"{name} must have the dtype of the inputs, {dtype}; got {leaf.dtype}")
+    return LSTMState(*arrays)
+
+
+def check_state(
+    state: Any, shapes: Sequence[tuple[int, ...]], *, names: tuple[str, str] = ("h_0", "c_0")
+) -> tuple[Any, Any]:
+    """Check that a state is a pair of arrays of the given shapes, and return the pair unchanged.
+
+    The check starts no JAX computation. ``names`` are those of h and c, for error messages.
+
+    Raises:
+      TypeError: the state is not a pair of arrays.
+      ValueError: an array has another shape.
+    """
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        size = f" of length {len(state)}" if isinstance(state, (tuple, list)) else ""
+        raise TypeError(
+            f"the state must be a pair ({', '.join(names)}), as in torch; got {type(state).__name__}{size}"
+        )
+    for name, leaf, shape in zip(names, state, shapes, strict=True):
+        require_array(name, leaf)
+        if tuple(leaf.shape) != tuple(shape):
+            raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(leaf.shape)}")
+    return state[0], state[1]

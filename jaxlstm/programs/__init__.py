@@ -1,0 +1,18 @@
+"""Whole models: the graph of an exported PyTorch program, and the operators that run it in JAX.
+
+The names below are imported on first use, so that the graph is available without JAX.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxlstm._shared.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from jaxlstm.programs.errors import ProgramError as ProgramError
+    from jaxlstm.programs.operators.registry import Options as Options
+    from jaxlstm.programs.operators.registry import register_operator as register_operator
+    from jaxlstm.programs.program import Program as Program
+
+__all__, __getattr__, __dir__ = lazy_names(__name__)  # pyright: ignore[reportUnsupportedDunderAll]

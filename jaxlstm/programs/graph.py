@@ -1,0 +1,124 @@
+"""The graph of an exported program as plain data: no torch, no JAX arrays, nothing to execute.
+
+``jaxlstm_converters.pt2`` builds a graph from a ``.pt2`` file; ``jaxlstm.programs.program`` runs it. The
+words are used as in ``torch.export``: a node calls an operator, a placeholder is a parameter, a buffer,
+a constant or a user input, and a symbolic size is the size of an axis that was exported as dynamic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Value:
+    """A reference to the value that a placeholder or a node defines: a tensor or a symbolic integer."""
+
+    name: str
+
+
+# An argument of a node. torch's devices, layouts and memory formats become None: JAX has no counterpart.
+Argument: TypeAlias = "Value | int | float | bool | str | np.dtype | tuple[Argument, ...] | None"
+
+# The size of an axis: an integer, the name of a free axis ("s77"), or None for an expression of free axes.
+Size: TypeAlias = int | str | None
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """The dtype and shape of a tensor, with named free axes."""
+
+    dtype: np.dtype
+    shape: tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call of an operator.
+
+    Attributes:
+      name: torch's name of the node, unique in the graph.
+      op: the operator with its overload, for example ``"aten.lstm.input"`` or ``"_operator.add"``.
+      args: arguments for which torch records no name (Python operators).
+      kwargs: all other arguments under the names of the operator's schema; ``self`` is an ordinary name.
+      outputs: one entry per result: the name of the value, a tuple of names for a list of tensors, or
+        None for a result that the graph does not use.
+      module_path: path of the module that made the call, for example ``"encoder.lstm"``; "" at the root.
+      types: the types that torch recorded for the outputs, by name of value.
+    """
+
+    name: str
+    op: str
+    args: tuple[Argument, ...]
+    kwargs: Mapping[str, Argument]
+    outputs: tuple[str | tuple[str, ...] | None, ...]
+    module_path: str = ""
+    types: Mapping[str, TensorType] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A structure of arguments or results, as in ``torch.utils._pytree``.
+
+    ``kind`` is "leaf", "none", "tuple", "list", "dict" or "namedtuple"; ``keys`` holds the keys of a dict or
+    the field names of a namedtuple, ``children`` the subtrees, in the order in which they are flattened.
+    """
+
+    kind: str
+    children: tuple[Tree, ...] = ()
+    keys: tuple[str | int, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A user input of the program: a tensor, or a constant that the export fixed (then ``type`` is None)."""
+
+    name: str
+    type: TensorType | None
+    constant: int | float | bool | str | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An exported program: placeholders, nodes in order of execution, and results.
+
+    Attributes:
+      parameters, buffers, constants: name of the value in the graph -> name in torch ("lstm.weight_ih_l0").
+      inputs: the user inputs, flattened by ``in_tree``.
+      nodes: the calls, each after all calls that it depends on.
+      outputs: the user's results, flattened by ``out_tree``.
+      in_tree: structure of (args, kwargs).
+      out_tree: structure of the results.
+      mutations: name in torch of a buffer that the program changes -> value that it holds afterwards.
+      ranges: name of a free axis -> (smallest, largest) size as recorded; None where unbounded. See
+        :meth:`size_range`.
+      guards: conditions on the sizes of the inputs under which the graph is valid, see
+        :mod:`jaxlstm.programs.guards`.
+      shared: groups of names in torch whose tensors share memory.
+    """
+
+    parameters: Mapping[str, str]
+    buffers: Mapping[str, str]
+    constants: Mapping[str, str]
+    inputs: tuple[Input, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Argument, ...]
+    in_tree: Tree
+    out_tree: Tree
+    mutations: Mapping[str, Argument] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    guards: tuple[str, ...] = ()
+    shared: tuple[tuple[str, ...], ...] = ()
+
+    def size_range(self, axis: str) -> tuple[int, int | None]:
+        """Return the smallest and the largest size of a free axis; None where unbounded.
+
+        torch records 2 as the smallest size of every dynamic axis and accepts 0 and 1 too.
+        """
+        low, high = self.ranges.get(axis, (None, None))
+        return (0 if low is None or low <= 2 else low), high

@@ -1,0 +1,201 @@
+"""The conditions on input sizes that ``torch.export`` recorded while it chose branches of the model.
+
+A guard is text such as ``L['x'].size()[0] % 2 == 0``. A graph holds the branch that the example took, so that
+inputs which break a guard would give wrong numbers. Guards are arithmetic on sizes: this module walks the
+syntax tree of the text and knows no other constructs. Nothing is executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+import operator
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.export
+
+from jaxlstm.programs.errors import ProgramError
+
+LONGEST = 4_000
+POWER_BITS = 256
+"""Largest number of bits of a power of integers."""
+
+_BINARY: dict[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+# The functions of one argument that torch's PythonPrinter writes, other than trigonometric ones.
+_FUNCTIONS: dict[str, Any] = {
+    "abs": abs,
+    "round": round,
+    "math.floor": math.floor,
+    "math.ceil": math.ceil,
+    "math.trunc": math.trunc,
+    "torch.sym_float": float,
+    "torch._sym_sqrt": math.sqrt,
+}
+_COMPARE: dict[type, Any] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+UNDECIDED: type[Exception]
+if hasattr(jax.errors, "InconclusiveDimensionOperation"):
+    UNDECIDED = jax.errors.InconclusiveDimensionOperation
+else:  # Older releases of JAX.
+    import jax.extend.core
+
+    UNDECIDED = jax.extend.core.InconclusiveDimensionOperation  # type: ignore[attr-defined]
+"""JAX's error for a comparison that depends on the sizes of the free axes of an artifact."""
+
+UNDECIDED_GUARD = (
+    "does not hold for all sizes of the free axes (a range of an axis may decide it, such as "
+    "torch.export.Dim('time', min=4))"
+)
+
+
+class _UnknownError(Exception):
+    """A guard with a construct that this module does not know."""
+
+
+def require_guards(
+    guards: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], constants: Mapping[str, Any]
+) -> None:
+    """Raise unless every guard holds.
+
+    torch takes each free axis to have at least two elements. Its conclusions about strides, such as
+    ``x % (n * x) != 0``, would then exclude a batch of one for no reason. They may hold for n = 2 instead.
+
+    Args:
+      guards: the conditions.
+      shapes: name of an input -> shape.
+      constants: name of an input that is not a tensor -> value.
+
+    Raises:
+      ProgramError: a guard is broken, or cannot be checked.
+    """
+    for guard in guards:
+        try:
+            condition = _parse(guard)
+            if _is_between_tensors(condition):
+                continue
+            holds = _evaluate(condition, {**shapes, **constants})
+            if not holds and _is_about_strides(condition):
+                at_least_two = {name: tuple(max(size, 2) for size in shape) for name, shape in shapes.items()}
+                holds = _evaluate(condition, {**at_least_two, **constants})
+        except (_UnknownError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
+            problem = "cannot be checked"
+        except UNDECIDED:
+            problem = UNDECIDED_GUARD
+        else:
+            if holds:
+                continue
+            is_symbolic = any(map(jax.export.is_symbolic_dim, itertools.chain(*shapes.values())))
+            problem = UNDECIDED_GUARD if is_symbolic else "does not hold for these inputs"
+        raise ProgramError(
+            "guard",
+            f"the export chose a branch of the model by a condition that {problem}: {guard[:200]!r}. Export "
+            "with an example of these sizes, or skip all such conditions with "
+            "program.with_options(guards=False)",
+        )
+
+
+def _parse(guard: str) -> ast.expr:
+    if len(guard) > LONGEST:
+        raise _UnknownError
+    try:
+        return ast.parse(guard, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise _UnknownError from None
+
+
+def _is_between_tensors(condition: ast.expr) -> bool:
+    """Return True for ``4 != L['x'].size()[0]``: torch compared two tensors, and the number is on the left.
+
+    Conditions of the model's own code have it on the right. The types of the nodes cover this case.
+    """
+    return (
+        isinstance(condition, ast.Compare)
+        and [type(op) for op in condition.ops] == [ast.NotEq]
+        and isinstance(condition.left, ast.Constant)
+    )
+
+
+def _is_about_strides(condition: ast.expr) -> bool:
+    """Return True for an inequality with remainders of divisions by sizes.
+
+    A model's own conditions have no remainder, or divide by a number.
+    """
+    divisors = [
+        node.right
+        for node in ast.walk(condition)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod)
+    ]
+    return (
+        isinstance(condition, ast.Compare)
+        and [type(op) for op in condition.ops] == [ast.NotEq]
+        and bool(divisors)
+        and not any(isinstance(divisor, ast.Constant) for divisor in divisors)
+    )
+
+
+def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=int() | float() | bool() as value):
+            return value
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            return _BINARY[type(op)](_evaluate(left, inputs), _evaluate(right, inputs))
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _power(_evaluate(left, inputs), _evaluate(right, inputs))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand, inputs)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return not _evaluate(operand, inputs)
+        case ast.BoolOp(op=op, values=values):
+            results = [bool(_evaluate(value, inputs)) for value in values]
+            return all(results) if isinstance(op, ast.And) else any(results)
+        case ast.Compare(left=left, ops=ops, comparators=rights):
+            values = [_evaluate(value, inputs) for value in (left, *rights)]
+            pairs = zip(ops, values[:-1], values[1:], strict=True)
+            return all(_COMPARE[type(op)](a, b) for op, a, b in pairs)
+        case ast.Call(func=ast.Name(id="max" | "min" as name), args=args, keywords=[]):
+            return (max if name == "max" else min)(_evaluate(arg, inputs) for arg in args)
+        case ast.Call(func=func, args=[arg], keywords=[]) if (name := ast.unparse(func)) in _FUNCTIONS:
+            return _FUNCTIONS[name](_evaluate(arg, inputs))
+        case ast.Subscript(
+            value=ast.Call(func=ast.Attribute(value=source, attr="size"), args=[], keywords=[]),
+            slice=ast.Constant(value=int() as place),
+        ):
+            return inputs[_name(source)][place]
+        case ast.Subscript():
+            return inputs[_name(node)]
+    raise _UnknownError
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if isinstance(base, int) and abs(base).bit_length() * max(abs(exponent), 1) > POWER_BITS:
+        raise _UnknownError
+    return base**exponent
+
+
+def _name(node: ast.expr) -> str:
+    """Return the name of an input: "d_k_0" for ``L['d']['k'][0]``."""
+    match node:
+        case ast.Subscript(value=ast.Name(id="L"), slice=ast.Constant(value=str() as key)):
+            return re.sub(r"\W", "_", key)
+        case ast.Subscript(value=inner, slice=ast.Constant(value=str() | int() as key)):
+            return f"{_name(inner)}_" + re.sub(r"\W", "_", str(key))
+    raise _UnknownError

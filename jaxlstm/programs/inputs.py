@@ -1,0 +1,191 @@
+"""Checks of the arguments of a program: structure, shapes, dtypes, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm._shared.table import count_of
+from jaxlstm._shared.torch_tensors import kind_of
+from jaxlstm.programs import tree
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Graph, Input, TensorType
+from jaxlstm.programs.operators.dtypes import held, is_integer, to_held
+
+Array = jax.Array
+
+
+def bind_inputs(
+    graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Array], dict[str, int]]:
+    """Return the user's inputs by name of value, and the sizes of the free axes.
+
+    Raises:
+      ProgramError: structure, shape, dtype or a constant differs from the program's.
+    """
+    arguments = _flatten_arguments(graph, args, kwargs)
+    values: dict[str, Array] = {}
+    sizes: dict[str, int] = {}
+    axis_of: dict[str, str] = {}
+    for declared, argument in zip(graph.inputs, arguments, strict=True):
+        if declared.type is None:
+            _require_constant(declared, argument)
+            continue
+        array = _as_array(declared.name, declared.type, argument)
+        _bind_sizes(graph, declared, array.shape, sizes, axis_of)
+        values[declared.name] = array
+    return values, sizes
+
+
+def _flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    positional, named = graph.in_tree.children
+    names = ", ".join(declared.name for declared in graph.inputs)
+    if len(args) != len(positional.children):
+        raise ProgramError(
+            "input-structure",
+            f"the program takes {count_of(len(positional.children), 'positional argument')} after params, "
+            f"got {len(args)} (inputs: {names})",
+        )
+    if set(kwargs) != set(named.keys):
+        raise ProgramError(
+            "input-structure",
+            f"the program takes the keyword arguments {list(named.keys)}, got {list(kwargs)} "
+            f"(inputs: {names})",
+        )
+    leaves = []
+    for index, (child, argument) in enumerate(zip(positional.children, args, strict=True)):
+        leaves += tree.flatten(child, argument, f"argument {index}")
+    for key, child in zip(named.keys, named.children, strict=True):
+        leaves += tree.flatten(child, kwargs[str(key)], f"argument {key}")
+    return leaves
+
+
+def _require_constant(declared: Input, argument: Any) -> None:
+    expected = declared.constant
+    if type(argument) is not type(expected) or argument != expected:
+        raise ProgramError(
+            "input-constant",
+            f"input {declared.name} was fixed to {expected!r} by the export, got {argument!r}. Export the "
+            "model with the other value, or pass a tensor",
+        )
+
+
+def _as_array(name: str, expected: TensorType, argument: Any) -> Array:
+    if not isinstance(argument, jax.Array | np.ndarray | np.generic):
+        raise ProgramError(
+            "input-dtype",
+            f"input {name} must be a jax.Array or numpy.ndarray of dtype {expected.dtype}, got "
+            f"{kind_of(argument)}",
+        )
+    dtype = held(expected.dtype, f"input {name}")
+    # Without 64-bit mode, int32 stands for int64; with it, int32 fits into int64.
+    fits = is_integer(dtype) and is_integer(argument.dtype) and np.can_cast(argument.dtype, expected.dtype)
+    if argument.dtype != expected.dtype and not fits:
+        raise ProgramError(
+            "input-dtype", f"input {name} must have dtype {expected.dtype}, got {np.dtype(argument.dtype)}"
+        )
+    if isinstance(argument, jax.Array):
+        return argument.astype(dtype)
+    return to_held(np.asarray(argument), f"input {name}").astype(dtype)
+
+
+def _bind_sizes(
+    graph: Graph, declared: Input, shape: tuple[int, ...], sizes: dict[str, int], axis_of: dict[str, str]
+) -> None:
+    assert declared.type is not None
+    expected = declared.type.shape
+    if len(shape) != len(expected):
+        raise ProgramError(
+            "input-shape",
+            f"input {declared.name} must have shape {shown_shape(expected)}, got {shown_shape(shape)}",
+        )
+    for place, (size, actual) in enumerate(zip(expected, shape, strict=True)):
+        here = f"axis {place} of input {declared.name}"
+        if isinstance(size, int) and size != actual:
+            raise ProgramError(
+                "input-shape",
+                f"{here} must have size {size}, which the export fixed, got {actual} (shape "
+                f"{shown_shape(shape)}). {how_to_free(declared.name, place)}",
+            )
+        if isinstance(size, str):
+            if sizes.setdefault(size, actual) != actual:
+                raise ProgramError(
+                    "input-shape",
+                    f"{here} must have the size of {axis_of[size]}, {sizes[size]}, got {actual}",
+                )
+            axis_of.setdefault(size, here)
+            _require_range(graph, size, actual, here)
+
+
+def _require_range(graph: Graph, name: str, actual: int, where: str) -> None:
+    low, high = graph.size_range(name)
+    if actual < low or (high is not None and actual > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ProgramError("input-shape", f"{where} must be {bounds}, got {actual}")
+
+
+def require_tensors(what: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise if ``given`` has other names, shapes or dtypes than ``expected``."""
+    if given is expected:
+        return
+    if not isinstance(given, Mapping):
+        raise ProgramError(
+            "params",
+            f"{what} must be a dict of arrays, got {kind_of(given)}; call program(program.params, ...)",
+        )
+    missing = [name for name in expected if name not in given]
+    unknown = [name for name in given if name not in expected]
+    if missing or unknown:
+        raise ProgramError(
+            "params",
+            f"{what} must have the names of program.{what}; missing: {missing or 'none'}, unknown: "
+            f"{unknown or 'none'}",
+        )
+    for name, array in expected.items():
+        shape, dtype = np.shape(given[name]), getattr(given[name], "dtype", None)
+        if shape != array.shape or dtype != array.dtype:
+            raise ProgramError(
+                "params",
+                f"{what}[{name!r}] must be {array.dtype}{list(array.shape)}, got {dtype}{list(shape)}",
+            )
+
+
+def require_lstms(graph: Graph, seq_lengths: Any) -> None:
+    """Raise if ``seq_lengths`` is given and no LSTM, or no LSTM of that path, would take it."""
+    if seq_lengths is None:
+        return
+    paths = list(dict.fromkeys(node.module_path for node in graph.nodes if node.op == "aten.lstm.input"))
+    if not paths:
+        raise ProgramError(
+            "input-structure",
+            "seq_lengths is given, but the program has no LSTM that could take it (an LSTMCell runs single "
+            "steps). Leave it out",
+        )
+    unknown = [path for path in seq_lengths if path not in paths] if isinstance(seq_lengths, Mapping) else []
+    if unknown:
+        raise ProgramError(
+            "input-structure",
+            f"seq_lengths has the module path {unknown[0]!r}, but the LSTMs of the program are {paths}",
+        )
+
+
+def how_to_free(name: str, axis: int) -> str:
+    """Return the advice on an axis of an input whose size the export fixed."""
+    return (
+        "To accept other sizes, export the axis as dynamic: "
+        f"dynamic_shapes={{{name!r}: {{{axis}: torch.export.Dim.AUTO}}}}. For the sequence length of an "
+        "LSTM, which torch.export fixes even so, use jaxlstm.from_module and Program.save"
+    )
+
+
+def shown_shape(shape: Sequence[Any]) -> str:
+    """Return a shape for people: named axes by name, expressions of free axes as "?"."""
+    return (
+        "("
+        + ", ".join("?" if size is None else str(size) for size in shape)
+        + ("," * (len(shape) == 1))
+        + ")"
+    )

@@ -1,0 +1,198 @@
+"""Run the nodes of a graph, one after the other, on arrays or on JAX's tracers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+
+from jaxlstm.programs.acceptance import Plan
+from jaxlstm.programs.aliases import View, Write, place_of
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Argument, Node, Value
+from jaxlstm.programs.guards import UNDECIDED
+from jaxlstm.programs.operators.dtypes import held
+from jaxlstm.programs.operators.registry import Operator, Options, is_in_place
+
+Values = dict[str, Any]
+
+# The exceptions of an operator on arguments that it cannot take, or whose result does not fit into memory.
+_FAILURES = (
+    *(TypeError, ValueError, IndexError, ArithmeticError, NotImplementedError),
+    *(MemoryError, jax.errors.JaxRuntimeError, UNDECIDED),
+)
+
+
+def run_nodes(
+    plan: Plan, values: Values, sizes: Mapping[str, int], options: Options
+) -> Iterator[tuple[Node, Any]]:
+    """Run each node and yield it with its result; ``values`` holds all values by name and is updated.
+
+    Args:
+      plan: the accepted graph.
+      values: the placeholders.
+      sizes: the sizes of the free axes.
+      options: the settings of the call.
+
+    Raises:
+      ProgramError: an operator refuses its arguments, or the result of a node has another shape or dtype
+        than the file says.
+    """
+    for index, (node, operator) in enumerate(zip(plan.graph.nodes, plan.operators, strict=True)):
+        result = _call(node, operator, values, sizes, options)
+        write = plan.writes.get(index)
+        if write is not None:
+            with _naming(node):
+                result = _write(write, result, values, options)
+        _bind(node, result, values)
+        for name, type_ in node.types.items():
+            if name in values:
+                _require_type(node, values[name], type_.dtype, type_.shape, sizes)
+        yield node, result
+
+
+def resolve(argument: Argument, values: Mapping[str, Any]) -> Any:
+    """Return an argument in which each name of a value is replaced by the value."""
+    if isinstance(argument, Value):
+        return values[argument.name]
+    if isinstance(argument, tuple):
+        return tuple(resolve(item, values) for item in argument)
+    return argument
+
+
+def _call(node: Node, operator: Operator, values: Values, sizes: Mapping[str, int], options: Options) -> Any:
+    args = [resolve(argument, values) for argument in node.args]
+    kwargs = {name: resolve(argument, values) for name, argument in node.kwargs.items()}
+    if is_in_place(node.op):
+        args, kwargs = [kwargs.pop("self")], kwargs
+    try:
+        with _naming(node):
+            return _apply(node, operator, args, kwargs, options)
+    except ProgramError:
+        raise
+    except _FAILURES as error:
+        shapes = ", ".join(f"{name} {_shown(value)}" for name, value in kwargs.items() if value is not None)
+        raise ProgramError(
+            "node-failed",
+            f"node {_title(node)} with {shapes} failed: {error}. Do the inputs have other sizes than at "
+            f"export? {_how_to_free(sizes)}",
+        ) from error
+
+
+@contextlib.contextmanager
+def _naming(node: Node) -> Iterator[None]:
+    """Name the node in a ``ProgramError`` that an operator raises."""
+    try:
+        yield
+    except ProgramError as error:
+        raise ProgramError(error.code, f"node {_title(node)}: {error.message}") from error
+
+
+def _apply(node: Node, operator: Operator, args: list, kwargs: dict[str, Any], options: Options) -> Any:
+    kwargs = operator.known_kwargs(kwargs)
+    if operator.takes_options:
+        kwargs["options"] = options.of_module(node.module_path)
+    return operator.function(*args, **kwargs)
+
+
+def _write(write: Write, result: jax.Array, values: Values, options: Options) -> jax.Array:
+    """Store the result of an in-place operator in its argument and in all values that share its memory."""
+    target = values[write.target]
+    # An in-place operator keeps the shape and dtype of its argument.
+    result = jax.numpy.broadcast_to(result.astype(target.dtype), target.shape)
+    values[write.target] = result
+    for view in write.back:
+        values[view.base] = _written_back(view, values)
+    for view in write.again:
+        values[view.name] = _viewed_again(view, values, options)
+    return result
+
+
+def _written_back(view: View, values: Values) -> jax.Array:
+    """Return the base of a view with the view written into it."""
+    if is_in_place(view.node.op):
+        return values[view.name]
+    kwargs = {name: resolve(argument, values) for name, argument in view.node.kwargs.items()}
+    del kwargs[view.operator.first_parameter]
+    assert view.operator.write_back is not None
+    return view.operator.write_back(values[view.base], values[view.name], view.index, kwargs)
+
+
+def _viewed_again(view: View, values: Values, options: Options) -> jax.Array:
+    """Return a view of the present contents of its base."""
+    if is_in_place(view.node.op):
+        return values[view.base]
+    kwargs = {name: resolve(argument, values) for name, argument in view.node.kwargs.items()}
+    result = _apply(view.node, view.operator, [], kwargs, options)
+    return result[view.index] if isinstance(result, list | tuple) else result
+
+
+def _bind(node: Node, result: Any, values: Values) -> None:
+    """Store the results of a node under their names."""
+    if not node.outputs:
+        return
+    results = (result,) if len(node.outputs) == 1 else result
+    for output, value in zip(node.outputs, results, strict=False):
+        if isinstance(output, str):
+            values[output] = value
+        elif output is not None:
+            values.update((name, item) for name, item in zip(output, value, strict=True))
+
+
+def _require_type(
+    node: Node, value: Any, dtype: np.dtype, shape: tuple[Any, ...], sizes: Mapping[str, int]
+) -> None:
+    """Raise if a result contradicts the file: its static sizes would give wrong numbers downstream."""
+    if not isinstance(value, jax.Array):
+        return
+    expected = tuple(sizes.get(size) if isinstance(size, str) else size for size in shape)
+    if len(expected) != value.ndim:
+        raise ProgramError(
+            "static-shape", f"node {_title(node)} has {value.ndim} axes here, and {len(expected)} in the file"
+        )
+    for place, (size, actual) in enumerate(zip(expected, value.shape, strict=True)):
+        if size is not None and size != actual and jax.export.is_symbolic_dim(actual):
+            raise ProgramError(
+                "static-shape",
+                f"node {_title(node)}: axis {place} of its result has size {size} in the file, and {actual} "
+                "for the free axes of the artifact, which differ for some sizes. Export the axis with a "
+                "range in which they are equal, such as "
+                "dynamic_shapes={'x': {1: torch.export.Dim('time', min=3)}}, "
+                "or with a fixed size",
+            )
+        if size is not None and size != actual:
+            raise ProgramError(
+                "static-shape",
+                f"node {_title(node)}: axis {place} of its result has size {actual} for these inputs, and "
+                f"{size} in the file. The export fixed a size that these inputs change. "
+                f"{_how_to_free(sizes)}",
+            )
+    if held(dtype) != value.dtype:
+        raise ProgramError(
+            "node-dtype", f"node {_title(node)} has dtype {value.dtype} here, and {dtype} in the file"
+        )
+
+
+def _how_to_free(sizes: Mapping[str, int]) -> str:
+    free = ", ".join(f"{name} = {size}" for name, size in sizes.items()) or "none"
+    return (
+        "Export the axis as dynamic, with jaxlstm.from_module(model, args, dynamic_shapes=...), or with "
+        "torch.export.export(..., dynamic_shapes={'x': {1: torch.export.Dim.AUTO}}) for axis 1 of input x "
+        f"(free axes of this program: {free})"
+    )
+
+
+def _title(node: Node) -> str:
+    return f"{node.name} ({node.op}, {place_of(node)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, jax.Array):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple) and any(isinstance(item, jax.Array) for item in value):
+        return "[" + ", ".join(_shown(item) for item in value[:8]) + (", ...]" if len(value) > 8 else "]")
+    return repr(value)[:80]

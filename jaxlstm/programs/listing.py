@@ -1,0 +1,67 @@
+"""A program as text: inputs, one line for each call with its shapes, results."""
+
+from __future__ import annotations
+
+from jaxlstm.programs.graph import Argument, Graph, Input, Node, TensorType, Value
+from jaxlstm.programs.operators.registry import IGNORED
+
+_SHORT = {"float": "f", "int": "i", "uint": "u", "bfloat": "bf", "complex": "c"}
+
+
+def listing(graph: Graph) -> str:
+    """Return the text of a graph."""
+    torch_names = {**graph.parameters, **graph.buffers, **graph.constants}
+    lines = ["inputs:", *(f"  {_input(declared)}" for declared in graph.inputs)]
+    for name in graph.ranges:
+        low, high = graph.size_range(name)
+        lines.append(f"  {name}: {low} to {'any size' if high is None else high}")
+    path = None
+    for node in graph.nodes:
+        if node.module_path != path:
+            path = node.module_path
+            lines.append(f"{path or 'outermost module'}:")
+        lines.append(f"  {_node(node, torch_names)}")
+    results = ", ".join(_argument(output, torch_names) for output in graph.outputs)
+    return "\n".join([*lines, f"results: {results}"])
+
+
+def _input(declared: Input) -> str:
+    if declared.type is None:
+        return f"{declared.name} = {declared.constant!r}"
+    return f"{declared.name}: {_type(declared.type)}"
+
+
+def _type(type_: TensorType) -> str:
+    name = type_.dtype.name
+    letters = name.rstrip("0123456789")
+    sizes = ", ".join("?" if size is None else str(size) for size in type_.shape)
+    return f"{_SHORT.get(letters, letters)}{name[len(letters) :]}[{sizes}]"
+
+
+def _node(node: Node, torch_names: dict[str, str]) -> str:
+    results = ", ".join(_result(output, node) for output in node.outputs)
+    arguments = [_argument(argument, torch_names) for argument in node.args]
+    shown_kwargs = {name: argument for name, argument in node.kwargs.items() if name not in IGNORED}
+    for index, (name, argument) in enumerate(shown_kwargs.items()):
+        # Leading tensors are clear without their names.
+        shown = _argument(argument, torch_names)
+        arguments.append(shown if index == 0 or isinstance(argument, Value) else f"{name}={shown}")
+    call = f"{node.op.removeprefix('aten.').removesuffix('.default')}({', '.join(arguments)})"
+    return f"{results} = {call}" if results else call
+
+
+def _result(output: str | tuple[str, ...] | None, node: Node) -> str:
+    if output is None:
+        return "_"
+    if isinstance(output, tuple):
+        return "[" + ", ".join(_result(name, node) for name in output) + "]"
+    return f"{output}: {_type(node.types[output])}" if output in node.types else output
+
+
+def _argument(argument: Argument, torch_names: dict[str, str]) -> str:
+    if isinstance(argument, Value):
+        return torch_names.get(argument.name, argument.name)
+    if isinstance(argument, tuple):
+        shown = [_argument(item, torch_names) for item in argument]
+        return "[" + ", ".join(shown) + "]"
+    return repr(argument) if isinstance(argument, str) else str(argument)

@@ -1,0 +1,129 @@
+"""Convolutions and transposed convolutions in one, two and three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlstm.layer import precision as precision_
+from jaxlstm.programs.operators.axes import repeated
+from jaxlstm.programs.operators.registry import Options, register_operator
+
+Ints = int | Sequence[int]
+Pads = Sequence[tuple[int, int]]
+_AXES = {1: "W", 2: "HW", 3: "DHW"}
+
+
+@register_operator(*(f"aten.conv{n}d.{overload}" for n in (1, 2, 3) for overload in ("default", "padding")))
+def conv(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    options: Options,
+) -> jax.Array:
+    """Convolve (N, C, *size) or (C, *size) with (O, C / groups, *kernel)."""
+    n = weight.ndim - 2
+    dilations = repeated(dilation, n)
+    pads = _pads(padding, weight.shape[2:], dilations)
+    return _convolve(input, weight, bias, pads, repeated(stride, n), (1,) * n, dilations, groups, options)
+
+
+@register_operator(
+    "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"
+)
+def conv_transpose(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    *,
+    options: Options,
+) -> jax.Array:
+    """Apply the transpose of a convolution: (N, C, *size) with (C, O / groups, *kernel)."""
+    n = weight.ndim - 2
+    dilations = repeated(dilation, n)
+    pads = [
+        (d * (k - 1) - p, d * (k - 1) - p + extra)
+        for k, d, p, extra in zip(
+            weight.shape[2:], dilations, repeated(padding, n), repeated(output_padding, n), strict=True
+        )
+    ]
+    # (g * c, o, *k) -> (g * o, c, *k), with the kernel reversed
+    per_group = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    kernel = jnp.swapaxes(per_group, 1, 2).reshape(-1, weight.shape[0] // groups, *weight.shape[2:])
+    kernel = jnp.flip(kernel, range(2, kernel.ndim))
+    return _convolve(input, kernel, bias, pads, (1,) * n, repeated(stride, n), dilations, groups, options)
+
+
+@register_operator("aten.convolution.default")
+def convolution(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    transposed: bool,
+    output_padding: Ints,
+    groups: int,
+    *,
+    options: Options,
+) -> jax.Array:
+    """Convolve, or apply the transpose: the operator of a decomposed graph."""
+    if transposed:
+        return conv_transpose(
+            input, weight, bias, stride, padding, output_padding, groups, dilation, options=options
+        )
+    return conv(input, weight, bias, stride, padding, dilation, groups, options=options)
+
+
+def _pads(padding: Ints | str, kernel: Sequence[int], dilations: Sequence[int]) -> Pads:
+    """Return the padding (before, after) of each spatial axis."""
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        totals = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    assert not isinstance(padding, str), padding
+    return [(p, p) for p in repeated(padding, len(kernel))]
+
+
+def _convolve(
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    pads: Pads,
+    stride: Sequence[int],
+    input_dilation: Sequence[int],
+    kernel_dilation: Sequence[int],
+    groups: int,
+    options: Options,
+) -> jax.Array:
+    space = _AXES[weight.ndim - 2]
+    batched = x.ndim == weight.ndim
+    y = lax.conv_general_dilated(
+        x if batched else x[None],
+        weight,
+        stride,
+        pads,
+        input_dilation,
+        kernel_dilation,
+        (f"NC{space}", f"OI{space}", f"NC{space}"),
+        groups,
+        precision=precision_.resolve(options.precision),
+    )
+    if bias is not None:
+        y = y + bias.reshape(-1, *((1,) * len(space)))
+    return y if batched else y[0]

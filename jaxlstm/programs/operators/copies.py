@@ -1,0 +1,171 @@
+"""Joined, repeated and converted tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.operators.axes import axes, axis, axis_of
+from jaxlstm.programs.operators.dtypes import Operand, as_array, held, promoted
+from jaxlstm.programs.operators.registry import register_operator, same, same_values
+
+
+@register_operator("aten.cat.default", "aten.concat.default")
+def cat(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
+    """Concatenate along an axis. Tensors of shape (0,) are skipped, whatever the other shapes."""
+    arrays = promoted(*tensors)
+    kept = [array for array in arrays if array.shape != (0,)] or arrays
+    return jnp.concatenate(kept, axis(kept[0], dim))
+
+
+@register_operator("aten.stack.default")
+def stack(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
+    """Concatenate along a new axis."""
+    arrays = promoted(*tensors)
+    return jnp.stack(arrays, axis_of(arrays[0].ndim + 1, dim))
+
+
+def _register_stack(name: str, function: Callable[..., jax.Array]) -> None:
+    @register_operator(f"aten.{name}.default")
+    def stacked(tensors: Sequence[jax.Array]) -> jax.Array:
+        return function(promoted(*tensors))
+
+
+for _name in ("hstack", "vstack", "dstack", "column_stack"):
+    _register_stack(_name, getattr(jnp, _name))
+
+
+@register_operator("aten.tile.default")
+def tile(self: jax.Array, dims: Sequence[int]) -> jax.Array:
+    """Tile the tensor; missing numbers of repetitions in front are 1."""
+    return jnp.tile(self, dims)
+
+
+@register_operator("aten.repeat.default")
+def repeat(self: jax.Array, repeats: Sequence[int]) -> jax.Array:
+    """Tile the tensor; axes are added in front if there are more repeats than axes."""
+    return jnp.tile(self.reshape((1,) * (len(repeats) - self.ndim) + self.shape), repeats)
+
+
+@register_operator("aten.repeat_interleave.self_int", "aten.repeat_interleave.self_Tensor")
+def repeat_interleave(
+    self: jax.Array, repeats: int | jax.Array, dim: int | None = None, output_size: int | None = None
+) -> jax.Array:
+    """Repeat each element of an axis, or of the flattened tensor.
+
+    For a tensor of repeats, ``output_size`` is their sum; without it, the repeats must be known.
+    """
+    place = None if dim is None else axis(self, dim)
+    if isinstance(repeats, int):
+        return jnp.repeat(self, repeats, place)
+    if isinstance(repeats, Tracer):
+        if output_size is None:
+            raise ProgramError(
+                "unsupported-operator",
+                "the size of its result depends on the tensor of repeats, which is unknown in jax.jit. Pass "
+                "output_size, the sum of the repeats, to repeat_interleave, and export again",
+            )
+        return jnp.repeat(self, repeats, place, total_repeat_length=output_size)
+    count = self.size if place is None else self.shape[place]
+    total = int(np.broadcast_to(repeats, (count,)).sum())
+    if output_size not in (None, total):
+        raise ValueError(f"output_size must be the sum of the repeats, {total}, got {output_size}")
+    return jnp.repeat(self, repeats, place, total_repeat_length=total)
+
+
+@register_operator("aten.flip.default")
+def flip(self: jax.Array, dims: Sequence[int]) -> jax.Array:
+    """Reverse axes."""
+    return jnp.flip(self, axes(self, dims) if dims else ())
+
+
+@register_operator("aten.fliplr.default")
+def fliplr(self: jax.Array) -> jax.Array:
+    """Reverse the second axis."""
+    return jnp.flip(self, 1)
+
+
+@register_operator("aten.flipud.default")
+def flipud(self: jax.Array) -> jax.Array:
+    """Reverse the first axis."""
+    return jnp.flip(self, 0)
+
+
+@register_operator("aten.rot90.default")
+def rot90(self: jax.Array, k: int = 1, dims: Sequence[int] = (0, 1)) -> jax.Array:
+    """Rotate the plane of two axes by ``k`` quarters, from the first axis towards the second."""
+    return jnp.rot90(self, k, (dims[0], dims[1]))
+
+
+@register_operator("aten.roll.default")
+def roll(self: jax.Array, shifts: Any, dims: Any = ()) -> jax.Array:
+    """Rotate elements along axes."""
+    return jnp.roll(self, shifts, None if dims == () else dims)
+
+
+@register_operator(*(f"aten.{name}.default" for name in ("alias", "lift_fresh", "positive")), write_back=same)
+def alias(self: jax.Array) -> jax.Array:
+    """Return the tensor itself."""
+    return self
+
+
+@register_operator("aten.detach.default", write_back=same_values)
+def detach(self: jax.Array) -> jax.Array:
+    """Return the tensor itself, through which no gradient flows."""
+    return jax.lax.stop_gradient(self)
+
+
+@register_operator("aten.contiguous.default", may_alias=True)
+def contiguous(self: jax.Array) -> jax.Array:
+    """Return the tensor itself: JAX has no strides."""
+    return self
+
+
+@register_operator("aten.clone.default", "aten.lift_fresh_copy.default")
+def clone(self: jax.Array) -> jax.Array:
+    """Return a copy."""
+    return self
+
+
+@register_operator(
+    "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten._to_copy.default", may_alias=True
+)
+def to_dtype(self: jax.Array, dtype: Any = None, copy: bool = False) -> jax.Array:
+    """Convert to a dtype; floats are truncated to integers."""
+    return self if dtype is None else self.astype(held(dtype))
+
+
+@register_operator("aten.to.other", may_alias=True)
+def to_other(self: jax.Array, other: jax.Array, copy: bool = False) -> jax.Array:
+    """Convert to the dtype of another tensor."""
+    return self.astype(other.dtype)
+
+
+@register_operator("aten.type_as.default", may_alias=True)
+def type_as(self: jax.Array, other: jax.Array) -> jax.Array:
+    """Convert to the dtype of another tensor."""
+    return self.astype(other.dtype)
+
+
+@register_operator("aten.copy.default")
+def copy(self: jax.Array, src: jax.Array) -> jax.Array:
+    """Return ``src`` in the shape and dtype of ``self``: the functional form of ``copy_``."""
+    return jnp.broadcast_to(src.astype(self.dtype), self.shape)
+
+
+@register_operator("aten.fill.Tensor", "aten.fill.Scalar")
+def fill(self: jax.Array, value: Operand) -> jax.Array:
+    """Return a number in the shape and dtype of ``self``."""
+    return jnp.broadcast_to(as_array(value, self.dtype), self.shape)
+
+
+@register_operator("aten.zero.default")
+def zero(self: jax.Array) -> jax.Array:
+    """Return zeros in the shape and dtype of ``self``."""
+    return jnp.zeros_like(self)

@@ -1,0 +1,173 @@
+"""torch's type promotion, and the dtypes that JAX holds under its present configuration.
+
+torch has int64 wherever JAX without its 64-bit mode has int32. Without that mode, int64 becomes int32
+throughout a program; values that do not fit are refused where they are known. float64 is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import dtypes
+
+from jaxlstm.layer.precision import gate_dtype
+from jaxlstm.programs.errors import ProgramError
+
+Operand = Any  # a jax.Array or a Python number
+DEFAULT_FLOAT = np.dtype(np.float32)  # torch.get_default_dtype()
+
+
+def x64_enabled() -> bool:
+    """Return True if JAX's 64-bit mode is on."""
+    return bool(jax.config.read("jax_enable_x64"))
+
+
+def held(dtype: Any, what: str = "a tensor of the program") -> np.dtype:
+    """Return the dtype in which JAX holds a torch dtype: int32 for int64 without the 64-bit mode.
+
+    Raises:
+      ProgramError: the dtype is float64 or complex128 and the 64-bit mode is off.
+    """
+    dtype = np.dtype(dtype)
+    if dtype in (np.float64, np.complex128) and not x64_enabled():
+        raise ProgramError(
+            "tensor-dtype",
+            f"{what} is {dtype}, but JAX's 64-bit mode is off. Turn it on with "
+            "jax.config.update('jax_enable_x64', True) or JAX_ENABLE_X64=1",
+        )
+    return np.dtype(dtypes.canonicalize_dtype(dtype))
+
+
+def to_held(values: np.ndarray, what: str) -> jax.Array:
+    """Return a NumPy array as a JAX array; integers that do not fit into 32 bits are refused, not wrapped."""
+    # Unlike jnp.asarray, this compiles nothing; the copy keeps the result apart from the caller's memory.
+    return jax.device_put(np.array(values, held_without_loss(values, what)))
+
+
+def held_without_loss(values: np.ndarray, what: str) -> np.dtype:
+    """Return the dtype in which JAX holds an array; integers that do not fit into 32 bits are refused."""
+    dtype = held(values.dtype, what)
+    if dtype != values.dtype and values.size:
+        limits = np.iinfo(dtype)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise ProgramError(
+                "tensor-dtype",
+                f"{what} is {values.dtype} and holds values outside of {dtype}, which JAX uses unless its "
+                "64-bit mode is on. Turn it on with jax.config.update('jax_enable_x64', True)",
+            )
+    return dtype
+
+
+def is_scalar(operand: Operand) -> bool:
+    """Return True for a Python number, which torch calls a wrapped number."""
+    return isinstance(operand, bool | int | float | complex)
+
+
+def dtype_of(operand: Operand) -> np.dtype:
+    """Return the dtype of an array, or the dtype that torch gives to a Python number."""
+    if not is_scalar(operand):
+        return np.dtype(operand.dtype)
+    if isinstance(operand, bool):
+        return np.dtype(bool)
+    if isinstance(operand, int):
+        return np.dtype(dtypes.canonicalize_dtype(np.int64))
+    return np.dtype(np.complex64) if isinstance(operand, complex) else DEFAULT_FLOAT
+
+
+def result_type(*operands: Operand) -> np.dtype:
+    """Return torch's result dtype of an elementwise operator.
+
+    Arrays with axes decide; arrays without axes count only if they are of a higher category (bool, integer,
+    float, complex), and Python numbers only if theirs is higher again.
+    """
+    of_axes, of_zero_axes, of_numbers = None, None, None
+    for operand in operands:
+        dtype = dtype_of(operand)
+        if is_scalar(operand):
+            of_numbers = _wider(of_numbers, dtype)
+        elif operand.ndim:
+            of_axes = _wider(of_axes, dtype)
+        else:
+            of_zero_axes = _wider(of_zero_axes, dtype)
+    result = _by_category(of_axes, _by_category(of_zero_axes, of_numbers))
+    assert result is not None, "an operator without operands"
+    return result
+
+
+def promoted(*operands: Operand) -> list[jax.Array]:
+    """Return the operands as arrays of their common dtype."""
+    dtype = result_type(*operands)
+    return [as_array(operand, dtype) for operand in operands]
+
+
+def promoted_floats(*operands: Operand) -> list[jax.Array]:
+    """Return the operands as arrays of their common dtype, integers as float32."""
+    dtype = float_type(result_type(*operands))
+    return [as_array(operand, dtype) for operand in operands]
+
+
+def as_float(x: jax.Array) -> jax.Array:
+    """Return a float array unchanged, and an integer or bool array as float32."""
+    return x.astype(float_type(x.dtype))
+
+
+def float_type(dtype: Any) -> np.dtype:
+    """Return the dtype in which torch computes a function of real numbers: float32 for integers."""
+    return np.dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else DEFAULT_FLOAT
+
+
+def in_float32(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Decorate a function of an array: half precision is converted to float32 and back."""
+
+    @functools.wraps(function)
+    def wrapper(self: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        if not is_float(self):
+            return function(self, *args, **kwargs)
+        return function(self.astype(gate_dtype(self.dtype)), *args, **kwargs).astype(self.dtype)
+
+    return wrapper
+
+
+def sum_type(x: jax.Array, dtype: Any = None) -> np.dtype:
+    """Return the dtype of a sum: ``dtype`` if given, int64 for integers and bools, else ``x.dtype``."""
+    if dtype is not None:
+        return held(dtype)
+    return np.dtype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else held(np.int64)
+
+
+def as_array(operand: Operand, dtype: Any) -> jax.Array:
+    """Return an operand as an array of a dtype."""
+    if is_scalar(operand):
+        return jnp.asarray(operand, dtype)
+    return operand.astype(dtype)
+
+
+def is_float(x: Any) -> bool:
+    """Return True for an array or dtype of real floating-point numbers."""
+    return jnp.issubdtype(getattr(x, "dtype", x), jnp.floating)
+
+
+def is_integer(x: Any) -> bool:
+    """Return True for an array or dtype of integers, bool excluded."""
+    return jnp.issubdtype(getattr(x, "dtype", x), jnp.integer)
+
+
+def _category(dtype: np.dtype) -> int:
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next(rank for rank, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind))
+
+
+def _by_category(higher: np.dtype | None, lower: np.dtype | None) -> np.dtype | None:
+    """Return the dtype of the higher priority unless the other one is of a higher category."""
+    if higher is None or lower is None:
+        return higher if lower is None else lower
+    return higher if _category(higher) >= _category(lower) else _wider(higher, lower)
+
+
+def _wider(a: np.dtype | None, b: np.dtype) -> np.dtype:
+    return b if a is None else np.dtype(jnp.promote_types(a, b))

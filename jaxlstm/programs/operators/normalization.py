@@ -1,0 +1,178 @@
+"""Normalization. Half precision is computed in float32, as in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm.layer.precision import gate_dtype
+from jaxlstm.programs.operators.axes import axis
+from jaxlstm.programs.operators.registry import register_operator
+
+Optional = jax.Array | None
+
+
+@register_operator("aten.batch_norm.default")
+def batch_norm(
+    input: jax.Array,
+    weight: Optional,
+    bias: Optional,
+    running_mean: Optional,
+    running_var: Optional,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> jax.Array:
+    """Normalize each channel (axis 1) by its running statistics, or by the batch if they are None."""
+    x = _wide(input)
+    if running_mean is None or running_var is None:
+        y = _standardize(x, (0, *range(2, x.ndim)), eps)
+    else:
+        y = (x - _per_channel(running_mean, x)) * jax.lax.rsqrt(_per_channel(running_var, x) + eps)
+    return _scale_and_shift(y, _per_channel(weight, x), _per_channel(bias, x)).astype(input.dtype)
+
+
+@register_operator("aten._native_batch_norm_legit_no_training.default")
+def native_batch_norm(
+    input: jax.Array,
+    weight: Optional,
+    bias: Optional,
+    running_mean: jax.Array,
+    running_var: jax.Array,
+    momentum: float,
+    eps: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the batch normalization and two empty tensors."""
+    y = batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
+    return y, jnp.zeros(0, input.dtype), jnp.zeros(0, input.dtype)
+
+
+@register_operator("aten.layer_norm.default")
+def layer_norm(
+    input: jax.Array,
+    normalized_shape: Sequence[int],
+    weight: Optional = None,
+    bias: Optional = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> jax.Array:
+    """Normalize over the last axes."""
+    last = tuple(range(-len(normalized_shape), 0))
+    return _scale_and_shift(_standardize(_wide(input), last, eps), weight, bias).astype(input.dtype)
+
+
+@register_operator("aten.native_layer_norm.default")
+def native_layer_norm(
+    input: jax.Array, normalized_shape: Sequence[int], weight: Optional, bias: Optional, eps: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the layer normalization, the mean and the reciprocal standard deviation."""
+    last = tuple(range(-len(normalized_shape), 0))
+    mean, scale = _statistics(_wide(input), last, eps)
+    return layer_norm(input, normalized_shape, weight, bias, eps), mean, scale
+
+
+@register_operator("aten.rms_norm.default")
+def rms_norm(
+    input: jax.Array, normalized_shape: Sequence[int], weight: Optional = None, eps: float | None = None
+) -> jax.Array:
+    """Divide by the root mean square over the last axes; ``eps`` is the dtype's epsilon if None."""
+    x = _wide(input)
+    last = tuple(range(-len(normalized_shape), 0))
+    epsilon = float(jnp.finfo(input.dtype).eps) if eps is None else eps
+    y = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), last, keepdims=True) + epsilon)
+    return _scale_and_shift(y, weight, None).astype(input.dtype)
+
+
+@register_operator("aten.group_norm.default")
+def group_norm(
+    input: jax.Array,
+    num_groups: int,
+    weight: Optional = None,
+    bias: Optional = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> jax.Array:
+    """Normalize groups of channels (axis 1) with all their positions."""
+    x = _wide(input)
+    batch, channels, *sizes = x.shape
+    grouped = x.reshape(batch, num_groups, channels // num_groups, *sizes)
+    y = _standardize(grouped, tuple(range(2, grouped.ndim)), eps).reshape(x.shape)
+    return _scale_and_shift(y, _per_channel(weight, x), _per_channel(bias, x)).astype(input.dtype)
+
+
+@register_operator("aten.native_group_norm.default")
+def native_group_norm(
+    input: jax.Array, weight: Optional, bias: Optional, N: int, C: int, HxW: int, group: int, eps: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the group normalization, the means and the reciprocal standard deviations."""
+    mean, scale = _statistics(_wide(input).reshape(N, group, C // group * HxW), (-1,), eps)
+    return group_norm(input, group, weight, bias, eps), mean.squeeze(-1), scale.squeeze(-1)
+
+
+@register_operator("aten.instance_norm.default")
+def instance_norm(
+    input: jax.Array,
+    weight: Optional,
+    bias: Optional,
+    running_mean: Optional,
+    running_var: Optional,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> jax.Array:
+    """Normalize each channel of each row over its positions, or by the running statistics."""
+    if not use_input_stats:
+        return batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
+    x = _wide(input)
+    y = _standardize(x, tuple(range(2, x.ndim)), eps)
+    return _scale_and_shift(y, _per_channel(weight, x), _per_channel(bias, x)).astype(input.dtype)
+
+
+@register_operator("aten._weight_norm.default")
+def weight_norm(v: jax.Array, g: jax.Array, dim: int = 0) -> jax.Array:
+    """Return ``g * v / norm(v)``, with the norm over all axes but ``dim``; over all for -1."""
+    return weight_norm_interface(v, g, dim)[0]
+
+
+@register_operator("aten._weight_norm_interface.default")
+def weight_norm_interface(v: jax.Array, g: jax.Array, dim: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Return the weight of :func:`weight_norm` and the norm."""
+    kept = () if dim == -1 else (axis(v, dim),)
+    others = tuple(place for place in range(v.ndim) if place not in kept)
+    norm = jnp.sqrt(jnp.sum(jnp.square(_wide(v)), others, keepdims=dim != -1))
+    return (_wide(v) * (_wide(g) / norm)).astype(v.dtype), norm
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(gate_dtype(x.dtype))
+
+
+def _statistics(x: jax.Array, places: tuple[int, ...], eps: float) -> tuple[jax.Array, jax.Array]:
+    """Return the mean and the reciprocal standard deviation over axes."""
+    mean = jnp.mean(x, places, keepdims=True)
+    var = jnp.mean(jnp.square(x - mean), places, keepdims=True)
+    return mean, jax.lax.rsqrt(var + eps)
+
+
+def _standardize(x: jax.Array, places: tuple[int, ...], eps: float) -> jax.Array:
+    mean, scale = _statistics(x, places, eps)
+    return (x - mean) * scale
+
+
+def _scale_and_shift(x: jax.Array, weight: Optional, bias: Optional) -> jax.Array:
+    x = x if weight is None else x * weight.astype(x.dtype)
+    return x if bias is None else x + bias.astype(x.dtype)
+
+
+@overload
+def _per_channel(values: jax.Array, x: jax.Array) -> jax.Array: ...
+@overload
+def _per_channel(values: Optional, x: jax.Array) -> Optional: ...
+def _per_channel(values: Optional, x: jax.Array) -> Optional:
+    """Return one value per channel in a shape that broadcasts with ``x``."""
+    return None if values is None else values.astype(x.dtype).reshape(1, -1, *((1,) * (x.ndim - 2)))

@@ -1,0 +1,100 @@
+"""Overlapping parts of axes: ``unfold`` of images takes them, ``fold`` and ``overlap_add`` add them up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.programs.operators.axes import repeated
+from jaxlstm.programs.operators.registry import register_operator
+
+Ints = int | Sequence[int]
+
+
+def overlap_add(parts: jax.Array, step: int) -> jax.Array:
+    """Return the sum (..., size) of parts (..., count, length) that start ``step`` elements apart.
+
+    Without a scatter, which is slow on a GPU and depends there on the order of the threads.
+    """
+    *batch, count, length = parts.shape
+    blocks = -(-length // step)
+    width = count + blocks - 1
+    padding = [*((0, 0) for _ in batch), (0, blocks), (0, blocks * step - length)]
+    rows = jnp.pad(parts, padding).reshape(*batch, width + 1, blocks, step)
+    rows = jnp.swapaxes(rows, -3, -2).reshape(*batch, blocks * (width + 1), step)
+    # Block k of a part belongs k blocks after its start. In rows that are one place shorter, row k is moved
+    # by k places, and the places that it leaves hold the padding.
+    moved = rows[..., : blocks * width, :].reshape(*batch, blocks, width, step)
+    return moved.sum(-3).reshape(*batch, width * step)[..., : (count - 1) * step + length]
+
+
+class _Axis:
+    """The patches of one axis."""
+
+    def __init__(self, size: int, kernel: int, dilation: int, padding: int, stride: int) -> None:
+        if min(kernel, dilation, stride) < 1 or padding < 0:
+            raise ValueError(
+                "kernel_size, dilation and stride must be at least 1 and padding at least 0, got "
+                f"{kernel}, {dilation}, {stride} and {padding}"
+            )
+        room = size + 2 * padding - dilation * (kernel - 1) - 1
+        if room < 0:
+            raise ValueError(f"a patch of {kernel} does not fit into an axis of size {size}")
+        self.size, self.kernel, self.dilation, self.padding = size, kernel, dilation, padding
+        self.stride, self.count = stride, room // stride + 1
+
+    def places(self) -> np.ndarray:
+        """Return the places of the elements of each patch on the padded axis, (kernel, count)."""
+        return np.arange(self.kernel)[:, None] * self.dilation + np.arange(self.count) * self.stride
+
+    def add_up(self, parts: jax.Array) -> jax.Array:
+        """Return the sum (..., size) of the patches (..., count, kernel)."""
+        none, zero = [(0, 0, 0)] * (parts.ndim - 1), jnp.zeros((), parts.dtype)
+        total = overlap_add(jax.lax.pad(parts, zero, [*none, (0, 0, self.dilation - 1)]), self.stride)
+        # Negative numbers crop the padding.
+        after = self.size + self.padding - total.shape[-1]
+        return jax.lax.pad(total, zero, [*none[1:], (-self.padding, after, 0)])
+
+
+def _axes(sizes: Sequence[int], *settings: Ints) -> tuple[_Axis, _Axis]:
+    first, second = zip(*(repeated(setting, 2) for setting in settings), strict=True)
+    return _Axis(sizes[0], *first), _Axis(sizes[1], *second)
+
+
+@register_operator("aten.im2col.default")
+def im2col(self: jax.Array, kernel_size: Ints, dilation: Ints, padding: Ints, stride: Ints) -> jax.Array:
+    """Return the patches of an image (N, C, H, W) as columns (N, C * elements of a patch, patches)."""
+    images = self if self.ndim == 4 else self[None]
+    batch, channels, *sizes = images.shape
+    rows, columns = _axes(sizes, kernel_size, dilation, padding, stride)
+    widths = [(0, 0), (0, 0), (rows.padding,) * 2, (columns.padding,) * 2]
+    patches = jnp.pad(images, widths)[:, :, rows.places()][..., columns.places()]
+    shape = (batch, channels * rows.kernel * columns.kernel, rows.count * columns.count)
+    flat = jnp.swapaxes(patches, 3, 4).reshape(shape)
+    return flat if self.ndim == 4 else flat[0]
+
+
+@register_operator("aten.col2im.default")
+def col2im(
+    self: jax.Array, output_size: Ints, kernel_size: Ints, dilation: Ints, padding: Ints, stride: Ints
+) -> jax.Array:
+    """Return the image (N, C, H, W) that is the sum of the patches in columns: the adjoint of ``im2col``."""
+    columns_of_batch = self if self.ndim == 3 else self[None]
+    rows, columns = _axes(repeated(output_size, 2), kernel_size, dilation, padding, stride)
+    batch, length, count = columns_of_batch.shape
+    elements = rows.kernel * columns.kernel
+    if length % elements or count != rows.count * columns.count:
+        raise ValueError(
+            f"fold needs columns (N, C * {elements}, {rows.count * columns.count}) for these sizes, got "
+            f"shape {self.shape}"
+        )
+    parts = columns_of_batch.reshape(
+        batch, length // elements, rows.kernel, columns.kernel, rows.count, columns.count
+    )
+    by_rows = columns.add_up(jnp.transpose(parts, (0, 1, 2, 4, 5, 3)))
+    images = rows.add_up(jnp.transpose(by_rows, (0, 1, 4, 3, 2)))
+    images = jnp.swapaxes(images, 2, 3)
+    return images if self.ndim == 3 else images[0]

@@ -1,0 +1,68 @@
+"""``torch.nn.LSTM`` and ``torch.nn.LSTMCell``, on the backends of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from jaxlstm.functional import lstm, lstm_cell
+from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.params import param_shapes
+from jaxlstm.programs.operators.registry import Options, register_operator
+
+
+@register_operator("aten.lstm.input")
+def lstm_input(
+    input: jax.Array,
+    hx: Sequence[jax.Array],
+    params: Sequence[jax.Array],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    *,
+    options: Options,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Run an LSTM of several layers: :func:`jaxlstm.lstm`. Returns (outputs, h_n, c_n)."""
+    per_direction = len(params) // (num_layers * (1 + bidirectional))
+    has_projection = per_direction == 3 + 2 * has_biases
+    config = LSTMConfig(
+        input_size=params[0].shape[1],
+        hidden_size=params[0].shape[0] // 4,
+        num_layers=num_layers,
+        bias=has_biases,
+        batch_first=batch_first,
+        bidirectional=bidirectional,
+        proj_size=params[1].shape[1] if has_projection else 0,
+    )
+    outputs, (h_n, c_n) = lstm(
+        dict(zip(param_shapes(config), params, strict=True)),
+        input,
+        (hx[0], hx[1]),
+        config=config,
+        seq_lengths=options.seq_lengths,
+        precision=options.precision,
+        backend=options.backend,
+    )
+    return outputs, h_n, c_n
+
+
+@register_operator("aten.lstm_cell.default")
+def lstm_cell_(
+    input: jax.Array,
+    hx: Sequence[jax.Array],
+    w_ih: jax.Array,
+    w_hh: jax.Array,
+    b_ih: jax.Array | None = None,
+    b_hh: jax.Array | None = None,
+    *,
+    options: Options,
+) -> tuple[jax.Array, jax.Array]:
+    """Run one step: :func:`jaxlstm.lstm_cell`. Returns (h, c)."""
+    params = {"weight_ih": w_ih, "weight_hh": w_hh}
+    if b_ih is not None:
+        params |= {"bias_ih": b_ih, "bias_hh": b_hh}
+    return lstm_cell(params, input, (hx[0], hx[1]), precision=options.precision)

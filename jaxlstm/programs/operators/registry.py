@@ -1,0 +1,209 @@
+"""The registry of operators: torch's name with its overload -> a JAX function.
+
+A function has the parameters of torch's schema, under their names. Arguments without meaning in JAX (layout,
+device, pin_memory, memory_format, non_blocking) are dropped before the call. Tensors are ``jax.Array``,
+dtypes ``numpy.dtype``, lists are tuples, and symbolic sizes are Python integers, so an operator computes
+shapes with ordinary arithmetic. An operator that depends on the settings of the call declares a parameter
+``options``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypedDict, TypeVar
+
+import jax
+
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.precision import Precision
+from jaxlstm.programs.errors import ProgramError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+# the arguments of an operator by name, without the first
+Kwargs = Mapping[str, Any]
+# (base, view, index of the view among the results, kwargs) -> the base with the view written into it
+WriteBack = Callable[[jax.Array, jax.Array, int, Kwargs], jax.Array]
+
+IGNORED = frozenset({"layout", "device", "pin_memory", "memory_format", "non_blocking"})
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of one call of a program that operators may use.
+
+    Attributes:
+      precision: precision of matrix products and convolutions, see :mod:`jaxlstm.layer.precision`.
+      backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
+      guards: check the conditions that the export recorded.
+      seq_lengths: number of valid steps of each sequence for the LSTMs, (batch,), or None.
+    """
+
+    precision: Precision = precision_.DEFAULT
+    backend: str = "auto"
+    guards: bool = True
+    seq_lengths: Any = None
+
+    def of_module(self, path: str) -> Options:
+        """Return the options for a module, if ``seq_lengths`` is a dict by module path."""
+        if isinstance(self.seq_lengths, Mapping):
+            return replace(self, seq_lengths=self.seq_lengths.get(path))
+        return self
+
+
+class OptionChanges(TypedDict, total=False):
+    """The settings of :meth:`jaxlstm.programs.program.Program.with_options`."""
+
+    precision: Precision
+    backend: str
+    guards: bool
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A registered operator.
+
+    Attributes:
+      name: torch's name, for example ``"aten.add.Tensor"``.
+      function: the implementation.
+      write_back: for an operator whose result is a view of ``self`` in torch, its inverse.
+      may_alias: True if the result is a view in torch for some memory layouts and a copy for others.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    write_back: WriteBack | None = None
+    may_alias: bool = False
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """The signature of the function."""
+        return inspect.signature(self.function)
+
+    @cached_property
+    def takes_options(self) -> bool:
+        """True if the function has a parameter ``options``."""
+        return "options" in self.signature.parameters
+
+    @cached_property
+    def first_parameter(self) -> str:
+        """The name of the first parameter, with which a view shares memory; "" without parameters."""
+        return next(iter(self.signature.parameters), "")
+
+    def known_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments that have a meaning in JAX."""
+        return {
+            name: value
+            for name, value in kwargs.items()
+            if name not in IGNORED or name in self.signature.parameters
+        }
+
+
+_OPERATORS: dict[str, Operator] = {}
+
+
+def same(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    """Return the view: the ``write_back`` of an operator that returns its argument."""
+    return view
+
+
+def same_values(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+    """Return the view with the gradient of the base: the ``write_back`` of ``detach``."""
+    return _with_values(base, view)
+
+
+@jax.custom_jvp
+def _with_values(base: jax.Array, values: jax.Array) -> jax.Array:
+    return values
+
+
+@_with_values.defjvp
+def _with_values_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    return primals[1], tangents[0]
+
+
+def shares_elements(what: str) -> ProgramError:
+    """Return the error of a write to a view whose elements share memory."""
+    return ProgramError(
+        "unsupported-alias",
+        f"it writes to {what}, whose elements share memory. Insert .clone() before it, and export again",
+    )
+
+
+def register_operator(
+    *names: str, write_back: WriteBack | None = None, may_alias: bool = False
+) -> Callable[[Function], Function]:
+    """Register the decorated function as the implementation of operators.
+
+    Register before the program is loaded. A later registration of a name replaces the earlier one. The
+    in-place form of an operator (``"aten.relu_.default"``) needs no registration: it is derived from
+    ``"aten.relu.default"``.
+
+    Args:
+      names: torch's names with overload: ``"aten.add.Tensor"``, or ``"mylib.scale.default"`` for
+        ``torch.ops.mylib.scale``. The function takes the arguments of torch's schema under their names.
+      write_back: if torch returns a view of ``self``: a function (base, view, index, kwargs) that returns
+        ``base`` with ``view`` written into it. ``index`` is the number of the view among the results, and
+        ``kwargs`` holds the other arguments.
+      may_alias: torch returns a view for some memory layouts and a copy for others.
+
+    >>> @jaxlstm.programs.register_operator("mylib.scale.default")  # doctest: +SKIP
+    ... def scale(x, factor=2.0):
+    ...     return x * factor
+    """
+    if not names:
+        raise ValueError('register_operator needs a name, for example "mylib.scale.default"')
+
+    def register(function: Function) -> Function:
+        for name in names:
+            _OPERATORS[name] = Operator(name, function, write_back, may_alias)
+        return function
+
+    return register
+
+
+def register_synonym(name: str, synonym: str) -> None:
+    """Register another name for each overload of an operator of torch with the same parameters.
+
+    >>> register_synonym("mul", "multiply")
+    """
+    prefix = f"aten.{name}."
+    for operator in [operator for key, operator in _OPERATORS.items() if key.startswith(prefix)]:
+        other = f"aten.{synonym}.{operator.name.removeprefix(prefix)}"
+        _OPERATORS[other] = replace(operator, name=other)
+
+
+def find_operator(name: str) -> Operator | None:
+    """Return a registered operator, or the functional form of an in-place operator, or None."""
+    return _OPERATORS.get(name) or _OPERATORS.get(functional_name(name))
+
+
+def functional_name(name: str) -> str:
+    """Return ``"aten.relu.default"`` for ``"aten.relu_.default"``; any other name unchanged."""
+    namespace, _, rest = name.partition(".")
+    base, dot, overload = rest.partition(".")
+    if base.startswith("__i") and base.endswith("__"):  # aten.__iand__.Tensor
+        return f"{namespace}.__{base[3:]}{dot}{overload}"
+    if base.endswith("_") and not base.endswith("__"):
+        return f"{namespace}.{base[:-1]}{dot}{overload}"
+    return name
+
+
+def is_in_place(name: str) -> bool:
+    """Return True if an operator writes to its argument ``self``."""
+    return name not in _OPERATORS and functional_name(name) != name and not changes_shape(name)
+
+
+def changes_shape(name: str) -> bool:
+    """Return True for ``transpose_`` and the like, which change the shape of ``self`` but no element."""
+    if name in _OPERATORS or functional_name(name) == name:
+        return False
+    operator = find_operator(name)
+    return operator is not None and operator.write_back not in (None, same, same_values)
+
+
+def operator_names() -> list[str]:
+    """Return the names of all registered operators, sorted."""
+    return sorted(_OPERATORS)

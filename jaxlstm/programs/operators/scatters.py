@@ -1,0 +1,151 @@
+"""Elements written or accumulated at indices along an axis.
+
+An index that is out of range raises an error when its value is known, as in :mod:`indexing`; under
+``jax.jit`` the element is dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm.programs.operators.axes import axis
+from jaxlstm.programs.operators.dtypes import Operand, as_array, is_float
+from jaxlstm.programs.operators.indexing import places_along, require_in_range
+from jaxlstm.programs.operators.registry import register_operator
+
+
+@register_operator(
+    "aten.scatter.src", "aten.scatter.value", "aten.scatter.reduce", "aten.scatter.value_reduce"
+)
+def scatter(
+    self: jax.Array,
+    dim: int,
+    index: jax.Array,
+    src: jax.Array | None = None,
+    value: Operand = 0,
+    reduce: str | None = None,
+) -> jax.Array:
+    """Write elements along an axis, one for each index; ``reduce`` is "add", "multiply" or None."""
+    if reduce is not None:
+        src = jnp.full(index.shape, as_array(value, self.dtype)) if src is None else src
+        return scatter_reduce(self, dim, index, src, {"add": "sum", "multiply": "prod"}[reduce])
+    flat, places, source = _along(self, dim, index, src)
+    update = as_array(value, self.dtype) if source is None else source.astype(self.dtype)
+    return flat.at[places].set(update, mode="drop").reshape(self.shape)
+
+
+@register_operator("aten.scatter_add.default")
+def scatter_add(self: jax.Array, dim: int, index: jax.Array, src: jax.Array) -> jax.Array:
+    """Add elements along an axis, one for each index; equal indices accumulate."""
+    return scatter_reduce(self, dim, index, src, "sum")
+
+
+def _along(
+    x: jax.Array, dim: int, index: jax.Array, src: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, ...], Any]:
+    """Return ``x`` with at least one axis, NumPy's index of its elements, and their elements of ``src``."""
+    if x.ndim == 0:
+        x, index, src = x.reshape(1), index.reshape(-1), None if src is None else src.reshape(-1)
+    elif src is not None:
+        src = src[tuple(slice(size) for size in index.shape)]
+    require_in_range(index, 0, x.shape[axis(x, dim)], "indices of a scatter")
+    return x, places_along(x, dim, index), src
+
+
+@register_operator("aten.index_add.default")
+def index_add(
+    self: jax.Array, dim: int, index: jax.Array, source: jax.Array, alpha: Operand = 1
+) -> jax.Array:
+    """Add slices, times ``alpha``, to the slices of an axis at indices; equal indices accumulate."""
+    if self.dtype == jnp.bool_:
+        return index_add(self.astype(jnp.int32), dim, index, source, int(alpha)).astype(jnp.bool_)
+    flat, place = self.reshape(self.shape or (1,)), axis(self, dim)
+    require_in_range(index, 0, flat.shape[place], "indices of index_add")
+    slices = (*flat.shape[:place], index.size, *flat.shape[place + 1 :])
+    update = source.reshape(slices) * as_array(alpha, self.dtype)
+    return flat.at[_slices(flat, place, index)].add(update, mode="drop").reshape(self.shape)
+
+
+@register_operator("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor")
+def index_fill(self: jax.Array, dim: int, index: jax.Array, value: Operand) -> jax.Array:
+    """Write a number to the slices of an axis at indices; negative indices count from the end."""
+    flat, place = self.reshape(self.shape or (1,)), axis(self, dim)
+    size = flat.shape[place]
+    require_in_range(index, -size, size, "indices of index_fill")
+    slices = _slices(flat, place, jnp.where(index < 0, index + size, index))
+    return flat.at[slices].set(as_array(value, self.dtype), mode="drop").reshape(self.shape)
+
+
+def _slices(x: jax.Array, place: int, index: jax.Array) -> tuple[Any, ...]:
+    """Return NumPy's index of slices, with negative indices out of range."""
+    return (slice(None),) * place + (jnp.where(index < 0, x.shape[place], index).reshape(-1),)
+
+
+@register_operator("aten.scatter_reduce.two")
+def scatter_reduce(
+    self: jax.Array, dim: int, index: jax.Array, src: jax.Array, reduce: str, include_self: bool = True
+) -> jax.Array:
+    """Reduce all elements with the same index along an axis: "sum", "prod", "mean", "amax" or "amin".
+
+    Without ``include_self``, an element of ``self`` stays only if it has no index.
+    """
+    if reduce not in _METHODS:
+        raise ValueError(f"reduce must be one of {', '.join(_METHODS)}, got {reduce!r}")
+    if self.dtype == jnp.bool_:
+        numbers = (self.astype(jnp.int32), dim, index, src.astype(jnp.int32))
+        return scatter_reduce(*numbers, reduce, include_self).astype(jnp.bool_)
+    flat, where, source = _along(self, dim, index, src)
+    counts = jnp.zeros(flat.shape, jnp.int32).at[where].add(1, mode="drop")
+    start = flat if include_self else jnp.where(counts > 0, _identity(reduce, flat.dtype), flat)
+    if reduce == "prod":
+        result = _multiplied(start, where, source)
+    else:
+        result = getattr(start.at[where], _METHODS[reduce])(source, mode="drop")
+    if reduce == "mean":
+        result = _divided(result, jnp.maximum(counts + int(include_self), 1))
+    return result.reshape(self.shape)
+
+
+_METHODS = {"sum": "add", "prod": "multiply", "mean": "add", "amax": "max", "amin": "min"}
+
+
+def _identity(reduce: str, dtype: Any) -> Any:
+    """Return the number that changes no result of a reduction."""
+    if reduce in ("sum", "mean"):
+        return 0
+    if reduce == "prod":
+        return 1
+    if is_float(dtype):
+        return -jnp.inf if reduce == "amax" else jnp.inf
+    return jnp.iinfo(dtype).min if reduce == "amax" else jnp.iinfo(dtype).max
+
+
+def _divided(sums: jax.Array, counts: jax.Array) -> jax.Array:
+    return sums / counts.astype(sums.dtype) if is_float(sums) else sums // counts.astype(sums.dtype)
+
+
+@jax.custom_jvp
+def _multiplied(x: jax.Array, where: Any, source: jax.Array) -> jax.Array:
+    """Multiply elements by all sources with their index. JAX has no gradient of this."""
+    return x.at[where].multiply(source, mode="drop")
+
+
+@_multiplied.defjvp
+def _multiplied_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    x, where, source = primals
+    zeros = (x == 0).astype(jnp.int32).at[where].add(source == 0, mode="drop")
+    product = _multiplied(jnp.where(x == 0, 1, x), where, jnp.where(source == 0, 1, source))
+
+    def others(factor: jax.Array, zeros: jax.Array, product: jax.Array) -> jax.Array:
+        """Return the product of the other factors, given the zeros among all and the product of the rest."""
+        is_zero = factor == 0
+        return jnp.where(zeros == is_zero, product / jnp.where(is_zero, 1, factor), 0)
+
+    by_x = tangents[0] * others(x, zeros, product)
+    by_source = tangents[2] * others(
+        source, *(array.at[where].get(mode="fill") for array in (zeros, product))
+    )
+    return _multiplied(x, where, source), by_x.at[where].add(by_source, mode="drop")

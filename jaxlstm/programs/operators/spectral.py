@@ -1,0 +1,147 @@
+"""Fourier transforms, of a whole signal and of its frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxlstm.programs.operators.complex_numbers import view_as_real
+from jaxlstm.programs.operators.patches import overlap_add
+from jaxlstm.programs.operators.registry import register_operator
+
+# torch's normalizations: none, by the root of the size, by the size. NumPy's names differ by direction.
+_FORWARD = ("backward", "ortho", "forward")
+_INVERSE = ("forward", "ortho", "backward")
+_LEAST_ENVELOPE = 1e-11  # torch refuses windows that add up to less
+
+
+@register_operator("aten.stft.default", "aten.stft.center")
+def stft(
+    self: jax.Array,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: jax.Array | None = None,
+    center: bool = False,
+    pad_mode: str = "reflect",
+    normalized: bool = False,
+    onesided: bool | None = None,
+    return_complex: bool | None = None,
+    align_to_window: bool | None = None,
+) -> jax.Array:
+    """Return the Fourier transform of each frame, (batch, frequencies, frames)."""
+    hop = n_fft // 4 if hop_length is None else hop_length
+    signal = self if self.ndim == 2 else self[None]
+    if center:
+        signal = jnp.pad(signal, ((0, 0), (n_fft // 2, n_fft // 2)), mode=pad_mode)
+    starts = np.arange(0, signal.shape[1] - n_fft + 1, hop)
+    frames = signal[:, starts[:, None] + np.arange(n_fft)]
+    frames = frames * _window(window, win_length or n_fft, n_fft, signal.dtype)
+    is_complex = jnp.issubdtype(signal.dtype, jnp.complexfloating)
+    one_sided = not is_complex if onesided is None else onesided
+    spectrum = jnp.fft.rfft(frames) if one_sided else jnp.fft.fft(frames)
+    spectrum = jnp.swapaxes(spectrum, 1, 2) / (math.sqrt(n_fft) if normalized else 1)
+    spectrum = spectrum if self.ndim == 2 else spectrum[0]
+    stays_complex = is_complex if return_complex is None else return_complex
+    return spectrum if stays_complex else view_as_real(spectrum)
+
+
+@register_operator("aten.istft.default")
+def istft(
+    self: jax.Array,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: jax.Array | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: int | None = None,
+    return_complex: bool = False,
+) -> jax.Array:
+    """Return the signal whose frames have the Fourier transforms (batch, frequencies, frames)."""
+    hop = n_fft // 4 if hop_length is None else hop_length
+    one_sided = self.shape[-2] != n_fft if onesided is None else onesided
+    _require_spectrum(self, n_fft, hop, one_sided, return_complex)
+    spectrum, norm = jnp.swapaxes(self, -2, -1), "ortho" if normalized else "backward"
+    if return_complex:
+        frames = jnp.fft.ifft(spectrum, norm=norm)
+    else:
+        frames = jnp.fft.irfft(spectrum[..., : n_fft // 2 + 1], n_fft, norm=norm)
+    factors = _window(window, win_length or n_fft, n_fft, frames.real.dtype)
+    signal = overlap_add(frames * factors, hop)
+    envelope = overlap_add(jnp.broadcast_to(jnp.square(factors), frames.shape[-2:]), hop)
+    size = signal.shape[-1]
+    start = n_fft // 2 if center else 0
+    end = size - start if length is None else start + length
+    inner = signal[..., start:end] / _nonzero(envelope[start:end])
+    return jnp.pad(inner, [(0, 0)] * (inner.ndim - 1) + [(0, max(end - size, 0))])
+
+
+def _require_spectrum(
+    spectrum: jax.Array, n_fft: int, hop: int, one_sided: bool, return_complex: bool
+) -> None:
+    """Raise if a spectrum does not have the frequencies that ``n_fft`` gives."""
+    frequencies = n_fft // 2 + 1 if one_sided else n_fft
+    if spectrum.ndim not in (2, 3) or spectrum.shape[-2] != frequencies or not spectrum.size:
+        raise ValueError(
+            f"istft with n_fft {n_fft} needs a spectrum (batch, {frequencies}, frames), got shape "
+            f"{spectrum.shape}"
+        )
+    if hop < 1:
+        raise ValueError(f"hop_length must be at least 1, got {hop}")
+    if return_complex and one_sided:
+        raise ValueError("return_complex needs all frequencies: onesided=False")
+
+
+def _nonzero(envelope: jax.Array) -> jax.Array:
+    """Return the sum of the squared windows; where it is 0, raise, or return NaN if it is not known."""
+    is_zero = jnp.abs(envelope) < _LEAST_ENVELOPE
+    if not isinstance(is_zero, Tracer) and is_zero.any():
+        raise ValueError("the windows of istft add up to 0 at some samples, which no frame then determines")
+    return jnp.where(is_zero, jnp.nan, envelope)
+
+
+def _window(window: jax.Array | None, length: int, n_fft: int, dtype: Any) -> jax.Array:
+    """Return the window, centred among ``n_fft`` elements."""
+    before = (n_fft - length) // 2
+    window = jnp.ones(length, dtype) if window is None else window
+    return jnp.pad(window, (before, n_fft - length - before))
+
+
+def _register_fft(name: str, transform: Callable[..., jax.Array]) -> None:
+    @register_operator(f"aten.fft_{name}.default")
+    def fft(self: jax.Array, n: int | None = None, dim: int = -1, norm: str | None = None) -> jax.Array:
+        return transform(self, n, dim, norm)
+
+
+for _name in ("fft", "ifft", "rfft", "irfft"):
+    _register_fft(_name, getattr(jnp.fft, _name))
+
+
+@register_operator("aten._fft_r2c.default")
+def fft_r2c(self: jax.Array, dim: Sequence[int], normalization: int, onesided: bool) -> jax.Array:
+    """Return the Fourier transform of a real array along axes; ``onesided`` keeps half of the last one."""
+    transform = jnp.fft.rfftn if onesided else jnp.fft.fftn
+    return transform(self, axes=dim, norm=_FORWARD[normalization])
+
+
+@register_operator("aten._fft_c2r.default")
+def fft_c2r(self: jax.Array, dim: Sequence[int], normalization: int, last_dim_size: int) -> jax.Array:
+    """Return the real array of a Fourier transform along axes, half of the last one."""
+    sizes = (*(self.shape[place] for place in dim[:-1]), last_dim_size)
+    return jnp.fft.irfftn(self, sizes, dim, _INVERSE[normalization])
+
+
+@register_operator("aten._fft_c2c.default")
+def fft_c2c(self: jax.Array, dim: Sequence[int], normalization: int, forward: bool) -> jax.Array:
+    """Return the Fourier transform along axes, or its inverse."""
+    if forward:
+        return jnp.fft.fftn(self, axes=dim, norm=_FORWARD[normalization])
+    return jnp.fft.ifftn(self, axes=dim, norm=_INVERSE[normalization])

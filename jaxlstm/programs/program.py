@@ -1,0 +1,241 @@
+"""``Program``: a whole model, exported by torch, as a pure JAX function."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.validate import require_backend
+from jaxlstm.programs import tree
+from jaxlstm.programs.acceptance import accept
+from jaxlstm.programs.graph import Graph, Input, Node
+from jaxlstm.programs.guards import require_guards
+from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
+from jaxlstm.programs.interpreter import resolve, run_nodes
+from jaxlstm.programs.listing import listing
+from jaxlstm.programs.operators.registry import OptionChanges, Options
+from jaxlstm.programs.tensors import hold_tensors, tied_names
+
+
+class Write(Protocol):
+    """A function that writes parameters and buffers into a copy of the file of a program."""
+
+    def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write the file."""
+        ...
+
+
+class Program:
+    """A model exported by ``torch.export``, as a function of its parameters and inputs.
+
+    ``program(params, *args, **kwargs)`` is pure. It works under ``jax.jit``, ``jax.grad``, ``jax.vmap`` and
+    ``jax.export``, at any size of its free axes, and returns torch's structure of results. ``print(program)``
+    lists the operators.
+
+    Attributes:
+      graph: the exported graph.
+      params: name in torch -> parameter. A tied parameter has its first name only, as in
+        ``named_parameters`` of torch.
+      tied: other name of a tied parameter -> first name.
+      buffers: name in torch -> buffer, for example the running mean of a batch normalization.
+      options: precision and backend, see :meth:`with_options`.
+
+    >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: Mapping[str, np.ndarray],
+        *,
+        write: Write | None = None,
+        copy: bool = True,
+    ) -> None:
+        """Accept a graph with its parameters, buffers and constants, each under its name in torch.
+
+        Args:
+          graph: the exported graph.
+          tensors: name in torch -> value.
+          write: writes the file of :meth:`save`.
+          copy: copy the values. False if nothing else writes to their memory, which JAX may then use.
+
+        Raises:
+          ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
+            a tensor is float64 without JAX's 64-bit mode.
+        """
+        self.tied = tied_names(graph.parameters, tensors)
+        first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
+        self.graph = graph = replace(graph, parameters=first_names)
+        self.options = Options()
+        self._plan = accept(graph)
+        self.params = hold_tensors("parameter", graph.parameters, tensors, copy=copy)
+        self.buffers = hold_tensors("buffer", graph.buffers, tensors, copy=copy)
+        self._constants = hold_tensors("constant", graph.constants, tensors, copy=copy)
+        self._write = write
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs: name, dtype and shape, in which a string names a free axis."""
+        return self.graph.inputs
+
+    @property
+    def constants(self) -> dict[str, jax.Array]:
+        """The constants of the graph, by name."""
+        return self._constants
+
+    @property
+    def mutated_buffers(self) -> tuple[str, ...]:
+        """The buffers that a call changes, see :meth:`call_with_buffers`."""
+        changed = {*self.graph.mutations}
+        changed |= {name for value, name in self.graph.buffers.items() if value in self._plan.mutated}
+        return tuple(name for name in self.buffers if name in changed)
+
+    def __call__(
+        self,
+        params: Mapping[str, Any],
+        *args: Any,
+        buffers: Mapping[str, Any] | None = None,
+        seq_lengths: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the program.
+
+        Args:
+          params: parameters with the names, shapes and dtypes of ``program.params``.
+          args, kwargs: the arguments of the exported module's ``forward``.
+          buffers: buffers as ``program.buffers``, which is the default.
+          seq_lengths: number of valid steps of each sequence for the LSTMs, (batch,); or a dict from module
+            path to such lengths. Steps after the end are ignored by an LSTM, and its outputs there are zero,
+            as with a packed sequence.
+
+        Returns:
+          The results of ``forward``, in its structure. Sizes of axes are Python integers.
+
+        Raises:
+          ProgramError: an argument does not fit. ``code`` says which check failed.
+        """
+        results, _ = self.call_with_buffers(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
+        return results
+
+    def call_with_buffers(
+        self,
+        params: Mapping[str, Any],
+        *args: Any,
+        buffers: Mapping[str, Any] | None = None,
+        seq_lengths: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """Run a program that changes its buffers and return (results, buffers after the call)."""
+        values = self.evaluate(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
+        leaves = iter([resolve(output, values) for output in self.graph.outputs])
+        after = {name: values[value] for value, name in self.graph.buffers.items()}
+        after |= {name: resolve(value, values) for name, value in self.graph.mutations.items()}
+        return tree.unflatten(self.graph.out_tree, leaves), after
+
+    def evaluate(
+        self,
+        params: Mapping[str, Any],
+        *args: Any,
+        buffers: Mapping[str, Any] | None = None,
+        seq_lengths: Any = None,
+        record: Callable[[Node, Any], None] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Run the program and return every value of the graph by its name.
+
+        A value that an in-place operator changes later has its last contents. ``record`` is called with each
+        node and its result, in order.
+        """
+        buffers = self.buffers if buffers is None else buffers
+        require_tensors("params", params, self.params)
+        require_tensors("buffers", buffers, self.buffers)
+        require_lstms(self.graph, seq_lengths)
+        inputs, sizes = bind_inputs(self.graph, args, kwargs)
+        if self.options.guards:
+            constants = {item.name: item.constant for item in self.inputs if item.type is None}
+            shapes = {name: array.shape for name, array in inputs.items()}
+            require_guards(self.graph.guards, shapes, constants)
+        values: dict[str, Any] = {
+            **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
+            **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
+            **{value: self._constants[name] for value, name in self.graph.constants.items()},
+            **inputs,
+        }
+        options = replace(self.options, seq_lengths=seq_lengths)
+        for node, result in run_nodes(self._plan, values, sizes, options):
+            if record is not None:
+                record(node, result)
+        return values
+
+    def with_options(self, **changes: Unpack[OptionChanges]) -> Program:
+        """Return the program with other settings. Settings that are not given keep their values.
+
+        Args:
+          changes: one or more of the settings
+
+            - ``precision``: precision of matrix products and convolutions, see
+              :mod:`jaxlstm.layer.precision`.
+            - ``backend``: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
+            - ``guards``: check the conditions on sizes that the export recorded. Without the check, inputs
+              that would take another branch of the model give wrong numbers.
+
+        Raises:
+          ValueError: the name of the precision or backend is unknown.
+        """
+        other = copy.copy(self)
+        other.options = replace(self.options, **changes)
+        precision_.resolve(other.options.precision)
+        require_backend(other.options.backend)
+        return other
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        params: Mapping[str, Any] | None = None,
+        *,
+        buffers: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the program as a ``.pt2`` file, atomically.
+
+        ``torch.export.load`` of torch 2.9 or later opens the file, and so does ``jaxlstm.load_program``. It
+        holds no sample inputs.
+
+        Args:
+          path: the file.
+          params: parameters with the names and shapes of ``program.params``, which is the default.
+          buffers: buffers as ``program.buffers``, which is the default.
+          overwrite: replace an existing file that jaxlstm did not write.
+
+        Raises:
+          ProgramError: params or buffers do not fit the program.
+          FileExistsError: ``path`` exists and must not be replaced.
+          TypeError: the program was made from a graph and not from a file or module.
+        """
+        params = self.params if params is None else params
+        buffers = self.buffers if buffers is None else buffers
+        require_tensors("params", params, self.params)
+        require_tensors("buffers", buffers, self.buffers)
+        if self._write is None:
+            raise TypeError(
+                "only programs of jaxlstm.load_program and jaxlstm.from_module can be saved; this one was "
+                "made from a graph"
+            )
+        tied = {name: params[first] for name, first in self.tied.items()}
+        self._write(Path(path), {**params, **tied, **buffers}, overwrite=overwrite)
+
+    def __str__(self) -> str:
+        return listing(self.graph)
+
+    def __repr__(self) -> str:
+        count = sum(array.size for array in self.params.values())
+        return f"<Program: {len(self.graph.nodes)} nodes, {count:,} parameters>"

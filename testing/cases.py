@@ -1,0 +1,182 @@
+"""The table of cases: bias x bidirectional x batch_first x proj_size x num_layers x ragged x state.
+
+Every interface runs each case and is compared with torch: outputs, h_n, c_n, and the gradients of a
+random linear functional of the three with respect to every parameter, the inputs and both initial
+states.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from jaxlstm import LSTMConfig
+from testing.bounds import rms
+
+TIME, BATCH, INPUT, HIDDEN = 9, 6, 7, 16
+# Unsorted; includes the shortest and the longest possible length.
+LENGTHS = (4, 9, 1, 7, 9, 2)
+
+Results = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an LSTM."""
+
+    config: LSTMConfig
+    ragged: bool
+    with_state: bool
+
+    def __str__(self) -> str:
+        c = self.config
+        flags = {
+            "nobias": not c.bias,
+            "bi": c.bidirectional,
+            "bf": c.batch_first,
+            f"proj{c.proj_size}": c.proj_size > 0,
+            "ragged": self.ragged,
+            "state": self.with_state,
+        }
+        return "-".join([f"L{c.num_layers}", *(name for name, on in flags.items() if on)])
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        return np.array(LENGTHS) if self.ragged else None
+
+
+CASES = [
+    Case(
+        LSTMConfig(
+            INPUT,
+            HIDDEN,
+            num_layers=layers,
+            bias=bias,
+            batch_first=batch_first,
+            bidirectional=bidirectional,
+            proj_size=proj,
+        ),
+        ragged,
+        with_state,
+    )
+    for layers, bias, bidirectional, batch_first, proj, ragged, with_state in itertools.product(
+        (1, 2), (True, False), (True, False), (True, False), (0, 5), (True, False), (True, False)
+    )
+]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Inputs of a case, drawn in float64 and rounded to the dtype of the test."""
+
+    params: Results
+    inputs: np.ndarray
+    state: tuple[np.ndarray, np.ndarray] | None
+    cotangents: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def draw(case: Case, dtype: Any, seed: int = 0) -> Arrays:
+    """Draw random arrays for a case.
+
+    Weights are uniform within 2 / sqrt(H), twice torch's initial range, so that the gates move away
+    from 1/2.
+    """
+    rng = np.random.default_rng(seed)
+    config = case.config
+    axes = (BATCH, TIME) if config.batch_first else (TIME, BATCH)
+    h_shape, c_shape = config.state_shapes(BATCH)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(dtype)
+
+    module = torch_module(config)
+    params = {
+        name: (2 * rng.uniform(-1, 1, tuple(p.shape)) / HIDDEN**0.5).astype(dtype)
+        for name, p in module.state_dict().items()
+    }
+    return Arrays(
+        params=params,
+        inputs=normal(*axes, INPUT),
+        state=(normal(*h_shape), normal(*c_shape)) if case.with_state else None,
+        cotangents=(normal(*axes, config.output_size), normal(*h_shape), normal(*c_shape)),
+    )
+
+
+def torch_module(config: LSTMConfig, dtype: torch.dtype = torch.float64) -> torch.nn.LSTM:
+    return torch.nn.LSTM(**asdict(config), dtype=dtype)
+
+
+def torch_forward(
+    module: torch.nn.LSTM, inputs: torch.Tensor, state: Any, lengths: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return outputs, h_n and c_n of a module, ragged if there are lengths."""
+    if lengths is None:
+        outputs, (h_n, c_n) = module(inputs, state)
+        return outputs, h_n, c_n
+    batch_first, time = module.batch_first, inputs.shape[1 if module.batch_first else 0]
+    packed = pack_padded_sequence(inputs, torch.tensor(lengths), batch_first, enforce_sorted=False)
+    packed_outputs, (h_n, c_n) = module(packed, state)
+    outputs, _ = pad_packed_sequence(packed_outputs, batch_first, total_length=time)
+    return outputs, h_n, c_n
+
+
+def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype, device: str = "cpu") -> Results:
+    """Run torch in ``dtype``; return its results as float64 arrays."""
+
+    def tensor(array: np.ndarray, grad: bool = True) -> torch.Tensor:
+        return torch.tensor(array.astype(np.float64)).to(device, dtype).requires_grad_(grad)
+
+    module = torch_module(case.config, dtype).to(device)
+    module.load_state_dict({name: tensor(p, False) for name, p in arrays.params.items()})
+    inputs = tensor(arrays.inputs)
+    state = None if arrays.state is None else tuple(tensor(s) for s in arrays.state)
+    outputs, h_n, c_n = torch_forward(module, inputs, state, case.lengths)
+    cotangents = [tensor(c, False) for c in arrays.cotangents]
+    torch.autograd.backward((outputs, h_n, c_n), cotangents)
+    results = {"outputs": outputs, "h_n": h_n, "c_n": c_n, "d inputs": inputs.grad}
+    results |= {f"d {name}": p.grad for name, p in module.named_parameters()}
+    if state is not None:
+        results |= {"d h_0": state[0].grad, "d c_0": state[1].grad}
+    return {name: t.detach().double().cpu().numpy() for name, t in results.items()}
+
+
+def assert_matches(actual: Results, dtype: Any, torch_own: Results, truth: Results) -> None:
+    """Assert the documented agreement with torch.
+
+    float64: an absolute difference of at most 1e-14; for gradients larger than 1, relative to the
+    largest. Other dtypes: an RMS error against float64 of at most twice torch's own error in the
+    same dtype, pooled over all values and over all gradients, with each array in units of its RMS.
+    """
+    assert actual.keys() == truth.keys()
+    for name, array in actual.items():
+        assert array.shape == truth[name].shape, name
+        assert array.dtype == dtype, name
+    wide = {name: np.asarray(array, np.float64) for name, array in actual.items()}
+    if dtype == np.float64:
+        for name, array in wide.items():
+            largest = np.abs(truth[name]).max() if name.startswith("d ") else 1.0
+            allowed = 1e-14 * max(1.0, largest)
+            np.testing.assert_allclose(array, truth[name], rtol=0, atol=allowed, err_msg=name)
+        return
+    for gradients in (False, True):
+        ours, theirs = (pooled_error(r, truth, gradients) for r in (wide, torch_own))
+        kind = "gradients" if gradients else "values"
+        assert ours <= 2 * theirs, f"{kind}: RMS error {ours:.2e}, torch's own error {theirs:.2e}"
+
+
+def pooled_error(results: Results, truth: Results, gradients: bool) -> float:
+    """Return the RMS error of all values or of all gradients, each array in units of its RMS."""
+    return rms(
+        np.concatenate(
+            [
+                (np.asarray(results[name], np.float64) - exact).ravel() / max(rms(exact), 1e-30)
+                for name, exact in truth.items()
+                if name.startswith("d ") == gradients
+            ]
+        )
+    )

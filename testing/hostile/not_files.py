@@ -1,0 +1,79 @@
+"""Paths that are not regular files, and almost empty files."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from testing.checkpoints.assemble import LegacyBox, ZipBox, mapping
+from testing.checkpoints.case import Case
+from testing.hostile.formats import entry, safetensors
+from testing.hostile.legacy import tar
+
+
+def cases() -> Iterator[Case]:
+    """Case 41."""
+
+    def fifo(folder: Path) -> None:
+        os.mkfifo(folder / "file")
+
+    def directory(folder: Path) -> None:
+        (folder / "file").mkdir()
+
+    def bound(folder: Path) -> None:
+        here = os.getcwd()
+        # The path of a socket is limited to 107 bytes.
+        os.chdir(folder)
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind("file")
+        os.chdir(here)
+
+    def link(folder: Path) -> None:
+        os.mkfifo(folder / "fifo")
+        (folder / "file").symlink_to("fifo")
+
+    for create in (fifo, directory, bound, link):
+        yield Case(41, create.__name__, create, ("not-a-file",))
+    yield Case(41, "/dev/zero", lambda folder: Path("/dev/zero"), ("not-a-file",))
+    yield Case(41, "empty", b"", ("empty-file",))
+
+    def sparse(start: bytes, end: bytes = b"") -> Callable[[Path], None]:
+        def create(folder: Path) -> None:
+            with open(folder / "file", "wb") as file:
+                file.write(start)
+                file.truncate(1 << 40)
+                file.seek(0, 2)
+                file.write(end)
+
+        return create
+
+    zipped = ZipBox()
+    whole = zipped.file(mapping(w=zipped.weight()))
+    legacy = LegacyBox()
+    files = {
+        "of zeros": b"",
+        "starts as zip": whole,
+        "starts as legacy": legacy.file(mapping(w=legacy.weight())),
+        "starts as pickle": b"\x80\x02}.",
+        "starts as safetensors": safetensors({"w": entry()}),
+        "starts as index": b'{"weight_map": {',
+        "starts as ONNX": b"\x08\x08\x12\x01x",
+        "starts as npy": b"\x93NUMPY\x01\x00",
+        "starts as tar": tar()[:512],
+    }
+    codes = (
+        *("unknown-format", "truncated", "trailing-bytes", "numpy-header", "onnx-malformed"),
+        *("tar-entry",),
+    )
+    for label, start in files.items():
+        yield Case(41, f"sparse 1 TB {label}", sparse(start), codes)
+    yield Case(41, "sparse 1 TB ends as zip", sparse(whole, whole[-22:]), ("zip-directory",))
+    huge = {"w": entry((1 << 38,), (0, 1 << 40))}
+    announced = safetensors(huge, b"")
+    yield Case(41, "sparse 1 TB header of safetensors", sparse(announced), ("truncated",))
+    yield Case(41, "one byte", b"P", ("unknown-format", "truncated"))
+    for start in (b"PK", b"PK\3\4", b"\x80", b"\x80\x02", b"{", b"\x93NUMPY", b"\x08\x08\x12"):
+        codes = ("truncated", "pickle-malformed", "unknown-format", "numpy-header", "onnx-malformed")
+        yield Case(41, f"nothing but {start!r}", start, codes)

@@ -1,0 +1,152 @@
+"""A small valid `.pt2` file, and edits of its JSON texts and entries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from testing.checkpoints.assemble import GOOD, WEIGHT, Member, ZipBox, archive, mapping
+from testing.checkpoints.case import Case, table
+
+DELETED = object()
+Edits = dict[str, Any]
+META = {
+    "dtype": 7,
+    "sizes": [{"as_int": 2}, {"as_int": 2}],
+    "requires_grad": True,
+    "device": {"type": "cpu", "index": None},
+    "strides": [{"as_int": 2}, {"as_int": 1}],
+    "storage_offset": {"as_int": 0},
+    "layout": 7,
+}
+PAYLOAD = {"path_name": "weight_0", "is_param": True, "use_pickle": False, "tensor_meta": META}
+LEAF = {"type": None, "context": None, "children_spec": []}
+ARGUMENTS = {"type": "builtins.tuple", "context": "null", "children_spec": [LEAF]}
+KEYWORDS = {"type": "builtins.dict", "context": "[]", "children_spec": []}
+NODE = {
+    "target": "torch.ops.aten.mul.Tensor",
+    "inputs": [
+        {"name": "self", "arg": {"as_tensor": {"name": "x"}}, "kind": 1},
+        {"name": "other", "arg": {"as_tensor": {"name": "p_w"}}, "kind": 1},
+    ],
+    "outputs": [{"as_tensor": {"name": "mul"}}],
+    "metadata": {"nn_module_stack": "L__self__,,M"},
+    "name": "mul",
+}
+
+
+def spec(*trees: Any) -> str:
+    """Return the text of a tree spec of (args, kwargs), or of one tree."""
+    tree = (
+        trees[0] if len(trees) == 1 else {"type": "builtins.tuple", "context": "null", "children_spec": trees}
+    )
+    return json.dumps([1, tree])
+
+
+DOCUMENT: dict[str, Any] = {
+    "graph_module": {
+        "graph": {
+            "inputs": [{"as_tensor": {"name": "p_w"}}, {"as_tensor": {"name": "x"}}],
+            "outputs": [{"as_tensor": {"name": "mul"}}],
+            "nodes": [NODE],
+            "tensor_values": {"p_w": META, "x": META, "mul": META},
+            "sym_int_values": {},
+        },
+        "signature": {
+            "input_specs": [
+                {"parameter": {"arg": {"name": "p_w"}, "parameter_name": "w"}},
+                {"user_input": {"arg": {"as_tensor": {"name": "x"}}}},
+            ],
+            "output_specs": [{"user_output": {"arg": {"as_tensor": {"name": "mul"}}}}],
+        },
+        "module_call_graph": [
+            {"fqn": "", "signature": {"in_spec": spec(ARGUMENTS, KEYWORDS), "out_spec": spec(LEAF)}}
+        ],
+    },
+    "range_constraints": {},
+    "schema_version": {"major": 8, "minor": 20},
+    "guards_code": ["__import__('os').system('touch PWNED')"],
+}
+WEIGHTS = {"config": {"w": PAYLOAD}}
+CONSTANTS: dict[str, Any] = {"config": {}}
+
+
+def members(
+    document: Any = DOCUMENT, weights: Any = WEIGHTS, constants: Any = CONSTANTS, *more: Member
+) -> list[Member]:
+    """Return the entries of a program; each JSON text may be given as bytes."""
+
+    def text(value: Any) -> bytes:
+        return value if isinstance(value, bytes) else json.dumps(value).encode()
+
+    # As in the other containers, the third entry holds the weight.
+    return [
+        Member("m/models/model.json", text(document)),
+        Member("m/byteorder", b"little"),
+        Member("m/data/weights/weight_0", WEIGHT.tobytes()),
+        Member("m/data/weights/model_weights_config.json", text(weights)),
+        Member("m/data/constants/model_constants_config.json", text(constants)),
+        Member("m/archive_format", b"pt2"),
+        Member("m/archive_version", b"0"),
+        *more,
+    ]
+
+
+def edited(tree: Any, edits: Edits) -> Any:
+    """Return a copy with the values at some paths, such as "config.w.use_pickle", replaced or deleted."""
+    made = json.loads(json.dumps(tree))
+    for path, value in edits.items():
+        holder = made
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        for parent in parents:
+            holder = holder[parent]
+        if value is DELETED:
+            del holder[last]
+        else:
+            holder[last] = value
+    return made
+
+
+def documents(number: int, files: dict[str, Edits], *codes: str) -> Iterator[Case]:
+    """Yield a case for each set of edits of the program."""
+    made = {label: archive(members(edited(DOCUMENT, edits))) for label, edits in files.items()}
+    yield from table(number, "pt2", made, *codes, **({} if codes else {"tensors": GOOD}))
+
+
+def weights_of(number: int, files: dict[str, Edits], *codes: str) -> Iterator[Case]:
+    """Yield a case for each set of edits of the entry of the weight."""
+    made = {
+        label: archive(members(weights={"config": {"w": edited(PAYLOAD, edits)}}))
+        for label, edits in files.items()
+    }
+    yield from table(number, "pt2", made, *codes)
+
+
+def replaced(name: str, data: bytes | None = None, **changes: Any) -> bytes:
+    """Return the archive with other bytes or other fields of one entry."""
+    changes |= {} if data is None else {"data": data}
+    return archive([replace(m, **changes) if m.name == f"m/{name}" else m for m in members()])
+
+
+def without(name: str) -> bytes:
+    """Return the archive without one entry."""
+    return archive([m for m in members() if m.name != f"m/{name}"])
+
+
+LAYOUTS = {
+    "flat": ("serialized_exported_program.json", "serialized_state_dict.pt", "serialized_constants.pt"),
+    "folder": ("m/models/model.json", "m/data/weights/model.pt", "m/data/constants/model.pt"),
+}
+
+
+def pickled(layout: str, tensors: bytes | None, document: Any = DOCUMENT) -> bytes:
+    """Return an archive whose weights are in a file of torch.save, or missing, and without constants."""
+    program, weights, constants = LAYOUTS[layout]
+    made = [Member(program, json.dumps(document).encode()), Member(constants, ZipBox().file(mapping()))]
+    if tensors is not None:
+        made.append(Member(weights, tensors))
+    if layout == "folder":
+        made += [Member("m/archive_format", b"pt2"), Member("m/archive_version", b"0")]
+    return archive(made)

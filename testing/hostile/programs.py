@@ -1,0 +1,195 @@
+"""Hostile `.pt2` files: versions, refused parts, structures, expressions and entries that must not be opened.
+
+`archives.py` has the cases of the zip format itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from testing.checkpoints.assemble import GOOD, SYSTEM, Member, ZipBox, archive, mapping
+from testing.checkpoints.case import Case, table
+from testing.hostile import program_contents
+from testing.hostile.program_files import (
+    ARGUMENTS,
+    CONSTANTS,
+    DELETED,
+    DOCUMENT,
+    KEYWORDS,
+    LAYOUTS,
+    LEAF,
+    WEIGHTS,
+    Edits,
+    documents,
+    edited,
+    members,
+    pickled,
+    replaced,
+    spec,
+    weights_of,
+    without,
+)
+
+
+def cases() -> Iterator[Case]:
+    yield from _versions()
+    yield from _refused_parts()
+    yield from program_contents.cases()
+    yield from _structures()
+    yield from _expressions()
+    yield from _unopened()
+    yield from _pickled_tensors()
+
+
+def _versions() -> Iterator[Case]:
+    """Case 42."""
+    files = {
+        "format pt3": replaced("archive_format", b"pt3"),
+        "empty format": replaced("archive_format", b""),
+        "long format": replaced("archive_format", b"pt2" + b" " * 100),
+        "archive version 1": replaced("archive_version", b"1"),
+        "no archive version": without("archive_version"),
+    }
+    yield from table(42, "pt2", files, "pt2-version")
+    majors = {"9": 9, "7": 7, "true": True, "text": "8", "none": None, "a list": [8]}
+    yield from documents(
+        42,
+        {f"schema {what}": {"schema_version.major": value} for what, value in majors.items()},
+        "pt2-version",
+    )
+    yield from documents(42, {"no schema": {"schema_version": DELETED}}, "pt2-version")
+    second = Member("m/models/other.json", json.dumps(DOCUMENT).encode())
+    files = {
+        "two programs": archive(members(DOCUMENT, WEIGHTS, CONSTANTS, second)),
+        "no program": without("models/model.json"),
+    }
+    yield from table(42, "pt2", files, "pt2-unsupported")
+    outside = archive(members(DOCUMENT, WEIGHTS, CONSTANTS, Member("n/archive_format", b"pt2")))
+    yield Case(13, "pt2 two roots", outside, ("zip-layout",))
+
+
+def _refused_parts() -> Iterator[Case]:
+    """Case 43."""
+    argument = "graph_module.graph.nodes.0.inputs.1.arg"
+    graph = {"name": "g", "graph": DOCUMENT["graph_module"]["graph"]}
+    arguments = {
+        "subgraph": {"as_graph": graph},
+        "custom object": {"as_custom_obj": {"name": "o", "class_fqn": "os.system"}},
+        "operator": {"as_operator": "os.system"},
+        "complex number": {"as_complex": {"real": 0.0, "imag": 1.0}},
+        "dictionary": {"as_string_to_argument": {"a": {"as_int": 1}}},
+        "sparse layout": {"as_layout": 1},
+    }
+    files = {f"argument, {what}": {argument: value} for what, value in arguments.items()}
+    inputs = "graph_module.signature.input_specs.0"
+    outputs = "graph_module.signature.output_specs.0"
+    files |= {
+        "custom object as input": {inputs: {"custom_obj": {"arg": {"name": "p_w"}, "custom_obj_name": "w"}}},
+        "token as input": {inputs: {"token": {"arg": {"name": "p_w"}}}},
+        "integer as input": {
+            "graph_module.signature.input_specs.1": {"user_input": {"arg": {"as_sym_int": {}}}}
+        },
+        "loss": {outputs: {"loss_output": {"arg": {"name": "mul"}}}},
+        "gradient": {outputs: {"gradient_to_parameter": {"arg": {"name": "mul"}, "parameter_name": "w"}}},
+        "changed input": {outputs: {"user_input_mutation": {"arg": {"name": "mul"}, "user_input_name": "x"}}},
+        "result of an unknown kind": {"graph_module.graph.nodes.0.outputs.0": {"as_int": 1}},
+    }
+    files["control flow"] = {"graph_module.graph.nodes.0.target": "torch.ops.higher_order.cond"}
+    yield from documents(43, files, "pt2-unsupported")
+    weights: dict[str, Edits] = {
+        "pickled weight": {"use_pickle": True},
+        "weight that is neither pickled nor not": {"use_pickle": None},
+        "custom object": {"path_name": "custom_obj_0"},
+        "opaque object": {"path_name": "opaque_obj_0"},
+    }
+    yield from weights_of(43, weights, "pt2-unsupported")
+
+
+def _structures() -> Iterator[Case]:
+    """Cases 10, 43 and 44 in tree specs."""
+    call = "graph_module.module_call_graph.0.signature"
+    named = {"type": "collections.namedtuple", "context": "os.system", "children_spec": [LEAF]}
+    cyclic = {"type": "my.Class", "context": "null", "children_spec": [LEAF]}
+    enum = {"type": "builtins.dict", "context": '[{"__enum__": true, "fqn": "os:x", "name": "y"}]'}
+    unsupported = {
+        "unknown class": cyclic,
+        "namedtuple without fields": named,
+        "enum as a key": enum | {"children_spec": [LEAF]},
+    }
+    files: dict[str, Edits] = {what: {f"{call}.out_spec": spec(tree)} for what, tree in unsupported.items()}
+    yield from documents(
+        43, {f"structure, {what}": edits for what, edits in files.items()}, "pt2-unsupported"
+    )
+    deep: Any = LEAF
+    for _ in range(200):
+        deep = {"type": "builtins.list", "context": "null", "children_spec": [deep]}
+    yield from documents(10, {"structure of 200 levels": {f"{call}.out_spec": spec(deep)}}, "too-deep")
+    texts = {
+        "brackets": "[" * 100_000,
+        "version 2": json.dumps([2, LEAF]),
+        "not JSON": "[1, {'type': None}]",
+        "no leaf": spec(KEYWORDS),
+        "two leaves": spec(ARGUMENTS | {"children_spec": [LEAF, LEAF]}),
+        "leaf with children": spec(LEAF | {"children_spec": [LEAF]}),
+        "key twice": spec(KEYWORDS | {"context": '["a", "a"]', "children_spec": [LEAF, LEAF]}),
+        "more keys than values": spec(KEYWORDS | {"context": '["a", "b"]', "children_spec": [LEAF]}),
+    }
+    files = {f"structure, {what}": {f"{call}.out_spec": text} for what, text in texts.items()}
+    files["arguments that are not a pair"] = {f"{call}.in_spec": spec(ARGUMENTS)}
+    files["no call of the root"] = {"graph_module.module_call_graph": []}
+    yield from documents(44, files, "pt2-malformed")
+
+
+def _expressions() -> Iterator[Case]:
+    """Case 45: expressions are never evaluated."""
+    size = "graph_module.graph.tensor_values.x.sizes.0"
+    expressions = (
+        "__import__('os').system('touch PWNED')",
+        "Symbol('s0', positive=True, integer=True); __import__('os').system('touch PWNED')",
+        "Pow(Integer(9), Pow(Integer(9), Pow(Integer(9), Integer(9))))",
+        "factorial(10**9)",
+        "(" * 100_000,
+        "",
+    )
+    files: dict[str, Edits] = {
+        f"expression {number}": {size: {"as_expr": {"expr_str": expression}}}
+        for number, expression in enumerate(expressions)
+    }
+    files["guards"] = {"guards_code": list(expressions)}
+    yield from documents(45, files)
+
+
+def _unopened() -> Iterator[Case]:
+    """Case 46: entries that are never opened."""
+    system = b"\x80\x02" + SYSTEM + b"."
+    names = ("data/sample_inputs/model.pt", "extra/x", "data/weights/weight_9", ".data/serialization_id")
+    for name in names:
+        more = Member(f"m/{name}", system)
+        yield Case(46, f"pt2 {name}", archive(members(DOCUMENT, WEIGHTS, CONSTANTS, more)), tensors=GOOD)
+        wrong = Member(f"m/{name}", system, crc=1)
+        file = archive(members(DOCUMENT, WEIGHTS, CONSTANTS, wrong))
+        yield Case(46, f"pt2 {name} of another checksum", file, tensors=GOOD)
+
+
+def _pickled_tensors() -> Iterator[Case]:
+    """Cases 1, 13, 25 and 42 for torch 2.6 to 2.8, where the archive holds a file of torch.save."""
+    box = ZipBox()
+    good = box.file(mapping(w=box.weight()))
+    call = ZipBox().file(mapping(w=SYSTEM))
+    beside = ZipBox()
+    inert = beside.file(mapping(w=beside.weight(), x=SYSTEM))
+    version = edited(DOCUMENT, {"schema_version.major": 5})
+    for layout in LAYOUTS:
+        label = f"pt2 {layout}"
+        yield Case(0, f"{label} as it should be", pickled(layout, good), tensors=GOOD)
+        yield Case(1, f"{label} call instead of a weight", pickled(layout, call), ("missing-storage",))
+        yield Case(1, f"{label} call beside a weight", pickled(layout, inert), tensors=GOOD)
+        yield Case(13, f"{label} no archive", pickled(layout, b"\x80\x02}."), ("truncated",))
+        yield Case(13, f"{label} archive cut off", pickled(layout, good[:-30]), ("truncated",))
+        yield Case(25, f"{label} no tensors", pickled(layout, None), ("zip-layout",))
+        yield Case(42, f"{label} schema 5", pickled(layout, good, version), ("pt2-version",))
+
+
+# Program, weights and constants.

@@ -1,0 +1,162 @@
+"""Models of sound: a voice detector, sinc filters, DeepSpeech, Tacotron."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from testing.model_shapes.shape import ModelShape
+
+
+class VoiceDetector(nn.Module):
+    """A Fourier transform as a convolution, a stack of convolutions, and an LSTMCell over one window."""
+
+    basis: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        angles = torch.outer(torch.arange(17.0), torch.arange(32.0)) * (2 * math.pi / 32)
+        window = torch.hann_window(32)
+        self.register_buffer("basis", torch.cat([angles.cos() * window, -angles.sin() * window])[:, None])
+        self.encoder = nn.Sequential(
+            *(nn.Conv1d(17, 12, 3, padding=1), nn.ReLU()),
+            *(nn.Conv1d(12, 8, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv1d(8, 8, 3, stride=2, padding=1), nn.ReLU()),
+        )
+        self.cell = nn.LSTMCell(8, 6)
+        self.decoder = nn.Sequential(nn.Dropout(0.1), nn.ReLU(), nn.Conv1d(6, 1, 1), nn.Sigmoid())
+
+    def forward(self, samples: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        x = functional.pad(samples, (0, 16), mode="reflect").unsqueeze(1)
+        real, imaginary = functional.conv1d(x, self.basis, stride=16).split(17, dim=1)
+        x = self.encoder(torch.sqrt(real**2 + imaginary**2 + 1e-8))
+        h, c = self.cell(x.mean(dim=-1), (state[0], state[1]))
+        speech = self.decoder(h.unsqueeze(-1))
+        return speech.squeeze(1).mean(dim=1, keepdim=True), torch.stack([h, c])
+
+
+class SincFilters(nn.Module):
+    """Band-pass filters with learned cutoffs on the waveform, pooling, normalization, and an LSTM."""
+
+    steps: Tensor
+    window: Tensor
+
+    def __init__(self, taps: int = 15) -> None:
+        super().__init__()
+        self.low, self.band = nn.Parameter(torch.rand(6, 1) * 0.2), nn.Parameter(torch.rand(6, 1) * 0.2)
+        self.register_buffer("steps", torch.arange(1, taps // 2 + 1).float())
+        self.register_buffer("window", torch.hamming_window(taps, periodic=False))
+        self.norm = nn.GroupNorm(2, 6)
+        self.second = nn.Conv1d(6, 8, 3)
+        self.instance_norm = nn.InstanceNorm1d(8, affine=True)
+        self.lstm = nn.LSTM(8, 5, batch_first=True)
+        self.speaker = nn.Linear(5, 4)
+
+    def filters(self) -> Tensor:
+        low = self.low.abs() + 0.01
+        high = torch.clamp(low + self.band.abs(), max=0.5)
+        below, above = (2 * cutoff * torch.sinc(2 * cutoff * self.steps) for cutoff in (low, high))
+        right = above - below
+        kernel = torch.cat([right.flip(1), 2 * (high - low), right], dim=1)
+        return (kernel / (2 * (high - low)) * self.window).unsqueeze(1)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        x = functional.conv1d(waveform.unsqueeze(1), self.filters(), padding="same").abs()
+        x = functional.max_pool2d(x.unsqueeze(2), (1, 3)).squeeze(2)
+        x = functional.leaky_relu(self.norm(x), 0.2)
+        x = functional.avg_pool1d(functional.elu(self.instance_norm(self.second(x))), 2, ceil_mode=True)
+        y, _ = self.lstm(x.transpose(1, 2))
+        return functional.normalize(self.speaker(y[:, -1]), dim=-1)
+
+
+class DeepSpeech(nn.Module):
+    """Convolutions over time and frequency, LSTMs with summed directions, and scores of characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            *(nn.Conv2d(1, 4, (5, 3), stride=(2, 2), padding=(2, 1)), nn.BatchNorm2d(4)),
+            nn.Hardtanh(0, 20, inplace=True),
+            *(nn.Conv2d(4, 4, (3, 3), stride=(2, 1), padding=(1, 1)), nn.BatchNorm2d(4)),
+            nn.Hardtanh(0, 20, inplace=True),
+        )
+        self.layers = nn.ModuleList(nn.LSTM(size, 6, bidirectional=True) for size in (20, 6))
+        self.norm = nn.BatchNorm1d(6)
+        self.out = nn.Linear(6, 7, bias=False)
+
+    def forward(self, spectrogram: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv(spectrogram.log1p().unsqueeze(1))
+        batch, channels, bands, time = x.shape
+        x = x.view(batch, channels * bands, time).permute(2, 0, 1).contiguous()
+        for index, layer in enumerate(self.layers):
+            if index:
+                x = self.norm(x.view(time * batch, 6)).view(time, batch, 6)
+            y, _ = layer(x)
+            x = y.view(time, batch, 2, 6).sum(2)
+        scores = functional.log_softmax(self.out(x), dim=-1)
+        return scores, scores.argmax(-1).transpose(0, 1)
+
+
+class Tacotron(nn.Module):
+    """An encoder of characters, two decoder steps with location-sensitive attention, and a postnet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.convs = nn.Sequential(nn.Conv1d(8, 8, 5, padding=2), nn.BatchNorm1d(8), nn.ReLU())
+        self.encoder = nn.LSTM(8, 4, batch_first=True, bidirectional=True)
+        self.prenet = nn.Sequential(nn.Linear(5, 4, bias=False), nn.ReLU(), nn.Dropout(0.5))
+        self.attention_cell, self.decoder_cell = nn.LSTMCell(12, 6), nn.LSTMCell(14, 6)
+        self.query, self.memory = nn.Linear(6, 7, bias=False), nn.Linear(8, 7, bias=False)
+        self.location = nn.Conv1d(2, 7, 5, padding=2, bias=False)
+        self.energy = nn.Linear(7, 1)
+        self.frame = nn.Linear(14, 5)
+        self.postnet = nn.Sequential(nn.Conv1d(5, 5, 3, padding=1), nn.BatchNorm1d(5), nn.Tanh())
+
+    def forward(self, characters: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.convs(self.embedding(characters).transpose(1, 2)).transpose(1, 2)
+        memory, _ = self.encoder(x)
+        keys = self.memory(memory)
+        weights = total = torch.zeros_like(keys[:, :, 0])
+        context = torch.zeros_like(memory[:, 0])
+        batch = keys.shape[0]
+        attention = decoder = (keys.new_zeros(batch, 6), keys.new_zeros(batch, 6))
+        outputs, alignments = [], []
+        for step in range(2):
+            inputs = torch.cat((self.prenet(frames[:, step]), context), -1)
+            attention = self.attention_cell(inputs, attention)
+            located = self.location(torch.stack([weights, total], 1)).transpose(1, 2)
+            energy = self.energy(torch.tanh(self.query(attention[0]).unsqueeze(1) + keys + located))
+            weights = functional.softmax(energy.squeeze(-1), dim=1)
+            total = total + weights
+            context = torch.bmm(weights.unsqueeze(1), memory).squeeze(1)
+            decoder = self.decoder_cell(torch.cat((attention[0], context), -1), decoder)
+            outputs.append(self.frame(torch.cat((decoder[0], context), -1)))
+            alignments.append(weights)
+        mel = torch.stack(outputs, dim=2)
+        return mel + self.postnet(mel), torch.stack(alignments, dim=1)
+
+
+SHAPES = {
+    "voice detector": ModelShape(
+        VoiceDetector,
+        lambda batch, length: (torch.randn(batch, 128), torch.randn(2, batch, 6)),
+        (2, 0),
+        ((1, 0), (5, 0)),
+    ),
+    "sinc filters": ModelShape(
+        SincFilters, lambda batch, length: (torch.randn(batch, length),), (2, 64), ((3, 101), (1, 80))
+    ),
+    "DeepSpeech": ModelShape(
+        DeepSpeech, lambda batch, length: (torch.rand(batch, 20, length),), (2, 16), ((3, 31), (1, 9))
+    ),
+    "Tacotron": ModelShape(
+        Tacotron,
+        lambda batch, length: (torch.randint(0, 11, (batch, length)), torch.randn(batch, 2, 5)),
+        (2, 6),
+        ((3, 9), (1, 4)),
+    ),
+}

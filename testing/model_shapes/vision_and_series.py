@@ -1,0 +1,147 @@
+"""Models of images, time series and control: text and sub-pixels, forecasting, actor and critic, a TCN."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+from testing.model_shapes.shape import ModelShape
+
+
+class TextRecogniser(nn.Module):
+    """Convolutions that reduce the height of a line, two bidirectional LSTMs, scores of characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn = nn.Sequential(
+            *(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(True), nn.MaxPool2d(2)),
+            *(nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.SiLU(), nn.MaxPool2d(2, (2, 1), (0, 1))),
+            *(nn.Conv2d(6, 6, 2), nn.Hardswish()),
+        )
+        self.squeeze = nn.AdaptiveAvgPool2d((1, None))
+        self.first = nn.LSTM(6, 5, bidirectional=True)
+        self.embedding = nn.Linear(10, 6)
+        self.second = nn.LSTM(6, 5, bidirectional=True)
+        self.out = nn.Linear(10, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.squeeze(self.cnn(images)).squeeze(2).permute(2, 0, 1)
+        y, _ = self.first(x)
+        time, batch, features = y.size()
+        x = self.embedding(y.reshape(time * batch, features)).view(time, batch, -1)
+        return self.out(self.second(x)[0])
+
+
+class Forecaster(nn.Module):
+    """Reversible normalization, an LSTM over the past, a decoder over the horizon, and quantiles."""
+
+    def __init__(self, horizon: int = 4) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.scale, self.shift = nn.Parameter(torch.rand(3) + 0.5), nn.Parameter(torch.randn(3))
+        self.encoder = nn.LSTM(3, 6, num_layers=2, batch_first=True, dropout=0.1)
+        self.decoder = nn.LSTM(6, 6, num_layers=2, batch_first=True, dropout=0.1)
+        self.gate = nn.Linear(6, 12)
+        self.quantiles = nn.Linear(6, 9)
+
+    def forward(self, past: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = past.mean(1, keepdim=True), past.std(1, keepdim=True) + 1e-5
+        y, state = self.encoder((past - mean) / std * self.scale + self.shift)
+        y, _ = self.decoder(y[:, -1:].repeat(1, self.horizon, 1), state)
+        y = functional.glu(self.gate(y), dim=-1)
+        quantiles = self.quantiles(y).unflatten(-1, (3, 3))
+        quantiles = (quantiles - self.shift.unsqueeze(-1)) / self.scale.unsqueeze(-1)
+        quantiles = quantiles * std.unsqueeze(-1) + mean.unsqueeze(-1)
+        return quantiles, quantiles.amax(-1) - quantiles.amin(-1)
+
+
+class ActorCritic(nn.Module):
+    """Images through convolutions and an LSTMCell; the distribution of actions, its entropy and a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            *(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ELU()),
+            *(nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.ELU()),
+            nn.Flatten(),
+        )
+        self.cell = nn.LSTMCell(64, 8)
+        self.actor, self.critic = nn.Linear(8, 5), nn.Linear(8, 1)
+
+    def forward(self, images: Tensor, state: tuple[Tensor, Tensor], done: Tensor) -> dict[str, object]:
+        keep = 1.0 - done.float().unsqueeze(-1)
+        h, c = self.cell(self.conv(images / 255.0 - 0.5), (state[0] * keep, state[1] * keep))
+        scores = functional.log_softmax(self.actor(h), dim=-1)
+        entropy = -(scores.exp() * scores).sum(-1)
+        value = self.critic(h).squeeze(-1)
+        return {"scores": scores, "entropy": entropy, "value": value, "state": (h, c)}
+
+
+class TCN(nn.Module):
+    """Causal dilated convolutions with weight normalization and residual connections, then an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = ((3, 6), (6, 6))
+        self.first = nn.ModuleList(
+            weight_norm(nn.Conv1d(i, o, 3, padding=2 * 2**k, dilation=2**k)) for k, (i, o) in enumerate(sizes)
+        )
+        self.second = nn.ModuleList(
+            weight_norm(nn.Conv1d(o, o, 3, padding=2 * 2**k, dilation=2**k)) for k, (_, o) in enumerate(sizes)
+        )
+        self.shortcut = nn.Conv1d(3, 6, 1)
+        self.lstm = nn.LSTM(6, 5, batch_first=True)
+        self.out = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[-1]
+        for index, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
+            y = torch.relu(first(x)[..., :length])
+            y = torch.relu(second(y)[..., :length])
+            x = torch.relu(y + (x if index else self.shortcut(x)))
+        y, _ = self.lstm(x.transpose(1, 2))
+        return self.out(y[:, -1])
+
+
+class SuperResolution(nn.Module):
+    """A sub-pixel convolution that adds detail to an enlarged image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.Tanh(), nn.ChannelShuffle(2))
+        self.subpixel = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.PixelShuffle(2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        enlarged = functional.interpolate(images, scale_factor=2, mode="bicubic")
+        return torch.special.expit(enlarged + self.subpixel(self.features(images)))
+
+
+SHAPES = {
+    "super-resolution": ModelShape(
+        SuperResolution, lambda batch, length: (torch.randn(batch, 2, 6, length),), (2, 8), ((1, 5), (3, 7))
+    ),
+    "text recogniser": ModelShape(
+        TextRecogniser,
+        lambda batch, length: (torch.randn(batch, 1, 16, length),),
+        (2, 24),
+        ((1, 40), (3, 17)),
+    ),
+    "forecaster": ModelShape(
+        Forecaster, lambda batch, length: (torch.randn(batch, length, 3),), (2, 8), ((5, 12), (1, 5))
+    ),
+    "actor and critic": ModelShape(
+        ActorCritic,
+        lambda batch, length: (
+            torch.rand(batch, 3, 16, 16) * 255,
+            (torch.randn(batch, 8), torch.randn(batch, 8)),
+            torch.rand(batch) < 0.5,
+        ),
+        (2, 0),
+        ((1, 0), (5, 0)),
+    ),
+    "TCN": ModelShape(
+        TCN, lambda batch, length: (torch.randn(batch, 3, length),), (2, 12), ((3, 20), (1, 9))
+    ),
+}

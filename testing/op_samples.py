@@ -1,0 +1,154 @@
+"""PyTorch's own samples of arguments for its operators (``op_db``), run by torch and as a program."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.utils import _pytree as pytree
+
+from jaxlstm.programs.program import Program
+from testing.fx_graphs import program_of_function, to_numpy
+
+_Function = Callable[..., tuple[torch.Tensor, ...]]
+
+
+@cache
+def op_infos() -> dict[str, Any]:
+    """Return every OpInfo by its name, with its variant ("div.floor_rounding")."""
+    return {op.name + f".{op.variant_test_name}".rstrip("."): op for op in op_db}
+
+
+def samples(
+    name: str, dtype: torch.dtype, most: int, synonym: Callable[..., Any] | None = None
+) -> Iterator[tuple[_Function, list[torch.Tensor]]]:
+    """Yield at most ``most`` samples of an operator, spread evenly: (function of its tensors, tensors).
+
+    The function calls the operator, or ``synonym`` in its place.
+    """
+    op = synonym or op_infos()[name]
+    found = _all_samples(name, dtype)
+    for index in sorted({round(i) for i in np.linspace(0, len(found) - 1, most)}):
+        sample = found[index]
+        leaves, structure = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
+        yield _function(op, leaves, structure), [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def count_samples(name: str, dtype: torch.dtype, most: int) -> int:
+    """Return the number of samples that :func:`samples` yields."""
+    return min(len(_all_samples(name, dtype)), most)
+
+
+def has_gradient(name: str) -> bool:
+    """Return True if an operator is differentiable in torch, and its gradient there exact."""
+    # torch ignores the gradients of the statistics of native_layer_norm, and multiplies by a sixth in float32
+    # in the gradient of hardsigmoid.
+    # Exponentials in the gradient of logcumsumexp round numbers of 10,000.
+    differs = name in ("native_layer_norm", "nn.functional.hardsigmoid", "logcumsumexp")
+    return op_infos()[name].supports_autograd and not differs
+
+
+def _all_samples(name: str, dtype: torch.dtype) -> list[Any]:
+    op = op_infos()[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        differentiable = (dtype.is_floating_point or dtype.is_complex) and op.supports_autograd
+        return list(op.sample_inputs("cpu", dtype, requires_grad=differentiable))
+
+
+def _function(op: Callable[..., Any], leaves: Sequence[Any], structure: Any) -> _Function:
+    def function(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        remaining = iter(tensors)
+        filled = [next(remaining) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        first, args, kwargs = pytree.tree_unflatten(filled, structure)
+        return tuple(pytree.tree_leaves(op(first, *args, **kwargs)))
+
+    return function
+
+
+def require_equal_results(function: _Function, tensors: Sequence[torch.Tensor], *, jit: bool = False) -> None:
+    """Assert that a function and its program give equal results for tensors."""
+    copies = [tensor.detach().clone() for tensor in tensors]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = function(*(tensor.clone() for tensor in copies))
+        program = program_of_function(function, [tensor.clone() for tensor in copies])
+    arrays = [to_numpy(tensor) for tensor in copies]
+    results = (jax.jit(program) if jit else program)({}, *arrays)
+    assert len(results) == len(expected)
+    for result, wanted in zip(results, expected, strict=True):
+        require_close(result, to_numpy(wanted))
+
+
+def require_equal_gradients(function: _Function, tensors: Sequence[torch.Tensor]) -> None:
+    """Assert that a function and its program have equal gradients for random cotangents."""
+    copies = [tensor.detach().clone() for tensor in tensors]
+    leaves = [
+        copy.clone().requires_grad_(tensor.requires_grad)
+        for copy, tensor in zip(copies, tensors, strict=True)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = function(*leaves)
+        program = program_of_function(function, copies)
+    cotangents = [torch.randn_like(result) if result.requires_grad else None for result in results]
+    expected = torch.autograd.grad(
+        [result for result in results if result.requires_grad],
+        [leaf for leaf in leaves if leaf.requires_grad],
+        [cotangent for cotangent in cotangents if cotangent is not None],
+        allow_unused=True,
+    )
+    places = [index for index, tensor in enumerate(tensors) if tensor.requires_grad]
+    for result, gradient in zip(_gradients(program, copies, places, cotangents), expected, strict=True):
+        if gradient is not None:
+            require_close(result, to_numpy(gradient))
+
+
+def _gradients(
+    program: Program,
+    tensors: Sequence[torch.Tensor],
+    places: Sequence[int],
+    cotangents: Sequence[torch.Tensor | None],
+) -> Sequence[jax.Array]:
+    arrays: list[Any] = [to_numpy(tensor) for tensor in tensors]
+
+    def differentiable(*inputs: jax.Array) -> list[jax.Array]:
+        filled = list(arrays)
+        for place, array in zip(places, inputs, strict=True):
+            filled[place] = array
+        results = program({}, *filled)
+        return [r for r, cotangent in zip(results, cotangents, strict=True) if cotangent is not None]
+
+    def gradients(inputs: Sequence[Any], seeds: Sequence[Any]) -> Sequence[jax.Array]:
+        # The gradient by a complex number is the conjugate of torch's.
+        found = jax.vjp(differentiable, *inputs)[1](list(seeds))
+        return [jax.numpy.conj(gradient) for gradient in found]
+
+    seeds = [np.conj(to_numpy(cotangent)) for cotangent in cotangents if cotangent is not None]
+    # A mask as an index works outside of jit only.
+    has_mask = any(tensor.dtype == torch.bool for tensor in tensors)
+    run = gradients if has_mask else jax.jit(gradients)
+    return run([arrays[place] for place in places], seeds)
+
+
+def require_close(result: Any, expected: np.ndarray) -> None:
+    """Assert equal shapes, dtypes and integers, and floats that differ by rounding."""
+    assert result.shape == expected.shape
+    if jax.config.read("jax_enable_x64"):
+        assert result.dtype == expected.dtype
+    if expected.dtype.kind in "biu":
+        np.testing.assert_array_equal(result, expected)
+        return
+    epsilon = float(jax.numpy.finfo(result.dtype).eps)
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    actual, expected = np.asarray(result, wide), expected.astype(wide)
+    # Sums of products cancel, so an error is relative to the largest element.
+    finite = np.abs(expected[np.isfinite(expected)])
+    scale = max(1.0, float(finite.max(initial=0)))
+    np.testing.assert_allclose(actual, expected, rtol=100 * epsilon, atol=100 * epsilon * scale)

@@ -1,0 +1,121 @@
+"""Random LSTM calls whose shapes are awkward for a kernel."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlstm import LSTMConfig, LSTMState, kernels, lstm
+from jaxlstm.layer.params import init_bound, param_shapes
+from jaxlstm.layer.precision import gate_dtype
+
+needs_native = pytest.mark.skipif(
+    not kernels.info()["native"], reason=f"no native kernel: {kernels.info()['reason']}"
+)
+
+
+class Problem(NamedTuple):
+    """The sizes of a one-layer call. ``ragged`` draws random sequence lengths."""
+
+    time: int
+    batch: int
+    input_size: int
+    hidden_size: int
+    proj_size: int = 0
+    bidirectional: bool = False
+    bias: bool = True
+    ragged: bool = False
+
+    def __str__(self) -> str:
+        flags = ["bi"] * self.bidirectional + ["nobias"] * (not self.bias) + ["ragged"] * self.ragged
+        sizes = f"T{self.time}-B{self.batch}-I{self.input_size}-H{self.hidden_size}"
+        return "-".join([sizes, *([f"P{self.proj_size}"] if self.proj_size else []), *flags])
+
+
+# A vector holds 4, 8 or 16 units, a register block 2, 3 or 6 rows, and a panel up to 64 columns.
+ODD = [
+    Problem(1, 1, 1, 1),
+    Problem(7, 1, 3, 7, bidirectional=True),
+    Problem(9, 2, 5, 33, ragged=True),
+    Problem(5, 3, 4, 17, proj_size=5, bidirectional=True, ragged=True),
+    Problem(40, 4, 8, 70, bias=False, ragged=True, bidirectional=True),
+    Problem(3, 129, 6, 16, ragged=True),
+    Problem(6, 13, 40, 130, proj_size=64, bias=False),
+    Problem(3, 64, 8, 8, proj_size=3, ragged=True),
+    Problem(2, 5, 200, 1000),
+    Problem(600, 1, 2, 40),
+]
+
+
+def draw(problem: Problem, dtype: Any, seed: int = 0) -> tuple[LSTMConfig, dict, Any, Any, Any]:
+    """Draw the config, params, inputs, state and lengths (None unless ragged) of a problem."""
+    rng = np.random.default_rng(seed)
+    config = LSTMConfig(
+        problem.input_size,
+        problem.hidden_size,
+        bias=problem.bias,
+        bidirectional=problem.bidirectional,
+        proj_size=problem.proj_size,
+    )
+    bound = init_bound(config)
+    params = {
+        name: jnp.asarray(rng.uniform(-bound, bound, shape), dtype)
+        for name, shape in param_shapes(config).items()
+    }
+    inputs = jnp.asarray(rng.standard_normal((problem.time, problem.batch, problem.input_size)), dtype)
+    shapes = config.state_shapes(problem.batch)
+    state = LSTMState(*(jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes))
+    lengths = jnp.asarray(rng.integers(1, problem.time + 1, problem.batch)) if problem.ragged else None
+    return config, params, inputs, state, lengths
+
+
+def rms(actual: Any, expected: Any) -> float:
+    """Return the root mean square of the differences, computed in float64."""
+    difference = np.asarray(actual, np.float64) - np.asarray(expected, np.float64)
+    return float(np.sqrt(np.mean(difference**2)))
+
+
+def nudged(inputs: Any, seed: int) -> Any:
+    """Move each number to an adjacent one, up or down at random."""
+    up = np.random.default_rng(seed).random(inputs.shape) < 0.5
+    return jnp.asarray(np.nextafter(np.asarray(inputs), np.where(up, np.inf, -np.inf).astype(inputs.dtype)))
+
+
+def values_and_gradients(
+    problem: Problem, dtype: Any, backend: str, compiler_options: dict | None = None, nudge: int | None = None
+) -> Any:
+    """Return the gradients of a nonlinear loss by all arguments, the outputs and the last state.
+
+    A ``nudge`` is the seed with which the inputs are :func:`nudged`.
+    """
+    config, params, inputs, state, lengths = draw(problem, dtype)
+    if nudge is not None:
+        inputs = nudged(inputs, nudge)
+
+    @partial(jax.jit, compiler_options=compiler_options)
+    def run(params: Any, inputs: Any, state: Any) -> Any:
+        def loss(params: Any, inputs: Any, state: Any) -> Any:
+            outputs, last = lstm(params, inputs, state, config=config, seq_lengths=lengths, backend=backend)
+            numbers = jnp.arange(outputs.size, dtype=gate_dtype(dtype))  # may exceed the largest float16
+            weights = jnp.cos(numbers).astype(dtype).reshape(outputs.shape)
+            total = (weights * outputs).sum() + (last.h**2).sum() + jnp.sin(last.c).sum()
+            return total, (outputs, last)
+
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(params, inputs, state)
+
+    return run(params, inputs, state)
+
+
+def worst_error(actual: Any, expected: Any) -> float:
+    """Return the largest difference of two trees, relative to each leaf's largest entry (at least 1).
+
+    The result is NaN if any entry is. NumPy avoids compiling a JAX program for every shape.
+    """
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    arrays = [(np.asarray(a), np.asarray(e)) for a, e in pairs if e.size]
+    return float(np.max([np.abs(a - e).max() / max(1.0, np.abs(e).max()) for a, e in arrays]))

@@ -1,0 +1,107 @@
+"""Cases that need a separate process, run by ``tests/kernels/test_processes.py``.
+
+The command line argument names a function of this module. The test reads the output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxlstm import lstm
+from jaxlstm.kernels.cpu import ffi
+from testing.problems import Problem, draw, worst_error
+
+CONFIG, PARAMS, X, STATE, _ = draw(Problem(30, 8, 30, 128), jnp.float32)
+
+
+def step(x: jax.Array, backend: str = "native") -> Any:
+    """Return gradients and outputs."""
+
+    def loss(params: Any, x: jax.Array) -> Any:
+        outputs = lstm(params, x, STATE, config=CONFIG, backend=backend)[0]
+        return (outputs**2).sum(), outputs
+
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(PARAMS, x)
+
+
+def run_concurrently(function: Callable[[Any], Any], inputs: list, times: int) -> None:
+    """Call a function with each input in a separate thread, and require the same bits every time."""
+    expected = [jax.block_until_ready(function(x)) for x in inputs]
+    wrong: list[int] = []
+
+    def work(n: int) -> None:
+        for _ in range(times):
+            results = jax.tree.leaves(function(inputs[n]))
+            if not all(map(np.array_equal, results, jax.tree.leaves(expected[n]))):
+                wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    print("done")
+
+
+def python_threads() -> None:
+    run_concurrently(jax.jit(step), [X * (1 + n) for n in range(6)], 10)
+
+
+def full_pool() -> None:
+    """Run six programs with sixteen independent recurrences each; every call asks for eight threads.
+
+    XLA's pool has one thread per core. If calls waited for helper threads, they would deadlock.
+    """
+    ffi.THREADS = 8
+    many = jax.jit(lambda x: [step(x * (1 + n)) for n in range(16)])
+    run_concurrently(many, [X * (1 + n) for n in range(6)], 3)
+
+
+def one_core() -> None:
+    """Print the seconds of 20 calls whose two threads share one core."""
+    ffi.THREADS = 2
+    config, params, x, *_ = draw(Problem(1000, 1, 64, 128), jnp.float32)
+    call = jax.jit(lambda x: lstm(params, x, config=config, backend="native")[0])
+    jax.block_until_ready(call(x))
+    core = min(os.sched_getaffinity(0))
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), {core})
+    start = time.perf_counter()
+    for _ in range(20):
+        jax.block_until_ready(call(x))
+    print(time.perf_counter() - start)
+
+
+def cached() -> None:
+    """Print whether the compilation cache has a program for one device. Also compile one for all devices.
+
+    Other processes cannot find the second program in the cache.
+    """
+    events: list[str] = []
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    sharded = jax.device_put(X, NamedSharding(mesh, PartitionSpec(None, "batch")))
+    scan = jax.jit(step, static_argnums=1)(X, "scan")
+    for x in (X, sharded):
+        lowered = jax.jit(step).lower(x)
+        events.clear()
+        program = lowered.compile()
+        if x is X:
+            print("hit" if "/jax/compilation_cache/cache_hits" in events else "miss")
+        assert "jaxlstm_backward" in str(program.as_text())
+        assert worst_error(program(x), scan) < 1e-5
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

@@ -1,0 +1,176 @@
+"""Whole models of the wheels in ``testing/wheels.py``: their own code in torch, and real inputs.
+
+The packages are not installed: a file of a wheel is imported by its path. Modules that it imports without
+using them here (feature extraction) are replaced by empty ones.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from testing.wheels import fetch_pinned
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "real_models"
+BEATNET = ("beatnet", "BeatNet/models/model_1_weights.pt")
+RESEMBLYZER = ("resemblyzer", "resemblyzer/pretrained.pt")
+SILERO = ("silero-vad", "silero_vad/data/silero_vad.jit")
+G2PM = ("g2pM", "g2pM/np_ckpt.pkl")
+SPEECH = ("pyannote.audio", "pyannote/audio/sample/sample.wav")
+SPEAKERS = ("pyannote.audio", "pyannote/audio/sample/sample.rttm")
+SENTENCES = (
+    "然而，他红了20年以后，他竟退出了大家的视线。",
+    "银行行长说，重庆的重要性还在增长。",
+    "他长得很高，长大后想当音乐家，因为音乐使人快乐。",
+    "这个觉得睡觉的人都没有说过假话，也不放假。",
+)
+
+
+@cache
+def example(name: str) -> types.ModuleType:
+    """Import a file of ``examples/real_models``. The files import one another by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        return importlib.import_module(name)
+
+
+def speech() -> np.ndarray:
+    """Return 30 s of a conversation between two people, at 16,000 Hz."""
+    return example("voice_encoder").read_wav(fetch_pinned(*SPEECH)).astype(np.float32)
+
+
+def load_beatnet() -> nn.Module:
+    """Return ``BDA`` with its weights."""
+    model = import_file("beatnet", "BeatNet/model.py").BDA(272, 150, 2, "cpu")
+    model.load_state_dict(torch.load(fetch_pinned(*BEATNET), weights_only=True), strict=True)
+    return model.eval()
+
+
+class StatelessBeatNet(nn.Module):
+    """``BDA``, which keeps its state in attributes, as a function of the features and the state."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for name, layer in model.named_children():
+            setattr(self, name, layer)
+        self.forward_of = type(model).forward
+        self.dim_in, self.conv_out = 272, 150
+
+    def num_flat_features(self, x: torch.Tensor) -> int:
+        return x[0].numel()
+
+    def forward(self, features: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]) -> Any:
+        self.hidden, self.cell = state
+        logits, state = self.forward_of(self, features), (self.hidden, self.cell)
+        del self.hidden, self.cell
+        return logits, state
+
+
+def load_resemblyzer(path: Path | None = None) -> nn.Module:
+    """Return the package's ``VoiceEncoder`` with its weights, or with the weights of ``path``."""
+    fetch_pinned("resemblyzer", "resemblyzer/hparams.py")
+    source = fetch_pinned("resemblyzer", "resemblyzer/voice_encoder.py")
+    package, audio = types.ModuleType("resemblyzer"), types.ModuleType("resemblyzer.audio")
+    package.__path__ = [str(source.parent)]
+    package.audio = audio  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (package, audio):
+            patch.setitem(sys.modules, module.__name__, module)
+        patch.delitem(sys.modules, "resemblyzer.hparams", raising=False)
+        encoder = _import(source, "resemblyzer.voice_encoder").VoiceEncoder
+        patch.delitem(sys.modules, "resemblyzer.hparams")
+    return encoder("cpu", verbose=False, weights_fpath=path or fetch_pinned(*RESEMBLYZER)).eval()
+
+
+def load_silero_script() -> Any:
+    """Return the package's model, a TorchScript module."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
+        return torch.jit.load(fetch_pinned(*SILERO)).eval()
+
+
+class SileroVAD(nn.Module):
+    """The package's model for 16,000 Hz in eager torch: its TorchScript always computes in float32."""
+
+    stft: Any
+    encoder: Any
+    decoder: Any
+
+    def __init__(self, script: Any) -> None:
+        super().__init__()
+        sizes = ((129, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1))
+        self.stft = nn.Module()
+        self.stft.register_buffer("forward_basis_buffer", torch.zeros(258, 1, 256))
+        self.encoder = nn.ModuleList()
+        for inputs, outputs, stride in sizes:
+            block = nn.Module()
+            block.reparam_conv = nn.Conv1d(inputs, outputs, 3, stride, padding=1)
+            self.encoder.append(block)
+        self.decoder = nn.Module()
+        self.decoder.rnn = nn.LSTMCell(128, 128)
+        self.decoder.decoder = nn.Sequential(nn.Dropout(0.1), nn.ReLU(), nn.Conv1d(128, 1, 1), nn.Sigmoid())
+        self.load_state_dict(script._model.state_dict(), strict=True)
+        self.eval()
+
+    def forward(self, frames: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = nn.functional.pad(frames, (0, 64), "reflect")[:, None]
+        spectrum = nn.functional.conv1d(x, self.stft.forward_basis_buffer, stride=128)
+        x = (spectrum[:, :129] ** 2 + spectrum[:, 129:] ** 2).sqrt()
+        for block in self.encoder:
+            x = block.reparam_conv(x).relu()
+        state = torch.stack(self.decoder.rnn(x[..., 0], (state[0], state[1])))
+        return self.decoder.decoder(state[0, ..., None])[..., 0], state
+
+
+def fetch_g2pm_folder() -> Path:
+    """Return the package's folder with the weights and the tables of characters and readings."""
+    for table in ("char2idx", "class2idx", "digest_cedict"):
+        fetch_pinned("g2pM", f"g2pM/{table}.pkl")
+    return fetch_pinned(*G2PM).parent
+
+
+def load_g2pm() -> Any:
+    """Return the package's ``G2pM``, which computes with NumPy."""
+    fetch_g2pm_folder()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=ResourceWarning)
+        return import_file("g2pM", "g2pM/g2pM.py").G2pM()
+
+
+class TorchG2pM(nn.Module):
+    """The network of g2pM in torch."""
+
+    def __init__(self, state_dict: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5398, 64)
+        self.lstm = nn.LSTM(64, 32, batch_first=True, bidirectional=True)
+        self.logit_layer = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 876))
+        tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in state_dict.items()}
+        self.load_state_dict(tensors, strict=True)
+
+    def forward(self, characters: torch.Tensor) -> torch.Tensor:
+        return self.logit_layer(self.lstm(self.embedding(characters))[0])
+
+
+def import_file(package: str, member: str) -> types.ModuleType:
+    """Import one Python file of a wheel."""
+    return _import(fetch_pinned(package, member), f"wheel_{Path(member).stem}")
+
+
+def _import(path: Path, name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,39 @@
+"""A checkpoint, inputs and expected outputs for the tests of ``jaxlstm run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxlstm import LSTMConfig, cli, save
+from testing.inference import reference, weights
+
+CONFIG = LSTMConfig(5, 8, num_layers=2)
+LENGTHS = (30, 7, 55, 1, 20, 16, 40, 3, 25)
+
+
+def write_checkpoint(folder: Path) -> Path:
+    save(folder / "m.safetensors", weights(CONFIG), CONFIG)
+    return folder / "m.safetensors"
+
+
+def sequences(dtype: type = np.float32) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {f"s{k}": rng.standard_normal((n, 5)).astype(dtype) for k, n in enumerate(LENGTHS)}
+
+
+def write_long_sequence(path: Path) -> np.ndarray:
+    """Write a .npy file of shape (120, 5) and return its array."""
+    x = np.random.default_rng(0).standard_normal((120, 5)).astype(np.float32)
+    np.save(path, x)
+    return x
+
+
+def assert_outputs(name: str, outputs: np.ndarray, x: np.ndarray, config: LSTMConfig = CONFIG) -> None:
+    expected, _ = reference(weights(config), x[:, None], config=config)
+    np.testing.assert_allclose(outputs, expected[:, 0], rtol=0, atol=1e-6, err_msg=name)
+
+
+def run(checkpoint: Path, source: Path, output: Path, *options: str) -> int:
+    return cli.main(["run", str(checkpoint), "--input", str(source), "-o", str(output), *options])

@@ -1,0 +1,225 @@
+"""Checks at load time and at the nodes: an error has a code, and names the node, the cause and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jaxlstm.programs import register_operator
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Node, Value
+from jaxlstm.programs.operators import registry
+from testing.fx_graphs import program_of
+from testing.graphs import X, node, program
+
+ONES = np.ones((2, 3), np.float32)
+
+
+def refused(code: str, build: Callable[[], Any]) -> str:
+    with pytest.raises(ProgramError) as caught:
+        build()
+    assert caught.value.code == code, caught.value
+    return caught.value.message
+
+
+def test_unsupported_operators_in_one_error() -> None:
+    message = refused(
+        "unsupported-operator",
+        lambda: program(
+            node("aten.gru.input", "a", path="encoder.gru"),
+            node("aten.fold.default", "b", path="head"),
+            node("aten.fold.default", "y", path="tail"),
+        ),
+    )
+    assert "2 unsupported operators" in message
+    assert "aten.fold.default in head, tail" in message
+    assert "aten.gru.input in encoder.gru (recurrent networks other than the LSTM" in message
+    assert "register_operator" in message
+
+
+def test_own_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_OPERATORS", dict(registry._OPERATORS))
+
+    @register_operator("mylib.scale.default")
+    def scale(x: jax.Array, factor: float = 2.0) -> jax.Array:
+        return x * factor
+
+    ran = program(node("mylib.scale.default", x=X, factor=3.0))
+    np.testing.assert_array_equal(ran({}, ONES), 3 * ONES)
+    in_place = program(node("mylib.scale_.default", self=X))
+    np.testing.assert_array_equal(in_place({}, ONES), 2 * ONES)
+
+
+def test_undefined_values_and_wrong_arguments() -> None:
+    assert "zz" in refused("malformed-graph", lambda: program(node("aten.relu.default", self=Value("zz"))))
+    message = refused("malformed-graph", lambda: program(node("aten.relu.default", self=X, slope=2)))
+    assert "slope" in message
+    refused("malformed-graph", lambda: program(node("aten.relu.default")))
+    refused("malformed-graph", lambda: program(node("aten.relu_.default", self=1)))
+    refused("malformed-graph", lambda: program(output="nothing"))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Dropout(0.5), nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True), nn.AlphaDropout()],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_training_mode(layer: nn.Module) -> None:
+    model = nn.Sequential(layer)
+    x = torch.randn(2, 3, 4)
+    message = refused("training-mode", lambda: program_of(model.train(), (x,)))
+    assert "model.eval()" in message
+    assert "module 0" in message
+    y = program_of(model.eval(), (x,))({}, x.numpy()) if not model.state_dict() else None
+    assert y is None or np.array_equal(y, x.numpy())
+
+
+def test_batch_normalization_without_running_statistics() -> None:
+    layer = nn.BatchNorm1d(3, track_running_stats=False).eval()
+    x = torch.randn(2, 3, 4)
+    program = program_of(layer, (x,))
+    np.testing.assert_allclose(program(program.params, x.numpy()), layer(x).detach().numpy(), atol=1e-5)
+
+
+def test_lstm_in_training_mode() -> None:
+    x = torch.randn(4, 2, 3)
+    with_dropout = nn.LSTM(3, 4, num_layers=2, dropout=0.5)
+    assert "aten.lstm.input" in refused("training-mode", lambda: program_of(with_dropout, (x,)))
+    without = nn.LSTM(3, 4, num_layers=2)
+    expected = without(x)[0].detach().numpy()
+    ran = program_of(without, (x,))
+    np.testing.assert_allclose(ran(ran.params, x.numpy())[0], expected, atol=1e-6)
+
+
+def test_static_shape_contradicts_the_inputs() -> None:
+    # The export fixed the batch in a view: with 4 rows of 3, (2, 3) becomes (2, 6).
+    ran = program(node("aten.view.default", self=X, size=(2, -1), shape=(2, 3), path="head"))
+    np.testing.assert_array_equal(ran({}, ONES), ONES)
+    message = refused("static-shape", lambda: ran({}, np.ones((4, 3), np.float32)))
+    for part in ("axis 1", "size 6", "module head", "Dim.AUTO", "n = 4"):
+        assert part in message
+    wrong_axes = program(node("aten.relu.default", self=X, shape=(2,)))
+    refused("static-shape", lambda: wrong_axes({}, ONES))
+    wrong_dtype = program(node("aten.relu.default", self=X, shape=("n", 3), result_dtype="int64"))
+    refused("node-dtype", lambda: wrong_dtype({}, ONES))
+
+
+def test_failed_node() -> None:
+    ran = program(node("aten.view.default", self=X, size=(2, 3)))
+    message = refused("node-failed", lambda: jax.jit(ran)({}, np.ones((4, 3), np.float32)))
+    for part in ("aten.view.default", "float32[4, 3]", "dynamic"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        node("aten.zeros.default", size=(1 << 20, 1 << 20, 1 << 10)),
+        node("aten.arange.default", end=1 << 50),
+        node("aten.adaptive_avg_pool1d.default", self=X, output_size=(10**9,)),
+    ],
+    ids=lambda node: node.op,
+)
+def test_results_that_do_not_fit_into_memory(hostile: Node) -> None:
+    refused("node-failed", lambda: program(hostile)({}, ONES))
+
+
+def test_sizes_and_guards() -> None:
+    nodes = (
+        node("aten.sym_size.int", "n", self=X, dim=0),
+        node("_operator.mul", "twice", Value("n"), 2),
+        node("_operator.ge", "enough", Value("twice"), 6),
+        node("aten._assert_scalar.default", None, self=Value("enough"), assert_msg="2 * n >= 6"),
+        node("aten.new_zeros.default", "y", self=X, size=(Value("twice"),)),
+    )
+    ran = program(*nodes)
+    assert ran({}, np.ones((3, 3), np.float32)).shape == (6,)
+    assert "2 * n >= 6" in refused("guard", lambda: ran({}, ONES))
+    endless = program(node("_operator.pow", "y", 10, 10**9))
+    refused("node-failed", lambda: endless({}, ONES))
+
+
+def test_ranges() -> None:
+    ran = program(node("aten.relu.default", self=X), ranges={"n": (3, 8)})
+    assert "from 3 to 8" in refused("input-shape", lambda: ran({}, ONES))
+
+
+def test_indices_out_of_range() -> None:
+    table = np.arange(6, dtype=np.float32).reshape(3, 2)
+    ran = program(
+        node("aten.embedding.default", weight=Value("p_table"), indices=X),
+        shape=("n",),
+        dtype="int64",
+        params={"table": table},
+    )
+    np.testing.assert_array_equal(ran(ran.params, np.array([2, 0])), table[[2, 0]])
+    for wrong in (3, -1):
+        assert str(wrong) in refused("index-range", lambda wrong=wrong: ran(ran.params, np.array([0, wrong])))
+        under_jit = jax.jit(ran)(ran.params, np.array([0, wrong]))
+        np.testing.assert_array_equal(under_jit, [table[0], [np.nan, np.nan]])
+
+
+def test_64_bit_types() -> None:
+    floats = program(node("aten.relu.default", self=X), dtype="float64")
+    refused("tensor-dtype", lambda: floats({}, np.ones((2, 3))))
+    refused("tensor-dtype", lambda: program(node("aten.relu.default", self=X), params={"w": np.ones(2)}))
+    assert refused(
+        "tensor-dtype", lambda: program(node("aten.to.dtype", self=X, dtype=np.dtype("float64")))({}, ONES)
+    )
+    integers = program(
+        node("aten.mul.Tensor", self=X, other=2, shape=("n", 3), result_dtype="int64"), dtype="int64"
+    )
+    result = integers({}, np.full((1, 3), 5))
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(integers({}, jnp.full((1, 3), 5)), result)
+    refused("tensor-dtype", lambda: integers({}, np.full((1, 3), 2**40)))
+    with jax.enable_x64(True):
+        assert floats({}, np.ones((2, 3))).dtype == np.float64
+        large = integers({}, np.full((1, 3), 2**40))
+        assert large.dtype == np.int64
+        assert large[0, 0] == 2**41
+        assert integers({}, np.full((1, 3), 5, np.int32)).dtype == np.int64
+
+
+def test_in_place_views() -> None:
+    transposed = node("aten.t_.default", "t", self=X)
+    result = program(transposed, node("aten.neg.default", self=Value("t")))({}, ONES)
+    np.testing.assert_array_equal(result, -ONES.T)
+    message = refused(
+        "unsupported-alias", lambda: program(transposed, node("aten.add.Tensor", self=Value("t"), other=X))
+    )
+    assert "node t (aten.t_.default, the outermost module) changes the shape of x in place" in message
+    program(node("aten.detach_.default", self=X))
+
+
+# The operators of 22 models with LSTMs (without GRU and RNN), by the names that torch.export gives them.
+OF_MODELS = """
+    linear.default view.default zeros.default unsqueeze.default transpose.int add.Tensor select.int
+    cat.default mul.Tensor conv1d.default conv1d.padding squeeze.dim lstm.input sigmoid.default
+    tanh.default conv2d.default lstm_cell.default dropout.default relu.default batch_norm.default
+    embedding.default masked_fill.Scalar softmax.int bmm.default slice.Tensor permute.default
+    layer_norm.default zeros_like.default contiguous.default new_zeros.default reshape.default
+    stack.default div.Tensor eq.Scalar ne.Scalar ge.Scalar mean.dim argmax.default sub.Tensor
+    leaky_relu.default abs.default repeat.default group_norm.default split.Tensor gelu.default glu.default
+    unflatten.int instance_norm.default relu_.default expand.default _weight_norm.default
+    adaptive_avg_pool2d.default elu.default log_softmax.int pad.default sqrt.default sum.dim_IntList
+    hardtanh_.default masked_fill_.Scalar matmul.default max_pool1d.default max_pool2d.default
+    pow.Tensor_Scalar scaled_dot_product_attention.default sin.default alias.default arange.default
+    avg_pool2d.default baddbmm.default bitwise_not.default clamp.default conv_transpose1d.default
+    flatten.using_ints flip.default hardsigmoid.default hardswish.default log.default max.dim ones.default
+    prelu.default relu6.default silu.default std.dim var.dim stft.default upsample_nearest2d.vec
+    sym_size.int exp.default logsumexp.default neg.default rsub.Scalar to.dtype t.default detach_.default
+    lift_fresh_copy.default _assert_tensor_metadata.default sym_constrain_range_for_size.default
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("name", OF_MODELS)
+def test_operators_of_models(name: str) -> None:
+    assert registry.find_operator(f"aten.{name}") is not None

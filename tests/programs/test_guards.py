@@ -1,0 +1,111 @@
+"""Conditions on sizes that an export recorded: broken or unknown ones are refused, never ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import jaxlstm
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.guards import require_guards
+from testing.graphs import X, node, program
+
+SHAPES = {"x": (6, 3), "d_k_0": (4,)}
+
+
+@pytest.mark.parametrize(
+    ("guard", "holds"),
+    [
+        ("(L['x'].size()[0] % 2) == 0", True),
+        ("L['x'].size()[0] > L['d']['k'][0].size()[0]", True),
+        ("(4*max(1, L['x'].size()[1] // 2)) != 4", False),
+        ("2 <= L['x'].size()[0] < 6", False),
+        ("not (L['x'].size()[0] == 6 and L['x'].size()[1] - 1 == 2)", False),
+        ("L['flag'] == True", True),
+        # As torch writes an interpolation by a scale.
+        ("math.trunc(0.5*torch.sym_float(L['x'].size()[1])) != 1", False),
+        ("math.floor(L['x'].size()[0] / 4) == 1", True),
+        ("math.ceil(L['x'].size()[0] / 4) == round(1.6)", True),
+        ("torch._sym_sqrt(abs(L['x'].size()[0] - 15)) == 3.0", True),
+        ("L['x'].size()[1] ** 2 == 9", True),
+    ],
+)
+def test_conditions(guard: str, holds: bool) -> None:
+    if holds:
+        require_guards((guard,), SHAPES, {"flag": True})
+        return
+    with pytest.raises(ProgramError, match="does not hold") as caught:
+        require_guards((guard,), SHAPES, {"flag": True})
+    assert caught.value.code == "guard"
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        "__import__('os').system('touch PWNED')",
+        "L['x'].size()[0] ** 99999999999 > 1",
+        "((9**81)**81)**81 > 1",
+        "round(5, -10000000000) == 0",
+        "math.sqrt(2) > 1",
+        "torch._sym_sqrt(-1) == 1",
+        "math.floor(1e308*1e308) == 1",
+        "(-8)**0.5 > 1",
+        "L['x'].size()[7] == 1",
+        "L['z'].size()[0] == 1",
+        "L['x'].size()[0] % 0 == 1",
+        "L['x'].__class__ == 1",
+        "(" * 100_000,
+        "(" * 3_000,
+        "1" + "+1" * 1_900 + " == 1901",
+        "",
+    ],
+    ids=range(16),
+)
+def test_unknown_conditions(guard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = program(node("aten.relu.default", self=X), guards=(guard,))
+    x = np.ones((2, 3), np.float32)
+    with pytest.raises(ProgramError, match="cannot be checked") as caught:
+        ran({}, x)
+    assert caught.value.code == "guard"
+    unguarded = ran.with_options(guards=False).with_options(backend="scan")
+    np.testing.assert_array_equal(unguarded({}, x), x)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_of_one() -> None:
+    shapes = {"x": (1, 8)}
+    require_guards(("(L['x'].size()[1] % (L['x'].size()[0]*L['x'].size()[1])) != 0",), shapes, {})
+    for guard in (
+        "(L['x'].size()[0] % 2) == 0",
+        "(L['x'].size()[0] % 3) != 1",
+        "L['x'].size()[0] > 1",
+        "L['x'].size()[0] != 1",
+        "L['x'].size()[1] != (8*L['x'].size()[0])",
+    ):
+        with pytest.raises(ProgramError, match="does not hold"):
+            require_guards((guard,), shapes, {})
+
+
+def test_numbers_on_the_left() -> None:
+    require_guards(("6 != L['x'].size()[0]",), SHAPES, {})
+    with pytest.raises(ProgramError, match="does not hold"):
+        require_guards(("L['x'].size()[0] != 6",), SHAPES, {})
+
+
+class Branch(torch.nn.Module):
+    """A model whose branch depends on the number of rows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[0] % 2 == 0 else x * 3
+
+
+def test_a_branch_from_a_file(tmp_path: Path) -> None:
+    jaxlstm.from_module(Branch(), (torch.ones(6, 2),)).save(tmp_path / "branch.pt2")
+    ran = jaxlstm.load_program(tmp_path / "branch.pt2")
+    np.testing.assert_array_equal(ran({}, np.ones((4, 2), np.float32)), 2 * np.ones((4, 2)))
+    with pytest.raises(ProgramError, match=r"size\(\)\[0\] % 2"):
+        ran({}, np.ones((5, 2), np.float32))

@@ -1,0 +1,119 @@
+"""Operators with optional, numeric and list arguments, exported with free axes and read from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import jaxlstm
+from testing.fx_graphs import to_numpy
+
+pytestmark = pytest.mark.slow
+
+
+class Shapes(nn.Module):
+    """Operators that move elements."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        flat = x.flatten(1)
+        first, second = torch.broadcast_tensors(x[:, :1], x)
+        rows, columns = torch.meshgrid(flat[0], flat[1, :3], indexing="xy")
+        return [
+            functional.pixel_shuffle(x, 2),
+            functional.pixel_unshuffle(x.repeat(1, 1, 2, 2), 2),
+            functional.channel_shuffle(x, 2),
+            *(first - second, rows, columns),
+            *x.tensor_split(3, dim=1),
+            *x.tensor_split((1, -1), dim=2),
+            *(*x.hsplit(2), *x.dsplit((1,))),
+            *(x.mT, x.swapaxes(1, 3), x.swapdims(0, -1), torch.moveaxis(x, (0, 1), (1, 0)), x[0, 0].H),
+            *(
+                x.ravel(),
+                x.tile(2, 1),
+                x.fliplr(),
+                x.flipud(),
+                x.rot90(3, (2, 3)),
+                torch.atleast_2d(x[0, 0, 0]),
+            ),
+            *(
+                torch.hstack((x, x)),
+                torch.vstack((x, x)),
+                torch.dstack((x, x)),
+                torch.column_stack((flat, flat)),
+            ),
+            *(x.diagonal(1, 2, 3), torch.diag_embed(flat, -1), torch.diag(flat[0]), x[0, 0].trace()),
+            *(x.diff(dim=1), x.diff(prepend=x[..., :1]), torch.kron(x[0, 0, :2, :3], x[1, 0, :2, :2])),
+            functional.adaptive_max_pool2d(x, (3, 2)),
+            functional.interpolate(x, size=(7, 9), mode="bicubic", align_corners=True),
+        ]
+
+
+class Numbers(nn.Module):
+    """Functions of elements, reductions and losses."""
+
+    def forward(self, x: Tensor, target: Tensor) -> list[Tensor]:
+        share = torch.special.expit(x)
+        index = target.flatten()[:2]
+        losses = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
+        smallest, largest = x.aminmax(dim=-1)
+        values, indices = x.cummax(2)
+        return [
+            *(torch.logit(share), torch.special.logit(share, 0.3), share.erfc(), x.sinc(), x.frac()),
+            *(torch.xlogy(share, 2.5), torch.special.xlogy(2, share), torch.copysign(x, -1.0), +x),
+            *(
+                torch.multiply(x, 3),
+                torch.subtract(x, share, alpha=2),
+                torch.divide(x, 2, rounding_mode="floor"),
+            ),
+            *(torch.greater(x, 0), torch.special.round(x, decimals=1), x.nan_to_num(posinf=1.0)),
+            *(x.cumprod(1), x.logcumsumexp(-1), values, indices, smallest, largest, x.argsort(1, True)),
+            *(*torch.std_mean(x, 1), x.nansum((0, 2)), x.count_nonzero(), torch.linalg.norm(x)),
+            *(
+                torch.linalg.norm(x[:2, :, :3], float("-inf"), (1, 2)),
+                torch.linalg.matrix_norm(x),
+                torch.cross(x[:, :3], x[:, 1:4], 1),
+            ),
+            *(
+                torch.bucketize(x, share[0, 0, :3].sort()[0]),
+                torch.bucketize(0.5, torch.arange(3.0), right=True),
+            ),
+            *(torch.searchsorted(share.sort(-1)[0], share, side="right"), torch.inner(x, share)),
+            *(x.index_add(1, index, x[:, :2], alpha=2), x.index_fill(2, index, 4)),
+            *(
+                x.scatter_reduce(2, indices, share, reduction)
+                for reduction in ("sum", "prod", "mean", "amin")
+            ),
+            *(
+                functional.cosine_similarity(x, share, -1),
+                torch.cdist(x, share),
+                torch.cdist(x, share, float("inf")),
+            ),
+            *(loss(x, share, reduction="sum") for loss in losses),
+            functional.cross_entropy(x, target, torch.arange(1.0, 5), ignore_index=2, label_smoothing=0.1),
+            functional.binary_cross_entropy_with_logits(x, share, pos_weight=torch.tensor(2.0)),
+        ]
+
+
+@pytest.mark.parametrize("module", [Shapes(), Numbers()], ids=lambda module: type(module).__name__)
+def test_other_sizes(module: nn.Module, tmp_path: Path) -> None:
+    def arguments(n: int, width: int) -> tuple[Tensor, ...]:
+        if isinstance(module, Shapes):
+            return (torch.randn(n, 4, 4, width),)
+        return torch.randn(n, 4, width), torch.arange(n * width).reshape(n, width) % 4
+
+    torch.manual_seed(0)
+    path = tmp_path / "operators.pt2"
+    jaxlstm.from_module(module, arguments(2, 6)).save(path)
+    program = jaxlstm.load_program(path)
+    args = arguments(3, 8)
+    results = jax.jit(program)(program.params, *map(to_numpy, args))
+    expected = module(*args)
+    assert len(results) == len(expected)
+    for place, (result, wanted) in enumerate(zip(results, expected, strict=True)):
+        np.testing.assert_allclose(result, to_numpy(wanted), rtol=2e-5, atol=2e-5, err_msg=str(place))

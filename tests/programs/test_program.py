@@ -1,0 +1,177 @@
+"""Programs: values, gradients and structures of results equal torch's; wrong arguments are refused."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.program import Program
+from testing.fx_graphs import program_of, to_numpy
+from testing.graphs import X, node
+from testing.graphs import program as program_of_nodes
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+BATCH = torch.export.Dim("batch", min=2, max=64)
+
+
+class Recogniser(nn.Module):
+    """Convolution, batch normalization, pooling, a bidirectional LSTM, dropout and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.lstm = nn.LSTM(16, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, images: torch.Tensor) -> dict[str, Any]:
+        x = nn.functional.max_pool2d(torch.relu_(self.norm(self.conv(images))), 2)
+        batch, channels, height, width = x.shape
+        x, (h, _) = self.lstm(x.permute(0, 3, 1, 2).reshape(batch, width, channels * height))
+        return {"scores": self.head(self.dropout(x)), "rest": (h, batch, None)}
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> Recogniser:
+    torch.manual_seed(0)
+    model = Recogniser()
+    model(torch.randn(8, 1, 8, 12))  # running statistics other than 0 and 1
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def program(recogniser: Recogniser) -> Program:
+    return program_of(recogniser, (torch.randn(2, 1, 8, 12),), dynamic_shapes=({0: BATCH},))
+
+
+def test_values_and_structure(recogniser: Recogniser, program: Program) -> None:
+    images = torch.randn(5, 1, 8, 12)
+    expected = recogniser(images)
+    for run in (program, jax.jit(program)):
+        result = run(program.params, images.numpy())
+        assert set(result) == {"scores", "rest"}
+        assert isinstance(result["rest"], tuple)
+        np.testing.assert_allclose(result["scores"], to_numpy(expected["scores"]), atol=1e-6)
+        np.testing.assert_allclose(result["rest"][0], to_numpy(expected["rest"][0]), atol=1e-6)
+        assert result["rest"][1:] == (5, None)
+
+
+def test_gradients(recogniser: Recogniser, program: Program) -> None:
+    images = torch.randn(3, 1, 8, 12, requires_grad=True)
+    recogniser.zero_grad()
+    recogniser(images)["scores"].square().sum().backward()
+
+    def loss(params: Any, images: Any) -> jax.Array:
+        return jnp.square(program(params, images)["scores"]).sum()
+
+    by_params, by_images = jax.grad(loss, argnums=(0, 1))(program.params, jnp.asarray(to_numpy(images)))
+    assert images.grad is not None
+    np.testing.assert_allclose(by_images, images.grad.numpy(), atol=1e-5)
+    for name, parameter in recogniser.named_parameters():
+        assert parameter.grad is not None
+        np.testing.assert_allclose(by_params[name], parameter.grad.numpy(), atol=1e-5, err_msg=name)
+
+
+def test_listing(program: Program) -> None:
+    text = str(program)
+    assert "images: f32[s" in text
+    assert "lstm:\n" in text
+    assert "linear(dropout, head.weight, head.bias)" in text
+    assert "device" not in text
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        ("input-structure", ()),
+        ("input-structure", (np.zeros((2, 1, 8, 12), np.float32),) * 2),
+        ("input-shape", (np.zeros((2, 1, 8, 14), np.float32),)),
+        ("input-shape", (np.zeros((65, 1, 8, 12), np.float32),)),
+        ("input-shape", (np.zeros((8, 12), np.float32),)),
+        ("input-dtype", (np.zeros((2, 1, 8, 12)),)),
+        ("input-dtype", (3.0,)),
+    ],
+)
+def test_wrong_inputs(program: Program, code: str, arguments: tuple) -> None:
+    with pytest.raises(ProgramError) as caught:
+        program(program.params, *arguments)
+    assert caught.value.code == code
+
+
+def test_wrong_params(program: Program) -> None:
+    images = np.zeros((2, 1, 8, 12), np.float32)
+    for params in ({}, {**program.params, "other": 0}, {**program.params, "head.bias": np.zeros(3)}):
+        with pytest.raises(ProgramError, match="params") as caught:
+            program(params, images)
+        assert caught.value.code == "params"
+
+
+@pytest.mark.parametrize(
+    ("operator", "sizes", "message"),
+    [
+        (
+            "aten.split.Tensor",
+            {"split_size": -1},
+            "split_size must be positive for an axis of size 4, got -1",
+        ),
+        ("aten.split.Tensor", {"split_size": 0}, "split_size must be positive for an axis of size 4, got 0"),
+        ("aten.split_with_sizes.default", {"split_sizes": (5, -1)}, r"must not be negative .* got \(5, -1\)"),
+        ("aten.split_with_sizes.default", {"split_sizes": (1, 2)}, r"must add up to 4, got \(1, 2\)"),
+    ],
+)
+def test_sizes_of_parts_that_torch_refuses(operator: str, sizes: dict[str, Any], message: str) -> None:
+    parts = node(operator, ("a", "b"), self=X, **sizes)
+    with pytest.raises(ProgramError, match=message):
+        program_of_nodes(parts, output="a")({}, np.ones((4, 3), np.float32))
+
+
+class Result(NamedTuple):
+    """A result with names."""
+
+    total: torch.Tensor
+    parts: list[torch.Tensor]
+
+
+class Buffers(nn.Module):
+    """In-place operators on views of a buffer and of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: torch.Tensor
+        self.register_buffer("count", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor, scale: dict[str, torch.Tensor]) -> Result:
+        self.count.add_(1)
+        self.count[1] = 7.0
+        y = x.clone()
+        y[:, 0] = 3
+        y[:, 1:].mul_(scale["by"])
+        column = y.unsqueeze(1)
+        y.add_(1)
+        column.squeeze(1)[0].mul_(5)
+        y.t().relu_()
+        return Result(y + self.count[:2], [column, y.sum(1)])
+
+
+def test_aliases_and_buffers() -> None:
+    model, x, by = Buffers(), torch.randn(2, 2), torch.tensor(2.0)
+    program = program_of(model, (x,), {"scale": {"by": by}})
+    assert program.mutated_buffers == ("count",)
+    buffers: Any = program.buffers
+    for _ in range(2):
+        expected = model(x, scale={"by": by})
+        result, buffers = program.call_with_buffers({}, x.numpy(), scale={"by": by.numpy()}, buffers=buffers)
+        assert type(result).__name__ == "Result"
+        np.testing.assert_allclose(result.total, expected.total.numpy(), rtol=1e-6)
+        for part, expected_part in zip(result.parts, expected.parts, strict=True):
+            np.testing.assert_allclose(part, expected_part.numpy(), rtol=1e-6)
+        np.testing.assert_allclose(buffers["count"], model.count.numpy())  # type: ignore[arg-type]

@@ -1,0 +1,150 @@
+"""LSTMs inside of programs: variants, sequence lengths, backends, and JAX's transformations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.program import Program
+from testing.fx_graphs import program_of, to_numpy
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"bias": False, "batch_first": True},
+    {"num_layers": 2, "bidirectional": True},
+    {"num_layers": 2, "proj_size": 2, "bidirectional": True},
+    {"proj_size": 2, "bias": False},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_lstm(variant: dict[str, Any]) -> None:
+    lstm, x = nn.LSTM(3, 4, **variant).eval(), torch.randn(5, 2, 3)
+    program = program_of(lstm, (x,))
+    expected = lstm(x)
+    y, (h, c) = program(program.params, x.numpy())
+    for result, wanted in zip((y, h, c), (expected[0], *expected[1]), strict=True):
+        np.testing.assert_allclose(result, to_numpy(wanted), atol=1e-6)
+
+
+class Tagger(nn.Module):
+    """An embedding, two LSTMs and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 3)
+        self.first = nn.LSTM(3, 4, bidirectional=True, batch_first=True)
+        self.second = nn.LSTM(8, 4, batch_first=True)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(self.embed(words))[0])[0])
+
+    def packed(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        x = nn.utils.rnn.pack_padded_sequence(
+            self.embed(words), lengths, batch_first=True, enforce_sorted=False
+        )
+        y = self.second(self.first(x)[0])[0]
+        return self.head(nn.utils.rnn.pad_packed_sequence(y, batch_first=True)[0])
+
+
+@pytest.fixture(scope="module")
+def tagger() -> Tagger:
+    torch.manual_seed(0)
+    return Tagger().eval()
+
+
+@pytest.fixture(scope="module")
+def words() -> torch.Tensor:
+    return torch.randint(0, 11, (3, 6), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def program(tagger: Tagger, words: torch.Tensor) -> Program:
+    return program_of(tagger, (words,))
+
+
+def test_sequence_lengths(tagger: Tagger, words: torch.Tensor, program: Program) -> None:
+    lengths = torch.tensor([4, 6, 1])
+    expected = tagger.packed(words, lengths).detach().numpy()
+    of_modules = {"first": lengths.numpy(), "second": lengths.numpy()}
+    for seq_lengths in (lengths.numpy(), of_modules):
+        result = program(program.params, words.numpy(), seq_lengths=seq_lengths)
+        np.testing.assert_allclose(result, expected, atol=1e-6)
+    full = program(program.params, words.numpy())
+    only_second = program(program.params, words.numpy(), seq_lengths={"second": lengths.numpy()})
+    for row, length in enumerate(lengths.tolist()):
+        # The first LSTM runs backward over the padding too.
+        np.testing.assert_allclose(only_second[row, :length], full[row, :length], atol=1e-6)
+
+
+def test_sequence_lengths_without_an_lstm(words: torch.Tensor, program: Program) -> None:
+    lengths = np.array([4, 6, 1])
+    with pytest.raises(ProgramError, match=r"'frist'.*\['first', 'second'\]"):
+        program(program.params, words.numpy(), seq_lengths={"frist": lengths})
+    x = torch.randn(3, 4)
+    linear = program_of(nn.Linear(4, 2), (x,))
+    with pytest.raises(ProgramError, match="no LSTM"):
+        linear(linear.params, x.numpy(), seq_lengths=lengths)
+
+
+def test_backends_and_precision(words: torch.Tensor, program: Program) -> None:
+    expected = program(program.params, words.numpy())
+    scan = program.with_options(backend="scan", precision="default")
+    np.testing.assert_allclose(scan(scan.params, words.numpy()), expected, atol=1e-5)
+    assert program.options.backend == "auto"
+    text = jax.jit(scan).lower(program.params, words.numpy()).as_text()
+    assert "precision = [HIGHEST" not in text
+    assert "precision = [HIGHEST" in jax.jit(program).lower(program.params, words.numpy()).as_text()
+
+
+def test_transformations(words: torch.Tensor, program: Program) -> None:
+    x = words.numpy().astype(np.int32)
+    expected = program(program.params, x)
+    batches = jax.vmap(program, in_axes=(None, 0))(program.params, np.stack([x, x[::-1]]))
+    np.testing.assert_allclose(batches, [expected, expected[::-1]], atol=1e-6)
+
+    run = jax.jit(lambda params, x: program.with_options(backend="scan")(params, x))
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (program.params, x))
+    restored = jax.export.deserialize(jax.export.export(run)(*shapes).serialize())
+    np.testing.assert_allclose(restored.call(program.params, x), expected, atol=1e-6)
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.square(program(params, x)).sum()
+
+    gradient, jitted = jax.grad(loss)(program.params), jax.jit(jax.grad(loss))(program.params)
+    for name in program.params:
+        np.testing.assert_allclose(gradient[name], jitted[name], atol=1e-5)
+    assert float(jnp.abs(gradient["embed.weight"]).max()) > 0
+
+
+class Detector(nn.Module):
+    """A loop over an LSTMCell."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 4, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = None
+        for step in x:
+            state = self.cell(step, state)
+        assert state is not None
+        return torch.sigmoid(state[0])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_cell(bias: bool) -> None:
+    detector, x = Detector(bias).eval(), torch.randn(3, 2, 3)
+    program = program_of(detector, (x,))
+    result = program(program.params, x.numpy())
+    np.testing.assert_allclose(result, detector(x).detach().numpy(), atol=1e-6)

@@ -1,7 +1,0 @@
-"""Models of the shapes that occur in practice, fourteen of them with LSTMs."""
-
-from __future__ import annotations
-
-from tests.support.model_shapes import sound, text, transforms, vision_and_series
-
-SHAPES = {**vision_and_series.SHAPES, **text.SHAPES, **sound.SHAPES, **transforms.SHAPES}
