@@ -70,12 +70,7 @@ HOMES = {
     "numpy": PACKAGES,
     "ml_dtypes": PACKAGES,
     "torch": ("jaxlstm.check.reference", "jaxlstm_converters.pt2"),
-    "flax": (
-        *("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm.check.flax_model"),
-        *("jaxlstm_converters.flax", "jaxlstm_converters.write"),
-    ),
-    "orbax": ("jaxlstm_converters.write",),
-    "msgpack": ("jaxlstm_converters.write",),
+    "flax": (*("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm.check.flax_model", "jaxlstm_converters.flax"),),
     "optax": ("jaxlstm_converters.optimizer",),
     "rich": ("jaxlstm._shared", "jaxlstm.cli", "jaxlstm.check.report"),
     "matplotlib": ("jaxlstm.check.report",),

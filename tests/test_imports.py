@@ -18,7 +18,7 @@ import jaxlstm
         ("from jaxlstm import LSTMConfig", ("jax", "flax", "torch")),
         ("from jaxlstm import lstm, init_params, PackedSequence", ("flax", "torch")),
         ("from jaxlstm import read_checkpoint, find_lstms", ("jax", "flax", "torch", "onnx")),
-        ("from jaxlstm import load, save, from_torch, to_torch", ("flax", "torch", "orbax")),
+        ("from jaxlstm import load, save, from_torch, to_torch", ("flax", "torch")),
         ("from jaxlstm import load_program", ("jax", "torch", "jaxlstm_converters.checkpoint.pickle")),
         ("import jaxlstm.check", ("flax", "torch", "jaxlstm_converters")),
         ("import jaxlstm.nnx", ("torch", "jaxlstm_converters")),

@@ -11,14 +11,14 @@ import jaxlstm
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMES = {"Python": "python", "JAX": "jax", "NumPy": "numpy", "Flax": "flax", "Optax": "optax"}
-NAMES |= {"Orbax": "orbax-checkpoint", "PyTorch": "torch"}
+NAMES |= {"PyTorch": "torch"}
 STATEMENT = re.compile(rf"\b({'|'.join(NAMES)}) (\d+(?:\.\d+)+)")
 
 
 def test_readme_states_the_supported_versions() -> None:
     """The lower bounds of Python, of JAX and NumPy, and of the libraries that a user brings along."""
     extras = PROJECT["optional-dependencies"]
-    requirements = [*PROJECT["dependencies"], *(extras[n][0] for n in ("flax", "orbax", "optax", "torch"))]
+    requirements = [*PROJECT["dependencies"], *(extras[n][0] for n in ("flax", "optax", "torch"))]
     bounds = dict(requirement.split(">=") for requirement in requirements)
     bounds["python"] = PROJECT["requires-python"].removeprefix(">=")
     stated = STATEMENT.findall((ROOT / "README.md").read_text())

@@ -1,7 +1,7 @@
 """Run the tests against the oldest or the newest releases that pyproject.toml allows.
 
 ``python tools/versions.py oldest|newest VENV PYTHON``. Oldest: exactly the lower bounds of the
-dependencies and of the extras flax, orbax and optax. Newest: the newest releases on the package
+dependencies and of the extras flax and optax. Newest: the newest releases on the package
 index, without torch; tests that need torch are not collected.
 """
 
@@ -14,16 +14,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TOOLS = [
-    "pytest",
-    "pytest-xdist",
-    "hypothesis",
-    "safetensors",
-    "beartype",
-    "jaxtyping",
-    "msgpack",
-    "flatbuffers",
-]
+TOOLS = ["pytest", "pytest-xdist", "hypothesis", "safetensors", "beartype", "jaxtyping", "flatbuffers"]
 
 
 def lower_bounds(*extras: str) -> list[str]:
@@ -44,9 +35,9 @@ def main(which: str, venv: str, python: str) -> int:
         subprocess.run([python, "-m", "venv", folder], check=True)
     pip = [binary, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if which == "oldest":
-        packages = [*lower_bounds("flax", "orbax", "optax"), "torch", "expecttest", "onnx"]
+        packages = [*lower_bounds("flax", "optax"), "torch", "expecttest", "onnx"]
     else:
-        packages = ["--upgrade", "jax", "flax", "orbax-checkpoint", "optax", "numpy"]
+        packages = ["--upgrade", "jax", "flax", "optax", "numpy"]
     subprocess.run([*pip, *packages, *TOOLS], check=True)
     subprocess.run([*pip, "--no-deps", "-e", ROOT], check=True)
     subprocess.run([binary, "-m", "pip", "list", "--format=freeze"], check=True)

@@ -19,18 +19,17 @@ def add_parser(commands: Any) -> None:
         "convert",
         run,
         help="convert one LSTM of a checkpoint to another file format",
-        description="Convert one LSTM of a checkpoint to safetensors, PyTorch, NumPy, Flax msgpack or Orbax. "
+        description="Convert one LSTM of a checkpoint to safetensors, PyTorch or NumPy. "
         "The file is read back and compared bit for bit. "
         "Exit status: 0 if all bits are equal, 1 if not, 2 for bad input.",
-        output="the file to write, or the directory for Orbax; it must not be FILE",
+        output="the file to write; it must not be FILE",
         overwrite=True,
     )
     add_unrecorded(parser)
     parser.add_argument(
         "--format",
-        choices=("safetensors", "torch", "npz", "msgpack", "orbax"),
-        help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth, .npz, .msgpack, "
-        "or no suffix for an Orbax directory)",
+        choices=("safetensors", "torch", "npz"),
+        help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth, .npz)",
     )
 
 

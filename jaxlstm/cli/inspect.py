@@ -47,19 +47,14 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     """Return the printed information in the form of the JSON output."""
-    from jaxlstm.layer.config_json import ASSUMABLE, config_to_dict
+    from jaxlstm.layer.config_json import config_to_dict
     from jaxlstm.layer.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.lstm._find_lstms import config_hints, survey
-    from jaxlstm_converters.lstm._load import read_flax_file
     from jaxlstm_converters.lstm.selected import assumptions, unrecorded_arguments
 
-    flax_file = read_flax_file(path)
-    checkpoint: Any = read_checkpoint(path) if flax_file is None else flax_file.params
+    checkpoint = read_checkpoint(path)
     found, hints = survey(checkpoint), config_hints(checkpoint)
-    if flax_file is not None:
-        found.lstms[""] = flax_file.config
-        hints[""] = dict.fromkeys(set(ASSUMABLE) - set(flax_file.unrecorded))
     graph = program.read_graph(path) if is_program(path) else None
     if graph is not None:
         _apply_hints(found, hints, program.lstm_hints(graph))
@@ -79,7 +74,7 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         )
     return {
         "path": str(path),
-        "container": getattr(checkpoint, "container", "Flax file of jaxlstm"),
+        "container": checkpoint.container,
         "tensors": len(checkpoint),
         "bytes": sum(t.nbytes for t in checkpoint.values()),
         **({} if graph is None else {"program": program.describe(graph)}),
@@ -88,14 +83,14 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         "broken": found.broken,
         "folded": found.notes,
         "others": found.others,
-        "warnings": [*getattr(checkpoint, "warnings", ()), *_imitations(checkpoint, found)],
+        "warnings": [*checkpoint.warnings, *_imitations(checkpoint, found)],
     }
 
 
 def _imitations(checkpoint: Any, found: Any) -> list[str]:
     from jaxlstm_converters.lstm.imitations import warning_of
 
-    classes = {prefix: hint.get("imitation") for prefix, hint in getattr(checkpoint, "hints", {}).items()}
+    classes = {prefix: hint.get("imitation") for prefix, hint in checkpoint.hints.items()}
     named = [(prefix, classes[prefix]) for prefix in found.lstms if classes.get(prefix)]
     return [f"{prefix or '(root)'}: {warning_of(class_name)}" for prefix, class_name in named]
 

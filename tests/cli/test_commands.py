@@ -117,7 +117,7 @@ def test_inspect_all_of_invalid_lstms_and_empty_files(tmp_path: Path) -> None:
     assert (done.status, "No layer found." in done.out) == (1, True)
 
 
-@pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.npz", "m.msgpack", "m_orbax"])
+@pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.npz"])
 def test_convert_and_inspect_every_format(output: str, tmp_path: Path) -> None:
     path = tmp_path / output
     done = jaxlstm_command("convert", DEMO, "-o", path, "--batch-first", "--dropout", 0.5, "--json")

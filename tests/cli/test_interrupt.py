@@ -45,8 +45,6 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> N
         ("convert", "x.safetensors", "fsync", 1),
         ("convert", "x.safetensors", "replace", 1),
         ("convert", "x.pt", "fsync", 1),
-        ("convert", "x.msgpack", "fsync", 1),
-        ("convert", "x_orbax", "rename", 1),
         ("export", "x.stablehlo", "fsync", 1),
         # The weights are written; the artifact is not.
         ("export --weights beside", "x.stablehlo", "fsync", 2),

@@ -62,8 +62,6 @@ CODES: dict[str, str] = {
     "pt2-version": "a .pt2 file of an unknown format or schema version",
     "pt2-malformed": "the JSON texts of a .pt2 file do not describe a program",
     "pt2-unsupported": "a .pt2 file with pickled values, custom objects, subgraphs or several programs",
-    # Flax files
-    "flax-file": "a Flax msgpack file or Orbax directory that jaxlstm.save did not write",
 }
 
 

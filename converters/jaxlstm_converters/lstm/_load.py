@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.paths import require_path
@@ -17,7 +16,6 @@ from jaxlstm_converters.lstm.imitations import warning_of
 from jaxlstm_converters.lstm.select import select_lstm, with_fields
 from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions
 from jaxlstm_converters.porting_warning import PortingWarning
-from jaxlstm_converters.write import flax_files
 
 
 def load(
@@ -31,8 +29,7 @@ def load(
     """Return the parameters and config of one LSTM in a file.
 
     Args:
-      path: a checkpoint in any format of ``jaxlstm.read_checkpoint``, or a file or Orbax directory written by
-        ``jaxlstm.save``.
+      path: a checkpoint in any format of ``jaxlstm.read_checkpoint``, such as a file of ``jaxlstm.save``.
       prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save`` and
         modules that were pickled whole record ``batch_first`` and ``dropout``. For other files, a warning
         gives the assumed values of arguments that are None.
@@ -80,22 +77,6 @@ def read_lstm(
       progress: called before each tensor is read.
       **given: ``batch_first`` and ``dropout``, which override the file unless they are None.
     """
-    selected = read_flax_file(path, prefix)
-    if selected is None:
-        selected = select_lstm(read_checkpoint(path), prefix=prefix, progress=progress)
+    selected = select_lstm(read_checkpoint(path), prefix=prefix, progress=progress)
     unrecorded = tuple(name for name in selected.unrecorded if given.get(name) is None)
     return selected._replace(config=with_fields(selected.config, **given), unrecorded=unrecorded)
-
-
-def read_flax_file(path: str | os.PathLike[str], prefix: str | None = None) -> SelectedLSTM | None:
-    """Read a msgpack file or Orbax directory; return None if the path is neither."""
-    path = Path(path)
-    if flax_files.is_orbax(path):
-        selected = flax_files.read_orbax(path)
-    elif flax_files.is_msgpack(path):
-        selected = flax_files.read_msgpack(path)
-    else:
-        return None
-    if prefix:
-        raise ValueError(f"prefix must be None for {path}, which holds a single LSTM, got {prefix!r}")
-    return selected

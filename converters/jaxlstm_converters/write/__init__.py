@@ -1,1 +1,1 @@
-"""File formats that jaxlstm writes: safetensors, torch, Flax msgpack and Orbax."""
+"""File formats that jaxlstm writes: safetensors, torch and NumPy."""

@@ -14,22 +14,14 @@ from jaxlstm._shared.paths import require_folder_of, require_path
 from jaxlstm._shared.progress import Progress, no_progress, reported_bytes
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.config_json import ASSUMABLE, METADATA_KEY, saved_metadata
+from jaxlstm.layer.config_json import ASSUMABLE, METADATA_KEY, saved_config, saved_metadata
 from jaxlstm.layer.params import check_params, param_shapes
-from jaxlstm_converters.write import flax_files
-from jaxlstm_converters.write.existing import is_saved_file
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from jaxlstm_converters.write.npz import npz_bytes
-from jaxlstm_converters.write.torch_zip import torch_bytes
+from jaxlstm_converters.write.torch_zip import has_marker, torch_bytes
 
-FORMATS = ("safetensors", "torch", "npz", "msgpack", "orbax")
-_FORMAT_OF_SUFFIX = {
-    ".safetensors": "safetensors",
-    ".pt": "torch",
-    ".pth": "torch",
-    ".npz": "npz",
-    ".msgpack": "msgpack",
-    "": "orbax",
-}
+FORMATS = {"safetensors": (".safetensors",), "torch": (".pt", ".pth"), "npz": (".npz",)}
+"""The name of each format, and its suffixes."""
 
 
 def save(
@@ -46,20 +38,18 @@ def save(
 ) -> None:
     """Write parameters and config to a file that ``jaxlstm.load`` reads.
 
-    The file is replaced in one step, so that a crash leaves either the old file or the new one. An Orbax
-    directory is replaced by two renames. If ``path`` is a symbolic link, the link is replaced and its
-    target is left as it is.
+    The file is replaced in one step, so that a crash leaves either the old file or the new one. If ``path``
+    is a symbolic link, the link is replaced and its target is left as it is.
 
     Args:
-      path: the file, or for Orbax the directory. It may exist if ``save`` wrote it.
+      path: the file. It may exist if ``save`` wrote it.
       params: arrays under torch's names.
       config: the LSTM. The file records all its arguments.
-      prefix: put before each name in a safetensors, torch or npz file, such as ``"encoder.lstm."``.
+      prefix: put before each name, such as ``"encoder.lstm."``.
       metadata: additional strings for the header of a safetensors file.
-      format: "safetensors", "torch" (for ``torch.load(weights_only=True)``), "npz" (NumPy), "msgpack" (Flax)
-        or "orbax" (a directory). None selects by the suffix: ``.safetensors``, ``.pt``, ``.pth``, ``.npz``,
-        ``.msgpack``, or no suffix for Orbax.
-      overwrite: replace an existing file that ``save`` did not write. Such a directory is never replaced.
+      format: "safetensors", "torch" (for ``torch.load(weights_only=True)``) or "npz" (NumPy). None selects by
+        the suffix: ``.safetensors``, ``.pt``, ``.pth`` or ``.npz``.
+      overwrite: replace an existing file that ``save`` did not write. A directory is never replaced.
       assumed: the arguments out of "batch_first" and "dropout" that the source of the LSTM does not record.
         The file lists them, and ``load`` warns again.
       progress: called as ``progress(done, total, description)`` with numbers of bytes.
@@ -75,22 +65,17 @@ def save(
     require_path(path, "call jaxlstm.save(path, params, config)")
     path = Path(path)
     format = format or format_of(path)
-    _check_format(format, prefix, metadata)
+    _check_format(format, metadata)
     if not set(assumed) <= set(ASSUMABLE):
         raise ValueError(f"assumed must name some of {ASSUMABLE}, got {tuple(assumed)}")
     require_folder_of(path)
     check_params(params, config)
     arrays = {name: np.asarray(params[name]) for name in param_shapes(config)}
-    if format == "orbax":
-        flax_files.write_orbax(path, arrays, config, assumed, overwrite=overwrite)
-        return
     require_replaceable(path, overwrite=overwrite, is_ours=is_saved_file)
     named = {prefix + name: array for name, array in arrays.items()}
     config_text = saved_metadata(prefix, config, assumed)
     parts: Iterable[bytes | memoryview]
-    if format == "msgpack":
-        parts = [flax_files.msgpack_bytes(arrays, config, assumed)]
-    elif format == "torch":
+    if format == "torch":
         parts = [torch_bytes(named, config_text)]
     elif format == "npz":
         parts = [npz_bytes(named, config_text)]
@@ -100,12 +85,10 @@ def save(
     write_atomically(path, reported_bytes(parts, total, f"writing {path.name}", progress or no_progress))
 
 
-def _check_format(format: str, prefix: str, metadata: Mapping[str, str] | None) -> None:
+def _check_format(format: str, metadata: Mapping[str, str] | None) -> None:
     """Raise if the format is unknown or does not support an argument."""
     if format not in FORMATS:
-        raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
-    if prefix and format not in ("safetensors", "torch", "npz"):
-        raise ValueError(f"prefix is supported by safetensors, torch and npz files, not by {format}")
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     if metadata and format != "safetensors":
         raise ValueError(f"metadata is supported by safetensors files, not by {format}")
     if metadata and METADATA_KEY in metadata:
@@ -114,9 +97,24 @@ def _check_format(format: str, prefix: str, metadata: Mapping[str, str] | None) 
 
 def format_of(path: Path) -> str:
     """Return the format that the suffix of a path selects."""
-    if path.suffix not in _FORMAT_OF_SUFFIX:
-        raise ValueError(
-            f"cannot infer the format from the suffix {path.suffix!r}; pass format=NAME, with NAME one of "
-            f"{', '.join(FORMATS)}"
-        )
-    return _FORMAT_OF_SUFFIX[path.suffix]
+    for name, suffixes in FORMATS.items():
+        if path.suffix in suffixes:
+            return name
+    listed = ", ".join(f"{name} ({', '.join(suffixes)})" for name, suffixes in FORMATS.items())
+    raise ValueError(
+        f"cannot infer the format from the suffix {path.suffix!r}; the formats are {listed}: choose such a "
+        "suffix, or pass format=NAME"
+    )
+
+
+def is_saved_file(path: Path) -> bool:
+    """Return True if :func:`save` wrote the file and it holds nothing but that LSTM."""
+    if has_marker(path):
+        return True
+    try:
+        checkpoint = read_checkpoint(path)
+        prefix, config, _ = saved_config(checkpoint.metadata.get(METADATA_KEY, ""))
+    except (CheckpointError, OSError, ValueError):
+        return False
+    names = {prefix + name for name in param_shapes(config)}
+    return checkpoint.container in ("safetensors", "npz") and set(checkpoint) == names

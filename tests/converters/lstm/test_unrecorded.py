@@ -17,7 +17,7 @@ from testing.command import jaxlstm_command
 from testing.saved_params import random_params
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
-FILES = ("x.safetensors", "x.pt", "x.npz", "x.msgpack", "x_orbax")
+FILES = ("x.safetensors", "x.pt", "x.npz")
 WARNING = (
     "jaxlstm convert: warning: m.pt does not record batch_first and dropout; assumed batch_first=False and "
     "dropout=0.0. Pass --batch-first or --no-batch-first and --dropout P\n"
