@@ -14,11 +14,17 @@ PARALLEL := -n $(WORKERS) --dist worksteal
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+)( test-tpu)?:[^#]*## /\1\2: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "%-18s %s\n", $$1, $$2}'
 
-# One stamp file per set of extras; pip runs again when pyproject.toml or the native kernel changes.
-KERNEL := setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
-$(VENV)/.%: pyproject.toml $(KERNEL)
+INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# The package is installed, and its kernel compiled, once for all targets; again if one of these files changes.
+$(VENV)/.package: pyproject.toml setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	$(BIN)/python $(INSTALL) -e .
+	@touch $@
+
+# One stamp file per set of extras. pip takes the package that is installed, and adds what they require.
+$(VENV)/.%: $(VENV)/.package
+	$(BIN)/python $(INSTALL) 'jaxlstm[$*]'
 	@touch $@
 
 demo: $(VENV)/.flax,torch,cli  ## a whole model, examples/demo.pt2: inspect it, check it against torch, run it
@@ -39,18 +45,28 @@ test-slow: $(VENV)/.test  ## the slow tests
 test-gpu test-tpu: test-%: $(VENV)/.test-%  ## the tests of a GPU or TPU, on one
 	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PYTEST) -m $* tests/backends
 
-test-oldest: pyproject.toml  ## the tests with the oldest supported releases
-	$(PYTHON) tools/versions.py oldest $(VENV)-oldest $(PYTHON)
+# An environment of its own for each end of the supported releases. TESTS selects some of the tests.
+TESTS ?=
+TEST_EXTRAS := .[flax,optax,export] beartype hypothesis pytest pytest-xdist safetensors
+test-oldest:  ## the tests with the lower bounds of pyproject.toml
+	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
+	tools/lower_bounds.sh dependencies flax optax > $(VENV)-oldest/lower_bounds.txt
+	$(VENV)-oldest/bin/python $(INSTALL) -c $(VENV)-oldest/lower_bounds.txt -e $(TEST_EXTRAS) torch expecttest onnx
+	$(VENV)-oldest/bin/python -m pip list --format=freeze
+	$(VENV)-oldest/bin/python -m pytest -q $(PARALLEL) -m "not slow and not network" $(TESTS)
 
 NEWEST_PYTHON ?= $(PYTHON)
-test-newest: pyproject.toml  ## the tests that do not need torch, with the newest releases (NEWEST_PYTHON=python3.13)
-	$(PYTHON) tools/versions.py newest $(VENV)-newest $(NEWEST_PYTHON)
+test-newest:  ## the tests that do not need torch, with the newest releases (NEWEST_PYTHON=python3.13)
+	@test -x $(VENV)-newest/bin/python || $(NEWEST_PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e $(TEST_EXTRAS)
+	$(VENV)-newest/bin/python -m pip list --format=freeze
+	$(VENV)-newest/bin/python -m pytest -q $(PARALLEL) -m "not slow and not network" $(TESTS)
 
 # A separate environment: the compilers are large, and an installed libtpu logs whenever JAX starts.
 AOT := $(VENV)-aot
 test-aot: pyproject.toml  ## compile for TPUs and GPUs without a device
 	@test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
-	$(AOT)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[aot-tpu,aot-gpu]' beartype pytest pytest-xdist
+	$(AOT)/bin/python $(INSTALL) -e '.[aot-tpu,aot-gpu]' beartype pytest pytest-xdist
 	JAX_PLATFORMS=cpu JAXLSTM_AOT=required $(AOT)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup tests/aot
 
 PROBLEMS ?= 500
@@ -86,7 +102,7 @@ docs: $(VENV)/.docs  ## the documentation site, in docs/_build/html
 
 # NEWEST_PYTHON=python3.13 adds a wheel for that Python, checked with the newest JAX.
 release-check: $(VENV)/.release  ## build the sdist and the wheels, and check them in clean environments
-	$(BIN)/python -m tools.release_check $(filter-out $(PYTHON),$(NEWEST_PYTHON))
+	tools/release_check.sh $(BIN)/python $(filter-out $(PYTHON),$(NEWEST_PYTHON))
 
 lint: $(VENV)/.dev  ## ruff, pyright, and C++ lines of at most 120 characters
 	$(BIN)/ruff check .
