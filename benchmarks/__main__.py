@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import machine, record, report
+from benchmarks import record, report
 from benchmarks.parts import ALL, DTYPES, HALF, PARTS, key
 from benchmarks.peers import PEERS, missing
 from benchmarks.settings import Settings
+from jaxlstm.kernels.cpu.threads import available_threads
 
 DESCRIPTION = (
     "Time jaxlstm beside other libraries on one device. All get the same weights, precision and number of "
@@ -49,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser().parse_args(argv)
     if args.names == ["tables"]:
-        from benchmarks import tables
+        from benchmarks import pages
 
-        tables.main()
+        pages.write()
         return 0
     if "tables" in args.names:
         parser().error("tables takes no other NAME")
@@ -73,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(name: str, args: argparse.Namespace) -> int:
     """Run a part in this process. The file is rewritten after each row, so an abort loses one row."""
-    load_average, start = machine.load_average(), time.perf_counter()
+    load_average, start = record.load_average(), time.perf_counter()
     part, label = PARTS[name], key(name, args.dtype)
     against = args.against or (part.against if args.dtype == "float32" else HALF)
     left_out = {peer: reason for peer in against if (reason := _reason(peer, args.device))}
     settings = Settings(
         device=args.device,
         precision=args.precision,
-        threads=machine.threads(),
+        threads=available_threads(),
         dtype=args.dtype,
         backend=args.backend,
         rounds=args.rounds,
@@ -106,7 +107,7 @@ def _run_each(runs: Sequence[tuple[str, str]], options: list[str]) -> int:
     failed = []
     for name, dtype in runs:
         command = [sys.executable, "-m", "benchmarks", name, *options, "--dtype", dtype]
-        if subprocess.run(command, cwd=machine.ROOT, check=False).returncode:
+        if subprocess.run(command, cwd=record.ROOT, check=False).returncode:
             failed.append(key(name, dtype))
     if failed:
         print(f"\nfailed: {', '.join(failed)}", flush=True)

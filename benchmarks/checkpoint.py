@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import processes
 from benchmarks.settings import Settings
+from benchmarks.timing import process_rows
 
 MATRICES, SIDE = 60, 2048
 MAKE = f"""
@@ -78,22 +78,14 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
         make = ["-c", MAKE, str(folder / "big"), "2" if settings.tiny else str(MATRICES)]
         subprocess.run([sys.executable, *make], check=True)
         for case, sides in cases(folder).items():
-            yield from processes.rows(case, sides, settings.rounds)
+            yield from process_rows(case, sides, settings.rounds)
 
 
 def cases(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Return the arguments of Python for each process of each case."""
     pt, st = str(folder / "big.pt"), str(folder / "big.safetensors")
-    convert = [
-        "-m",
-        "jaxlstm",
-        "convert",
-        "--no-batch-first",
-        "--dropout",
-        "0",
-        "-o",
-        str(folder / "lstm.safetensors"),
-    ]
+    convert = ["-m", "jaxlstm", "convert", "--no-batch-first", "--dropout", "0", "-o"]
+    convert.append(str(folder / "lstm.safetensors"))
     mapped = ["-c", TORCH_LOAD.format(mmap=True), pt]
     read = ["-c", TORCH_LOAD.format(mmap=False), pt]
     return {

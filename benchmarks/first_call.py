@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from benchmarks import peers, processes
+from benchmarks import peers
 from benchmarks.implementation import own
 from benchmarks.problems import Size, make_problem
 from benchmarks.settings import Settings
-from benchmarks.timing import spreads
+from benchmarks.timing import process_rows, spreads
 from jaxlstm import LSTMConfig
 
 PROCESSES = {
@@ -44,14 +44,13 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
     """Time whole processes, then compilation in this one."""
     names = [name for name in PROCESSES if name.startswith("jaxlstm") or name in settings.against]
     sides = {name: ["-c", PROCESSES[name]] for name in names}
-    yield processes.rows("a process with one call", sides, settings.rounds)[0]
+    yield process_rows("a process with one call", sides, settings.rounds)[0]
     for case, calls in compilations(settings).items():
         yield {"case": case, "unit": "ms", "values": spreads(_first_calls(calls, settings.rounds))}
 
 
 def compilations(settings: Settings) -> dict[str, dict[str, Callable[[], Callable[[], Any]]]]:
     """Return for each case constructors of calls that compile."""
-
     makers = {"jaxlstm": own}
     if "flax-nnx" in settings.against:
         makers["flax-nnx"] = peers.load("flax-nnx").implementation

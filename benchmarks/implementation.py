@@ -25,12 +25,10 @@ class Implementation(NamedTuple):
       infer: returns the outputs (T, B, D*h_size), zero after the end of each sequence.
       train: returns the gradients of the sum of squared outputs with respect to the inputs and to the
         weights: a dict under torch's names, or the library's own tree. None if the library does not train.
-      arithmetic: a key of `agreement.TOLERANCES`; None means the arithmetic of the settings.
     """
 
     infer: Callable[[], Any]
     train: Callable[[], tuple[Any, Any]] | None
-    arithmetic: str | None = None
 
 
 def in_jax(apply: Callable[[Any, Any, Any], jax.Array], weights: Any, problem: Problem) -> Implementation:
@@ -73,3 +71,10 @@ def runner(problem: Problem, settings: Settings) -> Implementation:
     )
     x = jnp.asarray(problem.inputs, problem.dtype)
     return Implementation(lambda: call(x, None, problem.lengths)[0], None)
+
+
+def cudnn(problem: Problem, settings: Settings) -> Implementation:
+    """Return ``jaxlstm.lstm`` with ``backend="cudnn"``, beside the backend of the settings on a GPU."""
+    if problem.config.proj_size:
+        raise Unsupported("has no projection")
+    return own(problem, settings._replace(backend="cudnn"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from benchmarks import agreement, machine, peers
-from benchmarks.implementation import Implementation, Unsupported, own, runner
+from benchmarks import agreement, peers
+from benchmarks.implementation import Implementation, Unsupported, cudnn, own, runner
 from benchmarks.problems import SIZES, TINY_SIZES, Problem, Size, make_problem
 from benchmarks.settings import Settings, applied
 from benchmarks.timing import Call, interleaved, spreads
@@ -21,12 +23,27 @@ def infer(settings: Settings) -> Iterator[dict[str, Any]]:
 
 def train(settings: Settings) -> Iterator[dict[str, Any]]:
     """Time the gradients of each size with respect to inputs and weights, with memory that is kept."""
-    machine.keep_freed_memory()
+    keep_freed_memory()
     return _measure_all("train", {"jaxlstm": own}, settings)
+
+
+def keep_freed_memory() -> None:
+    """Make glibc's malloc keep freed memory, and take memory from one arena; do nothing without glibc.
+
+    A training step takes hundreds of megabytes. Some virtual machines give free memory back to the host, and
+    getting it again can take longer than the step, at random and for every library.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8  # from malloc.h
+    for option, value in ((m_trim_threshold, 2**31 - 1), (m_mmap_threshold, 2**31 - 1), (m_arena_max, 1)):
+        ctypes.CDLL(None).mallopt(option, value)
 
 
 def _measure_all(mode: str, ours: Makers, settings: Settings) -> Iterator[dict[str, Any]]:
     makers = {**ours, **{name: peers.load(name).implementation for name in settings.against}}
+    if settings.device == "gpu":
+        makers["jaxlstm cuDNN"] = cudnn
     for size in (TINY_SIZES if settings.tiny else SIZES)[mode]:
         yield measure(mode, size, makers, settings)
 
@@ -40,14 +57,12 @@ def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[s
         errors, left_out, wrong = {}, {}, {}
         for name, make in makers.items():
             try:
-                implementation = make(problem, settings)
-                call = _call(implementation, mode)
+                call = _call(make(problem, settings), mode)
                 result = call()
             except Unsupported as reason:
                 left_out[name] = str(reason)
                 continue
-            arithmetic = implementation.arithmetic or settings.arithmetic
-            errors[name], fault = agreement.compare(result, expected, mode, arithmetic)
+            errors[name], fault = agreement.compare(result, expected, mode, settings.arithmetic)
             if fault is None:
                 calls[name] = call
             else:

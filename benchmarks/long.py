@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import processes
 from benchmarks.problems import Problem, Size, make_problem
 from benchmarks.settings import Settings
+from benchmarks.timing import process_rows
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.training import lstm_in_blocks
+from testing.process_cost import process_cost
 
 BATCH, HIDDEN = 8, 256
 ROUNDS = 3  # memory hardly varies
@@ -25,13 +26,13 @@ ROUNDS = 3  # memory hardly varies
 def run(settings: Settings) -> Iterator[dict[str, Any]]:
     """Compare gradients, then measure a training step of each side."""
     steps, short = (50, 50) if settings.tiny else (10_000, 1000)
-    processes.run(["-c", f"from benchmarks.long import compare; compare({short})"])
+    process_cost(["-c", f"from benchmarks.long import compare; compare({short})"])
     sides = {
         name: ["-c", f"from benchmarks.long import GRADIENTS; GRADIENTS[{name!r}]({steps})"]
         for name in GRADIENTS
         if name.startswith("jaxlstm") or name in settings.against
     }
-    yield from processes.rows(f"{steps:,} steps", sides, min(ROUNDS, settings.rounds))
+    yield from process_rows(f"{steps:,} steps", sides, min(ROUNDS, settings.rounds))
 
 
 def _problem(steps: int) -> Problem:

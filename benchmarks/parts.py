@@ -44,14 +44,14 @@ class Part(NamedTuple):
 
 
 STATEFUL = ("torch", "onnxruntime", "openvino")
-HALF = ("torch", "openvino", "onnxruntime-int8")
+HALF = ("torch", "openvino")
 """The libraries that take part in half precision by default."""
 PARTS = {
     "layer-infer": Part("layer", "infer", SIZES, (*STATEFUL, "flax-nnx"), mean=True),
     "layer-train": Part("layer", "train", SIZES, ("torch",), mean=True),
     "streams": Part("streams", "run", "step", STATEFUL),
     "sequences": Part("sequences", "run", "batch", STATEFUL),
-    "programs": Part("programs", "run", "model", ("torch", "torch-compile")),
+    "programs": Part("programs", "run", "model", ("torch",)),
     "real-models": Part("real_models", "run", "model", ("torch",)),
     "first-call": Part("first_call", "run", "first call", ("torch", "flax-nnx")),
     "checkpoint": Part("checkpoint", "run", "process", ("torch",)),

@@ -19,10 +19,9 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 import jaxlstm
-from benchmarks import processes
 from benchmarks.program_models import MODELS, Large
 from benchmarks.settings import Settings
-from benchmarks.timing import interleaved, spreads
+from benchmarks.timing import interleaved, printed_row, process_rows, spreads
 
 LOAD = {
     "jaxlstm": """
@@ -61,9 +60,9 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
         path = Path(folder) / "model.pt2"
         jaxlstm.from_module(Large().eval(), (torch.randn(2, 3, 640),)).save(path)
         sides = {name: ["-c", code, str(path)] for name, code in LOAD.items()}
-        yield processes.rows("a process that loads a program of 50 MB", sides, settings.rounds)[0]
+        yield process_rows("a process that loads a program of 50 MB", sides, settings.rounds)[0]
         sides = {name: ["-c", code, str(path)] for name, code in LOAD_BESIDE_JAX.items()}
-        yield processes.printed_row("only the load, after import jax", sides, settings.rounds)
+        yield printed_row("only the load, after import jax", sides, settings.rounds)
 
 
 def row(name: str, settings: Settings) -> dict[str, Any]:
@@ -74,27 +73,23 @@ def row(name: str, settings: Settings) -> dict[str, Any]:
     program = jaxlstm.from_module(module, args)
     compiled = jax.jit(program)
     arrays = [jax.numpy.asarray(arg.numpy()) for arg in args]
-    params = program.params
-    faster = torch.compile(module)
 
     def ours() -> Any:
-        return jax.block_until_ready(compiled(params, *arrays))
+        return jax.block_until_ready(compiled(program.params, *arrays))
 
-    def eager() -> Any:
-        with torch.inference_mode():
-            return module(*args)
+    def in_torch(module: Callable[..., Any]) -> Callable[[], Any]:
+        def call() -> Any:
+            with torch.inference_mode():
+                return module(*args)
 
-    def compiled_by_torch() -> Any:
-        with torch.inference_mode():
-            return faster(*args)
+        return call
 
-    expected = jax.tree.leaves(jax.tree.map(np.asarray, eager()))
+    sides = {"jaxlstm": ours, "torch": in_torch(module), "torch-compile": in_torch(torch.compile(module))}
+    expected = jax.tree.leaves(sides["torch"]())
     for actual, theirs in zip(jax.tree.leaves(ours()), expected, strict=True):
         np.testing.assert_allclose(actual, theirs, rtol=0, atol=1e-4)
-    sides = {"jaxlstm": ours, "torch": eager, "torch-compile": compiled_by_torch}
-    sides = {side: call for side, call in sides.items() if side in ("jaxlstm", *settings.against)}
     left_out = {}
-    if "torch-compile" in sides and (reason := _fault(compiled_by_torch)):
+    if reason := _fault(sides["torch-compile"]):
         del sides["torch-compile"]
         left_out["torch-compile"] = reason
     values = spreads(interleaved(sides, settings.rounds))

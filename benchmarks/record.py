@@ -1,14 +1,21 @@
-"""The JSON file of one machine: one commit, and the results of each part under its name."""
+"""The JSON file of one machine: the commit, the processor, versions, and the results of each part by name."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+import jax
 
+from benchmarks.peers import PEERS, version
+from jaxlstm import kernels
+from jaxlstm.kernels.cpu.threads import available_threads
+
+ROOT = Path(__file__).parents[1]
 Document = dict[str, Any]
 
 
@@ -19,7 +26,7 @@ def load(path: Path) -> Document:
 
 def check(path: Path) -> None:
     """Raise ValueError if a file exists and belongs to another commit or processor."""
-    document, here = load(path) if path.exists() else {}, machine.identity()
+    document, here = load(path) if path.exists() else {}, identity()
     different = (
         f"{k}: {document[k]}, here {here[k]}" for k in document if k in here and document[k] != here[k]
     )
@@ -32,9 +39,9 @@ def save(path: Path, name: str, part: dict[str, Any], load_average: float | None
     if path.exists():
         document = load(path)
     else:
-        about = {**machine.identity(), "dirty": False, "load_average_before": load_average}
-        document = {**about, **machine.details(), "parts": {}}
-    document["dirty"] |= machine.is_dirty()
+        about = {**identity(), "dirty": False, "load_average_before": load_average}
+        document = {**about, **details(), "parts": {}}
+    document["dirty"] |= _is_dirty()
     document["parts"][name] = part
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(_lines(document) + "\n", encoding="utf-8")
@@ -50,3 +57,60 @@ def _lines(value: Any, depth: int = 0) -> str:
         items = [f"{json.dumps(key)}: {_lines(item, depth + 1)}" for key, item in value.items()]
         return "{" + ",".join(f"{indent}  {item}" for item in items) + indent + "}"
     return "[" + ",".join(f"{indent}  {_lines(item, depth + 1)}" for item in value) + indent + "]"
+
+
+def identity() -> dict[str, Any]:
+    """Return the commit, or None outside of a clone, and the processor."""
+    return {"commit": _git("rev-parse", "HEAD"), "cpu": cpu_name(), "cpus": os.cpu_count()}
+
+
+def details() -> dict[str, Any]:
+    """Return devices, threads, the native kernel in use, and versions of all libraries."""
+    kernel = kernels.info()
+    if kernel["native"]:
+        del kernel["reason"]  # a path on this machine
+    names = dict.fromkeys(name for peer in PEERS.values() for name in peer.distributions)
+    versions = {name: version(name) for name in ("jaxlstm", "jax", "jaxlib", "numpy", *names, "safetensors")}
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "devices": [device.device_kind for device in jax.devices()],
+        "threads": available_threads(),
+        "kernels": kernel,
+        "versions": {"python": platform.python_version()} | {n: v for n, v in versions.items() if v},
+    }
+
+
+def cpu_name() -> str:
+    """Return the CPU's model name on Linux, elsewhere its family.
+
+    A virtual machine may hide the number of the model, as in "AMD EPYC"; family and model follow such a name.
+    """
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            fields = [[part.strip() for part in line.partition(":")[::2]] for line in lines]
+    except OSError:
+        return platform.processor() or platform.machine()
+    cpu = dict(reversed(fields))  # of several CPUs, the first
+    name = cpu.get("model name") or platform.machine()
+    if any(map(str.isdigit, name)) or "cpu family" not in cpu:
+        return name
+    return f"{name} (family {cpu['cpu family']}, model {cpu['model']})"
+
+
+def load_average() -> float | None:
+    """Return the load average of the last minute, or None where the system has none."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _is_dirty() -> bool:
+    """Return True if files differ from the commit, other than results and pages."""
+    return bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!README.md"))
+
+
+def _git(*arguments: str) -> str | None:
+    """Return the output of git, or None outside of a clone."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

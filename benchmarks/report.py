@@ -10,7 +10,6 @@ from benchmarks.parts import Part, Row
 OWN = "jaxlstm"
 LABELS = {
     "onnxruntime": "ONNX Runtime",
-    "onnxruntime-int8": "ONNX Runtime int8",
     "openvino": "OpenVINO",
     "flax-nnx": "flax nnx",
     "torch-compile": "torch.compile",
@@ -59,7 +58,9 @@ def losses(rows: Sequence[Row]) -> str:
 def means(rows: Sequence[Row]) -> str:
     """Return a sentence with the geometric means of the other libraries' ratios."""
     cells = [f"{mean:.2f} ({LABELS.get(n, n)})" for n in _others(rows) if (mean := geometric_mean(rows, n))]
-    listed = " and ".join([", ".join(cells[:-1]), cells[-1]] if len(cells) > 1 else cells)
+    if len(cells) == 1:
+        return f"The geometric mean of the other library's times, divided by ours, is {cells[0]}."
+    listed = " and ".join([", ".join(cells[:-1]), cells[-1]])
     return f"The geometric means of the other libraries' times, divided by ours, are {listed}."
 
 

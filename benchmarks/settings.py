@@ -60,7 +60,7 @@ def applied(settings: Settings, names: Sequence[str]) -> Iterator[dict[str, Any]
         stack.enter_context(jax.default_matmul_precision(settings.precision))
         config: Any = jax.config
         in_force = {"jax_default_matmul_precision": config.jax_default_matmul_precision}
-        if {"torch", "torch-compile"} & set(names):
+        if "torch" in names:
             stack.enter_context(torch_precision.pinned(tf32=settings.arithmetic != "float32"))
             in_force |= torch_precision.in_force()
         yield in_force

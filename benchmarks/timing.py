@@ -1,4 +1,4 @@
-"""Interleaved timing in one process.
+"""Interleaved timing: calls in one process, and whole processes.
 
 The implementations take turns, and the order rotates from round to round. Each runs untimed for a moment
 before its timed burst: its own threads wake up, and the spinning threads of the previous one go to sleep
@@ -9,9 +9,13 @@ untimed run before a long call, which waking threads hardly affects.
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from testing.process_cost import ROOT, process_cost, writes_bytecode
 
 BURST_SECONDS = 0.05  # minimum length of a timed burst, which keeps the clock's noise small
 WARM_SECONDS = 0.1  # minimum length of the untimed run before it
@@ -68,3 +72,34 @@ def _seconds_per_call(call: Call, repeats: int, clock: Clock) -> float:
     for _ in range(repeats):
         call()
     return (clock() - start) / repeats
+
+
+def process_rows(case: str, sides: Mapping[str, Sequence[str]], rounds: int) -> list[dict[str, Any]]:
+    """Return a row with the seconds of whole processes and one with their peak memory in MiB.
+
+    ``sides`` has arguments of Python. The first run of each side is not counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    peaks: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, arguments in sides.items():
+            cost = process_cost(arguments)
+            if number:
+                seconds[name].append(cost.seconds)
+                peaks[name].append(cost.peak_bytes / 2**20)
+    return [
+        {"case": case, "unit": "s", "values": spreads(seconds)},
+        {"case": f"{case}: peak memory", "unit": "MiB", "values": spreads(peaks)},
+    ]
+
+
+def printed_row(case: str, sides: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any]:
+    """Return a row with the seconds that each process prints. The first run of each side is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, arguments in sides.items():
+            command = [sys.executable, *arguments]
+            printed = subprocess.check_output(command, cwd=ROOT, text=True, env=writes_bytecode())
+            if number:
+                seconds[name].append(float(printed))
+    return {"case": case, "unit": "s", "values": spreads(seconds)}

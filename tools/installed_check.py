@@ -1,7 +1,7 @@
 """Check an installed jaxlstm, in the interpreter that runs this file. `make release-check` runs it.
 
-``python -P installed_check.py CLONE native|scan``: a clone of the repository, and whether the installation should
-have the native kernel. Needs only jaxlstm's dependencies.
+``python -P installed_check.py CLONE native|scan``: a clone of the repository, and whether the installation
+should have the native kernel. Needs only jaxlstm's dependencies.
 """
 
 from __future__ import annotations

@@ -13,25 +13,17 @@ from typing import Any, NamedTuple
 
 
 class Peer(NamedTuple):
-    """The adapter's module, the distributions that it needs, and the devices that it runs on."""
+    """The distributions that an adapter needs, and the devices that the library runs on."""
 
-    module: str
     distributions: tuple[str, ...]
-    devices: tuple[str, ...] = ("cpu", "gpu", "tpu")
+    devices: tuple[str, ...] = ("cpu",)
 
 
 PEERS = {
-    "torch": Peer("torch", ("torch",), ("cpu", "gpu")),
-    "torch-compile": Peer("torch_compile", ("torch",), ("cpu", "gpu")),
-    "cudnn": Peer("cudnn", ("jax",), ("gpu",)),
-    "onnxruntime": Peer("onnxruntime", ("onnxruntime", "onnx"), ("cpu",)),
-    "onnxruntime-int8": Peer("onnxruntime_int8", ("onnxruntime", "onnx"), ("cpu",)),
-    "openvino": Peer("openvino", ("openvino", "onnx"), ("cpu",)),
-    "flax-nnx": Peer("flax_nnx", ("flax",)),
-    "flax-linen": Peer("flax_linen", ("flax",)),
-    "equinox": Peer("equinox", ("equinox",)),
-    "haiku": Peer("haiku", ("dm-haiku",)),
-    "keras": Peer("keras", ("keras",)),
+    "torch": Peer(("torch",), ("cpu", "gpu")),
+    "onnxruntime": Peer(("onnxruntime", "onnx")),
+    "openvino": Peer(("openvino", "onnx")),
+    "flax-nnx": Peer(("flax",), ("cpu", "gpu", "tpu")),
 }
 
 
@@ -50,4 +42,4 @@ def version(distribution: str) -> str | None:
 
 def load(name: str) -> Any:
     """Import the adapter of a peer, and with it the library."""
-    return importlib.import_module(f"{__name__}.{PEERS[name].module}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

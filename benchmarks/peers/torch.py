@@ -1,4 +1,4 @@
-"""``torch.nn.LSTM`` in eager mode; on an NVIDIA GPU it runs cuDNN's LSTM."""
+"""``torch.nn.LSTM``; on an NVIDIA GPU it runs cuDNN's LSTM."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from benchmarks.implementation import Implementation, Unsupported
 from benchmarks.problems import Problem
 from benchmarks.settings import Settings
 from jaxlstm.layer.config import LSTMConfig
-
-Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Placement(NamedTuple):
@@ -41,9 +39,7 @@ def module(params: Mapping[str, np.ndarray], config: LSTMConfig) -> torch.nn.LST
     return result
 
 
-def implementation(
-    problem: Problem, settings: Settings, wrap: Wrap = lambda forward: forward
-) -> Implementation:
+def implementation(problem: Problem, settings: Settings) -> Implementation:
     """Run the module, over a packed sequence if ragged. Sets the number of threads of the whole process."""
     device, wait = placement(settings.device)
     torch.set_num_threads(settings.threads)
@@ -55,7 +51,6 @@ def implementation(
     leaves = [x_with_gradient, *lstm.parameters()]
     lengths = None if problem.lengths is None else torch.from_numpy(problem.lengths).long()
 
-    @wrap
     def forward(x: torch.Tensor) -> torch.Tensor:
         if lengths is None:
             return lstm(x)[0]
@@ -77,11 +72,11 @@ def implementation(
 
 
 def carrying(
-    params: Mapping[str, np.ndarray], config: LSTMConfig, threads: int, wrap: Wrap = lambda forward: forward
+    params: Mapping[str, np.ndarray], config: LSTMConfig, threads: int
 ) -> Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]:
     """Return ``call(inputs, state) -> (outputs, state)`` on a CPU; a state of None is zero."""
     torch.set_num_threads(threads)
-    lstm = wrap(module(params, config).eval())
+    lstm = module(params, config).eval()
 
     def call(x: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
         with torch.inference_mode():

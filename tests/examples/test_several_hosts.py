@@ -23,7 +23,7 @@ def start(*arguments: str, devices: int = 2) -> subprocess.Popen[str]:
         env=python_environment(
             JAX_PLATFORMS="cpu",
             XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
-            # Only one of several processes would write the cache of tests/conftest.py.
+            # Only one of several processes would write the cache of conftest.py.
             JAX_ENABLE_COMPILATION_CACHE="false",
         ),
         stdout=subprocess.PIPE,

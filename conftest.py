@@ -12,39 +12,42 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent
+FOLDERS = ("tests", "testing", "benchmarks", "tools")
 OPTIONAL = ("torch", "onnx", "nbclient", "nbformat", "expecttest")
 MISSING = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
 
 
-def _needs_missing(path: Path) -> bool:
-    """Return True if a test file, or a helper that it imports, imports a package that is not installed."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            modules, helpers = [alias.name for alias in node.names], []
-        elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or ""] if node.level == 0 else []
-            helpers = _helpers(path, node)
-        else:
-            continue
-        if any(module.split(".")[0] in MISSING for module in modules):
-            return True
-        if any(_needs_missing(helper) for helper in helpers):
-            return True
+def _needs_missing(test: Path) -> bool:
+    """Return True if a test file, or a module of `FOLDERS` that it loads, imports a missing package."""
+    seen, files = {test}, [test]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            if any(module.split(".")[0] in MISSING for module in modules):
+                return True
+            loaded = {
+                path
+                for module in modules
+                if module.split(".")[0] in FOLDERS
+                and (path := ROOT / f"{module.replace('.', '/')}.py").exists()
+            }
+            files += loaded - seen
+            seen |= loaded
     return False
 
 
-def _helpers(path: Path, node: ast.ImportFrom) -> list[Path]:
-    """Return the files of `tests` or `testing` that a ``from ... import ...`` statement loads."""
-    parts = (node.module or "").split(".") if node.module else []
-    if node.level == 0 and parts[0] not in (HERE.name, "testing"):
-        return []
-    base = (path.parents[node.level - 1] if node.level else HERE.parent).joinpath(*parts)
-    files = [base, *(base / alias.name for alias in node.names)]
-    return [f.with_suffix(".py") for f in files if f.with_suffix(".py").exists()]
-
-
-collect_ignore = [str(path) for path in HERE.rglob("test_*.py") if MISSING and _needs_missing(path)]
+collect_ignore = [
+    str(path)
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("test_*.py")
+    if MISSING and _needs_missing(path)
+]
 
 
 # Many programs are compiled again in another test, in the other worker, or in a child process.

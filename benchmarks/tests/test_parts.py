@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import jax
@@ -10,13 +11,15 @@ import pytest
 import torch
 
 import jaxlstm
-from benchmarks import agreement, machine, peers, processes, sequences, streams, timing
+from benchmarks import agreement, peers, sequences, streams, timing
 from benchmarks.implementation import Unsupported
 from benchmarks.parts import PARTS
 from benchmarks.peers import torch as torch_peer
 from benchmarks.problems import TINY_SIZES, Problem, Size, make_problem
 from benchmarks.settings import Settings, applied
 from jaxlstm.check.reference import torch_precision
+from testing.process_cost import process_cost
+from testing.processes import run_python
 
 RAGGED = TINY_SIZES["train"][0]
 
@@ -128,7 +131,7 @@ def test_torch_waits_for_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = torch_peer.Placement("cpu", lambda: waits.append("torch"))
     monkeypatch.setattr(torch_peer, "placement", lambda device: on_cpu)
     problem = make_problem(RAGGED)
-    infer, train, _ = torch_peer.implementation(problem, Settings("gpu", "highest", 1))
+    infer, train = torch_peer.implementation(problem, Settings("gpu", "highest", 1))
     assert train is not None
     for mode, call in (("infer", infer), ("train", train)):
         expected = agreement.expected_arrays(problem, mode)
@@ -150,15 +153,15 @@ def test_streams_and_sequences(part: Any) -> None:
 
 def test_processes_take_turns() -> None:
     sides = {"small": ["-c", "pass"], "large": ["-c", "bytearray(100 << 20)"]}
-    seconds, peaks = processes.rows("case", sides, 1)
+    seconds, peaks = timing.process_rows("case", sides, 1)
     assert (seconds["unit"], peaks["unit"]) == ("s", "MiB")
     assert 90 < peaks["values"]["large"][1] - peaks["values"]["small"][1] < 110
     with pytest.raises(RuntimeError, match="SystemExit"):
-        processes.run(["-c", "raise SystemExit(3)"])
+        process_cost(["-c", "raise SystemExit(3)"])
 
 
 def test_processes_print_their_seconds() -> None:
-    row = processes.printed_row("case", {"one": ["-c", "print(0.5)"], "two": ["-c", "print(2)"]}, 2)
+    row = timing.printed_row("case", {"one": ["-c", "print(0.5)"], "two": ["-c", "print(2)"]}, 2)
     assert row["values"] == {"one": [0.5] * 3, "two": [2.0] * 3}
 
 
@@ -167,14 +170,23 @@ def test_quartiles() -> None:
     assert timing.quartiles([1.23456]) == [1.235] * 3
 
 
-def test_threads_follow_xla(monkeypatch: pytest.MonkeyPatch) -> None:
-    """XLA's own setting, unless it is not a positive number."""
-    monkeypatch.undo()
-    monkeypatch.delenv("NPROC", raising=False)
-    default = machine.threads()
-    for value, expected in {"3": 3, "0": default, "-1": default, "": default, "two": default}.items():
-        monkeypatch.setenv("NPROC", value)
-        assert machine.threads() == expected
+MEMORY = """
+import resource, sys
+from benchmarks.layer import keep_freed_memory
+import numpy as np
+if "keep" in sys.argv: keep_freed_memory()
+np.ones(1 << 23)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(1 << 23)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets an option of glibc's malloc")
+def test_freed_memory_is_kept() -> None:
+    """A second array of 64 MiB takes no fresh pages."""
+    pages = {option: int(run_python("-c", MEMORY, option)) for option in ("free", "keep")}
+    assert pages["keep"] < 10 < pages["free"]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import layer, machine, peers
+from benchmarks import layer, peers, record
 from benchmarks.__main__ import main
 from benchmarks.implementation import Implementation, own
 from benchmarks.peers import PEERS
@@ -20,53 +20,40 @@ from benchmarks.problems import SIZES, TINY_SIZES, Size, make_problem
 from benchmarks.settings import Settings
 from jaxlstm import LSTMConfig
 
-QUICK = ("torch", "onnxruntime", "flax-nnx")
-SLOW = ("torch-compile", "onnxruntime-int8", "openvino", "flax-linen", "equinox", "haiku", "keras")
-CANNOT = {"ragged": {"equinox", "haiku"}, "projected": set(PEERS) - {"torch", "torch-compile"}}
-DO_NOT_TRAIN = {"onnxruntime", "onnxruntime-int8", "openvino"}
+NAMES = ("torch", "onnxruntime", "openvino", "flax-nnx")
+DO_NOT_TRAIN = {"onnxruntime", "openvino"}
 
 
 def bench(*arguments: str) -> int:
     return main(["--tiny", "--rounds", "3", *arguments])
 
 
-def check_everything(mode: str, names: tuple[str, ...], tmp_path: Path) -> None:
-    """All sizes: each library that can run a problem is right and timed."""
-    names = tuple(name for name in names if not peers.missing(name))
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # from torch
+def test_all_sizes(mode: str, tmp_path: Path) -> None:
+    """Each library that can run a problem is right and timed."""
+    names = tuple(name for name in NAMES if not peers.missing(name))
     out = tmp_path / "out.json"
     assert bench(f"layer-{mode}", "--against", ",".join(names), "--json", str(out)) == 0
     document = json.loads(out.read_text())
     distributions = {d for name in names for d in PEERS[name].distributions}
     for distribution in {"jax", "jaxlib", "numpy"} | distributions:
         assert document["versions"][distribution] == metadata.version(distribution)
-    assert document["cpu"] == machine.cpu_name()
+    assert document["cpu"] == record.cpu_name()
     part = document["parts"][f"layer-{mode}"]
     expected = {"device": "cpu", "threads": 1, "rounds": 3, "dtype": "float32", "against": list(names)}
     assert expected.items() <= part["settings"].items()
     assert [row["case"] for row in part["rows"]] == [size.label for size in TINY_SIZES[mode]]
     ours = {"jaxlstm", "jaxlstm Runner"} if mode == "infer" else {"jaxlstm"}
     for row in part["rows"]:
-        cannot = (libraries for word, libraries in CANNOT.items() if word in row["words"])
-        absent = set().union(*cannot, DO_NOT_TRAIN if mode == "train" else ()) & set(names)
+        cannot = set(PEERS) - {"torch"} if "projected" in row["words"] else set()
+        absent = cannot.union(DO_NOT_TRAIN if mode == "train" else ()) & set(names)
         assert set(row.get("left_out", ())) == absent
         assert set(row["values"]) == {*ours, *names} - absent
         assert "wrong" not in row
         for name, (low, median, high) in row["values"].items():
             assert 0 < low <= median <= high
-            assert 0 < row["error"][name] < (5e-2 if name == "onnxruntime-int8" else 1e-6)
-
-
-@pytest.mark.parametrize("mode", ["infer", "train"])
-def test_everything(mode: str, tmp_path: Path) -> None:
-    check_everything(mode, QUICK, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["infer", "train"])
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # from torch
-def test_everything_else(mode: str, tmp_path: Path) -> None:
-    assert set(QUICK) | set(SLOW) == {name for name in PEERS if "cpu" in PEERS[name].devices}
-    check_everything(mode, SLOW, tmp_path)
+            assert 0 < row["error"][name] < 1e-6
 
 
 def test_half_precision(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import machine, parts, peers, record, report, tables
+from benchmarks import pages, parts, peers, record, report
 from benchmarks.parts import PARTS, Part
 
 ROW = {"case": "small", "unit": "ms", "values": {"jaxlstm": [1.0, 2.0, 3.0], "torch": [4.0, 6.0, 8.0]}}
@@ -57,7 +57,7 @@ def test_a_part_that_fails_loses_only_its_own_rows(
         "works": [ROW],
     }
     assert document["parts"]["works"]["left_out"] == {"torch": "not installed: torch"}
-    assert document["commit"] == machine.identity()["commit"]
+    assert document["commit"] == record.identity()["commit"]
     assert {"dirty", "load_average_before", "kernels", "versions"} < document.keys()
     printed = capsys.readouterr().out
     assert printed.endswith("failed: fails\n")
@@ -118,7 +118,7 @@ def test_table() -> None:
     assert report.losses(rows) == "Ahead of jaxlstm: torch at odd (0.50)."
     assert report.losses([ROW, EQUAL]) == "No other library is ahead of jaxlstm here."
     assert report.means([ROW]) == (
-        "The geometric means of the other libraries' times, divided by ours, are 3.00 (torch)."
+        "The geometric mean of the other library's times, divided by ours, is 3.00 (torch)."
     )
 
 
@@ -133,18 +133,19 @@ def test_table_of_other_columns() -> None:
 def test_pages_are_those_of_the_recorded_runs() -> None:
     """Run `python -m benchmarks tables` if this fails."""
     blocks = 0
-    for page in tables.pages():
+    for page in pages.PAGES:
         text = page.read_text(encoding="utf-8")
-        assert tables.render(text) == text, page
-        assert text.count("<!-- benchmark:") == len(tables.BLOCK.findall(text)), page
-        blocks += len(tables.BLOCK.findall(text))
+        assert pages.render(text) == text, page
+        assert text.count("<!-- benchmark:") == len(pages.BLOCK.findall(text)), page
+        blocks += len(pages.BLOCK.findall(text))
     assert blocks > 10
-    assert tables.CHART.read_text(encoding="utf-8") == tables.drawing()
+    assert pages.CHART.read_text(encoding="utf-8") == pages.drawing()
 
 
 def test_a_block_without_a_result_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
     (tmp_path / "m.json").write_text(json.dumps({"parts": {"streams": {"rows": [ROW]}}}))
     old = "a\n<!-- benchmark: m {} -->\nold\n<!-- end -->\nz"
-    assert "\nNot measured in this run.\n" in tables.render(old.format("long"))
-    assert "| small | 2 ms | 3.00 |\n\nNo other" in tables.render(old.format("streams"))
+    assert "\nNot measured in this run.\n" in pages.render(old.format("long"))
+    assert "| small | 2 ms | 3.00 |\n\nNo other" in pages.render(old.format("streams"))
+    assert "divided by ours, is 3.00 (torch). No other" in pages.render(old.format("streams summary"))

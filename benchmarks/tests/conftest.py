@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import machine, timing
+from benchmarks import __main__ as command
+from benchmarks import timing
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "threads", lambda: 1)
+    monkeypatch.setattr(command, "available_threads", lambda: 1)
     monkeypatch.setattr(timing, "BURST_SECONDS", 1e-4)
     monkeypatch.setattr(timing, "WARM_SECONDS", 1e-4)
