@@ -1,4 +1,4 @@
-"""The import boundaries of ``jaxlstm`` and ``jaxlstm_converters``, checked on the source of every module.
+"""The import boundaries of the packages and of their tests, checked on the source of every module.
 
 Every import counts: at the top of a module, inside a function, under ``TYPE_CHECKING``, and by
 ``importlib.import_module`` or ``import_optional`` with a literal name. Only the modules of
@@ -252,3 +252,47 @@ def test_strongly_connected() -> None:
     graph = {"a": "b", "b": "c", "c": "a", "d": "a", "e": "e", "f": ""}
     found = strongly_connected({node: frozenset(to) for node, to in graph.items()})
     assert sorted(found) == [("a", "b", "c"), ("e",)]
+
+
+ROOT = Path(__file__).parent.parent
+USERS_OF_TESTING = ("tests", "tools", "benchmarks")
+# Imports that move to testing/ soon. The list only gets shorter.
+IMPORTS_TO_MOVE = {("tests", "tools"), ("testing", "tools")}
+
+
+def test_tests_tools_and_benchmarks_share_only_testing() -> None:
+    """Each imports modules of its own folder and of ``testing``, which imports none of the three."""
+    found = set()
+    for folder in (*USERS_OF_TESTING, "testing"):
+        paths = sorted((ROOT / folder).rglob("*.py"))
+        assert paths
+        for path in paths:
+            package = ".".join(path.relative_to(ROOT).parent.parts)
+            for node in ast.walk(ast.parse(path.read_text())):
+                tops = {name.split(".")[0] for name in _imported_by(node, package)}
+                found |= {(folder, top) for top in tops.intersection(USERS_OF_TESTING) - {folder}}
+    assert found <= IMPORTS_TO_MOVE
+
+
+def test_few_entries_directly_under_the_library() -> None:
+    entries = {path.name for path in (ROOT / "jaxlstm").iterdir()} - {"__pycache__"}
+    assert 5 < len(entries) <= 14, sorted(entries)
+
+
+# The two Flax APIs have the same public names. The other names get shorter lists until none is left.
+SHARED_CLASS_NAMES = {"LSTM", "LSTMCell"}
+CLASS_NAMES_TO_CHANGE = {
+    *("Entry", "Evidence", "Fault", "Layer", "Layout", "Part", "Plan", "Program", "Source", "Write", "_Layer")
+}
+
+
+def test_no_two_classes_share_a_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module)
+    shared = {name: sorted(places) for name, places in homes.items() if len(places) > 1}
+    for name in SHARED_CLASS_NAMES | CLASS_NAMES_TO_CHANGE:
+        shared.pop(name, None)
+    assert shared == {}
