@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from jaxlstm import __version__
+from jaxlstm.programs.operators.registry import operator_names
 
 project = "jaxlstm"
 author = "The jaxlstm authors"
@@ -50,6 +51,24 @@ def readable_signature(
     return signature, result
 
 
+def operator_list() -> str:
+    """Return the registered operators by base name: "add (Scalar, Tensor)", without "default"."""
+    overloads: dict[str, list[str]] = {}
+    for name in operator_names():
+        base, _, overload = name.removeprefix("aten.").rpartition(".")
+        overloads.setdefault(base, []).append(overload)
+    return " · ".join(
+        base if names == ["default"] else f"{base} ({', '.join(names)})"
+        for base, names in sorted(overloads.items())
+    )
+
+
+def insert_operators(app: Any, page: str, source: list[str]) -> None:
+    """Insert the list of operators into the page about programs."""
+    source[0] = source[0].replace("<!-- operators -->", operator_list())
+
+
 def setup(app: Any) -> None:
-    """Connect the function above to Sphinx."""
+    """Connect the functions above to Sphinx."""
     app.connect("autodoc-process-signature", readable_signature)
+    app.connect("source-read", insert_operators)

@@ -6,19 +6,19 @@ it is used, and the model must have been exported in evaluation mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # Imported to register the operators.
 from jaxlstm.programs import operators as operators
-from jaxlstm.programs.aliases import Write, mutated_placeholders, place_of, plan_writes, values_in
+from jaxlstm.programs.aliases import InPlaceWrite, place_of, plan_writes, values_in
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node
-from jaxlstm.programs.operators.registry import Operator, find_operator, functional_name, is_in_place
+from jaxlstm.programs.graph import Graph, Node
+from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
 
 
 @dataclass(frozen=True)
-class Plan:
+class AcceptedGraph:
     """An accepted graph: its nodes with their operators and the writes of in-place nodes.
 
     Attributes:
@@ -30,12 +30,12 @@ class Plan:
 
     graph: Graph
     operators: tuple[Operator, ...]
-    writes: Mapping[int, Write]
+    writes: Mapping[int, InPlaceWrite]
     mutated: frozenset[str]
 
 
-def accept(graph: Graph) -> Plan:
-    """Return the plan of a graph.
+def accept(graph: Graph) -> AcceptedGraph:
+    """Check a graph, and plan its in-place writes.
 
     Raises:
       ProgramError: the graph is malformed, calls an unknown operator, is in training mode, or depends on
@@ -43,12 +43,13 @@ def accept(graph: Graph) -> Plan:
     """
     _require_defined_values(graph)
     found = _operators_of(graph)
-    _require_evaluation_mode(graph)
+    _require_evaluation_mode(graph, found)
     for node, operator in zip(graph.nodes, found, strict=True):
         _require_known_arguments(node, operator)
-    mutated = mutated_placeholders(graph, found) & _placeholders(graph)
+    writes = plan_writes(graph, found)
+    mutated = frozenset(write.owner for write in writes.values()) & _placeholders(graph)
     _require_unshared(graph, mutated)
-    return Plan(graph, found, plan_writes(graph, found), frozenset(mutated))
+    return AcceptedGraph(graph, found, writes, mutated)
 
 
 def _require_unshared(graph: Graph, mutated: Iterable[str]) -> None:
@@ -86,14 +87,6 @@ def _require(names: Iterable[str], defined: set[str], user: str) -> None:
             )
 
 
-# Operators that the package does not run, and the reason.
-_NOT_AN_LSTM = (
-    "recurrent networks other than the LSTM are not supported; run_decompositions() of the exported program "
-    "replaces them"
-)
-_REFUSED = dict.fromkeys(
-    ("gru", "gru_cell", "rnn_tanh", "rnn_tanh_cell", "rnn_relu", "rnn_relu_cell"), _NOT_AN_LSTM
-)
 _FIX = (
     "Register an implementation with jaxlstm.programs.register_operator before loading, or export the model "
     "without these operators"
@@ -112,7 +105,7 @@ def _operators_of(graph: Graph) -> tuple[Operator, ...]:
         return tuple(found)
     lines = []
     for name, paths in sorted(missing.items()):
-        reason = _REFUSED.get(name.split(".")[1] if name.startswith("aten.") else name)
+        reason = refusal(name)
         places = ", ".join(dict.fromkeys(paths))
         lines.append(f"  {name} in {places}" + (f" ({reason})" if reason else ""))
     raise ProgramError(
@@ -123,37 +116,11 @@ def _operators_of(graph: Graph) -> tuple[Operator, ...]:
     )
 
 
-def _is_true(*names: str) -> Callable[[Mapping[str, Argument]], bool]:
-    return lambda kwargs: any(bool(kwargs.get(name)) for name in names)
-
-
-def _drops_elements(kwargs: Mapping[str, Argument]) -> bool:
-    return bool(kwargs.get("train")) and bool(kwargs.get("dropout")) and kwargs.get("num_layers") != 1
-
-
-def _updates_statistics(kwargs: Mapping[str, Argument]) -> bool:
-    uses_batch = kwargs.get("training") or kwargs.get("use_input_stats")
-    return bool(uses_batch) and kwargs.get("running_mean") is not None
-
-
-# The arguments that show that a model was exported in training mode.
-_TRAINING: dict[str, Callable[[Mapping[str, Argument]], bool]] = {
-    **dict.fromkeys(
-        ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout"),
-        _is_true("train"),
-    ),
-    **dict.fromkeys(("aten.batch_norm", "aten.instance_norm"), _updates_statistics),
-    "aten.lstm": _drops_elements,
-    "aten.scaled_dot_product_attention": _is_true("dropout_p"),
-    "aten.rrelu": _is_true("training"),
-}
-
-
-def _require_evaluation_mode(graph: Graph) -> None:
+def _require_evaluation_mode(graph: Graph, operators: Sequence[Operator]) -> None:
     found = [
         f"{node.op} in {place_of(node)}"
-        for node in graph.nodes
-        if _TRAINING.get(functional_name(node.op).rpartition(".")[0], lambda kwargs: False)(node.kwargs)
+        for node, operator in zip(graph.nodes, operators, strict=True)
+        if operator.in_training is not None and operator.in_training(node.kwargs)
     ]
     if found:
         shown = ", ".join(dict.fromkeys(found))
@@ -171,7 +138,7 @@ def _require_known_arguments(node: Node, operator: Operator) -> None:
     if operator.takes_options:
         kwargs["options"] = None
     try:
-        operator.signature.bind(*node.args, **operator.known_kwargs(kwargs))
+        operator.signature.bind(*node.args, **operator.arguments(kwargs))
     except TypeError as error:
         raise ProgramError(
             "malformed-graph", f"node {node.name} ({node.op}, {place_of(node)}): {error}"

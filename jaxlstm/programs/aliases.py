@@ -32,21 +32,23 @@ class View:
 
 
 @dataclass(frozen=True)
-class Write:
+class InPlaceWrite:
     """The effect of an in-place node on the values that share memory with its argument.
 
     Attributes:
       target: the argument that the node writes to.
+      owner: the value that owns the memory of the target: the target itself if it is not a view.
       back: the views from the target to the owner of the memory, to be written back in this order.
       again: the views to compute again from their bases, in this order.
     """
 
     target: str
+    owner: str
     back: tuple[View, ...] = ()
     again: tuple[View, ...] = ()
 
 
-def plan_writes(graph: Graph, operators: Sequence[Operator]) -> dict[int, Write]:
+def plan_writes(graph: Graph, operators: Sequence[Operator]) -> dict[int, InPlaceWrite]:
     """Return the write of each in-place node, by the index of the node.
 
     Raises:
@@ -54,7 +56,7 @@ def plan_writes(graph: Graph, operators: Sequence[Operator]) -> dict[int, Write]
     """
     last_use = _last_uses(graph)
     views = _Views(graph)
-    writes: dict[int, Write] = {}
+    writes: dict[int, InPlaceWrite] = {}
     for index, (node, operator) in enumerate(zip(graph.nodes, operators, strict=True)):
         if is_in_place(node.op):
             target = target_of(node)
@@ -79,17 +81,6 @@ def target_of(node: Node) -> str:
             "malformed-graph", f"node {node.name}: the in-place operator {node.op} has no tensor self"
         )
     return value.name
-
-
-def mutated_placeholders(graph: Graph, operators: Sequence[Operator]) -> set[str]:
-    """Return the placeholders that in-place nodes write to, directly or through views."""
-    views = _Views(graph)
-    mutated = set()
-    for node, operator in zip(graph.nodes, operators, strict=True):
-        if is_in_place(node.op):
-            mutated.add(views.owner(target_of(node)))
-        views.add(node, operator)
-    return mutated
 
 
 class _Views:
@@ -119,28 +110,31 @@ class _Views:
         owner = self.owner(name)
         return self._families.get(owner, [owner])
 
-    def plan_write(self, node: Node, target: str, alive: set[str]) -> Write:
+    def plan_write(self, node: Node, target: str, alive: set[str]) -> InPlaceWrite:
         """Return the effect of a write to ``target`` if the values ``alive`` are used later."""
         if not alive:
-            return Write(target)
+            return InPlaceWrite(target, self.owner(target))
         certain = self._certain_family(target)
         if unknown := sorted(alive - certain):
-            family = self.family(target)
-            links = [self._views[name] for name in family if name in self._views]
-            link = next(view for view in links if not view.certain).node
-            raise ProgramError(
-                "unsupported-alias",
-                f"node {node.name} ({node.op}, {place_of(node)}) changes {target} in place, and {unknown[0]} "
-                f"is used later. They share memory or not depending on the strides at node {link.name} "
-                f"({link.op}). Replace the in-place operator by its functional form, or insert .clone() "
-                "before it, and export again",
-            )
+            raise self._unknown_sharing(node, target, unknown[0])
         back, name = [], target
         while name in self._views and self._views[name].certain:
             back.append(self._views[name])
             name = self._views[name].base
-        again = (self._views[name] for name in self.family(target) if name in certain and name in self._views)
-        return Write(target, tuple(back), tuple(view for view in again if view.certain))
+        again = [self._views[name] for name in self.family(target) if name in certain & self._views.keys()]
+        views_again = tuple(view for view in again if view.certain)
+        return InPlaceWrite(target, self.owner(target), tuple(back), views_again)
+
+    def _unknown_sharing(self, node: Node, target: str, other: str) -> ProgramError:
+        links = [self._views[name] for name in self.family(target) if name in self._views]
+        link = next(view for view in links if not view.certain).node
+        return ProgramError(
+            "unsupported-alias",
+            f"node {node.name} ({node.op}, {place_of(node)}) changes {target} in place, and {other} is used "
+            f"later. They share memory or not depending on the strides at node {link.name} ({link.op}). "
+            "Replace the in-place operator by its functional form, or insert .clone() before it, and export "
+            "again",
+        )
 
     def _certain_family(self, target: str) -> set[str]:
         """Return the values that share memory with the target whatever the strides."""

@@ -10,8 +10,8 @@ import jax
 import jax.export
 import numpy as np
 
-from jaxlstm.programs.acceptance import Plan
-from jaxlstm.programs.aliases import View, Write, place_of
+from jaxlstm.programs.acceptance import AcceptedGraph
+from jaxlstm.programs.aliases import InPlaceWrite, View, place_of
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Node, Value
 from jaxlstm.programs.guards import UNDECIDED
@@ -28,12 +28,12 @@ _FAILURES = (
 
 
 def run_nodes(
-    plan: Plan, values: Values, sizes: Mapping[str, int], options: Options
+    accepted: AcceptedGraph, values: Values, sizes: Mapping[str, int], options: Options
 ) -> Iterator[tuple[Node, Any]]:
     """Run each node and yield it with its result; ``values`` holds all values by name and is updated.
 
     Args:
-      plan: the accepted graph.
+      accepted: the graph.
       values: the placeholders.
       sizes: the sizes of the free axes.
       options: the settings of the call.
@@ -42,9 +42,9 @@ def run_nodes(
       ProgramError: an operator refuses its arguments, or the result of a node has another shape or dtype
         than the file says.
     """
-    for index, (node, operator) in enumerate(zip(plan.graph.nodes, plan.operators, strict=True)):
+    for index, (node, operator) in enumerate(zip(accepted.graph.nodes, accepted.operators, strict=True)):
         result = _call(node, operator, values, sizes, options)
-        write = plan.writes.get(index)
+        write = accepted.writes.get(index)
         if write is not None:
             with _naming(node):
                 result = _write(write, result, values, options)
@@ -93,13 +93,13 @@ def _naming(node: Node) -> Iterator[None]:
 
 
 def _apply(node: Node, operator: Operator, args: list, kwargs: dict[str, Any], options: Options) -> Any:
-    kwargs = operator.known_kwargs(kwargs)
+    kwargs = operator.arguments(kwargs)
     if operator.takes_options:
         kwargs["options"] = options.of_module(node.module_path)
     return operator.function(*args, **kwargs)
 
 
-def _write(write: Write, result: jax.Array, values: Values, options: Options) -> jax.Array:
+def _write(write: InPlaceWrite, result: jax.Array, values: Values, options: Options) -> jax.Array:
     """Store the result of an in-place operator in its argument and in all values that share its memory."""
     target = values[write.target]
     # An in-place operator keeps the shape and dtype of its argument.
@@ -116,7 +116,7 @@ def _written_back(view: View, values: Values) -> jax.Array:
     """Return the base of a view with the view written into it."""
     if is_in_place(view.node.op):
         return values[view.name]
-    kwargs = {name: resolve(argument, values) for name, argument in view.node.kwargs.items()}
+    kwargs = view.operator.arguments({n: resolve(a, values) for n, a in view.node.kwargs.items()})
     del kwargs[view.operator.first_parameter]
     assert view.operator.write_back is not None
     return view.operator.write_back(values[view.base], values[view.name], view.index, kwargs)

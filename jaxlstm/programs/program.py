@@ -26,7 +26,7 @@ from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.tensors import hold_tensors, tied_names
 
 
-class Write(Protocol):
+class FileWriter(Protocol):
     """A function that writes parameters and buffers into a copy of the file of a program."""
 
     def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -57,7 +57,7 @@ class Program:
         graph: Graph,
         tensors: Mapping[str, np.ndarray],
         *,
-        write: Write | None = None,
+        write: FileWriter | None = None,
         copy: bool = True,
     ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.
@@ -76,7 +76,7 @@ class Program:
         first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
         self.graph = graph = replace(graph, parameters=first_names)
         self.options = Options()
-        self._plan = accept(graph)
+        self._accepted = accept(graph)
         self.params = hold_tensors("parameter", graph.parameters, tensors, copy=copy)
         self.buffers = hold_tensors("buffer", graph.buffers, tensors, copy=copy)
         self._constants = hold_tensors("constant", graph.constants, tensors, copy=copy)
@@ -96,7 +96,7 @@ class Program:
     def mutated_buffers(self) -> tuple[str, ...]:
         """The buffers that a call changes, see :meth:`call_with_buffers`."""
         changed = {*self.graph.mutations}
-        changed |= {name for value, name in self.graph.buffers.items() if value in self._plan.mutated}
+        changed |= {name for value, name in self.graph.buffers.items() if value in self._accepted.mutated}
         return tuple(name for name in self.buffers if name in changed)
 
     def __call__(
@@ -171,7 +171,7 @@ class Program:
             **inputs,
         }
         options = replace(self.options, seq_lengths=seq_lengths)
-        for node, result in run_nodes(self._plan, values, sizes, options):
+        for node, result in run_nodes(self._accepted, values, sizes, options):
             if record is not None:
                 record(node, result)
         return values

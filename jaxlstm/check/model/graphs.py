@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.programs.graph import Graph, Node, TensorType
-
-_CREATES = (
-    *("zeros", "ones", "full", "arange", "linspace", "eye", "scalar_tensor"),
-    *("hann_window", "hamming_window"),
-)
-"""Operators whose result has the default dtype unless they are given one."""
+from jaxlstm.programs.operators.registry import find_operator
 
 
 def in_float64(graph: Graph) -> Graph:
@@ -28,9 +23,9 @@ def in_float64(graph: Graph) -> Graph:
 def _node(node: Node) -> Node:
     kwargs = {name: _argument(value) for name, value in node.kwargs.items()}
     types = {name: _type(type_) for name, type_ in node.types.items()}
-    operator = node.op.split(".")[1] if "." in node.op else node.op
+    operator = find_operator(node.op)
     is_floating = any(type_.dtype == np.float64 for type_ in types.values())
-    if operator in _CREATES and kwargs.get("dtype") is None and is_floating:
+    if operator is not None and operator.creates and kwargs.get("dtype") is None and is_floating:
         kwargs["dtype"] = np.dtype(np.float64)
     return replace(node, kwargs=kwargs, args=tuple(map(_argument, node.args)), types=types)
 

@@ -1,9 +1,12 @@
-"""Elementwise arithmetic, with torch's type promotion and integer division."""
+"""Arithmetic, comparison and logic, element by element, with torch's type promotion and integer division."""
 
 from __future__ import annotations
 
-import jax
+import operator
+from collections.abc import Callable
+
 import jax.numpy as jnp
+from jax import Array, lax
 
 from jaxlstm.programs.operators.dtypes import (
     Operand,
@@ -14,11 +17,81 @@ from jaxlstm.programs.operators.dtypes import (
     promoted_floats,
     result_type,
 )
-from jaxlstm.programs.operators.registry import register_operator
+from jaxlstm.programs.operators.registry import register_family, register_operator
+
+TENSOR_OR_SCALAR = "Tensor Scalar"
+_Binary = Callable[[Array, Array], Array]
+
+
+def _of_promoted(function: _Binary, self: Array, other: Operand) -> Array:
+    return function(*promoted(self, other))
+
+
+def _of_promoted_floats(function: _Binary, self: Array, other: Operand) -> Array:
+    return function(*promoted_floats(self, other))
+
+
+def _floor_divide(x: Array, y: Array) -> Array:
+    """Return the quotient rounded down; a float divided by zero is infinite or NaN, as in torch."""
+    return jnp.where(y == 0, x / y, jnp.floor_divide(x, y)) if is_float(x) else jnp.floor_divide(x, y)
+
+
+def _fmax(x: Array, y: Array) -> Array:
+    """Return the larger element; a number wins over NaN."""
+    return jnp.where((x >= y) | jnp.isnan(y), x, y)
+
+
+def _fmin(x: Array, y: Array) -> Array:
+    """Return the smaller element; a number wins over NaN."""
+    return jnp.where((x <= y) | jnp.isnan(y), x, y)
+
+
+_COMPARISONS = {
+    "eq": jnp.equal,
+    "ge greater_equal": jnp.greater_equal,
+    "gt greater": jnp.greater,
+    "le less_equal": jnp.less_equal,
+    "lt less": jnp.less,
+    "ne not_equal": jnp.not_equal,
+}
+_NUMBERS = {
+    "bitwise_and __and__": jnp.bitwise_and,
+    "bitwise_or __or__": jnp.bitwise_or,
+    "bitwise_xor __xor__": jnp.bitwise_xor,
+    "fmod": jnp.fmod,
+    "mul multiply": operator.mul,
+    "remainder": jnp.remainder,
+}
+_TENSORS = {
+    "fmax": _fmax,
+    "fmin": _fmin,
+    "kron": jnp.kron,
+    "logical_and": jnp.logical_and,
+    "logical_or": jnp.logical_or,
+    "logical_xor": jnp.logical_xor,
+    "maximum": jnp.maximum,
+    "minimum": jnp.minimum,
+}
+_TENSORS_OF_FLOATS = {
+    "atan2 arctan2": jnp.arctan2,
+    "hypot": jnp.hypot,
+    "logaddexp": jnp.logaddexp,
+    "logaddexp2": jnp.logaddexp2,
+}
+register_family(_of_promoted, _COMPARISONS | _NUMBERS, TENSOR_OR_SCALAR)
+register_family(_of_promoted, _TENSORS)
+register_family(_of_promoted, {"max": jnp.maximum, "min": jnp.minimum}, "other")
+register_family(_of_promoted, {"floor_divide": _floor_divide}, "default Scalar Tensor")
+register_family(_of_promoted_floats, _TENSORS_OF_FLOATS)
+register_family(
+    _of_promoted_floats,
+    {"copysign": jnp.copysign, "div divide true_divide": operator.truediv},
+    TENSOR_OR_SCALAR,
+)
 
 
 @register_operator("aten.add.Tensor", "aten.add.Scalar")
-def add(self: jax.Array, other: Operand, alpha: Operand = 1) -> jax.Array:
+def add(self: Array, other: Operand, alpha: Operand = 1) -> Array:
     """Return ``self + alpha * other``."""
     self, other = promoted(self, other)
     if self.dtype == jnp.bool_:
@@ -26,92 +99,47 @@ def add(self: jax.Array, other: Operand, alpha: Operand = 1) -> jax.Array:
     return self + _scaled(other, alpha)
 
 
-@register_operator("aten.sub.Tensor", "aten.sub.Scalar")
-def sub(self: jax.Array, other: Operand, alpha: Operand = 1) -> jax.Array:
+@register_operator("aten.sub.Tensor", "aten.sub.Scalar", "aten.subtract.Tensor", "aten.subtract.Scalar")
+def sub(self: Array, other: Operand, alpha: Operand = 1) -> Array:
     """Return ``self - alpha * other``."""
     self, other = promoted(self, other)
     return self - _scaled(other, alpha)
 
 
 @register_operator("aten.rsub.Tensor", "aten.rsub.Scalar")
-def rsub(self: jax.Array, other: Operand, alpha: Operand = 1) -> jax.Array:
+def rsub(self: Array, other: Operand, alpha: Operand = 1) -> Array:
     """Return ``other - alpha * self``."""
     self, other = promoted(self, other)
     return other - _scaled(self, alpha)
 
 
-@register_operator("aten.mul.Tensor", "aten.mul.Scalar")
-def mul(self: jax.Array, other: Operand) -> jax.Array:
-    """Return ``self * other``."""
-    self, other = promoted(self, other)
-    return self * other
-
-
-@register_operator("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor", "aten.true_divide.Scalar")
-def div(self: jax.Array, other: Operand) -> jax.Array:
-    """Return ``self / other``; integers are divided as float32."""
-    self, other = promoted_floats(self, other)
-    return self / other
-
-
-@register_operator("aten.div.Tensor_mode", "aten.div.Scalar_mode")
-def div_mode(self: jax.Array, other: Operand, rounding_mode: str | None = None) -> jax.Array:
+@register_operator(
+    *(f"aten.{name}.{kind}_mode" for name in ("div", "divide") for kind in ("Tensor", "Scalar"))
+)
+def div_mode(self: Array, other: Operand, rounding_mode: str | None = None) -> Array:
     """Return the quotient, exact (None) or rounded to zero ("trunc") or down ("floor")."""
-    if rounding_mode == "floor":
-        return floor_divide(self, other)
     if rounding_mode is None:
-        return div(self, other)
+        return _of_promoted_floats(operator.truediv, self, other)
     self, other = promoted(self, other)
-    return jax.lax.div(*jnp.broadcast_arrays(self, other)) if is_integer(self) else jnp.trunc(self / other)
-
-
-@register_operator("aten.floor_divide.default", "aten.floor_divide.Scalar", "aten.floor_divide.Tensor")
-def floor_divide(self: jax.Array, other: Operand) -> jax.Array:
-    """Return the quotient rounded down; a float divided by zero is infinite or NaN, as in torch."""
-    self, other = promoted(self, other)
-    if not is_float(self):
-        return jnp.floor_divide(self, other)
-    return jnp.where(other == 0, self / other, jnp.floor_divide(self, other))
-
-
-@register_operator("aten.remainder.Tensor", "aten.remainder.Scalar")
-def remainder(self: jax.Array, other: Operand) -> jax.Array:
-    """Return the remainder with the sign of the divisor."""
-    return jnp.remainder(*promoted(self, other))
-
-
-@register_operator("aten.fmod.Tensor", "aten.fmod.Scalar")
-def fmod(self: jax.Array, other: Operand) -> jax.Array:
-    """Return the remainder with the sign of the dividend."""
-    return jnp.fmod(*promoted(self, other))
+    if rounding_mode == "floor":
+        return _floor_divide(self, other)
+    return lax.div(*jnp.broadcast_arrays(self, other)) if is_integer(self) else jnp.trunc(self / other)
 
 
 @register_operator("aten.pow.Tensor_Tensor", "aten.pow.Tensor_Scalar", "aten.pow.Scalar", "aten.pow.Tensor")
-def pow(self: Operand, exponent: Operand) -> jax.Array:
+def pow(self: Operand, exponent: Operand) -> Array:
     """Return ``self ** exponent``; integers to a negative integer power are refused, as in torch."""
     dtype = result_type(self, exponent)
     if isinstance(exponent, int) and not is_float(dtype) and exponent < 0:
         raise ValueError(f"integers to negative integer powers are not allowed, got exponent={exponent}")
     if isinstance(exponent, int) or (isinstance(exponent, float) and exponent.is_integer()):
         # A static exponent has a gradient at zero and negative numbers.
-        return jax.lax.integer_pow(as_array(self, dtype), int(exponent))
+        return lax.integer_pow(as_array(self, dtype), int(exponent))
     return jnp.power(as_array(self, dtype), as_array(exponent, dtype))
 
 
-@register_operator("aten.maximum.default", "aten.max.other")
-def maximum(self: jax.Array, other: jax.Array) -> jax.Array:
-    """Return the larger element; NaN wins."""
-    return jnp.maximum(*promoted(self, other))
-
-
-@register_operator("aten.minimum.default", "aten.min.other")
-def minimum(self: jax.Array, other: jax.Array) -> jax.Array:
-    """Return the smaller element; NaN wins."""
-    return jnp.minimum(*promoted(self, other))
-
-
 @register_operator("aten.clamp.default", "aten.clamp.Tensor", "aten.clip.default", "aten.clip.Tensor")
-def clamp(self: jax.Array, min: Operand | None = None, max: Operand | None = None) -> jax.Array:
+def clamp(self: Array, min: Operand | None = None, max: Operand | None = None) -> Array:
     """Return ``self`` between two bounds; ``max`` wins where the bounds cross.
 
     NaN wins. At a bound, ``self`` has the whole gradient, as in torch; jnp.maximum would share it.
@@ -128,45 +156,57 @@ def clamp(self: jax.Array, min: Operand | None = None, max: Operand | None = Non
 
 
 @register_operator("aten.clamp_min.default", "aten.clamp_min.Tensor")
-def clamp_min(self: jax.Array, min: Operand) -> jax.Array:
+def clamp_min(self: Array, min: Operand) -> Array:
     """Return the larger of ``self`` and a bound."""
     return clamp(self, min)
 
 
 @register_operator("aten.clamp_max.default", "aten.clamp_max.Tensor")
-def clamp_max(self: jax.Array, max: Operand) -> jax.Array:
+def clamp_max(self: Array, max: Operand) -> Array:
     """Return the smaller of ``self`` and a bound."""
     return clamp(self, None, max)
 
 
-@register_operator("aten.atan2.default")
-def atan2(self: jax.Array, other: jax.Array) -> jax.Array:
-    """Return the angle of the point (other, self)."""
-    return jnp.arctan2(*promoted_floats(self, other))
-
-
 @register_operator("aten.lerp.Scalar", "aten.lerp.Tensor")
-def lerp(self: jax.Array, end: jax.Array, weight: Operand) -> jax.Array:
+def lerp(self: Array, end: Array, weight: Operand) -> Array:
     """Return the linear interpolation from ``self`` (weight 0) to ``end`` (weight 1)."""
     weight = as_array(weight, self.dtype)
     # As in torch, exact at both ends.
     return jnp.where(jnp.abs(weight) < 0.5, self + weight * (end - self), end - (end - self) * (1 - weight))
 
 
-@register_operator("aten.addcmul.default")
-def addcmul(self: jax.Array, tensor1: jax.Array, tensor2: jax.Array, value: Operand = 1) -> jax.Array:
-    """Return ``self + value * tensor1 * tensor2``."""
+def _add_scaled(function: _Binary, self: Array, tensor1: Array, tensor2: Array, value: Operand = 1) -> Array:
     self, tensor1, tensor2 = promoted(self, tensor1, tensor2)
-    return self + _scaled(tensor1 * tensor2, value)
+    return self + _scaled(function(tensor1, tensor2), value)
 
 
-@register_operator("aten.addcdiv.default")
-def addcdiv(self: jax.Array, tensor1: jax.Array, tensor2: jax.Array, value: Operand = 1) -> jax.Array:
-    """Return ``self + value * tensor1 / tensor2``."""
-    self, tensor1, tensor2 = promoted(self, tensor1, tensor2)
-    return self + _scaled(tensor1 / tensor2, value)
+register_family(_add_scaled, {"addcmul": operator.mul, "addcdiv": operator.truediv})
 
 
-def _scaled(x: jax.Array, factor: Operand) -> jax.Array:
+def _scaled(x: Array, factor: Operand) -> Array:
     """Return ``x * factor`` in the dtype of ``x``."""
     return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
+
+
+@register_operator("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
+def where(condition: Array, self: Operand, other: Operand) -> Array:
+    """Return ``self`` where the condition holds, else ``other``."""
+    return jnp.where(condition.astype(bool), *promoted(self, other))
+
+
+@register_operator("aten.heaviside.default")
+def heaviside(self: Array, values: Array) -> Array:
+    """Return 0 for negative numbers and NaN, 1 for positive ones, and ``values`` at 0."""
+    return jnp.where(self == 0, values, (self > 0).astype(values.dtype))
+
+
+@register_operator(
+    *(f"aten.xlogy.{overload}" for overload in ("Tensor", "Scalar_Other", "Scalar_Self")),
+    *(f"aten.special_xlogy.{overload}" for overload in ("default", "other_scalar", "self_scalar")),
+)
+def xlogy(self: Operand, other: Operand) -> Array:
+    """Return ``self * log(other)``, and 0 where ``self`` is 0 unless ``other`` is NaN."""
+    self, other = promoted_floats(self, other)
+    # The gradient is 0 there, too, so the logarithm must be finite.
+    is_zero = (self == 0) & ((other <= 0) | jnp.isinf(other))
+    return self * jnp.log(jnp.where(is_zero, 1, other))

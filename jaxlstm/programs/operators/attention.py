@@ -6,25 +6,28 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.linear_algebra import product
 from jaxlstm.programs.operators.registry import Options, register_operator
 
 
-@register_operator("aten.scaled_dot_product_attention.default")
+@register_operator(
+    "aten.scaled_dot_product_attention.default", in_training=lambda kwargs: bool(kwargs.get("dropout_p"))
+)
 def scaled_dot_product_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    attn_mask: jax.Array | None = None,
+    query: Array,
+    key: Array,
+    value: Array,
+    attn_mask: Array | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
     options: Options,
-) -> jax.Array:
+) -> Array:
     """Return softmax(query @ key.T * scale + mask) @ value.
 
     A bool mask is True where a key takes part. A query without any key gives zeros, as in torch.
@@ -48,7 +51,7 @@ def scaled_dot_product_attention(
     return product(_safe_softmax(scores), value.astype(wide), options).astype(query.dtype)
 
 
-def _safe_softmax(scores: jax.Array) -> jax.Array:
+def _safe_softmax(scores: Array) -> Array:
     """Return the softmax over the last axis, and zeros where every score is -inf."""
     nothing = jnp.all(scores == -jnp.inf, -1, keepdims=True)
     return jnp.where(nothing, 0, jax.nn.softmax(jnp.where(nothing, 0, scores), axis=-1))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
+from jax import Array
 
 
-def axis(x: jax.Array, dim: int) -> int:
+def axis(x: Array, dim: int) -> int:
     """Return a non-negative axis. torch accepts 0 and -1 for an array without axes."""
     return axis_of(x.ndim, dim)
 
@@ -21,7 +21,7 @@ def axis_of(ndim: int, dim: int) -> int:
     return dim % size
 
 
-def axes(x: jax.Array, dim: Any) -> tuple[int, ...]:
+def axes(x: Array, dim: Any) -> tuple[int, ...]:
     """Return non-negative axes for an int, a list, or None or () for all axes."""
     if dim is None or dim == ():
         return tuple(range(x.ndim))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxlstm.programs.operators.registry import register_operator
 
@@ -14,7 +14,7 @@ def _require_divisible(size: int, divisor: int, what: str) -> None:
 
 
 @register_operator("aten.pixel_shuffle.default")
-def pixel_shuffle(self: jax.Array, upscale_factor: int) -> jax.Array:
+def pixel_shuffle(self: Array, upscale_factor: int) -> Array:
     """Move groups of ``upscale_factor ** 2`` channels into the pixels of a larger image."""
     *batch, channels, height, width = self.shape
     factor, start = upscale_factor, len(batch)
@@ -26,7 +26,7 @@ def pixel_shuffle(self: jax.Array, upscale_factor: int) -> jax.Array:
 
 
 @register_operator("aten.pixel_unshuffle.default")
-def pixel_unshuffle(self: jax.Array, downscale_factor: int) -> jax.Array:
+def pixel_unshuffle(self: Array, downscale_factor: int) -> Array:
     """Move squares of pixels into channels: the inverse of :func:`pixel_shuffle`."""
     *batch, channels, height, width = self.shape
     factor, start = downscale_factor, len(batch)
@@ -39,7 +39,7 @@ def pixel_unshuffle(self: jax.Array, downscale_factor: int) -> jax.Array:
 
 
 @register_operator("aten.channel_shuffle.default")
-def channel_shuffle(self: jax.Array, groups: int) -> jax.Array:
+def channel_shuffle(self: Array, groups: int) -> Array:
     """Reorder channels (N, C, ...) so that each group's first channels come first."""
     batch, channels, *rest = self.shape
     _require_divisible(channels, groups, "the number of channels")

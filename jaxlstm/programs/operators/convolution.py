@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from jaxlstm.layer import precision as precision_
 from jaxlstm.programs.operators.axes import repeated
@@ -19,16 +18,16 @@ _AXES = {1: "W", 2: "HW", 3: "DHW"}
 
 @register_operator(*(f"aten.conv{n}d.{overload}" for n in (1, 2, 3) for overload in ("default", "padding")))
 def conv(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
     stride: Ints = 1,
     padding: Ints | str = 0,
     dilation: Ints = 1,
     groups: int = 1,
     *,
     options: Options,
-) -> jax.Array:
+) -> Array:
     """Convolve (N, C, *size) or (C, *size) with (O, C / groups, *kernel)."""
     n = weight.ndim - 2
     dilations = repeated(dilation, n)
@@ -40,9 +39,9 @@ def conv(
     "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"
 )
 def conv_transpose(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
     stride: Ints = 1,
     padding: Ints = 0,
     output_padding: Ints = 0,
@@ -50,7 +49,7 @@ def conv_transpose(
     dilation: Ints = 1,
     *,
     options: Options,
-) -> jax.Array:
+) -> Array:
     """Apply the transpose of a convolution: (N, C, *size) with (C, O / groups, *kernel)."""
     n = weight.ndim - 2
     dilations = repeated(dilation, n)
@@ -69,9 +68,9 @@ def conv_transpose(
 
 @register_operator("aten.convolution.default")
 def convolution(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None,
+    input: Array,
+    weight: Array,
+    bias: Array | None,
     stride: Ints,
     padding: Ints,
     dilation: Ints,
@@ -80,7 +79,7 @@ def convolution(
     groups: int,
     *,
     options: Options,
-) -> jax.Array:
+) -> Array:
     """Convolve, or apply the transpose: the operator of a decomposed graph."""
     if transposed:
         return conv_transpose(
@@ -101,16 +100,16 @@ def _pads(padding: Ints | str, kernel: Sequence[int], dilations: Sequence[int]) 
 
 
 def _convolve(
-    x: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
     pads: Pads,
     stride: Sequence[int],
     input_dilation: Sequence[int],
     kernel_dilation: Sequence[int],
     groups: int,
     options: Options,
-) -> jax.Array:
+) -> Array:
     space = _AXES[weight.ndim - 2]
     batched = x.ndim == weight.ndim
     y = lax.conv_general_dilated(

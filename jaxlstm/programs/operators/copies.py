@@ -8,16 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.axes import axes, axis, axis_of
 from jaxlstm.programs.operators.dtypes import Operand, as_array, held, promoted
-from jaxlstm.programs.operators.registry import register_operator, same, same_values
+from jaxlstm.programs.operators.registry import register_family, register_operator, same, same_values
+from jaxlstm.programs.operators.unary import of_tensor
 
 
-@register_operator("aten.cat.default", "aten.concat.default")
-def cat(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
+@register_operator(*(f"aten.{name}.default" for name in ("cat", "concat", "concatenate")))
+def cat(tensors: Sequence[Array], dim: int = 0) -> Array:
     """Concatenate along an axis. Tensors of shape (0,) are skipped, whatever the other shapes."""
     arrays = promoted(*tensors)
     kept = [array for array in arrays if array.shape != (0,)] or arrays
@@ -25,38 +27,41 @@ def cat(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
 
 
 @register_operator("aten.stack.default")
-def stack(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
+def stack(tensors: Sequence[Array], dim: int = 0) -> Array:
     """Concatenate along a new axis."""
     arrays = promoted(*tensors)
     return jnp.stack(arrays, axis_of(arrays[0].ndim + 1, dim))
 
 
-def _register_stack(name: str, function: Callable[..., jax.Array]) -> None:
-    @register_operator(f"aten.{name}.default")
-    def stacked(tensors: Sequence[jax.Array]) -> jax.Array:
-        return function(promoted(*tensors))
+def _stacked(function: Callable[..., Array], tensors: Sequence[Array]) -> Array:
+    return function(promoted(*tensors))
 
 
-for _name in ("hstack", "vstack", "dstack", "column_stack"):
-    _register_stack(_name, getattr(jnp, _name))
+_STACKS = {
+    "hstack": jnp.hstack,
+    "vstack row_stack": jnp.vstack,
+    "dstack": jnp.dstack,
+    "column_stack": jnp.column_stack,
+}
+register_family(_stacked, _STACKS)
 
 
 @register_operator("aten.tile.default")
-def tile(self: jax.Array, dims: Sequence[int]) -> jax.Array:
+def tile(self: Array, dims: Sequence[int]) -> Array:
     """Tile the tensor; missing numbers of repetitions in front are 1."""
     return jnp.tile(self, dims)
 
 
 @register_operator("aten.repeat.default")
-def repeat(self: jax.Array, repeats: Sequence[int]) -> jax.Array:
+def repeat(self: Array, repeats: Sequence[int]) -> Array:
     """Tile the tensor; axes are added in front if there are more repeats than axes."""
     return jnp.tile(self.reshape((1,) * (len(repeats) - self.ndim) + self.shape), repeats)
 
 
 @register_operator("aten.repeat_interleave.self_int", "aten.repeat_interleave.self_Tensor")
 def repeat_interleave(
-    self: jax.Array, repeats: int | jax.Array, dim: int | None = None, output_size: int | None = None
-) -> jax.Array:
+    self: Array, repeats: int | Array, dim: int | None = None, output_size: int | None = None
+) -> Array:
     """Repeat each element of an axis, or of the flattened tensor.
 
     For a tensor of repeats, ``output_size`` is their sum; without it, the repeats must be known.
@@ -80,92 +85,69 @@ def repeat_interleave(
 
 
 @register_operator("aten.flip.default")
-def flip(self: jax.Array, dims: Sequence[int]) -> jax.Array:
+def flip(self: Array, dims: Sequence[int]) -> Array:
     """Reverse axes."""
     return jnp.flip(self, axes(self, dims) if dims else ())
 
 
-@register_operator("aten.fliplr.default")
-def fliplr(self: jax.Array) -> jax.Array:
-    """Reverse the second axis."""
-    return jnp.flip(self, 1)
-
-
-@register_operator("aten.flipud.default")
-def flipud(self: jax.Array) -> jax.Array:
-    """Reverse the first axis."""
-    return jnp.flip(self, 0)
+register_family(of_tensor, {"fliplr": jnp.fliplr, "flipud": jnp.flipud})
 
 
 @register_operator("aten.rot90.default")
-def rot90(self: jax.Array, k: int = 1, dims: Sequence[int] = (0, 1)) -> jax.Array:
+def rot90(self: Array, k: int = 1, dims: Sequence[int] = (0, 1)) -> Array:
     """Rotate the plane of two axes by ``k`` quarters, from the first axis towards the second."""
     return jnp.rot90(self, k, (dims[0], dims[1]))
 
 
 @register_operator("aten.roll.default")
-def roll(self: jax.Array, shifts: Any, dims: Any = ()) -> jax.Array:
+def roll(self: Array, shifts: Any, dims: Any = ()) -> Array:
     """Rotate elements along axes."""
     return jnp.roll(self, shifts, None if dims == () else dims)
 
 
-@register_operator(*(f"aten.{name}.default" for name in ("alias", "lift_fresh", "positive")), write_back=same)
-def alias(self: jax.Array) -> jax.Array:
-    """Return the tensor itself."""
-    return self
+def _itself(x: Array) -> Array:
+    """Return the tensor itself: JAX has no strides, and arrays are immutable."""
+    return x
+
+
+register_family(of_tensor, {"alias lift_fresh positive": _itself}, write_back=same)
+register_family(of_tensor, {"contiguous resolve_conj resolve_neg": _itself}, may_alias=True)
+register_family(of_tensor, {"clone lift_fresh_copy": _itself})
 
 
 @register_operator("aten.detach.default", write_back=same_values)
-def detach(self: jax.Array) -> jax.Array:
+def detach(self: Array) -> Array:
     """Return the tensor itself, through which no gradient flows."""
     return jax.lax.stop_gradient(self)
-
-
-@register_operator("aten.contiguous.default", may_alias=True)
-def contiguous(self: jax.Array) -> jax.Array:
-    """Return the tensor itself: JAX has no strides."""
-    return self
-
-
-@register_operator("aten.clone.default", "aten.lift_fresh_copy.default")
-def clone(self: jax.Array) -> jax.Array:
-    """Return a copy."""
-    return self
 
 
 @register_operator(
     "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten._to_copy.default", may_alias=True
 )
-def to_dtype(self: jax.Array, dtype: Any = None, copy: bool = False) -> jax.Array:
+def to_dtype(self: Array, dtype: Any = None, copy: bool = False) -> Array:
     """Convert to a dtype; floats are truncated to integers."""
     return self if dtype is None else self.astype(held(dtype))
 
 
-@register_operator("aten.to.other", may_alias=True)
-def to_other(self: jax.Array, other: jax.Array, copy: bool = False) -> jax.Array:
-    """Convert to the dtype of another tensor."""
-    return self.astype(other.dtype)
-
-
-@register_operator("aten.type_as.default", may_alias=True)
-def type_as(self: jax.Array, other: jax.Array) -> jax.Array:
+@register_operator("aten.to.other", "aten.type_as.default", may_alias=True)
+def to_other(self: Array, other: Array, copy: bool = False) -> Array:
     """Convert to the dtype of another tensor."""
     return self.astype(other.dtype)
 
 
 @register_operator("aten.copy.default")
-def copy(self: jax.Array, src: jax.Array) -> jax.Array:
+def copy(self: Array, src: Array) -> Array:
     """Return ``src`` in the shape and dtype of ``self``: the functional form of ``copy_``."""
     return jnp.broadcast_to(src.astype(self.dtype), self.shape)
 
 
 @register_operator("aten.fill.Tensor", "aten.fill.Scalar")
-def fill(self: jax.Array, value: Operand) -> jax.Array:
+def fill(self: Array, value: Operand) -> Array:
     """Return a number in the shape and dtype of ``self``."""
     return jnp.broadcast_to(as_array(value, self.dtype), self.shape)
 
 
 @register_operator("aten.zero.default")
-def zero(self: jax.Array) -> jax.Array:
+def zero(self: Array) -> Array:
     """Return zeros in the shape and dtype of ``self``."""
     return jnp.zeros_like(self)

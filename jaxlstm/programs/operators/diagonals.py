@@ -1,24 +1,26 @@
-"""Diagonals and triangles of matrices."""
+"""Diagonals and triangles of matrices, taken and written."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxlstm.programs.operators.axes import axis, axis_of
-from jaxlstm.programs.operators.dtypes import held, promoted, sum_type
-from jaxlstm.programs.operators.registry import Kwargs, register_operator
+from jaxlstm.programs.operators.dtypes import Operand, as_array, held, promoted, sum_type
+from jaxlstm.programs.operators.registry import Kwargs, register_family, register_operator
 
 
-def _diagonal_back(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+def _diagonal_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
     return set_diagonal(base, view, **kwargs)
 
 
-def set_diagonal(x: jax.Array, new: jax.Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> jax.Array:
+def set_diagonal(x: Array, new: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
     """Return ``x`` with another diagonal of each matrix in the axes ``dim1`` and ``dim2``."""
     dims = (axis(x, dim1), axis(x, dim2))
     matrices = jnp.moveaxis(x, dims, (-2, -1))
@@ -33,13 +35,13 @@ def _places(offset: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @register_operator("aten.diagonal.default", write_back=_diagonal_back)
-def diagonal(self: jax.Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> jax.Array:
+def diagonal(self: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
     """Return a diagonal of each matrix in the axes ``dim1`` and ``dim2``, in a new last axis."""
     return jnp.diagonal(self, offset, axis(self, dim1), axis(self, dim2))
 
 
 @register_operator("aten.diag_embed.default")
-def diag_embed(self: jax.Array, offset: int = 0, dim1: int = -2, dim2: int = -1) -> jax.Array:
+def diag_embed(self: Array, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Array:
     """Return matrices in the axes ``dim1`` and ``dim2`` with the last axis on a diagonal, zeros elsewhere."""
     count, ndim = self.shape[-1], self.ndim + 1
     size = count + abs(offset)
@@ -49,48 +51,56 @@ def diag_embed(self: jax.Array, offset: int = 0, dim1: int = -2, dim2: int = -1)
 
 
 @register_operator("aten.diag.default")
-def diag(self: jax.Array, diagonal: int = 0) -> jax.Array:
+def diag(self: Array, diagonal: int = 0) -> Array:
     """Return the diagonal of a matrix, or the matrix with a vector on its diagonal."""
     return diag_embed(self, diagonal) if self.ndim == 1 else jnp.diagonal(self, diagonal)
 
 
 @register_operator("aten.diagflat.default")
-def diagflat(self: jax.Array, offset: int = 0) -> jax.Array:
+def diagflat(self: Array, offset: int = 0) -> Array:
     """Return the matrix with all elements on a diagonal."""
     return diag_embed(self.reshape(-1), offset)
 
 
 @register_operator("aten.block_diag.default")
-def block_diag(tensors: Sequence[jax.Array]) -> jax.Array:
+def block_diag(tensors: Sequence[Array]) -> Array:
     """Return the matrix with matrices along its diagonal, zeros elsewhere; a vector is one row."""
     return jax.scipy.linalg.block_diag(*promoted(*tensors))
 
 
 @register_operator("aten.trace.default")
-def trace(self: jax.Array) -> jax.Array:
+def trace(self: Array) -> Array:
     """Return the sum of the diagonal of a matrix."""
     return jnp.trace(self.astype(sum_type(self)))
 
 
-@register_operator("aten.tril.default")
-def tril(self: jax.Array, diagonal: int = 0) -> jax.Array:
-    """Return the lower triangle of each matrix, zeros elsewhere."""
-    return jnp.tril(self, diagonal)
+def _triangle(function: Any, self: Array, diagonal: int = 0) -> Array:
+    """Return a triangle of each matrix, zeros elsewhere."""
+    return function(self, diagonal)
 
 
-@register_operator("aten.triu.default")
-def triu(self: jax.Array, diagonal: int = 0) -> jax.Array:
-    """Return the upper triangle of each matrix, zeros elsewhere."""
-    return jnp.triu(self, diagonal)
+register_family(_triangle, {"tril": jnp.tril, "triu": jnp.triu})
 
 
-@register_operator("aten.tril_indices.default")
-def tril_indices(row: int, col: int, offset: int = 0, dtype: Any = None) -> jax.Array:
-    """Return the rows and columns of the lower triangle of a matrix."""
-    return jnp.asarray(np.stack(np.tril_indices(row, offset, col)).astype(held(dtype or "int64")))
+def _triangle_indices(function: Any, row: int, col: int, offset: int = 0, dtype: Any = None) -> Array:
+    """Return the rows and columns of a triangle of a matrix."""
+    return jnp.asarray(np.stack(function(row, offset, col)).astype(held(dtype or "int64")))
 
 
-@register_operator("aten.triu_indices.default")
-def triu_indices(row: int, col: int, offset: int = 0, dtype: Any = None) -> jax.Array:
-    """Return the rows and columns of the upper triangle of a matrix."""
-    return jnp.asarray(np.stack(np.triu_indices(row, offset, col)).astype(held(dtype or "int64")))
+register_family(_triangle_indices, {"tril_indices": np.tril_indices, "triu_indices": np.triu_indices})
+
+
+@register_operator("aten.diagonal_scatter.default")
+def diagonal_scatter(self: Array, src: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
+    """Write a diagonal of each matrix in the axes ``dim1`` and ``dim2``."""
+    return set_diagonal(self, src.astype(self.dtype), offset, dim1, dim2)
+
+
+@register_operator("aten.fill_diagonal.default")
+def fill_diagonal(self: Array, fill_value: Operand, wrap: bool = False) -> Array:
+    """Write a number to the diagonal. ``wrap`` starts it again below a tall matrix, after one row."""
+    columns = self.shape[-1]
+    step = sum(math.prod(self.shape[place:]) for place in range(1, self.ndim + 1))
+    end = columns**self.ndim if not wrap or self.ndim > 2 else self.size
+    flat = self.reshape(-1).at[: min(end, self.size) : step].set(as_array(fill_value, self.dtype))
+    return flat.reshape(self.shape)

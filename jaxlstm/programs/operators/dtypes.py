@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import dtypes
+from jax import Array, dtypes
 
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.errors import ProgramError
 
-Operand = Any  # a jax.Array or a Python number
+Operand = Any  # a Array or a Python number
 DEFAULT_FLOAT = np.dtype(np.float32)  # torch.get_default_dtype()
 
 
@@ -43,7 +43,7 @@ def held(dtype: Any, what: str = "a tensor of the program") -> np.dtype:
     return np.dtype(dtypes.canonicalize_dtype(dtype))
 
 
-def to_held(values: np.ndarray, what: str) -> jax.Array:
+def to_held(values: np.ndarray, what: str) -> Array:
     """Return a NumPy array as a JAX array; integers that do not fit into 32 bits are refused, not wrapped."""
     # Unlike jnp.asarray, this compiles nothing; the copy keeps the result apart from the caller's memory.
     return jax.device_put(np.array(values, held_without_loss(values, what)))
@@ -99,19 +99,19 @@ def result_type(*operands: Operand) -> np.dtype:
     return result
 
 
-def promoted(*operands: Operand) -> list[jax.Array]:
+def promoted(*operands: Operand) -> list[Array]:
     """Return the operands as arrays of their common dtype."""
     dtype = result_type(*operands)
     return [as_array(operand, dtype) for operand in operands]
 
 
-def promoted_floats(*operands: Operand) -> list[jax.Array]:
+def promoted_floats(*operands: Operand) -> list[Array]:
     """Return the operands as arrays of their common dtype, integers as float32."""
     dtype = float_type(result_type(*operands))
     return [as_array(operand, dtype) for operand in operands]
 
 
-def as_float(x: jax.Array) -> jax.Array:
+def as_float(x: Array) -> Array:
     """Return a float array unchanged, and an integer or bool array as float32."""
     return x.astype(float_type(x.dtype))
 
@@ -121,11 +121,11 @@ def float_type(dtype: Any) -> np.dtype:
     return np.dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else DEFAULT_FLOAT
 
 
-def in_float32(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def in_float32(function: Callable[..., Array]) -> Callable[..., Array]:
     """Decorate a function of an array: half precision is converted to float32 and back."""
 
     @functools.wraps(function)
-    def wrapper(self: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    def wrapper(self: Array, *args: Any, **kwargs: Any) -> Array:
         if not is_float(self):
             return function(self, *args, **kwargs)
         return function(self.astype(gate_dtype(self.dtype)), *args, **kwargs).astype(self.dtype)
@@ -133,14 +133,14 @@ def in_float32(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return wrapper
 
 
-def sum_type(x: jax.Array, dtype: Any = None) -> np.dtype:
+def sum_type(x: Array, dtype: Any = None) -> np.dtype:
     """Return the dtype of a sum: ``dtype`` if given, int64 for integers and bools, else ``x.dtype``."""
     if dtype is not None:
         return held(dtype)
     return np.dtype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else held(np.int64)
 
 
-def as_array(operand: Operand, dtype: Any) -> jax.Array:
+def as_array(operand: Operand, dtype: Any) -> Array:
     """Return an operand as an array of a dtype."""
     if is_scalar(operand):
         return jnp.asarray(operand, dtype)

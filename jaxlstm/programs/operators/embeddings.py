@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, wraps
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.layer.precision import gate_dtype
@@ -15,17 +17,17 @@ from jaxlstm.programs.operators.registry import register_operator
 
 _SUM, _MEAN, _MAX = 0, 1, 2
 # The output, and three tensors for the gradient in torch, which JAX does not need.
-Results = tuple[jax.Array, None, None, None]
+Results = tuple[Array, None, None, None]
 
 
 @register_operator("aten.embedding.default")
 def embedding(
-    weight: jax.Array,
-    indices: jax.Array,
+    weight: Array,
+    indices: Array,
     padding_idx: int = -1,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
-) -> jax.Array:
+) -> Array:
     """Return rows of a table. Negative indices do not count from the end; ``padding_idx`` has no gradient."""
     rows = _rows(weight, indices, scale_grad_by_freq)
     if padding_idx < 0:
@@ -33,7 +35,7 @@ def embedding(
     return jnp.where((indices == padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)
 
 
-def _rows(weight: jax.Array, indices: jax.Array, scale_grad_by_freq: bool) -> jax.Array:
+def _rows(weight: Array, indices: Array, scale_grad_by_freq: bool) -> Array:
     require_in_range(indices, 0, weight.shape[0], "indices of an embedding")
     rows = take(weight, indices, 0)
     if not scale_grad_by_freq:
@@ -43,7 +45,7 @@ def _rows(weight: jax.Array, indices: jax.Array, scale_grad_by_freq: bool) -> ja
 
 
 @jax.custom_jvp
-def _with_scaled_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
+def _with_scaled_gradient(x: Array, factor: Array) -> Array:
     return x
 
 
@@ -52,13 +54,13 @@ _with_scaled_gradient.defjvps(lambda tangent, y, x, factor: tangent * factor, No
 
 @register_operator("aten.embedding_bag.default", "aten.embedding_bag.padding_idx")
 def embedding_bag(
-    weight: jax.Array,
-    indices: jax.Array,
-    offsets: jax.Array,
+    weight: Array,
+    indices: Array,
+    offsets: Array,
     scale_grad_by_freq: bool = False,
     mode: int = _SUM,
     sparse: bool = False,
-    per_sample_weights: jax.Array | None = None,
+    per_sample_weights: Array | None = None,
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Results:
@@ -98,24 +100,13 @@ def embedding_bag(
 
 
 @register_operator("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
-def embedding_bag_without_padding(
-    weight: jax.Array,
-    indices: jax.Array,
-    offsets: jax.Array,
-    scale_grad_by_freq: bool = False,
-    mode: int = _SUM,
-    sparse: bool = False,
-    per_sample_weights: jax.Array | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int = -1,
-) -> Results:
+@wraps(embedding_bag)
+def embedding_bag_without_padding(*args: Any, padding_idx: int = -1, **kwargs: Any) -> Results:
     """Return the result of :func:`embedding_bag`; a negative ``padding_idx`` means None."""
-    padding = None if padding_idx < 0 else padding_idx
-    settings = (scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding)
-    return embedding_bag(weight, indices, offsets, *settings)
+    return embedding_bag(*args, padding_idx=None if padding_idx < 0 else padding_idx, **kwargs)
 
 
-def _require_offsets(offsets: jax.Array, size: int, include_last_offset: bool) -> None:
+def _require_offsets(offsets: Array, size: int, include_last_offset: bool) -> None:
     """Raise if known offsets leave elements without a bag."""
     if isinstance(offsets, Tracer) or not offsets.size:
         return
@@ -126,7 +117,7 @@ def _require_offsets(offsets: jax.Array, size: int, include_last_offset: bool) -
         raise ValueError(f"the last offset must be the number of indices, {size}, got {last}")
 
 
-def _largest(rows: jax.Array, bags: jax.Array, count: int) -> jax.Array:
+def _largest(rows: Array, bags: Array, count: int) -> Array:
     """Return the largest element of each column in each bag. The gradient goes to the first of equal ones."""
     size, columns = rows.shape
     if not size:

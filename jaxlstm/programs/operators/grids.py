@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.linear_algebra import product
@@ -27,14 +28,14 @@ _ZEROS, _BORDER, _REFLECTION = 0, 1, 2
 class _Neighbour(NamedTuple):
     """An element of one axis for each place, its index as a float, and its weight."""
 
-    element: jax.Array
-    weight: jax.Array
+    element: Array
+    weight: Array
 
 
 @register_operator(*(f"aten.grid_sampler{suffix}.default" for suffix in ("", "_2d", "_3d")))
 def grid_sampler(
-    input: jax.Array, grid: jax.Array, interpolation_mode: int, padding_mode: int, align_corners: bool
-) -> jax.Array:
+    input: Array, grid: Array, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> Array:
     """Return an image (N, C, ...) at the places (N, ..., axes) of a grid, (N, C, ...)."""
     _require_grid(input, grid, interpolation_mode)
     wide = gate_dtype(input.dtype)
@@ -48,7 +49,7 @@ def grid_sampler(
     return reduce(jnp.add, terms).astype(input.dtype)
 
 
-def _require_grid(image: jax.Array, grid: jax.Array, interpolation_mode: int) -> None:
+def _require_grid(image: Array, grid: Array, interpolation_mode: int) -> None:
     axes = image.ndim - 2
     if axes not in (2, 3) or grid.ndim != image.ndim or grid.shape[-1] != axes or len(grid) != len(image):
         raise ValueError(
@@ -61,14 +62,14 @@ def _require_grid(image: jax.Array, grid: jax.Array, interpolation_mode: int) ->
         raise ValueError("bicubic interpolation needs an image (N, C, H, W), got one with three axes")
 
 
-def _place(coordinate: jax.Array, size: int, align_corners: bool) -> jax.Array:
+def _place(coordinate: Array, size: int, align_corners: bool) -> Array:
     """Return the place of a coordinate on an axis, in elements from the centre of the first one."""
     if align_corners:
         return (coordinate + 1) * ((size - 1) / 2)
     return (coordinate + 1) * (size / 2) - 0.5
 
 
-def _neighbours(place: jax.Array, padded: partial[jax.Array], interpolation_mode: int) -> list[_Neighbour]:
+def _neighbours(place: Array, padded: partial[Array], interpolation_mode: int) -> list[_Neighbour]:
     """Return the elements of an axis that the interpolation adds up, with their weights."""
     if interpolation_mode == _BICUBIC:
         low = jnp.floor(place)
@@ -82,7 +83,7 @@ def _neighbours(place: jax.Array, padded: partial[jax.Array], interpolation_mode
     return [_Neighbour(low, 1 - (place - low)), _Neighbour(low + 1, place - low)]
 
 
-def _padded(place: jax.Array, size: int, padding_mode: int, align_corners: bool) -> jax.Array:
+def _padded(place: Array, size: int, padding_mode: int, align_corners: bool) -> Array:
     """Return places within an axis, for a padding with zeros unchanged. Clamped places have no gradient."""
     if padding_mode == _ZEROS:
         return place
@@ -92,7 +93,7 @@ def _padded(place: jax.Array, size: int, padding_mode: int, align_corners: bool)
     return jnp.where(is_inside, place, jax.lax.stop_gradient(jnp.clip(place, 0, size - 1)))
 
 
-def _reflected(place: jax.Array, low: float, high: float) -> jax.Array:
+def _reflected(place: Array, low: float, high: float) -> Array:
     """Return places reflected at two borders until they are between them."""
     span = high - low
     if span == 0:
@@ -103,7 +104,7 @@ def _reflected(place: jax.Array, low: float, high: float) -> jax.Array:
     return jnp.where(is_even, rest, span - rest) + low
 
 
-def _weighted(image: jax.Array, neighbours: Sequence[_Neighbour]) -> jax.Array:
+def _weighted(image: Array, neighbours: Sequence[_Neighbour]) -> Array:
     """Return one element for each place times its weight; 0 outside of the image."""
     batch, channels, *sizes = image.shape
     shape = neighbours[0].element.shape[1:]
@@ -123,8 +124,8 @@ def _weighted(image: jax.Array, neighbours: Sequence[_Neighbour]) -> jax.Array:
 
 @register_operator("aten.affine_grid_generator.default")
 def affine_grid_generator(
-    theta: jax.Array, size: Sequence[int], align_corners: bool, *, options: Options
-) -> jax.Array:
+    theta: Array, size: Sequence[int], align_corners: bool, *, options: Options
+) -> Array:
     """Return the grid (N, ..., axes) of affine maps (N, axes, axes + 1) for images of a size (N, C, ...)."""
     _, _, *sizes = size
     axes = len(sizes)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
+from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.registry import register_operator, same
 
 
-# Training mode is refused at load time. torch returns the input itself.
+# torch returns the input itself.
 @register_operator(
-    "aten.dropout.default",
-    "aten.feature_dropout.default",
-    "aten.alpha_dropout.default",
-    "aten.feature_alpha_dropout.default",
+    *(f"aten.{name}dropout.default" for name in ("", "feature_", "alpha_", "feature_alpha_")),
     write_back=same,
+    in_training=lambda kwargs: bool(kwargs.get("train")),
 )
-def dropout(input: jax.Array, p: float, train: bool) -> jax.Array:
+def dropout(input: Array, p: float, train: bool) -> Array:
     """Return the input: dropout in evaluation."""
     return input
 
@@ -32,14 +30,14 @@ def assert_scalar(self: Any, assert_msg: str) -> None:
 
 
 @register_operator("aten._assert_async.msg")
-def assert_async(self: jax.Array, assert_msg: str) -> None:
+def assert_async(self: Array, assert_msg: str) -> None:
     """Raise if an assertion about the values of a tensor does not hold; not checked under ``jit``."""
     assert_scalar(self, assert_msg)
 
 
 @register_operator("aten._assert_tensor_metadata.default")
 def assert_tensor_metadata(
-    a: jax.Array, size: Any = None, stride: Any = None, dtype: Any = None, **unused: Any
+    a: Array, size: Any = None, stride: Any = None, dtype: Any = None, **unused: Any
 ) -> None:
     """Do nothing: the interpreter checks the shape and dtype of every node."""
 

@@ -1,4 +1,4 @@
-"""Look-ups and masks.
+"""Look-ups and writes by index or mask.
 
 An index that is out of range raises when its value is known, that is outside of ``jax.jit``. Under ``jit``
 a look-up gives NaN for floats (the smallest number for integers) and a write drops the element, so a wrong
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.programs.errors import ProgramError
@@ -21,7 +22,7 @@ from jaxlstm.programs.operators.dtypes import Operand, as_array, held
 from jaxlstm.programs.operators.registry import register_operator
 
 
-def require_in_range(indices: jax.Array, low: int, high: int, what: str) -> None:
+def require_in_range(indices: Array, low: int, high: int, what: str) -> None:
     """Raise if known indices are outside of low <= index < high."""
     if isinstance(indices, Tracer) or not indices.size:
         return
@@ -34,7 +35,7 @@ def require_in_range(indices: jax.Array, low: int, high: int, what: str) -> None
 
 
 @register_operator("aten.index_select.default")
-def index_select(self: jax.Array, dim: int, index: jax.Array) -> jax.Array:
+def index_select(self: Array, dim: int, index: Array) -> Array:
     """Return the slices of an axis at indices."""
     if self.ndim == 0:
         return self
@@ -42,14 +43,14 @@ def index_select(self: jax.Array, dim: int, index: jax.Array) -> jax.Array:
     return take(self, jnp.atleast_1d(index), axis(self, dim))
 
 
-def take(x: jax.Array, indices: jax.Array, place: int) -> jax.Array:
+def take(x: Array, indices: Array, place: int) -> Array:
     """Return slices; indices that are negative or too large give NaN."""
     beyond = jnp.where(indices < 0, x.shape[place], indices)
     return x.at[(slice(None),) * place + (beyond,)].get(mode="fill")
 
 
 @register_operator("aten.gather.default")
-def gather(self: jax.Array, dim: int, index: jax.Array, sparse_grad: bool = False) -> jax.Array:
+def gather(self: Array, dim: int, index: Array, sparse_grad: bool = False) -> Array:
     """Return elements along an axis, one for each index; the index may be shorter along other axes."""
     if self.ndim == 0:
         return jnp.broadcast_to(self, index.shape)
@@ -60,7 +61,7 @@ def gather(self: jax.Array, dim: int, index: jax.Array, sparse_grad: bool = Fals
 
 
 @register_operator("aten.take_along_dim.default")
-def take_along_dim(self: jax.Array, indices: jax.Array, dim: int | None = None) -> jax.Array:
+def take_along_dim(self: Array, indices: Array, dim: int | None = None) -> Array:
     """Return elements along an axis, one for each index; None flattens both tensors.
 
     Along an axis, negative indices count from the end.
@@ -71,14 +72,14 @@ def take_along_dim(self: jax.Array, indices: jax.Array, dim: int | None = None) 
     others = [(*array.shape[:place], 1, *array.shape[place + 1 :]) for array in (self, indices)]
     shape = list(jnp.broadcast_shapes(*others))
 
-    def expanded(array: jax.Array) -> jax.Array:
+    def expanded(array: Array) -> Array:
         return jnp.broadcast_to(array, (*shape[:place], array.shape[place], *shape[place + 1 :]))
 
     size = self.shape[place]
     return gather(expanded(self), place, expanded(jnp.where(indices < 0, indices + size, indices)))
 
 
-def places_along(x: jax.Array, dim: int, index: jax.Array) -> tuple[jax.Array, ...]:
+def places_along(x: Array, dim: int, index: Array) -> tuple[Array, ...]:
     """Return the indices of all axes for an index along one of them."""
     grids = list(jnp.indices(index.shape, sparse=True))
     place = axis(x, dim)
@@ -87,7 +88,7 @@ def places_along(x: jax.Array, dim: int, index: jax.Array) -> tuple[jax.Array, .
 
 
 @register_operator("aten.index.Tensor")
-def index(self: jax.Array, indices: Sequence[jax.Array | None]) -> jax.Array:
+def index(self: Array, indices: Sequence[Array | None]) -> Array:
     """Index with integer arrays, as NumPy; None keeps an axis.
 
     A bool array works outside of ``jax.jit`` only, because the shape of the result depends on its values.
@@ -96,9 +97,7 @@ def index(self: jax.Array, indices: Sequence[jax.Array | None]) -> jax.Array:
 
 
 @register_operator("aten.index_put.default", "aten._unsafe_index_put.default")
-def index_put(
-    self: jax.Array, indices: Sequence[jax.Array | None], values: jax.Array, accumulate: bool = False
-) -> jax.Array:
+def index_put(self: Array, indices: Sequence[Array | None], values: Array, accumulate: bool = False) -> Array:
     """Write values at the places that :func:`index` reads."""
     mask = indices[0] if len(indices) == 1 else None
     if mask is not None and mask.dtype == jnp.bool_ and values.size == 1 and not accumulate:
@@ -110,7 +109,7 @@ def index_put(
     return places.add(values, mode="drop") if accumulate else places.set(values, mode="drop")
 
 
-def _index(x: jax.Array, indices: Sequence[jax.Array | None]) -> tuple[Any, ...]:
+def _index(x: Array, indices: Sequence[Array | None]) -> tuple[Any, ...]:
     """Return an index for NumPy's rules; integers that are out of range stay so."""
     result: list[Any] = []
     place = 0
@@ -131,15 +130,52 @@ def _index(x: jax.Array, indices: Sequence[jax.Array | None]) -> tuple[Any, ...]
 
 
 @register_operator("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
-def masked_fill(self: jax.Array, mask: jax.Array, value: Operand) -> jax.Array:
+def masked_fill(self: Array, mask: Array, value: Operand) -> Array:
     """Return ``value`` where the mask is True."""
     return jnp.where(mask, as_array(value, self.dtype), self)
 
 
+@register_operator("aten.masked_scatter.default")
+def masked_scatter(self: Array, mask: Array, source: Array) -> Array:
+    """Write the first elements of ``source``, in order, where the mask is True."""
+    shape = jnp.broadcast_shapes(self.shape, mask.shape)
+    mask = jnp.broadcast_to(mask, shape)
+    elements = source.reshape(-1)
+    if not isinstance(mask, Tracer) and mask.sum() > elements.size:
+        raise ProgramError(
+            "index-range", f"source must have {mask.sum()} elements, one for each True, got {elements.size}"
+        )
+    if not elements.size:
+        return jnp.broadcast_to(self, shape)
+    places = jnp.cumsum(mask.reshape(-1)) - 1
+    taken = elements.at[jnp.maximum(places, 0)].get(mode="fill")
+    return jnp.where(mask, taken.reshape(shape), self)
+
+
 @register_operator("aten.one_hot.default")
-def one_hot(self: jax.Array, num_classes: int = -1) -> jax.Array:
+def one_hot(self: Array, num_classes: int = -1) -> Array:
     """Return 1 at the index of each element in a new last axis, else 0."""
     if num_classes < 0:
         raise ValueError("one_hot needs num_classes: without it the shape depends on the values")
     require_in_range(self, 0, num_classes, "indices of one_hot")
     return jax.nn.one_hot(self, num_classes, dtype=held("int64"))
+
+
+@register_operator("aten.take.default")
+def take_flat(self: Array, index: Array) -> Array:
+    """Return elements of the flattened tensor; negative indices count from the end."""
+    return self.reshape(-1).at[_flat(self, index)].get(mode="fill")
+
+
+@register_operator("aten.put.default")
+def put(self: Array, index: Array, source: Array, accumulate: bool = False) -> Array:
+    """Write elements of the flattened tensor; negative indices count from the end."""
+    places = self.reshape(-1).at[_flat(self, index).reshape(-1)]
+    update = places.add if accumulate else places.set
+    return update(source.reshape(-1).astype(self.dtype), mode="drop").reshape(self.shape)
+
+
+def _flat(x: Array, index: Array) -> Array:
+    """Return indices of the flattened tensor that are not negative; those out of range are too large."""
+    require_in_range(index, -x.size, x.size, "indices of a flattened tensor")
+    return jnp.where(index < -x.size, x.size, jnp.where(index < 0, index + x.size, index))

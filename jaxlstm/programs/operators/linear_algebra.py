@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxlstm.layer import precision as precision_
 from jaxlstm.programs.operators.axes import axis
@@ -13,7 +13,7 @@ from jaxlstm.programs.operators.dtypes import Operand, is_float, promoted
 from jaxlstm.programs.operators.registry import Options, register_operator
 
 
-def product(a: jax.Array, b: jax.Array, options: Options) -> jax.Array:
+def product(a: Array, b: Array, options: Options) -> Array:
     """Return ``a @ b`` with NumPy's batching, in the dtype of ``a``."""
     wide = precision_.gate_dtype(a.dtype) if is_float(a) else a.dtype
     precision = precision_.resolve(options.precision)
@@ -21,9 +21,7 @@ def product(a: jax.Array, b: jax.Array, options: Options) -> jax.Array:
 
 
 @register_operator("aten.linear.default")
-def linear(
-    input: jax.Array, weight: jax.Array, bias: jax.Array | None = None, *, options: Options
-) -> jax.Array:
+def linear(input: Array, weight: Array, bias: Array | None = None, *, options: Options) -> Array:
     """Return ``input @ weight.T + bias``."""
     if weight.ndim == 1:
         y = product(input, weight, options)
@@ -32,40 +30,23 @@ def linear(
 
 
 @register_operator(
-    "aten.matmul.default", "aten.bmm.default", "aten.mm.default", "aten.mv.default", "aten.dot.default"
+    *(f"aten.{name}.default" for name in ("matmul", "linalg_matmul", "bmm", "mm", "mv", "dot")),
+    schema_names={"mat2": "other", "vec": "other", "tensor": "other"},
 )
-def matmul(
-    self: jax.Array,
-    other: jax.Array | None = None,
-    mat2: jax.Array | None = None,
-    vec: jax.Array | None = None,
-    tensor: jax.Array | None = None,
-    *,
-    options: Options,
-) -> jax.Array:
-    """Return the matrix product; torch's schemas name the second factor differently."""
-    second = next(factor for factor in (other, mat2, vec, tensor) if factor is not None)
-    return product(self, second, options)
+def matmul(self: Array, other: Array, *, options: Options) -> Array:
+    """Return the matrix product."""
+    return product(self, other, options)
 
 
-@register_operator("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default")
+@register_operator(
+    *("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default"),
+    schema_names={"batch1": "mat1", "mat": "mat1", "batch2": "mat2", "vec": "mat2"},
+)
 def addmm(
-    self: jax.Array,
-    mat1: jax.Array | None = None,
-    mat2: jax.Array | None = None,
-    batch1: jax.Array | None = None,
-    batch2: jax.Array | None = None,
-    mat: jax.Array | None = None,
-    vec: jax.Array | None = None,
-    beta: Operand = 1,
-    alpha: Operand = 1,
-    *,
-    options: Options,
-) -> jax.Array:
-    """Return ``beta * self + alpha * (a @ b)``; NaN in ``self`` is ignored if beta is 0."""
-    first = next(factor for factor in (mat1, batch1, mat) if factor is not None)
-    second = next(factor for factor in (mat2, batch2, vec) if factor is not None)
-    y = product(first, second, options)
+    self: Array, mat1: Array, mat2: Array, beta: Operand = 1, alpha: Operand = 1, *, options: Options
+) -> Array:
+    """Return ``beta * self + alpha * (mat1 @ mat2)``; NaN in ``self`` is ignored if beta is 0."""
+    y = product(mat1, mat2, options)
     y = y if alpha == 1 else y * jnp.asarray(alpha, y.dtype)
     if beta == 0:
         return y
@@ -73,13 +54,13 @@ def addmm(
 
 
 @register_operator("aten.vdot.default")
-def vdot(self: jax.Array, other: jax.Array, *, options: Options) -> jax.Array:
+def vdot(self: Array, other: Array, *, options: Options) -> Array:
     """Return the sum of products of two vectors, the first one conjugated."""
     return product(jnp.conj(self), other, options)
 
 
 @register_operator("aten.linalg_vecdot.default")
-def vecdot(x: jax.Array, y: jax.Array, dim: int = -1, *, options: Options) -> jax.Array:
+def vecdot(x: Array, y: Array, dim: int = -1, *, options: Options) -> Array:
     """Return the sum of products along an axis, with the first factor conjugated."""
     x, y = jnp.broadcast_arrays(jnp.conj(x), y)
     x, y = jnp.moveaxis(x, dim, -1), jnp.moveaxis(y, dim, -1)
@@ -88,28 +69,16 @@ def vecdot(x: jax.Array, y: jax.Array, dim: int = -1, *, options: Options) -> ja
 
 @register_operator("aten.addr.default")
 def addr(
-    self: jax.Array,
-    vec1: jax.Array,
-    vec2: jax.Array,
-    beta: Operand = 1,
-    alpha: Operand = 1,
-    *,
-    options: Options,
-) -> jax.Array:
+    self: Array, vec1: Array, vec2: Array, beta: Operand = 1, alpha: Operand = 1, *, options: Options
+) -> Array:
     """Return ``beta * self + alpha * outer(vec1, vec2)``."""
     return addmm(self, vec1[:, None], vec2[None], beta=beta, alpha=alpha, options=options)
 
 
 @register_operator("aten.addbmm.default")
 def addbmm(
-    self: jax.Array,
-    batch1: jax.Array,
-    batch2: jax.Array,
-    beta: Operand = 1,
-    alpha: Operand = 1,
-    *,
-    options: Options,
-) -> jax.Array:
+    self: Array, batch1: Array, batch2: Array, beta: Operand = 1, alpha: Operand = 1, *, options: Options
+) -> Array:
     """Return ``beta * self + alpha *`` the sum of the products of all pairs of matrices."""
     rows = batch1.swapaxes(0, 1).reshape(batch1.shape[1], -1)
     columns = batch2.reshape(-1, batch2.shape[2])
@@ -119,13 +88,13 @@ def addbmm(
 # torch returns a view if the equation only permutes the axes of one tensor.
 @register_operator("aten.einsum.default", may_alias=True)
 def einsum(
-    equation: str, tensors: Sequence[jax.Array], path: Sequence[int] | None = None, *, options: Options
-) -> jax.Array:
+    equation: str, tensors: Sequence[Array], path: Sequence[int] | None = None, *, options: Options
+) -> Array:
     """Return the sum of products that an equation describes."""
     return _sum_of_products(equation, *tensors, options=options)
 
 
-def _sum_of_products(equation: str, *tensors: jax.Array, options: Options) -> jax.Array:
+def _sum_of_products(equation: str, *tensors: Array, options: Options) -> Array:
     first = tensors[0]
     wide = precision_.gate_dtype(first.dtype) if is_float(first) else first.dtype
     precision = precision_.resolve(options.precision)
@@ -135,13 +104,8 @@ def _sum_of_products(equation: str, *tensors: jax.Array, options: Options) -> ja
 
 @register_operator("aten.tensordot.default")
 def tensordot(
-    self: jax.Array,
-    other: jax.Array,
-    dims_self: Sequence[int],
-    dims_other: Sequence[int],
-    *,
-    options: Options,
-) -> jax.Array:
+    self: Array, other: Array, dims_self: Sequence[int], dims_other: Sequence[int], *, options: Options
+) -> Array:
     """Return the sum of products over pairs of axes; a size of 1 is broadcast to the size of the other."""
     sizes = [max(self.shape[own], other.shape[its]) for own, its in zip(dims_self, dims_other, strict=True)]
     self, other = _expanded(self, dims_self, sizes), _expanded(other, dims_other, sizes)
@@ -152,7 +116,7 @@ def tensordot(
     return y.astype(self.dtype)
 
 
-def _expanded(x: jax.Array, dims: Sequence[int], sizes: Sequence[int]) -> jax.Array:
+def _expanded(x: Array, dims: Sequence[int], sizes: Sequence[int]) -> Array:
     """Return an array with its axes of size 1 broadcast to the given sizes."""
     shape = list(x.shape)
     for dim, size in zip(dims, sizes, strict=True):
@@ -161,7 +125,7 @@ def _expanded(x: jax.Array, dims: Sequence[int], sizes: Sequence[int]) -> jax.Ar
 
 
 @register_operator("aten.inner.default")
-def inner(self: jax.Array, other: jax.Array, *, options: Options) -> jax.Array:
+def inner(self: Array, other: Array, *, options: Options) -> Array:
     """Return the sum of products over the last axes; the product if either has no axes."""
     if self.ndim == 0 or other.ndim == 0:
         return self * other
@@ -170,32 +134,21 @@ def inner(self: jax.Array, other: jax.Array, *, options: Options) -> jax.Array:
 
 @register_operator("aten.bilinear.default")
 def bilinear(
-    input1: jax.Array,
-    input2: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
-    *,
-    options: Options,
-) -> jax.Array:
+    input1: Array, input2: Array, weight: Array, bias: Array | None = None, *, options: Options
+) -> Array:
     """Return ``input1 @ weight[o] @ input2 + bias[o]`` for each output ``o``."""
     y = _sum_of_products("...i,oij,...j->...o", input1, weight, input2, options=options)
     return y if bias is None else y + bias
 
 
-@register_operator("aten.outer.default")
-def outer(self: jax.Array, vec2: jax.Array) -> jax.Array:
+@register_operator("aten.outer.default", "aten.ger.default")
+def outer(self: Array, vec2: Array) -> Array:
     """Return the product of each pair of elements of two vectors."""
     return self[:, None] * vec2[None, :]
 
 
-@register_operator("aten.kron.default")
-def kron(self: jax.Array, other: jax.Array) -> jax.Array:
-    """Return the Kronecker product."""
-    return jnp.kron(*promoted(self, other))
-
-
 @register_operator("aten.linalg_cross.default")
-def linalg_cross(self: jax.Array, other: jax.Array, dim: int = -1) -> jax.Array:
+def linalg_cross(self: Array, other: Array, dim: int = -1) -> Array:
     """Return the cross product of vectors of three elements along an axis."""
     self, other = jnp.broadcast_arrays(*promoted(self, other))
     if self.shape[axis(self, dim)] != 3:
@@ -205,6 +158,6 @@ def linalg_cross(self: jax.Array, other: jax.Array, dim: int = -1) -> jax.Array:
 
 
 @register_operator("aten.cross.default")
-def cross(self: jax.Array, other: jax.Array, dim: int | None = None) -> jax.Array:
+def cross(self: Array, other: Array, dim: int | None = None) -> Array:
     """Return the cross product along an axis, by default the first one of size 3."""
     return linalg_cross(self, other, self.shape.index(3) if dim is None else dim)

@@ -7,17 +7,23 @@ from typing import overload
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import axis
-from jaxlstm.programs.operators.registry import register_operator
+from jaxlstm.programs.operators.registry import Kwargs, register_operator
 
-Optional = jax.Array | None
+Optional = Array | None
 
 
-@register_operator("aten.batch_norm.default")
+def _updates_statistics(kwargs: Kwargs) -> bool:
+    uses_batch = kwargs.get("training") or kwargs.get("use_input_stats")
+    return bool(uses_batch) and kwargs.get("running_mean") is not None
+
+
+@register_operator("aten.batch_norm.default", in_training=_updates_statistics)
 def batch_norm(
-    input: jax.Array,
+    input: Array,
     weight: Optional,
     bias: Optional,
     running_mean: Optional,
@@ -26,7 +32,7 @@ def batch_norm(
     momentum: float,
     eps: float,
     cudnn_enabled: bool = False,
-) -> jax.Array:
+) -> Array:
     """Normalize each channel (axis 1) by its running statistics, or by the batch if they are None."""
     x = _wide(input)
     if running_mean is None or running_var is None:
@@ -38,14 +44,14 @@ def batch_norm(
 
 @register_operator("aten._native_batch_norm_legit_no_training.default")
 def native_batch_norm(
-    input: jax.Array,
+    input: Array,
     weight: Optional,
     bias: Optional,
-    running_mean: jax.Array,
-    running_var: jax.Array,
+    running_mean: Array,
+    running_var: Array,
     momentum: float,
     eps: float,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Array, Array, Array]:
     """Return the batch normalization and two empty tensors."""
     y = batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
     return y, jnp.zeros(0, input.dtype), jnp.zeros(0, input.dtype)
@@ -53,13 +59,13 @@ def native_batch_norm(
 
 @register_operator("aten.layer_norm.default")
 def layer_norm(
-    input: jax.Array,
+    input: Array,
     normalized_shape: Sequence[int],
     weight: Optional = None,
     bias: Optional = None,
     eps: float = 1e-5,
     cudnn_enable: bool = True,
-) -> jax.Array:
+) -> Array:
     """Normalize over the last axes."""
     last = tuple(range(-len(normalized_shape), 0))
     return _scale_and_shift(_standardize(_wide(input), last, eps), weight, bias).astype(input.dtype)
@@ -67,8 +73,8 @@ def layer_norm(
 
 @register_operator("aten.native_layer_norm.default")
 def native_layer_norm(
-    input: jax.Array, normalized_shape: Sequence[int], weight: Optional, bias: Optional, eps: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    input: Array, normalized_shape: Sequence[int], weight: Optional, bias: Optional, eps: float
+) -> tuple[Array, Array, Array]:
     """Return the layer normalization, the mean and the reciprocal standard deviation."""
     last = tuple(range(-len(normalized_shape), 0))
     mean, scale = _statistics(_wide(input), last, eps)
@@ -77,8 +83,8 @@ def native_layer_norm(
 
 @register_operator("aten.rms_norm.default")
 def rms_norm(
-    input: jax.Array, normalized_shape: Sequence[int], weight: Optional = None, eps: float | None = None
-) -> jax.Array:
+    input: Array, normalized_shape: Sequence[int], weight: Optional = None, eps: float | None = None
+) -> Array:
     """Divide by the root mean square over the last axes; ``eps`` is the dtype's epsilon if None."""
     x = _wide(input)
     last = tuple(range(-len(normalized_shape), 0))
@@ -89,13 +95,13 @@ def rms_norm(
 
 @register_operator("aten.group_norm.default")
 def group_norm(
-    input: jax.Array,
+    input: Array,
     num_groups: int,
     weight: Optional = None,
     bias: Optional = None,
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
-) -> jax.Array:
+) -> Array:
     """Normalize groups of channels (axis 1) with all their positions."""
     x = _wide(input)
     batch, channels, *sizes = x.shape
@@ -106,16 +112,16 @@ def group_norm(
 
 @register_operator("aten.native_group_norm.default")
 def native_group_norm(
-    input: jax.Array, weight: Optional, bias: Optional, N: int, C: int, HxW: int, group: int, eps: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    input: Array, weight: Optional, bias: Optional, N: int, C: int, HxW: int, group: int, eps: float
+) -> tuple[Array, Array, Array]:
     """Return the group normalization, the means and the reciprocal standard deviations."""
     mean, scale = _statistics(_wide(input).reshape(N, group, C // group * HxW), (-1,), eps)
     return group_norm(input, group, weight, bias, eps), mean.squeeze(-1), scale.squeeze(-1)
 
 
-@register_operator("aten.instance_norm.default")
+@register_operator("aten.instance_norm.default", in_training=_updates_statistics)
 def instance_norm(
-    input: jax.Array,
+    input: Array,
     weight: Optional,
     bias: Optional,
     running_mean: Optional,
@@ -124,7 +130,7 @@ def instance_norm(
     momentum: float,
     eps: float,
     cudnn_enabled: bool,
-) -> jax.Array:
+) -> Array:
     """Normalize each channel of each row over its positions, or by the running statistics."""
     if not use_input_stats:
         return batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
@@ -134,13 +140,13 @@ def instance_norm(
 
 
 @register_operator("aten._weight_norm.default")
-def weight_norm(v: jax.Array, g: jax.Array, dim: int = 0) -> jax.Array:
+def weight_norm(v: Array, g: Array, dim: int = 0) -> Array:
     """Return ``g * v / norm(v)``, with the norm over all axes but ``dim``; over all for -1."""
     return weight_norm_interface(v, g, dim)[0]
 
 
 @register_operator("aten._weight_norm_interface.default")
-def weight_norm_interface(v: jax.Array, g: jax.Array, dim: int = 0) -> tuple[jax.Array, jax.Array]:
+def weight_norm_interface(v: Array, g: Array, dim: int = 0) -> tuple[Array, Array]:
     """Return the weight of :func:`weight_norm` and the norm."""
     kept = () if dim == -1 else (axis(v, dim),)
     others = tuple(place for place in range(v.ndim) if place not in kept)
@@ -148,31 +154,31 @@ def weight_norm_interface(v: jax.Array, g: jax.Array, dim: int = 0) -> tuple[jax
     return (_wide(v) * (_wide(g) / norm)).astype(v.dtype), norm
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def _wide(x: Array) -> Array:
     return x.astype(gate_dtype(x.dtype))
 
 
-def _statistics(x: jax.Array, places: tuple[int, ...], eps: float) -> tuple[jax.Array, jax.Array]:
+def _statistics(x: Array, places: tuple[int, ...], eps: float) -> tuple[Array, Array]:
     """Return the mean and the reciprocal standard deviation over axes."""
     mean = jnp.mean(x, places, keepdims=True)
     var = jnp.mean(jnp.square(x - mean), places, keepdims=True)
     return mean, jax.lax.rsqrt(var + eps)
 
 
-def _standardize(x: jax.Array, places: tuple[int, ...], eps: float) -> jax.Array:
+def _standardize(x: Array, places: tuple[int, ...], eps: float) -> Array:
     mean, scale = _statistics(x, places, eps)
     return (x - mean) * scale
 
 
-def _scale_and_shift(x: jax.Array, weight: Optional, bias: Optional) -> jax.Array:
+def _scale_and_shift(x: Array, weight: Optional, bias: Optional) -> Array:
     x = x if weight is None else x * weight.astype(x.dtype)
     return x if bias is None else x + bias.astype(x.dtype)
 
 
 @overload
-def _per_channel(values: jax.Array, x: jax.Array) -> jax.Array: ...
+def _per_channel(values: Array, x: Array) -> Array: ...
 @overload
-def _per_channel(values: Optional, x: jax.Array) -> Optional: ...
-def _per_channel(values: Optional, x: jax.Array) -> Optional:
+def _per_channel(values: Optional, x: Array) -> Optional: ...
+def _per_channel(values: Optional, x: Array) -> Optional:
     """Return one value per channel in a shape that broadcasts with ``x``."""
     return None if values is None else values.astype(x.dtype).reshape(1, -1, *((1,) * (x.ndim - 2)))

@@ -1,4 +1,4 @@
-"""Norms over axes, accumulated at least in float32."""
+"""Norms over axes, accumulated at least in float32, and distances and similarities of vectors."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import axes
 from jaxlstm.programs.operators.dtypes import Operand, held, promoted
+from jaxlstm.programs.operators.reductions import sum_
 from jaxlstm.programs.operators.registry import register_operator
 from jaxlstm.programs.operators.unary import magnitude
 
 
 @register_operator("aten.linalg_vector_norm.default")
 def linalg_vector_norm(
-    self: jax.Array, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
-) -> jax.Array:
+    self: Array, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Array:
     """Return the norm of order ``ord`` over axes."""
     x = self if dtype is None else self.astype(held(dtype))
     wide = x.astype(gate_dtype(x.dtype))
@@ -26,14 +28,14 @@ def linalg_vector_norm(
 
 @register_operator("aten.norm.ScalarOpt_dim", "aten.norm.Scalar", "aten.norm.ScalarOpt_dim_dtype")
 def norm(
-    self: jax.Array, p: Operand | None = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
-) -> jax.Array:
+    self: Array, p: Operand | None = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Array:
     """Return the norm of order ``p`` over axes."""
     return linalg_vector_norm(self, 2 if p is None else p, dim, keepdim, dtype)
 
 
 @register_operator("aten.dist.default")
-def dist(self: jax.Array, other: jax.Array, p: Operand = 2) -> jax.Array:
+def dist(self: Array, other: Array, p: Operand = 2) -> Array:
     """Return the norm of the difference."""
     self, other = promoted(self, other)
     return norm(self - other, p)
@@ -41,8 +43,8 @@ def dist(self: jax.Array, other: jax.Array, p: Operand = 2) -> jax.Array:
 
 @register_operator("aten.linalg_norm.default", "aten.linalg_norm.ord_str")
 def linalg_norm(
-    self: jax.Array, ord: Any = None, dim: Any = None, keepdim: bool = False, dtype: Any = None
-) -> jax.Array:
+    self: Array, ord: Any = None, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Array:
     """Return the norm of vectors, or of matrices if two axes or a matrix are given with an order."""
     if ord is None:
         return linalg_vector_norm(self, 2, dim, keepdim, dtype)
@@ -56,8 +58,8 @@ def linalg_norm(
 
 @register_operator("aten.linalg_matrix_norm.default", "aten.linalg_matrix_norm.str_ord")
 def linalg_matrix_norm(
-    self: jax.Array, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, dtype: Any = None
-) -> jax.Array:
+    self: Array, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, dtype: Any = None
+) -> Array:
     """Return the norm of matrices: "fro", "nuc", or 1, 2, infinity and their negatives."""
     x = self if dtype is None else self.astype(held(dtype))
     rows, columns = axes(x, dim)
@@ -66,7 +68,7 @@ def linalg_matrix_norm(
     return jnp.expand_dims(y, (rows, columns)) if keepdim else y
 
 
-def _matrix_norm(x: jax.Array, order: Any) -> jax.Array:
+def _matrix_norm(x: Array, order: Any) -> Array:
     if order == "fro":
         return _norm(x, 2, (-2, -1), keepdim=False)
     if order in (1, -1, float("inf"), float("-inf")):
@@ -82,7 +84,7 @@ def _matrix_norm(x: jax.Array, order: Any) -> jax.Array:
     return jnp.max(sizes, -1) if order > 0 else jnp.min(sizes, -1)
 
 
-def _norm(x: jax.Array, order: float, places: tuple[int, ...], keepdim: bool) -> jax.Array:
+def _norm(x: Array, order: float, places: tuple[int, ...], keepdim: bool) -> Array:
     size = magnitude(x)
     if order == float("inf"):
         return jnp.max(size, places, keepdims=keepdim)
@@ -97,9 +99,42 @@ def _norm(x: jax.Array, order: float, places: tuple[int, ...], keepdim: bool) ->
     return _power(jnp.sum(_power(size, order), places, keepdims=keepdim), 1 / order)
 
 
-def _power(x: jax.Array, exponent: float) -> jax.Array:
+def _power(x: Array, exponent: float) -> Array:
     """Return a power of numbers that are not negative, with torch's gradient 0 at 0."""
     is_zero = x == 0
     safe = jnp.where(is_zero, 1, x)
     powers = jnp.sqrt(safe) if exponent == 0.5 else safe**exponent
     return jnp.where(is_zero, 0 if exponent > 0 else jnp.inf, powers)
+
+
+@register_operator("aten.cosine_similarity.default")
+def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
+    """Return the cosine of the angle of vectors along an axis; norms are at least ``eps``."""
+    first, second = (
+        array / _bounded_norm(array, dim, eps) for array in jnp.broadcast_arrays(*promoted(x1, x2))
+    )
+    return sum_(first * second, dim)
+
+
+def _bounded_norm(x: Array, dim: int, eps: float) -> Array:
+    norm = linalg_vector_norm(x, 2, dim, keepdim=True)
+    # In torch the bound does not change the gradient.
+    return norm + jax.lax.stop_gradient(jnp.maximum(norm, eps) - norm)
+
+
+@register_operator("aten.pairwise_distance.default")
+def pairwise_distance(x1: Array, x2: Array, p: float = 2, eps: float = 1e-6, keepdim: bool = False) -> Array:
+    """Return the p-norm of ``x1 - x2 + eps`` over the last axis."""
+    first, second = promoted(x1, x2)
+    return linalg_vector_norm(first - second + eps, p, -1, keepdim)
+
+
+@register_operator("aten.cdist.default")
+def cdist(x1: Array, x2: Array, p: float = 2, compute_mode: int | None = None) -> Array:
+    """Return the p-norm of the difference of each row of ``x1`` (..., P, M) and of ``x2`` (..., R, M)."""
+    if p < 0:
+        raise ValueError(f"p must not be negative, got {p}")
+    difference = x1[..., :, None, :] - x2[..., None, :, :]
+    if difference.shape[-1] == 0:
+        return jnp.zeros(difference.shape[:-1], difference.dtype)
+    return linalg_vector_norm(difference, p, -1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.registry import register_operator
@@ -14,7 +15,7 @@ from jaxlstm.programs.operators.registry import register_operator
 Ints = int | Sequence[int]
 
 
-def overlap_add(parts: jax.Array, step: int) -> jax.Array:
+def overlap_add(parts: Array, step: int) -> Array:
     """Return the sum (..., size) of parts (..., count, length) that start ``step`` elements apart.
 
     Without a scatter, which is slow on a GPU and depends there on the order of the threads.
@@ -50,7 +51,7 @@ class _Axis:
         """Return the places of the elements of each patch on the padded axis, (kernel, count)."""
         return np.arange(self.kernel)[:, None] * self.dilation + np.arange(self.count) * self.stride
 
-    def add_up(self, parts: jax.Array) -> jax.Array:
+    def add_up(self, parts: Array) -> Array:
         """Return the sum (..., size) of the patches (..., count, kernel)."""
         none, zero = [(0, 0, 0)] * (parts.ndim - 1), jnp.zeros((), parts.dtype)
         total = overlap_add(jax.lax.pad(parts, zero, [*none, (0, 0, self.dilation - 1)]), self.stride)
@@ -65,7 +66,7 @@ def _axes(sizes: Sequence[int], *settings: Ints) -> tuple[_Axis, _Axis]:
 
 
 @register_operator("aten.im2col.default")
-def im2col(self: jax.Array, kernel_size: Ints, dilation: Ints, padding: Ints, stride: Ints) -> jax.Array:
+def im2col(self: Array, kernel_size: Ints, dilation: Ints, padding: Ints, stride: Ints) -> Array:
     """Return the patches of an image (N, C, H, W) as columns (N, C * elements of a patch, patches)."""
     images = self if self.ndim == 4 else self[None]
     batch, channels, *sizes = images.shape
@@ -79,8 +80,8 @@ def im2col(self: jax.Array, kernel_size: Ints, dilation: Ints, padding: Ints, st
 
 @register_operator("aten.col2im.default")
 def col2im(
-    self: jax.Array, output_size: Ints, kernel_size: Ints, dilation: Ints, padding: Ints, stride: Ints
-) -> jax.Array:
+    self: Array, output_size: Ints, kernel_size: Ints, dilation: Ints, padding: Ints, stride: Ints
+) -> Array:
     """Return the image (N, C, H, W) that is the sum of the patches in columns: the adjoint of ``im2col``."""
     columns_of_batch = self if self.ndim == 3 else self[None]
     rows, columns = _axes(repeated(output_size, 2), kernel_size, dilation, padding, stride)

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
+from jax import Array
 
 from jaxlstm.functional import lstm, lstm_cell
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import param_shapes
-from jaxlstm.programs.operators.registry import Options, register_operator
+from jaxlstm.programs.operators.registry import Kwargs, Options, refuse_operators, register_operator
+
+refuse_operators(
+    "recurrent networks other than the LSTM are not supported; run_decompositions() of the exported program "
+    "replaces them",
+    *("gru", "gru_cell", "rnn_tanh", "rnn_tanh_cell", "rnn_relu", "rnn_relu_cell"),
+)
 
 
-@register_operator("aten.lstm.input")
+def _drops_elements(kwargs: Kwargs) -> bool:
+    return bool(kwargs.get("train")) and bool(kwargs.get("dropout")) and kwargs.get("num_layers") != 1
+
+
+@register_operator("aten.lstm.input", in_training=_drops_elements)
 def lstm_input(
-    input: jax.Array,
-    hx: Sequence[jax.Array],
-    params: Sequence[jax.Array],
+    input: Array,
+    hx: Sequence[Array],
+    params: Sequence[Array],
     has_biases: bool,
     num_layers: int,
     dropout: float,
@@ -25,7 +35,7 @@ def lstm_input(
     batch_first: bool,
     *,
     options: Options,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Array, Array, Array]:
     """Run an LSTM of several layers: :func:`jaxlstm.lstm`. Returns (outputs, h_n, c_n)."""
     per_direction = len(params) // (num_layers * (1 + bidirectional))
     has_projection = per_direction == 3 + 2 * has_biases
@@ -52,15 +62,15 @@ def lstm_input(
 
 @register_operator("aten.lstm_cell.default")
 def lstm_cell_(
-    input: jax.Array,
-    hx: Sequence[jax.Array],
-    w_ih: jax.Array,
-    w_hh: jax.Array,
-    b_ih: jax.Array | None = None,
-    b_hh: jax.Array | None = None,
+    input: Array,
+    hx: Sequence[Array],
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None = None,
+    b_hh: Array | None = None,
     *,
     options: Options,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Array, Array]:
     """Run one step: :func:`jaxlstm.lstm_cell`. Returns (h, c)."""
     params = {"weight_ih": w_ih, "weight_hh": w_hh}
     if b_ih is not None:

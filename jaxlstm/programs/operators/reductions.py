@@ -1,4 +1,7 @@
-"""Sums, means and variances over axes. Sums of integers are int64; floats accumulate at least in float32."""
+"""Sums, means and variances over axes, and running sums and extrema along an axis.
+
+Sums of integers are int64; floats accumulate at least in float32.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
-from jaxlstm.programs.operators.axes import axes
-from jaxlstm.programs.operators.dtypes import Operand, as_float, held, sum_type
-from jaxlstm.programs.operators.registry import register_operator
+from jaxlstm.programs.operators.axes import axes, axis
+from jaxlstm.programs.operators.dtypes import Operand, as_float, held, in_float32, sum_type
+from jaxlstm.programs.operators.registry import register_family, register_operator
 
 
 @register_operator("aten.sum.default", "aten.sum.dim_IntList")
-def sum_(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> jax.Array:
+def sum_(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """Return the sum over axes; over all axes for None or an empty list."""
     result = sum_type(self, dtype)
     wide = gate_dtype(result) if jnp.issubdtype(result, jnp.inexact) else result
@@ -24,7 +28,7 @@ def sum_(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any = N
 
 
 @register_operator("aten.mean.default", "aten.mean.dim")
-def mean(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> jax.Array:
+def mean(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """Return the mean over axes; over all axes for None or an empty list."""
     x = self if dtype is None else self.astype(held(dtype))
     if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -33,25 +37,21 @@ def mean(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any = N
 
 
 @register_operator("aten.prod.default", "aten.prod.dim_int")
-def prod(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> jax.Array:
+def prod(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """Return the product over an axis, or over all."""
     return jnp.prod(self.astype(sum_type(self, dtype)), axes(self, dim), keepdims=keepdim)
 
 
-@register_operator("aten.any.default", "aten.any.dim", "aten.any.dims")
-def any_(self: jax.Array, dim: Any = None, keepdim: bool = False) -> jax.Array:
-    """Return True where any element is not zero."""
-    return jnp.any(self, axes(self, dim), keepdims=keepdim)
+def over_axes(function: Callable[..., Array], self: Array, dim: Any = None, keepdim: bool = False) -> Array:
+    """Return a reduction over axes, or over all: a form of :func:`register_family`."""
+    return function(self, axes(self, dim), keepdims=keepdim)
 
 
-@register_operator("aten.all.default", "aten.all.dim", "aten.all.dims")
-def all_(self: jax.Array, dim: Any = None, keepdim: bool = False) -> jax.Array:
-    """Return True where all elements are not zero."""
-    return jnp.all(self, axes(self, dim), keepdims=keepdim)
+register_family(over_axes, {"any": jnp.any, "all": jnp.all}, "default dim dims")
 
 
-@register_operator("aten.logsumexp.default")
-def logsumexp(self: jax.Array, dim: Any, keepdim: bool = False) -> jax.Array:
+@register_operator("aten.logsumexp.default", "aten.special_logsumexp.default")
+def logsumexp(self: Array, dim: Any, keepdim: bool = False) -> Array:
     """Return log(sum(exp(x))) over axes."""
     x = as_float(self)
     wide = x.astype(gate_dtype(x.dtype))
@@ -59,13 +59,13 @@ def logsumexp(self: jax.Array, dim: Any, keepdim: bool = False) -> jax.Array:
 
 
 @register_operator("aten.nansum.default")
-def nansum(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> jax.Array:
+def nansum(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """Return the sum over axes without NaN."""
     return sum_(jnp.where(jnp.isnan(self), 0, self), dim, keepdim, dtype)
 
 
 @register_operator("aten.nanmean.default")
-def nanmean(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> jax.Array:
+def nanmean(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """Return the mean over axes of the elements that are not NaN."""
     count = jnp.sum(~jnp.isnan(self), axes(self, dim), keepdims=keepdim)
     total = nansum(self, dim, keepdim, dtype)
@@ -73,25 +73,12 @@ def nanmean(self: jax.Array, dim: Any = None, keepdim: bool = False, dtype: Any 
 
 
 @register_operator("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
-def count_nonzero(self: jax.Array, dim: Any = None) -> jax.Array:
+def count_nonzero(self: Array, dim: Any = None) -> Array:
     """Return the number of elements that are not zero, over axes or all."""
     return jnp.sum(self != 0, axes(self, dim), dtype=held("int64"))
 
 
-def _register_moment(name: str, moment: Callable[..., Any]) -> None:
-    @register_operator(f"aten.{name}.default", f"aten.{name}.dim", f"aten.{name}.correction")
-    def operator(
-        self: jax.Array,
-        dim: Any = None,
-        unbiased: bool = True,
-        keepdim: bool = False,
-        correction: Operand | None = None,
-    ) -> Any:
-        removed = int(unbiased) if correction is None else correction
-        return moment(self, dim, removed, keepdim)
-
-
-def _variance(x: jax.Array, dim: Any, removed: Any, keepdim: bool) -> jax.Array:
+def _variance(x: Array, dim: Any, removed: Any, keepdim: bool) -> Array:
     """Return the squared deviations over (n - removed)."""
     places = axes(x, dim)
     wide = x.astype(gate_dtype(x.dtype))
@@ -101,18 +88,74 @@ def _variance(x: jax.Array, dim: Any, removed: Any, keepdim: bool) -> jax.Array:
     return (squares / jnp.asarray(freedom, squares.dtype)).astype(x.dtype)
 
 
-def _deviation(x: jax.Array, *arguments: Any) -> jax.Array:
+def _deviation(x: Array, *arguments: Any) -> Array:
     """Return the square root of the variance."""
     return jnp.sqrt(_variance(x.astype(gate_dtype(x.dtype)), *arguments)).astype(x.dtype)
 
 
-def _with_mean(moment: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    def both(x: jax.Array, dim: Any, removed: Any, keepdim: bool) -> tuple[jax.Array, jax.Array]:
-        return moment(x, dim, removed, keepdim), mean(x, dim, keepdim)
+def _moment(
+    moment: Callable[..., Array],
+    self: Array,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    correction: Operand | None = None,
+) -> Array:
+    return moment(self, dim, int(unbiased) if correction is None else correction, keepdim)
 
-    return both
+
+def _moment_and_mean(
+    moment: Callable[..., Array],
+    self: Array,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    correction: Operand | None = None,
+) -> tuple[Array, Array]:
+    return _moment(moment, self, dim, unbiased, keepdim, correction), mean(self, dim, keepdim)
 
 
-for _name, _moment in {"var": _variance, "std": _deviation}.items():
-    _register_moment(_name, _moment)
-    _register_moment(f"{_name}_mean", _with_mean(_moment))
+register_family(_moment, {"var": _variance, "std": _deviation}, "default dim correction")
+register_family(_moment_and_mean, {"var_mean": _variance, "std_mean": _deviation}, "default dim correction")
+
+
+def _running(function: Callable[..., Array], self: Array, dim: int, dtype: Any = None) -> Array:
+    x = self.astype(sum_type(self, dtype))
+    return function(x, axis(self, dim)) if self.ndim else x
+
+
+register_family(_running, {"cumsum": jnp.cumsum, "cumprod": jnp.cumprod})
+
+
+@register_operator("aten.logcumsumexp.default")
+@in_float32
+def logcumsumexp(self: Array, dim: int) -> Array:
+    """Return the logarithm of the running sum of exp(x) along an axis."""
+    return jax.lax.cumlogsumexp(self, axis(self, dim)) if self.ndim else self
+
+
+def _running_extremum(running: Callable[..., Array], self: Array, dim: int) -> tuple[Array, Array]:
+    """Return the running extremum along an axis and the index of the last element that equals it."""
+    if self.ndim == 0:
+        return self, jnp.zeros((), held("int64"))
+    place = axis(self, dim)
+    fixed = jax.lax.stop_gradient(self.astype(jnp.int8) if self.dtype == jnp.bool_ else self)
+    # NaN wins, and the last one counts.
+    is_extremum = (fixed == running(fixed, place)) | jnp.isnan(fixed)
+    own = jax.lax.broadcasted_iota(held("int64"), self.shape, place)
+    indices = jax.lax.cummax(jnp.where(is_extremum, own, 0), place)
+    return jnp.take_along_axis(self, indices, place, mode="promise_in_bounds"), indices
+
+
+register_family(_running_extremum, {"cummax": jax.lax.cummax, "cummin": jax.lax.cummin})
+
+
+@register_operator("aten.diff.default")
+def diff(
+    self: Array, n: int = 1, dim: int = -1, prepend: Array | None = None, append: Array | None = None
+) -> Array:
+    """Return the n-th differences of neighbours along an axis; bools are compared."""
+    place = axis(self, dim)
+    parts = [part for part in (prepend, self, append) if part is not None]
+    joined = jnp.concatenate(parts, place) if len(parts) > 1 else self
+    return jnp.diff(joined, min(n, joined.shape[place]), place)

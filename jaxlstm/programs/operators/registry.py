@@ -1,7 +1,7 @@
 """The registry of operators: torch's name with its overload -> a JAX function.
 
 A function has the parameters of torch's schema, under their names. Arguments without meaning in JAX (layout,
-device, pin_memory, memory_format, non_blocking) are dropped before the call. Tensors are ``jax.Array``,
+device, pin_memory, memory_format, non_blocking) are dropped before the call. Tensors are ``Array``,
 dtypes ``numpy.dtype``, lists are tuples, and symbolic sizes are Python integers, so an operator computes
 shapes with ordinary arithmetic. An operator that depends on the settings of the call declares a parameter
 ``options``.
@@ -9,13 +9,15 @@ shapes with ordinary arithmetic. An operator that depends on the settings of the
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypedDict, TypeVar
 
 import jax
+from jax import Array
 
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.precision import Precision
@@ -25,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # the arguments of an operator by name, without the first
 Kwargs = Mapping[str, Any]
 # (base, view, index of the view among the results, kwargs) -> the base with the view written into it
-WriteBack = Callable[[jax.Array, jax.Array, int, Kwargs], jax.Array]
+WriteBack = Callable[[Array, Array, int, Kwargs], Array]
 
 IGNORED = frozenset({"layout", "device", "pin_memory", "memory_format", "non_blocking"})
 
@@ -68,14 +70,16 @@ class Operator:
     Attributes:
       name: torch's name, for example ``"aten.add.Tensor"``.
       function: the implementation.
-      write_back: for an operator whose result is a view of ``self`` in torch, its inverse.
-      may_alias: True if the result is a view in torch for some memory layouts and a copy for others.
+      write_back, may_alias, creates, in_training, schema_names: see :func:`register_operator`.
     """
 
     name: str
     function: Callable[..., Any]
     write_back: WriteBack | None = None
     may_alias: bool = False
+    creates: bool = False
+    in_training: Callable[[Kwargs], bool] | None = None
+    schema_names: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -92,35 +96,36 @@ class Operator:
         """The name of the first parameter, with which a view shares memory; "" without parameters."""
         return next(iter(self.signature.parameters), "")
 
-    def known_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the keyword arguments that have a meaning in JAX."""
+    def arguments(self, kwargs: Kwargs) -> dict[str, Any]:
+        """Return torch's keyword arguments that have a meaning in JAX, under the function's names."""
         return {
-            name: value
+            self.schema_names.get(name, name): value
             for name, value in kwargs.items()
             if name not in IGNORED or name in self.signature.parameters
         }
 
 
 _OPERATORS: dict[str, Operator] = {}
+_REFUSED: dict[str, str] = {}
 
 
-def same(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+def same(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
     """Return the view: the ``write_back`` of an operator that returns its argument."""
     return view
 
 
-def same_values(base: jax.Array, view: jax.Array, index: int, kwargs: Kwargs) -> jax.Array:
+def same_values(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
     """Return the view with the gradient of the base: the ``write_back`` of ``detach``."""
     return _with_values(base, view)
 
 
 @jax.custom_jvp
-def _with_values(base: jax.Array, values: jax.Array) -> jax.Array:
+def _with_values(base: Array, values: Array) -> Array:
     return values
 
 
 @_with_values.defjvp
-def _with_values_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _with_values_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return primals[1], tangents[0]
 
 
@@ -133,7 +138,12 @@ def shares_elements(what: str) -> ProgramError:
 
 
 def register_operator(
-    *names: str, write_back: WriteBack | None = None, may_alias: bool = False
+    *names: str,
+    write_back: WriteBack | None = None,
+    may_alias: bool = False,
+    creates: bool = False,
+    in_training: Callable[[Kwargs], bool] | None = None,
+    schema_names: Mapping[str, str] | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the implementation of operators.
 
@@ -148,6 +158,10 @@ def register_operator(
         ``base`` with ``view`` written into it. ``index`` is the number of the view among the results, and
         ``kwargs`` holds the other arguments.
       may_alias: torch returns a view for some memory layouts and a copy for others.
+      creates: the result has torch's default dtype unless the argument ``dtype`` is given.
+      in_training: takes the arguments and returns True if they show that the model was exported in training
+        mode. Such a program is refused.
+      schema_names: torch's name of an argument -> name of the parameter, where overloads differ in names.
 
     >>> @jaxlstm.programs.register_operator("mylib.scale.default")  # doctest: +SKIP
     ... def scale(x, factor=2.0):
@@ -158,21 +172,40 @@ def register_operator(
 
     def register(function: Function) -> Function:
         for name in names:
-            _OPERATORS[name] = Operator(name, function, write_back, may_alias)
+            _OPERATORS[name] = Operator(
+                name, function, write_back, may_alias, creates, in_training, schema_names or {}
+            )
         return function
 
     return register
 
 
-def register_synonym(name: str, synonym: str) -> None:
-    """Register another name for each overload of an operator of torch with the same parameters.
+def register_family(
+    form: Callable[..., Any], functions: Mapping[str, Any], overloads: str = "default", **declared: Any
+) -> None:
+    """Register operators of torch that differ in one argument of a form.
 
-    >>> register_synonym("mul", "multiply")
+    Args:
+      form: a function whose first argument is that of the family; the others are torch's.
+      functions: names without overload, separated by spaces -> the first argument of ``form``.
+      overloads: the overloads of each name, separated by spaces.
+      declared: keywords of :func:`register_operator`.
+
+    >>> register_family(lambda function, self: function(self), {"abs absolute": jnp.abs})  # doctest: +SKIP
     """
-    prefix = f"aten.{name}."
-    for operator in [operator for key, operator in _OPERATORS.items() if key.startswith(prefix)]:
-        other = f"aten.{synonym}.{operator.name.removeprefix(prefix)}"
-        _OPERATORS[other] = replace(operator, name=other)
+    for bases, function in functions.items():
+        names = [f"aten.{base}.{overload}" for base in bases.split() for overload in overloads.split()]
+        register_operator(*names, **declared)(functools.partial(form, function))
+
+
+def refuse_operators(reason: str, *bases: str) -> None:
+    """Declare the reason why operators of torch, by their names without overload, are not supported."""
+    _REFUSED.update(dict.fromkeys(bases, reason))
+
+
+def refusal(name: str) -> str:
+    """Return the declared reason why an operator is not supported, or an empty string."""
+    return _REFUSED.get(name.removeprefix("aten.").partition(".")[0], "")
 
 
 def find_operator(name: str) -> Operator | None:

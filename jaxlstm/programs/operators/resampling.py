@@ -2,65 +2,47 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
-from jaxlstm.programs.operators.registry import register_operator
+from jaxlstm.programs.operators.registry import register_family
 
 Scales = Sequence[float | None]
 # (array, axis, places of the outputs on the axis) -> the array with the outputs on the axis
-Kernel = Callable[[jax.Array, int, np.ndarray], jax.Array]
+Kernel = Callable[[Array, int, np.ndarray], Array]
+# (array, sizes, scales, align_corners) -> the array in these sizes
+Resample = Callable[[Array, Sequence[int], Scales, bool], Array]
 
 
-def _register_nearest(n: int, name: str, offset: float) -> None:
-    @register_operator(f"aten.{name}{n}d.vec")
-    def by_sizes(
-        input: jax.Array, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
-    ) -> jax.Array:
-        return _nearest(input, *_sizes_and_scales(input, n, output_size, scale_factors), offset)
-
-    @register_operator(f"aten.{name}{n}d.default")
-    def by_scales(self: jax.Array, output_size: Sequence[int], **scales: float | None) -> jax.Array:
-        return _nearest(self, output_size, _in_order(scales, n), offset)
+def _to_size(
+    resample: Resample, self: Array, output_size: Sequence[int], align_corners: bool = False, **scales: Any
+) -> Array:
+    # The schemas name the scales `scales` in one dimension, else scales_d, scales_h and scales_w.
+    letters = "dhw"[-len(output_size) :]
+    in_order = [scales.get("scales", scales.get(f"scales_{letter}")) for letter in letters]
+    return resample(self, output_size, in_order, align_corners)
 
 
-def _register_smooth(n: int, name: str, kernel: Kernel) -> None:
-    @register_operator(f"aten.upsample_{name}{n}d.vec")
-    def by_sizes(
-        input: jax.Array,
-        output_size: Sequence[int] | None,
-        align_corners: bool,
-        scale_factors: Sequence[float] | None,
-    ) -> jax.Array:
-        sizes, scales = _sizes_and_scales(input, n, output_size, scale_factors)
-        return _smooth(input, sizes, scales, align_corners, kernel)
-
-    @register_operator(f"aten.upsample_{name}{n}d.default")
-    def by_scales(
-        self: jax.Array, output_size: Sequence[int], align_corners: bool, **scales: float | None
-    ) -> jax.Array:
-        return _smooth(self, output_size, _in_order(scales, n), align_corners, kernel)
-
-
-def _in_order(scales: dict[str, float | None], n: int) -> Scales:
-    """Return the scales, which the schemas name ``scales`` in one dimension, else scales_d, _h and _w."""
-    return [scales.get("scales", scales.get(f"scales_{letter}")) for letter in "dhw"[3 - n :]]
-
-
-def _sizes_and_scales(
-    x: jax.Array, n: int, output_size: Sequence[int] | None, factors: Sequence[float] | None
-) -> tuple[Sequence[int], Scales]:
+def _to_size_or_by_factors(
+    resample: Resample,
+    input: Array,
+    output_size: Sequence[int] | None,
+    align_corners: bool = False,
+    scale_factors: Sequence[float] | None = None,
+) -> Array:
     if output_size:
-        return output_size, [None] * n
-    assert factors is not None, "interpolation needs sizes or factors"
-    return [math.floor(size * factor) for size, factor in zip(x.shape[-n:], factors, strict=True)], factors
+        return resample(input, output_size, [None] * len(output_size), align_corners)
+    assert scale_factors is not None, "interpolation needs sizes or factors"
+    last = input.shape[-len(scale_factors) :]
+    sizes = [math.floor(size * factor) for size, factor in zip(last, scale_factors, strict=True)]
+    return resample(input, sizes, scale_factors, align_corners)
 
 
 def _step(size: int, target: int, scale: float | None) -> float:
@@ -68,20 +50,17 @@ def _step(size: int, target: int, scale: float | None) -> float:
     return 1 / scale if scale else size / target
 
 
-def _nearest(x: jax.Array, sizes: Sequence[int], scales: Scales, offset: float) -> jax.Array:
+def _nearest(offset: float, x: Array, sizes: Sequence[int], scales: Scales, align_corners: bool) -> Array:
     first = x.ndim - len(sizes)
     for place, (target, scale) in enumerate(zip(sizes, scales, strict=True), start=first):
         size = x.shape[place]
-        steps = (np.arange(target, dtype=np.float32) + np.float32(offset)) * np.float32(
-            _step(size, target, scale)
-        )
+        step = np.float32(_step(size, target, scale))
+        steps = (np.arange(target, dtype=np.float32) + np.float32(offset)) * step
         x = jnp.take(x, np.minimum(np.floor(steps).astype(np.int32), size - 1), axis=place)
     return x
 
 
-def _smooth(
-    x: jax.Array, sizes: Sequence[int], scales: Scales, align_corners: bool, kernel: Kernel
-) -> jax.Array:
+def _smooth(kernel: Kernel, x: Array, sizes: Sequence[int], scales: Scales, align_corners: bool) -> Array:
     """Interpolate along each axis from the neighbours of each output."""
     y = x.astype(gate_dtype(x.dtype))
     first = x.ndim - len(sizes)
@@ -102,7 +81,7 @@ def _positions(
     return (outputs + half) * step - half
 
 
-def _linear(x: jax.Array, place: int, positions: np.ndarray) -> jax.Array:
+def _linear(x: Array, place: int, positions: np.ndarray) -> Array:
     size = x.shape[place]
     positions = np.maximum(positions, 0)
     low = np.minimum(positions.astype(np.int32), size - 1)
@@ -114,7 +93,7 @@ def _linear(x: jax.Array, place: int, positions: np.ndarray) -> jax.Array:
 _CUBIC_SLOPE = -0.75  # torch's parameter of the cubic convolution
 
 
-def _cubic(x: jax.Array, place: int, positions: np.ndarray) -> jax.Array:
+def _cubic(x: Array, place: int, positions: np.ndarray) -> Array:
     """Interpolate from four neighbours; beyond the border, the border repeats."""
     size = x.shape[place]
     low = np.minimum(np.floor(positions).astype(np.int32), size - 1)
@@ -124,7 +103,7 @@ def _cubic(x: jax.Array, place: int, positions: np.ndarray) -> jax.Array:
         jnp.take(x, np.clip(low + step, 0, size - 1), axis=place) * _along(x, place, weight)
         for step, weight in zip((-1, 0, 1, 2), weights, strict=True)
     )
-    return functools.reduce(jnp.add, neighbours)
+    return reduce(jnp.add, neighbours)
 
 
 def cubic_near(distance: Any) -> Any:
@@ -139,13 +118,16 @@ def cubic_far(distance: Any) -> Any:
     return ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
 
 
-def _along(x: jax.Array, place: int, weights: np.ndarray) -> Any:
+def _along(x: Array, place: int, weights: np.ndarray) -> Any:
     """Return weights for a product along an axis."""
     return weights.reshape(-1, *((1,) * (x.ndim - 1 - place))).astype(x.dtype)
 
 
-for _n, _name in ((1, "linear"), (2, "bilinear"), (3, "trilinear")):
-    _register_nearest(_n, "upsample_nearest", 0.0)
-    _register_nearest(_n, "_upsample_nearest_exact", 0.5)
-    _register_smooth(_n, _name, _linear)
-_register_smooth(2, "bicubic", _cubic)
+_METHODS: dict[str, Resample] = {
+    "upsample_nearest1d upsample_nearest2d upsample_nearest3d": partial(_nearest, 0.0),
+    "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d": partial(_nearest, 0.5),
+    "upsample_linear1d upsample_bilinear2d upsample_trilinear3d": partial(_smooth, _linear),
+    "upsample_bicubic2d": partial(_smooth, _cubic),
+}
+register_family(_to_size, _METHODS)
+register_family(_to_size_or_by_factors, _METHODS, "vec")

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import Operand, as_array, is_float
@@ -21,13 +22,13 @@ from jaxlstm.programs.operators.registry import register_operator
     "aten.scatter.src", "aten.scatter.value", "aten.scatter.reduce", "aten.scatter.value_reduce"
 )
 def scatter(
-    self: jax.Array,
+    self: Array,
     dim: int,
-    index: jax.Array,
-    src: jax.Array | None = None,
+    index: Array,
+    src: Array | None = None,
     value: Operand = 0,
     reduce: str | None = None,
-) -> jax.Array:
+) -> Array:
     """Write elements along an axis, one for each index; ``reduce`` is "add", "multiply" or None."""
     if reduce is not None:
         src = jnp.full(index.shape, as_array(value, self.dtype)) if src is None else src
@@ -38,14 +39,12 @@ def scatter(
 
 
 @register_operator("aten.scatter_add.default")
-def scatter_add(self: jax.Array, dim: int, index: jax.Array, src: jax.Array) -> jax.Array:
+def scatter_add(self: Array, dim: int, index: Array, src: Array) -> Array:
     """Add elements along an axis, one for each index; equal indices accumulate."""
     return scatter_reduce(self, dim, index, src, "sum")
 
 
-def _along(
-    x: jax.Array, dim: int, index: jax.Array, src: jax.Array | None
-) -> tuple[jax.Array, tuple[jax.Array, ...], Any]:
+def _along(x: Array, dim: int, index: Array, src: Array | None) -> tuple[Array, tuple[Array, ...], Any]:
     """Return ``x`` with at least one axis, NumPy's index of its elements, and their elements of ``src``."""
     if x.ndim == 0:
         x, index, src = x.reshape(1), index.reshape(-1), None if src is None else src.reshape(-1)
@@ -55,39 +54,51 @@ def _along(
     return x, places_along(x, dim, index), src
 
 
+def _slices(x: Array, dim: int, index: Array, *, from_end: bool = False) -> tuple[Array, int, Any]:
+    """Return ``x`` with at least one axis, the axis ``dim``, and NumPy's index of its slices.
+
+    With ``from_end``, negative indices count from the end. Otherwise they are out of range, as if too large.
+    """
+    flat, place = x.reshape(x.shape or (1,)), axis(x, dim)
+    size = flat.shape[place]
+    require_in_range(index, -size if from_end else 0, size, "indices of slices")
+    if from_end:
+        index = jnp.where(index < 0, index + size, index)
+    return flat, place, (slice(None),) * place + (jnp.where(index < 0, size, index).reshape(-1),)
+
+
+def _as_slices(source: Array, flat: Array, place: int, index: Array) -> Array:
+    return source.reshape((*flat.shape[:place], index.size, *flat.shape[place + 1 :]))
+
+
+@register_operator("aten.index_copy.default")
+def index_copy(self: Array, dim: int, index: Array, source: Array) -> Array:
+    """Write slices to the slices of an axis at indices."""
+    flat, place, slices = _slices(self, dim, index)
+    return flat.at[slices].set(_as_slices(source, flat, place, index), mode="drop").reshape(self.shape)
+
+
 @register_operator("aten.index_add.default")
-def index_add(
-    self: jax.Array, dim: int, index: jax.Array, source: jax.Array, alpha: Operand = 1
-) -> jax.Array:
+def index_add(self: Array, dim: int, index: Array, source: Array, alpha: Operand = 1) -> Array:
     """Add slices, times ``alpha``, to the slices of an axis at indices; equal indices accumulate."""
     if self.dtype == jnp.bool_:
         return index_add(self.astype(jnp.int32), dim, index, source, int(alpha)).astype(jnp.bool_)
-    flat, place = self.reshape(self.shape or (1,)), axis(self, dim)
-    require_in_range(index, 0, flat.shape[place], "indices of index_add")
-    slices = (*flat.shape[:place], index.size, *flat.shape[place + 1 :])
-    update = source.reshape(slices) * as_array(alpha, self.dtype)
-    return flat.at[_slices(flat, place, index)].add(update, mode="drop").reshape(self.shape)
+    flat, place, slices = _slices(self, dim, index)
+    update = _as_slices(source, flat, place, index) * as_array(alpha, self.dtype)
+    return flat.at[slices].add(update, mode="drop").reshape(self.shape)
 
 
 @register_operator("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor")
-def index_fill(self: jax.Array, dim: int, index: jax.Array, value: Operand) -> jax.Array:
+def index_fill(self: Array, dim: int, index: Array, value: Operand) -> Array:
     """Write a number to the slices of an axis at indices; negative indices count from the end."""
-    flat, place = self.reshape(self.shape or (1,)), axis(self, dim)
-    size = flat.shape[place]
-    require_in_range(index, -size, size, "indices of index_fill")
-    slices = _slices(flat, place, jnp.where(index < 0, index + size, index))
+    flat, _, slices = _slices(self, dim, index, from_end=True)
     return flat.at[slices].set(as_array(value, self.dtype), mode="drop").reshape(self.shape)
-
-
-def _slices(x: jax.Array, place: int, index: jax.Array) -> tuple[Any, ...]:
-    """Return NumPy's index of slices, with negative indices out of range."""
-    return (slice(None),) * place + (jnp.where(index < 0, x.shape[place], index).reshape(-1),)
 
 
 @register_operator("aten.scatter_reduce.two")
 def scatter_reduce(
-    self: jax.Array, dim: int, index: jax.Array, src: jax.Array, reduce: str, include_self: bool = True
-) -> jax.Array:
+    self: Array, dim: int, index: Array, src: Array, reduce: str, include_self: bool = True
+) -> Array:
     """Reduce all elements with the same index along an axis: "sum", "prod", "mean", "amax" or "amin".
 
     Without ``include_self``, an element of ``self`` stays only if it has no index.
@@ -123,23 +134,23 @@ def _identity(reduce: str, dtype: Any) -> Any:
     return jnp.iinfo(dtype).min if reduce == "amax" else jnp.iinfo(dtype).max
 
 
-def _divided(sums: jax.Array, counts: jax.Array) -> jax.Array:
+def _divided(sums: Array, counts: Array) -> Array:
     return sums / counts.astype(sums.dtype) if is_float(sums) else sums // counts.astype(sums.dtype)
 
 
 @jax.custom_jvp
-def _multiplied(x: jax.Array, where: Any, source: jax.Array) -> jax.Array:
+def _multiplied(x: Array, where: Any, source: Array) -> Array:
     """Multiply elements by all sources with their index. JAX has no gradient of this."""
     return x.at[where].multiply(source, mode="drop")
 
 
 @_multiplied.defjvp
-def _multiplied_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _multiplied_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     x, where, source = primals
     zeros = (x == 0).astype(jnp.int32).at[where].add(source == 0, mode="drop")
     product = _multiplied(jnp.where(x == 0, 1, x), where, jnp.where(source == 0, 1, source))
 
-    def others(factor: jax.Array, zeros: jax.Array, product: jax.Array) -> jax.Array:
+    def others(factor: Array, zeros: Array, product: Array) -> Array:
         """Return the product of the other factors, given the zeros among all and the product of the rest."""
         is_zero = factor == 0
         return jnp.where(zeros == is_zero, product / jnp.where(is_zero, 1, factor), 0)

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import jax
+from jax import Array
 
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.registry import register_operator
 
 
 @register_operator("aten.sym_size.int")
-def sym_size(self: jax.Array, dim: int) -> int:
+def sym_size(self: Array, dim: int) -> int:
     """Return the size of an axis."""
     return self.shape[axis(self, dim)]
 
 
 @register_operator("aten.sym_numel.default")
-def sym_numel(self: jax.Array) -> int:
+def sym_numel(self: Array) -> int:
     """Return the number of elements."""
     return self.size
 
 
-def _sym_not(a: Any) -> bool:
-    return not a
-
-
-_PYTHON_OPERATORS: dict[str, Any] = {
+_LARGEST_EXPONENT = 64
+_PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
     **{
         f"_operator.{name}": getattr(operator, name)
         for name in (
@@ -43,23 +42,20 @@ _PYTHON_OPERATORS: dict[str, Any] = {
     "torch.sym_float": float,
     "torch.sym_max": max,
     "torch.sym_min": min,
-    "torch.sym_not": _sym_not,
+    "torch.sym_not": operator.not_,
     "torch.sym_sqrt": math.sqrt,
 }
 
 
-def _register_python_operator(name: str, function: Any) -> None:
-    @register_operator(name)
-    def on_sizes(*operands: Any) -> Any:
-        # A size fits into 64 bits. Without a bound, a file could ask for integers without end.
-        if name == "_operator.pow" and isinstance(operands[1], int) and abs(operands[1]) > _LARGEST_EXPONENT:
-            raise OverflowError(f"the exponent of a size is {operands[1]}")
-        result = function(*operands)
-        if isinstance(result, int) and abs(result) >= 2**63:
-            raise OverflowError("a size has more than 64 bits")
-        return result
+def _on_sizes(function: Callable[..., Any], *operands: Any) -> Any:
+    # A size fits into 64 bits. Without a bound, a file could ask for integers without end.
+    if function is operator.pow and isinstance(operands[1], int) and abs(operands[1]) > _LARGEST_EXPONENT:
+        raise OverflowError(f"the exponent of a size is {operands[1]}")
+    result = function(*operands)
+    if isinstance(result, int) and abs(result) >= 2**63:
+        raise OverflowError("a size has more than 64 bits")
+    return result
 
 
-_LARGEST_EXPONENT = 64
 for _name, _function in _PYTHON_OPERATORS.items():
-    _register_python_operator(_name, _function)
+    register_operator(_name)(partial(_on_sizes, _function))

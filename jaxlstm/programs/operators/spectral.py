@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.programs.operators.complex_numbers import view_as_real
 from jaxlstm.programs.operators.patches import overlap_add
-from jaxlstm.programs.operators.registry import register_operator
+from jaxlstm.programs.operators.registry import register_family, register_operator
 
 # torch's normalizations: none, by the root of the size, by the size. NumPy's names differ by direction.
 _FORWARD = ("backward", "ortho", "forward")
@@ -23,18 +23,18 @@ _LEAST_ENVELOPE = 1e-11  # torch refuses windows that add up to less
 
 @register_operator("aten.stft.default", "aten.stft.center")
 def stft(
-    self: jax.Array,
+    self: Array,
     n_fft: int,
     hop_length: int | None = None,
     win_length: int | None = None,
-    window: jax.Array | None = None,
+    window: Array | None = None,
     center: bool = False,
     pad_mode: str = "reflect",
     normalized: bool = False,
     onesided: bool | None = None,
     return_complex: bool | None = None,
     align_to_window: bool | None = None,
-) -> jax.Array:
+) -> Array:
     """Return the Fourier transform of each frame, (batch, frequencies, frames)."""
     hop = n_fft // 4 if hop_length is None else hop_length
     signal = self if self.ndim == 2 else self[None]
@@ -54,17 +54,17 @@ def stft(
 
 @register_operator("aten.istft.default")
 def istft(
-    self: jax.Array,
+    self: Array,
     n_fft: int,
     hop_length: int | None = None,
     win_length: int | None = None,
-    window: jax.Array | None = None,
+    window: Array | None = None,
     center: bool = True,
     normalized: bool = False,
     onesided: bool | None = None,
     length: int | None = None,
     return_complex: bool = False,
-) -> jax.Array:
+) -> Array:
     """Return the signal whose frames have the Fourier transforms (batch, frequencies, frames)."""
     hop = n_fft // 4 if hop_length is None else hop_length
     one_sided = self.shape[-2] != n_fft if onesided is None else onesided
@@ -84,9 +84,7 @@ def istft(
     return jnp.pad(inner, [(0, 0)] * (inner.ndim - 1) + [(0, max(end - size, 0))])
 
 
-def _require_spectrum(
-    spectrum: jax.Array, n_fft: int, hop: int, one_sided: bool, return_complex: bool
-) -> None:
+def _require_spectrum(spectrum: Array, n_fft: int, hop: int, one_sided: bool, return_complex: bool) -> None:
     """Raise if a spectrum does not have the frequencies that ``n_fft`` gives."""
     frequencies = n_fft // 2 + 1 if one_sided else n_fft
     if spectrum.ndim not in (2, 3) or spectrum.shape[-2] != frequencies or not spectrum.size:
@@ -100,7 +98,7 @@ def _require_spectrum(
         raise ValueError("return_complex needs all frequencies: onesided=False")
 
 
-def _nonzero(envelope: jax.Array) -> jax.Array:
+def _nonzero(envelope: Array) -> Array:
     """Return the sum of the squared windows; where it is 0, raise, or return NaN if it is not known."""
     is_zero = jnp.abs(envelope) < _LEAST_ENVELOPE
     if not isinstance(is_zero, Tracer) and is_zero.any():
@@ -108,39 +106,38 @@ def _nonzero(envelope: jax.Array) -> jax.Array:
     return jnp.where(is_zero, jnp.nan, envelope)
 
 
-def _window(window: jax.Array | None, length: int, n_fft: int, dtype: Any) -> jax.Array:
+def _window(window: Array | None, length: int, n_fft: int, dtype: Any) -> Array:
     """Return the window, centred among ``n_fft`` elements."""
     before = (n_fft - length) // 2
     window = jnp.ones(length, dtype) if window is None else window
     return jnp.pad(window, (before, n_fft - length - before))
 
 
-def _register_fft(name: str, transform: Callable[..., jax.Array]) -> None:
-    @register_operator(f"aten.fft_{name}.default")
-    def fft(self: jax.Array, n: int | None = None, dim: int = -1, norm: str | None = None) -> jax.Array:
-        return transform(self, n, dim, norm)
+def _fft(
+    transform: Callable[..., Array], self: Array, n: int | None = None, dim: int = -1, norm: str | None = None
+) -> Array:
+    return transform(self, n, dim, norm)
 
 
-for _name in ("fft", "ifft", "rfft", "irfft"):
-    _register_fft(_name, getattr(jnp.fft, _name))
+register_family(_fft, {f"fft_{name}": getattr(jnp.fft, name) for name in ("fft", "ifft", "rfft", "irfft")})
 
 
 @register_operator("aten._fft_r2c.default")
-def fft_r2c(self: jax.Array, dim: Sequence[int], normalization: int, onesided: bool) -> jax.Array:
+def fft_r2c(self: Array, dim: Sequence[int], normalization: int, onesided: bool) -> Array:
     """Return the Fourier transform of a real array along axes; ``onesided`` keeps half of the last one."""
     transform = jnp.fft.rfftn if onesided else jnp.fft.fftn
     return transform(self, axes=dim, norm=_FORWARD[normalization])
 
 
 @register_operator("aten._fft_c2r.default")
-def fft_c2r(self: jax.Array, dim: Sequence[int], normalization: int, last_dim_size: int) -> jax.Array:
+def fft_c2r(self: Array, dim: Sequence[int], normalization: int, last_dim_size: int) -> Array:
     """Return the real array of a Fourier transform along axes, half of the last one."""
     sizes = (*(self.shape[place] for place in dim[:-1]), last_dim_size)
     return jnp.fft.irfftn(self, sizes, dim, _INVERSE[normalization])
 
 
 @register_operator("aten._fft_c2c.default")
-def fft_c2c(self: jax.Array, dim: Sequence[int], normalization: int, forward: bool) -> jax.Array:
+def fft_c2c(self: Array, dim: Sequence[int], normalization: int, forward: bool) -> Array:
     """Return the Fourier transform along axes, or its inverse."""
     if forward:
         return jnp.fft.fftn(self, axes=dim, norm=_FORWARD[normalization])

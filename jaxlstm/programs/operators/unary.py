@@ -6,17 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxlstm.programs.operators.dtypes import as_float, in_float32, is_float
-from jaxlstm.programs.operators.registry import register_operator
+from jaxlstm.programs.operators.registry import register_family, register_operator
 
 
-def magnitude(x: jax.Array) -> jax.Array:
+def magnitude(x: Array) -> Array:
     """Return the absolute value, with torch's gradient 0 at 0."""
     return jnp.abs(x) if jnp.iscomplexobj(x) else jnp.where(x == 0, jnp.zeros_like(x), jnp.abs(x))
 
 
-def signum(x: jax.Array) -> jax.Array:
+def signum(x: Array) -> Array:
     """Return x / abs(x), and 0 at 0 and for NaN. Unlike jnp.sign, it has a gradient for complex numbers."""
     if not jnp.iscomplexobj(x):
         return jnp.where(x != x, jnp.zeros_like(x), jnp.sign(x))
@@ -24,96 +25,90 @@ def signum(x: jax.Array) -> jax.Array:
     return jnp.where(is_zero, 0, x / jnp.where(is_zero, 1, jnp.abs(x)))
 
 
-_UNARY: dict[str, Any] = {
-    "abs": magnitude,
+_SAME_DTYPE: dict[str, Any] = {
+    "abs absolute": magnitude,
     "bitwise_not": jnp.bitwise_not,
-    "neg": jnp.negative,
-    "sgn": signum,
-    "sign": signum,
+    "frac": lambda x: x - jnp.trunc(x),
+    "isfinite": lambda x: jnp.isfinite(x) if is_float(x) else jnp.ones_like(x, bool),
+    "isinf": lambda x: jnp.isinf(x) if is_float(x) else jnp.zeros_like(x, bool),
+    "isnan": lambda x: x != x,
+    "logical_not": jnp.logical_not,
+    "neg negative": jnp.negative,
+    "sgn sign": signum,
     "square": jnp.square,
 }
-_ROUNDING: dict[str, Any] = {"ceil": jnp.ceil, "floor": jnp.floor, "trunc": jnp.trunc}
-_FLOAT_UNARY: dict[str, Any] = {
-    "acos": jnp.arccos,
-    "acosh": jnp.arccosh,
-    "asin": jnp.arcsin,
-    "asinh": jnp.arcsinh,
-    "atan": jnp.arctan,
-    "atanh": jnp.arctanh,
+_ROUNDING: dict[str, Any] = {
+    "ceil": jnp.ceil,
+    "floor": jnp.floor,
+    "round": jnp.round,  # halves to even
+    "trunc fix": jnp.trunc,
+}
+_OF_FLOATS: dict[str, Any] = {
+    "acos arccos": jnp.arccos,
+    "acosh arccosh": jnp.arccosh,
+    "asin arcsin": jnp.arcsin,
+    "asinh arcsinh": jnp.arcsinh,
+    "atan arctan": jnp.arctan,
+    "atanh arctanh": jnp.arctanh,
     "cos": jnp.cos,
     "cosh": jnp.cosh,
     "deg2rad": jnp.deg2rad,
-    "erf": jax.lax.erf,
-    "erfc": jax.lax.erfc,
+    "erf special_erf": jax.lax.erf,
+    "erfc special_erfc": jax.lax.erfc,
     "exp": jnp.exp,
-    "exp2": jnp.exp2,
-    "expm1": jnp.expm1,
+    "exp2 special_exp2": jnp.exp2,
+    "expm1 special_expm1": jnp.expm1,
     "log": jnp.log,
     "log10": jnp.log10,
-    "log1p": jnp.log1p,
+    "log1p special_log1p": jnp.log1p,
     "log2": jnp.log2,
     "rad2deg": jnp.rad2deg,
     "reciprocal": jnp.reciprocal,
     "rsqrt": jax.lax.rsqrt,
     "sin": jnp.sin,
-    "sinc": in_float32(jnp.sinc),
+    "sinc special_sinc": in_float32(jnp.sinc),
     "sinh": jnp.sinh,
     "sqrt": jnp.sqrt,
     "tan": jnp.tan,
 }
 
 
-def _register_unary(name: str, function: Any, prepare: Any) -> None:
-    @register_operator(f"aten.{name}.default")
-    def unary(self: jax.Array) -> jax.Array:
-        return function(prepare(self))
+def of_tensor(function: Any, self: Array) -> Array:
+    """Return a function of a tensor: a form of :func:`register_family`."""
+    return function(self)
 
 
-for _name, _function in _UNARY.items():
-    _register_unary(_name, _function, lambda x: x)
-for _name, _function in _FLOAT_UNARY.items():
-    _register_unary(_name, _function, as_float)
+def of_floats(function: Any, self: Array) -> Array:
+    """Return a function of a tensor, in which integers are float32: a form of :func:`register_family`."""
+    return function(as_float(self))
 
 
-def _register_rounding(name: str, function: Any) -> None:
-    @register_operator(f"aten.{name}.default")
-    def rounding(self: jax.Array) -> jax.Array:
-        return function(self) if is_float(self) else self
+def _rounded(function: Any, self: Array) -> Array:
+    return function(self) if is_float(self) else self
 
 
-for _name, _function in _ROUNDING.items():
-    _register_rounding(_name, _function)
-
-
-@register_operator("aten.round.default")
-def round_(self: jax.Array) -> jax.Array:
-    """Return the nearest integer, halves to even."""
-    return jnp.round(self) if is_float(self) else self
+register_family(of_tensor, _SAME_DTYPE)
+register_family(of_floats, _OF_FLOATS)
+register_family(_rounded, _ROUNDING)
 
 
 @register_operator("aten.round.decimals", "aten.special_round.default")
-def round_decimals(self: jax.Array, decimals: int = 0) -> jax.Array:
-    """Return the number rounded to a number of decimals."""
+def round_decimals(self: Array, decimals: int = 0) -> Array:
+    """Return the number rounded to a number of decimals, halves to even."""
     if decimals == 0:
-        return round_(self)
+        return _rounded(jnp.round, self)
     scale = 10.0 ** abs(decimals)
     return jnp.round(self * scale) / scale if decimals >= 0 else jnp.round(self / scale) * scale
 
 
-@register_operator("aten.frac.default")
-def frac(self: jax.Array) -> jax.Array:
-    """Return the number without its integral part, with its sign."""
-    return self - jnp.trunc(self)
-
-
-@register_operator("aten.logit.default")
-def logit(self: jax.Array, eps: float | None = None) -> jax.Array:
+@register_operator("aten.logit.default", "aten.special_logit.default")
+def logit(self: Array, eps: float | None = None) -> Array:
     """Return log(x / (1 - x)), with x between ``eps`` and 1 - ``eps``."""
     return _logit(as_float(self), eps)
 
 
 @in_float32
-def _logit(x: jax.Array, eps: float | None) -> jax.Array:
+def _logit(x: Array, eps: float | None) -> Array:
     if eps is not None:
         inside = (x >= eps) & (x <= 1 - eps)
         x = jnp.where(inside, x, jnp.clip(jax.lax.stop_gradient(x), eps, 1 - eps))
@@ -122,7 +117,7 @@ def _logit(x: jax.Array, eps: float | None) -> jax.Array:
 
 @register_operator("aten.nan_to_num.default")
 def nan_to_num(
-    self: jax.Array, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
-) -> jax.Array:
+    self: Array, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Array:
     """Replace NaN by a number (0 for None), and infinity by a number (the largest of the dtype for None)."""
     return jnp.nan_to_num(self, nan=nan or 0.0, posinf=posinf, neginf=neginf) if is_float(self) else self

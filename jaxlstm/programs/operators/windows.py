@@ -8,16 +8,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.dtypes import held, is_float
 
 Ints = int | Sequence[int]
-Function = Callable[[jax.Array, jax.Array], jax.Array]
+Function = Callable[[Array, Array], Array]
 
 # Each slice is a separate operation, and the time to compile grows with their number.
 _MOST_SLICES = 16
@@ -32,7 +31,7 @@ class Windows:
 
     def __init__(
         self,
-        x: jax.Array,
+        x: Array,
         n: int,
         kernel_size: Ints,
         stride: Ints,
@@ -69,15 +68,15 @@ class Windows:
             count -= 1
         return (count - 1) * step - room
 
-    def largest(self, x: jax.Array) -> jax.Array:
+    def largest(self, x: Array) -> Array:
         """Return the largest element of each window. The gradient goes to the first of equal ones."""
         return self._reduce(x, _lowest(x.dtype), lax.max, _larger)
 
-    def sums(self, x: jax.Array) -> jax.Array:
+    def sums(self, x: Array) -> Array:
         """Return the sum of each window."""
         return self._reduce(x, np.zeros((), x.dtype), lax.add, lax.add)
 
-    def _reduce(self, x: jax.Array, start: np.ndarray, function: Function, by_slices: Function) -> jax.Array:
+    def _reduce(self, x: Array, start: np.ndarray, function: Function, by_slices: Function) -> Array:
         """Reduce each window, axis by axis.
 
         On a CPU, XLA fuses the slices with the transposes around its convolutions, which have channels last.
@@ -94,12 +93,12 @@ class Windows:
             x = functools.reduce(by_slices, slices)
         return x
 
-    def _reduce_window(self, x: jax.Array, start: np.ndarray, function: Function) -> jax.Array:
+    def _reduce_window(self, x: Array, start: np.ndarray, function: Function) -> Array:
         other = (1,) * (x.ndim - len(self.kernel))
         shape, strides = (*other, *self.kernel), (*other, *self.stride)
         return lax.reduce_window(x, start, function, shape, strides, self._pads(x.ndim))
 
-    def largest_with_indices(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def largest_with_indices(self, x: Array) -> tuple[Array, Array]:
         """Return the largest element of each window, the first of equal ones, and its flat index in ``x``."""
         n = len(self.kernel)
         pads = self._pads(x.ndim)
@@ -130,7 +129,7 @@ class Windows:
         reach = self.dilation[place] * (self.kernel[place] - 1)
         return slice(first, first + size - reach, self.stride[place])
 
-    def counts(self, include_pad: bool) -> jax.Array:
+    def counts(self, include_pad: bool) -> Array:
         """Return the number of elements of each window, padding included or not.
 
         The elements that ``ceil_mode`` adds beyond the padding never count.
@@ -151,6 +150,6 @@ def _lowest(dtype: Any) -> np.ndarray:
     return np.asarray(-np.inf if is_float(dtype) else np.iinfo(dtype).min, dtype)
 
 
-def _larger(first: jax.Array, second: jax.Array) -> jax.Array:
+def _larger(first: Array, second: Array) -> Array:
     """Return the larger element, the first of equal ones; NaN is larger than any number."""
     return jnp.where((second > first) | jnp.isnan(second), second, first)

@@ -1,0 +1,112 @@
+"""Largest and smallest elements, elements in order, and the places of values in sorted sequences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxlstm.programs.operators.axes import axes, axis
+from jaxlstm.programs.operators.dtypes import Operand, held, promoted
+from jaxlstm.programs.operators.reductions import over_axes
+from jaxlstm.programs.operators.registry import register_family, register_operator
+from jaxlstm.programs.operators.unary import of_tensor
+
+# Equal elements share the gradient, as in torch.
+register_family(over_axes, {"amax": jnp.max, "amin": jnp.min})
+register_family(of_tensor, {"max": jnp.max, "min": jnp.min})
+
+
+@register_operator("aten.aminmax.default")
+def aminmax(self: Array, dim: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
+    """Return the smallest and the largest element along an axis, or of all."""
+    places = axes(self, dim)
+    return jnp.min(self, places, keepdims=keepdim), jnp.max(self, places, keepdims=keepdim)
+
+
+def _index(
+    function: Callable[..., Array], self: Array, dim: int | None = None, keepdim: bool = False
+) -> Array:
+    """Return the index of an extremum, the first of equal ones; NaN counts as the extremum."""
+    place = None if dim is None or self.ndim == 0 else axis(self, dim)
+    return function(self, place, keepdims=keepdim).astype(held("int64"))
+
+
+def _extremum(
+    function: Callable[..., Array], self: Array, dim: int, keepdim: bool = False
+) -> tuple[Array, Array]:
+    """Return the extrema along an axis, only which have a gradient, and the indices of the first of them."""
+    indices = _index(function, self, dim, keepdim=True)
+    if self.ndim == 0:
+        return self, indices
+    place = axis(self, dim)
+    values = jnp.take_along_axis(self, indices, place, mode="promise_in_bounds")
+    return (values, indices) if keepdim else (values.squeeze(place), indices.squeeze(place))
+
+
+register_family(_index, {"argmax": jnp.argmax, "argmin": jnp.argmin})
+register_family(_extremum, {"max": jnp.argmax, "min": jnp.argmin}, "dim")
+
+
+@register_operator("aten.topk.default")
+def topk(
+    self: Array, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Array, Array]:
+    """Return the k largest or smallest elements along an axis, in order, and their indices."""
+    if self.ndim == 0:
+        return self, jnp.zeros((), held("int64"))
+    order = jnp.argsort(self, axis(self, dim), descending=largest)
+    indices = jax.lax.slice_in_dim(order, 0, k, axis=axis(self, dim))
+    return jnp.take_along_axis(self, indices, axis(self, dim)), indices.astype(held("int64"))
+
+
+@register_operator("aten.sort.default", "aten.sort.stable")
+def sort(
+    self: Array, dim: int = -1, descending: bool = False, stable: bool | None = None
+) -> tuple[Array, Array]:
+    """Return the elements in order along an axis, and their indices."""
+    return topk(self, self.shape[axis(self, dim)] if self.ndim else 1, dim, descending)
+
+
+@register_operator("aten.argsort.default", "aten.argsort.stable")
+def argsort(self: Array, dim: int = -1, descending: bool = False, stable: bool = False) -> Array:
+    """Return the indices of the elements in order along an axis; equal elements keep their order."""
+    return sort(self, dim, descending)[1]
+
+
+@register_operator("aten.searchsorted.Tensor", "aten.searchsorted.Scalar")
+def searchsorted(
+    sorted_sequence: Array,
+    self: Operand,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Array | None = None,
+) -> Array:
+    """Return the index before which each value belongs into a sequence in ascending order.
+
+    The sequence is one for all values, or one for each row of values: (..., n) and (..., m).
+    """
+    if sorter is not None:
+        sorted_sequence = jnp.take_along_axis(sorted_sequence, sorter, -1)
+    sequences, values = promoted(sorted_sequence, self)
+    chosen: Any = "right" if right or side == "right" else "left"
+    if sequences.ndim == 1:
+        found = jnp.searchsorted(sequences, values, chosen)
+    else:
+        by_row = jax.vmap(lambda sequence, row: jnp.searchsorted(sequence, row, chosen))
+        rows = math.prod(values.shape[:-1])
+        pairs = (array.reshape(rows, array.shape[-1]) for array in (sequences, values))
+        found = by_row(*pairs).reshape(values.shape)
+    return found.astype(np.int32 if out_int32 else held("int64"))
+
+
+@register_operator("aten.bucketize.Tensor", "aten.bucketize.Scalar")
+def bucketize(self: Operand, boundaries: Array, out_int32: bool = False, right: bool = False) -> Array:
+    """Return the number of the bucket of each value among boundaries in ascending order."""
+    return searchsorted(boundaries, self, out_int32, right)
