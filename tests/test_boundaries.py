@@ -85,6 +85,7 @@ DYNAMIC_IMPORTS = {
     "jaxlstm.cli.load_port",  # a module of the user
     "jaxlstm._shared.lazy_names",  # the public names of a package
     "jaxlstm._shared.optional",  # import_optional
+    "jaxlstm.programs.operators",  # its own modules
 }
 IMPORTERS = ("import_module", "import_optional", "__import__")
 
