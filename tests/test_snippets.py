@@ -35,12 +35,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_public_name_has_an_example() -> None:
-    directives = re.findall(r"^\.\. (?:autofunction|autoclass|autoexception):: (\S+)$", API, re.MULTILINE)
-    pages = ("api.md", "checking.md", "programs.md")
-    code = "\n".join(block for page in pages for block in blocks(page, "python"))
+def test_every_public_function_and_error_has_an_example() -> None:
+    """In its docstring or on a page."""
+    directives = re.findall(r"^\.\. auto(?:function|exception):: (\S+)$", API, re.MULTILINE)
+    pages = [page.name for page in (ROOT / "docs").glob("*.md")]
+    code = [block for page in pages for block in blocks(page, "python")]
+    finder = doctest.DocTestFinder()
+    for name, target in public_objects().items():
+        code += [example.source for test in finder.find(target, name) for example in test.examples]
     names = {name.rpartition(".")[2] for name in directives}
-    assert {name for name in names if not re.search(rf"\b{name}\(|\.{name}\b", code)} == set()
+    assert {n for n in names if not re.search(rf"\b{n}\(|\.{n}\b", "\n".join(code))} == set()
     public = {*jaxlstm.__all__, *jaxlstm.check.__all__, *jaxlstm.inference.__all__}
     assert {name for name in public if name not in API} == {"__version__", "Params"}
 
