@@ -101,7 +101,7 @@ def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (np.diff(names["nnx_losses"]) < 0).all()
     saved = torch.load("tuned.pt")["model_state_dict"]
     for name, tensor in saved.items():
-        np.testing.assert_array_equal(tensor.numpy(), names["linen_tensors"][name], err_msg=name)
+        np.testing.assert_array_equal(tensor.numpy(), names["tensors"][name], err_msg=name)
 
 
 def test_optimizer(folder: Path) -> None:
