@@ -15,22 +15,18 @@ from benchmarks.settings import Settings
 from benchmarks.timing import process_rows, spreads
 from jaxlstm import LSTMConfig
 
-PROCESSES = {
-    "jaxlstm": """
+IN_JAX = """
 import jax, numpy, jaxlstm
-from jaxlstm.layer.params import param_shapes
 config = jaxlstm.LSTMConfig(256, 256)
-params = {name: numpy.ones(shape, "float32") for name, shape in param_shapes(config).items()}
-run = jax.jit(lambda params, x: jaxlstm.lstm(params, x, config=config))
-jax.block_until_ready(run(params, numpy.ones((16, 4, 256), "float32")))
+params = {name: numpy.ones(shape, "float32") for name, shape in jaxlstm.param_shapes(config).items()}
+x = numpy.ones((16, 4, 256), "float32")
+"""
+PROCESSES = {
+    "jaxlstm": f"""{IN_JAX}
+jax.block_until_ready(jax.jit(lambda params, x: jaxlstm.lstm(params, x, config=config))(params, x))
 """,
-    "jaxlstm Runner": """
-import numpy, jaxlstm
-from jaxlstm.layer.params import param_shapes
-config = jaxlstm.LSTMConfig(256, 256)
-params = {name: numpy.ones(shape, "float32") for name, shape in param_shapes(config).items()}
-runner = jaxlstm.inference.compile(params, config, max_length=16, max_batch=4)
-runner(numpy.ones((16, 4, 256), "float32"))
+    "jaxlstm Runner": f"""{IN_JAX}
+jaxlstm.inference.compile(params, config, max_length=16, max_batch=4)(x)
 """,
     "torch": """
 import torch
@@ -38,34 +34,29 @@ with torch.inference_mode():
     torch.nn.LSTM(256, 256)(torch.ones(16, 4, 256))
 """,
 }
+SIZES = {
+    "one layer": LSTMConfig(256, 256),
+    "two layers, bidirectional": LSTMConfig(128, 256, num_layers=2, bidirectional=True),
+}
 
 
 def run(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Time whole processes, then compilation in this one."""
+    """Time whole processes, then compilation in this one. torch does not compile."""
     names = [name for name in PROCESSES if name.startswith("jaxlstm") or name in settings.against]
     sides = {name: ["-c", PROCESSES[name]] for name in names}
     yield process_rows("a process with one call", sides, settings.rounds)[0]
-    for case, calls in compilations(settings).items():
-        yield {"case": case, "unit": "ms", "values": spreads(_first_calls(calls, settings.rounds))}
-
-
-def compilations(settings: Settings) -> dict[str, dict[str, Callable[[], Callable[[], Any]]]]:
-    """Return for each case constructors of calls that compile."""
     makers = {"jaxlstm": own}
     if "flax-nnx" in settings.against:
         makers["flax-nnx"] = peers.load("flax-nnx").implementation
-    sizes = {"one layer": LSTMConfig(256, 256)}
-    if not settings.tiny:
-        sizes["two layers, bidirectional"] = LSTMConfig(128, 256, num_layers=2, bidirectional=True)
-    cases = {}
-    for name, config in sizes.items():
-        problem = make_problem(Size(16, 4, config))
+    for name in list(SIZES)[:1] if settings.tiny else SIZES:
+        problem = make_problem(Size(16, 4, SIZES[name]))
         for index, mode in enumerate(("inference", "gradients")):
-            cases[f"{name}, {mode}"] = {
+            calls = {
                 side: lambda make=make, problem=problem, index=index: make(problem, settings)[index]
                 for side, make in makers.items()
             }
-    return cases
+            times = _first_calls(calls, settings.rounds)
+            yield {"case": f"{name}, {mode}", "unit": "ms", "values": spreads(times)}
 
 
 def _first_calls(makers: dict[str, Callable[[], Callable[[], Any]]], rounds: int) -> dict[str, list[float]]:

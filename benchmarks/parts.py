@@ -50,7 +50,7 @@ PARTS = {
     "layer-infer": Part("layer", "infer", SIZES, (*STATEFUL, "flax-nnx"), mean=True),
     "layer-train": Part("layer", "train", SIZES, ("torch",), mean=True),
     "streams": Part("streams", "run", "step", STATEFUL),
-    "sequences": Part("sequences", "run", "batch", STATEFUL),
+    "sequences": Part("streams", "sequences", "batch", STATEFUL),
     "programs": Part("programs", "run", "model", ("torch",)),
     "real-models": Part("real_models", "run", "model", ("torch",)),
     "first-call": Part("first_call", "run", "first call", ("torch", "flax-nnx")),

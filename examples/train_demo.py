@@ -4,12 +4,12 @@ It stands for the existing code of a project that moves to JAX, and does not use
 chapters 1 to 11 of ``data/alice.txt``, tests on chapter 12, and writes ``demo.pt``. It takes about a
 minute on a CPU::
 
-    python examples/train_demo.py
+    python examples/train_demo.py [OUTPUT]
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -55,10 +55,10 @@ def tensors(chapters: range) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.tensor(encode(text)), torch.tensor(is_capital).float(), torch.tensor(mark)
 
 
-def train(model: Restorer, optimizer: torch.optim.Optimizer, steps: int) -> None:
+def train(model: Restorer, optimizer: torch.optim.Optimizer) -> None:
     data = tensors(TRAIN_CHAPTERS)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(1, steps + 1):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for step in range(1, STEPS + 1):
         starts = torch.randint(len(data[0]) - WINDOW, (BATCH, 1))
         characters, is_capital, mark = (values[starts + torch.arange(WINDOW)] for values in data)
         capital_logits, mark_logits = model(characters)
@@ -69,7 +69,7 @@ def train(model: Restorer, optimizer: torch.optim.Optimizer, steps: int) -> None
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 200 == 0 or step == steps:
+        if step % 250 == 0:
             print(f"step {step}  loss {loss.item():.4f}", flush=True)
 
 
@@ -91,27 +91,16 @@ def evaluate(model: Restorer) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--output", type=Path, default=CHECKPOINT)
-    arguments = parser.parse_args()
-
+    output = sys.argv[1] if len(sys.argv) > 1 else CHECKPOINT
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one order of summation: the same checkpoint in every run
     model = Restorer()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    train(model, optimizer, arguments.steps)
+    train(model, optimizer)
     scores = evaluate(model)
     print("  ".join(f"{name} {score:.3f}" for name, score in scores.items()))
-    torch.save(
-        {
-            "step": arguments.steps,
-            "model_state_dict": model.state_dict(),
-            "optimizer_state_dict": optimizer.state_dict(),
-            "scores": scores,
-        },
-        arguments.output,
-    )
+    state = {"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
+    torch.save({"step": STEPS, **state, "scores": scores}, output)
 
 
 if __name__ == "__main__":

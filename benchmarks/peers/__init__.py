@@ -2,7 +2,7 @@
 
 Each file defines ``implementation(problem, settings)``. Weights are converted to the library's layout once,
 outside the timed calls. Files of libraries with a stateful session also define ``carrying(params, config,
-threads)``, used by `benchmarks.streams` and `benchmarks.sequences`.
+threads)``, used by `benchmarks.streams`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import jaxlstm
-from benchmarks import agreement, peers, sequences, streams, timing
+from benchmarks import agreement, peers, streams, timing
 from benchmarks.implementation import Unsupported
 from benchmarks.parts import PARTS
 from benchmarks.peers import torch as torch_peer
@@ -139,12 +139,12 @@ def test_torch_waits_for_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waits == ["torch", "torch"]
 
 
-@pytest.mark.parametrize("part", [streams, sequences])
+@pytest.mark.parametrize("part", [streams.run, streams.sequences])
 def test_streams_and_sequences(part: Any) -> None:
     """The parts compare the outputs themselves."""
     names = tuple(n for n in ("torch", "onnxruntime") if not peers.missing(n))
     settings = Settings("cpu", "highest", 1, rounds=2, tiny=True, against=names)
-    rows = list(part.run(settings))
+    rows = list(part(settings))
     for row in rows:
         assert all(0 < low <= median <= high for low, median, high in row["values"].values())
     assert rows[0]["values"].keys() > {"jaxlstm", *names}

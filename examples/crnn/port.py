@@ -2,12 +2,12 @@
 
 ``docs/crnn.md`` walks through this file::
 
-    python examples/crnn/port.py
+    python examples/crnn/port.py [OUTPUT]
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,15 +89,15 @@ def train_step(model: CRNN, optimizer: nnx.Optimizer, images: jax.Array, labels:
     return value
 
 
-def fine_tune(model: CRNN, steps: int = STEPS) -> None:
+def fine_tune(model: CRNN) -> None:
     """Train the model in place on slanted text."""
     model.train()
     optimizer = nnx.Optimizer(model, optax.adam(4e-3), wrt=nnx.Param)
     rng = np.random.default_rng(0)
-    for step in range(1, steps + 1):
+    for step in range(1, STEPS + 1):
         images, labels, _ = batch(BATCH, rng, SLANT)
         loss = train_step(model, optimizer, jnp.asarray(images), jnp.asarray(labels))
-        if step % 20 == 0 or step == steps:
+        if step % 30 == 0:
             print(f"step {step}  loss {loss:.3f}", flush=True)
     model.eval()
 
@@ -111,20 +111,16 @@ def write_for_torch(model: CRNN, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--output", type=Path, default=Path("crnn-slanted.pt"))
-    arguments = parser.parse_args()
-
+    output = Path(sys.argv[1] if len(sys.argv) > 1 else "crnn-slanted.pt")
     model = load()
     report = verify(model)
     print(report.verdict)
     report.raise_if_failed()
     print(f"accuracy {evaluate(model):.3f}, on slanted text {evaluate(model, SLANT):.3f}")
-    fine_tune(model, arguments.steps)
+    fine_tune(model)
     print(f"accuracy {evaluate(model):.3f}, on slanted text {evaluate(model, SLANT):.3f}")
-    write_for_torch(model, arguments.output)
-    print(f"wrote {arguments.output}")
+    write_for_torch(model, output)
+    print(f"wrote {output}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 It takes about a minute on two cores, and does not use JAX::
 
-    python examples/crnn/train.py
+    python examples/crnn/train.py [OUTPUT]
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +43,11 @@ class CRNN(nn.Module):
         return self.head(self.lstm(columns)[0])
 
 
-def train(model: CRNN, steps: int, rng: np.random.Generator) -> None:
+def train(model: CRNN, rng: np.random.Generator) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=STEPS)
     ctc = nn.CTCLoss()
-    for step in range(1, steps + 1):
+    for step in range(1, STEPS + 1):
         images, labels, texts = batch(BATCH, rng)
         logits = model(torch.from_numpy(images))
         log_probs = logits.log_softmax(-1).transpose(0, 1)
@@ -58,7 +58,7 @@ def train(model: CRNN, steps: int, rng: np.random.Generator) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-        if step % 100 == 0 or step == steps:
+        if step % 100 == 0:
             print(f"step {step}  loss {loss.item():.3f}", flush=True)
 
 
@@ -70,17 +70,13 @@ def evaluate(model: CRNN, slant: float = 0.0) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--output", type=Path, default=CHECKPOINT)
-    arguments = parser.parse_args()
-
+    output = sys.argv[1] if len(sys.argv) > 1 else CHECKPOINT
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one order of summation: the same checkpoint in every run
     model = CRNN()
-    train(model, arguments.steps, np.random.default_rng(0))
+    train(model, np.random.default_rng(0))
     print(f"accuracy {evaluate(model):.3f}, on slanted text {evaluate(model, slant=0.5):.3f}")
-    torch.save({"model_state_dict": model.state_dict(), "steps": arguments.steps}, arguments.output)
+    torch.save({"model_state_dict": model.state_dict(), "steps": STEPS}, output)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def test_mistakes_of_the_page_fail(
 @pytest.mark.slow
 def test_port_script(crnn: SimpleNamespace, tmp_path: Path) -> None:
     """The script prints the verdict and accuracy of the page; the tuned model is as accurate in torch."""
-    printed = run_python(FOLDER / "port.py", "--output", tmp_path / "slanted.pt")
+    printed = run_python(FOLDER / "port.py", tmp_path / "slanted.pt")
     lines = [line for line in printed.splitlines() if line.startswith(("CRNN", "accuracy"))]
     assert lines[0] == "CRNN in float32: HOLDS (9 ok)"
     assert lines[1] in PAGE
@@ -123,7 +123,7 @@ def test_port_script(crnn: SimpleNamespace, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_train_script(tmp_path: Path) -> None:
     """The script prints the accuracy of the page and writes the shipped checkpoint."""
-    printed = run_python(FOLDER / "train.py", "--output", tmp_path / "crnn.pt")
+    printed = run_python(FOLDER / "train.py", tmp_path / "crnn.pt")
     accuracy = re.search(r"accuracy (\d\.\d+)", printed)
     assert accuracy is not None
     assert float(accuracy[1]) > 0.9
