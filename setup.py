@@ -17,7 +17,6 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -96,13 +95,20 @@ class BuildKernel(build_ext):
 
     def fingerprint_of_build(self) -> str:
         """Return a hash of what a library depends on: sources, options, compiler and XLA's headers."""
-        compiler: Any = self.compiler
-        commands = (compiler.compiler_so, compiler.compiler_so_cxx, compiler.linker_so, compiler.linker_so_cxx)
-        versions = [subprocess.check_output([command[0], "--version"], text=True) for command in commands[:2]]
+        names = ("compiler_so", "compiler_so_cxx", "linker_so", "linker_so_cxx")
+        commands = [getattr(self.compiler, name) for name in names]
+        versions = [_version_of_compiler(command[0]) for command in commands[:2]]
         digest = hashlib.sha256(repr((commands, versions, version("jaxlib"))).encode())
         for path in (Path("setup.py"), *sorted(SOURCES.iterdir())):
             digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()
+
+
+def _version_of_compiler(compiler: str) -> str:
+    try:
+        return subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    except OSError as error:
+        raise CCompilerError(str(error)) from error
 
 
 def _stamp(library: Path) -> Path:

@@ -135,8 +135,8 @@ def _lstm_time_major(
         # Padding may contain NaN, and 0 * NaN in the backward pass is NaN.
         valid = valid_steps(lengths, x.shape[0])
         x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
-    run_stack = select_stack(backend, config, x)
-    return run_stack(
+    stack = select_stack(backend, config, x)
+    return stack(
         params,
         x,
         initial_state,

@@ -12,4 +12,4 @@ def interpreted(name: str, kernels: PlatformKernels) -> Recurrence:
     """Return a recurrence that runs Pallas kernels on the CPU with ``interpret=True``."""
     forward, backward = (partial(f, interpret=True) for f in (kernels.forward, kernels.backward))
     assert kernels.gradients is None
-    return build_recurrence(name, {"cpu": PlatformKernels(forward, backward)})
+    return build_recurrence(name, PlatformKernels("cpu", forward, backward))

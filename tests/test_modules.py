@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 import jaxlstm
 from jaxlstm import LSTMState, lstm, lstm_cell
-from jaxlstm.kernels.cpu.memory import aligned_zeros
+from jaxlstm._shared.aligned import aligned_zeros
 
 X = jax.random.normal(jax.random.key(0), (7, 4, 3))
 

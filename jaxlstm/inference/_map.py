@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.inference.arguments import host_array
 from jaxlstm.inference.engine import Engine
-from jaxlstm.kernels.cpu.memory import aligned_zeros
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import positive_int
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm._shared.torch_tensors import kind_of
-from jaxlstm.kernels.cpu.memory import aligned_zeros
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.lengths import check_lengths
 from jaxlstm.layer.precision import DTYPES, as_float_array

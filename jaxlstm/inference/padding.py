@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxlstm.kernels.cpu.memory import aligned_zeros
+from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm.layer.config import LSTMConfig
 
 

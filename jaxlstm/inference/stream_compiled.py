@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm.inference.buckets import bucket_of
 from jaxlstm.inference.compiled_engine import CompiledEngine
-from jaxlstm.kernels.cpu.memory import aligned_zeros
 
 
 class CompiledState:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.scan import PLAIN, Recurrence
-from jaxlstm.layer.stack import RunStack, run_directions
+from jaxlstm.layer.stack import StackFunction, stack_by_recurrence
 from jaxlstm.layer.validate import require_backend
 
 PALLAS_DTYPES = ("bfloat16", "float32")
@@ -29,7 +29,7 @@ PALLAS_DTYPES = ("bfloat16", "float32")
 SMALL_WEIGHTS, WORTH_PACKING = 2**18, 64
 
 
-def select_stack(backend: str, config: LSTMConfig, x: jax.Array) -> RunStack:
+def select_stack(backend: str, config: LSTMConfig, x: jax.Array) -> StackFunction:
     """Return the function that runs every layer and direction on a backend, for inputs like ``x``.
 
     Raises:
@@ -38,10 +38,10 @@ def select_stack(backend: str, config: LSTMConfig, x: jax.Array) -> RunStack:
     if backend == "cudnn":
         from jaxlstm.kernels.gpu import cudnn
 
-        return cudnn.run_stack
+        return cudnn.stack_by_cudnn
     weights = 4 * config.hidden_size * (config.input_size + config.h_size)
     chosen = select_recurrence(backend, x.dtype, weights=weights, rows=x.shape[0] * x.shape[1])
-    return partial(run_directions, chosen)
+    return partial(stack_by_recurrence, chosen)
 
 
 def select_recurrence(backend: str, dtype: Any, *, weights: int = 0, rows: int = WORTH_PACKING) -> Recurrence:

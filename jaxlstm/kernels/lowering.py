@@ -10,12 +10,12 @@ from typing import Any
 from jax.extend.core import Primitive
 
 
-def unsupported(backend: str, platforms: tuple[str, ...]) -> Callable:
-    """Return a stand-in for the kernel on platforms without one; it raises an error."""
+def unsupported(backend: str, platform: str) -> Callable:
+    """Return a stand-in for the kernel of ``platform`` on all others; it raises an error."""
 
     def raise_error(*_: Any, **__: Any) -> Any:
         raise NotImplementedError(
-            f"backend={backend!r} has kernels for {' and '.join(platforms)}, but this program is compiled "
+            f"backend={backend!r} has kernels for {platform}, but this program is compiled "
             "for another platform; use backend='auto' or 'scan'"
         )
 

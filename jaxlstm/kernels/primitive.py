@@ -1,4 +1,4 @@
-"""JAX primitives that run a kernel on some platforms and a plain function on all others.
+"""JAX primitives that run a kernel on one platform and the plain function of an operation on all others.
 
 The plain function defines the results, the derivative and every other platform of the primitive, so a
 kernel changes only speed.
@@ -11,7 +11,7 @@ kernel changes only speed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,117 +21,101 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxlstm.kernels.lowering import Devices, devices_of, lower_with_mesh, unsupported
+from jaxlstm.kernels.operations import Operation
 from jaxlstm.kernels.partition import over_batch
 from jaxlstm.kernels.vmap import vmapped
 from jaxlstm.layer.mesh_types import batch_spec, rows_of, varying_alike
 
 
 class KernelPrimitive:
-    """A function ``(*arguments, **static)`` to a tree of arrays, with kernels for some platforms.
+    """An :class:`Operation` as a JAX primitive, with a kernel for a platform.
 
     Args:
-      name: name of the primitive, as it appears in a jaxpr.
-      plain: the function, in JAX.
-      shapes: the function, from and to ``jax.ShapeDtypeStruct``.
-      kernels: the function as a kernel, by platform ("cpu", "cuda", "tpu"). Empty if only the transpose has
-        kernels.
-      batch_axes: the batch axis of each argument: an int for all arrays of the argument, None for weights, or
-        a tuple or a dict of these that matches the argument.
-      result_batch_axes: ``(*arguments, **static)`` to the batch axis of each leaf of the result. None marks a
-        sum over the batch; ``jax.vmap`` then runs the plain function.
-      required_by: name of the backend that requires a kernel. Lowering for a platform without a kernel then
-        raises an error instead of using the plain function.
+      prefix: the first part of the primitive's name, as it appears in a jaxpr.
+      operation: the operation.
+      platform: JAX's name of the kernel's platform.
+      kernel: the kernel, see :meth:`Operation.kernel`. None if only the transpose has one.
+      transpose: the primitive of the operation's transpose, if the operation has one.
+      required_by: name of the backend that requires the kernel. Lowering for another platform then raises an
+        error instead of using the plain function.
     """
 
     def __init__(
         self,
-        name: str,
-        plain: Callable[..., Any],
-        shapes: Callable[..., Any],
+        prefix: str,
+        operation: Operation,
+        platform: str,
+        kernel: Callable[..., dict[str, Any] | None] | None,
+        transpose: KernelPrimitive | None = None,
         *,
-        kernels: Mapping[str, Callable[..., Any]] | None = None,
-        batch_axes: tuple,
-        result_batch_axes: Callable[..., Sequence[int | None]],
         required_by: str | None = None,
     ) -> None:
-        kernels = kernels or {}
-        self.plain, self.shapes = plain, shapes
-        self.batch_axes, self.result_batch_axes = batch_axes, result_batch_axes
-        self.primitive = primitive = Primitive(name)
+        self.operation, self.transpose = operation, transpose
+        self.primitive = primitive = Primitive(f"{prefix}_{operation.name}")
         primitive.multiple_results = True
-        primitive.def_impl(self._run_eagerly)
+        primitive.def_impl(self._evaluate)
         primitive.def_abstract_eval(self._abstract)
         ad.primitive_jvps[primitive] = self._jvp
         batching.primitive_batchers[primitive] = self._batch
-        mlir.register_lowering(
-            primitive,
-            partial(self._lower, unsupported(required_by, tuple(kernels)))
-            if kernels and required_by
-            else mlir.lower_fun(self._plain_leaves, multiple_results=True),
-        )
-        for platform, kernel in kernels.items():
-            mlir.register_lowering(primitive, partial(self._lower, kernel), platform=platform)
-        if kernels:
+        if transpose is not None:
+            ad.primitive_transposes[primitive] = self._transpose
+        elsewhere = mlir.lower_fun(self._plain_leaves, multiple_results=True)
+        if kernel is not None:
+            mlir.register_lowering(
+                primitive, partial(self._lower, operation.kernel(kernel)), platform=platform
+            )
+            if required_by is not None:
+                elsewhere = partial(self._lower, unsupported(required_by, platform))
             lower_with_mesh(primitive)
+        mlir.register_lowering(primitive, elsewhere)
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """Bind the primitive and return the tree of results."""
         leaves, tree = jax.tree.flatten(varying_alike(arguments))
-        out_tree = jax.tree.structure(self.shapes(*arguments, **static))
+        _, out_tree = self.operation.result_types(*arguments, **static)
         return jax.tree.unflatten(out_tree, self.primitive.bind(*leaves, tree=tree, **static))
 
-    def set_transpose(self, transpose: Callable[..., Any]) -> None:
-        """Define the transpose with respect to the last argument, in which the function must be linear.
+    def _transpose(self, cotangents: list, *leaves: Any, tree: Any, **static: Any) -> list:
+        """Transpose with respect to the last argument, in which the operation is linear."""
+        assert self.transpose is not None
+        assert self.operation.static_of_transpose is not None
+        *fixed, linear = jax.tree.unflatten(tree, leaves)
+        linear = jax.tree.map(_aval, linear, is_leaf=ad.is_undefined_primal)
+        types, out_tree = self.operation.result_types(*fixed, linear, **static)
+        cotangents = [
+            jnp.zeros(t.shape, t.dtype) if isinstance(ct, ad.Zero) else ct
+            for ct, t in zip(cotangents, types, strict=True)
+        ]
+        cotangents = jax.tree.unflatten(out_tree, varying_alike(cotangents, fixed))
+        more = self.operation.static_of_transpose(linear)
+        results = jax.tree.leaves(self.transpose(*fixed, cotangents, **static, **more))
+        primals = leaves[len(leaves) - len(results) :]
+        results = [
+            ct if ad.is_undefined_primal(primal) else None
+            for ct, primal in zip(results, primals, strict=True)
+        ]
+        return [None] * (len(leaves) - len(results)) + results
 
-        Args:
-          transpose: ``(*other arguments, shapes of the last argument, cotangents of the result, **static)``
-            to the cotangents of the last argument.
-        """
-
-        def rule(cotangents: list, *leaves: Any, tree: Any, **static: Any) -> list:
-            *fixed, linear = jax.tree.unflatten(tree, leaves)
-            linear_shapes = jax.tree.map(_shape, linear, is_leaf=ad.is_undefined_primal)
-            out_shapes = self.shapes(*fixed, linear_shapes, **static)
-            cotangents = [
-                jnp.zeros(shape.shape, shape.dtype) if isinstance(ct, ad.Zero) else ct
-                for ct, shape in zip(cotangents, jax.tree.leaves(out_shapes), strict=True)
-            ]
-            cotangents = varying_alike(cotangents, fixed)
-            cotangents = jax.tree.unflatten(jax.tree.structure(out_shapes), cotangents)
-            results = jax.tree.leaves(transpose(*fixed, linear_shapes, cotangents, **static))
-            primals = jax.tree.leaves(linear, is_leaf=ad.is_undefined_primal)
-            results = [
-                ct if ad.is_undefined_primal(primal) else None
-                for ct, primal in zip(results, primals, strict=True)
-            ]
-            return [None] * (len(leaves) - len(results)) + results
-
-        ad.primitive_transposes[self.primitive] = rule
-
-    def _run_eagerly(self, *leaves: Any, **static: Any) -> list:
-        """Run outside ``jax.jit``. A kernel exists only in compiled form, so ``disable_jit`` is ignored."""
+    def _evaluate(self, *leaves: Any, **static: Any) -> list:
+        """Evaluate outside ``jax.jit``, where ``disable_jit`` has no effect: kernels are always compiled."""
         with jax.disable_jit(False):
             return _compiled(self.primitive, _items(static))(*leaves)
 
     def _plain_leaves(self, *leaves: Any, tree: Any, **static: Any) -> list:
-        return jax.tree.leaves(self.plain(*jax.tree.unflatten(tree, leaves), **static))
+        return jax.tree.leaves(self.operation.plain(*jax.tree.unflatten(tree, leaves), **static))
 
     def _abstract(self, *avals: Any, tree: Any, **static: Any) -> list:
-        arguments = jax.tree.unflatten(tree, avals)
-        shapes = jax.tree.leaves(self.shapes(*arguments, **static))
-        return [
-            avals[0].update(shape=shape.shape, dtype=shape.dtype, weak_type=False, sharding=sharding)
-            for shape, sharding in zip(shapes, self._shardings(arguments, shapes, **static), strict=True)
-        ]
-
-    def _shardings(self, arguments: Any, shapes: list, **static: Any) -> list:
-        """Return the shardings of the results: the batch split as in the arguments, other axes whole."""
-        avals = jax.tree.leaves(arguments)
-        axes, result_axes = self._leaf_batch_axes(arguments, **static)
+        """Return the avals of the results: the batch split as in the arguments, other axes whole."""
+        types, axes = self._types_and_axes(avals, tree, **static)
         rows = rows_of([aval.sharding for aval in avals], axes)
         return [
-            avals[0].sharding.update(spec=batch_spec(len(shape.shape), axis, rows))
-            for shape, axis in zip(shapes, result_axes, strict=True)
+            avals[0].update(
+                shape=t.shape,
+                dtype=t.dtype,
+                weak_type=False,
+                sharding=avals[0].sharding.update(spec=batch_spec(len(t.shape), t.batch_axis, rows)),
+            )
+            for t in types
         ]
 
     def _jvp(self, primals: tuple, tangents: tuple, **static: Any) -> tuple:
@@ -145,29 +129,31 @@ class KernelPrimitive:
 
         return jax.jvp(plain, [primals[i] for i in nonzero], [tangents[i] for i in nonzero])
 
-    def _leaf_batch_axes(self, arguments: Any, **static: Any) -> tuple[Sequence, Sequence]:
-        """Return the batch axis, or None, of each leaf of the arguments and of the results."""
-        axes = _axes_of_leaves(arguments, self.batch_axes)
-        return axes, self.result_batch_axes(*arguments, **static)
+    def _types_and_axes(self, leaves: Any, tree: Any, **static: Any) -> tuple[list, list]:
+        """Return the type of each leaf of the results, and the batch axis of each leaf of the arguments."""
+        arguments = jax.tree.unflatten(tree, leaves)
+        types, _ = self.operation.result_types(*arguments, **static)
+        return types, _axes_of_leaves(arguments, self.operation.batch_axes)
 
     def _batch(self, leaves: tuple, dims: tuple, *, tree: Any, **static: Any) -> tuple:
         bind = partial(self.primitive.bind, tree=tree, **static)
         plain = partial(self._plain_leaves, tree=tree, **static)
-        batch_axes = self._leaf_batch_axes(jax.tree.unflatten(tree, leaves), **static)
-        return vmapped(bind, plain, leaves, dims, *batch_axes)
+        types, axes = self._types_and_axes(leaves, tree, **static)
+        return vmapped(bind, plain, leaves, dims, axes, [t.batch_axis for t in types])
 
-    def _lower(self, kernel: Callable, ctx: Any, *leaves: Any, tree: Any, **static: Any) -> Any:
+    def _lower(self, function: Callable, ctx: Any, *leaves: Any, tree: Any, **static: Any) -> Any:
         devices = devices_of(ctx.module_context.axis_context)
         if devices is Devices.UNKNOWN or ctx.module_context.lowering_parameters.for_export:
-            kernel, devices = self.plain, Devices.UNKNOWN
+            function, devices = self.operation.plain, Devices.UNKNOWN
 
-        def run(*leaves: Any) -> list:
-            return jax.tree.leaves(kernel(*jax.tree.unflatten(tree, leaves), **static))
+        def of_leaves(*leaves: Any) -> list:
+            return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves), **static))
 
         if devices is Devices.SEVERAL:
-            axes = self._leaf_batch_axes(jax.tree.unflatten(tree, ctx.avals_in), **static)
-            run = over_batch(run, *axes, [aval.ndim for aval in (*ctx.avals_in, *ctx.avals_out)])
-        return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves)
+            types, axes = self._types_and_axes(ctx.avals_in, tree, **static)
+            ranks = [aval.ndim for aval in (*ctx.avals_in, *ctx.avals_out)]
+            of_leaves = over_batch(of_leaves, axes, [t.batch_axis for t in types], ranks)
+        return mlir.lower_fun(of_leaves, multiple_results=True)(ctx, *leaves)
 
 
 @lru_cache(maxsize=256)
@@ -189,6 +175,5 @@ def _items(static: dict) -> tuple:
     return tuple(sorted(static.items()))
 
 
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-    aval = x.aval if ad.is_undefined_primal(x) else x
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+def _aval(x: Any) -> Any:
+    return x.aval if ad.is_undefined_primal(x) else x

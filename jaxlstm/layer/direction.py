@@ -10,7 +10,7 @@ JVP rule of this module moves these products out of the loop. With z the pre-act
     dz_t = W_{ih} \, dx_t + dW_{ih} \, x_t + db_{ih} + dW_{hh} \, h_{t-1} + db_{hh}.
 
 After the forward pass every :math:`h_{t-1}` is known, so ``gates_tangent`` computes all :math:`dz_t` with
-large products. The remaining loop, ``run_tangent``, contains only :math:`W_{hh} \, dh_{t-1}`. Transposed
+large products. The remaining loop, ``outputs_tangent``, contains only :math:`W_{hh} \, dh_{t-1}`. Transposed
 by JAX, this rule gives the backward pass: a reverse scan for the cotangents of z, then one large product each
 for the gradients of W_ih, W_hh and x. Forward mode and higher derivatives follow from the same rule.
 """
@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.precision import Precision, gate_dtype, linear
-from jaxlstm.layer.scan import PLAIN, Recurrence, RunTangents
+from jaxlstm.layer.scan import PLAIN, Recurrence, RecurrentTangents
 
 
 def over_time(
@@ -54,12 +54,12 @@ def over_time(
       Outputs (time, batch, h_size), zero where not valid, and the state after the last step.
     """
     settings = (recurrence or PLAIN, reverse, precision)
-    return _run(dict(params), inputs, LSTMState(*initial_state), valid, *settings)
+    return _differentiable(dict(params), inputs, LSTMState(*initial_state), valid, *settings)
 
 
 # custom_jvp accepts non-differentiable arguments only by position.
 @partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
-def _run(
+def _differentiable(
     params: dict[str, Any],
     inputs: jax.Array,
     initial_state: LSTMState,
@@ -68,17 +68,17 @@ def _run(
     reverse: bool,
     precision: Precision,
 ) -> tuple[jax.Array, LSTMState]:
-    return recurrence.run(params, inputs, initial_state, valid, reverse=reverse, precision=precision)
+    return recurrence.forward(params, inputs, initial_state, valid, reverse=reverse, precision=precision)
 
 
-@partial(_run.defjvp, symbolic_zeros=True)
-def _run_jvp(
+@partial(_differentiable.defjvp, symbolic_zeros=True)
+def _differentiable_jvp(
     recurrence: Recurrence, reverse: bool, precision: Precision, primals: tuple, tangents: tuple
 ) -> tuple:
     params, inputs, initial_state, valid = primals
     dparams, dinputs, dstate, _ = tangents
     static: dict[str, Any] = {"reverse": reverse, "precision": precision}
-    results, derivative, m = recurrence.run_and_differentiate(*primals, **static)
+    results, derivative, m = recurrence.forward_and_differentiate(*primals, **static)
     outputs, h_0, weight_ih = results[0], initial_state.h, params["weight_ih"]
     nonzero = _nonzero_tangents(dinputs, dparams)
     dz = recurrence.gates_tangent(weight_ih, inputs, outputs, h_0, valid, nonzero, **static)
@@ -89,8 +89,8 @@ def _run_jvp(
         lambda d, x: jnp.zeros_like(x) if _is_zero(d) else d, dstate, initial_state, is_leaf=_is_zero
     )
     weights = {name: params[name] for name in ("weight_hh", "weight_hr") if name in params}
-    run_tangents = RunTangents(dz, dprojection, dstate)
-    return results, recurrence.run_tangent(weights, derivative, valid, run_tangents, **static)
+    tangents_of_outputs = RecurrentTangents(dz, dprojection, dstate)
+    return results, recurrence.outputs_tangent(weights, derivative, valid, tangents_of_outputs, **static)
 
 
 def _nonzero_tangents(dinputs: Any, dparams: dict[str, Any]) -> dict[str, jax.Array]:

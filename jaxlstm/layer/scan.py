@@ -8,9 +8,9 @@ zero. A forward pass therefore ends with the state after the last valid step of 
 the initial state until it reaches the last valid step of the row, so each row is reversed within its own
 length, as torch does for packed sequences.
 
-All functions but :func:`run` serve the derivative, which :mod:`jaxlstm.layer.direction` defines.
-:func:`run_and_differentiate` stores a :class:`jaxlstm.layer.cell.StepDerivative` per step, six numbers per
-hidden unit, so that the backward pass does not recompute the activations.
+All functions but :func:`forward` serve the derivative, which :mod:`jaxlstm.layer.direction` defines.
+:func:`forward_and_differentiate` stores a :class:`jaxlstm.layer.cell.StepDerivative` per step, six numbers
+per hidden unit, so that the backward pass does not recompute the activations.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Recurrence(NamedTuple):
     ``reverse`` and ``precision`` by keyword.
     """
 
-    run: Callable[..., tuple[jax.Array, LSTMState]]
-    run_and_differentiate: Callable[..., tuple]
-    run_tangent: Callable[..., tuple[jax.Array, LSTMState]]
+    forward: Callable[..., tuple[jax.Array, LSTMState]]
+    forward_and_differentiate: Callable[..., tuple]
+    outputs_tangent: Callable[..., tuple[jax.Array, LSTMState]]
     gates_tangent: Callable[..., jax.Array]
 
 
-class RunTangents(NamedTuple):
-    """The inputs of :func:`run_tangent` that enter linearly.
+class RecurrentTangents(NamedTuple):
+    """The inputs of :func:`outputs_tangent` that enter linearly.
 
     Attributes:
       gates: dz, (T, B, 4H).
@@ -53,7 +53,7 @@ class RunTangents(NamedTuple):
     state: LSTMState
 
 
-def run(
+def forward(
     params: dict[str, Any],
     inputs: jax.Array,
     initial_state: LSTMState,
@@ -74,7 +74,7 @@ def run(
     return outputs, state
 
 
-def run_and_differentiate(
+def forward_and_differentiate(
     params: dict[str, Any],
     inputs: jax.Array,
     initial_state: LSTMState,
@@ -83,7 +83,7 @@ def run_and_differentiate(
     reverse: bool,
     precision: Precision,
 ) -> tuple[tuple[jax.Array, LSTMState], StepDerivative, jax.Array | None]:
-    """Return the results of :func:`run`, the derivative of each step, and m (T, B, H).
+    """Return the results of :func:`forward`, the derivative of each step, and m (T, B, H).
 
     The derivative and m are zero at steps that are not valid. m is None without a projection.
     """
@@ -99,11 +99,11 @@ def run_and_differentiate(
     return (outputs, state), derivative, m
 
 
-def run_tangent(
+def outputs_tangent(
     weights: dict[str, Any],
     derivative: StepDerivative,
     valid: jax.Array | None,
-    tangents: RunTangents,
+    tangents: RecurrentTangents,
     *,
     reverse: bool,
     precision: Precision,
@@ -111,7 +111,7 @@ def run_tangent(
     """Return the tangents of the outputs and of the last state, linear in ``tangents``.
 
     ``weights`` holds ``weight_hh``, and ``weight_hr`` with a projection. ``derivative`` comes from
-    :func:`run_and_differentiate`.
+    :func:`forward_and_differentiate`.
     """
 
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:
@@ -161,7 +161,7 @@ def gates_tangent(
     return dz
 
 
-PLAIN = Recurrence(run, run_and_differentiate, run_tangent, gates_tangent)
+PLAIN = Recurrence(forward, forward_and_differentiate, outputs_tangent, gates_tangent)
 
 
 def states_before(outputs: jax.Array, h_0: jax.Array, valid: jax.Array | None, *, reverse: bool) -> jax.Array:

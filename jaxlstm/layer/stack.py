@@ -20,23 +20,23 @@ from jaxlstm.layer.params import direction_params
 from jaxlstm.layer.precision import Precision
 from jaxlstm.layer.scan import Recurrence
 
-RunDirection = Callable[[int, int, jax.Array, LSTMState], tuple[jax.Array, LSTMState]]
+DirectionFunction = Callable[[int, int, jax.Array, LSTMState], tuple[jax.Array, LSTMState]]
 """``(layer, direction, x, state)`` to the outputs and the final state of one direction of one layer."""
 
-RunLayer = Callable[[int, jax.Array, list[LSTMState]], tuple[jax.Array, list[LSTMState]]]
+LayerFunction = Callable[[int, jax.Array, list[LSTMState]], tuple[jax.Array, list[LSTMState]]]
 """``(layer, x, states)`` to the outputs and the final states of the directions of one layer."""
 
 BetweenLayers = Callable[[int, jax.Array], jax.Array]
 """``(layer, outputs)`` to the inputs of layer ``layer + 1``. It is not called for the last layer."""
 
 
-RunStack = Callable[..., tuple[jax.Array, LSTMState]]
-"""A function that runs a stack on one backend. It is called as :func:`run_directions`, but without
+StackFunction = Callable[..., tuple[jax.Array, LSTMState]]
+"""A function that runs a stack on one backend. It is called as :func:`stack_by_recurrence`, but without
 ``recurrence``.
 """
 
 
-def run_directions(
+def stack_by_recurrence(
     recurrence: Recurrence,
     params: Mapping[str, Any],
     x: jax.Array,
@@ -58,7 +58,7 @@ def run_directions(
     """
     valid = None if lengths is None else valid_steps(lengths, x.shape[0])
 
-    def run_direction(
+    def each_direction(
         layer: int, direction: int, x: jax.Array, state: LSTMState
     ) -> tuple[jax.Array, LSTMState]:
         return over_time(
@@ -71,14 +71,14 @@ def run_directions(
             recurrence=recurrence,
         )
 
-    return over_layers(config, x, initial_state, run_direction, between_layers=between_layers)
+    return over_layers(config, x, initial_state, each_direction, between_layers=between_layers)
 
 
 def over_layers(
     config: LSTMConfig,
     x: jax.Array,
     state: tuple[jax.Array, jax.Array],
-    run_direction: RunDirection,
+    each_direction: DirectionFunction,
     *,
     between_layers: BetweenLayers | None = None,
 ) -> tuple[jax.Array, LSTMState]:
@@ -88,7 +88,7 @@ def over_layers(
       config: the LSTM, for its number of layers and directions.
       x: inputs of the first layer, (T, B, input_size).
       state: h (L*D, B, h_size) and c (L*D, B, hidden_size), in torch's order.
-      run_direction: ``(layer, direction, x, LSTMState(h, c))`` to outputs (T, B, h_size) and the final
+      each_direction: ``(layer, direction, x, LSTMState(h, c))`` to outputs (T, B, h_size) and the final
         state of one direction, whose arrays have no layer axis. Direction 1 runs from the last step to the
         first.
       between_layers: ``(layer, outputs)`` to the inputs of the next layer, such as dropout.
@@ -97,18 +97,18 @@ def over_layers(
       Outputs of the last layer (T, B, D*h_size), and the final state, with the shapes of ``state``.
     """
 
-    def run_layer(layer: int, x: jax.Array, states: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
-        results = [run_direction(layer, direction, x, state) for direction, state in enumerate(states)]
+    def each_layer(layer: int, x: jax.Array, states: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
+        results = [each_direction(layer, direction, x, state) for direction, state in enumerate(states)]
         return concatenate_features([y for y, _ in results]), [last for _, last in results]
 
-    return over_whole_layers(config, x, state, run_layer, between_layers=between_layers)
+    return over_whole_layers(config, x, state, each_layer, between_layers=between_layers)
 
 
 def over_whole_layers(
     config: LSTMConfig,
     x: jax.Array,
     state: tuple[jax.Array, jax.Array],
-    run_layer: RunLayer,
+    each_layer: LayerFunction,
     *,
     between_layers: BetweenLayers | None = None,
 ) -> tuple[jax.Array, LSTMState]:
@@ -116,14 +116,14 @@ def over_whole_layers(
 
     Args:
       config, x, state, between_layers: as for :func:`over_layers`.
-      run_layer: ``(layer, x, states)`` to outputs (T, B, D*h_size) and the final states. ``states`` holds the
-        ``LSTMState(h, c)`` of each direction of the layer, whose arrays have no layer axis.
+      each_layer: ``(layer, x, states)`` to outputs (T, B, D*h_size) and the final states. ``states`` holds
+        the ``LSTMState(h, c)`` of each direction of the layer, whose arrays have no layer axis.
     """
     count = config.num_directions
     final: list[LSTMState] = []
     for layer in range(config.num_layers):
         slots = range(layer * count, (layer + 1) * count)
-        x, last = run_layer(layer, x, [LSTMState(state[0][slot], state[1][slot]) for slot in slots])
+        x, last = each_layer(layer, x, [LSTMState(state[0][slot], state[1][slot]) for slot in slots])
         final += last
         if between_layers is not None and layer < config.num_layers - 1:
             x = between_layers(layer, x)

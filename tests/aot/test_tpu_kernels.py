@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import pytest
 
 from jaxlstm import LSTMConfig
-from jaxlstm.kernels import shapes
+from jaxlstm.kernels import operations
 from jaxlstm.kernels.tpu import TPU
 from testing.aot.programs import Program
 from testing.aot.tpu import compiled, each_chip
@@ -25,15 +26,17 @@ def kernels(program: Program) -> list[Any]:
     params = {name.removesuffix("_l0"): leaf for name, leaf in params.items()}
     state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state)
     static = {"reverse": False, "precision": program.precision}
-    cotangents = shapes.run(params, inputs, state, None, **static)
-    _, derivative, _ = shapes.run_and_differentiate(params, inputs, state, None, **static)
+    forward = (params, inputs, state, None)
+    differentiate = partial(operations.FORWARD_AND_DIFFERENTIATE.plain, **static)
+    cotangents, derivative, _ = jax.eval_shape(differentiate, *forward)
     calls = [
-        (TPU.run, (params, inputs, state, None), static),
-        (TPU.run_and_differentiate, (params, inputs, state, None), static),
-        (TPU.run_cotangent, (params, derivative, None, cotangents), {"projected": False, **static}),
+        (operations.FORWARD, TPU.forward, forward, {}),
+        (operations.FORWARD_AND_DIFFERENTIATE, TPU.forward, forward, {}),
+        (operations.BACKWARD, TPU.backward, (params, derivative, None, cotangents), {"projected": False}),
     ]
     equations = []
-    for kernel, arguments, keywords in calls:
+    for operation, compute, arguments, more in calls:
+        kernel, keywords = operation.kernel(compute), {**static, **more}
         jaxpr = jax.make_jaxpr(lambda *a, k=kernel, s=keywords: k(*a, **s))(*arguments)
         equations += [e for e in jaxpr.eqns if e.primitive.name == "pallas_call"]
     assert len(equations) == 3

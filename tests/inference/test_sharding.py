@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig
+from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm.inference import shard
-from jaxlstm.kernels.cpu.memory import aligned_zeros
 from testing.inference import normal, weights
 from testing.processes import run_python
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig
+from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm.inference import Runner, Slots, compile
 from jaxlstm.inference.stream_compiled import CompiledState
-from jaxlstm.kernels.cpu.memory import aligned_zeros
 from testing.inference import compilations, normal, reference, weights
 
 CONFIG = LSTMConfig(5, 12, num_layers=2, batch_first=True)

@@ -26,7 +26,7 @@ else:
     os.execvp("g++", ["g++", *sys.argv[1:]])
 """
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernel")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernel")
 
 
 @pytest.fixture
@@ -53,28 +53,44 @@ def set_jaxlib(project: Path, version: str) -> None:
     metadata.write_text(f"Metadata-Version: 2.1\nName: jaxlib\nVersion: {version}\n")
 
 
-def compiles(project: Path) -> bool:
-    """Build in place, in a new temporary folder as pip does, and return True if a compiler ran."""
-    log = project / "compiled"
-    log.unlink(missing_ok=True)
-    compiler = str(project / "compiler")
+def run_build(project: Path, compiler: str) -> str:
+    """Build in place, in a new temporary folder as pip does, and return what the build printed."""
     environment = {**os.environ, "CC": compiler, "CXX": compiler, "PYTHONPATH": str(project)}
     temporary = project / "temporary"
     folders = ["--build-temp", str(temporary), "--build-lib", str(temporary)]
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", *folders]
-    subprocess.run(command, cwd=project, env=environment, check=True)
-    shutil.rmtree(temporary)
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(temporary, ignore_errors=True)
+    return done.stderr
+
+
+def compiles(project: Path) -> bool:
+    """Build, and return True if the compiler ran."""
+    log = project / "compiled"
+    log.unlink(missing_ok=True)
+    run_build(project, str(project / "compiler"))
     return log.exists()
 
 
+def libraries(project: Path) -> list[Path]:
+    return list((project / FOLDER).glob("_native*.so"))
+
+
+@needs_compiler
 def test_a_second_build_compiles_nothing(project: Path) -> None:
     assert compiles(project)
-    (library,) = (project / FOLDER).glob("_native*.so")
+    (library,) = libraries(project)
     before = library.stat()
     assert not compiles(project)
     assert library.stat() == before
     (project / FOLDER / "src/vector.h").write_text("// a header\n")
     assert compiles(project)
+
+
+def test_build_without_a_compiler(project: Path) -> None:
+    assert "no-such-compiler" in run_build(project, "no-such-compiler")
+    assert not libraries(project)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from jaxlstm import LSTMState
 from jaxlstm.kernels.cpu import ffi
-from jaxlstm.layer import scan
+from jaxlstm.kernels.operations import FORWARD, FORWARD_AND_DIFFERENTIATE
 from testing.problems import Problem, draw, needs_native, worst_error
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
@@ -54,19 +54,19 @@ def test_matches_the_scan(problem: Problem, reverse: bool, monkeypatch: pytest.M
     params, inputs, state = direction(problem)
     masks = [mask(pattern, problem.time, problem.batch) for pattern in PATTERNS]
 
-    def results_of(functions: Any) -> list[Any]:
+    def results_of(*functions: Any) -> list[Any]:
         @jax.jit
         def run(valid: Any) -> Any:
             arrays, static = (params, inputs, state, valid), {"reverse": reverse, "precision": None}
-            outputs = functions.run(*arrays, **static)
-            return outputs, functions.run_and_differentiate(*arrays, **static)
+            return [function(*arrays, **static) for function in functions]
 
         return [run(valid) for valid in masks]
 
-    expected = results_of(scan)
+    expected = results_of(FORWARD.plain, FORWARD_AND_DIFFERENTIATE.plain)
+    kernels = [operation.kernel(ffi.forward_pass) for operation in (FORWARD, FORWARD_AND_DIFFERENTIATE)]
     for threads in (1, 3):
         monkeypatch.setattr(ffi, "THREADS", threads)
-        for valid, actual, right in zip(masks, results_of(ffi.KERNELS), expected, strict=True):
+        for valid, actual, right in zip(masks, results_of(*kernels), expected, strict=True):
             assert worst_error(actual, right) < 5e-6
             (outputs, last), _ = actual
             assert not np.asarray(outputs)[~valid].any()
@@ -91,7 +91,7 @@ def test_padding_rows_change_no_bit(
     @jax.jit
     def run(inputs: Any, state: Any, valid: Any) -> Any:
         arrays = (params, inputs, state, valid)
-        return ffi.KERNELS.run(*arrays, reverse=False, precision="highest")
+        return FORWARD.kernel(ffi.forward_pass)(*arrays, reverse=False, precision="highest")
 
     padded, padded_last = run(inputs, state, valid)
     unpadded = (inputs[:, :rows], LSTMState(*(leaf[:rows] for leaf in state)), valid[:, :rows])

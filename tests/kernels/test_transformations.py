@@ -36,7 +36,7 @@ def test_vmap_over_inputs_is_one_call_with_a_larger_batch() -> None:
     many = jnp.stack([x[::-1], 2 * x], axis=2)  # ten rows; float32 on AMX rounds differently from twelve on
     mapped = jax.vmap(run, in_axes=(None, 2), out_axes=2)
     np.testing.assert_array_equal(mapped(params, many)[:, :, 0], run(params, x[::-1]))
-    assert str(jax.make_jaxpr(mapped)(params, many)).count("lstm_native_run") == 1
+    assert str(jax.make_jaxpr(mapped)(params, many)).count("lstm_native_forward") == 1
     loss = lambda x, backend: (run(params, x, backend) ** 2).sum()  # noqa: E731
     gradients = jax.jit(jax.vmap(jax.grad(lambda x: loss(x, "native")), in_axes=2))(many)
     expected = jax.jit(jax.grad(lambda x: loss(x, "scan")))(2 * x)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
-from jaxlstm.kernels.cpu.memory import aligned_zeros
 from jaxlstm.layer.precision import gate_dtype
 
 

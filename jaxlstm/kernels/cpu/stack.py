@@ -14,8 +14,8 @@ from functools import cache
 import jax
 import numpy as np
 
+from jaxlstm._shared.aligned import aligned, aligned_zeros
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
-from jaxlstm.kernels.cpu.memory import aligned, aligned_zeros
 from jaxlstm.kernels.cpu.prepared import prepare
 from jaxlstm.kernels.cpu.threads import available_threads
 from jaxlstm.layer.config import LSTMConfig

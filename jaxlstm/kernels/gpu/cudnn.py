@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import rnn
 
+from jaxlstm.kernels.operations import Operation, ResultType
 from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig
@@ -25,7 +26,7 @@ from jaxlstm.layer.precision import Precision, level_of
 from jaxlstm.layer.stack import BetweenLayers, over_whole_layers
 
 
-def run_stack(
+def stack_by_cudnn(
     params: Mapping[str, Any],
     x: jax.Array,
     initial_state: LSTMState,
@@ -37,7 +38,7 @@ def run_stack(
 ) -> tuple[jax.Array, LSTMState]:
     """Run all layers in one call, or one call per layer if ``between_layers`` is given.
 
-    This is a :class:`jaxlstm.layer.stack.RunStack` for float32 without projection.
+    This is a :class:`jaxlstm.layer.stack.StackFunction` for float32 without projection.
 
     Raises:
       RuntimeError: cuDNN is not available, or does not support the config or the dtype.
@@ -46,17 +47,17 @@ def run_stack(
     require_device()
     if between_layers is None:
         every_layer = range(config.num_layers)
-        return _run_layers(params, x, initial_state, lengths, config, every_layer, precision)
+        return _call_cudnn(params, x, initial_state, lengths, config, every_layer, precision)
 
-    def run_layer(layer: int, x: jax.Array, states: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
+    def each_layer(layer: int, x: jax.Array, states: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
         state = LSTMState(*map(jnp.stack, zip(*states, strict=True)))
-        y, last = _run_layers(params, x, state, lengths, config, range(layer, layer + 1), precision)
+        y, last = _call_cudnn(params, x, state, lengths, config, range(layer, layer + 1), precision)
         return y, [LSTMState(h, c) for h, c in zip(last.h, last.c, strict=True)]
 
-    return over_whole_layers(config, x, initial_state, run_layer, between_layers=between_layers)
+    return over_whole_layers(config, x, initial_state, each_layer, between_layers=between_layers)
 
 
-def _run_layers(
+def _call_cudnn(
     params: Mapping[str, Any],
     inputs: jax.Array,
     initial_state: LSTMState,
@@ -134,11 +135,15 @@ def require_device() -> None:
 # An identity that exists only on CUDA. Lowering for another platform then fails with a clear message instead
 # of a missing rule for one of cuDNN's operations.
 _on_cuda = KernelPrimitive(
-    "lstm_cudnn_lengths",
-    plain=lambda x: x,
-    kernels={"cuda": lambda x: x},
-    shapes=lambda x: x,
-    batch_axes=(0,),
-    result_batch_axes=lambda x: [0],
+    "lstm_cudnn",
+    Operation(
+        "lengths",
+        lambda lengths: lengths,
+        (0,),
+        lambda lengths: {"lengths": ResultType(lengths.shape, lengths.dtype, 0)},
+        lambda values: values["lengths"],
+    ),
+    "cuda",
+    lambda lengths, out: {"lengths": lengths},
     required_by="cudnn",
 )

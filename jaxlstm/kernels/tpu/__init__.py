@@ -1,10 +1,10 @@
 """Kernels for TPUs, in Pallas. The recurrent weights and the state stay in VMEM over all time steps."""
 
 from jaxlstm.kernels.platforms import PlatformKernels, build_recurrence
-from jaxlstm.kernels.tpu.backward import run_backward
-from jaxlstm.kernels.tpu.forward import run_forward
+from jaxlstm.kernels.tpu.backward import backward_pass
+from jaxlstm.kernels.tpu.forward import forward_pass
 
-TPU = PlatformKernels(run_forward, run_backward)
-PALLAS = build_recurrence("lstm_pallas", {"tpu": TPU}, required_by="pallas")
+TPU = PlatformKernels("tpu", forward_pass, backward_pass)
+PALLAS = build_recurrence("lstm_pallas", TPU, required_by="pallas")
 
 __all__ = ["PALLAS", "TPU"]

@@ -1,6 +1,6 @@
 """The backward pass: cotangents of the pre-activations from cotangents of the outputs and the last state.
 
-This is the transpose of :func:`jaxlstm.layer.scan.run_tangent`, laid out as in
+This is the transpose of :func:`jaxlstm.layer.scan.outputs_tangent`, laid out as in
 :mod:`jaxlstm.kernels.tpu.forward`. The grid iterates over time in the opposite order, and the cotangents of
 h and c stay in scratch memory in float32. XLA computes the gradients of the weights and the inputs
 afterwards, each with one large product.
@@ -22,13 +22,14 @@ from jaxlstm.layer.cell import StepDerivative
 from jaxlstm.layer.precision import Precision
 
 
-def run_backward(
+def backward_pass(
     weights: Any,
     derivative: Any,
     valid: Any,
     cotangents: tuple,
     out: dict[str, Any],
     *,
+    projected: bool,
     reverse: bool,
     precision: Precision,
     interpret: bool = False,

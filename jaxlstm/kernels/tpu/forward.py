@@ -22,7 +22,7 @@ from jaxlstm.layer.cell import evaluate_step
 from jaxlstm.layer.precision import Precision, gate_dtype
 
 
-def run_forward(
+def forward_pass(
     params: Any,
     inputs: Any,
     state: Any,

@@ -15,7 +15,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxlstm.kernels.shapes import Shape
 from jaxlstm.kernels.tpu.products import parts_for, split
 from jaxlstm.layer.precision import Precision
 
@@ -81,7 +80,7 @@ class Plan(NamedTuple):
 
     def out(self, shape: Any, width: int, *, backwards: bool) -> tuple[Any, pl.BlockSpec]:
         """Return the padded shape and the blocks of a result (T, B, n) or (B, n)."""
-        padded = Shape((*shape.shape[:-2], self.batch, width), shape.dtype)
+        padded = jax.ShapeDtypeStruct((*shape.shape[:-2], self.batch, width), shape.dtype)
         over_time = len(shape.shape) == 3
         return padded, self.over_time(width, backwards=backwards) if over_time else self.state(width)
 

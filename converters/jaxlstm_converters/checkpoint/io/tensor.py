@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm._shared.aligned import aligned
+
 from ..errors import printable
 from .source import CHUNK
 from .storage import Storage
 
 # A strided read holds at most this many bytes beside its result.
 BLOCK = 8 << 20
-# XLA aligns buffers on a CPU to this many bytes.
-ALIGNMENT = 64
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -110,7 +110,7 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
 
     def read(self) -> np.ndarray:
         """Return the array of `numpy.asarray(tensor)` without looking for values that are not finite."""
-        raw = _aligned_bytes(self.nbytes)
+        raw, _ = aligned(np.empty, (self.nbytes,), np.dtype(np.uint8))
         result = raw.view(self.dtype).reshape(self.shape)
         if self.size:
             self._read(raw, result)
@@ -218,13 +218,6 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(n, 1)
     return tuple(reversed(strides))
-
-
-def _aligned_bytes(count: int) -> np.ndarray:
-    """Return uninitialized bytes at an address from which JAX uses them on a CPU without a copy."""
-    padded = np.empty(count + ALIGNMENT, np.uint8)
-    start = -padded.__array_interface__["data"][0] % ALIGNMENT
-    return padded[start : start + count]
 
 
 def _swap_bytes(raw: np.ndarray, dtype: np.dtype[Any]) -> None:
