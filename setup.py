@@ -5,15 +5,11 @@ It also adapts the README to the package index. All other metadata is in pyproje
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -38,20 +34,7 @@ if X86 and sys.platform == "linux":
 
 
 class BuildKernel(build_ext):
-    """Build one library from objects compiled with different options.
-
-    A library in the source tree is kept if another build would give the same. So a second
-    ``pip install -e '.[extra]'``, which builds in a new temporary folder, compiles nothing.
-    """
-
-    fingerprint = ""
-
-    def run(self) -> None:
-        """Build the extension. In place, also record what it was built from."""
-        super().run()
-        if self.inplace and self.fingerprint:
-            for path in map(Path, self.get_output_mapping().values()):
-                _stamp(path).write_text(_contents_of_stamp(self.fingerprint, path))
+    """Build one library from objects compiled with different options."""
 
     def build_extension(self, ext: Extension) -> None:
         """Compile ``kernels.cc`` for each instruction set, and link the library."""
@@ -63,13 +46,6 @@ class BuildKernel(build_ext):
         include = [os.path.join(spec.submodule_search_locations[0], "include")]
         macros = [("JAXLSTM_X86", "1")] if X86 else []
         macros += [("JAXLSTM_AMX", "1")] if "amx" in INSTRUCTION_SETS else []
-        path = self.get_ext_fullpath(ext.name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        fingerprint = self.fingerprint_of_build()
-        kept = Path(self.get_ext_filename(ext.name))
-        if not self.force and _is_current(kept, fingerprint):
-            shutil.copy2(kept, path)
-            return
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(chain.from_iterable(pool.map(self.compile_kernels, INSTRUCTION_SETS)))
         objects += self.compiler.compile(
@@ -79,10 +55,11 @@ class BuildKernel(build_ext):
             include_dirs=include,
             extra_postargs=COMMON,
         )
+        path = self.get_ext_fullpath(ext.name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         self.compiler.link_shared_object(
             objects, path, libraries=["pthread"], target_lang="c++", build_temp=self.build_temp
         )
-        self.fingerprint = fingerprint
 
     def compile_kernels(self, instruction_set: str) -> list[str]:
         """Compile ``kernels.cc`` for an instruction set, and return the object files."""
@@ -92,39 +69,6 @@ class BuildKernel(build_ext):
             macros=[("JAXLSTM_TARGET", instruction_set)],
             extra_postargs=[*COMMON, *INSTRUCTION_SETS[instruction_set]],
         )
-
-    def fingerprint_of_build(self) -> str:
-        """Return a hash of what a library depends on: sources, options, compiler and XLA's headers."""
-        names = ("compiler_so", "compiler_so_cxx", "linker_so", "linker_so_cxx")
-        commands = [getattr(self.compiler, name) for name in names]
-        versions = [_version_of_compiler(command[0]) for command in commands[:2]]
-        digest = hashlib.sha256(repr((commands, versions, version("jaxlib"))).encode())
-        for path in (Path("setup.py"), *sorted(SOURCES.iterdir())):
-            digest.update(path.name.encode() + path.read_bytes())
-        return digest.hexdigest()
-
-
-def _version_of_compiler(compiler: str) -> str:
-    try:
-        return subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    except OSError as error:
-        raise CCompilerError(str(error)) from error
-
-
-def _stamp(library: Path) -> Path:
-    """Return the path of the file that says what a library in the source tree was built from."""
-    return library.with_name(f"{library.name}.stamp")
-
-
-def _contents_of_stamp(fingerprint: str, library: Path) -> str:
-    return f"{fingerprint} {hashlib.sha256(library.read_bytes()).hexdigest()}"
-
-
-def _is_current(library: Path, fingerprint: str) -> bool:
-    stamp = _stamp(library)
-    if not library.exists() or not stamp.exists():
-        return False
-    return stamp.read_text() == _contents_of_stamp(fingerprint, library)
 
 
 def long_description() -> str:

@@ -1,6 +1,6 @@
 """The operations of one direction over time that a kernel may compute, each described once.
 
-An :class:`Operation` has the plain function in JAX, which defines its results and its derivative and runs
+An :class:`KernelOperation` has the plain function in JAX, which defines its results and its derivative and runs
 where no kernel does, and a rule for the names, shapes and batch axes of the results. A linear operation also
 has its transpose, which is another operation.
 
@@ -35,7 +35,7 @@ class ResultType:
 
 
 @dataclass(frozen=True)
-class Operation:
+class KernelOperation:
     """A function ``(*arguments, **static)`` to a tree of arrays.
 
     Attributes:
@@ -56,7 +56,7 @@ class Operation:
     batch_axes: tuple
     results: Callable[..., dict[str, ResultType]]
     tree: Callable[[Mapping[str, Any]], Any]
-    transpose: Operation | None = None
+    transpose: KernelOperation | None = None
     static_of_transpose: Callable[[Any], dict[str, Any]] | None = None
 
     def result_types(self, *arguments: Any, **static: Any) -> tuple[list[ResultType], Any]:
@@ -93,7 +93,7 @@ def _forward_tree(values: Mapping[str, Any]) -> Any:
     return values["outputs"], LSTMState(values["h"], values["c"])
 
 
-FORWARD = Operation("forward", scan.forward, (None, 1, 0, 1), _forward_results, _forward_tree)
+FORWARD = KernelOperation("forward", scan.forward, (None, 1, 0, 1), _forward_results, _forward_tree)
 
 
 def _differentiated_results(params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> dict:
@@ -106,7 +106,7 @@ def _differentiated_results(params: Any, inputs: Any, state: Any, valid: Any, **
     return results
 
 
-FORWARD_AND_DIFFERENTIATE = Operation(
+FORWARD_AND_DIFFERENTIATE = KernelOperation(
     "forward_and_differentiate",
     scan.forward_and_differentiate,
     (None, 1, 0, 1),
@@ -144,7 +144,7 @@ def _backward_results(
     return results | ({"projection_bar": _like(outputs, 1)} if projected else {})
 
 
-BACKWARD = Operation(
+BACKWARD = KernelOperation(
     "backward",
     _backward,
     (None, 1, 1, (1, 0)),
@@ -153,7 +153,7 @@ BACKWARD = Operation(
         values["z_bar"], values.get("projection_bar"), LSTMState(values["h_bar"], values["c_bar"])
     ),
 )
-OUTPUTS_TANGENT = Operation(
+OUTPUTS_TANGENT = KernelOperation(
     "outputs_tangent",
     scan.outputs_tangent,
     (None, 1, 1, (1, 1, 0)),
@@ -225,8 +225,8 @@ def _gradients_results(
     return {name: ResultType(shapes[name], dtypes.get(name, dtype), TANGENTS[name]) for name in names}
 
 
-GRADIENTS = Operation("gradients", _gradients, (None, 1, 1, 0, 1, 1), _gradients_results, dict)
-GATES_TANGENT = Operation(
+GRADIENTS = KernelOperation("gradients", _gradients, (None, 1, 1, 0, 1, 1), _gradients_results, dict)
+GATES_TANGENT = KernelOperation(
     "gates_tangent",
     scan.gates_tangent,
     (None, 1, 1, 0, 1, TANGENTS),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxlstm.kernels import operations
-from jaxlstm.kernels.operations import Operation
+from jaxlstm.kernels.operations import KernelOperation
 from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.layer.scan import Recurrence
 
@@ -47,7 +47,7 @@ def build_recurrence(name: str, kernels: PlatformKernels, *, required_by: str | 
     """
 
     def primitive(
-        operation: Operation,
+        operation: KernelOperation,
         kernel: Callable[..., Results] | None = None,
         transpose: KernelPrimitive | None = None,
     ) -> KernelPrimitive:

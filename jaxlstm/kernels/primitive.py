@@ -21,20 +21,20 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxlstm.kernels.lowering import Devices, devices_of, lower_with_mesh, unsupported
-from jaxlstm.kernels.operations import Operation
+from jaxlstm.kernels.operations import KernelOperation
 from jaxlstm.kernels.partition import over_batch
 from jaxlstm.kernels.vmap import vmapped
 from jaxlstm.layer.mesh_types import batch_spec, rows_of, varying_alike
 
 
 class KernelPrimitive:
-    """An :class:`Operation` as a JAX primitive, with a kernel for a platform.
+    """An :class:`KernelOperation` as a JAX primitive, with a kernel for a platform.
 
     Args:
       prefix: the first part of the primitive's name, as it appears in a jaxpr.
       operation: the operation.
       platform: JAX's name of the kernel's platform.
-      kernel: the kernel, see :meth:`Operation.kernel`. None if only the transpose has one.
+      kernel: the kernel, see :meth:`KernelOperation.kernel`. None if only the transpose has one.
       transpose: the primitive of the operation's transpose, if the operation has one.
       required_by: name of the backend that requires the kernel. Lowering for another platform then raises an
         error instead of using the plain function.
@@ -43,7 +43,7 @@ class KernelPrimitive:
     def __init__(
         self,
         prefix: str,
-        operation: Operation,
+        operation: KernelOperation,
         platform: str,
         kernel: Callable[..., dict[str, Any] | None] | None,
         transpose: KernelPrimitive | None = None,

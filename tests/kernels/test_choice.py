@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from jaxlstm import LSTMConfig, init_params, kernels, lstm, param_shapes
 from jaxlstm.kernels.cpu import library
 from testing.problems import needs_native
 
+ROOT = Path(__file__).parents[2]
 CONFIG = LSTMConfig(3, 4)
 
 
@@ -161,3 +164,14 @@ def test_values_that_turn_the_kernel_off(value: str, monkeypatch: pytest.MonkeyP
     """Surrounding blanks are ignored."""
     monkeypatch.setenv("JAXLSTM_NATIVE", value)
     assert kernels.info()["reason"] == "turned off by the environment variable JAXLSTM_NATIVE"
+
+
+def test_build_without_a_compiler(tmp_path: Path) -> None:
+    for name in ("setup.py", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    build = [sys.executable, "setup.py", "build_ext", "--build-lib", "built"]
+    environment = {**os.environ, "CC": "no-such-compiler", "CXX": "no-such-compiler"}
+    done = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("_native*.so"))
+    assert "no-such-compiler" in done.stderr

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import rnn
 
-from jaxlstm.kernels.operations import Operation, ResultType
+from jaxlstm.kernels.operations import KernelOperation, ResultType
 from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig
@@ -136,7 +136,7 @@ def require_device() -> None:
 # of a missing rule for one of cuDNN's operations.
 _on_cuda = KernelPrimitive(
     "lstm_cudnn",
-    Operation(
+    KernelOperation(
         "lengths",
         lambda lengths: lengths,
         (0,),
