@@ -1,8 +1,8 @@
 """The operations of one direction over time that a kernel may compute, each described once.
 
-An :class:`KernelOperation` has the plain function in JAX, which defines its results and its derivative and runs
-where no kernel does, and a rule for the names, shapes and batch axes of the results. A linear operation also
-has its transpose, which is another operation.
+A :class:`KernelOperation` has the plain function in JAX, which defines its results and its derivative and
+runs where no kernel does, and a rule for the names, shapes and batch axes of the results. A linear operation
+also has its transpose, which is another operation.
 
 - :data:`FORWARD` and :data:`FORWARD_AND_DIFFERENTIATE` are the functions of these names in
   :mod:`jaxlstm.layer.scan`.
