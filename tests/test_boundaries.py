@@ -71,6 +71,8 @@ HOMES = {
     "ml_dtypes": PACKAGES,
     "torch": ("jaxlstm.check.reference", "jaxlstm_converters.pt2"),
     "flax": (*("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm.check.flax_model", "jaxlstm_converters.flax"),),
+    "onnx": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),
+    "google": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),  # the exceptions of protobuf
     "optax": ("jaxlstm_converters.optimizer",),
     "rich": ("jaxlstm._shared", "jaxlstm.cli", "jaxlstm.check.report"),
     "matplotlib": ("jaxlstm.check.report",),

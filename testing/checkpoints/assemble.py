@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from testing.checkpoints.case import Case
+from testing.checkpoints.case import FileCase
 
 # The one valid weight of every file.
 WEIGHT = np.array([[1.5, -2.0], [0.25, 3e30]], "<f4")
@@ -73,7 +73,7 @@ def view(storage: bytes, offset: bytes, size: bytes, stride: bytes, *more: bytes
 
 
 @dataclass
-class Member:
+class ZipMember:
     """One entry of an archive. Fields that are None are computed from the data."""
 
     name: str
@@ -93,7 +93,7 @@ class Member:
 
 
 def archive(
-    members: list[Member], *, before: bytes = b"", end: Callable[[int, int, int], bytes] | None = None
+    members: list[ZipMember], *, before: bytes = b"", end: Callable[[int, int, int], bytes] | None = None
 ) -> bytes:
     """Return an archive; `end` writes the end record from (count, size, offset) of the directory."""
     body, directory = bytearray(before), bytearray()
@@ -144,13 +144,16 @@ def end_record64(
 # -- containers ----------------------------------------------------------------------------------
 
 
+MakeWeight = Callable[[Any], bytes]
+
+
 class Box:
     """A container of a pickle and its storages."""
 
     label = ""
 
     def __init__(self) -> None:
-        self.storages: dict[str, bytes] = {}
+        self.data: dict[str, bytes] = {}
 
     def storage(
         self,
@@ -163,7 +166,7 @@ class Box:
     ) -> bytes:
         """Return a storage by its persistent id; with `data=None` its bytes are missing."""
         if data is not None:
-            self.storages[key] = data
+            self.data[key] = data
         count = numel if isinstance(numel, bytes) else integer(numel)
         place = name(module, kind)
         return sequence(text("storage"), place, text(key), text(location), count) + b"Q"
@@ -172,28 +175,40 @@ class Box:
         """Return the valid weight, or one with another geometry or storage."""
         return view(self.storage(**storage), *geometry, *more)
 
-    def case(self, number: int, label: str, root: bytes, *codes: str, **expected: Any) -> Case:
+    def case(self, number: int, label: str, root: bytes, *codes: str, **expected: Any) -> FileCase:
         """Return a file with this root, refused with one of `codes` or, without codes, accepted."""
-        return Case(number, f"{self.label} {label}", self.file(root), codes, **expected)
+        return FileCase(number, f"{self.label} {label}", self.file(root), codes, **expected)
+
+    def table(
+        self, number: int, roots: Mapping[str, bytes], *codes: str, **expected: Any
+    ) -> Iterator[FileCase]:
+        """Yield a case for each root, by its label."""
+        return (self.case(number, label, root, *codes, **expected) for label, root in roots.items())
 
     @classmethod
-    def one(
-        cls,
-        number: int,
-        label: str,
-        *codes: str,
-        weight: Callable[[Box], bytes] | bytes | None = None,
-        geometry: tuple[bytes, ...] = GEOMETRY,
-        expected: dict[str, Any] | None = None,
-        **storage: Any,
-    ) -> Case:
-        """Return a file whose only entry is "w": `weight`, or the valid weight with some changes."""
-        box = cls()
-        if weight is None:
-            weight = box.weight(geometry, **storage)
-        elif callable(weight):
-            weight = weight(box)
-        return box.case(number, label, mapping(w=weight), *codes, **(expected or {}))
+    def weights(
+        cls, number: int, weights: Mapping[str, MakeWeight], *codes: str, **expected: Any
+    ) -> Iterator[FileCase]:
+        """Yield files whose only entry is "w", which a function makes for the box."""
+        for label, make in weights.items():
+            box = cls()
+            yield box.case(number, label, mapping(w=make(box)), *codes, **expected)
+
+    @classmethod
+    def storages(
+        cls, number: int, storages: Mapping[str, dict[str, Any]], *codes: str, **expected: Any
+    ) -> Iterator[FileCase]:
+        """Yield files with the valid weight over changed storages, given as arguments of `storage`."""
+        made = {label: lambda box, c=changes: box.weight(**c) for label, changes in storages.items()}
+        return cls.weights(number, made, *codes, **expected)
+
+    @classmethod
+    def geometries(
+        cls, number: int, geometries: Mapping[str, tuple[bytes, ...]], *codes: str
+    ) -> Iterator[FileCase]:
+        """Yield files with the valid weight of another offset, size and strides."""
+        made = {label: lambda box, g=geometry: box.weight(g) for label, geometry in geometries.items()}
+        return cls.weights(number, made, *codes)
 
     def file(self, body: bytes, head: bytes = b"\x80\x02", stop: bytes = b".") -> bytes:
         """Return the bytes of the file whose root is `body`."""
@@ -206,13 +221,13 @@ class Box:
 class ZipBox(Box):
     label = "zip"
 
-    def members(self, pickle: bytes) -> list[Member]:
+    def members(self, pickle: bytes) -> list[ZipMember]:
         made = [
-            Member("m/data.pkl", pickle),
-            Member("m/byteorder", b"little"),
-            *(Member(f"m/data/{key}", data) for key, data in self.storages.items()),
+            ZipMember("m/data.pkl", pickle),
+            ZipMember("m/byteorder", b"little"),
+            *(ZipMember(f"m/data/{key}", data) for key, data in self.data.items()),
         ]
-        return [*made, Member("m/version", b"3\n")]
+        return [*made, ZipMember("m/version", b"3\n")]
 
     def wrap(self, pickle: bytes) -> bytes:
         return archive(self.members(pickle))
@@ -221,9 +236,9 @@ class ZipBox(Box):
 class ScriptBox(ZipBox):
     label = "TorchScript"
 
-    def members(self, pickle: bytes) -> list[Member]:
-        code = Member("m/code/__torch__.py", b"import os; os.system('touch PWNED')" * 50, method=8)
-        return [*super().members(pickle), code, Member("m/constants.pkl", b"\x80\x02).")]
+    def members(self, pickle: bytes) -> list[ZipMember]:
+        code = ZipMember("m/code/__torch__.py", b"import os; os.system('touch PWNED')" * 50, method=8)
+        return [*super().members(pickle), code, ZipMember("m/constants.pkl", b"\x80\x02).")]
 
 
 class LegacyBox(Box):
@@ -240,12 +255,12 @@ class LegacyBox(Box):
         self.tail = b""
 
     def wrap(self, pickle: bytes) -> bytes:
-        used = [key for key in self.storages if text(key) in pickle]
+        used = [key for key in self.data if text(key) in pickle]
         keys = used if self.keys is None else self.keys
         listed = b"\x80\x02](" + b"".join(map(text, keys)) + b"e."
         body = self.magic + self.version + self.system + pickle + listed
         for key in keys:
-            data = self.storages.get(key, b"")
+            data = self.data.get(key, b"")
             numel = len(data) // self.width if self.numel is None else self.numel
             body += struct.pack("<q", numel) + data
         return body + self.tail

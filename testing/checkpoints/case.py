@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 # Called with an empty directory; returns a path if it is not "file".
-Write = Callable[[Path], Path | None]
+WriteFile = Callable[[Path], Path | None]
 
 
 @dataclass(frozen=True)
-class Case:
+class FileCase:
     """A file, numbered as the hostile cases of docs/safety.md.
 
     Attributes:
@@ -26,18 +26,16 @@ class Case:
         warns: the accepted file causes a warning.
         at_read: the error occurs when tensors are read, not when the file is opened.
         options: keyword arguments for read_checkpoint.
-        slow: left to the slow tests, since a similar file is in the corpus.
     """
 
     number: int
     label: str
-    write: bytes | Write
+    write: bytes | WriteFile
     codes: tuple[str, ...] = ()
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
     warns: bool = False
     at_read: bool = False
     options: dict[str, bool] = field(default_factory=dict)
-    slow: bool = False
 
     @property
     def id(self) -> str:
@@ -53,8 +51,8 @@ class Case:
 
 
 def table(
-    number: int, prefix: str, files: Mapping[str, bytes], *codes: str, **expected: Any
-) -> Iterator[Case]:
+    number: int, prefix: str, files: Mapping[str, bytes | WriteFile], *codes: str, **expected: Any
+) -> Iterator[FileCase]:
     """Yield a case for each file, by its label."""
     for label, file in files.items():
-        yield Case(number, f"{prefix} {label}", file, codes, **expected)
+        yield FileCase(number, f"{prefix} {label}", file, codes, **expected)

@@ -14,31 +14,31 @@ import numpy as np
 from testing.checkpoints.assemble import (
     GOOD,
     WEIGHT,
-    Member,
     ScriptBox,
     ZipBox,
+    ZipMember,
     archive,
     end_record,
     end_record64,
     mapping,
 )
-from testing.checkpoints.case import Case, table
+from testing.checkpoints.case import FileCase, table
 from testing.hostile import program_files
 
 
-def members(make: type[ZipBox]) -> list[Member]:
+def members(make: type[ZipBox]) -> list[ZipMember]:
     """Return the members of a valid file: data.pkl, byteorder, data/0, version and others."""
     box = make()
     return box.members(b"\x80\x02" + mapping(w=box.weight()) + b".")
 
 
-def npz() -> list[Member]:
+def npz() -> list[ZipMember]:
     raw = io.BytesIO()
     np.save(raw, WEIGHT)
-    return [Member("w.npy", raw.getvalue()), Member("v.npy", raw.getvalue())]
+    return [ZipMember("w.npy", raw.getvalue()), ZipMember("v.npy", raw.getvalue())]
 
 
-SOURCES: dict[str, Callable[[], list[Member]]] = {
+SOURCES: dict[str, Callable[[], list[ZipMember]]] = {
     "zip": lambda: members(ZipBox),
     "TorchScript": lambda: members(ScriptBox),
     "npz": npz,
@@ -46,18 +46,20 @@ SOURCES: dict[str, Callable[[], list[Member]]] = {
 }
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[FileCase]:
     for label, source in SOURCES.items():
         tensors = GOOD if label != "npz" else {"w": WEIGHT, "v": WEIGHT}
         made = source()
-        yield Case(0, f"{label} as it should be", archive(made), tensors=tensors)
+        yield FileCase(0, f"{label} as it should be", archive(made), tensors=tensors)
         yield from _names(label, made)
         yield from _places(label, made)
         yield from _headers(label, made)
         yield from _end_records(label, made, tensors)
         repeated = [replace(made[0], extra=_zip64(len(made[0].data), len(made[0].data))), *made[1:]]
-        yield Case(0, f"{label} as zipfile wrote before Python 3.11.4", archive(repeated), tensors=tensors)
-        yield Case(0, f"{label} as torch writes 4 GiB", archive(_wide(made)), tensors=tensors)
+        yield FileCase(
+            0, f"{label} as zipfile wrote before Python 3.11.4", archive(repeated), tensors=tensors
+        )
+        yield FileCase(0, f"{label} as torch writes 4 GiB", archive(_wide(made)), tensors=tensors)
 
 
 def _descriptor(crc: int, size: int, form: str = "III") -> bytes:
@@ -70,13 +72,13 @@ def _zip64(*values: int) -> bytes:
     return struct.pack(f"<HH{len(values)}Q", 1, 8 * len(values), *values)
 
 
-def _streamed(member: Member, **changes: Any) -> Member:
+def _streamed(member: ZipMember, **changes: Any) -> ZipMember:
     """Return the member with its sizes in a data descriptor instead of its local header."""
     local = {"flags": member.flags | 8, "crc": 0, "size": 0, "compressed": 0}
     return replace(member, flags=member.flags | 8, local=local, **changes)
 
 
-def _wide(made: list[Member]) -> list[Member]:
+def _wide(made: list[ZipMember]) -> list[ZipMember]:
     """Return headers as for an entry of 4 GiB, around a small entry and the entry after it.
 
     torch leaves the local sizes at 0, adds a ZIP64 field, and then stores the offset of each entry beyond
@@ -102,8 +104,8 @@ def _wide(made: list[Member]) -> list[Member]:
     return [first, second, *made[2:]]
 
 
-def _names(label: str, made: list[Member]) -> Iterator[Case]:
-    """Case 12, and entry names that are not plain relative paths."""
+def _names(label: str, made: list[ZipMember]) -> Iterator[FileCase]:
+    """FileCase 12, and entry names that are not plain relative paths."""
     twice = {
         "first again": [*made, made[0]],
         "first again, other bytes": [replace(made[0], data=b"\x80\x02}."), *made],
@@ -111,16 +113,16 @@ def _names(label: str, made: list[Member]) -> Iterator[Case]:
     }
     yield from _table(12, label, twice, "zip-duplicate-name")
     names = ("../x", "/x", "m//x", "m/./x", "m\\x", "m/x\0", "")
-    named = {f"entry named {bad!r}": [*made, Member(bad, b"x")] for bad in names}
+    named = {f"entry named {bad!r}": [*made, ZipMember(bad, b"x")] for bad in names}
     yield from _table(12, label, named, "zip-directory")
 
 
-def _places(label: str, made: list[Member]) -> Iterator[Case]:
-    """Case 14: overlaps and gaps."""
+def _places(label: str, made: list[ZipMember]) -> Iterator[FileCase]:
+    """FileCase 14: overlaps and gaps."""
     before = archive(made, before=b"hidden")
-    yield Case(14, f"{label} bytes before", before, ("zip-overlap", "unknown-format"))
+    yield FileCase(14, f"{label} bytes before", before, ("zip-overlap", "unknown-format"))
     before = archive(made, before=b"PK\3\4 hidden")
-    yield Case(14, f"{label} a header before", before, ("zip-overlap",))
+    yield FileCase(14, f"{label} a header before", before, ("zip-overlap",))
     first = 30 + len(made[0].name) + len(made[0].data)
     offsets = {"the same place": 0, "inside": first - 20, "beyond": 1 << 31}
     moved = {
@@ -129,7 +131,7 @@ def _places(label: str, made: list[Member]) -> Iterator[Case]:
     }
     yield from _table(14, label, moved, "zip-overlap", "zip-header-mismatch", "truncated")
     size = len(made[0].data) + 40
-    quoted = Member("m/x" if label != "npz" else "x.npy", archive(made))
+    quoted = ZipMember("m/x" if label != "npz" else "x.npy", archive(made))
     inside = replace(made[0], offset=30 + len(quoted.name))
     overlaps = {
         "bytes between": [replace(made[0], after=b"hidden"), *made[1:]],
@@ -140,12 +142,12 @@ def _places(label: str, made: list[Member]) -> Iterator[Case]:
     yield from _table(14, label, overlaps, "zip-overlap")
 
 
-def _headers(label: str, made: list[Member]) -> Iterator[Case]:
+def _headers(label: str, made: list[ZipMember]) -> Iterator[FileCase]:
     """Cases 15, 16 and 18: compression, headers that disagree, encryption."""
-    bomb = [*made[:-1], Member(made[-1].name, bytes(30_000_000), method=8)]
+    bomb = [*made[:-1], ZipMember(made[-1].name, bytes(30_000_000), method=8)]
     yield from _table(15, label, {"deflated 30 MB": bomb}, "zip-compressed", "zip-layout")
 
-    def changed(changes: dict[str, dict[str, Any]]) -> dict[str, list[Member]]:
+    def changed(changes: dict[str, dict[str, Any]]) -> dict[str, list[ZipMember]]:
         """Return archives with these changes of the first entry."""
         return {what: [replace(made[0], **fields), *made[1:]] for what, fields in changes.items()}
 
@@ -197,10 +199,10 @@ def _headers(label: str, made: list[Member]) -> Iterator[Case]:
     yield from _table(18, label, changed(flags), "zip-encrypted")
 
 
-def _end_records(label: str, made: list[Member], tensors: dict[str, np.ndarray]) -> Iterator[Case]:
-    """Case 16 in the end records."""
+def _end_records(label: str, made: list[ZipMember], tensors: dict[str, np.ndarray]) -> Iterator[FileCase]:
+    """FileCase 16 in the end records."""
     good = archive(made, end=end_record64)
-    yield Case(0, f"{label} with a ZIP64 end record", good, tensors=tensors)
+    yield FileCase(0, f"{label} with a ZIP64 end record", good, tensors=tensors)
     ends = {
         "count + 1": lambda n, size, start: end_record(n + 1, size, start),
         "count - 1": lambda n, size, start: end_record(n - 1, size, start),
@@ -222,5 +224,5 @@ def _end_records(label: str, made: list[Member], tensors: dict[str, np.ndarray])
     yield from table(16, f"{label} end record:", files, *codes)
 
 
-def _table(number: int, label: str, archives: dict[str, list[Member]], *codes: str) -> Iterator[Case]:
+def _table(number: int, label: str, archives: dict[str, list[ZipMember]], *codes: str) -> Iterator[FileCase]:
     return table(number, label, {what: archive(made) for what, made in archives.items()}, *codes)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from testing.checkpoints.assemble import GOOD, WEIGHT, Member, ScriptBox, archive, mapping, name
-from testing.checkpoints.case import Case, table
+from testing.checkpoints.assemble import GOOD, WEIGHT, ScriptBox, ZipMember, archive, mapping, name
+from testing.checkpoints.case import FileCase, table
 from testing.hostile.archives import SOURCES, npz
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[FileCase]:
     for label, source in SOURCES.items():
         tensors = GOOD if label != "npz" else {"w": WEIGHT, "v": WEIGHT}
         yield from _contents(label, source, tensors)
@@ -25,9 +25,9 @@ def cases() -> Iterator[Case]:
 
 
 def _contents(
-    label: str, source: Callable[[], list[Member]], tensors: dict[str, np.ndarray]
-) -> Iterator[Case]:
-    """Case 17: checksums."""
+    label: str, source: Callable[[], list[ZipMember]], tensors: dict[str, np.ndarray]
+) -> Iterator[FileCase]:
+    """FileCase 17: checksums."""
     made = source()
     unchecked: dict[str, Any] = {"tensors": tensors, "options": {"check_crc": False}}
     weight = 0 if label == "npz" else 2
@@ -37,50 +37,50 @@ def _contents(
         wrong = [*made[:index], replace(made[index], crc=crc), *made[index + 1 :]]
         entry = "a weight" if index == weight else made[index].name
         file = archive(wrong)
-        yield Case(17, f"{label} of {entry}", file, ("crc-mismatch",), at_read=index == weight)
-        yield Case(17, f"{label} of {entry}, unchecked", file, **unchecked)
+        yield FileCase(17, f"{label} of {entry}", file, ("crc-mismatch",), at_read=index == weight)
+        yield FileCase(17, f"{label} of {entry}, unchecked", file, **unchecked)
 
 
-def _roots() -> Iterator[Case]:
-    """Case 13: an ambiguous root directory."""
+def _roots() -> Iterator[FileCase]:
+    """FileCase 13: an ambiguous root directory."""
     for label in ("zip", "TorchScript"):
         made = SOURCES[label]()
         pickle = made[0].data
         roots = {
-            "two roots": [*made, Member("n/data.pkl", pickle)],
-            "a root within": [*made, Member("m/n/data.pkl", pickle)],
-            "a root without folder": [Member("data.pkl", pickle), *made],
-            "a stray entry": [*made, Member("n/data/0", b"x")],
+            "two roots": [*made, ZipMember("n/data.pkl", pickle)],
+            "a root within": [*made, ZipMember("m/n/data.pkl", pickle)],
+            "a root without folder": [ZipMember("data.pkl", pickle), *made],
+            "a stray entry": [*made, ZipMember("n/data/0", b"x")],
             "no root": made[1:],
         }
         files = {what: archive(members) for what, members in roots.items()}
         yield from table(13, label, files, "zip-layout")
-    yield Case(13, "zip without entries", archive([]), ("zip-layout", "unknown-format"))
-    yield Case(13, "npz and a root", archive([*npz(), *SOURCES["zip"]()]), ("zip-layout",))
+    yield FileCase(13, "zip without entries", archive([]), ("zip-layout", "unknown-format"))
+    yield FileCase(13, "npz and a root", archive([*npz(), *SOURCES["zip"]()]), ("zip-layout",))
 
 
-def _byte_order() -> Iterator[Case]:
-    """Case 28: an unknown byte order."""
+def _byte_order() -> Iterator[FileCase]:
+    """FileCase 28: an unknown byte order."""
     for label in ("zip", "TorchScript"):
         made = SOURCES[label]()
         big = list(made)
         big[1] = replace(made[1], data=b"big")
         big[2] = replace(made[2], data=WEIGHT.astype(">f4").tobytes())
-        yield Case(28, f"{label} big", archive(big), tensors=GOOD)
+        yield FileCase(28, f"{label} big", archive(big), tensors=GOOD)
         for order in (b"middle", b"", b"LITTLE", b"little\n", b"x" * 5000):
             odd = [made[0], replace(made[1], data=order), *made[2:]]
-            yield Case(28, f"{label} {order[:9]!r}", archive(odd), ("byteorder",))
+            yield FileCase(28, f"{label} {order[:9]!r}", archive(odd), ("byteorder",))
     raw = io.BytesIO()
     np.save(raw, WEIGHT.astype(">f4"))
-    yield Case(28, "npz big", archive([Member("w.npy", raw.getvalue())]), tensors=GOOD)
+    yield FileCase(28, "npz big", archive([ZipMember("w.npy", raw.getvalue())]), tensors=GOOD)
 
 
-def _code() -> Iterator[Case]:
-    """Case 29: the code in a TorchScript archive is never read."""
+def _code() -> Iterator[FileCase]:
+    """FileCase 29: the code in a TorchScript archive is never read."""
     box = ScriptBox()
     root = name("__torch__", "Net") + b")\x81" + mapping(w=box.weight(), training=b"\x89") + b"b"
     made = box.members(b"\x80\x02" + root + b".")
-    yield Case(29, "TorchScript an object", archive(made), tensors=GOOD)
+    yield FileCase(29, "TorchScript an object", archive(made), tensors=GOOD)
     programs = {
         "that calls": b"import os\nos.system('touch PWNED')\n",
         "that is garbage": bytes(range(256)) * 100,
@@ -91,10 +91,10 @@ def _code() -> Iterator[Case]:
         for method in (0, 8):
             if method == 0 and len(program) > 10**7:
                 continue
-            code = Member("m/code/__torch__/evil.py", program, method=method)
+            code = ZipMember("m/code/__torch__/evil.py", program, method=method)
             file = archive([*made, code])
-            yield Case(29, f"TorchScript code {label}, method {method}", file, tensors=GOOD)
-    wrong = Member("m/code/x.py", b"pass", crc=1)
-    yield Case(29, "TorchScript code of another checksum", archive([*made, wrong]), tensors=GOOD)
+            yield FileCase(29, f"TorchScript code {label}, method {method}", file, tensors=GOOD)
+    wrong = ZipMember("m/code/x.py", b"pass", crc=1)
+    yield FileCase(29, "TorchScript code of another checksum", archive([*made, wrong]), tensors=GOOD)
     constants = [replace(m, data=b"\x80\x02}.") if m.name.endswith("constants.pkl") else m for m in made]
-    yield Case(29, "TorchScript constants are not a tuple", archive(constants), ("zip-layout",))
+    yield FileCase(29, "TorchScript constants are not a tuple", archive(constants), ("zip-layout",))

@@ -33,8 +33,8 @@ from testing.checkpoints.assemble import (
     text,
     view,
 )
-from testing.checkpoints.case import Case
-from testing.hostile.formats import entry, field, safetensors
+from testing.checkpoints.case import FileCase
+from testing.hostile.formats import entry, safetensors
 
 # Its repr is deeper than Python's stack.
 DEEP = b"]" * 2_000 + b"a" * 1_999
@@ -48,7 +48,7 @@ WIDE = text("x" * 65_000) + b"".join(
 LISTS = b"](" + b"]" * 270_000 + b"e"
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[FileCase]:
     """Yield all findings, numbered as the cases of docs/safety.md."""
     yield from _long_messages()
     yield from _keys()
@@ -56,10 +56,9 @@ def cases() -> Iterator[Case]:
     yield from _held_at_once()
     yield from _strides()
     yield from _json()
-    yield from _onnx()
 
 
-def _long_messages() -> Iterator[Case]:
+def _long_messages() -> Iterator[FileCase]:
     """Cases 9 and 10: an error message contained the whole offending value."""
     for make in BOXES:
         for label, odd in {"deep": DEEP, "wide": WIDE}.items():
@@ -84,9 +83,9 @@ def _long_messages() -> Iterator[Case]:
         box = LegacyBox()
         box.version = b"\x80\x02" + odd + b"."
         body = mapping(w=box.weight())
-        yield Case(10, f"legacy {label} version", box.file(body), ("legacy-header",))
+        yield FileCase(10, f"legacy {label} version", box.file(body), ("legacy-header",))
         file = _with_keys(odd)
-        yield Case(10, f"legacy {label} storage keys", file, ("missing-storage",))
+        yield FileCase(10, f"legacy {label} storage keys", file, ("missing-storage",))
 
 
 def _with_keys(keys: bytes) -> bytes:
@@ -96,13 +95,13 @@ def _with_keys(keys: bytes) -> bytes:
     return raw[: raw.rindex(b"\x80\x02](")] + b"\x80\x02" + keys + b"."
 
 
-def _keys() -> Iterator[Case]:
-    """Case 25: storage keys that resemble the expected ones."""
+def _keys() -> Iterator[FileCase]:
+    """FileCase 25: storage keys that resemble the expected ones."""
     for label, keys in {"a number": b"](K\x00e", "two types": b"](K\x00X\1\0\0\0000e"}.items():
-        yield Case(25, f"legacy keys {label}", _with_keys(keys), ("missing-storage",))
+        yield FileCase(25, f"legacy keys {label}", _with_keys(keys), ("missing-storage",))
 
 
-def _hashed() -> Iterator[Case]:
+def _hashed() -> Iterator[FileCase]:
     """Cases 10 and 26: a value was looked up in a table before its type was checked."""
     for make in BOXES:
         for label, odd in {"a list": b"]", "200,000 tuples": DEEPER}.items():
@@ -120,35 +119,35 @@ def _hashed() -> Iterator[Case]:
             _parameters=mapping(w=box.weight()), _modules=b"}", batch_first=b"\x88", dropout=dropout
         )
         module = name("a", "LSTM") + b")\x81" + state + b"b"
-        yield Case(32, f"dropout {label}", box.file(module), tensors=GOOD, warns=True)
+        yield FileCase(32, f"dropout {label}", box.file(module), tensors=GOOD, warns=True)
 
 
-def _held_at_once() -> Iterator[Case]:
+def _held_at_once() -> Iterator[FileCase]:
     """Cases 8 and 9: several pickles in one file, each within its limits but not all together."""
     codes = ("pickle-budget",)
     box = LegacyBox()
     good = mapping(w=box.weight(), x=LISTS)
     raw = box.file(good)
     keys = raw[: raw.rindex(b"\x80\x02](")] + b"\x80\x02" + LISTS + b"."
-    yield Case(8, "legacy lists, and lists for keys", keys, codes)
+    yield FileCase(8, "legacy lists, and lists for keys", keys, codes)
     box = LegacyBox()
     box.magic = b"\x80\x02" + LISTS + b"r\0\0\0\x010" + LegacyBox.magic[2:]
-    yield Case(8, "legacy lists, and lists before the magic", box.file(good), codes)
+    yield FileCase(8, "legacy lists, and lists before the magic", box.file(good), codes)
     script = ScriptBox()
     module = name("__torch__", "M") + b")\x81" + mapping(w=script.weight(), x=LISTS) + b"b"
     members = script.members(b"\x80\x02" + module + b".")
     for member in members:
         if member.name.endswith("constants.pkl"):
             member.data = b"\x80\x02(" + LISTS + b"t."
-    yield Case(8, "TorchScript lists, and lists for constants", archive(members), codes)
-    yield Case(9, "400 shards of 90,000 references", _shards, ("node-budget",))
+    yield FileCase(8, "TorchScript lists, and lists for constants", archive(members), codes)
+    yield FileCase(9, "400 shards of 90,000 references", _shards, ("node-budget",))
     zipped, n = ZipBox(), 12_000
-    zipped.storages["0"] = struct.pack("<f", np.nan)
+    zipped.data["0"] = struct.pack("<f", np.nan)
     place = zipped.storage(numel=1, data=None)
     items = b"".join(text(str(i)) + view(place, integer(0), b")", b")") for i in range(n))
     tensors = {str(i): np.array(np.nan, "<f4") for i in range(n)}
     file = zipped.file(b"}(" + items + b"u")
-    yield Case(39, f"{n} tensors of NaN", file, tensors=tensors, warns=True)
+    yield FileCase(39, f"{n} tensors of NaN", file, tensors=tensors, warns=True)
 
 
 def _shards(folder: Path) -> Path:
@@ -162,8 +161,8 @@ def _shards(folder: Path) -> Path:
     return folder / "index.json"
 
 
-def _strides() -> Iterator[Case]:
-    """Case 20: the stride of an axis of size one is unused and may be any number."""
+def _strides() -> Iterator[FileCase]:
+    """FileCase 20: the stride of an axis of size one is unused and may be any number."""
     for make in BOXES:
         box = make()
         column = view(box.storage(), integer(1), integers(1, 2), integers((1 << 62) - 1, 2))
@@ -171,10 +170,10 @@ def _strides() -> Iterator[Case]:
         yield box.case(20, "a stride of 2^62", mapping(w=column), tensors=tensors)
 
 
-def _json() -> Iterator[Case]:
+def _json() -> Iterator[FileCase]:
     """Cases 35 and 36: valid JSON strings that other formats cannot represent."""
     index = b'{"weight_map": {"w": "\\ud800"}}'
-    yield Case(36, "shards: an invalid file name", index, ("shard-path",))
+    yield FileCase(36, "shards: an invalid file name", index, ("shard-path",))
     # Depths around the limit of Python's stack.
     for depth in range(930, 990, 3):
         for key, where in {"shape": b'"shape":[2,2]', "dtype": b'"dtype":"F32"'}.items():
@@ -182,23 +181,4 @@ def _json() -> Iterator[Case]:
             odd = b'"%s":%s%s' % (key.encode(), b"[" * depth, b"]" * depth)
             file = safetensors(raw.replace(where, odd))
             codes = ("safetensors-header", "tensor-shape", "unsupported-tensor")
-            yield Case(35, f"safetensors {key} {depth} deep", file, codes)
-
-
-def _onnx() -> Iterator[Case]:
-    """Cases 9 and 38."""
-
-    def tensor(title: bytes, *dims: int) -> bytes:
-        sizes = b"".join(field(1, n) for n in dims)
-        return field(5, sizes + field(2, 1) + field(8, title) + field(9, bytes(16)))
-
-    def node(*inputs: bytes) -> bytes:
-        return field(1, b"".join(field(1, title) for title in inputs) + field(4, b"LSTM"))
-
-    head = field(1, 8) + field(2, b"x")
-    file = head + field(7, node(b"x"))
-    yield Case(38, "ONNX LSTM without weights", file, ("onnx-malformed",))
-    weights = b"".join(tensor(b"W%d" % i, 1, 4, 1) + tensor(b"R%d" % i, 1, 4, 1) for i in range(100))
-    nodes = b"".join(node(b"", b"W%d" % (i % 100), b"R%d" % (i // 100)) for i in range(10_000))
-    codes = ("onnx-unsupported",)
-    yield Case(9, "ONNX 10,000 LSTM nodes", head + field(7, weights + nodes), codes)
+            yield FileCase(35, f"safetensors {key} {depth} deep", file, codes)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from testing.checkpoints.assemble import LegacyBox, ZipBox, mapping
-from testing.checkpoints.case import Case
+from testing.checkpoints.case import FileCase, table
 from testing.hostile.formats import entry, safetensors
-from testing.hostile.legacy import tar
 
 
-def cases() -> Iterator[Case]:
-    """Case 41."""
+def cases() -> Iterator[FileCase]:
+    """FileCase 41."""
 
     def fifo(folder: Path) -> None:
         os.mkfifo(folder / "file")
@@ -35,9 +36,9 @@ def cases() -> Iterator[Case]:
         (folder / "file").symlink_to("fifo")
 
     for create in (fifo, directory, bound, link):
-        yield Case(41, create.__name__, create, ("not-a-file",))
-    yield Case(41, "/dev/zero", lambda folder: Path("/dev/zero"), ("not-a-file",))
-    yield Case(41, "empty", b"", ("empty-file",))
+        yield FileCase(41, create.__name__, create, ("not-a-file",))
+    yield FileCase(41, "/dev/zero", lambda folder: Path("/dev/zero"), ("not-a-file",))
+    yield FileCase(41, "empty", b"", ("empty-file",))
 
     def sparse(start: bytes, end: bytes = b"") -> Callable[[Path], None]:
         def create(folder: Path) -> None:
@@ -61,19 +62,20 @@ def cases() -> Iterator[Case]:
         "starts as index": b'{"weight_map": {',
         "starts as ONNX": b"\x08\x08\x12\x01x",
         "starts as npy": b"\x93NUMPY\x01\x00",
-        "starts as tar": tar()[:512],
     }
-    codes = (
-        *("unknown-format", "truncated", "trailing-bytes", "numpy-header", "onnx-malformed"),
-        *("tar-entry",),
-    )
-    for label, start in files.items():
-        yield Case(41, f"sparse 1 TB {label}", sparse(start), codes)
-    yield Case(41, "sparse 1 TB ends as zip", sparse(whole, whole[-22:]), ("zip-directory",))
+    codes = ("unknown-format", "truncated", "trailing-bytes", "numpy-header", "onnx-malformed")
+    yield from table(41, "sparse 1 TB", {label: sparse(start) for label, start in files.items()}, *codes)
+    yield FileCase(41, "sparse 1 TB ends as zip", sparse(whole, whole[-22:]), ("zip-directory",))
     huge = {"w": entry((1 << 38,), (0, 1 << 40))}
     announced = safetensors(huge, b"")
-    yield Case(41, "sparse 1 TB header of safetensors", sparse(announced), ("truncated",))
-    yield Case(41, "one byte", b"P", ("unknown-format", "truncated"))
+    yield FileCase(41, "sparse 1 TB header of safetensors", sparse(announced), ("truncated",))
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:") as tar:
+        link_info = tarfile.TarInfo("../tensors")
+        link_info.type, link_info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link_info)
+    yield FileCase(31, "tar with a link", raw.getvalue(), ("unknown-format",))
+    yield FileCase(41, "one byte", b"P", ("unknown-format", "truncated"))
     for start in (b"PK", b"PK\3\4", b"\x80", b"\x80\x02", b"{", b"\x93NUMPY", b"\x08\x08\x12"):
         codes = ("truncated", "pickle-malformed", "unknown-format", "numpy-header", "onnx-malformed")
-        yield Case(41, f"nothing but {start!r}", start, codes)
+        yield FileCase(41, f"nothing but {start!r}", start, codes)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from testing.checkpoints.assemble import GOOD, WEIGHT, Member, archive
-from testing.checkpoints.case import Case, table
+from testing.checkpoints.assemble import GOOD, WEIGHT, ZipMember, archive
+from testing.checkpoints.case import FileCase, table
 from testing.hostile.program_files import (
     DELETED,
     DOCUMENT,
@@ -27,22 +27,22 @@ from testing.hostile.program_files import (
 )
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[FileCase]:
     yield from _configs()
     yield from _graphs()
 
 
-def _configs() -> Iterator[Case]:
+def _configs() -> Iterator[FileCase]:
     """Cases 11, 19 to 26 and 35 in the config of the weights."""
     good = json.dumps(WEIGHTS).encode()
     twice = good[:-2] + b', "w"' + good.partition(b'"w"')[2][:-2] + b"}}"
-    yield Case(11, "pt2 weight twice", archive(members(weights=twice)), ("duplicate-key",))
+    yield FileCase(11, "pt2 weight twice", archive(members(weights=twice)), ("duplicate-key",))
     constants = {"config": {"w": PAYLOAD}}
-    yield Case(11, "pt2 weight and constant", archive(_with_constant(constants)), ("duplicate-name",))
+    yield FileCase(11, "pt2 weight and constant", archive(_with_constant(constants)), ("duplicate-name",))
     blob = "data/weights/weight_0"
-    yield Case(19, "pt2 storage of 15 bytes", replaced(blob, WEIGHT.tobytes()[:-1]), ("storage-size",))
-    yield Case(25, "pt2 storage without bytes", replaced(blob, b""), ("tensor-bounds",))
-    yield Case(25, "pt2 storage missing", without(blob), ("missing-storage",))
+    yield FileCase(19, "pt2 storage of 15 bytes", replaced(blob, WEIGHT.tobytes()[:-1]), ("storage-size",))
+    yield FileCase(25, "pt2 storage without bytes", replaced(blob, b""), ("tensor-bounds",))
+    yield FileCase(25, "pt2 storage missing", without(blob), ("missing-storage",))
     yield from weights_of(
         20,
         {
@@ -74,9 +74,9 @@ def _configs() -> Iterator[Case]:
     }
     yield from weights_of(21, {"expanded": expanded}, "tensor-budget")
     two = {"config": {"w": PAYLOAD, "v": edited(PAYLOAD, {"tensor_meta.dtype": 4})}}
-    yield Case(22, "pt2 two dtypes", archive(members(weights=two)), ("storage-dtype",))
+    yield FileCase(22, "pt2 two dtypes", archive(members(weights=two)), ("storage-dtype",))
     tied = {"config": {"w": PAYLOAD, "v": PAYLOAD}}
-    yield Case(23, "pt2 tied", archive(members(weights=tied)), tensors={"w": WEIGHT, "v": WEIGHT})
+    yield FileCase(23, "pt2 tied", archive(members(weights=tied)), tensors={"w": WEIGHT, "v": WEIGHT})
     keys = ("../x", "weight_0/../../x", "/etc/passwd", "weight_", "weight_٣", "x", "", 0, None)
     yield from weights_of(24, {f"storage {key!r}": {"path_name": key} for key in keys}, "storage-key")
     layouts: dict[str, Edits] = {f"layout {n}": {"tensor_meta.layout": n} for n in (0, 1, 2, 6, None)}
@@ -98,22 +98,22 @@ def _configs() -> Iterator[Case]:
     made = {label: archive(members(weights=value)) for label, value in files.items()}
     yield from table(44, "pt2", made, "pt2-malformed")
     nan = np.full((2, 2), np.nan, "<f4")
-    yield Case(39, "pt2 NaN", replaced(blob, nan.tobytes()), tensors={"w": nan}, warns=True)
+    yield FileCase(39, "pt2 NaN", replaced(blob, nan.tobytes()), tensors={"w": nan}, warns=True)
     swapped = replace(members()[2], data=WEIGHT.astype(">f4").tobytes())
     big = [members()[0], replace(members()[1], data=b"big"), swapped, *members()[3:]]
-    yield Case(28, "pt2 big-endian", archive(big), tensors=GOOD)
-    yield Case(28, "pt2 byteorder middle", replaced("byteorder", b"middle"), ("byteorder",))
+    yield FileCase(28, "pt2 big-endian", archive(big), tensors=GOOD)
+    yield FileCase(28, "pt2 byteorder middle", replaced("byteorder", b"middle"), ("byteorder",))
     for entry in ("data/weights/model_weights_config.json", "archive_format"):
-        yield Case(17, f"pt2 {entry}", replaced(entry, crc=1), ("crc-mismatch",))
+        yield FileCase(17, f"pt2 {entry}", replaced(entry, crc=1), ("crc-mismatch",))
 
 
-def _with_constant(constants: Any) -> list[Member]:
-    tensor = Member("m/data/constants/weight_0", WEIGHT.tobytes())
+def _with_constant(constants: Any) -> list[ZipMember]:
+    tensor = ZipMember("m/data/constants/weight_0", WEIGHT.tobytes())
     return members(DOCUMENT, WEIGHTS, constants, tensor)
 
 
-def _graphs() -> Iterator[Case]:
-    """Case 44."""
+def _graphs() -> Iterator[FileCase]:
+    """FileCase 44."""
     graph, signature = "graph_module.graph", "graph_module.signature"
     node = f"{graph}.nodes.0"
     argument = f"{node}.inputs.1.arg"
@@ -174,12 +174,12 @@ def _graphs() -> Iterator[Case]:
     yield from table(44, "pt2 program:", made, "pt2-malformed")
     good = json.dumps(DOCUMENT).encode()
     twice = archive(members(good[:-1] + b', "guards_code": []}'))
-    yield Case(11, "pt2 key twice", twice, ("duplicate-key",))
+    yield FileCase(11, "pt2 key twice", twice, ("duplicate-key",))
     bomb = archive(members(b'{"a":' + b"[" * 3_000_000 + b"]" * 3_000_000 + b"}"))
-    yield Case(8, "pt2 brackets", bomb, ("pt2-malformed",))
+    yield FileCase(8, "pt2 brackets", bomb, ("pt2-malformed",))
     many = {"as_tensors": [{"name": "x"}] * 140_000}
-    yield Case(
+    yield FileCase(
         0, "pt2 140,000 references", archive(members(edited(DOCUMENT, {argument: many}))), tensors=GOOD
     )
     lists = archive(members(b'{"a":[' + b"[]," * 2_500_000 + b"[]]}"))
-    yield Case(8, "pt2 lists", lists, ("pt2-malformed",))
+    yield FileCase(8, "pt2 lists", lists, ("pt2-malformed",))

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from testing.checkpoints.assemble import GOOD, WEIGHT, Member, ZipBox, archive, mapping
-from testing.checkpoints.case import Case, table
+from testing.checkpoints.assemble import GOOD, WEIGHT, ZipBox, ZipMember, archive, mapping
+from testing.checkpoints.case import FileCase, table
 
 DELETED = object()
 Edits = dict[str, Any]
@@ -74,8 +74,8 @@ CONSTANTS: dict[str, Any] = {"config": {}}
 
 
 def members(
-    document: Any = DOCUMENT, weights: Any = WEIGHTS, constants: Any = CONSTANTS, *more: Member
-) -> list[Member]:
+    document: Any = DOCUMENT, weights: Any = WEIGHTS, constants: Any = CONSTANTS, *more: ZipMember
+) -> list[ZipMember]:
     """Return the entries of a program; each JSON text may be given as bytes."""
 
     def text(value: Any) -> bytes:
@@ -83,13 +83,13 @@ def members(
 
     # As in the other containers, the third entry holds the weight.
     return [
-        Member("m/models/model.json", text(document)),
-        Member("m/byteorder", b"little"),
-        Member("m/data/weights/weight_0", WEIGHT.tobytes()),
-        Member("m/data/weights/model_weights_config.json", text(weights)),
-        Member("m/data/constants/model_constants_config.json", text(constants)),
-        Member("m/archive_format", b"pt2"),
-        Member("m/archive_version", b"0"),
+        ZipMember("m/models/model.json", text(document)),
+        ZipMember("m/byteorder", b"little"),
+        ZipMember("m/data/weights/weight_0", WEIGHT.tobytes()),
+        ZipMember("m/data/weights/model_weights_config.json", text(weights)),
+        ZipMember("m/data/constants/model_constants_config.json", text(constants)),
+        ZipMember("m/archive_format", b"pt2"),
+        ZipMember("m/archive_version", b"0"),
         *more,
     ]
 
@@ -109,13 +109,13 @@ def edited(tree: Any, edits: Edits) -> Any:
     return made
 
 
-def documents(number: int, files: dict[str, Edits], *codes: str) -> Iterator[Case]:
+def documents(number: int, files: dict[str, Edits], *codes: str) -> Iterator[FileCase]:
     """Yield a case for each set of edits of the program."""
     made = {label: archive(members(edited(DOCUMENT, edits))) for label, edits in files.items()}
     yield from table(number, "pt2", made, *codes, **({} if codes else {"tensors": GOOD}))
 
 
-def weights_of(number: int, files: dict[str, Edits], *codes: str) -> Iterator[Case]:
+def weights_of(number: int, files: dict[str, Edits], *codes: str) -> Iterator[FileCase]:
     """Yield a case for each set of edits of the entry of the weight."""
     made = {
         label: archive(members(weights={"config": {"w": edited(PAYLOAD, edits)}}))
@@ -144,9 +144,9 @@ LAYOUTS = {
 def pickled(layout: str, tensors: bytes | None, document: Any = DOCUMENT) -> bytes:
     """Return an archive whose weights are in a file of torch.save, or missing, and without constants."""
     program, weights, constants = LAYOUTS[layout]
-    made = [Member(program, json.dumps(document).encode()), Member(constants, ZipBox().file(mapping()))]
+    made = [ZipMember(program, json.dumps(document).encode()), ZipMember(constants, ZipBox().file(mapping()))]
     if tensors is not None:
-        made.append(Member(weights, tensors))
+        made.append(ZipMember(weights, tensors))
     if layout == "folder":
-        made += [Member("m/archive_format", b"pt2"), Member("m/archive_version", b"0")]
+        made += [ZipMember("m/archive_format", b"pt2"), ZipMember("m/archive_version", b"0")]
     return archive(made)

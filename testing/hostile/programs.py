@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from testing.checkpoints.assemble import GOOD, SYSTEM, Member, ZipBox, archive, mapping
-from testing.checkpoints.case import Case, table
+from testing.checkpoints.assemble import GOOD, SYSTEM, ZipBox, ZipMember, archive, mapping
+from testing.checkpoints.case import FileCase, table
 from testing.hostile import program_contents
 from testing.hostile.program_files import (
     ARGUMENTS,
@@ -33,7 +33,7 @@ from testing.hostile.program_files import (
 )
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[FileCase]:
     yield from _versions()
     yield from _refused_parts()
     yield from program_contents.cases()
@@ -43,8 +43,8 @@ def cases() -> Iterator[Case]:
     yield from _pickled_tensors()
 
 
-def _versions() -> Iterator[Case]:
-    """Case 42."""
+def _versions() -> Iterator[FileCase]:
+    """FileCase 42."""
     files = {
         "format pt3": replaced("archive_format", b"pt3"),
         "empty format": replaced("archive_format", b""),
@@ -60,18 +60,18 @@ def _versions() -> Iterator[Case]:
         "pt2-version",
     )
     yield from documents(42, {"no schema": {"schema_version": DELETED}}, "pt2-version")
-    second = Member("m/models/other.json", json.dumps(DOCUMENT).encode())
+    second = ZipMember("m/models/other.json", json.dumps(DOCUMENT).encode())
     files = {
         "two programs": archive(members(DOCUMENT, WEIGHTS, CONSTANTS, second)),
         "no program": without("models/model.json"),
     }
     yield from table(42, "pt2", files, "pt2-unsupported")
-    outside = archive(members(DOCUMENT, WEIGHTS, CONSTANTS, Member("n/archive_format", b"pt2")))
-    yield Case(13, "pt2 two roots", outside, ("zip-layout",))
+    outside = archive(members(DOCUMENT, WEIGHTS, CONSTANTS, ZipMember("n/archive_format", b"pt2")))
+    yield FileCase(13, "pt2 two roots", outside, ("zip-layout",))
 
 
-def _refused_parts() -> Iterator[Case]:
-    """Case 43."""
+def _refused_parts() -> Iterator[FileCase]:
+    """FileCase 43."""
     argument = "graph_module.graph.nodes.0.inputs.1.arg"
     graph = {"name": "g", "graph": DOCUMENT["graph_module"]["graph"]}
     arguments = {
@@ -107,7 +107,7 @@ def _refused_parts() -> Iterator[Case]:
     yield from weights_of(43, weights, "pt2-unsupported")
 
 
-def _structures() -> Iterator[Case]:
+def _structures() -> Iterator[FileCase]:
     """Cases 10, 43 and 44 in tree specs."""
     call = "graph_module.module_call_graph.0.signature"
     named = {"type": "collections.namedtuple", "context": "os.system", "children_spec": [LEAF]}
@@ -142,8 +142,8 @@ def _structures() -> Iterator[Case]:
     yield from documents(44, files, "pt2-malformed")
 
 
-def _expressions() -> Iterator[Case]:
-    """Case 45: expressions are never evaluated."""
+def _expressions() -> Iterator[FileCase]:
+    """FileCase 45: expressions are never evaluated."""
     size = "graph_module.graph.tensor_values.x.sizes.0"
     expressions = (
         "__import__('os').system('touch PWNED')",
@@ -161,19 +161,19 @@ def _expressions() -> Iterator[Case]:
     yield from documents(45, files)
 
 
-def _unopened() -> Iterator[Case]:
-    """Case 46: entries that are never opened."""
+def _unopened() -> Iterator[FileCase]:
+    """FileCase 46: entries that are never opened."""
     system = b"\x80\x02" + SYSTEM + b"."
     names = ("data/sample_inputs/model.pt", "extra/x", "data/weights/weight_9", ".data/serialization_id")
     for name in names:
-        more = Member(f"m/{name}", system)
-        yield Case(46, f"pt2 {name}", archive(members(DOCUMENT, WEIGHTS, CONSTANTS, more)), tensors=GOOD)
-        wrong = Member(f"m/{name}", system, crc=1)
+        more = ZipMember(f"m/{name}", system)
+        yield FileCase(46, f"pt2 {name}", archive(members(DOCUMENT, WEIGHTS, CONSTANTS, more)), tensors=GOOD)
+        wrong = ZipMember(f"m/{name}", system, crc=1)
         file = archive(members(DOCUMENT, WEIGHTS, CONSTANTS, wrong))
-        yield Case(46, f"pt2 {name} of another checksum", file, tensors=GOOD)
+        yield FileCase(46, f"pt2 {name} of another checksum", file, tensors=GOOD)
 
 
-def _pickled_tensors() -> Iterator[Case]:
+def _pickled_tensors() -> Iterator[FileCase]:
     """Cases 1, 13, 25 and 42 for torch 2.6 to 2.8, where the archive holds a file of torch.save."""
     box = ZipBox()
     good = box.file(mapping(w=box.weight()))
@@ -183,13 +183,13 @@ def _pickled_tensors() -> Iterator[Case]:
     version = edited(DOCUMENT, {"schema_version.major": 5})
     for layout in LAYOUTS:
         label = f"pt2 {layout}"
-        yield Case(0, f"{label} as it should be", pickled(layout, good), tensors=GOOD)
-        yield Case(1, f"{label} call instead of a weight", pickled(layout, call), ("missing-storage",))
-        yield Case(1, f"{label} call beside a weight", pickled(layout, inert), tensors=GOOD)
-        yield Case(13, f"{label} no archive", pickled(layout, b"\x80\x02}."), ("truncated",))
-        yield Case(13, f"{label} archive cut off", pickled(layout, good[:-30]), ("truncated",))
-        yield Case(25, f"{label} no tensors", pickled(layout, None), ("zip-layout",))
-        yield Case(42, f"{label} schema 5", pickled(layout, good, version), ("pt2-version",))
+        yield FileCase(0, f"{label} as it should be", pickled(layout, good), tensors=GOOD)
+        yield FileCase(1, f"{label} call instead of a weight", pickled(layout, call), ("missing-storage",))
+        yield FileCase(1, f"{label} call beside a weight", pickled(layout, inert), tensors=GOOD)
+        yield FileCase(13, f"{label} no archive", pickled(layout, b"\x80\x02}."), ("truncated",))
+        yield FileCase(13, f"{label} archive cut off", pickled(layout, good[:-30]), ("truncated",))
+        yield FileCase(25, f"{label} no tensors", pickled(layout, None), ("zip-layout",))
+        yield FileCase(42, f"{label} schema 5", pickled(layout, good, version), ("pt2-version",))
 
 
 # Program, weights and constants.

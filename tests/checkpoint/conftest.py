@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from testing.hostile.reader_process import Child
+from testing.hostile.reader_process import ReaderProcess
 
 
 @pytest.fixture(scope="module")
-def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReaderProcess]:
     """A process that reads checkpoints under limits of time and memory."""
-    process = Child(tmp_path_factory.mktemp("child"))
-    yield process
-    process.stop()
+    with ReaderProcess(tmp_path_factory.mktemp("reader")) as process:
+        yield process

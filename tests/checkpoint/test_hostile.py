@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from contextlib import nullcontext
@@ -15,62 +14,31 @@ import pytest
 from jaxlstm_converters.checkpoint import CODES, CheckpointError, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import find_lstms
 from testing.checkpoints.assemble import BOXES, WEIGHT, Box, mapping
-from testing.checkpoints.case import Case
+from testing.checkpoints.case import FileCase
 from testing.hostile.corpus import cases
-from testing.hostile.reader_process import Child, assert_outcome
-from testing.processes import run_python
+from testing.hostile.reader_process import ReaderProcess, assert_outcome
 
 CASES = list(cases())
 
 each_box = pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
 
 
-def _parameter(case: Case) -> Any:
-    marks = (pytest.mark.slow,) if case.slow else ()
-    return pytest.param(case, id=re.sub(r"[^\x20-\x7e]", "?", case.id), marks=marks)
-
-
-@pytest.mark.parametrize("case", [_parameter(case) for case in CASES])
-def test_case(tmp_path: Path, child: Child, case: Case) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"[^\x20-\x7e]", "?", case.id))
+def test_case(tmp_path: Path, reader: ReaderProcess, case: FileCase) -> None:
     path = case.create(tmp_path)
-    result = child.ask(path, case.options)
+    result = reader.ask(path, case.options)
     assert_outcome(result, case)
     assert not list(tmp_path.rglob("PWNED"))
-    assert not (child.folder / "PWNED").exists()
+    assert not (reader.folder / "PWNED").exists()
     assert set(case.codes) <= CODES.keys()
     if case.codes and path.is_relative_to(tmp_path):
         assert str(tmp_path) in result["line"]
 
 
 def test_corpus_is_complete() -> None:
-    """The corpus has at least 200 files with unique names and every case (38 and 40 are below)."""
+    """The corpus has every case (38 and 40 are below), under unique names."""
     assert {case.number for case in CASES} == set(range(47)) - {38, 40}
-    assert len({case.id for case in CASES}) == len(CASES) >= 200
-
-
-PROBE = """
-import json, os, sys
-import testing.hostile.reader as child
-
-sys.addaudithook(child.watch)
-child.limit(sys.argv[1])
-child.read_checkpoint = lambda path: {"a": bytearray(200 << 20)}
-print(child.read(sys.argv[1], {})["code"])
-child.allowed, child.watching = "/nowhere", True
-open("/dev/null").close()
-os.system("true")
-import colorsys
-print(json.dumps([v.split()[0] for v in child.violations]))
-"""
-
-
-def test_limits_are_enforced(tmp_path: Path) -> None:
-    """The reading process detects excess memory, foreign files, processes and imports."""
-    path = tmp_path / "a.npy"
-    np.save(path, np.zeros(1))
-    memory, seen = run_python("-c", PROBE, path).splitlines()
-    assert memory == "MemoryError"
-    assert {"open", "os.system", "import"} <= set(json.loads(seen))
+    assert len({case.id for case in CASES}) == len(CASES) > 1_300
 
 
 @each_box

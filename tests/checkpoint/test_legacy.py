@@ -1,16 +1,15 @@
-"""Files in the stream format of torch before 1.6 and in the tar format of torch 0.1."""
+"""Files in the stream format of torch before 1.6."""
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from jaxlstm_converters.checkpoint import read_checkpoint
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
-from testing.checkpoints.tar_files import write_tar
 from testing.wheels import fetch_pinned
 
 
@@ -49,14 +48,9 @@ def test_storage_views_of_torch_0_4(tmp_path: Path) -> None:
 
 
 def test_tar(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    arrays = {
-        "lstm.w": rng.normal(size=(3, 4)).astype(np.float32),
-        "b": rng.normal(size=(2, 5)).astype(np.float32),
-    }
-    write_tar(tmp_path / "a.tar", arrays)
-    ours = read_checkpoint(tmp_path / "a.tar")
-    assert ours.container == "torch legacy tar"
-    assert_same_checkpoint(ours, torch.load(tmp_path / "a.tar", weights_only=False))
-    np.testing.assert_array_equal(ours["lstm.w"], arrays["lstm.w"].T)
-    np.testing.assert_array_equal(ours["view"], arrays["lstm.w"].reshape(-1)[2:])
+    """The tar files of torch 0.1 are refused, with what to do."""
+    with tarfile.open(tmp_path / "a.pt", "w:") as archive:
+        archive.add(__file__, "storages")
+    with pytest.raises(CheckpointError, match=r"tar archive: .* save it again with torch") as caught:
+        read_checkpoint(tmp_path / "a.pt")
+    assert caught.value.code == "unknown-format"

@@ -9,8 +9,8 @@ import pytest
 from jaxlstm.programs.graph import Value
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from testing.checkpoints.seeds import CORPUS
 from testing.graphs import X, node, program
-from tools.fuzz.seeds import HERE
 
 
 def test_program_copies_the_values() -> None:
@@ -22,7 +22,7 @@ def test_program_copies_the_values() -> None:
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices copy the values")
 def test_values_that_were_read_are_not_copied() -> None:
-    graph, tensors, _ = read_pt2(HERE / "pt2-2.13.pt2")
+    graph, tensors, _ = read_pt2(CORPUS / "pt2-2.13.pt2")
     made = Program(graph, tensors, copy=False)
     assert made.params
     for name, array in made.params.items():

@@ -15,9 +15,9 @@ import jaxlstm
 from jaxlstm.programs.graph import Graph, Node, TensorType, Tree, Value
 from jaxlstm_converters.checkpoint import CheckpointError
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from testing.checkpoints.seeds import CORPUS
 from testing.exported import AUTO, Tagger, Tied, save
 from testing.processes import run_python
-from tools.fuzz.seeds import HERE
 
 LEAF = Tree("leaf")
 
@@ -200,7 +200,7 @@ def test_reading_imports_neither_torch_nor_jax(tagger: tuple[Path, torch.export.
 
 def test_final_states_with_a_wrong_type() -> None:
     """Types that torch recorded wrongly up to 2.12 are left out, and so are dependent types."""
-    graph, *_ = read_pt2(HERE / "pt2-2.9.pt2")
+    graph, *_ = read_pt2(CORPUS / "pt2-2.9.pt2")
     assert node(graph, "aten.lstm.input").types.keys() == {"getitem"}
-    graph, *_ = read_pt2(HERE / "pt2-2.13.pt2")
+    graph, *_ = read_pt2(CORPUS / "pt2-2.13.pt2")
     assert node(graph, "aten.lstm.input").types.keys() == {"getitem", "getitem_1", "getitem_2"}

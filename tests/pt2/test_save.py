@@ -13,10 +13,10 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from testing.checkpoints.seeds import CORPUS
 from testing.exported import save
-from tools.fuzz.seeds import HERE
 
-NEWEST = HERE / "pt2-2.13.pt2"
+NEWEST = CORPUS / "pt2-2.13.pt2"
 X = np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float32)
 
 
@@ -31,7 +31,7 @@ def torch_results(path: Path) -> list[np.ndarray]:
 def test_torch_opens_the_file(tmp_path: Path, version: str) -> None:
     """A file of any layout is written in the newest one, and torch computes the same from it."""
     path = tmp_path / "saved.pt2"
-    jaxlstm.load_program(HERE / f"pt2-{version}.pt2").save(path)
+    jaxlstm.load_program(CORPUS / f"pt2-{version}.pt2").save(path)
     for actual, expected in zip(torch_results(path), torch_results(NEWEST), strict=True):
         np.testing.assert_array_equal(actual, expected)
 

@@ -34,11 +34,11 @@ import torch
 import jaxlstm
 from jaxlstm.programs.graph import Graph
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from tools.fuzz.seeds import HERE
+from testing.checkpoints.seeds import CORPUS
 
 # torch 2.6 and 2.7 write an archive without folders, torch 2.8 pickled weights, later versions raw bytes.
 VERSIONS = ("2.6", "2.8", "2.9", "2.13")
-NEWEST = HERE / "pt2-2.13.pt2"
+NEWEST = CORPUS / "pt2-2.13.pt2"
 
 each_version = pytest.mark.parametrize("version", VERSIONS)
 
@@ -61,7 +61,7 @@ def without_versions(graph: Graph) -> Graph:
 
 @each_version
 def test_graph_and_tensors(version: str) -> None:
-    graph, tensors, _ = read_pt2(HERE / f"pt2-{version}.pt2")
+    graph, tensors, _ = read_pt2(CORPUS / f"pt2-{version}.pt2")
     expected_graph, expected, _ = read_pt2(NEWEST)
     assert without_versions(graph) == without_versions(expected_graph)
     assert tensors.keys() == expected.keys()
@@ -76,7 +76,7 @@ def test_results(version: str) -> None:
     x = np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float32)
     with torch.no_grad():
         expected = torch.export.load(NEWEST).module()(torch.from_numpy(x), 2.0)
-    program = jaxlstm.load_program(HERE / f"pt2-{version}.pt2")
+    program = jaxlstm.load_program(CORPUS / f"pt2-{version}.pt2")
     actual = program(program.params, x, 2.0)
     assert actual.keys() == expected.keys()
     for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
@@ -85,7 +85,7 @@ def test_results(version: str) -> None:
 
 @each_version
 def test_read_checkpoint(version: str) -> None:
-    path = HERE / f"pt2-{version}.pt2"
+    path = CORPUS / f"pt2-{version}.pt2"
     checkpoint = jaxlstm.read_checkpoint(path)
     assert checkpoint.container == "pt2"
     assert checkpoint["out.weight"].identity == checkpoint["tied.weight"].identity

@@ -3,38 +3,30 @@
     python -m tools.fuzz --seed S --start N --count M [--minutes X] [--processes P] [--only pt2]
 
 File N of seed S is the same on every machine. A finding is a file that yields neither tensors nor a
-`CheckpointError`, or that exceeds the limits on time or memory. Findings are kept in the folder `--keep`,
-and the exit status is 1.
+`CheckpointError`, or for which another guarantee of docs/safety.md does not hold. Findings are kept in the
+folder `--keep`, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
+import multiprocessing
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from testing.processes import python_environment
+from testing.hostile.reader_process import COMMAND, ReaderProcess
 from tools.fuzz.mutate import mutant
-
-CHILD = (sys.executable, "-m", "tools.fuzz.child")
-# Files per process: enough to amortize its start.
-BLOCK = 10_000
-# The number of deaths after which a block is abandoned.
-MAX_DEATHS = 100
 
 
 @dataclass
-class Report:
+class FuzzReport:
     """Counts of outcomes, and the findings.
 
     Attributes:
@@ -47,12 +39,29 @@ class Report:
     outcomes: Counter[str] = field(default_factory=Counter)
     findings: dict[str, list[int]] = field(default_factory=dict)
 
-    def add(self, other: Report) -> None:
+    def count(self, index: int, result: dict[str, Any]) -> None:
+        """Add the outcome of one file."""
+        self.files += 1
+        self.outcomes[_label(result)] += 1
+        if "finding" in result:
+            self.findings.setdefault(result["finding"], []).append(index)
+
+    def add(self, other: FuzzReport) -> None:
         """Add the counts and findings of another report."""
         self.files += other.files
         self.outcomes += other.outcomes
         for finding, indices in other.findings.items():
             self.findings.setdefault(finding, []).extend(indices)
+
+
+def _label(result: dict[str, Any]) -> str:
+    if "finding" in result:
+        return "finding"
+    if result["code"] is not None:
+        return f"pt2 without a graph: {result['code']}" if result["stage"] == "graph" else result["code"]
+    if "program" in result:
+        return f"pt2 without a program: {result['program']}" if result["program"] else "pt2 of a program"
+    return f"{result['container']} of {'some' if result['nbytes'] else 'no'} bytes"
 
 
 def fuzz(
@@ -62,84 +71,57 @@ def fuzz(
     *,
     seconds: float = float("inf"),
     processes: int = 1,
-    child: Sequence[str] = CHILD,
+    command: Sequence[str] = COMMAND,
     only: str = "",
-) -> Report:
+) -> FuzzReport:
     """Read files `start` to `start + count`, or fewer if the time runs out.
 
     Args:
         seed: seed of the mutations.
         start: index of the first file.
         count: number of files.
-        seconds: no block of files starts after this time.
-        processes: number of concurrent processes.
-        child: command of the process that reads files.
+        seconds: no file is read after this time.
+        processes: number of concurrent processes; each takes every n-th file.
+        command: starts the process that reads files.
         only: mutate only the valid files whose name starts with this text.
     """
-    end, step = start + count, min(BLOCK, -(-count // processes))
-    began = time.monotonic()
-    blocks, whole, lock = iter(range(start, end, step)), Report(), threading.Lock()
+    shares = [range(start + k, start + count, processes) for k in range(processes)]
+    arguments = [(seed, share, time.time() + seconds, command, only) for share in shares]
+    if processes == 1:
+        return _fuzz_share(*arguments[0])
+    report = FuzzReport()
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for part in pool.starmap(_fuzz_share, arguments):
+            report.add(part)
+    return report
 
-    def work(_: int) -> None:
-        while time.monotonic() - began < seconds:
-            with lock:
-                first = next(blocks, end)
-            if first == end:
+
+def _fuzz_share(
+    seed: int, indices: Iterable[int], end: float, command: Sequence[str], only: str
+) -> FuzzReport:
+    """Read files until a point in time."""
+    report = FuzzReport()
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz-") as folder,
+        ReaderProcess(Path(folder), command) as process,
+    ):
+        for index in indices:
+            if time.time() > end:
                 break
-            report = _block(seed, first, min(step, end - first), child, only)
-            with lock:
-                whole.add(report)
-
-    with ThreadPoolExecutor(processes) as workers:
-        list(workers.map(work, range(processes)))
-    return whole
+            case = mutant(seed, index, only)
+            report.count(index, process.ask(case.write(Path(folder) / case.name), case.options))
+    return report
 
 
-def _block(seed: int, start: int, count: int, child: Sequence[str], only: str) -> Report:
-    """Read a block of files in one process; start another after a death, from the next file on."""
-    report, end = Report(files=count), start + count
-    # In memory, so that the disk does not dominate the measured time.
-    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=shared) as folder:
-        for _ in range(MAX_DEATHS):
-            died = _process((seed, start, end - start, folder, only), child, report)
-            if died is None:
-                return report
-            start = died + 1
-    raise RuntimeError(f"{MAX_DEATHS} processes died between files {end - count} and {start}")
-
-
-def _process(arguments: tuple[int, int, int, str, str], child: Sequence[str], report: Report) -> int | None:
-    """Run one process; return the index of the file during which it died, or None."""
-    # More threads would reserve address space.
-    environment = python_environment(OPENBLAS_NUM_THREADS="1")
-    folder = Path(arguments[3])
-    command = [*child, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
-    for line in map(json.loads, done.stdout.splitlines()):
-        if "counts" in line:
-            report.add(Report(outcomes=Counter(line["counts"])))
-        else:
-            report.add(Report(findings={line["finding"]: [line["index"]]}))
-    if done.returncode == 0:
-        return None
-    progress = folder / "progress"
-    if not progress.exists():
-        raise RuntimeError(f"the process did not start: {done.stderr[-2_000:]}")
-    index = int(progress.read_bytes())
-    report.add(Report(findings={f"the process ends with status {done.returncode}": [index]}))
-    return index
-
-
-def keep(seed: int, report: Report, folder: Path, only: str = "") -> None:
+def keep(seed: int, report: FuzzReport, folder: Path, only: str = "") -> None:
     """Write the first file of each finding to its own folder."""
     for finding, indices in report.findings.items():
         place = folder / f"{seed}-{indices[0]}"
-        place.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         case = mutant(seed, indices[0], only)
-        case.write(place)
-        record = {"finding": finding, "seed": case.seed, "open": case.opened, "crc": case.check_crc}
-        (place / "finding.json").write_text(json.dumps(record | {"indices": indices[:20]}, indent=1))
+        record = {"finding": finding, "seed": case.name, "open": case.write(place).name}
+        text = json.dumps(record | {"options": case.options, "indices": indices[:20]}, indent=1)
+        (place / "finding.json").write_text(text)
 
 
 def main() -> int:

@@ -1,17 +1,16 @@
-"""Mutations of zip and tar archives: entries, headers, directories and contents."""
+"""Mutations of zip archives: entries, headers, directories and contents."""
 
 from __future__ import annotations
 
 import io
-import tarfile
 import zipfile
 from collections.abc import Callable
 from functools import lru_cache
 from random import Random
 from typing import Any
 
-from testing.checkpoints.assemble import Member, archive, end_record, end_record64
-from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
+from testing.checkpoints.assemble import ZipMember, archive, end_record, end_record64
+from tools.fuzz.plain_bytes import edit_sequence, fixed, number, text
 
 Mutate = Callable[[Random, bytes], bytes]
 
@@ -29,7 +28,7 @@ def _zip(raw: bytes) -> tuple[tuple[str, bytes, int], ...]:
 
 def mutate_zip(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
     """Edit the archive; checksums and sizes stay correct unless an edit breaks them."""
-    members = [Member(*entry) for entry in _zip(raw)]
+    members = [ZipMember(*entry) for entry in _zip(raw)]
     options: dict[str, Any] = {}
     for _ in range(edits):
         what = rng.randrange(20)
@@ -51,7 +50,7 @@ def mutate_zip(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
     return archive(members, **options)
 
 
-def _edit_header(rng: Random, member: Member) -> None:
+def _edit_header(rng: Random, member: ZipMember) -> None:
     """Edit a field of the directory, of the local header, or of both."""
     field = rng.choice((*FIELDS, "extra", "central_extra", "after"))
     if field in ("extra", "central_extra", "after"):
@@ -67,7 +66,7 @@ def _edit_header(rng: Random, member: Member) -> None:
         setattr(member, field, made)
 
 
-def _edit_name(rng: Random, members: list[Member]) -> None:
+def _edit_name(rng: Random, members: list[ZipMember]) -> None:
     member = rng.choice(members)
     folder = member.name.partition("/")[0]
     made = rng.choice((text(rng, member.name), f"{folder}/{rng.choice(ENTRIES)}"))
@@ -77,7 +76,7 @@ def _edit_name(rng: Random, members: list[Member]) -> None:
     elif rng.random() < 0.5:
         member.name = made
     else:
-        members.append(Member(made, rng.choice(members).data))
+        members.append(ZipMember(made, rng.choice(members).data))
 
 
 def _end(rng: Random) -> Callable[[int, int, int], bytes]:
@@ -101,44 +100,3 @@ def _end(rng: Random) -> Callable[[int, int, int], bytes]:
         return end_record(count, size, start, b"PK\5\6 comment")
 
     return rng.choice((wrong, wrong, wide, wide, comment))
-
-
-@lru_cache(2000)
-def _tar(raw: bytes) -> tuple[tuple[str, bytes, bytes], ...]:
-    with tarfile.open(fileobj=io.BytesIO(raw)) as opened:
-        files = ((info, opened.extractfile(info)) for info in opened)
-        return tuple((info.name, info.type, file.read()) for info, file in files if file)
-
-
-def mutate_tar(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
-    """Edit members; header checksums stay correct unless an edit breaks them."""
-    members = list(_tar(raw))
-    headers: dict[int, dict[str, Any]] = {}
-    for _ in range(edits):
-        what = rng.randrange(8)
-        at = rng.randrange(len(members)) if members else 0
-        if what == 0 or not members:
-            edit_sequence(rng, members)
-        elif what == 1:
-            headers[at] = {rng.choice(("name", "linkname", "type", "size", "raw")): rng}
-        else:
-            title, kind, data = members[at]
-            members[at] = title, kind, mutate(rng, data)
-    made = b"".join(_member(*member, edits=headers.get(index, {})) for index, member in enumerate(members))
-    return made + bytes(rng.choice((0, 512, 1024, 1024, 1024)))
-
-
-def _member(title: str, kind: bytes, data: bytes, *, edits: dict[str, Random]) -> bytes:
-    info = tarfile.TarInfo(title)
-    info.size = len(data)
-    for field, rng in edits.items():
-        if field == "type":
-            info.type = rng.choice((b"0", b"1", b"2", b"5", b"6", b"x", b"g", b"L", b"S", b"\0"))
-        elif field == "size":
-            info.size = number(rng, len(data)) % (1 << 33)
-        elif field != "raw":
-            setattr(info, field, text(rng, title).encode("ascii", "ignore").decode()[:90])
-    header = info.tobuf(tarfile.USTAR_FORMAT)
-    if "raw" in edits:
-        header = edit_bytes(edits["raw"], header)[:512].ljust(512, b"\0")
-    return header + data + bytes(-len(data) % 512)

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import struct
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
-from tools.fuzz import archives, pickles, protobuf, texts
+from testing.checkpoints.seeds import Seed, seeds
+from tools.fuzz import archives, pickles, texts
 from tools.fuzz.plain_bytes import edit_bytes
-from tools.fuzz.seeds import seeds
 
 # Exceptions of the standard library's parsers on input that has been mutated before.
 UNPARSED = (
     *(ValueError, LookupError, OverflowError, RecursionError, AttributeError, struct.error),
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error),
-    tarfile.TarError,
 )
 
 Mutator = Callable[[Random, bytes, int, Callable[[Random, bytes], bytes]], bytes]
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """The files of a mutated checkpoint and the arguments for reading it."""
+class Mutant(Seed):
+    """A mutated checkpoint, named for its seed, and the arguments for reading it."""
 
-    seed: str
-    files: dict[str, bytes]
-    opened: str
-    check_crc: bool
-
-    def write(self, folder: Path) -> Path:
-        """Write the files; return the path to open."""
-        for name, raw in self.files.items():
-            (folder / name).write_bytes(raw)
-        return folder / self.opened
+    options: dict[str, bool]
 
 
 def mutant(seed: int, index: int, only: str = "") -> Mutant:
@@ -54,7 +42,7 @@ def mutant(seed: int, index: int, only: str = "") -> Mutant:
     files = dict(origin.files)
     for name in rng.sample(list(files), min(len(files), rng.choice((1, 1, 1, 2)))):
         files[name] = mutate(rng, files[name])
-    return Mutant(origin.name, files, origin.opened, rng.random() < 0.8)
+    return Mutant(origin.name, files, origin.opened, {"check_crc": rng.random() < 0.8})
 
 
 def mutate(rng: Random, raw: bytes) -> bytes:
@@ -83,8 +71,4 @@ def mutator_for(raw: bytes) -> Mutator | None:
         return texts.mutate_json
     if raw[8:9] == b"{" and struct.unpack("<Q", raw[:8])[0] < len(raw):
         return texts.mutate_safetensors
-    if raw[257:262] == b"ustar":
-        return archives.mutate_tar
-    if len(raw) > 16 and raw[0] == 8 and raw[1] < 32:
-        return protobuf.mutate_protobuf
     return None

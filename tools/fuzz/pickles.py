@@ -12,6 +12,7 @@ from random import Random
 from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
 from testing.checkpoints.assemble import BOXES, ORDERED, call, integer, integers, name, sequence
 from testing.checkpoints.assemble import text as text_op
+from testing.checkpoints.seeds import seeds
 from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
 
 Mutate = Callable[[Random, bytes], bytes]
@@ -50,8 +51,6 @@ def parse(raw: bytes) -> tuple[bytes, ...]:
 @lru_cache(2000)
 def pool() -> tuple[bytes, ...]:
     """Return every opcode of the seeds that are plain pickles, and the opcodes that no seed has."""
-    from tools.fuzz.seeds import seeds
-
     pickles = [f for seed in seeds() for f in seed.files.values() if HEAD.match(f)]
     found = dict.fromkeys(op for raw in pickles for op in parse(raw) if len(op) < 64)
     return (*found, *GLOBALS, *(bytes([op.code.encode("latin1")[0]]) for op in pickletools.opcodes))

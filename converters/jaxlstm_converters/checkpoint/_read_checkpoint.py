@@ -13,11 +13,10 @@ from .formats.pt2_archive import is_pt2
 from .formats.safetensors import is_safetensors, read_safetensors
 from .formats.sharded import is_index, read_sharded
 from .formats.torch_legacy import read_pickle
-from .formats.torch_tar import is_tar, read_legacy_tar
 from .formats.torch_zip import read_torch_zip, root_folder
 from .formats.torchscript import is_torchscript, read_torchscript
 from .io.budget import Budget
-from .io.source import Source
+from .io.files import CheckpointFile
 from .io.zip_archive import Archive
 
 HEAD = 512
@@ -49,13 +48,14 @@ def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> 
         CheckpointError: the file has an unsupported format, or is damaged or hostile. See its
             `code`.
         OSError: the file cannot be opened.
+        ModuleNotFoundError: the file is an ONNX model, and the `onnx` package is not installed.
 
     >>> torch.save({"model": torch.nn.Linear(2, 3).state_dict()}, "linear.pt")
     >>> jaxlstm.read_checkpoint("linear.pt")["model.weight"].shape
     (3, 2)
     """
     try:
-        source = Source(path)
+        source = CheckpointFile(path)
         checkpoint = _read(source, check_crc)
         source.check_unchanged()
     except CheckpointError as error:
@@ -64,13 +64,13 @@ def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> 
     return checkpoint
 
 
-def _read(source: Source, check_crc: bool) -> Checkpoint:
+def _read(source: CheckpointFile, check_crc: bool) -> Checkpoint:
     if is_index(source.read(0, min(HEAD, source.size))):
         return read_sharded(source, lambda shard, budget: _read_single(shard, budget, check_crc))
     return _read_single(source, Budget(source.size), check_crc)
 
 
-def _read_single(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
+def _read_single(source: CheckpointFile, budget: Budget, check_crc: bool) -> Checkpoint:
     head = source.read(0, min(HEAD, source.size))
     if head.startswith(b"PK"):
         return _read_zip(source, budget, check_crc)
@@ -80,8 +80,6 @@ def _read_single(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
         return read_pickle(source, budget)
     if head.startswith(NPY_MAGIC):
         return read_npy(source, budget)
-    if is_tar(head):
-        return read_legacy_tar(source, budget)
     if is_onnx(head):
         return read_onnx(source, budget)
     message = f"the file starts with {head[:8]!r}, which no supported format does"
@@ -92,11 +90,14 @@ def _likely_kind(head: bytes, path: str) -> str:
     """Return the end of a message about an unknown format: the likely kind of the file."""
     if os.fsdecode(path).endswith(".stablehlo"):
         return "; jaxlstm.inference.load_exported reads artifacts of jaxlstm export"
+    if head[257:262] == b"ustar":
+        fix = "if torch 0.1 wrote it and you trust it, load and save it again with torch 0.4 or later"
+        return f"; it looks like a tar archive: {fix}"
     kind = next((kind for start, kind in KINDS.items() if head.lstrip().lower().startswith(start)), "")
     return f"; it looks like {kind}" if kind else ""
 
 
-def _read_zip(source: Source, budget: Budget, check_crc: bool) -> Checkpoint:
+def _read_zip(source: CheckpointFile, budget: Budget, check_crc: bool) -> Checkpoint:
     archive = Archive(source, check_crc)
     if is_npz(archive):
         return read_npz(archive, budget)

@@ -40,7 +40,7 @@ CODES: dict[str, str] = {
     "foreign-weight": "a weight is the result of a call that the reader does not make",
     # tensors
     "storage-key": "a storage key is not a plain number",
-    "missing-storage": "a tensor uses a storage that the file does not contain",
+    "missing-storage": "a tensor uses bytes that the file does not contain, or another file that is missing",
     "storage-size": "the declared size of a storage differs from its actual size",
     "storage-dtype": "one storage is used with two dtypes",
     "tensor-shape": "sizes, strides or offset are not valid integers",
@@ -50,11 +50,10 @@ CODES: dict[str, str] = {
     "duplicate-name": "two tensors would have the same name",
     # other formats
     "legacy-header": "the header of a file from before torch 1.6 is invalid",
-    "tar-entry": "an entry of a torch 0.1 tar is a link, a path, or unknown",
     "safetensors-header": "the header of a safetensors file is invalid",
     "safetensors-layout": "the tensors of a safetensors file overlap or leave a gap",
     "numpy-header": "the header of a NumPy array is invalid",
-    "shard-path": "an index names a shard outside its own directory",
+    "shard-path": "an index or a model names a file outside its own directory",
     "shard-mismatch": "an index and its shards disagree",
     "onnx-malformed": "the file is not a valid ONNX model",
     "onnx-unsupported": "an ONNX LSTM that torch.nn.LSTM cannot express",

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jaxlstm_converters.checkpoint.io.source import MemorySource
+from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import read_source
 
@@ -81,7 +81,7 @@ def from_module(
             # torch.return_types.max and the like have no name in a file.
             message = f"torch.export.save cannot write it: {error} Return plain tuples, lists or dicts"
             raise TypeError(message) from error
-    return program_of(read_source(MemorySource(buffer.getvalue(), f"<{type(torch_module).__name__}>")))
+    return program_of(read_source(MemoryFile(buffer.getvalue(), f"<{type(torch_module).__name__}>")))
 
 
 def _resolved(value: Any) -> Any:

@@ -14,7 +14,7 @@ from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.checkpoint.formats.pt2 import read_tensors
 from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2, open_program
 from jaxlstm_converters.checkpoint.io.budget import Budget
-from jaxlstm_converters.checkpoint.io.source import Source
+from jaxlstm_converters.checkpoint.io.files import CheckpointFile
 from jaxlstm_converters.checkpoint.io.tensor import Tensor
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive
 from jaxlstm_converters.pt2.fields import malformed
@@ -51,10 +51,10 @@ def read_pt2(path: str | os.PathLike[str], *, check_crc: bool = True) -> Program
         CheckpointError: the file is not a program, is damaged or hostile, or has unsupported parts.
         OSError: the file cannot be opened.
     """
-    return read_source(Source(path), check_crc=check_crc)
+    return read_source(CheckpointFile(path), check_crc=check_crc)
 
 
-def read_source(source: Source, *, check_crc: bool = True) -> ProgramFile:
+def read_source(source: CheckpointFile, *, check_crc: bool = True) -> ProgramFile:
     """Return the program in an open file; see `read_pt2`."""
     try:
         return _read(source, check_crc)
@@ -63,7 +63,7 @@ def read_source(source: Source, *, check_crc: bool = True) -> ProgramFile:
         raise
 
 
-def _read(source: Source, check_crc: bool) -> ProgramFile:
+def _read(source: CheckpointFile, check_crc: bool) -> ProgramFile:
     if source.read(0, min(2, source.size)) != b"PK":
         raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
     archive = Archive(source, check_crc)

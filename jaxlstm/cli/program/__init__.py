@@ -18,12 +18,12 @@ def is_program(path: str) -> bool:
     """
     from jaxlstm_converters.checkpoint.errors import CheckpointError
     from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2
-    from jaxlstm_converters.checkpoint.io.source import Source
+    from jaxlstm_converters.checkpoint.io.files import CheckpointFile
     from jaxlstm_converters.checkpoint.io.zip_archive import Archive
 
     require_exists(path)
     try:
-        source = Source(path)
+        source = CheckpointFile(path)
         return source.read(0, min(2, source.size)) == b"PK" and is_pt2(Archive(source, check_crc=False))
     except CheckpointError:
         # The reader of checkpoints explains what is wrong with the file.

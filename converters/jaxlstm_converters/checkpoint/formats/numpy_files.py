@@ -11,7 +11,7 @@ from ..checkpoint import Checkpoint
 from ..errors import printable
 from ..io._make_tensor import make_array
 from ..io.budget import Budget
-from ..io.source import Source
+from ..io.files import CheckpointFile
 from ..io.storage import Storage
 from ..io.stream import ByteReader
 from ..io.tensor import Tensor
@@ -53,7 +53,7 @@ def read_npz(archive: Archive, budget: Budget) -> Checkpoint:
     return checkpoint
 
 
-def read_npy(source: Source, budget: Budget) -> Checkpoint:
+def read_npy(source: CheckpointFile, budget: Budget) -> Checkpoint:
     """Read one array, whose name is ""."""
     checkpoint = Checkpoint(source.path, "npy")
     stream = ByteReader(source, 0, source.size, "numpy-header")

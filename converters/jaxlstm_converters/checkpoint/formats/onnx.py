@@ -16,9 +16,9 @@ from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, printable
 from ..io._make_tensor import make_tensor
 from ..io.budget import Budget
-from ..io.source import Source
+from ..io.files import CheckpointFile
 from ..io.tensor import StackedTensor, Tensor
-from .onnx_graph import LSTMNode, Model, read_model
+from .onnx_graph import LSTMNode, OnnxModel, read_model
 
 # The positions of torch's i, f, g, o in ONNX's order.
 GATES = (0, 2, 3, 1)
@@ -26,6 +26,8 @@ MAX_NODES = 1_000
 Weights = tuple[Tensor, Tensor, Tensor | None]
 # The names that exporters give to LSTM nodes.
 NODE = re.compile(r"(node_)?lstm(_\d+)?", re.IGNORECASE)
+# The module path in the metadata of a node of torch's newer exporter, such as "['', 'a', 'a.rnn', 'lstm']".
+SCOPES = re.compile(r"\['.*'\]")
 
 
 def is_onnx(head: bytes) -> bool:
@@ -33,12 +35,12 @@ def is_onnx(head: bytes) -> bool:
     return len(head) > 3 and head[0] == 8 and head[1] < 32 and head[2] in b"\x12\x1a\x22\x28\x32:B"
 
 
-def read_onnx(source: Source, budget: Budget) -> Checkpoint:
+def read_onnx(source: CheckpointFile, budget: Budget) -> Checkpoint:
     """Read the initializers. Weights of LSTM nodes are named `PREFIXweight_ih_l0` and so on.
 
-    The prefix is the scope of the node: "/decoder/rnn/LSTM" becomes "decoder.rnn.". Consecutive
-    nodes of one scope with matching sizes are the layers of one LSTM if each runs on the output of the
-    one before.
+    The prefix is the module path that torch's newer exporter stores, or else the scope of the node:
+    "/decoder/rnn/LSTM" becomes "decoder.rnn.". Consecutive nodes of
+    one scope with matching sizes are the layers of one LSTM if each runs on the output of the one before.
     """
     checkpoint = Checkpoint(source.path, "ONNX")
     model = read_model(source, budget, checkpoint.warnings)
@@ -63,7 +65,7 @@ class _Layer:
     b: Tensor | None
 
 
-def _layers(model: Model, checkpoint: Checkpoint) -> list[_Layer]:
+def _layers(model: OnnxModel, checkpoint: Checkpoint) -> list[_Layer]:
     """Assign each LSTM node that has weights to a layer of an LSTM."""
     if len(model.lstm_nodes) > MAX_NODES:
         message = f"the model has {len(model.lstm_nodes)} LSTM nodes; the limit is {MAX_NODES}"
@@ -94,7 +96,7 @@ def _layers(model: Model, checkpoint: Checkpoint) -> list[_Layer]:
     return layers
 
 
-def _weights(model: Model, node: LSTMNode) -> Weights | None:
+def _weights(model: OnnxModel, node: LSTMNode) -> Weights | None:
     """Return the weights, after checking their shapes; None if the model computes them."""
     shown = printable(node.name)
     if "" in node.weights[:2]:
@@ -109,20 +111,34 @@ def _weights(model: Model, node: LSTMNode) -> Weights | None:
     node.refuse_unsupported()
     w, r = (model.tensors[name] for name in node.weights[:2])
     b = model.tensors[node.weights[2]] if node.weights[2] else None
-    directions = 2 if node.bidirectional else 1
     hidden = r.shape[-1] if r.ndim == 3 else 0
+    _check_shapes(node, hidden, w, r, b)
+    states = [model.tensors[name].shape for name in node.inputs[5:7] if name in model.tensors]
+    if any(shape[-1:] != (hidden,) for shape in states):
+        # torch's newer exporter writes this for an LSTM with proj_size.
+        message = f"LSTM node {shown!r} of hidden size {hidden} has initial states of shapes {states}"
+        raise CheckpointError("onnx-unsupported", message)
+    return w, r, b
+
+
+def _check_shapes(node: LSTMNode, hidden: int, w: Tensor, r: Tensor, b: Tensor | None) -> None:
+    directions = 2 if node.bidirectional else 1
     fits = w.ndim == 3 and (w.shape[:2], r.shape[:2]) == ((directions, 4 * hidden),) * 2
-    if not fits or hidden == 0 or (b is not None and b.shape != (directions, 8 * hidden)):
+    fits = fits and hidden > 0 and node.hidden_size in (0, hidden)
+    if not fits or (b is not None and b.shape != (directions, 8 * hidden)):
         raise CheckpointError(
             "onnx-unsupported",
-            f"LSTM node {shown!r} with {directions} directions has shapes W {w.shape}, R {r.shape}, "
+            f"LSTM node {printable(node.name)!r} with {directions} directions and hidden_size "
+            f"{node.hidden_size or hidden} has shapes W {w.shape}, R {r.shape}, "
             f"B {None if b is None else b.shape}; expected (D, 4H, in), (D, 4H, H), (D, 8H)",
         )
-    return w, r, b
 
 
 def _scope(node: LSTMNode, number: int) -> str:
     """Return the dotted module path of a node."""
+    if SCOPES.fullmatch(node.scopes):
+        # The last scope is the call, the one before it the module.
+        return "".join(node.scopes[2:-2].split("', '")[-2:-1])
     parts = [part for part in node.name.split("/") if part]
     if parts and NODE.fullmatch(parts[-1]):
         parts.pop()

@@ -18,12 +18,12 @@ from ..errors import CheckpointError, describe, printable
 from ..io._make_tensor import make_tensor
 from ..io.budget import Budget
 from ..io.dtypes import DTYPES
-from ..io.source import Part
+from ..io.files import FilePart
 from ..io.storage import Storage
 from ..io.tensor import Tensor
-from ..io.zip_archive import Archive, Entry
+from ..io.zip_archive import Archive, ZipEntry
 from .byteorder import is_big_endian
-from .pt2_archive import Program, open_program
+from .pt2_archive import ProgramArchive, open_program
 from .pt2_hints import lstm_hints
 
 # torch._export.serde.schema.ScalarType
@@ -43,7 +43,7 @@ def read_pt2(archive: Archive, budget: Budget) -> Checkpoint:
     return read_tensors(open_program(archive), budget)
 
 
-def read_tensors(program: Program, budget: Budget) -> Checkpoint:
+def read_tensors(program: ProgramArchive, budget: Budget) -> Checkpoint:
     """Return parameters and buffers, then constants, under their names in torch."""
     checkpoint = Checkpoint(program.archive.source.path, "pt2")
     checkpoint.hints = lstm_hints(program.document)
@@ -55,7 +55,7 @@ def read_tensors(program: Program, budget: Budget) -> Checkpoint:
     return checkpoint
 
 
-def _raw(program: Program, kind: str, budget: Budget) -> Iterator[tuple[str, Tensor]]:
+def _raw(program: ProgramArchive, kind: str, budget: Budget) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors that are stored as bytes, by name."""
     config = program.json(f"data/{kind}/{program.name}_{kind}_config.json").get("config")
     if not isinstance(config, dict):
@@ -69,7 +69,7 @@ def _raw(program: Program, kind: str, budget: Budget) -> Iterator[tuple[str, Ten
         yield name, _tensor(name, entry["tensor_meta"], storages[path], budget)
 
 
-def _pickled(program: Program, entry: Entry, budget: Budget) -> Iterator[tuple[str, Tensor]]:
+def _pickled(program: ProgramArchive, entry: ZipEntry, budget: Budget) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in a file of torch.save inside the archive, by name."""
     # Imported here because files of torch 2.9 and later do without the reader of pickles.
     from .torch_zip import read_torch_zip, root_folder
@@ -78,7 +78,7 @@ def _pickled(program: Program, entry: Entry, budget: Budget) -> Iterator[tuple[s
     source = program.archive.source
     program.archive.verify(entry)
     try:
-        inner = Archive(Part(source, entry.offset, entry.size), program.archive.checks_crc)
+        inner = Archive(FilePart(source, entry.offset, entry.size), program.archive.checks_crc)
         root = root_folder(inner)
         if is_torchscript(inner, root):
             raise CheckpointError("zip-layout", "the tensors are in a TorchScript archive")
@@ -118,7 +118,7 @@ def _payload(name: str, entry: Any) -> str:
     return path
 
 
-def _open_storage(program: Program, name: str, big_endian: bool) -> Storage:
+def _open_storage(program: ProgramArchive, name: str, big_endian: bool) -> Storage:
     entry = program.entry(name)
     if entry is None:
         raise CheckpointError("missing-storage", f"the archive has no entry {printable(program.root)}{name}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import CheckpointError, describe, printable
 from ..io.strict_json import read_json
-from ..io.zip_archive import Archive, Entry
+from ..io.zip_archive import Archive, ZipEntry
 
 FORMAT_ENTRY = "archive_format"
 FLAT_PROGRAM = "serialized_exported_program.json"
@@ -24,7 +24,7 @@ SCHEMA_MAJORS = (8,)
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ProgramArchive:
     """The program of an archive.
 
     Attributes:
@@ -38,14 +38,14 @@ class Program:
     archive: Archive
     root: str
     name: str
-    text: Entry
+    text: ZipEntry
     document: dict[str, Any]
 
-    def entry(self, name: str) -> Entry | None:
+    def entry(self, name: str) -> ZipEntry | None:
         """Return an entry below the root, or None."""
         return self.archive.entries.get(self.root + name)
 
-    def pickled(self, kind: str) -> Entry | None:
+    def pickled(self, kind: str) -> ZipEntry | None:
         """Return the entry that torch.save wrote for the "weights" or "constants", up to torch 2.8."""
         return self.entry(f"data/{kind}/{self.name}.pt" if self.root else FLAT_TENSORS[kind])
 
@@ -64,7 +64,7 @@ def is_pt2(archive: Archive) -> bool:
     )
 
 
-def open_program(archive: Archive) -> Program:
+def open_program(archive: Archive) -> ProgramArchive:
     """Return the only program of an archive, after checking the versions.
 
     Raises:
@@ -73,7 +73,7 @@ def open_program(archive: Archive) -> Program:
     archive.refuse_compressed()
     if FLAT_PROGRAM in archive.entries:
         text = archive.entries[FLAT_PROGRAM]
-        return Program(archive, "", "model", text, _document(archive, text))
+        return ProgramArchive(archive, "", "model", text, _document(archive, text))
     root = _root(archive)
     _expect_text(archive, f"{root}{FORMAT_ENTRY}", b"pt2")
     _expect_text(archive, f"{root}archive_version", b"0")
@@ -84,7 +84,7 @@ def open_program(archive: Archive) -> Program:
             problem = "the archive holds compiled code and no program; write it with torch.export.save"
         raise CheckpointError("pt2-unsupported", problem)
     text = archive.entries[root + found[0][0]]
-    return Program(archive, root, found[0][1], text, _document(archive, text))
+    return ProgramArchive(archive, root, found[0][1], text, _document(archive, text))
 
 
 def _root(archive: Archive) -> str:
@@ -105,7 +105,7 @@ def _expect_text(archive: Archive, name: str, expected: bytes) -> None:
         raise CheckpointError("pt2-version", message, entry.offset if entry else None)
 
 
-def _document(archive: Archive, entry: Entry) -> dict[str, Any]:
+def _document(archive: Archive, entry: ZipEntry) -> dict[str, Any]:
     """Return the JSON text of a program, after checking its schema version."""
     document = _json(archive, entry)
     version = document.get("schema_version")
@@ -117,6 +117,6 @@ def _document(archive: Archive, entry: Entry) -> dict[str, Any]:
     return document
 
 
-def _json(archive: Archive, entry: Entry) -> dict[str, Any]:
+def _json(archive: Archive, entry: ZipEntry) -> dict[str, Any]:
     archive.verify(entry)
     return read_json(archive.source, entry.offset, entry.size, "pt2-malformed", fractions=True)

@@ -6,14 +6,13 @@ safetensors or torch.save files. Each shard must be a file in the directory of t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
-from ..io.source import Source
+from ..io.files import CheckpointFile, open_beside
 from ..io.strict_json import read_json
 
 # Each shard keeps a file open.
@@ -25,7 +24,7 @@ def is_index(head: bytes) -> bool:
     return head.lstrip(b" \t\r\n").startswith((b'{"', b"{ ", b"{\n", b"{\r", b"{\t"))
 
 
-def read_sharded(source: Source, read: Callable[[Source, Budget], Checkpoint]) -> Checkpoint:
+def read_sharded(source: CheckpointFile, read: Callable[[CheckpointFile, Budget], Checkpoint]) -> Checkpoint:
     """Read the tensors of all shards, in the order of the index.
 
     Args:
@@ -33,7 +32,8 @@ def read_sharded(source: Source, read: Callable[[Source, Budget], Checkpoint]) -
         read: reads one shard. All shards share one budget.
     """
     weight_map = _read_weight_map(source)
-    sources = {file: _open(source.path, file) for file in dict.fromkeys(weight_map.values())}
+    files = dict.fromkeys(weight_map.values())
+    sources = {file: open_beside(source.path, file, "shard-mismatch") for file in files}
     budget = Budget(source.size + sum(shard.size for shard in sources.values()))
     shards: dict[str, Checkpoint] = {}
     for file, shard in sources.items():
@@ -54,18 +54,15 @@ def read_sharded(source: Source, read: Callable[[Source, Budget], Checkpoint]) -
     return checkpoint
 
 
-def _read_weight_map(source: Source) -> dict[str, str]:
+def _read_weight_map(source: CheckpointFile) -> dict[str, str]:
     index = read_json(source, 0, source.size, "unknown-format")
     weight_map: Any = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         message = "the JSON file has no weight_map, so it is not the index of a sharded checkpoint"
         raise CheckpointError("unknown-format", message)
     for file in weight_map.values():
-        if type(file) is not str or not _is_file_name(file):
-            raise CheckpointError(
-                "shard-path",
-                f"the index names shard {describe(file)}, expected a file name without directory",
-            )
+        if type(file) is not str:
+            raise CheckpointError("shard-path", f"the index names shard {describe(file)}, expected a text")
     count = len(set(weight_map.values()))
     if count > MAX_SHARDS:
         message = f"the index names {count} shards; the limit is {MAX_SHARDS}"
@@ -73,34 +70,8 @@ def _read_weight_map(source: Source) -> dict[str, str]:
     return weight_map
 
 
-def _is_file_name(file: str) -> bool:
-    try:
-        os.fsencode(file)
-    except UnicodeEncodeError:
-        # A lone surrogate, which JSON can encode.
-        return False
-    return file not in ("", ".", "..") and not set(file) & {"/", "\\", "\0"}
-
-
-def _open(index: str, file: str) -> Source:
-    """Open a shard, which must be in the directory of the index after resolving links."""
-    folder = os.path.realpath(os.path.dirname(index) or ".")
-    path = os.path.realpath(os.path.join(folder, file))
-    if os.path.dirname(path) != folder:
-        raise CheckpointError(
-            "shard-path",
-            f"shard {printable(file)!r} is a link out of the directory of the index; "
-            "copy the files into one directory",
-        )
-    try:
-        return Source(path)
-    except OSError as error:
-        message = f"shard {printable(file)!r} cannot be opened: {error.strerror}"
-        raise CheckpointError("shard-mismatch", message) from None
-
-
 def _read_shard(
-    source: Source, budget: Budget, read: Callable[[Source, Budget], Checkpoint], limit: int
+    source: CheckpointFile, budget: Budget, read: Callable[[CheckpointFile, Budget], Checkpoint], limit: int
 ) -> Checkpoint:
     """Read a shard, without the parts that need much memory for a small file."""
     shard = read(source, budget)

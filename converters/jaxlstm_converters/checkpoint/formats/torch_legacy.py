@@ -15,7 +15,7 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, describe, printable
 from ..io.budget import Budget
-from ..io.source import Source
+from ..io.files import CheckpointFile
 from ..io.storage import Storage
 from ..io.stream import ByteReader, Span
 from ..pickle._name_tensors import name_tensors
@@ -82,7 +82,7 @@ class LegacyStorages:
             raise CheckpointError("storage-size", message)
         return known[0]
 
-    def place(self, source: Source, keys: Any, position: int) -> int:
+    def place(self, source: CheckpointFile, keys: Any, position: int) -> int:
         """Set the offsets of the storages, which start at `position`; return where they end."""
         is_texts = type(keys) is list and all(type(key) is str for key in keys)
         if not is_texts or sorted(keys) != sorted(self._by_key):
@@ -108,7 +108,7 @@ class LegacyStorages:
         return position
 
 
-def read_pickle(source: Source, budget: Budget) -> Checkpoint:
+def read_pickle(source: CheckpointFile, budget: Budget) -> Checkpoint:
     """Read one pickle, or the legacy stream after it if it is torch's magic number."""
     stream = ByteReader(source, 0, source.size)
     result = run_pickle(stream, budget, nested=read_nested_storage)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
-from .source import Source
+from .files import CheckpointFile
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +27,7 @@ class Storage:
         data: the bytes, for short storages that had to be decoded.
     """
 
-    source: Source | None
+    source: CheckpointFile | None
     offset: int
     nbytes: int
     big_endian: bool = False
@@ -93,7 +93,7 @@ class Latin1Storage(Storage):
         self.source.check_unchanged()
 
 
-def count_latin1(source: Source, offset: int, length: int) -> int:
+def count_latin1(source: CheckpointFile, offset: int, length: int) -> int:
     """Return the number of bytes that UTF-8 text at `offset` stands for.
 
     Raises:

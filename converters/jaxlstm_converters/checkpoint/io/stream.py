@@ -1,4 +1,4 @@
-"""`ByteReader`: sequential reading, through a small buffer, of pickles and protocol buffers."""
+"""`ByteReader`: sequential reading, through a small buffer, of pickles and headers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 from ..errors import CheckpointError
-from .source import Source
+from .files import CheckpointFile
 from .storage import Storage
 
 WINDOW = 1 << 16
@@ -18,7 +18,7 @@ MAX_LINE = 4096
 class Span:
     """A byte range of a file that has not been read."""
 
-    source: Source
+    source: CheckpointFile
     offset: int
     length: int
 
@@ -43,7 +43,7 @@ class ByteReader:
 
     __slots__ = ("_base", "_buffer", "_code", "_end", "_filled", "_position", "source")
 
-    def __init__(self, source: Source, offset: int, end: int, code: str = "pickle-malformed") -> None:
+    def __init__(self, source: CheckpointFile, offset: int, end: int, code: str = "pickle-malformed") -> None:
         self.source = source
         self._code = code
         self._end = end

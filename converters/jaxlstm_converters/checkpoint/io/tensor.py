@@ -16,7 +16,7 @@ import numpy as np
 from jaxlstm._shared.aligned import aligned
 
 from ..errors import printable
-from .source import CHUNK
+from .files import CHUNK
 from .storage import Storage
 
 # A strided read holds at most this many bytes beside its result.

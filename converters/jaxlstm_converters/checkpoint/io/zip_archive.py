@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass
 
 from ..errors import CheckpointError, printable
-from .source import Source
+from .files import CheckpointFile
 from .stream import ByteReader
 from .zip_directory import CentralHeader, read_directory, wide_field, widen
 
@@ -24,7 +24,7 @@ ENCRYPTED, HAS_DESCRIPTOR, UTF8 = 0x2041, 0x0008, 0x0800
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ZipEntry:
     """One file of the archive: `size` bytes at `offset`, unless it is compressed.
 
     Compressed entries are accepted in TorchScript archives only, whose code is never used.
@@ -52,9 +52,9 @@ class Archive:
         CheckpointError: one of the zip codes, `truncated` or `trailing-bytes`.
     """
 
-    def __init__(self, source: Source, check_crc: bool) -> None:
+    def __init__(self, source: CheckpointFile, check_crc: bool) -> None:
         self.source = source
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ZipEntry] = {}
         self.checks_crc = check_crc
         headers, directory_start = read_directory(source)
         headers.sort(key=lambda header: header.local_offset)
@@ -73,11 +73,11 @@ class Archive:
             message = "bytes before the central directory belong to no entry"
             raise CheckpointError("zip-overlap", message, position)
 
-    def crc(self, entry: Entry) -> int | None:
+    def crc(self, entry: ZipEntry) -> int | None:
         """Return the declared checksum of an entry; None if checksums are not compared."""
         return entry.crc if self.checks_crc else None
 
-    def stream(self, entry: Entry, code: str = "pickle-malformed") -> ByteReader:
+    def stream(self, entry: ZipEntry, code: str = "pickle-malformed") -> ByteReader:
         """Return the data of an entry."""
         return ByteReader(self.source, entry.offset, entry.offset + entry.size, code)
 
@@ -99,7 +99,7 @@ class Archive:
                     entry.offset,
                 )
 
-    def verify(self, entry: Entry) -> None:
+    def verify(self, entry: ZipEntry) -> None:
         """Raise `crc-mismatch` unless the data has the checksum that the archive declares."""
         crc = self.source.crc(entry.offset, entry.size) if self.checks_crc else entry.crc
         if crc != entry.crc:
@@ -114,7 +114,7 @@ class Archive:
             )
 
 
-def _read_entry(source: Source, header: CentralHeader, end: int) -> Entry:
+def _read_entry(source: CheckpointFile, header: CentralHeader, end: int) -> ZipEntry:
     """Return the entry whose bytes end at `end`, after comparing its local and central headers."""
     name = _decode_name(header)
     at = header.local_offset
@@ -152,7 +152,7 @@ def _read_entry(source: Source, header: CentralHeader, end: int) -> Entry:
         raise header.error("zip-overlap", "is followed by bytes that belong to no entry")
     if header.method == 0 and header.compressed != header.size:
         raise header.error("zip-header-mismatch", "is not compressed but declares two sizes")
-    return Entry(name, data, header.size, header.crc, header.method != 0)
+    return ZipEntry(name, data, header.size, header.crc, header.method != 0)
 
 
 def _check_descriptor(data: bytes, expected: tuple[int, int, int], at: int) -> None:

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 from ..errors import CheckpointError, printable
-from .source import Source
+from .files import CheckpointFile
 
 CENTRAL, END = b"PK\x01\x02", b"PK\x05\x06"
 END64, LOCATOR64 = b"PK\x06\x06", b"PK\x06\x07"
@@ -33,7 +33,7 @@ class CentralHeader:
         return CheckpointError(code, f"entry {shown!r} {problem}", self.local_offset)
 
 
-def read_directory(source: Source) -> tuple[list[CentralHeader], int]:
+def read_directory(source: CheckpointFile) -> tuple[list[CentralHeader], int]:
     """Return the entries of the central directory, in its order, and the offset where it starts."""
     start, count, size = _find_directory(source)
     data = source.read(start, size)
@@ -90,7 +90,7 @@ def _directory_error(message: str, offset: int) -> CheckpointError:
     return CheckpointError("zip-directory", message, offset)
 
 
-def _find_directory(source: Source) -> tuple[int, int, int]:
+def _find_directory(source: CheckpointFile) -> tuple[int, int, int]:
     """Return the offset, number of entries and size of the central directory."""
     missing = "the archive has no end record: the file is cut off"
     if source.size < 22:
@@ -125,7 +125,7 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
     return start, count, size
 
 
-def _read_end64(source: Source, locator: int, record: int) -> tuple[int, int, int]:
+def _read_end64(source: CheckpointFile, locator: int, record: int) -> tuple[int, int, int]:
     """Return the offset, number of entries and size of the directory in the ZIP64 end record."""
     disk, offset, disks = struct.unpack("<4xIQI", source.read(locator, 20))
     if disk or disks != 1 or offset != record:

@@ -1,4 +1,4 @@
-"""The machine that runs pickles: the operations of the opcodes on the stack and the memo.
+"""The machine that runs pickles: a stack with marks, a memo, and the operations of the opcodes on them.
 
 The machine imports nothing, looks up no attribute and calls nothing that a file names. A global is
 a pair of strings. A call has an effect only for the pairs of its `Vocabulary`, each of which maps to
@@ -17,16 +17,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, describe, printable
+from ..io.budget import Budget
 from ..io.storage import Storage
-from ..io.stream import Span
+from ..io.stream import ByteReader, Span
 from ..io.tensor import Tensor
-from .stack import PickleStack
 from .values import GlobalName, OrderedDict, Placeholder, StorageType, TextSpan, UnsupportedTensor
 
 # Prices in bytes. PRICE is the price of a small object.
 PRICE = 80
 TUPLE_PRICE = 56
 DICT_ITEM_PRICE = 120
+# A place on the stack or a mark, and an entry in the memo.
+PLACE_PRICE = 8
+MEMO_PRICE = 72
 
 # Longer strings stay in the file.
 MAX_TEXT = 1 << 16
@@ -57,7 +60,7 @@ class Vocabulary:
 
 
 @dataclass(eq=False, repr=False)
-class PickleMachine(PickleStack):
+class PickleMachine:
     """The state of one running pickle.
 
     Attributes:
@@ -72,12 +75,98 @@ class PickleMachine(PickleStack):
         nested_storages: the results of `nested` by identity of the bytes.
     """
 
+    stream: ByteReader
+    budget: Budget
     vocabulary: Vocabulary
     persistent_value: Callable[[Any], Any] | None = None
     nested: Callable[[PickleMachine, Span], Storage] | None = None
+    value: Any = field(default=None, init=False)
     tensors: list[Tensor] = field(default_factory=list, init=False)
     opcodes: int = field(default=0, init=False)
     nested_storages: dict[int, tuple[Span, Storage]] = field(default_factory=dict, init=False)
+    _stack: list[Any] = field(default_factory=list, init=False)
+    _marks: list[int] = field(default_factory=list, init=False)
+    _memo: dict[int, Any] = field(default_factory=dict, init=False)
+
+    def stop(self) -> None:
+        """Set the value of the pickle, and release the memo."""
+        if len(self._stack) != 1 or self._marks:
+            raise self.malformed("values are left on the stack at the end")
+        self.value = self._stack.pop()
+        self._memo.clear()
+
+    def malformed(self, message: str) -> CheckpointError:
+        """Return the error for an invalid sequence of opcodes."""
+        return self.stream.malformed(f"malformed pickle: {message}")
+
+    def charge(self, price: int) -> None:
+        """Pay `price` bytes, or raise `pickle-budget`."""
+        self.budget.memory -= price
+        if self.budget.memory < 0:
+            raise CheckpointError(
+                "pickle-budget",
+                "the values of the pickle need far more memory than a file of this size may use",
+            )
+
+    def push(self, value: Any, price: int = 0) -> None:
+        """Push a value that costs `price` bytes."""
+        # `charge`, inlined because every opcode comes through here.
+        budget = self.budget
+        budget.memory -= price + PLACE_PRICE
+        if budget.memory < 0:
+            self.charge(0)
+        self._stack.append(value)
+
+    def pop(self) -> Any:
+        """Pop the top value."""
+        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+            raise self.malformed("an opcode needs more values than the stack holds")
+        return self._stack.pop()
+
+    def mark(self) -> None:
+        """Push a mark."""
+        self.charge(PLACE_PRICE)
+        self._marks.append(len(self._stack))
+
+    def pop_mark(self) -> list[Any]:
+        """Pop the values above the last mark, and the mark."""
+        if not self._marks:
+            raise self.malformed("an opcode needs a mark, but the stack has none")
+        mark = self._marks.pop()
+        values = self._stack[mark:]
+        del self._stack[mark:]
+        return values
+
+    def drop(self) -> None:
+        """Drop the top value, or the mark if no value is above it."""
+        if self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()
+        else:
+            self.pop()
+
+    def top(self) -> Any:
+        """Return the top value."""
+        value = self.pop()
+        self._stack.append(value)
+        return value
+
+    def put(self, key: int) -> None:
+        """Store the top value in the memo under `key`."""
+        if not self._stack:
+            raise self.malformed("an opcode stores the top of an empty stack in the memo")
+        if key not in self._memo:
+            self.charge(MEMO_PRICE)
+        self._memo[key] = self._stack[-1]
+
+    def put_next(self) -> None:
+        """Store the top value in the memo under the next free number."""
+        self.put(len(self._memo))
+
+    def get(self, key: int) -> None:
+        """Push the value stored under `key`."""
+        if key not in self._memo:
+            raise self.malformed(f"memo entry {key} is used but not set")
+        self.push(self._memo[key])
 
     def text(self, count: int) -> None:
         """Push the next `count` bytes as a string."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import printable
-from ..io.source import Source
+from ..io.files import CheckpointFile
 from ..io.tensor import Tensor
 
 
@@ -80,7 +80,7 @@ class TextSpan:
     `latin1` is the number of its characters, once `_codecs.encode` has asked for them as bytes.
     """
 
-    source: Source
+    source: CheckpointFile
     offset: int
     length: int
     latin1: int | None = None

@@ -1,4 +1,4 @@
-"""`Source`: an open file that is read by position.
+"""`CheckpointFile`: an open file that is read by position.
 
 Files are read with `pread` rather than mapped. Truncating a mapped file kills the process (SIGBUS);
 truncating a file that is being read raises an ordinary error.
@@ -13,13 +13,14 @@ import threading
 import weakref
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, describe, printable
 
 CHUNK = 1 << 20
 
 
-class Source:
+class CheckpointFile:
     """A regular file, open for reading as long as this object exists.
 
     Each read returns exactly the requested bytes. Reads of a file that was truncated, and
@@ -119,10 +120,10 @@ class Source:
             )
 
 
-class Part(Source):
+class FilePart(CheckpointFile):
     """A byte range of a file, such as an entry of an archive, as a separate file."""
 
-    def __init__(self, whole: Source, offset: int, size: int) -> None:
+    def __init__(self, whole: CheckpointFile, offset: int, size: int) -> None:
         self.path = whole.path
         self.size = size
         self._whole = whole
@@ -139,7 +140,7 @@ class Part(Source):
         self._whole.check_unchanged()
 
 
-class MemorySource(Source):
+class MemoryFile(CheckpointFile):
     """Bytes in memory as a file; `path` names them in error messages."""
 
     def __init__(self, data: bytes, path: str) -> None:
@@ -156,6 +157,39 @@ class MemorySource(Source):
 
     def check_unchanged(self) -> None:
         """Do nothing: bytes do not change."""
+
+
+def open_beside(path: str, name: Any, code: str) -> CheckpointFile:
+    """Open the file `name` in the folder of the file at `path`; a link must not lead out of the folder.
+
+    Raises:
+        CheckpointError: `code` if the file cannot be opened, `shard-path`, or an error of `CheckpointFile`.
+    """
+    if type(name) is not str or not _is_file_name(name):
+        message = f"the file names {describe(name)}, expected a file name without directory"
+        raise CheckpointError("shard-path", message)
+    folder = os.path.realpath(os.path.dirname(path) or ".")
+    target = os.path.realpath(os.path.join(folder, name))
+    if os.path.dirname(target) != folder:
+        raise CheckpointError(
+            "shard-path",
+            f"{printable(name)!r} is a link out of the directory of the file that names it; "
+            "copy the files into one directory",
+        )
+    try:
+        return CheckpointFile(target)
+    except OSError as error:
+        message = f"{printable(name)!r} cannot be opened: {error.strerror or 'no such file'}"
+        raise CheckpointError(code, message) from None
+
+
+def _is_file_name(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        # A lone surrogate, which JSON can encode.
+        return False
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
 def _open(path: str | os.PathLike[str]) -> int:

@@ -1,4 +1,4 @@
-"""The small valid files from which the fuzzer starts, at least one per container.
+"""Small valid files, at least one per container: the seeds of the fuzzer, and the files of some tests.
 
 `corpus/` holds files written by torch, NumPy, safetensors and onnx. They are committed so that a seed and an
 index name the same file on every machine. A folder is a sharded checkpoint whose index is the file to open.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-HERE = Path(__file__).parent / "corpus"
+CORPUS = Path(__file__).parent / "corpus"
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,18 @@ class Seed:
     files: dict[str, bytes]
     opened: str
 
+    def write(self, folder: Path) -> Path:
+        """Write the files into a folder, which is created; return the path to open."""
+        folder.mkdir(exist_ok=True)
+        for name, raw in self.files.items():
+            (folder / name).write_bytes(raw)
+        return folder / self.opened
+
 
 @cache
 def seeds() -> tuple[Seed, ...]:
     """Return all seeds, sorted by name."""
-    return tuple(_seed(path) for path in sorted(HERE.iterdir()))
+    return tuple(_seed(path) for path in sorted(CORPUS.iterdir()))
 
 
 def _seed(path: Path) -> Seed:

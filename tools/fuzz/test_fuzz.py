@@ -1,0 +1,165 @@
+"""5,000 mutated files, and proof that the process that reads them detects faults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxlstm_converters.checkpoint import CODES, read_checkpoint
+from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
+from testing.checkpoints.seeds import seeds
+from testing.hostile.reader_process import ReaderProcess
+from tools.fuzz.__main__ import fuzz, keep
+from tools.fuzz.mutate import mutant
+
+
+def test_mutated_files(tmp_path: Path) -> None:
+    """Every mutant yields tensors or a CheckpointError within the limits."""
+    report = fuzz(0, 0, 5_000)
+    keep(0, report, tmp_path)
+    assert not report.findings, f"{list(report.findings)[:3]}; the files are in {tmp_path}"
+    assert report.files == sum(report.outcomes.values()) == 5_000
+    # The mutants get past the first check: some files of every container are still readable, and most
+    # error codes occur. Flax files, changing files and budgets are tested elsewhere.
+    read = {outcome.partition(" of ")[0] for outcome in report.outcomes} - CODES.keys()
+    assert read >= {"torch zip", "torch legacy", "TorchScript", "ONNX", "safetensors", "npz"}
+    assert read >= {"sharded safetensors", "numpy pickle", "torch pickle", "pt2"}
+    assert len(report.outcomes.keys() & CODES.keys()) >= 30
+    refused = sum(number for outcome, number in report.outcomes.items() if outcome in CODES)
+    assert 0.5 < refused / report.files < 0.9
+
+
+def test_mutants_are_deterministic() -> None:
+    """A seed and an index name the same bytes on every machine and with every Python."""
+    made = hashlib.sha256()
+    for index in range(300):
+        case = mutant(1, index)
+        for name, raw in sorted(case.files.items()):
+            made.update(b"%s %s %d" % (case.name.encode(), name.encode(), case.options["check_crc"]) + raw)
+    assert made.hexdigest() == DIGEST
+
+
+DIGEST = "c9ec31dd15a11fd8d609c72abcd456fe1e3d0bd2f7ce82e3cf652e0f6c2446ca"
+
+
+def test_seeds_are_valid(tmp_path: Path) -> None:
+    """All seeds except the quantized one, which is refused by name, are read to the last tensor."""
+    assert len(seeds()) > 30
+    with ReaderProcess(tmp_path) as process:
+        results = {seed.name: process.ask(seed.write(tmp_path / seed.name), {}) for seed in seeds()}
+    assert not any("finding" in result for result in results.values())
+    assert {name for name, result in results.items() if result["code"]} == {"zip-quantized"}
+
+
+FAULTY = """
+import os, signal, warnings
+from testing.hostile import reader
+from jaxlstm_converters.checkpoint import CheckpointError
+
+honest = reader.read_checkpoint
+
+def hang(path):
+    while True:
+        pass
+
+def spin(path):
+    # The process is killed after twice the limit.
+    left = signal.getitimer(signal.ITIMER_PROF)[0]
+    while signal.getitimer(signal.ITIMER_PROF)[0] > 0.3 * left:
+        pass
+
+def read_often(path):
+    for _ in range(3_000):
+        honest(path)
+
+def import_module(path):
+    import colorsys
+
+def raise_two_lines(path):
+    raise CheckpointError("truncated", "two\\nlines")
+
+FAULTS = {
+    "raise": lambda path: {}["a"],
+    "allocate": lambda path: bytearray(80 << 20),
+    "die": lambda path: os.kill(os.getpid(), 11),
+    "hang": hang,
+    "spin": spin,
+    "system": lambda path: os.system("true"),
+    "open": lambda path: open("/dev/null").close(),
+    "import": import_module,
+    "read": read_often,
+    "warn": lambda path: warnings.warn("a warning"),
+    "lines": raise_two_lines,
+}
+
+def faulty(path, **options):
+    FAULTS.get(os.path.basename(path), lambda path: None)(path)
+    return honest(path, **options)
+
+reader.read_checkpoint = faulty
+reader.main()
+"""
+
+FINDINGS = {
+    "raise": "KeyError at ",
+    "allocate": "MemoryError at ",
+    "die": "the process ends with status -11",
+    "hang": "the process ends with status -27",
+    "spin": "took ",
+    "system": "forbidden: os.system",
+    "open": "forbidden: open",
+    "import": "forbidden: import",
+    "read": "bytes are read for",
+    "warn": "UserWarning at ",
+    "lines": "the error is not one line",
+}
+
+
+def test_faults_are_detected(tmp_path: Path) -> None:
+    """Each broken guarantee of a reader is a finding, and the next file is read as usual."""
+    with ReaderProcess(tmp_path, (sys.executable, "-c", FAULTY)) as process:
+        for fault, finding in FINDINGS.items():
+            folder = tmp_path / fault
+            folder.mkdir()
+            for name in ("good", fault, "good again"):
+                np.save(folder / "a.npy", np.zeros(1))
+                result = process.ask((folder / "a.npy").rename(folder / name), {})
+                found = result.get("finding", "nothing")
+                assert finding in found if name == fault else found == "nothing", (name, found)
+
+
+def test_findings_are_kept(tmp_path: Path) -> None:
+    """The report lists the files of a finding, and the first one is kept."""
+    raises = FAULTY.replace('"raise":', '"file":')
+    report = fuzz(0, 0, 6, command=(sys.executable, "-c", raises))
+    ((finding, indices),) = report.findings.items()
+    assert "KeyError at " in finding
+    assert 4 <= len(indices) == report.outcomes["finding"]
+    keep(0, report, tmp_path)
+    record = tmp_path / f"0-{indices[0]}" / "finding.json"
+    assert json.loads(record.read_text())["indices"] == indices
+
+
+def test_impossible_projection_is_reported(tmp_path: Path) -> None:
+    """A weight_hr with more rows than columns fits no config."""
+    state = {"weight_ih_l0": (4, 2), "weight_hh_l0": (4, 4), "weight_hr_l0": (4, 1)}
+    np.savez(tmp_path / "a.npz", **{name: np.ones(shape) for name, shape in state.items()})  # type: ignore[arg-type]
+    checkpoint = read_checkpoint(tmp_path / "a.npz")
+    assert "proj_size" in survey(checkpoint).broken[""]
+    with pytest.raises(ValueError, match="proj_size must be smaller"):
+        find_lstms(checkpoint)
+
+
+def test_signalling_nans_do_not_warn(tmp_path: Path) -> None:
+    """NumPy warns when it widens signalling NaNs; the checkpoint reports them once, and no warning leaks."""
+    raw = b"\x01\x7c" * 3  # float16
+    header = b'{"w":{"dtype":"F16","shape":[3],"data_offsets":[0,6]}}'
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + raw)
+    checkpoint = read_checkpoint(tmp_path / "a")
+    assert np.asarray(checkpoint["w"]).tobytes() == np.asarray(checkpoint["w"]).tobytes() == raw
+    assert checkpoint.warnings == ["'w' holds 3 values that are NaN or infinite"]
