@@ -71,6 +71,20 @@ def assert_close(actual: object, expected: object) -> None:
         np.testing.assert_allclose(np.asarray(a), np.asarray(e), rtol=0, atol=3e-6 * scale)
 
 
+def check_jit_over_the_batch() -> None:
+    """A batch that is split over the devices stays split, and nothing is sent."""
+    config = LSTMConfig(5, 16, num_layers=2, bidirectional=True)
+    params, x, lengths = weights(config), normal(7, 8, 5), np.array([3, 6, 1, 6, 4, 2, 5, 7])
+    mesh = jax.make_mesh((8,), ("batch",))
+    rows = jax.NamedSharding(mesh, jax.P(None, "batch"))
+    split = jax.device_put(x, rows), jax.device_put(lengths, jax.NamedSharding(mesh, jax.P("batch")))
+    run = jax.jit(lambda p, x, n: lstm(p, x, config=config, seq_lengths=n)[0])
+    outputs = run(params, *split)
+    assert outputs.sharding.is_equivalent_to(rows, 3), outputs.sharding
+    assert not re.search(COLLECTIVES, str(run.lower(params, *split).compile().as_text()))
+    assert_close(outputs, run(params, x, lengths))
+
+
 def check_default_device() -> None:
     """A Runner uses JAX's default device, which may be a device, a platform or None."""
     config = LSTMConfig(5, 12)
@@ -82,9 +96,12 @@ def check_default_device() -> None:
 
 if __name__ == "__main__":
     assert len(jax.devices()) == 8
+    jax.config.update("jax_disable_most_optimizations", True)  # most of the time is compilation
     for case in sys.argv[1:]:
         if case == "default_device":
             check_default_device()
+        elif case == "jit_over_the_batch":
+            check_jit_over_the_batch()
         else:
             name, mesh = case.split(":")
             sizes = {axis: int(size) for axis, size in (a.split("=") for a in mesh.split(","))}

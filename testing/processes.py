@@ -7,17 +7,23 @@ import subprocess
 import sys
 
 
-def python_environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a child process with this process's import path."""
-    folders = map(os.path.abspath, sys.path)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **variables}
+def python_environment(devices: int = 1, **variables: str) -> dict[str, str]:
+    """Return the environment of a child process with this process's import path.
+
+    The child sees several CPU devices if ``devices`` is larger than one.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    if devices > 1:
+        count = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
+    return environment | variables
 
 
-def run_python(*arguments: object, **variables: str) -> str:
+def run_python(*arguments: object, devices: int = 1, **variables: str) -> str:
     """Run Python with these arguments and environment variables. Return its standard output."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        env=python_environment(**variables),
+        env=python_environment(devices, **variables),
         capture_output=True,
         text=True,
         check=False,

@@ -21,8 +21,8 @@ def start(*arguments: str, devices: int = 2) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, SCRIPT, *arguments],
         env=python_environment(
+            devices,
             JAX_PLATFORMS="cpu",
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
             # Only one of several processes would write the cache of conftest.py.
             JAX_ENABLE_COMPILATION_CACHE="false",
         ),
@@ -40,6 +40,17 @@ def start_two(*arguments: str) -> list[subprocess.Popen[str]]:
     return [start(*among, "--process", str(number)) for number in range(2)]
 
 
+def start_training(*arguments: str) -> list[subprocess.Popen[str]]:
+    """Return two processes that have started to train. A slow machine needs the longer timeouts."""
+    for timeout in ("12", "60", "300"):
+        both = start_two(*arguments, "--timeout", timeout)
+        assert both[0].stdout is not None
+        if any(LOSS.match(line) for line in both[0].stdout):
+            return both
+        errors = [child.communicate(timeout=600)[1] for child in both]
+    raise AssertionError(errors)
+
+
 def losses(output: str) -> list[float]:
     return [float(value) for value in LOSS.findall(output)]
 
@@ -50,7 +61,7 @@ def test_two_processes_train_as_one(hidden: str) -> None:
     """Each process has two devices. With hidden=4 the all-gather of every step crosses the processes."""
     single = start("--steps", "4", devices=1)
     both = start_two("--steps", "4", "--hidden", hidden)
-    printed = [child.communicate(timeout=240) for child in (single, *both)]
+    printed = [child.communicate(timeout=6000) for child in (single, *both)]
     for child, (_, errors) in zip((single, *both), printed, strict=True):
         assert child.returncode == 0, errors[-3000:]
     expected = losses(printed[0][0])
@@ -63,21 +74,16 @@ def test_two_processes_train_as_one(hidden: str) -> None:
 
 @pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_other(dead: int) -> None:
-    both = start_two("--steps", "1000000", "--hidden", "4", "--timeout", "12")
-    output = both[0].stdout
-    assert output is not None
-    # Wait until training has started.
-    while not LOSS.match(line := output.readline()):
-        assert line, both[0].communicate(timeout=60)
+    both = start_training("--steps", "1000000", "--hidden", "4")
     both[dead].send_signal(signal.SIGKILL)
-    _, errors = both[1 - dead].communicate(timeout=120)
-    both[dead].communicate(timeout=60)
+    _, errors = both[1 - dead].communicate(timeout=600)
+    both[dead].communicate(timeout=600)
     assert both[1 - dead].returncode != 0
     assert re.search("another task died|no response from the others in step", errors), errors[-3000:]
 
 
 def test_missing_process_is_reported() -> None:
     waiting = start("--coordinator", "localhost:0", "--processes", "2", "--timeout", "4")
-    _, errors = waiting.communicate(timeout=60)
+    _, errors = waiting.communicate(timeout=600)
     assert waiting.returncode != 0
     assert "several_hosts.py: the other processes did not arrive" in errors

@@ -12,14 +12,14 @@ from jaxlstm.inference import shard
 from testing.inference import normal, weights
 from testing.processes import run_python
 
-QUICK = ["default_device", "both:data=2,hidden=4"]
+QUICK = ["default_device", "jit_over_the_batch", "both:data=2,hidden=4"]
 SLOW = ["stack:data=2,hidden=4", "stack:data=8", "stack:hidden=8", "both:data=8", "both:hidden=8"]
 
 
 @pytest.mark.parametrize("cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
 def test_eight_devices(cases: list[str]) -> None:
-    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    assert run_python("-m", "testing.eight_devices", *cases, **flags).split() == cases
+    printed = run_python("-m", "testing.eight_devices", *cases, devices=8, JAX_PLATFORMS="cpu")
+    assert printed.split() == cases
 
 
 def test_placed_params_do_not_share_memory_with_numpy() -> None:

@@ -160,7 +160,7 @@ def test_spin_is_checked(runner: Runner, spin: float) -> None:
 
 
 IN_A_PROCESS = """
-import os, sys, threading, time
+import faulthandler, os, sys, threading, time
 import numpy as np
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import compile
@@ -168,7 +168,8 @@ from testing.inference import weights
 
 config = LSTMConfig(40, 160, num_layers=2)
 runner = compile(weights(config), config, max_length=16, max_batch=2)
-stream, other = runner.stream(spin=10), runner.stream(spin=10)
+stream, other = runner.stream(spin=1e6), runner.stream(spin=1e6)
+faulthandler.dump_traceback_later(900, exit=True)  # waits for a helper
 x = np.ones((1, 40), np.float32)
 end = time.monotonic() + 0.2
 while time.monotonic() < end:
@@ -211,9 +212,8 @@ print("same bits")
     ids=["exit", "at-once", "in-a-step", "collected"],
 )
 def test_the_process_ends_while_helpers_spin(ending: str) -> None:
-    started = time.monotonic()
+    """Otherwise it would wait for the helpers, which spin for days."""
     assert run_python("-c", IN_A_PROCESS + ending) == ""
-    assert time.monotonic() - started < 60
 
 
 def test_a_stream_collected_in_another_thread(runner: Runner, expected: np.ndarray) -> None:

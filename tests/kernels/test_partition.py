@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from testing.problems import needs_native
+from testing.processes import run_python
 
 pytestmark = needs_native
 CASES = [
@@ -30,17 +27,5 @@ MORE_CASES = ["other_axes", "plain_scan", "two_axes", "replicated", "higher_deri
 )
 def test_eight_devices(cases: list[str]) -> None:
     """See the functions of ``testing/partition_child.py``."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONWARNINGS": "error",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "testing.partition_child", *cases],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"after {done.stdout.split()}: {done.stderr}"
-    assert done.stdout.split() == cases
+    printed = run_python("-m", "testing.partition_child", *cases, devices=8, PYTHONWARNINGS="error")
+    assert printed.split() == cases
