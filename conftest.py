@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+# Small problems, in a process per core: OpenMP's threads spend more time waiting for one another in a spin.
+for _library in ("OMP", "OPENBLAS"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parent
 FOLDERS = ("tests", "testing", "benchmarks", "tools")
 OPTIONAL = ("torch", "onnx", "nbclient", "nbformat", "expecttest")
