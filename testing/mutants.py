@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from jaxlstm.check.reference.cases import standard_cases
-from jaxlstm.check.reference.results import oracle_results
+from jaxlstm.check.cases.lstm import standard_cases
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params
 from testing.wrong_ports import BUGS, NEEDS_PROJECTION, PAIRS
@@ -39,4 +39,4 @@ def small_cases(config):
         for case in standard_cases(config)
         if case.name in ("ragged", "dense", "one step", "one step from zeros", "large c")
     ]
-    return params, [(case, oracle_results(params, config, case)) for case in cases]
+    return params, [(case, OracleLSTM(params, config).run(case)) for case in cases]

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxlstm.check.port import Port
-from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.criteria.catalogue import CRITERIA
+from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.report.report import Report
+from jaxlstm.check.requirements import require_references
+from jaxlstm.check.subjects.port import Port, PortSubject
 from jaxlstm.check.verification import Verification
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.params import init_bound, param_shapes
@@ -45,17 +47,9 @@ def run_of(
     references: tuple[str, ...],
 ) -> Verification:
     """Return a float32 verification with gradients that has not started."""
-    return Verification(
-        port=Port.of(port),
-        params=params,
-        config=config,
-        dtype=np.dtype(np.float32),
-        seed=0,
-        gradients=True,
-        references=references,
-        tolerance=None,
-        precision="highest",
-    )
+    subject = PortSubject(Port.of(port), params, config, "highest")
+    named = require_references(references, params, config)
+    return Verification(subject, named, CRITERIA, np.dtype(np.float32), 0, gradients=True)
 
 
 def status(report: Report) -> dict[str, str]:
@@ -63,4 +57,4 @@ def status(report: Report) -> dict[str, str]:
     return {item.name: item.status for item in report.items}
 
 
-needs_torch = pytest.mark.skipif(not torch_runner.is_available(), reason="torch is not installed")
+needs_torch = pytest.mark.skipif(not torch_lstm.is_available(), reason="torch is not installed")

@@ -15,7 +15,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
-from jaxlstm.check.faults import weights
+from jaxlstm.check.reference.faults import weights
 from testing.pages import ROOT, blocks, run_page
 from testing.wheels import fetch_pinned
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
-from jaxlstm.check.arguments import require_numbers
-from jaxlstm.check.criteria.tolerance import Array, array_difference, default_tolerance, require_tolerances
-from jaxlstm.check.report.data import Item
+from jaxlstm.check.criteria.tolerance import Array, array_difference, default_tolerance
+from jaxlstm.check.report.item import Item
 from jaxlstm.check.report.report import Report
+from jaxlstm.check.requirements import require_numbers, require_tolerance
 
 
 def compare(
@@ -45,8 +45,7 @@ def compare(
     >>> jaxlstm.check.compare(jnp.ones(3), np.ones(3, np.float32)).ok
     True
     """
-    require_tolerances(rtol, atol)
-    tolerance = None if rtol is None or atol is None else (rtol, atol)
+    tolerance = require_tolerance(rtol, atol)
     ours, theirs = _leaves("actual", actual), _leaves("expected", expected)
     items = []
     for path in dict.fromkeys([*theirs, *ours]):

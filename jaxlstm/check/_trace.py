@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.lstm import ordinary_case
 from jaxlstm.check.diagnosis.locate import locate_difference
-from jaxlstm.check.port import Port
 from jaxlstm.check.reference import oracle
-from jaxlstm.check.reference.cases import Case, ordinary_case
-from jaxlstm.check.reference.results import run_oracle
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.difference import Candidate, Divergence, first_divergence
+from jaxlstm.check.subjects.port import Port, PortSubject
 from jaxlstm.layer.config import LSTMConfig
 
 Activations = Mapping[str, Mapping[str, Any]]
@@ -33,7 +34,7 @@ def trace(
     """Return the first place at which a port or recorded activations differ from the oracle, or None.
 
     Args:
-      actual: a port (see :mod:`jaxlstm.check.port`), or activations: a mapping from ``"l0"``,
+      actual: a port (see :mod:`jaxlstm.check.subjects.port`), or activations: a mapping from ``"l0"``,
         ``"l0_reverse"``, ``"l1"``, ... to arrays (time, batch, units) under the names i, f, g, o, c and h.
         Any of them may be missing.
       params: arrays under torch's names.
@@ -51,12 +52,14 @@ def trace(
         raise ValueError("inputs must be the inputs of the recorded activations, got None")
     case = ordinary_case(config)
     if inputs is not None:
-        lengths = None if seq_lengths is None else np.asarray(seq_lengths)
-        state = None if initial_state is None else tuple(map(np.asarray, initial_state))
-        case = replace(case, inputs=np.asarray(inputs), initial_state=state, seq_lengths=lengths)
+        h_0, c_0 = initial_state or (None, None)
+        given = {"inputs": inputs, "h_0": h_0, "c_0": c_0, "seq_lengths": seq_lengths}
+        case = replace(case, arrays={name: np.asarray(a) for name, a in given.items() if a is not None})
     if not callable(actual):
         return first_divergence(_activations(actual, params, config, case), tolerance)
-    difference = locate_difference(Port.of(actual), params, config, case, dtype, tolerance)
+    difference = locate_difference(
+        PortSubject(Port.of(actual), params, config, "highest"), case, dtype, tolerance
+    )
     return None if difference is None else difference.place
 
 
@@ -78,7 +81,7 @@ def _activations(
     """Yield the recorded activations and the oracle's, in the order of computation."""
     _check_names(actual, config)
     lengths = case.valid.sum(0)
-    for layer, runs in enumerate(run_oracle(params, config, case).record):
+    for layer, runs in enumerate(OracleLSTM(params, config).record(case).record):
         for reverse, run in enumerate(runs):
             name = f"l{layer}_reverse" if reverse else f"l{layer}"
             gates = {gate: np.asarray(a) for gate, a in actual.get(name, {}).items()}

@@ -1,34 +1,34 @@
 """``verify``: the verdict on a port of ``torch.nn.LSTM``.
 
-The port, torch and the oracle run each case of :mod:`jaxlstm.check.reference.cases` in float64 and in the
-working dtype. A port is right if its results meet all criteria of :mod:`jaxlstm.check.criteria`.
+The port, torch and the oracle run each case of :mod:`jaxlstm.check.cases.lstm` in float64 and in the
+working dtype. A port is right if its results meet all criteria of :mod:`jaxlstm.check.criteria.catalogue`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxlstm._shared.progress import Progress
-from jaxlstm.check.arguments import (
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.lstm import standard_cases
+from jaxlstm.check.criteria.catalogue import CRITERIA
+from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
+from jaxlstm.check.diagnosis.lstm import diagnose_port
+from jaxlstm.check.environment import environment
+from jaxlstm.check.notes import heatmaps, port_notes
+from jaxlstm.check.report.report import Report
+from jaxlstm.check.report.text import call_text
+from jaxlstm.check.requirements import (
     REFERENCES,
     require_dtype,
     require_params,
     require_precision,
     require_references,
     require_seed,
+    require_tolerance,
 )
-from jaxlstm.check.criteria.tolerance import require_tolerances
-from jaxlstm.check.diagnosis.diagnose import diagnose
-from jaxlstm.check.diagnosis.locate import locate_difference
-from jaxlstm.check.environment import environment
-from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.port import Port, name_of, own_port
-from jaxlstm.check.reference.cases import ordinary_case, standard_cases
-from jaxlstm.check.report.data import Item
-from jaxlstm.check.report.difference import StepDifference
-from jaxlstm.check.report.report import Report
-from jaxlstm.check.summary import heatmaps, notes, untested
+from jaxlstm.check.subjects.port import Port, PortSubject, name_of, own_port
 from jaxlstm.check.verification import Verification
 from jaxlstm.layer.config import LSTMConfig, require_config
 
@@ -41,7 +41,7 @@ def verify(
     dtype: Any = "float32",
     seed: int = 0,
     gradients: bool = True,
-    against: Sequence[str] = REFERENCES,
+    against: Sequence[str] = tuple(REFERENCES),
     rtol: float | None = None,
     atol: float | None = None,
     precision: str | None = "highest",
@@ -52,8 +52,8 @@ def verify(
 
     Args:
       port: ``port(inputs, initial_state, seq_lengths) -> (outputs, (h_n, c_n))`` on time-major JAX arrays.
-        See :mod:`jaxlstm.check.port` for ports that take fewer arguments, or also ``params``. None checks
-        jaxlstm's own jitted ``lstm``.
+        See :mod:`jaxlstm.check.subjects.port` for ports that take fewer arguments, or also ``params``. None
+        checks jaxlstm's own jitted ``lstm``.
       params: the weights that the port holds: arrays under torch's names, of the shapes of
         :func:`jaxlstm.param_shapes`. None draws random weights, for a port that takes ``params``.
       config: the LSTM. Its ``batch_first`` and ``dropout`` are ignored.
@@ -78,27 +78,33 @@ def verify(
     >>> report.raise_if_failed()  # doctest: +SKIP
     """
     config, seed = require_config(config), require_seed(seed)
-    verification = Verification(
-        port=own_port(config) if port is None else Port.of(port),
-        params=require_params(port, params, config, seed),
-        config=config,
-        dtype=require_dtype(dtype),
-        seed=seed,
-        gradients=gradients,
-        references=require_references(against),
-        tolerance=_tolerance(rtol, atol),
-        precision=require_precision(precision),
+    subject = PortSubject(
+        own_port(config) if port is None else Port.of(port),
+        require_params(port, params, config, seed),
+        config,
+        require_precision(precision),
     )
-    items = tuple(_items(verification, progress))
-    failed = {item.name for item in items if item.ok is False}
-    difference = _difference(verification) if failed else None
+    verification = Verification(
+        subject,
+        require_references(against, subject.params, config),
+        CRITERIA,
+        require_dtype(dtype),
+        seed,
+        gradients,
+        tolerance=require_tolerance(rtol, atol),
+    )
+    _try_cases(verification, standard_cases(config, seed), progress or (lambda *_: None))
+    items = tuple(verification.items())
+    failures = Failures.of(items)
+    diagnosis = diagnose_port(verification, subject, failures, seconds) if failures.ids else Diagnosis()
+    references = tuple(reference.name for reference in verification.references)
     settings = {
         "port": name_of(port),
         "config": repr(config),
         "dtype": str(verification.dtype),
         "seed": seed,
         "gradients": gradients,
-        "against": ", ".join(verification.references),
+        "against": ", ".join(references),
         "rtol": rtol,
         "atol": atol,
         "precision": str(precision),
@@ -106,71 +112,33 @@ def verify(
     return Report(
         title=f"{name_of(port)} in {verification.dtype}",
         items=items,
-        diagnosis=tuple(diagnose(verification, failed, difference, seconds)),
-        notes=tuple(notes(verification, against)),
+        diagnosis=diagnosis.lines,
+        notes=tuple(port_notes(verification, subject, against)),
         settings=settings,
-        environment=environment(precision, with_torch="torch" in verification.references),
-        heatmaps=tuple(heatmaps(verification)),
-        again=_call(settings, verification.references),
-        difference=difference,
+        environment=environment(precision, with_torch="torch" in references),
+        heatmaps=tuple(heatmaps(verification, subject)),
+        again=repeating_call("verify", settings, references, precision),
+        difference=diagnosis.difference,
     )
 
 
-def _items(verification: Verification, progress: Progress | None) -> Iterator[Item]:
-    """Try every case, then yield every item."""
-    cases = standard_cases(verification.config, verification.seed)
+def _try_cases(verification: Verification, cases: Sequence[Case], progress: Progress) -> None:
     steps = [case.name for case in cases] + ["step residual", "done"]
-
-    def advance(done: int) -> None:
-        if progress is not None:
-            progress(done, len(steps) - 1, steps[done])
-
     for done, case in enumerate(cases):
-        advance(done)
+        progress(done, len(steps) - 1, steps[done])
         verification.try_case(case)
-    advance(len(cases))
-    yield from verification.findings.items()
-    yield from verification.check_steps(cases[:3])
-    yield from untested(verification)
-    advance(len(cases) + 1)
+    progress(len(cases), len(steps) - 1, "step residual")
+    verification.judge_as_a_whole()
+    progress(len(cases) + 1, len(steps) - 1, "done")
 
 
-def _difference(verification: Verification) -> StepDifference | None:
-    """Locate the first difference from the oracle, in float64 if the port can run in float64."""
-    case = ordinary_case(verification.config, verification.seed)
-    dtype = "float64" if verification.evidence["float64"] else verification.dtype
-    try:
-        return locate_difference(
-            verification.port,
-            verification.params,
-            verification.config,
-            case,
-            dtype,
-            precision=verification.precision,
-        )
-    except PORT_EXCEPTIONS:  # The item "runs" reports them.
-        return None
-
-
-def _call(settings: Mapping[str, Any], references: Sequence[str]) -> str:
-    """Return the call that repeats the check."""
-    port, precision = settings["port"], settings["precision"]
-    arguments = [
-        "None" if port == name_of(None) else port,
-        "params",
-        settings["config"],
-        f"dtype={settings['dtype']!r}",
-        f"seed={settings['seed']}",
-        f"gradients={settings['gradients']}",
-        f"against={tuple(references)!r}",
-    ]
-    if precision != "highest":
-        arguments.append("precision=None" if precision == "None" else f"precision={precision!r}")
-    if settings["rtol"] is not None:
-        arguments += [f"rtol={settings['rtol']!r}", f"atol={settings['atol']!r}"]
-    return f"jaxlstm.check.verify({', '.join(arguments)})"
-
-
-def _tolerance(rtol: float | None, atol: float | None) -> tuple[float, float] | None:
-    require_tolerances(rtol, atol)
-    return None if rtol is None or atol is None else (rtol, atol)
+def repeating_call(
+    function: str, settings: Mapping[str, Any], references: tuple[str, ...], precision: str | None
+) -> str:
+    """Return the call of ``verify`` or ``verify_cell`` that repeats a check."""
+    port = "None" if settings["port"] == name_of(None) else settings["port"]
+    options = {name: settings[name] for name in ("dtype", "seed", "gradients")}
+    options |= {"against": references, "precision": precision}
+    options |= {name: settings[name] for name in ("rtol", "atol")}
+    defaults = {"precision": "highest", "rtol": None, "atol": None}
+    return call_text(function, [port, "params", settings["config"]], options, defaults)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxlstm.check._verify import verify
-from jaxlstm.check.port import PortError
+from jaxlstm.check._verify import repeating_call, verify
+from jaxlstm.check.exceptions import PortError
 from jaxlstm.check.report.report import Report
 from jaxlstm.layer.config import LSTMConfig, require_config
 
@@ -62,7 +62,9 @@ def verify_cell(
     chosen = port_with_params if takes_params else port
     chosen.__name__ = getattr(step, "__name__", type(step).__name__)
     report = verify(chosen, params, config, **settings)
-    return replace(report, again=report.again.replace("verify(", "verify_cell(", 1))
+    references = tuple(report.settings["against"].split(", "))
+    precision = settings.get("precision", "highest")
+    return replace(report, again=repeating_call("verify_cell", report.settings, references, precision))
 
 
 def _steps(inputs: Any) -> Any:

@@ -9,10 +9,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.errors import TracerArrayConversionError
 
 from jaxlstm._shared.progress import Progress
 from jaxlstm._shared.table import count_of
-from jaxlstm.check.arguments import (
+from jaxlstm.check.cases.lstm import make_case
+from jaxlstm.check.criteria.catalogue import CRITERIA
+from jaxlstm.check.environment import environment
+from jaxlstm.check.notes import port_notes
+from jaxlstm.check.report.item import Item
+from jaxlstm.check.report.report import Report
+from jaxlstm.check.requirements import (
     REFERENCES,
     require_dtype,
     require_params,
@@ -20,12 +27,7 @@ from jaxlstm.check.arguments import (
     require_references,
     require_seed,
 )
-from jaxlstm.check.environment import environment
-from jaxlstm.check.port import Port, name_of, own_port
-from jaxlstm.check.reference.cases import make_case
-from jaxlstm.check.report.data import Item
-from jaxlstm.check.report.report import Report
-from jaxlstm.check.summary import notes
+from jaxlstm.check.subjects.port import Port, PortSubject, name_of, own_port
 from jaxlstm.check.verification import Verification
 from jaxlstm.layer.config import LSTMConfig, require_config
 
@@ -43,7 +45,7 @@ def verify_matrix(
     lengths: Sequence[int] = (1, 12, 100),
     modes: Sequence[str] = MODES,
     seed: int = 0,
-    against: Sequence[str] = REFERENCES,
+    against: Sequence[str] = tuple(REFERENCES),
     precision: str | None = "highest",
     progress: Progress | None = None,
 ) -> Report:
@@ -67,38 +69,40 @@ def verify_matrix(
         raise ValueError(f"modes must be one or both of {MODES}, got {unknown}")
     if min(lengths, default=1) < 1:
         raise ValueError(f"lengths must be 1 or more, got {tuple(lengths)}")
-    references = require_references(against)
     whole = own_port(config) if port is None else Port.of(port)
-    ports = {mode: replace(whole, call=_in_mode(whole.call, mode)) for mode in modes}
     arrays = require_params(port, params, config, seed)
+    subjects = {
+        mode: PortSubject(replace(whole, call=_in_mode(whole.call, mode)), arrays, config, precision)
+        for mode in modes
+    }
+    references = require_references(against, arrays, config)
     cells = list(itertools.product(map(require_dtype, dtypes), batches, lengths, modes))
     items = []
     for done, (dtype, batch, time, mode) in enumerate(cells):
-        name = f"{dtype}, batch {batch}, {count_of(time, 'step')}, {mode}"
+        row, column = f"{dtype}, batch {batch}, {mode}", count_of(time, "step")
+        name = f"{dtype}, batch {batch}, {column}, {mode}"
         if progress is not None:
             progress(done, len(cells), name)
+        is_float64 = dtype == np.float64
         verification = Verification(
-            ports[mode],
-            arrays,
-            config,
-            dtype,
-            seed,
-            gradients=False,
-            references=references,
-            tolerance=None,
-            precision=precision,
-            run_float64=dtype == np.float64,
+            subjects[mode], references, CRITERIA, dtype, seed, gradients=False, run_float64=is_float64
         )
         rng = np.random.default_rng([seed, batch, time])
-        verification.try_case(make_case(name, config, rng, time=time, batch=batch, ragged=batch > 1))
-        items.append(_item(name, verification))
+        # The name of the only case would repeat the name of the item.
+        trial = verification.try_case(make_case("", config, rng, time=time, batch=batch, ragged=batch > 1))
+        if isinstance(trial.error, TracerArrayConversionError):
+            item = Item(name, None, detail="jax.jit cannot trace the port")
+        else:
+            item = _item(name, verification, subjects[mode])
+        items.append(replace(item, data={"row": row, "column": column}))
     if progress is not None:
         progress(len(cells), len(cells), "done")
+    names = [reference.name for reference in references]
     return Report(
         f"{name_of(port)}, dtype x batch x length x jit",
         tuple(items),
-        settings={"config": repr(config), "seed": seed, "against": ", ".join(references)},
-        environment=environment(precision, with_torch="torch" in references),
+        settings={"config": repr(config), "seed": seed, "against": ", ".join(names)},
+        environment=environment(precision, with_torch="torch" in names),
     )
 
 
@@ -113,19 +117,14 @@ def _in_mode(call: Callable[..., Any], mode: str) -> Callable[..., Any]:
     return without_jit
 
 
-def _item(name: str, verification: Verification) -> Item:
+def _item(name: str, verification: Verification, subject: PortSubject) -> Item:
     """Summarize a case: the first criterion that fails, or else the one nearest its limit."""
     items = list(verification.findings.items())
     failed = next((item for item in items if item.ok is False), None)
     if failed is not None:
-        if failed.name == "runs" and "TracerArrayConversionError" in failed.detail:
-            return Item(name, None, detail="jax.jit cannot trace the port")
-        # The name of the only case would repeat the name of the item.
-        detail = failed.detail.replace(f"{name}, ", "").replace(f"{name}: ", "")
-        detail = f"{failed.name}: {detail.removesuffix(f'; fails in {name}')}"
-        return Item(name, False, failed.measured, failed.limit, detail)
+        return replace(failed, name=name, detail=f"{failed.name}: {failed.detail}")
     measured = [item for item in items if item.measured is not None]
     if not measured:
-        return Item(name, None, detail=" ".join(notes(verification, ())))
+        return Item(name, None, detail=" ".join(port_notes(verification, subject, ())))
     worst = max(measured, key=lambda item: (item.measured or 0.0) / (item.limit or 1.0))
-    return Item(name, True, worst.measured, worst.limit, worst.name)
+    return replace(worst, name=name, detail=worst.name)

@@ -1,6 +1,6 @@
 """``verify_model``: the verdict on a whole model that should equal a torch module.
 
-Both models run on each case of :mod:`jaxlstm.check.model.cases`, in float64 and in the dtype of the module.
+Both models run on each case of :mod:`jaxlstm.check.cases.model`, in float64 and in the dtype of the module.
 The oracle is the module in float64. The criteria are the same as in ``verify``.
 """
 
@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from jaxlstm._shared.progress import Progress
-from jaxlstm.check.arguments import require_precision, require_seed
-from jaxlstm.check.criteria.tolerance import require_tolerances
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.model import model_cases
+from jaxlstm.check.cases.results import Results, is_floating
+from jaxlstm.check.criteria.catalogue import CRITERIA
+from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
+from jaxlstm.check.diagnosis.model import diagnose_model
 from jaxlstm.check.environment import environment
 from jaxlstm.check.exceptions import describe
-from jaxlstm.check.model.cases import model_cases
-from jaxlstm.check.model.diagnose import ModelDiagnosis, diagnose_model
-from jaxlstm.check.model.names import ModuleNames
-from jaxlstm.check.model.ours import FunctionModel, OurModel
-from jaxlstm.check.model.program_model import ProgramModel
-from jaxlstm.check.model.results import ModelCase
-from jaxlstm.check.model.verification import ModelVerification
+from jaxlstm.check.notes import tolerance_note
 from jaxlstm.check.reference.torch_model import TorchModel
-from jaxlstm.check.report.data import Item
 from jaxlstm.check.report.report import Report
+from jaxlstm.check.report.text import call_text
+from jaxlstm.check.requirements import require_precision, require_seed, require_tolerance
+from jaxlstm.check.subjects.function import FunctionModel, Model
+from jaxlstm.check.subjects.model import ModelSubject
+from jaxlstm.check.subjects.module_names import ModuleNames
+from jaxlstm.check.subjects.program import ProgramModel
+from jaxlstm.check.verification import Verification
 from jaxlstm.programs.program import Program
 
 
@@ -77,26 +82,23 @@ def verify_model(
     >>> report = jaxlstm.check.verify_model(model, torch_model, (x,))  # doctest: +SKIP
     >>> report.raise_if_failed()  # doctest: +SKIP
     """
-    require_tolerances(rtol, atol)
-    example = ModelCase.of("example", _require_args(args), kwargs or {})
-    verification = ModelVerification(
-        ours=_our_model(ours, call, params),
-        theirs=TorchModel(theirs),
-        example=example,
-        names=ModuleNames(names),
-        gradients=gradients,
-        tolerance=None if rtol is None or atol is None else (rtol, atol),
-        precision=require_precision(precision),
-        seed=require_seed(seed),
+    tolerance = require_tolerance(rtol, atol)
+    example = Case.of_model("example", _require_args(args), kwargs or {})
+    model, module = _model(ours, call, params), TorchModel(theirs)
+    subject = ModelSubject(model, example, module, ModuleNames(names), require_precision(precision))
+    verification = Verification(
+        subject, [module], CRITERIA, module.dtype, require_seed(seed), gradients, tolerance=tolerance
     )
-    notes = _try_cases(verification, progress)
-    items = tuple(_items(verification))
-    failed = {item.name for item in items if item.ok is False}
-    diagnosis = diagnose_model(verification, failed, seconds) if failed else ModelDiagnosis()
+    notes = _try_cases(verification, example, module, progress or (lambda *_: None))
+    items = tuple(verification.items())
+    failures = Failures.of(items)
+    diagnosis = Diagnosis()
+    if failures.ids:
+        diagnosis = diagnose_model(verification, subject, module, failures, seconds)
     settings = {
-        "ours": verification.ours.name,
-        "theirs": verification.theirs.name,
-        "dtype": str(verification.theirs.dtype),
+        "ours": model.name,
+        "theirs": module.module_name,
+        "dtype": str(module.dtype),
         "names": dict(names or {}),
         "seed": seed,
         "gradients": gradients,
@@ -104,41 +106,44 @@ def verify_model(
         "atol": atol,
         "precision": str(precision),
     }
+    defaults = {"names": {}, "seed": 0, "gradients": True, "rtol": None, "atol": None, "precision": "highest"}
+    options = {name: settings[name] for name in defaults} | {"precision": precision}
+    arguments = ["ours", "theirs", "args", *(["kwargs"] if kwargs else [])]
     return Report(
-        title=f"{verification.ours.name} in {verification.theirs.dtype}",
+        title=f"{model.name} in {module.dtype}",
         items=items,
         diagnosis=diagnosis.lines,
-        notes=(*notes, *_notes(verification)),
+        notes=(*notes, *_notes(verification, subject, module)),
         settings=settings,
         environment=environment(precision, with_torch=True),
-        again=_call(settings, kwargs),
+        again=call_text("verify_model", arguments, options, defaults),
         layers=diagnosis.layers,
     )
 
 
-def _try_cases(verification: ModelVerification, progress: Progress | None) -> list[str]:
+def _try_cases(
+    verification: Verification, example: Case, theirs: TorchModel, progress: Progress
+) -> list[str]:
     """Try the example and the cases made from it. Return notes about skipped cases."""
-    theirs = verification.theirs
-    example = verification.example.astype(theirs.dtype)
+    example = example.astype(theirs.dtype)
     theirs.run(example, theirs.dtype)  # The module must take the example: let its exception pass.
     rng = np.random.default_rng(verification.seed)
     cases, notes = model_cases(example, lambda case: _refusal(theirs, case), rng)
     for done, case in enumerate(cases):
-        failed = verification.findings.failed()
-        if "runs" in failed or (failed and case.shapes() != example.shapes()):
+        failed, alike = verification.first_failure is not None, case.shapes == example.shapes
+        if failed and (not verification.evidence["working"] or not alike):
             notes.append(f"{case.name}: not tried after the failure")
             continue
-        if progress is not None:
-            progress(done, len(cases), case.name)
+        progress(done, len(cases), case.name)
+        # Compiling the gradients for other sizes would take most of the time of a check.
+        if verification.gradients and alike:
+            case = _with_cotangents(case, theirs.run(case), verification)
         verification.try_case(case)
-        if verification.first_failure is None and verification.findings.failed():
-            verification.first_failure = case
-    if progress is not None:
-        progress(len(cases), len(cases), "done")
+    progress(len(cases), len(cases), "done")
     return notes
 
 
-def _refusal(theirs: TorchModel, case: ModelCase) -> str:
+def _refusal(theirs: TorchModel, case: Case) -> str:
     """Return the exception that torch raises for a case, or an empty string."""
     try:
         # torch's float32 LSTM does not always check the sizes of its input; its float64 LSTM does.
@@ -149,39 +154,33 @@ def _refusal(theirs: TorchModel, case: ModelCase) -> str:
     return ""
 
 
-def _items(verification: ModelVerification) -> Iterator[Item]:
-    yield from verification.findings.items()
-    for case, problem in verification.refused.items():
-        yield Item(case, None, detail=f"torch takes this case, the model raised {problem}")
-    if verification.float64_refusal:
-        yield Item("float64 semantics", None, detail=verification.float64_refusal)
-    if not verification.gradients:
-        return
-    if not verification.pairing.choices:
-        yield Item("gradients of parameters", None, detail="the function has no argument params")
-    elif unpaired := verification.pairing.unpaired:
-        detail = f"the values of {', '.join(unpaired)} are not a re-layout of any parameter of torch"
-        yield Item("gradients of parameters", None, detail=detail)
+def _with_cotangents(case: Case, truth: Results, verification: Verification) -> Case:
+    """Return the case with a random cotangent for each floating-point output, if there is one."""
+    rng = np.random.default_rng([verification.seed, 1])
+    cotangents = {
+        name: rng.standard_normal(a.shape).astype(verification.dtype)
+        for name, a in truth.outputs.items()
+        if is_floating(a)
+    }
+    return replace(case, cotangents=cotangents, differentiate=bool(cotangents))
 
 
-def _notes(verification: ModelVerification) -> Iterator[str]:
-    if verification.theirs.was_training:
+def _notes(verification: Verification, subject: ModelSubject, theirs: TorchModel) -> Iterator[str]:
+    if theirs.was_training:
         yield "theirs is in training mode; a copy of it was checked in evaluation mode"
-    for name, sources in verification.pairing.summed().items():
+    for name, sources in subject.pairing.summed().items():
         yield f"{name} is the sum of torch's {' and '.join(sources)}; in float64 the sum is exact"
-    if verification.tolerance is not None:
-        rtol, atol = verification.tolerance
-        yield f"tolerances set by the caller: rtol={rtol:g}, atol={atol:g}"
+    yield from tolerance_note(verification)
 
 
-def _our_model(ours: Any, call: Callable[..., Any] | None, params: Any) -> OurModel:
+def _model(ours: Any, call: Callable[..., Any] | None, params: Any) -> Model:
     if isinstance(ours, Program):
         if call is not None or params is not None:
             raise TypeError("call and params must be None for a Program, which holds its parameters")
         return ProgramModel(ours)
     flax = sys.modules.get("flax.nnx")  # Loaded if the caller holds one of its modules.
     if flax is not None and isinstance(ours, flax.Module):
-        from jaxlstm.check.flax_model import FlaxModel
+        from jaxlstm.check.subjects.flax_model import FlaxModel
 
         if params is not None:
             raise TypeError("params must be None for an NNX module, which holds its parameters")
@@ -191,7 +190,7 @@ def _our_model(ours: Any, call: Callable[..., Any] | None, params: Any) -> OurMo
     if call is not None:
         raise TypeError("call must be None for a function, which can rearrange its arguments itself")
     if "flax.linen" in sys.modules:
-        from jaxlstm.check.flax_model import LinenFunction
+        from jaxlstm.check.subjects.flax_model import LinenFunction
 
         return LinenFunction(ours, params)
     return FunctionModel(ours, params)
@@ -201,15 +200,3 @@ def _require_args(args: Sequence[Any]) -> tuple[Any, ...]:
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"args must be a tuple of arguments, got {type(args).__name__}; write (x,) for one")
     return tuple(args)
-
-
-def _call(settings: Mapping[str, Any], kwargs: Mapping[str, Any] | None) -> str:
-    """Return the call that repeats the check."""
-    arguments = ["ours", "theirs", "args"] + (["kwargs"] if kwargs else [])
-    defaults = {"names": {}, "seed": 0, "gradients": True, "rtol": None, "atol": None, "precision": "highest"}
-    arguments += [
-        f"{name}={None if name == 'precision' and settings[name] == 'None' else settings[name]!r}"
-        for name, default in defaults.items()
-        if settings[name] != default
-    ]
-    return f"jaxlstm.check.verify_model({', '.join(arguments)})"

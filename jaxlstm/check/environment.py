@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm._shared.version import __version__
-from jaxlstm.check.port import default_device
-from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.reference import torch_lstm
+from jaxlstm.check.subjects.jax_settings import default_device
 
 
 def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
@@ -39,4 +39,4 @@ def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:
         # It overrides the settings of both libraries.
         "NVIDIA_TF32_OVERRIDE": os.environ.get("NVIDIA_TF32_OVERRIDE", ""),
     }
-    return values | (torch_runner.environment() if with_torch else {})
+    return values | (torch_lstm.environment() if with_torch else {})

@@ -11,6 +11,11 @@ PORT_EXCEPTIONS = (
 )
 """Exceptions that array code raises for arguments that it cannot handle."""
 
+
+class PortError(TypeError):
+    """The port has the wrong signature or the wrong kind of return value."""
+
+
 _PACKAGE = str(Path(__file__).parents[1])
 
 

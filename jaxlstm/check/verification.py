@@ -1,211 +1,245 @@
-"""A verification in progress: runs a port on each case and collects the findings.
+"""A verification in progress: runs the subject and its references on each case and collects the findings.
 
-The criteria measure and decide; this module only decides what to run.
+The criteria measure and decide; this module only decides what runs.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
-from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
-from jaxlstm.check.criteria import exact, rms, semantics
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import Results
+from jaxlstm.check.criteria import exact
+from jaxlstm.check.criteria.criterion import Criterion
 from jaxlstm.check.criteria.findings import Findings
-from jaxlstm.check.criteria.step_residual import step_residual
-from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
-from jaxlstm.check.port import Port, PortError
-from jaxlstm.check.reference import torch_runner
-from jaxlstm.check.reference.cases import Case
-from jaxlstm.check.reference.results import Evidence, Results, oracle_results
-from jaxlstm.check.report.data import Item
-from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS, PortError, describe
+from jaxlstm.check.reference.reference import Reference
+from jaxlstm.check.report.item import Item
+from jaxlstm.check.subjects.subject import Subject
+
+
+class Evidence(NamedTuple):
+    """The results of the subject on a case, and the true results in float64."""
+
+    case: Case
+    results: Results
+    truth: Results
 
 
 @dataclass
 class Verification:
-    """A port, the LSTM that it should be, and the findings so far.
+    """A subject, the references that it should equal, and the findings so far.
 
     Attributes:
-      references: "torch", "oracle" or both.
+      references: each is compared in float64. The last one is the truth, from which RMS errors are measured.
+      criteria: what is judged, in the order of the report.
+      dtype: the working dtype.
       tolerance: (rtol, atol) set by the caller, or None for the criteria.
-      run_float64: if true, the port also runs in float64.
-      float64_refusal: the reason why the port cannot run in float64, or an empty string.
-      not_differentiable: the reason why JAX cannot differentiate the port, or an empty string.
-      findings: the outcome of each criterion.
-      evidence: the results on finite inputs, by "float64" and "working".
-      conditions: by case, the change of each array for a change of one ulp in every number.
+      run_float64: if true, the subject also runs in float64.
+      float64_refusal: the reason why float64 runs are not judged, or an empty string.
       chaotic: by case, the amplification of one ulp, for cases whose RMS errors are not compared.
-      nan: the case with NaN, the port's results on it, and the correct results.
+      refused: by case, the exception of the subject on an optional case.
+      evidence: the results in float64 and in the working dtype, by "float64" and "working".
+      tried: the cases so far.
+      first_failure: the first case on which a criterion failed.
     """
 
-    port: Port
-    params: dict[str, np.ndarray]
-    config: LSTMConfig
+    subject: Subject
+    references: Sequence[Reference]
+    criteria: Sequence[Criterion]
     dtype: np.dtype
     seed: int
     gradients: bool
-    references: tuple[str, ...]
-    tolerance: tuple[float, float] | None
-    precision: str | None
+    tolerance: tuple[float, float] | None = None
     run_float64: bool = True
     float64_refusal: str = ""
-    not_differentiable: str = ""
     findings: Findings = field(default_factory=Findings)
-    evidence: dict[str, list[Evidence]] = field(default_factory=lambda: {"float64": [], "working": []})
-    conditions: dict[str, dict[str, float]] = field(default_factory=dict)
     chaotic: dict[str, float] = field(default_factory=dict)
-    nan: tuple[Case, Results, Results] | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+    evidence: dict[str, list[Evidence]] = field(default_factory=lambda: {"float64": [], "working": []})
+    tried: list[Case] = field(default_factory=list)
+    first_failure: Case | None = None
 
-    def try_case(self, case: Case) -> None:
-        """Run the port on one case and record the findings."""
-        case = self.port.adapt(case)
-        gradients = self.gradients and case.differentiate
-        rounded = case.astype(self.dtype)
-        params = {name: a.astype(self.dtype) for name, a in self.params.items()}
+    def __post_init__(self) -> None:
+        """Round the reference that is the truth to the working dtype."""
+        self.truth = self.references[-1]
+        self.rounded = self.truth.rounded(self.dtype)
+
+    def try_case(self, case: Case) -> Trial:
+        """Run the subject on one case and record the findings."""
+        self.tried.append(case)
+        trial = Trial(self, case)
+        if trial.error is not None and case.optional:
+            self.refused[case.name] = describe(trial.error)
+            return trial
+        self._judge("on calls", trial, case.name)
+        if trial.error is None:
+            self._judge("on results", trial, case.name)
+            self.evidence["working"].append(Evidence(trial.rounded, trial.ours, trial.truth))
+        if self.first_failure is None and self.findings.failed:
+            self.first_failure = case
+        return trial
+
+    def judge_as_a_whole(self) -> None:
+        """Judge all cases together."""
+        self._judge("at the end", self, "")
+
+    def items(self) -> Iterator[Item]:
+        """Yield every item of the report."""
+        yield from self.findings.items()
+        for case, problem in self.refused.items():
+            yield Item(case, None, detail=f"torch takes this case, the model raised {problem}", id="refused")
+        if self.float64_refusal:
+            yield Item("float64 semantics", None, detail=self.float64_refusal, id="float64")
+        for name, reason in self.subject.untested(self.gradients):
+            yield Item(name, None, detail=reason, id="untested")
+
+    def _judge(self, when: str, subject: Trial | Verification, case: str) -> None:
+        for criterion in self.criteria:
+            for outcome in criterion.judge(subject) if criterion.judged == when else ():
+                self.findings.add(criterion, case, outcome)
+
+
+class Trial:
+    """The runs of one case, each made when a criterion first asks for it.
+
+    Attributes:
+      check: the verification.
+      case: the case without arguments that the subject does not take.
+      rounded: the case in the working dtype.
+      ours: the results of the subject in the working dtype.
+      error: the exception of the subject, or None. Then there are no results.
+    """
+
+    def __init__(self, check: Verification, case: Case) -> None:
+        """Run the subject in the working dtype."""
+        self.check, self.error, self.ours = check, None, Results({})
+        self._computed: dict[Callable[[Trial], Any], Any] = {}
+        self.case = check.subject.adapt(case)
+        self.rounded = self.case.astype(check.dtype)
         try:
-            ours = self._run_port(rounded, self.dtype, gradients)
+            self.ours = self._run(self.rounded, check.dtype)
         except PortError:
             raise
         except PORT_EXCEPTIONS as error:
-            self.findings.add_problem("runs", case.name, describe(error))
+            self.error = error
             return
-        self.findings.add_problem("runs", case.name, "")
-        case, rounded = (
-            c.without_results(h_n=ours.h_n is None, c_n=ours.c_n is None) for c in (case, rounded)
+        missing = self.case.cotangents.keys() & check.subject.optional_outputs - self.ours.outputs.keys()
+        zeros = {name: np.zeros_like(self.case.cotangents[name]) for name in missing}
+        self.case, self.rounded = (
+            dataclasses.replace(c, cotangents={**c.cotangents, **zeros}) for c in (self.case, self.rounded)
         )
-        if self.tolerance is None and self.run_float64:
-            self._check_float64(case, gradients, ours)
-        truth = self.truth(params, rounded, gradients)
-        self._keep("working", rounded, params, ours)
-        problem = exact.shape_and_dtype(ours, truth, self.dtype)
-        self.findings.add_problem("shape and dtype", case.name, problem)
-        if exact.shape_and_dtype(ours, truth, ours.outputs.dtype):
-            return  # Arrays of different shapes cannot be compared.
-        if not np.isfinite(case.inputs).all():
-            self.nan = rounded, ours, truth
-        problem = exact.nan_mask(ours, truth)
-        self.findings.add_problem("NaN mask", case.name, problem)
-        if problem:
-            return
-        if case.name == "ragged":
-            again = self._run_port(rounded, self.dtype, gradients)
-            self.findings.add_problem("repeatable", case.name, exact.repeatability(ours, again))
-        if self.tolerance is not None:
-            self.findings.add_tolerance(case.name, ours.arrays(), truth.arrays(), self.tolerance)
-        elif self.dtype != np.float64:
-            self._check_rms(params, rounded, ours, truth)
 
-    def _check_float64(self, case: Case, gradients: bool, ours: Results) -> None:
-        """Compare the port in float64 with each reference in float64.
+    def _run(self, case: Case, dtype: Any) -> Results:
+        gradients = self.check.gradients and case.differentiate
+        return self.check.subject.run(case, dtype, gradients=gradients)
 
-        ``ours`` are the results in the working dtype.
-        """
-        if self.float64_refusal:
-            return
-        if self.dtype != np.float64:
+    def again(self) -> Results:
+        """Run the subject once more."""
+        return self._run(self.rounded, self.check.dtype)
+
+    @cached_property
+    def truth(self) -> Results:
+        """The float64 results of the reference for arguments in the working dtype."""
+        gradients = self.ours.gradients is not None
+        return self.check.rounded.run(self.rounded, np.float64, gradients=gradients)
+
+    @cached_property
+    def expected(self) -> Results:
+        """Right results in the working dtype."""
+        return self.check.rounded.expected(self.rounded, self.check.dtype, self.truth)
+
+    @cached_property
+    def truth64(self) -> Results:
+        """The float64 results of the reference for arguments that are not rounded."""
+        if self.check.truth is self.check.rounded:
+            return self.truth
+        return self.theirs(self.check.truth, np.float64)
+
+    def theirs(self, reference: Reference, dtype: Any) -> Results:
+        """Run a reference in ``dtype``."""
+        case = self.case if np.dtype(dtype) == np.float64 else self.rounded
+        return reference.run(case, dtype, gradients=self.ours.gradients is not None)
+
+    @cached_property
+    def aligned(self) -> Results:
+        """Our results, with the gradients under the names and in the order of the reference."""
+        return self.check.subject.aligned(self.ours, self.truth)
+
+    @cached_property
+    def ours64(self) -> Results | None:
+        """The results of the subject in float64, or None if it does not run in float64."""
+        check = self.check
+        if check.tolerance is not None or not check.run_float64 or check.float64_refusal:
+            return None
+        ours = self.ours
+        if check.dtype != np.float64:
             try:
-                ours = self._run_port(case, np.float64, gradients)
+                ours = self._run(self.case, np.float64)
             except PORT_EXCEPTIONS as error:
-                self.float64_refusal = f"the port raised for float64 inputs: {describe(error)}"
-                return
-        if ours.outputs.dtype != np.float64 and self.dtype != np.float64:
-            self.float64_refusal = f"the port returned {ours.outputs.dtype} for float64 inputs"
-            return
-        truth = self.truth(self.params, case, gradients)
-        self._keep("float64", case, self.params, ours)
-        if problem := exact.shape_and_dtype(ours, truth, np.float64):
-            self.findings.add_problem("shape and dtype", case.name, f"in float64, {problem}")
-            return
-        if problem := exact.nan_mask(ours, truth):
-            self.findings.add_problem("NaN mask", case.name, f"in float64, {problem}")
-            return
-        condition = self._condition(self.params, case, truth, gradients)
-        for reference in self.references:
-            theirs = truth
-            if reference == "torch" and "oracle" in self.references:
-                theirs = self._run_torch(case, np.float64, gradients)
-            number = semantics.result_semantics(ours, theirs, condition, case.largest_c)
-            name = f"float64 semantics against {reference}"
-            self.findings.add_measurement(name, case.name, number)
-            if ours.gradients and theirs.gradients:
-                number = semantics.gradient_semantics(ours.gradients, theirs.gradients, condition)
-                name = f"float64 gradients against {reference}"
-                self.findings.add_measurement(name, case.name, number)
+                problem = f"raised for float64 inputs: {describe(error)}"
+            else:
+                wrong = check.subject.other_dtype(ours, np.float64)
+                problem = f"returned {wrong} for float64 inputs" if wrong else ""
+            if problem:
+                check.float64_refusal = f"the {check.subject.noun} {problem}"
+                return None
+        check.evidence["float64"].append(Evidence(self.case, ours, self.truth64))
+        return ours
 
-    def _condition(
-        self, params: Mapping[str, Any], case: Case, truth: Results, gradients: bool
-    ) -> dict[str, float]:
-        if case.name not in self.conditions:
-            rng = np.random.default_rng([self.seed, 99])
-            self.conditions[case.name] = semantics.condition_of(
-                params, self.config, case, truth, rng, gradients=gradients
-            )
-        return self.conditions[case.name]
+    @cached_property
+    def form(self) -> str:
+        """The results of wrong name, shape or dtype, in words."""
+        optional = self.check.subject.optional_outputs
+        return exact.names(self.ours, self.expected, optional) or exact.shape_and_dtype(
+            self.ours, self.expected
+        )
 
-    def _check_rms(self, params: Mapping[str, Any], case: Case, ours: Results, truth: Results) -> None:
-        """Compare the RMS errors of the port, of torch and of the equations in NumPy."""
-        gradients = ours.gradients is not None
-        condition = self._condition(params, case, truth, gradients)
-        amplification = semantics.amplification(condition, truth)
-        if not amplification <= rms.CHAOTIC:
-            self.chaotic[case.name] = amplification
-            return
-        arguments = (params, self.config, case, self.dtype)
-        correct = [r.arrays() for r in rms.correct_results(*arguments, gradients=gradients)]
-        torch = {}
-        if "torch" in self.references:
-            torch = self._run_torch(case, self.dtype, gradients).arrays()
-        true = truth.arrays()
-        for name, value in ours.arrays().items():
-            others = [arrays[name] for arrays in correct]
-            where = f"{case.name}, {name}"
-            ratio = rms.rms_ratio(where, value, true[name], others, torch.get(name))
-            ratio = ratio._replace(in_mean=case.largest_c == 1)
-            self.findings.add_ratio("gradients" if name.startswith("d ") else "results", ratio)
+    @cached_property
+    def mask(self) -> str:
+        """The NaN and infinities that are not where they should be, in words."""
+        return exact.nan_mask(self.aligned, self.expected)
 
-    def check_steps(self, cases: Sequence[Case]) -> Iterator[Item]:
-        """Yield the item of the step residual, measured over the steps of some cases."""
-        if self.tolerance is not None:
-            return
-        name = "step residual"
-        if not self.port.takes_state:
-            yield Item(name, None, detail="the port takes no initial_state")
-            return
-        run = functools.partial(self._run_port, dtype=self.dtype, gradients=False)
-        try:
-            worst = step_residual(run, self.params, self.config, cases, self.dtype)
-        except PORT_EXCEPTIONS as error:
-            yield Item(name, False, detail=describe(error))
-            return
-        if worst is None:
-            detail = "the port does not return both h_n and c_n in their shapes"
-            yield Item(name, None, detail=detail)
-        else:
-            yield Item(name, worst.value < 1, worst.value, worst.limit, f"worst: {worst.where}")
+    @cached_property
+    def is_usable(self) -> bool:
+        """True if the numbers can be compared: shapes, NaN and infinities are right."""
+        return self.has_shapes and not self.mask
 
-    def truth(self, params: Mapping[str, Any], case: Case, gradients: bool) -> Results:
-        """Return the float64 reference: the oracle, or torch if the oracle is not a reference."""
-        if "oracle" in self.references:
-            return oracle_results(params, self.config, case, gradients=gradients)
-        return torch_runner.run(params, self.config, case, np.float64, gradients=gradients)
+    @cached_property
+    def has_shapes(self) -> bool:
+        """True if every result has the shape of the reference's."""
+        return not exact.names(self.ours, self.expected, self.check.subject.optional_outputs) and all(
+            a.shape == self.expected.outputs[name].shape for name, a in self.ours.outputs.items()
+        )
 
-    def _run_torch(self, case: Case, dtype: Any, gradients: bool) -> Results:
-        return torch_runner.run(self.params, self.config, case, dtype, gradients=gradients)
+    @cached_property
+    def form64(self) -> str:
+        """The float64 results of wrong shape or dtype, in words."""
+        ours, names = self.ours64, self.check.subject.optional_outputs
+        if ours is None:
+            return ""
+        return exact.names(ours, self.truth64, names) or exact.shape_and_dtype(ours, self.truth64)
 
-    def _keep(self, which: str, case: Case, params: Mapping[str, Any], ours: Results) -> None:
-        if np.isfinite(case.inputs).all():
-            self.evidence[which].append(Evidence(case, params, ours))
+    @cached_property
+    def mask64(self) -> str:
+        """The same in float64."""
+        return "" if self.ours64 is None or self.form64 else exact.nan_mask(self.ours64, self.truth64)
 
-    def _run_port(self, case: Case, dtype: Any, gradients: bool) -> Results:
-        """Run the port, without gradients once JAX has failed to differentiate it."""
-        run = functools.partial(self.port.run, self.params, case, dtype, precision=self.precision)
-        if gradients and not self.not_differentiable:
-            try:
-                return run(gradients=True)
-            except (TracerArrayConversionError, ConcretizationTypeError) as error:
-                self.not_differentiable = f"JAX cannot differentiate the port: {describe(error)}"
-        return run()
+    @cached_property
+    def aligned64(self) -> Results | None:
+        """Our float64 results like :attr:`aligned`, or None without comparable ones."""
+        if self.ours64 is None or self.form64 or self.mask64:
+            return None
+        return self.check.subject.aligned(self.ours64, self.truth64, resolve=True)
+
+    def once(self, compute: Callable[[Trial], Any]) -> Any:
+        """Return ``compute(trial)``, computed once for all criteria."""
+        if compute not in self._computed:
+            self._computed[compute] = compute(self)
+        return self._computed[compute]

@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxlstm.check.faults.arithmetic import tf32
-from jaxlstm.check.faults.catalogue import catalogue
-from jaxlstm.check.faults.fault import OracleCall
+from jaxlstm.check.reference.faults.arithmetic import tf32
+from jaxlstm.check.reference.faults.catalogue import catalogue
+from jaxlstm.check.reference.faults.fault import OracleCall
 from jaxlstm.check.reference.cases import ordinary_case, standard_cases
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import CONFIGS, random_params

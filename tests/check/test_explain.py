@@ -9,8 +9,8 @@ import pytest
 
 from jaxlstm.check import verify
 from jaxlstm.check.diagnosis import explain
-from jaxlstm.check.faults.cells import clipped_c
-from jaxlstm.check.faults.fault import OracleCall
+from jaxlstm.check.reference.faults.cells import clipped_c
+from jaxlstm.check.reference.faults.fault import OracleCall
 from jaxlstm.check.port import Port
 from jaxlstm.check.reference import cases
 from jaxlstm.check.reference.results import Evidence, oracle_results

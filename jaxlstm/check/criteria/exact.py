@@ -5,48 +5,55 @@ Each function describes the problem in words and returns an empty string if ther
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Container
 
 import numpy as np
 
-from jaxlstm.check.reference.results import NamedArrays
+from jaxlstm.check.cases.results import Results
 
 Array = np.ndarray
 
 
-def shape_and_dtype(actual: NamedArrays, expected: NamedArrays, dtype: Any = None) -> str:
-    """Describe every array whose shape or dtype is wrong.
+def names(actual: Results, expected: Results, optional: Container[str] = ()) -> str:
+    """Describe outputs that only one side has; ``optional`` ones may be missing.
 
-    The dtype is ``dtype`` or, if that is None, the expected one; integers may then have any width.
+    They may come in any order, since ``jax.jit`` sorts the keys of a dict.
     """
-    theirs = dict(expected.leaves())
+    required = {name for name in expected.outputs if name not in optional}
+    if required <= actual.outputs.keys() <= expected.outputs.keys():
+        return ""
+    ours, theirs = (", ".join(results.outputs) or "nothing" for results in (actual, expected))
+    return f"the model returns {ours}, expected {theirs}"
+
+
+def shape_and_dtype(actual: Results, expected: Results) -> str:
+    """Describe every output whose shape or dtype is wrong. Integers may have any width."""
     problems = []
-    for name, value in actual.leaves():
-        if value.shape != theirs[name].shape:
-            problems.append(f"{name} has shape {value.shape}, expected {theirs[name].shape}")
-        wanted = theirs[name].dtype if dtype is None else np.dtype(dtype)
-        integers = dtype is None and value.dtype.kind in "iu" and wanted.kind in "iu"
-        if value.dtype != wanted and not integers:
-            problems.append(f"{name} has dtype {value.dtype}, expected {wanted}")
+    for name, value in actual.outputs.items():
+        wanted = expected.outputs[name]
+        if value.shape != wanted.shape:
+            problems.append(f"{name} has shape {value.shape}, expected {wanted.shape}")
+        integers = value.dtype.kind in "iu" and wanted.dtype.kind in "iu"
+        if value.dtype != wanted.dtype and not integers:
+            problems.append(f"{name} has dtype {value.dtype}, expected {wanted.dtype}")
     return "; ".join(problems)
 
 
-def nan_mask(actual: NamedArrays, expected: NamedArrays) -> str:
+def nan_mask(actual: Results, expected: Results) -> str:
     """Describe every array in which NaN and infinity are not where they are expected."""
-    theirs = dict(expected.leaves())
     problems = []
-    for name, value in actual.leaves():
-        differ = _kind(value) != _kind(theirs[name])
+    for name, value in actual.outputs.items():
+        differ = _kind(value) != _kind(expected.outputs[name])
         if np.any(differ):
             index = tuple(int(k) for k in np.argwhere(differ)[0])
             problems.append(
                 f"{name}: {np.count_nonzero(differ)} of {differ.size} elements differ, the first at "
-                f"{index}: {value[index]}, expected {theirs[name][index]}"
+                f"{index}: {value[index]}, expected {expected.outputs[name][index]}"
             )
     return "; ".join(problems)
 
 
-def repeatability(first: NamedArrays, second: NamedArrays) -> str:
+def repeatability(first: Results, second: Results) -> str:
     """Name the arrays that differ between two calls with the same arguments.
 
     A port whose results differ keeps state between calls.

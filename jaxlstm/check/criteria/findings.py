@@ -1,96 +1,84 @@
-"""The findings of a verification, by criterion, and the report items that summarize them."""
+"""The outcomes of a verification by criterion and case, and the report items that summarize them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
+from jaxlstm.check.criteria.criterion import Criterion, Measurement, Outcome, Untested, place, worst_of
+from jaxlstm.check.report.item import Item
 
-from jaxlstm.check.criteria import rms
-from jaxlstm.check.criteria.measurement import Measurement, worst_of
-from jaxlstm.check.criteria.rms import RmsRatio
-from jaxlstm.check.criteria.tolerance import array_difference
-from jaxlstm.check.report.data import Item
+Cases = dict[str, list[Any]]
+"""The values of the outcomes by case."""
 
 
-@dataclass
 class Findings:
-    """Problems and measurements by criterion and case, and RMS ratios by kind of array."""
+    """The outcomes so far."""
 
-    problems: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    measurements: dict[str, dict[str, Measurement]] = field(default_factory=dict)
-    ratios: dict[str, list[RmsRatio]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        """Start without outcomes."""
+        self._outcomes: dict[tuple[Criterion, str], Cases] = {}
 
-    def add_problem(self, criterion: str, case: str, problem: str) -> None:
-        """Record the outcome of a criterion without a limit. An empty ``problem`` means that it holds."""
-        problems = self.problems.setdefault(criterion, {}).setdefault(case, [])
-        if problem:
-            problems.append(problem)
+    def add(self, criterion: Criterion, case: str, outcome: Outcome) -> None:
+        """Record the outcome of a criterion on a case."""
+        cases = self._outcomes.setdefault((criterion, outcome.against), {})
+        cases.setdefault(case, []).append(outcome.value)
 
-    def add_measurement(self, criterion: str, case: str, measurement: Measurement) -> None:
-        """Record the outcome of a criterion with a limit."""
-        self.measurements.setdefault(criterion, {})[case] = measurement
-
-    def add_ratio(self, kind: str, ratio: RmsRatio) -> None:
-        """Record an RMS ratio of "results" or "gradients"."""
-        self.ratios.setdefault(kind, []).append(ratio)
-
-    def add_tolerance(
-        self,
-        case: str,
-        ours: Mapping[str, np.ndarray],
-        truth: Mapping[str, np.ndarray],
-        tolerance: tuple[float, float],
-    ) -> None:
-        """Compare every array with the float64 truth by the caller's tolerance (rtol, atol)."""
-        rtol, atol = tolerance
-        for name, value in ours.items():
-            difference = array_difference(value, truth[name], rtol=rtol, atol=atol, equal_nan=True)
-            problem = f"{name}: {difference}" if difference.mismatched else ""
-            self.add_problem("within the tolerance", case, problem)
-
-    def failed(self) -> set[str]:
-        """Return the names of the report items that failed."""
-        return {item.name for item in self.items() if item.ok is False}
+    @property
+    def failed(self) -> bool:
+        """True if a criterion failed."""
+        return any(item.ok is False for item in self.items())
 
     def items(self) -> Iterator[Item]:
-        """Yield one report item for each criterion. Its data hold every case."""
-        for criterion, problems in self.problems.items():
-            yield _problem_item(criterion, problems)
-        for criterion, measurements in self.measurements.items():
-            yield _measurement_item(criterion, measurements)
-        for kind, ratios in self.ratios.items():
-            data = {"arrays": {r.where: {**r._asdict(), "ratio": r.value} for r in ratios}}
-            for name, total in (
-                (f"RMS error of {kind}", rms.mean_ratio(ratios)),
-                (f"RMS error of {kind}, worst array", rms.worst_ratio(ratios)),
-            ):
-                yield Item(name, total.ok, total.value, total.limit, total.where, data)
-                data = {}
+        """Yield one report item for each criterion and reference. Its data hold every case."""
+        for (criterion, against), cases in self._outcomes.items():
+            name = f"{criterion.text} against {against}" if against else criterion.text
+            id_ = f"{criterion.id}-{against}" if against else criterion.id
+            yield Item(name, **_summary(criterion, cases), id=id_, kind=criterion.kind)
 
 
-def _problem_item(criterion: str, problems: Mapping[str, list[str]]) -> Item:
+def _summary(criterion: Criterion, cases: Cases) -> dict[str, Any]:
+    """Return the fields of an item."""
+    values = [value for found in cases.values() for value in found]
+    if isinstance(values[0], Untested):
+        return {"ok": None, "detail": values[0].reason}
+    if criterion.total is not None:
+        total = criterion.total(values)
+        data = {"arrays": {r.where: {**r._asdict(), "ratio": r.value} for r in values}}
+        return _measured(total, total.ok, total.where, data)
+    if isinstance(values[0], Measurement):
+        return _of_measurements(cases)
+    return _of_problems(cases)
+
+
+def _of_problems(cases: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    problems = {case: [problem for problem in found if problem] for case, found in cases.items()}
     failed = [case for case, found in problems.items() if found]
     detail = f"{len(problems)} cases" if len(problems) > 1 else ""
     if failed:
         first, *others = problems[failed[0]]
         more = f", and {len(others)} more" if others else ""
-        detail = f"{failed[0]}: {first}{more}{_failed_cases(failed, len(problems))}"
-    return Item(criterion, not failed, detail=detail, data={"cases": problems})
+        start = f"{failed[0]}: " if failed[0] else ""
+        detail = f"{start}{first}{more}{_failed_cases(failed, len(problems))}"
+    return {"ok": not failed, "detail": detail, "data": {"cases": problems}}
 
 
-def _measurement_item(criterion: str, measurements: Mapping[str, Measurement]) -> Item:
-    worst = worst_of(measurements.values())
-    case = next(name for name, number in measurements.items() if number is worst)
-    failed = [name for name, number in measurements.items() if not number.ok]
-    detail = f"worst: {case}, {worst.where}{_failed_cases(failed, len(measurements))}"
-    data = {"cases": {name: number._asdict() for name, number in measurements.items()}}
-    return Item(criterion, not failed, worst.value, worst.limit, detail, data)
+def _of_measurements(cases: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:
+    numbers = {case: number for case, (number,) in cases.items()}
+    worst = worst_of(numbers.values())
+    case = next(name for name, number in numbers.items() if number is worst)
+    failed = [name for name, number in numbers.items() if not number.ok]
+    detail = f"worst: {place(case, worst.where)}{_failed_cases(failed, len(numbers))}"
+    data = {"cases": {name: number._asdict() for name, number in numbers.items()}}
+    return _measured(worst, not failed, detail, data)
+
+
+def _measured(number: Measurement, ok: bool, detail: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ok": ok, "measured": number.value, "limit": number.limit, "detail": detail, "data": data}
 
 
 def _failed_cases(failed: Sequence[str], total: int) -> str:
-    if not failed:
+    if not failed or failed == [""]:
         return ""
     if len(failed) == total > 2:
         return f"; fails in all {total} cases"

@@ -1,24 +1,19 @@
-"""Float64 semantics: in float64, a correct port agrees with the references to rounding.
+"""Float64 semantics: in float64, a right subject agrees with the references to rounding.
 
 Large weights magnify rounding. The limits therefore grow with the condition of a case: the change of the
-oracle's results when every number in the call changes by one ulp, and every sigmoid by 2^-53. Many libraries
-compute sigmoid through tanh, so a gate near 0 has an absolute error of that size, and multiplies a c of up to
-10,000.
+reference's results when every number in the call changes by one ulp.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.criteria.measurement import Measurement, largest_error, largest_errors, worst_of
-from jaxlstm.check.reference import oracle
-from jaxlstm.check.reference.cases import Case
-from jaxlstm.check.reference.results import NamedArrays, Results, oracle_results
-from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import Results, worst_error, worst_errors
+from jaxlstm.check.criteria.criterion import Measurement, worst_of
+from jaxlstm.check.reference.reference import Reference
 
 Array = np.ndarray
 
@@ -31,21 +26,21 @@ GRADIENT_LIMIT = 1e-12
 CONDITION_FACTOR = 32.0
 """The limits are at least this many times the condition."""
 
-TRIALS = 2
+PERTURBATIONS = 2
 """Random perturbations from which the condition is estimated."""
 
 
 def result_semantics(
-    actual: NamedArrays, expected: NamedArrays, condition: Mapping[str, float], scale: float = 1.0
+    actual: Results, expected: Results, condition: Mapping[str, float], scale: float = 1.0
 ) -> Measurement:
     """Measure the largest absolute error, of the array that comes nearest its limit.
 
     ``scale`` multiplies ``RESULT_LIMIT``.
     """
-    theirs, least = dict(expected.leaves()), scale * RESULT_LIMIT
+    least = scale * RESULT_LIMIT
     return worst_of(
-        largest_error(name, value, theirs[name], max(least, CONDITION_FACTOR * condition[name]))
-        for name, value in actual.leaves()
+        largest_error(name, a, expected.outputs[name], max(least, CONDITION_FACTOR * condition[name]))
+        for name, a in actual.outputs.items()
     )
 
 
@@ -62,45 +57,38 @@ def gradient_semantics(
     return worst_of(relative(name) for name in actual)
 
 
-def condition_of(
-    params: Mapping[str, Any],
-    config: LSTMConfig,
-    case: Case,
-    truth: Results,
-    rng: np.random.Generator,
-    *,
-    gradients: bool,
-) -> dict[str, float]:
-    """Return the largest change of each array under :func:`perturbed_results`."""
-    trials = [
-        largest_errors(perturbed_results(params, config, case, rng, gradients=gradients), truth)
-        for _ in range(TRIALS)
-    ]
-    return {name: max(trial[name] for trial in trials) for name in trials[0]}
+def largest_error(name: str, actual: Array, expected: Array, limit: float) -> Measurement:
+    """Measure the largest absolute error over the elements whose expected value is finite."""
+    value, index = worst_error(actual, expected)
+    return Measurement(value, limit, f"{name}{list(index)}" if expected.size else name)
 
 
-def perturbed_results(
-    params: Mapping[str, Any], config: LSTMConfig, case: Case, rng: np.random.Generator, *, gradients: bool
-) -> Results:
-    """Return the oracle's results after every number of the call has changed by one ulp.
+def condition_of(reference: Reference, case: Case, truth: Results, seed: int) -> dict[str, float]:
+    """Return the change of each array that rounding may cause in a right float64 run.
 
-    Every sigmoid changes by 2^-53, the spacing of the numbers below 1.
+    It is the largest change when every number changes by one ulp. If the parameters of the reference are in
+    float32, it is at least the error of the reference in float32, in proportion.
     """
+    rng, gradients = np.random.default_rng([seed, 99]), truth.gradients is not None
+    ulp = float(np.finfo(np.float64).eps)
+    changes = [
+        worst_errors(reference.perturbed(case, ulp, rng, gradients=gradients), truth)
+        for _ in range(PERTURBATIONS)
+    ]
+    if reference.dtype == np.float32:
+        in_proportion = ulp / float(np.finfo(np.float32).eps)
+        errors = worst_errors(reference.run(case, np.float32, gradients=gradients), truth)
+        changes.append({name: in_proportion * error for name, error in errors.items()})
+    return {name: max(change[name] for change in changes) for name in changes[0]}
 
-    def signs(a: Array) -> Array:
-        return rng.choice([-1.0, 1.0], a.shape)
 
-    def perturb(a: Any) -> Array:
-        a = np.asarray(a).astype(np.float64)
-        return a * (1 + np.spacing(1.0) * signs(a))
-
-    def sigmoid(z: Array) -> Array:
-        return oracle.sigmoid(z) + 2.0**-53 * signs(z)
-
-    case = case.map(perturb)
-    params = {name: perturb(a) for name, a in params.items()}
-    equations = dataclasses.replace(oracle.CORRECT, sigmoid=sigmoid)
-    return oracle_results(params, config, case, gradients=gradients, equations=equations)
+def relative_error(actual: Results, expected: Results) -> float:
+    """Return the largest error of an output, relative to its largest element."""
+    worst = 0.0
+    for name, value in actual.outputs.items():
+        scale = float(np.max(np.abs(expected.outputs[name]), initial=0.0)) or 1.0
+        worst = max(worst, float(np.max(np.abs(value - expected.outputs[name]), initial=0.0)) / scale)
+    return worst
 
 
 def amplification(condition: Mapping[str, float], truth: Results) -> float:
@@ -110,4 +98,4 @@ def amplification(condition: Mapping[str, float], truth: Results) -> float:
         largest = np.max(np.abs(value[np.isfinite(value)]), initial=0.0)
         return condition[name] / (np.spacing(1.0) * largest) if largest else 0.0
 
-    return max(factor(name, value) for name, value in truth.leaves())
+    return max(factor(name, value) for name, value in truth.outputs.items())

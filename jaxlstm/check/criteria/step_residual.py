@@ -16,17 +16,17 @@ up to ACTIVATION u. Nothing is linearized.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from jaxlstm.check.criteria.measurement import Measurement, worst_of
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import Results
+from jaxlstm.check.criteria.criterion import Measurement, worst_of
 from jaxlstm.check.reference import oracle
-from jaxlstm.check.reference.cases import Case
-from jaxlstm.check.reference.results import Results, run_oracle
-from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 
 Array = np.ndarray
 
@@ -37,11 +37,7 @@ CONFIDENCE = 6.0
 
 
 def step_residual(
-    run: Callable[[Case], Results],
-    params: Mapping[str, Any],
-    config: LSTMConfig,
-    cases: Sequence[Case],
-    dtype: Any,
+    run: Callable[[Case], Results], reference: OracleLSTM, cases: Sequence[Case], dtype: Any
 ) -> Measurement | None:
     """Measure the worst residual, in units of its bound, over every step of some cases.
 
@@ -49,21 +45,21 @@ def step_residual(
     case; the port must take an initial state. The result is None if the port does not return h_n and c_n in
     the expected shapes.
     """
-    params = {name: np.asarray(a).astype(dtype).astype(np.float64) for name, a in params.items()}
-    case = _one_step_case(params, config, cases).astype(dtype)
-    results = run(case)
-    assert case.initial_state is not None
-    if results.h_n is None or results.c_n is None:
+    reference, config = reference.rounded(dtype).rounded(np.float64), reference.config
+    case = _one_step_case(reference, cases).astype(dtype)
+    outputs = run(case).outputs
+    if any(outputs.get(f"{s}_n", np.empty(0)).shape != case.arrays[f"{s}_0"].shape for s in "hc"):
         return None
-    h_0, c_0, h_n, c_n = (np.asarray(a, np.float64) for a in (*case.initial_state, results.h_n, results.c_n))
-    if h_n.shape != h_0.shape or c_n.shape != c_0.shape:
-        return None
+    h_0, c_0, h_n, c_n = (
+        np.asarray(a, np.float64)
+        for a in (case.arrays["h_0"], case.arrays["c_0"], outputs["h_n"], outputs["c_n"])
+    )
     x = case.inputs[0].astype(np.float64)
     residuals: list[Measurement] = []
     for layer in range(config.num_layers):
         slots = range(layer * config.num_directions, (layer + 1) * config.num_directions)
         for reverse, slot in enumerate(slots):
-            w = oracle.weights_of(params, config, layer, bool(reverse))
+            w = oracle.weights_of(reference.params, config, layer, bool(reverse))
             place = f"layer {layer}{' reverse' if reverse else ''}"
             states = h_0[slot], c_0[slot], h_n[slot], c_n[slot]
             residuals += _direction_residuals(w, x, *states, dtype, place)
@@ -71,22 +67,15 @@ def step_residual(
     return worst_of(residuals[::-1])
 
 
-def _one_step_case(params: Mapping[str, Any], config: LSTMConfig, cases: Sequence[Case]) -> Case:
+def _one_step_case(reference: OracleLSTM, cases: Sequence[Case]) -> Case:
     """Return a case of a single time step whose rows are all the steps of the oracle on ``cases``."""
-    inputs, states = [], []
+    parts: dict[str, list[Array]] = {"inputs": [], "h_0": [], "c_0": []}
     for case in cases:
-        runs = [run for layer in run_oracle(params, config, case).record for run in layer]
-        inputs.append(case.inputs[case.valid])
-        states.append(
-            [
-                np.stack([previous[case.valid] for previous in all_previous])
-                for all_previous in ([r.h_prev for r in runs], [r.c_prev for r in runs])
-            ]
-        )
-    x = np.concatenate(inputs)[None]
-    h_0, c_0 = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
-    zeros = (np.zeros((*x.shape[:2], config.output_size)), np.zeros_like(h_0), np.zeros_like(c_0))
-    return Case("one step each", x, (h_0, c_0), None, zeros)
+        runs = [run for layer in reference.record(case).record for run in layer]
+        parts["inputs"].append(case.inputs[case.valid][None])
+        parts["h_0"].append(np.stack([run.h_prev[case.valid] for run in runs]))
+        parts["c_0"].append(np.stack([run.c_prev[case.valid] for run in runs]))
+    return Case("one step each", {name: np.concatenate(a, axis=1) for name, a in parts.items()})
 
 
 def _direction_residuals(

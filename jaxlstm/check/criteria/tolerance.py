@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import jax
@@ -96,16 +95,6 @@ def array_difference(
 def default_tolerance(actual: Array, expected: Array) -> tuple[float, float]:
     """Return (rtol, atol) for the coarser of the two dtypes; zeros for integers and bools."""
     return TOLERANCES.get(coarser_dtype(actual, expected).name, (0.0, 0.0))
-
-
-def require_tolerances(rtol: float | None, atol: float | None) -> None:
-    """Raise ValueError unless rtol and atol are both None, or both finite and not negative."""
-    if (rtol is None) != (atol is None):
-        given, missing = ("rtol", "atol") if atol is None else ("atol", "rtol")
-        raise ValueError(f"{given} was given without {missing}; give both or neither")
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
 
 
 def coarser_dtype(actual: Array, expected: Array) -> np.dtype:

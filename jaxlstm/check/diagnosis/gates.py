@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.reference.cases import Case
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import Results
 from jaxlstm.check.report.difference import differing_units
 from jaxlstm.layer.config import LSTMConfig
 
@@ -16,7 +15,7 @@ Array = np.ndarray
 
 
 def gates_of_one_step(
-    run: Callable[[Case], Any], config: LSTMConfig, case: Case, slot: int, tolerance: float | None
+    run: Callable[[Case], Results], config: LSTMConfig, case: Case, slot: int, tolerance: float | None
 ) -> dict[str, Array]:
     """Return the gates f, i*g and o (batch, units) of one layer and direction that can be recovered.
 
@@ -24,26 +23,26 @@ def gates_of_one_step(
     gives o, unless h is projected. A step from c = 2 verifies that c' is linear. It is not if more than one
     step was made or if c feeds the gates, and then no gate can be recovered.
 
-    ``run`` runs the LSTM on a case and returns its h_n and c_n, ``case`` is one step with an initial state,
+    ``run`` runs the LSTM on a case and returns its results, ``case`` is one step with an initial state,
     and ``slot`` is the index of the layer and direction in the state.
     """
-    results = [run(_starting_from(case, slot, value)) for value in (0.0, 1.0, 2.0)]
-    if results[0].c_n is None:
+    results = [run(_starting_from(case, slot, value)).outputs for value in (0.0, 1.0, 2.0)]
+    if "c_n" not in results[0]:
         return {}
-    dtype = results[0].c_n.dtype
-    c = [np.asarray(result.c_n[slot], np.float64) for result in results]
+    dtype = results[0]["c_n"].dtype
+    c = [np.asarray(result["c_n"][slot], np.float64) for result in results]
     i_g, f = c[0], c[1] - c[0]
     if differing_units(c[2].astype(dtype), i_g + 2.0 * f, tolerance).size:
         return {}
     gates = {"f": f, "i*g": i_g}
-    if results[1].h_n is not None and not config.proj_size:
+    if "h_n" in results[1] and not config.proj_size:
         with np.errstate(all="ignore"):
-            gates["o"] = np.asarray(results[1].h_n[slot], np.float64) / np.tanh(c[1])
+            gates["o"] = np.asarray(results[1]["h_n"][slot], np.float64) / np.tanh(c[1])
     return {name: value.astype(dtype) for name, value in gates.items()}
 
 
 def _starting_from(case: Case, slot: int, value: float) -> Case:
     """Return the case with every element of one slot of c_0 set to ``value``."""
-    h_0, c_0 = (np.array(a) for a in case.initial_state or ())
+    c_0 = np.array(case.arrays["c_0"])
     c_0[slot] = value
-    return replace(case, initial_state=(h_0, c_0))
+    return case.with_arrays(c_0=c_0)

@@ -1,19 +1,19 @@
-"""Naming a fault of the derivative, for ports whose results are right and whose gradients are wrong.
+"""Naming a fault of the derivative, for subjects whose results are right and whose gradients are wrong.
 
-The derivative of the oracle is taken again with a part of it cut, and compared with the port's gradients.
+For an LSTM, the derivative of the oracle is taken again with a part of it cut, and compared with the port's
+gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.reference.cases import Case
+from jaxlstm.check.cases.case import Case
 from jaxlstm.check.reference.derivative import backward
-from jaxlstm.check.reference.results import oracle_results, run_oracle
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
@@ -55,23 +55,20 @@ def _cuts(config: LSTMConfig) -> Iterator[Cut]:
 
 
 @np.errstate(all="ignore")  # Weights may be infinite.
-def explain_gradients(
-    ours: Mapping[str, Array], params: Mapping[str, Any], config: LSTMConfig, case: Case
-) -> list[str]:
-    """Return the explanation of wrong gradients, line by line; empty if they are right."""
-    truth = oracle_results(params, config, case, gradients=True).gradients
-    assert truth is not None
+def explain_gradients(ours: Mapping[str, Array], oracle: OracleLSTM, case: Case) -> list[str]:
+    """Return the explanation of the wrong gradients of an LSTM, line by line; empty if they are right."""
+    truth = oracle.run(case, gradients=True).gradients or {}
     if not _differing(ours, truth):
         return []
     tolerance = EXACT if ours["inputs"].dtype == np.float64 else ROUNDED
-    run = run_oracle(params, config, case)
-    for cause, is_cut, kept in _cuts(config):
-        weights = {name: np.asarray(a, np.float64) * (not is_cut(name)) for name, a in params.items()}
-        d_out, d_h, d_c = (a * keep for a, keep in zip(case.cotangents, kept, strict=True))
-        found = backward(weights, run, case.seq_lengths, config, (d_out, d_h, d_c))
+    run = oracle.record(case)
+    for cause, is_cut, kept in _cuts(oracle.config):
+        weights = {name: np.asarray(a, np.float64) * (not is_cut(name)) for name, a in oracle.params.items()}
+        cotangents = [case.cotangents[n] * k for n, k in zip(("outputs", "h_n", "c_n"), kept, strict=True)]
+        found = backward(weights, run, case.seq_lengths, oracle.config, tuple(cotangents))
         if not _differing(ours, {name: found[name] for name in truth}, tolerance):
             return [f"the gradients match an LSTM in which {cause}"]
-    return _array_by_array(ours, truth)
+    return wrong_gradients(ours, truth)
 
 
 def _differing(
@@ -89,7 +86,8 @@ def _differing(
     return names
 
 
-def _array_by_array(ours: Mapping[str, Array], truth: Mapping[str, Array]) -> list[str]:
+def wrong_gradients(ours: Mapping[str, Array], truth: Mapping[str, Array]) -> list[str]:
+    """Describe each gradient that is wrong; those with the same error share a line."""
     wrong, lines = _differing(ours, truth), []
     if {"h_0", "c_0"} <= set(wrong) and ours["h_0"].shape == ours["c_0"].shape:
         swapped = {"h_0": ours["c_0"], "c_0": ours["h_0"]}
@@ -106,10 +104,10 @@ def _array_by_array(ours: Mapping[str, Array], truth: Mapping[str, Array]) -> li
 
 def _describe_error(actual: Array, expected: Array) -> str:
     if not actual.any():
-        return "is zero"
+        return "is zero, as after stop_gradient"
     if not np.isfinite(actual).all():
         return "is not finite"
-    factor = float(np.vdot(actual, expected) / np.vdot(expected, expected))
+    factor = float(np.vdot(actual, expected) / (np.vdot(expected, expected) or 1.0))
     if np.max(np.abs(actual - factor * expected)) <= 1e-4 * np.max(np.abs(actual)):
         return f"is {format_number(factor)} times the correct gradient"
     return "is wrong"

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxlstm.check.reference.results import Evidence, Results
+from jaxlstm.check.cases.results import Results
+from jaxlstm.check.verification import Evidence
 from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
@@ -20,7 +21,7 @@ def swapped_arrays(evidence: Sequence[Evidence], config: LSTMConfig) -> set[str]
     swapped = set()
     for entry in evidence:
         for name, (first, second, last) in _shapes(entry, config):
-            value = getattr(entry.results, name)
+            value = entry.results.outputs.get(name)
             if value is not None and first != second and value.shape == (second, first, last):
                 swapped.add(name)
     return swapped
@@ -29,20 +30,21 @@ def swapped_arrays(evidence: Sequence[Evidence], config: LSTMConfig) -> set[str]
 def repair_layout(entry: Evidence, config: LSTMConfig, swapped: set[str]) -> tuple[Results, list[str]]:
     """Return the results with swapped axes restored, and a description of each layout error.
 
-    Arrays of any other wrong shape become None.
+    Arrays of any other wrong shape are left out.
     """
     causes: list[str] = []
-    leaves: dict[str, Array | None] = {}
+    outputs: dict[str, Array] = {}
     for name, shape in _shapes(entry, config):
-        value = getattr(entry.results, name)
+        value = entry.results.outputs.get(name)
         if value is not None and name in swapped:
             value = value.swapaxes(0, 1)
             causes.append(f"the first two axes of {name} are swapped")
-        leaves[name] = value if value is not None and value.shape == shape else None
-    outputs = leaves["outputs"]
-    if outputs is not None and np.any(np.asarray(outputs[~entry.case.valid], np.float64) != 0):
+        if value is not None and value.shape == shape:
+            outputs[name] = value
+    padding = outputs["outputs"][~entry.case.valid] if "outputs" in outputs else np.empty(0)
+    if np.any(np.asarray(padding, np.float64) != 0):
         causes.append("the outputs in the padding are not zeroed")
-    return Results(**leaves), causes  # type: ignore[arg-type]
+    return Results(outputs), causes
 
 
 def _shapes(entry: Evidence, config: LSTMConfig) -> Iterator[tuple[str, tuple[int, int, int]]]:

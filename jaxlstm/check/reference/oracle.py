@@ -14,7 +14,7 @@ Only a projected LSTM has W_hr. Arrays are time-major, gates are in the order i,
 stacked layer by layer with the forward direction first. Source: the documentation of ``torch.nn.LSTM``.
 
 Each part that a port can get wrong is a field of :class:`Equations`. A fault replaces one of these parts
-(:mod:`jaxlstm.check.faults`).
+(:mod:`jaxlstm.check.reference.faults`).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import tensor_to_numpy
-from jaxlstm.check.model.layers import LayerRecord
-from jaxlstm.check.model.results import ModelCase
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import LayerRecord
 from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, pinned, tensors_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
-def record_torch_layers(model: TorchModel, case: ModelCase, dtype: Any) -> list[LayerRecord]:
+def record_torch_layers(model: TorchModel, case: Case, dtype: Any) -> list[LayerRecord]:
     """Run a module in ``dtype`` and return every call of a submodule, in the order in which they return."""
     import torch
 

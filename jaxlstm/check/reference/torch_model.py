@@ -1,21 +1,23 @@
 """A torch module as the reference of a model: its results and gradients in float64 and in its own dtype.
 
-The module is copied. The copy runs in evaluation mode on the CPU, with the settings of :mod:`.torch_runner`.
+The module is copied. The copy runs in evaluation mode on the CPU, with the settings of :mod:`.torch_lstm`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
-from jaxlstm.check.model.results import ModelCase, ModelResults, is_floating, named_leaves
-from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import Results, named_outputs
+from jaxlstm.check.reference import torch_lstm
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,9 @@ Array = np.ndarray
 
 class TorchModel:
     """A torch module that can run in several dtypes without a change to the caller's module."""
+
+    name = "torch"
+    chaotic = math.inf
 
     def __init__(self, module: Any) -> None:
         """Copy a module or the module of an exported program.
@@ -36,11 +41,11 @@ class TorchModel:
         import torch
 
         exported = isinstance(module, torch.export.ExportedProgram)
-        self.name = "the exported program" if exported else type(module).__name__
+        self.module_name = "the exported program" if exported else type(module).__name__
         module = _exported_module(module) if exported else module
         if not isinstance(module, torch.nn.Module):
             raise TypeError(
-                f"theirs must be a torch.nn.Module or a torch.export.ExportedProgram, got {self.name}"
+                f"theirs must be a torch.nn.Module or a torch.export.ExportedProgram, got {self.module_name}"
             )
         self.was_training = module.training and not exported
         self._copy = _deep_copy(module).cpu().requires_grad_(False)
@@ -61,64 +66,79 @@ class TorchModel:
         return {name: tensor_to_numpy(p) for name, p in self._copy.named_parameters()}
 
     def run(
-        self,
-        case: ModelCase,
-        dtype: Any,
-        *,
-        cotangents: Mapping[str, Array] | None = None,
-        perturbation: tuple[float, np.random.Generator] | None = None,
-        onednn: bool = True,
-    ) -> ModelResults:
+        self, case: Case, dtype: Any = np.float64, *, gradients: bool = False, onednn: bool = True
+    ) -> Results:
         """Run the module on a case in ``dtype``, its own or float64.
 
         Args:
           case: the arguments; floating-point arrays are rounded to ``dtype``.
-          cotangents: by name of an output; if given, the gradients of inputs and parameters are computed.
-          perturbation: if given, a relative size and a generator; every number in the call changes by it.
+          dtype: the dtype of the run.
+          gradients: if True, compute the gradients of inputs and parameters for the cotangents of the case.
           onednn: if False, torch computes without oneDNN, which sums in another order.
         """
-        case, module = case.astype(dtype), self.module(dtype)
-        if perturbation is not None:
-            case, module = _perturbed(case, module, *perturbation)
         with pinned(dtype, onednn=onednn):
-            return _run(module, case, cotangents)
+            return _run(self.module(dtype), case.astype(dtype), gradients)
 
-    def tables(self) -> list[str]:
-        """Return the names of the floating-point buffers that are not statistics, such as encodings."""
-        return [
-            name
-            for name, a in self._copy.named_buffers()
-            if a.is_floating_point() and not name.endswith(("running_mean", "running_var"))
-        ]
+    def rounded(self, dtype: Any) -> TorchModel:
+        """Return the model itself: its parameters have its own dtype."""
+        return self
 
-    def run_with_other_tables(self, case: ModelCase, rng: np.random.Generator) -> ModelResults:
-        """Run the module in float64 with every number of its tables changed by rounding in its own dtype."""
+    def expected(self, case: Case, dtype: Any, truth: Results) -> Results:
+        """Return the results in ``dtype``."""
+        return self.run(case, dtype, gradients=truth.gradients is not None)
+
+    def right_runs(self, case: Case, dtype: Any, *, gradients: bool) -> list[Results]:
+        """Return the results of a run without oneDNN."""
+        return [self.run(case, dtype, gradients=gradients, onednn=False)]
+
+    def perturbed(self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool) -> Results:
+        """Return the float64 results after every number of the call has changed by a relative ``size``."""
+        import torch
+
+        def factor(shape: tuple[int, ...]) -> Array:
+            return 1 + size * rng.choice([-1.0, 1.0], shape)
+
+        case = case.astype(np.float64).map(lambda a: a * factor(a.shape))
+        module = _deep_copy(self._in_float64)
+        with torch.no_grad():
+            for tensor in (*module.parameters(), *module.buffers()):
+                if tensor.is_floating_point():
+                    tensor.mul_(torch.as_tensor(factor(tuple(tensor.shape))))
+        with pinned(np.float64):
+            return _run(module, case, gradients)
+
+    def with_other_tables(self, case: Case, rng: np.random.Generator) -> tuple[list[str], Results] | None:
+        """Change every number of the tables by rounding; return their names and the float64 results.
+
+        Tables are the floating-point buffers that are not statistics, such as encodings.
+        """
         import torch
 
         module = _deep_copy(self._in_float64)
-        buffers = dict(module.named_buffers())
+        statistics = ("running_mean", "running_var")
+        buffers = {name: a for name, a in module.named_buffers() if not name.endswith(statistics)}
+        tables = {name: a for name, a in buffers.items() if a.is_floating_point()}
+        if not tables:
+            return None
         size = float(np.finfo(self.dtype).eps) if self.dtype.kind == "f" else 0.0
         with torch.no_grad():
-            for name in self.tables():
-                signs = torch.from_numpy(rng.choice([-1.0, 1.0], tuple(buffers[name].shape)))
-                buffers[name].add_(size * buffers[name].abs().max() * signs)
+            for table in tables.values():
+                signs = torch.from_numpy(rng.choice([-1.0, 1.0], tuple(table.shape)))
+                table.add_(size * table.abs().max() * signs)
         with pinned(np.float64):
-            return _run(module, case.astype(np.float64), None)
+            return list(tables), _run(module, case.astype(np.float64), False)
 
 
-def tensors_of(case: ModelCase) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, torch.Tensor]]:
+def tensors_of(case: Case) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, torch.Tensor]]:
     """Return the arguments with tensors in place of arrays, and the floating-point tensors by name."""
-    case = case.map(lambda a: numpy_to_tensor(np.array(a, order="C")))
-    named = named_leaves(case.args, "args") | named_leaves(case.kwargs, "kwargs")
-    floating = {
-        name: leaf for name, leaf in named.items() if hasattr(leaf, "detach") and leaf.is_floating_point()
-    }
-    return case.args, dict(case.kwargs), floating
+    tensors = {name: numpy_to_tensor(np.array(a, order="C")) for name, a in case.arrays.items()}
+    args, kwargs = case.call(tensors)
+    return args, kwargs, {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
 def arrays_of(returned: Any) -> dict[str, Array]:
     """Return the results of a module as NumPy arrays by name."""
-    leaves = named_leaves(returned, "outputs")
+    leaves = named_outputs(returned)
     return {name: tensor_to_numpy(a) if hasattr(a, "detach") else np.asarray(a) for name, a in leaves.items()}
 
 
@@ -137,7 +157,7 @@ def pinned(dtype: Any, *, onednn: bool = True) -> Iterator[None]:
     # The public setter raises in a process that has imported torch's own test helpers.
     torch._C._set_mkldnn_enabled(onednn and with_onednn)
     try:
-        with torch_runner.pinned(), torch.random.fork_rng(devices=[]):
+        with torch_lstm.pinned(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_default_dtype(default)
@@ -145,24 +165,24 @@ def pinned(dtype: Any, *, onednn: bool = True) -> Iterator[None]:
         torch._C._set_mkldnn_enabled(with_onednn)
 
 
-def _run(module: torch.nn.Module, case: ModelCase, cotangents: Mapping[str, Array] | None) -> ModelResults:
+def _run(module: torch.nn.Module, case: Case, with_gradients: bool) -> Results:
     import torch
 
     args, kwargs, sources = tensors_of(case)
-    if cotangents is None:
+    if not with_gradients:
         with torch.no_grad():
-            return ModelResults(arrays_of(module(*args, **kwargs)))
+            return Results(arrays_of(module(*args, **kwargs)))
     sources |= {name: p for name, p in module.named_parameters() if p.is_floating_point()}
     for tensor in sources.values():
         tensor.requires_grad_()
     try:
         with torch.enable_grad():
             returned = module(*args, **kwargs)
-            results = ModelResults(arrays_of(returned))
-            outputs = {n: a for n, a in named_leaves(returned, "outputs").items() if _differentiable(a)}
+            results = Results(arrays_of(returned))
+            outputs = {n: a for n, a in named_outputs(returned).items() if _differentiable(a)}
             if not outputs:
                 return results
-            given = [numpy_to_tensor(cotangents[n].astype(results.outputs[n].dtype)) for n in outputs]
+            given = [numpy_to_tensor(case.cotangents[n].astype(results.outputs[n].dtype)) for n in outputs]
             found = torch.autograd.grad(
                 list(outputs.values()), list(sources.values()), grad_outputs=given, allow_unused=True
             )
@@ -172,7 +192,7 @@ def _run(module: torch.nn.Module, case: ModelCase, cotangents: Mapping[str, Arra
         name: tensor_to_numpy(torch.zeros_like(source) if g is None else g)
         for (name, source), g in zip(sources.items(), found, strict=True)
     }
-    return results._replace(gradients=gradients)
+    return Results(results.outputs, gradients)
 
 
 def _exported_module(program: torch.export.ExportedProgram) -> torch.nn.Module:
@@ -209,21 +229,3 @@ def _replace_dtypes(module: torch.fx.GraphModule) -> None:
 
 def _differentiable(leaf: Any) -> bool:
     return hasattr(leaf, "detach") and leaf.requires_grad
-
-
-def _perturbed(
-    case: ModelCase, module: torch.nn.Module, size: float, rng: np.random.Generator
-) -> tuple[ModelCase, torch.nn.Module]:
-    """Return a case and a copy of a module with every number changed by a relative ``size``."""
-    import torch
-
-    def factor(shape: tuple[int, ...]) -> Array:
-        return 1 + size * rng.choice([-1.0, 1.0], shape)
-
-    case = case.map(lambda a: (a * factor(a.shape)).astype(a.dtype) if is_floating(a) else a)
-    module = _deep_copy(module)
-    with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                tensor.mul_(torch.as_tensor(factor(tuple(tensor.shape))))
-    return case, module

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.report.data import Heatmap
+from jaxlstm.check.report.item import Heatmap
 
 WIDTH, HEIGHT, LEFT = 300, 150, 36
 """Largest size of a map and the width of its labels. It fits a phone without scaling."""

@@ -1,16 +1,17 @@
-"""A report as one self-contained HTML page, without scripts, fonts or links to other files."""
+"""The parts of a report as one self-contained HTML page, without scripts, fonts or links to other files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.report.data import Heatmap, ReportData
 from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.heatmap import heatmap_svg
+from jaxlstm.check.report.item import Heatmap, Item
+from jaxlstm.check.report.layers import LayerDifference
 
 _START = (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="jaxlstm">'
@@ -65,61 +66,40 @@ td.s { white-space: nowrap; font-weight: 600; }
 """
 
 
-def html_page(report: ReportData) -> str:
-    """Return the page: verdict, diagnosis, items, heat maps, notes and environment."""
-    status = "holds" if report.ok else "fails"
-    body = [
-        _header(report),
-        _list("Diagnosis", report.diagnosis),
-        _gates(report.difference) if report.difference else "",
-        _layers(report),
-        _items(report),
-        _side("Error over time and units", [heatmap_svg(grid) for grid in report.heatmaps]),
-        _list("Notes", report.notes),
-        f"<h2>Reproduce</h2><pre>{escape(report.again)}</pre>" if report.again else "",
-        '<div class="side">',
-        _pairs("Environment", report.environment),
-        _pairs("Settings", report.settings),
-        "</div>",
-    ]
+def page(verdict: str, ok: bool, header: str, parts: Iterable[str]) -> str:
+    """Return the page: the header and the parts that are not empty. ``verdict`` is its title."""
+    body = "\n".join(part for part in (header, *parts) if part)
     return (
         f'{_START}<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.verdict)}</title><style>{_STYLE}</style></head>"
-        f'<body><main class="{status}">\n'
-        + "\n".join(part for part in body if part)
-        + "\n</main></body></html>\n"
+        f"<title>{escape(verdict)}</title><style>{_STYLE}</style></head>"
+        f'<body><main class="{"holds" if ok else "fails"}">\n{body}\n</main></body></html>\n'
     )
 
 
 def is_html_page(path: Path) -> bool:
-    """Return True if :func:`html_page` made the file."""
+    """Return True if :func:`page` made the file."""
     start = _START.encode()
     with open(path, "rb") as file:
         return file.read(len(start)) == start
 
 
-def _header(report: ReportData) -> str:
+def header(word: str, title: str, counts: str, environment: Mapping[str, str]) -> str:
     """Return the verdict, the title, the counts, the versions and the device."""
-    environment = report.environment
-    names = [name for name in ("jaxlstm", "jax", "torch") if name in environment]
-    where = [f"{name} {environment[name]}" for name in names]
+    where = [f"{name} {environment[name]}" for name in ("jaxlstm", "jax", "torch") if name in environment]
     where += [environment["device"]] if "device" in environment else []
-    return (
-        f'<header><p class="verdict">{report.word}</p><h1>{escape(report.title)}</h1>'
-        f"<p>{escape(report.counts)}</p>"
-        + (f"<p>{escape(' · '.join(where))}</p>" if where else "")
-        + "</header>"
-    )
+    below = [counts, *([" · ".join(where)] if where else [])]
+    lines = "".join(f"<p>{escape(line)}</p>" for line in below)
+    return f'<header><p class="verdict">{word}</p><h1>{escape(title)}</h1>{lines}</header>'
 
 
-def _items(report: ReportData) -> str:
-    items = sorted(report.items, key=lambda item: item.ok is not False)  # Failures first.
+def items_table(items: Sequence[Item]) -> str:
+    """Return a table of all items, the failures first."""
     rows = "".join(
         f'<tr><td class="s {item.status.lower()}">{item.status}</td><td>{escape(item.name)}</td>'
         f'<td class="n" data-label="measured">{format_number(item.measured)}</td>'
         f'<td class="n" data-label="limit">{format_number(item.limit)}</td>'
         f"<td>{escape(item.detail)}</td></tr>"
-        for item in items
+        for item in sorted(items, key=lambda item: item.ok is not False)
     )
     headings = (
         '<th>Status</th><th>Item</th><th class="n">Measured</th><th class="n">Limit</th><th>Detail</th>'
@@ -127,21 +107,19 @@ def _items(report: ReportData) -> str:
     return f'<h2>Items</h2><table class="items">{_head_and_body(headings, rows)}</table>'
 
 
-def _layers(report: ReportData) -> str:
+def layers_table(layers: Sequence[LayerDifference]) -> str:
     """Return the layers of a model as a table, in the order of calls."""
-    if not report.layers:
-        return ""
     rows = "".join(
         f'<tr><td class="s {"ok" if layer.ok else "failed"}">{"equal" if layer.ok else "differs"}</td>'
         f"<td>{escape(layer.name)}</td><td>{escape(layer.kind)}</td>"
         f'<td class="n">{layer.difference}</td></tr>'
-        for layer in report.layers
+        for layer in layers
     )
     headings = '<th>Status</th><th>Layer</th><th>Type</th><th class="n">Difference / largest element</th>'
-    return f"<h2>Layers</h2><table>{_head_and_body(headings, rows)}</table>"
+    return f"<h2>Layers</h2><table>{_head_and_body(headings, rows)}</table>" if rows else ""
 
 
-def _gates(difference: StepDifference) -> str:
+def gates(difference: StepDifference) -> str:
     """Return the gates of the first step that differs, as a table and as a heat map."""
     rows = "".join(
         f'<tr><td class="s {"failed" if gate.off else "ok"}">{escape(gate.gate)}</td>'
@@ -155,30 +133,29 @@ def _gates(difference: StepDifference) -> str:
     values = [row.tolist() for row in errors.values()]
     grid = Heatmap("Distance from the oracle", "unit", "gate", values, tuple(errors))
     heading = f"First difference from the oracle: {difference.place.where}"
-    return _side(heading, [f"<table>{_head_and_body(headings, rows)}</table>", heatmap_svg(grid)])
+    return side(heading, [f"<table>{_head_and_body(headings, rows)}</table>", heatmap_svg(grid)])
 
 
-def _head_and_body(headings: str, rows: str) -> str:
-    return f"<thead><tr>{headings}</tr></thead><tbody>{rows}</tbody>"
-
-
-def _side(heading: str, parts: list[str]) -> str:
+def side(heading: str, parts: Sequence[str]) -> str:
+    """Return parts side by side, below a heading; nothing if all are empty."""
     if not any(parts):
         return ""
     return f'<h2>{escape(heading)}</h2><div class="side">{"".join(parts)}</div>'
 
 
-def _list(heading: str, lines: tuple[str, ...]) -> str:
-    if not lines:
-        return ""
+def listing(heading: str, lines: Sequence[str]) -> str:
+    """Return a list below its heading; nothing without lines."""
     entries = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<h2>{heading}</h2><ul class="{heading.lower()}">{entries}</ul>'
+    return f'<h2>{heading}</h2><ul class="{heading.lower()}">{entries}</ul>' if entries else ""
 
 
-def _pairs(heading: str, pairs: Mapping[str, Any]) -> str:
-    if not pairs:
-        return ""
+def pairs(heading: str, values: Mapping[str, Any]) -> str:
+    """Return names and values as a table; nothing without values."""
     rows = "".join(
-        f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>" for key, value in pairs.items()
+        f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>" for key, value in values.items()
     )
-    return f'<section><h2>{heading}</h2><table class="pairs">{rows}</table></section>'
+    return f'<section><h2>{heading}</h2><table class="pairs">{rows}</table></section>' if rows else ""
+
+
+def _head_and_body(headings: str, rows: str) -> str:
+    return f"<thead><tr>{headings}</tr></thead><tbody>{rows}</tbody>"

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
 
 from jaxlstm.check.report import html, terminal, text
-from jaxlstm.check.report.data import ReportData
+from jaxlstm.check.report.difference import StepDifference
+from jaxlstm.check.report.heatmap import heatmap_svg
+from jaxlstm.check.report.item import Heatmap, Item
+from jaxlstm.check.report.layers import LayerDifference
+
+SCHEMA = 1
+"""Version of the JSON. It grows when a key changes its meaning or is removed."""
+
+FIRST_SCREEN = 5
+"""Failures shown by :meth:`Report.first_screen`."""
 
 
 class CheckFailed(AssertionError):  # noqa: N818 - It reads as an assertion.
@@ -17,7 +31,7 @@ class CheckFailed(AssertionError):  # noqa: N818 - It reads as an assertion.
 
 
 @dataclass(frozen=True)
-class Report(ReportData):
+class Report:
     """The verdict of a check and its grounds. ``print(report)`` shows every item.
 
     Attributes:
@@ -30,9 +44,70 @@ class Report(ReportData):
       notes: facts that limit the verdict, such as tolerances set by the caller.
       settings: the arguments of the check.
       environment: the versions, device and precision of the check.
+      heatmaps: the errors over time and units.
       again: the call or command that repeats the check.
+      difference: the first step at which the port differs from the oracle, or None.
       layers: the layers of a model that failed, in torch's order of calls.
     """
+
+    title: str
+    items: tuple[Item, ...]
+    diagnosis: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    heatmaps: tuple[Heatmap, ...] = ()
+    again: str = ""
+    difference: StepDifference | None = None
+    layers: tuple[LayerDifference, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """True if no item failed and at least one passed."""
+        tested = [item.ok for item in self.items if item.ok is not None]
+        return bool(tested) and all(tested)
+
+    @property
+    def failures(self) -> tuple[Item, ...]:
+        """The items that failed."""
+        return tuple(item for item in self.items if item.ok is False)
+
+    @property
+    def word(self) -> str:
+        """ "HOLDS" or "DOES NOT HOLD"."""
+        return "HOLDS" if self.ok else "DOES NOT HOLD"
+
+    @property
+    def counts(self) -> str:
+        """The number of items by status, in words."""
+        statuses = [item.status for item in self.items]
+        counts = {status: statuses.count(status) for status in ("ok", "FAILED", "untested")}
+        return ", ".join(f"{n} {status.lower()}" for status, n in counts.items() if n)
+
+    @property
+    def verdict(self) -> str:
+        """The title, the verdict and the number of items by status, in one line."""
+        return f"{self.title}: {self.word} ({self.counts})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain Python values."""
+        return {
+            "schema": SCHEMA,
+            "ok": self.ok,
+            "title": self.title,
+            "diagnosis": list(self.diagnosis),
+            "items": [item.to_dict() for item in self.items],
+            "notes": list(self.notes),
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+            "again": self.again,
+            "difference": self.difference.to_dict() if self.difference else None,
+            "layers": [{**layer._asdict(), "ok": layer.ok} for layer in self.layers],
+        }
+
+    def to_json(self) -> str:
+        """Return :meth:`to_dict` as strict JSON, with NaN and the infinities as strings."""
+        return json.dumps(_strict(self.to_dict()), indent=2, allow_nan=False)
 
     def raise_if_failed(self) -> None:
         """Raise :class:`CheckFailed`, an AssertionError, unless the check holds."""
@@ -41,10 +116,26 @@ class Report(ReportData):
 
     def first_screen(self) -> str:
         """Return the verdict, the diagnosis and at most five of the failures."""
-        return text.first_screen(self)
+        items = self.failures or self.items
+        lines = [self.verdict, *text.section("Diagnosis", self.diagnosis)]
+        lines.append(text.items_table(items[:FIRST_SCREEN]))
+        if len(items) > FIRST_SCREEN:
+            lines.append(f"... and {len(items) - FIRST_SCREEN} more, in str(report)")
+        return "\n".join(lines)
 
     def __str__(self) -> str:
-        return text.full_text(self)
+        diagnosis = text.section("Diagnosis", self.diagnosis)
+        lines = [self.verdict, *diagnosis, "", text.items_table(self.items)]
+        if self.difference:
+            heading = f"Gates at {self.difference.place.where}"
+            lines += text.section(heading, map(str, self.difference.summary()))
+        if self.layers:
+            lines += text.section("Layers", text.layers_table(self.layers).splitlines())
+        lines += text.section("Notes", self.notes)
+        for name, values in (("Settings", self.settings), ("Environment", self.environment)):
+            lines += text.section(name, (f"{key}: {value}" for key, value in values.items()))
+        lines += text.section("Reproduce", [self.again] if self.again else [])
+        return "\n".join(lines)
 
     def show(self) -> None:
         """Print the report, in color on a terminal."""
@@ -52,4 +143,30 @@ class Report(ReportData):
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        return html.html_page(self)
+        parts = [
+            html.listing("Diagnosis", self.diagnosis),
+            html.gates(self.difference) if self.difference else "",
+            html.layers_table(self.layers),
+            html.items_table(self.items),
+            html.side("Error over time and units", [heatmap_svg(grid) for grid in self.heatmaps]),
+            html.listing("Notes", self.notes),
+            f"<h2>Reproduce</h2><pre>{escape(self.again)}</pre>" if self.again else "",
+            '<div class="side">',
+            html.pairs("Environment", self.environment),
+            html.pairs("Settings", self.settings),
+            "</div>",
+        ]
+        header = html.header(self.word, self.title, self.counts, self.environment)
+        return html.page(self.verdict, self.ok, header, parts)
+
+
+def _strict(value: Any) -> Any:
+    """Replace the floats that JSON lacks with their names."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, (bool, int, str)) or value is None:
+        return value
+    as_float = float(value)
+    return as_float if math.isfinite(as_float) else str(as_float)

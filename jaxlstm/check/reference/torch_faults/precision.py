@@ -18,11 +18,8 @@ def product(operation: Operation) -> Iterator[Variant]:
             yield Variant(
                 f"{{where}} {words} in {dtype}",
                 lambda op, dtype=dtype, roundings=roundings: _in_half(op, dtype, roundings),
-                rounding=True,
             )
-    yield Variant(
-        "{where} takes its operands in TF32", lambda op: _with_rounded_operands(op, _to_tf32), rounding=True
-    )
+    yield Variant("{where} takes its operands in TF32", lambda op: _with_rounded_operands(op, _to_tf32))
 
 
 def _in_half(operation: Operation, dtype: str, roundings: int) -> Any:

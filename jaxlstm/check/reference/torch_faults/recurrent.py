@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
-from jaxlstm.check.faults.catalogue import catalogue
-from jaxlstm.check.faults.fault import Fault, OracleCall
+from jaxlstm.check.reference.faults.catalogue import catalogue
+from jaxlstm.check.reference.faults.fault import Fault, OracleCall
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import param_shapes
@@ -138,6 +138,7 @@ def _run_oracle(operation: Operation, fault: Fault) -> Any:
         inputs = np.zeros((*valid.shape, x.shape[1]), x.dtype)
         inputs[valid] = x
     results = fault.apply(OracleCall(params, inputs, (h, c), valid.sum(0), config)).results()
-    outputs = results.outputs[valid] if packed else results.outputs
-    arrays = (outputs.swapaxes(0, 1) if first else outputs, results.h_n, results.c_n)
+    outputs, h_n, c_n = (results.outputs[name] for name in ("outputs", "h_n", "c_n"))
+    outputs = outputs[valid] if packed else outputs
+    arrays = (outputs.swapaxes(0, 1) if first else outputs, h_n, c_n)
     return tuple(numpy_to_tensor(np.array(a, x.dtype, order="C")) for a in arrays)

@@ -1,0 +1,214 @@
+"""The list of all criteria, and how each judges the trial of one case.
+
+A port of an LSTM and a model are judged by the same list. Modules beside this one hold the measures: pure
+functions of arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from jaxlstm._shared.table import format_number
+from jaxlstm.check.cases.results import Results, is_floating, worst_errors
+from jaxlstm.check.criteria import exact, rms, semantics
+from jaxlstm.check.criteria.criterion import Criterion, Outcome, RmsRatio, Untested, place
+from jaxlstm.check.criteria.rounding_unit import with_rounding_as_unit
+from jaxlstm.check.criteria.step_residual import step_residual
+from jaxlstm.check.criteria.tolerance import array_difference
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.subjects.port import PortSubject
+from jaxlstm.check.verification import Trial, Verification
+
+SINGLE = 16 * float(np.finfo(np.float32).eps)
+"""Relative error that float32 arithmetic leaves in float64 results; XLA's functions are off by some ulps."""
+
+TABLE_FACTOR = 2.0
+"""Largest error in float64 in units of the effect of one ulp in every number of torch's tables."""
+
+
+def _runs(trial: Trial) -> Iterator[Outcome]:
+    yield Outcome(describe(trial.error) if trial.error else "")
+
+
+def _form(trial: Trial) -> Iterator[Outcome]:
+    yield Outcome(trial.form)
+    if trial.form64:
+        yield Outcome(f"in float64, {trial.form64}")
+
+
+def _nan_mask(trial: Trial) -> Iterator[Outcome]:
+    if trial.has_shapes:
+        yield Outcome(trial.mask)
+    if trial.mask64:
+        yield Outcome(f"in float64, {trial.mask64}")
+
+
+def _repeatable(trial: Trial) -> Iterator[Outcome]:
+    if trial.case.repeated and trial.is_usable:
+        yield Outcome(exact.repeatability(trial.ours, trial.again()))
+
+
+def _tolerance(trial: Trial) -> Iterator[Outcome]:
+    if trial.check.tolerance is None or not trial.is_usable:
+        return
+    rtol, atol = trial.check.tolerance
+    truth = trial.truth.arrays()
+    for name, value in trial.aligned.arrays().items():
+        difference = array_difference(value, truth[name], rtol=rtol, atol=atol, equal_nan=True)
+        yield Outcome(f"{name}: {difference}" if difference.mismatched else "")
+
+
+def _condition(trial: Trial) -> dict[str, float]:
+    check = trial.check
+    if trial.aligned64 is None:
+        return semantics.condition_of(check.rounded, trial.rounded, trial.truth, check.seed)
+    return semantics.condition_of(check.truth, trial.case, trial.truth64, check.seed)
+
+
+def _theirs64(trial: Trial) -> dict[str, Results]:
+    """Return the float64 results of each reference."""
+    check = trial.check
+    return {
+        reference.name: trial.truth64 if reference is check.truth else trial.theirs(reference, np.float64)
+        for reference in check.references
+    }
+
+
+def _semantics(trial: Trial) -> Iterator[Outcome]:
+    ours = trial.aligned64
+    if ours is None:
+        return
+    condition = trial.once(_condition)
+    found = [
+        Outcome(semantics.result_semantics(ours, theirs, condition, trial.case.scale), against)
+        for against, theirs in trial.once(_theirs64).items()
+    ]
+    if not all(number.ok for number, _ in found) and (reason := _excuse(trial, ours)):
+        trial.check.float64_refusal = reason
+        return
+    yield from found
+
+
+def _excuse(trial: Trial, ours: Results) -> str:
+    """Return the reason why a float64 error is not larger than rounding to float32, or an empty string."""
+    error = semantics.relative_error(ours, trial.truth64)
+    if error <= SINGLE and (casts := trial.check.subject.casts_to_float32(trial.case)):
+        return (
+            f"the model converts float64 to float32 in {', '.join(casts[:3])}; its error in float64, "
+            f"{format_number(error)}, is no larger than float32 rounding"
+        )
+    rng = np.random.default_rng([trial.check.seed, 101])
+    if (other := trial.check.truth.with_other_tables(trial.case, rng)) is None:
+        return ""
+    names, results = other
+    effect = worst_errors(results, Results(trial.truth64.outputs))
+    errors = worst_errors(Results(ours.outputs), trial.truth64)
+    if any(error > TABLE_FACTOR * effect[name] for name, error in errors.items()):
+        return ""
+    return (
+        f"torch rounded {', '.join(names[:3])} to {trial.check.dtype}; the model's error in float64, "
+        f"{format_number(error)}, is no larger than the effect of that"
+    )
+
+
+def _gradients(trial: Trial) -> Iterator[Outcome]:
+    ours = trial.aligned64
+    if ours is None or not ours.gradients or trial.check.float64_refusal:
+        return
+    for against, theirs in trial.once(_theirs64).items():
+        if theirs.gradients:
+            condition = trial.once(_condition)
+            yield Outcome(semantics.gradient_semantics(ours.gradients, theirs.gradients, condition), against)
+
+
+def _ratios(trial: Trial) -> dict[str, RmsRatio]:
+    """Return the RMS errors of the subject, of torch and of other right implementations, by array."""
+    check, case = trial.check, trial.rounded
+    if check.tolerance is not None or check.dtype == np.float64 or not trial.is_usable:
+        return {}
+    if np.isfinite(check.rounded.chaotic):
+        amplification = semantics.amplification(trial.once(_condition), trial.truth)
+        if not amplification <= check.rounded.chaotic:
+            check.chaotic[case.name] = amplification
+            return {}
+    gradients = trial.ours.gradients is not None
+    right = [run.arrays() for run in check.rounded.right_runs(case, check.dtype, gradients=gradients)]
+    torch = next((trial.theirs(r, check.dtype).arrays() for r in check.references if r.name == "torch"), {})
+    truth = trial.truth.arrays()
+    ratios = {
+        name: rms.rms_ratio(
+            place(case.name, name), a, truth[name], [run[name] for run in right], torch.get(name)
+        )._replace(in_mean=case.scale == 1)
+        for name, a in trial.aligned.arrays().items()
+        if is_floating(a)
+    }
+    if len(right) > 1:
+        return ratios
+    rng = np.random.default_rng([check.seed, 100])
+    return with_rounding_as_unit(
+        ratios,
+        trial.truth,
+        check.dtype,
+        lambda size: check.truth.perturbed(case, size, rng, gradients=gradients),
+    )
+
+
+def _result_ratios(trial: Trial) -> Iterator[Outcome]:
+    yield from (Outcome(r) for name, r in trial.once(_ratios).items() if name in trial.ours.outputs)
+
+
+def _gradient_ratios(trial: Trial) -> Iterator[Outcome]:
+    yield from (Outcome(r) for name, r in trial.once(_ratios).items() if name not in trial.ours.outputs)
+
+
+def _steps(check: Verification) -> Iterator[Outcome]:
+    """Judge every step of the first three cases."""
+    port, oracle = check.subject, check.truth
+    if check.tolerance is not None or not isinstance(port, PortSubject) or not isinstance(oracle, OracleLSTM):
+        return
+    if not port.port.takes_state:
+        yield Outcome(Untested("the port takes no initial_state"))
+        return
+    run = partial(port.run, dtype=check.dtype, gradients=False)
+    try:
+        worst = step_residual(run, oracle, check.tried[:3], check.dtype)
+    except PORT_EXCEPTIONS as error:
+        yield Outcome(describe(error))
+        return
+    if worst is None:
+        yield Outcome(Untested("the port does not return both h_n and c_n in their shapes"))
+    else:
+        # A ratio of 1 fails.
+        yield Outcome(worst._replace(limit=float(np.nextafter(1.0, 0.0))))
+
+
+CRITERIA = (
+    Criterion("runs", "exact", "runs", _runs, "on calls"),
+    Criterion("form", "exact", "shape and dtype", _form),
+    Criterion("nan-mask", "exact", "NaN mask", _nan_mask),
+    Criterion("repeatable", "exact", "repeatable", _repeatable),
+    Criterion("tolerance", "precision", "within the tolerance", _tolerance),
+    Criterion("float64-results", "semantic", "float64 semantics", _semantics),
+    Criterion("float64-gradients", "gradient", "float64 gradients", _gradients),
+    Criterion("rms-results", "precision", "RMS error of results", _result_ratios, total=rms.mean_ratio),
+    Criterion(
+        "rms-worst-result",
+        "precision",
+        "RMS error of results, worst array",
+        _result_ratios,
+        total=rms.worst_ratio,
+    ),
+    Criterion("rms-gradients", "gradient", "RMS error of gradients", _gradient_ratios, total=rms.mean_ratio),
+    Criterion(
+        "rms-worst-gradient",
+        "gradient",
+        "RMS error of gradients, worst array",
+        _gradient_ratios,
+        total=rms.worst_ratio,
+    ),
+    Criterion("step-residual", "precision", "step residual", _steps, "at the end"),
+)

@@ -1,0 +1,153 @@
+"""The oracle with faults, and a port's results on several cases as the evidence.
+
+Cases are tried in order of cost, so that a single time step refutes nearly every pair.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import Results
+from jaxlstm.check.diagnosis.layout import repair_layout, swapped_arrays
+from jaxlstm.check.diagnosis.search import AGREEMENT, IMPROVEMENT, Deadline
+from jaxlstm.check.reference.faults.catalogue import catalogue
+from jaxlstm.check.reference.faults.cells import CLIPS, clipped_c
+from jaxlstm.check.reference.faults.fault import Fault, OracleCall
+from jaxlstm.check.reference.oracle import OracleRun
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.verification import Evidence
+
+Array = np.ndarray
+Faults = tuple[Fault, ...]
+
+
+class FaultedOracle:
+    """The evidence in order of cost, with its layout repaired, and the oracle runs made so far."""
+
+    start = "matches an LSTM in which"
+
+    def __init__(self, oracle: OracleLSTM, evidence: Sequence[Evidence], *, rounding: bool = False) -> None:
+        """Take evidence free of NaN; ``rounding`` restricts the search to faults of precision."""
+        self.rounding, self.causes = rounding, list[str]()
+        self.calls: list[OracleCall] = []
+        self.results: list[Results] = []
+        swapped = swapped_arrays(evidence, oracle.config)
+        for entry in sorted(evidence, key=lambda entry: _cost(entry.case)):
+            results, causes = repair_layout(entry, oracle.config, swapped)
+            self.causes += [cause for cause in causes if cause not in self.causes]
+            self.calls.append(OracleCall.of(oracle.params, oracle.config, entry.case))
+            self.results.append(results)
+        dtypes = {entry.results.outputs["outputs"].dtype.name for entry in evidence}
+        self.tolerance = max((AGREEMENT.get(name, 0.0) for name in dtypes), default=0.0)
+        self.correct_runs = [call.run() for call in self.calls]
+        self.cheapest_runs: dict[Faults, OracleRun] = {}
+        known = (*catalogue(oracle.config), *_clipped(self.results))
+        self.faults = [fault for fault in known if fault.rounding or not rounding]
+
+    def single(self, deadline: Deadline) -> Iterator[Faults]:
+        """Yield every fault alone, whatever the deadline."""
+        return ((fault,) for fault in self.faults)
+
+    def combined(self, deadline: Deadline) -> Iterator[Faults]:
+        """Yield the pairs that the cheapest case does not refute, until the deadline.
+
+        Pairs in which one fault does not change the run of the cheapest case come first, because they need no
+        further run of the oracle. A fault of precision is paired only with faults that already bring the
+        oracle closer.
+        """
+        if self.rounding:
+            return
+        semantic = [fault for fault in self.faults if not fault.rounding]
+        without = max(self.distances(()), default=np.inf)
+        close = [f for f in semantic if self._distance((f,), 0) <= without / IMPROVEMENT]
+        pairs = [p for p in itertools.combinations(semantic, 2) if p[0].group != p[1].group]
+        effective = {fault for fault in semantic if not self._is_idle(fault)}
+        cheap = [pair for pair in pairs if not effective.issuperset(pair)]
+        costly = [pair for pair in pairs if effective.issuperset(pair)]
+        of_precision = itertools.product(close, (fault for fault in self.faults if fault.rounding))
+        yield from (pair for pair in deadline.before(cheap) if self._distance(pair, 0) <= self.tolerance)
+        yield from deadline.before(of_precision)
+        yield from (
+            pair for pair in deadline.before(costly) if self._lowest_layer_distance(pair) <= self.tolerance
+        )
+
+    def distances(self, faults: Faults) -> Iterator[float]:
+        """Yield the distance of the oracle under some faults from the results on each case."""
+        return (self._distance(faults, which) for which in range(len(self.calls)))
+
+    def _distance(self, faults: Faults, which: int) -> float:
+        call = self._call(faults, which)
+        run = self._cheapest_run(faults, call) if which == 0 else call.run()
+        return _distance(self.results[which], call.finished(run), self.calls[which])
+
+    def _call(self, faults: Faults, which: int) -> OracleCall:
+        call = self.calls[which]
+        for fault in faults:
+            call = fault.apply(call)
+        return call
+
+    def _cheapest_run(self, faults: Faults, call: OracleCall) -> OracleRun:
+        """Return the oracle's run of the cheapest case, made once for the faults that change it."""
+        if len(faults) > 1:
+            faults = tuple(fault for fault in faults if not self._is_idle(fault))
+            call = self._call(faults, 0)
+        if not faults:
+            return self.correct_runs[0]
+        if faults not in self.cheapest_runs:
+            unchanged = len(faults) == 1 and faults[0].only_finishes(self.calls[0])
+            self.cheapest_runs[faults] = self.correct_runs[0] if unchanged else call.run()
+        return self.cheapest_runs[faults]
+
+    def _is_idle(self, fault: Fault) -> bool:
+        """Return True if a fault does not change the run of the cheapest case."""
+        run, correct = self._cheapest_run((fault,), self._call((fault,), 0)), self.correct_runs[0]
+        return run is correct or all(np.array_equal(a, b) for a, b in zip(run[:3], correct[:3], strict=True))
+
+    def _lowest_layer_distance(self, faults: Faults) -> float:
+        """Return the distance of the lowest layer's state in the cheapest case."""
+        run, ours = self._call(faults, 0).run(layers=1), self.results[0].outputs
+        pairs = [(ours.get("h_n"), run.h_n), (ours.get("c_n"), run.c_n)]
+        return max((_relative(a[: len(b)], b) for a, b in pairs if a is not None), default=0.0)
+
+
+def _clipped(results: Iterable[Results]) -> Iterator[Fault]:
+    """Yield the fault of a clipped c if the largest magnitude in c_n occurs several times."""
+    sizes = [np.abs(r.outputs["c_n"]).ravel() for r in results if "c_n" in r.outputs]
+    if not sizes:
+        return
+    numbers = np.concatenate(sizes)
+    bound = float(np.max(numbers, initial=0.0))
+    if np.isfinite(bound) and bound not in (0.0, *CLIPS) and np.count_nonzero(numbers == bound) > 1:
+        yield clipped_c(bound)
+
+
+def _cost(case: Case) -> tuple[int, bool]:
+    """Sort by size. Cases from a zero state come first, where no fault of the state can hide another."""
+    zero_state = case.initial_state is None or not any(a.any() for a in case.initial_state)
+    return case.inputs.shape[0] * 100 + case.inputs.shape[1], not zero_state
+
+
+def _distance(results: Results, other: Results, call: OracleCall) -> float:
+    """Return the largest RMS difference of any array relative to its RMS value, on valid steps."""
+    valid = np.arange(call.inputs.shape[0])[:, None] < call.lengths[None, :]
+    distances = []
+    for name, a in results.outputs.items():
+        b = other.outputs[name]
+        if a.shape != b.shape:
+            return np.inf
+        distances.append(_relative(a[valid], b[valid]) if name == "outputs" else _relative(a, b))
+    return max(distances, default=np.inf)
+
+
+@np.errstate(all="ignore")  # Weights may be infinite, and faults may make them infinite.
+def _relative(a: Array, b: Array) -> float:
+    """Return the RMS difference relative to the RMS of ``b``. NaN becomes infinity."""
+    if not b.size:
+        return 0.0
+    scale = float(np.sqrt(np.mean(b**2))) or 1.0
+    distance = float(np.sqrt(np.mean((np.asarray(a, np.float64) - b) ** 2))) / scale
+    return distance if np.isfinite(distance) else np.inf

@@ -1,0 +1,179 @@
+"""The diagnosis of a port of an LSTM, line by line, the most likely explanation first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxlstm._shared.table import format_number
+from jaxlstm.check.cases.lstm import ordinary_case
+from jaxlstm.check.criteria.catalogue import SINGLE
+from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
+from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
+from jaxlstm.check.diagnosis.gradients import explain_gradients
+from jaxlstm.check.diagnosis.locate import locate_difference
+from jaxlstm.check.diagnosis.search import Deadline, Explanation, explain
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.report.difference import StepDifference
+from jaxlstm.check.subjects.port import PortSubject
+from jaxlstm.check.verification import Evidence, Verification
+
+Array = np.ndarray
+
+
+def diagnose_port(
+    verification: Verification, port: PortSubject, failures: Failures, seconds: float
+) -> Diagnosis:
+    """Explain the failures. ``seconds`` is the time for pairs of faults."""
+    seed = verification.seed
+    case = ordinary_case(port.config, seed)
+    dtype = np.float64 if verification.evidence["float64"] else verification.dtype
+    try:
+        difference = locate_difference(port, case, dtype)
+    except PORT_EXCEPTIONS:  # The item "runs" reports them.
+        difference = None
+    lines = _PortDiagnosis(verification, port, difference, seconds).lines(failures)
+    return Diagnosis(tuple(lines), difference)
+
+
+class _PortDiagnosis:
+    """The explanations of the failures of a port."""
+
+    def __init__(
+        self, verification: Verification, port: PortSubject, difference: StepDifference | None, seconds: float
+    ) -> None:
+        self.check, self.port, self.difference, self.seconds = verification, port, difference, seconds
+        self.float64, self.working = (
+            [entry for entry in verification.evidence[which] if entry.case.is_finite]
+            for which in ("float64", "working")
+        )
+        self.oracle = OracleLSTM(port.params, port.config)
+
+    def lines(self, failures: Failures) -> Iterator[str]:
+        """Yield the explanations."""
+        if "repeatable" in failures.ids:
+            yield "a second call with the same arguments returns different values: the port keeps state"
+        if "runs" in failures.ids:
+            yield from self._axes()
+        wrong_values = "semantic" in failures.kinds or "form" in failures.ids
+        imprecise = "precision" in failures.kinds
+        if wrong_values or (imprecise and not self.float64):
+            yield from self._values()
+        elif imprecise:
+            yield from self._precision()
+        elif "gradient" in failures.kinds:
+            yield from self._gradients()
+        if "nan-mask" in failures.ids and not wrong_values:
+            yield from self._nan()
+
+    def _search(self, evidence: list[Evidence], deadline: Deadline, *, rounding: bool) -> list[Explanation]:
+        oracle = self.oracle if evidence is self.float64 else self.oracle.rounded(self.check.dtype)
+        return explain(FaultedOracle(oracle, evidence, rounding=rounding), deadline)
+
+    def _values(self) -> Iterator[str]:
+        evidence = self.float64 or self.working
+        if not evidence:  # The port raised in every case, which the item "runs" reports.
+            return
+        if self._casts_to_float32():
+            yield "float64 inputs are cast to float32: the results equal those for float32 inputs"
+            return
+        single = self._float32_error()
+        deadline = Deadline(self.seconds if single is None else 0)
+        explanations = self._search(evidence, deadline, rounding=False)
+        yield from map(str, explanations)
+        if not explanations and single is not None:
+            yield (
+                f"the float64 results have an error of {format_number(single)}, as in float32: a part of the "
+                "computation is in float32, or one of its numbers is rounded to float32"
+            )
+        elif not explanations:
+            yield (
+                "no known fault explains the results; pairs of faults were tried for up to "
+                f"{self.seconds:g} s (argument seconds)"
+            )
+        if self.difference is not None:
+            yield str(self.difference.place)
+
+    def _precision(self) -> Iterator[str]:
+        """Explain a port that is right in float64 and imprecise in the working dtype."""
+        explanations = self._search(self.working, Deadline(0), rounding=True)
+        yield from map(str, explanations)
+        if not explanations:
+            yield "the equations are right; no known fault of precision explains the loss of accuracy"
+
+    def _gradients(self) -> Iterator[str]:
+        rounded = self.oracle.rounded(self.check.dtype)
+        for oracle, evidence in ((self.oracle, self.float64), (rounded, self.working)):
+            for case, results, _ in evidence:
+                if results.gradients and (lines := explain_gradients(results.gradients, oracle, case)):
+                    yield from lines
+                    return
+        yield "the gradients are right to rounding, but less precise than in correct implementations"
+
+    def _axes(self) -> Iterator[str]:
+        """Test if a port that raised expects the batch axis first."""
+        case = ordinary_case(self.port.config, self.check.seed)
+        truth = self.check.truth.run(self.port.adapt(case), np.float64).outputs["outputs"]
+        batch_first = case.with_arrays(inputs=case.inputs.swapaxes(0, 1))
+        try:
+            results = self.port.run(batch_first, self.check.dtype, gradients=False)
+        except PORT_EXCEPTIONS:
+            return
+        outputs = np.asarray(results.outputs["outputs"], np.float64).swapaxes(0, 1)
+        if outputs.shape == truth.shape and np.allclose(outputs, truth, atol=1e-2):
+            yield "the port is batch-first: it matches if its inputs are (batch, time, feature)"
+
+    def _nan(self) -> Iterator[str]:
+        """Name the rows in which NaN appears without a reason, and the reason."""
+        entries = (entry for entry in self.check.evidence["working"] if not entry.case.is_finite)
+        case, ours, truth = next(entries, (None, None, None))
+        if case is None or ours is None or truth is None:
+            return
+        spread, swallowed = set(), set()
+        for name, a in ours.outputs.items():
+            a_finite, b_finite = (np.isfinite(x.astype(np.float64)) for x in (a, truth.outputs[name]))
+            spread |= _rows(~a_finite & b_finite)
+            swallowed |= _rows(a_finite & ~b_finite)
+        nan_in_padding = ~case.valid & np.isnan(case.inputs).any(-1)
+        if spread and spread <= set(np.flatnonzero(nan_in_padding.any(0)).tolist()):
+            yield (
+                "the padding reaches the results: it is multiplied by zero instead of being masked, and NaN "
+                "times zero is NaN"
+            )
+        elif spread:
+            rows = f"rows {sorted(spread)}, whose inputs are finite"
+            yield f"NaN spreads to {rows}: rows of the batch are mixed"
+        elif swallowed:
+            yield "NaN or infinity in the inputs does not reach the results"
+
+    def _casts_to_float32(self) -> bool:
+        """Return True if the results for float64 inputs equal those for the same inputs in float32."""
+        if self.check.dtype != np.float32 or not self.float64:
+            return False
+        single = {e.case.name: e.results.outputs["outputs"] for e in self.working}
+        pairs = [(e.results.outputs["outputs"], single.get(e.case.name)) for e in self.float64]
+        return all(
+            b is not None and np.allclose(a, b.astype(np.float64), rtol=1e-12, atol=0) for a, b in pairs
+        )
+
+    @np.errstate(invalid="ignore")  # Infinity minus infinity.
+    def _float32_error(self) -> float | None:
+        """Return the error of the float64 results if float32 rounding explains it, else None."""
+
+        def errors(entry: Evidence) -> Iterator[float]:
+            for name, a in entry.results.outputs.items():
+                b = entry.truth.outputs[name]
+                scale = np.maximum(np.abs(b), 1)
+                same = a.shape == b.shape
+                yield float(np.max(np.abs(a - b) / scale, initial=0.0)) if same else np.inf
+
+        found = [error for entry in self.float64 for error in errors(entry)]
+        worst = float(np.max(found, initial=0.0))  # NaN if any error is NaN.
+        return worst if found and worst <= SINGLE else None
+
+
+def _rows(mask: Array) -> set[int]:
+    """Return the rows of the batch, the middle axis, in which the mask is true anywhere."""
+    return set(np.flatnonzero(mask.any(axis=(0, 2))).tolist())

@@ -1,0 +1,180 @@
+"""The diagnosis of a model: the cause, and the first layer that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jaxlstm.check.cases.results import LayerRecord
+from jaxlstm.check.criteria.layer_distance import EQUAL, distance
+from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
+from jaxlstm.check.diagnosis.faulted_module import FaultedModule
+from jaxlstm.check.diagnosis.gradients import wrong_gradients
+from jaxlstm.check.diagnosis.layers import compare_layers
+from jaxlstm.check.diagnosis.model_settings import channels_last_advice, evaluation_advice
+from jaxlstm.check.diagnosis.parameters import foreign_weights
+from jaxlstm.check.diagnosis.search import AGREEMENT, Deadline, explain
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
+from jaxlstm.check.reference.torch_layers import record_torch_layers
+from jaxlstm.check.reference.torch_model import TorchModel
+from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.check.subjects.model import ModelSubject
+from jaxlstm.check.subjects.program import ProgramModel
+from jaxlstm.check.verification import Verification
+
+OWN_ERRORS = 16.0
+"""A layer is imprecise if its error exceeds torch's error in the same dtype by this factor."""
+
+
+def diagnose_model(
+    verification: Verification, subject: ModelSubject, theirs: TorchModel, failures: Failures, seconds: float
+) -> Diagnosis:
+    """Explain the failures. ``seconds`` is the time for the search of causes."""
+    wrong = bool(failures.kinds & {"exact", "semantic"})
+    if not wrong and "precision" not in failures.kinds:
+        return Diagnosis(tuple(_gradients(verification, subject)))
+    return _ModelDiagnosis(verification, subject, theirs, wrong).diagnosis(failures, seconds)
+
+
+def _gradients(verification: Verification, subject: ModelSubject) -> list[str]:
+    """Describe wrong gradients of a model whose outputs are right."""
+    for _, results, truth in verification.evidence["float64"][:1]:
+        return wrong_gradients(subject.aligned(results, truth).gradients or {}, truth.gradients or {})
+    return []
+
+
+class _ModelDiagnosis:
+    """The explanations of wrong or imprecise outputs of a model.
+
+    Attributes:
+      case: the case to look at. Wrong values show on the first case that failed; rounding errors are measured
+        over all cases.
+      dtype: the dtype of the runs to compare.
+      agreement: the distance of runs in that dtype that agree.
+    """
+
+    def __init__(
+        self, verification: Verification, subject: ModelSubject, theirs: TorchModel, wrong: bool
+    ) -> None:
+        self.check, self.subject, self.theirs, self.wrong = verification, subject, theirs, wrong
+        self.case = (verification.first_failure if wrong else None) or subject.example
+        in_float64 = wrong and not verification.float64_refusal
+        self.dtype = np.dtype(np.float64) if in_float64 else theirs.dtype
+        self.agreement = AGREEMENT["float32" if subject.casts else self.dtype.name]
+
+    def diagnosis(self, failures: Failures, seconds: float) -> Diagnosis:
+        """Return the explanations, and the layers or nodes of both models."""
+        nodes = Diagnosis()
+        if isinstance(self.subject.model, ProgramModel):
+            nodes = self._nodes(self.subject.model)
+            if not self.wrong or any(not node.ok for node in nodes.layers):
+                return nodes
+        ours = self._layers()
+        theirs = record_torch_layers(self.theirs, self.case, np.float64)
+        limits = self._limits(theirs)
+        layers = compare_layers(ours, theirs, self.subject.names, self.subject.pairing, limits)
+        raised = "runs" in failures.ids
+        causes = [*(self._settings(raised) or self._causes(ours, seconds))]
+        causes += foreign_weights(self.subject, self.theirs.params())
+        if not causes and raised:
+            causes = ["the model raised an exception: see the item runs"]
+        elif not causes:
+            causes = ["no known fault of the operations of torch's module explains the results"]
+        lines = [*causes, *self._other_case(), *_location(layers), *nodes.lines]
+        return Diagnosis(tuple(lines), layers=tuple(layers))
+
+    def _nodes(self, program: ProgramModel) -> Diagnosis:
+        """Name the first node of a program that differs from torch's operator on the same graph."""
+        try:
+            nodes = program.nodes(self.case, self.subject.precision)
+        except PORT_EXCEPTIONS as error:
+            return Diagnosis((f"the nodes cannot be compared: {describe(error)}",))
+        wrong = next((node for node in nodes if not node.ok), None)
+        if wrong is None:
+            line = (
+                f"each of the {len(nodes)} nodes compared equals torch's operator in float64: the graph "
+                f"differs from {self.theirs.module_name}, or accuracy is lost only in the working dtype"
+            )
+        else:
+            line = f"first differs at node {wrong.theirs}, {wrong.kind}: {_size(wrong)}"
+        return Diagnosis((line,), layers=tuple(nodes))
+
+    def _layers(self) -> list[LayerRecord]:
+        """Return the layers of the model on the case, or nothing if they cannot be recorded."""
+        try:
+            return self.subject.model.layers(self.case, self.dtype, self.subject.precision)
+        except PORT_EXCEPTIONS:  # A model may depend on being called as a whole.
+            return []
+
+    def _limits(self, theirs: Sequence[LayerRecord]) -> dict[int, float]:
+        """Return by position the distance within which a layer is right or precise enough."""
+        if self.dtype == np.float64:
+            limit = max(self.agreement, EQUAL) if self.subject.casts else EQUAL
+            return dict.fromkeys(range(len(theirs)), limit)
+        same = record_torch_layers(self.theirs, self.case, self.dtype)
+        pairs = enumerate(zip(same, theirs, strict=True))
+        return {k: OWN_ERRORS * distance(a.outputs, b.outputs) for k, (a, b) in pairs}
+
+    def _settings(self, raised: bool) -> list[str]:
+        """Return what another mode or layout of the arguments shows."""
+        evidence, found = self.check.evidence["float64"], list[str]()
+        if self.wrong and evidence:
+            agreement = AGREEMENT["float32" if self.subject.casts else "float64"]
+            found += evaluation_advice(self.subject, self.theirs, evidence[0], agreement)
+        if raised:
+            found += channels_last_advice(self.subject, self.theirs)
+        return found
+
+    def _causes(self, layers: Sequence[LayerRecord], seconds: float) -> Iterator[str]:
+        """Search for the faults that explain the results."""
+        faulted = FaultedModule(
+            self.theirs,
+            self.subject,
+            self.case,
+            layers,
+            self.check.evidence["float64" if self.dtype == np.float64 else "working"],
+            dtype=self.dtype,
+            tolerance=self.agreement,
+            # Without a run in float64, a large error may have any cause.
+            rounding=not self.wrong and bool(self.check.evidence["float64"]),
+        )
+        deadline = Deadline(seconds)
+        found = explain(faulted, deadline)
+        yield from map(str, found)
+        if deadline.passed and not found:
+            yield f"no cause was found in {seconds:g} s; a longer search may find one (argument seconds)"
+
+    def _other_case(self) -> Iterator[str]:
+        """Name the case that differs if the example does not."""
+        if self.case.optional:
+            names = f"{self.subject.model.name} equals {self.theirs.module_name}"
+            yield f"{names} on the example; with {self.case.name} it does not"
+
+
+def _size(layer: LayerDifference) -> str:
+    return layer.difference + (" times the largest element" if np.isfinite(layer.outputs) else "")
+
+
+def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
+    """Name the first layer that differs, and the one before it if the fault lies between the two."""
+    before = None
+    for layer in layers:
+        if layer.ok:
+            before = layer
+            continue
+        size = _size(layer)
+        if not layer.theirs:
+            after = f" after {before.name}" if before else ""
+            yield f"the outputs of the layers agree; the results differ{after}: {size}"
+        elif layer.inputs <= layer.limit:
+            yield f"first differs in {layer.name}, {_with_article(layer.kind)} whose inputs agree: {size}"
+        else:
+            start = before.name if before else "the arguments"
+            yield f"first differs between {start} and {layer.name}, whose inputs already differ: {size}"
+        return
+
+
+def _with_article(kind: str) -> str:
+    """Return the class of a layer after "a" or "an", as in "an LSTM"."""
+    return f"{'an' if kind.startswith((*'AEIO', 'LSTM', 'RNN')) else 'a'} {kind}"

@@ -1,0 +1,15 @@
+"""The catalogue of faults."""
+
+from __future__ import annotations
+
+from jaxlstm.check.reference.faults import arithmetic, cells, states, time, weights
+from jaxlstm.check.reference.faults.fault import Fault, properties
+from jaxlstm.layer.config import LSTMConfig
+
+_FAULTS = (*weights.FAULTS, *states.FAULTS, *time.FAULTS, *cells.FAULTS, *arithmetic.FAULTS)
+
+
+def catalogue(config: LSTMConfig) -> tuple[Fault, ...]:
+    """Return the faults that a config can have, the more likely first."""
+    present = properties(config)
+    return tuple(fault for fault in _FAULTS if present.issuperset(fault.needs.split()))

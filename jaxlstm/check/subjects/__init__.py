@@ -1,0 +1,1 @@
+"""Subjects: ports of an LSTM, Flax models, functions and programs under test."""

@@ -1,0 +1,189 @@
+"""A Flax model under test: its parameters by path, its layers, and a copy of it in float64."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen, nnx
+from flax.errors import FlaxError, ScopeCollectionNotFound
+from jax.core import Tracer
+
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import LayerRecord
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.check.subjects.function import Call, FunctionModel, cast
+from jaxlstm.check.subjects.jax_settings import jax_settings
+
+
+class FlaxModel:
+    """An NNX module under test. Nothing changes the caller's module."""
+
+    def __init__(self, module: nnx.Module, call: Callable[..., Any] | None = None) -> None:
+        """Wrap a module; ``call(module, *args, **kwargs)`` replaces ``module(*args, **kwargs)``."""
+        self.name = type(module).__name__
+        self._module = module
+        self._call = call or (lambda module, *args, **kwargs: module(*args, **kwargs))
+
+    def call_in(self, dtype: Any) -> Call:
+        """Return the module with its floating-point variables and its dtype attributes in ``dtype``."""
+        graph, params, rest = nnx.split(self.copy(dtype), _is_parameter, ...)
+        leaves, treedef = jax.tree.flatten(params)
+        names = list(dict(_named(params)))
+
+        def function(params: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            state = jax.tree.unflatten(treedef, [params[name] for name in names])
+            return self._call(nnx.merge(graph, state, rest, copy=True), *args, **kwargs)
+
+        return Call(function, dict(zip(names, map(np.asarray, leaves), strict=True)))
+
+    def layers(self, case: Case, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Run a copy eagerly and return every call of a submodule, in the order in which they return.
+
+        Calls that JAX traces, such as those inside ``nnx.scan``, are left out.
+        """
+        records = list[LayerRecord]()
+        with jax_settings(dtype, precision):
+            module = self.copy(dtype if dtype == np.float64 else None)
+            paths = {id(m): ".".join(map(str, path)) for path, m in nnx.iter_modules(module)}
+
+            def keep(layer: Any, args: Any, kwargs: Any, returned: Any) -> None:
+                inputs, outputs = _concrete_arrays((args, kwargs)), _concrete_arrays(returned)
+                path = paths.get(id(layer))
+                if path is not None and inputs is not None and outputs is not None:
+                    records.append(LayerRecord(path, type(layer).__name__, inputs, outputs))
+
+            classes = {type(m) for _, m in nnx.iter_modules(module) if callable(m)}
+            recording = {cls: _recording_class(cls, keep) for cls in classes}
+            for _, submodule in list(nnx.iter_modules(module)):
+                if callable(submodule):
+                    object.__setattr__(submodule, "__class__", recording[type(submodule)])
+            args, kwargs = case.call(jax.device_put(dict(case.astype(dtype).arrays)))
+            with contextlib.suppress(*PORT_EXCEPTIONS):  # The item "runs" reports them.
+                self._call(module, *args, **kwargs)
+        return records
+
+    def evaluation(self) -> FlaxModel:
+        """Return the model in evaluation mode: running averages, and no dropout."""
+        module = self.copy(None)
+        module.eval()
+        return FlaxModel(module, self._call)
+
+    def copy(self, dtype: Any) -> nnx.Module:
+        """Return a copy of the module in ``dtype``, or as it is if ``dtype`` is None."""
+        graph, state = nnx.split(self._module)
+        module = nnx.merge(graph, jax.tree.map(lambda a: cast(a, dtype), state), copy=True)
+        if dtype is not None:
+            for _, submodule in nnx.iter_modules(module):
+                _set_dtypes(submodule, dtype)
+                if getattr(submodule, "attention_fn", None) is nnx.dot_product_attention:
+                    submodule.attention_fn = _attention_in_its_dtype  # type: ignore[attr-defined]
+        return module
+
+
+class LinenFunction(FunctionModel):
+    """A function that may call Linen modules, whose layers Flax reports."""
+
+    def call_in(self, dtype: Any) -> Call:
+        """Return the function with its parameters in ``dtype``. Flax's own exceptions become ValueErrors."""
+        call = super().call_in(dtype)
+
+        def function(params: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            try:
+                return call.function(params, args, kwargs)
+            except FlaxError as error:
+                raise ValueError(_flax_message(error)) from error
+
+        return Call(function, call.params)
+
+    def layers(self, case: Case, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Run the function and return every call of a Linen module, in the order in which they return."""
+        records = list[LayerRecord]()
+
+        def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            returned = call(*args, **kwargs)
+            inputs, outputs = _concrete_arrays((args, kwargs)), _concrete_arrays(returned)
+            if context.method_name == "__call__" and inputs is not None and outputs is not None:
+                module = context.module
+                records.append(LayerRecord(".".join(module.path), type(module).__name__, inputs, outputs))
+            return returned
+
+        with jax_settings(dtype, precision), linen.intercept_methods(intercept):
+            call = self.call_in(dtype if dtype == np.float64 else None)
+            args, kwargs = case.call(jax.device_put(dict(case.astype(dtype).arrays)))
+            with contextlib.suppress(*PORT_EXCEPTIONS):  # The item "runs" reports them.
+                call.function(jax.device_put(dict(call.params)), args, kwargs)
+        return records
+
+
+def _flax_message(error: FlaxError) -> str:
+    """Return Flax's message, and what to pass if a collection is missing."""
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, ScopeCollectionNotFound):
+        every = "the function needs every collection that init returns, such as batch_stats"
+        message = f"{every}: params={{'params': ..., 'batch_stats': ...}}. {message}"
+    return message
+
+
+def _is_parameter(path: Any, leaf: Any) -> bool:
+    """Return True for Params and for bare arrays, such as the scales of WeightNorm."""
+    return isinstance(leaf, nnx.Param) or (not isinstance(leaf, nnx.Variable) and _is_floating(leaf))
+
+
+def _is_floating(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def _named(state: Any) -> list[tuple[str, Any]]:
+    """Return the variables of a state with their attribute paths."""
+    return [(".".join(map(_step, path)), leaf) for path, leaf in nnx.to_flat_state(state)]
+
+
+def _step(key: Any) -> str:
+    return ".".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _set_dtypes(module: nnx.Module, dtype: Any) -> None:
+    """Replace every floating-point dtype among the attributes of a module."""
+    for name, value in vars(module).items():
+        if isinstance(value, (type, np.dtype)) and jnp.issubdtype(value, jnp.floating):
+            setattr(module, name, jnp.dtype(dtype))
+
+
+class _NoRecord:
+    """A stand-in for the module that would record attention weights."""
+
+    def sow(self, *args: Any) -> None:
+        """Record nothing."""
+
+
+def _attention_in_its_dtype(*args: Any, module: Any = None, **kwargs: Any) -> Any:
+    """Attend without ``jax.nn.dot_product_attention``, whose softmax is always in float32.
+
+    Flax avoids that function if it records the weights.
+    """
+    recorder: Any = module or _NoRecord()
+    return nnx.dot_product_attention(*args, module=recorder, **kwargs)
+
+
+def _recording_class(cls: type, keep: Callable[[Any, Any, Any, Any], None]) -> type:
+    """Return a subclass whose calls are recorded."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        returned = cls.__call__(self, *args, **kwargs)  # type: ignore[operator]
+        keep(self, args, kwargs, returned)
+        return returned
+
+    return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__})
+
+
+def _concrete_arrays(tree: Any) -> tuple[np.ndarray, ...] | None:
+    """Return copies of the arrays of a tree, or None if JAX traces one of them."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, (jax.Array, np.ndarray))]
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return None
+    return tuple(np.asarray(leaf) for leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))

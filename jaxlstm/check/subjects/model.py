@@ -1,0 +1,89 @@
+"""A model as the subject of a verification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import Results, is_floating
+from jaxlstm.check.reference.torch_model import TorchModel
+from jaxlstm.check.subjects.function import Model
+from jaxlstm.check.subjects.model_runner import ModelRunner
+from jaxlstm.check.subjects.module_names import ModuleNames
+from jaxlstm.check.subjects.pairing import pair_parameters
+
+
+class ModelSubject:
+    """A model in the dtype of a torch module and in float64.
+
+    Attributes:
+      model: the model.
+      names: the paths of its modules in torch.
+      pairing: the layout of each of its parameters.
+      casts: the lines at which it converts float64 to float32; None if not determined.
+    """
+
+    noun = "model"
+    optional_outputs = frozenset[str]()
+
+    def __init__(
+        self, model: Model, example: Case, theirs: TorchModel, names: ModuleNames, precision: str | None
+    ) -> None:
+        """Pair the parameters and prepare the model in both dtypes."""
+        self.model, self.example, self.names, self.precision = model, example, names, precision
+        self.casts: list[str] | None = None
+        self.working = ModelRunner(model, example, theirs.dtype, cast_model=False, precision=precision)
+        self.float64 = ModelRunner(model, example, np.float64, cast_model=True, precision=precision)
+        params = theirs.params()
+        self.pairing = pair_parameters(self.working.call.params, params, names.same_module)
+        for name, (a, b) in self.pairing.summed().items():
+            index = self.pairing.choices[name][0][0].index
+            total = params[a].astype(np.float64) + params[b].astype(np.float64)
+            self.float64.set_param(name, total.ravel()[index])
+
+    def adapt(self, case: Case) -> Case:
+        """Return the case: a model takes every argument."""
+        return case
+
+    def run(self, case: Case, dtype: Any, *, gradients: bool = False) -> Results:
+        """Run the model in float64 or in the dtype of the module."""
+        runner = self.working if np.dtype(dtype) == self.working.dtype else self.float64
+        return runner.run(case, gradients=gradients)
+
+    def other_dtype(self, results: Results, dtype: Any) -> np.dtype | None:
+        """Return the first floating-point dtype among the results that is not ``dtype``, or None."""
+        dtypes = (a.dtype for a in results.outputs.values() if is_floating(a))
+        return next((found for found in dtypes if found != dtype), None)
+
+    def aligned(self, results: Results, truth: Results, *, resolve: bool = False) -> Results:
+        """Return the results with the gradients of parameters under torch's names and in torch's order.
+
+        ``resolve`` settles from the gradients which parameters correspond where their values are equal.
+        """
+        if results.gradients is None or truth.gradients is None:
+            return Results(results.outputs)
+        if resolve:
+            self.pairing = self.pairing.resolve(results.gradients, truth.gradients)
+        inputs = {name: a for name, a in results.gradients.items() if name in self.example.arrays}
+        return Results(results.outputs, inputs | self.pairing.gradients(results.gradients, truth.gradients))
+
+    def casts_to_float32(self, case: Case) -> list[str]:
+        """Return the lines of code at which a float64 run converts numbers to float32."""
+        if self.casts is None:
+            self.casts = self.float64.casts_to_float32(case)
+        return self.casts
+
+    def untested(self, gradients: bool) -> Iterator[tuple[str, str]]:
+        """Yield the reason why the gradients of some parameters are not compared."""
+        if not gradients:
+            return
+        if not self.pairing.choices:
+            yield "gradients of parameters", "the function has no argument params"
+        elif unpaired := self.pairing.unpaired:
+            yield (
+                "gradients of parameters",
+                f"the values of {', '.join(unpaired)} are not a re-layout of any parameter of torch",
+            )

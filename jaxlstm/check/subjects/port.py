@@ -1,0 +1,209 @@
+"""Ports: callables that should equal torch's LSTM, and how they are run.
+
+A port is called as ``port(inputs, initial_state, seq_lengths)`` with time-major JAX arrays and returns
+``(outputs, (h_n, c_n))``. Its signature selects the checks:
+
+- Without ``seq_lengths``, or without ``seq_lengths`` and ``initial_state``, it is checked on dense batches
+  or from a zero state.
+- With an argument named ``params``, it receives the parameters under torch's names in the dtype of the run,
+  and the gradient of each is checked. Other ports hold their own weights.
+
+A port that does not compute ``h_n`` or ``c_n`` returns None in its place.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.errors import ConcretizationTypeError, TracerArrayConversionError
+
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import Results
+from jaxlstm.check.exceptions import PortError, describe
+from jaxlstm.check.subjects.jax_settings import jax_settings
+from jaxlstm.layer.config import LSTMConfig
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True)
+class Port:
+    """A callable and the arguments that it takes."""
+
+    call: Callable[..., Any]
+    takes_params: bool = False
+    takes_state: bool = True
+    takes_lengths: bool = True
+
+    @classmethod
+    def of(cls, call: Callable[..., Any]) -> Port:
+        """Read the signature of a callable.
+
+        Raises:
+          PortError: if it is not callable, or takes no inputs.
+        """
+        if not callable(call):
+            raise PortError(f"port must be callable, got {type(call).__name__}")
+        parameters = dict(inspect.signature(call).parameters)
+        takes_params = parameters.pop("params", None) is not None
+        kinds = [p.kind for p in parameters.values()]
+        if inspect.Parameter.VAR_POSITIONAL in kinds:
+            return cls(call, takes_params)
+        required = [p for p in parameters.values() if p.default is p.empty and p.kind == p.KEYWORD_ONLY]
+        positional = sum(kind in _POSITIONAL for kind in kinds)
+        if not positional or required:
+            raise PortError(
+                "port must be callable as port(inputs, initial_state, seq_lengths) or with the first one "
+                f"or two of these arguments, got the signature {inspect.signature(call)}"
+            )
+        return cls(call, takes_params, positional > 1, positional > 2)
+
+    def adapt(self, case: Case) -> Case:
+        """Return the case without the arguments that this port does not take."""
+        state = () if self.takes_state else ("h_0", "c_0")
+        return case.without(*state, *(() if self.takes_lengths else ("seq_lengths",)))
+
+    def run(
+        self,
+        params: Mapping[str, Any],
+        case: Case,
+        dtype: Any,
+        *,
+        gradients: bool = False,
+        precision: str | None = "highest",
+    ) -> Results:
+        """Run the port on a case in ``dtype``. A float64 run enables 64-bit JAX for its duration.
+
+        Raises:
+          PortError: if the port does not return ``(outputs, (h_n, c_n))``.
+        """
+        with jax_settings(dtype, precision):
+            case = self.adapt(case).astype(dtype)
+            # jnp.asarray of a NumPy array would compile a program for each new shape.
+            arrays = {name: jax.device_put(np.asarray(a).astype(dtype)) for name, a in params.items()}
+            x, state = jax.device_put((case.inputs, case.initial_state))
+            call = functools.partial(self._call, lengths=case.seq_lengths)
+            if not gradients:
+                return Results.of_lstm(*call(arrays, x, state))
+            results, pull_back = jax.vjp(call, arrays, x, state)
+            cotangents = tuple(
+                None if r is None else jax.device_put(case.cotangents[name].astype(r.dtype))
+                for name, r in zip(("outputs", "h_n", "c_n"), results, strict=True)
+            )
+            d_params, d_x, d_state = pull_back(cotangents)
+            by_name = dict(d_params) if self.takes_params else {}
+            by_name["inputs"] = d_x
+            if d_state is not None:
+                by_name |= {"h_0": d_state[0], "c_0": d_state[1]}
+            by_name = {name: np.asarray(a) for name, a in by_name.items()}
+            return Results.of_lstm(*results, by_name)
+
+    def _call(self, params: Any, x: jax.Array, state: Any, lengths: Any) -> tuple[Any, Any, Any]:
+        args: list[Any] = [x]
+        if self.takes_state:
+            args.append(state)
+        if self.takes_lengths:
+            args.append(None if lengths is None else jax.device_put(np.asarray(lengths, np.int32)))
+        returned = self.call(*args, **({"params": params} if self.takes_params else {}))
+        try:
+            outputs, (h_n, c_n) = returned
+        except (TypeError, ValueError):
+            structure = str(jax.tree_util.tree_structure(returned)).removeprefix("PyTreeDef(")[:-1]
+            raise PortError(
+                "port must return (outputs, (h_n, c_n)), where h_n and c_n are arrays or None; "
+                f"got {structure.replace('*', 'array')}"
+            ) from None
+        return outputs, h_n, c_n
+
+
+@functools.lru_cache(maxsize=16)
+def own_port(config: LSTMConfig) -> Port:
+    """Return jaxlstm's own layer, jitted, as a port. Its products follow JAX's default precision.
+
+    The port of a config is cached, so that checks in several dtypes share compiled programs.
+    """
+    from jaxlstm.functional import lstm
+
+    if config.batch_first:
+        config = replace(config, batch_first=False)
+
+    @jax.jit
+    def port(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
+        # precision=None takes the precision of the check.
+        options: Any = {"config": config, "seq_lengths": seq_lengths, "precision": None}
+        return lstm(params, inputs, initial_state, **options)
+
+    return Port.of(port)
+
+
+def name_of(port: Callable[..., Any] | None) -> str:
+    """Return the name of a port in reports."""
+    return "jaxlstm.lstm" if port is None else getattr(port, "__name__", type(port).__name__)
+
+
+@dataclass
+class PortSubject:
+    """A port with the parameters that it should have, as the subject of a verification.
+
+    Attributes:
+      precision: the precision of matrix products in a port that sets none; None keeps JAX's default.
+      not_differentiable: the reason why JAX cannot differentiate the port, or an empty string.
+    """
+
+    port: Port
+    params: Mapping[str, Any]
+    config: LSTMConfig
+    precision: str | None
+    not_differentiable: str = ""
+    noun = "port"
+    optional_outputs = frozenset({"h_n", "c_n"})
+
+    def adapt(self, case: Case) -> Case:
+        """Return the case without the arguments that the port does not take."""
+        return self.port.adapt(case)
+
+    def run(self, case: Case, dtype: Any, *, gradients: bool) -> Results:
+        """Run the port, without gradients once JAX has failed to differentiate it."""
+        run = functools.partial(self.port.run, self.params, case, dtype, precision=self.precision)
+        if gradients and not self.not_differentiable:
+            try:
+                return run(gradients=True)
+            except (TracerArrayConversionError, ConcretizationTypeError) as error:
+                self.not_differentiable = f"JAX cannot differentiate the port: {describe(error)}"
+        return run()
+
+    def other_dtype(self, results: Results, dtype: Any) -> np.dtype | None:
+        """Return the dtype of the outputs unless it is ``dtype``. A state of another dtype is a fault."""
+        found = results.outputs["outputs"].dtype if "outputs" in results.outputs else dtype
+        return None if found == dtype else found
+
+    def aligned(self, results: Results, truth: Results, *, resolve: bool = False) -> Results:
+        """Return the results: a port names its gradients as torch does."""
+        return results
+
+    def casts_to_float32(self, case: Case) -> list[str]:
+        """Return nothing: a port must compute in the dtype of its inputs."""
+        return []
+
+    def untested(self, gradients: bool) -> Iterator[tuple[str, str]]:
+        """Yield each property that the port does not allow to test, and why."""
+        if not self.port.takes_lengths:
+            yield "ragged lengths", "the port takes no seq_lengths"
+        if not self.port.takes_state:
+            yield (
+                "initial state",
+                "the port takes no initial_state; large cell states are untested too, such as a clipped c",
+            )
+        if self.not_differentiable:
+            yield "gradients", self.not_differentiable
+        elif gradients and not self.port.takes_params:
+            yield (
+                "gradients of parameters",
+                "the port holds its own weights; give it an argument named params",
+            )

@@ -1,0 +1,122 @@
+"""A program under test: node by node, against torch's operators on the same graph."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import LayerRecord, is_floating
+from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
+from jaxlstm.check.reference.torch_graph import run_graph
+from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.check.subjects.float64_graph import in_float64
+from jaxlstm.check.subjects.function import Call, cast
+from jaxlstm.check.subjects.jax_settings import jax_settings
+from jaxlstm.programs.graph import Node, Value
+from jaxlstm.programs.inputs import bind_inputs
+from jaxlstm.programs.program import Program
+
+
+class ProgramModel:
+    """A program, in its own dtypes or in float64."""
+
+    name = "Program"
+
+    def __init__(self, program: Program) -> None:
+        """Wrap a program."""
+        self._program = program
+
+    def call_in(self, dtype: Any) -> Call:
+        """Return the program with its parameters, buffers and graph in float64 if ``dtype`` is float64."""
+        program = self.program_in(dtype)
+        params = {name: np.asarray(a) for name, a in program.params.items()}
+        floating = {name: a for name, a in params.items() if is_floating(a)}
+        return Call(lambda p, args, kwargs: program({**params, **p}, *args, **kwargs), floating)
+
+    def program_in(self, dtype: Any) -> Program:
+        """Return the program in float64, or as it is for any other ``dtype``."""
+        program = self._program
+        if dtype is None or np.dtype(dtype) != np.float64:
+            return program
+        tensors = {**program.params, **program.buffers, **program.constants}
+        arrays = {name: cast(np.asarray(a), dtype) for name, a in tensors.items()}
+        in_64 = Program(in_float64(program.graph), arrays)
+        in_64.options = program.options
+        return in_64
+
+    def layers(self, case: Case, dtype: Any, precision: str | None) -> list[LayerRecord]:
+        """Return the calls of the modules that are a single node each, such as a norm or a convolution."""
+        results: dict[str, tuple[np.ndarray, ...]] = {}
+        with jax_settings(dtype, precision):
+            program = self.program_in(dtype)
+            args, kwargs = case.call(jax.device_put(dict(case.astype(dtype).arrays)))
+
+            def record(node: Node, result: Any) -> None:
+                results[node.name] = tuple(_arrays(result))
+
+            values = program.evaluate(program.params, *args, record=record, **kwargs)
+        weights = {*program.graph.parameters, *program.graph.buffers, *program.graph.constants}
+        calls = []
+        for node in program.graph.nodes:
+            inputs = _arrays([values[name] for name in _value_names(node) if name not in weights])
+            if inputs and results[node.name]:  # Others create zeros or compute sizes.
+                calls.append(LayerRecord(node.module_path, node.op, tuple(inputs), results[node.name]))
+        return _single_calls(calls)
+
+    def evaluation(self) -> None:
+        """Return None: a program is in evaluation mode."""
+
+    def nodes(self, case: Case, precision: str | None) -> list[LayerDifference]:
+        """Compare each node with torch's operator in float64, in the order of the graph.
+
+        Both sides start from the same inputs, so that the first node that differs is the wrong one.
+        """
+        ours: dict[str, Sequence[np.ndarray]] = {}
+        with jax_settings(np.float64, precision):
+            program = self.program_in(np.float64)
+            args, kwargs = case.call(jax.device_put(dict(case.astype(np.float64).arrays)))
+
+            def record(node: Node, result: Any) -> None:
+                ours[node.name] = _arrays(result)
+
+            program.evaluate(program.params, *args, record=record, **kwargs)
+            tensors = {**program.params, **program.buffers, **program.constants}
+            arrays = {name: np.asarray(a) for name, a in tensors.items()}
+            inputs, _ = bind_inputs(program.graph, args, kwargs)
+            values = {name: np.asarray(a) for name, a in inputs.items()}
+        theirs = run_graph(program.graph, arrays, values)
+        return [
+            _difference(node, ours[node.name], theirs[node.name])
+            for node in program.graph.nodes
+            if node.name in theirs and ours.get(node.name)
+        ]
+
+
+def _difference(node: Node, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> LayerDifference:
+    where = f"{node.name} in {node.module_path}" if node.module_path else node.name
+    return LayerDifference(
+        where, where, node.op, shape_of(theirs), shape_of(ours), 0.0, distance(ours, theirs), EQUAL
+    )
+
+
+def _single_calls(calls: Sequence[LayerRecord]) -> list[LayerRecord]:
+    """Return the calls of the modules that never make two in succession."""
+    pairs = itertools.pairwise(call.path for call in calls)
+    several = {"", *(path for path, following in pairs if path == following)}
+    return [call for call in calls if call.path not in several]
+
+
+def _value_names(node: Node) -> list[str]:
+    """Return the names of the values that a node takes, in order."""
+    arguments = jax.tree.leaves([*node.args, *node.kwargs.values()])
+    return [a.name for a in arguments if isinstance(a, Value)]
+
+
+def _arrays(result: Any) -> list[np.ndarray]:
+    leaves = jax.tree.leaves(result)
+    return [np.asarray(a) for a in leaves if isinstance(a, jax.Array)]
