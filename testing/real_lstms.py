@@ -11,8 +11,8 @@ import numpy as np
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig
 from jaxlstm.check import verify, verify_cell
-from jaxlstm.check.reference import torch_runner
-from jaxlstm.check.reference.cases import Case
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.reference.torch_lstm import TorchLSTM
 from testing.bounds import assert_as_exact_as_torch
 from testing.real_files import Real
 from testing.verification import status
@@ -33,10 +33,8 @@ def assert_real_lstm_is_as_exact_as_torch(real: Real, prefix: str) -> None:
         for name, tensor in real.read(real.path()).items()
         if name.startswith(prefix)
     }
-    case = Case("real", x, state, None, cotangents=(x, h_0, c_0))
-    float32, float64 = (
-        torch_runner.run(weights, config, case, dtype)[:3] for dtype in (np.float32, np.float64)
-    )
+    case, torch = Case("real", {"inputs": x, "h_0": h_0, "c_0": c_0}), TorchLSTM(weights, config)
+    float32, float64 = (tuple(torch.run(case, dtype).outputs.values()) for dtype in (np.float32, np.float64))
     run = run_cell if is_cell(config) else run_lstm
     assert_as_exact_as_torch(run(params, config, x, state), float32, float64, factor=2)
     assert max(np.abs(np.asarray(h)).max() for h in float64) > 0.3  # the outputs are not all close to zero

@@ -45,11 +45,11 @@ def run_of(
     config: LSTMConfig,
     *,
     references: tuple[str, ...],
-) -> Verification:
-    """Return a float32 verification with gradients that has not started."""
+) -> tuple[Verification, PortSubject]:
+    """Return a float32 verification with gradients that has not started, and its subject."""
     subject = PortSubject(Port.of(port), params, config, "highest")
     named = require_references(references, params, config)
-    return Verification(subject, named, CRITERIA, np.dtype(np.float32), 0, gradients=True)
+    return Verification(subject, named, CRITERIA, np.dtype(np.float32), 0, gradients=True), subject
 
 
 def status(report: Report) -> dict[str, str]:

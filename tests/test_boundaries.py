@@ -44,6 +44,11 @@ BOUNDARIES = {
     "the checker does not import the converters": Boundary(
         modules=("jaxlstm.check",), never=("jaxlstm_converters",)
     ),
+    "the references of the checker import nothing above them": Boundary(
+        modules=("jaxlstm.check.reference", "jaxlstm.check.cases"),
+        never=("jaxlstm.check",),
+        exempt_imports=("jaxlstm.check.reference", "jaxlstm.check.cases", "jaxlstm.check.exceptions"),
+    ),
     "the layer imports nothing above it": Boundary(
         modules=("jaxlstm.layer",), never=PACKAGES, exempt_imports=("jaxlstm.layer", "jaxlstm._shared")
     ),
@@ -70,7 +75,10 @@ HOMES = {
     "numpy": PACKAGES,
     "ml_dtypes": PACKAGES,
     "torch": ("jaxlstm.check.reference", "jaxlstm_converters.pt2"),
-    "flax": (*("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm.check.flax_model", "jaxlstm_converters.flax"),),
+    "flax": (
+        *("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm.check.subjects.flax_model"),
+        "jaxlstm_converters.flax",
+    ),
     "onnx": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),
     "google": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),  # the exceptions of protobuf
     "optax": ("jaxlstm_converters.optimizer",),

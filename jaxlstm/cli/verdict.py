@@ -64,7 +64,7 @@ def _grids(runs: dict[str, Report]) -> Iterator[str]:
     from jaxlstm.check.report.text import matrix_table
 
     for run, report in runs.items():
-        yield f"{run}\n{matrix_table(report)}"
+        yield f"{run}\n{matrix_table(report.items)}"
     yield (
         "float64: largest absolute difference from torch or the oracle; other dtypes: RMS error divided by "
         "the RMS error of correct implementations"

@@ -15,9 +15,8 @@ import jaxlstm
 from jaxlstm import LSTMConfig, cli
 from jaxlstm.check import verify
 from jaxlstm.check.criteria import semantics
-from jaxlstm.check.port import Port
-from jaxlstm.check.reference import torch_runner
-from jaxlstm.check.reference.results import Evidence
+from jaxlstm.check.reference import torch_lstm
+from jaxlstm.check.subjects.port import Port
 from testing.each_backend import on_each_backend
 from testing.mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
 from testing.verification import CONFIGS, random_params
@@ -60,7 +59,7 @@ def test_the_command(backend: str, tmp_path: Path, capsys: pytest.CaptureFixture
         assert report["backend"] == backend
         assert report["environment"]["device"].startswith(f"{backend}:")
         assert report["environment"]["jax matmul precision"] == "highest"
-        if torch_runner.is_available():
+        if torch_lstm.is_available():
             assert report["environment"]["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
 
 
@@ -70,11 +69,11 @@ def test_semantics(backend: str, bugs: tuple[str, ...]) -> None:
     config = config_for(bugs)
     params, cases = small_cases(config)
     port = Port.of(WrongPortInJax(config, *bugs))
-    evidence = [Evidence(case, params, port.run(params, case, np.float64)) for case, _ in cases]
+    results = [port.run(params, case, np.float64) for case, _ in cases]
     limit = {"outputs": 1e-9, "h_n": 1e-9, "c_n": 1e-9}
     right = all(
-        semantics.result_semantics(entry.results, truth, limit).ok
-        for entry, (_, truth) in zip(evidence, cases, strict=True)
+        semantics.result_semantics(found, truth, limit).ok
+        for found, (_, truth) in zip(results, cases, strict=True)
     )
     assert right == (bugs == ())
 

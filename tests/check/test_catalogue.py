@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from jaxlstm.check.cases.lstm import ordinary_case, standard_cases
 from jaxlstm.check.reference.faults.arithmetic import tf32
 from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.faults.fault import OracleCall
-from jaxlstm.check.reference.cases import ordinary_case, standard_cases
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import CONFIGS, random_params
 
@@ -26,7 +26,7 @@ def answers(config):
 
     def numbers(apply):
         found = [apply(call).results() for call in calls]
-        return np.concatenate([np.asarray(a).ravel() for f in found for _, a in f.leaves()])
+        return np.concatenate([np.asarray(a).ravel() for f in found for _, a in f.outputs.items()])
 
     return numbers(lambda call: call), {f.cause: numbers(f.apply) for f in catalogue(config)}
 
@@ -131,8 +131,8 @@ def test_state_in_half_precision_is_returned_in_it(cause, kept, half):
     (fault,) = (f for f in catalogue(config) if f.cause == cause.format(half))
     call = OracleCall.of(random_params(config), config, ordinary_case(config))
     found = fault.apply(call).results()
-    rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.leaves()}
-    assert {n for n, a in found.leaves() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
+    rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.outputs.items()}
+    assert {n for n, a in found.outputs.items() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
 
 
 def test_tf32_rounding():

@@ -10,7 +10,7 @@ import pytest
 
 import jaxlstm
 from jaxlstm.check import verify_cell
-from jaxlstm.check.port import PortError
+from jaxlstm.check.exceptions import PortError
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from testing.verification import random_params
 

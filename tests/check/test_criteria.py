@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxlstm.check.criteria import exact, measurement, rms, semantics
-from jaxlstm.check.criteria.measurement import Measurement
-from jaxlstm.check.criteria.rms import RmsRatio
-from jaxlstm.check.reference import cases
-from jaxlstm.check.reference.results import Results
+from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases.results import Results, worst_errors
+from jaxlstm.check.criteria import exact, rms, semantics
+from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import CONFIGS, random_params
 
@@ -19,8 +19,8 @@ NAN, INF = float("nan"), float("inf")
 
 
 def results(outputs, h_n=None, c_n=None, gradients=None, dtype=np.float64):
-    arrays = [None if a is None else np.array(a, dtype) for a in (outputs, h_n, c_n)]
-    return Results(*arrays, gradients)  # type: ignore[arg-type]
+    outputs, h_n, c_n = (None if a is None else np.array(a, dtype) for a in (outputs, h_n, c_n))
+    return Results.of_lstm(outputs, h_n, c_n, gradients)
 
 
 def test_measurement_and_its_limit():
@@ -33,10 +33,10 @@ def test_measurement_and_its_limit():
 
 def test_form_reports_every_shape_and_dtype():
     good = results([[1.0]], [2.0], [3.0])
-    assert exact.shape_and_dtype(good, good, np.float64) == ""
+    assert exact.shape_and_dtype(good, good) == ""
     bad = results([[1.0, 1.0]], [2.0], None)
-    assert exact.shape_and_dtype(bad, good, np.float64) == "outputs has shape (1, 2), expected (1, 1)"
-    assert exact.shape_and_dtype(bad, good, "float32") == (
+    assert exact.shape_and_dtype(bad, good) == "outputs has shape (1, 2), expected (1, 1)"
+    assert exact.shape_and_dtype(bad, good.astype("float32")) == (
         "outputs has shape (1, 2), expected (1, 1); outputs has dtype float64, expected float32; "
         "h_n has dtype float64, expected float32"
     )
@@ -156,8 +156,8 @@ def test_rms_of_one_array():
 
 def test_worst_is_nearest_its_limit():
     one, two = Measurement(1.0, 10.0, "one"), Measurement(0.5, 1.0, "two")
-    assert measurement.worst_of([one, two]) is two
-    assert measurement.worst_of([one, Measurement(NAN, 1e9, "nan"), two]).where == "nan"
+    assert worst_of([one, two]) is two
+    assert worst_of([one, Measurement(NAN, 1e9, "nan"), two]).where == "nan"
 
 
 def test_amplification():
@@ -169,42 +169,45 @@ def test_amplification():
     assert semantics.amplification(dict.fromkeys(condition, 9.0), nothing) == 0.0
     moved = results([2.5, 0.0], [0.0], [1.0], {"w": np.array([1.0, 3.0])})
     errors = {"outputs": 0.5, "h_n": 0.0, "c_n": 3.0, "d w": 4.0}
-    assert measurement.largest_errors(moved, truth) == errors
+    assert worst_errors(moved, truth) == errors
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_reference_implementations_differ(dtype):
+def test_right_runs_differ(dtype):
     config = CONFIGS["everything"]
-    params, case = random_params(config), cases.ordinary_case(config)
-    truth = rms.correct_results(params, config, case, np.float64, gradients=True)[0]
-    straight, otherwise = rms.correct_results(params, config, case, dtype, gradients=True)
+    oracle, case = OracleLSTM(random_params(config), config), cases.ordinary_case(config)
+    truth = oracle.right_runs(case, np.float64, gradients=True)[0]
+    straight, otherwise = oracle.right_runs(case, np.dtype(dtype), gradients=True)
     eps = float(np.finfo(dtype).eps)
     for found in (straight, otherwise):
-        for name, distance in measurement.largest_errors(found, truth).items():
+        for name, distance in worst_errors(found, truth).items():
             assert found.arrays()[name].dtype == dtype
             assert distance <= 40 * eps * max(1.0, np.abs(truth.arrays()[name]).max()), name
     if dtype != "float16":
-        assert np.any(straight.outputs != otherwise.outputs)
+        assert np.any(straight.outputs["outputs"] != otherwise.outputs["outputs"])
 
 
-def test_reference_implementations_differ_in_sigmoid_and_sums():
+def test_right_runs_differ_in_sigmoid_and_sums():
     """With one input and one unit only the sigmoid can differ, because sums have one order."""
     for config in (LSTMConfig(1, 1), LSTMConfig(5, 4)):
-        params, case = random_params(config), cases.ordinary_case(config)
-        straight, otherwise = rms.correct_results(params, config, case, np.float32, gradients=False)
-        assert np.any(straight.outputs != otherwise.outputs)
+        oracle, case = OracleLSTM(random_params(config), config), cases.ordinary_case(config)
+        straight, otherwise = oracle.right_runs(case, np.float32, gradients=False)
+        assert np.any(straight.outputs["outputs"] != otherwise.outputs["outputs"])
+
+
+ULP = float(np.finfo(np.float64).eps)
 
 
 def test_perturbation_by_one_ulp(monkeypatch):
     seen: list[tuple] = []
-    monkeypatch.setattr(semantics, "oracle_results", lambda *call, **named: seen.append(call))
+    monkeypatch.setattr(OracleLSTM, "run", lambda self, case, **named: seen.append((self.params, case)))
     config = CONFIGS["plain"]
     params, case = random_params(config), cases.ordinary_case(config)
-    semantics.perturbed_results(params, config, case, np.random.default_rng(0), gradients=True)
-    [(moved_params, _, moved_case)] = seen
-    assert case.initial_state is not None
-    before = [*params.values(), case.inputs, *case.initial_state]
-    after = [*moved_params.values(), moved_case.inputs, *moved_case.initial_state]
+    OracleLSTM(params, config).perturbed(case, ULP, np.random.default_rng(0), gradients=True)
+    [(moved_params, moved_case)] = seen
+    floats = ("inputs", "h_0", "c_0")
+    before = [*params.values(), *(case.arrays[name] for name in floats)]
+    after = [*moved_params.values(), *(moved_case.arrays[name] for name in floats)]
     for old, new in zip(before, after, strict=True):
         change = np.asarray(new) - old
         assert np.all(np.abs(change) <= 2 * np.spacing(np.abs(old.astype(np.float64))))
@@ -216,15 +219,13 @@ def test_perturbation_by_one_ulp(monkeypatch):
 
 def test_perturbation_is_at_most_one_ulp():
     config = CONFIGS["plain"]
-    params, case = random_params(config), cases.ordinary_case(config)
-    exact = rms.correct_results(params, config, case, np.float64, gradients=False)[0]
+    oracle, case = OracleLSTM(random_params(config), config), cases.ordinary_case(config)
 
     def perturbed(case):
-        rng = np.random.default_rng(0)
-        return semantics.perturbed_results(params, config, case, rng, gradients=True)
+        return oracle.perturbed(case, ULP, np.random.default_rng(0), gradients=True)
 
     found = perturbed(case)
     assert "h_0" in (found.gradients or ())
-    assert "h_0" not in (perturbed(case.without(state=True)).gradients or ())
-    errors = measurement.largest_errors(found._replace(gradients=None), exact)
+    assert "h_0" not in (perturbed(case.without("h_0", "c_0")).gradients or ())
+    errors = worst_errors(Results(found.outputs), oracle.run(case))
     assert all(0 < distance < 1e-14 for distance in errors.values())

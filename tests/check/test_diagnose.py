@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from jaxlstm.check.diagnosis.diagnose import diagnose
-from jaxlstm.check.reference import cases
-from jaxlstm.check.reference.results import Evidence, oracle_results
+from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases.results import Results
+from jaxlstm.check.diagnosis.diagnosis import Failures
+from jaxlstm.check.diagnosis.lstm import diagnose_port
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.verification import Evidence
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params, run_of
 
@@ -19,24 +20,25 @@ CASE = cases.ordinary_case(CONFIG)
 
 
 def a_run():
-    return run_of(lambda x, state, lengths: None, PARAMS, CONFIG, references=("oracle",))
+    return run_of(lambda x, state, lengths: None, PARAMS, CONFIG, references=("oracle",))[0]
 
 
-def diagnosis_of(run, *failed):
-    return list(diagnose(run, set(failed), None, 0.0))
+def diagnosis_of(run, *, kind="", id_=""):
+    failures = Failures(frozenset({id_}), frozenset({kind}))
+    return list(diagnose_port(run, run.subject, failures, 0.0).lines)
 
 
 def with_gradients(dtype, change=lambda name, a: a):
-    truth = oracle_results(PARAMS, CONFIG, CASE, gradients=True)
+    truth = OracleLSTM(PARAMS, CONFIG).run(CASE, gradients=True)
     assert truth.gradients is not None
     found = {name: change(name, a).astype(dtype) for name, a in truth.gradients.items()}
-    return Evidence(CASE, PARAMS, truth.astype(dtype)._replace(gradients=found))
+    return Evidence(CASE, Results(truth.astype(dtype).outputs, found), truth)
 
 
 def test_gradients_right_up_to_rounding():
     run = a_run()
     run.evidence["working"] = [with_gradients(np.float32, lambda name, a: a * (1 + 1e-5))]
-    assert diagnosis_of(run, "RMS error of gradients") == [
+    assert diagnosis_of(run, kind="gradient") == [
         "the gradients are right to rounding, but less precise than in correct implementations"
     ]
 
@@ -44,25 +46,27 @@ def test_gradients_right_up_to_rounding():
 def test_first_evidence_of_a_gradient_fault_counts():
     run = a_run()
     wrong = with_gradients(np.float64, lambda name, a: 0 * a if name == "h_0" else a)
-    bare = wrong._replace(results=wrong.results._replace(gradients=None))
+    bare = wrong._replace(results=Results(wrong.results.outputs))
     run.evidence["float64"] = [bare, with_gradients(np.float64), wrong]
-    assert diagnosis_of(run, "float64 gradients against oracle") == ["the gradient of h_0 is zero"]
+    assert diagnosis_of(run, kind="gradient") == ["the gradient of h_0 is zero, as after stop_gradient"]
     run.evidence["float64"], run.evidence["working"] = [bare], [wrong]
-    assert diagnosis_of(run, "float64 gradients against oracle") == ["the gradient of h_0 is zero"]
+    assert diagnosis_of(run, kind="gradient") == ["the gradient of h_0 is zero, as after stop_gradient"]
 
 
 NAN = cases.nan_case(CONFIG, np.random.default_rng(3))
-TRUE = oracle_results(PARAMS, CONFIG, NAN)
+TRUE = OracleLSTM(PARAMS, CONFIG).run(NAN)
 LENGTHS = NAN.seq_lengths if NAN.seq_lengths is not None else np.zeros(0)
 # NaN follows its end.
 SHORTEST = int(np.argsort(-LENGTHS, kind="stable")[-1])
-CLEAN = next(row for row in range(5) if row != SHORTEST and np.isfinite(TRUE.outputs[:, row]).all())
+CLEAN = next(
+    row for row in range(5) if row != SHORTEST and np.isfinite(TRUE.outputs["outputs"][:, row]).all()
+)
 
 
 def spread_to(*rows):
-    outputs = TRUE.outputs.copy()
+    outputs = TRUE.outputs["outputs"].copy()
     outputs[:, rows] = np.nan
-    return TRUE._replace(outputs=outputs)
+    return TRUE.with_outputs(outputs=outputs)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def spread_to(*rows):
             ],
         ),
         (
-            TRUE._replace(outputs=np.nan_to_num(TRUE.outputs)),
+            TRUE.with_outputs(outputs=np.nan_to_num(TRUE.outputs["outputs"])),
             ["NaN or infinity in the inputs does not reach the results"],
         ),
         (TRUE, []),
@@ -92,18 +96,19 @@ def spread_to(*rows):
 )
 def test_unexpected_nan(ours, expected):
     run = a_run()
-    run.nan = NAN, ours, TRUE
-    assert diagnosis_of(run, "NaN mask") == expected
+    run.evidence["working"] = [Evidence(NAN, ours, TRUE)]
+    assert diagnosis_of(run, id_="nan-mask") == expected
 
 
 def test_no_nan_diagnosis_without_results():
-    assert diagnosis_of(a_run(), "NaN mask") == []
+    assert diagnosis_of(a_run(), id_="nan-mask") == []
 
 
 def test_nan_from_another_row():
     run = a_run()
-    case = replace(NAN, inputs=np.nan_to_num(NAN.inputs))
-    run.nan = case, spread_to(SHORTEST), TRUE
-    assert diagnosis_of(run, "NaN mask") == [
+    inputs = np.nan_to_num(NAN.inputs)
+    inputs[0, CLEAN, 0] = np.inf  # A row that is not finite, without NaN in the padding of another.
+    run.evidence["working"] = [Evidence(NAN.with_arrays(inputs=inputs), spread_to(SHORTEST), TRUE)]
+    assert diagnosis_of(run, id_="nan-mask") == [
         f"NaN spreads to rows {[SHORTEST]}, whose inputs are finite: rows of the batch are mixed"
     ]

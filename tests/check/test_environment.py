@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxlstm
 from jaxlstm.check.environment import environment
-from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.reference import torch_lstm
 from testing.verification import needs_torch
 
 
@@ -50,4 +50,4 @@ def test_unset_settings_are_empty(monkeypatch):
 @needs_torch
 def test_torch_settings():
     without_torch = environment(None, with_torch=False)
-    assert environment(None, with_torch=True) == without_torch | torch_runner.environment()
+    assert environment(None, with_torch=True) == without_torch | torch_lstm.environment()

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import verify
-from jaxlstm.check.diagnosis import explain
+from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.diagnosis import search
+from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
 from jaxlstm.check.reference.faults.cells import clipped_c
 from jaxlstm.check.reference.faults.fault import OracleCall
-from jaxlstm.check.port import Port
-from jaxlstm.check.reference import cases
-from jaxlstm.check.reference.results import Evidence, oracle_results
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.subjects.port import Port
+from jaxlstm.check.verification import Evidence
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params
 from testing.wrong_ports import WrongPort
@@ -35,21 +37,23 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(explain, "time", found)
+    monkeypatch.setattr(search, "time", found)
     return found
 
 
-def evidence(answers) -> list[Evidence]:
-    return [
-        Evidence(case, PARAMS, answers(case))
+def explained(answers, *, seconds):
+    oracle = OracleLSTM(PARAMS, CONFIG)
+    evidence = [
+        Evidence(case, answers(case), oracle.run(case))
         for case in cases.standard_cases(CONFIG)
-        if np.isfinite(case.inputs).all()
+        if case.is_finite
     ]
+    return search.explain(FaultedOracle(oracle, evidence), search.Deadline(seconds))
 
 
 def unexplained(case):
     """Return unrelated weights."""
-    return oracle_results(random_params(CONFIG, seed=9, scale=3.0), CONFIG, case)
+    return OracleLSTM(random_params(CONFIG, seed=9, scale=3.0), CONFIG).run(case)
 
 
 def of_two_faults(case, *bugs):
@@ -60,8 +64,8 @@ def of_two_faults(case, *bugs):
 def test_budget_is_checked_before_each_pair(monkeypatch):
     def looks(seconds: float) -> int:
         clock = Clock()
-        monkeypatch.setattr(explain, "time", clock)
-        assert explain.explain(evidence(unexplained), CONFIG, seconds=seconds) == []
+        monkeypatch.setattr(search, "time", clock)
+        assert explained(unexplained, seconds=seconds) == []
         return next(clock.looks)
 
     without = looks(0.0)
@@ -72,10 +76,10 @@ def test_budget_is_checked_before_each_pair(monkeypatch):
 
 
 def test_pair_is_found_within_the_budget(clock):
-    found = explain.explain(evidence(of_two_faults), CONFIG, seconds=1e6)
+    found = explained(of_two_faults, seconds=1e6)
     assert len(found) == 1
     assert {"i, o, f, g" in cause for cause in found[0].causes} == {True, False}
-    assert explain.explain(evidence(of_two_faults), CONFIG, seconds=0.0) == []
+    assert explained(of_two_faults, seconds=0.0) == []
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_pair_is_found_within_the_budget(clock):
     ],
 )
 def test_kinds_of_pairs(bugs, causes):
-    (found,) = explain.explain(evidence(lambda case: of_two_faults(case, *bugs)), CONFIG, seconds=60.0)
+    (found,) = explained(lambda case: of_two_faults(case, *bugs), seconds=60.0)
     assert len(found.causes) == 2
     for cause in causes:
         assert cause in " and ".join(found.causes)
@@ -99,7 +103,7 @@ def test_clip_is_named_with_its_bound(bound):
     def clipped(case):
         return clipped_c(bound).apply(OracleCall.of(PARAMS, CONFIG, case)).results()
 
-    (found,) = explain.explain(evidence(clipped), CONFIG, seconds=0.0)
+    (found,) = explained(clipped, seconds=0.0)
     assert found.causes == (f"c is clipped to [-{bound:g}, {bound:g}]",)
 
 
@@ -107,7 +111,7 @@ def test_single_faults_ignore_the_budget(clock):
     def one(case):
         return Port.of(WrongPort(CONFIG, "order iofg")).run(PARAMS, case, np.float64)
 
-    (found,) = explain.explain(evidence(one), CONFIG, seconds=0.0)
+    (found,) = explained(one, seconds=0.0)
     assert "in which the gates are read in the order i, o, f, g (as in ONNX)" in str(found)
     assert next(clock.looks) == 0
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
+from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases.results import Results
 from jaxlstm.check.diagnosis.gates import gates_of_one_step
-from jaxlstm.check.reference import cases
-from jaxlstm.check.reference.results import run_oracle
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.difference import differing_units
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params
@@ -22,16 +21,14 @@ def one_step(config, slot, change=lambda results, case: results):
     """Return the recovered gates, and the oracle's recorded gates of a step from c_0 = 1."""
     params = random_params(config, dtype=np.float64)
     case = cases.ordinary_case(config)
-    case = replace(case, inputs=case.inputs[:1], seq_lengths=None)
+    case = case.with_arrays(inputs=case.inputs[:1]).without("seq_lengths")
 
     def run(step):
-        return change(run_oracle(params, config, step), step)
+        return change(OracleLSTM(params, config).run(step), step)
 
-    assert case.initial_state is not None
-    _, c_0 = case.initial_state
-    c_0[slot] = 1.0
+    case.arrays["c_0"][slot] = 1.0
     layer, direction = divmod(slot, 2)
-    recorded = run_oracle(params, config, case).record[layer][direction].steps
+    recorded = OracleLSTM(params, config).record(case).record[layer][direction].steps
     return gates_of_one_step(run, config, case, slot, None), recorded
 
 
@@ -53,20 +50,20 @@ def test_a_projection_hides_o():
 @pytest.mark.parametrize(("off", "gates"), [(1e-10, ["f", "i*g", "o"]), (1e-6, [])])
 def test_no_gates_if_the_step_is_not_linear_in_c(off, gates):
     def add_quadratic_term(results, case):
-        return results._replace(c_n=results.c_n + off * np.square(case.initial_state[1]))
+        return results.with_outputs(c_n=results.outputs["c_n"] + off * np.square(case.arrays["c_0"]))
 
     assert list(one_step(CONFIG, 1, add_quadratic_term)[0]) == gates
 
 
 def test_missing_states():
-    assert one_step(CONFIG, 0, lambda results, case: results._replace(c_n=None))[0] == {}
-    measured, _ = one_step(CONFIG, 0, lambda results, case: results._replace(h_n=None))
+    assert one_step(CONFIG, 0, lambda results, case: Results({"h_n": results.outputs["h_n"]}))[0] == {}
+    measured, _ = one_step(CONFIG, 0, lambda results, case: Results({"c_n": results.outputs["c_n"]}))
     assert list(measured) == ["f", "i*g"]
 
 
 def test_gates_have_the_ports_dtype():
     def in_half_precision(results, case):
-        return results._replace(c_n=results.c_n.astype(np.float16), h_n=results.h_n.astype(np.float16))
+        return results.astype(np.float16)
 
     measured, recorded = one_step(CONFIG, 2, in_half_precision)
     assert {gate.dtype.name for gate in measured.values()} == {"float16"}

@@ -6,7 +6,7 @@ import pytest
 
 import jaxlstm
 from jaxlstm.check import verify_matrix
-from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.report.text import matrix_table
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params, status
@@ -35,14 +35,14 @@ def test_our_layer():
     )
     assert report.ok, str(report)
     assert report.title == "jaxlstm.lstm, dtype x batch x length x jit"
-    against = "torch, oracle" if torch_runner.is_available() else "oracle"
+    against = "torch, oracle" if torch_lstm.is_available() else "oracle"
     assert report.settings == {"config": repr(CONFIG), "seed": 0, "against": against}
     assert report.environment["jax matmul precision"] == "highest"
-    assert ("torch" in report.environment) is torch_runner.is_available()
+    assert ("torch" in report.environment) is torch_lstm.is_available()
     assert len(report.items) == 2 * 2 * 2 * 2
     assert len({item.name for item in report.items}) == 16
     assert [done for done, _, _ in steps] == list(range(17))
-    lines = matrix_table(report).splitlines()
+    lines = matrix_table(report.items).splitlines()
     assert len(lines) == 1 + 2 * 2 * 2
     assert lines[0].split() == ["1", "step", "4", "steps"]
     assert lines[2].startswith("bfloat16, batch 1, no jit ")

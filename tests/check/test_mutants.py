@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import verify
+from jaxlstm.check.cases.lstm import make_case
 from jaxlstm.check.criteria import semantics
-from jaxlstm.check.diagnosis.explain import explain
-from jaxlstm.check.port import Port
-from jaxlstm.check.reference.cases import make_case
-from jaxlstm.check.reference.results import Evidence
+from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
+from jaxlstm.check.diagnosis.search import Deadline, explain
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.subjects.port import Port
+from jaxlstm.check.verification import Evidence
 from jaxlstm.layer.config import LSTMConfig
 from testing import right_ports
 from testing.mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
@@ -41,14 +43,12 @@ def test_semantics_catch_and_search_names(bugs):
     config = config_for(bugs)
     params, cases = small_cases(config)
     port = Port.of(WrongPort(config, *bugs))
-    evidence = [Evidence(c, params, port.run(params, c, np.float64)) for c, _ in cases]
+    evidence = [Evidence(case, port.run(params, case, np.float64), truth) for case, truth in cases]
     # Not even a loose limit accepts it.
     generous: dict[str, float] = dict.fromkeys(("outputs", "h_n", "c_n"), 1e-9)
-    assert not all(
-        semantics.result_semantics(entry.results, truth, generous).ok
-        for entry, (_, truth) in zip(evidence, cases, strict=True)
-    )
-    causes = "\n".join(map(str, explain(evidence, config, seconds=60.0)))
+    assert not all(semantics.result_semantics(entry.results, entry.truth, generous).ok for entry in evidence)
+    faulted = FaultedOracle(OracleLSTM(params, config), evidence)
+    causes = "\n".join(map(str, explain(faulted, Deadline(60.0))))
     for bug in bugs:
         cause = BUGS[bug]
         assert cause is None or cause in causes
@@ -93,7 +93,7 @@ def test_faults_with_trained_weights():
         case = make_case("shows", config, rng, time=7, batch=3, ragged=True)
         right = Port.of(WrongPort(config)).run(params, case, np.float64)
         wrong = Port.of(WrongPort(config, *bugs)).run(params, case, np.float64)
-        pairs = zip(right.leaves(), wrong.leaves(), strict=True)
+        pairs = zip(right.outputs.items(), wrong.outputs.items(), strict=True)
         alike = all(np.allclose(a, b, atol=1e-9) for (_, a), (_, b) in pairs)
         if alike and bugs[0] not in NOT_BY_SEMANTICS:
             # These weights do not show the fault.

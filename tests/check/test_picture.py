@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.heatmap import heatmap_svg
+from jaxlstm.check.report.item import Heatmap
 
 GRID = Heatmap("e < 1", "time", "unit", [[0.0, 1e-3, 1.0], [1e-7, 1e-6, 1e-2]])
 

@@ -8,13 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlstm.check.port import Port, own_port
-from jaxlstm.check.reference import cases
-from jaxlstm.check.summary import notes
-from jaxlstm.check.verification import Verification
+from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.notes import port_notes
+from jaxlstm.check.subjects.port import Port, own_port
 from jaxlstm.layer.config import LSTMConfig
 from testing.products import products_of
-from testing.verification import CONFIGS, random_params
+from testing.verification import CONFIGS, random_params, run_of
 from testing.wrong_ports import WrongPort
 
 
@@ -134,10 +133,11 @@ def test_float64_runs_on_the_cpu_if_the_device_lacks_it(monkeypatch):
         seen.append((x.dtype.name, jax.config.jax_default_device))  # type: ignore[attr-defined]
         return x, (None, None)
 
-    monkeypatch.setattr("jaxlstm.check.port.lacks_float64", lambda device: True)
+    monkeypatch.setattr("jaxlstm.check.subjects.jax_settings.lacks_float64", lambda device: True)
     Port.of(port).run({}, case, np.float64)
     Port.of(port).run({}, case, np.float32)
     assert seen == [("float64", cpu), ("float32", None)]
-    monkeypatch.setattr("jaxlstm.check.summary.lacks_float64", lambda device: True)
-    run = Verification(own_port(config), {}, config, np.dtype("f4"), 0, False, ("oracle",), None, None)
-    assert [note for note in notes(run, ("oracle",)) if "float64 runs were on the CPU" in note]
+    monkeypatch.setattr("jaxlstm.check.notes.lacks_float64", lambda device: True)
+    run, subject = run_of(port, {}, config, references=("oracle",))
+    notes = port_notes(run, subject, ("oracle",))
+    assert any("float64 runs were on the CPU" in note for note in notes)

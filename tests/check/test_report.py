@@ -12,11 +12,11 @@ import pytest
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check import CheckFailed, Item, Report
-from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.difference import Divergence, StepDifference
+from jaxlstm.check.report.item import Heatmap
 
 GOOD = Item("shape", True, detail="2 cases")
-BAD = Item("semantics", False, 0.25, 1e-14, "worst: <a>", {"at": (1, 2)})
+BAD = Item("semantics", False, 0.25, 1e-14, "worst: <a>", {"at": (1, 2)}, "float64-results-torch", "semantic")
 UNTESTED = Item("lengths", None, detail="takes none")
 REPORT = Report(
     "my port",
@@ -89,6 +89,8 @@ def test_summary_has_at_most_five_failures():
 def test_failures():
     assert REPORT.failures == (BAD,)
     assert REPORT.to_dict()["items"][1] == {
+        "id": "float64-results-torch",
+        "kind": "semantic",
         "name": "semantics",
         "status": "FAILED",
         "measured": 0.25,

@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from jaxlstm.check.cases import lstm as cases
 from jaxlstm.check.criteria.step_residual import gamma, step_residual
-from jaxlstm.check.port import Port, own_port
-from jaxlstm.check.reference import cases
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.subjects.port import Port, own_port
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import STRONG, random_params
 from testing.wrong_ports import WrongPort
@@ -23,8 +24,7 @@ WIDE = LSTMConfig(32, 48, num_layers=2, bidirectional=True)
 def ratio(port, params, config, dtype=np.float32):
     found = step_residual(
         functools.partial(port.run, params, dtype=dtype),
-        params,
-        config,
+        OracleLSTM(params, config),
         cases.standard_cases(config)[:3],
         dtype,
     )
@@ -64,7 +64,8 @@ def test_no_residual_without_states():
     port = Port.of(jax.jit(lambda x, state, lengths: (jnp.zeros((1, x.shape[1], 4)), (None, None))))
     params = random_params(STRONG)
     run = functools.partial(port.run, params, dtype=np.float32)
-    assert step_residual(run, params, STRONG, cases.standard_cases(STRONG)[:1], np.float32) is None
+    oracle = OracleLSTM(params, STRONG)
+    assert step_residual(run, oracle, cases.standard_cases(STRONG)[:1], np.float32) is None
 
 
 def test_gamma():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm.check import verification, verify
-from jaxlstm.check.criteria.measurement import Measurement
-from jaxlstm.check.reference import cases
-from jaxlstm.check.reference.results import oracle_results
+from jaxlstm.check import verify
+from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.criteria import catalogue
+from jaxlstm.check.criteria.criterion import Measurement
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import needs_torch, random_params, run_of, status
 from testing.wrong_ports import WrongPort
@@ -20,10 +21,10 @@ PARAMS = random_params(CONFIG)
 @needs_torch
 def test_torch_is_the_truth_without_the_oracle():
     """With gradients; here both references agree up to rounding."""
-    run = run_of(WrongPort(CONFIG), PARAMS, CONFIG, references=("torch",))
+    run, _ = run_of(WrongPort(CONFIG), PARAMS, CONFIG, references=("torch",))
     case = cases.ordinary_case(CONFIG)
-    found = run.truth(PARAMS, case, True).arrays()
-    expected = oracle_results(PARAMS, CONFIG, case, gradients=True).arrays()
+    found = run.truth.run(case, np.float64, gradients=True).arrays()
+    expected = OracleLSTM(PARAMS, CONFIG).run(case, gradients=True).arrays()
     assert set(found) == set(expected)
     for name, a in expected.items():
         np.testing.assert_allclose(found[name], a, rtol=0, atol=1e-12, err_msg=name)
@@ -32,6 +33,6 @@ def test_torch_is_the_truth_without_the_oracle():
 @pytest.mark.parametrize(("ratio", "verdict"), [(0.99, "ok"), (1.0, "FAILED")])
 def test_step_residual_has_a_bound(monkeypatch, ratio, verdict):
     found = Measurement(ratio, 1.0, "layer 1")
-    monkeypatch.setattr(verification, "step_residual", lambda *arguments, **options: found)
+    monkeypatch.setattr(catalogue, "step_residual", lambda *arguments, **options: found)
     report = verify(WrongPort(CONFIG), PARAMS, CONFIG, gradients=False, against="oracle", seconds=0)
     assert status(report)["step residual"] == verdict

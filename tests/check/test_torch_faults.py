@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import rnn
 
-from jaxlstm.check.model.results import ModelCase
-from jaxlstm.check.reference.torch_faults.catalogue import KNOWN, variants
-from jaxlstm.check.reference.torch_faults.operation import run_planted
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.reference.torch_faults.catalogue import variants
+from jaxlstm.check.reference.torch_faults.planted import run_planted
 from jaxlstm.check.reference.torch_model import TorchModel
 
 X = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
@@ -33,15 +33,15 @@ class Function(nn.Module):
 
 def with_fault(module, x, cause):
     """Return the module's output with the only fault of its last operation whose cause contains a text."""
-    model, case = TorchModel(module), ModelCase.of("x", (x,), {})
-    operation = run_planted(model, case, np.float32, KNOWN, {}).operations[-1]
+    model, case = TorchModel(module), Case.of_model("x", (x,), {})
+    operation = run_planted(model, case, np.float32, {}).operations[-1]
     (variant,) = (v for v in variants(operation) if cause in v.cause)
     result = variant.apply(operation)
     return result[0] if isinstance(result, tuple) else torch.as_tensor(result)
 
 
 def lstm_operation(module):
-    planted = run_planted(TorchModel(module), ModelCase.of("x", (X,), {}), np.float32, KNOWN, {})
+    planted = run_planted(TorchModel(module), Case.of_model("x", (X,), {}), np.float32, {})
     (operation,) = (operation for operation in planted.operations if operation.name == "lstm")
     return operation
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jaxlstm.check._verify_model import _refusal
-from jaxlstm.check.model.results import ModelCase
+from jaxlstm.check.cases.case import Case
 from jaxlstm.check.reference.torch_model import TorchModel
 
 
@@ -26,7 +26,7 @@ class Operator(torch.nn.Module):
 
 @pytest.mark.parametrize(("size", "refused"), [(6, False), (1, True)])
 def test_sizes_that_only_float32_takes_are_refused(size: int, refused: bool) -> None:
-    case = ModelCase("example", (np.ones((4, 2, size), np.float32),), {})
+    case = Case.of_model("example", (np.ones((4, 2, size), np.float32),), {})
     assert bool(_refusal(TorchModel(Operator()), case)) == refused
 
 

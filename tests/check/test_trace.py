@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import trace
+from jaxlstm.check.cases import lstm as cases
 from jaxlstm.check.diagnosis.locate import locate_difference
-from jaxlstm.check.port import Port
-from jaxlstm.check.reference import cases, oracle
+from jaxlstm.check.reference import oracle
+from jaxlstm.check.subjects.port import Port, PortSubject
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params
 from testing.wrong_ports import WrongPort
@@ -111,7 +112,7 @@ def test_gates_of_layer_and_direction():
         faulty = params | {"bias_ih_l0_reverse": 0 * params["bias_ih_l0_reverse"]}
         return WrongPort(CONFIG)(x, state, lengths, params=faulty)
 
-    found = locate_difference(Port.of(port), PARAMS, CONFIG, CASE, np.float64)
+    found = locate_difference(PortSubject(Port.of(port), PARAMS, CONFIG, None), CASE, np.float64)
     assert found is not None
     place = found.place
     assert place[:3] == (0, "reverse", 0)

@@ -11,7 +11,7 @@ import pytest
 
 import jaxlstm
 from jaxlstm.check import verify
-from jaxlstm.check.reference import cases
+from jaxlstm.check.cases import lstm as cases
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from testing.right_ports import SigmoidThroughTanh
 from testing.verification import STRONG, needs_torch, random_params, status

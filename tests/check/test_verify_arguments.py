@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import verify
-from jaxlstm.check.reference import torch_runner
+from jaxlstm.check.reference import torch_lstm
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import init_bound, param_shapes
 from testing.verification import needs_torch, random_params, status
@@ -92,8 +92,8 @@ def test_precision_applies_to_every_run(precision):
 
 
 def test_oracle_judges_without_torch(monkeypatch):
-    monkeypatch.setattr(torch_runner, "is_available", lambda: False)
-    monkeypatch.setattr(torch_runner, "run", None)
+    monkeypatch.setattr(torch_lstm, "is_available", lambda: False)
+    monkeypatch.setattr(torch_lstm.TorchLSTM, "run", None)
     report = check(WrongPort(CONFIG))
     assert report.ok, str(report)
     assert "torch is not installed" in " ".join(report.notes)

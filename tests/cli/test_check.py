@@ -18,9 +18,9 @@ import torch
 import jaxlstm
 from jaxlstm import cli
 from jaxlstm.check import Item, Report
-from jaxlstm.check.port import own_port
-from jaxlstm.check.report.data import Heatmap
 from jaxlstm.check.report.difference import Divergence, StepDifference
+from jaxlstm.check.report.item import Heatmap
+from jaxlstm.check.subjects.port import own_port
 from jaxlstm.cli import check
 from jaxlstm.layer import stack
 from testing.command import jaxlstm_command
@@ -104,16 +104,17 @@ def test_failing_matrix_returns_status_1(
 def test_failing_matrix_names_the_cell(
     checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    row = "float32, batch 1, jit"
     items = (
-        Item("float32, batch 1, 1 step, jit", True, 0.5, 4.0, "RMS error of results"),
-        Item("float32, batch 1, 12 steps, jit", False, 7.0, 4.0, "RMS error of results: c_n"),
+        Item("a", True, 0.5, 4.0, "RMS error of results", {"row": row, "column": "1 step"}),
+        Item("b", False, 7.0, 4.0, "RMS error of results: c_n", {"row": row, "column": "12 steps"}),
     )
     report = Report("jaxlstm.lstm", items)
     monkeypatch.setattr(check, "_check", lambda *arguments: [("matrix", report)])
     assert cli.main(["check", checkpoint, "--matrix", "--backend", "all"]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"float32, batch 1, jit +ok 0.5 +FAILED 7\n", printed)
-    assert "matrix, float32, batch 1, 12 steps, jit: RMS error of results: c_n\n" in printed
+    assert "matrix, b: RMS error of results: c_n\n" in printed
     for backend in ("cpu", "gpu", "tpu"):
         absent = f"{backend}: not run: JAX finds no such device\n" in printed
         assert absent != (f"{backend} matrix: 1 ok, 1 failed" in printed.splitlines()[-1])

@@ -83,14 +83,14 @@ def _semantics(trial: Trial) -> Iterator[Outcome]:
     if ours is None:
         return
     condition = trial.once(_condition)
-    found = [
-        Outcome(semantics.result_semantics(ours, theirs, condition, trial.case.scale), against)
+    found = {
+        against: semantics.result_semantics(ours, theirs, condition, trial.case.scale)
         for against, theirs in trial.once(_theirs64).items()
-    ]
-    if not all(number.ok for number, _ in found) and (reason := _excuse(trial, ours)):
+    }
+    if not all(number.ok for number in found.values()) and (reason := _excuse(trial, ours)):
         trial.check.float64_refusal = reason
         return
-    yield from found
+    yield from (Outcome(number, against) for against, number in found.items())
 
 
 def _excuse(trial: Trial, ours: Results) -> str:

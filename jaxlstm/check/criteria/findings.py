@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxlstm.check.criteria.criterion import Criterion, Measurement, Outcome, Untested, place, worst_of
+from jaxlstm.check.criteria.rms import mean_ratio
 from jaxlstm.check.report.item import Item
 
 Cases = dict[str, list[Any]]
@@ -44,7 +45,9 @@ def _summary(criterion: Criterion, cases: Cases) -> dict[str, Any]:
         return {"ok": None, "detail": values[0].reason}
     if criterion.total is not None:
         total = criterion.total(values)
-        data = {"arrays": {r.where: {**r._asdict(), "ratio": r.value} for r in values}}
+        # The ratios are listed once, by the mean.
+        listed = values if criterion.total is mean_ratio else []
+        data = {"arrays": {r.where: {**r._asdict(), "ratio": r.value} for r in listed}}
         return _measured(total, total.ok, total.where, data)
     if isinstance(values[0], Measurement):
         return _of_measurements(cases)

@@ -64,8 +64,10 @@ def explain_gradients(ours: Mapping[str, Array], oracle: OracleLSTM, case: Case)
     run = oracle.record(case)
     for cause, is_cut, kept in _cuts(oracle.config):
         weights = {name: np.asarray(a, np.float64) * (not is_cut(name)) for name, a in oracle.params.items()}
-        cotangents = [case.cotangents[n] * k for n, k in zip(("outputs", "h_n", "c_n"), kept, strict=True)]
-        found = backward(weights, run, case.seq_lengths, oracle.config, tuple(cotangents))
+        d_out, d_h, d_c = (
+            case.cotangents[name] * k for name, k in zip(("outputs", "h_n", "c_n"), kept, strict=True)
+        )
+        found = backward(weights, run, case.seq_lengths, oracle.config, (d_out, d_h, d_c))
         if not _differing(ours, {name: found[name] for name in truth}, tolerance):
             return [f"the gradients match an LSTM in which {cause}"]
     return wrong_gradients(ours, truth)

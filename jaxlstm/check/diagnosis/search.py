@@ -32,36 +32,27 @@ MAX_EXPLANATIONS = 3
 T = TypeVar("T")
 
 
-class PlantableFault(Protocol):
-    """A fault that a faulted reference can plant."""
-
-    @property
-    def cause(self) -> str:
-        """The fault in words."""
-        ...
-
-    @property
-    def rounding(self) -> bool:
-        """True for a fault of precision."""
-        ...
-
-
 Faults = tuple[Any, ...]
-"""Faults of one reference, planted together."""
+"""Faults of one reference, planted together. Each has a ``cause`` in words and a flag ``rounding``."""
 
 
 class FaultedReference(Protocol):
-    """A reference in which faults can be planted, and the evidence that they should explain.
+    """A reference in which faults can be planted, and the evidence that they should explain."""
 
-    Attributes:
-      start: how its explanations start, such as "matches an LSTM in which".
-      tolerance: the distance within which the subject agrees with it.
-      causes: faults that the evidence shows by itself, which belong to every explanation.
-    """
+    @property
+    def start(self) -> str:
+        """How its explanations start, such as "matches an LSTM in which"."""
+        ...
 
-    start: str
-    tolerance: float
-    causes: Sequence[str]
+    @property
+    def tolerance(self) -> float:
+        """The distance within which the subject agrees with it."""
+        ...
+
+    @property
+    def causes(self) -> Sequence[str]:
+        """Faults that the evidence shows by itself, which belong to every explanation."""
+        ...
 
     def single(self, deadline: Deadline) -> Iterable[Faults]:
         """Yield every fault alone, the more likely first."""

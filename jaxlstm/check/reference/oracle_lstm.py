@@ -41,8 +41,8 @@ class OracleLSTM:
         results = Results.of_lstm(run.outputs, run.h_n, run.c_n)
         if not gradients:
             return results
-        cotangents = tuple(case.cotangents[name] for name in results.outputs)
-        by_name = backward(self.params, run, case.seq_lengths, self.config, cotangents)
+        d_out, d_h, d_c = (case.cotangents[name] for name in results.outputs)
+        by_name = backward(self.params, run, case.seq_lengths, self.config, (d_out, d_h, d_c))
         if case.initial_state is None:
             del by_name["h_0"], by_name["c_0"]
         return dataclasses.replace(results, gradients=by_name)

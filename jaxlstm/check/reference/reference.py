@@ -12,17 +12,22 @@ from jaxlstm.check.cases.results import Results
 
 
 class Reference(Protocol):
-    """A right implementation of the subject.
+    """A right implementation of the subject."""
 
-    Attributes:
-      name: "oracle" or "torch", for reports.
-      dtype: the dtype of its parameters, or None if it runs in any.
-      chaotic: the amplification of one ulp above which RMS errors are a matter of chance.
-    """
+    @property
+    def name(self) -> str:
+        """ "oracle" or "torch", for reports."""
+        ...
 
-    name: str
-    dtype: np.dtype | None
-    chaotic: float
+    @property
+    def dtype(self) -> np.dtype | None:
+        """The dtype of its parameters, or None if it runs in any."""
+        ...
+
+    @property
+    def chaotic(self) -> float:
+        """The amplification of one ulp above which RMS errors are a matter of chance."""
+        ...
 
     def run(self, case: Case, dtype: Any, *, gradients: bool = False) -> Results:
         """Return the results on a case, with its numbers and the parameters in ``dtype``."""

@@ -46,7 +46,8 @@ class TorchLSTM(OracleLSTM):
             sources = {name: _tensor(a).requires_grad_(gradients) for name, a in floats.items()}
             state = (sources["h_0"], sources["c_0"]) if "h_0" in sources else None
             tensors = _call(module, sources["inputs"], state, case.seq_lengths)
-            results = Results.of_lstm(*map(tensor_to_numpy, tensors))
+            outputs, h_n, c_n = map(tensor_to_numpy, tensors)
+            results = Results.of_lstm(outputs, h_n, c_n)
             if not gradients:
                 return results
             parameters = dict(module.named_parameters())

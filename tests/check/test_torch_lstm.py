@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from jaxlstm.check.reference import cases, torch_precision, torch_runner
+from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.reference import torch_lstm, torch_precision
+from jaxlstm.check.reference.torch_lstm import TorchLSTM
 from testing.processes import run_python
 from testing.verification import CONFIGS, STRONG, random_params
 
@@ -22,8 +24,8 @@ def test_settings_and_random_state_are_restored():
     try:
         state = torch.random.get_rng_state()
         case = cases.ordinary_case(STRONG)
-        torch_runner.run(random_params(STRONG), STRONG, case, np.float32, gradients=True)
-        assert torch_runner.environment()["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
+        TorchLSTM(random_params(STRONG), STRONG).run(case, np.float32, gradients=True)
+        assert torch_lstm.environment()["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
         assert rnn.fp32_precision == "tf32"
         assert torch.equal(torch.random.get_rng_state(), state)
         assert torch.get_num_threads() == threads + 1
@@ -45,8 +47,8 @@ def test_a_cell_runs_over_time():
         for x in torch.from_numpy(case.inputs):
             h, c = cell(x, (h, c))
             outputs.append(h.numpy())
-    results = torch_runner.run(params, config, case, np.float64, gradients=True)
-    np.testing.assert_allclose(results.outputs, np.stack(outputs), rtol=0, atol=1e-15)
+    results = TorchLSTM(params, config).run(case, np.float64, gradients=True)
+    np.testing.assert_allclose(results.outputs["outputs"], np.stack(outputs), rtol=0, atol=1e-15)
     assert results.gradients is not None
     assert results.gradients.keys() == {*params, "inputs", "h_0", "c_0"}
 
@@ -54,9 +56,9 @@ def test_a_cell_runs_over_time():
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_results_have_the_dtype(dtype):
     case = cases.ordinary_case(STRONG)
-    results = torch_runner.run(random_params(STRONG), STRONG, case, dtype, gradients=True)
+    results = TorchLSTM(random_params(STRONG), STRONG).run(case, dtype, gradients=True)
     assert {a.dtype for a in results.arrays().values()} == {np.dtype(dtype)}
-    assert not results.outputs[~case.valid].any()
+    assert not results.outputs["outputs"][~case.valid].any()
 
 
 def test_checker_loads_without_torch():
@@ -66,7 +68,7 @@ def test_checker_loads_without_torch():
 
 def test_settings_are_set_and_restored():
     """On the CPU, torch computes a bfloat16 projection in higher precision."""
-    found = torch_runner.environment()
+    found = torch_lstm.environment()
     assert found["torch"] == torch.__version__
     assert found["torch.cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert found["torch.mkldnn"] == str(torch.backends.mkldnn.is_available())
@@ -83,13 +85,13 @@ def test_settings_are_set_and_restored():
     assert sum(any(part in name for part in expected) for name in found) == 3
     config, case = CONFIGS["projected"], cases.ordinary_case(CONFIGS["projected"])
     params = random_params(config)
-    before = torch_runner.run(params, config, case, np.float32)
+    before = TorchLSTM(params, config).run(case, np.float32)
     settings = torch_precision.in_force()
     torch.set_float32_matmul_precision("medium")
     try:
         caller = torch_precision.in_force()
         assert caller["torch.backends.mkldnn.matmul.fp32_precision"] == "bf16"
-        during = torch_runner.run(params, config, case, np.float32)
+        during = TorchLSTM(params, config).run(case, np.float32)
         after = torch_precision.in_force()
         assert [after[name] for name in exact] == [caller[name] for name in exact]
     finally:
@@ -98,7 +100,7 @@ def test_settings_are_set_and_restored():
         backends.mkldnn.matmul.fp32_precision = "none"
         backends.cuda.matmul.fp32_precision = "none"
     assert [torch_precision.in_force()[name] for name in exact] == [settings[name] for name in exact]
-    np.testing.assert_array_equal(before.outputs, during.outputs)
+    np.testing.assert_array_equal(before.outputs["outputs"], during.outputs["outputs"])
 
 
 @pytest.mark.parametrize("tf32", [False, True])

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from jaxlstm.check import verify_model
-from jaxlstm.check.criteria.rms import RmsRatio
-from jaxlstm.check.model.results import ModelResults
-from jaxlstm.check.model.second_opinion import second_opinion
+from jaxlstm.check.cases.results import Results
+from jaxlstm.check.criteria.criterion import RmsRatio
+from jaxlstm.check.criteria.rounding_unit import with_rounding_as_unit
 
 U = 2.0**-24
 TRUTH = np.linspace(1, 2, 50)
@@ -22,13 +22,12 @@ def opinion(ours: float, own: float, *, kink: float = 0.0) -> float:
     """Return the ratio of an array whose rounding error is ``U``, and ``kink`` beyond a kink."""
     rng = np.random.default_rng(0)
 
-    def perturbed(size: float) -> ModelResults:
+    def perturbed(size: float) -> Results:
         error = size * rng.standard_normal(TRUTH.shape) + (kink if size > 1e-9 else 0.0)
-        return ModelResults({"y": TRUTH + error})
+        return Results({"y": TRUTH + error})
 
     ratio = RmsRatio("example, y", TRUTH.size, ours, own, own)
-    (found,) = second_opinion({"y": ratio}, ModelResults({"y": TRUTH}), np.float32, perturbed)
-    return found.value
+    return with_rounding_as_unit({"y": ratio}, Results({"y": TRUTH}), np.float32, perturbed)["y"].value
 
 
 def test_luck_of_torch():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm.check.model.layout import pair_parameters
+from jaxlstm.check.subjects.pairing import pair_parameters
 
 RNG = np.random.default_rng(0)
 CONV = RNG.normal(size=(6, 4, 3, 2)).astype(np.float32)
