@@ -27,7 +27,7 @@ from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.report.text import call_text
 from jaxlstm.check.requirements import require_precision, require_seed, require_tolerance
-from jaxlstm.check.subjects.function import FunctionModel, Model
+from jaxlstm.check.subjects.function import CheckedModel, FunctionModel
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.module_names import ModuleNames
 from jaxlstm.check.subjects.program import ProgramModel
@@ -173,7 +173,7 @@ def _notes(verification: Verification, subject: ModelSubject, theirs: TorchModel
     yield from tolerance_note(verification)
 
 
-def _model(ours: Any, call: Callable[..., Any] | None, params: Any) -> Model:
+def _model(ours: Any, call: Callable[..., Any] | None, params: Any) -> CheckedModel:
     if isinstance(ours, Program):
         if call is not None or params is not None:
             raise TypeError("call and params must be None for a Program, which holds its parameters")

@@ -23,7 +23,7 @@ class Call:
     params: Mapping[str, Array]
 
 
-class Model(Protocol):
+class CheckedModel(Protocol):
     """A model under test."""
 
     @property
@@ -39,7 +39,7 @@ class Model(Protocol):
         """Run the model and return the calls of its layers, or nothing if it has no known layers."""
         ...
 
-    def evaluation(self) -> Model | None:
+    def evaluation(self) -> CheckedModel | None:
         """Return the model in evaluation mode, or None if it has no modes."""
         ...
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results, is_floating
 from jaxlstm.check.reference.torch_model import TorchModel
-from jaxlstm.check.subjects.function import Model
+from jaxlstm.check.subjects.function import CheckedModel
 from jaxlstm.check.subjects.model_runner import ModelRunner
 from jaxlstm.check.subjects.module_names import ModuleNames
 from jaxlstm.check.subjects.pairing import pair_parameters
@@ -30,7 +30,12 @@ class ModelSubject:
     optional_outputs = frozenset[str]()
 
     def __init__(
-        self, model: Model, example: Case, theirs: TorchModel, names: ModuleNames, precision: str | None
+        self,
+        model: CheckedModel,
+        example: Case,
+        theirs: TorchModel,
+        names: ModuleNames,
+        precision: str | None,
     ) -> None:
         """Pair the parameters and prepare the model in both dtypes."""
         self.model, self.example, self.names, self.precision = model, example, names, precision

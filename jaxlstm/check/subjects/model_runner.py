@@ -14,7 +14,7 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.subjects.function import Model
+from jaxlstm.check.subjects.function import CheckedModel
 from jaxlstm.check.subjects.jax_settings import jax_settings
 
 Array = np.ndarray
@@ -24,7 +24,7 @@ class ModelRunner:
     """A model in one dtype, compiled once for each shape of its arguments."""
 
     def __init__(
-        self, model: Model, example: Case, dtype: Any, *, cast_model: bool, precision: str | None
+        self, model: CheckedModel, example: Case, dtype: Any, *, cast_model: bool, precision: str | None
     ) -> None:
         """Prepare to run a model in ``dtype``; ``cast_model`` casts its parameters too.
 
