@@ -7,7 +7,7 @@ import pytest
 
 from jaxlstm.check.cases import lstm as cases
 from jaxlstm.check.cases.results import Results
-from jaxlstm.check.diagnosis.gates import gates_of_one_step
+from jaxlstm.check.diagnosis.locate import gates_of_one_step
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.difference import differing_units
 from jaxlstm.layer.config import LSTMConfig

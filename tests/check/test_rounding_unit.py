@@ -12,7 +12,7 @@ from torch import nn
 from jaxlstm.check import verify_model
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.criteria.criterion import RmsRatio
-from jaxlstm.check.criteria.rounding_unit import with_rounding_as_unit
+from jaxlstm.check.criteria.rms import with_rounding_as_unit
 
 U = 2.0**-24
 TRUTH = np.linspace(1, 2, 50)

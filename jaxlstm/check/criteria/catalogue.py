@@ -15,7 +15,6 @@ from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.results import Results, is_floating, worst_errors
 from jaxlstm.check.criteria import exact, rms, semantics
 from jaxlstm.check.criteria.criterion import Criterion, Outcome, RmsRatio, Untested, place
-from jaxlstm.check.criteria.rounding_unit import with_rounding_as_unit
 from jaxlstm.check.criteria.step_residual import step_residual
 from jaxlstm.check.criteria.tolerance import array_difference
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
@@ -149,7 +148,7 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
     if len(right) > 1:
         return ratios
     rng = np.random.default_rng([check.seed, 100])
-    return with_rounding_as_unit(
+    return rms.with_rounding_as_unit(
         ratios,
         trial.truth,
         check.dtype,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxlstm.check.report.difference import StepDifference
-from jaxlstm.check.report.item import Item
-from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.check.report.item import Item, LayerDifference
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jaxlstm.check.diagnosis.search import Deadline
 from jaxlstm.check.reference.torch_faults.operation import Replacement
 from jaxlstm.check.reference.torch_faults.planted import PlantedFault, PlantedRun, planted_faults, run_planted
 from jaxlstm.check.reference.torch_model import TorchModel
-from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.verification import Evidence
 

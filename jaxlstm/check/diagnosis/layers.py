@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxlstm.check.cases.results import LayerRecord
 from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
-from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.module_names import ModuleNames
 from jaxlstm.check.subjects.pairing import Pairing
 

@@ -12,13 +12,12 @@ from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
 from jaxlstm.check.diagnosis.faulted_module import FaultedModule
 from jaxlstm.check.diagnosis.gradients import wrong_gradients
 from jaxlstm.check.diagnosis.layers import compare_layers
-from jaxlstm.check.diagnosis.model_settings import channels_last_advice, evaluation_advice
-from jaxlstm.check.diagnosis.parameters import foreign_weights
+from jaxlstm.check.diagnosis.model_settings import channels_last_advice, evaluation_advice, foreign_weights
 from jaxlstm.check.diagnosis.search import AGREEMENT, Deadline, explain
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.reference.torch_model import TorchModel
-from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.program import ProgramModel
 from jaxlstm.check.verification import Verification

@@ -1,9 +1,10 @@
-"""Advice that a run with other settings confirms: evaluation mode, and channels last."""
+"""What a user should change first: the mode of a model, the layout of its arguments, or its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm._shared.table import format_number
@@ -12,9 +13,8 @@ from jaxlstm.check.diagnosis.faulted_module import output_distance
 from jaxlstm.check.diagnosis.search import AGREEMENT, IMPROVEMENT
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.torch_model import TorchModel
-from jaxlstm.check.subjects.function import FunctionModel
+from jaxlstm.check.subjects.function import FunctionModel, ModelRunner
 from jaxlstm.check.subjects.model import ModelSubject
-from jaxlstm.check.subjects.model_runner import ModelRunner
 from jaxlstm.check.verification import Evidence
 
 
@@ -61,3 +61,31 @@ def channels_last_advice(subject: ModelSubject, theirs: TorchModel) -> Iterator[
     )
     after = "" if near else "; if its outputs have channels last too, transpose them back"
     yield f"the model {verb} if the channels of {', '.join(moved)} are the last axis: {how}{after}"
+
+
+Array = np.ndarray
+
+
+def foreign_weights(subject: ModelSubject, theirs: Mapping[str, Array]) -> Iterator[str]:
+    """Name the parameters whose values torch does not have, by the dtype to which torch's were rounded."""
+    ours = subject.working.call.params
+    foreign: dict[str, list[str]] = {}
+    for name in subject.pairing.unpaired:
+        value = ours[name]
+        like = [p for p in theirs.values() if p.size == value.size]
+        halves = (d for d in ("bfloat16", "float16") if any(_equal_in(d, value, p) for p in like))
+        foreign.setdefault(next(halves, ""), []).append(name)
+    if len(foreign.get("", ())) == len(ours) > 1:
+        yield "no parameter of the model has torch's values: fill it with jaxlstm.load_state_dict first"
+        return
+    for half, found in foreign.items():
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        hint = f"; they equal torch's rounded to {half}" if half else ""
+        yield (
+            f"the values of {', '.join(found[:3])}{more} are not a re-layout of any parameter of torch{hint}"
+        )
+
+
+def _equal_in(dtype: str, value: Array, other: Array) -> bool:
+    rounded = [np.sort(a.astype(jnp.dtype(dtype)).astype(np.float32), axis=None) for a in (value, other)]
+    return bool(np.array_equal(rounded[0], rounded[1]))

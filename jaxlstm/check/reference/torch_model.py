@@ -1,15 +1,18 @@
-"""A torch module as the reference of a model: its results and gradients in float64 and in its own dtype.
+"""A torch module or an exported program as the reference of a model.
 
-The module is copied. The copy runs in evaluation mode on the CPU, with the settings of :mod:`.torch_lstm`.
+A module is copied. The copy runs in evaluation mode on the CPU, with the settings of :mod:`.torch_lstm`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from jaxlstm.check.reference import torch_lstm
 
 if TYPE_CHECKING:
     import torch
+
 
 Array = np.ndarray
 
@@ -229,3 +233,34 @@ def _replace_dtypes(module: torch.fx.GraphModule) -> None:
 
 def _differentiable(leaf: Any) -> bool:
     return hasattr(leaf, "detach") and leaf.requires_grad
+
+
+def read_exported_program(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:
+    """Read a file with ``torch.export.load``, which may execute code that the file contains.
+
+    Raises:
+      ValueError: torch cannot read the file.
+    """
+    import torch
+
+    with _quiet():
+        try:
+            return torch.export.load(os.fspath(path))
+        except Exception as error:  # torch raises many types for a file of another release
+            raise ValueError(
+                f"torch {torch.__version__} cannot read {os.fspath(path)}: {type(error).__name__}: {error}"
+            ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide warnings about symbols and storages that a user cannot act on."""
+    logger = logging.getLogger("torch._export.serde.serialize")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

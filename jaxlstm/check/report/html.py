@@ -10,8 +10,7 @@ from typing import Any
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.heatmap import heatmap_svg
-from jaxlstm.check.report.item import Heatmap, Item
-from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.check.report.item import Heatmap, Item, LayerDifference
 
 _START = (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="jaxlstm">'

@@ -12,8 +12,7 @@ from typing import Any
 from jaxlstm.check.report import html, terminal, text
 from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.heatmap import heatmap_svg
-from jaxlstm.check.report.item import Heatmap, Item
-from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.check.report.item import Heatmap, Item, LayerDifference
 
 SCHEMA = 1
 """Version of the JSON. It grows when a key changes its meaning or is removed."""

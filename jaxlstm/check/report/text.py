@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxlstm._shared.table import format_number, table
-from jaxlstm.check.report.item import Item
-from jaxlstm.check.report.layers import LayerDifference
+from jaxlstm.check.report.item import Item, LayerDifference
 
 
 def section(heading: str, lines: Iterable[str]) -> Iterator[str]:

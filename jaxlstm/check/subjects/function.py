@@ -1,16 +1,21 @@
-"""A model under test as a function of parameters and arguments."""
+"""A model under test as a function of parameters and arguments, and its compiled runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import LayerRecord, is_array, is_floating
+from jaxlstm.check.cases.results import LayerRecord, Results, is_array, is_floating, named_outputs
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.check.subjects.jax_settings import jax_settings
 
 Array = np.ndarray
 
@@ -84,3 +89,113 @@ def cast(array: Any, dtype: Any) -> Any:
     if dtype is None or not is_array(array) or not is_floating(array):
         return array
     return np.asarray(array).astype(dtype)
+
+
+class ModelRunner:
+    """A model in one dtype, compiled once for each shape of its arguments."""
+
+    def __init__(
+        self, model: CheckedModel, example: Case, dtype: Any, *, cast_model: bool, precision: str | None
+    ) -> None:
+        """Prepare to run a model in ``dtype``; ``cast_model`` casts its parameters too.
+
+        Cases may differ from ``example`` only in their arrays.
+        """
+        self.dtype, self.precision = np.dtype(dtype), precision
+        self._example = example
+        with jax_settings(dtype, precision):
+            self.call = model.call_in(dtype if cast_model else None)
+            self._params = jax.device_put(dict(self.call.params))
+        self._forward = _jitted(self._outputs)
+        self._forward_and_back = _jitted(self._outputs_and_gradients)
+
+    def set_param(self, name: str, value: Array) -> None:
+        """Replace the value of a parameter."""
+        with jax_settings(self.dtype, self.precision):
+            self._params[name] = jax.device_put(value.astype(self._params[name].dtype))
+
+    def run(self, case: Case, *, gradients: bool = False) -> Results:
+        """Run the model on a case, with its floating-point arrays rounded to the dtype.
+
+        With ``gradients``, compute the gradients of inputs and parameters for the cotangents of the case.
+        """
+        with jax_settings(self.dtype, self.precision):
+            floating, others = self._split(case)
+            if not gradients:
+                return Results(_to_numpy(self._forward(self._params, floating, others)))
+            found = self._forward_and_back(self._params, floating, others, dict(case.cotangents))
+            return Results(*map(_to_numpy, found))
+
+    def casts_to_float32(self, case: Case) -> list[str]:
+        """Return the lines of code at which a float64 run converts numbers to float32."""
+        with jax_settings(self.dtype, self.precision):
+            floating, others = self._split(case)
+            try:
+                jaxpr = jax.make_jaxpr(self._outputs)(self._params, floating, others)
+            except PORT_EXCEPTIONS:  # Control flow that depends on values.
+                return []
+        return list(dict.fromkeys(_casts(jaxpr.jaxpr)))
+
+    def _split(self, case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the floating-point arrays of a case on the device, and the others."""
+        arrays = jax.device_put(dict(case.astype(self.dtype).arrays))
+        floating = {name: a for name, a in arrays.items() if is_floating(a)}
+        return floating, {name: a for name, a in arrays.items() if name not in floating}
+
+    def _outputs(self, params: Any, floating: Any, others: Any) -> dict[str, Any]:
+        args, kwargs = self._example.call({**floating, **others})
+        return named_outputs(self.call.function(params, args, kwargs))
+
+    def _outputs_and_gradients(self, params: Any, floating: Any, others: Any, cotangents: Any) -> Any:
+        def real_outputs(params: Any, floating: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            outputs = self._outputs(params, floating, others)
+            return {n: a for n, a in outputs.items() if hasattr(a, "dtype") and is_floating(a)}, outputs
+
+        real, pull_back, outputs = jax.vjp(real_outputs, params, floating, has_aux=True)
+        given = {
+            n: cotangents[n].astype(a.dtype) if n in cotangents else jnp.zeros_like(a)
+            for n, a in real.items()
+        }
+        d_params, d_inputs = pull_back(given)
+        return outputs, {**d_inputs, **d_params}
+
+
+def _casts(jaxpr: Any) -> Iterator[str]:
+    """Yield the place of each conversion from float64 to a shorter floating-point dtype."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "convert_element_type":
+            old, new = equation.invars[0].aval.dtype, np.dtype(equation.params["new_dtype"])
+            if old == np.float64 and jnp.issubdtype(new, jnp.floating) and new != np.float64:
+                yield _place(equation)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                yield from _casts(getattr(inner, "jaxpr", inner))
+
+
+def _place(equation: Any) -> str:
+    """Return the file and line of an equation, outside of JAX."""
+    jax_folder = str(Path(jax.__file__).parent)
+    frames = getattr(equation.source_info.traceback, "frames", ())
+    outside = (f for f in frames if not f.file_name.startswith(jax_folder))
+    return next((f"{Path(f.file_name).name}:{f.line_num}" for f in outside), "an unknown line")
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns")
+
+
+def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the jitted function, which runs eagerly if its control flow depends on values."""
+    jitted = jax.jit(function)
+
+    def call(*args: Any) -> Any:
+        try:
+            return jitted(*args)
+        except (ConcretizationTypeError, TracerArrayConversionError):
+            return function(*args)
+
+    return call
+
+
+def _to_numpy(arrays: Mapping[str, Any]) -> dict[str, Array]:
+    return {name: np.asarray(a) for name, a in arrays.items()}

@@ -10,8 +10,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results, is_floating
 from jaxlstm.check.reference.torch_model import TorchModel
-from jaxlstm.check.subjects.function import CheckedModel
-from jaxlstm.check.subjects.model_runner import ModelRunner
+from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
 from jaxlstm.check.subjects.module_names import ModuleNames
 from jaxlstm.check.subjects.pairing import pair_parameters
 

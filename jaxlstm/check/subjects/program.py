@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,12 +14,12 @@ from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import LayerRecord, is_floating
 from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
 from jaxlstm.check.reference.torch_graph import run_graph
-from jaxlstm.check.report.layers import LayerDifference
-from jaxlstm.check.subjects.float64_graph import in_float64
+from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import Call, cast
 from jaxlstm.check.subjects.jax_settings import jax_settings
-from jaxlstm.programs.graph import Node, Value
+from jaxlstm.programs.graph import Graph, Node, TensorType, Value
 from jaxlstm.programs.inputs import bind_inputs
+from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.program import Program
 
 
@@ -120,3 +121,34 @@ def _value_names(node: Node) -> list[str]:
 def _arrays(result: Any) -> list[np.ndarray]:
     leaves = jax.tree.leaves(result)
     return [np.asarray(a) for a in leaves if isinstance(a, jax.Array)]
+
+
+def in_float64(graph: Graph) -> Graph:
+    """Return the graph with every dtype among floating-point types and arguments replaced by float64."""
+    return replace(
+        graph,
+        inputs=tuple(replace(i, type=i.type and _type(i.type)) for i in graph.inputs),
+        nodes=tuple(_node(node) for node in graph.nodes),
+    )
+
+
+def _node(node: Node) -> Node:
+    kwargs = {name: _argument(value) for name, value in node.kwargs.items()}
+    types = {name: _type(type_) for name, type_ in node.types.items()}
+    operator = find_operator(node.op)
+    is_floating = any(type_.dtype == np.float64 for type_ in types.values())
+    if operator is not None and operator.creates and kwargs.get("dtype") is None and is_floating:
+        kwargs["dtype"] = np.dtype(np.float64)
+    return replace(node, kwargs=kwargs, args=tuple(map(_argument, node.args)), types=types)
+
+
+def _type(type_: TensorType) -> TensorType:
+    return replace(type_, dtype=_argument(type_.dtype))
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_argument, value))
+    if isinstance(value, np.dtype) and (value.kind == "f" or value.name == "bfloat16"):
+        return np.dtype(np.float64)
+    return value

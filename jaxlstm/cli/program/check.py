@@ -30,7 +30,7 @@ def check_program(
     import jax
 
     from jaxlstm.check import verify_model
-    from jaxlstm.check.reference.exported_program import read_exported_program
+    from jaxlstm.check.reference.torch_model import read_exported_program
     from jaxlstm.cli.program.inputs import random_inputs
     from jaxlstm.inference.program_artifact import as_arguments
 

@@ -6,27 +6,22 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
-
-_SWAPPED = {"query and key": (1, 0, 2), "key and value": (0, 2, 1), "query and value": (2, 1, 0)}
+from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of, missing
 
 
-def mask_of(name: str) -> Any:
-    """Return the faults of an operation whose argument ``name`` is a mask."""
-
-    def variants(operation: Operation) -> Iterator[Variant]:
+@faults_of("masked_fill", "where", "scaled_dot_product_attention", "multi_head_attention_forward")
+def masks(operation: Operation) -> Iterator[Variant]:
+    """Yield the faults of the arguments that are masks."""
+    for name in ("mask", "condition", "key_padding_mask", "attn_mask"):
         mask = operation.get(name)
-        if mask is None or not hasattr(mask, "dtype"):
-            return
-        yield Variant(
-            f"the {name} of {{where}} is inverted", lambda op: op.run(**{name: _inverted(op.get(name))})
-        )
+        if not hasattr(mask, "dtype"):
+            continue
+        cause = f"the {name} of {{where}} is inverted"
+        yield Variant(cause, lambda op, name=name: op.run(**{name: _inverted(op.get(name))}))
         if name in ("attn_mask", "key_padding_mask"):
-            yield Variant(f"{{where}} has no {name}", lambda op: op.run(**{name: None}))
+            yield changed(f"{{where}} has no {name}", **{name: None})
         elif operation.name == "masked_fill":
-            yield Variant("{where} is missing", lambda op: op.get("input"))
-
-    return variants
+            yield missing()
 
 
 def _inverted(mask: Any) -> Any:
@@ -41,26 +36,24 @@ def _inverted(mask: Any) -> Any:
     return torch.zeros_like(mask).masked_fill(mask == 0, torch.finfo(mask.dtype).min)
 
 
+@faults_of("scaled_dot_product_attention")
 def dot_product(operation: Operation) -> Iterator[Variant]:
     """Yield faults of ``scaled_dot_product_attention``."""
-    yield from mask_of("attn_mask")(operation)
-    yield Variant("{where} does not scale the scores", lambda op: op.run(scale=1.0))
+    yield changed("{where} does not scale the scores", scale=1.0)
     if operation.get("attn_mask") is None:
         causal = operation.get("is_causal", False)
         words = "is not causal" if causal else "is causal"
-        yield Variant(f"{{where}} {words}", lambda op: op.run(is_causal=not causal))
+        yield changed(f"{{where}} {words}", is_causal=not causal)
 
 
+@faults_of("multi_head_attention_forward")
 def multi_head(operation: Operation) -> Iterator[Variant]:
     """Yield faults of ``multi_head_attention_forward``."""
-    for name in ("key_padding_mask", "attn_mask"):
-        yield from mask_of(name)(operation)
     heads = operation.get("num_heads")
     if operation.get("in_proj_bias") is not None:
-        yield Variant("the projections of {where} have no bias", lambda op: op.run(in_proj_bias=None))
-        yield Variant(
-            "the output of {where} has no bias", lambda op: op.run(out_proj_bias=op.get("out_proj_bias") * 0)
-        )
+        yield changed("the projections of {where} have no bias", in_proj_bias=None)
+        no_bias = operation.get("out_proj_bias") * 0
+        yield changed("the output of {where} has no bias", out_proj_bias=no_bias)
     if operation.get("in_proj_weight") is None:
         return
     size = operation.get("embed_dim_to_check") // heads
@@ -76,7 +69,7 @@ def multi_head(operation: Operation) -> Iterator[Variant]:
             lambda op, order=order: _projections_in(op, order),
         )
     if heads > 1:
-        yield Variant("{where} has one head", lambda op: op.run(num_heads=1))
+        yield changed("{where} has one head", num_heads=1)
 
 
 def _scaled_queries(operation: Operation, scale: float) -> Any:

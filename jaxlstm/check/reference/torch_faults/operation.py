@@ -3,11 +3,52 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlstm.check.reference.torch_faults.argument_names import ARGUMENT_NAMES, RENAMED
+_WINDOW = ("input", "kernel_size", "stride", "padding")
+_CONV = ("input", "weight", "bias", "stride", "padding")
+_INPLACE = ("relu", "silu", "selu", "mish", "hardsigmoid", "hardswish", "relu6")
+ARGUMENT_NAMES = {
+    **dict.fromkeys(_INPLACE, ("input", "inplace")),
+    **dict.fromkeys(("tanh", "sigmoid", "softplus", "softsign", "logsigmoid"), ("input",)),
+    "leaky_relu": ("input", "negative_slope", "inplace"),
+    "elu": ("input", "alpha", "inplace"),
+    "prelu": ("input", "weight"),
+    **dict.fromkeys(("sum", "mean", "amax", "max"), ("input", "dim", "keepdim")),
+    **dict.fromkeys(("mul", "div"), ("input", "other")),
+    "indexing": ("input", "index"),
+    "linear": ("input", "weight", "bias"),
+    **{f"conv{n}d": (*_CONV, "dilation", "groups") for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": (*_CONV, "output_padding", "groups", "dilation") for n in (1, 2, 3)},
+    **{f"max_pool{n}d": (*_WINDOW, "dilation", "ceil_mode", "return_indices") for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": (*_WINDOW, "ceil_mode", "count_include_pad", "divisor_override") for n in (1, 2, 3)},
+    "flatten": ("input", "start_dim", "end_dim"),
+    "gelu": ("input",),
+    "masked_fill": ("input", "mask", "value"),
+    "where": ("condition", "input", "other"),
+    "cat": ("tensors", "dim"),
+    "stack": ("tensors", "dim"),
+    "softmax": ("input", "dim"),
+    "log_softmax": ("input", "dim"),
+    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
+    "lstm": (
+        *("input", "hx", "params", "has_biases", "num_layers"),
+        *("dropout", "train", "bidirectional", "batch_first"),
+    ),
+    "pack_padded_sequence": ("input", "lengths", "batch_first"),
+}
+"""The arguments of builtin functions, which have no signature."""
+
+RENAMED = {
+    "concat": "cat",
+    "concatenate": "cat",
+    "relu_": "relu",
+    "__getitem__": "indexing",
+    "_pack_padded_sequence": "pack_padded_sequence",
+}
+"""Names of one operation under its usual name."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +106,44 @@ class Variant:
 
     cause: str
     apply: Replacement
+
+
+Variants = Callable[[Operation], Iterator[Variant]]
+"""Yields the faults of an operation."""
+
+_FAULTS: dict[str, list[Variants]] = {}
+
+
+def faults_of(*names: str) -> Callable[[Variants], Variants]:
+    """Register a generator of the faults of the operations with some names."""
+
+    def register(variants: Variants) -> Variants:
+        for name in names:
+            _FAULTS.setdefault(name, []).append(variants)
+        return variants
+
+    return register
+
+
+def known_operations() -> Container[str]:
+    """Return the names of the operations that have faults."""
+    return _FAULTS
+
+
+def variants(operation: Operation) -> Iterator[Variant]:
+    """Yield the faults of an operation."""
+    for yield_variants in _FAULTS[operation.name]:
+        yield from yield_variants(operation)
+
+
+def changed(cause: str, **arguments: Any) -> Variant:
+    """Return the fault of an operation with other arguments."""
+    return Variant(cause, lambda op: op.run(**arguments))
+
+
+def missing(cause: str = "{where} is missing") -> Variant:
+    """Return the fault of an operation that is left out."""
+    return Variant(cause, lambda op: op.get("input"))
 
 
 def name_of(function: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
 from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.faults.fault import Fault, OracleCall
-from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
+from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import param_shapes
 
@@ -33,6 +33,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
 """Summaries of the outputs (T, B, features) that a port may read instead of h_n."""
 
 
+@faults_of("lstm")
 def recurrent(operation: Operation) -> Iterator[Variant]:
     """Yield faults of ``torch.lstm``."""
     arguments = _arguments(operation)
@@ -58,12 +59,13 @@ def _ends(operation: Operation, arguments: Mapping[str, Any]) -> Iterator[Varian
             yield Variant(cause, partial(_h_n_as_outputs, end=end))
 
 
+@faults_of("pack_padded_sequence")
 def packing(operation: Operation) -> Iterator[Variant]:
     """Yield the fault of a port that runs over the padding too."""
     time, lengths = operation.get("input").shape[bool(operation.get("batch_first"))], operation.get("lengths")
     if bool((lengths < time).any()):
         full = lengths.new_full(lengths.shape, time)
-        yield Variant("{where} ignores the lengths", lambda op: op.run(lengths=full))
+        yield changed("{where} ignores the lengths", lengths=full)
 
 
 def _arguments(operation: Operation) -> Mapping[str, Any]:

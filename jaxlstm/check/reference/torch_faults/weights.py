@@ -1,11 +1,11 @@
-"""Faults of linear layers, convolutions, embeddings and normalizations."""
+"""Faults of linear layers, convolutions, pooling, embeddings and normalizations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from jaxlstm.check.reference.torch_faults.operation import Operation, Variant
+from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of, missing
 
 if TYPE_CHECKING:
     import torch
@@ -14,11 +14,16 @@ EPSILONS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-12)
 """Epsilons of Flax, torch, Keras and of published models."""
 
 
+_CONVOLUTIONS = tuple(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3))
+PRODUCTS = ("linear", *_CONVOLUTIONS, "lstm")
+
+
+@faults_of("linear", *_CONVOLUTIONS)
 def weighted(operation: Operation) -> Iterator[Variant]:
     """Yield faults of the weight and the bias of a linear layer or a convolution."""
     weight: Any = operation.get("weight")
     if operation.get("bias") is not None:
-        yield Variant("{where} has no bias", lambda op: op.run(bias=None))
+        yield changed("{where} has no bias", bias=None)
     if weight.ndim == 2 and weight.shape[0] == weight.shape[1]:
         yield Variant("the weight of {where} is transposed", lambda op: op.run(weight=op.get("weight").mT))
     spatial = tuple(range(2, weight.ndim))
@@ -39,15 +44,13 @@ def weighted(operation: Operation) -> Iterator[Variant]:
         )
 
 
+@faults_of("conv1d", "conv2d", "conv3d")
 def convolution(operation: Operation) -> Iterator[Variant]:
     """Yield faults of the padding, stride and dilation of a convolution."""
-    yield from weighted(operation)
-    if "transpose" in operation.name:
-        return
     yield Variant("{where} pads as SAME does, more at the end than at the start", _same_padding)
-    yield Variant("{where} has no padding", lambda op: op.run(padding=0))
-    yield Variant("{where} has a stride of 1", lambda op: op.run(stride=1))
-    yield Variant("{where} has a dilation of 1", lambda op: op.run(dilation=1))
+    yield changed("{where} has no padding", padding=0)
+    yield changed("{where} has a stride of 1", stride=1)
+    yield changed("{where} has a dilation of 1", dilation=1)
     yield Variant(
         "{where} has a dilation of 1 and pads as SAME does", lambda op: _same_padding(op, dilation=1)
     )
@@ -55,40 +58,39 @@ def convolution(operation: Operation) -> Iterator[Variant]:
     yield Variant("{where} pads circularly", _circular_padding)
 
 
+@faults_of("batch_norm")
+def statistics(operation: Operation) -> Iterator[Variant]:
+    """Yield the fault of a batch normalization in training mode."""
+    if not operation.get("training"):
+        cause = "{where} uses the statistics of the batch, as in training mode"
+        yield changed(cause, training=True, running_mean=None, running_var=None)
+
+
+@faults_of("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 def normalization(operation: Operation) -> Iterator[Variant]:
     """Yield faults of the epsilon, the scale and the bias of a normalization."""
     given = operation.get("eps")
     for epsilon in EPSILONS:
         if epsilon != given:
-            cause = f"the epsilon of {{where}} is {epsilon:g} instead of {_number(given)}"
-            yield Variant(cause, lambda op, epsilon=epsilon: op.run(eps=epsilon))
+            number = f"{given:g}" if isinstance(given, float) else given
+            yield changed(f"the epsilon of {{where}} is {epsilon:g} instead of {number}", eps=epsilon)
     if operation.get("bias") is not None:
-        yield Variant("{where} has no bias", lambda op: op.run(bias=None))
+        yield changed("{where} has no bias", bias=None)
     if operation.get("weight") is not None:
-        yield Variant("{where} has no scale", lambda op: op.run(weight=None))
-    yield Variant("{where} is missing", lambda op: op.get("input"))
-    if operation.name == "group_norm":
-        yield from _other_groups(operation)
+        yield changed("{where} has no scale", weight=None)
+    yield missing()
 
 
-def _other_groups(operation: Operation) -> Iterator[Variant]:
+@faults_of("group_norm")
+def groups(operation: Operation) -> Iterator[Variant]:
+    """Yield the other numbers of groups."""
     given, channels = operation.get("num_groups"), operation.get("input").shape[1]
     for count in range(1, channels + 1):
         if count != given and channels % count == 0:
-            cause = f"{{where}} has num_groups={count} instead of {given}"
-            yield Variant(cause, lambda op, count=count: op.run(num_groups=count))
+            yield changed(f"{{where}} has num_groups={count} instead of {given}", num_groups=count)
 
 
-def batch_norm(operation: Operation) -> Iterator[Variant]:
-    """Yield faults of a batch normalization."""
-    if not operation.get("training"):
-        yield Variant(
-            "{where} uses the statistics of the batch, as in training mode",
-            lambda op: op.run(training=True, running_mean=None, running_var=None),
-        )
-    yield from normalization(operation)
-
-
+@faults_of("embedding")
 def embedding(operation: Operation) -> Iterator[Variant]:
     """Yield faults of an embedding."""
     yield Variant("the indices of {where} are one too low", lambda op: op.run(input=op.get("input").sub(1)))
@@ -152,5 +154,53 @@ def _tuple(value: Any, count: int) -> tuple[int, ...]:
     return (value,) * count if isinstance(value, int) else tuple(value) * (count if len(value) == 1 else 1)
 
 
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+@faults_of(*(f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)))
+def pooling(operation: Operation) -> Iterator[Variant]:
+    """Yield faults of a max or average pooling."""
+    is_max = operation.name.startswith("max")
+    for stride in (1, 2):
+        yield changed(f"the stride of {{where}} is {stride}", stride=stride)
+    yield changed("{where} has no padding", padding=0)
+    yield Variant("{where} pads as SAME does, without counting the padding", _same)
+    if not is_max:
+        yield Variant("{where} pads as SAME does and counts the padding", lambda op: _same(op, count=True))
+        counts = operation.get("count_include_pad", True)
+        words = "does not count the padding" if counts else "counts the padding"
+        yield changed(f"{{where}} {words}", count_include_pad=not counts)
+    ceil = operation.get("ceil_mode", False)
+    yield changed(f"{{where}} has ceil_mode={not ceil} instead of {ceil}", ceil_mode=not ceil)
+    other = "average" if is_max else "maximum"
+    yield Variant(f"{{where}} takes the {other}", _other_kind)
+    yield missing()
+
+
+def _same(operation: Operation, count: bool = False) -> torch.Tensor:
+    """Pool with the padding of XLA's SAME."""
+    from torch.nn.functional import pad
+
+    x, dims = operation.get("input"), int(operation.name[-2])
+    kernel, stride = _windows(operation)
+    pads = same_pads(x.shape[-dims:], kernel, stride, (1,) * dims)
+    if operation.name.startswith("max"):
+        return operation.run(input=pad(x, pads, value=-float("inf")), padding=0, ceil_mode=False)
+    total = operation.run(input=pad(x, pads), padding=0, ceil_mode=False)
+    if count:
+        return total
+    share = operation.run(input=pad(x * 0 + 1, pads), padding=0, ceil_mode=False)
+    return total / share
+
+
+def _other_kind(operation: Operation) -> torch.Tensor:
+    from torch.nn import functional
+
+    dims = operation.name[-2:]
+    kernel, stride = _windows(operation)
+    pool = functional.avg_pool2d if operation.name.startswith("max") else functional.max_pool2d
+    pool = getattr(functional, pool.__name__.replace("2d", dims))
+    return pool(operation.get("input"), kernel, stride, operation.get("padding", 0))
+
+
+def _windows(operation: Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    dims = int(operation.name[-2])
+    kernel, stride = _tuple(operation.get("kernel_size"), dims), operation.get("stride")
+    return kernel, _tuple(stride, dims) if stride not in (None, []) else kernel
