@@ -17,7 +17,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParameterLayout:
     """The order in which a parameter holds the values of one of torch's.
 
     ``index`` has the shape of the parameter and holds positions in torch's flattened parameter, or -1 where
@@ -29,7 +29,7 @@ class Layout:
     order: str
 
 
-Choice = tuple[Layout, ...]
+Choice = tuple[ParameterLayout, ...]
 """The layouts of one parameter: one of them, or two whose values are added."""
 
 
@@ -148,7 +148,7 @@ class _Sources:
             for index in np.split(np.arange(param.size), blocks):
                 if any(np.array_equal(total[index], value.ravel()) for total in (single, double)):
                     index = index.reshape(value.shape)
-                    yield tuple(Layout(source, index, "summed") for source in (name, partner))
+                    yield tuple(ParameterLayout(source, index, "summed") for source in (name, partner))
 
     def _sorted_block(self, name: str, blocks: int, block: int, dtype: np.dtype) -> Array:
         key = (name, blocks, block, str(dtype))
@@ -159,7 +159,7 @@ class _Sources:
         return self._sorted[key]
 
 
-def _orders(name: str, param: Array, index: Array, value: Array) -> Iterator[Layout]:
+def _orders(name: str, param: Array, index: Array, value: Array) -> Iterator[ParameterLayout]:
     """Yield the permutations and flips that give ``value``, or else the order of the values themselves."""
     found = False
     spatial = tuple(range(2, index.ndim))
@@ -169,9 +169,11 @@ def _orders(name: str, param: Array, index: Array, value: Array) -> Iterator[Lay
             candidate = base.transpose(axes).reshape(value.shape)
             if np.array_equal(param.flat[candidate], value):
                 found = True
-                yield Layout(name, candidate, _words(axes, flipped))
+                yield ParameterLayout(name, candidate, _words(axes, flipped))
     if not found:
-        yield Layout(name, _by_value(param.ravel()[index.ravel()], index.ravel(), value), "re-ordered")
+        yield ParameterLayout(
+            name, _by_value(param.ravel()[index.ravel()], index.ravel(), value), "re-ordered"
+        )
 
 
 def _by_value(param: Array, index: Array, value: Array) -> Array:
