@@ -1,1 +1,1 @@
-"""Hostile checkpoints, and a process that reads them under limits."""
+"""The hostile corpus, every case of docs/safety.md in every container to which it applies, and its reader."""

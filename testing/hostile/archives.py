@@ -1,11 +1,11 @@
-"""Hostile zip archives: directory, headers and checksums."""
+"""Hostile zip archives: directory, headers, checksums, roots, byte order and code."""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,24 +21,28 @@ from testing.checkpoints.assemble import (
     end_record,
     end_record64,
     mapping,
+    name,
 )
 from testing.checkpoints.case import FileCase, table
 from testing.hostile import program_files
 
+Members = list[ZipMember]
+Changes = Mapping[str, dict[str, Any]]
 
-def members(make: type[ZipBox]) -> list[ZipMember]:
+
+def members(make: type[ZipBox]) -> Members:
     """Return the members of a valid file: data.pkl, byteorder, data/0, version and others."""
     box = make()
     return box.members(b"\x80\x02" + mapping(w=box.weight()) + b".")
 
 
-def npz() -> list[ZipMember]:
+def npz() -> Members:
     raw = io.BytesIO()
     np.save(raw, WEIGHT)
     return [ZipMember("w.npy", raw.getvalue()), ZipMember("v.npy", raw.getvalue())]
 
 
-SOURCES: dict[str, Callable[[], list[ZipMember]]] = {
+SOURCES: dict[str, Callable[[], Members]] = {
     "zip": lambda: members(ZipBox),
     "TorchScript": lambda: members(ScriptBox),
     "npz": npz,
@@ -50,16 +54,33 @@ def cases() -> Iterator[FileCase]:
     for label, source in SOURCES.items():
         tensors = GOOD if label != "npz" else {"w": WEIGHT, "v": WEIGHT}
         made = source()
-        yield FileCase(0, f"{label} as it should be", archive(made), tensors=tensors)
-        yield from _names(label, made)
-        yield from _places(label, made)
-        yield from _headers(label, made)
-        yield from _end_records(label, made, tensors)
-        repeated = [replace(made[0], extra=_zip64(len(made[0].data), len(made[0].data))), *made[1:]]
-        yield FileCase(
-            0, f"{label} as zipfile wrote before Python 3.11.4", archive(repeated), tensors=tensors
-        )
-        yield FileCase(0, f"{label} as torch writes 4 GiB", archive(_wide(made)), tensors=tensors)
+        yield from _valid(label, made, tensors)
+        yield from _names_and_places(label, made)
+        yield from _compression_and_encryption(label, made)
+        yield from _differences(label, made)
+        yield from _end_records(label, made)
+        yield from _checksums(label, made, tensors)
+    for label in ("zip", "TorchScript"):
+        yield from _roots_and_orders(label, SOURCES[label]())
+    yield FileCase(13, "zip without entries", archive([]), ("zip-layout", "unknown-format"))
+    yield FileCase(13, "npz and a root", archive([*npz(), *SOURCES["zip"]()]), ("zip-layout",))
+    raw = io.BytesIO()
+    np.save(raw, WEIGHT.astype(">f4"))
+    yield FileCase(28, "npz big", archive([ZipMember("w.npy", raw.getvalue())]), tensors=GOOD)
+    yield from _code()
+
+
+def archives(
+    number: int, label: str, made: Mapping[str, Members], *codes: str, **expected: Any
+) -> Iterator[FileCase]:
+    """Yield a case for each list of members."""
+    return table(number, label, {what: archive(m) for what, m in made.items()}, *codes, **expected)
+
+
+def first(number: int, label: str, made: Members, changes: Changes, *codes: str) -> Iterator[FileCase]:
+    """Yield a case for each set of changed fields of the first member."""
+    changed = {what: [replace(made[0], **fields), *made[1:]] for what, fields in changes.items()}
+    return archives(number, label, changed, *codes)
 
 
 def _descriptor(crc: int, size: int, form: str = "III") -> bytes:
@@ -72,91 +93,93 @@ def _zip64(*values: int) -> bytes:
     return struct.pack(f"<HH{len(values)}Q", 1, 8 * len(values), *values)
 
 
-def _streamed(member: ZipMember, **changes: Any) -> ZipMember:
-    """Return the member with its sizes in a data descriptor instead of its local header."""
+def _streamed(member: ZipMember) -> dict[str, Any]:
+    """Return the changes that move the sizes of a member to a data descriptor."""
     local = {"flags": member.flags | 8, "crc": 0, "size": 0, "compressed": 0}
-    return replace(member, flags=member.flags | 8, local=local, **changes)
+    return {"flags": member.flags | 8, "local": local}
 
 
-def _wide(made: list[ZipMember]) -> list[ZipMember]:
+def _valid(label: str, made: Members, tensors: dict[str, np.ndarray]) -> Iterator[FileCase]:
+    size = len(made[0].data)
+    valid = {
+        "as it should be": archive(made),
+        "as zipfile wrote before Python 3.11.4": archive(
+            [replace(made[0], extra=_zip64(size, size)), *made[1:]]
+        ),
+        "as torch writes 4 GiB": archive(_wide(made)),
+        "with a ZIP64 end record": archive(made, end=end_record64),
+    }
+    yield from table(0, label, valid, tensors=tensors)
+
+
+def _wide(made: Members) -> Members:
     """Return headers as for an entry of 4 GiB, around a small entry and the entry after it.
 
     torch leaves the local sizes at 0, adds a ZIP64 field, and then stores the offset of each entry beyond
     4 GiB.
     """
-    size = len(made[0].data)
-    first = _streamed(
+    sizes = [len(member.data) for member in made[:2]]
+    ends = [_descriptor(zlib.crc32(m.data), n, "IQQ") for m, n in zip(made, sizes, strict=False)]
+    large = replace(
         made[0],
-        extra=_zip64(size, 0) + b"FB\x03\x00ZZZ",
-        after=_descriptor(zlib.crc32(made[0].data), size, "IQQ"),
+        **_streamed(made[0]),
+        extra=_zip64(sizes[0], 0) + b"FB\x03\x00ZZZ",
+        after=ends[0],
         size=0xFFFFFFFF,
         compressed=0xFFFFFFFF,
-        central_extra=_zip64(size, size),
+        central_extra=_zip64(sizes[0], sizes[0]),
     )
-    at = 30 + len(first.name) + len(first.extra) + size + len(first.after)
-    second = _streamed(
-        made[1],
-        extra=_zip64(at),
-        after=_descriptor(zlib.crc32(made[1].data), len(made[1].data), "IQQ"),
-        offset=0xFFFFFFFF,
-        central_extra=_zip64(at),
-    )
-    return [first, second, *made[2:]]
+    at = 30 + len(large.name) + len(large.extra) + sizes[0] + len(large.after)
+    far = {"extra": _zip64(at), "after": ends[1], "offset": 0xFFFFFFFF, "central_extra": _zip64(at)}
+    return [large, replace(made[1], **_streamed(made[1]), **far), *made[2:]]
 
 
-def _names(label: str, made: list[ZipMember]) -> Iterator[FileCase]:
-    """FileCase 12, and entry names that are not plain relative paths."""
+def _names_and_places(label: str, made: Members) -> Iterator[FileCase]:
+    """Cases 12 and 14: names of entries, overlaps and gaps."""
     twice = {
         "first again": [*made, made[0]],
         "first again, other bytes": [replace(made[0], data=b"\x80\x02}."), *made],
         "every one again": made * 2,
     }
-    yield from _table(12, label, twice, "zip-duplicate-name")
+    yield from archives(12, label, twice, "zip-duplicate-name")
     names = ("../x", "/x", "m//x", "m/./x", "m\\x", "m/x\0", "")
     named = {f"entry named {bad!r}": [*made, ZipMember(bad, b"x")] for bad in names}
-    yield from _table(12, label, named, "zip-directory")
-
-
-def _places(label: str, made: list[ZipMember]) -> Iterator[FileCase]:
-    """FileCase 14: overlaps and gaps."""
-    before = archive(made, before=b"hidden")
-    yield FileCase(14, f"{label} bytes before", before, ("zip-overlap", "unknown-format"))
-    before = archive(made, before=b"PK\3\4 hidden")
-    yield FileCase(14, f"{label} a header before", before, ("zip-overlap",))
-    first = 30 + len(made[0].name) + len(made[0].data)
-    offsets = {"the same place": 0, "inside": first - 20, "beyond": 1 << 31}
+    yield from archives(12, label, named, "zip-directory")
+    before = {"bytes before": b"hidden", "a header before": b"PK\3\4 hidden"}
+    files = {what: archive(made, before=text) for what, text in before.items()}
+    yield from table(14, label, files, "zip-overlap", "unknown-format")
+    inner = 30 + len(made[0].name) + len(made[0].data) - 20
     moved = {
         f"second entry at {what}": [made[0], replace(made[1], offset=offset), *made[2:]]
-        for what, offset in offsets.items()
+        for what, offset in {"the same place": 0, "inside": inner, "beyond": 1 << 31}.items()
     }
-    yield from _table(14, label, moved, "zip-overlap", "zip-header-mismatch", "truncated")
+    yield from archives(14, label, moved, "zip-overlap", "zip-header-mismatch", "truncated")
     size = len(made[0].data) + 40
     quoted = ZipMember("m/x" if label != "npz" else "x.npy", archive(made))
-    inside = replace(made[0], offset=30 + len(quoted.name))
     overlaps = {
         "bytes between": [replace(made[0], after=b"hidden"), *made[1:]],
         "bytes after the last": [*made[:-1], replace(made[-1], after=b"hidden")],
         "first entry reaches into the second": [replace(made[0], size=size, compressed=size), *made[1:]],
-        "entry within an entry": [quoted, inside, *made[1:]],
+        "entry within an entry": [quoted, replace(made[0], offset=30 + len(quoted.name)), *made[1:]],
     }
-    yield from _table(14, label, overlaps, "zip-overlap")
+    yield from archives(14, label, overlaps, "zip-overlap")
 
 
-def _headers(label: str, made: list[ZipMember]) -> Iterator[FileCase]:
-    """Cases 15, 16 and 18: compression, headers that disagree, encryption."""
+def _compression_and_encryption(label: str, made: Members) -> Iterator[FileCase]:
+    """Cases 15 and 18."""
     bomb = [*made[:-1], ZipMember(made[-1].name, bytes(30_000_000), method=8)]
-    yield from _table(15, label, {"deflated 30 MB": bomb}, "zip-compressed", "zip-layout")
+    yield from archives(15, label, {"deflated 30 MB": bomb}, "zip-compressed", "zip-layout")
+    methods = {f"method {n}": {"method": n} for n in (1, 8, 9, 12, 14, 93, 99)}
+    yield from first(15, label, made, methods, "zip-compressed")
+    flags = {f"flag {flag:#x}": {"flags": made[0].flags | flag} for flag in (1, 0x41, 0x2000)}
+    yield from first(18, label, made, flags, "zip-encrypted")
 
-    def changed(changes: dict[str, dict[str, Any]]) -> dict[str, list[ZipMember]]:
-        """Return archives with these changes of the first entry."""
-        return {what: [replace(made[0], **fields), *made[1:]] for what, fields in changes.items()}
 
-    methods: dict[str, dict[str, Any]] = {"first deflated": {"method": 8}}
-    methods |= {f"method {n}": {"method": n} for n in (1, 9, 12, 14, 93, 99)}
-    yield from _table(15, label, changed(methods), "zip-compressed")
+def _differences(label: str, made: Members) -> Iterator[FileCase]:
+    """Case 16: headers that disagree."""
     crc, size = zlib.crc32(made[0].data), len(made[0].data)
-    far: dict[str, object] = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
-    local: dict[str, dict[str, object]] = {
+    far = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
+    local: Changes = {
         "name": {"name": made[0].name[:-1] + "x"},
         "longer name": {"name": made[0].name + "x"},
         "size": {"size": size - 1},
@@ -167,42 +190,35 @@ def _headers(label: str, made: list[ZipMember]) -> Iterator[FileCase]:
         "no sizes": {"size": 0, "compressed": 0, "crc": 0},
         "ZIP64 without values": far,
     }
-    differ = changed({f"local {what}": {"local": fields} for what, fields in local.items()})
-    yield from _table(16, label, differ, "zip-header-mismatch")
-    wide = _zip64(size, size)
-    lies: dict[str, dict[str, Any]] = {
+    changes: Changes = {f"local {what}": {"local": fields} for what, fields in local.items()}
+    yield from first(16, label, made, changes, "zip-header-mismatch")
+    right, streamed = _descriptor(crc, size), _streamed(made[0])
+    lies: Changes = {
         "a size": {"local": far, "extra": _zip64(size + 1, size)},
         "one value": {"local": far, "extra": _zip64(size)},
         "a size that the header has too": {"extra": _zip64(size + 1, size)},
         "only one size that the header has too": {"extra": _zip64(size)},
         "more than the sizes": {"extra": _zip64(size, size, 0)},
-        "twice": {"local": far, "extra": wide * 2},
+        "twice": {"local": far, "extra": _zip64(size, size) * 2},
         "a field that is cut": {"extra": b"\x01\0\xff\xff"},
         "a central size": far | {"central_extra": _zip64(1 << 62, 1 << 62)},
-        "a separate central size": {"central_extra": wide},
+        "a separate central size": {"central_extra": _zip64(size, size)},
         "a central offset": {"offset": 0xFFFFFFFF, "central_extra": _zip64(1 << 63)},
+        "a streamed header": streamed | {"after": right, "extra": _zip64(12345)},
     }
-    codes = ("zip-header-mismatch", "zip-directory", "zip-overlap")
-    files = changed({f"ZIP64 lies in {what}": fields for what, fields in lies.items()})
-    yield from _table(16, label, files, *codes)
-    right = _descriptor(crc, size)
-    streamed: dict[str, dict[str, Any]] = {
-        "descriptor missing": {},
-        "descriptor of another crc": {"after": _descriptor(crc ^ 1, size)},
-        "descriptor of another size": {"after": right[:-4] + struct.pack("<I", size + 1)},
-        "descriptor too long": {"after": right + b"x"},
-        "ZIP64 lies in a streamed header": {"after": right, "extra": _zip64(12345)},
+    descriptors = {
+        "missing": b"",
+        "of another crc": _descriptor(crc ^ 1, size),
+        "of another size": right[:-4] + struct.pack("<I", size + 1),
+        "too long": right + b"x",
     }
-    files = {what: [_streamed(made[0], **f), *made[1:]] for what, f in streamed.items()}
-    yield from _table(16, label, files, *codes)
-    flags = {f"flag {flag:#x}": {"flags": made[0].flags | flag} for flag in (1, 0x41, 0x2000)}
-    yield from _table(18, label, changed(flags), "zip-encrypted")
+    changes = {f"ZIP64 lies in {what}": fields for what, fields in lies.items()}
+    changes |= {f"descriptor {what}": streamed | {"after": after} for what, after in descriptors.items()}
+    yield from first(16, label, made, changes, "zip-header-mismatch", "zip-directory", "zip-overlap")
 
 
-def _end_records(label: str, made: list[ZipMember], tensors: dict[str, np.ndarray]) -> Iterator[FileCase]:
-    """FileCase 16 in the end records."""
-    good = archive(made, end=end_record64)
-    yield FileCase(0, f"{label} with a ZIP64 end record", good, tensors=tensors)
+def _end_records(label: str, made: Members) -> Iterator[FileCase]:
+    """Case 16 in the end records."""
     ends = {
         "count + 1": lambda n, size, start: end_record(n + 1, size, start),
         "count - 1": lambda n, size, start: end_record(n - 1, size, start),
@@ -224,5 +240,52 @@ def _end_records(label: str, made: list[ZipMember], tensors: dict[str, np.ndarra
     yield from table(16, f"{label} end record:", files, *codes)
 
 
-def _table(number: int, label: str, archives: dict[str, list[ZipMember]], *codes: str) -> Iterator[FileCase]:
-    return table(number, label, {what: archive(made) for what, made in archives.items()}, *codes)
+def _checksums(label: str, made: Members, tensors: dict[str, np.ndarray]) -> Iterator[FileCase]:
+    """Case 17."""
+    weight = 0 if label == "npz" else 2
+    for index in (weight,) if label == "npz" else (weight, 0, 1):
+        # A checksum of 0 is wrong too.
+        crc = zlib.crc32(made[index].data) ^ 1 if index == weight else 0
+        file = archive([*made[:index], replace(made[index], crc=crc), *made[index + 1 :]])
+        what = f"{label} of {'a weight' if index == weight else made[index].name}"
+        yield FileCase(17, what, file, ("crc-mismatch",), at_read=index == weight)
+        yield FileCase(17, f"{what}, unchecked", file, tensors=tensors, options={"check_crc": False})
+
+
+def _roots_and_orders(label: str, made: Members) -> Iterator[FileCase]:
+    """Cases 13 and 28: an ambiguous root directory, and byte orders."""
+    pickle, _, weight, *rest = made
+    roots = {
+        "two roots": [*made, replace(pickle, name="n/data.pkl")],
+        "a root within": [*made, replace(pickle, name="m/n/data.pkl")],
+        "a root without folder": [replace(pickle, name="data.pkl"), *made],
+        "a stray entry": [*made, ZipMember("n/data/0", b"x")],
+        "no root": made[1:],
+    }
+    yield from archives(13, label, roots, "zip-layout")
+    big = [pickle, ZipMember("m/byteorder", b"big"), replace(weight, data=WEIGHT.astype(">f4").tobytes())]
+    yield from archives(28, label, {"big": [*big, *rest]}, tensors=GOOD)
+    orders = (b"middle", b"", b"LITTLE", b"little\n", b"x" * 5000)
+    odd = {f"{order[:9]!r}": [pickle, ZipMember("m/byteorder", order), weight, *rest] for order in orders}
+    yield from archives(28, label, odd, "byteorder")
+
+
+def _code() -> Iterator[FileCase]:
+    """Case 29: the code in a TorchScript archive is never read."""
+    box = ScriptBox()
+    root = name("__torch__", "Net") + b")\x81" + mapping(w=box.weight(), training=b"\x89") + b"b"
+    made = box.members(b"\x80\x02" + root + b".")
+    programs = {
+        "that calls": b"import os\nos.system('touch PWNED')\n",
+        "that is garbage": bytes(range(256)) * 100,
+        "that nests": b"(" * 1_000_000,
+        "that inflates": bytes(30_000_000),
+    }
+    codes = {f"{label}, stored": ZipMember("m/code/x.py", text) for label, text in programs.items()}
+    codes |= {f"{label}, deflated": replace(codes[f"{label}, stored"], method=8) for label in programs}
+    codes["of another checksum"] = ZipMember("m/code/x.py", b"pass", crc=1)
+    yield from archives(29, "TorchScript", {"an object": made}, tensors=GOOD)
+    hidden = {label: [*made, code] for label, code in codes.items()}
+    yield from archives(29, "TorchScript code", hidden, tensors=GOOD)
+    constants = [replace(m, data=b"\x80\x02}.") if m.name.endswith("constants.pkl") else m for m in made]
+    yield from archives(29, "TorchScript", {"constants are not a tuple": constants}, "zip-layout")

@@ -12,21 +12,18 @@ from testing.checkpoints.case import FileCase
 from testing.hostile import (
     archives,
     bombs,
-    contents,
     formats,
     found,
     legacy,
     not_files,
-    onnx_files,
+    onnx_models,
     pickles,
     programs,
     tensors,
 )
 
-PARTS = (pickles, tensors, bombs, archives, contents, legacy, formats, onnx_files, programs, not_files, found)
-
 
 def cases() -> Iterator[FileCase]:
     """Yield all cases; their names are unique."""
-    for part in PARTS:
+    for part in (pickles, tensors, bombs, archives, legacy, formats, onnx_models, programs, not_files, found):
         yield from part.cases()

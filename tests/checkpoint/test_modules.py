@@ -13,7 +13,6 @@ import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from testing.checkpoints.compare import assert_same_checkpoint
-from testing.wheels import fetch_pinned
 
 SOURCE = """
 import enum
@@ -126,11 +125,3 @@ def test_dynamically_quantized_lstm(tmp_path: Path, form: str) -> None:
     with pytest.raises(CheckpointError, match=r"_all_weight_values.*float model") as caught:
         read_checkpoint(tmp_path / "a.pt")
     assert caught.value.code == "unsupported-tensor"
-
-
-@pytest.mark.network
-def test_beatnet_module_equals_its_state_dict() -> None:
-    module = read_checkpoint(fetch_pinned("beatnet", "BeatNet/models/model-1.pt"))
-    weights = fetch_pinned("beatnet", "BeatNet/models/model_1_weights.pt")
-    assert_same_checkpoint(module, torch.load(weights, weights_only=True))
-    assert module.hints["lstm."] == {"batch_first": True, "dropout": 0.0}

@@ -1,4 +1,4 @@
-"""npy, npz, pickled NumPy arrays, and pickled tensors that torch.save did not write."""
+"""npy, npz and pickled NumPy arrays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
-from testing.checkpoints.trees import TREES
-from testing.wheels import fetch_pinned
+from testing.checkpoints.compare import assert_same_bits
 
 DTYPES = ["?", "i1", "u1", "<i2", "<u4", "<i8", "<f2", "<f4", "<f8", "<c8", "<c16", ">f4", ">i8"]
 
@@ -80,17 +78,6 @@ def test_npy(tmp_path: Path, version: tuple[int, int]) -> None:
     assert_same_arrays(read_checkpoint(tmp_path / "a.npy"), {"": array})
 
 
-@pytest.mark.parametrize("tree", TREES)
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_plain_pickles_of_tensors(tmp_path: Path, tree: str, protocol: int) -> None:
-    """pickle.dump writes each storage as a whole legacy file."""
-    saved = TREES[tree]()
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, protocol))
-    ours = read_checkpoint(tmp_path / "a.pkl")
-    assert ours.container == "torch pickle"
-    assert_same_checkpoint(ours, flattened(saved))
-
-
 def test_python_2_text_pickle(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(2)}, 0))
     with pytest.raises(CheckpointError) as caught:
@@ -111,11 +98,3 @@ def test_python_2_binary_pickle(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(head + body + b"u.")
     assert pickle.loads(head + body + b"u.", encoding="latin1")["w"].tolist() == array.tolist()
     assert_same_arrays(read_checkpoint(tmp_path / "a.pkl"), {"w": array})
-
-
-@pytest.mark.network
-def test_g2pm() -> None:
-    path = fetch_pinned("g2pM", "g2pM/np_ckpt.pkl")
-    theirs = pickle.loads(path.read_bytes())
-    assert_same_arrays(read_checkpoint(path), theirs)
-    assert theirs["lstm.weight_hh_l0_reverse"].shape == (128, 32)

@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint
 from testing.checkpoints.onnx_files import save, stacked, write
-from testing.wheels import fetch_pinned
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -185,18 +184,3 @@ def test_without_the_onnx_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'jaxlstm\[onnx\]'"):
         read_checkpoint(path)
-
-
-@pytest.mark.network
-def test_silero_equals_the_cell_of_the_torchscript_file() -> None:
-    """Two files from two exporters agree, which confirms the gate order."""
-    ours = read_checkpoint(fetch_pinned("silero-vad", "silero_vad/data/silero_vad_16k_sequence.onnx"))
-    script = read_checkpoint(fetch_pinned("silero-vad", "silero_vad/data/silero_vad.jit"))
-    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-        theirs = torch.from_numpy(np.asarray(script[f"_model.decoder.rnn.{name}"]))
-        assert_same_bits(ours[f"recurrent.{name}_l0"], theirs)
-    model = onnx.load(fetch_pinned("silero-vad", "silero_vad/data/silero_vad_16k_sequence.onnx"))
-    for initializer in model.graph.initializer:
-        if not initializer.name.startswith("onnx::LSTM"):
-            array = np.array(numpy_helper.to_array(initializer))
-            assert_same_bits(ours[initializer.name], torch.from_numpy(array))

@@ -10,7 +10,6 @@ import torch
 
 from jaxlstm_converters.checkpoint import read_checkpoint
 from testing.checkpoints.compare import assert_same_bits
-from testing.wheels import fetch_pinned
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")
 
@@ -52,17 +51,3 @@ def test_frozen_module(tmp_path: Path) -> None:
     arrays = [np.asarray(tensor).tolist() for tensor in ours.values()]
     assert module.weight.tolist() in arrays
     assert module.bias.tolist() in arrays
-
-
-@pytest.mark.network
-def test_silero() -> None:
-    path = fetch_pinned("silero-vad", "silero_vad/data/silero_vad.jit")
-    ours = read_checkpoint(path)
-    theirs = dict(torch.jit.load(path).state_dict())
-    assert theirs.keys() <= ours.keys()
-    for name, tensor in theirs.items():
-        assert_same_bits(ours[name], tensor)
-    # Not parameters: two plain attributes and a constant of the program.
-    assert ours.keys() - theirs.keys() == {"_state", "_context", "CONSTANTS.c0"}
-    assert ours["_model.decoder.rnn.weight_ih"].shape == (512, 128)
-    assert ours["_model_8k.decoder.rnn.weight_hh"].shape == (512, 128)
