@@ -49,42 +49,31 @@ class Leaf:
     raw: bytes
 
 
-class Base:
-    """A storage of random bits and views of it."""
-
-    def __init__(self, dtype: str, numel: int, seed: int) -> None:
-        kind = getattr(torch, dtype)
-        width = torch.empty((), dtype=kind).element_size()
-        bits = np.random.default_rng(seed).integers(0, 256, (numel, width), np.uint8)
-        self.dtype = dtype
-        self.bits = bits % 2 if dtype == "bool" else bits
-        raw = torch.from_numpy(self.bits.reshape(-1).copy())
-        self.flat = raw.view(kind) if numel else torch.empty(0, dtype=kind)
-
-    def view(self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Leaf:
-        """Draw sizes and strides, in elements, of a view of the storage."""
-        places = np.full(shape, offset)
-        for axis, stride in enumerate(strides):
-            along = [1] * len(shape)
-            along[axis] = shape[axis]
-            places += np.arange(shape[axis]).reshape(along) * stride
-        tensor = self.flat.as_strided(shape, strides, offset)
-        return Leaf(tensor, self.dtype, shape, self.bits[places.reshape(-1)].tobytes())
-
-
 @st.composite
 def leaves(draw: st.DrawFn, dtypes: list[str]) -> list[Leaf]:
-    """Draw views of one storage: whole, transposed, strided, expanded, overlapping, empty, scalar."""
-    numel = draw(st.integers(0, 40))
-    base = Base(draw(st.sampled_from(dtypes)), numel, draw(st.integers(0, 1 << 32)))
-    return [draw(views(base, numel)) for _ in range(draw(st.integers(1, 3)))]
+    """Draw views of random bits: whole, transposed, strided, expanded, overlapping, empty, scalar."""
+    dtype, numel = draw(st.sampled_from(dtypes)), draw(st.integers(0, 40))
+    kind = getattr(torch, dtype)
+    bits = np.random.default_rng(draw(st.integers(0, 1 << 32))).integers(
+        0, 256, (numel, kind.itemsize), np.uint8
+    )
+    bits = bits % 2 if dtype == "bool" else bits
+    flat = torch.from_numpy(bits.reshape(-1).copy()).view(kind) if numel else torch.empty(0, dtype=kind)
+    made = []
+    for _ in range(draw(st.integers(1, 3))):
+        shape, strides, offset = draw(geometries(numel))
+        steps = [8 * stride for stride in strides]
+        places = np.lib.stride_tricks.as_strided(np.arange(numel + 1)[offset:], shape, steps)
+        tensor = flat.as_strided(shape, strides, offset)
+        made.append(Leaf(tensor, dtype, shape, bits[places.reshape(-1)].tobytes()))
+    return made
 
 
 @st.composite
-def views(draw: st.DrawFn, base: Base, numel: int) -> Leaf:
+def geometries(draw: st.DrawFn, numel: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Draw sizes, strides and offset, in elements, of a view of a storage."""
     if numel == 0 or draw(st.integers(0, 9)) == 0:
-        shape = draw(st.permutations([0, draw(st.integers(0, 3)), 2]))
-        return base.view(tuple(shape), (2, 1, 1), 0)
+        return tuple(draw(st.permutations([0, draw(st.integers(0, 3)), 2]))), (2, 1, 1), 0
     offset = draw(st.integers(0, numel - 1))
     shape, strides, room = [], [], numel - 1 - offset
     for _ in range(draw(st.integers(0, 4))):
@@ -94,7 +83,7 @@ def views(draw: st.DrawFn, base: Base, numel: int) -> Leaf:
         room -= (size - 1) * stride
         shape.append(size)
         strides.append(stride)
-    return base.view(tuple(shape), tuple(strides), offset)
+    return tuple(shape), tuple(strides), offset
 
 
 def flat_leaves(dtypes: list[str]) -> st.SearchStrategy[list[Leaf]]:
@@ -140,15 +129,12 @@ def trees(draw: st.DrawFn) -> tuple[dict[Any, Any], dict[str, Leaf]]:
     return _released(tree), _in_order(tree, ())
 
 
-def _in_order(tree: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Leaf]:
+def _in_order(tree: Any, path: tuple[str, ...]) -> dict[str, Leaf]:
     """Return the expected names, in the order of the dicts."""
-    found: dict[str, Leaf] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= _in_order(value, (*path, key))
-        elif isinstance(value, Leaf):
-            found[".".join((*path, key))] = value
-    return found
+    if isinstance(tree, Leaf):
+        return {".".join(path): tree}
+    members = tree.items() if isinstance(tree, dict) else ()
+    return {name: leaf for key, value in members for name, leaf in _in_order(value, (*path, key)).items()}
 
 
 def _released(tree: Any) -> Any:

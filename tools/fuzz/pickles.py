@@ -10,7 +10,7 @@ from functools import lru_cache
 from random import Random
 
 from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
-from testing.checkpoints.assemble import BOXES, ORDERED, call, integer, integers, name, sequence
+from testing.checkpoints.assemble import BOXES, call, integer, integers, name, sequence, view
 from testing.checkpoints.assemble import text as text_op
 from testing.checkpoints.seeds import seeds
 from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
@@ -139,29 +139,26 @@ def value(rng: Random) -> bytes:
     depth = rng.choice((1, 3, 15, 28, 150, 250))
     if rng.random() < 0.05:
         depth = 100_000 if rng.random() < 0.02 else 1_100
-    return rng.choice(_SHAPES)(rng, depth)
+    made, scalar = rng.choice(GLOBALS), _scalar(rng)
+    values: tuple[Callable[[], bytes], ...] = (
+        lambda: scalar,
+        lambda: rng.choice((made, call(made), call(made, scalar), call(made, b"](K\0e"))),
+        lambda: b"]" * depth + b"a" * (depth - 1),
+        lambda: b")" + b"\x85" * depth,
+        lambda: (b"}" + text_op("a")) * depth + b"N" + b"s" * depth,
+        lambda: b"]" * 3 + b")" + b"\x85" * depth + b"a" * 3,
+        lambda: _shared(rng, depth),
+        lambda: _tensor(rng),
+        lambda: b"\x8f(" + integer(1) * min(depth, 99) + b"\x90",
+        lambda: sequence(*(_scalar(rng) for _ in range(rng.randrange(9)))),
+    )
+    return rng.choice(values)()
 
 
-def _scalar(rng: Random, depth: int) -> bytes:
+def _scalar(rng: Random) -> bytes:
     large = integer(rng.choice((1, -1)) << rng.choice((62, 64, 100, 900, 1100, 2000)))
     real = b"G" + struct.pack(">d", rng.choice((0.5, float("nan"), float("inf"), 1e300)))
     return rng.choice((b"N", b"\x88", b"\x89", integer(rng.randrange(9)), large, real, b"C\0", b")"))
-
-
-def _known(rng: Random, depth: int) -> bytes:
-    made = rng.choice(GLOBALS)
-    return rng.choice((made, call(made), call(made, _scalar(rng, 0)), call(made, b"](K\0e")))
-
-
-def _nested(rng: Random, depth: int) -> bytes:
-    return rng.choice(
-        (
-            b"]" * depth + b"a" * (depth - 1),
-            b")" + b"\x85" * depth,
-            (b"}" + text_op("a")) * depth + b"N" + b"s" * depth,
-            b"]" * 3 + b")" + b"\x85" * depth + b"a" * 3,
-        )
-    )
 
 
 def _shared(rng: Random, depth: int) -> bytes:
@@ -174,22 +171,10 @@ def _shared(rng: Random, depth: int) -> bytes:
     return leaf + put + (b"0" + wide) * levels
 
 
-def _tensor(rng: Random, depth: int) -> bytes:
+def _tensor(rng: Random) -> bytes:
     """Return a tensor in the style of one container, over a storage that may be missing."""
     box = rng.choice(BOXES)()
     storage = box.storage(key=str(rng.randrange(3)), numel=rng.choice((1, 4, 8)))
     size = [rng.choice((0, 1, 2, 1 << 22)) for _ in range(rng.randrange(4))]
     stride = [rng.choice((0, 1, 2)) for _ in size]
-    rebuild = name("torch._utils", "_rebuild_tensor_v2")
-    return call(rebuild, storage, integer(0), integers(*size), integers(*stride), b"\x89", ORDERED)
-
-
-def _set(rng: Random, depth: int) -> bytes:
-    return b"\x8f(" + integer(1) * min(depth, 99) + b"\x90"
-
-
-def _tuple(rng: Random, depth: int) -> bytes:
-    return sequence(*(_scalar(rng, 0) for _ in range(rng.randrange(9))))
-
-
-_SHAPES = (_scalar, _scalar, _known, _nested, _nested, _shared, _tensor, _set, _tuple)
+    return view(storage, integer(0), integers(*size), integers(*stride))

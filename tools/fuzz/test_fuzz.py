@@ -44,7 +44,7 @@ def test_mutants_are_deterministic() -> None:
     assert made.hexdigest() == DIGEST
 
 
-DIGEST = "c9ec31dd15a11fd8d609c72abcd456fe1e3d0bd2f7ce82e3cf652e0f6c2446ca"
+DIGEST = "c825acd6bee0df476a8125a670eeb4cb9f378b2096fea71fe8171bbd83d43b89"
 
 
 def test_seeds_are_valid(tmp_path: Path) -> None:
