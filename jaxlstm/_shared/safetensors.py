@@ -17,7 +17,7 @@ DTYPE_CODES = {DTYPES[code]: code for code in ("F64", "F32", "F16", "BF16")}
 """The dtypes that are written."""
 
 
-class Tensors(Protocol):
+class LazyTensors(Protocol):
     """A mapping of arrays or lazy tensors, iterated twice by :func:`safetensors_bytes`."""
 
     def items(self) -> Iterable[tuple[str, Any]]:
@@ -29,7 +29,7 @@ class Tensors(Protocol):
         ...
 
 
-def safetensors_bytes(tensors: Tensors, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+def safetensors_bytes(tensors: LazyTensors, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a file: the header with its metadata, then each tensor.
 
     C-contiguous little-endian tensors are not copied, so that memory does not grow with the file.

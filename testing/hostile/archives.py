@@ -26,23 +26,23 @@ from testing.checkpoints.assemble import (
 from testing.checkpoints.case import FileCase, table
 from testing.hostile import program_files
 
-Members = list[ZipMember]
+ZipMembers = list[ZipMember]
 Changes = Mapping[str, dict[str, Any]]
 
 
-def members(make: type[ZipBox]) -> Members:
+def members(make: type[ZipBox]) -> ZipMembers:
     """Return the members of a valid file: data.pkl, byteorder, data/0, version and others."""
     box = make()
     return box.members(b"\x80\x02" + mapping(w=box.weight()) + b".")
 
 
-def npz() -> Members:
+def npz() -> ZipMembers:
     raw = io.BytesIO()
     np.save(raw, WEIGHT)
     return [ZipMember("w.npy", raw.getvalue()), ZipMember("v.npy", raw.getvalue())]
 
 
-SOURCES: dict[str, Callable[[], Members]] = {
+SOURCES: dict[str, Callable[[], ZipMembers]] = {
     "zip": lambda: members(ZipBox),
     "TorchScript": lambda: members(ScriptBox),
     "npz": npz,
@@ -71,13 +71,13 @@ def cases() -> Iterator[FileCase]:
 
 
 def archives(
-    number: int, label: str, made: Mapping[str, Members], *codes: str, **expected: Any
+    number: int, label: str, made: Mapping[str, ZipMembers], *codes: str, **expected: Any
 ) -> Iterator[FileCase]:
     """Yield a case for each list of members."""
     return table(number, label, {what: archive(m) for what, m in made.items()}, *codes, **expected)
 
 
-def first(number: int, label: str, made: Members, changes: Changes, *codes: str) -> Iterator[FileCase]:
+def first(number: int, label: str, made: ZipMembers, changes: Changes, *codes: str) -> Iterator[FileCase]:
     """Yield a case for each set of changed fields of the first member."""
     changed = {what: [replace(made[0], **fields), *made[1:]] for what, fields in changes.items()}
     return archives(number, label, changed, *codes)
@@ -99,7 +99,7 @@ def _streamed(member: ZipMember) -> dict[str, Any]:
     return {"flags": member.flags | 8, "local": local}
 
 
-def _valid(label: str, made: Members, tensors: dict[str, np.ndarray]) -> Iterator[FileCase]:
+def _valid(label: str, made: ZipMembers, tensors: dict[str, np.ndarray]) -> Iterator[FileCase]:
     size = len(made[0].data)
     valid = {
         "as it should be": archive(made),
@@ -112,7 +112,7 @@ def _valid(label: str, made: Members, tensors: dict[str, np.ndarray]) -> Iterato
     yield from table(0, label, valid, tensors=tensors)
 
 
-def _wide(made: Members) -> Members:
+def _wide(made: ZipMembers) -> ZipMembers:
     """Return headers as for an entry of 4 GiB, around a small entry and the entry after it.
 
     torch leaves the local sizes at 0, adds a ZIP64 field, and then stores the offset of each entry beyond
@@ -134,7 +134,7 @@ def _wide(made: Members) -> Members:
     return [large, replace(made[1], **_streamed(made[1]), **far), *made[2:]]
 
 
-def _names_and_places(label: str, made: Members) -> Iterator[FileCase]:
+def _names_and_places(label: str, made: ZipMembers) -> Iterator[FileCase]:
     """Cases 12 and 14: names of entries, overlaps and gaps."""
     twice = {
         "first again": [*made, made[0]],
@@ -165,7 +165,7 @@ def _names_and_places(label: str, made: Members) -> Iterator[FileCase]:
     yield from archives(14, label, overlaps, "zip-overlap")
 
 
-def _compression_and_encryption(label: str, made: Members) -> Iterator[FileCase]:
+def _compression_and_encryption(label: str, made: ZipMembers) -> Iterator[FileCase]:
     """Cases 15 and 18."""
     bomb = [*made[:-1], ZipMember(made[-1].name, bytes(30_000_000), method=8)]
     yield from archives(15, label, {"deflated 30 MB": bomb}, "zip-compressed", "zip-layout")
@@ -175,7 +175,7 @@ def _compression_and_encryption(label: str, made: Members) -> Iterator[FileCase]
     yield from first(18, label, made, flags, "zip-encrypted")
 
 
-def _differences(label: str, made: Members) -> Iterator[FileCase]:
+def _differences(label: str, made: ZipMembers) -> Iterator[FileCase]:
     """Case 16: headers that disagree."""
     crc, size = zlib.crc32(made[0].data), len(made[0].data)
     far = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
@@ -217,7 +217,7 @@ def _differences(label: str, made: Members) -> Iterator[FileCase]:
     yield from first(16, label, made, changes, "zip-header-mismatch", "zip-directory", "zip-overlap")
 
 
-def _end_records(label: str, made: Members) -> Iterator[FileCase]:
+def _end_records(label: str, made: ZipMembers) -> Iterator[FileCase]:
     """Case 16 in the end records."""
     ends = {
         "count + 1": lambda n, size, start: end_record(n + 1, size, start),
@@ -240,7 +240,7 @@ def _end_records(label: str, made: Members) -> Iterator[FileCase]:
     yield from table(16, f"{label} end record:", files, *codes)
 
 
-def _checksums(label: str, made: Members, tensors: dict[str, np.ndarray]) -> Iterator[FileCase]:
+def _checksums(label: str, made: ZipMembers, tensors: dict[str, np.ndarray]) -> Iterator[FileCase]:
     """Case 17."""
     weight = 0 if label == "npz" else 2
     for index in (weight,) if label == "npz" else (weight, 0, 1):
@@ -252,7 +252,7 @@ def _checksums(label: str, made: Members, tensors: dict[str, np.ndarray]) -> Ite
         yield FileCase(17, f"{what}, unchecked", file, tensors=tensors, options={"check_crc": False})
 
 
-def _roots_and_orders(label: str, made: Members) -> Iterator[FileCase]:
+def _roots_and_orders(label: str, made: ZipMembers) -> Iterator[FileCase]:
     """Cases 13 and 28: an ambiguous root directory, and byte orders."""
     pickle, _, weight, *rest = made
     roots = {

@@ -96,7 +96,7 @@ def _with_keys(keys: bytes) -> bytes:
 
 
 def _keys() -> Iterator[FileCase]:
-    """FileCase 25: storage keys that resemble the expected ones."""
+    """Case 25: storage keys that resemble the expected ones."""
     for label, keys in {"a number": b"](K\x00e", "two types": b"](K\x00X\1\0\0\0000e"}.items():
         yield FileCase(25, f"legacy keys {label}", _with_keys(keys), ("missing-storage",))
 
@@ -162,7 +162,7 @@ def _shards(folder: Path) -> Path:
 
 
 def _strides() -> Iterator[FileCase]:
-    """FileCase 20: the stride of an axis of size one is unused and may be any number."""
+    """Case 20: the stride of an axis of size one is unused and may be any number."""
     for make in BOXES:
         box = make()
         column = view(box.storage(), integer(1), integers(1, 2), integers((1 << 62) - 1, 2))

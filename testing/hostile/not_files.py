@@ -15,7 +15,7 @@ from testing.hostile.formats import entry, safetensors
 
 
 def cases() -> Iterator[FileCase]:
-    """FileCase 41."""
+    """Case 41."""
 
     def fifo(folder: Path) -> None:
         os.mkfifo(folder / "file")

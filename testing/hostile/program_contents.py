@@ -113,7 +113,7 @@ def _with_constant(constants: Any) -> list[ZipMember]:
 
 
 def _graphs() -> Iterator[FileCase]:
-    """FileCase 44."""
+    """Case 44."""
     graph, signature = "graph_module.graph", "graph_module.signature"
     node = f"{graph}.nodes.0"
     argument = f"{node}.inputs.1.arg"

@@ -44,7 +44,7 @@ def cases() -> Iterator[FileCase]:
 
 
 def _versions() -> Iterator[FileCase]:
-    """FileCase 42."""
+    """Case 42."""
     files = {
         "format pt3": replaced("archive_format", b"pt3"),
         "empty format": replaced("archive_format", b""),
@@ -71,7 +71,7 @@ def _versions() -> Iterator[FileCase]:
 
 
 def _refused_parts() -> Iterator[FileCase]:
-    """FileCase 43."""
+    """Case 43."""
     argument = "graph_module.graph.nodes.0.inputs.1.arg"
     graph = {"name": "g", "graph": DOCUMENT["graph_module"]["graph"]}
     arguments = {
@@ -143,7 +143,7 @@ def _structures() -> Iterator[FileCase]:
 
 
 def _expressions() -> Iterator[FileCase]:
-    """FileCase 45: expressions are never evaluated."""
+    """Case 45: expressions are never evaluated."""
     size = "graph_module.graph.tensor_values.x.sizes.0"
     expressions = (
         "__import__('os').system('touch PWNED')",
@@ -162,7 +162,7 @@ def _expressions() -> Iterator[FileCase]:
 
 
 def _unopened() -> Iterator[FileCase]:
-    """FileCase 46: entries that are never opened."""
+    """Case 46: entries that are never opened."""
     system = b"\x80\x02" + SYSTEM + b"."
     names = ("data/sample_inputs/model.pt", "extra/x", "data/weights/weight_9", ".data/serialization_id")
     for name in names:

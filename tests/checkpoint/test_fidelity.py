@@ -40,7 +40,7 @@ half = settings(thorough, max_examples=EXAMPLES // 2)
 
 
 @dataclass(frozen=True, eq=False)
-class Leaf:
+class SavedLeaf:
     """A tensor and its content: dtype name, shape and bytes in row-major order."""
 
     tensor: torch.Tensor
@@ -50,7 +50,7 @@ class Leaf:
 
 
 @st.composite
-def leaves(draw: st.DrawFn, dtypes: list[str]) -> list[Leaf]:
+def leaves(draw: st.DrawFn, dtypes: list[str]) -> list[SavedLeaf]:
     """Draw views of random bits: whole, transposed, strided, expanded, overlapping, empty, scalar."""
     dtype, numel = draw(st.sampled_from(dtypes)), draw(st.integers(0, 40))
     kind = getattr(torch, dtype)
@@ -65,7 +65,7 @@ def leaves(draw: st.DrawFn, dtypes: list[str]) -> list[Leaf]:
         steps = [8 * stride for stride in strides]
         places = np.lib.stride_tricks.as_strided(np.arange(numel + 1)[offset:], shape, steps)
         tensor = flat.as_strided(shape, strides, offset)
-        made.append(Leaf(tensor, dtype, shape, bits[places.reshape(-1)].tobytes()))
+        made.append(SavedLeaf(tensor, dtype, shape, bits[places.reshape(-1)].tobytes()))
     return made
 
 
@@ -86,7 +86,7 @@ def geometries(draw: st.DrawFn, numel: int) -> tuple[tuple[int, ...], tuple[int,
     return tuple(shape), tuple(strides), offset
 
 
-def flat_leaves(dtypes: list[str]) -> st.SearchStrategy[list[Leaf]]:
+def flat_leaves(dtypes: list[str]) -> st.SearchStrategy[list[SavedLeaf]]:
     """Draw views of one or several storages."""
     return st.lists(leaves(dtypes), min_size=1, max_size=3).map(lambda many: list(chain(*many)))
 
@@ -96,14 +96,14 @@ KEYS = st.text(st.characters(exclude_characters=".", exclude_categories=["Cs"]),
 WORDS = st.from_regex(r"(weight|bias)_[ih]h_l[0-9](_reverse)?|[a-zé_][a-zé0-9_]{0,6}", fullmatch=True)
 
 
-def as_parameter(leaf: Leaf, is_parameter: bool) -> torch.Tensor:
+def as_parameter(leaf: SavedLeaf, is_parameter: bool) -> torch.Tensor:
     """Return the tensor or a Parameter of it."""
     kind = leaf.tensor.dtype
     able = kind.is_floating_point or kind.is_complex
     return torch.nn.Parameter(leaf.tensor, requires_grad=able) if is_parameter else leaf.tensor
 
 
-def assert_same(ours: Checkpoint, expected: dict[str, Leaf]) -> None:
+def assert_same(ours: Checkpoint, expected: dict[str, SavedLeaf]) -> None:
     """Assert equal names in the same order, with equal dtype, shape and bits."""
     assert list(ours) == list(expected)
     for name, leaf in expected.items():
@@ -114,7 +114,7 @@ def assert_same(ours: Checkpoint, expected: dict[str, Leaf]) -> None:
 
 
 @st.composite
-def trees(draw: st.DrawFn) -> tuple[dict[Any, Any], dict[str, Leaf]]:
+def trees(draw: st.DrawFn) -> tuple[dict[Any, Any], dict[str, SavedLeaf]]:
     """Draw nested dicts of tensors and Parameters with names in any script, and the expected content."""
     tree: dict[Any, Any] = {"epoch": 3, "note": "ünï"}
     folders: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), tree)]
@@ -129,9 +129,9 @@ def trees(draw: st.DrawFn) -> tuple[dict[Any, Any], dict[str, Leaf]]:
     return _released(tree), _in_order(tree, ())
 
 
-def _in_order(tree: Any, path: tuple[str, ...]) -> dict[str, Leaf]:
+def _in_order(tree: Any, path: tuple[str, ...]) -> dict[str, SavedLeaf]:
     """Return the expected names, in the order of the dicts."""
-    if isinstance(tree, Leaf):
+    if isinstance(tree, SavedLeaf):
         return {".".join(path): tree}
     members = tree.items() if isinstance(tree, dict) else ()
     return {name: leaf for key, value in members for name, leaf in _in_order(value, (*path, key)).items()}
@@ -141,7 +141,7 @@ def _released(tree: Any) -> Any:
     """Return the tree with tensors instead of leaves."""
     if isinstance(tree, dict):
         return {key: _released(value) for key, value in tree.items()}
-    return tree.tensor if isinstance(tree, Leaf) else tree
+    return tree.tensor if isinstance(tree, SavedLeaf) else tree
 
 
 class Net(torch.nn.Module):
@@ -149,7 +149,7 @@ class Net(torch.nn.Module):
 
 
 @st.composite
-def modules(draw: st.DrawFn, dtypes: list[str]) -> tuple[Net, dict[str, Leaf]]:
+def modules(draw: st.DrawFn, dtypes: list[str]) -> tuple[Net, dict[str, SavedLeaf]]:
     """Draw a module with children, and the content of its state dict."""
     root, by_id = Net(), {}
     places = [root]
@@ -185,7 +185,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @thorough
 @given(trees(), st.sampled_from([2, 3, 4, 5]))
-def test_trees(path: Path, zipped: bool, made: tuple[Any, dict[str, Leaf]], protocol: int) -> None:
+def test_trees(path: Path, zipped: bool, made: tuple[Any, dict[str, SavedLeaf]], protocol: int) -> None:
     torch.save(made[0], path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     ours = read_checkpoint(path)
     assert ours.container == ("torch zip" if zipped else "torch legacy")
@@ -194,7 +194,7 @@ def test_trees(path: Path, zipped: bool, made: tuple[Any, dict[str, Leaf]], prot
 
 @half
 @given(modules(DTYPES), st.booleans())
-def test_whole_modules(path: Path, made: tuple[Net, dict[str, Leaf]], zipped: bool) -> None:
+def test_whole_modules(path: Path, made: tuple[Net, dict[str, SavedLeaf]], zipped: bool) -> None:
     torch.save(made[0], path, _use_new_zipfile_serialization=zipped)
     assert_same(read_checkpoint(path), made[1])
 
@@ -206,7 +206,7 @@ SCRIPTED = [name for name in DTYPES if not name.startswith(("uint16", "uint32", 
 @half
 @pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")
 @given(modules(SCRIPTED))
-def test_torchscript(path: Path, made: tuple[Net, dict[str, Leaf]]) -> None:
+def test_torchscript(path: Path, made: tuple[Net, dict[str, SavedLeaf]]) -> None:
     torch.jit.save(torch.jit.script(made[0]), path)
     ours = read_checkpoint(path)
     assert ours.container == "TorchScript"
@@ -218,7 +218,7 @@ SAFE = [name for name in (*DTYPES, "float8_e8m0fnu") if name != "complex128"]
 
 @thorough
 @given(st.dictionaries(KEYS, leaves(SAFE).map(lambda many: many[0]), min_size=1, max_size=6))
-def test_safetensors(path: Path, made: dict[str, Leaf]) -> None:
+def test_safetensors(path: Path, made: dict[str, SavedLeaf]) -> None:
     """The safetensors library accepts no views and sorts the tensors in its own order."""
     saved = {name: leaf.tensor.contiguous().clone() for name, leaf in made.items()}
     save_file(saved, path)

@@ -139,7 +139,7 @@ def test_nonfinite_values_are_kept_and_reported(tmp_path: Path) -> None:
     ]
 
 
-class Subclass(torch.Tensor):
+class TensorSubclass(torch.Tensor):
     pass
 
 
@@ -147,7 +147,7 @@ UNSUPPORTED = {
     "quantized": lambda: torch.quantize_per_tensor(torch.randn(4), 0.1, 0, torch.qint8),
     "sparse": lambda: torch.eye(3).to_sparse(),
     "meta": lambda: torch.empty(2, device="meta"),
-    "subclass": lambda: torch.ones(2).as_subclass(Subclass),
+    "subclass": lambda: torch.ones(2).as_subclass(TensorSubclass),
     "conjugate": lambda: torch.ones(2, dtype=torch.complex64).conj(),
     "negative": lambda: torch._neg_view(torch.ones(2)),  # pyright: ignore[reportPrivateImportUsage]
 }

@@ -14,7 +14,7 @@ from testing.checkpoints.compare import assert_same_bits
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")
 
 
-class Tagger(torch.nn.Module):
+class ScriptedTagger(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.lstm = torch.nn.LSTM(5, 4, 2, bidirectional=True)
@@ -31,7 +31,7 @@ class Tagger(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("how", ["script", "trace"])
 def test_names_and_bits(tmp_path: Path, how: str) -> None:
-    module = Tagger()
+    module = ScriptedTagger()
     make = {"script": torch.jit.script, "trace": lambda m: torch.jit.trace(m, torch.ones(2, 3, 5))}
     compiled = make[how](module)
     torch.jit.save(compiled, tmp_path / "a.pt")

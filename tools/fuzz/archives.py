@@ -12,8 +12,6 @@ from typing import Any
 from testing.checkpoints.assemble import ZipMember, archive, end_record, end_record64
 from tools.fuzz.plain_bytes import edit_sequence, fixed, number, text
 
-Mutate = Callable[[Random, bytes], bytes]
-
 FIELDS = ("method", "flags", "crc", "size", "compressed", "offset")
 WIDTH = {"method": 2, "flags": 2, "n_extra": 2}
 BITS = (0, 1, 8, 0x40, 0x800, 0x808, 0x2000)

@@ -11,7 +11,7 @@ from random import Random
 
 from testing.checkpoints.seeds import Seed, seeds
 from tools.fuzz import archives, pickles, texts
-from tools.fuzz.plain_bytes import edit_bytes
+from tools.fuzz.plain_bytes import Mutate, edit_bytes
 
 # Exceptions of the standard library's parsers on input that has been mutated before.
 UNPARSED = (
@@ -19,7 +19,7 @@ UNPARSED = (
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error),
 )
 
-Mutator = Callable[[Random, bytes, int, Callable[[Random, bytes], bytes]], bytes]
+Mutator = Callable[[Random, bytes, int, Mutate], bytes]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
 from testing.checkpoints.assemble import BOXES, call, integer, integers, name, sequence, view
 from testing.checkpoints.assemble import text as text_op
 from testing.checkpoints.seeds import seeds
-from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
-
-Mutate = Callable[[Random, bytes], bytes]
+from tools.fuzz.plain_bytes import Mutate, edit_bytes, edit_sequence, fixed, number, text
 
 HEAD = re.compile(rb"\x80[\x02-\x05]")
 MEMO = {b"q": 1, b"r": 4, b"h": 1, b"j": 4}

@@ -6,6 +6,8 @@ from collections.abc import Callable, MutableSequence
 from random import Random
 from typing import Any
 
+# Edits a part of a file at the level of its own format.
+Mutate = Callable[[Random, bytes], bytes]
 # Boundary values for a reader's arithmetic: signs, integer widths, cache sizes and limits.
 NUMBERS = (
     *(0, 1, 2, 3, 4, 7, 8, 16, 63, 64, 65, 127, 128, 255, 256, 4095, 4096, 65535, 65536),

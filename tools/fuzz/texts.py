@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable
 from itertools import accumulate
 from random import Random
 from typing import Any
 
-from tools.fuzz.plain_bytes import edit_bytes, edit_sequence, fixed, number, text
-
-Mutate = Callable[[Random, bytes], bytes]
+from tools.fuzz.plain_bytes import Mutate, edit_bytes, edit_sequence, fixed, number, text
 
 WORDS = ("F32", "BF16", "F8_E8M0", "F4", "I64", "BOOL", "C64", "U16", "__metadata__", "weight_map")
 # Kinds of arguments, specs and expressions in the schema of exported programs.

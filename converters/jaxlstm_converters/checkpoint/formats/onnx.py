@@ -23,7 +23,7 @@ from .onnx_graph import LSTMNode, OnnxModel, read_model
 # The positions of torch's i, f, g, o in ONNX's order.
 GATES = (0, 2, 3, 1)
 MAX_NODES = 1_000
-Weights = tuple[Tensor, Tensor, Tensor | None]
+NodeWeights = tuple[Tensor, Tensor, Tensor | None]
 # The names that exporters give to LSTM nodes.
 NODE = re.compile(r"(node_)?lstm(_\d+)?", re.IGNORECASE)
 # The module path in the metadata of a node of torch's newer exporter, such as "['', 'a', 'a.rnn', 'lstm']".
@@ -36,7 +36,7 @@ def is_onnx(head: bytes) -> bool:
 
 
 def read_onnx(source: CheckpointFile, budget: Budget) -> Checkpoint:
-    """Read the initializers. Weights of LSTM nodes are named `PREFIXweight_ih_l0` and so on.
+    """Read the initializers. NodeWeights of LSTM nodes are named `PREFIXweight_ih_l0` and so on.
 
     The prefix is the module path that torch's newer exporter stores, or else the scope of the node:
     "/decoder/rnn/LSTM" becomes "decoder.rnn.". Consecutive nodes of
@@ -56,7 +56,7 @@ def read_onnx(source: CheckpointFile, budget: Budget) -> Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _NodeLayer:
     prefix: str
     index: int
     node: LSTMNode
@@ -65,12 +65,12 @@ class _Layer:
     b: Tensor | None
 
 
-def _layers(model: OnnxModel, checkpoint: Checkpoint) -> list[_Layer]:
+def _layers(model: OnnxModel, checkpoint: Checkpoint) -> list[_NodeLayer]:
     """Assign each LSTM node that has weights to a layer of an LSTM."""
     if len(model.lstm_nodes) > MAX_NODES:
         message = f"the model has {len(model.lstm_nodes)} LSTM nodes; the limit is {MAX_NODES}"
         raise CheckpointError("onnx-unsupported", message)
-    layers: list[_Layer] = []
+    layers: list[_NodeLayer] = []
     seen: set[tuple[str, ...]] = set()
     prefixes: set[str] = set()
     for number, node in enumerate(model.lstm_nodes):
@@ -83,20 +83,20 @@ def _layers(model: OnnxModel, checkpoint: Checkpoint) -> list[_Layer]:
         last = layers[-1] if layers else None
         same_scope = last is not None and _scope(last.node, number) == scope
         if last is not None and same_scope and _fits(last, weights) and model.feeds(last.node, node):
-            layers.append(_Layer(last.prefix, last.index + 1, node, *weights))
+            layers.append(_NodeLayer(last.prefix, last.index + 1, node, *weights))
             continue
         prefix = f"{scope}." if scope else ""
         while prefix in prefixes:
             prefix = f"{scope or 'lstm'}_{number}."
             number += 1
         prefixes.add(prefix)
-        layers.append(_Layer(prefix, 0, node, *weights))
+        layers.append(_NodeLayer(prefix, 0, node, *weights))
         if node.batch_first:
             checkpoint.hints[prefix] = {"batch_first": True, "dropout": 0.0}
     return layers
 
 
-def _weights(model: OnnxModel, node: LSTMNode) -> Weights | None:
+def _weights(model: OnnxModel, node: LSTMNode) -> NodeWeights | None:
     """Return the weights, after checking their shapes; None if the model computes them."""
     shown = printable(node.name)
     if "" in node.weights[:2]:
@@ -147,7 +147,7 @@ def _scope(node: LSTMNode, number: int) -> str:
     return ".".join(parts)
 
 
-def _fits(last: _Layer, weights: Weights) -> bool:
+def _fits(last: _NodeLayer, weights: NodeWeights) -> bool:
     """Return True if the output of `last` has the input size of a layer with these weights."""
     w, r, b = weights
     input_size = last.w.shape[0] * last.r.shape[2]
@@ -155,7 +155,7 @@ def _fits(last: _Layer, weights: Weights) -> bool:
     return same_sizes and (b is None) == (last.b is None)
 
 
-def _torch_tensors(layer: _Layer, budget: Budget) -> Iterator[tuple[str, Tensor]]:
+def _torch_tensors(layer: _NodeLayer, budget: Budget) -> Iterator[tuple[str, Tensor]]:
     """Yield the parameters of torch.nn.LSTM by name."""
     w, r, b = layer.w, layer.r, layer.b
     hidden = r.shape[2]
