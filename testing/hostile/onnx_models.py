@@ -74,6 +74,17 @@ def _external() -> Iterator[FileCase]:
     outside = {f"data in {path!r}": write(location=path) for path in paths}
     outside |= {f"link to {t}": write(t, location="link") for t in ("../outside", "/dev/zero", "/etc/passwd")}
     yield from table(36, "ONNX", outside, "shard-path")
+
+    def many(folder: Path) -> Path:
+        tensors = []
+        for number in range(401):
+            (folder / f"{number}").write_bytes(WEIGHT.tobytes())
+            tensors.append(TensorProto(name=f"w{number}", dims=(2, 2), data_type=1, data_location="EXTERNAL"))
+            tensors[-1].external_data.add(key="location", value=f"{number}")
+        (folder / "model").write_bytes(model(*tensors))
+        return folder / "model"
+
+    yield from table(36, "ONNX", {"data in 401 files": many}, "onnx-unsupported")
     yield from table(25, "ONNX", {"data in a missing file": write(location="none")}, "missing-storage")
     ranges = {
         "beyond the file": write(location="data", offset="8"),
