@@ -171,8 +171,8 @@ def _require_one_line(error: CheckpointError) -> None:
 
 
 def _require_few_reads(nbytes: int, size: int) -> None:
-    """Each byte is read for its checksum, for the pickle, for tensors, and again for programs."""
-    if watch.bytes_read > 4 * (size + nbytes) + (1 << 20):
+    """Each byte is read for its checksum and for its content, and again by the reader of programs."""
+    if watch.bytes_read > 8 * (size + nbytes) + (1 << 20):
         raise BrokenPromiseError(
             f"{watch.bytes_read} bytes are read for {size} bytes and {nbytes} of tensors"
         )
