@@ -19,14 +19,15 @@ from testing.processes import run_python
 FOLDER = Path(jaxlstm_converters.checkpoint.__file__).parent
 SHARED = FOLDER.parents[2] / "jaxlstm" / "_shared"
 SOURCES = [*sorted(FOLDER.rglob("*.py")), SHARED / "safetensors_header.py", SHARED / "strict_json.py"]
-# The modules that import from jaxlstm._shared: the reader's own parts there, which are among SOURCES, and
-# `lazy_names` for the names of the package, and `optional` for the onnx package, whose names are literals.
+# The modules that import from jaxlstm._shared: the reader's own parts there, which are among SOURCES, the
+# names of the package, aligned memory, and `import_optional`, whose arguments are literals.
 FROM_SHARED = {
     "__init__.py": "lazy_names",
     "onnx_graph.py": "optional",
     "safetensors.py": "safetensors_header",
     "safetensors_header.py": "strict_json",
     "strict_json.py": "strict_json",
+    "tensor.py": "aligned",
 }
 # The reader of programs. The other modules of its folder run after it, or export from a live module.
 MODULES = ("_read_pt2", "arguments", "fields", "nodes", "schema", "signature", "tensor_types", "tree_spec")
