@@ -50,6 +50,25 @@ SOURCES: dict[str, Callable[[], ZipMembers]] = {
 }
 
 
+# Wrong end records, written from the number of entries, the size and the offset of the directory.
+END_RECORDS: dict[str, Callable[[int, int, int], bytes]] = {
+    "count + 1": lambda n, size, start: end_record(n + 1, size, start),
+    "count - 1": lambda n, size, start: end_record(n - 1, size, start),
+    "size": lambda n, size, start: end_record(n, size - 1, start),
+    "offset": lambda n, size, start: end_record(n, size, start - 1),
+    "a comment": lambda n, size, start: end_record(n, size, start, b"PK\5\6"),
+    "bytes after": lambda *record: end_record(*record) + b"x",
+    "two ends": lambda *record: end_record(*record) * 2,
+    "no ZIP64": lambda n, size, start: end_record(n, size, 0xFFFFFFFF),
+    "ZIP64 elsewhere": lambda *record: end_record64(*record, at=0),
+    "ZIP64 of another count": lambda n, *rest: end_record64(n, *rest, lie=(n + 1, *rest)),
+    "ZIP64 of another offset": lambda n, size, start: end_record64(n, size, start, lie=(n, size, 0)),
+    "ZIP64 of 2^62 entries": lambda n, size, start: end_record64(1 << 62, size, start),
+    "ZIP64 size 2^63": lambda n, size, start: end_record64(n, 1 << 63, start),
+    "none": lambda *record: b"",
+}
+
+
 def cases() -> Iterator[FileCase]:
     for label, source in SOURCES.items():
         tensors = GOOD if label != "npz" else {"w": WEIGHT, "v": WEIGHT}
@@ -219,23 +238,7 @@ def _differences(label: str, made: ZipMembers) -> Iterator[FileCase]:
 
 def _end_records(label: str, made: ZipMembers) -> Iterator[FileCase]:
     """Case 16 in the end records."""
-    ends = {
-        "count + 1": lambda n, size, start: end_record(n + 1, size, start),
-        "count - 1": lambda n, size, start: end_record(n - 1, size, start),
-        "size": lambda n, size, start: end_record(n, size - 1, start),
-        "offset": lambda n, size, start: end_record(n, size, start - 1),
-        "a comment": lambda n, size, start: end_record(n, size, start, b"PK\5\6"),
-        "bytes after": lambda *record: end_record(*record) + b"x",
-        "two ends": lambda *record: end_record(*record) * 2,
-        "no ZIP64": lambda n, size, start: end_record(n, size, 0xFFFFFFFF),
-        "ZIP64 elsewhere": lambda *record: end_record64(*record, at=0),
-        "ZIP64 of another count": lambda n, *rest: end_record64(n, *rest, lie=(n + 1, *rest)),
-        "ZIP64 of another offset": lambda n, size, start: end_record64(n, size, start, lie=(n, size, 0)),
-        "ZIP64 of 2^62 entries": lambda n, size, start: end_record64(1 << 62, size, start),
-        "ZIP64 size 2^63": lambda n, size, start: end_record64(n, 1 << 63, start),
-        "none": lambda *record: b"",
-    }
-    files = {what: archive(made, end=end) for what, end in ends.items()}
+    files = {what: archive(made, end=end) for what, end in END_RECORDS.items()}
     codes = ("zip-directory", "zip-header-mismatch", "trailing-bytes", "truncated")
     yield from table(16, f"{label} end record:", files, *codes)
 

@@ -1,4 +1,7 @@
-"""The reader in ``_shared.safetensors``: it reads files of the writer and refuses malformed ones."""
+"""The reader in ``_shared.safetensors`` reads files of the writer, and refuses malformed ones.
+
+`testing/hostile/formats.py` has more of them: the checkpoint reader reads the header with the same code.
+"""
 
 from __future__ import annotations
 
@@ -42,15 +45,9 @@ def entry(**changes: object) -> dict[str, object]:
     ("content", "message"),
     [
         (b"", "declares 18446744073709551616 bytes, expected at most 0"),
-        (b"\xff" * 16, "expected at most 8"),
-        (file_of(b"[]", b""), "not a JSON object"),
-        (file_of(b"{", b""), "not valid JSON"),
         (file_of(b'{"a": 1, "a": 1}', b""), "'a' is set twice"),
-        (file_of({"a": 1}, b""), "the entry of 'a'"),
-        (file_of({"a": entry(dtype="I3")}, bytes(8)), "dtype 'I3', which is not supported"),
         (file_of({"a": entry(shape=[-2, -1])}, bytes(8)), r"shape \[-2, -1\] does not take 8 bytes"),
         (file_of({"a": entry(shape=[3])}, bytes(8)), r"shape \[3\] does not take 8 bytes"),
-        (file_of({"a": entry(data_offsets=[4, 12])}, bytes(12)), "'a' starts at byte"),
         (file_of({"a": entry()}, bytes(7)), "the last tensor ends at byte"),
     ],
 )

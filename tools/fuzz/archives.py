@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable
 from functools import lru_cache
 from random import Random
 from typing import Any
 
-from testing.checkpoints.assemble import ZipMember, archive, end_record, end_record64
+from testing.checkpoints.assemble import ZipMember, archive
+from testing.hostile.archives import END_RECORDS
 from tools.fuzz.plain_bytes import edit_sequence, fixed, number, text
 
 FIELDS = ("method", "flags", "crc", "size", "compressed", "offset")
@@ -31,7 +31,7 @@ def mutate_zip(rng: Random, raw: bytes, edits: int, mutate: Mutate) -> bytes:
     for _ in range(edits):
         what = rng.randrange(20)
         if not members or what == 0:
-            options["end"] = _end(rng)
+            options["end"] = rng.choice(list(END_RECORDS.values()))
         elif what == 1:
             options["before"] = rng.randbytes(rng.randrange(9))
         elif what < 4:
@@ -75,26 +75,3 @@ def _edit_name(rng: Random, members: list[ZipMember]) -> None:
         member.name = made
     else:
         members.append(ZipMember(made, rng.choice(members).data))
-
-
-def _end(rng: Random) -> Callable[[int, int, int], bytes]:
-    """Return an end record with one wrong number, a ZIP64 record that may be inconsistent, or a comment."""
-
-    def wrong(count: int, size: int, start: int) -> bytes:
-        numbers = [count, size, start]
-        at = rng.randrange(3)
-        numbers[at] = number(rng, numbers[at]) % (1 << (16 if at == 0 else 32))
-        return end_record(numbers[0], numbers[1], numbers[2])
-
-    def wide(count: int, size: int, start: int) -> bytes:
-        numbers = [count, size, start]
-        at = rng.randrange(4)
-        if at < 3:
-            numbers[at] = number(rng, numbers[at]) % (1 << 64)
-        lie = (count, size, start) if rng.random() < 0.3 else None
-        return end_record64(numbers[0], numbers[1], numbers[2], lie=lie, at=start + size if at < 3 else None)
-
-    def comment(count: int, size: int, start: int) -> bytes:
-        return end_record(count, size, start, b"PK\5\6 comment")
-
-    return rng.choice((wrong, wrong, wide, wide, comment))
