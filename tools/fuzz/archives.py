@@ -10,7 +10,7 @@ from typing import Any
 
 from testing.checkpoints.assemble import ZipMember, archive
 from testing.hostile.archives import END_RECORDS
-from tools.fuzz.plain_bytes import edit_sequence, fixed, number, text
+from tools.fuzz.plain_bytes import Mutate, edit_sequence, fixed, number, text
 
 FIELDS = ("method", "flags", "crc", "size", "compressed", "offset")
 WIDTH = {"method": 2, "flags": 2, "n_extra": 2}
