@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ from testing.hostile.corpus import cases
 from testing.hostile.reader_process import ReaderProcess, assert_outcome
 
 CASES = list(cases())
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReaderProcess]:
+    """A process that reads checkpoints under limits of time and memory."""
+    with ReaderProcess(tmp_path_factory.mktemp("reader")) as process:
+        yield process
+
 
 each_box = pytest.mark.parametrize("make", BOXES, ids=lambda make: make.label)
 

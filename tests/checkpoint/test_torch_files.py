@@ -1,4 +1,4 @@
-"""Files of torch.save are read bit for bit: zip archives, and the stream format before torch 1.6."""
+"""Files of torch.save are read bit for bit: zip archives, TorchScript, and the stream of torch < 1.6."""
 
 from __future__ import annotations
 
@@ -201,6 +201,50 @@ def test_tar(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tar archive: .* save it again with torch") as caught:
         read_checkpoint(tmp_path / "a.pt")
     assert caught.value.code == "unknown-format"
+
+
+ignore_deprecation = pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")
+
+
+class ScriptedTagger(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.LSTM(5, 4, 2, bidirectional=True)
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(8, 3), torch.nn.Linear(3, 2)])
+        self.register_buffer("seen", torch.arange(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.lstm(x)[0]
+        for layer in self.layers:
+            y = layer(y)
+        return y
+
+
+@ignore_deprecation
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_torchscript_names_and_bits(tmp_path: Path, how: str) -> None:
+    module = ScriptedTagger()
+    make = {"script": torch.jit.script, "trace": lambda m: torch.jit.trace(m, torch.ones(2, 3, 5))}
+    compiled = make[how](module)
+    torch.jit.save(compiled, tmp_path / "a.pt")
+    ours = read_checkpoint(tmp_path / "a.pt")
+    assert ours.container == "TorchScript"
+    constants = {name for name in ours if name.startswith("CONSTANTS.")}
+    assert ours.keys() - constants == module.state_dict().keys()
+    for name, tensor in module.state_dict().items():
+        assert_same_bits(ours[name], tensor)
+
+
+@ignore_deprecation
+def test_frozen_torchscript_module(tmp_path: Path) -> None:
+    module = torch.nn.Linear(3, 2).eval()
+    torch.jit.save(torch.jit.freeze(torch.jit.script(module)), tmp_path / "a.pt")
+    ours = read_checkpoint(tmp_path / "a.pt")
+    assert all(name.startswith("CONSTANTS.c") for name in ours)
+    arrays = [np.asarray(tensor).tolist() for tensor in ours.values()]
+    assert module.weight.tolist() in arrays
+    assert module.bias.tolist() in arrays
 
 
 def _rewrite(
