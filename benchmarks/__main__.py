@@ -13,7 +13,7 @@ from benchmarks import record, report
 from benchmarks.parts import ALL, DTYPES, HALF, PARTS, key
 from benchmarks.peers import PEERS, missing
 from benchmarks.settings import Settings
-from jaxlstm.kernels.cpu.threads import available_threads
+from jaxlstm.kernels.cpu.stack import available_threads
 
 DESCRIPTION = (
     "Time jaxlstm beside other libraries on one device. All get the same weights, precision and number of "

@@ -13,7 +13,7 @@ import jax
 
 from benchmarks.peers import PEERS, version
 from jaxlstm import kernels
-from jaxlstm.kernels.cpu.threads import available_threads
+from jaxlstm.kernels.cpu.stack import available_threads
 
 ROOT = Path(__file__).parents[1]
 Document = dict[str, Any]

@@ -19,8 +19,7 @@ from jaxlstm.layer.packed import PackedSequence, packed_rows, padded_rows
 from jaxlstm.layer.params import require_key
 from jaxlstm.layer.precision import Precision, resolve
 from jaxlstm.layer.stack import BetweenLayers, dropout
-from jaxlstm.layer.torch_keywords import torch_keywords
-from jaxlstm.layer.validate import cell_arguments, lstm_arguments, require_backend
+from jaxlstm.layer.validate import cell_arguments, lstm_arguments, require_backend, torch_keywords
 
 Inputs = TypeVar("Inputs", jax.Array, PackedSequence)
 State = TypeVar("State", bound=tuple[Any, ...])

@@ -22,7 +22,7 @@ from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig, require_config
 from jaxlstm.layer.nnx_tabulate import is_tabulated, tabulated
 from jaxlstm.layer.params import Params, init_params, param_shapes
 from jaxlstm.layer.precision import Precision
-from jaxlstm.layer.torch_keywords import torch_keywords
+from jaxlstm.layer.validate import torch_keywords
 
 __all__ = ("LSTM", "LSTMCell")
 

@@ -1,4 +1,4 @@
-"""Cases for eight devices, run by ``tests/kernels/test_partition.py`` in a separate process.
+"""Cases for eight devices, run by ``tests/kernels/test_processes.py`` in a separate process.
 
 The command line arguments are names of functions of this module. Each is printed after it succeeds.
 """

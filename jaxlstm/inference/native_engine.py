@@ -15,9 +15,8 @@ import numpy as np
 
 from jaxlstm.inference.arguments import time_major
 from jaxlstm.inference.engine import Engine, Results
-from jaxlstm.kernels.cpu import prepared
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
-from jaxlstm.kernels.cpu.stack import PackedLayers
+from jaxlstm.kernels.cpu.stack import PackedLayers, callers
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.precision import gate_dtype
 
@@ -67,4 +66,4 @@ class NativeEngine(Engine):
 
     def concurrent_calls(self, count: int) -> contextlib.AbstractContextManager[None]:
         """Return a context in which each of ``count`` threads gets its share of the cores."""
-        return prepared.callers(count)
+        return callers(count)

@@ -20,9 +20,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxlstm.kernels.lowering import Devices, devices_of, lower_with_mesh, unsupported
 from jaxlstm.kernels.operations import KernelOperation
-from jaxlstm.kernels.partition import over_batch
+from jaxlstm.kernels.partition import Devices, devices_of, lower_with_mesh, over_batch
 from jaxlstm.kernels.vmap import vmapped
 from jaxlstm.layer.mesh_types import batch_spec, rows_of, varying_alike
 
@@ -65,7 +64,7 @@ class KernelPrimitive:
                 primitive, partial(self._lower, operation.kernel(kernel)), platform=platform
             )
             if required_by is not None:
-                elsewhere = partial(self._lower, unsupported(required_by, platform))
+                elsewhere = partial(self._lower, _unsupported(required_by, platform))
             lower_with_mesh(primitive)
         mlir.register_lowering(primitive, elsewhere)
 
@@ -154,6 +153,18 @@ class KernelPrimitive:
             ranks = [aval.ndim for aval in (*ctx.avals_in, *ctx.avals_out)]
             of_leaves = over_batch(of_leaves, axes, [t.batch_axis for t in types], ranks)
         return mlir.lower_fun(of_leaves, multiple_results=True)(ctx, *leaves)
+
+
+def _unsupported(backend: str, platform: str) -> Callable:
+    """Return a stand-in for the kernel of ``platform`` on all others; it raises an error."""
+
+    def raise_error(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError(
+            f"backend={backend!r} has kernels for {platform}, but this program is compiled "
+            "for another platform; use backend='auto' or 'scan'"
+        )
+
+    return raise_error
 
 
 @lru_cache(maxsize=256)

@@ -5,8 +5,9 @@ The checks are torch's. They read shapes and dtypes only, so a compiled function
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,31 @@ from jaxlstm.layer.params import Params, check_params, require_mapping
 from jaxlstm.layer.precision import as_float_array, require_array
 
 BACKENDS = ("auto", "scan", "native", "pallas", "cudnn")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def torch_keywords(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make the error for a keyword of torch name the argument that replaces it.
+
+    Args:
+      **names: torch's keyword -> the argument here, such as ``hx="initial_state"``.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for torch_name in names.keys() & kwargs.keys():
+                raise TypeError(
+                    f"{function.__qualname__} got torch's keyword {torch_name}; "
+                    f"pass it as {names[torch_name]} instead"
+                )
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def require_backend(backend: str) -> None:

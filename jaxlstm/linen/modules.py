@@ -23,7 +23,7 @@ from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig, require_config
 from jaxlstm.layer.params import Params, init_bound, param_shapes
 from jaxlstm.layer.precision import Precision
-from jaxlstm.layer.torch_keywords import torch_keywords
+from jaxlstm.layer.validate import torch_keywords
 
 State = TypeVar("State", bound=tuple[Any, ...])
 

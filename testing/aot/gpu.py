@@ -12,8 +12,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from testing.aot.hlo import Hlo
-from testing.aot.programs import Program
-from testing.aot.requirement import need
+from testing.aot.programs import Program, need
 
 need("jax_plugins.xla_cuda12", "aot-gpu")
 from jax_plugins import xla_cuda12  # noqa: E402  # pyright: ignore[reportMissingImports]

@@ -7,6 +7,9 @@ reads the compiled text.
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +20,20 @@ import pytest
 
 import jaxlstm
 from jaxlstm import LSTMConfig, LSTMState
+
+SWITCH = "JAXLSTM_AOT"
+"""Environment variable; "required" turns skipped tests into failures, as in ``make test-aot``."""
+
+
+def need(package: str, extra: str) -> None:
+    """Skip the calling test module if ``package`` is not installed, or fail if skipping is not allowed."""
+    with contextlib.suppress(ModuleNotFoundError):  # its parent package is not installed
+        if importlib.util.find_spec(package) is not None:
+            return
+    reason = f"{package} is not installed; pip install 'jaxlstm[{extra}]', or run `make test-aot`"
+    if os.environ.get(SWITCH) == "required":
+        pytest.fail(f"{SWITCH}=required, but {reason}", pytrace=False)
+    pytest.skip(reason, allow_module_level=True)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from testing.aot.hlo import Hlo
-from testing.aot.programs import Program
-from testing.aot.requirement import need
+from testing.aot.programs import Program, need
 
 need("libtpu", "aot-tpu")
 

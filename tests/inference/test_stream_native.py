@@ -17,7 +17,7 @@ import pytest
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.inference import Runner, Stream, compile
 from jaxlstm.inference.stream_native import NativeState
-from jaxlstm.kernels.cpu.threads import available_threads
+from jaxlstm.kernels.cpu.stack import available_threads
 from testing.inference import compilations, normal, weights
 from testing.problems import needs_native
 from testing.processes import run_python

@@ -161,23 +161,20 @@ def test_rows_are_independent(dtype: str, instruction_set: str) -> None:
     np.testing.assert_array_equal(stream.state.c, state.c)
 
 
-def test_rows_among_many_are_independent() -> None:
-    """AMX rounds differently, and takes all of these batches."""
+def test_many_rows_in_a_runner() -> None:
     config = CONFIGS["many rows"]
     params, x = half("bfloat16", weights(config)), half("bfloat16", normal(20, 32, 40))
     outputs, state = lstm(params, x, config=config, backend="native")
-    for rows in (slice(0, 16), slice(3, 27)):
-        part, last = lstm(params, x[:, rows], config=config, backend="native")
-        np.testing.assert_array_equal(part, outputs[:, rows])
-        np.testing.assert_array_equal(last.c, state.c[:, rows])
     from_runner, last = compile(params, config, max_length=20, max_batch=32)(np.asarray(x))
     np.testing.assert_array_equal(from_runner, outputs)
     np.testing.assert_array_equal(last.h, state.h)
 
 
-@pytest.mark.parametrize(("dtype", "rows"), [("bfloat16", 6), ("float16", 6), ("bfloat16", 30)])
+@pytest.mark.parametrize(
+    ("dtype", "rows"), [("float32", 6), ("bfloat16", 6), ("float16", 6), ("bfloat16", 30)]
+)
 def test_nan_and_infinity_stay_in_their_row(dtype: str, rows: int, instruction_set: str) -> None:
-    """Where float16 runs in float32 on AMX, NaN changes the rounding of all rows, so there are few rows."""
+    """In float32 on AMX, as with float16, NaN changes the rounding of all rows, so there are few."""
     config = CONFIGS["stack"]
     params, x = half(dtype, weights(config)), normal(9, rows, 7)
     clean, _ = lstm(params, half(dtype, x), config=config, backend="native")
@@ -189,18 +186,6 @@ def test_nan_and_infinity_stay_in_their_row(dtype: str, rows: int, instruction_s
     others = [row for row in range(rows) if row not in (1, 3)]
     np.testing.assert_array_equal(outputs[:, others], clean[:, others])
     np.testing.assert_array_equal(outputs[:4, 1], clean[:4, 1])
-
-
-def test_threads_do_not_change_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = LSTMConfig(33, 96)
-    params, x = half("bfloat16", weights(config)), half("bfloat16", normal(8, 24, 33))
-    results = []
-    for threads in (1, 2, 3):
-        monkeypatch.setattr("jaxlstm.kernels.cpu.ffi.THREADS", threads)
-        results.append(lstm(params, x, config=config, backend="native")[0])
-        jax.clear_caches()  # the number of threads is part of the program
-    np.testing.assert_array_equal(results[0], results[1])
-    np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_info_reports_the_products(instruction_set: str) -> None:

@@ -1,4 +1,4 @@
-"""The native kernel in separate processes: concurrent calls, and JAX's compilation cache."""
+"""The native kernel in separate processes: concurrent calls, JAX's compilation cache, eight devices."""
 
 from __future__ import annotations
 
@@ -35,3 +35,26 @@ def test_compilation_cache(tmp_path: Path) -> None:
     }
     for expected in ("miss", "hit"):
         assert run_python("-m", "testing.process_child", "cached", devices=4, **cache).strip() == expected
+
+
+CASES = [
+    "sharded_batch",
+    "same_bits",
+    "uneven_batch",
+    "float64",
+    "shard_map",
+    "shard_map_without_a_state",
+    "export",
+]
+MORE_CASES = ["other_axes", "plain_scan", "two_axes", "replicated", "higher_derivatives", "gspmd"]
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [CASES, pytest.param(MORE_CASES, marks=pytest.mark.slow), ["jax_without_the_private_name"]],
+    ids=["most", "more", "private name"],
+)
+def test_eight_devices(cases: list[str]) -> None:
+    """See the functions of ``testing/partition_child.py``: kernel calls and communication."""
+    printed = run_python("-m", "testing.partition_child", *cases, devices=8, PYTHONWARNINGS="error")
+    assert printed.split() == cases

@@ -10,7 +10,6 @@
 #include <cstring>
 #include <thread>
 
-#include "half_problem.h"
 #include "naive.h"
 #include "passes.h"
 #include "stack_problem.h"
@@ -26,54 +25,49 @@ static Results<T> solve(const Problem<T>& p, const Passes<T>& passes, int thread
   return r;
 }
 
-// The arrays of each pass, with the axes (time, row, ...) or (row, ...).
-template <class T>
-using Arrays = vector<vector<T> Results<T>::*>;
-template <class T>
-static const Arrays<T> kForwardSteps{&Results<T>::y, &Results<T>::by_gates, &Results<T>::f, &Results<T>::m_by_c,
-                                     &Results<T>::m};
-template <class T>
-static const Arrays<T> kForwardStates{&Results<T>::h_n, &Results<T>::c_n};
-template <class T>
-static const Arrays<T> kBackwardSteps{&Results<T>::grad_gates, &Results<T>::grad_projected};
-template <class T>
-static const Arrays<T> kBackwardStates{&Results<T>::grad_h_0, &Results<T>::grad_c_0};
-
-// Returns true if the first `rows` rows of `actual`, whose batch is `batch`, have the bits of `expected`.
-template <class T>
-static bool same_rows(const Arrays<T>& arrays, const Results<T>& actual, const Results<T>& expected, long times,
-                      long rows, long batch) {
-  for (const auto array : arrays)
-    for (long t = 0; t < times; t++) {
-      const size_t row = (expected.*array).size() / (times * rows);
-      const T *a = (actual.*array).data() + t * batch * row, *e = (expected.*array).data() + t * rows * row;
-      if (std::memcmp(a, e, rows * row * sizeof(T))) return false;
-    }
-  return true;
+// Returns a comparison of two arrays of `times` steps: true if the first `rows` rows of `actual`, whose batch is
+// `batch`, have the bits of `expected`.
+static auto same_rows(long times, long rows, long batch) {
+  return [=](const auto& actual, const auto& expected) {
+    const size_t row = expected.size() / (times * rows);
+    for (long t = 0; t < times; t++)
+      if (std::memcmp(actual.data() + t * batch * row, expected.data() + t * rows * row, rows * row * sizeof actual[0]))
+        return false;
+    return true;
+  };
+}
+// Compare the results of a pass: arrays with the axes (time, row, ...) by `steps`, and (row, ...) by `states`.
+template <class T, class Steps, class States>
+static bool same_forward(const Results<T>& a, const Results<T>& e, const Steps& steps, const States& states) {
+  return steps(a.y, e.y) && steps(a.by_gates, e.by_gates) && steps(a.f, e.f) && steps(a.m_by_c, e.m_by_c) &&
+         steps(a.m, e.m) && states(a.h_n, e.h_n) && states(a.c_n, e.c_n);
+}
+template <class T, class Steps, class States>
+static bool same_backward(const Results<T>& a, const Results<T>& e, const Steps& steps, const States& states) {
+  return steps(a.grad_gates, e.grad_gates) && steps(a.grad_projected, e.grad_projected) &&
+         states(a.grad_h_0, e.grad_h_0) && states(a.grad_c_0, e.grad_c_0);
 }
 
 // Returns true if weights packed once give the bits of `expected` to several concurrent calls.
 template <class T>
-static bool prepared_agrees(const Problem<T>& p, const Passes<T>& passes, int threads, Results<T>& expected) {
+static bool prepared_agrees(const Problem<T>& p, const InstructionSet& instruction_set, int threads,
+                            const Results<T>& expected) {
   constexpr int kCalls = 3;
-  const ForwardArguments<T> unprepared = forward_arguments(p, expected);
-  T* prepared = static_cast<T*>(std::aligned_alloc(64, passes.prepared_bytes(unprepared)));
-  passes.prepare_weights(unprepared, prepared);
+  void* const prepared = prepared_weights(instruction_set, p);
   vector<Results<T>> actual(kCalls, unwritten(p));
   vector<std::thread> calls;
   for (Results<T>& r : actual)
     calls.emplace_back([&, arguments = forward_arguments(p, r), spin = int(pick({0, 50, 1000})),
                         is_long = pick({0, 1}) == 1]() mutable {
-      arguments.prepared = prepared, arguments.weight_ih = arguments.weight_hh = arguments.bias = nullptr;
-      if (arguments.weight_hr) arguments.weight_hr = prepared;  // any non-null pointer
-      run_with_helpers(arguments, passes.forward, threads, spin, is_long);
+      arguments.prepared = prepared, arguments.weight_ih = arguments.weight_hh = nullptr, arguments.bias = nullptr;
+      if (arguments.weight_hr) arguments.weight_hr = static_cast<const T*>(prepared);  // any non-null pointer
+      run_with_helpers(arguments, instruction_set.passes<T>().forward, threads, spin, is_long);
     });
   for (std::thread& call : calls) call.join();
   std::free(prepared);
-  return std::all_of(actual.begin(), actual.end(), [&](const Results<T>& r) {
-    return same_rows(kForwardSteps<T>, r, expected, 1, p.batch, p.batch) &&
-           same_rows(kForwardStates<T>, r, expected, 1, p.batch, p.batch);
-  });
+  const auto same = same_rows(1, p.batch, p.batch);
+  return std::all_of(actual.begin(), actual.end(),
+                     [&](const Results<T>& r) { return same_forward(r, expected, same, same); });
 }
 
 // Returns true if rows of padding do not change the bits of the others.
@@ -83,19 +77,17 @@ static bool padded_agrees(const Problem<T>& problem, const Passes<T>& passes, in
   Results<T> r = unwritten(p);
   run(forward_arguments(p, r), passes.forward, threads);
   run(backward_arguments(p, r), passes.backward, threads);
-  return same_rows(kForwardSteps<T>, r, expected, p.time, problem.batch, p.batch) &&
-         same_rows(kForwardStates<T>, r, expected, 1, problem.batch, p.batch) &&
-         same_rows(kBackwardSteps<T>, r, expected, p.time, problem.batch, p.batch) &&
-         same_rows(kBackwardStates<T>, r, expected, 1, problem.batch, p.batch);
+  const auto steps = same_rows(p.time, problem.batch, p.batch), states = same_rows(1, problem.batch, p.batch);
+  return same_forward(r, expected, steps, states) && same_backward(r, expected, steps, states);
 }
 
 // Returns the largest error relative to the largest element (at least 1), or infinity if any element is NaN.
 template <class T>
-static double worst_error(const vector<T>& actual, const vector<T>& expected) {
+static double worst_error(const vector<T>& actual, const vector<double>& expected) {
   double largest = 1, worst = 0;
   for (size_t i = 0; i < actual.size(); i++) {
-    largest = std::max(largest, std::fabs(double(expected[i])));
-    const double error = std::fabs(double(actual[i]) - double(expected[i]));
+    largest = std::max(largest, std::fabs(expected[i]));
+    const double error = std::fabs(double(widen(actual[i])) - expected[i]);
     worst = error <= worst ? worst : error == error ? error : HUGE_VAL;
   }
   return worst / largest;
@@ -103,7 +95,7 @@ static double worst_error(const vector<T>& actual, const vector<T>& expected) {
 
 // Returns the largest error of all results that the passes were asked for.
 template <class T>
-static double worst_error(const Problem<T>& p, const Results<T>& a, const Results<T>& e) {
+static double worst_error(const Problem<T>& p, const Results<T>& a, const Results<double>& e) {
   return std::max({worst_error(a.y, e.y), worst_error(a.h_n, e.h_n), worst_error(a.c_n, e.c_n),
                    worst_error(a.by_gates, e.by_gates), worst_error(a.f, e.f), worst_error(a.m_by_c, e.m_by_c),
                    worst_error(a.m, e.m), worst_error(a.grad_gates, e.grad_gates),
@@ -116,18 +108,18 @@ static double worst_error(const Problem<T>& p, const Results<T>& a, const Result
 }
 
 template <class T>
-static bool agrees(const InstructionSet& instruction_set, int threads) {
+static bool agrees(const InstructionSet& instruction_set, int threads, const char* dtype, double largest_error) {
   const Problem<T> p;
   const Passes<T>& passes = instruction_set.passes<T>();
-  Results<T> r = solve(p, passes, threads);
+  const Results<T> r = solve(p, passes, threads);
   const double error = worst_error(p, r, naive(p));
-  const bool prepared = prepared_agrees(p, passes, threads, r), padded = padded_agrees(p, passes, threads, r);
-  if (!stack_agrees<T>(instruction_set, threads)) return false;
-  if (error < (sizeof(T) == 4 ? 2e-5 : 1e-13) && prepared && padded) return true;
-  std::printf("%s float%zu T=%ld B=%ld I=%ld H=%ld P=%ld reverse=%d bias=%d ragged=%d threads=%d: error %.2e%s%s\n",
-              instruction_set.name, 8 * sizeof(T), p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse,
+  const bool prepared = prepared_agrees(p, instruction_set, threads, r), padded = padded_agrees(p, passes, threads, r);
+  const bool stack = stack_agrees<T>(instruction_set, threads);
+  if (error < largest_error && prepared && padded && stack) return true;
+  std::printf("%s %s T=%ld B=%ld I=%ld H=%ld P=%ld reverse=%d bias=%d ragged=%d threads=%d: error %.2e%s%s%s\n",
+              instruction_set.name, dtype, p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse,
               p.has_bias, p.ragged, threads, error, prepared ? "" : ", other bits with prepared weights",
-              padded ? "" : ", other bits with padding");
+              padded ? "" : ", other bits with padding", stack ? "" : ", other bits in a stack");
   return false;
 }
 
@@ -163,37 +155,6 @@ static bool conversions_agree(int fraction_bits) {
   return true;
 }
 
-// As agrees, in half precision.
-template <class T>
-static bool half_agrees(const InstructionSet& instruction_set, int threads, const char* name) {
-  const Problem<float> p;
-  HalfProblem<T> plain{p}, prepared{p}, padded{pad(p, pick({1, 3, 7, 16}))};
-  const Passes<T>& passes = instruction_set.passes<T>();
-  plain.solve(passes, threads);
-  padded.solve(passes, threads);
-  ForwardArguments<T> arguments = prepared.forward_arguments();
-  void* const weights = prepared_weights(instruction_set, prepared);
-  arguments.prepared = weights, arguments.weight_ih = arguments.weight_hh = nullptr, arguments.bias = nullptr;
-  run(arguments, passes.forward, threads);
-  prepared.widen_results();
-  std::free(weights);
-  const auto same = [&](const Arrays<float>& arrays, const HalfProblem<T>& other, long times) {
-    return same_rows(arrays, other.results, plain.results, times, p.batch, times == 1 ? p.batch : other.wide.batch);
-  };
-  const double error = worst_error(plain.wide, plain.results, naive(plain.wide));
-  const bool right = error < (std::is_same_v<T, Bfloat16> ? 3e-2 : 4e-3);
-  const bool bits = same(kForwardSteps<float>, prepared, 1) && same(kForwardStates<float>, prepared, 1);
-  const bool rows = same(kForwardSteps<float>, padded, p.time) && same(kBackwardSteps<float>, padded, p.time) &&
-                    same_rows(kForwardStates<float>, padded.results, plain.results, 1, p.batch, padded.wide.batch) &&
-                    same_rows(kBackwardStates<float>, padded.results, plain.results, 1, p.batch, padded.wide.batch);
-  if (right && bits && rows) return true;
-  std::printf("%s %s T=%ld B=%ld I=%ld H=%ld P=%ld reverse=%d bias=%d ragged=%d threads=%d: error %.2e%s%s\n",
-              instruction_set.name, name, p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse,
-              p.has_bias, p.ragged, threads, error, bits ? "" : ", other bits with prepared weights",
-              rows ? "" : ", other bits with padding");
-  return false;
-}
-
 int main(int count, char** arguments) {
   const int problems = count > 1 ? std::atoi(arguments[1]) : 200;
   engine.seed(count > 2 ? std::atoi(arguments[2]) : 0);
@@ -207,10 +168,10 @@ int main(int count, char** arguments) {
     const InstructionSet& instruction_set = *available[i % available.size()];
     const int threads = 1 + int(engine() % max_threads);
     switch (i / available.size() % 4) {
-      case 0: wrong += !agrees<float>(instruction_set, threads); break;
-      case 1: wrong += !agrees<double>(instruction_set, threads); break;
-      case 2: wrong += !half_agrees<Bfloat16>(instruction_set, threads, "bfloat16"); break;
-      case 3: wrong += !half_agrees<Float16>(instruction_set, threads, "float16"); break;
+      case 0: wrong += !agrees<float>(instruction_set, threads, "float32", 2e-5); break;
+      case 1: wrong += !agrees<double>(instruction_set, threads, "float64", 1e-13); break;
+      case 2: wrong += !agrees<Bfloat16>(instruction_set, threads, "bfloat16", 3e-2); break;
+      case 3: wrong += !agrees<Float16>(instruction_set, threads, "float16", 4e-3); break;
     }
   }
   std::printf("%d problems, %d wrong\n", problems, wrong);

@@ -1,7 +1,6 @@
 // Passes on the arrays of a problem, on new threads or on the helper threads of the process.
 #pragma once
 #include <cstdlib>
-#include <limits>
 #include <thread>
 
 #include "helpers.h"
@@ -52,7 +51,7 @@ static BackwardArguments<T> backward_arguments(const Problem<T>& p, Results<T>& 
 template <class T>
 static GradientsArguments<T> gradients_arguments(const Problem<T>& p, Results<T>& r, int threads) {
   return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, threads, r.grad_gates.data(),
-          p.x.data(), r.y.data(), p.h_0.data(), valid_of(p), p.weight_ih.data(),
+          p.x.data(), r.y.data(), p.rounded_h_0.data(), valid_of(p), p.weight_ih.data(),
           p.requested & kGradX ? r.grad_x.data() : nullptr,
           p.requested & kGradWeightIh ? r.grad_weight_ih.data() : nullptr,
           p.requested & kGradWeightHh ? r.grad_weight_hh.data() : nullptr,
@@ -61,6 +60,24 @@ static GradientsArguments<T> gradients_arguments(const Problem<T>& p, Results<T>
 
 // Fills the results with NaN, which reveals elements that a kernel does not write.
 template <class T>
-static Results<T> unwritten(const Problem<T>& p) { return {p, std::numeric_limits<T>::quiet_NaN()}; }
+static Results<T> unwritten(const Problem<T>& p) { return {p, NAN}; }
+
+// Packs the weights as the instruction set takes them: in T, or widened to float32.
+template <class T>
+static void* prepared_weights(const InstructionSet& instruction_set, const Problem<T>& p) {
+  Results<T> unused = unwritten(p);
+  const auto pack = [](const auto& passes, const auto& arguments) {
+    void* prepared = std::aligned_alloc(64, passes.prepared_bytes(arguments));
+    passes.prepare_weights(arguments, prepared);
+    return prepared;
+  };
+  const ForwardArguments<T> arguments = forward_arguments(p, unused);
+  if (instruction_set.multiplies<T>()) return pack(instruction_set.passes<T>(), arguments);
+  const auto weight_ih = widened(p.weight_ih), weight_hh = widened(p.weight_hh), weight_hr = widened(p.weight_hr);
+  ForwardArguments<Wide<T>> wide{p.time, p.batch, p.input_size, p.hidden_size, p.h_size};
+  wide.weight_ih = weight_ih.data(), wide.weight_hh = weight_hh.data(), wide.bias = arguments.bias;
+  wide.weight_hr = p.projected ? weight_hr.data() : nullptr;
+  return pack(instruction_set.passes<Wide<T>>(), wide);
+}
 
 }  // namespace jaxlstm

@@ -9,6 +9,8 @@
 #include <random>
 #include <vector>
 
+#include "half_conversion.h"
+
 namespace jaxlstm {
 
 using std::vector;
@@ -19,12 +21,26 @@ inline long pick(std::initializer_list<long> choices) {
   return *(choices.begin() + std::uniform_int_distribution<size_t>(0, choices.size() - 1)(engine));
 }
 
+// Returns a number rounded to type T, which may be half precision.
+template <class T>
+T rounded(double value) {
+  T result;
+  if constexpr (kIsHalf<T>) narrow(float(value), result);
+  else result = T(value);
+  return result;
+}
 template <class T>
 vector<T> random_array(long count, double scale = 1) {
   std::normal_distribution<double> normal(0, scale);
   vector<T> array(count);
-  for (T& x : array) x = T(normal(engine));
+  for (T& x : array) x = rounded<T>(normal(engine));
   return array;
+}
+template <class T>
+vector<Wide<T>> widened(const vector<T>& array) {
+  vector<Wide<T>> wide(array.size());
+  for (size_t i = 0; i < wide.size(); i++) wide[i] = widen(array[i]);
+  return wide;
 }
 
 // Bits of Problem::requested.
@@ -36,7 +52,8 @@ struct Problem {
   long time, batch, input_size, hidden_size, h_size, gates;
   long requested;  // results of the gradients pass
   bool reverse, has_bias, projected, ragged;
-  vector<T> x, weight_ih, weight_hh, bias, weight_hr, h_0, c_0, grad_y, grad_h_n, grad_c_n;
+  vector<T> x, weight_ih, weight_hh, weight_hr, rounded_h_0, grad_y;
+  vector<Wide<T>> bias, h_0, c_0, grad_h_n, grad_c_n;
   vector<uint8_t> valid;
 
   Problem() {
@@ -49,11 +66,12 @@ struct Problem {
                       kGradX | kGradWeightIh | kGradBias, kAllGradients & ~kGradX});
     const double scale = 1 / std::sqrt(double(hidden_size));
     x = random_array<T>(time * batch * input_size), weight_ih = random_array<T>(gates * input_size, scale);
-    weight_hh = random_array<T>(gates * h_size, scale), bias = random_array<T>(gates, scale);
+    weight_hh = random_array<T>(gates * h_size, scale), bias = random_array<Wide<T>>(gates, scale);
     weight_hr = random_array<T>(projected ? h_size * hidden_size : 0, scale);
-    h_0 = random_array<T>(batch * h_size), c_0 = random_array<T>(batch * hidden_size);
-    grad_y = random_array<T>(time * batch * h_size), grad_h_n = random_array<T>(batch * h_size);
-    grad_c_n = random_array<T>(batch * hidden_size), valid = random_valid();
+    rounded_h_0 = random_array<T>(batch * h_size), h_0 = widened(rounded_h_0);
+    c_0 = random_array<Wide<T>>(batch * hidden_size);
+    grad_y = random_array<T>(time * batch * h_size), grad_h_n = random_array<Wide<T>>(batch * h_size);
+    grad_c_n = random_array<Wide<T>>(batch * hidden_size), valid = random_valid();
   }
 
  private:
@@ -80,7 +98,7 @@ vector<T> pad(const vector<T>& array, long times, long rows, long padding, doubl
   vector<T> out;
   for (auto from = array.begin(); from != array.end(); from += step) {
     out.insert(out.end(), from, from + step);
-    out.insert(out.end(), step / rows * padding, T(fill));
+    out.insert(out.end(), step / rows * padding, rounded<T>(fill));
   }
   return out;
 }
@@ -93,22 +111,25 @@ Problem<T> pad(const Problem<T>& problem, long padding) {
   if (!p.ragged) std::fill(p.valid.begin(), p.valid.end(), 1);
   p.batch += padding, p.ragged = true, p.valid = pad(p.valid, time, batch, padding, 0);
   p.x = pad(p.x, time, batch, padding, fill);
+  p.rounded_h_0 = pad(p.rounded_h_0, 1, batch, padding, fill);
   p.h_0 = pad(p.h_0, 1, batch, padding, fill), p.c_0 = pad(p.c_0, 1, batch, padding, fill);
   p.grad_y = pad(p.grad_y, time, batch, padding, 0);
   p.grad_h_n = pad(p.grad_h_n, 1, batch, padding, 0), p.grad_c_n = pad(p.grad_c_n, 1, batch, padding, 0);
   return p;
 }
 
-// The results of all three passes.
+// The results of all three passes, filled with a number.
 template <class T>
 struct Results {
-  vector<T> y, h_n, c_n, by_gates, f, m_by_c, m, grad_gates, grad_projected, grad_h_0, grad_c_0;
-  vector<T> grad_x, grad_weight_ih, grad_weight_hh, grad_bias;
-  Results(const Problem<T>& p, T fill)
-      : y(p.time * p.batch * p.h_size, fill), h_n(p.batch * p.h_size, fill), c_n(p.batch * p.hidden_size, fill),
-        by_gates(p.time * p.batch * p.gates, fill), f(p.time * p.batch * p.hidden_size, fill), m_by_c(f), m(f),
-        grad_gates(by_gates), grad_projected(y), grad_h_0(h_n), grad_c_0(c_n), grad_x(p.x.size(), fill),
-        grad_weight_ih(p.weight_ih.size(), fill), grad_weight_hh(p.weight_hh.size(), fill), grad_bias(p.gates, fill) {}
+  vector<T> y, m, grad_projected, grad_x, grad_weight_ih, grad_weight_hh;
+  vector<Wide<T>> h_n, c_n, by_gates, f, m_by_c, grad_gates, grad_h_0, grad_c_0, grad_bias;
+  template <class Number>
+  Results(const Problem<Number>& p, double fill)
+      : y(p.time * p.batch * p.h_size, rounded<T>(fill)), m(p.time * p.batch * p.hidden_size, rounded<T>(fill)),
+        grad_projected(y), grad_x(p.x.size(), rounded<T>(fill)), grad_weight_ih(p.weight_ih.size(), rounded<T>(fill)),
+        grad_weight_hh(p.weight_hh.size(), rounded<T>(fill)), h_n(p.batch * p.h_size, fill),
+        c_n(p.batch * p.hidden_size, fill), by_gates(p.time * p.batch * p.gates, fill), f(m.size(), fill), m_by_c(f),
+        grad_gates(by_gates), grad_h_0(h_n), grad_c_0(c_n), grad_bias(p.gates, fill) {}
 };
 
 }  // namespace jaxlstm

@@ -1,6 +1,5 @@
 // A stack of layers in one call, compared with its passes one after the other.
 #pragma once
-#include <cstdio>
 #include <cstring>
 
 #include "passes.h"
@@ -13,30 +12,28 @@ template <class T>
 struct StackProblem {
   long directions = pick({1, 2});
   Problem<T> layers[2];
-  vector<T> h_0, c_0, y, h_n, c_n;
+  vector<T> y;
+  vector<Wide<T>> h_0, c_0, h_n, c_n;
   void* prepared[2];
 
-  StackProblem(const Passes<T>& passes, int threads) {
+  StackProblem(const InstructionSet& instruction_set, int threads) {
     Problem<T>& top = layers[1] = layers[0];
     top.input_size = directions * top.h_size;
     top.weight_ih = random_array<T>(top.gates * top.input_size, 1 / std::sqrt(double(top.hidden_size)));
     for (int layer = 0; layer < 2; layer++) {
       Problem<T> p = layers[layer];
       if (layer) p.x = y;
-      y.assign(p.time * p.batch * directions * p.h_size, 0);
+      y.assign(p.time * p.batch * directions * p.h_size, T());
       for (long d = 0; d < directions; d++) {
         p.reverse = d == 1;
         Results<T> r = unwritten(p);
-        run(forward_arguments(p, r), passes.forward, threads);
+        run(forward_arguments(p, r), instruction_set.passes<T>().forward, threads);
         for (size_t i = 0; i < r.y.size(); i++)
           y[(i / p.h_size * directions + d) * p.h_size + i % p.h_size] = r.y[i];
         for (const auto& [part, all] : {std::pair(&p.h_0, &h_0), {&p.c_0, &c_0}, {&r.h_n, &h_n}, {&r.c_n, &c_n}})
           all->insert(all->end(), part->begin(), part->end());
       }
-      Results<T> unused = unwritten(p);
-      const ForwardArguments<T> arguments = forward_arguments(p, unused);
-      prepared[layer] = std::aligned_alloc(64, passes.prepared_bytes(arguments));
-      passes.prepare_weights(arguments, prepared[layer]);
+      prepared[layer] = prepared_weights(instruction_set, p);
     }
   }
   ~StackProblem() { std::free(prepared[0]), std::free(prepared[1]); }
@@ -46,25 +43,21 @@ struct StackProblem {
 template <class T>
 static bool stack_agrees(const InstructionSet& instruction_set, int threads) {
   use_instruction_set(instruction_set.name);
-  StackProblem<T> p(instruction_set.passes<T>(), threads);
+  const StackProblem<T> p(instruction_set, threads);
   const Problem<T>& first = p.layers[0];
   Layer layers[2];
   for (int i = 0; i < 2; i++) layers[i] = {p.layers[i].input_size, {p.prepared[i], p.prepared[i]}};
-  const T nan = std::numeric_limits<T>::quiet_NaN();
-  vector<T> y(p.y.size(), nan), h_n(p.h_n.size(), nan), c_n(p.c_n.size(), nan);
+  vector<T> y(p.y.size(), rounded<T>(NAN));
+  vector<Wide<T>> h_0 = p.h_0, c_0 = p.c_0, h_n(p.h_n.size(), NAN), c_n(p.c_n.size(), NAN);
   const Stack stack{0, 2, p.directions, first.batch, first.hidden_size, first.h_size, threads, 0, layers,
-                    {p.h_0.data(), h_n.data()}, {p.c_0.data(), c_n.data()}, 0};
+                    {h_0.data(), h_n.data()}, {c_0.data(), c_n.data()}, 0};
   const StackCall<T> call(stack, first.time, first.x.data(), valid_of(first), y.data());
   Helpers::of_process().run(threads, 0.01, std::chrono::microseconds(pick({0, 50})),
       [&](int thread, int size, Barrier& barrier) { call.run(thread, size, barrier); });
-  const auto same = [](const vector<T>& a, const vector<T>& e) {
-    return !std::memcmp(a.data(), e.data(), a.size() * sizeof(T));
+  const auto same = [](const auto& actual, const auto& expected) {
+    return !std::memcmp(actual.data(), expected.data(), actual.size() * sizeof actual[0]);
   };
-  if (same(y, p.y) && same(h_n, p.h_n) && same(c_n, p.c_n)) return true;
-  std::printf("%s float%zu T=%ld B=%ld I=%ld H=%ld P=%ld directions=%ld threads=%d: other bits in a stack\n",
-              instruction_set.name, 8 * sizeof(T), first.time, first.batch, first.input_size, first.hidden_size,
-              first.h_size, p.directions, threads);
-  return false;
+  return same(y, p.y) && same(h_n, p.h_n) && same(c_n, p.c_n);
 }
 
 }  // namespace jaxlstm

@@ -35,12 +35,11 @@ NOT_BUILT = "not built: " + (
 
 TARGETS = ("jaxlstm_forward", "jaxlstm_forward_and_differentiate", "jaxlstm_backward", "jaxlstm_gradients")
 
-
 INTERFACE = 3
 """The version of the interface of the library, ``jaxlstm_interface`` in python.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
-"""The dtypes of the kernel, with their numbers in calls from ctypes (dtypes.h)."""
+"""The dtypes of the kernel, with their numbers in calls from ctypes (python.cc)."""
 
 
 class Library(NamedTuple):

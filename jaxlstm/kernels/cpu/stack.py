@@ -6,9 +6,11 @@ program for each shape. Here ctypes calls the kernel.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
 import jax
@@ -16,8 +18,6 @@ import numpy as np
 
 from jaxlstm._shared.aligned import aligned, aligned_zeros
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
-from jaxlstm.kernels.cpu.prepared import prepare
-from jaxlstm.kernels.cpu.threads import available_threads
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import direction_params
 from jaxlstm.layer.precision import gate_dtype
@@ -30,6 +30,55 @@ COPIED_BYTES = 64 << 10
 
 State = tuple[np.ndarray, np.ndarray]
 """(h, c) of all layers and directions, (layers * directions, batch, features); in half precision float32."""
+
+
+def available_threads() -> int:
+    """Return the number of threads that XLA uses: NPROC, or one for each CPU of this process."""
+    requested = os.environ.get("NPROC", "")
+    if requested.isdecimal() and int(requested) > 0:
+        return int(requested)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Pack the parameters of one direction for the current instruction set.
+
+    Half-precision weights that it cannot multiply are widened to float32.
+    """
+    loaded = library()
+    assert loaded.handle is not None
+    dtype = loaded.product_dtype(params["weight_hh"].dtype)
+    wide = gate_dtype(dtype)
+    arrays = {name: np.ascontiguousarray(leaf, dtype) for name, leaf in params.items() if "weight" in name}
+    (gates, input_size), h_size = arrays["weight_ih"].shape, arrays["weight_hh"].shape[1]
+    if "bias_ih" in params:
+        arrays["bias"] = params["bias_ih"].astype(wide) + params["bias_hh"].astype(wide)
+    sizes = [ctypes.c_int64(size) for size in (input_size, gates // 4, h_size)]
+    number = DTYPE_NUMBERS[dtype.name]
+    count = loaded.handle.jaxlstm_prepared_size(number, *sizes, "weight_hr" in arrays)
+    prepared = aligned_zeros((count,), dtype)
+    weights = (arrays.get(name) for name in ("weight_ih", "weight_hh", "bias", "weight_hr"))
+    addresses = (*map(_pointer, weights), _pointer(prepared))
+    loaded.handle.jaxlstm_prepare_weights(number, *sizes, *addresses)
+    return prepared
+
+
+@contextlib.contextmanager
+def callers(count: int) -> Iterator[None]:
+    """Announce ``count`` threads that call the kernel concurrently, each with its share of the cores.
+
+    With many concurrent calls, one core per call is faster than all cores for each, because the threads of a
+    call synchronize after each step.
+    """
+    handle = library().handle
+    assert handle is not None
+    handle.jaxlstm_add_callers(count)
+    try:
+        yield
+    finally:
+        handle.jaxlstm_add_callers(-count)
 
 
 class _Layer(ctypes.Structure):
@@ -231,3 +280,7 @@ def _dense(array: np.ndarray) -> np.ndarray:
 
 def _address(array: np.ndarray) -> int:
     return array.ctypes.data
+
+
+def _pointer(array: np.ndarray | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)

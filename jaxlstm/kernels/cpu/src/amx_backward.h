@@ -11,12 +11,13 @@ namespace jaxlstm {
 namespace {
 
 template <class T>
-struct AmxBackwardPass : BackwardPass<T> {
-  typedef BackwardPass<T> Base;
+struct AmxBackwardPass {
+  static constexpr long L = kLanes<T>;
   typedef Bfloat16Parts<T> P;
-  using Base::L, Base::p, Base::states, Base::state_panels, Base::gate_rows, Base::grad_h, Base::scratch_bytes;
-  using Base::differentiate_cell, Base::finish, Base::is_valid, Base::panel_row, Base::prefetch_grad_y, Base::prepare,
-      Base::time_of;
+  BackwardPass<T> vectors;  // computes the cells, and the calls that AMX does not
+  const BackwardArguments<T>& p = vectors.p;
+  const PlainColumns states = vectors.states;
+  const long state_panels = vectors.state_panels;
   const bool use_amx = amx_is_faster(used_rows(p.valid, p.time, p.batch)) && !p.weight_hr;
   const long row_tiles = ceil_divide(p.batch, 16);
   const long gate_k_tiles = ceil_divide(p.hidden_size, kTileDepth), depth = 4 * gate_k_tiles * kTileDepth;
@@ -26,8 +27,9 @@ struct AmxBackwardPass : BackwardPass<T> {
   float* sums;                   // [panel][row tile][4][16][16]
   uint32_t* magnitudes;
   Range my_rows;  // of this thread
+  size_t scratch_bytes = vectors.scratch_bytes;
 
-  AmxBackwardPass(const BackwardArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
+  AmxBackwardPass(const BackwardArguments<T>& arguments, void* scratch) : vectors(arguments, scratch) {
     if (!use_amx) return;
     Arena arena(scratch, scratch_bytes);
     right = RightOperand<P>::take(arena, state_panels, depth);
@@ -39,20 +41,20 @@ struct AmxBackwardPass : BackwardPass<T> {
   }
 
   void run(int thread, int threads, Barrier& barrier) {
-    if (!use_amx || threads > Magnitudes<T>::kMaxThreads) return Base::run(thread, threads, barrier);
     // The check comes first, since writing grad_gates may overwrite by_gates.
-    if (!pack_and_check(thread, threads, barrier)) return Base::run(thread, threads, barrier);
+    if (!use_amx || threads > Magnitudes<T>::kMaxThreads || !pack_and_check(thread, threads, barrier))
+      return vectors.run(thread, threads, barrier);
     TileRegisters registers;
     registers.set_rows(minimum(16, p.batch));
     const WorkShare mine{shares_rows(threads), thread, threads};
     my_rows = mine.rows(p.batch, 16);
     const Range panels = mine.columns(state_panels);
-    prepare(my_rows, panels, panels);
+    vectors.prepare(my_rows, panels, panels);
     for (long s = p.time - 1; s >= -1; s--) {
       step_on_tiles(s, panels);
       if (s >= 0) mine.synchronize(barrier);
     }
-    finish(my_rows, panels);
+    vectors.finish(my_rows, panels);
   }
 
  private:
@@ -132,18 +134,18 @@ struct AmxBackwardPass : BackwardPass<T> {
   __attribute__((noinline)) void finish_vector(long s, long row, long panel, int v) {
     const long count = states.template count<float>(panel, v);
     if (!count) return;
-    const long unit = states.template first<float>(panel, v), t = time_of(s);
+    const long unit = states.template first<float>(panel, v), t = vectors.time_of(s);
     const long at = row * p.h_size + unit, at_t = t * p.batch * p.h_size + at;
-    const bool is_last = s == p.time - 1, valid = s < 0 || is_valid(t, row);
+    const bool is_last = s == p.time - 1, valid = s < 0 || vectors.is_valid(t, row);
     Floats grad_m = is_last ? Floats{} : load(sums_at(panel, row / 16) + v * kResultSize + row % 16 * 16);
-    Wide<T>* const bypass = panel_row(grad_h, panel, row) + v * L;
+    Wide<T>* const bypass = vectors.panel_row(vectors.grad_h, panel, row) + v * L;
     if (is_last || p.valid) grad_m += load(bypass);
     if (s < 0) return store(p.grad_h_0 + at, grad_m, count);
-    prefetch_grad_y(at_t);
+    vectors.prefetch_grad_y(at_t);
     if (p.valid) store(bypass, valid ? Floats{} : grad_m);
     if (valid) grad_m += load(p.grad_y + at_t, count);
     Floats grads[4];
-    differentiate_cell(t, row, panel, v, count, valid, grad_m, grads);
+    vectors.differentiate_cell(t, row, panel, v, count, valid, grad_m, grads);
     for (int g = 0; g < 4; g++) {
       const long k = g * gate_k_tiles * kTileDepth + unit;
       const Floats grad = first_lanes(grads[g], count);

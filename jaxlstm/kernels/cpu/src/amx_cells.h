@@ -16,7 +16,7 @@ template <class Pass, class T, class P>
 class AmxCells {
  public:
   AmxCells(Pass& pass, long s, Range rows, long calls)
-      : pass_(pass), s_(s), t_(pass.time_of(s)), rows_(rows), row_(rows.end),
+      : pass_(pass), s_(s), t_(pass.vectors.time_of(s)), rows_(rows), row_(rows.end),
         stages_per_call_(ceil_divide(rows.size() * kStages, calls)) {}
 
   // Begins with the cells of a panel. W_ih x is at `by_x` from row `row_ahead` on, and W_hh h of the first row at
@@ -24,7 +24,7 @@ class AmxCells {
   void start(long panel, long row_ahead, const float* by_x, const float* by_h, const float* unscale_x) {
     panel_ = panel, row_ = rows_.begin, row_ahead_ = row_ahead, unscale_x_ = unscale_x;
     x_ = by_x + row_ahead / 16 * 4 * kResultSize + row_ahead % 16 * 16, h_ = by_h;
-    bias_ = pass_.bias + panel * 4 * kLanes<T>;
+    bias_ = pass_.vectors.bias + panel * 4 * kLanes<T>;
   }
   JAXLSTM_INLINE void advance() {
     for (long i = 0; i < stages_per_call_ && row_ < rows_.end; i++) run_stage();
@@ -56,7 +56,7 @@ class AmxCells {
     // Scales are powers of two, so it does not matter whether products and sums are fused.
     if constexpr (kIsFloat16<P>)
       return load(x_ + v * kResultSize) * unscale_x_[row_ahead_] + load(bias_ + v * kLanes<T>) +
-             load(h_ + v * kResultSize) * pass_.scale_h.unscale;
+             load(h_ + v * kResultSize) * pass_.operands.scale_h.unscale;
     return load(x_ + v * kResultSize) + load(bias_ + v * kLanes<T>) + load(h_ + v * kResultSize);
   }
 
@@ -64,11 +64,11 @@ class AmxCells {
   __attribute__((noinline)) Floats sigmoid_of(int v) const { return sigmoid<T>(sum(v)); }
   __attribute__((noinline)) Floats tanh_of(int v) const { return tanh<T>(sum(v)); }
   __attribute__((noinline)) void finish_row() {
-    pass_.store_m(s_, t_, row_, panel_, pass_.cell(t_, row_, panel_, i_, f_, g_, o_));
+    pass_.store_m(s_, t_, row_, panel_, pass_.vectors.cell(t_, row_, panel_, i_, f_, g_, o_));
   }
   __attribute__((noinline)) void run_row() {
     const Floats i = sigmoid<T>(sum(0)), f = sigmoid<T>(sum(1)), g = tanh<T>(sum(2)), o = sigmoid<T>(sum(3));
-    pass_.store_m(s_, t_, row_, panel_, pass_.cell(t_, row_, panel_, i, f, g, o));
+    pass_.store_m(s_, t_, row_, panel_, pass_.vectors.cell(t_, row_, panel_, i, f, g, o));
   }
 
   Pass& pass_;

@@ -11,26 +11,26 @@ namespace jaxlstm {
 namespace {
 
 template <class T, class P = Bfloat16Parts<T>>
-struct AmxForwardPass : AmxForwardOperands<T, P> {
-  typedef AmxForwardOperands<T, P> Operands;
-  using Operands::L, Operands::p, Operands::gates, Operands::panels, Operands::outputs, Operands::output_panels;
-  using Operands::cell, Operands::finish_c, Operands::is_valid, Operands::lengths_balance;
-  using Operands::live_rows, Operands::prepare_c, Operands::scratch_bytes, Operands::time_of, Operands::zero_outputs;
-  using Operands::kScales, Operands::use_amx, Operands::used, Operands::row_tiles, Operands::ahead;
-  using Operands::tiles_ahead, Operands::right_ih, Operands::right_hh, Operands::right_hr, Operands::left_h;
-  using Operands::left_m, Operands::my_rows, Operands::my_panels, Operands::first_row, Operands::unscale_x;
-  using Operands::find_scales, Operands::final_states, Operands::first_tile_ahead, Operands::inputs_ahead;
-  using Operands::load_h, Operands::pack_state, Operands::pack_weights, Operands::put_h, Operands::split_inputs;
+struct AmxForwardPass {
+  static constexpr long L = kLanes<T>;
+  static constexpr bool kScales = kIsFloat16<P>;
+  ForwardPass<T> vectors;  // computes the cells, and the calls that AMX does not
+  const ForwardArguments<T>& p = vectors.p;
+  Arena arena;
+  AmxForwardOperands<T, P> operands{vectors, arena};
+  const long panels = vectors.panels, output_panels = vectors.output_panels, row_tiles = operands.row_tiles;
   // W_ih x of the steps ahead, and W_hh h and W_hr m of a step, [panel][row tile][4][16][16].
   float *projected, *sums, *sums_hr;
   Magnitude<T> projections;  // of h after a projection
   uint32_t* magnitudes;
 
-  AmxForwardPass(const ForwardArguments<T>& arguments, void* scratch) : Operands(arguments, scratch) {
-    if (!use_amx) return;
-    Arena arena(scratch, scratch_bytes);
+  size_t scratch_bytes = vectors.scratch_bytes;
+
+  AmxForwardPass(const ForwardArguments<T>& arguments, void* scratch)
+      : vectors(arguments, scratch), arena(scratch, vectors.scratch_bytes) {
+    if (!operands.use_amx) return;
     sums = arena.take<float>(panels * row_tiles * 4 * kResultSize);
-    projected = arena.take<float>(panels * tiles_ahead * 4 * kResultSize);
+    projected = arena.take<float>(panels * operands.tiles_ahead * 4 * kResultSize);
     sums_hr = p.weight_hr ? arena.take<float>(output_panels * row_tiles * 4 * kResultSize) : nullptr;
     magnitudes = arena.take<uint32_t>(Magnitudes<T>::kSize);
     scratch_bytes = arena.used();
@@ -38,50 +38,53 @@ struct AmxForwardPass : AmxForwardOperands<T, P> {
 
   void run(int thread, int threads, Barrier& barrier) {
     if (run_on_tiles(thread, threads, barrier)) return;
-    ForwardPass<T>::run(thread, threads, barrier);  // overwrites all results
+    vectors.run(thread, threads, barrier);  // overwrites all results
   }
 
   // Returns false, with invalid results, if AMX is not faster or an operand was out of range.
   bool run_on_tiles(int thread, int threads, Barrier& barrier) {
-    if (!use_amx || threads > Magnitudes<T>::kMaxThreads) return false;
+    if (!operands.use_amx || threads > Magnitudes<T>::kMaxThreads) return false;
     TileRegisters registers;
     const WorkShare mine{shares_rows(threads), thread, threads};
-    my_rows = mine.rows(p.batch, 16), my_panels = mine.columns(panels);
-    if constexpr (kScales) find_scales(thread, threads, barrier);
-    pack_weights(thread, threads);
-    pack_state(thread, threads);
-    prepare_c(thread, threads);
-    split_inputs(0, mine);
+    operands.my_rows = mine.rows(p.batch, 16), operands.my_panels = mine.columns(panels);
+    if constexpr (kScales) operands.find_scales(thread, threads, barrier);
+    operands.pack_weights(thread, threads);
+    operands.pack_state(thread, threads);
+    vectors.prepare_c(thread, threads);
+    operands.split_inputs(0, mine);
     barrier.wait();
     run_steps(mine, registers, barrier);
-    finish_c(my_rows, my_panels);
+    vectors.finish_c(operands.my_rows, operands.my_panels);
     finish_streams();  // before another thread overwrites the results
     if constexpr (kIsHalf<T>) return true;
     Magnitudes<T> all(magnitudes);
-    all.record(thread, Operands::left, Operands::right, projections, kScales ? final_states() : Magnitude<T>{});
+    all.record(thread, operands.left, operands.right, projections,
+               kScales ? operands.final_states() : Magnitude<T>{});
     barrier.wait();
     return all.in_range(threads);
   }
 
   // Takes m = o tanh(c') of one row and one vector of units.
   JAXLSTM_INLINE void store_m(long s, long t, long row, long panel, Floats m) const {
-    const long count = gates.template count<float>(panel, 0);
-    if (p.weight_hr) left_m.put(row, panel * L, first_lanes(m, count));
+    const long count = vectors.gates.template count<float>(panel, 0);
+    if (p.weight_hr) operands.left_m.put(row, panel * L, first_lanes(m, count));
     else store_h(s, t, row, panel * L, count, m);
   }
 
  private:
   void run_steps(const WorkShare& mine, TileRegisters& registers, Barrier& barrier) {
     const Range my_outputs = mine.columns(output_panels);
+    const Range my_rows = operands.my_rows;
     Range before = my_rows;
     for (long s = 0; s < p.time; s++) {
-      const Range live = live_rows(s, my_rows);
-      if (s > 0 && s % ahead == 0) {
-        split_inputs(s, mine);
+      const Range live = vectors.live_rows(s, my_rows);
+      const bool looks_ahead = s % operands.ahead == 0;
+      if (s > 0 && looks_ahead) {
+        operands.split_inputs(s, mine);
         mine.synchronize(barrier);
       }
-      if (s % ahead == 0) project_inputs(registers);
-      zero_outputs(s, mine.whole_rows({live.end, my_rows.end}));
+      if (looks_ahead) project_inputs(registers);
+      vectors.zero_outputs(s, mine.whole_rows({live.end, my_rows.end}));
       copy_h(s, mine.whole_rows({live.end, before.end}));
       if (live.size()) step_on_tiles(s, live);
       if (p.weight_hr && live.size()) {
@@ -96,43 +99,47 @@ struct AmxForwardPass : AmxForwardOperands<T, P> {
   bool shares_rows(int threads) const {
     const long weight_bytes = RightOperand<P>::size(panels, ceil_divide(p.h_size, kTileDepth)) * sizeof(TileBits);
     return threads > 1 && sharing_forward_rows_is_faster(p.batch / threads, weight_bytes) &&
-           lengths_balance(threads, [&](int thread) { return WorkShare{true, thread, threads}.rows(p.batch, 16); });
+           vectors.lengths_balance(threads, [&](int t) { return WorkShare{true, t, threads}.rows(p.batch, 16); });
   }
 
   // The panels of a thread take turns in the memory of its first two, which stays in the first-level cache.
   float* sums_at(long panel, long row_tile) const {
-    const long place = my_panels.begin + (panel - my_panels.begin) % 2;
+    const long first = operands.my_panels.begin, place = first + (panel - first) % 2;
     return sums + (place * row_tiles + row_tile) * 4 * kResultSize;
   }
   float* projected_at(long panel, long tile) const {
-    return projected + (panel * tiles_ahead + first_tile_ahead() + tile) * 4 * kResultSize;
+    return projected + (panel * operands.tiles_ahead + operands.first_tile_ahead() + tile) * 4 * kResultSize;
   }
   void project_inputs(TileRegisters& registers) {
-    const LeftOperand<P> x = inputs_ahead();
+    const LeftOperand<P> x = operands.inputs_ahead();
+    const long used = operands.used;
     if (!x.row_tiles) return;
-    if (used < 16) registers.set_rows(minimum(16L, first_row[ahead]));
-    for (long panel = my_panels.begin; panel < my_panels.end; panel++)
-      multiply_panel(x, x.row_tiles, right_ih, panel, [&](long tile) { return projected_at(panel, tile); }, [] {});
+    if (used < 16) registers.set_rows(minimum(16L, operands.first_row[operands.ahead]));
+    for (long panel = operands.my_panels.begin; panel < operands.my_panels.end; panel++)
+      multiply_panel(x, x.row_tiles, operands.right_ih, panel, [&](long tile) { return projected_at(panel, tile); },
+                     [] {});
     if (used < 16) registers.set_rows(used);
   }
 
   // As copy_h, for the parts of h.
   void copy_h(long s, Range rows) const {
-    for (long row = rows.begin; row < minimum(rows.end, used); row++)
-      for (long column = 0; column < p.h_size; column += L) put_h(s, row, column, load_h(row, column));
+    for (long row = rows.begin; row < minimum(rows.end, operands.used); row++)
+      for (long column = 0; column < p.h_size; column += L)
+        operands.put_h(s, row, column, operands.load_h(row, column));
   }
   void step_on_tiles(long s, Range rows) {
     const long first_tile = rows.begin / 16, tiles = ceil_divide(rows.size(), 16);
-    const LeftOperand<P> before = left_h[s & 1].from(first_tile);
-    const long calls = interleaved_calls<P>(tiles, right_hh.k_tiles);
+    const LeftOperand<P> before = operands.left_h[s & 1].from(first_tile);
+    const long calls = interleaved_calls<P>(tiles, operands.right_hh.k_tiles);
+    const Range my_panels = operands.my_panels;
     AmxCells<AmxForwardPass, T, P> cells(*this, s, rows, calls);  // of the panel that was multiplied before
     for (long i = my_panels.begin; i < my_panels.end; i++) {
       const long panel = s & 1 ? my_panels.begin + my_panels.end - 1 - i : i;
-      multiply_panel(before, tiles, right_hh, panel, [&](long tile) { return sums_at(panel, first_tile + tile); },
-                     [&] { cells.advance(); });
+      multiply_panel(before, tiles, operands.right_hh, panel,
+                     [&](long tile) { return sums_at(panel, first_tile + tile); }, [&] { cells.advance(); });
       cells.finish();
-      cells.start(panel, first_row[s % ahead], projected_at(panel, 0), sums_at(panel, first_tile),
-                  kScales ? unscale_x + first_tile_ahead() * 16 : nullptr);
+      cells.start(panel, operands.first_row[s % operands.ahead], projected_at(panel, 0), sums_at(panel, first_tile),
+                  kScales ? operands.unscale_x + operands.first_tile_ahead() * 16 : nullptr);
     }
     cells.finish();
   }
@@ -140,11 +147,11 @@ struct AmxForwardPass : AmxForwardOperands<T, P> {
   // Stores h as output, as operand of the next step and, where it may be the last one, as state.
   JAXLSTM_INLINE void store_h(long s, long t, long row, long column, long count, Floats h) const {
     const long at = row * p.h_size + column;
-    const bool valid = is_valid(t, row);
+    const bool valid = vectors.is_valid(t, row);
     store(p.y + t * p.batch * p.h_size + at, valid ? h : Floats{}, count);
-    if (!valid) h = load_h(row, column);
+    if (!valid) h = operands.load_h(row, column);
     else if (p.valid || s == p.time - 1) store(p.h_n + at, rounded<T>(h), count);
-    if (s < p.time - 1) put_h(s, row, column, first_lanes(h, count));
+    if (s < p.time - 1) operands.put_h(s, row, column, first_lanes(h, count));
   }
 
   // As in forward.h.
@@ -152,15 +159,15 @@ struct AmxForwardPass : AmxForwardOperands<T, P> {
     const long first_tile = rows.begin / 16;
     for (long panel = my_outputs.begin; panel < my_outputs.end; panel++) {
       const auto sums_of = [&](long tile) { return sums_hr + (panel * row_tiles + tile) * 4 * kResultSize; };
-      multiply_panel(left_m.from(first_tile), ceil_divide(rows.size(), 16), right_hr, panel,
+      multiply_panel(operands.left_m.from(first_tile), ceil_divide(rows.size(), 16), operands.right_hr, panel,
                      [&](long tile) { return sums_of(first_tile + tile); }, [] {});
       for (long row = rows.begin; row < rows.end; row++)
         for (int v = 0; v < 4; v++) {
-          const long count = outputs.template count<float>(panel, v);
+          const long count = vectors.outputs.template count<float>(panel, v);
           if (!count) continue;
           const Floats h = load(sums_of(row / 16) + v * kResultSize + row % 16 * 16);
           projections.update(first_lanes(h, count));
-          store_h(s, time_of(s), row, outputs.template first<float>(panel, v), count, h);
+          store_h(s, vectors.time_of(s), row, vectors.outputs.template first<float>(panel, v), count, h);
         }
     }
   }

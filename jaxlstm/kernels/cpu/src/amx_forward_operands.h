@@ -4,18 +4,20 @@
 #pragma once
 #include "amx_operands.h"
 #include "amx_policy.h"
-#include "amx_scales.h"
 #include "forward.h"
 
 namespace jaxlstm {
 namespace {
 
-// P: the parts of the operands (amx_parts.h).
+// P: the parts of the operands (amx.h).
 template <class T, class P>
-struct AmxForwardOperands : ForwardPass<T> {
-  typedef ForwardPass<T> Base;
-  using Base::L, Base::p, Base::gates, Base::panels, Base::outputs, Base::output_panels, Base::scratch_bytes;
-  using Base::is_valid, Base::live_rows, Base::time_of;
+struct AmxForwardOperands {
+  static constexpr long L = kLanes<T>;
+  const ForwardOperands<T>& plain;  // as packed for vectors
+  const ForwardArguments<T>& p = plain.p;
+  const GateColumns gates = plain.gates;
+  const PlainColumns outputs = plain.outputs;
+  const long panels = plain.panels, output_panels = plain.output_panels;
   typedef std::conditional_t<kIsHalf<T>, PackedPanels, RightOperand<P>> Weights;
   static constexpr long kRowsAhead = 256;
   static constexpr bool kScales = kIsFloat16<P>;
@@ -38,22 +40,20 @@ struct AmxForwardOperands : ForwardPass<T> {
   Range my_rows, my_panels;
   long first_row[kRowsAhead + 1];
 
-  AmxForwardOperands(const ForwardArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
+  AmxForwardOperands(const ForwardOperands<T>& plain, Arena& arena) : plain(plain) {
     if (!use_amx) return;
-    Arena arena(scratch, scratch_bytes);
-    right_ih = weights(arena, Base::weight_ih, p.input_size, panels);
-    right_hh = weights(arena, Base::weight_hh, p.h_size, panels);
+    right_ih = weights(arena, plain.weight_ih, p.input_size, panels);
+    right_hh = weights(arena, plain.weight_hh, p.h_size, panels);
     left_x = LeftOperand<P>::take(arena, tiles_ahead, p.input_size);
     for (LeftOperand<P>& operand : left_h) operand = LeftOperand<P>::take(arena, row_tiles, p.h_size);
     if (p.weight_hr) {
-      right_hr = weights(arena, Base::weight_hr, p.hidden_size, output_panels);
+      right_hr = weights(arena, plain.weight_hr, p.hidden_size, output_panels);
       left_m = LeftOperand<P>::take(arena, row_tiles, p.hidden_size);
     }
     if (kScales) {
       scales_ih = ColumnScales::take(arena, p.input_size), scales_hh = ColumnScales::take(arena, p.h_size);
       unscale_x = arena.take<float>(tiles_ahead * 16);
     }
-    scratch_bytes = arena.used();
   }
 
   // The tiles ahead of all threads form one array. Returns the first tile of this thread.
@@ -71,8 +71,8 @@ struct AmxForwardOperands : ForwardPass<T> {
 
   void find_scales(int thread, int threads, Barrier& barrier) {
     if (p.prepared) {
-      scales_ih.find_in_panels(Base::weight_ih, panels, p.input_size, thread, threads);
-      scales_hh.find_in_panels(Base::weight_hh, panels, p.h_size, thread, threads);
+      scales_ih.find_in_panels(plain.weight_ih, panels, p.input_size, thread, threads);
+      scales_hh.find_in_panels(plain.weight_hh, panels, p.h_size, thread, threads);
     } else {
       scales_ih.find(p.weight_ih, 4 * p.hidden_size, p.input_size, thread, threads);
       scales_hh.find(p.weight_hh, 4 * p.hidden_size, p.h_size, thread, threads);
@@ -94,16 +94,16 @@ struct AmxForwardOperands : ForwardPass<T> {
 
   void pack_weights(int thread, int threads) {
     if constexpr (kIsHalf<T>) {
-      if (!p.prepared) Base::pack_weights(thread, threads);
+      if (!p.prepared) plain.pack_weights(thread, threads);
     } else {
       const Range units = share_of({0, panels}, thread, threads);
       for (long panel = units.begin; panel < units.end; panel++) {
-        pack_panel(right_ih, p.weight_ih, Base::weight_ih, p.input_size, gates, panel, scales_ih);
-        pack_panel(right_hh, p.weight_hh, Base::weight_hh, p.h_size, gates, panel, scales_hh);
+        pack_panel(right_ih, p.weight_ih, plain.weight_ih, p.input_size, gates, panel, scales_ih);
+        pack_panel(right_hh, p.weight_hh, plain.weight_hh, p.h_size, gates, panel, scales_hh);
       }
       const Range projected_units = share_of({0, p.weight_hr ? output_panels : 0}, thread, threads);
       for (long panel = projected_units.begin; panel < projected_units.end; panel++)
-        pack_panel(right_hr, p.weight_hr, Base::weight_hr, p.hidden_size, outputs, panel, {});
+        pack_panel(right_hr, p.weight_hr, plain.weight_hr, p.hidden_size, outputs, panel, {});
     }
   }
   // Packs one panel from the weights or, if they were prepared, from the panel of vectors.
@@ -142,7 +142,7 @@ struct AmxForwardOperands : ForwardPass<T> {
   void split_inputs(long s, const WorkShare& mine) {
     first_row[0] = 0;
     for (long i = 0; i < ahead; i++)
-      first_row[i + 1] = first_row[i] + (s + i < p.time ? live_rows(s + i, my_rows).size() : 0);
+      first_row[i + 1] = first_row[i] + (s + i < p.time ? plain.live_rows(s + i, my_rows).size() : 0);
     const long all_rows = first_row[ahead];
     const LeftOperand<P> x = inputs_ahead();
     const Range tiles = mine.whole_rows({0, x.row_tiles});
@@ -151,8 +151,8 @@ struct AmxForwardOperands : ForwardPass<T> {
       const long count = minimum(16L, all_rows - 16 * tile);
       for (long r = 0; r < count; r++) {
         while (16 * tile + r >= first_row[i + 1]) i++;
-        const long row = my_rows.begin + 16 * tile + r - first_row[i], t = time_of(s + i);
-        rows[r] = is_valid(t, row) ? p.x + (t * p.batch + row) * p.input_size : nullptr;
+        const long row = my_rows.begin + 16 * tile + r - first_row[i], t = plain.time_of(s + i);
+        rows[r] = plain.is_valid(t, row) ? p.x + (t * p.batch + row) * p.input_size : nullptr;
       }
       pack_inputs(x, rows, count, tile);
     }

@@ -11,12 +11,16 @@ namespace jaxlstm {
 namespace {
 
 template <class T, class P = Bfloat16Parts<T>>
-struct AmxGradientsPass : AmxInputGradients<T, P> {
+struct AmxGradientsPass {
   typedef AmxInputGradients<T, P> InputGradients;
-  using InputGradients::p, InputGradients::rows, InputGradients::gates, InputGradients::scratch_bytes;
-  using InputGradients::h_before, InputGradients::x_at, InputGradients::use_amx, InputGradients::gate_tiles_of;
-  using InputGradients::kDepth, InputGradients::kScales;
-  using typename InputGradients::OperandMagnitudes;
+  typedef typename InputGradients::OperandMagnitudes OperandMagnitudes;
+  static constexpr long kDepth = InputGradients::kDepth;
+  static constexpr bool kScales = InputGradients::kScales;
+  GradientsPass<T> vectors;  // computes the calls that AMX does not
+  const GradientsArguments<T>& p = vectors.p;
+  Arena arena;
+  InputGradients inputs{p, arena};
+  const long rows = vectors.rows, gates = vectors.gates;
   static constexpr long kPanels = 4;  // panels of grad_gates packed at a time
   static_assert(kPanels * 4 == InputGradients::kRowTiles, "both products use the same buffer");
   static constexpr long kPairSize = kDepth * 2 * P::kCount * kTileSize;
@@ -31,9 +35,11 @@ struct AmxGradientsPass : AmxInputGradients<T, P> {
   LaneScales *column_scales, *gate_scales;
   uint32_t* magnitudes;
 
-  AmxGradientsPass(const GradientsArguments<T>& arguments, void* scratch) : InputGradients(arguments, scratch) {
-    if (!use_amx) return;
-    Arena arena(scratch, scratch_bytes);
+  size_t scratch_bytes = vectors.scratch_bytes;
+
+  AmxGradientsPass(const GradientsArguments<T>& arguments, void* scratch)
+      : vectors(arguments, scratch), arena(scratch, vectors.scratch_bytes) {
+    if (!inputs.use_amx) return;
     left = arena.take<TileBits>(pairs * kPairSize);
     sums = arena.take<float>(pairs * gate_panels * 8 * kResultSize);
     column_scales = arena.take<LaneScales>(kScales ? pairs * 2 : 0);
@@ -44,22 +50,22 @@ struct AmxGradientsPass : AmxInputGradients<T, P> {
 
   void run(int thread, int threads, Barrier& barrier) {
     if (run_on_tiles(thread, threads, barrier)) return;
-    GradientsPass<T>::run(thread, threads, barrier);  // overwrites all results
+    vectors.run(thread, threads, barrier);  // overwrites all results
   }
 
   // Returns false, with invalid results, if AMX is not faster or an operand was out of range.
   bool run_on_tiles(int thread, int threads, Barrier& barrier) {
-    if (!use_amx) return false;
+    if (!inputs.use_amx) return false;
     const TileRegisters registers;
     OperandMagnitudes magnitude;
     if constexpr (kScales) {
-      if (p.grad_x) this->find_weight_scales(thread, threads);
+      if (p.grad_x) inputs.find_weight_scales(thread, threads);
       barrier.wait();
     }
-    if (p.grad_x) this->pack_weights(thread, threads, magnitude);
+    if (p.grad_x) inputs.pack_weights(thread, threads, magnitude);
     if (pairs || p.grad_bias) weight_gradients(thread, threads, barrier, magnitude);
     barrier.wait();
-    if (p.grad_x) this->input_gradients(thread, threads, magnitude);
+    if (p.grad_x) inputs.input_gradients(thread, threads, magnitude);
     Magnitudes<T> all(magnitudes);
     all.record(thread, magnitude.grad_gates, magnitude.x, magnitude.h, magnitude.weight_ih);
     barrier.wait();
@@ -93,7 +99,8 @@ struct AmxGradientsPass : AmxInputGradients<T, P> {
 
   // Returns row r of 16 columns of x or h, from row `row` on.
   const T* operand_at(long row, long tile, long r) const {
-    return tile < 2 * input_pairs ? x_at(row + r) + 16 * tile : h_before(row + r) + 16 * (tile - 2 * input_pairs);
+    if (tile < 2 * input_pairs) return vectors.x_at(row + r) + 16 * tile;
+    return vectors.h_before(row + r) + 16 * (tile - 2 * input_pairs);
   }
   long operand_width(long tile) const {
     return tile < 2 * input_pairs ? p.input_size - 16 * tile : p.h_size - 16 * (tile - 2 * input_pairs);
@@ -122,7 +129,7 @@ struct AmxGradientsPass : AmxInputGradients<T, P> {
     const auto scaling = [&](int v, Floats x) { return kScales ? x * scales[v].scale : x; };
     for (long k = 0; k < depth; k++) {
       const long from = row + k * kTileDepth;
-      RightOperand<P>{gate_tiles_of(thread), kDepth}.pack_rows_and_sum(
+      RightOperand<P>{inputs.gate_tiles_of(thread), kDepth}.pack_rows_and_sum(
           p.grad_gates + from * gates + 64 * panel, gates, rows - from, gates - 64 * panel, n, k, magnitude.grad_gates,
           sum, scaling);
     }
@@ -146,7 +153,7 @@ struct AmxGradientsPass : AmxInputGradients<T, P> {
   float* sums_at(long pair, long panel) const { return sums + (pair * gate_panels + panel) * 8 * kResultSize; }
 
   void multiply_panels(long row, long depth, long first, long last, int thread) const {
-    const RightOperand<P> panels{gate_tiles_of(thread), kDepth};
+    const RightOperand<P> panels{inputs.gate_tiles_of(thread), kDepth};
     for (long pair = 0; pair < pairs; pair++) {
       const TileBits* next_pair = left + (pair + 1) % pairs * kPairSize;
       for (long panel = first; panel < last; panel++)

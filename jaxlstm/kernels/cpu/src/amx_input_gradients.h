@@ -2,17 +2,18 @@
 // and W_ih the right one.
 #pragma once
 #include "amx_product.h"
-#include "amx_scales.h"
 #include "gradients.h"
 
 namespace jaxlstm {
 namespace {
 
-// P: the parts of the operands (amx_parts.h).
+// P: the parts of the operands (amx.h).
 template <class T, class P>
-struct AmxInputGradients : GradientsPass<T> {
-  typedef GradientsPass<T> Base;
-  using Base::p, Base::rows, Base::gates, Base::inputs, Base::input_panels, Base::scratch_bytes;
+struct AmxInputGradients {
+  const GradientsArguments<T>& p;
+  const long rows = p.time * p.batch, gates = 4 * p.hidden_size;
+  const PlainColumns inputs{p.input_size};
+  const long input_panels = inputs.template panels<T>();
   static constexpr bool kScales = kIsFloat16<P>;
   static constexpr long kDepth = kMaxChainTiles;  // k tiles per chunk
   static constexpr long kRowTiles = 16;           // row tiles of grad_gates packed at a time
@@ -34,15 +35,13 @@ struct AmxInputGradients : GradientsPass<T> {
     Magnitude<T> grad_gates, x, h, weight_ih;
   };
 
-  AmxInputGradients(const GradientsArguments<T>& arguments, void* scratch) : Base(arguments, scratch) {
+  AmxInputGradients(const GradientsArguments<T>& arguments, Arena& arena) : p(arguments) {
     if (!use_amx) return;
-    Arena arena(scratch, scratch_bytes);
     right = RightOperand<P>::take(arena, p.grad_x ? input_panels : 0, gates);
     gate_tiles = arena.take<TileBits>(p.threads * kGateTilesSize);
     grad_x = arena.take<float>(p.grad_x ? p.threads * input_panels * kRowTiles * 4 * kResultSize : 0);
     scales_ih = ColumnScales::take(arena, kScales && p.grad_x ? gates : 0);
     row_scales = arena.take<RowScale>(kScales ? p.threads * kRowTiles * 16 : 0);
-    scratch_bytes = arena.used();
   }
 
   TileBits* gate_tiles_of(int thread) const { return gate_tiles + thread * kGateTilesSize; }

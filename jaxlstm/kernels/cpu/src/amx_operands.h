@@ -1,9 +1,7 @@
 // Operands of products on AMX.
 #pragma once
-#include "amx_parts.h"
+#include "amx.h"
 #include "amx_range.h"
-#include "arena.h"
-#include "work_sharing.h"
 
 namespace jaxlstm {
 namespace {

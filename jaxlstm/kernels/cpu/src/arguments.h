@@ -13,8 +13,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "barrier.h"
 #include "half.h"
+#include "wait.h"
 
 namespace jaxlstm {
 

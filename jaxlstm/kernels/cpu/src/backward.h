@@ -1,5 +1,5 @@
 // The backward pass: it computes the gradients of the gates from the gradients of the outputs, backwards through the
-// steps of the forward pass. It is the transpose of the tangent recurrence in jaxlstm/layer/scan.py. The gradients of weights
+// steps of the forward pass. It is the transpose of outputs_tangent in jaxlstm/layer/scan.py. The gradients of weights
 // and inputs are large products of grad_gates, computed afterwards (gradients.h).
 //
 // A step computes grad_h = W_hh^T grad_gates of the step that follows it in the forward pass, and its own grad_gates
@@ -64,7 +64,6 @@ struct BackwardPass {
     finish(my_rows, my_units);
   }
 
- protected:
   bool split_rows(int threads) const {
     const long weight_bytes = state_panels * gate_rows * 4 * L * long(sizeof(T));
     return threads > 1 && sharing_rows_is_faster(p.batch / threads, weight_bytes);

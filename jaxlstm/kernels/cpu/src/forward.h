@@ -6,10 +6,6 @@
 #include "activations.h"
 #include "forward_operands.h"
 
-#if defined(__AVX512BF16__)
-#include "bfloat16_activations.h"
-#endif
-
 namespace jaxlstm {
 namespace {
 
@@ -70,7 +66,6 @@ struct ForwardPass : ForwardOperands<T> {
     finish_streams();
   }
 
- protected:
   // Returns true if threads should share the rows: if that is faster in principle (work_sharing.h), and if ragged
   // lengths allow it.
   bool split_rows(int threads) const {

@@ -45,8 +45,7 @@ struct ForwardOperands {
     pack_bias({0, panels});
   }
 
- protected:
-  void pack_weights(int thread, int threads) {
+  void pack_weights(int thread, int threads) const {
     const Range mine = share_of({0, panels}, thread, threads);
     const Range projected = share_of({0, output_panels}, thread, threads);
     pack(p.weight_ih, p.input_size, 1, p.input_size, gates, mine.begin, mine.end, weight_ih);

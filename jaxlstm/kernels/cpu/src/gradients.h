@@ -95,7 +95,6 @@ struct GradientsPass {
     }
   }
 
- protected:
   static constexpr long kAdjacent = kIsHalf<T> ? 2 : 1;  // the k of one packed element
   // Blocks of gates form strips of whole vectors. A strip is packed from a few rows at a time, since the rows of
   // grad_gates often share a set of the first-level cache.

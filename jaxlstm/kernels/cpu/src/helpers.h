@@ -18,9 +18,9 @@
 #include <thread>
 #include <vector>
 
-#include "barrier.h"
 #include "cost.h"
 #include "team.h"
+#include "wait.h"
 
 namespace jaxlstm {
 

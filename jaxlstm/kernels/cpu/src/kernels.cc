@@ -3,20 +3,38 @@
 #include "forward.h"
 #include "gradients.h"
 #include "subnormals.h"
-#include "widened_backward.h"
-#include "widened_forward.h"
+#include "widened.h"
 
 #if defined(__AMX_BF16__)
 #include "amx_backward.h"
 #include "amx_forward.h"
 #include "amx_gradients.h"
 #endif
-#if defined(JAXLSTM_FLOAT16_TILES)
-#include "amx_float16.h"
-#endif
 
 namespace jaxlstm {
 namespace {
+
+#if defined(JAXLSTM_FLOAT16_TILES)
+// A pass with tiles of float16, which takes half as many tile products as with bfloat16. It computes in bfloat16 what
+// float16 cannot represent.
+template <class Arguments, template <class, class> class Pass>
+struct AmxFloat16Pass {
+  Pass<float, TwoFloat16> pass;
+  Pass<float, ThreeBfloat16> fallback;
+  const size_t scratch_bytes =
+      pass.scratch_bytes > fallback.scratch_bytes ? pass.scratch_bytes : fallback.scratch_bytes;
+
+  AmxFloat16Pass(const Arguments& arguments, void* scratch) : pass(arguments, scratch), fallback(arguments, scratch) {}
+
+  void run(int thread, int threads, Barrier& barrier) {
+    if (pass.run_on_tiles(thread, threads, barrier)) return;
+    barrier.wait();  // all threads know that the pass failed, before one of them overwrites its memory
+    fallback.run(thread, threads, barrier);
+  }
+};
+typedef AmxFloat16Pass<ForwardArguments<float>, AmxForwardPass> AmxFloat16ForwardPass;
+typedef AmxFloat16Pass<GradientsArguments<float>, AmxGradientsPass> AmxFloat16GradientsPass;
+#endif
 
 // The passes for float32, and for bfloat16 where the processor multiplies it.
 #if defined(__AMX_BF16__)
@@ -95,10 +113,10 @@ constexpr Passes<T> kFastPasses = kPasses<T, FastForward<T>, FastBackward<T>, Fa
 // Half precision by passes in float32.
 template <class T>
 constexpr Passes<T> kWidenedPasses{
-    kPass<ForwardArguments<T>, WidenedForwardPass<T, FastForward<float>>>,
-    kPass<BackwardArguments<T>, WidenedBackwardPass<T, FastBackward<float>>>,
-    kPass<GradientsArguments<T>, WidenedGradientsPass<T, FastGradients<float>>>, nullptr, nullptr, activations<float>,
-    kMultiplicationsPerThread<float>};
+    kPass<ForwardArguments<T>, WidenedPass<T, ForwardArguments, FastForward<float>>>,
+    kPass<BackwardArguments<T>, WidenedPass<T, BackwardArguments, FastBackward<float>>>,
+    kPass<GradientsArguments<T>, WidenedPass<T, GradientsArguments, FastGradients<float>>>, nullptr, nullptr,
+    activations<float>, kMultiplicationsPerThread<float>};
 
 #if defined(__AVX512BF16__)
 constexpr const Passes<Bfloat16>& kBfloat16Passes = kFastPasses<Bfloat16>;

@@ -7,10 +7,8 @@
 #include <vector>
 
 #include "cost.h"
-#include "dtypes.h"
 #include "helpers.h"
 #include "memory.h"
-#include "prepared_weights.h"
 
 namespace jaxlstm {
 

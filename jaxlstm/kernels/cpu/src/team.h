@@ -9,7 +9,7 @@
 #include <memory>
 #include <thread>
 
-#include "barrier.h"
+#include "wait.h"
 
 namespace jaxlstm {
 

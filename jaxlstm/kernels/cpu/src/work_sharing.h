@@ -6,8 +6,8 @@
 // By rows: each thread computes all columns for some of the rows. Threads never wait for each other, so a thread that
 // the system suspends delays no other, but each thread reads all weights.
 #pragma once
-#include "barrier.h"
 #include "vector.h"
+#include "wait.h"
 
 namespace jaxlstm {
 namespace {
