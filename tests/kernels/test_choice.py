@@ -40,16 +40,6 @@ def test_auto_selects_the_kernel_by_dtype() -> None:
 
 
 @needs_native
-def test_auto_packs_large_weights_only_if_it_pays() -> None:
-    short, long = kernels.WORTH_PACKING - 1, kernels.WORTH_PACKING
-    large = kernels.SMALL_WEIGHTS + 1
-    assert kernels.select_recurrence("auto", jnp.float32, weights=large, rows=short) is kernels.PLAIN
-    assert kernels.select_recurrence("auto", jnp.float32, weights=large, rows=long) is not kernels.PLAIN
-    assert kernels.select_recurrence("auto", jnp.float32, weights=9, rows=short) is not kernels.PLAIN
-    assert kernels.select_recurrence("native", jnp.float32, weights=large, rows=1) is not kernels.PLAIN
-
-
-@needs_native
 @pytest.mark.parametrize(
     ("config", "time", "batch", "selected"),
     [
@@ -61,12 +51,15 @@ def test_auto_packs_large_weights_only_if_it_pays() -> None:
         (LSTMConfig(449, 128, proj_size=64), 1, 1, False),
     ],
 )
-def test_a_layer_passes_its_sizes(config: LSTMConfig, time: int, batch: int, selected: bool) -> None:
+def test_auto_packs_large_weights_only_if_it_pays(
+    config: LSTMConfig, time: int, batch: int, selected: bool
+) -> None:
     shapes = {**param_shapes(config), "x": (time, batch, config.input_size)}
     arrays = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     x = arrays.pop("x")
     traced = jax.make_jaxpr(lambda p, x: lstm(p, x, config=config))(arrays, x)
     assert ("lstm_forward" in str(traced)) == selected
+    assert kernels.select_recurrence("native", jnp.float32, weights=10**9, rows=1) is not kernels.PLAIN
 
 
 def test_unknown_backend() -> None:

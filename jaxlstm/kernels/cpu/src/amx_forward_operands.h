@@ -13,7 +13,7 @@ namespace {
 template <class T, class P>
 struct AmxForwardOperands {
   static constexpr long L = kLanes<T>;
-  const ForwardOperands<T>& plain;  // as packed for vectors
+  const ForwardPass<T>& plain;  // as packed for vectors
   const ForwardArguments<T>& p = plain.p;
   const GateColumns gates = plain.gates;
   const PlainColumns outputs = plain.outputs;
@@ -40,7 +40,7 @@ struct AmxForwardOperands {
   Range my_rows, my_panels;
   long first_row[kRowsAhead + 1];
 
-  AmxForwardOperands(const ForwardOperands<T>& plain, Arena& arena) : plain(plain) {
+  AmxForwardOperands(const ForwardPass<T>& plain, Arena& arena) : plain(plain) {
     if (!use_amx) return;
     right_ih = weights(arena, plain.weight_ih, p.input_size, panels);
     right_hh = weights(arena, plain.weight_hh, p.h_size, panels);

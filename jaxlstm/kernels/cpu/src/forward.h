@@ -1,10 +1,19 @@
 // The forward pass. A step is one product of [x | h] with the packed weights (panel.h). A panel holds all four gates of
 // some hidden units, so their new state is computed while the gates are still in registers.
 //
-// Threads share the hidden units or the rows of each step (work_sharing.h).
+// Threads share the hidden units or the rows of each step (work_sharing.h). Only the rows up to the last valid one of a
+// step are computed, and none of a step without valid rows. That depends only on `valid`, so all threads agree on when
+// to synchronize.
 #pragma once
 #include "activations.h"
-#include "forward_operands.h"
+#include "arena.h"
+#include "arguments.h"
+#include "panel.h"
+#include "work_sharing.h"
+
+#if defined(__AVX512BF16__)
+#include "bfloat16.h"
+#endif
 
 namespace jaxlstm {
 namespace {
@@ -14,23 +23,34 @@ namespace {
 constexpr long kMaxHoistedRows = 4, kHoistedBytes = 512 << 10;
 
 template <class T>
-struct ForwardPass : ForwardOperands<T> {
-  typedef ForwardOperands<T> Operands;
-  using Operands::L, Operands::p, Operands::gates, Operands::panels, Operands::outputs, Operands::output_panels;
-  using Operands::bias, Operands::c, Operands::weight_hh, Operands::weight_hr, Operands::weight_ih;
-  using Operands::finish_c, Operands::is_valid, Operands::lengths_balance, Operands::live_rows, Operands::pack_weights;
-  using Operands::prepare_c, Operands::scratch_bytes, Operands::time_of, Operands::zero_outputs;
+struct ForwardPass {
+  static constexpr long L = kLanes<T>;
+  const ForwardArguments<T>& p;
+  const GateColumns gates{p.hidden_size};
+  const PlainColumns outputs{p.h_size};
+  const long panels = gates.panels<T>(), output_panels = outputs.panels<T>();
   const bool hoisted = p.batch <= kMaxHoistedRows;
   // A small derivative is still in the caches when the backward pass reads it.
   const bool streams = kStreams && 6 * p.time * p.batch * p.hidden_size * long(sizeof(Wide<T>)) > 1 << 20;
+  // Packed weights and bias, and the state c as [panel][row][lanes].
+  T *weight_ih, *weight_hh, *weight_hr;
+  Wide<T>*bias, *c;
+  size_t prepared_bytes, scratch_bytes;
   // m = o tanh(c') before a projection, h before and after the current step, and hoisted W_ih x + b as
   // [panel][row][4][lanes].
   T *m, *h[2];
   Wide<T>* ahead;
   long steps_ahead = 0;
 
-  ForwardPass(const ForwardArguments<T>& arguments, void* scratch) : Operands(arguments, scratch) {
-    Arena arena(scratch, scratch_bytes);
+  ForwardPass(const ForwardArguments<T>& arguments, void* scratch) : p(arguments) {
+    Arena weights(p.prepared ? const_cast<void*>(p.prepared) : scratch);
+    weight_ih = weights.take<T>(panels * padded_depth<T>(p.input_size) * 4 * L);
+    weight_hh = weights.take<T>(panels * padded_depth<T>(p.h_size) * 4 * L);
+    weight_hr = p.weight_hr ? weights.take<T>(output_panels * padded_depth<T>(p.hidden_size) * 4 * L) : nullptr;
+    bias = weights.take<Wide<T>>(panels * 4 * L);
+    prepared_bytes = weights.used();
+    Arena arena(scratch, p.prepared ? 0 : prepared_bytes);
+    c = arena.take<Wide<T>>(panels * p.batch * L);
     m = p.weight_hr ? arena.take<T>(p.batch * p.hidden_size) : nullptr;
     for (T*& buffer : h) buffer = arena.take<T>(p.batch * p.h_size);
     if (hoisted && p.batch) {
@@ -46,7 +66,8 @@ struct ForwardPass : ForwardOperands<T> {
     const WorkShare mine{split_rows(threads), thread, threads};
     const Range units = mine.columns(panels), rows = mine.rows(p.batch), projected = mine.columns(output_panels);
     if (!p.prepared) pack_weights(thread, threads);
-    prepare(thread, threads);
+    prepare_c(thread, threads);
+    if (thread == 0) copy_rounded(p.h_0, h[0], p.batch * p.h_size);
     barrier.wait();
     Range before = rows;  // the rows of the previous step
     for (long s = 0; s < p.time; s++) {
@@ -62,8 +83,90 @@ struct ForwardPass : ForwardOperands<T> {
       if (live.size() || before.size()) mine.synchronize(barrier);
       before = live;
     }
-    finish(rows, mine.whole_rows(rows), units);
+    finish_c(rows, units);
+    const Range rows_of_h = mine.whole_rows(rows);
+    const long first = rows_of_h.begin * p.h_size;
+    copy_widened(h[p.time & 1] + first, p.h_n + first, rows_of_h.size() * p.h_size);
     finish_streams();
+  }
+
+  // Packs weights and bias to the start of scratch memory, which other calls then take as `prepared`.
+  void prepare_weights() {
+    pack_weights(0, 1);
+    pack_bias({0, panels});
+  }
+
+  void pack_weights(int thread, int threads) const {
+    const Range mine = share_of({0, panels}, thread, threads);
+    const Range projected = share_of({0, output_panels}, thread, threads);
+    pack(p.weight_ih, p.input_size, 1, p.input_size, gates, mine.begin, mine.end, weight_ih);
+    pack(p.weight_hh, p.h_size, 1, p.h_size, gates, mine.begin, mine.end, weight_hh);
+    if (p.weight_hr)
+      pack(p.weight_hr, p.hidden_size, 1, p.hidden_size, outputs, projected.begin, projected.end, weight_hr);
+  }
+
+  void pack_bias(Range mine) {
+    for (long panel = mine.begin; panel < mine.end; panel++)
+      for (int v = 0; v < 4; v++) {
+        const long count = p.bias ? gates.count<T>(panel, v) : 0;
+        for (long l = 0; l < L; l++)
+          bias[(panel * 4 + v) * L + l] = l < count ? p.bias[gates.first<T>(panel, v) + l] : 0;
+      }
+  }
+
+  // Packs the bias and copies the initial c.
+  void prepare_c(int thread, int threads) {
+    const Range mine = share_of({0, panels}, thread, threads);
+    if (!p.prepared) pack_bias(mine);
+    for (long panel = mine.begin; panel < mine.end; panel++) {
+      const long count = gates.count<T>(panel, 0);
+      for (long b = 0; b < p.batch; b++)
+        store(c + (panel * p.batch + b) * L, load(p.c_0 + b * p.hidden_size + panel * L, count));
+    }
+  }
+  // Stores the last c of some units of `rows`.
+  void finish_c(Range rows, Range units) {
+    for (long panel = units.begin; panel < units.end; panel++)
+      for (long b = rows.begin; b < rows.end; b++)
+        store(p.c_n + b * p.hidden_size + panel * L, load(c + (panel * p.batch + b) * L), gates.count<T>(panel, 0));
+  }
+
+  long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
+  JAXLSTM_INLINE bool is_valid(long t, long row) const { return !p.valid || p.valid[t * p.batch + row]; }
+
+  // Returns the part of `rows` that step s computes, up to the last valid row.
+  Range live_rows(long s, Range rows) const {
+    const uint8_t* valid = p.valid ? p.valid + time_of(s) * p.batch : nullptr;
+    while (valid && rows.end > rows.begin && !valid[rows.end - 1]) rows.end--;
+    return rows;
+  }
+  // Returns true if no thread has much more work with its rows than with a share of the units.
+  template <class Rows>
+  bool lengths_balance(int threads, Rows&& rows_of) const {
+    long longest = 0;
+    for (int thread = 0; thread < threads; thread++) {
+      const long steps = row_steps(rows_of(thread));
+      if (steps > longest) longest = steps;
+    }
+    const long by_units = row_steps({0, p.batch}) * ceil_divide(panels, threads);
+    return 10 * longest * panels <= 11 * by_units;  // synchronization takes about a tenth
+  }
+  // Returns the number of rows computed in all steps.
+  long row_steps(Range rows) const {
+    long sum = 0;
+    for (long s = 0; s < p.time; s++) sum += live_rows(s, rows).size();
+    return sum;
+  }
+
+  // Sets the outputs of step s to zero for rows that it does not compute.
+  void zero_outputs(long s, Range rows) const {
+    const auto zero = [&](auto* array, long width) {
+      const long begin = (time_of(s) * p.batch + rows.begin) * width, count = rows.size() * width;
+      if (array) std::memset(array + begin, 0, size_t(count) * sizeof *array);
+    };
+    if (!rows.size()) return;
+    zero(p.y, p.h_size), zero(p.by_gates, 4 * p.hidden_size);
+    zero(p.f, p.hidden_size), zero(p.m_by_c, p.hidden_size), zero(p.m, p.hidden_size);
   }
 
   // Returns true if threads should share the rows: if that is faster in principle (work_sharing.h), and if ragged
@@ -72,11 +175,6 @@ struct ForwardPass : ForwardOperands<T> {
     const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));
     if (threads == 1 || hoisted || !sharing_rows_is_faster(p.batch / threads, weight_bytes)) return false;
     return lengths_balance(threads, [&](int thread) { return share_of({0, p.batch}, thread, threads); });
-  }
-  // Packs the bias and copies the initial state.
-  void prepare(int thread, int threads) {
-    prepare_c(thread, threads);
-    if (thread == 0) copy_rounded(p.h_0, h[0], p.batch * p.h_size);
   }
   // Copies h of rows that step s is the first to skip, so both buffers hold it from now on.
   void copy_h(long s, Range rows) const {
@@ -209,13 +307,6 @@ struct ForwardPass : ForwardOperands<T> {
           }
         }
       });
-  }
-
-  // Stores the last state: c of some units of `rows`, and all of h for `rows_of_h`.
-  void finish(Range rows, Range rows_of_h, Range units) {
-    finish_c(rows, units);
-    const long first = rows_of_h.begin * p.h_size;
-    copy_widened(h[p.time & 1] + first, p.h_n + first, rows_of_h.size() * p.h_size);
   }
 };
 
