@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -53,6 +54,28 @@ def write_together(files: Mapping[Path, Iterable[bytes | memoryview]]) -> None:
             os.replace(temporary, path)
     for folder in {path.parent for path in files}:
         _sync_directory(folder)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary name for a large file, which replaces the file at ``path`` if the body succeeds.
+
+    Temporary files that a killed process left for this path are removed first.
+    """
+    require_folder_of(path)
+    for name in os.listdir(path.parent):
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp", name):
+            (path.parent / name).unlink(missing_ok=True)
+    with _temporary_beside(path) as temporary:
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:  # such as a full disk, which names no file
+            error.filename = error.filename or str(path)
+            raise
+        os.replace(temporary, path)
+    _sync_directory(path.parent)
 
 
 def _write_and_compare(temporary: Path, parts: Iterable[bytes | memoryview], path: Path) -> None:

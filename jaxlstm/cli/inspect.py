@@ -15,7 +15,6 @@ from typing import Any
 from jaxlstm.cli.arguments import path_argument
 from jaxlstm.cli.listing import listing
 from jaxlstm.cli.program import describe as program
-from jaxlstm.cli.program import is_program
 
 
 def add_parser(commands: Any) -> None:
@@ -52,6 +51,7 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     from jaxlstm_converters.checkpoint import read_checkpoint
     from jaxlstm_converters.lstm._find_lstms import config_hints, survey
     from jaxlstm_converters.lstm.selected import assumptions, unrecorded_arguments
+    from jaxlstm_converters.pt2._load_program import is_program
 
     checkpoint = read_checkpoint(path)
     found, hints = survey(checkpoint), config_hints(checkpoint)

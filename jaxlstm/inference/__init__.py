@@ -1,30 +1,26 @@
 """Inference: compiled runners, streams, batched maps, exported artifacts and sharding.
 
-See docs/inference.md.
+Public names are imported on first use. This module is a facade, as ``jaxlstm`` is: BatchPredictor reads
+files, so it belongs to the converters. See docs/inference.md.
 """
 
 from __future__ import annotations
 
-from jaxlstm.inference.engine import Stats as Stats
-from jaxlstm.inference.lstm_artifact import Exported as Exported
-from jaxlstm.inference.lstm_artifact import export as export
-from jaxlstm.inference.lstm_artifact import load_exported as load_exported
-from jaxlstm.inference.runner import Runner as Runner
-from jaxlstm.inference.runner import compile as compile
-from jaxlstm.inference.sharding import Sharded as Sharded
-from jaxlstm.inference.sharding import shard as shard
-from jaxlstm.inference.slots import Slots as Slots
-from jaxlstm.inference.stream import Stream as Stream
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Exported",
-    "Runner",
-    "Sharded",
-    "Slots",
-    "Stats",
-    "Stream",
-    "compile",
-    "export",
-    "load_exported",
-    "shard",
-]
+from jaxlstm._shared.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from jaxlstm.inference.engine import Stats as Stats
+    from jaxlstm.inference.lstm_artifact import Exported as Exported
+    from jaxlstm.inference.lstm_artifact import export as export
+    from jaxlstm.inference.lstm_artifact import load_exported as load_exported
+    from jaxlstm.inference.runner import Runner as Runner
+    from jaxlstm.inference.runner import compile as compile
+    from jaxlstm.inference.sharding import Sharded as Sharded
+    from jaxlstm.inference.sharding import shard as shard
+    from jaxlstm.inference.slots import Slots as Slots
+    from jaxlstm.inference.stream import Stream as Stream
+    from jaxlstm_converters._batch_predictor import BatchPredictor as BatchPredictor
+
+__all__, __getattr__, __dir__ = lazy_names(__name__)  # pyright: ignore[reportUnsupportedDunderAll]

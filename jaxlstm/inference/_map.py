@@ -22,7 +22,7 @@ BATCH_SIZE = 32
 WINDOW = 64
 """Default number of batches that are sorted together."""
 IN_FLIGHT = 2
-"""Number of batches at a time. One thread packs, computes and unpacks each."""
+"""Number of batches at a time, if there are as many threads. One thread packs, computes and unpacks each."""
 
 Result = tuple[np.ndarray, LSTMState]
 """Outputs (time, output_size) of one sequence, and its final state."""
@@ -70,7 +70,8 @@ def _one_window(engine: Engine, arrays: list[np.ndarray], batch_size: int, order
         indices.sort(key=lambda index: -len(arrays[index]))
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     results: dict[int, Result] = {}
-    with engine.concurrent_calls(IN_FLIGHT), ThreadPoolExecutor(IN_FLIGHT) as workers:
+    in_flight = min(IN_FLIGHT, engine.threads)
+    with engine.concurrent_calls(in_flight), ThreadPoolExecutor(in_flight) as workers:
         computed = workers.map(lambda rows: _run(engine, [arrays[index] for index in rows]), batches)
         for rows, batch in zip(batches, computed, strict=True):
             results.update(zip(rows, batch, strict=True))

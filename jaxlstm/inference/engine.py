@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlstm.kernels.cpu.threads import available_threads
 from jaxlstm.layer.config import LSTMConfig
 
 Results = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -47,6 +48,7 @@ class Engine(abc.ABC):
     """An LSTM on one device. Threads may share an Engine.
 
     Attributes:
+      threads: CPU threads that the engine may use.
       needs_zero_padding: whether inputs must be zero after the end of each sequence.
     """
 
@@ -57,6 +59,7 @@ class Engine(abc.ABC):
     ) -> None:
         self.config, self.dtype, self.device = config, dtype, device
         self.max_length, self.max_batch = max_length, max_batch
+        self.threads = available_threads()
         self._counting = threading.Lock()
         self._compilations = self._calls = self._valid_steps = self._computed_steps = 0
 

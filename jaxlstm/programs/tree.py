@@ -72,6 +72,22 @@ def leaf_count(tree: Tree) -> int:
     return 1 if tree.kind == "leaf" else sum(map(leaf_count, tree.children))
 
 
+def leaf_names(tree: Tree) -> list[str]:
+    """Return a name for each leaf: its keys and indices, such as "logits.0"; "result" for a single leaf."""
+    return [path or "result" for path in _paths(tree, "")]
+
+
+def _paths(tree: Tree, prefix: str) -> list[str]:
+    if tree.kind == "leaf":
+        return [prefix]
+    keys = tree.keys or range(len(tree.children))
+    return [
+        path
+        for key, child in zip(keys, tree.children, strict=True)
+        for path in _paths(child, f"{prefix}.{key}" if prefix else str(key))
+    ]
+
+
 @cache
 def _namedtuple(name: str, fields: tuple[Any, ...]) -> type:
     """Return the class of a named tuple; one class per name and fields, because JAX compares classes."""

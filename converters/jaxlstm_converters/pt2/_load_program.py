@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from jaxlstm._shared.paths import require_exists
+from jaxlstm_converters.checkpoint.errors import CheckpointError
+from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2
+from jaxlstm_converters.checkpoint.io.files import CheckpointFile
+from jaxlstm_converters.checkpoint.io.zip_archive import Archive
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_pt2
 from jaxlstm_converters.pt2._write_pt2 import ProgramWriter
 
@@ -29,6 +34,21 @@ def load_program(path: str | os.PathLike[str]) -> Program:
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
     return program_of(read_pt2(path))
+
+
+def is_program(path: str | os.PathLike[str]) -> bool:
+    """Return True if a file is an archive of ``torch.export.save``.
+
+    Raises:
+      OSError: the file cannot be opened.
+    """
+    require_exists(path)
+    try:
+        source = CheckpointFile(path)
+        return source.read(0, min(2, source.size)) == b"PK" and is_pt2(Archive(source, check_crc=False))
+    except CheckpointError:
+        # The reader of checkpoints explains what is wrong with the file.
+        return False
 
 
 def program_of(file: ProgramFile) -> Program:

@@ -7,31 +7,11 @@ from __future__ import annotations
 
 import argparse
 
-from jaxlstm._shared.paths import require_exists
-
-
-def is_program(path: str) -> bool:
-    """Return True if a file is an archive of ``torch.export.save``.
-
-    Raises:
-      OSError: the file cannot be opened.
-    """
-    from jaxlstm_converters.checkpoint.errors import CheckpointError
-    from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2
-    from jaxlstm_converters.checkpoint.io.files import CheckpointFile
-    from jaxlstm_converters.checkpoint.io.zip_archive import Archive
-
-    require_exists(path)
-    try:
-        source = CheckpointFile(path)
-        return source.read(0, min(2, source.size)) == b"PK" and is_pt2(Archive(source, check_crc=False))
-    except CheckpointError:
-        # The reader of checkpoints explains what is wrong with the file.
-        return False
-
 
 def takes_program(args: argparse.Namespace) -> bool:
     """Return True if a command applies to a whole program."""
+    from jaxlstm_converters.pt2._load_program import is_program
+
     return args.prefix is None and is_program(args.checkpoint)
 
 

@@ -31,8 +31,8 @@ def check_program(
 
     from jaxlstm.check import verify_model
     from jaxlstm.check.reference.torch_model import read_exported_program
-    from jaxlstm.cli.program.inputs import random_inputs
     from jaxlstm.inference.program_artifact import as_arguments
+    from jaxlstm.inference.random_inputs import random_inputs
 
     tensors = random_inputs(program, seed=args.seed)
     if tensors is None:

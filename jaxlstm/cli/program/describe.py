@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.graph import Argument, Graph, TensorType, Tree, Value
+from jaxlstm.programs.graph import Argument, Graph, TensorType, Value
+from jaxlstm.programs.tree import leaf_names
 
 
 def read_graph(path: str) -> Graph:
@@ -22,7 +23,7 @@ def describe(graph: Graph) -> dict[str, Any]:
     """Return inputs, free axes, results and operators of a graph as JSON."""
     types = {name: type_ for node in graph.nodes for name, type_ in node.types.items()}
     types |= {declared.name: declared.type for declared in graph.inputs if declared.type is not None}
-    names = result_names(graph)
+    names = leaf_names(graph.out_tree)
     return {
         "inputs": [
             {"name": declared.name, **_describe_type(declared.type, declared.constant)}
@@ -50,11 +51,6 @@ def lstm_hints(graph: Graph) -> dict[str, dict[str, Any]]:
                 settings = {key: node.kwargs[key] for key in ("batch_first", "dropout")}
                 hints[name.removesuffix("weight_ih_l0")] = settings
     return hints
-
-
-def result_names(graph: Graph) -> list[str]:
-    """Return a name for each result: its keys and indices in the structure of results, such as "logits.0"."""
-    return [path or "result" for path in _paths(graph.out_tree, "")]
 
 
 def shape_text(type_: dict[str, Any]) -> str:
@@ -108,14 +104,3 @@ def _refusal(graph: Graph) -> str:
     except ProgramError as error:
         return str(error)
     return ""
-
-
-def _paths(tree: Tree, prefix: str) -> list[str]:
-    if tree.kind == "leaf":
-        return [prefix]
-    keys = tree.keys or range(len(tree.children))
-    return [
-        path
-        for key, child in zip(keys, tree.children, strict=True)
-        for path in _paths(child, f"{prefix}.{key}" if prefix else str(key))
-    ]

@@ -12,7 +12,7 @@ from jaxlstm.cli.compare_artifact import platform_names, relative_difference, ru
 from jaxlstm.cli.output import require_output
 from jaxlstm.cli.program import refuse_options
 from jaxlstm.cli.program.describe import describe, shape_text
-from jaxlstm.cli.program.inputs import random_inputs
+from jaxlstm.inference.random_inputs import random_inputs
 
 if TYPE_CHECKING:
     from jaxlstm.programs.program import Program

@@ -1,187 +1,177 @@
-"""Input files of sequences: .npz, .safetensors, .parquet and .npy, read one sequence at a time."""
+"""Files of sequences: .npz, .safetensors, .npy and .parquet in; results in the same formats out."""
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.paths import require_exists
+from jaxlstm._shared.safetensors import safetensors_bytes
+from jaxlstm.inference.columns import arrow_column
 from jaxlstm_converters.checkpoint import read_checkpoint
 
-
-class Sequences(Protocol):
-    """Sequences (time, features) in a fixed order, each with a name."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The names, in order."""
-        ...
-
-    def __len__(self) -> int:
-        """Return the number of sequences."""
-        ...
-
-    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield name and array of each sequence from index ``start``. Memory holds one, or one row group."""
-        ...
-
-
-def open_sequences(path: Path, column: str = "inputs", features: int = 1) -> Sequences:
-    """Open a file of sequences, in the format of its suffix.
-
-    Args:
-      path: ``.npz`` or ``.safetensors`` with an array (time, features) under each name, ``.npy`` with an
-        array (sequences, time, features), or ``.parquet`` with a list of numbers in each row.
-      column: the column of a parquet file.
-      features: features of a time step, which a parquet list does not record.
-
-    Raises:
-      ValueError: the suffix is unknown, or the file is malformed.
-      ModuleNotFoundError: the file is a parquet file, and pyarrow is not installed.
-    """
-    require_exists(path)
-    if path.suffix == ".parquet":
-        return _Parquet(path, column, features)
-    kinds = {".npz": _Npz, ".npy": _Npy, ".safetensors": _Safetensors}
-    if path.suffix not in kinds:
-        raise ValueError(f"{path}: the suffix must be one of {', '.join([*kinds, '.parquet'])}")
-    return kinds[path.suffix](path)
+WRITER = "jaxlstm run "
+"""Start of the note in a file of results. A SHA-256 in hexadecimal digits follows."""
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The earliest time in a zip file. A constant, so that the bytes do not depend on the clock."""
 
 
 def open_npy(path: Path) -> np.ndarray:
     """Return the array of a .npy file as a memory map."""
-    require_exists(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
         raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
 
 
-class _Npz:
-    def __init__(self, path: Path) -> None:
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is not a .npz file")
-        self.path = path
-        with np.load(path, allow_pickle=False) as archive:
-            self.names = list(archive.files)
-        duplicates = [name for name, count in Counter(self.names).items() if count > 1]
-        if duplicates:
-            raise ValueError(f"{path} has several arrays named {duplicates[0]!r}; rename them")
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
-        with np.load(self.path, allow_pickle=False) as archive:
-            for name in self.names[start:]:
-                try:
-                    array = archive[name]
-                except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                    raise ValueError(f"{self.path}: {name} cannot be read: {error}") from error
-                # NumPy returns the bytes of a member that is not a .npy file.
-                if not isinstance(array, np.ndarray):
-                    raise ValueError(f"{self.path}: {name} is not an array of numbers")
-                yield name, array
+def read_npy(path: Path, column: str) -> dict[str, Any]:
+    """Return the columns "name" and ``column`` of an array (sequences, ...)."""
+    array = open_npy(path)
+    return {"name": [str(index) for index in range(len(array))], column: list(array)}
 
 
-class _Npy:
-    def __init__(self, path: Path) -> None:
-        self.array = open_npy(path)
-        if self.array.ndim != 3:
-            raise ValueError(
-                f"{path} must have shape (sequences, time, features), or (time, features) for one long "
-                f"sequence of a unidirectional LSTM; got {self.array.shape}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    @property
-    def names(self) -> Sequence[str]:
-        return [str(index) for index in range(len(self))]
-
-    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
-        for index in range(start, len(self.array)):
-            yield str(index), np.array(self.array[index])
+def read_npz(path: Path, column: str) -> dict[str, Any]:
+    """Return the columns "name" and ``column`` of an array for each name."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a .npz file")
+    arrays = []
+    with np.load(path, allow_pickle=False) as archive:
+        for name, count in Counter(archive.files).items():
+            if count > 1:
+                raise ValueError(f"{path} has several arrays named {name!r}; rename them")
+            try:
+                arrays.append(archive[name])
+            except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise ValueError(f"{path}: {name} cannot be read: {error}") from error
+            if isinstance(arrays[-1], bytes):  # NumPy returns the bytes of a member that is not a .npy file.
+                raise ValueError(f"{path}: {name} is not an array of numbers")
+        return {"name": archive.files, column: arrays}
 
 
-class _Safetensors:
-    def __init__(self, path: Path) -> None:
-        self.tensors = read_checkpoint(path)
-        self.names = sorted(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
-        for name in self.names[start:]:
-            yield name, np.asarray(self.tensors[name])
+def read_safetensors(path: Path, column: str) -> dict[str, Any]:
+    """Return the columns "name" and ``column`` of a tensor for each name."""
+    tensors = read_checkpoint(path)
+    return {"name": sorted(tensors), column: [np.asarray(tensors[name]) for name in sorted(tensors)]}
 
 
-class _Parquet:
-    def __init__(self, path: Path, column: str, features: int) -> None:
-        try:
-            self.file = import_optional("pyarrow.parquet", "parquet").ParquetFile(path)
-        except ValueError as error:
-            raise ValueError(f"{path} is not a parquet file: {error}") from error
-        self.column = column
-        self.features = features
-        columns = self.file.schema_arrow.names
-        if column not in columns:
-            raise ValueError(f"{path} has no column {column!r}; choose one of {columns} by --column")
-        kind = self.file.schema_arrow.field(column).type
-        if not _is_list(kind):
-            raise ValueError(f"column {column!r} of {path} must hold lists of numbers, got {kind}")
-
-    def __len__(self) -> int:
-        return self.file.metadata.num_rows
-
-    @property
-    def names(self) -> Sequence[str]:
-        return [str(index) for index in range(len(self))]
-
-    def read(self, start: int) -> Iterator[tuple[str, np.ndarray]]:
-        index = 0
-        for group in range(self.file.num_row_groups):
-            rows = self.file.metadata.row_group(group).num_rows
-            if index + rows > start:
-                values = self.file.read_row_group(group, columns=[self.column])[self.column]
-                for offset in range(max(start - index, 0), rows):
-                    yield str(index + offset), self._array(index + offset, values[offset])
-            index += rows
-
-    def _array(self, index: int, scalar: Any) -> np.ndarray:
-        """Return a list of numbers, or a list of steps, as (time, features)."""
-        import pyarrow.compute
-
-        row = f"row {index} of column {self.column!r}"
-        flat = scalar.values if scalar.is_valid else None
-        while flat is not None and not flat.null_count and _is_list(flat.type):
-            lengths = pyarrow.compute.list_value_length(flat)  # type: ignore[attr-defined]
-            sizes = lengths.unique().to_pylist()
-            flat = flat.flatten()
-            # In the innermost lists each list is a step.
-            if not _is_list(flat.type) and set(sizes) - {self.features}:
-                raise ValueError(f"{row} must have {self.features} numbers in each step, got {sorted(sizes)}")
-        if flat is None or flat.null_count:
-            raise ValueError(f"{row} contains a null")
-        numbers = flat.to_numpy(zero_copy_only=False)
-        if numbers.size % self.features:
-            raise ValueError(
-                f"{row} must have a multiple of {self.features} numbers, the features of a step; "
-                f"got {numbers.size}"
-            )
-        return numbers.reshape(-1, self.features)
+def read_parquet(path: Path, column: str) -> dict[str, Any]:
+    """Return all columns."""
+    del column
+    try:
+        table = import_optional("pyarrow.parquet", "parquet").read_table(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a parquet file: {error}") from error
+    return dict(zip(table.column_names, table.columns, strict=True))
 
 
-def _is_list(kind: Any) -> bool:
-    from pyarrow import types
+READERS: dict[str, Callable[[Path, str], dict[str, Any]]] = {
+    ".npz": read_npz,
+    ".safetensors": read_safetensors,
+    ".npy": read_npy,
+    ".parquet": read_parquet,
+}
 
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+def read_sequences(path: Path, column: str) -> dict[str, Any]:
+    """Return the columns of a file, in which each row is a sequence.
+
+    Raises:
+      ValueError: the suffix is unknown, the file is malformed, or it has no sequences.
+      ModuleNotFoundError: it is a Parquet file, and pyarrow is not installed.
+    """
+    require_exists(path)
+    if path.suffix not in READERS:
+        raise ValueError(f"{path}: the suffix must be one of {', '.join(READERS)}")
+    columns = READERS[path.suffix](path, column)
+    if not columns or not len(next(iter(columns.values()))):
+        raise ValueError(f"{path} has no sequences")
+    return columns
+
+
+def write_results(
+    path: Path, suffix: str, note: str, columns: Mapping[str, Any], blanks: Mapping[str, np.ndarray]
+) -> None:
+    """Write results in the format of a suffix.
+
+    Args:
+      path: the file.
+      suffix: .parquet for all columns, with nested lists; .npz or .safetensors for an array under each name,
+        or ``NAME.RESULT`` for each result but "outputs"; .npy for one array.
+      note: the note of the run.
+      columns: the columns. Without a column "name", the number of a row is its name.
+      blanks: name of a result -> an empty array of the rank and dtype of its rows.
+    """
+    if suffix == ".parquet":
+        parquet = import_optional("pyarrow.parquet", "parquet")
+        import pyarrow
+
+        made = {n: arrow_column(c, blanks[n]) if n in blanks else c for n, c in columns.items()}
+        parquet.write_table(pyarrow.table(made, metadata={"writer": note}), path)
+    elif suffix == ".npy":
+        write_npy(path, note, len(columns["outputs"]), (array[None] for array in columns["outputs"]))
+    else:
+        tensors = _named(columns, blanks)
+        if suffix == ".safetensors":
+            with open(path, "wb") as file:
+                file.writelines(safetensors_bytes(tensors, {"writer": note}))
+            return
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            archive.comment = note.encode()
+            for name, array in tensors.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def write_npy(path: Path, note: str, count: int, pieces: Iterator[np.ndarray]) -> None:
+    """Write the concatenation of arrays with ``count`` rows together, and the note after the data.
+
+    NumPy ignores what follows the data.
+    """
+    with open(path, "wb") as file:
+        first = next(pieces)
+        shape, descr = (count, *first.shape[1:]), np.lib.format.dtype_to_descr(first.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for piece in itertools.chain([first], pieces):
+            file.write(np.ascontiguousarray(piece).data)
+        file.write(note.encode())
+
+
+def _named(columns: Mapping[str, Any], blanks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the name of each result -> its array."""
+    named: dict[str, np.ndarray] = {}
+    for result in blanks:
+        for row, array in enumerate(columns[result]):
+            name = str(columns["name"][row] if "name" in columns else row)
+            full = name if result == "outputs" else f"{name}.{result}"
+            if full in named:
+                raise ValueError(
+                    f"{full} would be the name of two results; rename one of the sequences, or write .parquet"
+                )
+            named[full] = array
+    return named
+
+
+def read_note(path: Path) -> str:
+    """Return the note of a file of results, or "" for another file."""
+    try:
+        if path.suffix == ".parquet":
+            metadata = import_optional("pyarrow.parquet", "parquet").read_schema(path).metadata or {}
+            note = metadata.get(b"writer", b"").decode()
+        elif path.suffix == ".safetensors":
+            note = read_checkpoint(path).metadata.get("writer", "")
+        else:
+            with open(path, "rb") as file:
+                file.seek(-len(WRITER) - 64, 2)
+                note = file.read().decode()
+    except (OSError, ValueError):
+        return ""
+    return note if note.startswith(WRITER) else ""

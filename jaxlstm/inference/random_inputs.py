@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 
+from jaxlstm.inference.program_artifact import positional
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, Value
-
-if TYPE_CHECKING:
-    from jaxlstm.programs.program import Program
+from jaxlstm.programs.program import Program
 
 SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
 """Sizes to try for the free axes. A program may refuse small ones, for example after several poolings."""
@@ -36,10 +36,15 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
         if BATCH not in fixed:
             sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
         sizes = {name: _clipped(program.graph, name, size) for name, size in sizes.items()}
-        arrays = [_random(rng, declared, sizes, program) for declared in tensors]
+        arrays = inputs_of_sizes(program, sizes, rng)
         if _accepts(program, arrays):
             return arrays
     return None
+
+
+def inputs_of_sizes(program: Program, sizes: Mapping[str, int], rng: np.random.Generator) -> list[np.ndarray]:
+    """Return random tensors as :func:`random_inputs` does, with the given sizes of the free axes."""
+    return [_random(rng, declared, sizes, program) for declared in program.inputs if declared.type]
 
 
 def _clipped(graph: Graph, axis: str, size: int) -> int:
@@ -47,7 +52,9 @@ def _clipped(graph: Graph, axis: str, size: int) -> int:
     return max(low, size if high is None else min(size, high))
 
 
-def _random(rng: np.random.Generator, declared: Input, sizes: dict[str, int], program: Program) -> np.ndarray:
+def _random(
+    rng: np.random.Generator, declared: Input, sizes: Mapping[str, int], program: Program
+) -> np.ndarray:
     assert declared.type is not None
     dtype = declared.type.dtype
     shape = [sizes[size] if isinstance(size, str) else size or 1 for size in declared.type.shape]
@@ -68,11 +75,6 @@ def _rows(program: Program, name: str) -> int:
 
 
 def _accepts(program: Program, tensors: Sequence[np.ndarray]) -> bool:
-    import jax
-
-    from jaxlstm.inference.program_artifact import positional
-    from jaxlstm.programs.errors import ProgramError
-
     try:
         jax.eval_shape(positional(program), program.params, *tensors)
     except ProgramError:

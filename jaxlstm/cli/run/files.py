@@ -1,0 +1,182 @@
+"""The files of a run: which outputs are missing, and how one is computed."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlstm._shared.atomic import require_replaceable, written_whole
+from jaxlstm._shared.paths import require_exists, require_folder_of
+from jaxlstm._shared.progress import Progress
+from jaxlstm.cli.output import checkpoint_files, require_output
+from jaxlstm.cli.run.sequences import (
+    READERS,
+    WRITER,
+    open_npy,
+    read_note,
+    read_sequences,
+    write_npy,
+    write_results,
+)
+from jaxlstm.inference.columns import RowError
+from jaxlstm.inference.lstm_rows import LSTMRows
+from jaxlstm_converters._batch_predictor import BatchPredictor
+
+CHUNK_STEPS = 1 << 16
+"""Steps of one long sequence that are in memory at a time."""
+BLOCK = 256
+"""Sequences between two reports of progress."""
+
+
+class FileJob(NamedTuple):
+    """An input file, its output, and the note that the output gets."""
+
+    source: Path
+    output: Path
+    note: str
+
+    def run(self, predictor: BatchPredictor, progress: Progress) -> int:
+        """Compute the output and return the number of its sequences.
+
+        Raises:
+          ValueError: the input is malformed, or the format of the output cannot hold the results.
+        """
+        model = predictor.model
+        long = open_npy(self.source) if self.source.suffix == ".npy" else None
+        if (
+            isinstance(model, LSTMRows)
+            and long is not None
+            and long.ndim == 2
+            and not _is_bidirectional(model)
+        ):
+            self._check_output(predictor, "one long sequence", (".npy",))
+            with written_whole(self.output) as path:
+                write_npy(path, self.note, len(long), self._long_outputs(model, long, progress))
+            return 1
+        named = (".npz", ".safetensors", ".parquet") + (".npy",) * (long is not None)
+        self._check_output(predictor, "sequences", named)
+        columns = read_sequences(self.source, model.inputs[0].column)
+        results = self._results(predictor, columns, progress)
+        with written_whole(self.output) as path:
+            write_results(path, self.output.suffix, self.note, results, predictor.blanks)
+        return len(next(iter(columns.values())))
+
+    def _check_output(self, predictor: BatchPredictor, kind: str, suffixes: tuple[str, ...]) -> None:
+        """Raise if the format of the output cannot hold the results."""
+        blanks = predictor.blanks
+        outputs = blanks.get("outputs")
+        if any(blank.dtype == object for blank in blanks.values()):
+            kind, suffixes = f"{kind} with --error-column", tuple({*suffixes} & {".parquet"})
+        if len(blanks) > 1 or outputs is None:  # a .npy file holds one array
+            kind, suffixes = f"{kind} with results {list(blanks)}", tuple(s for s in suffixes if s != ".npy")
+        if any(blank.dtype.name == "bfloat16" for blank in blanks.values()):
+            kind, suffixes = f"{kind} in bfloat16", tuple({*suffixes} & {".safetensors"})
+        if self.output.suffix not in suffixes:
+            wanted = f"the suffix must be {' or '.join(suffixes)}" if suffixes else "no format holds them"
+            raise ValueError(f"-o {self.output}: for {kind}, {wanted}")
+
+    def _results(
+        self, predictor: BatchPredictor, columns: dict[str, Any], progress: Progress
+    ) -> dict[str, list[Any]]:
+        """Return the columns of the output: those of a Parquet file, or else "name", and the results."""
+        count, is_table = len(next(iter(columns.values()))), self.source.suffix == ".parquet"
+        added: dict[str, list[Any]] = {name: [] for name in predictor.blanks}
+        for start in range(0, count, BLOCK):
+            progress(start, count, "sequences")
+            block = {name: column[start : start + BLOCK] for name, column in columns.items()}
+            try:
+                results = predictor(block)
+            except RowError as error:
+                place = f"row {start + error.row} of column {error.column!r}"
+                place = place if is_table else f"sequence {columns['name'][start + error.row]}"
+                raise ValueError(f"{self.source}: {place} {error.reason}") from error
+            except ValueError as error:
+                raise ValueError(f"{self.source}: {error}") from error
+            for name, column in added.items():
+                column += list(results[name])
+        progress(count, count, "sequences")
+        return {**(columns if is_table else {"name": columns["name"]}), **added}
+
+    def _long_outputs(
+        self, model: LSTMRows, sequence: np.ndarray, progress: Progress
+    ) -> Iterator[np.ndarray]:
+        """Yield the outputs of one sequence (time, features) in chunks of its steps."""
+        stream = model.runner.stream(1)
+        for start in range(0, len(sequence), CHUNK_STEPS):
+            progress(start, len(sequence), "steps")
+            try:
+                piece = model.inputs[0].array(np.array(sequence[start : start + CHUNK_STEPS]))
+            except ValueError as error:
+                raise ValueError(f"{self.source}: the sequence {error}") from error
+            yield stream(piece)
+
+
+def missing_files(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[list[FileJob], int]:
+    """Return the outputs to compute, and the number of those that are done.
+
+    Raises:
+      ValueError, OSError: a file is missing, or an output must not be written.
+    """
+    sources, checkpoint = _sources(args.input), checkpoint_files(args.checkpoint)
+    jobs = []
+    for source, output in zip(sources, _outputs(args.output, sources), strict=True):
+        require_output(output, [*sources, *checkpoint])
+        identity = json.dumps([[_identity(path) for path in (source, *checkpoint)], options], sort_keys=True)
+        note = WRITER + hashlib.sha256(identity.encode()).hexdigest()
+        if args.overwrite or read_note(output) != note:
+            require_replaceable(output, overwrite=args.overwrite, is_ours=lambda path: bool(read_note(path)))
+            jobs.append(FileJob(source, output, note))
+    return jobs, len(sources) - len(jobs)
+
+
+def _sources(given: list[str]) -> list[Path]:
+    """Return the input files, each once."""
+    sources: list[Path] = []
+    for text in given:
+        path, found = Path(text), [Path(text)]
+        if path.is_dir():
+            found = sorted(child for child in path.iterdir() if child.suffix in READERS)
+        elif not path.exists() and glob.has_magic(text):
+            found = sorted(map(Path, glob.glob(text)))
+        if not found:
+            raise FileNotFoundError(f"--input {text}: there is no such file of {', '.join(READERS)}")
+        sources += found
+    return list(dict.fromkeys(sources))
+
+
+def _outputs(text: str, sources: list[Path]) -> list[Path]:
+    """Return the output of each input; create the folder of outputs."""
+    output = Path(text)
+    if not output.is_dir() and not text.endswith(("/", os.sep)):
+        if len(sources) > 1:
+            raise ValueError(f"-o {text} must be a folder for {len(sources)} input files; end it with /")
+        return [output]
+    require_folder_of(output)
+    output.mkdir(exist_ok=True)
+    outputs = [output / source.name for source in sources]
+    for name, count in Counter(path.name for path in outputs).items():
+        if count > 1:
+            raise ValueError(
+                f"{count} inputs are named {name}, and their results would have one name in {text}"
+            )
+    return outputs
+
+
+def _identity(path: Path) -> list[Any]:
+    """Return path, size and time of change of a file; a hash would need to read it."""
+    require_exists(path)
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
+def _is_bidirectional(model: LSTMRows) -> bool:
+    return model.runner.config.bidirectional

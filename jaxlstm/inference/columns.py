@@ -1,0 +1,145 @@
+"""Columns of a batch: NumPy, Arrow or Python values as one array per row, and results as an Arrow column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.programs.graph import Size
+from jaxlstm.programs.inputs import how_to_free, shown_shape
+
+
+class RowError(ValueError):
+    """A row that a model does not accept.
+
+    Attributes:
+      row: its index in the batch.
+      column: its column.
+      reason: the rest of the message, such as "has shape (5,), expected (time, 5)".
+    """
+
+    def __init__(self, row: int, column: str, reason: str) -> None:
+        super().__init__(row, column, reason)  # all arguments, for pickle
+        self.row, self.column, self.reason = row, column, reason
+
+    def __str__(self) -> str:
+        return f"row {self.row} of column {self.column!r} {self.reason}"
+
+
+@dataclass(frozen=True)
+class RowInput:
+    """An input of a model, as a row of a column has it.
+
+    Args:
+      column: the column.
+      shape: the shape of a row. A string or None stands for a free size.
+      dtype: the dtype that the model takes.
+      cast: convert arrays of another dtype.
+      finite: refuse NaN and infinity.
+      program_input: the name of the input in a program, or "".
+    """
+
+    column: str
+    shape: tuple[Size, ...]
+    dtype: np.dtype
+    cast: bool = False
+    finite: bool = False
+    program_input: str = ""
+
+    def array(self, value: Any) -> np.ndarray:
+        """Return the value of a row as an array that the model takes.
+
+        Args:
+          value: an array, an Arrow list, or lists of Python numbers, which have no dtype and are converted. A
+            flat Arrow list is split into steps if the shape is (free, features).
+
+        Raises:
+          ValueError: the value does not fit; the message is a ``RowError.reason``.
+        """
+        if value is None or (hasattr(value, "as_py") and not value.is_valid):
+            raise ValueError("is null")
+        array = _from_arrow(value, self.shape) if hasattr(value, "as_py") else _dense(value)
+        fixed = [(k, size) for k, size in enumerate(self.shape) if isinstance(size, int)]
+        wrong = [axis for axis, size in fixed if array.shape[axis : axis + 1] != (size,)]
+        if wrong or array.ndim != len(self.shape) or not array.size:
+            fix = f". {how_to_free(self.program_input, wrong[0] + 1)}" if wrong and self.program_input else ""
+            raise ValueError(f"has shape {array.shape}, expected {shown_shape(self.shape)}, not empty{fix}")
+        array = self._converted(array, cast=self.cast or isinstance(value, list))
+        if self.finite and array.dtype.kind not in "biu" and not np.isfinite(array.astype(np.float64)).all():
+            raise ValueError("has NaN or infinity")
+        return array
+
+    def _converted(self, array: np.ndarray, *, cast: bool) -> np.ndarray:
+        dtype = array.dtype.newbyteorder("=")
+        widened = self.dtype.kind == dtype.kind == "i" and np.can_cast(dtype, self.dtype)
+        if dtype != self.dtype and not widened:
+            if not any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer)):
+                raise ValueError(f"holds {dtype}, expected real numbers")
+            if not cast:
+                raise ValueError(f"is {dtype} and the model takes {self.dtype}; pass cast=True to convert it")
+        return array.astype(self.dtype, copy=False)
+
+
+def _dense(value: Any) -> np.ndarray:
+    """Return an array, or nested lists or object arrays of equal lengths, as an array."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value
+    try:
+        return np.array([_dense(item) for item in value] if isinstance(value, np.ndarray) else value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"is not an array of numbers: {error}") from error
+
+
+def _from_arrow(scalar: Any, shape: tuple[Size, ...]) -> np.ndarray:
+    """Return a list of numbers, or nested lists of equal lengths, as an array."""
+    from pyarrow.compute import list_value_length  # type: ignore[attr-defined]
+
+    if not _is_list(scalar.type):
+        return _dense(scalar.as_py())  # for example, a tensor of an extension type
+    flat, sizes = scalar.values, [len(scalar.values)]
+    while _is_list(flat.type) and not flat.null_count:
+        lengths = list_value_length(flat).unique().to_pylist()
+        if len(lengths) > 1:
+            raise ValueError(f"has lists of different lengths, {sorted(lengths)}")
+        flat = flat.flatten()
+        sizes += lengths or [0]
+    if flat.null_count:
+        raise ValueError("contains a null")
+    if len(sizes) == 1 and len(shape) == 2 and isinstance(shape[1], int) and sizes[0] % shape[1] == 0:
+        sizes = [sizes[0] // shape[1], shape[1]]
+    return flat.to_numpy(zero_copy_only=False).reshape(sizes)
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def arrow_column(arrays: Sequence[np.ndarray | None], blank: np.ndarray) -> Any:
+    """Return arrays of equal rank as an Arrow array of nested lists, with null for None.
+
+    Args:
+      arrays: an array or None for each row. An array of shape () becomes a number or a string.
+      blank: an empty array of their rank and dtype; dtype object stands for strings.
+    """
+    import pyarrow
+
+    if not blank.ndim:
+        kind = "string" if blank.dtype == object else str(blank.dtype)
+        return pyarrow.array([None if array is None else np.asarray(array)[()] for array in arrays], kind)
+    missing = np.array([array is None for array in arrays], bool)
+    present = [blank if array is None else array for array in arrays]
+    column = pyarrow.array(np.concatenate([blank.ravel(), *(array.ravel() for array in present)]))
+    for axis in reversed(range(blank.ndim)):
+        lists = [math.prod(array.shape[:axis]) for array in present]
+        lengths = np.repeat([array.shape[axis] for array in present], lists)
+        offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]), pyarrow.int32())
+        mask = None if axis or not missing.any() else pyarrow.array(missing)
+        column = pyarrow.ListArray.from_arrays(offsets, column, mask=mask)
+    return column
