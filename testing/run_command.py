@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxlstm import LSTMConfig, cli, save
+from jaxlstm._shared.safetensors import safetensors_bytes
 from testing.inference import reference, weights
 
 CONFIG = LSTMConfig(5, 8, num_layers=2)
+SUFFIXES = (".npz", ".safetensors", ".parquet", ".npy")
 LENGTHS = (30, 7, 55, 1, 20, 16, 40, 3, 25)
 
 
@@ -28,6 +30,21 @@ def write_long_sequence(path: Path) -> np.ndarray:
     x = np.random.default_rng(0).standard_normal((120, 5)).astype(np.float32)
     np.save(path, x)
     return x
+
+
+def write_sequences(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write sequences in the format of a suffix; a Parquet file has their names in a column "id"."""
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+    elif path.suffix == ".safetensors":
+        path.write_bytes(b"".join(safetensors_bytes(arrays, {})))
+    elif path.suffix == ".npy":
+        np.save(path, np.stack(list(arrays.values())))
+    else:
+        import pyarrow.parquet
+
+        columns = {"id": list(arrays), "inputs": [list(array) for array in arrays.values()]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
 def assert_outputs(name: str, outputs: np.ndarray, x: np.ndarray, config: LSTMConfig = CONFIG) -> None:

@@ -24,8 +24,8 @@ class BatchPredictor:
     It is pickled by path and options. Each process loads the file at its first batch.
 
     A batch is a dict of columns (NumPy or Arrow arrays, or lists) or an Arrow table, and so is the result:
-    all columns in their order, and one more for each result. In a dict, a column of results is an object array
-    with an array for each row; in a table, it has nested lists, one list of steps for each row.
+    all columns in their order, and one more for each result. In a dict, a column of results is an object
+    array with an array for each row; in a table, it has nested lists, one list of steps for each row.
 
     - For an LSTM, a row of ``column`` is a sequence (time, input_size) of any length, and the result
       ``"outputs"`` is (time, output_size).

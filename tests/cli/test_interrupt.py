@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from jaxlstm import cli
-from jaxlstm.cli.run import job
 from testing.command import jaxlstm_command
 from testing.run_command import sequences
 
@@ -69,28 +68,14 @@ def test_no_file_remains(
     assert os.listdir(tmp_path) == [checkpoint.name]
 
 
-def test_run_says_that_it_can_continue(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job, "PART_STEPS", 60)
+def test_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
-    arguments = ["run", checkpoint, "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz"]
-    # The first rename concerns the description of the job.
-    for call in (1, 2):
+    for function in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            interrupt_at(patch, "replace", call)
-            done = jaxlstm_command(*arguments)
+            interrupt_at(patch, function, 1)
+            done = jaxlstm_command("run", checkpoint, "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz")
         assert (done.status, done.err) == (130, "jaxlstm run: interrupted\n")
         assert sorted(os.listdir(tmp_path)) == [checkpoint.name, "x.npz"]
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, "replace", 3)
-        done = jaxlstm_command(*arguments)
-    parts = tmp_path / "y.npz.parts"
-    assert done.status == 130
-    assert f"interrupted; the same command continues from the finished parts in {parts}\n" in done.err
-    assert len(list(parts.glob("part-*"))) == 1
-    assert jaxlstm_command(*arguments).status == 0
-    assert sorted(os.listdir(tmp_path)) == [checkpoint.name, "x.npz", "y.npz"]
 
 
 def test_an_interrupt_in_a_destructor_is_not_lost(

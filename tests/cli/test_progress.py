@@ -12,7 +12,7 @@ import pytest
 
 import jaxlstm
 from jaxlstm import LSTMConfig, cli, save
-from jaxlstm.cli.run import job
+from jaxlstm.cli.run import files
 from jaxlstm.inference import compile
 from testing.command import Screen
 from testing.inference import weights
@@ -68,15 +68,16 @@ def test_export(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = checkpoint.rename(tmp_path / "m.lstm")
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
-    text = shown("run", checkpoint, "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz")
-    for done in range(10):
-        assert f" {done}/9 sequences" in text
-    monkeypatch.setattr(job, "PART_STEPS", 50)
+    monkeypatch.setattr(files, "BLOCK", 4)
+    monkeypatch.setattr(files, "CHUNK_STEPS", 50)
     write_long_sequence(tmp_path / "x.npy")
-    text = shown("run", checkpoint, "--input", tmp_path / "x.npy", "-o", tmp_path / "y.npy")
+    text = shown("run", checkpoint, "--input", tmp_path, "-o", f"{tmp_path}/out/")
+    for done in (0, 4, 8, 9):
+        assert f" {done}/9 sequences of x.npz (file 2 of 2)" in text
     for done in (0, 50, 100):
-        assert f" {done}/120 steps" in text
+        assert f" {done}/120 steps of x.npy (file 1 of 2)" in text
 
 
 def test_check_matrix(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

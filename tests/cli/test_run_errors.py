@@ -2,203 +2,148 @@
 
 from __future__ import annotations
 
+import resource
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from jaxlstm._shared.safetensors import safetensors_bytes
-from jaxlstm.cli.run import job
-from testing.run_command import assert_outputs, run, sequences
+from testing.command import jaxlstm_command
+from testing.run_command import SUFFIXES, sequences, write_long_sequence, write_sequences
 
-Refuse = Callable[..., None]
+pyarrow = pytest.importorskip("pyarrow", reason="some of the files are Parquet files")
+parquet = pytest.importorskip("pyarrow.parquet")
+STEPS = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
 
 
 @pytest.fixture
-def refuse(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refuse:
-    """A function that asserts that a run fails with a message of one line."""
-
-    def refuse(source: str, output: str, options: tuple[str, ...], message: str) -> None:
-        assert run(checkpoint, tmp_path / source, tmp_path / output, *options) == 2
-        error = capsys.readouterr().err
-        assert message in error, error
-        assert len(error.splitlines()) == 1
-
-    return refuse
-
-
-def test_inputs_and_options(refuse: Refuse, tmp_path: Path) -> None:
-    np.savez(tmp_path / "wide.npz", **sequences(np.float64))  # type: ignore[arg-type]
-    np.savez(tmp_path / "flat.npz", x=np.zeros(5, np.float32))
-    np.savez(tmp_path / "no_steps.npz", x=np.zeros((0, 5), np.float32))
-    np.savez(tmp_path / "empty.npz")
-    np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
-    with zipfile.ZipFile(tmp_path / "objects.npz", "w") as archive:
-        archive.writestr("x.npy", b"\x80\x04.")
-    for source, output, options, message in (
-        ("missing.npz", "y.npz", (), "no such file"),
-        ("wide.npz", "y.npz", (), "s0 is float64 and the LSTM is float32; --cast"),
-        ("flat.npz", "y.npz", (), "x must have shape (time, 5) with at least one step, got (5,)"),
-        ("no_steps.npz", "y.npz", (), "with at least one step, got (0, 5)"),
-        ("empty.npz", "y.npz", (), "has no sequences"),
-        ("objects.npz", "y.npz", (), "x is not an array of numbers"),
-        ("x.npz", "y.npy", (), "the suffix must be .npz or .safetensors or .parquet"),
-        ("x.npz", "nowhere/y.npz", (), "nowhere does not exist; create it or choose another path"),
-        ("x.npz", "y.npz", ("--batch-size", "0"), "--batch-size must be greater than zero, got 0"),
-        ("x.npz", "y.npz", ("--dtype", "int8"), "dtype must be float16"),
-        ("x.npz", "y.npz", ("--prefix", "nothing"), "prefix"),
-    ):
-        refuse(source, output, options, message)
-        assert not (tmp_path / output).exists()
-
-
-def test_parts_of_another_run(refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "PART_STEPS", 60)
-    mixed = sequences() | {"s8": np.zeros((4, 5))}
-    np.savez(tmp_path / "x.npz", **mixed)  # type: ignore[arg-type]
-    refuse("x.npz", "y.npz", (), "s8 is float64")
-    refuse("x.npz", "y.npz", ("--states",), "has parts of a run with another")
+def folder(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a checkpoint, and good and bad files of sequences."""
+    monkeypatch.chdir(tmp_path)
+    x = write_long_sequence(Path("long.npy"))
+    named: dict[str, dict[str, Any]] = {
+        "x": sequences(),
+        "wide": sequences(np.float64),
+        "flat": {"x": np.zeros(5, np.float32)},
+        "no_steps": {"x": np.zeros((0, 5), np.float32)},
+        "empty": {},
+        "none": {"a": np.array([[None] * 5])},
+        "complex": {"a": np.ones((2, 5), complex)},
+        "names": {"a": x, "a.h_n": x},
+    }
+    for name, arrays in named.items():
+        np.savez(f"{name}.npz", **arrays)
+    np.save("block.npy", x.reshape(4, 30, 5))
+    bits = bytearray(Path("x.npz").read_bytes())
+    bits[200] ^= 255
+    Path("bits.npz").write_bytes(bits)
+    for name, members in (("objects", ["x.npy"]), ("twice", ["a.npy", "a"])):
+        with zipfile.ZipFile(f"{name}.npz", "w") as archive:
+            for member in members:
+                archive.writestr(member, b"\x80\x04.")
+    for name in ("empty.npy", "empty.parquet", "x.csv"):
+        Path(name).touch()
+    columns: dict[str, Any] = {
+        "text": ["a"],
+        "null": pyarrow.array([None], STEPS),
+        "ragged": pyarrow.array([[[1, 2, 3], [4, 5]]], STEPS),
+        "good": pyarrow.array([x.tolist()], STEPS),
+    }
+    parquet.write_table(pyarrow.table(columns), "x.parquet")
+    parquet.write_table(pyarrow.table({**columns, "outputs": [1]}), "taken.parquet")
+    parquet.write_table(pyarrow.table({"inputs": pyarrow.array([], STEPS)}), "rows.parquet")
+    for name in ("other", "in"):
+        Path(name).mkdir()
+    np.savez("other/x.npz", a=x)
+    Path("link.npz").symlink_to("x.npz")
+    return tmp_path
 
 
-def test_malformed_files(refuse: Refuse, tmp_path: Path) -> None:
-    """Errors of NumPy, zipfile and zlib become one line that names the file."""
-    np.savez(tmp_path / "bits.npz", a=np.zeros((9, 5), np.float32))
-    data = bytearray((tmp_path / "bits.npz").read_bytes())
-    data[200] ^= 255
-    (tmp_path / "bits.npz").write_bytes(data)
-    np.savez(tmp_path / "objects.npz", a=np.array([[None] * 5]))
-    np.save(tmp_path / "objects.npy", np.array([[None] * 5]))
-    with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive:
-        # NumPy names both "a", and would return the first one twice.
-        for member in ("a.npy", "a"):
-            archive.writestr(member, (tmp_path / "objects.npy").read_bytes())
-    (tmp_path / "empty.npy").touch()
-    (tmp_path / "text.npy").write_text("not an array")
-    for source, message in (
-        ("bits.npz", "bits.npz: a cannot be read: Bad CRC-32"),
-        ("objects.npz", "objects.npz: a cannot be read: Object arrays"),
-        ("twice.npz", "twice.npz has several arrays named 'a'"),
-        ("objects.npy", "objects.npy is not a .npy file of numbers"),
-        ("empty.npy", "empty.npy is not a .npy file of numbers"),
-        ("text.npy", "text.npy is not a .npy file of numbers: the magic string is not correct"),
-    ):
-        output = f"y{source[-4:]}"
-        refuse(source, output, (), message)
-        assert not (tmp_path / output).exists()
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_outputs(refuse: Refuse, tmp_path: Path) -> None:
-    """An output that cannot hold the results, or would replace an input, is refused before the run."""
-    x = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
-    np.save(tmp_path / "long.npy", x)
-    np.save(tmp_path / "block.npy", x.reshape(3, 4, 5))
-    np.savez(tmp_path / "x.npz", **{"a": x, "a.h_n": x})  # type: ignore[arg-type]
-    (tmp_path / "x.csv").touch()
-    (tmp_path / "folder.npz").mkdir()
-    (tmp_path / "link.npz").symlink_to("x.npz")
-    half = ("--dtype", "bfloat16", "--cast")
-    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    for source, output, options, message in (
-        ("long.npy", "y.npz", (), "for one long sequence in float32 the suffix must be .npy"),
-        ("long.npy", "y.parquet", (), "for one long sequence in float32 the suffix must be .npy"),
-        ("long.npy", "y.npy", ("--states",), "no output format stores one long sequence"),
-        ("long.npy", "y.npy", half, "no output format stores one long sequence in bfloat16"),
-        ("block.npy", "y.npy", ("--states",), "with --states the suffix must be .npz or"),
-        ("block.npy", "y.npy", half, "for sequences in bfloat16 the suffix must be .safetensors"),
-        ("block.npy", "y.parquet", half, "the suffix must be .safetensors"),
-        ("x.csv", "y.npz", (), "x.csv: the suffix must be one of .npz, .npy"),
-        ("x.npz", "folder.npz", (), "folder.npz is a folder; choose another path"),
-        ("block.npy", "y", (), "the suffix must be"),
-        ("x.npz", "x.npz", (), "x.npz would replace the input"),
-        ("x.npz", "link.npz", (), "link.npz would replace the input"),
-        ("x.npz", "m.safetensors", (), "m.safetensors would replace the input"),
-        ("x.npz", "y.npz", ("--states",), "a.h_n would be the name of a result of 'a' and of 'a.h_n'"),
-    ):
-        refuse(source, output, options, message)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+CASES = """
+wide.npz -o y.npz: wide.npz: sequence s0 is float64 and the model takes float32; pass --cast to convert it
+complex.npz -o y.npz --cast: sequence a holds complex128, expected real numbers
+flat.npz -o y.npz: flat.npz: sequence x has shape (5,), expected (time, 5), not empty
+no_steps.npz -o y.npz: sequence x has shape (0, 5), expected (time, 5), not empty
+empty.npz -o y.npz: empty.npz has no sequences
+objects.npz -o y.npz: objects.npz: x must be one array of numbers
+none.npz -o y.npz: none.npz: a cannot be read: Object arrays
+bits.npz -o y.npz: bits.npz: s0 cannot be read: Bad CRC-32
+twice.npz -o y.npz: twice.npz: a must be one array of numbers
+empty.npy -o y.npy: empty.npy is not a .npy file of numbers
+empty.parquet -o y.npz: empty.parquet is not a parquet file
+rows.parquet -o y.npz: rows.parquet has no sequences
+x.csv -o y.npz: x.csv: the suffix must be one of .npz, .safetensors
+gone.npz -o y.npz: no such file: gone.npz
+gone*.npz -o y/: --input gone*.npz: there is no such file
+in -o y/: --input in: there is no such file
+x.parquet -o y.npz: x.parquet: there is no column 'inputs' for an input of the model; pass --column
+x.parquet -o y.npz --column text: row 0 of column 'text' has shape (), expected (time, 5)
+x.parquet -o y.npz --column null: x.parquet: row 0 of column 'null' is null
+x.parquet -o y.npz --column ragged: 'ragged' has lists of different lengths, [2, 3]
+taken.parquet -o y.parquet --column good: has a column 'outputs' already
+x.npz -o y.npz --batch-size 0: --batch-size must be greater than zero, got 0
+x.npz -o y.npz --dtype int8: dtype must be float16
+x.npz -o y.npz --prefix nothing: prefix
+x.npz -o y.npy: -o y.npy: for sequences in float32, the suffix must be .npz or .parquet or .safetensors
+x.npz -o gone/y.npz: gone does not exist; create it or choose another path
+long.npy -o y.npz: for one long sequence in float32, the suffix must be .npy
+long.npy -o y.npy --states: for one long sequence with results ['outputs', 'h_n', 'c_n'] in float32, there
+long.npy -o y.npy --dtype bfloat16: for one long sequence in bfloat16, there is no format
+block.npy -o y.npy --states: the suffix must be .npz or .parquet or .safetensors
+block.npy -o y.parquet --dtype bfloat16: in bfloat16, the suffix must be .safetensors
+x.npz -o y.npz --error-column e: the suffix must be .parquet
+names.npz -o y.npz --states: a.h_n would be the name of two results
+x.npz long.npy -o y.npz: -o y.npz must be a folder for 2 input files; end it with /
+x.npz other -o y/: 2 inputs are named x.npz, and their results would have one name in y/
+x.npz -o x.npz: x.npz would replace the input
+x.npz -o link.npz --overwrite: link.npz would replace the input
+x.npz long.npy -o other: exists and was not written by jaxlstm
+other/x.npz -o other --overwrite: would replace the input
+x.npz -o m.safetensors --overwrite: m.safetensors would replace the input
+x.npz -o /sys/y.npz: /sys/
+"""
 
 
-def test_dtypes_of_inputs(refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = sequences()["s0"]
-    for array, options, message in (
-        ((9 * x).astype(int), (), "sequence a is int64 and the LSTM is float32; --cast rounds the input\n"),
-        (x.astype(np.float16), (), "rounds the input, --dtype float16 runs the LSTM in float16"),
-        (x + 1j, ("--cast",), "sequence a must hold real numbers, got complex"),
-        (x > 0, ("--cast",), "sequence a must hold real numbers, got bool"),
-    ):
-        np.savez(tmp_path / "x.npz", a=array)
-        refuse("x.npz", "y.npz", options, message)
-    np.savez(tmp_path / "x.npz", a=x)
-    monkeypatch.setattr("jaxlstm.cli.run.MAX_LENGTH", 16)
-    refuse("x.npz", "y.npz", (), "sequence a has 30 steps, more than the 16 of one among several")
+@pytest.mark.parametrize("case", CASES.strip().splitlines())
+def test_message(case: str, folder: Path) -> None:
+    line, _, message = case.partition(": ")
+    before = contents(folder)
+    done = jaxlstm_command("run", "m.safetensors", "--input", *line.split())
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert contents(folder) == before
 
 
-def test_columns_of_parquet(refuse: Refuse, checkpoint: Path, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow reads parquet files")
-    import pyarrow
-
-    x = sequences()["s0"]
-    source, output = tmp_path / "x.parquet", tmp_path / "y.npz"
-    steps = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
-    for column, message in (
-        (pyarrow.array([1.0]), "column 'inputs' of"),
-        (pyarrow.array(["a"]), "must hold lists of numbers, got string"),
-        (pyarrow.array([None], steps), "row 0 of column 'inputs' contains a null"),
-        (pyarrow.array([[[1, 2, 3, 4, None]]], steps), "row 0 of column 'inputs' contains a null"),
-        (pyarrow.array([[[1, 2, 3], [4, 5]]], steps), "must have 5 numbers in each step, got [2, 3]"),
-        (pyarrow.array([], steps), "x.parquet has no sequences"),
-    ):
-        parquet.write_table(pyarrow.table({"inputs": column}), source)
-        refuse("x.parquet", "y.npz", (), message)
-    refuse("x.parquet", "y.npz", ("--column", "other"), "has no column 'other'; choose one of ['inputs']")
-    source.write_bytes(b"")
-    refuse("x.parquet", "y.npz", (), "x.parquet is not a parquet file")
-    parquet.write_table(pyarrow.table({"inputs": pyarrow.array([x.tolist()], steps)}), source)
-    assert run(checkpoint, source, output) == 0
-    assert_outputs("0", np.load(output)["0"], x)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_space(suffix: str, folder: Path) -> None:
+    """The error names the output, which is not there."""
+    before, limits = contents(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        done = jaxlstm_command("run", "m.safetensors", "--input", "block.npy", "-o", f"y{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.status == 2
+    assert f"y{suffix}" in done.err
+    assert "too large" in done.err
+    assert contents(folder) == before
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet", ".npy"])
-def test_another_file_needs_overwrite(suffix: str, refuse: Refuse, checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_another_file_needs_overwrite(suffix: str, folder: Path) -> None:
     """Without ``--overwrite``, a run replaces only the output of a run."""
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow.parquet", reason="pyarrow writes parquet files")
-    source, output = tmp_path / "x.npy", tmp_path / f"y{suffix}"
-    block = np.zeros((2, 3, 5), np.float32)
-    np.save(source, block)
-    if suffix == ".npy":
-        np.save(output, block)
-    elif suffix == ".npz":
-        np.savez(output, a=block)
-    elif suffix == ".safetensors":
-        output.write_bytes(b"".join(safetensors_bytes({"a": block}, {})))
-    else:
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), output)
-    before = output.read_bytes()
-    refuse("x.npy", output.name, (), "exists and was not written by jaxlstm")
+    output = Path(f"y{suffix}")
+    write_sequences(output, {"a": np.zeros((2, 5), np.float32)})
+    before, arguments = output.read_bytes(), ["run", "m.safetensors", "-o", output, "--input", "block.npy"]
+    assert "exists and was not written by jaxlstm" in jaxlstm_command(*arguments).err
     assert output.read_bytes() == before
-    assert run(checkpoint, source, output, "--overwrite") == 0
-    assert run(checkpoint, source, output) == 0
+    assert jaxlstm_command(*arguments, "--overwrite").status == 0
+    assert jaxlstm_command(*arguments, "--batch-size", "2", "--cast").status == 0
     assert output.read_bytes() != before
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "part-of-me", "part-000000000000000.safetensors.bak"])
-def test_files_of_the_user_in_the_folder_of_parts(name: str, refuse: Refuse, tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
-    (tmp_path / "y.npz.parts").mkdir()
-    (tmp_path / "y.npz.parts" / name).write_text("mine")
-    refuse("x.npz", "y.npz", (), f"holds {name}")
-    assert (tmp_path / "y.npz.parts" / name).read_text() == "mine"
-    assert not (tmp_path / "y.npz").exists()
-
-
-def test_input_in_the_folder_of_parts(refuse: Refuse, tmp_path: Path) -> None:
-    source = tmp_path / "y.safetensors.parts" / "part-000000000000000.safetensors"
-    source.parent.mkdir()
-    source.write_bytes(b"".join(safetensors_bytes(sequences(), {})))
-    refuse(str(source), "y.safetensors", (), "would replace the input")
-    assert source.exists()

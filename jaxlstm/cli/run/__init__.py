@@ -10,7 +10,7 @@ import json
 import time
 from typing import Any
 
-from jaxlstm._shared.progress import Progress, progress_bar
+from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import count_of
 from jaxlstm.cli.arguments import add_command, path_argument
 
@@ -39,8 +39,9 @@ def add_parser(commands: Any) -> None:
         action="extend",
         metavar="X",
         help="files, patterns or folders: .npz or .safetensors with arrays (time, features); .npy with an "
-        "array (sequences, time, features), or (time, features) for one long sequence; .parquet with a column "
-        "of lists. For a program, each array is an input without its batch axis; several inputs need .parquet",
+        "array (sequences, time, features), or (time, features) for one long sequence; .parquet with a "
+        "column of lists. For a program, a sequence is its input without the batch axis, and several inputs "
+        "are columns of .parquet",
     )
     parser.add_argument(
         "--batch-size",
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar() as bar:
         for number, job in enumerate(jobs, 1):
             label = f" of {job.source.name} (file {number} of {len(jobs)})" if len(jobs) > 1 else ""
-            count += job.run(predictor, _labelled(bar, label))
+            count += job.run(predictor, lambda done, total, what, label=label: bar(done, total, what + label))
     report = {
         "output": args.output,
         "files": len(jobs) + done,
@@ -93,7 +94,3 @@ def run(args: argparse.Namespace) -> int:
         before = f"; {count_of(done, 'file')} done before" if done else ""
         print(f"{args.output}: {count_of(count, 'sequence')} in {report['seconds']:.1f} s{before}")
     return 0
-
-
-def _labelled(bar: Progress, label: str) -> Progress:
-    return lambda done, total, description: bar(done, total, description + label)

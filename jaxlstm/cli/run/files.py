@@ -19,7 +19,7 @@ from jaxlstm._shared.paths import require_exists, require_folder_of
 from jaxlstm._shared.progress import Progress
 from jaxlstm.cli.output import checkpoint_files, require_output
 from jaxlstm.cli.run.sequences import (
-    READERS,
+    SUFFIXES,
     WRITER,
     open_npy,
     read_note,
@@ -50,59 +50,55 @@ class FileJob(NamedTuple):
         Raises:
           ValueError: the input is malformed, or the format of the output cannot hold the results.
         """
-        model = predictor.model
-        long = open_npy(self.source) if self.source.suffix == ".npy" else None
-        if (
-            isinstance(model, LSTMRows)
-            and long is not None
-            and long.ndim == 2
-            and not _is_bidirectional(model)
-        ):
-            self._check_output(predictor, "one long sequence", (".npy",))
+        model, array = predictor.model, open_npy(self.source) if self.source.suffix == ".npy" else None
+        is_long = array is not None and array.ndim == 2
+        if is_long and isinstance(model, LSTMRows) and not model.runner.config.bidirectional:
+            self._require_suffix(predictor, "one long sequence", {".npy"})
             with written_whole(self.output) as path:
-                write_npy(path, self.note, len(long), self._long_outputs(model, long, progress))
+                write_npy(path, self.note, len(array), self._long_outputs(model, array, progress))
             return 1
-        named = (".npz", ".safetensors", ".parquet") + (".npy",) * (long is not None)
-        self._check_output(predictor, "sequences", named)
+        self._require_suffix(predictor, "sequences", {*SUFFIXES} - ({".npy"} if array is None else set()))
         columns = read_sequences(self.source, model.inputs[0].column)
         results = self._results(predictor, columns, progress)
         with written_whole(self.output) as path:
             write_results(path, self.output.suffix, self.note, results, predictor.blanks)
         return len(next(iter(columns.values())))
 
-    def _check_output(self, predictor: BatchPredictor, kind: str, suffixes: tuple[str, ...]) -> None:
+    def _require_suffix(self, predictor: BatchPredictor, kind: str, suffixes: set[str]) -> None:
         """Raise if the format of the output cannot hold the results."""
-        blanks = predictor.blanks
-        outputs = blanks.get("outputs")
-        if any(blank.dtype == object for blank in blanks.values()):
-            kind, suffixes = f"{kind} with --error-column", tuple({*suffixes} & {".parquet"})
-        if len(blanks) > 1 or outputs is None:  # a .npy file holds one array
-            kind, suffixes = f"{kind} with results {list(blanks)}", tuple(s for s in suffixes if s != ".npy")
-        if any(blank.dtype.name == "bfloat16" for blank in blanks.values()):
-            kind, suffixes = f"{kind} in bfloat16", tuple({*suffixes} & {".safetensors"})
+        dtypes = {blank.dtype.name for blank in predictor.blanks.values()}
+        if [*predictor.blanks] != ["outputs"]:  # a .npy file holds one array
+            kind, suffixes = f"{kind} with results {[*predictor.blanks]}", suffixes - {".npy"}
+        for dtype, suffix in (("object", ".parquet"), ("bfloat16", ".safetensors")):
+            suffixes = suffixes & {suffix} if dtype in dtypes else suffixes
         if self.output.suffix not in suffixes:
-            wanted = f"the suffix must be {' or '.join(suffixes)}" if suffixes else "no format holds them"
-            raise ValueError(f"-o {self.output}: for {kind}, {wanted}")
+            wanted = (
+                f"the suffix must be {' or '.join(sorted(suffixes))}" if suffixes else "there is no format"
+            )
+            raise ValueError(f"-o {self.output}: for {kind} in {', '.join(sorted(dtypes))}, {wanted}")
 
     def _results(
         self, predictor: BatchPredictor, columns: dict[str, Any], progress: Progress
-    ) -> dict[str, list[Any]]:
+    ) -> dict[str, Any]:
         """Return the columns of the output: those of a Parquet file, or else "name", and the results."""
         count, is_table = len(next(iter(columns.values()))), self.source.suffix == ".parquet"
         added: dict[str, list[Any]] = {name: [] for name in predictor.blanks}
         for start in range(0, count, BLOCK):
             progress(start, count, "sequences")
-            block = {name: column[start : start + BLOCK] for name, column in columns.items()}
             try:
-                results = predictor(block)
+                results = predictor({name: column[start : start + BLOCK] for name, column in columns.items()})
             except RowError as error:
-                place = f"row {start + error.row} of column {error.column!r}"
-                place = place if is_table else f"sequence {columns['name'][start + error.row]}"
+                row = start + error.row
+                place = (
+                    f"row {row} of column {error.column!r}"
+                    if is_table
+                    else f"sequence {columns['name'][row]}"
+                )
                 raise ValueError(f"{self.source}: {place} {error.reason}") from error
             except ValueError as error:
                 raise ValueError(f"{self.source}: {error}") from error
             for name, column in added.items():
-                column += list(results[name])
+                column.extend(results[name])
         progress(count, count, "sequences")
         return {**(columns if is_table else {"name": columns["name"]}), **added}
 
@@ -111,7 +107,7 @@ class FileJob(NamedTuple):
     ) -> Iterator[np.ndarray]:
         """Yield the outputs of one sequence (time, features) in chunks of its steps."""
         stream = model.runner.stream(1)
-        for start in range(0, len(sequence), CHUNK_STEPS):
+        for start in range(0, max(len(sequence), 1), CHUNK_STEPS):
             progress(start, len(sequence), "steps")
             try:
                 piece = model.inputs[0].array(np.array(sequence[start : start + CHUNK_STEPS]))
@@ -144,11 +140,11 @@ def _sources(given: list[str]) -> list[Path]:
     for text in given:
         path, found = Path(text), [Path(text)]
         if path.is_dir():
-            found = sorted(child for child in path.iterdir() if child.suffix in READERS)
+            found = sorted(child for child in path.iterdir() if child.suffix in SUFFIXES)
         elif not path.exists() and glob.has_magic(text):
             found = sorted(map(Path, glob.glob(text)))
         if not found:
-            raise FileNotFoundError(f"--input {text}: there is no such file of {', '.join(READERS)}")
+            raise FileNotFoundError(f"--input {text}: there is no such file of {', '.join(SUFFIXES)}")
         sources += found
     return list(dict.fromkeys(sources))
 
@@ -160,15 +156,12 @@ def _outputs(text: str, sources: list[Path]) -> list[Path]:
         if len(sources) > 1:
             raise ValueError(f"-o {text} must be a folder for {len(sources)} input files; end it with /")
         return [output]
+    name, count = Counter(source.name for source in sources).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{count} inputs are named {name}, and their results would have one name in {text}")
     require_folder_of(output)
     output.mkdir(exist_ok=True)
-    outputs = [output / source.name for source in sources]
-    for name, count in Counter(path.name for path in outputs).items():
-        if count > 1:
-            raise ValueError(
-                f"{count} inputs are named {name}, and their results would have one name in {text}"
-            )
-    return outputs
+    return [output / source.name for source in sources]
 
 
 def _identity(path: Path) -> list[Any]:
@@ -176,7 +169,3 @@ def _identity(path: Path) -> list[Any]:
     require_exists(path)
     status = path.stat()
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
-
-
-def _is_bidirectional(model: LSTMRows) -> bool:
-    return model.runner.config.bidirectional

@@ -1,4 +1,4 @@
-"""Files of sequences: .npz, .safetensors, .npy and .parquet in; results in the same formats out."""
+"""Files of sequences: .npz, .safetensors, .npy and .parquet, read whole, and results in the same formats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,40 @@ from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.inference.columns import arrow_column
 from jaxlstm_converters.checkpoint import read_checkpoint
 
+SUFFIXES = (".npz", ".safetensors", ".npy", ".parquet")
 WRITER = "jaxlstm run "
 """Start of the note in a file of results. A SHA-256 in hexadecimal digits follows."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time in a zip file. A constant, so that the bytes do not depend on the clock."""
+
+
+def read_sequences(path: Path, column: str) -> dict[str, Any]:
+    """Return the columns of a file, with a row for each sequence.
+
+    A Parquet file has its own columns. Any other file has "name" and ``column``.
+
+    Raises:
+      ValueError: the suffix is unknown, the file is malformed, or it has no sequences.
+      ModuleNotFoundError: it is a Parquet file, and pyarrow is not installed.
+    """
+    require_exists(path)
+    if path.suffix == ".parquet":
+        try:
+            table = import_optional("pyarrow.parquet", "parquet").read_table(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is not a parquet file: {error}") from error
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+    elif path.suffix == ".npy":
+        array = open_npy(path)
+        columns = {"name": [str(index) for index in range(len(array))], column: list(array)}
+    elif path.suffix in SUFFIXES:
+        arrays = _read_npz(path) if path.suffix == ".npz" else dict(sorted(read_checkpoint(path).items()))
+        columns = {"name": list(arrays), column: list(map(np.asarray, arrays.values()))}
+    else:
+        raise ValueError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
+    if not columns or not len(next(iter(columns.values()))):
+        raise ValueError(f"{path} has no sequences")
+    return columns
 
 
 def open_npy(path: Path) -> np.ndarray:
@@ -32,68 +62,20 @@ def open_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
 
 
-def read_npy(path: Path, column: str) -> dict[str, Any]:
-    """Return the columns "name" and ``column`` of an array (sequences, ...)."""
-    array = open_npy(path)
-    return {"name": [str(index) for index in range(len(array))], column: list(array)}
-
-
-def read_npz(path: Path, column: str) -> dict[str, Any]:
-    """Return the columns "name" and ``column`` of an array for each name."""
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a .npz file")
-    arrays = []
+    arrays = {}
     with np.load(path, allow_pickle=False) as archive:
         for name, count in Counter(archive.files).items():
-            if count > 1:
-                raise ValueError(f"{path} has several arrays named {name!r}; rename them")
             try:
-                arrays.append(archive[name])
+                arrays[name] = archive[name]
             except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{path}: {name} cannot be read: {error}") from error
-            if isinstance(arrays[-1], bytes):  # NumPy returns the bytes of a member that is not a .npy file.
-                raise ValueError(f"{path}: {name} is not an array of numbers")
-        return {"name": archive.files, column: arrays}
-
-
-def read_safetensors(path: Path, column: str) -> dict[str, Any]:
-    """Return the columns "name" and ``column`` of a tensor for each name."""
-    tensors = read_checkpoint(path)
-    return {"name": sorted(tensors), column: [np.asarray(tensors[name]) for name in sorted(tensors)]}
-
-
-def read_parquet(path: Path, column: str) -> dict[str, Any]:
-    """Return all columns."""
-    del column
-    try:
-        table = import_optional("pyarrow.parquet", "parquet").read_table(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a parquet file: {error}") from error
-    return dict(zip(table.column_names, table.columns, strict=True))
-
-
-READERS: dict[str, Callable[[Path, str], dict[str, Any]]] = {
-    ".npz": read_npz,
-    ".safetensors": read_safetensors,
-    ".npy": read_npy,
-    ".parquet": read_parquet,
-}
-
-
-def read_sequences(path: Path, column: str) -> dict[str, Any]:
-    """Return the columns of a file, in which each row is a sequence.
-
-    Raises:
-      ValueError: the suffix is unknown, the file is malformed, or it has no sequences.
-      ModuleNotFoundError: it is a Parquet file, and pyarrow is not installed.
-    """
-    require_exists(path)
-    if path.suffix not in READERS:
-        raise ValueError(f"{path}: the suffix must be one of {', '.join(READERS)}")
-    columns = READERS[path.suffix](path, column)
-    if not columns or not len(next(iter(columns.values()))):
-        raise ValueError(f"{path} has no sequences")
-    return columns
+            # NumPy names the members "a" and "a.npy" alike, and returns the bytes of a file of another kind.
+            if count > 1 or isinstance(arrays[name], bytes):
+                raise ValueError(f"{path}: {name} must be one array of numbers")
+    return arrays
 
 
 def write_results(
@@ -110,38 +92,32 @@ def write_results(
       blanks: name of a result -> an empty array of the rank and dtype of its rows.
     """
     if suffix == ".parquet":
-        parquet = import_optional("pyarrow.parquet", "parquet")
         import pyarrow
 
         made = {n: arrow_column(c, blanks[n]) if n in blanks else c for n, c in columns.items()}
-        parquet.write_table(pyarrow.table(made, metadata={"writer": note}), path)
+        table = pyarrow.table(made, metadata={"writer": note})
+        import_optional("pyarrow.parquet", "parquet").write_table(table, path)
     elif suffix == ".npy":
         write_npy(path, note, len(columns["outputs"]), (array[None] for array in columns["outputs"]))
+    elif suffix == ".safetensors":
+        with open(path, "wb") as file:
+            file.writelines(safetensors_bytes(_named(columns, blanks), {"writer": note}))
     else:
-        tensors = _named(columns, blanks)
-        if suffix == ".safetensors":
-            with open(path, "wb") as file:
-                file.writelines(safetensors_bytes(tensors, {"writer": note}))
-            return
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             archive.comment = note.encode()
-            for name, array in tensors.items():
+            for name, array in _named(columns, blanks).items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def write_npy(path: Path, note: str, count: int, pieces: Iterator[np.ndarray]) -> None:
-    """Write the concatenation of arrays with ``count`` rows together, and the note after the data.
-
-    NumPy ignores what follows the data.
-    """
+def write_npy(path: Path, note: str, count: int, pieces: Iterable[np.ndarray]) -> None:
+    """Write ``count`` rows, given in pieces, as one array, and the note behind it, which NumPy ignores."""
+    rest = iter(pieces)
+    first = next(rest)
+    header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False}
     with open(path, "wb") as file:
-        first = next(pieces)
-        shape, descr = (count, *first.shape[1:]), np.lib.format.dtype_to_descr(first.dtype)
-        header = {"descr": descr, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for piece in itertools.chain([first], pieces):
-            file.write(np.ascontiguousarray(piece).data)
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, *first.shape[1:])})
+        file.writelines(np.ascontiguousarray(piece).data for piece in itertools.chain([first], rest))
         file.write(note.encode())
 
 
@@ -154,7 +130,7 @@ def _named(columns: Mapping[str, Any], blanks: Mapping[str, np.ndarray]) -> dict
             full = name if result == "outputs" else f"{name}.{result}"
             if full in named:
                 raise ValueError(
-                    f"{full} would be the name of two results; rename one of the sequences, or write .parquet"
+                    f"{full} would be the name of two results; rename a sequence, or write .parquet"
                 )
             named[full] = array
     return named

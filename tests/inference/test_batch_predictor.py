@@ -1,0 +1,227 @@
+"""``BatchPredictor``: columns in, columns out, in any process; bad rows; padding of programs."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jaxlstm import load_program
+from jaxlstm.inference import BatchPredictor
+from jaxlstm.inference.columns import RowError
+from jaxlstm.inference.random_inputs import random_inputs
+from testing import exported
+from testing.graphs import X, node, program
+from testing.inference import compilations
+from testing.processes import run_python
+from testing.run_command import assert_outputs, sequences, write_checkpoint
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
+ROWS = list(sequences().values())
+pyarrow = pytest.importorskip("pyarrow", reason="a batch may be an Arrow table")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path)
+
+
+def nested(rows: list[Any]) -> Any:
+    lists = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
+    return pyarrow.array(lists, pyarrow.list_(pyarrow.list_(pyarrow.float32())))
+
+
+COLUMNS: dict[str, Callable[[list[np.ndarray]], Any]] = {
+    "arrays": list,
+    "object array": lambda rows: np.array([*rows, None], object)[:-1],
+    "Python lists": lambda rows: [row.tolist() for row in rows],
+    "Arrow lists of steps": nested,
+    "flat Arrow lists": lambda rows: pyarrow.array([row.ravel() for row in rows]),
+    "one array": lambda rows: np.stack([row[:1] for row in rows]),
+    "chunks": lambda rows: pyarrow.chunked_array([nested(rows[:4]), nested(rows[4:])]),
+}
+
+
+@pytest.mark.parametrize("form", COLUMNS)
+def test_forms_of_columns(form: str, checkpoint: Path) -> None:
+    """Order and other columns are kept; an Arrow table gives nested lists of the same numbers."""
+    rows = [row[:1] for row in ROWS] if form == "one array" else ROWS
+    batch = {"id": list(range(9)), "x": COLUMNS[form](ROWS), "z": ["z"] * 9}
+    predictor = BatchPredictor(checkpoint, column="x", states=True, batch_size=4)
+    result = predictor(batch)
+    assert list(result) == ["id", "x", "z", "outputs", "h_n", "c_n"]
+    assert result["id"] == batch["id"]
+    for k, row in enumerate(rows):
+        assert_outputs(str(k), result["outputs"][k], row)
+        np.testing.assert_array_equal(result["h_n"][k][-1], result["outputs"][k][-1])
+        assert result["c_n"][k].shape == (2, 8)
+    if "Arrow" in form or form == "chunks":
+        table = predictor(pyarrow.table(batch))
+        assert table.column_names == list(result)
+        for name in ("outputs", "c_n"):
+            for actual, expected in zip(table[name].to_pylist(), result[name], strict=True):
+                np.testing.assert_array_equal(np.array(actual, np.float32), expected)
+
+
+BAD_ROWS: list[tuple[Any, str]] = [
+    (None, "is null"),
+    (np.zeros((2, 4), np.float32), "has shape (2, 4), expected (time, 5), not empty"),
+    (np.zeros((0, 5), np.float32), "has shape (0, 5)"),
+    (np.zeros((2, 5)), "is float64 and the model takes float32; pass cast=True"),
+    (np.zeros((2, 5), bool), "holds bool, expected real numbers"),
+    ([[1.0], [1.0, 2.0]], "is not an array of numbers"),
+    (nested([[[1, 2], [3]]])[0], "has lists of different lengths, [1, 2]"),
+    (nested([[None]])[0], "contains a null"),
+    (nested([None])[0], "is null"),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD_ROWS)
+def test_bad_rows(bad: Any, reason: str, checkpoint: Path) -> None:
+    """They raise, or go to the error column and the others are computed."""
+    batch = {"inputs": [ROWS[0], bad, ROWS[1]]}
+    with pytest.raises(RowError) as caught:
+        BatchPredictor(checkpoint)(batch)
+    assert str(caught.value).startswith(f"row 1 of column 'inputs' {reason}")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    result = BatchPredictor(checkpoint, error_column="error")(batch)
+    assert result["error"][1].startswith(f"column 'inputs' {reason}")
+    assert (result["error"][0], result["error"][2], result["outputs"][1]) == (None, None, None)
+    for k in (0, 2):
+        assert_outputs(str(k), result["outputs"][k], batch["inputs"][k])
+
+
+def test_rows_with_nan(checkpoint: Path) -> None:
+    """They are computed as in torch, unless there is an error column."""
+    table = pyarrow.table({"inputs": nested([ROWS[0], ROWS[1] * np.nan])})
+    assert np.isnan(BatchPredictor(checkpoint)(table)["outputs"].to_pylist()[1]).all()
+    result = BatchPredictor(checkpoint, error_column="error")(table)
+    assert result["outputs"].is_null().to_pylist() == [False, True]
+    assert result["error"].to_pylist() == [None, "column 'inputs' has NaN or infinity"]
+    only_bad = BatchPredictor(checkpoint, error_column="error")(table.slice(1))
+    assert only_bad.schema == result.schema  # files of an engine need equal schemas
+
+
+def test_arguments(checkpoint: Path) -> None:
+    batch: dict[str, Any] = {"inputs": ROWS[:1]}
+    for options, given, message in (
+        ({"column": "x"}, batch, r"no column 'x' .* pass column= with one of \['inputs'\]"),
+        ({}, {**batch, "outputs": [1]}, "column 'outputs' already"),
+        ({}, ROWS, "batch must be a dict of columns or an Arrow table, got list"),
+        ({"column": {"inputs": "x"}}, batch, "column must be a str for an LSTM"),
+        ({"prefix": "no"}, batch, "prefix"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            BatchPredictor(checkpoint, **options)(given)
+    with pytest.raises(ValueError, match="states and dropout cannot be used"):
+        BatchPredictor(DEMO, states=True, dropout=0.0)(batch)
+    with pytest.raises(ValueError, match="threads must be greater than zero"):
+        BatchPredictor(checkpoint, threads=0)
+    assert BatchPredictor(checkpoint)({"inputs": []})["outputs"].shape == (0,)
+
+
+CHILD = """
+import pickle, sys
+import numpy as np
+predictor = pickle.loads(bytes.fromhex(sys.argv[1]))
+result = predictor({"inputs": [np.ones((3, 5), np.float32)]})
+print(result["outputs"][0].tobytes().hex(), predictor.model.runner._engine.threads)
+"""
+
+
+def test_pickle(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A predictor is a path and options, also after it was used, and takes the threads of its process."""
+    monkeypatch.chdir(tmp_path)
+    predictor = BatchPredictor("m.safetensors")
+    expected = predictor({"inputs": [np.ones((3, 5), np.float32)]})["outputs"][0]
+    pickled = pickle.dumps(predictor)
+    assert len(pickled) < 1000
+    monkeypatch.chdir("/")
+    threads = pickle.dumps(BatchPredictor(checkpoint, threads=3))
+    for data, variables, count in ((pickled, {"OMP_NUM_THREADS": "1"}, "1"), (threads, {}, "3")):
+        outputs, actual = run_python("-c", CHILD, data.hex(), **variables).split()
+        assert bytes.fromhex(outputs) == expected.tobytes()
+        assert actual == count
+
+
+class Residual(nn.Module):
+    """Each step alone, with two inputs and a dict whose keys are not sorted."""
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"sum": x + scale[:, None], "first": x[:, 0], "double": 2 * x}
+
+
+class Mean(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(1, keepdim=True)
+
+
+class Smooth(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool1d(x.mT, 3, 1, 1).mT
+
+
+DYNAMIC = {0: exported.AUTO, 1: exported.AUTO}
+
+
+@pytest.mark.parametrize("module", [Mean(), Smooth(), nn.Linear(3, 4)])
+def test_padding_never_reaches_results(module: nn.Module, tmp_path: Path) -> None:
+    """A program that mixes time steps runs without padding; another one compiles few shapes."""
+    exported.save(tmp_path / "m.pt2", module, torch.randn(2, 4, 3), dynamic_shapes=(DYNAMIC,))
+    predictor = BatchPredictor(tmp_path / "m.pt2")
+    assert predictor.model.inputs
+    before = compilations()
+    rows = [np.random.default_rng(n).standard_normal((n, 3)).astype(np.float32) for n in range(1, 12)]
+    result = predictor({"inputs": rows})
+    for row, outputs in zip(rows, result["outputs"], strict=True):
+        expected = module(torch.from_numpy(row)[None])[0].detach().numpy()
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6)
+    assert (compilations() - before == 1) == isinstance(module, nn.Linear)
+
+
+def test_program_with_several_inputs(tmp_path: Path) -> None:
+    x, scale = torch.randn(2, 4, 3), torch.randn(2, 3)
+    shapes = {"x": DYNAMIC, "scale": {0: exported.AUTO}}
+    exported.save(tmp_path / "m.pt2", Residual(), x, scale, dynamic_shapes=shapes)
+    rows = [row[:, :3] for row in ROWS]
+    batch = {"scale": [row[0] for row in rows], "x": nested(rows)}
+    renamed = {"a": batch["x"], "b": batch["scale"]}
+    for columns, given in (("inputs", batch), ({"x": "a", "scale": "b"}, renamed)):
+        result = BatchPredictor(tmp_path / "m.pt2", column=columns)(given)
+        assert list(result) == [*given, "sum", "first", "double"]
+        for k, row in enumerate(rows):
+            np.testing.assert_allclose(result["sum"][k], row + row[0], atol=1e-6)
+            np.testing.assert_array_equal(result["first"][k], row[0])
+            np.testing.assert_array_equal(result["double"][k], 2 * row)
+    with pytest.raises(ValueError, match=r"column must be a dict from each of the inputs \['x', 'scale'\]"):
+        BatchPredictor(tmp_path / "m.pt2", column={"x": "a"})(renamed)
+
+
+def test_program_compiles_few_shapes() -> None:
+    """The demo tagger, 60 sequences of 60 lengths: three buckets of length, and full batches."""
+    predictor, demo = BatchPredictor(DEMO, column="text"), load_program(DEMO)
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 29, length) for length in rng.permutation(60) + 1]
+    assert predictor.model.inputs[0].shape
+    before = compilations()
+    result = predictor({"text": texts})
+    assert compilations() - before == 3
+    for k in (0, 17, 59):
+        for index, expected in enumerate(demo(demo.params, texts[k][None])):
+            np.testing.assert_allclose(result[str(index)][k], expected[0], rtol=0, atol=1e-5)
+
+
+def test_free_axes_of_random_inputs_have_sizes_of_their_own() -> None:
+    """``verify_model`` resizes axes of equal size together, so no two axes are equal by accident."""
+    relu = node("aten.relu.default", shape=("a", "b", "c", 3, 5, 6), self=X)
+    arrays = random_inputs(program(relu, shape=("a", "b", "c", 3, 5, 6)))
+    assert arrays is not None
+    (array,) = arrays
+    assert array.shape[3:] == (3, 5, 6)
+    assert len(set(array.shape)) == 6
