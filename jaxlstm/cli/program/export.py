@@ -12,7 +12,6 @@ from jaxlstm.cli.compare_artifact import platform_names, relative_difference, ru
 from jaxlstm.cli.output import require_output
 from jaxlstm.cli.program import refuse_options
 from jaxlstm.cli.program.describe import describe, shape_text
-from jaxlstm.inference.random_inputs import random_inputs
 
 if TYPE_CHECKING:
     from jaxlstm.programs.program import Program
@@ -60,6 +59,7 @@ def _largest_difference(output: Path, program: Program) -> float | None:
     from jaxlstm._shared.safetensors import read_safetensors
     from jaxlstm.inference.artifact import read_artifact, weights_beside
     from jaxlstm.inference.program_artifact import has_separate_weights, positional
+    from jaxlstm.inference.random_inputs import random_inputs
 
     exported = read_artifact(output)
     if not runs_here(exported):
