@@ -110,13 +110,14 @@ def test_rows_with_nan(checkpoint: Path) -> None:
 
 def test_arguments(checkpoint: Path) -> None:
     batch: dict[str, Any] = {"inputs": ROWS[:1]}
-    for options, given, message in (
+    cases: tuple[tuple[dict[str, Any], Any, str], ...] = (
         ({"column": "x"}, batch, r"no column 'x' .* pass column= with one of \['inputs'\]"),
         ({}, {**batch, "outputs": [1]}, "column 'outputs' already"),
         ({}, ROWS, "batch must be a dict of columns or an Arrow table, got list"),
         ({"column": {"inputs": "x"}}, batch, "column must be a str for an LSTM"),
         ({"prefix": "no"}, batch, "prefix"),
-    ):
+    )
+    for options, given, message in cases:
         with pytest.raises((TypeError, ValueError), match=message):
             BatchPredictor(checkpoint, **options)(given)
     with pytest.raises(ValueError, match="states and dropout cannot be used"):

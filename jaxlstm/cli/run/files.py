@@ -51,11 +51,11 @@ class FileJob(NamedTuple):
           ValueError: the input is malformed, or the format of the output cannot hold the results.
         """
         model, array = predictor.model, open_npy(self.source) if self.source.suffix == ".npy" else None
-        is_long = array is not None and array.ndim == 2
-        if is_long and isinstance(model, LSTMRows) and not model.runner.config.bidirectional:
+        causal = model if isinstance(model, LSTMRows) and not model.runner.config.bidirectional else None
+        if array is not None and array.ndim == 2 and causal is not None:
             self._require_suffix(predictor, "one long sequence", {".npy"})
             with written_whole(self.output) as path:
-                write_npy(path, self.note, len(array), self._long_outputs(model, array, progress))
+                write_npy(path, self.note, len(array), self._long_outputs(causal, array, progress))
             return 1
         self._require_suffix(predictor, "sequences", {*SUFFIXES} - ({".npy"} if array is None else set()))
         columns = read_sequences(self.source, model.inputs[0].column)
