@@ -86,6 +86,8 @@ def test_the_class_in_a_file_of_a_module(prefix: str, tmp_path: Path) -> None:
     assert [warning.filename for warning in caught] == [__file__]
     with pytest.warns(jaxlstm.PortingWarning, match=expected):
         jaxlstm.from_torch(jaxlstm.read_checkpoint(path))
+    with pytest.warns(jaxlstm.PortingWarning, match=expected):
+        jaxlstm.inference.BatchPredictor(path)({"inputs": []})
     (warning,) = describe(str(path))["warnings"]
     name = "rnn." if prefix else "(root)"
     assert re.match(f"{re.escape(name)}: the torch module {expected}", warning)
