@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.kernels.cpu.threads import available_threads
+from jaxlstm.kernels.cpu.stack import available_threads
 from jaxlstm.layer.config import LSTMConfig
 
 Results = tuple[np.ndarray, np.ndarray, np.ndarray]
