@@ -23,26 +23,26 @@ SIZES = {"input_size": 3, "hidden_size": 5}
         ({"input_size": 3.0}, TypeError, "input_size must be an int, got 3.0 of type float"),
         ({"hidden_size": "5"}, TypeError, "hidden_size must be an int, got '5' of type str"),
         ({"bias": 1}, TypeError, "bias must be a bool, got 1 of type int; pass bias=True"),
-        ({"bias": None}, TypeError, "bias must be a bool"),
         ({"batch_first": "yes"}, TypeError, "batch_first must be a bool, got 'yes'"),
         ({"bidirectional": 2}, TypeError, "bidirectional must be a bool, got 2"),
         ({"dropout": 1.5}, ValueError, r"dropout must be in \[0, 1\].*got 1.5"),
         ({"dropout": float("nan")}, ValueError, r"dropout must be in \[0, 1\].*got nan"),
         ({"dropout": True}, TypeError, "dropout must be a number from 0 to 1, got True"),
-        ({"dropout": "0.5"}, TypeError, "dropout must be a number"),
+        ({"dropout": "0.5"}, TypeError, "dropout must be a number .*'0.5' of type str"),
         ({"proj_size": -1}, ValueError, "proj_size must be positive, or zero"),
         ({"proj_size": 5}, ValueError, "proj_size must be smaller than hidden_size, got proj_size=5"),
         ({"proj_size": 1.5}, TypeError, "proj_size must be an int"),
     ],
 )
 def test_bad_arguments(changed: dict, error: type, message: str) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         LSTMConfig(**{**SIZES, **changed})
 
 
 def test_dropout_without_effect_warns() -> None:
-    with pytest.warns(UserWarning, match=r"dropout=0.5 has no effect.*num_layers is 1"):
+    with pytest.warns(UserWarning, match=r"dropout=0.5 has no effect.*num_layers is 1") as caught:
         LSTMConfig(3, 5, dropout=0.5)
+    assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match="dropout"):
         torch.nn.LSTM(3, 5, dropout=0.5)
 
@@ -86,30 +86,12 @@ def test_cell_param_shapes_against_torch(bias: bool) -> None:
     assert param_shapes(LSTMCellConfig(3, 5, bias=bias)) == expected
 
 
-def test_cell_config_replace_and_equality() -> None:
-    cell = LSTMCellConfig(3, 5)
-    assert dataclasses.replace(cell, bias=False) == LSTMCellConfig(3, 5, bias=False)
-    assert cell != LSTMConfig(3, 5)
-    assert repr(cell) == "LSTMCellConfig(input_size=3, hidden_size=5, bias=True)"
-
-
-def test_cell_config_arguments() -> None:
+def test_cell_config() -> None:
     cell = LSTMCellConfig(4, 5, False)
+    assert dataclasses.replace(cell, bias=True) == LSTMCellConfig(4, 5) != LSTMConfig(4, 5)
     assert repr(cell) == "LSTMCellConfig(input_size=4, hidden_size=5, bias=False)"
     expected = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
     assert {name: getattr(cell, name) for name in expected} == expected
     for name, value in expected.items():
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
             LSTMCellConfig(4, 5, **{name: value})  # type: ignore[arg-type]
-
-
-def test_error_type_and_warning_location() -> None:
-    for argument, value in (("hidden_size", 2.5), ("bias", 1), ("dropout", "0.5"), ("proj_size", 1.5)):
-        arguments: dict[str, Any] = {"hidden_size": 5, argument: value}
-        with pytest.raises(
-            TypeError, match=f"^{argument} must be .*{value!r} of type {type(value).__name__}"
-        ):
-            LSTMConfig(4, **arguments)
-    with pytest.warns(UserWarning, match="dropout=0.5 has no effect") as caught:
-        LSTMConfig(4, 5, dropout=0.5)
-    assert caught[0].filename == __file__

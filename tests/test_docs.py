@@ -22,7 +22,6 @@ from testing.wheels import fetch_pinned
 # Pages whose snippets another test runs or compares with a script.
 ELSEWHERE = {
     "crnn.md": "tests/examples/test_pages.py",
-    "layer.md": "tests/test_readme.py",
     "porting.md": "tests/converters/flax/test_docs.py",
     "programs.md": "tests/programs/test_docs.py",
     "real_models.md": "tests/examples/test_pages.py",
@@ -103,6 +102,12 @@ def test_error_messages(folder: Path) -> None:
     messages = [message_of(cause, names) for cause in CAUSES]
     pairs = zip(quotes, messages, strict=True)
     assert [pair for pair in pairs if not fits(*pair)] == []
+
+
+def test_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_page("layer.md")
+    (quoted,) = re.findall(r"print\(.*?\)\s+# (\(.*\))", blocks("layer.md", "python")[0])
+    assert quoted in capsys.readouterr().out
 
 
 def test_front_page(folder: Path) -> None:

@@ -113,13 +113,6 @@ def test_modules_take_packed_sequences() -> None:
         np.testing.assert_array_equal(outputs.batch_sizes, expected.batch_sizes)
 
 
-def test_packed_sequence_is_a_pytree() -> None:
-    packed = pack_padded_sequence(padded(False), LENGTHS["unsorted"], enforce_sorted=False)
-    doubled = jax.jit(lambda p: p._replace(data=2 * p.data))(packed)
-    np.testing.assert_array_equal(doubled.data, 2 * packed.data)
-    assert len(jax.tree.leaves(packed)) == 4
-
-
 def test_inverse_permutation_is_optional() -> None:
     packed = pack_padded_sequence(padded(False), LENGTHS["unsorted"], enforce_sorted=False)
     config = jaxlstm.LSTMConfig(3, 5)

@@ -14,23 +14,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def python_blocks(page: str) -> list[str]:
-    """The fenced Python blocks of a page outside the side-by-side table."""
-    text = re.sub(r"<table>.*?</table>", "", (ROOT / page).read_text(), flags=re.DOTALL)
-    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working directory with the examples."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-
-
-def run(blocks: list[str], names: dict[str, Any]) -> dict[str, Any]:
-    for block in blocks:
-        exec(compile(block, "page", "exec"), names)
-    return names
 
 
 def test_readme_runs(
@@ -42,25 +30,17 @@ def test_readme_runs(
     torch_model = importlib.import_module("train_demo").Restorer()
     saved = torch.load("examples/demo.pt")["model_state_dict"]
     torch_model.load_state_dict(saved)
-    blocks = python_blocks("README.md")
+    blocks = re.findall(r"```python\n(.*?)```", README[README.index("</table>") :], re.DOTALL)
     assert len(blocks) == 4
-    names = run(blocks, {"torch_model": torch_model})
+    names: dict[str, Any] = {"torch_model": torch_model}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
     assert "HOLDS" in capsys.readouterr().out
     assert names["state_dict"].keys() == saved.keys()
     for ours, theirs in zip(
         names["model"](names["characters"]), (names["capital"], names["mark"]), strict=True
     ):
         assert abs(ours - theirs).max() < 1e-5
-
-
-def test_layer_page_runs_and_prints_the_quoted_shapes(
-    folder: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    blocks = python_blocks("docs/layer.md")
-    assert len(blocks) == 2
-    run(blocks, {})
-    (quoted,) = re.findall(r"print\(.*?\)\s+# (\(.*\))", blocks[0])
-    assert quoted in capsys.readouterr().out
 
 
 def test_side_by_side_lines_agree(tmp_path: Path) -> None:

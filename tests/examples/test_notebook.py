@@ -29,7 +29,7 @@ def executed(committed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in fresh.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    client = NotebookClient(fresh, timeout=300, resources={"metadata": {"path": NOTEBOOK.parent}})
+    client = NotebookClient(fresh, timeout=1200, resources={"metadata": {"path": NOTEBOOK.parent}})
     return client.execute()
 
 

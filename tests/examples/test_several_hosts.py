@@ -61,7 +61,7 @@ def test_two_processes_train_as_one(hidden: str) -> None:
     """Each process has two devices. With hidden=4 the all-gather of every step crosses the processes."""
     single = start("--steps", "4", devices=1)
     both = start_two("--steps", "4", "--hidden", hidden)
-    printed = [child.communicate(timeout=6000) for child in (single, *both)]
+    printed = [child.communicate(timeout=1200) for child in (single, *both)]
     for child, (_, errors) in zip((single, *both), printed, strict=True):
         assert child.returncode == 0, errors[-3000:]
     expected = losses(printed[0][0])

@@ -1,10 +1,12 @@
-"""Whole models of the packages in ``testing/wheels.py`` as Flax models, against the packages' code."""
+"""Models of the packages in ``testing/wheels.py``, as Flax models and as programs, against their code."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 import jaxlstm
 from jaxlstm import check
 from testing import real_models as real
-from testing.real_problems import PROBLEMS, Problem
+from testing.real_problems import PROBLEMS, Problem, beatnet, resemblyzer, silero_vad
 
 pytestmark = pytest.mark.network
 
@@ -107,16 +109,38 @@ def test_fine_tuned_in_jax_and_given_back_to_the_package(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "location", "names", "load"),
+    ("name", "location", "load"),
     [
-        ("beatnet", real.BEATNET, {}, real.load_beatnet),
-        ("voice_encoder", real.RESEMBLYZER, {}, real.load_resemblyzer),
+        ("beatnet", real.BEATNET, real.load_beatnet),
+        ("voice_encoder", real.RESEMBLYZER, real.load_resemblyzer),
     ],
 )
 def test_the_state_dict_is_that_of_the_package(
-    name: str, location: tuple[str, str], names: dict[str, str], load: Callable[[], torch.nn.Module]
+    name: str, location: tuple[str, str], load: Callable[[], torch.nn.Module]
 ) -> None:
-    ours = jaxlstm.state_dict(real.example(name).load(real.fetch_pinned(*location)), names=names)
+    ours = jaxlstm.state_dict(real.example(name).load(real.fetch_pinned(*location)))
     theirs = load().state_dict()
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[key], theirs[key].numpy()) for key in theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [beatnet, resemblyzer, silero_vad])
+def test_program_equals_the_package(make: Callable[[], Problem], tmp_path: Path) -> None:
+    """The program, exported from a short example, runs on an input of usual size."""
+    problem = make()
+    live = jaxlstm.from_module(problem.theirs, to_torch(problem.args))
+    live.save(tmp_path / "model.pt2")
+    read = jaxlstm.load_program(tmp_path / "model.pt2")
+    args = problem.long_args
+    with torch.no_grad():
+        expected = jax.tree.leaves(jax.tree.map(np.asarray, problem.theirs(*to_torch(args))))
+    for program in (live, read):
+        actual = jax.tree.leaves(jax.jit(program)(program.params, *args))
+        for ours, theirs in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1, np.abs(theirs).max()))
+    assert [node.op for node in read.graph.nodes] == [node.op for node in live.graph.nodes]
+
+
+def to_torch(args: tuple[Any, ...]) -> Any:
+    return jax.tree.map(torch.from_numpy, args)
