@@ -38,7 +38,7 @@ class Verification:
 
     Attributes:
       references: each is compared in float64. The last one is the truth, from which RMS errors are measured.
-      criteria: what is judged, in the order of the report.
+      criteria: the criteria in the order of the report.
       dtype: the working dtype.
       tolerance: (rtol, atol) set by the caller, or None for the criteria.
       run_float64: if true, the subject also runs in float64.
@@ -193,13 +193,13 @@ class Trial:
         check.evidence["float64"].append(Evidence(self.case, ours, self.truth64))
         return ours
 
+    def _names(self, ours: Results, expected: Results) -> str:
+        return exact.names(ours, expected, self.check.subject.optional_outputs)
+
     @cached_property
     def form(self) -> str:
         """The results of wrong name, shape or dtype, in words."""
-        optional = self.check.subject.optional_outputs
-        return exact.names(self.ours, self.expected, optional) or exact.shape_and_dtype(
-            self.ours, self.expected
-        )
+        return self._names(self.ours, self.expected) or exact.shape_and_dtype(self.ours, self.expected)
 
     @cached_property
     def mask(self) -> str:
@@ -214,17 +214,17 @@ class Trial:
     @cached_property
     def has_shapes(self) -> bool:
         """True if every result has the shape of the reference's."""
-        return not exact.names(self.ours, self.expected, self.check.subject.optional_outputs) and all(
-            a.shape == self.expected.outputs[name].shape for name, a in self.ours.outputs.items()
+        expected = self.expected.outputs
+        return not self._names(self.ours, self.expected) and all(
+            a.shape == expected[name].shape for name, a in self.ours.outputs.items()
         )
 
     @cached_property
     def form64(self) -> str:
         """The float64 results of wrong shape or dtype, in words."""
-        ours, names = self.ours64, self.check.subject.optional_outputs
-        if ours is None:
+        if self.ours64 is None:
             return ""
-        return exact.names(ours, self.truth64, names) or exact.shape_and_dtype(ours, self.truth64)
+        return self._names(self.ours64, self.truth64) or exact.shape_and_dtype(self.ours64, self.truth64)
 
     @cached_property
     def mask64(self) -> str:

@@ -1,1 +1,1 @@
-"""The criteria: pure functions of arrays that measure a quantity and compare it with its limit."""
+"""The criteria: one list of them, and the pure functions of arrays that measure."""

@@ -1,4 +1,4 @@
-"""The diagnosis of a failed verification, and what it reads from the failed items."""
+"""The diagnosis of a failed verification, and the ids and kinds of the failed items that it reads."""
 
 from __future__ import annotations
 

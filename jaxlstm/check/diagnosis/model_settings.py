@@ -1,4 +1,4 @@
-"""What a user should change first: the mode of a model, the layout of its arguments, or its weights."""
+"""Advice to change the mode of a model, the layout of its arguments, or its weights."""
 
 from __future__ import annotations
 

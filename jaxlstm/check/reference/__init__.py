@@ -1,1 +1,1 @@
-"""Reference implementations of torch.nn.LSTM: torch itself and a float64 oracle in NumPy."""
+"""The references: torch, a float64 oracle in NumPy, and the faults that can be planted in both."""
