@@ -29,7 +29,7 @@ from jaxlstm.check.report.text import call_text
 from jaxlstm.check.requirements import require_precision, require_seed, require_tolerance
 from jaxlstm.check.subjects.function import CheckedModel, FunctionModel
 from jaxlstm.check.subjects.model import ModelSubject
-from jaxlstm.check.subjects.module_names import ModuleNames
+from jaxlstm.check.subjects.pairing import ModuleNames
 from jaxlstm.check.subjects.program import ProgramModel
 from jaxlstm.check.verification import Verification
 from jaxlstm.programs.program import Program

@@ -12,7 +12,7 @@ import pytest
 
 from jaxlstm.check import Item, Report
 from jaxlstm.check.report.difference import Divergence, StepDifference
-from jaxlstm.check.report.terminal import show_text
+from jaxlstm.check.report.text import show_text
 
 RED, GREEN = "\x1b[1;31m", "\x1b[32m"
 DIFFERENCE = StepDifference(

@@ -12,8 +12,7 @@ from torch.nn import functional
 from torch.nn.utils import rnn
 
 from jaxlstm.check.cases.case import Case
-from jaxlstm.check.reference.torch_faults.catalogue import variants
-from jaxlstm.check.reference.torch_faults.planted import run_planted
+from jaxlstm.check.reference.torch_faults.planted import run_planted, variants
 from jaxlstm.check.reference.torch_model import TorchModel
 
 X = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))

@@ -1,15 +1,29 @@
-"""The layers of both models: their outputs in one run, compared in torch's order."""
+"""The layers of both models, and a torch module with faults planted at its operations.
+
+A model's outputs on several cases are the evidence. Several faults are found one after the other: the first
+of them moves the first layer that differs further down.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+
+from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import LayerRecord
 from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
+from jaxlstm.check.diagnosis.search import Deadline
+from jaxlstm.check.reference.torch_faults.operation import Replacement
+from jaxlstm.check.reference.torch_faults.planted import PlantedFault, PlantedRun, planted_faults, run_planted
+from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import LayerDifference
-from jaxlstm.check.subjects.module_names import ModuleNames
-from jaxlstm.check.subjects.pairing import Pairing
+from jaxlstm.check.subjects.model import ModelSubject
+from jaxlstm.check.subjects.pairing import ModuleNames, Pairing
+from jaxlstm.check.verification import Evidence
 
 
 def compare_layers(
@@ -67,3 +81,117 @@ def _partners(pairing: Pairing) -> Mapping[str, Sequence[str]]:
         common = [steps[0] for steps in same]
         partners[module] = [".".join(common[:length]) for length in range(len(common), 0, -1)]
     return partners
+
+
+Array = np.ndarray
+Faults = tuple[PlantedFault, ...]
+
+MAX_FAULTS = 3
+"""Largest number of faults combined."""
+
+
+class FaultedModule:
+    """The runs of a torch module in ``dtype`` that should agree with the evidence."""
+
+    causes = ()
+
+    def __init__(
+        self,
+        theirs: TorchModel,
+        subject: ModelSubject,
+        first: Case,
+        layers: Sequence[LayerRecord],
+        evidence: Sequence[Evidence],
+        *,
+        dtype: Any,
+        tolerance: float,
+        rounding: bool,
+    ) -> None:
+        """Take the evidence, and the layers of the model on the case ``first``.
+
+        The first case may lack evidence, if the model raised. ``rounding`` restricts the search to faults of
+        precision, which are measured by the RMS instead of the largest element.
+        """
+        self.theirs, self.subject, self.dtype = theirs, subject, dtype
+        self.tolerance, self.rounding = tolerance, rounding
+        self.start = f"matches {theirs.module_name} if"
+        self.first, self.layers = first, layers
+        finite = [entry for entry in evidence if entry.results.is_finite]
+        self.evidence = sorted(finite, key=lambda entry: entry.case.name != first.name)
+        self.raised = not self.evidence or self.evidence[0].case.name != first.name
+        planted = self._run((), first, record=True)
+        self.operations, self.compared = planted.operations, len(self._compare(planted))
+
+    def single(self, deadline: Deadline) -> Iterator[Faults]:
+        """Yield every fault alone, unless the model raised after layers that are right."""
+        if not self.raised or max(self.distances(())) > EQUAL:
+            faults = planted_faults(self.operations, rounding=self.rounding)
+            yield from ((fault,) for fault in deadline.before(faults))
+
+    def combined(self, deadline: Deadline) -> Iterator[Faults]:
+        """Yield chains of faults, each of which moves the first difference further down."""
+        chain: Faults = ()
+        progress = self._progress(chain)
+        while len(chain) < MAX_FAULTS and not self.rounding:
+            best = None
+            sites = {site for fault in chain for site in fault.replacements}
+            for fault in deadline.before(planted_faults(self.operations)):
+                if not fault.replacements.keys() & sites:
+                    reached = self._progress((*chain, fault))
+                    if reached > progress:
+                        best, progress = (*chain, fault), reached
+            if best is None:
+                return
+            chain = best
+            yield chain
+
+    def distances(self, faults: Faults) -> Iterator[float]:
+        """Yield the distance from the layers if the model raised, then from the outputs on each case."""
+        if self.raised:
+            yield self._layer_distance(faults)
+        measure = _rms if self.rounding else _largest
+        for entry in self.evidence:
+            outputs = self._run(faults, entry.case).outputs
+            yield math.inf if outputs is None else output_distance(entry.results.outputs, outputs, measure)
+
+    def _run(self, faults: Faults, case: Case, record: bool = False) -> PlantedRun:
+        replacements: dict[int, Replacement] = {}
+        for fault in faults:
+            replacements |= fault.replacements
+        return run_planted(self.theirs, case, self.dtype, replacements, record=record)
+
+    def _layer_distance(self, faults: Faults) -> float:
+        """Return the largest distance of the layers that a model recorded before it raised."""
+        layers = self._compare(self._run(faults, self.first, record=True))
+        if len(layers) < self.compared or not layers:
+            return math.inf
+        return max(max(layer.inputs, layer.outputs) for layer in layers)
+
+    def _progress(self, faults: Faults) -> int:
+        """Return the number of layers before the first difference."""
+        layers = self._compare(self._run(faults, self.first, record=True))
+        return next((k for k, layer in enumerate(layers) if not layer.ok), len(layers))
+
+    def _compare(self, planted: PlantedRun) -> list[LayerDifference]:
+        return compare_layers(self.layers, planted.layers, self.subject.names, self.subject.pairing, {})
+
+
+def output_distance(ours: Mapping[str, Array], theirs: Mapping[str, Array], measure: Any = None) -> float:
+    """Return the largest difference of any output, relative to the measure of torch's.
+
+    The measure is the largest element, or the RMS.
+    """
+    measure = measure or _largest
+    if {n: a.shape for n, a in ours.items()} != {n: a.shape for n, a in theirs.items()}:
+        return math.inf
+    pairs = [(a.astype(np.float64), theirs[name].astype(np.float64)) for name, a in ours.items()]
+    errors = [measure(a - b) / (measure(b) or 1.0) for a, b in pairs]
+    return max((math.inf if math.isnan(error) else error for error in errors), default=0.0)
+
+
+def _largest(array: Array) -> float:
+    return float(np.max(np.abs(array), initial=0.0))
+
+
+def _rms(array: Array) -> float:
+    return float(np.sqrt(np.mean(array**2))) if array.size else 0.0

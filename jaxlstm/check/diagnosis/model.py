@@ -9,9 +9,8 @@ import numpy as np
 from jaxlstm.check.cases.results import LayerRecord
 from jaxlstm.check.criteria.layer_distance import EQUAL, distance
 from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
-from jaxlstm.check.diagnosis.faulted_module import FaultedModule
 from jaxlstm.check.diagnosis.gradients import wrong_gradients
-from jaxlstm.check.diagnosis.layers import compare_layers
+from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers
 from jaxlstm.check.diagnosis.model_settings import channels_last_advice, evaluation_advice, foreign_weights
 from jaxlstm.check.diagnosis.search import AGREEMENT, Deadline, explain
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.results import is_floating
-from jaxlstm.check.diagnosis.faulted_module import output_distance
+from jaxlstm.check.diagnosis.layers import output_distance
 from jaxlstm.check.diagnosis.search import AGREEMENT, IMPROVEMENT
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.torch_model import TorchModel

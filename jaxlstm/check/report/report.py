@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from jaxlstm.check.report import html, terminal, text
+from jaxlstm.check.report import html, text
 from jaxlstm.check.report.difference import StepDifference
 from jaxlstm.check.report.heatmap import heatmap_svg
 from jaxlstm.check.report.item import Heatmap, Item, LayerDifference
@@ -138,7 +138,7 @@ class Report:
 
     def show(self) -> None:
         """Print the report, in color on a terminal."""
-        terminal.show_text(str(self))
+        text.show_text(str(self))
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""

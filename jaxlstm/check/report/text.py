@@ -1,7 +1,8 @@
-"""The parts of a report as plain text."""
+"""The parts of a report as plain text, and in color on a terminal, by ``rich`` (extra ``cli``)."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,3 +48,29 @@ def call_text(
     given = {k: v for k, v in options.items() if k not in defaults or v != defaults[k]}
     parts = [*arguments, *(f"{name}={value!r}" for name, value in given.items())]
     return f"jaxlstm.check.{function}({', '.join(parts)})"
+
+
+_STYLES = {
+    r"\bok\b": "green",
+    r"\buntested\b": "yellow",
+    r"\bHOLDS\b": "bold green",
+    r"\b(FAILED|DOES NOT HOLD)\b": "bold red",
+    r"(?m)^[A-Z].*:$": "bold",  # Headings.
+}
+
+
+def show_text(text: str) -> None:
+    """Print text with the words of a verdict in color. Without rich or a terminal, print plain text."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    try:
+        from rich.console import Console
+        from rich.text import Text
+    except ModuleNotFoundError:
+        print(text)
+        return
+    colored = Text(text)
+    for pattern, style in _STYLES.items():
+        colored.highlight_regex(pattern, style)
+    Console(highlight=False).print(colored, soft_wrap=True)

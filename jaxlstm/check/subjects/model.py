@@ -11,8 +11,7 @@ from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results, is_floating
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
-from jaxlstm.check.subjects.module_names import ModuleNames
-from jaxlstm.check.subjects.pairing import pair_parameters
+from jaxlstm.check.subjects.pairing import ModuleNames, pair_parameters
 
 
 class ModelSubject:

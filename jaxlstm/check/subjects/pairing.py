@@ -1,4 +1,4 @@
-"""Pairing parameters with torch's by their values, without knowledge of any converter.
+"""Pairing modules with torch's by their paths, and parameters by their values, without any converter.
 
 A parameter of the model holds the values of one of torch's in some order: transposed, reshaped, flipped, or
 one block of rows of a packed parameter. The order that reproduces the values bit for bit also relates the
@@ -8,6 +8,7 @@ gradients. A bias may be the sum of torch's ``bias_ih`` and ``bias_hh``.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -188,3 +189,44 @@ def _by_value(param: Array, index: Array, value: Array) -> Array:
 def _words(axes: tuple[int, ...], flipped: bool) -> str:
     order = "in torch's order" if axes == tuple(sorted(axes)) else f"transposed to {axes}"
     return f"{order}, flipped" if flipped else order
+
+
+class ModuleNames:
+    """The map from torch's module paths to ours: a prefix in ``names`` is replaced, the longest first.
+
+    Paths are compared without the ``layers`` that ``nnx.Sequential`` adds, and ``layers[0]`` equals
+    ``layers.0``.
+    """
+
+    def __init__(self, names: Mapping[str, str] | None) -> None:
+        """Take ``names``, which maps torch prefixes to ours.
+
+        Raises:
+          TypeError: if it is not a mapping of strings.
+        """
+        names = {} if names is None else names
+        if not isinstance(names, Mapping) or not all(
+            isinstance(s, str) for pair in names.items() for s in pair
+        ):
+            raise TypeError(f"names must map torch prefixes to prefixes of the model, got {names!r}")
+        self._names = sorted(names.items(), key=lambda pair: -len(pair[0]))
+
+    def ours(self, theirs: str) -> str:
+        """Return the path of the model that a torch path corresponds to."""
+        for prefix, replacement in self._names:
+            if theirs == prefix or theirs.startswith(prefix + "."):
+                return (replacement + theirs[len(prefix) :]).strip(".")
+        return theirs
+
+    def match(self, ours: str, theirs: str) -> bool:
+        """Return True if two module paths correspond."""
+        return _plain(ours) == _plain(self.ours(theirs))
+
+    def same_module(self, our_parameter: str, their_parameter: str) -> bool:
+        """Return True if two parameters belong to modules that correspond."""
+        return self.match(our_parameter.rpartition(".")[0], their_parameter.rpartition(".")[0])
+
+
+def _plain(path: str) -> str:
+    steps = re.sub(r"\[(\w+)\]", r".\1", path).split(".")
+    return ".".join(step for step in steps if step not in ("layers", ""))

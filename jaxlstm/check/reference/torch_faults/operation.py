@@ -130,7 +130,7 @@ def known_operations() -> Container[str]:
     return _FAULTS
 
 
-def variants(operation: Operation) -> Iterator[Variant]:
+def registered_faults(operation: Operation) -> Iterator[Variant]:
     """Yield the faults of an operation."""
     for yield_variants in _FAULTS[operation.name]:
         yield from yield_variants(operation)
