@@ -130,9 +130,7 @@ def test_recipes(folder: Path) -> None:
     lstm.load_state_dict({name: torch.tensor(a) for name, a in jaxlstm.to_torch(params, config).items()})
     inputs = torch.randn(2, 5, 16)
     np.savez("recorded.npz", inputs=inputs, outputs=lstm(inputs)[0].detach())
-    names = run_page("recipes.md")
-    assert names["batch_first"] is True
-    assert names["report"].verdict.count("HOLDS") == 1
+    assert run_page("recipes.md")["batch_first"] is True
 
 
 def test_comparison(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def test_snippets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", jaxlstm.PortingWarning)
         names = run_page("porting.md")
-    assert len(names["result"].loaded) == 22
+    assert len(names["result"].loaded) == 21
     assert names["result"].complete
     kernels = np.stack([block.weight.detach().T for block in blocks])
     np.testing.assert_array_equal(names["stacked"].fc.kernel[...], kernels)
