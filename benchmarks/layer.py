@@ -50,7 +50,7 @@ def _measure_all(mode: str, ours: Makers, settings: Settings) -> Iterator[dict[s
 
 def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[str, Any]:
     """Return one row. Its ``error`` holds each largest difference from the oracle, see `agreement`."""
-    with applied(settings, settings.against):
+    with applied(settings):
         problem = make_problem(size, settings.dtype)
         expected = agreement.expected_arrays(problem, mode)
         calls: dict[str, Call] = {}

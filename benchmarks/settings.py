@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 
@@ -52,15 +52,11 @@ class Settings(NamedTuple):
 
 
 @contextlib.contextmanager
-def applied(settings: Settings, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Apply the settings to JAX, and to torch if ``names`` needs it; yield the resulting settings."""
-    device = jax.devices(settings.device)[0]
+def applied(settings: Settings) -> Iterator[None]:
+    """Apply the settings to JAX, and to torch if it takes part."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.default_device(device))
+        stack.enter_context(jax.default_device(jax.devices(settings.device)[0]))
         stack.enter_context(jax.default_matmul_precision(settings.precision))
-        config: Any = jax.config
-        in_force = {"jax_default_matmul_precision": config.jax_default_matmul_precision}
-        if "torch" in names:
+        if "torch" in settings.against:
             stack.enter_context(torch_precision.pinned(tf32=settings.arithmetic != "float32"))
-            in_force |= torch_precision.in_force()
-        yield in_force
+        yield
