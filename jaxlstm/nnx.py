@@ -112,7 +112,14 @@ class LSTM(_TorchNamed):
         deterministic: bool | None = None,
     ):
         self.config = LSTMConfig(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            proj_size=proj_size,
         )
         self.dtype = dtype
         self.precision, self.backend = precision, backend

@@ -13,6 +13,11 @@ import torch
 from jaxlstm import load, load_optimizer
 
 
+def write(path: Path, model: torch.nn.Module, *optimizers: Any) -> None:
+    """Save a model at "m" and the state dicts of its optimizers at "o.0", "o.1" and so on."""
+    torch.save({"m": model.state_dict(), "o": list(optimizers)}, path)
+
+
 def reload(path: Path, **arguments: Any) -> Any:
     """Load the optimizer of an LSTM in a file, in the stored dtype."""
     with jax.enable_x64(True):

@@ -75,13 +75,13 @@ def load_selected(args: argparse.Namespace, progress: Progress = no_progress) ->
     """Load the selected LSTM, with its parameters as NumPy arrays."""
     from jaxlstm.layer.config import LSTMCellConfig
     from jaxlstm_converters.lstm._load import read_lstm
-    from jaxlstm_converters.lstm.imitations import warning_of
+    from jaxlstm_converters.lstm.torch_module import lookalike_warning
     from jaxlstm_converters.porting_warning import PortingWarning
 
     fields = {"batch_first": args.batch_first, "dropout": args.dropout}
     selected = read_lstm(args.checkpoint, args.prefix, progress=progress, **fields)
-    if selected.imitation:
-        warnings.warn(warning_of(selected.imitation), PortingWarning, stacklevel=2)
+    if selected.lookalike:
+        warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
     given = [f"--{n.replace('_', '-')}" for n, value in fields.items() if value is not None]
     if given and isinstance(selected.config, LSTMCellConfig):
         raise ValueError(f"{' and '.join(given)} cannot be used with an LSTMCell")

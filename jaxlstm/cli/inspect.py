@@ -83,16 +83,16 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         "broken": found.broken,
         "folded": found.notes,
         "others": found.others,
-        "warnings": [*checkpoint.warnings, *_imitations(checkpoint, found)],
+        "warnings": [*checkpoint.warnings, *_lookalikes(checkpoint, found)],
     }
 
 
-def _imitations(checkpoint: Any, found: Any) -> list[str]:
-    from jaxlstm_converters.lstm.imitations import warning_of
+def _lookalikes(checkpoint: Any, found: Any) -> list[str]:
+    from jaxlstm_converters.lstm.torch_module import lookalike_warning
 
-    classes = {prefix: hint.get("imitation") for prefix, hint in checkpoint.hints.items()}
+    classes = {prefix: hint.get("lookalike") for prefix, hint in checkpoint.hints.items()}
     named = [(prefix, classes[prefix]) for prefix in found.lstms if classes.get(prefix)]
-    return [f"{prefix or '(root)'}: {warning_of(class_name)}" for prefix, class_name in named]
+    return [f"{prefix or '(root)'}: {lookalike_warning(class_name)}" for prefix, class_name in named]
 
 
 def _apply_hints(found: Any, hints: dict[str, Any], recorded: Mapping[str, Mapping[str, Any]]) -> None:
@@ -104,7 +104,8 @@ def _apply_hints(found: Any, hints: dict[str, Any], recorded: Mapping[str, Mappi
 
 
 def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    from jaxlstm_converters.layers import find_layers, is_optimizer_state
+    from jaxlstm_converters.layers import find_layers
+    from jaxlstm_converters.optimizer.torch_state import is_optimizer_state
 
     layers = find_layers(found, hints)
     total = sum(layer.parameters for layer in layers)

@@ -19,7 +19,7 @@ A torch state dict is a valid parameter tree. Conversion checks names and shapes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +68,28 @@ def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]:
         for direction in range(config.num_directions)
         for name, shape in direction_shapes(config, layer).items()
     }
+
+
+def config_of_weights(
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    has_biases: bool,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool = False,
+) -> LSTMConfig:
+    """Return the config of an LSTM from the arguments of torch's operator, which takes a list of weights."""
+    per_direction = len(shapes) // (num_layers * (1 + bidirectional))
+    has_projection = per_direction == 3 + 2 * has_biases
+    return LSTMConfig(
+        input_size=shapes[0][1],
+        hidden_size=shapes[0][0] // len(GATES),
+        num_layers=num_layers,
+        bias=has_biases,
+        batch_first=batch_first,
+        bidirectional=bidirectional,
+        proj_size=shapes[1][1] if has_projection else 0,
+    )
 
 
 def direction_params(params: Mapping[str, Any], config: LSTMConfig, layer: int, direction: int) -> Params:

@@ -30,7 +30,7 @@ FROM_SHARED = {
     "tensor.py": "aligned",
 }
 # The reader of programs. The other modules of its folder run after it, or export from a live module.
-MODULES = ("_read_pt2", "arguments", "fields", "nodes", "schema", "signature", "tensor_types", "tree_spec")
+MODULES = ("_read_pt2", "argument_kinds", "fields", "nodes", "schema", "tensor_types", "tree_spec")
 PROGRAMS = [FOLDER.parent / "pt2" / f"{name}.py" for name in MODULES]
 
 FORBIDDEN = {

@@ -167,18 +167,28 @@ def test_torch_without_the_patch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert program.inputs[0].type.shape[0] == 5
 
 
-def test_wrong_arguments() -> None:
-    with pytest.raises(TypeError, match=r"torch_module must be a torch\.nn\.Module, got int"):
-        jaxlstm.from_module(1, ())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"args must be a tuple .* got Tensor"):
-        jaxlstm.from_module(nn.Linear(2, 2), torch.randn(2))  # type: ignore[arg-type]
+class Branches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
 
 
-def test_unsupported_modules() -> None:
-    class Branches(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+class Largest(nn.Module):
+    """A module that returns a type of torch which has no name in a file."""
 
+    def forward(self, x: torch.Tensor) -> Any:
+        return x.max(1)
+
+
+def test_modules_and_arguments_that_are_refused() -> None:
+    calls: list[tuple[Any, Any, str]] = [
+        (1, (), r"torch_module must be a torch\.nn\.Module, got int"),
+        (nn.Linear(2, 2), torch.randn(2), r"args must be a tuple .* got Tensor"),
+        (nn.Linear(2, 2), (np.ones(2),), "args must hold torch tensors, got ndarray; use torch.from_numpy"),
+        (Largest(), (torch.ones(2, 3),), r"return_types\.max.*Return plain tuples"),
+    ]
+    for module, args, message in calls:
+        with pytest.raises(TypeError, match=message):
+            jaxlstm.from_module(module, args)
     with pytest.raises(jaxlstm.CheckpointError, match="subgraph") as caught:
         jaxlstm.from_module(Branches(), (torch.randn(3),))
     assert caught.value.code == "pt2-unsupported"
@@ -201,18 +211,6 @@ def test_packed_sequences() -> None:
     with pytest.raises(TypeError, match=r"as the input of lstm\. .*seq_lengths=lengths"):
         jaxlstm.from_module(module, (x, lengths))
     assert module(x, lengths).shape == (1, 2, 4)
-
-
-class Largest(nn.Module):
-    """A module that returns a type of torch which has no name in a file."""
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return x.max(1)
-
-
-def test_results_without_a_name() -> None:
-    with pytest.raises(TypeError, match=r"return_types\.max.*Return plain tuples"):
-        jaxlstm.from_module(Largest(), (torch.ones(2, 3),))
 
 
 def test_a_saved_program_holds_no_paths_of_source_files(tmp_path: Path) -> None:

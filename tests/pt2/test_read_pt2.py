@@ -164,21 +164,15 @@ def test_results_and_dtypes(tmp_path: Path) -> None:
         assert tensors[name].tolist() == tensor.tolist()
 
 
-def test_lstm_settings(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
-    """`load` takes batch_first from the graph."""
-    assert jaxlstm.read_checkpoint(tagger[0]).hints == {"lstm.": {"batch_first": True, "dropout": 0.0}}
-    _, config = jaxlstm.load(tagger[0])
-    assert config.batch_first
-
-
 def test_read_checkpoint(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
+    """The tensors of a program are a checkpoint, and `load` takes batch_first from the graph."""
     path, program = tagger
     checkpoint = jaxlstm.read_checkpoint(path)
-    assert checkpoint.container == "pt2"
     assert checkpoint.keys() == {**program.state_dict, **program.constants}.keys()
-    config = jaxlstm.find_lstms(path)["lstm."]
-    assert isinstance(config, jaxlstm.LSTMConfig)
-    assert (config.input_size, config.hidden_size, config.bidirectional) == (4, 3, True)
+    assert checkpoint.hints == {"lstm.": {"batch_first": True, "dropout": 0.0}}
+    expected = jaxlstm.LSTMConfig(4, 3, batch_first=True, bidirectional=True)
+    assert jaxlstm.find_lstms(path) == {"lstm.": expected}
+    assert jaxlstm.load(path)[1] == expected
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -61,13 +61,18 @@ def without_versions(graph: Graph) -> Graph:
 
 @each_version
 def test_graph_and_tensors(version: str) -> None:
-    graph, tensors, _ = read_pt2(CORPUS / f"pt2-{version}.pt2")
+    path = CORPUS / f"pt2-{version}.pt2"
+    graph, tensors, _ = read_pt2(path)
     expected_graph, expected, _ = read_pt2(NEWEST)
     assert without_versions(graph) == without_versions(expected_graph)
     assert tensors.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(tensors[name], array, strict=True)
     assert tensors["out.weight"] is tensors["tied.weight"]
+    checkpoint = jaxlstm.read_checkpoint(path)
+    assert checkpoint.container == "pt2"
+    assert checkpoint["out.weight"].identity == checkpoint["tied.weight"].identity
+    assert list(jaxlstm.find_lstms(path)) == ["lstm."]
 
 
 @each_version
@@ -81,12 +86,3 @@ def test_results(version: str) -> None:
     assert actual.keys() == expected.keys()
     for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-6)
-
-
-@each_version
-def test_read_checkpoint(version: str) -> None:
-    path = CORPUS / f"pt2-{version}.pt2"
-    checkpoint = jaxlstm.read_checkpoint(path)
-    assert checkpoint.container == "pt2"
-    assert checkpoint["out.weight"].identity == checkpoint["tied.weight"].identity
-    assert list(jaxlstm.find_lstms(path)) == ["lstm."]

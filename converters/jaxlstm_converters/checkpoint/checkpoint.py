@@ -19,7 +19,7 @@ class Checkpoint(dict[str, Tensor]):
         metadata: strings stored with the tensors: the `__metadata__` of safetensors, and the config
             in a torch or npz file of `jaxlstm.save`.
         hints: `batch_first` and `dropout` of each LSTM module that was saved whole, by module
-            prefix ("lstm."), and its class as "imitation" if it may not be torch's. A state dict
+            prefix ("lstm."), and its class as "lookalike" if it may not be torch's. A state dict
             does not contain them.
         scalars: the numbers, strings, booleans and None beside the tensors, by name, such as
             "optimizer.param_groups.0.lr". Empty, with a warning, if two have the same name or

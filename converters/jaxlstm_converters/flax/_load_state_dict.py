@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxlstm_converters.flax.fill import fill
+from jaxlstm_converters.flax.layer import FlaxLayer
 from jaxlstm_converters.flax.nnx_tree import nnx_layers
 from jaxlstm_converters.flax.result import LoadResult
 from jaxlstm_converters.porting_warning import PortingWarning
@@ -57,11 +58,19 @@ def load_state_dict(
       PortingWarning: a setting that a state dict does not record may differ, such as an epsilon.
     """
     require_module(model, "jaxlstm.linen.load_state_dict")
-    result, filled = fill(nnx_layers(model), source, names, strict, cast)
-    placed = [(slot, place(array, slot.read())) for slot, array in filled]
-    for slot, array in placed:
+    result = load(nnx_layers(model), source, names, strict, cast)
+    for text in result.warnings:
+        warnings.warn(text, PortingWarning, stacklevel=2)
+    return result
+
+
+def load(
+    layers: list[FlaxLayer], source: Any, names: Mapping[str, str] | None, strict: bool, cast: bool
+) -> LoadResult:
+    """Fill the slots of all layers, after everything has been checked."""
+    result, filled = fill(layers, source, names, strict, cast)
+    for slot, array in [(slot, _place(array, slot.read())) for slot, array in filled]:
         slot.write(array)
-    warn(result)
     return result
 
 
@@ -76,15 +85,9 @@ def require_module(model: object, for_linen: str) -> None:
     )
 
 
-def place(array: np.ndarray, old: Any) -> jax.Array:
+def _place(array: np.ndarray, old: Any) -> jax.Array:
     """Return a JAX array that owns its memory, on the devices of the array that it replaces."""
     new = jnp.array(array)
     committed = getattr(old, "committed", True)
     sharding = getattr(old, "sharding", None)
     return new if sharding is None or not committed else jax.device_put(new, sharding)
-
-
-def warn(result: LoadResult) -> None:
-    """Give the warnings of a result to Python's ``warnings``, for the caller of the public function."""
-    for text in result.warnings:
-        warnings.warn(text, PortingWarning, stacklevel=3)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jaxlstm_converters.flax._load_state_dict import require_module
-from jaxlstm_converters.flax.layer import Layer, Slot
+from jaxlstm_converters.flax.layer import FlaxLayer, Slot
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.nnx_tree import nnx_layers
 from jaxlstm_converters.flax.plan import make_plan
@@ -45,10 +45,7 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
     ['weight', 'bias']
     """
     require_module(model, "jaxlstm.linen.state_dict")
-    tensors, losses = collect(nnx_layers(model), names)
-    for text in losses:
-        warnings.warn(text, PortingWarning, stacklevel=2)
-    return tensors
+    return collect(nnx_layers(model), names)
 
 
 def _read(slot: Slot) -> np.ndarray:
@@ -58,8 +55,8 @@ def _read(slot: Slot) -> np.ndarray:
     return np.asarray(value)
 
 
-def collect(layers: list[Layer], names: Mapping[str, str] | None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the state dict of the layers, and one line for each layout that is not invertible."""
+def collect(layers: list[FlaxLayer], names: Mapping[str, str] | None) -> dict[str, np.ndarray]:
+    """Return the state dict of the layers; warn the user of each layout that is not invertible."""
     name_map = Names(names)
     name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
     plan = make_plan(layers, name_map)
@@ -70,9 +67,11 @@ def collect(layers: list[Layer], names: Mapping[str, str] | None) -> tuple[dict[
     losses: dict[str, list[str]] = {}
     for assignment in plan.assignments:
         arrays = tuple(map(_read, assignment.slots))
-        layout = assignment.entry.layout
+        layout = assignment.pair.layout
         for name, array in zip(assignment.torch, layout.to_torch(arrays), strict=True):
             tensors[name] = np.ascontiguousarray(array).reshape(array.shape).view(StateArray)
         if layout.loss:
             losses.setdefault(layout.loss, []).append(assignment.layer.path or "the model")
-    return tensors, [f"{', '.join(paths)}: {loss}" for loss, paths in losses.items()]
+    for loss, paths in losses.items():
+        warnings.warn(f"{', '.join(paths)}: {loss}", PortingWarning, stacklevel=3)
+    return tensors

@@ -11,11 +11,11 @@ from typing import Any
 import flax.linen as nn
 from flax import nnx
 
-from jaxlstm_converters.flax.located import Located
-from jaxlstm_converters.flax.plan import Assignment, Plan
+from jaxlstm_converters.flax.layer import join
+from jaxlstm_converters.flax.layouts import Shape
+from jaxlstm_converters.flax.model_tensors import ModelTensors
+from jaxlstm_converters.flax.plan import Assignment, ConversionPlan
 from jaxlstm_converters.flax.result import LoadResult
-
-Shape = tuple[int, ...]
 
 
 def shape_hint(shape: Shape, expected: Shape) -> str:
@@ -29,11 +29,11 @@ def shape_hint(shape: Shape, expected: Shape) -> str:
     return ""
 
 
-def missing_hint(name: str, assignment: Assignment, located: Located) -> str:
+def missing_hint(name: str, assignment: Assignment, model: ModelTensors) -> str:
     """Return a hint for a missing tensor, by the other tensors of its layer in torch."""
     prefix, _, last = name.rpartition(".")
-    siblings = located.layers.get(prefix, set())
-    if ".".join(filter(None, (prefix, "parametrizations", last))) in located.layers:
+    siblings = model.layers.get(prefix, set())
+    if join(prefix, "parametrizations", last) in model.layers:
         return "torch computes it by a parametrization: pass the torch module instead of its state dict"
     if f"{last}_orig" in siblings:
         return "torch computes it in a hook: call torch.nn.utils.remove_spectral_norm and save again"
@@ -44,42 +44,30 @@ def missing_hint(name: str, assignment: Assignment, located: Located) -> str:
     if last in ("running_mean", "running_var") and siblings:
         return "the torch layer has track_running_stats=False, so it keeps no statistics"
     if last == "in_proj_weight":
-        path = assignment.layer.path
-        example = {".".join(filter(None, (prefix, "q_proj"))): ".".join(filter(None, (path, "query")))}
+        example = {join(prefix, "q_proj"): join(assignment.layer.path, "query")}
         return f"if torch has linear layers instead, name them one by one, as in names={example}"
     if isinstance(assignment.layer.module, nnx.InstanceNorm | nn.InstanceNorm) and not siblings:
         return "torch's default is affine=False: create the layer with use_scale=False, use_bias=False"
     return ""
 
 
-class UnexpectedHints:
-    """Hints for tensors that the model has no place for.
-
-    Args:
-      used: names of the tensors that have a place.
-      located: all tensors.
-    """
-
-    def __init__(self, used: set[str], located: Located) -> None:
-        self._tensors = located.tensors
-        self._used = used
-        self._twins = {
-            place: name
-            for name in used & located.tensors.keys()
-            if (place := _memory(located.tensors[name])) is not None
-        }
-
-    def hint(self, name: str) -> str:
-        """Return a likely cause, or nothing."""
+def unexpected_hints(used: set[str], model: ModelTensors) -> dict[str, str]:
+    """Return, for each tensor of the model that is not used, a likely cause, or nothing."""
+    present = used & model.tensors.keys()
+    twins = {place: name for name in present if (place := _memory(model.tensors[name])) is not None}
+    hints = {}
+    for name, tensor in model.tensors.items():
         prefix, _, last = name.rpartition(".")
-        twin = self._twins.get(_memory(self._tensors[name]))
-        if twin is not None:
+        if name in used:
+            continue
+        hints[name] = ""
+        if (twin := twins.get(_memory(tensor))) is not None:
             other = twin.rpartition(".")[0]
             names = {prefix: other, other: other}
-            return f"it is the same tensor as {twin!r} (tied weights): names={names} accepts both"
-        if last == "bias" and f"{prefix}.weight" in self._used:
-            return "the Flax layer has no bias: create it with use_bias=True"
-        return ""
+            hints[name] = f"it is the same tensor as {twin!r} (tied weights): names={names} accepts both"
+        elif last == "bias" and f"{prefix}.weight" in used:
+            hints[name] = "the Flax layer has no bias: create it with use_bias=True"
+    return hints
 
 
 def _memory(tensor: Any) -> object:
@@ -91,24 +79,26 @@ def _memory(tensor: Any) -> object:
     return None
 
 
-def advise(plan: Plan, result: LoadResult, located: Located, names: Mapping[str, str]) -> list[str]:
+def advise(
+    plan: ConversionPlan, result: LoadResult, model: ModelTensors, names: Mapping[str, str]
+) -> list[str]:
     """Return lines below the list of differences, given the user's ``names``."""
-    if located.root and not any(map(located.has, plan.torch_names)):
-        part = f"names={{{located.root!r}: ''}}"
+    if model.root and not any(map(model.has, plan.torch_names)):
+        part = f"names={{{model.root!r}: ''}}"
         return [
-            f"most of the model is below {located.root!r} in the source: pass {part} to read only that part"
+            f"most of the model is below {model.root!r} in the source: pass {part} to read only that part"
         ]
     lines = []
-    if located.beside:
-        part = {located.key: "", **{f"{located.key}.{torch}": flax for torch, flax in names.items()}}
-        lines.append(f"the model was found below {located.key!r}: pass names={part} to read only that part")
-    proposal = propose_names(plan, result, located)
+    if model.beside:
+        part = {model.key: "", **{f"{model.key}.{torch}": flax for torch, flax in names.items()}}
+        lines.append(f"the model was found below {model.key!r}: pass names={part} to read only that part")
+    proposal = propose_names(plan, result, model)
     if proposal:
         lines.append(f"by shapes and order these names fit; check them: names={ {**names, **proposal} }")
     return lines
 
 
-def propose_names(plan: Plan, result: LoadResult, located: Located) -> dict[str, str]:
+def propose_names(plan: ConversionPlan, result: LoadResult, model: ModelTensors) -> dict[str, str]:
     """Return names that would join missing layers and unexpected tensors; empty if there are none.
 
     A parameter takes the only weight of a module of torch at its path, such as the slopes of a PReLU. The
@@ -117,8 +107,8 @@ def propose_names(plan: Plan, result: LoadResult, located: Located) -> dict[str,
     """
     unexpected = {one.torch for one in result.unexpected}
     free = {
-        name: tuple(located.tensors[name].shape)
-        for name, original in located.original.items()
+        name: tuple(model.tensors[name].shape)
+        for name, original in model.original.items()
         if original in unexpected
     }
     missing = {one.torch: one for one in result.missing}
@@ -136,7 +126,7 @@ def propose_names(plan: Plan, result: LoadResult, located: Located) -> dict[str,
     return names
 
 
-def _missing_layers(plan: Plan, missing: set[str]) -> dict[str, dict[str, Shape]]:
+def _missing_layers(plan: ConversionPlan, missing: set[str]) -> dict[str, dict[str, Shape]]:
     """Return torch prefix -> {name: shape} for each layer of which every tensor is missing."""
     layers: dict[str, dict[str, Shape]] = defaultdict(dict)
     for assignment in plan.assignments:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from jaxlstm_converters.flax.layouts import SAME, Layout
+from jaxlstm_converters.flax.layouts import SAME, WeightLayout
 
 
 @dataclass(frozen=True)
@@ -17,22 +17,27 @@ class Slot:
 
     Attributes:
       path: the path in the model, such as "conv0.kernel".
-      shape, dtype: of the array.
       key: equal for two slots that are the same array (tied weights).
       read: returns the array.
       write: replaces the array.
+      shape, dtype: of the array.
     """
 
     path: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
     key: Hashable
     read: Callable[[], Any] = field(repr=False)
     write: Callable[[Any], None] = field(repr=False)
+    shape: tuple[int, ...] = field(init=False)
+    dtype: np.dtype = field(init=False)
+
+    def __post_init__(self) -> None:
+        array = self.read()
+        object.__setattr__(self, "shape", tuple(array.shape))
+        object.__setattr__(self, "dtype", np.dtype(array.dtype))
 
 
 @dataclass(frozen=True)
-class Layer:
+class FlaxLayer:
     """A module of a Flax model.
 
     Attributes:
@@ -49,10 +54,10 @@ class Layer:
     slots: Mapping[str, Slot]
     has: Callable[[str], bool] = lambda name: False
 
-    def below(self, name: str, module: Any) -> Layer:
+    def below(self, name: str, module: Any) -> FlaxLayer:
         """Return the submodule ``name`` as a layer that has the same prefix in torch."""
         slots = {key[len(name) + 1 :]: slot for key, slot in self.slots.items() if key.startswith(f"{name}.")}
-        return Layer(module, join(self.path, name), self.torch_path, slots, self.has)
+        return FlaxLayer(module, join(self.path, name), self.torch_path, slots, self.has)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one array."""
@@ -60,7 +65,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorPair:
     """Tensors of a torch layer and the arrays of a Flax layer that hold the same numbers.
 
     Attributes:
@@ -73,14 +78,18 @@ class Entry:
 
     torch: tuple[str, ...]
     flax: tuple[str, ...]
-    layout: Layout = SAME
+    layout: WeightLayout = SAME
     hint: str = ""
     note: str = ""
 
+    def below(self, name: str) -> TensorPair:
+        """Return the pairing of the layer that holds this one's as its submodule ``name``."""
+        return replace(self, flax=tuple(f"{name}.{own}" for own in self.flax))
 
-def entry(torch: str, flax: str, layout: Layout = SAME, **kwargs: Any) -> Entry:
-    """Return the entry of one tensor and one array."""
-    return Entry((torch,), (flax,), layout, **kwargs)
+
+def pair(torch: str, flax: str, layout: WeightLayout = SAME, **kwargs: Any) -> TensorPair:
+    """Return the pairing of one tensor and one array."""
+    return TensorPair((torch,), (flax,), layout, **kwargs)
 
 
 def join(*parts: str) -> str:

@@ -12,192 +12,96 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Shape = tuple[int, ...]
 Arrays = tuple[np.ndarray, ...]
 
 
-class Layout:
-    """The identity, and the base class of all layouts.
+@dataclass(frozen=True)
+class WeightLayout:
+    """Two functions that are inverse to each other.
 
     Attributes:
+      to_flax: returns the arrays of the Flax layer; raises ValueError if it cannot express them.
+      to_torch: returns the arrays of the torch layer.
       loss: why `to_torch` does not restore what `to_flax` read; empty if it does.
     """
 
+    to_flax: Callable[[Arrays], Arrays]
+    to_torch: Callable[[Arrays], Arrays]
     loss: str = ""
 
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Return the arrays of the Flax layer. Raise ValueError if it cannot express them."""
-        return arrays
-
-    def to_torch(self, arrays: Arrays) -> Arrays:
-        """Return the arrays of the torch layer."""
-        return arrays
-
-    def torch_shapes(self, flax_shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    def torch_shapes(self, flax_shapes: list[Shape]) -> list[Shape]:
         """Return the shapes of the torch tensors for arrays of ``flax_shapes``."""
         arrays = tuple(np.broadcast_to(np.int8(0), shape) for shape in flax_shapes)
         return [array.shape for array in self.to_torch(arrays)]
 
 
-SAME = Layout()
+def each(
+    to_flax: Callable[[np.ndarray], np.ndarray], to_torch: Callable[[np.ndarray], np.ndarray]
+) -> WeightLayout:
+    """Return the layout that maps each array by itself."""
+    return WeightLayout(
+        lambda arrays: tuple(np.asarray(to_flax(array)) for array in arrays),
+        lambda arrays: tuple(np.asarray(to_torch(array)) for array in arrays),
+    )
 
 
-@dataclass(frozen=True)
-class Transpose(Layout):
-    """Axes permuted as by ``numpy.transpose``: axis k of Flax is axis ``axes[k]`` of torch."""
-
-    axes: tuple[int, ...]
-
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Permute the axes."""
-        return tuple(array.transpose(self.axes) for array in arrays)
-
-    def to_torch(self, arrays: Arrays) -> Arrays:
-        """Permute the axes back."""
-        return tuple(array.transpose(tuple(np.argsort(self.axes))) for array in arrays)
+SAME = each(lambda array: array, lambda array: array)
 
 
-@dataclass(frozen=True)
-class Flip(Layout):
-    """Axes of the array reversed."""
-
-    axes: tuple[int, ...]
-
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Reverse the axes."""
-        return tuple(np.flip(array, self.axes) for array in arrays)
-
-    to_torch = to_flax
+def transpose(*axes: int) -> WeightLayout:
+    """Permute axes as ``numpy.transpose`` does: axis k of Flax is axis ``axes[k]`` of torch."""
+    inverse = tuple(np.argsort(axes))
+    return each(lambda array: array.transpose(axes), lambda array: array.transpose(inverse))
 
 
-@dataclass(frozen=True)
-class Reshape(Layout):
-    """The same elements in another shape."""
-
-    torch_shape: tuple[int, ...]
-    flax_shape: tuple[int, ...]
-
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Reshape to ``flax_shape``."""
-        return tuple(array.reshape(self.flax_shape) for array in arrays)
-
-    def to_torch(self, arrays: Arrays) -> Arrays:
-        """Reshape to ``torch_shape``."""
-        return tuple(array.reshape(self.torch_shape) for array in arrays)
+def flip(*axes: int) -> WeightLayout:
+    """Reverse axes."""
+    return each(lambda array: np.flip(array, axes), lambda array: np.flip(array, axes))
 
 
-@dataclass(frozen=True)
-class Split(Layout):
-    """One torch tensor that holds ``parts`` equal Flax arrays along an axis."""
-
-    parts: int
-    axis: int = 0
-
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Split the only array."""
-        return tuple(np.split(arrays[0], self.parts, self.axis))
-
-    def to_torch(self, arrays: Arrays) -> Arrays:
-        """Concatenate the arrays."""
-        return (np.concatenate(arrays, self.axis),)
+def reshape(torch_shape: Shape, flax_shape: Shape) -> WeightLayout:
+    """Keep the elements, in another shape."""
+    return each(lambda array: array.reshape(flax_shape), lambda array: array.reshape(torch_shape))
 
 
-@dataclass(frozen=True)
-class Chain(Layout):
-    """Layouts one after the other, from torch to Flax."""
+def split(parts: int, axis: int = 0) -> WeightLayout:
+    """Split one torch tensor along an axis into equal Flax arrays."""
+    return WeightLayout(
+        lambda arrays: tuple(np.split(arrays[0], parts, axis)), lambda arrays: (np.concatenate(arrays, axis),)
+    )
 
-    layouts: tuple[Layout, ...]
 
-    @property
-    def loss(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The first loss of the layouts."""
-        return next((layout.loss for layout in self.layouts if layout.loss), "")
+def chain(*layouts: WeightLayout) -> WeightLayout:
+    """Return the composition of layouts, from torch to Flax."""
 
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Apply the layouts in order."""
-        for layout in self.layouts:
+    def to_flax(arrays: Arrays) -> Arrays:
+        for layout in layouts:
             arrays = layout.to_flax(arrays)
         return arrays
 
-    def to_torch(self, arrays: Arrays) -> Arrays:
-        """Undo the layouts in reverse order."""
-        for layout in reversed(self.layouts):
+    def to_torch(arrays: Arrays) -> Arrays:
+        for layout in reversed(layouts):
             arrays = layout.to_torch(arrays)
         return arrays
 
-
-def chain(*layouts: Layout) -> Layout:
-    """Return the composition of layouts, from torch to Flax."""
-    return layouts[0] if len(layouts) == 1 else Chain(layouts)
+    return WeightLayout(to_flax, to_torch, next((layout.loss for layout in layouts if layout.loss), ""))
 
 
-@dataclass(frozen=True)
-class Functions(Layout):
-    """A layout of one array, given by two functions."""
-
-    flax_from_torch: Callable[[np.ndarray], np.ndarray]
-    torch_from_flax: Callable[[np.ndarray], np.ndarray]
-
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Apply ``flax_from_torch``."""
-        return (np.asarray(self.flax_from_torch(arrays[0])),)
-
-    def to_torch(self, arrays: Arrays) -> Arrays:
-        """Apply ``torch_from_flax``."""
-        return (np.asarray(self.torch_from_flax(arrays[0])),)
+def only_in_torch(*tensors: np.ndarray) -> WeightLayout:
+    """Return the layout of tensors without a counterpart in Flax, which always have these values."""
+    return WeightLayout(lambda _: (), lambda _: tensors)
 
 
-@dataclass(frozen=True)
-class OnlyInTorch(Layout):
-    """Tensors of torch without a counterpart in Flax."""
-
-    arrays: Arrays
-
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Return nothing."""
-        return ()
-
-    def to_torch(self, arrays: Arrays) -> Arrays:
-        """Return the tensors."""
-        return self.arrays
+def only_in_flax(*arrays: np.ndarray) -> WeightLayout:
+    """Return the layout of arrays without a counterpart in torch, which get these values."""
+    return WeightLayout(lambda _: arrays, lambda _: ())
 
 
-@dataclass(frozen=True)
-class OnlyInFlax(Layout):
-    """Arrays of Flax without a counterpart in torch."""
-
-    arrays: Arrays
-
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Return the arrays."""
-        return self.arrays
-
-    def to_torch(self, arrays: Arrays) -> Arrays:
-        """Return nothing."""
-        return ()
-
-
-class SumOfBiases(Layout):
-    """The sum of torch's two biases, which Flax's recurrent cells keep as one."""
-
-    loss = "the sum of bias_ih and bias_hh is written as bias_ih, and bias_hh as zeros"
-
-    def to_flax(self, arrays: Arrays) -> Arrays:
-        """Add the biases."""
-        bias_ih, bias_hh = arrays
-        return (bias_ih + bias_hh,)
-
-    def to_torch(self, arrays: Arrays) -> Arrays:
-        """Return the sum, and zeros."""
-        return arrays[0], np.zeros_like(arrays[0])
-
-
-def linear(kernel_shape: tuple[int, ...], inputs: int = 1) -> Layout:
+def linear(kernel_shape: Shape, inputs: int = 1) -> WeightLayout:
     """Return the layout of a linear kernel whose first ``inputs`` axes are input features.
 
     torch's weight is always a matrix (out, in).
     """
-    sizes = kernel_shape[:inputs], kernel_shape[inputs:]
-    matrix = math.prod(sizes[0]), math.prod(sizes[1])
-    if matrix == kernel_shape:
-        return Transpose((1, 0))
-    return chain(Transpose((1, 0)), Reshape(matrix, kernel_shape))
+    matrix = math.prod(kernel_shape[:inputs]), math.prod(kernel_shape[inputs:])
+    return chain(transpose(1, 0), reshape(matrix, kernel_shape))

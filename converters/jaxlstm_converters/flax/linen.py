@@ -10,9 +10,8 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxlstm_converters.flax._load_state_dict import place, warn
+from jaxlstm_converters.flax._load_state_dict import load
 from jaxlstm_converters.flax._state_dict import collect
-from jaxlstm_converters.flax.fill import fill
 from jaxlstm_converters.flax.linen_tree import Variables, linen_layers
 from jaxlstm_converters.porting_warning import PortingWarning
 
@@ -64,12 +63,9 @@ def load_state_dict(
     """
     holder = _variables(module, variables)
     layers = linen_layers(module, holder, inputs, kwargs or {}, method)
-    result, filled = fill(layers, source, names, strict, cast)
-    for slot, array in [(slot, place(array, slot.read())) for slot, array in filled]:
-        slot.write(array)
-    warn(result)
-    if not result.complete:
-        warnings.warn(str(result), PortingWarning, stacklevel=2)
+    result = load(layers, source, names, strict, cast)
+    for text in (*result.warnings, *([] if result.complete else [str(result)])):
+        warnings.warn(text, PortingWarning, stacklevel=2)
     return holder.tree()
 
 
@@ -97,10 +93,7 @@ def state_dict(
       PortingWarning: a layer does not hold all that torch's layer holds; see ``jaxlstm.state_dict``.
     """
     layers = linen_layers(module, _variables(module, variables), inputs, kwargs or {}, method)
-    tensors, losses = collect(layers, names)
-    for text in losses:
-        warnings.warn(text, PortingWarning, stacklevel=2)
-    return tensors
+    return collect(layers, names)
 
 
 def _variables(module: Any, variables: Any) -> Variables:

@@ -11,11 +11,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxlstm_converters.flax.layer import Layer, Slot
+from jaxlstm_converters.flax.layer import FlaxLayer, Slot
 
 Path = tuple[str, ...]
 _NOT_WEIGHTS = frozenset({"cache", "intermediates", "perturbations", "losses"})
@@ -44,23 +43,20 @@ class Variables:
                 continue
             if key[1:] in slots:
                 raise ValueError(f"variables must not have {'.'.join(key[1:])!r} in two collections")
-            slots[key[1:]] = self._slot(key, value)
+            slots[key[1:]] = self._slot(key)
         return slots
 
-    def _slot(self, key: Path, value: Any) -> Slot:
+    def _slot(self, key: Path) -> Slot:
         def write(array: Any) -> None:
             old = self.flat[key]
             self.flat[key] = old.replace_boxed(array) if isinstance(old, nn.meta.AxisMetadata) else array
 
-        path = ".".join(key[1:])
-        return Slot(
-            path, tuple(value.shape), np.dtype(value.dtype), key, lambda: nn.unbox(self.flat[key]), write
-        )
+        return Slot(".".join(key[1:]), key, lambda: nn.unbox(self.flat[key]), write)
 
 
 def linen_layers(
     module: nn.Module, variables: Variables, inputs: Any, kwargs: Mapping[str, Any], method: Any
-) -> list[Layer]:
+) -> list[FlaxLayer]:
     """Return every submodule of a model that the call with ``inputs`` reaches, in the order of the calls.
 
     Raises:
@@ -76,7 +72,7 @@ def linen_layers(
                 "other inputs or kwargs, or a method that calls all layers"
             )
     return [
-        Layer(own, ".".join(path), ".".join(_torch_path(path, found)), _slots_below(own, path, slots))
+        FlaxLayer(own, ".".join(path), ".".join(_torch_path(path, found)), _slots_below(own, path, slots))
         for path, own in found.items()
     ]
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from jaxlstm_converters.flax.layer import Layer, Slot, join
+from jaxlstm_converters.flax.layer import FlaxLayer, Slot, join
 
 Path = tuple[str, ...]
 # The length of a module's path, and its slots.
@@ -21,9 +20,9 @@ _NOT_WEIGHTS = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.Perturbation)
 _TRANSPARENT = {nnx.Sequential: "layers", nnx.WeightNorm: "layer_instance"}
 
 
-def nnx_layers(model: nnx.Module) -> list[Layer]:
+def nnx_layers(model: nnx.Module) -> list[FlaxLayer]:
     """Return every module of a model, parents first. A shared module is returned once for each path."""
-    layers: list[Layer] = []
+    layers: list[FlaxLayer] = []
 
     def visit(node: Any, path: Path, torch_path: str, parents: tuple[int, ...], open_: list[_Open]) -> None:
         if id(node) in parents:  # a reference to a parent
@@ -33,7 +32,7 @@ def nnx_layers(model: nnx.Module) -> list[Layer]:
             return
         if isinstance(node, nnx.Module):
             slots: dict[str, Slot] = {}
-            layers.append(Layer(node, ".".join(path), torch_path, slots))
+            layers.append(FlaxLayer(node, ".".join(path), torch_path, slots))
             open_ = [*open_, (len(path), slots)]
         if isinstance(node, nnx.WeightNorm):
             scales = node.scales or {}
@@ -62,10 +61,8 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
         members = enumerate(node)
     elif isinstance(node, nnx.Pytree):
         members = ((name, value) for name, value in vars(node).items() if not name.startswith("_pytree__"))
-    elif isinstance(node, Mapping):
-        members = ((name, value) for name, value in node.items() if isinstance(name, str | int))
     else:
-        return
+        members = ((name, value) for name, value in node.items() if isinstance(name, str | int))
     for name, value in members:
         if isinstance(value, nnx.Pytree | nnx.Variable | Mapping | list | tuple):
             yield str(name), value
@@ -77,24 +74,9 @@ def _variable_slot(variable: nnx.Variable, path: str) -> Slot | None:
     value = variable.get_value()
     if not hasattr(value, "shape") or jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return None
-    return Slot(
-        path,
-        tuple(value.shape),
-        np.dtype(value.dtype),
-        id(variable),
-        variable.get_value,
-        lambda array: variable.set_value(array),
-    )
+    return Slot(path, id(variable), variable.get_value, lambda array: variable.set_value(array))
 
 
 def _scale_slot(scales: dict[Any, jax.Array], key: Any, path: str) -> Slot:
     """Return the slot of a scale of WeightNorm, which is an array in a dict and not a Variable."""
-    value = scales[key]
-    return Slot(
-        path,
-        tuple(value.shape),
-        np.dtype(value.dtype),
-        (id(scales), key),
-        lambda: scales[key],
-        lambda array: scales.__setitem__(key, array),
-    )
+    return Slot(path, (id(scales), key), lambda: scales[key], lambda array: scales.__setitem__(key, array))

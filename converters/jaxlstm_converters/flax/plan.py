@@ -9,10 +9,10 @@ from itertools import zip_longest
 
 from flax import linen
 
-from jaxlstm_converters.flax.layer import Entry, Layer, Slot, entry, join
+from jaxlstm_converters.flax.layer import FlaxLayer, Slot, TensorPair, join, pair
+from jaxlstm_converters.flax.layer_types import layer_type, require_unstacked
+from jaxlstm_converters.flax.layouts import Shape
 from jaxlstm_converters.flax.names import Names
-from jaxlstm_converters.flax.rules import find_rule
-from jaxlstm_converters.flax.stacked import require_unstacked
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Assignment:
     Attributes:
       torch: names in torch.
       slots: the arrays.
-      entry: the row of the table that joins them.
+      pair: the row of the table that joins them.
       layer: their layer.
       torch_shapes: the shapes that the tensors of torch must have.
     """
 
     torch: tuple[str, ...]
     slots: tuple[Slot, ...]
-    entry: Entry
-    layer: Layer
-    torch_shapes: list[tuple[int, ...]]
+    pair: TensorPair
+    layer: FlaxLayer
+    torch_shapes: list[Shape]
 
     @property
     def flax(self) -> str:
@@ -41,7 +41,7 @@ class Assignment:
 
 
 @dataclass
-class Plan:
+class ConversionPlan:
     """All assignments of a model.
 
     Attributes:
@@ -59,8 +59,30 @@ class Plan:
         """The name of every tensor in torch."""
         return [name for assignment in self.assignments for name in assignment.torch]
 
+    def assign(self, layer: FlaxLayer, pairing: TensorPair, names: Names) -> None:
+        """Add the assignments of one pairing: one for each name that its layer has in torch."""
+        flax = [join(layer.torch_path, name) for name in pairing.torch]
+        slots = tuple(layer.slots[name] for name in pairing.flax)
+        shapes = pairing.layout.torch_shapes([slot.shape for slot in slots])
+        self.flax_names += flax
+        options = [names.to_torch(name) for name in flax]
+        for name, option in zip(flax, options, strict=True):
+            if not option:
+                raise ValueError(
+                    f"names gives the tensor {name!r} to {names.to_flax(name)!r}, so that this layer has "
+                    f"none; add an entry with {layer.path!r} as its value"
+                )
+        # A tensor with fewer names than another of its pairing has the first of them throughout.
+        rows = [
+            tuple(name or first[0] for name, first in zip(names_, options, strict=True))
+            for names_ in zip_longest(*options)
+        ]
+        self.assignments += [Assignment(torch, slots, pairing, layer, shapes) for torch in rows or [()]]
 
-def make_plan(layers: list[Layer], names: Names, has: Callable[[str], bool] | None = None) -> Plan:
+
+def make_plan(
+    layers: list[FlaxLayer], names: Names, has: Callable[[str], bool] | None = None
+) -> ConversionPlan:
     """Apply the rules to every layer, and the names to every tensor.
 
     Args:
@@ -68,31 +90,31 @@ def make_plan(layers: list[Layer], names: Names, has: Callable[[str], bool] | No
       names: the map of names.
       has: returns True if the source holds a tensor; None without a source.
     """
-    plan = Plan()
+    plan = ConversionPlan()
     claimed: set[str] = set()
     for layer, own_slots in _with_own_slots(layers):
         if has is not None:
             layer = dataclasses.replace(layer, has=_below(layer, names, has))
-        rule = find_rule(layer.module)
+        rule = layer_type(layer.module).rule
         if not all(slot.path in claimed for slot in layer.slots.values()):
             try:
                 require_unstacked(layer)
-                for row in rule(layer) if rule else ():
-                    _assign(plan, layer, row, names)
-                    claimed.update(layer.slots[name].path for name in row.flax)
+                for pairing in rule(layer) if rule else ():
+                    plan.assign(layer, pairing, names)
+                    claimed.update(layer.slots[name].path for name in pairing.flax)
             except (ValueError, KeyError) as error:
                 plan.failures.append(_failure(layer, error))
                 claimed.update(slot.path for slot in layer.slots.values())
         for name, slot in own_slots.items():
             if slot.path not in claimed:
                 try:
-                    _assign(plan, layer, entry(name, name), names)
+                    plan.assign(layer, pair(name, name), names)
                 except ValueError as error:
                     plan.failures.append(f"{slot.path}: {error}")
     return plan
 
 
-def _failure(layer: Layer, error: ValueError | KeyError) -> str:
+def _failure(layer: FlaxLayer, error: ValueError | KeyError) -> str:
     shapes = ", ".join(f"{name} {slot.shape}" for name, slot in layer.slots.items())
     reason = str(error)
     if isinstance(error, KeyError):
@@ -103,34 +125,12 @@ def _failure(layer: Layer, error: ValueError | KeyError) -> str:
     return f"{layer.path or 'the model'} ({kind} with {shapes}): {reason}"
 
 
-def _with_own_slots(layers: list[Layer]) -> Iterator[tuple[Layer, dict[str, Slot]]]:
+def _with_own_slots(layers: list[FlaxLayer]) -> Iterator[tuple[FlaxLayer, dict[str, Slot]]]:
     """Yield each layer with the arrays that are in it, but in none of its submodules."""
     owner = {slot.path: layer.path for layer in layers for slot in layer.slots.values()}
     for layer in layers:
         yield layer, {name: slot for name, slot in layer.slots.items() if owner[slot.path] == layer.path}
 
 
-def _below(layer: Layer, names: Names, has: Callable[[str], bool]) -> Callable[[str], bool]:
+def _below(layer: FlaxLayer, names: Names, has: Callable[[str], bool]) -> Callable[[str], bool]:
     return lambda name: any(map(has, names.to_torch(join(layer.torch_path, name))))
-
-
-def _assign(plan: Plan, layer: Layer, row: Entry, names: Names) -> None:
-    """Add the assignments of one entry: one for each name that its layer has in torch."""
-    flax = [join(layer.torch_path, name) for name in row.torch]
-    slots = tuple(layer.slots[name] for name in row.flax)
-    shapes = row.layout.torch_shapes([slot.shape for slot in slots])
-    plan.flax_names += flax
-    options = [names.to_torch(name) for name in flax]
-    for name, option in zip(flax, options, strict=True):
-        if not option:
-            raise ValueError(
-                f"names gives the tensor {name!r} to {names.to_flax(name)!r}, so that this layer has none; "
-                f"add an entry with {layer.path!r} as its value"
-            )
-    # A tensor with fewer names than another of its entry has the first of them throughout.
-    rows = [
-        tuple(name or first[0] for name, first in zip(names_, options, strict=True))
-        for names_ in zip_longest(*options)
-    ]
-    for torch in rows or [()]:
-        plan.assignments.append(Assignment(torch, slots, row, layer, shapes))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_KINDS = ("missing", "unexpected", "misshapen")
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -59,11 +61,14 @@ class LoadResult:
         """True if every tensor of the model was loaded and every tensor of the source was used."""
         return not (self.missing or self.unexpected or self.misshapen)
 
+    @property
+    def differences(self) -> list[str]:
+        """One line for each tensor that does not fit."""
+        return [f"{kind:10} {one}" for kind in _KINDS for one in getattr(self, kind)]
+
     def __str__(self) -> str:
-        kinds = ("missing", "unexpected", "misshapen")
-        counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
-        lines = [f"{len(self.loaded)} loaded, {counts}"]
-        lines += [f"  {kind:10} {one}" for kind in kinds for one in getattr(self, kind)]
+        counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in _KINDS)
+        lines = [f"{len(self.loaded)} loaded, {counts}", *(f"  {line}" for line in self.differences)]
         lines += [f"  {'warning':10} {text}" for text in self.warnings]
         lines += [f"  {'note':10} {text}" for text in self.notes]
         return "\n".join(lines)

@@ -1,180 +1,164 @@
-"""The table of layers: for each type of Flax layer, its tensors in torch and their layouts.
+"""Rules: the tensors of a torch layer and the arrays of the Flax layer that hold the same numbers.
 
 NNX and Linen layers share a rule. The name of an array is the same in both, so a rule sees no difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+import math
+import re
+from collections.abc import Callable
 
-import flax.linen as nn
 import numpy as np
 from flax import nnx
 
-from jaxlstm_converters.flax import attention, recurrent, weight_norm
-from jaxlstm_converters.flax.layer import Entry, Layer, entry
+from jaxlstm_converters.flax.layer import FlaxLayer, TensorPair, pair
 from jaxlstm_converters.flax.layouts import (
     SAME,
-    Flip,
-    Functions,
-    Layout,
-    OnlyInTorch,
-    Reshape,
-    Transpose,
+    Shape,
+    WeightLayout,
     chain,
+    flip,
     linear,
+    only_in_torch,
+    reshape,
+    split,
+    transpose,
 )
 
-Rule = Callable[[Layer], list[Entry]]
+Rule = Callable[[FlaxLayer], list[TensorPair]]
+
+_PROJECTIONS = {"query": "q_proj_weight", "key": "k_proj_weight", "value": "v_proj_weight"}
+# NNX keeps the scales of WeightNorm in a dict. Linen joins the path in the name of the parameter.
+_SCALES = re.compile(r"scales\..*|.*/scale")
+_KERNEL_SCALE = re.compile(r"scales\.kernel|[^/]+/kernel/scale")
 
 
-def linear_rule(layer: Layer) -> list[Entry]:
+def dense(layer: FlaxLayer) -> list[TensorPair]:
     """Dense layers: torch's weight is (out, in), Flax's kernel (in, out)."""
-    return [entry("weight", "kernel", Transpose((1, 0))), *_bias(layer)]
+    return [pair("weight", "kernel", transpose(1, 0)), *_bias(layer)]
 
 
-def linear_general_rule(layer: Layer) -> list[Entry]:
+def dense_general(layer: FlaxLayer) -> list[TensorPair]:
     """Dense layers over several axes: the matrix of torch, reshaped."""
     module = layer.module
     if module.batch_axis if isinstance(module, nnx.LinearGeneral) else module.batch_dims:
         raise ValueError("a batch axis of the kernel has no counterpart in torch")
     outputs = module.out_features if isinstance(module, nnx.LinearGeneral) else module.features
-    outputs = 1 if isinstance(outputs, int) else len(outputs)
     kernel = layer.shape("kernel")
-    return [
-        entry("weight", "kernel", linear(kernel, len(kernel) - outputs)),
-        *_bias(layer, lambda shape: Reshape((int(np.prod(shape)),), shape)),
-    ]
+    inputs = len(kernel) - (1 if isinstance(outputs, int) else len(outputs))
+    bias = _bias(layer, lambda shape: reshape((math.prod(shape),), shape))
+    return [pair("weight", "kernel", linear(kernel, inputs)), *bias]
 
 
-def conv_rule(layer: Layer) -> list[Entry]:
+def conv(layer: FlaxLayer) -> list[TensorPair]:
     """Convolutions: torch's weight is (O, I/groups, *k), Flax's kernel (*k, I/groups, O)."""
-    spatial = len(layer.shape("kernel")) - 2
-    return [entry("weight", "kernel", Transpose((*range(2, spatial + 2), 1, 0))), *_bias(layer)]
+    spatial = range(2, len(layer.shape("kernel")))
+    return [pair("weight", "kernel", transpose(*spatial, 1, 0)), *_bias(layer)]
 
 
-def conv_transpose_rule(layer: Layer) -> list[Entry]:
+def conv_transpose(layer: FlaxLayer) -> list[TensorPair]:
     """Transposed convolutions: torch's weight is (I, O, *k).
 
     With ``transpose_kernel`` Flax's kernel is (*k, O, I). Without, it is (*k, I, O) and spatially flipped.
     """
-    spatial = len(layer.shape("kernel")) - 2
-    axes = tuple(range(2, spatial + 2))
+    spatial = range(2, len(layer.shape("kernel")))
     if layer.module.transpose_kernel:
-        layout: Layout = Transpose((*axes, 1, 0))
+        layout = transpose(*spatial, 1, 0)
     else:
-        layout = chain(Transpose((*axes, 0, 1)), Flip(tuple(range(spatial))))
+        layout = chain(transpose(*spatial, 0, 1), flip(*range(len(spatial))))
     hint = "Flax's ConvTranspose has no groups"
-    return [entry("weight", "kernel", layout, hint=hint), *_bias(layer)]
+    return [pair("weight", "kernel", layout, hint=hint), *_bias(layer)]
 
 
-def embed_rule(layer: Layer) -> list[Entry]:
+def embed(layer: FlaxLayer) -> list[TensorPair]:
     """Embeddings: the same array."""
-    return [entry("weight", "embedding")]
+    return [pair("weight", "embedding")]
 
 
-def norm_rule(layer: Layer) -> list[Entry]:
+def norm(layer: FlaxLayer) -> list[TensorPair]:
     """Normalizations: scale is torch's weight; either may be absent."""
     names = (("weight", "scale"), ("bias", "bias"))
-    return [entry(torch, flax) for torch, flax in names if flax in layer.slots]
+    return [pair(torch, flax) for torch, flax in names if flax in layer.slots]
 
 
-def batch_norm_rule(layer: Layer) -> list[Entry]:
+def batch_norm(layer: FlaxLayer) -> list[TensorPair]:
     """BatchNorm: as other norms, with statistics.
 
     Flax does not count batches. torch reads the count only with ``momentum=None``, so zero is written.
     """
-    count = OnlyInTorch((np.zeros((), np.int64),))
-    return [
-        *norm_rule(layer),
-        entry("running_mean", "mean"),
-        entry("running_var", "var"),
-        Entry(("num_batches_tracked",), (), count),
-    ]
+    statistics = [pair("running_mean", "mean"), pair("running_var", "var")]
+    count = TensorPair(("num_batches_tracked",), (), only_in_torch(np.zeros((), np.int64)))
+    return [*norm(layer), *statistics, count]
 
 
-def prelu_rule(layer: Layer) -> list[Entry]:
+def prelu(layer: FlaxLayer) -> list[TensorPair]:
     """PReLU: torch's weight has the shape (1,), Flax's slope ()."""
     hint = "Flax's PReLU has one slope for all channels"
-    return [entry("weight", "negative_slope", Reshape((1,), ()), hint=hint)]
+    return [pair("weight", "negative_slope", reshape((1,), ()), hint=hint)]
 
 
-def _bias(layer: Layer, layout: Callable[[tuple[int, ...]], Layout] = lambda shape: SAME) -> list[Entry]:
-    return [entry("bias", "bias", layout(layer.shape("bias")))] if "bias" in layer.slots else []
+def attention(layer: FlaxLayer) -> list[TensorPair]:
+    """MultiHeadAttention: torch's projections, packed in one tensor or separate, and Flax's linear layers.
 
-
-RULES: dict[type, Rule] = {
-    nnx.Linear: linear_rule,
-    nn.Dense: linear_rule,
-    nnx.LinearGeneral: linear_general_rule,
-    nn.DenseGeneral: linear_general_rule,
-    nnx.Conv: conv_rule,
-    nn.Conv: conv_rule,
-    nnx.ConvTranspose: conv_transpose_rule,
-    nn.ConvTranspose: conv_transpose_rule,
-    nnx.Embed: embed_rule,
-    nn.Embed: embed_rule,
-    nnx.BatchNorm: batch_norm_rule,
-    nn.BatchNorm: batch_norm_rule,
-    nnx.LayerNorm: norm_rule,
-    nn.LayerNorm: norm_rule,
-    nnx.GroupNorm: norm_rule,
-    nn.GroupNorm: norm_rule,
-    nnx.InstanceNorm: norm_rule,
-    nn.InstanceNorm: norm_rule,
-    nnx.RMSNorm: norm_rule,
-    nn.RMSNorm: norm_rule,
-    nnx.PReLU: prelu_rule,
-    nn.PReLU: prelu_rule,
-    nnx.MultiHeadAttention: attention.rule,
-    nn.MultiHeadDotProductAttention: attention.rule,
-    nnx.RNN: recurrent.rnn_rule,
-    nn.RNN: recurrent.rnn_rule,
-    nnx.Bidirectional: recurrent.bidirectional_rule,
-    nn.Bidirectional: recurrent.bidirectional_rule,
-    **dict.fromkeys(recurrent.CELLS, recurrent.lone_cell_rule),
-}
-RULES[nnx.WeightNorm] = RULES[nn.WeightNorm] = lambda layer: weight_norm.rule(layer, find_rule)
-
-
-def find_rule(module: Any) -> Rule | None:
-    """Return the rule of a module's type or of its nearest base class."""
-    return next((RULES[base] for base in type(module).__mro__ if base in RULES), None)
-
-
-UserRow = str | tuple[str, Callable[[np.ndarray], Any], Callable[[np.ndarray], Any]]
-
-
-def register_layer(
-    layer_type: type, tensors: Mapping[str, UserRow] | Callable[[Any], Mapping[str, UserRow]]
-) -> None:
-    """Register the names and layouts of your own layer type for ``load_state_dict`` and ``state_dict``.
-
-    >>> jaxlstm.register_layer(  # doctest: +SKIP
-    ...     MyDense, {"weight": ("kernel", np.transpose, np.transpose), "bias": "bias"}
-    ... )
-
-    The rule also holds for subclasses, and replaces an earlier rule of the same type. A layer whose arrays
-    have torch's names and shapes needs no rule.
-
-    Args:
-      layer_type: a class of NNX or Linen modules.
-      tensors: name in torch -> name of the array in the layer, or ``(name, to_flax, to_torch)`` with two
-        functions of one array that are inverse to each other. Names are relative to the layer, with dots. A
-        function gets the layer and returns such a dict.
-
-    Raises:
-      TypeError: ``layer_type`` is not a class of Flax modules.
+    torch packs the weights if queries, keys and values have the size of the embedding. A source with linear
+    layers named ``query``, ``key`` and ``value`` is left to the rule of those layers.
     """
-    if not (isinstance(layer_type, type) and issubclass(layer_type, nnx.Module | nn.Module)):
-        raise TypeError(f"layer_type must be a subclass of nnx.Module or linen.Module, got {layer_type!r}")
+    if layer.has("query.weight"):
+        return []
+    kernels = {f"{name}.kernel": layer.shape(f"{name}.kernel") for name in _PROJECTIONS}
+    features = {kernel[0] for kernel in kernels.values()}
+    if layer.has("in_proj_weight") or (not layer.has("q_proj_weight") and len(features) == 1):
+        layout = chain(split(3), linear(layer.shape("query.kernel")))
+        pairs = [TensorPair(("in_proj_weight",), tuple(kernels), layout)]
+    else:
+        named = zip(_PROJECTIONS.values(), kernels.items(), strict=True)
+        pairs = [pair(torch, name, linear(kernel)) for torch, (name, kernel) in named]
+    if "query.bias" in layer.slots:
+        heads = layer.shape("query.bias")
+        layout = chain(split(3), reshape((math.prod(heads),), heads))
+        pairs.append(TensorPair(("in_proj_bias",), tuple(f"{name}.bias" for name in _PROJECTIONS), layout))
+    pairs.append(pair("out_proj.weight", "out.kernel", linear(layer.shape("out.kernel"), inputs=2)))
+    return pairs + [pair("out_proj.bias", "out.bias")] * ("out.bias" in layer.slots)
 
-    def rule(layer: Layer) -> list[Entry]:
-        rows = tensors(layer.module) if callable(tensors) else tensors
-        return [
-            entry(torch, row) if isinstance(row, str) else entry(torch, row[0], Functions(row[1], row[2]))
-            for torch, row in rows.items()
-        ]
 
-    RULES[layer_type] = rule
+def weight_norm(layer: FlaxLayer, inner: Rule | None) -> list[TensorPair]:
+    """WeightNorm: the pairs of the wrapped layer, with v for its kernel and g for the scale.
+
+    torch spells v and g ``weight_v`` and ``weight_g``, or ``parametrizations.weight.original1`` and
+    ``original0``. Names in the new spelling are replaced when a source is read, and torch accepts the old
+    one for both. g has the size of the weight on the feature axes, and size 1 on all others.
+    """
+    module, below = layer.module, "layer_instance"
+    scales = [name for name in layer.slots if _SCALES.fullmatch(name)]
+    if inner is None or len(scales) != 1 or not _KERNEL_SCALE.fullmatch(scales[0]):
+        raise ValueError(
+            "WeightNorm is supported around one layer with the default variable_filter and use_scale; wrap "
+            "each layer separately"
+        )
+    wrapped = layer.below(below, module.layer_instance)
+    pairs = []
+    for own in inner(wrapped):
+        if own.torch == ("weight",):
+            length = _length_layout(own.layout, wrapped.shape("kernel"), module.feature_axes)
+            pairs.append(pair("weight_g", scales[0], length))
+            own = dataclasses.replace(own, torch=("weight_v",))
+        pairs.append(own.below(below))
+    return pairs
+
+
+def _length_layout(
+    weight: WeightLayout, kernel: Shape, feature_axes: int | tuple[int, ...] | None
+) -> WeightLayout:
+    """Return the layout of g from the layout of v: Flax's scale has only the kernel's feature axes."""
+    axes = (feature_axes,) if isinstance(feature_axes, int) else feature_axes or ()
+    kept = {axis % len(kernel) for axis in axes}
+    if not kept:  # one length for the whole weight, a scalar in torch too
+        return SAME
+    with_ones = tuple(size if axis in kept else 1 for axis, size in enumerate(kernel))
+    return chain(weight, reshape(with_ones, tuple(kernel[axis] for axis in sorted(kept))))
+
+
+def _bias(layer: FlaxLayer, layout: Callable[[Shape], WeightLayout] = lambda shape: SAME) -> list[TensorPair]:
+    return [pair("bias", "bias", layout(layer.shape("bias")))] if "bias" in layer.slots else []

@@ -1,100 +1,55 @@
-"""Settings of a layer that a state dict does not record, compared with torch's."""
+"""Settings of a layer that a state dict does not record, compared with torch's.
+
+Each check takes the Flax module and the settings of torch's layer as far as the source records them, and
+yields one line for each setting that differs or may differ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
-from flax import nnx
 
-import jaxlstm.linen.modules
-import jaxlstm.nnx
-from jaxlstm_converters.flax.convolution_settings import CONVOLUTIONS, check_convolution
-from jaxlstm_converters.flax.layer import Layer, join
-from jaxlstm_converters.flax.names import Names
-from jaxlstm_converters.lstm.imitations import warning_of
+Check = Callable[[Any, Mapping[str, Any]], Iterator[str]]
+Pads = tuple[tuple[int, int], ...]
 
-_BATCH_NORMS = (nnx.BatchNorm, nn.BatchNorm)
-_RMS_NORMS = (nnx.RMSNorm, nn.RMSNorm)
-_NORMS = (
-    *_BATCH_NORMS,
-    *_RMS_NORMS,
-    *(nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm),
-    *(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm),
+_OF_CONVOLUTIONS = ("stride", "dilation", "padding", "padding_mode", "transposed")
+SETTINGS = (
+    *("eps", "momentum", "batch_first", "num_heads", "num_groups", "add_zero_attn", "max_norm"),
+    *_OF_CONVOLUTIONS,
 )
-# The number of heads or groups leaves no trace in the shapes of the tensors.
-_COUNTS = {
-    "num_heads": (nnx.MultiHeadAttention, nn.MultiHeadDotProductAttention),
-    "num_groups": (nnx.GroupNorm, nn.GroupNorm),
-}
-# Settings of torch that Flax lacks, by the layers that have them.
-_ONLY_IN_TORCH = {"add_zero_attn": _COUNTS["num_heads"], "max_norm": (nnx.Embed, nn.Embed)}
-_RNNS = (nnx.RNN, nnx.Bidirectional, nn.RNN, nn.Bidirectional)
-_LSTMS = (jaxlstm.nnx.LSTM, jaxlstm.linen.modules.LSTM)
+"""The attributes of torch's layers that are compared."""
 
 
-def settings_to_check(
-    layers: list[Layer], names: Names, settings: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Return one line for each setting that differs or may differ, with the layers that have it.
+def epsilon_from(default: float) -> Check:
+    """Return the check of a normalization's epsilon, which is ``default`` in torch."""
 
-    Args:
-      layers: the layers of the model.
-      names: the map of names.
-      settings: prefix in torch -> settings that the source records.
-    """
-    found: dict[str, list[str]] = {}
-    for layer in layers:
-        torch = names.to_torch(join(layer.torch_path, "weight"))
-        prefix = torch[0].rpartition(".")[0] if torch else ""
-        for line in _check(layer.module, settings.get(prefix, {})):
-            found.setdefault(line, []).append(layer.path or "the model")
-    return [f"{_listed(paths)}: {line}" for line, paths in found.items()]
+    def check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+        epsilon, owner = theirs.get("eps"), "the torch layer's eps"
+        if epsilon is None:
+            epsilon, owner = default, "torch's default"
+        if module.epsilon != epsilon:
+            yield f"epsilon={module.epsilon:g}, but {owner} is {epsilon:.3g}"
+
+    return check
 
 
-def _check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    if isinstance(module, _NORMS):
-        yield from _check_epsilon(module, theirs)
-        if module.use_fast_variance:
-            yield (
-                "use_fast_variance=True loses precision where the mean is far from zero; torch computes the "
-                "variance as with use_fast_variance=False"
-            )
-    if isinstance(module, _BATCH_NORMS):
-        yield from _check_momentum(module, theirs)
-        if module.use_running_average is False:  # Linen's None leaves the choice to the call
-            yield (
-                "use_running_average=False, so the layer normalizes by the batch; for the results of "
-                "torch's eval() call model.eval() or pass use_running_average=True"
-            )
-    for name, types in _COUNTS.items():
-        ours = getattr(module, name) if isinstance(module, types) else None
-        if ours is not None and theirs.get(name, ours) != ours:
-            yield f"{name}={ours}, but the torch layer has {name}={theirs[name]}"
-    for name, types in _ONLY_IN_TORCH.items():
-        if isinstance(module, types) and theirs.get(name):
-            yield f"the torch layer has {name}={theirs[name]}, which Flax does not have"
-    if isinstance(module, _RNNS) and theirs.get("batch_first") is module.time_major:
-        yield f"time_major={module.time_major}, but the torch layer has batch_first={theirs['batch_first']}"
-    if isinstance(module, CONVOLUTIONS):
-        yield from check_convolution(module, theirs)
-    if isinstance(module, _LSTMS):
-        yield from _check_batch_first(module, theirs)
-    if "imitation" in theirs:
-        yield warning_of(theirs["imitation"])
+def fast_variance(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Check how a normalization computes the variance."""
+    if module.use_fast_variance:
+        yield (
+            "use_fast_variance=True loses precision where the mean is far from zero; torch computes the "
+            "variance as with use_fast_variance=False"
+        )
 
 
-def _check_epsilon(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    default = float(np.finfo(np.float32).eps) if isinstance(module, _RMS_NORMS) else 1e-5
-    epsilon = theirs.get("eps")
-    epsilon, owner = (default, "torch's default") if epsilon is None else (epsilon, "the torch layer's eps")
-    if module.epsilon != epsilon:
-        yield f"epsilon={module.epsilon:g}, but {owner} is {epsilon:.3g}"
+NORM = (epsilon_from(1e-5), fast_variance)
+RMS_NORM = (epsilon_from(float(np.finfo(np.float32).eps)), fast_variance)
 
 
-def _check_momentum(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+def momentum(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Check the momentum of a BatchNorm, which is one minus torch's."""
     momentum = theirs.get("momentum", 0.1)
     if momentum is None:
         yield "the torch layer has momentum=None, a cumulative average that Flax does not have"
@@ -104,15 +59,111 @@ def _check_momentum(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
         yield f"momentum={module.momentum:g}, but {owner} {momentum:g} is {flax} (matters in training)"
 
 
-def _check_batch_first(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+def running_average(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Check that a BatchNorm uses its statistics; None in Linen leaves the choice to the call."""
+    if module.use_running_average is False:
+        yield (
+            "use_running_average=False, so the layer normalizes by the batch; for the results of "
+            "torch's eval() call model.eval() or pass use_running_average=True"
+        )
+
+
+def count(name: str) -> Check:
+    """Return the check of a number of heads or groups, which leaves no trace in the shapes."""
+
+    def check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+        ours = getattr(module, name)
+        if ours is not None and theirs.get(name, ours) != ours:
+            yield f"{name}={ours}, but the torch layer has {name}={theirs[name]}"
+
+    return check
+
+
+def only_in_torch(name: str) -> Check:
+    """Return the check of a setting that Flax lacks."""
+
+    def check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+        if theirs.get(name):
+            yield f"the torch layer has {name}={theirs[name]}, which Flax does not have"
+
+    return check
+
+
+def time_major(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Check the order of the axes of Flax's RNN."""
+    if theirs.get("batch_first") is module.time_major:
+        yield f"time_major={module.time_major}, but the torch layer has batch_first={theirs['batch_first']}"
+
+
+def batch_first(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Check the order of the axes of this library's LSTM."""
     ours = module.config.batch_first
-    if "batch_first" in theirs:
-        if theirs["batch_first"] != ours:
-            yield f"batch_first={ours}, but the torch layer has batch_first={theirs['batch_first']}"
-    elif not ours:
-        yield "batch_first=False, the default; a state dict does not record torch's, so check it"
+    if "batch_first" not in theirs:
+        if not ours:
+            yield "batch_first=False, the default; a state dict does not record torch's, so check it"
+    elif theirs["batch_first"] != ours:
+        yield f"batch_first={ours}, but the torch layer has batch_first={theirs['batch_first']}"
 
 
-def _listed(paths: list[str]) -> str:
-    more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
-    return ", ".join(paths[:4]) + more
+def convolution(module: Any, theirs: Mapping[str, Any], *, transposed: bool = False) -> Iterator[str]:
+    """Check a convolution, if the source records all its settings."""
+    kernel = _each(module.kernel_size, 1)
+    if not set(_OF_CONVOLUTIONS) <= theirs.keys() or len(theirs["stride"]) != len(kernel):
+        return
+    if theirs["transposed"] != transposed:
+        kinds = ("transposed convolution", "convolution")[:: 1 if transposed else -1]
+        yield f"the layer is a {kinds[0]}, but the torch layer is a {kinds[1]}"
+        return
+    for name, other in (("strides", "stride"), ("kernel_dilation", "dilation")):
+        ours = _each(getattr(module, name), len(kernel))
+        if ours != tuple(theirs[other]):
+            yield f"{name}={ours}, but the torch layer has {other}={tuple(theirs[other])}"
+    if not transposed:
+        extents = [d * (k - 1) for d, k in zip(theirs["dilation"], kernel, strict=True)]
+        yield from _padding(module.padding, theirs, extents)
+
+
+def transposed_convolution(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Check a transposed convolution, except for its padding."""
+    return convolution(module, theirs, transposed=True)
+
+
+def _padding(padding: Any, theirs: Mapping[str, Any], extents: list[int]) -> Iterator[str]:
+    """Compare what both pad. A kernel reaches ``extents`` further than its first element."""
+    mode, name = theirs["padding_mode"], str(padding).upper()
+    reads_around = name if name in ("CIRCULAR", "REFLECT") else "zeros"
+    if reads_around.lower() != mode:
+        yield f"padding={padding!r} pads with {reads_around}, but the torch layer has padding_mode={mode!r}"
+        return
+    if name == "CAUSAL":  # torch has no such padding: the model pads elsewhere
+        return
+    torch_pads = _pads(theirs["padding"], extents)
+    if name == "SAME" and any(s > 1 and extent for s, extent in zip(theirs["stride"], extents, strict=True)):
+        yield (
+            f"padding={padding!r} with strides above 1 depends on the size of the input, and the torch layer "
+            f"pads {_listed(torch_pads)}: pass padding={torch_pads}"
+        )
+    elif (pads := _pads(padding, extents)) != torch_pads:
+        yield (
+            f"padding={padding!r} pads {_listed(pads)}, but the torch layer {_listed(torch_pads)}: pass "
+            f"padding={torch_pads}, unless the model pads elsewhere"
+        )
+
+
+def _pads(padding: Any, extents: list[int]) -> Pads:
+    """Return the numbers of elements before and after each axis, for strides of 1."""
+    if isinstance(padding, str):
+        if padding.upper() == "VALID":
+            return ((0, 0),) * len(extents)
+        return tuple((extent // 2, extent - extent // 2) for extent in extents)
+    each = (padding,) * len(extents) if isinstance(padding, int) else padding
+    return tuple((p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in each)
+
+
+def _each(value: Any, dims: int) -> tuple[int, ...]:
+    value = 1 if value is None else value
+    return (value,) * dims if isinstance(value, int) else tuple(value)
+
+
+def _listed(pads: Pads) -> str:
+    return ", ".join(f"{before} and {after}" for before, after in pads)

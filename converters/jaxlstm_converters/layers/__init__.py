@@ -2,4 +2,3 @@
 
 from jaxlstm_converters.layers._find_layers import Layer as Layer
 from jaxlstm_converters.layers._find_layers import find_layers as find_layers
-from jaxlstm_converters.layers.modules import is_optimizer_state as is_optimizer_state

@@ -7,10 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-_OPTIMIZER = re.compile(
-    r"(^|\.)(optim\w*\.|(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg)(\.|$))|"
-    r"(^|\.)state\.\d+\.(step|sum|acc_delta)$"
-)
 # The parts of a reparametrized weight: "weight_g", "weight_orig", "parametrizations.weight.original0".
 _OLD_PART = re.compile(r"(?P<prefix>(?:.*\.)?)(?P<leaf>weight|bias)_(?P<part>g|v|u|orig|mask)", re.DOTALL)
 _NEW_PART = re.compile(
@@ -43,11 +39,6 @@ class Variable(NamedTuple):
 
 Module = dict[str, Variable]
 """Name in the module -> variable."""
-
-
-def is_optimizer_state(name: str) -> bool:
-    """Return True for a tensor in the state of an optimizer, such as "optimizer.state.0.exp_avg"."""
-    return bool(_OPTIMIZER.search(name))
 
 
 def group_by_module(tensors: Mapping[str, Any]) -> dict[str, Module]:

@@ -13,10 +13,10 @@ from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm.fold import fold
 from jaxlstm_converters.lstm.shapes import (
     foreign_tensors,
-    group_by_module,
     group_by_prefix,
     infer_config,
     layer_kind,
+    module_shapes,
 )
 
 
@@ -75,7 +75,7 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
     tensors, notes, problems = fold(state_dict)
     found = Survey({}, dict(problems), tensors, notes, {})
     hints = config_hints(state_dict)
-    modules = group_by_module(tensors)
+    modules = module_shapes(tensors)
     for prefix, shapes in group_by_prefix(tensors).items():
         kind = layer_kind(shapes)
         if prefix in problems:

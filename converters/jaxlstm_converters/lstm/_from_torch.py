@@ -11,9 +11,8 @@ from typing import Any
 
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import Params
-from jaxlstm_converters.lstm.imitations import imitations, warning_of
-from jaxlstm_converters.lstm.module_state_dict import module_state_dict
-from jaxlstm_converters.lstm.select import select_lstm, with_fields
+from jaxlstm_converters.lstm.selected import select_lstm, with_fields
+from jaxlstm_converters.lstm.torch_module import lookalike_warning, lookalikes, module_state_dict
 from jaxlstm_converters.porting_warning import PortingWarning
 
 
@@ -54,8 +53,8 @@ def from_torch(
     """
     state_dict, hints = _state_dict_and_hints(module_or_state_dict)
     selected = select_lstm(state_dict, prefix=prefix, hints=hints)
-    if selected.imitation:
-        warnings.warn(warning_of(selected.imitation), PortingWarning, stacklevel=2)
+    if selected.lookalike:
+        warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
     config = with_fields(selected.config, batch_first=batch_first, dropout=dropout)
     return to_jax(selected.params, dtype), config
 
@@ -87,6 +86,6 @@ def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dic
         for name, sub in source.named_modules()
         if hasattr(sub, "batch_first") and hasattr(sub, "proj_size")
     }
-    for prefix, class_name in imitations(source).items():
-        hints.setdefault(prefix, {})["imitation"] = class_name
+    for prefix, class_name in lookalikes(source).items():
+        hints.setdefault(prefix, {})["lookalike"] = class_name
     return module_state_dict(source), hints

@@ -12,9 +12,8 @@ from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import Params
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm._from_torch import to_jax
-from jaxlstm_converters.lstm.imitations import warning_of
-from jaxlstm_converters.lstm.select import select_lstm, with_fields
-from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions
+from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions, select_lstm, with_fields
+from jaxlstm_converters.lstm.torch_module import lookalike_warning
 from jaxlstm_converters.porting_warning import PortingWarning
 
 
@@ -54,8 +53,8 @@ def load(
     """
     require_path(path, "jaxlstm.from_torch takes a state dict or a torch module")
     selected = read_lstm(path, prefix, batch_first=batch_first, dropout=dropout)
-    if selected.imitation:
-        warnings.warn(warning_of(selected.imitation), PortingWarning, stacklevel=2)
+    if selected.lookalike:
+        warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
     if selected.unrecorded:
         assumed = assumptions(selected.config, selected.unrecorded)
         warnings.warn(

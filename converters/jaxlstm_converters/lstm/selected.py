@@ -1,11 +1,17 @@
-"""One LSTM of a file, and the arguments of its config that the file does not record."""
+"""Select one LSTM of a state dict and read its tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from jaxlstm._shared.progress import Progress, no_progress
+from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.params import param_shapes
+from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
 
 
 class SelectedLSTM(NamedTuple):
@@ -15,13 +21,47 @@ class SelectedLSTM(NamedTuple):
       params: arrays under torch's names.
       config: the LSTM. It has torch's defaults for the arguments in ``unrecorded``.
       unrecorded: the unknown arguments among "batch_first" and "dropout".
-      imitation: the class of the module if it may not be torch's, else "".
+      lookalike: the class of the module if it may not be torch's, else "".
     """
 
     params: dict[str, Any]
     config: LSTMConfig
     unrecorded: tuple[str, ...]
-    imitation: str = ""
+    lookalike: str = ""
+
+
+def select_lstm(
+    state_dict: Mapping[str, Any],
+    *,
+    prefix: str | None = None,
+    hints: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Progress = no_progress,
+) -> SelectedLSTM:
+    """Return one LSTM with its parameters as NumPy arrays.
+
+    Args:
+      state_dict: name -> tensor or array.
+      prefix: the LSTM, as for ``jaxlstm.from_torch``.
+      hints: prefix -> settings in the form of ``Checkpoint.hints``; they override the state dict.
+      progress: called before each tensor is read.
+    """
+    found = survey(state_dict)
+    if not found.lstms and not found.broken:
+        raise ValueError(_no_lstm_message(state_dict, found.others))
+    chosen = choose_prefix([*found.lstms, *found.broken], prefix, found.others)
+    if chosen in found.broken:
+        raise ValueError(found.broken[chosen])
+    of_module = (hints or {}).get(chosen, {})
+    given = {name: value for name, value in of_module.items() if name != "lookalike"}
+    config = with_fields(found.lstms[chosen], **given)
+    recorded = {*config_hints(state_dict).get(chosen, {}), *given}
+    lookalike = {**getattr(state_dict, "hints", {}).get(chosen, {}), **of_module}.get("lookalike", "")
+    names = list(param_shapes(config))
+    params = {}
+    for done, name in enumerate(names):
+        progress(done, len(names), f"reading {chosen}{name}")
+        params[name] = as_numpy(found.tensors[chosen + name])
+    return SelectedLSTM(params, config, unrecorded_arguments(config, recorded), lookalike)
 
 
 def assumptions(config: LSTMConfig, unrecorded: Collection[str]) -> str:
@@ -38,3 +78,66 @@ def unrecorded_arguments(config: LSTMConfig, recorded: Collection[str]) -> tuple
         return ()
     names = ("batch_first", "dropout") if config.num_layers > 1 else ("batch_first",)
     return tuple(name for name in names if name not in recorded)
+
+
+def with_fields(config: LSTMConfig, **fields: Any) -> LSTMConfig:
+    """Replace ``batch_first`` and ``dropout`` unless they are None; an LSTMCell has neither."""
+    if isinstance(config, LSTMCellConfig):
+        return config
+    fields = {name: value for name, value in fields.items() if value is not None}
+    return dataclasses.replace(config, **fields)
+
+
+def choose_prefix(
+    prefixes: Iterable[str], prefix: str | None, others: Mapping[str, str] | None = None
+) -> str:
+    """Return the one of ``prefixes`` that ``prefix`` selects.
+
+    Args:
+      prefixes: prefixes of LSTMs.
+      prefix: the prefix or its last components, with or without the final dot; empty selects the only LSTM,
+        or the one at the root.
+      others: prefix -> "GRU" or "RNN", named in the error message.
+
+    Raises:
+      ValueError: no LSTM matches, or several do.
+    """
+    prefixes = list(prefixes)
+    listed = ", ".join(map(repr, prefixes))
+    if not prefix:
+        if "" in prefixes:
+            return ""
+        if len(prefixes) == 1:
+            return prefixes[0]
+        raise ValueError(f"prefix must select one of the LSTMs {listed}, got {prefix!r}")
+    dotted = prefix if prefix.endswith(".") else f"{prefix}."
+    matches = [p for p in prefixes if p == dotted]
+    matches = matches or [p for p in prefixes if p.endswith(f".{dotted}")]
+    if len(matches) == 1:
+        return matches[0]
+    kind = next((k for p, k in (others or {}).items() if f".{p}".endswith(f".{dotted}")), None)
+    if matches:
+        problem = "matches more than one LSTM"
+    elif kind:
+        problem = f"selects {WITH_ARTICLE[kind]}, which is not supported"
+    else:
+        problem = "matches no LSTM"
+    raise ValueError(f"prefix {prefix!r} {problem}; the LSTMs are {listed}")
+
+
+def _no_lstm_message(state_dict: Mapping[str, Any], others: Mapping[str, str]) -> str:
+    if any("_all_weight_values" in name for name in state_dict):
+        return (
+            "the state dict has no LSTM, only a dynamically quantized one with packed weights; "
+            "convert the float model that was quantized"
+        )
+    if others:
+        layers = ", ".join(
+            f"{prefix or 'the root'} is {WITH_ARTICLE[kind]}" for prefix, kind in others.items()
+        )
+        return f"the state dict has no LSTM: {layers}; only LSTM and LSTMCell can be converted"
+    if not state_dict:
+        return "the state dict has no LSTM: it is empty"
+    names = ", ".join(list(state_dict)[:5])
+    ellipsis = ", ..." if len(state_dict) > 5 else ""
+    return f"the state dict has no LSTM; its {len(state_dict)} tensors are {names}{ellipsis}"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
+from jaxlstm_converters.optimizer.torch_state import is_moment
 
 _NAME = re.compile(
     r"(?P<prefix>(?:.*\.)?)(?P<base>weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)"
@@ -21,8 +22,6 @@ _NAME = re.compile(
 _FOREIGN = re.compile(r"(weight|bias)_[^.]+")
 _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 WITH_ARTICLE = {"LSTM": "an LSTM", "GRU": "a GRU", "RNN": "an RNN"}
-# An optimizer that stores its moments by parameter name repeats the names and shapes of the LSTM.
-_OPTIMIZER = re.compile(r"(^|\.)(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg)\.")
 
 Shapes = dict[str, tuple[int, ...]]
 """Parameter name without its prefix -> shape."""
@@ -36,7 +35,8 @@ def group_by_prefix(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
     groups: dict[tuple[str, bool], Shapes] = defaultdict(dict)
     for name, tensor in state_dict.items():
         match = _NAME.fullmatch(name)
-        if match and not _OPTIMIZER.search(name):
+        # An optimizer that stores its moments by parameter name repeats the names and shapes of the LSTM.
+        if match and not is_moment(name):
             prefix, is_cell = match["prefix"], match["suffix"] == ""
             groups[prefix, is_cell][name[len(prefix) :]] = tuple(tensor.shape)
     return {
@@ -46,7 +46,7 @@ def group_by_prefix(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
     }
 
 
-def group_by_module(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
+def module_shapes(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
     """Return prefix -> shapes of a module's own tensors and of the ``weight`` of each of its submodules."""
     groups: dict[str, Shapes] = defaultdict(dict)
     for name, tensor in state_dict.items():
@@ -64,7 +64,7 @@ def foreign_tensors(shapes: Shapes, config: LSTMConfig) -> Shapes:
     submodules, also all with one number per row of the gates, such as the weight of a layer normalization.
 
     Args:
-      shapes: the module of the layer, as ``group_by_module`` returns it.
+      shapes: the module of the layer, as ``module_shapes`` returns it.
       config: the config that its other tensors imply.
     """
     per_row = (4 * config.hidden_size,) if isinstance(config, LSTMCellConfig) else None
@@ -115,9 +115,15 @@ def infer_config(shapes: Shapes, *, batch_first: bool = False, dropout: float = 
         return LSTMCellConfig(input_size, hidden_size, bias=bias)
     layers = {int(match["layer"]) for name in shapes if (match := _NAME.fullmatch(name))}
     num_layers = next(k for k in range(len(layers) + 1) if k not in layers) or 1
-    bidirectional = any(name.endswith("_reverse") for name in shapes)
     return LSTMConfig(
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size
+        input_size=input_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        bias=bias,
+        batch_first=batch_first,
+        dropout=dropout,
+        bidirectional=any(name.endswith("_reverse") for name in shapes),
+        proj_size=proj_size,
     )
 
 

@@ -11,11 +11,10 @@ from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import survey
-from jaxlstm_converters.lstm.select import choose_prefix
-from jaxlstm_converters.optimizer.layout import locate, model_shapes
-from jaxlstm_converters.optimizer.parameter_order import Place, Shape
+from jaxlstm_converters.lstm.selected import choose_prefix
+from jaxlstm_converters.optimizer.match import Place, Shape, find_places, model_shapes
 from jaxlstm_converters.optimizer.rules import Rule, relevant, rule
-from jaxlstm_converters.optimizer.state import OptimizerState, Part, fill
+from jaxlstm_converters.optimizer.state import OptimizerState, RuleGroup, fill
 from jaxlstm_converters.optimizer.torch_state import TorchOptimizer, find_optimizers
 
 
@@ -69,7 +68,7 @@ def load_optimizer(
         try:
             rules = [rule(group.hyper, decoupled_weight_decay) for group in one.groups]
             homes = _homes(one, model, lstm, names, certain=bool(names or optimizer))
-            mapped[one.root] = fill(_parts(one, rules, homes), params)
+            mapped[one.root] = fill(_groups(one, rules, homes), params)
         except ValueError as error:
             problems.append(f"the optimizer at {one.label!r} {error}")
     if not mapped:
@@ -118,19 +117,16 @@ def _homes(
     if not optimizer.state and all(hyper == hypers[0] for hyper in hypers):
         return dict.fromkeys(lstm, (0, 0))  # without state, all places are equivalent
     stored = [name for group in optimizer.groups for name in group.names]
-    found = locate(optimizer, model, list(lstm.values()), names or stored or None, certain=certain)
+    found = find_places(optimizer, model, list(lstm.values()), names or stored or None, certain=certain)
     return {name: found[full] for name, full in lstm.items()}
 
 
-def _parts(optimizer: TorchOptimizer, rules: Sequence[Rule], homes: Mapping[str, Place]) -> list[Part]:
+def _groups(optimizer: TorchOptimizer, rules: Sequence[Rule], homes: Mapping[str, Place]) -> list[RuleGroup]:
     """Group the LSTM's parameters by their hyperparameters, whatever group they are in."""
-    parts: list[tuple[dict[str, Any], Part]] = []
+    hypers = [relevant(group.hyper) for group in optimizer.groups]
+    found: dict[int, RuleGroup] = {}
     for name, (g, k) in homes.items():
-        group = optimizer.groups[g]
-        hyper = relevant(group.hyper)
-        part = next((part for known, part in parts if known == hyper), None)
-        if part is None:
-            part = Part(rules[g], {})
-            parts.append((hyper, part))
-        part.moments[name] = optimizer.state.get(group.keys[k], {}) if optimizer.state else {}
-    return [part for _, part in parts]
+        first = hypers.index(hypers[g])
+        same = found.setdefault(first, RuleGroup(rules[first], {}))
+        same.moments[name] = optimizer.state.get(optimizer.groups[g].keys[k], {})
+    return list(found.values())

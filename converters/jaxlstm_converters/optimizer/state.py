@@ -20,7 +20,7 @@ _UNUSED = ("momentum_buffer", "max_exp_avg_sq", "grad_avg")
 _MAX_COUNT = 2**31 - 1  # optax counts steps in int32
 
 
-class Part(NamedTuple):
+class RuleGroup(NamedTuple):
     """Parameters with the same rule: name -> moments, {} before the first step."""
 
     rule: Rule
@@ -39,7 +39,7 @@ class OptimizerState(NamedTuple):
     state: Any
 
 
-def fill(parts: list[Part], params: Mapping[str, Any]) -> OptimizerState:
+def fill(groups: list[RuleGroup], params: Mapping[str, Any]) -> OptimizerState:
     """Return one optimizer for all parameters, an ``optax.multi_transform`` if their rules differ.
 
     Raises:
@@ -48,16 +48,16 @@ def fill(parts: list[Part], params: Mapping[str, Any]) -> OptimizerState:
     import optax
 
     params = dict(params)
-    if len(parts) == 1:
-        transform = parts[0].rule.transform
+    if len(groups) == 1:
+        transform = groups[0].rule.transform
         state = transform.init(params)
-        return OptimizerState(transform, _set(state, _fields(parts[0], params)))
-    labels = {name: index for index, part in enumerate(parts) for name in part.moments}
+        return OptimizerState(transform, _set(state, _fields(groups[0], params)))
+    labels = {name: index for index, group in enumerate(groups) for name in group.moments}
     transform = optax.multi_transform(
-        {index: part.rule.transform for index, part in enumerate(parts)}, labels
+        {index: group.rule.transform for index, group in enumerate(groups)}, labels
     )
     state: Any = transform.init(params)
-    inner = {i: _set(state.inner_states[i], _fields(part, params)) for i, part in enumerate(parts)}
+    inner = {i: _set(state.inner_states[i], _fields(group, params)) for i, group in enumerate(groups)}
     return OptimizerState(transform, state._replace(inner_states=inner))
 
 
@@ -67,24 +67,24 @@ def _set(state: Any, fields: dict[str, Any]) -> Any:
     return optax.tree_utils.tree_set(state, **fields) if fields else state
 
 
-def _fields(part: Part, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the optax state, with the parameters of other parts masked."""
+def _fields(group: RuleGroup, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the optax state, with the parameters of other groups masked."""
     import jax.numpy as jnp
     import optax
 
-    for name, moments in part.moments.items():
-        _check(name, moments, part.rule)
+    for name, moments in group.moments.items():
+        _check(name, moments, group.rule)
     fields: dict[str, Any] = {
         ours: {
-            name: _array(part.moments[name], theirs, name, params[name])
-            if name in part.moments
+            name: _array(group.moments[name], theirs, name, params[name])
+            if name in group.moments
             else optax.MaskedNode()
             for name in params
         }
-        for ours, theirs in part.rule.moments.items()
+        for ours, theirs in group.rule.moments.items()
     }
-    if part.rule.counted:
-        fields["count"] = jnp.asarray(_count(part), jnp.int32)
+    if group.rule.counted:
+        fields["count"] = jnp.asarray(_count(group), jnp.int32)
     return fields
 
 
@@ -114,10 +114,10 @@ def _array(moments: Moments, field: str, name: str, param: Any) -> Any:
     return jnp.asarray(moment.astype(param.dtype))
 
 
-def _count(part: Part) -> int:
+def _count(group: RuleGroup) -> int:
     """Return the number of steps, of which optax has one for all parameters."""
     steps = {
-        name: np.asarray(moments["step"]).item() if moments else 0 for name, moments in part.moments.items()
+        name: np.asarray(moments["step"]).item() if moments else 0 for name, moments in group.moments.items()
     }
     if len(set(steps.values())) > 1:
         counts = ", ".join(f"{name} {count:g}" for name, count in steps.items())

@@ -17,8 +17,10 @@ import numpy as np
 
 from jaxlstm_converters.checkpoint import Checkpoint
 
-# Fields of Adam, RMSprop and SGD with the shape of their parameter.
-_MOMENTS = ("exp_avg", "square_avg", "momentum_buffer")
+# Fields with the shape of their parameter. Adam, RMSprop and SGD each have one of the first three.
+_MOMENTS = ("exp_avg", "square_avg", "momentum_buffer", "exp_avg_sq", "max_exp_avg_sq", "grad_avg")
+_MOMENT = re.compile(rf"(^|\.)({'|'.join(_MOMENTS)})(\.|$)")
+_STATE = re.compile(r"(^|\.)optim\w*\.|(^|\.)state\.\d+\.(step|sum|acc_delta)$")
 _GROUP = re.compile(r"(?P<root>(?:.*\.)?)param_groups\.(?P<index>\d+)\.(?P<field>.+)", re.DOTALL)
 
 
@@ -66,6 +68,16 @@ class TorchOptimizer:
         fields = self.state.get(key, {})
         moment = next((fields[name] for name in _MOMENTS if name in fields), None)
         return None if moment is None else tuple(moment.shape)
+
+
+def is_moment(name: str) -> bool:
+    """Return True for a tensor that an optimizer stores under the name of a moment, "exp_avg.lstm.weight"."""
+    return bool(_MOMENT.search(name))
+
+
+def is_optimizer_state(name: str) -> bool:
+    """Return True for a tensor in the state of an optimizer, such as "optimizer.state.0.exp_avg"."""
+    return is_moment(name) or bool(_STATE.search(name))
 
 
 def find_optimizers(checkpoint: Checkpoint) -> list[TorchOptimizer]:

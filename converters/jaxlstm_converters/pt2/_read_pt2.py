@@ -19,7 +19,6 @@ from jaxlstm_converters.checkpoint.io.tensor import Tensor
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive
 from jaxlstm_converters.pt2.fields import malformed
 from jaxlstm_converters.pt2.schema import read_graph, recorded_types
-from jaxlstm_converters.pt2.sharing import shared_tensors
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
 _NOT_A_PROGRAM = "not a program of torch.export.save; jaxlstm.load and load_state_dict read checkpoints"
@@ -71,7 +70,7 @@ def _read(source: CheckpointFile, check_crc: bool) -> ProgramFile:
         raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
     program = open_program(archive)
     tensors = read_tensors(program, Budget(source.size))
-    graph = replace(read_graph(program.document), shared=shared_tensors(tensors))
+    graph = replace(read_graph(program.document), shared=_shared_tensors(tensors))
     _require_tensors(graph, recorded_types(program.document), tensors)
     arrays = _read_arrays(tensors)
     text = source.read(program.text.offset, program.text.size)
@@ -102,3 +101,17 @@ def _read_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         if tensor.identity not in arrays:
             arrays[tensor.identity] = tensor.read()
     return {name: arrays[tensor.identity] for name, tensor in tensors.items()}
+
+
+def _shared_tensors(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
+    """Return groups of names of tensors whose ranges of bytes overlap."""
+    ranges = sorted((id(tensor.storage), *tensor.byte_range, name) for name, tensor in tensors.items())
+    groups: list[list[str]] = []
+    reached = (0, 0)
+    for storage, start, end, name in ranges:
+        if (storage, start) < reached:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+        reached = max(reached, (storage, end))
+    return tuple(tuple(group) for group in groups if len(group) > 1)

@@ -27,32 +27,23 @@ _CODES = {name: code for code, name in SCALAR_TYPES.items()}
 
 
 @dataclass(frozen=True)
-class Stored:
-    """The form of a tensor in the file; tied tensors have the same `tie`."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    tie: int
-
-
-@dataclass(frozen=True)
 class ProgramWriter:
     """Writes a program that was read from a file.
 
     Attributes:
         document: the JSON text of the program.
-        stored: name in torch -> form of every tensor.
+        stored: name in torch -> dtype, shape and identity of every tensor; tied tensors are identical.
         constants: name -> value of the constants.
     """
 
     document: bytes
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int]]
     constants: Mapping[str, np.ndarray]
 
     @classmethod
     def of(cls, file: ProgramFile) -> ProgramWriter:
         """Return the writer of a program. It keeps the values of the constants only."""
-        stored = {name: Stored(array.dtype, array.shape, id(array)) for name, array in file.tensors.items()}
+        stored = {name: (array.dtype, array.shape, id(array)) for name, array in file.tensors.items()}
         constants = {name: file.tensors[name] for name in file.graph.constants.values()}
         return cls(file.document, stored, constants)
 
@@ -97,8 +88,9 @@ class ProgramWriter:
             name = placeholder[f"{kind}_name"]
             persistent = kind == "parameter" or placeholder.get("persistent", False)
             folder, prefix = ("weights", "weight") if persistent else ("constants", "tensor")
-            array = _as_stored(name, values[name], self.stored[name])
-            key = folder, self.stored[name].tie, array.tobytes()
+            dtype, shape, tie = self.stored[name]
+            array = _as_stored(name, values[name], dtype, shape)
+            key = folder, tie, array.tobytes()
             path = paths.setdefault(key, f"{prefix}_{len(paths)}")
             entries[f"data/{folder}/{path}"] = key[2]
             configs[folder][name] = {
@@ -113,17 +105,17 @@ class ProgramWriter:
         return entries
 
 
-def _as_stored(name: str, value: Any, stored: Stored) -> np.ndarray:
+def _as_stored(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
     """Return the value of a tensor in the dtype of the file, little-endian and contiguous."""
     array = np.asarray(value)
     # JAX holds the integers of a program in 32 bits unless its 64-bit mode is on.
-    fits = array.dtype == stored.dtype or (array.dtype.kind, stored.dtype.kind) == ("i", "i")
-    if array.shape != stored.shape or not fits:
+    fits = array.dtype == dtype or (array.dtype.kind, dtype.kind) == ("i", "i")
+    if array.shape != shape or not fits:
         raise ValueError(
-            f"{name} must be {stored.dtype.name}{list(stored.shape)} as in the program, got "
+            f"{name} must be {dtype.name}{list(shape)} as in the program, got "
             f"{array.dtype.name}{list(array.shape)}"
         )
-    return np.ascontiguousarray(array, stored.dtype.newbyteorder("<")).reshape(stored.shape)
+    return np.ascontiguousarray(array, dtype.newbyteorder("<")).reshape(shape)
 
 
 def _meta(array: np.ndarray, requires_grad: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxlstm.programs.graph import Argument, Node, Value
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
-from jaxlstm_converters.pt2.arguments import read_argument
+from jaxlstm_converters.pt2.argument_kinds import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,6 @@ from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.config_json import ASSUMABLE, METADATA_KEY, saved_config, saved_metadata
 from jaxlstm.layer.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from jaxlstm_converters.write.npz import npz_bytes
 from jaxlstm_converters.write.torch_zip import has_marker, torch_bytes
 
 FORMATS = {"safetensors": (".safetensors",), "torch": (".pt", ".pth"), "npz": (".npz",)}
@@ -78,7 +78,7 @@ def save(
     if format == "torch":
         parts = [torch_bytes(named, config_text)]
     elif format == "npz":
-        parts = [npz_bytes(named, config_text)]
+        parts = [_npz_bytes(named, config_text)]
     else:
         parts = safetensors_bytes(named, {"format": "pt", **(metadata or {}), METADATA_KEY: config_text})
     total = sum(array.nbytes for array in arrays.values())
@@ -93,6 +93,24 @@ def _check_format(format: str, metadata: Mapping[str, str] | None) -> None:
         raise ValueError(f"metadata is supported by safetensors files, not by {format}")
     if metadata and METADATA_KEY in metadata:
         raise ValueError(f"metadata must not have the key {METADATA_KEY!r}, which holds the config")
+
+
+def _npz_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
+    """Return the bytes of a file that ``numpy.load`` opens without pickle, with the metadata as a string.
+
+    Raises:
+      TypeError: a tensor is bfloat16, which NumPy's format lacks.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind != "f":
+            raise TypeError(
+                f"{name} must be float16, float32 or float64 in a .npz file, got {tensor.dtype}; choose "
+                "another format, such as safetensors"
+            )
+    buffer = io.BytesIO()
+    arrays: Any = {**tensors, METADATA_KEY: np.array(metadata)}
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def format_of(path: Path) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from jax import Array
 
 from jaxlstm.functional import lstm, lstm_cell
-from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.params import param_shapes
+from jaxlstm.layer.params import config_of_weights, param_shapes
 from jaxlstm.programs.operators.registry import Kwargs, Options, refuse_operators, register_operator
 
 refuse_operators(
@@ -37,16 +36,12 @@ def lstm_input(
     options: Options,
 ) -> tuple[Array, Array, Array]:
     """Run an LSTM of several layers: :func:`jaxlstm.lstm`. Returns (outputs, h_n, c_n)."""
-    per_direction = len(params) // (num_layers * (1 + bidirectional))
-    has_projection = per_direction == 3 + 2 * has_biases
-    config = LSTMConfig(
-        input_size=params[0].shape[1],
-        hidden_size=params[0].shape[0] // 4,
+    config = config_of_weights(
+        [leaf.shape for leaf in params],
+        has_biases=has_biases,
         num_layers=num_layers,
-        bias=has_biases,
-        batch_first=batch_first,
         bidirectional=bidirectional,
-        proj_size=params[1].shape[1] if has_projection else 0,
+        batch_first=batch_first,
     )
     outputs, (h_n, c_n) = lstm(
         dict(zip(param_shapes(config), params, strict=True)),

@@ -16,8 +16,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
-from testing.flax_layers import CASES, LOSSY, LayerCase, example, randomized
-from testing.linen_layers import LINEN, call_arguments
+from testing.flax_layers import CASES, LOSSY, LayerCase, call_arguments, example, randomized
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -108,28 +107,39 @@ def test_nnx(name: str) -> None:
     assert expected.keys() - actual.keys() <= scales
 
 
-@pytest.mark.parametrize("name", LINEN)
-def test_linen(name: str) -> None:
+def linen_results(case: LayerCase, layer: torch.nn.Module, *, gradients: bool) -> dict[str, Any]:
+    """Return the output of a Linen layer or its gradients, and the restored state dict under ``restored``."""
+    module, x = case.linen(), jnp.asarray(example(case))
+    inputs = call_arguments(case, x)
+    variables: Any = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    variables = dict(jaxlstm.linen.load_state_dict(module, variables, layer, inputs=inputs))
+    restored = jaxlstm.linen.state_dict(module, variables, inputs=inputs)
+
+    def loss(params: Any) -> Any:
+        call = partial(module.apply, {**variables, "params": params})
+        y = case.to_torch(case.run_flax(call, case.to_flax(x)))
+        return (y * _weights(y.shape)).sum(), y
+
+    params = variables.get("params", {})
+    if not gradients:
+        return {"output": jax.jit(loss)(params)[1], "restored": restored}
+    variables["params"] = jax.jit(jax.grad(loss, has_aux=True))(params)[0]
+    return dict(jaxlstm.linen.state_dict(module, variables, inputs=inputs))
+
+
+@pytest.mark.parametrize("gradients", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", CASES)
+def test_linen(name: str, gradients: bool) -> None:
     case = CASES[name]
     layer = randomized(case.torch()).eval()
-    module = LINEN[name]()
-    with jax.enable_x64(True):
-        inputs = call_arguments(case, jnp.asarray(example(case)))
-        variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-        with no_porting_warnings():
-            variables = jaxlstm.linen.load_state_dict(module, variables, layer, inputs=inputs)
-            restored = jaxlstm.linen.state_dict(module, variables, inputs=inputs)
-
-        @jax.jit
-        def run(variables: Any, x: Any) -> Any:
-            return case.to_torch(case.run_flax(partial(module.apply, variables), case.to_flax(x)))
-
-        y = run(variables, jnp.asarray(example(case)))
-    expected = torch_results(case, layer)["output"]
-    # Linen's BatchNorm adds epsilon to the variance in float32.
-    atol = 1e-6 if name.startswith("BatchNorm") else case.atol
-    np.testing.assert_allclose(y, expected, rtol=0, atol=atol)
-    if name not in LOSSY:
+    with jax.enable_x64(True), no_porting_warnings():
+        actual = linen_results(case, layer, gradients=gradients)
+    restored = actual.pop("restored", None)
+    if name.startswith("BatchNorm"):  # Linen's adds epsilon to the variance in float32.
+        case = case._replace(atol=5e-6 if gradients else 1e-6)
+    assert gradients or "output" in actual
+    assert_close(case, actual, torch_results(case, layer), "bias_hh" if name in LOSSY else "")
+    if restored is not None and name not in LOSSY:
         assert_restores(case, layer, restored)
 
 
@@ -150,28 +160,3 @@ def assert_restores(case: LayerCase, layer: torch.nn.Module, state_dict: dict[st
     assert list(other.state_dict()) == list(layer.state_dict())
     for key, tensor in layer.state_dict().items():
         assert torch.equal(other.state_dict()[key], tensor), key
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LINEN)
-def test_linen_gradients(name: str) -> None:
-    case = CASES[name]
-    layer = randomized(case.torch()).eval()
-    module = LINEN[name]()
-    with jax.enable_x64(True), no_porting_warnings():
-        inputs = call_arguments(case, jnp.asarray(example(case)))
-        variables = dict(module.init(jax.random.key(0), *inputs))
-        variables = dict(jaxlstm.linen.load_state_dict(module, variables, layer, inputs=inputs))
-
-        @jax.jit
-        @jax.grad
-        def gradients(params: Any) -> Any:
-            call = partial(module.apply, {**variables, "params": params})
-            y = case.to_torch(case.run_flax(call, case.to_flax(jnp.asarray(example(case)))))
-            return (y * _weights(y.shape)).sum()
-
-        variables["params"] = gradients(variables.get("params", {}))
-        actual = jaxlstm.linen.state_dict(module, variables, inputs=inputs)
-    if name.startswith("BatchNorm"):
-        case = case._replace(atol=5e-6)
-    assert_close(case, dict(actual), torch_results(case, layer), "bias_hh" if name in LOSSY else "")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from torch import nn
 
 import jaxlstm
 
@@ -23,101 +24,107 @@ def recorded() -> Iterator[list[warnings.WarningMessage]]:
         yield messages
 
 
-LAYERS: dict[str, Callable[[], tuple[nnx.Module, torch.nn.Module]]] = {
-    "epsilon": lambda: (nnx.LayerNorm(3, rngs=nnx.Rngs(0), use_fast_variance=False), torch.nn.LayerNorm(3)),
-    "use_fast_variance": lambda: (nnx.LayerNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5), torch.nn.LayerNorm(3)),
-    "momentum": lambda: (
-        nnx.BatchNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5, use_running_average=True, use_fast_variance=False),
-        torch.nn.BatchNorm1d(3),
+def make(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> nnx.Module:
+    """Return a layer of Flax, a normalization with torch's way to compute the variance."""
+    if "Norm" in layer.__name__:
+        kwargs = {"use_fast_variance": False, "epsilon": 1e-5, **kwargs}
+    return layer(*args, rngs=nnx.Rngs(0), **kwargs)
+
+
+def batch_norm(**kwargs: Any) -> nnx.Module:
+    return make(nnx.BatchNorm, 3, **{"use_running_average": True, "momentum": 0.9, **kwargs})
+
+
+def attention() -> nnx.Module:
+    return make(nnx.MultiHeadAttention, 2, 8, decode=False)
+
+
+def rnn() -> nnx.Module:
+    return nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)), time_major=True)
+
+
+LSTM = jaxlstm.nnx.LSTM
+EPSILON = float(np.finfo(np.float32).eps)
+UNRECORDED = "batch_first=False, the default; a state dict does not record torch's, so check it"
+# A layer in Flax and in torch, and the starts of the warnings for the torch module and for its state dict.
+SETTINGS: list[tuple[Any, ...]] = [
+    (make(nnx.LayerNorm, 3), nn.LayerNorm(3), "", ""),
+    (
+        make(nnx.LayerNorm, 3, epsilon=1e-6),
+        nn.LayerNorm(3),
+        "epsilon=1e-06, but the torch layer's eps is 1e-05",
+        "epsilon=1e-06, but torch's default is 1e-05",
     ),
-    "use_running_average": lambda: (
-        nnx.BatchNorm(3, rngs=nnx.Rngs(0), epsilon=1e-5, momentum=0.9, use_fast_variance=False),
-        torch.nn.BatchNorm1d(3),
+    (
+        make(nnx.LayerNorm, 3, epsilon=1e-3),
+        nn.LayerNorm(3, eps=1e-3),
+        "",
+        "epsilon=0.001, but torch's default",
     ),
-    "batch_first": lambda: (jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)), torch.nn.LSTM(3, 4, batch_first=True)),
-}
+    (make(nnx.RMSNorm, 3, epsilon=EPSILON), nn.RMSNorm(3), "", ""),
+    (make(nnx.LayerNorm, 3, use_fast_variance=True), nn.LayerNorm(3), *["use_fast_variance=True loses"] * 2),
+    (batch_norm(), nn.BatchNorm1d(3), "", ""),
+    (batch_norm(momentum=0.7), nn.BatchNorm1d(3, momentum=0.3), "", "momentum=0.7, but torch's default 0.1"),
+    (batch_norm(momentum=0.99), nn.BatchNorm1d(3), *["momentum=0.99, but t"] * 2),
+    (batch_norm(), nn.BatchNorm1d(3, momentum=None), "the torch layer has momentum=None", ""),
+    (batch_norm(use_running_average=False), nn.BatchNorm1d(3), *["use_running_average=False, so the"] * 2),
+    (make(LSTM, 3, 4), nn.LSTM(3, 4), "", UNRECORDED),
+    (make(LSTM, 3, 4), nn.LSTM(3, 4, batch_first=True), "batch_first=False, but the torch layer", UNRECORDED),
+    (rnn(), nn.LSTM(3, 4), "", ""),
+    (rnn(), nn.LSTM(3, 4, batch_first=True), "time_major=True, but the torch layer has batch_first=True", ""),
+    (attention(), nn.MultiheadAttention(8, 2), "", ""),
+    (attention(), nn.MultiheadAttention(8, 4), "num_heads=2, but the torch layer has num_heads=4", ""),
+    (
+        attention(),
+        nn.MultiheadAttention(8, 2, add_zero_attn=True),
+        "the torch layer has add_zero_attn=True, which Flax does not have",
+        "",
+    ),
+    (make(nnx.GroupNorm, 8, 2), nn.GroupNorm(2, 8), "", ""),
+    (make(nnx.GroupNorm, 8, 2), nn.GroupNorm(4, 8), "num_groups=2, but the torch layer has num_groups=4", ""),
+    (make(nnx.Embed, 5, 4), nn.Embedding(5, 4), "", ""),
+    (make(nnx.Embed, 5, 4), nn.Embedding(5, 4, max_norm=0.5), "the torch layer has max_norm=0.5, which", ""),
+    (
+        make(nnx.Conv, 4, 4, 3),
+        nn.ConvTranspose1d(4, 4, 3),
+        "the layer is a convolution, but the torch layer is a transposed convolution",
+        "",
+    ),
+    (make(nnx.ConvTranspose, 4, 4, 3, padding="VALID"), nn.ConvTranspose1d(4, 4, 3), "", ""),
+]
 
 
 @pytest.mark.parametrize("from_module", [True, False])
-@pytest.mark.parametrize("setting", LAYERS)
-def test_settings(setting: str, from_module: bool, recorded: list[warnings.WarningMessage]) -> None:
-    model, theirs = LAYERS[setting]()
+@pytest.mark.parametrize(("model", "theirs", "of_module", "of_state_dict"), SETTINGS)
+def test_settings(
+    model: nnx.Module,
+    theirs: nn.Module,
+    of_module: str,
+    of_state_dict: str,
+    from_module: bool,
+    recorded: list[warnings.WarningMessage],
+) -> None:
     result = jaxlstm.load_state_dict(model, theirs if from_module else theirs.state_dict())
     assert [str(message.message) for message in recorded] == list(result.warnings)
-    (text,) = result.warnings
-    assert text.startswith(f"the model: {setting}")
-    assert Path(recorded[0].filename) == Path(__file__)
+    assert all(Path(message.filename) == Path(__file__) for message in recorded)
+    expected = of_module if from_module else of_state_dict
+    assert len(result.warnings) == bool(expected)
+    assert all(text.startswith(f"the model: {expected}") for text in result.warnings)
 
 
-def test_time_major(recorded: list[warnings.WarningMessage]) -> None:
-    model = nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)), time_major=True)
-    assert jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4)).warnings == ()
-    jaxlstm.load_state_dict(model, torch.nn.LSTM(3, 4, batch_first=True))
-    (message,) = recorded
-    assert "time_major=True, but the torch layer has batch_first=True" in str(message.message)
-
-
-def test_settings_that_flax_lacks(recorded: list[warnings.WarningMessage]) -> None:
-    attention = nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0))
-    embed = nnx.Embed(5, 4, rngs=nnx.Rngs(0))
-    jaxlstm.load_state_dict(attention, torch.nn.MultiheadAttention(4, 2))
-    jaxlstm.load_state_dict(embed, torch.nn.Embedding(5, 4))
-    assert recorded == []
-    jaxlstm.load_state_dict(attention, torch.nn.MultiheadAttention(4, 2, add_zero_attn=True))
-    jaxlstm.load_state_dict(embed, torch.nn.Embedding(5, 4, max_norm=0.5))
-    assert [str(message.message) for message in recorded] == [
-        "the model: the torch layer has add_zero_attn=True, which Flax does not have",
-        "the model: the torch layer has max_norm=0.5, which Flax does not have",
-    ]
-
-
-def test_numbers_of_heads_and_groups(recorded: list[warnings.WarningMessage]) -> None:
-    options: dict[str, Any] = {"rngs": nnx.Rngs(0)}
-    model = nnx.List(
-        [
-            nnx.MultiHeadAttention(2, 8, decode=False, **options),
-            nnx.GroupNorm(8, 2, epsilon=1e-5, use_fast_variance=False, **options),
-        ]
-    )
-    theirs = torch.nn.ModuleList([torch.nn.MultiheadAttention(8, 2), torch.nn.GroupNorm(2, 8)])
-    assert jaxlstm.load_state_dict(model, theirs).warnings == ()
-    theirs = torch.nn.ModuleList([torch.nn.MultiheadAttention(8, 4), torch.nn.GroupNorm(4, 8)])
-    assert jaxlstm.load_state_dict(model, theirs).warnings == (
-        "0: num_heads=2, but the torch layer has num_heads=4",
-        "1: num_groups=2, but the torch layer has num_groups=4",
-    )
-    assert len(recorded) == 2
-
-
-def test_equal_settings(recorded: list[warnings.WarningMessage]) -> None:
-    """A torch module whose settings are the model's gives no warning, even if they are not the defaults."""
-    options: dict[str, Any] = {"rngs": nnx.Rngs(0), "use_fast_variance": False}
-    model = nnx.List(
-        [
-            nnx.LayerNorm(3, epsilon=1e-3, **options),
-            nnx.BatchNorm(3, epsilon=1e-4, momentum=0.7, use_running_average=True, **options),
-            jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)),
-            nnx.RMSNorm(3, epsilon=float(np.finfo(np.float32).eps), **options),
-        ]
-    )
-    theirs = torch.nn.ModuleList(
-        [
-            torch.nn.LayerNorm(3, eps=1e-3),
-            torch.nn.BatchNorm1d(3, eps=1e-4, momentum=0.3),
-            torch.nn.LSTM(3, 4),
-            torch.nn.RMSNorm(3),
-        ]
-    )
-    assert jaxlstm.load_state_dict(model, theirs).warnings == ()
-    assert recorded == []
+def test_layers_with_one_warning_share_a_line(recorded: list[warnings.WarningMessage]) -> None:
+    model = nnx.List([make(nnx.Embed, 2, 2), *(make(nnx.LayerNorm, 2, epsilon=1e-3) for _ in range(6))])
+    theirs = nn.ModuleList([nn.Embedding(2, 2), *(nn.LayerNorm(2) for _ in range(6))])
+    (line,) = jaxlstm.load_state_dict(model, theirs).warnings
+    assert line.startswith("1, 2, 3, 4 and 2 more: epsilon=0.001")
+    assert len(recorded) == 1
 
 
 def test_settings_of_a_whole_module_in_a_file(
     tmp_path: Path, recorded: list[warnings.WarningMessage]
 ) -> None:
-    torch.save(torch.nn.Sequential(torch.nn.LSTM(3, 4, batch_first=True)), tmp_path / "module.pt")
-    model = nnx.Sequential(jaxlstm.nnx.LSTM(3, 4, rngs=nnx.Rngs(0)))
-    jaxlstm.load_state_dict(model, tmp_path / "module.pt")
+    torch.save(nn.Sequential(nn.LSTM(3, 4, batch_first=True)), tmp_path / "module.pt")
+    jaxlstm.load_state_dict(nnx.Sequential(make(LSTM, 3, 4)), tmp_path / "module.pt")
     (message,) = recorded
     assert "batch_first=False, but the torch layer has batch_first=True" in str(message.message)
 
@@ -159,21 +166,13 @@ CONVOLUTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 def test_convolutions(case: str, recorded: list[warnings.WarningMessage]) -> None:
     """The warnings are right: without one, the layers give equal results."""
     ours, theirs, warning = CONVOLUTIONS[case]
-    conv, layer = nnx.Conv(3, 4, 3, rngs=nnx.Rngs(0), **ours), torch.nn.Conv1d(3, 4, 3, **theirs)
+    conv, layer = nnx.Conv(3, 4, 3, rngs=nnx.Rngs(0), **ours), nn.Conv1d(3, 4, 3, **theirs)
     result = jaxlstm.load_state_dict(conv, layer)
     assert len(result.warnings) == bool(warning)
     assert all(text.startswith(f"the model: {warning}") for text in result.warnings)
     assert jaxlstm.load_state_dict(conv, layer.state_dict()).warnings == ()
     x = torch.randn(2, 3, 12)
-    padded = torch.nn.functional.pad(x, (2, 0)) if case == "causal" else x
+    padded = nn.functional.pad(x, (2, 0)) if case == "causal" else x
     expected = layer(padded).detach().numpy().swapaxes(1, 2)
     actual = np.asarray(conv(jnp.asarray(x.numpy().swapaxes(1, 2))))
     assert bool(warning) != (actual.shape == expected.shape and np.allclose(actual, expected, atol=1e-5))
-
-
-def test_transposed_convolution(recorded: list[warnings.WarningMessage]) -> None:
-    conv, theirs = nnx.Conv(4, 4, 3, rngs=nnx.Rngs(0)), torch.nn.ConvTranspose1d(4, 4, 3)
-    (text,) = jaxlstm.load_state_dict(conv, theirs).warnings
-    assert text == "the model: the layer is a convolution, but the torch layer is a transposed convolution"
-    transposed = nnx.ConvTranspose(4, 4, 3, padding="VALID", rngs=nnx.Rngs(0))
-    assert jaxlstm.load_state_dict(transposed, theirs).warnings == ()

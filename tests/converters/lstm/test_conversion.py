@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import jaxlstm
-from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, to_torch
+from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, load, param_shapes, to_torch
+from jaxlstm._shared.torch_tensors import as_numpy
+from jaxlstm_converters.lstm._to_torch import StateArray
+from jaxlstm_converters.lstm.selected import select_lstm, with_fields
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYERS = [
@@ -37,6 +44,19 @@ def test_round_trip_is_bit_exact(dtype: torch.dtype) -> None:
             assert torch.equal(fresh.state_dict()[name], tensor), name
 
 
+def test_tensors_to_numpy() -> None:
+    tensor = torch.arange(6.0).reshape(2, 3).T.requires_grad_()
+    np.testing.assert_array_equal(as_numpy(tensor), [[0, 3], [1, 4], [2, 5]])
+    assert as_numpy(tensor).flags.c_contiguous
+    half = as_numpy(torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
+    assert (half.dtype, half.tolist()) == (ml_dtypes.bfloat16, [1.5, -2.0])
+    native = np.arange(3.0)
+    assert np.shares_memory(as_numpy(native), native)
+    swapped = as_numpy(native.astype(">f8"))
+    assert swapped.dtype.isnative
+    np.testing.assert_array_equal(swapped, native)
+
+
 def test_negative_views() -> None:
     """torch applies the sign of such a tensor when it reads it."""
     state_dict = torch.nn.LSTM(3, 4).state_dict()
@@ -49,18 +69,6 @@ def test_negative_views() -> None:
         np.testing.assert_array_equal(params[name], -tensor.numpy())
 
 
-def test_params_share_no_memory_with_the_module() -> None:
-    """Older versions of JAX share memory with aligned arrays, which torch's are."""
-    module = torch.nn.LSTM(64, 64)
-    params, _ = from_torch(module)
-    before = {name: np.array(leaf) for name, leaf in params.items()}
-    with torch.no_grad():
-        for tensor in module.parameters():
-            tensor.fill_(1)
-    for name, leaf in params.items():
-        np.testing.assert_array_equal(leaf, before[name])
-
-
 def test_nan_payloads_and_signed_zeros_are_kept() -> None:
     module = torch.nn.LSTM(1, 1)
     bits = torch.tensor([0x7FC12345, -0x80000000, 0x00000001, 0x7F800000], dtype=torch.int32)
@@ -69,7 +77,70 @@ def test_nan_payloads_and_signed_zeros_are_kept() -> None:
     np.testing.assert_array_equal(np.asarray(back).view(np.int32), bits.numpy())
 
 
+def test_params_share_no_memory_with_the_module() -> None:
+    """Older versions of JAX share memory with aligned arrays, which torch's are."""
+    module = torch.nn.LSTM(64, 64)
+    params, config = from_torch(module)
+    before = {name: np.array(leaf) for name, leaf in params.items()}
+    with torch.no_grad():
+        for tensor in module.parameters():
+            tensor.fill_(1)
+    to_torch(params, config)
+    jaxlstm.lstm(params, jnp.ones((2, 1, 64)), config=config)
+    for name, leaf in params.items():
+        np.testing.assert_array_equal(leaf, before[name])
+    assert all((tensor == 1).all() for tensor in module.parameters())
+
+
+# State arrays
+
+
+def state_array(values: Any) -> Any:
+    return np.asarray(values).view(StateArray)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_a_state_array_is_copied_to_a_tensor(dtype: Any) -> None:
+    ours = state_array(np.arange(6).reshape(2, 3).astype(dtype).T)  # not contiguous
+    tensor = ours.tensor()
+    assert tensor.is_contiguous()
+    assert str(tensor.dtype) == f"torch.{np.dtype(dtype)}"
+    assert tensor.tolist() == [[0, 3], [1, 4], [2, 5]]
+    tensor[0, 0] = 7
+    assert float(ours[0, 0]) == 0
+
+
+def test_torch_functions_accept_state_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = state_array([1.0, 2.0]), state_array([3.0, 4.0])
+    assert torch.stack((one, two)).tolist() == [[1, 2], [3, 4]]  # in a tuple
+    assert torch.cat([one, torch.zeros(1)]).tolist() == [1, 2, 0]  # beside a tensor
+    assert torch.add(torch.ones(2), other=one).tolist() == [2, 3]  # by name
+    assert torch.sum(one).item() == 3.0
+    assert type(torch.add(one, two)) is torch.Tensor
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(RuntimeError, match="import torch before"):
+        one.tensor()
+
+
+def test_to_torch_order_and_memory() -> None:
+    config = LSTMConfig(2, 3)
+    params = {name: np.ones(shape, np.float32) for name, shape in param_shapes(config).items()}
+    backwards = dict(reversed(params.items()))
+    found = to_torch(backwards, config, prefix="a.")
+    assert list(found) == [f"a.{name}" for name in params]
+    assert all(type(array) is StateArray for array in found.values())
+    assert all(np.shares_memory(found[f"a.{name}"], params[name]) for name in params)
+    del backwards["weight_hh_l0"]
+    with pytest.raises(ValueError, match="missing weight_hh_l0"):
+        to_torch(backwards, config)
+
+
+# One LSTM of a model
+
+
 class Model(torch.nn.Module):
+    batch_first = True  # of no LSTM
+
     def __init__(self) -> None:
         super().__init__()
         self.embedding = torch.nn.Embedding(10, 4)
@@ -86,27 +157,73 @@ def test_all_lstms_of_a_model_are_found() -> None:
         "module.encoder.": LSTMConfig(4, 5, 2, bidirectional=True),
         "module.decoder.": LSTMCellConfig(10, 6),
     }
-    with pytest.raises(ValueError, match=r"prefix must select one of.*'module.encoder.', 'module.decoder.'"):
-        from_torch(model)
     for prefix in ("module.encoder.", "module.encoder", "encoder"):
         params, config = from_torch(model, prefix=prefix)
         assert config == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.25, bidirectional=True)
         expected = model.module.encoder.state_dict()["weight_hh_l1_reverse"].numpy()
         np.testing.assert_array_equal(params["weight_hh_l1_reverse"], expected)
-    with pytest.raises(ValueError, match=r"prefix 'coder' matches no LSTM.*'module.encoder.'"):
-        from_torch(model, prefix="coder")
-    with pytest.raises(ValueError, match=r"prefix 'other' selects a GRU"):
-        from_torch(model, prefix="other")
+    for prefix, message in (
+        ("", r"prefix must select one of.*'module.encoder.', 'module.decoder.'"),
+        ("coder", r"prefix 'coder' matches no LSTM.*'module.encoder.'"),
+        ("other", "prefix 'other' selects a GRU"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_torch(model, prefix=prefix)
 
 
-def test_batch_first_and_dropout_of_a_state_dict_are_arguments() -> None:
+def test_copies_of_a_model_in_a_file(tmp_path: Path) -> None:
+    """A compiled model, its moving average and a DataParallel model in one file."""
+    model, everywhere = Model(), torch.nn.DataParallel(Model())
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(2):  # the first update of the average copies
+        sum(p.sum() for p in model.parameters()).backward()  # type: ignore[union-attr]
+        optimizer.step()
+        average.update_parameters(model)
+    contents = {
+        "epoch": 3,
+        "model": {f"_orig_mod.{n}": t for n, t in model.state_dict().items()},  # as torch.compile does
+        "ema": {"shadow": average.state_dict()},
+        "other": [everywhere.state_dict()],
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(contents, tmp_path / "m.pt")
+    found = [prefix for prefix in find_lstms(tmp_path / "m.pt") if "encoder" in prefix]
+    prefixes = ("model._orig_mod.", "ema.shadow.module.", "other.0.module.")
+    assert found == [f"{prefix}encoder." for prefix in prefixes]
+    expected = [model.encoder, average.module.encoder, everywhere.module.encoder]
+    for prefix, lstm in zip(found, expected, strict=True):
+        params, _ = load(tmp_path / "m.pt", prefix=prefix, batch_first=False, dropout=0.0)
+        for name, parameter in lstm.named_parameters():
+            np.testing.assert_array_equal(params[name], parameter.detach().numpy())
+    with pytest.raises(ValueError, match=r"matches more than one LSTM.*'ema\.shadow\.module\.encoder\.'"):
+        load(tmp_path / "m.pt", prefix="module.encoder")
+
+
+def test_batch_first_and_dropout() -> None:
+    """Arguments override a module or hints; a state dict has neither, and a cell takes neither."""
     state_dict = Model().state_dict()
     _, config = from_torch(state_dict, prefix="encoder", batch_first=True, dropout=0.5)
     assert config == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5, bidirectional=True)
-    numpy_dict = {name: tensor.numpy() for name, tensor in state_dict.items()}
-    params, config = from_torch(numpy_dict, prefix="encoder")
-    assert config == LSTMConfig(4, 5, 2, bidirectional=True)
-    assert isinstance(params["weight_ih_l0"], jax.Array)
+    arrays = {name: tensor.numpy() for name, tensor in state_dict.items()}
+    assert from_torch(arrays, prefix="encoder")[1] == LSTMConfig(4, 5, 2, bidirectional=True)
+    _, cell = from_torch(torch.nn.LSTMCell(2, 3), batch_first=True, dropout=0.5)
+    assert (cell.batch_first, cell.dropout) == (False, 0.0)
+
+    config = LSTMConfig(2, 3, num_layers=2)
+    both = {f"{p}.{n}": np.ones(s) for p in "ab" for n, s in param_shapes(config).items()}
+    hints = {"a.": {"batch_first": True, "dropout": 0.5}, "b.": {"dropout": 0.25}}
+    for prefix, batch_first, dropout in (("a", True, 0.5), ("b", False, 0.25)):
+        _, hinted, unrecorded, _ = select_lstm(both, prefix=prefix, hints=hints)
+        assert unrecorded == (() if prefix == "a" else ("batch_first",))
+        assert (hinted.batch_first, hinted.dropout) == (batch_first, dropout)
+        changed = with_fields(hinted, batch_first=not batch_first, dropout=0.0)
+        assert (changed.batch_first, changed.dropout) == (not batch_first, 0.0)
+        assert with_fields(hinted, batch_first=None, dropout=None) == hinted
+    assert select_lstm(both, prefix="a")[1:] == (config, ("batch_first", "dropout"), "")
+
+
+# Errors
 
 
 def test_all_wrong_keys_are_reported_at_once() -> None:
@@ -114,66 +231,41 @@ def test_all_wrong_keys_are_reported_at_once() -> None:
     del state_dict["bias_hh_l1"]
     state_dict["weight_ih_l1"] = torch.zeros(20, 6)
     state_dict["weight_ih_l3"] = torch.zeros(20, 5)
-    with pytest.raises(ValueError, match="is invalid") as caught:
-        from_torch(state_dict)
-    for problem in (
-        "missing bias_hh_l1 (20,)",
-        "unexpected weight_ih_l3 (20, 5)",
-        "weight_ih_l1 has shape (20, 6), expected (20, 5)",
-    ):
-        assert problem in str(caught.value)
-    with pytest.raises(ValueError, match="is invalid"):
-        find_lstms(state_dict)
+    for function in (from_torch, find_lstms):
+        with pytest.raises(ValueError, match="is invalid") as caught:
+            function(state_dict)
+        assert "missing bias_hh_l1 (20,)" in str(caught.value)
+        assert "unexpected weight_ih_l3 (20, 5)" in str(caught.value)
+        assert "weight_ih_l1 has shape (20, 6), expected (20, 5)" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ({f"a{k}": np.zeros(1) for k in range(6)}, r"its 6 tensors are a0, a1, a2, a3, a4, \.\.\.$"),
-        (torch.nn.Linear(3, 4), r"no LSTM; its 2 tensors are weight, bias$"),
-        (torch.nn.GRU(4, 5), "the root is a GRU; only LSTM and LSTMCell"),
-        (
-            torch.nn.ModuleDict({"g": torch.nn.GRU(2, 3), "r": torch.nn.RNN(2, 3)}),
-            r"no LSTM: g\. is a GRU, r\. is an RNN; only",
-        ),
-        ({}, "it is empty"),
-        ({"lstm._all_weight_values.0.param": np.zeros(3)}, "quantized one.*convert the float model"),
-    ],
-    ids=range(6),
-)
-def test_sources_without_an_lstm(source: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+INT8 = {name: tensor.to(torch.int8) for name, tensor in torch.nn.LSTM(3, 5).state_dict().items()}
+NO_LSTM = [
+    ({f"a{k}": np.zeros(1) for k in range(6)}, ValueError, r"its 6 tensors are a0, a1, a2, a3, a4, \.\.\.$"),
+    (torch.nn.Linear(3, 4), ValueError, r"no LSTM; its 2 tensors are weight, bias$"),
+    (torch.nn.GRU(4, 5), ValueError, "the root is a GRU; only LSTM and LSTMCell"),
+    (
+        torch.nn.ModuleDict({"g": torch.nn.GRU(2, 3), "r": torch.nn.RNN(2, 3)}),
+        ValueError,
+        r"no LSTM: g\. is a GRU, r\. is an RNN; only",
+    ),
+    ({}, ValueError, "it is empty"),
+    ({"lstm._all_weight_values.0.param": np.zeros(3)}, ValueError, "quantized one.*convert the float model"),
+    ("model.pt", TypeError, r"must be .* a mapping.*got str; use jaxlstm.load"),
+    (torch.nn.LSTM(4, 5, dtype=torch.float64), TypeError, "weight_ih_l0 is float64"),
+    # The quantized form of weights, whose scales are elsewhere.
+    (INT8, TypeError, "weight_ih_l0 must be float16, bfloat16, float32 or float64, got"),
+]
+
+
+@pytest.mark.parametrize(("source", "error", "message"), NO_LSTM, ids=range(len(NO_LSTM)))
+def test_sources_that_are_refused(source: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         from_torch(source)
 
 
-def test_a_path_is_not_a_source() -> None:
-    with pytest.raises(TypeError, match=r"must be .* a mapping.*got str; use jaxlstm.load"):
-        from_torch("model.pt")
-
-
-def test_dtype_and_64_bit_mode() -> None:
-    module = torch.nn.LSTM(4, 5, dtype=torch.float64)
-    with pytest.raises(TypeError, match="weight_ih_l0 is float64"):
-        from_torch(module)
-    params, _ = from_torch(module, dtype=jnp.float32)
+def test_dtype() -> None:
+    params, _ = from_torch(torch.nn.LSTM(4, 5, dtype=torch.float64), dtype=jnp.float32)
     assert all(p.dtype == jnp.float32 for p in params.values())
-
-
-def test_integers_are_not_weights() -> None:
-    """They are the quantized form of weights, and their scales are elsewhere."""
-    state_dict = {name: tensor.to(torch.int8) for name, tensor in torch.nn.LSTM(3, 5).state_dict().items()}
-    for dtype in (None, "float32"):
-        with pytest.raises(
-            TypeError, match="weight_ih_l0 must be float16, bfloat16, float32 or float64, got"
-        ):
-            jaxlstm.from_torch(state_dict, dtype=dtype)
-
-
-def test_inputs_are_not_changed() -> None:
-    state_dict = torch.nn.LSTM(4, 5).state_dict()
-    before = {name: tensor.clone() for name, tensor in state_dict.items()}
-    params, config = from_torch(state_dict)
-    to_torch(params, config)
-    jaxlstm.lstm(params, jnp.ones((2, 1, 4)), config=config)
-    assert list(before) == list(state_dict)
-    assert all(torch.equal(before[name], state_dict[name]) for name in before)
+    with pytest.raises(TypeError, match="weight_ih_l0 must be float16"):
+        from_torch(INT8, dtype="float32")

@@ -12,7 +12,7 @@ from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, param_shapes
 from jaxlstm.layer.config_json import METADATA_KEY, saved_metadata
 from jaxlstm.layer.params import shape_mismatches
 from jaxlstm_converters.lstm._find_lstms import config_hints, survey
-from jaxlstm_converters.lstm.select import choose_prefix
+from jaxlstm_converters.lstm.selected import choose_prefix
 from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind
 
 Shapes = dict[str, tuple[int, ...]]
@@ -83,28 +83,16 @@ def test_the_number_of_rows_decides_the_kind(factor: int, expected: str) -> None
     assert layer_kind({"weight_hh": (factor * 7, 7)}) == expected  # a cell without an input weight
 
 
-@pytest.mark.parametrize(
-    ("layers", "name", "shape"),
-    [
-        (1, "weight_hh_l0", (21, 5)),  # the input weight decides
-        (2, "weight_hh_l0", (20,)),  # the next layer decides
-        (1, "weight_ih_l0", (7, 4)),  # the recurrent weight decides
-    ],
-)
-def test_one_wrong_matrix_does_not_hide_an_lstm(layers: int, name: str, shape: tuple[int, ...]) -> None:
-    config = LSTMConfig(4, 5, num_layers=layers)
-    whole = param_shapes(config)
-    assert layer_kind(whole | {name: shape}) == "LSTM"
-    assert shape_mismatches(whole | {name: shape}, config) == [
-        f"{name} has shape {shape}, expected {whole[name]}"
-    ]
-
-
 def test_kind_of_unusual_shapes() -> None:
+    """One wrong matrix does not hide an LSTM."""
+    layer = param_shapes(LSTMConfig(4, 5))
     stack = param_shapes(LSTMConfig(4, 5, num_layers=2))
     projected = param_shapes(LSTMConfig(4, 5, proj_size=3))
     shapes: Shapes
     for shapes, expected in (
+        (layer | {"weight_hh_l0": (21, 5)}, "LSTM"),  # by the input weight
+        (layer | {"weight_ih_l0": (7, 4)}, "LSTM"),  # by the recurrent weight
+        (stack | {"weight_hh_l0": (20,)}, "LSTM"),
         (stack | {"weight_hh_l0": (20,), "weight_ih_l0": (7, 4)}, "LSTM"),  # by the next layer
         (projected | {"weight_hr_l0": (3,)}, "LSTM"),
         (param_shapes(PROJECTED) | {"weight_hr_l0": (3,)}, "LSTM"),
@@ -156,13 +144,8 @@ def test_tensors_beside_an_lstm_are_not_part_of_it() -> None:
 
 def test_whole_names_are_matched() -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
-    others = {
-        "weight_ih_l00": (1,),
-        "my_weight_ih_l0": (1,),
-        "weight_ih_l0.scale": (1,),
-        "weight_hh_l0_reversed": (1,),
-        "weight": (1,),
-    }
+    names = ("weight_ih_l00", "my_weight_ih_l0", "weight_ih_l0.scale", "weight_hh_l0_reversed", "weight")
+    others: Shapes = dict.fromkeys(names, (1,))
     assert group_by_prefix(state_dict(shapes | others)) == {"": shapes}
     assert group_by_prefix(state_dict(shapes, "a\nb.")) == {"a\nb.": shapes}
 
@@ -174,15 +157,13 @@ def test_a_cell_with_the_prefix_of_a_layer_is_left_out() -> None:
     assert group_by_prefix(state_dict(cell, "m.") | state_dict(layer, "n.")) == {"m.": cell, "n.": layer}
 
 
-@pytest.mark.parametrize("first", ["", "state."])
-@pytest.mark.parametrize(
-    "moment", ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg"]
-)
-def test_optimizer_moments_are_skipped(moment: str, first: str) -> None:
+def test_optimizer_moments_are_skipped() -> None:
     shapes = param_shapes(LSTMConfig(4, 5))
-    assert group_by_prefix(state_dict(shapes, f"{first}{moment}.lstm.")) == {}
-    for module in (f"{first}my_{moment}.lstm.", "mu."):
-        assert list(group_by_prefix(state_dict(shapes, module))) == [module]
+    for moment in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg"):
+        for first in ("", "state."):
+            assert group_by_prefix(state_dict(shapes, f"{first}{moment}.lstm.")) == {}
+            module = f"{first}my_{moment}.lstm."
+            assert list(group_by_prefix(state_dict(shapes, module))) == [module]
 
 
 def test_hints_of_a_module_and_of_a_saved_file() -> None:

@@ -15,6 +15,8 @@ from jaxlstm import LSTMConfig, find_lstms, from_torch
 from jaxlstm_converters.lstm._find_lstms import survey
 from jaxlstm_converters.lstm.fold import WeightNorm, fold
 
+pytestmark = pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
+
 NAMES = ("weight_hh_l0", "weight_ih_l1", "weight_hh_l0_reverse")
 
 
@@ -24,7 +26,6 @@ def old_weight_norm(module: torch.nn.Module, name: str) -> None:
         torch.nn.utils.weight_norm(module, name)
 
 
-@pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
 @pytest.mark.parametrize("normalize", [old_weight_norm, parametrizations.weight_norm])
 def test_weight_norm_is_folded_as_torch_computes_it(normalize: Callable[[Any, str], Any]) -> None:
     torch.manual_seed(0)
@@ -47,7 +48,6 @@ def test_weight_norm_is_folded_as_torch_computes_it(normalize: Callable[[Any, st
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
 def test_a_scalar_length_scales_the_whole_weight() -> None:
     normalize: Any = parametrizations.weight_norm  # torch annotates dim as int
     lstm = normalize(torch.nn.LSTM(6, 8), "weight_ih_l0", dim=None)
@@ -67,8 +67,11 @@ def test_pruning_is_folded(names: tuple[str, ...]) -> None:
     assert len(survey(model.state_dict()).notes) == len(names)
 
 
-def test_a_mask_of_another_shape_is_not_folded() -> None:
+def test_parts_that_do_not_fit_are_not_folded() -> None:
     state_dict = dict(torch.nn.LSTM(6, 8).state_dict())
+    length = {**state_dict, "weight_hh_l0_g": torch.ones(32, 1)}
+    with pytest.raises(ValueError, match="weight_hh_l0_g needs a direction weight_hh_l0_v"):
+        find_lstms(length)
     state_dict["weight_hh_l0_orig"] = state_dict.pop("weight_hh_l0")
     state_dict["weight_hh_l0_mask"] = torch.ones(8, 32)
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
@@ -103,7 +106,6 @@ PARAMETRIZATIONS: dict[str, Callable[[Any, str], Any]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
 @pytest.mark.parametrize("kind", PARAMETRIZATIONS)
 def test_a_module_computes_its_parametrized_weights(kind: str) -> None:
     lstm: Any = torch.nn.LSTM(6, 8)
@@ -118,22 +120,14 @@ def test_a_module_computes_its_parametrized_weights(kind: str) -> None:
         lstm.train()
 
 
-def test_another_parametrization_is_an_error() -> None:
-    lstm = torch.nn.LSTM(6, 8)
-    parametrizations.orthogonal(lstm, "weight_hh_l0")
-    state_dict = {f"lstm.{name}": tensor for name, tensor in lstm.state_dict().items()}
-    with pytest.raises(ValueError, match=r"lstm.weight_hh_l0 has a parametrization other than weight norm"):
-        from_torch(state_dict)
-    parametrize.remove_parametrizations(lstm, "weight_hh_l0")
-    assert find_lstms(lstm.state_dict()) == {"": LSTMConfig(6, 8)}
-
-
-def test_another_parametrization_of_every_weight_is_an_error() -> None:
+@pytest.mark.parametrize("names", [["weight_hh_l0"], ["weight_ih_l0", "weight_hh_l0"]])
+def test_another_parametrization_is_an_error(names: list[str]) -> None:
     lstm = torch.nn.LSTM(6, 8, bias=False)
-    for name in ("weight_ih_l0", "weight_hh_l0"):
+    for name in names:
         parametrizations.orthogonal(lstm, name)
-    with pytest.raises(ValueError, match="has a parametrization other than weight norm"):
-        find_lstms(lstm.state_dict())
+    state_dict = {f"lstm.{name}": tensor for name, tensor in lstm.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"lstm.{names[-1]} has a parametrization other than weight norm"):
+        from_torch(state_dict)
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
@@ -147,13 +141,6 @@ def test_weight_drop_is_the_raw_weight(wrapped: bool) -> None:
     params, _ = from_torch(inner)
     np.testing.assert_array_equal(params["weight_hh_l0"], raw.numpy())
     assert survey(inner).notes[0].startswith("rnns.0.module.weight_hh_l0 = ")
-
-
-def test_a_length_without_a_direction_is_an_error() -> None:
-    state_dict = dict(torch.nn.LSTM(6, 8).state_dict())
-    state_dict["weight_hh_l0_g"] = torch.ones(32, 1)
-    with pytest.raises(ValueError, match="weight_hh_l0_g needs a direction weight_hh_l0_v"):
-        find_lstms(state_dict)
 
 
 def test_a_folded_weight_replaces_its_parts() -> None:
@@ -209,3 +196,16 @@ def test_a_raw_weight_moves_to_the_module_of_the_others() -> None:
         assert found.tensors[weight] is raw
         assert "a.weight_hh_l0_raw" not in found.tensors
         assert f"{weight} = a.weight_hh_l0_raw (weight drop, off in inference)" in found.notes
+
+
+def test_weight_norm() -> None:
+    v = np.array([[3.0, 4.0], [6.0, 8.0]], np.float32)
+    folded = WeightNorm(g=np.array([[10.0], [1.0]], np.float32), v=v)
+    assert (folded.shape, folded.dtype, folded.nbytes) == ((2, 2), np.float32, 16)
+    np.testing.assert_allclose(np.asarray(folded), [[6, 8], [0.6, 0.8]], rtol=1e-6)
+    assert np.asarray(folded).dtype == np.float32
+    assert np.asarray(folded, dtype=np.float64).dtype == np.float64
+    columns = WeightNorm(g=np.array([[5.0, 1.0]], np.float32), v=np.array([[3.0, 0], [4.0, 2.0]]))
+    np.testing.assert_allclose(np.asarray(columns), [[3, 0], [4, 1]])
+    whole = WeightNorm(g=np.array([[5.0]], np.float32), v=np.array([[3.0, 4.0]]))  # all axes
+    np.testing.assert_allclose(np.asarray(whole), [[3, 4]])

@@ -35,19 +35,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("folder")
-def test_load_warns() -> None:
-    with pytest.warns(
-        jaxlstm.PortingWarning, match=r"^m.pt does not record batch_first and dropout of the LSTM; assum"
-    ):
-        assert load("m.pt")[1] == CONFIG
-    with pytest.warns(
-        jaxlstm.PortingWarning, match=r"record dropout of the LSTM; assumed dropout=0\.0\. Pass the val"
-    ):
-        load("m.pt", batch_first=True)
-    with pytest.warns(
-        jaxlstm.PortingWarning, match=r"record batch_first of the LSTM; assumed batch_first=False\. Pass"
-    ):
-        load("one.pt")
+@pytest.mark.parametrize(
+    "case",
+    [
+        (
+            "m.pt",
+            {},
+            "^m.pt does not record batch_first and dropout of the LSTM; assumed batch_first=False and",
+        ),
+        ("m.pt", {"batch_first": True}, r"record dropout of the LSTM; assumed dropout=0\.0\. Pass the val"),
+        ("one.pt", {}, r"record batch_first of the LSTM; assumed batch_first=False\. Pass"),
+    ],
+)
+def test_load_warns(case: tuple[str, dict[str, Any], str]) -> None:
+    path, arguments, message = case
+    with pytest.warns(jaxlstm.PortingWarning, match=message):
+        load(path, **arguments)
+
+
+@pytest.mark.usefixtures("folder")
+def test_load_does_not_warn_of_known_settings() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load("m.pt", batch_first=False, dropout=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,6 @@ from testing.saved_params import random_params, same_bits
 
 CONFIG = LSTMConfig(2, 3)
 OLD, NEW = (random_params(CONFIG, np.float32, seed) for seed in (0, 1))
-
-
-def write_pickle(path: Path) -> None:
-    torch.save(OLD, path, _use_new_zipfile_serialization=False)
 
 
 def write_npz(path: Path) -> None:
@@ -47,7 +44,7 @@ FOREIGN = {
     "empty": ("m.pt", lambda path: path.touch()),
     "torch": ("m.pt", lambda path: torch.save(OLD, path)),
     "torch, named jaxlstm": ("jaxlstm.pt", lambda path: torch.save(OLD, path)),
-    "torch, legacy": ("m.pt", write_pickle),
+    "torch, legacy": ("m.pt", partial(torch.save, OLD, _use_new_zipfile_serialization=False)),
     "torch, ours at first": ("m.pt", write_torch_again),
     "npz": ("m.pt", write_npz),
     "safetensors": ("m.safetensors", lambda path: safetensors.numpy.save_file(OLD, path)),
@@ -77,19 +74,13 @@ def test_another_file_needs_overwrite(name: str, write: Any, link: bool, tmp_pat
 
 @pytest.mark.parametrize("old", FORMATS)
 @pytest.mark.parametrize("new", FORMATS)
-def test_a_saved_file_is_replaced(old: str, new: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+def test_a_saved_file_is_replaced(old: str, new: str, prefix: str, tmp_path: Path) -> None:
     path = tmp_path / "m.file"
-    save(path, OLD, CONFIG, format=old)
+    save(path, OLD, CONFIG, format=old, prefix=prefix)
     assert is_saved_file(path)
     save(path, NEW, CONFIG, format=new)
     assert same_bits(load(path)[0], NEW)
-
-
-def test_a_saved_file_with_a_prefix_is_replaced(tmp_path: Path) -> None:
-    for name in ("m.safetensors", "m.pt"):
-        save(tmp_path / name, OLD, CONFIG, prefix="encoder.")
-        save(tmp_path / name, NEW, CONFIG)
-        assert same_bits(load(tmp_path / name)[0], NEW)
 
 
 def test_a_link_to_a_saved_file_is_replaced(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Its class need not be installed: the pickle holds the module's `__dict__`, with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import CheckpointError, printable
@@ -33,22 +33,27 @@ def module_hints(value: Placeholder) -> dict[str, Any]:
     batch_first, dropout = state.get("batch_first"), state.get("dropout", 0.0)
     if type(batch_first) is bool and type(dropout) in (int, float):
         hints |= {"batch_first": batch_first, "dropout": dropout}
-    if _may_be_imitation(value.cls, state):
-        hints["imitation"] = str(value.cls)
+    if _may_be_lookalike(value.cls, state):
+        hints["lookalike"] = str(value.cls)
     return hints
 
 
-def _may_be_imitation(cls: GlobalName, state: dict[str, Any]) -> bool:
+def has_lstm_names(parameters: Iterable[Any]) -> bool:
+    """Return True if a module's own parameters have the names of an LSTM or LSTMCell of torch."""
+    return any(type(name) is str and name.startswith("weight_ih") for name in parameters)
+
+
+def _may_be_lookalike(cls: GlobalName, state: dict[str, Any]) -> bool:
     """Return True for a module with an LSTM's parameter names that is not known to be torch's.
 
     A class derived from torch.nn.LSTM is known by attributes that torch sets. One derived from LSTMCell has
-    no such attributes, and counts as an imitation.
+    no such attributes, and counts as a lookalike.
     """
     parameters = state.get("_parameters")
     if not isinstance(parameters, dict) or cls.module.partition(".")[0] == "torch":
         return False
-    has_names = any(type(name) is str and name.startswith("weight_ih") for name in parameters)
-    return has_names and not (state.get("mode") == "LSTM" and "_flat_weights_names" in state)
+    is_torchs = state.get("mode") == "LSTM" and "_flat_weights_names" in state
+    return has_lstm_names(parameters) and not is_torchs
 
 
 def _members(state: dict[str, Any]) -> Iterator[Member]:

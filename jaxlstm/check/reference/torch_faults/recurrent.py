@@ -16,7 +16,7 @@ from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.faults.fault import Fault, OracleCall
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of
 from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.params import param_shapes
+from jaxlstm.layer.params import config_of_weights, param_shapes
 
 _PACKED = (
     *("input", "batch_sizes", "hx", "params", "has_biases", "num_layers"),
@@ -113,18 +113,9 @@ def _valid_steps(batch_sizes: Any, batch: int) -> np.ndarray:
 
 
 def _config(arguments: Mapping[str, Any]) -> LSTMConfig:
-    weights, num_layers = arguments["params"], arguments["num_layers"]
-    bias, directions = arguments["has_biases"], 2 if arguments["bidirectional"] else 1
-    each = len(weights) // (num_layers * directions)
-    hidden, projected = weights[0].shape[0] // 4, each > (4 if bias else 2)
-    return LSTMConfig(
-        weights[0].shape[1],
-        hidden,
-        num_layers,
-        bias=bias,
-        bidirectional=arguments["bidirectional"],
-        proj_size=weights[each - 1].shape[0] if projected else 0,
-    )
+    names = ("has_biases", "num_layers", "bidirectional")
+    shapes = [tuple(weight.shape) for weight in arguments["params"]]
+    return config_of_weights(shapes, **{name: arguments[name] for name in names})
 
 
 def _run_oracle(operation: Operation, fault: Fault) -> Any:

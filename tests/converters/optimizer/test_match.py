@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlstm import load, load_optimizer
-from jaxlstm_converters.optimizer.parameter_order import places
-from testing.optimizer_files import moments, reload, stepped
+from jaxlstm_converters.optimizer.match import places
+from testing.optimizer_files import moments, reload, stepped, write
 
 
 def test_moments_are_bit_exact(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_moments_are_bit_exact(tmp_path: Path) -> None:
     after = torch.nn.BatchNorm1d(20)
     model = torch.nn.Sequential(norm, lstm, head, after)
     state = stepped([model])
-    torch.save({"m": model.state_dict(), "o": state}, tmp_path / "c.pt")
+    write(tmp_path / "c.pt", model, state)
     params, config = load(tmp_path / "c.pt", batch_first=False)
     opt = load_optimizer(tmp_path / "c.pt", params, config)
     for k, name in enumerate(params, start=2):
@@ -45,31 +45,28 @@ def test_parameters_of_the_optimizer(tmp_path: Path) -> None:
     )
     head, a, b = model["head"], model["a"], model["b"]
 
-    def save(*optimizers: Any) -> None:
-        torch.save({"m": model.state_dict(), "o": list(optimizers)}, path)
-
     state = stepped([model])
-    save(state)
+    write(path, model, state)
     for prefix, first in {"a": 2, "b": 6}.items():
         opt = reload(path, prefix=prefix)
         np.testing.assert_array_equal(moments(opt, "bias_hh_l0"), state["state"][first + 3]["exp_avg"])
-    save(stepped([head]))
+    write(path, model, stepped([head]))
     with pytest.raises(ValueError, match=r"the optimizer at 'o.0' does not train this LSTM"):
         reload(path, prefix="a")
-    save(stepped([a]))
+    write(path, model, stepped([a]))
     with pytest.raises(ValueError, match=r"matches both 'm.a.' and 'm.b.'; pass optimizer='o.0'"):
         reload(path, prefix="a")
     assert reload(path, prefix="a", optimizer="o.0")
-    save(stepped([head, a]))
+    write(path, model, stepped([head, a]))
     with pytest.raises(ValueError, match="has several parameters that may be"):
         reload(path, prefix="a")
     one, other = stepped([a]), stepped([b])
-    save(one, other)
+    write(path, model, one, other)
     opt = reload(path, prefix="b", optimizer="o.1")
     np.testing.assert_array_equal(moments(opt, "bias_ih_l0"), other["state"][2]["exp_avg"])
     with pytest.raises(ValueError, match=r"no optimizer at 'p' .* the optimizers are: 'o.0', 'o.1'"):
         reload(path, prefix="b", optimizer="p")
-    save(stepped([model]), stepped([model], torch.optim.SGD, lr=0.1, momentum=0.9))
+    write(path, model, stepped([model]), stepped([model], torch.optim.SGD, lr=0.1, momentum=0.9))
     with pytest.raises(
         ValueError, match=r"must select one of the optimizers that match this LSTM: 'o.0', 'o.1'"
     ):
@@ -83,7 +80,7 @@ def test_groups_without_names(tmp_path: Path) -> None:
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     state = stepped(groups=[{"params": vectors, "weight_decay": 0.0}, {"params": matrices}])
-    torch.save({"m": model.state_dict(), "o": state}, path)
+    write(path, model, state)
     opt = reload(path)
     where = {id(p): k for k, p in enumerate([*vectors, *matrices])}
     for name, p in model[1].named_parameters():
@@ -91,7 +88,7 @@ def test_groups_without_names(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, state["state"][where[id(p)]]["exp_avg"])
     lstm = list(model[1].parameters())  # both groups have vectors of 20
     state = stepped(groups=[{"params": lstm[::2]}, {"params": lstm[1::2], "lr": 1.0}])
-    torch.save({"m": model[1].state_dict(), "o": state}, path)
+    write(path, model[1], state)
     with pytest.raises(ValueError, match=r"has several parameters that may be 'm.bias_ih_l0'"):
         reload(path)
 

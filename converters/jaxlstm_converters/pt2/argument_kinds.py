@@ -1,4 +1,4 @@
-"""Arguments of nodes: the union `Argument` of torch's schema as plain values and references."""
+"""The kinds of arguments of nodes: the union `Argument` of torch's schema as plain values and references."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ from jaxlstm_converters.checkpoint.errors import printable
 from jaxlstm_converters.checkpoint.formats.pt2 import STRIDED, scalar_type
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
 
+# Takes the content, the values that exist when the node runs, and the context for error messages.
+_Reader = Callable[[Any, Set[str], str], Argument]
+
 # Finite floats are JSON numbers, the others these strings.
 _NOT_FINITE = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
-_REFUSED = {
-    "as_graph": "is a subgraph",
-    "as_custom_obj": "uses a custom object",
-    "as_operator": "takes an operator as an argument",
-    "as_complex": "takes a complex number as an argument",
-    "as_string_to_argument": "takes a dictionary as an argument",
-}
 
 
 def read_argument(value: Any, defined: Set[str], context: str) -> Argument:
@@ -33,14 +29,9 @@ def read_argument(value: Any, defined: Set[str], context: str) -> Argument:
         CheckpointError: pt2-malformed or pt2-unsupported.
     """
     kind, content = union(value, context)
-    if kind in _REFUSED:
-        raise unsupported(context, f"{_REFUSED[kind]}, which is not supported")
-    if kind in _ITEMS:
-        item = _ITEMS[kind]
-        return tuple(item(part, defined, context) for part in typed(content, list, context))
-    if kind not in _SINGLE:
+    if kind not in _KINDS:
         raise malformed(context, f"has an argument of the unknown kind {printable(kind)!r}")
-    return _SINGLE[kind](content, defined, context)
+    return _KINDS[kind](content, defined, context)
 
 
 def read_reference(name: Any, defined: Set[str], context: str) -> Value:
@@ -62,21 +53,7 @@ def _optional_tensor(content: Any, defined: Set[str], context: str) -> Argument:
     return _tensor(inner, defined, context) if kind == "as_tensor" else None
 
 
-def _symbolic(plain: str, kind: type) -> _Reader:
-    def read(content: Any, defined: Set[str], context: str) -> Argument:
-        tag, inner = union(content, context)
-        if tag == "as_name":
-            return read_reference(inner, defined, context)
-        if tag != plain:
-            raise malformed(context, f"expected as_name or {plain}, got {printable(tag)!r}")
-        return _plain(kind)(inner, defined, context)
-
-    return read
-
-
 def _plain(kind: type) -> _Reader:
-    if kind is float:
-        return _float
     return lambda content, defined, context: typed(content, kind, context)
 
 
@@ -84,6 +61,18 @@ def _float(content: Any, defined: Set[str], context: str) -> Argument:
     if type(content) is str and content in _NOT_FINITE:
         return _NOT_FINITE[content]
     return float(content) if type(content) is int else typed(content, float, context)
+
+
+def _symbolic(plain: str, reader: _Reader) -> _Reader:
+    def read(content: Any, defined: Set[str], context: str) -> Argument:
+        tag, inner = union(content, context)
+        if tag == "as_name":
+            return read_reference(inner, defined, context)
+        if tag != plain:
+            raise malformed(context, f"expected as_name or {plain}, got {printable(tag)!r}")
+        return reader(inner, defined, context)
+
+    return read
 
 
 def _none(content: Any, defined: Set[str], context: str) -> Argument:
@@ -96,8 +85,11 @@ def _layout(content: Any, defined: Set[str], context: str) -> Argument:
     return None
 
 
-def _dtype(content: Any, defined: Set[str], context: str) -> Argument:
-    return scalar_type(content)
+def _refused(problem: str) -> _Reader:
+    def read(content: Any, defined: Set[str], context: str) -> Argument:
+        raise unsupported(context, f"{problem}, which is not supported")
+
+    return read
 
 
 def _list_of(item: _Reader) -> _Reader:
@@ -106,35 +98,32 @@ def _list_of(item: _Reader) -> _Reader:
     )
 
 
-_Reader = Callable[[Any, Set[str], str], Argument]
-
-_SINGLE: dict[str, _Reader] = {
-    "as_none": _none,
+# The kinds that also occur in lists.
+_ITEMS: dict[str, _Reader] = {
     "as_tensor": _tensor,
     "as_optional_tensor": _optional_tensor,
     "as_int": _plain(int),
     "as_float": _float,
     "as_bool": _plain(bool),
     "as_string": _plain(str),
-    "as_sym_int": _symbolic("as_int", int),
-    "as_sym_float": _symbolic("as_float", float),
-    "as_sym_bool": _symbolic("as_bool", bool),
-    "as_scalar_type": _dtype,
+    "as_sym_int": _symbolic("as_int", _plain(int)),
+    "as_sym_float": _symbolic("as_float", _float),
+    "as_sym_bool": _symbolic("as_bool", _plain(bool)),
+}
+_KINDS: dict[str, _Reader] = {
+    **_ITEMS,
+    **{f"{kind}s": _list_of(reader) for kind, reader in _ITEMS.items()},
+    "as_nested_tensors": _list_of(_list_of(_tensor)),
+    "as_int_lists": _list_of(_list_of(_plain(int))),
+    "as_float_lists": _list_of(_list_of(_float)),
+    "as_none": _none,
     "as_memory_format": _none,
     "as_device": _none,
     "as_layout": _layout,
-}
-_ITEMS: dict[str, _Reader] = {
-    "as_tensors": _tensor,
-    "as_optional_tensors": _optional_tensor,
-    "as_nested_tensors": _list_of(_tensor),
-    "as_ints": _plain(int),
-    "as_int_lists": _list_of(_plain(int)),
-    "as_floats": _float,
-    "as_float_lists": _list_of(_float),
-    "as_bools": _plain(bool),
-    "as_strings": _plain(str),
-    "as_sym_ints": _symbolic("as_int", int),
-    "as_sym_floats": _symbolic("as_float", float),
-    "as_sym_bools": _symbolic("as_bool", bool),
+    "as_scalar_type": lambda content, defined, context: scalar_type(content),
+    "as_graph": _refused("is a subgraph"),
+    "as_custom_obj": _refused("uses a custom object"),
+    "as_operator": _refused("takes an operator as an argument"),
+    "as_complex": _refused("takes a complex number as an argument"),
+    "as_string_to_argument": _refused("takes a dictionary as an argument"),
 }

@@ -42,34 +42,29 @@ def test_another_class_is_named(nested: bool, suffix: str) -> None:
     assert caught[0].filename == __file__
 
 
+BOTH = torch.nn.ModuleDict({"a": ForgetFirst(), "b": torch.nn.LSTM(3, 5)})
+
+
 @pytest.mark.parametrize(
-    "make",
+    ("make", "prefix"),
     [
-        lambda: torch.nn.LSTM(3, 5),
-        lambda: torch.nn.LSTMCell(3, 5),
-        lambda: Subclass(3, 5),
-        lambda: outer(torch.nn.LSTM(3, 5)),
-        lambda: torch.nn.DataParallel(torch.nn.LSTM(3, 5)),
-        lambda: torch.jit.script(torch.nn.LSTM(3, 5)),
-        lambda: parametrizations.weight_norm(torch.nn.LSTM(3, 5), "weight_hh_l0"),
-        lambda: ForgetFirst().state_dict(),
+        (lambda: torch.nn.LSTM(3, 5), ""),
+        (lambda: torch.nn.LSTMCell(3, 5), ""),
+        (lambda: Subclass(3, 5), ""),
+        (lambda: outer(torch.nn.LSTM(3, 5)), ""),
+        (lambda: torch.nn.DataParallel(torch.nn.LSTM(3, 5)), ""),
+        (lambda: torch.jit.script(torch.nn.LSTM(3, 5)), ""),
+        (lambda: parametrizations.weight_norm(torch.nn.LSTM(3, 5), "weight_hh_l0"), ""),
+        (lambda: ForgetFirst().state_dict(), ""),
+        (lambda: BOTH, "b"),  # Only the chosen module counts.
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_no_warning(make: Any) -> None:
+def test_no_warning(make: Any, prefix: str) -> None:
     module = make()
     with warnings.catch_warnings():
         warnings.simplefilter("error", jaxlstm.PortingWarning)
-        jaxlstm.from_torch(module)
-
-
-def test_only_the_chosen_module_counts() -> None:
-    both = torch.nn.ModuleDict({"a": ForgetFirst(), "b": torch.nn.LSTM(3, 5)})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", jaxlstm.PortingWarning)
-        jaxlstm.from_torch(both, prefix="b")
-    with pytest.warns(jaxlstm.PortingWarning, match="ForgetFirst"):
-        jaxlstm.from_torch(both, prefix="a")
+        jaxlstm.from_torch(module, prefix=prefix)
 
 
 class DerivedCell(torch.nn.LSTMCell):
@@ -107,7 +102,7 @@ def test_the_class_in_a_file_of_a_module(prefix: str, tmp_path: Path) -> None:
 def test_classes_in_files(module: torch.nn.Module, named: bool, tmp_path: Path) -> None:
     torch.save(module, tmp_path / "module.pt")
     hints = jaxlstm.read_checkpoint(tmp_path / "module.pt").hints
-    assert any("imitation" in hint for hint in hints.values()) is named
+    assert any("lookalike" in hint for hint in hints.values()) is named
 
 
 @pytest.mark.parametrize("from_file", [False, True])

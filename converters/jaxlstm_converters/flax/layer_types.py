@@ -1,0 +1,173 @@
+"""The table of layers: for each type of Flax layer, its rule, the axes of its arrays and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+from flax import nnx
+
+import jaxlstm.linen.modules
+import jaxlstm.nnx
+from jaxlstm_converters.flax import recurrent, rules, settings
+from jaxlstm_converters.flax.layer import FlaxLayer, TensorPair, join, pair
+from jaxlstm_converters.flax.layouts import each
+from jaxlstm_converters.flax.names import Names
+from jaxlstm_converters.flax.rules import Rule
+from jaxlstm_converters.lstm.torch_module import lookalike_warning
+
+
+class FlaxLayerType(NamedTuple):
+    """The knowledge about a type of Flax layers.
+
+    Attributes:
+      rule: returns the pairs of a layer; None if its arrays have torch's names and shapes.
+      axes: the name of an array, and the number of its axes in a layer that is not stacked.
+      checks: compare the layer's settings with torch's.
+    """
+
+    rule: Rule | None = None
+    axes: tuple[str, int | Callable[[Any], int]] = ("", 0)
+    checks: tuple[settings.Check, ...] = ()
+
+
+def _kernel_axes(module: Any) -> int:
+    return 2 + (1 if isinstance(module.kernel_size, int) else len(module.kernel_size))
+
+
+def _weight_norm(layer: FlaxLayer) -> list[TensorPair]:
+    return rules.weight_norm(layer, layer_type(layer.module.layer_instance).rule)
+
+
+_BATCH_NORM = (*settings.NORM, settings.momentum, settings.running_average)
+_GROUP_NORM = (*settings.NORM, settings.count("num_groups"))
+_ATTENTION = (settings.count("num_heads"), settings.only_in_torch("add_zero_attn"))
+_TABLE: dict[tuple[type, ...], FlaxLayerType] = {
+    (nnx.Linear, nn.Dense): FlaxLayerType(rules.dense, ("kernel", 2)),
+    (nnx.LinearGeneral,): FlaxLayerType(
+        rules.dense_general, ("kernel", lambda module: len(module.in_features) + len(module.out_features))
+    ),
+    (nn.DenseGeneral,): FlaxLayerType(rules.dense_general),
+    (nnx.Conv, nn.Conv): FlaxLayerType(rules.conv, ("kernel", _kernel_axes), (settings.convolution,)),
+    (nnx.ConvTranspose, nn.ConvTranspose): FlaxLayerType(
+        rules.conv_transpose, ("kernel", _kernel_axes), (settings.transposed_convolution,)
+    ),
+    (nnx.Embed, nn.Embed): FlaxLayerType(
+        rules.embed, ("embedding", 2), (settings.only_in_torch("max_norm"),)
+    ),
+    (nnx.BatchNorm, nn.BatchNorm): FlaxLayerType(rules.batch_norm, ("mean", 1), _BATCH_NORM),
+    (nnx.GroupNorm, nn.GroupNorm): FlaxLayerType(rules.norm, ("scale", 1), _GROUP_NORM),
+    # Linen normalizes over any axes, so that the number of axes is not known.
+    (nnx.LayerNorm, nnx.InstanceNorm): FlaxLayerType(rules.norm, ("scale", 1), settings.NORM),
+    (nn.LayerNorm, nn.InstanceNorm): FlaxLayerType(rules.norm, checks=settings.NORM),
+    (nnx.RMSNorm,): FlaxLayerType(rules.norm, ("scale", 1), settings.RMS_NORM),
+    (nn.RMSNorm,): FlaxLayerType(rules.norm, checks=settings.RMS_NORM),
+    (nnx.PReLU, nn.PReLU): FlaxLayerType(rules.prelu),
+    (nnx.MultiHeadAttention, nn.MultiHeadDotProductAttention): FlaxLayerType(
+        rules.attention, ("query.kernel", 3), _ATTENTION
+    ),
+    (nnx.WeightNorm, nn.WeightNorm): FlaxLayerType(_weight_norm),
+    (nnx.RNN, nn.RNN): FlaxLayerType(recurrent.rnn, checks=(settings.time_major,)),
+    (nnx.Bidirectional, nn.Bidirectional): FlaxLayerType(
+        recurrent.bidirectional, checks=(settings.time_major,)
+    ),
+    (nnx.LSTMCell, nn.LSTMCell, nn.OptimizedLSTMCell): FlaxLayerType(recurrent.lone_cell, ("hi.kernel", 2)),
+    (nnx.OptimizedLSTMCell, nnx.GRUCell): FlaxLayerType(recurrent.lone_cell, ("dense_h.kernel", 2)),
+    (nn.GRUCell,): FlaxLayerType(recurrent.lone_cell, ("hn.kernel", 2)),
+    (jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell): FlaxLayerType(
+        recurrent.lone_cell, ("weight_hh", 2)
+    ),
+    (jaxlstm.nnx.LSTM, jaxlstm.linen.modules.LSTM): FlaxLayerType(
+        None, ("weight_hh_l0", 2), (settings.batch_first,)
+    ),
+}
+LAYER_TYPES = {kind: row for kinds, row in _TABLE.items() for kind in kinds}
+
+
+def layer_type(module: Any) -> FlaxLayerType:
+    """Return the row of a module's type or of its nearest base class."""
+    return _row(type(module))
+
+
+def _row(kind: type) -> FlaxLayerType:
+    return next((LAYER_TYPES[base] for base in kind.__mro__ if base in LAYER_TYPES), FlaxLayerType())
+
+
+def require_unstacked(layer: FlaxLayer) -> None:
+    """Raise ValueError if the arrays of a layer have one axis more than its type has.
+
+    ``nnx.vmap``, ``nn.vmap`` and ``nn.scan`` stack layers in this way.
+    """
+    name, axes = layer_type(layer.module).axes
+    axes = axes if isinstance(axes, int) else axes(layer.module)
+    if name in layer.slots and len(layer.shape(name)) == axes + 1:
+        raise ValueError(
+            "its arrays are stacked along one more axis, as by vmap or scan; fill the layers one by one and "
+            "stack them, as docs/porting.md shows"
+        )
+
+
+def settings_to_check(
+    layers: list[FlaxLayer], names: Names, recorded: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return one line for each setting that differs or may differ, with the layers that have it.
+
+    Args:
+      layers: the layers of the model.
+      names: the map of names.
+      recorded: prefix in torch -> settings that the source records.
+    """
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        torch = names.to_torch(join(layer.torch_path, "weight"))
+        theirs = recorded.get(torch[0].rpartition(".")[0] if torch else "", {})
+        lines = [line for check in layer_type(layer.module).checks for line in check(layer.module, theirs)]
+        if "lookalike" in theirs:
+            lines.append(lookalike_warning(theirs["lookalike"]))
+        for line in lines:
+            found.setdefault(line, []).append(layer.path or "the model")
+    return [f"{_listed(paths)}: {line}" for line, paths in found.items()]
+
+
+def _listed(paths: list[str]) -> str:
+    more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+    return ", ".join(paths[:4]) + more
+
+
+UserRow = str | tuple[str, Callable[[np.ndarray], Any], Callable[[np.ndarray], Any]]
+
+
+def register_layer(
+    layer_type: type, tensors: Mapping[str, UserRow] | Callable[[Any], Mapping[str, UserRow]]
+) -> None:
+    """Register the names and layouts of your own layer type for ``load_state_dict`` and ``state_dict``.
+
+    >>> jaxlstm.register_layer(  # doctest: +SKIP
+    ...     MyDense, {"weight": ("kernel", np.transpose, np.transpose), "bias": "bias"}
+    ... )
+
+    The rule also holds for subclasses, and replaces an earlier rule of the same type. A layer whose arrays
+    have torch's names and shapes needs no rule.
+
+    Args:
+      layer_type: a class of NNX or Linen modules.
+      tensors: name in torch -> name of the array in the layer, or ``(name, to_flax, to_torch)`` with two
+        functions of one array that are inverse to each other. Names are relative to the layer, with dots. A
+        function gets the layer and returns such a dict.
+
+    Raises:
+      TypeError: ``layer_type`` is not a class of Flax modules.
+    """
+    if not (isinstance(layer_type, type) and issubclass(layer_type, nnx.Module | nn.Module)):
+        raise TypeError(f"layer_type must be a subclass of nnx.Module or linen.Module, got {layer_type!r}")
+
+    def rule(layer: FlaxLayer) -> list[TensorPair]:
+        rows = tensors(layer.module) if callable(tensors) else tensors
+        return [
+            pair(torch, row) if isinstance(row, str) else pair(torch, row[0], each(row[1], row[2]))
+            for torch, row in rows.items()
+        ]
+
+    LAYER_TYPES[layer_type] = _row(layer_type)._replace(rule=rule)

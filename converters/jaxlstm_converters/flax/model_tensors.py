@@ -1,0 +1,178 @@
+"""The tensors of a model in a file, a state dict or a torch module, without nesting and wrappers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
+from jaxlstm_converters.flax.names import (
+    COUNT,
+    Names,
+    find_root,
+    is_training_state,
+    leading_keys,
+    without_wrappers,
+)
+from jaxlstm_converters.flax.plan import ConversionPlan
+from jaxlstm_converters.flax.settings import SETTINGS
+from jaxlstm_converters.lstm.fold import WeightNorm, fold, fold_pruning, is_length_of
+from jaxlstm_converters.lstm.torch_module import lookalikes, module_state_dict
+
+
+class TorchSource(NamedTuple):
+    """Tensors by name, and settings of torch's layers as far as the source records them.
+
+    Attributes:
+      tensors: name -> torch tensor, NumPy array or lazy tensor of a checkpoint.
+      settings: prefix of a torch module -> its ``SETTINGS``; its class is under "lookalike" if it is not
+        torch's LSTM but has the same parameter names.
+    """
+
+    tensors: Mapping[str, Any]
+    settings: dict[str, dict[str, Any]]
+
+
+def open_source(source: Any) -> TorchSource:
+    """Open a source of `load_state_dict`.
+
+    Raises:
+      TypeError: ``source`` is none of the three kinds, or a value is not a tensor.
+      CheckpointError: the file is damaged, unsafe or in an unknown format.
+      OSError: the file cannot be read.
+    """
+    if isinstance(source, str | os.PathLike):
+        source = read_checkpoint(source)
+    if isinstance(source, Checkpoint):
+        return TorchSource(source, {prefix.rstrip("."): dict(hint) for prefix, hint in source.hints.items()})
+    if isinstance(source, Mapping):
+        return TorchSource(_flat(source), {})
+    if callable(getattr(source, "state_dict", None)) and callable(getattr(source, "named_modules", None)):
+        settings = {
+            name: {key: getattr(module, key) for key in SETTINGS if hasattr(module, key)}
+            for name, module in source.named_modules()
+        }
+        for prefix, class_name in lookalikes(source).items():
+            settings.setdefault(prefix.rstrip("."), {})["lookalike"] = class_name
+        return TorchSource(module_state_dict(source), settings)
+    raise TypeError(
+        "source must be a path, a state dict or a torch.nn.Module, got "
+        f"{type(source).__module__}.{type(source).__qualname__}"
+    )
+
+
+def _flat(state_dict: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the tensors of nested dicts under dotted names; other values have no name in a model."""
+    flat: dict[str, Any] = {}
+    for key, value in state_dict.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif hasattr(value, "shape") and hasattr(value, "dtype"):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@dataclass
+class ModelTensors:
+    """The tensors of a model in a source, under plain names.
+
+    Attributes:
+      tensors: plain name -> tensor.
+      original: plain name -> name in the source.
+      settings: plain prefix of a layer -> the settings that the source records.
+      notes: one line per folded weight and per group of tensors that are not part of the model.
+      root: the prefix among the plain names below which most of the model was found; often empty.
+      key: the usual key that was removed from the names, such as "model_state_dict"; often empty.
+      beside: name in the source -> tensor beside ``key`` that may be part of a larger model.
+    """
+
+    tensors: dict[str, Any]
+    original: dict[str, str]
+    settings: dict[str, dict[str, Any]]
+    notes: list[str]
+    root: str
+    key: str
+    beside: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def layers(self) -> dict[str, set[str]]:
+        """Prefix of a layer -> the last components of its tensors."""
+        layers: dict[str, set[str]] = {}
+        for name in self.tensors:
+            prefix, _, last = name.rpartition(".")
+            layers.setdefault(prefix, set()).add(last)
+        return layers
+
+    def has(self, name: str) -> bool:
+        """Return True if there is a tensor of this plain name."""
+        return name in self.tensors
+
+    def fold_reparametrized(self, expected: Iterable[str]) -> None:
+        """Fold pruning, and weight normalization for layers of the model that do not have it."""
+        expected = set(expected)
+        for name in expected - self.tensors.keys():
+            fold_pruning(self.tensors, self.notes, name)
+            if self.has(name):
+                self.original[name] = self.original[f"{name}_orig"]
+            pair = g, v = f"{name}_g", f"{name}_v"
+            if not expected.isdisjoint(pair) or not all(map(self.has, pair)):
+                continue
+            if is_length_of(self.tensors[g], self.tensors[v]):
+                self.tensors[name] = WeightNorm(self.tensors.pop(g), self.tensors.pop(v))
+                self.original[name] = self.original[v]
+                self.notes.append(f"{name} = {v} * ({g} / norm({v})) (weight normalization)")
+
+
+def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> ModelTensors:
+    """Find the tensors of a model.
+
+    Args:
+      source: the source.
+      plan: the plan of the model without a source.
+      names: the user's map. Its torch prefixes become plain, too.
+    """
+    tensors, fold_notes, _ = fold(source.tensors)
+    keep = {part for name in plan.flax_names for part in name.split(".")}
+    plain = {name: without_wrappers(name, keep) for name in tensors}
+    wanted = [without_wrappers(name, keep) for name in plan.torch_names]
+    root = find_root(plain.values(), wanted)
+    key = leading_keys(root)
+    start = f"{key}." if key else ""
+    names.make_plain(lambda torch: without_wrappers(torch, keep).removeprefix(start))
+    settings = {
+        without_wrappers(prefix, keep).removeprefix(start): recorded
+        for prefix, recorded in source.settings.items()
+    }
+    found = set(plain.values()).intersection(f"{root}.{name}" for name in wanted)
+    root = root.removeprefix(key).strip(".") if 2 * len(found) >= len(wanted) else ""
+    model = ModelTensors({}, {}, settings, list(fold_notes), root, key)
+    ignored: list[str] = []
+    for original, name in plain.items():
+        short = name[len(start) :]
+        if _is_model(name, start, names) and not (name.rpartition(".")[2] == COUNT and name not in wanted):
+            if model.has(short):
+                raise ValueError(
+                    f"source holds {model.original[short]!r} and {original!r}, which are the same tensor of "
+                    "the model once wrappers are removed; remove one"
+                )
+            model.tensors[short], model.original[short] = tensors[original], original
+        elif name.startswith(start) or names.selected or is_training_state(name, key):
+            ignored.append(original)
+        else:
+            model.beside[original] = tensors[original]
+    if ignored:
+        groups = sorted({name.split(".")[0] for name in ignored})
+        outside = key or ", ".join(names.selected)
+        model.notes.append(f"{len(ignored)} tensors outside {outside!r} are ignored: {', '.join(groups[:8])}")
+    return model
+
+
+def _is_model(name: str, start: str, names: Names) -> bool:
+    """Return True unless a tensor lies outside the root, or outside the part that ``names`` selects."""
+    if not name.startswith(start):
+        return False
+    name = name[len(start) :]
+    return not names.selected or any(name.startswith(f"{prefix}.") for prefix in names.flax_of if prefix)
