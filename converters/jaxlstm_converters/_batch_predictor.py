@@ -40,7 +40,7 @@ class BatchPredictor:
     Args:
       path: a checkpoint, or a ``.pt2`` program.
       column: the column of the input. For a program with several inputs, a dict from each input to its
-        column; by default each has a column of its own name.
+        column; by default the columns have the names of the inputs.
       prefix: the LSTM to use, as for ``jaxlstm.load``; of a program, it selects one LSTM.
       batch_first, dropout: accepted as by ``jaxlstm.load``, without effect: a row has no batch axis, and
         inference no dropout.
@@ -186,7 +186,7 @@ class BatchPredictor:
 
 @contextlib.contextmanager
 def _cpu_threads(threads: int | None) -> Iterator[None]:
-    """Set the number of threads of what is created inside: XLA and the native kernel both read NPROC."""
+    """Set NPROC, from which XLA and the native kernel take their number of threads when they are created."""
     before = os.environ.get("NPROC")
     number = threads or before or os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if number:

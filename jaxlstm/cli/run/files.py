@@ -80,7 +80,7 @@ class FileJob(NamedTuple):
     def _results(
         self, predictor: BatchPredictor, columns: dict[str, Any], progress: Progress
     ) -> dict[str, Any]:
-        """Return the columns of the output: those of a Parquet file, or else "name", and the results."""
+        """Return the columns of a Parquet file, or "name" for other files, and the results."""
         count, is_table = len(next(iter(columns.values()))), self.source.suffix == ".parquet"
         added: dict[str, list[Any]] = {name: [] for name in predictor.blanks}
         for start in range(0, count, BLOCK):
@@ -117,7 +117,7 @@ class FileJob(NamedTuple):
 
 
 def missing_files(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[list[FileJob], int]:
-    """Return the outputs to compute, and the number of those that are done.
+    """Return the outputs to compute, and the number of outputs that are done.
 
     Raises:
       ValueError, OSError: a file is missing, or an output must not be written.

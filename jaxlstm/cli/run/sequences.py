@@ -111,7 +111,7 @@ def write_results(
 
 
 def write_npy(path: Path, note: str, count: int, pieces: Iterable[np.ndarray]) -> None:
-    """Write ``count`` rows, given in pieces, as one array, and the note behind it, which NumPy ignores."""
+    """Write ``count`` rows, given in pieces, as one array, and the note after it, which NumPy ignores."""
     rest = iter(pieces)
     first = next(rest)
     header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False}
