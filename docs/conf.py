@@ -1,10 +1,12 @@
 """Configuration of the documentation site; `make docs` builds it."""
 
+import argparse
 import inspect
 import re
 from typing import Any
 
 from jaxlstm import __version__
+from jaxlstm.cli import COMMANDS
 from jaxlstm.programs.operators.registry import operator_names
 
 project = "jaxlstm"
@@ -63,12 +65,45 @@ def operator_list() -> str:
     )
 
 
-def insert_operators(app: Any, page: str, source: list[str]) -> None:
-    """Insert the list of operators into the page about programs."""
-    source[0] = source[0].replace("<!-- operators -->", operator_list())
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each command."""
+    commands = argparse.ArgumentParser(prog="jaxlstm").add_subparsers()
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return dict(commands.choices)
+
+
+def spelling(action: argparse.Action) -> str:
+    """Return an argument as one types it, such as "`-o OUT`, `--output OUT`"."""
+    value = action.metavar or (action.choices and "|".join(map(str, action.choices)))
+    value = f" {value or action.dest.upper()}" if action.nargs != 0 else ""
+    spelled = [f"`{option}{value}`" for option in action.option_strings] or [f"`{action.metavar}`"]
+    return ", ".join(spelled) + (" (required)" if action.required and action.option_strings else "")
+
+
+def prose(text: str) -> str:
+    """Return a text of the parser with its options as code."""
+    return re.sub(r"(?<!\S)--[a-z-]+", lambda option: f"`{option[0]}`", text.replace("%%", "%"))
+
+
+def command_reference() -> str:
+    """Return the arguments of every command."""
+    parts = []
+    for name, parser in parsers().items():
+        actions = [action for action in parser._actions if action.dest != "help"]
+        lines = [f"- {spelling(action)}: {prose(action.help or '')}" for action in actions]
+        parts.append(f"## {name}\n\n{prose(parser.description or '')}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def insert_tables(app: Any, page: str, source: list[str]) -> None:
+    """Insert the operators and the arguments of the commands into their pages."""
+    for marker, table in (("<!-- operators -->", operator_list), ("<!-- commands -->", command_reference)):
+        if marker in source[0]:
+            source[0] = source[0].replace(marker, table())
 
 
 def setup(app: Any) -> None:
     """Connect the functions above to Sphinx."""
     app.connect("autodoc-process-signature", readable_signature)
-    app.connect("source-read", insert_operators)
+    app.connect("source-read", insert_tables)

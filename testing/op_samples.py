@@ -47,11 +47,12 @@ def count_samples(name: str, dtype: torch.dtype, most: int) -> int:
 
 def has_gradient(name: str) -> bool:
     """Return True if an operator is differentiable in torch, and its gradient there exact."""
-    # torch ignores the gradients of the statistics of native_layer_norm, and multiplies by a sixth in float32
+    # torch ignores the gradients of the statistics of native norms, and multiplies by a sixth in float32
     # in the gradient of hardsigmoid.
     # Exponentials in the gradient of logcumsumexp round numbers of 10,000.
-    differs = name in ("native_layer_norm", "nn.functional.hardsigmoid", "logcumsumexp")
-    return op_infos()[name].supports_autograd and not differs
+    statistics = ("native_layer_norm", "_native_batch_norm_legit")
+    differs = (*statistics, "nn.functional.hardsigmoid", "logcumsumexp")
+    return op_infos()[name].supports_autograd and name not in differs
 
 
 def _all_samples(name: str, dtype: torch.dtype) -> list[Any]:

@@ -1,7 +1,7 @@
 """Run programs from their files in a process that cannot import torch, and compare with saved results.
 
 ``python programs_child.py FOLDER STEM...`` reads ``STEM.pt2`` and the cases of
-:mod:`testing.model_shapes.cases`. It prints as JSON the largest relative error of values and gradients
+:mod:`testing.model_shapes.shape`. It prints as JSON the largest relative error of values and gradients
 in each case.
 """
 

@@ -7,17 +7,19 @@ closed it, as in ``jaxlstm inspect FILE | head``.
 
 from __future__ import annotations
 
+import _thread
 import argparse
+import contextlib
 import difflib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 from jaxlstm._shared.version import __version__
 from jaxlstm.cli import check, convert, export, inspect, run
-from jaxlstm.cli.interrupt import repeat_lost_interrupts
 from jaxlstm.cli.messages import in_one_line, warnings_in_one_line
 
 COMMANDS = (inspect, convert, check, run, export)
@@ -25,6 +27,8 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit status after Ctrl-C, as shells report it."""
 OUTPUT_CLOSED = 128 + 13
 """Exit status after SIGPIPE, as shells report it. Windows has no ``signal.SIGPIPE``."""
+INTERRUPT_DELAY = 0.05
+"""Seconds after which a lost interrupt is raised again, outside the function that lost it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            return _run(argv)
+            return _dispatch(argv)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OUTPUT_CLOSED
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _dispatch(argv: Sequence[str] | None) -> int:
     parser = _Parser(
         prog="jaxlstm",
         description="Run PyTorch LSTM checkpoints in JAX.",
@@ -66,7 +70,7 @@ def _run(argv: Sequence[str] | None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        with repeat_lost_interrupts(), warnings_in_one_line(args):
+        with _repeat_lost_interrupts(), warnings_in_one_line(args):
             return args.run(args)
     except KeyboardInterrupt as interrupt:
         if _debug():
@@ -98,3 +102,28 @@ def _parse(
 
 def _debug() -> bool:
     return bool(os.environ.get("JAXLSTM_DEBUG"))
+
+
+@contextlib.contextmanager
+def _repeat_lost_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt again, inside the context, where Python would drop it.
+
+    JAX runs a Python function at each garbage collection. If Ctrl-C arrives there, or in a ``__del__``,
+    Python prints the KeyboardInterrupt with a traceback and goes on.
+    """
+    previous, timers = sys.unraisablehook, []
+
+    def hook(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            previous(unraisable)
+            return
+        timers.append(threading.Timer(INTERRUPT_DELAY, _thread.interrupt_main))
+        timers[-1].start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
+        for timer in timers:
+            timer.cancel()

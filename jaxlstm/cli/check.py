@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxlstm._shared.atomic import require_replaceable, write_atomically
 from jaxlstm._shared.progress import Progress, progress_bar
-from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, path_argument
 from jaxlstm.cli.load_port import load_port
 from jaxlstm.cli.merged import Reports, command_line, merge_reports
+from jaxlstm.cli.options import add_command, add_unrecorded, load_selected, path_argument
 from jaxlstm.cli.output import checkpoint_files, require_output
 from jaxlstm.cli.program import takes_program
 from jaxlstm.cli.program.check import check_program, load_checked

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.progress import progress_bar
-from jaxlstm.cli.arguments import add_command, add_unrecorded, load_selected, warn_of_assumptions
+from jaxlstm.cli.options import add_command, add_unrecorded, load_selected, warn_of_assumptions
 from jaxlstm.cli.output import checkpoint_files, require_output
 
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlstm.cli.arguments import path_argument
 from jaxlstm.cli.listing import listing
+from jaxlstm.cli.options import path_argument
 from jaxlstm.cli.program import describe as program
 
 

@@ -1,17 +1,21 @@
-"""Arguments, separate weights and reading, for the artifacts of both LSTMs and programs."""
+"""Writing and reading of artifacts, for both LSTMs and programs."""
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.export
+import numpy as np
 
+from jaxlstm._shared.atomic import require_replaceable, write_together
 from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.paths import require_exists, require_folder_of
+from jaxlstm._shared.safetensors import safetensors_bytes
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS = ("auto", "inside", "beside")
@@ -36,10 +40,66 @@ def check_arguments(path: Path, platforms: Sequence[str], weights: str) -> None:
     require_folder_of(path)
 
 
+def write_artifact(
+    path: Path,
+    function: Callable[..., Any],
+    arrays: Mapping[str, np.ndarray],
+    shapes: Sequence[Any],
+    *,
+    platforms: Sequence[str],
+    weights: str,
+    metadata: Mapping[str, str],
+    overwrite: bool,
+) -> jax.export.Exported:
+    """Write ``function(arrays, *arguments)`` as an artifact, and its weights beside it if they are large.
+
+    Args:
+      path: the artifact.
+      function: the function; artifacts of the same name are replaced.
+      arrays: the weights, constants of the artifact unless they go beside it.
+      shapes: the shapes of the arguments.
+      platforms, weights, overwrite: see :func:`jaxlstm.inference.export`.
+      metadata: metadata of the file of the weights.
+    """
+    beside = goes_beside(arrays, weights)
+    outputs = [path, weights_beside(path)] if beside else [path]
+    _require_replaceable(outputs, function.__name__, overwrite)
+
+    def with_weights_inside(*arguments: Any) -> Any:
+        return function(arrays, *arguments)
+
+    with_weights_inside.__name__ = function.__name__
+    files: dict[Path, Iterable[bytes | memoryview]] = {}
+    if beside:
+        files[weights_beside(path)] = safetensors_bytes(arrays, {"format": "pt", **metadata})
+        shapes = [{name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}, *shapes]
+    jitted = jax.jit(function if beside else with_weights_inside)
+    exported = jax.export.export(jitted, platforms=tuple(platforms))(*shapes)
+    write_together({**files, path: [bytes(exported.serialize())]})
+    return exported
+
+
+def _require_replaceable(outputs: Sequence[Path], name: str, overwrite: bool) -> None:
+    """Raise if an output exists and is not part of an artifact of a function of this name."""
+    ours: Sequence[Path] = []
+    with contextlib.suppress(OSError, ValueError):
+        artifact = read_artifact(outputs[0])
+        if artifact.fun_name.startswith(name):
+            ours = outputs[: 2 if has_separate_weights(artifact) else 1]
+    for output in outputs:
+        require_replaceable(output, overwrite=overwrite, is_ours=ours.__contains__)
+
+
 def goes_beside(arrays: Mapping[str, Any], weights: str) -> bool:
     """Return True if these weights go to a separate file."""
     nbytes = sum(array.nbytes for array in arrays.values())
     return weights == "beside" or (weights == "auto" and nbytes > INSIDE_LIMIT)
+
+
+def has_separate_weights(exported: jax.export.Exported) -> bool:
+    """Return True if the weights are the first argument of an artifact."""
+    args, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    return bool(args) and isinstance(args[0], dict)
 
 
 def weights_beside(path: Path) -> Path:

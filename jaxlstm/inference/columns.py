@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.graph import Size
-from jaxlstm.programs.inputs import how_to_free, shown_shape
+from jaxlstm.programs.graph import Size, shown_shape
+from jaxlstm.programs.inputs import how_to_free
 
 
 class RowError(ValueError):

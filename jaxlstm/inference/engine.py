@@ -1,21 +1,19 @@
-"""The engine below Runner, Stream and ``map``: weights on a device, and batches of sequences run on them.
+"""What Runner, Stream and ``map`` need of an engine: an LSTM on a device that runs batches of sequences.
 
-:class:`jaxlstm.inference.native_engine.NativeEngine` runs the native CPU kernel,
-:class:`jaxlstm.inference.compiled_engine.CompiledEngine` everything else.
+:class:`jaxlstm.inference.native.NativeEngine` runs the native CPU kernel,
+:class:`jaxlstm.inference.compiled.CompiledEngine` everything else.
 """
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from jaxlstm.kernels.cpu.stack import available_threads
 from jaxlstm.layer.config import LSTMConfig
 
 Results = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -44,38 +42,80 @@ class Stats:
         return 1 - self.valid_steps / self.computed_steps if self.computed_steps else 0.0
 
 
-class Engine(abc.ABC):
-    """An LSTM on one device. Threads may share an Engine.
+class WorkCounter:
+    """The counts of :class:`Stats`, which threads may share."""
 
-    Attributes:
-      threads: CPU threads that the engine may use.
-      needs_zero_padding: whether inputs must be zero after the end of each sequence.
-    """
-
-    needs_zero_padding = True
-
-    def __init__(
-        self, config: LSTMConfig, *, max_length: int, max_batch: int, dtype: np.dtype, device: Any
-    ) -> None:
-        self.config, self.dtype, self.device = config, dtype, device
-        self.max_length, self.max_batch = max_length, max_batch
-        self.threads = available_threads()
-        self._counting = threading.Lock()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._compilations = self._calls = self._valid_steps = self._computed_steps = 0
 
     def stats(self) -> Stats:
-        """Return the counts of compilations, calls and time steps so far."""
-        with self._counting:
+        """Return the counts so far."""
+        with self._lock:
             return Stats(self._compilations, self._calls, self._valid_steps, self._computed_steps)
 
-    def count(self, valid_steps: int, computed_steps: int) -> None:
-        """Add one call to the statistics."""
-        with self._counting:
+    def add_call(self, valid_steps: int, computed_steps: int) -> None:
+        """Add one call."""
+        with self._lock:
             self._calls += 1
             self._valid_steps += valid_steps
             self._computed_steps += computed_steps
 
-    @abc.abstractmethod
+    def add_compilation(self) -> None:
+        """Add one compiled executable."""
+        with self._lock:
+            self._compilations += 1
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """The arguments of :func:`jaxlstm.inference.compile` that every engine has, and its CPU threads."""
+
+    config: LSTMConfig
+    max_length: int
+    max_batch: int
+    dtype: np.dtype
+    device: Any
+    threads: int
+
+
+class StreamState(Protocol):
+    """The state (h, c) of the sequences of a stream, and the steps that advance it."""
+
+    def step(self, x: np.ndarray, active: np.ndarray | None) -> np.ndarray:
+        """Run one step of x (batch, input_size), of the rows where ``active`` is True."""
+        ...
+
+    def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Run up to ``max_length`` steps of x (time, batch, input_size)."""
+        ...
+
+    def reset(self, rows: np.ndarray) -> None:
+        """Set some rows to zeros; ``rows`` is bool (batch,)."""
+        ...
+
+    def get(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of h and c, in the Runner's dtype."""
+        ...
+
+    def set(self, h: np.ndarray, c: np.ndarray) -> None:
+        """Copy (h, c) into the state."""
+        ...
+
+
+class Engine(Protocol):
+    """An LSTM on one device. Threads may share an Engine.
+
+    Attributes:
+      settings: the limits of its calls.
+      work: counts every call.
+      needs_zero_padding: whether inputs must be zero after the end of each sequence.
+    """
+
+    settings: RunnerSettings
+    work: WorkCounter
+    needs_zero_padding: bool
+
     def run_batch(
         self,
         x: np.ndarray | jax.Array,
@@ -92,15 +132,20 @@ class Engine(abc.ABC):
         Returns:
           Outputs, h and c of the batch.
         """
+        ...
 
-    @abc.abstractmethod
     def computed_steps(self, lengths: np.ndarray) -> int:
         """Return the number of time steps that a batch of these lengths computes, padding included."""
+        ...
+
+    def stream_state(self, batch: int, spin: float) -> StreamState:
+        """Return zeros for a stream, whose helper threads spin ``spin`` seconds after a call."""
+        ...
 
     def concurrent_calls(self, count: int) -> contextlib.AbstractContextManager[None]:
         """Return a context in which ``count`` threads run batches at the same time."""
-        return contextlib.nullcontext()
+        ...
 
-    @abc.abstractmethod
     def warmup(self, *, progress: bool) -> None:
-        """Compile every executable of single calls and ``map``."""
+        """Compile every executable of single calls and ``map``, with a progress bar on a terminal."""
+        ...

@@ -14,7 +14,7 @@ built for one machine may not run on the next.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,15 @@ import jax
 import jax.export
 import numpy as np
 
-from jaxlstm._shared.atomic import require_replaceable, write_together
-from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
+from jaxlstm._shared.safetensors import read_safetensors
 from jaxlstm.functional import lstm
-from jaxlstm.inference.artifact import check_arguments, goes_beside, read_artifact, weights_beside
+from jaxlstm.inference.artifact import (
+    check_arguments,
+    has_separate_weights,
+    read_artifact,
+    weights_beside,
+    write_artifact,
+)
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig
@@ -73,45 +78,15 @@ def export(
     check_params(params, config)
     dtype = require_dtype("dtype", dtype or next(iter(params.values())).dtype)
     arrays = {name: np.asarray(params[name]).astype(dtype) for name in param_shapes(config)}
-    beside = goes_beside(arrays, weights)
-    _require_replaceable([path, weights_beside(path)] if beside else [path], overwrite)
 
-    def jaxlstm_export(*arguments: Any) -> tuple[Any, Any, Any]:
-        *given, inputs, h_0, c_0 = arguments
-        outputs, state = lstm(
-            given[0] if beside else arrays,
-            inputs,
-            (h_0, c_0),
-            config=config,
-            precision=precision,
-            backend="scan",
-        )
+    def jaxlstm_export(params: Any, inputs: Any, h_0: Any, c_0: Any) -> tuple[Any, Any, Any]:
+        options: Any = {"config": config, "precision": precision, "backend": "scan"}
+        outputs, state = lstm(params, inputs, (h_0, c_0), **options)
         return outputs, state.h, state.c
 
-    shapes = _shapes(config, dtype)
-    files: dict[Path, Iterable[bytes | memoryview]] = {}
-    make = jax.export.export(jax.jit(jaxlstm_export), platforms=tuple(platforms))
-    if beside:
-        leaves = {name: jax.ShapeDtypeStruct(leaf.shape, dtype) for name, leaf in arrays.items()}
-        exported = make(leaves, *shapes)
-        metadata = {"format": "pt", METADATA_KEY: saved_metadata("", config, assumed)}
-        files[weights_beside(path)] = safetensors_bytes(arrays, metadata)
-    else:
-        exported = make(*shapes)
-    write_together({**files, path: [bytes(exported.serialize())]})
-
-
-def _require_replaceable(outputs: Sequence[Path], overwrite: bool) -> None:
-    """Raise if an output exists and is not part of an artifact of :func:`export`."""
-    try:
-        artifact = load_exported(outputs[0])
-    except (OSError, ValueError):
-        ours = []
-    else:
-        parts = 1 if artifact.params is None else 2
-        ours = outputs[:parts] if artifact.exported.fun_name == "jaxlstm_export" else []
-    for output in outputs:
-        require_replaceable(output, overwrite=overwrite, is_ours=ours.__contains__)
+    metadata = {METADATA_KEY: saved_metadata("", config, assumed)}
+    options: Any = {"platforms": platforms, "weights": weights, "overwrite": overwrite}
+    write_artifact(path, jaxlstm_export, arrays, _shapes(config, dtype), metadata=metadata, **options)
 
 
 class Exported:
@@ -158,7 +133,7 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
     exported = read_artifact(path)
     if len(exported.in_avals) < 3 or any(a.ndim != 3 for a in exported.in_avals[-3:]):
         raise ValueError(f"{path} is not an LSTM artifact: its arguments are {exported.in_avals}")
-    if len(exported.in_avals) == 3:
+    if not has_separate_weights(exported):
         return Exported(exported, None)
     params = read_safetensors(weights_beside(path))
     (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.inference import runner as runner_
-from jaxlstm.inference.arguments import time_major
 from jaxlstm.inference.columns import RowInput
+from jaxlstm.inference.host_arrays import time_major
 from jaxlstm.layer.config import LSTMConfig
 
 MAX_LENGTH = 1 << 20

@@ -13,8 +13,7 @@ each LSTM.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm._shared.atomic import require_replaceable, write_together
-from jaxlstm._shared.safetensors import safetensors_bytes
-from jaxlstm.inference.artifact import check_arguments, goes_beside, read_artifact, weights_beside
+from jaxlstm.inference.artifact import check_arguments, write_artifact
 from jaxlstm.programs import tree
 from jaxlstm.programs.graph import Input
 from jaxlstm.programs.program import Program
-
-_INSIDE, _BESIDE = "jaxlstm_program", "jaxlstm_program_weights_beside"
-"""Names of the exported function, by which an artifact of this module is recognized."""
 
 
 def export_program(
@@ -62,23 +56,17 @@ def export_program(
     """
     path = Path(path)
     check_arguments(path, platforms, weights)
-    shapes = _shapes(program)
     params = {name: np.asarray(array) for name, array in program.params.items()}
-    beside = goes_beside(params, weights)
-    _require_replaceable([path, weights_beside(path)] if beside else [path], overwrite)
-    call = positional(program.with_options(backend="scan"))
-    if beside:
-        exported_function: Any = call
-        shapes = [{n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in params.items()}, *shapes]
-    else:
-        exported_function = partial(call, params)
-    exported_function = _named(exported_function, _BESIDE if beside else _INSIDE)
-    exported = jax.export.export(jax.jit(exported_function), platforms=tuple(platforms))(*shapes)
-    files: dict[Path, Iterable[bytes | memoryview]] = {}
-    if beside:
-        files[weights_beside(path)] = safetensors_bytes(params, {"format": "pt"})
-    write_together({**files, path: [bytes(exported.serialize())]})
-    return exported
+    return write_artifact(
+        path,
+        positional(program.with_options(backend="scan")),
+        params,
+        _shapes(program),
+        platforms=platforms,
+        weights=weights,
+        metadata={},
+        overwrite=overwrite,
+    )
 
 
 def positional(program: Program) -> Callable[..., Any]:
@@ -88,11 +76,11 @@ def positional(program: Program) -> Callable[..., Any]:
     Named tuples among the results become tuples, and sizes become arrays.
     """
 
-    def call(params: Mapping[str, Any], *tensors: Any) -> Any:
+    def jaxlstm_program(params: Mapping[str, Any], *tensors: Any) -> Any:
         args, kwargs = as_arguments(program, tensors)
         return _plain(program(params, *args, **kwargs))
 
-    return call
+    return jaxlstm_program
 
 
 def as_arguments(program: Program, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -108,30 +96,6 @@ def _plain(results: Any) -> Any:
     if isinstance(results, list | tuple):
         return (list if isinstance(results, list) else tuple)(map(_plain, results))
     return results if results is None else jnp.asarray(results)
-
-
-def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def named(*arguments: Any) -> Any:
-        return function(*arguments)
-
-    named.__name__ = name
-    return named
-
-
-def has_separate_weights(exported: jax.export.Exported) -> bool:
-    """Return True if the weights are the first argument of an artifact of :func:`export_program`."""
-    return exported.fun_name == _BESIDE
-
-
-def _require_replaceable(outputs: Sequence[Path], overwrite: bool) -> None:
-    """Raise if an output exists and is not part of an artifact of :func:`export_program`."""
-    try:
-        name = read_artifact(outputs[0]).fun_name
-    except (OSError, ValueError):
-        name = ""
-    ours = {_INSIDE: outputs[:1], _BESIDE: outputs}.get(name, [])
-    for output in outputs:
-        require_replaceable(output, overwrite=overwrite, is_ours=ours.__contains__)
 
 
 def _shapes(program: Program) -> list[Any]:

@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.inference.buckets import SHORTEST
 from jaxlstm.inference.columns import RowInput
+from jaxlstm.inference.compiled import SHORTEST
 from jaxlstm.inference.program_artifact import as_arguments
 from jaxlstm.inference.random_inputs import inputs_of_sizes, random_inputs
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Size, TensorType, Value
-from jaxlstm.programs.inputs import shown_shape
+from jaxlstm.programs.graph import Size, TensorType, Value, shown_shape
 from jaxlstm.programs.program import Program
 
 Arrays = tuple[np.ndarray, ...]

@@ -1,30 +1,46 @@
-"""``compile`` and the Runner: an LSTM for any length and batch size up to a limit."""
+"""``compile`` and the Runner: an LSTM for any length and batch size up to a limit, and for many sequences."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from jaxlstm.inference._map import Result, imap
-from jaxlstm.inference.arguments import (
+from jaxlstm._shared.aligned import aligned_zeros
+from jaxlstm._shared.progress import progress_bar
+from jaxlstm.inference.compiled import CompiledEngine
+from jaxlstm.inference.engine import Engine, RunnerSettings, Stats
+from jaxlstm.inference.host_arrays import (
     cast_params,
+    host_array,
     host_lengths,
     host_state,
     one_device,
     time_major_inputs,
     without_padding,
 )
-from jaxlstm.inference.compiled_engine import CompiledEngine
-from jaxlstm.inference.engine import Engine, Stats
-from jaxlstm.inference.native_engine import NativeEngine, is_available
+from jaxlstm.inference.native import NativeEngine, is_available
 from jaxlstm.inference.stream import SPIN, Stream
+from jaxlstm.kernels.cpu.stack import available_threads
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig, positive_int
 from jaxlstm.layer.params import check_params
 from jaxlstm.layer.precision import Precision, as_float_array, require_dtype, resolve
+
+ORDERS = ("length", "given")
+BATCH_SIZE = 32
+"""Default number of sequences in a batch."""
+WINDOW = 64
+"""Default number of batches that are sorted together."""
+IN_FLIGHT = 2
+"""Number of batches at a time, if there are as many threads. One thread packs, computes and unpacks each."""
+
+Result = tuple[np.ndarray, LSTMState]
+"""Outputs (time, output_size) of one sequence, and its final state."""
 
 
 def compile(
@@ -66,16 +82,18 @@ def compile(
     check_params(params, config)
     resolve(precision)  # also for the native kernel, which ignores it
     dtype = require_dtype("dtype", dtype or as_float_array(*next(iter(params.items()))).dtype)
-    settings: dict[str, Any] = {
-        "max_length": positive_int("max_length", max_length),
-        "max_batch": positive_int("max_batch", max_batch),
-        "dtype": dtype,
-        "device": one_device(device),
-    }
+    settings = RunnerSettings(
+        config,
+        max_length=positive_int("max_length", max_length),
+        max_batch=positive_int("max_batch", max_batch),
+        dtype=dtype,
+        device=one_device(device),
+        threads=available_threads(),
+    )
     params = cast_params(params, dtype)
-    if is_available(settings["device"], dtype, backend):
-        return Runner(NativeEngine(params, config, **settings))
-    return Runner(CompiledEngine(params, config, precision=precision, backend=backend, **settings))
+    if is_available(settings.device, dtype, backend):
+        return Runner(NativeEngine(params, settings))
+    return Runner(CompiledEngine(params, settings, precision, backend))
 
 
 class Runner:
@@ -86,11 +104,9 @@ class Runner:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.config = engine.config
-        self.dtype = engine.dtype
-        self.device = engine.device
-        self.max_length = engine.max_length
-        self.max_batch = engine.max_batch
+        settings = engine.settings
+        self.config, self.dtype, self.device = settings.config, settings.dtype, settings.device
+        self.max_length, self.max_batch = settings.max_length, settings.max_batch
 
     def __repr__(self) -> str:
         return (
@@ -166,7 +182,34 @@ class Runner:
           ``(outputs, LSTMState(h_n, c_n))`` of each sequence, in the given order, with outputs
           (time, output_size) and states (layers * directions, features).
         """
-        return imap(self._engine, sequences, batch_size, order, window, progress)
+        settings = self._engine.settings
+        if batch_size is None:
+            batch_size = min(BATCH_SIZE, settings.max_batch)
+        batch_size = positive_int("batch_size", batch_size)
+        if batch_size > settings.max_batch:
+            raise ValueError(
+                f"batch_size must be at most the Runner's max_batch, {settings.max_batch}; got {batch_size}"
+            )
+        if order not in ORDERS:
+            raise ValueError(f"order must be one of {ORDERS}, got {order!r}")
+        window = WINDOW * batch_size if window is None else positive_int("window", window)
+        # The arguments are checked now, and each sequence when it is read.
+        return self._results(sequences, batch_size, order, window, progress)
+
+    def _results(
+        self, sequences: Iterable[Any], batch_size: int, order: str, window: int, progress: bool
+    ) -> Iterator[Result]:
+        settings = self._engine.settings
+        total = len(sequences) if hasattr(sequences, "__len__") else 0  # type: ignore[arg-type]
+        numbered = enumerate(sequences)
+        done = 0
+        with progress_bar(progress) as bar:
+            # Each sequence is copied when it is read: an iterator may yield the same buffer again.
+            while arrays := [_sequence(settings, *item) for item in itertools.islice(numbered, window)]:
+                for result in _one_window(self._engine, arrays, batch_size, order):
+                    yield result
+                    done += 1
+                    bar(done, total or done, "sequences")
 
     def stream(self, batch: int = 1, *, spin: float = SPIN) -> Stream:
         """Return a :class:`jaxlstm.inference.Stream` of ``batch`` sequences that arrive in chunks.
@@ -188,4 +231,45 @@ class Runner:
 
     def stats(self) -> Stats:
         """Return the counts of compilations, calls and time steps so far."""
-        return self._engine.stats()
+        return self._engine.work.stats()
+
+
+def _one_window(engine: Engine, arrays: list[np.ndarray], batch_size: int, order: str) -> Iterator[Result]:
+    """Yield the results of a window, in order."""
+    indices = list(range(len(arrays)))
+    if order == "length":
+        # The longest sequences run first, so that a lack of memory shows early.
+        indices.sort(key=lambda index: -len(arrays[index]))
+    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    results: dict[int, Result] = {}
+    in_flight = min(IN_FLIGHT, engine.settings.threads)
+    with engine.concurrent_calls(in_flight), ThreadPoolExecutor(in_flight) as workers:
+        computed = workers.map(lambda rows: _run_rows(engine, [arrays[index] for index in rows]), batches)
+        for rows, batch in zip(batches, computed, strict=True):
+            results.update(zip(rows, batch, strict=True))
+    for index in range(len(arrays)):
+        yield results.pop(index)
+
+
+def _run_rows(engine: Engine, batch: list[np.ndarray]) -> list[Result]:
+    """Return the results of one batch, as copies: a view would keep the whole batch alive."""
+    lengths = np.array([len(array) for array in batch], np.int32)
+    x = aligned_zeros(
+        (int(lengths.max()), len(batch), engine.settings.config.input_size), engine.settings.dtype
+    )
+    for row, array in enumerate(batch):
+        x[: len(array), row] = array
+    outputs, h_n, c_n = engine.run_batch(x, lengths)
+    states = [LSTMState(h_n[:, row].copy(), c_n[:, row].copy()) for row in range(len(batch))]  # type: ignore[arg-type]
+    return [(outputs[: len(array), row].copy(), states[row]) for row, array in enumerate(batch)]
+
+
+def _sequence(settings: RunnerSettings, number: int, value: Any) -> np.ndarray:
+    array = np.array(host_array(f"sequence {number}", value, settings.dtype))
+    features = settings.config.input_size
+    if array.ndim != 2 or array.shape[1] != features or not 1 <= len(array) <= settings.max_length:
+        raise ValueError(
+            f"sequence {number} must have shape (time, {features}) with time from 1 to "
+            f"{settings.max_length}, got {array.shape}"
+        )
+    return array

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxlstm.inference.arguments import host_array
+from jaxlstm.inference.host_arrays import host_array
 from jaxlstm.inference.runner import Runner
 
 

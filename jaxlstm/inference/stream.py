@@ -7,18 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.inference.arguments import (
+from jaxlstm.inference.engine import Engine
+from jaxlstm.inference.host_arrays import (
     host_array,
     host_lengths,
     host_state,
     time_major_inputs,
     without_padding,
 )
-from jaxlstm.inference.compiled_engine import CompiledEngine
-from jaxlstm.inference.engine import Engine
-from jaxlstm.inference.native_engine import NativeEngine
-from jaxlstm.inference.stream_compiled import CompiledState
-from jaxlstm.inference.stream_native import NativeState
 from jaxlstm.layer.cell import LSTMState
 
 SPIN = 1e-3
@@ -36,7 +32,8 @@ class Stream:
     """
 
     def __init__(self, engine: Engine, batch: int, spin: float = SPIN) -> None:
-        if engine.config.bidirectional:
+        config = engine.settings.config
+        if config.bidirectional:
             raise ValueError(
                 "a bidirectional LSTM cannot run on a stream: its reverse direction starts at the last "
                 "step, which has not arrived yet. Call the Runner on whole sequences instead"
@@ -44,17 +41,12 @@ class Stream:
         if not 0 <= spin < float("inf"):
             raise ValueError(f"spin must be a number of seconds, at least 0, got {spin!r}")
         self.batch = batch
-        self.config = engine.config
-        self.dtype = engine.dtype
+        self.config = config
+        self.dtype = engine.settings.dtype
         self._engine = engine
         self._lock = threading.Lock()
-        self._step_shape = (batch, engine.config.input_size)
-        self._state: NativeState | CompiledState
-        if isinstance(engine, NativeEngine):
-            self._state = NativeState(engine, batch, spin)
-        else:
-            assert isinstance(engine, CompiledEngine)
-            self._state = CompiledState(engine, batch)
+        self._step_shape = (batch, config.input_size)
+        self._state = engine.stream_state(batch, spin)
 
     def __repr__(self) -> str:
         return f"Stream({self.config}, batch={self.batch}, dtype={self.dtype})"
@@ -76,7 +68,7 @@ class Stream:
         rows = None if active is None else self._mask("active", active)
         with self._lock:
             y = self._state.step(x, rows)
-        self._engine.count(self.batch if rows is None else int(rows.sum()), self.batch)
+        self._engine.work.add_call(self.batch if rows is None else int(rows.sum()), self.batch)
         return y
 
     def __call__(self, chunk: Any, seq_lengths: Any = None) -> np.ndarray:
@@ -103,7 +95,7 @@ class Stream:
                 x = without_padding(x, lengths)
             # Hold the lock over all pieces, so that another caller cannot advance the state between them.
             with self._lock:
-                outputs = self._run(x, lengths)
+                outputs = self._in_pieces(x, lengths)
         if unbatched:
             return outputs[:, 0]
         return outputs.swapaxes(0, 1) if self.config.batch_first else outputs
@@ -135,12 +127,12 @@ class Stream:
             )
         return rows
 
-    def _run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        engine = self._engine
+    def _in_pieces(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        engine, longest = self._engine, self._engine.settings.max_length
         pieces = []
-        for start in range(0, len(x), engine.max_length):
-            piece = x[start : start + engine.max_length]
+        for start in range(0, len(x), longest):
+            piece = x[start : start + longest]
             left = np.clip(lengths - start, 0, len(piece)).astype(np.int32)
             pieces.append(self._state.run(piece, left))
-            engine.count(int(left.sum()), engine.computed_steps(left))
+            engine.work.add_call(int(left.sum()), engine.computed_steps(left))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

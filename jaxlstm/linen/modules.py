@@ -28,49 +28,47 @@ from jaxlstm.layer.validate import torch_keywords
 State = TypeVar("State", bound=tuple[Any, ...])
 
 
-def _declare_params(module: nn.Module, config: LSTMConfig, dtype: Any) -> Params:
-    """Declare each parameter under torch's name, initialized from U(-1/sqrt(H), 1/sqrt(H))."""
-    bound = init_bound(config)
-    dtype = precision_.require_dtype("param_dtype", dtype)
+class _LinenModule(nn.Module):
+    """A module whose parameters have torch's names."""
 
-    def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    @property
+    def params(self) -> Params:
+        """The parameters of a bound module, as a dict of torch's names and arrays."""
+        if self.scope is None:
+            raise ValueError(
+                f"{type(self).__name__} holds no parameters, because it is not bound; get them from the "
+                "variables of init, or call module.bind(variables).params"
+            )
+        return dict(self.variables["params"])
 
-    return {name: module.param(name, uniform, shape) for name, shape in param_shapes(config).items()}
-
-
-def _bound_params(module: nn.Module) -> Params:
-    if module.scope is None:
-        raise ValueError(
-            f"{type(module).__name__} holds no parameters, because it is not bound; get them from the "
-            "variables of init, or call module.bind(variables).params"
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise an error that names the function for this purpose; torch's modules have this method."""
+        raise AttributeError(
+            f"{type(self).__name__} has no load_state_dict, because Linen modules are immutable; call "
+            "jaxlstm.linen.load_state_dict(module, variables, state_dict, inputs=x), which returns new "
+            "variables"
         )
-    return dict(module.variables["params"])
+
+    def _declare_params(self, config: LSTMConfig, dtype: Any) -> Params:
+        """Declare each parameter under torch's name, initialized from U(-1/sqrt(H), 1/sqrt(H))."""
+        bound = init_bound(config)
+        dtype = precision_.require_dtype("param_dtype", dtype)
+
+        def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        return {name: self.param(name, uniform, shape) for name, shape in param_shapes(config).items()}
 
 
-def _refuse_load_state_dict(module: nn.Module) -> NoReturn:
-    raise AttributeError(
-        f"{type(module).__name__} has no load_state_dict, because Linen modules are immutable; call "
-        "jaxlstm.linen.load_state_dict(module, variables, state_dict, inputs=x), which returns new variables"
-    )
-
-
-class LSTM(nn.Module):
+class LSTM(_LinenModule):
     """A multi-layer LSTM with the arguments, outputs and parameter names of ``torch.nn.LSTM``.
 
     >>> model = jaxlstm.linen.LSTM(3, 5, num_layers=2)
     >>> variables = model.init(jax.random.key(0), jnp.ones((7, 1, 3)))
     >>> outputs, (h_n, c_n) = jax.jit(model.apply)(variables, jnp.ones((7, 1, 3)))
 
-    Attributes:
-      input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size: torch's
-        arguments, see :class:`jaxlstm.LSTMConfig`.
-      dtype: dtype of the computation; the widest dtype of inputs and parameters if None.
-      param_dtype: dtype of the parameters.
-      precision: precision of the matrix products, see :mod:`jaxlstm.layer.precision`.
-      backend: the implementation, see :func:`jaxlstm.lstm`.
-      deterministic: True turns dropout off (inference), False turns it on (training, with an rng named
-        ``dropout``). Set it here or in the call. Required only with ``dropout > 0``.
+    The fields are the arguments of :class:`jaxlstm.nnx.LSTM`, without ``rngs``. In training, dropout takes
+    the rng named ``dropout``; ``deterministic`` may also be set in the call.
     """
 
     input_size: int
@@ -98,10 +96,7 @@ class LSTM(nn.Module):
         >>> outputs, (h_n, c_n) = model(inputs)  # doctest: +SKIP
         >>> model, variables = model.unbind()  # doctest: +SKIP
 
-        Args:
-          params: arrays under torch's names.
-          config: the LSTM. An :class:`jaxlstm.LSTMCellConfig` makes an LSTM of one layer.
-          **kwargs: ``dtype``, ``precision``, ``backend`` and ``deterministic``, as for the constructor.
+        The arguments are those of :meth:`jaxlstm.nnx.LSTM.from_params`, without ``rngs``.
         """
         params, dtype = module_calls.checked_params(params, config)
         model = cls(**module_calls.torch_arguments(config), param_dtype=dtype, **kwargs)
@@ -111,15 +106,6 @@ class LSTM(nn.Module):
     def config(self) -> LSTMConfig:
         """torch's arguments as a config."""
         return LSTMConfig(**module_calls.torch_arguments(self))
-
-    @property
-    def params(self) -> Params:
-        """The parameters of a bound module, as a dict of torch's names and arrays."""
-        return _bound_params(self)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raise an error that names the function for this purpose; torch's modules have this method."""
-        _refuse_load_state_dict(self)
 
     @nn.compact
     @torch_keywords(hx="initial_state", input="inputs")
@@ -133,20 +119,11 @@ class LSTM(nn.Module):
     ) -> tuple[Inputs, LSTMState]:
         """Run the LSTM over sequences; see :func:`jaxlstm.lstm` for shapes.
 
-        Args:
-          inputs: (T, B, input_size), or (B, T, input_size) with ``batch_first``.
-          initial_state: (h_0, c_0); zeros if None.
-          seq_lengths: number of valid steps of each sequence, integers (B,).
-          deterministic: overrides the module's ``deterministic``.
-
-        Returns:
-          ``(outputs, LSTMState(h_n, c_n))``.
-
-        Raises:
-          ValueError: ``dropout > 0`` and ``deterministic`` is set neither here nor in the module.
+        Arguments, results and errors are those of :class:`jaxlstm.nnx.LSTM`: inputs (T, B, input_size), or
+        (B, T, input_size) with ``batch_first``, and ``(outputs, LSTMState(h_n, c_n))``.
         """
         config = self.config
-        params = _declare_params(self, config, self.param_dtype)
+        params = self._declare_params(config, self.param_dtype)
         if deterministic is None:
             deterministic = self.deterministic
         fix = "pass it to the call, the constructor or from_params"
@@ -156,15 +133,11 @@ class LSTM(nn.Module):
         return lstm(**module_calls.lstm_call(self, params, inputs, initial_state, seq_lengths, key))
 
 
-class LSTMCell(nn.RNNCellBase):
+class LSTMCell(_LinenModule, nn.RNNCellBase):
     """One step of an LSTM with the arguments and parameter names of ``torch.nn.LSTMCell``.
 
     The cell accepts torch's call, ``cell(x, (h, c)) -> (h, c)``, and Flax's, ``cell(carry, x) -> (carry, h)``
     with the carry (c, h), so it also works in ``nn.RNN``. The first argument decides: a tuple is a state.
-
-    Attributes:
-      input_size, hidden_size, bias: torch's arguments.
-      dtype, param_dtype, precision: as for :class:`LSTM`.
     """
 
     input_size: int
@@ -177,13 +150,7 @@ class LSTMCell(nn.RNNCellBase):
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], config: LSTMConfig, **kwargs: Any) -> Self:
-        """Create a cell bound to ``params``, which keeps their dtype; see :meth:`LSTM.from_params`.
-
-        Args:
-          params: arrays under torch's names.
-          config: the cell.
-          **kwargs: ``dtype`` and ``precision``, as for the constructor.
-        """
+        """Create a cell bound to ``params``, which keeps their dtype; see :meth:`LSTM.from_params`."""
         require_config(config)
         config = LSTMCellConfig(config.input_size, config.hidden_size, bias=config.bias)
         params, dtype = module_calls.checked_params(params, config)
@@ -195,15 +162,6 @@ class LSTMCell(nn.RNNCellBase):
         """torch's arguments as a config."""
         return LSTMCellConfig(self.input_size, self.hidden_size, bias=self.bias)
 
-    @property
-    def params(self) -> Params:
-        """The parameters of a bound module, as a dict of torch's names and arrays."""
-        return _bound_params(self)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raise an error that names the function for this purpose; torch's modules have this method."""
-        _refuse_load_state_dict(self)
-
     @overload
     def __call__(self, x: jax.Array, state: None = None) -> LSTMState: ...
     @overload
@@ -213,13 +171,8 @@ class LSTMCell(nn.RNNCellBase):
     @nn.compact
     @torch_keywords(hx="state", input="x")
     def __call__(self, x: Any, state: Any = None) -> Any:
-        """Run one step, in torch's form or in Flax's.
-
-        Returns:
-          The state (h, c) for ``cell(x, (h, c))``, and ``((c, h), h)`` for ``cell((c, h), x)``. The new
-          state has the type of the given one, and is an :class:`jaxlstm.LSTMState` if that was None.
-        """
-        params = _declare_params(self, self.config, self.param_dtype)
+        """Run one step, in torch's form or in Flax's; see :meth:`jaxlstm.nnx.LSTMCell.__call__`."""
+        params = self._declare_params(self.config, self.param_dtype)
         return module_calls.call_cell(lstm_cell, self, params, x, state)
 
     @nn.nowrap

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 # Imported to register the operators.
 from jaxlstm.programs import operators as operators
-from jaxlstm.programs.aliases import InPlaceWrite, place_of, plan_writes, values_in
+from jaxlstm.programs.aliases import InPlaceWrite, plan_writes
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Graph, Node
+from jaxlstm.programs.graph import Graph, Node, place_of, values_in
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node, Value
+from jaxlstm.programs.graph import Argument, Graph, Node, Value, place_of, values_in
 from jaxlstm.programs.operators.registry import Operator, changes_shape, is_in_place
 
 
@@ -196,17 +196,3 @@ def _last_uses(graph: Graph) -> dict[str, int]:
     kept = (*values_in((*graph.outputs, *graph.mutations.values())), *graph.buffers)
     last.update((name, len(graph.nodes)) for name in kept)
     return last
-
-
-def values_in(argument: Argument) -> Iterator[str]:
-    """Yield the names of the values in an argument."""
-    if isinstance(argument, Value):
-        yield argument.name
-    elif isinstance(argument, tuple):
-        for item in argument:
-            yield from values_in(item)
-
-
-def place_of(node: Node) -> str:
-    """Return the module of a node for a message."""
-    return f"module {node.module_path}" if node.module_path else "the outermost module"

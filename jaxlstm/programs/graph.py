@@ -7,7 +7,7 @@ a constant or a user input, and a symbolic size is the size of an axis that was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -122,3 +122,23 @@ class Graph:
         """
         low, high = self.ranges.get(axis, (None, None))
         return (0 if low is None or low <= 2 else low), high
+
+
+def values_in(argument: Argument) -> Iterator[str]:
+    """Yield the names of the values in an argument."""
+    if isinstance(argument, Value):
+        yield argument.name
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from values_in(item)
+
+
+def place_of(node: Node) -> str:
+    """Return the module of a node for a message."""
+    return f"module {node.module_path}" if node.module_path else "the outermost module"
+
+
+def shown_shape(shape: Sequence[Size]) -> str:
+    """Return a shape for people: named axes by name, expressions of free axes as "?"."""
+    sizes = ["?" if size is None else str(size) for size in shape]
+    return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"

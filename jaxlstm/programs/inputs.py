@@ -12,7 +12,7 @@ from jaxlstm._shared.table import count_of
 from jaxlstm._shared.torch_tensors import kind_of
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Graph, Input, TensorType
+from jaxlstm.programs.graph import Graph, Input, TensorType, shown_shape
 from jaxlstm.programs.operators.dtypes import held, is_integer, to_held
 
 Array = jax.Array
@@ -178,14 +178,4 @@ def how_to_free(name: str, axis: int) -> str:
         "To accept other sizes, export the axis as dynamic: "
         f"dynamic_shapes={{{name!r}: {{{axis}: torch.export.Dim.AUTO}}}}. For the sequence length of an "
         "LSTM, which torch.export fixes even so, use jaxlstm.from_module and Program.save"
-    )
-
-
-def shown_shape(shape: Sequence[Any]) -> str:
-    """Return a shape for people: named axes by name, expressions of free axes as "?"."""
-    return (
-        "("
-        + ", ".join("?" if size is None else str(size) for size in shape)
-        + ("," * (len(shape) == 1))
-        + ")"
     )

@@ -11,9 +11,9 @@ import jax.export
 import numpy as np
 
 from jaxlstm.programs.acceptance import AcceptedGraph
-from jaxlstm.programs.aliases import InPlaceWrite, View, place_of
+from jaxlstm.programs.aliases import InPlaceWrite, View
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Node, Value
+from jaxlstm.programs.graph import Argument, Node, Value, place_of
 from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.registry import Operator, Options, is_in_place

@@ -17,13 +17,14 @@ from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.validate import require_backend
 from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, Node
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.programs.interpreter import resolve, run_nodes
 from jaxlstm.programs.listing import listing
+from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
-from jaxlstm.programs.tensors import hold_tensors, tied_names
 
 
 class FileWriter(Protocol):
@@ -72,14 +73,14 @@ class Program:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
             a tensor is float64 without JAX's 64-bit mode.
         """
-        self.tied = tied_names(graph.parameters, tensors)
+        self.tied = _tied_names(graph.parameters, tensors)
         first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
         self.graph = graph = replace(graph, parameters=first_names)
         self.options = Options()
         self._accepted = accept(graph)
-        self.params = hold_tensors("parameter", graph.parameters, tensors, copy=copy)
-        self.buffers = hold_tensors("buffer", graph.buffers, tensors, copy=copy)
-        self._constants = hold_tensors("constant", graph.constants, tensors, copy=copy)
+        self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
+        self.buffers = _hold_tensors("buffer", graph.buffers, tensors, copy=copy)
+        self._constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)
         self._write = write
 
     @property
@@ -239,3 +240,35 @@ class Program:
     def __repr__(self) -> str:
         count = sum(array.size for array in self.params.values())
         return f"<Program: {len(self.graph.nodes)} nodes, {count:,} parameters>"
+
+
+def _tied_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return other name -> first name of the parameters whose tensor is the same array."""
+    first: dict[int, str] = {}
+    others = {}
+    for name in dict.fromkeys(names.values()):
+        if name in tensors:
+            owner = first.setdefault(id(tensors[name]), name)
+            if owner != name:
+                others[name] = owner
+    return others
+
+
+def _hold_tensors(
+    kind: str, names: Mapping[str, str], tensors: Mapping[str, np.ndarray], *, copy: bool = True
+) -> dict[str, jax.Array]:
+    """Return the tensors that the graph uses as JAX arrays, under torch's names.
+
+    ``copy=False`` lets JAX use the memory of the tensors.
+    """
+    missing = [name for name in names.values() if name not in tensors]
+    if missing:
+        raise ProgramError("malformed-graph", f"the file has no tensor for the {kind} {missing[0]}")
+    arrays = {}
+    for name in names.values():
+        if name not in arrays:
+            values = np.asarray(tensors[name])
+            dtype = held_without_loss(values, f"{kind} {name}")
+            arrays[name] = np.array(values, dtype, copy=True if copy else None)
+    # One call for all arrays: each call takes as long as a small array.
+    return jax.device_put(arrays)

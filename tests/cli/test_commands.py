@@ -1,4 +1,4 @@
-"""The commands ``inspect`` and ``convert``, and the handling of bad input by all commands."""
+"""The commands ``inspect`` and ``convert``, and how processes of all commands end."""
 
 from __future__ import annotations
 
@@ -58,11 +58,15 @@ def test_inspect_reports_invalid_and_other_layers(tmp_path: Path) -> None:
     invalid = dict(torch.nn.LSTM(3, 4).state_dict())
     del invalid["bias_hh_l0"]
     torch.save({"gru": torch.nn.GRU(3, 4).state_dict(), "lstm": invalid}, tmp_path / "m.pt")
-    done = jaxlstm_command("inspect", tmp_path / "m.pt")
-    assert done.status == 1
-    assert "gru. is a GRU" in done.out
-    assert "INVALID: the LSTM at 'lstm.'" in done.out
-    assert "missing lstm.bias_hh_l0 (16,)" in done.out
+    for options, gru in (((), "gru. is a GRU"), (("--all",), "3 -> 4")):
+        done = jaxlstm_command("inspect", tmp_path / "m.pt", *options)
+        assert done.status == 1
+        assert gru in next(line for line in done.out.splitlines() if "gru" in line)
+        assert "INVALID: the LSTM at 'lstm.'" in done.out
+        assert "missing lstm.bias_hh_l0 (16,)" in done.out
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    done = jaxlstm_command("inspect", tmp_path / "empty.pt", "--all")
+    assert (done.status, "No layer found." in done.out) == (1, True)
 
 
 def test_inspect_all_lists_every_layer() -> None:
@@ -103,20 +107,6 @@ def test_inspect_all_lists_each_unrecorded_argument_once(tmp_path: Path) -> None
     )
 
 
-def test_inspect_all_of_invalid_lstms_and_empty_files(tmp_path: Path) -> None:
-    invalid = dict(torch.nn.LSTM(3, 4).state_dict())
-    del invalid["bias_hh_l0"]
-    torch.save({"gru": torch.nn.GRU(3, 4).state_dict(), "lstm": invalid}, tmp_path / "m.pt")
-    done = jaxlstm_command("inspect", tmp_path / "m.pt", "--all")
-    assert done.status == 1
-    assert "INVALID: the LSTM at 'lstm.'" in done.out
-    gru = next(line for line in done.out.splitlines() if line.startswith("gru"))
-    assert "3 -> 4" in gru
-    torch.save({"epoch": 3}, tmp_path / "empty.pt")
-    done = jaxlstm_command("inspect", tmp_path / "empty.pt", "--all")
-    assert (done.status, "No layer found." in done.out) == (1, True)
-
-
 @pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.npz"])
 def test_convert_and_inspect_every_format(output: str, tmp_path: Path) -> None:
     path = tmp_path / output
@@ -150,29 +140,6 @@ def test_convert_reports_a_difference(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (done.status, done.out.splitlines()[-1]) == (1, "READ BACK: BITS DIFFER")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["inspect", "missing.pt"], "missing.pt"),
-        (["inspect", __file__], "test_commands.py"),
-        (["inspect", Path(__file__).parent], "cli"),
-        (["convert", DEMO, "-o", "x.safetensors", "--prefix", "no"], "'no' matches no LSTM"),
-        (["convert", DEMO, "-o", "/missing/x.safetensors"], "/missing"),
-        (["convert", DEMO, "-o", "x.bin"], "cannot infer the format from the suffix '.bin'"),
-        (["convert", DEMO], "the following arguments are required: -o/--output"),
-        (["check", DEMO, "--backend", "abacus"], "invalid choice"),
-        (["check", DEMO, "--report", "/missing/r.html"], "the folder /missing does not"),
-        (["check", DEMO, "--seed", "-1"], "seed must be"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2(arguments: list[Any], message: str) -> None:
-    done = jaxlstm_command(*arguments)
-    assert done.status == 2
-    assert done.out == ""
-    assert message in done.err
-    assert len(done.err.splitlines()) == 1
-
-
 def test_a_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_devices(platform: str) -> None:
         raise RuntimeError(f"Unknown backend {platform}")
@@ -181,14 +148,6 @@ def test_a_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
     done = jaxlstm_command("check", DEMO, "--backend", "tpu")
     assert (done.status, len(done.err.splitlines())) == (2, 1)
     assert "--backend tpu: JAX finds no such device" in done.err
-
-
-def test_options_that_an_lstm_cell_does_not_have(tmp_path: Path) -> None:
-    torch.save(torch.nn.LSTMCell(3, 4).state_dict(), tmp_path / "m.pt")
-    options = ["-o", tmp_path / "x.safetensors", "--batch-first", "--dropout", 0.1]
-    done = jaxlstm_command("convert", tmp_path / "m.pt", *options)
-    assert done.status == 2
-    assert "--batch-first and --dropout cannot be used with an LSTMCell" in done.err
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,19 +36,6 @@ def test_export(weights: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6)
 
 
-def test_errors_are_one_line(tmp_path: Path) -> None:
-    output = tmp_path / "m.stablehlo"
-    for arguments, message in (
-        ([DEMO, "-o", output, "--platforms", "abacus"], "platforms must be some of"),
-        ([DEMO, "-o", tmp_path / "missing" / "m"], "missing"),
-        ([DEMO, "-o", tmp_path / "m.safetensors"], "m.safetensors"),
-    ):
-        done = jaxlstm_command("export", *arguments)
-        assert done.status == 2
-        assert message in done.err
-        assert len(done.err.splitlines()) == 1
-
-
 @pytest.mark.parametrize("output", ["m.stablehlo", "m"])
 def test_separate_weights_do_not_replace_the_checkpoint(output: str, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"

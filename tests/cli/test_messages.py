@@ -20,6 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     torch.save(STATE, "m.pt")
     torch.save(torch.nn.RNN(3, 4).state_dict(), "rnn.pt")
+    torch.save(torch.nn.LSTMCell(3, 4).state_dict(), "cell.pt")
     Path("mine.safetensors").write_text("mine")
     Path("lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     Path("page.pt").write_text("\n<!DOCTYPE html>")
@@ -49,6 +50,13 @@ def test_without_arguments() -> None:
         ("check m.pt --report ", "argument --report: must be a path, got an empty string"),
         ("run m.pt --input  -o y.npz", "argument --input: must be a path, got an empty string"),
         ("inspect none.pt", "no such file: none.pt"),
+        ("inspect .", "."),
+        ("convert m.pt", "the following arguments are required: -o/--output"),
+        ("check m.pt --backend abacus", "invalid choice"),
+        (
+            "convert cell.pt -o x.safetensors --batch-first --dropout 0.1",
+            "--batch-first and --dropout cannot be used with an LSTMCell",
+        ),
         ("convert none.pt -o x.pt", "no such file: none.pt"),
         ("check none.pt", "no such file: none.pt"),
         ("run m.pt --prefix a --input none.npy -o y.npy", "no such file: none.npy"),
@@ -64,6 +72,8 @@ def test_without_arguments() -> None:
             "--batch_first; did you mean --batch-first? (see jaxlstm conv",
         ),
         ("export m.pt -o x.onnx --prefix a", "must not end in .onnx, as the artifact is StableHLO"),
+        ("export m.pt --prefix a -o x.stablehlo --platforms abacus", "--platforms must be some of"),
+        ("export m.pt --prefix a -o x.safetensors", "must not end in .safetensors"),
         ("inspect lfs.pt", "it looks like a Git LFS pointer: run git lfs pull [unknown-format]"),
         ("inspect page.pt", "it looks like a web page instead of the download"),
         ("inspect x.stablehlo", "; jaxlstm.inference.load_exported reads artifacts of jaxlstm export"),
@@ -90,12 +100,10 @@ def test_a_warning_of_python_is_one_line_without_a_source_line(folder: Path) -> 
     assert done.err.count("\n") == 1
 
 
-def test_inspect_a_file_without_an_lstm(folder: Path) -> None:
-    assert "No LSTM found. --all lists every layer." in jaxlstm_command("inspect", "rnn.pt").out
-
-
 def test_inspect_an_rnn(folder: Path) -> None:
-    assert "not an LSTM: (root) is an RNN" in jaxlstm_command("inspect", "rnn.pt").out
+    text = jaxlstm_command("inspect", "rnn.pt").out
+    assert "No LSTM found. --all lists every layer." in text
+    assert "not an LSTM: (root) is an RNN" in text
 
 
 def test_the_library_names_its_arguments(folder: Path) -> None:

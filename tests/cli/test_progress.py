@@ -1,4 +1,4 @@
-"""Long work shows a progress bar: conversion, export, runs, the check matrix and warmup."""
+"""Long work shows a progress bar: conversion, export, runs, the check matrix and warmup; sizes in bytes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import pytest
 
 import jaxlstm
 from jaxlstm import LSTMConfig, cli, save
+from jaxlstm._shared.progress import progress_bar
+from jaxlstm._shared.table import size
 from jaxlstm.cli.run import files
 from jaxlstm.inference import compile
 from testing.command import Screen
-from testing.inference import weights
+from testing.inference import normal, weights
 from testing.run_command import CONFIG, sequences, write_long_sequence
 
 
@@ -28,9 +30,10 @@ def shown(*arguments: object) -> str:
 
 
 @pytest.fixture(autouse=True)
-def plain_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_bar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without rich, the bar is a line of text for each step."""
-    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    if "rich" not in request.fixturenames:
+        monkeypatch.setitem(sys.modules, "rich.progress", None)
 
 
 @pytest.mark.parametrize("output", ["x.safetensors", "x.pt", "x.npz"])
@@ -96,3 +99,35 @@ def test_warmup() -> None:
         runner.warmup()
     assert "0/2 compiling 16 steps of 1" in screen.getvalue()
     assert "1/2 compiling 32 steps of 1" in screen.getvalue()
+
+
+@pytest.mark.parametrize("rich", ["with rich", "without"])
+def test_a_progress_bar_is_removed_at_the_end(rich: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if rich == "without":
+        monkeypatch.setitem(sys.modules, "rich.progress", None)
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    raised = pytest.raises(ValueError, match="broke")
+    with raised as caught, redirect_stderr(screen), progress_bar() as bar:
+        bar(1, 3, "things")
+        raise ValueError("broke")
+    assert "things" in screen.getvalue()
+    assert screen.getvalue().endswith("\x1b[2K" if rich == "with rich" else "\r\x1b[K")
+    assert caught.value.__context__ is None  # not raised while an ImportError of rich is handled
+
+
+def test_progress_can_be_turned_off() -> None:
+    """No bar is shown, and none is nested, which older versions of rich reject."""
+    config = LSTMConfig(5, 12)
+    runner = compile(weights(config), config, max_length=16, max_batch=2)
+    screen = Screen()
+    with redirect_stderr(screen):
+        runner.warmup(progress=False)
+        runner.map([normal(3, 5)] * 5, 2, progress=False)
+    assert screen.getvalue() == ""
+
+
+def test_size() -> None:
+    counts = (0, 999, 1000, 999_949, 999_950, 10**9, 5 * 10**15)
+    expected = ("0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "5000.0 TB")
+    assert tuple(map(size, counts)) == expected

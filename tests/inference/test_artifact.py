@@ -1,4 +1,4 @@
-"""Exported artifacts: in a process without jaxlstm, and loaded again."""
+"""Exported artifacts: in a process without jaxlstm, loaded again, and programs at other sizes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.export
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from jaxlstm import LSTMConfig, load, lstm, save
+from jaxlstm import LSTMConfig, Program, from_module, load, lstm, save
 from jaxlstm.inference import export, load_exported
 from jaxlstm.inference.artifact import weights_beside
+from jaxlstm.inference.program_artifact import export_program
+from jaxlstm.programs.errors import ProgramError
+from testing.exported import AUTO
 from testing.inference import normal, weights
 from testing.processes import run_python
 
@@ -105,16 +111,17 @@ def test_names_of_separate_weights() -> None:
     assert weights_beside(Path("v.1")) == Path("v.1.safetensors")
 
 
-def test_errors_of_export(tmp_path: Path) -> None:
-    config = CONFIGS["stack"]
-    params = weights(config)
-    path = tmp_path / "m.stablehlo"
-    with pytest.raises(ValueError, match="platforms must be some of"):
-        export(path, params, config, platforms=("abacus",))
-    with pytest.raises(ValueError, match="weights must be one of"):
-        export(path, params, config, weights="outside")
-    with pytest.raises(ValueError, match=r"must not end in \.safetensors"):
-        export(tmp_path / "m.safetensors", params, config)
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("m.stablehlo", {"platforms": ("abacus",)}, "platforms must be some of"),
+        ("m.stablehlo", {"weights": "outside"}, "weights must be one of"),
+        ("m.safetensors", {}, r"must not end in \.safetensors"),
+    ],
+)
+def test_errors_of_export(name: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        export(tmp_path / name, weights(CONFIGS["stack"]), CONFIGS["stack"], **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,3 +191,74 @@ def test_errors_of_load_exported(folder: Path, tmp_path: Path) -> None:
     path.write_bytes(b"not an artifact")
     with pytest.raises(ValueError, match=r"is not a jax\.export artifact"):
         load_exported(path)
+
+
+class Slices(nn.Module):
+    """Slices of a free axis, whose bounds depend on its size."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x[:, 1:], x[:, :-1], x[1:] * 2, x[:, -1]
+
+
+class Ranges(nn.Module):
+    """torch.arange of a free size, as positional encodings and masks use it."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        time = x.shape[1]
+        places = torch.arange(time)
+        return (
+            x + places[:, None],
+            torch.arange(2, time + 3, 2),
+            torch.arange(time, dtype=x.dtype),
+            places > 3,
+        )
+
+
+class End(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (x[:, -2:],)
+
+
+class Branch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[1] % 2 == 0 else x
+
+
+class Longer(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[1] > x.shape[0] + 1 else x
+
+
+def free_program(module: nn.Module, time: object = AUTO) -> Program:
+    return from_module(module, (torch.randn(4, 6, 3),), dynamic_shapes=({0: AUTO, 1: time},))
+
+
+@pytest.mark.parametrize(
+    ("module", "time"),
+    [(Slices(), AUTO), (Ranges(), AUTO), (End(), torch.export.Dim("time", min=3, max=50))],
+    ids=["slices", "ranges", "end"],
+)
+def test_free_axes(module: nn.Module, time: object, tmp_path: Path) -> None:
+    program = free_program(module, time)
+    path = tmp_path / "slices.stablehlo"
+    export_program(path, program, platforms=["cpu"])
+    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    for batch, time in ((4, 6), (2, 9), (7, 3)):
+        x = torch.randn(batch, time, 3)
+        for ours, theirs in zip(exported.call(x.numpy()), module(x), strict=True):
+            np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "message"),
+    [
+        (End(), "static-shape", r"axis 1 of its result has size 2 in the file.*Dim\('time', min=3\)"),
+        (Branch(), "guard", r"does not hold for all sizes of the free axes.*% 2\) == 0"),
+        (Longer(), "guard", r"does not hold for all sizes of the free axes.*size\(\)\[1\] > 1 \+"),
+    ],
+    ids=["end", "remainder", "inequality"],
+)
+def test_undecided_for_free_axes(module: nn.Module, code: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ProgramError, match=message) as caught:
+        export_program(tmp_path / "a.stablehlo", free_program(module), platforms=["cpu"])
+    assert caught.value.code == code

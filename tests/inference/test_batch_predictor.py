@@ -132,7 +132,7 @@ import pickle, sys
 import numpy as np
 predictor = pickle.loads(bytes.fromhex(sys.argv[1]))
 result = predictor({"inputs": [np.ones((3, 5), np.float32)]})
-print(result["outputs"][0].tobytes().hex(), predictor.model.runner._engine.threads)
+print(result["outputs"][0].tobytes().hex(), predictor.model.runner._engine.settings.threads)
 """
 
 
@@ -145,7 +145,11 @@ def test_pickle(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(pickled) < 1000
     monkeypatch.chdir("/")
     threads = pickle.dumps(BatchPredictor(checkpoint, threads=3))
-    for data, variables, count in ((pickled, {"OMP_NUM_THREADS": "1"}, "1"), (threads, {}, "3")):
+    cases: list[tuple[bytes, dict[str, Any], str]] = [
+        (pickled, {"OMP_NUM_THREADS": "1"}, "1"),
+        (threads, {}, "3"),
+    ]
+    for data, variables, count in cases:
         outputs, actual = run_python("-c", CHILD, data.hex(), **variables).split()
         assert bytes.fromhex(outputs) == expected.tobytes()
         assert actual == count

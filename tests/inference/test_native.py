@@ -15,7 +15,7 @@ import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, lstm
 from jaxlstm.inference import Runner, compile
-from jaxlstm.inference.arguments import time_major
+from jaxlstm.inference.host_arrays import time_major
 from testing.inference import normal, weights
 from testing.problems import needs_native
 
@@ -149,16 +149,6 @@ def test_results_are_new_arrays() -> None:
     for array in (outputs, *state):
         array[...] = np.nan
     assert_same_bits(runner, expected, x)
-
-
-def test_a_stream_has_the_bits_of_one_call() -> None:
-    runner = runner_of("stack")
-    x = normal(50, 3, 7)
-    whole, state = runner(x)
-    stream = runner.stream(3)
-    pieces = [stream(x[:30]), *(stream.step(step)[None] for step in x[30:40]), stream(x[40:])]
-    np.testing.assert_array_equal(np.concatenate(pieces), whole)
-    np.testing.assert_array_equal(stream.state.c, state.c)
 
 
 def test_computed_steps() -> None:

@@ -16,8 +16,8 @@ from jax.experimental.layout import Format, Layout
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, kernels, lstm
 from jaxlstm.inference import Runner, compile
-from jaxlstm.inference.buckets import batch_buckets, length_buckets
 from jaxlstm.inference.chunked import CHUNK, ChunkedForward
+from jaxlstm.inference.compiled import SHORTEST, buckets
 from testing.inference import compilations, normal, reference, weights
 
 CONFIGS = {
@@ -35,11 +35,10 @@ def runner_of(name: str) -> Runner:
 
 def test_length_buckets() -> None:
     for max_length in (1, 2, 15, 16, 17, 100, 2000, 4096):
-        buckets = length_buckets(max_length)
-        assert len(buckets) <= np.ceil(np.log2(max_length)) + 1
-        assert all(b <= 2 * a for a, b in itertools.pairwise(buckets))
-        assert buckets[-1] == max_length
-        assert batch_buckets(max_length)[-1] == max_length
+        lengths = buckets(SHORTEST, max_length)
+        assert len(lengths) <= np.ceil(np.log2(max_length)) + 1
+        assert all(b <= 2 * a for a, b in itertools.pairwise(lengths))
+        assert lengths[-1] == buckets(1, max_length)[-1] == max_length
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -137,7 +136,7 @@ def test_many_lengths_compile_a_few_executables(backend: str) -> None:
     for time in lengths:
         runner(x[:time])
     stats = runner.stats()
-    assert compilations() - before == stats.compilations == (0 if native else len(length_buckets(100)))
+    assert compilations() - before == stats.compilations == (0 if native else len(buckets(SHORTEST, 100)))
     assert stats.calls == 200
     assert stats.valid_steps == lengths.sum()
     chunk = 1 if native else CHUNK

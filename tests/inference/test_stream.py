@@ -1,10 +1,14 @@
-"""Streams and Slots: pieces of any size give the results of the whole sequence."""
+"""Streams and Slots: pieces of any size give the results of the whole sequence; memory over many calls."""
 
 from __future__ import annotations
 
+import gc
 import itertools
+import os
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +16,9 @@ import pytest
 from jaxlstm import LSTMConfig
 from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm.inference import Runner, Slots, compile
-from jaxlstm.inference.stream_compiled import CompiledState
+from jaxlstm.inference.compiled import CompiledState
 from testing.inference import compilations, normal, reference, weights
+from testing.processes import run_python
 
 CONFIG = LSTMConfig(5, 12, num_layers=2, batch_first=True)
 
@@ -146,7 +151,8 @@ def test_calls_of_two_threads_do_not_mix(runner: Runner, monkeypatch: pytest.Mon
     two = stream(-x)
     stream.reset()
     first_piece = threading.Event()
-    original = runner._engine.count
+    work = runner._engine.work
+    original = work.add_call
 
     def slow_count(*steps: int) -> None:
         if not first_piece.is_set():
@@ -154,7 +160,7 @@ def test_calls_of_two_threads_do_not_mix(runner: Runner, monkeypatch: pytest.Mon
             time.sleep(0.2)
         original(*steps)
 
-    monkeypatch.setattr(runner._engine, "count", slow_count)
+    monkeypatch.setattr(work, "add_call", slow_count)
     results: list[np.ndarray] = []
     other = threading.Thread(target=lambda: first_piece.wait() and results.append(stream(-x)))
     other.start()
@@ -217,3 +223,54 @@ def test_errors_of_slots(runner: Runner) -> None:
     slots.close(slot)
     with pytest.raises(ValueError, match="slot 0 is not open"):
         slots.step({0: normal(5)})
+
+
+TIME_MAJOR = LSTMConfig(5, 12, num_layers=2)
+MEMORY = Path("/proc/self/statm")
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return int(MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MEMORY.exists(), reason="only Linux reports the current resident memory")
+@pytest.mark.parametrize("kind", ["call", "step"])
+def test_memory_stays_over_100_000_calls(kind: str) -> None:
+    runner = compile(weights(TIME_MAJOR), TIME_MAJOR, max_length=16, max_batch=2)
+    stream, x = runner.stream(2), normal(9, 2, 5)
+    calls: dict[str, Callable[[], object]] = {"call": lambda: runner(x), "step": lambda: stream.step(x[0])}
+    # The first calls fill allocators and pools.
+    for _ in range(5_000):
+        calls[kind]()
+    before = resident_bytes()
+    for _ in range(100_000):
+        calls[kind]()
+    assert resident_bytes() - before <= 2**20
+    assert runner.stats().calls == 105_000
+
+
+CACHED = """
+import sys, jax
+from jaxlstm import LSTMConfig
+from jaxlstm.inference import compile
+from testing.inference import normal, weights
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+config = LSTMConfig(5, 12, num_layers=2)
+params, x = weights(config), normal(20, 2, 5)
+del hits[:]
+outputs, _ = compile(params, config, max_length=32, max_batch=2, backend="scan")(x)
+print(hits.count("/jax/compilation_cache/cache_hits"), outputs.tobytes().hex())
+"""
+
+
+def test_persistent_cache(tmp_path: Path) -> None:
+    """A second process compiles nothing, and computes the same bits."""
+    first, second = (run_python("-c", CACHED, tmp_path, JAX_PLATFORMS="cpu").split() for _ in range(2))
+    assert (first[0], second[0]) == ("0", "1")
+    assert first[1] == second[1]

@@ -16,7 +16,7 @@ import pytest
 
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.inference import Runner, Stream, compile
-from jaxlstm.inference.stream_native import NativeState
+from jaxlstm.inference.native import NativeState
 from jaxlstm.kernels.cpu.stack import available_threads
 from testing.inference import compilations, normal, weights
 from testing.problems import needs_native
@@ -143,14 +143,19 @@ def test_streams_leave_nothing_behind(runner: Runner) -> None:
 
 
 def test_helpers_stop_spinning(runner: Runner) -> None:
-    """Only the time of this process counts, so other processes do not disturb the test."""
-    for spin, limit in ((0, 0.1), (1e-3, 0.1)):
+    """Helpers that went on would use processor time while this thread sleeps."""
+    for spin in (0, 1e-3):
         stream = runner.stream(2, spin=spin)
         steps(stream)
-        time.sleep(0.02)
-        before = time.process_time()
-        time.sleep(0.4)
-        assert time.process_time() - before < limit
+        # Threads of a busy machine may spin late: one quiet interval shows that they have stopped.
+        used = []
+        for _ in range(50):
+            before = time.process_time()
+            time.sleep(0.02)
+            used.append(time.process_time() - before)
+            if used[-1] < 0.002:
+                break
+        assert min(used) < 0.002
 
 
 @pytest.mark.parametrize("spin", [-1.0, float("nan"), float("inf")])

@@ -220,6 +220,5 @@ OF_MODELS = """
 """.split()  # noqa: SIM905
 
 
-@pytest.mark.parametrize("name", OF_MODELS)
-def test_operators_of_models(name: str) -> None:
-    assert registry.find_operator(f"aten.{name}") is not None
+def test_operators_of_models() -> None:
+    assert [name for name in OF_MODELS if registry.find_operator(f"aten.{name}") is None] == []

@@ -33,7 +33,7 @@ def test_codes() -> None:
 def test_operators() -> None:
     """The site lists every operator; aten's are without their namespace."""
     source = [PAGE.read_text()]
-    runpy.run_path(str(PAGE.with_name("conf.py")))["insert_operators"](None, "programs", source)
+    runpy.run_path(str(PAGE.with_name("conf.py")))["insert_tables"](None, "programs", source)
     operators = source[0].partition("## Operators\n")[2].replace("\n", " ").split(" · ")
     assert len(operators) > 400
     assert "add (Scalar, Tensor)" in operators

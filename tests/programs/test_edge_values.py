@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,40 @@ INDICES = torch.tensor([1, 1, 0, 3, 1, 3, 3, 0])
 
 Function = Callable[..., tuple[Tensor, ...]]
 VALUES: dict[str, tuple[Function, list[Tensor]]] = {
+    "scatters that reduce": (
+        lambda x, i: (
+            x.clone().scatter_(1, i, x[:, 2:], reduce="multiply"),
+            x.clone().scatter_(1, i, 0.5, reduce="add"),
+        ),
+        [NUMBERS.nan_to_num(3, 5, -5)[:6].reshape(2, 3)[:, [0, 1, 2, 0]], torch.tensor([[0, 1], [2, 3]])],
+    ),
+    # Their in-place forms have other overloads than the functional ones.
+    "other overloads in place": (
+        lambda x: (x.clone().floor_divide_(0.3), x.abs().pow_(x.abs()), x.clone().true_divide_(3)),
+        [torch.linspace(-2, 3, 7)],
+    ),
+    "windows": (
+        lambda x: (
+            *(torch.hamming_window(9, periodic, dtype=x.dtype) for periodic in (True, False)),
+            torch.hamming_window(8, True, 0.6, dtype=x.dtype),
+            torch.hamming_window(8, True, 0.6, 0.3, dtype=x.dtype),
+            *(torch.blackman_window(n, n == 9, dtype=x.dtype) for n in (9, 8, 1)),
+            torch.hann_window(9, False, dtype=x.dtype),
+        ),
+        [NUMBERS],
+    ),
+    "an infinite element outside of the weights": (
+        lambda x, g: (nn.functional.grid_sample(x, g, align_corners=False),),
+        [torch.tensor([[[[INF, INF], [INF, 3]]]]), torch.tensor([[[[9.0, 9.0], [1.0, 1.0]]]])],
+    ),
+    "triangles": (
+        lambda x: (
+            torch.tril_indices(3, 4, -1),
+            torch.triu_indices(3, 4, 1),
+            torch.triu_indices(3, 2, dtype=torch.int32),
+        ),
+        [NUMBERS],
+    ),
     "running extrema, ties and NaN": (lambda x: (*x.cummax(0), *x[3:].cummin(0)), [NUMBERS]),
     "xlogy": (lambda x: (torch.xlogy(x[:, None], x), torch.xlogy(x, 2), torch.xlogy(0, x)), [NUMBERS]),
     "fmax, fmin": (lambda x: (torch.fmax(x[:, None], x), torch.fmin(x[:, None], x)), [NUMBERS]),
@@ -190,22 +225,62 @@ def test_index_out_of_range(name: str) -> None:
     assert to_numpy(torch.tensor(expected[name])) == pytest.approx(result, nan_ok=True)
 
 
-REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "pixel_shuffle": ("multiple of 4", {"upscale_factor": 2}),
-    "pixel_unshuffle": ("multiple of 3", {"downscale_factor": 3}),
-    "channel_shuffle": ("a positive number", {"groups": 0}),
-    "tensor_split": ("sections must be from 1", {"sections": 10**9}),
-    "hsplit": ("sections must divide 2", {"sections": 3}),
-    "linalg_matrix_norm": ("order of a matrix norm", {"ord": 3}),
-    "scatter_reduce": ("reduce must be one of", {"dim": 0, "index": 0, "src": 0, "reduce": "max"}),
-}
-OVERLOADS = {"tensor_split": "sections", "hsplit": "int", "scatter_reduce": "two"}
+def image(*shape: int) -> jax.Array:
+    return jnp.zeros(shape)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_arguments(name: str) -> None:
-    message, kwargs = REFUSED[name]
-    operator = find_operator(f"aten.{name}.{OVERLOADS.get(name, 'default')}")
+SPLIT, EVEN, BAG = image(4, 3), image(2, 2, 2, 2), (image(4, 2), jnp.array([1, 2, 3]))
+# Operator, arguments, message.
+REFUSED: list[tuple[str, tuple[Any, ...], str]] = [
+    ("pixel_shuffle.default", (EVEN, 2), "multiple of 4"),
+    ("pixel_unshuffle.default", (EVEN, 3), "multiple of 3"),
+    ("channel_shuffle.default", (EVEN, 0), "a positive number"),
+    ("tensor_split.sections", (EVEN, 10**9), "sections must be from 1"),
+    ("hsplit.int", (EVEN, 3), "sections must divide 2"),
+    ("split.Tensor", (SPLIT, -1), "split_size must be positive for an axis of size 4, got -1"),
+    ("split.Tensor", (SPLIT, 0), "split_size must be positive for an axis of size 4, got 0"),
+    ("split_with_sizes.default", (SPLIT, (5, -1)), r"must not be negative .* got \(5, -1\)"),
+    ("split_with_sizes.default", (SPLIT, (1, 2)), r"must add up to 4, got \(1, 2\)"),
+    ("linalg_matrix_norm.default", (EVEN, 3), "order of a matrix norm"),
+    ("scatter_reduce.two", (EVEN, 0, 0, 0, "max"), "reduce must be one of"),
+    ("embedding_bag.padding_idx", (*BAG, jnp.array([1, 2])), "offsets must start with 0, got 1"),
+    (
+        "embedding_bag.padding_idx",
+        (*BAG, jnp.array([0, 2]), False, 0, False, None, True),
+        "must be the number of indices, 3",
+    ),
+    ("embedding_bag.padding_idx", (*BAG, jnp.array([0, 2]), False, 3), "mode must be 0"),
+    ("embedding_bag.padding_idx", (*BAG, jnp.array([0, 2]), False, 1, False, jnp.ones(3)), "the mode sum"),
+    ("grid_sampler.default", (image(1, 2, 3, 4), image(1, 1, 1, 3), 0, 0, True), "got shapes"),
+    ("grid_sampler.default", (image(1, 2, 3, 4), image(2, 1, 1, 2), 0, 0, True), "got shapes"),
+    ("grid_sampler_3d.default", (image(1, 2, 3, 4, 5), image(1, 1, 1, 1, 3), 2, 0, True), "bicubic"),
+    ("grid_sampler_2d.default", (image(1, 2, 3, 0), image(1, 1, 1, 2), 0, 0, True), "with elements"),
+    ("affine_grid_generator.default", (image(1, 3, 4), (1, 2, 3, 4), True), "needs theta"),
+    ("col2im.default", (image(1, 7, 6), (3, 4), 2, 1, 0, 1), r"needs columns \(N, C \* 4, 6\)"),
+    ("im2col.default", (image(1, 2, 3, 4), 0, 1, 0, 1), "must be at least 1"),
+    ("im2col.default", (image(1, 2, 3, 4), 4, 1, 0, 1), "a patch of 4 does not fit"),
+    ("max_pool1d.default", (image(1, 1, 8), 0, 1), "must be at least 1"),
+    ("max_pool1d.default", (image(1, 1, 8), 2, 0), "must be at least 1"),
+    ("max_pool1d.default", (image(1, 1, 8), 10**9, 1, 0, 0), "must be at least 1"),
+    ("istft.default", (image(2, 9, 6), 12), r"a spectrum \(batch, 7, frames\), got shape \(2, 9, 6\)"),
+    ("istft.default", (image(2, 9, 6), 16, 0), "hop_length must be at least 1"),
+    (
+        "istft.default",
+        (image(2, 9, 6), 16, None, None, None, True, False, False),
+        r"a spectrum \(batch, 16, frames\)",
+    ),
+    (
+        "istft.default",
+        (image(2, 9, 6), 16, None, None, None, True, False, None, None, True),
+        "return_complex needs all frequencies",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), REFUSED, ids=[f"{r[0]}: {r[2]}" for r in REFUSED])
+def test_refused_arguments(name: str, arguments: tuple[Any, ...], message: str) -> None:
+    operator = find_operator(f"aten.{name}")
     assert operator is not None
+    options = {"options": None} if name.startswith("affine") else {}
     with pytest.raises(ValueError, match=message):
-        operator.function(jax.numpy.zeros((2, 2, 2, 2)), **kwargs)
+        operator.function(*arguments, **options)

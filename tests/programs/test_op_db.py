@@ -21,7 +21,8 @@ from testing.op_samples import (
 
 # The names of op_db whose samples call registered operators, except random and uninitialized tensors.
 NAMES = """
-    T __getitem__ __radd__ __rdiv__ __rmatmul__ __rmod__ __rmul__ __rpow__ __rsub__ abs acos acosh add
+    T __getitem__ __radd__ __rdiv__ __rmatmul__ __rmod__ __rmul__ __rpow__ __rsub__ abs acos acosh
+    _native_batch_norm_legit add
     addbmm addcdiv addcmul addmm addmm.decomposed addmv addr all amax amin aminmax angle any arange argmax
     argmin argsort asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm bfloat16
     block_diag bmm bmm.triton_optimized bool broadcast_tensors broadcast_to bucketize byte cat cdist ceil
@@ -95,6 +96,7 @@ NEED_FLOAT64 = ("double", "cdouble", "softmax.with_dtype", "log_softmax.with_dty
 SLOW = pytest.mark.slow
 # Some samples of these are in training mode, renormalize a table, or take a size from a tensor.
 PARTLY_REFUSED = (
+    "_native_batch_norm_legit",
     "narrow",
     "nn.functional.batch_norm",
     "nn.functional.embedding",

@@ -24,34 +24,23 @@ class Shapes(nn.Module):
         flat = x.flatten(1)
         first, second = torch.broadcast_tensors(x[:, :1], x)
         rows, columns = torch.meshgrid(flat[0], flat[1, :3], indexing="xy")
-        return [
+        stacks = (torch.hstack, torch.vstack, torch.dstack)
+        images = [
             functional.pixel_shuffle(x, 2),
             functional.pixel_unshuffle(x.repeat(1, 1, 2, 2), 2),
             functional.channel_shuffle(x, 2),
-            *(first - second, rows, columns),
-            *x.tensor_split(3, dim=1),
-            *x.tensor_split((1, -1), dim=2),
-            *(*x.hsplit(2), *x.dsplit((1,))),
-            *(x.mT, x.swapaxes(1, 3), x.swapdims(0, -1), torch.moveaxis(x, (0, 1), (1, 0)), x[0, 0].H),
-            *(
-                x.ravel(),
-                x.tile(2, 1),
-                x.fliplr(),
-                x.flipud(),
-                x.rot90(3, (2, 3)),
-                torch.atleast_2d(x[0, 0, 0]),
-            ),
-            *(
-                torch.hstack((x, x)),
-                torch.vstack((x, x)),
-                torch.dstack((x, x)),
-                torch.column_stack((flat, flat)),
-            ),
-            *(x.diagonal(1, 2, 3), torch.diag_embed(flat, -1), torch.diag(flat[0]), x[0, 0].trace()),
-            *(x.diff(dim=1), x.diff(prepend=x[..., :1]), torch.kron(x[0, 0, :2, :3], x[1, 0, :2, :2])),
             functional.adaptive_max_pool2d(x, (3, 2)),
             functional.interpolate(x, size=(7, 9), mode="bicubic", align_corners=True),
         ]
+        parts = [*x.tensor_split(3, dim=1), *x.tensor_split((1, -1), dim=2), *x.hsplit(2), *x.dsplit((1,))]
+        axes = [x.mT, x.swapaxes(1, 3), x.swapdims(0, -1), torch.moveaxis(x, (0, 1), (1, 0)), x[0, 0].H]
+        moved = [x.ravel(), x.tile(2, 1), x.fliplr(), x.flipud(), x.rot90(3, (2, 3))]
+        joined = [*(stack((x, x)) for stack in stacks), torch.column_stack((flat, flat))]
+        diagonals = [x.diagonal(1, 2, 3), torch.diag_embed(flat, -1), torch.diag(flat[0]), x[0, 0].trace()]
+        neighbours = [x.diff(dim=1), x.diff(prepend=x[..., :1]), torch.atleast_2d(x[0, 0, 0])]
+        product = torch.kron(x[0, 0, :2, :3], x[1, 0, :2, :2])
+        grids = [first - second, rows, columns]
+        return [*images, *parts, *axes, *moved, *joined, *diagonals, *neighbours, product, *grids]
 
 
 class Numbers(nn.Module):
@@ -60,43 +49,42 @@ class Numbers(nn.Module):
     def forward(self, x: Tensor, target: Tensor) -> list[Tensor]:
         share = torch.special.expit(x)
         index = target.flatten()[:2]
-        losses = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
-        smallest, largest = x.aminmax(dim=-1)
         values, indices = x.cummax(2)
-        return [
-            *(torch.logit(share), torch.special.logit(share, 0.3), share.erfc(), x.sinc(), x.frac()),
-            *(torch.xlogy(share, 2.5), torch.special.xlogy(2, share), torch.copysign(x, -1.0), +x),
-            *(
-                torch.multiply(x, 3),
-                torch.subtract(x, share, alpha=2),
-                torch.divide(x, 2, rounding_mode="floor"),
-            ),
-            *(torch.greater(x, 0), torch.special.round(x, decimals=1), x.nan_to_num(posinf=1.0)),
-            *(x.cumprod(1), x.logcumsumexp(-1), values, indices, smallest, largest, x.argsort(1, True)),
-            *(*torch.std_mean(x, 1), x.nansum((0, 2)), x.count_nonzero(), torch.linalg.norm(x)),
-            *(
-                torch.linalg.norm(x[:2, :, :3], float("-inf"), (1, 2)),
-                torch.linalg.matrix_norm(x),
-                torch.cross(x[:, :3], x[:, 1:4], 1),
-            ),
-            *(
-                torch.bucketize(x, share[0, 0, :3].sort()[0]),
-                torch.bucketize(0.5, torch.arange(3.0), right=True),
-            ),
-            *(torch.searchsorted(share.sort(-1)[0], share, side="right"), torch.inner(x, share)),
-            *(x.index_add(1, index, x[:, :2], alpha=2), x.index_fill(2, index, 4)),
-            *(
-                x.scatter_reduce(2, indices, share, reduction)
-                for reduction in ("sum", "prod", "mean", "amin")
-            ),
-            *(
-                functional.cosine_similarity(x, share, -1),
-                torch.cdist(x, share),
-                torch.cdist(x, share, float("inf")),
-            ),
-            *(loss(x, share, reduction="sum") for loss in losses),
+        special, linalg = torch.special, torch.linalg
+        logits = [torch.logit(share), special.logit(share, 0.3), share.erfc(), x.sinc(), x.frac(), +x]
+        pairs = [
+            torch.xlogy(share, 2.5),
+            special.xlogy(2, share),
+            torch.copysign(x, -1.0),
+            torch.greater(x, 0),
+        ]
+        synonyms = [torch.multiply(x, 3), torch.subtract(x, share, alpha=2)]
+        rounded = [torch.divide(x, 2, rounding_mode="floor"), special.round(x, decimals=1)]
+        finite = x.nan_to_num(posinf=1.0)
+        running = [x.cumprod(1), x.logcumsumexp(-1), values, indices, *x.aminmax(dim=-1), x.argsort(1, True)]
+        sums = [*torch.std_mean(x, 1), x.nansum((0, 2)), x.count_nonzero(), linalg.norm(x)]
+        norms = [linalg.norm(x[:2, :, :3], float("-inf"), (1, 2)), linalg.matrix_norm(x)]
+        products = [torch.cross(x[:, :3], x[:, 1:4], 1), torch.inner(x, share)]
+        buckets = [
+            torch.bucketize(x, share[0, 0, :3].sort()[0]),
+            torch.bucketize(0.5, torch.arange(3.0), right=True),
+        ]
+        places = torch.searchsorted(share.sort(-1)[0], share, side="right")
+        writes = [x.index_add(1, index, x[:, :2], alpha=2), x.index_fill(2, index, 4)]
+        reductions = ("sum", "prod", "mean", "amin")
+        scatters = [x.scatter_reduce(2, indices, share, reduction) for reduction in reductions]
+        distances = [functional.cosine_similarity(x, share, -1), torch.cdist(x, share)]
+        furthest = torch.cdist(x, share, float("inf"))
+        losses = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
+        entropies = [
             functional.cross_entropy(x, target, torch.arange(1.0, 5), ignore_index=2, label_smoothing=0.1),
             functional.binary_cross_entropy_with_logits(x, share, pos_weight=torch.tensor(2.0)),
+        ]
+        return [
+            *(*logits, *pairs, *synonyms, *rounded, finite, *running, *sums, *norms, *products, *buckets),
+            *(places, *writes, *scatters, *distances, furthest),
+            *(loss(x, share, reduction="sum") for loss in losses),
+            *entropies,
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,14 +12,18 @@ import pytest
 import torch
 from torch import nn
 
+from jaxlstm import load_program
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Value
 from jaxlstm.programs.program import Program
+from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from testing.fx_graphs import program_of, to_numpy
 from testing.graphs import X, node
 from testing.graphs import program as program_of_nodes
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
+DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
 BATCH = torch.export.Dim("batch", min=2, max=64)
 
 
@@ -115,25 +120,6 @@ def test_wrong_params(program: Program) -> None:
         assert caught.value.code == "params"
 
 
-@pytest.mark.parametrize(
-    ("operator", "sizes", "message"),
-    [
-        (
-            "aten.split.Tensor",
-            {"split_size": -1},
-            "split_size must be positive for an axis of size 4, got -1",
-        ),
-        ("aten.split.Tensor", {"split_size": 0}, "split_size must be positive for an axis of size 4, got 0"),
-        ("aten.split_with_sizes.default", {"split_sizes": (5, -1)}, r"must not be negative .* got \(5, -1\)"),
-        ("aten.split_with_sizes.default", {"split_sizes": (1, 2)}, r"must add up to 4, got \(1, 2\)"),
-    ],
-)
-def test_sizes_of_parts_that_torch_refuses(operator: str, sizes: dict[str, Any], message: str) -> None:
-    parts = node(operator, ("a", "b"), self=X, **sizes)
-    with pytest.raises(ProgramError, match=message):
-        program_of_nodes(parts, output="a")({}, np.ones((4, 3), np.float32))
-
-
 class Result(NamedTuple):
     """A result with names."""
 
@@ -175,3 +161,33 @@ def test_aliases_and_buffers() -> None:
         for part, expected_part in zip(result.parts, expected.parts, strict=True):
             np.testing.assert_allclose(part, expected_part.numpy(), rtol=1e-6)
         np.testing.assert_allclose(buffers["count"], model.count.numpy())  # type: ignore[arg-type]
+
+
+def test_program_copies_the_values() -> None:
+    weight = np.ones((2, 3), np.float32)
+    made = program_of_nodes(node("aten.linear.default", input=X, weight=Value("p_w")), params={"w": weight})
+    weight[:] = 5
+    np.testing.assert_array_equal(made.params["w"], 1)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices copy the values")
+def test_values_that_were_read_are_not_copied() -> None:
+    graph, tensors, _ = read_pt2(DEMO)
+    made = Program(graph, tensors, copy=False)
+    assert made.params
+    for name, array in made.params.items():
+        assert array.unsafe_buffer_pointer() == tensors[name].__array_interface__["data"][0]
+
+
+def equations(program: Program, steps: int) -> int:
+    """Return the lines of the program of XLA before its optimizations."""
+    characters = jax.ShapeDtypeStruct((2, steps), np.int32)
+    return len(jax.jit(program).lower(program.params, characters).as_text().splitlines())
+
+
+def test_size_does_not_depend_on_the_length() -> None:
+    program = load_program(DEMO)
+    for backend in ("auto", "scan"):
+        sizes = {equations(program.with_options(backend=backend), steps) for steps in (64, 512, 8192)}
+        assert len(sizes) == 1
+        assert sizes.pop() < 1000

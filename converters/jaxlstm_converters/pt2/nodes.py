@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from jaxlstm.programs.graph import Argument, Node, Value
+from jaxlstm.programs.graph import Argument, Node, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.pt2.argument_kinds import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
@@ -61,7 +61,7 @@ def _node(record: Any, number: int, types: TensorTypes, defined: set[str]) -> No
         kwargs=arguments if by_name else {},
         outputs=outputs,
         module_path=path,
-        types=types.of_results(target, results, references(tuple(arguments.values()))),
+        types=types.of_results(target, results, values_in(tuple(arguments.values()))),
     )
 
 
@@ -72,15 +72,6 @@ def define(name: str, defined: set[str]) -> None:
     if name in defined:
         raise CheckpointError("duplicate-name", f"two nodes or values are named {printable(name)!r}")
     defined.add(name)
-
-
-def references(argument: Argument) -> Iterator[str]:
-    """Yield the names of the values that an argument refers to."""
-    if isinstance(argument, Value):
-        yield argument.name
-    elif isinstance(argument, tuple):
-        for item in argument:
-            yield from references(item)
 
 
 def _arguments(record: Any, defined: set[str], context: str) -> dict[str, Argument]:

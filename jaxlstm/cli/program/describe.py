@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.graph import Argument, Graph, TensorType, Value
+from jaxlstm.programs.graph import Argument, Graph, TensorType, Value, shown_shape
 from jaxlstm.programs.tree import leaf_names
 
 
@@ -57,8 +57,7 @@ def shape_text(type_: dict[str, Any]) -> str:
     """Return dtype and shape of an entry of :func:`describe`: "int64 (s77, s68)"."""
     if "constant" in type_:
         return f"fixed to {type_['constant']!r}"
-    sizes = ["?" if size is None else str(size) for size in type_["shape"]]
-    return f"{type_['dtype']} ({', '.join(sizes)}{',' * (len(sizes) == 1)})"
+    return f"{type_['dtype']} {shown_shape(type_['shape'])}"
 
 
 def program_lines(described: dict[str, Any]) -> list[str]:

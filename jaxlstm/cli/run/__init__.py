@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import count_of
-from jaxlstm.cli.arguments import add_command, path_argument
+from jaxlstm.cli.options import add_command, path_argument
 
 
 def add_parser(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""Activation functions. Half precision is computed in float32, as in torch."""
+"""Activation functions and dropout. Half precision is computed in float32, as in torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxlstm.layer import activations
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import as_float, held, in_float32
-from jaxlstm.programs.operators.registry import register_family, register_operator
+from jaxlstm.programs.operators.registry import register_family, register_operator, same
 from jaxlstm.programs.operators.unary import of_floats, of_tensor
 
 
@@ -135,3 +135,14 @@ def normalized(function: Any, self: Array, dim: int, dtype: Any = None, half_to_
 _SOFTMAX = {"softmax": jax.nn.softmax, "log_softmax": jax.nn.log_softmax}
 register_family(normalized, _SOFTMAX, "int")
 register_family(normalized, {f"_{name} special_{name}": function for name, function in _SOFTMAX.items()})
+
+
+# torch returns the input itself.
+@register_operator(
+    *(f"aten.{name}dropout.default" for name in ("", "feature_", "alpha_", "feature_alpha_")),
+    write_back=same,
+    in_training=lambda kwargs: bool(kwargs.get("train")),
+)
+def dropout(input: Array, p: float, train: bool) -> Array:
+    """Return the input: dropout in evaluation."""
+    return input

@@ -57,6 +57,16 @@ def native_batch_norm(
     return y, jnp.zeros(0, input.dtype), jnp.zeros(0, input.dtype)
 
 
+@register_operator("aten._native_batch_norm_legit.no_stats")
+def native_batch_norm_without_statistics(
+    input: Array, weight: Optional, bias: Optional, training: bool, momentum: float, eps: float
+) -> tuple[Array, Array, Array]:
+    """Return the normalization by the batch, the means and the reciprocal standard deviations."""
+    mean, scale = _statistics(_wide(input), (0, *range(2, input.ndim)), eps)
+    y = batch_norm(input, weight, bias, None, None, training, momentum, eps)
+    return y, mean.reshape(-1), scale.reshape(-1)
+
+
 @register_operator("aten.layer_norm.default")
 def layer_norm(
     input: Array,

@@ -1,8 +1,12 @@
-"""Overlapping parts of axes: ``unfold`` of images takes them, ``fold`` and ``overlap_add`` add them up."""
+"""Patches of images, channels rearranged among themselves or into the image axes, and padding.
+
+``im2col`` takes patches, ``col2im`` and ``overlap_add`` add them up. Negative widths of a padding crop.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.programs.operators.axes import repeated
-from jaxlstm.programs.operators.registry import register_operator
+from jaxlstm.programs.operators.registry import register_family, register_operator
 
 Ints = int | Sequence[int]
 
@@ -99,3 +103,88 @@ def col2im(
     images = rows.add_up(jnp.transpose(by_rows, (0, 1, 4, 3, 2)))
     images = jnp.swapaxes(images, 2, 3)
     return images if self.ndim == 3 else images[0]
+
+
+def _require_divisible(size: int, divisor: int, what: str) -> None:
+    if divisor < 1 or size % divisor:
+        raise ValueError(f"{what} must be a multiple of {divisor}, a positive number; got {size}")
+
+
+@register_operator("aten.pixel_shuffle.default")
+def pixel_shuffle(self: Array, upscale_factor: int) -> Array:
+    """Move groups of ``upscale_factor ** 2`` channels into the pixels of a larger image."""
+    *batch, channels, height, width = self.shape
+    factor, start = upscale_factor, len(batch)
+    _require_divisible(channels, factor**2, "the number of channels")
+    split = self.reshape(*batch, channels // factor**2, factor, factor, height, width)
+    order = (start, start + 3, start + 1, start + 4, start + 2)
+    merged = (*batch, channels // factor**2, height * factor, width * factor)
+    return jnp.transpose(split, (*range(start), *order)).reshape(merged)
+
+
+@register_operator("aten.pixel_unshuffle.default")
+def pixel_unshuffle(self: Array, downscale_factor: int) -> Array:
+    """Move squares of pixels into channels: the inverse of :func:`pixel_shuffle`."""
+    *batch, channels, height, width = self.shape
+    factor, start = downscale_factor, len(batch)
+    _require_divisible(height, factor, "the height")
+    _require_divisible(width, factor, "the width")
+    split = self.reshape(*batch, channels, height // factor, factor, width // factor, factor)
+    order = (start, start + 2, start + 4, start + 1, start + 3)
+    merged = (*batch, channels * factor**2, height // factor, width // factor)
+    return jnp.transpose(split, (*range(start), *order)).reshape(merged)
+
+
+@register_operator("aten.channel_shuffle.default")
+def channel_shuffle(self: Array, groups: int) -> Array:
+    """Reorder channels (N, C, ...) so that each group's first channels come first."""
+    batch, channels, *rest = self.shape
+    _require_divisible(channels, groups, "the number of channels")
+    split = self.reshape(batch, groups, channels // groups, *rest)
+    return jnp.swapaxes(split, 1, 2).reshape(self.shape)
+
+
+_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+@register_operator("aten.pad.default")
+def pad(self: Array, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Array:
+    """Pad the last axes; ``pad`` lists (before, after) of the last axis first."""
+    if mode == "constant":
+        return constant_pad_nd(self, pad, value or 0)
+    widths = _widths(self, pad)
+    if mode == "circular":
+        # torch wraps what is left after cropping.
+        self = _crop(self, widths)
+        widths = [(max(before, 0), max(after, 0)) for before, after in widths]
+    wider = [(max(before, 0), max(after, 0)) for before, after in widths]
+    return _crop(jnp.pad(self, wider, mode=_MODES[mode]), widths)
+
+
+@register_operator("aten.constant_pad_nd.default")
+def constant_pad_nd(self: Array, pad: Sequence[int], value: float = 0) -> Array:
+    """Pad the last axes with a number."""
+    config = [(before, after, 0) for before, after in _widths(self, pad)]
+    return jax.lax.pad(self, jnp.asarray(value, self.dtype), config)
+
+
+def _pad_in_mode(mode: str, self: Array, padding: Sequence[int]) -> Array:
+    return pad(self, padding, mode)
+
+
+for _name, _mode in {"reflection": "reflect", "replication": "replicate"}.items():
+    register_family(_pad_in_mode, {" ".join(f"{_name}_pad{n}d" for n in (1, 2, 3)): _mode})
+
+
+def _widths(x: Array, padding: Sequence[int]) -> list[tuple[int, int]]:
+    pairs = list(zip(padding[::2], padding[1::2], strict=True))[::-1]
+    widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    for size, (before, after) in zip(x.shape, widths, strict=True):
+        if size + before + after < 0:
+            raise ValueError(f"padding ({before}, {after}) crops more than an axis of size {size} has")
+    return widths
+
+
+def _crop(x: Array, widths: Sequence[tuple[int, int]]) -> Array:
+    config: Any = [(min(before, 0), min(after, 0), 0) for before, after in widths]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), config)

@@ -1,45 +1,177 @@
-"""Pooling over one, two or three spatial axes, for (N, C, *size) or (C, *size)."""
+"""Pooling over one, two or three spatial axes, for (N, C, *size) or (C, *size), and its windows."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from jaxlstm.layer.precision import gate_dtype
-from jaxlstm.programs.operators.dtypes import held
+from jaxlstm.programs.operators.axes import repeated
+from jaxlstm.programs.operators.dtypes import held, is_float
 from jaxlstm.programs.operators.registry import register_family, register_operator
-from jaxlstm.programs.operators.windows import Ints, Windows
+
+Ints = int | Sequence[int]
+Function = Callable[[Array, Array], Array]
+
+# Each slice is a separate operation, and the time to compile grows with their number.
+_MOST_SLICES = 16
+
+
+class Windows:
+    """The windows of a pooling, with torch's rule for ``ceil_mode``.
+
+    With ``ceil_mode`` the last window may reach beyond the padded input. It is dropped if it would start in
+    the padding after the input.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        n: int,
+        kernel_size: Ints,
+        stride: Ints,
+        padding: Ints,
+        dilation: Ints,
+        ceil_mode: bool,
+    ) -> None:
+        self.sizes = x.shape[-n:]
+        self.kernel = repeated(kernel_size, n)
+        self.stride = repeated(stride, n, default=self.kernel)
+        self.padding = repeated(padding, n)
+        self.dilation = repeated(dilation, n)
+        self.extra = tuple(self._extra(place, ceil_mode) for place in range(n))
+
+    def _extra(self, place: int, ceil_mode: bool) -> int:
+        """Return the padding that ``ceil_mode`` adds after an axis."""
+        size, pad, step = self.sizes[place], self.padding[place], self.stride[place]
+        if min(self.kernel[place], step, self.dilation[place]) < 1:
+            raise ValueError(
+                "kernel_size, stride and dilation must be at least 1, got "
+                f"{self.kernel[place]}, {step} and {self.dilation[place]}"
+            )
+        room = size + 2 * pad - self.dilation[place] * (self.kernel[place] - 1) - 1
+        if pad * 2 > self.kernel[place]:
+            raise ValueError(
+                f"padding must be at most half of the kernel size {self.kernel[place]}, got {pad}"
+            )
+        if room < 0 and not (ceil_mode and -room < step):
+            raise ValueError(f"a window of {self.kernel[place]} does not fit into an axis of size {size}")
+        if not ceil_mode:
+            return 0
+        count = -(-room // step) + 1
+        if (count - 1) * step >= size + pad:
+            count -= 1
+        return (count - 1) * step - room
+
+    def largest(self, x: Array) -> Array:
+        """Return the largest element of each window. The gradient goes to the first of equal ones."""
+        return self._reduce(x, _lowest(x.dtype), lax.max, _larger)
+
+    def sums(self, x: Array) -> Array:
+        """Return the sum of each window."""
+        return self._reduce(x, np.zeros((), x.dtype), lax.add, lax.add)
+
+    def _reduce(self, x: Array, start: np.ndarray, function: Function, by_slices: Function) -> Array:
+        """Reduce each window, axis by axis.
+
+        On a CPU, XLA fuses the slices with the transposes around its convolutions, which have channels last.
+        Its reduction of windows is slower and writes both layouts to memory.
+        """
+        # The gradient of XLA's reduction of windows does not support dilation.
+        if max(self.dilation) == 1 and sum(self.kernel) > _MOST_SLICES:
+            return self._reduce_window(x, start, function)
+        x = lax.pad(x, jnp.asarray(start), [(low, high, 0) for low, high in self._pads(x.ndim)])
+        for place in reversed(range(len(self.kernel))):
+            index = (slice(None),) * (len(self.kernel) - place - 1)
+            offsets = range(self.kernel[place])
+            slices = [x[(..., self._slice(x, place, offset), *index)] for offset in offsets]
+            x = functools.reduce(by_slices, slices)
+        return x
+
+    def _reduce_window(self, x: Array, start: np.ndarray, function: Function) -> Array:
+        other = (1,) * (x.ndim - len(self.kernel))
+        shape, strides = (*other, *self.kernel), (*other, *self.stride)
+        return lax.reduce_window(x, start, function, shape, strides, self._pads(x.ndim))
+
+    def largest_with_indices(self, x: Array) -> tuple[Array, Array]:
+        """Return the largest element of each window, the first of equal ones, and its flat index in ``x``."""
+        n = len(self.kernel)
+        pads = self._pads(x.ndim)
+        padded = lax.pad(x, jnp.asarray(_lowest(x.dtype)), [(low, high, 0) for low, high in pads])
+        places = np.arange(math.prod(self.sizes)).reshape(self.sizes)
+        places = np.pad(places, pads[x.ndim - n :])
+        offsets = list(itertools.product(*map(range, self.kernel)))
+        candidates = jnp.stack([self._at_offset(padded, offset) for offset in offsets], -1)
+        indices = np.stack([self._at_offset(places, offset) for offset in offsets], -1)
+        winner = jnp.argmax(candidates, -1, keepdims=True)
+        values = jnp.take_along_axis(candidates, winner, -1).squeeze(-1)
+        chosen = jnp.take_along_axis(jnp.broadcast_to(indices, candidates.shape), winner, -1).squeeze(-1)
+        return values, chosen.astype(held("int64"))
+
+    def _pads(self, ndim: int) -> list[tuple[int, int]]:
+        """Return the padding (before, after) of each axis of an array."""
+        pads = [(pad, pad + extra) for pad, extra in zip(self.padding, self.extra, strict=True)]
+        return [(0, 0)] * (ndim - len(pads)) + pads
+
+    def _at_offset(self, x: Any, offset: Sequence[int]) -> Any:
+        """Return the element at an offset in each window of a padded array."""
+        return x[(..., *(self._slice(x, place, start) for place, start in enumerate(offset)))]
+
+    def _slice(self, x: Any, place: int, offset: int) -> slice:
+        """Return the slice of a spatial axis with the element at an offset in each window."""
+        size = x.shape[x.ndim - len(self.kernel) + place]
+        first = offset * self.dilation[place]
+        reach = self.dilation[place] * (self.kernel[place] - 1)
+        return slice(first, first + size - reach, self.stride[place])
+
+    def counts(self, include_pad: bool) -> Array:
+        """Return the number of elements of each window, padding included or not.
+
+        The elements that ``ceil_mode`` adds beyond the padding never count.
+        """
+        counts = np.ones((), int)
+        for place, size in enumerate(self.sizes):
+            pad, step, length = self.padding[place], self.stride[place], self.kernel[place]
+            total = size + 2 * pad + self.extra[place]
+            starts = np.arange(0, total - length + 1, step) - pad
+            ends = np.minimum(starts + length, size + pad)
+            if not include_pad:
+                starts, ends = np.maximum(starts, 0), np.minimum(ends, size)
+            counts = counts[..., None] * (ends - starts)
+        return jnp.asarray(counts)
+
+
+def _lowest(dtype: Any) -> np.ndarray:
+    return np.asarray(-np.inf if is_float(dtype) else np.iinfo(dtype).min, dtype)
+
+
+def _larger(first: Array, second: Array) -> Array:
+    """Return the larger element, the first of equal ones; NaN is larger than any number."""
+    return jnp.where((second > first) | jnp.isnan(second), second, first)
+
 
 # Each part is a separate operation. Without a bound, a number in a file could fill the memory.
 _MOST_PARTS = 1 << 16
 
 
 def _max_pool(
-    n: int,
+    family: tuple[int, Callable[[Windows, Array], Any]],
     self: Array,
     kernel_size: Ints,
     stride: Ints = (),
     padding: Ints = 0,
     dilation: Ints = 1,
     ceil_mode: bool = False,
-) -> Array:
-    return Windows(self, n, kernel_size, stride, padding, dilation, ceil_mode).largest(self)
-
-
-def _max_pool_with_indices(
-    n: int,
-    self: Array,
-    kernel_size: Ints,
-    stride: Ints = (),
-    padding: Ints = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-) -> tuple[Array, Array]:
-    return Windows(self, n, kernel_size, stride, padding, dilation, ceil_mode).largest_with_indices(self)
+) -> Any:
+    n, largest = family
+    return largest(Windows(self, n, kernel_size, stride, padding, dilation, ceil_mode), self)
 
 
 def _avg_pool(
@@ -72,8 +204,8 @@ def _adaptive_max_pool(n: int, self: Array, output_size: Sequence[int]) -> tuple
 
 
 for _n in (1, 2, 3):
-    register_family(_max_pool, {f"max_pool{_n}d": _n})
-    register_family(_max_pool_with_indices, {f"max_pool{_n}d_with_indices": _n})
+    register_family(_max_pool, {f"max_pool{_n}d": (_n, Windows.largest)})
+    register_family(_max_pool, {f"max_pool{_n}d_with_indices": (_n, Windows.largest_with_indices)})
     register_family(_avg_pool, {f"avg_pool{_n}d": _n})
     register_family(_adaptive_max_pool, {f"adaptive_max_pool{_n}d": _n})
 

@@ -93,30 +93,27 @@ def _deviation(x: Array, *arguments: Any) -> Array:
     return jnp.sqrt(_variance(x.astype(gate_dtype(x.dtype)), *arguments)).astype(x.dtype)
 
 
+def _with_mean(moment: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+    def both(x: Array, dim: Any, removed: Any, keepdim: bool) -> tuple[Array, Array]:
+        return moment(x, dim, removed, keepdim), mean(x, dim, keepdim)
+
+    return both
+
+
 def _moment(
-    moment: Callable[..., Array],
+    moment: Callable[..., Any],
     self: Array,
     dim: Any = None,
     unbiased: bool = True,
     keepdim: bool = False,
     correction: Operand | None = None,
-) -> Array:
+) -> Any:
     return moment(self, dim, int(unbiased) if correction is None else correction, keepdim)
 
 
-def _moment_and_mean(
-    moment: Callable[..., Array],
-    self: Array,
-    dim: Any = None,
-    unbiased: bool = True,
-    keepdim: bool = False,
-    correction: Operand | None = None,
-) -> tuple[Array, Array]:
-    return _moment(moment, self, dim, unbiased, keepdim, correction), mean(self, dim, keepdim)
-
-
-register_family(_moment, {"var": _variance, "std": _deviation}, "default dim correction")
-register_family(_moment_and_mean, {"var_mean": _variance, "std_mean": _deviation}, "default dim correction")
+for _name, _function in {"var": _variance, "std": _deviation}.items():
+    _moments = {_name: _function, f"{_name}_mean": _with_mean(_function)}
+    register_family(_moment, _moments, "default dim correction")
 
 
 def _running(function: Callable[..., Array], self: Array, dim: int, dtype: Any = None) -> Array:

@@ -1,10 +1,16 @@
-"""Modules on PyTorch's own samples (``module_db``): LSTMs, attention and transformers."""
+"""Modules on PyTorch's own samples (``module_db``), and fifteen models from their files, without torch.
+
+Each model is exported with dynamic axes and saved. One process that cannot import torch runs all of them,
+jitted, at other sizes than at the export, and compares values and gradients.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +20,12 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.testing._internal.common_modules import module_db
 from torch.utils import _pytree as pytree
 
+from jaxlstm import from_module
+from testing import programs_child
 from testing.fx_graphs import program_of, to_numpy
+from testing.model_shapes import SHAPES
+from testing.model_shapes.shape import file_stem, write_cases
+from testing.processes import run_python
 
 # Name -> (samples, samples that torch can export). torch refuses masks whose values decide whether attention
 # is causal.
@@ -81,3 +92,48 @@ def test_all_samples(name: str) -> None:
     found = samples(name)
     exported = sum(agrees(*sample) for sample in found)
     assert (len(found), exported) == MODULES[name]
+
+
+FAST = ("tied language model", "voice detector")
+SLOW = tuple(name for name in SHAPES if name not in FAST)
+
+Report = dict[str, list[dict[str, float]]]
+
+
+def run_all(folder: Path, names: Sequence[str]) -> Report:
+    """Export models, and return the errors of the programs at each of the other sizes."""
+    for name in names:
+        shape = SHAPES[name]
+        module = shape.build()
+        from_module(module, shape.arguments(shape.exported_at)).save(folder / f"{file_stem(name)}.pt2")
+        write_cases(folder, name, shape, module)
+    return json.loads(run_python(programs_child.__file__, folder, *map(file_stem, names)))
+
+
+@pytest.fixture(scope="module")
+def fast_report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return run_all(tmp_path_factory.mktemp("fast"), FAST)
+
+
+@pytest.fixture(scope="module")
+def slow_report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return run_all(tmp_path_factory.mktemp("slow"), SLOW)
+
+
+def require_agreement(report: Report, name: str) -> None:
+    cases = report[file_stem(name)]
+    assert len(cases) == len(SHAPES[name].run_at)
+    for errors in cases:
+        assert errors["values"] < 2e-6
+        assert errors["gradients"] < 2e-5
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_fast_models(fast_report: Report, name: str) -> None:
+    require_agreement(fast_report, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_other_models(slow_report: Report, name: str) -> None:
+    require_agreement(slow_report, name)

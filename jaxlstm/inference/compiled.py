@@ -1,0 +1,228 @@
+"""The engine for every platform and backend: executables for a few shapes, the buckets.
+
+Lengths and batch sizes are rounded up to a power of two, and never above the caller's own limit. The shortest
+length is :data:`SHORTEST`. Computation stops at the end of the longest sequence, so a long bucket costs
+memory but no time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm._shared.aligned import aligned_zeros
+from jaxlstm._shared.progress import progress_bar
+from jaxlstm.inference.chunked import ChunkedForward
+from jaxlstm.inference.engine import Results, RunnerSettings, WorkCounter
+from jaxlstm.inference.host_arrays import time_major
+from jaxlstm.layer.precision import Precision
+
+SHORTEST = 16
+
+
+def buckets(first: int, last: int) -> tuple[int, ...]:
+    """Return the sizes to compile, ascending: doublings of ``first``, and ``last``.
+
+    >>> buckets(16, 100), buckets(1, 6)
+    ((16, 32, 64, 100), (1, 2, 4, 6))
+    """
+    sizes = []
+    while first < last:
+        sizes.append(first)
+        first *= 2
+    return (*sizes, last)
+
+
+def bucket_of(size: int, buckets: tuple[int, ...]) -> int:
+    """Return the smallest bucket that holds ``size``, which must not exceed the last bucket."""
+    return next(bucket for bucket in buckets if bucket >= size)
+
+
+class CompiledEngine:
+    """An LSTM with an executable for each bucket that was used so far."""
+
+    needs_zero_padding = True
+
+    def __init__(
+        self, params: Mapping[str, jax.Array], settings: RunnerSettings, precision: Precision, backend: str
+    ) -> None:
+        self.settings, self.work = settings, WorkCounter()
+        self.length_buckets = buckets(SHORTEST, settings.max_length)
+        self.batch_buckets = buckets(1, settings.max_batch)
+        self._forward = ChunkedForward(time_major(settings.config), precision, backend)
+        self.weights = jax.device_put(dict(params), settings.device)
+        # Trace one step, so that an unavailable backend raises here and not at the first call.
+        jax.eval_shape(self._forward.step, self.weights, *self._shapes(1))
+        self._executables: dict[tuple, Any] = {}
+        self._compiling = threading.Lock()
+
+    def run_batch(
+        self,
+        x: np.ndarray | jax.Array,
+        lengths: np.ndarray | None,
+        state: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Results:
+        """Pad a batch to its bucket and run it; see :meth:`jaxlstm.inference.engine.Engine.run_batch`."""
+        time, batch = x.shape[:2]
+        rows = bucket_of(batch, self.batch_buckets)
+        steps = bucket_of(time, self.length_buckets)
+        executable = self.batch_executable(steps, rows)
+        if (time, batch) != (steps, rows) or not _takes(executable, x):
+            x = _padded(np.asarray(x), (steps, rows))
+        valid_steps = np.full(batch, time, np.int32) if lengths is None else lengths
+        padded_lengths = _padded(valid_steps.astype(np.int32, copy=False), (rows,))
+        self.work.add_call(int(valid_steps.sum()), self.computed_steps(padded_lengths))
+        shapes = self.settings.config.state_shapes(rows)
+        h, c = (aligned_zeros(shape, self.settings.dtype) for shape in shapes)
+        if state is not None:
+            h[:, :batch], c[:, :batch] = state
+        outputs, h, c = map(np.asarray, executable(self.weights, x, h, c, padded_lengths))
+        return outputs[:time, :batch], h[:, :batch], c[:, :batch]
+
+    def computed_steps(self, lengths: np.ndarray) -> int:
+        """Return the number of time steps that a batch of these lengths computes, padding included."""
+        return self._forward.computed_steps(lengths)
+
+    def stream_state(self, batch: int, spin: float) -> CompiledState:
+        """Return zeros for a stream."""
+        return CompiledState(self, batch)
+
+    def concurrent_calls(self, count: int) -> contextlib.AbstractContextManager[None]:
+        """Return an empty context: XLA shares the cores among threads."""
+        return contextlib.nullcontext()
+
+    def warmup(self, *, progress: bool) -> None:
+        """Compile every executable of single calls and ``map``, with a progress bar on a terminal."""
+        shapes = list(itertools.product(self.length_buckets, self.batch_buckets))
+        with progress_bar(progress) as bar:
+            for done, (time, batch) in enumerate(shapes):
+                bar(done, len(shapes), f"compiling {time} steps of {batch}")
+                self.batch_executable(time, batch)
+
+    def batch_executable(self, time: int, batch: int, *, donate: bool = False) -> Any:
+        """Return the executable for a batch of one shape, which may donate h and c.
+
+        Its arguments are ``weights``, inputs, h, c and lengths.
+        """
+        return self._executable("batch", donate, True, time, batch)
+
+    def step_executable(self, batch: int, *, masked: bool = False) -> Any:
+        """Return the executable for one time step, which donates h and c.
+
+        Its arguments are ``weights``, inputs, h, c and, if ``masked``, ``active``.
+        """
+        return self._executable("step", True, masked, batch)
+
+    def _executable(self, *key: Any) -> Any:
+        executable = self._executables.get(key)
+        if executable is None:
+            with self._compiling:
+                executable = self._executables.get(key) or self._compile(*key)
+                self._executables[key] = executable
+        return executable
+
+    def _compile(self, method: str, donate: bool, with_lengths: bool, *sizes: int) -> Any:
+        """Compile a method of the forward pass for inputs of sizes (time, batch) or (batch,)."""
+        shapes = self._shapes(*sizes)
+        if with_lengths:
+            shapes.append(self._shape(sizes[-1], dtype=np.int32))
+        function = getattr(self._forward, method)
+        jitted = jax.jit(function, donate_argnames=("h", "c") if donate else ())
+        executable = jitted.lower(self.weights, *shapes).compile()
+        self.work.add_compilation()
+        return executable
+
+    def _shapes(self, *sizes: int) -> list[jax.ShapeDtypeStruct]:
+        """Return the shapes of inputs, h and c on the device; the batch is the last of the sizes."""
+        config = self.settings.config
+        return [self._shape(*sizes, config.input_size), *self.state_shapes(sizes[-1])]
+
+    def state_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
+        """Return the shapes of h and c on the device."""
+        return [self._shape(*shape) for shape in self.settings.config.state_shapes(batch)]
+
+    def _shape(self, *shape: int, dtype: Any = None) -> jax.ShapeDtypeStruct:
+        sharding = jax.sharding.SingleDeviceSharding(self.settings.device)
+        return jax.ShapeDtypeStruct(shape, dtype or self.settings.dtype, sharding=sharding)
+
+
+def _takes(executable: Any, x: Any) -> bool:
+    """Return True if an executable takes a batch as it is, from its device and in its layout."""
+    (_, inputs, *_), _ = executable.input_formats
+    return isinstance(x, np.ndarray) or x.format == inputs
+
+
+def _padded(x: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """Return x with zeros up to the sizes of its first axes, or x itself if it has them."""
+    shape = (*sizes, *x.shape[len(sizes) :])
+    if x.shape == shape:
+        return x
+    padded = aligned_zeros(shape, x.dtype)
+    padded[tuple(map(slice, x.shape))] = x
+    return padded
+
+
+class CompiledState:
+    """The state of a stream: buffers on the device, donated from call to call."""
+
+    def __init__(self, engine: CompiledEngine, batch: int) -> None:
+        self._engine = engine
+        self._batch = batch
+        self._step = engine.step_executable(batch)
+        self._reset = _compile_reset(engine, batch)
+        shapes = engine.settings.config.state_shapes(batch)
+        self.set(*(np.zeros(shape, engine.settings.dtype) for shape in shapes))
+
+    def step(self, x: np.ndarray, active: np.ndarray | None) -> np.ndarray:
+        """Run one step of x (batch, input_size)."""
+        executable, extra = self._step, ()
+        if active is not None:
+            executable = self._engine.step_executable(self._batch, masked=True)
+            extra = (active.astype(np.int32),)
+        y, self._h, self._c = executable(self._engine.weights, x, self._h, self._c, *extra)
+        return np.asarray(y)
+
+    def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Run up to ``max_length`` steps of x (time, batch, input_size), zero after each length."""
+        steps = bucket_of(len(x), self._engine.length_buckets)
+        executable = self._engine.batch_executable(steps, self._batch, donate=True)
+        padded = _padded(x, (steps,))
+        y, self._h, self._c = executable(self._engine.weights, padded, self._h, self._c, lengths)
+        return np.asarray(y)[: len(x)]
+
+    def reset(self, rows: np.ndarray) -> None:
+        """Set some rows to zeros; ``rows`` is bool (batch,)."""
+        self._replace(self._h, self._c, rows)
+
+    def get(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of h and c."""
+        return np.array(self._h), np.array(self._c)
+
+    def set(self, h: np.ndarray, c: np.ndarray) -> None:
+        """Copy (h, c) to buffers that can be donated, unlike buffers that share memory with NumPy."""
+        h_new, c_new = jax.device_put((h, c), self._engine.settings.device)
+        self._replace(h_new, c_new, np.zeros(self._batch, bool))
+
+    def _replace(self, h: jax.Array, c: jax.Array, zeroed: np.ndarray) -> None:
+        """Replace the state by (h, c) with some rows set to zeros."""
+        # The arguments may share memory with the caller's arrays, so wait until they have been read.
+        self._h, self._c = jax.block_until_ready(self._reset(h, c, zeroed))
+
+
+def _compile_reset(engine: CompiledEngine, batch: int) -> Any:
+    """Compile ``(h, c, mask) -> (h, c)``, which sets the rows of the mask to zeros."""
+
+    def reset(h: jax.Array, c: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        row = mask[:, None]
+        return jnp.where(row, jnp.zeros_like(h), h), jnp.where(row, jnp.zeros_like(c), c)
+
+    shapes = engine.state_shapes(batch)
+    mask = jax.ShapeDtypeStruct((batch,), np.bool_, sharding=shapes[0].sharding)
+    return jax.jit(reset, donate_argnums=(0, 1)).lower(*shapes, mask).compile()
