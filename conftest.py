@@ -59,6 +59,9 @@ collect_ignore = [
 # and half-precision results to the last bit; float64 results differ by rounding.
 XLA_FLAGS = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 
+LARGE_PROCESS = 3 << 29
+"""Resident bytes from which a process is large: 1.5 GiB, so that two workers fit into 6 GiB."""
+
 # Many programs are compiled again in another test, in the other worker, or in a child process.
 COMPILATION_CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -108,6 +111,18 @@ def fast_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory() -> Iterator[None]:
+    """Drop JAX's compiled programs after a module if this process is large. The cache on disk keeps them."""
+    yield
+    statm = Path("/proc/self/statm")
+    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > LARGE_PROCESS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
