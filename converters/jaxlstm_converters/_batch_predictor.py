@@ -16,7 +16,7 @@ from jaxlstm.inference.lstm_rows import LSTMRows
 from jaxlstm.inference.program_rows import ProgramRows
 from jaxlstm.layer.config import positive_int
 from jaxlstm_converters.lstm._load import read_lstm
-from jaxlstm_converters.lstm.imitations import warning_of
+from jaxlstm_converters.lstm.torch_module import lookalike_warning
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.pt2._load_program import is_program, load_program
 
@@ -136,9 +136,9 @@ class BatchPredictor:
             return ProgramRows(load_program(self._path), self._column, **options)
         if not isinstance(self._column, str):
             raise TypeError(f"column must be a str for an LSTM, got {self._column}")
-        params, config, _, imitation = read_lstm(self._path, self._prefix, **self._given)
-        if imitation:
-            warnings.warn(warning_of(imitation), PortingWarning, stacklevel=2)
+        params, config, _, lookalike = read_lstm(self._path, self._prefix, **self._given)
+        if lookalike:
+            warnings.warn(lookalike_warning(lookalike), PortingWarning, stacklevel=2)
         return LSTMRows(params, config, self._column, dtype=self._dtype, states=self._states, **options)
 
     def _added(self, columns: dict[str, Any]) -> dict[str, list[Any]]:
