@@ -62,7 +62,8 @@ def backward_pass(
     operands = (*matrices, *derivative, valid, outputs_bar, *state_bar)
     results = ("z_bar", "projection_bar", "h_bar", "c_bar")
     # z_bar overwrites by_gates, which is not needed afterwards: fresh memory would cost more than the step.
-    return _call("jaxlstm_backward", operands, results, out, reverse, input_output_aliases={2: 0})
+    found = _call("jaxlstm_backward", operands, results, out, reverse, input_output_aliases={2: 0})
+    return found if projected else {**found, "projection_bar": None}
 
 
 def gradients(
