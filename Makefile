@@ -39,7 +39,7 @@ test: $(VENV)/.test  ## all tests except the slow ones
 	$(PYTEST) $(PARALLEL) -m "not slow"
 
 test-slow: $(VENV)/.test  ## the slow tests
-	$(PYTEST) $(PARALLEL) -m slow
+	XLA_FLAGS= $(PYTEST) $(PARALLEL) -m slow
 
 # torch needs memory on the same GPU, so JAX must not preallocate it. One process has the device.
 test-gpu test-tpu: test-%: $(VENV)/.test-%  ## the tests of a GPU or TPU, on one
@@ -53,14 +53,14 @@ test-oldest:  ## the tests with the lower bounds of pyproject.toml
 	tools/lower_bounds.sh dependencies flax optax > $(VENV)-oldest/lower_bounds.txt
 	$(VENV)-oldest/bin/python $(INSTALL) -c $(VENV)-oldest/lower_bounds.txt -e $(TEST_EXTRAS) torch expecttest onnx
 	$(VENV)-oldest/bin/python -m pip list --format=freeze
-	$(VENV)-oldest/bin/python -m pytest -q $(PARALLEL) -m "not slow and not network" $(TESTS)
+	XLA_FLAGS= $(VENV)-oldest/bin/python -m pytest -q $(PARALLEL) -m "not slow and not network" $(TESTS)
 
 NEWEST_PYTHON ?= $(PYTHON)
 test-newest:  ## the tests that do not need torch, with the newest releases (NEWEST_PYTHON=python3.13)
 	@test -x $(VENV)-newest/bin/python || $(NEWEST_PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e $(TEST_EXTRAS)
 	$(VENV)-newest/bin/python -m pip list --format=freeze
-	$(VENV)-newest/bin/python -m pytest -q $(PARALLEL) -m "not slow and not network" $(TESTS)
+	XLA_FLAGS= $(VENV)-newest/bin/python -m pytest -q $(PARALLEL) -m "not slow and not network" $(TESTS)
 
 # A separate environment: the compilers are large, and an installed libtpu logs whenever JAX starts.
 AOT := $(VENV)-aot
@@ -89,7 +89,8 @@ fuzz: $(VENV)/.test  ## read mutated checkpoints for FUZZ_MINUTES; findings go t
 
 # With the planted faults of whole models, which are slow: each reaches another explanation.
 COVERED := tests/check tests/converters tests/checkpoint tests/cli tests/pt2 tests/programs/test_program.py \
-	tests/programs/test_acceptance.py tests/test_snippets.py tests/test_surprises.py
+	tests/programs/test_acceptance.py tests/inference/test_batch_predictor.py tests/test_snippets.py tests/test_surprises.py \
+	tools/fuzz
 coverage: $(VENV)/.dev  ## coverage of lines and branches of the checker and the converters
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not slow" $(COVERED)
