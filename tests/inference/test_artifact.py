@@ -186,7 +186,7 @@ def test_errors_of_load_exported(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"m\.safetensors does not hold the weights of"):
         load_exported(path)
     beside.write_bytes((folder / "both.safetensors").read_bytes()[:-1])
-    with pytest.raises(ValueError, match="bytes of data, but its tensors take"):
+    with pytest.raises(ValueError, match=r"m\.safetensors is not a valid safetensors file: the last tensor ends at byte"):
         load_exported(path)
     path.write_bytes(b"not an artifact")
     with pytest.raises(ValueError, match=r"is not a jax\.export artifact"):
