@@ -26,7 +26,7 @@ from testing.problems import Problem, draw, worst_error
 
 COLLECTIVE = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 FORWARD = {"jaxlstm_forward": 2}
-STEP = {"jaxlstm_forward_and_differentiate": 2, "jaxlstm_backward": 2, "jaxlstm_gradients": 2}
+STEP = {"jaxlstm_forward": 2, "jaxlstm_backward": 2, "jaxlstm_gradients": 2}
 BATCH = (P(), P(None, "b"), P(None, "b"), P("b"))
 PROBLEM = Problem(5, 16, 8, 16, proj_size=8, bidirectional=True, ragged=True)
 CONFIG, PARAMS, X, STATE, LENGTHS = draw(PROBLEM, jnp.float32)

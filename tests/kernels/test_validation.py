@@ -15,6 +15,7 @@ from testing.problems import needs_native
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 T, B, I, H, P = 3, 2, 4, 5, 3
+DERIVATIVE = ("by_gates", "f", "m_by_c")
 OPTIONAL = ("bias_ih", "bias_hh", "weight_hr", "valid", "m", "grad_projected", "grad_bias")
 OMITTED: dict[str, tuple] = dict.fromkeys(OPTIONAL, (0,))
 WEIGHTS = {"weight_hh": (4 * H, P), "weight_hr": (P, H)}
@@ -54,10 +55,7 @@ class Handler(NamedTuple):
 
 
 HANDLERS = [
-    Handler("jaxlstm_forward", FORWARD, RESULTS),
-    Handler(
-        "jaxlstm_forward_and_differentiate", FORWARD, RESULTS | STEPS | {"m": (T, B, H)}
-    ),
+    Handler("jaxlstm_forward", FORWARD, RESULTS | STEPS | {"m": (T, B, H)}),
     Handler(
         "jaxlstm_backward",
         WEIGHTS | STEPS | {"valid": (T, B), "grad_y": (T, B, P), "grad_h_n": (B, P), "grad_c_n": (B, H)},
@@ -103,7 +101,9 @@ def rejected(message: str) -> Any:
 def test_right_arrays(handler: Handler) -> None:
     shapes = list(handler.results.values())
     assert [result.shape for result in handler.run()] == shapes
-    omitted = {n: s for n, s in OMITTED.items() if n in handler.arguments | handler.results}
+    optional = [n for n in OPTIONAL if n in handler.arguments | handler.results]
+    optional += [n for n in DERIVATIVE if n in handler.results]
+    omitted = dict.fromkeys(optional, (0,))
     width = {n: (*s[:-1], H) for n, s in (handler.arguments | handler.results).items() if s[-1] == P}
     handler.run(width | omitted)
 
@@ -143,7 +143,7 @@ def test_wrong_size(handler: Handler, name: str) -> None:
                 handler.run({name: wrong})
 
 
-@pytest.mark.parametrize("handler", HANDLERS[:3], ids=lambda handler: handler.target)
+@pytest.mark.parametrize("handler", HANDLERS[:2], ids=lambda handler: handler.target)
 def test_omitted_projection(handler: Handler) -> None:
     with rejected("without weight_hr"):
         handler.run({"weight_hr": (0,)})
@@ -151,9 +151,14 @@ def test_omitted_projection(handler: Handler) -> None:
 
 @pytest.mark.parametrize("name", ["bias_ih", "bias_hh"])
 def test_one_bias(name: str) -> None:
-    for handler in HANDLERS[:2]:
-        with rejected("bias_ih and bias_hh must be given together"):
-            handler.run({name: (0,)})
+    with rejected("bias_ih and bias_hh must be given together"):
+        HANDLERS[0].run({name: (0,)})
+
+
+@pytest.mark.parametrize("name", DERIVATIVE)
+def test_part_of_the_derivative(name: str) -> None:
+    with rejected("by_gates, f and m_by_c must be given together"):
+        HANDLERS[0].run({name: (0,)})
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)

@@ -35,12 +35,9 @@ def forward_pass(
     precision: Precision,
 ) -> Results:
     """Run the forward pass, see :class:`jaxlstm.kernels.platforms.PlatformKernels`."""
-    target, results = "jaxlstm_forward", ["outputs", "h", "c"]
-    if "f" in out:
-        target += "_and_differentiate"
-        results += [*StepDerivative._fields, "m"]
     operands = (inputs, *map(params.get, WEIGHTS), *state, valid)
-    return _call(target, operands, results, out, reverse)
+    results = ("outputs", "h", "c", *StepDerivative._fields, "m")
+    return _call("jaxlstm_forward", operands, results, out, reverse)
 
 
 def backward_pass(

@@ -21,32 +21,26 @@ ffi::Error run(const Arguments& p, const Pass<Arguments>& pass, const Call& call
               [&](int thread, int size, Barrier& barrier) { pass.run(p, scratch.data(), thread, size, barrier); });
   return ffi::Error::Success();
 }
-// Runs the pass unless a check has failed or the batch is empty.
+// Runs the pass unless the batch is empty.
 template <class Arguments>
-ffi::Error run(const BufferChecker& checker, const Arguments& p, const Pass<Arguments>& pass, int64_t requested_threads,
-               ffi::ThreadPool& pool) {
-  if (checker.failed()) return checker.error();
+ffi::Error run(const Arguments& p, const Pass<Arguments>& pass, int64_t requested_threads, ffi::ThreadPool& pool) {
   if (p.batch == 0) return ffi::Error::Success();
   return run(p, pass, Call(cost_of(p), requested_threads, pool.num_threads()), pool);
 }
 
-// Arrays in the dtype of a call that its pass takes in another form: the states in Wide<Real>, and the biases as their
-// sum in Wide<Real>. The library converts them, because XLA runs a program that only calls the kernel on the calling
-// thread, and a program with conversions or sums on another one.
+// The state, in the dtype of a call: a pass takes it in Wide<Real>, and the biases as their sum in Wide<Real>. The
+// library converts them, because XLA runs a program that only calls the kernel on the calling thread, and a program
+// with conversions or sums on another one.
 template <class Real>
-struct UnconvertedState {
+struct State {
   const Real *h, *c;  // the pass starts from these
   Real *h_end, *c_end;
-};
-template <class Real>
-struct UnconvertedArrays : UnconvertedState<Real> {
-  const Real *bias_ih = nullptr, *bias_hh = nullptr;  // null without biases
 };
 
 // Converts the state of `batch` rows, calls run(h, c, h_end, c_end) with the converted arrays, and converts the results
 // back.
 template <class Real, class Run>
-ffi::Error with_converted_state(const UnconvertedState<Real>& arrays, long h_count, long c_count, Run&& run) {
+ffi::Error with_converted_state(const State<Real>& arrays, long h_count, long c_count, Run&& run) {
   if constexpr (kIsHalf<Real>) {
     std::vector<float> state(2 * (h_count + c_count));
     float *h = state.data(), *c = h + h_count, *h_end = c + c_count, *c_end = h_end + h_count;
@@ -59,80 +53,44 @@ ffi::Error with_converted_state(const UnconvertedState<Real>& arrays, long h_cou
   }
 }
 
-// Returns the arguments that all forward handlers share. Sizes are named as in arguments.h.
+// The derivative (by_gates, f and m_by_c) is absent in inference. Sizes are named as in arguments.h.
 template <class Real>
-ForwardArguments<Real> forward_arguments(BufferChecker& checker, Buffer& x, Buffer& h_0, Buffer& c_0, Result& y,
-                                         Result& h_n, Result& c_n, bool reverse, UnconvertedArrays<Real>& arrays) {
+ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias_ih,
+                   Buffer& bias_hh, Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n,
+                   Result& c_n, Result& by_gates, Result& f, Result& m_by_c, Result& m, bool reverse,
+                   int64_t threads) {
+  BufferChecker checker(x);
   const auto [T, B, I] = checker.sizes<3>("x", x);
   const long P = checker.sizes<2>("h_0", h_0)[1], H = checker.sizes<2>("c_0", c_0)[1];
   ForwardArguments<Real> p{T, B, I, H, P, reverse};
   checker.require_nonzero_sizes(T, H, P);
   p.x = checker.input<Real>("x", x, {T, B, I});
-  arrays.h = checker.input<Real>("h_0", h_0, {B, P});
-  arrays.c = checker.input<Real>("c_0", c_0, {B, H});
-  p.y = checker.output<Real>("y", y, {T, B, P});
-  arrays.h_end = checker.output<Real>("h_n", h_n, {B, P});
-  arrays.c_end = checker.output<Real>("c_n", c_n, {B, H});
-  return p;
-}
-
-template <class Real>
-void set_weights(BufferChecker& checker, ForwardArguments<Real>& p, UnconvertedArrays<Real>& arrays, Buffer& weight_ih,
-                 Buffer& weight_hh, Buffer& bias_ih, Buffer& bias_hh, Buffer& weight_hr) {
-  const long I = p.input_size, H = p.hidden_size, P = p.h_size;
   p.weight_ih = checker.input<Real>("weight_ih", weight_ih, {4 * H, I});
   p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
-  arrays.bias_ih = checker.optional_input<Real>("bias_ih", bias_ih, {4 * H});
-  arrays.bias_hh = checker.optional_input<Real>("bias_hh", bias_hh, {4 * H});
-  if (!arrays.bias_ih != !arrays.bias_hh) checker.fail("bias_ih and bias_hh must be given together");
+  const Real* const b_ih = checker.optional_input<Real>("bias_ih", bias_ih, {4 * H});
+  const Real* const b_hh = checker.optional_input<Real>("bias_hh", bias_hh, {4 * H});
+  if (!b_ih != !b_hh) checker.fail("bias_ih and bias_hh must be given together");
   p.weight_hr = checker.optional_input<Real>("weight_hr", weight_hr, {P, H});
   if (!p.weight_hr && P != H) checker.fail("h_0 must be as wide as c_0 without weight_hr");
-}
-
-// Converts the state and the biases, and runs the forward pass.
-template <class Real>
-ffi::Error run_forward(const BufferChecker& checker, ForwardArguments<Real>& p, const UnconvertedArrays<Real>& arrays,
-                       int64_t threads, ffi::ThreadPool& pool) {
+  p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
+  p.y = checker.output<Real>("y", y, {T, B, P});
+  p.by_gates = checker.optional_output<Wide<Real>>("by_gates", by_gates, {T, B, 4 * H});
+  p.f = checker.optional_output<Wide<Real>>("f", f, {T, B, H});
+  p.m_by_c = checker.optional_output<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
+  if (!p.by_gates != !p.f || !p.f != !p.m_by_c) checker.fail("by_gates, f and m_by_c must be given together");
+  p.m = checker.optional_output<Real>("m", m, {T, B, H});
+  const State<Real> state{
+      checker.input<Real>("h_0", h_0, {B, P}), checker.input<Real>("c_0", c_0, {B, H}),
+      checker.output<Real>("h_n", h_n, {B, P}), checker.output<Real>("c_n", c_n, {B, H})};
   if (checker.failed()) return checker.error();
-  std::vector<Wide<Real>> bias(arrays.bias_ih ? 4 * p.hidden_size : 0);
-  for (size_t i = 0; i < bias.size(); i++) bias[i] = widen(arrays.bias_ih[i]) + widen(arrays.bias_hh[i]);
+  std::vector<Wide<Real>> bias(b_ih ? 4 * H : 0);
+  for (size_t i = 0; i < bias.size(); i++) bias[i] = widen(b_ih[i]) + widen(b_hh[i]);
   if (!bias.empty()) p.bias = bias.data();
-  const auto& pass = active_instruction_set().passes<Real>().forward;
-  return with_converted_state(arrays, p.batch * p.h_size, p.batch * p.hidden_size,
+  return with_converted_state(state, B * P, B * H,
       [&](const Wide<Real>* h_0, const Wide<Real>* c_0, Wide<Real>* h_n, Wide<Real>* c_n) {
         p.h_0 = h_0, p.c_0 = c_0, p.h_n = h_n, p.c_n = c_n;
-        return run(checker, p, pass, threads, pool);
+        return run(p, active_instruction_set().passes<Real>().forward, threads, pool);
       });
-}
-
-template <class Real>
-ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias_ih,
-                   Buffer& bias_hh, Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n,
-                   Result& c_n, bool reverse, int64_t threads) {
-  BufferChecker checker(x);
-  UnconvertedArrays<Real> arrays;
-  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse, arrays);
-  set_weights(checker, p, arrays, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr);
-  p.valid = checker.optional_input<uint8_t>("valid", valid, {p.time, p.batch});
-  return run_forward(checker, p, arrays, threads, pool);
-}
-
-template <class Real>
-ffi::Error forward_and_differentiate(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh,
-                                     Buffer& bias_ih, Buffer& bias_hh, Buffer& weight_hr, Buffer& h_0, Buffer& c_0,
-                                     Buffer& valid, Result& y, Result& h_n, Result& c_n, Result& by_gates, Result& f,
-                                     Result& m_by_c, Result& m, bool reverse, int64_t threads) {
-  BufferChecker checker(x);
-  UnconvertedArrays<Real> arrays;
-  auto p = forward_arguments<Real>(checker, x, h_0, c_0, y, h_n, c_n, reverse, arrays);
-  set_weights(checker, p, arrays, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr);
-  p.valid = checker.optional_input<uint8_t>("valid", valid, {p.time, p.batch});
-  const long T = p.time, B = p.batch, H = p.hidden_size;
-  p.by_gates = checker.output<Wide<Real>>("by_gates", by_gates, {T, B, 4 * H});
-  p.f = checker.output<Wide<Real>>("f", f, {T, B, H});
-  p.m_by_c = checker.output<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
-  p.m = checker.optional_output<Real>("m", m, {T, B, H});
-  return run_forward(checker, p, arrays, threads, pool);
 }
 
 template <class Real>
@@ -155,16 +113,14 @@ ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr,
   p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
   p.grad_gates = checker.output<Wide<Real>>("grad_gates", grad_gates, {T, B, 4 * H});
   if (p.weight_hr) p.grad_projected = checker.output<Real>("grad_projected", grad_projected, {T, B, P});
-  UnconvertedState<Real> state;
-  state.h = checker.input<Real>("grad_h_n", grad_h_n, {B, P});
-  state.c = checker.input<Real>("grad_c_n", grad_c_n, {B, H});
-  state.h_end = checker.output<Real>("grad_h_0", grad_h_0, {B, P});
-  state.c_end = checker.output<Real>("grad_c_0", grad_c_0, {B, H});
+  const State<Real> state{
+      checker.input<Real>("grad_h_n", grad_h_n, {B, P}), checker.input<Real>("grad_c_n", grad_c_n, {B, H}),
+      checker.output<Real>("grad_h_0", grad_h_0, {B, P}), checker.output<Real>("grad_c_0", grad_c_0, {B, H})};
   if (checker.failed()) return checker.error();
   return with_converted_state(state, B * P, B * H,
       [&](const Wide<Real>* grad_h_n, const Wide<Real>* grad_c_n, Wide<Real>* grad_h_0, Wide<Real>* grad_c_0) {
         p.grad_h_n = grad_h_n, p.grad_c_n = grad_c_n, p.grad_h_0 = grad_h_0, p.grad_c_0 = grad_c_0;
-        return run(checker, p, active_instruction_set().passes<Real>().backward, threads, pool);
+        return run(p, active_instruction_set().passes<Real>().backward, threads, pool);
       });
 }
 
@@ -234,9 +190,7 @@ auto signature() {
 
 #pragma GCC visibility push(default)
 extern "C" {
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signature<9, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_and_differentiate, JAXLSTM_BY_DTYPE(forward_and_differentiate),
-                              (signature<9, 7>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signature<9, 7>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<6, 4>()));
 }
