@@ -33,9 +33,8 @@ class BatchPredictor:
     - For an LSTM, a row of ``column`` is a sequence (time, input_size) of any length, and the result
       ``"outputs"`` is (time, output_size).
     - For a ``.pt2`` program, a row is an input without its batch axis. A single result is ``"outputs"``;
-      others have the names that ``jaxlstm inspect`` shows. If one axis of the rows is free, and padding does
-      not reach the results (tested on random inputs), rows are padded to powers of two, so that few shapes
-      are compiled; LSTMs get the lengths.
+      others have the names that ``jaxlstm inspect`` shows. Each shape of a row is compiled, unless rows are
+      padded.
 
     Args:
       path: a checkpoint, or a ``.pt2`` program.
@@ -48,6 +47,9 @@ class BatchPredictor:
       cast: convert inputs of another dtype. Lists of Python numbers are always converted.
       states: for an LSTM, add ``"h_n"`` and ``"c_n"``, each (layers * directions, features).
       batch_size: rows that are computed together.
+      pad: for a program whose rows have one free axis, pad them with zeros to powers of two, so that few
+        shapes are compiled. LSTMs get the lengths. No other operator may let the padding reach valid results:
+        that holds for embeddings and linear layers, and not for a mean over time or a convolution.
       error_column: None raises at the first bad row. Otherwise a bad row gets null results and its error in
         this column, which is null in other rows, and NaN and infinity make a row bad too.
       threads: CPU threads of the process. By default NPROC or OMP_NUM_THREADS, which Ray sets to the CPUs of
@@ -78,6 +80,7 @@ class BatchPredictor:
         cast: bool = False,
         states: bool = False,
         batch_size: int = 32,
+        pad: bool = False,
         error_column: str | None = None,
         threads: int | None = None,
     ) -> None:
@@ -87,7 +90,7 @@ class BatchPredictor:
         self._given = {"batch_first": batch_first, "dropout": dropout}
         self._column, self._prefix, self._dtype, self._states = column, prefix, dtype, states
         self._cast, self._error_column = cast, error_column
-        self._batch_size = positive_int("batch_size", batch_size)
+        self._batch_size, self._pad = positive_int("batch_size", batch_size), pad
         self._threads = None if threads is None else positive_int("threads", threads)
         self._model: LSTMRows | ProgramRows | None = None
 
@@ -133,7 +136,7 @@ class BatchPredictor:
                 raise ValueError(
                     f"{unused} cannot be used with a .pt2 program; for one LSTM of it pass prefix="
                 )
-            return ProgramRows(load_program(self._path), self._column, **options)
+            return ProgramRows(load_program(self._path), self._column, pad=self._pad, **options)
         if not isinstance(self._column, str):
             raise TypeError(f"column must be a str for an LSTM, got {self._column}")
         params, config, _, lookalike = read_lstm(self._path, self._prefix, **self._given)
@@ -150,6 +153,8 @@ class BatchPredictor:
                 f"there is no column {missing[0]!r} for an input of the model; pass column= with one of "
                 f"{list(columns)}"
             )
+        if self._error_column in self.model.blanks:
+            raise ValueError(f"error_column is {self._error_column!r}, the name of a result; choose another")
         taken = [name for name in self.blanks if name in columns]
         if taken:
             raise ValueError(f"the batch has a column {taken[0]!r} already, the name of a result; rename it")

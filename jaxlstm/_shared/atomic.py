@@ -69,7 +69,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     with _temporary_beside(path) as temporary:
         try:
             yield temporary
-            with open(temporary, "rb") as file:
+            with open(temporary, "r+b") as file:  # Windows flushes only files that are open for writing.
                 os.fsync(file.fileno())
         except OSError as error:  # such as a full disk, which names no file
             error.filename = error.filename or str(path)

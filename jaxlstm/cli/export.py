@@ -167,18 +167,18 @@ def _program(args: argparse.Namespace) -> _Exportable:
 def _difference_of_program(path: Path, program: Any) -> float | None:
     import jax
 
-    from jaxlstm._shared.safetensors import read_safetensors
-    from jaxlstm.inference.artifact import has_separate_weights, read_artifact, weights_beside
+    from jaxlstm.inference.artifact import read_artifact, read_weights
     from jaxlstm.inference.program_artifact import positional
     from jaxlstm.inference.random_inputs import random_inputs
 
     exported = read_artifact(path)
-    weights = (read_safetensors(weights_beside(path)),) if has_separate_weights(exported) else ()
+    weights = read_weights(path, exported)
     tensors = random_inputs(program)
     if tensors is None:
         return None
     expected = jax.jit(positional(program.with_options(backend="scan")))(program.params, *tensors)
-    return _relative_difference(jax.jit(exported.call)(*weights, *tensors), expected)
+    arguments = tensors if weights is None else [weights, *tensors]
+    return _relative_difference(jax.jit(exported.call)(*arguments), expected)
 
 
 def _runs_here(exported: Any) -> bool:

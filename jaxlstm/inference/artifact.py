@@ -15,7 +15,7 @@ import numpy as np
 from jaxlstm._shared.atomic import require_replaceable, write_together
 from jaxlstm._shared.optional import import_optional
 from jaxlstm._shared.paths import require_exists, require_folder_of
-from jaxlstm._shared.safetensors import safetensors_bytes
+from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS = ("auto", "inside", "beside")
@@ -85,7 +85,7 @@ def _require_replaceable(outputs: Sequence[Path], name: str, overwrite: bool) ->
     with contextlib.suppress(OSError, ValueError):
         artifact = read_artifact(outputs[0])
         if artifact.fun_name.startswith(name):
-            ours = outputs[: 2 if has_separate_weights(artifact) else 1]
+            ours = outputs[: 1 if read_weights(outputs[0], artifact) is None else 2]
     for output in outputs:
         require_replaceable(output, overwrite=overwrite, is_ours=ours.__contains__)
 
@@ -96,15 +96,33 @@ def goes_beside(arrays: Mapping[str, Any], weights: str) -> bool:
     return weights == "beside" or (weights == "auto" and nbytes > INSIDE_LIMIT)
 
 
-def has_separate_weights(exported: jax.export.Exported) -> bool:
-    """Return True if the weights are the first argument of an artifact."""
-    args, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    return bool(args) and isinstance(args[0], dict)
-
-
 def weights_beside(path: Path) -> Path:
     """Return the path of the separate weights: ``m.safetensors`` for ``m.stablehlo``."""
     return path.with_name(path.name.removesuffix(".stablehlo") + ".safetensors")
+
+
+def read_weights(path: Path, exported: jax.export.Exported) -> dict[str, Any] | None:
+    """Return the separate weights of an artifact, or None if it has none.
+
+    Raises:
+      ValueError: the file beside the artifact has other arrays.
+      OSError: the file cannot be read.
+    """
+    args, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    if not args or not isinstance(args[0], dict):
+        return None
+    expected, weights = _signature(args[0]), read_safetensors(weights_beside(path))
+    if _signature(weights) != expected:
+        raise ValueError(
+            f"{weights_beside(path)} does not hold the weights of {path}, {expected}, but "
+            f"{_signature(weights)}; export both again"
+        )
+    return weights
+
+
+def _signature(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Return the dtype and shape of each array, by name."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in sorted(arrays.items())}
 
 
 def read_artifact(path: Path) -> jax.export.Exported:

@@ -139,7 +139,10 @@ def arrow_column(arrays: Sequence[np.ndarray | None], blank: np.ndarray) -> Any:
     for axis in reversed(range(blank.ndim)):
         lists = [math.prod(array.shape[:axis]) for array in present]
         lengths = np.repeat([array.shape[axis] for array in present], lists)
-        offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]), pyarrow.int32())
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
         mask = None if axis or not missing.any() else pyarrow.array(missing)
-        column = pyarrow.ListArray.from_arrays(offsets, column, mask=mask)
+        is_large = offsets[-1] > np.iinfo(np.int32).max
+        kind = pyarrow.LargeListArray if is_large else pyarrow.ListArray
+        offsets = pyarrow.array(offsets, pyarrow.int64() if is_large else pyarrow.int32())
+        column = kind.from_arrays(offsets, column, mask=mask)
     return column

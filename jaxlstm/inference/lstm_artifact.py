@@ -22,15 +22,8 @@ import jax
 import jax.export
 import numpy as np
 
-from jaxlstm._shared.safetensors import read_safetensors
 from jaxlstm.functional import lstm
-from jaxlstm.inference.artifact import (
-    check_arguments,
-    has_separate_weights,
-    read_artifact,
-    weights_beside,
-    write_artifact,
-)
+from jaxlstm.inference.artifact import check_arguments, read_artifact, read_weights, write_artifact
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig
@@ -133,21 +126,8 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
     exported = read_artifact(path)
     if len(exported.in_avals) < 3 or any(a.ndim != 3 for a in exported.in_avals[-3:]):
         raise ValueError(f"{path} is not an LSTM artifact: its arguments are {exported.in_avals}")
-    if not has_separate_weights(exported):
-        return Exported(exported, None)
-    params = read_safetensors(weights_beside(path))
-    (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    if _signature(params) != _signature(expected):
-        raise ValueError(
-            f"{weights_beside(path)} does not hold the weights of {path}, {_signature(expected)}, but "
-            f"{_signature(params)}; export both again"
-        )
-    return Exported(exported, jax.device_put(params))
-
-
-def _signature(params: Mapping[str, Any]) -> dict[str, str]:
-    """Return the dtype and shape of each array, by name."""
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in sorted(params.items())}
+    params = read_weights(path, exported)
+    return Exported(exported, None if params is None else jax.device_put(params))
 
 
 def _shapes(config: LSTMConfig, dtype: np.dtype) -> list[jax.ShapeDtypeStruct]:

@@ -12,10 +12,9 @@ import numpy as np
 from jaxlstm.inference.columns import RowInput
 from jaxlstm.inference.compiled import SHORTEST
 from jaxlstm.inference.program_artifact import as_arguments
-from jaxlstm.inference.random_inputs import inputs_of_sizes, random_inputs
 from jaxlstm.programs import tree
-from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Size, TensorType, Value, shown_shape
+from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.program import Program
 
 Arrays = tuple[np.ndarray, ...]
@@ -25,15 +24,13 @@ Shape = tuple[int, ...]
 class ProgramRows:
     """A program over rows, which are its inputs without the batch axis.
 
-    If the rows have one free axis, the time, they are padded to powers of two, so that few shapes are
-    compiled, and the LSTMs get the lengths. Programs that let padding through to their results, as a test on
-    random inputs shows, run without padding.
-
     Args:
       program: the program. The first axis of each input is the batch.
       columns: the column of the only input, or a dict from inputs to columns; "inputs" stands for the names
         of several inputs.
       batch_size: rows in a batch, if the batch is a free axis.
+      pad: pad rows to powers of two along their only free axis, the time, so that few shapes are compiled.
+        The LSTMs get the lengths.
       row_options: ``cast`` and ``finite`` of each RowInput.
 
     Attributes:
@@ -41,11 +38,18 @@ class ProgramRows:
       blanks: name of a result -> an empty array of its rank and dtype.
 
     Raises:
-      ValueError: ``columns`` does not fit the inputs, or an input or a result has no batch axis.
+      ValueError: ``columns`` does not fit the inputs, an input or a result has no batch axis, or rows are to
+        be padded and do not have one free axis.
     """
 
     def __init__(
-        self, program: Program, columns: str | Mapping[str, str], *, batch_size: int, **row_options: Any
+        self,
+        program: Program,
+        columns: str | Mapping[str, str],
+        *,
+        batch_size: int,
+        pad: bool = False,
+        **row_options: Any,
     ) -> None:
         self._program = program
         types = {declared.name: declared.type for declared in program.inputs if declared.type is not None}
@@ -68,9 +72,7 @@ class ProgramRows:
         }
         self._has_lstm = any(node.op == "aten.lstm.input" for node in program.graph.nodes)
         self._call = jax.jit(self._leaves)
-        self._time = self._free_axis()
-        if self._time and not self._padding_is_harmless():
-            self._time = None
+        self._time = self._free_axis() if pad else None
 
     def run(self, rows: Sequence[Arrays]) -> Iterator[Arrays]:
         """Yield the results of each row, in order."""
@@ -95,6 +97,8 @@ class ProgramRows:
             for tensor, array in zip(tensors, row, strict=True):
                 _fill(tensor[index], array)
         lengths = np.array([self._length(row) for row in filled], np.int32) if self._time else None
+        for declared, tensor in zip(self.inputs, tensors, strict=True):
+            held_without_loss(tensor, f"column {declared.column!r}")
         leaves = [np.asarray(leaf) for leaf in self._call(self._program.params, lengths, *tensors)]
         for index, row in enumerate(rows):
             taken = [leaf.take([index], axis) for leaf, axis in zip(leaves, self._axes.values(), strict=True)]
@@ -109,11 +113,16 @@ class ProgramRows:
         results = self._program(params, *args, seq_lengths=lengths, **kwargs)
         return [jnp.asarray(leaf) for leaf in tree.flatten(self._program.graph.out_tree, results, "results")]
 
-    def _free_axis(self) -> str | None:
-        """Return the only free axis of a row, or None. The lengths of all results must be known from it."""
+    def _free_axis(self) -> str:
+        """Return the only free axis of a row. The lengths of all results must be known from it."""
         free = {size for declared in self.inputs for size in declared.shape if not isinstance(size, int)}
-        is_derived = any(None in shape for shape in self._shapes.values())
-        return free.pop() if len(free) == 1 and not is_derived else None
+        shapes = list(map(shown_shape, self._shapes.values()))
+        if len(free) != 1 or any(None in shape for shape in self._shapes.values()):
+            raise ValueError(
+                f"pad=True requires one free axis of a row, from which the shapes of the results follow; the "
+                f"rows have {sorted(map(str, free))}, and the results the shapes {shapes}. Leave pad out"
+            )
+        return str(free.pop())
 
     def _bucket(self, length: int) -> int:
         """Return the power of two to which a length is padded, or the largest length of the program."""
@@ -143,48 +152,11 @@ class ProgramRows:
             for result, shape in zip(results, self._shapes.values(), strict=True)
         ]
 
-    def _padding_is_harmless(self) -> bool:
-        """Return True if padding does not reach the results for random inputs.
-
-        Zeros and large random numbers as padding must give the same bits, which must agree to rounding with
-        the results without padding.
-        """
-        exact = random_inputs(self._program)
-        if exact is None:
-            return False
-        length = self._length(tuple(tensor[0] for tensor in exact))
-        sizes = {str(self._batch): len(exact[0]), str(self._time): self._bucket(length + 1)}
-        if length in sizes.values():  # the longest sequences that the program takes
-            return False
-        noise = inputs_of_sizes(self._program, sizes, np.random.default_rng(1))
-        noise = [tensor if tensor.dtype.kind in "biu" else 100 * tensor for tensor in noise]
-        lengths = np.full(len(exact[0]), length, np.int32)
-        calls = [(None, exact)]
-        calls += [
-            (lengths, list(map(_fill, padding, exact))) for padding in (map(np.zeros_like, noise), noise)
-        ]
-        try:
-            results = [self._call(self._program.params, lengths, *tensors) for lengths, tensors in calls]
-        except ProgramError:  # for example, an LSTM over another axis, or a condition on the length
-            return False
-        cut = [self._without_padding(leaves, length) for leaves in results]
-        return all(_agree(*leaves) for leaves in zip(*cut, strict=True))
-
 
 def _fill(target: np.ndarray, array: np.ndarray) -> np.ndarray:
     """Write an array to the first corner of a larger one, and return that."""
     target[tuple(map(slice, array.shape))] = array
     return target
-
-
-def _agree(exact: np.ndarray, zeros: np.ndarray, noise: np.ndarray) -> bool:
-    """Return True if two paddings give the same bits, equal to the exact results to rounding."""
-    is_float = jnp.issubdtype(exact.dtype, jnp.floating)
-    tolerance = 1000 * float(jnp.finfo(exact.dtype).eps) if is_float else 0
-    first, second, expected = (array.astype(np.float64) for array in (zeros, noise, exact))
-    scale = max(1.0, float(np.abs(expected).max(initial=0)))
-    is_close = np.allclose(first, expected, rtol=0, atol=tolerance * scale, equal_nan=True)
-    return is_close and np.array_equal(first, second, equal_nan=True)
 
 
 def _column_of(inputs: list[str], columns: str | Mapping[str, str]) -> dict[str, str]:
@@ -224,5 +196,10 @@ def _axis_of(batch: Size, name: str, shape: tuple[Size, ...]) -> int:
         raise ValueError(
             f"result {name} has shape {shown_shape(shape)} without the batch axis {batch} of the inputs, so "
             "it does not belong to one row"
+        )
+    if isinstance(batch, int) and shape.count(batch) > 1:
+        raise ValueError(
+            f"result {name} has shape {shown_shape(shape)}, in which several axes have the size {batch} of "
+            "the batch; export the program with a free batch axis"
         )
     return shape.index(batch)

@@ -36,15 +36,10 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
         if BATCH not in fixed:
             sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
         sizes = {name: _clipped(program.graph, name, size) for name, size in sizes.items()}
-        arrays = inputs_of_sizes(program, sizes, rng)
+        arrays = [_random(rng, declared, sizes, program) for declared in tensors]
         if _accepts(program, arrays):
             return arrays
     return None
-
-
-def inputs_of_sizes(program: Program, sizes: Mapping[str, int], rng: np.random.Generator) -> list[np.ndarray]:
-    """Return random tensors as :func:`random_inputs` does, with the given sizes of the free axes."""
-    return [_random(rng, declared, sizes, program) for declared in program.inputs if declared.type]
 
 
 def _clipped(graph: Graph, axis: str, size: int) -> int:

@@ -84,6 +84,13 @@ def imports(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_optional_imports_are_literal(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "import_optional":
+            assert all(isinstance(argument, ast.Constant) for argument in node.args), ast.unparse(node)
+
+
 def test_sources_are_found() -> None:
     assert len(SOURCES) > 20
 

@@ -125,6 +125,14 @@ def test_numbers_instead_of_raw_data(tmp_path: Path, dtype: str) -> None:
     assert_same_checkpoint(ours, {"w": torch.from_numpy(values)})
 
 
+def test_numbers_keep_the_bits_of_signalling_nans(tmp_path: Path) -> None:
+    bits = np.array([0x7F800001, 0xFF812345], np.uint32)
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2])
+    tensor.MergeFromString(b"\x22\x08" + bits.tobytes())  # float_data
+    (ours,) = read_checkpoint(save(tmp_path / "a.onnx", [], [tensor])).values()
+    np.testing.assert_array_equal(np.asarray(ours).view(np.uint32), bits)
+
+
 def test_omissions_are_reported(tmp_path: Path) -> None:
     words = numpy_helper.from_array(np.array(["hello"], object), "words")
     halves = helper.make_tensor("halves", TensorProto.FLOAT16, [1], [1.0], raw=False)

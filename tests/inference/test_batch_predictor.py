@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from jaxlstm import load_program
+from jaxlstm import ProgramError, load_program
 from jaxlstm.inference import BatchPredictor
 from jaxlstm.inference.columns import RowError
 from jaxlstm.inference.random_inputs import random_inputs
@@ -175,11 +175,13 @@ class Smooth(nn.Module):
 DYNAMIC = {0: exported.AUTO, 1: exported.AUTO}
 
 
-@pytest.mark.parametrize("module", [Mean(), Smooth(), nn.Linear(3, 4)])
-def test_padding_never_reaches_results(module: nn.Module, tmp_path: Path) -> None:
-    """A program that mixes time steps runs without padding; another one compiles few shapes."""
+@pytest.mark.parametrize(
+    ("module", "pad"), [(Mean(), False), (Smooth(), False), (nn.Linear(3, 4), False), (nn.Linear(3, 4), True)]
+)
+def test_padding_never_reaches_results(module: nn.Module, pad: bool, tmp_path: Path) -> None:
+    """By default, a program runs without padding."""
     exported.save(tmp_path / "m.pt2", module, torch.randn(2, 4, 3), dynamic_shapes=(DYNAMIC,))
-    predictor = BatchPredictor(tmp_path / "m.pt2")
+    predictor = BatchPredictor(tmp_path / "m.pt2", pad=pad)
     assert predictor.model.inputs
     before = compilations()
     rows = [np.random.default_rng(n).standard_normal((n, 3)).astype(np.float32) for n in range(1, 12)]
@@ -187,7 +189,34 @@ def test_padding_never_reaches_results(module: nn.Module, tmp_path: Path) -> Non
     for row, outputs in zip(rows, result["outputs"], strict=True):
         expected = module(torch.from_numpy(row)[None])[0].detach().numpy()
         np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6)
-    assert (compilations() - before == 1) == isinstance(module, nn.Linear)
+    assert compilations() - before == (1 if pad else len(rows))
+
+
+def test_programs_that_cannot_be_padded(tmp_path: Path) -> None:
+    exported.save(
+        tmp_path / "m.pt2", nn.Linear(3, 4), torch.randn(2, 4, 3), dynamic_shapes=({0: exported.AUTO},)
+    )
+    with pytest.raises(ValueError, match="pad=True requires one free axis of a row"):
+        BatchPredictor(tmp_path / "m.pt2", pad=True)({"inputs": ROWS})
+
+
+def test_a_fixed_batch_that_another_axis_equals(tmp_path: Path) -> None:
+    """h_n of two layers and two rows has the shape (2, 2, 4)."""
+    exported.save(tmp_path / "m.pt2", nn.LSTM(3, 4, 2, batch_first=True), torch.randn(2, 5, 3))
+    with pytest.raises(
+        ValueError, match=r"several axes have the size 2 of the batch; export the program with"
+    ):
+        BatchPredictor(tmp_path / "m.pt2")({"inputs": [np.zeros((5, 3), np.float32)]})
+
+
+def test_tokens_beyond_32_bits_are_refused() -> None:
+    with pytest.raises(ProgramError, match="column 'text' is int64 and holds values outside of int32"):
+        BatchPredictor(DEMO, column="text")({"text": [np.array([2**32 + 1])]})
+
+
+def test_the_error_column_is_no_result(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="error_column is 'outputs', the name of a result"):
+        BatchPredictor(checkpoint, error_column="outputs")({"inputs": ROWS})
 
 
 def test_program_with_several_inputs(tmp_path: Path) -> None:
@@ -210,7 +239,7 @@ def test_program_with_several_inputs(tmp_path: Path) -> None:
 
 def test_program_compiles_few_shapes() -> None:
     """The demo tagger, 60 sequences of 60 lengths: three buckets of length, and full batches."""
-    predictor, demo = BatchPredictor(DEMO, column="text"), load_program(DEMO)
+    predictor, demo = BatchPredictor(DEMO, column="text", pad=True), load_program(DEMO)
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 29, length) for length in rng.permutation(60) + 1]
     assert predictor.model.inputs[0].shape

@@ -129,5 +129,10 @@ def _stored_bytes(tensor: Any, dtype: np.dtype[Any]) -> bytes:
     if tensor.HasField("raw_data"):
         return tensor.raw_data
     numbers = _numbers(tensor, dtype)
-    part = {"complex64": "<f4", "complex128": "<f8"}.get(dtype.name, dtype.newbyteorder("<"))
+    if dtype.name in ("float32", "complex64"):
+        # A Python float in between would change the bits of a signalling NaN.
+        packed = type(tensor)()
+        packed.float_data.MergeFrom(numbers)
+        return packed.SerializeToString()[-4 * len(numbers) :]
+    part = "<f8" if dtype.name == "complex128" else dtype.newbyteorder("<")
     return np.fromiter(numbers, part, len(numbers)).tobytes()
