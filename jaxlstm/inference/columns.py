@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ class RowInput:
       cast: convert arrays of another dtype.
       finite: refuse NaN and infinity.
       program_input: the name of the input in a program, or "".
+      ranges: free size -> the smallest and the largest value, None where unbounded.
     """
 
     column: str
@@ -50,6 +51,7 @@ class RowInput:
     cast: bool = False
     finite: bool = False
     program_input: str = ""
+    ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def array(self, value: Any) -> np.ndarray:
         """Return the value of a row as an array that the model takes.
@@ -69,6 +71,11 @@ class RowInput:
         if wrong or array.ndim != len(self.shape) or not array.size:
             fix = f". {how_to_free(self.program_input, wrong[0] + 1)}" if wrong and self.program_input else ""
             raise ValueError(f"has shape {array.shape}, expected {shown_shape(self.shape)}, not empty{fix}")
+        for size, actual in zip(self.shape, array.shape, strict=True):
+            low, high = self.ranges.get(str(size), (0, None))
+            if actual < low or (high is not None and actual > high):
+                bound = f"at least {low}" if actual < low else f"at most {high}"
+                raise ValueError(f"has {actual} in axis {size}, expected {bound}")
         array = self._converted(array, cast=self.cast or isinstance(value, list))
         if self.finite and array.dtype.kind not in "biu" and not np.isfinite(array.astype(np.float64)).all():
             raise ValueError("has NaN or infinity")

@@ -37,6 +37,7 @@ class LSTMRows:
     ) -> None:
         options = {"max_length": MAX_LENGTH, "max_batch": batch_size, "dtype": dtype}
         self.runner = runner_.compile(params, time_major(config), **options)
+        row_options["ranges"] = {"time": (1, MAX_LENGTH)}
         self.inputs = (RowInput(column, ("time", config.input_size), self.runner.dtype, **row_options),)
         names = ("outputs", "h_n", "c_n") if states else ("outputs",)
         self.blanks = {name: np.empty((0, 0), self.runner.dtype) for name in names}

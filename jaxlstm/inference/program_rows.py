@@ -58,6 +58,8 @@ class ProgramRows:
             self._size = self._batch
         else:
             self._size = min(batch_size, program.graph.size_range(self._batch)[1] or batch_size)
+        free = {size for type_ in types.values() for size in type_.shape[1:] if isinstance(size, str)}
+        row_options["ranges"] = {size: program.graph.size_range(size) for size in free}
         column_of = _column_of(list(types), columns)
         self.inputs = tuple(
             RowInput(column_of[name], type_.shape[1:], type_.dtype, program_input=name, **row_options)
@@ -90,7 +92,8 @@ class ProgramRows:
         """Yield the results of at most ``self._size`` rows, padded to the given shapes."""
         count = self._size
         if isinstance(self._batch, str):  # powers of two, so that few sizes of batches are compiled
-            count = min(count, 1 << (len(rows) - 1).bit_length())
+            smallest = self._program.graph.size_range(self._batch)[0]
+            count = max(min(count, 1 << (len(rows) - 1).bit_length()), smallest)
         filled = [*rows, *[rows[-1]] * (count - len(rows))]
         tensors = [np.zeros((count, *shape), d.dtype) for d, shape in zip(self.inputs, shapes, strict=True)]
         for index, row in enumerate(filled):

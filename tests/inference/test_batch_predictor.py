@@ -200,6 +200,19 @@ def test_programs_that_cannot_be_padded(tmp_path: Path) -> None:
         BatchPredictor(tmp_path / "m.pt2", pad=True)({"inputs": ROWS})
 
 
+def test_ranges_of_free_axes(tmp_path: Path) -> None:
+    """A row out of range is a bad row. A smaller batch than the program takes is filled."""
+    shapes = {0: torch.export.Dim("b", min=4, max=64), 1: torch.export.Dim("t", min=4, max=20)}
+    exported.save(tmp_path / "m.pt2", nn.Linear(3, 4), torch.randn(5, 6, 3), dynamic_shapes=(shapes,))
+    for pad in (False, True):
+        predictor = BatchPredictor(tmp_path / "m.pt2", pad=pad, error_column="error")
+        result = predictor({"inputs": [np.zeros((n, 3), np.float32) for n in (20, 21, 3)]})
+        assert result["outputs"][0].shape == (20, 4)
+        axis = predictor.model.inputs[0].shape[0]
+        bounds = (f"has 21 in axis {axis}, expected at most 20", f"has 3 in axis {axis}, expected at least 4")
+        assert list(result["error"]) == [None, *(f"column 'inputs' {bound}" for bound in bounds)]
+
+
 def test_a_fixed_batch_that_another_axis_equals(tmp_path: Path) -> None:
     """h_n of two layers and two rows has the shape (2, 2, 4)."""
     exported.save(tmp_path / "m.pt2", nn.LSTM(3, 4, 2, batch_first=True), torch.randn(2, 5, 3))
