@@ -88,15 +88,20 @@ def require_references(
     against: Sequence[str], params: Mapping[str, Any], config: LSTMConfig
 ) -> tuple[OracleLSTM, ...]:
     """Return the requested references that are available. The oracle, if it is among them, is the last."""
+    return tuple(REFERENCES[name](params, config) for name in available_references(against))
+
+
+def available_references(against: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the requested references that are available, or raise ValueError."""
     if isinstance(against, str):
         against = (against,)
     if not against or any(name not in REFERENCES for name in against):
         raise ValueError(f"against must name one or both of {tuple(REFERENCES)}, got {tuple(against)}")
     absent = () if torch_lstm.is_available() else ("torch",)
-    available = [make for name, make in REFERENCES.items() if name in against and name not in absent]
+    available = tuple(name for name in REFERENCES if name in against and name not in absent)
     if not available:
         raise ValueError("against names only torch, which is not installed; install torch or add 'oracle'")
-    return tuple(make(params, config) for make in available)
+    return available
 
 
 def require_tolerance(rtol: float | None, atol: float | None) -> tuple[float, float] | None:

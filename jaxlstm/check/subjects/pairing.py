@@ -22,12 +22,11 @@ class ParameterLayout:
     """The order in which a parameter holds the values of one of torch's.
 
     ``index`` has the shape of the parameter and holds positions in torch's flattened parameter, or -1 where
-    equal values leave the position open. ``order`` describes it in words.
+    equal values leave the position open.
     """
 
     theirs: str
     index: Array
-    order: str
 
 
 Choice = tuple[ParameterLayout, ...]
@@ -149,7 +148,7 @@ class _Sources:
             for index in np.split(np.arange(param.size), blocks):
                 if any(np.array_equal(total[index], value.ravel()) for total in (single, double)):
                     index = index.reshape(value.shape)
-                    yield tuple(ParameterLayout(source, index, "summed") for source in (name, partner))
+                    yield tuple(ParameterLayout(source, index) for source in (name, partner))
 
     def _sorted_block(self, name: str, blocks: int, block: int, dtype: np.dtype) -> Array:
         key = (name, blocks, block, str(dtype))
@@ -170,11 +169,9 @@ def _orders(name: str, param: Array, index: Array, value: Array) -> Iterator[Par
             candidate = base.transpose(axes).reshape(value.shape)
             if np.array_equal(param.flat[candidate], value):
                 found = True
-                yield ParameterLayout(name, candidate, _words(axes, flipped))
+                yield ParameterLayout(name, candidate)
     if not found:
-        yield ParameterLayout(
-            name, _by_value(param.ravel()[index.ravel()], index.ravel(), value), "re-ordered"
-        )
+        yield ParameterLayout(name, _by_value(param.ravel()[index.ravel()], index.ravel(), value))
 
 
 def _by_value(param: Array, index: Array, value: Array) -> Array:
@@ -184,11 +181,6 @@ def _by_value(param: Array, index: Array, value: Array) -> Array:
     found[np.argsort(value, axis=None, kind="stable")] = index[order]
     _, inverse, counts = np.unique(value.ravel(), return_inverse=True, return_counts=True)
     return np.where(counts[inverse] == 1, found, -1).reshape(value.shape)
-
-
-def _words(axes: tuple[int, ...], flipped: bool) -> str:
-    order = "in torch's order" if axes == tuple(sorted(axes)) else f"transposed to {axes}"
-    return f"{order}, flipped" if flipped else order
 
 
 class ModuleNames:
