@@ -58,6 +58,15 @@ def test_measured_criterion_reports_the_case_nearest_its_limit():
     ]
 
 
+def test_measurements_of_cases_of_one_name():
+    found = Findings()
+    for value in (1.0, 20.0, 2.0):
+        add(found, STEPS, "a", Measurement(value, 10.0, "there"))
+    [item] = found.items()
+    assert (item.ok, item.measured) == (False, 20.0)
+    assert item.detail == "worst: a, there; fails in a"
+
+
 def test_failure_in_every_case():
     found = Findings()
     for case in "abc":

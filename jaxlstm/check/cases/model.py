@@ -36,10 +36,13 @@ def model_cases(example: Case, refusal: Refusal, rng: np.random.Generator) -> tu
     resized, refused = _free_sizes(example, refusal)
     if refused:
         notes.append("sizes that torch refuses to change: " + "; ".join(refused))
+    alone: set[tuple[tuple[Axis, ...], int]] = set()
     for changes in _combined(resized):
         case = _resize(example, changes, rng)
         if refusal(case):  # Sizes that torch takes one by one, but not together.
-            cases += [_resize(example, dict([change]), rng) for change in changes.items()]
+            single = [change for change in changes.items() if change not in alone]
+            cases += [_resize(example, dict([change]), rng) for change in single]
+            alone.update(single)
         else:
             cases.append(case)
     return cases, notes
@@ -118,12 +121,16 @@ def _combined(resized: dict[tuple[Axis, ...], list[int]]) -> Iterator[dict[tuple
 
 
 def _resize(example: Case, changes: dict[tuple[Axis, ...], int], rng: np.random.Generator) -> Case:
-    """Return the example with other sizes of some axes. Integers up to a size stay within the new size."""
+    """Return the example with other sizes of some axes. Integers up to a size stay within the new size.
+
+    The name of the case names an axis only if another one has the same size.
+    """
     arrays, parts = dict(example.arrays), []
     for axes, size in changes.items():
         (name, axis), *_ = axes
         old = example.arrays[name].shape[axis]
-        parts.append(f"{old} -> {size}")
+        alike = sum(array.shape.count(old) for array in example.arrays.values())
+        parts.append(f"{old} -> {size}" + f" on axis {axis} of {name}" * (alike > len(axes)))
         for name, axis in axes:
             arrays[name] = np.take(arrays[name], np.arange(size) % old, axis)
         for name, a in arrays.items():

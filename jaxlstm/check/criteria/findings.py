@@ -67,7 +67,7 @@ def _of_problems(cases: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
 
 def _of_measurements(cases: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:
-    numbers = {case: number for case, (number,) in cases.items()}
+    numbers = {case: worst_of(found) for case, found in cases.items()}
     worst = worst_of(numbers.values())
     case = next(name for name, number in numbers.items() if number is worst)
     failed = [name for name, number in numbers.items() if not number.ok]
