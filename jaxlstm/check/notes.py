@@ -45,9 +45,10 @@ def heatmaps(verification: Verification, port: PortSubject) -> Iterator[Heatmap]
     """Yield the error of the outputs over time and units, of the first and of the longest case."""
     config, cases = port.config, verification.tried
     shown = (cases[0].name, max(cases, key=lambda case: len(case.inputs)).name)
-    for case, results, truth in verification.evidence["working"]:
-        ours, theirs = results.outputs["outputs"], truth.outputs["outputs"]
-        if case.name not in shown or ours.shape != theirs.shape:
+    for entry in verification.evidence["working"]:
+        case, theirs = entry.case, entry.truth.outputs["outputs"]
+        ours = entry.results.outputs.get("outputs")
+        if case.name not in shown or ours is None or ours.shape != theirs.shape:
             continue
         error = np.abs(ours.astype(np.float64) - theirs).max(axis=1)
         title = f"{case.name}: largest error of the outputs over the batch"

@@ -25,11 +25,15 @@ from jaxlstm.check.subjects.subject import Subject
 
 
 class Evidence(NamedTuple):
-    """The results of the subject on a case, and the true results in float64."""
+    """The results of the subject on a case, and the true results in float64.
+
+    ``position`` is the position of the case among those tried.
+    """
 
     case: Case
     results: Results
     truth: Results
+    position: int = 0
 
 
 @dataclass
@@ -47,7 +51,7 @@ class Verification:
       refused: by case, the exception of the subject on an optional case.
       evidence: the results in float64 and in the working dtype, by "float64" and "working".
       tried: the cases so far.
-      first_failure: the first case on which a criterion failed.
+      first_failure: the position of the first case on which a criterion failed.
     """
 
     subject: Subject
@@ -64,7 +68,7 @@ class Verification:
     refused: dict[str, str] = field(default_factory=dict)
     evidence: dict[str, list[Evidence]] = field(default_factory=lambda: {"float64": [], "working": []})
     tried: list[Case] = field(default_factory=list)
-    first_failure: Case | None = None
+    first_failure: int | None = None
 
     def __post_init__(self) -> None:
         """Round the reference that is the truth to the working dtype."""
@@ -81,9 +85,9 @@ class Verification:
         self._judge("on calls", trial, case.name)
         if trial.error is None:
             self._judge("on results", trial, case.name)
-            self.evidence["working"].append(Evidence(trial.rounded, trial.ours, trial.truth))
+            self.evidence["working"].append(Evidence(trial.rounded, trial.ours, trial.truth, trial.position))
         if self.first_failure is None and self.findings.failed:
-            self.first_failure = case
+            self.first_failure = trial.position
         return trial
 
     def judge_as_a_whole(self) -> None:
@@ -111,6 +115,7 @@ class Trial:
 
     Attributes:
       check: the verification.
+      position: the position of the case among those tried.
       case: the case without arguments that the subject does not take.
       rounded: the case in the working dtype.
       ours: the results of the subject in the working dtype.
@@ -120,6 +125,7 @@ class Trial:
     def __init__(self, check: Verification, case: Case) -> None:
         """Run the subject in the working dtype."""
         self.check, self.error, self.ours = check, None, Results({})
+        self.position = len(check.tried) - 1
         self._computed: dict[Callable[[Trial], Any], Any] = {}
         self.case = check.subject.adapt(case)
         self.rounded = self.case.astype(check.dtype)
@@ -164,13 +170,18 @@ class Trial:
 
     def theirs(self, reference: Reference, dtype: Any) -> Results:
         """Run a reference in ``dtype``."""
+        if reference is self.check.rounded and np.dtype(dtype) == self.check.dtype:
+            return self.expected  # A torch module, whose run in its own dtype is what is expected.
         case = self.case if np.dtype(dtype) == np.float64 else self.rounded
         return reference.run(case, dtype, gradients=self.ours.gradients is not None)
 
     @cached_property
     def aligned(self) -> Results:
-        """Our results, with the gradients under the names and in the order of the reference."""
-        return self.check.subject.aligned(self.ours, self.truth)
+        """Our results, with the gradients under the names and in the order of the reference.
+
+        Where float64 results settle which parameters correspond, they do so first.
+        """
+        return self.check.subject.aligned(self.ours, self.truth, resolve=self.aligned64 is None)
 
     @cached_property
     def ours64(self) -> Results | None:
@@ -179,9 +190,9 @@ class Trial:
         if check.tolerance is not None or not check.run_float64 or check.float64_refusal:
             return None
         ours = self.ours
-        if check.dtype != np.float64:
+        if check.dtype != np.float64 or check.subject.has_float64_copy:
             try:
-                ours = self._run(self.case, np.float64)
+                ours = check.subject.run_float64(self.case, gradients=ours.gradients is not None)
             except PORT_EXCEPTIONS as error:
                 problem = f"raised for float64 inputs: {describe(error)}"
             else:
@@ -190,21 +201,23 @@ class Trial:
             if problem:
                 check.float64_refusal = f"the {check.subject.noun} {problem}"
                 return None
-        check.evidence["float64"].append(Evidence(self.case, ours, self.truth64))
+        check.evidence["float64"].append(Evidence(self.case, ours, self.truth64, self.position))
         return ours
 
     def _names(self, ours: Results, expected: Results) -> str:
-        return exact.names(ours, expected, self.check.subject.optional_outputs)
+        subject = self.check.subject
+        return exact.names(subject.noun, ours, expected, subject.optional_outputs)
 
     @cached_property
     def form(self) -> str:
         """The results of wrong name, shape or dtype, in words."""
-        return self._names(self.ours, self.expected) or exact.shape_and_dtype(self.ours, self.expected)
+        problem = self._names(self.ours, self.expected)
+        return problem or exact.shape_and_dtype(self.ours, self.expected)
 
     @cached_property
     def mask(self) -> str:
         """The NaN and infinities that are not where they should be, in words."""
-        return exact.nan_mask(self.aligned, self.expected)
+        return exact.nan_mask(self.ours, self.expected)
 
     @cached_property
     def is_usable(self) -> bool:
@@ -221,10 +234,15 @@ class Trial:
 
     @cached_property
     def form64(self) -> str:
-        """The float64 results of wrong shape or dtype, in words."""
+        """The float64 results of wrong name, shape or dtype, in words.
+
+        The dtypes of a float64 copy are not compared: torch may return some results in a dtype of its own.
+        """
         if self.ours64 is None:
             return ""
-        return self._names(self.ours64, self.truth64) or exact.shape_and_dtype(self.ours64, self.truth64)
+        problem = self._names(self.ours64, self.truth64)
+        dtypes = not self.check.subject.has_float64_copy
+        return problem or exact.shape_and_dtype(self.ours64, self.truth64, dtypes=dtypes)
 
     @cached_property
     def mask64(self) -> str:

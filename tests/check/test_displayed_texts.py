@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,15 +38,29 @@ def weight_and_bias(module):
 
 
 def models():
-    """Return wrong models of a linear layer and a ReLU: in values, precision, shape and gradients."""
+    """Return wrong models of a linear layer and a ReLU: in values, precision, shape and gradients.
+
+    Those wrong in precision and gradients are otherwise right.
+    """
     torch.manual_seed(0)
     theirs = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     w, b = weight_and_bias(theirs)
+
+    def imprecise(x):
+        if x.dtype == jnp.float64:
+            return jnp.maximum(x @ w.T + b, 0)
+        operands = (jnp.asarray(a).astype(jnp.bfloat16).astype(x.dtype) for a in (x, w, b))
+        x, weight, bias = operands
+        return jnp.maximum(x @ weight.T + bias, 0)
+
+    def with_double_gradients(x):
+        return jnp.maximum((2 * x - jax.lax.stop_gradient(x)) @ w.T + b, 0)
+
     return theirs, (
         lambda x: jnp.maximum(x @ w.T, 0),
-        lambda x: jnp.maximum(x.astype(jnp.bfloat16) @ w.T + b, 0).astype(x.dtype),
+        imprecise,
         lambda x: jnp.maximum(x @ w.T + b, 0)[:, :1],
-        lambda x: x @ w + b,
+        with_double_gradients,
     )
 
 
@@ -74,7 +89,7 @@ def reports():
     ]
     theirs, ours = models()
     args = (torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),)
-    return found + [verify_model(model, theirs, args, gradients=False, seconds=60.0) for model in ours]
+    return found + [verify_model(model, theirs, args, seconds=60.0) for model in ours]
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +108,10 @@ def test_other_texts_lead_to_the_same_faults(expected, random_texts):
         ]
         assert after.diagnosis == before.diagnosis
         assert after.diagnosis
+
+
+def test_models_are_wrong_in_what_their_names_say(expected):
+    *_, imprecise, _, with_double_gradients = expected
+    assert {item.kind for item in imprecise.failures} == {"precision", "gradient"}
+    assert "in bfloat16" in imprecise.diagnosis[0]
+    assert {item.kind for item in with_double_gradients.failures} == {"gradient"}

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import pytest
+import torch
+from flax import nnx
+from torch import nn
 
 from jaxlstm.check import verify_model
+from jaxlstm.check.reference.torch_model import TorchModel
 from testing.random_models import random_models
 
 SAMPLE, ALL = 1, 200
@@ -18,3 +24,114 @@ def test_right_port_holds(seed):
     report = verify_model(ours, theirs, args)
     assert report.ok, str(report)
     assert {item.status for item in report.items} == {"ok"}, str(report)
+
+
+def arrays(module):
+    return {name: p.detach().numpy() for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("tolerance", [{}, {"rtol": 1e-4, "atol": 1e-5}])
+def test_biases_of_equal_values(tolerance):
+    """Only the gradients tell which bias is which, from the first case on."""
+    theirs = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    for name, parameter in theirs.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    a = arrays(theirs)
+    params = {"p": {"w": a["0.weight"].T, "b": a["0.bias"]}, "q": {"w": a["2.weight"].T, "b": a["2.bias"]}}
+
+    def ours(params, x):
+        p, q = params["p"], params["q"]
+        return jnp.tanh(x @ p["w"] + p["b"]) @ q["w"] + q["b"]
+
+    report = verify_model(ours, theirs, (torch.randn(5, 4),), params=params, **tolerance)
+    assert report.ok, str(report)
+
+
+class Joined(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 2, 3)
+
+    def forward(self, x, y):
+        return self.conv(torch.cat([x, y], -1))
+
+
+def test_sizes_that_change_alike_on_two_axes():
+    theirs = Joined()
+    a = arrays(theirs)
+
+    def ours(x, y):
+        x = jnp.concatenate([x, y], -1)
+        dimensions = ("NCH", "OIH", "NCH")
+        weight = jnp.asarray(a["conv.weight"], x.dtype)
+        x = jax.lax.conv_general_dilated(x, weight, (1,), "VALID", dimension_numbers=dimensions)
+        return x + a["conv.bias"][:, None]
+
+    report = verify_model(ours, theirs, (torch.randn(1, 4, 4), torch.randn(1, 4, 4)))
+    assert report.ok, str(report)
+    item = next(item for item in report.items if item.id == "float64-results-torch")
+    named = [name for name in item.data["cases"] if "4 -> 1" in name]
+    assert [name.partition("4 -> 1")[2].partition(",")[0] for name in named] == [
+        " on axis 2 of args[0]",
+        " on axis 2 of args[1]",
+    ]
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def test_attention_in_float64_has_a_dtype_of_its_own():
+    theirs = Attention().double().eval()
+    a = arrays(theirs.attention)
+    values = {}
+    for k, name in enumerate(("query", "key", "value")):
+        rows = slice(8 * k, 8 * k + 8)
+        values[name] = a["in_proj_weight"][rows].T.reshape(8, 2, 4), a["in_proj_bias"][rows].reshape(2, 4)
+    values["out"] = a["out_proj.weight"].T.reshape(2, 4, 8), a["out_proj.bias"]
+    with jax.enable_x64(True):
+        ours = nnx.MultiHeadAttention(2, 8, decode=False, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+        for name, value in values.items():
+            layer = getattr(ours, name)
+            layer.kernel.value, layer.bias.value = map(jnp.asarray, value)
+    report = verify_model(ours, theirs, (torch.randn(2, 5, 8).double(),))
+    assert report.ok, str(report)
+
+
+class WithMask(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.linear(x), (x > 0).float()
+
+
+def with_mask(theirs):
+    a = arrays(theirs)
+    return lambda x: (x @ a["linear.weight"].T + a["linear.bias"], (x > 0).astype(x.dtype))
+
+
+def test_an_output_that_torch_keeps_in_float32():
+    theirs = WithMask()
+    report = verify_model(with_mask(theirs), theirs, (torch.randn(5, 4),))
+    assert report.ok, str(report)
+
+
+def test_torch_runs_once_in_its_dtype_for_the_results_and_their_errors(monkeypatch):
+    theirs, runs, run = WithMask(), [], TorchModel.run
+
+    def counted(self, case, dtype="float64", **options):
+        if dtype == "float32" and options.get("onednn", True) and "gradients" in options:
+            runs.append(case.name)
+        return run(self, case, dtype, **options)
+
+    monkeypatch.setattr(TorchModel, "run", counted)
+    report = verify_model(with_mask(theirs), theirs, (torch.randn(5, 4),))
+    assert len(runs) == len(set(runs)) == len(report.items[0].data["cases"])

@@ -212,3 +212,12 @@ def test_shape_and_dtype_are_reported(change, message, cause):
     assert status(report)["shape and dtype"] == "FAILED"
     assert message in str(report)
     assert cause in "; ".join(report.diagnosis)
+
+
+def test_port_without_outputs():
+    def port(x, state, lengths, *, params):
+        return None, own(x, state, lengths, params=params)[1]
+
+    report = check(port, seconds=0)
+    assert status(report)["shape and dtype"] == "FAILED"
+    assert "the port returns h_n, c_n, expected outputs, h_n, c_n" in str(report)

@@ -14,27 +14,28 @@ from jaxlstm.check.cases.results import Results
 Array = np.ndarray
 
 
-def names(actual: Results, expected: Results, optional: Container[str] = ()) -> str:
+def names(noun: str, actual: Results, expected: Results, optional: Container[str] = ()) -> str:
     """Describe outputs that only one side has; ``optional`` ones may be missing.
 
-    They may come in any order, since ``jax.jit`` sorts the keys of a dict.
+    ``noun`` is what returned the actual ones. They may come in any order, since ``jax.jit`` sorts the keys of
+    a dict.
     """
     required = {name for name in expected.outputs if name not in optional}
     if required <= actual.outputs.keys() <= expected.outputs.keys():
         return ""
     ours, theirs = (", ".join(results.outputs) or "nothing" for results in (actual, expected))
-    return f"the model returns {ours}, expected {theirs}"
+    return f"the {noun} returns {ours}, expected {theirs}"
 
 
-def shape_and_dtype(actual: Results, expected: Results) -> str:
-    """Describe every output whose shape or dtype is wrong. Integers may have any width."""
+def shape_and_dtype(actual: Results, expected: Results, *, dtypes: bool = True) -> str:
+    """Describe every output whose shape or, with ``dtypes``, dtype is wrong. Integers may have any width."""
     problems = []
     for name, value in actual.outputs.items():
         wanted = expected.outputs[name]
         if value.shape != wanted.shape:
             problems.append(f"{name} has shape {value.shape}, expected {wanted.shape}")
         integers = value.dtype.kind in "iu" and wanted.dtype.kind in "iu"
-        if value.dtype != wanted.dtype and not integers:
+        if dtypes and value.dtype != wanted.dtype and not integers:
             problems.append(f"{name} has dtype {value.dtype}, expected {wanted.dtype}")
     return "; ".join(problems)
 

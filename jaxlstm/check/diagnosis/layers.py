@@ -99,7 +99,8 @@ class FaultedModule:
         self,
         theirs: TorchModel,
         subject: ModelSubject,
-        first: Case,
+        case: Case,
+        position: int,
         layers: Sequence[LayerRecord],
         evidence: Sequence[Evidence],
         *,
@@ -107,19 +108,20 @@ class FaultedModule:
         tolerance: float,
         rounding: bool,
     ) -> None:
-        """Take the evidence, and the layers of the model on the case ``first``.
+        """Take the evidence, and the layers of the model on a case, which is used first.
 
-        The first case may lack evidence, if the model raised. ``rounding`` restricts the search to faults of
-        precision, which are measured by the RMS instead of the largest element.
+        ``position`` is its position among the cases tried. It may lack evidence, if the model raised.
+        ``rounding`` restricts the search to faults of precision, which are measured by the RMS instead of the
+        largest element.
         """
         self.theirs, self.subject, self.dtype = theirs, subject, dtype
         self.tolerance, self.rounding = tolerance, rounding
         self.start = f"matches {theirs.module_name} if"
-        self.first, self.layers = first, layers
+        self.first, self.layers = case, layers
         finite = [entry for entry in evidence if entry.results.is_finite]
-        self.evidence = sorted(finite, key=lambda entry: entry.case.name != first.name)
-        self.raised = not self.evidence or self.evidence[0].case.name != first.name
-        planted = self._run((), first, record=True)
+        self.evidence = sorted(finite, key=lambda entry: entry.position != position)
+        self.raised = not self.evidence or self.evidence[0].position != position
+        planted = self._run((), case, record=True)
         self.operations, self.compared = planted.operations, len(self._compare(planted))
 
     def single(self, deadline: Deadline) -> Iterator[Faults]:

@@ -33,7 +33,7 @@ def locate_difference(
 
     A port returns only outputs and final states. It is therefore run on the first 1, 2, 3, ... steps of the
     case until a run differs. The lowest layer whose state differs is the place. If the first step already
-    differs, its gates are recovered too (:mod:`jaxlstm.check.diagnosis.locate`).
+    differs, its gates are recovered too (:func:`gates_of_one_step`).
     """
     config = port.config
     case = port.adapt(case).astype(dtype)
@@ -82,9 +82,9 @@ def _states(ours: Results, theirs: Results, config: LSTMConfig, case: Case) -> I
 
 def _outputs(ours: Results, theirs: Results, config: LSTMConfig) -> Iterator[Candidate]:
     """Yield the outputs of each step, row and direction of the last layer."""
-    arrays = [results.outputs["outputs"] for results in (ours, theirs)]
-    if arrays[0].shape == arrays[1].shape:
-        a, b = (array.reshape(*array.shape[:2], config.num_directions, -1) for array in arrays)
+    a, b = (results.outputs.get("outputs") for results in (ours, theirs))
+    if a is not None and b is not None and a.shape == b.shape:
+        a, b = (array.reshape(*array.shape[:2], config.num_directions, -1) for array in (a, b))
         for at in np.ndindex(a.shape[:3]):
             time, row, reverse = at
             yield config.num_layers - 1, reverse, time, row, "output", a[at], b[at]

@@ -46,7 +46,7 @@ class _PortDiagnosis:
     ) -> None:
         self.check, self.port, self.difference, self.seconds = verification, port, difference, seconds
         self.float64, self.working = (
-            [entry for entry in verification.evidence[which] if entry.case.is_finite]
+            [e for e in verification.evidence[which] if e.case.is_finite and "outputs" in e.results.outputs]
             for which in ("float64", "working")
         )
         self.oracle = OracleLSTM(port.params, port.config)
@@ -74,7 +74,7 @@ class _PortDiagnosis:
 
     def _values(self) -> Iterator[str]:
         evidence = self.float64 or self.working
-        if not evidence:  # The port raised in every case, which the item "runs" reports.
+        if not evidence:  # The port raised or returned no outputs, which the items report.
             return
         if self._casts_to_float32():
             yield "float64 inputs are cast to float32: the results equal those for float32 inputs"
@@ -106,8 +106,9 @@ class _PortDiagnosis:
     def _gradients(self) -> Iterator[str]:
         rounded = self.oracle.rounded(self.check.dtype)
         for oracle, evidence in ((self.oracle, self.float64), (rounded, self.working)):
-            for case, results, _ in evidence:
-                if results.gradients and (lines := explain_gradients(results.gradients, oracle, case)):
+            for entry in evidence:
+                gradients = entry.results.gradients
+                if gradients and (lines := explain_gradients(gradients, oracle, entry.case)):
                     yield from lines
                     return
         yield "the gradients are right to rounding, but less precise than in correct implementations"
@@ -121,6 +122,8 @@ class _PortDiagnosis:
             results = self.port.run(batch_first, self.check.dtype, gradients=False)
         except PORT_EXCEPTIONS:
             return
+        if "outputs" not in results.outputs:
+            return
         outputs = np.asarray(results.outputs["outputs"], np.float64).swapaxes(0, 1)
         if outputs.shape == truth.shape and np.allclose(outputs, truth, atol=1e-2):
             yield "the port is batch-first: it matches if its inputs are (batch, time, feature)"
@@ -128,9 +131,9 @@ class _PortDiagnosis:
     def _nan(self) -> Iterator[str]:
         """Name the rows in which NaN appears without a reason, and the reason."""
         entries = (entry for entry in self.check.evidence["working"] if not entry.case.is_finite)
-        case, ours, truth = next(entries, (None, None, None))
-        if case is None or ours is None or truth is None:
+        if (entry := next(entries, None)) is None:
             return
+        case, ours, truth = entry.case, entry.results, entry.truth
         spread, swallowed = set(), set()
         for name, a in ours.outputs.items():
             a_finite, b_finite = (np.isfinite(x.astype(np.float64)) for x in (a, truth.outputs[name]))

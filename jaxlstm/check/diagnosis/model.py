@@ -37,8 +37,9 @@ def diagnose_model(
 
 def _gradients(verification: Verification, subject: ModelSubject) -> list[str]:
     """Describe wrong gradients of a model whose outputs are right."""
-    for _, results, truth in verification.evidence["float64"][:1]:
-        return wrong_gradients(subject.aligned(results, truth).gradients or {}, truth.gradients or {})
+    for entry in verification.evidence["float64"][:1]:
+        ours = subject.aligned(entry.results, entry.truth)
+        return wrong_gradients(ours.gradients or {}, entry.truth.gradients or {})
     return []
 
 
@@ -46,8 +47,9 @@ class _ModelDiagnosis:
     """The explanations of wrong or imprecise outputs of a model.
 
     Attributes:
-      case: the case to look at. Wrong values show on the first case that failed; rounding errors are measured
-        over all cases.
+      position: the position of the case to look at among those tried. Wrong values show on the first case
+        that failed; rounding errors are measured over all cases.
+      case: that case.
       dtype: the dtype of the runs to compare.
       agreement: the distance of runs in that dtype that agree.
     """
@@ -56,7 +58,8 @@ class _ModelDiagnosis:
         self, verification: Verification, subject: ModelSubject, theirs: TorchModel, wrong: bool
     ) -> None:
         self.check, self.subject, self.theirs, self.wrong = verification, subject, theirs, wrong
-        self.case = (verification.first_failure if wrong else None) or subject.example
+        self.position = (verification.first_failure if wrong else None) or 0
+        self.case = verification.tried[self.position]
         in_float64 = wrong and not verification.float64_refusal
         self.dtype = np.dtype(np.float64) if in_float64 else theirs.dtype
         self.agreement = AGREEMENT["float32" if subject.casts else self.dtype.name]
@@ -130,6 +133,7 @@ class _ModelDiagnosis:
             self.theirs,
             self.subject,
             self.case,
+            self.position,
             layers,
             self.check.evidence["float64" if self.dtype == np.float64 else "working"],
             dtype=self.dtype,

@@ -25,13 +25,13 @@ def evaluation_advice(
     evaluation = subject.model.evaluation()
     if evaluation is None:
         return
-    case, results, truth = evidence
+    case = evidence.case
     runner = ModelRunner(evaluation, case, np.float64, cast_model=True, precision=subject.precision)
     try:
         ours = runner.run(case)
     except PORT_EXCEPTIONS:
         return
-    found, before = (output_distance(r.outputs, truth.outputs) for r in (ours, results))
+    found, before = (output_distance(r.outputs, evidence.truth.outputs) for r in (ours, evidence.results))
     if found <= min(agreement, before / IMPROVEMENT):
         yield (
             f"the model is in training mode: after model.eval() it matches {theirs.module_name}, to within "

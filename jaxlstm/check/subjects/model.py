@@ -25,6 +25,7 @@ class ModelSubject:
     """
 
     noun = "model"
+    has_float64_copy = True
     optional_outputs = frozenset[str]()
 
     def __init__(
@@ -52,9 +53,13 @@ class ModelSubject:
         return case
 
     def run(self, case: Case, dtype: Any, *, gradients: bool = False) -> Results:
-        """Run the model in float64 or in the dtype of the module."""
+        """Run the model in the dtype of the module, or its copy in float64."""
         runner = self.working if np.dtype(dtype) == self.working.dtype else self.float64
         return runner.run(case, gradients=gradients)
+
+    def run_float64(self, case: Case, *, gradients: bool) -> Results:
+        """Run the copy of the model in float64, also if the module is in float64."""
+        return self.float64.run(case, gradients=gradients)
 
     def other_dtype(self, results: Results, dtype: Any) -> np.dtype | None:
         """Return the first floating-point dtype among the results that is not ``dtype``, or None."""

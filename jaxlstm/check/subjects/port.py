@@ -154,6 +154,7 @@ class PortSubject:
     Attributes:
       precision: the precision of matrix products in a port that sets none; None keeps JAX's default.
       not_differentiable: the reason why JAX cannot differentiate the port, or an empty string.
+      has_float64_copy: if true, float64 runs are of a copy that was cast to float64.
     """
 
     port: Port
@@ -162,6 +163,7 @@ class PortSubject:
     precision: str | None
     not_differentiable: str = ""
     noun = "port"
+    has_float64_copy = False
     optional_outputs = frozenset({"h_n", "c_n"})
 
     def adapt(self, case: Case) -> Case:
@@ -177,6 +179,10 @@ class PortSubject:
             except (TracerArrayConversionError, ConcretizationTypeError) as error:
                 self.not_differentiable = f"JAX cannot differentiate the port: {describe(error)}"
         return run()
+
+    def run_float64(self, case: Case, *, gradients: bool) -> Results:
+        """Run the port in float64."""
+        return self.run(case, np.float64, gradients=gradients)
 
     def other_dtype(self, results: Results, dtype: Any) -> np.dtype | None:
         """Return the dtype of the outputs unless it is ``dtype``. A state of another dtype is a fault."""
