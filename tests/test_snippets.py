@@ -7,6 +7,7 @@ import doctest
 import io
 import pydoc
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ def test_quoted_commands(folder: Path) -> None:
     commands = argparse.ArgumentParser().add_subparsers()
     for command in COMMANDS:
         command.add_parser(commands)
-    for file in ("x.npz", "X.npz", "sequences.npz"):
+    Path("in").mkdir(exist_ok=True)
+    for file in ("x.npz", "X.npz", "sequences.npz", "in/x.npz"):
         np.savez(file, a=np.ones((5, 3), np.float32))
     np.savez("words.npz", a=np.zeros(7, np.int32))
     Path("FILE").symlink_to("model.pt")
@@ -186,7 +188,7 @@ def test_quoted_commands(folder: Path) -> None:
     lines = [line for quoted in quoted_commands().values() for line in quoted]
     assert len(lines) >= 15
     for line in dict.fromkeys(lines):
-        name, *arguments = line.split()
+        name, *arguments = shlex.split(line)
         commands.choices[name].parse_args(arguments)
         if name != "check":
             done = jaxlstm_command(name, *arguments, *["--overwrite"] * (name != "inspect"))
