@@ -39,7 +39,7 @@ class WeightLayout:
 def each(
     to_flax: Callable[[np.ndarray], np.ndarray], to_torch: Callable[[np.ndarray], np.ndarray]
 ) -> WeightLayout:
-    """Return the layout that maps each array by itself."""
+    """Return the layout that maps each array separately."""
     return WeightLayout(
         lambda arrays: tuple(np.asarray(to_flax(array)) for array in arrays),
         lambda arrays: tuple(np.asarray(to_torch(array)) for array in arrays),

@@ -47,7 +47,7 @@ def is_program(path: str | os.PathLike[str]) -> bool:
         source = CheckpointFile(path)
         return source.read(0, min(2, source.size)) == b"PK" and is_pt2(Archive(source, check_crc=False))
     except CheckpointError:
-        # The reader of checkpoints explains what is wrong with the file.
+        # read_checkpoint raises the error that explains the fault.
         return False
 
 
