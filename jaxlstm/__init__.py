@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jaxlstm._shared.lazy_names import lazy_names
+from jaxlstm._shared.imports import lazy_names
 from jaxlstm._shared.version import __version__ as __version__
 
 if TYPE_CHECKING:

@@ -94,8 +94,7 @@ HOMES = {
 # The modules that may import a module whose name is not a literal.
 DYNAMIC_IMPORTS = {
     "jaxlstm.cli.load_port",  # a module of the user
-    "jaxlstm._shared.lazy_names",  # the public names of a package
-    "jaxlstm._shared.optional",  # import_optional
+    "jaxlstm._shared.imports",  # the public names of a package, and optional packages
     "jaxlstm.programs.operators",  # its own modules
 }
 IMPORTERS = ("import_module", "import_optional", "__import__")

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm._shared.paths import require_path
+from jaxlstm._shared.files import require_path
 from jaxlstm.inference.columns import RowError, arrow_column
-from jaxlstm.inference.lstm_rows import LSTMRows
-from jaxlstm.inference.program_rows import ProgramRows
+from jaxlstm.inference.rows import LSTMRows, ProgramRows
 from jaxlstm.layer.config import positive_int
 from jaxlstm_converters.lstm._load import read_lstm
 from jaxlstm_converters.lstm.torch_module import lookalike_warning

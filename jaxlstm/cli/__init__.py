@@ -12,15 +12,17 @@ import argparse
 import contextlib
 import difflib
 import os
+import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jaxlstm._shared.version import __version__
 from jaxlstm.cli import check, convert, export, inspect, run
-from jaxlstm.cli.messages import in_one_line, warnings_in_one_line
+from jaxlstm.cli.options import option_of
 
 COMMANDS = (inspect, convert, check, run, export)
 INTERRUPTED = 128 + signal.SIGINT
@@ -127,3 +129,38 @@ def _repeat_lost_interrupts() -> Iterator[None]:
         sys.unraisablehook = previous
         for timer in timers:
             timer.cancel()
+
+
+def in_one_line(error: Exception, args: argparse.Namespace) -> str:
+    """Return the message of an error as one line that names options instead of Python arguments.
+
+    An argument of the library is named at the start of a message ("seed must be ...") or in advice ("pass
+    overwrite=True"). If the command has an option of that name, the option is named.
+    """
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = str(error)
+    names = "|".join(map(re.escape, vars(args)))
+    text = re.sub(rf"^({names})(?= must\b| ')", lambda match: option_of(match[1]), text)
+    text = re.sub(rf"\bpass ({names})=True\b", lambda match: f"pass {option_of(match[1])}", text)
+    text = re.sub(rf"\bpass ({names})=", lambda match: f"pass {option_of(match[1])} ", text)
+    return " ".join(text.split())
+
+
+@contextlib.contextmanager
+def warnings_in_one_line(args: argparse.Namespace) -> Iterator[None]:
+    """Print each of Python's warnings as one line of the command, without the source line that caused it."""
+    shown: set[str] = set()
+
+    def show(message: Any, *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in shown:
+            shown.add(text)
+            print(f"jaxlstm {args.command}: warning: {text}", file=sys.stderr)
+
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before

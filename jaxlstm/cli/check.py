@@ -13,18 +13,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm._shared.files import require_replaceable, write_atomically
 from jaxlstm._shared.progress import Progress, progress_bar
 from jaxlstm.cli.load_port import load_port
-from jaxlstm.cli.merged import Reports, command_line, merge_reports
-from jaxlstm.cli.options import add_command, add_unrecorded, load_selected, path_argument
-from jaxlstm.cli.output import checkpoint_files, require_output
-from jaxlstm.cli.program import takes_program
-from jaxlstm.cli.program.check import check_program, load_checked
-from jaxlstm.cli.verdict import NOT_RUN, verdict_text
+from jaxlstm.cli.options import (
+    add_command,
+    add_unrecorded,
+    checkpoint_files,
+    load_selected,
+    path_argument,
+    refuse_options,
+    require_output,
+    takes_program,
+)
+from jaxlstm.cli.verdict import NOT_RUN, Reports, command_line, merge_reports, verdict_text
 
 if TYPE_CHECKING:
     from jaxlstm.check import Report
+    from jaxlstm.programs.program import Program
 
 BACKENDS = ("cpu", "gpu", "tpu")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -180,3 +186,34 @@ def _as_json(checkpoint: str, reports: Reports, absent: list[str]) -> Any:
             for (backend, dtype), report in reports.items()
         ],
     }
+
+
+def load_checked(args: argparse.Namespace) -> Program:
+    """Return the program to check, after a check of the options."""
+    from jaxlstm_converters.pt2._load_program import load_program
+
+    refuse_options(args, "dtype", "port", "matrix", "batch_first", "dropout")
+    return load_program(args.checkpoint)
+
+
+def check_program(
+    program: Program, args: argparse.Namespace, device: Any, progress: Progress
+) -> Iterator[tuple[str, Report]]:
+    """Yield the report on a program."""
+    import jax
+
+    from jaxlstm.check import verify_model
+    from jaxlstm.check.reference.torch_model import read_exported_program
+    from jaxlstm.inference.program_artifact import as_arguments
+    from jaxlstm.inference.random_inputs import random_inputs
+
+    tensors = random_inputs(program, seed=args.seed)
+    if tensors is None:
+        raise ValueError(
+            f"{args.checkpoint}: the program refuses inputs of all sizes that were tried; call "
+            "jaxlstm.check.verify_model with an example of yours"
+        )
+    example, kwargs = as_arguments(program, tensors)
+    exported = read_exported_program(args.checkpoint)
+    with jax.default_device(device):
+        yield "program", verify_model(program, exported, example, kwargs, seed=args.seed, progress=progress)

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm._shared.progress import progress_bar
-from jaxlstm.cli.options import add_command, add_unrecorded, load_selected, warn_of_assumptions
-from jaxlstm.cli.output import checkpoint_files, require_output
+from jaxlstm.cli.options import (
+    add_command,
+    add_unrecorded,
+    checkpoint_files,
+    load_selected,
+    require_output,
+    warn_of_assumptions,
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -37,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the file, read it back and compare: return 0 if every bit is the same, 1 if not."""
     import numpy as np
 
-    from jaxlstm.layer.config_json import config_to_dict
+    from jaxlstm.layer.config import config_to_dict
     from jaxlstm_converters.lstm._load import read_lstm
     from jaxlstm_converters.write._save import format_of, save
 

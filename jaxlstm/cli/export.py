@@ -10,9 +10,16 @@ from typing import Any, NamedTuple
 
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import size
-from jaxlstm.cli.options import add_command, add_unrecorded, load_selected, warn_of_assumptions
-from jaxlstm.cli.output import checkpoint_files, require_output
-from jaxlstm.cli.program import refuse_options, takes_program
+from jaxlstm.cli.options import (
+    add_command,
+    add_unrecorded,
+    checkpoint_files,
+    load_selected,
+    refuse_options,
+    require_output,
+    takes_program,
+    warn_of_assumptions,
+)
 
 TOLERANCE = 1e-5
 """Largest accepted difference between an artifact and jaxlstm, relative to the largest result."""
@@ -110,7 +117,7 @@ class _Exportable(NamedTuple):
 def _lstm(args: argparse.Namespace) -> _Exportable:
     require_output(args.output, checkpoint_files(args.checkpoint))
     from jaxlstm.inference.lstm_artifact import export
-    from jaxlstm.layer.config_json import config_to_dict
+    from jaxlstm.layer.config import config_to_dict
 
     with progress_bar() as progress:
         selected = load_selected(args, progress)
@@ -142,11 +149,11 @@ def _difference_of_lstm(path: Path, params: Any, config: Any) -> float:
 
 
 def _program(args: argparse.Namespace) -> _Exportable:
-    from jaxlstm.cli.program.describe import describe, shape_text
+    from jaxlstm.cli.program import describe, shape_text
     from jaxlstm.inference.program_artifact import export_program
     from jaxlstm_converters.pt2._load_program import load_program
 
-    refuse_options(args, batch_first="--batch-first", dropout="--dropout")
+    refuse_options(args, "batch_first", "dropout")
     require_output(args.output, [args.checkpoint])
     with progress_bar() as progress:
         progress(0, 1, f"reading {args.checkpoint}")

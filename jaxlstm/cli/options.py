@@ -1,13 +1,20 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share: checkpoints, outputs, and whether a file is a program.
+
+An output must have a folder, and must not replace an input.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxlstm._shared.files import require_folder_of
 from jaxlstm._shared.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -51,6 +58,11 @@ def add_command(
     return parser
 
 
+def option_of(name: str) -> str:
+    """Return the option of an argument: "--batch-first" for "batch_first"."""
+    return f"--{name.replace('_', '-')}"
+
+
 def path_argument(text: str) -> str:
     """Return a path argument; refuse an empty one, which is usually an unset variable of a shell."""
     if not text:
@@ -82,7 +94,7 @@ def load_selected(args: argparse.Namespace, progress: Progress = no_progress) ->
     selected = read_lstm(args.checkpoint, args.prefix, progress=progress, **fields)
     if selected.lookalike:
         warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
-    given = [f"--{n.replace('_', '-')}" for n, value in fields.items() if value is not None]
+    given = [option_of(name) for name, value in fields.items() if value is not None]
     if given and isinstance(selected.config, LSTMCellConfig):
         raise ValueError(f"{' and '.join(given)} cannot be used with an LSTMCell")
     return selected
@@ -102,3 +114,66 @@ def warn_of_assumptions(args: argparse.Namespace, selected: SelectedLSTM) -> Non
         f"{' and '.join(options[name] for name in selected.unrecorded)}",
         file=sys.stderr,
     )
+
+
+def checkpoint_files(checkpoint: str | os.PathLike[str]) -> list[Path]:
+    """Return the path and, if it is the index of a sharded checkpoint, its shards."""
+    path = Path(checkpoint)
+    try:
+        if path.suffix != ".json":
+            return [path]
+        weight_map = json.loads(path.read_bytes())["weight_map"]
+        return [path, *(path.with_name(name) for name in sorted(set(weight_map.values())))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not an index
+        return [path]
+
+
+def require_output(
+    output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], *, option: str = "-o"
+) -> None:
+    """Raise if ``output`` has no folder to be written to, or if writing it would replace an input.
+
+    An input is recognized under any name: through symbolic and hard links, relative paths, and names that
+    differ in case on a file system that ignores case. A path inside an input directory is refused, and so
+    is a directory that contains an input.
+
+    Args:
+      output: the file or directory to write.
+      inputs: the files and directories that the command reads; missing ones are ignored.
+      option: the option that named the output, for the message.
+
+    Raises:
+      FileNotFoundError: the folder of the output does not exist.
+      ValueError: the output is or would destroy an input.
+    """
+    output = Path(output)
+    require_folder_of(output)
+    for source in map(Path, inputs):
+        if not source.exists():
+            continue
+        if (
+            _same(output, source)
+            or any(_same(folder, source) for folder in output.absolute().parents)
+            or (output.is_dir() and any(_same(output, folder) for folder in source.resolve().parents))
+        ):
+            raise ValueError(f"{option} {output} would replace the input {source}; choose another path")
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.exists() and os.path.samefile(a, b)
+
+
+def takes_program(args: argparse.Namespace) -> bool:
+    """Return True if a command applies to a whole program."""
+    from jaxlstm_converters.pt2._load_program import is_program
+
+    return args.prefix is None and is_program(args.checkpoint)
+
+
+def refuse_options(args: argparse.Namespace, *names: str) -> None:
+    """Raise if one of these options, which have no meaning for a whole program, was given."""
+    given = [option_of(name) for name in names if getattr(args, name) not in (None, False)]
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} cannot be used with a .pt2 program; for one LSTM of it pass --prefix"
+        )

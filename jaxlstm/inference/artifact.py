@@ -12,9 +12,8 @@ import jax
 import jax.export
 import numpy as np
 
-from jaxlstm._shared.atomic import require_replaceable, write_together
-from jaxlstm._shared.optional import import_optional
-from jaxlstm._shared.paths import require_exists, require_folder_of
+from jaxlstm._shared.files import require_exists, require_folder_of, require_replaceable, write_together
+from jaxlstm._shared.imports import import_optional
 from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -26,8 +26,7 @@ from jaxlstm.functional import lstm
 from jaxlstm.inference.artifact import check_arguments, read_artifact, read_weights, write_artifact
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
-from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.config_json import METADATA_KEY, saved_metadata
+from jaxlstm.layer.config import METADATA_KEY, LSTMConfig, saved_metadata
 from jaxlstm.layer.params import check_params, param_shapes
 from jaxlstm.layer.precision import Precision, require_dtype
 from jaxlstm.layer.validate import state_argument

@@ -22,8 +22,8 @@ SOURCES = [*sorted(FOLDER.rglob("*.py")), SHARED / "safetensors_header.py", SHAR
 # The modules that import from jaxlstm._shared: the reader's own parts there, which are among SOURCES, the
 # names of the package, aligned memory, and `import_optional`, whose arguments are literals.
 FROM_SHARED = {
-    "__init__.py": "lazy_names",
-    "onnx_graph.py": "optional",
+    "__init__.py": "imports",
+    "onnx_graph.py": "imports",
     "safetensors.py": "safetensors_header",
     "safetensors_header.py": "strict_json",
     "strict_json.py": "strict_json",

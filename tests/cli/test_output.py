@@ -13,7 +13,7 @@ import torch
 
 from jaxlstm import load
 from jaxlstm.check.report.html import is_html_page
-from jaxlstm.cli.output import checkpoint_files, require_output
+from jaxlstm.cli.options import checkpoint_files, require_output
 from testing.command import jaxlstm_command
 
 INDEX = "model.safetensors.index.json"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxlstm
-from jaxlstm.layer.config_json import config_to_dict
+from jaxlstm.layer.config import config_to_dict
 from jaxlstm_converters.lstm._load import read_lstm
 from testing.command import jaxlstm_command
 from testing.real_files import BY_LABEL, EACH_LSTM, FILES, Real

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jaxlstm._shared.lazy_names import lazy_names
+from jaxlstm._shared.imports import lazy_names
 
 if TYPE_CHECKING:
     from ._read_checkpoint import read_checkpoint as read_checkpoint

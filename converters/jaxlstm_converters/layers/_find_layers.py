@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jaxlstm.layer.config_json import config_to_dict
+from jaxlstm.layer.config import config_to_dict
 from jaxlstm_converters.checkpoint.io.tensor import Tensor
 from jaxlstm_converters.layers.modules import Module, group_by_module
 from jaxlstm_converters.layers.types import BUFFERS, LayerType, choose_by_name, claimed_names, fitting_types

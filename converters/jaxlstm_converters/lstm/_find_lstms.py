@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.layer.config_json import ASSUMABLE, METADATA_KEY, saved_config
+from jaxlstm.layer.config import ASSUMABLE, METADATA_KEY, LSTMCellConfig, LSTMConfig, saved_config
 from jaxlstm.layer.params import shape_mismatches
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.lstm.fold import fold

@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import Any
 
-from jaxlstm._shared.paths import require_path
+from jaxlstm._shared.files import require_path
 from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import Params

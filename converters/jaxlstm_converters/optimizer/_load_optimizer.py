@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxlstm._shared.optional import import_optional
+from jaxlstm._shared.imports import import_optional
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint

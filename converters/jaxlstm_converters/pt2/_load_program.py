@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from jaxlstm._shared.paths import require_exists
+from jaxlstm._shared.files import require_exists
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2
 from jaxlstm_converters.checkpoint.io.files import CheckpointFile

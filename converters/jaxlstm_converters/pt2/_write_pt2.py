@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm._shared.atomic import require_replaceable, write_atomically
+from jaxlstm._shared.files import require_replaceable, write_atomically
 from jaxlstm_converters.checkpoint.formats.pt2 import SCALAR_TYPES, STRIDED
 from jaxlstm_converters.checkpoint.io.tensor import contiguous_strides
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile

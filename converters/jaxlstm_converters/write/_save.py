@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm._shared.atomic import require_replaceable, write_atomically
-from jaxlstm._shared.paths import require_folder_of, require_path
+from jaxlstm._shared.files import require_folder_of, require_path, require_replaceable, write_atomically
 from jaxlstm._shared.progress import Progress, no_progress, reported_bytes
 from jaxlstm._shared.safetensors import safetensors_bytes
-from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.config_json import ASSUMABLE, METADATA_KEY, saved_config, saved_metadata
+from jaxlstm.layer.config import ASSUMABLE, METADATA_KEY, LSTMConfig, saved_config, saved_metadata
 from jaxlstm.layer.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from jaxlstm_converters.write.torch_zip import has_marker, torch_bytes

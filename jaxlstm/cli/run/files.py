@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm._shared.atomic import require_replaceable, written_whole
-from jaxlstm._shared.paths import require_exists, require_folder_of
+from jaxlstm._shared.files import require_exists, require_folder_of, require_replaceable, written_whole
 from jaxlstm._shared.progress import Progress
-from jaxlstm.cli.output import checkpoint_files, require_output
+from jaxlstm.cli.options import checkpoint_files, require_output
 from jaxlstm.cli.run.sequences import (
     SUFFIXES,
     WRITER,
@@ -28,7 +27,7 @@ from jaxlstm.cli.run.sequences import (
     write_results,
 )
 from jaxlstm.inference.columns import RowError
-from jaxlstm.inference.lstm_rows import LSTMRows
+from jaxlstm.inference.rows import LSTMRows
 from jaxlstm_converters._batch_predictor import BatchPredictor
 
 CHUNK_STEPS = 1 << 16

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm._shared.optional import import_optional
-from jaxlstm._shared.paths import require_exists
+from jaxlstm._shared.files import require_exists
+from jaxlstm._shared.imports import import_optional
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.inference.columns import arrow_column
 from jaxlstm_converters.checkpoint import read_checkpoint

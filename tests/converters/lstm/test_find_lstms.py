@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, param_shapes
-from jaxlstm.layer.config_json import METADATA_KEY, saved_metadata
+from jaxlstm.layer.config import METADATA_KEY, saved_metadata
 from jaxlstm.layer.params import shape_mismatches
 from jaxlstm_converters.lstm._find_lstms import config_hints, survey
 from jaxlstm_converters.lstm.selected import choose_prefix

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxlstm._shared.optional import import_optional
+from jaxlstm._shared.imports import import_optional
 
 from ..errors import CheckpointError, printable
 from ..io._make_tensor import MAX_NDIM, make_array

@@ -1,4 +1,4 @@
-"""`lazy_names`: public names of a package that are imported on first use (PEP 562)."""
+"""Imports on first use: public names of a package (PEP 562), and optional dependencies."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def _typed_imports(package: str) -> Iterator[tuple[str, str]]:
                     assert node.module is not None
                     home = f"{package}.{node.module}" if node.level else node.module
                     yield from ((home, alias.name) for alias in node.names)
+
+
+def import_optional(module: str, extra: str) -> Any:
+    """Import an optional package; if it is missing, the error names the extra that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{module} is not installed; install it with pip install 'jaxlstm[{extra}]'"
+        ) from error

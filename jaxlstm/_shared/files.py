@@ -1,7 +1,7 @@
-"""Replace a file atomically: after a crash, either the old file or the new one is there, complete.
+"""Files: errors for missing paths, and files that are replaced atomically.
 
-The new file is written under a temporary name in the same directory, read back, hashed, flushed to the disk
-and renamed over the old one.
+After a crash, either the old file or the new one is there, complete. The new file is written under a
+temporary name in the same directory, read back, hashed, flushed to the disk and renamed over the old one.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from jaxlstm._shared.paths import require_folder_of
-
 
 def require_replaceable(path: Path, *, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
     """Raise if writing a file at ``path`` would destroy something that jaxlstm did not write.
 
-    ``overwrite`` permits to replace any file, but never a directory or a device.
+    ``overwrite`` permits replacing any file, but never a directory or a device.
 
     Raises:
       FileExistsError: ``path`` exists and must not be replaced.
@@ -112,3 +110,23 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_path(path: object, fix: str) -> None:
+    """Raise TypeError, with the fix at the end of its message, if ``path`` is not a path."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a str or os.PathLike, got {type(path).__name__}; {fix}")
+
+
+def require_exists(path: str | os.PathLike[str]) -> None:
+    """Raise FileNotFoundError if neither a file nor a folder exists at ``path``."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no such file: {os.fspath(path)}")
+
+
+def require_folder_of(path: Path) -> None:
+    """Raise FileNotFoundError if the folder in which ``path`` is to be written does not exist."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path}: the folder {path.parent} does not exist; create it or choose another path"
+        )
