@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlstm.check.report.item import Heatmap, Section
+
 Array = np.ndarray
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
@@ -55,12 +57,6 @@ class GateError(NamedTuple):
     actual: float
     expected: float
 
-    def __str__(self) -> str:
-        return (
-            f"{self.gate}: {self.off} of {self.units} units differ; the worst is unit {self.worst}: "
-            f"{self.actual:.9g}, expected {self.expected:.9g}"
-        )
-
 
 class StepDifference(NamedTuple):
     """The first step at which a port differs from the oracle.
@@ -87,6 +83,31 @@ class StepDifference(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return the place and the summary as plain Python values."""
         return {**self.place._asdict(), "gates": [gate._asdict() for gate in self.summary()]}
+
+
+def gates_section(difference: StepDifference) -> Section:
+    """Return the gates of the first step that differs, as a table and as a heat map."""
+    rows = [
+        (
+            "DIFFERS" if gate.off else "equal",
+            gate.gate,
+            f"{gate.off} of {gate.units}",
+            str(gate.worst),
+            f"{gate.actual:.9g}",
+            f"{gate.expected:.9g}",
+        )
+        for gate in difference.summary()
+    ]
+    errors = difference.errors()
+    values = [row.tolist() for row in errors.values()]
+    grid = Heatmap("Distance from the oracle", "unit", "gate", values, tuple(errors))
+    return Section(
+        f"Gates at {difference.place.where}",
+        rows,
+        ("status", "gate", "units that differ", "worst unit", "port", "oracle"),
+        (2, 3, 4, 5),
+        (grid,),
+    )
 
 
 Candidate = tuple[int, bool | int, int, int, str, Array, Array]

@@ -1,9 +1,9 @@
-"""The parts of a report: the outcome of one check, the difference of one layer, and a grid of numbers."""
+"""The parts of a report: items, layers, grids of numbers, and the sections that show them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -98,3 +98,38 @@ class LayerDifference(NamedTuple):
         if not self.theirs:
             return "the whole model"
         return self.ours if self.ours == self.theirs else f"{self.ours} (torch: {self.theirs})"
+
+
+class Section(NamedTuple):
+    """A section of a report, for the writers of text and HTML.
+
+    Attributes:
+      heading: its heading.
+      rows: lines of one cell each, names with their values, or the rows of a table.
+      header: the columns of a table, of which the first is a status.
+      numbers: the columns that are aligned right.
+      heatmaps: pictures below the rows.
+    """
+
+    heading: str
+    rows: Sequence[tuple[str, ...]] = ()
+    header: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+    heatmaps: tuple[Heatmap, ...] = ()
+
+
+def lines_section(heading: str, lines: Iterable[str]) -> Section:
+    """Return a section of lines."""
+    return Section(heading, [(line,) for line in lines])
+
+
+def items_section(items: Iterable[Item]) -> Section:
+    """Return the items as a table."""
+    rows = [(i.status, i.name, format_number(i.measured), format_number(i.limit), i.detail) for i in items]
+    return Section("Items", rows, ("status", "item", "measured", "limit", "detail"), (2, 3))
+
+
+def layers_section(layers: Iterable[LayerDifference]) -> Section:
+    """Return the layers of a model as a table, in the order of calls."""
+    rows = [("equal" if a.ok else "DIFFERS", a.name, a.kind, a.difference) for a in layers]
+    return Section("Layers", rows, ("status", "layer", "type", "difference / largest element"), (3,))

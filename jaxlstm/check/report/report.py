@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
-from jaxlstm.check.report import html, text
-from jaxlstm.check.report.difference import StepDifference
-from jaxlstm.check.report.heatmap import heatmap_svg
-from jaxlstm.check.report.item import Heatmap, Item, LayerDifference
+from jaxlstm._shared.table import table
+from jaxlstm.check.report.difference import StepDifference, gates_section
+from jaxlstm.check.report.html import page
+from jaxlstm.check.report.item import (
+    Heatmap,
+    Item,
+    LayerDifference,
+    Section,
+    items_section,
+    layers_section,
+    lines_section,
+)
+from jaxlstm.check.report.text import section_text, show_text
 
 SCHEMA = 1
 """Version of the JSON. It grows when a key changes its meaning or is removed."""
@@ -116,47 +124,40 @@ class Report:
     def first_screen(self) -> str:
         """Return the verdict, the diagnosis and at most five of the failures."""
         items = self.failures or self.items
-        lines = [self.verdict, *text.section("Diagnosis", self.diagnosis)]
-        lines.append(text.items_table(items[:FIRST_SCREEN]))
+        shown = items_section(items[:FIRST_SCREEN])
+        lines = [self.verdict, *section_text(lines_section("Diagnosis", self.diagnosis))]
+        lines.append(table(shown.header, shown.rows, right=shown.numbers))
         if len(items) > FIRST_SCREEN:
             lines.append(f"... and {len(items) - FIRST_SCREEN} more, in str(report)")
         return "\n".join(lines)
 
-    def __str__(self) -> str:
-        diagnosis = text.section("Diagnosis", self.diagnosis)
-        lines = [self.verdict, *diagnosis, "", text.items_table(self.items)]
+    def _sections(self) -> Iterator[Section]:
+        """Yield the parts of the report, some of them empty. The failures are the first items."""
+        yield lines_section("Diagnosis", self.diagnosis)
         if self.difference:
-            heading = f"Gates at {self.difference.place.where}"
-            lines += text.section(heading, map(str, self.difference.summary()))
-        if self.layers:
-            lines += text.section("Layers", text.layers_table(self.layers).splitlines())
-        lines += text.section("Notes", self.notes)
+            yield gates_section(self.difference)
+        yield layers_section(self.layers)
+        yield items_section(sorted(self.items, key=lambda item: item.ok is not False))
+        yield Section("Error over time and units", heatmaps=self.heatmaps)
+        yield lines_section("Notes", self.notes)
         for name, values in (("Settings", self.settings), ("Environment", self.environment)):
-            lines += text.section(name, (f"{key}: {value}" for key, value in values.items()))
-        lines += text.section("Reproduce", [self.again] if self.again else [])
-        return "\n".join(lines)
+            yield Section(name, [(key, str(value)) for key, value in values.items()])
+        yield lines_section("Reproduce", [self.again] if self.again else [])
+
+    def __str__(self) -> str:
+        return "\n".join([self.verdict, *(line for part in self._sections() for line in section_text(part))])
 
     def show(self) -> None:
         """Print the report, in color on a terminal."""
-        text.show_text(str(self))
+        show_text(str(self))
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        parts = [
-            html.listing("Diagnosis", self.diagnosis),
-            html.gates(self.difference) if self.difference else "",
-            html.layers_table(self.layers),
-            html.items_table(self.items),
-            html.side("Error over time and units", [heatmap_svg(grid) for grid in self.heatmaps]),
-            html.listing("Notes", self.notes),
-            f"<h2>Reproduce</h2><pre>{escape(self.again)}</pre>" if self.again else "",
-            '<div class="side">',
-            html.pairs("Environment", self.environment),
-            html.pairs("Settings", self.settings),
-            "</div>",
-        ]
-        header = html.header(self.word, self.title, self.counts, self.environment)
-        return html.page(self.verdict, self.ok, header, parts)
+        found = self.environment
+        where = [f"{name} {found[name]}" for name in ("jaxlstm", "jax", "torch") if name in found]
+        where += [found["device"]] if "device" in found else []
+        header = [self.word, self.title, self.counts, " · ".join(where)]
+        return page(self.verdict, self.ok, header, self._sections())
 
 
 def _strict(value: Any) -> Any:

@@ -6,28 +6,19 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxlstm._shared.table import format_number, table
-from jaxlstm.check.report.item import Item, LayerDifference
+from jaxlstm._shared.table import table
+from jaxlstm.check.report.item import Item, Section
 
 
-def section(heading: str, lines: Iterable[str]) -> Iterator[str]:
-    """Yield a heading and indented lines; nothing without lines."""
+def section_text(section: Section) -> Iterator[str]:
+    """Yield the heading and the indented lines of a section; nothing without lines."""
+    lines = (": ".join(row) for row in section.rows)
+    if section.header and section.rows:
+        lines = table(section.header, section.rows, right=section.numbers).splitlines()
     indented = [f"  {line}" for line in lines]
     if indented:
-        yield f"{heading}:"
+        yield f"{section.heading}:"
         yield from indented
-
-
-def items_table(items: Iterable[Item]) -> str:
-    """Return the items as a table."""
-    rows = [(i.status, i.name, format_number(i.measured), format_number(i.limit), i.detail) for i in items]
-    return table(("status", "item", "measured", "limit", "detail"), rows, right=(2, 3))
-
-
-def layers_table(layers: Iterable[LayerDifference]) -> str:
-    """Return the layers of a model as a table, in the order of calls."""
-    rows = [("equal" if a.ok else "DIFFERS", a.name, a.kind, a.difference) for a in layers]
-    return table(("status", "layer", "type", "difference / largest element"), rows, right=(3,))
 
 
 def matrix_table(items: Iterable[Item]) -> str:
