@@ -55,7 +55,7 @@ a < b: DOES NOT HOLD (1 ok, 1 failed, 1 untested)
 Diagnosis:
   the gates are i,f,o,g & more
   or not
-Gates at layer 1, reverse, at time 4, row 2:
+First difference from the oracle: layer 1, reverse, at time 4, row 2:
   status   gate  units that differ  worst unit  port  oracle
   equal    f                0 of 3           0     1       1
   DIFFERS  i*g              2 of 3           2   nan   0.125
@@ -111,7 +111,7 @@ def test_full_text():
 
 def test_summary_has_at_most_five_failures():
     table = "status  item       measured    limit  detail\nFAILED  semantics      0.25  1.0e-14  worst: <a>"
-    assert REPORT.first_screen() == TEXT.partition("\nGates")[0] + "\n" + table
+    assert REPORT.first_screen() == TEXT.partition("\nFirst")[0] + "\n" + table
     five, six = Report("r", (BAD,) * 5), Report("r", (BAD,) * 6)
     assert len(five.first_screen().splitlines()) == 1 + 1 + 5
     assert "more" not in five.first_screen()

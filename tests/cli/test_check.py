@@ -98,7 +98,7 @@ def test_failing_matrix_returns_status_1(
     assert {item["status"] for item in report["items"]} == {"FAILED"}
     text = page.read_text()
     assert "cpu matrix: bfloat16, batch 1, 12 steps, no jit" in text
-    assert f"jaxlstm check {checkpoint} --dtype bfloat16 --matrix --seed 0</pre>" in text
+    assert f"jaxlstm check {checkpoint} --dtype bfloat16 --matrix --seed 0</li>" in text
 
 
 def test_failing_matrix_names_the_cell(
@@ -148,12 +148,12 @@ def test_page_covers_every_run_and_absent_backends(
     assert cli.main([*arguments, "--report", str(page)]) == 1
     text = page.read_text()
     runs = [f"{backend} {dtype}" for backend in ("cpu", "gpu") for dtype in ("float64", "float32")]
-    rows = re.findall(r'<tr><td class="s (\w+)">\w+</td><td>([^<]*)</td>', text)
+    rows = re.findall(r'<tr><td class="(\w{2,})">\w+</td><td>([^<]*)</td>', text)
     assert sorted(rows) == sorted(
         [("failed" if "64" in run else "ok", f"{run}: runs") for run in runs] + [("untested", "tpu")]
     )
     assert "<td>on cpu: a; on gpu: b</td>" in text
-    assert f"jaxlstm check {checkpoint} --prefix &#x27;&#x27; --backend all --seed 3</pre>" in text
+    assert f"jaxlstm check {checkpoint} --prefix &#x27;&#x27; --backend all --seed 3</li>" in text
     assert text.count("<figcaption>") == 4
     for part in (
         "cpu float64: the gates",

@@ -102,7 +102,7 @@ def gates_section(difference: StepDifference) -> Section:
     values = [row.tolist() for row in errors.values()]
     grid = Heatmap("Distance from the oracle", "unit", "gate", values, tuple(errors))
     return Section(
-        f"Gates at {difference.place.where}",
+        f"First difference from the oracle: {difference.place.where}",
         rows,
         ("status", "gate", "units that differ", "worst unit", "port", "oracle"),
         (2, 3, 4, 5),
