@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.problems import Problem
-from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.derivative import backward
+from jaxlstm.check.reference.oracle import OracleCall
 
 
 class Tolerance(NamedTuple):
@@ -30,11 +30,12 @@ TOLERANCES = {
 
 def expected_arrays(problem: Problem, mode: str) -> dict[str, np.ndarray]:
     """Return the oracle's ``outputs``, or its gradients under ``inputs`` and the parameters' names."""
-    forward = oracle.forward(problem.params, problem.inputs, None, problem.lengths, problem.config)
+    call = OracleCall.of(problem.params, problem.inputs, None, problem.lengths, problem.config)
+    forward = call.run()
     if mode == "infer":
         return {"outputs": forward.outputs}
     cotangents = (2 * forward.outputs, np.zeros_like(forward.h_n), np.zeros_like(forward.c_n))
-    gradients = backward(problem.params, forward, problem.lengths, problem.config, cotangents)
+    gradients = backward(call, forward, cotangents)
     return {name: gradient for name, gradient in gradients.items() if name not in ("h_0", "c_0")}
 
 

@@ -81,7 +81,7 @@ def _activations(
     """Yield the recorded activations and the oracle's, in the order of computation."""
     _check_names(actual, config)
     lengths = case.valid.sum(0)
-    for layer, runs in enumerate(OracleLSTM(params, config).record(case).record):
+    for layer, runs in enumerate(OracleLSTM(params, config).call(case).run().record):
         for reverse, run in enumerate(runs):
             name = f"l{layer}_reverse" if reverse else f"l{layer}"
             gates = {gate: np.asarray(a) for gate, a in actual.get(name, {}).items()}

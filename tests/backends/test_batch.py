@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, lstm
-from jaxlstm.check.reference import oracle
+from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.layer.precision import linear
 from testing.each_backend import on_each_backend
 from testing.verification import random_params
@@ -34,7 +34,7 @@ def largest_difference(config: LSTMConfig, run: Any) -> float:
     x = rng.standard_normal((TIME, BATCH, config.input_size)).astype(np.float32)
     lengths = rng.integers(1, TIME + 1, BATCH).astype(np.int32)
     together = np.asarray(run(params, x, lengths))
-    truth = oracle.forward(params, x, None, lengths, config).outputs
+    truth = OracleCall.of(params, x, None, lengths, config).run().outputs
     worst = np.abs(together - truth).max()
     for row in (0, BATCH // 2, BATCH - 1):
         alone = np.asarray(run(params, x[:, row : row + 1], lengths[row : row + 1]))[:, 0]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxlstm.check.cases.lstm import ordinary_case, standard_cases
-from jaxlstm.check.reference.faults.arithmetic import tf32
 from jaxlstm.check.reference.faults.catalogue import catalogue
-from jaxlstm.check.reference.faults.fault import OracleCall
+from jaxlstm.check.reference.faults.cells import tf32
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import CONFIGS, random_params
 
@@ -18,15 +18,19 @@ WHOLE = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
 SQUARE = LSTMConfig(5, 5, num_layers=3, bidirectional=True)
 
 
+def finished(call):
+    return call.finished(call.run()).results
+
+
 def answers(config):
     """Return the oracle's results with each fault, over four cases, as one vector per cause."""
     params = random_params(config, scale=1.5, dtype=np.float64)
     cases = [c for c in standard_cases(config) if c.name in ("ragged", "dense", "one step", "saturating")]
-    calls = [OracleCall.of(params, config, case) for case in cases]
+    calls = [OracleLSTM(params, config).call(case) for case in cases]
 
     def numbers(apply):
-        found = [apply(call).results() for call in calls]
-        return np.concatenate([np.asarray(a).ravel() for f in found for _, a in f.outputs.items()])
+        found = [finished(apply(call)) for call in calls]
+        return np.concatenate([a.ravel() for f in found for a in f.values()])
 
     return numbers(lambda call: call), {f.cause: numbers(f.apply) for f in catalogue(config)}
 
@@ -94,7 +98,7 @@ def test_faults_by_config(config, expected):
 def test_first_layers_of_a_config():
     """A config of one layer with dropout would warn, and warnings are errors in the tests."""
     config = LSTMConfig(3, 4, num_layers=3, dropout=0.5)
-    call = OracleCall.of(random_params(config), config, ordinary_case(config))
+    call = OracleLSTM(random_params(config), config).call(ordinary_case(config))
     whole = call.run().record
     for layers in (1, 2):
         found = call.run(layers=layers)
@@ -104,7 +108,7 @@ def test_first_layers_of_a_config():
 
 def test_faults_of_post_processing():
     """One run of the oracle serves all post-processing faults, including swaps that change nothing."""
-    call = OracleCall.of(random_params(SQUARE), SQUARE, ordinary_case(SQUARE))
+    call = OracleLSTM(random_params(SQUARE), SQUARE).call(ordinary_case(SQUARE))
     only = [fault for fault in catalogue(SQUARE) if fault.only_finishes(call)]
     assert Counter(fault.group for fault in only) == {
         "final state": TWO_WAYS["final state"],
@@ -129,10 +133,10 @@ def test_faults_of_post_processing():
 def test_state_in_half_precision_is_returned_in_it(cause, kept, half):
     config = CONFIGS["plain"]
     (fault,) = (f for f in catalogue(config) if f.cause == cause.format(half))
-    call = OracleCall.of(random_params(config), config, ordinary_case(config))
-    found = fault.apply(call).results()
-    rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.outputs.items()}
-    assert {n for n, a in found.outputs.items() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
+    call = OracleLSTM(random_params(config), config).call(ordinary_case(config))
+    found = finished(fault.apply(call))
+    rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.items()}
+    assert {n for n, a in found.items() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
 
 
 def test_tf32_rounding():

@@ -9,10 +9,10 @@ import pytest
 
 from jaxlstm.check import verify
 from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases.results import Results
 from jaxlstm.check.diagnosis import search
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
 from jaxlstm.check.reference.faults.cells import clipped_c
-from jaxlstm.check.reference.faults.fault import OracleCall
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Evidence
@@ -101,7 +101,8 @@ def test_kinds_of_pairs(bugs, causes):
 @pytest.mark.parametrize("bound", [0.25, 3.3, 50.0, 400.0])
 def test_clip_is_named_with_its_bound(bound):
     def clipped(case):
-        return clipped_c(bound).apply(OracleCall.of(PARAMS, CONFIG, case)).results()
+        call = clipped_c(bound).apply(OracleLSTM(PARAMS, CONFIG).call(case))
+        return Results(call.run().results)
 
     (found,) = explained(clipped, seconds=0.0)
     assert found.causes == (f"c is clipped to [-{bound:g}, {bound:g}]",)

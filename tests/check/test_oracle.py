@@ -41,11 +41,12 @@ def test_default_initial_state_is_zero():
     params = random_params(STRONG)
     case = cases.ordinary_case(STRONG)
     zeros = (np.zeros(STRONG.state_shapes(5)[0]), np.zeros(STRONG.state_shapes(5)[1]))
-    left_out = oracle.forward(params, case.inputs, None, case.seq_lengths, STRONG)
-    given = oracle.forward(params, case.inputs, zeros, case.seq_lengths, STRONG)
+    reference, without_state = OracleLSTM(params, STRONG), case.without("h_0", "c_0")
+    left_out = reference.call(without_state).run()
+    given = reference.call(case.with_arrays(h_0=zeros[0], c_0=zeros[1])).run()
     assert np.array_equal(left_out.outputs, given.outputs)
     assert np.array_equal(left_out.c_n, given.c_n)
-    without = OracleLSTM(params, STRONG).run(case.without("h_0", "c_0"), gradients=True)
+    without = reference.run(without_state, gradients=True)
     assert list(without.gradients or ()) == [*params, "inputs"]
     assert OracleLSTM(params, STRONG).run(case).gradients is None
 
@@ -54,7 +55,7 @@ def test_record_equals_the_run():
     """The recorded h is the output, and each step starts from the state that the previous one left."""
     config = CONFIGS["bidirectional"]
     case = cases.ordinary_case(config)
-    run = oracle.forward(random_params(config), case.inputs, case.initial_state, case.seq_lengths, config)
+    run = OracleLSTM(random_params(config), config).call(case).run()
     forward, backward = run.record[-1]
     assert np.array_equal(run.outputs, np.concatenate([forward.steps.h, backward.steps.h], -1))
     assert case.initial_state is not None

@@ -9,7 +9,6 @@ from jaxlstm.check import trace
 from jaxlstm.check.cases import lstm as cases
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.diagnosis.locate import gates_of_one_step, locate_difference
-from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.difference import differing_units
 from jaxlstm.check.subjects.port import Port, PortSubject
@@ -23,7 +22,7 @@ CASE = cases.ordinary_case(CONFIG)
 
 
 def activations():
-    run = oracle.forward(PARAMS, CASE.inputs, CASE.initial_state, CASE.seq_lengths, CONFIG)
+    run = OracleLSTM(PARAMS, CONFIG).call(CASE).run()
     return {
         f"l{layer}{'_reverse' if reverse else ''}": {
             gate: a.copy() for gate, a in direction.steps._asdict().items()
@@ -121,7 +120,7 @@ def test_gates_of_layer_and_direction():
     assert place[:3] == (0, "reverse", 0)
     assert place.gate == "f"
     assert list(found.gates) == ["f", "i*g", "o", "c", "h"]
-    first = oracle.forward(PARAMS, CASE.inputs, CASE.initial_state, np.ones(5, int), CONFIG)
+    first = OracleLSTM(PARAMS, CONFIG).call(CASE.with_arrays(seq_lengths=np.ones(5, int))).run()
     steps = first.record[0][1].steps
     for gate, true in {**steps._asdict(), "i*g": steps.i * steps.g}.items():
         if gate in found.gates:
@@ -188,7 +187,7 @@ def one_step(config, slot, change=lambda results, case: results):
 
     case.arrays["c_0"][slot] = 1.0
     layer, direction = divmod(slot, 2)
-    recorded = OracleLSTM(params, config).record(case).record[layer][direction].steps
+    recorded = OracleLSTM(params, config).call(case).run().record[layer][direction].steps
     return gates_of_one_step(run, config, case, slot, None), recorded
 
 

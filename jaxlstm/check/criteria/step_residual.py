@@ -71,7 +71,7 @@ def _one_step_case(reference: OracleLSTM, cases: Sequence[Case]) -> Case:
     """Return a case of a single time step whose rows are all the steps of the oracle on ``cases``."""
     parts: dict[str, list[Array]] = {"inputs": [], "h_0": [], "c_0": []}
     for case in cases:
-        runs = [run for layer in reference.record(case).record for run in layer]
+        runs = [run for layer in reference.call(case).run().record for run in layer]
         parts["inputs"].append(case.inputs[case.valid][None])
         parts["h_0"].append(np.stack([run.h_prev[case.valid] for run in runs]))
         parts["c_0"].append(np.stack([run.c_prev[case.valid] for run in runs]))

@@ -16,8 +16,8 @@ from jaxlstm.check.cases.results import Results
 from jaxlstm.check.diagnosis.search import AGREEMENT, IMPROVEMENT, Deadline
 from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.faults.cells import CLIPS, clipped_c
-from jaxlstm.check.reference.faults.fault import Fault, OracleCall
-from jaxlstm.check.reference.oracle import OracleRun
+from jaxlstm.check.reference.faults.fault import Fault
+from jaxlstm.check.reference.oracle import OracleCall, OracleRun
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.verification import Evidence
 from jaxlstm.layer.config import LSTMConfig
@@ -40,7 +40,7 @@ class FaultedOracle:
         for entry in sorted(evidence, key=lambda entry: _cost(entry.case)):
             results, causes = repair_layout(entry, oracle.config, swapped)
             self.causes += [cause for cause in causes if cause not in self.causes]
-            self.calls.append(OracleCall.of(oracle.params, oracle.config, entry.case))
+            self.calls.append(oracle.call(entry.case))
             self.results.append(results)
         dtypes = {entry.results.outputs["outputs"].dtype.name for entry in evidence}
         self.tolerance = max((AGREEMENT.get(name, 0.0) for name in dtypes), default=0.0)
@@ -132,12 +132,12 @@ def _cost(case: Case) -> tuple[int, bool]:
     return case.inputs.shape[0] * 100 + case.inputs.shape[1], not zero_state
 
 
-def _distance(results: Results, other: Results, call: OracleCall) -> float:
+def _distance(results: Results, run: OracleRun, call: OracleCall) -> float:
     """Return the largest RMS difference of any array relative to its RMS value, on valid steps."""
     valid = np.arange(call.inputs.shape[0])[:, None] < call.lengths[None, :]
     distances = []
     for name, a in results.outputs.items():
-        b = other.outputs[name]
+        b = run.results[name]
         if a.shape != b.shape:
             return np.inf
         distances.append(_relative(a[valid], b[valid]) if name == "outputs" else _relative(a, b))

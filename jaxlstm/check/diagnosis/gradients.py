@@ -7,6 +7,7 @@ gradients.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,13 +62,14 @@ def explain_gradients(ours: Mapping[str, Array], oracle: OracleLSTM, case: Case)
     if not _differing(ours, truth):
         return []
     tolerance = EXACT if ours["inputs"].dtype == np.float64 else ROUNDED
-    run = oracle.record(case)
+    call = oracle.call(case)
+    run = call.run()
     for cause, is_cut, kept in _cuts(oracle.config):
-        weights = {name: np.asarray(a, np.float64) * (not is_cut(name)) for name, a in oracle.params.items()}
+        weights = {name: a * (not is_cut(name)) for name, a in call.params.items()}
         d_out, d_h, d_c = (
             case.cotangents[name] * k for name, k in zip(("outputs", "h_n", "c_n"), kept, strict=True)
         )
-        found = backward(weights, run, case.seq_lengths, oracle.config, (d_out, d_h, d_c))
+        found = backward(replace(call, params=weights), run, (d_out, d_h, d_c))
         if not _differing(ours, {name: found[name] for name in truth}, tolerance):
             return [f"the gradients match an LSTM in which {cause}"]
     return wrong_gradients(ours, truth)

@@ -2,57 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxlstm.check.reference.oracle import (
     DirectionRun,
+    OracleCall,
     OracleRun,
     Weights,
-    lengths_of,
     running,
     suffix,
     weights_of,
 )
-from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 
 
-def backward(
-    params: Mapping[str, Any],
-    run: OracleRun,
-    seq_lengths: Any,
-    config: LSTMConfig,
-    cotangents: tuple[Any, Any, Any],
-) -> dict[str, Array]:
+def backward(call: OracleCall, run: OracleRun, cotangents: tuple[Any, Any, Any]) -> dict[str, Array]:
     """Return the gradients of <cotangents, (outputs, h_n, c_n)> by parameter, "inputs", "h_0" and "c_0".
 
     ``run`` is the forward pass with the correct equations. Cotangents in the padding are ignored.
     """
-    dtype = run.outputs.dtype
-    params = {name: np.asarray(value).astype(dtype) for name, value in params.items()}
-    d_out, d_h, d_c = (np.asarray(a).astype(dtype) for a in cotangents)
+    config = call.config
+    d_out, d_h, d_c = (np.asarray(a).astype(run.outputs.dtype) for a in cotangents)
     d_h_0, d_c_0 = np.zeros_like(d_h), np.zeros_like(d_c)
-    lengths = lengths_of(seq_lengths, run.outputs)
     gradients: Weights = {}
     for layer in reversed(range(config.num_layers)):
         # Both directions read the same input, so their gradients add up.
         d_inputs = np.zeros_like(run.record[layer][0].inputs)
         for reverse, direction in enumerate(run.record[layer]):
             slot = layer * config.num_directions + reverse
-            w = weights_of(params, config, layer, bool(reverse))
+            w = weights_of(call.params, config, layer, bool(reverse))
             part = slice(reverse * config.h_size, (reverse + 1) * config.h_size)
             d_w, d_x, d_h_0[slot], d_c_0[slot] = _direction_backward(
-                w, direction, d_out[..., part], d_h[slot], d_c[slot], lengths, bool(reverse)
+                w, direction, d_out[..., part], d_h[slot], d_c[slot], call.lengths, bool(reverse)
             )
             d_inputs += d_x
             end = suffix(config, layer, bool(reverse))
             gradients |= {name + end: value for name, value in d_w.items()}
         d_out = d_inputs
-    by_parameter = {name: gradients[name] for name in params}
+    by_parameter = {name: gradients[name] for name in call.params}
     return {**by_parameter, "inputs": d_out, "h_0": d_h_0, "c_0": d_c_0}
 
 

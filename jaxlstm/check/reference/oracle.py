@@ -20,7 +20,7 @@ Each part that a port can get wrong is a field of :class:`Equations`. A fault re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +68,11 @@ class OracleRun(NamedTuple):
     c_n: Array
     record: tuple[tuple[DirectionRun, ...], ...]
 
+    @property
+    def results(self) -> dict[str, Array]:
+        """The results by name."""
+        return {"outputs": self.outputs, "h_n": self.h_n, "c_n": self.c_n}
+
 
 def sigmoid(z: Array) -> Array:
     """Return 1 / (1 + exp(-z)), without overflow and accurate in both tails."""
@@ -86,12 +91,13 @@ def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
     if "bias_ih" in w:
         z = z + w["bias_ih"] + w["bias_hh"]
     i, f, g, o = z.reshape(len(z), 4, z.shape[-1] // 4).swapaxes(0, 1)
-    i, f, g, o = eq.sigmoid(i), eq.sigmoid(f), eq.tanh(g), eq.sigmoid(o)
-    c = f * c + i * g
-    h = o * eq.tanh(c)
+    i, f, o = eq.gates(eq.sigmoid(i), eq.sigmoid(f), eq.sigmoid(o))
+    g = eq.candidate(eq, g)
+    c_next = eq.stored(f * c + i * g)
+    h = o * eq.squashed(eq, c_next, c)
     if "weight_hr" in w:
-        h = eq.product(h, w["weight_hr"])
-    return Step(i, f, g, o, c, h)
+        h = eq.projection(eq, h, w["weight_hr"])
+    return Step(i, f, g, o, c_next, h)
 
 
 def direction(
@@ -127,47 +133,91 @@ def join(outputs: Sequence[Array]) -> Array:
 
 @dataclass(frozen=True)
 class Equations:
-    """The parts of an LSTM that a fault can replace."""
+    """The parts of an LSTM that a fault can replace.
+
+    ``gates`` takes i, f and o; ``stored`` takes the new c; ``squashed`` takes the new and the old c.
+    """
 
     sigmoid: Callable[[Array], Array] = sigmoid
     tanh: Callable[[Array], Array] = np.tanh
     product: Callable[[Array, Array], Array] = product
+    gates: Callable[[Array, Array, Array], tuple[Array, Array, Array]] = lambda i, f, o: (i, f, o)
+    candidate: Callable[[Equations, Array], Array] = lambda eq, z: eq.tanh(z)
+    stored: Callable[[Array], Array] = lambda c: c
+    squashed: Callable[[Equations, Array, Array], Array] = lambda eq, c, old_c: eq.tanh(c)
+    projection: Callable[[Equations, Array, Array], Array] = lambda eq, h, weight: eq.product(h, weight)
     cell: Callable[..., Step] = cell
     direction: Callable[..., DirectionRun] = direction
     join: Callable[[Sequence[Array]], Array] = join
 
 
 CORRECT = Equations()
+Finish = Callable[[OracleRun, "OracleCall"], OracleRun]
 
 
-def forward(
-    params: Mapping[str, Any],
-    inputs: Any,
-    initial_state: tuple[Any, Any] | None,
-    seq_lengths: Any,
-    config: LSTMConfig,
-    *,
-    dtype: Any = np.float64,
-    equations: Equations = CORRECT,
-) -> OracleRun:
-    """Run the LSTM in ``dtype``, without dropout and with the time-major arrays of a case."""
-    params = {name: np.asarray(value).astype(dtype) for name, value in params.items()}
-    x = np.asarray(inputs).astype(dtype)
-    h_0, c_0 = state_of(initial_state, config, x.shape[1], dtype)
-    lengths = lengths_of(seq_lengths, x)
-    record = []
-    for layer in range(config.num_layers):
-        runs = []
-        for reverse in range(config.num_directions):
-            slot = layer * config.num_directions + reverse
-            w = weights_of(params, config, layer, bool(reverse))
-            run = equations.direction(equations, w, x, h_0[slot], c_0[slot], lengths, reverse=bool(reverse))
-            runs.append(run)
-        x = equations.join([run.steps.h for run in runs])
-        record.append(tuple(runs))
-    h_n = np.stack([run.h_n for runs in record for run in runs])
-    c_n = np.stack([run.c_n for runs in record for run in runs])
-    return OracleRun(x, h_n, c_n, tuple(record))
+@dataclass(frozen=True)
+class OracleCall:
+    """The arguments of the oracle, its equations, and changes to its results.
+
+    ``finish`` holds changes to the results, in the order in which they apply.
+    """
+
+    params: Mapping[str, Array]
+    inputs: Array
+    state: tuple[Array, Array]
+    lengths: Array
+    config: LSTMConfig
+    equations: Equations = CORRECT
+    finish: tuple[Finish, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        params: Mapping[str, Any],
+        inputs: Any,
+        initial_state: tuple[Any, Any] | None,
+        seq_lengths: Any,
+        config: LSTMConfig,
+        *,
+        dtype: Any = np.float64,
+        equations: Equations = CORRECT,
+    ) -> OracleCall:
+        """Return the call in ``dtype``, without dropout and with the time-major arrays of a case."""
+        params = {name: np.asarray(value).astype(dtype) for name, value in params.items()}
+        x = np.asarray(inputs).astype(dtype)
+        given = map(np.zeros, config.state_shapes(x.shape[1])) if initial_state is None else initial_state
+        h_0, c_0 = (np.asarray(a).astype(dtype) for a in given)
+        return cls(params, x, (h_0, c_0), lengths_of(seq_lengths, x), config, equations)
+
+    @np.errstate(all="ignore")  # Cases contain NaN and infinity, and exp may underflow.
+    def run(self, *, layers: int | None = None) -> OracleRun:
+        """Run the LSTM, without ``finish``. If ``layers`` is given, run only the first layers."""
+        config, x, record = self.config, self.inputs, []
+        for layer in range(config.num_layers)[:layers]:
+            runs = []
+            for reverse in range(config.num_directions):
+                h, c = (a[layer * config.num_directions + reverse] for a in self.state)
+                w = weights_of(self.params, config, layer, bool(reverse))
+                runs.append(self.equations.direction(self.equations, w, x, h, c, self.lengths, bool(reverse)))
+            x = self.equations.join([run.steps.h for run in runs])
+            record.append(tuple(runs))
+        h_n = np.stack([run.h_n for runs in record for run in runs])
+        c_n = np.stack([run.c_n for runs in record for run in runs])
+        return OracleRun(x, h_n, c_n, tuple(record))
+
+    def finished(self, run: OracleRun) -> OracleRun:
+        """Return a run with ``finish`` applied to its results."""
+        for change in self.finish:
+            run = change(run, self)
+        return run
+
+    def with_equations(self, **parts: Any) -> OracleCall:
+        """Return the call with some of its equations replaced."""
+        return replace(self, equations=replace(self.equations, **parts))
+
+    def then(self, change: Finish) -> OracleCall:
+        """Return the call with one more change to its results."""
+        return replace(self, finish=(*self.finish, change))
 
 
 def weights_of(params: Mapping[str, Any], config: LSTMConfig, layer: int, reverse: bool) -> Weights:
@@ -190,14 +240,3 @@ def lengths_of(seq_lengths: Any, x: Array) -> Array:
     if seq_lengths is None:
         return np.full(x.shape[1], x.shape[0])
     return np.asarray(seq_lengths).astype(np.int64)
-
-
-def state_of(
-    state: tuple[Any, Any] | None, config: LSTMConfig, batch: int, dtype: Any = np.float64
-) -> tuple[Array, Array]:
-    """Return (h_0, c_0) in ``dtype``, zeros if the state is None."""
-    if state is None:
-        h_shape, c_shape = config.state_shapes(batch)
-        return np.zeros(h_shape, dtype), np.zeros(c_shape, dtype)
-    h_0, c_0 = (np.asarray(a).astype(dtype) for a in state)
-    return h_0, c_0

@@ -28,21 +28,21 @@ class OracleLSTM:
     dtype = None
     chaotic = 1e4
 
-    @np.errstate(all="ignore")  # Cases contain NaN and infinity, and exp may underflow.
-    def record(self, case: Case, dtype: Any = np.float64) -> oracle.OracleRun:
-        """Run the oracle on a case and keep the record of every step."""
-        call = (case.inputs, case.initial_state, case.seq_lengths, self.config)
-        return oracle.forward(self.params, *call, dtype=dtype, equations=self.equations)
+    def call(self, case: Case, dtype: Any = np.float64) -> oracle.OracleCall:
+        """Return the call of the oracle for a case."""
+        arguments = (self.params, case.inputs, case.initial_state, case.seq_lengths, self.config)
+        return oracle.OracleCall.of(*arguments, dtype=dtype, equations=self.equations)
 
     @np.errstate(all="ignore")
     def run(self, case: Case, dtype: Any = np.float64, *, gradients: bool = False) -> Results:
         """Return the results on a case, computed in ``dtype``."""
-        run = self.record(case, dtype)
-        results = Results.of_lstm(run.outputs, run.h_n, run.c_n)
+        call = self.call(case, dtype)
+        run = call.run()
+        results = Results(run.results)
         if not gradients:
             return results
         d_out, d_h, d_c = (case.cotangents[name] for name in results.outputs)
-        by_name = backward(self.params, run, case.seq_lengths, self.config, (d_out, d_h, d_c))
+        by_name = backward(call, run, (d_out, d_h, d_c))
         if case.initial_state is None:
             del by_name["h_0"], by_name["c_0"]
         return dataclasses.replace(results, gradients=by_name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from jaxlstm.check.reference.faults import arithmetic, cells, states, time, weights
+from jaxlstm.check.reference.faults import cells, states, time, weights
 from jaxlstm.check.reference.faults.fault import Fault, properties
 from jaxlstm.layer.config import LSTMConfig
 
-_FAULTS = (*weights.FAULTS, *states.FAULTS, *time.FAULTS, *cells.FAULTS, *arithmetic.FAULTS)
+_FAULTS = (*weights.FAULTS, *states.FAULTS, *time.FAULTS, *cells.FAULTS, *cells.PRECISION)
 
 
 def catalogue(config: LSTMConfig) -> tuple[Fault, ...]:

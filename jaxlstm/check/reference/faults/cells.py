@@ -1,70 +1,28 @@
-"""Faults of the cell: wrong activations, missing gates, and a misplaced projection."""
+"""Faults of the cell: wrong activations, missing gates, a misplaced projection, and too few bits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.check.reference.faults.fault import Fault, OracleCall
-from jaxlstm.check.reference.oracle import Equations, Step, Weights
+from jaxlstm.check.reference.faults.fault import Change, Fault, equations
+from jaxlstm.check.reference.oracle import Equations, OracleCall, Step, Weights
 
 Array = np.ndarray
+Round = Callable[[Array], Array]
 
 
 CLIPS = (1.0, 3.0)
 """Bounds of a clipped c in the catalogue; the diagnosis adds the bound that the results show."""
 
 
-def cell_with(
-    eq: Equations,
-    w: Weights,
-    x: Array,
-    h: Array,
-    c: Array,
-    *,
-    g: Callable[[Equations, Array], Array] = lambda eq, z: eq.tanh(z),
-    out: Callable[[Equations, Array], Array] = lambda eq, c: eq.tanh(c),
-    gates: Callable[[Array, Array, Array], tuple[Array, Array, Array]] = lambda i, f, o: (i, f, o),
-    out_from_old_c: bool = False,
-    stored_c: Callable[[Array], Array] = lambda c: c,
-    project: str = "",
-) -> Step:
-    """Compute a step with some of the oracle's formulas replaced."""
-    z = eq.product(x, w["weight_ih"]) + eq.product(h, w["weight_hh"])
-    if "bias_ih" in w:
-        z = z + w["bias_ih"] + w["bias_hh"]
-    z_i, z_f, z_g, z_o = np.split(z, 4, axis=-1)
-    i, f, o = gates(eq.sigmoid(z_i), eq.sigmoid(z_f), eq.sigmoid(z_o))
-    candidate = g(eq, z_g)
-    c_next = stored_c(f * c + i * candidate)
-    h_next = o * out(eq, c if out_from_old_c else c_next)
-    if "weight_hr" in w:
-        if project == "cut":
-            h_next = h_next[:, : len(w["weight_hr"])]
-        elif project == "first":
-            h_next = eq.tanh(eq.product(o * c_next, w["weight_hr"]))
-        else:
-            h_next = eq.product(h_next, w["weight_hr"])
-    return Step(i, f, candidate, o, c_next, h_next)
-
-
 def clipped_c(bound: float) -> Fault:
     """Return the fault of a cell that clips c."""
-    return _formula(f"c is clipped to [-{bound:g}, {bound:g}]", stored_c=lambda c: np.clip(c, -bound, bound))
-
-
-def _equation(name: str, replacement: str, function: Callable[[Array], Array]) -> Fault:
-    cause = f"{name} is {replacement}"
-    return Fault(cause, lambda call: call.with_equations(**{name: function}), name)
-
-
-def _formula(cause: str, group: str = "formula", needs: str = "", **parts: Any) -> Fault:
-    def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
-        return cell_with(eq, w, x, h, c, **parts)
-
-    return Fault(cause, lambda call: call.with_equations(cell=cell), group, needs)
+    cause = f"c is clipped to [-{bound:g}, {bound:g}]"
+    return Fault(cause, equations(stored=lambda c: np.clip(c, -bound, bound)), "formula")
 
 
 def _swap_state(call: OracleCall) -> OracleCall:
@@ -84,35 +42,113 @@ def _relu(z: Array) -> Array:
     return np.maximum(z, 0)
 
 
-FAULTS = (
-    _equation(
-        "sigmoid", "the hard one, clip(0.2 z + 0.5) (as in old Keras)", lambda z: np.clip(0.2 * z + 0.5, 0, 1)
-    ),
-    _equation("sigmoid", "the hard one, clip(z / 6 + 0.5)", lambda z: np.clip(1 / 6 * z + 0.5, 0, 1)),
-    _equation("sigmoid", "tanh", np.tanh),
-    _equation("tanh", "relu", _relu),
-    _equation("tanh", "the hard one, clip(z, -1, 1)", lambda z: np.clip(z, -1, 1)),
-    _formula("the candidate g goes through sigmoid", g=lambda eq, z: eq.sigmoid(z)),
-    _formula("the candidate g goes through relu", g=lambda eq, z: _relu(z)),
-    _formula("the candidate g goes through no tanh", g=lambda eq, z: z),
-    _formula("c goes through no tanh on its way to h", out=lambda eq, c: c),
-    _formula("c goes through relu on its way to h", out=lambda eq, c: _relu(c)),
-    _formula("c goes through sigmoid on its way to h", out=lambda eq, c: eq.sigmoid(c)),
-    _formula("the forget gate is 1 - i", gates=lambda i, f, o: (i, 1 - i, o)),
-    _formula("the input gate is 1 - f", gates=lambda i, f, o: (1 - f, f, o)),
-    _formula("the forget gate is missing", gates=lambda i, f, o: (i, np.ones_like(f), o)),
-    _formula("the input gate is missing", gates=lambda i, f, o: (np.ones_like(i), f, o)),
-    _formula("the output gate is missing", gates=lambda i, f, o: (i, f, np.ones_like(o))),
-    Fault("h and c are swapped at every step", _swap_state, "formula", "not-projected"),
-    Fault("every step returns (c, h) instead of (h, c)", _return_swapped, "formula", "not-projected"),
-    Fault(
-        "every step takes and returns (c, h) (as in Flax) instead of (h, c)",
-        lambda call: _return_swapped(_swap_state(call)),
-        "formula",
-        "not-projected",
-    ),
-    _formula("h is computed from the c before the step", out_from_old_c=True),
-    *map(clipped_c, CLIPS),
-    _formula("tanh comes after the projection", "projection", "projected", project="first"),
-    _formula("weight_hr is ignored and h is cut to proj_size", "projection", "projected", project="cut"),
+_ACTIVATIONS = (
+    ("sigmoid", "the hard one, clip(0.2 z + 0.5) (as in old Keras)", lambda z: np.clip(0.2 * z + 0.5, 0, 1)),
+    ("sigmoid", "the hard one, clip(z / 6 + 0.5)", lambda z: np.clip(1 / 6 * z + 0.5, 0, 1)),
+    ("sigmoid", "tanh", np.tanh),
+    ("tanh", "relu", _relu),
+    ("tanh", "the hard one, clip(z, -1, 1)", lambda z: np.clip(z, -1, 1)),
 )
+
+_FORMULAS: dict[str, Change] = {
+    "the candidate g goes through sigmoid": equations(candidate=lambda eq, z: eq.sigmoid(z)),
+    "the candidate g goes through relu": equations(candidate=lambda eq, z: _relu(z)),
+    "the candidate g goes through no tanh": equations(candidate=lambda eq, z: z),
+    "c goes through no tanh on its way to h": equations(squashed=lambda eq, c, old_c: c),
+    "c goes through relu on its way to h": equations(squashed=lambda eq, c, old_c: _relu(c)),
+    "c goes through sigmoid on its way to h": equations(squashed=lambda eq, c, old_c: eq.sigmoid(c)),
+    "the forget gate is 1 - i": equations(gates=lambda i, f, o: (i, 1 - i, o)),
+    "the input gate is 1 - f": equations(gates=lambda i, f, o: (1 - f, f, o)),
+    "the forget gate is missing": equations(gates=lambda i, f, o: (i, np.ones_like(f), o)),
+    "the input gate is missing": equations(gates=lambda i, f, o: (np.ones_like(i), f, o)),
+    "the output gate is missing": equations(gates=lambda i, f, o: (i, f, np.ones_like(o))),
+}
+
+_SWAPS: dict[str, Change] = {
+    "h and c are swapped at every step": _swap_state,
+    "every step returns (c, h) instead of (h, c)": _return_swapped,
+    "every step takes and returns (c, h) (as in Flax) instead of (h, c)": (
+        lambda call: _return_swapped(_swap_state(call))
+    ),
+}
+
+_PROJECTIONS: dict[str, Change] = {
+    "tanh comes after the projection": equations(
+        squashed=lambda eq, c, old_c: c, projection=lambda eq, h, weight: eq.tanh(eq.product(h, weight))
+    ),
+    "weight_hr is ignored and h is cut to proj_size": equations(
+        projection=lambda eq, h, weight: h[:, : len(weight)]
+    ),
+}
+
+
+def tf32(a: Array) -> Array:
+    """Round to the 10 bits of mantissa of TF32, ties to even."""
+    bits = np.asarray(a, np.float32).view(np.uint32).astype(np.uint64)
+    bits += 0x0FFF + ((bits >> 13) & 1)
+    return (bits & 0xFFFFE000).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def _round_products(round_: Round) -> Change:
+    def apply(call: OracleCall) -> OracleCall:
+        inner = call.equations.product
+        return call.with_equations(product=lambda x, w: inner(round_(x), round_(w)))
+
+    return apply
+
+
+def _round_states(round_h: Round, round_c: Round) -> Change:
+    def apply(call: OracleCall) -> OracleCall:
+        inner = call.equations.cell
+
+        def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
+            step = inner(eq, w, x, round_h(h), round_c(c))
+            return step._replace(h=round_h(step.h), c=round_c(step.c))
+
+        return call.with_equations(cell=cell)
+
+    return apply
+
+
+def _half(name: str) -> dict[str, Change]:
+    """Return the faults of a half precision, by cause."""
+    dtype = jnp.dtype(name)
+
+    def round_(a: Array) -> Array:
+        return a.astype(dtype).astype(np.float64)
+
+    def weights(call: OracleCall) -> OracleCall:
+        return replace(call, params={name: round_(a) for name, a in call.params.items()})
+
+    def inputs(call: OracleCall) -> OracleCall:
+        return replace(call, inputs=round_(call.inputs))
+
+    states, only_c = _round_states(round_, round_), _round_states(lambda h: h, round_)
+    return {
+        f"the matrix products take {name} operands": _round_products(round_),
+        f"the weights are rounded to {name}": weights,
+        f"the inputs are rounded to {name}": inputs,
+        f"h and c are kept in {name}": states,
+        f"c is kept in {name}": only_c,
+        f"c is kept in {name}, and h is computed from it": lambda call: only_c(
+            call.with_equations(stored=round_)
+        ),
+        f"weights, inputs and states are in {name}": lambda call: states(inputs(weights(call))),
+    }
+
+
+_CAUSES = {"the matrix products run in TF32": _round_products(tf32), **_half("bfloat16"), **_half("float16")}
+
+FAULTS = (
+    *(Fault(f"{name} is {what}", equations(**{name: how}), name) for name, what, how in _ACTIVATIONS),
+    *(Fault(cause, change, "formula") for cause, change in _FORMULAS.items()),
+    *(Fault(cause, change, "formula", "not-projected") for cause, change in _SWAPS.items()),
+    Fault(
+        "h is computed from the c before the step",
+        equations(squashed=lambda eq, c, old_c: eq.tanh(old_c)),
+        "formula",
+    ),
+    *map(clipped_c, CLIPS),
+    *(Fault(cause, change, "projection", "projected") for cause, change in _PROJECTIONS.items()),
+)
+PRECISION = tuple(Fault(cause, apply, "precision", rounding=True) for cause, apply in _CAUSES.items())

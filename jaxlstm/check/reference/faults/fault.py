@@ -1,79 +1,16 @@
 """A fault: one error of a port, as a transformation of a call of the oracle.
 
-Faults compose. A fault maps one :class:`OracleCall` to another, whatever faults were applied before.
+Faults compose. A fault maps one call to another, whatever faults were applied before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import Results
-from jaxlstm.check.reference import oracle
+from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.layer.config import LSTMConfig
-
-Array = np.ndarray
-Finish = Callable[[Results, oracle.OracleRun, "OracleCall"], Results]
-
-
-@dataclass(frozen=True)
-class OracleCall:
-    """The arguments of the oracle, its equations, and changes to its results.
-
-    ``finish`` holds changes to the results, in the order in which they apply.
-    """
-
-    params: Mapping[str, Array]
-    inputs: Array
-    state: tuple[Array, Array]
-    lengths: Array
-    config: LSTMConfig
-    equations: oracle.Equations = oracle.CORRECT
-    finish: tuple[Finish, ...] = ()
-
-    @classmethod
-    def of(cls, params: Mapping[str, Any], config: LSTMConfig, case: Case) -> OracleCall:
-        """Return the call for a case, in float64."""
-        return cls(
-            {name: np.asarray(a).astype(np.float64) for name, a in params.items()},
-            case.inputs.astype(np.float64),
-            oracle.state_of(case.initial_state, config, case.inputs.shape[1]),
-            oracle.lengths_of(case.seq_lengths, case.inputs),
-            config,
-        )
-
-    def run(self, *, layers: int | None = None) -> oracle.OracleRun:
-        """Run the oracle, without ``finish``. If ``layers`` is given, run only the first layers."""
-        config = self.config
-        if layers is not None and layers < config.num_layers:
-            config = replace(config, num_layers=layers, dropout=0.0)
-        with np.errstate(all="ignore"):
-            arguments = (self.params, self.inputs, self.state, self.lengths, config)
-            return oracle.forward(*arguments, equations=self.equations)
-
-    def finished(self, run: oracle.OracleRun) -> Results:
-        """Return the results of a run, with ``finish`` applied."""
-        results = Results.of_lstm(run.outputs, run.h_n, run.c_n)
-        for change in self.finish:
-            results = change(results, run, self)
-        return results
-
-    def results(self) -> Results:
-        """Run the oracle and return its results, with ``finish`` applied."""
-        return self.finished(self.run())
-
-    def with_equations(self, **parts: Any) -> OracleCall:
-        """Return the call with some of its equations replaced."""
-        return replace(self, equations=replace(self.equations, **parts))
-
-    def then(self, change: Finish) -> OracleCall:
-        """Return the call with one more change to its results."""
-        return replace(self, finish=(*self.finish, change))
-
 
 Change = Callable[[OracleCall], OracleCall]
 
@@ -101,6 +38,11 @@ class Fault:
         changed = self.apply(call)
         parts = ("params", "inputs", "state", "lengths", "equations")
         return all(getattr(changed, part) is getattr(call, part) for part in parts)
+
+
+def equations(**parts: Any) -> Change:
+    """Return the change that replaces some of the equations."""
+    return lambda call: call.with_equations(**parts)
 
 
 def properties(config: LSTMConfig) -> set[str]:

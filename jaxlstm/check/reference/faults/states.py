@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.results import Results
-from jaxlstm.check.reference.faults.fault import Fault, OracleCall
-from jaxlstm.check.reference.oracle import OracleRun
+from jaxlstm.check.reference.faults.fault import Fault
+from jaxlstm.check.reference.oracle import OracleCall, OracleRun
 from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
@@ -20,19 +19,19 @@ SlotOf = Callable[[int, int, LSTMConfig], int]
 
 
 def _initial(cause: str, change: Callable[[State, OracleCall], State], needs: str = "") -> Fault:
-    def apply(call: OracleCall) -> OracleCall:
-        return replace(call, state=change(call.state, call))
-
-    return Fault(cause, apply, "initial state", needs)
+    return Fault(cause, lambda call: replace(call, state=change(call.state, call)), "initial state", needs)
 
 
 def _final(cause: str, change: Callable[[State, OracleRun, OracleCall], State], needs: str = "") -> Fault:
-    def finish(results: Results, run: OracleRun, call: OracleCall) -> Results:
-        state: Any = (results.outputs["h_n"], results.outputs["c_n"])
-        h_n, c_n = change(state, run, call)
-        return results.with_outputs(h_n=h_n, c_n=c_n)
+    def finish(run: OracleRun, call: OracleCall) -> OracleRun:
+        h_n, c_n = change((run.h_n, run.c_n), run, call)
+        return run._replace(h_n=h_n, c_n=c_n)
 
     return Fault(cause, lambda call: call.then(finish), "final state", needs)
+
+
+def _taken(state: State, index: Any) -> State:
+    return state[0][index], state[1][index]
 
 
 def _slots(slot_of: SlotOf, config: LSTMConfig) -> list[int]:
@@ -41,19 +40,13 @@ def _slots(slot_of: SlotOf, config: LSTMConfig) -> list[int]:
 
 
 def _initial_slots(cause: str, slot_of: SlotOf, needs: str) -> Fault:
-    def change(state: State, call: OracleCall) -> State:
-        order = _slots(slot_of, call.config)
-        return state[0][order], state[1][order]
-
-    return _initial(cause, change, needs)
+    return _initial(cause, lambda state, call: _taken(state, _slots(slot_of, call.config)), needs)
 
 
 def _final_slots(cause: str, slot_of: SlotOf, needs: str) -> Fault:
-    def change(state: State, run: OracleRun, call: OracleCall) -> State:
-        order = np.argsort(_slots(slot_of, call.config))
-        return state[0][order], state[1][order]
-
-    return _final(cause, change, needs)
+    return _final(
+        cause, lambda state, _, call: _taken(state, np.argsort(_slots(slot_of, call.config))), needs
+    )
 
 
 def _by_length(call: OracleCall) -> Array:
@@ -61,13 +54,7 @@ def _by_length(call: OracleCall) -> Array:
 
 
 def _initial_not_sorted(state: State, call: OracleCall) -> State:
-    rank = np.argsort(_by_length(call), kind="stable")
-    return state[0][:, rank], state[1][:, rank]
-
-
-def _final_left_sorted(state: State, run: OracleRun, call: OracleCall) -> State:
-    order = _by_length(call)
-    return state[0][:, order], state[1][:, order]
+    return _taken(state, np.s_[:, np.argsort(_by_length(call), kind="stable")])
 
 
 def _state_at_the_end(state: State, run: OracleRun, call: OracleCall) -> State:
@@ -78,13 +65,9 @@ def _state_at_the_end(state: State, run: OracleRun, call: OracleCall) -> State:
 
 def _state_before_last(state: State, run: OracleRun, call: OracleCall) -> State:
     rows = np.arange(len(call.lengths))
-    h_n, c_n = [], []
-    for layer in run.record:
-        for reverse, direction in enumerate(layer):
-            last = np.zeros_like(call.lengths) if reverse else call.lengths - 1
-            h_n.append(direction.h_prev[last, rows])
-            c_n.append(direction.c_prev[last, rows])
-    return np.stack(h_n), np.stack(c_n)
+    last = [call.lengths - 1, np.zeros_like(call.lengths)]
+    ends = [(d, last[reverse]) for layer in run.record for reverse, d in enumerate(layer)]
+    return np.stack([d.h_prev[t, rows] for d, t in ends]), np.stack([d.c_prev[t, rows] for d, t in ends])
 
 
 _LAYOUTS: tuple[tuple[str, SlotOf, str], ...] = (
@@ -133,5 +116,8 @@ FAULTS = (
         "bidirectional",
     ),
     _final("the final state is that before the last step", _state_before_last),
-    _final("rows are sorted by length but h_n and c_n are not restored to their order", _final_left_sorted),
+    _final(
+        "rows are sorted by length but h_n and c_n are not restored to their order",
+        lambda state, _, call: _taken(state, np.s_[:, _by_length(call)]),
+    ),
 )

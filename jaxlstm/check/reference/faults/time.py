@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.results import Results
-from jaxlstm.check.reference.faults.fault import Fault, OracleCall
-from jaxlstm.check.reference.oracle import DirectionRun, Equations, OracleRun, Step
+from jaxlstm.check.reference.faults.fault import Change, Fault, equations
+from jaxlstm.check.reference.oracle import DirectionRun, Equations, OracleCall, OracleRun, Step
 
 Array = np.ndarray
 RunDirection = Callable[..., DirectionRun]
@@ -18,8 +17,8 @@ ChangeDirection = Callable[[RunDirection, Array, bool, int], DirectionRun]
 """(run, lengths, reverse, time) -> run; ``run(lengths=..., reverse=...)`` overrides the arguments."""
 
 
-def _direction(cause: str, change: ChangeDirection, group: str, needs: str = "") -> Fault:
-    """Return a fault that runs each direction in another way."""
+def _direction(change: ChangeDirection) -> Change:
+    """Return the change that runs each direction in another way."""
 
     def apply(call: OracleCall) -> OracleCall:
         inner = call.equations.direction
@@ -34,18 +33,12 @@ def _direction(cause: str, change: ChangeDirection, group: str, needs: str = "")
 
         return call.with_equations(direction=direction)
 
-    return Fault(cause, apply, group, needs)
+    return apply
 
 
-def _outputs(
-    cause: str, change: Callable[[Array, OracleRun, OracleCall], Array], group: str, needs: str = ""
-) -> Fault:
-    """Return a fault that changes only the outputs."""
-
-    def finish(results: Results, run: OracleRun, call: OracleCall) -> Results:
-        return results.with_outputs(outputs=change(results.outputs["outputs"], run, call))
-
-    return Fault(cause, lambda call: call.then(finish), group, needs)
+def _outputs(change: Callable[[OracleRun, OracleCall], Array]) -> Change:
+    """Return the change of the outputs alone."""
+    return lambda call: call.then(lambda run, call: run._replace(outputs=change(run, call)))
 
 
 def _run_over_padding(run: RunDirection, lengths: Array, time: int) -> DirectionRun:
@@ -73,11 +66,8 @@ def _axes_swapped(call: OracleCall) -> OracleCall:
     # Only a batch with as many rows as steps runs in a port with this fault.
     if call.inputs.shape[0] != call.inputs.shape[1]:
         return call
-
-    def swap_back(results: Results, run: OracleRun, call: OracleCall) -> Results:
-        return results.with_outputs(outputs=results.outputs["outputs"].swapaxes(0, 1))
-
-    return replace(call, inputs=call.inputs.swapaxes(0, 1)).then(swap_back)
+    swap_back = _outputs(lambda run, call: run.outputs.swapaxes(0, 1))
+    return swap_back(replace(call, inputs=call.inputs.swapaxes(0, 1)))
 
 
 def _reverse_first(call: OracleCall) -> OracleCall:
@@ -90,8 +80,8 @@ def _interleaved(outputs: Sequence[Array]) -> Array:
     return stacked.reshape(*stacked.shape[:-2], -1)
 
 
-def _shifted(outputs: Array, run: OracleRun, call: OracleCall) -> Array:
-    shifted = np.concatenate([np.zeros_like(outputs[:1]), outputs[:-1]])
+def _shifted(run: OracleRun, call: OracleCall) -> Array:
+    shifted = np.concatenate([np.zeros_like(run.outputs[:1]), run.outputs[:-1]])
     valid = np.arange(len(shifted))[:, None] < call.lengths[None, :]
     return np.where(valid[..., None], shifted, 0)
 
@@ -102,32 +92,34 @@ FAULTS = (
         lambda call: replace(call, lengths=np.full_like(call.lengths, call.inputs.shape[0])),
         "length",
     ),
-    _direction(
+    Fault(
         "the reverse direction starts in the padding",
-        lambda run, lengths, reverse, time: _run_over_padding(run, lengths, time) if reverse else run(),
+        _direction(
+            lambda run, lengths, reverse, time: _run_over_padding(run, lengths, time) if reverse else run()
+        ),
         "length",
         "bidirectional",
     ),
-    _direction(
+    Fault(
         "the final state is taken at the end of the padding",
-        lambda run, lengths, reverse, time: run() if reverse else _run_over_padding(run, lengths, time),
+        _direction(
+            lambda run, lengths, reverse, time: run() if reverse else _run_over_padding(run, lengths, time)
+        ),
         "length",
     ),
-    _direction(
+    Fault(
         "the outputs of the reverse direction are not flipped back",
-        _not_flipped_back,
+        _direction(_not_flipped_back),
         "flip",
         "bidirectional",
     ),
-    _direction(
+    Fault(
         "the reverse direction runs forwards",
-        lambda run, lengths, reverse, time: run(reverse=False),
+        _direction(lambda run, *_: run(reverse=False)),
         "flip",
         "bidirectional",
     ),
-    _direction(
-        "every direction runs backwards", lambda run, lengths, reverse, time: run(reverse=True), "flip"
-    ),
+    Fault("every direction runs backwards", _direction(lambda run, *_: run(reverse=True)), "flip"),
     Fault(
         "the inputs are reversed in time",
         lambda call: replace(call, inputs=_flip(call.inputs, call.lengths)),
@@ -137,21 +129,21 @@ FAULTS = (
     Fault("the reverse direction's outputs come first", _reverse_first, "join", "bidirectional"),
     Fault(
         "the outputs of the two directions are interleaved",
-        lambda call: call.with_equations(join=_interleaved),
+        equations(join=_interleaved),
         "join",
         "bidirectional",
     ),
-    _outputs(
+    Fault(
         "the reverse direction's outputs come first in the last layer",
-        lambda outputs, run, call: np.roll(outputs, call.config.h_size, axis=-1),
+        _outputs(lambda run, call: np.roll(run.outputs, call.config.h_size, axis=-1)),
         "join",
         "stacked bidirectional",
     ),
-    _outputs(
+    Fault(
         "the outputs are the first layer's",
-        lambda outputs, run, call: call.equations.join([d.steps.h for d in run.record[0]]),
+        _outputs(lambda run, call: call.equations.join([d.steps.h for d in run.record[0]])),
         "layer output",
         "stacked",
     ),
-    _outputs("the outputs are shifted by one time step", _shifted, "layer output"),
+    Fault("the outputs are shifted by one time step", _outputs(_shifted), "layer output"),
 )

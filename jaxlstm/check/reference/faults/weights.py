@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxlstm.check.reference.faults.fault import Change, Fault, OracleCall, layers_alike
+from jaxlstm.check.reference.faults.fault import Change, Fault, layers_alike
+from jaxlstm.check.reference.oracle import OracleCall
 
 Array = np.ndarray
 GATES = "ifgo"

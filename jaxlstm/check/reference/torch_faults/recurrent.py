@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
 from jaxlstm.check.reference.faults.catalogue import catalogue
-from jaxlstm.check.reference.faults.fault import Fault, OracleCall
+from jaxlstm.check.reference.faults.fault import Fault
+from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import config_of_weights, param_shapes
@@ -130,8 +131,8 @@ def _run_oracle(operation: Operation, fault: Fault) -> Any:
         valid = _valid_steps(arguments["batch_sizes"], h.shape[1])
         inputs = np.zeros((*valid.shape, x.shape[1]), x.dtype)
         inputs[valid] = x
-    results = fault.apply(OracleCall(params, inputs, (h, c), valid.sum(0), config)).results()
-    outputs, h_n, c_n = (results.outputs[name] for name in ("outputs", "h_n", "c_n"))
+    call = fault.apply(OracleCall.of(params, inputs, (h, c), valid.sum(0), config))
+    outputs, h_n, c_n, _ = call.finished(call.run())
     outputs = outputs[valid] if packed else outputs
     arrays = (outputs.swapaxes(0, 1) if first else outputs, h_n, c_n)
     return tuple(numpy_to_tensor(np.array(a, x.dtype, order="C")) for a in arrays)
