@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 
@@ -123,7 +124,9 @@ def test_failing_matrix_names_the_cell(
 def test_page_covers_every_run_and_absent_backends(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    difference = StepDifference(Divergence(0, "forward", 0, 0, "c", 0, 1.0, 0.5), {})
+    difference = StepDifference(
+        Divergence(0, "forward", 0, 0, "c", 0, 1.0, 0.5), {"c": (np.ones(1), np.full(1, 0.5))}
+    )
 
     def verdicts(*arguments: Any) -> Any:
         *_, device, _ = arguments
@@ -149,12 +152,14 @@ def test_page_covers_every_run_and_absent_backends(
     text = page.read_text()
     runs = [f"{backend} {dtype}" for backend in ("cpu", "gpu") for dtype in ("float64", "float32")]
     rows = re.findall(r'<tr><td class="(\w{2,})">\w+</td><td>([^<]*)</td>', text)
-    assert sorted(rows) == sorted(
+    assert ("differs", "c") in rows
+    assert sorted(rows[1:]) == sorted(
         [("failed" if "64" in run else "ok", f"{run}: runs") for run in runs] + [("untested", "tpu")]
     )
     assert "<td>on cpu: a; on gpu: b</td>" in text
     assert f"jaxlstm check {checkpoint} --prefix &#x27;&#x27; --backend all --seed 3</li>" in text
-    assert text.count("<figcaption>") == 4
+    # One heat map of each run, and the gates.
+    assert text.count("<figcaption>") == 5
     for part in (
         "cpu float64: the gates",
         "gpu float64, ragged",
