@@ -13,8 +13,8 @@ from jaxlstm._shared.progress import Progress
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.lstm import standard_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
-from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
 from jaxlstm.check.diagnosis.lstm import diagnose_port
+from jaxlstm.check.diagnosis.search import Diagnosis, Failures
 from jaxlstm.check.environment import environment
 from jaxlstm.check.notes import heatmaps, port_notes
 from jaxlstm.check.report.report import Report

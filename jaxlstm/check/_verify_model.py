@@ -18,8 +18,8 @@ from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.model import model_cases
 from jaxlstm.check.cases.results import Results, is_floating
 from jaxlstm.check.criteria.catalogue import CRITERIA
-from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
 from jaxlstm.check.diagnosis.model import diagnose_model
+from jaxlstm.check.diagnosis.search import Diagnosis, Failures
 from jaxlstm.check.environment import environment
 from jaxlstm.check.exceptions import describe
 from jaxlstm.check.notes import tolerance_note

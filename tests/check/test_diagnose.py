@@ -7,8 +7,8 @@ import pytest
 
 from jaxlstm.check.cases import lstm as cases
 from jaxlstm.check.cases.results import Results
-from jaxlstm.check.diagnosis.diagnosis import Failures
 from jaxlstm.check.diagnosis.lstm import diagnose_port
+from jaxlstm.check.diagnosis.search import Failures
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.verification import Evidence
 from jaxlstm.layer.config import LSTMConfig

@@ -48,7 +48,7 @@ def explained(answers, *, seconds):
         for case in cases.standard_cases(CONFIG)
         if case.is_finite
     ]
-    return search.explain(FaultedOracle(oracle, evidence), search.Deadline(seconds))
+    return FaultedOracle(oracle, evidence).explain(search.Deadline(seconds))
 
 
 def unexplained(case):

@@ -13,6 +13,9 @@ Array = np.ndarray
 EQUAL = 1e-9
 """Distance in float64, relative to the largest element, within which two outputs are equal."""
 
+AGREEMENT = {"float64": EQUAL, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+"""Distance, relative to the size of an array, within which two implementations agree, by dtype."""
+
 
 def distance(ours: Sequence[Array], theirs: Sequence[Array], ragged: bool = False) -> float:
     """Return the largest difference of two lists of arrays, relative to the largest element of each.

@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results
-from jaxlstm.check.diagnosis.search import AGREEMENT, IMPROVEMENT, Deadline
+from jaxlstm.check.criteria.layer_distance import AGREEMENT
+from jaxlstm.check.diagnosis.search import IMPROVEMENT, Deadline, FaultedReference
 from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.faults.cells import CLIPS, clipped_c
 from jaxlstm.check.reference.faults.fault import Fault
@@ -26,7 +27,7 @@ Array = np.ndarray
 Faults = tuple[Fault, ...]
 
 
-class FaultedOracle:
+class FaultedOracle(FaultedReference):
     """The evidence in order of cost, with its layout repaired, and the oracle runs made so far."""
 
     start = "matches an LSTM in which"

@@ -16,7 +16,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import LayerRecord
 from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
-from jaxlstm.check.diagnosis.search import Deadline
+from jaxlstm.check.diagnosis.search import Deadline, FaultedReference
 from jaxlstm.check.reference.torch_faults.operation import Replacement
 from jaxlstm.check.reference.torch_faults.planted import PlantedFault, PlantedRun, planted_faults, run_planted
 from jaxlstm.check.reference.torch_model import TorchModel
@@ -90,10 +90,8 @@ MAX_FAULTS = 3
 """Largest number of faults combined."""
 
 
-class FaultedModule:
+class FaultedModule(FaultedReference):
     """The runs of a torch module in ``dtype`` that should agree with the evidence."""
-
-    causes = ()
 
     def __init__(
         self,

@@ -9,11 +9,10 @@ import numpy as np
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.lstm import ordinary_case
 from jaxlstm.check.criteria.catalogue import SINGLE
-from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
 from jaxlstm.check.diagnosis.gradients import explain_gradients
 from jaxlstm.check.diagnosis.locate import locate_difference
-from jaxlstm.check.diagnosis.search import Deadline, Explanation, explain
+from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Explanation, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.difference import StepDifference
@@ -70,7 +69,7 @@ class _PortDiagnosis:
 
     def _search(self, evidence: list[Evidence], deadline: Deadline, *, rounding: bool) -> list[Explanation]:
         oracle = self.oracle if evidence is self.float64 else self.oracle.rounded(self.check.dtype)
-        return explain(FaultedOracle(oracle, evidence, rounding=rounding), deadline)
+        return FaultedOracle(oracle, evidence, rounding=rounding).explain(deadline)
 
     def _values(self) -> Iterator[str]:
         evidence = self.float64 or self.working

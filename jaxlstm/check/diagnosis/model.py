@@ -1,25 +1,26 @@
-"""The diagnosis of a model: the cause, and the first layer that differs."""
+"""The diagnosis of a model: the cause, advice about its settings, and the first layer that differs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.check.cases.results import LayerRecord
-from jaxlstm.check.criteria.layer_distance import EQUAL, distance
-from jaxlstm.check.diagnosis.diagnosis import Diagnosis, Failures
+from jaxlstm._shared.table import format_number
+from jaxlstm.check.cases.results import LayerRecord, is_floating
+from jaxlstm.check.criteria.layer_distance import AGREEMENT, distance
 from jaxlstm.check.diagnosis.gradients import wrong_gradients
-from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers
-from jaxlstm.check.diagnosis.model_settings import channels_last_advice, evaluation_advice, foreign_weights
-from jaxlstm.check.diagnosis.search import AGREEMENT, Deadline, explain
+from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers, output_distance
+from jaxlstm.check.diagnosis.search import IMPROVEMENT, Deadline, Diagnosis, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import LayerDifference
+from jaxlstm.check.subjects.function import FunctionModel, ModelRunner
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.program import ProgramModel
-from jaxlstm.check.verification import Verification
+from jaxlstm.check.verification import Evidence, Verification
 
 OWN_ERRORS = 16.0
 """A layer is imprecise if its error exceeds torch's error in the same dtype by this factor."""
@@ -111,8 +112,7 @@ class _ModelDiagnosis:
     def _limits(self, theirs: Sequence[LayerRecord]) -> dict[int, float]:
         """Return by position the distance within which a layer is right or precise enough."""
         if self.dtype == np.float64:
-            limit = max(self.agreement, EQUAL) if self.subject.casts else EQUAL
-            return dict.fromkeys(range(len(theirs)), limit)
+            return dict.fromkeys(range(len(theirs)), self.agreement)
         same = record_torch_layers(self.theirs, self.case, self.dtype)
         pairs = enumerate(zip(same, theirs, strict=True))
         return {k: OWN_ERRORS * distance(a.outputs, b.outputs) for k, (a, b) in pairs}
@@ -142,7 +142,7 @@ class _ModelDiagnosis:
             rounding=not self.wrong and bool(self.check.evidence["float64"]),
         )
         deadline = Deadline(seconds)
-        found = explain(faulted, deadline)
+        found = faulted.explain(deadline)
         yield from map(str, found)
         if deadline.passed and not found:
             yield f"no cause was found in {seconds:g} s; a longer search may find one (argument seconds)"
@@ -180,3 +180,76 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
 def _with_article(kind: str) -> str:
     """Return the class of a layer after "a" or "an", as in "an LSTM"."""
     return f"{'an' if kind.startswith((*'AEIO', 'LSTM', 'RNN')) else 'a'} {kind}"
+
+
+def evaluation_advice(
+    subject: ModelSubject, theirs: TorchModel, evidence: Evidence, agreement: float
+) -> Iterator[str]:
+    """Test if the model equals torch in evaluation mode, on float64 evidence."""
+    evaluation = subject.model.evaluation()
+    if evaluation is None:
+        return
+    case = evidence.case
+    runner = ModelRunner(evaluation, case, np.float64, cast_model=True, precision=subject.precision)
+    try:
+        ours = runner.run(case)
+    except PORT_EXCEPTIONS:
+        return
+    found, before = (output_distance(r.outputs, evidence.truth.outputs) for r in (ours, evidence.results))
+    if found <= min(agreement, before / IMPROVEMENT):
+        yield (
+            f"the model is in training mode: after model.eval() it matches {theirs.module_name}, to within "
+            f"{format_number(found)}"
+        )
+
+
+def channels_last_advice(subject: ModelSubject, theirs: TorchModel) -> Iterator[str]:
+    """Test if a model that raised runs with the channels of its arguments moved to the last axis."""
+    case = subject.example.map(lambda a: np.moveaxis(a, 1, -1) if a.ndim > 2 else a)
+    moved = [name for name, a in case.arrays.items() if a.ndim > 2 and is_floating(a)]
+    if not moved:
+        return
+    runner = ModelRunner(subject.model, case, theirs.dtype, cast_model=False, precision=subject.precision)
+    try:
+        ours = runner.run(case)
+    except PORT_EXCEPTIONS:
+        return
+    expected = theirs.run(subject.example, theirs.dtype)
+    near = output_distance(ours.outputs, expected.outputs) <= AGREEMENT[theirs.dtype.name]
+    verb = f"matches {theirs.module_name}" if near else "runs"
+    axes = (0, *range(2, case.arrays[moved[0]].ndim), 1)
+    how = (
+        f"transpose them in the function, x.transpose{axes}"
+        if isinstance(subject.model, FunctionModel)
+        else f"pass call=lambda model, x: model(x.transpose{axes})"
+    )
+    after = "" if near else "; if its outputs have channels last too, transpose them back"
+    yield f"the model {verb} if the channels of {', '.join(moved)} are the last axis: {how}{after}"
+
+
+Array = np.ndarray
+
+
+def foreign_weights(subject: ModelSubject, theirs: Mapping[str, Array]) -> Iterator[str]:
+    """Name the parameters whose values torch does not have, by the dtype to which torch's were rounded."""
+    ours = subject.working.call.params
+    foreign: dict[str, list[str]] = {}
+    for name in subject.pairing.unpaired:
+        value = ours[name]
+        like = [p for p in theirs.values() if p.size == value.size]
+        halves = (d for d in ("bfloat16", "float16") if any(_equal_in(d, value, p) for p in like))
+        foreign.setdefault(next(halves, ""), []).append(name)
+    if len(foreign.get("", ())) == len(ours) > 1:
+        yield "no parameter of the model has torch's values: fill it with jaxlstm.load_state_dict first"
+        return
+    for half, found in foreign.items():
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        hint = f"; they equal torch's rounded to {half}" if half else ""
+        yield (
+            f"the values of {', '.join(found[:3])}{more} are not a re-layout of any parameter of torch{hint}"
+        )
+
+
+def _equal_in(dtype: str, value: Array, other: Array) -> bool:
+    rounded = [np.sort(a.astype(jnp.dtype(dtype)).astype(np.float32), axis=None) for a in (value, other)]
+    return bool(np.array_equal(rounded[0], rounded[1]))

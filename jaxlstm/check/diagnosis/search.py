@@ -1,4 +1,4 @@
-"""Naming the fault: the faults under which a reference agrees with the subject on all the evidence.
+"""The diagnosis of a failed verification: the search for faults that explain all the evidence.
 
 A faulted reference plants faults in the oracle or in a torch module, and measures the distance of its results
 from the subject's. Every fault is tried alone, and combinations while time lasts.
@@ -11,14 +11,14 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-
-AGREEMENT = {"float64": 1e-8, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-"""Distance, relative to the size of an array, within which a subject agrees with a faulted reference."""
+from jaxlstm.check.report.difference import StepDifference
+from jaxlstm.check.report.item import Item, LayerDifference
 
 IMPROVEMENT = 8.0
 """An explanation brings the reference at least this many times closer to the subject."""
@@ -31,40 +31,30 @@ MAX_EXPLANATIONS = 3
 
 T = TypeVar("T")
 
-
 Faults = tuple[Any, ...]
 """Faults of one reference, planted together. Each has a ``cause`` in words and a flag ``rounding``."""
 
 
-class FaultedReference(Protocol):
-    """A reference in which faults can be planted, and the evidence that they should explain."""
+@dataclass(frozen=True)
+class Diagnosis:
+    """The explanations, the most likely first, and where a port or the layers of a model differ."""
 
-    @property
-    def start(self) -> str:
-        """How its explanations start, such as "matches an LSTM in which"."""
-        ...
+    lines: tuple[str, ...] = ()
+    difference: StepDifference | None = None
+    layers: tuple[LayerDifference, ...] = ()
 
-    @property
-    def tolerance(self) -> float:
-        """The distance within which the subject agrees with it."""
-        ...
 
-    @property
-    def causes(self) -> Sequence[str]:
-        """Faults that the evidence shows by itself, which belong to every explanation."""
-        ...
+class Failures(NamedTuple):
+    """The ids and kinds of the failed items, which decide what the diagnosis looks for."""
 
-    def single(self, deadline: Deadline) -> Iterable[Faults]:
-        """Yield every fault alone, the more likely first."""
-        ...
+    ids: frozenset[str]
+    kinds: frozenset[str]
 
-    def combined(self, deadline: Deadline) -> Iterator[Faults]:
-        """Yield combinations of faults that some of the evidence does not refute."""
-        ...
-
-    def distances(self, faults: Faults) -> Iterator[float]:
-        """Yield the distance from the subject on each case, the cheapest first."""
-        ...
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> Failures:
+        """Return the failures among items."""
+        failed = [item for item in items if item.ok is False]
+        return cls(frozenset(item.id for item in failed), frozenset(item.kind for item in failed))
 
 
 class Deadline:
@@ -98,45 +88,58 @@ class Explanation:
         return f"{self.start} {' and '.join(self.causes)}, to within {format_number(self.distance)}"
 
 
-@np.errstate(all="ignore")  # Weights may be infinite, and faults may make them infinite.
-def explain(reference: FaultedReference, deadline: Deadline) -> list[Explanation]:
-    """Return the single faults, or else the combination, that explain all the evidence, the best first."""
-    search = _Search(reference)
-    found = list(search.agreeing([()])) if reference.causes else []
-    return (
-        found
-        or _best(search.agreeing(reference.single(deadline)))
-        or list(itertools.islice(search.agreeing(reference.combined(deadline)), 1))
-    )
+class FaultedReference:
+    """A reference in which faults can be planted, and the evidence that they should explain.
 
+    Attributes:
+      start: how its explanations start, such as "matches an LSTM in which".
+      tolerance: the distance within which the subject agrees with it.
+      causes: faults that the evidence shows by itself, which belong to every explanation.
+    """
 
-def _best(explanations: Iterable[Explanation]) -> list[Explanation]:
-    """Sort explanations by distance. If they agree to rounding, the order of the catalogue decides."""
-    found = sorted(explanations, key=lambda e: math.floor(math.log10(e.distance + 1e-17)))
-    nearest = max(min((e.distance for e in found), default=0.0), ROUNDING)
-    return [e for e in found if e.distance <= MUCH_FURTHER * nearest][:MAX_EXPLANATIONS]
+    start: str
+    tolerance: float
+    causes: Sequence[str] = ()
 
+    def single(self, deadline: Deadline) -> Iterable[Faults]:
+        """Yield every fault alone, the more likely first."""
+        raise NotImplementedError
 
-class _Search:
-    """The test whether faults explain all the evidence."""
+    def combined(self, deadline: Deadline) -> Iterator[Faults]:
+        """Yield combinations of faults that some of the evidence does not refute."""
+        raise NotImplementedError
 
-    def __init__(self, reference: FaultedReference) -> None:
-        self.reference = reference
-        self.before = self._distance(())
+    def distances(self, faults: Faults) -> Iterator[float]:
+        """Yield the distance from the subject on each case, the cheapest first."""
+        raise NotImplementedError
 
-    def agreeing(self, candidates: Iterable[Faults]) -> Iterator[Explanation]:
+    @np.errstate(all="ignore")  # Weights may be infinite, and faults may make them infinite.
+    def explain(self, deadline: Deadline) -> list[Explanation]:
+        """Return the single faults, or else the combination, that explain the evidence, the best first."""
+        found = list(self._agreeing([()])) if self.causes else []
+        return (
+            found
+            or _best(self._agreeing(self.single(deadline)))
+            or list(itertools.islice(self._agreeing(self.combined(deadline)), 1))
+        )
+
+    def _agreeing(self, candidates: Iterable[Faults]) -> Iterator[Explanation]:
         """Yield the candidates under which the reference agrees with all the evidence."""
         for faults in candidates:
             limit = self._limit(faults)
-            distance = self._distance(faults, limit)
+            distance = self._distance_on_all(faults, limit)
             if distance <= limit and distance < math.inf:
-                causes = (*(fault.cause for fault in faults), *self.reference.causes)
-                yield Explanation(self.reference.start, causes, distance)
+                yield Explanation(self.start, (*(fault.cause for fault in faults), *self.causes), distance)
 
-    def _distance(self, faults: Faults, limit: float = math.inf) -> float:
+    @cached_property
+    def _before(self) -> float:
+        """The distance without any fault."""
+        return self._distance_on_all(())
+
+    def _distance_on_all(self, faults: Faults, limit: float = math.inf) -> float:
         """Return the largest distance on any case, or infinity as soon as one exceeds the limit."""
         worst = 0.0
-        for distance in self.reference.distances(faults):
+        for distance in self.distances(faults):
             if not distance <= limit:
                 return math.inf
             worst = max(worst, distance)
@@ -148,9 +151,16 @@ class _Search:
         A fault of precision must bring the reference closer than the other faults do on their own.
         """
         if not faults:
-            return self.reference.tolerance
+            return self.tolerance
         semantic = tuple(fault for fault in faults if not fault.rounding)
         if len(semantic) == len(faults):
-            return min(self.reference.tolerance, self.before / IMPROVEMENT)
-        without = self._distance(semantic) if semantic else self.before
-        return min(self.before, without) / IMPROVEMENT
+            return min(self.tolerance, self._before / IMPROVEMENT)
+        without = self._distance_on_all(semantic) if semantic else self._before
+        return min(self._before, without) / IMPROVEMENT
+
+
+def _best(explanations: Iterable[Explanation]) -> list[Explanation]:
+    """Sort explanations by distance. If they agree to rounding, the order of the catalogue decides."""
+    found = sorted(explanations, key=lambda e: math.floor(math.log10(e.distance + 1e-17)))
+    nearest = max(min((e.distance for e in found), default=0.0), ROUNDING)
+    return [e for e in found if e.distance <= MUCH_FURTHER * nearest][:MAX_EXPLANATIONS]

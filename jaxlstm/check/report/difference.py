@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlstm.check.criteria.layer_distance import AGREEMENT, EQUAL
 from jaxlstm.check.report.item import Heatmap, Section
 
 Array = np.ndarray
-
-TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-"""Largest distance from the oracle that counts as rounding: absolute, and relative above 1."""
 
 
 class Divergence(NamedTuple):
@@ -125,8 +123,8 @@ def first_divergence(candidates: Iterable[Candidate], tolerance: float | None) -
 
 
 def differing_units(actual: Array, expected: Array, tolerance: float | None) -> Array:
-    """Return the indices further from the oracle than ``tolerance``; None selects it by dtype."""
+    """Return the indices further from the oracle than ``tolerance``, which is relative above 1."""
     if tolerance is None:
-        tolerance = TOLERANCE.get(actual.dtype.name, 1e-9)
+        tolerance = AGREEMENT.get(actual.dtype.name, EQUAL)
     allowed = tolerance * np.maximum(1.0, np.abs(expected))
     return np.flatnonzero(~(np.abs(np.asarray(actual, np.float64) - expected) <= allowed))
