@@ -15,8 +15,7 @@ from jaxlstm.check.cases.lstm import standard_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.lstm import diagnose_port
 from jaxlstm.check.diagnosis.search import Diagnosis, Failures
-from jaxlstm.check.environment import environment
-from jaxlstm.check.notes import heatmaps, port_notes
+from jaxlstm.check.notes import environment, heatmaps, port_notes
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.report.text import call_text
 from jaxlstm.check.requirements import (

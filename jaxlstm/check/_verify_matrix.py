@@ -15,8 +15,7 @@ from jaxlstm._shared.progress import Progress
 from jaxlstm._shared.table import count_of
 from jaxlstm.check.cases.lstm import make_case
 from jaxlstm.check.criteria.catalogue import CRITERIA
-from jaxlstm.check.environment import environment
-from jaxlstm.check.notes import port_notes
+from jaxlstm.check.notes import environment, port_notes
 from jaxlstm.check.report.item import Item
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.requirements import (

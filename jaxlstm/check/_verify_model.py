@@ -20,9 +20,8 @@ from jaxlstm.check.cases.results import Results, is_floating
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.model import diagnose_model
 from jaxlstm.check.diagnosis.search import Diagnosis, Failures
-from jaxlstm.check.environment import environment
 from jaxlstm.check.exceptions import describe
-from jaxlstm.check.notes import tolerance_note
+from jaxlstm.check.notes import environment, tolerance_note
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.report.text import call_text

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 import jaxlstm
-from jaxlstm.check.environment import environment
+from jaxlstm.check.notes import environment
 from jaxlstm.check.reference import torch_lstm
 from testing.verification import needs_torch
 

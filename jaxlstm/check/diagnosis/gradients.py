@@ -6,7 +6,8 @@ gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -23,36 +24,20 @@ EXACT, ROUNDED = 1e-8, 1e-3
 """Largest error relative to the largest element of a gradient, in float64 and in other dtypes."""
 
 
-Cut = tuple[str, Callable[[str], bool], tuple[bool, bool, bool]]
-"""A part of the derivative that is left out: its description, the names of the weights through which nothing
-is propagated back, and which of the cotangents of outputs, h_n and c_n are used."""
+def _cuts(config: LSTMConfig) -> Iterator[tuple[str, str]]:
+    """Yield the parts of the derivative that may be left out.
 
-
-def _cuts(config: LSTMConfig) -> Iterator[Cut]:
-    """Yield the cuts that a config can have."""
-    whole = (True, True, True)
+    Each is a description, and a pattern of the weights and cotangents through which nothing passes back.
+    """
     if config.bidirectional:
-        yield (
-            "the gradient of a layer's inputs includes only the forward direction",
-            lambda name: name.startswith("weight_ih") and name.endswith("_reverse"),
-            whole,
-        )
-        yield (
-            "the gradient of a layer's inputs includes only the reverse direction",
-            lambda name: name.startswith("weight_ih") and not name.endswith("_reverse"),
-            whole,
-        )
-    cause = "no gradient passes through h from step to step"
-    yield cause, lambda name: name.startswith("weight_hh"), whole
+        for kept, cut in (("forward", r"weight_ih_l\d+_reverse"), ("reverse", r"weight_ih_l\d+")):
+            yield f"the gradient of a layer's inputs includes only the {kept} direction", cut
+    yield "no gradient passes through h from step to step", "weight_hh.*"
     for layer in range(1, config.num_layers):
-        cause = f"no gradient passes from layer {layer} to layer {layer - 1}"
-        yield cause, lambda name, layer=layer: name.startswith(f"weight_ih_l{layer}"), whole
-    for cause, kept in (
-        ("the cotangent of h_n is ignored", (True, False, True)),
-        ("the cotangent of c_n is ignored", (True, True, False)),
-        ("the cotangents of h_n and c_n are ignored", (True, False, False)),
-    ):
-        yield cause, lambda name: False, kept
+        yield f"no gradient passes from layer {layer} to layer {layer - 1}", f"weight_ih_l{layer}(_reverse)?"
+    yield "the cotangent of h_n is ignored", "h_n"
+    yield "the cotangent of c_n is ignored", "c_n"
+    yield "the cotangents of h_n and c_n are ignored", "[hc]_n"
 
 
 @np.errstate(all="ignore")  # Weights may be infinite.
@@ -61,33 +46,29 @@ def explain_gradients(ours: Mapping[str, Array], oracle: OracleLSTM, case: Case)
     truth = oracle.run(case, gradients=True).gradients or {}
     if not _differing(ours, truth):
         return []
-    tolerance = EXACT if ours["inputs"].dtype == np.float64 else ROUNDED
     call = oracle.call(case)
     run = call.run()
-    for cause, is_cut, kept in _cuts(oracle.config):
-        weights = {name: a * (not is_cut(name)) for name, a in call.params.items()}
-        d_out, d_h, d_c = (
-            case.cotangents[name] * k for name, k in zip(("outputs", "h_n", "c_n"), kept, strict=True)
+    for cause, pattern in _cuts(oracle.config):
+        weights, cotangents = (
+            {name: a * (not re.fullmatch(pattern, name)) for name, a in arrays.items()}
+            for arrays in (call.params, case.cotangents)
         )
+        d_out, d_h, d_c = (cotangents[name] for name in ("outputs", "h_n", "c_n"))
         found = backward(replace(call, params=weights), run, (d_out, d_h, d_c))
-        if not _differing(ours, {name: found[name] for name in truth}, tolerance):
+        if not _differing(ours, {name: found[name] for name in truth}):
             return [f"the gradients match an LSTM in which {cause}"]
     return wrong_gradients(ours, truth)
 
 
-def _differing(
-    ours: Mapping[str, Array], theirs: Mapping[str, Array], tolerance: float | None = None
-) -> list[str]:
+def _differing(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> list[str]:
     """Return the names of the gradients whose difference exceeds rounding."""
-    names = []
-    for name in (name for name in theirs if name in ours):
-        value = ours[name]
-        limit = tolerance or (EXACT if value.dtype == np.float64 else ROUNDED)
+
+    def is_near(name: str) -> bool:
+        limit = EXACT if ours[name].dtype == np.float64 else ROUNDED
         scale = np.max(np.abs(theirs[name]), initial=0.0) or 1.0
-        error = np.max(np.abs(np.asarray(value, np.float64) - theirs[name]), initial=0.0)
-        if not error <= limit * scale:
-            names.append(name)
-    return names
+        return np.max(np.abs(ours[name].astype(np.float64) - theirs[name]), initial=0.0) <= limit * scale
+
+    return [name for name in theirs if name in ours and not is_near(name)]
 
 
 def wrong_gradients(ours: Mapping[str, Array], truth: Mapping[str, Array]) -> list[str]:

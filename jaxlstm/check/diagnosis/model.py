@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.results import LayerRecord, is_floating
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.results import LayerRecord, Results, is_floating
 from jaxlstm.check.criteria.layer_distance import AGREEMENT, distance
 from jaxlstm.check.diagnosis.gradients import wrong_gradients
 from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers, output_distance
@@ -17,7 +19,7 @@ from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import LayerDifference
-from jaxlstm.check.subjects.function import FunctionModel, ModelRunner
+from jaxlstm.check.subjects.function import CheckedModel, FunctionModel, ModelRunner
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.program import ProgramModel
 from jaxlstm.check.verification import Evidence, Verification
@@ -77,8 +79,8 @@ class _ModelDiagnosis:
         limits = self._limits(theirs)
         layers = compare_layers(ours, theirs, self.subject.names, self.subject.pairing, limits)
         raised = "runs" in failures.ids
-        causes = [*(self._settings(raised) or self._causes(ours, seconds))]
-        causes += foreign_weights(self.subject, self.theirs.params())
+        causes = list(self._settings(raised)) or list(self._causes(ours, seconds))
+        causes += self._foreign_weights()
         if not causes and raised:
             causes = ["the model raised an exception: see the item runs"]
         elif not causes:
@@ -117,15 +119,71 @@ class _ModelDiagnosis:
         pairs = enumerate(zip(same, theirs, strict=True))
         return {k: OWN_ERRORS * distance(a.outputs, b.outputs) for k, (a, b) in pairs}
 
-    def _settings(self, raised: bool) -> list[str]:
-        """Return what another mode or layout of the arguments shows."""
-        evidence, found = self.check.evidence["float64"], list[str]()
-        if self.wrong and evidence:
-            agreement = AGREEMENT["float32" if self.subject.casts else "float64"]
-            found += evaluation_advice(self.subject, self.theirs, evidence[0], agreement)
+    def _settings(self, raised: bool) -> Iterator[str]:
+        """Yield what another mode or layout of the arguments shows."""
+        if self.wrong:
+            for entry in self.check.evidence["float64"][:1]:
+                yield from self._evaluation(entry)
         if raised:
-            found += channels_last_advice(self.subject, self.theirs)
-        return found
+            yield from self._channels_last()
+
+    def _run(self, model: CheckedModel, case: Case, dtype: Any, cast_model: bool) -> Results | None:
+        """Return the results of a model in another setting, or None if it raises."""
+        try:
+            runner = ModelRunner(model, case, dtype, cast_model=cast_model, precision=self.subject.precision)
+            return runner.run(case)
+        except PORT_EXCEPTIONS:
+            return None
+
+    def _evaluation(self, evidence: Evidence) -> Iterator[str]:
+        """Test if the model equals torch in evaluation mode, on float64 evidence."""
+        evaluation = self.subject.model.evaluation()
+        if not evaluation or (ours := self._run(evaluation, evidence.case, np.float64, True)) is None:
+            return
+        truth = evidence.truth.outputs
+        found, before = (output_distance(r.outputs, truth) for r in (ours, evidence.results))
+        agreement = AGREEMENT["float32" if self.subject.casts else "float64"]
+        if found <= min(agreement, before / IMPROVEMENT):
+            yield (
+                f"the model is in training mode: after model.eval() it matches {self.theirs.module_name}, "
+                f"to within {format_number(found)}"
+            )
+
+    def _channels_last(self) -> Iterator[str]:
+        """Test if a model that raised runs with the channels of its arguments moved to the last axis."""
+        example, dtype = self.subject.example, self.theirs.dtype
+        case = example.map(lambda a: np.moveaxis(a, 1, -1) if a.ndim > 2 else a)
+        moved = [name for name, a in case.arrays.items() if a.ndim > 2 and is_floating(a)]
+        if not moved or (ours := self._run(self.subject.model, case, dtype, False)) is None:
+            return
+        expected = self.theirs.run(example, dtype)
+        near = output_distance(ours.outputs, expected.outputs) <= AGREEMENT[dtype.name]
+        verb = f"matches {self.theirs.module_name}" if near else "runs"
+        axes = (0, *range(2, case.arrays[moved[0]].ndim), 1)
+        how = (
+            f"transpose them in the function, x.transpose{axes}"
+            if isinstance(self.subject.model, FunctionModel)
+            else f"pass call=lambda model, x: model(x.transpose{axes})"
+        )
+        after = "" if near else "; if its outputs have channels last too, transpose them back"
+        yield f"the model {verb} if the channels of {', '.join(moved)} are the last axis: {how}{after}"
+
+    def _foreign_weights(self) -> Iterator[str]:
+        """Name the parameters whose values torch does not have, by the dtype to which they were rounded."""
+        ours, theirs = self.subject.working.call.params, self.theirs.params()
+        foreign: dict[str, list[str]] = {}
+        for name in self.subject.pairing.unpaired:
+            value = ours[name]
+            like = [p for p in theirs.values() if p.size == value.size]
+            halves = (d for d in ("bfloat16", "float16") if any(_equal_in(d, value, p) for p in like))
+            foreign.setdefault(next(halves, ""), []).append(name)
+        if len(foreign.get("", ())) == len(ours) > 1:
+            yield "no parameter of the model has torch's values: fill it with jaxlstm.load_state_dict first"
+            return
+        for half, found in foreign.items():
+            names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+            hint = f"; they equal torch's rounded to {half}" if half else ""
+            yield f"the values of {names} are not a re-layout of any parameter of torch{hint}"
 
     def _causes(self, layers: Sequence[LayerRecord], seconds: float) -> Iterator[str]:
         """Search for the faults that explain the results."""
@@ -182,74 +240,6 @@ def _with_article(kind: str) -> str:
     return f"{'an' if kind.startswith((*'AEIO', 'LSTM', 'RNN')) else 'a'} {kind}"
 
 
-def evaluation_advice(
-    subject: ModelSubject, theirs: TorchModel, evidence: Evidence, agreement: float
-) -> Iterator[str]:
-    """Test if the model equals torch in evaluation mode, on float64 evidence."""
-    evaluation = subject.model.evaluation()
-    if evaluation is None:
-        return
-    case = evidence.case
-    runner = ModelRunner(evaluation, case, np.float64, cast_model=True, precision=subject.precision)
-    try:
-        ours = runner.run(case)
-    except PORT_EXCEPTIONS:
-        return
-    found, before = (output_distance(r.outputs, evidence.truth.outputs) for r in (ours, evidence.results))
-    if found <= min(agreement, before / IMPROVEMENT):
-        yield (
-            f"the model is in training mode: after model.eval() it matches {theirs.module_name}, to within "
-            f"{format_number(found)}"
-        )
-
-
-def channels_last_advice(subject: ModelSubject, theirs: TorchModel) -> Iterator[str]:
-    """Test if a model that raised runs with the channels of its arguments moved to the last axis."""
-    case = subject.example.map(lambda a: np.moveaxis(a, 1, -1) if a.ndim > 2 else a)
-    moved = [name for name, a in case.arrays.items() if a.ndim > 2 and is_floating(a)]
-    if not moved:
-        return
-    runner = ModelRunner(subject.model, case, theirs.dtype, cast_model=False, precision=subject.precision)
-    try:
-        ours = runner.run(case)
-    except PORT_EXCEPTIONS:
-        return
-    expected = theirs.run(subject.example, theirs.dtype)
-    near = output_distance(ours.outputs, expected.outputs) <= AGREEMENT[theirs.dtype.name]
-    verb = f"matches {theirs.module_name}" if near else "runs"
-    axes = (0, *range(2, case.arrays[moved[0]].ndim), 1)
-    how = (
-        f"transpose them in the function, x.transpose{axes}"
-        if isinstance(subject.model, FunctionModel)
-        else f"pass call=lambda model, x: model(x.transpose{axes})"
-    )
-    after = "" if near else "; if its outputs have channels last too, transpose them back"
-    yield f"the model {verb} if the channels of {', '.join(moved)} are the last axis: {how}{after}"
-
-
-Array = np.ndarray
-
-
-def foreign_weights(subject: ModelSubject, theirs: Mapping[str, Array]) -> Iterator[str]:
-    """Name the parameters whose values torch does not have, by the dtype to which torch's were rounded."""
-    ours = subject.working.call.params
-    foreign: dict[str, list[str]] = {}
-    for name in subject.pairing.unpaired:
-        value = ours[name]
-        like = [p for p in theirs.values() if p.size == value.size]
-        halves = (d for d in ("bfloat16", "float16") if any(_equal_in(d, value, p) for p in like))
-        foreign.setdefault(next(halves, ""), []).append(name)
-    if len(foreign.get("", ())) == len(ours) > 1:
-        yield "no parameter of the model has torch's values: fill it with jaxlstm.load_state_dict first"
-        return
-    for half, found in foreign.items():
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        hint = f"; they equal torch's rounded to {half}" if half else ""
-        yield (
-            f"the values of {', '.join(found[:3])}{more} are not a re-layout of any parameter of torch{hint}"
-        )
-
-
-def _equal_in(dtype: str, value: Array, other: Array) -> bool:
+def _equal_in(dtype: str, value: np.ndarray, other: np.ndarray) -> bool:
     rounded = [np.sort(a.astype(jnp.dtype(dtype)).astype(np.float32), axis=None) for a in (value, other)]
     return bool(np.array_equal(rounded[0], rounded[1]))
