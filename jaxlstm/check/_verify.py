@@ -106,7 +106,7 @@ def verify(
         "against": ", ".join(references),
         "rtol": rtol,
         "atol": atol,
-        "precision": str(precision),
+        "precision": precision,
     }
     return Report(
         title=f"{name_of(port)} in {verification.dtype}",
@@ -116,7 +116,7 @@ def verify(
         settings=settings,
         environment=environment(precision, with_torch="torch" in references),
         heatmaps=tuple(heatmaps(verification, subject)),
-        again=repeating_call("verify", settings, references, precision),
+        again=repeating_call("verify", settings),
         difference=diagnosis.difference,
     )
 
@@ -131,13 +131,11 @@ def _try_cases(verification: Verification, cases: Sequence[Case], progress: Prog
     progress(len(cases) + 1, len(steps) - 1, "done")
 
 
-def repeating_call(
-    function: str, settings: Mapping[str, Any], references: tuple[str, ...], precision: str | None
-) -> str:
-    """Return the call of ``verify`` or ``verify_cell`` that repeats a check."""
+def repeating_call(function: str, settings: Mapping[str, Any]) -> str:
+    """Return the call of ``verify`` or ``verify_cell`` that repeats a check with these settings."""
     port = "None" if settings["port"] == name_of(None) else settings["port"]
     options = {name: settings[name] for name in ("dtype", "seed", "gradients")}
-    options |= {"against": references, "precision": precision}
-    options |= {name: settings[name] for name in ("rtol", "atol")}
+    options["against"] = tuple(settings["against"].split(", "))
     defaults = {"precision": "highest", "rtol": None, "atol": None}
+    options |= {name: settings[name] for name in defaults}
     return call_text(function, [port, "params", settings["config"]], options, defaults)

@@ -15,7 +15,6 @@ from jax.core import Tracer
 from jaxlstm.check._verify import repeating_call, verify
 from jaxlstm.check.exceptions import PortError
 from jaxlstm.check.report.report import Report
-from jaxlstm.check.requirements import REFERENCES, available_references
 from jaxlstm.layer.config import LSTMConfig, require_config
 
 
@@ -63,9 +62,7 @@ def verify_cell(
     chosen = port_with_params if takes_params else port
     chosen.__name__ = getattr(step, "__name__", type(step).__name__)
     report = verify(chosen, params, config, **settings)
-    references = available_references(settings.get("against", tuple(REFERENCES)))
-    precision = settings.get("precision", "highest")
-    return replace(report, again=repeating_call("verify_cell", report.settings, references, precision))
+    return replace(report, again=repeating_call("verify_cell", report.settings))
 
 
 def _steps(inputs: Any) -> Any:

@@ -103,10 +103,9 @@ def verify_model(
         "gradients": gradients,
         "rtol": rtol,
         "atol": atol,
-        "precision": str(precision),
+        "precision": precision,
     }
     defaults = {"names": {}, "seed": 0, "gradients": True, "rtol": None, "atol": None, "precision": "highest"}
-    options = {name: settings[name] for name in defaults} | {"precision": precision}
     arguments = ["ours", "theirs", "args", *(["kwargs"] if kwargs else [])]
     return Report(
         title=f"{model.name} in {module.dtype}",
@@ -115,7 +114,7 @@ def verify_model(
         notes=(*notes, *_notes(verification, subject, module)),
         settings=settings,
         environment=environment(precision, with_torch=True),
-        again=call_text("verify_model", arguments, options, defaults),
+        again=call_text("verify_model", arguments, {name: settings[name] for name in defaults}, defaults),
         layers=diagnosis.layers,
     )
 

@@ -87,12 +87,10 @@ def require_precision(precision: str | None) -> str | None:
 def require_references(
     against: Sequence[str], params: Mapping[str, Any], config: LSTMConfig
 ) -> tuple[OracleLSTM, ...]:
-    """Return the requested references that are available. The oracle, if it is among them, is the last."""
-    return tuple(REFERENCES[name](params, config) for name in available_references(against))
+    """Return the requested references that are available. The oracle, if it is among them, is the last.
 
-
-def available_references(against: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the requested references that are available, or raise ValueError."""
+    Raise ValueError if there is none, or for an unknown name.
+    """
     if isinstance(against, str):
         against = (against,)
     if not against or any(name not in REFERENCES for name in against):
@@ -101,7 +99,7 @@ def available_references(against: Sequence[str]) -> tuple[str, ...]:
     available = tuple(name for name in REFERENCES if name in against and name not in absent)
     if not available:
         raise ValueError("against names only torch, which is not installed; install torch or add 'oracle'")
-    return available
+    return tuple(REFERENCES[name](params, config) for name in available)
 
 
 def require_tolerance(rtol: float | None, atol: float | None) -> tuple[float, float] | None:
