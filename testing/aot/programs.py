@@ -1,15 +1,11 @@
 """The programs that are compiled ahead of time, for devices that are not attached.
 
 A program is a jitted call of ``jaxlstm.lstm`` or its gradient: a function and the shapes of its arguments.
-:mod:`testing.aot.tpu` and :mod:`testing.aot.gpu` compile it, and :mod:`testing.aot.hlo`
-reads the compiled text.
+:mod:`testing.aot.chips` compiles it, and :mod:`testing.aot.hlo` reads the compiled text.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,20 +16,6 @@ import pytest
 
 import jaxlstm
 from jaxlstm import LSTMConfig, LSTMState
-
-SWITCH = "JAXLSTM_AOT"
-"""Environment variable; "required" turns skipped tests into failures, as in ``make test-aot``."""
-
-
-def need(package: str, extra: str) -> None:
-    """Skip the calling test module if ``package`` is not installed, or fail if skipping is not allowed."""
-    with contextlib.suppress(ModuleNotFoundError):  # its parent package is not installed
-        if importlib.util.find_spec(package) is not None:
-            return
-    reason = f"{package} is not installed; pip install 'jaxlstm[{extra}]', or run `make test-aot`"
-    if os.environ.get(SWITCH) == "required":
-        pytest.fail(f"{SWITCH}=required, but {reason}", pytrace=False)
-    pytest.skip(reason, allow_module_level=True)
 
 
 @dataclass(frozen=True)
@@ -83,10 +65,6 @@ class Program:
             return jnp.stack(squares).sum()
 
         return jax.grad(loss, argnums=(0, 1, 2)) if self.gradient else forward
-
-
-MAX_EXTRA_INSTRUCTIONS = 24
-"""Instructions that 120 steps may have more than 24, from other scheduling. Unrolling would add far more."""
 
 
 def grouped_by_program(programs: list[Program]) -> pytest.MarkDecorator:
