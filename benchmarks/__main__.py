@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import record, report
-from benchmarks.parts import ALL, DTYPES, HALF, PARTS, key
+from benchmarks.parts import ALL, DTYPES, HALF, PARTS, Settings, key
 from benchmarks.peers import PEERS, missing
-from benchmarks.settings import Settings
 from jaxlstm.kernels.cpu.stack import available_threads
 
 DESCRIPTION = (
@@ -50,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser().parse_args(argv)
     if args.names == ["tables"]:
-        from benchmarks import pages
-
-        pages.write()
+        report.write()
         return 0
     if "tables" in args.names:
         parser().error("tables takes no other NAME")

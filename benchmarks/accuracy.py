@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from benchmarks.settings import Settings
+from benchmarks.parts import Settings
 from testing import agreement
 from testing.cases import Case, Results, pooled_error
 

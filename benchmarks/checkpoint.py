@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import Settings
+from benchmarks.parts import Settings
 from benchmarks.timing import process_rows
 
 MATRICES, SIDE = 60, 2048

@@ -10,8 +10,8 @@ import jax
 
 from benchmarks import peers
 from benchmarks.implementation import own
+from benchmarks.parts import Settings
 from benchmarks.problems import Size, make_problem
-from benchmarks.settings import Settings
 from benchmarks.timing import process_rows, spreads
 from jaxlstm import LSTMConfig
 

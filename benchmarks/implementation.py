@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.parts import Settings
 from benchmarks.problems import Problem
-from benchmarks.settings import Settings
 from jaxlstm.functional import lstm
 from jaxlstm.inference import compile
 

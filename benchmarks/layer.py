@@ -7,10 +7,10 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from benchmarks import agreement, peers
+from benchmarks import peers
 from benchmarks.implementation import Implementation, Unsupported, cudnn, own, runner
-from benchmarks.problems import SIZES, TINY_SIZES, Problem, Size, make_problem
-from benchmarks.settings import Settings, applied
+from benchmarks.parts import Settings, applied
+from benchmarks.problems import SIZES, TINY_SIZES, Problem, Size, compare, expected_arrays, make_problem
 from benchmarks.timing import Call, interleaved, spreads
 
 Makers = Mapping[str, Callable[[Problem, Settings], Implementation]]
@@ -49,10 +49,10 @@ def _measure_all(mode: str, ours: Makers, settings: Settings) -> Iterator[dict[s
 
 
 def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[str, Any]:
-    """Return one row. Its ``error`` holds each largest difference from the oracle, see `agreement`."""
+    """Return one row. Its ``error`` holds each largest difference from the oracle, see `compare`."""
     with applied(settings):
         problem = make_problem(size, settings.dtype)
-        expected = agreement.expected_arrays(problem, mode)
+        expected = expected_arrays(problem, mode)
         calls: dict[str, Call] = {}
         errors, left_out, wrong = {}, {}, {}
         for name, make in makers.items():
@@ -62,7 +62,7 @@ def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[s
             except Unsupported as reason:
                 left_out[name] = str(reason)
                 continue
-            errors[name], fault = agreement.compare(result, expected, mode, settings.arithmetic)
+            errors[name], fault = compare(result, expected, mode, settings.arithmetic)
             if fault is None:
                 calls[name] = call
             else:

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.parts import Settings
 from benchmarks.problems import Problem, Size, make_problem
-from benchmarks.settings import Settings
 from benchmarks.timing import process_rows
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.training import lstm_in_blocks

@@ -1,8 +1,7 @@
 """Whole programs beside PyTorch, and the time to load a file.
 
-A text recogniser, a tagger and a voice detector run as jitted programs, in eager PyTorch and under
-``torch.compile``. Then processes load a program of 50 MB: the time of whole processes, and of only the load,
-where JAX is already imported and torch is not.
+A text recogniser, a tagger and a voice detector, at the sizes of published ones, run as jitted programs, in
+eager PyTorch and under ``torch.compile``. Then processes load a program of 50 MB.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 import jaxlstm
-from benchmarks.program_models import MODELS, Large
-from benchmarks.settings import Settings
-from benchmarks.timing import interleaved, printed_row, process_rows, spreads
+from benchmarks.parts import Settings
+from benchmarks.timing import interleaved, process_rows, spreads
 
 LOAD = {
     "jaxlstm": """
@@ -31,22 +30,6 @@ jax.block_until_ready(jaxlstm.load_program(sys.argv[1]).params)
     "torch": """
 import sys, torch
 torch.export.load(sys.argv[1]).module()
-""",
-}
-# The same in a process that runs JAX; each prints its seconds.
-LOAD_BESIDE_JAX = {
-    "jaxlstm": """
-import sys, time, jax, jaxlstm
-start = time.perf_counter()
-jax.block_until_ready(jaxlstm.load_program(sys.argv[1]).params)
-print(time.perf_counter() - start)
-""",
-    "torch": """
-import sys, time, jax
-start = time.perf_counter()
-import torch
-torch.export.load(sys.argv[1]).module()
-print(time.perf_counter() - start)
 """,
 }
 
@@ -61,8 +44,6 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
         jaxlstm.from_module(Large().eval(), (torch.randn(2, 3, 640),)).save(path)
         sides = {name: ["-c", code, str(path)] for name, code in LOAD.items()}
         yield process_rows("a process that loads a program of 50 MB", sides, settings.rounds)[0]
-        sides = {name: ["-c", code, str(path)] for name, code in LOAD_BESIDE_JAX.items()}
-        yield printed_row("only the load, after import jax", sides, settings.rounds)
 
 
 def row(name: str, settings: Settings) -> dict[str, Any]:
@@ -105,3 +86,80 @@ def _fault(call: Callable[[], Any]) -> str:
     except TorchDynamoException as error:
         return str(error).splitlines()[0]
     return ""
+
+
+def _block(inputs: int, outputs: int, *, norm: bool = False) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU()] if norm else [conv, nn.ReLU()]
+
+
+class TextRecogniser(nn.Module):
+    """CRNN (Shi et al. 2015): seven convolutions and two bidirectional LSTM layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn = nn.Sequential(
+            *(*_block(1, 64), nn.MaxPool2d(2), *_block(64, 128), nn.MaxPool2d(2)),
+            *(*_block(128, 256, norm=True), *_block(256, 256), nn.MaxPool2d((2, 1))),
+            *(*_block(256, 512, norm=True), *_block(512, 512), nn.MaxPool2d((2, 1))),
+            *(nn.Conv2d(512, 512, (2, 1)), nn.BatchNorm2d(512), nn.ReLU()),
+        )
+        self.lstm = nn.LSTM(512, 256, num_layers=2, bidirectional=True)
+        self.out = nn.Linear(512, 97)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.cnn(images).squeeze(2).permute(2, 0, 1)
+        return self.out(self.lstm(x)[0])
+
+
+class Tagger(nn.Module):
+    """Embedding, two bidirectional LSTM layers, linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10_000, 100)
+        self.lstm = nn.LSTM(100, 200, num_layers=2, bidirectional=True, batch_first=True)
+        self.out = nn.Linear(400, 18)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.out(self.lstm(self.embedding(words))[0])
+
+
+class VoiceDetector(nn.Module):
+    """The layers of Silero VAD: a Fourier transform as a convolution, four convolutions, an LSTMCell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stft = nn.Conv1d(1, 258, 256, stride=128, bias=False)
+        sizes = ((129, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1))
+        self.encoder = nn.Sequential(
+            *(part for i, o, s in sizes for part in (nn.Conv1d(i, o, 3, s, padding=1), nn.ReLU()))
+        )
+        self.cell = nn.LSTMCell(128, 128)
+        self.out = nn.Sequential(nn.ReLU(), nn.Linear(128, 1), nn.Sigmoid())
+
+    def forward(self, samples: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        x = nn.functional.pad(samples, (0, 64), mode="reflect").unsqueeze(1)
+        real, imaginary = self.stft(x).chunk(2, dim=1)
+        x = self.encoder(torch.sqrt(real**2 + imaginary**2))
+        state = torch.stack(self.cell(x.mean(dim=-1), (state[0], state[1])))
+        return self.out(state[0]), state
+
+
+class Large(nn.Module):
+    """12.5 million parameters in float32, for the time to load a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(640, 832, num_layers=2, batch_first=True)
+        self.out = nn.Linear(832, 2400)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.lstm(x)[0])
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]]]] = {
+    "text recogniser, 4 lines of 32 x 256": (TextRecogniser, lambda: (torch.randn(4, 1, 32, 256),)),
+    "tagger, 16 sentences of 40 words": (Tagger, lambda: (torch.randint(0, 10_000, (16, 40)),)),
+    "voice detector, 1 window": (VoiceDetector, lambda: (torch.randn(1, 576), torch.randn(2, 1, 128))),
+}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from benchmarks.settings import Settings
+from benchmarks.parts import Settings
 from benchmarks.timing import interleaved, spreads
 from testing.real_problems import PROBLEMS, Problem
 

@@ -14,8 +14,8 @@ import numpy as np
 
 import jaxlstm
 from benchmarks import peers
+from benchmarks.parts import Settings
 from benchmarks.problems import Problem, Size, make_problem
-from benchmarks.settings import Settings
 from benchmarks.timing import interleaved, spreads
 
 BLOCK = 500

@@ -9,13 +9,11 @@ untimed run before a long call, which waking threads hardly affects.
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from testing.process_cost import ROOT, process_cost, writes_bytecode
+from testing.process_cost import process_cost
 
 BURST_SECONDS = 0.05  # minimum length of a timed burst, which keeps the clock's noise small
 WARM_SECONDS = 0.1  # minimum length of the untimed run before it
@@ -91,15 +89,3 @@ def process_rows(case: str, sides: Mapping[str, Sequence[str]], rounds: int) -> 
         {"case": case, "unit": "s", "values": spreads(seconds)},
         {"case": f"{case}: peak memory", "unit": "MiB", "values": spreads(peaks)},
     ]
-
-
-def printed_row(case: str, sides: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any]:
-    """Return a row with the seconds that each process prints. The first run of each side is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, arguments in sides.items():
-            command = [sys.executable, *arguments]
-            printed = subprocess.check_output(command, cwd=ROOT, text=True, env=writes_bytecode())
-            if number:
-                seconds[name].append(float(printed))
-    return {"case": case, "unit": "s", "values": spreads(seconds)}

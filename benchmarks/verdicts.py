@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.parts import Settings
 from benchmarks.peers import load, version
-from benchmarks.settings import Settings
 from jaxlstm.check import Report, verify
 from jaxlstm.layer.config import LSTMConfig
 

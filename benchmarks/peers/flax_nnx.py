@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.implementation import Implementation, Unsupported, in_jax
+from benchmarks.parts import Settings
 from benchmarks.problems import Problem
-from benchmarks.settings import Settings
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import direction_params
 

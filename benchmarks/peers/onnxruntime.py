@@ -7,9 +7,9 @@ from typing import Any
 import onnxruntime
 
 from benchmarks.implementation import Implementation, Unsupported
+from benchmarks.parts import Settings
 from benchmarks.peers import onnx_model
 from benchmarks.problems import Problem
-from benchmarks.settings import Settings
 
 
 def implementation(problem: Problem, settings: Settings) -> Implementation:

@@ -10,8 +10,8 @@ import torch
 from torch.nn.utils import rnn
 
 from benchmarks.implementation import Implementation, Unsupported
+from benchmarks.parts import Settings
 from benchmarks.problems import Problem
-from benchmarks.settings import Settings
 from jaxlstm.layer.config import LSTMConfig
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import pages, parts, peers, record, report
+from benchmarks import parts, peers, record, report
 from benchmarks.parts import PARTS, Part
 
 ROW = {"case": "small", "unit": "ms", "values": {"jaxlstm": [1.0, 2.0, 3.0], "torch": [4.0, 6.0, 8.0]}}
@@ -133,19 +133,19 @@ def test_table_of_other_columns() -> None:
 def test_pages_are_those_of_the_recorded_runs() -> None:
     """Run `python -m benchmarks tables` if this fails."""
     blocks = 0
-    for page in pages.PAGES:
+    for page in report.PAGES:
         text = page.read_text(encoding="utf-8")
-        assert pages.render(text) == text, page
-        assert text.count("<!-- benchmark:") == len(pages.BLOCK.findall(text)), page
-        blocks += len(pages.BLOCK.findall(text))
+        assert report.render(text) == text, page
+        assert text.count("<!-- benchmark:") == len(report.BLOCK.findall(text)), page
+        blocks += len(report.BLOCK.findall(text))
     assert blocks > 10
-    assert pages.CHART.read_text(encoding="utf-8") == pages.drawing()
+    assert report.CHART.read_text(encoding="utf-8") == report.drawing()
 
 
 def test_a_block_without_a_result_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
     (tmp_path / "m.json").write_text(json.dumps({"parts": {"streams": {"rows": [ROW]}}}))
     old = "a\n<!-- benchmark: m {} -->\nold\n<!-- end -->\nz"
-    assert "\nNot measured in this run.\n" in pages.render(old.format("long"))
-    assert "| small | 2 ms | 3.00 |\n\nNo other" in pages.render(old.format("streams"))
-    assert "divided by ours, is 3.00 (torch). No other" in pages.render(old.format("streams summary"))
+    assert "\nNot measured in this run.\n" in report.render(old.format("long"))
+    assert "| small | 2 ms | 3.00 |\n\nNo other" in report.render(old.format("streams"))
+    assert "divided by ours, is 3.00 (torch). No other" in report.render(old.format("streams summary"))

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 import jaxlstm
-from benchmarks import agreement, peers, streams, timing
+from benchmarks import peers, streams, timing
 from benchmarks.implementation import Unsupported
-from benchmarks.parts import PARTS
+from benchmarks.parts import PARTS, Settings, applied
 from benchmarks.peers import torch as torch_peer
-from benchmarks.problems import TINY_SIZES, Problem, Size, make_problem
-from benchmarks.settings import Settings, applied
+from benchmarks.problems import TINY_SIZES, Problem, Size, compare, expected_arrays, make_problem
 from jaxlstm.check.reference import torch_precision
 from testing.process_cost import process_cost
 from testing.processes import run_python
@@ -26,13 +25,13 @@ RAGGED = TINY_SIZES["train"][0]
 
 @pytest.mark.parametrize("name", ["inputs", "weight_ih_l0", "bias_hh_l0"])
 def test_each_gradient_is_compared(name: str) -> None:
-    expected = agreement.expected_arrays(make_problem(RAGGED), "train")
+    expected = expected_arrays(make_problem(RAGGED), "train")
     right = {key: value.astype(np.float32) for key, value in expected.items()}
     wrong = right | {name: right[name] * 1.001}
-    error, fault = agreement.compare((right["inputs"], right), expected, "train")
+    error, fault = compare((right["inputs"], right), expected, "train")
     assert fault is None
     assert error < 1e-7
-    error, fault = agreement.compare((wrong["inputs"], wrong), expected, "train")
+    error, fault = compare((wrong["inputs"], wrong), expected, "train")
     assert error == pytest.approx(1e-3, rel=1e-3)
     assert fault is not None
     assert f"the gradient of {name} differs" in fault
@@ -40,11 +39,11 @@ def test_each_gradient_is_compared(name: str) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, 2e-5])
 def test_wrong_outputs_are_found(value: float) -> None:
-    expected = agreement.expected_arrays(make_problem(TINY_SIZES["infer"][0]), "infer")
+    expected = expected_arrays(make_problem(TINY_SIZES["infer"][0]), "infer")
     outputs = expected["outputs"].copy()
     outputs[-1, -1, -1] += value
-    assert agreement.compare(outputs, expected, "infer")[1] is not None
-    fault = agreement.compare(expected["outputs"][:-1], expected, "infer")[1]
+    assert compare(outputs, expected, "infer")[1] is not None
+    fault = compare(expected["outputs"][:-1], expected, "infer")[1]
     assert fault == "outputs: shape (4, 2, 8), expected (5, 2, 8)"
 
 
@@ -52,12 +51,12 @@ def test_wrong_outputs_are_found(value: float) -> None:
 def test_tolerances_fit_the_arithmetic(arithmetic: str, bits: int | None) -> None:
     """Weights rounded to the arithmetic's bits pass; a third of the bits or another gate order fail."""
     problem = make_problem(Size(20, 4, jaxlstm.LSTMConfig(16, 32)))
-    expected = agreement.expected_arrays(problem, "infer")
+    expected = expected_arrays(problem, "infer")
 
     def fault(params: dict[str, Any]) -> str | None:
         rounded = Problem(problem.size, params, problem.inputs, None)
-        outputs = agreement.expected_arrays(rounded, "infer")["outputs"]
-        return agreement.compare(outputs, expected, "infer", arithmetic)[1]
+        outputs = expected_arrays(rounded, "infer")["outputs"]
+        return compare(outputs, expected, "infer", arithmetic)[1]
 
     def rounded(bits: int) -> dict[str, Any]:
         params = problem.params.items()
@@ -135,8 +134,8 @@ def test_torch_waits_for_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     infer, train = torch_peer.implementation(problem, Settings("gpu", "highest", 1))
     assert train is not None
     for mode, call in (("infer", infer), ("train", train)):
-        expected = agreement.expected_arrays(problem, mode)
-        assert agreement.compare(call(), expected, mode)[1] is None
+        expected = expected_arrays(problem, mode)
+        assert compare(call(), expected, mode)[1] is None
     assert waits == ["torch", "torch"]
 
 
@@ -161,9 +160,7 @@ def test_processes_take_turns() -> None:
         process_cost(["-c", "raise SystemExit(3)"])
 
 
-def test_processes_print_their_seconds() -> None:
-    row = timing.printed_row("case", {"one": ["-c", "print(0.5)"], "two": ["-c", "print(2)"]}, 2)
-    assert row["values"] == {"one": [0.5] * 3, "two": [2.0] * 3}
+def test_quartiles() -> None:
     assert timing.quartiles([5.0, 1.0, 4.0, 2.0, 3.0]) == [2.0, 3.0, 4.0]
 
 

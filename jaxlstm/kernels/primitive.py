@@ -14,17 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-
 from jaxlstm.kernels.operations import KernelOperation
 from jaxlstm.kernels.partition import Devices, devices_of, lower_with_mesh, over_batch
-from jaxlstm.kernels.vmap import vmapped
 from jaxlstm.layer.mesh_types import batch_spec, rows_of, varying_alike
-
+from typing import Any, NamedTuple
+from jaxlstm.kernels import operations
+from jaxlstm.layer.scan import Recurrence
+from collections.abc import Callable, Sequence
+from jax import lax
+from jaxlstm.kernels.partition import Axes
 
 class KernelPrimitive:
     """An :class:`KernelOperation` as a JAX primitive, with a kernel for a platform.
@@ -188,3 +190,110 @@ def _items(static: dict) -> tuple:
 
 def _aval(x: Any) -> Any:
     return x.aval if ad.is_undefined_primal(x) else x
+
+
+Results = dict[str, Any] | None
+"""Arrays by name, or None if a kernel does not support the arguments."""
+
+
+class PlatformKernels(NamedTuple):
+    """The kernels of one platform.
+
+    Each takes the arguments of its operations (:mod:`jaxlstm.kernels.operations`), then ``out``, a dict of
+    ``jax.ShapeDtypeStruct``, and ``reverse`` and ``precision`` by keyword. It returns arrays of the names and
+    shapes in ``out``, or None if it does not support the arguments; the plain function then runs.
+
+    Attributes:
+      platform: JAX's name of the platform: "cpu", "cuda" or "tpu".
+      forward: FORWARD and FORWARD_AND_DIFFERENTIATE. In the latter, ``out`` also has the fields of
+        :class:`jaxlstm.layer.cell.StepDerivative`, and "m" with a projection.
+      backward: BACKWARD. ``out`` has "z_bar", and "h_bar" and "c_bar" for the initial state. It also has
+        "projection_bar", the cotangent of dW_hr m, if ``projected``.
+      gradients: GRADIENTS, or None to use matrix products by XLA.
+    """
+
+    platform: str
+    forward: Callable[..., Results]
+    backward: Callable[..., Results]
+    gradients: Callable[..., Results] | None = None
+
+
+def build_recurrence(name: str, kernels: PlatformKernels, *, required_by: str | None = None) -> Recurrence:
+    """Return a recurrence that runs kernels on their platform and the plain scan on all others.
+
+    Args:
+      name: prefix of the primitives' names in a jaxpr, such as ``name_forward``. It must be unique.
+      kernels: the kernels.
+      required_by: name of the backend that requires a kernel. Lowering for another platform is then an error,
+        except in ``jax.export``, which always gets the plain scan. None: the plain scan runs.
+    """
+
+    def primitive(
+        operation: KernelOperation,
+        kernel: Callable[..., Results] | None = None,
+        transpose: KernelPrimitive | None = None,
+    ) -> KernelPrimitive:
+        return KernelPrimitive(name, operation, kernels.platform, kernel, transpose, required_by=required_by)
+
+    return Recurrence(
+        primitive(operations.FORWARD, kernels.forward),
+        primitive(operations.FORWARD_AND_DIFFERENTIATE, kernels.forward),
+        primitive(operations.OUTPUTS_TANGENT, None, primitive(operations.BACKWARD, kernels.backward)),
+        primitive(operations.GATES_TANGENT, None, primitive(operations.GRADIENTS, kernels.gradients)),
+    )
+
+
+def vmapped(
+    bind: Callable[..., list],
+    plain: Callable[..., list],
+    arrays: Sequence[jax.Array],
+    mapped_axes: Axes,
+    batch_axes: Axes,
+    result_batch_axes: Axes,
+) -> tuple[list, Axes]:
+    """Return the results of a primitive under ``jax.vmap``, and the mapped axis of each.
+
+    Args:
+      bind: the primitive, from arrays to a list of arrays.
+      plain: the same function in JAX, for the cases that the primitive does not support.
+      mapped_axes: the mapped axis of each array, or None.
+      batch_axes: the batch axis of each array without its mapped axis, None for weights.
+      result_batch_axes: the batch axis of each result, None for a sum over the batch.
+    """
+    size = next(x.shape[d] for x, d in zip(arrays, mapped_axes, strict=True) if d is not None)
+    result_axes = [axis for axis in result_batch_axes if axis is not None]
+    if len(result_axes) < len(result_batch_axes) or size == 0:
+        results = jax.vmap(plain, in_axes=tuple(mapped_axes))(*arrays)
+        return results, [0] * len(results)
+    if any(d is not None and axis is None for d, axis in zip(mapped_axes, batch_axes, strict=True)):
+        results = _one_by_one(bind, arrays, mapped_axes)
+        return results, [0] * len(results)
+    folded = [
+        x if axis is None else _fold(x, d, axis, size)
+        for x, d, axis in zip(arrays, mapped_axes, batch_axes, strict=True)
+    ]
+    results = zip(bind(*folded), result_axes, strict=True)
+    return [_unfold(y, axis, size) for y, axis in results], result_axes
+
+
+def _one_by_one(bind: Callable[..., list], arrays: Sequence[jax.Array], mapped_axes: Axes) -> list:
+    pairs = list(zip(arrays, mapped_axes, strict=True))
+
+    def one(values: list) -> list:
+        rest = iter(values)
+        return bind(*(x if d is None else next(rest) for x, d in pairs))
+
+    return lax.map(one, [jnp.moveaxis(x, d, 0) for x, d in pairs if d is not None])
+
+
+def _fold(x: jax.Array, dim: int | None, axis: int, size: int) -> jax.Array:
+    """Move the mapped axis ``dim``, or a new one, in front of the batch axis and merge the two."""
+    if dim is None:
+        x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], size, *x.shape[axis:]))
+    else:
+        x = jnp.moveaxis(x, dim, axis)
+    return x.reshape(*x.shape[:axis], size * x.shape[axis + 1], *x.shape[axis + 2 :])
+
+
+def _unfold(y: jax.Array, axis: int, size: int) -> jax.Array:
+    return y.reshape(*y.shape[:axis], size, y.shape[axis] // size, *y.shape[axis + 1 :])
