@@ -67,7 +67,7 @@ AOT := $(VENV)-aot
 test-aot: pyproject.toml  ## compile for TPUs and GPUs without a device
 	@test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
 	$(AOT)/bin/python $(INSTALL) -e '.[aot-tpu,aot-gpu]' beartype pytest pytest-xdist
-	JAX_PLATFORMS=cpu JAXLSTM_AOT=required $(AOT)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup tests/aot
+	JAX_PLATFORMS=cpu JAXLSTM_AOT=required $(AOT)/bin/python -m pytest -q -n $(WORKERS) tests/aot
 
 PROBLEMS ?= 500
 sanitize:  ## the native kernel under the sanitizers of g++ or CXX, on PROBLEMS random problems

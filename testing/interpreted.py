@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from jaxlstm.kernels.platforms import PlatformKernels, build_recurrence
+from jaxlstm.kernels.primitive import PlatformKernels, build_recurrence
 from jaxlstm.layer.scan import Recurrence
 
 

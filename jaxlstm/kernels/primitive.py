@@ -11,22 +11,22 @@ kernel changes only speed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxlstm.kernels.operations import KernelOperation
-from jaxlstm.kernels.partition import Devices, devices_of, lower_with_mesh, over_batch
-from jaxlstm.layer.mesh_types import batch_spec, rows_of, varying_alike
-from typing import Any, NamedTuple
+
 from jaxlstm.kernels import operations
+from jaxlstm.kernels.operations import KernelOperation
+from jaxlstm.kernels.partition import Axes, Devices, devices_of, lower_with_mesh, over_batch
+from jaxlstm.layer.mesh_types import batch_spec, rows_of, varying_alike
 from jaxlstm.layer.scan import Recurrence
-from collections.abc import Callable, Sequence
-from jax import lax
-from jaxlstm.kernels.partition import Axes
+
 
 class KernelPrimitive:
     """An :class:`KernelOperation` as a JAX primitive, with a kernel for a platform.

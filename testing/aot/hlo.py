@@ -7,8 +7,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 COLLECTIVES = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-COPIES = ("copy", "copy-start", "copy-done", "slice-start", "slice-done")
-JOINED = 'custom_call_target="ConcatBitcast"'  # joins the parts of a copy into VMEM
 GEMM = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul)', re.IGNORECASE)
 CALLED = r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(?:\{([^}]*)\}|(%?[\w.\-]+))"
 
@@ -20,10 +18,6 @@ class Instruction(NamedTuple):
     op: str
     called: tuple[str, ...]
     line: str
-
-    @property
-    def is_copy(self) -> bool:
-        return self.op in COPIES or JOINED in self.line
 
     @property
     def is_product(self) -> bool:
@@ -50,16 +44,6 @@ class Hlo:
                 name = head[1]
             elif line.startswith("  ") and " = " in line:
                 self.instructions.append(_instruction(name, line.strip()))
-
-    @property
-    def size(self) -> int:
-        """The number of scheduled instructions.
-
-        Copies do not count, because they depend on which arrays fit in which memory. A fusion counts as one
-        instruction, because the choice of fusions depends on sizes.
-        """
-        fused = {name for i in self.instructions if i.op == "fusion" for name in i.called}
-        return sum(not i.is_copy and i.computation not in fused for i in self.instructions)
 
     @property
     def loops(self) -> list[Instruction]:

@@ -1,21 +1,28 @@
-"""The programs that are compiled ahead of time, for devices that are not attached.
+"""Programs compiled ahead of time, for devices that are not attached.
 
 A program is a jitted call of ``jaxlstm.lstm`` or its gradient: a function and the shapes of its arguments.
-:mod:`testing.aot.chips` compiles it, and :mod:`testing.aot.hlo` reads the compiled text.
+The compilers are in libtpu and in the CUDA plugin of JAX; :mod:`testing.aot.hlo` reads the compiled text.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import topologies
+from jax.sharding import Mesh, SingleDeviceSharding
 
 import jaxlstm
 from jaxlstm import LSTMConfig, LSTMState
+from testing.aot.hlo import Hlo
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,12 @@ class Program:
             shape((self.batch,), jnp.int32) if self.ragged else None,
         )
 
-    def function(self, run: Callable[..., Any] = jaxlstm.lstm) -> Callable[..., Any]:
+    def function(self) -> Callable[..., Any]:
         """Return a function of :meth:`arguments` to outputs and last state, or to the gradients of a loss."""
 
         def forward(params: Any, inputs: Any, state: Any, lengths: Any) -> Any:
             static: dict[str, Any] = {"precision": self.precision, "backend": self.backend}
-            return run(params, inputs, state, config=self.config, seq_lengths=lengths, **static)
+            return jaxlstm.lstm(params, inputs, state, config=self.config, seq_lengths=lengths, **static)
 
         def loss(params: Any, inputs: Any, state: Any, lengths: Any) -> jax.Array:
             outputs, last = forward(params, inputs, state, lengths)
@@ -65,15 +72,6 @@ class Program:
             return jnp.stack(squares).sum()
 
         return jax.grad(loss, argnums=(0, 1, 2)) if self.gradient else forward
-
-
-def grouped_by_program(programs: list[Program]) -> pytest.MarkDecorator:
-    """Parametrize by ``program``, with all tests of one program in one pytest-xdist worker.
-
-    Under ``pytest -n ... --dist loadgroup``, the tests of a program then share its compiled form.
-    """
-    rows = [pytest.param(p, marks=pytest.mark.xdist_group(str(p)), id=str(p)) for p in programs]
-    return pytest.mark.parametrize("program", rows)
 
 
 SMALL = LSTMConfig(128, 128)  # one tile on a TPU
@@ -90,3 +88,101 @@ FORMS = (
         ragged=True,
     ),
 )
+
+
+CHIPS = {"tpu": ("v5e", "v6e"), "cuda": ("h100", "a100")}
+COMPILERS = {"tpu": ("libtpu", "aot-tpu"), "cuda": ("jax_plugins.xla_cuda12", "aot-gpu")}
+"""The package with the compiler of each platform, and the extra that installs it."""
+
+SWITCH = "JAXLSTM_AOT"
+"""Environment variable; "required" turns skipped tests into failures, as in ``make test-aot``."""
+
+# Outside Google's cloud, libtpu needs these variables instead of a metadata server. The last one allows
+# several processes to load it.
+TPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def each_chip(*platforms: str) -> pytest.MarkDecorator:
+    """Parametrize by ``chip``, over the platforms whose compiler is installed.
+
+    Skip the calling test module if none is, or fail if one is missing and skipping is not allowed.
+    """
+    missing = [platform for platform in platforms if not _is_installed(COMPILERS[platform][0])]
+    if missing:
+        package, extra = COMPILERS[missing[0]]
+        reason = f"{package} is not installed; pip install 'jaxlstm[{extra}]', or run `make test-aot`"
+        if os.environ.get(SWITCH) == "required":
+            pytest.fail(f"{SWITCH}=required, but {reason}", pytrace=False)
+        if len(missing) == len(platforms):
+            pytest.skip(reason, allow_module_level=True)
+    chips = [chip for platform in platforms if platform not in missing for chip in CHIPS[platform]]
+    return pytest.mark.parametrize("chip", chips)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # its parent package is not installed
+        return False
+
+
+@functools.cache
+def devices(chip: str) -> Any:
+    """Return compile-only devices: the four chips of a 2x2 TPU topology, or one GPU as a 1x1 array.
+
+    The properties of a GPU are listed in ``{chip}.txtpb``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if chip in CHIPS["tpu"]:
+            for name, value in TPU_ENVIRONMENT.items():
+                patch.setenv(name, os.environ.get(name, value))
+            topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip}:2x2")
+            return topologies.make_mesh(topology, (2, 2), ("x", "y")).devices
+        text = (Path(__file__).parent / f"{chip}.txtpb").read_text()
+        get = functools.partial(topologies.get_topology_desc, chip, "cuda", target_config=text)
+        try:
+            topology = get(topology="1x1x1")
+        except NotImplementedError:  # JAX skipped the plugin because the CUDA libraries are missing
+            from jax_plugins import xla_cuda12  # pyright: ignore[reportMissingImports]
+
+            patch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+            xla_cuda12.initialize()
+            topology = get(topology="1x1x1")
+        return topologies.make_mesh(topology, (1, 1), ("x", "y")).devices
+
+
+def mesh(chip: str, **sizes: int) -> Mesh:
+    """Return a mesh of the four chips, for example ``mesh("v5e", data=2, hidden=2)``."""
+    return Mesh(devices(chip).reshape(tuple(sizes.values())), tuple(sizes))
+
+
+def place(arguments: Any, sharding: Any) -> Any:
+    """Add a sharding to shapes: one for all, or a tuple of trees that matches ``arguments``."""
+    if not isinstance(sharding, tuple):
+        sharding = jax.tree.map(lambda _: sharding, arguments)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), arguments, sharding)
+
+
+def compile_program(program: Program, chip: str) -> Any:
+    """Compile a program for one chip."""
+    arguments = place(program.arguments(), SingleDeviceSharding(devices(chip)[0, 0]))
+    platform = "tpu" if chip in CHIPS["tpu"] else "cuda"
+    return jax.jit(program.function()).trace(*arguments).lower(lowering_platforms=(platform,)).compile()
+
+
+@functools.cache
+def compiled(program: Program, chip: str) -> Hlo:
+    """Return the compiled text of a program for one chip."""
+    return Hlo(compile_program(program, chip).as_text())
+
+
+def compile_to_hlo(function: Callable[..., Any], arguments: Any) -> Hlo:
+    """Compile a function of arguments that have a sharding."""
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    assert text is not None
+    return Hlo(text)

@@ -43,11 +43,3 @@ def test_precision() -> None:
         program = compiled(product, jnp.ones((300, 400)), jnp.ones((400, 500)))
         assert [parsed.precision for parsed in program.products()] == [name]
         assert program.products_in_loops() == 0
-
-
-def test_size_does_not_count_steps() -> None:
-    sizes = {
-        compiled(lambda *a: simple_rnn(*a, hoisted=True), W, W, jnp.ones((time, 3, 4))).size
-        for time in (50, 500)
-    }
-    assert len(sizes) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -17,15 +16,22 @@ from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
 from jaxlstm.kernels import operations
 from jaxlstm.kernels.tpu import TPU
-from testing.aot import chips
-from testing.aot.chips import compile_program, compile_to_hlo, compiled, mesh, place
 from testing.aot.hlo import Hlo
-from testing.aot.programs import FORMS, Program
+from testing.aot.programs import (
+    FORMS,
+    Program,
+    compile_program,
+    compile_to_hlo,
+    compiled,
+    each_chip,
+    mesh,
+    place,
+)
 
-each_chip = chips.each_chip("tpu")
+on_tpus = each_chip("tpu")
 
 
-@each_chip
+@on_tpus
 def test_the_plain_scan_keeps_recurrent_weights_in_vmem(chip: str) -> None:
     """The loop carries the weights in S(1), which is VMEM."""
     program = FORMS[0].but(config=LSTMConfig(512, 512), batch=32, time=256)
@@ -78,33 +84,7 @@ def test_weights_are_fetched_once(projected: bool) -> None:
             assert [literal.val for literal in at] == [0] * len(sizes)
 
 
-@pytest.mark.parametrize(
-    ("precision", "parts"), [("highest", 3), ("high", 2), ("default", 1), ("tensorfloat32", 2)]
-)
-def test_number_of_parts_in_a_product(precision: str, parts: int) -> None:
-    """A product has one dot per part of the weights, with up to ``parts`` parts of x stacked as rows."""
-    forward, with_derivative, backward = kernels(LARGE.but(precision=precision))
-    step, block = 32, 128  # rows of the recurrent product, and of the input projection
-    for equation, sizes in [(forward, (step, block)), (with_derivative, (step, block)), (backward, (step,))]:
-        products = [e for e in all_equations(equation.params["jaxpr"]) if e.primitive.name == "dot_general"]
-        assert {v.aval.dtype.name for e in products for v in e.invars} == {"bfloat16"}
-        assert {e.outvars[0].aval.dtype.name for e in products} == {"float32"}
-        rows = sorted(e.invars[0].aval.shape[0] for e in products)
-        assert rows == sorted(size * met for size in sizes for met in range(1, parts + 1))
-
-
-def all_equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield all equations, including those in loops and branches."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from all_equations(inner)
-
-
-@each_chip
+@on_tpus
 @pytest.mark.parametrize("precision", ["highest", "default"])
 def test_the_kernel_stores_no_gates(precision: str, chip: str) -> None:
     """The plain scan stores the gates of all steps in HBM, and the kernel none of them."""
@@ -118,7 +98,7 @@ def test_the_kernel_stores_no_gates(precision: str, chip: str) -> None:
     assert kernel < gates / 8
 
 
-@each_chip
+@on_tpus
 @pytest.mark.parametrize(
     "program",
     [
@@ -135,7 +115,7 @@ def test_any_size_compiles(program: Program, chip: str) -> None:
     assert text.count('custom_call_target="tpu_custom_call"') == 1
 
 
-@each_chip
+@on_tpus
 def test_weights_beyond_vmem_run_on_the_plain_scan(chip: str) -> None:
     program = LARGE.but(config=LSTMConfig(2048, 2048), backend="pallas", time=8)
     hlo = compiled(program, chip)
@@ -159,13 +139,13 @@ def sharded_batch(program: Program, chip: str) -> Hlo:
 FORWARD = [PLAIN, FORMS[1], FORMS[2].but(dtype="bfloat16"), FORMS[3]]
 
 
-@each_chip
+@on_tpus
 @pytest.mark.parametrize("program", [form.but(batch=64) for form in FORWARD], ids=str)
 def test_the_forward_pass_sends_nothing(program: Program, chip: str) -> None:
     assert sharded_batch(program, chip).collectives() == []
 
 
-@each_chip
+@on_tpus
 @pytest.mark.parametrize("form", [PLAIN, FORMS[1]], ids=str)
 def test_the_backward_pass_sends_gradients_of_weights(form: Program, chip: str) -> None:
     hlo = sharded_batch(form.but(batch=64, gradient=True), chip)
@@ -176,7 +156,7 @@ def test_the_backward_pass_sends_gradients_of_weights(form: Program, chip: str) 
     assert sorted(shapes) == ["f32[512,128]", "f32[512,128]", "f32[512]"]
 
 
-@each_chip
+@on_tpus
 def test_the_kernel_in_shard_map(chip: str) -> None:
     """Each chip runs the kernel on its own part of the batch."""
     four, program = mesh(chip, data=4), PLAIN.but(batch=64, backend="pallas")
@@ -197,7 +177,7 @@ def test_the_kernel_in_shard_map(chip: str) -> None:
     assert hlo.collectives() == []
 
 
-@each_chip
+@on_tpus
 @pytest.mark.parametrize("axes", [{"hidden": 4}, {"data": 2, "hidden": 2}], ids=str)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_units_split_over_chips_gather_h_once_per_step(layers: int, axes: dict[str, int], chip: str) -> None:

@@ -1,4 +1,4 @@
-"""The table of cases on each backend, against torch on the CPU and, for a GPU, torch on the GPU."""
+"""The table of cases and real checkpoints on each backend, against torch, and the kernels of devices."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 
+from jaxlstm import lstm
 from testing.agreement import HALF, check, functional, linen_module, nnx_module
 from testing.cases import CASES, Case
 from testing.each_backend import name_of, on_each_backend
+from testing.problems import Problem, draw, values_and_gradients, worst_error
+from testing.real_files import BY_LABEL, EACH_LSTM, Real
+from testing.real_lstms import assert_real_lstm_is_as_exact_as_torch, assert_verdict_holds
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 ROWS = list(itertools.product(CASES, DTYPES))
@@ -73,3 +78,54 @@ def test_detects_lower_precision(backend: str, case: Case) -> None:
 
     with pytest.raises(AssertionError, match="RMS error"):
         check(case, np.float32, in_tf32)
+
+
+KERNEL_ROWS = list(itertools.product(CASES, (np.float32, ml_dtypes.bfloat16)))
+WITHOUT_PROJECTION = [case for case in CASES if case.config.proj_size == 0]
+
+
+@on_each_backend("row", KERNEL_ROWS, backends=["tpu"], ids=name_of)
+def test_pallas_against_torch(backend: str, row: tuple[Case, Any]) -> None:
+    case, dtype = row
+    check(case, dtype, functional(case, "pallas"))
+
+
+@on_each_backend("case", WITHOUT_PROJECTION, backends=["gpu"])
+def test_cudnn_against_torch(backend: str, case: Case) -> None:
+    check(case, np.float32, functional(case, "cudnn"))
+
+
+@on_each_backend("hidden_size", [16, 64, 128, 200, 256], backends=["tpu"])
+def test_pallas_against_the_scan(backend: str, hidden_size: int) -> None:
+    problem = Problem(20, 40, 8, hidden_size, ragged=True, bidirectional=True)
+    actual = values_and_gradients(problem, jnp.float32, "pallas")
+    assert worst_error(actual, values_and_gradients(problem, jnp.float32, "scan")) < 5e-6
+
+
+@on_each_backend(backends=["gpu"])
+def test_cudnn_in_tf32(backend: str) -> None:
+    config, params, inputs, state, _ = draw(Problem(20, 40, 64, 64), jnp.float32)
+    exact, coarse = (
+        lstm(params, inputs, state, config=config, precision=precision, backend="cudnn")
+        for precision in ("highest", "high")
+    )
+    assert 1e-6 < worst_error(coarse, exact) < 1e-2
+
+
+SMALL_LSTM = [(BY_LABEL["silero-safetensors"], "lstm_cell.")]
+
+
+def real_name(row: tuple[Real, str]) -> str:
+    return f"{row[0].label}-{row[1]}"
+
+
+@pytest.mark.network
+@on_each_backend("row", EACH_LSTM, on_cpu=SMALL_LSTM, ids=real_name)
+def test_as_exact_as_torch_in_float32(backend: str, row: tuple[Real, str]) -> None:
+    assert_real_lstm_is_as_exact_as_torch(*row)
+
+
+@pytest.mark.network
+@on_each_backend("row", EACH_LSTM, on_cpu=[], ids=real_name)
+def test_the_verdict_holds(backend: str, row: tuple[Real, str]) -> None:
+    assert_verdict_holds(*row)

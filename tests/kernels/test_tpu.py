@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import kernels, lstm
-from jaxlstm.kernels.tpu import TPU, backward, forward, plan
+from jaxlstm.kernels.tpu import TPU, passes, plan
 from jaxlstm.kernels.tpu.products import product, split
 from jaxlstm.layer.scan import PLAIN
 from testing.agreement import check, functional, settings
@@ -75,10 +75,9 @@ def test_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem(3, 2, 4, 5)
     called = []
     real = plan.call
-    for module in (forward, backward):
-        monkeypatch.setattr(module, "call", lambda *a: called.append(a[0].func) or real(*a))
+    monkeypatch.setattr(passes, "call", lambda *a: called.append(a[0].func) or real(*a))
     values_and_gradients(problem, jnp.float32, "auto")
-    assert called == [forward._kernel, backward._kernel]
+    assert called == [passes._forward_kernel, passes._backward_kernel]
 
 
 @pytest.mark.parametrize(("precision", "least", "most"), [("high", 0, 2e-5), ("default", 1e-4, 2e-2)])
@@ -142,8 +141,7 @@ def test_nan_and_inf_stay_in_their_row() -> None:
     "case", ["float64", "no rows", "weights beyond VMEM"], ids=lambda c: c.replace(" ", "-")
 )
 def test_the_plain_scan_runs_unsupported_calls(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (forward, backward):
-        monkeypatch.setattr(module, "call", lambda *_: pytest.fail("the kernel was called"))
+    monkeypatch.setattr(passes, "call", lambda *_: pytest.fail("the kernel was called"))
     problem = Problem(4, 0 if case == "no rows" else 3, 3, 5, proj_size=2)
     if case == "weights beyond VMEM":
         monkeypatch.setattr(plan, "V5E_VMEM", 2**16)

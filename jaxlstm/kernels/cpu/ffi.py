@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.kernels.operations import TANGENTS
-from jaxlstm.kernels.platforms import PlatformKernels, Results, build_recurrence
+from jaxlstm.kernels.primitive import PlatformKernels, Results, build_recurrence
 from jaxlstm.layer.cell import StepDerivative
 from jaxlstm.layer.precision import Precision
 
@@ -34,7 +34,7 @@ def forward_pass(
     reverse: bool,
     precision: Precision,
 ) -> Results:
-    """Run the forward pass, see :class:`jaxlstm.kernels.platforms.PlatformKernels`."""
+    """Run the forward pass, see :class:`jaxlstm.kernels.primitive.PlatformKernels`."""
     operands = (inputs, *map(params.get, WEIGHTS), *state, valid)
     results = ("outputs", "h", "c", *StepDerivative._fields, "m")
     return _call("jaxlstm_forward", operands, results, out, reverse)
@@ -51,7 +51,7 @@ def backward_pass(
     reverse: bool,
     precision: Precision,
 ) -> Results:
-    """Run the backward pass, see :class:`jaxlstm.kernels.platforms.PlatformKernels`."""
+    """Run the backward pass, see :class:`jaxlstm.kernels.primitive.PlatformKernels`."""
     outputs_bar, state_bar = cotangents
     if "weight_hr" in weights:  # the kernel writes the cotangent of a projection, requested or not
         out = {**out, "projection_bar": jax.ShapeDtypeStruct(outputs_bar.shape, outputs_bar.dtype)}

@@ -1,27 +1,27 @@
 """The two passes over time on a TPU, each in one kernel.
 
-The grid iterates over blocks of time steps, in the opposite order in the backward pass. The steps of a block run
-one by one, with the state, or its cotangents, in scratch memory. The forward pass computes the input projection
-of a block in one product and leaves it in scratch memory: the pre-activations, four times as wide as the state,
-never leave VMEM. After the backward pass, XLA computes the gradients of the weights and the inputs, each with one
-large product.
+The grid iterates over blocks of time steps, in the opposite order in the backward pass. The steps of a block
+run one by one, with the state, or its cotangents, in scratch memory. The forward pass computes the input
+projection of a block in one product and leaves it in scratch memory: the pre-activations, four times as wide
+as the state, never leave VMEM. After the backward pass, XLA computes the gradients of the weights and the
+inputs, each with one large product.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
+
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+
 from jaxlstm.kernels.primitive import Results
 from jaxlstm.kernels.tpu.plan import GATES, Plan, call, crop, crop_gates, pad, pad_gates, plan_call, resident
 from jaxlstm.kernels.tpu.products import product
-from jaxlstm.layer.cell import evaluate_step
+from jaxlstm.layer.cell import StepDerivative, evaluate_step
 from jaxlstm.layer.precision import Precision, gate_dtype
-from jaxlstm.kernels.tpu.plan import GATES, Plan, call, crop, crop_gates, pad, pad_gates, plan_call
-from jaxlstm.layer.cell import StepDerivative
-from jaxlstm.layer.precision import Precision
+
 
 def forward_pass(
     params: Any,
@@ -119,7 +119,7 @@ def backward_pass(
     precision: Precision,
     interpret: bool = False,
 ) -> Results:
-    """Run the backward pass, see :class:`jaxlstm.kernels.primitive.PlatformKernels`."""
+    """Run the backward pass, the transpose of :func:`jaxlstm.layer.scan.outputs_tangent`."""
     outputs_bar, state_bar = cotangents
     plan = plan_call(weights, outputs_bar, state_bar, precision)
     if plan is None:
