@@ -12,7 +12,7 @@ import numpy as np
 from jaxlstm.kernels import select_stack
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState, cell_step, input_gates
-from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.config import LayerConfig, LSTMConfig, require_config
 from jaxlstm.layer.lengths import valid_steps
 from jaxlstm.layer.mesh_types import split_alike, varying_alike
 from jaxlstm.layer.packed import PackedSequence, packed_rows, padded_rows
@@ -73,6 +73,32 @@ def lstm(
     >>> outputs.shape, h_n.shape
     ((7, 2, 5), (1, 2, 5))
     """
+    outputs: Any  # of the type of the inputs, which a type checker cannot infer
+    outputs, final = run_layers(
+        params,
+        inputs,
+        initial_state,
+        config=require_config(config),
+        seq_lengths=seq_lengths,
+        dropout_key=dropout_key,
+        precision=precision,
+        backend=backend,
+    )
+    return outputs, final
+
+
+def run_layers(
+    params: Mapping[str, Any],
+    inputs: Any,
+    initial_state: Any = None,
+    *,
+    config: LayerConfig,
+    seq_lengths: Any = None,
+    dropout_key: jax.Array | None = None,
+    precision: Precision = precision_.DEFAULT,
+    backend: str = "auto",
+) -> tuple[Any, Any]:
+    """Run an LSTM, GRU or RNN: :func:`lstm`, in which the state of a GRU or RNN is the array h."""
     require_backend(backend)
     options: dict[str, Any] = {
         "config": config,
@@ -81,52 +107,50 @@ def lstm(
         "precision": resolve(precision),
         "backend": backend,
     }
-    outputs: Any  # of the type of the inputs, which a type checker cannot infer
     if isinstance(inputs, PackedSequence):
-        outputs, final = _lstm_packed(params, inputs, initial_state, seq_lengths, **options)
-        return outputs, final
+        return _run_packed(params, inputs, initial_state, seq_lengths, **options)
     params, x, state, lengths = lstm_arguments(params, inputs, initial_state, seq_lengths, config)
     batched = inputs.ndim == 3
     time_axis = 1 if batched and config.batch_first else 0
     x = jnp.moveaxis(x, time_axis, 0)
-    outputs, final = _lstm_time_major(params, x, state, lengths, **options)
+    outputs, final = _run_time_major(params, x, state, lengths, **options)
     outputs = jnp.moveaxis(outputs, 0, time_axis)
     if batched:
         return outputs, final
-    return outputs[:, 0], LSTMState(final.h[:, 0], final.c[:, 0])
+    return outputs[:, 0], jax.tree.map(lambda leaf: leaf[:, 0], final)
 
 
-def _lstm_packed(
+def _run_packed(
     params: Mapping[str, Any],
     packed: PackedSequence,
-    initial_state: tuple[Any, Any] | None,
+    initial_state: Any,
     seq_lengths: Any,
     *,
-    config: LSTMConfig,
+    config: LayerConfig,
     **options: Any,
-) -> tuple[PackedSequence, LSTMState]:
+) -> tuple[PackedSequence, Any]:
     """Run a packed batch. As in torch, states are in the caller's order of sequences, not the sorted one."""
     if seq_lengths is not None:
         raise ValueError("seq_lengths must be None with a PackedSequence, which has its own lengths")
     padded, lengths = padded_rows(packed)
     params, x, state, lengths = lstm_arguments(params, padded, initial_state, lengths, config, 0)
-    state = LSTMState(*(packed.sort_rows(leaf, axis=1) for leaf in state))
-    outputs, final = _lstm_time_major(params, x, state, lengths, config=config, **options)
-    final = LSTMState(*(packed.unsort_rows(leaf, axis=1) for leaf in final))
+    state = jax.tree.map(lambda leaf: packed.sort_rows(leaf, axis=1), state)
+    outputs, final = _run_time_major(params, x, state, lengths, config=config, **options)
+    final = jax.tree.map(lambda leaf: packed.unsort_rows(leaf, axis=1), final)
     return packed_rows(outputs, packed), final
 
 
-def _lstm_time_major(
+def _run_time_major(
     params: Mapping[str, Any],
     x: jax.Array,
-    initial_state: LSTMState,
+    initial_state: Any,
     lengths: jax.Array | None,
     *,
-    config: LSTMConfig,
+    config: LayerConfig,
     dropout_key: jax.Array | None,
     precision: Precision,
     backend: str,
-) -> tuple[jax.Array, LSTMState]:
+) -> tuple[jax.Array, Any]:
     """Run validated, batched, time-major arguments on a backend."""
     params, x, initial_state, lengths = split_alike((params, x, initial_state, lengths), (None, 1, 1, 0))
     initial_state = varying_alike(initial_state, (params, x, lengths))

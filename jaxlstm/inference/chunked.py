@@ -101,7 +101,7 @@ class ChunkedForward:
             y, h, c = self._in_chunks(params, one, x, state.h[None], state.c[None], lengths)
             return _reversed(y, lengths) if direction else y, LSTMState(h[0], c[0])
 
-        outputs, final = over_layers(config, inputs, (h, c), run_direction)
+        outputs, final = over_layers(config, inputs, LSTMState(h, c), run_direction)
         return outputs, final.h, final.c
 
     def step(

@@ -18,6 +18,7 @@ from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.programs import tree
 from jaxlstm.programs.graph import Size, TensorType, Value, shown_shape
 from jaxlstm.programs.operators.dtypes import held_without_loss
+from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm.programs.program import Program
 
 MAX_LENGTH = 1 << 20
@@ -113,7 +114,7 @@ class ProgramRows:
             name: np.empty((0,) * (len(type_.shape) - 1), jax.dtypes.canonicalize_dtype(type_.dtype))
             for name, type_ in results.items()
         }
-        self._has_lstm = any(node.op == "aten.lstm.input" for node in program.graph.nodes)
+        self._takes_lengths = any(node.op in SEQUENCE_LAYERS for node in program.graph.nodes)
         self._call = jax.jit(self._leaves)
         self._time = self._free_axis() if pad else None
 
@@ -153,7 +154,7 @@ class ProgramRows:
     def _leaves(self, params: Any, lengths: Any, *tensors: Any) -> list[jax.Array]:
         """Return the results in the order of their names; JAX would sort the keys of a dict."""
         args, kwargs = as_arguments(self._program, tensors)
-        lengths = lengths if self._has_lstm else None
+        lengths = lengths if self._takes_lengths else None
         results = self._program(params, *args, seq_lengths=lengths, **kwargs)
         return [jnp.asarray(leaf) for leaf in tree.flatten(self._program.graph.out_tree, results, "results")]
 

@@ -168,7 +168,7 @@ class Sharded:
             weights = direction_params(params, self.config, layer, direction)
             return self._direction(weights, x, state, valid, reverse=direction == 1)
 
-        outputs, final = over_layers(self.config, x, state, run_direction)
+        outputs, final = over_layers(self.config, x, LSTMState(*state), run_direction)
         return outputs, (final.h, final.c)
 
     def _direction(

@@ -17,9 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer import gru_rnn
+from jaxlstm.layer.config import LayerConfig, LSTMConfig
+from jaxlstm.layer.direction import over_time
 from jaxlstm.layer.scan import PLAIN, Recurrence
-from jaxlstm.layer.stack import StackFunction, stack_by_recurrence
+from jaxlstm.layer.stack import StackFunction, stack_by_direction
 from jaxlstm.layer.validate import require_backend
 
 PALLAS_DTYPES = ("bfloat16", "float32")
@@ -29,19 +31,23 @@ PALLAS_DTYPES = ("bfloat16", "float32")
 SMALL_WEIGHTS, WORTH_PACKING = 2**18, 64
 
 
-def select_stack(backend: str, config: LSTMConfig, x: jax.Array) -> StackFunction:
+def select_stack(backend: str, config: LayerConfig, x: jax.Array) -> StackFunction:
     """Return the function that runs every layer and direction on a backend, for inputs like ``x``.
+
+    GRUs and RNNs have no kernels: each backend runs them as a plain scan.
 
     Raises:
       RuntimeError: the backend is not available, or does not support the config or the dtype.
     """
+    if not isinstance(config, LSTMConfig):
+        return partial(stack_by_direction, partial(gru_rnn.over_time, gru_rnn.step_of(config)))
     if backend == "cudnn":
         from jaxlstm.kernels.gpu import cudnn
 
         return cudnn.stack_by_cudnn
     weights = 4 * config.hidden_size * (config.input_size + config.h_size)
     chosen = select_recurrence(backend, x.dtype, weights=weights, rows=x.shape[0] * x.shape[1])
-    return partial(stack_by_recurrence, chosen)
+    return partial(stack_by_direction, partial(over_time, recurrence=chosen))
 
 
 def select_recurrence(backend: str, dtype: Any, *, weights: int = 0, rows: int = WORTH_PACKING) -> Recurrence:

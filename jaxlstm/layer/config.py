@@ -1,4 +1,4 @@
-"""Configurations: the arguments of ``torch.nn.LSTM`` and ``LSTMCell``, validated, and as JSON."""
+"""Configurations: the arguments of torch's recurrent layers, validated, and as JSON."""
 
 from __future__ import annotations
 
@@ -10,11 +10,87 @@ import sys
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 
 @dataclass(frozen=True)
-class LSTMConfig:
+class LayerConfig:
+    """The constructor arguments that torch's LSTM, GRU and RNN share, see :class:`LSTMConfig`."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+
+    gates: ClassVar[tuple[str, ...]] = ()
+    """The gates in the order of the rows of ``weight_ih`` and ``weight_hh``."""
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "hidden_size", "num_layers"):
+            self._set(name, positive_int(name, getattr(self, name)))
+        for name in ("bias", "batch_first", "bidirectional"):
+            _require_bool(name, getattr(self, name))
+        self._set("dropout", _probability("dropout", self.dropout))
+        if self.dropout > 0 and self.num_layers == 1:
+            warnings.warn(
+                f"dropout={self.dropout} has no effect: it follows each layer except the last, and "
+                "num_layers is 1. Set dropout=0.0, or add layers.",
+                stacklevel=_stacklevel_of_the_user(),
+            )
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def num_directions(self) -> int:
+        """Number of directions: 2 if bidirectional, else 1 (D in torch's documentation)."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def h_size(self) -> int:
+        """Number of features of h."""
+        return self.hidden_size
+
+    @property
+    def output_size(self) -> int:
+        """Number of features of the output, ``h_size`` for each direction."""
+        return self.h_size * self.num_directions
+
+    def layer_input_size(self, layer: int) -> int:
+        """Return the number of input features of a layer."""
+        return self.input_size if layer == 0 else self.output_size
+
+    def state_shapes(self, batch: int) -> tuple[tuple[int, int, int], ...]:
+        """Return the shapes of the arrays of the state for ``batch`` sequences."""
+        return ((self.num_layers * self.num_directions, batch, self.hidden_size),)
+
+
+@dataclass(frozen=True)
+class GRUConfig(LayerConfig):
+    """The constructor arguments of ``torch.nn.GRU``."""
+
+    gates = ("r", "z", "n")
+
+
+@dataclass(frozen=True)
+class RNNConfig(LayerConfig):
+    """The constructor arguments of ``torch.nn.RNN``; ``nonlinearity`` is "tanh" or "relu"."""
+
+    nonlinearity: str = "tanh"
+
+    gates = ("h",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {self.nonlinearity!r}")
+
+
+@dataclass(frozen=True)
+class LSTMConfig(LayerConfig):
     """The constructor arguments of ``torch.nn.LSTM``, with its names and defaults.
 
     A config is immutable and hashable, so it can be a static argument of ``jax.jit``.
@@ -35,50 +111,18 @@ class LSTMConfig:
       ValueError: an argument is out of range.
     """
 
-    input_size: int
-    hidden_size: int
-    num_layers: int = 1
-    bias: bool = True
-    batch_first: bool = False
-    dropout: float = 0.0
-    bidirectional: bool = False
     proj_size: int = 0
 
+    gates = ("i", "f", "g", "o")
+
     def __post_init__(self) -> None:
-        for name in ("input_size", "hidden_size", "num_layers"):
-            self._set(name, positive_int(name, getattr(self, name)))
-        for name in ("bias", "batch_first", "bidirectional"):
-            _require_bool(name, getattr(self, name))
-        self._set("dropout", _probability("dropout", self.dropout))
+        super().__post_init__()
         self._set("proj_size", _projection(self.proj_size, self.hidden_size))
-        if self.dropout > 0 and self.num_layers == 1:
-            warnings.warn(
-                f"dropout={self.dropout} has no effect: it follows each layer except the last, and "
-                "num_layers is 1. Set dropout=0.0, or add layers.",
-                stacklevel=_stacklevel_of_the_user(),
-            )
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
-
-    @property
-    def num_directions(self) -> int:
-        """Number of directions: 2 if bidirectional, else 1 (D in torch's documentation)."""
-        return 2 if self.bidirectional else 1
 
     @property
     def h_size(self) -> int:
         """Number of features of h: ``proj_size`` with a projection, else ``hidden_size``."""
         return self.proj_size or self.hidden_size
-
-    @property
-    def output_size(self) -> int:
-        """Number of features of the output, ``h_size`` for each direction."""
-        return self.h_size * self.num_directions
-
-    def layer_input_size(self, layer: int) -> int:
-        """Return the number of input features of a layer."""
-        return self.input_size if layer == 0 else self.output_size
 
     def state_shapes(self, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Return the shapes of h and c for ``batch`` sequences."""

@@ -20,11 +20,11 @@ A torch state dict is a valid parameter tree. Conversion checks names and shapes
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig, require_config
+from jaxlstm.layer.config import LayerConfig, LSTMCellConfig, LSTMConfig, require_config
 
 if TYPE_CHECKING:
     import jax
@@ -32,31 +32,31 @@ if TYPE_CHECKING:
 Params = dict[str, Any]
 """A dict of parameter names and arrays."""
 
-GATES = ("i", "f", "g", "o")
+Config = TypeVar("Config", bound=LayerConfig)
 
 
-def suffix(config: LSTMConfig, layer: int, direction: int) -> str:
+def suffix(config: LayerConfig, layer: int, direction: int) -> str:
     """Return the suffix of torch's parameter names for a layer and direction (1 is the reverse)."""
     if isinstance(config, LSTMCellConfig):
         return ""
     return f"_l{layer}" + ("_reverse" if direction else "")
 
 
-def direction_shapes(config: LSTMConfig, layer: int) -> dict[str, tuple[int, ...]]:
+def direction_shapes(config: LayerConfig, layer: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the parameters of one direction, without suffix, in torch's order."""
-    rows = len(GATES) * config.hidden_size
+    rows = len(config.gates) * config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
         "weight_ih": (rows, config.layer_input_size(layer)),
         "weight_hh": (rows, config.h_size),
     }
     if config.bias:
         shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-    if config.proj_size:
-        shapes |= {"weight_hr": (config.proj_size, config.hidden_size)}
+    if config.h_size != config.hidden_size:
+        shapes |= {"weight_hr": (config.h_size, config.hidden_size)}
     return shapes
 
 
-def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]:
+def param_shapes(config: LayerConfig) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every parameter, in the order of torch's ``state_dict``.
 
     >>> jaxlstm.param_shapes(jaxlstm.LSTMConfig(3, 5))
@@ -71,39 +71,49 @@ def param_shapes(config: LSTMConfig) -> dict[str, tuple[int, ...]]:
 
 
 def config_of_weights(
+    make: type[Config],
     shapes: Sequence[tuple[int, ...]],
     *,
     has_biases: bool,
     num_layers: int,
     bidirectional: bool,
     batch_first: bool = False,
-) -> LSTMConfig:
-    """Return the config of an LSTM from the arguments of torch's operator, which takes a list of weights."""
+    **others: Any,
+) -> Config:
+    """Return the config of a layer from the arguments of torch's operator, which takes a list of weights.
+
+    Args:
+      make: the class of the config.
+      shapes: the shapes of the weights.
+      has_biases, num_layers, bidirectional, batch_first: the arguments of the operator.
+      others: arguments of the config that the operator does not have.
+    """
     per_direction = len(shapes) // (num_layers * (1 + bidirectional))
-    has_projection = per_direction == 3 + 2 * has_biases
-    return LSTMConfig(
+    if per_direction == 3 + 2 * has_biases:
+        others["proj_size"] = shapes[1][1]
+    return make(
         input_size=shapes[0][1],
-        hidden_size=shapes[0][0] // len(GATES),
+        hidden_size=shapes[0][0] // len(make.gates),
         num_layers=num_layers,
         bias=has_biases,
         batch_first=batch_first,
         bidirectional=bidirectional,
-        proj_size=shapes[1][1] if has_projection else 0,
+        **others,
     )
 
 
-def direction_params(params: Mapping[str, Any], config: LSTMConfig, layer: int, direction: int) -> Params:
+def direction_params(params: Mapping[str, Any], config: LayerConfig, layer: int, direction: int) -> Params:
     """Return the parameters of one direction of one layer, without suffix."""
     end = suffix(config, layer, direction)
     return {name: params[name + end] for name in direction_shapes(config, layer)}
 
 
-def init_bound(config: LSTMConfig) -> float:
+def init_bound(config: LayerConfig) -> float:
     """Return the bound of torch's initial distribution, U(-1/sqrt(H), 1/sqrt(H))."""
     return config.hidden_size**-0.5
 
 
-def init_params(key: jax.Array, config: LSTMConfig, *, dtype: Any = np.float32) -> Params:
+def init_params(key: jax.Array, config: LayerConfig, *, dtype: Any = np.float32) -> Params:
     """Initialize parameters from torch's distribution, U(-1/sqrt(H), 1/sqrt(H)).
 
     Args:
@@ -141,7 +151,7 @@ def require_key(name: str, key: Any) -> None:
 
 
 def shape_mismatches(
-    shapes: Mapping[str, tuple[int, ...]], config: LSTMConfig, *, prefix: str = ""
+    shapes: Mapping[str, tuple[int, ...]], config: LayerConfig, *, prefix: str = ""
 ) -> list[str]:
     """List every missing, unexpected and misshapen parameter; ``prefix`` is put before each name."""
     expected = param_shapes(config)
@@ -157,7 +167,7 @@ def shape_mismatches(
     return missing + unexpected + misshapen
 
 
-def check_params(params: Mapping[str, Any], config: LSTMConfig) -> None:
+def check_params(params: Mapping[str, Any], config: LayerConfig) -> None:
     """Raise unless ``params`` are the parameters of ``config``.
 
     Raises:
@@ -165,7 +175,8 @@ def check_params(params: Mapping[str, Any], config: LSTMConfig) -> None:
       ValueError: ``params`` are a whole state dict, or a parameter is missing, unexpected or misshapen. The
         message names the prefix of the LSTM, or every such parameter.
     """
-    require_config(config)
+    if not isinstance(config, LayerConfig):
+        require_config(config)
     require_mapping(params)
     shapes = {name: tuple(np.shape(array)) for name, array in params.items()}
     problems = shape_mismatches(shapes, config)
@@ -194,13 +205,13 @@ def require_mapping(params: Any) -> None:
         )
 
 
-def _other_layer(names: Collection[str], config: LSTMConfig) -> str:
+def _other_layer(names: Collection[str], config: LayerConfig) -> str:
     """Return advice if an LSTM's names meet a cell's config, or a cell's names an LSTM's config."""
     if isinstance(config, LSTMCellConfig) and "weight_ih_l0" in names:
         return (
             ". These are the parameters of an LSTM: run them with LSTM, or remove the suffix '_l0' from the "
             "names to run the first layer as an LSTMCell"
         )
-    if not isinstance(config, LSTMCellConfig) and "weight_ih" in names:
+    if type(config) is LSTMConfig and "weight_ih" in names:
         return ". These are the parameters of an LSTMCell: pass an LSTMCellConfig"
     return ""

@@ -67,7 +67,7 @@ def forward(
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:
         x_gates, step_valid = step_inputs
         new = cell_step(params, x_gates, state, precision=precision)
-        return _where(step_valid, new, state), _or_zero(step_valid, new.h)
+        return where(step_valid, new, state), or_zero(step_valid, new.h)
 
     x_gates = input_gates(params, inputs, precision=precision)
     state, outputs = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
@@ -92,7 +92,7 @@ def forward_and_differentiate(
         x_gates, step_valid = step_inputs
         new, derivative, m = differentiated_step(params, x_gates, state, precision=precision)
         stored = (new.h, derivative, m if "weight_hr" in params else None)
-        return _where(step_valid, new, state), _or_zero(step_valid, stored)
+        return where(step_valid, new, state), or_zero(step_valid, stored)
 
     x_gates = input_gates(params, inputs, precision=precision)
     state, (outputs, derivative, m) = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
@@ -123,7 +123,7 @@ def outputs_tangent(
         if dprojection is not None:
             dh_next = dh_next + dprojection
         new = LSTMState(dh_next, dc_next.astype(dc.dtype))
-        return _where(step_valid, new, state), _or_zero(step_valid, new.h)
+        return where(step_valid, new, state), or_zero(step_valid, new.h)
 
     steps = (derivative, tangents.gates, tangents.projection, valid)
     state, outputs = lax.scan(step, tangents.state, steps, reverse=reverse)
@@ -177,12 +177,13 @@ def states_before(outputs: jax.Array, h_0: jax.Array, valid: jax.Array | None, *
     return jnp.where(follows[:, :, None], before, h_0)
 
 
-def _where(valid: jax.Array | None, new: Any, old: Any) -> Any:
+def where(valid: jax.Array | None, new: Any, old: Any) -> Any:
     """Select ``new`` in the valid rows of a batch (B,) and ``old`` in the others."""
     if valid is None:
         return new
     return jax.tree.map(lambda n, o: jnp.where(valid[:, None], n, o), new, old)
 
 
-def _or_zero(valid: jax.Array | None, new: Any) -> Any:
-    return _where(valid, new, jax.tree.map(jnp.zeros_like, new))
+def or_zero(valid: jax.Array | None, new: Any) -> Any:
+    """Select ``new`` in the valid rows of a batch and zeros in the others."""
+    return where(valid, new, jax.tree.map(jnp.zeros_like, new))

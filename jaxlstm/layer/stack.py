@@ -7,48 +7,49 @@ are stacked in torch's order: layer 0 forward, layer 0 reverse, layer 1 forward,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.layer.cell import LSTMState
-from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.direction import over_time
+from jaxlstm.layer.config import LayerConfig
 from jaxlstm.layer.lengths import valid_steps
 from jaxlstm.layer.params import direction_params
 from jaxlstm.layer.precision import Precision
-from jaxlstm.layer.scan import Recurrence
 
-DirectionFunction = Callable[[int, int, jax.Array, LSTMState], tuple[jax.Array, LSTMState]]
+State = TypeVar("State")
+"""The state of a layer: an ``LSTMState``, or the array h of a GRU or RNN."""
+
+DirectionFunction = Callable[[int, int, jax.Array, State], tuple[jax.Array, State]]
 """``(layer, direction, x, state)`` to the outputs and the final state of one direction of one layer."""
 
-LayerFunction = Callable[[int, jax.Array, list[LSTMState]], tuple[jax.Array, list[LSTMState]]]
+LayerFunction = Callable[[int, jax.Array, list[State]], tuple[jax.Array, list[State]]]
 """``(layer, x, states)`` to the outputs and the final states of the directions of one layer."""
 
 BetweenLayers = Callable[[int, jax.Array], jax.Array]
 """``(layer, outputs)`` to the inputs of layer ``layer + 1``. It is not called for the last layer."""
 
 
-StackFunction = Callable[..., tuple[jax.Array, LSTMState]]
-"""A function that runs a stack on one backend. It is called as :func:`stack_by_recurrence`, but without
-``recurrence``.
+StackFunction = Callable[..., tuple[jax.Array, Any]]
+"""A function that runs a stack on one backend. It is called as :func:`stack_by_direction`, but without
+``over_time``.
 """
 
 
-def stack_by_recurrence(
-    recurrence: Recurrence,
+def stack_by_direction(
+    over_time: Callable[..., tuple[jax.Array, State]],
     params: Mapping[str, Any],
     x: jax.Array,
-    initial_state: LSTMState,
+    initial_state: State,
     lengths: jax.Array | None,
     *,
-    config: LSTMConfig,
+    config: LayerConfig,
     precision: Precision,
     between_layers: BetweenLayers | None = None,
-) -> tuple[jax.Array, LSTMState]:
-    """Run every layer and direction of an LSTM, one direction at a time, by a recurrence.
+) -> tuple[jax.Array, State]:
+    """Run every layer and direction, one direction at a time.
 
+    ``over_time`` is called as :func:`jaxlstm.layer.direction.over_time`, but without ``recurrence``.
     Arguments and results are as for :func:`over_layers`. Inputs are zero after the end of each sequence.
     ``lengths`` are integers (B,), or None if every step is valid. A length of 0 leaves the row's state
     unchanged; a length above T counts as T.
@@ -58,37 +59,28 @@ def stack_by_recurrence(
     """
     valid = None if lengths is None else valid_steps(lengths, x.shape[0])
 
-    def each_direction(
-        layer: int, direction: int, x: jax.Array, state: LSTMState
-    ) -> tuple[jax.Array, LSTMState]:
-        return over_time(
-            direction_params(params, config, layer, direction),
-            x,
-            state,
-            valid,
-            reverse=direction == 1,
-            precision=precision,
-            recurrence=recurrence,
-        )
+    def each_direction(layer: int, direction: int, x: jax.Array, state: State) -> tuple[jax.Array, State]:
+        weights = direction_params(params, config, layer, direction)
+        return over_time(weights, x, state, valid, reverse=direction == 1, precision=precision)
 
     return over_layers(config, x, initial_state, each_direction, between_layers=between_layers)
 
 
 def over_layers(
-    config: LSTMConfig,
+    config: LayerConfig,
     x: jax.Array,
-    state: tuple[jax.Array, jax.Array],
-    each_direction: DirectionFunction,
+    state: State,
+    each_direction: DirectionFunction[State],
     *,
     between_layers: BetweenLayers | None = None,
-) -> tuple[jax.Array, LSTMState]:
+) -> tuple[jax.Array, State]:
     """Run every layer in each direction; each layer reads the outputs of the layer below.
 
     Args:
-      config: the LSTM, for its number of layers and directions.
+      config: the layers, for their number and the directions.
       x: inputs of the first layer, (T, B, input_size).
-      state: h (L*D, B, h_size) and c (L*D, B, hidden_size), in torch's order.
-      each_direction: ``(layer, direction, x, LSTMState(h, c))`` to outputs (T, B, h_size) and the final
+      state: h (L*D, B, h_size) and for an LSTM c (L*D, B, hidden_size), in torch's order.
+      each_direction: ``(layer, direction, x, state)`` to outputs (T, B, h_size) and the final
         state of one direction, whose arrays have no layer axis. Direction 1 runs from the last step to the
         first.
       between_layers: ``(layer, outputs)`` to the inputs of the next layer, such as dropout.
@@ -97,7 +89,7 @@ def over_layers(
       Outputs of the last layer (T, B, D*h_size), and the final state, with the shapes of ``state``.
     """
 
-    def each_layer(layer: int, x: jax.Array, states: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
+    def each_layer(layer: int, x: jax.Array, states: list[State]) -> tuple[jax.Array, list[State]]:
         results = [each_direction(layer, direction, x, state) for direction, state in enumerate(states)]
         return concatenate_features([y for y, _ in results]), [last for _, last in results]
 
@@ -105,29 +97,30 @@ def over_layers(
 
 
 def over_whole_layers(
-    config: LSTMConfig,
+    config: LayerConfig,
     x: jax.Array,
-    state: tuple[jax.Array, jax.Array],
-    each_layer: LayerFunction,
+    state: State,
+    each_layer: LayerFunction[State],
     *,
     between_layers: BetweenLayers | None = None,
-) -> tuple[jax.Array, LSTMState]:
+) -> tuple[jax.Array, State]:
     """Run every layer, all of its directions at once; see :func:`over_layers`.
 
     Args:
       config, x, state, between_layers: as for :func:`over_layers`.
       each_layer: ``(layer, x, states)`` to outputs (T, B, D*h_size) and the final states. ``states`` holds
-        the ``LSTMState(h, c)`` of each direction of the layer, whose arrays have no layer axis.
+        the state of each direction of the layer, whose arrays have no layer axis.
     """
     count = config.num_directions
-    final: list[LSTMState] = []
+    final: list[State] = []
     for layer in range(config.num_layers):
         slots = range(layer * count, (layer + 1) * count)
-        x, last = each_layer(layer, x, [LSTMState(state[0][slot], state[1][slot]) for slot in slots])
+        states = [jax.tree.map(lambda leaf, slot=slot: leaf[slot], state) for slot in slots]
+        x, last = each_layer(layer, x, states)
         final += last
         if between_layers is not None and layer < config.num_layers - 1:
             x = between_layers(layer, x)
-    return x, LSTMState(jnp.stack([s.h for s in final]), jnp.stack([s.c for s in final]))
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *final)
 
 
 @jax.custom_jvp

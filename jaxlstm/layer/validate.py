@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.layer.cell import LSTMState
-from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
+from jaxlstm.layer.config import LayerConfig, LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.lengths import as_lengths
 from jaxlstm.layer.params import Params, check_params, require_mapping
 from jaxlstm.layer.precision import as_float_array, require_array
@@ -56,19 +56,19 @@ def require_backend(backend: str) -> None:
 def lstm_arguments(
     params: Mapping[str, Any],
     inputs: Any,
-    initial_state: tuple[Any, Any] | None,
+    initial_state: Any,
     seq_lengths: Any,
-    config: LSTMConfig,
+    config: LayerConfig,
     time_axis: int | None = None,
-) -> tuple[Params, jax.Array, LSTMState, jax.Array | None]:
-    """Check the arguments of ``lstm`` and return them as JAX arrays with a batch axis.
+) -> tuple[Params, jax.Array, Any, jax.Array | None]:
+    """Check the arguments of ``lstm``, or of a GRU or RNN, and return them as JAX arrays with a batch axis.
 
     Args:
       time_axis: the time axis of ``inputs``; taken from ``config.batch_first`` if None.
 
     Returns:
-      Parameters, inputs, initial state (zeros if it was None) and lengths (None if they were None). Inputs
-      and states without a batch axis get one of size 1.
+      Parameters, inputs, initial state (zeros if it was None; an array for a GRU or RNN) and lengths (None
+      if they were None). Inputs and states without a batch axis get one of size 1.
     """
     _require_order("lstm(params, inputs, config=config)", params, inputs)
     check_params(params, config)
@@ -85,9 +85,12 @@ def lstm_arguments(
         state_shapes = [shape[::2] for shape in state_shapes]
         if seq_lengths is not None and np.ndim(seq_lengths) == 0:
             seq_lengths = jnp.asarray(seq_lengths)[None]
-    state = state_argument(initial_state, state_shapes, x.dtype)
+    if isinstance(config, LSTMConfig):
+        state: Any = state_argument(initial_state, state_shapes, x.dtype)
+    else:
+        state = _h_argument(initial_state, state_shapes[0], x.dtype)
     if unbatched:
-        state = LSTMState(state.h[:, None], state.c[:, None])
+        state = jax.tree.map(lambda leaf: leaf[:, None], state)
     batch = x.shape[1 - time_axis]
     lengths = None if seq_lengths is None else as_lengths(seq_lengths, batch, x.shape[time_axis])
     return params, x, state, lengths
@@ -139,7 +142,7 @@ def _cell_config(params: Mapping[str, Any]) -> LSTMConfig:
     return config
 
 
-def _inputs(inputs: Any, config: LSTMConfig) -> jax.Array:
+def _inputs(inputs: Any, config: LayerConfig) -> jax.Array:
     x = as_float_array("inputs", inputs)
     if x.ndim not in (2, 3):
         axes = "(batch, time, input_size)" if config.batch_first else "(time, batch, input_size)"
@@ -176,11 +179,28 @@ def state_argument(
     if state is None:
         return LSTMState(*(jnp.zeros(shape, dtype) for shape in shapes))
     pair = check_state(state, shapes, names=names)
-    arrays = [as_float_array(name, leaf) for name, leaf in zip(names, pair, strict=True)]
-    for name, leaf in zip(names, arrays, strict=True):
-        if leaf.dtype != dtype:
-            raise TypeError(f"{name} must have the dtype of the inputs, {dtype}; got {leaf.dtype}")
-    return LSTMState(*arrays)
+    return LSTMState(*(_of_dtype(name, leaf, dtype) for name, leaf in zip(names, pair, strict=True)))
+
+
+def _h_argument(h_0: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+    """Return the state of a GRU or RNN after a check of shape and dtype, or zeros if it is None."""
+    if h_0 is None:
+        return jnp.zeros(shape, dtype)
+    _require_shape("h_0", h_0, shape)
+    return _of_dtype("h_0", h_0, dtype)
+
+
+def _of_dtype(name: str, leaf: Any, dtype: np.dtype) -> jax.Array:
+    array = as_float_array(name, leaf)
+    if array.dtype != dtype:
+        raise TypeError(f"{name} must have the dtype of the inputs, {dtype}; got {array.dtype}")
+    return array
+
+
+def _require_shape(name: str, leaf: Any, shape: tuple[int, ...]) -> None:
+    require_array(name, leaf)
+    if tuple(leaf.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(leaf.shape)}")
 
 
 def check_state(
@@ -200,7 +220,5 @@ def check_state(
             f"the state must be a pair ({', '.join(names)}), as in torch; got {type(state).__name__}{size}"
         )
     for name, leaf, shape in zip(names, state, shapes, strict=True):
-        require_array(name, leaf)
-        if tuple(leaf.shape) != tuple(shape):
-            raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(leaf.shape)}")
+        _require_shape(name, leaf, shape)
     return state[0], state[1]

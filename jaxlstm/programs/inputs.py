@@ -14,6 +14,7 @@ from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, TensorType, shown_shape
 from jaxlstm.programs.operators.dtypes import held, is_integer, to_held
+from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 
 Array = jax.Array
 
@@ -154,21 +155,21 @@ def require_tensors(what: str, given: Mapping[str, Any], expected: Mapping[str, 
 
 
 def require_lstms(graph: Graph, seq_lengths: Any) -> None:
-    """Raise if ``seq_lengths`` is given and no LSTM, or no LSTM of that path, would take it."""
+    """Raise if ``seq_lengths`` is given and no layer, or no layer of that path, would take it."""
     if seq_lengths is None:
         return
-    paths = list(dict.fromkeys(node.module_path for node in graph.nodes if node.op == "aten.lstm.input"))
+    paths = list(dict.fromkeys(node.module_path for node in graph.nodes if node.op in SEQUENCE_LAYERS))
     if not paths:
         raise ProgramError(
             "input-structure",
-            "seq_lengths is given, but the program has no LSTM that could take it (an LSTMCell runs single "
-            "steps). Leave it out",
+            "seq_lengths is given, but the program has no LSTM, GRU or RNN that could take it (a cell "
+            "runs single steps). Leave it out",
         )
     unknown = [path for path in seq_lengths if path not in paths] if isinstance(seq_lengths, Mapping) else []
     if unknown:
         raise ProgramError(
             "input-structure",
-            f"seq_lengths has the module path {unknown[0]!r}, but the LSTMs of the program are {paths}",
+            f"seq_lengths has the module path {unknown[0]!r}, but the recurrent layers are at {paths}",
         )
 
 

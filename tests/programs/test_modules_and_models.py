@@ -32,6 +32,10 @@ from testing.processes import run_python
 MODULES = {
     "nn.LSTM": (32, 32),
     "nn.LSTMCell": (2, 2),
+    "nn.GRU": (16, 16),
+    "nn.GRUCell": (2, 2),
+    "nn.RNN": (32, 32),
+    "nn.RNNCell": (3, 3),
     "nn.MultiheadAttention": (64, 64),
     "nn.TransformerEncoderLayer": (35, 35),
     "nn.TransformerDecoderLayer": (67, 67),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,23 +19,60 @@ from testing.fx_graphs import program_of, to_numpy
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
-VARIANTS: list[dict[str, Any]] = [
-    {},
-    {"bias": False, "batch_first": True},
-    {"num_layers": 2, "bidirectional": True},
-    {"num_layers": 2, "proj_size": 2, "bidirectional": True},
-    {"proj_size": 2, "bias": False},
+STACKED = {"num_layers": 2, "bidirectional": True}
+PLAIN = {"bias": False, "batch_first": True}
+VARIANTS: list[tuple[Callable[..., nn.Module], dict[str, Any]]] = [
+    (nn.LSTM, {}),
+    (nn.LSTM, PLAIN),
+    (nn.LSTM, {"proj_size": 2, "bias": False}),
+    (nn.LSTM, {"proj_size": 2, **STACKED}),
+    (nn.GRU, PLAIN),
+    (nn.RNN, {"nonlinearity": "relu", **PLAIN}),
+    *((kind, STACKED) for kind in (nn.LSTM, nn.GRU, nn.RNN)),
 ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_lstm(variant: dict[str, Any]) -> None:
-    lstm, x = nn.LSTM(3, 4, **variant).eval(), torch.randn(5, 2, 3)
-    program = program_of(lstm, (x,))
-    expected = lstm(x)
-    y, (h, c) = program(program.params, x.numpy())
-    for result, wanted in zip((y, h, c), (expected[0], *expected[1]), strict=True):
-        np.testing.assert_allclose(result, to_numpy(wanted), atol=1e-6)
+def loss(results: Any) -> Any:
+    """Return a number that depends on outputs and states."""
+    return sum((leaf**2).sum() for leaf in jax.tree.leaves(results))
+
+
+def require_close(actual: Any, expected: Any) -> None:
+    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, to_numpy(theirs), rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(("kind", "variant"), VARIANTS, ids=str)
+def test_layer(kind: Callable[..., nn.Module], variant: dict[str, Any]) -> None:
+    """Values without an initial state, and values and gradients with one."""
+    torch.manual_seed(0)
+    layer, x = kind(3, 4, **variant).eval(), torch.randn(5, 2, 3)
+    program = program_of(layer, (x,))
+    expected = layer(x)
+    require_close(program(program.params, x.numpy()), expected)
+
+    state = jax.tree.map(lambda leaf: torch.randn_like(leaf, requires_grad=True), expected[1])
+    program = program_of(layer, (x, state))
+    differentiated = jax.value_and_grad(lambda params, h: loss(program(params, x.numpy(), h)), (0, 1))
+    value, (of_params, of_state) = differentiated(program.params, jax.tree.map(to_numpy, state))
+    wanted = loss(layer(x, state))
+    wanted.backward()
+    require_close(value, wanted)
+    require_close(of_params, {name: parameter.grad for name, parameter in layer.named_parameters()})
+    require_close(of_state, jax.tree.map(lambda leaf: leaf.grad, state))
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+def test_sequence_lengths_of_other_layers(kind: Callable[..., nn.Module]) -> None:
+    layer, x, lengths = kind(3, 4, **STACKED).eval(), torch.randn(6, 3, 3), torch.tensor([4, 6, 1])
+    state = torch.randn(4, 3, 4)
+    program = program_of(layer, (x, state))
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    outputs, last = layer(packed, state)
+    expected = nn.utils.rnn.pad_packed_sequence(outputs)[0], last
+    x[4:, 0] = torch.nan
+    results = program(program.params, x.numpy(), state.numpy(), seq_lengths=lengths.numpy())
+    require_close(results, expected)
 
 
 class Tagger(nn.Module):
@@ -118,33 +157,36 @@ def test_transformations(words: torch.Tensor, program: Program) -> None:
     restored = jax.export.deserialize(jax.export.export(run)(*shapes).serialize())
     np.testing.assert_allclose(restored.call(program.params, x), expected, atol=1e-6)
 
-    def loss(params: Any) -> jax.Array:
-        return jnp.square(program(params, x)).sum()
+    def squared(params: Any) -> jax.Array:
+        return loss(program(params, x))
 
-    gradient, jitted = jax.grad(loss)(program.params), jax.jit(jax.grad(loss))(program.params)
+    gradient, jitted = jax.grad(squared)(program.params), jax.jit(jax.grad(squared))(program.params)
     for name in program.params:
         np.testing.assert_allclose(gradient[name], jitted[name], atol=1e-5)
     assert float(jnp.abs(gradient["embed.weight"]).max()) > 0
 
 
 class Detector(nn.Module):
-    """A loop over an LSTMCell."""
+    """A loop over a cell."""
 
-    def __init__(self, bias: bool) -> None:
+    def __init__(self, cell: nn.Module) -> None:
         super().__init__()
-        self.cell = nn.LSTMCell(3, 4, bias=bias)
+        self.cell = cell
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        state = None
+        state: Any = None
         for step in x:
             state = self.cell(step, state)
-        assert state is not None
-        return torch.sigmoid(state[0])
+        return torch.sigmoid(state[0] if isinstance(state, tuple) else state)
+
+
+CELLS = [nn.LSTMCell, nn.GRUCell, nn.RNNCell, partial(nn.RNNCell, nonlinearity="relu")]
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_cell(bias: bool) -> None:
-    detector, x = Detector(bias).eval(), torch.randn(3, 2, 3)
+@pytest.mark.parametrize("cell", CELLS)
+def test_cell(cell: Any, bias: bool) -> None:
+    detector, x = Detector(cell(3, 4, bias=bias)).eval(), torch.randn(3, 2, 3)
     program = program_of(detector, (x,))
     result = program(program.params, x.numpy())
     np.testing.assert_allclose(result, detector(x).detach().numpy(), atol=1e-6)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import read_source
+from jaxlstm_converters.pt2.free_time import free_time
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ def from_module(
     """Return a live torch module as a program.
 
     The module is exported with ``torch.export``, and the file that torch would save is read as
-    :func:`jaxlstm.load_program` reads it. The time axis of an LSTM stays free (torch 2.11 and later), which a
+    :func:`jaxlstm.load_program` reads it. The time axis of an LSTM, GRU or RNN stays free, which a
     plain export does not achieve. ``program.inputs`` lists the axes that are free. An axis of size 0 or 1 in
     the example is fixed, so pass an example with a batch of at least two.
 
@@ -66,7 +67,7 @@ def from_module(
             raise TypeError(f"args must hold torch tensors, got {type(value).__name__}; use torch.from_numpy")
     if dynamic_shapes is None:
         dynamic_shapes = _free_axes(torch_module, args, kwargs)
-    with _free_time_axis(torch_module), _no_packed_sequences(torch_module), warnings.catch_warnings():
+    with free_time(), _no_packed_sequences(torch_module), warnings.catch_warnings():
         # About torch's own code, and attributes that become constants.
         warnings.simplefilter("ignore")
         exported = torch.export.export(torch_module, args, kwargs, dynamic_shapes=dynamic_shapes)
@@ -132,40 +133,3 @@ def _no_packed_sequences(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextlib.contextmanager
-def _free_time_axis(module: torch.nn.Module) -> Iterator[None]:
-    """Let the length of the sequences of LSTMs be free in exports inside the block.
-
-    torch traces an LSTM as a loop over a fixed number of steps, unless a ``while_loop`` is registered for it.
-    The exported graph holds the LSTM as one node either way.
-    """
-    import torch
-
-    if not any(isinstance(part, torch.nn.LSTM) for part in module.modules()):
-        yield
-        return
-    try:
-        from torch.export._patches import register_lstm_while_loop_decomposition
-    except ImportError:
-        register_lstm_while_loop_decomposition = None
-    if register_lstm_while_loop_decomposition is None:
-        message = (
-            f"torch {torch.__version__} fixes the sequence length of an LSTM to the length in the example; "
-            "torch 2.11 and later can keep it free"
-        )
-        warnings.warn(message, UserWarning, stacklevel=4)
-        yield
-        return
-    # torch caches how it traces an operator: without clearing, an earlier export in this process would undo
-    # the registration, and the registration would outlive the block.
-    cache = torch.ops.aten.lstm.input._dispatch_cache
-    cache.clear()
-    # The loop is compiled. Code compiled for a fixed time axis in an earlier export would fix it here too.
-    torch._dynamo.reset_code_caches()
-    try:
-        with register_lstm_while_loop_decomposition():
-            yield
-    finally:
-        cache.clear()

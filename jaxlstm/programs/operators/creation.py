@@ -13,7 +13,15 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.programs.operators.dtypes import DEFAULT_FLOAT, Operand, as_array, dtype_of, held, is_integer
-from jaxlstm.programs.operators.registry import register_family, register_operator
+from jaxlstm.programs.operators.registry import refuse_operators, register_family, register_operator
+
+refuse_operators(
+    "it draws random numbers, which JAX cannot reproduce; pass the random tensor as an argument of forward, "
+    "or draw it only if self.training",
+    *("rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "random"),
+    *("normal", "normal_functional", "uniform", "bernoulli", "exponential", "cauchy", "log_normal"),
+    *("geometric", "multinomial", "poisson", "binomial", "_standard_gamma", "_sample_dirichlet"),
+)
 
 
 @register_operator("aten.full.default", creates=True)

@@ -1,20 +1,68 @@
-"""``torch.nn.LSTM`` and ``torch.nn.LSTMCell``, on the backends of this package."""
+"""torch's LSTM, GRU and RNN, and their cells, on the backends of this package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from jax import Array
 
-from jaxlstm.functional import lstm, lstm_cell
+from jaxlstm.functional import lstm_cell, run_layers
+from jaxlstm.layer import gru_rnn
+from jaxlstm.layer.config import GRUConfig, LayerConfig, LSTMConfig, RNNConfig
 from jaxlstm.layer.params import config_of_weights, param_shapes
-from jaxlstm.programs.operators.registry import Kwargs, Options, refuse_operators, register_operator
+from jaxlstm.programs.operators.registry import Kwargs, Options, register_operator
 
-refuse_operators(
-    "recurrent networks other than the LSTM are not supported; run_decompositions() of the exported program "
-    "replaces them",
-    *("gru", "gru_cell", "rnn_tanh", "rnn_tanh_cell", "rnn_relu", "rnn_relu_cell"),
-)
+SEQUENCE_LAYERS = {
+    "aten.lstm.input": partial(config_of_weights, LSTMConfig),
+    "aten.gru.input": partial(config_of_weights, GRUConfig),
+    "aten.rnn_tanh.input": partial(config_of_weights, RNNConfig),
+    "aten.rnn_relu.input": partial(config_of_weights, RNNConfig, nonlinearity="relu"),
+}
+"""Operators that run a layer over sequences -> its config from ``has_biases`` and the like."""
+
+
+def run_layer(
+    op: str,
+    input: Array,
+    hx: Any,
+    params: Sequence[Array],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    *,
+    options: Options,
+) -> tuple[Array, Any]:
+    """Run an operator of ``SEQUENCE_LAYERS`` over sequences of the lengths ``options.seq_lengths``.
+
+    Args:
+      op: the operator.
+      input, hx, params, has_biases, num_layers, bidirectional, batch_first: the arguments of the operator;
+        ``hx`` is the pair (h, c) for an LSTM. ``dropout`` and ``train`` are without effect.
+
+    Returns:
+      Outputs and the final state, an :class:`jaxlstm.LSTMState` for an LSTM and otherwise h.
+    """
+    config: LayerConfig = SEQUENCE_LAYERS[op](
+        [leaf.shape for leaf in params],
+        has_biases=has_biases,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        batch_first=batch_first,
+    )
+    return run_layers(
+        dict(zip(param_shapes(config), params, strict=True)),
+        input,
+        hx,
+        config=config,
+        seq_lengths=options.seq_lengths,
+        precision=options.precision,
+        backend=options.backend,
+    )
 
 
 def _drops_elements(kwargs: Kwargs) -> bool:
@@ -36,23 +84,20 @@ def lstm_input(
     options: Options,
 ) -> tuple[Array, Array, Array]:
     """Run an LSTM of several layers: :func:`jaxlstm.lstm`. Returns (outputs, h_n, c_n)."""
-    config = config_of_weights(
-        [leaf.shape for leaf in params],
-        has_biases=has_biases,
-        num_layers=num_layers,
-        bidirectional=bidirectional,
-        batch_first=batch_first,
-    )
-    outputs, (h_n, c_n) = lstm(
-        dict(zip(param_shapes(config), params, strict=True)),
-        input,
-        (hx[0], hx[1]),
-        config=config,
-        seq_lengths=options.seq_lengths,
-        precision=options.precision,
-        backend=options.backend,
+    settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    outputs, (h_n, c_n) = run_layer(
+        "aten.lstm.input", input, (hx[0], hx[1]), params, *settings, options=options
     )
     return outputs, h_n, c_n
+
+
+for _op in SEQUENCE_LAYERS.keys() - {"aten.lstm.input"}:
+    register_operator(_op, in_training=_drops_elements)(partial(run_layer, _op))
+
+
+def _params(w_ih: Array, w_hh: Array, b_ih: Array | None, b_hh: Array | None) -> dict[str, Array]:
+    params = {"weight_ih": w_ih, "weight_hh": w_hh, "bias_ih": b_ih, "bias_hh": b_hh}
+    return {name: leaf for name, leaf in params.items() if leaf is not None}
 
 
 @register_operator("aten.lstm_cell.default")
@@ -67,7 +112,28 @@ def lstm_cell_(
     options: Options,
 ) -> tuple[Array, Array]:
     """Run one step: :func:`jaxlstm.lstm_cell`. Returns (h, c)."""
-    params = {"weight_ih": w_ih, "weight_hh": w_hh}
-    if b_ih is not None:
-        params |= {"bias_ih": b_ih, "bias_hh": b_hh}
+    params = _params(w_ih, w_hh, b_ih, b_hh)
     return lstm_cell(params, input, (hx[0], hx[1]), precision=options.precision)
+
+
+def _cell(
+    config: LayerConfig,
+    input: Array,
+    hx: Array,
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None = None,
+    b_hh: Array | None = None,
+    *,
+    options: Options,
+) -> Array:
+    """Run one step of a GRU or RNN. Returns h."""
+    step = gru_rnn.step_of(config)
+    params = _params(w_ih, w_hh, b_ih, b_hh)
+    return gru_rnn.cell_step(step, params, input, hx, precision=options.precision)
+
+
+# The sizes of a cell follow from its weights.
+register_operator("aten.gru_cell.default")(partial(_cell, GRUConfig(1, 1)))
+register_operator("aten.rnn_tanh_cell.default")(partial(_cell, RNNConfig(1, 1)))
+register_operator("aten.rnn_relu_cell.default")(partial(_cell, RNNConfig(1, 1, nonlinearity="relu")))

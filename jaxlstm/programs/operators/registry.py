@@ -204,8 +204,8 @@ def refuse_operators(reason: str, *bases: str) -> None:
 
 
 def refusal(name: str) -> str:
-    """Return the declared reason why an operator is not supported, or an empty string."""
-    return _REFUSED.get(name.removeprefix("aten.").partition(".")[0], "")
+    """Return the declared reason why an operator or its in-place form is not supported, or ""."""
+    return _REFUSED.get(functional_name(name).removeprefix("aten.").partition(".")[0], "")
 
 
 def find_operator(name: str) -> Operator | None:

@@ -116,7 +116,7 @@ def _valid_steps(batch_sizes: Any, batch: int) -> np.ndarray:
 def _config(arguments: Mapping[str, Any]) -> LSTMConfig:
     names = ("has_biases", "num_layers", "bidirectional")
     shapes = [tuple(weight.shape) for weight in arguments["params"]]
-    return config_of_weights(shapes, **{name: arguments[name] for name in names})
+    return config_of_weights(LSTMConfig, shapes, **{name: arguments[name] for name in names})
 
 
 def _run_oracle(operation: Operation, fault: Fault) -> Any:
