@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.exc import UserError
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm_converters.pt2.free_time import free_time
 from testing.exported import Tagger
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -150,21 +151,38 @@ def test_dynamic_shapes_are_used() -> None:
     assert all(isinstance(size, str) for size in later.inputs[0].type.shape)
 
 
-def test_torch_without_the_patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A torch that cannot keep the time axis free says so, and exports with a fixed length."""
-    original = builtins.__import__
+class Layers(nn.Module):
+    """A GRU between RNNs, with initial states."""
 
-    def no_patch(name: str, *args: Any) -> Any:
-        if name == "torch.export._patches":
-            raise ImportError(name)
-        return original(name, *args)
+    def __init__(self) -> None:
+        super().__init__()
+        self.tanh = nn.RNN(3, 4, batch_first=True)
+        self.gru = nn.GRU(4, 4, num_layers=2, bidirectional=True, batch_first=True)
+        self.relu = nn.RNN(8, 2, nonlinearity="relu")
 
-    monkeypatch.setattr(builtins, "__import__", no_patch)
-    module = nn.LSTM(3, 2).eval()
-    with pytest.warns(UserWarning, match=r"torch .* fixes the sequence length"):
-        program = jaxlstm.from_module(module, (torch.randn(5, 2, 3),))
-    assert program.inputs[0].type is not None
-    assert program.inputs[0].type.shape[0] == 5
+    def forward(self, x: torch.Tensor, state: torch.Tensor) -> Any:
+        x, last = self.gru(self.tanh(x)[0], state)
+        return last, self.relu(x.transpose(0, 1))
+
+
+def test_gru_and_rnn(tmp_path: Path) -> None:
+    """Batch and time are free, in the module and in the file."""
+    module = Layers().eval()
+    jaxlstm.from_module(module, (torch.randn(2, 7, 3), torch.randn(4, 2, 4))).save(tmp_path / "layers.pt2")
+    program = jaxlstm.load_program(tmp_path / "layers.pt2")
+    for batch, time in ((2, 7), (5, 3), (1, 1)):
+        assert_same(program, module, torch.randn(batch, time, 3), torch.randn(4, batch, 4))
+    with pytest.raises(ProgramError, match="must have the size of axis 0 of input x, 5, got 4"):
+        program(program.params, np.ones((5, 3, 3), np.float32), np.ones((4, 4, 4), np.float32))
+
+
+def test_real_tensors_keep_their_values() -> None:
+    """A trace of real tensors computes a layer, although an export needs only its shapes."""
+    module, x = nn.GRU(3, 4).eval(), torch.randn(5, 2, 3)
+    with free_time():
+        traced = make_fx(module, tracing_mode="real", pre_dispatch=True)(x)
+    assert any(node.target is torch.ops.aten.gru.input for node in traced.graph.nodes)
+    torch.testing.assert_close(traced(x), module(x))
 
 
 class Branches(nn.Module):
