@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of, missing
+
+Parts = list[Any]
+"""The three parts of a packed projection: those of query, key and value."""
 
 
 @faults_of("masked_fill", "where", "scaled_dot_product_attention", "multi_head_attention_forward")
 def masks(operation: Operation) -> Iterator[Variant]:
     """Yield the faults of the arguments that are masks."""
     for name in ("mask", "condition", "key_padding_mask", "attn_mask"):
-        mask = operation.get(name)
-        if not hasattr(mask, "dtype"):
+        if not hasattr(operation.get(name), "dtype"):
             continue
         cause = f"the {name} of {{where}} is inverted"
         yield Variant(cause, lambda op, name=name: op.run(**{name: _inverted(op.get(name))}))
@@ -49,16 +52,27 @@ def dot_product(operation: Operation) -> Iterator[Variant]:
 @faults_of("multi_head_attention_forward")
 def multi_head(operation: Operation) -> Iterator[Variant]:
     """Yield faults of ``multi_head_attention_forward``."""
-    heads = operation.get("num_heads")
+    heads, rows = operation.get("num_heads"), operation.get("embed_dim_to_check")
     if operation.get("in_proj_bias") is not None:
         yield changed("the projections of {where} have no bias", in_proj_bias=None)
         no_bias = operation.get("out_proj_bias") * 0
         yield changed("the output of {where} has no bias", out_proj_bias=no_bias)
     if operation.get("in_proj_weight") is None:
         return
-    size = operation.get("embed_dim_to_check") // heads
-    yield Variant("{where} does not scale the scores", lambda op: _scaled_queries(op, size**0.5))
-    yield Variant("{where} has its heads as (size, heads) instead of (heads, size)", _heads_last)
+    scale = (rows // heads) ** 0.5
+    yield Variant(
+        "{where} does not scale the scores",
+        partial(_projected, change=lambda parts: [parts[0] * scale, *parts[1:]]),
+    )
+    heads_last = [d * heads + h for h, d in itertools.product(range(heads), range(rows // heads))]
+    yield Variant(
+        "{where} has its heads as (size, heads) instead of (heads, size)",
+        lambda op: _projected(
+            op,
+            lambda parts: [part[heads_last] for part in parts],
+            out_proj_weight=op.get("out_proj_weight")[:, heads_last],
+        ),
+    )
     for order, words in (
         ((1, 0, 2), "query and key"),
         ((0, 2, 1), "key and value"),
@@ -66,50 +80,17 @@ def multi_head(operation: Operation) -> Iterator[Variant]:
     ):
         yield Variant(
             f"the {words} projections of {{where}} are swapped",
-            lambda op, order=order: _projections_in(op, order),
+            partial(_projected, change=lambda parts, order=order: [parts[k] for k in order]),
         )
     if heads > 1:
         yield changed("{where} has one head", num_heads=1)
 
 
-def _scaled_queries(operation: Operation, scale: float) -> Any:
-    return _with_projections(operation, lambda part, which: part * scale if which == 0 else part)
-
-
-def _projections_in(operation: Operation, order: tuple[int, ...]) -> Any:
-    changes = {}
-    for name in ("in_proj_weight", "in_proj_bias"):
-        if (packed := operation.get(name)) is not None:
-            parts = packed.chunk(3)
-            changes[name] = _joined([parts[k] for k in order])
-    return operation.run(**changes)
-
-
-def _heads_last(operation: Operation) -> Any:
-    """Split the projected features into heads in the other order, and merge them likewise."""
-    heads = operation.get("num_heads")
-    rows = operation.get("embed_dim_to_check")
-    order = [d * heads + h for h, d in itertools.product(range(heads), range(rows // heads))]
-    weight = operation.get("out_proj_weight")[:, order]
-    arguments = _projected(operation, lambda part, _: part[order])
-    return operation.run(**arguments, out_proj_weight=weight)
-
-
-def _with_projections(operation: Operation, change: Any) -> Any:
-    return operation.run(**_projected(operation, change))
-
-
-def _projected(operation: Operation, change: Any) -> dict[str, Any]:
-    """Return the packed weight and bias with each of the three parts changed."""
-    packed = {name: operation.get(name) for name in ("in_proj_weight", "in_proj_bias")}
-    return {
-        name: _joined([change(part, which) for which, part in enumerate(value.chunk(3))])
-        for name, value in packed.items()
-        if value is not None
-    }
-
-
-def _joined(parts: list[Any]) -> Any:
+def _projected(operation: Operation, change: Callable[[Parts], Parts], **changes: Any) -> Any:
+    """Run the attention with another packed weight and bias of its projections."""
     import torch
 
-    return torch.cat(parts)
+    for name in ("in_proj_weight", "in_proj_bias"):
+        if (packed := operation.get(name)) is not None:
+            changes[name] = torch.cat(change(packed.chunk(3)))
+    return operation.run(**changes)

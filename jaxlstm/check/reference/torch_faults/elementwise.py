@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of, missing
+from jaxlstm.check.reference.torch_faults.operation import (
+    Operation,
+    Variant,
+    changed,
+    faults_of,
+    flipped,
+    missing,
+    other_values,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +27,19 @@ _ACTIVATIONS = (
 )
 _OTHERS = ("relu", "leaky_relu", "gelu", "silu", "elu", "tanh", "sigmoid", "hardsigmoid", "softplus")
 _SLOPES = (0.01, 0.1, 0.2, 0.25, 0.3)
+_REDUCTIONS = ("sum", "mean", "amax")
+_ENDS = {0: "first", -1: "last"}
+
+
+def _instead(words: str, name: str, **options: Any) -> Variant:
+    """Return the fault of another function of the same input."""
+    return Variant(words, lambda op: _function(name)(op.get("input"), **options))
+
+
+def _function(name: str) -> Callable[..., Any]:
+    from torch.nn import functional
+
+    return getattr(functional, name)
 
 
 @faults_of(*_ACTIVATIONS)
@@ -27,43 +48,34 @@ def activation(operation: Operation) -> Iterator[Variant]:
     yield missing()
     if operation.name == "gelu":
         tanh = operation.get("approximate", "none") == "tanh"
-        form = "none" if tanh else "tanh"
         words = "exact form instead of the tanh form" if tanh else "tanh form instead of the exact one"
-        yield changed(f"{{where}} has the {words}", approximate=form)
+        yield changed(f"{{where}} has the {words}", approximate="none" if tanh else "tanh")
     if operation.name == "leaky_relu":
-        given = operation.get("negative_slope", 0.01)
-        for slope in _SLOPES:
-            if slope != given:
-                cause = f"the slope of {{where}} is {slope:g} instead of {given:g}"
-                yield changed(cause, negative_slope=slope)
+        words = "the slope of {where} is {new} instead of {old}"
+        yield from other_values(operation, "negative_slope", _SLOPES, words, 0.01)
     for name in _OTHERS:
         if name != operation.name:
-            cause = f"{{where}} is {name} instead of {operation.name}"
-            yield Variant(cause, lambda op, name=name: _function(name)(op.get("input")))
+            yield _instead(f"{{where}} is {name} instead of {operation.name}", name)
     if operation.name == "sigmoid":
-        cause = "{where} is softmax over the last axis instead of sigmoid"
-        yield Variant(cause, lambda op: _function("softmax")(op.get("input"), dim=-1))
+        yield _instead("{where} is softmax over the last axis instead of sigmoid", "softmax", dim=-1)
     if operation.name == "prelu" and operation.get("weight").numel() > 1:
         cause = "{where} has one slope for all channels, the first"
         yield Variant(cause, lambda op: op.run(weight=op.get("weight")[:1]))
     if operation.name != "gelu":  # Flax's gelu has the tanh form by default.
         cause = f"{{where}} is gelu, in its tanh form, instead of {operation.name}"
-        yield Variant(cause, lambda op: _function("gelu")(op.get("input"), approximate="tanh"))
+        yield _instead(cause, "gelu", approximate="tanh")
 
 
 @faults_of("softmax", "log_softmax")
 def softmax(operation: Operation) -> Iterator[Variant]:
     """Yield faults of a softmax or a log-softmax."""
     other = "softmax" if operation.name == "log_softmax" else "log_softmax"
+    given, axes = operation.get("dim"), operation.get("input").ndim
     yield missing()
-    yield Variant(
-        f"{{where}} is {other} instead of {operation.name}",
-        lambda op: _function(other)(op.get("input"), dim=op.get("dim")),
-    )
-    for axis in range(operation.get("input").ndim):
-        if axis != operation.get("dim") % operation.get("input").ndim:
-            cause = f"{{where}} is over axis {axis} instead of {operation.get('dim')}"
-            yield Variant(cause, lambda op, axis=axis: _function(op.name)(op.get("input"), dim=axis))
+    yield _instead(f"{{where}} is {other} instead of {operation.name}", other, dim=given)
+    for axis in range(axes):
+        if axis != given % axes:
+            yield _instead(f"{{where}} is over axis {axis} instead of {given}", operation.name, dim=axis)
 
 
 @faults_of("dropout")
@@ -71,12 +83,6 @@ def dropout(operation: Operation) -> Iterator[Variant]:
     """Yield the fault of a dropout that scales in evaluation mode."""
     rate = operation.get("p", 0.5)
     yield Variant("{where} scales its input in evaluation mode", lambda op: op.get("input") * (1 - rate))
-
-
-def _function(name: str) -> Callable[..., Any]:
-    from torch.nn import functional
-
-    return getattr(functional, name)
 
 
 @faults_of("mul", "div")
@@ -96,16 +102,10 @@ def resampling(operation: Operation) -> Iterator[Variant]:
         cause = "{where} is nearest-exact, as jax.image.resize is, instead of nearest"
         yield changed(cause, mode="nearest-exact")
     if mode in ("linear", "bilinear", "bicubic", "trilinear"):
-        aligned = bool(operation.get("align_corners"))
-        cause = f"{{where}} has align_corners={not aligned} instead of {aligned}"
-        yield changed(cause, align_corners=not aligned)
-    if mode in ("bilinear", "bicubic") and not operation.get("antialias"):
+        yield from flipped(operation, "align_corners")
+    if mode in ("bilinear", "bicubic"):
         cause = "{where} has antialias=True, the default of jax.image.resize, instead of False"
         yield changed(cause, antialias=True)
-
-
-_REDUCTIONS = ("sum", "mean", "amax")
-_ENDS = {0: "first", -1: "last"}
 
 
 @faults_of(*_REDUCTIONS, "max")
@@ -132,8 +132,7 @@ def indexing(operation: Operation) -> Iterator[Variant]:
     for position, part in enumerate(parts):
         if type(part) is int and part in _ENDS:
             other = (*parts[:position], -1 - part, *parts[position + 1 :])
-            cause = f"{{where}} is {_index(other)} instead of {_index(parts)}"
-            yield changed(cause, index=other)
+            yield changed(f"{{where}} is {_index(other)} instead of {_index(parts)}", index=other)
             if all(isinstance(before, slice) for before in parts[:position]):
                 whole = (*parts[:position], slice(None), *parts[position + 1 :])
                 for name in _REDUCTIONS:
@@ -177,19 +176,17 @@ def _written(part: Any) -> str:
 @faults_of("flatten", "view", "reshape")
 def reshaping(operation: Operation) -> Iterator[Variant]:
     """Yield the other orders in which ``flatten``, ``view`` or ``reshape`` may merge or split axes."""
-    source = tuple(operation.positional[0].shape if operation.positional else operation.get("input").shape)
-    target = tuple(operation.run().shape)
+    source, target = tuple(_source(operation).shape), tuple(operation.run().shape)
     for old, new in _groups(source, target):
-        if len(old) > 1 and len(new) == 1:
-            for order in itertools.permutations(old):
-                if order != old and _orders_values(source, old, order):
-                    cause = f"{{where}} merges axes {_axes(old)} in the order {_axes(order)}"
-                    yield Variant(cause, lambda op, axes=(old, order): _merge(op, *axes))
-        elif len(old) == 1 and len(new) > 1:
-            for order in itertools.permutations(new):
-                if order != new and _orders_values(target, new, order):
-                    cause = f"{{where}} splits axis {old[0]} in the order {_axes(order)}"
-                    yield Variant(cause, lambda op, axes=(new, order): _split(op, *axes))
+        if min(len(old), len(new)) > 1:
+            continue
+        merges = len(old) > 1
+        axes, shape, change = (old, source, _merge) if merges else (new, target, _split)
+        words = f"merges axes {_axes(axes)}" if merges else f"splits axis {_axes(old)}"
+        for order in itertools.permutations(axes):
+            if _orders_values(shape, axes, order):
+                cause = f"{{where}} {words} in the order {_axes(order)}"
+                yield Variant(cause, partial(change, axes=axes, order=order))
 
 
 @faults_of("cat")
@@ -205,10 +202,9 @@ def concatenation(operation: Operation) -> Iterator[Variant]:
 @faults_of("add")
 def addition(operation: Operation) -> Iterator[Variant]:
     """Yield the faults of a sum that lacks one of two tensors."""
-    tensors = operation.positional[:2]
-    if len(tensors) == 2 and all(hasattr(t, "shape") for t in tensors):
-        yield Variant("{where} lacks its first summand", lambda op: op.positional[1])
-        yield Variant("{where} lacks its second summand", lambda op: op.positional[0])
+    if all(hasattr(operation.get(name), "shape") for name in ("input", "other")):
+        yield Variant("{where} lacks its first summand", lambda op: op.get("other"))
+        yield missing("{where} lacks its second summand")
 
 
 def _groups(
@@ -236,15 +232,19 @@ def _orders_values(shape: tuple[int, ...], axes: tuple[int, ...], order: tuple[i
     return [axis for axis in order if axis in long] != long
 
 
-def _merge(operation: Operation, axes: tuple[int, ...], order: tuple[int, ...]) -> Any:
-    x = operation.positional[0] if operation.positional else operation.get("input")
-    target = operation.run().shape
+def _source(operation: Operation) -> torch.Tensor:
+    """Return the tensor that is reshaped; a method without a signature has no names."""
+    return operation.positional[0] if operation.positional else operation.get("input")
+
+
+def _merge(operation: Operation, *, axes: tuple[int, ...], order: tuple[int, ...]) -> Any:
+    x = _source(operation)
     permuted = list(range(x.ndim))
     permuted[axes[0] : axes[-1] + 1] = order
-    return x.permute(permuted).reshape(target)
+    return x.permute(permuted).reshape(operation.run().shape)
 
 
-def _split(operation: Operation, axes: tuple[int, ...], order: tuple[int, ...]) -> Any:
+def _split(operation: Operation, *, axes: tuple[int, ...], order: tuple[int, ...]) -> Any:
     """Split an axis into sizes in another order, and move the new axes into place."""
     result = operation.run()
     sizes, permuted = list(result.shape), list(range(result.ndim))

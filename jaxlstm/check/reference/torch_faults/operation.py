@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 _WINDOW = ("input", "kernel_size", "stride", "padding")
@@ -12,12 +12,13 @@ _CONV = ("input", "weight", "bias", "stride", "padding")
 _INPLACE = ("relu", "silu", "selu", "mish", "hardsigmoid", "hardswish", "relu6")
 ARGUMENT_NAMES = {
     **dict.fromkeys(_INPLACE, ("input", "inplace")),
-    **dict.fromkeys(("tanh", "sigmoid", "softplus", "softsign", "logsigmoid"), ("input",)),
+    **dict.fromkeys(("tanh", "sigmoid", "softsign", "logsigmoid"), ("input",)),
+    "softplus": ("input", "beta", "threshold"),
     "leaky_relu": ("input", "negative_slope", "inplace"),
     "elu": ("input", "alpha", "inplace"),
     "prelu": ("input", "weight"),
     **dict.fromkeys(("sum", "mean", "amax", "max"), ("input", "dim", "keepdim")),
-    **dict.fromkeys(("mul", "div"), ("input", "other")),
+    **dict.fromkeys(("add", "mul", "div"), ("input", "other")),
     "indexing": ("input", "index"),
     "linear": ("input", "weight", "bias"),
     **{f"conv{n}d": (*_CONV, "dilation", "groups") for n in (1, 2, 3)},
@@ -102,16 +103,31 @@ class Variant:
     Attributes:
       cause: completes the sentence "the model matches torch's in which ..."; ``{where}`` is the place.
       apply: computes the wrong result.
+      changes: the arguments that ``apply`` changes, if it does nothing else.
     """
 
     cause: str
     apply: Replacement
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def changes_nothing(self, operation: Operation) -> bool:
+        """Return True if the operation already has the arguments of the variant."""
+        pairs = [(operation.get(name), value) for name, value in self.changes.items()]
+        return bool(pairs) and all(_is_equal(given, value) for given, value in pairs)
+
+
+def _is_equal(given: Any, value: Any) -> bool:
+    """Compare a number, a flag, a string or None with an argument, such as 1 with (1, 1)."""
+    if isinstance(given, (tuple, list)) and given:
+        return all(_is_equal(entry, value) for entry in given)
+    return type(given) is type(value) and isinstance(value, (int, float, str, type(None))) and given == value
 
 
 Variants = Callable[[Operation], Iterator[Variant]]
-"""Yields the faults of an operation."""
+"""Yields the faults of an operation. Those that change nothing are dropped."""
 
-_FAULTS: dict[str, list[Variants]] = {}
+FAULTS: dict[str, list[Variants]] = {}
+"""The faults of an operation by its name. The other modules of this package register them."""
 
 
 def faults_of(*names: str) -> Callable[[Variants], Variants]:
@@ -119,31 +135,40 @@ def faults_of(*names: str) -> Callable[[Variants], Variants]:
 
     def register(variants: Variants) -> Variants:
         for name in names:
-            _FAULTS.setdefault(name, []).append(variants)
+            FAULTS.setdefault(name, []).append(variants)
         return variants
 
     return register
 
 
-def known_operations() -> Container[str]:
-    """Return the names of the operations that have faults."""
-    return _FAULTS
-
-
-def registered_faults(operation: Operation) -> Iterator[Variant]:
-    """Yield the faults of an operation."""
-    for yield_variants in _FAULTS[operation.name]:
-        yield from yield_variants(operation)
-
-
 def changed(cause: str, **arguments: Any) -> Variant:
     """Return the fault of an operation with other arguments."""
-    return Variant(cause, lambda op: op.run(**arguments))
+    return Variant(cause, lambda op: op.run(**arguments), arguments)
 
 
 def missing(cause: str = "{where} is missing") -> Variant:
     """Return the fault of an operation that is left out."""
     return Variant(cause, lambda op: op.get("input"))
+
+
+def other_values(
+    operation: Operation, name: str, values: Iterable[Any], words: str, default: Any = None
+) -> Iterator[Variant]:
+    """Yield the faults of an operation with other values of one argument, ``words`` with {new} and {old}."""
+    old = _written(operation.get(name, default))
+    for value in values:
+        cause = words.replace("{new}", _written(value)).replace("{old}", old)
+        yield changed(cause, **{name: value})
+
+
+def flipped(operation: Operation, name: str, default: bool = False) -> Iterator[Variant]:
+    """Yield the fault of an operation with the other value of a flag."""
+    old = bool(operation.get(name, default))
+    yield changed(f"{{where}} has {name}={not old} instead of {old}", **{name: not old})
+
+
+def _written(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def name_of(function: Any) -> str:
@@ -156,10 +181,9 @@ def operation_of(
     name: str, path: str, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Operation:
     """Return the operation of a call, its arguments by name if they have names."""
-    if name in ARGUMENT_NAMES and len(args) <= len(ARGUMENT_NAMES[name]):
-        return Operation(
-            name, path, function, dict(zip(ARGUMENT_NAMES[name], args, strict=False)) | dict(kwargs)
-        )
+    names = ARGUMENT_NAMES.get(name, ())
+    if names and len(args) <= len(names):
+        return Operation(name, path, function, {**dict(zip(names, args, strict=False)), **kwargs})
     try:
         bound = inspect.signature(function).bind(*args, **kwargs).arguments
     except (TypeError, ValueError):  # A builtin without a signature.

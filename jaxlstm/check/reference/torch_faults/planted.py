@@ -18,15 +18,14 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.reference.torch_faults import attention, elementwise, precision, recurrent, weights
+from jaxlstm.check.reference.torch_faults import attention, elementwise, recurrent, weights
 from jaxlstm.check.reference.torch_faults.operation import (
+    FAULTS,
     Operation,
     Replacement,
     Variant,
-    known_operations,
     name_of,
     operation_of,
-    registered_faults,
 )
 from jaxlstm.check.reference.torch_layers import recording
 from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, pinned, tensors_of
@@ -36,16 +35,15 @@ if TYPE_CHECKING:
 
 
 _MODULES = (attention, elementwise, recurrent, weights)
-KNOWN = known_operations()
-"""The names of the operations that have faults."""
 
 
 def variants(operation: Operation, *, rounding: bool = False) -> Iterator[Variant]:
     """Yield the faults of an operation; if ``rounding`` is true, its faults of precision."""
     if not rounding:
-        yield from registered_faults(operation)
+        found = (variant for variants in FAULTS[operation.name] for variant in variants(operation))
+        yield from (variant for variant in found if not variant.changes_nothing(operation))
     elif operation.name in weights.PRODUCTS:
-        yield from precision.product(operation)
+        yield from weights.roundings(operation)
 
 
 _WEIGHTS = ("weight", "bias", "params", "running_mean", "running_var")
@@ -183,7 +181,7 @@ def _mode(stack: list[str], replacements: Mapping[int, Replacement], operations:
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
         ) -> Any:
             name, kwargs = name_of(func), kwargs or {}
-            if name not in KNOWN:
+            if name not in FAULTS:
                 return func(*args, **kwargs)
             site = len(operations)
             operations.append(operation_of(name, stack[-1], func, args, kwargs))

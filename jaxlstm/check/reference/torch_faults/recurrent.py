@@ -36,28 +36,21 @@ _READ: dict[str, Callable[[Any], Any]] = {
 
 @faults_of("lstm")
 def recurrent(operation: Operation) -> Iterator[Variant]:
-    """Yield faults of ``torch.lstm``."""
+    """Yield faults of ``torch.lstm``, among them those of a port that confuses h_n with the outputs."""
     arguments = _arguments(operation)
-    if "batch_sizes" not in arguments:
+    packed = "batch_sizes" in arguments
+    if not packed:
         first = arguments["batch_first"]
         yield Variant(f"{{where}} has batch_first={not first} instead of {first}", _flip_batch_first)
-    yield from _ends(operation, arguments)
-    config = _config(arguments)
-    for fault in catalogue(config):
-        if not fault.rounding:
-            yield Variant(f"in {{where}}, {fault.cause}", lambda op, fault=fault: _run_oracle(op, fault))
-
-
-def _ends(operation: Operation, arguments: Mapping[str, Any]) -> Iterator[Variant]:
-    """Yield the faults of a port that confuses h_n of the last layer with the outputs."""
     for what, read in _READ.items():
-        yield Variant(
-            f"in {{where}}, the {what} of the outputs is read instead of h_n", partial(_as_h_n, read=read)
-        )
-    if "batch_sizes" not in arguments:
-        for end, which in ((-1, "last"), (0, "first")):
-            cause = f"in {{where}}, h_n is read instead of the {which} step of the outputs"
-            yield Variant(cause, partial(_h_n_as_outputs, end=end))
+        cause = f"in {{where}}, the {what} of the outputs is read instead of h_n"
+        yield Variant(cause, partial(_as_h_n, read=read))
+    for end, which in () if packed else ((-1, "last"), (0, "first")):
+        cause = f"in {{where}}, h_n is read instead of the {which} step of the outputs"
+        yield Variant(cause, partial(_h_n_as_outputs, end=end))
+    for fault in catalogue(_config(arguments)):
+        if not fault.rounding:
+            yield Variant(f"in {{where}}, {fault.cause}", partial(_run_oracle, fault=fault))
 
 
 @faults_of("pack_padded_sequence")
@@ -65,8 +58,7 @@ def packing(operation: Operation) -> Iterator[Variant]:
     """Yield the fault of a port that runs over the padding too."""
     time, lengths = operation.get("input").shape[bool(operation.get("batch_first"))], operation.get("lengths")
     if bool((lengths < time).any()):
-        full = lengths.new_full(lengths.shape, time)
-        yield changed("{where} ignores the lengths", lengths=full)
+        yield changed("{where} ignores the lengths", lengths=lengths.new_full(lengths.shape, time))
 
 
 def _arguments(operation: Operation) -> Mapping[str, Any]:
@@ -119,7 +111,7 @@ def _config(arguments: Mapping[str, Any]) -> LSTMConfig:
     return config_of_weights(LSTMConfig, shapes, **{name: arguments[name] for name in names})
 
 
-def _run_oracle(operation: Operation, fault: Fault) -> Any:
+def _run_oracle(operation: Operation, *, fault: Fault) -> Any:
     """Return the outputs and states of the oracle with a fault."""
     arguments = _arguments(operation)
     config, first = _config(arguments), arguments.get("batch_first")

@@ -1,11 +1,20 @@
-"""Faults of linear layers, convolutions, pooling, embeddings and normalizations."""
+"""Faults of linear layers, convolutions, pooling, embeddings and normalizations, and of their precision."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of, missing
+from jaxlstm.check.reference.torch_faults.operation import (
+    Operation,
+    Variant,
+    changed,
+    faults_of,
+    flipped,
+    missing,
+    other_values,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -13,35 +22,30 @@ if TYPE_CHECKING:
 EPSILONS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-12)
 """Epsilons of Flax, torch, Keras and of published models."""
 
-
 _CONVOLUTIONS = tuple(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3))
 PRODUCTS = ("linear", *_CONVOLUTIONS, "lstm")
+
+
+def _with_weight(cause: str, change: Callable[[Any], Any]) -> Variant:
+    return Variant(cause, lambda op: op.run(weight=change(op.get("weight"))))
 
 
 @faults_of("linear", *_CONVOLUTIONS)
 def weighted(operation: Operation) -> Iterator[Variant]:
     """Yield faults of the weight and the bias of a linear layer or a convolution."""
-    weight: Any = operation.get("weight")
-    if operation.get("bias") is not None:
-        yield changed("{where} has no bias", bias=None)
-    if weight.ndim == 2 and weight.shape[0] == weight.shape[1]:
-        yield Variant("the weight of {where} is transposed", lambda op: op.run(weight=op.get("weight").mT))
-    spatial = tuple(range(2, weight.ndim))
-    if spatial and any(weight.shape[axis] > 1 for axis in spatial):
-        yield Variant(
-            "the weight of {where} is flipped along its spatial axes",
-            lambda op: op.run(weight=op.get("weight").flip(spatial)),
-        )
-    if len(spatial) > 1 and len({weight.shape[axis] for axis in spatial}) == 1:
-        yield Variant(
-            "the height and width of the weight of {where} are swapped",
-            lambda op: op.run(weight=op.get("weight").transpose(2, 3)),
-        )
-    if spatial and weight.shape[0] == weight.shape[1]:
-        yield Variant(
-            "the input and output channels of the weight of {where} are swapped",
-            lambda op: op.run(weight=op.get("weight").transpose(0, 1)),
-        )
+    outputs, inputs, *sizes = operation.get("weight").shape
+    yield changed("{where} has no bias", bias=None)
+    if outputs == inputs and not sizes:
+        yield _with_weight("the weight of {where} is transposed", lambda w: w.mT)
+    if any(size > 1 for size in sizes):
+        axes = tuple(range(2, 2 + len(sizes)))
+        yield _with_weight("the weight of {where} is flipped along its spatial axes", lambda w: w.flip(axes))
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        cause = "the height and width of the weight of {where} are swapped"
+        yield _with_weight(cause, lambda w: w.transpose(2, 3))
+    if outputs == inputs and sizes:
+        cause = "the input and output channels of the weight of {where} are swapped"
+        yield _with_weight(cause, lambda w: w.transpose(0, 1))
 
 
 @faults_of("conv1d", "conv2d", "conv3d")
@@ -51,9 +55,7 @@ def convolution(operation: Operation) -> Iterator[Variant]:
     yield changed("{where} has no padding", padding=0)
     yield changed("{where} has a stride of 1", stride=1)
     yield changed("{where} has a dilation of 1", dilation=1)
-    yield Variant(
-        "{where} has a dilation of 1 and pads as SAME does", lambda op: _same_padding(op, dilation=1)
-    )
+    yield Variant("{where} has a dilation of 1 and pads as SAME does", partial(_same_padding, dilation=1))
     yield Variant("{where} pads at the start only, as a causal convolution", _causal_padding)
     yield Variant("{where} pads circularly", _circular_padding)
 
@@ -61,33 +63,27 @@ def convolution(operation: Operation) -> Iterator[Variant]:
 @faults_of("batch_norm")
 def statistics(operation: Operation) -> Iterator[Variant]:
     """Yield the fault of a batch normalization in training mode."""
-    if not operation.get("training"):
-        cause = "{where} uses the statistics of the batch, as in training mode"
-        yield changed(cause, training=True, running_mean=None, running_var=None)
+    cause = "{where} uses the statistics of the batch, as in training mode"
+    yield changed(cause, training=True, running_mean=None, running_var=None)
 
 
 @faults_of("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 def normalization(operation: Operation) -> Iterator[Variant]:
     """Yield faults of the epsilon, the scale and the bias of a normalization."""
-    given = operation.get("eps")
-    for epsilon in EPSILONS:
-        if epsilon != given:
-            number = f"{given:g}" if isinstance(given, float) else given
-            yield changed(f"the epsilon of {{where}} is {epsilon:g} instead of {number}", eps=epsilon)
-    if operation.get("bias") is not None:
-        yield changed("{where} has no bias", bias=None)
-    if operation.get("weight") is not None:
-        yield changed("{where} has no scale", weight=None)
+    words = "the epsilon of {where} is {new} instead of {old}"
+    yield from other_values(operation, "eps", EPSILONS, words)
+    yield changed("{where} has no bias", bias=None)
+    yield changed("{where} has no scale", weight=None)
     yield missing()
 
 
 @faults_of("group_norm")
 def groups(operation: Operation) -> Iterator[Variant]:
     """Yield the other numbers of groups."""
-    given, channels = operation.get("num_groups"), operation.get("input").shape[1]
-    for count in range(1, channels + 1):
-        if count != given and channels % count == 0:
-            yield changed(f"{{where}} has num_groups={count} instead of {given}", num_groups=count)
+    channels = operation.get("input").shape[1]
+    counts = (count for count in range(1, channels + 1) if channels % count == 0)
+    words = "{where} has num_groups={new} instead of {old}"
+    yield from other_values(operation, "num_groups", counts, words)
 
 
 @faults_of("embedding")
@@ -101,36 +97,30 @@ def embedding(operation: Operation) -> Iterator[Variant]:
 
 
 def _same_padding(operation: Operation, dilation: Any = None) -> torch.Tensor:
-    count = operation.get("weight").ndim - 2
-    dilation = _tuple(dilation or operation.get("dilation", 1), count)
-    stride = _tuple(operation.get("stride", 1), count)
-    pads = same_pads(
-        operation.get("input").shape[-count:], operation.get("weight").shape[2:], stride, dilation
-    )
+    kernel = operation.get("weight").shape[2:]
+    dilation = _tuple(dilation or operation.get("dilation", 1), len(kernel))
+    stride = _tuple(operation.get("stride", 1), len(kernel))
+    pads = same_pads(operation.get("input").shape[2:], kernel, stride, dilation)
     return _padded(operation, pads, dilation=dilation)
 
 
 def _causal_padding(operation: Operation) -> torch.Tensor:
-    pads: list[int] = []
-    for size, dilation in _kernel(operation):
-        pads = [dilation * (size - 1), 0, *pads]
-    return _padded(operation, pads)
+    return _padded(operation, [pad for d, k in _kernel(operation) for pad in (d * (k - 1), 0)])
 
 
 def _circular_padding(operation: Operation) -> torch.Tensor:
-    kernel = list(_kernel(operation))
-    given = operation.get("padding", 0)
-    if isinstance(given, str):
-        return _padded(
-            operation, [d * (k - 1) // 2 for k, d in reversed(kernel) for _ in range(2)], "circular"
-        )
-    return _padded(operation, [p for p in reversed(_tuple(given, len(kernel))) for _ in range(2)], "circular")
+    kernel, given = _kernel(operation), operation.get("padding", 0)
+    pads = [d * (k - 1) // 2 for d, k in kernel]
+    if not isinstance(given, str):
+        pads = list(reversed(_tuple(given, len(kernel))))
+    return _padded(operation, [pad for pad in pads for _ in range(2)], "circular")
 
 
-def _kernel(operation: Operation) -> Iterator[tuple[int, int]]:
-    """Yield the size and the dilation of each spatial axis of a kernel."""
+def _kernel(operation: Operation) -> list[tuple[int, int]]:
+    """Return the dilation and the size of each spatial axis of a kernel, the last axis first."""
     sizes = operation.get("weight").shape[2:]
-    return zip(sizes, _tuple(operation.get("dilation", 1), len(sizes)), strict=True)
+    dilations = _tuple(operation.get("dilation", 1), len(sizes))
+    return list(zip(dilations, sizes, strict=True))[::-1]
 
 
 def _padded(operation: Operation, pads: list[int], mode: str = "constant", **changes: Any) -> torch.Tensor:
@@ -158,19 +148,16 @@ def _tuple(value: Any, count: int) -> tuple[int, ...]:
 def pooling(operation: Operation) -> Iterator[Variant]:
     """Yield faults of a max or average pooling."""
     is_max = operation.name.startswith("max")
-    for stride in (1, 2):
-        yield changed(f"the stride of {{where}} is {stride}", stride=stride)
+    yield from other_values(operation, "stride", (1, 2), "the stride of {where} is {new}")
     yield changed("{where} has no padding", padding=0)
     yield Variant("{where} pads as SAME does, without counting the padding", _same)
     if not is_max:
-        yield Variant("{where} pads as SAME does and counts the padding", lambda op: _same(op, count=True))
+        yield Variant("{where} pads as SAME does and counts the padding", partial(_same, count=True))
         counts = operation.get("count_include_pad", True)
         words = "does not count the padding" if counts else "counts the padding"
         yield changed(f"{{where}} {words}", count_include_pad=not counts)
-    ceil = operation.get("ceil_mode", False)
-    yield changed(f"{{where}} has ceil_mode={not ceil} instead of {ceil}", ceil_mode=not ceil)
-    other = "average" if is_max else "maximum"
-    yield Variant(f"{{where}} takes the {other}", _other_kind)
+    yield from flipped(operation, "ceil_mode")
+    yield Variant(f"{{where}} takes the {'average' if is_max else 'maximum'}", _other_kind)
     yield missing()
 
 
@@ -178,29 +165,76 @@ def _same(operation: Operation, count: bool = False) -> torch.Tensor:
     """Pool with the padding of XLA's SAME."""
     from torch.nn.functional import pad
 
-    x, dims = operation.get("input"), int(operation.name[-2])
     kernel, stride = _windows(operation)
-    pads = same_pads(x.shape[-dims:], kernel, stride, (1,) * dims)
-    if operation.name.startswith("max"):
-        return operation.run(input=pad(x, pads, value=-float("inf")), padding=0, ceil_mode=False)
-    total = operation.run(input=pad(x, pads), padding=0, ceil_mode=False)
-    if count:
-        return total
-    share = operation.run(input=pad(x * 0 + 1, pads), padding=0, ceil_mode=False)
-    return total / share
+    x, is_max = operation.get("input"), operation.name.startswith("max")
+    pads = same_pads(x.shape[-len(kernel) :], kernel, stride, (1,) * len(kernel))
+
+    def pooled(x: torch.Tensor) -> Any:
+        padded = pad(x, pads, value=-float("inf") if is_max else 0.0)
+        return operation.run(input=padded, padding=0, ceil_mode=False)
+
+    return pooled(x) if is_max or count else pooled(x) / pooled(x * 0 + 1)
 
 
 def _other_kind(operation: Operation) -> torch.Tensor:
     from torch.nn import functional
 
-    dims = operation.name[-2:]
-    kernel, stride = _windows(operation)
-    pool = functional.avg_pool2d if operation.name.startswith("max") else functional.max_pool2d
-    pool = getattr(functional, pool.__name__.replace("2d", dims))
-    return pool(operation.get("input"), kernel, stride, operation.get("padding", 0))
+    kind, rest = operation.name.split("_")
+    pool = getattr(functional, f"{'avg' if kind == 'max' else 'max'}_{rest}")
+    return pool(operation.get("input"), *_windows(operation), operation.get("padding", 0))
 
 
 def _windows(operation: Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:
     dims = int(operation.name[-2])
     kernel, stride = _tuple(operation.get("kernel_size"), dims), operation.get("stride")
     return kernel, _tuple(stride, dims) if stride not in (None, []) else kernel
+
+
+def roundings(operation: Operation) -> Iterator[Variant]:
+    """Yield the faults of a product that rounds its operands, its product, and the sum with the bias.
+
+    XLA may leave out the last one or two of these roundings.
+    """
+    for dtype in ("bfloat16", "float16"):
+        for words, count in (("computes", 3), ("computes the product", 2), ("takes its operands", 1)):
+            yield Variant(f"{{where}} {words} in {dtype}", partial(_in_half, dtype=dtype, count=count))
+    yield Variant("{where} takes its operands in TF32", partial(_with_rounded_operands, rounded=_to_tf32))
+
+
+def _in_half(operation: Operation, *, dtype: str, count: int) -> Any:
+    bias = operation.get("bias")
+    result = _with_rounded_operands(operation, lambda a: _round(a, dtype), bias=None)
+    if isinstance(result, tuple):
+        return tuple(_round(a, dtype) if count > 1 else a for a in result)
+    if count > 1:
+        result = _round(result, dtype)
+    if bias is not None:
+        axes = operation.get("weight").ndim - 2  # The axes after the channels.
+        result = result + _round(bias, dtype).reshape(-1, *(1,) * axes)
+    return _round(result, dtype) if count > 2 else result
+
+
+def _with_rounded_operands(operation: Operation, rounded: Callable[[Any], Any], **changes: Any) -> Any:
+    arguments = {name: _map(value, rounded) for name, value in operation.arguments.items()}
+    return operation.run(**arguments | {name: changes[name] for name in changes if name in arguments})
+
+
+def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map(entry, change) for entry in value)
+    is_float = hasattr(value, "is_floating_point") and value.is_floating_point()
+    return change(value) if is_float else value
+
+
+def _round(tensor: Any, dtype: str) -> Any:
+    import torch
+
+    return tensor.to(getattr(torch, dtype)).to(tensor.dtype)
+
+
+def _to_tf32(tensor: Any) -> Any:
+    """Round the mantissa of float32 to 10 bits."""
+    import torch
+
+    bits = tensor.to(torch.float32).contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).to(tensor.dtype)
