@@ -1,26 +1,21 @@
-"""``torch.nn.LSTM`` as a reference.
-
-torch is imported on use. Matrix products of float32 run in full precision: TF32 and bfloat16 are switched off
-for the duration of a run, and the caller's settings and random state are preserved. A run uses one thread, so
-that sums have the same order on every machine.
-"""
+"""``torch.nn.LSTM`` as a reference, and the versions and settings of torch. torch is imported on use."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
-from jaxlstm.check.cases.case import Case
+from jaxlstm._shared.torch_tensors import numpy_to_tensor
+from jaxlstm.check.cases.case import ArrayName, Case
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.reference import torch_precision
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.reference.torch_model import pinned, run_module
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 
 if TYPE_CHECKING:
@@ -37,24 +32,16 @@ class TorchLSTM(OracleLSTM):
 
         Parameters and case are rounded to ``dtype``. Outputs in the padding are zero.
         """
-        import torch
-
-        case = case.astype(dtype)
-        with pinned():
-            module = _module(self.params, self.config, dtype)
-            floats = {name: a for name, a in case.arrays.items() if name != "seq_lengths"}
-            sources = {name: _tensor(a).requires_grad_(gradients) for name, a in floats.items()}
-            state = (sources["h_0"], sources["c_0"]) if "h_0" in sources else None
-            tensors = _call(module, sources["inputs"], state, case.seq_lengths)
-            outputs, h_n, c_n = map(tensor_to_numpy, tensors)
-            results = Results.of_lstm(outputs, h_n, c_n)
-            if not gradients:
-                return results
-            parameters = dict(module.named_parameters())
-            sources = {n: parameters[n + _suffix(self.config)] for n in self.params} | sources
-            cotangents = [_tensor(case.cotangents[name]) for name in results.outputs]
-            found = torch.autograd.grad(tensors, list(sources.values()), grad_outputs=cotangents)
-        return replace(results, gradients=dict(zip(sources, map(tensor_to_numpy, found), strict=True)))
+        arguments = (), {name: ArrayName(name) for name in case.arrays}
+        suffix = "_l0" if isinstance(self.config, LSTMCellConfig) else ""
+        with pinned(dtype), warnings.catch_warnings():
+            # The warning is about the choice of torch's CPU implementation.
+            warnings.filterwarnings("ignore", message="LSTM with projections is not supported")
+            module = _module({name + suffix: a for name, a in self.params.items()}, self.config, dtype)
+            case = replace(case.astype(dtype), arguments=arguments)
+            results = run_module(module, case, gradients, lambda returned: returned)
+        by_name = {name.removesuffix(suffix): a for name, a in (results.gradients or {}).items()}
+        return replace(results, gradients=by_name if gradients else None)
 
 
 def is_available() -> bool:
@@ -66,17 +53,33 @@ def environment() -> dict[str, str]:
     """Return torch's version and the precision settings of a run."""
     import torch
 
-    with pinned():
+    with torch_precision.pinned():
         settings = torch_precision.in_force()
     settings["torch.cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     settings["torch.mkldnn"] = str(torch.backends.mkldnn.is_available())
     return {"torch": torch.__version__, **settings}
 
 
-def _module(params: Mapping[str, Any], config: LSTMConfig, dtype: Any) -> torch.nn.LSTM:
+def _module(params: Mapping[str, Any], config: LSTMConfig, dtype: Any) -> torch.nn.Module:
+    """Return the LSTM as a module of the arguments of a case, with results by name."""
     import torch
+    from torch.nn.utils import rnn
 
-    module = torch.nn.LSTM(
+    class OfCases(torch.nn.LSTM):
+        @torch.enable_grad()  # With and without gradients, the results come from the same kernel.
+        def forward(  # type: ignore[override]
+            self, inputs: Any, h_0: Any = None, c_0: Any = None, seq_lengths: Any = None
+        ) -> Any:
+            state = None if h_0 is None else (h_0, c_0)
+            if seq_lengths is None:
+                outputs, (h_n, c_n) = super().forward(inputs, state)
+            else:
+                packed = rnn.pack_padded_sequence(inputs, seq_lengths.tolist(), enforce_sorted=False)
+                outputs, (h_n, c_n) = super().forward(packed, state)
+                outputs, _ = rnn.pad_packed_sequence(outputs, total_length=len(inputs))
+            return {"outputs": outputs, "h_n": h_n, "c_n": c_n}
+
+    module = OfCases(
         config.input_size,
         config.hidden_size,
         config.num_layers,
@@ -86,47 +89,6 @@ def _module(params: Mapping[str, Any], config: LSTMConfig, dtype: Any) -> torch.
         device="meta",  # Initial values would draw from the caller's random state.
         dtype=getattr(torch, np.dtype(dtype).name),
     ).to_empty(device="cpu")
-    state_dict = {
-        name + _suffix(config): _tensor(np.asarray(value).astype(dtype)) for name, value in params.items()
-    }
-    module.load_state_dict(state_dict, strict=True)
+    rounded = {name: np.array(value, order="C").astype(dtype) for name, value in params.items()}
+    module.load_state_dict({name: numpy_to_tensor(a) for name, a in rounded.items()}, strict=True)
     return module.eval()
-
-
-def _suffix(config: LSTMConfig) -> str:
-    """Return the suffix that torch.nn.LSTM adds to the names of an LSTMCell's parameters."""
-    return "_l0" if isinstance(config, LSTMCellConfig) else ""
-
-
-def _call(module: Any, x: torch.Tensor, state: Any, lengths: Any) -> tuple[torch.Tensor, ...]:
-    from torch.nn.utils import rnn
-
-    with warnings.catch_warnings():
-        # The warning is about the choice of torch's CPU implementation.
-        warnings.filterwarnings("ignore", message="LSTM with projections is not supported")
-        if lengths is None:
-            outputs, (h_n, c_n) = module(x, state)
-        else:
-            packed = rnn.pack_padded_sequence(x, lengths.tolist(), enforce_sorted=False)
-            outputs, (h_n, c_n) = module(packed, state)
-            outputs, _ = rnn.pad_packed_sequence(outputs, total_length=x.shape[0])
-    return outputs, h_n, c_n
-
-
-def _tensor(array: Any) -> torch.Tensor:
-    """Return a tensor with the bits of an array in its own memory."""
-    return numpy_to_tensor(np.array(array, order="C"))
-
-
-@contextlib.contextmanager
-def pinned() -> Iterator[None]:
-    """Run torch in full precision on one thread within a context."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch_precision.pinned():
-            yield
-    finally:
-        torch.set_num_threads(threads)

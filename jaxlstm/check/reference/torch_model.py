@@ -1,6 +1,8 @@
 """A torch module or an exported program as the reference of a model.
 
-A module is copied. The copy runs in evaluation mode on the CPU, with the settings of :mod:`.torch_lstm`.
+A module is copied. The copy runs in evaluation mode on the CPU. Matrix products of float32 run in full
+precision: TF32 and bfloat16 are switched off for the duration of a run, and the caller's settings and random
+state are preserved. A run uses one thread, so that sums have the same order on every machine.
 """
 
 from __future__ import annotations
@@ -11,8 +13,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results, named_outputs
-from jaxlstm.check.reference import torch_lstm
+from jaxlstm.check.reference import torch_precision
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ class TorchModel:
           onednn: if False, torch computes without oneDNN, which sums in another order.
         """
         with pinned(dtype, onednn=onednn):
-            return _run(self.module(dtype), case.astype(dtype), gradients)
+            return run_module(self.module(dtype), case.astype(dtype), gradients)
 
     def rounded(self, dtype: Any) -> TorchModel:
         """Return the model itself: its parameters have its own dtype."""
@@ -109,7 +110,7 @@ class TorchModel:
                 if tensor.is_floating_point():
                     tensor.mul_(torch.as_tensor(factor(tuple(tensor.shape))))
         with pinned(np.float64):
-            return _run(module, case, gradients)
+            return run_module(module, case, gradients)
 
     def with_other_tables(self, case: Case, rng: np.random.Generator) -> tuple[list[str], Results] | None:
         """Change every number of the tables by rounding; return their names and the float64 results.
@@ -130,7 +131,7 @@ class TorchModel:
                 signs = torch.from_numpy(rng.choice([-1.0, 1.0], tuple(table.shape)))
                 table.add_(size * table.abs().max() * signs)
         with pinned(np.float64):
-            return list(tables), _run(module, case.astype(np.float64), False)
+            return list(tables), run_module(module, case.astype(np.float64), False)
 
 
 def tensors_of(case: Case) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, torch.Tensor]]:
@@ -142,7 +143,10 @@ def tensors_of(case: Case) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, t
 
 def arrays_of(returned: Any) -> dict[str, Array]:
     """Return the results of a module as NumPy arrays by name."""
-    leaves = named_outputs(returned)
+    return _arrays(named_outputs(returned))
+
+
+def _arrays(leaves: Mapping[str, Any]) -> dict[str, Array]:
     return {name: tensor_to_numpy(a) if hasattr(a, "detach") else np.asarray(a) for name, a in leaves.items()}
 
 
@@ -154,36 +158,44 @@ def pinned(dtype: Any, *, onednn: bool = True) -> Iterator[None]:
     """
     import torch
 
-    default = torch.get_default_dtype()
+    default, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_num_threads(1)
     torch.set_default_dtype(getattr(torch, np.dtype(dtype).name))
     fastpath, with_onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     # The public setter raises in a process that has imported torch's own test helpers.
     torch._C._set_mkldnn_enabled(onednn and with_onednn)
     try:
-        with torch_lstm.pinned(), torch.random.fork_rng(devices=[]):
+        with torch_precision.pinned(), torch.random.fork_rng(devices=[]):
             yield
     finally:
+        torch.set_num_threads(threads)
         torch.set_default_dtype(default)
         torch.backends.mha.set_fastpath_enabled(fastpath)
         torch._C._set_mkldnn_enabled(with_onednn)
 
 
-def _run(module: torch.nn.Module, case: Case, with_gradients: bool) -> Results:
+def run_module(
+    module: torch.nn.Module,
+    case: Case,
+    gradients: bool,
+    named: Callable[[Any], Mapping[str, Any]] = named_outputs,
+) -> Results:
+    """Run a module on a case, whose cotangents have the names that ``named`` gives its results."""
     import torch
 
     args, kwargs, sources = tensors_of(case)
-    if not with_gradients:
+    if not gradients:
         with torch.no_grad():
-            return Results(arrays_of(module(*args, **kwargs)))
+            return Results(_arrays(named(module(*args, **kwargs))))
     sources |= {name: p for name, p in module.named_parameters() if p.is_floating_point()}
     for tensor in sources.values():
         tensor.requires_grad_()
     try:
         with torch.enable_grad():
-            returned = module(*args, **kwargs)
-            results = Results(arrays_of(returned))
-            outputs = {n: a for n, a in named_outputs(returned).items() if _differentiable(a)}
+            returned = named(module(*args, **kwargs))
+            outputs = {n: a for n, a in returned.items() if hasattr(a, "detach") and a.requires_grad}
+            results = Results(_arrays(returned))
             if not outputs:
                 return results
             given = [numpy_to_tensor(case.cotangents[n].astype(results.outputs[n].dtype)) for n in outputs]
@@ -192,11 +204,9 @@ def _run(module: torch.nn.Module, case: Case, with_gradients: bool) -> Results:
             )
     finally:
         module.requires_grad_(False)
-    gradients = {
-        name: tensor_to_numpy(torch.zeros_like(source) if g is None else g)
-        for (name, source), g in zip(sources.items(), found, strict=True)
-    }
-    return Results(results.outputs, gradients)
+    by_name = zip(sources.items(), found, strict=True)
+    gradients_or_zeros = {name: torch.zeros_like(source) if g is None else g for (name, source), g in by_name}
+    return Results(results.outputs, _arrays(gradients_or_zeros))
 
 
 def _exported_module(program: torch.export.ExportedProgram) -> torch.nn.Module:
@@ -231,10 +241,6 @@ def _replace_dtypes(module: torch.fx.GraphModule) -> None:
     module.recompile()
 
 
-def _differentiable(leaf: Any) -> bool:
-    return hasattr(leaf, "detach") and leaf.requires_grad
-
-
 def read_exported_program(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:
     """Read a file with ``torch.export.load``, which may execute code that the file contains.
 
@@ -252,7 +258,7 @@ def read_exported_program(path: str | os.PathLike[str]) -> torch.export.Exported
             ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hide warnings about symbols and storages that a user cannot act on."""
     logger = logging.getLogger("torch._export.serde.serialize")
