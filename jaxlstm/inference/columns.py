@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.graph import Size, shown_shape
+from jaxlstm.programs.graph import Input, Size, shown_shape
 from jaxlstm.programs.inputs import how_to_free
 
 
@@ -41,7 +41,7 @@ class RowInput:
       dtype: the dtype that the model takes.
       cast: convert arrays of another dtype.
       finite: refuse NaN and infinity.
-      program_input: the name of the input in a program, or "".
+      program_input: the input of a program, if it is one.
       ranges: free size -> the smallest and the largest value, None where unbounded.
     """
 
@@ -50,7 +50,7 @@ class RowInput:
     dtype: np.dtype
     cast: bool = False
     finite: bool = False
-    program_input: str = ""
+    program_input: Input | None = None
     ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def array(self, value: Any) -> np.ndarray:

@@ -94,7 +94,10 @@ class ProgramRows:
         **row_options: Any,
     ) -> None:
         self._program = program
-        types = {declared.name: declared.type for declared in program.inputs if declared.type is not None}
+        declared_inputs = {declared.name: declared for declared in program.inputs}
+        types = {
+            name: declared.type for name, declared in declared_inputs.items() if declared.type is not None
+        }
         self._batch = _batch_of(types)
         if isinstance(self._batch, int):
             self._size = self._batch
@@ -104,7 +107,13 @@ class ProgramRows:
         row_options["ranges"] = {size: program.graph.size_range(size) for size in free}
         column_of = _column_of(list(types), columns)
         self.inputs = tuple(
-            RowInput(column_of[name], type_.shape[1:], type_.dtype, program_input=name, **row_options)
+            RowInput(
+                column_of[name],
+                type_.shape[1:],
+                type_.dtype,
+                program_input=declared_inputs[name],
+                **row_options,
+            )
             for name, type_ in types.items()
         )
         results = _result_types(program)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -76,11 +76,32 @@ class Tree:
 
 @dataclass(frozen=True)
 class Input:
-    """A user input of the program: a tensor, or a constant that the export fixed (then ``type`` is None)."""
+    """A user input of the program: a tensor, or a constant that the export fixed (then ``type`` is None).
+
+    Attributes:
+      name: name of the value.
+      type: dtype and shape, in which a string names a free axis.
+      constant: value of a constant.
+      fixed: axis -> why its size is fixed, where this is known: a condition, or a line of the model's code.
+    """
 
     name: str
     type: TensorType | None
     constant: int | float | bool | str | None = None
+    fixed: Mapping[int, str] = field(default_factory=dict)
+
+
+class AxisRange(NamedTuple):
+    """The sizes of a free axis that a condition of the model allows.
+
+    Attributes:
+      low, high: smallest and largest size.
+      reason: the condition, and the line of the model's code if it is known.
+    """
+
+    low: int
+    high: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,8 @@ class Graph:
         :meth:`size_range`.
       guards: conditions on the sizes of the inputs under which the graph is valid, see
         :mod:`jaxlstm.programs.guards`.
+      lines: guard -> line of the model's code that made it, for example ``"model.py:12: if n > 4:"``.
+      narrowed: name of a free axis -> the sizes that the guards leave of its range.
       shared: groups of names in torch whose tensors share memory.
     """
 
@@ -113,6 +136,8 @@ class Graph:
     mutations: Mapping[str, Argument] = field(default_factory=dict)
     ranges: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
     guards: tuple[str, ...] = ()
+    lines: Mapping[str, str] = field(default_factory=dict)
+    narrowed: Mapping[str, AxisRange] = field(default_factory=dict)
     shared: tuple[tuple[str, ...], ...] = ()
 
     def size_range(self, axis: str) -> tuple[int, int | None]:
@@ -120,6 +145,8 @@ class Graph:
 
         torch records 2 as the smallest size of every dynamic axis and accepts 0 and 1 too.
         """
+        if axis in self.narrowed:
+            return self.narrowed[axis][:2]
         low, high = self.ranges.get(axis, (None, None))
         return (0 if low is None or low <= 2 else low), high
 

@@ -12,7 +12,8 @@ import itertools
 import math
 import operator
 import re
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ import jax.export
 from jaxlstm.programs.errors import ProgramError
 
 LONGEST = 4_000
+_LARGEST_SIZE = 1 << 40
 POWER_BITS = 256
 """Largest number of bits of a power of integers."""
 
@@ -72,7 +74,10 @@ class _UnknownError(Exception):
 
 
 def require_guards(
-    guards: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], constants: Mapping[str, Any]
+    guards: tuple[str, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+    constants: Mapping[str, Any],
+    lines: Mapping[str, str] | None = None,
 ) -> None:
     """Raise unless every guard holds.
 
@@ -83,6 +88,7 @@ def require_guards(
       guards: the conditions.
       shapes: name of an input -> shape.
       constants: name of an input that is not a tensor -> value.
+      lines: guard -> line of the model's code.
 
     Raises:
       ProgramError: a guard is broken, or cannot be checked.
@@ -107,10 +113,69 @@ def require_guards(
             problem = UNDECIDED_GUARD if is_symbolic else "does not hold for these inputs"
         raise ProgramError(
             "guard",
-            f"the export chose a branch of the model by a condition that {problem}: {guard[:200]!r}. Export "
-            "with an example of these sizes, or skip all such conditions with "
-            "program.with_options(guards=False)",
+            f"the export chose a branch of the model by a condition that {problem}: "
+            f"{shown_guard(guard, lines or {})}. Export with an example of these sizes, or skip all such "
+            "conditions with program.with_options(guards=False)",
         )
+
+
+def shown_guard(guard: str, lines: Mapping[str, str]) -> str:
+    """Return a guard for a message, with the line of the model's code if it is known."""
+    return f"{guard[:200]!r}" + (f" ({lines[guard]})" if guard in lines else "")
+
+
+def sizes_allowed(guard: str) -> tuple[str, int, range] | None:
+    """Return the sizes that an equation about one axis of one input allows: (input, axis, sizes).
+
+    None if the guard does not bound the axis, or is not such an equation, or not monotonic: ``n % 2 == 0``.
+    """
+    try:
+        condition = _parse(guard)
+        nodes = list(ast.walk(condition))
+        axes = [axis for node in nodes if isinstance(node, ast.expr) and (axis := axis_of(node))]
+        is_monotonic = not any(
+            isinstance(node, ast.Mod | ast.Pow | ast.Subscript) for node in _outside_axes(condition)
+        )
+        match condition:
+            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]) if (
+                len(axes) == 1 and is_monotonic
+            ):
+                ((name, place),) = axes
+            case _:
+                return None
+
+        def difference(size: int) -> Any:
+            inputs = {name: {place: size}}
+            return _evaluate(left, inputs) - _evaluate(right, inputs)
+
+        sign = 1 if difference(0) <= difference(_LARGEST_SIZE) else -1
+        sizes = range(_LARGEST_SIZE)
+        first, last = (
+            find(sizes, 0, key=lambda n: sign * difference(n)) for find in (bisect_left, bisect_right)
+        )
+    except (_UnknownError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
+        return None
+    return (name, place, range(first, last)) if last < _LARGEST_SIZE else None
+
+
+def _outside_axes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of an expression, without those of ``L['x'].size()[1]``."""
+    if isinstance(node, ast.expr) and axis_of(node):
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _outside_axes(child)
+
+
+def axis_of(node: ast.expr) -> tuple[str, int] | None:
+    """Return the input and the axis of ``L['x'].size()[1]``, or None for other expressions."""
+    match node:
+        case ast.Subscript(
+            value=ast.Call(func=ast.Attribute(value=source, attr="size"), args=[], keywords=[]),
+            slice=ast.Constant(value=int() as place),
+        ):
+            return _name(source), place
+    return None
 
 
 def _parse(guard: str) -> ast.expr:
@@ -175,12 +240,10 @@ def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
             return (max if name == "max" else min)(_evaluate(arg, inputs) for arg in args)
         case ast.Call(func=func, args=[arg], keywords=[]) if (name := ast.unparse(func)) in _FUNCTIONS:
             return _FUNCTIONS[name](_evaluate(arg, inputs))
-        case ast.Subscript(
-            value=ast.Call(func=ast.Attribute(value=source, attr="size"), args=[], keywords=[]),
-            slice=ast.Constant(value=int() as place),
-        ):
-            return inputs[_name(source)][place]
         case ast.Subscript():
+            if axis := axis_of(node):
+                name, place = axis
+                return inputs[name][place]
             return inputs[_name(node)]
     raise _UnknownError
 

@@ -109,7 +109,7 @@ def _bind_sizes(
             raise ProgramError(
                 "input-shape",
                 f"{here} must have size {size}, which the export fixed, got {actual} (shape "
-                f"{shown_shape(shape)}). {how_to_free(declared.name, place)}",
+                f"{shown_shape(shape)}). {how_to_free(declared, place)}",
             )
         if isinstance(size, str):
             if sizes.setdefault(size, actual) != actual:
@@ -125,7 +125,8 @@ def _require_range(graph: Graph, name: str, actual: int, where: str) -> None:
     low, high = graph.size_range(name)
     if actual < low or (high is not None and actual > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ProgramError("input-shape", f"{where} must be {bounds}, got {actual}")
+        why = f" because of {graph.narrowed[name].reason}" if name in graph.narrowed else ""
+        raise ProgramError("input-shape", f"{where} must be {bounds}, got {actual}{why}")
 
 
 def require_tensors(what: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -173,10 +174,12 @@ def require_lstms(graph: Graph, seq_lengths: Any) -> None:
         )
 
 
-def how_to_free(name: str, axis: int) -> str:
-    """Return the advice on an axis of an input whose size the export fixed."""
+def how_to_free(declared: Input, axis: int) -> str:
+    """Return why the size of an axis is fixed, or if that is not known, the advice on freeing it."""
+    if axis in declared.fixed:
+        return f"Reason: {declared.fixed[axis]}"
     return (
         "To accept other sizes, export the axis as dynamic: "
-        f"dynamic_shapes={{{name!r}: {{{axis}: torch.export.Dim.AUTO}}}}. For the sequence length of an "
-        "LSTM, which torch.export fixes even so, use jaxlstm.from_module and Program.save"
+        f"dynamic_shapes={{{declared.name!r}: {{{axis}: torch.export.Dim.AUTO}}}}. For the sequence length "
+        "of an LSTM, which torch.export fixes even so, use jaxlstm.from_module and Program.save"
     )

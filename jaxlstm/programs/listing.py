@@ -12,9 +12,12 @@ def listing(graph: Graph) -> str:
     """Return the text of a graph."""
     torch_names = {**graph.parameters, **graph.buffers, **graph.constants}
     lines = ["inputs:", *(f"  {_input(declared)}" for declared in graph.inputs)]
+    for declared in graph.inputs:
+        lines += [f"  axis {axis} of {declared.name} is fixed: {why}" for axis, why in declared.fixed.items()]
     for name in graph.ranges:
         low, high = graph.size_range(name)
-        lines.append(f"  {name}: {low} to {'any size' if high is None else high}")
+        why = f" ({graph.narrowed[name].reason})" if name in graph.narrowed else ""
+        lines.append(f"  {name}: {low} to {'any size' if high is None else high}{why}")
     path = None
     for node in graph.nodes:
         if node.module_path != path:

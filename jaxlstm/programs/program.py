@@ -18,6 +18,7 @@ from jaxlstm.layer.validate import require_backend
 from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.free_axes import settle_axes
 from jaxlstm.programs.graph import Graph, Input, Node
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
@@ -75,7 +76,7 @@ class Program:
         """
         self.tied = _tied_names(graph.parameters, tensors)
         first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
-        self.graph = graph = replace(graph, parameters=first_names)
+        self.graph = graph = settle_axes(replace(graph, parameters=first_names))
         self.options = Options()
         self._accepted = accept(graph)
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
@@ -164,7 +165,7 @@ class Program:
         if self.options.guards:
             constants = {item.name: item.constant for item in self.inputs if item.type is None}
             shapes = {name: array.shape for name, array in inputs.items()}
-            require_guards(self.graph.guards, shapes, constants)
+            require_guards(self.graph.guards, shapes, constants, self.graph.lines)
         values: dict[str, Any] = {
             **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
             **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},

@@ -96,6 +96,42 @@ def test_numbers_on_the_left() -> None:
         require_guards(("L['x'].size()[0] != 6",), SHAPES, {})
 
 
+@pytest.mark.parametrize(
+    ("guard", "shape", "why"),
+    [
+        ("L['x'].size()[0] // 2 == 3", "[s0, 3]", "s0: 6 to 7 (the condition"),
+        ("max(1, (L['x'].size()[0] + 1) // 160) == 100", "[s0, 3]", "s0: 15999 to 16158 (the condition"),
+        ("5 - L['x'].size()[0] == 1", "[4, 3]", "axis 0 of x is fixed: the condition"),
+        ("L['x'].size()[1] == 3", "[s0, 3]", "axis 1 of x is fixed: the condition"),
+        ("L['x'].size()[0] % 4 == 0", "[s0, 3]", "s0: 0 to any size\n"),
+        ("2 * L['x'].size()[0] == 7", "[s0, 3]", "s0: 0 to any size\n"),
+        ("L['x'].size()[0] // 10**40 == 0", "[s0, 3]", "s0: 0 to any size\n"),
+    ],
+)
+def test_conditions_narrow_an_axis(guard: str, shape: str, why: str) -> None:
+    listed = str(
+        program(
+            node("aten.relu.default", self=X), shape=("s0", 3), ranges={"s0": (None, None)}, guards=(guard,)
+        )
+    )
+    assert f"x: f32{shape}" in listed
+    assert why in listed
+
+
+def test_a_size_outside_of_a_condition() -> None:
+    guard = "L['x'].size()[0] // 2 == 3"
+    graph = {
+        "shape": ("s0", 3),
+        "ranges": {"s0": (None, None)},
+        "guards": (guard,),
+        "lines": {guard: "model.py:7: if n"},
+    }
+    ran = program(node("aten.relu.default", self=X), **graph)
+    assert ran({}, np.ones((7, 3), np.float32)).shape == (7, 3)
+    with pytest.raises(ProgramError, match=r"must be from 6 to 7, got 8 because of .*model.py:7: if n"):
+        ran({}, np.ones((8, 3), np.float32))
+
+
 class Branch(torch.nn.Module):
     """A model whose branch depends on the number of rows."""
 
