@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+API = (ROOT / "docs" / "api.md").read_text()
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -34,3 +36,15 @@ def run_page(
         code = code.replace(old, new)
     exec(compile(code, page, "exec"), scope)
     return scope
+
+
+def public_objects() -> dict[str, Any]:
+    """Return the functions and classes that the API reference lists, by their full names."""
+    found, module = {}, "jaxlstm"
+    for directive, name in re.findall(r"^\.\. (\w+):: (\S+)$", API, re.MULTILINE):
+        if directive == "currentmodule":
+            module = name
+        elif directive in ("autofunction", "autoclass"):
+            full = name if name.startswith("jaxlstm.") else f"{module}.{name}"
+            found[full] = pydoc.locate(full)
+    return found

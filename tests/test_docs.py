@@ -1,157 +1,179 @@
-"""The snippets of the pages run in order, and the quoted messages and help texts are the real ones."""
+"""The texts of the pages: links, pictures, tables, quoted commands and code, versions; each page is tested.
+
+Run this file to write the table of error codes in docs/programs.md.
+"""
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 import runpy
-import warnings
-from pathlib import Path
-from typing import Any
+import tomllib
+from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-import torch
-from flax import nnx
 
 import jaxlstm
-from jaxlstm.check.reference.faults import weights
-from testing.pages import ROOT, blocks, run_page
-from testing.wheels import fetch_pinned
+from jaxlstm.programs.errors import CODES
+from testing.pages import API, ROOT, blocks, public_objects
 
-# Pages whose snippets another test runs or compares with a script.
-ELSEWHERE = {
-    "crnn.md": "tests/examples/test_pages.py",
-    "porting.md": "tests/converters/flax/test_docs.py",
-    "programs.md": "tests/programs/test_docs.py",
-    "real_models.md": "tests/examples/test_pages.py",
+README = (ROOT / "README.md").read_text()
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
+CONF = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+# Pages that quote scripts.
+SOURCES = {
+    "crnn.md": ["examples/crnn"],
+    "real_models.md": ["examples/real_models", "benchmarks/real_models.py"],
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the examples and the files that the pages mention."""
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    two = {
-        **torch.nn.LSTM(3, 4).state_dict(prefix="encoder."),
-        **torch.nn.LSTM(4, 3).state_dict(prefix="decoder."),
-    }
-    torch.save(two, "two.pt")
-    torch.save(torch.nn.GRU(3, 4).state_dict(prefix="rnn."), "gru.pt")
-    Path("half.pt").write_bytes(Path("two.pt").read_bytes()[:2000])
-    Path("lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
-    return tmp_path
-
-
-# For each message on docs/faq.md, in its order, an expression that causes it.
-CAUSES = [
-    "jaxlstm.load('examples/demo.pt')",
-    "jaxlstm.load('gru.pt')",
-    "jaxlstm.load('lfs.pt')",
-    "jaxlstm.load('half.pt')",
-    "jaxlstm.lstm(params, jnp.ones((3, 9, 20)), config=config)",
-    "jaxlstm.lstm(params, x.astype(jnp.bfloat16), config=config)",
-    "jaxlstm.lstm(params, np.ones((3, 9, 16)), config=config)",
-    "jaxlstm.load_state_dict(Tagger(nnx.Rngs(0)), 'examples/demo.pt')",
-    "jaxlstm.load_state_dict(Half(), torch.nn.LSTM(16, 24).state_dict())",
-    "jax.jit(jaxlstm.inference.compile(params, config, max_length=16, max_batch=4))(x)",
-    "jaxlstm.inference.compile(params, config, max_length=16, max_batch=2).stream()",
-    "jaxlstm.from_module(Fourier(), (torch.ones(5, 3),))",
-]
-
-
-class Fourier(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.fft.fft2(x)
-
-
-class Half(jaxlstm.nnx.LSTM):
-    def __init__(self) -> None:
-        super().__init__(16, 24, param_dtype="bfloat16", rngs=nnx.Rngs(0))
-
-
-def fits(quote: str, message: str) -> bool:
-    """Return True if a message equals a quote, in which "..." stands for anything."""
-    pattern = ".*".join(re.escape(part) for part in quote.strip().split("..."))
-    return re.fullmatch(pattern, message.strip(), re.DOTALL) is not None
-
-
-def message_of(cause: str, names: dict[str, Any]) -> str:
-    """Return the message of the error or PortingWarning that an expression causes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", jaxlstm.PortingWarning)
-        with pytest.raises((Exception, jaxlstm.PortingWarning)) as caught:
-            eval(cause, names)
-    return str(caught.value)
-
-
 def test_the_snippets_of_every_page_are_run() -> None:
-    pages = {page.name for page in (ROOT / "docs").glob("*.md") if blocks(page.name, "python")}
-    tests = "".join((ROOT / "tests" / file).read_text() for file in ("test_docs.py", "test_snippets.py"))
-    assert pages == ELSEWHERE.keys() | set(re.findall(r'run_page\("([a-z_]+\.md)"', tests))
-    for page, test in ELSEWHERE.items():
-        assert page in (ROOT / test).read_text(), test
+    """A page of real code is compared with its scripts instead."""
+    files = ("tests/test_snippets.py", "tests/converters/flax/test_docs.py")
+    tests = "".join((ROOT / file).read_text() for file in files)
+    run = set(re.findall(r'run_page\("([a-z_]+\.md)"', tests))
+    assert {page for page in PAGES if blocks(page, "python")} == SOURCES.keys() | run
 
 
-def test_error_messages(folder: Path) -> None:
-    quotes = blocks("faq.md", "text")
-    assert len(quotes) == len(CAUSES)
-    names = run_page("faq.md")
-    names |= {"Fourier": Fourier, "Half": Half, "torch": torch}
-    messages = [message_of(cause, names) for cause in CAUSES]
-    pairs = zip(quotes, messages, strict=True)
-    assert [pair for pair in pairs if not fits(*pair)] == []
+def test_every_public_function_and_error_has_an_example() -> None:
+    """In its docstring or on a page."""
+    directives = re.findall(r"^\.\. auto(?:function|exception):: (\S+)$", API, re.MULTILINE)
+    code = [block for page in PAGES for block in blocks(page, "python")]
+    finder = doctest.DocTestFinder()
+    for name, target in public_objects().items():
+        code += [example.source for test in finder.find(target, name) for example in test.examples]
+    names = {name.rpartition(".")[2] for name in directives}
+    assert {n for n in names if not re.search(rf"\b{n}\(|\.{n}\b", "\n".join(code))} == set()
+    public = {*jaxlstm.__all__, *jaxlstm.check.__all__, *jaxlstm.inference.__all__}
+    assert {name for name in public if name not in API} == {"__version__", "Params"}
 
 
-def test_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_page("layer.md")
-    (quoted,) = re.findall(r"print\(.*?\)\s+# (\(.*\))", blocks("layer.md", "python")[0])
-    assert quoted in capsys.readouterr().out
+@pytest.mark.parametrize("page", SOURCES)
+def test_every_quoted_line_is_in_a_script(page: str) -> None:
+    paths = [ROOT / path for path in SOURCES[page]]
+    files = [file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path])]
+    lines = {line.strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()}
+    quoted = re.findall(r"^ *\S.*$", "".join(blocks(page, "python")), re.MULTILINE)
+    assert quoted
+    assert [line for line in quoted if line.strip() not in lines] == []
+    assert all((ROOT / path).exists() for path in re.findall(r"python (examples/\S+\.py)", PAGES[page]))
 
 
-def test_front_page(folder: Path) -> None:
-    assert run_page("index.md")["outputs"].shape == (3, 9, 48)
+def test_links_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("[be]*s/**/*.md"), *ROOT.glob("docs/*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_pictures_are_described_and_self_contained() -> None:
+    """Well-formed SVG without scripts or external resources, and a description in words."""
+    shown = set()
+    for page, text in PAGES.items():
+        for words, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text):
+            picture = ROOT / "docs" / target
+            shown.add(picture)
+            assert len(words.split()) > 20, f"{page}: {target} has no description"
+            source = picture.read_text()
+            assert len(source) < 10_000, target
+            assert not re.search(r"<!(?!--)|<\?", source), f"{target}: doctype or instruction"
+            for element in ElementTree.fromstring(source).iter():
+                assert element.tag.startswith("{http://www.w3.org/2000/svg}"), (target, element.tag)
+                name = element.tag.rpartition("}")[2]
+                assert name not in ("script", "foreignObject", "image", "a"), (target, name)
+                for key, value in [*element.items(), ("text", element.text or "")]:
+                    key = key.rpartition("}")[2]
+                    assert not key.startswith("on"), (target, key)
+                    assert key != "href" or value.startswith("#"), (target, value)
+                    assert not re.search(r"url\((?!#)|@import|://", value), (target, value)
+    assert shown == set((ROOT / "docs/pictures").iterdir())
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 130
 
 
 def test_equations_are_rendered() -> None:
     """MyST takes ``$`` for text unless its extension is on."""
     notebook = json.loads((ROOT / "examples/inner_workings.ipynb").read_text())
     prose = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-    configuration = runpy.run_path(str(ROOT / "docs/conf.py"))
     assert "$$" in prose
-    assert "dollarmath" in configuration["myst_enable_extensions"]
+    assert "dollarmath" in CONF["myst_enable_extensions"]
 
 
-@pytest.mark.slow
-def test_recipes(folder: Path) -> None:
-    lstm = torch.nn.LSTM(16, 24, 2, bidirectional=True, batch_first=True)
-    params, config = jaxlstm.load("examples/demo.pt", batch_first=True, dropout=0.0)
-    lstm.load_state_dict({name: torch.tensor(a) for name, a in jaxlstm.to_torch(params, config).items()})
-    inputs = torch.randn(2, 5, 16)
-    np.savez("recorded.npz", inputs=inputs, outputs=lstm(inputs)[0].detach())
-    assert run_page("recipes.md")["batch_first"] is True
+def site(page: str) -> str:
+    """Return a page with the tables that the site inserts."""
+    source = [PAGES[page]]
+    CONF["insert_tables"](None, page.removesuffix(".md"), source)
+    return source[0]
 
 
-def test_comparison(capsys: pytest.CaptureFixture[str]) -> None:
-    """The snippet works, and the table lists the gate orders that the diagnosis can name."""
-    run_page("comparison.md")
-    assert all(float(difference) < 1e-6 for difference in capsys.readouterr().out.split())
-    text = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
-    orders = {(order, library) for library, order in re.findall(r"^\| (\w+).* \| `([ifgo]{4})`", text, re.M)}
-    pattern = r"the gates are read in the order (.*) \(as in (\w+)\)"
-    causes = [match for fault in weights.FAULTS if (match := re.fullmatch(pattern, fault.cause))]
-    named = {(match[1].replace(", ", ""), match[2].replace("haiku", "Haiku")) for match in causes}
-    assert {row for row in orders if row[0] != "ifgo"} == named
+def test_the_site_lists_every_argument() -> None:
+    for line in (
+        "## export",
+        "- `-o OUT`, `--output OUT` (required): the file to write",
+        "- `--json`: print",
+    ):
+        assert line in site("cli.md")
 
 
-@pytest.mark.slow
-@pytest.mark.network
-def test_what_holds_means(folder: Path) -> None:
-    """Rounding errors grow with the sequence, alike in torch, in jaxlstm and from changed inputs."""
-    (folder / "pytorch_model.bin").symlink_to(fetch_pinned("whisperx", "whisperx/assets/pytorch_model.bin"))
-    errors = run_page("what_holds_means.md")["errors"]
-    assert all(1e-6 < error < 1e-3 for error in errors[10].values())
-    assert all(error > 0.1 for error in errors[100].values())
-    for error in errors.values():
-        assert error["jaxlstm"] < 10 * max(error["torch"], error["moved"])
+def with_codes(text: str) -> str:
+    table = "\n".join(f"| `{code}` | {meaning} |" for code, meaning in CODES.items())
+    new = f"<!-- codes -->\n{table}\n<!-- /codes -->"
+    text, count = re.subn(r"<!-- codes -->\n.*<!-- /codes -->", new, text, flags=re.DOTALL)
+    assert count == 1
+    return text
+
+
+def test_codes_of_programs() -> None:
+    assert PAGES["programs.md"] == with_codes(PAGES["programs.md"]), "run python -m tests.test_docs"
+
+
+def test_the_site_lists_every_operator() -> None:
+    """aten's are without their namespace."""
+    operators = site("programs.md").partition("## Operators\n")[2].replace("\n", " ").split(" · ")
+    assert len(operators) > 400
+    assert "add (Scalar, Tensor)" in operators
+    assert "absolute" in operators
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PACKAGE = {name: name.lower() for name in ("Python", "JAX", "NumPy", "Flax", "Optax")} | {"PyTorch": "torch"}
+STATEMENT = re.compile(rf"\b({'|'.join(PACKAGE)}) (\d+(?:\.\d+)+)")
+
+
+def test_readme_states_the_supported_versions() -> None:
+    """The lower bounds of Python, of JAX and NumPy, and of the libraries that a user brings along."""
+    extras = PROJECT["optional-dependencies"]
+    requirements = [*PROJECT["dependencies"], *(extras[n][0] for n in ("flax", "optax", "torch"))]
+    bounds = dict(requirement.split(">=") for requirement in requirements)
+    bounds["python"] = PROJECT["requires-python"].removeprefix(">=")
+    stated = STATEMENT.findall(README)
+    assert {PACKAGE[name]: version for name, version in stated} == {n: bounds[n] for n in PACKAGE.values()}
+    assert len(stated) == len(PACKAGE)
+
+
+def test_other_pages_state_no_supported_versions() -> None:
+    contributing = {"CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()}
+    for page, text in (PAGES | contributing).items():
+        assert not re.search(rf"{STATEMENT.pattern} (or|and) (newer|later)", text), page
+
+
+def test_changelog_starts_with_this_version() -> None:
+    """A release has a date; a development version has none yet."""
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    first = re.search(r"^## (.*)$", changelog, re.MULTILINE)
+    assert first is not None
+    date = "unreleased" if ".dev" in jaxlstm.__version__ else r"\d{4}-\d\d-\d\d"
+    assert re.fullmatch(rf"{re.escape(jaxlstm.__version__)} \({date}\)", first[1])
+
+
+def test_classifiers_include_the_oldest_python() -> None:
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert f"Programming Language :: Python :: {oldest}" in PROJECT["classifiers"]
+    assert not [classifier for classifier in PROJECT["classifiers"] if classifier.startswith("License ::")]
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "programs.md").write_text(with_codes(PAGES["programs.md"]))

@@ -1,13 +1,14 @@
-"""The tutorials, the pages whose snippets take files or models as given, and the quoted commands run."""
+"""The snippets of the README and of the pages run in order, and the quoted messages are the real ones."""
 
 from __future__ import annotations
 
 import argparse
 import doctest
+import importlib
 import io
-import pydoc
 import re
 import shlex
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,52 +21,165 @@ import torch
 from flax import linen, nnx
 
 import jaxlstm
+from jaxlstm.check.reference.faults import weights
 from jaxlstm.cli import COMMANDS
+from jaxlstm.programs.operators import registry
 from testing.command import jaxlstm_command
-from testing.pages import ROOT, blocks, run_page
+from testing.pages import ROOT, blocks, public_objects, run_page
+from testing.wheels import fetch_pinned
 
-API = (ROOT / "docs" / "api.md").read_text()
+README = blocks("../README.md", "python")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the examples and a checkpoint of one LSTM."""
+    """A working directory with the examples and the files that the pages mention."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
+    two = {
+        **torch.nn.LSTM(3, 4).state_dict(prefix="encoder."),
+        **torch.nn.LSTM(4, 3).state_dict(prefix="decoder."),
+    }
+    torch.save(two, "two.pt")
     torch.save(torch.nn.LSTM(3, 4).state_dict(prefix="encoder.rnn."), "model.pt")
+    torch.save(torch.nn.GRU(3, 4).state_dict(prefix="rnn."), "gru.pt")
+    Path("half.pt").write_bytes(Path("two.pt").read_bytes()[:2000])
+    Path("lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     return tmp_path
 
 
-def test_every_public_function_and_error_has_an_example() -> None:
-    """In its docstring or on a page."""
-    directives = re.findall(r"^\.\. auto(?:function|exception):: (\S+)$", API, re.MULTILINE)
-    pages = [page.name for page in (ROOT / "docs").glob("*.md")]
-    code = [block for page in pages for block in blocks(page, "python")]
-    finder = doctest.DocTestFinder()
-    for name, target in public_objects().items():
-        code += [example.source for test in finder.find(target, name) for example in test.examples]
-    names = {name.rpartition(".")[2] for name in directives}
-    assert {n for n in names if not re.search(rf"\b{n}\(|\.{n}\b", "\n".join(code))} == set()
-    public = {*jaxlstm.__all__, *jaxlstm.check.__all__, *jaxlstm.inference.__all__}
-    assert {name for name in public if name not in API} == {"__version__", "Params"}
+# For each message on docs/faq.md, in its order, an expression that causes it.
+CAUSES = [
+    "jaxlstm.load('examples/demo.pt')",
+    "jaxlstm.load('gru.pt')",
+    "jaxlstm.load('lfs.pt')",
+    "jaxlstm.load('half.pt')",
+    "jaxlstm.lstm(params, jnp.ones((3, 9, 20)), config=config)",
+    "jaxlstm.lstm(params, x.astype(jnp.bfloat16), config=config)",
+    "jaxlstm.lstm(params, np.ones((3, 9, 16)), config=config)",
+    "jaxlstm.load_state_dict(Tagger(nnx.Rngs(0)), 'examples/demo.pt')",
+    "jaxlstm.load_state_dict(Half(), torch.nn.LSTM(16, 24).state_dict())",
+    "jax.jit(jaxlstm.inference.compile(params, config, max_length=16, max_batch=4))(x)",
+    "jaxlstm.inference.compile(params, config, max_length=16, max_batch=2).stream()",
+    "jaxlstm.from_module(Fourier(), (torch.ones(5, 3),))",
+]
+
+
+class Fourier(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.fft.fft2(x)
+
+
+class Half(jaxlstm.nnx.LSTM):
+    def __init__(self) -> None:
+        super().__init__(16, 24, param_dtype="bfloat16", rngs=nnx.Rngs(0))
+
+
+def fits(quote: str, message: str) -> bool:
+    """Return True if a message equals a quote, in which "..." stands for anything."""
+    pattern = ".*".join(re.escape(part) for part in quote.strip().split("..."))
+    return re.fullmatch(pattern, message.strip(), re.DOTALL) is not None
+
+
+def message_of(cause: str, names: dict[str, Any]) -> str:
+    """Return the message of the error or PortingWarning that an expression causes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jaxlstm.PortingWarning)
+        with pytest.raises((Exception, jaxlstm.PortingWarning)) as caught:
+            eval(cause, names)
+    return str(caught.value)
+
+
+def test_readme_runs(
+    folder: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    torch_model = importlib.import_module("train_demo").Restorer()
+    saved = torch.load("examples/demo.pt")["model_state_dict"]
+    torch_model.load_state_dict(saved)
+    names: dict[str, Any] = {"torch_model": torch_model}
+    for block in README[2:]:
+        exec(compile(block, "README.md", "exec"), names)
+    assert "HOLDS" in capsys.readouterr().out
+    assert names["state_dict"].keys() == saved.keys()
+    for ours, theirs in zip(
+        names["model"](names["characters"]), (names["capital"], names["mark"]), strict=True
+    ):
+        assert abs(ours - theirs).max() < 1e-5
+
+
+def test_side_by_side_lines_agree(tmp_path: Path) -> None:
+    path = tmp_path / "lstm.pt"
+    torch.save(torch.nn.LSTM(150, 150, 2).state_dict(), path)
+    theirs, ours, *_ = README
+    x, state = torch.randn(2, 3, 150), torch.randn(2, 2, 150)
+    in_torch: dict[str, object] = {"path": path, "torch": torch, "inputs": x, "h_0": state, "c_0": state}
+    exec(theirs, in_torch)
+    in_jax: dict[str, object] = {"path": path, "inputs": jnp.asarray(x), "h_0": jnp.asarray(state)}
+    in_jax["c_0"] = in_jax["h_0"]
+    exec("import jaxlstm\nfrom flax import nnx\n" + ours, in_jax)
+    expected = in_torch["outputs"].detach().numpy()  # type: ignore[attr-defined]
+    assert abs(in_jax["outputs"] - expected).max() < 1e-6  # type: ignore[operator]
+
+
+def test_error_messages(folder: Path) -> None:
+    quotes = blocks("faq.md", "text")
+    assert len(quotes) == len(CAUSES)
+    names = run_page("faq.md")
+    names |= {"Fourier": Fourier, "Half": Half, "torch": torch}
+    messages = [message_of(cause, names) for cause in CAUSES]
+    pairs = zip(quotes, messages, strict=True)
+    assert [pair for pair in pairs if not fits(*pair)] == []
+
+
+def test_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_page("layer.md")
+    (quoted,) = re.findall(r"print\(.*?\)\s+# (\(.*\))", blocks("layer.md", "python")[0])
+    assert quoted in capsys.readouterr().out
+
+
+def test_front_page(folder: Path) -> None:
+    assert run_page("index.md")["outputs"].shape == (3, 9, 48)
+
+
+@pytest.mark.slow
+def test_recipes(folder: Path) -> None:
+    lstm = torch.nn.LSTM(16, 24, 2, bidirectional=True, batch_first=True)
+    params, config = jaxlstm.load("examples/demo.pt", batch_first=True, dropout=0.0)
+    lstm.load_state_dict({name: torch.tensor(a) for name, a in jaxlstm.to_torch(params, config).items()})
+    inputs = torch.randn(2, 5, 16)
+    np.savez("recorded.npz", inputs=inputs, outputs=lstm(inputs)[0].detach())
+    assert run_page("recipes.md")["batch_first"] is True
+
+
+def test_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    """The snippet works, and the table lists the gate orders that the diagnosis can name."""
+    run_page("comparison.md")
+    assert all(float(difference) < 1e-6 for difference in capsys.readouterr().out.split())
+    text = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+    orders = {(order, library) for library, order in re.findall(r"^\| (\w+).* \| `([ifgo]{4})`", text, re.M)}
+    pattern = r"the gates are read in the order (.*) \(as in (\w+)\)"
+    causes = [match for fault in weights.FAULTS if (match := re.fullmatch(pattern, fault.cause))]
+    named = {(match[1].replace(", ", ""), match[2].replace("haiku", "Haiku")) for match in causes}
+    assert {row for row in orders if row[0] != "ifgo"} == named
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_what_holds_means(folder: Path) -> None:
+    """Rounding errors grow with the sequence, alike in torch, in jaxlstm and from changed inputs."""
+    (folder / "pytorch_model.bin").symlink_to(fetch_pinned("whisperx", "whisperx/assets/pytorch_model.bin"))
+    errors = run_page("what_holds_means.md")["errors"]
+    assert all(1e-6 < error < 1e-3 for error in errors[10].values())
+    assert all(error > 0.1 for error in errors[100].values())
+    for error in errors.values():
+        assert error["jaxlstm"] < 10 * max(error["torch"], error["moved"])
 
 
 @pytest.mark.slow
 def test_api(folder: Path) -> None:
     """The examples contain assertions."""
     run_page("api.md")
-
-
-def public_objects() -> dict[str, Any]:
-    """Return the functions and classes that the API reference lists, by their full names."""
-    found, module = {}, "jaxlstm"
-    for directive, name in re.findall(r"^\.\. (\w+):: (\S+)$", API, re.MULTILINE):
-        if directive == "currentmodule":
-            module = name
-        elif directive in ("autofunction", "autoclass"):
-            full = name if name.startswith("jaxlstm.") else f"{module}.{name}"
-            found[full] = pydoc.locate(full)
-    return found
 
 
 def test_examples_of_docstrings(folder: Path) -> None:
@@ -164,6 +278,15 @@ def test_checking(folder: Path, jaxlstm_verify: Callable[..., Any]) -> None:
     names["test_my_tree"]()
 
 
+def test_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_OPERATORS", dict(registry._OPERATORS))
+    scope = run_page("programs.md")
+    expected = scope["tagger"](torch.from_numpy(scope["batch"]).long()).detach().numpy()
+    result = scope["program"](scope["program"].params, scope["batch"])
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert scope["scores"].shape == expected.shape
+
+
 def quoted_commands() -> dict[str, list[str]]:
     """Return the lines ``jaxlstm COMMAND ...`` in the fenced blocks of each page, without comments."""
     fenced = {page.name: "".join(blocks(page.name, "")) for page in (ROOT / "docs").glob("*.md")}
@@ -185,9 +308,10 @@ def test_quoted_commands(folder: Path) -> None:
     np.savez("words.npz", a=np.zeros(7, np.int32))
     Path("FILE").symlink_to("model.pt")
     Path("tagger.pt2").symlink_to(ROOT / "examples/demo.pt2")
-    lines = [line for quoted in quoted_commands().values() for line in quoted]
-    assert len(lines) >= 15
-    for line in dict.fromkeys(lines):
+    quoted = quoted_commands()
+    for page in ("README.md", "cli.md"):
+        assert {line.split()[0] for line in quoted[page]} == commands.choices.keys()
+    for line in dict.fromkeys(line for lines in quoted.values() for line in lines):
         name, *arguments = shlex.split(line)
         commands.choices[name].parse_args(arguments)
         if name != "check":

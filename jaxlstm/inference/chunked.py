@@ -14,6 +14,7 @@ continues, and then its first half. This saves most if sequences are sorted, the
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -89,12 +90,8 @@ class ChunkedForward:
         def run_direction(
             layer: int, direction: int, x: jax.Array, state: LSTMState
         ) -> tuple[jax.Array, LSTMState]:
-            one = LSTMConfig(
-                config.layer_input_size(layer),
-                config.hidden_size,
-                bias=config.bias,
-                proj_size=config.proj_size,
-            )
+            size = config.layer_input_size(layer)
+            one = dataclasses.replace(config, input_size=size, num_layers=1, bidirectional=False)
             params = direction_params(weights, config, layer, direction)
             params = {f"{name}_l0": leaf for name, leaf in params.items()}
             x = _reversed(x, lengths) if direction else x

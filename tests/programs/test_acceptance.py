@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from jaxlstm import from_module
 from jaxlstm.programs import register_operator
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Node, Value
 from jaxlstm.programs.operators import registry
-from testing.fx_graphs import program_of
 from testing.graphs import X, node, program
 
 ONES = np.ones((2, 3), np.float32)
@@ -74,27 +74,27 @@ def test_undefined_values_and_wrong_arguments() -> None:
 def test_training_mode(layer: nn.Module) -> None:
     model = nn.Sequential(layer)
     x = torch.randn(2, 3, 4)
-    message = refused("training-mode", lambda: program_of(model.train(), (x,)))
+    message = refused("training-mode", lambda: from_module(model.train(), (x,)))
     assert "model.eval()" in message
     assert "module 0" in message
-    y = program_of(model.eval(), (x,))({}, x.numpy()) if not model.state_dict() else None
+    y = from_module(model.eval(), (x,))({}, x.numpy()) if not model.state_dict() else None
     assert y is None or np.array_equal(y, x.numpy())
 
 
 def test_batch_normalization_without_running_statistics() -> None:
     layer = nn.BatchNorm1d(3, track_running_stats=False).eval()
     x = torch.randn(2, 3, 4)
-    program = program_of(layer, (x,))
+    program = from_module(layer, (x,))
     np.testing.assert_allclose(program(program.params, x.numpy()), layer(x).detach().numpy(), atol=1e-5)
 
 
 def test_lstm_in_training_mode() -> None:
     x = torch.randn(4, 2, 3)
     with_dropout = nn.LSTM(3, 4, num_layers=2, dropout=0.5)
-    assert "aten.lstm.input" in refused("training-mode", lambda: program_of(with_dropout, (x,)))
+    assert "aten.lstm.input" in refused("training-mode", lambda: from_module(with_dropout, (x,)))
     without = nn.LSTM(3, 4, num_layers=2)
     expected = without(x)[0].detach().numpy()
-    ran = program_of(without, (x,))
+    ran = from_module(without, (x,))
     np.testing.assert_allclose(ran(ran.params, x.numpy())[0], expected, atol=1e-6)
 
 

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from jaxlstm import from_module
 from testing import programs_child
-from testing.fx_graphs import program_of, to_numpy
+from testing.fx_graphs import to_numpy
 from testing.model_shapes import SHAPES
 from testing.model_shapes.shape import file_stem, write_cases
 from testing.processes import run_python
@@ -58,7 +58,7 @@ def agrees(module_class: type[torch.nn.Module], sample: Any) -> bool:
         warnings.simplefilter("ignore")  # nested tensors are off unless batch_first
         module = module_class(*made.args, **made.kwargs).eval()
     try:
-        program = program_of(module, called.args, called.kwargs)
+        program = from_module(module, called.args, called.kwargs)
     except GuardOnDataDependentSymNode:
         return False
     args, kwargs = pytree.tree_map_only(torch.Tensor, to_numpy, (called.args, called.kwargs))

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from jaxlstm import load_program
+from jaxlstm import from_module, load_program
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Value
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from testing.fx_graphs import program_of, to_numpy
+from testing.fx_graphs import to_numpy
 from testing.graphs import X, node
 from testing.graphs import program as program_of_nodes
 
@@ -55,7 +56,7 @@ def recogniser() -> Recogniser:
 
 @pytest.fixture(scope="module")
 def program(recogniser: Recogniser) -> Program:
-    return program_of(recogniser, (torch.randn(2, 1, 8, 12),), dynamic_shapes=({0: BATCH},))
+    return from_module(recogniser, (torch.randn(2, 1, 8, 12),), dynamic_shapes=({0: BATCH},))
 
 
 def test_values_and_structure(recogniser: Recogniser, program: Program) -> None:
@@ -127,6 +128,9 @@ class Result(NamedTuple):
     parts: list[torch.Tensor]
 
 
+pytree._register_namedtuple(Result, serialized_type_name="Result")  # as a file needs it
+
+
 class Buffers(nn.Module):
     """In-place operators on views of a buffer and of a tensor."""
 
@@ -150,7 +154,7 @@ class Buffers(nn.Module):
 
 def test_aliases_and_buffers() -> None:
     model, x, by = Buffers(), torch.randn(2, 2), torch.tensor(2.0)
-    program = program_of(model, (x,), {"scale": {"by": by}})
+    program = from_module(model, (x,), {"scale": {"by": by}})
     assert program.mutated_buffers == ("count",)
     buffers: Any = program.buffers
     for _ in range(2):

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.program import Program
-from testing.fx_graphs import program_of, to_numpy
+from testing.fx_graphs import to_numpy
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -47,12 +48,12 @@ def test_layer(kind: Callable[..., nn.Module], variant: dict[str, Any]) -> None:
     """Values without an initial state, and values and gradients with one."""
     torch.manual_seed(0)
     layer, x = kind(3, 4, **variant).eval(), torch.randn(5, 2, 3)
-    program = program_of(layer, (x,))
+    program = from_module(layer, (x,))
     expected = layer(x)
     require_close(program(program.params, x.numpy()), expected)
 
     state = jax.tree.map(lambda leaf: torch.randn_like(leaf, requires_grad=True), expected[1])
-    program = program_of(layer, (x, state))
+    program = from_module(layer, (x, state))
     differentiated = jax.value_and_grad(lambda params, h: loss(program(params, x.numpy(), h)), (0, 1))
     value, (of_params, of_state) = differentiated(program.params, jax.tree.map(to_numpy, state))
     wanted = loss(layer(x, state))
@@ -66,7 +67,7 @@ def test_layer(kind: Callable[..., nn.Module], variant: dict[str, Any]) -> None:
 def test_sequence_lengths_of_other_layers(kind: Callable[..., nn.Module]) -> None:
     layer, x, lengths = kind(3, 4, **STACKED).eval(), torch.randn(6, 3, 3), torch.tensor([4, 6, 1])
     state = torch.randn(4, 3, 4)
-    program = program_of(layer, (x, state))
+    program = from_module(layer, (x, state))
     packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
     outputs, last = layer(packed, state)
     expected = nn.utils.rnn.pad_packed_sequence(outputs)[0], last
@@ -109,7 +110,7 @@ def words() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def program(tagger: Tagger, words: torch.Tensor) -> Program:
-    return program_of(tagger, (words,))
+    return from_module(tagger, (words,))
 
 
 def test_sequence_lengths(tagger: Tagger, words: torch.Tensor, program: Program) -> None:
@@ -131,7 +132,7 @@ def test_sequence_lengths_without_an_lstm(words: torch.Tensor, program: Program)
     with pytest.raises(ProgramError, match=r"'frist'.*\['first', 'second'\]"):
         program(program.params, words.numpy(), seq_lengths={"frist": lengths})
     x = torch.randn(3, 4)
-    linear = program_of(nn.Linear(4, 2), (x,))
+    linear = from_module(nn.Linear(4, 2), (x,))
     with pytest.raises(ProgramError, match="no LSTM"):
         linear(linear.params, x.numpy(), seq_lengths=lengths)
 
@@ -187,6 +188,6 @@ CELLS = [nn.LSTMCell, nn.GRUCell, nn.RNNCell, partial(nn.RNNCell, nonlinearity="
 @pytest.mark.parametrize("cell", CELLS)
 def test_cell(cell: Any, bias: bool) -> None:
     detector, x = Detector(cell(3, 4, bias=bias)).eval(), torch.randn(3, 2, 3)
-    program = program_of(detector, (x,))
+    program = from_module(detector, (x,))
     result = program(program.params, x.numpy())
     np.testing.assert_allclose(result, detector(x).detach().numpy(), atol=1e-6)

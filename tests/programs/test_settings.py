@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jaxlstm import load_program
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.patches import overlap_add
 from jaxlstm.programs.operators.registry import find_operator
-from testing.fx_graphs import program_from, program_of_function, to_numpy
+from testing.fx_graphs import program_of_function, to_numpy
 from testing.op_samples import require_equal_gradients, require_equal_results
 
 SLOW = pytest.mark.slow
@@ -225,7 +227,7 @@ class Parts(nn.Module):
 
 
 @SLOW
-def test_decomposed_program() -> None:
+def test_decomposed_program(tmp_path: Path) -> None:
     """Programs after ``run_decompositions``, at another batch size than at the export."""
 
     def arguments(batch: int) -> tuple[Tensor, Tensor]:
@@ -237,7 +239,8 @@ def test_decomposed_program() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(module, arguments(2), dynamic_shapes=(free, free)).run_decompositions()
-    program = program_from(exported)
+    torch.export.save(exported, tmp_path / "parts.pt2")
+    program = load_program(tmp_path / "parts.pt2")
     used = {node.op for node in program.graph.nodes}
     expected_operators = ("_fft_r2c", "_fft_c2r", "_fft_c2c", "grid_sampler_2d", "_embedding_bag")
     assert {f"aten.{name}.default" for name in expected_operators} <= used
