@@ -17,7 +17,7 @@ from benchmarks.problems import Problem, Size, make_problem
 from benchmarks.timing import process_rows
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.training import lstm_in_blocks
-from testing.process_cost import process_cost
+from testing.processes import process_cost
 
 BATCH, HIDDEN = 8, 256
 ROUNDS = 3  # memory hardly varies

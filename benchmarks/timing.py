@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from testing.process_cost import process_cost
+from testing.processes import process_cost
 
 BURST_SECONDS = 0.05  # minimum length of a timed burst, which keeps the clock's noise small
 WARM_SECONDS = 0.1  # minimum length of the untimed run before it

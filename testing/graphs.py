@@ -1,11 +1,18 @@
-"""Small graphs written by hand, without torch."""
+"""Graphs for tests of programs: written by hand, or traced from a function of torch tensors.
+
+``make_fx`` traces a function quicker than an export.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from jaxlstm.programs.graph import Argument, Graph, Input, Node, Size, TensorType, Tree, Value
 from jaxlstm.programs.program import Program
@@ -50,3 +57,80 @@ def program(
 
 
 X = Value("x")
+
+
+def program_of_function(function: Callable[..., Any], args: Sequence[torch.Tensor]) -> Program:
+    """Trace a function from tensors to a tuple of tensors, and return it as a program."""
+    traced = make_fx(function, pre_dispatch=True)(*args)
+    by_kind: defaultdict[str, list[torch.fx.Node]] = defaultdict(list)
+    for node in traced.graph.nodes:
+        by_kind["item" if node.target is operator.getitem else node.op].append(node)
+    constants = {node.name: str(node.target) for node in by_kind["get_attr"]}
+    items: Any = {(node.args[0].name, node.args[1]): node.name for node in by_kind["item"]}  # type: ignore[union-attr]
+    outputs: Any = by_kind["output"][0].args[0]
+    graph = Graph(
+        parameters={},
+        buffers={},
+        constants=constants,
+        inputs=tuple(
+            Input(node.name, _type(argument))
+            for node, argument in zip(by_kind["placeholder"], args, strict=True)
+        ),
+        nodes=tuple(_node(node, items) for node in by_kind["call_function"]),
+        outputs=tuple(map(_argument, outputs)),
+        in_tree=Tree("tuple", (_tuple_of(len(args)), Tree("dict"))),
+        out_tree=_tuple_of(len(outputs)),
+    )
+    return Program(graph, {name: to_numpy(getattr(traced, name)) for name in constants.values()})
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor as a NumPy array, bfloat16 included."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(_numpy_dtype(torch.bfloat16))
+    # Gradients that are zero everywhere may have no memory in torch.
+    return tensor.numpy(force=True)
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
+    return np.dtype(str(dtype).removeprefix("torch."))
+
+
+def _type(tensor: torch.Tensor) -> TensorType:
+    return TensorType(_numpy_dtype(tensor.dtype), tuple(tensor.shape))
+
+
+def _tuple_of(count: int) -> Tree:
+    return Tree("tuple", (Tree("leaf"),) * count)
+
+
+def _node(node: torch.fx.Node, items: Mapping[tuple[str, int], str]) -> Node:
+    """Return a node of a graph. ``items`` has the names of the items of its results."""
+    operation: Any = node.target
+    schema = operation._schema
+    kwargs = {a.name: _argument(value) for a, value in zip(schema.arguments, node.args, strict=False)}
+    kwargs |= {name: _argument(value) for name, value in node.kwargs.items()}
+    meta: Any = node.meta.get("val")
+    is_list = len(schema.returns) == 1 and str(schema.returns[0].type) == "List[Tensor]"
+    outputs: tuple = (node.name,)[: len(schema.returns)]
+    results = {node.name: meta}
+    if is_list or len(schema.returns) > 1:
+        outputs = tuple(items.get((node.name, index)) for index in range(len(meta)))
+        results = dict(zip(outputs, meta, strict=True))
+    types = {n: _type(m) for n, m in results.items() if n and isinstance(m, torch.Tensor)}
+    if is_list:
+        outputs = (tuple(name or f"{node.name}__{index}" for index, name in enumerate(outputs)),)
+    return Node(node.name, str(operation), (), kwargs, outputs, "", types)
+
+
+def _argument(argument: Any) -> Argument:
+    if isinstance(argument, torch.fx.Node):
+        return Value(argument.name)
+    if isinstance(argument, list | tuple):
+        return tuple(map(_argument, argument))
+    if isinstance(argument, torch.dtype):
+        return _numpy_dtype(argument)
+    if isinstance(argument, torch.device | torch.layout | torch.memory_format):
+        return None
+    return argument

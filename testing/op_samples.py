@@ -14,7 +14,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
 from jaxlstm.programs.program import Program
-from testing.fx_graphs import program_of_function, to_numpy
+from testing.graphs import program_of_function, to_numpy
 
 _Function = Callable[..., tuple[torch.Tensor, ...]]
 

@@ -1,15 +1,17 @@
-"""Configs: validation, defaults, equality, and parameter shapes."""
+"""Configs with the defaults and shapes of torch, and the errors of configs, ``lstm`` and ``lstm_cell``."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from jaxlstm import LSTMCellConfig, LSTMConfig, param_shapes
+from jaxlstm import LSTMCellConfig, LSTMConfig, init_params, lstm, lstm_cell, param_shapes
 
 SIZES = {"input_size": 3, "hidden_size": 5}
 
@@ -34,7 +36,7 @@ SIZES = {"input_size": 3, "hidden_size": 5}
         ({"proj_size": 1.5}, TypeError, "proj_size must be an int"),
     ],
 )
-def test_bad_arguments(changed: dict, error: type, message: str) -> None:
+def test_bad_config(changed: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         LSTMConfig(**{**SIZES, **changed})
 
@@ -95,3 +97,115 @@ def test_cell_config() -> None:
     for name, value in expected.items():
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
             LSTMCellConfig(4, 5, **{name: value})  # type: ignore[arg-type]
+
+
+CONFIG = LSTMConfig(3, 5, num_layers=2)
+PARAMS = init_params(jax.random.key(0), CONFIG)
+X = jnp.ones((7, 4, 3))
+STATE = (jnp.zeros((2, 4, 5)), jnp.zeros((2, 4, 5)))
+
+
+def call(params: Any = PARAMS, inputs: Any = X, state: Any = STATE, config: Any = CONFIG, **kwargs: Any):
+    return lstm(params, inputs, state, config=config, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"inputs": jnp.ones((7, 4, 2))}, ValueError, "last axis of inputs must be input_size, 3; got shape"),
+        ({"inputs": jnp.ones((7, 4, 3, 1))}, ValueError, "inputs must have 3 axes"),
+        ({"inputs": jnp.ones(3)}, ValueError, "inputs must have 3 axes"),
+        ({"inputs": jnp.ones((0, 4, 3))}, ValueError, "inputs must have at least one time step"),
+        ({"inputs": [[1.0, 2.0, 3.0]]}, TypeError, "inputs must be a JAX or NumPy array, got list"),
+        ({"inputs": jnp.ones((7, 4, 3), jnp.int32)}, TypeError, "inputs must be float16, .*got int32"),
+        (
+            {"inputs": X.astype(jnp.bfloat16)},
+            TypeError,
+            "the same dtype, got inputs bfloat16 and weight_ih_l0",
+        ),
+        ({"state": (STATE[0],)}, TypeError, r"the state must be a pair \(h_0, c_0\).*tuple of length 1"),
+        ({"state": STATE[0]}, TypeError, "the state must be a pair"),
+        ({"state": (STATE[0], None)}, TypeError, "c_0 must be a JAX or NumPy array, got NoneType"),
+        (
+            {"state": (STATE[0][:, :3], STATE[1])},
+            ValueError,
+            r"h_0 must have shape \(2, 4, 5\), got \(2, 3, 5",
+        ),
+        (
+            {"state": (STATE[0], STATE[1][..., :4])},
+            ValueError,
+            r"c_0 must have shape \(2, 4, 5\), got \(2, 4,",
+        ),
+        (
+            {"state": (STATE[0], STATE[1].astype(jnp.float16))},
+            TypeError,
+            "c_0 must have the dtype of the inp",
+        ),
+        ({"state": (STATE[0][:, 0], STATE[1][:, 0])}, ValueError, r"h_0 must have shape \(2, 4, 5\)"),
+        ({"seq_lengths": [7, 7, 7]}, ValueError, r"seq_lengths must have shape \(4,\)"),
+        ({"seq_lengths": [7, 0, 7, -1]}, ValueError, "between 1 and .* 7; got 0 at index 1 and 1 more"),
+        ({"seq_lengths": [7, 8, 7, 7]}, ValueError, "between 1 and .* 7; got 8 at index 1$"),
+        ({"seq_lengths": [7.0, 7.0, 7.0, 7.0]}, TypeError, "seq_lengths must be integers, got float64"),
+        ({"backend": "cuda"}, ValueError, "backend must be one of .*got 'cuda'"),
+        ({"precision": "exact"}, ValueError, "precision must be 'highest'"),
+    ],
+)
+def test_bad_call(arguments: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(**arguments)
+
+
+def test_all_bad_parameters_are_listed() -> None:
+    params = {**PARAMS, "weight_xx_l0": jnp.ones(3), "bias_ih_l0": jnp.ones(19)}
+    del params["weight_hh_l1"]
+    with pytest.raises(ValueError, match="params do not fit") as caught:
+        call(params)
+    for problem in (
+        "missing weight_hh_l1 (20, 5)",
+        "unexpected weight_xx_l0",
+        "bias_ih_l0 has shape (19,), expected (20,)",
+    ):
+        assert problem in str(caught.value)
+
+
+def test_float64_requires_64_bit_mode() -> None:
+    wide = np.ones((7, 4, 3))
+    assert wide.dtype == np.float64
+    with pytest.raises(TypeError, match=r"inputs is float64, but JAX's 64-bit mode is off.*jax_enable_x64"):
+        call(inputs=wide)
+    with pytest.raises(TypeError, match="weight_ih_l0 is float64"):
+        call({name: np.asarray(p, np.float64) for name, p in PARAMS.items()})
+    with pytest.raises(TypeError, match="h_0 is float64"):
+        call(state=(np.zeros((2, 4, 5)), np.zeros((2, 4, 5))))
+    with pytest.raises(TypeError, match="dtype is float64"):
+        init_params(jax.random.key(0), CONFIG, dtype=np.float64)
+
+
+def test_torch_tensor() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"inputs must be float16.*\.numpy\(\)"):
+        call(inputs=torch.ones(7, 4, 3))
+
+
+def test_empty_batch() -> None:
+    outputs, (h_n, c_n) = call(inputs=jnp.ones((7, 0, 3)), state=None)
+    assert outputs.shape == (7, 0, 5)
+    assert h_n.shape == c_n.shape == (2, 0, 5)
+
+
+CELL = {name.removesuffix("_l0"): p for name, p in PARAMS.items() if name.endswith("_l0")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((PARAMS, jnp.ones((4, 3))), "params must contain the matrix weight_ih, without a suffix"),
+        ((CELL, jnp.ones((4, 2))), r"x must have shape \(batch, 3\) or \(3,\), got \(4, 2\)"),
+        ((CELL, jnp.ones((1, 4, 3))), r"x must have shape"),
+        ((CELL, jnp.ones((4, 3)), (jnp.ones((4, 5)), jnp.ones((3, 5)))), r"c must have shape \(4, 5\)"),
+        (({**CELL, "bias_hh": jnp.ones(4)}, jnp.ones((4, 3))), "bias_hh has shape"),
+    ],
+)
+def test_bad_cell_arguments(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lstm_cell(*arguments)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
 from jaxlstm import LSTMConfig, lstm
@@ -18,40 +18,19 @@ GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="
 HALF_OF_THE_LAST_DECIMAL = 0.5e-4 + 1e-9
 
 
-def assert_printed(actual: Any, printed: list) -> None:
-    assert np.shape(actual) == np.shape(printed)
-    np.testing.assert_allclose(actual, printed, rtol=0, atol=HALF_OF_THE_LAST_DECIMAL)
-
-
-def params_of(module: torch.nn.LSTM) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(leaf.numpy()) for name, leaf in module.state_dict().items()}
-
-
-def test_time_major() -> None:
-    golden = GOLDEN["time_major"]
+@pytest.mark.parametrize("name", ["time_major", "batch_first_with_initial_state"])
+def test_printed_numbers(name: str) -> None:
+    golden = GOLDEN[name]
     torch.manual_seed(golden["torch_manual_seed"])
-    params = params_of(torch.nn.LSTM(**golden["constructor"]))
-    config = LSTMConfig(**golden["constructor"])
-    outputs, (h_n, c_n) = jax.jit(partial(lstm, config=config))(params, jnp.array(golden["input"]))
+    module, config = torch.nn.LSTM(**golden["constructor"]), LSTMConfig(**golden["constructor"])
+    params = {name: jnp.asarray(leaf.numpy()) for name, leaf in module.state_dict().items()}
+    given = {"input": jnp.array(golden["input"])}
+    if "h_0" in golden:  # The notebook drew the inputs and the state too.
+        given = {name: torch.randn(np.shape(golden[name])).numpy() for name in ("input", "h_0", "c_0")}
+    x, *state = given.values()
+    outputs, (h_n, c_n) = jax.jit(partial(lstm, config=config))(params, x, tuple(state) or None)
     gate_i = params["weight_hh_l0"][: config.hidden_size]
-    assert_printed(gate_i, golden["weight_hh_l0_gate_i"])
-    assert_printed(outputs, golden["output"])
-    assert_printed(h_n, golden["h_n"])
-    assert_printed(c_n, golden["c_n"])
-
-
-def test_batch_first_with_initial_state() -> None:
-    golden = GOLDEN["batch_first_with_initial_state"]
-    torch.manual_seed(golden["torch_manual_seed"])
-    params = params_of(torch.nn.LSTM(**golden["constructor"]))
-    inputs, h_0, c_0 = (
-        jnp.asarray(torch.randn(np.shape(golden[name])).numpy()) for name in ("input", "h_0", "c_0")
-    )
-    assert_printed(inputs, golden["input"])
-    assert_printed(h_0, golden["h_0"])
-    assert_printed(c_0, golden["c_0"])
-    config = LSTMConfig(**golden["constructor"])
-    outputs, (h_n, c_n) = jax.jit(partial(lstm, config=config))(params, inputs, (h_0, c_0))
-    assert_printed(outputs, golden["output"])
-    assert_printed(h_n, golden["h_n"])
-    assert_printed(c_n, golden["c_n"])
+    found = given | {"output": outputs, "h_n": h_n, "c_n": c_n, "weight_hh_l0_gate_i": gate_i}
+    for key in found.keys() & golden.keys():
+        assert np.shape(found[key]) == np.shape(golden[key])
+        np.testing.assert_allclose(found[key], golden[key], rtol=0, atol=HALF_OF_THE_LAST_DECIMAL)

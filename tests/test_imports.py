@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 import jaxlstm
+from testing.processes import run_python
 
 
 @pytest.mark.parametrize(
@@ -27,14 +24,7 @@ import jaxlstm
 )
 def test_import_loads_only_what_it_needs(statement: str, absent: tuple[str, ...]) -> None:
     script = f"{statement}\nimport sys\nprint(*(m for m in {absent!r} if m in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == ""
+    assert run_python("-c", script).strip() == ""
 
 
 def test_public_names() -> None:

@@ -74,20 +74,6 @@ def test_second_derivatives_and_forward_mode() -> None:
     np.testing.assert_allclose(forward, slope(1.0), rtol=1e-5)
 
 
-def test_scan_over_chunks() -> None:
-    one_way = LSTMConfig(3, 8, num_layers=2)
-    params = init_params(jax.random.key(4), one_way)
-    zeros = LSTMState(jnp.zeros((2, 5, 8)), jnp.zeros((2, 5, 8)))
-
-    def chunk(state, x):
-        y, state = lstm(params, x, state, config=one_way)
-        return state, y
-
-    state, pieces = jax.lax.scan(chunk, zeros, X.reshape(3, 2, 5, 3))
-    expected, final = lstm(params, X, config=one_way)
-    close((pieces.reshape(6, 5, 8), state), (expected, final))
-
-
 def test_cell_steps_equal_the_layer() -> None:
     config = LSTMConfig(3, 8, proj_size=4)
     params = init_params(jax.random.key(5), config)

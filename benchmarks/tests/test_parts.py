@@ -17,8 +17,7 @@ from benchmarks.parts import PARTS, Settings, applied
 from benchmarks.peers import torch as torch_peer
 from benchmarks.problems import TINY_SIZES, Problem, Size, compare, expected_arrays, make_problem
 from jaxlstm.check.reference import torch_precision
-from testing.process_cost import process_cost
-from testing.processes import run_python
+from testing.processes import process_cost, run_python
 
 RAGGED = TINY_SIZES["train"][0]
 

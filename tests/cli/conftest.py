@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from testing.run_command import write_checkpoint
+from testing.command import write_checkpoint
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The checkpoint of ``testing.run_command``."""
+    """The checkpoint of ``testing.command``."""
     return write_checkpoint(tmp_path)

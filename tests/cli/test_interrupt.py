@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import cli
-from testing.command import jaxlstm_command
-from testing.run_command import sequences
+from testing.command import jaxlstm_command, sequences
 
 
 @pytest.fixture(autouse=True)

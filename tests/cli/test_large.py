@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 
 from jaxlstm import cli, read_checkpoint, save
 from jaxlstm_converters.lstm._load import read_lstm
-from testing.process_cost import process_cost
-from testing.processes import run_python
+from testing.processes import process_cost, run_python
 
 MIB = 1 << 20
 

@@ -11,12 +11,9 @@ import pytest
 import torch
 
 from jaxlstm import load_program
-from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.program import Program
 from testing.command import Result, jaxlstm_command
 from testing.exported import AUTO, save
-from testing.graphs import X, node
-from testing.graphs import program as program_of_nodes
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
 LENGTHS = (5, 9, 5, 1, 5, 9)
@@ -177,13 +174,3 @@ def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> No
         assert message in result.err
         assert len(result.err.splitlines()) == 1
     assert not (tmp_path / "y.npz").exists()
-
-
-def test_free_axes_have_sizes_of_their_own() -> None:
-    """``verify_model`` resizes axes of equal size together, so no two axes are equal by accident."""
-    relu = node("aten.relu.default", shape=("a", "b", "c", 3, 5, 6), self=X)
-    arrays = random_inputs(program_of_nodes(relu, shape=("a", "b", "c", 3, 5, 6)))
-    assert arrays is not None
-    (array,) = arrays
-    assert array.shape[3:] == (3, 5, 6)
-    assert len(set(array.shape)) == 6

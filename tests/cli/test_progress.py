@@ -16,9 +16,8 @@ from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import size
 from jaxlstm.cli.run import files
 from jaxlstm.inference import compile
-from testing.command import Screen
+from testing.command import CONFIG, Screen, sequences, write_long_sequence
 from testing.inference import normal, weights
-from testing.run_command import CONFIG, sequences, write_long_sequence
 
 
 def shown(*arguments: object) -> str:

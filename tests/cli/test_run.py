@@ -16,18 +16,18 @@ import pytest
 
 from jaxlstm import LSTMConfig, lstm, read_checkpoint, save
 from jaxlstm.cli.run import files
-from testing.command import jaxlstm_command
-from testing.inference import reference, weights
-from testing.processes import python_environment
-from testing.run_command import (
+from testing.command import (
     CONFIG,
     SUFFIXES,
     assert_outputs,
+    jaxlstm_command,
     run,
     sequences,
     write_long_sequence,
     write_sequences,
 )
+from testing.inference import reference, weights
+from testing.processes import python_environment
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="some of the files are Parquet files")
 BLOCK = {str(k): x[:1] for k, x in enumerate(sequences().values())}

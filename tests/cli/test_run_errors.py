@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testing.command import jaxlstm_command
-from testing.run_command import SUFFIXES, sequences, write_long_sequence, write_sequences
+from testing.command import SUFFIXES, jaxlstm_command, sequences, write_long_sequence, write_sequences
 
 pyarrow = pytest.importorskip("pyarrow", reason="some of the files are Parquet files")
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -17,10 +17,10 @@ from jaxlstm.inference import BatchPredictor
 from jaxlstm.inference.columns import RowError
 from jaxlstm.inference.random_inputs import random_inputs
 from testing import exported
+from testing.command import assert_outputs, sequences, write_checkpoint
 from testing.graphs import X, node, program
 from testing.inference import compilations
 from testing.processes import run_python
-from testing.run_command import assert_outputs, sequences, write_checkpoint
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
 ROWS = list(sequences().values())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jaxlstm.programs.errors import ProgramError
-from testing.fx_graphs import program_of_function, to_numpy
+from testing.graphs import program_of_function, to_numpy
 
 Tensor = torch.Tensor
 

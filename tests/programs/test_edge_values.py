@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.registry import find_operator
-from testing.fx_graphs import program_of_function, to_numpy
+from testing.graphs import program_of_function, to_numpy
 from testing.op_samples import require_equal_gradients, require_equal_results
 
 NAN, INF = float("nan"), float("inf")

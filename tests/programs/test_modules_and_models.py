@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from jaxlstm import from_module
 from testing import programs_child
-from testing.fx_graphs import to_numpy
+from testing.graphs import to_numpy
 from testing.model_shapes import SHAPES
 from testing.model_shapes.shape import file_stem, write_cases
 from testing.processes import run_python

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import jaxlstm
-from testing.fx_graphs import to_numpy
+from testing.graphs import to_numpy
 
 pytestmark = pytest.mark.slow
 

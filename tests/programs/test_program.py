@@ -18,8 +18,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Value
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from testing.fx_graphs import to_numpy
-from testing.graphs import X, node
+from testing.graphs import X, node, to_numpy
 from testing.graphs import program as program_of_nodes
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")

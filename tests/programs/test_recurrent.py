@@ -16,7 +16,7 @@ from torch import nn
 from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.program import Program
-from testing.fx_graphs import to_numpy
+from testing.graphs import to_numpy
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

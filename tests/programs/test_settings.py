@@ -20,7 +20,7 @@ from jaxlstm import load_program
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.patches import overlap_add
 from jaxlstm.programs.operators.registry import find_operator
-from testing.fx_graphs import program_of_function, to_numpy
+from testing.graphs import program_of_function, to_numpy
 from testing.op_samples import require_equal_gradients, require_equal_results
 
 SLOW = pytest.mark.slow
