@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxlstm.layer.precision import as_float_array, require_dtype
 
 def torch_arguments(config: Any) -> dict[str, Any]:
     """Return the arguments of ``torch.nn.LSTM`` held by a config or module."""
-    return {name: getattr(config, name) for name in LSTMConfig.__dataclass_fields__}
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(LSTMConfig)}
 
 
 def layer_params(params: Mapping[str, Any], config: LSTMConfig) -> Mapping[str, Any]:
