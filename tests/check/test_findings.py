@@ -14,81 +14,66 @@ RUNS = Criterion("runs", "exact", "it runs", lambda trial: ())
 STEPS = Criterion("steps", "semantic", "each step", lambda trial: ())
 
 
-def add(found, criterion, case, value, against=""):
-    found.add(criterion, case, Outcome(value, against))
-
-
-def test_an_exact_criterion():
+def item_of(criterion, *outcomes):
+    """Return the item after the outcomes (case, value)."""
     found = Findings()
-    add(found, RUNS, "a", "")
-    [item] = found.items()
-    assert (item.id, item.kind, item.name, item.ok, item.detail) == ("runs", "exact", "it runs", True, "")
-    assert not found.failed
-    add(found, RUNS, "b", "")
-    assert [item.detail for item in found.items()] == ["2 cases"]
-    add(found, RUNS, "b", "cannot")
-    assert [item.detail for item in found.items()] == ["b: cannot; fails in b"]
-    for case, problem in (("b", "will not"), ("b", "must not"), ("c", "is late")):
-        add(found, RUNS, case, problem)
-    [item] = found.items()
-    assert item.ok is False
+    for case, value in outcomes:
+        found.add(criterion, case, Outcome(value))
+    (item,) = found.items()
+    assert found.failed == (item.ok is False)
+    return item
+
+
+FAR, NEAR = Measurement(20.0, 10.0, "far"), Measurement(11.0, 10.0, "near")
+HALF, ALMOST = Measurement(5.0, 10.0, "there"), Measurement(0.9, 1.0, "here")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "ok", "detail"),
+    [
+        ([("a", "")], True, ""),
+        ([("a", ""), ("b", "")], True, "2 cases"),
+        ([("a", ""), ("b", "cannot")], False, "b: cannot; fails in b"),
+        (
+            [("a", ""), ("b", "cannot"), ("b", "will not"), ("c", "is late")],
+            False,
+            "b: cannot, and 1 more; fails in b, c",
+        ),
+        ([("a", "cannot"), ("b", "cannot"), ("c", "cannot")], False, "a: cannot; fails in all 3 cases"),
+        # The name of an only case is not repeated.
+        ([("", "cannot")], False, "cannot"),
+        ([("", FAR)], False, "worst: far"),
+        ([("", Untested("no state"))], None, "no state"),
+        # The case nearest its limit, which need not have the largest number.
+        ([("a", HALF), ("b", ALMOST)], True, "worst: b, here"),
+        ([("a", HALF), ("c", FAR), ("d", NEAR)], False, "worst: c, far; fails in c, d"),
+        # Two cases of one name.
+        ([("a", NEAR), ("a", FAR), ("a", NEAR)], False, "worst: a, far; fails in a"),
+        ([("a", FAR), ("b", FAR), ("c", FAR)], False, "worst: a, far; fails in all 3 cases"),
+    ],
+)
+def test_item_of_outcomes(outcomes, ok, detail):
+    item = item_of(RUNS, *outcomes)
+    assert (item.id, item.kind, item.name, item.ok, item.detail) == ("runs", "exact", "it runs", ok, detail)
+
+
+def test_data_of_an_item():
+    item = item_of(RUNS, ("a", ""), ("b", "cannot"), ("b", "will not"))
     assert item.measured is item.limit is None
-    assert item.detail == "b: cannot, and 2 more; fails in b, c"
-    assert item.data == {"cases": {"a": [], "b": ["cannot", "will not", "must not"], "c": ["is late"]}}
-    assert found.failed
-
-
-def test_measured_criterion_reports_the_case_nearest_its_limit():
-    found = Findings()
-    add(found, STEPS, "a", Measurement(5.0, 10.0, "there"))
-    add(found, STEPS, "b", Measurement(0.9, 1.0, "here"))
-    [item] = found.items()
-    assert (item.name, item.ok, item.measured, item.limit) == ("each step", True, 0.9, 1.0)
-    assert item.detail == "worst: b, here"
+    assert item.data == {"cases": {"a": [], "b": ["cannot", "will not"]}}
+    item = item_of(STEPS, ("a", HALF), ("b", ALMOST))
+    assert (item.measured, item.limit) == (0.9, 1.0)
     assert item.data["cases"]["a"] == {"value": 5.0, "limit": 10.0, "where": "there"}
-    add(found, STEPS, "c", Measurement(20.0, 10.0, "far"))
-    add(found, STEPS, "d", Measurement(11.0, 10.0, "near"))
-    [item] = found.items()
-    assert (item.ok, item.measured) == (False, 20.0)
-    assert item.detail == "worst: c, far; fails in c, d"
-    add(found, STEPS, "a", Measurement(1.0, 2.0, ""), against="torch")
+
+
+def test_references_have_an_item_each():
+    found = Findings()
+    for against in ("", "torch"):
+        found.add(STEPS, "a", Outcome(NEAR, against))
     assert [(item.id, item.name) for item in found.items()] == [
         ("steps", "each step"),
         ("steps-torch", "each step against torch"),
     ]
-
-
-def test_measurements_of_cases_of_one_name():
-    found = Findings()
-    for value in (1.0, 20.0, 2.0):
-        add(found, STEPS, "a", Measurement(value, 10.0, "there"))
-    [item] = found.items()
-    assert (item.ok, item.measured) == (False, 20.0)
-    assert item.detail == "worst: a, there; fails in a"
-
-
-def test_failure_in_every_case():
-    found = Findings()
-    for case in "abc":
-        add(found, RUNS, case, "cannot")
-        add(found, STEPS, case, Measurement(20.0, 10.0, "there"))
-    exact, measured = found.items()
-    assert exact.detail == "a: cannot; fails in all 3 cases"
-    assert measured.detail == "worst: a, there; fails in all 3 cases"
-
-
-def test_a_case_without_a_name_is_not_named():
-    found = Findings()
-    add(found, RUNS, "", "cannot")
-    add(found, STEPS, "", Measurement(20.0, 10.0, "there"))
-    assert [item.detail for item in found.items()] == ["cannot", "worst: there"]
-
-
-def test_an_untested_criterion():
-    found = Findings()
-    add(found, STEPS, "", Untested("no state"))
-    [item] = found.items()
-    assert (item.ok, item.detail) == (None, "no state")
 
 
 def test_rms_errors_are_totalled():
@@ -99,7 +84,7 @@ def test_rms_errors_are_totalled():
     )
     for where, ours in (("a", 2.0), ("b", 40.0)):
         for criterion in (mean, worst):
-            add(found, criterion, where, RmsRatio(where, 600, ours, 1.0, 1.0))
+            found.add(criterion, where, Outcome(RmsRatio(where, 600, ours, 1.0, 1.0)))
     together, single = found.items()
     assert (together.ok, together.limit) == (False, 2.0)
     assert together.measured == pytest.approx(80**0.5)

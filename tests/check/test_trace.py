@@ -44,47 +44,77 @@ def traced(found, **kwargs):
     )
 
 
-def test_right_activations():
-    assert traced(activations()) is None
-    assert traced({"l1": {"g": activations()["l1"]["g"].astype(np.float32)}}) is None
-
-
-def test_first_in_the_order_of_computation():
+def changed(*changes):
+    """Return right activations after changes (layer, gate, index, difference)."""
     found = activations()
-    assert CASE.seq_lengths is not None
-    row = int(np.argmax(CASE.seq_lengths))
-    # In a later layer.
-    found["l1"]["c"][3, row, 2] += 0.5
-    found["l0_reverse"]["h"][4, row, 1] += 0.25
-    # Earlier, as the reverse direction runs.
-    found["l0_reverse"]["f"][7, row, 3] += 0.125
-    # A later gate of the same step.
-    found["l0_reverse"]["o"][7, row, 0] += 0.125
-    divergence = traced(found)
-    assert divergence is not None
-    assert divergence[:6] == (0, "reverse", 7, row, "f", 3)
-    assert divergence.actual - divergence.expected == pytest.approx(0.125)
-    assert "layer 0, reverse, at time 7" in str(divergence)
+    for layer, gate, index, difference in changes:
+        found[layer][gate][index] += difference
+    return found
 
 
-def test_forward_direction_and_tolerance():
-    found = activations()
-    found["l1"]["o"][2, 0, 1] += 1e-6
-    divergence = traced(found)
-    assert divergence is not None
-    assert divergence[:6] == (1, "forward", 2, 0, "o", 1)
-    assert traced(found, tolerance=1e-5) is None
-
-
-def test_rejects_activations_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"l0 i has shape \(2,\), expected \(12, 5, 4\)"):
-        traced({"l0": {"i": np.zeros(2)}})
-    with pytest.raises(ValueError, match="inputs must be the inputs of the recorded activations"):
-        trace(activations(), PARAMS, CONFIG)
+LONGEST = int(np.argmax(CASE.arrays["seq_lengths"]))
 
 
 @pytest.mark.parametrize(
-    ("bug", "place", "gate"),
+    ("found", "place"),
+    [
+        (activations(), None),
+        ({"l1": {"g": activations()["l1"]["g"].astype(np.float32)}}, None),
+        (changed(("l1", "o", (2, 0, 1), 1e-6)), (1, "forward", 2, 0, "o", 1)),
+        (
+            changed(
+                ("l1", "c", (3, LONGEST, 2), 0.5),  # in a later layer
+                ("l0_reverse", "h", (4, LONGEST, 1), 0.25),
+                ("l0_reverse", "f", (7, LONGEST, 3), 0.125),  # earlier, as the reverse direction runs
+                ("l0_reverse", "o", (7, LONGEST, 0), 0.125),  # a later gate of the same step
+            ),
+            (0, "reverse", 7, LONGEST, "f", 3),
+        ),
+    ],
+    ids=["right", "float32", "forward", "order of computation"],
+)
+def test_activations(found, place):
+    divergence = traced(found)
+    assert (divergence and divergence[:6]) == place
+    if place and place[0] == 0:
+        assert divergence.actual - divergence.expected == pytest.approx(0.125)
+        assert "layer 0, reverse, at time 7" in str(divergence)
+    if place and place[0] == 1:
+        assert traced(found, tolerance=1e-5) is None
+
+
+@pytest.mark.parametrize(
+    ("recorded", "inputs", "message"),
+    [
+        ({"l0": {"i": np.zeros(2)}}, CASE.inputs, r"l0 i has shape \(2,\), expected \(12, 5, 4\)"),
+        (activations(), None, "inputs must be the inputs of the recorded activations"),
+        # A layer or gate that the LSTM does not have would not be compared.
+        ({"l7": {}}, CASE.inputs, "got 'l7'"),
+        ({"l0": {"z": np.zeros(3)}}, CASE.inputs, r"got \['z'\]"),
+    ],
+)
+def test_rejects_activations_that_do_not_fit(recorded, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        trace(recorded, PARAMS, CONFIG, inputs=inputs)
+
+
+def without_h_n(x, state, lengths, *, params):
+    outputs, (_, c_n) = WrongPort(CONFIG, "order iofg")(x, state, lengths, params=params)
+    return outputs, (None, c_n)
+
+
+def without_c_n(x, state, lengths, *, params):
+    outputs, (h_n, _) = WrongPort(CONFIG, "order iofg")(x, state, lengths, params=params)
+    return outputs, (h_n, None)
+
+
+def without_initial_state(x, *, params):
+    zeros = np.zeros((4, x.shape[1], 4), x.dtype)
+    return WrongPort(CONFIG, "order iofg")(x, (zeros, zeros), None, params=params)
+
+
+@pytest.mark.parametrize(
+    ("port", "place", "gate"),
     [
         ("order iofg", (0, "forward", 0), "f"),
         ("order igfo", (0, "forward", 0), "f"),
@@ -95,18 +125,36 @@ def test_rejects_activations_that_do_not_fit():
         # More than one step differs, so no gate is named.
         ("flip over padding", (0, "reverse", 0), "c"),
         ("output of first layer", (1, "forward", 0), "output"),
+        # With two layers nothing is wrong.
         ("one layer for all", None, ""),
+        (without_h_n, (0, "forward", 0), "f"),
+        (without_c_n, (0, "forward", 0), "h"),
+        (without_initial_state, (0, "forward", 0), "c"),
     ],
 )
-def test_port(bug, place, gate):
-    found = trace(WrongPort(CONFIG, bug), PARAMS, CONFIG)
-    # With two layers nothing is wrong.
+def test_port(port, place, gate):
+    found = trace(WrongPort(CONFIG, port) if isinstance(port, str) else port, PARAMS, CONFIG)
     if place is None:
         assert found is None
         return
     assert found is not None
     assert (found[:3], found.gate) == (place, gate)
     assert abs(found.actual - found.expected) > 1e-4
+
+
+def test_port_without_lengths():
+    right = WrongPort(LSTMConfig(3, 4))
+
+    def port(x, state, *, params):
+        outputs, final = right(x, state, None, params=params)
+        outputs = outputs.copy()
+        outputs[5:, 1, 2] += 0.5
+        return outputs, final
+
+    config = LSTMConfig(3, 4)
+    found = trace(port, random_params(config), config)
+    assert found is not None
+    assert found[:6] == (0, "forward", 5, 1, "output", 2)
 
 
 def test_gates_of_layer_and_direction():
@@ -127,52 +175,6 @@ def test_gates_of_layer_and_direction():
             np.testing.assert_allclose(found.gates[gate][1], true[0, place.row], atol=1e-12)
 
 
-def test_port_without_lengths():
-    right = WrongPort(LSTMConfig(3, 4))
-
-    def port(x, state, *, params):
-        outputs, final = right(x, state, None, params=params)
-        outputs = outputs.copy()
-        outputs[5:, 1, 2] += 0.5
-        return outputs, final
-
-    config = LSTMConfig(3, 4)
-    found = trace(port, random_params(config), config)
-    assert found is not None
-    assert found[:6] == (0, "forward", 5, 1, "output", 2)
-
-
-def without_h_n(x, state, lengths, *, params):
-    outputs, (_, c_n) = WrongPort(CONFIG, "order iofg")(x, state, lengths, params=params)
-    return outputs, (None, c_n)
-
-
-def without_c_n(x, state, lengths, *, params):
-    outputs, (h_n, _) = WrongPort(CONFIG, "order iofg")(x, state, lengths, params=params)
-    return outputs, (h_n, None)
-
-
-def without_initial_state(x, *, params):
-    zeros = np.zeros((4, x.shape[1], 4), x.dtype)
-    return WrongPort(CONFIG, "order iofg")(x, (zeros, zeros), None, params=params)
-
-
-@pytest.mark.parametrize(
-    ("port", "gate"), [(without_h_n, "f"), (without_c_n, "h"), (without_initial_state, "c")]
-)
-def test_port_without_some_states(port, gate):
-    found = trace(port, PARAMS, CONFIG)
-    assert found is not None
-    assert (found[:3], found.gate) == ((0, "forward", 0), gate)
-
-
-@pytest.mark.parametrize("recorded", [{"l7": {}}, {"l0": {"z": np.zeros(3)}}])
-def test_unknown_names_are_errors(recorded) -> None:
-    """A layer or gate that the LSTM does not have would not be compared."""
-    with pytest.raises(ValueError, match=r"got .*(l7|z)"):
-        trace(recorded, PARAMS, CONFIG, inputs=CASE.inputs)
-
-
 PROJECTED = LSTMConfig(3, 4, num_layers=2, bidirectional=True, proj_size=2)
 
 
@@ -191,33 +193,37 @@ def one_step(config, slot, change=lambda results, case: results):
     return gates_of_one_step(run, config, case, slot, None), recorded
 
 
-@pytest.mark.parametrize("slot", range(4))
-def test_gates_of_a_step(slot):
-    measured, recorded = one_step(CONFIG, slot)
-    assert list(measured) == ["f", "i*g", "o"]
-    np.testing.assert_allclose(measured["f"], recorded.f[0], atol=1e-15)
-    np.testing.assert_allclose(measured["i*g"], recorded.i[0] * recorded.g[0], atol=1e-15)
-    np.testing.assert_allclose(measured["o"], recorded.o[0], rtol=1e-13)
+@pytest.mark.parametrize(
+    ("config", "slot", "names"),
+    [*((CONFIG, slot, ["f", "i*g", "o"]) for slot in range(4)), (PROJECTED, 3, ["f", "i*g"])],
+)
+def test_gates_of_a_step(config, slot, names):
+    """A projection hides o."""
+    measured, recorded = one_step(config, slot)
+    expected = {"f": recorded.f[0], "i*g": recorded.i[0] * recorded.g[0], "o": recorded.o[0]}
+    assert list(measured) == names
+    for name, gate in measured.items():
+        np.testing.assert_allclose(gate, expected[name], rtol=1e-13, atol=1e-15)
 
 
-def test_a_projection_hides_o():
-    measured, recorded = one_step(PROJECTED, 3)
-    assert list(measured) == ["f", "i*g"]
-    np.testing.assert_allclose(measured["f"], recorded.f[0], atol=1e-15)
+def with_quadratic_term(size):
+    return lambda results, case: results.with_outputs(
+        c_n=results.outputs["c_n"] + size * np.square(case.arrays["c_0"])
+    )
 
 
-@pytest.mark.parametrize(("off", "gates"), [(1e-10, ["f", "i*g", "o"]), (1e-6, [])])
-def test_no_gates_if_the_step_is_not_linear_in_c(off, gates):
-    def add_quadratic_term(results, case):
-        return results.with_outputs(c_n=results.outputs["c_n"] + off * np.square(case.arrays["c_0"]))
-
-    assert list(one_step(CONFIG, 1, add_quadratic_term)[0]) == gates
-
-
-def test_missing_states():
-    assert one_step(CONFIG, 0, lambda results, case: Results({"h_n": results.outputs["h_n"]}))[0] == {}
-    measured, _ = one_step(CONFIG, 0, lambda results, case: Results({"c_n": results.outputs["c_n"]}))
-    assert list(measured) == ["f", "i*g"]
+@pytest.mark.parametrize(
+    ("change", "gates"),
+    [
+        (with_quadratic_term(1e-10), ["f", "i*g", "o"]),
+        # The step is not linear in c.
+        (with_quadratic_term(1e-6), []),
+        (lambda results, case: Results({"h_n": results.outputs["h_n"]}), []),
+        (lambda results, case: Results({"c_n": results.outputs["c_n"]}), ["f", "i*g"]),
+    ],
+)
+def test_gates_that_can_be_recovered(change, gates):
+    assert list(one_step(CONFIG, 1, change)[0]) == gates
 
 
 def test_gates_have_the_ports_dtype():
