@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxlstm.check._verify_cell import verify_cell as verify_cell
     from jaxlstm.check._verify_matrix import verify_matrix as verify_matrix
     from jaxlstm.check._verify_model import verify_model as verify_model
-    from jaxlstm.check.report.difference import Divergence as Divergence
+    from jaxlstm.check.report.item import Divergence as Divergence
     from jaxlstm.check.report.item import Item as Item
     from jaxlstm.check.report.report import CheckFailed as CheckFailed
     from jaxlstm.check.report.report import Report as Report

@@ -13,7 +13,7 @@ from jaxlstm.check.cases.lstm import ordinary_case
 from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.difference import Candidate, Divergence, first_divergence
+from jaxlstm.check.report.item import Candidate, Divergence, first_divergence
 from jaxlstm.check.subjects.port import Port, PortSubject
 from jaxlstm.layer.config import LSTMConfig
 

@@ -7,17 +7,16 @@ working dtype. A port is right if its results meet all criteria of :mod:`jaxlstm
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from jaxlstm._shared.progress import Progress
+from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.lstm import standard_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.lstm import diagnose_port
-from jaxlstm.check.diagnosis.search import Diagnosis, Failures
-from jaxlstm.check.notes import environment, heatmaps, port_notes
+from jaxlstm.check.notes import heatmaps, port_notes, report_on
 from jaxlstm.check.report.report import Report
-from jaxlstm.check.report.text import call_text
 from jaxlstm.check.requirements import (
     REFERENCES,
     require_dtype,
@@ -92,32 +91,16 @@ def verify(
         gradients,
         tolerance=require_tolerance(rtol, atol),
     )
-    _try_cases(verification, standard_cases(config, seed), progress or (lambda *_: None))
-    items = tuple(verification.items())
-    failures = Failures.of(items)
-    diagnosis = diagnose_port(verification, subject, failures, seconds) if failures.ids else Diagnosis()
-    references = tuple(reference.name for reference in verification.references)
-    settings = {
-        "port": name_of(port),
-        "config": repr(config),
-        "dtype": str(verification.dtype),
-        "seed": seed,
-        "gradients": gradients,
-        "against": ", ".join(references),
-        "rtol": rtol,
-        "atol": atol,
-        "precision": precision,
-    }
-    return Report(
-        title=f"{name_of(port)} in {verification.dtype}",
-        items=items,
-        diagnosis=diagnosis.lines,
-        notes=tuple(port_notes(verification, subject, against)),
-        settings=settings,
-        environment=environment(precision, with_torch="torch" in references),
-        heatmaps=tuple(heatmaps(verification, subject)),
-        again=repeating_call("verify", settings),
-        difference=diagnosis.difference,
+    _try_cases(verification, standard_cases(config, seed), progress or no_progress)
+    return report_on(
+        verification,
+        partial(diagnose_port, verification, subject, seconds=seconds),
+        verify,
+        ["None" if port is None else name_of(port), "params", repr(config)],
+        {"port": name_of(port), "config": repr(config)},
+        name=name_of(port),
+        notes=port_notes(verification, subject, against),
+        heatmaps=heatmaps(verification, subject),
     )
 
 
@@ -129,13 +112,3 @@ def _try_cases(verification: Verification, cases: Sequence[Case], progress: Prog
     progress(len(cases), len(steps) - 1, "step residual")
     verification.judge_as_a_whole()
     progress(len(cases) + 1, len(steps) - 1, "done")
-
-
-def repeating_call(function: str, settings: Mapping[str, Any]) -> str:
-    """Return the call of ``verify`` or ``verify_cell`` that repeats a check with these settings."""
-    port = "None" if settings["port"] == name_of(None) else settings["port"]
-    options = {name: settings[name] for name in ("dtype", "seed", "gradients")}
-    options["against"] = tuple(settings["against"].split(", "))
-    defaults = {"precision": "highest", "rtol": None, "atol": None}
-    options |= {name: settings[name] for name in defaults}
-    return call_text(function, [port, "params", settings["config"]], options, defaults)

@@ -9,22 +9,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from jaxlstm._shared.progress import Progress
+from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.model import model_cases
 from jaxlstm.check.cases.results import Results, is_floating
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.model import diagnose_model
-from jaxlstm.check.diagnosis.search import Diagnosis, Failures
 from jaxlstm.check.exceptions import describe
-from jaxlstm.check.notes import environment, tolerance_note
+from jaxlstm.check.notes import report_on
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.report import Report
-from jaxlstm.check.report.text import call_text
 from jaxlstm.check.requirements import require_precision, require_seed, require_tolerance
 from jaxlstm.check.subjects.function import CheckedModel, FunctionModel
 from jaxlstm.check.subjects.model import ModelSubject
@@ -88,34 +87,15 @@ def verify_model(
     verification = Verification(
         subject, [module], CRITERIA, module.dtype, require_seed(seed), gradients, tolerance=tolerance
     )
-    notes = _try_cases(verification, example, module, progress or (lambda *_: None))
-    items = tuple(verification.items())
-    failures = Failures.of(items)
-    diagnosis = Diagnosis()
-    if failures.ids:
-        diagnosis = diagnose_model(verification, subject, module, failures, seconds)
-    settings = {
-        "ours": model.name,
-        "theirs": module.module_name,
-        "dtype": str(module.dtype),
-        "names": dict(names or {}),
-        "seed": seed,
-        "gradients": gradients,
-        "rtol": rtol,
-        "atol": atol,
-        "precision": precision,
-    }
-    defaults = {"names": {}, "seed": 0, "gradients": True, "rtol": None, "atol": None, "precision": "highest"}
-    arguments = ["ours", "theirs", "args", *(["kwargs"] if kwargs else [])]
-    return Report(
-        title=f"{model.name} in {module.dtype}",
-        items=items,
-        diagnosis=diagnosis.lines,
+    notes = _try_cases(verification, example, module, progress or no_progress)
+    return report_on(
+        verification,
+        partial(diagnose_model, verification, subject, module, seconds=seconds),
+        verify_model,
+        ["ours", "theirs", "args", *(["kwargs"] if kwargs else [])],
+        {"ours": model.name, "theirs": module.module_name, "names": dict(names) if names else None},
+        name=model.name,
         notes=(*notes, *_notes(verification, subject, module)),
-        settings=settings,
-        environment=environment(precision, with_torch=True),
-        again=call_text("verify_model", arguments, {name: settings[name] for name in defaults}, defaults),
-        layers=diagnosis.layers,
     )
 
 
@@ -168,7 +148,6 @@ def _notes(verification: Verification, subject: ModelSubject, theirs: TorchModel
         yield "theirs is in training mode; a copy of it was checked in evaluation mode"
     for name, sources in subject.pairing.summed().items():
         yield f"{name} is the sum of torch's {' and '.join(sources)}; in float64 the sum is exact"
-    yield from tolerance_note(verification)
 
 
 def _model(ours: Any, call: Callable[..., Any] | None, params: Any) -> CheckedModel:

@@ -1,10 +1,10 @@
-"""The parts of a report that are not verdicts: notes, heat maps, and the environment of a check."""
+"""The report on a verification, with notes, heat maps, and the environment of the check."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -13,11 +13,67 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm._shared.version import __version__
+from jaxlstm.check.diagnosis.search import Diagnosis, Failures
 from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.report.item import Heatmap
+from jaxlstm.check.report.report import Report
 from jaxlstm.check.subjects.jax_settings import default_device, lacks_float64
 from jaxlstm.check.subjects.port import PortSubject
 from jaxlstm.check.verification import Verification
+
+
+def report_on(
+    verification: Verification,
+    diagnose: Callable[[Failures], Diagnosis],
+    function: Callable[..., Report],
+    arguments: Sequence[str],
+    names: Mapping[str, Any],
+    *,
+    name: str,
+    notes: Iterable[str],
+    heatmaps: Iterable[Heatmap] = (),
+) -> Report:
+    """Return the report on the cases tried, with a diagnosis if an item failed.
+
+    ``function`` is the function that the caller called, ``arguments`` are its positional ones in words, and
+    ``names`` are settings that the verification does not hold. ``name`` is the name of the subject.
+    """
+    items = tuple(verification.items())
+    failures = Failures.of(items)
+    diagnosis = diagnose(failures) if failures.ids else Diagnosis()
+    rtol, atol = verification.tolerance or (None, None)
+    against = tuple(reference.name for reference in verification.references)
+    options = {
+        "dtype": str(verification.dtype),
+        "seed": verification.seed,
+        "gradients": verification.gradients,
+        "against": against,
+        "rtol": rtol,
+        "atol": atol,
+        "precision": verification.subject.precision,
+    }
+    if verification.tolerance is not None:
+        notes = [*notes, f"tolerances set by the caller: rtol={rtol:g}, atol={atol:g}"]
+    return Report(
+        title=f"{name} in {verification.dtype}",
+        items=items,
+        diagnosis=diagnosis.lines,
+        notes=tuple(notes),
+        settings={**names, **options, "against": ", ".join(against)},
+        environment=environment(verification.subject.precision, with_torch="torch" in against),
+        heatmaps=tuple(heatmaps),
+        again=_call_text(function, arguments, {**names, **options}),
+        difference=diagnosis.difference,
+        layers=diagnosis.layers,
+    )
+
+
+def _call_text(function: Callable[..., Report], arguments: Sequence[str], options: Mapping[str, Any]) -> str:
+    """Return a call of a function of ``jaxlstm.check``, without the options that have their default."""
+    defaults = function.__kwdefaults__ or {}
+    given = {name: v for name, v in options.items() if name in defaults and v != defaults[name]}
+    parts = [*arguments, *(f"{name}={value!r}" for name, value in given.items())]
+    return f"jaxlstm.check.{function.__name__}({', '.join(parts)})"
 
 
 def port_notes(verification: Verification, port: PortSubject, against: Sequence[str]) -> Iterator[str]:
@@ -38,14 +94,6 @@ def port_notes(verification: Verification, port: PortSubject, against: Sequence[
             + f"one ulp grows {amplification:.0e} times with these weights, so its RMS "
             "errors are a matter of chance and were not compared; the step residual covers its steps"
         )
-    yield from tolerance_note(verification)
-
-
-def tolerance_note(verification: Verification) -> Iterator[str]:
-    """Name the tolerances of the caller."""
-    if verification.tolerance is not None:
-        rtol, atol = verification.tolerance
-        yield f"tolerances set by the caller: rtol={rtol:g}, atol={atol:g}"
 
 
 def heatmaps(verification: Verification, port: PortSubject) -> Iterator[Heatmap]:

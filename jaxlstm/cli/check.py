@@ -81,7 +81,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check on each backend and in each dtype, and print the verdict. Return 0 if all hold, else 1."""
-    from jaxlstm.check.report.text import show_text
+    from jaxlstm.check.report.report import show_text
 
     if args.report:
         _require_writable(args)

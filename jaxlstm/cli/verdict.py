@@ -64,7 +64,7 @@ def _cell(item: Item | None) -> str:
 
 
 def _grids(runs: dict[str, Report]) -> Iterator[str]:
-    from jaxlstm.check.report.text import matrix_table
+    from jaxlstm.check.report.report import matrix_table
 
     for run, report in runs.items():
         yield f"{run}\n{matrix_table(report.items)}"

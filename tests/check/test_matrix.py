@@ -7,7 +7,7 @@ import pytest
 import jaxlstm
 from jaxlstm.check import verify_matrix
 from jaxlstm.check.reference import torch_lstm
-from jaxlstm.check.report.text import matrix_table
+from jaxlstm.check.report.report import matrix_table
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params, status
 from testing.wrong_ports import WrongPort

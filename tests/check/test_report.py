@@ -17,10 +17,9 @@ import pytest
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check import CheckFailed, Item, Report
-from jaxlstm.check.report.difference import Divergence, StepDifference
 from jaxlstm.check.report.html import heatmap_svg
-from jaxlstm.check.report.item import Heatmap, LayerDifference
-from jaxlstm.check.report.text import show_text
+from jaxlstm.check.report.item import Divergence, Heatmap, LayerDifference, StepDifference
+from jaxlstm.check.report.report import show_text
 
 GOOD = Item("shape", True, detail="2 cases")
 BAD = Item("semantics", False, 0.25, 1e-14, "worst: <a>", {"at": (1, 2)}, "float64-results-torch", "semantic")

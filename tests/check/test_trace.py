@@ -10,7 +10,7 @@ from jaxlstm.check.cases import lstm as cases
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.diagnosis.locate import gates_of_one_step, locate_difference
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.difference import differing_units
+from jaxlstm.check.report.item import differing_units
 from jaxlstm.check.subjects.port import Port, PortSubject
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params

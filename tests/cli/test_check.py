@@ -19,8 +19,7 @@ import torch
 import jaxlstm
 from jaxlstm import cli
 from jaxlstm.check import Item, Report
-from jaxlstm.check.report.difference import Divergence, StepDifference
-from jaxlstm.check.report.item import Heatmap
+from jaxlstm.check.report.item import Divergence, Heatmap, StepDifference
 from jaxlstm.check.subjects.port import own_port
 from jaxlstm.cli import check
 from jaxlstm.layer import stack

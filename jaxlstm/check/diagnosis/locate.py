@@ -11,13 +11,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.difference import (
-    Candidate,
-    Divergence,
-    StepDifference,
-    differing_units,
-    first_divergence,
-)
+from jaxlstm.check.report.item import Candidate, Divergence, StepDifference, differing_units, first_divergence
 from jaxlstm.check.subjects.port import PortSubject
 from jaxlstm.layer.config import LSTMConfig
 

@@ -15,7 +15,7 @@ from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Explanation, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.difference import StepDifference
+from jaxlstm.check.report.item import StepDifference
 from jaxlstm.check.subjects.port import PortSubject
 from jaxlstm.check.verification import Evidence, Verification
 
@@ -26,29 +26,29 @@ def diagnose_port(
     verification: Verification, port: PortSubject, failures: Failures, seconds: float
 ) -> Diagnosis:
     """Explain the failures. ``seconds`` is the time for pairs of faults."""
-    seed = verification.seed
-    case = ordinary_case(port.config, seed)
-    dtype = np.float64 if verification.evidence["float64"] else verification.dtype
-    try:
-        difference = locate_difference(port, case, dtype)
-    except PORT_EXCEPTIONS:  # The item "runs" reports them.
-        difference = None
-    lines = _PortDiagnosis(verification, port, difference, seconds).lines(failures)
-    return Diagnosis(tuple(lines), difference)
+    found = _PortDiagnosis(verification, port, seconds)
+    return Diagnosis(tuple(found.lines(failures)), found.difference)
 
 
 class _PortDiagnosis:
-    """The explanations of the failures of a port."""
+    """The explanations of the failures of a port, and where it first differs from the oracle."""
 
-    def __init__(
-        self, verification: Verification, port: PortSubject, difference: StepDifference | None, seconds: float
-    ) -> None:
-        self.check, self.port, self.difference, self.seconds = verification, port, difference, seconds
+    def __init__(self, verification: Verification, port: PortSubject, seconds: float) -> None:
+        self.check, self.port, self.seconds = verification, port, seconds
         self.float64, self.working = (
             [e for e in verification.evidence[which] if e.case.is_finite and "outputs" in e.results.outputs]
             for which in ("float64", "working")
         )
         self.oracle = OracleLSTM(port.params, port.config)
+        self.case = ordinary_case(port.config, verification.seed)
+        self.difference = self._locate()
+
+    def _locate(self) -> StepDifference | None:
+        dtype = np.float64 if self.check.evidence["float64"] else self.check.dtype
+        try:
+            return locate_difference(self.port, self.case, dtype)
+        except PORT_EXCEPTIONS:  # The item "runs" reports them.
+            return None
 
     def lines(self, failures: Failures) -> Iterator[str]:
         """Yield the explanations."""
@@ -114,9 +114,8 @@ class _PortDiagnosis:
 
     def _axes(self) -> Iterator[str]:
         """Test if a port that raised expects the batch axis first."""
-        case = ordinary_case(self.port.config, self.check.seed)
-        truth = self.check.truth.run(self.port.adapt(case), np.float64).outputs["outputs"]
-        batch_first = case.with_arrays(inputs=case.inputs.swapaxes(0, 1))
+        truth = self.check.truth.run(self.port.adapt(self.case), np.float64).outputs["outputs"]
+        batch_first = self.case.with_arrays(inputs=self.case.inputs.swapaxes(0, 1))
         try:
             results = self.port.run(batch_first, self.check.dtype, gradients=False)
         except PORT_EXCEPTIONS:

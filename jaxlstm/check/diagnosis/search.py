@@ -17,8 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.report.difference import StepDifference
-from jaxlstm.check.report.item import Item, LayerDifference
+from jaxlstm.check.report.item import Item, LayerDifference, StepDifference
 
 IMPROVEMENT = 8.0
 """An explanation brings the reference at least this many times closer to the subject."""

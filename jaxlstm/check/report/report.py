@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlstm._shared.table import table
-from jaxlstm.check.report.difference import StepDifference, gates_section
 from jaxlstm.check.report.html import page
 from jaxlstm.check.report.item import (
     Heatmap,
     Item,
     LayerDifference,
     Section,
+    StepDifference,
+    gates_section,
     items_section,
     layers_section,
     lines_section,
 )
-from jaxlstm.check.report.text import section_text, show_text
 
 SCHEMA = 1
 """Version of the JSON. It grows when a key changes its meaning or is removed."""
@@ -170,3 +171,51 @@ def _strict(value: Any) -> Any:
         return value
     as_float = float(value)
     return as_float if math.isfinite(as_float) else str(as_float)
+
+
+def section_text(section: Section) -> Iterator[str]:
+    """Yield the heading and the indented lines of a section; nothing without lines."""
+    lines = (": ".join(row) for row in section.rows)
+    if section.header and section.rows:
+        lines = table(section.header, section.rows, right=section.numbers).splitlines()
+    indented = [f"  {line}" for line in lines]
+    if indented:
+        yield f"{section.heading}:"
+        yield from indented
+
+
+def matrix_table(items: Iterable[Item]) -> str:
+    """Return the items of ``verify_matrix`` as a grid, with one column for each length."""
+    cells: dict[str, dict[str, str]] = {}
+    for item in items:
+        shown = item.status if item.measured is None else f"{item.status} {item.measured:.2g}"
+        cells.setdefault(item.data["row"], {})[item.data["column"]] = shown
+    columns = list(next(iter(cells.values()), ()))
+    rows = [(label, *(row[column] for column in columns)) for label, row in cells.items()]
+    return table(("", *columns), rows, right=range(1, len(columns) + 1))
+
+
+_STYLES = {
+    r"\bok\b": "green",
+    r"\buntested\b": "yellow",
+    r"\bHOLDS\b": "bold green",
+    r"\b(FAILED|DOES NOT HOLD)\b": "bold red",
+    r"(?m)^[A-Z].*:$": "bold",  # Headings.
+}
+
+
+def show_text(text: str) -> None:
+    """Print text with the words of a verdict in color. Without rich or a terminal, print plain text."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    try:
+        from rich.console import Console
+        from rich.text import Text
+    except ModuleNotFoundError:
+        print(text)
+        return
+    colored = Text(text)
+    for pattern, style in _STYLES.items():
+        colored.highlight_regex(pattern, style)
+    Console(highlight=False).print(colored, soft_wrap=True)
