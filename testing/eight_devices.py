@@ -1,29 +1,37 @@
-"""Checks on eight simulated devices, run by test_sharding.py in a separate process.
+"""Cases for eight simulated devices, each run in a separate process.
 
-Each argument is a case, such as ``stack:hidden=8``, ``both:data=2,hidden=4`` or ``default_device``. Each case
-that holds is printed.
+Each command line argument is the name of a function of this module that takes no arguments, or a config and a
+mesh such as ``both:data=2,hidden=4``. Each case is printed after it holds.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.inference import compile, shard
+from jaxlstm.kernels.cpu.library import library
 from testing.inference import normal, weights
+from testing.problems import Problem, draw, worst_error
 
 CONFIGS = {
     "stack": LSTMConfig(5, 16, num_layers=2),
     "both": LSTMConfig(5, 16, bidirectional=True, proj_size=3, batch_first=True),
 }
-COLLECTIVES = r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 
 
 def check_sharding(config: LSTMConfig, sizes: tuple[int, ...], names: tuple[str, ...]) -> None:
@@ -44,13 +52,13 @@ def check_sharding(config: LSTMConfig, sizes: tuple[int, ...], names: tuple[str,
     many = _value_and_gradients(lambda p, x: sharded(p, x, state, lengths))
     expected, (expected_params, expected_x) = one(params, x)
     actual, (actual_params, actual_x) = many(placed, x)
-    assert_close(actual, expected)
-    assert_close(sharded.gather(actual_params), expected_params)
-    assert_close(actual_x, expected_x)
+    assert worst_error(actual, expected) < 3e-6
+    assert worst_error(sharded.gather(actual_params), expected_params) < 3e-6
+    assert worst_error(actual_x, expected_x) < 3e-6
 
     text = jax.jit(sharded).lower(placed, jnp.asarray(x)).compile().as_text()
     assert text is not None
-    collectives = re.findall(COLLECTIVES, text)
+    collectives = re.findall(COLLECTIVE, text)
     count = config.num_layers * config.num_directions if "hidden" in names else 0
     assert collectives == ["all-gather"] * count, collectives
     if "hidden" in names:
@@ -65,13 +73,7 @@ def _value_and_gradients(run: Callable[[Any, Any], Any]) -> Callable[[Any, Any],
     return jax.jit(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))
 
 
-def assert_close(actual: object, expected: object) -> None:
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        scale = max(1.0, float(np.abs(e).max()))
-        np.testing.assert_allclose(np.asarray(a), np.asarray(e), rtol=0, atol=3e-6 * scale)
-
-
-def check_jit_over_the_batch() -> None:
+def jit_over_the_batch() -> None:
     """A batch that is split over the devices stays split, and nothing is sent."""
     config = LSTMConfig(5, 16, num_layers=2, bidirectional=True)
     params, x, lengths = weights(config), normal(7, 8, 5), np.array([3, 6, 1, 6, 4, 2, 5, 7])
@@ -81,11 +83,11 @@ def check_jit_over_the_batch() -> None:
     run = jax.jit(lambda p, x, n: lstm(p, x, config=config, seq_lengths=n)[0])
     outputs = run(params, *split)
     assert outputs.sharding.is_equivalent_to(rows, 3), outputs.sharding
-    assert not re.search(COLLECTIVES, str(run.lower(params, *split).compile().as_text()))
-    assert_close(outputs, run(params, x, lengths))
+    assert not re.search(COLLECTIVE, str(run.lower(params, *split).compile().as_text()))
+    assert worst_error(outputs, run(params, x, lengths)) < 3e-6
 
 
-def check_default_device() -> None:
+def default_device() -> None:
     """A Runner uses JAX's default device, which may be a device, a platform or None."""
     config = LSTMConfig(5, 12)
     for default, expected in ((jax.devices()[1], 1), ("cpu", 0), (None, 0)):
@@ -94,16 +96,235 @@ def check_default_device() -> None:
             assert runner.device.id == expected
 
 
+COLLECTIVE = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+FORWARD = {"jaxlstm_forward": 2}
+STEP = {"jaxlstm_forward": 2, "jaxlstm_backward": 2, "jaxlstm_gradients": 2}
+BATCH = (P(), P(None, "b"), P(None, "b"), P("b"))
+PROBLEM = Problem(5, 16, 8, 16, proj_size=8, bidirectional=True, ragged=True)
+CONFIG, PARAMS, X, STATE, LENGTHS = draw(PROBLEM, jnp.float32)
+ARGUMENTS: list[Any] = [PARAMS, X, STATE, LENGTHS]
+
+
+def mesh(kind: AxisType = AxisType.Auto, sizes: tuple = (8,), names: tuple = ("b",)) -> Mesh:
+    devices = np.array(jax.devices()).reshape(sizes)
+    return Mesh(devices, names, axis_types=(kind,) * len(names))
+
+
+def forward(params: Any, x: Any, state: Any, lengths: Any, backend: str = "native") -> Any:
+    return lstm(params, x, state, config=CONFIG, seq_lengths=lengths, backend=backend)
+
+
+def step(params: Any, x: Any, state: Any, lengths: Any, run: Any = forward) -> Any:
+    """Return the gradients of a training step."""
+
+    def loss(params: Any, x: Any, state: Any) -> jax.Array:
+        outputs, last = run(params, x, state, lengths)
+        return (outputs**2).sum() + jnp.sin(last.c).sum()
+
+    return jax.grad(loss, argnums=(0, 1, 2))(params, x, state)
+
+
+def scan_step(*arguments: Any) -> Any:
+    return step(*arguments, run=lambda *a: forward(*a, backend="scan"))
+
+
+@lru_cache
+def expected() -> tuple[Any, Any]:
+    """Return outputs and gradients of the plain scan on one device."""
+    outputs = jax.jit(lambda *a: forward(*a, backend="scan"))(*ARGUMENTS)
+    return outputs, jax.jit(scan_step)(*ARGUMENTS)
+
+
+def place(on: Mesh, specs: tuple, arguments: Any = ARGUMENTS) -> list:
+    return [jax.device_put(a, NamedSharding(on, s)) for a, s in zip(arguments, specs, strict=True)]
+
+
+def compiled(function: Any, arguments: list) -> tuple[Any, dict, dict, str]:
+    """Return the results, the number of calls per kernel and per collective, and the compiled program."""
+    program = jax.jit(function).lower(*arguments).compile()
+    text = str(program.as_text())
+    calls = Counter(re.findall(r'custom_call_target="(jaxlstm\w+)"', text))
+    return program(*arguments), dict(calls), dict(Counter(re.findall(COLLECTIVE, text))), text
+
+
+def check(on: Mesh, specs: tuple, collectives_forward: dict, collectives_step: dict, rows: Any = "b") -> str:
+    """Check kernel calls, collectives and results, and return the compiled training step."""
+    arguments = place(on, specs)
+    outputs, calls, collectives, _ = compiled(forward, arguments)
+    assert calls == FORWARD, calls
+    assert collectives == collectives_forward, collectives
+    assert all(
+        leaf.sharding.spec[1] == rows if rows else leaf.sharding.is_fully_replicated
+        for leaf in jax.tree.leaves(outputs)
+    )
+    assert worst_error(outputs, expected()[0]) < 1e-6
+    gradients, calls, collectives, text = compiled(step, arguments)
+    assert calls == STEP, calls
+    assert collectives == collectives_step, collectives
+    assert worst_error(gradients, expected()[1]) < 1e-6
+    return text
+
+
+def sharded_batch() -> None:
+    """The forward pass sends nothing. A training step adds up the gradients of the weights, nothing else.
+
+    Both biases have the same gradient, which is sent once.
+    """
+    expected_size = sum(x.size for name, x in PARAMS.items() if not name.startswith("bias_hh"))
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        text = check(mesh(kind), BATCH, {}, {"all-reduce": 1})
+        (line,) = re.findall(r"= (.*) all-reduce\(", text)
+        shapes = re.findall(r"f32\[([\d,]+)\]", line)
+        size = sum(math.prod(map(int, shape.split(","))) for shape in shapes)
+        assert size == expected_size, line
+
+
+def two_axes() -> None:
+    """The batch is split over both axes of a mesh, or over one of them."""
+    both, ab = mesh(AxisType.Auto, (2, 4), ("a", "b")), ("a", "b")
+    check(both, (P(), P(None, ab), P(None, ab), P(ab)), {}, {"all-reduce": 1}, ab)
+    both = mesh(AxisType.Explicit, (2, 4), ("a", "b"))
+    check(both, BATCH, {}, {"all-reduce": 1})
+
+
+def other_axes() -> None:
+    """Inputs that are split along features, and split weights, are gathered. The batch stays split."""
+    features, weights = (P(), P(None, None, "b"), P(), P()), (P("b"), *BATCH[1:])
+    check(mesh(), features, {"all-gather": 1}, {"all-gather": 1}, None)
+    count = len(ARGUMENTS[0])
+    check(mesh(), weights, {"all-gather": count}, {"all-gather": count, "all-reduce": 1})
+
+
+def replicated() -> None:
+    check(mesh(), (P(), P(), P(), P()), {}, {}, None)
+
+
+def same_bits() -> None:
+    """Without AMX, a row does not depend on its batch, so one device returns the same bits."""
+    handle, active = library().handle, library().instruction_set
+    assert handle is not None
+    if active.startswith("amx"):
+        handle.jaxlstm_use_instruction_set(b"avx512_bf16")
+    outputs, *_ = compiled(forward, place(mesh(), BATCH))
+    for a, b in zip(jax.tree.leaves(outputs), jax.tree.leaves(forward(*ARGUMENTS)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    handle.jaxlstm_use_instruction_set(active.encode())
+
+
+def uneven_batch() -> None:
+    def first_rows(run: Any) -> Any:
+        return lambda p, x, s, lengths: run(
+            p, x[:, :13], jax.tree.map(lambda leaf: leaf[:, :13], s), lengths[:13]
+        )
+
+    gradients, calls, *_ = compiled(first_rows(step), place(mesh(), BATCH))
+    assert calls == STEP, calls
+    assert worst_error(gradients, jax.jit(first_rows(scan_step))(*ARGUMENTS)) < 1e-6
+
+
+def float64() -> None:
+    """XLA partitions the program in a thread that does not see JAX's 64-bit mode."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), ARGUMENTS[:3]) + ARGUMENTS[3:]
+        gradients, calls, *_ = compiled(step, place(mesh(), BATCH, wide))
+        assert calls == STEP, calls
+        assert worst_error(gradients, jax.jit(scan_step)(*wide)) < 1e-14
+
+
+def gspmd() -> None:
+    """The older partitioner, as long as JAX has it."""
+    jax.config.update("jax_use_shardy_partitioner", False)
+    check(mesh(), BATCH, {}, {"all-reduce": 1})
+
+
+def higher_derivatives() -> None:
+    def product(run: Any) -> Any:
+        def of(params: Any, *rest: Any) -> Any:
+            gradient = lambda p: step(p, *rest, run=run)[0]  # noqa: E731
+            return jax.jvp(gradient, (params,), (params,))[1]
+
+        return of
+
+    right = jax.jit(product(lambda *a: forward(*a, backend="scan")))(*ARGUMENTS)
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        actual, *_ = compiled(product(forward), place(mesh(kind), BATCH))
+        assert worst_error(actual, right) < 1e-6
+
+
+def shard_map() -> None:
+    """Each device runs the kernel, with and without ``check_vma``."""
+    for check_vma in (True, False):
+        rows = P(None, "b")
+        mapped = jax.shard_map(
+            forward, mesh=mesh(), in_specs=BATCH, out_specs=(rows, rows), check_vma=check_vma
+        )
+        outputs, calls, collectives, _ = compiled(mapped, place(mesh(), BATCH))
+        assert (calls, collectives) == (FORWARD, {}), (calls, collectives)
+        assert worst_error(outputs, expected()[0]) < 1e-6
+        mapped_step = lambda *arguments: step(*arguments, run=mapped)  # noqa: E731, B023
+        gradients, calls, collectives, _ = compiled(mapped_step, place(mesh(), BATCH))
+        assert (calls, collectives) == (STEP, {"all-reduce": 1}), (calls, collectives)
+        assert worst_error(gradients, expected()[1]) < 1e-6
+
+
+def shard_map_without_a_state() -> None:
+    """The initial state of zeros varies over the mesh as the inputs do."""
+    params, x, *_ = ARGUMENTS
+    right = lstm(params, x, config=CONFIG, backend="scan")
+    rows = P(None, "b")
+    for backend in ("scan", "native"):
+        mapped = jax.shard_map(
+            lambda p, x: lstm(p, x, config=CONFIG, backend=backend),  # noqa: B023
+            mesh=mesh(),
+            in_specs=(P(), rows),
+            out_specs=(rows, rows),
+        )
+        assert worst_error(jax.jit(mapped)(params, x), right) < 1e-6
+
+
+def plain_scan() -> None:
+    """The plain scan on a mesh with explicit axes, with and without an initial state."""
+    on = mesh(AxisType.Explicit)
+    arguments = place(on, BATCH)
+    with jax.set_mesh(on):
+        actual, calls, collectives, _ = compiled(scan_step, arguments)
+        assert (calls, collectives) == ({}, {"all-reduce": 1}), (calls, collectives)
+        assert worst_error(actual, expected()[1]) < 1e-6
+        params, x = arguments[:2]
+        actual = jax.jit(lambda p, x: lstm(p, x, config=CONFIG, backend="scan"))(params, x)
+    assert worst_error(actual, lstm(*ARGUMENTS[:2], config=CONFIG, backend="scan")) < 1e-6
+
+
+def export() -> None:
+    exported = jax.export.export(jax.jit(forward))(*place(mesh(), BATCH))
+    assert "jaxlstm_" not in exported.mlir_module()
+    outputs = exported.call(*place(mesh(), BATCH))
+    assert worst_error(outputs, expected()[0]) < 1e-6
+
+
+def jax_without_the_private_name() -> None:
+    """Programs for several devices run the plain scan, programs for one device the kernel."""
+    name, private = "jax._src.dispatch", "prim_requires_devices_during_lowering"
+    real, without = sys.modules[name], ModuleType(name)
+    without.__dict__.update({key: value for key, value in vars(real).items() if key != private})
+    sys.modules[name] = without
+    import_module("jaxlstm.kernels.cpu.ffi")  # looks the name up
+    sys.modules[name] = real
+    for function, right, kernels in zip((forward, step), expected(), (FORWARD, STEP), strict=True):
+        actual, calls, *_ = compiled(function, place(mesh(), BATCH))
+        assert calls == {}, calls
+        assert worst_error(actual, right) < 1e-6
+        assert compiled(function, ARGUMENTS)[1] == kernels
+
+
 if __name__ == "__main__":
     assert len(jax.devices()) == 8
     jax.config.update("jax_disable_most_optimizations", True)  # most of the time is compilation
     for case in sys.argv[1:]:
-        if case == "default_device":
-            check_default_device()
-        elif case == "jit_over_the_batch":
-            check_jit_over_the_batch()
-        else:
-            name, mesh = case.split(":")
-            sizes = {axis: int(size) for axis, size in (a.split("=") for a in mesh.split(","))}
+        name, _, axes = case.partition(":")
+        if axes:
+            sizes = {axis: int(size) for axis, size in (a.split("=") for a in axes.split(","))}
             check_sharding(CONFIGS[name], tuple(sizes.values()), tuple(sizes))
+        else:
+            globals()[name]()
         print(case)

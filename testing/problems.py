@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -86,9 +85,7 @@ def nudged(inputs: Any, seed: int) -> Any:
     return jnp.asarray(np.nextafter(np.asarray(inputs), np.where(up, np.inf, -np.inf).astype(inputs.dtype)))
 
 
-def values_and_gradients(
-    problem: Problem, dtype: Any, backend: str, compiler_options: dict | None = None, nudge: int | None = None
-) -> Any:
+def values_and_gradients(problem: Problem, dtype: Any, backend: str, nudge: int | None = None) -> Any:
     """Return the gradients of a nonlinear loss by all arguments, the outputs and the last state.
 
     A ``nudge`` is the seed with which the inputs are :func:`nudged`.
@@ -97,7 +94,7 @@ def values_and_gradients(
     if nudge is not None:
         inputs = nudged(inputs, nudge)
 
-    @partial(jax.jit, compiler_options=compiler_options)
+    @jax.jit
     def run(params: Any, inputs: Any, state: Any) -> Any:
         def loss(params: Any, inputs: Any, state: Any) -> Any:
             outputs, last = lstm(params, inputs, state, config=config, seq_lengths=lengths, backend=backend)

@@ -11,7 +11,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,6 @@ NUDGES = 8
 
 CONFIGS_PER_CACHE = 50
 """Number of configs after which JAX's caches are cleared."""
-
-FAST_COMPILATION = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""Compiler options for programs that run only once. Newer releases of XLA lack some of them."""
 
 
 class Config(NamedTuple):
@@ -75,28 +72,11 @@ def errors(seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, Config, flo
         ffi.THREADS = 0
 
 
-@functools.cache
-def compiler_options() -> dict[str, Any]:
-    """Return the options of ``FAST_COMPILATION`` that this XLA accepts."""
-    return {name: value for name, value in FAST_COMPILATION.items() if _is_accepted({name: value})}
-
-
-def _is_accepted(options: dict[str, Any]) -> bool:
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=options)(1.0)
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
-
-
 def error_of(config: Config) -> float:
     """Return the native kernel's :func:`worst_error` relative to the plain scan, NaN included."""
     problem, dtype = config.problem, jnp.dtype(config.dtype)
     with jax.enable_x64(config.dtype == "float64"):
-        native, scan = (
-            values_and_gradients(problem, dtype, backend, compiler_options())
-            for backend in ("native", "scan")
-        )
+        native, scan = (values_and_gradients(problem, dtype, backend) for backend in ("native", "scan"))
         return worst_error(native, scan)
 
 
@@ -114,10 +94,7 @@ def sensitivity_of(config: Config) -> float:
     """Return the largest change of the scan's results over ``NUDGES`` nudges of the inputs."""
     problem, dtype = config.problem, jnp.dtype(config.dtype)
     with jax.enable_x64(config.dtype == "float64"):
-        results = [
-            values_and_gradients(problem, dtype, "scan", compiler_options(), nudge)
-            for nudge in (None, *range(NUDGES))
-        ]
+        results = [values_and_gradients(problem, dtype, "scan", nudge) for nudge in (None, *range(NUDGES))]
     return max(worst_error(result, results[0]) for result in results[1:])
 
 
@@ -128,6 +105,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    jax.config.update("jax_disable_most_optimizations", True)  # each program runs only once
     failed, worst = 0, dict.fromkeys(TOLERANCE, 0.0)
     numbers = range(options.first, options.first + options.configs)
     for number, config, error in errors(options.seed, numbers):

@@ -9,6 +9,7 @@ from tools.random_configs import Config, draw_config, errors, is_wrong
 
 
 @needs_native
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("first", [0, pytest.param(100, marks=pytest.mark.slow)])
 def test_native_equals_scan(first: int) -> None:
     numbers = range(first, first + (300 if first else 5))

@@ -16,6 +16,7 @@ import pytest
 from jaxlstm import LSTMConfig, init_params, kernels, lstm, param_shapes
 from jaxlstm.kernels.cpu import library
 from testing.problems import needs_native
+from testing.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 CONFIG = LSTMConfig(3, 4)
@@ -104,16 +105,9 @@ except RuntimeError as error:
 """
 
 
-def run_python(script: str, **environment: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
 def test_environment_turns_the_kernel_off() -> None:
     """Importing and running a layer also loads no Pallas."""
-    modules, reason, traced, error = run_python(SCRIPT, JAXLSTM_NATIVE="0").splitlines()
+    modules, reason, traced, error = run_python("-c", SCRIPT, JAXLSTM_NATIVE="0").splitlines()
     assert modules == "[]"
     assert reason == "turned off by the environment variable JAXLSTM_NATIVE"
     assert traced == "False"
@@ -125,7 +119,7 @@ def test_environment_turns_amx_off() -> None:
     script = "from jaxlstm import kernels\nprint(kernels.info()['instruction_set'])"
     instruction_set = kernels.info()["instruction_set"]
     expected = "avx512_bf16" if instruction_set.startswith("amx") else instruction_set
-    assert run_python(script, JAXLSTM_AMX="0").strip() == expected
+    assert run_python("-c", script, JAXLSTM_AMX="0").strip() == expected
 
 
 @needs_native

@@ -16,6 +16,7 @@ from jaxlstm.inference import compile
 from jaxlstm.kernels import info
 from jaxlstm.kernels.cpu.library import library
 from testing.inference import normal, weights
+from testing.instruction_sets import using
 from testing.problems import needs_native
 
 pytestmark = needs_native
@@ -34,14 +35,14 @@ ROWS = {"many rows": 29}
 @pytest.fixture(params=["best", "widened"])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a test twice: with the best instruction set of this machine, and with bfloat16 widened."""
-    handle, best = library().handle, library().instruction_set
-    assert handle is not None
-    if request.param == "widened":
-        if best == "baseline":
-            pytest.skip("the best instruction set widens")
-        handle.jaxlstm_use_instruction_set(b"baseline")
-    yield library().instruction_set
-    handle.jaxlstm_use_instruction_set(best.encode())
+    best = library().instruction_set
+    if request.param == "best":
+        yield best
+        return
+    if best == "baseline":
+        pytest.skip("the best instruction set widens")
+    with using("baseline"):
+        yield "baseline"
 
 
 def half(dtype: str, tree: Any) -> Any:

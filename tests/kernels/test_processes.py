@@ -55,6 +55,6 @@ MORE_CASES = ["other_axes", "plain_scan", "two_axes", "replicated", "higher_deri
     ids=["most", "more", "private name"],
 )
 def test_eight_devices(cases: list[str]) -> None:
-    """See the functions of ``testing/partition_child.py``: kernel calls and communication."""
-    printed = run_python("-m", "testing.partition_child", *cases, devices=8, PYTHONWARNINGS="error")
+    """See the functions of ``testing/eight_devices.py``: kernel calls and communication."""
+    printed = run_python("-m", "testing.eight_devices", *cases, devices=8, PYTHONWARNINGS="error")
     assert printed.split() == cases
