@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, read back, and compare: 0 if the results agree or this machine cannot run them, else 1."""
     subject = _program(args) if takes_program(args) else _lstm(args)
-    from jaxlstm.inference.artifact import goes_beside, read_artifact, weights_beside
+    from jaxlstm.inference.artifact import goes_beside, weights_beside
 
     output = Path(args.output)
     beside = goes_beside(subject.params, args.weights)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         progress(0, 2, f"exporting for {', '.join(platforms)}")
         subject.export(output, platforms=platforms, weights=args.weights, overwrite=args.overwrite)
         progress(1, 2, f"comparing with {subject.reference}")
-        difference = subject.compare(output) if _runs_here(read_artifact(output)) else None
+        difference = _difference(output, subject.example)
     subject.warn()
     report = {
         "output": str(output),
@@ -101,7 +101,7 @@ class _Exportable(NamedTuple):
       title, described: the description as text and for the report.
       params: the weights.
       export: takes the path and the options, and writes the artifact.
-      compare: takes the path and returns the largest difference on random inputs, or None if none fit.
+      example: returns random inputs and the results of the reference, or None if no inputs fit.
       warn: prints the warnings about the subject.
     """
 
@@ -110,47 +110,45 @@ class _Exportable(NamedTuple):
     described: dict[str, Any]
     params: Mapping[str, Any]
     export: Callable[..., Any]
-    compare: Callable[[Path], float | None]
+    example: Callable[[], tuple[Sequence[Any], Any] | None]
     warn: Callable[[], None]
 
 
 def _lstm(args: argparse.Namespace) -> _Exportable:
     require_output(args.output, checkpoint_files(args.checkpoint))
+    import numpy as np
+
+    from jaxlstm.functional import lstm
     from jaxlstm.inference.lstm_artifact import export
     from jaxlstm.layer.config import config_to_dict
 
     with progress_bar() as progress:
         selected = load_selected(args, progress)
     params, config, assumed, _ = selected
+
+    def example() -> tuple[Sequence[Any], Any]:
+        rng, dtype = np.random.default_rng(0), next(iter(params.values())).dtype
+        shapes = [(5, 5, config.input_size), *config.state_shapes(5)]
+        x, h_0, c_0 = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+        return (x, h_0, c_0), lstm(params, x, (h_0, c_0), config=config, backend="scan")
+
     return _Exportable(
         "jaxlstm.lstm",
         str(config),
         {"config": config_to_dict(config, assumed)},
         params,
         lambda path, **options: export(path, params, config, assumed=assumed, **options),
-        lambda path: _difference_of_lstm(path, params, config),
+        example,
         lambda: warn_of_assumptions(args, selected),
     )
 
 
-def _difference_of_lstm(path: Path, params: Any, config: Any) -> float:
-    import numpy as np
-
-    from jaxlstm.functional import lstm
-    from jaxlstm.inference.lstm_artifact import load_exported
-
-    loaded = load_exported(path)
-    rng = np.random.default_rng(0)
-    dtype = loaded.exported.in_avals[-1].dtype
-    shapes = [(5, 5, config.input_size), *config.state_shapes(5)]
-    x, h_0, c_0 = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
-    expected = lstm(params, x, (h_0, c_0), config=config, backend="scan")
-    return _relative_difference(loaded(x, (h_0, c_0)), expected)
-
-
 def _program(args: argparse.Namespace) -> _Exportable:
+    import jax
+
     from jaxlstm.cli.program import describe, shape_text
-    from jaxlstm.inference.program_artifact import export_program
+    from jaxlstm.inference.program_artifact import export_program, positional
+    from jaxlstm.inference.random_inputs import random_inputs
     from jaxlstm_converters.pt2._load_program import load_program
 
     refuse_options(args, "batch_first", "dropout")
@@ -158,6 +156,14 @@ def _program(args: argparse.Namespace) -> _Exportable:
     with progress_bar() as progress:
         progress(0, 1, f"reading {args.checkpoint}")
         program = load_program(args.checkpoint)
+
+    def example() -> tuple[Sequence[Any], Any] | None:
+        tensors = random_inputs(program)
+        if tensors is None:
+            return None
+        run = jax.jit(positional(program.with_options(backend="scan")))
+        return tensors, run(program.params, *tensors)
+
     described = describe(program.graph)
     shapes = ", ".join(f"{entry['name']}: {shape_text(entry)}" for entry in described["inputs"])
     return _Exportable(
@@ -166,41 +172,27 @@ def _program(args: argparse.Namespace) -> _Exportable:
         {name: described[name] for name in ("inputs", "free_axes", "results")},
         program.params,
         lambda path, **options: export_program(path, program, **options),
-        lambda path: _difference_of_program(path, program),
+        example,
         lambda: None,
     )
 
 
-def _difference_of_program(path: Path, program: Any) -> float | None:
-    import jax
+def _difference(path: Path, example: Callable[[], tuple[Sequence[Any], Any] | None]) -> float | None:
+    """Return the largest difference of an artifact from an example, relative to the largest of each result.
 
-    from jaxlstm.inference.artifact import read_artifact, read_weights
-    from jaxlstm.inference.program_artifact import positional
-    from jaxlstm.inference.random_inputs import random_inputs
-
-    exported = read_artifact(path)
-    weights = read_weights(path, exported)
-    tensors = random_inputs(program)
-    if tensors is None:
-        return None
-    expected = jax.jit(positional(program.with_options(backend="scan")))(program.params, *tensors)
-    arguments = tensors if weights is None else [weights, *tensors]
-    return _relative_difference(jax.jit(exported.call)(*arguments), expected)
-
-
-def _runs_here(exported: Any) -> bool:
-    """Return True if an artifact has code for the default device of this machine."""
-    import jax
-
-    here = jax.default_backend()
-    return {"gpu": "cuda"}.get(here, here) in exported.platforms
-
-
-def _relative_difference(actual: Any, expected: Any) -> float:
-    """Return the largest difference between two trees of arrays, relative to the largest value of each."""
+    It is None if the artifact has no code for this machine, or there is no example.
+    """
     import jax
     import numpy as np
 
+    from jaxlstm.inference.artifact import read_artifact, read_weights
+
+    exported, here = read_artifact(path), jax.default_backend()
+    if {"gpu": "cuda"}.get(here, here) not in exported.platforms or (given := example()) is None:
+        return None
+    tensors, expected = given
+    weights = read_weights(path, exported)
+    actual = jax.jit(exported.call)(*(() if weights is None else (weights,)), *tensors)
     differences = [0.0]
     for pair in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         a, b = (np.asarray(leaf, np.float64) for leaf in pair)
