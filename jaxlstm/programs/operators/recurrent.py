@@ -65,11 +65,12 @@ def run_layer(
     )
 
 
-def _drops_elements(kwargs: Kwargs) -> bool:
+def drops_elements(kwargs: Kwargs) -> bool:
+    """Return True if a layer was exported with dropout between its layers."""
     return bool(kwargs.get("train")) and bool(kwargs.get("dropout")) and kwargs.get("num_layers") != 1
 
 
-@register_operator("aten.lstm.input", in_training=_drops_elements)
+@register_operator("aten.lstm.input", in_training=drops_elements)
 def lstm_input(
     input: Array,
     hx: Sequence[Array],
@@ -92,7 +93,7 @@ def lstm_input(
 
 
 for _op in SEQUENCE_LAYERS.keys() - {"aten.lstm.input"}:
-    register_operator(_op, in_training=_drops_elements)(partial(run_layer, _op))
+    register_operator(_op, in_training=drops_elements)(partial(run_layer, _op))
 
 
 def _params(w_ih: Array, w_hh: Array, b_ih: Array | None, b_hh: Array | None) -> dict[str, Array]:

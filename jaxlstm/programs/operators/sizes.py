@@ -63,6 +63,19 @@ for _name, _function in _PYTHON_OPERATORS.items():
     register_operator(_name)(partial(_on_sizes, _function))
 
 
+@register_operator("aten.item.default", "aten._local_scalar_dense.default")
+def item(self: Array) -> Any:
+    """Return the only element as a Python number, which must be known."""
+    if isinstance(self, Tracer):
+        raise ProgramError(
+            "unsupported-operator",
+            "the model reads the value of a tensor (.item(), int(x), or a size that x determines), which is "
+            "unknown in jax.jit. Call the program outside of jax.jit, or let the function that is compiled "
+            "close over this input instead of taking it as an argument",
+        )
+    return self.item()
+
+
 @register_operator("aten._assert_scalar.default")
 def assert_scalar(self: Any, assert_msg: str) -> None:
     """Raise if an assertion about sizes does not hold. Under ``jit``, values of tensors are not checked."""
