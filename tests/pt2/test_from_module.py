@@ -213,24 +213,6 @@ def test_modules_and_arguments_that_are_refused() -> None:
     assert str(caught.value).startswith("<Branches>: ")
 
 
-class Packed(nn.Module):
-    """An LSTM over packed sequences, which torch cannot export."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4)
-
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        return self.lstm(nn.utils.rnn.pack_padded_sequence(x, lengths))[1][0]
-
-
-def test_packed_sequences() -> None:
-    module, x, lengths = Packed(), torch.randn(5, 2, 3), torch.tensor([5, 3])
-    with pytest.raises(TypeError, match=r"as the input of lstm\. .*seq_lengths=lengths"):
-        jaxlstm.from_module(module, (x, lengths))
-    assert module(x, lengths).shape == (1, 2, 4)
-
-
 def test_a_saved_program_holds_no_paths_of_source_files(tmp_path: Path) -> None:
     jaxlstm.from_module(nn.Linear(3, 4).eval(), (torch.randn(2, 3),)).save(tmp_path / "linear.pt2")
     assert b".py" not in (tmp_path / "linear.pt2").read_bytes()

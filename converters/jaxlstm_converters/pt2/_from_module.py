@@ -5,12 +5,10 @@ torch is imported by the functions, so that importing the package does not impor
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
@@ -36,7 +34,8 @@ def from_module(
     The module is exported with ``torch.export``, and the file that torch would save is read as
     :func:`jaxlstm.load_program` reads it. The time axis of an LSTM, GRU or RNN stays free, which a
     plain export does not achieve. ``program.inputs`` lists the axes that are free. An axis of size 0 or 1 in
-    the example is fixed, so pass an example with a batch of at least two.
+    the example is fixed, so pass an example with a batch of at least two. Packed sequences
+    inside of the module become padded batches with lengths.
 
     Args:
       torch_module: the module, in evaluation mode.
@@ -46,8 +45,8 @@ def from_module(
         ``torch.export.Dim.AUTO``: free unless the module fixes it.
 
     Raises:
-      TypeError: an argument has the wrong type, an LSTM of the module receives a packed sequence, or the
-        module returns a type that ``torch.export.save`` cannot write, such as the result of ``x.max(1)``.
+      TypeError: an argument has the wrong type or is a packed sequence, or the module returns a type that
+        ``torch.export.save`` cannot write, such as the result of ``x.max(1)``.
       CheckpointError: the exported program has parts that are not supported, such as control flow.
       ProgramError: it uses unsupported operators, or the module is in training mode.
       Exception: torch cannot export the module.
@@ -63,26 +62,49 @@ def from_module(
         raise TypeError(f"args must be a tuple of example arguments, such as (x,), got {type(args).__name__}")
     kwargs = dict(kwargs or {})
     for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.nn.utils.rnn.PackedSequence):
+            raise TypeError(
+                "args must not hold a PackedSequence; pass the padded batch and its lengths to a module that "
+                "packs them in forward"
+            )
         if hasattr(value, "__array__") and not isinstance(value, torch.Tensor):
             raise TypeError(f"args must hold torch tensors, got {type(value).__name__}; use torch.from_numpy")
     if dynamic_shapes is None:
         dynamic_shapes = _free_axes(torch_module, args, kwargs)
-    with free_time(), _no_packed_sequences(torch_module), warnings.catch_warnings():
-        # About torch's own code, and attributes that become constants.
-        warnings.simplefilter("ignore")
-        exported = torch.export.export(torch_module, args, kwargs, dynamic_shapes=dynamic_shapes)
-        for node in exported.graph.nodes:
-            node.meta.pop("stack_trace", None)  # It holds the paths of source files on this machine.
-        for tensors in (exported.state_dict, exported.constants):
-            tensors.update((name, _resolved(tensor)) for name, tensor in tensors.items())
-        buffer = io.BytesIO()
-        try:
+    exported = _export(torch_module, args, kwargs, dynamic_shapes)
+    for node in exported.graph.nodes:
+        node.meta.pop("stack_trace", None)  # It holds the paths of source files on this machine.
+    for tensors in (exported.state_dict, exported.constants):
+        tensors.update((name, _resolved(tensor)) for name, tensor in tensors.items())
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             torch.export.save(exported, buffer)
-        except NotImplementedError as error:
-            # torch.return_types.max and the like have no name in a file.
-            message = f"torch.export.save cannot write it: {error} Return plain tuples, lists or dicts"
-            raise TypeError(message) from error
+    except NotImplementedError as error:
+        # torch.return_types.max and the like have no name in a file.
+        message = f"torch.export.save cannot write it: {error} Return plain tuples, lists or dicts"
+        raise TypeError(message) from error
     return program_of(read_source(MemoryFile(buffer.getvalue(), f"<{type(torch_module).__name__}>")))
+
+
+def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Any, dynamic_shapes: Any) -> Any:
+    """Return the program of ``torch.export``."""
+    import torch
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    from jaxlstm_converters.pt2.trace_packed import packed_sequences
+
+    for cut in (True, False):
+        with free_time(), packed_sequences(module, cut=cut) as packed, warnings.catch_warnings():
+            # About torch's own code, and attributes that become constants.
+            warnings.simplefilter("ignore")
+            try:
+                return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            except GuardOnDataDependentSymNode:
+                if not (cut and packed.count):
+                    raise
+    raise AssertionError
 
 
 def _resolved(value: Any) -> Any:
@@ -107,29 +129,3 @@ def _free_axes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     return _pytree.tree_map(axes, dict(arguments))
-
-
-@contextlib.contextmanager
-def _no_packed_sequences(module: torch.nn.Module) -> Iterator[None]:
-    """Raise an error if an LSTM receives a packed sequence, which torch.export does not trace."""
-    import torch
-
-    def refuse(path: str, module: torch.nn.Module, args: Any) -> None:
-        if args and isinstance(args[0], torch.nn.utils.rnn.PackedSequence):
-            raise TypeError(
-                "torch_module must not pack sequences, which torch.export does not trace; got a "
-                f"PackedSequence as the input of {path or 'the LSTM'}. Run the LSTM on the padded inputs in "
-                "forward, and pass their lengths to the program, as in "
-                "program(program.params, x, seq_lengths=lengths)"
-            )
-
-    handles = [
-        part.register_forward_pre_hook(functools.partial(refuse, path))
-        for path, part in module.named_modules()
-        if isinstance(part, torch.nn.LSTM)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

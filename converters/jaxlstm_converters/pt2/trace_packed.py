@@ -239,8 +239,15 @@ class HostLengths(Sequence[Any]):
         return np.array([int(item) for item in self._items], dtype)
 
 
-def _pack(input: Tensor, lengths: Any, batch_first: bool) -> tuple[Any, Any]:
-    padded = _OPERATORS.pack_padded(input, lengths, batch_first)
+_FULL = "the longest of the packed sequences must be as long as its padding: cut the inputs after it"
+
+
+def _pack(input: Tensor, lengths: Tensor, batch_first: bool, cut: bool) -> tuple[Any, Any]:
+    if cut:
+        padded = _OPERATORS.pack_padded(input, lengths, batch_first)
+    else:
+        padded = input
+        torch._assert_async(lengths[0] == input.shape[1 if batch_first else 0], _FULL)
     batch = Batch(padded, lengths, batch_first)
     return PackedRows(padded, batch), BatchSizes(batch)
 
@@ -362,16 +369,23 @@ def _keeps_rows(index: Any, ndim: int) -> bool:
     return plain and (index[0] == slice(None) or (index[0] is Ellipsis and len(index) <= ndim))
 
 
-_FUNCTIONS = {
-    "_pack_padded_sequence": _pack,
-    "_pad_packed_sequence": _pad,
-    **{name: _recurrence(name) for name in packed.STATES},
-}
+_FUNCTIONS = {"_pad_packed_sequence": _pad, **{name: _recurrence(name) for name in packed.STATES}}
 _CONSTRUCTORS = ("as_tensor", "tensor")
 
 
 class PackedSequences(TorchFunctionMode):
-    """The mode; see the module."""
+    """The mode; see the module.
+
+    Attributes:
+        cut: a packed batch ends after its longest sequence, as in torch. Its number of steps is then unknown
+            in the trace, and a condition about it cannot be decided. Otherwise the batch ends with its
+            padding, and the program requires that it is as long as its longest sequence.
+        count: number of packed batches so far.
+    """
+
+    def __init__(self, *, cut: bool) -> None:
+        super().__init__()
+        self.cut, self.count = cut, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch."""
@@ -382,20 +396,28 @@ class PackedSequences(TorchFunctionMode):
         if name == "numpy" and isinstance(args[0], FakeTensor | FunctionalTensor) and args[0].ndim == 1:
             return HostLengths(args[0])
         is_packed = any(issubclass(kind, PackedRows | BatchSizes) for kind in types)
-        if name == "_pack_padded_sequence" or (is_packed and name in _FUNCTIONS):
+        if name == "_pack_padded_sequence":
+            self.count += 1
+            return _pack(*args, **kwargs, cut=self.cut)
+        if is_packed and name in _FUNCTIONS:
             return _FUNCTIONS[name](*args, **kwargs)
         return on_rows(func, args, kwargs) if is_packed else func(*args, **kwargs)
 
 
 @contextlib.contextmanager
-def packed_sequences() -> Iterator[None]:
-    """Trace packed sequences inside the block as padded batches with lengths."""
+def packed_sequences(module: torch.nn.Module, *, cut: bool) -> Iterator[PackedSequences]:
+    """Trace packed sequences of a module inside the block as padded batches with lengths."""
     with contextlib.ExitStack() as stack:
         for kind in (FakeTensor, FunctionalTensor):
             stack.enter_context(mock.patch.object(kind, "tolist", _tolist))
         stack.enter_context(mock.patch.object(RNNBase, "get_expected_hidden_size", _expected_hidden_size))
-        stack.enter_context(PackedSequences())
-        yield
+        stack.callback(module.register_forward_hook(_require_padded).remove)
+        yield stack.enter_context(PackedSequences(cut=cut))
+
+
+def _require_padded(module: torch.nn.Module, args: Any, results: Any) -> None:
+    if any(isinstance(leaf, PackedRows) for leaf in _pytree.tree_leaves(results)):
+        raise _refusal("it", "is a result of the module; return that of pad_packed_sequence instead")
 
 
 _TOLIST = {kind: kind.tolist for kind in (FakeTensor, FunctionalTensor)}

@@ -1,0 +1,307 @@
+"""Packed sequences in from_module: torch's values and gradients at other batches, times and lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from testing.fx_graphs import to_numpy
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
+from torch.nn.utils.rnn import pack_padded_sequence as pack
+from torch.nn.utils.rnn import pad_packed_sequence as unpack
+
+import jaxlstm
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm_converters.pt2 import packed as packed_operators
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+Forward = Callable[..., Any]
+
+
+class Model(nn.Module):
+    """Layers, and a forward function that uses them."""
+
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(9, 3)
+        self.lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Sequential(nn.LayerNorm(8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 5))
+        self._forward = forward
+        self.eval()
+
+    def forward(self, *args: Any) -> Any:
+        return self._forward(self, *args)
+
+
+def plain(self: Model, x: Tensor, lengths: Any) -> Any:
+    y, state = self.lstm(pack(x, lengths, batch_first=True, enforce_sorted=False))
+    return *unpack(y, batch_first=True), state
+
+
+def in_order(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    lengths, order = lengths.sort(descending=True)
+    y, (h, _) = self.lstm(pack(x[order], lengths.cpu(), True))
+    return unpack(y)[0], unpack(y, total_length=x.shape[1], padding_value=-2)[0], unpack(y, True, 1.0, 9), h
+
+
+def initial_state(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    state = tuple(x.sum((1, 2))[:, None].expand(4, -1, 4) * scale for scale in (0.1, 0.2))
+    y, state = self.lstm(pack(x, lengths, True, False), state)
+    return unpack(y, True)[0], state
+
+
+def of_mask(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    mask = torch.arange(x.shape[1]) >= lengths[:, None]
+    return plain(self, x, (~mask).sum(1))
+
+
+def several(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    y, n, _ = plain(self, x, lengths)
+    return y, plain(self, y[..., 2:5], n), plain(self, x[:2], lengths[:2])
+
+
+def rows(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    y, _ = self.lstm(pack(x.sqrt(), lengths, True, False))
+    scores = self.head(y.data)
+    gate = 2 * torch.sigmoid(scores[:, :1]) - scores.softmax(-1).amax(dim=1, keepdim=True)
+    unsorted = PackedSequence(scores * gate, y.batch_sizes)
+    both = torch.cat([scores, y.data.log_softmax(1)], -1)
+    return unpack(unsorted, True)[0], unpack(y._replace(data=both)), unpack(y.to("cpu").float())[0]
+
+
+def embedded(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    tokens = pack((x * 3).long(), lengths, True, False)
+    tokens = PackedSequence(self.embed(tokens.data)[:, 0], *tokens[1:])
+    return self.lstm(tokens)[1]
+
+
+def of_rows(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    kept = x[lengths > 2], lengths[lengths > 2]
+    return plain(self, *kept)
+
+
+def of_longest(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    y = plain(self, x, lengths)[0]
+    return y * (torch.arange(lengths.max()) < lengths[:, None])[..., None]
+
+
+FORWARDS: list[Forward] = [
+    plain,
+    in_order,
+    initial_state,
+    of_mask,
+    several,
+    rows,
+    embedded,
+    of_rows,
+    of_longest,
+]
+HOST: dict[str, Forward] = {
+    "tolist": lambda self, x, lengths: plain(self, x, lengths.tolist()),
+    "numpy": lambda self, x, lengths: plain(self, x, lengths.cpu().numpy()),
+    "tensor of numpy": lambda self, x, lengths: plain(self, x, torch.tensor(lengths.numpy().tolist())),
+    "list of tensors": lambda self, x, lengths: plain(self, x[:2], [lengths[0], lengths[1]]),
+}
+
+
+def batch(lengths: list[int], time: int) -> tuple[Tensor, Tensor]:
+    return torch.rand(len(lengths), time, 3), torch.tensor(lengths)
+
+
+# The last batch has more steps than its longest sequence.
+BATCHES = [([3, 5, 2], 5), ([6, 6, 3, 1], 6), ([3, 4], 7)]
+
+
+def require_equal(program: jaxlstm.Program, model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Assert that values and gradients equal torch's, outside of jit."""
+    expected = jax.tree.leaves(model(*args))
+    model.zero_grad()
+    sum(leaf.sin().sum() for leaf in expected if leaf.is_floating_point()).backward()
+    inputs = [to_numpy(arg) for arg in args]
+
+    def loss(params: Any) -> Any:
+        leaves = jax.tree.leaves(program(params, *inputs))
+        return sum(jnp.sin(leaf).sum() for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)), leaves
+
+    gradient, actual = jax.grad(loss, has_aux=True)(program.params)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, to_numpy(theirs), atol=1e-5, strict=ours.dtype != np.int32)
+    for name, parameter in model.named_parameters():
+        theirs = np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
+        np.testing.assert_allclose(gradient[name], theirs, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("forward", FORWARDS, ids=lambda forward: forward.__name__)
+def test_values_and_gradients(forward: Forward) -> None:
+    model = Model(forward)
+    program = jaxlstm.from_module(model, batch(*BATCHES[0]))
+    for made in BATCHES[1:]:
+        require_equal(program, model, batch(*made))
+
+
+@pytest.mark.parametrize("form", HOST)
+def test_lengths_on_the_host(form: str) -> None:
+    model = Model(HOST[form])
+    program = jaxlstm.from_module(model, batch(*BATCHES[0]))
+    for args in (batch(*made) for made in BATCHES[1:]):
+        actual = jax.tree.leaves(program(program.params, *map(to_numpy, args)))
+        for ours, theirs in zip(actual, jax.tree.leaves(model(*args)), strict=True):
+            np.testing.assert_allclose(ours, to_numpy(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_pack_sequence(is_sorted: bool) -> None:
+    """Sequences of free lengths; sorted ones are required in their order."""
+
+    def forward(self: Model, *sequences: Tensor) -> Any:
+        y, state = self.lstm(pack_sequence(list(sequences), enforce_sorted=is_sorted))
+        return unpack(y)[0], state, pad_sequence(list(sequences), padding_value=1.0, padding_side="left")
+
+    model = Model(forward)
+    program = jaxlstm.from_module(model, (torch.rand(5, 3), torch.rand(4, 3)))
+    require_equal(program, model, (torch.rand(7, 3), torch.rand(2, 3)))
+    if is_sorted:
+        with pytest.raises(ProgramError, match=r"decreasing, got \[2, 7\]; pack with enforce_sorted=False"):
+            program(program.params, np.ones((2, 3), np.float32), np.ones((7, 3), np.float32))
+    else:
+        require_equal(program, model, (torch.rand(2, 3), torch.rand(7, 3)))
+
+
+def test_under_jit_a_batch_is_as_long_as_its_padding() -> None:
+    model = Model(plain)
+    program = jaxlstm.from_module(model, batch(*BATCHES[0]))
+    x, lengths = batch([4, 3, 2], 7)
+    y, n, (h, _) = jax.jit(program)(program.params, x.numpy(), lengths.numpy())
+    expected = model(x, lengths)
+    np.testing.assert_allclose(y[:, :4], to_numpy(expected[0]), atol=1e-5)
+    assert y.shape[1] == 7
+    assert not y[:, 4:].any()
+    np.testing.assert_array_equal(n, [4, 3, 2])
+    np.testing.assert_allclose(h, to_numpy(expected[2][0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[8, 2, 1], [3, 0, 1]])
+def test_lengths_that_torch_refuses(lengths: list[int]) -> None:
+    program = jaxlstm.from_module(Model(plain), batch(*BATCHES[0]))
+    with pytest.raises(ProgramError, match=r"between 1 and .* 7; got [80]") as caught:
+        program(program.params, *map(to_numpy, batch(lengths, 7)))
+    assert caught.value.code == "guard"
+
+
+def test_a_condition_on_the_longest_sequence() -> None:
+    """It is decided for a batch without steps of padding only, which the program requires."""
+
+    def forward(self: Model, x: Tensor, lengths: Tensor) -> Any:
+        y = plain(self, x, lengths)[0]
+        return y.sum(1) if y.shape[1] == x.shape[1] else y[:, 0]
+
+    model = Model(forward)
+    program = jaxlstm.from_module(model, batch(*BATCHES[0]))
+    require_equal(program, model, batch([4, 7], 7))
+    with pytest.raises(ProgramError, match="must be as long as its padding: cut the inputs") as caught:
+        program(program.params, *map(to_numpy, batch([4, 3], 7)))
+    assert caught.value.code == "guard"
+
+
+def test_file(tmp_path: Path) -> None:
+    """One node of the graph is the LSTM; the file opens in torch too, and can be trained there."""
+    model, args = Model(in_order), batch(*BATCHES[1])
+    jaxlstm.from_module(model, batch(*BATCHES[0])).save(tmp_path / "packed.pt2")
+    program = jaxlstm.load_program(tmp_path / "packed.pt2")
+    require_equal(program, model, args)
+    assert [node.op for node in program.graph.nodes if "lstm." in node.op.partition("jax")[2]] == [
+        "jaxlstm.pack_padded.default",
+        "jaxlstm.packed_lstm.default",
+        *["jaxlstm.pad_packed.default"] * 3,
+    ]
+    loaded = torch.export.load(tmp_path / "packed.pt2").module()
+    for run in (model, loaded):
+        run.zero_grad()
+        sum(leaf.sin().sum() for leaf in jax.tree.leaves(run(*args)) if leaf.is_floating_point()).backward()
+    theirs = dict(loaded.named_parameters())
+    for name, parameter in model.lstm.named_parameters(prefix="lstm"):
+        torch.testing.assert_close(theirs[name].grad, parameter.grad)
+
+
+FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
+    "tolist": lambda packed: packed.batch_sizes.tolist(),
+    r"batch_sizes\[1\]": lambda packed: list(packed.batch_sizes),
+    "split": lambda packed: packed.data.split(packed.batch_sizes),
+    "sum": lambda packed: packed.data.sum(0),
+    "mean": lambda packed: packed.data.mean(),
+    "len is the sum": lambda packed: len(packed.data),
+    "first axis is the sum": lambda packed: torch.zeros(packed.data.shape[0]),
+    "size of the first axis": lambda packed: list(packed.data.size()),
+    "new_zeros": lambda packed: packed.data.new_zeros(1),
+    "iteration": lambda packed: list(packed.data),
+    "relu_": lambda packed: packed.data.relu_(),
+    "relu may": lambda packed: nn.ReLU(inplace=True)(packed.data),
+    "__add__": lambda packed: packed.data + torch.ones(10, 1),
+    "add may": lambda packed: torch.add(packed.data, 1, out=torch.ones(1)),
+    "__getitem__": lambda packed: packed.data[1:],
+    "__matmul__": lambda packed: packed.data @ torch.ones(5, 3, 2),
+    "layer_norm": lambda packed: nn.functional.layer_norm(packed.data, (10, 3)),
+    "batch_norm": lambda packed: nn.functional.batch_norm(packed.data, None, None, training=True),
+    "linear": lambda packed: nn.functional.linear(torch.ones(2, 3), packed.data),
+    "unknown": lambda packed: packed.data.unknown,
+    "softmax": lambda packed: nn.functional.softmax(packed.data, 0),
+    "made of another tensor": lambda packed: unpack(PackedSequence(torch.ones(10, 3), packed.batch_sizes)),
+    "two others": lambda packed: unpack(PackedSequence(packed.data, _other().batch_sizes)),
+    "two batches": lambda packed: packed.data + _other().data,
+    "pad_packed_sequence instead": lambda packed: packed,
+}
+
+
+def _other() -> PackedSequence:
+    return pack(torch.ones(2, 3, 3), torch.tensor([2, 2, 1]))
+
+
+@pytest.mark.parametrize("reason", FIELDS)
+def test_fields_without_a_meaning(reason: str) -> None:
+    model = Model(lambda self, x, lengths: FIELDS[reason](pack(x, lengths, True, False)))
+    with pytest.raises(ProgramError, match=reason) as caught:
+        jaxlstm.from_module(model, batch(*BATCHES[0]))
+    assert caught.value.code == "unsupported-operator"
+
+
+def test_a_packed_sequence_as_an_argument() -> None:
+    packed = pack(torch.ones(3, 2, 3), torch.tensor([3, 2]))
+    with pytest.raises(TypeError, match="must not hold a PackedSequence"):
+        jaxlstm.from_module(nn.LSTM(3, 4).eval(), (packed,))
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_operators_of_torch(layer: type[nn.RNNBase]) -> None:
+    """The schemas, fake kernels and gradients are consistent, and training works in torch."""
+    recurrence = layer(3, 4, bidirectional=True)
+    name = {nn.LSTM: "lstm", nn.GRU: "gru", nn.RNN: "rnn_tanh"}[layer]
+    x, lengths = torch.rand(5, 3, 3, requires_grad=True), torch.tensor([4, 4, 2])
+    state = [torch.rand(2, 3, 4, requires_grad=True) for _ in range(packed_operators.STATES[name])]
+    y, final = recurrence(pack(x, lengths), tuple(state) if name == "lstm" else state[0])
+    expected = unpack(y)[0], *(final if name == "lstm" else (final,))
+    operators = torch.ops.jaxlstm
+    cut = operators.pack_padded(x, lengths, False)
+    args = (lengths, state, recurrence._flat_weights, True, 1, 0.0, False, True, False)
+    operator = getattr(operators, f"packed_{name}")
+    actual = operator(cut, *args)
+    leaves = [x, *state, *recurrence.parameters()]
+    gradients = [
+        torch.autograd.grad(sum(leaf.sin().sum() for leaf in results), leaves)
+        for results in (expected, actual)
+    ]
+    torch.testing.assert_close((actual, gradients[1]), (expected, gradients[0]))
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(operator.default, (cut.detach().requires_grad_(), *args), test_utils=checks)
+    torch.library.opcheck(operators.pack_padded.default, (x, lengths, False), test_utils=checks)
+    torch.library.opcheck(operators.pad_packed.default, (x, lengths, False, 2.0, 9), test_utils=checks)
+    with pytest.raises(ValueError, match="from 1 to 5"):
+        operators.pack_padded(x, lengths.flip(0), False)
