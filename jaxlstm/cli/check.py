@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -214,6 +215,8 @@ def check_program(
             "jaxlstm.check.verify_model with an example of yours"
         )
     example, kwargs = as_arguments(program, tensors)
+    if any(node.op.startswith("jaxlstm.") for node in program.graph.nodes):
+        import_module("jaxlstm_converters.pt2.packed")  # defines these operators in torch
     exported = read_exported_program(args.checkpoint)
     with jax.default_device(device):
         yield "program", verify_model(program, exported, example, kwargs, seed=args.seed, progress=progress)

@@ -44,7 +44,7 @@ def lstm_hints(graph: Graph) -> dict[str, dict[str, Any]]:
     """Return prefix -> batch_first and dropout of each LSTM in a graph."""
     hints = {}
     for node in graph.nodes:
-        if node.op == "aten.lstm.input":
+        if node.op in ("aten.lstm.input", "jaxlstm.packed_lstm.default"):
             first, *_ = node.kwargs["params"]  # type: ignore[misc]
             name = graph.parameters.get(getattr(first, "name", ""), "")
             if name.endswith("weight_ih_l0"):

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from testing.fx_graphs import to_numpy
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 from torch.nn.utils.rnn import pack_padded_sequence as pack
@@ -20,6 +19,7 @@ from torch.nn.utils.rnn import pad_packed_sequence as unpack
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import packed as packed_operators
+from testing.graphs import to_numpy
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

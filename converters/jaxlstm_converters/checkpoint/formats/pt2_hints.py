@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-LSTM = "torch.ops.aten.lstm.input"
+LSTMS = ("torch.ops.aten.lstm.input", "torch.ops.jaxlstm.packed_lstm.default")
 FIRST_WEIGHT = "weight_ih_l0"
 
 
@@ -18,7 +18,7 @@ def lstm_hints(document: Any) -> dict[str, dict[str, Any]]:
     hints = {}
     names = dict(_parameters(_at(document, "graph_module", "signature", "input_specs")))
     for node in _items(_at(document, "graph_module", "graph", "nodes")):
-        if _at(node, "target") != LSTM:
+        if _at(node, "target") not in LSTMS:
             continue
         arguments = {_text(item, "name"): _at(item, "arg") for item in _items(_at(node, "inputs"))}
         first = next(_items(_at(arguments.get("params"), "as_tensors")), None)
