@@ -52,8 +52,7 @@ if TYPE_CHECKING:
     from jaxlstm_converters.pt2._load_program import load_program as load_program
     from jaxlstm_converters.write._save import save as save
 
-_LAYERS = ("LSTM", "LSTMCell")
-_NAMES, __getattr__, __dir__ = lazy_names(
-    __name__, {name: f"; use jaxlstm.nnx.{name} or jaxlstm.linen.{name}" for name in _LAYERS}
-)
+_HINTS = {name: f"; use jaxlstm.nnx.{name} or jaxlstm.linen.{name}" for name in ("LSTM", "LSTMCell")}
+_HINTS |= {name: f"; use jaxlstm.nnx.{name}" for name in ("GRU", "RNN")}
+_NAMES, __getattr__, __dir__ = lazy_names(__name__, _HINTS)
 __all__ = [*_NAMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,4 +1,4 @@
-"""``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` as Flax NNX modules.
+"""``torch.nn.LSTM``, ``GRU``, ``RNN`` and ``LSTMCell`` as Flax NNX modules.
 
 The constructors take torch's arguments in torch's order, and then Flax's keywords. Parameters are attributes
 with torch's names, such as ``lstm.weight_ih_l0``.
@@ -14,17 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxlstm.functional import Inputs, lstm, lstm_cell
+from jaxlstm.functional import Inputs, lstm_cell, run_layers
 from jaxlstm.layer import module_calls
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
-from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig, require_config
+from jaxlstm.layer.config import GRUConfig, LayerConfig, LSTMCellConfig, LSTMConfig, RNNConfig, require_config
 from jaxlstm.layer.nnx_tabulate import is_tabulated, tabulated
 from jaxlstm.layer.params import Params, init_params, param_shapes
 from jaxlstm.layer.precision import Precision
 from jaxlstm.layer.validate import torch_keywords
 
-__all__ = ("LSTM", "LSTMCell")
+__all__ = ("GRU", "LSTM", "RNN", "LSTMCell")
 
 State = TypeVar("State", bound=tuple[Any, ...])
 
@@ -32,7 +32,7 @@ State = TypeVar("State", bound=tuple[Any, ...])
 class _TorchNamed(nnx.Module):
     """A module whose parameters are attributes with torch's names."""
 
-    config: LSTMConfig
+    config: LayerConfig
     param_dtype: Any
 
     def _init_params(self, rngs: nnx.Rngs, param_dtype: Any) -> None:
@@ -67,11 +67,50 @@ class _TorchNamed(nnx.Module):
         """Raise an error that names the functions for this purpose; torch's modules have this method."""
         raise AttributeError(
             f"{type(self).__name__} has no load_state_dict; call jaxlstm.load_state_dict(model, state_dict), "
-            "or load_params(params) with the parameters of one LSTM"
+            "or load_params(params) with the parameters of one layer"
         )
 
 
-class LSTM(_TorchNamed):
+class _SequenceModule(_TorchNamed):
+    """A module that runs layers over sequences."""
+
+    # The only backend that all layers have.
+    backend = "auto"
+
+    def _init_layers(
+        self,
+        config: LayerConfig,
+        rngs: nnx.Rngs,
+        dtype: Any,
+        param_dtype: Any,
+        precision: Precision,
+        deterministic: bool | None,
+    ) -> None:
+        self.config = config
+        self.dtype, self.precision, self.deterministic = dtype, precision, deterministic
+        self._init_params(rngs, param_dtype)
+        self._set_dropout_stream(rngs)
+
+    def _set_dropout_stream(self, rngs: nnx.Rngs) -> None:
+        _require_rngs(rngs)
+        has_stream = self.config.dropout > 0 and ("dropout" in rngs or "default" in rngs)
+        self.rngs = rngs["dropout"].fork() if has_stream else nnx.data(None)
+
+    def _run(
+        self, inputs: Any, initial_state: Any, seq_lengths: Any, deterministic: bool | None, rngs: Any
+    ) -> tuple[Any, Any]:
+        if deterministic is None:
+            deterministic = self.deterministic
+        key = None
+        fix = "call model.eval() for inference or model.train() for training"
+        if module_calls.applies_dropout(self.config, deterministic, fix=fix):
+            key = _dropout_key(self.rngs if rngs is None else rngs)
+        return run_layers(
+            **module_calls.layer_call(self, self.params, inputs, initial_state, seq_lengths, key)
+        )
+
+
+class LSTM(_SequenceModule):
     """A multi-layer LSTM with the arguments, outputs and parameter names of ``torch.nn.LSTM``.
 
     >>> model = jaxlstm.nnx.LSTM(3, 5, num_layers=2, rngs=nnx.Rngs(0))
@@ -111,7 +150,7 @@ class LSTM(_TorchNamed):
         backend: str = "auto",
         deterministic: bool | None = None,
     ):
-        self.config = LSTMConfig(
+        config = LSTMConfig(
             input_size=input_size,
             hidden_size=hidden_size,
             num_layers=num_layers,
@@ -121,16 +160,8 @@ class LSTM(_TorchNamed):
             bidirectional=bidirectional,
             proj_size=proj_size,
         )
-        self.dtype = dtype
-        self.precision, self.backend = precision, backend
-        self.deterministic = deterministic
-        self._init_params(rngs, param_dtype)
-        self._set_dropout_stream(rngs)
-
-    def _set_dropout_stream(self, rngs: nnx.Rngs) -> None:
-        _require_rngs(rngs)
-        has_stream = self.config.dropout > 0 and ("dropout" in rngs or "default" in rngs)
-        self.rngs = rngs["dropout"].fork() if has_stream else nnx.data(None)
+        self.backend = backend
+        self._init_layers(config, rngs, dtype, param_dtype, precision, deterministic)
 
     @classmethod
     def from_params(
@@ -177,14 +208,103 @@ class LSTM(_TorchNamed):
         Raises:
           ValueError: ``dropout > 0`` and ``deterministic`` is set neither here nor in the module.
         """
-        if deterministic is None:
-            deterministic = self.deterministic
-        key = None
-        fix = "call model.eval() for inference or model.train() for training"
-        if module_calls.applies_dropout(self.config, deterministic, fix=fix):
-            key = _dropout_key(self.rngs if rngs is None else rngs)
-        results = lstm(**module_calls.lstm_call(self, self.params, inputs, initial_state, seq_lengths, key))
+        results = self._run(inputs, initial_state, seq_lengths, deterministic, rngs)
         return tabulated(results) if is_tabulated(self) else results
+
+
+class _HiddenStateModule(_SequenceModule):
+    """The call of :class:`GRU` and :class:`RNN`, whose state is the array h."""
+
+    @torch_keywords(hx="initial_state", input="inputs")
+    def __call__(
+        self,
+        inputs: Inputs | np.ndarray,
+        initial_state: Any = None,
+        *,
+        seq_lengths: Any = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> tuple[Inputs, jax.Array]:
+        """Run the layers over sequences.
+
+        Args:
+          inputs: (T, B, input_size), or (B, T, input_size) with ``batch_first``; (T, input_size) for one
+            sequence; or a :class:`jaxlstm.PackedSequence`.
+          initial_state: h_0, (num_layers * D, B, hidden_size) with D directions; zeros if None.
+          seq_lengths, deterministic, rngs: as for :class:`LSTM`.
+
+        Returns:
+          ``(outputs, h_n)``: (T, B, D * hidden_size) with the axes of the inputs, and the shape of h_0.
+
+        Raises:
+          ValueError: ``dropout > 0`` and ``deterministic`` is set neither here nor in the module.
+        """
+        return self._run(inputs, initial_state, seq_lengths, deterministic, rngs)
+
+
+class GRU(_HiddenStateModule):
+    """A multi-layer GRU with the arguments, outputs and parameter names of ``torch.nn.GRU``.
+
+    It runs as a ``jax.lax.scan``. Unlike ``nnx.GRUCell`` of Flax, it has both biases of the candidate.
+
+    >>> outputs, h_n = jaxlstm.nnx.GRU(3, 5, rngs=nnx.Rngs(0))(jnp.ones((7, 1, 3)))
+    >>> outputs.shape, h_n.shape
+    ((7, 1, 5), (1, 1, 5))
+
+    Args:
+      input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional: torch's arguments.
+      rngs, dtype, param_dtype, precision, deterministic: as for :class:`LSTM`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        precision: Precision = precision_.DEFAULT,
+        deterministic: bool | None = None,
+    ):
+        config = GRUConfig(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        self._init_layers(config, rngs, dtype, param_dtype, precision, deterministic)
+
+
+class RNN(_HiddenStateModule):
+    """A multi-layer Elman network with the arguments, outputs and parameter names of ``torch.nn.RNN``.
+
+    Args:
+      input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional: torch's
+        arguments. ``nonlinearity`` is "tanh" or "relu".
+      rngs, dtype, param_dtype, precision, deterministic: as for :class:`LSTM`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        precision: Precision = precision_.DEFAULT,
+        deterministic: bool | None = None,
+    ):
+        sizes = (input_size, hidden_size, num_layers)
+        config = RNNConfig(*sizes, bias, batch_first, dropout, bidirectional, nonlinearity)
+        self._init_layers(config, rngs, dtype, param_dtype, precision, deterministic)
 
 
 def _dropout_key(rngs: Any) -> jax.Array:

@@ -64,7 +64,7 @@ def nnx_lstm(**options: Any) -> Any:
         (lambda: linen_modules.LSTMCell.from_params(CELL, CELL_CONFIG)(X[0], hx=None), TypeError, "as state"),
         (lambda: jaxlstm.LSTM, AttributeError, r"use jaxlstm\.nnx\.LSTM or jaxlstm\.linen\.LSTM$"),
         (lambda: jaxlstm.LSTMCell, AttributeError, r"use jaxlstm\.nnx\.LSTMCell or"),
-        (lambda: jaxlstm.GRU, AttributeError, "no attribute 'GRU'$"),
+        (lambda: jaxlstm.GRU, AttributeError, r"no attribute 'GRU'; use jaxlstm\.nnx\.GRU$"),
         (lambda: nnx_modules.LSTM(3, 5, rngs=0), TypeError, r"rngs must be an nnx.Rngs, got 0; .*Rngs\(0\)"),
         (lambda: nnx_modules.LSTMCell(3, 5, rngs=7), TypeError, r"got 7; pass rngs=nnx.Rngs\(7\)"),
         (lambda: nnx_lstm(rngs=1), TypeError, r"got 1; pass rngs=nnx.Rngs\(1\)"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.layer.cell import LSTMState
-from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig, require_config
+from jaxlstm.layer.config import LayerConfig, LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.params import Params, check_params
 from jaxlstm.layer.precision import as_float_array, require_dtype
 
@@ -28,9 +28,9 @@ def layer_params(params: Mapping[str, Any], config: LSTMConfig) -> Mapping[str, 
     return params
 
 
-def checked_params(params: Mapping[str, Any], config: LSTMConfig) -> tuple[Params, np.dtype]:
+def checked_params(params: Mapping[str, Any], config: LayerConfig) -> tuple[Params, np.dtype]:
     """Return parameters as JAX arrays, and their dtype, after a check of names, shapes and dtypes."""
-    check_params(params, require_config(config))
+    check_params(params, config)
     arrays = {name: as_float_array(name, value, copy=True) for name, value in params.items()}
     return arrays, jnp.result_type(*arrays.values())
 
@@ -66,11 +66,11 @@ def _is_float(leaf: Any) -> bool:
         return True
 
 
-def applies_dropout(config: LSTMConfig, deterministic: bool | None, *, fix: str) -> bool:
+def applies_dropout(config: LayerConfig, deterministic: bool | None, *, fix: str) -> bool:
     """Return True if dropout applies to this call. Raise if ``deterministic`` is unset and dropout is on.
 
     Args:
-      config: the LSTM.
+      config: the layers.
       deterministic: True for inference, False for training, None if the caller said neither.
       fix: advice for the error message.
     """
@@ -84,10 +84,10 @@ def applies_dropout(config: LSTMConfig, deterministic: bool | None, *, fix: str)
     return not deterministic
 
 
-def lstm_call(
+def layer_call(
     module: Any, params: Params, inputs: Any, initial_state: Any, seq_lengths: Any, key: Any
 ) -> dict[str, Any]:
-    """Return the arguments of ``lstm`` for a call of a module, with dropout if there is a key."""
+    """Return the arguments of ``run_layers`` for a call of a module, with dropout if there is a key."""
     params, inputs, initial_state = promote_dtypes(module.dtype, params, inputs, initial_state)
     return {
         "params": params,

@@ -130,7 +130,7 @@ class LSTM(_LinenModule):
         key = (
             self.make_rng("dropout") if module_calls.applies_dropout(config, deterministic, fix=fix) else None
         )
-        return lstm(**module_calls.lstm_call(self, params, inputs, initial_state, seq_lengths, key))
+        return lstm(**module_calls.layer_call(self, params, inputs, initial_state, seq_lengths, key))
 
 
 class LSTMCell(_LinenModule, nn.RNNCellBase):

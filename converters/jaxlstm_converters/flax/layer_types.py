@@ -79,8 +79,11 @@ _TABLE: dict[tuple[type, ...], FlaxLayerType] = {
     (jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell): FlaxLayerType(
         recurrent.lone_cell, ("weight_hh", 2)
     ),
-    (jaxlstm.nnx.LSTM, jaxlstm.linen.modules.LSTM): FlaxLayerType(
+    (jaxlstm.nnx.LSTM, jaxlstm.nnx.GRU, jaxlstm.linen.modules.LSTM): FlaxLayerType(
         None, ("weight_hh_l0", 2), (settings.batch_first,)
+    ),
+    (jaxlstm.nnx.RNN,): FlaxLayerType(
+        None, ("weight_hh_l0", 2), (settings.batch_first, settings.nonlinearity)
     ),
 }
 LAYER_TYPES = {kind: row for kinds, row in _TABLE.items() for kind in kinds}

@@ -16,7 +16,8 @@ Pads = tuple[tuple[int, int], ...]
 
 _OF_CONVOLUTIONS = ("stride", "dilation", "padding", "padding_mode", "transposed")
 SETTINGS = (
-    *("eps", "momentum", "batch_first", "num_heads", "num_groups", "add_zero_attn", "max_norm"),
+    *("eps", "momentum", "num_heads", "num_groups", "add_zero_attn", "max_norm"),
+    *("batch_first", "nonlinearity"),
     *_OF_CONVOLUTIONS,
 )
 """The attributes of torch's layers that are compared."""
@@ -96,13 +97,20 @@ def time_major(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
 
 
 def batch_first(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Check the order of the axes of this library's LSTM."""
+    """Check the order of the axes of this library's recurrent layers."""
     ours = module.config.batch_first
     if "batch_first" not in theirs:
         if not ours:
             yield "batch_first=False, the default; a state dict does not record torch's, so check it"
     elif theirs["batch_first"] != ours:
         yield f"batch_first={ours}, but the torch layer has batch_first={theirs['batch_first']}"
+
+
+def nonlinearity(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Check the activation function of an RNN."""
+    ours = module.config.nonlinearity
+    if theirs.get("nonlinearity", ours) != ours:
+        yield f"nonlinearity={ours!r}, but the torch layer has {theirs['nonlinearity']!r}"
 
 
 def convolution(module: Any, theirs: Mapping[str, Any], *, transposed: bool = False) -> Iterator[str]:

@@ -1,0 +1,129 @@
+"""``nnx.GRU`` and ``nnx.RNN`` against torch, filled by ``load_state_dict``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import jaxlstm
+from jaxlstm.check import verify_model
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+STACK: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "batch_first": True}
+KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("GRU", {"batch_first": True}),
+    ("GRU", STACK),
+    ("RNN", {"bias": False, **STACK}),
+    ("RNN", {"nonlinearity": "relu", **STACK}),
+]
+
+
+def pair(kind: str, **kwargs: Any) -> tuple[Callable[..., Any], Any]:
+    """Return a torch layer, and the NNX layer with its weights."""
+    torch.manual_seed(0)
+    theirs = getattr(torch.nn, kind)(3, 4, **kwargs).eval()
+    ours = getattr(jaxlstm.nnx, kind)(3, 4, **kwargs, rngs=nnx.Rngs(0))
+    assert jaxlstm.load_state_dict(ours, theirs).complete
+    return theirs, ours
+
+
+def close(actual: Any, expected: Any) -> None:
+    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "kwargs"), KINDS)
+def test_values_gradients_and_weights(kind: str, kwargs: dict[str, Any]) -> None:
+    theirs, ours = pair(kind, **kwargs)
+    x, lengths = torch.randn(3, 6, 3), torch.tensor([4, 6, 1])
+    state = torch.randn_like(theirs(x)[1])
+    close(ours(x.numpy()), theirs(x))
+    close(ours(x[0].numpy()), theirs(x[0]))
+    close(nnx.jit(lambda m, x, h: m(x, h))(ours, x.numpy(), state.numpy()), theirs(x, state))
+
+    y, last = theirs(pack_padded_sequence(x, lengths, True, False), state)
+    expected = pad_packed_sequence(y, True)[0], last
+    close(ours(x.numpy(), state.numpy(), seq_lengths=lengths.numpy()), expected)
+    packed = jaxlstm.pack_padded_sequence(x.numpy(), lengths.numpy(), True, False)
+    y, last = ours(packed, state.numpy())
+    close((jaxlstm.pad_packed_sequence(y, True)[0], last), expected)
+
+    (expected[0] ** 2).sum().backward()
+    gradient = nnx.grad(lambda m: (m(x.numpy(), state.numpy(), seq_lengths=lengths.numpy())[0] ** 2).sum())(
+        ours
+    )
+    for name, parameter in theirs.named_parameters():
+        np.testing.assert_allclose(gradient[name][...], parameter.grad, atol=1e-5)
+    for name, array in jaxlstm.state_dict(ours).items():
+        np.testing.assert_array_equal(array, theirs.state_dict()[name])
+
+
+def test_dropout() -> None:
+    """Certain dropout has torch's results, other dropout needs a stream and changes them."""
+    theirs, ours = pair("GRU", num_layers=2, dropout=1.0)
+    x = torch.randn(5, 2, 3)
+    with pytest.raises(ValueError, match=r"dropout=1\.0, got None; call model\.eval\(\)"):
+        ours(x.numpy())
+    close(ours(x.numpy(), deterministic=True), theirs(x))
+    ours.train()
+    close(ours(x.numpy()), theirs.train()(x))
+    _, half = pair("GRU", num_layers=2, dropout=0.5)
+    half.train()
+    assert np.abs(half(x.numpy())[0] - half(x.numpy())[0]).max() > 1e-3
+
+
+def test_dtypes() -> None:
+    theirs, ours = pair("GRU", **STACK)
+    half = jaxlstm.nnx.GRU(3, 4, **STACK, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)).load_params(ours.params)
+    x = torch.randn(2, 5, 3)
+    outputs, last = half(x.numpy())
+    assert outputs.dtype == last.dtype == jnp.bfloat16
+    np.testing.assert_allclose(outputs.astype(np.float32), theirs(x)[0].detach(), atol=0.02)
+
+
+def test_refused() -> None:
+    gru = jaxlstm.nnx.GRU(3, 4, rngs=nnx.Rngs(0))
+    x = np.ones((5, 2, 3), np.float32)
+    calls: list[tuple[Callable[[], Any], type[Exception], str]] = [
+        (
+            lambda: jaxlstm.nnx.RNN(3, 4, nonlinearity="gelu", rngs=nnx.Rngs(0)),
+            ValueError,
+            "'tanh' or 'relu'",
+        ),
+        (lambda: gru(x, np.ones((2, 4), np.float32)), ValueError, r"h_0 must have shape \(1, 2, 4\)"),
+        (lambda: gru(x, (x, x)), TypeError, "h_0 must be a JAX or NumPy array, got tuple"),
+        (lambda: gru(x, hx=x), TypeError, "pass it as initial_state"),
+        (lambda: jaxlstm.lstm(gru.params, x, config=gru.config), TypeError, "must be an LSTMConfig"),
+        (lambda: gru.load_params({}), ValueError, r"missing weight_ih_l0 \(12, 3\)"),
+    ]
+    for call, error, message in calls:
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_nonlinearity_is_compared() -> None:
+    ours = jaxlstm.nnx.RNN(3, 4, batch_first=True, rngs=nnx.Rngs(0))
+    theirs = torch.nn.RNN(3, 4, nonlinearity="relu", batch_first=True)
+    with pytest.warns(jaxlstm.PortingWarning, match="nonlinearity='tanh', but the torch layer has 'relu'"):
+        jaxlstm.load_state_dict(ours, theirs)
+
+
+@pytest.mark.parametrize(("kind", "kwargs"), [KINDS[1], KINDS[3]])
+def test_verify_model(kind: str, kwargs: dict[str, Any]) -> None:
+    """The checker accepts a right layer, and rejects one with swapped gates or another activation."""
+    theirs, ours = pair(kind, **kwargs)
+    x = np.random.default_rng(0).standard_normal((3, 6, 3)).astype(np.float32)
+    report = verify_model(ours, theirs, (x,))
+    assert report.ok, str(report)
+    gates = np.split(ours.params["weight_hh_l1"], 3 if kind == "GRU" else 1)
+    ours.load_params({**ours.params, "weight_hh_l1": -np.concatenate(gates[::-1])})
+    assert not verify_model(ours, theirs, (x,)).ok
