@@ -13,8 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.parts import Settings
-from testing import agreement
-from testing.cases import Case, Results, pooled_error
+from testing.cases import FEW, FEWER, Case, Results, check, functional, pooled_error
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
 KINDS = {"outputs and states": False, "gradients": True}
@@ -22,7 +21,7 @@ KINDS = {"outputs and states": False, "gradients": True}
 
 def run(settings: Settings) -> Iterator[dict[str, Any]]:
     """Measure each dtype over 16 cases, which have every combination of any three settings."""
-    cases = agreement.FEWER[:1] if settings.tiny else agreement.FEW
+    cases = FEWER[:1] if settings.tiny else FEW
     for name, dtype in DTYPES.items():
         errors = np.array([_errors(case, dtype) for case in cases])
         columns = {}
@@ -45,5 +44,5 @@ def _errors(case: Case, dtype: Any) -> list[float]:
                 ours, theirs = (pooled_error(r, truth, gradients) for r in (actual, torch_own))
                 result.append(ours / theirs)
 
-    agreement.check(case, dtype, agreement.functional(case), compare=record)
+    check(case, dtype, functional(case), compare=record)
     return result

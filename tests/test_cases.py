@@ -10,8 +10,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from testing.agreement import FEW, FEWER, HALF, Forward, check, functional, linen_module, nnx_module, settings
-from testing.cases import CASES, Case
+from testing.cases import (
+    CASES,
+    FEW,
+    FEWER,
+    HALF,
+    Case,
+    Forward,
+    check,
+    functional,
+    linen_module,
+    nnx_module,
+    settings,
+)
 
 
 def on(cases: list[Case]) -> pytest.MarkDecorator:

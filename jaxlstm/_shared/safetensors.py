@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,19 +17,9 @@ DTYPE_CODES = {DTYPES[code]: code for code in ("F64", "F32", "F16", "BF16")}
 """The dtypes that are written."""
 
 
-class LazyTensors(Protocol):
-    """A mapping of arrays or lazy tensors, iterated twice by :func:`safetensors_bytes`."""
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Return each name and tensor; only ``dtype`` and ``shape`` are accessed."""
-        ...
-
-    def values(self) -> Iterable[Any]:
-        """Return the same tensors in the same order; each is read."""
-        ...
-
-
-def safetensors_bytes(tensors: LazyTensors, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+def safetensors_bytes(
+    tensors: Mapping[str, Any], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a file: the header with its metadata, then each tensor.
 
     C-contiguous little-endian tensors are not copied, so that memory does not grow with the file.

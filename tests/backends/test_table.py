@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from jaxlstm import lstm
-from testing.agreement import HALF, check, functional, linen_module, nnx_module
-from testing.cases import CASES, Case
+from testing.cases import CASES, HALF, Case, check, functional, linen_module, nnx_module
 from testing.each_backend import name_of, on_each_backend
 from testing.problems import Problem, draw, values_and_gradients, worst_error
 from testing.real_files import BY_LABEL, EACH_LSTM, Real

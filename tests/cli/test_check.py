@@ -170,20 +170,6 @@ def test_page_covers_every_run_and_absent_backends(
     assert text.count("a note") == 1
 
 
-def test_each_report_has_its_own_command(
-    checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    report = Report("jaxlstm.lstm", (Item("runs", True),), again="verify(...)")
-    monkeypatch.setattr(check, "_check", lambda *_: [("float32", report), ("float64", report)])
-    assert cli.main(["check", checkpoint, "--json"]) == 0
-    commands = [report["again"] for report in json.loads(capsys.readouterr().out)["reports"]]
-    (platform,) = {command.split("--backend ")[1].split()[0] for command in commands}
-    assert commands == [
-        f"jaxlstm check {checkpoint} --backend {platform} --dtype {dtype} --seed 0"
-        for dtype in ("float32", "float64")
-    ]
-
-
 PORTS = '''
 from dataclasses import dataclass
 import jax, jax.numpy as jnp, jaxlstm

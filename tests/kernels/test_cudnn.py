@@ -18,8 +18,7 @@ from jax.experimental import rnn
 
 from jaxlstm import LSTMConfig, LSTMState, inference, init_params, lstm, pack_padded_sequence
 from jaxlstm.kernels.gpu import cudnn
-from testing.agreement import check, functional
-from testing.cases import CASES, Case
+from testing.cases import CASES, Case, check, functional
 from testing.problems import worst_error
 
 SUPPORTED = [case for case in CASES if case.config.proj_size == 0]

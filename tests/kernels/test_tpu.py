@@ -14,8 +14,7 @@ from jaxlstm import kernels, lstm
 from jaxlstm.kernels.tpu import TPU, passes, plan
 from jaxlstm.kernels.tpu.products import product, split
 from jaxlstm.layer.scan import PLAIN
-from testing.agreement import check, functional, settings
-from testing.cases import CASES, Case
+from testing.cases import CASES, Case, check, functional, settings
 from testing.interpreted import interpreted
 from testing.problems import Problem, draw, values_and_gradients, worst_error
 
