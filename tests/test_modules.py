@@ -174,11 +174,6 @@ def test_cell_from_params(cell_type: Any) -> None:
         cell_type.from_params({}, CELL_CONFIG)
 
 
-def test_linen_from_params_unbinds() -> None:
-    model, variables = jaxlstm.linen.LSTM.from_params(cell_params(), CELL_CONFIG).unbind()
-    close(jax.jit(model.apply)(variables, X), lstm(cell_params(), X, config=CELL_CONFIG))
-
-
 def test_from_params_draws_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     params = cell_params()
     jaxlstm.nnx.LSTMCell.from_params(params, CELL_CONFIG)  # creates the key of nnx.Rngs(0)
@@ -278,17 +273,13 @@ def test_float64_requires_64_bit_mode() -> None:
         jaxlstm.linen.LSTM(3, 5, param_dtype=np.float64).init(jax.random.key(0), X)
 
 
-def test_jitted_call_after_load_params() -> None:
+def test_load_params() -> None:
+    """A call that was jitted before sees the new parameters."""
     model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
     run = nnx.jit(lambda model, x: model(x)[0])
     run(model, X)
-    model.load_params(jaxlstm.init_params(jax.random.key(1), model.config))
-    close(run(model, X), model(X)[0])
-
-
-def test_load_params() -> None:
-    model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
     other = jaxlstm.init_params(jax.random.key(1), model.config)
     close(model.load_params(other).params, other)
+    close(run(model, X), lstm(other, X, config=model.config)[0])
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
         model.load_params({"weight_ih_l0": other["weight_ih_l0"]})

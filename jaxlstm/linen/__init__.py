@@ -6,9 +6,9 @@ first use, the converters for Linen models.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from jaxlstm._shared.imports import lazy_names
 from jaxlstm.linen.modules import LSTM as LSTM
 from jaxlstm.linen.modules import LSTMCell as LSTMCell
 
@@ -16,10 +16,4 @@ if TYPE_CHECKING:
     from jaxlstm_converters.flax.linen import load_state_dict as load_state_dict
     from jaxlstm_converters.flax.linen import state_dict as state_dict
 
-
-def __getattr__(name: str) -> Any:
-    if name not in ("load_state_dict", "state_dict"):
-        raise AttributeError(f"module 'jaxlstm.linen' has no attribute {name!r}")
-    value = getattr(importlib.import_module("jaxlstm_converters.flax.linen"), name)
-    globals()[name] = value
-    return value
+_, __getattr__, _ = lazy_names(__name__)
