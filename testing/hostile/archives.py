@@ -50,6 +50,7 @@ SOURCES: dict[str, Callable[[], ZipMembers]] = {
 }
 
 
+_FAR = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
 # Wrong end records, written from the number of entries, the size and the offset of the directory.
 END_RECORDS: dict[str, Callable[[int, int, int], bytes]] = {
     "count + 1": lambda n, size, start: end_record(n + 1, size, start),
@@ -188,39 +189,58 @@ def _compression_and_encryption(label: str, made: ZipMembers) -> Iterator[FileCa
     """Cases 15 and 18."""
     bomb = [*made[:-1], ZipMember(made[-1].name, bytes(30_000_000), method=8)]
     yield from archives(15, label, {"deflated 30 MB": bomb}, "zip-compressed", "zip-layout")
-    methods = {f"method {n}": {"method": n} for n in (1, 8, 9, 12, 14, 93, 99)}
-    yield from first(15, label, made, methods, "zip-compressed")
-    flags = {f"flag {flag:#x}": {"flags": made[0].flags | flag} for flag in (1, 0x41, 0x2000)}
-    yield from first(18, label, made, flags, "zip-encrypted")
+    yield from first(15, label, made, _methods(), "zip-compressed")
+    yield from first(18, label, made, _flags(made[0]), "zip-encrypted")
 
 
 def _differences(label: str, made: ZipMembers) -> Iterator[FileCase]:
     """Case 16: headers that disagree."""
-    crc, size = zlib.crc32(made[0].data), len(made[0].data)
-    far = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
+    yield from first(16, label, made, _local_headers(made[0]), "zip-header-mismatch")
+    codes = ("zip-header-mismatch", "zip-directory", "zip-overlap")
+    yield from first(16, label, made, _extra_fields(made[0]), *codes)
+
+
+def header_changes(member: ZipMember) -> Changes:
+    """Return fields that make the headers of an entry wrong, by label."""
+    return {**_methods(), **_flags(member), **_local_headers(member), **_extra_fields(member)}
+
+
+def _methods() -> Changes:
+    return {f"method {n}": {"method": n} for n in (1, 8, 9, 12, 14, 93, 99)}
+
+
+def _flags(member: ZipMember) -> Changes:
+    return {f"flag {flag:#x}": {"flags": member.flags | flag} for flag in (1, 0x41, 0x2000)}
+
+
+def _local_headers(member: ZipMember) -> Changes:
+    size = len(member.data)
     local: Changes = {
-        "name": {"name": made[0].name[:-1] + "x"},
-        "longer name": {"name": made[0].name + "x"},
+        "name": {"name": member.name[:-1] + "x"},
+        "longer name": {"name": member.name + "x"},
         "size": {"size": size - 1},
         "compressed": {"compressed": size - 1},
-        "crc": {"crc": crc ^ 1},
+        "crc": {"crc": zlib.crc32(member.data) ^ 1},
         "flags": {"flags": 0},
         "method": {"method": 8},
         "no sizes": {"size": 0, "compressed": 0, "crc": 0},
-        "ZIP64 without values": far,
+        "ZIP64 without values": _FAR,
     }
-    changes: Changes = {f"local {what}": {"local": fields} for what, fields in local.items()}
-    yield from first(16, label, made, changes, "zip-header-mismatch")
-    right, streamed = _descriptor(crc, size), _streamed(made[0])
+    return {f"local {what}": {"local": fields} for what, fields in local.items()}
+
+
+def _extra_fields(member: ZipMember) -> Changes:
+    crc, size = zlib.crc32(member.data), len(member.data)
+    right, streamed = _descriptor(crc, size), _streamed(member)
     lies: Changes = {
-        "a size": {"local": far, "extra": _zip64(size + 1, size)},
-        "one value": {"local": far, "extra": _zip64(size)},
+        "a size": {"local": _FAR, "extra": _zip64(size + 1, size)},
+        "one value": {"local": _FAR, "extra": _zip64(size)},
         "a size that the header has too": {"extra": _zip64(size + 1, size)},
         "only one size that the header has too": {"extra": _zip64(size)},
         "more than the sizes": {"extra": _zip64(size, size, 0)},
-        "twice": {"local": far, "extra": _zip64(size, size) * 2},
+        "twice": {"local": _FAR, "extra": _zip64(size, size) * 2},
         "a field that is cut": {"extra": b"\x01\0\xff\xff"},
-        "a central size": far | {"central_extra": _zip64(1 << 62, 1 << 62)},
+        "a central size": _FAR | {"central_extra": _zip64(1 << 62, 1 << 62)},
         "a separate central size": {"central_extra": _zip64(size, size)},
         "a central offset": {"offset": 0xFFFFFFFF, "central_extra": _zip64(1 << 63)},
         "a streamed header": streamed | {"after": right, "extra": _zip64(12345)},
@@ -231,9 +251,9 @@ def _differences(label: str, made: ZipMembers) -> Iterator[FileCase]:
         "of another size": right[:-4] + struct.pack("<I", size + 1),
         "too long": right + b"x",
     }
-    changes = {f"ZIP64 lies in {what}": fields for what, fields in lies.items()}
-    changes |= {f"descriptor {what}": streamed | {"after": after} for what, after in descriptors.items()}
-    yield from first(16, label, made, changes, "zip-header-mismatch", "zip-directory", "zip-overlap")
+    return {f"ZIP64 lies in {what}": fields for what, fields in lies.items()} | {
+        f"descriptor {what}": streamed | {"after": after} for what, after in descriptors.items()
+    }
 
 
 def _end_records(label: str, made: ZipMembers) -> Iterator[FileCase]:
