@@ -14,8 +14,7 @@ from jaxlstm._shared.files import require_path
 from jaxlstm.inference.columns import RowError, arrow_column
 from jaxlstm.inference.rows import LSTMRows, ProgramRows
 from jaxlstm.layer.config import positive_int
-from jaxlstm_converters.lstm._load import read_lstm
-from jaxlstm_converters.lstm.torch_module import lookalike_warning
+from jaxlstm_converters.lstm._load import lookalike_warning, read_lstm
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.pt2._load_program import is_program, load_program
 

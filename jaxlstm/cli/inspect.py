@@ -89,7 +89,7 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
 
 
 def _lookalikes(checkpoint: Any, found: Any) -> list[str]:
-    from jaxlstm_converters.lstm.torch_module import lookalike_warning
+    from jaxlstm_converters.lstm._load import lookalike_warning
 
     classes = {prefix: hint.get("lookalike") for prefix, hint in checkpoint.hints.items()}
     named = [(prefix, classes[prefix]) for prefix in found.lstms if classes.get(prefix)]
@@ -106,7 +106,7 @@ def _apply_hints(found: Any, hints: dict[str, Any], recorded: Mapping[str, Mappi
 
 def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     from jaxlstm_converters.layers import find_layers
-    from jaxlstm_converters.optimizer.torch_state import is_optimizer_state
+    from jaxlstm_converters.optimizer.state import is_optimizer_state
 
     layers = find_layers(found, hints)
     total = sum(layer.parameters for layer in layers)

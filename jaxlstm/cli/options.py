@@ -86,8 +86,7 @@ def add_unrecorded(parser: argparse.ArgumentParser) -> None:
 def load_selected(args: argparse.Namespace, progress: Progress = no_progress) -> SelectedLSTM:
     """Load the selected LSTM, with its parameters as NumPy arrays."""
     from jaxlstm.layer.config import LSTMCellConfig
-    from jaxlstm_converters.lstm._load import read_lstm
-    from jaxlstm_converters.lstm.torch_module import lookalike_warning
+    from jaxlstm_converters.lstm._load import lookalike_warning, read_lstm
     from jaxlstm_converters.porting_warning import PortingWarning
 
     fields = {"batch_first": args.batch_first, "dropout": args.dropout}

@@ -27,7 +27,7 @@ import numpy as np
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.checkpoint import CODES, Checkpoint, CheckpointError, Tensor, read_checkpoint
-from jaxlstm_converters.checkpoint.io.budget import Budget
+from jaxlstm_converters.checkpoint.io._make_tensor import Budget
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.checkpoint.io.stream import ByteReader
 from jaxlstm_converters.checkpoint.pickle._run_pickle import run_pickle

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxlstm_converters.checkpoint
-from jaxlstm_converters.checkpoint.pickle.known_globals import KNOWN_GLOBALS
+from jaxlstm_converters.checkpoint.pickle._run_pickle import KNOWN_GLOBALS
 from jaxlstm_converters.checkpoint.pickle.values import StorageType
 from testing.processes import run_python
 

@@ -13,6 +13,7 @@ import json
 import pickletools
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, MutableSequence
@@ -246,7 +247,10 @@ def _opcodes(raw: bytes) -> tuple[tuple[pickletools.OpcodeInfo | None, bytes], .
     position = 0
     while position < len(raw):
         if HEAD.match(raw, position):
-            ops = [(op, position + (at or 0)) for op, _, at in pickletools.genops(raw[position:])]
+            with warnings.catch_warnings():
+                # Of invalid escapes in strings.
+                warnings.simplefilter("ignore")
+                ops = [(op, position + (at or 0)) for op, _, at in pickletools.genops(raw[position:])]
             starts = [*(start for _, start in ops), ops[-1][1] + 1]
             parts += [(op, raw[a:b]) for (op, _), (a, b) in zip(ops, itertools.pairwise(starts), strict=True)]
             position = starts[-1]

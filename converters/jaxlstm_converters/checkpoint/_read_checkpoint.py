@@ -13,9 +13,8 @@ from .formats.pt2_archive import is_pt2
 from .formats.safetensors import is_safetensors, read_safetensors
 from .formats.sharded import is_index, read_sharded
 from .formats.torch_legacy import read_pickle
-from .formats.torch_zip import read_torch_zip, root_folder
-from .formats.torchscript import is_torchscript, read_torchscript
-from .io.budget import Budget
+from .formats.torch_zip import is_torchscript, read_torch_zip, read_torchscript, root_folder
+from .io._make_tensor import Budget
 from .io.files import CheckpointFile
 from .io.zip_archive import Archive
 

@@ -6,7 +6,7 @@ them, and `fill` checks and converts the tensors that `model_tensors` finds in a
 """
 
 from jaxlstm_converters.flax._load_state_dict import load_state_dict as load_state_dict
-from jaxlstm_converters.flax._state_dict import state_dict as state_dict
+from jaxlstm_converters.flax._load_state_dict import state_dict as state_dict
 from jaxlstm_converters.flax.layer_types import register_layer as register_layer
 from jaxlstm_converters.flax.result import LoadResult as LoadResult
 from jaxlstm_converters.flax.result import StateDictError as StateDictError

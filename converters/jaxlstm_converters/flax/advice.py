@@ -11,8 +11,7 @@ from typing import Any
 import flax.linen as nn
 from flax import nnx
 
-from jaxlstm_converters.flax.layer import join
-from jaxlstm_converters.flax.layouts import Shape
+from jaxlstm_converters.flax.layer import Shape, join
 from jaxlstm_converters.flax.model_tensors import ModelTensors
 from jaxlstm_converters.flax.plan import Assignment, ConversionPlan
 from jaxlstm_converters.flax.result import LoadResult

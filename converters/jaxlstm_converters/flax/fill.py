@@ -10,9 +10,8 @@ import numpy as np
 
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm_converters.flax.advice import advise, missing_hint, shape_hint, unexpected_hints
-from jaxlstm_converters.flax.layer import FlaxLayer, Slot
+from jaxlstm_converters.flax.layer import Arrays, FlaxLayer, Slot
 from jaxlstm_converters.flax.layer_types import settings_to_check
-from jaxlstm_converters.flax.layouts import Arrays
 from jaxlstm_converters.flax.model_tensors import ModelTensors, find_model, open_source
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.plan import Assignment, ConversionPlan, make_plan

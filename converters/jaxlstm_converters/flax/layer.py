@@ -1,14 +1,112 @@
-"""The layers of a Flax model as the rules see them, for NNX and Linen alike."""
+"""The layers of a Flax model as the rules see them, and the layouts of their weights.
+
+A layout maps the arrays of a torch layer to those of a Flax layer, and back. Most layouts treat each array
+separately. The torch shapes that a Flax layer expects are computed with the layout itself, on arrays that
+take no memory.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from jaxlstm_converters.flax.layouts import SAME, WeightLayout
+Shape = tuple[int, ...]
+Arrays = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """Two functions that are inverse to each other.
+
+    Attributes:
+      to_flax: returns the arrays of the Flax layer; raises ValueError if it cannot express them.
+      to_torch: returns the arrays of the torch layer.
+      loss: why `to_torch` does not restore what `to_flax` read; empty if it does.
+    """
+
+    to_flax: Callable[[Arrays], Arrays]
+    to_torch: Callable[[Arrays], Arrays]
+    loss: str = ""
+
+    def torch_shapes(self, flax_shapes: list[Shape]) -> list[Shape]:
+        """Return the shapes of the torch tensors for arrays of ``flax_shapes``."""
+        arrays = tuple(np.broadcast_to(np.int8(0), shape) for shape in flax_shapes)
+        return [array.shape for array in self.to_torch(arrays)]
+
+
+def each(
+    to_flax: Callable[[np.ndarray], np.ndarray], to_torch: Callable[[np.ndarray], np.ndarray]
+) -> WeightLayout:
+    """Return the layout that maps each array separately."""
+    return WeightLayout(
+        lambda arrays: tuple(np.asarray(to_flax(array)) for array in arrays),
+        lambda arrays: tuple(np.asarray(to_torch(array)) for array in arrays),
+    )
+
+
+SAME = each(lambda array: array, lambda array: array)
+
+
+def transpose(*axes: int) -> WeightLayout:
+    """Permute axes as ``numpy.transpose`` does: axis k of Flax is axis ``axes[k]`` of torch."""
+    inverse = tuple(np.argsort(axes))
+    return each(lambda array: array.transpose(axes), lambda array: array.transpose(inverse))
+
+
+def flip(*axes: int) -> WeightLayout:
+    """Reverse axes."""
+    return each(lambda array: np.flip(array, axes), lambda array: np.flip(array, axes))
+
+
+def reshape(torch_shape: Shape, flax_shape: Shape) -> WeightLayout:
+    """Keep the elements, in another shape."""
+    return each(lambda array: array.reshape(flax_shape), lambda array: array.reshape(torch_shape))
+
+
+def split(parts: int, axis: int = 0) -> WeightLayout:
+    """Split one torch tensor along an axis into equal Flax arrays."""
+    return WeightLayout(
+        lambda arrays: tuple(np.split(arrays[0], parts, axis)), lambda arrays: (np.concatenate(arrays, axis),)
+    )
+
+
+def chain(*layouts: WeightLayout) -> WeightLayout:
+    """Return the composition of layouts, from torch to Flax."""
+
+    def to_flax(arrays: Arrays) -> Arrays:
+        for layout in layouts:
+            arrays = layout.to_flax(arrays)
+        return arrays
+
+    def to_torch(arrays: Arrays) -> Arrays:
+        for layout in reversed(layouts):
+            arrays = layout.to_torch(arrays)
+        return arrays
+
+    return WeightLayout(to_flax, to_torch, next((layout.loss for layout in layouts if layout.loss), ""))
+
+
+def only_in_torch(*tensors: np.ndarray) -> WeightLayout:
+    """Return the layout of tensors without a counterpart in Flax, which always have these values."""
+    return WeightLayout(lambda _: (), lambda _: tensors)
+
+
+def only_in_flax(*arrays: np.ndarray) -> WeightLayout:
+    """Return the layout of arrays without a counterpart in torch, which get these values."""
+    return WeightLayout(lambda _: arrays, lambda _: ())
+
+
+def linear(kernel_shape: Shape, inputs: int = 1) -> WeightLayout:
+    """Return the layout of a linear kernel whose first ``inputs`` axes are input features.
+
+    torch's weight is always a matrix (out, in).
+    """
+    matrix = math.prod(kernel_shape[:inputs]), math.prod(kernel_shape[inputs:])
+    return chain(transpose(1, 0), reshape(matrix, kernel_shape))
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from flax import nnx
 import jaxlstm.linen.modules
 import jaxlstm.nnx
 from jaxlstm_converters.flax import recurrent, rules, settings
-from jaxlstm_converters.flax.layer import FlaxLayer, TensorPair, join, pair
-from jaxlstm_converters.flax.layouts import each
+from jaxlstm_converters.flax.layer import FlaxLayer, TensorPair, each, join, pair
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.rules import Rule
-from jaxlstm_converters.lstm.torch_module import lookalike_warning
+from jaxlstm_converters.lstm._load import lookalike_warning
 
 
 class FlaxLayerType(NamedTuple):

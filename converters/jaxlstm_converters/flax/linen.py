@@ -10,8 +10,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxlstm_converters.flax._load_state_dict import load
-from jaxlstm_converters.flax._state_dict import collect
+from jaxlstm_converters.flax._load_state_dict import collect, load
 from jaxlstm_converters.flax.linen_tree import Variables, linen_layers
 from jaxlstm_converters.porting_warning import PortingWarning
 

@@ -19,8 +19,8 @@ from jaxlstm_converters.flax.names import (
 )
 from jaxlstm_converters.flax.plan import ConversionPlan
 from jaxlstm_converters.flax.settings import SETTINGS
+from jaxlstm_converters.lstm._load import lookalikes, module_state_dict
 from jaxlstm_converters.lstm.fold import WeightNorm, fold, fold_pruning, is_length_of
-from jaxlstm_converters.lstm.torch_module import lookalikes, module_state_dict
 
 
 class TorchSource(NamedTuple):

@@ -9,9 +9,8 @@ from itertools import zip_longest
 
 from flax import linen
 
-from jaxlstm_converters.flax.layer import FlaxLayer, Slot, TensorPair, join, pair
+from jaxlstm_converters.flax.layer import FlaxLayer, Shape, Slot, TensorPair, join, pair
 from jaxlstm_converters.flax.layer_types import layer_type, require_unstacked
-from jaxlstm_converters.flax.layouts import Shape
 from jaxlstm_converters.flax.names import Names
 
 

@@ -15,8 +15,17 @@ from flax import nnx
 
 import jaxlstm.linen.modules
 import jaxlstm.nnx
-from jaxlstm_converters.flax.layer import FlaxLayer, TensorPair, pair
-from jaxlstm_converters.flax.layouts import Arrays, WeightLayout, chain, only_in_flax, split, transpose
+from jaxlstm_converters.flax.layer import (
+    Arrays,
+    FlaxLayer,
+    TensorPair,
+    WeightLayout,
+    chain,
+    only_in_flax,
+    pair,
+    split,
+    transpose,
+)
 
 _SUMMED = "bias_ih and bias_hh are summed, because Flax's cell has one bias"
 _NO_BIASES = "the torch layer has no biases; the bias of Flax's cell is set to zero"

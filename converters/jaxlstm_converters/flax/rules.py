@@ -13,15 +13,17 @@ from collections.abc import Callable
 import numpy as np
 from flax import nnx
 
-from jaxlstm_converters.flax.layer import FlaxLayer, TensorPair, pair
-from jaxlstm_converters.flax.layouts import (
+from jaxlstm_converters.flax.layer import (
     SAME,
+    FlaxLayer,
     Shape,
+    TensorPair,
     WeightLayout,
     chain,
     flip,
     linear,
     only_in_torch,
+    pair,
     reshape,
     split,
     transpose,

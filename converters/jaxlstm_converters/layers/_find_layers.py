@@ -13,13 +13,20 @@ from typing import Any, NamedTuple
 
 from jaxlstm.layer.config import config_to_dict
 from jaxlstm_converters.checkpoint.io.tensor import Tensor
-from jaxlstm_converters.layers.modules import Module, group_by_module
-from jaxlstm_converters.layers.types import BUFFERS, LayerType, choose_by_name, claimed_names, fitting_types
+from jaxlstm_converters.layers.types import (
+    BUFFERS,
+    LayerType,
+    Module,
+    choose_by_name,
+    claimed_names,
+    fitting_types,
+    group_by_module,
+)
 from jaxlstm_converters.lstm._find_lstms import Survey
 from jaxlstm_converters.lstm.fold import ComputedWeight, Pruned, WeightNorm
 from jaxlstm_converters.lstm.selected import unrecorded_arguments
 from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config
-from jaxlstm_converters.optimizer.torch_state import is_optimizer_state
+from jaxlstm_converters.optimizer.state import is_optimizer_state
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,14 @@
-"""Load one LSTM from a file of any supported format."""
+"""Load one LSTM from a file of any supported format, a torch module or a state dict.
+
+Names and shapes are the same on both sides, so the conversion only checks them.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm._shared.files import require_path
@@ -11,10 +16,132 @@ from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import Params
 from jaxlstm_converters.checkpoint import read_checkpoint
-from jaxlstm_converters.lstm._from_torch import to_jax
+from jaxlstm_converters.checkpoint.pickle._name_tensors import has_lstm_names
 from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions, select_lstm, with_fields
-from jaxlstm_converters.lstm.torch_module import lookalike_warning
 from jaxlstm_converters.porting_warning import PortingWarning
+
+
+def module_state_dict(module: Any) -> dict[str, Any]:
+    """Return the tensors of a ``torch.nn.Module`` by name.
+
+    A parametrized weight (``torch.nn.utils.parametrize``) has its plain name and its value in ``eval()``.
+    Weight normalization keeps its two tensors, because Flax has it too; elsewhere they are folded. A state
+    dict does not record which parametrizations its tensors belong to, but the module does.
+    """
+    tensors = {name: value for name, value in module.state_dict().items() if hasattr(value, "shape")}
+    for path, part in module.named_modules(remove_duplicate=False):
+        if type(part).__name__ != "ParametrizationList":
+            continue
+        if [type(parametrization).__name__ for parametrization in part] == ["_WeightNorm"]:
+            continue
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{path}.")}
+        owner, _, weight = path.rpartition("parametrizations.")
+        # A copy, because the call changes buffers that the parametrization may hold.
+        tensors[owner + weight] = copy.deepcopy(part).eval()().detach()
+    return tensors
+
+
+def lookalikes(module: Any) -> dict[str, str]:
+    """Return prefix -> class of each submodule that has an LSTM's parameter names but is not torch's.
+
+    Such a module may have other equations or another order of gates. Subclasses of torch's layers are not
+    among them.
+    """
+    return {
+        f"{name}." if name else "": f"{type(part).__module__}.{type(part).__qualname__}"
+        for name, part in module.named_modules(remove_duplicate=False)
+        if not _is_torchs(part) and has_lstm_names(key for key, _ in part.named_parameters(recurse=False))
+    }
+
+
+def lookalike_warning(class_name: str) -> str:
+    """Return the warning for a module that may be of another class than torch's."""
+    return (
+        f"the torch module is a {class_name}; its parameters have the names of a torch.nn.LSTM or LSTMCell, "
+        "but its equations and its order of gates may differ: compare the results with "
+        "jaxlstm.check.verify_model"
+    )
+
+
+def _is_torchs(module: Any) -> bool:
+    """Return True for torch's recurrent layers, classes derived from them, and their TorchScript."""
+    derived = any(cls.__module__ == "torch.nn.modules.rnn" for cls in type(module).__mro__)
+    return derived or getattr(module, "original_name", "") in ("LSTM", "LSTMCell")
+
+
+def from_torch(
+    module_or_state_dict: Any,
+    *,
+    prefix: str = "",
+    batch_first: bool | None = None,
+    dropout: float | None = None,
+    dtype: Any = None,
+) -> tuple[Params, LSTMConfig]:
+    """Return the parameters of one LSTM or LSTMCell, under torch's names, and its config.
+
+    Args:
+      module_or_state_dict: a ``torch.nn.Module`` that is or contains an LSTM, its state dict (torch tensors
+        or NumPy arrays), or the result of ``jaxlstm.read_checkpoint``.
+      prefix: the LSTM to convert, such as ``"encoder.lstm."``, or the unique last components of its prefix,
+        such as ``"lstm"``. Not needed if there is only one LSTM.
+      batch_first, dropout: override the values of the module or checkpoint. A state dict does not record
+        them; the defaults are then False and 0.0.
+      dtype: cast the parameters to this dtype. None keeps the bits.
+
+    Returns:
+      ``(params, config)``: a dict of JAX arrays and an :class:`jaxlstm.LSTMConfig`.
+
+    Raises:
+      ValueError: the state dict has no LSTM, ``prefix`` does not select exactly one, or the LSTM has missing,
+        unexpected or misshapen tensors. The message names them.
+      TypeError: the argument is neither a module nor a mapping, or a parameter is float64 while JAX's
+        64-bit mode is off.
+
+    Warns:
+      PortingWarning: the LSTM of a module is of another class than torch's, with the same parameter names.
+
+    >>> params, config = jaxlstm.from_torch(torch.nn.LSTM(3, 5, batch_first=True))
+    >>> config.batch_first, params["weight_ih_l0"].shape
+    (True, (20, 3))
+    """
+    state_dict, hints = _state_dict_and_hints(module_or_state_dict)
+    selected = select_lstm(state_dict, prefix=prefix, hints=hints)
+    if selected.lookalike:
+        warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
+    config = with_fields(selected.config, batch_first=batch_first, dropout=dropout)
+    return to_jax(selected.params, dtype), config
+
+
+def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
+    """Return NumPy arrays as JAX arrays of ``dtype``; None keeps the dtype of each array."""
+    from jaxlstm.layer.precision import as_float_array, require_dtype
+
+    if dtype is not None:
+        dtype = require_dtype("dtype", dtype)
+        for name, array in arrays.items():
+            if array.dtype.kind in "biu":  # an integer is not the weight, but its quantized form
+                require_dtype(name, array.dtype)
+        arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+    return {name: as_float_array(name, array, copy=True) for name, array in arrays.items()}
+
+
+def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:
+    """Return the state dict of a module, and hints for its LSTMs in the form of ``Checkpoint.hints``."""
+    if isinstance(source, Mapping):
+        return source, {}
+    if not callable(getattr(source, "state_dict", None)):
+        raise TypeError(
+            "module_or_state_dict must be a torch.nn.Module or a mapping of names to tensors, got "
+            f"{type(source).__name__}; use jaxlstm.load for a path"
+        )
+    hints = {
+        f"{name}." if name else "": {"batch_first": sub.batch_first, "dropout": sub.dropout}
+        for name, sub in source.named_modules()
+        if hasattr(sub, "batch_first") and hasattr(sub, "proj_size")
+    }
+    for prefix, class_name in lookalikes(source).items():
+        hints.setdefault(prefix, {})["lookalike"] = class_name
+    return module_state_dict(source), hints
 
 
 def load(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
-from jaxlstm_converters.optimizer.torch_state import is_moment
+from jaxlstm_converters.optimizer.state import is_moment
 
 _NAME = re.compile(
     r"(?P<prefix>(?:.*\.)?)(?P<base>weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)"

@@ -14,8 +14,13 @@ from jaxlstm_converters.lstm._find_lstms import survey
 from jaxlstm_converters.lstm.selected import choose_prefix
 from jaxlstm_converters.optimizer.match import Place, Shape, find_places, model_shapes
 from jaxlstm_converters.optimizer.rules import Rule, relevant, rule
-from jaxlstm_converters.optimizer.state import OptimizerState, RuleGroup, fill
-from jaxlstm_converters.optimizer.torch_state import TorchOptimizer, find_optimizers
+from jaxlstm_converters.optimizer.state import (
+    OptimizerState,
+    RuleGroup,
+    TorchOptimizer,
+    fill,
+    find_optimizers,
+)
 
 
 def load_optimizer(

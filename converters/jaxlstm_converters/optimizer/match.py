@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from jaxlstm_converters.checkpoint import Checkpoint
-from jaxlstm_converters.optimizer.torch_state import TorchOptimizer
+from jaxlstm_converters.optimizer.state import TorchOptimizer
 
 Shape = tuple[int, ...]
 Place = tuple[int, int]

@@ -13,7 +13,7 @@ from jaxlstm.programs.graph import Graph
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.checkpoint.formats.pt2 import read_tensors
 from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2, open_program
-from jaxlstm_converters.checkpoint.io.budget import Budget
+from jaxlstm_converters.checkpoint.io._make_tensor import Budget
 from jaxlstm_converters.checkpoint.io.files import CheckpointFile
 from jaxlstm_converters.checkpoint.io.tensor import Tensor
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive

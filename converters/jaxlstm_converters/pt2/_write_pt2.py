@@ -18,7 +18,7 @@ from jaxlstm._shared.files import require_replaceable, write_atomically
 from jaxlstm_converters.checkpoint.formats.pt2 import SCALAR_TYPES, STRIDED
 from jaxlstm_converters.checkpoint.io.tensor import contiguous_strides
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
-from jaxlstm_converters.write.stored_zip import has_entry, zip_bytes
+from jaxlstm_converters.write.torch_zip import has_entry, zip_bytes
 
 _ROOT = "program"
 # Tells jaxlstm that it may replace the file; torch reads it as an extra file.

@@ -13,16 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxlstm
-from jaxlstm_converters.flax.layouts import (
-    Shape,
-    WeightLayout,
-    chain,
-    flip,
-    linear,
-    reshape,
-    split,
-    transpose,
-)
+from jaxlstm_converters.flax.layer import Shape, WeightLayout, chain, flip, linear, reshape, split, transpose
 from testing.flax_layers import CASES, LOSSY
 
 EXAMPLES = settings(deadline=None, derandomize=True, max_examples=50)

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, prune
 from jaxlstm import read_checkpoint
 from jaxlstm_converters.layers import Layer, find_layers
 from jaxlstm_converters.lstm._find_lstms import config_hints, survey
-from jaxlstm_converters.optimizer.torch_state import is_optimizer_state
+from jaxlstm_converters.optimizer.state import is_optimizer_state
 
 UNRECORDED = ("stride", "padding", "dilation", "groups")
 

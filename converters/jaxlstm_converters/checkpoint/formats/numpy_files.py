@@ -9,8 +9,7 @@ import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import printable
-from ..io._make_tensor import make_array
-from ..io.budget import Budget
+from ..io._make_tensor import Budget, make_array
 from ..io.files import CheckpointFile
 from ..io.storage import Storage
 from ..io.stream import ByteReader

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, printable
-from ..io._make_tensor import make_tensor
-from ..io.budget import Budget
+from ..io._make_tensor import Budget, make_tensor
 from ..io.files import CheckpointFile
 from ..io.tensor import StackedTensor, Tensor
 from .onnx_graph import LSTMNode, OnnxModel, read_model

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, describe
-from ..io.budget import Budget
-from ..io.dtypes import DTYPES
+from ..io._make_tensor import Budget
 from ..io.files import CheckpointFile, open_beside
 from ..io.storage import Storage
+from ..io.tensor import DTYPES
 
 # onnx.TensorProto.DataType
 DATA_TYPES = {

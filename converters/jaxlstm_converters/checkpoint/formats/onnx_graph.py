@@ -13,8 +13,7 @@ from typing import Any
 from jaxlstm._shared.imports import import_optional
 
 from ..errors import CheckpointError, printable
-from ..io._make_tensor import MAX_NDIM, make_array
-from ..io.budget import Budget
+from ..io._make_tensor import MAX_NDIM, Budget, make_array
 from ..io.files import CheckpointFile
 from ..io.tensor import Tensor
 from .onnx_data import ExternalFiles, data_type, open_data

@@ -6,8 +6,7 @@ from jaxlstm._shared.safetensors_header import SafetensorsError, header_length, 
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, printable
-from ..io._make_tensor import make_array
-from ..io.budget import Budget
+from ..io._make_tensor import Budget, make_array
 from ..io.files import CheckpointFile
 from ..io.storage import Storage
 from ..io.strict_json import require_memory

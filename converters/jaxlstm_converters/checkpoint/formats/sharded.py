@@ -11,7 +11,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, describe, printable
-from ..io.budget import Budget
+from ..io._make_tensor import Budget
 from ..io.files import CheckpointFile, open_beside
 from ..io.strict_json import read_json
 

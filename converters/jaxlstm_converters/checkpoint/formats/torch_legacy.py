@@ -14,7 +14,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, describe, printable
-from ..io.budget import Budget
+from ..io._make_tensor import Budget
 from ..io.files import CheckpointFile
 from ..io.storage import Storage
 from ..io.stream import ByteReader, Span

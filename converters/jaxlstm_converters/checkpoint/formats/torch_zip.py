@@ -1,26 +1,30 @@
-"""The zip format of torch.save since torch 1.6.
+"""The zip archives of torch.save since torch 1.6, and those of TorchScript (torch.jit.save).
 
 `PREFIX/data.pkl` is a pickle in which a storage is a persistent id
 ("storage", type, key, location, numel), and the entry `PREFIX/data/KEY` holds its bytes.
 `PREFIX/byteorder` is "little" or "big". The location, a device, is ignored.
+
+In TorchScript, the pickle describes an object of a compiled class by its attributes: parameters, buffers and
+submodules by name. The entry `PREFIX/constants.pkl` holds more tensors. The folder `code/` holds the program,
+which is neither parsed nor decompressed.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, describe, printable
-from ..io.budget import Budget
+from ..io._make_tensor import Budget
 from ..io.storage import Storage
 from ..io.zip_archive import Archive
-from ..pickle._name_tensors import name_tensors
+from ..pickle._name_tensors import Member, name_tensors
 from ..pickle._run_pickle import run_pickle
 from ..pickle.machine import PickleMachine
-from ..pickle.values import GlobalName, StorageType, UnsupportedTensor
-from .byteorder import is_big_endian
+from ..pickle.values import GlobalName, Placeholder, StorageType, UnsupportedTensor
 
 MAX_PICKLE = 256 << 20
 OWN_METADATA = "jaxlstm"
@@ -128,3 +132,50 @@ def run_entry(archive: Archive, name: str, storages: ZipStorages, budget: Budget
     result = run_pickle(stream, budget, persistent=storages.resolve)
     stream.require_end()
     return result
+
+
+def is_big_endian(archive: Archive, prefix: str) -> bool:
+    """Return the byte order of the archive. Before torch 2.1 it was always little-endian."""
+    entry = archive.entries.get(f"{prefix}byteorder")
+    if entry is None:
+        return False
+    if entry.size <= 16:
+        archive.verify(entry)
+    order = archive.stream(entry).take(entry.size) if entry.size <= 16 else b"?"
+    if order not in (b"little", b"big"):
+        message = f"the byteorder entry is {printable(repr(order))}, expected b'little' or b'big'"
+        raise CheckpointError("byteorder", message, entry.offset)
+    return order == b"big"
+
+
+def is_torchscript(archive: Archive, prefix: str) -> bool:
+    """Return True for a TorchScript archive, by the same rule as torch.load."""
+    return f"{prefix}constants.pkl" in archive.entries
+
+
+def read_torchscript(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
+    """Read the tensors under their state_dict() names, and constants as "CONSTANTS.c0" etc."""
+    archive.refuse_compressed(except_folder=f"{prefix}code/")
+    big_endian = is_big_endian(archive, prefix)
+    checkpoint = Checkpoint(archive.source.path, "TorchScript")
+    constants = Checkpoint(archive.source.path, "TorchScript")
+    for part, target in (("data", checkpoint), ("constants", constants)):
+        storages = ZipStorages(archive, f"{prefix}{part}/", big_endian)
+        result = run_entry(archive, f"{prefix}{part}.pkl", storages, budget)
+        if target is constants:
+            if type(result.value) is not tuple:
+                raise CheckpointError("zip-layout", "the constants are not a tuple")
+            named = {f"c{index}": value for index, value in enumerate(result.value)}
+            result.value = {"CONSTANTS": named}
+        name_tensors(target, result, budget=budget, members=_attributes)
+    checkpoint.warnings += constants.warnings
+    for name, tensor in constants.items():
+        checkpoint.add(name, tensor)
+    return checkpoint
+
+
+def _attributes(value: Placeholder) -> Iterator[Member] | None:
+    """Return the attributes of an object of a compiled class; None for any other object."""
+    if not value.cls.module.startswith("__torch__") or not isinstance(value.state, dict):
+        return None
+    return ((n if type(n) is str else None, member) for n, member in value.state.items())

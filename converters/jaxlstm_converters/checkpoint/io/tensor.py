@@ -1,4 +1,4 @@
-"""`Tensor`: a strided view of a storage whose elements are read on demand.
+"""`Tensor`: a strided view of a storage whose elements are read on demand, and torch's dtypes by name.
 
 `make_tensor` checks sizes, strides and offset against the storage before any memory is allocated.
 The bytes are read, and their checksum compared, in `Tensor.read`.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from jaxlstm._shared.aligned import aligned
@@ -18,6 +19,20 @@ from jaxlstm._shared.aligned import aligned
 from ..errors import printable
 from .files import CHUNK
 from .storage import Storage
+
+_NUMPY = (
+    *("float16", "float32", "float64", "complex64", "complex128", "bool"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    **{name: np.dtype(name) for name in _NUMPY},
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "float8_e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu),
+}
+
 
 # A strided read holds at most this many bytes beside its result.
 BLOCK = 8 << 20

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, describe, printable
-from ..io.budget import Budget
+from ..io._make_tensor import Budget
 from ..io.storage import Storage
 from ..io.stream import ByteReader, Span
 from ..io.tensor import Tensor
