@@ -12,7 +12,7 @@ from flax import nnx
 
 from benchmarks.parts import Settings
 from benchmarks.timing import interleaved, spreads
-from testing.real_problems import PROBLEMS, Problem
+from testing.real_models import PROBLEMS, Problem
 
 TITLES = {
     "beatnet": "BeatNet, 8 s of drums",

@@ -1,4 +1,4 @@
-"""Whole models of the wheels in ``testing/wheels.py``: their own code in torch, and real inputs.
+"""Whole models of the wheels in `testing/wheels.py`: their own code in torch, and real inputs.
 
 The packages are not installed: a file of a wheel is imported by its path. Modules that it imports without
 using them here (feature extraction) are replaced by empty ones.
@@ -7,12 +7,14 @@ using them here (feature extraction) are replaced by empty ones.
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -174,3 +176,70 @@ def _import(path: Path, name: str) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+class Problem(NamedTuple):
+    """A Flax model, the torch module that it should equal, and real inputs for both.
+
+    Attributes:
+      ours, theirs: the models.
+      args: a short input, for the checker.
+      long_args: an input of usual size, for timing.
+      names: torch prefix -> Flax prefix.
+    """
+
+    ours: Any
+    theirs: torch.nn.Module
+    args: tuple[Any, ...]
+    long_args: tuple[Any, ...]
+    names: dict[str, str]
+
+
+def beatnet() -> Problem:
+    """Half a second of a drum beat, with the state after two seconds. The long input has eight seconds."""
+    source = example("beatnet")
+    theirs = StatelessBeatNet(load_beatnet())
+    features = source.extract_features(source.drums())
+    zeros = torch.zeros(2, 1, 150)
+    with torch.no_grad():
+        _, state = theirs(torch.from_numpy(features[None, :100]), (zeros, zeros))
+    state = tuple(array.numpy() for array in state)
+    ours = source.load(fetch_pinned(*BEATNET))
+    return Problem(ours, theirs, (features[None, 100:125], state), (features[None], state), {})
+
+
+def resemblyzer() -> Problem:
+    """Two windows of speech, one of each speaker, shortened to half a second. The long input has 8."""
+    source = example("voice_encoder")
+    windows = source.partial_utterances(source.mel_spectrogram(speech()))
+    ours = source.load(fetch_pinned(*RESEMBLYZER))
+    return Problem(ours, load_resemblyzer(), (windows[[9, 16], :50],), (windows[8:24:2],), {})
+
+
+def silero_vad() -> Problem:
+    """Three frames of speech, with states of the model. The long input is one frame, as in a stream."""
+    source = example("silero_vad")
+    theirs = SileroVAD(load_silero_script())
+    audio, state = speech(), torch.zeros(2, 1, 128)
+    frames = np.stack([audio[k - 64 : k + 512] for k in range(106_496, 110_592, 512)])
+    states = []
+    with torch.no_grad():
+        for frame in frames:
+            states.append(state)
+            _, state = theirs(torch.from_numpy(frame)[None], state)
+    args = (frames[-3:], torch.cat(states[-3:], dim=1).numpy())
+    names = {name.removeprefix("_model."): path for name, path in source.NAMES.items() if path}
+    one = (args[0][:1], args[1][:, :1])
+    return Problem(source.load(fetch_pinned(*SILERO)), theirs, args, one, names)
+
+
+def g2pm() -> Problem:
+    """Two sentences of one length, with marks of begin and end. The long input has 64 such sentences."""
+    source = example("g2pm")
+    reader = source.Reader(fetch_g2pm_folder())
+    state_dict = pickle.loads(fetch_pinned(*G2PM).read_bytes())
+    ids = np.stack([reader.encode(sentence[:16]) for sentence in SENTENCES[:2]])
+    return Problem(reader.model, TorchG2pM(state_dict), (ids,), (np.tile(ids, (32, 1)),), source.NAMES)
+
+
+PROBLEMS: list[Callable[[], Problem]] = [beatnet, resemblyzer, silero_vad, g2pm]

@@ -16,8 +16,13 @@ from jaxlstm import lstm
 from testing.cases import CASES, HALF, Case, check, functional, linen_module, nnx_module
 from testing.each_backend import name_of, on_each_backend
 from testing.problems import Problem, draw, values_and_gradients, worst_error
-from testing.real_files import BY_LABEL, EACH_LSTM, Real
-from testing.real_lstms import assert_real_lstm_is_as_exact_as_torch, assert_verdict_holds
+from testing.real_files import (
+    BY_LABEL,
+    EACH_LSTM,
+    Real,
+    assert_real_lstm_is_as_exact_as_torch,
+    assert_verdict_holds,
+)
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 ROWS = list(itertools.product(CASES, DTYPES))

@@ -15,7 +15,7 @@ import torch
 import jaxlstm
 from jaxlstm import check
 from testing import real_models as real
-from testing.real_problems import PROBLEMS, Problem, beatnet, resemblyzer, silero_vad
+from testing.real_models import PROBLEMS, Problem, beatnet, resemblyzer, silero_vad
 
 pytestmark = pytest.mark.network
 
