@@ -29,7 +29,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.checkpoint import CODES, Checkpoint, CheckpointError, Tensor, read_checkpoint
 from jaxlstm_converters.checkpoint.io._make_tensor import Budget
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
-from jaxlstm_converters.checkpoint.io.stream import ByteReader
+from jaxlstm_converters.checkpoint.io.storage import ByteReader
 from jaxlstm_converters.checkpoint.pickle._run_pickle import run_pickle
 from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
 from jaxlstm_converters.pt2._read_pt2 import read_pt2

@@ -1,7 +1,7 @@
 """Whole Flax models from PyTorch state dicts, and back.
 
 `layer_types` is the table of layers. Its `rules` name the tensors of one layer and their `layouts`.
-`nnx_tree` and `linen_tree` find the layers of a model, `plan` applies the rules and the user's `names` to
+`tree` finds the layers of a model, `plan` applies the rules and the user's `names` to
 them, and `fill` checks and converts the tensors that `model_tensors` finds in a source.
 """
 

@@ -15,9 +15,9 @@ from flax import nnx
 from jaxlstm_converters.flax.fill import fill
 from jaxlstm_converters.flax.layer import FlaxLayer, Slot
 from jaxlstm_converters.flax.names import Names
-from jaxlstm_converters.flax.nnx_tree import nnx_layers
 from jaxlstm_converters.flax.plan import make_plan
 from jaxlstm_converters.flax.result import LoadResult, StateDictError
+from jaxlstm_converters.flax.tree import nnx_layers
 from jaxlstm_converters.lstm._to_torch import StateArray
 from jaxlstm_converters.porting_warning import PortingWarning
 

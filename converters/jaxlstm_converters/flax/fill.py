@@ -9,13 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import as_numpy
-from jaxlstm_converters.flax.advice import advise, missing_hint, shape_hint, unexpected_hints
 from jaxlstm_converters.flax.layer import Arrays, FlaxLayer, Slot
 from jaxlstm_converters.flax.layer_types import settings_to_check
 from jaxlstm_converters.flax.model_tensors import ModelTensors, find_model, open_source
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.plan import Assignment, ConversionPlan, make_plan
-from jaxlstm_converters.flax.result import Difference, LoadResult, StateDictError
+from jaxlstm_converters.flax.result import (
+    Difference,
+    LoadResult,
+    StateDictError,
+    advise,
+    missing_hint,
+    shape_hint,
+    unexpected_hints,
+)
 
 Filled = list[tuple[Slot, np.ndarray]]
 

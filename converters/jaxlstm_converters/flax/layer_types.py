@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxlstm.linen.modules
 import jaxlstm.nnx
-from jaxlstm_converters.flax import recurrent, rules, settings
+from jaxlstm_converters.flax import rules, settings
 from jaxlstm_converters.flax.layer import FlaxLayer, TensorPair, each, join, pair
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.rules import Rule
@@ -68,16 +68,12 @@ _TABLE: dict[tuple[type, ...], FlaxLayerType] = {
         rules.attention, ("query.kernel", 3), _ATTENTION
     ),
     (nnx.WeightNorm, nn.WeightNorm): FlaxLayerType(_weight_norm),
-    (nnx.RNN, nn.RNN): FlaxLayerType(recurrent.rnn, checks=(settings.time_major,)),
-    (nnx.Bidirectional, nn.Bidirectional): FlaxLayerType(
-        recurrent.bidirectional, checks=(settings.time_major,)
-    ),
-    (nnx.LSTMCell, nn.LSTMCell, nn.OptimizedLSTMCell): FlaxLayerType(recurrent.lone_cell, ("hi.kernel", 2)),
-    (nnx.OptimizedLSTMCell, nnx.GRUCell): FlaxLayerType(recurrent.lone_cell, ("dense_h.kernel", 2)),
-    (nn.GRUCell,): FlaxLayerType(recurrent.lone_cell, ("hn.kernel", 2)),
-    (jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell): FlaxLayerType(
-        recurrent.lone_cell, ("weight_hh", 2)
-    ),
+    (nnx.RNN, nn.RNN): FlaxLayerType(rules.rnn, checks=(settings.time_major,)),
+    (nnx.Bidirectional, nn.Bidirectional): FlaxLayerType(rules.bidirectional, checks=(settings.time_major,)),
+    (nnx.LSTMCell, nn.LSTMCell, nn.OptimizedLSTMCell): FlaxLayerType(rules.lone_cell, ("hi.kernel", 2)),
+    (nnx.OptimizedLSTMCell, nnx.GRUCell): FlaxLayerType(rules.lone_cell, ("dense_h.kernel", 2)),
+    (nn.GRUCell,): FlaxLayerType(rules.lone_cell, ("hn.kernel", 2)),
+    (jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell): FlaxLayerType(rules.lone_cell, ("weight_hh", 2)),
     (jaxlstm.nnx.LSTM, jaxlstm.nnx.GRU, jaxlstm.linen.modules.LSTM): FlaxLayerType(
         None, ("weight_hh_l0", 2), (settings.batch_first,)
     ),

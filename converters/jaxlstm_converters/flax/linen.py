@@ -11,7 +11,7 @@ import flax.linen as nn
 import numpy as np
 
 from jaxlstm_converters.flax._load_state_dict import collect, load
-from jaxlstm_converters.flax.linen_tree import Variables, linen_layers
+from jaxlstm_converters.flax.tree import Variables, linen_layers
 from jaxlstm_converters.porting_warning import PortingWarning
 
 _COLLECTIONS = ("params", "batch_stats")

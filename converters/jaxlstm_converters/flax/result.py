@@ -1,8 +1,20 @@
-"""The result of `load_state_dict`, and its error."""
+"""The result of `load_state_dict`, its error, and hints for a state dict that does not fit."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+from flax import nnx
+
+from jaxlstm_converters.flax.layer import Shape, join
+from jaxlstm_converters.flax.model_tensors import ModelTensors
+from jaxlstm_converters.flax.plan import Assignment, ConversionPlan
 
 _KINDS = ("missing", "unexpected", "misshapen")
 
@@ -84,3 +96,140 @@ class StateDictError(ValueError):
     def __init__(self, message: str, result: LoadResult = LoadResult()) -> None:
         super().__init__(message)
         self.missing, self.unexpected, self.misshapen = result.missing, result.unexpected, result.misshapen
+
+
+def shape_hint(shape: Shape, expected: Shape) -> str:
+    """Return how a tensor of one shape could become one of another: transposed or reshaped."""
+    if len(shape) == len(expected) <= 5:
+        for axes in itertools.permutations(range(len(shape))):
+            if tuple(shape[axis] for axis in axes) == expected:
+                return f"transposed by {axes} it would fit"
+    if math.prod(shape) == math.prod(expected):
+        return "reshaped it would fit"
+    return ""
+
+
+def missing_hint(name: str, assignment: Assignment, model: ModelTensors) -> str:
+    """Return a hint for a missing tensor, by the other tensors of its layer in torch."""
+    prefix, _, last = name.rpartition(".")
+    siblings = model.layers.get(prefix, set())
+    if join(prefix, "parametrizations", last) in model.layers:
+        return "torch computes it by a parametrization: pass the torch module instead of its state dict"
+    if f"{last}_orig" in siblings:
+        return "torch computes it in a hook: call torch.nn.utils.remove_spectral_norm and save again"
+    if last == "bias" and "weight" in siblings:
+        return "the torch layer has no bias: create the layer with use_bias=False"
+    if last in ("weight_g", "weight_v") and "weight" in siblings:
+        return "the torch layer has no weight normalization: use the layer without WeightNorm"
+    if last in ("running_mean", "running_var") and siblings:
+        return "the torch layer has track_running_stats=False, so it keeps no statistics"
+    if last == "in_proj_weight":
+        example = {join(prefix, "q_proj"): join(assignment.layer.path, "query")}
+        return f"if torch has linear layers instead, name them one by one, as in names={example}"
+    if isinstance(assignment.layer.module, nnx.InstanceNorm | nn.InstanceNorm) and not siblings:
+        return "torch's default is affine=False: create the layer with use_scale=False, use_bias=False"
+    return ""
+
+
+def unexpected_hints(used: set[str], model: ModelTensors) -> dict[str, str]:
+    """Return, for each tensor of the model that is not used, a likely cause, or nothing."""
+    present = used & model.tensors.keys()
+    twins = {place: name for name in present if (place := _memory(model.tensors[name])) is not None}
+    hints = {}
+    for name, tensor in model.tensors.items():
+        prefix, _, last = name.rpartition(".")
+        if name in used:
+            continue
+        hints[name] = ""
+        if (twin := twins.get(_memory(tensor))) is not None:
+            other = twin.rpartition(".")[0]
+            names = {prefix: other, other: other}
+            hints[name] = f"it is the same tensor as {twin!r} (tied weights): names={names} accepts both"
+        elif last == "bias" and f"{prefix}.weight" in used:
+            hints[name] = "the Flax layer has no bias: create it with use_bias=True"
+    return hints
+
+
+def _memory(tensor: Any) -> object:
+    """Return an identity of the memory of a torch tensor or of a tensor in a file; None if unknown."""
+    if hasattr(tensor, "data_ptr") and tensor.numel():
+        return tensor.data_ptr(), tuple(tensor.shape)
+    if hasattr(tensor, "storage") and not callable(tensor.storage):
+        return id(tensor.storage), getattr(tensor, "_offset", 0), tuple(tensor.shape)
+    return None
+
+
+def advise(
+    plan: ConversionPlan, result: LoadResult, model: ModelTensors, names: Mapping[str, str]
+) -> list[str]:
+    """Return lines below the list of differences, given the user's ``names``."""
+    if model.root and not any(map(model.has, plan.torch_names)):
+        part = f"names={{{model.root!r}: ''}}"
+        return [
+            f"most of the model is below {model.root!r} in the source: pass {part} to read only that part"
+        ]
+    lines = []
+    if model.beside:
+        part = {model.key: "", **{f"{model.key}.{torch}": flax for torch, flax in names.items()}}
+        lines.append(f"the model was found below {model.key!r}: pass names={part} to read only that part")
+    proposal = propose_names(plan, result, model)
+    if proposal:
+        lines.append(f"by shapes and order these names fit; check them: names={ {**names, **proposal} }")
+    return lines
+
+
+def propose_names(plan: ConversionPlan, result: LoadResult, model: ModelTensors) -> dict[str, str]:
+    """Return names that would join missing layers and unexpected tensors; empty if there are none.
+
+    A parameter takes the only weight of a module of torch at its path, such as the slopes of a PReLU. The
+    layers of the model take, in their order, the first prefix of torch with tensors of the same names and
+    shapes.
+    """
+    unexpected = {one.torch for one in result.unexpected}
+    free = {
+        name: tuple(model.tensors[name].shape)
+        for name, original in model.original.items()
+        if original in unexpected
+    }
+    missing = {one.torch: one for one in result.missing}
+    names: dict[str, str] = {}
+    for name, one in missing.items():
+        if name and free.get(weight := f"{name}.weight") == one.expected:
+            names[weight] = one.flax
+            del free[weight]
+    for path, tensors in _missing_layers(plan, set(missing)).items():
+        match = _first_prefix(free, tensors)
+        if match is not None:
+            for name in tensors:
+                del free[f"{match}.{name}"]
+            names |= [_shortened(match, path)]
+    return names
+
+
+def _missing_layers(plan: ConversionPlan, missing: set[str]) -> dict[str, dict[str, Shape]]:
+    """Return torch prefix -> {name: shape} for each layer of which every tensor is missing."""
+    layers: dict[str, dict[str, Shape]] = defaultdict(dict)
+    for assignment in plan.assignments:
+        prefix = assignment.layer.torch_path
+        names = dict(zip(assignment.torch, assignment.torch_shapes, strict=True))
+        if prefix and all(name in missing and name.startswith(f"{prefix}.") for name in names):
+            layers[prefix] |= {name[len(prefix) + 1 :]: shape for name, shape in names.items()}
+    return {prefix: tensors for prefix, tensors in layers.items() if tensors}
+
+
+def _first_prefix(free: Mapping[str, Shape], tensors: Mapping[str, Shape]) -> str | None:
+    """Return the first prefix below which all tensors exist."""
+    first = next(iter(tensors))
+    for name in free:
+        prefix = name.removesuffix(f".{first}")
+        if prefix != name and all(free.get(f"{prefix}.{own}") == shape for own, shape in tensors.items()):
+            return prefix
+    return None
+
+
+def _shortened(torch: str, flax: str) -> tuple[str, str]:
+    """Remove the components that both paths have at their end, but keep one of each."""
+    ours, theirs = flax.split("."), torch.split(".")
+    while len(ours) > 1 and len(theirs) > 1 and ours[-1] == theirs[-1]:
+        ours, theirs = ours[:-1], theirs[:-1]
+    return ".".join(theirs), ".".join(ours)

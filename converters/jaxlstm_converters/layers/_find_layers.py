@@ -22,10 +22,9 @@ from jaxlstm_converters.layers.types import (
     fitting_types,
     group_by_module,
 )
-from jaxlstm_converters.lstm._find_lstms import Survey
+from jaxlstm_converters.lstm._find_lstms import Survey, group_by_prefix, infer_config
 from jaxlstm_converters.lstm.fold import ComputedWeight, Pruned, WeightNorm
 from jaxlstm_converters.lstm.selected import unrecorded_arguments
-from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config
 from jaxlstm_converters.optimizer.state import is_optimizer_state
 
 

@@ -10,8 +10,7 @@ from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.params import param_shapes
-from jaxlstm_converters.lstm._find_lstms import config_hints, survey
-from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
+from jaxlstm_converters.lstm._find_lstms import WITH_ARTICLE, config_hints, survey
 
 
 class SelectedLSTM(NamedTuple):

@@ -11,9 +11,14 @@ import pytest
 from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, param_shapes
 from jaxlstm.layer.config import METADATA_KEY, saved_metadata
 from jaxlstm.layer.params import shape_mismatches
-from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+from jaxlstm_converters.lstm._find_lstms import (
+    config_hints,
+    group_by_prefix,
+    infer_config,
+    layer_kind,
+    survey,
+)
 from jaxlstm_converters.lstm.selected import choose_prefix
-from jaxlstm_converters.lstm.shapes import group_by_prefix, infer_config, layer_kind
 
 Shapes = dict[str, tuple[int, ...]]
 PROJECTED = LSTMConfig(4, 5, num_layers=2, bidirectional=True, proj_size=3)

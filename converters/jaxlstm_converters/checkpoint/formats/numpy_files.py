@@ -11,11 +11,10 @@ from ..checkpoint import Checkpoint
 from ..errors import printable
 from ..io._make_tensor import Budget, make_array
 from ..io.files import CheckpointFile
-from ..io.storage import Storage
-from ..io.stream import ByteReader
+from ..io.storage import ByteReader, Storage
 from ..io.tensor import Tensor
 from ..io.zip_archive import Archive
-from ..pickle.numpy_calls import NUMERIC
+from ..pickle.calls import NUMERIC
 
 NPY_MAGIC = b"\x93NUMPY"
 MAX_HEADER = 4096

@@ -70,7 +70,8 @@ def _raw(program: ProgramArchive, kind: str, budget: Budget) -> Iterator[tuple[s
 def _pickled(program: ProgramArchive, entry: ZipEntry, budget: Budget) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in a file of torch.save inside the archive, by name."""
     # Imported here because files of torch 2.9 and later do without the reader of pickles.
-    from .torch_zip import is_torchscript, read_torch_zip, root_folder
+    from .torch_zip import read_torch_zip, root_folder
+    from .torchscript import is_torchscript
 
     source = program.archive.source
     program.archive.verify(entry)

@@ -16,8 +16,7 @@ from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, describe, printable
 from ..io._make_tensor import Budget
 from ..io.files import CheckpointFile
-from ..io.storage import Storage
-from ..io.stream import ByteReader, Span
+from ..io.storage import ByteReader, Span, Storage
 from ..pickle._name_tensors import name_tensors
 from ..pickle._run_pickle import run_pickle
 from ..pickle.machine import PickleMachine

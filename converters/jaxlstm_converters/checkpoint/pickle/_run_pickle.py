@@ -14,10 +14,9 @@ import numpy as np
 
 from ..errors import CheckpointError, printable
 from ..io._make_tensor import Budget
-from ..io.storage import Storage
-from ..io.stream import ByteReader, Span
+from ..io.storage import ByteReader, Span, Storage
 from ..io.tensor import DTYPES
-from . import numpy_calls, torch_calls
+from . import calls
 from .machine import MAX_LONG, PRICE, TUPLE_PRICE, PickleMachine, Vocabulary
 from .values import GlobalName, NumpyArray, NumpyDtype, Placeholder, StorageType
 
@@ -31,32 +30,32 @@ _STORAGE_CLASSES = {
 _DTYPES_WITHOUT_STORAGE_CLASS = ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64")
 
 KNOWN_GLOBALS: dict[tuple[str, str], Callable[..., Any] | StorageType | np.dtype[Any]] = {
-    ("collections", "OrderedDict"): torch_calls.ordered_dict,
+    ("collections", "OrderedDict"): calls.ordered_dict,
     # Up to torch 0.3.
-    ("torch._utils", "_rebuild_tensor"): torch_calls.tensor_v1,
-    ("torch._utils", "_rebuild_tensor_v2"): torch_calls.tensor_v2,
-    ("torch._utils", "_rebuild_tensor_v3"): torch_calls.tensor_v3,
-    ("torch._utils", "_rebuild_parameter"): torch_calls.parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): torch_calls.parameter,
-    ("torch._tensor", "_rebuild_from_type_v2"): torch_calls.from_type,
+    ("torch._utils", "_rebuild_tensor"): calls.tensor_v1,
+    ("torch._utils", "_rebuild_tensor_v2"): calls.tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v3"): calls.tensor_v3,
+    ("torch._utils", "_rebuild_parameter"): calls.parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): calls.parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): calls.from_type,
     **{
         ("torch", name): StorageType(DTYPES[dtype], DTYPES[dtype].itemsize)
         for name, dtype in _STORAGE_CLASSES.items()
     },
     ("torch.storage", "UntypedStorage"): StorageType(None),
-    ("torch.storage", "_load_from_bytes"): torch_calls.load_from_bytes,
+    ("torch.storage", "_load_from_bytes"): calls.load_from_bytes,
     **{("torch", name): DTYPES[name] for name in _DTYPES_WITHOUT_STORAGE_CLASS},
-    ("numpy", "dtype"): numpy_calls.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): numpy_calls.reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): numpy_calls.reconstruct,
+    ("numpy", "dtype"): calls.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): calls.reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): calls.reconstruct,
     # In pickle protocol 5.
-    ("numpy.core.numeric", "_frombuffer"): numpy_calls.from_buffer,
-    ("numpy._core.numeric", "_frombuffer"): numpy_calls.from_buffer,
+    ("numpy.core.numeric", "_frombuffer"): calls.from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): calls.from_buffer,
     # In pickle protocols 0 to 2, for bytes.
-    ("_codecs", "encode"): numpy_calls.encode,
+    ("_codecs", "encode"): calls.encode,
 }
 
-VOCABULARY = Vocabulary(KNOWN_GLOBALS, {NumpyArray: numpy_calls.set_array, NumpyDtype: numpy_calls.set_dtype})
+VOCABULARY = Vocabulary(KNOWN_GLOBALS, {NumpyArray: calls.set_array, NumpyDtype: calls.set_dtype})
 
 
 def run_pickle(

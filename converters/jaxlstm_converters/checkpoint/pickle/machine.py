@@ -18,8 +18,7 @@ import numpy as np
 
 from ..errors import CheckpointError, describe, printable
 from ..io._make_tensor import Budget
-from ..io.storage import Storage
-from ..io.stream import ByteReader, Span
+from ..io.storage import ByteReader, Span, Storage
 from ..io.tensor import Tensor
 from .values import GlobalName, OrderedDict, Placeholder, StorageType, TextSpan, UnsupportedTensor
 

@@ -1,4 +1,4 @@
-"""The layers of a Linen model.
+"""The layers of an NNX model or of a Linen model.
 
 Linen creates its modules while it runs, so the modules are recorded during an abstract ``init``: Flax reports
 each call with its module and path.
@@ -11,15 +11,20 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from flax import nnx
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxlstm_converters.flax.layer import FlaxLayer, Slot
+from jaxlstm_converters.flax.layer import FlaxLayer, Slot, join
 
 Path = tuple[str, ...]
-_NOT_WEIGHTS = frozenset({"cache", "intermediates", "perturbations", "losses"})
-# Modules whose children are unnamed in torch: the attribute that holds them.
-_TRANSPARENT: dict[type, str] = {nn.Sequential: "layers", nn.WeightNorm: "layer_instance"}
+_LINEN_STATE = frozenset({"cache", "intermediates", "perturbations", "losses"})
+# Modules whose children have no name in torch: the attribute that holds them.
+_TRANSPARENT: dict[type, str] = {
+    **dict.fromkeys((nnx.Sequential, nn.Sequential), "layers"),
+    **dict.fromkeys((nnx.WeightNorm, nn.WeightNorm), "layer_instance"),
+}
 
 
 class Variables:
@@ -39,7 +44,7 @@ class Variables:
         slots: dict[Path, Slot] = {}
         for key in self.flat:
             value = nn.unbox(self.flat[key])
-            if key[0] in _NOT_WEIGHTS or not hasattr(value, "shape"):
+            if key[0] in _LINEN_STATE or not hasattr(value, "shape"):
                 continue
             if key[1:] in slots:
                 raise ValueError(f"variables must not have {'.'.join(key[1:])!r} in two collections")
@@ -145,3 +150,70 @@ def _attribute(parent: nn.Module, name: str) -> Iterator[Path]:
     for attribute, value in vars(parent).items():
         if attribute not in ("parent", "scope", "_state"):
             yield from visit(value, (attribute,))
+
+
+# The length of a module's path, and its slots.
+_Open = tuple[int, dict[str, Slot]]
+_NNX_STATE = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.Perturbation)
+
+
+def nnx_layers(model: nnx.Module) -> list[FlaxLayer]:
+    """Return every module of a model, parents first. A shared module is returned once for each path."""
+    layers: list[FlaxLayer] = []
+
+    def visit(node: Any, path: Path, torch_path: str, parents: tuple[int, ...], open_: list[_Open]) -> None:
+        if id(node) in parents:  # a reference to a parent
+            return
+        if isinstance(node, nnx.Variable):
+            _add(_variable_slot(node, ".".join(path)), path, open_)
+            return
+        if isinstance(node, nnx.Module):
+            slots: dict[str, Slot] = {}
+            layers.append(FlaxLayer(node, ".".join(path), torch_path, slots))
+            open_ = [*open_, (len(path), slots)]
+        if isinstance(node, nnx.WeightNorm):
+            scales = node.scales or {}
+            for key in scales:
+                at = (*path, "scales", *map(str, key))
+                _add(_scale_slot(scales, key, ".".join(at)), at, open_)
+        hidden = next((name for kind, name in _TRANSPARENT.items() if isinstance(node, kind)), None)
+        for name, child in _children(node):
+            shown = torch_path if name == hidden else join(torch_path, name)
+            visit(child, (*path, name), shown, (*parents, id(node)), open_)
+
+    visit(model, (), "", (), [])
+    return layers
+
+
+def _add(slot: Slot | None, path: Path, open_: list[_Open]) -> None:
+    """Add a slot to the modules that contain it."""
+    if slot is not None:
+        for depth, slots in open_:
+            slots[".".join(path[depth:])] = slot
+
+
+def _children(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the named members of a module, list, tuple or dict that may hold arrays, in their order."""
+    if isinstance(node, list | tuple | nnx.List):
+        members = enumerate(node)
+    elif isinstance(node, nnx.Pytree):
+        members = ((name, value) for name, value in vars(node).items() if not name.startswith("_pytree__"))
+    else:
+        members = ((name, value) for name, value in node.items() if isinstance(name, str | int))
+    for name, value in members:
+        if isinstance(value, nnx.Pytree | nnx.Variable | Mapping | list | tuple):
+            yield str(name), value
+
+
+def _variable_slot(variable: nnx.Variable, path: str) -> Slot | None:
+    if isinstance(variable, _NNX_STATE):
+        return None
+    value = variable.get_value()
+    if not hasattr(value, "shape") or jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        return None
+    return Slot(path, id(variable), variable.get_value, lambda array: variable.set_value(array))
+
+
+def _scale_slot(scales: dict[Any, jax.Array], key: Any, path: str) -> Slot:
+    """Return the slot of a scale of WeightNorm, which is an array in a dict and not a Variable."""
+    return Slot(path, (id(scales), key), lambda: scales[key], lambda array: scales.__setitem__(key, array))
