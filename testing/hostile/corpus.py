@@ -14,7 +14,6 @@ from testing.hostile import (
     bombs,
     formats,
     found,
-    legacy,
     not_files,
     onnx_models,
     pickles,
@@ -25,5 +24,5 @@ from testing.hostile import (
 
 def cases() -> Iterator[FileCase]:
     """Yield all cases; their names are unique."""
-    for part in (pickles, tensors, bombs, archives, legacy, formats, onnx_models, programs, not_files, found):
+    for part in (pickles, tensors, bombs, archives, formats, onnx_models, programs, not_files, found):
         yield from part.cases()

@@ -1,4 +1,4 @@
-"""A tensor of a checkpoint works in expressions like the array that it is read as."""
+"""A tensor works in expressions like the array that it is read as, and is read without what Windows lacks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from jaxlstm import CheckpointError, read_checkpoint
 from jaxlstm_converters.checkpoint import Tensor
+from testing.processes import run_python
 
 
 @pytest.fixture
@@ -94,3 +95,33 @@ def test_a_damaged_tensor_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError) as caught:
             use()
         assert caught.value.code == "crc-mismatch"
+
+
+SCRIPT = """
+import os, shutil, sys, numpy as np, ml_dtypes  # what asks for the platform as it is imported
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+sys.platform = "win32"
+for name in ("pread", "preadv", "O_NONBLOCK", "O_CLOEXEC"):
+    if hasattr(os, name):
+        delattr(os, name)
+os.O_BINARY, os.O_NOINHERIT = 0, 0
+
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
+
+checkpoint = read_checkpoint(sys.argv[1])
+with ThreadPoolExecutor(8) as pool:
+    for name, array in pool.map(lambda n: (n, np.asarray(checkpoint[n])), list(checkpoint) * 4):
+        assert (array == int(name)).all(), name
+try:
+    read_checkpoint(os.path.dirname(sys.argv[1]))
+except CheckpointError as error:
+    print(len(checkpoint), error.code)
+"""
+
+
+def test_reads_from_many_threads(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    np.savez(path, **{str(k): np.full(300_000, k, np.float32) for k in range(8)})  # type: ignore[arg-type]
+    assert run_python("-c", SCRIPT, path).split() == ["8", "not-a-file"]

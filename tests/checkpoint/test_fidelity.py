@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
-from testing.checkpoints.tensors import DTYPES
+from testing.checkpoints.compare import DTYPES
 
 # Per container; there are three.
 EXAMPLES = 200

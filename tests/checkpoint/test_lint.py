@@ -1,4 +1,6 @@
-"""The reader's source contains nothing that could execute the content of a file."""
+"""The reader's source contains nothing that could execute the content of a file, and the documentation lists
+exactly its error codes, cases and containers.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 
 import jaxlstm_converters.checkpoint
+from jaxlstm_converters.checkpoint import CODES
 from jaxlstm_converters.checkpoint.pickle._run_pickle import KNOWN_GLOBALS
 from jaxlstm_converters.checkpoint.pickle.values import StorageType
+from testing.hostile.corpus import cases
 from testing.processes import run_python
 
 FOLDER = Path(jaxlstm_converters.checkpoint.__file__).parent
@@ -154,3 +158,28 @@ def test_reading_imports_no_framework() -> None:
         "print([m for m in ('torch', 'jax', 'flax', 'onnx') if m in sys.modules])"
     )
     assert run_python("-c", code).strip() == "[]"
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_every_code_is_explained() -> None:
+    page = (DOCS / "containers.md").read_text()
+    table = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.+) \|$", page, re.MULTILINE))
+    assert {code: table.get(code) for code in CODES} == CODES
+
+
+def test_every_case_is_documented() -> None:
+    page = (DOCS / "safety.md").read_text()
+    numbers = {int(n) for n in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert numbers == set(range(1, 47))
+    assert numbers >= {case.number for case in cases()} - {0}
+
+
+def test_every_container_is_listed() -> None:
+    """The container names in the source equal those in the table."""
+    page = (DOCS / "containers.md").read_text()
+    source = "".join(p.read_text() for p in sorted((DOCS.parent / "converters").rglob("*.py")))
+    names = set(re.findall(r'(?:source\.path, |container = )"([^"]+)"', source))
+    assert len(names) >= 7
+    assert names <= set(re.findall(r"`([^`\n]+)`", page))

@@ -15,8 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint
-from testing.checkpoints.tensors import DTYPES, random_tensor
+from testing.checkpoints.compare import DTYPES, assert_same_bits, assert_same_checkpoint, random_tensor
 
 
 def test_dtypes_and_metadata(tmp_path: Path) -> None:

@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened
+from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened, random_tensor
 from testing.checkpoints.seeds import Seed, seeds
-from testing.checkpoints.tensors import random_tensor
 
 # Without the one that our reader refuses, and one that torch 2.13 fails to read: an untyped legacy storage.
 SEEDS = [
