@@ -1,4 +1,4 @@
-"""A small valid `.pt2` file, and edits of its JSON texts and entries."""
+"""A small valid `.pt2` file, edits of its JSON texts and entries, and hostile configs of its weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from testing.checkpoints.assemble import GOOD, WEIGHT, ZipBox, ZipMember, archive, mapping
 from testing.checkpoints.case import FileCase, table
@@ -150,3 +152,83 @@ def pickled(layout: str, tensors: bytes | None, document: Any = DOCUMENT) -> byt
     if layout == "folder":
         made += [ZipMember("m/archive_format", b"pt2"), ZipMember("m/archive_version", b"0")]
     return archive(made)
+
+
+def config_cases() -> Iterator[FileCase]:
+    """Cases 11, 19 to 26 and 35 in the config of the weights."""
+    good = json.dumps(WEIGHTS).encode()
+    twice = good[:-2] + b', "w"' + good.partition(b'"w"')[2][:-2] + b"}}"
+    yield FileCase(11, "pt2 weight twice", archive(members(weights=twice)), ("duplicate-key",))
+    constants = {"config": {"w": PAYLOAD}}
+    yield FileCase(11, "pt2 weight and constant", archive(_with_constant(constants)), ("duplicate-name",))
+    blob = "data/weights/weight_0"
+    yield FileCase(19, "pt2 storage of 15 bytes", replaced(blob, WEIGHT.tobytes()[:-1]), ("storage-size",))
+    yield FileCase(25, "pt2 storage without bytes", replaced(blob, b""), ("tensor-bounds",))
+    yield FileCase(25, "pt2 storage missing", without(blob), ("missing-storage",))
+    yield from weights_of(
+        20,
+        {
+            "offset 1": {"tensor_meta.storage_offset": {"as_int": 1}},
+            "stride 3": {"tensor_meta.strides.0": {"as_int": 3}},
+            "size 3": {"tensor_meta.sizes.0": {"as_int": 3}},
+            "size 2^61": {"tensor_meta.sizes.0": {"as_int": 1 << 61}},
+        },
+        "tensor-bounds",
+    )
+    yield from weights_of(
+        20,
+        {
+            "size -1": {"tensor_meta.sizes.0": {"as_int": -1}},
+            "offset -1": {"tensor_meta.storage_offset": {"as_int": -1}},
+            "stride -1": {"tensor_meta.strides.0": {"as_int": -1}},
+            "size 2^64": {"tensor_meta.sizes.0": {"as_int": 1 << 64}},
+            "size true": {"tensor_meta.sizes.0": {"as_int": True}},
+            "size as text": {"tensor_meta.sizes.0": {"as_int": "2"}},
+            "three strides": {"tensor_meta.strides": [{"as_int": 1}] * 3},
+            "65 dimensions": {"tensor_meta.sizes": [{"as_int": 1}] * 65, "tensor_meta.strides": []},
+            "sizes 0 and 2^60": {"tensor_meta.sizes": [{"as_int": 0}, {"as_int": 1 << 60}]},
+        },
+        "tensor-shape",
+    )
+    expanded: Edits = {
+        "tensor_meta.sizes": [{"as_int": 1 << 31}, {"as_int": 1 << 20}],
+        "tensor_meta.strides": [{"as_int": 0}] * 2,
+    }
+    yield from weights_of(21, {"expanded": expanded}, "tensor-budget")
+    two = {"config": {"w": PAYLOAD, "v": edited(PAYLOAD, {"tensor_meta.dtype": 4})}}
+    yield FileCase(22, "pt2 two dtypes", archive(members(weights=two)), ("storage-dtype",))
+    tied = {"config": {"w": PAYLOAD, "v": PAYLOAD}}
+    yield FileCase(23, "pt2 tied", archive(members(weights=tied)), tensors={"w": WEIGHT, "v": WEIGHT})
+    keys = ("../x", "weight_0/../../x", "/etc/passwd", "weight_", "weight_٣", "x", "", 0, None)
+    yield from weights_of(24, {f"storage {key!r}": {"path_name": key} for key in keys}, "storage-key")
+    layouts: dict[str, Edits] = {f"layout {n}": {"tensor_meta.layout": n} for n in (0, 1, 2, 6, None)}
+    layouts |= {f"dtype {n}": {"tensor_meta.dtype": n} for n in (9, 31)}
+    yield from weights_of(26, layouts, "unsupported-tensor")
+    yield from weights_of(
+        44,
+        {
+            "no meta": {"tensor_meta": None},
+            "no path": {"path_name": DELETED},
+            "dtype 99": {"tensor_meta.dtype": 99},
+            "dtype as text": {"tensor_meta.dtype": "7"},
+            "sizes as a number": {"tensor_meta.sizes": 4},
+            "size as an expression": {"tensor_meta.sizes.0": {"as_expr": {"expr_str": "2"}}},
+        },
+        "pt2-malformed",
+    )
+    files: dict[str, Any] = {"config as a list": {"config": []}, "no config": {}, "config of text": b'"w"'}
+    made = {label: archive(members(weights=value)) for label, value in files.items()}
+    yield from table(44, "pt2", made, "pt2-malformed")
+    nan = np.full((2, 2), np.nan, "<f4")
+    yield FileCase(39, "pt2 NaN", replaced(blob, nan.tobytes()), tensors={"w": nan}, warns=True)
+    swapped = replace(members()[2], data=WEIGHT.astype(">f4").tobytes())
+    big = [members()[0], replace(members()[1], data=b"big"), swapped, *members()[3:]]
+    yield FileCase(28, "pt2 big-endian", archive(big), tensors=GOOD)
+    yield FileCase(28, "pt2 byteorder middle", replaced("byteorder", b"middle"), ("byteorder",))
+    for entry in ("data/weights/model_weights_config.json", "archive_format"):
+        yield FileCase(17, f"pt2 {entry}", replaced(entry, crc=1), ("crc-mismatch",))
+
+
+def _with_constant(constants: Any) -> list[ZipMember]:
+    tensor = ZipMember("m/data/constants/weight_0", WEIGHT.tobytes())
+    return members(DOCUMENT, WEIGHTS, constants, tensor)

@@ -1,4 +1,4 @@
-"""Hostile `.pt2` files: versions, refused parts, structures, expressions and entries that must not be opened.
+"""Hostile `.pt2` files: versions, refused parts, graphs, structures, expressions and entries never opened.
 
 `archives.py` has the cases of the zip format itself.
 """
@@ -11,7 +11,6 @@ from typing import Any
 
 from testing.checkpoints.assemble import GOOD, SYSTEM, ZipBox, ZipMember, archive, mapping
 from testing.checkpoints.case import FileCase, table
-from testing.hostile import program_contents
 from testing.hostile.program_files import (
     ARGUMENTS,
     CONSTANTS,
@@ -20,8 +19,10 @@ from testing.hostile.program_files import (
     KEYWORDS,
     LAYOUTS,
     LEAF,
+    NODE,
     WEIGHTS,
     Edits,
+    config_cases,
     documents,
     edited,
     members,
@@ -36,7 +37,8 @@ from testing.hostile.program_files import (
 def cases() -> Iterator[FileCase]:
     yield from _versions()
     yield from _refused_parts()
-    yield from program_contents.cases()
+    yield from config_cases()
+    yield from _graphs()
     yield from _structures()
     yield from _expressions()
     yield from _unopened()
@@ -105,6 +107,79 @@ def _refused_parts() -> Iterator[FileCase]:
         "opaque object": {"path_name": "opaque_obj_0"},
     }
     yield from weights_of(43, weights, "pt2-unsupported")
+
+
+def _graphs() -> Iterator[FileCase]:
+    """Case 44."""
+    graph, signature = "graph_module.graph", "graph_module.signature"
+    node = f"{graph}.nodes.0"
+    argument = f"{node}.inputs.1.arg"
+    arguments = {
+        "undefined": {"as_tensor": {"name": "y"}},
+        "its own result": {"as_tensor": {"name": "mul"}},
+        "name as a number": {"as_tensor": {"name": 1}},
+        "unknown kind": {"as_nothing": 1},
+        "two kinds": {"as_int": 1, "as_float": 1.0},
+        "no kind": {},
+        "a list": [],
+        "float as int": {"as_int": 1.0},
+        "int of 100 digits": {"as_int": 10**100},
+        "bool as int": {"as_int": True},
+        "int as bool": {"as_bool": 1},
+        "ints as a number": {"as_ints": 1},
+        "infinity as another text": {"as_float": "inf"},
+        "unknown dtype": {"as_scalar_type": 98},
+    }
+    files: dict[str, Edits] = {f"argument, {what}": {argument: value} for what, value in arguments.items()}
+    files |= {
+        "node without target": {f"{node}.target": DELETED},
+        "target with a call": {f"{node}.target": "os.system('touch PWNED')"},
+        "target of one word": {f"{node}.target": "exec"},
+        "argument twice": {f"{node}.inputs.1.name": "self"},
+        "result name with a space": {f"{node}.outputs.0": {"as_tensor": {"name": "a b"}}},
+        "result name of 2,000 letters": {f"{node}.outputs.0": {"as_tensor": {"name": "a" * 2_000}}},
+        "nodes as an object": {f"{graph}.nodes": {}},
+        "output undefined": {f"{signature}.output_specs.0.user_output.arg.as_tensor.name": "y"},
+        "no types": {f"{graph}.tensor_values": {}},
+        "type of size -1": {f"{graph}.tensor_values.x.sizes.0": {"as_int": -1}},
+        "weight of another shape": {f"{graph}.tensor_values.p_w.sizes.0": {"as_int": 3}},
+        "weight of another dtype": {f"{graph}.tensor_values.p_w.dtype": 8},
+        "placeholder missing": {f"{graph}.inputs": [{"as_tensor": {"name": "x"}}]},
+        "placeholders swapped": {f"{graph}.inputs": DOCUMENT["graph_module"]["graph"]["inputs"][::-1]},
+        "no graph": {"graph_module": {}},
+        "range as text": {"range_constraints": "s0"},
+    }
+    yield from documents(44, files, "pt2-malformed")
+    again = {f"{graph}.nodes": [NODE, NODE]}
+    same = {f"{graph}.nodes": [NODE, NODE | {"outputs": [{"as_tensor": {"name": "mul_1"}}]}]}
+    shadow = {f"{node}.outputs.0": {"as_tensor": {"name": "x"}}}
+    yield from documents(
+        44, {"node twice": again, "name twice": same, "result named as an input": shadow}, "duplicate-name"
+    )
+    other = {f"{signature}.input_specs.0.parameter.parameter_name": "v"}
+    yield from documents(25, {"weight that is not in the file": other}, "missing-storage")
+    texts = {
+        "not JSON": b"{'a': 1}",
+        "not UTF-8": b'{"\xff": 1}',
+        "a list": b"[]",
+        "NaN": b'{"a": NaN}',
+        "a number of 10^400": b'{"a": 1e400}',
+        "10,000 digits": b'{"a":' + b"9" * 10_000 + b"}",
+        "empty": b"",
+    }
+    made = {label: archive(members(text)) for label, text in texts.items()}
+    yield from table(44, "pt2 program:", made, "pt2-malformed")
+    good = json.dumps(DOCUMENT).encode()
+    twice = archive(members(good[:-1] + b', "guards_code": []}'))
+    yield FileCase(11, "pt2 key twice", twice, ("duplicate-key",))
+    bomb = archive(members(b'{"a":' + b"[" * 3_000_000 + b"]" * 3_000_000 + b"}"))
+    yield FileCase(8, "pt2 brackets", bomb, ("pt2-malformed",))
+    many = {"as_tensors": [{"name": "x"}] * 140_000}
+    yield FileCase(
+        0, "pt2 140,000 references", archive(members(edited(DOCUMENT, {argument: many}))), tensors=GOOD
+    )
+    lists = archive(members(b'{"a":[' + b"[]," * 2_500_000 + b"[]]}"))
+    yield FileCase(8, "pt2 lists", lists, ("pt2-malformed",))
 
 
 def _structures() -> Iterator[FileCase]:
