@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from jaxlstm_converters.lstm._find_lstms import find_lstms as find_lstms
     from jaxlstm_converters.lstm._load import from_torch as from_torch
     from jaxlstm_converters.lstm._load import load as load
-    from jaxlstm_converters.lstm._to_torch import to_torch as to_torch
+    from jaxlstm_converters.lstm._load import to_torch as to_torch
     from jaxlstm_converters.optimizer._load_optimizer import load_optimizer as load_optimizer
     from jaxlstm_converters.optimizer.state import OptimizerState as OptimizerState
     from jaxlstm_converters.porting_warning import PortingWarning as PortingWarning

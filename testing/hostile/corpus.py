@@ -1,7 +1,7 @@
 """The hostile corpus: every case of docs/safety.md in every container to which it applies.
 
-Cases 1 to 46 have the numbers of that page; 0 is a valid file. Cases 38 (an LSTM with a missing tensor) and
-40 (a file that changes while it is read) are in test_hostile.py.
+Cases 1 to 46 have the numbers of that page; 0 is a valid file. Case 38 (an LSTM with a missing tensor) is in
+test_find_lstms.py, and case 40 (a file that changes while it is read) in test_hostile.py.
 """
 
 from __future__ import annotations

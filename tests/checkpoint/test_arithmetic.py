@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxlstm import CheckpointError, read_checkpoint
+from jaxlstm import read_checkpoint
 from jaxlstm_converters.checkpoint import Tensor
 from testing.processes import run_python
 
@@ -82,19 +82,6 @@ def test_comparison_with_other_values_reads_nothing(
     assert w == w
     assert w in ("storage", w)
     assert w not in ("storage", v)
-
-
-def test_a_damaged_tensor_is_refused(tmp_path: Path) -> None:
-    """Arithmetic reads through the same checks as numpy.asarray."""
-    torch.save({"w": torch.full((3, 4), 7.0)}, tmp_path / "m.pt")
-    data = bytearray((tmp_path / "m.pt").read_bytes())
-    data[data.index(np.full(12, 7.0, np.float32).tobytes())] ^= 1
-    (tmp_path / "m.pt").write_bytes(data)
-    w = read_checkpoint(tmp_path / "m.pt")["w"]
-    for use in (lambda: w + 1, lambda: w.T, lambda: np.sum(w)):
-        with pytest.raises(CheckpointError) as caught:
-            use()
-        assert caught.value.code == "crc-mismatch"
 
 
 SCRIPT = """

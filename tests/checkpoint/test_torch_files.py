@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -55,13 +54,6 @@ def test_tied_weights(tmp_path: Path) -> None:
     assert_same_bits(ours["c"], weight[1:])
 
 
-def test_colliding_names(tmp_path: Path) -> None:
-    torch.save({"a.b": torch.ones(1), "a": {"b": torch.zeros(1)}}, tmp_path / "twice.pt")
-    with pytest.raises(CheckpointError, match=re.escape("'a.b'")) as caught:
-        read_checkpoint(tmp_path / "twice.pt")
-    assert caught.value.code == "duplicate-name"
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "complex64", "float8_e5m2"])
 def test_big_endian(tmp_path: Path, dtype: str) -> None:
     value = random_tensor(dtype, (4, 3))
@@ -100,16 +92,16 @@ def test_files_without_checksums(tmp_path: Path) -> None:
 
 
 def test_tensors_are_read_lazily(tmp_path: Path) -> None:
-    """A wrong checksum is reported at each read of the tensor or of a view of it."""
+    """A wrong checksum is reported at each read of the tensor or of a view of it, as in arithmetic."""
     torch.save({"good": torch.arange(4.0), "bad": torch.arange(9.0)[2:]}, tmp_path / "a.pt")
     raw = bytearray((tmp_path / "a.pt").read_bytes())
     raw[raw.index(torch.arange(9.0).numpy().tobytes()) + 33] ^= 1
     (tmp_path / "a.pt").write_bytes(raw)
     ours = read_checkpoint(tmp_path / "a.pt")
     assert_same_bits(ours["good"], torch.arange(4.0))
-    for _ in range(2):
+    for read in (np.asarray, np.asarray, np.sum, lambda tensor: tensor + 1, lambda tensor: tensor.T):
         with pytest.raises(CheckpointError) as caught:
-            np.asarray(ours["bad"])
+            read(ours["bad"])
         assert caught.value.code == "crc-mismatch"
         assert caught.value.path == str(tmp_path / "a.pt")
 

@@ -18,7 +18,7 @@ from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.plan import make_plan
 from jaxlstm_converters.flax.result import LoadResult, StateDictError
 from jaxlstm_converters.flax.tree import nnx_layers
-from jaxlstm_converters.lstm._to_torch import StateArray
+from jaxlstm_converters.lstm._load import StateArray
 from jaxlstm_converters.porting_warning import PortingWarning
 
 

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, load, param_shapes, to_torch
 from jaxlstm._shared.torch_tensors import as_numpy
-from jaxlstm_converters.lstm._to_torch import StateArray
+from jaxlstm_converters.lstm._load import StateArray
 from jaxlstm_converters.lstm.selected import select_lstm, with_fields
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -196,16 +196,3 @@ def test_a_raw_weight_moves_to_the_module_of_the_others() -> None:
         assert found.tensors[weight] is raw
         assert "a.weight_hh_l0_raw" not in found.tensors
         assert f"{weight} = a.weight_hh_l0_raw (weight drop, off in inference)" in found.notes
-
-
-def test_weight_norm() -> None:
-    v = np.array([[3.0, 4.0], [6.0, 8.0]], np.float32)
-    folded = WeightNorm(g=np.array([[10.0], [1.0]], np.float32), v=v)
-    assert (folded.shape, folded.dtype, folded.nbytes) == ((2, 2), np.float32, 16)
-    np.testing.assert_allclose(np.asarray(folded), [[6, 8], [0.6, 0.8]], rtol=1e-6)
-    assert np.asarray(folded).dtype == np.float32
-    assert np.asarray(folded, dtype=np.float64).dtype == np.float64
-    columns = WeightNorm(g=np.array([[5.0, 1.0]], np.float32), v=np.array([[3.0, 0], [4.0, 2.0]]))
-    np.testing.assert_allclose(np.asarray(columns), [[3, 0], [4, 1]])
-    whole = WeightNorm(g=np.array([[5.0]], np.float32), v=np.array([[3.0, 4.0]]))  # all axes
-    np.testing.assert_allclose(np.asarray(whole), [[3, 4]])
