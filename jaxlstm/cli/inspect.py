@@ -124,7 +124,7 @@ def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict
 
 def listing(report: dict[str, Any]) -> str:
     """Return the report of ``jaxlstm inspect`` as text."""
-    from jaxlstm_converters.lstm.shapes import WITH_ARTICLE
+    from jaxlstm_converters.lstm._find_lstms import WITH_ARTICLE
 
     lines = [
         f"{report['path']}: {report['container']}, {count_of(report['tensors'], 'tensor')}, "

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMState, find_lstms, load, load_optimizer, lstm, read_checkpoint
-from jaxlstm.layer.config_json import config_to_dict
+from jaxlstm.layer.config import config_to_dict
 from jaxlstm_converters.lstm._load import read_lstm
 from testing.checkpoints.compare import assert_same_bits
 from testing.command import jaxlstm_command
