@@ -1,6 +1,6 @@
 """File number `index` of the fuzzer: a valid file, some parts of which are edited, moved or replaced.
 
-The parts are those of the format: entries and headers of an archive, values and opcodes of a pickle, values
+Each format has its own parts: entries and headers of an archive, values and opcodes of a pickle, values
 of a JSON text or of a NumPy header. Replacements come from all valid files and from the hostile ones in
 `testing/hostile`.
 """
@@ -331,7 +331,7 @@ def edit_pickle(rng: Random, raw: bytes) -> bytes:
 
 
 def _changed(rng: Random, op: bytes) -> bytes:
-    """Return the opcode with another argument. The length of a string is right, or changed alone."""
+    """Return the opcode with another argument. A string keeps its length field right, or changes only that."""
     code, rest = op[:1], op[1:]
     if code in (b"K", b"M", b"J"):
         return integer(number(rng, int.from_bytes(rest, "little", signed=code == b"J")))
