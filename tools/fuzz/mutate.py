@@ -331,7 +331,7 @@ def edit_pickle(rng: Random, raw: bytes) -> bytes:
 
 
 def _changed(rng: Random, op: bytes) -> bytes:
-    """Return the opcode with another argument. A string keeps its length field right, or changes only that."""
+    """Return the opcode with another argument. The length of a string stays right, unless only it changes."""
     code, rest = op[:1], op[1:]
     if code in (b"K", b"M", b"J"):
         return integer(number(rng, int.from_bytes(rest, "little", signed=code == b"J")))
