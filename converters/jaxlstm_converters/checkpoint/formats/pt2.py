@@ -20,9 +20,9 @@ from ..io.files import FilePart
 from ..io.storage import Storage
 from ..io.tensor import DTYPES, Tensor
 from ..io.zip_archive import Archive, ZipEntry
+from .byteorder import is_big_endian
 from .pt2_archive import ProgramArchive, open_program
 from .pt2_hints import lstm_hints
-from .torch_zip import is_big_endian
 
 # torch._export.serde.schema.ScalarType
 SCALAR_TYPES = {
@@ -70,8 +70,7 @@ def _raw(program: ProgramArchive, kind: str, budget: Budget) -> Iterator[tuple[s
 def _pickled(program: ProgramArchive, entry: ZipEntry, budget: Budget) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in a file of torch.save inside the archive, by name."""
     # Imported here because files of torch 2.9 and later do without the reader of pickles.
-    from .torch_zip import read_torch_zip, root_folder
-    from .torchscript import is_torchscript
+    from .torch_zip import is_torchscript, read_torch_zip, root_folder
 
     source = program.archive.source
     program.archive.verify(entry)

@@ -25,6 +25,7 @@ from ..pickle._name_tensors import Member, name_tensors
 from ..pickle._run_pickle import run_pickle
 from ..pickle.machine import PickleMachine
 from ..pickle.values import GlobalName, Placeholder, StorageType, UnsupportedTensor
+from .byteorder import is_big_endian
 
 MAX_PICKLE = 256 << 20
 OWN_METADATA = "jaxlstm"
@@ -132,20 +133,6 @@ def run_entry(archive: Archive, name: str, storages: ZipStorages, budget: Budget
     result = run_pickle(stream, budget, persistent=storages.resolve)
     stream.require_end()
     return result
-
-
-def is_big_endian(archive: Archive, prefix: str) -> bool:
-    """Return the byte order of the archive. Before torch 2.1 it was always little-endian."""
-    entry = archive.entries.get(f"{prefix}byteorder")
-    if entry is None:
-        return False
-    if entry.size <= 16:
-        archive.verify(entry)
-    order = archive.stream(entry).take(entry.size) if entry.size <= 16 else b"?"
-    if order not in (b"little", b"big"):
-        message = f"the byteorder entry is {printable(repr(order))}, expected b'little' or b'big'"
-        raise CheckpointError("byteorder", message, entry.offset)
-    return order == b"big"
 
 
 def is_torchscript(archive: Archive, prefix: str) -> bool:
