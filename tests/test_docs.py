@@ -30,7 +30,7 @@ SOURCES = {
 
 def test_the_snippets_of_every_page_are_run() -> None:
     """A page of real code is compared with its scripts instead."""
-    files = ("tests/test_snippets.py", "tests/converters/flax/test_docs.py")
+    files = ("tests/test_snippets.py", "tests/converters/flax/test_linen.py")
     tests = "".join((ROOT / file).read_text() for file in files)
     run = set(re.findall(r'run_page\("([a-z_]+\.md)"', tests))
     assert {page for page in PAGES if blocks(page, "python")} == SOURCES.keys() | run
