@@ -13,7 +13,7 @@ from jaxlstm.check.cases.lstm import ordinary_case
 from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.item import Candidate, Divergence, first_divergence
+from jaxlstm.check.report.item import Candidate, Divergence, first_difference
 from jaxlstm.check.subjects.port import Port, PortSubject
 from jaxlstm.layer.config import LSTMConfig
 
@@ -55,11 +55,11 @@ def trace(
         h_0, c_0 = initial_state or (None, None)
         given = {"inputs": inputs, "h_0": h_0, "c_0": c_0, "seq_lengths": seq_lengths}
         case = replace(case, arrays={name: np.asarray(a) for name, a in given.items() if a is not None})
-    if not callable(actual):
-        return first_divergence(_activations(actual, params, config, case), tolerance)
-    difference = locate_difference(
-        PortSubject(Port.of(actual), params, config, "highest"), case, dtype, tolerance
-    )
+    if callable(actual):
+        port = PortSubject(Port.of(actual), params, config, "highest")
+        difference = locate_difference(port, case, dtype, tolerance)
+    else:
+        difference = first_difference(_activations(actual, params, config, case), tolerance)
     return None if difference is None else difference.place
 
 
@@ -84,13 +84,13 @@ def _activations(
     for layer, runs in enumerate(OracleLSTM(params, config).call(case).run().record):
         for reverse, run in enumerate(runs):
             name = f"l{layer}_reverse" if reverse else f"l{layer}"
-            gates = {gate: np.asarray(a) for gate, a in actual.get(name, {}).items()}
+            recorded = actual.get(name, {})
+            gates = {gate: np.asarray(recorded[gate]) for gate in oracle.Step._fields if gate in recorded}
             for gate, value in gates.items():
                 expected = getattr(run.steps, gate).shape
                 if value.shape != expected:
                     raise ValueError(f"{name} {gate} has shape {value.shape}, expected {expected}")
-            order = [gate for gate in oracle.Step._fields if gate in gates]
             for times, rows in oracle.running(lengths, bool(reverse)):
                 for at in zip(times.tolist(), rows.tolist(), strict=True):
-                    for gate in order:
-                        yield (layer, reverse, *at, gate, gates[gate][at], getattr(run.steps, gate)[at])
+                    values = {gate: (a[at], getattr(run.steps, gate)[at]) for gate, a in gates.items()}
+                    yield (layer, reverse, *at), values

@@ -106,19 +106,6 @@ def test_first_layers_of_a_config():
         np.testing.assert_array_equal(found.outputs, whole[layers - 1][0].steps.h)
 
 
-def test_faults_of_post_processing():
-    """One run of the oracle serves all post-processing faults, including swaps that change nothing."""
-    call = OracleLSTM(random_params(SQUARE), SQUARE).call(ordinary_case(SQUARE))
-    only = [fault for fault in catalogue(SQUARE) if fault.only_finishes(call)]
-    assert Counter(fault.group for fault in only) == {
-        "final state": TWO_WAYS["final state"],
-        "layer output": TWO_WAYS["layer output"],
-        # Of the last layer.
-        "join": 1,
-        "axes": 1,
-    }
-
-
 @pytest.mark.parametrize(
     ("cause", "kept"),
     [

@@ -100,14 +100,13 @@ class FaultedOracle(FaultedReference):
         if not faults:
             return self.correct_runs[0]
         if faults not in self.cheapest_runs:
-            unchanged = len(faults) == 1 and faults[0].only_finishes(self.calls[0])
-            self.cheapest_runs[faults] = self.correct_runs[0] if unchanged else call.run()
+            self.cheapest_runs[faults] = call.run()
         return self.cheapest_runs[faults]
 
     def _is_idle(self, fault: Fault) -> bool:
         """Return True if a fault does not change the run of the cheapest case."""
         run, correct = self._cheapest_run((fault,), self._call((fault,), 0)), self.correct_runs[0]
-        return run is correct or all(np.array_equal(a, b) for a, b in zip(run[:3], correct[:3], strict=True))
+        return all(np.array_equal(a, b) for a, b in zip(run[:3], correct[:3], strict=True))
 
     def _lowest_layer_distance(self, faults: Faults) -> float:
         """Return the distance of the lowest layer's state in the cheapest case."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,11 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.item import Candidate, Divergence, StepDifference, differing_units, first_divergence
+from jaxlstm.check.report.item import Candidate, StepDifference, differing_units, first_difference
 from jaxlstm.check.subjects.port import PortSubject
 from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
-GateValues = dict[str, tuple[Array, Array]]
-"""By gate, the values of the port and of the oracle, (units,) each."""
 
 
 def locate_difference(
@@ -36,21 +34,17 @@ def locate_difference(
     for steps in range(1, case.inputs.shape[0] + 1):
         part = _first_steps(case, steps)
         ours, theirs = (run(part) for run in runs)
-        candidates = list(_states(ours, theirs, config, part))
-        place = first_divergence(candidates, tolerance)
-        recovered: GateValues = {}
-        if place is None:
-            candidates = list(_outputs(ours, theirs, config))
-            place = first_divergence(candidates, tolerance)
+        found = first_difference(_states(ours, theirs, config, part), tolerance)
+        if found is None:
+            found = first_difference(_outputs(ours, theirs, config), tolerance)
         elif steps == 1 and port.port.takes_state:
-            slot = place.layer * config.num_directions + (place.direction == "reverse")
+            layer, reverse, _, row = where = found.place.indices
+            slot = layer * config.num_directions + reverse
             a, b = (gates_of_one_step(run, config, part, slot, tolerance) for run in runs)
-            recovered = {gate: (a[gate][place.row], b[gate][place.row]) for gate in b if gate in a}
-        if place is not None:
-            values = recovered | _values(candidates, place)
-            where = (place.layer, place.direction == "reverse", place.time, place.row)
-            by_gate = ((*where, gate, a, b) for gate, (a, b) in values.items())
-            return StepDifference(first_divergence(by_gate, tolerance) or place, values)
+            recovered = {gate: (a[gate][row], b[gate][row]) for gate in b if gate in a}
+            found = first_difference([(where, {**recovered, **found.gates})], tolerance)
+        if found is not None:
+            return found
     return None
 
 
@@ -63,32 +57,30 @@ def _first_steps(case: Case, steps: int) -> Case:
 
 def _states(ours: Results, theirs: Results, config: LSTMConfig, case: Case) -> Iterator[Candidate]:
     """Yield the final c and h of each layer, direction and row."""
-    lengths = case.valid.sum(0)
+    names = [gate for gate in "ch" if _have(f"{gate}_n", ours, theirs)]
     for layer, reverse in np.ndindex(config.num_layers, config.num_directions):
         slot = layer * config.num_directions + reverse
-        for gate in "ch":
-            a, b = (results.outputs.get(f"{gate}_n") for results in (ours, theirs))
-            if a is not None and b is not None and a.shape == b.shape:
-                for row, length in enumerate(lengths):
-                    time = 0 if reverse else int(length) - 1
-                    yield layer, reverse, time, row, gate, a[slot, row], b[slot, row]
+        for row, length in enumerate(case.valid.sum(0).tolist()):
+            gates = {
+                gate: (ours.outputs[f"{gate}_n"][slot, row], theirs.outputs[f"{gate}_n"][slot, row])
+                for gate in names
+            }
+            yield (layer, reverse, 0 if reverse else length - 1, row), gates
 
 
 def _outputs(ours: Results, theirs: Results, config: LSTMConfig) -> Iterator[Candidate]:
     """Yield the outputs of each step, row and direction of the last layer."""
-    a, b = (results.outputs.get("outputs") for results in (ours, theirs))
-    if a is not None and b is not None and a.shape == b.shape:
+    if _have("outputs", ours, theirs):
+        a, b = (results.outputs["outputs"] for results in (ours, theirs))
         a, b = (array.reshape(*array.shape[:2], config.num_directions, -1) for array in (a, b))
-        for at in np.ndindex(a.shape[:3]):
-            time, row, reverse = at
-            yield config.num_layers - 1, reverse, time, row, "output", a[at], b[at]
+        for time, row, reverse in np.ndindex(a.shape[:3]):
+            at = time, row, reverse
+            yield (config.num_layers - 1, reverse, time, row), {"output": (a[at], b[at])}
 
 
-def _values(candidates: Iterable[Candidate], place: Divergence) -> GateValues:
-    """Return the values of the candidates of one layer, direction and row at the time of a place."""
-    direction = ("forward", "reverse").index(place.direction)
-    at = (place.layer, direction, place.time, place.row)
-    return {gate: (a, b) for *where, gate, a, b in candidates if tuple(where) == at}
+def _have(name: str, ours: Results, theirs: Results) -> bool:
+    """Return True if both results have an output of this name in the same shape."""
+    return name in ours.outputs and ours.outputs[name].shape == theirs.outputs[name].shape
 
 
 def gates_of_one_step(

@@ -162,6 +162,11 @@ class Divergence(NamedTuple):
     expected: float
 
     @property
+    def indices(self) -> tuple[int, int, int, int]:
+        """The layer, 1 for the reverse direction, the time and the row."""
+        return self.layer, int(self.direction == "reverse"), self.time, self.row
+
+    @property
     def where(self) -> str:
         """The layer, direction, time and row."""
         return f"layer {self.layer}, {self.direction}, at time {self.time}, row {self.row}"
@@ -236,17 +241,18 @@ def gates_section(difference: StepDifference) -> Section:
     )
 
 
-Candidate = tuple[int, bool | int, int, int, str, Array, Array]
-"""Layer, reverse, time, row, gate, and the values of a port and of the oracle, (units,) each."""
+Candidate = tuple[tuple[int, int, int, int], Mapping[str, tuple[Array, Array]]]
+"""Layer, reverse, time and row; and by gate the values of a port and of the oracle, (units,) each."""
 
 
-def first_divergence(candidates: Iterable[Candidate], tolerance: float | None) -> Divergence | None:
-    """Return the first unit of the first candidate that differs from the oracle, or None."""
-    for layer, reverse, time, row, gate, actual, expected in candidates:
-        for unit in differing_units(actual, expected, tolerance)[:1].tolist():
-            direction = "reverse" if reverse else "forward"
-            values = float(actual[unit]), float(expected[unit])
-            return Divergence(layer, direction, time, row, gate, unit, *values)
+def first_difference(candidates: Iterable[Candidate], tolerance: float | None) -> StepDifference | None:
+    """Return the first candidate that differs from the oracle, with the first gate and unit, or None."""
+    for (layer, reverse, time, row), gates in candidates:
+        for gate, (actual, expected) in gates.items():
+            for unit in differing_units(actual, expected, tolerance)[:1].tolist():
+                direction = "reverse" if reverse else "forward"
+                values = float(actual[unit]), float(expected[unit])
+                return StepDifference(Divergence(layer, direction, time, row, gate, unit, *values), gates)
     return None
 
 

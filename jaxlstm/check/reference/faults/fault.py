@@ -33,12 +33,6 @@ class Fault:
     needs: str = ""
     rounding: bool = False
 
-    def only_finishes(self, call: OracleCall) -> bool:
-        """Return True if the fault changes only the results of a run, not the run itself."""
-        changed = self.apply(call)
-        parts = ("params", "inputs", "state", "lengths", "equations")
-        return all(getattr(changed, part) is getattr(call, part) for part in parts)
-
 
 def equations(**parts: Any) -> Change:
     """Return the change that replaces some of the equations."""
