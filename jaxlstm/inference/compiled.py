@@ -46,7 +46,7 @@ def bucket_of(size: int, buckets: tuple[int, ...]) -> int:
 
 
 class CompiledEngine:
-    """An LSTM with an executable for each bucket that was used so far."""
+    """An LSTM with an executable for each bucket that was used so far. It has the methods of NativeEngine."""
 
     needs_zero_padding = True
 
@@ -69,7 +69,7 @@ class CompiledEngine:
         lengths: np.ndarray | None,
         state: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Results:
-        """Pad a batch to its bucket and run it; see :meth:`jaxlstm.inference.engine.Engine.run_batch`."""
+        """Pad a batch to its bucket and run it; see ``NativeEngine.run_batch``."""
         time, batch = x.shape[:2]
         rows = bucket_of(batch, self.batch_buckets)
         steps = bucket_of(time, self.length_buckets)
@@ -181,7 +181,7 @@ class CompiledState:
         self.set(*(np.zeros(shape, engine.settings.dtype) for shape in shapes))
 
     def step(self, x: np.ndarray, active: np.ndarray | None) -> np.ndarray:
-        """Run one step of x (batch, input_size)."""
+        """Run one step of x (batch, input_size), of the rows where ``active`` is True."""
         executable, extra = self._step, ()
         if active is not None:
             executable = self._engine.step_executable(self._batch, masked=True)

@@ -1,17 +1,11 @@
-"""What Runner, Stream and ``map`` need of an engine: an LSTM on a device that runs batches of sequences.
-
-:class:`jaxlstm.inference.native.NativeEngine` runs the native CPU kernel,
-:class:`jaxlstm.inference.compiled.CompiledEngine` everything else.
-"""
+"""The settings, results and counts of both engines, which run batches of sequences on a device."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import jax
 import numpy as np
 
 from jaxlstm.layer.config import LSTMConfig
@@ -77,75 +71,3 @@ class RunnerSettings:
     dtype: np.dtype
     device: Any
     threads: int
-
-
-class StreamState(Protocol):
-    """The state (h, c) of the sequences of a stream, and the steps that advance it."""
-
-    def step(self, x: np.ndarray, active: np.ndarray | None) -> np.ndarray:
-        """Run one step of x (batch, input_size), of the rows where ``active`` is True."""
-        ...
-
-    def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Run up to ``max_length`` steps of x (time, batch, input_size)."""
-        ...
-
-    def reset(self, rows: np.ndarray) -> None:
-        """Set some rows to zeros; ``rows`` is bool (batch,)."""
-        ...
-
-    def get(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of h and c, in the Runner's dtype."""
-        ...
-
-    def set(self, h: np.ndarray, c: np.ndarray) -> None:
-        """Copy (h, c) into the state."""
-        ...
-
-
-class Engine(Protocol):
-    """An LSTM on one device. Threads may share an Engine.
-
-    Attributes:
-      settings: the limits of its calls.
-      work: counts every call.
-      needs_zero_padding: whether inputs must be zero after the end of each sequence.
-    """
-
-    settings: RunnerSettings
-    work: WorkCounter
-    needs_zero_padding: bool
-
-    def run_batch(
-        self,
-        x: np.ndarray | jax.Array,
-        lengths: np.ndarray | None,
-        state: tuple[np.ndarray, np.ndarray] | None = None,
-    ) -> Results:
-        """Run a batch of at most ``max_batch`` sequences of at most ``max_length`` steps.
-
-        Args:
-          x: (time, batch, input_size), with zeros after each length if the engine needs them.
-          lengths: int32 (batch,), or None if every sequence has ``time`` steps.
-          state: (h, c), or None for zeros.
-
-        Returns:
-          Outputs, h and c of the batch.
-        """
-        ...
-
-    def computed_steps(self, lengths: np.ndarray) -> int:
-        """Return the number of time steps that a batch of these lengths computes, padding included."""
-        ...
-
-    def stream_state(self, batch: int, spin: float) -> StreamState:
-        """Return zeros for a stream, whose helper threads spin ``spin`` seconds after a call."""
-        ...
-
-    def concurrent_calls(self, count: int) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which ``count`` threads run batches at the same time."""
-        ...
-
-    def warmup(self, *, progress: bool) -> None:
-        """Compile every executable of single calls and ``map``, with a progress bar on a terminal."""
-        ...

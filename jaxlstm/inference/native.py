@@ -27,7 +27,13 @@ def is_available(device: Any, dtype: np.dtype, backend: str) -> bool:
 
 
 class NativeEngine:
-    """An LSTM on the native kernel."""
+    """An LSTM on the native kernel. Threads may share an engine.
+
+    Attributes:
+      settings: the limits of its calls.
+      work: counts every call.
+      needs_zero_padding: whether inputs must be zero after the end of each sequence.
+    """
 
     needs_zero_padding = False
 
@@ -41,7 +47,16 @@ class NativeEngine:
         lengths: np.ndarray | None,
         state: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Results:
-        """Run a batch; see :meth:`jaxlstm.inference.engine.Engine.run_batch`."""
+        """Run a batch of at most ``max_batch`` sequences of at most ``max_length`` steps.
+
+        Args:
+          x: (time, batch, input_size), with zeros after each length if the engine needs them.
+          lengths: int32 (batch,), or None if every sequence has ``time`` steps.
+          state: (h, c), or None for zeros.
+
+        Returns:
+          Outputs, h and c of the batch.
+        """
         dtype, x = self.settings.dtype, np.asarray(x)
         time, batch = x.shape[:2]
         if lengths is None or lengths.min() == time:
@@ -61,7 +76,7 @@ class NativeEngine:
         return int(np.maximum.accumulate(lengths[::-1]).sum())
 
     def stream_state(self, batch: int, spin: float) -> NativeState:
-        """Return zeros for a stream."""
+        """Return zeros for a stream, whose helper threads spin ``spin`` seconds after a call."""
         return NativeState(self, batch, spin)
 
     def concurrent_calls(self, count: int) -> contextlib.AbstractContextManager[None]:
@@ -80,7 +95,7 @@ class NativeState:
         self._stack = LayerStack(engine.layers, batch, spin)
 
     def step(self, x: np.ndarray, active: np.ndarray | None) -> np.ndarray:
-        """Run one step of x (batch, input_size)."""
+        """Run one step of x (batch, input_size), of the rows where ``active`` is True."""
         return self._stack.step(x, active)
 
     def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:

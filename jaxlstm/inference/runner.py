@@ -12,7 +12,7 @@ import numpy as np
 from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.inference.compiled import CompiledEngine
-from jaxlstm.inference.engine import Engine, RunnerSettings, Stats
+from jaxlstm.inference.engine import RunnerSettings, Stats
 from jaxlstm.inference.host_arrays import (
     cast_params,
     host_array,
@@ -23,7 +23,7 @@ from jaxlstm.inference.host_arrays import (
     without_padding,
 )
 from jaxlstm.inference.native import NativeEngine, is_available
-from jaxlstm.inference.stream import SPIN, Stream
+from jaxlstm.inference.stream import SPIN, Engine, Stream
 from jaxlstm.kernels.cpu.stack import available_threads
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState

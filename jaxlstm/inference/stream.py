@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.inference.engine import Engine
+from jaxlstm.inference.compiled import CompiledEngine
 from jaxlstm.inference.host_arrays import (
     host_array,
     host_lengths,
@@ -15,8 +15,10 @@ from jaxlstm.inference.host_arrays import (
     time_major_inputs,
     without_padding,
 )
+from jaxlstm.inference.native import NativeEngine
 from jaxlstm.layer.cell import LSTMState
 
+Engine = NativeEngine | CompiledEngine
 SPIN = 1e-3
 """Seconds that the helper threads of a stream spin after a call by default."""
 
