@@ -1,7 +1,10 @@
-"""Single sequences, cells, state across calls, initialization, activations, and dropout between layers."""
+"""Single sequences, cells, state across calls, printed numbers, initialization, activations, dropout."""
 
 from __future__ import annotations
 
+import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -221,3 +224,25 @@ def test_linen_dropout_rng() -> None:
     ]
     np.testing.assert_array_equal(outputs[0], outputs[1])
     assert np.abs(outputs[0] - outputs[2]).max() > 0.01
+
+
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
+HALF_OF_THE_LAST_DECIMAL = 0.5e-4 + 1e-9
+
+
+@pytest.mark.parametrize("name", ["time_major", "batch_first_with_initial_state"])
+def test_printed_numbers(name: str) -> None:
+    golden = GOLDEN[name]
+    torch.manual_seed(golden["torch_manual_seed"])
+    module, config = torch.nn.LSTM(**golden["constructor"]), LSTMConfig(**golden["constructor"])
+    params = {name: jnp.asarray(leaf.numpy()) for name, leaf in module.state_dict().items()}
+    given = {"input": jnp.array(golden["input"])}
+    if "h_0" in golden:  # The notebook drew the inputs and the state too.
+        given = {name: torch.randn(np.shape(golden[name])).numpy() for name in ("input", "h_0", "c_0")}
+    x, *state = given.values()
+    outputs, (h_n, c_n) = jax.jit(partial(lstm, config=config))(params, x, tuple(state) or None)
+    gate_i = params["weight_hh_l0"][: config.hidden_size]
+    found = given | {"output": outputs, "h_n": h_n, "c_n": c_n, "weight_hh_l0_gate_i": gate_i}
+    for key in found.keys() & golden.keys():
+        assert np.shape(found[key]) == np.shape(golden[key])
+        np.testing.assert_allclose(found[key], golden[key], rtol=0, atol=HALF_OF_THE_LAST_DECIMAL)

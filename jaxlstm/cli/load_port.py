@@ -29,7 +29,11 @@ def load_port(spec: str) -> Callable[..., Any]:
     if callable(port):
         return port
     problem = "is not callable" if hasattr(module, name) else "does not exist"
-    functions = [n for n, value in vars(module).items() if _is_own_callable(value, module)]
+    functions = [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
     choices = f" ({', '.join(functions)})" if functions else ""
     raise ValueError(
         f"--port {spec}: {name} {problem} in {source}; name one of its functions{choices} as FILE.py:NAME"
@@ -71,7 +75,3 @@ def _line(error: BaseException, source: str) -> str:
         if Path(frame.filename).name == Path(source).name
     ]
     return f" ({source}, line {lines[-1]})" if lines else ""
-
-
-def _is_own_callable(value: Any, module: ModuleType) -> bool:
-    return callable(value) and getattr(value, "__module__", None) == module.__name__

@@ -41,10 +41,7 @@ def export_program(
     Args:
       path: the file to write, such as ``model.stablehlo``.
       program: the program. Its precision is fixed in the artifact, and its buffers are constants.
-      platforms: platforms to compile for: "cpu", "cuda", "rocm", "tpu". They need not be present.
-      weights: "inside" the artifact, or "beside" it as ``model.safetensors``. "auto" means "inside" up to
-        512 MiB.
-      overwrite: replace existing files that ``export_program`` did not write.
+      platforms, weights, overwrite: see :func:`jaxlstm.inference.export`.
 
     Returns:
       The artifact.
@@ -56,17 +53,10 @@ def export_program(
     """
     path = Path(path)
     check_arguments(path, platforms, weights)
+    function = positional(program.with_options(backend="scan"))
     params = {name: np.asarray(array) for name, array in program.params.items()}
-    return write_artifact(
-        path,
-        positional(program.with_options(backend="scan")),
-        params,
-        _shapes(program),
-        platforms=platforms,
-        weights=weights,
-        metadata={},
-        overwrite=overwrite,
-    )
+    options: Any = {"platforms": platforms, "weights": weights, "overwrite": overwrite}
+    return write_artifact(path, function, params, _shapes(program), metadata={}, **options)
 
 
 def positional(program: Program) -> Callable[..., Any]:
