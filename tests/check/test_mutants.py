@@ -15,7 +15,7 @@ from jaxlstm.check import verify
 from jaxlstm.check.cases.lstm import make_case
 from jaxlstm.check.criteria import semantics
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
-from jaxlstm.check.diagnosis.search import Deadline, explain
+from jaxlstm.check.diagnosis.search import Deadline
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Evidence
@@ -48,7 +48,7 @@ def test_semantics_catch_and_search_names(bugs):
     generous: dict[str, float] = dict.fromkeys(("outputs", "h_n", "c_n"), 1e-9)
     assert not all(semantics.result_semantics(entry.results, entry.truth, generous).ok for entry in evidence)
     faulted = FaultedOracle(OracleLSTM(params, config), evidence)
-    causes = "\n".join(map(str, explain(faulted, Deadline(60.0))))
+    causes = "\n".join(map(str, faulted.explain(Deadline(60.0))))
     for bug in bugs:
         cause = BUGS[bug]
         assert cause is None or cause in causes

@@ -45,7 +45,6 @@ class FaultedOracle(FaultedReference):
             self.results.append(results)
         dtypes = {entry.results.outputs["outputs"].dtype.name for entry in evidence}
         self.tolerance = max((AGREEMENT.get(name, 0.0) for name in dtypes), default=0.0)
-        self.correct_runs = [call.run() for call in self.calls]
         self.cheapest_runs: dict[Faults, OracleRun] = {}
         known = (*catalogue(oracle.config), *_clipped(self.results))
         self.faults = [fault for fault in known if fault.rounding or not rounding]
@@ -73,9 +72,7 @@ class FaultedOracle(FaultedReference):
         of_precision = itertools.product(close, (fault for fault in self.faults if fault.rounding))
         yield from (pair for pair in deadline.before(cheap) if self._distance(pair, 0) <= self.tolerance)
         yield from deadline.before(of_precision)
-        yield from (
-            pair for pair in deadline.before(costly) if self._lowest_layer_distance(pair) <= self.tolerance
-        )
+        yield from (pair for pair in deadline.before(costly) if self._distance(pair, 0) <= self.tolerance)
 
     def distances(self, faults: Faults) -> Iterator[float]:
         """Yield the distance of the oracle under some faults from the results on each case."""
@@ -83,7 +80,7 @@ class FaultedOracle(FaultedReference):
 
     def _distance(self, faults: Faults, which: int) -> float:
         call = self._call(faults, which)
-        run = self._cheapest_run(faults, call) if which == 0 else call.run()
+        run = call.run() if which else self._cheapest_run(faults)
         return _distance(self.results[which], call.finished(run), self.calls[which])
 
     def _call(self, faults: Faults, which: int) -> OracleCall:
@@ -92,27 +89,20 @@ class FaultedOracle(FaultedReference):
             call = fault.apply(call)
         return call
 
-    def _cheapest_run(self, faults: Faults, call: OracleCall) -> OracleRun:
-        """Return the oracle's run of the cheapest case, made once for the faults that change it."""
+    def _cheapest_run(self, faults: Faults) -> OracleRun:
+        """Return the oracle's run of the cheapest case. Runs with at most one fault are kept."""
         if len(faults) > 1:
             faults = tuple(fault for fault in faults if not self._is_idle(fault))
-            call = self._call(faults, 0)
-        if not faults:
-            return self.correct_runs[0]
+        if len(faults) > 1:
+            return self._call(faults, 0).run()
         if faults not in self.cheapest_runs:
-            self.cheapest_runs[faults] = call.run()
+            self.cheapest_runs[faults] = self._call(faults, 0).run()
         return self.cheapest_runs[faults]
 
     def _is_idle(self, fault: Fault) -> bool:
         """Return True if a fault does not change the run of the cheapest case."""
-        run, correct = self._cheapest_run((fault,), self._call((fault,), 0)), self.correct_runs[0]
+        run, correct = self._cheapest_run((fault,)), self._cheapest_run(())
         return all(np.array_equal(a, b) for a, b in zip(run[:3], correct[:3], strict=True))
-
-    def _lowest_layer_distance(self, faults: Faults) -> float:
-        """Return the distance of the lowest layer's state in the cheapest case."""
-        run, ours = self._call(faults, 0).run(layers=1), self.results[0].outputs
-        pairs = [(ours.get("h_n"), run.h_n), (ours.get("c_n"), run.c_n)]
-        return max((_relative(a[: len(b)], b) for a, b in pairs if a is not None), default=0.0)
 
 
 def _clipped(results: Iterable[Results]) -> Iterator[Fault]:
