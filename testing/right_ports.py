@@ -16,13 +16,13 @@ Array = np.ndarray
 
 
 class BiasesSwapped(WrongPort):
-    def biases(self, ih: Array, hh: Array, reverse: bool) -> dict[str, Array]:
-        return {"bias_ih": hh, "bias_hh": ih}
+    def biases(self, both: tuple[Array, Array], reverse: bool) -> tuple[Array, Array]:
+        return both[1], both[0]
 
 
 class BiasFolded(WrongPort):
-    def biases(self, ih: Array, hh: Array, reverse: bool) -> dict[str, Array]:
-        return {"bias_ih": ih + hh, "bias_hh": np.zeros_like(hh)}
+    def biases(self, both: tuple[Array, Array], reverse: bool) -> tuple[Array, Array]:
+        return both[0] + both[1], np.zeros_like(both[1])
 
 
 class Concatenated(WrongPort):

@@ -50,9 +50,9 @@ def test_semantics_catch_and_search_names(bugs):
     faulted = FaultedOracle(OracleLSTM(params, config), evidence)
     causes = "\n".join(map(str, faulted.explain(Deadline(60.0))))
     for bug in bugs:
-        cause = BUGS[bug]
+        cause = BUGS[bug].cause
         assert cause is None or cause in causes
-    if all(BUGS[bug] is None for bug in bugs):
+    if all(BUGS[bug].cause is None for bug in bugs):
         # No cause is better than a wrong one.
         assert not causes
 
@@ -75,7 +75,7 @@ def caught_and_named(bugs, params, config):
     port = WrongPort(config, *bugs)
     report = verify(port, params, config, gradients=False, seconds=60.0, against="oracle")
     causes = "\n".join(report.diagnosis)
-    return not report.ok, all((BUGS[bug] or "") in causes for bug in bugs)
+    return not report.ok, all((BUGS[bug].cause or "") in causes for bug in bugs)
 
 
 @pytest.mark.slow
