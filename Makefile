@@ -71,10 +71,10 @@ test-aot: pyproject.toml  ## compile for TPUs and GPUs without a device
 
 PROBLEMS ?= 500
 sanitize:  ## the native kernel under the sanitizers of g++ or CXX, on PROBLEMS random problems
-	$(PYTHON) -m tools.kernel_harness.sanitize $(PROBLEMS)
+	$(PYTHON) -m tools.kernel_harness sanitize $(PROBLEMS)
 
 test-aarch64:  ## the native kernel for aarch64, with a cross compiler and QEMU
-	$(PYTHON) -m tools.kernel_harness.aarch64 $(PROBLEMS)
+	$(PYTHON) -m tools.kernel_harness aarch64 $(PROBLEMS)
 
 CONFIGS ?= 10000
 FIRST_CONFIG ?= 0

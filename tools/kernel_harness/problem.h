@@ -1,15 +1,19 @@
-// Random problems: sizes that are awkward for the kernels, and random arrays.
+// Random problems, with sizes that are awkward for the kernels, and passes on their arrays.
 //
 // Every array is allocated at its exact size, so that AddressSanitizer detects any access past its end.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <initializer_list>
 #include <random>
+#include <thread>
 #include <vector>
 
-#include "half_conversion.h"
+#include "half.h"
+#include "instruction_sets.h"
+#include "team.h"
 
 namespace jaxlstm {
 
@@ -73,6 +77,20 @@ struct Problem {
     grad_y = random_array<T>(time * batch * h_size), grad_h_n = random_array<Wide<T>>(batch * h_size);
     grad_c_n = random_array<Wide<T>>(batch * hidden_size), valid = random_valid();
   }
+  // The same problem in float64.
+  template <class Narrow>
+  explicit Problem(const Problem<Narrow>& p)
+      : time(p.time), batch(p.batch), input_size(p.input_size), hidden_size(p.hidden_size), h_size(p.h_size),
+        gates(p.gates), requested(p.requested), reverse(p.reverse), has_bias(p.has_bias), projected(p.projected),
+        ragged(p.ragged), valid(p.valid) {
+    const auto copy = [](const auto& from, vector<double>& to) {
+      to.resize(from.size());
+      std::transform(from.begin(), from.end(), to.begin(), [](auto number) { return double(widen(number)); });
+    };
+    copy(p.x, x), copy(p.weight_ih, weight_ih), copy(p.weight_hh, weight_hh), copy(p.weight_hr, weight_hr);
+    copy(p.rounded_h_0, rounded_h_0), copy(p.grad_y, grad_y), copy(p.bias, bias), copy(p.h_0, h_0), copy(p.c_0, c_0);
+    copy(p.grad_h_n, grad_h_n), copy(p.grad_c_n, grad_c_n);
+  }
 
  private:
   // Draws lengths in random or descending order, or valid steps that are scattered over time.
@@ -123,13 +141,82 @@ template <class T>
 struct Results {
   vector<T> y, m, grad_projected, grad_x, grad_weight_ih, grad_weight_hh;
   vector<Wide<T>> h_n, c_n, by_gates, f, m_by_c, grad_gates, grad_h_0, grad_c_0, grad_bias;
-  template <class Number>
-  Results(const Problem<Number>& p, double fill)
+  Results(const Problem<T>& p, double fill)
       : y(p.time * p.batch * p.h_size, rounded<T>(fill)), m(p.time * p.batch * p.hidden_size, rounded<T>(fill)),
         grad_projected(y), grad_x(p.x.size(), rounded<T>(fill)), grad_weight_ih(p.weight_ih.size(), rounded<T>(fill)),
         grad_weight_hh(p.weight_hh.size(), rounded<T>(fill)), h_n(p.batch * p.h_size, fill),
         c_n(p.batch * p.hidden_size, fill), by_gates(p.time * p.batch * p.gates, fill), f(m.size(), fill), m_by_c(f),
         grad_gates(by_gates), grad_h_0(h_n), grad_c_0(c_n), grad_bias(p.gates, fill) {}
 };
+
+template <class Arguments>
+static void run(const Arguments& arguments, const Pass<Arguments>& pass, int threads) {
+  void* scratch = std::aligned_alloc(64, (pass.scratch_bytes(arguments) + 63) / 64 * 64);
+  vector<std::thread> helpers;
+  run_as_team(threads, 1.0, [&](auto task) { helpers.emplace_back(task); },
+              [&](int thread, int size, Barrier& barrier) { pass.run(arguments, scratch, thread, size, barrier); });
+  for (auto& helper : helpers) helper.join();
+  std::free(scratch);
+}
+
+// As run, on the helper threads of the process. A call with a long estimate waits for sleeping helpers.
+template <class Arguments>
+static void run_with_helpers(const Arguments& arguments, const Pass<Arguments>& pass, int threads, int spin,
+                             bool is_long) {
+  void* scratch = std::aligned_alloc(64, (pass.scratch_bytes(arguments) + 63) / 64 * 64);
+  Helpers::of_process().run(threads, is_long ? 0.01 : 1e-6, std::chrono::microseconds(spin),
+      [&](int thread, int size, Barrier& barrier) { pass.run(arguments, scratch, thread, size, barrier); });
+  std::free(scratch);
+}
+
+template <class T>
+static const T* weight_hr_of(const Problem<T>& p) { return p.projected ? p.weight_hr.data() : nullptr; }
+template <class T>
+static const uint8_t* valid_of(const Problem<T>& p) { return p.ragged ? p.valid.data() : nullptr; }
+
+template <class T>
+static ForwardArguments<T> forward_arguments(const Problem<T>& p, Results<T>& r) {
+  return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, p.x.data(), p.weight_ih.data(),
+          p.weight_hh.data(), p.has_bias ? p.bias.data() : nullptr, weight_hr_of(p), p.h_0.data(), p.c_0.data(),
+          valid_of(p), r.y.data(), r.h_n.data(), r.c_n.data(), r.by_gates.data(), r.f.data(), r.m_by_c.data(),
+          r.m.data(), nullptr};
+}
+template <class T>
+static BackwardArguments<T> backward_arguments(const Problem<T>& p, Results<T>& r) {
+  return {p.time, p.batch, p.hidden_size, p.h_size, p.reverse, p.weight_hh.data(), weight_hr_of(p),
+          r.by_gates.data(), r.f.data(), r.m_by_c.data(), valid_of(p), p.grad_y.data(), p.grad_h_n.data(),
+          p.grad_c_n.data(), r.grad_gates.data(), r.grad_projected.data(), r.grad_h_0.data(), r.grad_c_0.data()};
+}
+template <class T>
+static GradientsArguments<T> gradients_arguments(const Problem<T>& p, Results<T>& r, int threads) {
+  return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.reverse, threads, r.grad_gates.data(),
+          p.x.data(), r.y.data(), p.rounded_h_0.data(), valid_of(p), p.weight_ih.data(),
+          p.requested & kGradX ? r.grad_x.data() : nullptr,
+          p.requested & kGradWeightIh ? r.grad_weight_ih.data() : nullptr,
+          p.requested & kGradWeightHh ? r.grad_weight_hh.data() : nullptr,
+          p.requested & kGradBias ? r.grad_bias.data() : nullptr};
+}
+
+// Fills the results with NaN, which reveals elements that a kernel does not write.
+template <class T>
+static Results<T> unwritten(const Problem<T>& p) { return {p, NAN}; }
+
+// Packs the weights as the instruction set takes them: in T, or widened to float32.
+template <class T>
+static void* prepared_weights(const InstructionSet& instruction_set, const Problem<T>& p) {
+  Results<T> unused = unwritten(p);
+  const auto pack = [](const auto& passes, const auto& arguments) {
+    void* prepared = std::aligned_alloc(64, passes.prepared_bytes(arguments));
+    passes.prepare_weights(arguments, prepared);
+    return prepared;
+  };
+  const ForwardArguments<T> arguments = forward_arguments(p, unused);
+  if (instruction_set.multiplies<T>()) return pack(instruction_set.passes<T>(), arguments);
+  const auto weight_ih = widened(p.weight_ih), weight_hh = widened(p.weight_hh), weight_hr = widened(p.weight_hr);
+  ForwardArguments<Wide<T>> wide{p.time, p.batch, p.input_size, p.hidden_size, p.h_size};
+  wide.weight_ih = weight_ih.data(), wide.weight_hh = weight_hh.data(), wide.bias = arguments.bias;
+  wide.weight_hr = p.projected ? weight_hr.data() : nullptr;
+  return pack(instruction_set.passes<Wide<T>>(), wide);
+}
 
 }  // namespace jaxlstm

@@ -1,4 +1,4 @@
-"""The kernels without JAX, against a naive implementation, on this processor and on an emulated aarch64."""
+"""The kernels without JAX, against a reference, on this processor and on an emulated aarch64."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from pathlib import Path
 import jaxlib
 import pytest
 
-from tools.kernel_harness import aarch64
-from tools.kernel_harness.build import compile_harness, compile_threads_check
+from tools.kernel_harness.__main__ import (
+    compile_harness,
+    compile_kernels_for_aarch64,
+    compile_threads_check,
+    link_library_for_aarch64,
+    missing_for_aarch64,
+    run_on_aarch64,
+)
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the harness")
-needs_emulator = pytest.mark.skipif(aarch64.missing() is not None, reason=str(aarch64.missing()))
+needs_emulator = pytest.mark.skipif(missing_for_aarch64() is not None, reason=str(missing_for_aarch64()))
 EM_AARCH64 = 183
 
 
@@ -37,12 +43,12 @@ def test_threads_of_a_call(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return aarch64.compile_kernels(tmp_path_factory.mktemp("kernels"))
+    return compile_kernels_for_aarch64(tmp_path_factory.mktemp("kernels"))
 
 
 @needs_emulator
 def test_random_problems_on_aarch64(kernels: list[Path], tmp_path: Path) -> None:
-    finished = aarch64.run(aarch64.link_harness(tmp_path, kernels), problems=60)
+    finished = run_on_aarch64(tmp_path, kernels, problems=60)
     assert finished.stdout == "60 problems, 0 wrong\n", finished.stderr
     assert finished.returncode == 0
 
@@ -50,7 +56,7 @@ def test_random_problems_on_aarch64(kernels: list[Path], tmp_path: Path) -> None
 @needs_emulator
 def test_library_for_aarch64(kernels: list[Path], tmp_path: Path) -> None:
     include = Path(jaxlib.__file__).parent / "include"
-    elf = aarch64.link_library(tmp_path, kernels, include).read_bytes()
+    elf = link_library_for_aarch64(tmp_path, kernels, include).read_bytes()
     assert elf[:4] == b"\x7fELF"
     assert int.from_bytes(elf[18:20], "little") == EM_AARCH64
     assert b"jaxlstm_gradients" in elf

@@ -3,9 +3,9 @@
 // As in the forward pass, the vector units compute the cells of one panel while AMX multiplies the next, and split the
 // new grad_gates into parts for the next product.
 #pragma once
-#include "amx_policy.h"
 #include "amx_product.h"
 #include "backward.h"
+#include "pass.h"
 
 namespace jaxlstm {
 namespace {

@@ -3,8 +3,8 @@
 // W_ih x is computed for several steps at a time, since products of more rows are faster.
 #pragma once
 #include "amx_operands.h"
-#include "amx_policy.h"
 #include "forward.h"
+#include "pass.h"
 
 namespace jaxlstm {
 namespace {

@@ -1,9 +1,8 @@
 // The range of numbers within which products on AMX are accurate.
 #pragma once
 #include "amx.h"
-#include "arena.h"
-#include "half_conversion.h"
-#include "work_sharing.h"
+#include "half.h"
+#include "pass.h"
 
 namespace jaxlstm {
 namespace {

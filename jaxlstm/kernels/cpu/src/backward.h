@@ -3,12 +3,11 @@
 // and inputs are large products of grad_gates, computed afterwards (gradients.h).
 //
 // A step computes grad_h = W_hh^T grad_gates of the step that follows it in the forward pass, and its own grad_gates
-// from that. Threads share the columns of grad_h or the rows (work_sharing.h).
+// from that. Threads share the columns of grad_h or the rows (pass.h).
 #pragma once
-#include "arena.h"
 #include "arguments.h"
 #include "panel.h"
-#include "work_sharing.h"
+#include "pass.h"
 
 #if defined(__AVX512BF16__)
 #include "bfloat16.h"

@@ -1,15 +1,14 @@
 // The forward pass. A step is one product of [x | h] with the packed weights (panel.h). A panel holds all four gates of
 // some hidden units, so their new state is computed while the gates are still in registers.
 //
-// Threads share the hidden units or the rows of each step (work_sharing.h). Only the rows up to the last valid one of a
+// Threads share the hidden units or the rows of each step (pass.h). Only the rows up to the last valid one of a
 // step are computed, and none of a step without valid rows. That depends only on `valid`, so all threads agree on when
 // to synchronize.
 #pragma once
 #include "activations.h"
-#include "arena.h"
 #include "arguments.h"
 #include "panel.h"
-#include "work_sharing.h"
+#include "pass.h"
 
 #if defined(__AVX512BF16__)
 #include "bfloat16.h"
@@ -169,7 +168,7 @@ struct ForwardPass {
     zero(p.f, p.hidden_size), zero(p.m_by_c, p.hidden_size), zero(p.m, p.hidden_size);
   }
 
-  // Returns true if threads should share the rows: if that is faster in principle (work_sharing.h), and if ragged
+  // Returns true if threads should share the rows: if that is faster in principle (pass.h), and if ragged
   // lengths allow it.
   bool split_rows(int threads) const {
     const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));

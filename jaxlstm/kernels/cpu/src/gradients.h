@@ -4,10 +4,9 @@
 // rows that stay in the cache. Each chunk is read once for all results. Threads share the gates, and the rows for
 // grad_x.
 #pragma once
-#include "arena.h"
 #include "arguments.h"
 #include "panel.h"
-#include "work_sharing.h"
+#include "pass.h"
 
 #if defined(__AVX512BF16__)
 #include "bfloat16.h"

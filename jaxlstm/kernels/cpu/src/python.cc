@@ -1,7 +1,7 @@
 // The functions that Python calls through ctypes, without XLA.
-#include "amx_policy.h"
 #include "cost.h"
 #include "instruction_sets.h"
+#include "pass.h"
 #include "stack.h"
 
 namespace jaxlstm {

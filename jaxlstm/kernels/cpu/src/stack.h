@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "cost.h"
-#include "helpers.h"
 #include "memory.h"
+#include "team.h"
 
 namespace jaxlstm {
 

@@ -1,10 +1,9 @@
 // Passes in half precision where the processor has no products of it: all arrays are widened to float32, and the
 // results are rounded once. The pass itself runs in float32, so h is not rounded from step to step either.
 #pragma once
-#include "arena.h"
 #include "arguments.h"
-#include "half_conversion.h"
-#include "work_sharing.h"
+#include "half.h"
+#include "pass.h"
 
 namespace jaxlstm {
 namespace {
