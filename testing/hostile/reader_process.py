@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from testing.checkpoints.case import FileCase
-from testing.checkpoints.seeds import seeds
+from testing.checkpoints.case import FileCase, seeds
 from testing.hostile.reader import digest
 from testing.processes import python_environment
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
+from testing.checkpoints.case import Seed, seeds
 from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened, random_tensor
-from testing.checkpoints.seeds import Seed, seeds
 
 # Without the one that our reader refuses, and one that torch 2.13 fails to read: an untyped legacy storage.
 SEEDS = [

@@ -15,7 +15,7 @@ import jaxlstm
 from jaxlstm.programs.graph import Graph, Node, TensorType, Tree, Value
 from jaxlstm_converters.checkpoint import CheckpointError
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from testing.checkpoints.seeds import CORPUS
+from testing.checkpoints.case import CORPUS
 from testing.exported import AUTO, Tagger, Tied, save
 from testing.processes import run_python
 

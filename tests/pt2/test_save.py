@@ -13,7 +13,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from testing.checkpoints.seeds import CORPUS
+from testing.checkpoints.case import CORPUS
 from testing.exported import save
 
 NEWEST = CORPUS / "pt2-2.13.pt2"

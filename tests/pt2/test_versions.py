@@ -34,7 +34,7 @@ import torch
 import jaxlstm
 from jaxlstm.programs.graph import Graph
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from testing.checkpoints.seeds import CORPUS
+from testing.checkpoints.case import CORPUS
 
 # torch 2.6 and 2.7 write an archive without folders, torch 2.8 pickled weights, later versions raw bytes.
 VERSIONS = ("2.6", "2.8", "2.9", "2.13")

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMCellConfig, LSTMState, find_lstms, load, load_optimizer, lstm, read_checkpoint
+from jaxlstm import LSTMCellConfig, find_lstms, load, read_checkpoint
 from jaxlstm.layer.config import config_to_dict
 from jaxlstm_converters.lstm._load import read_lstm
 from testing.checkpoints.compare import assert_same_bits
@@ -68,17 +66,6 @@ def test_the_onnx_and_torchscript_files_hold_the_same_cell() -> None:
         assert np.asarray(params[f"{name}_l0"]).tobytes() == np.asarray(array).tobytes(), name
 
 
-def test_the_optimizer_of_resemblyzer() -> None:
-    path = BY_LABEL["resemblyzer"].path()
-    checkpoint = read_checkpoint(path)
-    assert sum(name.startswith("optimizer_state.state.") for name in checkpoint) > 20
-    params, config = load(path, batch_first=False, dropout=0.0)
-    optimizer = load_optimizer(path, params, config)
-    shapes = {name: array.shape for name, array in params.items()}
-    adam = next(s for s in optimizer.state if hasattr(s, "mu"))  # type: ignore[union-attr]
-    assert {name: array.shape for name, array in adam.mu.items()} == shapes
-
-
 @each_lstm()
 def test_as_exact_as_torch_in_float32(real: Real, prefix: str) -> None:
     assert_real_lstm_is_as_exact_as_torch(real, prefix)
@@ -87,22 +74,6 @@ def test_as_exact_as_torch_in_float32(real: Real, prefix: str) -> None:
 @each_lstm(slow=LARGE)
 def test_verify(real: Real, prefix: str) -> None:
     assert_verdict_holds(real, prefix)
-
-
-def test_calls_that_pass_on_the_state_equal_one_call() -> None:
-    """BeatNet runs its LSTM frame by frame and keeps the state."""
-    real = BY_LABEL["beatnet"]
-    params, config = load(real.path(), batch_first=True, dropout=0.0)
-    x = np.random.default_rng(0).standard_normal((1, 30, 150)).astype(np.float32)
-    run = jax.jit(lambda x, state: lstm(params, x, state, config=config))
-    zeros = LSTMState(jnp.zeros((2, 1, 150)), jnp.zeros((2, 1, 150)))
-    whole, final = run(x, zeros)
-    state, pieces = zeros, []
-    for t in range(30):
-        y, state = run(x[:, t : t + 1], state)
-        pieces.append(y)
-    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(state.c, final.c, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("real", FILES, ids=lambda real: real.label)
@@ -162,34 +133,3 @@ def test_convert(real: Real, prefix: str, suffix: str, tmp_path: Path) -> None:
     theirs = real.read(real.path())
     for name, array in converted.items():
         assert array.tobytes() == np.asarray(theirs[prefix + name]).tobytes(), name
-
-
-def test_several_lstms_need_a_prefix(tmp_path: Path) -> None:
-    path = BY_LABEL["silero-torchscript"].path()
-    done = jaxlstm_command("convert", path, "-o", tmp_path / "x.safetensors")
-    assert done.status == 2
-    assert "'_model.decoder.rnn.', '_model_8k.decoder.rnn.'" in done.err
-    assert len(done.err.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("label", "arguments"),
-    [
-        ("silero-safetensors", ["--dtype", "float32"]),
-        pytest.param("beatnet", ["--batch-first"], marks=pytest.mark.slow),
-        pytest.param("resemblyzer", ["--batch-first"], marks=pytest.mark.slow),
-        pytest.param("g2pm", [], marks=pytest.mark.slow),
-    ],
-)
-def test_check_of_a_converted_file(label: str, arguments: list[str], tmp_path: Path) -> None:
-    converted = tmp_path / f"{label}.safetensors"
-    select = [argument for argument in arguments if argument == "--batch-first"]
-    done = jaxlstm_command("convert", BY_LABEL[label].path(), "-o", converted, *select)
-    assert done.status == 0
-    assert done.out.endswith("read back: all bits equal\n")
-    done = jaxlstm_command("check", converted, "--json", *arguments)
-    assert done.status == 0
-    verdict = json.loads(done.out)
-    assert verdict["ok"] is True
-    dtypes = ["float32"] if "--dtype" in arguments else ["float32", "float64"]
-    assert [report["dtype"] for report in verdict["reports"]] == dtypes

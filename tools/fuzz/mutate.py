@@ -24,7 +24,7 @@ from random import Random
 from typing import Any
 
 from testing.checkpoints.assemble import ZipMember, archive, integer
-from testing.checkpoints.seeds import Seed, seeds
+from testing.checkpoints.case import Seed, seeds
 from testing.hostile import archives, found, pickles, programs, tensors
 
 # Exceptions of the standard library on input that has been mutated before.

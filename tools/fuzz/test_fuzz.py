@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxlstm_converters.checkpoint import CODES, read_checkpoint
-from testing.checkpoints.seeds import seeds
+from testing.checkpoints.case import seeds
 from testing.hostile.reader_process import ReaderProcess
 from tools.fuzz.__main__ import fuzz, keep
 from tools.fuzz.mutate import mutant
