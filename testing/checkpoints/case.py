@@ -1,8 +1,8 @@
 """Checkpoint files of the tests: hostile cases with their outcomes, and small valid files, the seeds.
 
 `corpus/` holds at least one seed per container, written by torch, NumPy, safetensors and onnx. They are
-committed so that a seed and an index name the same file of the fuzzer on every machine. A folder is a sharded checkpoint
-whose index is the file to open.
+committed so that a seed and an index name the same file of the fuzzer on every machine. A folder is a
+sharded checkpoint whose index is the file to open.
 """
 
 from __future__ import annotations
