@@ -110,12 +110,10 @@ def _editor(raw: bytes) -> Callable[[Random, bytes], bytes] | None:
     """Return the editor for the format, recognized by its first bytes as in the reader."""
     if HEAD.match(raw):
         return edit_pickle
-    if raw.startswith(b"\x93NUMPY"):
-        return edit_npy
     if raw.startswith((b"{", b"[")):
         return edit_text
-    if raw[8:9] == b"{" and struct.unpack("<Q", raw[:8])[0] < len(raw):
-        return edit_safetensors
+    if raw.startswith(b"\x93NUMPY") or raw[8:9] == b"{":
+        return edit_header
     return None
 
 
@@ -416,25 +414,13 @@ def _changed_value(rng: Random, old: bytes) -> bytes:
     return json.dumps(content).encode()
 
 
-def edit_safetensors(rng: Random, raw: bytes) -> bytes:
-    """Edit mostly the header; its length field is correct unless it is the edited part."""
-    (length,) = struct.unpack("<Q", raw[:8])
-    header, data = raw[8 : 8 + length], raw[8 + length :]
-    what = rng.randrange(12)
-    if what == 0:
-        return fixed(number(rng, length), 8) + header + data
-    if what == 1:
-        return fixed(length, 8) + header + edit_bytes(rng, data)
+def edit_header(rng: Random, raw: bytes) -> bytes:
+    """Edit the header of a safetensors file or a NumPy array. Only its length may be wrong."""
+    layout, at = ("<Q", 0) if raw[8:9] == b"{" else ("<I" if raw[6] > 1 else "<H", 8)
+    start = at + struct.calcsize(layout)
+    (length,) = struct.unpack_from(layout, raw, at)
+    header, data = raw[start : start + length], raw[start + length :]
+    if rng.random() < 0.1:
+        return raw[:at] + fixed(number(rng, length), start - at) + header + data
     header = edit_text(rng, header)
-    return fixed(len(header), 8) + header + data
-
-
-def edit_npy(rng: Random, raw: bytes) -> bytes:
-    """Edit the header; its length field is correct."""
-    wide = raw[6] > 1
-    (length,) = struct.unpack_from("<I" if wide else "<H", raw, 8)
-    start = 12 if wide else 10
-    header = edit_text(rng, raw[start : start + length])[:60_000]
-    version = rng.choice((1, 1, 1, 1, 2, 3, 9))
-    size = fixed(len(header), 4 if version > 1 else 2)
-    return b"\x93NUMPY" + bytes([version, 0]) + size + header + raw[start + length :]
+    return raw[:at] + fixed(len(header), start - at) + header + data
