@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
+from testing.flax_layers import CASES
 from testing.flax_models import assert_equal
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxlstm.PortingWarning")
@@ -245,23 +247,15 @@ def test_arguments_of_the_wrong_type() -> None:
             jaxlstm.state_dict(model)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("damage", ["cut off", "changed tensor", "absent"])
-def test_damaged_files(damage: str, tmp_path: Path) -> None:
+def test_damaged_file(tmp_path: Path) -> None:
     """The tensors are read after all shapes have been checked, and before anything is written."""
     path = tmp_path / "model.pt"
     torch.save(source(fc_weight=torch.full((3, 2), 1.5)), path)
-    data = path.read_bytes()
-    if damage == "cut off":
-        path.write_bytes(data[:-30])
-    elif damage == "changed tensor":
-        path.write_bytes(data.replace(np.full(6, 1.5, "<f4").tobytes(), bytes(24)))
-    else:
-        path.unlink()
+    path.write_bytes(path.read_bytes().replace(np.full(6, 1.5, "<f4").tobytes(), bytes(24)))
     model = linear()
     before = snapshot(model)
-    with pytest.raises(FileNotFoundError if damage == "absent" else jaxlstm.CheckpointError) as caught:
+    with pytest.raises(jaxlstm.CheckpointError, match="crc-mismatch"):
         jaxlstm.load_state_dict(model, path)
-    assert damage != "changed tensor" or "crc-mismatch" in str(caught.value)
     assert all((before[path] == value).all() for path, value in snapshot(model).items())
 
 
@@ -285,27 +279,19 @@ def test_wrong_layout_of_a_registered_layer(names: dict[str, str] | None) -> Non
     assert "the layout gives the shape (3, 2), expected (2, 3)" in message
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda rngs: nnx.Linear(2, 2, rngs=rngs),
-        lambda rngs: nnx.Conv(2, 2, 3, rngs=rngs),
-        lambda rngs: nnx.BatchNorm(2, rngs=rngs),
-        lambda rngs: nnx.Embed(5, 2, rngs=rngs),
-        lambda rngs: nnx.Conv(2, 2, 3, use_bias=False, rngs=rngs),
-        lambda rngs: nnx.LinearGeneral((2, 3), 2, axis=(-2, -1), rngs=rngs),
-        lambda rngs: nnx.RMSNorm(2, rngs=rngs),
-        lambda rngs: nnx.InstanceNorm(2, rngs=rngs),
-        lambda rngs: nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs),
-        lambda rngs: nnx.LSTMCell(2, 3, rngs=rngs),
-        lambda rngs: nnx.OptimizedLSTMCell(2, 3, rngs=rngs),
-        lambda rngs: jaxlstm.nnx.LSTM(2, 3, rngs=rngs),
-        lambda rngs: jaxlstm.nnx.LSTMCell(2, 3, rngs=rngs),
-    ],
+STACKED = (
+    *("Linear", "Linear without bias", "LinearGeneral", "Conv1d", "Conv2d, dilation, no bias", "Embed"),
+    *("BatchNorm", "InstanceNorm", "RMSNorm", "MultiHeadAttention", "LSTMCell", "OptimizedLSTMCell"),
+    *("jaxlstm LSTM", "jaxlstm LSTMCell"),
 )
-def test_stacked_layers(make: Any) -> None:
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_stacked_layers(name: str) -> None:
     """No torch layer has a stack of kernels, which nnx.vmap over a constructor makes."""
-    model = nnx.Dict({"blocks": nnx.split_rngs(splits=3)(nnx.vmap(make))(nnx.Rngs(0))})
+    with jax.enable_x64(True):
+        stack = nnx.split_rngs(splits=3)(nnx.vmap(CASES[name].flax))
+        model = nnx.Dict({"blocks": stack(nnx.Rngs(0))})
     stacked = "its arrays are stacked along one more axis, as by vmap or scan; fill the layers one"
     assert stacked in str(rejected(model, {"blocks.0.weight": torch.ones(2, 2)}))
     with pytest.raises(jaxlstm.StateDictError, match=stacked):
