@@ -1,0 +1,190 @@
+"""Files of safetensors, shards with an index, npy, npz and pickled NumPy arrays.
+
+`testing/hostile/formats.py` has malformed files, and indexes that point outside the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
+from testing.checkpoints.compare import DTYPES, assert_same_bits, assert_same_checkpoint, random_tensor
+
+
+def test_dtypes_and_metadata(tmp_path: Path) -> None:
+    dtypes = [dtype for dtype in DTYPES if dtype != "complex128"]
+    saved = {f"a.{dtype}": random_tensor(dtype, (5, 3)) for dtype in dtypes}
+    saved |= {f"é.{dtype}": random_tensor(dtype, ()) for dtype in dtypes} | {"empty": torch.ones(0)}
+    save_file(saved, tmp_path / "a.safetensors", {"note": "hi"})
+    ours = read_checkpoint(tmp_path / "a.safetensors")
+    assert ours.keys() == saved.keys()
+    for name, tensor in load_file(tmp_path / "a.safetensors").items():
+        assert_same_bits(ours[name], tensor)
+    assert ours.container == "safetensors"
+    assert ours.metadata == {"note": "hi"}
+
+
+def test_no_tensors(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "a.safetensors")
+    assert read_checkpoint(tmp_path / "a.safetensors") == {}
+
+
+STATE = torch.nn.LSTM(3, 4, 2).state_dict()
+PARTS = [dict(list(STATE.items())[:5]), dict(list(STATE.items())[5:])]
+
+
+def write(folder: Path, ending: str = "safetensors", **edits: Any) -> Path:
+    weight_map = {}
+    for number, part in enumerate(PARTS):
+        file = f"model-{number}.{ending}"
+        if ending == "safetensors":
+            save_file(part, folder / file, {"format": "pt"})
+        else:
+            torch.save(part, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = folder / f"model.{ending}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map | edits}))
+    return index
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_shards(tmp_path: Path, ending: str) -> None:
+    ours = read_checkpoint(write(tmp_path, ending))
+    assert_same_checkpoint(ours, STATE)
+    kind = {"safetensors": "safetensors", "bin": "torch zip"}[ending]
+    assert ours.container == f"sharded {kind}"
+    assert ours.metadata == ({"format": "pt"} if ending == "safetensors" else {})
+
+
+def test_links_inside_the_directory(tmp_path: Path) -> None:
+    index = write(tmp_path)
+    (tmp_path / "model-1.safetensors").rename(tmp_path / "blob")
+    (tmp_path / "model-1.safetensors").symlink_to("blob")
+    assert_same_checkpoint(read_checkpoint(index), STATE)
+
+
+def test_nonfinite_values_are_reported(tmp_path: Path) -> None:
+    save_file({"w": torch.tensor([float("nan")])}, tmp_path / "a.safetensors")
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"weight_map": {"w": "a.safetensors"}}))
+    ours = read_checkpoint(index)
+    assert np.isnan(np.asarray(ours["w"]))
+    assert ours.warnings == ["'w' holds 1 values that are NaN or infinite"]
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ({"bias_hh_l1": "model-0.safetensors"}, "bias_hh_l1"),
+        ({"more": "model-0.safetensors"}, "more"),
+        ({"more": "model-9.safetensors"}, "model-9.safetensors"),
+    ],
+)
+def test_index_contradicts_shards(tmp_path: Path, edits: dict[str, str], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said) as caught:
+        read_checkpoint(write(tmp_path, **edits))
+    assert caught.value.code == "shard-mismatch"
+
+
+def test_index_as_shard(tmp_path: Path) -> None:
+    index = write(tmp_path, more="model.safetensors.index.json")
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(index)
+    assert caught.value.code == "unknown-format"
+    assert caught.value.path == str(index)
+
+
+NUMPY_DTYPES = ["?", "i1", "u1", "<i2", "<u4", "<i8", "<f2", "<f4", "<f8", "<c8", "<c16", ">f4", ">i8"]
+
+
+def arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    made = {code: (rng.normal(size=(3, 5)) * 9).astype(code) for code in NUMPY_DTYPES}
+    made |= {f"T{code}": array.T for code, array in made.items()}
+    return made | {
+        "F3": np.asfortranarray(rng.normal(size=(2, 3, 4))),
+        "scalar": np.array(2.5),
+        "empty": np.zeros((0, 3), np.float32),
+        "strided": np.arange(20.0)[::3],
+    }
+
+
+def assert_same_arrays(ours: Any, theirs: dict[str, np.ndarray]) -> None:
+    assert list(ours) == list(theirs)
+    for name, array in theirs.items():
+        native = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+        assert_same_bits(ours[name], native)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles(tmp_path: Path, protocol: int) -> None:
+    saved = {"lstm": arrays(), "epoch": np.int64(3), "names": np.array(["a", "b"]), "n": [1, 2.0]}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, protocol))
+    ours = read_checkpoint(tmp_path / "a.pkl")
+    assert ours.container == "numpy pickle"
+    assert_same_arrays(ours, {f"lstm.{name}": array for name, array in arrays().items()})
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_long_strings_of_old_protocols(tmp_path: Path, order: Any) -> None:
+    """Protocols 0 to 2 write bytes as text, whose characters may be split between chunks and blocks."""
+    rng = np.random.default_rng(0)
+    saved = {
+        "large": np.asarray(rng.normal(size=(1100, 2100)), order=order),
+        "small": np.asarray(rng.normal(size=(120, 140)), order=order),
+    }
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, 2))
+    assert_same_arrays(read_checkpoint(tmp_path / "a.pkl"), saved)
+
+
+def test_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays(), words=np.array(["no", "number"]))  # type: ignore[arg-type]
+    ours = read_checkpoint(tmp_path / "a.npz")
+    assert ours.container == "npz"
+    assert_same_arrays(ours, arrays())
+    assert ours.warnings == ["'words' is not numeric and is skipped"]
+
+
+def test_compressed_npz(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", w=np.zeros(1000))
+    with pytest.raises(CheckpointError, match=r"numpy\.savez") as caught:
+        read_checkpoint(tmp_path / "a.npz")
+    assert caught.value.code == "zip-compressed"
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_npy(tmp_path: Path, version: tuple[int, int]) -> None:
+    array = np.arange(6, dtype=">i4").reshape(2, 3)
+    with open(tmp_path / "a.npy", "wb") as file:
+        np.lib.format.write_array(file, array, version)
+    assert_same_arrays(read_checkpoint(tmp_path / "a.npy"), {"": array})
+
+
+def test_python_2_text_pickle(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(2)}, 0))
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "a.pkl")
+    assert caught.value.code == "unknown-format"
+
+
+def test_python_2_binary_pickle(tmp_path: Path) -> None:
+    """Python 2 writes str, both text and bytes, as SHORT_BINSTRING."""
+    array = np.array([1.5, -2.0, 3e30], "<f4")
+    head = b"\x80\x02}(U\x01w"
+    raw = array.tobytes()
+    body = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x03\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89U" + bytes([len(raw)]) + raw + b"tb"
+    )
+    (tmp_path / "a.pkl").write_bytes(head + body + b"u.")
+    assert pickle.loads(head + body + b"u.", encoding="latin1")["w"].tolist() == array.tolist()
+    assert_same_arrays(read_checkpoint(tmp_path / "a.pkl"), {"w": array})
