@@ -26,12 +26,14 @@ class AcceptedGraph:
       operators: the operator of each node.
       writes: index of an in-place node -> its effect on other values.
       mutated: the placeholders that the program changes.
+      subgraphs: the graphs among the arguments of each node, by index of the node and place of the argument.
     """
 
     graph: Graph
     operators: tuple[Operator, ...]
     writes: Mapping[int, InPlaceWrite]
     mutated: frozenset[str]
+    subgraphs: Mapping[tuple[int, int], AcceptedGraph]
 
 
 def accept(graph: Graph) -> AcceptedGraph:
@@ -49,7 +51,22 @@ def accept(graph: Graph) -> AcceptedGraph:
     writes = plan_writes(graph, found)
     mutated = frozenset(write.owner for write in writes.values()) & _placeholders(graph)
     _require_unshared(graph, mutated)
-    return AcceptedGraph(graph, found, writes, mutated)
+    return AcceptedGraph(graph, found, writes, mutated, _accept_subgraphs(graph))
+
+
+def _accept_subgraphs(graph: Graph) -> dict[tuple[int, int], AcceptedGraph]:
+    accepted = {}
+    for index, node in enumerate(graph.nodes):
+        for place, argument in enumerate(node.args):
+            if isinstance(argument, Graph):
+                accepted[index, place] = inner = accept(argument)
+                if inner.mutated:
+                    raise ProgramError(
+                        "unsupported-alias",
+                        f"a function of node {node.name} ({node.op}, {place_of(node)}) changes its argument "
+                        "in place. Replace the in-place operator by its functional form, and export again",
+                    )
+    return accepted
 
 
 def _require_unshared(graph: Graph, mutated: Iterable[str]) -> None:

@@ -22,7 +22,8 @@ class Value:
 
 
 # An argument of a node. torch's devices, layouts and memory formats become None: JAX has no counterpart.
-Argument: TypeAlias = "Value | int | float | bool | str | np.dtype | tuple[Argument, ...] | None"
+# A graph is the function that ``cond`` and the like call.
+Argument: TypeAlias = "Value | int | float | bool | str | np.dtype | Graph | tuple[Argument, ...] | None"
 
 # The size of an axis: an integer, the name of a free axis ("s77"), or None for an expression of free axes.
 Size: TypeAlias = int | str | None
@@ -49,6 +50,7 @@ class Node:
         None for a result that the graph does not use.
       module_path: path of the module that made the call, for example ``"encoder.lstm"``; "" at the root.
       types: the types that torch recorded for the outputs, by name of value.
+      with_gradient: False inside of ``torch.no_grad``, where no gradient flows to the results.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Node:
     outputs: tuple[str | tuple[str, ...] | None, ...]
     module_path: str = ""
     types: Mapping[str, TensorType] = field(default_factory=dict)
+    with_gradient: bool = True
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Node, Value, place_of
 from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import held
-from jaxlstm.programs.operators.registry import Operator, Options, is_in_place
+from jaxlstm.programs.operators.registry import Operator, Options, is_in_place, with_values
 
 Values = dict[str, Any]
 
@@ -43,16 +44,38 @@ def run_nodes(
         than the file says.
     """
     for index, (node, operator) in enumerate(zip(accepted.graph.nodes, accepted.operators, strict=True)):
-        result = _call(node, operator, values, sizes, options)
+        functions = {
+            place: functools.partial(_run_subgraph, subgraph, sizes, options)
+            for place in range(len(node.args))
+            if (subgraph := accepted.subgraphs.get((index, place)))
+        }
+        result = _call(node, operator, values, functions, sizes, options)
+        if not node.with_gradient:
+            result = jax.tree.map(_without_gradient, result)
         write = accepted.writes.get(index)
         if write is not None:
             with _naming(node):
-                result = _write(write, result, values, options)
+                result = _write(write, node, result, values, options)
         _bind(node, result, values)
         for name, type_ in node.types.items():
             if name in values:
                 _require_type(node, values[name], type_.dtype, type_.shape, sizes)
         yield node, result
+
+
+def _run_subgraph(
+    accepted: AcceptedGraph, sizes: Mapping[str, int], options: Options, *operands: Any
+) -> tuple[Any, ...]:
+    """Run a graph that is the argument of an operator, and return its results."""
+    names = [declared.name for declared in accepted.graph.inputs]
+    values = dict(zip(names, operands, strict=True))
+    for _ in run_nodes(accepted, values, sizes, options):
+        pass
+    return tuple(resolve(output, values) for output in accepted.graph.outputs)
+
+
+def _without_gradient(leaf: Any) -> Any:
+    return jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 def resolve(argument: Argument, values: Mapping[str, Any]) -> Any:
@@ -64,8 +87,15 @@ def resolve(argument: Argument, values: Mapping[str, Any]) -> Any:
     return argument
 
 
-def _call(node: Node, operator: Operator, values: Values, sizes: Mapping[str, int], options: Options) -> Any:
-    args = [resolve(argument, values) for argument in node.args]
+def _call(
+    node: Node,
+    operator: Operator,
+    values: Values,
+    functions: Mapping[int, Callable[..., Any]],
+    sizes: Mapping[str, int],
+    options: Options,
+) -> Any:
+    args = [functions.get(place) or resolve(argument, values) for place, argument in enumerate(node.args)]
     kwargs = {name: resolve(argument, values) for name, argument in node.kwargs.items()}
     if is_in_place(node.op):
         args, kwargs = [kwargs.pop("self")], kwargs
@@ -99,14 +129,16 @@ def _apply(node: Node, operator: Operator, args: list, kwargs: dict[str, Any], o
     return operator.function(*args, **kwargs)
 
 
-def _write(write: InPlaceWrite, result: jax.Array, values: Values, options: Options) -> jax.Array:
+def _write(write: InPlaceWrite, node: Node, result: jax.Array, values: Values, options: Options) -> jax.Array:
     """Store the result of an in-place operator in its argument and in all values that share its memory."""
     target = values[write.target]
     # An in-place operator keeps the shape and dtype of its argument.
     result = jax.numpy.broadcast_to(result.astype(target.dtype), target.shape)
-    values[write.target] = result
+    # Inside of no_grad, torch replaces the contents of a tensor and keeps its gradient.
+    replaced = (lambda old, new: new) if node.with_gradient else with_values
+    result = values[write.target] = replaced(target, result)
     for view in write.back:
-        values[view.base] = _written_back(view, values)
+        values[view.base] = replaced(values[view.base], _written_back(view, values))
     for view in write.again:
         values[view.name] = _viewed_again(view, values, options)
     return result

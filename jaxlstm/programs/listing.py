@@ -67,4 +67,6 @@ def _argument(argument: Argument, torch_names: dict[str, str]) -> str:
     if isinstance(argument, tuple):
         shown = [_argument(item, torch_names) for item in argument]
         return "[" + ", ".join(shown) + "]"
+    if isinstance(argument, Graph):
+        return f"<graph of {len(argument.nodes)} nodes>"
     return repr(argument) if isinstance(argument, str) else str(argument)

@@ -98,8 +98,10 @@ def _refused_parts() -> Iterator[FileCase]:
         "changed input": {outputs: {"user_input_mutation": {"arg": {"name": "mul"}, "user_input_name": "x"}}},
         "result of an unknown kind": {"graph_module.graph.nodes.0.outputs.0": {"as_int": 1}},
     }
-    files["control flow"] = {"graph_module.graph.nodes.0.target": "torch.ops.higher_order.cond"}
     yield from documents(43, files, "pt2-unsupported")
+    region = {"graph_module.graph.nodes.0.target": "torch.ops.higher_order.wrap_with_autocast"}
+    yield from documents(44, {"region without a graph": region}, "pt2-malformed")
+    yield from documents(44, {"deep graphs": {"graph_module.graph.nodes.0": _nested(30)}}, "too-deep")
     weights: dict[str, Edits] = {
         "pickled weight": {"use_pickle": True},
         "weight that is neither pickled nor not": {"use_pickle": None},
@@ -107,6 +109,16 @@ def _refused_parts() -> Iterator[FileCase]:
         "opaque object": {"path_name": "opaque_obj_0"},
     }
     yield from weights_of(43, weights, "pt2-unsupported")
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    """Return a node whose graph has such a node, and so on."""
+    node: dict[str, Any] = {"target": "torch.ops.higher_order.map_impl", "inputs": [], "outputs": []}
+    for _ in range(depth):
+        graph = {"inputs": [], "outputs": [], "nodes": [node], "tensor_values": {}}
+        inner = {"name": "", "arg": {"as_graph": {"name": "g", "graph": graph}}}
+        node = {**node, "inputs": [inner]}
+    return node
 
 
 def _graphs() -> Iterator[FileCase]:

@@ -185,11 +185,6 @@ def test_real_tensors_keep_their_values() -> None:
     torch.testing.assert_close(traced(x), module(x))
 
 
-class Branches(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
-
-
 class Largest(nn.Module):
     """A module that returns a type of torch which has no name in a file."""
 
@@ -207,15 +202,16 @@ def test_modules_and_arguments_that_are_refused() -> None:
     for module, args, message in calls:
         with pytest.raises(TypeError, match=message):
             jaxlstm.from_module(module, args)
-    with pytest.raises(jaxlstm.CheckpointError, match="subgraph") as caught:
-        jaxlstm.from_module(Branches(), (torch.randn(3),))
-    assert caught.value.code == "pt2-unsupported"
-    assert str(caught.value).startswith("<Branches>: ")
 
 
 def test_a_saved_program_holds_no_paths_of_source_files(tmp_path: Path) -> None:
-    jaxlstm.from_module(nn.Linear(3, 4).eval(), (torch.randn(2, 3),)).save(tmp_path / "linear.pt2")
-    assert b".py" not in (tmp_path / "linear.pt2").read_bytes()
+    class Doubled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return x * 2
+
+    jaxlstm.from_module(Doubled().eval(), (torch.randn(2, 3),)).save(tmp_path / "doubled.pt2")
+    assert b".py" not in (tmp_path / "doubled.pt2").read_bytes()
 
 
 def test_lazy_conjugates_and_negatives() -> None:

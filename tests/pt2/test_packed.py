@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def of_rows(self: Model, x: Tensor, lengths: Tensor) -> Any:
 
 def of_longest(self: Model, x: Tensor, lengths: Tensor) -> Any:
     y = plain(self, x, lengths)[0]
-    return y * (torch.arange(lengths.max()) < lengths[:, None])[..., None]
+    return y * (torch.arange(lengths.max().item()) < lengths[:, None])[..., None]
 
 
 FORWARDS: list[Forward] = [
@@ -121,11 +121,15 @@ def batch(lengths: list[int], time: int) -> tuple[Tensor, Tensor]:
 BATCHES = [([3, 5, 2], 5), ([6, 6, 3, 1], 6), ([3, 4], 7)]
 
 
+def total(leaves: Iterable[Tensor]) -> Tensor:
+    return torch.stack([leaf.sin().sum() for leaf in leaves if leaf.is_floating_point()]).sum()
+
+
 def require_equal(program: jaxlstm.Program, model: nn.Module, args: tuple[Any, ...]) -> None:
     """Assert that values and gradients equal torch's, outside of jit."""
     expected = jax.tree.leaves(model(*args))
     model.zero_grad()
-    sum(leaf.sin().sum() for leaf in expected if leaf.is_floating_point()).backward()
+    total(expected).backward()
     inputs = [to_numpy(arg) for arg in args]
 
     def loss(params: Any) -> Any:
@@ -226,7 +230,7 @@ def test_file(tmp_path: Path) -> None:
     loaded = torch.export.load(tmp_path / "packed.pt2").module()
     for run in (model, loaded):
         run.zero_grad()
-        sum(leaf.sin().sum() for leaf in jax.tree.leaves(run(*args)) if leaf.is_floating_point()).backward()
+        total(jax.tree.leaves(run(*args))).backward()
     theirs = dict(loaded.named_parameters())
     for name, parameter in model.lstm.named_parameters(prefix="lstm"):
         torch.testing.assert_close(theirs[name].grad, parameter.grad)
@@ -252,7 +256,7 @@ FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
     "layer_norm": lambda packed: nn.functional.layer_norm(packed.data, (10, 3)),
     "batch_norm": lambda packed: nn.functional.batch_norm(packed.data, None, None, training=True),
     "linear": lambda packed: nn.functional.linear(torch.ones(2, 3), packed.data),
-    "unknown": lambda packed: packed.data.unknown,
+    "unknown": lambda packed: getattr(packed.data, "unknown"),  # noqa: B009
     "softmax": lambda packed: nn.functional.softmax(packed.data, 0),
     "made of another tensor": lambda packed: unpack(PackedSequence(torch.ones(10, 3), packed.batch_sizes)),
     "two others": lambda packed: unpack(PackedSequence(packed.data, _other().batch_sizes)),
@@ -280,7 +284,7 @@ def test_a_packed_sequence_as_an_argument() -> None:
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
-def test_operators_of_torch(layer: type[nn.RNNBase]) -> None:
+def test_operators_of_torch(layer: Callable[..., nn.RNNBase]) -> None:
     """The schemas, fake kernels and gradients are consistent, and training works in torch."""
     recurrence = layer(3, 4, bidirectional=True)
     name = {nn.LSTM: "lstm", nn.GRU: "gru", nn.RNN: "rnn_tanh"}[layer]
@@ -294,10 +298,7 @@ def test_operators_of_torch(layer: type[nn.RNNBase]) -> None:
     operator = getattr(operators, f"packed_{name}")
     actual = operator(cut, *args)
     leaves = [x, *state, *recurrence.parameters()]
-    gradients = [
-        torch.autograd.grad(sum(leaf.sin().sum() for leaf in results), leaves)
-        for results in (expected, actual)
-    ]
+    gradients = [torch.autograd.grad(total(results), leaves) for results in (expected, actual)]
     torch.testing.assert_close((actual, gradients[1]), (expected, gradients[0]))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(operator.default, (cut.detach().requires_grad_(), *args), test_utils=checks)

@@ -60,7 +60,7 @@ CODES: dict[str, str] = {
     # programs
     "pt2-version": "a .pt2 file of an unknown format or schema version",
     "pt2-malformed": "the JSON texts of a .pt2 file do not describe a program",
-    "pt2-unsupported": "a .pt2 file with pickled values, custom objects, subgraphs or several programs",
+    "pt2-unsupported": "a .pt2 file with pickled values, custom objects or several programs",
 }
 
 

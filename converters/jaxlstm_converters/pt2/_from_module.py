@@ -47,7 +47,7 @@ def from_module(
     Raises:
       TypeError: an argument has the wrong type or is a packed sequence, or the module returns a type that
         ``torch.export.save`` cannot write, such as the result of ``x.max(1)``.
-      CheckpointError: the exported program has parts that are not supported, such as control flow.
+      CheckpointError: the exported program has parts that are not supported, such as custom objects.
       ProgramError: it uses unsupported operators, or the module is in training mode.
       Exception: torch cannot export the module.
 
@@ -72,8 +72,9 @@ def from_module(
     if dynamic_shapes is None:
         dynamic_shapes = _free_axes(torch_module, args, kwargs)
     exported = _export(torch_module, args, kwargs, dynamic_shapes)
-    for node in exported.graph.nodes:
-        node.meta.pop("stack_trace", None)  # It holds the paths of source files on this machine.
+    for graph in (part.graph for part in exported.graph_module.modules() if hasattr(part, "graph")):
+        for node in graph.nodes:
+            node.meta.pop("stack_trace", None)  # It holds the paths of source files on this machine.
     for tensors in (exported.state_dict, exported.constants):
         tensors.update((name, _resolved(tensor)) for name, tensor in tensors.items())
     buffer = io.BytesIO()

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from jaxlstm.programs.graph import Size, TensorType
-from jaxlstm_converters.checkpoint.errors import printable
+from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.checkpoint.formats.pt2 import scalar_type
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union
 
 # As torch writes a symbol: `Symbol('s77', positive=True, integer=True)`.
 _SYMBOL = re.compile(r"Symbol\('([a-z]+[0-9]+)'(?:, [a-z]+=True)*\)", re.ASCII)
+_MAX_DEPTH = 20
 _LSTM = "torch.ops.aten.lstm.input"
 
 
@@ -31,11 +32,23 @@ class TensorTypes:
             the inputs are read.
     """
 
-    def __init__(self, records: Mapping[str, Any]) -> None:
-        self._records = records
+    def __init__(self, records: Mapping[str, Any], depth: int = 0) -> None:
+        self._records, self._depth = records, depth
         # Values whose recorded type differs from torch's result.
         self._wrong: set[str] = set()
         self.free_axes: Set[str] | None = None
+
+    def of_subgraph(self, records: Mapping[str, Any], context: str) -> TensorTypes:
+        """Return the types of the values of a graph inside of this one.
+
+        Raises:
+            CheckpointError: too-deep.
+        """
+        types = TensorTypes(records, self._depth + 1)
+        types.free_axes = self.free_axes
+        if types._depth > _MAX_DEPTH:
+            raise CheckpointError("too-deep", f"{context}: graphs are nested more than {_MAX_DEPTH} deep")
+        return types
 
     def of(self, name: str) -> TensorType:
         """Return the type of a tensor."""

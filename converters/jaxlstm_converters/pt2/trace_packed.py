@@ -247,7 +247,7 @@ def _pack(input: Tensor, lengths: Tensor, batch_first: bool, cut: bool) -> tuple
         padded = _OPERATORS.pack_padded(input, lengths, batch_first)
     else:
         padded = input
-        torch._assert_async(lengths[0] == input.shape[1 if batch_first else 0], _FULL)
+        torch.ops.aten._assert_async.msg(lengths[0] == input.shape[1 if batch_first else 0], _FULL)
     batch = Batch(padded, lengths, batch_first)
     return PackedRows(padded, batch), BatchSizes(batch)
 

@@ -38,7 +38,7 @@ def run_graph(
     with pinned(np.float64), torch.no_grad():
         for node in graph.nodes:
             function = _function(node.op)
-            if function is None:
+            if function is None or any(isinstance(argument, Graph) for argument in node.args):
                 break
             try:
                 result = _call(function, node, values)

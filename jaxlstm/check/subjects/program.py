@@ -149,6 +149,8 @@ def _type(type_: TensorType) -> TensorType:
 def _argument(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_argument, value))
+    if isinstance(value, Graph):
+        return in_float64(value)
     if isinstance(value, np.dtype) and (value.kind == "f" or value.name == "bfloat16"):
         return np.dtype(np.float64)
     return value

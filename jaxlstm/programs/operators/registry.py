@@ -116,15 +116,16 @@ def same(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
 
 def same_values(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
     """Return the view with the gradient of the base: the ``write_back`` of ``detach``."""
-    return _with_values(base, view)
+    return with_values(base, view)
 
 
 @jax.custom_jvp
-def _with_values(base: Array, values: Array) -> Array:
+def with_values(base: Array, values: Array) -> Array:
+    """Return the values with the gradient of the base."""
     return values
 
 
-@_with_values.defjvp
+@with_values.defjvp
 def _with_values_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return primals[1], tangents[0]
 

@@ -1,0 +1,124 @@
+"""Regions of ``torch.no_grad`` and ``torch.autocast``: their graphs are inlined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, place_of, values_in
+from jaxlstm_converters.pt2.fields import malformed, unsupported
+
+INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+
+_FLOAT32 = np.dtype(np.float32)
+# The operators that autocast runs in the lower precision on a CPU.
+_LOWERED = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("linear", "matmul", "mm", "bmm", "addmm", "addbmm", "baddbmm", "conv_tbc", "_convolution"),
+        *(f"{kind}{axes}d" for kind in ("conv", "conv_transpose") for axes in (1, 2, 3)),
+        *("scaled_dot_product_attention", "einsum", "linalg_vecdot"),
+    )
+)
+_RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_", "jaxlstm.packed_")
+
+
+def inlined(node: Node) -> Iterator[Node]:
+    """Yield the nodes of a region in place of the node that calls it.
+
+    Raises:
+        CheckpointError: the region is malformed, or casts in a way that is not supported.
+    """
+    place = next((place for place, argument in enumerate(node.args) if isinstance(argument, Graph)), None)
+    if place is None or len(node.args) != place + 1 + len(node.args[place].inputs):  # type: ignore[union-attr]
+        raise malformed(node.op, "the region does not have a graph and its arguments")
+    graph: Any = node.args[place]
+    nodes: Iterable[Node] = graph.nodes
+    if node.op.endswith("set_grad_enabled"):
+        if node.args[0] is not True:
+            nodes = (replace(part, with_gradient=False) for part in nodes)
+    elif node.args[0] == "cpu" and node.args[2] is True:
+        nodes = _with_casts(graph, node.args[1])
+    yield from _renamed(node, graph, nodes, node.args[place + 1 :])
+
+
+def _renamed(node: Node, graph: Graph, nodes: Iterable[Node], operands: Iterable[Argument]) -> Iterator[Node]:
+    """Yield nodes of a region under names that are unique outside of it, and then its results."""
+    names: dict[str, Argument] = dict(
+        zip((declared.name for declared in graph.inputs), operands, strict=True)
+    )
+
+    def new_name(name: str) -> str:
+        names[name] = Value(f"{node.name}__{name}")
+        return f"{node.name}__{name}"
+
+    for part in nodes:
+        kwargs = {name: _substituted(argument, names) for name, argument in part.kwargs.items()}
+        args = tuple(_substituted(argument, names) for argument in part.args)
+        outputs = tuple(
+            tuple(map(new_name, output)) if isinstance(output, tuple) else output and new_name(output)
+            for output in part.outputs
+        )
+        types = {f"{node.name}__{name}": type_ for name, type_ in part.types.items()}
+        changes: Any = {"args": args, "kwargs": kwargs, "outputs": outputs, "types": types}
+        yield replace(part, name=f"{node.name}__{part.name}", **changes)
+    for output, result in zip(node.outputs, graph.outputs, strict=True):
+        if isinstance(output, str):
+            # The result shares memory with the value inside.
+            kwargs = {"self": _substituted(result, names)}
+            yield Node(f"{node.name}__{output}_result", "aten.alias.default", (), kwargs, (output,))
+
+
+def _substituted(argument: Argument, names: Mapping[str, Argument]) -> Argument:
+    if isinstance(argument, Value):
+        return names[argument.name]
+    if isinstance(argument, tuple):
+        return tuple(_substituted(item, names) for item in argument)
+    return argument
+
+
+def _with_casts(graph: Graph, dtype: Any) -> Iterator[Node]:
+    """Yield the nodes of a graph with the casts of autocast to a dtype on a CPU."""
+    types = {declared.name: declared.type for declared in graph.inputs if declared.type}
+    for node in graph.nodes:
+        if node.op.startswith(_RECURRENT) or any(isinstance(argument, Graph) for argument in node.args):
+            raise unsupported(f"{node.op} in {place_of(node)}", "runs under autocast on a CPU")
+        result = next((type_.dtype for type_ in node.types.values()), None)
+        names = {name for name in values_in((*node.args, *node.kwargs.values())) if name in types}
+        floats = {types[name].dtype for name in names if _is_float(types[name].dtype)}
+        target = _target(node, result, floats, dtype)
+        casts: dict[str, Argument] = {}
+        for name in sorted(names):
+            if target is not None and _is_float(types[name].dtype) and types[name].dtype != target:
+                cast = f"{node.name}__{name}"
+                yield _cast(cast, name, TensorType(target, types[name].shape), node)
+                casts[name] = Value(cast)
+        types |= node.types
+        names_after = {name: Value(name) for name in values_in((*node.args, *node.kwargs.values()))} | casts
+        kwargs = {name: _substituted(argument, names_after) for name, argument in node.kwargs.items()}
+        yield replace(node, kwargs=kwargs)
+
+
+def _target(node: Node, result: Any, floats: set[np.dtype], dtype: np.dtype) -> np.dtype | None:
+    """Return the dtype to which autocast casts the arguments of a node, or None."""
+    is_lowered = node.op.rpartition(".")[0] in _LOWERED
+    if result == dtype and _FLOAT32 in floats:
+        if not is_lowered and "dtype" not in node.kwargs and not node.op.startswith("aten.to."):
+            raise unsupported(f"{node.op} in {place_of(node)}", f"gives {dtype} under autocast")
+        return dtype if is_lowered else None
+    if result == _FLOAT32 and floats == {dtype} and "dtype" not in node.kwargs:
+        return None if node.op.startswith(("aten.to.", "aten.type_as.", "aten._to_copy.")) else _FLOAT32
+    return None
+
+
+def _cast(name: str, value: str, type_: TensorType, node: Node) -> Node:
+    kwargs: dict[str, Argument] = {"self": Value(value), "dtype": type_.dtype}
+    cast = Node(name, "aten._to_copy.default", (), kwargs, (name,), node.module_path, {name: type_})
+    return replace(cast, with_gradient=node.with_gradient)
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"

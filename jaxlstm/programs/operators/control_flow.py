@@ -1,0 +1,81 @@
+"""torch's ``cond``, ``while_loop``, ``scan`` and ``map`` on :mod:`jax.lax`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import Array
+from jax.core import Tracer
+
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.operators.registry import register_operator
+
+Function = Callable[..., tuple[Any, ...]]
+
+
+def _one_or_all(results: Sequence[Any]) -> Any:
+    """Return the only result, or all of them: a node with one result has no tuple."""
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _require_arrays(values: Sequence[Any], what: str) -> None:
+    if not all(isinstance(value, jax.Array) for value in values):
+        raise ProgramError(
+            "unsupported-operator", f"{what} has a Python number, not a tensor; use torch.tensor(number)"
+        )
+
+
+def _on_arrays(function: Function, operands: Sequence[Any]) -> tuple[Function, list[Array]]:
+    """Return a function of the arrays among its operands, with the other operands fixed, and the arrays."""
+
+    def run(*arrays: Array) -> tuple[Any, ...]:
+        rest = iter(arrays)
+        return function(*(next(rest) if isinstance(x, jax.Array) else x for x in operands))
+
+    return run, [x for x in operands if isinstance(x, jax.Array)]
+
+
+@register_operator("higher_order.cond")
+def cond(pred: Any, true: Function, false: Function, operands: Sequence[Any] = ()) -> Any:
+    """Run one of two functions; a condition whose value is known runs the chosen one only."""
+    if not isinstance(pred, Tracer):
+        return _one_or_all((true if bool(pred) else false)(*operands))
+    branches = [_on_arrays(function, operands) for function in (true, false)]
+    (run_true, arrays), (run_false, _) = branches
+    return _one_or_all(jax.lax.cond(pred.reshape(()), run_true, run_false, *arrays))
+
+
+@register_operator("higher_order.while_loop")
+def while_loop(
+    condition: Function, body: Function, carried: Sequence[Any], additional: Sequence[Any] = ()
+) -> Any:
+    """Run a function on its own results as long as a condition holds. It has no reverse derivative."""
+    _require_arrays(carried, "the state of while_loop")
+    results = jax.lax.while_loop(
+        lambda state: jax.numpy.reshape(condition(*state, *additional)[0], ()),
+        lambda state: body(*state, *additional),
+        tuple(carried),
+    )
+    return _one_or_all(results)
+
+
+@register_operator("higher_order.scan")
+def scan(combine: Function, init: Sequence[Any], xs: Sequence[Any], additional: Sequence[Any] = ()) -> Any:
+    """Run a function over the first axis of arrays with a state. Returns states and stacked results."""
+    _require_arrays((*init, *xs), "scan")
+
+    def step(state: tuple[Array, ...], x: tuple[Array, ...]) -> tuple[Any, Any]:
+        results = combine(*state, *x, *additional)
+        return results[: len(init)], results[len(init) :]
+
+    state, results = jax.lax.scan(step, tuple(init), tuple(xs))
+    return _one_or_all((*state, *results))
+
+
+@register_operator("higher_order.map_impl")
+def map_(function: Function, xs: Sequence[Any], additional: Sequence[Any] = ()) -> Any:
+    """Run a function on each slice along the first axis of arrays. Returns stacked results."""
+    _require_arrays(xs, "map")
+    return _one_or_all(jax.lax.map(lambda x: function(*x, *additional), tuple(xs)))

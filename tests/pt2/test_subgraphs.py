@@ -1,0 +1,164 @@
+"""Subgraphs: no_grad and autocast are inlined, and torch's control flow runs on jax.lax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.map import map as map_slices
+from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.while_loop import while_loop
+
+import jaxlstm
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Node, Value
+from testing.graphs import X, node, program
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+
+class Function(nn.Module):
+    """A function of a linear layer and inputs."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 3)
+        self.lstm = nn.LSTM(3, 3)
+        self._function = function
+
+    def forward(self, *args: Tensor) -> Any:
+        return self._function(self, *args)
+
+
+def no_grad(self: Function, x: Tensor) -> Any:
+    with torch.no_grad():
+        y, twice = self.linear(x), x * 2
+        with torch.enable_grad():
+            z = self.linear(y)
+    return y + x, twice, z
+
+
+def in_place(self: Function, x: Tensor) -> Any:
+    """Inside of no_grad, the contents of a tensor change, and its gradient stays."""
+    y = self.linear(x)
+    with torch.no_grad():
+        y[:, 1].mul_(3)
+        same = y
+    return y * same
+
+
+def autocast(self: Function, x: Tensor) -> Any:
+    with torch.autocast("cpu", torch.bfloat16):
+        y = self.linear(x).relu()
+        both = torch.cat([y, x]) @ x.T
+        with torch.autocast("cpu", enabled=False):
+            z = self.linear(y.float())
+    with torch.autocast("cuda", enabled=False):
+        return y, both.softmax(-1), nn.functional.mse_loss(y, y * 2), z
+
+
+def branches(self: Function, x: Tensor) -> Any:
+    return torch.cond(x.sum() > 0, lambda x: (self.linear(x), x + 1), lambda x: (x - 1, x * 2), (x,))
+
+
+def branch_on_size(self: Function, x: Tensor) -> Any:
+    return torch.cond(x.shape[0] > 4, lambda x: self.linear(x), lambda x: x.sin(), (x,))
+
+
+def loop(self: Function, x: Tensor) -> Any:
+    def body(i: Tensor, y: Tensor) -> Any:
+        return i + 1, self.linear(y) / 2
+
+    return while_loop(lambda i, y: i < x.shape[0], body, (torch.tensor(0), x))
+
+
+def recurrence(self: Function, x: Tensor) -> Any:
+    return scan(lambda carry, a: (self.linear(carry) + a, carry * 2), x[0], x, dim=0)
+
+
+def of_slices(self: Function, x: Tensor) -> Any:
+    def of_slice(a: Any, *args: Any) -> Any:
+        return self.linear(a) + 1
+
+    return map_slices(of_slice, x)
+
+
+FUNCTIONS = [no_grad, in_place, autocast, branches, branch_on_size, loop, recurrence, of_slices]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("is_jitted", [False, True])
+def test_values_and_gradients(function: Callable[..., Any], is_jitted: bool, tmp_path: Path) -> None:
+    model = Function(function).eval()
+    jaxlstm.from_module(model, (torch.randn(4, 3),)).save(tmp_path / "a.pt2")
+    made = jaxlstm.load_program(tmp_path / "a.pt2")
+    for rows, sign in ((5, 1), (2, -1)):
+        x = sign * torch.rand(rows, 3)
+        expected = [leaf for leaf in jax.tree.leaves(model(x)) if torch.is_tensor(leaf)]
+        run = jax.jit(made) if is_jitted else made
+        for ours, theirs in zip(jax.tree.leaves(run(made.params, x.numpy())), expected, strict=True):
+            assert ours.dtype.name == str(theirs.dtype).removeprefix("torch.").replace("int64", "int32")
+            tolerance = 1e-2 if theirs.dtype == torch.bfloat16 or function is autocast else 1e-5
+            np.testing.assert_allclose(
+                ours.astype(jnp.float32), theirs.detach().float().numpy(), atol=tolerance, rtol=tolerance
+            )
+        if function not in (autocast, loop):
+            require_gradients(made, model, x, expected)
+
+
+def require_gradients(ours: jaxlstm.Program, model: nn.Module, x: Tensor, expected: list[Tensor]) -> None:
+    model.zero_grad()
+    terms = [leaf.sin().sum() for leaf in expected if leaf.requires_grad]
+    if terms:
+        torch.stack(terms).sum().backward()
+
+    def loss(params: Any) -> jax.Array:
+        leaves = jax.tree.leaves(ours(params, x.numpy()))
+        return jnp.stack([jnp.sin(leaf).sum() for leaf in leaves]).sum()
+
+    gradient = jax.grad(loss)(ours.params)
+    for name, parameter in model.named_parameters():
+        if name in gradient:
+            theirs = np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
+            np.testing.assert_allclose(gradient[name], theirs, atol=1e-5)
+
+
+def test_recurrent_layers_under_autocast_are_refused() -> None:
+    def in_autocast(self: Function, x: Tensor) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.lstm(x)[0]
+
+    with pytest.raises(jaxlstm.CheckpointError, match=r"lstm.*runs under autocast on a CPU") as caught:
+        jaxlstm.from_module(Function(in_autocast).eval(), (torch.ones(4, 2, 3),))
+    assert caught.value.code == "pt2-unsupported"
+
+
+def a_map(*inner: Node) -> jaxlstm.Program:
+    """Return the program that maps nodes with the input "x" and the result "z" over its input."""
+    function = program(*inner, output="z", shape=(3,)).graph
+    return program(node("higher_order.map_impl", "y", function, (X,), ()))
+
+
+def test_functions_written_by_hand() -> None:
+    x = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    squares = a_map(node("aten.mul.Tensor", "z", self=X, other=X))
+    np.testing.assert_array_equal(squares({}, x), x * x)
+    assert "map_impl(<graph of 1 nodes>, [x], [])" in str(squares)
+    with pytest.raises(ProgramError, match=r"a function of node y.*changes its argument") as caught:
+        a_map(node("aten.mul_.Tensor", "z", self=X, other=X))
+    assert caught.value.code == "unsupported-alias"
+    with pytest.raises(ProgramError, match="uses the value other") as caught:
+        a_map(node("aten.mul.Tensor", "z", self=X, other=Value("other")))
+    assert caught.value.code == "malformed-graph"
+    number = program(node("higher_order.map_impl", "y", squares.graph, (2,), ()))
+    with pytest.raises(ProgramError, match="map has a Python number") as caught:
+        number({}, x)
+    assert caught.value.code == "unsupported-operator"
