@@ -204,15 +204,15 @@ class Trial:
         check.evidence["float64"].append(Evidence(self.case, ours, self.truth64, self.position))
         return ours
 
-    def _names(self, ours: Results, expected: Results) -> str:
+    def _form(self, ours: Results, expected: Results, *, dtypes: bool = True) -> str:
         subject = self.check.subject
-        return exact.names(subject.noun, ours, expected, subject.optional_outputs)
+        problem = exact.names(subject.noun, ours, expected, subject.optional_outputs)
+        return problem or exact.shape_and_dtype(ours, expected, dtypes=dtypes)
 
     @cached_property
     def form(self) -> str:
         """The results of wrong name, shape or dtype, in words."""
-        problem = self._names(self.ours, self.expected)
-        return problem or exact.shape_and_dtype(self.ours, self.expected)
+        return self._form(self.ours, self.expected)
 
     @cached_property
     def mask(self) -> str:
@@ -226,11 +226,8 @@ class Trial:
 
     @cached_property
     def has_shapes(self) -> bool:
-        """True if every result has the shape of the reference's."""
-        expected = self.expected.outputs
-        return not self._names(self.ours, self.expected) and all(
-            a.shape == expected[name].shape for name, a in self.ours.outputs.items()
-        )
+        """True if every result has the name and the shape of the reference's."""
+        return not self._form(self.ours, self.expected, dtypes=False)
 
     @cached_property
     def form64(self) -> str:
@@ -240,9 +237,7 @@ class Trial:
         """
         if self.ours64 is None:
             return ""
-        problem = self._names(self.ours64, self.truth64)
-        dtypes = not self.check.subject.has_float64_copy
-        return problem or exact.shape_and_dtype(self.ours64, self.truth64, dtypes=dtypes)
+        return self._form(self.ours64, self.truth64, dtypes=not self.check.subject.has_float64_copy)
 
     @cached_property
     def mask64(self) -> str:

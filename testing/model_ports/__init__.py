@@ -19,8 +19,8 @@ MODELS: dict[str, Callable[[str], tuple[Any, Any, tuple[Any, ...], Any]]] = {
     "hybrid": _hybrid.hybrid,
 }
 FAULTS = {
-    **{("crnn", fault): cause for fault, cause in _crnn.FAULTS.items()},
-    **{("tagger", fault): cause for fault, cause in _tagger.FAULTS.items()},
-    **{("hybrid", fault): cause for fault, cause in _hybrid.FAULTS.items()},
+    (part.__name__.rpartition(".")[2], fault): cause
+    for part in (_crnn, _tagger, _hybrid)
+    for fault, cause in part.FAULTS.items()
 }
 """The cause that the report must name, by model and fault."""

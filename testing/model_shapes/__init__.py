@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from testing.model_shapes import sound, text, transforms, vision_and_series
+from testing.model_shapes import sound, text, vision_and_series
 
-SHAPES = {**vision_and_series.SHAPES, **text.SHAPES, **sound.SHAPES, **transforms.SHAPES}
+SHAPES = {**vision_and_series.SHAPES, **text.SHAPES, **sound.SHAPES}

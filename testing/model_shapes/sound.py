@@ -1,4 +1,4 @@
-"""Models of sound: a voice detector, sinc filters, DeepSpeech, Tacotron."""
+"""Models of sound: a voice detector, sinc filters, DeepSpeech, Tacotron, a speech enhancer."""
 
 from __future__ import annotations
 
@@ -140,7 +140,33 @@ class Tacotron(nn.Module):
         return mel + self.postnet(mel), torch.stack(alignments, dim=1)
 
 
+class SpeechEnhancer(nn.Module):
+    """A short-time Fourier transform, a mask from an LSTM over its frames, and the inverse transform.
+
+    The result has whole hops: torch.export fixes the length of the signal if it is an argument of ``istft``.
+    """
+
+    window: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(16))
+        self.lstm = nn.LSTM(9, 6, num_layers=2, batch_first=True, dropout=0.2)
+        self.mask = nn.Linear(6, 9)
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        spectrum = torch.stft(waveform, 16, 4, window=self.window, return_complex=True)
+        magnitude = spectrum.abs()
+        y, _ = self.lstm(magnitude.log1p().transpose(1, 2))
+        mask = torch.sigmoid(self.mask(y)).transpose(1, 2)
+        enhanced = torch.polar(magnitude * mask, spectrum.angle())
+        return torch.istft(enhanced, 16, 4, window=self.window), mask
+
+
 SHAPES = {
+    "speech enhancer": ModelShape(
+        SpeechEnhancer, lambda batch, length: (torch.randn(batch, length),), (2, 64), ((3, 103), (1, 48))
+    ),
     "voice detector": ModelShape(
         VoiceDetector,
         lambda batch, length: (torch.randn(batch, 128), torch.randn(2, batch, 6)),

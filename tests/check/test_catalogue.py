@@ -95,17 +95,6 @@ def test_faults_by_config(config, expected):
     assert sum(fault.rounding for fault in catalogue(config)) == 15
 
 
-def test_first_layers_of_a_config():
-    """A config of one layer with dropout would warn, and warnings are errors in the tests."""
-    config = LSTMConfig(3, 4, num_layers=3, dropout=0.5)
-    call = OracleLSTM(random_params(config), config).call(ordinary_case(config))
-    whole = call.run().record
-    for layers in (1, 2):
-        found = call.run(layers=layers)
-        assert len(found.record) == layers
-        np.testing.assert_array_equal(found.outputs, whole[layers - 1][0].steps.h)
-
-
 @pytest.mark.parametrize(
     ("cause", "kept"),
     [

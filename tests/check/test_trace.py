@@ -76,10 +76,10 @@ LONGEST = int(np.argmax(CASE.arrays["seq_lengths"]))
 def test_activations(found, place):
     divergence = traced(found)
     assert (divergence and divergence[:6]) == place
-    if place and place[0] == 0:
+    if divergence and divergence.layer == 0:
         assert divergence.actual - divergence.expected == pytest.approx(0.125)
         assert "layer 0, reverse, at time 7" in str(divergence)
-    if place and place[0] == 1:
+    if divergence and divergence.layer == 1:
         assert traced(found, tolerance=1e-5) is None
 
 

@@ -190,10 +190,10 @@ class OracleCall:
         return cls(params, x, (h_0, c_0), lengths_of(seq_lengths, x), config, equations)
 
     @np.errstate(all="ignore")  # Cases contain NaN and infinity, and exp may underflow.
-    def run(self, *, layers: int | None = None) -> OracleRun:
-        """Run the LSTM, without ``finish``. If ``layers`` is given, run only the first layers."""
+    def run(self) -> OracleRun:
+        """Run the LSTM, without ``finish``."""
         config, x, record = self.config, self.inputs, []
-        for layer in range(config.num_layers)[:layers]:
+        for layer in range(config.num_layers):
             runs = []
             for reverse in range(config.num_directions):
                 h, c = (a[layer * config.num_directions + reverse] for a in self.state)
