@@ -21,7 +21,7 @@ from jaxlstm.check.criteria.findings import Findings
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, PortError, describe
 from jaxlstm.check.reference.reference import Reference
 from jaxlstm.check.report.item import Item
-from jaxlstm.check.subjects.subject import Subject
+from jaxlstm.check.subjects.model import Subject
 
 
 class Evidence(NamedTuple):

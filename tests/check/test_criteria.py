@@ -19,8 +19,8 @@ NAN, INF = float("nan"), float("inf")
 
 
 def results(outputs, h_n=None, c_n=None, gradients=None, dtype=np.float64):
-    outputs, h_n, c_n = (None if a is None else np.array(a, dtype) for a in (outputs, h_n, c_n))
-    return Results.of_lstm(outputs, h_n, c_n, gradients)
+    named = {"outputs": outputs, "h_n": h_n, "c_n": c_n}
+    return Results({name: np.array(a, dtype) for name, a in named.items() if a is not None}, gradients)
 
 
 def test_measurement_and_its_limit():

@@ -104,7 +104,7 @@ def test_rms_errors_are_totalled():
 
 def test_results_by_name_and_in_another_dtype():
     one, two = np.ones((2, 1)), np.full(3, 1 / 3)
-    whole = Results.of_lstm(one, two, None, {"w": two, "inputs": one})
+    whole = Results({"outputs": one, "h_n": two}, {"w": two, "inputs": one})
     assert list(whole.outputs) == ["outputs", "h_n"]
     everything = whole.arrays()
     assert list(everything) == ["outputs", "h_n", "d w", "d inputs"]
@@ -113,6 +113,6 @@ def test_results_by_name_and_in_another_dtype():
     half = whole.astype(np.float16)
     assert {a.dtype for a in half.arrays().values()} == {np.dtype(np.float16)}
     assert half.arrays()["d w"][0] == np.float16(1 / 3)
-    single = Results.of_lstm(one, None, two).astype(np.float16)
+    single = Results({"outputs": one, "c_n": two}).astype(np.float16)
     assert single.gradients is None
     assert [(name, a.dtype) for name, a in single.outputs.items()] == [("outputs", "f2"), ("c_n", "f2")]

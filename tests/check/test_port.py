@@ -117,8 +117,7 @@ def test_precision_of_our_layer(precision, level):
     config = CONFIGS["plain"]
     case = cases.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
     with jax.default_matmul_precision(precision):
-        run = functools.partial(own_port(config)._call, lengths=case.seq_lengths)
-        found = products_of(run, random_params(config), case.inputs, case.initial_state)
+        found = products_of(own_port(config)._call, random_params(config), case.arrays, {})
     assert {product.level for product in found} == {level}
 
 

@@ -24,14 +24,6 @@ class Results:
     outputs: Mapping[str, Array]
     gradients: Mapping[str, Array] | None = None
 
-    @classmethod
-    def of_lstm(
-        cls, outputs: Any, h_n: Any, c_n: Any, gradients: Mapping[str, Array] | None = None
-    ) -> Results:
-        """Return the results of an LSTM, in which ``h_n`` and ``c_n`` may be None."""
-        named = {"outputs": outputs, "h_n": h_n, "c_n": c_n}
-        return cls({name: np.asarray(a) for name, a in named.items() if a is not None}, gradients)
-
     def arrays(self) -> dict[str, Array]:
         """Return every array by name, with the gradient of ``x`` under ``d x``."""
         return dict(self.outputs) | {f"d {name}": a for name, a in (self.gradients or {}).items()}

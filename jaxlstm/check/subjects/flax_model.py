@@ -16,11 +16,11 @@ from jax.core import Tracer
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.subjects.function import Call, FunctionModel, cast
+from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast
 from jaxlstm.check.subjects.jax_settings import jax_settings
 
 
-class FlaxModel:
+class FlaxModel(CheckedModel):
     """An NNX module under test. Nothing changes the caller's module."""
 
     def __init__(self, module: nnx.Module, call: Callable[..., Any] | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,28 +28,25 @@ class Call:
     params: Mapping[str, Array]
 
 
-class CheckedModel(Protocol):
+class CheckedModel:
     """A model under test."""
 
-    @property
-    def name(self) -> str:
-        """The name of the model in reports."""
-        ...
+    name: str
 
     def call_in(self, dtype: Any) -> Call:
         """Return the model with its parameters in ``dtype``, or as it is if ``dtype`` is None."""
-        ...
+        raise NotImplementedError
 
     def layers(self, case: Case, dtype: Any, precision: str | None) -> list[LayerRecord]:
         """Run the model and return the calls of its layers, or nothing if it has no known layers."""
-        ...
+        return []
 
     def evaluation(self) -> CheckedModel | None:
         """Return the model in evaluation mode, or None if it has no modes."""
-        ...
+        return None
 
 
-class FunctionModel:
+class FunctionModel(CheckedModel):
     """A function of the arguments, or of parameters and the arguments."""
 
     def __init__(self, function: Callable[..., Any], params: Any = None) -> None:
@@ -76,13 +73,6 @@ class FunctionModel:
         params = {n: a for n, a in arrays.items() if n.startswith(prefix) and is_floating(a)}
         return Call(function, {name.removeprefix(prefix): a for name, a in params.items()})
 
-    def layers(self, case: Case, dtype: Any, precision: str | None) -> list[LayerRecord]:
-        """Return nothing: a function has no layers."""
-        return []
-
-    def evaluation(self) -> None:
-        """Return None: a function has no modes."""
-
 
 def cast(array: Any, dtype: Any) -> Any:
     """Return a floating-point array in ``dtype``; other arrays, or all if ``dtype`` is None, as they are."""
@@ -107,7 +97,7 @@ class ModelRunner:
             self.call = model.call_in(dtype if cast_model else None)
             self._params = jax.device_put(dict(self.call.params))
         self._forward = _jitted(self._outputs)
-        self._forward_and_back = _jitted(self._outputs_and_gradients)
+        self._forward_and_back = _jitted(with_gradients(self._outputs))
 
     def set_param(self, name: str, value: Array) -> None:
         """Replace the value of a parameter."""
@@ -120,35 +110,44 @@ class ModelRunner:
         With ``gradients``, compute the gradients of inputs and parameters for the cotangents of the case.
         """
         with jax_settings(self.dtype, self.precision):
-            floating, others = self._split(case)
+            floating, others = split(case, self.dtype)
             if not gradients:
-                return Results(_to_numpy(self._forward(self._params, floating, others)))
+                return Results(to_numpy(self._forward(self._params, floating, others)))
             found = self._forward_and_back(self._params, floating, others, dict(case.cotangents))
-            return Results(*map(_to_numpy, found))
+            return Results(*map(to_numpy, found))
 
     def casts_to_float32(self, case: Case) -> list[str]:
         """Return the lines of code at which a float64 run converts numbers to float32."""
         with jax_settings(self.dtype, self.precision):
-            floating, others = self._split(case)
+            floating, others = split(case, self.dtype)
             try:
                 jaxpr = jax.make_jaxpr(self._outputs)(self._params, floating, others)
             except PORT_EXCEPTIONS:  # Control flow that depends on values.
                 return []
         return list(dict.fromkeys(_casts(jaxpr.jaxpr)))
 
-    def _split(self, case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the floating-point arrays of a case on the device, and the others."""
-        arrays = jax.device_put(dict(case.astype(self.dtype).arrays))
-        floating = {name: a for name, a in arrays.items() if is_floating(a)}
-        return floating, {name: a for name, a in arrays.items() if name not in floating}
-
     def _outputs(self, params: Any, floating: Any, others: Any) -> dict[str, Any]:
         args, kwargs = self._example.call({**floating, **others})
         return named_outputs(self.call.function(params, args, kwargs))
 
-    def _outputs_and_gradients(self, params: Any, floating: Any, others: Any, cotangents: Any) -> Any:
+
+def split(case: Case, dtype: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the floating-point arrays of a case on the device, in ``dtype``, and the others."""
+    # jnp.asarray of a NumPy array would compile a program for each new shape.
+    arrays = jax.device_put(dict(case.astype(dtype).arrays))
+    floating = {name: a for name, a in arrays.items() if is_floating(a)}
+    return floating, {name: a for name, a in arrays.items() if name not in floating}
+
+
+def with_gradients(function: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """Return the function that returns the outputs, and the gradients of the parameters and the arrays.
+
+    Both take ``(params, floating, others)``; the returned one takes the cotangents of the outputs too.
+    """
+
+    def outputs_and_gradients(params: Any, floating: Any, others: Any, cotangents: Any) -> Any:
         def real_outputs(params: Any, floating: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-            outputs = self._outputs(params, floating, others)
+            outputs = function(params, floating, others)
             return {n: a for n, a in outputs.items() if hasattr(a, "dtype") and is_floating(a)}, outputs
 
         real, pull_back, outputs = jax.vjp(real_outputs, params, floating, has_aux=True)
@@ -158,6 +157,8 @@ class ModelRunner:
         }
         d_params, d_inputs = pull_back(given)
         return outputs, {**d_inputs, **d_params}
+
+    return outputs_and_gradients
 
 
 def _casts(jaxpr: Any) -> Iterator[str]:
@@ -197,5 +198,6 @@ def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _to_numpy(arrays: Mapping[str, Any]) -> dict[str, Array]:
+def to_numpy(arrays: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the arrays as NumPy arrays."""
     return {name: np.asarray(a) for name, a in arrays.items()}

@@ -1,4 +1,4 @@
-"""A model as the subject of a verification."""
+"""Subjects of a verification, and a model as one of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxlstm.check.cases.results import Results, is_floating
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
 from jaxlstm.check.subjects.pairing import ModuleNames, pair_parameters
+from jaxlstm.check.subjects.port import PortSubject
 
 
 class ModelSubject:
@@ -95,3 +96,7 @@ class ModelSubject:
                 "gradients of parameters",
                 f"the values of {', '.join(unpaired)} are not a re-layout of any parameter of torch",
             )
+
+
+Subject = PortSubject | ModelSubject
+"""A port of an LSTM with its parameters, or a model. Each has the methods of :class:`PortSubject`."""

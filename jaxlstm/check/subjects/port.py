@@ -26,6 +26,7 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.exceptions import PortError, describe
+from jaxlstm.check.subjects.function import split, to_numpy, with_gradients
 from jaxlstm.check.subjects.jax_settings import jax_settings
 from jaxlstm.layer.config import LSTMConfig
 
@@ -84,32 +85,20 @@ class Port:
           PortError: if the port does not return ``(outputs, (h_n, c_n))``.
         """
         with jax_settings(dtype, precision):
-            case = self.adapt(case).astype(dtype)
-            # jnp.asarray of a NumPy array would compile a program for each new shape.
-            arrays = {name: jax.device_put(np.asarray(a).astype(dtype)) for name, a in params.items()}
-            x, state = jax.device_put((case.inputs, case.initial_state))
-            call = functools.partial(self._call, lengths=case.seq_lengths)
+            case = self.adapt(case)
+            arrays = {n: jax.device_put(np.asarray(a).astype(dtype)) for n, a in params.items()}
+            call = (arrays if self.takes_params else {}), *split(case, dtype)
             if not gradients:
-                return Results.of_lstm(*call(arrays, x, state))
-            results, pull_back = jax.vjp(call, arrays, x, state)
-            cotangents = tuple(
-                None if r is None else jax.device_put(case.cotangents[name].astype(r.dtype))
-                for name, r in zip(("outputs", "h_n", "c_n"), results, strict=True)
-            )
-            d_params, d_x, d_state = pull_back(cotangents)
-            by_name = dict(d_params) if self.takes_params else {}
-            by_name["inputs"] = d_x
-            if d_state is not None:
-                by_name |= {"h_0": d_state[0], "c_0": d_state[1]}
-            by_name = {name: np.asarray(a) for name, a in by_name.items()}
-            return Results.of_lstm(*results, by_name)
+                return Results(to_numpy(self._call(*call)))
+            cotangents = jax.device_put(dict(case.astype(dtype).cotangents))
+            return Results(*map(to_numpy, with_gradients(self._call)(*call, cotangents)))
 
-    def _call(self, params: Any, x: jax.Array, state: Any, lengths: Any) -> tuple[Any, Any, Any]:
-        args: list[Any] = [x]
+    def _call(self, params: Any, floating: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+        args: list[Any] = [floating["inputs"]]
         if self.takes_state:
-            args.append(state)
+            args.append((floating["h_0"], floating["c_0"]) if "h_0" in floating else None)
         if self.takes_lengths:
-            args.append(None if lengths is None else jax.device_put(np.asarray(lengths, np.int32)))
+            args.append(others.get("seq_lengths"))
         returned = self.call(*args, **({"params": params} if self.takes_params else {}))
         try:
             outputs, (h_n, c_n) = returned
@@ -119,7 +108,8 @@ class Port:
                 "port must return (outputs, (h_n, c_n)), where h_n and c_n are arrays or None; "
                 f"got {structure.replace('*', 'array')}"
             ) from None
-        return outputs, h_n, c_n
+        named = {"outputs": outputs, "h_n": h_n, "c_n": c_n}
+        return {name: a for name, a in named.items() if a is not None}
 
 
 @functools.lru_cache(maxsize=16)

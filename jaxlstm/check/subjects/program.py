@@ -15,7 +15,7 @@ from jaxlstm.check.cases.results import LayerRecord, is_floating
 from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
 from jaxlstm.check.reference.torch_graph import run_graph
 from jaxlstm.check.report.item import LayerDifference
-from jaxlstm.check.subjects.function import Call, cast
+from jaxlstm.check.subjects.function import Call, CheckedModel, cast
 from jaxlstm.check.subjects.jax_settings import jax_settings
 from jaxlstm.programs.graph import Graph, Node, TensorType, Value
 from jaxlstm.programs.inputs import bind_inputs
@@ -23,7 +23,7 @@ from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.program import Program
 
 
-class ProgramModel:
+class ProgramModel(CheckedModel):
     """A program, in its own dtypes or in float64."""
 
     name = "Program"
@@ -68,9 +68,6 @@ class ProgramModel:
             if inputs and results[node.name]:  # Others create zeros or compute sizes.
                 calls.append(LayerRecord(node.module_path, node.op, tuple(inputs), results[node.name]))
         return _single_calls(calls)
-
-    def evaluation(self) -> None:
-        """Return None: a program is in evaluation mode."""
 
     def nodes(self, case: Case, precision: str | None) -> list[LayerDifference]:
         """Compare each node with torch's operator in float64, in the order of the graph.
