@@ -21,7 +21,6 @@ from jaxlstm.check.reference.faults.fault import Fault
 from jaxlstm.check.reference.oracle import OracleCall, OracleRun
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.verification import Evidence
-from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 Faults = tuple[Fault, ...]
@@ -37,9 +36,9 @@ class FaultedOracle(FaultedReference):
         self.rounding, self.causes = rounding, list[str]()
         self.calls: list[OracleCall] = []
         self.results: list[Results] = []
-        swapped = swapped_arrays(evidence, oracle.config)
+        swapped = _swapped_arrays(evidence)
         for entry in sorted(evidence, key=lambda entry: _cost(entry.case)):
-            results, causes = repair_layout(entry, oracle.config, swapped)
+            results, causes = _repair_layout(entry, swapped)
             self.causes += [cause for cause in causes if cause not in self.causes]
             self.calls.append(oracle.call(entry.case))
             self.results.append(results)
@@ -144,43 +143,34 @@ def _relative(a: Array, b: Array) -> float:
     return distance if np.isfinite(distance) else np.inf
 
 
-def swapped_arrays(evidence: Sequence[Evidence], config: LSTMConfig) -> set[str]:
+def _swapped_arrays(evidence: Sequence[Evidence]) -> set[str]:
     """Return the names of the arrays whose first two axes are swapped.
 
     Only a case whose shape is not square shows this.
     """
     swapped = set()
     for entry in evidence:
-        for name, (first, second, last) in _shapes(entry, config):
-            value = entry.results.outputs.get(name)
-            if value is not None and first != second and value.shape == (second, first, last):
+        for name, a in entry.results.outputs.items():
+            first, second, last = shape = entry.truth.outputs[name].shape
+            if shape != a.shape == (second, first, last):
                 swapped.add(name)
     return swapped
 
 
-def repair_layout(entry: Evidence, config: LSTMConfig, swapped: set[str]) -> tuple[Results, list[str]]:
+def _repair_layout(entry: Evidence, swapped: set[str]) -> tuple[Results, list[str]]:
     """Return the results with swapped axes restored, and a description of each layout error.
 
     Arrays of any other wrong shape are left out.
     """
     causes: list[str] = []
     outputs: dict[str, Array] = {}
-    for name, shape in _shapes(entry, config):
-        value = entry.results.outputs.get(name)
-        if value is not None and name in swapped:
+    for name, value in entry.results.outputs.items():
+        if name in swapped:
             value = value.swapaxes(0, 1)
             causes.append(f"the first two axes of {name} are swapped")
-        if value is not None and value.shape == shape:
+        if value.shape == entry.truth.outputs[name].shape:
             outputs[name] = value
     padding = outputs["outputs"][~entry.case.valid] if "outputs" in outputs else np.empty(0)
     if np.any(np.asarray(padding, np.float64) != 0):
         causes.append("the outputs in the padding are not zeroed")
     return Results(outputs), causes
-
-
-def _shapes(entry: Evidence, config: LSTMConfig) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    time, batch = entry.case.inputs.shape[:2]
-    h_shape, c_shape = config.state_shapes(batch)
-    yield "outputs", (time, batch, config.output_size)
-    yield "h_n", h_shape
-    yield "c_n", c_shape

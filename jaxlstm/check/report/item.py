@@ -178,17 +178,6 @@ class Divergence(NamedTuple):
         )
 
 
-class GateError(NamedTuple):
-    """The number of units of a gate that differ from the oracle's, and the worst unit."""
-
-    gate: str
-    off: int
-    units: int
-    worst: int
-    actual: float
-    expected: float
-
-
 class StepDifference(NamedTuple):
     """The first step at which a port differs from the oracle.
 
@@ -204,28 +193,27 @@ class StepDifference(NamedTuple):
         with np.errstate(invalid="ignore"):
             return {gate: np.abs(a.astype(np.float64) - b) for gate, (a, b) in self.gates.items()}
 
-    def summary(self) -> Iterator[GateError]:
-        """Yield the error of each gate, in the order of computation."""
+    def summary(self) -> Iterator[dict[str, Any]]:
+        """Yield for each gate the number of units that differ, and the worst unit."""
         for gate, error in self.errors().items():
             actual, expected = self.gates[gate]
             worst, off = int(np.argmax(error)), differing_units(actual, expected, None).size
-            yield GateError(gate, off, error.size, worst, float(actual[worst]), float(expected[worst]))
+            numbers = {"worst": worst, "actual": float(actual[worst]), "expected": float(expected[worst])}
+            yield {"gate": gate, "off": off, "units": error.size, **numbers}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the place and the summary as plain Python values."""
-        return {**self.place._asdict(), "gates": [gate._asdict() for gate in self.summary()]}
+        return {**self.place._asdict(), "gates": list(self.summary())}
 
 
 def gates_section(difference: StepDifference) -> Section:
     """Return the gates of the first step that differs, as a table and as a heat map."""
     rows = [
         (
-            "DIFFERS" if gate.off else "equal",
-            gate.gate,
-            f"{gate.off} of {gate.units}",
-            str(gate.worst),
-            f"{gate.actual:.9g}",
-            f"{gate.expected:.9g}",
+            "DIFFERS" if gate["off"] else "equal",
+            gate["gate"],
+            f"{gate['off']} of {gate['units']}",
+            *(f"{gate[number]:.9g}" for number in ("worst", "actual", "expected")),
         )
         for gate in difference.summary()
     ]
