@@ -29,18 +29,9 @@ def jax_settings(dtype: Any, precision: str | None) -> Iterator[None]:
     """Set the precision of products, and for float64 the 64-bit mode and a device that has it."""
     with contextlib.ExitStack() as stack:
         if np.dtype(dtype) == np.float64:
-            stack.enter_context(_enable_x64())
+            stack.enter_context(jax.enable_x64(True))
             if lacks_float64(default_device()):
                 stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
         if precision is not None:  # It applies to the products of a port that sets no precision.
             stack.enter_context(jax.default_matmul_precision(precision))
         yield
-
-
-def _enable_x64() -> contextlib.AbstractContextManager[Any]:
-    """Enable JAX's 64-bit mode. The function moved out of ``jax.experimental`` in JAX 0.8."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # type: ignore[attr-defined]
-
-    return enable_x64(True)
