@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm.check.reference.derivative import backward
 from jaxlstm.check.reference.oracle import OracleCall
+from jaxlstm.check.reference.oracle_lstm import backward
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import init_bound, param_shapes
 

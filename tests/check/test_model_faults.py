@@ -1,12 +1,18 @@
-"""Planted faults in Flax ports of three models: all are caught, and the report names the cause."""
+"""Faults of models: planted in Flax ports of three models, and in ports of modules with packed sequences."""
 
 from __future__ import annotations
 
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 import torch
+from flax import nnx
+from torch import nn
+from torch.nn.utils import rnn
 
+import jaxlstm
 from jaxlstm.check import verify_model
 from testing.model_ports import FAULTS, MODELS
 
@@ -37,3 +43,87 @@ def test_planted_fault(model, fault):
 def test_number_of_faults():
     assert len(FAULTS) >= 25
     assert {model for model, _ in FAULTS} == set(MODELS)
+
+
+class Classifier(nn.Module):
+    """The final states of both directions of the last layer, and the outputs, as padded arrays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(3, 4)
+        self.lstm = nn.LSTM(4, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(10, 2)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        packed = rnn.pack_padded_sequence(self.dense(x), lengths, batch_first=True, enforce_sorted=False)
+        outputs, (h_n, _) = self.lstm(packed)
+        outputs, _ = rnn.pad_packed_sequence(outputs, batch_first=True, total_length=x.shape[1])
+        return self.head(torch.cat((h_n[-2], h_n[-1]), 1)), outputs
+
+
+class ClassifierPort(nnx.Module):
+    """The port of :class:`Classifier`, with a fault."""
+
+    def __init__(self, fault: str) -> None:
+        rngs = nnx.Rngs(0)
+        self.dense, self.head = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(10, 2, rngs=rngs)
+        self.lstm = jaxlstm.nnx.LSTM(4, 5, 2, batch_first=True, bidirectional=True, rngs=rngs)
+        self.fault = fault
+
+    def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.fault == "lengths":
+            lengths = jnp.full_like(lengths, x.shape[1])
+        outputs, (h_n, _) = self.lstm(self.dense(x), seq_lengths=lengths)
+        if self.fault == "layers":
+            h_n = jnp.concatenate([h_n[2:], h_n[:2]])
+        if self.fault == "join":
+            outputs = jnp.roll(outputs, 5, -1)
+        if self.fault == "last outputs":
+            h_n = jnp.stack(jnp.split(outputs[:, -1], 2, -1))
+        if self.fault == "head":
+            h_n = 2 * h_n
+        return self.head(jnp.concatenate((h_n[-2], h_n[-1]), 1)), outputs
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "place"),
+    [
+        (
+            "lengths",
+            "pack_padded_sequence in forward ignores the lengths",
+            "in lstm, an LSTM whose inputs agree",
+        ),
+        ("layers", "in lstm (lstm), h_n and c_n have the layers in reverse order", "between lstm and head"),
+        (
+            "join",
+            "in lstm (lstm), the reverse direction's outputs come first in the last layer",
+            "after head",
+        ),
+        ("head", "no known fault of the operations", "between lstm and head"),
+    ],
+)
+def test_cause_and_place(fault, cause, place):
+    """No sequence has the length of the batch, so that torch's arrays are shorter inside of the LSTM."""
+    theirs, ours = Classifier().eval(), ClassifierPort(fault)
+    jaxlstm.load_state_dict(ours, theirs)
+    args = (torch.randn(3, 7, 3), torch.tensor([2, 5, 4]))
+    report = verify_model(ours, theirs, args, gradients=False)
+    assert cause in report.diagnosis[0]
+    assert place in report.diagnosis[-1]
+    assert all(layer.ok for layer in report.layers if layer.theirs == "dense")
+    (lstm,) = (layer for layer in report.layers if layer.theirs == "lstm")
+    assert lstm.ok == (fault != "lengths")
+
+
+def test_last_outputs_instead_of_h_n():
+    theirs, ours = Classifier().eval(), ClassifierPort("last outputs")
+    jaxlstm.load_state_dict(ours, theirs)
+    args = (torch.randn(3, 7, 3), torch.tensor([7, 5, 7]))
+    report = verify_model(ours, theirs, args, gradients=False)
+    assert "the last step of the outputs is read instead of h_n" in report.diagnosis[0]
+
+
+def test_right_port():
+    theirs, ours = Classifier().eval(), ClassifierPort("")
+    jaxlstm.load_state_dict(ours, theirs)
+    assert verify_model(ours, theirs, (torch.randn(3, 7, 3), torch.tensor([2, 7, 4])), gradients=False).ok

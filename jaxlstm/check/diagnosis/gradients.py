@@ -14,8 +14,7 @@ import numpy as np
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.case import Case
-from jaxlstm.check.reference.derivative import backward
-from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM, backward
 from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from jaxlstm.check.reference.faults import cells, states, time, weights
+from jaxlstm.check.reference.faults import cells, sequences, weights
 from jaxlstm.check.reference.faults.fault import Fault, properties
 from jaxlstm.layer.config import LSTMConfig
 
-_FAULTS = (*weights.FAULTS, *states.FAULTS, *time.FAULTS, *cells.FAULTS, *cells.PRECISION)
+_FAULTS = (*weights.FAULTS, *sequences.STATES, *sequences.TIME, *cells.FAULTS, *cells.PRECISION)
 
 
 def catalogue(config: LSTMConfig) -> tuple[Fault, ...]:

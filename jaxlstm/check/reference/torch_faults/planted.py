@@ -18,7 +18,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.reference.torch_faults import attention, elementwise, recurrent, weights
+from jaxlstm.check.reference.torch_faults import elementwise, sequences, weights
 from jaxlstm.check.reference.torch_faults.operation import (
     FAULTS,
     Operation,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 
-_MODULES = (attention, elementwise, recurrent, weights)
+_MODULES = (elementwise, sequences, weights)
 
 
 def variants(operation: Operation, *, rounding: bool = False) -> Iterator[Variant]:
