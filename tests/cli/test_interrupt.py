@@ -47,6 +47,8 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> N
         # The weights are written; the artifact is not.
         ("export --weights beside", "x.stablehlo", "fsync", 2),
         ("export --weights beside", "x.stablehlo", "replace", 1),
+        ("run --input x.npz", "y.npz", "fsync", 1),
+        ("run --input x.npz", "y.npz", "replace", 1),
     ],
 )
 def test_no_file_remains(
@@ -61,20 +63,12 @@ def test_no_file_remains(
     if command.startswith("export"):
         pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
     name, *options = command.split()
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", **sequences())  # type: ignore[arg-type]
     interrupt_at(monkeypatch, function, call)
-    done = jaxlstm_command(name, checkpoint, "-o", tmp_path / output, *options)
+    done = jaxlstm_command(name, checkpoint, "-o", output, *options)
     assert (done.status, done.out, done.err) == (130, "", f"jaxlstm {name}: interrupted\n")
-    assert os.listdir(tmp_path) == [checkpoint.name]
-
-
-def test_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
-    for function in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, function, 1)
-            done = jaxlstm_command("run", checkpoint, "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz")
-        assert (done.status, done.err) == (130, "jaxlstm run: interrupted\n")
-        assert sorted(os.listdir(tmp_path)) == [checkpoint.name, "x.npz"]
+    assert sorted(os.listdir()) == [checkpoint.name, "x.npz"]
 
 
 def test_an_interrupt_in_a_destructor_is_not_lost(
