@@ -1,6 +1,7 @@
 """Files of safetensors, shards with an index, npy, npz and pickled NumPy arrays.
 
-`testing/hostile/formats.py` has malformed files, and indexes that point outside the folder.
+`testing/hostile/formats.py` has malformed files, and indexes that point outside the folder. The
+reader of whole files in `_shared.safetensors` reads the header with the same code.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from testing.checkpoints.compare import DTYPES, assert_same_bits, assert_same_checkpoint, random_tensor
 
@@ -188,3 +191,47 @@ def test_python_2_binary_pickle(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(head + body + b"u.")
     assert pickle.loads(head + body + b"u.", encoding="latin1")["w"].tolist() == array.tolist()
     assert_same_arrays(read_checkpoint(tmp_path / "a.pkl"), {"w": array})
+
+
+TENSORS = {
+    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.array([1.5, -2], ml_dtypes.bfloat16),
+    "empty": np.zeros((0, 4), np.float16),
+    "scalar": np.float64(3),
+}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"".join(safetensors_bytes(TENSORS, {"key": "value"})))
+    found = read_safetensors(path)
+    assert list(found) == list(TENSORS)
+    for name, array in TENSORS.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def file_of(header: object, data: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(**changes: object) -> dict[str, object]:
+    return {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "declares 18446744073709551616 bytes, expected at most 0"),
+        (file_of(b'{"a": 1, "a": 1}', b""), "'a' is set twice"),
+        (file_of({"a": entry(shape=[-2, -1])}, bytes(8)), r"shape \[-2, -1\] does not take 8 bytes"),
+        (file_of({"a": entry(shape=[3])}, bytes(8)), r"shape \[3\] does not take 8 bytes"),
+        (file_of({"a": entry()}, bytes(7)), "the last tensor ends at byte"),
+    ],
+)
+def test_malformed_file(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_safetensors(path)
