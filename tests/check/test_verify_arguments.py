@@ -65,32 +65,26 @@ def test_params_may_be_in_any_order():
     }
 
 
-def test_batch_first_port_runs_in_the_checked_precision():
-    config: Any = jax.config
-    seen = set()
-
-    def port(x, state, lengths, *, params):
-        seen.add(config.jax_default_matmul_precision)
-        return WrongPort(CONFIG, "batch first")(x, state, lengths, params=params)
-
-    report = check(port, precision="bfloat16", against="oracle")
-    assert "the port is batch-first" in "; ".join(report.diagnosis)
-    assert seen == {"bfloat16"}
-
-
-@pytest.mark.parametrize("precision", ["bfloat16", None])
-def test_precision_applies_to_every_run(precision):
+@pytest.mark.parametrize(
+    ("bug", "precision", "cause"),
+    [
+        ("batch first", "bfloat16", "the port is batch-first"),
+        ("order iofg", "bfloat16", "i, o, f, g"),
+        ("order iofg", None, "i, o, f, g"),
+    ],
+)
+def test_precision_applies_to_every_run(bug, precision, cause):
     """The precision also applies to the runs that search for the cause."""
     config: Any = jax.config
     before, seen = config.jax_default_matmul_precision, set()
 
     def port(x, state, lengths, *, params):
         seen.add(config.jax_default_matmul_precision)
-        return WrongPort(CONFIG, "order iofg")(x, state, lengths, params=params)
+        return WrongPort(CONFIG, bug)(x, state, lengths, params=params)
 
-    report = verify(port, PARAMS, CONFIG, precision=precision, against="oracle")
-    assert report.difference is not None
-    assert report.difference.place.gate == "f"
+    report = check(port, precision=precision, against="oracle")
+    assert cause in "; ".join(report.diagnosis)
+    assert (bug == "batch first") == (report.difference is None)
     assert f", precision={precision!r}" in report.again
     assert seen == {precision or before}
     assert report.environment["jax matmul precision"] == str(precision or before)

@@ -53,25 +53,6 @@ def test_faults_of_the_derivative_are_caught_and_named(port, cause):
     assert cause in "; ".join(report.diagnosis)
 
 
-@needs_torch
-def test_port_that_raises():
-    def port(x, state, lengths, *, params):
-        if len(x) == 1:
-            raise ValueError("one step is too few\nfor me")
-        return WrongPort(CONFIG)(x, state, lengths, params=params)
-
-    report = check(port)
-    item = {item.name: item for item in report.items}["runs"]
-    assert item.ok is False
-    line = port.__code__.co_firstlineno + 2
-    assert item.detail == (
-        f"one step: ValueError: one step is too few (test_verify_faults.py:{line}); "
-        "fails in one step, one step from zeros, large c"
-    )
-    assert status(report)["float64 semantics against torch"] == "ok"
-    assert status(report)["step residual"] == "FAILED"
-
-
 def test_port_that_always_raises():
     def port(x, state, lengths, *, params):
         raise ValueError("not today")
@@ -159,22 +140,11 @@ def changed(change):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [lambda y, h, c: (y, (h, None)), lambda y, h, c: (y, (None, c)), lambda y, h, c: (y, (None, None))],
-    ids=["h_n", "c_n", "neither"],
-)
-def test_port_without_final_state(change):
-    report = check(changed(change))
-    assert report.ok, str(report)
-    assert status(report)["step residual"] == "untested"
-
-
-@pytest.mark.parametrize(
     ("h", "c"),
     [(None, 1), pytest.param(1, None, marks=pytest.mark.slow), (None, None)],
     ids=["h_n", "c_n", "neither"],
 )
-def test_gradients_of_a_port_without_final_state(h, c):
+def test_port_without_final_state(h, c):
     @jax.jit
     def port(x, state, lengths, *, params):
         outputs, (h_n, c_n) = own(x, state, lengths, params=params)
@@ -186,6 +156,7 @@ def test_gradients_of_a_port_without_final_state(h, c):
 
     report = verify(port, PARAMS, CONFIG)
     assert report.ok, str(report)
+    assert status(report)["step residual"] == "untested"
     assert status(report)["float64 gradients against oracle"] == "ok"
     report = verify(without_gradient_of_outputs, PARAMS, CONFIG, seconds=0)
     assert status(report)["float64 gradients against oracle"] == "FAILED"
