@@ -66,7 +66,7 @@ CLEAN = next(
 def spread_to(*rows):
     outputs = TRUE.outputs["outputs"].copy()
     outputs[:, rows] = np.nan
-    return TRUE.with_outputs(outputs=outputs)
+    return Results({**TRUE.outputs, "outputs": outputs})
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def spread_to(*rows):
             ],
         ),
         (
-            TRUE.with_outputs(outputs=np.nan_to_num(TRUE.outputs["outputs"])),
+            Results({**TRUE.outputs, "outputs": np.nan_to_num(TRUE.outputs["outputs"])}),
             ["NaN or infinity in the inputs does not reach the results"],
         ),
         (TRUE, []),

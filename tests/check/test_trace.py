@@ -207,8 +207,8 @@ def test_gates_of_a_step(config, slot, names):
 
 
 def with_quadratic_term(size):
-    return lambda results, case: results.with_outputs(
-        c_n=results.outputs["c_n"] + size * np.square(case.arrays["c_0"])
+    return lambda results, case: Results(
+        {**results.outputs, "c_n": results.outputs["c_n"] + size * np.square(case.arrays["c_0"])}
     )
 
 

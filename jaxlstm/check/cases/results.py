@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -32,10 +32,6 @@ class Results:
         """Return the results rounded to ``dtype``."""
         gradients = self.gradients and {name: a.astype(dtype) for name, a in self.gradients.items()}
         return Results({name: a.astype(dtype) for name, a in self.outputs.items()}, gradients)
-
-    def with_outputs(self, **changes: Array) -> Results:
-        """Return the results with some outputs replaced."""
-        return replace(self, outputs={**self.outputs, **changes})
 
     @property
     def is_finite(self) -> bool:
