@@ -13,7 +13,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import LayerRecord, is_floating
 from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
-from jaxlstm.check.reference.torch_graph import run_graph
+from jaxlstm.check.reference.torch_layers import run_graph
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import Call, CheckedModel, cast
 from jaxlstm.check.subjects.jax_settings import jax_settings
