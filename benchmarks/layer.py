@@ -8,9 +8,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.implementation import Implementation, Unsupported, cudnn, own, runner
 from benchmarks.parts import Settings, applied
-from benchmarks.problems import SIZES, TINY_SIZES, Problem, Size, compare, expected_arrays, make_problem
+from benchmarks.problems import (
+    SIZES,
+    TINY_SIZES,
+    Implementation,
+    Problem,
+    Size,
+    Unsupported,
+    compare,
+    cudnn,
+    expected_arrays,
+    make_problem,
+    own,
+    runner,
+)
 from benchmarks.timing import Call, interleaved, spreads
 
 Makers = Mapping[str, Callable[[Problem, Settings], Implementation]]

@@ -97,11 +97,11 @@ PARTS = {
     "sequences": Part("streams", "sequences", "batch", STATEFUL),
     "programs": Part("programs", "run", "model", ("torch",)),
     "real-models": Part("real_models", "run", "model", ("torch",)),
-    "first-call": Part("first_call", "run", "first call", ("torch", "flax-nnx")),
-    "checkpoint": Part("checkpoint", "run", "process", ("torch",)),
+    "first-call": Part("processes", "first_call", "first call", ("torch", "flax-nnx")),
+    "checkpoint": Part("processes", "checkpoint", "process", ("torch",)),
     "long": Part("long", "run", "training step", ("torch",)),
-    "accuracy": Part("accuracy", "run", "dtype", ("torch",)),
-    "verdicts": Part("verdicts", "run", "library"),
+    "accuracy": Part("verdicts", "accuracy", "dtype", ("torch",)),
+    "verdicts": Part("verdicts", "verdicts", "library"),
 }
 DTYPES = ("float32", "bfloat16", "float16")
 ALL = tuple(

@@ -1,4 +1,4 @@
-"""The sizes to measure, the random numbers that every implementation gets, and the comparison of results.
+"""The sizes to measure, the random numbers and calls of every implementation, and the comparison of results.
 
 Results are compared with the checker's float64 oracle before an implementation is timed.
 """
@@ -6,13 +6,18 @@ Results are compared with the checker's float64 oracle before an implementation 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.parts import Settings
 from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.check.reference.oracle_lstm import backward
+from jaxlstm.functional import lstm
+from jaxlstm.inference import compile
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import init_bound, param_shapes
 
@@ -184,3 +189,69 @@ def _by_name(result: Any, mode: str) -> dict[str, Any]:
 
 def _on_host(array: Any) -> np.ndarray:
     return np.asarray(array.float().cpu() if hasattr(array, "cpu") else array)  # NumPy has no bfloat16
+
+
+class Unsupported(Exception):  # noqa: N818, not an error: the benchmark goes on
+    """A library cannot run this problem. The message gives the reason."""
+
+
+class Implementation(NamedTuple):
+    """Two calls that return when their work is done.
+
+    Attributes:
+      infer: returns the outputs (T, B, D*h_size), zero after the end of each sequence.
+      train: returns the gradients of the sum of squared outputs with respect to the inputs and to the
+        weights: a dict under torch's names, or the library's own tree. None if the library does not train.
+    """
+
+    infer: Callable[[], Any]
+    train: Callable[[], tuple[Any, Any]] | None
+
+
+def in_jax(apply: Callable[[Any, Any, Any], jax.Array], weights: Any, problem: Problem) -> Implementation:
+    """Jit ``apply(weights, inputs, lengths) -> outputs`` and its gradient; both compile when first called."""
+    x = jnp.asarray(problem.inputs, problem.dtype)
+    lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)
+
+    def loss(x: Any, weights: Any, lengths: Any) -> jax.Array:
+        return jnp.sum(apply(weights, x, lengths) ** 2)
+
+    infer = jax.jit(apply)
+    train = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    return Implementation(
+        lambda: jax.block_until_ready(infer(weights, x, lengths)),
+        lambda: jax.block_until_ready(train(x, weights, lengths)),
+    )
+
+
+def own(problem: Problem, settings: Settings) -> Implementation:
+    """Return ``jaxlstm.lstm`` as one jitted call, which includes packing the weights."""
+    params = {name: jnp.asarray(value, problem.dtype) for name, value in problem.params.items()}
+    options: Any = {"backend": settings.backend, "precision": settings.precision}
+
+    def apply(params: Any, x: Any, lengths: Any) -> jax.Array:
+        return lstm(params, x, config=problem.config, seq_lengths=lengths, **options)[0]
+
+    return in_jax(apply, params, problem)
+
+
+def runner(problem: Problem, settings: Settings) -> Implementation:
+    """Return a Runner, which packs the weights once."""
+    call = compile(
+        problem.params,
+        problem.config,
+        max_length=problem.size.time,
+        max_batch=problem.size.batch,
+        dtype=problem.dtype,
+        backend=settings.backend,
+        precision=settings.precision,  # type: ignore[arg-type]
+    )
+    x = jnp.asarray(problem.inputs, problem.dtype)
+    return Implementation(lambda: call(x, None, problem.lengths)[0], None)
+
+
+def cudnn(problem: Problem, settings: Settings) -> Implementation:
+    """Return ``jaxlstm.lstm`` with ``backend="cudnn"``, beside the backend of the settings on a GPU."""
+    if problem.config.proj_size:
+        raise Unsupported("has no projection")
+    return own(problem, settings._replace(backend="cudnn"))

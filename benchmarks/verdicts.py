@@ -1,17 +1,25 @@
-"""The checker's verdict on other LSTMs in JAX: two layers in both directions, with the same weights."""
+"""Results instead of times: errors over the table of cases, and the checker's verdict on other libraries.
+
+Errors are RMS errors to float64, as a multiple of torch's own error in the same dtype. In float64 torch is
+the reference, and the row holds the largest absolute difference from it.
+"""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
 
 from benchmarks.parts import Settings
 from benchmarks.peers import load, version
 from jaxlstm.check import Report, verify
 from jaxlstm.layer.config import LSTMConfig
+from testing.cases import FEW, FEWER, Case, Results, check, functional, pooled_error
 
 CONFIG = LSTMConfig(16, 24, num_layers=2, bidirectional=True)
 Port = Callable[..., Any]
@@ -53,13 +61,13 @@ ROWS: dict[str, tuple[str, Port]] = {
 }
 
 
-def run(settings: Settings) -> Iterator[dict[str, Any]]:
+def verdicts(settings: Settings) -> Iterator[dict[str, Any]]:
     """Check each library."""
     for name in list(ROWS)[:1] if settings.tiny else ROWS:
-        yield {"case": name, "columns": columns(name, check(name))}
+        yield {"case": name, "columns": columns(name, verdict_on(name))}
 
 
-def check(name: str, **settings: Any) -> Report:
+def verdict_on(name: str, **settings: Any) -> Report:
     """Verify a row's port with random weights; ``settings`` are keyword arguments of ``verify``."""
     return verify(jax.jit(ROWS[name][1]), None, CONFIG, **settings)
 
@@ -76,3 +84,36 @@ def columns(name: str, report: Report) -> dict[str, str | float]:
         "untested": ", ".join(item.name for item in report.items if item.ok is None),
         "diagnosis": report.diagnosis[0] if report.diagnosis else "",
     }
+
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
+KINDS = {"outputs and states": False, "gradients": True}
+
+
+def accuracy(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Measure each dtype over 16 cases, which have every combination of any three settings."""
+    cases = FEWER[:1] if settings.tiny else FEW
+    for name, dtype in DTYPES.items():
+        errors = np.array([_errors(case, dtype) for case in cases])
+        columns = {}
+        for kind, column in zip(KINDS, errors.T, strict=True):
+            columns |= {f"{kind}, median": statistics.median(column), f"{kind}, worst": max(column)}
+        what = "difference from torch, absolute" if dtype is np.float64 else "error / torch's"
+        yield {"case": f"{name}, {what}", "columns": {k: float(f"{v:.2g}") for k, v in columns.items()}}
+
+
+def _errors(case: Case, dtype: Any) -> list[float]:
+    """Return the errors of values and of gradients."""
+    result: list[float] = []
+
+    def record(actual: Results, _: object, torch_own: Results, truth: Results) -> None:
+        for gradients in KINDS.values():
+            if dtype is np.float64:
+                names = [name for name in truth if name.startswith("d ") == gradients]
+                result.append(max(float(np.abs(actual[n] - truth[n]).max()) for n in names))
+            else:
+                ours, theirs = (pooled_error(r, truth, gradients) for r in (actual, torch_own))
+                result.append(ours / theirs)
+
+    check(case, dtype, functional(case), compare=record)
+    return result

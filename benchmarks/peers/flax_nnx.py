@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks.implementation import Implementation, Unsupported, in_jax
 from benchmarks.parts import Settings
-from benchmarks.problems import Problem
+from benchmarks.problems import Implementation, Problem, Unsupported, in_jax
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import direction_params
 

@@ -13,8 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.implementation import Unsupported
-from benchmarks.problems import Problem
+from benchmarks.problems import Problem, Unsupported
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import direction_params
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import onnxruntime
 
-from benchmarks.implementation import Implementation, Unsupported
 from benchmarks.parts import Settings
 from benchmarks.peers import onnx_model
-from benchmarks.problems import Problem
+from benchmarks.problems import Implementation, Problem, Unsupported
 
 
 def implementation(problem: Problem, settings: Settings) -> Implementation:

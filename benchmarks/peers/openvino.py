@@ -10,10 +10,9 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # 
 
 import openvino  # noqa: E402
 
-from benchmarks.implementation import Implementation, Unsupported  # noqa: E402
 from benchmarks.parts import Settings  # noqa: E402
 from benchmarks.peers import onnx_model  # noqa: E402
-from benchmarks.problems import Problem  # noqa: E402
+from benchmarks.problems import Implementation, Problem, Unsupported  # noqa: E402
 
 
 def implementation(problem: Problem, settings: Settings) -> Implementation:

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch.nn.utils import rnn
 
-from benchmarks.implementation import Implementation, Unsupported
 from benchmarks.parts import Settings
-from benchmarks.problems import Problem
+from benchmarks.problems import Implementation, Problem, Unsupported
 from jaxlstm.layer.config import LSTMConfig
 
 

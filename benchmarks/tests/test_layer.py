@@ -14,10 +14,9 @@ import pytest
 
 from benchmarks import layer, peers, record
 from benchmarks.__main__ import main
-from benchmarks.implementation import Implementation, own
 from benchmarks.parts import Settings
 from benchmarks.peers import PEERS
-from benchmarks.problems import SIZES, TINY_SIZES, Size, make_problem
+from benchmarks.problems import SIZES, TINY_SIZES, Implementation, Size, make_problem, own
 from jaxlstm import LSTMConfig
 
 NAMES = ("torch", "onnxruntime", "openvino", "flax-nnx")

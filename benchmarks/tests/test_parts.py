@@ -12,10 +12,9 @@ import torch
 
 import jaxlstm
 from benchmarks import peers, streams, timing
-from benchmarks.implementation import Unsupported
 from benchmarks.parts import PARTS, Settings, applied
 from benchmarks.peers import torch as torch_peer
-from benchmarks.problems import TINY_SIZES, Problem, Size, compare, expected_arrays, make_problem
+from benchmarks.problems import TINY_SIZES, Problem, Size, Unsupported, compare, expected_arrays, make_problem
 from jaxlstm.check.reference import torch_precision
 from testing.processes import process_cost, run_python
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("name", ["flax.nnx, no padding", "jax.experimental.rnn.lstm_ref"])
 def test_right_libraries_hold(name: str) -> None:
-    report = verdicts.check(name, gradients=False)
+    report = verdicts.verdict_on(name, gradients=False)
     columns = verdicts.columns(name, report)
     assert columns["verdict"] == "holds", str(report)
     assert columns["untested"] == ("ragged lengths" if "padding" in name else "")
@@ -20,7 +20,7 @@ def test_right_libraries_hold(name: str) -> None:
 
 def test_flax_does_not_zero_the_padding() -> None:
     name = "flax.nnx.RNN, Bidirectional"
-    report = verdicts.check(name, gradients=False)
+    report = verdicts.verdict_on(name, gradients=False)
     columns = verdicts.columns(name, report)
     assert columns["verdict"] == "does not hold"
     assert columns["diagnosis"] == report.diagnosis[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +13,6 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
-from jaxlstm.kernels import operations
-from jaxlstm.kernels.tpu import TPU
 from testing.aot.hlo import Hlo
 from testing.aot.programs import (
     FORMS,
@@ -42,46 +39,6 @@ def test_the_plain_scan_keeps_recurrent_weights_in_vmem(chip: str) -> None:
 
 
 LARGE = Program("large", LSTMConfig(512, 512), time=1024, batch=32)
-PROJECTED = LARGE.but(config=LSTMConfig(512, 512, proj_size=256))
-
-
-def kernels(program: Program) -> list[Any]:
-    """Return the ``pallas_call`` equations: forward, forward with derivative, backward."""
-    params, inputs, state, _ = program.arguments()
-    params = {name.removesuffix("_l0"): leaf for name, leaf in params.items()}
-    state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state)
-    static = {"reverse": False, "precision": program.precision}
-    forward = (params, inputs, state, None)
-    differentiate = partial(operations.FORWARD_AND_DIFFERENTIATE.plain, **static)
-    cotangents, derivative, _ = jax.eval_shape(differentiate, *forward)
-    calls = [
-        (operations.FORWARD, TPU.forward, forward, {}),
-        (operations.FORWARD_AND_DIFFERENTIATE, TPU.forward, forward, {}),
-        (operations.BACKWARD, TPU.backward, (params, derivative, None, cotangents), {"projected": False}),
-    ]
-    equations = []
-    for operation, compute, arguments, more in calls:
-        kernel, keywords = operation.kernel(compute), {**static, **more}
-        jaxpr = jax.make_jaxpr(lambda *a, k=kernel, s=keywords: k(*a, **s))(*arguments)
-        equations += [e for e in jaxpr.eqns if e.primitive.name == "pallas_call"]
-    assert len(equations) == 3
-    return equations
-
-
-@pytest.mark.parametrize("projected", [False, True])
-def test_weights_are_fetched_once(projected: bool) -> None:
-    """The block of a weight is the whole array in one buffer, the same for all grid points."""
-    for equation in kernels(PROJECTED if projected else LARGE):
-        blocks = equation.params["grid_mapping"].block_mappings
-        weights = [block for block in blocks if "weight" in str(block.origin)]
-        names = {str(block.origin).split("'")[1] for block in weights}
-        assert names - {"weight_ih"} == ({"weight_hh", "weight_hr"} if projected else {"weight_hh"})
-        for block in weights:
-            sizes = tuple(axis.block_size for axis in block.block_shape)
-            assert sizes == block.array_aval.shape
-            assert block.pipeline_mode.buffer_count == 1
-            at = block.index_map_jaxpr.jaxpr.outvars
-            assert [literal.val for literal in at] == [0] * len(sizes)
 
 
 @on_tpus

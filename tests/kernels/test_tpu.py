@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -70,13 +71,20 @@ def test_shapes_that_need_padding(problem: Problem) -> None:
     assert worst_error(actual, values_and_gradients(problem, jnp.float32, "scan")) < 1e-6
 
 
-def test_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = Problem(3, 2, 4, 5)
-    called = []
+def test_the_kernels_run_and_fetch_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block of a weight is the whole array in one buffer, the same for all grid points."""
+    calls: list[Any] = []
     real = plan.call
-    monkeypatch.setattr(passes, "call", lambda *a: called.append(a[0].func) or real(*a))
-    values_and_gradients(problem, jnp.float32, "auto")
-    assert called == [passes._forward_kernel, passes._backward_kernel]
+    monkeypatch.setattr(passes, "call", lambda *a: calls.append(a) or real(*a))
+    values_and_gradients(Problem(3, 2, 4, 5, proj_size=2), jnp.float32, "auto")
+    assert [kernel.func for kernel, *_ in calls] == [passes._forward_kernel, passes._backward_kernel]
+    for _, _, operands, *_ in calls:
+        weights = {name: parts for name, parts in operands.items() if name.startswith("weight")}
+        assert weights.keys() - {"weight_ih"} == {"weight_hh", "weight_hr"}
+        for array, blocks in itertools.chain(*weights.values()):
+            assert blocks.block_shape == array.shape
+            assert blocks.pipeline_mode.buffer_count == 1
+            assert blocks.index_map(1, 2) == (0, 0)
 
 
 @pytest.mark.parametrize(("precision", "least", "most"), [("high", 0, 2e-5), ("default", 1e-4, 2e-2)])

@@ -1,7 +1,6 @@
 // Operands of products on AMX.
 #pragma once
 #include "amx.h"
-#include "amx_range.h"
 
 namespace jaxlstm {
 namespace {
