@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -34,6 +35,13 @@ def test_export(weights: str, tmp_path: Path) -> None:
     outputs, _ = load_exported(output)(x)
     expected, _ = lstm(params, x, config=config, backend="scan")
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6)
+
+
+def test_an_artifact_for_other_platforms_is_not_run(tmp_path: Path) -> None:
+    other = "tpu" if jax.default_backend() == "cpu" else "cpu"
+    done = jaxlstm_command("export", DEMO, "-o", tmp_path / "m.stablehlo", "--platforms", other)
+    assert done.status == 0
+    assert "not run: this machine has none of these platforms" in done.out
 
 
 @pytest.mark.parametrize("output", ["m.stablehlo", "m"])
