@@ -11,6 +11,8 @@ from dataclasses import replace
 from jaxlstm.programs.graph import AxisRange, Graph, Input, TensorType
 from jaxlstm.programs.guards import shown_guard, sizes_allowed
 
+_ZERO_OR_ONE = "torch.export fixes an axis that has the size 0 or 1 in the example"
+
 
 def settle_axes(graph: Graph) -> Graph:
     """Return the graph with the range of each free axis narrowed by its conditions, and an axis fixed if the
@@ -23,7 +25,7 @@ def settle_axes(graph: Graph) -> Graph:
         for place, size in enumerate(declared.type.shape)
     }
     narrowed: dict[str, AxisRange] = {}
-    reasons: dict[tuple[str, int], str] = {}
+    reasons = {key: _ZERO_OR_ONE for key, size in sizes.items() if size in (0, 1)}
     for guard in graph.guards:
         found = sizes_allowed(guard)
         if found is None:
@@ -34,7 +36,7 @@ def settle_axes(graph: Graph) -> Graph:
         if isinstance(size, str) and (axis := _narrowed(graph, narrowed.get(size), size, allowed, why)):
             narrowed[size] = axis
         elif isinstance(size, int) and allowed == range(size, size + 1):
-            reasons.setdefault((name, place), why)
+            reasons[name, place] = why
     single = {name: axis for name, axis in narrowed.items() if axis.low == axis.high}
     reasons |= {key: single[size].reason for key, size in sizes.items() if size in single}
     graph = replace(graph, narrowed={name: axis for name, axis in narrowed.items() if name not in single})

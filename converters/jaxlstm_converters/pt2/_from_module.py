@@ -9,12 +9,14 @@ import inspect
 import io
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import read_source
 from jaxlstm_converters.pt2.free_time import free_time
+from jaxlstm_converters.pt2.model_lines import condition_lines, recorded_lines
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +74,7 @@ def from_module(
     if dynamic_shapes is None:
         dynamic_shapes = _free_axes(torch_module, args, kwargs)
     exported = _export(torch_module, args, kwargs, dynamic_shapes)
+    lines = condition_lines(exported)
     for graph in (part.graph for part in exported.graph_module.modules() if hasattr(part, "graph")):
         for node in graph.nodes:
             node.meta.pop("stack_trace", None)  # It holds the paths of source files on this machine.
@@ -86,7 +89,8 @@ def from_module(
         # torch.return_types.max and the like have no name in a file.
         message = f"torch.export.save cannot write it: {error} Return plain tuples, lists or dicts"
         raise TypeError(message) from error
-    return program_of(read_source(MemoryFile(buffer.getvalue(), f"<{type(torch_module).__name__}>")))
+    file = read_source(MemoryFile(buffer.getvalue(), f"<{type(torch_module).__name__}>"))
+    return program_of(file._replace(graph=replace(file.graph, lines=lines)))
 
 
 def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Any, dynamic_shapes: Any) -> Any:
@@ -97,7 +101,8 @@ def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Any, dynamic
     from jaxlstm_converters.pt2.trace_packed import packed_sequences
 
     for cut in (True, False):
-        with free_time(), packed_sequences(module, cut=cut) as packed, warnings.catch_warnings():
+        tracing = packed_sequences(module, cut=cut)
+        with recorded_lines(), free_time(), tracing as packed, warnings.catch_warnings():
             # About torch's own code, and attributes that become constants.
             warnings.simplefilter("ignore")
             try:

@@ -12,12 +12,12 @@ import numpy as np
 from jaxlstm.programs.graph import Graph
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.checkpoint.formats.pt2 import read_tensors
-from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2, open_program
+from jaxlstm_converters.checkpoint.formats.pt2_archive import ProgramArchive, is_pt2, open_program
 from jaxlstm_converters.checkpoint.io._make_tensor import Budget
 from jaxlstm_converters.checkpoint.io.files import CheckpointFile
 from jaxlstm_converters.checkpoint.io.tensor import Tensor
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive
-from jaxlstm_converters.pt2.fields import malformed
+from jaxlstm_converters.pt2.fields import malformed, typed
 from jaxlstm_converters.pt2.schema import read_graph, recorded_types
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
@@ -70,12 +70,22 @@ def _read(source: CheckpointFile, check_crc: bool) -> ProgramFile:
         raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
     program = open_program(archive)
     tensors = read_tensors(program, Budget(source.size))
-    graph = replace(read_graph(program.document), shared=_shared_tensors(tensors))
+    lines = _read_lines(program)
+    graph = replace(read_graph(program.document), shared=_shared_tensors(tensors), lines=lines)
     _require_tensors(graph, recorded_types(program.document), tensors)
     arrays = _read_arrays(tensors)
     text = source.read(program.text.offset, program.text.size)
     source.check_unchanged()
     return ProgramFile(graph, arrays, text)
+
+
+def _read_lines(program: ProgramArchive) -> dict[str, str]:
+    """Return the lines of the model's code that `Program.save` wrote; none in files of torch."""
+    name = "extra/jaxlstm"
+    entry = program.entry(name)
+    if entry is None or not entry.size:
+        return {}
+    return {key: printable(typed(line, str, name), 200) for key, line in program.json(name).items()}
 
 
 def _require_tensors(graph: Graph, types: TensorTypes, tensors: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.write.torch_zip import has_entry, zip_bytes
 
 _ROOT = "program"
-# Tells jaxlstm that it may replace the file; torch reads it as an extra file.
+# An extra file for torch. It tells jaxlstm that it may replace the file, and holds lines of the model's code.
 _MARKER = f"{_ROOT}/extra/jaxlstm"
 _CODES = {name: code for code, name in SCALAR_TYPES.items()}
 
@@ -34,18 +34,20 @@ class ProgramWriter:
         document: the JSON text of the program.
         stored: name in torch -> dtype, shape and identity of every tensor; tied tensors are identical.
         constants: name -> value of the constants.
+        lines: the lines of the model's code, see `jaxlstm.programs.graph.Graph`.
     """
 
     document: bytes
     stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int]]
     constants: Mapping[str, np.ndarray]
+    lines: Mapping[str, str]
 
     @classmethod
     def of(cls, file: ProgramFile) -> ProgramWriter:
         """Return the writer of a program. It keeps the values of the constants only."""
         stored = {name: (array.dtype, array.shape, id(array)) for name, array in file.tensors.items()}
         constants = {name: file.tensors[name] for name in file.graph.constants.values()}
-        return cls(file.document, stored, constants)
+        return cls(file.document, stored, constants, file.graph.lines)
 
     def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
         """Write the file atomically.
@@ -68,7 +70,7 @@ class ProgramWriter:
             "models/model.json": self.document,
             # torch requires this entry; an empty one stands for no sample inputs.
             "data/sample_inputs/model.pt": b"",
-            "extra/jaxlstm": b"",
+            "extra/jaxlstm": json.dumps(dict(self.lines)).encode() if self.lines else b"",
             **self._tensor_entries({**self.constants, **values}),
         }
         write_atomically(path, [zip_bytes({f"{_ROOT}/{name}": data for name, data in entries.items()})])

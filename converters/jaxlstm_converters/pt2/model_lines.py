@@ -1,4 +1,4 @@
-"""The lines of a model's code that fix sizes: why an axis has one size, and where a condition comes from."""
+"""The lines of a model's code from which the conditions on sizes of an export come."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-_CONVERTERS = os.path.dirname(os.path.dirname(__file__))
+_FROM_MODULE = os.path.join(os.path.dirname(__file__), "_from_module.py")
 
 
 @contextlib.contextmanager
@@ -43,10 +43,11 @@ def _line_of_model() -> str | None:
     frame: FrameType | None = sys._getframe(2)
     while frame := frame.f_back:
         path = frame.f_code.co_filename
-        if path.startswith(_CONVERTERS):
+        if path == _FROM_MODULE:
             return None
         # Generated code has names such as "<eval_with_key>.1".
-        if not path.startswith((os.path.dirname(torch.__file__), "<")) and not _is_standard(path):
+        libraries = (os.path.dirname(torch.__file__), os.path.dirname(_FROM_MODULE), "<")
+        if not path.startswith(libraries) and not _is_standard(path):
             line = linecache.getline(path, frame.f_lineno).strip()
             return f"{os.path.basename(path)}:{frame.f_lineno}: {line}"
     return None
@@ -57,7 +58,7 @@ def _is_standard(path: str) -> bool:
 
 
 def condition_lines(exported: torch.export.ExportedProgram) -> dict[str, str]:
-    """Return the line of each condition, by the text that torch writes for it."""
+    """Return the line of each condition on sizes, by torch's text of the condition."""
     from torch.fx.experimental.symbolic_shapes import ShapeGuardPythonPrinter
 
     shape_env = _shape_env(exported)
@@ -70,19 +71,6 @@ def condition_lines(exported: torch.export.ExportedProgram) -> dict[str, str]:
         for guard in shape_env.guards
         if guard.sloc.maybe_user_loc and guard.expr.free_symbols <= set(sources)
     }
-
-
-def fixed_axis_lines(exported: torch.export.ExportedProgram) -> dict[str, str]:
-    """Return why axes are fixed that were to be free, by axis as ``"L['x'].size()[1]"``."""
-    shape_env = _shape_env(exported)
-    if shape_env is None:
-        return {}
-    lines = {}
-    for symbol, sources in shape_env.var_to_sources.items():
-        replaced, place = shape_env.replacements.get(symbol), shape_env.replacements_slocs.get(symbol)
-        if replaced is not None and replaced.is_number and place is not None and place.maybe_user_loc:
-            lines[sources[0].name] = place.maybe_user_loc
-    return lines
 
 
 def _shape_env(exported: torch.export.ExportedProgram) -> Any:

@@ -2,7 +2,8 @@
 
 Since torch 2.8 all entries are in one folder, ROOT: `ROOT/archive_format` is "pt2", `ROOT/models/NAME.json`
 is the graph, `ROOT/data/weights/` holds parameters and buffers, `ROOT/data/constants/` constants and
-non-persistent buffers. Before, the archive had no folder. Sample inputs and extra files are never opened.
+non-persistent buffers. Before, the archive had no folder. Sample inputs and the user's extra files are never
+opened.
 """
 
 from __future__ import annotations
