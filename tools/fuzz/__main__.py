@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,27 +30,22 @@ class FuzzReport:
     """Counts of outcomes, and the findings.
 
     Attributes:
-        files: number of files read.
         outcomes: number of files by error code, or by container if they were read.
         findings: description of each finding and the indices of its files.
     """
 
-    files: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     findings: dict[str, list[int]] = field(default_factory=dict)
 
-    def count(self, index: int, result: dict[str, Any]) -> None:
-        """Add the outcome of one file."""
-        self.files += 1
-        self.outcomes[_label(result)] += 1
-        if "finding" in result:
-            self.findings.setdefault(result["finding"], []).append(index)
+    @property
+    def files(self) -> int:
+        """Number of files read."""
+        return self.outcomes.total()
 
-    def add(self, other: FuzzReport) -> None:
-        """Add the counts and findings of another report."""
-        self.files += other.files
-        self.outcomes += other.outcomes
-        for finding, indices in other.findings.items():
+    def add(self, outcomes: Counter[str], findings: dict[str, list[int]]) -> None:
+        """Add the outcomes and findings of other files."""
+        self.outcomes += outcomes
+        for finding, indices in findings.items():
             self.findings.setdefault(finding, []).extend(indices)
 
 
@@ -81,18 +76,17 @@ def fuzz(
         start: index of the first file.
         count: number of files.
         seconds: no file is read after this time.
-        processes: number of concurrent processes; each takes every n-th file.
+        processes: number of concurrent processes that read files; each takes every n-th file.
         command: starts the process that reads files.
         only: mutate only the valid files whose name starts with this text.
     """
     shares = [range(start + k, start + count, processes) for k in range(processes)]
-    arguments = [(seed, share, time.time() + seconds, command, only) for share in shares]
-    if processes == 1:
-        return _fuzz_share(*arguments[0])
+    end = time.time() + seconds
     report = FuzzReport()
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for part in pool.starmap(_fuzz_share, arguments):
-            report.add(part)
+    # Threads, because most of the time is spent in the processes that read the files.
+    with ThreadPoolExecutor(processes) as pool:
+        for part in pool.map(lambda share: _fuzz_share(seed, share, end, command, only), shares):
+            report.add(part.outcomes, part.findings)
     return report
 
 
@@ -109,7 +103,9 @@ def _fuzz_share(
             if time.time() > end:
                 break
             case = mutant(seed, index, only)
-            report.count(index, process.ask(case.write(Path(folder) / case.name), case.options))
+            result = process.ask(case.write(Path(folder) / case.name), case.options)
+            findings = {result["finding"]: [index]} if "finding" in result else {}
+            report.add(Counter([_label(result)]), findings)
     return report
 
 
