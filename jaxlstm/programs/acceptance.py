@@ -14,6 +14,7 @@ from jaxlstm.programs import operators as operators
 from jaxlstm.programs.aliases import InPlaceWrite, plan_writes
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Node, place_of, values_in
+from jaxlstm.programs.loops import Loop, find_loops
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
 
 
@@ -27,6 +28,7 @@ class AcceptedGraph:
       writes: index of an in-place node -> its effect on other values.
       mutated: the placeholders that the program changes.
       subgraphs: the graphs among the arguments of each node, by index of the node and place of the argument.
+      loops: index of the first node of a loop -> the loop.
     """
 
     graph: Graph
@@ -34,6 +36,7 @@ class AcceptedGraph:
     writes: Mapping[int, InPlaceWrite]
     mutated: frozenset[str]
     subgraphs: Mapping[tuple[int, int], AcceptedGraph]
+    loops: Mapping[int, Loop]
 
 
 def accept(graph: Graph) -> AcceptedGraph:
@@ -51,7 +54,8 @@ def accept(graph: Graph) -> AcceptedGraph:
     writes = plan_writes(graph, found)
     mutated = frozenset(write.owner for write in writes.values()) & _placeholders(graph)
     _require_unshared(graph, mutated)
-    return AcceptedGraph(graph, found, writes, mutated, _accept_subgraphs(graph))
+    loops = find_loops(graph, writes)
+    return AcceptedGraph(graph, found, writes, mutated, _accept_subgraphs(graph), loops)
 
 
 def _accept_subgraphs(graph: Graph) -> dict[tuple[int, int], AcceptedGraph]:

@@ -39,7 +39,8 @@ class InPlaceWrite:
       target: the argument that the node writes to.
       owner: the value that owns the memory of the target: the target itself if it is not a view.
       back: the views from the target to the owner of the memory, to be written back in this order.
-      again: the views to compute again from their bases, in this order.
+      again: the views to compute again from their bases, in this order: those that are used later, and
+        their bases.
     """
 
     target: str
@@ -121,7 +122,12 @@ class _Views:
         while name in self._views and self._views[name].certain:
             back.append(self._views[name])
             name = self._views[name].base
-        again = [self._views[name] for name in self.family(target) if name in certain & self._views.keys()]
+        needed: set[str] = set()
+        for name in alive:
+            while name in self._views and name not in needed:
+                needed.add(name)
+                name = self._views[name].base
+        again = [self._views[name] for name in self.family(target) if name in certain & needed]
         views_again = tuple(view for view in again if view.certain)
         return InPlaceWrite(target, self.owner(target), tuple(back), views_again)
 

@@ -18,6 +18,7 @@ from jaxlstm.programs.graph import Argument, Node, Value, place_of
 from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.registry import Operator, Options, is_in_place, with_values
+from jaxlstm.programs.scanned import Row, RunNode, join_rows, run_scan
 
 Values = dict[str, Any]
 
@@ -43,24 +44,66 @@ def run_nodes(
       ProgramError: an operator refuses its arguments, or the result of a node has another shape or dtype
         than the file says.
     """
-    for index, (node, operator) in enumerate(zip(accepted.graph.nodes, accepted.operators, strict=True)):
-        functions = {
-            place: functools.partial(_run_subgraph, subgraph, sizes, options)
-            for place in range(len(node.args))
-            if (subgraph := accepted.subgraphs.get((index, place)))
-        }
-        result = _call(node, operator, values, functions, sizes, options)
-        if not node.with_gradient:
-            result = jax.tree.map(_without_gradient, result)
-        write = accepted.writes.get(index)
-        if write is not None:
-            with _naming(node):
-                result = _write(write, node, result, values, options)
-        _bind(node, result, values)
-        for name, type_ in node.types.items():
-            if name in values:
-                _require_type(node, values[name], type_.dtype, type_.shape, sizes)
-        yield node, result
+    for index in range(len(accepted.graph.nodes)):
+        yield accepted.graph.nodes[index], _run_node(accepted, index, values, sizes, options)
+
+
+def run_with_loops(
+    accepted: AcceptedGraph, values: Values, sizes: Mapping[str, int], options: Options
+) -> None:
+    """Run all nodes as :func:`run_nodes`, the loops as scans where values are traced."""
+    index = 0
+    while index < len(accepted.graph.nodes):
+        loop = accepted.loops.get(index)
+        if loop is not None and run_scan(loop, values, _body_runner(accepted, index, sizes, options)):
+            index = loop.end
+        else:
+            _run_node(accepted, index, values, sizes, options)
+            index += 1
+
+
+def _body_runner(accepted: AcceptedGraph, start: int, sizes: Mapping[str, int], options: Options) -> RunNode:
+    """Return the function that runs a node of the loop at an index."""
+
+    def run(offset: int, node: Node, write: InPlaceWrite | None, values: Values) -> None:
+        _run(node, accepted.operators[start + offset], write, values, {}, sizes, options)
+
+    return run
+
+
+def _run_node(
+    accepted: AcceptedGraph, index: int, values: Values, sizes: Mapping[str, int], options: Options
+) -> Any:
+    node, operator = accepted.graph.nodes[index], accepted.operators[index]
+    functions = {
+        place: functools.partial(_run_subgraph, subgraph, sizes, options)
+        for place in range(len(node.args))
+        if (subgraph := accepted.subgraphs.get((index, place)))
+    }
+    return _run(node, operator, accepted.writes.get(index), values, functions, sizes, options)
+
+
+def _run(
+    node: Node,
+    operator: Operator,
+    write: InPlaceWrite | None,
+    values: Values,
+    functions: Mapping[int, Callable[..., Any]],
+    sizes: Mapping[str, int],
+    options: Options,
+) -> Any:
+    """Run a node and return its result; ``functions`` holds its arguments that are graphs, by place."""
+    result = _call(node, operator, values, functions, sizes, options)
+    if not node.with_gradient:
+        result = jax.tree.map(_without_gradient, result)
+    if write is not None:
+        with _naming(node):
+            result = _write(write, node, result, values, options)
+    _bind(node, result, values)
+    for name, type_ in node.types.items():
+        if name in values:
+            _require_type(node, values[name], type_.dtype, type_.shape, sizes)
+    return result
 
 
 def _run_subgraph(
@@ -69,8 +112,7 @@ def _run_subgraph(
     """Run a graph that is the argument of an operator, and return its results."""
     names = [declared.name for declared in accepted.graph.inputs]
     values = dict(zip(names, operands, strict=True))
-    for _ in run_nodes(accepted, values, sizes, options):
-        pass
+    run_with_loops(accepted, values, sizes, options)
     return tuple(resolve(output, values) for output in accepted.graph.outputs)
 
 
@@ -81,7 +123,8 @@ def _without_gradient(leaf: Any) -> Any:
 def resolve(argument: Argument, values: Mapping[str, Any]) -> Any:
     """Return an argument in which each name of a value is replaced by the value."""
     if isinstance(argument, Value):
-        return values[argument.name]
+        value = values[argument.name]
+        return value.array() if isinstance(value, Row) else value
     if isinstance(argument, tuple):
         return tuple(resolve(item, values) for item in argument)
     return argument
@@ -95,6 +138,8 @@ def _call(
     sizes: Mapping[str, int],
     options: Options,
 ) -> Any:
+    if (joined := join_rows(node, values)) is not None:
+        return joined
     args = [functions.get(place) or resolve(argument, values) for place, argument in enumerate(node.args)]
     kwargs = {name: resolve(argument, values) for name, argument in node.kwargs.items()}
     if is_in_place(node.op):

@@ -22,7 +22,7 @@ from jaxlstm.programs.free_axes import settle_axes
 from jaxlstm.programs.graph import Graph, Input, Node
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
-from jaxlstm.programs.interpreter import resolve, run_nodes
+from jaxlstm.programs.interpreter import resolve, run_nodes, run_with_loops
 from jaxlstm.programs.listing import listing
 from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
@@ -152,10 +152,10 @@ class Program:
         record: Callable[[Node, Any], None] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Run the program and return every value of the graph by its name.
+        """Run the program and return the values of the graph by name.
 
-        A value that an in-place operator changes later has its last contents. ``record`` is called with each
-        node and its result, in order.
+        A value that an in-place operator changes has the contents of its last use. ``record`` is called with
+        each node and its result, in order; without it, values inside of loops may be missing.
         """
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)
@@ -173,8 +173,10 @@ class Program:
             **inputs,
         }
         options = replace(self.options, seq_lengths=seq_lengths)
-        for node, result in run_nodes(self._accepted, values, sizes, options):
-            if record is not None:
+        if record is None:
+            run_with_loops(self._accepted, values, sizes, options)
+        else:
+            for node, result in run_nodes(self._accepted, values, sizes, options):
                 record(node, result)
         return values
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jaxlstm.programs.operators.axes import axis, slice_of
 from jaxlstm.programs.operators.registry import Kwargs, register_operator, shares_elements
@@ -63,7 +64,8 @@ def select(self: Array, dim: int, index: int) -> tuple[int, int]:
     """Return one slice of an axis, without the axis."""
     place = axis(self, dim)
     size = self.shape[place]
-    if not -size <= index < size:
+    # In a loop, an index moves with the iterations; scanned.py checks all of its values.
+    if not isinstance(index, Tracer) and not -size <= index < size:
         raise IndexError(f"index {index} is out of range for axis {dim} of size {size}")
     return place, index
 
