@@ -100,8 +100,10 @@ def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Lo
     loops: dict[int, Loop] = {}
     taken = np.zeros(len(graph.nodes), bool)
     failures = 0
-    for start, period, count in _repetitions(graph.nodes):
-        if taken[start : start + period * count].any():
+    for start, end, period in _repetitions(graph.nodes):
+        free = start + np.flatnonzero(~taken[start:end])
+        start, count = (int(free[0]), len(free) // period) if free.size else (start, 0)
+        if count < FEWEST_COPIES or taken[start : start + period * count].any():
             continue
         try:
             loop = _Copies(graph, writes, start, period, count).loop()
@@ -116,7 +118,7 @@ def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Lo
 
 
 def _repetitions(nodes: Sequence[Node]) -> list[tuple[int, int, int]]:
-    """Return (start, length of a copy, number of copies) of repeated nodes, most nodes first."""
+    """Return (start, end, length of a copy) of repeated nodes, most nodes first."""
     numbers: dict[Any, int] = {}
     tokens = np.array([numbers.setdefault(_token(node), len(numbers)) for node in nodes])
     found = []
@@ -124,10 +126,9 @@ def _repetitions(nodes: Sequence[Node]) -> list[tuple[int, int, int]]:
         equal = np.concatenate([[False], tokens[period:] == tokens[:-period], [False]])
         starts, ends = np.flatnonzero(np.diff(equal)).reshape(-1, 2).T
         for start, length in zip(starts.tolist(), (ends - starts).tolist(), strict=True):
-            count = length // period + 1
-            if count >= FEWEST_COPIES:
-                found.append((start, period, count))
-    return sorted(found, key=lambda run: (-run[1] * run[2], run[1]))
+            if length // period + 1 >= FEWEST_COPIES:
+                found.append((start, start + length + period, period))
+    return sorted(found, key=lambda run: (run[0] - run[1], run[2]))
 
 
 def _token(node: Node) -> Any:

@@ -95,32 +95,36 @@ def _join(items: Sequence[Any], dim: int, *, stack: bool) -> Array | None:
         return None
     dim = dim % (rank + stack)
     pieces = []
-    for first, last in _runs(items):
-        if last == first + 1:
-            array = _array(items[first])
+    for run in _runs(items):
+        if len(run) == 1:
+            array = _array(run[0])
             pieces.append(jnp.expand_dims(array, dim) if stack else array)
             continue
-        start = items[first].place
-        block = jnp.moveaxis(items[first].stacked[start : start + last - first], 0, dim)
+        first, last = run[0].place, run[-1].place
+        block = run[0].stacked[min(first, last) : max(first, last) + 1]
+        block = jnp.moveaxis(block if first < last else block[::-1], 0, dim)
         merged = (*block.shape[:dim], -1, *block.shape[dim + 2 :])
         pieces.append(block if stack else block.reshape(merged))
     return jnp.concatenate(pieces, axis=dim)
 
 
-def _runs(items: Sequence[Any]) -> list[tuple[int, int]]:
-    """Return (start, end) of consecutive rows of one array; other items are alone."""
-    runs: list[list[int]] = []
-    for place, item in enumerate(items):
-        before = items[place - 1] if place else None
-        if isinstance(item, Row) and isinstance(before, Row) and _follows(item, before):
-            runs[-1][1] = place + 1
+def _runs(items: Sequence[Any]) -> list[list[Any]]:
+    """Group consecutive rows of one array, forward or backward; other items are alone."""
+    runs: list[list[Any]] = []
+    for item in items:
+        if runs and _continues(runs[-1], item):
+            runs[-1].append(item)
         else:
-            runs.append([place, place + 1])
-    return [(start, end) for start, end in runs]
+            runs.append([item])
+    return runs
 
 
-def _follows(item: Row, before: Row) -> bool:
-    return item.stacked is before.stacked and item.place == before.place + 1
+def _continues(run: Sequence[Any], item: Any) -> bool:
+    last = run[-1]
+    if not isinstance(last, Row) or not isinstance(item, Row) or item.stacked is not last.stacked:
+        return False
+    step = item.place - last.place
+    return step == last.place - run[-2].place if len(run) > 1 else abs(step) == 1
 
 
 def _inputs(loop: Loop, values: Values) -> Values:

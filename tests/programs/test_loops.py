@@ -1,0 +1,220 @@
+"""Loops over cells: they run as a scan under jit, with the values and gradients of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jaxlstm import from_module
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.program import Program
+from testing.graphs import to_numpy
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+Tensor = torch.Tensor
+STEPS = 18
+
+
+class Loop(nn.Module):
+    """A function of the module, whose layers are in eights, and of x (2, STEPS, 3)."""
+
+    def __init__(self, run: Callable[[Loop, Tensor], Any]) -> None:
+        super().__init__()
+        self.lstm, self.gru = nn.LSTMCell(3, 8), nn.GRUCell(8, 8)
+        self.first, self.out, self.query = nn.Linear(3, 8), nn.Linear(8, 3), nn.Linear(8, 8)
+        self.layer = nn.LSTM(3, 8, batch_first=True)
+        self.embed = nn.Embedding(3, 8)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+def unbound(m: Loop, x: Tensor) -> Any:
+    state: Any = None
+    outputs = []
+    for step in x.unbind(1):
+        state = m.lstm(step, state)
+        outputs.append(m.out(state[0]))
+    return torch.stack(outputs, -1), state
+
+
+def backwards(m: Loop, x: Tensor) -> Any:
+    h = g = m.first(x[:, 0])
+    outputs = []
+    for t in reversed(range(STEPS)):
+        h = m.gru(m.first(x[:, t]), h)
+        g = m.gru(h, g).relu_()
+        outputs.append(g.unsqueeze(1))
+    return torch.cat(outputs[::-1], 1), h
+
+
+def negative_places(m: Loop, x: Tensor) -> Any:
+    h = m.first(x[:, 0])
+    for t in range(STEPS):
+        h = m.gru(m.first(x[:, -1 - t]), h)
+    return h
+
+
+def decoder(m: Loop, x: Tensor) -> Any:
+    """Attention over x, in which the token of a step is the input of the next."""
+    keys = m.first(x)
+    h, token, logits, weights = keys.mean(1), torch.zeros(2, dtype=torch.long), [], []
+    context = keys[:, 0]
+    for _ in range(STEPS):
+        h = m.gru(m.embed(token) + context, h)
+        attention = torch.einsum("bth,bh->bt", keys, m.query(h)).softmax(-1)
+        context = torch.bmm(attention.unsqueeze(1), keys).squeeze(1)
+        logits.append(m.out(h + context))
+        weights.append(attention)
+        token = logits[-1].argmax(-1)
+    return torch.stack(logits, 1), torch.stack(weights), token, weights[5], logits[-1]
+
+
+def written(m: Loop, x: Tensor) -> Any:
+    """Outputs that are written to a tensor."""
+    outputs = torch.zeros(2, STEPS, 8)
+    h = m.first(x[:, 0])
+    for t in range(STEPS):
+        h = m.gru(m.first(x[:, t]), h)
+        outputs[:, t] = h
+    return outputs * 2, h
+
+
+def single_steps(m: Loop, x: Tensor) -> Any:
+    """An LSTM that runs single steps of slices."""
+    state, outputs = (torch.zeros(1, 2, 8), torch.ones(1, 2, 8)), []
+    for t in range(STEPS):
+        y, state = m.layer(x[:, t : t + 1], state)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state[1]
+
+
+def two_loops(m: Loop, x: Tensor) -> Any:
+    """The second loop reads the outputs of the first, from the last to the first, and one in every step."""
+    h, states = m.first(x[:, 0]), []
+    for t in range(STEPS):
+        h = m.gru(m.first(x[:, t]), h)
+        states.append(h)
+    g, outputs = h, []
+    for state in reversed(states):
+        g = m.gru(state * states[0], g)
+        outputs.append(g)
+    return torch.stack(outputs), torch.stack(states[3:9], 1)
+
+
+def prepared(m: Loop, x: Tensor) -> Any:
+    """Inputs that are computed before the loop."""
+    steps = [m.first(x[:, t]).tanh() for t in range(STEPS)]
+    h = steps[0]
+    for step in steps:
+        h = m.gru(step, h)
+    return h
+
+
+SCANNED = {unbound: 1, backwards: 1, negative_places: 1, decoder: 1, written: 1, single_steps: 1}
+SCANNED |= {two_loops: 2, prepared: 1}
+
+
+def growing(m: Loop, x: Tensor) -> Any:
+    """The state grows."""
+    seen = x[:, :1]
+    for _ in range(STEPS):
+        seen = torch.cat([seen, m.out(m.first(seen.mean(1, keepdim=True)))], 1)
+    return seen
+
+
+def two_before(m: Loop, x: Tensor) -> Any:
+    """A step reads the state of two steps before."""
+    before, h = m.first(x[:, 0]), m.first(x[:, 1])
+    for t in range(STEPS):
+        before, h = h, m.gru(m.first(x[:, t]), before)
+    return h
+
+
+def changed_state(m: Loop, x: Tensor) -> Any:
+    """A step changes the state of the step before in place."""
+    h, outputs = m.first(x[:, 0]).detach(), []
+    for t in range(STEPS):
+        new = m.gru(x[:, t].repeat(1, 3)[:, :8], h.clone())
+        outputs.append(h.clone())
+        h.mul_(0.5)
+        outputs.append(h)
+        h = new.detach()
+    return torch.stack(outputs)
+
+
+NOT_SCANNED = [growing, two_before, changed_state]
+
+
+def loss(results: Any) -> Any:
+    leaves = [leaf for leaf in jax.tree.leaves(results) if "float" in str(leaf.dtype)]
+    return sum((leaf**2).sum() for leaf in leaves)
+
+
+def require_same(program: Program, module: nn.Module, x: Tensor) -> None:
+    """Require torch's values and gradients, jitted and not."""
+    x = x.clone().requires_grad_()
+    expected = module(x)
+    for call in (program, jax.jit(program)):
+        actual = call(program.params, to_numpy(x))
+        for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, to_numpy(theirs), atol=2e-6)
+    if not loss(expected).requires_grad:
+        return
+    loss(expected).backward()
+    gradient = jax.jit(jax.grad(lambda params, x: loss(program(params, x)), (0, 1)))
+    of_params, of_x = gradient(program.params, to_numpy(x))
+    np.testing.assert_allclose(of_x, x.grad, atol=1e-5)
+    for name, parameter in module.named_parameters():
+        if name in of_params and parameter.grad is not None:
+            np.testing.assert_allclose(of_params[name], parameter.grad, rtol=1e-5, atol=1e-4)
+
+
+def scans(program: Program, x: Any) -> int:
+    return str(jax.make_jaxpr(program)(program.params, x)).count("scan[")
+
+
+@pytest.mark.parametrize("run", [*SCANNED, *NOT_SCANNED], ids=lambda run: run.__name__)
+def test_loop(run: Callable[[Loop, Tensor], Any]) -> None:
+    torch.manual_seed(0)
+    module, x = Loop(run).eval(), torch.randn(2, STEPS, 3)
+    program = from_module(module, (x,))
+    require_same(program, module, x)
+    assert scans(program, to_numpy(x)) == SCANNED.get(run, 0)
+
+
+def test_few_steps_stay_as_they_are() -> None:
+    module, x = Loop(negative_places).eval(), torch.randn(2, STEPS, 3)
+    program = from_module(module, (x,))
+    assert scans(program, to_numpy(x)) == 1
+    short = from_module(Loop(lambda m, x: unbound(m, x[:, :9])).eval(), (x,))
+    assert scans(short, to_numpy(x)) == 0
+
+
+def test_values_are_checked_outside_of_jit() -> None:
+    """Without jit the nodes run one by one, so that an index out of range is an error."""
+
+    def embedded(m: Loop, x: Tensor) -> Tensor:
+        tokens = x[..., 0].long()
+        h = torch.zeros(2, 8)
+        for t in range(STEPS):
+            h = m.gru(m.embed(tokens[:, t]), h)
+        return h
+
+    program = from_module(Loop(embedded).eval(), (torch.ones(2, STEPS, 3),))
+    x = np.ones((2, STEPS, 3), np.float32)
+    assert scans(program, x) == 1
+    x[1, 7] = 3
+    with pytest.raises(ProgramError) as caught:
+        program(program.params, x)
+    assert caught.value.code == "index-range"
+    with pytest.raises(ProgramError):
+        jax.grad(lambda params: loss(program(params, x)))(program.params)
