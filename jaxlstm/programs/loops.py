@@ -11,7 +11,7 @@ The first and the last copy run as ordinary nodes. :mod:`jaxlstm.programs.scanne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlstm.programs.aliases import InPlaceWrite, View
-from jaxlstm.programs.graph import Argument, Graph, Node, Value, values_in
+from jaxlstm.programs.graph import Argument, Graph, Input, Node, Value, place_of, values_in
 
 FEWEST_COPIES = 16
 """Number of copies from which a loop is worth a scan."""
@@ -115,6 +115,31 @@ def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Lo
         loops[loop.start] = loop
         taken[start : start + period * count] = True
     return loops
+
+
+def with_loops_named(graph: Graph, loops: Iterable[Loop]) -> Graph:
+    """Return the graph in which a fixed axis of an input names a loop with a step for each element."""
+    reasons: dict[int, str] = {}
+    for loop in loops:
+        copies = loop.count + 2
+        nodes = [node for node in loop.nodes if node is not None]
+        cell = next((node for node in nodes if "_cell." in node.op), nodes[0])
+        why = (
+            f"a Python loop of the model has a step for each element ({cell.op} in {place_of(cell)}); a "
+            "layer over the whole sequence, such as torch.nn.LSTM, keeps the axis free"
+        )
+        # The first step may differ from the others.
+        reasons |= {copies: why, copies + 1: why}
+
+    def named(declared: Input) -> Input:
+        shape = () if declared.type is None else declared.type.shape
+        fixed = dict(declared.fixed)
+        for axis, size in enumerate(shape):
+            if isinstance(size, int) and size in reasons:
+                fixed[axis] = "; ".join([*([fixed[axis]] if axis in fixed else []), reasons[size]])
+        return replace(declared, fixed=fixed)
+
+    return replace(graph, inputs=tuple(map(named, graph.inputs)))
 
 
 def _repetitions(nodes: Sequence[Node]) -> list[tuple[int, int, int]]:
