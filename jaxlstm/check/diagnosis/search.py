@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,7 +88,7 @@ class Explanation:
         return f"{self.start} {' and '.join(self.causes)}, to within {format_number(self.distance)}"
 
 
-class FaultedReference:
+class FaultedReference(ABC):
     """A reference in which faults can be planted, and the evidence that they should explain.
 
     Attributes:
@@ -100,17 +101,17 @@ class FaultedReference:
     tolerance: float
     causes: Sequence[str] = ()
 
+    @abstractmethod
     def single(self, deadline: Deadline) -> Iterable[Faults]:
         """Yield every fault alone, the more likely first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def combined(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield combinations of faults that some of the evidence does not refute."""
-        raise NotImplementedError
 
+    @abstractmethod
     def distances(self, faults: Faults) -> Iterator[float]:
         """Yield the distance from the subject on each case, the cheapest first."""
-        raise NotImplementedError
 
     @np.errstate(all="ignore")  # Weights may be infinite, and faults may make them infinite.
     def explain(self, deadline: Deadline) -> list[Explanation]:

@@ -44,7 +44,7 @@ th { color: var(--none); font-weight: 500; } .n { text-align: right; white-space
 
 
 def page(verdict: str, ok: bool, header: Sequence[str], sections: Iterable[Section]) -> str:
-    """Return the page. ``verdict`` is its title; ``header`` starts with the word and what was checked."""
+    """Return the page. ``verdict`` is its title; ``header`` starts with the verdict in one word."""
     word, name, *below = map(escape, header)
     lines = "".join(f"<p>{line}</p>" for line in below)
     body = "\n".join(part for section in sections if (part := _section(section)))
