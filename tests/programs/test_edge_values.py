@@ -62,6 +62,24 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
     "heaviside": (lambda x: (torch.heaviside(x, torch.tensor(0.25)),), [NUMBERS]),
     "signs": (lambda x: (x.sign(), x.sgn()), [NUMBERS]),
     "clamp": (lambda x: (x.clamp(-1, 2), x.clamp(max=x.flip(0)), x.clamp(2, 1)), [NUMBERS]),
+    "negative numbers wrap in uint8": (
+        lambda x: (
+            x.clip(-3, 200),
+            x.clamp(min=-250),
+            x.clamp(max=-3),
+            x + -3,
+            x == -3,
+            x.masked_fill(x > 7, -1),
+        ),
+        [torch.tensor([0, 7, 8, 253], dtype=torch.uint8)],
+    ),
+    "promoted dtypes": (
+        lambda x: tuple(
+            x.to(torch.promote_types(x.dtype, other)) / 3
+            for other in (torch.float16, torch.int64, torch.bfloat16, torch.complex64)
+        ),
+        [NUMBERS[:3].half()],
+    ),
     "nan_to_num": (lambda x: (x.nan_to_num(), x.nan_to_num(1, 2, -3)), [NUMBERS]),
     "sorted sequences": (
         lambda x: (torch.bucketize(x, x[[1, 0, 3]]), torch.bucketize(1.5, x[[1, 0, 3]], right=True)),

@@ -129,6 +129,12 @@ def to_dtype(self: Array, dtype: Any = None, copy: bool = False) -> Array:
     return self if dtype is None else self.astype(held(dtype))
 
 
+@register_operator("aten.promote_types.default")
+def promote_types(type1: Any, type2: Any) -> np.dtype:
+    """Return the smallest dtype that both dtypes convert to."""
+    return np.dtype(jnp.promote_types(type1, type2))
+
+
 @register_operator("aten.to.other", "aten.type_as.default", may_alias=True)
 def to_other(self: Array, other: Array, copy: bool = False) -> Array:
     """Convert to the dtype of another tensor."""

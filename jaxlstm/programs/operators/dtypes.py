@@ -141,8 +141,13 @@ def sum_type(x: Array, dtype: Any = None) -> np.dtype:
 
 
 def as_array(operand: Operand, dtype: Any) -> Array:
-    """Return an operand as an array of a dtype."""
+    """Return an operand as an array of a dtype.
+
+    As in torch, a negative number wraps in an unsigned dtype: -3 is 253 in uint8.
+    """
     if is_scalar(operand):
+        if np.dtype(dtype).kind == "u" and -np.iinfo(dtype).max <= operand < 0:
+            operand += np.iinfo(dtype).max + 1
         return jnp.asarray(operand, dtype)
     return operand.astype(dtype)
 
