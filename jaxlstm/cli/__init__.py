@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from jaxlstm._shared.version import __version__
 from jaxlstm.cli import check, convert, export, inspect, run
 from jaxlstm.cli.options import option_of
+from jaxlstm.cli.user_code import import_user_code
 
 COMMANDS = (inspect, convert, check, run, export)
 INTERRUPTED = 128 + signal.SIGINT
@@ -73,6 +74,8 @@ def _dispatch(argv: Sequence[str] | None) -> int:
         return 2
     try:
         with _repeat_lost_interrupts(), warnings_in_one_line(args):
+            if args.operators:
+                import_user_code("--operators", args.operators)
             return args.run(args)
     except KeyboardInterrupt as interrupt:
         if _debug():

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
-import importlib.machinery
 import json
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxlstm._shared.files import require_replaceable, write_atomically
@@ -31,6 +26,7 @@ from jaxlstm.cli.options import (
     require_output,
     takes_program,
 )
+from jaxlstm.cli.user_code import import_user_code
 from jaxlstm.cli.verdict import NOT_RUN, Reports, command_line, merge_reports, verdict_text
 
 if TYPE_CHECKING:
@@ -236,7 +232,7 @@ def load_port(spec: str) -> Callable[..., Any]:
     """
     source, _, name = spec.partition(":")
     name = name or "port"
-    module = _import(spec, source)
+    module = import_user_code(f"--port {spec}", source)
     port = getattr(module, name, None)
     if callable(port):
         return port
@@ -250,40 +246,3 @@ def load_port(spec: str) -> Callable[..., Any]:
     raise ValueError(
         f"--port {spec}: {name} {problem} in {source}; name one of its functions{choices} as FILE.py:NAME"
     )
-
-
-def _import(spec: str, source: str) -> ModuleType:
-    is_file = source.endswith(".py")
-    if is_file and not Path(source).is_file():
-        raise ValueError(f"--port {spec}: no such file: {source}")
-    folder = Path(source).resolve().parent if is_file else Path.cwd()
-    sys.path.insert(0, str(folder))
-    try:
-        if not is_file:
-            return importlib.import_module(source)
-        return _run_file(Path(source).resolve())
-    except ImportError as error:
-        raise ValueError(f"--port {spec}: {error}{_line(error, source)}") from error
-    except Exception as error:  # The user's file may raise anything.
-        message = f"{type(error).__name__}: {error}"
-        raise ValueError(f"--port {spec}: {message}{_line(error, source)}") from error
-
-
-def _run_file(path: Path) -> ModuleType:
-    name = f"port_{path.stem}"  # With the bare stem, a file jax.py would hide JAX.
-    loader = importlib.machinery.SourceFileLoader(name, str(path))
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module  # Dataclasses look up their module by name.
-    loader.exec_module(module)
-    return module
-
-
-def _line(error: BaseException, source: str) -> str:
-    """Return the place of an error in the user's file, or an empty string."""
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).name == Path(source).name
-    ]
-    return f" ({source}, line {lines[-1]})" if lines else ""

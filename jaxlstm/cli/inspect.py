@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxlstm._shared.table import count_of, size, table
 from jaxlstm.cli import program
-from jaxlstm.cli.options import path_argument
+from jaxlstm.cli.options import add_operators, path_argument
 from jaxlstm.cli.program import program_lines
 
 
@@ -32,6 +32,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--all", action="store_true", help="list every layer: type, sizes, parameters, share of the model"
     )
+    add_operators(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 

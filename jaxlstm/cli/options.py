@@ -53,9 +53,21 @@ def add_command(
     parser.add_argument(
         "--prefix", help="the LSTM to use, as listed by 'jaxlstm inspect'; required if there are several"
     )
+    add_operators(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run, batch_first=None, dropout=None)
     return parser
+
+
+def add_operators(parser: argparse.ArgumentParser) -> None:
+    """Add ``--operators``."""
+    parser.add_argument(
+        "--operators",
+        type=path_argument,
+        metavar="FILE.py",
+        help="run this file first, which registers operators of .pt2 programs with "
+        "jaxlstm.programs.register_operator",
+    )
 
 
 def option_of(name: str) -> str:

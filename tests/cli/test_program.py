@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from jaxlstm import load_program
+from jaxlstm.programs.operators import registry
 from jaxlstm.programs.program import Program
 from testing.command import Result, jaxlstm_command
 from testing.exported import AUTO, save
@@ -68,6 +69,30 @@ def test_inspect_names_the_operators_that_are_not_supported(tmp_path: Path) -> N
     assert done.status == 1
     assert "CANNOT RUN: the program calls 1 unsupported operator" in done.out
     assert "aten.randn_like.default" in done.out
+
+
+def test_operators_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file registers an operator that the program needs; a broken one is a usage error."""
+
+    class Inverse(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.erfcx(x)
+
+    monkeypatch.setattr(registry, "_OPERATORS", dict(registry._OPERATORS))
+    path, operators = tmp_path / "inverse.pt2", tmp_path / "mine.py"
+    save(path, Inverse(), torch.randn(5, 2))
+    operators.write_text(
+        "import jax, jaxlstm\n"
+        "@jaxlstm.programs.register_operator('aten.special_erfcx.default')\n"
+        "def erfcx(self):\n"
+        "    return jax.numpy.exp(self**2) * jax.scipy.special.erfc(self)\n"
+    )
+    assert jaxlstm_command("inspect", path).status == 1
+    assert jaxlstm_command("inspect", path, "--operators", operators).status == 0
+    operators.write_text("import jaxlstm\nraise RuntimeError('no')\n")
+    done = jaxlstm_command("inspect", path, "--operators", operators)
+    assert done.status == 2
+    assert f"--operators: RuntimeError: no ({operators}, line 2)" in done.err
 
 
 def test_inspect_counts_operators_by_name(tmp_path: Path) -> None:
