@@ -94,7 +94,7 @@ HOMES = {
 
 # The modules that may import a module whose name is not a literal.
 DYNAMIC_IMPORTS = {
-    "jaxlstm.cli.check",  # a module of the user
+    "jaxlstm.cli.user_code",  # a module of the user
     "jaxlstm._shared.imports",  # the public names of a package, and optional packages
     "jaxlstm.programs.operators",  # its own modules
 }
