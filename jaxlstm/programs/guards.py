@@ -243,8 +243,8 @@ def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
         case ast.Subscript():
             if axis := axis_of(node):
                 name, place = axis
-                return inputs[name][place]
-            return inputs[_name(node)]
+                return _of_input(inputs, name)[place]
+            return _of_input(inputs, _name(node))
     raise _UnknownError
 
 
@@ -255,10 +255,18 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 def _name(node: ast.expr) -> str:
-    """Return the name of an input: "d_k_0" for ``L['d']['k'][0]``."""
+    """Return the name of an input: "d_k_0" for ``L['d']['K'][0]``, in the lower case that torch gives it."""
     match node:
         case ast.Subscript(value=ast.Name(id="L"), slice=ast.Constant(value=str() as key)):
-            return re.sub(r"\W", "_", key)
+            return re.sub(r"\W", "_", key).lower()
         case ast.Subscript(value=inner, slice=ast.Constant(value=str() | int() as key)):
-            return f"{_name(inner)}_" + re.sub(r"\W", "_", str(key))
+            return f"{_name(inner)}_" + re.sub(r"\W", "_", str(key)).lower()
     raise _UnknownError
+
+
+def _of_input(inputs: Mapping[str, Any], name: str) -> Any:
+    """Return the shape or value of an input."""
+    if f"{name}_1" in inputs and name in inputs:
+        # torch names the arguments X and x "x" and "x_1", in the order of the arguments.
+        raise _UnknownError
+    return inputs[name]

@@ -190,7 +190,7 @@ def _graphs() -> Iterator[FileCase]:
     yield FileCase(
         0, "pt2 140,000 references", archive(members(edited(DOCUMENT, {argument: many}))), tensors=GOOD
     )
-    lists = archive(members(b'{"a":[' + b"[]," * 2_500_000 + b"[]]}"))
+    lists = archive(members(b'{"a":[' + b"[]," * 6_000_000 + b"[]]}"))
     yield FileCase(8, "pt2 lists", lists, ("pt2-malformed",))
 
 

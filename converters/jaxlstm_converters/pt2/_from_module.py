@@ -5,23 +5,25 @@ torch is imported by the functions, so that importing the package does not impor
 
 from __future__ import annotations
 
-import inspect
+import functools
 import io
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
-from jaxlstm_converters.pt2._read_pt2 import read_source
-from jaxlstm_converters.pt2.free_time import free_time
-from jaxlstm_converters.pt2.model_lines import condition_lines, recorded_lines
+from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_source
+from jaxlstm_converters.pt2.model_lines import condition_lines
 
 if TYPE_CHECKING:
     import torch
 
     from jaxlstm.programs.program import Program
+    from jaxlstm_converters.pt2.export_steps import Step
 
 
 def from_module(
@@ -36,8 +38,11 @@ def from_module(
     The module is exported with ``torch.export``, and the file that torch would save is read as
     :func:`jaxlstm.load_program` reads it. The time axis of an LSTM, GRU or RNN stays free, which a
     plain export does not achieve. ``program.inputs`` lists the axes that are free. An axis of size 0 or 1 in
-    the example is fixed, so pass an example with a batch of at least two. Packed sequences
-    inside of the module become padded batches with lengths.
+    the example is fixed, so pass an example with a batch of at least two. Packed sequences inside of the
+    module become padded batches with lengths, and dataclasses and other mappings among its results dicts.
+
+    If torch cannot export the module with free axes, fewer axes are free. Conditions on values are decided as
+    in the example. A warning says what is fixed.
 
     Args:
       torch_module: the module, in evaluation mode.
@@ -48,10 +53,10 @@ def from_module(
 
     Raises:
       TypeError: an argument has the wrong type or is a packed sequence, or the module returns a type that
-        ``torch.export.save`` cannot write, such as the result of ``x.max(1)``.
+        ``torch.export.save`` cannot write.
       CheckpointError: the exported program has parts that are not supported, such as custom objects.
       ProgramError: it uses unsupported operators, or the module is in training mode.
-      Exception: torch cannot export the module.
+      Exception: the module fails on the example, or torch cannot export it in any way.
 
     >>> program = jaxlstm.from_module(crnn.eval(), (images,))  # doctest: +SKIP
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
@@ -71,46 +76,51 @@ def from_module(
             )
         if hasattr(value, "__array__") and not isinstance(value, torch.Tensor):
             raise TypeError(f"args must hold torch tensors, got {type(value).__name__}; use torch.from_numpy")
-    if dynamic_shapes is None:
-        dynamic_shapes = _free_axes(torch_module, args, kwargs)
-    exported = _export(torch_module, args, kwargs, dynamic_shapes)
-    lines = condition_lines(exported)
-    for graph in (part.graph for part in exported.graph_module.modules() if hasattr(part, "graph")):
-        for node in graph.nodes:
+    if isinstance(torch_module, torch.jit.ScriptModule):
+        raise TypeError(
+            "torch_module is a ScriptModule, which torch.export does not take; make a module of its Python "
+            "class, fill it with module.load_state_dict(script.state_dict()), and pass that"
+        )
+    from jaxlstm_converters.pt2.export_steps import Call, export_in_steps
+
+    call = Call(torch_module, args, dict(kwargs), dynamic_shapes)
+    name = f"<{type(torch_module).__name__}>"
+    step, file = export_in_steps(call, functools.partial(_as_file, name=name))
+    if step.fixed:
+        warnings.warn(_warning(step), UserWarning, stacklevel=2)
+    return program_of(file._replace(graph=replace(file.graph, lines=condition_lines(step.program))))
+
+
+def _warning(step: Step) -> str:
+    shown = "; ".join(step.fixed[:8]) + ("; ..." if len(step.fixed) > 8 else "")
+    return (
+        f"from_module fixed parts of the model to the example, because {step.reason}. Fixed: {shown}. A call "
+        "outside of jax.jit checks the values; under jax.jit they are unknown, and not checked"
+    )
+
+
+def _as_file(exported: torch.export.ExportedProgram, *, name: str) -> ProgramFile:
+    """Return the parts of the file that torch writes of an exported program."""
+    import torch
+    from torch._export.serde import serialize
+
+    for part in exported.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # It holds the paths of source files on this machine.
     for tensors in (exported.state_dict, exported.constants):
-        tensors.update((name, _resolved(tensor)) for name, tensor in tensors.items())
+        tensors.update((key, _resolved(tensor)) for key, tensor in tensors.items())
     buffer = io.BytesIO()
+    # torch reads these operators of sizes from a file, and refuses to write them.
+    operators = serialize._SYM_OPS | {math.ceil, math.floor}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), mock.patch.object(serialize, "_SYM_OPS", operators):
             warnings.simplefilter("ignore")
             torch.export.save(exported, buffer)
     except NotImplementedError as error:
-        # torch.return_types.max and the like have no name in a file.
-        message = f"torch.export.save cannot write it: {error} Return plain tuples, lists or dicts"
+        # An unknown class has no name in a file.
+        message = f"torch.export.save cannot write it: {error} Return tuples, lists, dicts or dataclasses"
         raise TypeError(message) from error
-    file = read_source(MemoryFile(buffer.getvalue(), f"<{type(torch_module).__name__}>"))
-    return program_of(file._replace(graph=replace(file.graph, lines=lines)))
-
-
-def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Any, dynamic_shapes: Any) -> Any:
-    """Return the program of ``torch.export``."""
-    import torch
-    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-
-    from jaxlstm_converters.pt2.trace_packed import packed_sequences
-
-    for cut in (True, False):
-        tracing = packed_sequences(module, cut=cut)
-        with recorded_lines(), free_time(), tracing as packed, warnings.catch_warnings():
-            # About torch's own code, and attributes that become constants.
-            warnings.simplefilter("ignore")
-            try:
-                return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-            except GuardOnDataDependentSymNode:
-                if not (cut and packed.count):
-                    raise
-    raise AssertionError
+    return read_source(MemoryFile(buffer.getvalue(), name))
 
 
 def _resolved(value: Any) -> Any:
@@ -120,18 +130,3 @@ def _resolved(value: Any) -> Any:
     if torch.is_tensor(value) and (value.is_conj() or value.is_neg()):
         return value.resolve_conj().resolve_neg()
     return value
-
-
-def _free_axes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return dynamic shapes by which torch decides for each axis whether it can be free."""
-    import torch
-    from torch.utils import _pytree
-
-    def axes(value: Any) -> dict[int, Any] | None:
-        if not isinstance(value, torch.Tensor):
-            return None
-        # torch fixes axes of size 0 and 1 in any case, and logs a warning if they are marked.
-        return {axis: torch.export.Dim.AUTO for axis, size in enumerate(value.shape) if size > 1}
-
-    arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-    return _pytree.tree_map(axes, dict(arguments))

@@ -26,7 +26,7 @@ def recorded_lines() -> Iterator[None]:
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     def get_sloc(self: Any, framework_loc: str | None = None) -> SLoc:
-        return SLoc(framework_loc or "", _line_of_model())
+        return SLoc(framework_loc or "", line_of_model())
 
     original = ShapeEnv._get_sloc
     ShapeEnv._get_sloc = get_sloc  # type: ignore[method-assign]
@@ -36,11 +36,11 @@ def recorded_lines() -> Iterator[None]:
         ShapeEnv._get_sloc = original  # type: ignore[method-assign]
 
 
-def _line_of_model() -> str | None:
+def line_of_model() -> str | None:
     """Return the innermost line on the stack that is neither torch's nor ours, or None."""
     import torch
 
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(1)
     while frame := frame.f_back:
         path = frame.f_code.co_filename
         if path == _FROM_MODULE:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
@@ -63,17 +64,18 @@ for _name, _function in _PYTHON_OPERATORS.items():
     register_operator(_name)(partial(_on_sizes, _function))
 
 
+@register_operator("torch.sym_ite")
+def sym_ite(condition: Any, then: Any, otherwise: Any) -> Any:
+    """Return one of two numbers."""
+    if isinstance(condition, Tracer):
+        return jnp.where(condition, then, otherwise)
+    return then if condition else otherwise
+
+
 @register_operator("aten.item.default", "aten._local_scalar_dense.default")
 def item(self: Array) -> Any:
-    """Return the only element as a Python number, which must be known."""
-    if isinstance(self, Tracer):
-        raise ProgramError(
-            "unsupported-operator",
-            "the model reads the value of a tensor (.item(), int(x), or a size that x determines), which is "
-            "unknown in jax.jit. Call the program outside of jax.jit, or let the function that is compiled "
-            "close over this input instead of taking it as an argument",
-        )
-    return self.item()
+    """Return the only element as a Python number; under ``jit``, where it is unknown, as an array."""
+    return self.reshape(()) if isinstance(self, Tracer) else self.item()
 
 
 @register_operator("aten._assert_scalar.default")

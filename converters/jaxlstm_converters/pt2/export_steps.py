@@ -1,0 +1,323 @@
+"""From a module to an exported program, in steps that fix more and more.
+
+1. ``torch.export`` with all axes free.
+2. Fewer free axes, if torch cannot express the conditions on all of them.
+3. ``torch.export.draft_export``, which decides a condition on values as the example does, and asserts it.
+4. A trace with the example's values. Sizes are fixed, and values that the model reads are asserted.
+
+Each step is tried if the one before fails. The error of the first is raised if all fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+from unittest import mock
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm_converters.checkpoint.errors import CheckpointError
+from jaxlstm_converters.pt2.free_time import free_time
+from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
+from jaxlstm_converters.pt2.trace_packed import packed_sequences
+
+
+class Call(NamedTuple):
+    """A module and the arguments of an example, whose tensors are distinct objects.
+
+    Attributes:
+        shapes: the dynamic shapes that the caller gave, or None.
+    """
+
+    module: torch.nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shapes: Any
+
+
+class Step(NamedTuple):
+    """An exported program, and what a step after the first fixed, for a warning."""
+
+    program: torch.export.ExportedProgram
+    fixed: tuple[str, ...] = ()
+    reason: str = ""
+
+
+Result = TypeVar("Result")
+
+
+def export_in_steps(
+    call: Call, finish: Callable[[torch.export.ExportedProgram], Result]
+) -> tuple[Step, Result]:
+    """Return the first step that succeeds, and the result of a function of its program.
+
+    Raises:
+        ProgramError: the module uses packed sequences in a way without a meaning for padded batches.
+        Exception: the module fails on the example, or torch cannot export it.
+    """
+    with _keywords_by_name(call.module, call.kwargs), _quiet():
+        try:
+            step = Step(_export(call, _shapes(call)))
+            return step, finish(step.program)
+        except (ProgramError, CheckpointError, TypeError):
+            raise
+        except Exception as error:  # torch raises many types
+            first = error
+    # Later steps run the module, which may change its buffers.
+    call = call._replace(module=copy.deepcopy(call.module))
+    with torch.no_grad():
+        fresh = _fresh(call)
+        copy.deepcopy(call.module)(*fresh.args, **fresh.kwargs)  # An error of the module is its own.
+    with _keywords_by_name(call.module, call.kwargs), _quiet():
+        for attempt in (_with_fewer_axes, _as_draft, _with_values):
+            try:
+                step = attempt(call, first)
+                return step, finish(step.program)
+            except Exception as error:
+                first.add_note(f"{attempt.__name__.strip('_')}: {type(error).__name__}: {_line(error)}")
+    raise first
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence warnings about torch's own code, and what it prints about a step that fails."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _fresh(call: Call) -> Call:
+    """Return the call with new tensors: torch marks free axes on them, and leaves the marks if it fails.
+
+    A tensor that occurs twice would be one input.
+    """
+    copied = _pytree.tree_map_only(
+        torch.Tensor,
+        lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad),
+        (call.args, call.kwargs),
+    )
+    return call._replace(args=copied[0], kwargs=copied[1])
+
+
+def _export(call: Call, shapes: Any, exporter: Callable[..., Any] = torch.export.export) -> Any:
+    """Return the program of an export function of torch.
+
+    A packed batch is cut after its longest sequence, unless the model has a condition on this length.
+    """
+    for cut in (True, False):
+        with (
+            free_time(),
+            recorded_lines(),
+            packed_sequences(call.module, cut=cut) as packed,
+            plain_results(call.module),
+        ):
+            try:
+                return exporter(call.module, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+            except GuardOnDataDependentSymNode:
+                if not (cut and packed.count):
+                    raise
+    raise AssertionError
+
+
+def _shapes(call: Call) -> Any:
+    return free_axes(call) if call.shapes is None else call.shapes
+
+
+def free_axes(call: Call, kept: Callable[[str, int], bool] = lambda path, axis: True) -> Any:
+    """Return dynamic shapes by which torch decides for each axis that is kept whether it can be free."""
+
+    def axes(path: Any, value: Any) -> dict[int, Any] | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        # torch fixes axes of size 0 and 1 in any case, and logs a warning if they are marked.
+        sizes = enumerate(value.shape)
+        return {n: torch.export.Dim.AUTO for n, size in sizes if size > 1 and kept(_name(path), n)}
+
+    return _pytree.tree_map_with_path(axes, _bound(call))
+
+
+def _bound(call: Call) -> dict[str, Any]:
+    return dict(inspect.signature(call.module.forward).bind(*call.args, **call.kwargs).arguments)
+
+
+def _name(path: Any) -> str:
+    """Return ``x`` or ``state[0]`` for the path of an argument."""
+    return path[0].key + _pytree.keystr(path[1:])
+
+
+_MOST_AXES = 12
+
+
+def _with_fewer_axes(call: Call, first: Exception) -> Step:
+    """Free one axis after the other, as long as torch can export."""
+    if call.shapes is not None or isinstance(first, GuardOnDataDependentSymNode):
+        raise first
+    program = _export(call, free_axes(call, lambda path, axis: False))
+    leaves = _pytree.tree_flatten_with_path(_bound(call))[0]
+    tensors = [(_name(path), value) for path, value in leaves if isinstance(value, torch.Tensor)]
+    axes = [(name, n) for name, value in tensors for n, size in enumerate(value.shape) if size > 1]
+    free: set[tuple[str, int]] = set()
+    for axis in axes[:_MOST_AXES]:
+        tried = {*free, axis}
+        try:
+            program = _export(call, free_axes(call, lambda path, n, tried=tried: (path, n) in tried))
+            free = tried
+        except Exception as error:  # Of torch, or of sympy in it.
+            first = error
+    fixed = tuple(f"axis {n} of {name}" for name, n in axes if (name, n) not in free)
+    return Step(program, fixed, f"torch could not express the conditions on all axes ({_line(first)})")
+
+
+def _as_draft(call: Call, first: Exception) -> Step:
+    """Decide conditions on values as the example does."""
+    decided: list[str] = []
+    with _recorded_decisions(decided):
+        program = _export(call, _shapes(call), torch.export.draft_export)
+    return Step(program, tuple(dict.fromkeys(decided)), "the model has conditions on values")
+
+
+@contextlib.contextmanager
+def _recorded_decisions(decided: list[str]) -> Iterator[None]:
+    """Record the conditions that a draft decides, with the line of the model's code."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    original = ShapeEnv._log_real_tensor_propagation
+
+    def log(self: Any, expression: Any, value: Any) -> None:
+        decided.append(f"{expression} is {value} at {line_of_model() or 'an unknown line'}")
+        original(self, expression, value)
+
+    with mock.patch.object(ShapeEnv, "_log_real_tensor_propagation", log):
+        yield
+
+
+class FixedValues(TorchFunctionMode):
+    """A mode in which a value that the model reads is that of the example, and is asserted in the trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fixed: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of torch."""
+        if getattr(func, "__name__", "") not in _READS or not isinstance(args[0], torch.Tensor):
+            return func(*args, **kwargs or {})
+        tensor = args[0]
+        with _disable_current_modes():
+            value = func(tensor.detach(), *args[1:], **kwargs or {})
+            known = tensor.detach().clone()
+        line = line_of_model()
+        shown = str(known.tolist())[:100]
+        self.fixed.append(f"a value read as {shown}" + (f" at {line}" if line else ""))
+        message = f"the value {shown} that the export fixed" + (f" at {line}" if line else "")
+        torch.ops.aten._assert_async.msg((tensor == known).all(), message)
+        return value
+
+
+_READS = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__")
+
+
+def _with_values(call: Call, first: Exception) -> Step:
+    """Trace with the values of the example, and export the trace."""
+    call = _fresh(call)
+    module = call.module
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    leaves, in_spec = _pytree.tree_flatten((call.args, call.kwargs))
+    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    out_spec: Any = None
+    constants: list[Any] = []
+
+    def run(state: dict[str, Any], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        nonlocal out_spec, constants
+        given = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            given[place] = tensor
+        args, kwargs = _pytree.tree_unflatten(given, in_spec)
+        constants, out_spec = _pytree.tree_flatten(
+            torch.func.functional_call(module, state, args, kwargs, tie_weights=True)
+        )
+        return [leaf for leaf in constants if isinstance(leaf, torch.Tensor)]
+
+    with FixedValues() as values, packed_sequences(module, cut=True), plain_results(module):
+        examples = {name: tensor.detach().clone() for name, tensor in state.items()}
+        traced = make_fx(run, tracing_mode="real", pre_dispatch=True)(examples, [leaves[n] for n in places])
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        present = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        results = iter(traced({name: present[name] for name in examples}, tensors))
+        filled = [next(results) if isinstance(leaf, torch.Tensor) else leaf for leaf in constants]
+        return _pytree.tree_unflatten(filled, out_spec)
+
+    forward.__signature__ = inspect.signature(call.module.forward)  # type: ignore[attr-defined]
+    fresh = _fresh(call)
+    with free_time(), mock.patch.object(module, "forward", forward):
+        program = torch.export.export(module, fresh.args, fresh.kwargs, strict=False)
+    fixed = ("the sizes of all inputs", *dict.fromkeys(values.fixed))
+    return Step(program, fixed, f"torch.export failed ({_line(first)})")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+@contextlib.contextmanager
+def _keywords_by_name(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Let the signature of ``forward(x, **kwargs)`` name the keywords of the example, which torch needs."""
+    signature = inspect.signature(module.forward)
+    parameters = list(signature.parameters.values())
+    if not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        yield
+        return
+    extra = [name for name in kwargs if name not in signature.parameters]
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in extra]
+    original = module.forward
+
+    @functools.wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    forward.__signature__ = signature.replace(parameters=[*parameters[:-1], *named])  # type: ignore[attr-defined]
+    with mock.patch.object(module, "forward", forward):
+        yield
+
+
+@contextlib.contextmanager
+def plain_results(module: torch.nn.Module) -> Iterator[None]:
+    """Let a module return dicts in place of dataclasses and other mappings, and tuples of torch's types."""
+    handle = module.register_forward_hook(lambda module, args, results: _plain(results))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {part.name: _plain(getattr(value, part.name)) for part in dataclasses.fields(value)}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple) and (type(value) is tuple or hasattr(value, "n_sequence_fields")):
+        return tuple(_plain(item) for item in value)
+    return value
