@@ -30,7 +30,6 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.pt2.free_time import free_time
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
 from jaxlstm_converters.pt2.trace_packed import packed_sequences
@@ -72,11 +71,12 @@ def export_in_steps(
     with _keywords_by_name(call.module, call.kwargs), _quiet():
         try:
             step = Step(_export(call, _shapes(call)))
-            return step, finish(step.program)
-        except (ProgramError, CheckpointError, TypeError):
+        except ProgramError:
             raise
         except Exception as error:  # torch raises many types
             first = error
+        else:
+            return step, finish(step.program)
     # Later steps run the module, which may change its buffers.
     call = call._replace(module=copy.deepcopy(call.module))
     with torch.no_grad():
@@ -118,20 +118,22 @@ def _fresh(call: Call) -> Call:
     return call._replace(args=copied[0], kwargs=copied[1])
 
 
-def _export(call: Call, shapes: Any, exporter: Callable[..., Any] = torch.export.export) -> Any:
+def _export(call: Call, shapes: Any, exporter: str = "export") -> Any:
     """Return the program of an export function of torch.
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length.
     """
+    export = getattr(torch.export, exporter)
     for cut in (True, False):
+        fresh = _fresh(call)
         with (
             free_time(),
             recorded_lines(),
-            packed_sequences(call.module, cut=cut) as packed,
             plain_results(call.module),
+            packed_sequences(call.module, cut=cut) as packed,
         ):
             try:
-                return exporter(call.module, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+                return export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
             except GuardOnDataDependentSymNode:
                 if not (cut and packed.count):
                     raise
@@ -191,7 +193,7 @@ def _as_draft(call: Call, first: Exception) -> Step:
     """Decide conditions on values as the example does."""
     decided: list[str] = []
     with _recorded_decisions(decided):
-        program = _export(call, _shapes(call), torch.export.draft_export)
+        program = _export(call, _shapes(call), "draft_export")
     return Step(program, tuple(dict.fromkeys(decided)), "the model has conditions on values")
 
 

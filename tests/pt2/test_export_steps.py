@@ -1,0 +1,186 @@
+"""from_module in steps: what torch.export refuses is fixed, checked at each call, and named in a warning."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import jaxlstm
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm_converters.pt2 import export_steps
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+
+class Model(nn.Module):
+    """An LSTM, tied linear layers and a buffer, and a forward function that uses them."""
+
+    count: Tensor
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm = nn.LSTM(3, 3)
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.register_buffer("count", torch.tensor(2))
+        self._forward = forward
+        self.eval()
+
+    def forward(self, *args: Any) -> Any:
+        return self._forward(self, *args)
+
+
+def branch(self: Model, x: Tensor) -> Tensor:
+    return x * 2 if (x > 0).all() else x * 3
+
+
+def steps(self: Model, x: Tensor, n: Tensor) -> Any:
+    y = self.lstm(x)[0]
+    for step in torch.arange(n.item()).tolist():
+        y = self.second(self.first(y))[step:] + self.count
+    return {"y": y, "n": int(n), "rows": x.shape[0]}
+
+
+def from_module(model: nn.Module, args: tuple[Any, ...], message: str) -> jaxlstm.Program:
+    with pytest.warns(UserWarning, match=message):
+        return jaxlstm.from_module(model, args)
+
+
+def test_a_branch_on_values_is_that_of_the_example() -> None:
+    model = Model(branch)
+    message = r"conditions on values.*at test_export_steps.py:\d+: return x \* 2 if"
+    program = from_module(model, (torch.ones(4, 3),), message)
+    x = np.ones((6, 2), np.float32)
+    np.testing.assert_array_equal(program(program.params, x), 2 * x)
+    np.testing.assert_array_equal(jax.jit(program)(program.params, x), 2 * x)
+    with pytest.raises(ProgramError) as caught:
+        program(program.params, -x)
+    assert caught.value.code == "guard"
+
+
+def test_values_that_are_read_are_those_of_the_example(tmp_path: Path) -> None:
+    """Sizes are fixed then, and parameters keep their names and ties."""
+    model, x, n = Model(steps), torch.randn(4, 2, 3), torch.tensor(3)
+    message = r"the sizes of all inputs; a value read as 3 at test_export_steps.py:\d+: for step in"
+    from_module(model, (x, n), message).save(tmp_path / "a.pt2")
+    program = jaxlstm.load_program(tmp_path / "a.pt2")
+    assert program.params.keys() == {*dict(model.named_parameters())}
+    assert program.tied == {"second.weight": "first.weight"}
+    for run in (program, jax.jit(program)):
+        result = run(program.params, x.numpy(), n.numpy())
+        assert (int(result["n"]), int(result["rows"])) == (3, 4)
+        np.testing.assert_allclose(result["y"], model(x, n)["y"].detach().numpy(), atol=1e-5)
+    with pytest.raises(ProgramError, match=r"the value 3 that the export fixed at test_export_steps"):
+        program(program.params, x.numpy(), np.array(2))
+    with pytest.raises(ProgramError, match="must have size 4") as caught:
+        program(program.params, x[:3].numpy(), n.numpy())
+    assert caught.value.code == "input-shape"
+
+
+def test_fewer_axes_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If torch fails with one axis free, the others stay free."""
+    export = torch.export.export
+
+    def fails(module: Any, args: Any, kwargs: Any, *, dynamic_shapes: Any, strict: bool) -> Any:
+        if 1 in dynamic_shapes["args"][0]:
+            raise NotImplementedError("The inequality cannot be solved")
+        return export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    message = r"on all axes \(The inequality cannot be solved\)\. Fixed: axis 1 of args\[0\]\."
+    program = from_module(Model(lambda self, x: self.first(x)), (torch.ones(4, 5, 3),), message)
+    assert program(program.params, np.ones((7, 5, 3), np.float32)).shape == (7, 5, 3)
+
+
+def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that fails on the example raises its own error; else the first of torch's is raised."""
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        jaxlstm.from_module(Model(lambda self, x: x @ x), (torch.ones(4, 3),))
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise OSError("nothing works")
+
+    for name in ("export", "draft_export"):
+        monkeypatch.setattr(torch.export, name, refuse)
+    monkeypatch.setattr(export_steps, "make_fx", refuse)
+    with pytest.raises(OSError, match="nothing works") as caught:
+        jaxlstm.from_module(Model(branch), (torch.ones(4, 3),))
+    assert [note.split(":")[0] for note in caught.value.__notes__] == [
+        *("with_fewer_axes", "as_draft", "with_values")
+    ]
+
+
+@dataclass
+class Output:
+    """A result."""
+
+    total: Tensor
+    parts: list[Any]
+
+
+def test_results_of_other_types_are_dicts_and_tuples() -> None:
+    def forward(self: Model, x: Tensor) -> Any:
+        return Output(x.sum(0), [x.max(1), OrderedDict(x=x, none=None)])
+
+    program = jaxlstm.from_module(Model(forward), (torch.ones(4, 3),))
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    result = program(program.params, x)
+    np.testing.assert_array_equal(result["total"], x.sum(0))
+    (values, indices), others = result["parts"]
+    np.testing.assert_array_equal(values, x.max(1))
+    np.testing.assert_array_equal(indices, x.argmax(1))
+    assert others.keys() == {"x", "none"}
+
+
+class Keywords(nn.Module):
+    """Arguments by keyword, with capital letters."""
+
+    def forward(self, X: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        total = X * kwargs["Mask"] + args[0]
+        return total if X.shape[0] % 2 == 0 else total * 0
+
+
+def test_names_of_arguments() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program = jaxlstm.from_module(Keywords(), (torch.ones(4, 3),) * 2, {"Mask": torch.ones(4, 3)})
+    x = np.ones((6, 2), np.float32)
+    np.testing.assert_array_equal(program({}, x, x, Mask=2 * x), 3 * x)
+    with pytest.raises(ProgramError, match=r"condition that does not hold.*L\['X'\].*X.shape\[0\] % 2"):
+        program({}, x[:5], x[:5], Mask=x[:5])
+
+
+def test_one_tensor_in_two_places() -> None:
+    """Each place is an input, and the tensors of the caller are left as they are."""
+    x = torch.ones(2, 3)
+    program = jaxlstm.from_module(Model(lambda self, x, y: x - 2 * y), (x, x))
+    ones = np.ones((4, 3), np.float32)
+    np.testing.assert_array_equal(program(program.params, ones, 3 * ones), -5 * ones)
+    assert not vars(x)
+
+
+def test_sizes_that_torch_does_not_write(tmp_path: Path) -> None:
+    model = Model(lambda self, x: x.new_ones(math.ceil(x.shape[0] / 3)))
+    jaxlstm.from_module(model, (torch.ones(4, 3),)).save(tmp_path / "a.pt2")
+    program = jaxlstm.load_program(tmp_path / "a.pt2")
+    assert program(program.params, np.ones((7, 3), np.float32)).shape == (3,)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "ceil_mode": True}])
+def test_max_pool1d_leaves_time_free(options: dict[str, Any]) -> None:
+    model = Model(lambda self, x: nn.functional.max_pool1d(x, 3, **options))
+    program = jaxlstm.from_module(model, (torch.ones(2, 3, 20),))
+    x = torch.randn(3, 3, 31)
+    np.testing.assert_array_equal(program(program.params, x.numpy()), model(x).numpy())
