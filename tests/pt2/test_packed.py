@@ -261,7 +261,7 @@ FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
     "made of another tensor": lambda packed: unpack(PackedSequence(torch.ones(10, 3), packed.batch_sizes)),
     "two others": lambda packed: unpack(PackedSequence(packed.data, _other().batch_sizes)),
     "two batches": lambda packed: packed.data + _other().data,
-    "pad_packed_sequence instead": lambda packed: packed,
+    "result of pad_packed_sequence instead": lambda packed: packed,
 }
 
 

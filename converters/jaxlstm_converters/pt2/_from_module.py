@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from jaxlstm.programs.program import Program
-    from jaxlstm_converters.pt2.export_steps import Step
+    from jaxlstm_converters.pt2.export_steps import ExportStep
 
 
 def from_module(
@@ -42,7 +42,7 @@ def from_module(
     module become padded batches with lengths, and dataclasses and other mappings among its results dicts.
 
     If torch cannot export the module with free axes, fewer axes are free. Conditions on values are decided as
-    in the example. A warning says what is fixed.
+    in the example. A warning lists the fixed parts.
 
     Args:
       torch_module: the module, in evaluation mode.
@@ -81,9 +81,9 @@ def from_module(
             "torch_module is a ScriptModule, which torch.export does not take; make a module of its Python "
             "class, fill it with module.load_state_dict(script.state_dict()), and pass that"
         )
-    from jaxlstm_converters.pt2.export_steps import Call, export_in_steps
+    from jaxlstm_converters.pt2.export_steps import ModuleCall, export_in_steps
 
-    call = Call(torch_module, args, dict(kwargs), dynamic_shapes)
+    call = ModuleCall(torch_module, args, dict(kwargs), dynamic_shapes)
     name = f"<{type(torch_module).__name__}>"
     step, file = export_in_steps(call, functools.partial(_as_file, name=name))
     if step.fixed:
@@ -91,7 +91,7 @@ def from_module(
     return program_of(file._replace(graph=replace(file.graph, lines=condition_lines(step.program))))
 
 
-def _warning(step: Step) -> str:
+def _warning(step: ExportStep) -> str:
     shown = "; ".join(step.fixed[:8]) + ("; ..." if len(step.fixed) > 8 else "")
     return (
         f"from_module fixed parts of the model to the example, because {step.reason}. Fixed: {shown}. A call "

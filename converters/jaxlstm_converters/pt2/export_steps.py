@@ -35,7 +35,7 @@ from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
 from jaxlstm_converters.pt2.trace_packed import packed_sequences
 
 
-class Call(NamedTuple):
+class ModuleCall(NamedTuple):
     """A module and the arguments of an example, whose tensors are distinct objects.
 
     Attributes:
@@ -48,8 +48,8 @@ class Call(NamedTuple):
     shapes: Any
 
 
-class Step(NamedTuple):
-    """An exported program, and what a step after the first fixed, for a warning."""
+class ExportStep(NamedTuple):
+    """An exported program, and the parts that a step after the first fixed, for a warning."""
 
     program: torch.export.ExportedProgram
     fixed: tuple[str, ...] = ()
@@ -60,8 +60,8 @@ Result = TypeVar("Result")
 
 
 def export_in_steps(
-    call: Call, finish: Callable[[torch.export.ExportedProgram], Result]
-) -> tuple[Step, Result]:
+    call: ModuleCall, finish: Callable[[torch.export.ExportedProgram], Result]
+) -> tuple[ExportStep, Result]:
     """Return the first step that succeeds, and the result of a function of its program.
 
     Raises:
@@ -70,7 +70,7 @@ def export_in_steps(
     """
     with _keywords_by_name(call.module, call.kwargs), _quiet():
         try:
-            step = Step(_export(call, _shapes(call)))
+            step = ExportStep(_export(call, _shapes(call)))
         except ProgramError:
             raise
         except Exception as error:  # torch raises many types
@@ -94,7 +94,7 @@ def export_in_steps(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings about torch's own code, and what it prints about a step that fails."""
+    """Silence torch's warnings about its code, and its output about a step that fails."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -105,7 +105,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _fresh(call: Call) -> Call:
+def _fresh(call: ModuleCall) -> ModuleCall:
     """Return the call with new tensors: torch marks free axes on them, and leaves the marks if it fails.
 
     A tensor that occurs twice would be one input.
@@ -118,7 +118,7 @@ def _fresh(call: Call) -> Call:
     return call._replace(args=copied[0], kwargs=copied[1])
 
 
-def _export(call: Call, shapes: Any, exporter: str = "export") -> Any:
+def _export(call: ModuleCall, shapes: Any, exporter: str = "export") -> Any:
     """Return the program of an export function of torch.
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length.
@@ -140,11 +140,11 @@ def _export(call: Call, shapes: Any, exporter: str = "export") -> Any:
     raise AssertionError
 
 
-def _shapes(call: Call) -> Any:
+def _shapes(call: ModuleCall) -> Any:
     return free_axes(call) if call.shapes is None else call.shapes
 
 
-def free_axes(call: Call, kept: Callable[[str, int], bool] = lambda path, axis: True) -> Any:
+def free_axes(call: ModuleCall, kept: Callable[[str, int], bool] = lambda path, axis: True) -> Any:
     """Return dynamic shapes by which torch decides for each axis that is kept whether it can be free."""
 
     def axes(path: Any, value: Any) -> dict[int, Any] | None:
@@ -157,7 +157,7 @@ def free_axes(call: Call, kept: Callable[[str, int], bool] = lambda path, axis: 
     return _pytree.tree_map_with_path(axes, _bound(call))
 
 
-def _bound(call: Call) -> dict[str, Any]:
+def _bound(call: ModuleCall) -> dict[str, Any]:
     return dict(inspect.signature(call.module.forward).bind(*call.args, **call.kwargs).arguments)
 
 
@@ -169,7 +169,7 @@ def _name(path: Any) -> str:
 _MOST_AXES = 12
 
 
-def _with_fewer_axes(call: Call, first: Exception) -> Step:
+def _with_fewer_axes(call: ModuleCall, first: Exception) -> ExportStep:
     """Free one axis after the other, as long as torch can export."""
     if call.shapes is not None or isinstance(first, GuardOnDataDependentSymNode):
         raise first
@@ -186,15 +186,15 @@ def _with_fewer_axes(call: Call, first: Exception) -> Step:
         except Exception as error:  # Of torch, or of sympy in it.
             first = error
     fixed = tuple(f"axis {n} of {name}" for name, n in axes if (name, n) not in free)
-    return Step(program, fixed, f"torch could not express the conditions on all axes ({_line(first)})")
+    return ExportStep(program, fixed, f"torch could not express the conditions on all axes ({_line(first)})")
 
 
-def _as_draft(call: Call, first: Exception) -> Step:
+def _as_draft(call: ModuleCall, first: Exception) -> ExportStep:
     """Decide conditions on values as the example does."""
     decided: list[str] = []
     with _recorded_decisions(decided):
         program = _export(call, _shapes(call), "draft_export")
-    return Step(program, tuple(dict.fromkeys(decided)), "the model has conditions on values")
+    return ExportStep(program, tuple(dict.fromkeys(decided)), "the model has conditions on values")
 
 
 @contextlib.contextmanager
@@ -213,7 +213,7 @@ def _recorded_decisions(decided: list[str]) -> Iterator[None]:
 
 
 class FixedValues(TorchFunctionMode):
-    """A mode in which a value that the model reads is that of the example, and is asserted in the trace."""
+    """A mode in which reading a value gives the value of the example, and asserts it in the trace."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class FixedValues(TorchFunctionMode):
 _READS = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__")
 
 
-def _with_values(call: Call, first: Exception) -> Step:
+def _with_values(call: ModuleCall, first: Exception) -> ExportStep:
     """Trace with the values of the example, and export the trace."""
     call = _fresh(call)
     module = call.module
@@ -275,7 +275,7 @@ def _with_values(call: Call, first: Exception) -> Step:
     with free_time(), mock.patch.object(module, "forward", forward):
         program = torch.export.export(module, fresh.args, fresh.kwargs, strict=False)
     fixed = ("the sizes of all inputs", *dict.fromkeys(values.fixed))
-    return Step(program, fixed, f"torch.export failed ({_line(first)})")
+    return ExportStep(program, fixed, f"torch.export failed ({_line(first)})")
 
 
 def _line(error: Exception) -> str:
@@ -305,7 +305,7 @@ def _keywords_by_name(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> Ite
 
 @contextlib.contextmanager
 def plain_results(module: torch.nn.Module) -> Iterator[None]:
-    """Let a module return dicts in place of dataclasses and other mappings, and tuples of torch's types."""
+    """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples."""
     handle = module.register_forward_hook(lambda module, args, results: _plain(results))
     try:
         yield

@@ -27,7 +27,7 @@ _RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_", "jaxlstm.packed_")
 
 
 def inlined(node: Node) -> Iterator[Node]:
-    """Yield the nodes of a region in place of the node that calls it.
+    """Yield the nodes of a region, which replace the node that calls it.
 
     Raises:
         CheckpointError: the region is malformed, or casts in a way that is not supported.

@@ -8,7 +8,7 @@ of the padding, B the number of sequences, and "longest" the length of the first
   longest sequence: (T, B, ...) -> (longest, B, ...), or the same with the batch first.
 - ``jaxlstm::packed_lstm``, ``packed_gru``, ``packed_rnn_tanh`` and ``packed_rnn_relu`` take the arguments of
   ``aten::lstm.input`` and the lengths. Each sequence ends after its own length: outputs after the end are 0,
-  the final states are those of its last step, and a reverse direction starts there.
+  its final state is the state after its last step, and a reverse direction starts there.
 - ``jaxlstm::pad_packed(data, lengths, batch_first, padding_value, total_length)`` gives the steps after the
   end of each sequence a value, and the result ``total_length`` steps.
 """
@@ -111,7 +111,7 @@ class _Recurrence:
     def run(
         self, input: Tensor, lengths: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], *settings: Any
     ) -> tuple[Tensor, ...]:
-        """Run the recurrence; the settings are those of ``aten::lstm.input``, ``batch_first`` last."""
+        """Run the recurrence; ``settings`` follow ``aten::lstm.input``, with ``batch_first`` last."""
         *others, batch_first = settings
         steps = input.shape[_time_axis(batch_first)]
         packed, sizes = torch._VF._pack_padded_sequence(input, lengths.cpu(), batch_first)

@@ -67,7 +67,7 @@ class _Longest(torch.SymInt):
 class PackedRows:
     """`PackedSequence.data` inside the mode: the rows of a packed batch, held as a padded tensor.
 
-    Functions that work on each row alone are applied. Any other use, in which the order or the number of rows
+    Functions that work row by row are applied. Any other use, in which the order or the number of rows
     matters, raises an error.
     """
 
@@ -205,7 +205,7 @@ def _refusal(what: Any, why: str) -> ProgramError:
     return ProgramError(
         "unsupported-operator",
         "the module uses the fields of a PackedSequence, which a program holds as a padded batch: "
-        f"{name} {why}. Functions of each row alone, such as linear, dropout or tanh, work on "
+        f"{name} {why}. Functions that work row by row, such as linear, dropout or tanh, are supported on "
         "PackedSequence.data. Call pad_packed_sequence before other functions",
     )
 
@@ -293,7 +293,7 @@ def _as_tensor(data: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Tenso
     return None
 
 
-# Functions of each element, and those whose further tensors are weights.
+# Functions of each element, and functions whose other tensors are weights.
 _OF_ELEMENTS = (
     *("add", "radd", "sub", "rsub", "mul", "rmul", "div", "truediv", "rtruediv", "pow", "rpow", "neg", "abs"),
     *("exp", "log", "log1p", "sqrt", "rsqrt", "square", "reciprocal", "sin", "cos", "tanh", "sigmoid"),
@@ -313,7 +313,7 @@ _ALONG_AXIS = {
 
 
 def on_rows(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run a function of `PackedRows` that treats each row alone.
+    """Run a function of `PackedRows` that works row by row.
 
     Raises:
         ProgramError: it may not.
@@ -417,7 +417,7 @@ def packed_sequences(module: torch.nn.Module, *, cut: bool) -> Iterator[PackedSe
 
 def _require_padded(module: torch.nn.Module, args: Any, results: Any) -> None:
     if any(isinstance(leaf, PackedRows) for leaf in _pytree.tree_leaves(results)):
-        raise _refusal("it", "is a result of the module; return that of pad_packed_sequence instead")
+        raise _refusal("it", "is a result of the module; return the result of pad_packed_sequence instead")
 
 
 _TOLIST = {kind: kind.tolist for kind in (FakeTensor, FunctionalTensor)}
