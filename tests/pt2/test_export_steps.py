@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
@@ -27,6 +28,7 @@ class Model(nn.Module):
     """An LSTM, tied linear layers and a buffer, and a forward function that uses them."""
 
     count: Tensor
+    attribute: Tensor
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         super().__init__()
@@ -87,6 +89,50 @@ def test_values_that_are_read_are_those_of_the_example(tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match="must have size 4") as caught:
         program(program.params, x[:3].numpy(), n.numpy())
     assert caught.value.code == "input-shape"
+
+
+def traced(x: Tensor, n: Tensor) -> Tensor:
+    """Return the sum of some rows, in a way that only a trace with values takes."""
+    return torch.stack([x[row] for row in torch.arange(n.item()).tolist()]).sum(0)
+
+
+CONSTANTS: dict[str, Callable[..., Any]] = {
+    "data": lambda self, x, n: traced(x.data * self.first.weight.data[0], n),
+    "literals": lambda self, x, n: traced(x, n) * torch.tensor([1.0, 2.0, 3.0]) + x.new_tensor([2.0]),
+    "an attribute": lambda self, x, n: traced(x, n) * self.attribute,
+    "an array": lambda self, x, n: traced(x, n) * torch.from_numpy(np.ones(3, np.float32)),
+}
+INPUTS: dict[str, Callable[..., Any]] = {
+    "dlpack": lambda self, x, n: traced(x, n) + torch.from_dlpack(x.detach())[0],
+    "a parameter": lambda self, x, n: traced(x, n) + nn.Parameter(x.detach())[0],
+}
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_of_a_trace(name: str) -> None:
+    model = Model(CONSTANTS[name])
+    model.attribute = torch.tensor([3.0, 2.0, 1.0])
+    program = jaxlstm.from_module(model, (torch.randn(4, 3), torch.tensor(2)))
+    x, n = torch.randn(4, 3), torch.tensor(2)
+    np.testing.assert_allclose(program(program.params, x.numpy(), n.numpy()), model(x, n).detach(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_an_input_does_not_become_a_constant(name: str) -> None:
+    with pytest.raises(GuardOnDataDependentSymNode) as caught:
+        jaxlstm.from_module(Model(INPUTS[name]), (torch.randn(4, 3), torch.tensor(2)))
+    assert "does not know where the tensor" in caught.value.__notes__[-1]
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_an_array_of_an_input_is_asserted() -> None:
+    model = Model(lambda self, x, n: traced(x, n) * torch.from_numpy(np.asarray(x.detach()) * 2)[0])
+    x, n = torch.randn(4, 3), torch.tensor(2)
+    program = jaxlstm.from_module(model, (x, n))
+    np.testing.assert_allclose(program(program.params, x.numpy(), n.numpy()), model(x, n), rtol=1e-5)
+    with pytest.raises(ProgramError, match="that the export fixed"):
+        program(program.params, x.numpy() + 1, n.numpy())
 
 
 def test_fewer_axes_are_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,29 +213,57 @@ def _recorded_decisions(decided: list[str]) -> Iterator[None]:
 
 
 class FixedValues(TorchFunctionMode):
-    """A mode in which reading a value gives the value of the example, and asserts it in the trace."""
+    """A mode in which reading a value gives the value of the example, and asserts it in the trace.
+
+    Attributes:
+        fixed: the values, with the lines that read them.
+        constants: tensors of values that were read, and of NumPy arrays.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.fixed: list[str] = []
+        self.constants: list[torch.Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch."""
-        if getattr(func, "__name__", "") not in _READS or not isinstance(args[0], torch.Tensor):
-            return func(*args, **kwargs or {})
-        tensor = args[0]
+        name = getattr(func, "__name__", "")
+        if name in _READS and isinstance(args[0], torch.Tensor):
+            return self._read(func, args[0], *args[1:], **kwargs or {})
+        result = func(*args, **kwargs or {})
+        if name == "from_numpy":
+            self.constants.append(result)
+        return result
+
+    def _read(self, func: Any, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         with _disable_current_modes():
-            value = func(tensor.detach(), *args[1:], **kwargs or {})
             known = tensor.detach().clone()
+            value = func(known.clone(), *args, **kwargs)
         line = line_of_model()
         shown = str(known.tolist())[:100]
         self.fixed.append(f"a value read as {shown}" + (f" at {line}" if line else ""))
         message = f"the value {shown} that the export fixed" + (f" at {line}" if line else "")
+        self.constants.append(known)
         torch.ops.aten._assert_async.msg((tensor == known).all(), message)
         return value
 
+    def require_known(self, traced: torch.fx.GraphModule, module: torch.nn.Module) -> None:
+        """Raise if a constant of a trace is neither an attribute nor of Python values: it may be an input."""
+        attributes = [list(vars(part).values()) for part in module.modules()]
+        known = {_memory(leaf) for leaf in _pytree.tree_leaves([attributes, self.constants])}
+        for node in traced.graph.nodes:
+            # torch lifts the values of torch.tensor([...]).
+            if node.op != "get_attr" or all("lift_fresh" in str(user.target) for user in node.users):
+                continue
+            if _memory(getattr(traced, str(node.target))) not in known:
+                raise ValueError(f"the trace does not know where the tensor {node.target} comes from")
 
-_READS = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__")
+
+def _memory(leaf: Any) -> int | None:
+    return leaf.untyped_storage().data_ptr() if isinstance(leaf, torch.Tensor) else None
+
+
+_READS = ("item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__")
 
 
 def _with_values(call: ModuleCall, first: Exception) -> ExportStep:
@@ -262,6 +290,8 @@ def _with_values(call: ModuleCall, first: Exception) -> ExportStep:
     with FixedValues() as values, packed_sequences(module, cut=True), plain_results(module):
         examples = {name: tensor.detach().clone() for name, tensor in state.items()}
         traced = make_fx(run, tracing_mode="real", pre_dispatch=True)(examples, [leaves[n] for n in places])
+
+    values.require_known(traced, module)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]

@@ -396,6 +396,8 @@ class PackedSequences(TorchFunctionMode):
         if name == "numpy" and isinstance(args[0], FakeTensor | FunctionalTensor) and args[0].ndim == 1:
             return HostLengths(args[0])
         is_packed = any(issubclass(kind, PackedRows | BatchSizes) for kind in types)
+        if name == "__get__" and getattr(func, "__self__", None) is Tensor.data:
+            return args[0].detach()  # A trace does not see the other.
         if name == "_pack_padded_sequence":
             self.count += 1
             return _pack(*args, **kwargs, cut=self.cut)
