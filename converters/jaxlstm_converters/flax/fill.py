@@ -35,15 +35,7 @@ def fill(
     Raises:
       StateDictError: a tensor cannot be converted, or with ``strict`` anything does not fit.
     """
-    opened = open_source(source)
-    name_map = Names(names)
-    name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
-    model = find_model(opened, make_plan(layers, name_map), name_map)
-    plan = make_plan(layers, name_map, model.has)
-    model.fold_reparametrized(plan.torch_names)
-    name_map.require_torch_prefixes(model.tensors)
-    name_map.require_flax_prefixes(plan.flax_names)
-
+    plan, model, name_map = match_names(layers, source, names)
     matched = _Match(plan, model, cast)
     result = LoadResult(
         tuple(matched.loaded),
@@ -60,6 +52,25 @@ def fill(
         lines += advise(plan, result, model, name_map.flax_of)
         raise StateDictError("\n".join(lines), result)
     return result, matched.filled
+
+
+def match_names(
+    layers: list[FlaxLayer], source: Any, names: Mapping[str, str] | None
+) -> tuple[ConversionPlan, ModelTensors, Names]:
+    """Return the plan of a model for a source, the tensors of the source, and the map of names.
+
+    Raises:
+      ValueError: an entry of ``names`` matches nothing.
+    """
+    opened = open_source(source)
+    name_map = Names(names)
+    name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
+    model = find_model(opened, make_plan(layers, name_map), name_map)
+    plan = make_plan(layers, name_map, model.has)
+    model.fold_reparametrized(plan.torch_names)
+    name_map.require_torch_prefixes(model.tensors)
+    name_map.require_flax_prefixes(plan.flax_names)
+    return plan, model, name_map
 
 
 class _Match:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxlstm._shared.imports import import_optional
-from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.config import LSTMConfig, require_config
 from jaxlstm.layer.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import Checkpoint, read_checkpoint
 from jaxlstm_converters.lstm._find_lstms import survey
@@ -20,51 +20,61 @@ from jaxlstm_converters.optimizer.state import (
     TorchOptimizer,
     fill,
     find_optimizers,
+    model_moments,
+    written_groups,
 )
+from jaxlstm_converters.optimizer.trained import TrainedParameters, parameters_of_lstm
 
 
 def load_optimizer(
     path: str | os.PathLike[str],
-    params: Mapping[str, Any],
-    config: LSTMConfig,
+    model: Any,
+    config: LSTMConfig | None = None,
     *,
     prefix: str | None = None,
     optimizer: str | None = None,
-    names: Sequence[str] | None = None,
+    names: Mapping[str, str] | Sequence[str] | None = None,
+    order: Sequence[str] | None = None,
     decoupled_weight_decay: bool | None = None,
 ) -> OptimizerState:
-    """Load the optimizer of one LSTM, to continue in JAX a training run that began in torch.
+    """Load the optimizer of a model, to continue in JAX a training run that began in torch.
 
     A torch optimizer numbers its parameters. They are matched to the model's state dict in the same file by
     ``param_names`` if the optimizer has them (torch 2.6), and otherwise by order and shape. The match must be
     unique.
 
+    >>> optimizer = jaxlstm.load_optimizer("checkpoint.pt", model, names={"cnn.0": "conv0"})  # doctest: +SKIP
+
     Args:
       path: a checkpoint with the state dicts of a model and of its ``torch.optim`` Adam, AdamW, SGD or
         RMSprop, at any depth.
-      params, config: the LSTM, from ``jaxlstm.load``. The moments are cast to the dtype of the parameters.
+      model: a Flax NNX model, whose parameters are its ``nnx.Param``; a :class:`jaxlstm.Program`; or the
+        parameters of one LSTM, from ``jaxlstm.load``. Moments are cast to the dtype of the parameters.
+      config: the LSTM, if ``model`` holds the parameters of one.
       prefix: the LSTM in the file, as for ``jaxlstm.load``.
       optimizer: the optimizer in the file: the keys that lead to it, such as ``"optimizer_states.0"``.
-      names: names of the optimizer's parameters in the model, in the order of the optimizer, if the file
-        does not record them: ``[name for name, _ in model.named_parameters()]``.
+      names: torch prefix -> prefix in the model, as for ``jaxlstm.load_state_dict``. A list is ``order``.
+      order: names of the optimizer's parameters in the torch model, in the order of the optimizer, if the
+        file does not record them: ``[name for name, _ in model.named_parameters()]``.
       decoupled_weight_decay: True for AdamW, False for Adam. Files from before torch 2.7 do not record it.
 
     Returns:
-      An :class:`OptimizerState`: an optax transformation and its state, both for the dict ``params``.
+      An :class:`OptimizerState`: an optax transformation and its state, for the pytree
+      ``nnx.state(model, nnx.Param)`` of an NNX model, ``program.params``, or the dict of an LSTM.
 
     Raises:
-      ValueError: no optimizer of the file trains the LSTM, several do, or it is not supported.
+      ValueError: no optimizer of the file trains all parameters of the model, several do, or it is not
+        supported.
       CheckpointError: the file is damaged, unsafe or in an unknown format.
       ImportError: optax is not installed.
     """
     import_optional("optax", "optax")
-    check_params(params, config)
-    checkpoint = read_checkpoint(path)
-    chosen = _lstm(checkpoint, config, prefix)
+    if names is not None and not isinstance(names, Mapping):
+        names, order = None, names
+    trained, checkpoint = _trained(path, model, config, prefix, names)
     optimizers = find_optimizers(checkpoint)
-    model = model_shapes(checkpoint, optimizers)
-    lstm = {name: chosen + name for name in param_shapes(config)}
-    if folded := [full for full in lstm.values() if full not in model]:
+    shapes = model_shapes(checkpoint, optimizers)
+    if folded := [full for full in trained.originals.values() if full not in shapes]:
         raise ValueError(f"{folded[0]!r} is computed from other tensors, so it has no moments")
 
     mapped: dict[str, OptimizerState] = {}
@@ -72,16 +82,36 @@ def load_optimizer(
     for one in _named(optimizers, optimizer, checkpoint):
         try:
             rules = [rule(group.hyper, decoupled_weight_decay) for group in one.groups]
-            homes = _homes(one, model, lstm, names, certain=bool(names or optimizer))
-            mapped[one.root] = fill(_groups(one, rules, homes), params)
+            homes = _homes(one, shapes, trained.originals, order, certain=bool(order or optimizer))
+            mapped[one.root] = fill(_groups(one, rules, homes, trained), trained, written_groups(one, homes))
         except ValueError as error:
             problems.append(f"the optimizer at {one.label!r} {error}")
     if not mapped:
         raise ValueError("; ".join(problems))
     if len(mapped) > 1:
         listed = ", ".join(repr(root.rstrip(".")) for root in mapped)
-        raise ValueError(f"optimizer must select one of the optimizers that match this LSTM: {listed}")
+        raise ValueError(f"optimizer must select one of the optimizers that match this model: {listed}")
     return next(iter(mapped.values()))
+
+
+def _trained(
+    path: str | os.PathLike[str],
+    model: Any,
+    config: LSTMConfig | None,
+    prefix: str | None,
+    names: Mapping[str, str] | None,
+) -> tuple[TrainedParameters, Checkpoint]:
+    """Return the parameters of a model and the checkpoint that holds their tensors."""
+    if isinstance(model, Mapping):
+        config = require_config(config)
+        check_params(model, config)
+        checkpoint = read_checkpoint(path)
+        return parameters_of_lstm(model, _lstm(checkpoint, config, prefix)), checkpoint
+    # Imported here because it imports flax.
+    from jaxlstm_converters.flax.trained import trained_parameters
+
+    checkpoint = read_checkpoint(path)
+    return trained_parameters(model, names, checkpoint), checkpoint
 
 
 def _lstm(checkpoint: Checkpoint, config: LSTMConfig, prefix: str | None) -> str:
@@ -111,27 +141,34 @@ def _named(
 
 def _homes(
     optimizer: TorchOptimizer,
-    model: Mapping[str, Shape],
-    lstm: Mapping[str, str],
-    names: Sequence[str] | None,
+    shapes: Mapping[str, Shape],
+    originals: Mapping[str, str],
+    order: Sequence[str] | None,
     *,
     certain: bool,
 ) -> dict[str, Place]:
-    """Return the place of each of the LSTM's parameters in the optimizer."""
+    """Return the place of each of the model's tensors in the optimizer."""
     hypers = [relevant(group.hyper) for group in optimizer.groups]
     if not optimizer.state and all(hyper == hypers[0] for hyper in hypers):
-        return dict.fromkeys(lstm, (0, 0))  # without state, all places are equivalent
+        return dict.fromkeys(originals, (0, 0))  # without state, all places are equivalent
     stored = [name for group in optimizer.groups for name in group.names]
-    found = find_places(optimizer, model, list(lstm.values()), names or stored or None, certain=certain)
-    return {name: found[full] for name, full in lstm.items()}
+    wanted = list(originals.values())
+    found = find_places(optimizer, shapes, wanted, order or stored or None, certain=certain)
+    return {name: found[full] for name, full in originals.items()}
 
 
-def _groups(optimizer: TorchOptimizer, rules: Sequence[Rule], homes: Mapping[str, Place]) -> list[RuleGroup]:
-    """Group the LSTM's parameters by their hyperparameters, whatever group they are in."""
+def _groups(
+    optimizer: TorchOptimizer, rules: Sequence[Rule], homes: Mapping[str, Place], trained: TrainedParameters
+) -> list[RuleGroup]:
+    """Group the parameters by their hyperparameters, whatever group they are in."""
     hypers = [relevant(group.hyper) for group in optimizer.groups]
+    stored = {name: optimizer.state.get(optimizer.groups[g].keys[k], {}) for name, (g, k) in homes.items()}
+    moments = model_moments(trained, stored)
     found: dict[int, RuleGroup] = {}
-    for name, (g, k) in homes.items():
-        first = hypers.index(hypers[g])
-        same = found.setdefault(first, RuleGroup(rules[first], {}))
-        same.moments[name] = optimizer.state.get(optimizer.groups[g].keys[k], {})
+    for path, names in trained.names.items():
+        firsts = {hypers.index(hypers[homes[name][0]]) for name in names}
+        if len(firsts) > 1:
+            raise ValueError(f"has different hyperparameters for {' and '.join(names)}, which are one array")
+        (first,) = firsts
+        found.setdefault(first, RuleGroup(rules[first], {})).moments[path] = moments[path]
     return list(found.values())

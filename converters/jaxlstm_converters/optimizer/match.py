@@ -72,16 +72,18 @@ def find_places(
         if not root.startswith(home) and not home.startswith(root) and match(root):
             raise ValueError(
                 f"matches both {home!r} and {root!r}; pass optimizer={optimizer.label!r} if it trains "
-                "this LSTM"
+                "this model"
             )
     options = {name: found.get(name, {None}) for name in lstm}
     if all(places == {None} for places in options.values()):
-        raise ValueError("does not train this LSTM")
+        raise ValueError("does not train this model")
     return {name: _only(name, places) for name, places in options.items()}
 
 
 def _only(name: str, options: set[Place | None]) -> Place:
     place = next(iter(options))
+    if place is None and len(options) == 1:
+        raise ValueError(f"does not train {name!r}")
     if len(options) > 1 or place is None:
         raise ValueError(
             f"has several parameters that may be {name!r} by order and shape; "

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxlstm_converters.checkpoint import Checkpoint
 from jaxlstm_converters.optimizer.rules import Rule
+from jaxlstm_converters.optimizer.trained import TrainedParameters
 
 if TYPE_CHECKING:
     import optax
@@ -148,32 +149,84 @@ class OptimizerState(NamedTuple):
     Attributes:
       transform: the optimizer, with the hyperparameters at the time of saving.
       state: its state, with torch's moments.
+      groups: the parameter groups of the torch optimizer, with ``param_names``, for ``save_optimizer``.
     """
 
     transform: optax.GradientTransformation
     state: Any
+    groups: tuple[dict[str, Any], ...] = ()
 
 
-def fill(groups: list[RuleGroup], params: Mapping[str, Any]) -> OptimizerState:
+def model_moments(trained: TrainedParameters, stored: Mapping[str, Moments]) -> dict[str, Moments]:
+    """Return path of a parameter -> moments in its layout, given those of each name in torch.
+
+    Raises:
+      ValueError: tensors that become one array have other fields or step counts than each other.
+    """
+    found: dict[str, Moments] = {}
+    for path, names in trained.names.items():
+        of_names = [(sorted(stored[name]), str(stored[name].get("step"))) for name in names]
+        if any(other != of_names[0] for other in of_names):
+            raise ValueError(
+                f"has different states for {' and '.join(names)}, which are one array in the model"
+            )
+        found[path] = dict(stored[names[0]])
+    for field in _MOMENTS:
+        arrays = {name: np.asarray(of[field]) for name, of in stored.items() if field in of}
+        for path, array in trained.to_model(arrays).items():
+            found[path][field] = array
+    return found
+
+
+def written_groups(
+    optimizer: TorchOptimizer, homes: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, Any], ...]:
+    """Return the parameter groups with the names of their parameters, "" where they are unknown."""
+    groups: list[dict[str, Any]] = []
+    for group in optimizer.groups:
+        hyper: dict[str, Any] = {}
+        for name, value in group.hyper.items():
+            stem, _, place = name.rpartition(".")
+            if place.isdigit():
+                hyper[stem] = (*hyper.get(stem, ()), value)
+            else:
+                hyper[name] = value
+        groups.append({**hyper, "param_names": group.names or [""] * len(group.keys)})
+    if len(set(homes.values())) == len(homes):
+        for name, (g, k) in homes.items():
+            groups[g]["param_names"][k] = name
+    return tuple(groups)
+
+
+def fill(
+    groups: list[RuleGroup], trained: TrainedParameters, written: tuple[dict[str, Any], ...] = ()
+) -> OptimizerState:
     """Return one optimizer for all parameters, an ``optax.multi_transform`` if their rules differ.
 
     Raises:
       ValueError: moments are missing, unexpected or misshapen, or step counts differ.
     """
+    import jax
     import optax
 
-    params = dict(params)
+    params = dict(trained.params)
+
+    def tree(node: Any) -> Any:
+        return trained.tree(node) if _is_by_path(node) else node
+
+    def _is_by_path(node: Any) -> bool:
+        return isinstance(node, dict) and node.keys() == params.keys()
+
     if len(groups) == 1:
         transform = groups[0].rule.transform
-        state = transform.init(params)
-        return OptimizerState(transform, _set(state, _fields(groups[0], params)))
+        state = _set(transform.init(params), _fields(groups[0], params))
+        return OptimizerState(transform, jax.tree.map(tree, state, is_leaf=_is_by_path), written)
     labels = {name: index for index, group in enumerate(groups) for name in group.moments}
-    transform = optax.multi_transform(
-        {index: group.rule.transform for index, group in enumerate(groups)}, labels
-    )
-    state: Any = transform.init(params)
+    rules: dict[Any, Any] = {index: group.rule.transform for index, group in enumerate(groups)}
+    state: Any = optax.multi_transform(rules, labels).init(params)
     inner = {i: _set(state.inner_states[i], _fields(group, params)) for i, group in enumerate(groups)}
-    return OptimizerState(transform, state._replace(inner_states=inner))
+    state = jax.tree.map(tree, state._replace(inner_states=inner), is_leaf=_is_by_path)
+    return OptimizerState(optax.multi_transform(rules, trained.tree(labels)), state, written)
 
 
 def _set(state: Any, fields: dict[str, Any]) -> Any:

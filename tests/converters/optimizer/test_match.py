@@ -54,7 +54,7 @@ def test_parameters_of_the_optimizer(tmp_path: Path) -> None:
         opt = reload(path, prefix=prefix)
         np.testing.assert_array_equal(moments(opt, "bias_hh_l0"), state["state"][first + 3]["exp_avg"])
     write(path, model, stepped([head]))
-    with pytest.raises(ValueError, match=r"the optimizer at 'o.0' does not train this LSTM"):
+    with pytest.raises(ValueError, match=r"the optimizer at 'o.0' does not train this model"):
         reload(path, prefix="a")
     write(path, model, stepped([a]))
     with pytest.raises(ValueError, match=r"matches both 'm.a.' and 'm.b.'; pass optimizer='o.0'"):
@@ -71,7 +71,7 @@ def test_parameters_of_the_optimizer(tmp_path: Path) -> None:
         reload(path, prefix="b", optimizer="p")
     write(path, model, stepped([model]), stepped([model], torch.optim.SGD, lr=0.1, momentum=0.9))
     with pytest.raises(
-        ValueError, match=r"must select one of the optimizers that match this LSTM: 'o.0', 'o.1'"
+        ValueError, match=r"must select one of the optimizers that match this model: 'o.0', 'o.1'"
     ):
         reload(path, prefix="b")
 

@@ -1,0 +1,93 @@
+"""The parameters of a Flax model or a program for the converter of optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxlstm.programs.program import Program
+from jaxlstm_converters.flax._load_state_dict import require_module
+from jaxlstm_converters.flax.fill import match_names
+from jaxlstm_converters.flax.layer import FlaxLayer, Slot
+from jaxlstm_converters.flax.model_tensors import ModelTensors
+from jaxlstm_converters.flax.names import Names, without_wrappers
+from jaxlstm_converters.flax.plan import ConversionPlan, make_plan
+from jaxlstm_converters.flax.result import StateDictError
+from jaxlstm_converters.flax.tree import nnx_layers
+from jaxlstm_converters.optimizer.trained import ParameterRow, TrainedParameters, dotted_leaves
+
+
+def trained_parameters(model: Any, names: Mapping[str, str] | None, source: Any = None) -> TrainedParameters:
+    """Return the parameters of a model.
+
+    Args:
+      model: an NNX model, whose parameters are its ``nnx.Param``, or a program.
+      names: torch prefix -> prefix in the model, as for ``load_state_dict``.
+      source: the source of the names in torch; None for the names that the model implies.
+
+    Raises:
+      StateDictError: a parameter has no tensor in the source, or its moments cannot be converted.
+      TypeError: the model has another type.
+    """
+    layers, tree = _layers_and_parameters(model)
+    params = dotted_leaves(tree)
+    if source is None:
+        name_map = Names(names)
+        name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
+        plan, found = make_plan(layers, name_map), None
+        name_map.require_flax_prefixes(plan.flax_names)
+    else:
+        plan, found, _ = match_names(layers, source, names)
+    rows = _rows(plan, params, found)
+    own = [name for row in rows for name in row.torch]
+    originals = {name: found.original[name] if found else name for name in own}
+    return TrainedParameters(params, jax.tree.structure(tree), rows, originals)
+
+
+def _layers_and_parameters(model: Any) -> tuple[list[FlaxLayer], Any]:
+    if isinstance(model, Program):
+        slots = {name: _slot(name, array) for name, array in {**model.params, **model.buffers}.items()}
+        return [FlaxLayer(model, "", "", slots)], model.params
+    require_module(model, "the state of an NNX model or of a program")
+    return nnx_layers(model), nnx.state(model, nnx.Param)
+
+
+def _slot(name: str, array: Any) -> Slot:
+    return Slot(name, name, lambda: array, lambda array: None)
+
+
+def _rows(
+    plan: ConversionPlan, params: Mapping[str, Any], found: ModelTensors | None
+) -> tuple[ParameterRow, ...]:
+    """Return the rows of the parameters, one for each; raise if a parameter has none."""
+    own = {slot.key: slot.path for each in plan.assignments for slot in each.slots if slot.path in params}
+    rows: dict[str, ParameterRow] = {}
+    failures = list(plan.failures)
+    for each in plan.assignments:
+        # Tied parameters have several names in torch, of which the optimizer knows the first.
+        paths = tuple(own.get(slot.key, "") for slot in each.slots)
+        if not all(paths) or any(path in rows for path in paths):
+            continue
+        missing = [name for name in each.torch if found is not None and not _holds(found, name)]
+        if missing or each.pair.layout.loss or each.pair.note:
+            reason = each.pair.layout.loss or each.pair.note or "the source has no such tensor"
+            failures.append(f"{', '.join(missing or each.torch) or each.flax}: {reason}")
+        layout = each.pair.layout
+        row = ParameterRow(each.torch, paths, tuple(each.torch_shapes), layout.to_flax, layout.to_torch)
+        rows |= dict.fromkeys(paths, row)
+    failures += [f"{path}: it has no tensor in torch" for path in params if path not in rows]
+    if failures:
+        lines = ["the moments of these parameters cannot be converted", *failures]
+        raise StateDictError("\n  ".join(lines))
+    return tuple({id(row): row for row in rows.values()}.values())
+
+
+def _holds(found: ModelTensors, name: str) -> bool:
+    """Return True if a source has a tensor that is not computed from others."""
+    if not found.has(name):
+        return False
+    original = without_wrappers(found.original[name])
+    return original.rpartition(".")[2] == name.rpartition(".")[2]
