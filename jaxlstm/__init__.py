@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from jaxlstm_converters.lstm._load import load as load
     from jaxlstm_converters.lstm._load import to_torch as to_torch
     from jaxlstm_converters.optimizer._load_optimizer import load_optimizer as load_optimizer
+    from jaxlstm_converters.optimizer._save_optimizer import save_optimizer as save_optimizer
     from jaxlstm_converters.optimizer.state import OptimizerState as OptimizerState
     from jaxlstm_converters.porting_warning import PortingWarning as PortingWarning
     from jaxlstm_converters.pt2._from_module import from_module as from_module

@@ -25,7 +25,7 @@ FEWEST_COPIES = 16
 """Number of copies from which a loop is worth a scan."""
 LONGEST_BODY = 1_000
 MOST_FAILURES = 50
-"""Number of repetitions that are no loops after which the search ends."""
+"""The search ends after this number of repetitions that it refuses."""
 _SELECT, _SLICE, _UNBIND = "aten.select.int", "aten.slice.Tensor", "aten.unbind.int"
 
 # Name of a value -> the values that stand for it in the copies, in order.
@@ -43,7 +43,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Loop:
-    """Consecutive copies of nodes. Names are those of the first copy.
+    """Consecutive copies of nodes. Names are the names in the first copy.
 
     Attributes:
       start: index of the first node of the copies.
@@ -297,7 +297,7 @@ class _Copies:
         return False
 
     def _require(self, names: Sequence[str], place: int, *, first: int) -> None:
-        """Raise unless the names are those of one result in consecutive copies."""
+        """Raise unless the names belong to one result in consecutive copies."""
         if [self.homes.get(name) for name in names] != [(first + k, place) for k in range(self.count)]:
             raise _Refused
 
@@ -343,7 +343,7 @@ class _Copies:
         return write
 
     def _moved(self, write: InPlaceWrite, nodes: Sequence[Node | None]) -> InPlaceWrite:
-        """Return a write whose views are those of the nodes of the loop."""
+        """Return a write with the views of the nodes of the loop."""
         by_name = {node.name: node for node in nodes if node is not None}
 
         def moved(view: View) -> View:

@@ -27,7 +27,7 @@ _JOINS = {"aten.stack.default": True, "aten.cat.default": False}
 
 
 class Row(NamedTuple):
-    """The value of one iteration, as a row of those of all iterations."""
+    """The value of one iteration, as a row of the values of all iterations."""
 
     stacked: Array
     place: int
@@ -109,7 +109,7 @@ def _join(items: Sequence[Any], dim: int, *, stack: bool) -> Array | None:
 
 
 def _runs(items: Sequence[Any]) -> list[list[Any]]:
-    """Group consecutive rows of one array, forward or backward; other items are alone."""
+    """Group consecutive rows of one array, forward or backward; every other item is a group."""
     runs: list[list[Any]] = []
     for item in items:
         if runs and _continues(runs[-1], item):

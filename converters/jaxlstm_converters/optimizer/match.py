@@ -64,7 +64,7 @@ def find_places(
     if not found:
         raise ValueError(
             f"has {optimizer.num_params} parameters, which do not match the model's in "
-            f"{'names' if names else 'order and shape'}; pass names=[name for name, _ in "
+            f"{'names' if names else 'order and shape'}; pass order=[name for name, _ in "
             "model.named_parameters()], in the order of the optimizer"
         )
     others = {root for name in model for root in _roots(name)} if not certain else set()
@@ -87,7 +87,7 @@ def _only(name: str, options: set[Place | None]) -> Place:
     if len(options) > 1 or place is None:
         raise ValueError(
             f"has several parameters that may be {name!r} by order and shape; "
-            "pass names=[name for name, _ in model.named_parameters()], in the order of the optimizer"
+            "pass order=[name for name, _ in model.named_parameters()], in the order of the optimizer"
         )
     return place
 

@@ -158,7 +158,7 @@ class OptimizerState(NamedTuple):
 
 
 def model_moments(trained: TrainedParameters, stored: Mapping[str, Moments]) -> dict[str, Moments]:
-    """Return path of a parameter -> moments in its layout, given those of each name in torch.
+    """Return path of a parameter -> moments in its layout, given the moments of each name in torch.
 
     Raises:
       ValueError: tensors that become one array have other fields or step counts than each other.

@@ -17,8 +17,9 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -43,12 +44,27 @@ def torch_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
     for name, tensor in tensors.items():
         if tensor.dtype not in _STORAGES:
             raise TypeError(f"{name} must be a floating-point array, got {tensor.dtype}")
+    storages: list[np.ndarray] = []
+    return _archive(_state_dict_pickle(tensors, storages), storages, metadata)
+
+
+def torch_object_bytes(value: Any) -> bytes:
+    """Return the bytes of a file that holds dicts, lists, tuples, numbers, strings, None and arrays.
+
+    Raises:
+      TypeError: a value has another type, or an array is not of floating-point numbers.
+    """
+    storages: list[np.ndarray] = []
+    return _archive(b"\x80\x02" + _object(value, storages) + b".", storages, "")
+
+
+def _archive(pickle: bytes, storages: Sequence[np.ndarray], metadata: str) -> bytes:
     entries = {
-        "data.pkl": _state_dict_pickle(tensors),
+        "data.pkl": pickle,
         "byteorder": b"little",
         **{
             f"data/{number}": tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
-            for number, tensor in enumerate(tensors.values())
+            for number, tensor in enumerate(storages)
         },
         "version": b"3\n",
         "jaxlstm": metadata.encode(),
@@ -61,17 +77,42 @@ def has_marker(path: Path) -> bool:
     return has_entry(path, _MARKER)
 
 
-def _state_dict_pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
+def _state_dict_pickle(tensors: Mapping[str, np.ndarray], storages: list[np.ndarray]) -> bytes:
     """Return an ``OrderedDict`` of tensors in pickle protocol 2; pickletools names the opcodes."""
     out = bytearray(b"\x80\x02")  # PROTO 2
     out += _global("collections", "OrderedDict") + b")R("  # EMPTY_TUPLE, REDUCE, MARK
-    for number, (name, tensor) in enumerate(tensors.items()):
-        out += _string(name) + _tensor(number, tensor)
+    for name, tensor in tensors.items():
+        out += _string(name) + _tensor(tensor, storages)
     return bytes(out + b"u.")  # SETITEMS, STOP
 
 
-def _tensor(number: int, tensor: np.ndarray) -> bytes:
-    """Return ``_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())``."""
+def _object(value: Any, storages: list[np.ndarray]) -> bytes:
+    match value:
+        case None:
+            return b"N"
+        case bool():
+            return b"\x88" if value else b"\x89"
+        case int():
+            return _int(value)
+        case float():
+            return b"G" + struct.pack(">d", value)
+        case str():
+            return _string(value)
+        case Mapping():
+            items = (_object(part, storages) for item in value.items() for part in item)
+            return b"}(" + b"".join(items) + b"u"
+        case list() | tuple():
+            items = b"".join(_object(item, storages) for item in value)
+            return b"(" + items + b"t" if isinstance(value, tuple) else b"](" + items + b"e"
+        case np.ndarray() if value.dtype in _STORAGES:
+            return _tensor(value, storages)
+    raise TypeError(f"a file of torch holds plain values and floating-point arrays, got {value!r:.100}")
+
+
+def _tensor(tensor: np.ndarray, storages: list[np.ndarray]) -> bytes:
+    """Return ``_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())``, and add the storage."""
+    number = len(storages)
+    storages.append(tensor)
     strides = [stride // tensor.itemsize for stride in np.empty(tensor.shape, tensor.dtype).strides]
     storage = (
         b"("  # the persistent id ("storage", type, key, location, numel), read by BINPERSID
