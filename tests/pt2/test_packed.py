@@ -34,6 +34,8 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.embed = nn.Embedding(9, 3)
         self.lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru = nn.GRU(3, 4, num_layers=2, bidirectional=True)
+        self.rnns = nn.ModuleList([nn.RNN(8, 4), nn.RNN(8, 4, nonlinearity="relu", bidirectional=True)])
         self.head = nn.Sequential(nn.LayerNorm(8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 5))
         self._forward = forward
         self.eval()
@@ -69,6 +71,13 @@ def several(self: Model, x: Tensor, lengths: Tensor) -> Any:
     return y, plain(self, y[..., 2:5], n), plain(self, x[:2], lengths[:2])
 
 
+def other_layers(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    """GRU and RNN, with the time first, on one packed batch after the other."""
+    y, h = self.gru(pack(x.transpose(0, 1), lengths, enforce_sorted=False))
+    both = [rnn(y, h[:directions]) for directions, rnn in enumerate(self.rnns, 1)]
+    return h, [(unpack(result)[0], state) for result, state in both]
+
+
 def rows(self: Model, x: Tensor, lengths: Tensor) -> Any:
     y, _ = self.lstm(pack(x.sqrt(), lengths, True, False))
     scores = self.head(y.data)
@@ -100,6 +109,7 @@ FORWARDS: list[Forward] = [
     initial_state,
     of_mask,
     several,
+    other_layers,
     rows,
     embedded,
     of_rows,

@@ -81,7 +81,8 @@ def take_along_dim(self: Array, indices: Array, dim: int | None = None) -> Array
 
 def places_along(x: Array, dim: int, index: Array) -> tuple[Array, ...]:
     """Return the indices of all axes for an index along one of them."""
-    grids = list(jnp.indices(index.shape, sparse=True))
+    # Unlike jnp.indices, this works for the symbolic sizes of jax.export.
+    grids = [jnp.arange(size).reshape(-1, *(1,) * (index.ndim - 1 - n)) for n, size in enumerate(index.shape)]
     place = axis(x, dim)
     grids[place] = jnp.where(index < 0, x.shape[place], index)
     return tuple(grids)
