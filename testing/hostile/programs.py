@@ -190,6 +190,8 @@ def _graphs() -> Iterator[FileCase]:
     yield FileCase(
         0, "pt2 140,000 references", archive(members(edited(DOCUMENT, {argument: many}))), tensors=GOOD
     )
+    long = archive(members(DOCUMENT | {"torch_version": "x" * 8_000_000}))
+    yield FileCase(0, "pt2 text of 8 MB", long, tensors=GOOD)
     lists = archive(members(b'{"a":[' + b"[]," * 6_000_000 + b"[]]}"))
     yield FileCase(8, "pt2 lists", lists, ("pt2-malformed",))
 

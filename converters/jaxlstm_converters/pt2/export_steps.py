@@ -17,6 +17,7 @@ import functools
 import inspect
 import io
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -166,26 +167,29 @@ def _name(path: Any) -> str:
     return path[0].key + _pytree.keystr(path[1:])
 
 
-_MOST_AXES = 12
+_SECONDS = 60
 
 
 def _with_fewer_axes(call: ModuleCall, first: Exception) -> ExportStep:
-    """Free one axis after the other, as long as torch can export."""
+    """Free the axes of one size after the other, as long as torch can export and for at most a minute."""
     if call.shapes is not None or isinstance(first, GuardOnDataDependentSymNode):
         raise first
     program = _export(call, free_axes(call, lambda path, axis: False))
     leaves = _pytree.tree_flatten_with_path(_bound(call))[0]
     tensors = [(_name(path), value) for path, value in leaves if isinstance(value, torch.Tensor)]
-    axes = [(name, n) for name, value in tensors for n, size in enumerate(value.shape) if size > 1]
-    free: set[tuple[str, int]] = set()
-    for axis in axes[:_MOST_AXES]:
-        tried = {*free, axis}
+    sizes = {(name, axis): size for name, value in tensors for axis, size in enumerate(value.shape)}
+    free: set[int] = {0, 1}
+    start = time.monotonic()
+    for size in dict.fromkeys(sizes.values()):
+        if size in free or time.monotonic() - start > _SECONDS:
+            continue
+        kept = {axis for axis, n in sizes.items() if n in free | {size}}
         try:
-            program = _export(call, free_axes(call, lambda path, n, tried=tried: (path, n) in tried))
-            free = tried
+            program = _export(call, free_axes(call, lambda path, axis, kept=kept: (path, axis) in kept))
+            free.add(size)
         except Exception as error:  # Of torch, or of sympy in it.
             first = error
-    fixed = tuple(f"axis {n} of {name}" for name, n in axes if (name, n) not in free)
+    fixed = tuple(f"axis {axis} of {name}" for (name, axis), size in sizes.items() if size not in free)
     return ExportStep(program, fixed, f"torch could not express the conditions on all axes ({_line(first)})")
 
 
