@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -203,6 +204,10 @@ def propose_names(plan: ConversionPlan, result: LoadResult, model: ModelTensors)
             for name in tensors:
                 del free[f"{match}.{name}"]
             names |= [_shortened(match, path)]
+        elif later := _later_layer(free, tensors):
+            for name, torch in later.items():
+                del free[torch]
+                names[torch] = f"{path}.{name}"
     return names
 
 
@@ -225,6 +230,19 @@ def _first_prefix(free: Mapping[str, Shape], tensors: Mapping[str, Shape]) -> st
         if prefix != name and all(free.get(f"{prefix}.{own}") == shape for own, shape in tensors.items()):
             return prefix
     return None
+
+
+def _later_layer(free: Mapping[str, Shape], tensors: Mapping[str, Shape]) -> dict[str, str]:
+    """Return name in a layer -> name in torch, if the tensors fit layer 1 or later of a torch module.
+
+    torch has one module for stacked layers, where the model has a list of them.
+    """
+    for name in free:
+        if found := re.fullmatch(r"(.*?)\w+_l([1-9]\d*)(_reverse)?", name):
+            names = {own: found[1] + own.replace("_l0", f"_l{found[2]}") for own in tensors}
+            if all(free.get(names[own]) == shape for own, shape in tensors.items()):
+                return names
+    return {}
 
 
 def _shortened(torch: str, flax: str) -> tuple[str, str]:
